@@ -1,4 +1,4 @@
-"""Tests that annotations cost nothing unless typing was imported, and can be read then."""
+"""Tests that annotations are not evaluated until typing is imported, and can be resolved then."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_annotations_do_not_import_typing() -> None:
 
 
 def callables_of(of: Any) -> Iterator[Any]:
-    """Yield an object and its callable attributes."""
+    """Yield `of` and all callable attributes of `of`."""
     yield of
     if inspect.ismodule(of):
         for name in of.__all__:
@@ -53,7 +53,7 @@ def callables_of(of: Any) -> Iterator[Any]:
 
 
 def public_callables() -> Iterator[Callable[..., Any]]:
-    """Yield all public callables and their overloads."""
+    """Yield all public callables, and all overloads of each."""
     for name in un.__all__:
         for one in callables_of(getattr(un, name)):
             if callable(one):
@@ -68,7 +68,8 @@ def test_all_public_annotations_can_be_resolved() -> None:
         typing.get_type_hints(one, include_extras=True)
 
 
-# Functions whose keywords are those of a TypedDict, with a name from it.
+# Pairs of a function whose keyword arguments are declared by a TypedDict, and a key of the
+# TypedDict.
 @pytest.mark.parametrize(
     ("function", "keyword"),
     [
@@ -97,7 +98,7 @@ def test_keywords_of_typed_dicts_can_be_resolved(
 
 @pytest.mark.parametrize("protocol", [HasFileno, Joinable, Starter])
 def test_public_protocols_can_be_checked_at_runtime(protocol: type) -> None:
-    """pydantic checks the arguments of functions by isinstance()."""
+    """pydantic checks arguments by isinstance(), so each protocol must support isinstance()."""
     assert not isinstance(object(), protocol)
     methods = dict.fromkeys(["fileno", "target", "start"], print)
     assert isinstance(type("Made", (), methods)(), protocol)

@@ -1,4 +1,4 @@
-"""Tests that usernsctl.bigframe runs programs like Python itself, from a big enough frame."""
+"""Tests that usernsctl.bigframe runs programs as Python does, but in a large enough frame."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from usernsctl import bigframe
 
 CROSSINGS = Path(__file__).parents[1] / "crossings.py"
 
-# Programs, by their names in the working directory.
+# Source texts of programs, by file name in the working directory.
 FILES = {
     "tell.py": """
 import os, sys
@@ -109,7 +109,7 @@ except RecursionError as error:
     "directory/__main__.py": "import near, sys\nprint(sys.argv, __spec__.name, near.number)\n",
     "directory/near.py": "number = 1\n",
     "empty/nothing.txt": "",
-    # A console script in the form that pip generates.
+    # A console script in the form that pip generates, without a suffix.
     "console-script": "#!/usr/bin/python\nimport sys\nfrom directory.near import number\n"
     "if __name__ == '__main__':\n    sys.exit(number)\n",
 }
@@ -145,11 +145,11 @@ PROGRAMS = [
 
 @pytest.fixture
 def launcher(tmp_path: Path) -> list[str]:
-    """Return a copy of bigframe.py alone in a directory."""
+    """Copy bigframe.py into a directory of its own; return the path of the copy as arguments."""
     copy = tmp_path / "launcher" / "bigframe.py"
     copy.parent.mkdir()
     copy.write_bytes(Path(bigframe.__file__).read_bytes())
-    # A trap: the module would be imported if bigframe's own directory were searched.
+    # A trap, because near.py would be imported from here if bigframe's directory were searched.
     (copy.parent / "near.py").write_text("raise AssertionError\n")
     return [str(copy)]
 
@@ -215,9 +215,9 @@ def test_bigframe_as_module_adds_only_runpy_to_tracebacks(run: Run, program: lis
 
 
 def without_runpy(text: str) -> list[str]:
-    """Return the lines of a traceback without those of runpy.
+    """Return the lines of a traceback without the lines of runpy.
 
-    The first line is removed as well, since a SyntaxError has it only if frames follow.
+    The line "Traceback ..." is removed, too, since a SyntaxError without frames has no such line.
     """
     lines = [line for line in text.splitlines() if "<frozen runpy>" not in line]
     return [line for line in lines if line != "Traceback (most recent call last):"]
@@ -295,7 +295,7 @@ def test_deleted_working_directory_behaves_as_in_plain_python(
 def test_no_call_depth_maps_memory(run: Run, launcher: list[str]) -> None:
     plain, ours = run(str(CROSSINGS)), run(*launcher, str(CROSSINGS))
     assert (plain[0], ours) == (0, (0, "0\n", ""))
-    # The count of mmap(2) calls must agree with the measurement by bigframe itself.
+    # crossings.py counts calls of mmap(2). The count must agree with bigframe's own measurement.
     assert (int(plain[1]) > 0) == thrashes(run, launcher)
 
 

@@ -1,4 +1,4 @@
-"""Tests that the table of docs/clients.md has the releases and the numbers of the tested code."""
+"""Tests that the table in docs/clients.md has the tested releases and the sizes of the adapters."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ ADAPTERS = {
     "Jupyter": "jupyter_kernel.py",
 }
 PACKAGES = {"Jupyter": "jupyter_client", "PyAirbyte": "airbyte"}
-# Lines that a client or Python prescribes.
+# Statements that are not counted, because the client or Python prescribes them.
 _PRESCRIBED = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 def rows() -> dict[str, list[str]]:
-    """Return the cells of the table, by the client."""
+    """Return the cells of each row of the table in docs/clients.md, by name of the client."""
     text = (TREE / "docs" / "clients.md").read_text()
     lines = re.findall(r"^\| \[(\w+(?:[-_]\w+)*)\]\(.*?\) \| (.*) \|$", text, re.MULTILINE)
     return {name: [cell.strip() for cell in rest.split("|")] for name, rest in lines}
 
 
 def lines_of_code(source: str) -> int:
-    """Return the number of statements and handlers, without those that each client prescribes.
+    """Return the number of statements and exception handlers, except for prescribed statements.
 
-    The statements of a program in a string count, too.
+    If a string contains a program, the statements of the program count, too.
     """
     count = 0
     for node in ast.walk(ast.parse(source)):

@@ -1,4 +1,4 @@
-"""Tests of usernsctl.contrib in an environment without the optional packages."""
+"""Tests of importing usernsctl and usernsctl.contrib without the optional packages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the cffi binding: Python types of results, and that only _core imports cffi."""
+"""Tests of the cffi binding, such as the Python types of results. Only _core may import cffi."""
 
 from __future__ import annotations
 

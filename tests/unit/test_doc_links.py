@@ -1,4 +1,4 @@
-"""Tests of tools/doc_links.py."""
+"""Tests of tools/doc_links.py, which checks links in the documentation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the linking of native programs and the extension, by their ELF files."""
+"""Tests of how the native programs and the extension module are linked, by their ELF files."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ PROGRAMS = [
     *(SCRIPTS / name for name in ("usernsctl-exec", "usernsctl-entrypoint")),
 ]
 EXTENSION = Path(str(importlib.import_module("usernsctl._native").__file__))
-# These programs have no libc, no relocations and a fixed address, and so no writable table of
-# addresses (csrc/layout.py).
+# Programs without libc, without relocations and with a fixed address. So they have no writable
+# table of addresses (csrc/layout.py).
 WITHOUT_LIBC = ("usernsctl-verify", "usernsctl-agent")
 RELOCATED = [file for file in (*PROGRAMS, EXTENSION) if file.name not in WITHOUT_LIBC]
 
@@ -78,11 +78,12 @@ def test_programs_without_libc_have_no_relocations(elf: ELFFile) -> None:
     assert elf.get_section_by_name(".got.plt") is None or elf.get_section_by_name(".plt") is None
 
 
-# Sanitizers do not intercept fortified functions, so tools/environment builds without them.
+# Sanitizers do not intercept fortified functions, so tools/environment builds without
+# fortification.
 @pytest.mark.unsanitized
 @for_elf_files(EXTENSION)
 def test_extension_has_stack_protector_and_fortify(elf: ELFFile) -> None:
-    """The native programs are linked with musl, which has no fortified functions."""
+    """Check the fortification of the extension. Programs contain musl, which has none."""
     symbols = elf.get_section_by_name(".dynsym")
     assert isinstance(symbols, SymbolTableSection)
     names = {symbol.name for symbol in symbols.iter_symbols()}
@@ -93,9 +94,9 @@ def test_extension_has_stack_protector_and_fortify(elf: ELFFile) -> None:
 @for_elf_files(*RELOCATED)
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="other processors have other marks")
 def test_code_has_endbr64_marks(elf: ELFFile) -> None:
-    """Count ENDBR64 instructions, since the ELF file lacks the property (IBT) that implies them.
+    """Count ENDBR64 instructions, as the ELF file lacks the IBT property that would imply them.
 
-    The linker sets the property only if all objects have it, and Debian's libc lacks it.
+    The linker sets the property only if all objects have it, and objects of Debian's libc lack it.
     """
     text = elf.get_section_by_name(".text")
     assert text.data().count(ENDBR64) > 10

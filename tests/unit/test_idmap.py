@@ -1,4 +1,4 @@
-"""Tests of extents and id maps, and of the errors for invalid ones."""
+"""Tests of extents and id maps, and of the errors for invalid extents and maps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ def test_extent_is_parsed_and_printed_as_by_unshare() -> None:
     assert str(extent) == "0:100000:65536"
 
 
-# tests/c/map/test_idmap.c has the other texts; these are of Python, or have NUL.
+# Invalid texts for the Python interface, such as digits that int() would accept, and NUL.
+# tests/c/map/test_idmap.c tests further invalid texts.
 @pytest.mark.parametrize(
     "text",
     [

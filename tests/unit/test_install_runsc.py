@@ -17,7 +17,7 @@ FILES = {"runsc": "main", "gvisor-bin/gvisor_sentry": "sentry"}
 
 @pytest.fixture
 def context(tmp_path: Path) -> Path:
-    """Create a build context with a release, as a directory and as a tarball."""
+    """Create a build context that contains a release of runsc as a directory and as a tarball."""
     release = tmp_path / "context" / "release"
     for name, text in FILES.items():
         path = release / name
@@ -76,7 +76,7 @@ def test_missing_tarball_is_refused(context: Path) -> None:
 def test_links_and_fifos_in_a_release_are_refused(
     context: Path, name: str, target: str | None
 ) -> None:
-    """A symbolic link to a writable directory would let tenants replace runsc's programs."""
+    """Check that FIFOs and links are refused. By a link, tenants could replace runsc's programs."""
     checksum = sum_of(context / "release")
     path = context / "release" / name
     os.mkfifo(path) if target is None else path.symlink_to(target)
@@ -88,7 +88,7 @@ def test_links_and_fifos_in_a_release_are_refused(
 
 @pytest.mark.parametrize("name", ["it's", 'z"/runsc', "z\\/runsc", "a b", "z\n./runsc", "z*"])
 def test_file_names_that_xargs_misreads_are_refused(context: Path, name: str) -> None:
-    """xargs treats quotes, blanks and backslashes specially."""
+    """Check that names with quotes, blanks or backslashes, which xargs interprets, are refused."""
     path = context / "release" / name
     path.parent.mkdir(exist_ok=True)
     path.write_text("more")

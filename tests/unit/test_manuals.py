@@ -1,4 +1,4 @@
-"""Tests of tools/manuals.py: the manual pages have all options of the programs."""
+"""Tests of tools/manuals.py. The manual pages must have all options of the programs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from conftest import TREE
 
 from usernsctl.cli.parser import VERBS, Parser, usernsctl
 
-# Options of usernsctl-exec that only usernsctl uses.
+# Options of usernsctl-exec without documentation, because only usernsctl passes them.
 HIDDEN = {"hold"}
 
 

@@ -1,4 +1,4 @@
-"""Tests of the installed package: its files, and its version."""
+"""Tests of the files of the installed package, of its imports and of its version."""
 
 from __future__ import annotations
 
@@ -70,7 +70,8 @@ def test_import_usernsctl_imports_nothing_until_a_name_is_used() -> None:
         "assert ours() == {'usernsctl'}, ours()\n"
         "assert {n for n in dir(un) if not n.startswith('__')} == set(un.__all__)\n"
         "un.IdMap.root()\n"
-        # The first use imports all modules: the package may be invisible to the process later.
+        # Using any name imports all modules at once, because the process may later be unable to
+        # read the package.
         "before = ours()\n"
         "for name in {*un.__all__} - {*un._APART, *un._MODULES}: getattr(un, name)\n"
         "assert ours() == before\n"

@@ -1,4 +1,4 @@
-"""Tests of plans for this process, and of their causes of failure."""
+"""Tests of plan() for this process, and of the causes if a plan is impossible."""
 
 from __future__ import annotations
 

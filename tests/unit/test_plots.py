@@ -1,4 +1,4 @@
-"""Tests of tools/plots.py: the plot has the measured values."""
+"""Tests of tools/plots.py. The plots must show the measured values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the profiles for container engines, and of the commands that print them."""
+"""Tests of the security profiles for container engines, and of the commands that print them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from conftest import Program
 from processes import capture
 
-# System calls that have been used to escape from containers, or to change the kernel.
+# System calls that were used to escape from containers or to attack the kernel.
 DANGEROUS = {
     "acct", "add_key", "bpf", "delete_module", "fanotify_init", "finit_module", "fsmount", "fsopen",
     "init_module", "io_uring_setup", "ioperm", "iopl", "kcmp", "kexec_file_load", "kexec_load",
@@ -39,7 +39,7 @@ def profile(usernsctl: Program) -> dict[str, Any]:
 
 
 def holds(condition: dict[str, Any], arguments: tuple[int, ...]) -> bool:
-    """Return whether a condition of seccomp_rule_add(3) is true."""
+    """Return whether the arguments of a system call fulfil a condition of seccomp_rule_add(3)."""
     argument, value = arguments[condition["index"]], condition["value"]
     match condition["op"]:
         case "SCMP_CMP_EQ":
@@ -61,7 +61,7 @@ def allows(profile: dict[str, Any], name: str, *arguments: int) -> bool:
 
 def test_seccomp_profile_denies_by_default(profile: dict[str, Any]) -> None:
     assert (profile["defaultAction"], profile["defaultErrnoRet"]) == ("SCMP_ACT_ERRNO", 1)
-    # Rules for containers with more capabilities are not in the profile.
+    # The profile has no rules that only apply to containers with more or fewer capabilities.
     assert not any("includes" in rule or "excludes" in rule for rule in profile["syscalls"])
 
 
@@ -112,7 +112,7 @@ def test_seccomp_profile_checks_arguments(
 
 
 def test_clone3_fails_with_enosys(profile: dict[str, Any]) -> None:
-    """A libc falls back to clone() only after ENOSYS; with other errors, it starts no thread."""
+    """Check that clone3() fails with ENOSYS, the only errno after which a libc calls clone()."""
     rules = [rule for rule in profile["syscalls"] if "clone3" in rule["names"]]
     assert rules == [{"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38}]
 

@@ -1,4 +1,4 @@
-"""Tests of the release tools (tools/release_*.py): version, notes and checks."""
+"""Tests of the release tools (tools/release_*), for the version, the notes and the checks."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_sources_do_not_contain_the_version() -> None:
 
 
 def test_tools_do_not_shadow_modules() -> None:
-    """Python searches for modules first in the directory of the script, or in the current one."""
+    """Check that no tool has the name of a module, which Python would search beside tools first."""
     project = tomllib.loads((TREE / "pyproject.toml").read_text())
     needed = [*project["build-system"]["requires"]]
     for group in project["project"]["optional-dependencies"].values():
@@ -92,7 +92,7 @@ def test_version_without_notes_raises(wanted: str, message: str) -> None:
 
 
 def test_changelog_has_notes_of_this_version() -> None:
-    """CHANGELOG.md has notes of the next release, or else of the last one."""
+    """Check that CHANGELOG.md has notes of the next release, or otherwise of this version."""
     done = capture([sys.executable, TREE / "tools" / "release_notes.py", "Unreleased"])
     if done.returncode:
         assert release_notes.notes((TREE / "CHANGELOG.md").read_text(), VERSION)
@@ -100,7 +100,7 @@ def test_changelog_has_notes_of_this_version() -> None:
         assert done.stdout.startswith("### ")
 
 
-# The release check with a small tree.
+# Tests of tools/release-check with a small repository.
 
 MAKEFILE = """\
 clients:
@@ -116,7 +116,10 @@ clean:
 
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Create a repository with fast make targets; the file log beside it lists the cleanups."""
+    """Create a repository with fast make targets.
+
+    `make clean` appends the current directory to the file "log" beside the repository.
+    """
     for variable, value in {
         "HOME": str(tmp_path),
         "LOG": str(tmp_path / "log"),
@@ -167,7 +170,7 @@ def check(tree: Path) -> subprocess.CompletedProcess[str]:
 
 
 def assert_clone_is_removed(tree: Path) -> None:
-    """Check that the clone was cleaned and removed."""
+    """Check that release-check has run `make clean` in the clone, and has removed the clone."""
     [clone] = (tree.parent / "log").read_text().split()
     assert not Path(clone).parent.exists()
 
@@ -208,7 +211,7 @@ def test_release_check_ends_at_the_first_failure(tree: Path) -> None:
 def test_signal_ends_release_check_and_its_children(tree: Path, number: signal.Signals) -> None:
     fifo = tree.parent / "fifo"
     os.mkfifo(fifo)
-    # The pipe is held open by the child that the shell waits for.
+    # The child of the shell keeps the FIFO open until it exits.
     script = f"#!/bin/sh\nsleep 1000 >{fifo}\nexit 1\n"
     (tree / ".ci" / "run").write_text(script)
     commit(tree)

@@ -1,4 +1,4 @@
-"""Tests of tools/root_pages.py: links lead to the same page in the tree and on the site."""
+"""Tests of tools/root_pages.py. Links must lead to the same page in the tree and on the website."""
 
 from __future__ import annotations
 

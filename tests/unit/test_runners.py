@@ -1,4 +1,4 @@
-"""Tests of the scripts that start the tests."""
+"""Tests of the scripts in tools/ that start test programs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pytest
 from processes import capture
 
 TOOLS = Path(__file__).parents[2] / "tools"
-# Signals that nohup(1), background jobs and Python services ignore, and USR1.
+# Signals to ignore at the start: USR1, and the signals that nohup(1), background jobs and Python
+# services ignore.
 IGNORED = "HUP INT QUIT PIPE XFSZ USR1"
 SHOW = "sed -n 's/^SigIgn:\\t//p' /proc/self/status"
 

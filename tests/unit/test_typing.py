@@ -1,4 +1,4 @@
-"""Run mypy and basedpyright over calls of the public functions, as a user would."""
+"""Tests of the type hints. mypy and basedpyright check calls of the public functions."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ STRICT_MYPY = ("mypy", "--strict", "--no-error-summary", "--hide-error-context")
 def errors_by_line(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[int, str]:
-    """Map line numbers of typed_calls.py to the errors that a type checker finds there."""
-    # In another directory, so that the installed package is checked, without our pyproject.toml.
+    """Map line numbers of typed_calls.py to the errors that a type checker reports there."""
+    # Copy the file to another directory, so that the type checker finds the installed package and
+    # not our pyproject.toml.
     directory = tmp_path_factory.mktemp("types")
     (directory / "pyrightconfig.json").write_text('{"typeCheckingMode": "standard"}')
     calls = shutil.copy(CALLS, directory)

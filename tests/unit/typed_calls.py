@@ -1,6 +1,6 @@
-"""Correct and wrong calls for test_typing.py, which are never executed.
+"""Correct and wrong calls, which type checkers check for test_typing.py, and which never run.
 
-mypy and basedpyright must report each line that is marked `type error`, and no other.
+mypy and basedpyright must report each line that is marked `type error`, and no other line.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ from typing import Protocol
 SHELLS = ("bash", "zsh", "fish")
 _SECONDS = 60
 
-# The key ^O inserts all completions into the line; ^G writes the line to a file and empties it.
+# Bind the key ^O to insert all completions of a word into the line, and ^G to write the line to a
+# file and clear the line.
 _BASH = r"""
 PS1=
 source "$SCRIPT"
@@ -39,7 +40,8 @@ bindkey '^G' write_line
 bindkey '^O' all
 : >"$OUT.ready"
 """
-# Reads lines; for each, prints the completions, one per line, and then an empty line.
+# Read command lines from standard input. For each line, print the completions, one per line, and
+# then an empty line.
 _FISH = """
 source $SCRIPT
 while read --line line
@@ -50,15 +52,15 @@ end
 
 
 class Shell(Protocol):
-    """A shell that has read a completion script.
+    """A shell that has sourced a completion script.
 
-    :ivar home: its current directory, and its home.
+    :ivar home: the home directory and current directory of the shell.
     """
 
     home: Path
 
     def complete(self, line: str) -> str:
-        """Return the line with all completions of its last word; with fish, only these words."""
+        """Return the line with all completions of the last word; for fish, only the completions."""
 
 
 @contextlib.contextmanager
@@ -75,7 +77,7 @@ def start_shell(shell: str, script: str, home: Path, env: Mapping[str, str]) -> 
 
 
 class Fish:
-    """fish, which prints completions and their descriptions without a terminal."""
+    """A fish process that prints completions with their descriptions, without a terminal."""
 
     def __init__(self, home: Path, environ: dict[str, str]) -> None:
         self.home = home
@@ -93,7 +95,7 @@ class Fish:
             )
 
     def describe(self, line: str) -> dict[str, str]:
-        """Return the completions, each with its description."""
+        """Return the completions of the last word of `line`, each with its description."""
         self._process.stdin.write(f"{line}\n")
         rows = [
             row.rstrip("\n").partition("\t") for row in iter(self._process.stdout.readline, "\n")
@@ -109,7 +111,7 @@ class Fish:
 
 
 class _OnTerminal:
-    """bash or zsh on a pseudo-terminal, which receives keys."""
+    """A bash or zsh on a pseudo-terminal, to which tests send keys."""
 
     def __init__(self, shell: str, home: Path, environ: dict[str, str]) -> None:
         self.home = home
@@ -144,7 +146,7 @@ class _OnTerminal:
         output = b""
         while not answer.exists():
             assert time.monotonic() < deadline, output
-            # The shell blocks if its output fills the terminal's buffer.
+            # Read the output, because a full terminal buffer would block the shell.
             with contextlib.suppress(BlockingIOError):
                 output += os.read(self._leader, 65536)
             time.sleep(0.005)

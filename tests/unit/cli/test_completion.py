@@ -1,4 +1,4 @@
-"""Tests of completion in real shells, also with hostile names."""
+"""Tests of shell completion in real shells, also with hostile file names."""
 
 from __future__ import annotations
 
@@ -39,15 +39,16 @@ def shell(
 
 
 def offered_words(shell: shells.Shell, line: str) -> set[str]:
-    """Return the completions of the last word of a line."""
+    """Return the completions that the shell offers for the last word of `line`."""
     begin = line[: line.rindex(" ") + 1]
     completed = shell.complete(line)
     if isinstance(shell, shells.Fish):
-        # fish also offers words that contain these letters, if none begins with them.
+        # If no completion begins with the typed letters, fish offers words that contain the
+        # letters.
         return {word for word in completed.split() if word.startswith(line.removeprefix(begin))}
     assert completed.startswith(begin)
     words = set(completed.removeprefix(begin).split())
-    # Shells do not change a word that has no completions.
+    # If a word has no completions, bash and zsh leave the word in the line unchanged.
     return words - ({line.removeprefix(begin)} if len(words) == 1 else set())
 
 
@@ -103,7 +104,7 @@ def test_files_and_directories_are_completed(shell: shells.Shell, tmp_path: Path
     assert found == {f"{files_dir}/document"}
 
 
-# Names that must not be offered: a shell, a command or a terminal would interpret them.
+# Names that completion must not offer, because shells, commands or terminals would interpret them.
 HOSTILE = (
     "$(touch pwned)",
     "`touch pwned`",
@@ -161,7 +162,7 @@ def test_completion_does_not_execute_earlier_words(shell: shells.Shell) -> None:
 
 
 def test_completion_does_not_start_the_typed_program(shell: shells.Shell, tmp_path: Path) -> None:
-    """The program may be an untrusted file in a directory that the user only inspects."""
+    """Check that completion does not run the typed command, which may be an untrusted file."""
     trap = tmp_path / "usernsctl"
     trap.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
     trap.chmod(0o755)
@@ -193,7 +194,7 @@ def test_wrong_arguments_of_completion_are_refused(usernsctl: Program, words: li
 
 
 def test_completion_has_all_options_of_usernsctl_exec(prelude: Program) -> None:
-    """Each option is accepted with a value exactly if --help has a value for it."""
+    """Check that an option takes a value if and only if --help shows a value for the option."""
     text = prelude("--help").stdout
     flags_by_name = {name: flag for flag in model.native_flags(text) for name in flag.names}
     assert set(re.findall(r"(?<![\w-])--?[a-zA-Z][a-z-]*", text.partition("Exit")[0])) <= set(

@@ -1,4 +1,4 @@
-"""Tests of ``usernsctl plan`` and its output as text and JSON."""
+"""Tests of ``usernsctl plan``, with output as text and as JSON."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_json_equals_the_plan_of_the_api(capsys: pytest.CaptureFixture[str]) -> 
 def test_plan_without_map_options_is_the_default_map_of_run(
     capsys: pytest.CaptureFixture[str], options: list[str]
 ) -> None:
-    """Without map options, plan needs no subordinate ranges, since root may have none."""
+    """Check that plan without map options needs no subordinate ranges. Root may have none."""
     alone = plan_json(capsys, *options)
     assert alone == plan_json(capsys, "-r")
     assert (extents(alone, "uid"), extents(alone, "gid")) == ([(0, UID, 1)], [(0, GID, 1)])
@@ -93,7 +93,7 @@ def test_plan_text_shows_extents_with_bars(capsys: pytest.CaptureFixture[str]) -
     assert main(["plan", "-r"]) == 0
     output = capsys.readouterr()
     assert output.err == ""
-    # The rest of the output does not depend on the user.
+    # The output depends on the user only in the uid and the gid.
     assert [line.replace("━▶", "=>").split() for line in output.out.splitlines()] == [
         ["uid", "map,", "written", "by", "self:", "one", "id,", "the", "caller's", "own"],
         ["inside", "outside", "count"],
@@ -124,7 +124,7 @@ def test_bars_use_characters_of_the_locale(
 def test_text_explains_single_id_fallback(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Users other than root need newuidmap for this map, and PATH has none."""
+    """Check that plan says why it maps one id if only newuidmap, which is missing, can map more."""
     monkeypatch.setenv("PATH", "/no/such/directory")
     arguments = ["plan", "--map-users=1:4294967294:1", "-r", "--allow-single-id"]
     assert main(arguments) == 0

@@ -1,4 +1,4 @@
-"""Tests of usernsctl-exec's errors for wrong arguments."""
+"""Tests of the error messages of usernsctl-exec for wrong arguments."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from processes import capture
 
 
 def argument_error(prelude: Program, *arguments: str) -> str:
-    """Return the error message of usernsctl-exec for wrong arguments."""
+    """Return the error message that usernsctl-exec prints for wrong arguments."""
     done = prelude(*arguments)
     assert done.returncode == 125
     assert done.stdout == ""
@@ -53,8 +53,8 @@ def argument_error(prelude: Program, *arguments: str) -> str:
     ],
 )
 def test_wrong_arguments_are_named(prelude: Program, arguments: list[str], message: str) -> None:
-    # A missing value is only an error at the end of the line. The other mistakes need a complete
-    # command line, so that nothing else is wrong.
+    # An option lacks its value only at the end of the command line. For all other mistakes,
+    # complete the command line, so that the mistake is the only error.
     command = [] if "needs a value" in message else ["--", "echo", "ran"]
     assert message in argument_error(prelude, *arguments, *command)
 

@@ -99,12 +99,12 @@ def test_values_have_the_types_of_the_request() -> None:
 
 
 class Performed(Exception):
-    """Exception that is raised in place of the execution of the verb."""
+    """Exception by which the fake Parser.perform() returns the parsed options."""
 
 
 @pytest.fixture
 def parse_call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
-    """Return a function that returns the parsed options and environment of a call."""
+    """Return a function that parses a command line, and returns the options and the environment."""
 
     def perform(self: Parser, given: Any, environ: Any, words: Any) -> None:
         raise Performed({"given": given, "environ": environ})

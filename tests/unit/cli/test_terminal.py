@@ -1,4 +1,4 @@
-"""Tests of output to a terminal, with and without rich, which is optional."""
+"""Tests of output to a terminal, with and without the optional package rich."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RICH = ("rich", "pygments", "markdown_it", "mdurl")
 
 @pytest.fixture
 def without_rich(tmp_path: Path) -> dict[str, str]:
-    """Return an environment in which Python has all installed packages except rich."""
+    """Return an environment in which Python finds all installed packages except rich."""
     packages = tmp_path / "packages"
     packages.mkdir()
     for entry in INSTALLED.iterdir():
@@ -30,14 +30,14 @@ def without_rich(tmp_path: Path) -> dict[str, str]:
 
 
 def terminal_output(words: list[str], environ: dict[str, str]) -> tuple[int, str]:
-    """Return the exit status and output of usernsctl on a terminal, without site packages."""
+    """Return the exit status and output of usernsctl on a terminal, without site-packages."""
     command = [os.path.realpath(sys.executable), "-m", "usernsctl", *words]
     environ = {"PATH": os.environ["PATH"], "TERM": "xterm", "COLUMNS": "100", **environ}
     return on_terminal(command, environ)
 
 
 def pipe_output(words: list[str], environ: dict[str, str]) -> tuple[int, str]:
-    """Return the exit status and output of usernsctl on a pipe."""
+    """Return the exit status and output of usernsctl with a pipe as standard output."""
     done = capture(
         [os.path.realpath(sys.executable), "-m", "usernsctl", *words],
         env={"PATH": os.environ["PATH"], **environ},
@@ -50,11 +50,12 @@ def pipe_output(words: list[str], environ: dict[str, str]) -> tuple[int, str]:
 DOCTOR = ["doctor", "--for", "range", "--no-runsc"]
 VERBS = [["plan", "-r"], DOCTOR]
 ESCAPE = r"\x1b\[[0-9;]*m"
-# Matches the escape sequences of colours, not those of bold or dim text.
+# Matches the escape sequences of colours, but not the sequences of bold or dim text.
 COLOUR = r"\x1b\[(\d+;)*[349][0-9][;m]"
 
 
-# A sanitized interpreter is no symbolic link, but belongs to its environment, and so finds rich.
+# A sanitized interpreter is a file in the virtual environment, not a symbolic link, and so finds
+# rich.
 @pytest.mark.unsanitized
 @pytest.mark.parametrize("words", VERBS, ids=["plan", "doctor"])
 def test_output_without_rich_is_the_same_as_on_a_pipe(
@@ -63,7 +64,8 @@ def test_output_without_rich_is_the_same_as_on_a_pipe(
     on_terminal, on_pipe = terminal_output(words, without_rich), pipe_output(words, without_rich)
     assert "\x1b" not in on_terminal[1]
     assert on_terminal[0] == on_pipe[0]
-    # The doctor probes twice, so numbers in the other lines may differ.
+    # Each run of doctor probes anew, so numbers in the later lines may differ. Compare only the
+    # first line and the number of lines.
     assert on_terminal[1].splitlines()[0] == on_pipe[1].splitlines()[0]
     assert len(on_terminal[1].splitlines()) == len(on_pipe[1].splitlines())
 
@@ -80,9 +82,9 @@ def test_output_with_rich_has_bold_tables() -> None:
     "variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=["no-color", "dumb"]
 )
 def test_no_color_and_dumb_terminals_disable_colours(variables: dict[str, str]) -> None:
-    """NO_COLOR and a dumb terminal disable colours and bold type.
+    """Check that NO_COLOR and a dumb terminal disable colours and bold type.
 
-    See https://no-color.org/. The test also checks that the output has a colour by default.
+    See https://no-color.org/. The test also checks that the output is coloured by default.
     """
     environ = {"PYTHONPATH": str(INSTALLED)}
     assert re.search(COLOUR, terminal_output(DOCTOR, environ)[1])
@@ -108,7 +110,7 @@ def test_output_fits_into_80_columns(words: list[str], variables: dict[str, str]
 
 
 def is_command(line: str) -> bool:
-    """Return whether a line is a command for the user to copy, which must not be wrapped."""
+    """Return whether a line is a command that users copy, and that must not be wrapped."""
     return line.strip().startswith(("usernsctl ", "usermod ", "docker "))
 
 

@@ -1,4 +1,4 @@
-"""Tests of the text drawing of user namespaces."""
+"""Tests of the tree of user namespaces as text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from usernsctl.namespaces.tree import Tree, UserNamespace
 
 
 class Counted(tuple[Any, ...]):
-    """Tuple that counts the iterations over it."""
+    """A tuple that counts how often it is iterated over."""
 
     times = 0
 
@@ -30,7 +30,7 @@ def test_namespaces_are_drawn_below_their_parents() -> None:
 
 
 def test_tree_of_many_namespaces_is_iterated_fewer_than_5_times() -> None:
-    """Any user can create thousands of namespaces, so the time must not grow quadratically."""
+    """Check that the time can't grow quadratically, since any user can create many namespaces."""
     namespaces = Counted([namespace(0, None), *(namespace(inode, 0) for inode in range(1, 100))])
     lines = list(tree_text.lines(Tree(namespaces=namespaces, unseen=0), is_ascii=True))
     assert len(lines) == 300

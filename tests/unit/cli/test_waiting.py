@@ -1,4 +1,4 @@
-"""Tests of the forwarding of signals to a command."""
+"""Tests of the forwarding of signals to a command that usernsctl waits for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from usernsctl.cli.waiting import exit_status
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    """Restore the signal handlers after a test."""
+    """Restore the signal handlers of this process after the test."""
     old = {number: signal.getsignal(number) for number in waiting._FORWARDED}
     yield
     for number, handler in old.items():
@@ -21,7 +21,7 @@ def handlers() -> Iterator[None]:
 
 
 class Child:
-    """Fake command that has ended."""
+    """Fake command that has exited with status 7."""
 
     def __init__(self) -> None:
         self.signals: list[int] = []
@@ -34,14 +34,14 @@ class Child:
 
 
 class SignalFinalizer:
-    """Object whose finalizer raises, which Python ignores."""
+    """Object whose finalizer raises SIGTERM. Python ignores exceptions in finalizers."""
 
     def __del__(self) -> None:
         signal.raise_signal(signal.SIGTERM)
 
 
 def start_and_signal(child: Child) -> Child:
-    """Raise SIGTERM in a finalizer, where Python ignores exceptions; return the fake command."""
+    """Raise SIGTERM while a command starts, in a finalizer; return the fake command."""
     SignalFinalizer()
     return child
 

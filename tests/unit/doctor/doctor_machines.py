@@ -1,4 +1,4 @@
-"""Facts and probes of imaginary machines, for tests of the doctor."""
+"""Facts and probe results of simulated machines, for tests of doctor."""
 
 from __future__ import annotations
 
@@ -86,13 +86,13 @@ def failed(name: str, number: int = 0, detail: str = "", cause: str | None = Non
 
 
 def probes(*broken: Probe) -> dict[str, Probe]:
-    """Return the results of all probes, which succeed except for `broken`."""
+    """Return the results of all probes. All succeed, except for the failed probes in `broken`."""
     found = {name: Probe(name=name, outcome="ok") for name in STEPS}
     return found | {probe.name: probe for probe in broken}
 
 
 def labelled_programs(*labels: str) -> Probe:
-    """Return the probe that has found programs with these AppArmor labels."""
+    """Return the result of the probe that lists programs with their AppArmor labels."""
     lines = [f"{label}\t/opt/program{number}" for number, label in enumerate(labels)]
     return Probe(name="profiles", outcome="ok", detail="\n".join(lines))
 
@@ -112,7 +112,7 @@ def ids(found: tuple[Finding, ...]) -> list[str]:
 
 
 def cause_ids(facts: Facts, tried: dict[str, Probe]) -> set[str]:
-    """Return the causes that apply, blocking or not."""
+    """Return the ids of all causes that apply, blocking or not."""
     return {rule.id for rule, _ in hold(Seen(facts, tried))}
 
 

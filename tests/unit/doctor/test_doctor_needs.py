@@ -1,4 +1,4 @@
-"""Tests of the settings that a machine and its containers need, and of their state."""
+"""Tests of the settings that machines and containers need, and of the state of each setting."""
 
 from __future__ import annotations
 

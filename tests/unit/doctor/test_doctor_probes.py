@@ -1,4 +1,4 @@
-"""Tests of the outcomes and the order of probes."""
+"""Tests of the outcomes of probes, and of the order in which probes run."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_steps_after_a_failed_one_are_skipped() -> None:
 
 
 def test_exit_status_is_known_with_sigchld_ignored() -> None:
-    """If SIGCHLD is ignored, the kernel reaps the children, and subprocess returns 0 for all."""
+    """Check that statuses are known with SIGCHLD ignored, when subprocess returns 0 for all."""
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
         tried = try_steps(
@@ -138,7 +138,7 @@ def test_all_steps_share_a_deadline_that_kills_their_processes(tmp_path: Path) -
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    # Each step is a process that blocks for ever; the process of the first step has a child that
+    # Each step is a process that blocks forever. The process of the first step has a child, which
     # blocks as well.
     waits = f"import signal; held = open({str(pipe)!r}, 'w'); signal.pause()"
     forks = f"import os; os.fork(); {waits}"
@@ -147,14 +147,15 @@ def test_all_steps_share_a_deadline_that_kills_their_processes(tmp_path: Path) -
     assert time.monotonic() - started < 20
     for name in ("one", "two"):
         assert (tried[name].outcome, tried[name].cause) == ("skipped", LATE)
-    # The read returns when no process has the pipe open for writing.
+    # The read reaches end of file only when no process has the pipe open for writing.
     os.set_blocking(reader, True)
     assert os.read(reader, 1) == b""
     os.close(reader)
 
 
-# usernsctl-probe runs in an inner PID namespace, but /proc shows the pids of the outer one. In the
-# latter, its child has the pid that an unrelated process has in the inner namespace.
+# Create an inner PID namespace for usernsctl-probe, without a new /proc, which then shows the pids
+# of the outer namespace. The pid of the probe's child in the outer namespace is also the pid of an
+# unrelated process in the inner namespace.
 _OUTER = """
 import subprocess, sys
 open("/proc/sys/kernel/ns_last_pid", "w").write("999")

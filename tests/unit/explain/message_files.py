@@ -1,4 +1,4 @@
-"""Messages in csrc/explain/messages/, from which the core's table is generated, for tests."""
+"""Read the messages of csrc/explain/messages/, from which the core's table is generated."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _DIRECTORY = Path(__file__).resolve().parents[3] / "csrc" / "explain" / "message
 
 
 class Text(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A message that some program prints.
+    """A message that a program prints.
 
     :ivar says: an example of the message, as a program has printed it.
     :ivar pattern: the regular expression (:data:`re.ASCII`) that finds the message within a line.
     :ivar causes: ids of the possible causes, likeliest first.
-    :ivar since: the first release of runsc with the message (YYYYMMDD), if older ones lack it.
-    :ivar until: the first later release without the message.
+    :ivar since: the first release of runsc with the message (YYYYMMDD); None if all have it.
+    :ivar until: the first later release of runsc without the message; None if there is none.
     """
 
     says: str

@@ -1,4 +1,4 @@
-"""Explanations of messages that the catalogue does not have, by operation and error."""
+"""Tests of explanations by operation and error, for messages that the catalogue lacks."""
 
 from __future__ import annotations
 
@@ -55,9 +55,10 @@ def test_text_of_an_ordinary_program_has_no_cause(text: str) -> None:
 
 
 def test_unrelated_messages_have_no_cause_together() -> None:
-    """Neighbouring lines must not be taken for the operation and the error of one attempt."""
+    """Check that explain does not combine an operation and an error from unrelated lines."""
     assert len(UNRELATED) > 100
-    # In a container, as other lines of this text say, a failed mount may have a known cause.
+    # Leave out failed mounts, because other lines of the text mention a container, where a failed
+    # mount may have a known cause.
     lines = [
         line for line in UNRELATED if not re.search("^mount|Failed to mount|mount failed", line)
     ]
@@ -101,9 +102,11 @@ def test_operation_and_error_may_be_in_neighbouring_lines() -> None:
     assert causes_of("cloning a user namespace\nOperation not permitted") != []
     assert causes_of("Operation not permitted\ncloning a user namespace") != []
     assert causes_of("cloning a user namespace\n\n\nOperation not permitted") == []
-    # A line that names a program and a file is about these.
+    # "setfacl: file: ..." names the program and the file of the error, so the error has nothing to
+    # do with the user namespace.
     assert causes_of("cloning a user namespace\nsetfacl: file: Operation not permitted") == []
-    # A vague error, without a number or the words of strerror(3), explains its own line only.
+    # A vague error such as "refused", with neither an errno nor a text of strerror(3), is only
+    # combined with an operation in the same line.
     assert causes_of("a user namespace\nrefused") == []
 
 

@@ -1,4 +1,4 @@
-"""Measurement of explain with error texts from bug reports (met.toml and others)."""
+"""Measurements of the accuracy of explain with texts from bug reports (met.toml and others)."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class BugReportText(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     :ivar seen: the URL or name of the report.
     :ivar program: the program that printed the text.
-    :ivar causes: the true causes; empty if the catalogue has none of them.
+    :ivar causes: ids of the true causes; empty if the catalogue has no true cause.
     :ivar says: the printed lines.
-    :ivar cause_is: what the cause was, if the catalogue has none.
+    :ivar cause_is: a description of the true cause, if the catalogue lacks the cause.
     """
 
     seen: str
@@ -65,7 +65,7 @@ BUG_REPORT_TEXTS = tuple(
     for text in read(f"{name}.toml")
 )
 
-# Texts that can't be recognised, since they look like many harmless texts.
+# Reports whose texts explain can't recognise, since the texts look like many harmless ones.
 UNRECOGNISABLE = {"obeone/docker-nfs-server#11"}
 
 
@@ -79,7 +79,7 @@ def cause_ids(met: BugReportText) -> list[str]:
 
 
 def score(texts: Iterable[BugReportText]) -> Counter[str]:
-    """Count all texts, those with any cause, a right first cause, and only wrong causes."""
+    """Count the texts: all, with any cause, with a right first cause, with only wrong causes."""
     found: Counter[str] = Counter()
     for met in texts:
         causes = cause_ids(met)
@@ -122,7 +122,7 @@ def test_accuracy_of_explain_for_tuned_texts() -> None:
 
 
 def test_accuracy_of_explain_for_texts_that_were_kept_out() -> None:
-    """The first patterns were written without these texts."""
+    """Check the accuracy for texts that were not used to write the first patterns."""
     kept = score(texts_of("kept out", ours=True))
     print(f"kept out: {dict(kept)}")
     assert kept["recognised"] >= 75
@@ -132,7 +132,7 @@ def test_accuracy_of_explain_for_texts_that_were_kept_out() -> None:
 
 
 def test_accuracy_of_explain_for_fresh_texts() -> None:
-    """The patterns are older than these texts, except for one that was corrected afterwards."""
+    """Check the accuracy for texts that are newer than all patterns but a corrected one."""
     fresh = score(texts_of("fresh", ours=True))
     print(f"fresh: {dict(fresh)}")
     assert fresh["texts"] >= 40
@@ -145,34 +145,42 @@ def test_accuracy_of_explain_for_fresh_texts() -> None:
 @pytest.mark.parametrize(
     ("half", "texts", "recognised", "right", "others", "others_named"),
     [
-        # At first: 55 recognised, 41 with the right cause first, 6 wrong, 1 unrelated recognised.
+        # In the first measurement: 55 texts recognised, 41 with the right cause first, 6 wrong, 1
+        # unrelated text recognised.
         ("later", 80, 80, 72, 40, 0),
-        # At first: 46 recognised, 36 with the right cause first, 4 wrong, 1 unrelated recognised.
+        # In the first measurement: 46 texts recognised, 36 with the right cause first, 4 wrong, 1
+        # unrelated text recognised.
         ("last", 77, 77, 75, 40, 0),
-        # At first, of 52 texts: 47 recognised, 41 with the right cause first, 1 wrong.
+        # In the first measurement: 47 of 52 texts recognised, 41 with the right cause first, 1
+        # wrong.
         ("seen", 82, 82, 78, 15, 0),
-        # At first: 27 recognised, 18 with the right cause first, 3 wrong.
+        # In the first measurement: 27 texts recognised, 18 with the right cause first, 3 wrong.
         ("newest", 30, 30, 27, 0, 0),
-        # At first: 59 recognised, 48 with the right cause first, 3 wrong, 4 unrelated recognised.
+        # In the first measurement: 59 texts recognised, 48 with the right cause first, 3 wrong, 4
+        # unrelated texts recognised.
         ("gathered", 67, 66, 64, 13, 0),
-        # When they were collected: 37 recognised, 22 right first, 5 wrong, 7 unrelated recognised.
+        # When the texts were collected: 37 texts recognised, 22 with the right cause first, 5
+        # wrong, 7 unrelated texts recognised.
         ("independent", 41, 39, 26, 19, 1),
-        # When they were collected: 19 recognised, 15 right first, 2 unrelated recognised.
+        # When the texts were collected: 19 texts recognised, 15 with the right cause first, 2
+        # unrelated texts recognised.
         ("searched", 23, 23, 20, 16, 0),
-        # When they were collected, and when the rules for "searched" were done: 17 recognised,
-        # 14 right first, 1 wrong; 4 and then 3 unrelated recognised.
+        # When the texts were collected, and again when the rules for "searched" were complete: 17
+        # texts recognised, 14 with the right cause first, 1 wrong. Unrelated texts recognised:
+        # first 4, then 3.
         ("withheld", 22, 22, 20, 16, 0),
-        # When they were collected: 27 recognised, 22 right first, 3 wrong; 10 of the texts
-        # without a cause recognised, all about namespaces.
+        # When the texts were collected: 27 texts recognised, 22 with the right cause first, 3
+        # wrong. Also recognised: 10 texts without a cause in the catalogue, all about namespaces.
         ("surveyed", 40, 37, 32, 48, 6),
-        # When they were collected: 13 recognised, 12 right first, 1 wrong.
+        # When the texts were collected: 13 texts recognised, 12 with the right cause first, 1
+        # wrong.
         ("afterwards", 17, 16, 15, 1, 0),
     ],
 )
 def test_accuracy_of_explain_for_collected_texts(
     half: Half, texts: int, recognised: int, right: int, others: int, others_named: int
 ) -> None:
-    """Check the texts whose collectors had read no pattern, and the texts of the half `seen`."""
+    """Check the accuracy for texts whose collectors had read no pattern, and for `seen`."""
     found = score(texts_of(half, ours=True))
     print(f"{half}: {dict(found)}")
     assert found["texts"] >= texts

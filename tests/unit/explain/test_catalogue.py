@@ -25,9 +25,10 @@ C_STRING = re.compile(r'"([a-z]+(?:-[a-z]+)+)"')
 # Names of functions and classes that take the id of a cause as an argument.
 TAKES_ID = re.compile(r".*(?:Error|_error|Finding|MappingFault|Rule)")
 
-# Files in csrc/ whose strings look like ids, but are options, verbs or steps.
+# Files in csrc/ whose strings look like ids of causes, but are options, verbs or steps.
 WITHOUT_CAUSES = {
-    # Generated from the catalogue and the messages; words of other programs look like ids.
+    # texts.c is generated from the catalogue and the messages, whose patterns contain words that
+    # look like ids.
     "explain/texts.c",
     "launch/files.c",
     "programs/entrypoint/main.c",
@@ -37,16 +38,16 @@ WITHOUT_CAUSES = {
     "programs/verify/main.c",
 }
 
-# Reasons in the result of a run (docs/run.md), which look like causes.
+# Reasons in the result of a run (docs/run.md), which look like ids of causes.
 REASONS = {"output-limit", "sandbox-ended", "start-failed"}
 
-# Directories of tests that provoke causes.
+# Directories of tests that provoke causes, on this machine (False) or in a virtual machine (True).
 REAL = {
     False: ("environments", "kernel", "runsc", "docker", "faults"),
     True: ("vm",),
 }
 
-# Ids that must not change, since users may depend on them.
+# Ids of causes that must not change, since users may depend on the ids.
 PROMISED_IDS = """
 seccomp-denies-userns in-chroot caller-id-unmapped multithreaded clone-flags-conflict
 nesting-too-deep max-user-namespaces unprivileged-userns-clone-off no-config-user-ns
@@ -65,7 +66,7 @@ wrong-architecture mapped-sandbox-eof-unknown
 
 
 def python_ids() -> Iterator[tuple[str, str]]:
-    """Yield the ids in Python sources, each with its file."""
+    """Yield all ids of causes in Python sources, each with the path of its file."""
     for file in sorted((TREE / "src").rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
             for value in cause_arguments(node):
@@ -86,7 +87,7 @@ def cause_arguments(node: ast.AST) -> list[ast.expr]:
 
 
 def constants(value: ast.expr) -> list[str]:
-    """Return the ids that a constant or a conditional expression can evaluate to."""
+    """Return the ids of causes to which a constant or a conditional expression can evaluate."""
     if isinstance(value, ast.IfExp):
         return constants(value.body) + constants(value.orelse)
     if isinstance(value, ast.Constant) and ID.fullmatch(str(value.value)):
@@ -99,7 +100,7 @@ def c_ids() -> Iterator[tuple[str, str]]:
         name = str(file.relative_to(TREE / "csrc"))
         if name not in WITHOUT_CAUSES:
             for found in C_STRING.findall(file.read_text()):
-                # Names of programs look like ids.
+                # Names of programs look like ids of causes.
                 if not found.startswith(("usernsctl-", "in-gvisor")):
                     yield found, name
 
@@ -112,7 +113,7 @@ def test_every_raised_id_is_in_the_catalogue() -> None:
 
 
 def test_causes_of_rules_without_facts_are_named_elsewhere() -> None:
-    """Search the sources and the messages with one cause for each cause that no fact proves."""
+    """Check that a cause that no fact proves is in the sources, or is the only one of a message."""
     listed = {"doctor/rules.py", "doctor/remedies.py"}
     python = ((TREE / "src/usernsctl").rglob("*.py"), TREE / "src/usernsctl")
     native = ((TREE / "csrc").rglob("*.c"), TREE / "csrc")
@@ -178,7 +179,7 @@ def test_reasons_for_not_reproducing_a_cause_are_sentences() -> None:
 
 @pytest.mark.parametrize("cause_id", list(catalogue()))
 def test_remedies_fit_into_100_columns(cause_id: str) -> None:
-    """A remedy of several lines is indented by four columns."""
+    """Check that lines have at most 96 columns, since four columns of indentation are added."""
     for text in catalogue()[cause_id].remedies.values():
         assert all(len(line) <= 96 for line in text.split("\n"))
 
@@ -192,12 +193,12 @@ def test_remedies_never_disable_seccomp() -> None:
 
 @pytest.mark.parametrize("cause_id", ["helper-not-executable", "runsc-not-executable"])
 def test_remedies_for_unexecutable_files_do_not_use_command_v(cause_id: str) -> None:
-    # `command -v` of dash(1) finds no file that is not executable.
+    # In dash(1), `command -v` finds only executable files.
     assert "command -v" not in catalogue()[cause_id].remedies["host"]
 
 
 def test_commands_of_own_remedies_can_be_typed() -> None:
-    """Errors have remedies of their own; a shell takes an alternative in prose for arguments."""
+    """Check that remedies in Python sources contain no alternative in prose ("rm FILE, or ...")."""
     prose = re.compile(r'f?"(?:(?:usernsctl|chmod|mv|rm) |\{error\.remedy\})[^#"]*, or ')
     files = sorted((TREE / "src").rglob("*.py"))
     assert [(file.name, found) for file in files for found in prose.findall(file.read_text())] == []

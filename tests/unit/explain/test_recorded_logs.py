@@ -1,6 +1,6 @@
-"""Tests with logs of failed runs: the same failure has the same cause in all releases of runsc.
+"""Tests with logs of failed runs, in which the same failure must have the same cause.
 
-`logs/RELEASE/CAUSE` has the logs of that release for a failure with that cause.
+`logs/RELEASE/CAUSE` contains the logs of runsc RELEASE for a failure with the cause CAUSE.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from usernsctl.explain.logs import failures
 LOGS = Path(__file__).parent / "logs"
 RECORDED = sorted(path for path in LOGS.glob("*/*"))
 
-# Logs with a misleading message of runsc: explain must name that before the real cause.
+# Logs with a misleading message of runsc, and the cause of that message. explain must name this
+# cause before the true cause, which is the name of the log's directory.
 LATER = {"20240729/bundle-no-mappings": "false-max-userns-hint"}
 
 

@@ -1,4 +1,4 @@
-"""Fakes for tests of the keeper of a pool: sandboxes that need no time to start."""
+"""Fakes for tests of a pool's keeper, with sandboxes that start at once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PATIENCE = 20
 class FakeSandbox:
     """Fake sandbox.
 
-    :ivar log: the operations on it.
+    :ivar log: names of the operations that the pool has performed on the sandbox.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class FakeSandbox:
         self.ended, self._end = os.pipe()
 
     def end(self) -> None:
-        """Make its descriptor readable, like the pidfd of a process that has ended."""
+        """Make `ended` readable, like the pidfd of a process that has exited."""
         end, self._end = self._end, -1
         if end >= 0:
             os.close(end)
@@ -44,10 +44,10 @@ class FakeSandbox:
 class FakeFactory:
     """Factory of fake sandboxes.
 
-    :ivar made: all fake sandboxes so far.
-    :ivar gate: an event without which starts block.
-    :ivar failure: the exception that a start raises, if any.
-    :ivar attempts: the times of the starts.
+    :ivar made: all fake sandboxes that were created so far.
+    :ivar gate: an event for which each start waits.
+    :ivar failure: the exception that each start raises, or None.
+    :ivar attempts: the times (time.monotonic()) at which starts began.
     """
 
     def __init__(self) -> None:
@@ -103,7 +103,7 @@ class FakeFactory:
 
 @contextlib.contextmanager
 def open_factory() -> Iterator[FakeFactory]:
-    """Yield a factory; check at the end that all its sandboxes and threads have ended."""
+    """Yield a factory; afterwards, check that all its sandboxes and threads have ended."""
     factory = FakeFactory()
     threads = threading.active_count()
     yield factory

@@ -1,4 +1,4 @@
-"""Tests of errors of /etc/passwd and /etc/group in a sandbox."""
+"""Tests of errors in /etc/passwd and /etc/group of a sandbox."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of frozen launches, and of the values that are determined only when a launch starts."""
+"""Tests of frozen launches, and of values that are determined only when the launch starts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from usernsctl.gvisor.oci import Rlimit
 
 @pytest.fixture
 def caller(tmp_path: Path) -> dict[str, str]:
-    """Return the environment of a caller with a fake runsc in PATH."""
+    """Return the environment of a caller, with a fake runsc in USERNSCTL_RUNSC."""
     program = tmp_path / "bin" / "runsc"
     program.parent.mkdir()
     program.write_text("#!/bin/sh\necho runsc version release-20260101.0\n")
@@ -103,7 +103,7 @@ def test_bind_mounts_that_show_state_are_refused(caller: dict[str, str], source:
 def test_state_that_only_root_can_search_allows_other_bind_mounts(
     caller: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """After root has used usernsctl, /tmp/usernsctl-0 exists, and only root may search it."""
+    """Check that a state directory that only root can search does not prevent other bind mounts."""
     monkeypatch.setattr(freeze, "_STATES", ("/root", "/root/state"))
     assert freeze_request(caller, binds=(Bind(str(tmp_path), "/x"),)).steps
     with pytest.raises(BindError) as caught:

@@ -1,4 +1,4 @@
-"""Test that no answer of a kept interpreter, however malformed, has an effect on the host."""
+"""Tests that malformed answers of a persistent interpreter have no effect on the host."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VALUES = st.recursive(
     max_leaves=5,
 )
 FIELDS = st.dictionaries(st.sampled_from(["id", "text", "error", "more"]), VALUES)
-# Answers with the right id and with all fields, whose types may be wrong.
+# Answers with all required fields, whose values may have the wrong type.
 TYPES = st.fixed_dictionaries(
     {
         "error": st.none() | st.lists(VALUES, min_size=3, max_size=3),
@@ -36,7 +36,7 @@ ANSWERS = (
 
 
 class Peer:
-    """A connection to an interpreter that sends prepared messages, and then closes its end."""
+    """Fake connection that returns prepared messages, and then end of file."""
 
     def __init__(self, *messages: bytes) -> None:
         self.messages = list(messages)
@@ -46,7 +46,7 @@ class Peer:
 
 
 def received(exchange: _Exchange, *messages: bytes) -> Any:
-    """Return the fields of the answer in messages."""
+    """Return the fields of the answer that `exchange` receives in `messages`."""
     peer: Any = Peer(*messages)
     while not exchange.receive(peer):
         pass

@@ -1,4 +1,4 @@
-"""Tests of limits as users write them, and of the choice of mechanisms."""
+"""Tests of the parsing of limits, and of the choice of mechanisms that enforce limits."""
 
 from __future__ import annotations
 

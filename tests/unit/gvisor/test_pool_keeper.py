@@ -1,4 +1,4 @@
-"""Tests of the keeper of a pool, with fake sandboxes."""
+"""Tests of a pool's keeper, with fake sandboxes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from usernsctl.gvisor.pool.keeper import Keeper, PoolStats, Waiter
 from usernsctl.gvisor.pool.pool import AsyncLease
 
 MANY = 200
-# An acquire times out, or fails after three unhealthy sandboxes in a row.
+# Exceptions of an acquire: a timeout, or a failure after three unhealthy sandboxes in a row.
 EXPECTED = (TimeoutError, un.PoolError)
 
 
@@ -46,7 +46,7 @@ def test_pool_keeps_size_idle_sandboxes(factory: FakeFactory) -> None:
         assert factory.most_at_once <= 2
         with lease(pool) as one:
             assert one is factory.made[0]
-            # The keeper starts a new sandbox as soon as one is leased.
+            # The keeper starts another sandbox as soon as an idle sandbox is leased.
             wait_until(stats_are(pool, idle=3, leased=1, started=4))
         assert "killed" in one.log
         wait_until(stats_are(pool, idle=3, leased=0, started=4, acquired=1))
@@ -198,7 +198,7 @@ def test_unhealthy_sandbox_is_replaced(factory: FakeFactory) -> None:
 
 def test_last_failure_keeps_no_frames_alive(factory: FakeFactory) -> None:
     class Local:
-        """An object that only the frames of the failure refer to."""
+        """Object to which only the stack frames of the failure refer."""
 
     locals_of_frames: list[weakref.ref[Local]] = []
 
@@ -223,7 +223,7 @@ def test_last_failure_keeps_no_frames_alive(factory: FakeFactory) -> None:
         with pytest.raises(un.PoolError, match="at last"), lease(pool):
             pass
         wait_until(lambda: pool.stats.failed == 3)
-        # Waiters that failed have raised their own exceptions, which refer to the failure.
+        # The exceptions of failed waiters refer to the failure, so collect these exceptions first.
         gc.collect()
         assert str(pool.stats.last_failure) == "at last"
         assert len(locals_of_frames) >= 6
@@ -256,7 +256,7 @@ def test_idle_sandbox_that_ends_is_replaced(factory: FakeFactory) -> None:
 
 def test_failed_starts_are_reported_and_retried_after_a_pause(factory: FakeFactory) -> None:
     factory.failure = un.RunscError("broken", step="runsc", cause="runsc-missing", remedy="mend")
-    # Block the first two starts, so that both are running before one of them fails.
+    # Block the first two starts, so that both are in progress before either of them fails.
     factory.gate.clear()
     with open_keeper(factory, size=4, starts=2, pauses=(0.05, 0.2, 0.4)) as pool:
         wait_until(lambda: factory.at_once == 2)
@@ -270,7 +270,7 @@ def test_failed_starts_are_reported_and_retried_after_a_pause(factory: FakeFacto
             ):
                 pass
             assert (told.value.cause, told.value.remedy) == ("runsc-missing", "mend")
-        # The first two attempts are concurrent, without a pause between them.
+        # The first two starts are concurrent, so there is no pause between them.
         pauses = [after - before for before, after in zip(factory.attempts[1:],
                   factory.attempts[2:], strict=False)]  # fmt: skip
         assert all(pause >= 0.05 for pause in pauses)
@@ -299,7 +299,7 @@ def test_pauses_between_failed_starts_grow_up_to_a_limit(factory: FakeFactory) -
 def test_idle_keeper_does_not_wake_up(
     factory: FakeFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The keeper sleeps while a start is pending, and during a pause after failures."""
+    """Check that the keeper sleeps while a start is pending, and in the pause after a failure."""
     turns = 0
     wait = Keeper._await_news
 
@@ -323,7 +323,8 @@ def test_idle_keeper_does_not_wake_up(
         with lease(pool):
             wait_until(stats_are(pool, idle=2, started=3))
         wait_until(stats_are(pool, leased=0))
-        # About two turns for each attempt. On a busy machine, more attempts are made meanwhile.
+        # Each attempt takes about two turns of the keeper's loop. A busy machine makes more
+        # attempts, so the limit depends on the number of attempts.
         assert turns < 8 * len(factory.attempts)
 
 
@@ -361,7 +362,7 @@ def test_released_sandboxes_beyond_size_are_ended(factory: FakeFactory) -> None:
 
 def test_idle_timeout_ends_sandboxes(factory: FakeFactory) -> None:
     with open_keeper(factory, size=2, idle_timeout=0.1) as pool:
-        # Waits for the final state: the number of idle sandboxes before that depends on the timing.
+        # Wait for the final number of idle sandboxes, since earlier numbers depend on the timing.
         wait_until(stats_are(pool, started=2, idle=0))
         wait_until(lambda: all("ended" in one.log for one in factory.made))
         assert pool.stats.started == 2

@@ -1,4 +1,4 @@
-"""Tests of the end of a keeper, and of interrupts, with fake sandboxes."""
+"""Tests of closing a pool, and of interrupted leases, with fake sandboxes."""
 
 from __future__ import annotations
 
@@ -71,13 +71,15 @@ def test_close_waits_for_pending_starts(factory: FakeFactory) -> None:
 
 
 class Interrupt(BaseException):
-    """Stand-in for KeyboardInterrupt."""
+    """Fake KeyboardInterrupt."""
 
 
 def lease_with_interrupt(pool: Keeper[FakeSandbox], step: int) -> bool:
-    """Lease a sandbox, and raise Interrupt before the `step`-th executed line of the package.
+    """Lease a sandbox, and raise Interrupt before the `step`-th executed line.
 
-    :returns: whether the exception was raised: false if fewer lines were executed.
+    Count only lines of usernsctl.gvisor.pool.
+
+    :returns: true if Interrupt was raised; false if fewer than `step` lines were executed.
     """
     lines = 0
 
@@ -116,7 +118,7 @@ def test_forked_child_can_not_use_the_pool(factory: FakeFactory) -> None:
         wait_until(stats_are(pool, idle=1))
         ours, theirs = os.pipe()
         with warnings.catch_warnings():
-            # Python warns of fork() with threads, but the child takes no lock.
+            # Python warns about fork() in a process with threads, but this child takes no lock.
             warnings.simplefilter("ignore", DeprecationWarning)
             pid = os.fork()
         if pid == 0:
@@ -165,7 +167,7 @@ def test_close_leaves_no_descriptors(
     def write_slowly(fd: int, value: int) -> None:
         write(fd, value)
         if threading.current_thread() is not threading.main_thread():
-            # Delays this thread's end until long after the keeper was woken.
+            # Delay the exit of this thread until long after the keeper was woken.
             time.sleep(0.05)
 
     monkeypatch.setattr(os, "eventfd_write", write_slowly)

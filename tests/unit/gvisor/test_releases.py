@@ -1,4 +1,4 @@
-"""Tests of the releases of runsc, and of their cache."""
+"""Tests of determining the release of a runsc, and of the cache of releases."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FakeRunscFactory = Callable[[str], Path]
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the path of the cache of releases."""
+    """Return the path of the cache file of releases."""
     (tmp_path / "cache").mkdir(mode=0o700)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "usernsctl" / "runsc-releases.json"
@@ -33,7 +33,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def program(tmp_path: Path) -> FakeRunscFactory:
-    """Return a function that creates a fake runsc, which counts its calls with --version."""
+    """Return a function that creates a fake runsc. The fake counts how often it is called."""
 
     def make(answer: str, name: str = "runsc") -> Path:
         path = tmp_path / name
@@ -205,7 +205,7 @@ def test_runsc_that_does_not_end_is_refused(
 def test_runsc_that_can_not_be_killed_is_not_waited_for(
     cache: Path, program: FakeRunscFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As if it were a setuid program of another user."""
+    """Check that release_of() does not wait for a program that this user can't kill (setuid)."""
     groups = []
     with monkeypatch.context() as patch:
         patch.setattr(os, "killpg", lambda pid, signal: groups.append(pid))
@@ -226,7 +226,7 @@ def test_a_wrapper_is_killed_with_its_children(
     try:
         with pytest.raises(RunscError, match="the output of --version is not runsc's"):
             release_of(wrapper, seconds=600)
-        # At its end once no process has it open.
+        # The reader becomes readable at end of file, when no process has the FIFO open for writing.
         assert wait_readable(reader, timeout=60)
     finally:
         os.close(reader)
@@ -239,7 +239,7 @@ def test_missing_runsc_raises(cache: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def side(program: FakeRunscFactory, tmp_path: Path) -> Path:
-    """Create the gvisor-bin/ of a complete release."""
+    """Create the directory gvisor-bin of a complete release of runsc."""
     program(f"echo runsc version {LABEL}")
     directory = tmp_path / "gvisor-bin"
     directory.mkdir()

@@ -1,4 +1,4 @@
-"""Tests of the preparation of a run, before any process is started."""
+"""Tests of the preparation of a run, before any process starts."""
 
 from __future__ import annotations
 

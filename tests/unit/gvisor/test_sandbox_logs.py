@@ -1,4 +1,4 @@
-"""Tests of the watcher's conclusions from runsc's log files, also from forged files."""
+"""Tests of what the watcher reports from runsc's log files, also from forged files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def write(directory: Path, *messages: str, run: str = "", crash: str = "") -> Lo
 
 
 def end_of(directory: Path, written: Logs, status: int) -> tuple[int, str]:
-    """Return the watcher's exit status and output after runsc has ended with `status`."""
+    """Return the exit status and output of the watcher for a runsc that exits with `status`."""
     files = (written.errors, written.crash, written.debug, str(directory))
     command = [str(WATCHER), "/bin/sh", *files, "--", "--", "--", "sh", "-c", f"exit {status}"]
     done = capture(command)
@@ -52,7 +52,7 @@ def end_of(directory: Path, written: Logs, status: int) -> tuple[int, str]:
 def watcher_message(
     directory: Path, status: int, *messages: str, run: str = "", crash: str = ""
 ) -> str:
-    """Return the watcher's message for a failure."""
+    """Return the error message of the watcher for a runsc that exits with `status`."""
     ended, text = end_of(directory, write(directory, *messages, run=run, crash=crash), status)
     assert ended == 125
     return text
@@ -91,8 +91,8 @@ def test_first_logged_error_is_reported(tmp_path: Path) -> None:
 
 def test_crash_of_the_sandbox_is_reported(tmp_path: Path) -> None:
     line = PANIC.split("\n")[0]
-    # If the sandbox crashes after the start, runsc logs the sandbox's exit status as if it were
-    # the command's.
+    # If the sandbox crashes after the start, runsc logs the exit status of the sandbox as if it
+    # were the exit status of the command.
     for messages, run in (((EOF,), "started"), ((), END)):
         text = watcher_message(tmp_path, CRASHED, *messages, run=run, crash=PANIC)
         assert f'runsc says: "{line}"' in text
@@ -184,7 +184,7 @@ def test_text_from_config_json_is_not_explained() -> None:
         f"<{words}>", f"\a'{words}'\x7f",
     ):  # fmt: skip
         config = json.dumps({"process": {"cwd": phrase}}, ensure_ascii=False)
-        # Quoted as by Go, as by JSON, and not quoted.
+        # Try the text quoted as in Go, quoted as in JSON, and unquoted.
         for form in (go_quoted(phrase), json.dumps(phrase), phrase):
             said = f"true: {form.strip()}: failed"
             assert explain_runsc(said, config=config).cause is None, (said, config)
@@ -202,7 +202,7 @@ def test_short_texts_in_config_json_hide_no_cause() -> None:
 
 
 def go_quoted(text: str) -> str:
-    """Quote a text as Go's strconv.Quote does."""
+    """Quote `text` as strconv.Quote in Go does."""
     named = dict(zip('"\\\a\b\f\n\r\t\v', '"\\abfnrtv', strict=True))
     return "".join(
         f"\\{named[char]}" if char in named else char if char.isprintable() else ascii(char)[1:-1]

@@ -1,4 +1,4 @@
-"""Test of the program that checks for gVisor's kernel, on another kernel."""
+"""Test that usernsctl-verify, which checks for gVisor's kernel, fails on another kernel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the encoding of launches as records of words, with a config.json."""
+"""Tests of encoding a launch as records (a verb and arguments each) with a config.json."""
 
 from __future__ import annotations
 

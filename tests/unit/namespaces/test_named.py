@@ -1,4 +1,4 @@
-"""Tests of named namespaces that need no namespace: names, and untrusted state files."""
+"""Tests of named namespaces without creating one: names, and untrusted state files."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def state(runtime: Path) -> Path:
 
 @pytest.fixture
 def records(state: Path) -> Path:
-    """Return the path of the directory of records, which does not exist yet."""
+    """Return the path of the directory of namespace records, which does not exist yet."""
     return state / "namespaces"
 
 
 def write_record(records: Path, name: str, content: bytes | str) -> Path:
-    """Write the record of a namespace, as any process of the state directory's owner could."""
+    """Write the record of a namespace, as any process with the owner's uid could."""
     file = records / name / "record.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     records.parent.chmod(0o700)
@@ -124,7 +124,8 @@ def test_list_without_namespaces_is_empty(state: Path, capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     "forge",
     [
-        # This process is alive but holds no namespace, like a process with a reused pid.
+        # A forged record names this process, which exists but holds no namespace, as after the
+        # reuse of a pid.
         lambda: state_of(os.getpid()),
         lambda: state_of(os.getpid(), start_time=start_time(os.getpid()) - 1),
         lambda: state_of(os.getpid(), boot_id="00000000-0000-0000-0000-000000000000"),

@@ -1,4 +1,4 @@
-"""Tests of the rules of --allow that are addresses."""
+"""Tests of --allow rules that are addresses or address ranges."""
 
 from __future__ import annotations
 

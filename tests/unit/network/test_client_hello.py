@@ -1,4 +1,4 @@
-"""Tests of the name in a TLS ClientHello."""
+"""Tests of parsing the server name in a TLS ClientHello."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from usernsctl.network.client_hello import MAX_SIZE, NotAllowed, server_name
 
 
 def openssl_hello(name: str | None) -> bytes:
-    """Return the first bytes of OpenSSL as a client."""
+    """Return the first bytes that OpenSSL sends as a TLS client."""
     context = ssl.create_default_context()
     context.check_hostname = False
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -30,7 +30,7 @@ def sni(*names: bytes, kind: int = 0) -> tuple[int, bytes]:
 
 
 def hello(*extensions: tuple[int, bytes], tail: bytes = b"") -> bytes:
-    """Return a ClientHello message, without records."""
+    """Return a ClientHello handshake message without the TLS record header."""
     listed = b"".join(struct.pack(">H", kind) + vector(2, data) for kind, data in extensions)
     body = b"\x03\x03" + bytes(32) + vector(1, b"") + vector(2, b"\x13\x01") + vector(1, b"\0")
     body += vector(2, listed) + tail

@@ -1,4 +1,4 @@
-"""Tests of the requests that the proxy accepts, and of the requests that the proxy forwards."""
+"""Tests of the HTTP requests that the proxy accepts, and in which form it forwards them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests that a proxy that can't be started leaves nothing."""
+"""Tests that a proxy whose start fails, or that can't be killed, leaks no descriptor."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def test_failed_proxy_start_leaves_no_descriptor(
     monkeypatch.setattr(os, "memfd_create", create_or_fail)
     monkeypatch.setattr(proxy_process, "_start", fail)
     before = os.listdir("/proc/self/fd")
-    # The traceback keeps the failed object, so that no collection closes its sockets.
+    # `caught` refers to the traceback and so to the failed object. Otherwise, the garbage collector
+    # could close the sockets before the check.
     with pytest.raises(OSError, match=r"memfd_create|fork") as caught:
         proxy_process.ProxyProcess(parse_rules(["a.example"]))
     assert os.listdir("/proc/self/fd") == before
@@ -37,13 +38,13 @@ def test_failed_proxy_start_leaves_no_descriptor(
 
 
 class Unkillable:
-    """A process that SIGKILL does not end."""
+    """Fake process that survives SIGKILL."""
 
     pid = 1
     is_disowned = False
 
     def kill(self) -> None:
-        """Do nothing."""
+        """Ignore the signal."""
 
     def wait(self, timeout: float | None = None) -> int:
         assert timeout is not None

@@ -1,4 +1,4 @@
-"""Tests of the command line of a proxy, by which a record of a sandbox may name the proxy."""
+"""Tests of is_proxy(), which recognises the proxy of a sandbox by the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the table in which a proxy counts refused connections."""
+"""Tests of the table in which the proxy counts denied connections."""
 
 from __future__ import annotations
 

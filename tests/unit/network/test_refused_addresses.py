@@ -1,4 +1,4 @@
-"""Tests of the addresses that no name may lead to."""
+"""Tests of the addresses that the proxy refuses even if an allowed name resolves to them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_public_address_is_not_refused(address: str) -> None:
 
 
 def test_networks_that_python_calls_private_are_refused() -> None:
-    """Compare the edges of all networks that the standard library knows as not global."""
+    """Check that the first and last address of all networks that are not global are refused."""
     for version in (4, 6):
         constants = getattr(ipaddress, f"_IPv{version}Constants")
         for network in (*constants._private_networks, constants._multicast_network):
@@ -59,7 +59,7 @@ def test_other_address_families_are_refused() -> None:
 
 def test_own_address_is_recognised_by_its_route() -> None:
     assert is_own(socket.AF_INET, "127.0.0.1")
-    # There is no route to this address.
+    # This process has no route to the documentation address 3fff::1.
     assert not is_own(socket.AF_INET6, "3fff::1")
 
 
@@ -69,7 +69,7 @@ def test_own_address_is_recognised_by_its_route() -> None:
         b"",
         bytes(16),
         bytes.fromhex("1000000018000000") + bytes(8),
-        # EOPNOTSUPP and EPERM
+        # Netlink errors: EOPNOTSUPP, and EPERM in the next line.
         bytes.fromhex("2400000002000000") + bytes(8) + bytes.fromhex("a1ffffff"),
         bytes.fromhex("2400000002000000") + bytes(8) + bytes.fromhex("ffffffff"),
         OSError(),

@@ -1,4 +1,4 @@
-"""Tests of the marks of the pytest plugin, and of requirements."""
+"""Tests of the marks of the pytest plugin, and of the requirements that tests declare."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 import pytest
 from conftest import RunTests
 
-# The requirements that a user's ids, ranges or capabilities fulfil.
+# Mark for tests that run as root and as a user, who differ in ids, ranges and capabilities.
 each_user = pytest.mark.each_user
 
 
@@ -37,7 +37,7 @@ def test_unmet_requirements_skip_with_a_reason(
         [f"SKIPPED [[]1] test_*.py:{line}: kernel>=99.1: this kernel is *" for line in (9, 13)]
     )
     must = session.runpytest_subprocess("--userns-must-work=kernel>=99.1")
-    # pytest counts a failure during the setup as an error.
+    # pytest counts a failure in the setup of a test as an error.
     must.assert_outcomes(passed=1, errors=1, failed=1)
     must.stdout.fnmatch_lines(["kernel>=99.1 must work, but this kernel is *"] * 2)
 
@@ -61,7 +61,8 @@ def test_capabilities_are_those_outside_the_namespace(run_tests: RunTests) -> No
 
 
 LIMIT = "/proc/sys/user/max_user_namespaces"
-# A requirement, a command that runs pytest without it, and the expected reason.
+# Tuples of a requirement, a command that runs pytest without fulfilling the requirement, and the
+# expected reason of the skip.
 UNMET_REQUIREMENTS = [
     (
         "userns",
@@ -87,8 +88,8 @@ def test_unmet_requirement_is_reported_with_its_cause(
     check_skipped(session, word, command_prefix, message)
 
 
-# A shell script that runs a command with empty /etc/subuid and /etc/subgid. Since no ids
-# are granted then, the remedy can name free ranges, and is a complete command.
+# A shell script that runs a command while /etc/subuid and /etc/subgid are empty. As no ids are
+# granted, the remedy can name free ranges, and is a complete command.
 NO_GRANTS = """
 touch empty
 mount --bind empty /etc/subuid && mount --bind empty /etc/subgid && exec "$@"
@@ -108,7 +109,7 @@ def test_skip_reason_has_a_remedy_for_the_machine(session: pytest.Pytester) -> N
 def check_skipped(
     session: pytest.Pytester, word: str, command_prefix: list[str], message_pattern: str
 ) -> None:
-    """Check that a test with a requirement is skipped, with a reason, when run by this command."""
+    """Check that a test that requires `word` is skipped if `command_prefix` runs pytest."""
     session.makepyfile(
         f"""
         import pytest

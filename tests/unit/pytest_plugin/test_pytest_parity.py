@@ -1,4 +1,4 @@
-"""Tests that sessions of pytest report the same with and without namespaces."""
+"""Tests that pytest reports the same results with and without namespaces."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftest import RunTests
 
-# Records everything that plugins see of a session: reports, exceptions, warnings.
+# A conftest.py that records the reports, exceptions and warnings that plugins receive.
 CONFTEST = """
     import json, re
     import pytest
@@ -21,7 +21,7 @@ CONFTEST = """
         outcome = yield
         report = outcome.get_result()
         error = call.excinfo.typename if call.excinfo else None
-        # Reports of subtests are made in the child.
+        # Reports of subtests are created in the child process.
         if not item.nodeid.startswith("test_subtests.py"):
             SEEN.append(["made", item.name, report.when, report.outcome, error])
         setattr(item, "report_of_" + report.when, report)
@@ -106,7 +106,7 @@ OUTCOMES = """
     def test_raises_what_can_not_be_told():
         raise Dumb from KeyError("cause")
 
-    # An older pytest shows its own frames as well.
+    # Before pytest 8.4, the traceback also has frames of pytest.
     @pytest.mark.skipif(pytest.version_tuple < (8, 4), reason="pytest")
     def test_raises_a_group():
         raise ExceptionGroup("many", [ValueError(1), Local(1, 2)])
@@ -322,7 +322,7 @@ def test_tmp_path_of_a_failed_test_is_kept(session: pytest.Pytester, run_tests: 
         "--basetemp=kept",
     )
     kept = [path.parent.name for path in session.path.glob("kept/*/file")]
-    # The second one is a symbolic link to the first.
+    # test_it_False_current is a symbolic link to test_it_False_0.
     assert set(kept) == {"test_it_False_0", "test_it_False_current"}
 
 

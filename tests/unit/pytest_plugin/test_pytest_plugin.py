@@ -1,4 +1,4 @@
-"""Tests of the pytest plugin in sessions of pytest."""
+"""Tests of the pytest plugin in pytest sessions."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_coverage_includes_lines_executed_in_the_child(
     session: pytest.Pytester, command: list[str]
 ) -> None:
     session.makepyfile(module=MODULE, test_it=COVERED)
-    # coverage leaves its own database open.
+    # coverage leaves its database open, which causes a ResourceWarning.
     result = session.run(sys.executable, "-m", *command, "-W", "ignore::ResourceWarning")
     result.assert_outcomes(passed=1)
     coverage = [sys.executable, "-m", "coverage"]
@@ -220,7 +220,7 @@ def test_pyfunc_call_hooks_run_in_the_namespace(
         import asyncio
         import pytest
 
-        # As those for asynchronous tests do.
+        # Plugins for asynchronous tests have such a hook.
         @pytest.hookimpl(tryfirst=True)
         def pytest_pyfunc_call(pyfuncitem):
             asyncio.run(pyfuncitem.obj())
@@ -262,6 +262,6 @@ def test_example_file_runs_as_any_user(session: pytest.Pytester) -> None:
     session.makepyfile(test_kernel_rules=text)
     outcomes = session.runpytest_subprocess().parseoutcomes()
     skipped = outcomes.pop("skipped", 0)
-    # Three tests need subordinate ranges or privileges.
+    # Three of the ten tests need subordinate id ranges or privileges.
     assert outcomes == {"passed": 10 - skipped}
     assert skipped <= 3

@@ -22,7 +22,7 @@ def process_names() -> str:
 
 
 def run_until_timeout(session: pytest.Pytester, code: str, *words: str) -> pytest.RunResult:
-    """Run tests whose timeout is SECONDS, which must expire after the file "hangs" was created.
+    """Run tests whose timeout SECONDS expires after they have created the file "hangs".
 
     On a slow machine, the tests run again with a longer timeout.
     """
@@ -53,7 +53,8 @@ def test_timeout_kills_all_processes_of_the_test(session: pytest.Pytester, pid: 
         *("-p", "no:unraisableexception"),
     )
     result.assert_outcomes(failed=1)
-    # The report has the source line that the timeout interrupted, as for other tests.
+    # The report shows the source line at which the timeout interrupted the test, as without a
+    # namespace.
     result.stdout.fnmatch_lines(
         [">*subprocess.run(*unshare*", "E * Failed: Timeout (>*s) from pytest-timeout."]
     )
@@ -70,7 +71,7 @@ def test_timeout_applies_with_sigalrm_blocked(session: pytest.Pytester) -> None:
         import pytest
 
         def expire():
-            # os.fork() ignores exceptions of its callbacks, and so would the alarm's be ignored.
+            # os.fork() ignores exceptions of its callbacks, and so exceptions of the alarm handler.
             if signal.getitimer(signal.ITIMER_REAL)[0]:
                 signal.setitimer(signal.ITIMER_REAL, 1e-6)
                 time.sleep(10)
@@ -104,7 +105,7 @@ def test_timer_of_a_fixture_fires_in_the_test(run_tests: RunTests) -> None:
         waits = []
 
         def ring(number, frame):
-            # On a slow machine, the alarm may go off before the test waits.
+            # On a slow machine, SIGALRM may arrive before the test waits.
             if waits:
                 waits.clear()
                 raise Alarm
@@ -141,7 +142,7 @@ def test_passed_test_leaves_no_process(run_tests: RunTests) -> None:
     assert seconds not in process_names()
 
 
-# Sanitizers handle SIGSEGV, print a report and exit.
+# Under a sanitizer, SIGSEGV leads to a report and an exit, and does not kill the process.
 @pytest.mark.unsanitized
 def test_death_of_the_test_process_is_a_failure(run_tests: RunTests) -> None:
     result = run_tests(
@@ -213,7 +214,7 @@ def test_session_with_sigchld_ignored_reports_failures(session: pytest.Pytester)
     )
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
-        # The exit status is unknown, since the kernel reaps the child.
+        # pytest ignores SIGCHLD, so the kernel reaps the child and the exit status is unknown.
         result = session.runpytest_subprocess()
     finally:
         signal.signal(signal.SIGCHLD, before)
@@ -222,7 +223,7 @@ def test_session_with_sigchld_ignored_reports_failures(session: pytest.Pytester)
 
 
 def test_exit_status_and_signal_in_a_pid_namespace_are_reported(run_tests: RunTests) -> None:
-    """Status 143 and signal 15 are reported differently, though process 1 exits alike for both."""
+    """Check that status 143 and SIGTERM are distinguished, though PID 1 exits with 143 for both."""
     result = run_tests(
         """
         import signal
@@ -338,7 +339,7 @@ def test_killed_session_leaves_no_test_process(session: pytest.Pytester) -> None
     with subprocess.Popen(command, cwd=session.path, stderr=subprocess.PIPE) as process:
         assert process.stderr.readline() == b"ready\n"
         process.send_signal(signal.SIGKILL)
-        # The pipe reaches end of file when the last process that has it open has ended.
+        # The pipe reaches end of file when the last process with the write end has exited.
         assert process.stderr.read() == b""
 
 
@@ -389,7 +390,7 @@ def test_files_of_other_users_left_by_a_test_can_be_deleted(
     left = [*base.rglob("*")]
     assert {os.lstat(path).st_uid for path in left} == {os.geteuid()}
     assert os.lstat("/etc/passwd").st_uid == 0
-    # The next session must be able to delete the files of this one.
+    # The next pytest session must be able to delete the files of the first session.
     session.makepyfile("def test_nothing(tmp_path): pass")
     result = session.runpytest_subprocess(f"--basetemp={base}")
     result.assert_outcomes(passed=1)

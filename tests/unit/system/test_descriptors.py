@@ -50,7 +50,7 @@ def test_shared_descriptors_are_closed_after_their_last_use() -> None:
                 pass
         assert is_open(fd)
     assert not is_open(fd)
-    # The next file gets the same number.
+    # Reuse the number of the closed descriptor, as the next opened file would.
     assert fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, fd) == fd
     shared.close()
     assert is_open(fd)
@@ -75,7 +75,7 @@ def test_exception_ends_the_use_of_shared_descriptors() -> None:
 def test_threads_that_use_and_close_share_descriptors_safely(
     users: list[int], closers: int
 ) -> None:
-    """Check that no descriptor is closed or replaced during use, and all are closed at the end."""
+    """Check that the descriptor is unchanged during each use, and closed after the last use."""
     ours, theirs = os.pipe()
     shared = Shared("it", [ours])
     wanted = os.fstat(ours)
@@ -139,7 +139,8 @@ def test_object_is_closed_by_block_or_garbage_collection() -> None:
             ClosingLog([])
 
 
-# Python ignores exceptions during a garbage collection.
+# If warnings are errors, the warning raises in the garbage collector, where Python ignores
+# exceptions.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_garbage_collection_closes_with_warnings_as_errors() -> None:
     log = ["begin"]

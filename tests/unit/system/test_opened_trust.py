@@ -1,6 +1,6 @@
-"""Test of the decision whether to follow a symbolic link, according to its owner.
+"""Test of is_trusted(), which decides by the owner of a symbolic link whether to follow the link.
 
-tests/c/launch/test_follow.c tests the same where root is not mapped.
+tests/c/launch/test_follow.c tests the decision where root is not mapped.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tests that following a path name by name gives the same file as the kernel's resolution."""
+"""Tests that following a path component by component opens the same file as the kernel does."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def top(tmp_path: Path) -> Path:
 
 
 def outcome(opens: Callable[[], int]) -> tuple[int, int] | int | None:
-    """Return which file was opened, or the errno."""
+    """Return the device and inode of the file that `opens` opens, or the errno."""
     try:
         fd = opens()
     except OSError as error:
@@ -56,5 +56,5 @@ def test_path_beneath_a_file_raises_notadirectoryerror(top: Path, end: str) -> N
 
 
 def test_descriptor_whose_constructor_was_interrupted_is_dropped() -> None:
-    """A warning about an exception in __del__() is an error here."""
+    """Check that __del__() works without __init__(). A warning fails the test."""
     PathDescriptor.__new__(PathDescriptor)

@@ -1,4 +1,4 @@
-"""Tests that Python children import the same package as their parent, from any installation."""
+"""Tests that Python children import the same package as the parent, from any installation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from usernsctl.errors import CommandError
 PACKAGE = Path(usernsctl.__file__).parent
 INSTALLED = PACKAGE.parent
 
-# Starts a child; the child imports all modules that the verb needs.
+# Program that starts a child of python_child. The child imports all modules of the verb `run`.
 ASK = """
 import subprocess, sys
 from usernsctl._system import python_child
@@ -36,7 +36,7 @@ def run(words: list[str], **options: object) -> str:
 
 
 def on_pythonpath(home: Path) -> dict[str, str]:
-    """Put the package and its dependencies into two directories of PYTHONPATH."""
+    """Put the package and the package's dependencies into two directories of PYTHONPATH."""
     package, needed = home / "package", home / "needed"
     package.mkdir()
     needed.mkdir()
@@ -58,7 +58,7 @@ def in_user_site(home: Path) -> dict[str, str]:
 
 
 def editable(home: Path) -> dict[str, str]:
-    """Put the package into a directory that a .pth file in the user's site-packages names."""
+    """Put the package into a directory that is named by a .pth file in the user's site-packages."""
     on_pythonpath(home)
     user_site(home).parent.mkdir(parents=True)
     (home / "needed").rename(user_site(home))
@@ -71,7 +71,8 @@ def test_child_finds_the_package_of_its_parent(
     installation: Callable[[Path], dict[str, str]], tmp_path: Path
 ) -> None:
     environ = installation(tmp_path)
-    # The interpreter outside the virtual environment: it does not find the environment's packages.
+    # The base interpreter of the virtual environment, which does not find the environment's
+    # packages.
     base = os.path.realpath(sys.executable)
     probe = subprocess.run([base, "-I", "-c", "import usernsctl"], capture_output=True, timeout=60)
     if probe.returncode == 0:
@@ -82,7 +83,7 @@ def test_child_finds_the_package_of_its_parent(
 
 
 def test_child_prefers_the_package_of_its_parent(tmp_path: Path) -> None:
-    """Another copy of the package in PYTHONPATH would be found first."""
+    """Check that a child imports its parent's package, not another copy in PYTHONPATH."""
     copy = tmp_path / "usernsctl"
     copy.mkdir()
     for entry in PACKAGE.iterdir():
@@ -119,14 +120,14 @@ def test_unknown_interpreter_raises(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_only_python_child_starts_the_interpreter() -> None:
-    """All children must use python_child.command(), which sets the search path for modules."""
+    """Check that only python_child starts Python, since python_child sets the search path."""
     starts = [
         str(file.relative_to(PACKAGE))
         for file in PACKAGE.rglob("*.py")
         if "sys.executable" in file.read_text()
     ]
-    # These files name the interpreter for other reasons: to read it, to keep it visible, or to
-    # write its path into a script.
+    # Files that use the path of the interpreter for other purposes: to read the interpreter, to
+    # bind-mount it, or to write the path into a script.
     others = [
         "bigframe.py",
         "cli/wrap.py",

@@ -1,4 +1,4 @@
-"""Configs and helpers for the tests of usernsctl.gvisor.oci."""
+"""Sample config.json files and helper functions for the tests of usernsctl.gvisor.oci."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from usernsctl.errors import BundleError
 from usernsctl.maps import Extent
 
 ROOT_ONLY = [Extent(0, 1000, 1)]
-"""The map of `usernsctl run` for a user whose uid is 1000."""
+"""The uid map of `usernsctl run` for a user whose uid is 1000."""
 
 RANGES = [Extent(0, 1000, 1), Extent(1, 100000, 65535)]
 
@@ -29,7 +29,7 @@ def mapping(container: int, host: int, size: int) -> dict[str, int]:
 def with_user_namespace(
     *mappings: dict[str, int], namespaces: tuple[dict[str, str], ...] = ({"type": "user"},)
 ) -> dict[str, Any]:
-    """Return a config with a user namespace and the same mappings for uids and gids."""
+    """Return a config with a user namespace and with `mappings` for both uids and gids."""
     both = list(mappings)
     return minimal() | {
         "linux": {"namespaces": list(namespaces), "uidMappings": both, "gidMappings": both}
@@ -37,7 +37,7 @@ def with_user_namespace(
 
 
 def changed(config: dict[str, Any], path: str, value: object) -> dict[str, Any]:
-    """Return a copy of `config` with another value at a path such as ``process.user.uid``."""
+    """Return a copy of `config` with another `value` at a path such as ``process.user.uid``."""
     result = copy.deepcopy(config)
     *parents, last = path.split(".")
     parent = result
@@ -78,7 +78,7 @@ RICH = minimal() | {
 
 
 def mutated(path: tuple[str | int, ...], value: object) -> dict[str, Any]:
-    """Return a copy of RICH with another value at a path."""
+    """Return a copy of RICH with another `value` at `path`."""
     config: Any = copy.deepcopy(RICH)
     parent = config
     for key in path[:-1]:
@@ -90,7 +90,7 @@ def mutated(path: tuple[str | int, ...], value: object) -> dict[str, Any]:
 def objects(
     keys: st.SearchStrategy[str], members: st.SearchStrategy[Any], max_size: int | None = None
 ) -> st.SearchStrategy[dict[str, Any]]:
-    """Strategy for JSON objects without two keys that differ only in case, which are refused."""
+    """Return a strategy for JSON objects without keys that differ only in case (invalid)."""
     pairs = st.lists(st.tuples(keys, members), max_size=max_size, unique_by=_folded)
     return pairs.map(dict)
 
@@ -107,4 +107,4 @@ json_values = st.recursive(
     max_leaves=5,
 )
 mutations = st.builds(mutated, st.sampled_from(places(RICH)[1:]), json_values)
-"""Configs with one wrong value, or one that is right but odd."""
+"""Copies of RICH in which one value is replaced by a wrong value, or by an unusual valid one."""

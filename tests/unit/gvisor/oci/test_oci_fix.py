@@ -1,4 +1,4 @@
-"""Tests of fix(): its changes, and that a second call changes nothing."""
+"""Tests of the changes that fix() makes, and that a second call changes nothing."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ configs = st.builds(
 
 
 def without_fixed_parts(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the parts of a config that fix() must not change, in their order."""
+    """Return the parts of `config` that fix() must not change, in their original order."""
     rest = copy.deepcopy(config)
     rest["process"].pop("user", None)
     ours = rest["linux"] = rest["linux"] or {}

@@ -1,4 +1,4 @@
-"""Tests of the parser of config.json, and of writing the result back unchanged."""
+"""Tests of parsing config.json, and of writing a parsed config.json without changes."""
 
 from __future__ import annotations
 

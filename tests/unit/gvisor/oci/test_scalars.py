@@ -1,4 +1,4 @@
-"""Tests that steps.dumps() writes the same text as json.dumps()."""
+"""Tests that steps.dumps() returns the same text as json.dumps()."""
 
 from __future__ import annotations
 
