@@ -1,4 +1,4 @@
-"""Programs to run in a namespace, and readers of their output."""
+"""Test programs to run in a namespace, and functions that read the output of the programs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import IO
 
-# Prints "ready PID", then waits; exits with 100 + the number of the first signal.
+# Program that prints "ready PID", waits for a signal, and exits with status 100 + the number of the
+# signal.
 WAITER = [
     sys.executable,
     "-c",
@@ -19,7 +20,7 @@ WAITER = [
     "os._exit(100 + signal.sigwait(wanted))\n",
 ]
 
-# A shell script that prints whether its orphaned grandchild is reaped.
+# Shell script that prints whether an orphaned grandchild is reaped.
 ORPHAN = """
 orphan=$(sh -c 'sleep 0.1 >/dev/null & echo $!')
 tries=0
@@ -27,19 +28,19 @@ while [ -e /proc/$orphan ] && [ $tries -lt 100 ]; do sleep 0.1; tries=$((tries +
 [ -e /proc/$orphan ] && echo left || echo gone
 """
 
-# Maximum time in seconds that a test waits for anything.
+# Maximum number of seconds for which a test waits.
 PATIENCE = 20
 
 
 def read_ready(output: IO[str]) -> int:
-    """Wait until WAITER is ready; return its pid in its own PID namespace."""
+    """Wait until WAITER is ready; return the pid of WAITER in its own PID namespace."""
     word, pid = output.readline().split()
     assert word == "ready"
     return int(pid)
 
 
 def wait_for_end(output: IO[str]) -> str:
-    """Read a pipe up to end of file, when all writers have closed it."""
+    """Return the rest of the output, up to end of file, when all writers have closed the pipe."""
     rest = b""
     while select.select([output], [], [], PATIENCE)[0]:
         chunk = os.read(output.fileno(), 4096)
@@ -50,5 +51,5 @@ def wait_for_end(output: IO[str]) -> str:
 
 
 def namespace(name: str, pid: int | str = "self") -> str:
-    """Return the identity of a namespace, such as ``"uts:[4026531838]"``."""
+    """Return the type and inode of a process's namespace, such as ``"uts:[4026531838]"``."""
     return str(Path(f"/proc/{pid}/ns/{name}").readlink())

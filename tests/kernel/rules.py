@@ -1,4 +1,4 @@
-"""Helpers for the tests of the kernel's rules: system calls, and children to make them."""
+"""Helper functions for the tests of kernel rules: system calls, and children that make calls."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ CLONE_NEWNS = 0x00020000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWUTS = 0x04000000
 
-# The id that unmapped ids are shown as (/proc/sys/kernel/overflowuid).
+# The id to which unmapped ids are translated (/proc/sys/kernel/overflowuid).
 OVERFLOW_ID = 65534
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def call(name: str, *arguments: Any) -> None:
-    """Call a function of libc that returns 0, or -1 with an errno.
+    """Call a function of libc that returns 0 for success, or -1 with errno set.
 
     :raises OSError: the function returned -1.
     """
@@ -49,14 +49,14 @@ def set_hostname(name: bytes) -> None:
 
 @contextlib.contextmanager
 def refused(number: int) -> Iterator[None]:
-    """Check that the block raises an OSError with this errno."""
+    """Check that the block raises an OSError with the errno `number`."""
     with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is looked at
         yield
     assert os.strerror(caught.value.errno or 0) == os.strerror(number)
 
 
 def in_child(action: Callable[[], Result]) -> Result:
-    """Call `action` in a child; return its result, or raise its exception."""
+    """Call `action` in a forked child; return the result, or raise the exception of `action`."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -80,7 +80,7 @@ def in_child(action: Callable[[], Result]) -> Result:
 
 @contextlib.contextmanager
 def waiting_child(prepare: Callable[[], object]) -> Iterator[int]:
-    """Yield the pid of a child that has called `prepare`, and ends with the ``with`` block."""
+    """Yield the pid of a child that has called `prepare`, and exits after the ``with`` block."""
     ready, over = os.pipe(), os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -111,7 +111,7 @@ def write(path: str, text: str) -> None:
 
 
 def map_self(inside: int = 0) -> None:
-    """Enter a new user namespace with a map of the caller's own ids."""
+    """Enter a new user namespace that maps only the caller's own ids."""
     uid, gid = os.geteuid(), os.getegid()
     unshare(CLONE_NEWUSER)
     write("/proc/self/setgroups", "deny")
@@ -120,7 +120,7 @@ def map_self(inside: int = 0) -> None:
 
 
 def effective(pid: int | str = "self") -> int:
-    """Return the effective capabilities of a process; bit N is capability N."""
+    """Return the effective capabilities of a process as a bit mask. Bit N is capability N."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("CapEff:"):
             return int(line.split()[1], 16)

@@ -1,4 +1,4 @@
-"""Tests of commands from asyncio, with asyncio's own function and ours, in several event loops."""
+"""Tests of commands in several event loops, started by asyncio's function and by usernsctl's."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ Run = Callable[[Coroutine[Any, Any, Any]], Any]
 FOREVER = ["sleep", "1000"]
 
 
-# Run an event loop first, since libuv then opens a pipe that stays open in the process.
+# Create a loop before any test counts descriptors, because libuv's first loop opens a pipe that
+# stays open until the process exits.
 uvloop.new_event_loop().close()
 
 
 def runner(module: ModuleType) -> Run:
-    """Return a function that runs a coroutine in a new event loop of this kind."""
+    """Return a function that runs a coroutine in a new event loop of `module`."""
 
     def run_in_time(main: Coroutine[Any, Any, Any]) -> Any:
         with asyncio.Runner(loop_factory=module.new_event_loop) as runner:
@@ -44,13 +45,14 @@ def run(request: pytest.FixtureRequest) -> Run:
     return runner(request.param)
 
 
-# uvloop's own function is not tested: it leaks a pipe, and raises other exceptions.
+# uvloop's own create_subprocess_exec() is not tested, since it leaks a pipe and raises other
+# exceptions.
 @pytest.fixture(
     params=[(asyncio, asyncio), (asyncio, un), (uvloop, un)],
     ids=["asyncio-its-own", "asyncio-ours", "uvloop-ours"],
 )
 def pair(request: pytest.FixtureRequest) -> tuple[Run, Any]:
-    """Return a runner for an event loop, and asyncio's or our create_subprocess_exec."""
+    """Return a runner for an event loop, and the create_subprocess_exec of asyncio or usernsctl."""
     loop, api = request.param
     return runner(loop), api.create_subprocess_exec
 
@@ -62,7 +64,7 @@ def test_streams_carry_input_and_output(pair: tuple[Run, Any]) -> None:
         process = await start(
             "sh", "-c", "cat; echo err >&2; exit 3", stdin=un.PIPE, stdout=un.PIPE, stderr=un.PIPE
         )
-        # More data than the pipes and the buffers of the streams hold.
+        # More data than the pipes and the stream buffers can hold.
         much = os.urandom(1 << 20)
         assert await process.communicate(much) == (much, b"err\n")
         assert process.returncode == 3
@@ -195,7 +197,7 @@ def test_create_subprocess_exec_adds_no_thread_and_no_signal_handler(run: Run) -
         assert threading.active_count() == threads
         assert signal.getsignal(signal.SIGCHLD) is handler
         for process in processes:
-            # Python 3.11 closes the pipe only if there is input.
+            # Python 3.11 closes the pipe only if communicate() has input.
             await process.communicate(b"")
 
     run(main())
@@ -237,7 +239,8 @@ def test_create_subprocess_exec_block_waits_at_its_end(run: Run) -> None:
 
 def test_create_subprocess_exec_block_closes_the_pipes_first(run: Run) -> None:
     async def main() -> None:
-        # `yes` ends when nobody reads, and `cat` when nobody writes.
+        # `yes` exits when its standard output has no reader, and `cat` when its standard input has
+        # no writer.
         async with await un.create_subprocess_exec("yes", stdout=un.PIPE) as process:
             assert (await process.stdout.readline()) == b"y\n"
         assert process.returncode in (1, -signal.SIGPIPE)
@@ -268,7 +271,7 @@ def test_create_subprocess_exec_block_writes_its_buffered_input(run: Run, tmp_pa
 
 
 def test_create_subprocess_exec_block_never_blocks_the_loop(run: Run) -> None:
-    """A timer of the event loop ends the command while the end of the block waits for it."""
+    """Check that timers of the event loop run while the end of the block waits for the command."""
 
     async def main() -> None:
         theirs, ours = os.pipe()
@@ -285,7 +288,7 @@ TRACED = """
 import asyncio, ctypes, os, signal, sys
 import usernsctl as un
 
-# A tracer is told first of the end of a child (ptrace(2)); until it has been, wait(2) has nothing.
+# The kernel reports the exit of a child first to the tracer (ptrace(2)), and only then to wait(2).
 async def main():
     process = await un.create_subprocess_exec("sleep", "1000", idmap="current")
     ready, told = os.pipe()
@@ -321,12 +324,13 @@ def test_create_subprocess_exec_waits_for_a_tracer_that_reaps_first() -> None:
     output = subprocess.check_output(script, text=True, timeout=PATIENCE).splitlines()
     turns, status = map(int, output[-1].split())
     assert status == -signal.SIGKILL
-    # Without a tracer, the loop takes one or two turns; with one, many until the tracer has ended.
+    # Without a tracer, the loop takes one or two turns until the exit is known. With a tracer, the
+    # loop takes many turns, until the tracer has exited.
     assert turns >= 20 or output[0] == "refused"
 
 
 async def cancel(work: Callable[[], Coroutine[Any, Any, None]], turns: int) -> None:
-    """Cancel three tasks after some turns of the event loop."""
+    """Start three tasks, and cancel all after `turns` turns of the event loop."""
     tasks = [asyncio.create_task(work()) for _ in range(3)]
     for _ in range(turns):
         await asyncio.sleep(0)
@@ -334,13 +338,13 @@ async def cancel(work: Callable[[], Coroutine[Any, Any, None]], turns: int) -> N
         task.cancel()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert {type(result) for result in results} == {asyncio.CancelledError}
-    # The event loop needs some turns to close pipes.
+    # The event loop needs some turns to close the pipes of the cancelled tasks.
     for _ in range(10):
         await asyncio.sleep(0)
 
 
 def test_cancelled_tasks_leave_nothing(run: Run) -> None:
-    """The tasks are cancelled during the start, or while they wait."""
+    """Cancel tasks while they start a command, or while they wait for the command."""
 
     async def work() -> None:
         streams = {"stdin": un.PIPE, "stdout": un.PIPE, "stderr": un.PIPE}
@@ -348,7 +352,7 @@ def test_cancelled_tasks_leave_nothing(run: Run) -> None:
             await process.communicate()
 
     async def main() -> None:
-        # An event loop opens some descriptors on first use.
+        # On first use, an event loop opens some descriptors that stay open.
         await cancel(work, turns=12)
         before = open_descriptors(), children()
         for turns in range(12):

@@ -1,4 +1,4 @@
-"""Tests of usernsctl doctor on this machine: output, leaked processes, required programs, time."""
+"""Tests of doctor on this machine: output, leaked processes, required programs, duration."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from usernsctl.gvisor.launch.network import PROGRAMS
 
 pytestmark = pytest.mark.each_user
 
-# Calls main() as the script does, without rich.
+# Calls main() as the script usernsctl does, but import of rich fails.
 WITHOUT_RICH = """
 import sys
 sys.modules["rich"] = None
@@ -38,7 +38,7 @@ def test_a_healthy_machine_has_no_finding() -> None:
 
 
 def test_doctor_reports_a_tun_device_that_can_not_be_opened() -> None:
-    # Root runs doctor as another user, so the mode of the file decides.
+    # diagnose() runs doctor as a user other than root, for whom the device's mode decides.
     found = diagnose([])
     probe = found.report["probes"]["tun"]
     device = Path("/dev/net/tun")
@@ -48,7 +48,8 @@ def test_doctor_reports_a_tun_device_that_can_not_be_opened() -> None:
         assert probe["cause"] == "tun-missing"
     else:
         assert probe["outcome"] == "ok"
-    # A run with the network `none` does not need the device.
+    # The purpose of this diagnosis is a run with --network=none, which does not need the TUN
+    # device.
     assert "tun-missing" not in found.ids
 
 
@@ -76,7 +77,7 @@ def test_doctor_in_a_sandbox_names_already_in_gvisor() -> None:
     doctor = [*DOCTOR, "--no-runsc", "--json"]
     done = capture([USERNSCTL, "run", *shown, "--", *doctor], env=ENVIRONMENT)
     assert done.returncode == 1, done.stderr
-    # Other probes fail as well, but no cause of their own is reported.
+    # Other probes fail in gVisor as well, but doctor reports no further causes.
     assert [finding["id"] for finding in json.loads(done.stdout)["findings"]] == [
         "already-in-gvisor"
     ]
@@ -104,7 +105,7 @@ def test_plain_text_needs_no_rich_and_no_locale() -> None:
     assert done.stderr == b""
     lines = done.stdout.decode("ascii").split("\n")
     assert lines[0].startswith("Ready for a command in gVisor")
-    # Commands to be copied may be longer, here with the user's name and a free range.
+    # Commands that users copy may be longer. Here a remedy has the user's name and a free range.
     assert all(len(line) <= 80 or line.startswith("   remedy   ") for line in lines)
 
 
@@ -130,7 +131,7 @@ print(json.dumps([facts.privileges.denies_write_execute, facts.security.landlock
 
 @pytest.mark.parametrize("deny", [[], ["deny"]])
 def test_facts_include_mdwe_and_landlock(deny: list[str]) -> None:
-    """The facts include memory-deny-write-execute (PR_SET_MDWE, since Linux 6.3) and Landlock."""
+    """Check that the facts have memory-deny-write-execute (PR_SET_MDWE) and Landlock."""
     done = subprocess.run([sys.executable, "-c", TELL_CALLED, *deny], capture_output=True)
     if done.returncode == 77:
         pytest.skip("the kernel has no PR_SET_MDWE")

@@ -1,4 +1,4 @@
-"""Tests of the causes of failures of `usernsctl ns`, each with the remedy that the message has."""
+"""Tests of the causes of failures of `usernsctl ns`, and of the remedies in the messages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.each_user
 
 @pytest.fixture(autouse=True)
 def state(runtime: Path) -> Iterator[Path]:
-    """Return the directory of named namespaces; remove the namespaces that a test leaves there."""
+    """Return the state directory; afterwards, remove the namespaces that the test left."""
     yield runtime / "usernsctl"
     for left in named.list_named():
         named.remove_named(left.name)

@@ -1,4 +1,4 @@
-"""Tests of the causes that prevent maps of several ids, each on a machine broken that way."""
+"""Tests of the causes that prevent maps of several ids, each with a misconfiguration."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ pytestmark = as_root
 
 AUTO = ["-r", "--map-auto"]
 
-#: The way to break the machine, and the cause.
+#: Pairs of a misconfiguration (see broken.py) and the id of the cause that must be reported.
 CASES = [
     ("helpers-missing", "helper-missing"),
     ("helpers-powerless", "helper-not-setuid"),
@@ -56,7 +56,7 @@ def test_run_and_ns_create_name_the_same_range_to_grant() -> None:
 
 
 def test_doctor_finds_an_entry_by_gid() -> None:
-    # Only doctor takes the time to search for an entry by gid.
+    # usernsctl-exec does not search for an entry by gid, which takes too long. doctor does.
     assert named_by_command(["gid-entry"], *AUTO) == "no-subordinate-range"
     assert diagnose(["gid-entry"], "range").ids == ["subgid-by-gid"]
 

@@ -1,4 +1,4 @@
-"""Tests of starting a command in a control group, and of the errors."""
+"""Tests of starting a command in a control group, and of the errors for unsuitable groups."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ WIDE = un.IdMap.extents(["0:100000:10"], ["0:100000:10"])
 
 
 def group_of(told: str) -> str:
-    """Return the path of the version 2 hierarchy in /proc/PID/cgroup (cgroups(7))."""
+    """Return the path of the version 2 control group in the text of /proc/PID/cgroup."""
     return next(line[3:] for line in told.splitlines() if line.startswith("0::"))
 
 
 def unified() -> Path:
-    """Return the mount point of cgroup2."""
+    """Return the mount point of the cgroup2 file system."""
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         fields, kind = line.split(" - ")
         if kind.startswith("cgroup2 "):
@@ -41,7 +41,7 @@ def unified() -> Path:
 
 @pytest.fixture
 def group() -> Iterator[Path]:
-    """Create a control group, for one test, in which the caller may start commands."""
+    """Create a control group in which the caller may start commands; remove it afterwards."""
     own = unified() / group_of(Path("/proc/self/cgroup").read_text()).lstrip("/")
     procs = own / "cgroup.procs"
     if not os.access(procs, os.W_OK):
@@ -138,7 +138,7 @@ def failure(in_cgroup: Any, **arguments: Any) -> un.NamespaceError:
 
 
 def test_an_invalid_group_below_a_threaded_one_is_refused(group: Path) -> None:
-    """Below a threaded group, other groups are invalid (cgroups(7), thread mode)."""
+    """Check that a group of the type "domain invalid" (cgroups(7)) is refused."""
     threaded, invalid = group / "threaded", group / "threaded" / "invalid"
     threaded.mkdir()
     (threaded / "cgroup.type").write_text("threaded")
@@ -207,7 +207,7 @@ def test_in_cgroup_fails_where_clone3_is_filtered() -> None:
     assert output.stdout.split() == ["cgroup", str(errno.ENOSYS), "clone-into-cgroup-missing"]
 
 
-# Tries to start a command in each group, and prints the outcomes.
+# Program that tries to start a command in each group, and prints the results.
 TRY = """
 import sys
 import usernsctl as un
@@ -226,7 +226,7 @@ for group in sys.argv[1:]:
 
 
 def tried(own: Path, groups: list[Path], user: int) -> set[str]:
-    """Return the set of outcomes for a user whose processes are in the group `own`."""
+    """Return the results of TRY for a user whose processes are in the control group `own`."""
     script = 'echo 0 >"$1/cgroup.procs" && shift && exec "$@"'
     become = ["setpriv", "--reuid", str(user), "--regid", str(user), "--clear-groups", "--"]
     done = capture(
@@ -240,7 +240,7 @@ def tried(own: Path, groups: list[Path], user: int) -> set[str]:
 
 @as_root
 def test_a_user_starts_commands_in_a_delegated_subtree(group: Path) -> None:
-    """A process outside of the delegated subtree can't be moved in (cgroups(7), containment)."""
+    """Check that a user can't move a process from outside into a delegated subtree (cgroups(7))."""
     user = 12345
     given, leaf, other = group / "given", group / "given" / "leaf", group / "other"
     for made in (given, leaf, other):

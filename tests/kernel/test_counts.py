@@ -1,6 +1,6 @@
 """Tests of the cost of starting a command.
 
-The counts must not exceed bench/counts.json, and the system calls must be those in docs/prelude.md.
+The counts must not exceed bench/counts.json, and the system calls must match docs/prelude.md.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ROW = re.compile(r"\| `(\w+)` \|(?: (\d+)(\+?) \|)? (.*) \|")
 
 
 def table(heading: str) -> list[tuple[str, int, bool, str]]:
-    """Return the rows below a heading: call, count, whether more are allowed, reason."""
+    """Return the rows below `heading`: call, count, whether more are allowed, reason."""
     (section,) = [part for part in PAGE.read_text().split("\n## ") if part.startswith(heading)]
     rows = [ROW.fullmatch(line) for line in section.splitlines()]
     found = [(row[1], int(row[2] or 1), bool(row[3]), row[4]) for row in rows if row]
@@ -75,7 +75,7 @@ def test_counted_calls_are_as_recorded(tmp_path: Path) -> None:
 
 
 def changed(counts: dict[str, int], recorded: dict[str, int], sign: int) -> dict[str, str]:
-    """Return the counts that differ upwards (sign 1) or downwards (-1) by more than ALLOWANCE."""
+    """Return the counts above (sign 1) or below (-1) the recorded ones by more than ALLOWANCE."""
     return {
         name: f"{now}, was {recorded[name]}"
         for name, now in counts.items()

@@ -1,4 +1,4 @@
-"""Tests that a start without free descriptors fails with a cause, and leaks nothing."""
+"""Tests that a start without free descriptors fails with the right cause, and leaks nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from usernsctl.namespaces import named
 
 @contextmanager
 def out_of_descriptors() -> Iterator[list[un.UsernsError]]:
-    """Check that a block raises the error for a lack of descriptors."""
+    """Check that a failure of the block has the cause descriptor-limit; yield the errors."""
     failed: list[un.UsernsError] = []
     try:
         yield failed

@@ -1,6 +1,6 @@
 """Tests of usernsctl.enter and usernsctl.exec.
 
-Each test runs in a new Python process, since a process can't return from a namespace.
+Each test runs in a new Python process, since a process can't leave a namespace after entering.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def test_entering_twice_nests() -> None:
     assert seen["maps"] == [["5", "0", "1"], ["6", "0", "1"]]
 
 
-# The message counts the threads, and TSan has one of its own.
+# The message contains the number of threads, and TSan adds a thread.
 @pytest.mark.unsanitized
 @pytest.mark.parametrize("call", ["un.enter(un.IdMap.root())", "un.exec(['echo', 'ran'])"])
 def test_enter_and_exec_refuse_a_process_with_threads(call: str) -> None:

@@ -1,4 +1,4 @@
-"""Tests of hardening, each in a process of its own."""
+"""Tests of hardening. Each test applies a hardening to a new process."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ else:
 
 
 def applied(times: int = 1, **wanted: Any) -> Any:
-    """Return the restrictions in effect after `wanted` was applied to root in a new namespace."""
+    """Apply the hardening `wanted` in a new process; return the restrictions in effect."""
     command = [sys.executable, "-c", SCRIPT, json.dumps(wanted), str(times)]
     done = capture(command)
     assert done.returncode == 0, done.stderr
@@ -74,7 +74,7 @@ def test_securebits_are_added() -> None:
 
 
 def test_changing_a_locked_securebit_is_reported() -> None:
-    """A locked securebit can't be changed."""
+    """Check that the error names securebits if a securebit to be changed is locked."""
     script = SCRIPT.replace(
         "try:", 'hardening.Hardening(securebits=frozenset({"noroot_locked"})).apply()\ntry:', 1
     )

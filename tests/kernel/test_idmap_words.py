@@ -1,4 +1,4 @@
-"""Tests of all forms of an id map argument, and of the warning for a single id."""
+"""Tests of all values of an `idmap` argument, and of the warning if only a single id is mapped."""
 
 from __future__ import annotations
 
@@ -56,10 +56,11 @@ def test_run_with_idmap_all() -> None:
 
 @pytest.fixture
 def single(monkeypatch: pytest.MonkeyPatch) -> un.IdMap:
-    """Return a map that the caller can't write, with allow_single_id=True."""
+    """Return a map that the caller can't write, and that allows a single id instead."""
     monkeypatch.setenv("PATH", "/no/such/directory")
     if UID == 0:
-        # Root needs no helper to map given ids, but has no subordinate ranges on this machine.
+        # Root can map given ids without helpers. But root has no subordinate ranges on this
+        # machine, so root can't write an automatic map.
         return un.IdMap.auto(allow_single_id=True)
     return un.IdMap(
         map_user=0, map_group=0, map_users=(un.Extent(1, 2**32 - 2, 1),), allow_single_id=True

@@ -1,8 +1,8 @@
-"""Tests that a start imports no other modules than those listed here, as imports take most time.
+"""Tests that a start imports only the modules in the lists here, since imports take most time.
 
-The lists have top-level packages, and the parts of this package. Private modules of the standard
-library are not listed, since public ones import them. Before you add a name, consider importing it
-where it is needed.
+The lists have top-level packages, and the submodules of usernsctl. Private modules of the standard
+library are not listed, since public modules import them. Before you add a name to a list, consider
+importing the module where it is needed.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ def names(text: str) -> set[str]:
     return set(text.split())
 
 
-# Packages that nearly every Python program imports.
+# Packages that almost every Python program imports.
 COMMON = names(
     "__future__ collections contextlib encodings enum errno functools gc importlib itertools "
     "keyword math operator reprlib signal string types warnings"
 )
-# Packages that `usernsctl run` needs. argparse imports gettext for its own messages.
+# Packages that `usernsctl run` needs. argparse imports gettext to translate its messages.
 USED = names("argparse array codecs fcntl gettext grp locale pwd re select struct time")
 VERSION = names(
     "_cffi_backend usernsctl usernsctl.__main__ usernsctl._core "
@@ -39,8 +39,9 @@ VERSION = names(
 )
 RUN = VERSION | names("usernsctl.commands usernsctl.gvisor usernsctl.maps")
 
-# Prints the imported modules, and those imported after a mount namespace was entered: when the core
-# is about to execute another program, or at the end.
+# Program that prints all imported modules, and the modules that were imported after the process had
+# entered a mount namespace. The program prints when the core is about to execute another program,
+# or at the end.
 TOLD = """
 import json, os, sys
 
@@ -69,7 +70,7 @@ sys.argv = ["usernsctl", *sys.argv[1:]]
 def imports_of(
     code: str, *words: str, environ: dict[str, str] | None = None
 ) -> tuple[set[str], Any]:
-    """Return the packages that a program imports, and the modules imported inside namespaces."""
+    """Return the packages that a program imports, and the modules that it imports in namespaces."""
     done = capture([sys.executable, "-c", f"{TOLD}\n{code}\ntell()", *words], env=environ)
     try:
         modules, late = json.loads(done.stderr.splitlines()[-1])
@@ -79,7 +80,10 @@ def imports_of(
 
 
 def root(module: str) -> str | None:
-    """Return a module's package, or its part of usernsctl; None for Python's private modules."""
+    """Return the top-level package, or the submodule of usernsctl, of `module`.
+
+    Return None for private modules of the standard library.
+    """
     first, _, rest = module.partition(".")
     if first == "usernsctl" and rest:
         return f"{first}.{rest.partition('.')[0]}"
@@ -92,7 +96,7 @@ CALL = "from usernsctl.__main__ import main; main()"
 
 def test_import_usernsctl_imports_importlib_only() -> None:
     found, _ = imports_of("import usernsctl")
-    # Until Python 3.12, importlib itself imports warnings.
+    # Until Python 3.12, importlib imports warnings.
     theirs = {"warnings"} if sys.version_info < (3, 13) else set()
     assert found - theirs <= {"usernsctl", "__future__", "importlib"}
 
@@ -104,7 +108,7 @@ def test_version_imports_neither_parser_nor_metadata() -> None:
 
 @pytest.fixture
 def runsc(tmp_path: Path) -> dict[str, str]:
-    """Return an environment with a fake runsc."""
+    """Return an environment in which USERNSCTL_RUNSC is a fake runsc."""
     path = tmp_path / "runsc"
     own = struct.unpack_from("<H", Path("/proc/self/exe").read_bytes(), 18)[0]
     header = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
@@ -140,7 +144,8 @@ def test_run_in_a_named_namespace_imports_nothing_inside(
     try:
         _, late = imports_of(CALL, "run", "--in", "box", "true", environ=environ)
         assert late == []
-        # Errors need no imports after the namespace was entered, either.
+        # Error messages must not import modules either, after the process has entered the
+        # namespace.
         for wrong in (["--wd", "/nonsense", "true"], ["nonsense"]):
             _, late = imports_of(CALL, "run", "--in", "box", *wrong, environ=environ)
             assert late == []
@@ -148,8 +153,7 @@ def test_run_in_a_named_namespace_imports_nothing_inside(
         usernsctl("ns", "remove", "box", env=environ)
 
 
-# Packages with slow imports, which a program without an event loop, a bundle or a template does not
-# need.
+# Packages with slow imports, which only programs with an event loop, a bundle or a template need.
 LARGE = names("argparse asyncio dataclasses inspect msgspec random rich ssl tempfile")
 
 

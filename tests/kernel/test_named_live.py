@@ -1,4 +1,4 @@
-"""Tests of named namespaces with real namespaces."""
+"""Tests that create named namespaces, run commands in them and remove them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ UID, GID = os.geteuid(), os.getegid()
 
 @pytest.fixture(autouse=True)
 def state(runtime: Path) -> Iterator[Path]:
-    """Return the directory of named namespaces; remove the namespaces that a test leaves there."""
+    """Return the directory of records; afterwards, remove the namespaces that the test left."""
     yield runtime / "usernsctl" / "namespaces"
     for left in named.list_named():
         named.remove_named(left.name)
@@ -56,7 +56,7 @@ def only_one() -> NamedNamespace:
 def test_state_in_tmp_is_named_by_the_uid_outside(
     prelude: Program, usernsctl: Program, tmp_path: Path, inside: int
 ) -> None:
-    """Root inside would otherwise use the state directory of root outside."""
+    """Check that root inside does not use the state directory of root outside."""
     ids = (f"--map-user={inside}", f"--map-group={inside}")
     env = {"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path)}
     prelude.check_output(*ids, "--", usernsctl.path, "ns", "list", env=env)
@@ -147,13 +147,14 @@ def test_a_named_namespace_outlives_its_creator() -> None:
     with Namespace.open("web") as kept:
         assert kept.has("mount")
         assert kept.check_output(LINK, text=True) == inside
-    # An existing namespace is not changed, whatever options are given.
+    # open_or_create() returns the existing namespace unchanged, whatever the options are.
     with Namespace.open_or_create("web", un.IdMap.current(), uts=True) as kept:
         assert not kept.has("uts")
         assert kept.check_output(LINK, text=True) == inside
 
 
-# The creator is killed after it has sent the order to stay, but before the holder has read it.
+# The creator kills itself after it has sent the order to stay ("+"), but before the holder has read
+# the order.
 KILLED_EARLY = """
 import os, signal
 from usernsctl.namespaces import named
@@ -173,7 +174,7 @@ named.create_named("web", ["-r"])
 
 
 def test_list_finds_a_holder_whose_creator_was_killed(usernsctl: Program) -> None:
-    """Check that the holder is listed: otherwise nobody could find it, and it would stay."""
+    """Check that the holder is listed, since a holder that is not listed could not be removed."""
     done = subprocess.run(
         [sys.executable, "-c", KILLED_EARLY], stdout=subprocess.PIPE, text=True, timeout=PATIENCE
     )
@@ -294,7 +295,7 @@ def test_the_environment_of_the_creator_is_hidden_inside(
 def test_ns_exec_keeps_the_working_directory_as_nsenter_does(
     usernsctl: Program, tmp_path: Path
 ) -> None:
-    """A process keeps its working directory, even if its ids may not search the path to it."""
+    """Check that the command can use its working directory, although a parent is not searchable."""
     public = tmp_path / "private" / "public"
     public.mkdir(parents=True)
     (public / "file").write_text("read\n")
@@ -312,7 +313,8 @@ def test_ns_create_warns_that_it_maps_a_single_id(usernsctl: Program) -> None:
     environment = dict(os.environ) | {"PATH": "/no/such/directory"}
     options = ["-r", "--map-users=1:4294967294:1", "--allow-single-id"]
     if UID == 0:
-        # Root needs no helper to map given ids, but has no subordinate ranges on this machine.
+        # Root can map given ids without helpers. But root has no subordinate ranges on this
+        # machine, so root can't write an automatic map.
         options = ["-r", "--map-auto", "--allow-single-id"]
     done = usernsctl("ns", "create", "web", *options, env=environment)
     assert done.returncode == 0
@@ -350,7 +352,7 @@ def test_the_holder_is_small_and_inherits_nothing() -> None:
 
 
 def test_pipes_of_the_creator_close_at_its_exit(usernsctl: Program) -> None:
-    """`$(usernsctl ns create web)` in a shell must not wait for the holder."""
+    """Check that `$(usernsctl ns create web)` in a shell does not wait for the holder to exit."""
     command = ["sh", "-c", f'told=$({usernsctl.path} ns create web 2>&1); echo "<$told>"']
     done = capture(command, timeout=PATIENCE)
     assert done.stdout == "<>\n"
@@ -400,7 +402,7 @@ def test_remove_kills_only_the_holder() -> None:
         holder = only_one().pid
         named.remove_named("web")
         assert "Z" in Path(f"/proc/{holder}/stat").read_text().rpartition(")")[2].split()[0]
-        # Descriptors keep the namespace alive without a holder.
+        # The descriptors of `kept` keep the namespace alive after the holder was killed.
         kept.run(["true"], check=True)
 
 
@@ -482,7 +484,7 @@ def test_a_holder_that_is_killed_during_the_creation_is_reported(
 
 
 def test_remove_reports_a_holder_that_does_not_exit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As process 1, the holder ends after all processes of its namespace, and one may hang."""
+    """Check that an error names a holder that survives SIGKILL, like a PID 1 whose child hangs."""
     with Namespace.open_or_create("web"):
         pid = only_one().pid
     with monkeypatch.context() as patched:

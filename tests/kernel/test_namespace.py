@@ -1,4 +1,4 @@
-"""Tests of usernsctl.Namespace, which is held by descriptors."""
+"""Tests of usernsctl.Namespace, which keeps namespaces alive by open descriptors."""
 
 from __future__ import annotations
 
@@ -233,7 +233,7 @@ def test_an_unreferenced_namespace_is_closed_with_a_warning() -> None:
 
 @pytest.mark.userns
 def test_the_kernel_frees_a_closed_namespace() -> None:
-    """The limit in the namespace is 1, and the kernel frees namespaces with a delay."""
+    """Check that a new namespace is possible again, with a delay, if the limit is one namespace."""
     Path("/proc/sys/user/max_user_namespaces").write_text("1")
     with Namespace.create():
         with pytest.raises(un.NamespaceError) as caught:

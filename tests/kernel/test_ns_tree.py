@@ -21,7 +21,7 @@ pytestmark = pytest.mark.also_root
 
 @contextlib.contextmanager
 def nested(prelude: Program) -> Iterator[dict[str, int]]:
-    """Create two nested namespaces; yield their inode numbers, and the pid of the inner process."""
+    """Create two nested namespaces; yield both inode numbers, and the pid of the inner process."""
     name = r"printf '\''\033]0;x\007(\n'\'' >/proc/self/comm"
     inner = f"{name}; echo $(stat -Lc %i /proc/self/ns/user) $$; read line"
     script = f"stat -Lc %i /proc/self/ns/user; exec \"$0\" -r -- sh -c '{inner}'"
@@ -55,12 +55,13 @@ def test_the_tree_shows_parents_and_children(usernsctl: Program, prelude: Progra
     assert found[made["outer"]]["parent"] == own
     inner = found[made["inner"]]
     assert (inner["parent"], inner["owner"]) == (made["outer"], os.geteuid())
-    # Outside uids are those of this process: 0 of the outer namespace is the user's own uid.
+    # The outside uids are relative to this process. Uid 0 of the outer namespace is the caller's
+    # uid here.
     assert [(one["inside"], one["outside"], one["count"]) for one in inner["uid"]] == [
         (0, os.geteuid(), 1)
     ]
     assert [one["pid"] for one in inner["processes"]] == [made["pid"]]
-    # The outer namespace has no process left, since its process has entered the inner one.
+    # The process that created the outer namespace has entered the inner namespace.
     assert found[made["outer"]]["processes"] == []
     lines = text.splitlines()
     (at,) = (n for n, line in enumerate(lines) if line.endswith(f"─ {made['inner']}"))
@@ -100,7 +101,7 @@ def test_process_names_with_escape_sequences_are_escaped(
 
 @unprivileged
 def test_processes_of_others_are_counted(usernsctl: Program) -> None:
-    """Process 1, which belongs to root, is counted but not listed."""
+    """Check that PID 1, which belongs to root, is counted but not listed."""
     told = tree(usernsctl)
     assert told["unseen"] >= 1
     assert 1 not in [p["pid"] for one in told["namespaces"] for p in one["processes"]]
@@ -123,7 +124,7 @@ def test_the_tree_tolerates_processes_that_exit(usernsctl: Program, count: int) 
 def test_the_tree_in_a_nested_namespace_lacks_names(
     usernsctl: Program, prelude: Program, tmp_path: Path
 ) -> None:
-    """The inner namespace shows the outside uid as 0, and root's state directory can't be used."""
+    """Check that the tree lacks names if the state directory is not trusted."""
     others = tmp_path / "usernsctl-0"
     others.mkdir()
     others.chmod(0o777)

@@ -1,4 +1,4 @@
-"""Tests of arguments, errors, waiting and signals, with subprocess and with namespaces."""
+"""Tests of arguments, errors, waits and signals, with subprocess and with namespaces."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_relative_paths_are_resolved_in_cwd(api: Any, how: str, tmp_path: Path) 
     assert output == f"{tmp_path}\n"
     with pytest.raises(FileNotFoundError):
         api.check_output(cwd="/", **arguments)
-    # Relative directories of PATH start at `cwd`, and an empty one is `cwd`.
+    # Relative directories in PATH are relative to `cwd`, and an empty directory means `cwd`.
     for path in ("bin", "/no/such:bin"):
         assert api.check_output("tool", cwd=tmp_path, text=True, env={"PATH": path}) == output
     assert api.check_output("tool", cwd=tool.parent, env={"PATH": ""}) == os.fsencode(
@@ -116,7 +116,7 @@ def test_relative_paths_are_resolved_in_cwd(api: Any, how: str, tmp_path: Path) 
 
 
 def made(tmp_path: Path, what: str) -> str:
-    """Create a command that can't be started, of the kind `what`."""
+    """Create a file of the kind `what` that can't be executed; return the path."""
     file = tmp_path / what
     texts = {"plain": "no program\n", "orphan": "#!/no/such/interpreter\n", "denied": "#!/bin/sh\n"}
     if what in texts:
@@ -214,7 +214,7 @@ with opened(sys.argv[1]) as api:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_malformed_environment_entries_are_passed_on(way: str) -> None:
-    """The environment has entries without a name, and bytes that are not UTF-8."""
+    """Check that entries without a name, and entries that are not UTF-8, are passed on."""
     script = 'import os, sys; os.execve(sys.argv[1], sys.argv[1:], {b"A": b"\\xff"})'
     odd = [sys.executable, "-c", ODD_ENVIRONMENT, way]
     wrapped = [sys.executable, "-c", script, *odd]
@@ -289,7 +289,7 @@ def test_repr_of_popen_matches_subprocess(api: Any) -> None:
 def test_a_signal_that_comes_too_late_hits_nobody(api: Any, end: str) -> None:
     arguments = [signal.SIGTERM] if end == "send_signal" else []
     process = api.Popen(["true"])
-    # Reap the child here, which `process` does not know of.
+    # Reap the child by waitpid(2), so that `process` does not know that the child has exited.
     os.waitpid(process.pid, 0)
     assert process.returncode is None
     getattr(process, end)(*arguments)
@@ -330,7 +330,7 @@ def test_an_unreferenced_process_warns_and_is_reaped_later(api: Any) -> None:
 
 
 def check_collected(api: Any, pid: int) -> None:
-    """Check that the next start reaps an ended child whose Popen object is gone."""
+    """Check that the next start reaps a child that has exited and has no Popen object any more."""
     pidfd = os.pidfd_open(pid)
     os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)
     os.close(pidfd)
@@ -340,9 +340,9 @@ def check_collected(api: Any, pid: int) -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_unreferenced_process_is_reaped_if_warnings_are_errors() -> None:
-    """subprocess never reaps the child if warnings are errors, as in tests.
+    """Check that the child is reaped, so that the child does not keep its namespace alive.
 
-    The unreaped child would keep its namespace alive.
+    subprocess never reaps the child if warnings are errors, as in these tests.
     """
     process = un.Popen(["cat"], stdin=un.PIPE)
     pid, stdin = process.pid, process.stdin
@@ -352,7 +352,7 @@ def test_an_unreferenced_process_is_reaped_if_warnings_are_errors() -> None:
 
 
 def interrupted(api: Any) -> bool:
-    # The command reads its input before it sends the signal, so the parent is in communicate().
+    # The command reads its input before it sends SIGINT, so SIGINT interrupts communicate().
     try:
         api.run(["sh", "-c", "read x; kill -INT $PPID; exec sleep 1000"], input=b"x\n")
     except KeyboardInterrupt:
@@ -361,10 +361,11 @@ def interrupted(api: Any) -> bool:
 
 
 def test_an_interrupt_kills_the_command(api: Any) -> None:
-    """The child is killed but not waited for, so its object may issue a ResourceWarning.
+    """Check that the child is killed, and that no descriptor is leaked.
 
-    No warning is issued if the signal comes between the write of the input and the wait. A fixture
-    of this module checks that the child ends.
+    run() does not wait for the killed child, so the Popen object may issue a ResourceWarning. (It
+    does not if SIGINT arrives between the write of the input and the wait.) A fixture of this
+    module checks that the child exits.
     """
     before = open_descriptors()
     with warnings.catch_warnings(record=True) as caught:
@@ -380,7 +381,7 @@ from parity import opened
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 with opened(sys.argv[1]) as api:
     arguments = {} if sys.argv[1] == "subprocess" else {"pid": True}
-    # A process may end between the listing and the check.
+    # The kernel may reap the exited child before run() waits. Try often, as this depends on timing.
     for _ in range(100):
         assert api.run(["true"], **arguments).returncode == 0
     try:

@@ -1,4 +1,4 @@
-"""Tests of streams, pipes, text and descriptors, with subprocess and with namespaces."""
+"""Tests of streams, pipes, text mode and descriptors, with subprocess and with namespaces."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ with opened(sys.argv[1]) as api:
     script = "read word; echo $word; echo err >&2"
     stderr = api.STDOUT if sys.argv[2] == "merged" else None
     stdout = sys.stdout if sys.argv[2] == "named" else None
-    # Only for a command in a sandbox, the default is another one.
+    # Pass stdin=None, because commands in a sandbox have another default.
     api.run(["sh", "-c", script], stdin=None, stdout=stdout, stderr=stderr)
 """
 
@@ -121,7 +121,7 @@ def test_unspecified_streams_are_inherited(way: str, how: str, stdout: str, stde
     assert (done.returncode, done.stdout, done.stderr) == (0, stdout, stderr)
 
 
-# A second child must not inherit the parent's end of the pipe to the first child.
+# The second child must not inherit the parent's end of the pipe to the first child.
 def test_pipes_are_not_inherited_by_other_children(api: Any) -> None:
     with (
         api.Popen(["cat"], stdin=api.PIPE, stdout=api.PIPE) as first,
@@ -240,7 +240,7 @@ def test_high_descriptors_are_closed_and_passed(api: Any) -> None:
     high = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 700)
     os.set_inheritable(high, True)
     try:
-        # Descriptors above a lowered limit stay open.
+        # Descriptors above a lowered RLIMIT_NOFILE stay open.
         resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
         assert str(high) not in api.check_output(SHOW_FDS, text=True).split()
         assert str(high) in api.check_output(SHOW_FDS, text=True, pass_fds=[high]).split()
@@ -293,8 +293,8 @@ with opened(way) as api:
 """
 
 
-# The descriptors of the named streams before the start: a permutation of 0, 1 and 2, or two streams
-# in each other's place, while the third descriptor is closed.
+# Pairs of names of standard streams, and the descriptors that the streams have before the start: a
+# permutation of 0, 1 and 2, or two exchanged descriptors while the third is closed.
 @pytest.mark.parametrize(
     ("names", "places"),
     [

@@ -1,4 +1,4 @@
-"""Tests of ``init=True``: usernsctl-init is process 1 of a new PID namespace."""
+"""Tests of ``init=True``, with which usernsctl-init is PID 1 of a new PID namespace."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PIDS = ["sh", "-c", "echo $$ $PPID"]
 
 @contextmanager
 def waiting(*command: str, **arguments: Any) -> Iterator[un.Popen[str]]:
-    """Yield a command that has printed its first line."""
+    """Start a command; yield the process when the command has printed its first line."""
     started = un.Popen(command, stdout=un.PIPE, text=True, **INIT, **arguments)
     with started as process:
         try:
@@ -105,8 +105,8 @@ def test_the_end_of_the_command_kills_its_descendants() -> None:
 
 
 def test_a_stop_is_passed_on() -> None:
-    # The group has a member whose parent is outside of it: the kernel discards SIGTSTP in orphaned
-    # process groups (setpgid(2)), such as after setsid(1).
+    # The process group is not orphaned, because the parent of its leader is in another group. The
+    # kernel discards SIGTSTP in orphaned process groups (setpgid(2)), such as after setsid(1).
     with waiting("sh", "-c", "echo ready; exec sleep 1000", process_group=0) as process:
         (command,) = children_of(process.pid)
         process.send_signal(signal.SIGTSTP)
@@ -150,7 +150,7 @@ def test_successful_and_failed_starts_leave_nothing() -> None:
     assert children() == before
 
 
-# Starts a command with pdeathsig, prints its pid, and exits.
+# Program that starts a command with pdeathsig, prints the pid of the command, and exits.
 SHORT_LIVED = """
 import os, signal
 import usernsctl
@@ -169,7 +169,7 @@ def test_init_passes_on_the_parent_death_signal() -> None:
 
 
 def test_the_caller_may_ignore_sigchld() -> None:
-    """Check that the command inherits the ignored SIGCHLD, and that process 1 still waits."""
+    """Check that the command inherits the ignored SIGCHLD, and that PID 1 reaps the command."""
     command = [
         sys.executable,
         "-c",
@@ -217,7 +217,7 @@ def test_processes_inside_can_not_read_process_1() -> None:
         text=True,
         **INIT,
     )
-    # Root outside owns the directory, which is empty.
+    # Root outside can list /proc/1/fd, which appears empty, so root gets one error less.
     refused = done.stderr.lower().count("permission denied")
     assert refused == 3 + (os.geteuid() != 0), done.stderr
     assert done.stdout == ""

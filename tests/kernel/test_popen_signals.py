@@ -1,4 +1,4 @@
-"""Tests of signal handlers that kill the command that is waited for, or raise an exception."""
+"""Tests of signal handlers that kill the awaited command, or that raise an exception."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ FOREVER = ["sleep", "1000"]
 
 
 class Interrupted(BaseException):
-    """Stand-in for KeyboardInterrupt."""
+    """Fake KeyboardInterrupt."""
 
 
 @contextmanager
 def interrupting(function: Any) -> Iterator[None]:
-    """Raise Interrupted from a signal handler while `function` runs."""
+    """Raise Interrupted from a signal handler while `function` is executed."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         if frame is not None and frame.f_code is function.__code__:
@@ -88,12 +88,12 @@ def test_many_threads_wait_for_one_process() -> None:
             assert process.poll() is None
             process.stdin.close()
             assert [one.result(PATIENCE) for one in waiting] == [7] * 8
-        # The lock in subprocess's own method would not suffice here.
+        # The lock in subprocess.Popen.poll() alone would not make concurrent waits safe.
         assert subprocess.Popen.poll(process) == 7
 
 
 def children() -> set[str]:
-    """Return the children of this thread, which may include those of earlier tests."""
+    """Return the pids of this thread's children, which may include children of earlier tests."""
     return set(Path("/proc/thread-self/children").read_text().split())
 
 
@@ -113,7 +113,7 @@ def test_an_interrupted_start_leaves_nothing(namespaces: dict[str, bool], functi
             interrupted += 1
         else:
             end(process)
-    # The other functions are too short to be interrupted reliably.
+    # The other functions are too short to be interrupted reliably within 20 attempts.
     assert interrupted or function is not _core.spawn
     assert children() <= others
     assert settled_descriptors() == before
@@ -134,7 +134,8 @@ def test_an_interrupted_creation_leaves_no_namespaces() -> None:
     assert settled_descriptors() == before
 
 
-# Objects that the interrupt loses are closed with a ResourceWarning, an error in tests.
+# Objects that are lost by an interrupt issue a ResourceWarning when collected. In these tests, the
+# warning is an exception.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("way", ["create", "from_pid", "from_fd"])
 @pytest.mark.sampled(2)

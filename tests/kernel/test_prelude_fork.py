@@ -1,4 +1,4 @@
-"""Tests of usernsctl-exec --fork, which waits for its child and forwards signals to it."""
+"""Tests of usernsctl-exec --fork, which waits for a child and forwards signals to the child."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from inside import PATIENCE, WAITER, read_ready, wait_for_end
 
 @contextmanager
 def waiting(prelude: Program, *options: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """Start usernsctl-exec with WAITER; yield the process and WAITER's pid."""
+    """Start usernsctl-exec with WAITER; yield the process and the pid of WAITER."""
     command: list[str | Path] = [prelude.path, *options, "--", *WAITER]
-    # A new process group, which is not orphaned since its leader's parent is in another group: the
-    # kernel does not stop orphaned groups.
+    # Create a process group that is not orphaned, because the parent of its leader is in another
+    # group. The kernel does not stop orphaned groups.
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, process_group=0) as process:
         try:
             yield process, read_ready(process.stdout)
@@ -32,7 +32,7 @@ def waiting(prelude: Program, *options: str) -> Iterator[tuple[subprocess.Popen[
 def test_death_by_a_signal_exits_with_128_plus_its_number(
     prelude: Program, options: list[str]
 ) -> None:
-    # Process 1 of a PID namespace ignores signals from inside, but its children do not.
+    # PID 1 of a PID namespace ignores signals from inside, but its children do not.
     script = "sh -c 'kill -TERM $$'"
     assert prelude(*options, "--", "sh", "-c", f"{script}; exit $?").returncode == 143
     if "-rp" not in options:
@@ -85,7 +85,7 @@ def test_kill_child_sets_the_signal(prelude: Program) -> None:
         orphan = read_ready(process.stdout)
         process.kill()
         process.wait(PATIENCE)
-        # This process is a subreaper, so it becomes the parent of orphans.
+        # This process is a child subreaper, so it becomes the parent of orphans.
         _, status = os.waitpid(orphan, 0)
     assert os.waitstatus_to_exitcode(status) == 100 + signal.SIGUSR1
 
@@ -95,7 +95,7 @@ def test_kill_child_accepts_names_of_signals(prelude: Program) -> None:
         "import ctypes; told = ctypes.c_int(); "
         "ctypes.CDLL(None).prctl(2, ctypes.byref(told)); print(told.value)"  # PR_GET_PDEATHSIG
     )
-    # Other names of SIGCHLD, SIGPOLL and SIGABRT.
+    # Aliases of SIGCHLD, SIGPOLL and SIGABRT.
     others = {"SIGCLD", "SIGIO", "SIGIOT"}
     named = {
         name.removeprefix("SIG"): f"{int(number)}\n"
@@ -138,7 +138,7 @@ def test_sigtstp_to_the_parent_stops_the_child(prelude: Program) -> None:
 
 @pytest.mark.parametrize("options", ["-rf", "-r --init"])
 def test_the_caller_may_ignore_sigchld(prelude: Program, options: str) -> None:
-    """If SIGCHLD is ignored, the child leaves no zombie, and waitpid(2) fails with ECHILD."""
+    """Check that the exit status is known with SIGCHLD ignored, when waitpid(2) fails (ECHILD)."""
     script = "import os, signal; print(signal.getsignal(signal.SIGCHLD).name); os._exit(7)"
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:

@@ -1,4 +1,4 @@
-"""Tests of usernsctl-exec --launch, with a shell in place of the watcher."""
+"""Tests of usernsctl-exec --launch, with a shell script as a fake watcher."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CONFIG = [
     *("json\0" + ', "uid": [', "json-uid-map", "json\0]}"),
 ]
 ROOT = ["make\0bundle\000700"]
-# The launch mounts the directories of the command.
+# Records that mount the directories with the programs of the host.
 PROGRAMS = ("machine\0bin", "machine\0usr")
 
 Write = Callable[..., Path]
@@ -37,7 +37,7 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Return a function that writes a launch with given records and the required ones."""
+    """Return a function that writes a launch file with the given and the required records."""
 
     def write(
         moment: tuple[str, ...] = (),
@@ -123,7 +123,7 @@ def test_check_verifies_a_launch(prelude: Program, write: Write) -> None:
 def test_launch_does_not_search_path_for_helpers(
     prelude: Program, write: Write, tmp_path: Path
 ) -> None:
-    """In a container, PATH is meant for the command, and may contain directories of other users."""
+    """Check that helpers are not run from PATH, which may contain directories of other users."""
     traps = tmp_path / "traps"
     traps.mkdir()
     for name in ("newuidmap", "newgidmap", "getent", "getsubids"):
@@ -133,7 +133,7 @@ def test_launch_does_not_search_path_for_helpers(
     done = prelude("--launch", launch, "--", "/bin/true", env={"PATH": str(traps)})
     assert len(config_of(done)["uid"]) > 0
     assert not (tmp_path / "mark").exists()
-    # Checks the attack itself: without a launch, the helpers are found in PATH.
+    # Check that the attack works without a launch, when usernsctl-exec searches PATH for helpers.
     prelude("-r", "--map-auto", "--", "true", env={"PATH": str(traps)})
     assert os.geteuid() == 0 or (tmp_path / "mark").exists()
 
@@ -217,7 +217,10 @@ def test_launch_files_of_other_users_are_refused(prelude: Program, write: Write)
 def test_access_control_lists_of_the_directory_are_respected(
     prelude: Program, write: Write, tmp_path: Path
 ) -> None:
-    """With an access control list, the group bits of the mode are its mask, not root's group."""
+    """Check that a launch is refused if an ACL of its directory lets others write.
+
+    With an ACL, the group bits of the mode are the mask of the ACL.
+    """
     launch = write()
     tmp_path.chmod(0o775)
     assert config_of(prelude("--launch", launch, "--", "true"))

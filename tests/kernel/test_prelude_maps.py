@@ -1,4 +1,4 @@
-"""Tests of id maps and ids inside, with usernsctl-exec."""
+"""Tests of id maps, and of the ids inside the namespace, with usernsctl-exec."""
 
 from __future__ import annotations
 
@@ -84,10 +84,10 @@ def test_options_match_unshare(prelude: Program, options: list[str]) -> None:
 def test_subordinate_ranges_include_those_that_unshare_maps(
     prelude: Program, options: list[str], kind: str
 ) -> None:
-    """usernsctl maps all ranges completely; unshare maps only the first one.
+    """Check that usernsctl maps all ranges, and so the first range, the only one that unshare maps.
 
-    If the caller's own id is mapped, too, unshare maps one subordinate id less. The test does not
-    run as root, where unshare uses the ranges of any user whose name is not a number.
+    If the caller's own id is mapped as well, unshare maps one subordinate id less. The test does
+    not run as root, because unshare then uses the ranges of any user whose name is not a number.
     """
     show = ["cat", f"/proc/self/{kind}_map"]
     ours = extents(check_output([prelude.path, *options, "--", *show]))
@@ -97,7 +97,7 @@ def test_subordinate_ranges_include_those_that_unshare_maps(
 
 
 def extents(text: str) -> dict[tuple[int, int], int]:
-    """Return the counts of the extents by their first ids inside and outside."""
+    """Return the count of each extent, by the first id inside and the first id outside."""
     lines = (map(int, line.split()) for line in text.splitlines())
     return {(inside, outside): count for inside, outside, count in lines}
 
@@ -125,7 +125,8 @@ def test_root_maps_any_extents_and_keeps_setgroups(prelude: Program) -> None:
 @pytest.mark.parametrize(
     ("options", "identity"),
     [
-        # A mapped id is kept; an unmapped one becomes root, without its former groups.
+        # A caller whose id is mapped keeps the id. Otherwise the caller becomes root, without the
+        # former groups.
         (["--map-users=5:0:1", "--map-groups=6:0:1"], "5 6 6"),
         (["--map-users=0:100000:10", "--map-groups=0:200000:10"], "0 0 0"),
         (["--map-users=0:100000:10", "--map-groups=0:200000:10", "-S", "3", "-G", "4"], "3 4 4"),

@@ -1,4 +1,4 @@
-"""Tests of the process of usernsctl-exec: its pid, status, signals and descriptors."""
+"""Tests of the process of usernsctl-exec: pid, exit status, signals and descriptors."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_missing_command_exits_with_127(prelude: Program) -> None:
         assert done.returncode == 127
         assert done.stderr.startswith(f"usernsctl-exec: lookup: {command}: No such file")
         assert "[command-not-found]" in done.stderr
-    # Only root may search /root, and root of a new namespace is another user outside.
+    # The command can't search /root, because root of the new namespace is another user outside.
     done = prelude("-r", "--", "no-such-tool", env={"PATH": "/root:/usr/bin"})
     assert done.returncode == 127
     assert "[command-not-found]" in done.stderr
@@ -128,7 +128,7 @@ def test_a_missing_root_fails(prelude: Program) -> None:
     assert "chroot: /no/such/dir: No such file or directory" in done.stderr
 
 
-# Tries each descriptor number, since /proc may be that of another PID namespace.
+# Program that tries each descriptor number, because /proc may belong to another PID namespace.
 LIST_DESCRIPTORS = """
 import os
 for fd in range(256):

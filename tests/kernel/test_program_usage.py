@@ -1,4 +1,4 @@
-"""Tests that the native programs that usernsctl calls answer wrong arguments with their usage."""
+"""Tests that internal native programs respond to wrong arguments with their usage message."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from processes import capture
 import usernsctl as un
 
 PROGRAMS = Path(un.__file__).parent / "_bin"
-#: Arguments of each program. FIRST and SECOND are replaced by open descriptors.
+#: Wrong arguments of each program. FIRST and SECOND are placeholders for open descriptors.
 WRONG = {
     "build": ["x"],
     "detach": ["", "x", "FIRST x"],

@@ -1,4 +1,4 @@
-"""Tests of real programs that reach allowed names through a proxy: curl, pip and Python."""
+"""Tests of real clients that connect to allowed names through a proxy: curl, pip and Python."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_curl_reaches_an_allowed_name_and_no_other(
     done = proxied.world.run("sandbox", *curl, "https://evil.example/", **VARIABLES)
     assert done.returncode == 56
     assert "403" in done.stderr
-    # Names are not resolved in the sandbox.
+    # Without the proxy variables, curl fails, because the sandbox has no name resolution.
     done = proxied.world.run("sandbox", *curl, "https://index.example/")
     assert done.returncode == 6
 

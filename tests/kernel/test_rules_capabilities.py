@@ -1,4 +1,4 @@
-"""Tests of the kernel's rules for capabilities in user namespaces."""
+"""Tests of the kernel rules for capabilities in user namespaces."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from rules import (
 
 pytestmark = pytest.mark.also_root
 
-# From linux/prctl.h (prctl(2)); python-prctl lacks these.
+# From linux/prctl.h (prctl(2)). python-prctl does not have these constants.
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_RAISE = 2
 
 
 def after_exec() -> int:
-    """Return the effective capabilities of a program that this process executes."""
+    """Return the effective capabilities of a program that is executed by this process."""
     show = ["grep", "^CapEff:", "/proc/self/status"]
     return int(subprocess.check_output(show, text=True).split()[1], 16)
 
@@ -51,7 +51,7 @@ def test_the_first_process_has_all_capabilities() -> None:
 
 @pytest.mark.userns
 def test_capabilities_apply_to_owned_namespaces_only() -> None:
-    """The user namespace that owns another namespace decides about capabilities over it.
+    """Capabilities over a namespace depend on the user namespace that owns the namespace.
 
     See user_namespaces(7), "Interaction of user namespaces and other types of namespaces".
     """
@@ -85,9 +85,9 @@ def test_file_systems_on_devices_can_not_be_mounted() -> None:
 
 @pytest.mark.userns
 def test_operations_without_a_namespace_are_denied() -> None:
-    """Capabilities have no effect on resources without a namespace: the time (CAP_SYS_TIME).
+    """Capabilities do not apply to resources without a namespace, such as the time (CAP_SYS_TIME).
 
-    Another example is making a device (CAP_MKNOD). See user_namespaces(7), "Capabilities".
+    Creating a device (CAP_MKNOD) is denied, too. See user_namespaces(7), "Capabilities".
     """
     with refused(errno.EPERM):
         time.clock_settime(time.CLOCK_REALTIME, time.time())
@@ -165,7 +165,7 @@ def test_capabilities_return_below_but_not_above() -> None:
 
     def above() -> None:
         map_self()
-        # The UTS namespace belongs to the parent user namespace.
+        # The UTS namespace is owned by the parent user namespace.
         set_hostname(b"above")
 
     assert in_child(below) == all_capabilities()
@@ -193,7 +193,7 @@ def test_the_bounding_set_and_securebits_are_reset() -> None:
 
 @pytest.fixture
 def made_inside(tmp_path: Path) -> Iterator[Path]:
-    """Yield a path for a file to create inside; check its owner outside afterwards."""
+    """Yield a path at which the test creates a file; afterwards, check the owner outside."""
     path = tmp_path / "made"
     yield path
     assert path.stat().st_uid == os.geteuid()
@@ -241,5 +241,5 @@ def test_a_file_can_be_given_to_a_mapped_owner(tmp_path: Path) -> None:
     path.write_text("")
     os.chown(path, 1, 1)
     assert path.stat().st_uid == 1
-    # Lets the caller remove the directory.
+    # Return the file to the caller, so that the caller can remove the directory.
     os.chown(path, 0, 0)

@@ -1,4 +1,4 @@
-"""Tests of the kernel's rules for joining namespaces, and for their lifetime."""
+"""Tests of the kernel rules for joining namespaces, and for the lifetime of namespaces."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ NS_GET_PARENT = 0xB702
 
 
 def made_below() -> tuple[int, str]:
-    """Create a child user namespace without processes; return its descriptor and identity."""
+    """Create a child user namespace without processes; return a descriptor and its /proc link."""
     with waiting_child(map_self) as pid:
         return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY), link("user", pid)
 
 
 @pytest.mark.userns
 def test_joining_a_child_namespace_gives_all_capabilities() -> None:
-    """A process that joins a user namespace gains all capabilities in it.
+    """A process that joins a user namespace gains all capabilities in the namespace.
 
-    setns(2) needs CAP_SYS_ADMIN there. The descriptor kept the namespace alive: namespaces(7),
-    "Namespace lifetime".
+    setns(2) needs CAP_SYS_ADMIN in the joined namespace. The open descriptor keeps the namespace
+    alive (namespaces(7), "Namespace lifetime").
     """
     fd, identity = made_below()
     setns(fd, CLONE_NEWUSER)
@@ -96,7 +96,7 @@ def test_namespaces_owned_by_the_parent_can_not_be_joined() -> None:
 
 @pytest.mark.userns(mount=True)
 def test_a_bind_mount_keeps_a_namespace(tmp_path: Path) -> None:
-    """A bind mount of its file keeps a namespace alive (namespaces(7), "Namespace lifetime")."""
+    """A bind mount of /proc/PID/ns/uts keeps the namespace alive (namespaces(7))."""
     place = tmp_path / "uts"
     place.write_text("")
 
@@ -112,11 +112,11 @@ def test_a_bind_mount_keeps_a_namespace(tmp_path: Path) -> None:
     assert os.uname().nodename == "kept"
 
 
-# TSan kills a forked process that starts a thread.
+# TSan kills a process that starts a thread after fork(2).
 @pytest.mark.unsanitized
 @pytest.mark.userns
 def test_threads_may_not_join() -> None:
-    """setns(2) fails with EINVAL in a multithreaded process for a user namespace."""
+    """setns(2) to a user namespace fails with EINVAL if the calling process is multithreaded."""
     fd, _ = made_below()
     over = threading.Event()
     thread = threading.Thread(target=over.wait)
@@ -134,7 +134,8 @@ def test_threads_may_not_join() -> None:
 def test_joining_a_mount_namespace_needs_capabilities_in_the_own_one() -> None:
     """Joining a mount namespace also needs capabilities in the caller's own user namespace.
 
-    setns(2) needs CAP_SYS_CHROOT and CAP_SYS_ADMIN there, and CAP_SYS_ADMIN in the owning one.
+    setns(2) needs CAP_SYS_CHROOT and CAP_SYS_ADMIN in the caller's own user namespace, and
+    CAP_SYS_ADMIN in the user namespace that owns the mount namespace.
     """
     with waiting_child(lambda: unshare(CLONE_NEWNS)) as pid:
         fd = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY)
@@ -148,7 +149,7 @@ def test_joining_a_mount_namespace_needs_capabilities_in_the_own_one() -> None:
 
 @pytest.mark.userns(pid=True)
 def test_an_ancestor_pid_namespace_can_not_be_joined() -> None:
-    """setns(2) fails with EINVAL for a PID namespace that is not the caller's or a descendant."""
+    """setns(2) fails with EINVAL unless the PID namespace is the caller's or a descendant."""
     above = os.open("/proc/self/ns/pid", os.O_RDONLY)
     setns(above, CLONE_NEWPID)
 
@@ -163,9 +164,9 @@ def test_an_ancestor_pid_namespace_can_not_be_joined() -> None:
 
 @pytest.mark.userns(map="auto")
 def test_the_creator_has_all_capabilities_in_the_namespace() -> None:
-    """A process in the parent with the creator's uid has all capabilities in a namespace.
+    """A process in the parent with the creator's uid has all capabilities in a user namespace.
 
-    Other users have none. See user_namespaces(7), "Capabilities".
+    Other users have no capabilities there. See user_namespaces(7), "Capabilities".
     """
 
     def as_user(uid: int) -> None:
@@ -174,7 +175,7 @@ def test_the_creator_has_all_capabilities_in_the_namespace() -> None:
 
     def make() -> None:
         as_user(1)
-        # A process that has changed its ids is not dumpable, so root owns its files in /proc.
+        # A process that has changed its ids is not dumpable, so root would own its files in /proc.
         prctl.set_dumpable(True)
         unshare(CLONE_NEWUSER)
 
@@ -193,7 +194,7 @@ def test_the_creator_has_all_capabilities_in_the_namespace() -> None:
 
 @pytest.mark.userns
 def test_ioctl_returns_parent_and_owner() -> None:
-    """ioctl_nsfs(2) returns parent and owner, and fails with EPERM above the caller's namespace."""
+    """ioctl_nsfs(2) returns parent and owner, but fails with EPERM above the caller's namespace."""
     fd, _ = made_below()
     parent = fcntl.ioctl(fd, NS_GET_PARENT)
     unshare(CLONE_NEWUTS)
@@ -218,7 +219,7 @@ def test_a_namespace_keeps_its_parent() -> None:
 
     with waiting_child(make) as pid:
         fd = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY)
-    # The only process in either namespace has ended.
+    # The only process of both namespaces has exited.
     parent = fcntl.ioctl(fd, NS_GET_PARENT)
     setns(parent, CLONE_NEWUSER)
     setns(fd, CLONE_NEWUSER)

@@ -1,4 +1,4 @@
-"""Tests of the limits on the number and the nesting of user namespaces."""
+"""Tests of the kernel's limits on the number and the nesting of user namespaces."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rules import (
 
 DEEPEST = 33
 LIMIT = "/proc/sys/user/max_user_namespaces"
-# Timeout in seconds for the kernel to free a namespace without users.
+# Maximum number of seconds until the kernel frees a namespace that is no longer used.
 PATIENCE = 20
 
 
@@ -42,7 +42,7 @@ def test_namespaces_nest_32_levels_deep() -> None:
 
 @pytest.mark.userns
 def test_limits_of_namespaces_apply_to_the_creator() -> None:
-    """The limits count by creator, and apply in all ancestors (namespaces(7), "/proc/sys/user")."""
+    """The limits apply per creator, also in all ancestors (namespaces(7), "/proc/sys/user")."""
     write("/proc/sys/user/max_user_namespaces", "0")
     write("/proc/sys/user/max_uts_namespaces", "0")
     with refused(errno.ENOSPC):
@@ -61,7 +61,7 @@ def test_unmapped_ids_can_not_create_namespaces() -> None:
 
 @pytest.mark.userns
 def test_a_namespace_counts_until_it_is_freed() -> None:
-    """A namespace counts until some time after its end (namespaces(7), "/proc/sys/user")."""
+    """A namespace counts until the kernel has freed it (namespaces(7), "/proc/sys/user")."""
     write(LIMIT, "1")
     with waiting_child(map_self), refused(errno.ENOSPC):
         in_child(map_self)
@@ -81,7 +81,7 @@ def test_a_limit_counts_namespaces_of_descendants() -> None:
     """A namespace counts in all its ancestors (namespaces(7), "/proc/sys/user")."""
     write(LIMIT, "1")
     map_self()
-    # This namespace has a higher limit, so the limit of its parent applies.
+    # The limit of this namespace is higher, so the limit of the parent namespace applies.
     write(LIMIT, "1000")
     with refused(errno.ENOSPC):
         unshare(CLONE_NEWUSER)

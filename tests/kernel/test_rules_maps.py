@@ -1,8 +1,8 @@
-"""Tests of the kernel's rules for id maps.
+"""Tests of the kernel rules for id maps.
 
 The rules are in user_namespaces(7), "Defining user and group ID mappings", unless another source is
 named. Each test runs as root of a user namespace that has only id 0, so that the results are the
-same for all users, and creates namespaces below that one.
+same for all users, and creates further namespaces inside.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def fresh() -> None:
-    """Enter a user namespace whose maps are not written yet."""
+    """Enter a new user namespace whose maps are not yet written."""
     unshare(CLONE_NEWUSER)
 
 
@@ -96,13 +96,13 @@ def test_a_map_has_340_lines_at_most() -> None:
     fresh()
     with refused(errno.EINVAL):
         write(MAP, lines)
-    # A map of a valid form fails with EPERM, since the parent lacks the ids.
+    # A well-formed map fails with EPERM, because the parent namespace does not have the ids.
     with refused(errno.EPERM):
         write(MAP, lines.rpartition("\n")[0])
 
 
 def test_a_map_is_shorter_than_a_page() -> None:
-    """A map must be shorter than a page."""
+    """A map must be shorter than a page, or the write fails with EINVAL."""
     fresh()
     with refused(errno.EINVAL):
         write(MAP, "0 0 1".ljust(PAGE))
@@ -110,7 +110,7 @@ def test_a_map_is_shorter_than_a_page() -> None:
 
 
 def test_a_map_is_written_from_its_start() -> None:
-    """The write must start at offset 0; otherwise it fails with EINVAL."""
+    """A write to a map must start at offset 0, or the write fails with EINVAL."""
     fresh()
     fd = os.open(MAP, os.O_WRONLY)
     os.lseek(fd, 1, os.SEEK_SET)
@@ -136,26 +136,26 @@ def test_the_own_id_can_be_mapped_to_any_id(inside: int) -> None:
 
 
 def written_from_outside(text: str, prepare: Callable[[], None] = lambda: None) -> None:
-    """Write the uid_map of a child's new namespace from its parent, after a preparation."""
+    """Write the uid_map of a child's new namespace from the parent namespace, after `prepare`."""
     with waiting_child(fresh) as pid:
         prepare()
         write(f"/proc/{pid}/uid_map", text)
 
 
 def test_a_process_in_the_parent_may_write_the_map() -> None:
-    """A process in the parent namespace may write the map."""
+    """A process in the parent namespace may write the map of a child's namespace."""
     written_from_outside("0 0 1")
 
 
 def test_ids_that_the_parent_lacks_can_not_be_mapped() -> None:
-    """Mapped ids must be mapped in the parent namespace; otherwise the write fails with EPERM."""
+    """All ids of a map must exist in the parent namespace, or the write fails with EPERM."""
     with refused(errno.EPERM):
         written_from_outside("0 1 1")
 
 
 @pytest.mark.userns_requires("kernel>=5.12")
 def test_mapping_id_0_of_the_parent_needs_cap_setfcap() -> None:
-    """Mapping the parent's id 0 needs CAP_SETFCAP (since Linux 5.12); otherwise EPERM."""
+    """Mapping id 0 of the parent needs CAP_SETFCAP (since Linux 5.12), or fails with EPERM."""
 
     def drop() -> None:
         prctl.cap_effective.setfcap = False
@@ -166,11 +166,11 @@ def test_mapping_id_0_of_the_parent_needs_cap_setfcap() -> None:
 
 @pytest.mark.userns(map="auto")
 def test_mapping_other_ids_needs_cap_setuid_in_the_parent() -> None:
-    """Mapping other ids than the writer's own takes CAP_SETUID in the parent user namespace."""
+    """Mapping ids other than the writer's own needs CAP_SETUID in the parent user namespace."""
     written_from_outside("0 1 1")
     with refused(errno.EPERM):
         written_from_outside("0 1 1", drop_setuid)
-    # Without CAP_SETUID, the parent may still map its own id.
+    # Without CAP_SETUID, a process in the parent namespace may still map its own id.
     written_from_outside("5 0 1", drop_setuid)
 
 
@@ -180,7 +180,7 @@ def drop_setuid() -> None:
 
 @pytest.mark.userns(map="auto")
 def test_the_opener_of_the_map_needs_cap_setuid_too() -> None:
-    """The process that opened the file needs CAP_SETUID, too; otherwise EPERM."""
+    """Both the opening and the writing process of uid_map need CAP_SETUID, or get EPERM."""
 
     def write_without(fd: int) -> None:
         drop_setuid()
@@ -195,20 +195,21 @@ def test_the_opener_of_the_map_needs_cap_setuid_too() -> None:
 
 
 def test_a_process_in_a_sibling_may_not_write_the_map() -> None:
-    """A process in a sibling namespace may not write the map."""
+    """A process in a sibling namespace may not write the map of a user namespace."""
     with pytest.raises(PermissionError):
         written_from_outside("0 0 1", map_self)
 
 
-# Without privileges, only newgidmap writes a map without denying setgroups(2).
+# An unprivileged user can only get a map with setgroups allowed from newgidmap.
 @pytest.mark.also_root
 @pytest.mark.userns(
     map=un.IdMap.auto() if os.geteuid() else un.IdMap(map_user=0, map_group=0, setgroups="allow")
 )
 def test_gid_map_needs_setgroups_denied() -> None:
-    """An unprivileged process must deny setgroups(2) before it writes gid_map; otherwise EPERM.
+    """An unprivileged process must deny setgroups(2) before the write of gid_map, or gets EPERM.
 
-    Otherwise a process could drop a group that is denied access ("The /proc/PID/setgroups file").
+    The rule prevents a process from dropping a group that is denied access ("The
+    /proc/PID/setgroups file").
     """
     fresh()
     with refused(errno.EPERM):
@@ -221,7 +222,10 @@ def test_gid_map_needs_setgroups_denied() -> None:
 
 
 def test_denied_setgroups_can_not_be_allowed_again() -> None:
-    """After "deny" was written to setgroups, "allow" fails with EPERM, also in child namespaces."""
+    """After "deny" was written to setgroups, "allow" fails with EPERM.
+
+    A child namespace inherits "deny".
+    """
 
     def setgroups() -> str:
         with open("/proc/self/setgroups") as file:
@@ -239,20 +243,21 @@ def test_denied_setgroups_can_not_be_allowed_again() -> None:
 
 
 def test_setgroups_needs_a_gid_map() -> None:
-    """setgroups(2) is denied until gid_map is written, even if the file has "allow"."""
+    """setgroups(2) is denied until gid_map is written, even if /proc/PID/setgroups has "allow"."""
     fresh()
     with refused(errno.EPERM):
         os.setgroups([])
 
 
 def test_maps_are_shown_in_ids_of_the_reader() -> None:
-    """The second field of a map is relative to the user namespace of the process that opens it."""
+    """The second field of a map is relative to the user namespace of the opening process."""
     map_self(5)
 
     def nested() -> list[str]:
         map_self(7)
         with open(MAP) as file:
-            # The outside ids in the map of the reader's own namespace are those of its parent.
+            # In the map of the reader's own namespace, the outside ids are ids of the parent
+            # namespace.
             return file.read().split()
 
     assert in_child(nested) == ["7", "5", "1"]

@@ -1,4 +1,4 @@
-"""Tests of the kernel's rules for PID namespaces, signals, ptrace(2), /proc and mounts."""
+"""Tests of the kernel rules for PID namespaces, signals, ptrace(2), /proc and mounts."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ PTRACE_DETACH = 17
 
 @pytest.mark.userns
 def test_a_pid_namespace_is_entered_by_children() -> None:
-    """unshare(2) with CLONE_NEWPID does not move the caller; its first child is process 1."""
+    """unshare(CLONE_NEWPID) does not move the caller. The caller's first child becomes PID 1."""
     before = os.getpid()
     unshare(CLONE_NEWPID)
     assert os.getpid() == before
     assert in_child(os.getpid) == 1
-    # After process 1 has ended, fork(2) fails with ENOMEM (pid_namespaces(7)).
+    # After PID 1 has exited, fork(2) fails with ENOMEM (pid_namespaces(7)).
     with refused(errno.ENOMEM):
         os.fork()
 
@@ -35,7 +35,7 @@ def test_a_pid_namespace_is_entered_by_children() -> None:
 @pytest.mark.unsanitized
 @pytest.mark.userns(pid=True, init=False)
 def test_process_1_ignores_unhandled_signals_from_inside() -> None:
-    """Process 1 receives no signals from inside that it does not handle, not even SIGKILL.
+    """PID 1 receives no signals from inside that it does not handle, not even SIGKILL.
 
     See pid_namespaces(7), "The namespace init process".
     """
@@ -54,7 +54,7 @@ def test_process_1_ignores_unhandled_signals_from_inside() -> None:
 
 @pytest.mark.userns(pid=True, init=False)
 def test_process_1_adopts_orphans() -> None:
-    """Process 1 adopts orphans (pid_namespaces(7), "Adoption of orphaned children")."""
+    """PID 1 adopts orphans (pid_namespaces(7), "Adoption of orphaned children")."""
     told, teller = os.pipe()
 
     def leave_a_child() -> None:
@@ -72,7 +72,7 @@ def test_process_1_adopts_orphans() -> None:
 
 @pytest.mark.userns(pid=True)
 def test_the_end_of_process_1_kills_its_namespace() -> None:
-    """When process 1 ends, the kernel kills all processes in the namespace (pid_namespaces(7))."""
+    """When PID 1 exits, the kernel kills all processes of the namespace (pid_namespaces(7))."""
     told, teller = os.pipe()
 
     def be_process_1() -> None:
@@ -84,13 +84,13 @@ def test_the_end_of_process_1_kills_its_namespace() -> None:
     unshare(CLONE_NEWPID)
     in_child(be_process_1)
     os.close(teller)
-    # The pipe is at its end when the grandchild, which had it open, has ended.
+    # The pipe reaches end of file when the grandchild, the last writer, has been killed.
     assert os.read(told, 1) == b""
 
 
 @pytest.mark.userns
 def test_processes_of_the_parent_namespace_can_not_be_read() -> None:
-    """A process may not trace processes of the parent namespace, even with the same uid.
+    """A process can't inspect processes of the parent namespace, even with the same uid.
 
     See ptrace(2), "Ptrace access mode checking".
     """
@@ -121,7 +121,7 @@ def test_processes_of_a_child_namespace_can_be_traced() -> None:
 
 @pytest.mark.userns
 def test_processes_of_the_parent_namespace_can_not_be_traced() -> None:
-    """ptrace(2) fails with EPERM: CAP_SYS_PTRACE is needed in the namespace of the tracee."""
+    """ptrace(2) fails with EPERM without CAP_SYS_PTRACE in the user namespace of the tracee."""
 
     def below(pid: int) -> None:
         map_self()
@@ -136,9 +136,9 @@ def test_processes_of_the_parent_namespace_can_not_be_traced() -> None:
 @pytest.mark.unsanitized
 @pytest.mark.userns
 def test_the_same_user_can_be_signalled_from_inside() -> None:
-    """Signals need no capability between processes with the same kernel uid (kill(2)).
+    """kill(2) needs no capability if both processes have the same kernel uid.
 
-    The uids may look different in the two namespaces.
+    The uid may look different in the two user namespaces.
     """
 
     def below() -> None:
@@ -154,14 +154,14 @@ def test_the_same_user_can_be_signalled_from_inside() -> None:
 @pytest.mark.userns
 @unprivileged
 def test_root_inside_can_not_signal_other_users_outside() -> None:
-    """kill(2) fails with EPERM: CAP_KILL is needed in the namespace of the target."""
+    """kill(2) fails with EPERM without CAP_KILL in the user namespace of the target."""
     with refused(errno.EPERM):
         os.kill(1, 0)
 
 
 @pytest.mark.userns(map="auto")
 def test_root_inside_can_signal_all_users_inside() -> None:
-    """Root inside may signal all processes inside: it has CAP_KILL in their namespace (kill(2))."""
+    """Root inside may signal all processes inside, by CAP_KILL in the namespace (kill(2))."""
     ready, ours = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -176,7 +176,7 @@ def test_root_inside_can_signal_all_users_inside() -> None:
 
 @pytest.mark.userns(map="auto")
 def test_other_users_inside_can_not_signal_root() -> None:
-    """Other users inside may not signal root: kill(2) fails with EPERM without CAP_KILL."""
+    """Other users inside may not signal root. kill(2) fails with EPERM without CAP_KILL."""
     root = os.getpid()
 
     def attack() -> None:
@@ -189,7 +189,7 @@ def test_other_users_inside_can_not_signal_root() -> None:
 
 @pytest.mark.userns(mount=True)
 def test_inherited_mounts_are_locked() -> None:
-    """Inherited mounts can't be unmounted separately or made less restrictive.
+    """Inherited mounts can't be unmounted individually, or made less restrictive.
 
     See mount_namespaces(7), "Restrictions on mount namespaces".
     """

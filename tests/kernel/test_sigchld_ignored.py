@@ -1,6 +1,6 @@
 """Tests with callers that ignore SIGCHLD, so that the kernel reaps children without a status.
 
-All starts must work, and commands inherit the caller's disposition.
+All starts must succeed, and commands must inherit the ignored SIGCHLD.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from inside import PATIENCE
 from kept import in_python
 from processes import check_output
 
-# Root maps ids without helpers.
+# Root needs no helpers to map several ids.
 needs_helpers = [unprivileged, pytest.mark.userns_requires("subid")]
 
 IGNORE = "env --ignore-signal=CHLD"
 SHOW = ["sed", "-n", "s/^SigIgn:\t//p", "/proc/self/status"]
-# The SigIgn mask of a process that ignores only SIGCHLD.
+# The SigIgn mask in /proc/PID/status of a process that ignores only SIGCHLD.
 SIGCHLD_ONLY = f"{1 << (signal.SIGCHLD - 1):016x}\n"
 
-# True if the kernel reports the exit status of a child that it has reaped itself.
+# True if the kernel reports the exit status of a child that the kernel has reaped itself.
 TELLS = tuple(map(int, platform.release().split(".")[:2])) >= (6, 15)
 
 
 def with_helpers(test: Callable[..., None]) -> Callable[..., None]:
-    """Mark a test that needs newuidmap and newgidmap."""
+    """Mark `test` as a test that needs newuidmap and newgidmap."""
     for mark in needs_helpers:
         test = mark(test)
     return test
 
 
 def ignoring(*command: str | Path) -> str:
-    """Run a command in a process that ignores SIGCHLD; return its output."""
+    """Run a command whose process ignores SIGCHLD at the start; return the output."""
     return check_output([*IGNORE.split(), *command], timeout=PATIENCE)
 
 
@@ -55,7 +55,7 @@ def test_the_prelude_starts_a_command(prelude: Program, options: str) -> None:
 
 @with_helpers
 def test_exec_restores_sigpipe_and_sigxfsz(usernsctl: Program) -> None:
-    """Python ignores SIGPIPE and SIGXFSZ, which the command must not inherit."""
+    """Check that the command does not inherit the ignored SIGPIPE and SIGXFSZ of Python."""
     assert ignoring(usernsctl.path, "exec", "-r", "--map-auto", "--", *SHOW) == SIGCHLD_ONLY
 
 
@@ -111,7 +111,7 @@ except ChildProcessError:
 
 @with_helpers
 def test_children_of_other_threads_leave_no_zombies() -> None:
-    """The kernel reaps the children of other threads, and leaves no zombies."""
+    """Check that the children of other threads, which the kernel reaps, leave no zombies."""
     assert in_python(THREADS) == "nobody is left\n"
 
 
@@ -124,6 +124,6 @@ for script in ("exit 3", "kill -TERM $$", "exit 0"):
 
 
 def test_returncodes() -> None:
-    """The kernel reports the status since Linux 6.15; before, it is 0, as in subprocess."""
+    """Check that the status is 0, as in subprocess, unless the kernel reports it (Linux 6.15)."""
     told = "3 3\n-15 0\n0 0\n" if TELLS else "0 0\n0 0\n0 0\n"
     assert in_python(RETURNCODES) == told

@@ -1,4 +1,4 @@
-"""Tests of Popen's features that subprocess lacks, and of leaks."""
+"""Tests of the features of Popen that subprocess does not have, and of leaks."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_pidfd_is_valid_until_the_child_is_reaped() -> None:
         assert process.pidfd == -1
 
 
-# Starts a command with pdeathsig, prints its pid, and exits.
+# Program that starts a command with pdeathsig, prints the pid of the command, and exits.
 SHORT_LIVED = """
 import os, signal, sys
 import usernsctl
@@ -150,7 +150,7 @@ def test_pdeathsig_kills_the_command(in_pid_namespace: bool) -> None:
 
 
 def test_unsearchable_directories_of_path_are_skipped() -> None:
-    # Only root may search /root, and root of a new namespace is another user outside.
+    # The command can't search /root, because root of the new namespace is another user outside.
     env = {"PATH": "/root:/usr/bin:/bin"}
     with pytest.raises(FileNotFoundError) as caught:
         un.run(["no-such-tool"], env=env)
@@ -231,7 +231,7 @@ def test_run_and_popen_refuse_unknown_arguments(call: Any) -> None:
 
 
 def start_one(index: int) -> None:
-    """Start a command that works or, every other time, one that fails."""
+    """Start a command that succeeds if `index` is even, and fails otherwise."""
     failing: list[dict[str, Any]] = [
         {"args": ["no-such-tool"]},
         {"args": ["true"], "cwd": "/no/such/dir"},

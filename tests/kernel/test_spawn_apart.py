@@ -1,4 +1,4 @@
-"""Tests of the child program: its namespaces, its descriptors, and its end."""
+"""Tests of usernsctl-child: its namespaces, its descriptors, and its exit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ pytestmark = pytest.mark.also_root
 
 USER = "usernsctl-test"
 
-# Another thread forks children that inherit the descriptors of that moment and keep running.
+# Program with a thread that permanently forks children. The children inherit all descriptors that
+# are open at the time of the fork, and keep running.
 FORKING = """
 import os, signal, sys, threading, time
 import usernsctl as un
@@ -100,7 +101,7 @@ def test_the_child_program_refuses_other_callers() -> None:
 
 @several_ids
 def test_helpers_work_with_sigchld_ignored() -> None:
-    """The disposition of SIGCHLD is not changed, since it would affect all threads."""
+    """Check that the disposition of SIGCHLD, which all threads share, is not changed."""
     if may_map_any_id():
         pytest.skip("root needs no helper")
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -163,7 +164,7 @@ def test_forty_thousand_groups_can_be_set() -> None:
 
 
 def test_proc_is_mounted_below_the_new_root(prelude: Program, tmp_path: Path) -> None:
-    """chroot(2) comes before the mount, as in unshare(1)."""
+    """Check that /proc is mounted after chroot(2), as by unshare(1)."""
     inner = f"{prelude.path} -mpf --root={tmp_path} --mount-proc -- sh -c 'echo $$ /proc/[0-9]*'"
     script = f"mount --rbind / {tmp_path} && {inner} && ls -d /proc/{os.getpid()}"
     done = prelude("-rm", "--", "sh", "-c", script)
@@ -173,7 +174,7 @@ def test_proc_is_mounted_below_the_new_root(prelude: Program, tmp_path: Path) ->
 
 @as_root
 def test_the_callers_children_are_in_another_pid_namespace() -> None:
-    """After unshare(CLONE_NEWPID), getppid() of a child is 0, and /proc has other pids."""
+    """Check that helpers work if getppid() of a child is 0 and /proc has other pids."""
     try:
         subprocess.run(["getent", "passwd", USER], check=True, stdout=subprocess.DEVNULL)
     except subprocess.CalledProcessError:
@@ -195,7 +196,7 @@ def test_an_undumpable_process_stays_undumpable_inside() -> None:
 
 
 def test_exec_closes_descriptors_before_it_joins_a_namespace() -> None:
-    """A failure of setns(2) shows that the descriptors have been closed before the call."""
+    """Check by a failing setns(2) that the descriptors are closed before the call."""
     script = (
         "import os, usernsctl as un\n"
         "secret = os.open('/', os.O_RDONLY)\n"

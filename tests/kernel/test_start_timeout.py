@@ -1,4 +1,4 @@
-"""Tests of the timeout of a start."""
+"""Tests of the timeout for the start of a command (start_timeout)."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ import usernsctl as un
 from usernsctl._core import calls
 from usernsctl._core.calls import _CHILD
 
-# Timeout in seconds for starts that must fail.
+# Timeout in seconds of starts that must time out.
 SHORT = 0.3
 
 
 @pytest.fixture
 def stuck(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replace the child program with one that stops itself, as root inside could stop it."""
+    """Replace usernsctl-child by a program that stops itself, as root inside could stop it."""
     program = tmp_path / "child"
     program.write_text("#!/bin/sh\nkill -STOP $$\n")
     program.chmod(0o755)
@@ -42,7 +42,7 @@ STARTS: dict[str, Callable[[], object]] = {
     "call": lambda: un.call(["true"], start_timeout=SHORT),
     "check_output": lambda: un.check_output(["true"], start_timeout=SHORT),
     "spawn": lambda: un.spawn(["true"], start_timeout=SHORT),
-    # `timeout` limits the whole command, and `start_timeout` only its start.
+    # `timeout` limits the complete command, and `start_timeout` only the start.
     "run, timeout": lambda: un.run(["true"], start_timeout=SHORT, timeout=PATIENCE),
 }
 
@@ -90,7 +90,7 @@ def test_invalid_start_timeouts_raise(call: Callable[..., object]) -> None:
 def test_a_hanging_start_does_not_block_the_event_loop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The event loop keeps running, and a cancelled start leaves nothing behind."""
+    """Check that the event loop keeps running, and that a cancelled start leaves no thread."""
 
     async def ticks(work: asyncio.Task[object]) -> int:
         count = 0
@@ -121,7 +121,7 @@ def test_a_hanging_start_does_not_block_the_event_loop(
         program.chmod(0o755)
         monkeypatch.setattr(calls, "_CHILD", os.fsencode(program))
         asyncio.run(main(namespace))
-        # Let the waiting child continue, so that the thread of the cancelled start ends.
+        # Let the waiting program continue, so that the thread of the cancelled start can exit.
         go_on.write_text("x\n")
     for thread in threading.enumerate():
         if thread.name == "usernsctl":

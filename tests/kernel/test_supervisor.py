@@ -1,6 +1,7 @@
 """Tests of the supervisors usernsctl-exec --fork and usernsctl-watch, with and without a terminal.
 
-Tests of their common behaviour run with both; test_prelude_fork.py has the others.
+Each test of the common behaviour runs with both supervisors. test_prelude_fork.py has the tests of
+usernsctl-exec alone.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from processes import check_output, children_of, status_of, wait_until
 
 import usernsctl as un
 
-# Prints the number of each received signal, until SIGUSR1.
+# Program that prints the number of each received signal until it receives SIGUSR1.
 TELLER = """
 import os, signal
 wanted = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}
@@ -37,7 +38,7 @@ print("end", flush=True)
 """
 IN_A_GROUP_OF_ITS_OWN = "os.setpgid(0, 0)"
 
-# Makes the terminal raw, prints a line, and waits.
+# Program that sets the terminal to raw mode, prints a line, and waits or exits.
 RAW = """
 import os, signal, time, tty
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
@@ -55,12 +56,12 @@ def python(script: str) -> list[str]:
 
 @pytest.fixture(params=supervisors.KINDS)
 def supervised(request: pytest.FixtureRequest, prelude: Program) -> list[str]:
-    """Return the supervisor's argv, to be followed by a command."""
+    """Return the argv of the supervisor. Tests append a command."""
     return supervisors.words(request.param, prelude.path)
 
 
 class Terminal:
-    """A pseudoterminal with both ends open."""
+    """A pseudoterminal, of which both ends are open."""
 
     def __init__(self) -> None:
         self.ours, self.theirs = os.openpty()
@@ -77,14 +78,14 @@ class Terminal:
         os.write(self.ours, keys)
 
     def lead(self, command: list[str], **streams: int) -> subprocess.Popen[bytes]:
-        """Start a session with this controlling terminal."""
+        """Start a command in a new session whose controlling terminal is this terminal."""
         return subprocess.Popen(
             ["setsid", "--ctty", *command],
             **{"stdin": self.theirs, "stdout": self.theirs, "stderr": self.theirs} | streams,
         )
 
     def line(self) -> str:
-        """Read the next line of output or of echoed input."""
+        """Return the next line that the terminal prints, which is output or echoed input."""
         while b"\n" not in self.read:
             self.read += os.read(self.ours, 1000)
         line, self.read = self.read.split(b"\n", 1)
@@ -114,10 +115,10 @@ def ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]
 
 
 def status_with_alarms(command: list[str | Path]) -> int:
-    """Return the exit status of a command to which SIGALRM is sent repeatedly.
+    """Return the exit status of a command to which the kernel sends SIGALRM repeatedly.
 
-    The first alarm may come before the supervisor can forward it; then the test starts again with a
-    later one.
+    The first alarm may arrive before the supervisor can forward signals. If so, run the command
+    again with a later alarm.
     """
     for seconds in (0.3, 1.5, 5):
         alarm = f"signal.setitimer(signal.ITIMER_REAL, {seconds}, {seconds})"
@@ -129,7 +130,7 @@ def status_with_alarms(command: list[str | Path]) -> int:
 
 
 def test_sigalrm_of_the_supervisor_is_passed_on(supervised: list[str]) -> None:
-    """The kernel sends SIGALRM to the supervisor only."""
+    """Check that the command receives SIGALRM, which the kernel sends only to the supervisor."""
     wait = "signal.signal(signal.SIGALRM, lambda *_: os._exit(142)); signal.pause()"
     command = [*supervised, *python(f"import os, signal; {wait}")]
     assert status_with_alarms(command) == 128 + signal.SIGALRM
@@ -153,7 +154,7 @@ def test_a_hangup_signals_the_leader_and_the_command(
 def test_a_hangup_leaves_no_supervisor_behind_its_shell(
     supervised: list[str], terminal: Terminal, group: str
 ) -> None:
-    """The hangup kills the shell, and the kernel then sends SIGHUP to the foreground group."""
+    """Check that a supervisor exits after a hangup of the terminal has killed its shell."""
     script = (
         "import os, signal\n"
         f"{group}\n"
@@ -167,7 +168,7 @@ def test_a_hangup_leaves_no_supervisor_behind_its_shell(
         (supervisor,) = children_of(shell.pid)
         terminal.hang_up()
         assert shell.wait(PATIENCE) == -signal.SIGHUP
-    # The orphan becomes a child of this process.
+    # The orphaned supervisor becomes a child of this process, which is a subreaper.
     _, status = os.waitpid(supervisor, 0)
     assert os.waitstatus_to_exitcode(status) == 0
 
@@ -194,7 +195,7 @@ def test_signals_of_the_terminal_arrive_once(
     sig: signal.Signals,
     send: Callable[[Terminal], None],
 ) -> None:
-    """Signal a child in the terminal's foreground process group, or in a group of its own."""
+    """Check that a command receives each signal of the terminal once, in any process group."""
     told, output = os.pipe()
     command = [*supervised, *python(TELLER % group)]
     with ended(terminal.lead(command, stdout=output)) as process, open(told) as lines:
@@ -202,14 +203,15 @@ def test_signals_of_the_terminal_arrive_once(
         read_ready(lines)
         send(terminal)
         assert lines.readline() == f"{int(sig)}\n"
-        # If the signal were forwarded twice, the second would arrive before this one.
+        # If the supervisor forwarded the signal twice, the second signal would arrive before
+        # SIGUSR1.
         process.send_signal(signal.SIGUSR1)
         assert lines.read() == "end\n"
         assert process.wait(PATIENCE) == 0
 
 
-# A shell with job control: starts a job in the foreground, and prints its stops and its end. A line
-# of input continues the job in the foreground.
+# A shell with job control: starts a job in the foreground, and prints when the job stops or exits.
+# A line of input continues the job in the foreground.
 JOB_CONTROL = """
 import os, signal, sys
 job = os.fork()
@@ -245,7 +247,7 @@ def test_terminal_keys_stop_and_end_a_command_without_handlers(
         f"{begin}\n"
         "signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTTOU})\n"
         "signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
-        # SIGCONT may come twice, and print() fails if its own handler interrupts it.
+        # SIGCONT may arrive twice, and print() fails if a handler that calls print() interrupts it.
         "signal.signal(signal.SIGCONT, lambda *_: os.write(1, b'goes on\\n'))\n"
         "print('ready', flush=True)\n"
         "while True: time.sleep(99)\n"
@@ -297,7 +299,8 @@ def test_the_foreground_is_taken_back_from_a_dead_group(
     with ended(terminal.lead(shell)) as process:
         terminal.wait_for("ready")
         os.kill(supervisors.payload_of(process.pid), signal.SIGKILL)
-        # A newline ends the line only in cooked mode, and only the foreground group can read it.
+        # The shell reads the line only if the terminal is in cooked mode and the shell's process
+        # group is in the foreground.
         wait_until(lambda: termios.tcgetattr(terminal.theirs) == terminal.mode)
         terminal.type(b"hello\n")
         terminal.wait_for("got hello")
@@ -313,7 +316,7 @@ def test_the_foreground_is_taken_back_from_a_dead_group(
 def test_the_mode_of_a_shared_terminal_is_kept(
     supervised: list[str], terminal: Terminal, shell: str
 ) -> None:
-    """Another process in the pipeline or in the foreground may have set the terminal's mode."""
+    """Check that the mode is kept if another process of the terminal may have set it."""
     raw = python(RAW % ("pass", "os._exit(0)"))
     with ended(terminal.lead(["sh", "-c", shell, "sh", *supervised, *raw])) as process:
         assert process.wait(PATIENCE) == 0
@@ -340,7 +343,7 @@ def test_signals_after_the_end_are_ignored(supervised: list[str]) -> None:
 
 @pytest.fixture
 def as_first(supervised: list[str], prelude: Program) -> list[str]:
-    """Return the argv of a supervisor that is process 1 of a PID namespace."""
+    """Return the argv of a supervisor that is PID 1 of a new PID namespace."""
     return [str(prelude.path), "-rp", "--mount-proc", "--", *supervised]
 
 
@@ -359,8 +362,8 @@ def test_process_1_leaves_a_stopped_child_stopped(as_first: list[str]) -> None:
             payload = supervisors.payload_of(first)
             os.kill(payload, signal.SIGSTOP)
             wait_until(lambda: status_of(payload)["State"].startswith("T"))
-            # SIGWINCH is forwarded after the stop is handled, since its number is greater than
-            # SIGCHLD's.
+            # The supervisor handles the stop before it forwards SIGWINCH, whose number is greater
+            # than SIGCHLD's.
             os.kill(first, signal.SIGWINCH)
             bit = 1 << (signal.SIGWINCH - 1)
             wait_until(lambda: bool(int(status_of(payload)["ShdPnd"], 16) & bit))
@@ -371,7 +374,7 @@ def test_process_1_leaves_a_stopped_child_stopped(as_first: list[str]) -> None:
             process.kill()
 
 
-# Mounts a FIFO over /dev/null; the watcher forwards a signal by running a command.
+# Script that mounts a FIFO over /dev/null. The watcher forwards a signal by running a command.
 ANOTHER_NULL = """
 mkfifo fifo
 mount --bind fifo /dev/null
@@ -382,7 +385,7 @@ exec "$0" /usr/bin/env "$1" "$1" "$2" "$1" -- \\
 
 
 def test_a_signal_is_passed_on_where_dev_null_is_a_fifo(tmp_path: Path) -> None:
-    """Root inside can mount a FIFO there, and opening a FIFO for writing blocks."""
+    """Check that a signal is forwarded although /dev/null is a FIFO, which blocks writers."""
     none, ended_log = supervisors.LOGS[0], supervisors.LOGS[2]
     words = ["sh", "-c", ANOTHER_NULL, supervisors.WATCHER, none, ended_log]
     with un.Popen(words, mount=True, cwd=tmp_path, stdout=un.PIPE, text=True) as process:

@@ -1,4 +1,4 @@
-"""Tests of starts with concurrent threads, forks and signals: no deadlocks, no leaks."""
+"""Tests of starts during concurrent threads, forks and signals. Nothing may deadlock or leak."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def namespace() -> Iterator[un.Namespace]:
 
 
 def start_many(namespace: un.Namespace, count: int) -> None:
-    """Run `count` commands in many threads, with three functions in turn."""
+    """Run `count` commands in several threads, by three functions in turn."""
 
     def once(number: int) -> None:
         if number % 3 == 0:
@@ -47,10 +47,10 @@ def start_many(namespace: un.Namespace, count: int) -> None:
             result.result(SECONDS)
 
 
-# Python 3.12 and later warn of forks in processes with threads.
+# Since Python 3.12, os.fork() warns if the process has threads.
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_forks_in_another_thread_do_not_disturb_starts(namespace: un.Namespace) -> None:
-    """A fork copies the locks and descriptors of a start in another thread."""
+    """Check that starts work during os.fork(), which copies locks, in another thread."""
     done = threading.Event()
     statuses = []
 
@@ -58,7 +58,7 @@ def test_forks_in_another_thread_do_not_disturb_starts(namespace: un.Namespace) 
         while not done.is_set():
             pid = os.fork()
             if pid == 0:
-                # The child must be able to start commands, too.
+                # The forked child must be able to start commands, too.
                 code = namespace.run(["sh", "-c", "exit 7"]).returncode
                 os._exit(code)
             statuses.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
@@ -76,7 +76,7 @@ def test_forks_in_another_thread_do_not_disturb_starts(namespace: un.Namespace) 
 
 @pytest.mark.parametrize("number", [signal.SIGALRM, signal.SIGCHLD, signal.SIGUSR1], ids=str)
 def test_signals_do_not_disturb_starts(namespace: un.Namespace, number: int) -> None:
-    """Handlers run only in this process; no signal is lost, and no start fails."""
+    """Check that handlers run only in this process, and that no start fails."""
     mine = os.getpid()
     pids = set()
 
@@ -94,7 +94,8 @@ def test_signals_do_not_disturb_starts(namespace: un.Namespace, number: int) -> 
     sender = threading.Thread(target=send)
     sender.start()
     try:
-        # Start commands in the main thread, which handlers interrupt, and then in other threads.
+        # Start commands in the main thread, which the handlers interrupt, and then in other
+        # threads.
         for _ in range(30):
             assert namespace.run(["true"]).returncode == 0
         start_many(namespace, 60)
@@ -116,8 +117,8 @@ def test_a_blocked_signal_is_still_pending_after_a_start(namespace: un.Namespace
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
 
 
-# A signal to the process group also reaches a child before its exec. Python's handler, which writes
-# to the wakeup descriptor, must not run in that child, which shares this process's memory.
+# A signal to the process group also reaches a child before its exec. The child shares the memory of
+# this process, so Python's handler must not run there and write to the wakeup descriptor.
 GROUP = """
 import os, select, signal, threading
 import usernsctl as un
@@ -141,7 +142,7 @@ with un.Namespace.create() as ns:
     bytes_read = 0
     for _ in range(1000):
         os.killpg(0, signal.SIGWINCH)
-        # A signal that is lost would keep us here for ever.
+        # If a signal were lost, select() would never return.
         select.select([reading], [], [])
         bytes_read += len(os.read(reading, 4096))
     done.set()
@@ -163,7 +164,7 @@ import os, signal, threading
 import numpy
 import usernsctl as un
 
-# numpy has started threads of its own for this.
+# numpy starts its own threads for the product.
 matrix = numpy.random.rand(300, 300)
 assert numpy.isfinite(matrix @ matrix).all()
 heap = numpy.ones(1 << 27)
@@ -207,12 +208,12 @@ except ChildProcessError:
 
 
 def test_a_large_process_with_threads_forks_and_signals_starts_commands() -> None:
-    # Python 3.12 and later warn of forks in processes with threads.
+    # Since Python 3.12, os.fork() warns if the process has threads.
     options = ["-W", "ignore::DeprecationWarning"]
     assert check_output([sys.executable, *options, "-c", LOADED], timeout=SECONDS) == ""
 
 
-# Validates a bundle's config in 16 threads at once, as threads do that start sandboxes.
+# Program that validates a config.json in 16 threads at once, as threads that start sandboxes do.
 AT_ONCE = """
 import threading
 from usernsctl.gvisor import oci
@@ -237,7 +238,7 @@ def test_threads_may_read_the_first_config_concurrently() -> None:
         check_output([sys.executable, "-c", AT_ONCE], timeout=SECONDS)
 
 
-# The test measures memory, which ASan keeps after free(3).
+# The test measures memory use. ASan keeps memory after free(3).
 @pytest.mark.unsanitized
 def test_thousands_of_starts_leave_nothing(namespace: un.Namespace) -> None:
     start_many(namespace, 50)

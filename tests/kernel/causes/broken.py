@@ -1,8 +1,8 @@
-"""Break the machine for a command: ``python broken.py WAY... -- COMMAND...``.
+"""Run a command with misconfigurations: ``python broken.py WAY... -- COMMAND...``.
 
-Only this process and its mount namespace are broken, so all is restored when the command ends. Root
-first changes to NOBODY, a user with subordinate ranges that exist only in that mount namespace.
-Other users keep their ids, and have only the ways in FOR_ANYBODY.
+The misconfigurations apply only to this process and its mount namespace, so nothing remains when
+the command exits. Root first changes to NOBODY, a user who has subordinate ranges only in that
+mount namespace. Other users keep their ids, and can only use misconfigurations in FOR_ANYBODY.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ from calls import (
 NOBODY = 65534
 RANGE = f"{NOBODY}:100000:65536\n"
 
-# Exit status if this kernel can't be broken in that way.
+# Exit status if a misconfiguration is impossible with this kernel.
 UNSUPPORTED = 77
 
-# Mount point of a tmpfs for all files of the broken machine.
+# Mount point of a tmpfs for the files of all misconfigurations.
 SCRATCH = Path("/mnt")
 HELPERS = ("newuidmap", "newgidmap")
 
 
 def cover(path: str, content: str) -> None:
-    """Bind-mount a file with other content over a file."""
+    """Bind-mount a file with `content` over the file `path`."""
     own = SCRATCH / path.replace("/", "_")
     own.write_text(content)
     mount(str(own), path, None, MS_BIND)
@@ -67,7 +67,7 @@ def cover(path: str, content: str) -> None:
 
 
 def seccomp_engine() -> None:
-    """Deny user namespaces as container engines do."""
+    """Deny user namespaces with EPERM, as container engines do by default."""
     refuse(
         [
             ("unshare", 0, errno.EPERM),
@@ -78,7 +78,7 @@ def seccomp_engine() -> None:
 
 
 def seccomp_flags() -> None:
-    """Deny user namespaces as systemd's RestrictNamespaces= does: unshare(0) works."""
+    """Deny only CLONE_NEWUSER, as systemd's RestrictNamespaces= does. unshare(0) works."""
     refuse(
         [
             ("unshare", CLONE_NEWUSER, errno.EPERM),
@@ -93,7 +93,7 @@ def seccomp_mount() -> None:
 
 
 def seccomp_mount_bind() -> None:
-    """Deny the mount calls that old profiles omit, or allow only with CAP_SYS_ADMIN."""
+    """Deny the mount calls that old profiles do not have, or allow only with CAP_SYS_ADMIN."""
     refuse([(call, 0, errno.EPERM) for call in ("open_tree", "move_mount", "mount_setattr")])
 
 
@@ -118,7 +118,7 @@ def seccomp_prctl() -> None:
     refuse([("prctl", 0, errno.EPERM)])
 
 
-# ---- ways for all users ------------------------------------------------------------------------
+# ---- misconfigurations for all users -----------------------------------------------------------
 
 
 def no_new_privs() -> None:
@@ -130,7 +130,7 @@ def no_processes() -> None:
 
 
 def landlock(*allowed: str) -> None:
-    """Deny all writes to files, including id maps, except below the allowed directories."""
+    """Deny writes to all files, including id maps, except below the directories `allowed`."""
     rules = struct.pack("Q", LANDLOCK_WRITE_FILE)
     ruleset = check(libc.syscall(LANDLOCK_CREATE, rules, len(rules), 0), "landlock")
     for path in allowed:
@@ -145,12 +145,12 @@ def landlock(*allowed: str) -> None:
 
 
 def unmapped() -> None:
-    """Enter a user namespace without mapped ids."""
+    """Enter a user namespace whose maps are empty."""
     unshare(CLONE_NEWUSER)
 
 
 def nest() -> None:
-    """Enter a new user namespace as its root."""
+    """Enter a new user namespace as root of the namespace."""
     uid, gid = os.geteuid(), os.getegid()
     unshare(CLONE_NEWUSER)
     Path("/proc/self/setgroups").write_text("deny")
@@ -177,11 +177,11 @@ def no_cgroup_namespaces() -> None:
     Path("/proc/sys/user/max_cgroup_namespaces").write_text("0")
 
 
-# ---- ways for root only ------------------------------------------------------------------------
+# ---- misconfigurations for root only -----------------------------------------------------------
 
 
 def chroot() -> None:
-    """Change the root directory to a plain directory with all files below it."""
+    """Change the root to a plain directory, below which all files are bind-mounted."""
     root = SCRATCH / "root"
     root.mkdir()
     for entry in Path("/").iterdir():
@@ -209,7 +209,7 @@ def no_proc_sys() -> None:
 
 
 def read_only() -> None:
-    """Make everything read-only except /proc and /dev, as docker run --read-only does."""
+    """Make all mounts read-only except for /proc and /dev, as docker run --read-only does."""
     own = [place for place in ("/tmp", "/var/tmp", "/run") if os.path.isdir(place)]
     for place in own:
         mount(place, place, None, MS_BIND)
@@ -222,7 +222,7 @@ def proc_masked() -> None:
 
 
 def powerless_root() -> None:
-    """Drop all capabilities of root at the next exec."""
+    """Empty the bounding set, so that root has no capabilities after the next exec."""
     last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
     for capability in range(last + 1):
         prctl(PR_CAPBSET_DROP, capability)
@@ -233,7 +233,7 @@ def use_path(directory: Path) -> None:
 
 
 def helpers_missing() -> None:
-    """Set PATH to directories with all programs but newuidmap and newgidmap."""
+    """Set PATH to a directory with all programs except for newuidmap and newgidmap."""
     directory = SCRATCH / "bin"
     directory.mkdir()
     for program in (*Path("/usr/bin").iterdir(), *Path("/usr/sbin").iterdir()):
@@ -296,7 +296,7 @@ def ranges_of_service() -> None:
 
 
 def gid_entry() -> None:
-    """Grant a range by gid, to a user whose uid is another number."""
+    """Grant a range by gid in /etc/subgid, to a user whose uid differs from the gid."""
     cover("/etc/passwd", f"odd:x:{NOBODY}:1234:odd:/:/bin/sh\n")
     cover("/etc/subgid", "1234:100000:65536\n")
 
@@ -310,7 +310,10 @@ def other_group() -> None:
 
 
 def few_ids() -> None:
-    """Enter a user namespace with the ids 0 to 65535, as in a container, without NOBODY."""
+    """Enter a user namespace with the ids 0 to 65535, as in a container.
+
+    The namespace does not have the subordinate ids of NOBODY.
+    """
     ready, told = os.pipe(), os.pipe()
     pid = os.getpid()
     writer = os.fork()
@@ -328,7 +331,7 @@ def few_ids() -> None:
         os.close(descriptor)
 
 
-#: Ways to break the machine that only root can apply, before it changes to NOBODY.
+#: Misconfigurations that only root can apply, before this process changes to NOBODY.
 FOR_ROOT: dict[str, Callable[[], None]] = {
     "chroot": chroot,
     "proc-read-only": proc_read_only,
@@ -351,8 +354,8 @@ FOR_ROOT: dict[str, Callable[[], None]] = {
     "other-group": other_group,
     "few-ids": few_ids,
 }
-#: Ways to break the machine that any user can apply. Root applies these before it changes to
-#: NOBODY: afterwards, they would need no_new_privs.
+#: Misconfigurations that any user can apply. As root, this process applies them before changing to
+#: NOBODY, since they would need no_new_privs afterwards.
 EARLY: dict[str, Callable[[], None]] = {
     "seccomp-engine": seccomp_engine,
     "seccomp-flags": seccomp_flags,
@@ -364,7 +367,7 @@ EARLY: dict[str, Callable[[], None]] = {
     "seccomp-fork": seccomp_fork,
     "landlock": landlock,
 }
-#: Ways to break the machine that any user can apply. Root first changes to NOBODY.
+#: Misconfigurations that any user can apply. As root, this process first changes to NOBODY.
 LATE: dict[str, Callable[[], None]] = {
     "seccomp-prctl": seccomp_prctl,
     "no-new-privs": no_new_privs,
@@ -378,7 +381,7 @@ FOR_ANYBODY = EARLY.keys() | LATE.keys()
 
 
 def prepare() -> None:
-    """Create a mount namespace with subordinate ranges for NOBODY, and a tmpfs, as root."""
+    """As root, create a mount namespace with a tmpfs, and with subordinate ranges for NOBODY."""
     unshare(CLONE_NEWNS)
     mount("none", "/", None, MS_REC | MS_PRIVATE)
     mount("broken", str(SCRATCH), "tmpfs", 0)
@@ -391,7 +394,8 @@ def become_nobody(gid: int) -> None:
     os.setgroups([])
     os.setresgid(gid, gid, gid)
     os.setresuid(NOBODY, NOBODY, NOBODY)
-    # A process that has changed its ids is not dumpable, and can't open its own files in /proc.
+    # A process that has changed its ids is not dumpable, so it could not open the files of its own
+    # /proc directory.
     prctl(PR_SET_DUMPABLE, 1)
 
 
