@@ -1,9 +1,9 @@
-"""The errors of each system call in its manual page, as far as calls of usernsctl may get them.
+"""Table of the errors that each system call can return according to its manual page.
 
-EINTR is among the errors of each call that may sleep, ENOMEM and EPERM (a seccomp filter, or a
-security module) among those of nearly every call. EBADF is not listed, since programs use only
-descriptors that they have opened. EPIPE is not listed either: it means that the peer has exited,
-which other tests cover.
+Only errors that can occur in calls of usernsctl are listed: EINTR for each call that may sleep,
+ENOMEM and EPERM (from a seccomp filter or a security module) for nearly every call. EBADF is not
+listed, since programs use only descriptors that they have opened. EPIPE is not listed either, since
+it means that the peer has exited, which other tests cover.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from functools import cache
 from pathlib import Path
 
-#: Calls without injected errors, and why.
+#: System calls into which no errors are injected, and the reasons.
 EXCEPTIONS = {
     "exit": "never returns",
     "exit_group": "never returns",
@@ -133,7 +133,7 @@ NAMED = {
     "readlink": f"{_PATH} EINVAL EIO",
     "readlinkat": f"{_PATH} EINVAL EIO",
     "recvfrom": "EAGAIN ECONNREFUSED EINTR ENOMEM",
-    # For a Unix socket the kernel allocates nothing (unix_dgram_recvmsg in net/unix/af_unix.c).
+    # Receiving from a Unix socket allocates no memory (unix_dgram_recvmsg in net/unix/af_unix.c).
     "recvmsg": "EAGAIN ECONNREFUSED EINTR",
     "rename": f"{_PATH} EBUSY EDQUOT ENOSPC EPERM EROFS",
     "renameat": f"{_PATH} EBUSY EDQUOT ENOSPC EPERM EROFS",
@@ -173,26 +173,26 @@ NAMED = {
     "unshare": "EINVAL ENOMEM ENOSPC EPERM EUSERS",
     "utimensat": f"{_PATH} EPERM EROFS",
     "vfork": "EAGAIN ENOMEM",
-    # EINTR is for calls without WNOHANG.
+    # EINTR can only occur in calls without WNOHANG.
     "wait4": "ECHILD",
     "waitid": "ECHILD EINTR",
     "write": f"{_FD} EDQUOT EFBIG ENOSPC EPERM",
     "writev": f"{_FD} EAGAIN EDQUOT EFBIG ENOSPC EPERM",
 }
-#: Errors of calls that are not in the table.
+#: Errors for system calls that are not in the table.
 ELSE = "EPERM ENOMEM"
-#: Calls whose third argument is a number of bytes, and which may transfer fewer bytes.
+#: System calls whose third argument is a number of bytes, and which may transfer fewer bytes.
 SHORT = ("read", "write", "pread64", "pwrite64", "recvfrom", "sendto")
 
 
 def errors_of(call: str) -> list[str]:
-    """Return the names of the errors to inject, none for a call of :data:`EXCEPTIONS`."""
+    """Return the names of the errors to inject, none for calls in :data:`EXCEPTIONS`."""
     return [] if call in EXCEPTIONS else NAMED.get(call, ELSE).split()
 
 
 @cache
 def names() -> dict[int, str]:
-    """Return the names of this machine's system calls by number."""
+    """Return the names of the system calls on this processor, by number."""
     header = next(Path("/usr/include").glob("x86_64-linux-gnu/asm/unistd_64.h"))
     found = re.findall(r"^#define __NR_(\w+) (\d+)", header.read_text(), re.MULTILINE)
     return {int(number): name for name, number in found}

@@ -1,4 +1,4 @@
-"""Failing system calls by strace(1). Tests that use this module must declare that they need it."""
+"""Injection of errors into system calls by strace(1), which tests must declare as a requirement."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run_with(
 
     :param faults: the faults in the form of strace's ``-e inject=``, such as
         ``"mount:error=EPERM:when=2"``.
-    :param path: a path that restricts the faults to calls with that argument.
+    :param path: inject faults only into system calls that have this path as an argument.
     """
     names = ",".join(fault.split(":")[0] for fault in faults)
     options = ["-f", "-qq", "-o", os.devnull, "-e", f"trace={names}"]
@@ -30,7 +30,7 @@ def run_with(
     if path is not None:
         options += ["-P", path]
     done = capture(["strace", *options, "--", *command], timeout=SECONDS, pass_fds=pass_fds)
-    # strace prints how it has resolved the path.
+    # strace prints a line "strace: Requested path ..." about the resolution of `path`.
     output = [line for line in done.stderr.splitlines() if not line.startswith("strace: Requested")]
     done.stderr = "\n".join(output)
     return done

@@ -1,12 +1,13 @@
 /*
- * injector [-u USER] COMMAND...: run a command whose system calls can be made to fail.
+ * injector [-u USER] COMMAND...: run a command, and make its system calls fail on request.
  *
- * The command, and each program of usernsctl that it starts, is traced by ptrace(2). The command
- * itself gives orders to the injector, by calling close(2) for the descriptor MARK, which never
- * exists, with further arguments: see enum order. All other programs, such as runsc, run untraced.
+ * The injector traces the command, and each program of usernsctl that the command starts, by
+ * ptrace(2). The command itself sends orders to the injector. An order is a call of close(2) for
+ * the descriptor MARK, which never exists, with further arguments (enum order). All other programs,
+ * such as runsc, run untraced.
  *
- * -u: run the command as this user. Needs root, and is the only way to trace newuidmap: the kernel
- * gives a setuid program its privileges only if the tracer is privileged.
+ * -u: run the command as USER. Needs root. Only with -u can newuidmap be traced successfully,
+ * because the kernel gives a setuid program its privileges only if the tracer is privileged.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -30,35 +31,35 @@
 #define SITES 100000
 #define TRACEES 1024
 
-/* The second argument of the close(2) that gives an order. */
+/* An order, which is the second argument of close(2) with the descriptor MARK. */
 enum order {
-    ARM,    /* count system calls from now on; arguments: the system call, and 2^32 times its
-             * occurrence that fails (from 1; 0: none); enum fault; its value;
-             * and the pid of a process
-             * whose calls do not count; 1: only those of native programs count */
-    DISARM, /* stop counting; returns the number of calls */
-    BEFORE, /* returns the number of calls before the first exec of an untraced program */
-    NR,     /* returns the number of the system call of a site */
-    WHO,    /* returns the first seven bytes of the name of the program of a site, after its
-             * "usernsctl-" */
-    HIT     /* returns the number of the call, from 1, with the fault, or 0 if there was none */
+    ARM, /* start to count system calls. Arguments: the number of the system call that fails, plus
+          * 2^32 times the occurrence that fails (from 1; 0 for none); enum fault; the value of
+          * the fault; and the pid of a process whose calls are not counted (0 for none; 1 to
+          * count only calls of native programs) */
+    DISARM, /* stop counting; returns the number of counted calls */
+    BEFORE, /* returns the number of counted calls before the first exec of an untraced program */
+    NR,     /* returns the number of the system call at a site; argument: index of the site */
+    WHO,    /* returns seven bytes of the name of the program that made the call at a site, without
+             * the prefix "usernsctl-"; argument: index of the site */
+    HIT     /* returns which counted call (from 1) had the fault, or 0 if no call had */
 };
 
-/* The fault that is injected into a system call. */
+/* A fault that is injected into a system call. Some faults have a value. */
 enum fault {
     NOTHING,
-    ERROR,     /* the call is not made, and fails with this errno */
-    SHORTENED, /* the call reads or writes half as much */
-    SIGNAL,    /* the process receives this signal before the call */
+    ERROR,     /* the call has no effect, and fails; value: errno */
+    SHORTENED, /* the call reads or writes at most half of the requested bytes */
+    SIGNAL,    /* the process receives a signal before the call; value: number of the signal */
     PAUSE,     /* the process is stopped and continued before the call */
-    VICTIM     /* the process with this pid is killed before the call */
+    VICTIM     /* a process is killed before the call; value: pid */
 };
 
 struct tracee {
     pid_t pid;
-    bool is_inside; /* whether the tracee is between the entry and the exit of a call */
+    bool is_inside; /* true between the entry and the exit of a system call */
     bool has_result;
-    int64_t result; /* the result with which the call's own is replaced, if has_result */
+    int64_t result; /* replaces the result of the system call, if has_result is true */
 };
 
 struct site {
@@ -180,7 +181,7 @@ static bool is_counted(uint64_t nr, pid_t pid)
     case SYS_exit_group:
     case SYS_rt_sigreturn:
     case SYS_restart_syscall:
-        return false; /* calls that never fail, or that the program does not make itself */
+        return false; /* These calls never fail, or are made by the kernel. */
     }
     if (state.excluded == 1)
         return is_native(pid);
@@ -189,7 +190,7 @@ static bool is_counted(uint64_t nr, pid_t pid)
     return !state.excluded || access(path, F_OK) != 0;
 }
 
-/* Halves the third argument, which is the size for read(2), write(2) and their relatives. */
+/* Halves the third argument, which is the number of bytes of read(2), write(2) and the like. */
 static void shorten(struct user_regs_struct *regs)
 {
     if (regs->rdx > 1)
@@ -203,7 +204,7 @@ static void inject(struct tracee *tracee, struct user_regs_struct *regs)
     state.hit = state.count;
     switch (state.fault) {
     case ERROR:
-        /* Linux closes the descriptor also if close(2) fails. */
+        /* Let close(2) run, since Linux closes the descriptor even if close(2) fails. */
         if (regs->orig_rax != SYS_close)
             regs->orig_rax = (unsigned long long)-1;
         tracee->has_result = true;
@@ -251,7 +252,7 @@ static void enter_call(struct tracee *tracee, struct user_regs_struct *regs,
         inject(tracee, regs);
 }
 
-/* Handles the entry or the exit of a system call. A tracee that was killed is gone. */
+/* Handles the entry or the exit of a system call. Does nothing if the tracee was killed. */
 static void at_call(struct tracee *tracee)
 {
     struct __ptrace_syscall_info info;
@@ -268,7 +269,7 @@ static void at_call(struct tracee *tracee)
     }
 }
 
-/* Handles a stop of a tracee, and lets it go on. */
+/* Handles a stop of a tracee, and continues the tracee. */
 static void at_stop(pid_t pid, int status)
 {
     struct tracee *tracee = find(pid);
@@ -285,7 +286,7 @@ static void at_stop(pid_t pid, int status)
     }
     if (event == PTRACE_EVENT_STOP && sig != SIGTRAP) {
         ptrace(PTRACE_LISTEN, pid, NULL,
-               NULL); /* the tracee was stopped by a signal, and stays stopped until SIGCONT */
+               NULL); /* A signal has stopped the tracee, which must stay stopped until SIGCONT. */
         return;
     }
     if (sig == (SIGTRAP | 0x80)) {

@@ -1,7 +1,7 @@
-"""Make the n-th system call of each path fail, for every n, and check for leftovers.
+"""Make each system call of each operation fail, one per run, and check for leftovers.
 
-Runs under the program injector: ``injector PYTHON matrix.py [OPTION...]``. Prints one JSON object
-for each path (:class:`Outcome`).
+The injector runs this script: ``injector PYTHON matrix.py [OPTION...]``. The script prints one JSON
+object for each operation (:class:`Outcome`).
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ import usernsctl as un
 MARK = -4242
 SECONDS = 60
 GRACE_SECONDS = 10
-# prctl(2): orphans become children of this process.
+# From prctl(2). With this attribute, orphans become children of this process.
 PR_SET_CHILD_SUBREAPER = 36
 
-# enum order and enum fault of injector.c.
+# The values of enum order and enum fault in injector.c.
 ARM, DISARM, BEFORE, NR, WHO, HIT = range(6)
 NOTHING, ERROR, SHORTENED, SIGNAL, PAUSE, VICTIM = range(6)
 
@@ -48,14 +48,17 @@ libc.syscall.restype = ctypes.c_long
 
 
 def order(what: int, *arguments: int) -> int:
-    """Give the injector an order, and return its answer."""
+    """Send the order `what` to the injector, and return the answer."""
     words = (MARK, what, *arguments, *(0 for _ in range(4 - len(arguments))))
     return int(libc.syscall(*(ctypes.c_long(word) for word in (3, *words))))
 
 
 @dataclass(frozen=True)
 class Fault:
-    """An event at a call: `label` names it in the table."""
+    """An event that is injected at a system call.
+
+    :ivar label: the name of the event in the table.
+    """
 
     kind: int
     value: int
@@ -67,7 +70,7 @@ class Fault:
 
 
 SHORT = Fault(SHORTENED, 0, "short")
-#: Signals to the process that makes the call. A Python program ends by TERM and KILL.
+#: Signals that are sent to the calling process. SIGTERM and SIGKILL also kill a Python program.
 HARMLESS = (
     Fault(SIGNAL, signal.SIGCHLD, "SIGCHLD"),
     Fault(PAUSE, 0, "SIGSTOP, SIGCONT"),
@@ -86,7 +89,7 @@ NO_FAULT = Fault(NOTHING, 0, "")
 
 @dataclass(frozen=True)
 class Site:
-    """A system call: its number, and its position among the calls with that number."""
+    """A system call of a run: its number, and its position among the calls with the same number."""
 
     number: int
     occurrence: int
@@ -104,7 +107,7 @@ NOWHERE = Site(0, 0)
 
 @dataclass
 class Outcome:
-    """The results of one path."""
+    """The results of all faults of one operation."""
 
     path: str
     user: str
@@ -117,7 +120,7 @@ class Outcome:
 
 
 class Hung(BaseException):
-    """Error of an operation that has not returned within its time limit."""
+    """Exception that is raised if an operation has not returned within its time limit."""
 
 
 def descriptors() -> set[str]:
@@ -144,7 +147,7 @@ def children() -> set[str]:
 
 
 def unused(group: Path) -> bool:
-    """Return whether the sandbox of a control group has ended: the group is empty and unlocked."""
+    """Return whether a control group is empty and not locked, since its sandbox has exited."""
     try:
         descriptor = os.open(group, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
@@ -160,7 +163,7 @@ def unused(group: Path) -> bool:
 
 @dataclass
 class State:
-    """The state that a path must leave as it was."""
+    """Descriptors, processes, mounts, files and control groups, none of which may be left."""
 
     descriptors: set[str]
     children: set[str]
@@ -184,7 +187,7 @@ class State:
 
 
 def left_over(before: State, directory: Path) -> dict[str, set[str]]:
-    """Return the parts of the state that are new since `before`, and remain after some seconds."""
+    """Return the items of the state that are new since `before`, and remain after GRACE_SECONDS."""
     deadline = time.monotonic() + GRACE_SECONDS
     while (found := State.now(directory).extra(before)) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -205,18 +208,18 @@ def limited() -> Iterator[None]:
 
 
 class Matrix:
-    """All faults of one path."""
+    """All faults of one operation (`path`)."""
 
     def __init__(self, path: paths.FaultPath, user: str) -> None:
         self.path = path
-        # The pid of the process whose calls are not counted; 1 to count only those of native
-        # programs.
+        # Pid of a process whose calls are not counted. Or 1, to count only calls of native
+        # programs. Or 0, to count all calls.
         self.excluded = 1 if path.native_only else 0
         self.outcome = Outcome(path.name, user)
         self.output = path.directory / "output"
 
     def run_once(self, site: Site, fault: Fault) -> str:
-        """Run the path with one fault, and return the outcome."""
+        """Run the operation with one fault, and return the result."""
         self.path.prepare()
         with self.output.open("w+") as output, limited():
             end = self._end(output, site, fault)
@@ -269,7 +272,7 @@ class Matrix:
         return end
 
     def run_in_child(self, site: Site, fault: Fault) -> str:
-        """Run the path in a child, which the fault may kill."""
+        """Run the operation in a forked child, which the fault may kill; return the result."""
         pid = os.fork()
         if pid == 0:
             self._child(site, fault)
@@ -306,7 +309,7 @@ class Matrix:
             os._exit(status)
 
     def record(self) -> list[Site]:
-        """Run the path without a fault, and return its sites."""
+        """Run the operation without a fault, and return the sites of the run."""
         end = self.run_once(NOWHERE, NO_FAULT)
         self.path.settle()
         if end != "success":
@@ -320,7 +323,7 @@ class Matrix:
         return found
 
     def faults(self, sites: list[Site]) -> Iterator[tuple[Site, Fault]]:
-        """Yield all pairs of a site and a fault."""
+        """Yield all pairs of a site and a fault that can be injected there."""
         for site in sites:
             call = site.call
             for name in errnos.errors_of(call):
@@ -333,7 +336,7 @@ class Matrix:
                 yield site, CREATOR
 
     def try_all(self, rounds: int) -> Outcome:
-        """Try `rounds` pairs of a site and a fault, or all if `rounds` is 0."""
+        """Try `rounds` random pairs of a site and a fault, or all pairs if `rounds` is 0."""
         self.path.set_up()
         try:
             for _ in range(2):
@@ -352,7 +355,7 @@ class Matrix:
             self.path.tear_down()
         return self.outcome
 
-    # Handling of one fault, and of the error that the path raised.
+    # Description of the last fault, and the error that the operation raised.
     last = error = ""
 
     def try_one(self, site: Site, fault: Fault) -> None:
@@ -378,7 +381,7 @@ class Matrix:
         self.path.settle()
         left = left_over(before, self.path.directory)
         if is_deadly and "files" in left:
-            # The next run of the path removes the leftovers of a killed process.
+            # A killed process may leave files, which the next run of the operation removes.
             self.expect_success(f"after {self.last}")
             left = left_over(before, self.path.directory)
         if left and not end.startswith("defect"):
@@ -393,7 +396,7 @@ class Matrix:
         self.outcome.ends[end] += 1
 
     def expect_success(self, when: str) -> None:
-        """Check that the path works again."""
+        """Check that the operation succeeds when no fault is injected."""
         with contextlib.suppress(un.UsernsError):
             self.path.clean()
         end = self.run_once(NOWHERE, NO_FAULT)

@@ -1,4 +1,4 @@
-"""The operations whose system calls tests/faults/matrix.py makes fail, one class for each."""
+"""The operations whose system calls matrix.py makes fail, one class for each operation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from usernsctl.gvisor.sandbox import records as sandbox_records
 from usernsctl.namespaces import named
 
 BIN = Path(sys.executable).parent
-#: The payload of each path. Its output shows that it ran.
+#: The payload of each operation. Its output shows that the payload ran.
 PAYLOAD = ["sh", "-c", "echo ran"]
 RAN = "ran\n"
 START_SECONDS = 30
@@ -37,13 +37,13 @@ class Misbehaved(Exception):
 
 
 class FaultPath:
-    """An operation that starts PAYLOAD. `payload_output` is its standard output.
+    """An operation that starts PAYLOAD with `output` as standard output.
 
-    :ivar native_only: whether only system calls of native programs count; otherwise those of this
-        process count, too.
-    :ivar is_sandbox: whether a start takes tenths of a second.
-    :ivar starts_program: whether the payload runs after the first exec of a program that is not of
-        usernsctl, and not before.
+    :ivar native_only: true if only system calls of native programs fail; false if calls of this
+        process fail, too.
+    :ivar is_sandbox: true if the operation starts a sandbox, which takes tenths of a second.
+    :ivar starts_program: true if the payload cannot run before the first exec of a program that is
+        not part of usernsctl.
     """
 
     name = ""
@@ -55,30 +55,30 @@ class FaultPath:
         self.directory = directory
 
     def set_up(self) -> None:
-        """Create the objects that all runs share."""
+        """Create the objects that all runs of the operation share."""
 
     def prepare(self) -> None:
-        """Prepare one run; no faults are injected."""
+        """Prepare one run. No faults are injected here."""
 
     def run(self, output: IO[str]) -> None:
-        """Start the payload, and wait for its end."""
+        """Start the payload, and wait for the exit of the payload."""
         raise NotImplementedError
 
     def settle(self) -> None:
-        """Remove the objects that a run has returned; no faults are injected."""
+        """Remove the objects that a run has created. No faults are injected here."""
 
     def clean(self) -> None:
-        """Remove the namespaces and detached sandboxes that a killed run may leave."""
+        """Remove the namespaces and detached sandboxes that a killed run may have left."""
 
     def remove_partial(self) -> None:
-        """Remove a partial result, which stays if the process that calls usernsctl is killed."""
+        """Remove a partial result, which remains if the process that calls usernsctl is killed."""
 
     def tear_down(self) -> None:
-        """Remove the objects of :meth:`set_up`."""
+        """Remove the objects that :meth:`set_up` has created."""
 
 
 class Native(FaultPath):
-    """A command line of usernsctl-exec."""
+    """A run of usernsctl-exec."""
 
     native_only = True
 
@@ -108,7 +108,7 @@ class Native(FaultPath):
 
 
 def check_report(status: int, text: str) -> None:
-    """Check that a failure has the documented form, and one of the documented exit statuses."""
+    """Check that an error message and exit status have the documented form and value."""
     first, *rest = text.splitlines() or [""]
     is_form = first.startswith(("usernsctl-exec: ", "usernsctl-watch: ", "usernsctl: ", "warning"))
     if status not in (125, 126, 127) or not is_form:
@@ -118,7 +118,7 @@ def check_report(status: int, text: str) -> None:
 
 
 class LaunchFile(Native):
-    """A launch from a file, in gVisor."""
+    """A launch from a file, which starts a sandbox."""
 
     is_sandbox = True
 
@@ -134,7 +134,7 @@ class LaunchFile(Native):
 
 
 class Call(FaultPath):
-    """An operation of the Python interface, given as a function."""
+    """An operation of the Python interface that is passed as a function."""
 
     def __init__(self, directory: Path, name: str, function: Callable[[IO[str]], Any]) -> None:
         super().__init__(directory)
@@ -143,7 +143,7 @@ class Call(FaultPath):
 
 
 class InNamespace(FaultPath):
-    """A command in a kept namespace that exists already."""
+    """A command in an existing Namespace, which all runs share."""
 
     name = "spawn in a kept namespace"
 
@@ -158,7 +158,7 @@ class InNamespace(FaultPath):
 
 
 class NamedCreate(FaultPath):
-    """A named namespace, and a command in it."""
+    """The creation of a named namespace, and a command in the namespace."""
 
     name = "ns create, exec"
     is_created = False
@@ -195,7 +195,7 @@ class NamedRemove(NamedCreate):
 
 
 class InHost(FaultPath):
-    """An operation that starts sandboxes in a `SandboxHost`. All runs share the host."""
+    """An operation that starts sandboxes in a `SandboxHost`, which all runs share."""
 
     is_sandbox = True
 
@@ -224,7 +224,7 @@ class Start(InHost):
 
 
 class InSandbox(InHost):
-    """A path that uses one sandbox, which all runs share while it is alive."""
+    """An operation in one sandbox, which all runs share while the sandbox is alive."""
 
     starts_program = False
 
@@ -236,7 +236,7 @@ class InSandbox(InHost):
             self.box.run(["true"])
 
     def settle(self) -> None:
-        """Close the sandbox if a fault has ended it."""
+        """Close the sandbox if a fault has killed it."""
         if self.box is not None and self.box.poll() is not None:
             self.tear_down_box()
 
@@ -272,7 +272,7 @@ class Files(InSandbox):
 
 
 def make_tree(tree: Path) -> None:
-    """Make a tree for :func:`read_tree`, unless it exists."""
+    """Create a tree of files for :func:`read_tree`, unless the tree exists."""
     if not tree.exists():
         (tree / "inner").mkdir(parents=True)
         (tree / "inner" / "file").write_text(RAN)
@@ -280,14 +280,14 @@ def make_tree(tree: Path) -> None:
 
 
 def read_tree(tree: Path, output: IO[str]) -> None:
-    """Write the content of a copy of the tree."""
+    """Write the content of the file in a copy of the tree to `output`."""
     assert (tree / "link").is_symlink()
     output.write((tree / "inner" / "file").read_text())
     output.flush()
 
 
 class Trees(InSandbox):
-    """A tree that is copied into a sandbox, and out of it."""
+    """Copies of a tree into a sandbox and out of the sandbox."""
 
     name = "trees in and out"
 
@@ -302,7 +302,7 @@ class Trees(InSandbox):
         read_tree(self.directory / "copy", output)
 
     def settle(self) -> None:
-        """Remove the copy."""
+        """Remove the complete copy of the tree on the host."""
         remove_complete_copy(self.directory / "copy")
         super().settle()
 
@@ -311,7 +311,7 @@ class Trees(InSandbox):
 
 
 def remove_complete_copy(copy: Path) -> None:
-    """Remove a complete copy of the tree. A partial copy stays, and counts as a defect."""
+    """Remove `copy` if it is complete. A partial copy remains, and counts as a defect."""
     if (copy / "link").is_symlink() and (copy / "inner" / "file").exists():
         shutil.rmtree(copy)
 
@@ -349,7 +349,7 @@ class TemplateRestore(InHost):
 
 
 class Detach(InHost):
-    """A detached sandbox."""
+    """The start of a detached sandbox."""
 
     name = "detach"
     is_started = False
@@ -371,7 +371,7 @@ class Detach(InHost):
 
 
 class Attach(Detach):
-    """A command in a detached sandbox, which all runs share while it is alive."""
+    """A command in a detached sandbox, which all runs share while the sandbox is alive."""
 
     name = "attach"
     starts_program = False
@@ -393,7 +393,7 @@ class Attach(Detach):
 
 
 class Copy(Attach):
-    """usernsctl cp, of a tree into a detached sandbox and out of it."""
+    """Copies of a tree by usernsctl cp, into a detached sandbox and out of the sandbox."""
 
     name = "cp"
 
@@ -417,13 +417,14 @@ class Copy(Attach):
 
 
 class NetworkedHost(HostItself):
-    """A sandbox with a private network, and a published port, through which a server is asked."""
+    """A sandbox with a private network, whose server is reached through a published port."""
 
     name = "published port"
     server = (
         "import socket; server = socket.create_server(('127.0.0.1', 8000));"
         "print('ready', flush=True); client = server.accept()[0];"
-        # recv() keeps the sandbox alive after the answer: its end would discard data in transit.
+        # recv() keeps the sandbox alive until the client has read the answer. The exit of the
+        # sandbox would discard data in transit.
         "client.sendall(b'ran\\n'); client.recv(1)"
     )
 
@@ -439,7 +440,7 @@ class NetworkedHost(HostItself):
                 with socket.create_connection(box.ports[8000], START_SECONDS) as client:
                     output.write(client.makefile().readline())
             except ConnectionError as error:
-                # The sandbox has ended because its network has.
+                # The failure of the network has killed the sandbox.
                 raise un.CalledProcessError(box.wait(START_SECONDS), command) from error
             output.flush()
             if status := box.wait(START_SECONDS):
@@ -447,7 +448,7 @@ class NetworkedHost(HostItself):
 
 
 class NetworkedNamespace(NamedCreate):
-    """A named namespace with a private network, and a command in it."""
+    """The creation of a named namespace with a private network, and a command in the namespace."""
 
     name = "ns create with a private network"
 
@@ -459,13 +460,13 @@ class NetworkedNamespace(NamedCreate):
 
 
 def limited_run(output: IO[str]) -> None:
-    """Run the payload with each limit: by control groups as root, elsewhere by watchers."""
+    """Run the payload with all limits, enforced by control groups (root) or by watchers."""
     limits: dict[str, Any] = {"memory": "512M", "pids": 200, "cpus": 1, "disk": "64M"}
     un.gvisor.run(PAYLOAD, stdout=output, check=True, timeout=START_SECONDS, **limits)
 
 
 def every_path(directory: Path) -> Iterator[FaultPath]:
-    """Yield all paths that this user can run."""
+    """Yield all operations that this user can run."""
     is_root = os.geteuid() == 0
     yield Native(directory, "exec, one id", "-r")
     yield Native(directory, "exec, forked, with namespaces", "-rmpinu", "-f", "--mount-proc")

@@ -1,4 +1,4 @@
-"""Tests of usernsctl-child whose own system calls fail, without the calls of Python."""
+"""Tests of usernsctl-child with failing system calls, while the calls of Python succeed."""
 
 from __future__ import annotations
 
@@ -17,11 +17,15 @@ pytestmark = pytest.mark.userns_requires("strace")
 
 @pytest.fixture
 def fail_in_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Return a function that injects a fault, in strace's form, into each later usernsctl-child."""
+    """Return a function that injects a fault into each usernsctl-child that starts later.
+
+    The argument of the function is a fault in the form of strace's ``-e inject=``.
+    """
 
     def fail(fault: str) -> None:
         name = fault.partition(":")[0]
-        # -D: usernsctl-child keeps the pid that its caller knows.
+        # With -D, strace runs as a grandchild, and usernsctl-child keeps the pid that its caller
+        # knows.
         tracer = ["strace", "-D", "-f", "-qq", "-o", os.devnull]
         traced = [*tracer, "-e", f"trace={name}", "-e", f"inject={fault}", os.fsdecode(child)]
         program = tmp_path / "child"
@@ -36,7 +40,7 @@ def fail_in_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[
 def test_a_command_inherits_no_descriptor_of_the_child(
     fail_in_child: Callable[[str], None],
 ) -> None:
-    """Regression: the command inherited the child's socket, so the start waited for its end."""
+    """Regression: the command inherited the child's socket, so the start waited for the command."""
     fail_in_child("fcntl:error=EPERM:when=1")
     with pytest.raises(un.NamespaceError) as caught:
         un.run(["true"])
@@ -47,7 +51,7 @@ def test_a_command_inherits_no_descriptor_of_the_child(
 def test_a_child_that_stays_dumpable_does_not_join_a_namespace(
     fail_in_child: Callable[[str], None], when: int
 ) -> None:
-    """Check that the start fails: a process inside could read a dumpable child's memory."""
+    """Check that the start fails, because processes inside could read a dumpable child's memory."""
     with un.Namespace.create() as namespace:
         fail_in_child(f"prctl:error=EPERM:when={when}")
         with pytest.raises(un.NamespaceError, match="PR_SET_DUMPABLE") as caught:

@@ -1,4 +1,4 @@
-"""Tests of the defects that tests/faults/matrix.py has found, each by one fault."""
+"""Regression tests of the defects that tests/faults/matrix.py has found, each with one fault."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from usernsctl._system.processes import ProcessIdentity
 from usernsctl.gvisor.sandbox import attached, detached
 from usernsctl.namespaces import named
 
-# An object that is dropped without close() issues a warning, which is an error here.
+# Objects that are dropped without close() issue a warning. Without these filters, the warning would
+# be an error.
 pytestmark = [
     pytest.mark.usefixtures("runtime"),
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
@@ -31,7 +32,7 @@ pytestmark = [
 
 @pytest.fixture
 def removed() -> Iterator[None]:
-    """Remove the namespace of a test that has failed."""
+    """Remove the namespace "web" after the test, if the test has left the namespace."""
     yield
     if any(one.name == "web" for one in named.list_named()):
         named.remove_named("web")
@@ -49,9 +50,9 @@ def raising(error: Exception) -> Callable[..., Any]:
 
 
 def interrupt_each(run: Callable[[], object], *names: str) -> None:
-    """Interrupt `run` after each call of some C functions, by default of all.
+    """Interrupt `run` after each call of the C functions `names` (all, if empty), one per run.
 
-    No descriptor may be left.
+    Check that no run leaks a descriptor.
     """
     run()
     before = open_descriptors()
@@ -67,7 +68,7 @@ def interrupt_each(run: Callable[[], object], *names: str) -> None:
 def test_a_namespace_that_its_creator_cannot_open_is_removed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Regression: the namespace stayed, with its holder and its record."""
+    """Regression: the namespace remained, with its holder and its record."""
     with monkeypatch.context() as patch:
         patch.setattr(un.Namespace, "of_holder", failing(errno.EMFILE))
         with pytest.raises(OSError, match="Too many open files"):
@@ -105,7 +106,7 @@ def test_a_draft_is_removed_without_further_descriptors(monkeypatch: pytest.Monk
 
 
 def test_a_draft_that_can_not_be_opened_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Regression: the new directory stayed until the next call."""
+    """Regression: the new directory remained until the next call."""
     store = records.Store("a name", named.NamedNamespace, lambda _: records.open_state("drafts"))
     real_open, tried = records.Directory.open, list[str]()
 
@@ -123,7 +124,7 @@ def test_a_draft_that_can_not_be_opened_is_removed(monkeypatch: pytest.MonkeyPat
 
 
 def test_leaving_a_closed_entry_raises_nothing() -> None:
-    """Regression: a ValueError about the descriptor -1 replaced the error that closed the entry."""
+    """Regression: a ValueError for descriptor -1 replaced the original exception."""
     store = records.Store("a name", named.NamedNamespace, lambda _: records.open_state("closed"))
     with store.draft("web") as entry:
         entry.remove()
@@ -142,7 +143,7 @@ def test_no_pidfd_is_lost_by_an_interrupt() -> None:
 
 
 def test_no_pipe_of_a_command_is_lost_by_an_interrupt() -> None:
-    """Regression: an interrupted Popen leaked pipes that subprocess had not opened as files yet."""
+    """Regression: an interrupted Popen leaked pipes that had no file objects yet."""
     interrupt_each(lambda: un.run(["true"], capture_output=True), "open")
 
 
@@ -166,7 +167,7 @@ def test_no_descriptor_of_a_namespace_is_lost_by_an_interrupt() -> None:
 @pytest.mark.userns_requires("runsc")
 class TestSandboxes:
     def test_an_interrupted_start_frees_its_id(self, host: un.SandboxHost) -> None:
-        """Regression: the directory stayed if the interrupt came right after mkdir(2)."""
+        """Regression: the sandbox's directory remained after an interrupt right after mkdir(2)."""
 
         def start() -> None:
             host.start(["true"], id="web").close()
@@ -182,7 +183,7 @@ class TestSandboxes:
     def test_no_descriptor_of_a_detached_sandbox_is_lost_by_an_interrupt(
         self, host: un.SandboxHost
     ) -> None:
-        """Regression: an interrupt leaked pidfds, and a descriptor of runsc's user namespace."""
+        """Regression: an interrupt leaked pidfds, and the descriptor of runsc's user namespace."""
         host.start(None, id="web", detach=True).release()
         try:
             run = lambda: un.Sandbox.attach("web").release()  # noqa: E731
@@ -199,7 +200,7 @@ class TestSandboxes:
     def test_a_failed_open_of_namespaces_does_not_hang(
         self, host: un.SandboxHost, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Regression: after the error, the start waited for the end of the running sandbox."""
+        """Regression: after the error, host.start() waited for the exit of the running sandbox."""
         gone = un.NamespaceError("process 5 is gone", step="setns", cause="target-gone")
         monkeypatch.setattr(attached, "_EXIT_SECONDS", 0.1)
         monkeypatch.setattr(un.Namespace, "from_pid", raising(gone))

@@ -1,6 +1,7 @@
-"""Tests of usernsctl-exec --launch with each system call failing.
+"""Tests of usernsctl-exec --launch in which each system call fails, one per run.
 
-Either one message is printed and the command has not run, or the call was not needed.
+Either usernsctl-exec prints one error message and does not run the command, or the command runs,
+because the failed call was not necessary.
 """
 
 from __future__ import annotations
@@ -26,17 +27,18 @@ pytestmark = [
 
 ERRORS = ("EMFILE", "ENOMEM", "EPERM")
 
-# Calls without injected faults: they don't fail in reality, fail in other ways, or are made by libc
-# before main().
+# System calls into which no faults are injected, because they never fail, fail in other ways, or
+# are made by libc before main().
 LIBC = ("arch_prctl", "brk", "close", "exit_group", "mprotect")
 
 
 @pytest.fixture
 def launch(prelude: Program, tmp_path: Path) -> Path:
-    """Write a launch file that contains each kind of step."""
+    """Create a launch file that contains each kind of step; return its path."""
     for name in ("root/bin", "root/etc", "data/inner"):
         (tmp_path / name).mkdir(parents=True)
-    # The launch searches for its command; a static program needs no other files.
+    # The launch searches for the command "sh" in the root filesystem. A static program needs no
+    # further files.
     shutil.copy(prelude.path, tmp_path / "root/bin/sh")
     options = [
         *("--rootfs", str(tmp_path / "root"), "--network", "host"),
@@ -48,7 +50,7 @@ def launch(prelude: Program, tmp_path: Path) -> Path:
 
 
 def calls_of(command: list[str | Path], trace: Path) -> collections.Counter[str]:
-    """Count the system calls of each kind up to the exec of another program."""
+    """Return how often each system call occurs before the exec of another program."""
     subprocess.run(["strace", "-f", "-o", trace, "--", *command], check=True, capture_output=True)
     made = re.findall(r"^\d+ +(\w+)\(", trace.read_text().rpartition(" execve(")[0], re.MULTILINE)
     return collections.Counter(name for name in made if name not in LIBC)
@@ -89,6 +91,6 @@ def test_a_launch_may_be_killed_at_each_call(
     for name, when in random.sample(every, tally.rounds(10, 200)):
         done = run_with(f"{name}:signal={signal}:when={when}", command=command)
         tally.tried()
-        # A signal that arrives during the exec is handled by the new program.
+        # If the signal arrives during execve(2), the new program receives it and may have printed.
         if done.stdout and name != "execve":
             tally.succeeded(f"{name}, the {when}th: {done}")

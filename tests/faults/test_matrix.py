@@ -1,4 +1,4 @@
-"""A short form of `make faults`: some system calls of some paths fail, always the same draw."""
+"""A short form of `make faults`, in which always the same few system calls fail."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = [
 
 FAULTS = TESTS / "faults"
 SEED = "0"
-# A user with subordinate id ranges, created by tools/user.
+# A user with subordinate id ranges, whom tools/user creates.
 USER = "usernsctl-test"
 
 
@@ -36,13 +36,13 @@ def injector(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_matrix(injector: Path, paths: list[str], rounds: int, user: str | None = None) -> None:
-    """Try random faults of each path, and fail if any had an undocumented result.
+    """Try random faults of each operation, and check that no result is undocumented.
 
-    One process tries all paths, since its start and its imports are slow while it is traced.
+    One process tries all operations, since start and imports are slow in a traced process.
     """
     as_user = ["-u", user] if user else []
     given = [f"--rounds={rounds}", f"--seed={SEED}", *(f"--path={path}" for path in paths)]
-    # The user -u may neither reach nor write pytest's directories.
+    # The user `user` may not be able to access pytest's directories.
     with tempfile.TemporaryDirectory(dir="/tmp") as name:
         top = Path(name)
         top.chmod(0o755)
@@ -59,7 +59,7 @@ def run_matrix(injector: Path, paths: list[str], rounds: int, user: str | None =
     assert len(outcomes) == len(paths)
     for outcome in outcomes:
         assert outcome["defects"] == [], done.stderr
-        # Some faults are drawn for calls that this process does not make.
+        # Some faults are chosen for system calls that the run with the fault does not reach.
         assert sum(outcome["tried"].values()) > 0, outcome
 
 
@@ -76,6 +76,6 @@ def test_a_sandbox_may_fail_at_each_call(injector: Path) -> None:
 
 @as_root
 def test_the_helpers_may_fail_at_each_call(injector: Path) -> None:
-    """Only a privileged tracer lets newuidmap keep its privileges."""
+    """Check faults of the helpers as root, since only a privileged tracer lets them work."""
     subprocess.run([TREE / "tools" / "user", USER, "ranges"], check=True)
     run_matrix(injector, ["exec, ranges*", "spawn, ranges"], 6, USER)

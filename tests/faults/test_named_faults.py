@@ -1,6 +1,6 @@
 """Tests that nothing remains of a named namespace whose creator is killed at any point.
 
-The next call with the same name must work.
+The next call with the same name must succeed.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from conftest import SCRIPTS
 from injecting import SECONDS, run_with
 from processes import capture
 
-# Kills a creator before its Nth line, for N = 1, 1 + STEP, ..., until a creator finishes. After
-# each, the next caller must get a working namespace. Prints the last N.
+# Program that kills a creator before its Nth line, for N = 1, 1 + STEP, ..., until a creator
+# finishes. After each kill, the next caller must get a working namespace. The program prints the
+# last N.
 SWEEP = """
 import os, signal, sys
 from usernsctl._system import records
@@ -71,7 +72,7 @@ def test_a_creator_may_be_killed_anywhere(step: int, tmp_path: Path) -> None:
         env=dict(os.environ) | {"XDG_RUNTIME_DIR": str(tmp_path)},
     )
     assert (done.returncode, done.stderr) == (0, "")
-    # With fewer creators, the trace function would not have counted lines.
+    # A smaller number would mean that the trace function had not counted lines.
     assert int(done.stdout) > 50
 
 
@@ -79,10 +80,11 @@ def test_a_creator_may_be_killed_anywhere(step: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("when", range(1, 46, 2))
 @pytest.mark.sampled(8)
 def test_the_prelude_may_be_killed_anywhere(when: int) -> None:
-    """Both processes are killed at their Nth system call. A holder exits if its creator is gone."""
+    """Check that no holder remains if both processes are killed at their Nth system call."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     command = [SCRIPTS / "usernsctl-exec", f"--hold={theirs.fileno()}", "-rm"]
-    # The test does not read the socket, so the message stays in its buffer.
+    # The holder reads end of file, as if its creator had exited. Its messages stay in the socket's
+    # buffer until the test reads them below.
     ours.shutdown(socket.SHUT_WR)
     with ours:
         with theirs:
@@ -95,7 +97,7 @@ def test_the_prelude_may_be_killed_anywhere(when: int) -> None:
 @pytest.mark.userns_requires("strace")
 @pytest.mark.parametrize(("when", "call"), [(1, "PR_SET_NAME"), (2, "PR_SET_DUMPABLE")])
 def test_a_holder_that_can_not_be_opened_does_not_stay(when: int, call: str) -> None:
-    """Run as root alone, since no other user may trace the holder, which is not dumpable."""
+    """Check that a holder exits if prctl(2) fails. Only root may trace the undumpable holder."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.settimeout(SECONDS)
     fault = f"inject=prctl:error=EINVAL:when={when}"
@@ -110,7 +112,7 @@ def test_a_holder_that_can_not_be_opened_does_not_stay(when: int, call: str) -> 
             assert b"attached" in traced.stderr.readline()
             ours.send(b"+")
             message = ours.recv(4096)
-            # strace exits when the holder has.
+            # strace exits when the holder has exited.
             assert traced.wait(SECONDS) == 0
     assert ready == b"ready"
     assert message.startswith(b"error ")

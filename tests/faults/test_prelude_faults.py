@@ -1,4 +1,4 @@
-"""Tests that usernsctl-exec names the step of a failing system call, and runs no command."""
+"""Tests that usernsctl-exec reports the step of a failed system call, and runs no command."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WIDE = ["--map-users=0:100000:9", "--map-groups=0:100000:9"]
 
 @dataclass(frozen=True)
 class Fault:
-    """A failing call, and the step that the error must name."""
+    """A failing system call, and the step that the error message must name."""
 
     call: str
     error: str
@@ -37,11 +37,11 @@ class Fault:
 FAULTS = [
     Fault("uname", "EFAULT", "facts", options=(*WIDE,)),
     Fault("capget", "EINVAL", "facts"),
-    # Selected by the number of the call: strace without privileges can no longer read the path.
+    # Select the call by number, because strace without privileges can't read the path any more.
     Fault("openat", "ENOENT", "facts", when="1"),
     Fault("openat", "EACCES", "facts", options=(*WIDE,), path="/proc/self/uid_map"),
     Fault("openat", "ENOENT", "facts", options=(*WIDE,), path="/proc/self/gid_map"),
-    # Failures by seccomp filters, sysctls, limits and old kernels.
+    # Errors of seccomp filters, sysctls, limits and old kernels.
     *(
         Fault("unshare", error, "unshare", options=options)
         for error in ("EPERM", "ENOSPC", "EINVAL", "ENOMEM", "EUSERS", "ENOSYS")
@@ -51,11 +51,11 @@ FAULTS = [
         Fault("openat", error, "setgroups", path="setgroups")
         for error in ("EACCES", "ENOENT", "EROFS")
     ),
-    # As root, a dumpable process repeats the failed call.
+    # If usernsctl-exec runs as root and the call fails, a dumpable process repeats the call.
     Fault("openat", "EACCES", "uid_map", path="uid_map"),
     Fault("openat", "EROFS", "gid_map", path="gid_map"),
     Fault("openat", "EMFILE", "gid_map", path="gid_map"),
-    # The first write is to setgroups, the others to the maps.
+    # The first write is to setgroups, the second to uid_map, and the third to gid_map.
     Fault("write", "EPERM", "setgroups", when="1"),
     Fault("write", "EPERM", "uid_map", when="2"),
     Fault("write", "EINVAL", "uid_map", when="2"),
@@ -66,7 +66,7 @@ FAULTS = [
     Fault("mount", "EBUSY", "mount", options=("-rp", "--mount-proc"), when="3"),
     Fault("chroot", "EPERM", "chroot", options=("-r", "--root=/")),
     Fault("chdir", "EACCES", "chdir", options=("-r", "--wd=/")),
-    # usernsctl-exec does not set ids that the process has already.
+    # usernsctl-exec calls setresgid(2) and setresuid(2) only if the ids differ.
     Fault("setresgid", "EPERM", "setresgid", options=("-r", "--setgid=0")),
     Fault("setresuid", "EAGAIN", "setresuid", options=("-r", "--setuid=0")),
     Fault("capset", "EPERM", "capabilities", options=("-r", "--keep-caps")),
@@ -109,9 +109,9 @@ def check(prelude: Program, fault: Fault) -> None:
 @pytest.mark.userns_requires("subid")
 @pytest.mark.parametrize("error", ["EPERM", "ENOSYS"])
 def test_children_are_killed_without_pidfd_send_signal(prelude: Program, error: str) -> None:
-    """The child is killed without pidfd_send_signal(2).
+    """Check that the child is killed even if pidfd_send_signal(2) fails.
 
-    strace breaks newuidmap, so that there is a child to kill.
+    newuidmap fails under strace, so that usernsctl-exec has to kill its child.
     """
     done = run_with(
         f"pidfd_send_signal:error={error}",
@@ -124,7 +124,7 @@ def test_children_are_killed_without_pidfd_send_signal(prelude: Program, error: 
 @unprivileged
 @pytest.mark.userns_requires("subid")
 def test_a_helper_without_exit_status_is_a_failure(prelude: Program) -> None:
-    """Before Linux 6.15, no ioctl(2) reports the exit status of a helper that is already reaped."""
+    """Check that a reaped helper counts as failed if no ioctl(2) reports its status."""
     done = run_with(
         "waitid:error=ECHILD",
         "ioctl:error=ENOTTY",
@@ -197,7 +197,10 @@ int main(void)
 def test_descriptors_are_not_read_from_proc_of_the_new_root(
     prelude: Program, tmp_path: Path
 ) -> None:
-    """Without close_range(2), open descriptors are read from /proc, but not from the new root's."""
+    """Check that without close_range(2), descriptors are read from the original /proc.
+
+    The program must not read /proc of the new root filesystem, which is not trusted.
+    """
     (tmp_path / "proc" / "self" / "fd").mkdir(parents=True)
     (tmp_path / "list.c").write_text(LISTING)
     build = ["cc", "-static", tmp_path / "list.c", "-o", tmp_path / "list"]
@@ -257,7 +260,7 @@ def test_an_interrupted_poll_of_the_parent_is_repeated(prelude: Program) -> None
 @pytest.mark.userns_requires("subid")
 @pytest.mark.parametrize("error", ["EPERM", "ENOSYS", "EIO"])
 def test_a_helper_on_an_unreadable_mount_is_run(prelude: Program, error: str) -> None:
-    # A traced process gains no privileges by execve(2), so newuidmap fails.
+    # A traced process gains no privileges by execve(2), so newuidmap starts, and then fails.
     command = [prelude.path, "-r", "--map-auto", "--", "/bin/echo", "ran"]
     done = run_with(f"statfs:error={error}", f"statfs64:error={error}", command=command)
     assert (done.returncode, done.stdout) == (125, "")
@@ -266,7 +269,7 @@ def test_a_helper_on_an_unreadable_mount_is_run(prelude: Program, error: str) ->
 
 
 def test_a_parent_that_is_already_dead_is_noticed(prelude: Program) -> None:
-    # poll(2) reports the parent's pidfd as readable, which means that the parent has ended.
+    # Let poll(2) report the pidfd of the parent as readable, as if the parent had exited.
     done = run_with("poll:retval=1", command=[prelude.path, "-rf", "--", "/bin/echo", "ran"])
     assert (done.returncode, done.stdout) == (125, "")
     assert "pdeathsig: the parent has ended: No such process" in done.stderr

@@ -1,4 +1,4 @@
-"""Tests that a failing system call makes usernsctl.Popen raise, without leaks."""
+"""Tests that usernsctl.Popen raises if a system call fails, and leaks nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from injecting import run_with
 
 pytestmark = pytest.mark.userns_requires("strace")
 
-# Starts a command once; prints the outcome, and any leaks.
+# Program that starts a command once, and prints the result and any leaks.
 SCRIPT = """
 import os, signal, sys
 import usernsctl as un
@@ -36,7 +36,7 @@ assert descriptors() == before
 try:
     os.waitpid(-1, 0)
 except ChildProcessError:
-    # In one write: the faults may count them.
+    # Call write(2) only once, because a fault may select a write(2) by number.
     os.write(1, (" ".join(told) + "\\nnothing left").encode())
 """
 WIDE = "idmap=un.IdMap.extents(['0:100000:9'], ['0:100000:9'])"
@@ -52,7 +52,7 @@ def attempt(*faults: str, arguments: str = "", path: str | None = None) -> list[
 
 
 def test_a_start_waits_for_descriptors_in_flight() -> None:
-    """The limit is for all processes of a user (unix(7)), so others may free descriptors soon."""
+    """Check that the start waits until other processes of the user close descriptors (unix(7))."""
     assert attempt("sendmsg:error=ETOOMANYREFS:when=1..5")[0].startswith("ran ")
 
 
@@ -71,9 +71,9 @@ def test_descriptors_that_stay_in_flight_are_reported() -> None:
 @pytest.mark.parametrize(
     ("fault", "path", "arguments", "message"),
     [
-        # Restricted by path, since Python itself may make the same call before.
+        # Restrict the fault by path, since Python itself may make the same call earlier.
         ("openat:error=EACCES", "setgroups", "", "NamespaceError setgroups EACCES"),
-        # Each process has its own count: the child writes setgroups first, then the maps.
+        # strace counts per process. The child writes first to setgroups, and then to the maps.
         ("write:error=EPERM:when=2", None, "", "NamespaceError uid_map EPERM"),
         ("write:error=EINVAL:when=3", None, "", "NamespaceError gid_map EINVAL"),
         ("openat:error=EACCES:when=1+", "gid_map", "", "NamespaceError gid_map EACCES"),
@@ -83,7 +83,7 @@ def test_descriptors_that_stay_in_flight_are_reported() -> None:
         ("setresuid:error=EAGAIN", None, "", "NamespaceError setresuid EAGAIN"),
         ("chdir:error=EACCES", None, "cwd='/'", "CommandNotExecutableError chdir EACCES"),
         ("setsid:error=EPERM", None, "start_new_session=True", "* session EPERM"),
-        # The first exec of a child is that of the child program.
+        # The first execve(2) of a child starts usernsctl-child, and the second starts the command.
         ("execve:error=ENOMEM:when=2", None, "", "CommandError exec ENOMEM"),
         ("execve:error=EACCES:when=2", None, "", "CommandNotExecutableError exec EACCES"),
         ("unshare:error=ENOSPC", None, "", "NamespaceError unshare ENOSPC"),
@@ -118,14 +118,14 @@ def test_time_namespaces_do_not_need_clone3(error: str) -> None:
 @pytest.mark.parametrize("arguments", ["", "pid=True", "pid=True, init=True"])
 @pytest.mark.sampled(17)
 def test_faults_during_a_start_leave_nothing(call: str, when: int, arguments: str) -> None:
-    """Check that a fault during the start is reported, or has no effect."""
+    """Check that a fault during the start is reported by an exception, or has no effect."""
     (told,) = attempt(f"{call}:error=ENOMEM:when={when}", arguments=arguments)
     assert told.split()[0] in ("ran", "NamespaceError", "CommandError", "PlanError")
 
 
 @pytest.mark.parametrize("arguments", ["", "pid=True", "mount=True, pid=True"])
 def test_spawn_runs_nothing_if_the_child_can_not_report(arguments: str) -> None:
-    """Check that the command has not started, since no process would wait for it."""
+    """Check that the command does not start, because no process would wait for it."""
     script = (
         "import usernsctl as un\n"
         "try:\n"

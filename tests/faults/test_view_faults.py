@@ -1,4 +1,4 @@
-"""Tests that a failure to follow a path in a sandbox is not taken for a missing path."""
+"""Tests that an error while following a path in a sandbox is not taken for a missing path."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from injecting import run_with
 
 pytestmark = pytest.mark.userns_requires("strace")
 
-# Looks up commands and directories that don't exist in a root filesystem.
+# Program that searches for commands and directories that do not exist in a root filesystem.
 SCRIPT = """
 import sys
 from usernsctl._system.paths import open_program
