@@ -1,7 +1,7 @@
-"""Script that starts a sandbox COUNT times, each in a new process: ``attempts.py COUNT REQUEST``.
+"""Start a sandbox COUNT times, each in a new process: ``attempts.py COUNT REQUEST``.
 
-REQUEST is JSON: the fields of a Request, `binds` as lists, and `env_file`. For each start, the
-script prints a line with the output of the fake runsc, joined by commas, or the error.
+REQUEST is a JSON object with fields of a Request (`binds` as lists) and `env_file`. For each start,
+the script prints one line: the output of the fake runsc, joined by commas, or the error.
 """
 
 from __future__ import annotations

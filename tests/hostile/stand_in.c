@@ -1,7 +1,7 @@
 /*
- * A fake runsc. Prints its name, and whether the sandbox would see a file named `secret`: in the
- * root filesystem, in bind mounts, in the environment. Creates a file in the
- * directory of each option --root and --debug-log.
+ * A fake runsc. Prints IDENTITY, and "secret" for each file named `secret` that the sandbox would
+ * see in its root filesystem or in a bind mount, or if config.json contains "SECRET". Creates a
+ * file in the directory of each option --root and --debug-log.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -34,7 +34,7 @@ static void leave(const char *directory)
         close(fd);
 }
 
-/* Calls `see` with each quoted value that follows `"name":` in config.json. */
+/* Calls `see` with each string that follows `name` (a key with quotes and colon) in config.json. */
 static void each(const char *name, void (*see)(const char *))
 {
     char value[4096];
@@ -43,7 +43,7 @@ static void each(const char *name, void (*see)(const char *))
             see(value);
 }
 
-/* Looks for the paths of `shown` below `root`, with symbolic links resolved inside `root`. */
+/* Searches the directories in `shown` below `root`, resolving symbolic links inside `root`. */
 static void look_in_root(const char *root)
 {
     fflush(stdout);
@@ -60,7 +60,7 @@ static void look_in_root(const char *root)
     waitpid(pid, NULL, 0);
 }
 
-/* Writes the log line with which runsc reports its exit. Without that line, the run would count as
+/* Writes the log line by which runsc reports its exit. Without this line, the watcher would report
  * a failure. */
 static void end(const char *log)
 {

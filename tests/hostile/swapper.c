@@ -1,4 +1,4 @@
-/* swapper A B: exchanges two paths in a tight loop until the parent process ends. */
+/* swapper A B: exchanges the paths A and B in a tight loop until the parent process exits. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <signal.h>

@@ -1,4 +1,4 @@
-"""Attacks by root in a sandbox on the agent, and by a false agent on the host."""
+"""Attacks by root of a sandbox on the agent, and attacks by a fake agent on the host."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ pytestmark = pytest.mark.userns_requires("runsc")
 PATIENCE = 20
 PYTHON = ["/usr/bin/python3", "-c"]
 
-# Attacks all processes except itself and its ancestors, and prints the attacks that succeeded.
+# Program that attacks all processes except for itself and its ancestors, and prints each attack
+# that succeeded.
 ATTACK = """
 import ctypes, os, signal, sys
 
@@ -67,7 +68,7 @@ try:
         print("file")
 except OSError:
     pass
-# Root inside may rename files of its root directory. The agent that runs must not notice.
+# Root inside may rename files in its root directory. The running agent must not be affected.
 try:
     os.rename("/.usernsctl-agent", "/moved")
 except OSError:
@@ -91,7 +92,7 @@ def test_root_without_capabilities_can_not_reach_the_agent(
                 assert box.run(["true"], timeout=PATIENCE).returncode == 0
 
 
-# Replaces the agent's program, in each way that root without capabilities can try.
+# Script that tries to replace the agent's program, by all methods of root without capabilities.
 REPLACING = r"""
 cat >/tmp/evil <<'END'
 #!/bin/sh
@@ -117,10 +118,10 @@ exec sleep 1000
 
 
 def test_root_can_not_replace_the_agent(host: un.SandboxHost, tally: Tally, runtime: Path) -> None:
-    """Attack the agent's program: a replacement would have capabilities that no command has."""
+    """Attack the agent's program. A replacement would have capabilities that commands lack."""
     for detach in (False, True):
         with host.start(["sh", "-c", REPLACING], stdout=un.PIPE, detach=detach) as box:
-            # The agent starts with the first command, so it can't have started before.
+            # The agent starts only with the first command of run(), after the attack.
             assert box.stdout.readline() == b"done\n"
             tally.tried(11)
             try:
@@ -134,7 +135,7 @@ def test_root_can_not_replace_the_agent(host: un.SandboxHost, tally: Tally, runt
 
 @several_ids
 def test_an_agent_killed_by_root_is_replaced(tally: Tally) -> None:
-    """Check that the command fails, the next one gets a new agent, and no call blocks."""
+    """Check that the next command gets a new agent, and that no call blocks."""
     with un.SandboxHost(MAP_OF_SEVERAL) as host:
         for number in (signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM):
             for _ in range(Tally.rounds(1, 10)):
@@ -150,20 +151,20 @@ def test_an_agent_killed_by_root_is_replaced(tally: Tally) -> None:
                         tally.succeeded(f"it took {time.monotonic() - begin} seconds")
 
 
-# A command that lets any process trace it, so that a tracer can delay its end.
+# Program that allows any process to trace it, so that a tracer can delay its end.
 WILLING = """
 import ctypes, time
 anybody = ctypes.c_ulong(-1)
 print(ctypes.CDLL(None).prctl(0x59616D61, anybody, 0, 0, 0), flush=True)
 time.sleep(1000)
 """
-# A tracer that never waits for the traced process.
+# Program that traces a process, and never waits for the process.
 TRACER = """
 import ctypes, sys, time
 print(ctypes.CDLL(None).ptrace(0x4206, int(sys.argv[1]), None, None), flush=True)
 time.sleep(1000)
 """
-# Counts SIGCONT signals, and prints the count for each line of input.
+# Program that counts SIGCONT signals, and prints the count for each line of input.
 STOPPED = """
 import signal, sys
 counted = []
@@ -183,7 +184,7 @@ def count_later(other: un.SandboxPopen[str]) -> int:
 def test_kill_tree_leaves_no_process_stopped_for_a_tracer(
     host: un.SandboxHost, tally: Tally
 ) -> None:
-    """A killed process remains until its tracer reaps it; others must not remain stopped."""
+    """Check that no other process stays stopped while a killed process awaits its tracer."""
 
     def command(code: str, *words: str) -> un.SandboxPopen[str]:
         streams = {"stdin": un.PIPE, "stdout": un.PIPE}
@@ -203,7 +204,7 @@ def test_kill_tree_leaves_no_process_stopped_for_a_tracer(
             killing = pool.submit(victim.kill_tree, 2 * PATIENCE)
             counts = [count_later(other), count_later(other)]
             deadline = time.monotonic() + PATIENCE
-            # Other processes may be stopped briefly, until the killed process has ended.
+            # kill_tree() may briefly stop all processes until the killed process has exited.
             while counts[-2] != counts[-1] and time.monotonic() < deadline:
                 counts.append(count_later(other))
             if counts[-2] != counts[-1]:
@@ -213,7 +214,7 @@ def test_kill_tree_leaves_no_process_stopped_for_a_tracer(
             assert killing.result()
 
 
-# A fake agent that misbehaves in the way that the file `mode` names.
+# Fake agent. The file `mode` selects the kind of misbehaviour.
 LIAR = """#!/usr/bin/python3
 import array, os, socket, struct, sys, time
 
@@ -372,7 +373,7 @@ async def from_asyncio(box: un.Sandbox) -> None:
 def test_a_stopped_agent_does_not_block_the_event_loop(
     liar: Path, tally: Tally, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An agent that root has stopped must not block the event loop for other sandboxes."""
+    """Check that an agent that is stopped by root does not block the event loop."""
     monkeypatch.setattr(start, "AGENT_INSIDE", "/liar/agent")
     monkeypatch.setattr(commands, "START_SECONDS", 2)
     (liar.parent / "mode").write_text("deaf")
@@ -385,7 +386,7 @@ def test_a_stopped_agent_does_not_block_the_event_loop(
             await asyncio.sleep(0)
 
     async def ask() -> None:
-        # A socket's buffer has space for only a few of these messages.
+        # The buffer of a socket has space for only a few messages of this size.
         await box.create_subprocess_exec("true", env={"A": "x" * 20_000}, stdin=un.DEVNULL)
 
     async def main() -> None:

@@ -1,6 +1,6 @@
-"""Attacks by bundles, through their config.json or by swapping files during the start.
+"""Attacks by a bundle, through its config.json or by swapping files during the start.
 
-An attack succeeds if it reads a file outside the bundle, SECRET, or runs a program outside gVisor.
+An attack succeeds if it reads a file outside the bundle (SECRET), or runs a program outside gVisor.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from usernsctl.maps import Extent, MappedIds
 pytestmark = pytest.mark.userns_requires("runsc")
 
 SECRET = "the caller's secret"
-# Timeout in seconds, on a busy machine, for bundles that must be refused at once.
+# Timeout in seconds, under load, for bundles that must be rejected immediately.
 AT_MOST = 20
 
-# Prints the contents of each file of its arguments that it can open.
+# Program that prints the content of each file in its arguments that can be opened.
 SHOW = """\
 #include <stdio.h>
 int main(int argc, char **argv)
@@ -65,7 +65,7 @@ def show(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def secret(tmp_path: Path) -> Path:
-    """Make a directory outside the bundle, with a file that contains SECRET."""
+    """Create a directory outside the bundle, with a file that contains SECRET."""
     directory = tmp_path / "private"
     directory.mkdir()
     (directory / "secret").write_text(SECRET)
@@ -74,7 +74,7 @@ def secret(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
-    """Make a bundle with a file and directories, and an empty root filesystem."""
+    """Create a bundle with an empty root filesystem, a directory and a file."""
     directory = tmp_path / "bundle"
     for name in ("rootfs", "data/deep"):
         (directory / name).mkdir(parents=True)
@@ -101,7 +101,7 @@ def bind(source: str, **more: Any) -> dict[str, Any]:
 
 
 def read(directory: Path, **how: Any) -> OpenBundle:
-    """Open a bundle as `usernsctl run --bundle` does before it starts anything."""
+    """Open a bundle as `usernsctl run --bundle` does before any process starts."""
     own = MappedIds(
         uid=(Extent(0, os.geteuid(), 1),),
         gid=(Extent(0, os.getegid(), 1),),
@@ -121,7 +121,7 @@ def is_refused(directory: Path, cause: str, **how: Any) -> bool:
 
 @contextlib.contextmanager
 def repeated_beside(work: Callable[[], None]) -> Iterator[None]:
-    """Repeat `work` in another process until the end of the context."""
+    """Run `work` repeatedly in another process until the end of the context."""
     attacker = get_context("fork").Process(target=repeat, args=(work,))
     attacker.start()
     try:
@@ -133,7 +133,7 @@ def repeated_beside(work: Callable[[], None]) -> Iterator[None]:
 
 
 def repeat(work: Callable[[], None]) -> None:
-    # SIGTERM is blocked, so that each round of the work is completed and files are back in place.
+    # Block SIGTERM, so that each round of `work` is completed and all files are back in place.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     parent = os.getppid()
     while os.getppid() == parent and not signal.sigpending():
@@ -141,7 +141,7 @@ def repeat(work: Callable[[], None]) -> None:
 
 
 def swapper(place: Path, other: Path) -> Callable[[], None]:
-    """Return a function that swaps the directory `place` for a link to `other`, and back."""
+    """Return a function that replaces the directory `place` by a link, and then restores it."""
     beside = place.with_name(place.name + "-real")
     link = place.with_name(place.name + "-link")
     link.symlink_to(other)
@@ -170,7 +170,7 @@ def test_hostile_hooks_run_nothing(
         for name in ("HOOKS", "Hooks", "hook\u017f", "hoo\u212as", "HOO\u212a\u017f")
         for moment in MOMENTS
     ]
-    # Run only some of the bundles; for the others, only check that they are refused.
+    # Run only some of the bundles. For all others, only check that reading the bundle fails.
     for number, (hooks, moment, spelled) in enumerate(folded):
         write(bundle, config(**{hooks: {spelled: [hook]}}))
         tally.tried()
@@ -185,7 +185,7 @@ def test_hostile_hooks_run_nothing(
 
 
 def test_hostile_hooks_twice_over_run_nothing(tally: Any, bundle: Path) -> None:
-    """Try duplicate keys: one JSON parser uses the first of them, another one the last."""
+    """Check that duplicate keys are refused, of which parsers use the first or the last."""
     hooks = '{"prestart": [{"path": "/usr/bin/true"}]}'
     start = '"process": {"args": ["/bin/show"]}, "root": {"path": "rootfs"}'
     spellings = ("hooks", "HOOKS", "hoo\\u212as", "hook\\u017f")
@@ -198,7 +198,7 @@ def test_hostile_hooks_twice_over_run_nothing(tally: Any, bundle: Path) -> None:
 
 
 def test_hostile_keys_never_reach_runsc(tally: Any, bundle: Path) -> None:
-    """Check that keys with effects outside the sandbox, and unknown keys, do not reach runsc."""
+    """Check that runsc receives no unknown keys, and no keys that act outside the sandbox."""
     acting = {
         "process": ["apparmorProfile", "ioPriority", "scheduler", "execCPUAffinity", "commandLine"],
         "linux": ["cgroupsPath", "intelRdt", "netDevices", "resources", "memoryPolicy"],
@@ -260,7 +260,7 @@ def test_hostile_sources_show_nothing_outside(tally: Any, bundle: Path, secret: 
 
 
 def test_hostile_sources_never_show_the_machine(tally: Any, bundle: Path) -> None:
-    """Not even a trusted bundle may mount /proc, /sys or /dev of the host."""
+    """Check that even a trusted bundle can't mount /proc, /sys or /dev of the host."""
     (bundle / "proc").symlink_to("/proc")
     (bundle / "fd").symlink_to("/proc/self/fd")
     (bundle / "root").symlink_to("/proc/self/root")
@@ -371,7 +371,7 @@ def test_hostile_config_files_are_an_error_at_once(tally: Any, bundle: Path, kin
 
 
 def test_hostile_swaps_do_not_lead_a_descriptor_out(tally: Any, bundle: Path, secret: Path) -> None:
-    """A symbolic link to the secret repeatedly replaces a directory, at two depths."""
+    """Check that no file outside the bundle is opened while a link replaces a directory."""
     outside = (secret.stat().st_dev, secret.stat().st_ino)
     (secret / "deep").mkdir()
     deep = (secret / "deep").stat().st_ino
@@ -379,7 +379,7 @@ def test_hostile_swaps_do_not_lead_a_descriptor_out(tally: Any, bundle: Path, se
     rounds, patience = tally.rounds(short=4000, full=400_000), time.monotonic() + 30
     with repeated_beside(swapper(bundle / "data", secret)), oci.Bundle(bundle) as opened:
         for number in itertools.count():
-            # On a busy machine the swapper may not run for a long time.
+            # On a busy machine, the swapper may not be scheduled for a long time.
             is_seen = {0, errno.EXDEV} <= seen or time.monotonic() > patience
             if number >= rounds and is_seen:
                 break
@@ -401,7 +401,7 @@ def test_hostile_swaps_do_not_lead_a_descriptor_out(tally: Any, bundle: Path, se
 def test_hostile_swaps_do_not_show_what_is_outside(
     tally: Any, usernsctl: Any, bundle: Path, secret: Path, show: Path
 ) -> None:
-    """Whole runs during the swaps, with a payload that prints what it can read."""
+    """Check that runs do not print the secret while an attacker swaps directories."""
     (bundle / "rootfs/bin").mkdir()
     shutil.copy(show, bundle / "rootfs/bin")
     wanted = bind("data")
@@ -420,7 +420,7 @@ def test_hostile_swaps_do_not_show_what_is_outside(
 def test_hostile_swaps_of_the_bundle_show_no_other_one(
     tally: Any, bundle: Path, show: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The bundle is exchanged between its check and its opening in the namespace."""
+    """Check that the checked bundle is used, even if another bundle then takes its path."""
     (bundle / "rootfs/bin").mkdir()
     shutil.copy(show, bundle / "rootfs/bin")
     write(bundle, bind("data"))

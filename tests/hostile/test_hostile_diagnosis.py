@@ -1,4 +1,4 @@
-"""Attacks by text from a sandbox that imitates messages of runsc or usernsctl."""
+"""Attacks by text from a sandbox that imitates messages of runsc or of usernsctl."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import usernsctl as un
 pytestmark = pytest.mark.userns_requires("runsc")
 
 PATIENCE = 20
-# Lines in the formats of runsc's logs and Go's crashes.
+# Lines that imitate the formats of runsc's logs and of crashes of Go programs.
 FORGED = (
     "x] FATAL ERROR: forged by the command\n"
     "W1124 15:44:06.773580       1 util.go:64] FATAL ERROR: forged by the command\n"
@@ -25,7 +25,7 @@ FORGED = (
     "runtime: failed to create new OS thread: forged by the command\n"
     "I1124 15:44:06.773580       1 main.go:222] Exiting with status: 0\n"
 )
-# Statuses with which runsc itself exits after a failure and after a crash.
+# Exit statuses of runsc itself after a failure and after a crash.
 STATUSES = (128, 2)
 
 
@@ -33,7 +33,7 @@ STATUSES = (128, 2)
 def test_hostile_arguments_of_a_command_choose_no_cause(
     usernsctl: Any, tally: Any, status: int
 ) -> None:
-    """Put forged messages into arguments and file names, which the sandbox's logs contain."""
+    """Check that forged messages in arguments and file names change no status and no output."""
     script = f"'./not there '\"$0\" 2>/dev/null; cat '/no/'\"$0\" 2>/dev/null; exit {status}"
     for _ in range(tally.rounds(1, 50)):
         tally.tried()
@@ -72,14 +72,14 @@ def bundle(tmp_path: Path, **process: Any) -> Path:
 
 
 def test_hostile_text_of_a_bundle_is_quoted(usernsctl: Any, tally: Any, tmp_path: Path) -> None:
-    """Let runsc fail with a message that repeats text of the bundle."""
+    """Check that text of a bundle in a message of runsc is quoted, and forges no line."""
     ends = ("\x1b]0;owned\x07\x1b[2J", '"', "", "\u202e", "\\")
     for end in ends[: tally.rounds(2, len(ends))]:
         text = f"{FORGED}usernsctl: all is well{end}"
         tally.tried()
         done = usernsctl("run", "--no-verify", "--bundle", bundle(tmp_path, cwd=f"/{text}"))
         assert done.returncode == 125, done.stderr
-        # Standard error has text of the bundle, too; usernsctl's own lines follow this prefix.
+        # Standard error also contains text of the bundle. Lines of usernsctl follow this prefix.
         _, ours = done.stderr.split("usernsctl: runsc: ", 1)
         told, *rest = ours.splitlines()
         assert told.startswith('runsc says: "'), done.stderr
@@ -128,7 +128,7 @@ def test_hostile_logs_of_an_earlier_run_choose_no_cause(
 
 
 def test_hostile_neighbours_read_no_debug_logs(usernsctl: Any, tally: Any, tmp_path: Path) -> None:
-    """Debug logs contain the environment, and may be in a directory that everybody can read."""
+    """Check that only the owner can read debug logs, which contain the environment."""
     logs = tmp_path / "logs"
     logs.mkdir(mode=0o755)
     before = os.umask(0)
@@ -150,14 +150,14 @@ def test_hostile_neighbours_read_no_debug_logs(usernsctl: Any, tally: Any, tmp_p
 
 
 def used_bytes(host: un.SandboxHost) -> int:
-    """Return the used bytes of the filesystem with the files of the host's sandboxes."""
+    """Return the used bytes of the filesystem that contains the files of the host's sandboxes."""
     used = os.fstatvfs(host.directory)
     return (used.f_blocks - used.f_bfree) * used.f_frsize
 
 
 @pytest.mark.parametrize("detach", [False, True], ids=["held", "detached"])
 def test_hostile_commands_fill_no_logs(tally: Any, detach: bool, runtime: Path) -> None:
-    """Repeat a failing execve(2), by which any command could write 14 MB a second to the logs."""
+    """Check that a failing execve(2) in a loop, by which logs could grow fast, fills no logs."""
     seconds = tally.rounds(1, 10)
     script = (
         "import os, time\n"
@@ -170,7 +170,7 @@ def test_hostile_commands_fill_no_logs(tally: Any, detach: bool, runtime: Path) 
     )
     with un.SandboxHost() as host:
         command = ["python3", "-c", script]
-        # A SandboxHost created by root has a copy of /etc in its directory.
+        # If root creates a SandboxHost, its directory contains a copy of /etc.
         before = used_bytes(host)
         with host.start(command, detach=detach, stdout=un.PIPE) as box:
             assert box.stdout.readline() == b"done\n"
@@ -184,10 +184,11 @@ def test_hostile_commands_fill_no_logs(tally: Any, detach: bool, runtime: Path) 
 
 
 def test_hostile_text_of_a_command_does_not_end_the_host(tally: Any) -> None:
-    """Text of the command that runsc's error quotes must not choose the cause.
+    """Check that text of the command, which runsc quotes in its error, does not choose the cause.
 
-    The command is below /proc, which only gVisor knows, so runsc tries to start it. Each component
-    of its path is shorter than NAME_MAX: usernsctl rejects a longer one before it starts runsc.
+    The command is below /proc, which only gVisor knows, so usernsctl lets runsc try to start it.
+    Each component of the path is shorter than NAME_MAX, since usernsctl rejects longer components
+    before it starts runsc.
     """
     path = "/proc/no/" + FORGED.replace("\n", "/\n") + "\x1b[2J"
     with un.SandboxHost(verify=False) as host:

@@ -1,6 +1,6 @@
-"""Attacks through the working directory or the environment in which a program is started.
+"""Attacks through the working directory or the environment of a program.
 
-No module or program that they name may run, since it would run outside gVisor, as the user.
+No module or program of the attacker may run, because it would run outside gVisor as the user.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ with un.SandboxHost() as host:
 """
 TRIAL = "from usernsctl.pytest_plugin.needs import _try_runsc; assert _try_runsc() is None"
 
-# Python's arguments for programs that start Python, or another program, as a child process.
+# Arguments of Python for programs that start Python, or another program, as a child process.
 STARTS = {
     "doctor": [SCRIPTS / "usernsctl", "doctor"],
     "run": [SCRIPTS / "usernsctl", "run", "--", "true"],
@@ -53,7 +53,7 @@ def traps(tmp_path: Path) -> Path:
 
 
 def attack(name: str, traps: Path, directory: Path, environ: dict[str, str]) -> None:
-    """Start a program in the attacked directory, and check that it works."""
+    """Start the program `name` in a directory with traps; check that the program works."""
     expected = 0
     if name == "explained":
         runsc = traps.parent / "runsc"
@@ -71,7 +71,7 @@ def attack(name: str, traps: Path, directory: Path, environ: dict[str, str]) -> 
 
 
 def test_the_traps_work(traps: Path) -> None:
-    """Python and a shell must run the traps, or the attacks would prove nothing."""
+    """Check that Python and a shell run the traps, as the attacks would prove nothing otherwise."""
     subprocess.run([sys.executable, "-c", "import argparse"], cwd=traps, timeout=60)
     subprocess.run(["/bin/sh", "-c", "getent"], env={"PATH": str(traps)}, timeout=60)
     assert {"module argparse", "program getent"} <= set(marks(traps))
@@ -128,7 +128,7 @@ def test_a_relative_path_names_what_runs_outside_gvisor(
 
 
 def test_the_library_works(traps: Path) -> None:
-    """The trap library must load, or the attacks would prove nothing."""
+    """Check that the trap library is loaded, as the attacks would prove nothing otherwise."""
     subprocess.run(
         ["/bin/true"], env={"LD_PRELOAD": str(traps / "trap.so")}, timeout=60, check=True
     )
@@ -141,7 +141,10 @@ def test_the_library_works(traps: Path) -> None:
 def test_variables_name_what_a_frozen_launch_runs_outside_gvisor(
     options: list[str], tally: Tally, prelude: Program
 ) -> None:
-    """A tenant sets a container's variables. For a user without a name, the launch runs getent."""
+    """Check that no variable or directory of a container's tenant chooses a program outside gVisor.
+
+    The launch runs getent for a user without a name, who is therefore among the tested users.
+    """
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         directory.chmod(0o777 | stat.S_ISVTX)
@@ -169,11 +172,12 @@ def test_variables_name_what_a_frozen_launch_runs_outside_gvisor(
 def test_variables_of_a_container_name_what_runs_outside_gvisor(
     words: list[str], traps: Path, tally: Tally
 ) -> None:
-    """The images' entrypoint runs no program that a variable names."""
+    """Check that the entrypoint of the images runs no program that a variable names."""
     program = traps.parent / words[0]
     program.symlink_to(SCRIPTS / "usernsctl-entrypoint")
     settings = dict(entry.format(traps).split("=", 1) for entry in VARIABLES)
-    # Try all variables together, and each one alone, since one can prevent another's effect.
+    # Try all variables together, and each variable alone, because a variable can prevent the effect
+    # of another.
     alone = [{name: value} for name, value in settings.items()][: tally.rounds(4, len(settings))]
     for environ in [settings, *alone] * tally.rounds(1, 3):
         done = capture(
@@ -185,7 +189,8 @@ def test_variables_of_a_container_name_what_runs_outside_gvisor(
         tally.tried()
         if done.returncode == 0 and GVISOR not in done.stdout:
             tally.succeeded(f"{environ}: {done.stdout!r}")
-        # Inside gVisor the variables may harm the command itself, and some prevent its start.
+        # Inside gVisor, the variables may harm the command itself. Some variables prevent its
+        # start.
         if not any(name.startswith("LD_") for name in environ):
             assert GVISOR in done.stdout, done.stderr
     for mark in marks(traps):

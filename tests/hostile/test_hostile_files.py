@@ -1,4 +1,4 @@
-"""Attacks by programs in a sandbox on files that are copied in and out."""
+"""Attacks by programs in a sandbox on files that are copied into and out of the sandbox."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.userns_requires("runsc")
 PATIENCE = 20
 PYTHON = ["/usr/bin/python3", "-c"]
 
-# The first lines of each attacker. Each attacker prints a line before its first attack.
+# First lines of each attacker's program. Each program prints "begun" before its first attack.
 PRELUDE = """
 import os, signal, struct, sys, time
 
@@ -46,10 +46,11 @@ def record(kind, mode=0, text=b"", length=0):
     return struct.pack("<IIIIqQ", kind, mode, len(text), 0, 0, length) + text
 """
 
-# The directory other, with a file that no copy of the directory t may contain.
+# Create the directory /tmp/other with a file that no copy of the directory /tmp/t may contain.
 SCENE = "mkdir -p /tmp/t/sub /tmp/other; echo secret >/tmp/other/file; echo usual >/tmp/t/sub/file"
 
-# Replaces a directory by a symbolic link, and a file by a link, a FIFO, and a growing file.
+# Attacker that replaces a directory by a symbolic link, and a file by a link, a FIFO, a directory
+# and a large file.
 SWAP = """
 print("begun", flush=True)
 while True:
@@ -69,7 +70,7 @@ while True:
         quietly(replace)
 """
 
-# Appends to a file for ever, as fast as possible.
+# Attacker that appends to a file as fast as possible, up to 256 MiB.
 GROW = """
 with open("t/growing", "wb", buffering=0) as file:
     file.write(b"x" * 65536)
@@ -79,7 +80,8 @@ with open("t/growing", "wb", buffering=0) as file:
     time.sleep(1000)
 """
 
-# Moves the directories of a copy away as soon as they are created, and puts links in their place.
+# Attacker that moves the directories of a copy away as soon as they are created, and creates links
+# in their place.
 REDIRECT = """
 print("begun", flush=True)
 number = 0
@@ -93,7 +95,7 @@ while True:
     quietly(os.symlink, "/tmp/other", "in/sub")
 """
 
-# Sends a signal to each program that copies.
+# Attacker that sends a signal to each program that copies files.
 SIGNAL = """
 number = int(sys.argv[1])
 print("begun", flush=True)
@@ -102,7 +104,7 @@ while True:
         quietly(os.kill, pid, number)
 """
 
-# Writes records of its own into the output of each program that copies.
+# Attacker that writes forged records into the output of each program that copies files.
 IMITATE = """
 lies = [
     record(1, 0o755, b"..") + record(2, 0o6777, b"evil") + record(5, 0, b"x"),
@@ -157,7 +159,7 @@ def box(host: un.SandboxHost) -> Iterator[un.Sandbox]:
 
 @contextlib.contextmanager
 def attacker(box: un.Sandbox, code: str, *args: str) -> Iterator[None]:
-    """Run an attacker during a block."""
+    """Run the program `code` in the sandbox during a block."""
     with box.popen([*PYTHON, PRELUDE + code, *args], stdout=un.PIPE, stderr=un.STDOUT) as process:
         assert process.stdout.readline() == b"begun\n", process.stdout.read()
         yield
@@ -166,7 +168,7 @@ def attacker(box: un.Sandbox, code: str, *args: str) -> Iterator[None]:
 
 
 class Outside:
-    """A directory to copy to, and files around it that the attackers must not change."""
+    """Directory for a copy, with a file and a directory beside the copy that must not change."""
 
     def __init__(self, tmp_path: Path) -> None:
         self.place = tmp_path / "place"
@@ -176,7 +178,7 @@ class Outside:
         self.copy = self.place / "copy"
 
     def check(self, tally: Tally) -> None:
-        """Check the directory, and remove the copy."""
+        """Check the copy and the files beside it, and remove the copy."""
         around = sorted(os.listdir(self.place))
         if around not in (["canary"], ["canary", "copy"]):
             tally.succeeded(f"files beside the copy: {around}")
@@ -220,7 +222,7 @@ def outside(tmp_path: Path) -> Outside:
 
 
 def attempt(tally: Tally, call: Callable[[], object]) -> None:
-    """Count a call that fails with another error than SandboxFileError, or takes too long."""
+    """Make a call, which must end in time, with success or with a complete SandboxFileError."""
     begin = time.monotonic()
     tally.tried()
     try:
@@ -270,7 +272,7 @@ def test_links_made_during_a_copy_do_not_leave_the_directory(
         for _ in range(tally.rounds(10, 1000)):
             attempt(tally, lambda: box.put(tmp_path / "in", "/tmp/in", merge=merge, timeout=15))
             box.run(["rm", "-rf", "/tmp/in"])
-    # If the attacker replaces the top of the tree by a link, only the path itself may follow it.
+    # Only the path /tmp/in itself may follow a link, if the attacker replaces the top of the tree.
     found = box.check_output(["find", "/tmp/other", "-path", "*put*"], text=True)
     if found:
         tally.succeeded(found)
@@ -293,7 +295,7 @@ def test_signals_to_the_copying_program_give_one_error(
             attempt(tally, lambda: box.read_file("/tmp/t/large", timeout=timeout))
     if (left := settled_descriptors() - before) and len(left) > 1:
         tally.succeeded(f"open descriptors: {left}")
-    # The sandbox still works after the failures.
+    # Check that the sandbox still works after the failures.
     assert box.read_file("/tmp/other/file") == b"secret\n"
 
 

@@ -1,4 +1,4 @@
-"""Attacks by code in a kept interpreter on the process that has started the interpreter."""
+"""Attacks by code in a persistent interpreter on the process that started the interpreter."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ import usernsctl as un
 pytestmark = pytest.mark.userns_requires("runsc")
 
 PYTHON = "/usr/bin/python3"
-# The time limit of an attack that waits, in seconds, and the time under load in which each attack
-# must be over.
+# Time limit in seconds of an attack that waits, and the maximum duration of each attack under load.
 SECONDS = 4
 AT_MOST = 40
-# The growth of this process in KiB, and the size of the answers that must not cause more.
+# Maximum growth of this process in KiB, and the size of the answers that must not cause more
+# growth.
 GROWTH = 64 << 10
 FLOOD = 1 << 28
 
-# Finds the connection to the host, and the id of the request in a frame of the loop.
+# Functions of attackers: find() finds the connection to the host, and request() the id of the
+# request in a frame of the loop.
 FIND = """
 import os, json, socket, stat, sys, threading, time
 def find():
@@ -114,7 +115,7 @@ def box() -> Iterator[un.Sandbox]:
 
 
 def attack(box: un.Sandbox, code: str, tally: Tally, timeout: float = AT_MOST / 2) -> un.Execution:
-    """Run the code of an attack; check that this process neither waits nor grows."""
+    """Run the code of an attack; check that this process neither blocks nor grows."""
     tally.tried()
     before = reset_peak_memory()
     with box.interpreter(PYTHON) as python:
@@ -160,13 +161,14 @@ def test_hostile_interpreter_that_continues(box: un.Sandbox, name: str, tally: T
 
 
 def test_hostile_answer_in_advance_is_not_of_later_code(box: un.Sandbox, tally: Tally) -> None:
-    """Answer each piece of code twice, so that the second answer is left for the next code."""
+    """Check that a second answer, which is left from earlier code, is not used for later code."""
     for _ in range(Tally.rounds(2, 100)):
         tally.tried()
         with box.interpreter(PYTHON) as python:
             python.run(FIND)
             first = python.run("send('forged', id=request())")
-            # Only the code itself could forge this answer: both are inside.
+            # The value may be forged, because the forged answer comes from the code itself, as any
+            # value does.
             assert first.value in ("forged", None)
             if first.reason is None:
                 second = python.run("'honest'")
@@ -176,7 +178,7 @@ def test_hostile_answer_in_advance_is_not_of_later_code(box: un.Sandbox, tally: 
 
 
 def test_hostile_output_of_earlier_code_is_not_kept(box: un.Sandbox, tally: Tally) -> None:
-    """Write between two pieces of code: at most a pipe full of it waits for the second."""
+    """Check that later code receives at most a full pipe of the output of earlier code."""
     tally.tried()
     with box.interpreter(PYTHON) as python:
         python.run(

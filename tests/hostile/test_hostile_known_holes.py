@@ -1,7 +1,8 @@
-"""Attacks by the known holes of other tools, each with its reference.
+"""Attacks with known vulnerabilities of other tools, each with a reference.
 
-CVE-2017-5226 (a payload types for its caller) and CVE-2016-9962 (root inside looks into a process
-that enters) have files of their own: test_hostile_terminal_payload.py and test_hostile_memory.py.
+Two vulnerabilities have files of their own: CVE-2017-5226 (a payload inserts input into the
+terminal of its caller) has test_hostile_terminal_payload.py, and CVE-2016-9962 (root inside
+inspects a process that enters) has test_hostile_memory.py.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from tally import Tally
 import usernsctl as un
 from usernsctl.gvisor.runsc.find import find_runsc
 
-# Drops the group of the user, to which a file may deny what it allows to all others.
+# Program that drops all groups of the user. A file may deny access to a group, and allow it to all
+# others.
 DROP_GROUPS = "import os\nos.setgroups([])"
 
 
@@ -34,7 +36,7 @@ def box(host: un.SandboxHost) -> Iterator[un.Sandbox]:
 
 
 def run_python(box: un.Sandbox, code: str) -> str:
-    """Run this machine's Python in a sandbox, and return its output."""
+    """Run the host's Python in a sandbox; return the output."""
     done = box.run(
         ["/usr/bin/python3", "-c", textwrap.dedent(code)], capture_output=True, text=True
     )
@@ -66,7 +68,7 @@ def test_hostile_drop_of_a_group_with_a_map_by_the_helper(prelude: Program, tall
 
 
 def test_hostile_write_to_the_running_programs(box: un.Sandbox, tally: Tally) -> None:
-    """CVE-2019-5736: a payload replaced runc's program through /proc/self/exe."""
+    """CVE-2019-5736: a payload overwrote runc's program through /proc/self/exe."""
     programs = [find_runsc(os.environ), *(Path(un.__file__).parent / "_bin").iterdir()]
     before = [hashlib.sha256(Path(path).read_bytes()).digest() for path in programs]
     script = "for exe in /proc/self/exe /proc/1/exe /proc/*/exe; do : >> $exe && echo $exe; done"
@@ -90,7 +92,7 @@ def test_hostile_filesystem_context(box: un.Sandbox, tally: Tally) -> None:
 
 
 def test_hostile_working_directory(box: un.Sandbox, tmp_path: Path, tally: Tally) -> None:
-    """CVE-2024-21626: cwd=/proc/self/fd/N was a directory of the host that runc had open."""
+    """CVE-2024-21626: cwd=/proc/self/fd/N was a host directory that runc had left open."""
     marker = tmp_path / "marker"
     marker.write_text("of the host")
     path = f"{'../' * 12}{str(marker)[1:]}"
@@ -105,14 +107,14 @@ def test_hostile_working_directory(box: un.Sandbox, tmp_path: Path, tally: Tally
 
 
 def test_hostile_inherited_descriptor(box: un.Sandbox, tally: Tally) -> None:
-    """CVE-2024-21626, and CVE-2016-9962: a payload had descriptors of the runtime."""
+    """CVE-2024-21626 and CVE-2016-9962: a payload inherited descriptors of the runtime."""
     first, second = os.pipe()
     os.set_inheritable(first, True)
     try:
         for run in (box.run, un.run):
             tally.tried()
             done = run(["ls", "/proc/self/fd"], capture_output=True, text=True)
-            # The last descriptor belongs to ls itself.
+            # Descriptor 3 belongs to ls itself.
             if done.stdout.split() != ["0", "1", "2", "3"]:
                 tally.succeeded(done.stdout)
     finally:
@@ -123,9 +125,9 @@ def test_hostile_inherited_descriptor(box: un.Sandbox, tally: Tally) -> None:
 @unprivileged
 @pytest.mark.userns_requires("subid", "strace")
 def test_the_helpers_get_a_pid(prelude: Program, tmp_path: Path, tally: Tally) -> None:
-    """Check that helpers get a pid: Debian's shadow 1:4.17.4-2+deb13u1 rejects ``fd:N``.
+    """Check that helpers receive a pid, as Debian's shadow 1:4.17.4-2+deb13u1 rejects ``fd:N``.
 
-    The pid of an unreaped child can't be reused, so it needs no descriptor.
+    The pid of a child that is not yet reaped can't be reused, so a pid is safe.
     """
     trace = tmp_path / "trace"
     command = ["strace", "-f", "-e", "trace=execve", "-o", trace]

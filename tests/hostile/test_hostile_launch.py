@@ -1,6 +1,6 @@
-"""Attacks on a launch file by another user, by its own sandbox, and by signals.
+"""Attacks on a launch file by another user, by the launched sandbox, and by signals.
 
-In most tests a fake runsc prints what a payload would have obtained (stand_in.c).
+In most tests, a fake runsc prints what a payload would have obtained (stand_in.c).
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ pytestmark = [pytest.mark.also_root, pytest.mark.timeout(600)]
 
 @pytest.fixture
 def runsc(place: Path, programs: Path) -> Path:
-    """Copy the fake runsc to a directory that the attacker can't change."""
+    """Copy the fake runsc to a directory that the attacker can't change; return its path."""
     directory = place / "bin"
     directory.mkdir()
     return Path(shutil.copy(programs / "runsc", directory))
 
 
 def attack(tally: Tally, launch: Path, count: int) -> None:
-    """Start a launch `count` times, and count the successes of the attacker."""
+    """Start a launch `count` times, and count the attacker's successes."""
     shown = 0
     for _ in range(count):
         done = capture(
@@ -82,7 +82,7 @@ def test_the_root_filesystem_becomes_a_link(
 
 @other_users
 def test_the_launch_becomes_another_one(tally: Tally, runsc: Path, stranger: Stranger) -> None:
-    """Replace the launch file by another launch of the caller, which mounts a secret directory."""
+    """Attack by replacing the launch by another launch of the caller, which mounts a secret."""
     options = ["--runsc", str(runsc), "--no-verify"]
     freeze(stranger.secret / "env", *options, "--bind", f"{stranger.secret}:/opt")
     with stranger.swaps() as x:
@@ -91,7 +91,7 @@ def test_the_launch_becomes_another_one(tally: Tally, runsc: Path, stranger: Str
 
 @pytest.mark.userns_requires("runsc")
 def test_a_launch_that_is_killed_leaves_something(tally: Tally, tmp_path: Path) -> None:
-    """The launch is killed at random moments: while reading, building, starting, and running."""
+    """Check that nothing remains of a launch that is killed at a random moment."""
     seconds = f"1{random.randrange(10**6):06}.5"
     (tmp_path / "data").mkdir()
     options = ["--bind", f"{tmp_path}/data:/data:rw"]

@@ -1,8 +1,8 @@
 """Attacks on a caller's memory, descriptors, environment and root directory from a namespace.
 
-An attacker (memory/attacker.c) inspects all new processes in every way, while a caller
-(memory/caller.py) starts commands. The attacker is root in the namespace that they enter, or the
-caller's own user outside, who has all capabilities in that user's namespaces.
+An attacker (memory/attacker.c) inspects all new processes by all methods, while a caller
+(memory/caller.py) starts commands. The attacker is root in the namespace that the commands enter,
+or has the caller's uid outside, and so all capabilities in the caller's namespaces.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ USER = "usernsctl-test"
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Path]:
-    """Make a directory that every user can read, with the attacker, a secret, and a command."""
+    """Create a directory that all users can read, with the attacker, a secret and a command."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         directory.chmod(0o755)
@@ -76,7 +76,7 @@ def attack(kind: str, rounds: int, place: Path, tally: Tally, *before: str) -> N
 
 
 def attack_beside(kind: str, rounds: int, place: Path, tally: Tally) -> None:
-    """Attack a caller that has capabilities from a process of its user that has none."""
+    """Attack a caller with capabilities from a process of the same user without capabilities."""
     if os.geteuid() == 0:
         attack(kind, rounds, place, tally)
         return
@@ -93,7 +93,7 @@ def attack_beside(kind: str, rounds: int, place: Path, tally: Tally) -> None:
 
 
 def attack_unguarded(place: Path) -> str | None:
-    """Return the attacker's output, or ``None`` if the attacker keeps a victim stopped for ever."""
+    """Return the output of the attacker, or ``None`` if the attacker stops a victim forever."""
     with subprocess.Popen(
         caller_command("unguarded", 30, place),
         stdout=subprocess.PIPE,
@@ -114,7 +114,7 @@ def attack_unguarded(place: Path) -> str | None:
 def test_the_attack_on_memory_works_without_protection(place: Path) -> None:
     wanted = {"process_vm_readv", "mem", "fd", "environ", "root", "ptrace"}
     ways: set[str] = set()
-    # On a busy machine, a single attacker may have no time to try everything.
+    # On a busy machine, a single attacker may not have the time to try all methods.
     for _ in range(5):
         output = attack_unguarded(place) or ""
         ways |= {line.partition(" ")[0] for line in output.splitlines()}
@@ -157,7 +157,8 @@ def test_hostile_same_user_beside_a_holder(place: Path, tally: Tally) -> None:
     attack_beside("named", tally.rounds(20, FULL_ROUNDS), place, tally)
 
 
-# Prints a process's environment, its descriptors, and the memory mappings that contain a secret.
+# Program that prints the environment and the descriptors of a process, and the memory mappings that
+# contain a secret.
 SEARCH = """
 import os, sys
 pid, secret = sys.argv[1], bytes(~byte & 255 for byte in bytes.fromhex(sys.argv[2]))
@@ -197,7 +198,7 @@ def test_hostile_root_inside_a_named_namespace(
 @as_root
 @pytest.mark.parametrize("kind", ["fresh-newuidmap", "prelude-newuidmap"])
 def test_hostile_same_user_while_newuidmap_writes(kind: str, place: Path, tally: Tally) -> None:
-    """Attack a caller with a capability: without one, its user's processes may trace it anyway."""
+    """Attack a caller with a capability. Processes of the user may trace a caller without any."""
     try:
         subprocess.run(["getent", "passwd", USER], check=True, stdout=subprocess.DEVNULL)
     except subprocess.CalledProcessError:

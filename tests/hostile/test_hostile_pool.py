@@ -1,4 +1,4 @@
-"""Attacks on pools by a sandbox's previous user, and by killing the process that owns the pool."""
+"""Attacks on a pool by the previous user of a sandbox, and by killing the owner of the pool."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ import usernsctl as un
 
 pytestmark = pytest.mark.usefixtures("runtime")
 
-# Maximum seconds until the kill: from the fork, and from the creation of the pool.
+# Maximum number of seconds from the fork to the kill, and from the creation of the pool to the
+# kill.
 HOST_SECONDS = 0.4
 POOL_SECONDS = 1.5
 
 
 def use_pool(told: int) -> None:
-    """Acquire sandboxes, run commands in them and release them, for ever."""
+    """Acquire sandboxes, run commands in the sandboxes and release them, in an endless loop."""
     uses = 1 + os.getpid() % 2
     with un.SandboxHost() as host, host.pool(2, max_uses=uses, idle_timeout=0.3) as pool:
         os.write(told, b"+")
@@ -37,7 +38,7 @@ def use_pool(told: int) -> None:
 
 
 def kill_at_random(moments: random.Random) -> None:
-    """Fork a child that uses a pool, and kill it at a random moment."""
+    """Fork a child that uses a pool, and kill the child at a random moment."""
     ours, theirs = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -70,7 +71,7 @@ def test_a_pool_ends_with_its_creator(
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     moments = random.Random(seed)
-    # Create the files that remain after the first use of a host.
+    # Use a host once, because some files remain after the first use.
     un.SandboxHost().close()
     before, kept = set(children()), files_below(runtime)
     for _ in range(tally.rounds(5, 200)):
@@ -84,8 +85,8 @@ def test_a_pool_ends_with_its_creator(
             tally.succeeded(f"temporary files: {stay}")
 
 
-# Sets Yama's ptrace_scope in gVisor to 0, which allows tracing all processes of the user. Prints
-# each process of the sandbox that it can attach to.
+# Program that sets Yama's ptrace_scope in gVisor to 0, which allows tracing all processes of the
+# user. The program prints each process of the sandbox that it can trace.
 TAKING = """
 import ctypes, os
 
@@ -100,7 +101,7 @@ print("ready")
 for pid in [name for name in os.listdir("/proc") if name.isdigit() and int(name) != own]:
     if libc.ptrace(0x4206, int(pid), None, None) == 0:
         print(pid, open(f"/proc/{pid}/cmdline").read())
-# Otherwise, the pool would end the sandbox.
+# If ptrace_scope stayed 0, the pool would close the sandbox.
 set_scope("1")
 """
 
@@ -110,7 +111,7 @@ set_scope("1")
 def test_process_1_of_a_leased_sandbox_can_not_be_taken_over(
     idmap: tuple[un.IdMap], tally: Tally
 ) -> None:
-    """Try to trace process 1: it survives a lease, and could attack the next user's processes."""
+    """Check that PID 1, which survives the lease, can't be traced by the sandbox's user."""
     with un.SandboxHost(*idmap) as host, host.pool(1, limit=1, max_uses=2) as pool:
         with pool.acquire(EXIT_SECONDS) as one:
             output = one.check_output(["/usr/bin/python3", "-c", TAKING], text=True).splitlines()
@@ -123,7 +124,7 @@ def test_process_1_of_a_leased_sandbox_can_not_be_taken_over(
             again.run(["true"], check=True)
 
 
-# Leaves an object that outlives its process, and prints those that earlier users may have left.
+# Program that creates an object that outlives its creator, and prints objects of earlier users.
 LEAVING = """
 import ctypes, os, socket, struct, sys
 
@@ -189,7 +190,7 @@ def found():
         yield "POSIX message queue"
     yield from (name for _, name in socket.if_nameindex())
     yield from os.listdir("/dev/shm")
-    # Another mount of /proc, without cached settings.
+    # Read the settings in a new mount of /proc, which has cached no settings.
     mount_proc(b"/proc")
     for where, _, names in os.walk("/proc/sys"):
         for path in [f"{where}/{name}" for name in names]:
@@ -205,7 +206,7 @@ if len(sys.argv) > 1:
     assert os.waitpid(pid, 0)[1] == 0
 print(sorted(found()))
 """
-# Objects that belong to namespaces, which end with their processes.
+# Objects that belong to namespaces, and are removed with the processes of the namespaces.
 OF_NAMESPACES = [
     *("shared memory", "semaphores", "message queue", "POSIX message queue", "interface"),
 ]
@@ -233,7 +234,7 @@ def test_only_files_remain_for_the_next_lease(
         with pool.acquire(EXIT_SECONDS) as box:
             fresh = leave_and_look(box)
         used = set()
-        # A sandbox's first user has another agent than its later users.
+        # Try three leases, since the first user of a sandbox has another agent than later users.
         for _ in range(3):
             with pool.acquire(EXIT_SECONDS) as box:
                 used.add(box.id)

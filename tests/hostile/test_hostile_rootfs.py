@@ -1,7 +1,7 @@
-"""Attacks that replace a directory with a symbolic link while a sandbox that mounts it starts.
+"""Attacks that replace a directory by a symbolic link while a sandbox mounts the directory.
 
 The attacker swaps paths in a loop (swapper.c). A fake runsc prints what a payload would have
-obtained (stand_in.c), to allow many starts.
+obtained (stand_in.c), because the fake allows many starts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SHORT, FULL = 15, 2000
 
 @pytest.fixture
 def victim(place: Path, programs: Path) -> Path:
-    """Make the directory of the caller's runsc, over which an attacker would mount."""
+    """Create the directory of the caller's runsc, over which the attacker wants to mount."""
     directory = place / "bin"
     directory.mkdir()
     shutil.copy(programs / "runsc", directory)
@@ -35,7 +35,7 @@ def victim(place: Path, programs: Path) -> Path:
 
 @pytest.fixture
 def rootfs(place: Path, programs: Path) -> Path:
-    """Make a root filesystem that contains the attacker's runsc."""
+    """Create a root filesystem that contains the attacker's runsc."""
     directory = place / "rootfs"
     (directory / "bin").mkdir(parents=True)
     shutil.copy("/bin/true", directory / "bin")
@@ -48,8 +48,8 @@ def rootfs(place: Path, programs: Path) -> Path:
 def attempts(victim: Path, count: int, *, some_start: bool = True, **fields: Any) -> list[str]:
     """Return the output of each of `count` starts.
 
-    If `some_start`, repeat until a start has worked: the attacker may have been off the processor
-    all the time, with its link in place.
+    If `some_start`, repeat until a start has succeeded, because the attacker may not have been
+    scheduled and so have left its link in place all the time.
     """
     lines = attempts_once(victim, count, **fields)
     for _ in range(100 if some_start else 0):
@@ -74,7 +74,7 @@ def attempts_once(victim: Path, count: int, **fields: Any) -> list[str]:
 
 
 def judge(tally: Tally, lines: list[str], *, some_start: bool = True) -> None:
-    """Count the attacker's successes; if `some_start`, at least one start must have worked."""
+    """Count the attacker's successes. If `some_start`, check that a start has succeeded."""
     assert not some_start or any("ours" in line for line in lines), lines[:2]
     for line in lines:
         tally.tried()

@@ -1,4 +1,4 @@
-"""Attacks by a gVisor that does not answer, because it is broken or stopped."""
+"""Attacks by a gVisor that does not answer, because it is defective or stopped."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.userns_requires("runsc")
 
 FOREVER = ["sleep", "1000"]
 LIMIT = 0.5
-# Timeout in seconds, under load, for calls that must give up after LIMIT.
+# Maximum duration in seconds, under load, of calls that must give up after LIMIT seconds.
 AT_MOST = 20
 
 
@@ -34,7 +34,7 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def sentry_of(id: str) -> int:
-    """Return the pid of a sandbox's sentry, gVisor's kernel."""
+    """Return the pid of the sentry (gVisor's kernel) of the sandbox `id`."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             words = path.read_text().split("\0")
@@ -73,7 +73,7 @@ def test_hostile_silence_ends_at_the_deadline(
                     tally.succeeded(f"{call} waited")
             assert wait_until_gone(f"state {box.id}", AT_MOST) == []
             assert wait_until_gone(f"kill {box.id}", AT_MOST) == []
-        # From here on gVisor works again, and may need more than LIMIT to answer.
+        # gVisor works again after the block, and may need more than LIMIT seconds to answer.
         monkeypatch.setattr(container, "_ANSWER_SECONDS", AT_MOST)
         assert box.state()["status"] == "running"
         with silent(box.id):
@@ -99,7 +99,7 @@ def test_hostile_silence_does_not_block_an_interpreter(
 
 
 def test_hostile_silence_does_not_block_a_pool(host: un.SandboxHost, tally: Tally) -> None:
-    """Each sandbox must be cleaned between its first and its second user."""
+    """Check that a pool replaces sandboxes that do not answer while they are cleaned."""
     with host.pool(1, max_uses=2) as pool, contextlib.ExitStack() as held:
         seen = set()
         for _ in range(tally.rounds(4, 40)):

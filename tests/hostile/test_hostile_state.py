@@ -1,4 +1,4 @@
-"""Attacks by a program that can write the state directory, as after a wrong bind mount."""
+"""Attacks by a program that can write to the state directory, as after a wrong bind mount."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FOREVER = ["sleep", "1000"]
 
 @pytest.fixture(autouse=True)
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the state directory of this test, which is empty."""
+    """Return the path of the test's state directory, which is empty."""
     runtime = tmp_path / "runtime"
     runtime.mkdir(mode=0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
@@ -41,7 +41,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @contextlib.contextmanager
 def victim(command: list[str] | None = None) -> Iterator[int]:
-    """Start a process that must not be harmed; yield its pid once it is ready."""
+    """Start a process that must not be killed; yield its pid once the process is ready."""
     script = "echo ready; exec sleep 1000"
     words = ["sh", "-c", script] if command is None else command
     with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
@@ -67,14 +67,14 @@ def in_a_namespace_of_another_purpose() -> list[str]:
 
 
 def in_execve() -> list[str]:
-    """Return a command that executes itself for ever: its command line is often empty."""
+    """Return a command that executes itself endlessly, so its command line is often empty."""
     again = 'exec sh -c "$0" "$0"'
     words = ["sh", "-c", 'echo ready; exec sh -c "$0" "$0"', again]
     return [str(SCRIPTS / "usernsctl-exec"), "-r", "--", *words]
 
 
 def with_the_words_of_a_sandbox() -> list[str]:
-    """Return a command with the arguments of a sandbox's process, but in no new namespace."""
+    """Return a command with the arguments of a sandbox's process, but without a new namespace."""
     script = "import time; print('ready', flush=True); time.sleep(1000)"
     return [sys.executable, "-c", script, "--bundle=/mnt/usernsctl/boxes/box"]
 
@@ -95,7 +95,7 @@ def forge_box(state: Path, *pids: int, **more: Any) -> Path:
         "args": ["true"],
         "created": 1.0,
         "processes": [asdict(ProcessIdentity.of(pid)) for pid in pids],
-        # Fields that usernsctl trusted in earlier versions.
+        # These fields were trusted by earlier versions of usernsctl.
         "runsc": "/bin/false",
         "env": [],
     }
@@ -106,7 +106,7 @@ def forge_box(state: Path, *pids: int, **more: Any) -> Path:
 
 
 def use_box() -> None:
-    """Make all calls that read records, and that may kill the processes in the records."""
+    """Make all calls that read records, and that might kill the processes named in the records."""
     un.Sandbox.list_detached()
     with contextlib.suppress(un.UsernsError):
         un.Sandbox.attach("box").close()
@@ -155,7 +155,7 @@ def test_hostile_record_names_another_sandbox(
 def test_hostile_record_names_a_program(
     state: Path, host: un.SandboxHost, tally: Any, tmp_path: Path
 ) -> None:
-    """Fields that could name a program, such as runsc's path, must have no effect in a record."""
+    """Check that fields that could name a program, such as runsc's path, have no effect."""
     program, mark = tmp_path / "program", tmp_path / "mark"
     program.write_text(f'#!/bin/sh\necho $0 >>{mark}\nexec runsc "$@"\n')
     program.chmod(0o755)
@@ -197,7 +197,7 @@ def test_hostile_state_has_no_values_of_the_environment(
 def test_hostile_record_of_a_name(
     state: Path, tally: Any, usernsctl: Any, make: Callable[[], list[str] | None]
 ) -> None:
-    """`ns remove` must not kill another process, and `ns exec` must not join its namespace."""
+    """Check that `ns remove` kills no other process, and `ns exec` joins no other namespace."""
     environment = dict(os.environ)
     entry = state / "namespaces" / "name"
     for _ in range(tally.rounds(1, 20)):
@@ -228,7 +228,7 @@ def test_hostile_record_of_a_name(
 
 
 def test_hostile_record_hides_the_others(state: Path, host: un.SandboxHost, tally: Any) -> None:
-    """Regression: a record whose pid had become the id of a thread hid all later records."""
+    """Regression: a record whose pid had become a thread id hid all later records."""
     with host.start(FOREVER, id="live", detach=True), threading_pid() as thread:
         for pid in (thread, 1, 1 << 21):
             record = me() | {"pid": pid}
@@ -323,7 +323,7 @@ def test_hostile_bind_shows_a_future_state_directory(
 def test_hostile_bind_shows_the_state_by_another_mount(
     state: Path, tmp_path: Path, tally: Any
 ) -> None:
-    """The state directory has a second mount point, also below the bind mount's source."""
+    """Check that a bind mount of another mount point of the state directory is refused."""
     other = tmp_path.parent / f"{tmp_path.name}-other"
     (other / "below" / "mount").mkdir(parents=True)
     script = (
@@ -341,7 +341,7 @@ def test_hostile_bind_shows_the_state_by_another_mount(
 
 
 def test_hostile_full_disk_moves_the_state(tmp_path: Path, tally: Any) -> None:
-    """A full /tmp must not make usernsctl forget its state there, or show it in a sandbox."""
+    """Check that usernsctl does not lose its state in a full /tmp, or expose the state."""
     script = (
         "mount -t tmpfs -o size=64k none /mnt && "
         f"{SCRIPTS}/usernsctl ns create name -r && "

@@ -1,4 +1,4 @@
-"""Attacks on supervisors: one is killed at a random moment, and its command must end, too."""
+"""Attacks that kill a supervisor at a random moment. The command must be killed, too."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def test_hostile_kill_of_a_supervisor_leaves_its_command(
         os.close(held)
         select.select([output], [], [], chance.uniform(0, 0.01))
         process.send_signal(chance.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGHUP]))
-        # The first process of a PID namespace ignores all signals but SIGKILL.
+        # PID 1 of a PID namespace ignores all of these signals except for SIGKILL.
         select.select([output], [], [], chance.uniform(0, 0.005))
         process.kill()
         process.wait()
         tally.tried()
-        # The pipe reaches end of file when the last process with its write end has ended.
+        # The pipe reaches end of file when the last process with the write end has exited.
         left = not select.select([output], [], [], PATIENCE)[0]
         os.close(output)
         if left:
@@ -43,7 +43,7 @@ def test_hostile_kill_of_a_supervisor_leaves_its_command(
 
 
 def reap_orphans() -> None:
-    """Reap orphans, which have become children of this process and have ended already."""
+    """Reap orphaned processes, which are now children of this process and have already exited."""
     while True:
         try:
             os.waitpid(-1, 0)

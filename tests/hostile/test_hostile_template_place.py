@@ -18,7 +18,7 @@ pytestmark = pytest.mark.userns_requires("runsc")
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Create a template whose directory is found through a symbolic link in XDG_DATA_HOME."""
+    """Create a template in a directory to which XDG_DATA_HOME leads through a symbolic link."""
     place = tmp_path / "data" / "usernsctl" / "templates"
     (place / "one").mkdir(parents=True, mode=0o700)
     (place / "one" / "record.json").write_text("{}")
@@ -52,7 +52,7 @@ def run(usernsctl: Program, prelude: Program, bind: str, launch: Path) -> list[s
     found = [usernsctl("run", "--bind", bind, "--", "ls", "/shown", env=dict(os.environ)).stderr]
     frozen = usernsctl("freeze", "--bind", bind, "-o", launch, "--", "ls", env=dict(os.environ))
     found.append(frozen.stderr)
-    # The user who freezes a launch may have other variables than the user who starts it.
+    # The user who freezes a launch may have other variables than the user who starts the launch.
     env = {**os.environ, "XDG_DATA_HOME": "/nonexistent"}
     frozen = usernsctl("freeze", "--bind", bind, "-o", launch, "--", "ls", "/shown", env=env)
     assert frozen.returncode == 0, frozen.stderr
@@ -121,7 +121,7 @@ def test_hostile_bind_shows_templates_in_a_home(
     arrange: Callable[[Path, Path, pytest.MonkeyPatch], None],
     data: str | None,
 ) -> None:
-    """$XDG_DATA_HOME counts only if it is an absolute path."""
+    """Check that $XDG_DATA_HOME is used only if it is an absolute path."""
     home = tmp_path / "home"
     home.mkdir()
     arrange(place, home, monkeypatch)

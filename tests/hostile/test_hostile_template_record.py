@@ -1,4 +1,4 @@
-"""Attacks by a program that can write a template's record."""
+"""Attacks by a program that can write to the record of a template."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ pytestmark = pytest.mark.userns_requires("runsc")
 
 SECRET = "a secret of the machine"
 READY = ["--ready", "READY", "--", "sh", "-c"]
-# A command that searches for the secret, with a pattern that does not match its own text.
+# Command that searches for the secret. The pattern does not match the command's own text.
 LOOK = "grep -rash 's[e]cret of' /.usernsctl-agent /shown /tmp /mnt"
 SCRIPT = f"echo READY; read line; echo $line; {LOOK}"
 
 
 @pytest.fixture(scope="module")
 def template_data(tmp_path_factory: pytest.TempPathFactory, usernsctl: Program) -> Path:
-    """Create a data directory with the templates `command`, `agent` and `python`."""
+    """Create a data directory that contains the templates `command`, `agent` and `python`."""
     data = tmp_path_factory.mktemp("data")
     env = {**os.environ, "XDG_DATA_HOME": str(data)}
     usernsctl.check_output("template", "create", "command", *READY, SCRIPT, env=env)
@@ -39,7 +39,7 @@ def template_data(tmp_path_factory: pytest.TempPathFactory, usernsctl: Program) 
 
 @pytest.fixture
 def data(template_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Copy the data directory, with `secret` and `evil` beside it."""
+    """Copy the data directory, and create `secret`, `evil` and `bundle` beside the copy."""
     shutil.copytree(template_data, tmp_path / "data")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     (tmp_path / "secret").mkdir()
@@ -68,7 +68,7 @@ def put(data: Path, name: str, change: Callable[[dict[str, Any]], object]) -> No
 
 
 def attack(tally: Tally, usernsctl: Program, data: Path, what: str) -> None:
-    """Start each template in every way as its owner; count the attacker's successes."""
+    """Start all templates in all ways as their owner; count the attacker's successes."""
     place, env = data.parent, dict(os.environ)
     told = []
     words = ("-c", f"import os; os.system({LOOK!r})")
@@ -100,7 +100,7 @@ def attack(tally: Tally, usernsctl: Program, data: Path, what: str) -> None:
 
 
 def options_that_were_believed(place: Path) -> dict[str, Any]:
-    """Return host options with the attacker's values, as records of earlier versions had them."""
+    """Return host options with hostile values, in the form of records of earlier versions."""
     evil, secret = str(place / "evil"), str(place / "secret")
     return {
         "runsc": {"runsc": evil},
@@ -134,7 +134,7 @@ def test_hostile_options_of_a_record_are_not_used(
 
 
 def fields_of_the_inside(place: Path) -> dict[str, Callable[[dict[str, Any]], object]]:
-    """Return functions that change a record's config.json or another field."""
+    """Return functions that change config.json, or another field, in a record."""
     evil, secret = str(place / "evil"), str(place / "secret")
     hook = {"path": evil, "args": [evil]}
 
@@ -143,7 +143,7 @@ def fields_of_the_inside(place: Path) -> dict[str, Callable[[dict[str, Any]], ob
         return {"destination": destination, "source": secret, "type": "bind", "options": options}
 
     def agent(record: dict[str, Any]) -> None:
-        """Change the source of the agent's mount, which each host replaces with its own."""
+        """Change the source of the agent's mount, which each host replaces by its own."""
         for mount in record["config"]["mounts"]:
             if mount["destination"] == "/.usernsctl-agent":
                 mount["source"] = f"{secret}/file"
@@ -206,7 +206,7 @@ def test_hostile_fields_of_a_record_are_not_used(
 
 
 def test_fields_of_a_record_about_the_inside_are_used(usernsctl: Program, data: Path) -> None:
-    """The unchanged templates must start, or the attacks would prove nothing."""
+    """Check that the unchanged templates start, as the attacks would prove nothing otherwise."""
     env = dict(os.environ)
     done = usernsctl("template", "run", "command", input="line\n", env=env)
     assert (done.returncode, done.stdout, done.stderr) == (2, "line\n", "")

@@ -1,4 +1,4 @@
-"""Attacks by a false runsc that connects, and sends no terminal, several, or nothing."""
+"""Attacks by a fake runsc that connects, and sends no terminal, several, or nothing at all."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from usernsctl.gvisor.runsc.stdio import receive_terminal
 
 @pytest.fixture
 def console(tmp_path: Path) -> Iterator[socket.socket]:
-    """Listen on runsc's console socket, and accept the connection."""
+    """Return a listening Unix socket, like the console socket to which runsc connects."""
     with socket.socket(socket.AF_UNIX) as made, open_path(str(tmp_path)) as here:
-        # A socket's path must be short (unix(7)), so it begins with a descriptor in /proc.
+        # The path of a socket must be short (unix(7)), so the path begins with a descriptor in
+        # /proc.
         made.bind(f"/proc/self/fd/{here.fd}/console")
         made.listen(1)
         yield made
@@ -73,7 +74,7 @@ def send_pipe(sender: socket.socket) -> None:
 
 
 def send_many(sender: socket.socket) -> None:
-    """Send the maximum number of descriptors for one message (SCM_MAX_FD)."""
+    """Send the maximum number of descriptors in one message (SCM_MAX_FD)."""
     send(sender, *[os.open("/dev/null", os.O_RDWR)] * 253)
 
 
@@ -104,7 +105,7 @@ def test_hostile_sender_of_other_files_than_terminals(
 
 
 def test_hostile_sender_of_many_terminals(console: socket.socket, tally: Tally) -> None:
-    """The first terminal is used, and the other descriptors are closed."""
+    """Check that the first terminal is used, and that all other descriptors are closed."""
     before = os.listdir("/proc/self/fd")
     ours, theirs = pty.openpty()
     with connected(console) as sender:
@@ -114,8 +115,7 @@ def test_hostile_sender_of_many_terminals(console: socket.socket, tally: Tally) 
             assert os.ttyname(theirs)
             assert os.isatty(taken.fileno())
             assert not os.get_inheritable(taken.fileno())
-            # Besides the used terminal, both ends of the pseudoterminal and of the connection are
-            # open.
+            # Four descriptors are new: `taken`, both ends of the pseudoterminal, and `sender`.
             if len(os.listdir("/proc/self/fd")) != len(before) + 4:
                 tally.succeeded("more than one")
     os.close(ours)

@@ -22,7 +22,7 @@ from tally import Tally
 
 pytestmark = pytest.mark.userns_requires("runsc")
 
-# Attacks of a payload on its terminal. None of these scripts prints anything for the caller.
+# Attacks of a payload on its terminal. None of these programs prints anything for the caller.
 INJECT = """
 import fcntl, termios
 for request in (termios.TIOCSTI, 0x541C):  # TIOCLINUX
@@ -51,7 +51,7 @@ WAIT = "\nimport os, time; os.write(2, b'done.'); time.sleep(1000)"
 
 @contextlib.contextmanager
 def started(usernsctl: Program, script: str) -> Iterator[tuple[subprocess.Popen[bytes], int, int]]:
-    """Start a payload on a terminal; yield the process, and both ends of the terminal."""
+    """Start a payload on a terminal; yield the process and both ends of the terminal."""
     ours, theirs = os.openpty()
     command = [usernsctl.path, "run", "--", "/usr/bin/python3", "-c", script]
     try:
@@ -76,7 +76,7 @@ def read_until(ours: int, wanted: bytes) -> None:
 
 
 def test_hostile_payload_types_nothing_for_its_caller(usernsctl: Program, tally: Tally) -> None:
-    """Text in the input queue would be the next command of the caller's shell."""
+    """Check that the payload can't insert input, which the caller's shell would execute."""
     for _ in range(tally.rounds(1, 20)):
         with started(usernsctl, INJECT) as (process, _, theirs):
             assert process.wait(60) == 0
@@ -98,7 +98,7 @@ def test_hostile_payload_leaves_the_mode_of_the_terminal(usernsctl: Program, tal
 
 @pytest.mark.parametrize("script", [PLAY + WAIT, FLOOD], ids=["play", "flood"])
 def test_hostile_payload_can_be_ended(usernsctl: Program, tally: Tally, script: str) -> None:
-    """End a payload whose output nobody reads: the output must not delay the end."""
+    """Check that a payload whose output is not read exits without delay after SIGTERM."""
     for _ in range(tally.rounds(1, 10)):
         with started(usernsctl, script) as (process, ours, _):
             read_until(ours, b"done." if script is not FLOOD else b"\x1b[2J")
@@ -125,12 +125,13 @@ def test_hostile_payload_that_stops_itself_is_continued(usernsctl: Program, tall
                 tally.succeeded(f"status {process.returncode}")
 
 
-# Signals that end the command or do nothing; SIGSTOP and its like need a shell to continue.
+# Signals that kill the command or have no effect. SIGSTOP and similar signals are missing, since
+# the command would need a shell to continue it.
 RACED = [1, 2, 3, 10, 12, 15, 18, 28, 34, 37, 64]
 
 
 def test_hostile_signals_at_any_time(usernsctl: Program, tally: Tally, tmp_path: Path) -> None:
-    """Signals before, at and after the start and the end leave no process, and no false status."""
+    """Check that a signal at a random time leaves no process, and causes no false exit status."""
     state = tmp_path / "state"
     chance = random.Random(str(state))
     for _ in range(tally.rounds(10, 300)):
@@ -147,7 +148,8 @@ def test_hostile_signals_at_any_time(usernsctl: Program, tally: Tally, tmp_path:
             process.send_signal(sent)
             tally.tried()
             _, said = process.communicate(timeout=60)
-        # Before the watcher runs, a signal kills the program itself; Python may make it status 1.
+        # Before the watcher runs, the signal kills usernsctl itself. Python may then exit with
+        # status 1.
         is_early = said.endswith("KeyboardInterrupt\n")
         if not is_early and process.returncode not in (0, 128 + sent, -sent):
             tally.succeeded(f"status {process.returncode} after signal {sent}: {said[-300:]}")

@@ -1,15 +1,15 @@
 /*
  * attacker HOW ADDRESS MARKER DEVICE INODE VARIABLE PATH OWN
  *
- * Inspects every new process through ptrace(2), process_vm_readv(2) and /proc until end of file on
- * standard input, and prints a line for each success: the caller's marker in memory at ADDRESS, a
+ * Inspects every new process by ptrace(2), process_vm_readv(2) and /proc, until end of file on
+ * standard input. Prints a line for each success, which is to find MARKER in memory at ADDRESS, a
  * descriptor of the file with DEVICE and INODE, VARIABLE in an environment, the file PATH below a
- * root directory, and OWN, which is in the commands' environment, where everybody can read it.
+ * root directory, or OWN, from the environment of commands, in a command line, which is public.
  * MARKER, VARIABLE and OWN are passed inverted, so that they are not found in the attacker itself.
- * The last line is the number of inspected processes.
+ * The last line has the number of inspected processes.
  *
- * HOW: "drop" the capabilities first, "keep" them, or keep them and only "look", without tracing:
- * gVisor ends a command whose processes another process traces.
+ * HOW is "drop" to drop all capabilities first, "keep" to keep them, or "look" to keep them and not
+ * use ptrace(2), because gVisor kills a command if another process traces its processes.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -60,7 +60,7 @@ static bool is_marker(const unsigned char *data)
     return !memcmp(data, marker, marker_length);
 }
 
-/* Reads the marker with process_vm_readv(2). Returns false if the process has ended. */
+/* Tries to read the marker by process_vm_readv(2). Returns false if the process has exited. */
 static bool by_vm_read(pid_t pid)
 {
     unsigned char data[64];
@@ -122,8 +122,8 @@ static void by_root(pid_t pid)
         got("root", pid);
 }
 
-/* Waits until the traced process stops. Returns true if the process has ended instead; waitpid(2)
- * has then reaped it, so that its parent's wait returns. */
+/* Waits until the traced process stops or exits. Returns true if the process has exited. waitpid(2)
+ * has then reaped the process for the tracer, so that the parent's wait can return. */
 static bool has_ended(pid_t pid)
 {
     int status;
@@ -178,7 +178,7 @@ static void drop_capabilities(void)
     struct __user_cap_data_struct data[2] = {{0, 0, 0}, {0, 0, 0}};
     if (syscall(SYS_capset, &header, data))
         perror("capset"), exit(2);
-    /* Dropping capabilities makes this process undumpable, which does not hinder the attacks. */
+    /* Dropping capabilities makes this process undumpable, which does not affect the attacks. */
 }
 
 int main(int argc, char **argv)

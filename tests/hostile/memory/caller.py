@@ -1,8 +1,8 @@
-"""Victim that starts commands while an attacker runs: ``caller.py KIND ROUNDS ATTACKER DIRECTORY``.
+"""Start commands while an attacker runs: ``caller.py KIND ROUNDS ATTACKER DIRECTORY``.
 
-The process has a marker in its memory, a descriptor of a file and a variable in its environment,
-none of which commands inherit. It prints what the attacker obtained, one item a line, and then the
-number of processes that the attacker saw.
+This process, the victim, has a marker in its memory, a descriptor of a file and a variable in its
+environment. Commands inherit none of these. The process prints each item that the attacker has
+obtained, one per line, and then the number of processes that the attacker has inspected.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from usernsctl.namespaces.named import remove_named
 
 KIND, ROUNDS, ATTACKER, DIRECTORY = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
 MARKER = ctypes.create_string_buffer(os.urandom(32), 32)
-# Inheritable, so that a descriptor passed on by mistake is detected.
+# A descriptor that no command may have, not even before its exec.
 SECRET = os.open(f"{DIRECTORY}/secret/file", os.O_RDONLY)
 TRUE = f"{DIRECTORY}/true"
-# A command's own environment must not be readable by others, either.
+# Other users must not be able to read the environment of a command either.
 OWN = os.urandom(16).hex()
 ENV = {"OWN": OWN}
 OTHER = {"user": 1, "group": 1}
@@ -68,7 +68,7 @@ def again(call: Callable[[], Any]) -> None:
 
 
 def kept(idmap: un.IdMap | None = None, **options: Any) -> None:
-    """Run commands in a namespace whose root attacks them, but can't see the secret directory."""
+    """Run commands in a namespace whose root attacks them. Root can't see the secret directory."""
     time = options.pop("time_namespace", False)
     with un.Namespace.create(idmap, mount=True, time=time) as ns:
         ns.run(["mount", "-t", "tmpfs", "none", f"{DIRECTORY}/secret"], check=True)
@@ -77,13 +77,13 @@ def kept(idmap: un.IdMap | None = None, **options: Any) -> None:
 
 
 def fresh(**options: Any) -> None:
-    """Run commands with capabilities, while a process of the same user without any attacks."""
+    """Run commands with capabilities, attacked by the same user without capabilities."""
     with attacked(subprocess.Popen, "drop"):
         again(lambda: un.run([TRUE], env=ENV, check=True, **options))
 
 
 def stranger(*, inside: bool) -> None:
-    """Run commands as root, whose kernel uid the attacker has, outside or inside the namespace."""
+    """Run commands as root, attacked by the host uid of root inside, or by root inside."""
     idmap = un.IdMap.extents(["0:100000:9"], ["0:100000:9"])
     with un.Namespace.create(idmap) as ns:
         if not inside:
@@ -102,7 +102,7 @@ def stranger(*, inside: bool) -> None:
 
 
 def executed() -> None:
-    """Execute commands in place of a fork of this process, as ``usernsctl ns exec`` does."""
+    """Execute commands in place of forks of this process, as ``usernsctl ns exec`` does."""
     with un.Namespace.create(mount=True) as ns:
         ns.run(["mount", "-t", "tmpfs", "none", f"{DIRECTORY}/secret"], check=True)
 
@@ -120,7 +120,7 @@ def executed() -> None:
 
 
 def entered() -> None:
-    """Enter namespaces as ``usernsctl run`` and usernsctl.enter() do: with the calling process."""
+    """Enter namespaces with the calling process, as ``usernsctl run`` and usernsctl.enter() do."""
     with attacked(subprocess.Popen, "drop"):
 
         def once() -> None:
@@ -137,7 +137,7 @@ def entered() -> None:
 
 
 def named() -> None:
-    """Create a named namespace, whose holder starts with this environment and stays inside."""
+    """Create a named namespace, whose holder starts with this environment and remains inside."""
     os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp()
 
     def once() -> None:
@@ -150,7 +150,7 @@ def named() -> None:
 
 
 def prelude(*options: str) -> None:
-    """Run commands with usernsctl-exec, which inherits a descriptor that its commands must not."""
+    """Run commands with usernsctl-exec, which must not pass its descriptor to commands."""
     with attacked(subprocess.Popen, "drop"):
         command = [program_path("usernsctl-exec"), *options, "--", TRUE]
         again(lambda: subprocess.run(command, env=ENV, check=True, pass_fds=[SECRET]))
@@ -167,7 +167,7 @@ def sandbox() -> None:
 
 
 def unguarded() -> None:
-    """Enter a namespace without protection, to show that the attacks succeed then."""
+    """Enter a namespace without protection, to show that the attacks work in this case."""
     with un.Namespace.create(mount=True) as ns:
         ns.run(["mount", "-t", "tmpfs", "none", f"{DIRECTORY}/secret"], check=True)
         with attacked(ns.popen, "keep", f"{DIRECTORY}/secret/file"):
@@ -181,7 +181,7 @@ def unguarded() -> None:
                 assert os.waitpid(pid, 0)[1] == 0
 
 
-# A map of several ids to themselves, for root of the host or of a namespace with many ids.
+# Map of the ids 0 to 99 to themselves, for root of the host or of a namespace with many ids.
 SEVERAL = un.IdMap.extents(["0:0:100"], ["0:0:100"])
 AUTO = SEVERAL if os.geteuid() == 0 else un.IdMap.auto()
 KINDS: dict[str, Callable[[], None]] = {
