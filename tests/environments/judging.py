@@ -1,4 +1,4 @@
-"""Comparison of a trial's answers with the table of environments."""
+"""Comparison of the results of commands in an environment with the table of environments."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 from table import STEP, Environment
 
-#: Causes that prevent a sandbox, but not a map of more than one id.
+#: Causes that prevent a sandbox, but not a namespace with a map of more than one id. A string that
+#: ends with a hyphen is the beginning of several causes.
 SANDBOX_ONLY = (
     "mount-denied", "mount-by-descriptor-missing", "ptrace-denied", "seccomp-denies-call",
     "address-space-limit", "file-size-limit", "dev-null-missing", "runsc-", "not-runsc",
@@ -32,7 +33,7 @@ def causes(expected: Expected) -> tuple[str, ...]:
 
 
 def in_range(environment: Environment) -> Expected:
-    """Return the causes that doctor must name for a map of more than one id."""
+    """Return the causes that doctor must report for a map of more than one id."""
     if environment.range_ is not NotImplemented:
         return environment.range_
     found = causes(environment.auto)
@@ -40,7 +41,7 @@ def in_range(environment: Environment) -> Expected:
 
 
 def faults(environment: Environment, command: str, answer: Answer) -> Iterator[str]:
-    """Yield each fault in an answer, first those that are faults in any environment."""
+    """Yield each fault in the result of a command, general faults before specific ones."""
     if answer["status"] is None:
         yield f"it had not ended after {environment.seconds} s"
         return

@@ -1,7 +1,7 @@
-"""Pairs of environments: two faults at once, drawn at random.
+"""Pairs of environments: two misconfigurations at once, chosen at random.
 
 No table has the results of a pair. Instead, doctor must report "ready" if and only if the command
-works, and the first cause must be a cause of one of the two environments.
+works, and the first reported cause must be a cause of one of the two environments.
 """
 
 from __future__ import annotations
@@ -17,35 +17,38 @@ from typing import Any
 from judging import Answer, Expected, causes, faults, in_range
 from table import ENVIRONMENTS, KINDS, Environment
 
-#: The number of pairs, and the seed to draw them with. The nightly CI draws
-#: more, with another seed each time.
+#: Number of pairs, and seed of the random choice. The nightly CI chooses more pairs, with another
+#: seed each time.
 COUNT = int(os.environ.get("USERNSCTL_PAIRS") or 40)
 SEED = int(os.environ.get("USERNSCTL_PAIRS_SEED") or 1)
 
-#: The commands to try in a pair. `exec` shows whether the map of more than one id works.
+#: The commands to run in a pair. `exec` shows whether a map of more than one id works.
 TRIED = ("run", "auto", "exec", "doctor", "range")
 
-#: The kind whose ways are applied last: in a container's user namespace, root can't mount.
+#: The kind of environments that is applied last, because root can't mount in a container's user
+#: namespace.
 LAST = "callers and containers"
-#: Environments in which root can't replace files for another fault, which is then applied first.
+#: Environments in which root can't replace files for another environment. The other environment is
+#: therefore applied first.
 LATE = ("etc-closed", "etc-0750", "read-only", "no-mount-point")
-#: Environments in which root can't make a container, or other namespaces, before the command.
+#: Environments in which root can't create a container, or further namespaces, before the command.
 CLOSED = (
     *("no-proc", "no-proc-sys", "proc-subset", "proc-read-only", "proc-of-outer-pids"),
     *("proc-of-other-pids", "landlock", "chroot", "chroot-into-mount-point", *LATE),
 )
-#: The kinds that set the caller's ids or ranges.
+#: The kinds of environments that set the ids or the subordinate ranges of the caller.
 OF_CALLER = ("subordinate ranges", LAST)
-#: Kinds of which two environments change the same object, so that the second covers the first.
+#: Kinds of environments that change one object. In a pair of the same kind, the second environment
+#: would cover the first.
 EXCLUSIVE = (
     "subordinate ranges",
     "newuidmap and newgidmap",
     "runsc",
     LAST,
 )
-#: Causes that doctor names if it knows no other reason for a failed sandbox, and an environment has
-#: such a limit: by the beginning of the environment's name. A limit that suffices for a sandbox
-#: alone can be too low beside another fault, and doctor has no way to find out.
+#: Causes that doctor may guess for a failed sandbox in an environment with a limit. The keys are
+#: beginnings of the names of such environments. A limit that suffices for a sandbox alone can be
+#: too low together with another misconfiguration, which doctor can't detect.
 GUESSES_OF_LIMITS = {
     "nproc-": "process-limit",
     "nofile-": "descriptor-limit",
@@ -53,25 +56,27 @@ GUESSES_OF_LIMITS = {
     "data-": "address-space-limit",
     "fsize-": "file-size-limit",
 }
-#: The same for environments with a filter, by their kinds: no program can read a filter's rules.
+#: Causes that doctor may guess for a failed sandbox in an environment with a seccomp filter. The
+#: keys are kinds of such environments. No program can read the rules of a filter.
 GUESSES_OF_FILTERS = {
     "filters of single calls": "seccomp-denies-call",
     "filters of namespaces, mounts and tracing": "seccomp-denies-call",
 }
 
-#: Causes that are as correct as the expected cause, in a pair of environments.
+#: In a pair of environments, further causes that are as correct as the expected cause.
 AS_RIGHT = {
-    # Landlock is a security module; a filter is likelier, and need not show what it denies.
+    # Landlock is a security module. doctor guesses a filter first, and can't read what the filter
+    # denies.
     "landlock-denies-mount": ("mount-denied",),
-    # A script in place of runsc can't run with few descriptors: dash(1) needs the tenth.
+    # A script in place of runsc can't run with few descriptors, because dash(1) uses descriptor 10.
     "descriptor-limit": ("not-runsc",),
-    # In a container's user namespace, the kernel hides file capabilities of another namespace.
+    # In a container's user namespace, the kernel hides file capabilities of other user namespaces.
     "helper-caps-other-userns": ("helper-not-setuid",),
 }
-#: Exit statuses of a native program that a filter, or a low limit of its memory, has killed.
+#: Exit statuses of a native program that was killed by a seccomp filter or by a low memory limit.
 KILLED = (-signal.SIGSYS, -signal.SIGKILL, -signal.SIGSEGV)
 
-#: Pairs that found a bug in doctor or in a command.
+#: Pairs that have revealed a bug in doctor or in another command.
 REMEMBERED = (
     "dev-nodev+runsc-killed",
     "nofile-5+runsc-killed-by-filter",
@@ -90,7 +95,7 @@ REMEMBERED = (
 
 
 def find(name: str) -> Environment:
-    """Return the environment or the pair of this name."""
+    """Return the environment `name`, or the combination of the pair `name`."""
     first, plus, second = name.partition("+")
     return combine(ENVIRONMENTS[first], ENVIRONMENTS[second]) if plus else ENVIRONMENTS[name]
 
@@ -103,7 +108,7 @@ ORDINARY = caller(ENVIRONMENTS["healthy"])
 
 
 def contradiction(first: Environment, second: Environment) -> str | None:
-    """Return the reason why the two can't be combined, or ``None`` if they can."""
+    """Return why two environments can't be combined, or ``None`` if they can be combined."""
     if first.quiet or second.quiet:
         return "output can't be read"
     if "range" not in first.tried or "range" not in second.tried:
@@ -115,12 +120,12 @@ def contradiction(first: Environment, second: Environment) -> str | None:
     if helpers and "securebits-noroot" in (first.name, second.name):
         return "the same object"
     late = first.name in LATE and second.name in LATE
-    # The second environment may not raise a limit of the first.
+    # The second environment could raise a limit that the first environment has set.
     limits = {one.name.partition("-")[0] + "-" for one in (first, second)}
     limited = len(limits) == 1 and limits <= GUESSES_OF_LIMITS.keys()
     if late or limited or (first.kind == second.kind and first.kind in EXCLUSIVE):
         return "the same object"
-    # Only the second environment can be of the kind LAST (draw()).
+    # Only the second environment can be of the kind LAST, because draw() sorts the pair.
     closed = first.name in CLOSED or (second.late and (first.early or first.kind == "limits"))
     if second.kind == LAST and closed:
         return "a container can't be made"
@@ -132,7 +137,7 @@ def contradiction(first: Environment, second: Environment) -> str | None:
 def combine(first: Environment, second: Environment) -> Environment:
     other = first if caller(first) != ORDINARY else second
     both = (first, second)
-    # Root whose bounding set is empty has no CAP_SETFCAP, either.
+    # Root with an empty bounding set has no CAP_SETFCAP either.
     names = {first.name, second.name}
     more = "needs-setfcap" if other.user == "root" and "bounding-set-empty" in names else None
     within = [one.within for one in both if one.within is not None]
@@ -160,9 +165,9 @@ def union(*several: Expected) -> tuple[str, ...]:
 
 
 def draw(count: int, seed: int) -> tuple[list[str], Counter[str]]:
-    """Return the names of drawn pairs, and the reasons why others were rejected, with counts.
+    """Return the names of random pairs, and the reasons for rejected pairs with their counts.
 
-    Each kind of environment is drawn as often as another, however many rows it has.
+    Each kind of environment is chosen with the same probability, however many environments it has.
     """
     chance = random.Random(seed)
     by_kind = {
@@ -191,7 +196,7 @@ def works(answer: Answer) -> bool:
 
 
 def doctors(first: Environment, second: Environment) -> Expected:
-    """Return the causes, any of which doctor may name for a failed sandbox."""
+    """Return all causes that doctor may report for a failed sandbox in a pair of environments."""
     guesses = [
         guess
         for one in (first, second)
@@ -205,7 +210,7 @@ def doctors(first: Environment, second: Environment) -> Expected:
 
 
 def faults_of_pair(pair: Environment, answers: Mapping[str, Any]) -> Iterator[str]:
-    """Yield each wrong answer of a command, as text that begins with the command's name."""
+    """Yield each wrong result of a command, as text that begins with the name of the command."""
     judged = replace(
         pair,
         run=None if works(answers["run"]) else pair.run,
@@ -216,14 +221,15 @@ def faults_of_pair(pair: Environment, answers: Mapping[str, Any]) -> Iterator[st
     within = in_range(pair)
     for command, answer in answers.items():
         if command == "exec" and answer["status"] in KILLED:
-            # The kernel killed the native program itself, whose caller names the signal.
+            # The kernel has killed usernsctl-exec itself. Its caller sees the signal, so no message
+            # is needed.
             continue
         expected = judged
         if command == "doctor" and judged.run is not None:
             expected = replace(judged, run=doctors(first, second))
         elif command == "range" and works(answers["exec"]) and "process-limit" in causes(within):
-            # The limit also counts doctor's own processes. If doctor itself can't start a process,
-            # it names the limit, whatever the other fault is.
+            # RLIMIT_NPROC also counts doctor's own processes. If doctor can't start a process,
+            # doctor reports this limit, whatever the other misconfiguration is.
             expected = replace(judged, range_="process-limit", sometimes=True)
         for fault in faults(expected, command, answer):
             yield f"{command}: {fault}"

@@ -1,7 +1,8 @@
-"""Ways to break an environment, besides those of ../kernel/causes/broken.py.
+"""Misconfigurations of an environment, in addition to those in ../kernel/causes/broken.py.
 
-Root applies some of them to files, mounts and programs, in a mount namespace of the trial, and some
-to the process before its user changes to nobody. The user nobody applies the others.
+Root applies some to files, mounts and programs, in a mount namespace of the trial, and some to the
+process of the command before the process changes its user to nobody. The user nobody applies the
+rest.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ Way = Callable[[], None]
 
 
 def ranges(uids: str, gids: str | None = None) -> Way:
-    """Return a way that replaces /etc/subuid and /etc/subgid."""
+    """Return a misconfiguration that replaces /etc/subuid and /etc/subgid."""
 
     def cover_both() -> None:
         cover("/etc/subuid", uids)
@@ -68,12 +69,12 @@ def file(path: str, content: str) -> Way:
 
 
 def mode(path: str, bits: int) -> Way:
-    """Return a way that sets the mode of a file, which another way must have replaced before."""
+    """Return a misconfiguration that sets the mode of a file that was replaced before."""
     return partial(os.chmod, path, bits)
 
 
 def covered_mode(path: str, bits: int) -> Way:
-    """Return a way that sets the mode of any file or directory, by mounting a copy over it."""
+    """Return a misconfiguration that sets the mode of `path`, by mounting a copy over `path`."""
 
     def show() -> None:
         own = SCRATCH / f"copy{path.replace('/', '_')}"
@@ -101,7 +102,7 @@ def device(path: str, source: str) -> Way:
 
 
 def own_etc() -> None:
-    """Mount a copy of /etc over it, in which files can be replaced by rename, as programs do."""
+    """Mount a copy of /etc over /etc, in which programs can replace files by rename(2)."""
     own = SCRATCH / "own-etc"
     if own.exists():
         return
@@ -119,7 +120,11 @@ def own_etc() -> None:
 
 
 def another_user(uid: int) -> Way:
-    """Return a way that adds a new user: RLIMIT_NPROC counts a user's processes in all trials."""
+    """Return a misconfiguration that adds a new user.
+
+    RLIMIT_NPROC counts the processes of a user in all trials, so each such trial has a user of its
+    own.
+    """
 
     def make() -> None:
         for path, rest in (("/etc/passwd", f"{uid}::/nonexistent:/bin/sh"), ("/etc/group", "")):
@@ -130,7 +135,7 @@ def another_user(uid: int) -> Way:
 
 
 def slow_nss() -> None:
-    """Make getent and getsubids hang, for a user who is missing in /etc/passwd."""
+    """Make getent and getsubids hang, and remove the user from /etc/passwd."""
     cover("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\n")
     programs("getent", "getsubids", text="#!/bin/sh\nexec sleep 100\n")()
 
@@ -141,7 +146,7 @@ def slow_nss() -> None:
 def empty(path: str) -> Way:
     def hide() -> None:
         mount("none", path, "tmpfs", 0)
-        # An empty root directory that every user can search.
+        # Let all users search the empty directory, which is the root of a tmpfs.
         os.chmod(path, 0o755)
 
     return hide
@@ -156,7 +161,7 @@ def remounted(path: str, flags: int) -> Way:
 
 
 def devices(*names: str, flags: int = 0) -> Way:
-    """Return a way that mounts a /dev with only these devices, as container engines make it."""
+    """Return a misconfiguration that mounts a /dev with only these devices, as in containers."""
 
     def make() -> None:
         kept = SCRATCH / "dev"
@@ -183,12 +188,12 @@ def proc(options: str) -> Way:
 
 
 def proc_of_outer_pids() -> None:
-    """Uncover the /proc of the PID namespace around that of the trial."""
+    """Unmount the trial's /proc, below which is the /proc of the outer PID namespace."""
     check(libc.umount2(b"/proc", MNT_DETACH), "umount")
 
 
 def proc_of_other_pids() -> None:
-    """Mount the /proc of a PID namespace that does not contain the trial."""
+    """Mount the /proc of another PID namespace, which does not contain the trial."""
     maker = os.fork()
     if maker == 0:
         unshare(CLONE_NEWPID)
@@ -214,7 +219,7 @@ MOUNT_POINTS = ("mnt", "media", "srv", "tmp", "run", "var/tmp", "home", "boot")
 
 
 def no_mount_point() -> None:
-    """Change to a root directory that lacks MOUNT_POINTS."""
+    """Change the root to a directory without MOUNT_POINTS."""
     root = SCRATCH / "root"
     root.mkdir()
     mount("none", str(root), "tmpfs", 0)
@@ -255,7 +260,7 @@ def closed_directory() -> None:
 
 
 def programs(*names: str, text: str | bytes, bits: int = 0o755) -> Way:
-    """Return a way that puts programs of these names first on PATH."""
+    """Return a misconfiguration that puts programs into the first directory of PATH."""
 
     def make() -> None:
         directory = SCRATCH / "first"
@@ -271,7 +276,7 @@ def programs(*names: str, text: str | bytes, bits: int = 0o755) -> Way:
 
 
 def directories_first(*names: str) -> Way:
-    """Return a way that puts directories of these names first on PATH."""
+    """Return a misconfiguration that puts directories into the first directory of PATH."""
 
     def make() -> None:
         directory = SCRATCH / "first"
@@ -284,7 +289,7 @@ def directories_first(*names: str) -> Way:
 
 
 def helpers(bits: int, owner: int = 0) -> Way:
-    """Return a way that puts copies of newuidmap and newgidmap first on PATH."""
+    """Return a misconfiguration that replaces newuidmap and newgidmap by modified copies."""
 
     def make() -> None:
         directory = copy_helpers()
@@ -311,7 +316,11 @@ def only_newuidmap() -> None:
 
 
 def helper_capabilities(root_id: int | None) -> Way:
-    """Return a way that gives the helpers file capabilities, perhaps of another user namespace."""
+    """Return a misconfiguration that gives the helpers file capabilities.
+
+    :param root_id: the root uid of the user namespace to which the file capabilities apply, or
+        ``None`` for all user namespaces.
+    """
 
     def make() -> None:
         helpers(0o755)()
@@ -326,7 +335,7 @@ def helper_capabilities(root_id: int | None) -> Way:
 
 
 def helpers_setuid_and_capable() -> None:
-    """Give setuid-root helpers file capabilities, too."""
+    """Give the helpers both the set-user-ID bit and file capabilities."""
     helper_capabilities(None)()
     for name in HELPERS:
         own = SCRATCH / "bin" / name
@@ -336,7 +345,7 @@ def helpers_setuid_and_capable() -> None:
 
 
 def helper_wrong_capability() -> None:
-    """Give each helper the file capability that the other one needs."""
+    """Give each helper the file capability that only the other helper needs."""
     helpers(0o755)()
     for name, bit in (("newuidmap", CAP_SETGID), ("newgidmap", CAP_SETUID)):
         value = struct.pack("<IIIII", 0x02000001, 1 << bit, 0, 0, 0)
@@ -348,7 +357,7 @@ def runsc(text: str | bytes, bits: int = 0o755) -> Way:
 
 
 def runsc_copy(bits: int = 0o755, size: int | None = None) -> Way:
-    """Return a way that makes a copy of runsc, perhaps truncated, the only runsc."""
+    """Return a misconfiguration that replaces runsc by a copy, which may be truncated."""
 
     def make() -> None:
         found = shutil.which("runsc")
@@ -364,7 +373,7 @@ def runsc_copy(bits: int = 0o755, size: int | None = None) -> Way:
 
 
 def runsc_damaged() -> None:
-    """Overwrite the beginning of runsc's code by invalid instructions."""
+    """Overwrite the first page of runsc's code by invalid instructions."""
     runsc_copy()()
     with open(SCRATCH / "runsc", "r+b") as file:
         file.seek(1 << 12)
@@ -373,7 +382,7 @@ def runsc_damaged() -> None:
 
 
 def runsc_closed() -> None:
-    """Put runsc into a directory that only root may search."""
+    """Put runsc into a directory that only root can search."""
     directory = SCRATCH / "closed"
     directory.mkdir()
     (directory / "runsc").symlink_to(shutil.which("runsc") or "")
@@ -416,7 +425,7 @@ int main(void)
 
 
 def runsc_other_go_program() -> None:
-    """Put another program built with Go first on PATH as runsc."""
+    """Put another Go program with the name runsc into the first directory of PATH."""
     directory = SCRATCH / "first"
     directory.mkdir(exist_ok=True)
     subprocess.run(
@@ -425,7 +434,7 @@ def runsc_other_go_program() -> None:
     use_path(directory)
 
 
-#: A script that prints a release, as runsc does.
+#: First lines of a shell script that prints a release, as runsc does.
 VERSION = """#!/bin/sh
 case "$*" in
 *--version*) echo 'runsc version release-20240729.0'; echo 'spec: 1.1.0-rc.1'; exit 0 ;;
@@ -449,7 +458,7 @@ def killed(*calls: str) -> Way:
 
 
 def denied_value(call: str, value: int, number: int = errno.EPERM) -> Way:
-    """Return a way that denies a system call whose first argument is `value`."""
+    """Return a misconfiguration that denies calls of `call` whose first argument is `value`."""
     return partial(refuse_value, call, value, number)
 
 
@@ -530,7 +539,7 @@ def mdwe() -> None:
 
 
 def ids(*, uids: tuple[int, int, int], gids: tuple[int, int, int]) -> Way:
-    """Return a way that sets the real, effective and saved ids of a process of root's."""
+    """Return a misconfiguration that sets the real, effective and saved ids, as root."""
 
     def become() -> None:
         os.setgroups([])
@@ -546,7 +555,7 @@ def no_root() -> None:
 
 
 def ambient(*capabilities: int) -> Way:
-    """Return a way that sets ambient capabilities as systemd's AmbientCapabilities= does."""
+    """Return a misconfiguration that sets ambient capabilities as systemd does."""
 
     def keep() -> None:
         os.environ["TRIAL_AMBIENT"] = ",".join(map(str, capabilities))
@@ -569,9 +578,9 @@ def socket_input() -> None:
 
 
 def container(limits: dict[str, int] | None = None) -> Way:
-    """Return a way that enters a container's user namespace, which doesn't map the user nobody.
+    """Return a misconfiguration that enters the user namespace of a container, with ids 0 to 65535.
 
-    :param limits: files of /proc/sys/user for the namespace's root to write.
+    :param limits: values that root of the namespace writes to files of /proc/sys/user.
     """
 
     def make() -> None:
