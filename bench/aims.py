@@ -37,7 +37,8 @@ from usernsctl.gvisor import oci
 from usernsctl.gvisor.runsc.find import find_runsc
 
 ROUNDS = 400
-# This number is lower, because the start of a sandbox takes about a hundred times as long.
+# The number of rounds for starts of sandboxes, which take about a hundred times as long as
+# commands.
 SANDBOX_ROUNDS = 60
 CONNECTOR_ROUNDS = 5
 

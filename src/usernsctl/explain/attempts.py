@@ -268,7 +268,7 @@ def _exact_errors(line: str) -> list[str]:
 def _first(
     text: str, lines: Sequence[str], found: Sequence[str], strength: int, *, common: bool = True
 ) -> Attempt | None:
-    """Return the first operation in `lines` that has causes for an error in `found`, or None."""
+    """Return an attempt for the first operation in `lines` with causes for an error in `found`."""
     for line in lines if found else ():
         if _other_subjects().search(line.lower()):
             continue

@@ -98,7 +98,7 @@ class Progress(NamedTuple):
 
 
 class Spec(NamedTuple):
-    """The arguments of one task, after a check.
+    """The checked arguments of a task.
 
     :ivar args: the command in the caller's form, for the result.
     :ivar options: the options of ``Sandbox.run``, without `input` and `check`.
