@@ -1,1 +1,1 @@
-"""The agent of a sandbox: the program of usernsctl that starts further commands inside."""
+"""The agent: usernsctl's program in a sandbox that starts further commands there."""

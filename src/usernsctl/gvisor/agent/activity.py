@@ -1,4 +1,4 @@
-"""The file that shows the watcher of a sandbox with an idle timeout whether a command runs."""
+"""The activity file of a sandbox, by which an idle timeout's watcher detects running commands."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ import time
 
 from usernsctl._system.descriptors import ClosedError, Shared
 
-# The time limit for the lock, in seconds. The watcher has it for some microseconds, or until the
-# end of the sandbox, in which no command starts then. The wait blocks the event loop of a caller.
+# The time limit of the wait for the lock on the activity file, in seconds. The wait blocks a
+# caller's event loop. Usually, the watcher holds the lock for some microseconds. When it kills the
+# sandbox, it holds the lock until the sandbox has ended, and no command can start.
 _LOCK_SECONDS = 0.1
 _LOOK_SECONDS = 0.001
 
 
 class Activity:
-    """A running command of a sandbox, which the watcher does not end as idle until :meth:`end`.
+    """A running command of a sandbox, which is not idle until :meth:`end` is called.
 
-    csrc/programs/shared/limit_watch.c reads the file: a shared lock (flock(2)) means a running
-    command, and the time of modification is the end of the last one, by CLOCK_MONOTONIC.
+    The watcher (csrc/programs/shared/limit_watch.c) reads the activity file. A shared lock
+    (flock(2)) means that a command is running; the modification time is when the last command
+    exited, by CLOCK_MONOTONIC.
     """
 
     def __init__(self, file: Shared) -> None:
-        """Lock the activity file of the sandbox, which this object closes."""
+        """Lock the activity file `file` of the sandbox; this object closes it."""
         self._file = file
         self._owner = os.getpid()
         deadline = time.monotonic() + _LOCK_SECONDS
@@ -38,17 +40,17 @@ class Activity:
                     time.sleep(_LOOK_SECONDS)
 
     def end(self) -> None:
-        """Release the lock, unless this is a forked child. Any thread may call this repeatedly."""
+        """Release the lock, unless in a forked child. Any thread may call this repeatedly."""
         file = self._file
         with contextlib.suppress(ClosedError), contextlib.closing(file), file.use() as (fd,):
             if os.getpid() == self._owner:
                 self._release(fd)
 
     def _release(self, fd: int) -> None:
-        """Write the time into the file, and release the lock.
+        """Write the current time into the activity file, and release the lock.
 
-        A signal handler may raise at any time. close(2) alone would not release the lock if a
-        forked child has a copy of the descriptor.
+        A signal handler may raise at any time. The lock is released explicitly, since close(2)
+        alone would not release the lock if a forked child has a copy of the descriptor.
         """
         now = time.monotonic_ns()
         try:

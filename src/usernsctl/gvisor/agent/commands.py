@@ -1,4 +1,4 @@
-"""Further commands in a running sandbox, which its agent starts."""
+"""Commands that the agent of a running sandbox starts."""
 
 from __future__ import annotations
 
@@ -75,14 +75,14 @@ class CommandOptions(TypedDict, total=False):
     in_cgroup: StrOrBytesPath | int | None
 
 
-# Options of usernsctl.Popen that apply only to a child of this process: a command in a sandbox is a
-# child of the agent.
+# Options of usernsctl.Popen that are rejected, because they apply only to a child of this process.
+# A command in a sandbox is a child of the agent.
 _REFUSED = (
     *("idmap", "namespace", "mount", "net", "pid", "ipc", "uts", "cgroup", "time", "propagation"),
     *("pass_fds", "in_cgroup", "pdeathsig", "group", "extra_groups"),
 )
 
-# All known keyword arguments, to suggest a similar one for an unknown one.
+# All known keyword arguments, from which an error about an unknown one suggests a similar one.
 _KEYWORDS = frozenset(
     (
         *keywords_of(subprocess.Popen.__init__),
@@ -98,11 +98,11 @@ _SIZE = (24, 80)
 class CommandDefaults(NamedTuple):
     """Default options of the commands and the file copies of a sandbox.
 
-    :ivar cwd: the working directory, an absolute path inside, to which relative paths refer;
-        ``None``: the root directory, and relative paths are refused.
-    :ivar user: the uid and the gid inside; ``None``: 0 and 0.
+    :ivar cwd: the working directory in the sandbox, an absolute path to which relative paths refer.
+        ``None`` means the root directory; relative paths are then rejected.
+    :ivar user: the uid and the gid in the sandbox; ``None`` means 0 and 0.
     :ivar groups: the supplementary groups of `user`.
-    :ivar env: the variables that depend on `user`, such as HOME.
+    :ivar env: the environment variables that depend on `user`, such as HOME.
     """
 
     cwd: str | None = None
@@ -113,8 +113,8 @@ class CommandDefaults(NamedTuple):
     def complete(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the options of a command, completed with these defaults.
 
-        If `options` has a user, the command gets neither the groups nor the variables of these
-        defaults.
+        If `options` has a user, neither the groups nor the environment variables of these defaults
+        apply.
         """
         completed = dict(options)
         if self.cwd is not None:
@@ -131,7 +131,7 @@ class CommandDefaults(NamedTuple):
 
 
 def _absolute(base: str, given: Any) -> Any:
-    """Return the directory `given`, absolute if it is a path; its type is checked later."""
+    """Return `given` as an absolute path if it is a path. Other values are rejected later."""
     try:
         path = os.fsdecode(given)
     except TypeError:
@@ -140,9 +140,9 @@ def _absolute(base: str, given: Any) -> Any:
 
 
 class _Run(NamedTuple):
-    """The arguments of a ``run()``.
+    """The checked arguments of :meth:`SandboxCommands.run` or :meth:`SandboxCommands.run_async`.
 
-    :ivar arguments: the other arguments of the SandboxPopen.
+    :ivar arguments: the remaining arguments, for SandboxPopen.
     """
 
     input: Any
@@ -154,16 +154,16 @@ class _Run(NamedTuple):
     deadline: float | None
 
     def start(self, args: Args) -> tuple[CommandSpec, Args, float, dict[str, Any]]:
-        """Return the arguments for the start of the command."""
+        """Return the arguments for :class:`SandboxPopen`, which starts the command."""
         deadline = time.monotonic() + START_SECONDS
         if self.deadline is not None:
             deadline = min(self.deadline, deadline)
         return self.spec, args, deadline, self.arguments
 
     def raise_timeout(self, error: AgentUnresponsive | TimeoutExpired, args: Args) -> None:
-        """Raise the error of a command whose time is over, unless `error` is another failure.
+        """Raise TimeoutExpired if the command has exceeded its timeout; return otherwise.
 
-        :raises TimeoutExpired: the time of the command is over.
+        :raises TimeoutExpired: the command has exceeded its timeout.
         """
         if isinstance(error, TimeoutExpired):
             raise TimeoutExpired(args, self.timeout or 0, error.output, error.stderr) from None
@@ -172,10 +172,10 @@ class _Run(NamedTuple):
 
 
 class AgentCache:
-    """The agent of a sandbox, which is started for the first command and shared by all.
+    """The agent of a sandbox, which is started for the first command and shared by all commands.
 
-    If the agent has ended, the next command starts a new one. There is no lock: a forked child
-    would inherit it locked, and an exception from a signal handler could leave it locked.
+    If the agent has exited, the next command starts a new one. There is no lock, because a forked
+    child would inherit it locked, and an exception from a signal handler could leave it locked.
     """
 
     def __init__(
@@ -186,14 +186,14 @@ class AgentCache:
         """Create a cache without an agent.
 
         :param start: starts an agent before a deadline by :func:`time.monotonic`.
-        :param start_async: does the same without blocking an event loop.
+        :param start_async: like `start`, but does not block an event loop.
         """
         self._start = start
         self._start_async = start_async
         self._agent: Agent | None = None
         self._closed = False
-        # The starts in progress: the pid of this process, since a forked child inherits the set;
-        # the thread; and an object that makes the entry unique.
+        # The agent starts in progress. Each entry has the pid of this process (a forked child
+        # inherits the set), the thread, and an object that makes the entry unique.
         self._starters: set[tuple[int, int, object]] = set()
 
     def current(self) -> Agent | None:
@@ -204,11 +204,12 @@ class AgentCache:
     def get(self, deadline: float) -> Agent:
         """Return the agent; start it if none is alive.
 
-        :raises AgentTimeout: the start by another thread took too long.
-        :raises BaseException: the exception of the start.
+        :raises AgentTimeout: another thread's start of the agent took too long.
+        :raises BaseException: the exception of the agent's start.
         """
         thread = threading.get_ident()
-        # Do not wait for a start in this thread's event loop, which this call blocks.
+        # Do not wait for an agent start by this thread: a task of its event loop, which this call
+        # blocks, performs that start.
         while (agent := self.current()) is None and self._is_being_started(but_by=thread):
             pause(deadline)
         if agent is not None:
@@ -219,8 +220,8 @@ class AgentCache:
     async def get_async(self, deadline: float) -> Agent:
         """Return the agent from asyncio; start it if none is alive.
 
-        :raises AgentTimeout: the start by another thread or task took too long.
-        :raises BaseException: the exception of the start.
+        :raises AgentTimeout: another thread's or task's start of the agent took too long.
+        :raises BaseException: the exception of the agent's start.
         """
         assert self._start_async is not None
         while (agent := self.current()) is None and self._is_being_started():
@@ -233,7 +234,7 @@ class AgentCache:
             return self.adopt(await self._start_async(deadline))
 
     def _is_being_started(self, but_by: int | None = None) -> bool:
-        """Return whether a thread of this process other than `but_by` starts an agent."""
+        """Return whether a thread of this process other than `but_by` is starting an agent."""
         process = os.getpid()
         return any(one[0] == process and one[1] != but_by for one in self._starters.copy())
 
@@ -247,7 +248,10 @@ class AgentCache:
             self._starters.discard(own)
 
     def adopt(self, new: Agent) -> Agent:
-        """Store `new` and return it; if another agent is alive, close `new` and return that."""
+        """Store the agent `new` and return it.
+
+        If another agent is alive, close `new` and return the other agent.
+        """
         agent = self.current()
         if agent is not None:
             new.close()
@@ -260,7 +264,10 @@ class AgentCache:
         return new
 
     def close(self) -> None:
-        """Close the connection to the agent, which then kills its commands. Does not wait."""
+        """Close the connection to the agent, which then kills its commands.
+
+        Do not wait until they have exited.
+        """
         self._closed = True
         agent = self._agent
         if agent is not None:
@@ -268,9 +275,9 @@ class AgentCache:
 
 
 class SandboxCommands:
-    """The starter of further commands in one sandbox.
+    """The interface to start commands in one sandbox.
 
-    The first command starts the agent.
+    The first command starts the sandbox's agent.
     """
 
     def __init__(
@@ -318,14 +325,14 @@ class SandboxCommands:
         except SandboxEndedError as error:
             return error
         except ValueError:
-            # The sandbox was released.
+            # This object has released the sandbox.
             return None
 
     def _limit_error(self, is_gone: bool) -> RunscError | None:
         try:
             return self._life().awaited_limit_error(is_gone=is_gone)
         except (SandboxEndedError, ValueError):
-            # The sandbox is gone, or was released.
+            # The sandbox was removed, or this object has released it.
             return None
 
     def _kill(self) -> None:
@@ -333,7 +340,7 @@ class SandboxCommands:
             self._life().kill()
 
     def begin(self) -> Activity | None:
-        """Return the :class:`Activity` of a command that begins; None without an idle timeout."""
+        """Return an :class:`Activity` for a command; None if the sandbox has no idle timeout."""
         life = self._life()
         if not life.counts_idle:
             return None
@@ -341,7 +348,7 @@ class SandboxCommands:
         return None if file is None else Activity(file)
 
     def adopt(self, agent: Agent) -> None:
-        """Use a running agent to start further commands."""
+        """Use an agent that is already running to start further commands."""
         self._agents.adopt(agent)
 
     def popen(self, args: Args, options: Mapping[str, Any]) -> SandboxPopen[Any]:
@@ -353,7 +360,10 @@ class SandboxCommands:
     def _start(
         self, spec: CommandSpec, args: Args, deadline: float, arguments: dict[str, Any]
     ) -> SandboxPopen[Any]:
-        """Check `args`, and start the command; `args` of the result is the unchanged argument."""
+        """Check `args`, and start the command.
+
+        The result's attribute `args` is the unchanged `args`.
+        """
         argv = list(checks.argv(args))
         started = SandboxPopen[Any](self._place, spec, argv, deadline=deadline, **arguments)
         started.args = args
@@ -362,7 +372,7 @@ class SandboxCommands:
     def start_program(
         self, args: Args, options: Mapping[str, Any], deadline: float | None
     ) -> SandboxPopen[Any]:
-        """Start a program of usernsctl in the sandbox; it ends with the returned object.
+        """Start a program of usernsctl in the sandbox, which does not outlive the returned object.
 
         :param options: as for :meth:`popen`.
         :param deadline: the deadline of the start, by :func:`time.monotonic`, or ``None``.
@@ -375,7 +385,7 @@ class SandboxCommands:
         return self._start(spec, args, start_deadline, {**arguments, "outlives": False})
 
     def run(self, args: Args, options: Mapping[str, Any]) -> Result[Any]:
-        """Run a command to its end: see :meth:`usernsctl.Sandbox.run`."""
+        """Run a command to its exit: see :meth:`usernsctl.Sandbox.run`."""
         wanted = self._take_run("run", options)
         try:
             with self._start(*wanted.start(args)) as process:
@@ -388,7 +398,7 @@ class SandboxCommands:
             raise
 
     async def run_async(self, args: Args, options: Mapping[str, Any]) -> Result[Any]:
-        """Run a command to its end from asyncio: see :meth:`usernsctl.Sandbox.run_async`."""
+        """Run a command to its exit from asyncio: see :meth:`usernsctl.Sandbox.run_async`."""
         wanted = self._take_run("run_async", options)
         bounds = wanted.bounds or output.BoundedOutput.without_limit()
         wanted.arguments["is_awaited"] = False
@@ -412,7 +422,7 @@ class SandboxCommands:
             raise
 
     def _take_run(self, function: str, options: Mapping[str, Any]) -> _Run:
-        """Return the arguments of a ``run()``.
+        """Check the arguments of a ``run()``, and return them as a :class:`_Run`.
 
         :raises TypeError: an argument has the wrong type, or is unknown.
         :raises ValueError: an argument has a wrong value, or is not supported.
@@ -437,10 +447,11 @@ class SandboxCommands:
         check: bool,
         bounds: output.BoundedOutput | None,
     ) -> Result[Any]:
-        """Return the :class:`Result` of a command that has ended.
+        """Return the :class:`Result` of a command that has exited.
 
         :raises CalledProcessError: `check` is true, and the exit status of the command is not 0.
-        :raises SandboxEndedError: `check` is true, and the sandbox has ended before the command.
+        :raises SandboxEndedError: `check` is true, and the sandbox has ended before the command
+            exited.
         """
         status = process.returncode
         assert status is not None
@@ -477,7 +488,7 @@ class SandboxCommands:
     async def start_program_async(
         self, args: Args, options: Mapping[str, Any]
     ) -> SandboxPopen[Any]:
-        """Start a command from asyncio; it ends with the returned object.
+        """Start, from asyncio, a command that does not outlive the returned object.
 
         :param options: as for :meth:`popen`.
         """
@@ -494,7 +505,7 @@ class SandboxCommands:
     ) -> SandboxPopen[Any]:
         """Ask the agent to start a command, without blocking the event loop.
 
-        If the agent is stopped, this call waits for room in the agent's socket.
+        If the agent is stopped (SIGSTOP), this call waits for room in the agent's socket.
 
         :raises AgentUnresponsive: the agent did not receive the message before the deadline.
         """
@@ -507,19 +518,20 @@ class SandboxCommands:
             try:
                 return self._start(spec, args, deadline, arguments)
             except AgentUnresponsive:
-                # Another thread or task has filled the socket since the check for room.
+                # Another thread or task has filled the agent's socket since the check for room.
                 if not seconds_left(deadline):
                     raise
             await pause_async()
 
     def close(self) -> None:
-        """End the agent and the commands that it started. Does not wait."""
+        """Stop the agent, which kills the commands that it started. Do not wait for that."""
         self._agents.close()
 
     def _command_spec(self, function: str, arguments: dict[str, Any]) -> CommandSpec:
         """Remove the attributes of the command from the arguments of a Popen, and return them.
 
-        :param function: the name of the function that was called with the arguments.
+        :param function: the name of the method that was called with the arguments, for error
+            messages.
         :raises TypeError: an argument has the wrong type, or is unknown.
         :raises ValueError: an argument has a wrong value, or is not supported.
         """
@@ -552,10 +564,10 @@ class SandboxCommands:
 
 
 def _take_bounds(arguments: dict[str, Any]) -> output.BoundedOutput | None:
-    """Remove the limit of the output from the arguments of a ``run()``, and return it.
+    """Remove the output limit from the arguments of a ``run()``; return None if there is no limit.
 
-    :raises TypeError: the limit has the wrong type.
-    :raises ValueError: the limit has a wrong value, or no output is captured.
+    :raises TypeError: the output limit has the wrong type.
+    :raises ValueError: the output limit has a wrong value, or no output is captured.
     """
     limit = arguments.pop("max_output", None)
     on_overflow = arguments.pop("on_overflow", "truncate")
@@ -566,7 +578,7 @@ def _take_bounds(arguments: dict[str, Any]) -> output.BoundedOutput | None:
 
 
 def _size(given: Any) -> tuple[int, int] | None:
-    """Return the rows and columns for the option `terminal`; None for no terminal."""
+    """Return the rows and columns for the value of the option `terminal`; None for no terminal."""
     if isinstance(given, tuple | list):
         if len(given) != 2:
             raise ValueError(f"terminal must be true, or columns and rows, not {given!r}")

@@ -1,9 +1,9 @@
 """Copies of files into and out of a running sandbox.
 
-The program ``usernsctl-agent --files`` reads or creates the files inside, as a command of the
-sandbox: it needs nothing of the root filesystem, and has the user and the limits of a command.
-Nothing inside is trusted: files outside are created by :mod:`usernsctl._system.trees`, and every
-copy has limits and a deadline.
+The program ``usernsctl-agent --files`` reads or creates the files in the sandbox. It runs as a
+command of the sandbox, with the same user and limits, and needs no file of the root filesystem.
+Nothing in the sandbox is trusted. Files on the host are created by :mod:`usernsctl._system.trees`,
+and every copy has limits and a deadline.
 """
 
 from __future__ import annotations
@@ -40,16 +40,17 @@ else:
 
 _T = TypeVar("_T")
 
-# The size to request for the pipes, in bytes; a user may have few large pipes (pipe(7)).
+# The size to request for each pipe, in bytes. The kernel limits how many large pipes a user may
+# have (pipe(7)).
 _PIPE_SIZE = 1 << 20
 
-# The time limit for the end of the program inside after its last record, in seconds.
+# The time limit for the exit of ``usernsctl-agent --files`` after its last record, in seconds.
 _END_SECONDS = 1
 
-# The maximum number of paths in each list of a report.
+# The maximum number of paths in each list of a CopyReport.
 _PATHS_MAX = 1000
 
-# A size that no file exceeds.
+# A size in bytes that no file exceeds.
 _SIZE_MAX = 2**63
 
 _SKIPPED_KINDS = {
@@ -76,7 +77,7 @@ _TYPES = {
 class FileEntry:
     """An entry of a directory in a sandbox.
 
-    :ivar name: the name. Bytes that are not UTF-8 are surrogate escapes (:pep:`383`).
+    :ivar name: the file name. Bytes that are not UTF-8 are surrogate escapes (:pep:`383`).
     :ivar type: ``"file"``, ``"directory"``, ``"symlink"``, ``"fifo"``, ``"socket"``,
         ``"block device"`` or ``"character device"``.
     :ivar size: the size in bytes.
@@ -101,11 +102,11 @@ class CopyReport:
     :ivar directories: the number of copied directories.
     :ivar links: the number of copied symbolic links.
     :ivar bytes: the size of the copied files, in bytes.
-    :ivar skipped: the files that were not copied, at most 1000: each a path relative to the tree,
-        and the reason.
+    :ivar skipped: the files that were not copied, at most 1000. Each has a path relative to the
+        copied tree, and the reason.
     :ivar skipped_count: the number of files that were not copied.
-    :ivar changed: the files that changed while they were copied, at most 1000: paths relative to
-        the tree. A copy has no more bytes than the file had at first.
+    :ivar changed: the files that changed while they were copied, at most 1000, as paths relative to
+        the copied tree. A copy has no more bytes than the file had when it was opened.
     :ivar changed_count: the number of files that changed while they were copied.
     """
 
@@ -120,7 +121,7 @@ class CopyReport:
 
 
 class _Counts:
-    """Counters and lists from which a CopyReport is made."""
+    """Counters and lists for a CopyReport."""
 
     def __init__(self) -> None:
         self.files = self.directories = self.links = self.bytes = 0
@@ -135,7 +136,8 @@ class _Counts:
     def skip(self, path: bytes, mode: int) -> None:
         """Count an entry that is not copied.
 
-        :param mode: the mode of the FIFO, socket or device; 0 if the entry was replaced meanwhile.
+        :param mode: the mode of the FIFO, socket or device; 0 if the entry was replaced during the
+            copy.
         """
         self._add_skipped(path, _SKIPPED_KINDS.get(stat.S_IFMT(mode), _REPLACED))
 
@@ -166,21 +168,21 @@ class _Counts:
 
 
 class BinaryReader(Protocol):
-    """An object to read bytes from, such as a file opened in binary mode."""
+    """An object from which bytes can be read, such as a file opened in binary mode."""
 
     def read(self, size: int, /) -> bytes:
-        """Return at most `size` bytes; none at the end."""
+        """Return at most `size` bytes; an empty object means end of file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """The sandbox of a copy, and the settings that all copies have.
+    """The sandbox of a copy, and the settings that all copies share.
 
-    :ivar commands: the starter of commands in the sandbox.
+    :ivar commands: the object that starts commands in the sandbox.
     :ivar id: the container id.
-    :ivar user: the uid and the gid of the program inside; ``None`` for 0 and 0.
-    :ivar timeout: the time limit of the copy, in seconds; ``None`` for none.
-    :ivar stop: the order to stop the copy, or ``None``.
+    :ivar user: the uid and the gid of the copying program in the sandbox; ``None`` for 0 and 0.
+    :ivar timeout: the time limit of the copy, in seconds; ``None`` for no limit.
+    :ivar stop: an object by which another thread can stop the copy, or ``None``.
     """
 
     commands: SandboxCommands
@@ -191,12 +193,14 @@ class Place:
 
 
 def path_inside(name: str, path: StrOrBytesPath, base: str | None = None) -> str:
-    """Return a path in a sandbox as a string, without slashes at its end.
+    """Return a path in a sandbox as a string, without trailing slashes.
 
-    :param base: the directory to which a relative path refers; ``None`` refuses these paths.
+    :param base: the directory to which a relative path refers; if ``None``, relative paths are
+        rejected.
 
     :raises TypeError: `path` is not a path.
-    :raises ValueError: `path` is empty, relative or too long, or has a NUL character.
+    :raises ValueError: `path` is empty or too long, has a NUL character, or is relative without
+        `base`.
     """
     found = check_path(name, path)
     if found is None:
@@ -214,7 +218,7 @@ def path_inside(name: str, path: StrOrBytesPath, base: str | None = None) -> str
 
 
 class _Copy:
-    """A copy of files, with the program inside that performs it."""
+    """A copy of files, and the program in the sandbox that performs it."""
 
     def __init__(self, place: Place, verb: str, path: str, *options: str) -> None:
         self.place = place
@@ -237,7 +241,7 @@ class _Copy:
         return self
 
     def _start(self) -> None:
-        """Start the program inside, with a pipe to and from it."""
+        """Start the copying program in the sandbox, with a pipe to it and a pipe from it."""
         pipes = contextlib.ExitStack()
         self._opened.push(pipes)
         output, theirs_out = map(pipes.enter_context, pipe())
@@ -251,7 +255,8 @@ class _Copy:
             options["user"] = self.place.user
         self._command = self.place.commands.start_program(self._argv, options, self._deadline)
         self._opened.callback(_end, self._command)
-        # At the end, the pipes are closed first: the program then ends, and removes a partial file.
+        # The pipes are closed before the wait for the program, which exits on end of file and
+        # removes a partial file.
         self._opened.callback(pipes.close)
         theirs_in.close()
         theirs_out.close()
@@ -268,11 +273,11 @@ class _Copy:
                 raise self._ended_error() from None
 
     def inside(self, path: bytes = b"") -> str:
-        """Return the absolute path of a file below the path of the copy."""
+        """Return the absolute path in the sandbox of a file below the path of the copy."""
         return os.path.join(self.path, os.fsdecode(path)) if path else self.path
 
     def failure(self, number: int, path: bytes = b"", why: str | None = None) -> SandboxFileError:
-        """Return the error for a path inside.
+        """Return the error for a path in the sandbox.
 
         :param number: the errno.
         :param path: the path relative to the path of the copy.
@@ -293,7 +298,7 @@ class _Copy:
         raise self.failure(errno.ETIMEDOUT, why=why) from None
 
     def program_error(self, what: str) -> SandboxFileError:
-        """Return the error for the program inside, which did not do its work."""
+        """Return the error for a copying program in the sandbox that failed or misbehaved."""
         return SandboxFileError(
             f"{self.path} in the sandbox {self.place.id}: the program that copies {what}",
             step="inside",
@@ -304,7 +309,7 @@ class _Copy:
         )
 
     def _ended_error(self) -> Exception:
-        """Return the error for a program that has ended too early."""
+        """Return the error for a copying program that exited before its last record."""
         status = None
         with contextlib.suppress(TimeoutExpired):
             status = self._command.wait(_END_SECONDS)
@@ -317,9 +322,9 @@ class _Copy:
         return self.program_error(f"has ended too early, with status {status}")
 
     def read(self) -> Record:
-        """Return the next record of the program inside, except STOPPED.
+        """Return the next record of the copying program; raise if it reports an error.
 
-        :raises SandboxFileError: the program has failed.
+        :raises SandboxFileError: the program has reported an error.
         """
         record = self.reader.read()
         if record.kind == records.STOPPED:
@@ -328,9 +333,9 @@ class _Copy:
 
     @contextlib.contextmanager
     def sending(self, final: Record) -> Iterator[RecordWriter]:
-        """Yield the writer for a block; then write the last record, and read the answer.
+        """Yield a writer of records for a block; then write `final`, and read the answer.
 
-        :raises SandboxFileError: the program inside has failed, or has answered early.
+        :raises SandboxFileError: the program in the sandbox has reported an error.
         """
         with contextlib.suppress(records.EarlyAnswerError):
             yield self.writer
@@ -341,7 +346,7 @@ class _Copy:
             raise records.InvalidRecordError(f"an answer of kind {answer.kind}")
 
 
-# The meanings of errnos in an answer of the agent, where the texts of strerror(3) would mislead.
+# The meanings of errnos from the copying program for which the texts of strerror(3) would mislead.
 _REASONS = {
     errno.EINVAL: "neither a regular file nor a directory",
     errno.ENXIO: "a FIFO or socket, not a regular file",
@@ -357,7 +362,7 @@ _REMEDIES = {
 
 
 def _end(command: SandboxPopen[Any]) -> None:
-    """Wait for the end of the program inside; kill it if it does not end."""
+    """Wait for the exit of the copying program; kill it if it does not exit in time."""
     try:
         command.wait(_END_SECONDS)
     except (TimeoutExpired, OSError):
@@ -366,7 +371,7 @@ def _end(command: SandboxPopen[Any]) -> None:
 
 @contextlib.contextmanager
 def _outside(path: str) -> Iterator[None]:
-    """Convert each OSError of a block to the error for a path outside.
+    """Convert each OSError of a block to the error for a path on the host.
 
     :raises SandboxFileError: the block raised an OSError.
     """
@@ -380,7 +385,7 @@ def _outside(path: str) -> Iterator[None]:
 
 
 def _outside_error(error: OSError, path: str) -> SandboxFileError:
-    """Return the error for a path outside."""
+    """Return the error for a path on the host."""
     number = error.errno or 0
     return SandboxFileError.kind_for(number)(
         f"{path}: {error.strerror}",
@@ -409,8 +414,8 @@ def read_file(place: Place, path: str, max_bytes: int) -> bytes:
             raise records.InvalidRecordError(f"a record of kind {record.kind}, not a file")
         if record.size > max_bytes:
             raise _limit_error(copy, b"", "max_bytes", max_bytes)
-        # Allocate the whole size at once, since growing the buffer would copy the bytes read so
-        # far. getvalue() does not copy a full buffer.
+        # Allocate the complete size at once, because a growing buffer would be copied repeatedly.
+        # getvalue() does not copy a full buffer.
         content = io.BytesIO(bytes(record.size))
         more = bytearray()
         with content.getbuffer() as view:
@@ -420,9 +425,9 @@ def read_file(place: Place, path: str, max_bytes: int) -> bytes:
 
 
 def _read_content(copy: _Copy, view: memoryview, more: bytearray, max_bytes: int) -> int:
-    """Read the data of a file into `view`, and the rest into `more`.
+    """Read the data of a file into `view`, and what does not fit into `more`.
 
-    The rest begins with the first record for which `view` has too little room.
+    The data in `more` begin with the first record for which `view` has too little room.
 
     :returns: the number of bytes in `view`.
     """
@@ -431,7 +436,7 @@ def _read_content(copy: _Copy, view: memoryview, more: bytearray, max_bytes: int
         if record.size > max_bytes - size - len(more):
             raise _limit_error(copy, b"", "max_bytes", max_bytes)
         if more or record.size > len(view) - size:
-            # A file without a size, as in /proc.
+            # The file is larger than its reported size, which is 0 in /proc.
             for part in copy.reader.data(record.size):
                 more += part
             continue
@@ -470,7 +475,7 @@ def _entry_of(record: Record) -> FileEntry:
 
 
 class _Getting:
-    """A copy of a tree out of the sandbox."""
+    """A copy of a directory tree out of the sandbox."""
 
     def __init__(self, copy: _Copy, destination: str, max_bytes: int, max_files: int) -> None:
         self._copy = copy
@@ -480,7 +485,7 @@ class _Getting:
         self.counts = _Counts()
 
     def run(self, writer: trees.TreeWriter) -> None:
-        """Create the files and directories whose records the program inside sends."""
+        """Create on the host the files and directories that the program in the sandbox sends."""
         while (record := self._copy.read()).kind != records.DONE:
             try:
                 self._perform(writer, record)
@@ -508,10 +513,10 @@ class _Getting:
         )
 
     def _perform(self, writer: trees.TreeWriter, record: Record) -> None:
-        """Perform one record.
+        """Create the file or directory that one record describes, or write its data.
 
-        :raises ValueError: the record is invalid here.
-        :raises OSError: a file outside can't be created or written.
+        :raises ValueError: the record is invalid at this point.
+        :raises OSError: a file on the host can't be created or written.
         """
         if record.kind == records.DATA:
             if not writer.is_in_file:
@@ -528,9 +533,9 @@ class _Getting:
             self._add(writer, record)
 
     def _check_bytes(self, path: bytes, size: int) -> None:
-        """Check that a file may have `size` more bytes.
+        """Check that `size` more bytes do not exceed the limits of the copy.
 
-        :raises SandboxFileError: the copy would be too large.
+        :raises SandboxFileError: the copy would exceed a limit.
         """
         if size > self._max_bytes - self.counts.bytes:
             raise _limit_error(self._copy, path, "max_bytes", self._max_bytes)
@@ -595,7 +600,7 @@ def put(place: Place, tree: str, path: str, *, merge: bool, parents: bool) -> Co
     options = [*(["--merge"] if merge else []), *(["--parents"] if parents else [])]
     counts = _Counts()
     with _outside(tree), contextlib.closing(trees.walk_tree(tree, records.DEPTH_MAX)) as entries:
-        # The tree is opened before the program inside is started.
+        # Open the tree before the program in the sandbox is started.
         first = next(entries)
         with (
             _Copy(place, "put", path, *options) as copy,
@@ -612,9 +617,9 @@ def put(place: Place, tree: str, path: str, *, merge: bool, parents: bool) -> Co
 
 
 def _send_entry(writer: RecordWriter, entry: trees.TreeEntry, counts: _Counts) -> None:
-    """Write the records about a file outside.
+    """Write the records that describe a file on the host.
 
-    :raises OSError: the file can't be read.
+    :raises OSError: the file on the host can't be read.
     """
     status = entry.status
     mode, mtime = status.st_mode, status.st_mtime_ns
@@ -636,7 +641,7 @@ def _send_entry(writer: RecordWriter, entry: trees.TreeEntry, counts: _Counts) -
 
 
 def _send_content(writer: RecordWriter, entry: trees.TreeEntry, file: int, counts: _Counts) -> None:
-    """Write the content of a file outside: no more than its size, if it has one."""
+    """Write the content of a file on the host, no more bytes than it had when opened."""
     most = entry.status.st_size or _SIZE_MAX
     sent = 0
     while sent < most and (part := writer.write_from(file, most - sent)):
@@ -653,9 +658,9 @@ def _send_content(writer: RecordWriter, entry: trees.TreeEntry, file: int, count
 async def call_in_thread(copy: Callable[[Stop], _T]) -> _T:
     """Perform a copy in another thread, and return its result.
 
-    If this call is cancelled, the copy is stopped, and the call ends when the copy has ended.
+    If this call is cancelled, the copy is stopped; the call returns after that.
 
-    :param copy: performs the copy until the order to stop.
+    :param copy: performs the copy, and stops it when the given Stop is set.
     :raises CancelledError: this call was cancelled.
     """
     stop = Stop()
@@ -677,6 +682,6 @@ async def call_in_thread(copy: Callable[[Stop], _T]) -> _T:
 
 
 def _ignore_result(task: asyncio.Future[Any]) -> None:
-    """Read the exception of a task whose result nobody needs, so that asyncio does not log it."""
+    """Retrieve the exception of a task without a waiter, so that asyncio does not log it."""
     if not task.cancelled():
         task.exception()

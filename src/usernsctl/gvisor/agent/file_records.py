@@ -1,7 +1,7 @@
 """Records about files, which the program ``usernsctl-agent --files`` in a sandbox reads and writes.
 
-csrc/programs/agent/protocol.h defines the records. Any program in the sandbox may have written what
-is read here, so each record is checked, and each wait has a deadline.
+csrc/programs/agent/protocol.h defines the records. Any program in the sandbox may have written the
+received records, so each record is checked, and each wait has a deadline.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from typing import NamedTuple
 
 from usernsctl._system.descriptors import ClosedError, Shared
 
-#: The kinds of records.
+#: The kinds of records, as csrc/programs/agent/protocol.h numbers them.
 DIRECTORY, FILE, LINK, OTHER, DATA, LEAVE, STOPPED, DONE = range(1, 9)
 
 #: The maximum number of nested directories in a tree.
 DEPTH_MAX = 256
 #: The maximum size of the data in one record, in bytes.
 DATA_MAX = 256 * 1024
-#: The maximum length of a name, and of a path or the target of a link, in bytes (limits.h).
+#: The maximum lengths in bytes: of a file name, and of a path or the target of a link (limits.h).
 NAME_MAX, PATH_MAX = 255, 4095
 
-# The maximum length of a path relative to a tree.
+# The maximum length of a path relative to a copied tree, in bytes.
 _DEEP_PATH_MAX = (DEPTH_MAX + 2) * (NAME_MAX + 1)
-# The longest texts of the kinds of records.
+# The maximum length of the text in each kind of record, in bytes.
 _TEXT_MAX = {
     DIRECTORY: NAME_MAX,
     FILE: NAME_MAX,
@@ -47,32 +47,32 @@ _ERRNO_MAX = 4095
 
 
 class InvalidRecordError(ValueError):
-    """A record that ``usernsctl-agent`` never writes."""
+    """Error of a received record that ``usernsctl-agent`` never writes."""
 
 
 class StreamEndError(Exception):
-    """The program in the sandbox has ended before its last record."""
+    """Error of a program in the sandbox that exited before its last record."""
 
 
 class EarlyAnswerError(Exception):
-    """The program in the sandbox does not read further records: it has answered, or has ended."""
+    """Error of a program in the sandbox that answered or exited, and reads no further records."""
 
 
 class ExpiredError(Exception):
-    """The deadline of a copy has passed."""
+    """Error of a copy whose deadline has passed."""
 
 
 class StoppedError(Exception):
-    """The caller does not want the result of a copy any more."""
+    """Error of a copy that the caller has cancelled."""
 
 
 class Record(NamedTuple):
     """A record without data.
 
-    :ivar mode: the type and the permissions of a file (inode(7)); of a STOPPED record an errno; of
-        a LEAVE record 1 if the file has changed while it was read.
-    :ivar name: the name of a file, empty for the copied file or directory itself; of a STOPPED
-        record a path relative to it.
+    :ivar mode: the type and the permissions of a file (inode(7)). In a STOPPED record, an errno; in
+        a LEAVE record, 1 if the file has changed while it was read.
+    :ivar name: the name of a file; empty for the copied file or directory itself. In a STOPPED
+        record, a path relative to the copied file or directory.
     :ivar target: the target of a link.
     :ivar size: the size of a file, or of the data that follow, in bytes.
     :ivar mtime_ns: the time of the last modification, in ns.
@@ -86,7 +86,7 @@ class Record(NamedTuple):
     mtime_ns: int = 0
 
     def encode(self) -> bytes:
-        """Return the record as bytes; of a DATA record, the data have to follow."""
+        """Return the record as bytes. The caller writes the data of a DATA record after them."""
         text = self.name + self.target
         seconds, nanoseconds = divmod(self.mtime_ns, _NANOSECONDS)
         following = self.size if self.kind == DATA else len(text)
@@ -95,41 +95,41 @@ class Record(NamedTuple):
 
 
 class Stop:
-    """An order to stop a copy that another thread performs."""
+    """An event by which one thread stops a copy that another thread performs."""
 
     def __init__(self) -> None:
-        """Open the descriptor that becomes readable.
+        """Open the eventfd that :meth:`set` makes readable.
 
-        :raises OSError: no descriptors are left.
+        :raises OSError: no file descriptor is available.
         """
         flags = os.EFD_CLOEXEC | os.EFD_NONBLOCK
         self._shared = Shared("the order", map(os.eventfd, [0], [flags]))
 
     def set(self) -> None:
-        """Stop the copy. Does nothing if the copy has ended."""
+        """Stop the copy. Does nothing once the copy is complete."""
         with contextlib.suppress(ClosedError), self._shared.use() as fds:
             os.eventfd_write(fds[0], 1)
 
     def fileno(self) -> int:
-        """Return the descriptor; only the thread that performs the copy may use it."""
+        """Return the descriptor that becomes readable; only the copying thread may use it."""
         with self._shared.use() as fds:
             return fds[0]
 
     def close(self) -> None:
-        """Close the descriptor. Called by the thread that performs the copy."""
+        """Close the descriptor. Only the copying thread may call this."""
         self._shared.close()
 
 
 class Patience:
-    """The deadline of a copy, and the order to stop it."""
+    """The deadline of a copy, and the event that stops the copy."""
 
     def __init__(self, deadline: float | None, stop: Stop | None = None) -> None:
-        """Take a deadline of :func:`time.monotonic`; ``None`` for none."""
+        """Set the deadline, by :func:`time.monotonic`; ``None`` for no deadline."""
         self.deadline = deadline
         self._stop = None if stop is None else stop.fileno()
 
     def check(self) -> float | None:
-        """Return the seconds until the deadline; ``None`` without a deadline.
+        """Return the number of seconds until the deadline; ``None`` without a deadline.
 
         :raises ExpiredError: the deadline has passed.
         """
@@ -141,12 +141,12 @@ class Patience:
         return left
 
     def wait(self, *wanted: tuple[int, int]) -> int:
-        """Wait for an event of poll(2), and return the descriptor that has one.
+        """Wait for an event of poll(2), and return the descriptor that has an event.
 
-        :param wanted: each a descriptor, and the events to wait for. The last one that is ready is
-            returned.
+        :param wanted: pairs of a descriptor and the events to wait for. If several are ready, the
+            last of them is returned.
         :raises ExpiredError: the deadline has passed.
-        :raises StoppedError: the order to stop was given.
+        :raises StoppedError: the caller has stopped the copy.
         """
         poll = select.poll()
         for fd, events in wanted:
@@ -165,7 +165,7 @@ class Patience:
 
 
 class RecordReader:
-    """A reader of records from a non-blocking pipe, with one buffer of constant size."""
+    """A reader of records from a non-blocking pipe, with a buffer of fixed size."""
 
     def __init__(self, fd: int, patience: Patience) -> None:
         self._fd = fd
@@ -174,9 +174,9 @@ class RecordReader:
         self._from = self._to = 0
 
     def _fill(self) -> None:
-        """Read more bytes into the buffer, behind the unused ones.
+        """Read more bytes into the buffer, after the unread bytes.
 
-        :raises StreamEndError: there are no more.
+        :raises StreamEndError: the pipe is at end of file.
         """
         if self._from == self._to:
             self._from = self._to = 0
@@ -189,7 +189,7 @@ class RecordReader:
     def _read_pipe(self, buffers: Sequence[memoryview]) -> int:
         """Read bytes into the buffers, and return their number.
 
-        :raises StreamEndError: there are no more.
+        :raises StreamEndError: the pipe is at end of file.
         """
         self._patience.check()
         while True:
@@ -203,7 +203,7 @@ class RecordReader:
             return count
 
     def _take(self, size: int) -> memoryview:
-        """Return the next `size` bytes, which are valid until the next call."""
+        """Return the next `size` bytes as a view that is valid until the next call."""
         while self._to - self._from < size:
             self._fill()
         start = self._from
@@ -213,10 +213,10 @@ class RecordReader:
     def read(self) -> Record:
         """Return the next record; the data of a DATA record must be read by :meth:`data`.
 
-        :raises InvalidRecordError: the record is not one of ``usernsctl-agent``.
+        :raises InvalidRecordError: ``usernsctl-agent`` never writes such a record.
         :raises StreamEndError: there are no more records.
         :raises ExpiredError: the deadline has passed.
-        :raises StoppedError: the order to stop was given.
+        :raises StoppedError: the caller has stopped the copy.
         """
         header = _HEADER.unpack(self._take(_HEADER.size))
         kind, mode, size, nanoseconds, seconds, length = header
@@ -240,7 +240,7 @@ class RecordReader:
         return Record(kind, mode, text, target, length, seconds * _NANOSECONDS + nanoseconds)
 
     def data(self, size: int) -> Iterator[memoryview]:
-        """Yield the data of a record in parts, each valid until the next one.
+        """Yield the data of a record in parts. Each is valid until the next is requested.
 
         :raises StreamEndError: as :meth:`read` does.
         """
@@ -252,7 +252,7 @@ class RecordReader:
             yield part
 
     def read_into(self, target: memoryview) -> None:
-        """Read the data of a record into `target`, without a copy of most of them.
+        """Read the data of a record into `target`, mostly without copying them through the buffer.
 
         :raises StreamEndError: as :meth:`read` does.
         """
@@ -268,10 +268,10 @@ class RecordReader:
 
 
 class RecordWriter:
-    """A writer of records to a non-blocking pipe, with one buffer of constant size."""
+    """A writer of records to a non-blocking pipe, with a buffer of fixed size."""
 
     def __init__(self, fd: int, answers: int, patience: Patience) -> None:
-        """Write to `fd`, until the descriptor `answers` becomes readable."""
+        """Write to the pipe `fd`, until the descriptor `answers` becomes readable."""
         self._fd = fd
         self._answers = answers
         self._patience = patience
@@ -281,9 +281,9 @@ class RecordWriter:
     def write(self, record: Record) -> None:
         """Write a record without data.
 
-        :raises EarlyAnswerError: nothing reads further records.
+        :raises EarlyAnswerError: the program in the sandbox reads no further records.
         :raises ExpiredError: the deadline has passed.
-        :raises StoppedError: the order to stop was given.
+        :raises StoppedError: the caller has stopped the copy.
         """
         encoded = record.encode()
         if len(encoded) > _BUFFER_SIZE - self._size:
@@ -292,7 +292,7 @@ class RecordWriter:
         self._size += len(encoded)
 
     def write_data(self, data: memoryview) -> None:
-        """Write data as records.
+        """Write `data` as one or more DATA records.
 
         :raises EarlyAnswerError: as :meth:`write` does.
         """
@@ -304,13 +304,14 @@ class RecordWriter:
             data = data[DATA_MAX:]
 
     def write_from(self, file: int, most: int) -> int:
-        """Read at most `most` bytes of a file, and write them as a record.
+        """Read at most `most` bytes of a file, and write them as a DATA record.
 
-        :returns: the number of bytes, 0 at the end of the file.
+        :returns: the number of bytes that were read, 0 at the end of the file.
         :raises EarlyAnswerError: as :meth:`write` does.
         :raises OSError: the file can't be read.
         """
-        # A read of less than a page is not worth a system call.
+        # Flush the buffer if less than a page fits, because small reads would need many system
+        # calls.
         if _BUFFER_SIZE - self._size < _HEADER.size + 4096:
             self.flush()
         start = self._size + _HEADER.size
@@ -321,7 +322,7 @@ class RecordWriter:
         return count
 
     def flush(self) -> None:
-        """Write all records that are in the buffer.
+        """Write all buffered records to the pipe.
 
         :raises EarlyAnswerError: as :meth:`write` does.
         """

@@ -1,9 +1,9 @@
 """The keyword arguments of commands in a sandbox, for type checkers.
 
-:mod:`usernsctl.commands.options` has those of commands outside. No call needs these classes at run
-time, so they are imported only for code that reads annotations.
-:meth:`usernsctl.gvisor.agent.commands.SandboxCommands` raises :class:`TypeError` for a keyword that
-no class has.
+:mod:`usernsctl.commands.options` has the keyword arguments of commands on the host. No call needs
+these classes at run time, so they are imported only for type checkers and other readers of
+annotations. :meth:`usernsctl.gvisor.agent.commands.SandboxCommands` raises :class:`TypeError` for a
+keyword that none of these classes has.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _Input = TypeVar("_Input", str, bytes, Any)
 
 
 class _SandboxCommand(TypedDict, total=False):
-    """Options of each command, except `stdout`, which ``check_output()`` does not accept."""
+    """Options of all commands, without `stdout`, which ``check_output()`` does not accept."""
 
     env: Mapping[str, str] | None
     cwd: StrOrBytesPath | None
@@ -41,7 +41,10 @@ class _SandboxCommand(TypedDict, total=False):
 
 
 class _SandboxOutput(_SandboxCommand, Generic[_Input], total=False):
-    """:ivar timeout: the time limit of the command, its start included, in seconds."""
+    """Options of all methods that capture output.
+
+    :ivar timeout: the time limit of the command, its start included, in seconds.
+    """
 
     input: _Input | None
     timeout: float | None
@@ -50,8 +53,8 @@ class _SandboxOutput(_SandboxCommand, Generic[_Input], total=False):
 class _SandboxRun(_SandboxOutput[_Input], total=False):
     """Options of ``run()``.
 
-    :ivar max_output: the number of bytes to keep of each stream; ``None``: all are kept.
-    :ivar on_overflow: what happens to a command that writes more.
+    :ivar max_output: the number of bytes to capture of each stream; ``None`` for no limit.
+    :ivar on_overflow: what happens to a command that writes more than `max_output` bytes.
     """
 
     stdout: Stream
@@ -83,7 +86,7 @@ class SandboxPopenEncoded(_SandboxPopen, EncodedStreams, total=False):
 
 
 class SandboxPopenBytes(_SandboxPopen, ByteStreams, total=False):
-    """Options of :meth:`usernsctl.Sandbox.popen`, with bytes."""
+    """Options of :meth:`usernsctl.Sandbox.popen`, if the streams carry bytes."""
 
 
 class SandboxPopenEither(_SandboxPopen, AnyStreams, total=False):
@@ -99,7 +102,7 @@ class SandboxRunEncoded(_SandboxRun[str], EncodedStreams, total=False):
 
 
 class SandboxRunBytes(_SandboxRun[bytes], ByteStreams, total=False):
-    """Options of :meth:`usernsctl.Sandbox.run`, with bytes."""
+    """Options of :meth:`usernsctl.Sandbox.run`, if the streams carry bytes."""
 
 
 class SandboxRunEither(_SandboxRun[Any], AnyStreams, total=False):
@@ -115,8 +118,8 @@ class SandboxOutputEncoded(_SandboxOutput[str], EncodedStreams, total=False):
 
 
 class SandboxOutputBytes(_SandboxOutput[bytes], ByteStreams, total=False):
-    """Options of :meth:`usernsctl.Sandbox.check_output`, with bytes."""
+    """Options of :meth:`usernsctl.Sandbox.check_output`, if the streams carry bytes."""
 
 
 class SandboxOutputEither(_SandboxOutput[Any], AnyStreams, total=False):
-    """Options of :meth:`usernsctl.Sandbox.check_output`, for callers with a variable `text`."""
+    """Options of :meth:`usernsctl.Sandbox.check_output`, for a `text` passed as a variable."""

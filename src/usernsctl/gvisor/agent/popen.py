@@ -1,4 +1,4 @@
-"""A command that the agent of a sandbox starts, with the interface of subprocess."""
+"""Commands that the agent of a sandbox starts, with the interface of subprocess."""
 
 from __future__ import annotations
 
@@ -53,31 +53,33 @@ else:
 #: The default time limit of the start of a command, in seconds.
 START_SECONDS = 60
 
-# The time limit for the end of a killed command, in seconds. Afterwards an honest agent kills the
-# command when it sees the end of the connection.
+# The time limit for the exit of a killed command, in seconds. Afterwards the connection is closed,
+# so that the agent kills the command.
 _END_SECONDS = 1
 
 #: The default time limit of :meth:`SandboxPopen.kill_tree`, in seconds.
 KILL_SECONDS = 10
 
-# The time limit of a write to the connection, in seconds: an agent that reads nothing is stopped.
+# The time limit of a write to the connection, in seconds. An agent that reads nothing for that long
+# is assumed to be stopped.
 _ROOM_SECONDS = 1
 
-# The maximum number of messages to read about one command. usernsctl-agent sends fewer.
+# The maximum number of messages to read about one command, against a hostile agent. usernsctl-agent
+# sends fewer.
 _MESSAGES_MAX = 8
 
 _MAX_INT = 2**31 - 1
 
-# The least number that is never a pid: pids are below 2**22 (PID_MAX_LIMIT, proc_sys_kernel(5)),
-# and futex(2) has 30 bits for a pid.
+# A number above all pids, which are below 2**22 (PID_MAX_LIMIT, proc_sys_kernel(5)), and have at
+# most 30 bits in futex(2).
 _NO_PROCESS = 2**30
 
 
 class CommandSpec(NamedTuple):
-    """The attributes of a command, besides its arguments and streams.
+    """The attributes of a command, besides its arguments and standard streams.
 
-    :ivar env: the whole environment, each entry NAME=VALUE.
-    :ivar audited: the variables that the caller gave, for the audit event.
+    :ivar env: the complete environment, as ``NAME=VALUE`` entries.
+    :ivar audited: the environment variables that the caller passed, for the audit event.
     """
 
     env: Sequence[bytes]
@@ -91,18 +93,18 @@ class CommandSpec(NamedTuple):
 
 
 class Place(NamedTuple):
-    """The sandbox that a command is started in.
+    """The sandbox in which a command is started.
 
     :ivar id: the container id.
-    :ivar get_agent: returns the agent that starts commands there; starts one before a deadline by
-        :func:`time.monotonic` if none is alive.
+    :ivar get_agent: returns the sandbox's agent. If no agent is alive, starts one before a deadline
+        by :func:`time.monotonic`.
     :ivar current_agent: returns the agent if one is alive.
-    :ivar ended: returns an error if the sandbox has ended or ends in a moment, else ``None``.
-    :ivar limit_error: returns an error if the sandbox ends because it exceeded a limit, or memory
-        ran out, else ``None``. The argument is whether the command has ended without a status.
+    :ivar ended: returns an error if the sandbox has ended or is about to end, else ``None``.
+    :ivar limit_error: returns an error if the sandbox ends because it exceeded a limit or memory
+        ran out, else ``None``. The argument says whether the exit status of the command is unknown.
     :ivar kill: kills the sandbox; does not wait for its end.
-    :ivar begin: called before the start of a command. Returns an object to call ``end()`` of after
-        its end, or ``None``.
+    :ivar begin: called before the start of a command. Returns an object whose ``end()`` must be
+        called after the command's exit, or ``None``.
     """
 
     id: str
@@ -117,38 +119,39 @@ class Place(NamedTuple):
 class SandboxPopen(subprocess.Popen[AnyStr]):
     """A command in a sandbox, which :meth:`usernsctl.Sandbox.popen` returns.
 
-    The interface is that of :class:`subprocess.Popen`. Any thread may call any method at any time;
-    a signal handler may call :meth:`kill`, :meth:`terminate` and :meth:`send_signal`. The command
-    is not a process of the host kernel: `pid` is a number that no process has, so a system call
-    with it fails with ESRCH. The command is killed (SIGKILL) when its sandbox or the agent ends.
-    The background processes of the command keep running after its end, unless :meth:`kill_tree` is
-    called while the command runs.
+    The class has the interface of :class:`subprocess.Popen`. Any thread may call any method at any
+    time; a signal handler may call :meth:`kill`, :meth:`terminate` and :meth:`send_signal`. The
+    command is not a process of the host kernel: `pid` is a number that no process has, so a system
+    call with it fails with ESRCH. The command is killed (SIGKILL) when its sandbox or the agent
+    ends. The background processes of the command keep running after its exit, unless
+    :meth:`kill_tree` is called while the command runs.
 
-    :ivar int pid_inside: the pid of the command inside.
+    :ivar int pid_inside: the pid of the command in the sandbox.
     :ivar rusage: the resource usage of the command as gVisor counts it (getrusage(2)): `utime` and
         `stime` in seconds, `maxrss` in KiB; ``None`` until the command was waited for.
     """
 
-    #: A descriptor that is readable once the command has ended, for selectors and event loops, like
-    #: a pidfd (pidfd_open(2)); -1 once the command was waited for. It is a socket: do not read it.
+    #: A descriptor that is readable once the command has exited, for selectors and event loops,
+    #: like a pidfd (pidfd_open(2)); -1 once the command was waited for. It is a socket: do not read
+    #: it.
     pidfd: int = -1
 
     pid: int
     pid_inside: int
     rusage: Usage | None = None
-    # A class attribute, since __del__ reads it even if the constructor of subprocess has raised.
+    # This is a class attribute, since __del__ reads it even if subprocess's constructor has raised.
     returncode = None
     _outlives = True
-    # True if an event loop watches the socket. The socket then stays open after the end of the
-    # command: kill_tree() needs the socket to kill the background processes of the command.
+    # True if an event loop watches the socket. The socket then stays open after the command's exit,
+    # because kill_tree() needs it to kill the command's background processes.
     _is_watched = False
     _shared: SharedSocket | None = None
     _activity: Activity | None = None
-    # The error of a limit that has ended the sandbox. poll() and wait() raise it, unless the caller
-    # reads this attribute afterwards.
+    # The error of a limit because of which the sandbox was killed. poll() and wait() raise the
+    # error if _raises_limit is true; otherwise the caller reads this attribute afterwards.
     _limit_error: RunscError | None = None
     _raises_limit = True
-    # True if the agent, or the whole sandbox, has ended before the command.
+    # True if the agent has exited, or the sandbox has ended, before the command exited.
     _is_lost = False
 
     def __init__(
@@ -165,8 +168,8 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         """Ask the agent to start the command.
 
         :param deadline: the deadline of the start, by :func:`time.monotonic`.
-        :param is_awaited: whether to wait for the start. If not, the caller awaits
-            :meth:`_start_async`, and the agent counts as silent if its socket is full.
+        :param is_awaited: whether to wait for the start. If false, the caller awaits
+            :meth:`_start_async`, and a full socket of the agent counts as no answer.
         :param outlives: whether the command keeps running when this object is garbage collected, as
             for :class:`subprocess.Popen`.
         :param arguments: the arguments of :class:`subprocess.Popen`; `stdin` is DEVNULL by default.
@@ -181,7 +184,8 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         self._is_awaited = is_awaited
         self._outlives = outlives
         self._owner = os.getpid()
-        # The command is not trusted: it inherits standard input only with an explicit stdin=None.
+        # The command is not trusted, so it inherits standard input only if the caller passes
+        # stdin=None.
         arguments.setdefault("stdin", DEVNULL)
         self._absent_streams = closed_streams() | _take_nulls(arguments)
         try:
@@ -191,7 +195,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             self._abandon()
             if type(error) is not OSError:
                 raise
-            # subprocess raises a plain OSError if it can't make pipes (EMFILE).
+            # subprocess raises a plain OSError if it can't create pipes (EMFILE).
             raise CommandError.from_os_error(error, "the standard streams", step="stdio") from error
 
     def _execute_child(self, *arguments: Any) -> None:
@@ -210,10 +214,10 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         self._close_pipe_fds(*child.pipes)  # type: ignore[attr-defined]
 
     def _command(self, argv: Sequence[StrOrBytesPath], child: ChildArguments) -> wire.Command:
-        """Return the request for the agent.
+        """Return the command in the form in which it is sent to the agent.
 
         :raises OverflowError: a number is too large.
-        :raises ValueError: `process_group` is the id of an existing group.
+        :raises ValueError: `process_group` is an existing group, which a command cannot join.
         """
         spec = self._spec
         for name, number in (("umask", child.umask), ("process_group", child.group)):
@@ -238,7 +242,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             capabilities=spec.capabilities,
         )
 
-    # Start of the command.
+    # Methods that start the command.
 
     def _ask(self, message: bytes, apart: bytes, streams: Sequence[int]) -> None:
         try:
@@ -259,8 +263,8 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             raise CommandError.from_os_error(error, what, step="agent") from error
 
     def _send_once_or_twice(self, message: bytes, fds: Sequence[int]) -> None:
-        """Send a request to the agent, or to a new one if the agent has just ended."""
-        # A caller that awaits the start in an event loop must not block here.
+        """Send the start request to the agent; if the agent has just exited, use a new one."""
+        # If the start is awaited in an event loop, this call must not block.
         deadline = self._deadline if self._is_awaited else time.monotonic()
         for _ in range(2):
             agent = self._place.get_agent(deadline)
@@ -314,13 +318,13 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         if isinstance(start, wire.Failed):
             raise self._failure(start)
         self.pid_inside = start.pid
-        # The number of the descriptor makes the pid unique in this process. The pid must not be
-        # None: psutil takes None for the calling process.
+        # Add the number of the descriptor, so that the pid is unique in this process. The pid must
+        # not be None, which psutil would take for the calling process.
         self.pid = _NO_PROCESS + self.pidfd
         self._child_created = True
 
     def _raise_unanswered(self) -> NoReturn:
-        """Raise the error for an agent that closed the command's socket without an answer."""
+        """Raise the error for an agent that closed the command's socket without answering."""
         agent = self._place.current_agent()
         failed = None if agent is None else agent.receive_failure()
         if failed is not None:
@@ -345,18 +349,19 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             errno=failed.errno,
         )
 
-    # End of the command.
+    # Methods that wait for the exit of the command.
 
-    # _internal_poll and _wait override private methods of subprocess, which are the same from
-    # Python 3.11 to 3.14. The overridden methods call waitpid(2), but `pid` is not a child process.
+    # _internal_poll and _wait override private methods of subprocess that call waitpid(2), because
+    # `pid` is not a child process. The overridden methods are the same from Python 3.11 to 3.14.
 
     def _internal_poll(self, _deadstate: int | None = None, **_: Any) -> int | None:
-        """Return the exit status if the command has ended, else None."""
+        """Return the exit status if the command has exited, else None."""
         if self.returncode is None:
             try:
                 self._read_end()
             except RunscError:
-                # subprocess passes _deadstate for garbage objects, where no caller gets the error.
+                # subprocess passes _deadstate when it polls objects that were garbage collected. No
+                # caller could receive an error from such a poll.
                 if _deadstate is None:
                     raise
         return self.returncode
@@ -375,9 +380,10 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         return self.returncode
 
     def _read_end(self) -> None:
-        """Read the exit status if the command has ended. Safe to call from several threads."""
+        """Read the exit status if the command has exited. Safe to call from several threads."""
         try:
-            # MSG_PEEK leaves the message in the socket, for other threads that wait for the end.
+            # MSG_PEEK leaves the message in the socket, for other threads that wait for the
+            # command's exit.
             message = self._receive(socket.MSG_PEEK)
         except BlockingIOError:
             return
@@ -395,31 +401,31 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             self._end_with(-signal.SIGKILL)
             raise agent_error(self._place.id, f"sent an invalid message: {lie}") from None
         if ended.returncode:
-            # The kernel's OOM killer may have killed the command's process on the host.
+            # Check for a limit, since the host's OOM killer may have killed the command's process.
             self._end_after_look(ended.returncode, ended.usage, is_gone=False)
         else:
             self._end_with(ended.returncode, ended.usage)
 
     def _end_after_look(self, status: int, usage: Usage | None = None, *, is_gone: bool) -> None:
-        """Call :meth:`_look_for_limit`, which may wait, and begin the idle timeout afterwards."""
+        """Call :meth:`_look_for_limit`, which may block; mark the command as ended after that."""
         try:
             self._look_for_limit(is_gone=is_gone)
         finally:
             self._end_with(status, usage)
 
     def _look_for_limit(self, *, is_gone: bool) -> None:
-        """Set `_limit_error`, and raise it unless a ``run()`` reads that attribute.
+        """Set `_limit_error`; also raise that error, unless a ``run()`` reads it.
 
-        :param is_gone: whether the command has ended without a status.
+        :param is_gone: whether the exit status of the command is unknown.
         """
         self._limit_error = self._place.limit_error(is_gone)
         if self._limit_error is not None and self._raises_limit:
             raise self._limit_error
 
     def _receive(self, flags: int) -> bytes:
-        """Return the next message on the command's socket, or nothing if its other end is closed.
+        """Return the next message on the command's socket; empty if the agent closed its end.
 
-        recv(2) discards descriptors that a hostile agent sends along.
+        If a hostile agent sends descriptors along, recv(2) discards them.
 
         :raises BlockingIOError: there is no message yet.
         :raises ClosedError: the socket is closed.
@@ -427,8 +433,9 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         shared = self._get()
         with shared.use():
             for _ in range(2):
-                # If the agent closes its end before it has read all orders, recv(2) fails once
-                # with ECONNRESET, before it returns the messages of the agent (unix(7)).
+                # If the agent closes its end before it has read all messages of this process,
+                # recv(2) fails once with ECONNRESET before it returns the agent's messages
+                # (unix(7)).
                 with contextlib.suppress(ConnectionError):
                     return shared.socket.recv(wire.MESSAGE_MAX, flags | socket.MSG_DONTWAIT)
         return b""
@@ -439,7 +446,8 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         return self._shared
 
     def _end_with(self, status: int, usage: Usage | None = None) -> None:
-        # First, so that the next caller does this if a signal handler raises an exception here.
+        # End the activity first: if a signal handler raises an exception here, the next caller of
+        # this method repeats all steps.
         if self._activity is not None:
             self._activity.end()
         if self.returncode is None:
@@ -448,11 +456,11 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         self._close_unless_watched()
 
     def _watch(self) -> None:
-        """Keep the socket open after the end of the command, until :meth:`_unwatch` is called."""
+        """Keep the socket open after the command's exit, until :meth:`_unwatch` is called."""
         self._is_watched = True
 
     def _unwatch(self) -> None:
-        """Close the socket as soon as the end of the command is known."""
+        """Close the socket as soon as the exit status of the command is known."""
         self._is_watched = False
         if self.returncode is not None:
             self._close_unless_watched()
@@ -466,15 +474,16 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             self._shared.close()
 
     def _drain(self, shared: SharedSocket) -> None:
-        """Read all messages that are left in the socket, before it is closed.
+        """Read all remaining messages from the command's socket before it is closed.
 
-        If messages were left unread, the agent's recv(2) would fail with ECONNRESET before it
-        returns the last orders (unix(7)).
+        Unread messages would make the agent's recv(2) fail with ECONNRESET before it returns the
+        last messages of this process (unix(7)).
         """
         if os.getpid() != self._owner:
             return
         with contextlib.suppress(OSError, ClosedError), shared.use():
-            # Shut down first: a thread that waits for a message sees end-of-file instead.
+            # Shut the socket down first, so that a thread that waits for a message sees end of
+            # file.
             shut(shared.socket)
             for _ in range(_MESSAGES_MAX):
                 if not shared.socket.recv(1, socket.MSG_DONTWAIT):
@@ -483,7 +492,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
     def _abandon(self) -> None:
         """Order the agent to kill the command and all processes that it started; do not wait.
 
-        An event loop that watches the socket sees end-of-file.
+        An event loop that watches the socket sees end of file.
         """
         with contextlib.suppress(ClosedError):
             shared = self._get()
@@ -503,7 +512,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             self._abandon()
 
     async def _wait_async(self) -> None:
-        """Wait for the end of the command from asyncio."""
+        """Wait for the exit of the command from asyncio."""
         while self.returncode is None:
             with contextlib.suppress(ClosedError):
                 await aio.wait_for_end(self._get().socket.fileno())
@@ -526,10 +535,10 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             self._abandon()
         super().__del__(*arguments)
 
-    # Signals.
+    # Methods that send signals to the command.
 
     def send_signal(self, sig: int) -> None:
-        """Send a signal to the command, unless it has ended.
+        """Send a signal to the command, unless it has exited.
 
         :param sig: the number of the signal, such as :data:`signal.SIGTERM`.
         :raises OSError: no signal has that number (EINVAL).
@@ -539,13 +548,14 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             self._send(sig)
 
     def _send(self, sig: int, to: int = wire.TO_PROCESS) -> None:
-        """Send a signal to the command, without a check whether it has ended."""
+        """Send a signal to the command without checking whether it has exited."""
         number = checks.signal_number(sig)
         is_kill = number == signal.SIGKILL
         if not self._order(wire.signal_order(number, to), 0 if is_kill else _ROOM_SECONDS):
             if not is_kill:
                 raise self._unresponsive_error()
-            # The socket is full. The agent kills the command when it sees end-of-file.
+            # The signal can't be sent, because the command's socket is full. Shut the socket down,
+            # so that the agent kills the command.
             with contextlib.suppress(ClosedError), self._get().use():
                 shut(self._get().socket)
 
@@ -563,16 +573,18 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         self._send(sig)
 
     def _kill_all(self) -> None:
-        """Kill the command and all processes that it started; do not wait for their end."""
+        """Kill the command and all processes that it started; do not wait for that."""
         self._send(signal.SIGKILL, wire.TO_TREE)
 
     def kill_tree(self, timeout: float = KILL_SECONDS) -> bool:
         """Kill the command and all processes that it started, in any session or group (SIGKILL).
 
-        Returns when none of them is left. Does nothing once the end of the command is known.
+        Returns when all of them have exited. Does nothing once the exit status of the command is
+        known.
 
-        :param timeout: the time limit, in seconds. Afterwards the whole sandbox is killed: a fork
-            bomb may leave the agent no processor time, and root inside may have stopped the agent.
+        :param timeout: the time limit, in seconds. Afterwards the complete sandbox is killed,
+            because a fork bomb may leave the agent no processor time, and root in the sandbox may
+            have stopped the agent.
         :returns: whether the sandbox still runs.
         """
         deadline = time.monotonic() + timeout
@@ -583,14 +595,17 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         return False
 
     def _tree_ends(self, deadline: float) -> bool:
-        """Return whether the agent closes the socket before a deadline: the tree is dead then."""
+        """Wait until the agent closes the socket, which it does when all processes are dead.
+
+        Return whether that happens before `deadline`.
+        """
         with contextlib.suppress(ClosedError), self._get().use():
             fd = self._get().socket.fileno()
             return wait_readable(fd, timeout=seconds_left(deadline), events=select.POLLRDHUP)
         return True
 
     def resize_terminal(self, columns: int, rows: int) -> None:
-        """Change the size of the command's terminal. Its foreground group gets SIGWINCH.
+        """Change the size of the command's terminal; its foreground process group gets SIGWINCH.
 
         :param int columns: the number of columns.
         :param int rows: the number of rows.
@@ -604,9 +619,11 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             raise self._unresponsive_error()
 
     def _order(self, message: bytes, seconds: float = 0) -> bool:
-        """Send an order to the agent. Return False if the socket stays full.
+        """Send a message about the running command to the agent; return False if it can't be sent.
 
-        :param seconds: the time limit for room in the socket, in seconds.
+        It can't be sent if the agent's socket stays full.
+
+        :param seconds: how long to wait for room in the socket.
         """
         try:
             shared = self._get()
@@ -622,7 +639,8 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
 def _take_nulls(arguments: dict[str, Any]) -> set[int]:
     """Remove DEVNULL from the stream arguments; return the descriptor numbers of these streams.
 
-    subprocess would open /dev/null, and an exception of a signal handler could leak the descriptor.
+    Otherwise subprocess would open /dev/null, and an exception of a signal handler could leak the
+    descriptor.
     """
     if arguments.get("stdout") == DEVNULL and arguments.get("stderr") == STDOUT:
         arguments["stderr"] = DEVNULL

@@ -1,4 +1,4 @@
-"""A command that the agent of a sandbox starts, with the interface of asyncio."""
+"""Commands that the agent of a sandbox starts, with the interface of asyncio."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from usernsctl.gvisor.result import Usage
 class SandboxProcess(aio.Process):
     """A command in a sandbox, which :meth:`usernsctl.Sandbox.create_subprocess_exec` returns.
 
-    It is an :class:`asyncio.subprocess.Process` with further methods of
-    :class:`usernsctl.SandboxPopen`. A signal to a command that has ended has no effect.
+    The object is an :class:`asyncio.subprocess.Process` with further methods of
+    :class:`usernsctl.SandboxPopen`. A signal to a command that has exited has no effect.
     """
 
     @property
@@ -25,7 +25,7 @@ class SandboxProcess(aio.Process):
 
     @property
     def pid_inside(self) -> int:
-        """The pid of the command inside."""
+        """The pid of the command in the sandbox."""
         return self._popen.pid_inside
 
     @property
@@ -48,12 +48,13 @@ class SandboxProcess(aio.Process):
         The processes are killed even if the caller does not await the result.
 
         :param timeout: as for :meth:`usernsctl.SandboxPopen.kill_tree`.
-        :returns: a future that is done when the processes have ended; its result is whether the
+        :returns: a future that is done when the processes have exited. Its result is whether the
             sandbox still runs.
         """
         loop = asyncio.get_running_loop()
-        # While an event loop watches a SandboxPopen, its connection stays open after the end of the
-        # command. kill_tree() would then kill background processes, which must survive.
+        # While an event loop watches a SandboxPopen, its connection stays open after the exit of
+        # the command. kill_tree() would then kill the command's background processes, which must
+        # survive.
         if self.returncode is None:
             return loop.run_in_executor(None, self._popen.kill_tree, timeout)
         done = loop.create_future()
@@ -61,7 +62,7 @@ class SandboxProcess(aio.Process):
         return done
 
     def resize_terminal(self, columns: int, rows: int) -> None:
-        """Change the size of the command's terminal. Its foreground group gets SIGWINCH.
+        """Change the size of the command's terminal; its foreground process group gets SIGWINCH.
 
         :param int columns: the number of columns.
         :param int rows: the number of rows.

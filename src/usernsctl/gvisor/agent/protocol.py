@@ -1,7 +1,7 @@
 """The protocol of the agent of a sandbox, and connections to an agent.
 
-The agent (csrc/programs/agent/) starts commands in the sandbox. Root inside may have replaced it,
-so each of its messages is checked, and each wait has a deadline.
+The agent (csrc/programs/agent/) starts commands in the sandbox. Root in the sandbox may have
+replaced the agent, so each of its messages is checked, and each wait has a deadline.
 """
 
 from __future__ import annotations
@@ -32,16 +32,17 @@ VERSION = 1
 _HELLO_MAGIC = 0x544E4741
 _COMMAND_MAGIC = int.from_bytes(b"CMND", "little")
 
-#: Bits of the flags of a command. With _STRINGS_APART, the arguments and the environment are in a
-#: file; _PROGRAM, _IDS and _CAPABILITIES mark the presence of optional fields.
+#: Bits of the flags of a command. _STRINGS_APART means that the arguments and the environment are
+#: in a separate file; _PROGRAM, _IDS and _CAPABILITIES mean that an optional field is present.
 NEW_SESSION, TERMINAL, _STRINGS_APART, _PROGRAM, _IDS, NEW_GROUP, _CAPABILITIES = (
     1 << bit for bit in range(7)
 )
 
-#: The recipients of a signal: the command, its process group, or all processes that it started.
+#: Values for the recipients of a signal: the command, its process group, or all processes that it
+#: started.
 TO_PROCESS, TO_GROUP, TO_TREE = range(3)
 
-#: The value of the umask, and of the number of groups, that means: the same as the agent's.
+#: The value of the umask, or of the number of groups, for a command that keeps the agent's own.
 UNCHANGED = 0xFFFFFFFF
 
 _HELLO = struct.Struct("<IHHI")
@@ -58,17 +59,17 @@ _SIGNAL_KIND, _SIZE_KIND = 1, 2
 #: The size of the buffer for a message of the agent, in bytes. All valid messages are shorter.
 MESSAGE_MAX = 256
 
-# The maximum size of one message to the agent, in bytes. Longer arguments go into a memfd.
+# The maximum size of one message to the agent, in bytes. Longer arguments are sent in a memfd.
 _TOGETHER_MAX = 32 << 10
-#: The maximum size of the arguments and the environment of a command, in bytes: the limit of Linux
-#: for an RLIMIT_STACK of 8 MiB (execve(2)).
+#: The maximum size of the arguments and the environment of a command, in bytes. This is Linux's
+#: limit for an RLIMIT_STACK of 8 MiB (execve(2)).
 WORDS_MAX = 2 << 20
 
-# The greatest errno (linux/err.h), and the greatest signal (signal(7)).
+# The greatest errno (linux/err.h), and the greatest number of a signal (signal(7)).
 _ERRNO_MAX = 4095
 _SIGNAL_MAX = 64
 
-#: The steps of the start of a command that may fail, by their numbers in messages.
+#: Names of the steps at which the start of a command may fail, by their numbers in messages.
 STEPS = {
     1: "words",
     2: "chdir",
@@ -82,24 +83,24 @@ STEPS = {
 
 
 class ProtocolError(ValueError):
-    """A message from the sandbox that is malformed, or not allowed at that time."""
+    """Error of a message from the sandbox that is malformed, or not allowed at that time."""
 
 
 class Started(NamedTuple):
-    """The message that a command runs; `pid` is its pid inside."""
+    """The agent's message that a command runs; `pid` is its pid in the sandbox."""
 
     pid: int
 
 
 class Failed(NamedTuple):
-    """The message that a command could not be started."""
+    """The agent's message that a command could not be started."""
 
     errno: int
     step: str
 
 
 class Ended(NamedTuple):
-    """The message that a command has ended; `returncode` is -N after signal N."""
+    """The agent's message that a command has exited; `returncode` is -N after signal N."""
 
     returncode: int
     usage: Usage
@@ -108,14 +109,14 @@ class Ended(NamedTuple):
 class Command(NamedTuple):
     """A command for the agent to start.
 
-    :ivar program: the file to execute, in place of the first of `args`.
-    :ivar env: the whole environment, each entry NAME=VALUE.
+    :ivar program: the file to execute, if it is not the first of `args`.
+    :ivar env: the complete environment, as ``NAME=VALUE`` entries.
     :ivar user: the uid and the gid of the command, or ``None`` for the agent's own.
     :ivar groups: the supplementary groups, or ``None`` for the agent's own.
-    :ivar rlimits: each a resource, its soft limit and its hard limit (setrlimit(2)).
+    :ivar rlimits: resource limits, each a resource, a soft limit and a hard limit (setrlimit(2)).
     :ivar flags: the bits NEW_SESSION, NEW_GROUP and TERMINAL.
     :ivar size: the rows and columns of the terminal.
-    :ivar capabilities: a bit for each capability of the command (capabilities(7)).
+    :ivar capabilities: the capabilities of the command, as a bit mask (capabilities(7)).
     """
 
     args: Sequence[bytes]
@@ -132,7 +133,7 @@ class Command(NamedTuple):
 
 
 def rlimit(name: str, soft: int, hard: int) -> tuple[int, int, int]:
-    """Return a resource limit in the form that messages use: the resource is a number.
+    """Return a resource limit as messages encode it, with a number for the resource.
 
     :param name: the name of the resource, such as ``"RLIMIT_NOFILE"``.
     :raises ValueError: no resource has that name.
@@ -144,9 +145,10 @@ def rlimit(name: str, soft: int, hard: int) -> tuple[int, int, int]:
 
 
 def encode(command: Command) -> tuple[bytes, bytes]:
-    """Encode the message that tells the agent to start a command.
+    """Encode the message that asks the agent to start a command.
 
-    :returns: the message, and the content of the file for arguments that are too long for it.
+    :returns: the message, and the content of a separate file for arguments that are too long for
+        the message (else empty).
     :raises ValueError: an argument or a variable has a NUL character.
     :raises OSError: the arguments and the environment are too long (E2BIG).
     """
@@ -190,9 +192,9 @@ def signal_order(number: int, to: int) -> bytes:
 
 
 def terminal_size(size: Sequence[int]) -> tuple[int, int]:
-    """Return the rows and the columns of a size.
+    """Return the rows and the columns of a terminal size.
 
-    :param size: columns and rows, in the order of :class:`os.terminal_size`.
+    :param size: the columns and the rows, in the order of :class:`os.terminal_size`.
     :raises TypeError: a number is not an integer.
     :raises ValueError: a number is out of range for a terminal.
     """
@@ -204,15 +206,16 @@ def terminal_size(size: Sequence[int]) -> tuple[int, int]:
 
 
 def size_order(rows: int, columns: int) -> bytes:
-    """Encode the message that changes the size of the terminal."""
-    # Unsigned here, since rows above 32767 do not fit into the signed field of _ORDER.
+    """Encode the message that changes the size of a command's terminal."""
+    # This format has an unsigned number: rows above 32767 do not fit into the signed field of
+    # _ORDER.
     return struct.pack("<HHI", _SIZE_KIND, 0, rows << 16 | columns)
 
 
 def read_hello(data: bytes) -> int:
-    """Return the agent's pid inside, from its first message.
+    """Return the agent's pid in the sandbox, from the agent's first message.
 
-    :raises ProtocolError: the message does not come from an agent of this version.
+    :raises ProtocolError: the message was not sent by an agent of this version of usernsctl.
     """
     if len(data) != _HELLO.size:
         raise ProtocolError(f"the first message has {len(data)} bytes, not {_HELLO.size}")
@@ -227,7 +230,7 @@ def read_hello(data: bytes) -> int:
 def read_start(data: bytes) -> Started | Failed:
     """Decode the agent's answer to the request to start a command.
 
-    :raises ProtocolError: the message is malformed, or of another kind.
+    :raises ProtocolError: the message is malformed, or is not an answer to such a request.
     """
     kind, value = _kind_and_value(data)
     if kind == _STARTED_KIND and len(data) == _EVENT.size:
@@ -243,9 +246,9 @@ def read_start(data: bytes) -> Started | Failed:
 
 
 def read_end(data: bytes) -> Ended:
-    """Decode the agent's message that a command has ended.
+    """Decode the agent's message that a command has exited.
 
-    :raises ProtocolError: the message is malformed, or of another kind.
+    :raises ProtocolError: the message is malformed, or does not say that a command has exited.
     """
     kind, value = _kind_and_value(data)
     if kind != _ENDED_KIND or len(data) != _ENDED.size:
@@ -264,9 +267,9 @@ def _kind_and_value(data: bytes) -> tuple[int, int]:
 
 
 def _returncode(status: int) -> int:
-    """Return the returncode, as subprocess has it, for a wait status (wait(2)).
+    """Convert a wait status (wait(2)) to a return code as in subprocess.
 
-    :raises ProtocolError: the status is not that of a process that has ended.
+    :raises ProtocolError: the process with this status has not exited.
     """
     number = status & 0x7F
     if number == 0 and not status & ~0xFF00:
@@ -277,20 +280,20 @@ def _returncode(status: int) -> int:
 
 
 def environment(inherited: Iterable[str], added: Mapping[str, str]) -> list[bytes]:
-    """Return the environment of a command: the sandbox's variables, overridden by `added`."""
+    """Return the environment of a command: the variables of the sandbox, overridden by `added`."""
     unchanged = (entry for entry in inherited if entry.partition("=")[0] not in added)
     entries = (*unchanged, *(f"{name}={value}" for name, value in added.items()))
     return [os.fsencode(entry) for entry in entries]
 
 
-# The pause before another attempt, in seconds.
+# The pause before a message is sent again, in seconds.
 _LOOK_SECONDS = 0.005
 
 _SEND_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
 
 class AgentClosed(Exception):
-    """Error of a call whose message did not reach the agent, since the agent has ended."""
+    """Error of a call whose message did not reach the agent, since the agent has exited."""
 
 
 class AgentTimeout(Exception):
@@ -304,8 +307,8 @@ class AgentUnresponsive(RunscError):
 def agent_error(id: str, what: str, kind: type[RunscError] = RunscError) -> RunscError:
     """Return the error for an agent that failed.
 
-    :param id: the id of its sandbox.
-    :param what: the predicate of the message, such as ``"does not answer"``.
+    :param id: the id of the agent's sandbox.
+    :param what: the predicate of the error message, such as ``"does not answer"``.
     """
     return kind(
         f"the agent in the sandbox {id} {what}",
@@ -316,20 +319,20 @@ def agent_error(id: str, what: str, kind: type[RunscError] = RunscError) -> Runs
 
 
 def shut(connection: Connection) -> None:
-    """Shut a connection down, so that its peer sees end-of-file.
+    """Shut a connection down, so that its peer sees end of file.
 
-    close(2) does not suffice: a forked child of this process may have the descriptor, too.
+    close(2) does not suffice, because a forked child of this process may also have the descriptor.
     """
     with contextlib.suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
 
 
 def send_order(connection: Connection, message: bytes, deadline: float) -> None:
-    """Send an order about a running command on the connection of that command.
+    """Send a message about a running command on the socket of that command.
 
     :param deadline: the deadline, by :func:`time.monotonic`.
-    :raises AgentTimeout: the socket stayed full: the agent does not read.
-    :raises ConnectionError: the agent has ended.
+    :raises AgentTimeout: the socket stayed full because the agent does not read.
+    :raises ConnectionError: the agent has exited.
     """
     while True:
         try:
@@ -350,11 +353,11 @@ def _await_room(connection: Connection, deadline: float) -> None:
 class Agent:
     """A connection to an agent that has sent its first message.
 
-    :ivar pid: the agent's pid inside.
+    :ivar pid: the agent's pid in the sandbox.
     """
 
     def __init__(self, connection: Connection, pid: int) -> None:
-        """Take over this process's end of the connection."""
+        """Take ownership of this process's end of the connection."""
         self.pid = pid
         self._owner = os.getpid()
         self._shared = SharedSocket("the connection to the agent", connection)
@@ -362,9 +365,9 @@ class Agent:
     def send(self, message: bytes, fds: Sequence[int], deadline: float) -> None:
         """Send the request to start a command.
 
-        :param fds: the descriptors to send with the message. The caller closes its own.
+        :param fds: the descriptors to send with the message. The caller closes its copies.
         :param deadline: the deadline, by :func:`time.monotonic`.
-        :raises AgentClosed: the agent has ended, and did not get the message.
+        :raises AgentClosed: the agent has exited, and did not receive the message.
         :raises AgentTimeout: the message could not be sent before the deadline.
         """
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, _packed(fds))]
@@ -379,17 +382,17 @@ class Agent:
                     except OSError as error:
                         if error.errno != errno.ETOOMANYREFS:
                             raise
-                        # This user has sent too many descriptors that no process has received yet
-                        # (ETOOMANYREFS, unix(7)).
+                        # ETOOMANYREFS (unix(7)): this user has sent too many descriptors that are
+                        # not received yet.
                         pause(deadline)
         except (BrokenPipeError, ConnectionError, ClosedError) as error:
             raise AgentClosed from error
 
     async def await_room_async(self, deadline: float) -> None:
-        """Wait until a message can be sent without blocking, or the agent has ended.
+        """Wait until a message can be sent without blocking, or the agent has exited.
 
         :param deadline: the deadline, by :func:`time.monotonic`.
-        :raises AgentTimeout: the socket stayed full: the agent does not read.
+        :raises AgentTimeout: the socket stayed full because the agent does not read.
         """
         while not self._has_room():
             if not seconds_left(deadline):
@@ -406,9 +409,9 @@ class Agent:
             return True
 
     def receive_failure(self) -> Failed | None:
-        """Read a failure that the agent reports on this connection.
+        """Read a failure to start a command that the agent reports on this connection.
 
-        The agent does so if it could not receive the socket of the command.
+        The agent reports a failure here if it could not receive the socket of the command.
         """
         with contextlib.suppress(OSError, ClosedError, ProtocolError), self._shared.use():
             answer = read_start(self._shared.socket.recv(MESSAGE_MAX))
@@ -428,7 +431,7 @@ class Agent:
     def close(self) -> None:
         """Close the connection: the agent then kills the commands that it started, and exits.
 
-        In a forked child of the process that made the connection, only close the descriptor.
+        In a forked child of the process that opened the connection, only close the descriptor.
         """
         with contextlib.suppress(ClosedError), self._shared.use():
             if os.getpid() == self._owner:
@@ -443,9 +446,9 @@ def _packed(fds: Sequence[int]) -> bytes:
 
 
 def pause(deadline: float) -> None:
-    """Pause before another attempt.
+    """Pause before a message is sent again.
 
-    :raises AgentTimeout: the deadline is over.
+    :raises AgentTimeout: the deadline has passed.
     """
     left = seconds_left(deadline)
     if not left:
@@ -454,18 +457,18 @@ def pause(deadline: float) -> None:
 
 
 async def pause_async() -> None:
-    """Pause before another attempt, without blocking the event loop."""
+    """Pause before a message is sent again, without blocking the event loop."""
     import asyncio
 
     await asyncio.sleep(_LOOK_SECONDS)
 
 
 def receive_hello(connection: Connection, deadline: float) -> int:
-    """Wait for the first message of an agent, and return the agent's pid inside.
+    """Wait for the first message of an agent, and return the agent's pid in the sandbox.
 
     :param deadline: the deadline, by :func:`time.monotonic`.
-    :raises AgentClosed: the agent has ended before its first message.
-    :raises AgentTimeout: no message came before the deadline.
+    :raises AgentClosed: the agent has exited before its first message.
+    :raises AgentTimeout: the agent sent no message before the deadline.
     :raises ProtocolError: the message is not a valid first message of an agent.
     """
     if not wait_readable(connection.fileno(), timeout=seconds_left(deadline)):

@@ -43,17 +43,17 @@ else:
     asyncio = LateModule("asyncio")
     aio = LateModule("usernsctl.commands.aio")
 
-# The capabilities of the agent: to start a command as another user, with fewer capabilities or with
-# higher resource limits, and to kill it.
+# The capabilities that the agent needs to start a command as another user, with fewer capabilities
+# or with higher resource limits, and to kill the command.
 _AGENT_CAPABILITIES = ("CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP", "CAP_SYS_RESOURCE")
 # The capability that an agent needs to create namespaces (unshare(2)).
 _UNSHARE_CAPABILITY = "CAP_SYS_ADMIN"
-#: Options of an agent that creates namespaces for itself and its commands
+#: Options by which the agent creates an IPC or network namespace for itself and its commands
 #: (csrc/programs/agent/main.c).
 OWN_IPC, OWN_NET = "--own-ipc", "--own-net"
 
-#: The annotation of a config.json that has the settings of commands in a sandbox whose process 1 is
-#: the agent: the ``process`` of that config.json is the agent's.
+#: The annotation of a config.json that contains the settings of commands if PID 1 of the sandbox is
+#: the agent. The ``process`` of such a config.json describes only the agent.
 COMMANDS_ANNOTATION = "usernsctl.commands"
 
 
@@ -61,10 +61,11 @@ COMMANDS_ANNOTATION = "usernsctl.commands"
 class ProcessDefaults:
     """The settings that all commands of a sandbox share.
 
-    :ivar env: the environment, each entry NAME=VALUE.
-    :ivar rlimits: each a name like ``"RLIMIT_NOFILE"``, the soft limit and the hard limit.
-    :ivar capabilities: the names of root's capabilities.
-    :ivar capability_set: the capabilities as a bit mask (capabilities(7)).
+    :ivar env: the environment, as ``NAME=VALUE`` entries.
+    :ivar rlimits: resource limits, each a name such as ``"RLIMIT_NOFILE"``, a soft limit and a hard
+        limit.
+    :ivar capabilities: the names of the capabilities of a command that runs as root.
+    :ivar capability_set: `capabilities` as a bit mask (capabilities(7)).
     :ivar no_new_privs: whether set-user-id bits of programs have no effect.
     """
 
@@ -76,7 +77,7 @@ class ProcessDefaults:
 
     @classmethod
     def of(cls, process: Mapping[str, Any]) -> ProcessDefaults:
-        """Read the ``process`` of a config.json.
+        """Read the settings from the ``process`` of a config.json.
 
         :raises ArithmeticError: the ``process`` is malformed.
         :raises AttributeError: likewise.
@@ -98,7 +99,7 @@ class ProcessDefaults:
 
     @classmethod
     def of_config(cls, config: Mapping[str, Any]) -> ProcessDefaults:
-        """Read a config.json, also one that :func:`set_agent_as_init` has changed.
+        """Read the settings from a config.json, even if :func:`set_agent_as_init` has changed it.
 
         :raises ArithmeticError: as :meth:`of` does.
         :raises AttributeError: likewise.
@@ -113,14 +114,14 @@ class ProcessDefaults:
 def agent_process(
     inherited: ProcessDefaults, *argv: str, is_bounded: bool = False
 ) -> dict[str, Any]:
-    """Return the ``process`` of the OCI runtime specification for an agent.
+    """Return the ``process`` object (OCI runtime specification) that starts an agent.
 
-    The agent gets no environment, which every process inside could read, and no resource limits. It
-    sets both for each command.
+    The agent itself has no environment, which every process in the sandbox could read, and no
+    resource limits. The agent sets both for each command.
 
     :param argv: the program and the arguments of the agent.
-    :param is_bounded: whether the bounding set of the agent is that of its commands. Otherwise it
-        has all capabilities of the agent, and the agent reduces it for each command.
+    :param is_bounded: whether the agent has the bounding set of its commands. Otherwise the agent's
+        bounding set has all capabilities of the agent, which reduces the set for each command.
     """
     capabilities = {*inherited.capabilities, *_AGENT_CAPABILITIES}
     if not {OWN_IPC, OWN_NET}.isdisjoint(argv):
@@ -140,9 +141,10 @@ def agent_process(
 
 
 def set_agent_as_init(config: dict[str, Any], release: Release, *argv: str) -> None:
-    """Make the agent process 1 in a config.json, in place of the command.
+    """Make the agent PID 1 of the sandbox in a config.json, in place of the command.
 
-    Older releases of runsc give gVisor's own process on this machine the bounding set of process 1.
+    Older releases of runsc give gVisor's own process on the host the bounding set of the sandbox's
+    PID 1.
 
     :param release: the release of the runsc that starts the sandbox.
     :param argv: the program and the arguments of the agent.
@@ -157,20 +159,20 @@ def set_agent_as_init(config: dict[str, Any], release: Release, *argv: str) -> N
     )
 
 
-# The maximum size of the agent's output to standard error, in bytes.
+# The maximum number of bytes to read from the agent's standard error.
 _STDERR_MAX = 4096
 
-# The time limit for the end of runsc after it closed the connection, in seconds.
+# The time limit for the exit of runsc after it closed the connection, in seconds.
 _END_SECONDS = 5
 
-# The part of a message of runsc that says that a file does not exist inside.
+# The part of an error message of runsc which means that a file does not exist in the sandbox.
 _FILE_MISSING = "no such file or directory"
 
 
 class AgentContainer(Container, Protocol):
     """A running sandbox in which an agent can be started.
 
-    :ivar counts_idle: whether the sandbox may end after a time without a command.
+    :ivar counts_idle: whether the sandbox has an idle timeout.
     """
 
     counts_idle: bool
@@ -180,16 +182,17 @@ class AgentContainer(Container, Protocol):
         """The settings that all commands of the sandbox share."""
 
     def awaited_limit_error(self, *, is_gone: bool = False) -> RunscError | None:
-        """Return an error if the sandbox ends because of a limit, or of an OOM kill.
+        """Return an error if the sandbox ends because of a limit or for lack of memory.
 
-        :param is_gone: whether the command has ended without a status, as if the sandbox had ended.
+        :param is_gone: whether the exit status of the command is unknown, as if the sandbox had
+            ended.
         """
 
     def open_activity(self) -> Shared | None:
-        """Open the file that shows running commands to the watcher, if the sandbox has one."""
+        """Open the activity file for the watcher; None if the sandbox has no idle timeout."""
 
     def kill(self) -> None:
-        """Kill everything in the sandbox; do not wait for its end."""
+        """Kill everything in the sandbox; do not wait until it has ended."""
 
 
 def start_agent(
@@ -197,15 +200,16 @@ def start_agent(
 ) -> Agent:
     """Start an agent in a running sandbox.
 
-    runsc is killed after the agent's first message: it would wait for the agent's end.
+    ``runsc exec`` is killed after the agent's first message, since it would wait for the agent's
+    exit.
 
     :param id: the id of the sandbox.
     :param deadline: the deadline, by :func:`time.monotonic`.
     :param options: the command line options of the agent.
     :raises SandboxEndedError: the sandbox has ended.
     :raises RunscError: the agent could not be started, or its first message is invalid.
-    :raises AgentTimeout: no message of the agent came before the deadline.
-    :raises OSError: no descriptors are left.
+    :raises AgentTimeout: the agent sent no message before the deadline.
+    :raises OSError: no file descriptor is available.
     """
     with _connection() as (ours, theirs), _starter(life, id, theirs, options) as starter:
         try:
@@ -219,7 +223,7 @@ async def start_agent_async(
 ) -> Agent:
     """Start an agent in a running sandbox from asyncio: see :func:`start_agent`.
 
-    If this call is cancelled, the agent ends, and runsc is killed.
+    If this call is cancelled, the agent exits, and runsc is killed.
 
     :raises SandboxEndedError: as :func:`start_agent` does.
     :raises RunscError: likewise.
@@ -239,11 +243,11 @@ async def start_agent_async(
 
 @contextlib.contextmanager
 def _connection() -> Iterator[tuple[Connection, Connection]]:
-    """Make a connection for a block: this process's end, and the agent's.
+    """Create a connection to an agent; yield this process's end and the agent's.
 
-    The agent's end is closed after the block; this process's end only if the block fails.
+    Leaving the block closes the agent's end, and, after an exception, also this process's end.
 
-    :raises OSError: no descriptors are left.
+    :raises OSError: no file descriptor is available.
     """
     ours, theirs = socket_pair()
     try:
@@ -258,8 +262,8 @@ def _connection() -> Iterator[tuple[Connection, Connection]]:
 def _receive_agent(ours: Connection, id: str, deadline: float) -> Agent:
     """Wait for an agent's first message, and return the agent.
 
-    :raises AgentTimeout: no message came before the deadline.
-    :raises AgentClosed: the agent has ended before its first message.
+    :raises AgentTimeout: the agent sent no message before the deadline.
+    :raises AgentClosed: the agent has exited before its first message.
     :raises RunscError: the message is not a valid first message of an agent.
     """
     try:
@@ -269,16 +273,16 @@ def _receive_agent(ours: Connection, id: str, deadline: float) -> Agent:
 
 
 class InitAgent:
-    """The start of an agent that is process 1 of a sandbox; a context manager.
+    """A context manager that starts an agent as PID 1 of a sandbox.
 
-    :ivar streams: the standard input, output and error of process 1, as a Popen takes them.
+    :ivar streams: the standard input, output and error of PID 1, as arguments for Popen.
     """
 
     def __init__(self, id: str) -> None:
-        """Make the connection, and the pipe for the agent's standard error.
+        """Create the connection to the agent, and the pipe for the agent's standard error.
 
         :param id: the id of the sandbox.
-        :raises OSError: no descriptors are left.
+        :raises OSError: no file descriptor is available.
         """
         self._id = id
         self._is_connected = False
@@ -300,8 +304,8 @@ class InitAgent:
 
         :param life: the running sandbox.
         :param deadline: the deadline, by :func:`time.monotonic`.
-        :raises AgentTimeout: no message came before the deadline.
-        :raises RunscError: the agent has ended, or its first message is invalid.
+        :raises AgentTimeout: the agent sent no message before the deadline.
+        :raises RunscError: the agent has exited, or its first message is invalid.
         """
         self._theirs.close()
         self._stderr_writer.close()
@@ -325,7 +329,7 @@ class InitAgent:
 
 
 def _early_end_error(id: str, stderr: int) -> RunscError:
-    """Return the error for an agent that ended before its first message.
+    """Return the error for an agent that exited before its first message.
 
     :param stderr: the read end of the pipe from the agent's standard error.
     """
@@ -337,7 +341,7 @@ def _early_end_error(id: str, stderr: int) -> RunscError:
 
 
 class _Starter:
-    """The process ``runsc exec`` that starts an agent, with its log and standard error."""
+    """The ``runsc exec`` that starts an agent, with the log and standard error of runsc."""
 
     def __init__(
         self,
@@ -382,7 +386,7 @@ def _starter(
 ) -> Iterator[_Starter]:
     """Start an agent with ``runsc exec``, and kill runsc at the end of the block.
 
-    :param theirs: the standard input of the agent; closed once runsc has it.
+    :param theirs: the standard input of the agent; closed once runsc has inherited it.
     """
     process = json.dumps(agent_process(life.inherited, AGENT_INSIDE, *options))
     with (
@@ -402,7 +406,7 @@ def _starter(
             needed = {**needed, "pass_fds": fds}
             popen = Popen[bytes](command, stdin=theirs, stdout=null, stderr=stderr_writer, **needed)
         try:
-            # Another thread that ends the sandbox meanwhile must be able to reap runsc.
+            # Register runsc, so that another thread that ends the sandbox now can reap it.
             needed["namespace"].commands.add(popen)
             stderr_writer.close()
             theirs.close()
