@@ -1,1 +1,1 @@
-"""Launch of a command in gVisor: the request, facts about the host, the plan, its execution."""
+"""Launch of a command in gVisor: the request, facts about the host, the plan, and its execution."""

@@ -1,8 +1,8 @@
-"""The users and groups of a sandbox, read from its own /etc/passwd and /etc/group.
+"""The users and groups of a sandbox, read from the sandbox's /etc/passwd and /etc/group.
 
-Both files are untrusted: they may come from an image. Their paths are resolved in the sandbox's
-root, and their size is limited. The core parses their content. The user database of the host is
-never used.
+Both files are untrusted: they may come from an image. Their paths are resolved below the sandbox's
+root directory, and their size is limited. The core parses their content. The user database of the
+host is never used.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from usernsctl.gvisor.launch.view import View
 
 PASSWD, GROUP = "/etc/passwd", "/etc/group"
 
-#: The maximum size of each file, in bytes: room for more than 100,000 users.
+#: The maximum size of /etc/passwd, and of /etc/group, in bytes. More than 100,000 users fit.
 BYTES_MAX = _core.ACCOUNT_FILE_MAX
-# Errors that are not about the file.
+# Error numbers that have nothing to do with the file.
 _UNRELATED = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO)
 _REMEDY = (
     "give numbers, as in 1000:1000, or names that the sandbox's /etc/passwd and /etc/group contain"
@@ -35,9 +35,10 @@ _REMEDY = (
 class Account:
     """A user of a sandbox.
 
-    :ivar uid: the uid inside.
-    :ivar gid: the gid inside.
-    :ivar groups: the supplementary groups: for a user by name without a group, those of /etc/group.
+    :ivar uid: the uid in the sandbox.
+    :ivar gid: the gid in the sandbox.
+    :ivar groups: the supplementary groups. They are read from /etc/group if the user was requested
+        by name and without a group; otherwise there are none.
     :ivar home: the home directory in /etc/passwd, or ``None``.
     """
 
@@ -48,9 +49,9 @@ class Account:
 
 
 def unusable(reason: str, errnum: int = 0) -> CommandError:
-    """Return the error for a file that can't be used.
+    """Return the error for an /etc/passwd or /etc/group that can't be used.
 
-    :param reason: the path of the file, and why.
+    :param reason: the path of the file, and the reason.
     """
     if errnum in _UNRELATED:
         return CommandError(reason, step="user", errno=errnum)
@@ -59,7 +60,7 @@ def unusable(reason: str, errnum: int = 0) -> CommandError:
 
 
 def read_account(named: NamedUser, read: Callable[[str], bytes | None]) -> Account:
-    """Find a user and a group in the files that a sandbox sees.
+    """Find a user and a group in a sandbox's /etc/passwd and /etc/group.
 
     :param read: a function that returns the content of a file of the sandbox, or None if the file
         does not exist.
@@ -73,13 +74,13 @@ def read_account(named: NamedUser, read: Callable[[str], bytes | None]) -> Accou
 
 
 def read_file(view: View, path: str, *, of_machine: Sequence[str] | None = None) -> bytes | None:
-    """Read a file as a sandbox will see it; return None if it does not exist.
+    """Read a file of a sandbox that is not started yet; return None if it does not exist.
 
-    :param of_machine: the paths of the bind mounts in a sandbox with this machine's programs;
-        ``None`` in other sandboxes. Outside of bind mounts, such a sandbox has only the directories
-        ``SHOWN``, and in them only the files that every user may read.
-    :raises CommandError: the file is not a regular file, too large, in a filesystem of gVisor, or
-        can't be read (cause ``user-unknown``).
+    :param of_machine: the paths of the bind mounts in a sandbox with the host's programs; ``None``
+        in other sandboxes. Outside of bind mounts, a sandbox with the host's programs has only the
+        directories ``SHOWN``, and in them only the files that every user may read.
+    :raises CommandError: the file is not a regular file, is too large, is in a filesystem that
+        gVisor mounts, or can't be read (cause ``user-unknown``).
     """
     try:
         walk = view.walk(path)
@@ -94,7 +95,7 @@ def read_file(view: View, path: str, *, of_machine: Sequence[str] | None = None)
                 return None
             if not stat.S_ISREG(mode):
                 raise OSError(errno.EINVAL, "not a regular file")
-            # Another process could replace the file, but not what this descriptor refers to.
+            # Open the file by its descriptor, because another process could replace the path.
             with open(file.open(os.O_RDONLY | os.O_NONBLOCK), "rb") as content:
                 found = content.read(BYTES_MAX + 1)
     except OSError as error:
@@ -115,9 +116,9 @@ def with_numbers(
 ) -> Request:
     """Return `request` with numbers in place of the names of its user and group.
 
-    :param tree: the root filesystem, or ``None`` for this machine's programs.
-    :param mounts: the destination and the source of each mount; ``None`` as source for a filesystem
-        that gVisor mounts.
+    :param tree: the root filesystem, or ``None`` for the host's programs.
+    :param mounts: the destination and the source of each mount. The source is ``None`` if gVisor
+        mounts the filesystem itself.
     :raises CommandError: a name does not exist, or a file can't be used (cause ``user-unknown``).
     """
     if not isinstance(request.user, NamedUser):
@@ -142,7 +143,7 @@ def _add_mount(view: View, destination: str, source: PathDescriptor | None) -> s
     try:
         place = view.walk(destination).wanted
     except OSError:
-        # The launch will fail, with an error about the mount.
+        # Ignore the error here, because the launch will report the same error about the mount.
         return destination
     if source is None:
         null = os.O_PATH | os.O_CLOEXEC

@@ -1,4 +1,4 @@
-"""Loading of a request's bundle; rejects entries that reach outside of the bundle."""
+"""Loading of an OCI bundle; rejects entries that reach outside of the bundle."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from usernsctl.maps import MappedIds
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenBundle:
-    """A bundle whose files were opened before the namespace was entered.
+    """An OCI bundle, whose files were opened before the process entered the namespace.
 
-    :ivar config: the fixed config.json, without keys that runsc must not get.
+    :ivar config: the config.json with usernsctl's fixes, without keys that runsc must not receive.
     :ivar tree: the bundle's root filesystem.
-    :ivar sources: the open sources of its bind mounts, by their paths in `config`.
+    :ivar sources: the open sources of the bundle's bind mounts, by their paths in `config`.
     """
 
     config: dict[str, Any]
@@ -32,11 +32,11 @@ class OpenBundle:
 def open_bundle(request: Request, path: str, ids: MappedIds) -> OpenBundle:
     """Load, check and fix the config.json of a bundle, and open the sources of its bind mounts.
 
-    The file itself is not changed.
+    The file on disk is not changed.
 
     :param path: the directory of the bundle.
     :raises BundleError: the bundle can't be read, reaches outside of its directory without
-        permission, or asks for something that rootless runsc refuses.
+        permission, or requires something that rootless runsc refuses.
     """
     with oci.Bundle(path) as directory:
         given = read_bundle(request, directory, ids)
@@ -72,7 +72,7 @@ def _open_source(directory: oci.Bundle, path: str, place: str, *, trusted: bool)
 
 
 def _with_path(descriptor: int) -> PathDescriptor:
-    """Return the descriptor with the file's real path, to open the file in the namespace."""
+    """Return a PathDescriptor with the file's real path, by which runsc opens the file again."""
     owner = Descriptor(descriptor)
     return PathDescriptor(owner, os.readlink(f"/proc/self/fd/{descriptor}"))
 
@@ -90,11 +90,11 @@ def _error(directory: oci.Bundle, place: str, path: str, error: OSError, cause: 
 
 
 def read_bundle(request: Request, bundle: oci.Bundle, ids: MappedIds) -> dict[str, Any]:
-    """Load, check and fix the config.json of a bundle; the file itself is not changed.
+    """Load, check and fix the config.json of a bundle; the file on disk is not changed.
 
-    :returns: the config for runsc, with unchanged paths.
+    :returns: the configuration for runsc, in which the paths are unchanged.
     :raises BundleError: the bundle can't be read, reaches outside of its directory without
-        permission, or asks for something that rootless runsc refuses.
+        permission, or requires something that rootless runsc refuses.
     """
     given = bundle.load()
     _refuse_escapes(request, bundle, given)
@@ -103,7 +103,8 @@ def read_bundle(request: Request, bundle: oci.Bundle, ids: MappedIds) -> dict[st
     for finding in oci.check(
         config, bundle, ids.uid, ids.gid, network=network, memory_overlay=True
     ):
-        # A missing mount point is no fault: the launch creates it in its own root filesystem.
+        # Accept a missing mount point, because the launch creates it in the root filesystem that it
+        # builds.
         if finding.blocks and finding.id != "bundle-bind-target":
             raise _refusal(bundle, [finding])
     config = oci.for_runsc(config)
@@ -115,11 +116,11 @@ def read_bundle(request: Request, bundle: oci.Bundle, ids: MappedIds) -> dict[st
 
 
 def _refuse_escapes(request: Request, bundle: oci.Bundle, config: dict[str, Any]) -> None:
-    """Reject entries that reach outside of the bundle, unless an option allows them.
+    """Reject bundle entries that reach outside of the bundle, unless an option allows them.
 
-    A single error lists all findings, so that the user sees everything before allowing it.
+    A single error lists all these entries, so that the user sees all of them before allowing them.
 
-    :raises BundleError: there are findings.
+    :raises BundleError: the bundle has such entries.
     """
     granted = {
         name
@@ -138,7 +139,7 @@ def _refuse_escapes(request: Request, bundle: oci.Bundle, config: dict[str, Any]
 
 
 def _refusal(bundle: oci.Bundle, findings: Sequence[oci.Violation]) -> BundleError:
-    """Return the error that lists `findings`; its cause is that of the first."""
+    """Return the error that lists `findings`; its cause is the cause of the first finding."""
     problems = "; ".join(f"{finding.path}: {finding.problem}" for finding in findings)
     remedies = dict.fromkeys(finding.remedy for finding in findings)
     return BundleError(

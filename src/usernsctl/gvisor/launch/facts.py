@@ -45,7 +45,7 @@ from usernsctl.maps import Extent, IdMap, MappedIds, plan
 if TYPE_CHECKING:
     from usernsctl.gvisor.launch import limits, network
 else:
-    # Most runs have neither limits nor a network.
+    # Import these modules on first use, because most runs have neither limits nor a network.
     limits = LateModule("usernsctl.gvisor.launch.limits")
     network = LateModule("usernsctl.gvisor.launch.network")
 
@@ -54,11 +54,11 @@ def refuse_own(used: HostFiles, others: Iterable[str] = ()) -> None:
     """Reject bind mounts that contain usernsctl's state or template directory, or lie in one.
 
     Directories are compared by device and inode, so symbolic links and other mounts don't hide
-    them. The directories need not exist yet. While the template directory does not exist, read-only
-    sources may contain its path, since there is no template to read.
+    them. The state and template directories need not exist yet. While the template directory does
+    not exist, a read-only bind mount may contain its path, since there is no template to read.
 
     :param others: paths of further directories that no sandbox may see.
-    :raises BindError: a source is refused (cause ``bind-shows-state``).
+    :raises BindError: a source is rejected (cause ``bind-shows-state``).
     """
     shown = {name: source.fd for name, source in used.sources.items()}
     for directory in (state_directory(), *others):
@@ -71,10 +71,10 @@ def refuse_own(used: HostFiles, others: Iterable[str] = ()) -> None:
         _core.refuse_to_show(shown, templates)
 
 
-# MS_NOSUID, MS_NODEV and MS_NOEXEC (mount(2), linux/mount.h).
+# The mount flags of /proc: MS_NOSUID, MS_NODEV and MS_NOEXEC (mount(2), linux/mount.h).
 _PROC_FLAGS = 0x2 | 0x4 | 0x8
 
-# Candidate mount points for the run's tmpfs: most machines have them, and few runs need them.
+# Candidate mount points for the run's tmpfs: directories that most machines have and few runs use.
 _SCRATCH_DIRECTORIES = ("/mnt", "/media", "/srv", "/tmp", "/run", "/var/tmp", "/home", "/boot")  # noqa: S108
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -84,16 +84,17 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__fil
 class HostFiles:
     """Open files of the host that a run uses.
 
-    :ivar runsc: runsc; a script is executed by its path, which the script may depend on.
+    :ivar runsc: runsc. If runsc is a script, it is executed by its path, on which the script may
+        depend.
     :ivar watcher: the program that waits for runsc and forwards signals.
     :ivar verifier: the program that checks that the kernel is gVisor's, or ``None``.
-    :ivar tree: the root filesystem, or ``None`` for this machine's programs.
-    :ivar network: the program that makes the network of the sandbox, or ``None``.
+    :ivar tree: the root filesystem, or ``None`` for the host's programs.
+    :ivar network: the program that creates the network of the sandbox, or ``None``.
     :ivar binds: the bind mounts of the request.
     :ivar sources: the sources of all bind mounts, by their paths in `binds` and config.json.
-    :ivar state: the directory for runsc's state, or ``None`` for a private one.
-    :ivar debug_log: the directory for runsc's debug logs, or ``None`` for discarded ones.
-    :ivar bundle: the config.json of the bundle, see :class:`OpenBundle`, or ``None``.
+    :ivar state: the directory for runsc's state, or ``None`` for a private directory.
+    :ivar debug_log: the directory for runsc's debug logs, or ``None`` if the logs are discarded.
+    :ivar bundle: the config.json of the bundle (``OpenBundle.config``), or ``None``.
     """
 
     runsc: PathDescriptor
@@ -108,12 +109,12 @@ class HostFiles:
     bundle: dict[str, Any] | None = None
 
     def close(self) -> None:
-        """Close all files."""
+        """Close all open files of the run."""
         for file in self.files():
             file.close()
 
     def files(self) -> list[PathDescriptor]:
-        """Return the open files of all fields."""
+        """Return the open files of all fields of this object."""
         values = (getattr(self, field.name) for field in fields(self))
         return [
             *(value for value in values if isinstance(value, PathDescriptor)),
@@ -121,20 +122,21 @@ class HostFiles:
         ]
 
     def writable_sources(self) -> set[str]:
-        """Return the sources of the writable bind mounts, as in `sources`."""
+        """Return the sources of the writable bind mounts, as they are in `sources`."""
         mounts = oci.bind_mounts(self.bundle) if self.bundle is not None else []
         return {bind.source for bind in self.binds if not bind.read_only} | {
             mount["source"] for mount in mounts if not oci.is_read_only(mount)
         }
 
     def scratch_places(self, others: Iterable[str] = ()) -> tuple[str, ...]:
-        """Return directories to mount a tmpfs on, which hide no path that the run still uses.
+        """Return mount points for a tmpfs that do not hide a path that the run still uses.
 
         :param others: further paths that must stay visible.
-        :raises NamespaceError: all candidates contain such paths.
+        :raises NamespaceError: every candidate contains a path that the run uses.
         """
         needed = [file.path for file in (self.runsc, self.state) if file is not None]
-        # Python may import modules after the tmpfs is mounted.
+        # Keep the directories of Python modules visible: some are imported after the tmpfs is
+        # mounted.
         needed += [os.path.abspath(entry) for entry in (*sys.path, __file__)]
         needed += others
         needed += [os.path.realpath(path) for path in needed]
@@ -149,7 +151,7 @@ class HostFiles:
 
 
 def free_places(needed: Iterable[str]) -> tuple[str, ...]:
-    """Return the candidate directories for a tmpfs that contain none of these paths."""
+    """Return the candidate mount points of the run's tmpfs that contain no path in `needed`."""
     paths = list(needed)
     return tuple(
         place
@@ -169,12 +171,12 @@ def _no_scratch() -> NamespaceError:
 
 
 def open_files(request: Request, program: str, ids: MappedIds, *, makes: bool = True) -> HostFiles:
-    """Open the files that a request names, and its bundle.
+    """Open the files that a request names, and the request's bundle.
 
     :param program: the path of runsc.
     :param ids: the mapped ids, for which the bundle is checked.
-    :param makes: whether to create missing directories for runsc's state and logs; otherwise
-        missing ones are None in the result.
+    :param makes: whether to create missing directories for runsc's state and logs; otherwise a
+        missing directory is None in the result.
     :raises BindError: a source of a bind mount does not exist.
     :raises BundleError: as :func:`usernsctl.gvisor.launch.bundle.open_bundle` does.
     :raises RunscError: a program of this package is missing, or the directory for state or logs is
@@ -184,7 +186,8 @@ def open_files(request: Request, program: str, ids: MappedIds, *, makes: bool = 
     config: dict[str, Any] | None = None
     tree: PathDescriptor | None = None
     if request.bundle:
-        # Imported here, since it imports msgspec.
+        # Import the module here, since this module imports msgspec, which runs without a bundle
+        # don't need.
         from usernsctl.gvisor.launch.bundle import open_bundle
 
         bundle = open_bundle(request, request.bundle, ids)
@@ -215,7 +218,7 @@ def open_files(request: Request, program: str, ids: MappedIds, *, makes: bool = 
     )
 
 
-# The ends of names of archives.
+# File name suffixes of archives.
 _ARCHIVES = (".tar", ".tgz", ".tar.gz", ".tar.xz", ".tar.zst", ".tar.bz2")
 
 
@@ -234,7 +237,8 @@ def _open_tree(path: str) -> PathDescriptor:
                 f"unpack it: mkdir image; tar -C image --no-same-owner -xf {quoted(path)}\n"
                 "an archive of `docker save` needs skopeo and umoci: docs/run.md, Images"
             )
-        # The error is not assigned to a variable, whose traceback would keep descriptors open.
+        # Do not assign the new error to a variable: the frame in its traceback would keep
+        # descriptors open.
         raise _error(
             BindError,
             f"the root filesystem {path} {known.get(error.errno or 0, '')}".rstrip(),
@@ -280,9 +284,9 @@ def _error(
 ) -> UsernsError:
     """Return the error for a file that could not be opened.
 
-    :param says: whether to append the kernel's message to `what`.
+    :param says: whether to append the text of strerror(3) to `what`.
     """
-    # The frames of the traceback keep descriptors open.
+    # Remove the traceback, whose frames keep descriptors open.
     error.__traceback__ = None
     known = error if isinstance(error, ForeignLinkError | WritableByOthersError) else None
     return kind.kind_for(error.errno or 0)(
@@ -296,22 +300,25 @@ def _error(
 
 
 def home_directories(environ: Mapping[str, str]) -> set[str]:
-    """Return the home directories of the caller: that of HOME, and that of the user database.
+    """Return the home directories of the caller, from the variable HOME and from the user database.
 
-    :returns: absolute paths, and in addition those without symbolic links.
+    :returns: each directory as an absolute path, and in addition as a path without symbolic links.
     """
     homes = {environ.get("HOME", "")}
     with contextlib.suppress(KeyError):
         homes.add(pwd.getpwuid(os.getuid()).pw_dir)
-    # os.path.normpath() keeps two leading slashes.
+    # Reduce two leading slashes, which os.path.normpath() preserves.
     named = {"/" + os.path.normpath(home).lstrip("/") for home in homes if home.startswith("/")}
     return (named | {os.path.realpath(home) for home in named}) - {"/"}
 
 
 def _refuse_kernel(name: str, source: PathDescriptor) -> None:
-    """Refuse a writable source that acts on the kernel, such as /proc or /sys; allow devices.
+    """Reject a writable source that acts on the host's kernel, such as /proc or /sys.
 
-    :raises BindError: the source is such a file or contains one (cause ``bind-writes-machine``).
+    Devices are allowed.
+
+    :raises BindError: the source acts on the kernel, or contains a file that does (cause
+        ``bind-writes-machine``).
     """
     part = _core.machine_part(source.fd)
     if part not in (None, "/dev"):
@@ -328,7 +335,7 @@ def _refuse_kernel(name: str, source: PathDescriptor) -> None:
 def own_program(name: str, purpose: str) -> PathDescriptor:
     """Open a native program of this package.
 
-    :param purpose: the program's purpose, for the error if it is missing.
+    :param purpose: the program's purpose, for the error if the program is missing.
     :raises CommandError: the program is missing, or can't be opened.
     """
     path = find_program(name, purpose)
@@ -355,10 +362,11 @@ def _network() -> PathDescriptor:
 def _resolver(
     binds: Iterable[Bind], config: dict[str, Any] | None, sources: dict[str, PathDescriptor]
 ) -> list[Bind]:
-    """Return the bind mount of resolv.conf for a private network, unless there is one already.
+    """Return the bind mount of resolv.conf for a private network; empty if one is requested.
 
     :param config: the config.json of a bundle.
-    :param sources: the sources of all bind mounts, to which the file is added.
+    :param sources: the sources of all bind mounts, to which the source of the returned mount is
+        added.
     """
     inside = "/etc/resolv.conf"
     mounts = (config or {}).get("mounts") or ()
@@ -384,7 +392,9 @@ def _destination(bind: Bind) -> str:
 
 
 def _make_directory(path: str | None, *, makes: bool) -> PathDescriptor | None:
-    """Open a directory for runsc's state or logs; create it if it is missing and `makes` is true.
+    """Open a directory for runsc's state or logs; create a missing one if `makes` is true.
+
+    Return None if the directory is missing and `makes` is false.
 
     :raises RunscError: the directory can't be created, is not writable, or is writable by other
         users, who could plant symbolic links that runsc follows.
@@ -397,7 +407,8 @@ def _make_directory(path: str | None, *, makes: bool) -> PathDescriptor | None:
         if not os.access(f"/proc/self/fd/{directory.fd}", os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
-        # The error is not assigned to a variable, whose traceback would keep descriptors open.
+        # Do not assign the new error to a variable: the frame in its traceback would keep
+        # descriptors open.
         raise _error(
             RunscError,
             what,
@@ -411,10 +422,10 @@ def _make_directory(path: str | None, *, makes: bool) -> PathDescriptor | None:
 
 
 def check_ids(ids: MappedIds, user: tuple[int, int], *, nests: bool = False) -> None:
-    """Check that runsc will be 0:0 in the namespace, and that the command can have its ids.
+    """Check that runsc will be 0:0 in the namespace, and that the command's ids are mapped.
 
-    :param nests: whether the verifier can map the ids of the command inside, which it does if the
-        namespace maps no id but 0.
+    :param nests: whether the verifier, a program in the sandbox, maps the command's ids if the
+        namespace maps only id 0.
     :raises PlanError: an id is not mapped.
     """
     if ids.become != (0, 0):
@@ -441,7 +452,7 @@ def check_ids(ids: MappedIds, user: tuple[int, int], *, nests: bool = False) -> 
 
 
 def ids_of(request: Request) -> tuple[int, int]:
-    """Return the uid and the gid of a request, which must not have names."""
+    """Return the uid and the gid of a request, which must have numbers instead of names."""
     assert request.user is None or isinstance(request.user, tuple)
     return request.user or (0, 0)
 
@@ -454,7 +465,7 @@ def with_account(request: Request, used: HostFiles) -> Request:
     """
     if request.user is None or isinstance(request.user, tuple):
         return request
-    # Imported here, since most runs have no names.
+    # Import the module here, since most requests have no names of users.
     from usernsctl.gvisor.launch import accounts
 
     config = used.bundle or {}
@@ -472,19 +483,19 @@ def _range(extent: Extent) -> str:
     return str(extent.inside) if extent.count == 1 else f"{extent.inside} to {last}"
 
 
-# Each run has its own mount namespace, also in a named user namespace.
+# The namespaces that each run creates, even if the run joins a named user namespace.
 _NAMESPACES = ("mount",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetNamespace:
-    """The namespaces that runsc will run in.
+    """The namespaces in which runsc will run.
 
     :ivar ids: the mapped ids.
     :ivar target: the namespaces to create or join.
-    :ivar pid: whether there is a PID namespace, which only a child process can be in.
-    :ivar single_id_reason: the reason why only one id is mapped although the caller asked for
-        more, or ``None``.
+    :ivar pid: whether the run has a PID namespace, which only a child process can be in.
+    :ivar single_id_reason: the reason why only one id is mapped although the caller requested more,
+        or ``None``.
     """
 
     ids: MappedIds
@@ -511,11 +522,11 @@ class TargetNamespace:
     def kept(cls, name: str, wanted: str) -> TargetNamespace:
         """Find a named user namespace (``usernsctl ns create``).
 
-        :param wanted: the network of the sandbox.
+        :param wanted: the network that the sandbox needs.
         :raises NamespaceError: no namespace has this name.
-        :raises CommandError: the namespace lacks the network.
+        :raises CommandError: the namespace lacks the network `wanted`.
         """
-        # Imported here, since most runs use no named namespace.
+        # Import the module here, since most runs use no named namespace.
         from usernsctl.namespaces.named import find_named
         from usernsctl.namespaces.namespace import Namespace
 
@@ -532,12 +543,12 @@ class TargetNamespace:
     def enter(self, *, reraise_signal: bool) -> None:
         """Enter the namespaces, including a new mount namespace, and close inherited descriptors.
 
-        Standard input, output and error stay open. If there is a PID namespace, this method forks,
-        and returns in the child, which is in that namespace; the parent waits for the child, and
-        exits with its status.
+        Standard input, output and error stay open. If the run has a PID namespace, this method
+        forks, and returns in the child, which is in that namespace. The parent waits for the child,
+        and exits with the child's status.
 
         :param reraise_signal: whether the parent kills itself by the signal that killed the child,
-            in place of the exit status 128+N.
+            instead of exiting with status 128+N.
         :raises NamespaceError: a system call failed.
         """
         close_inherited()
@@ -548,11 +559,12 @@ class TargetNamespace:
 
 
 def _mount_own_proc() -> None:
-    """Mount a /proc of this process's PID namespace, unless /proc is already of that namespace.
+    """Mount a /proc of this process's PID namespace, unless /proc already belongs to it.
 
     runsc looks up its children in /proc, by their pids in its own PID namespace.
 
-    :raises NamespaceError: the mount failed; in a container, since parts of its /proc are masked.
+    :raises NamespaceError: the mount failed. In a container, the mount fails if parts of its /proc
+        are masked.
     """
     with contextlib.suppress(FileNotFoundError):
         if os.readlink("/proc/self") == str(os.getpid()):
@@ -562,7 +574,8 @@ def _mount_own_proc() -> None:
 
 def _continue_in_child(*, reraise_signal: bool) -> None:
     parent = os.pidfd_open(os.getpid())
-    # Signals that arrive before un_supervise_child() stay pending; it forwards them to the child.
+    # Block all signals: those that arrive before un_supervise_child() stay pending, and
+    # un_supervise_child() forwards them to the child.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     child = os.fork()
     if child:
@@ -570,8 +583,8 @@ def _continue_in_child(*, reraise_signal: bool) -> None:
         if status < 0 and reraise_signal:
             _core.reraise(-status)
         os._exit(status if status >= 0 else 128 - status)
-    # Set PDEATHSIG first, then check that the parent is alive: the kernel sends the signal only if
-    # the parent dies after prctl(2).
+    # Set PDEATHSIG first, then check that the parent is alive, because the kernel sends the signal
+    # only if the parent dies after prctl(2).
     _core.apply_setup(_core.Setup(pdeathsig=signal.SIGKILL))
     if select.select([parent], [], [], 0)[0]:
         os._exit(128 + signal.SIGKILL)
@@ -585,9 +598,10 @@ class Facts:
 
     :ivar version: the version of this package.
     :ivar ids: the mapped ids.
-    :ivar is_root: whether the caller is root, who may read files that programs inside should not.
-    :ivar homes: the home directories of the caller, which are hidden inside; ``None`` for those of
-        the user who starts a frozen launch.
+    :ivar is_root: whether the caller is root, who may read files that programs in the sandbox
+        should not read.
+    :ivar homes: the home directories of the caller, which are hidden in the sandbox. ``None`` in a
+        frozen launch: they are then the home directories of the user who starts it.
     :ivar runsc: the path of runsc, which may be a symbolic link.
     :ivar runsc_file: the path of runsc without symbolic links.
     :ivar runsc_is_script: whether runsc has to be executed by its path.
@@ -595,12 +609,12 @@ class Facts:
     :ivar verifier: the path of the program that checks that the kernel is gVisor's, or ``None``.
     :ivar runsc_env: the environment of runsc.
     :ivar network_command: the path and the options of usernsctl-network; empty if that program
-        makes no network for the sandbox.
-    :ivar tree: the root filesystem, or ``None`` for this machine's programs.
+        creates no network for the sandbox.
+    :ivar tree: the root filesystem, or ``None`` for the host's programs.
     :ivar binds: the bind mounts of the request, with sources without symbolic links.
     :ivar sources: the real paths of all sources, by their paths in `binds` and `bundle`.
-    :ivar state: the directory for runsc's state, or ``None`` for a private one.
-    :ivar debug_log: the directory for runsc's debug logs, or ``None`` for discarded ones.
+    :ivar state: the directory for runsc's state, or ``None`` for a private directory.
+    :ivar debug_log: the directory for runsc's debug logs, or ``None`` if the logs are discarded.
     :ivar bundle: the config.json of a bundle as :func:`read_bundle` returned it, or ``None``.
     :ivar scratch: candidate mount points for the run's tmpfs.
     :ivar enforced: the limits of the sandbox, or ``None``.
@@ -628,7 +642,7 @@ class Facts:
 
     @property
     def disk(self) -> int:
-        """The limit of the writes to the root filesystem, in bytes; 0 without limit."""
+        """The limit of the writes to the root filesystem, in bytes; 0 means no limit."""
         return 0 if self.enforced is None else self.enforced.disk
 
 
@@ -637,8 +651,8 @@ class Inspection:
     """Results of :func:`inspect`.
 
     :ivar request: the request, with numbers in place of the names of its user and group.
-    :ivar used: the open files, so that the launch uses the inspected ones.
-    :ivar place: the namespaces that runsc will run in.
+    :ivar used: the open files, so that the launch uses the same files that were inspected.
+    :ivar place: the namespaces in which runsc will run.
     """
 
     request: Request
@@ -654,7 +668,7 @@ def inspect(
     notify: Callable[[str], object] = lambda text: None,
     makes: bool = True,
 ) -> Inspection:
-    """Collect the facts for a run, and open its files.
+    """Collect the facts about the host for a run, and open the run's files.
 
     :param caller: the environment of the caller.
     :param notify: called with messages for the user.
@@ -662,8 +676,8 @@ def inspect(
     :raises UsernsError: a file or namespace is missing or denied.
     """
     if request.terminal and not _core.stdio_is_terminal():
-        # gVisor uses one of the three standard streams as the terminal of all three, so output
-        # would be lost.
+        # gVisor uses one of the three standard streams as the terminal of all three, so output to
+        # the other streams would be lost.
         raise CommandError(
             "--terminal needs a terminal, but standard input, output and error are not one",
             step="stdio",
@@ -697,13 +711,13 @@ def _with_virtual_env(
     used: HostFiles,
     notify: Callable[[str], object],
 ) -> HostFiles:
-    """Return `used` with the virtual environment that the command lies in, if the caller has one.
+    """Return `used` with the caller's active virtual environment, if the command lies in it.
 
-    :param notify: called with a message if the environment is not shown.
+    :param notify: called with a message if the sandbox can't see the virtual environment.
     """
     if not request.virtual_env or not request.args or used.tree is not None:
         return used
-    # Imported here, since few callers have an active virtual environment.
+    # Import the module here, since few callers have an active virtual environment.
     from usernsctl.gvisor.launch import virtualenv
 
     command = virtualenv.find_command(request.args[0], request.env.get("PATH", DEFAULT_PATH))
@@ -733,7 +747,7 @@ def collect_facts(
     *,
     scratch: tuple[str, ...],
 ) -> Facts:
-    """Return the facts for a run whose files are open.
+    """Return the facts about the host for a run whose files are open.
 
     :param program: the path of runsc, which may be a symbolic link.
     :param scratch: candidate mount points for the run's tmpfs.
@@ -766,11 +780,11 @@ def collect_facts(
 def limits_of(
     request: Request, writable: Iterable[str], *, groups: bool = True
 ) -> limits.EnforcedLimits:
-    """Return the limits of a request, each with the mechanism that enforces it.
+    """Return the limits of a request, each with the mechanism that will enforce it.
 
     :param writable: the sources of the writable bind mounts.
-    :param groups: whether the sandbox may get control groups of its own.
-    :raises RunscError: a limit is out of range, or can't be enforced here.
+    :param groups: whether the sandbox may have control groups of its own.
+    :raises RunscError: a limit is out of range, or can't be enforced on this host.
     """
     wanted = limits.Limits(
         memory=request.memory,
@@ -788,13 +802,13 @@ def limits_of(
 
 
 def descriptors(launch: Launch, files: Iterable[PathDescriptor]) -> list[int]:
-    """Return the descriptors of the launch's sources, in their order."""
+    """Return the descriptors in `sources`, in the order that the launch expects."""
     descriptor_of = {file.path: file.fd for file in files}
     return [descriptor_of[source.path] for source in launch.sources]
 
 
 def _directory(found: PathDescriptor | None, wanted: str | None) -> str | None:
-    """Return the path of a directory that may still be missing."""
+    """Return the absolute path of a directory that need not exist yet."""
     if found is not None or wanted is None:
         return found.path if found is not None else None
     return os.path.abspath(wanted)

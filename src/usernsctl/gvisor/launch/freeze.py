@@ -1,7 +1,8 @@
-"""Frozen launches: files that ``usernsctl-exec --launch`` performs later, without Python.
+"""Frozen launches: planned runs in files, for ``usernsctl-exec --launch``, without Python.
 
-The file fixes the plan of the run. The process that performs the launch determines the homes to
-hide, the ids, the working directory, the hostname, variables that the file names, and arguments.
+The file contains the plan of the run. The process that performs the launch determines the home
+directories to hide, the ids, the working directory, the hostname, the values of environment
+variables that the file names, and optionally another command.
 """
 
 from __future__ import annotations
@@ -33,27 +34,27 @@ from usernsctl.gvisor.runsc.command import DEFAULT_PATH
 from usernsctl.gvisor.runsc.find import SIDE_VARIABLE, find_runsc, side_programs
 from usernsctl.maps import Extent, MappedIds
 
-# Any user may perform the launch, and only the owner may change it.
+# Mode of a frozen launch's file: any user may perform the launch, and only the owner may change it.
 _MODE = 0o644
 
-# State directories of the user who performs the launch, who may be root; they need not exist yet.
+# State directories of a user who performs the launch and may be root. They need not exist yet.
 _STATES = ("/tmp/usernsctl-0", "/run/user/0/usernsctl")  # noqa: S108
 
-# The largest id map that a launch can have, and the map of a single id.
+# The largest id map that a launch can have, and the id map of a launch with a single id.
 _ALL_IDS = (Extent(0, 0, 1), Extent(1, 1, 2**32 - 2))
 _ONE_ID = (Extent(0, 0, 1),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FreezePolicy:
-    """Settings of a frozen launch that apply when it is performed.
+    """Settings of a frozen launch that apply when the launch is performed.
 
     :ivar ids: options of ``usernsctl-exec`` that create the user namespace.
     :ivar has_several: whether these options map more than one id.
     :ivar env: the records of :func:`environment_of` for the command's variables.
-    :ivar terminal: whether the command needs a terminal; ``None`` if it gets one where there is
-        one.
-    :ivar remedy: the shell command that writes the file again.
+    :ivar terminal: whether the command needs a terminal; ``None`` if it uses a terminal only if one
+        is available.
+    :ivar remedy: the shell command that writes the frozen launch again.
     """
 
     ids: tuple[str, ...] = ()
@@ -68,13 +69,13 @@ def environment_of(
 ) -> tuple[Record, ...]:
     """Return the records for the environment of a frozen launch's command.
 
-    :param settings: ``NAME=VALUE``, or ``NAME`` for the variable's value when the launch is
-        performed.
-    :param files: files with such settings.
-    :param everything: whether the command gets all variables of the process that performs the
+    :param settings: ``NAME=VALUE``, or ``NAME`` for the value that the variable has when the launch
+        is performed.
+    :param files: paths of files that contain settings.
+    :param everything: whether the command inherits all variables of the process that performs the
         launch; by default PATH, LANG and TERM.
-    :param bare: whether the command gets only the variables in `settings` and `files`.
-    :raises CommandError: a file can't be read, or a setting is malformed.
+    :param bare: whether the command has only the variables in `settings` and `files`.
+    :raises CommandError: one of `files` can't be read, or a setting is malformed.
     """
     records = []
     if everything:
@@ -92,10 +93,10 @@ def environment_of(
 
 
 def freeze(request: Request, caller: Mapping[str, str], later: FreezePolicy) -> Launch:
-    """Plan a launch that is performed later.
+    """Plan a launch that is to be performed later.
 
     :param request: the request, whose `env` and `idmap` are ignored.
-    :param caller: the environment of the caller, to find runsc.
+    :param caller: the environment of the caller, by which runsc is found.
     :param later: the settings that apply when the launch is performed.
     :raises UsernsError: a file of the request is missing or denied now.
     """
@@ -113,10 +114,11 @@ def freeze(request: Request, caller: Mapping[str, str], later: FreezePolicy) -> 
     used = open_files(request, program, ids)
     refuse_own(used, _STATES)
     request = with_account(request, used)
-    # The tmpfs must not hide paths that are looked up after it is mounted.
+    # Choose mount points for the tmpfs that hide no path that is looked up after the tmpfs is
+    # mounted.
     scratch = free_places([program, used.runsc.path])
     now = collect_facts(request, caller, program, used, ids, scratch=scratch)
-    # The user who performs the launch may be root, and has other home directories.
+    # The user who performs the launch may be root, and has different home directories.
     facts = replace(now, is_root=True, homes=None)
     programs = [used.runsc, used.watcher, *([used.verifier] if used.verifier is not None else [])]
     beside = side_programs(program, facts.runsc_env.get(SIDE_VARIABLE))
@@ -134,7 +136,7 @@ def freeze(request: Request, caller: Mapping[str, str], later: FreezePolicy) -> 
 
 
 def _recognise(program: PathDescriptor) -> tuple[int, str, str]:
-    """Return the size, the mode and the checksum by which a launch recognises a program.
+    """Return the size, the mode and the checksum by which a launch detects a replaced program.
 
     :raises CommandError: the program can't be read.
     """
@@ -152,7 +154,7 @@ def _recognise(program: PathDescriptor) -> tuple[int, str, str]:
 
 
 def _recognise_by_path(path: str) -> tuple[str, tuple[int, str, str]]:
-    """Return the path without symbolic links, and the result of :func:`_recognise`.
+    """Return the program's path without symbolic links, and the result of :func:`_recognise`.
 
     :raises CommandError: the program can't be opened or read.
     """
@@ -179,9 +181,9 @@ def write(launch: Launch, path: str) -> None:
 
 
 def write_file(content: bytes, path: str, mode: int, step: str) -> None:
-    """Write a file, atomically replacing an existing one.
+    """Write a file, atomically replacing an existing file.
 
-    :param step: the step that errors name.
+    :param step: the name of the failed step, for errors.
     :raises CommandError: the file can't be written, or `path` is not a regular file.
     """
     temporary = os.path.join(os.path.dirname(path), f".usernsctl-{os.urandom(8).hex()}")
@@ -205,7 +207,7 @@ def write_file(content: bytes, path: str, mode: int, step: str) -> None:
 
 
 def _check_replaceable(path: str) -> None:
-    """Check that a file to replace is no device, such as /dev/null, and no link to one.
+    """Check that a file to replace is neither a device, such as /dev/null, nor a link to a device.
 
     :raises OSError: `path` exists, and is neither a regular file nor a link to one.
     """
@@ -221,7 +223,7 @@ def _check_replaceable(path: str) -> None:
 
 
 def remedy_of(argv: Sequence[str]) -> str:
-    """Return the shell command that writes a frozen launch again, without values of variables.
+    """Return the shell command that writes a frozen launch again, without the values of --env.
 
     :param argv: the arguments of the call, without ``usernsctl freeze``.
     """

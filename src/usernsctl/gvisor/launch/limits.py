@@ -1,4 +1,4 @@
-"""Limits of a sandbox, and the mechanisms that enforce them on this machine."""
+"""Limits of a sandbox, and the mechanisms by which this host enforces them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from usernsctl import _core
 from usernsctl._lean import Any, dataclass, field, fields
 from usernsctl.errors import RunscError
 
-# gVisor alone uses 16 to 21 MiB, and 15 to 25 processes and threads (runsc 20240729).
+# The least limits of memory, in bytes, and of processes and threads. gVisor alone uses 16 to 21
+# MiB, and 15 to 25 processes and threads (runsc 20240729).
 MEMORY_MIN = 24 << 20
 PIDS_MIN = 30
-# Less than any program needs.
+# The least limit of written data, in bytes, which is less than any program needs.
 DISK_MIN = 1 << 20
 
 _UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
@@ -23,12 +24,12 @@ _SIZE_FORM = "a number of bytes, or a number with a unit such as 512M or 1.5GiB"
 _TIME_FORM = "a number of seconds, or a number with a unit: 30s, 2m, 1.5h"
 _CPUS_FORM = "a number of processors such as 2 or 1.5"
 
-#: The values of ``--limits``.
+#: The accepted values of ``--limits``.
 STRICT, BEST_EFFORT = MODES = ("strict", "best-effort")
 
 
 def parse_size(text: str) -> int:
-    """Parse a size as Docker writes it, such as ``512M``, ``1g``, ``1GiB`` or ``1048576``.
+    """Parse a size in Docker's format, such as ``512M``, ``1g``, ``1GiB`` or ``1048576``.
 
     :returns: the number of bytes; all units are powers of 1024.
     :raises ValueError: `text` is not a size, or is 0.
@@ -44,7 +45,7 @@ def parse_size(text: str) -> int:
 
 
 def shown_size(size: int) -> str:
-    """Return a size in the greatest unit in which it is a whole number, such as ``10M``."""
+    """Return a size as text in the largest unit that divides it, such as ``10M``."""
     if not size:
         return "0 bytes"
     unit, power = max(
@@ -55,7 +56,7 @@ def shown_size(size: int) -> str:
 
 
 def shown(name: str, limit: float) -> str:
-    """Return a limit with its unit, as ``usernsctl run`` takes it."""
+    """Return a limit as text with its unit, in the format that ``usernsctl run`` parses."""
     if name in ("memory", "disk"):
         return shown_size(int(limit))
     unit = {"pids": " processes and threads", "timeout": " s", "idle_timeout": " s"}
@@ -65,7 +66,7 @@ def shown(name: str, limit: float) -> str:
 def parse_count(text: str) -> int:
     """Parse a number of processes.
 
-    :raises ValueError: `text` is not a whole number, or is 0.
+    :raises ValueError: `text` is not an integer, or is 0.
     """
     if not re.fullmatch("[0-9]{1,19}", text):
         raise ValueError(f"{text!r} is not a whole number")
@@ -74,9 +75,9 @@ def parse_count(text: str) -> int:
 
 
 def parse_cpus(text: str) -> float:
-    """Parse a number of processors, which may have a fraction.
+    """Parse a number of processors, which need not be an integer.
 
-    :raises ValueError: `text` is not such a number, or is 0.
+    :raises ValueError: `text` is not a number of processors, or is 0.
     """
     if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,3})?", text):
         raise ValueError(f"{text!r} is not {_CPUS_FORM}")
@@ -85,7 +86,7 @@ def parse_cpus(text: str) -> float:
 
 
 def parse_duration(text: str) -> float:
-    """Parse a duration as timeout(1) does, such as ``30s``, ``2m`` or ``1.5``.
+    """Parse a duration in the format of timeout(1), such as ``30s``, ``2m`` or ``1.5``.
 
     :returns: seconds.
     :raises ValueError: `text` is not a duration, is less than a millisecond, or too long.
@@ -107,12 +108,12 @@ def _check_above_zero(text: str, number: float) -> None:
 def _check_number(
     name: str, given: Any, parse: Callable[[str], Any], types: tuple[type, ...], form: str
 ) -> Any:
-    """Return the limit for an argument: None, text for `parse`, or a number."""
+    """Convert an argument to a limit; None stays None, and text is parsed by `parse`."""
     if given is None:
         return None
     if isinstance(given, bool) or not isinstance(given, (str, *types)):
         raise TypeError(f"{name} must be {form}, not {given!r}")
-    # str() of a float may have an exponent, which no limit has.
+    # str() of a float may contain an exponent, which `parse` does not accept.
     text = f"{given:.12g}" if isinstance(given, float) else str(given)
     try:
         return parse(text)
@@ -121,7 +122,7 @@ def _check_number(
 
 
 def check_size(name: str, given: Any) -> int | None:
-    """Return the size for an argument: text as for :func:`parse_size`, or a number of bytes.
+    """Convert an argument to a size in bytes; text is parsed by :func:`parse_size`.
 
     :raises TypeError: `given` has another type.
     :raises ValueError: `given` is not a size, or is 0.
@@ -131,7 +132,7 @@ def check_size(name: str, given: Any) -> int | None:
 
 
 def check_count(name: str, given: Any) -> int | None:
-    """Return the number of processes for an argument.
+    """Convert an argument to a number of processes.
 
     :raises TypeError: `given` is not an int.
     :raises ValueError: `given` is below 1.
@@ -141,7 +142,7 @@ def check_count(name: str, given: Any) -> int | None:
 
 
 def check_cpus(name: str, given: Any) -> float | None:
-    """Return the number of processors for an argument.
+    """Convert an argument to a number of processors.
 
     :raises TypeError: `given` is not a number.
     :raises ValueError: `given` is not a positive number.
@@ -151,7 +152,7 @@ def check_cpus(name: str, given: Any) -> float | None:
 
 
 def check_duration(name: str, given: Any) -> float | None:
-    """Return the number of seconds for an argument: text as for :func:`parse_duration`, or seconds.
+    """Convert an argument to seconds; text is parsed by :func:`parse_duration`.
 
     :raises TypeError: `given` has another type.
     :raises ValueError: `given` is not a duration, or is less than a millisecond.
@@ -163,16 +164,17 @@ def check_duration(name: str, given: Any) -> float | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Limits that were asked for; ``None`` for no limit.
+    """The requested limits of a sandbox; ``None`` for no limit.
 
-    :ivar memory: the memory of the whole sandbox in bytes, gVisor's own and files included.
-    :ivar pids: the number of processes and threads of the machine that the sandbox uses.
+    :ivar memory: the memory of the complete sandbox in bytes, including gVisor's own memory and
+        files in memory.
+    :ivar pids: the number of host processes and threads of the sandbox.
     :ivar cpus: the number of processors.
-    :ivar disk: the size of the root filesystem's writes, and of each tmpfs in config.json, in
-        bytes.
-    :ivar timeout: the time of the run, in seconds.
+    :ivar disk: the size of the data written to the root filesystem, and of each tmpfs in
+        config.json, in bytes.
+    :ivar timeout: the time limit of the run, in seconds.
     :ivar idle_timeout: the time without a running command, in seconds, after which a sandbox
-        without a first command is ended.
+        without a first command is killed.
     """
 
     memory: int | None = None
@@ -185,16 +187,17 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """Facts about this machine, or the control group of this process.
+    """Facts about this host, or about the control group of this process.
 
-    :ivar memory: the memory in bytes.
+    :ivar memory: the memory of the host or control group, in bytes.
     :ivar processors: the number of processors that this process may use.
     :ivar pids: the number of processes and threads that this user may have.
     :ivar is_root: whether runsc runs as root, whose processes RLIMIT_NPROC does not limit.
     :ivar writable: the source of a writable bind mount, or ``None``.
-    :ivar counts_by_namespace: whether RLIMIT_NPROC counts each user namespace apart.
-    :ivar groups: the limits that a control group of a sandbox can enforce here, each with the
-        version of control groups.
+    :ivar counts_by_namespace: whether RLIMIT_NPROC counts the processes of each user namespace
+        separately.
+    :ivar groups: the limits that a control group of a sandbox can enforce on this host, each with
+        the version of control groups (1 or 2).
     """
 
     memory: int
@@ -207,10 +210,10 @@ class Machine:
 
     @classmethod
     def here(cls, writable: Iterable[str], *, groups: bool = True) -> Machine:
-        """Return the facts about this machine.
+        """Return the facts about this host.
 
         :param writable: the sources of the writable bind mounts.
-        :param groups: whether the sandbox may get control groups of its own.
+        :param groups: whether the sandbox may have control groups of its own.
         """
         import resource
 
@@ -236,12 +239,13 @@ class Machine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitPart:
-    """A limit of a sandbox, with its mechanism.
+    """A limit of a sandbox, and the mechanism that enforces it.
 
     :ivar name: ``"memory"``, ``"pids"``, ``"cpus"``, ``"disk"``, ``"timeout"`` or
         ``"idle_timeout"``.
-    :ivar limit: the limit: bytes, processes and threads, processors, or seconds.
-    :ivar means: the mechanism that enforces the limit, or ``None`` if none does (best effort).
+    :ivar limit: the limit, in bytes, processes and threads, processors, or seconds.
+    :ivar means: the mechanism that enforces the limit, or ``None`` if the limit is not enforced
+        (best effort).
     :ivar is_grouped: whether a control group of the sandbox enforces the limit.
     """
 
@@ -256,19 +260,19 @@ class LimitPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnforcedLimits:
-    """The limits of a sandbox, each with the mechanism that enforces it here.
+    """The limits of a sandbox, each with the mechanism by which this host enforces it.
 
-    :ivar parts: the limits that were asked for.
+    :ivar parts: the requested limits.
     """
 
     parts: tuple[LimitPart, ...] = ()
 
     def without(self, name: str) -> EnforcedLimits:
-        """Return the limits except the one of that name."""
+        """Return a copy without the limit `name`."""
         return EnforcedLimits(parts=tuple(part for part in self.parts if part.name != name))
 
     def get(self, name: str) -> LimitPart | None:
-        """Return the limit of that name, or ``None``."""
+        """Return the limit `name`, or ``None`` if it was not requested."""
         return next((part for part in self.parts if part.name == name), None)
 
     def _enforced(self, name: str) -> float:
@@ -277,22 +281,22 @@ class EnforcedLimits:
 
     @property
     def memory(self) -> int:
-        """The memory that the program sees, in bytes; 0 without limit."""
+        """The memory size that gVisor shows to programs, in bytes; 0 means no limit."""
         return int(self._enforced("memory"))
 
     @property
     def processors(self) -> int:
-        """The number of processors that the program sees; 0 without limit."""
+        """The number of processors that gVisor shows to programs; 0 means no limit."""
         return math.ceil(self._enforced("cpus"))
 
     @property
     def disk(self) -> int:
-        """The size of the writes to the root filesystem, in bytes; 0 without limit."""
+        """The limit of the data written to the root filesystem, in bytes; 0 means no limit."""
         return int(self._enforced("disk"))
 
     @property
     def groups(self) -> int:
-        """The parts that control groups enforce, as bits (enum un_group_part); 0 for none."""
+        """The limits that control groups enforce, as bits (enum un_group_part); 0 for none."""
         return sum(1 << _GROUPS.index(name) for name in self._grouped)
 
     @property
@@ -301,7 +305,7 @@ class EnforcedLimits:
 
     @property
     def words(self) -> str:
-        """The limits as csrc/programs/shared/limits.c parses them."""
+        """The limits in the format that csrc/programs/shared/limits.c parses."""
         values = {
             "memory": self.memory,
             "pids": int(self._enforced("pids")),
@@ -321,10 +325,11 @@ NO_LIMITS = EnforcedLimits()
 def enforce(limits: Limits, machine: Machine, *, best_effort: bool = False) -> EnforcedLimits:
     """Choose the mechanism for each limit.
 
-    :param best_effort: whether a limit that can't be enforced here is no error.
+    :param best_effort: whether to ignore a limit that can't be enforced on this host, instead of
+        raising an error.
     :raises RunscError: a limit is below what gVisor needs (cause ``memory-limit-too-low`` or
-        ``limit-out-of-range``), above what this machine has (``limit-out-of-range``), or can't be
-        enforced here (``limit-unenforceable``).
+        ``limit-out-of-range``), above what this host has (``limit-out-of-range``), or can't be
+        enforced on this host (``limit-unenforceable``).
     """
     _check_range(limits, machine)
     parts = []
@@ -352,9 +357,10 @@ def enforce(limits: Limits, machine: Machine, *, best_effort: bool = False) -> E
 
 
 def _means(name: str, limit: float, machine: Machine) -> tuple[str | None, str | None, str]:
-    """Return the mechanism that enforces a limit, or ``None`` if none does.
+    """Return the mechanism that enforces a limit, and the reason if enforcement is incomplete.
 
-    :returns: the mechanism; what it does not enforce, or ``None``; and a remedy for that.
+    :returns: the mechanism, or ``None`` if there is none; the reason why the limit is enforced
+        incompletely or not at all, or ``None``; and a remedy for this reason.
     """
     if name == "cpus" and limit != int(limit):
         why = "only a control group can limit a sandbox to a part of a processor"
@@ -378,7 +384,7 @@ def _means(name: str, limit: float, machine: Machine) -> tuple[str | None, str |
 
 
 def _is_machine_root() -> bool:
-    """Return whether the caller may be root outside of all user namespaces."""
+    """Return whether the caller may be root of the initial user namespace."""
     with open("/proc/self/uid_map", encoding="ascii") as file:
         inside, outside, _ = map(int, file.readline().split())
     return os.geteuid() == 0 and (inside, outside) == (0, 0)
@@ -403,7 +409,7 @@ def _check_range(limits: Limits, machine: Machine) -> None:
             continue
         is_low = limit < least
         needs = "gVisor alone needs" if name == "pids" else "the least is"
-        # Whole MiB, which a user can read and type.
+        # Round down to whole MiB, which a user can read and type.
         is_size = name in ("memory", "disk")
         bound = shown(name, least if is_low else most >> 20 << 20 if is_size else most)
         raise RunscError(

@@ -1,4 +1,4 @@
-"""The private network of a sandbox: what usernsctl-network (csrc/programs/network/) needs."""
+"""The private network of a sandbox, and the options of usernsctl-network, which creates it."""
 
 from __future__ import annotations
 
@@ -17,34 +17,36 @@ if TYPE_CHECKING:
     from usernsctl.namespaces.named import NamedNamespace
     from usernsctl.network.proxy_process import ProxyProcess
 
-#: The word before the path and the options of usernsctl-network (csrc/programs/shared/shared.h).
+#: The argument that precedes the path and the options of usernsctl-network
+#: (csrc/programs/shared/shared.h).
 NETWORK = "--network"
 
-#: The programs that a private network needs, each with the directories in which it is looked for.
-#: The caller's PATH is not used: the programs run as root of the sandbox's namespaces.
+#: The programs that a private network needs, each with the directories in which the program is
+#: searched. The caller's PATH is not used, because the programs run as root of the sandbox's
+#: namespaces.
 PROGRAMS: Mapping[str, Sequence[str]] = {
     "pasta": ("/usr/local/bin", "/usr/bin", "/bin"),
     "nft": ("/usr/local/sbin", "/usr/sbin", "/sbin"),
 }
 
-#: The network of a sandbox that reaches allowed names: a loopback device, and a proxy on that.
+#: The network of a sandbox that reaches only allowed names: a loopback device with a proxy.
 NAMES = "names"
-#: The network of a sandbox that reaches nothing, and whose ports are published.
+#: The network of a sandbox that reaches nothing, but has published ports.
 LOOPBACK = "loopback"
-#: The private network of persistent namespaces, when a sandbox joins it.
+#: The private network of persistent namespaces that a sandbox joins.
 JOINED = "joined"
-#: The networks that usernsctl-network makes.
+#: The networks that usernsctl-network creates.
 MADE = ("private", NAMES, LOOPBACK)
 
-#: The port of the proxy for allowed names, on 127.0.0.1 inside.
+#: The port of the proxy for allowed names, on 127.0.0.1 in the sandbox.
 PROXY_PORT = 3128
-# The option of usernsctl-network for the listening socket of the proxy. Until the proxy runs, FD
-# stands for the descriptor of the Unix socket over which the proxy gets the listening socket.
+# The option of usernsctl-network for the listening socket of the proxy. FD is a placeholder for the
+# descriptor of the Unix socket over which the proxy receives the listening socket.
 _LISTEN = f"--listen={PROXY_PORT}:FD"
 
 _RESOLVER = "/etc/resolv.conf"
-# Files that replace /etc/resolv.conf inside. They name the address for which pasta asks the first
-# name server of this machine of the same family (csrc/programs/network/network.h).
+# Files that replace /etc/resolv.conf in the sandbox. Each names the address at which pasta forwards
+# queries to the host's first name server of that address family (csrc/programs/network/network.h).
 _FILES = {family: os.path.join(os.path.dirname(__file__), f"resolv.{family}") for family in "46"}
 
 _RESOLVER_BYTES = 1 << 16
@@ -53,12 +55,12 @@ _RESOLVER_BYTES = 1 << 16
 def with_network(request: Request) -> Request:
     """Return a request with the network that its allowed names or addresses, and its ports, need.
 
-    The proxy's variables replace those of the caller with the same names: the sandbox reaches no
-    other proxy.
+    The proxy's environment variables replace the caller's variables of the same names, because the
+    sandbox can reach no other proxy.
 
     :raises CommandError: the request allows both names and addresses, or names persistent
-        namespaces whose network can't have its ports, or can't contain its private network.
-    :raises NamespaceError: no persistent namespaces have the name.
+        namespaces whose network can't have the requested ports or private network.
+    :raises NamespaceError: no persistent namespaces have the requested name.
     """
     ranges = tuple(rule for rule in request.allow if hasattr(rule, "condition"))
     if ranges and len(ranges) < len(request.allow):
@@ -82,9 +84,9 @@ def with_network(request: Request) -> Request:
 
 
 def check_joined(network: str, known: NamedNamespace) -> None:
-    """Check that namespaces to join have a private network, if the sandbox is to use that.
+    """Check that the namespaces that a sandbox joins still have the expected private network.
 
-    Since :func:`with_network`, the name may have been given to other namespaces.
+    Since :func:`with_network`, the name may have been reused for other namespaces.
 
     :raises CommandError: the namespaces have no private network.
     """
@@ -93,16 +95,17 @@ def check_joined(network: str, known: NamedNamespace) -> None:
 
 
 def proxy_variables() -> Mapping[str, str]:
-    """Return the variables by which programs find the proxy for allowed names."""
+    """Return the environment variables by which programs find the proxy for allowed names."""
     proxy = f"http://127.0.0.1:{PROXY_PORT}"
     own = "localhost,127.0.0.1,::1"
-    # Programs differ in the case of the names. curl reads only the lower case of HTTP_PROXY.
+    # Set each variable in upper and lower case, since programs differ in this. curl reads
+    # http_proxy, and ignores HTTP_PROXY.
     upper = {"HTTP_PROXY": proxy, "HTTPS_PROXY": proxy, "NO_PROXY": own}
     return {**upper, **{name.lower(): value for name, value in upper.items()}}
 
 
 def options_of(request: Request) -> tuple[str, ...]:
-    """Return the options of usernsctl-network for the network of a request.
+    """Return the options of usernsctl-network that create the network of a request.
 
     :raises RunscError: a program that the network needs is missing (causes ``pasta-missing``,
         ``nft-missing``).
@@ -127,18 +130,18 @@ def private_command() -> list[str]:
     :raises RunscError: a program that the network needs is missing.
     """
     program = find_program("usernsctl-network", "makes the network of a namespace")
-    # The command after the network is not used: the holder executes nothing.
+    # The last argument is a dummy command: the process that holds the namespaces executes nothing.
     return [NETWORK, program, *_private_options(), "--", "-"]
 
 
 def _joins_private(request: Request, name: str) -> bool:
     """Return whether a sandbox joins the private network of the namespaces `name`.
 
-    :raises NamespaceError: no namespaces have the name.
-    :raises CommandError: the ports would be those of the namespaces instead of this machine, or the
-        addresses of this machine, which a private network denies, can't be read there.
+    :raises NamespaceError: no persistent namespaces have this name.
+    :raises CommandError: the request publishes ports, but the namespaces have a network of their
+        own; or the request has a private network, but the namespaces have another one.
     """
-    # Imported here, since few sandboxes join namespaces.
+    # Import the module here, since few sandboxes join persistent namespaces.
     from usernsctl.namespaces.named import find_named
 
     known = find_named(name)
@@ -170,9 +173,9 @@ def _find(name: str) -> str:
 
 
 def with_handover(words: Sequence[str], handover: int) -> list[str]:
-    """Return words with the descriptor of the Unix socket of a running proxy.
+    """Return the arguments with the descriptor of a running proxy's Unix socket filled in.
 
-    :param words: the path and the options of usernsctl-network, or words that contain them.
+    :param words: a command line with the path and the options of usernsctl-network.
     """
     return [_LISTEN.replace("FD", str(handover)) if word == _LISTEN else word for word in words]
 
@@ -184,10 +187,10 @@ def hand_over(
     above: contextlib.ExitStack,
     timeout: float | None,
 ) -> list[str]:
-    """Wait until a proxy is ready, and return :func:`with_handover` of its Unix socket.
+    """Wait until a proxy is ready; return :func:`with_handover` for its Unix socket.
 
-    :param fds: a list to which the descriptor is added that the command has to inherit.
-    :param above: closes the duplicate that replaces descriptors 0 to 2.
+    :param fds: a list to which this function adds the descriptor that the command must inherit.
+    :param above: closes the duplicate that is made if the descriptor's number is 0 to 2.
     :param timeout: the time limit, in seconds, or ``None``.
     :raises TimeoutExpired: the proxy was not ready in `timeout` seconds.
     :raises CommandError: the proxy did not start.
@@ -198,10 +201,10 @@ def hand_over(
 
 
 def words_for(network: Sequence[str], programs: str) -> list[str]:
-    """Return the words before the command line of runsc that make the network of a sandbox.
+    """Return the arguments before runsc's command line that create the network of a sandbox.
 
-    :param network: the path and the options of usernsctl-network, or nothing.
-    :param programs: the directory of that program inside the sandbox's mount namespace.
+    :param network: the path and the options of usernsctl-network, or empty.
+    :param programs: the directory of usernsctl-network in the sandbox's mount namespace.
     """
     if not network:
         return []
@@ -215,9 +218,10 @@ def open_resolver() -> PathDescriptor:
 
 
 def family_of_name_server() -> str:
-    """Return the IP version by which a private network reaches a name server of this machine.
+    """Return the IP version by which a private network reaches a name server of the host.
 
-    :returns: ``"4"`` if a name server has an IPv4 address, or there is none, else ``"6"``.
+    :returns: ``"4"`` if a name server has an IPv4 address or the host has no name server, else
+        ``"6"``.
     """
     text = ""
     with contextlib.suppress(OSError), open(_RESOLVER, errors="replace") as file:

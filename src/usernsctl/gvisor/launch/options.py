@@ -34,7 +34,7 @@ def one_of(*known: str) -> Callable[[str], str]:
 
 
 def is_one_of(*known: str | None) -> Callable[[str, Any], Any]:
-    """Return a check that accepts only these values, and raises ValueError for others."""
+    """Return a check that accepts only the values `known`, and raises ValueError for others."""
 
     def check(name: str, given: Any) -> Any:
         if given not in known:
@@ -46,12 +46,12 @@ def is_one_of(*known: str | None) -> Callable[[str, Any], Any]:
 
 
 def as_bool(name: str, given: Any) -> bool:
-    """Return the truth value of an argument."""
+    """Return the truth value of `given`, an argument of any type."""
     return bool(given)
 
 
 def as_text(name: str, given: Any) -> Any:
-    """Return an argument that is text or None.
+    """Return an argument if it is a string or None.
 
     :raises TypeError: `given` has another type.
     """
@@ -61,10 +61,10 @@ def as_text(name: str, given: Any) -> Any:
 
 
 def as_idmap(name: str, given: Any) -> IdMap:
-    """Return the map for an argument, which :func:`usernsctl.maps.requested` accepts.
+    """Return the id map for an argument, which :func:`usernsctl.maps.requested` accepts.
 
     :raises TypeError: `given` has another type.
-    :raises ValueError: `given` is a text that names no map.
+    :raises ValueError: `given` is a string that names no map.
     """
     return requested(given, name)
 
@@ -79,7 +79,7 @@ class Option:
     :ivar metavar: the placeholder for the value in ``--help``, or ``None`` for a flag.
     :ivar multiple: whether the option may be given several times.
     :ivar parse: a function that parses the value or raises ValueError; ``None`` for text.
-    :ivar shows_default: whether ``--help`` has the field's default. If false, the value of an
+    :ivar shows_default: whether ``--help`` shows the field's default. If false, the value of an
         omitted option is ``None``, or ``False`` for a flag that is not a pair.
     """
 
@@ -97,7 +97,7 @@ class Option:
 class Argument:
     """An argument of :class:`usernsctl.SandboxHost`.
 
-    :ivar name: the name of the argument.
+    :ivar name: the name of the keyword argument.
     :ivar check: a function of the argument's name and value that returns the value for the field,
         or raises TypeError or ValueError.
     """
@@ -111,7 +111,7 @@ LIMITS = "Limits"
 
 
 def by(*options: Option, argument: Argument | None = None) -> dict[str, Any]:
-    """Return the metadata of a field: the options and the argument that set it."""
+    """Return the metadata of a field of Request: the options and arguments that set the field."""
     return {"options": options, "argument": argument}
 
 
@@ -120,16 +120,16 @@ def parse_user(text: str) -> tuple[int, int] | NamedUser:
 
     :raises ValueError: `text` has another format.
     """
-    # Imported here, since most runs don't have the option.
+    # Import the module here, since most runs don't use --user.
     from usernsctl.gvisor import checks
 
     return checks.parse_user(text)
 
 
 def parse_start_timeout(text: str) -> int:
-    """Parse a number of seconds, the value of ``--start-timeout``.
+    """Parse the value of ``--start-timeout``, a number of seconds.
 
-    :raises ValueError: `text` is not a whole number from 0 to a million.
+    :raises ValueError: `text` is not an integer from 0 to a million.
     """
     if not (text.isascii() and text.isdecimal() and len(text) <= 7 and int(text) <= 1_000_000):
         raise ValueError(f"{text!r} is not a number of seconds from 0 to 1000000")
@@ -139,9 +139,9 @@ def parse_start_timeout(text: str) -> int:
 def parse_allowed(text: str) -> AllowedName | AllowedRange:
     """Parse a value of ``--allow``: see :func:`usernsctl.network.ranges.parse_allowed`.
 
-    :raises ValueError: `text` has another form.
+    :raises ValueError: `text` has another format.
     """
-    # Imported here, since most runs don't have the option.
+    # Import the module here, since most runs don't use --allow.
     from usernsctl.network import ranges
 
     return ranges.parse_allowed(text)
@@ -150,20 +150,20 @@ def parse_allowed(text: str) -> AllowedName | AllowedRange:
 def parse_publish(text: str) -> PublishedPort:
     """Parse the value of ``--publish``: see :class:`usernsctl.network.ports.PublishedPort`.
 
-    :raises ValueError: `text` has another form.
+    :raises ValueError: `text` has another format.
     """
-    # Imported here, since most runs don't have the option.
+    # Import the module here, since most runs don't use --publish.
     from usernsctl.network.ports import PublishedPort
 
     return PublishedPort.parse(text)
 
 
 def allowed_names(name: str, given: Iterable[AllowedName | str]) -> tuple[Any, ...]:
-    """Return the names or addresses that a sandbox may reach; text is parsed as by ``--allow``.
+    """Convert an argument to names or addresses; strings are parsed as by ``--allow``.
 
     :param name: the name of the argument.
-    :raises TypeError: `given` is not a sequence of text and AllowedName.
-    :raises ValueError: a text has another form, or there are too many.
+    :raises TypeError: `given` is not a sequence of strings and AllowedName.
+    :raises ValueError: a string has another format, or the sequence is too long.
     """
     from usernsctl.network.names import AllowedName, distinct
 
@@ -176,10 +176,10 @@ def allowed_names(name: str, given: Iterable[AllowedName | str]) -> tuple[Any, .
 
 
 def parse_network(text: str) -> str:
-    """Parse ``none``, ``host`` or ``private``, the value of ``--network``.
+    """Parse the value of ``--network``: ``none``, ``host`` or ``private``.
 
     :raises RunscError: `text` is ``sandbox``, runsc's own default, which needs root.
-    :raises ValueError: `text` is another word.
+    :raises ValueError: `text` is no known network.
     """
     if text == "sandbox":
         raise RunscError(
@@ -192,7 +192,7 @@ def parse_network(text: str) -> str:
 
 
 def parser_of_limit(function: str) -> Callable[[str], Any]:
-    """Return a function of :mod:`usernsctl.gvisor.launch.limits`, imported at the first call."""
+    """Return a parser of :mod:`usernsctl.gvisor.launch.limits`, imported at the first call."""
 
     def parse(text: str) -> Any:
         from usernsctl.gvisor.launch import limits
@@ -203,7 +203,7 @@ def parser_of_limit(function: str) -> Callable[[str], Any]:
 
 
 def check_of_limit(function: str) -> Callable[[str, Any], Any]:
-    """Return a check of :mod:`usernsctl.gvisor.launch.limits` that also accepts ``None``."""
+    """Return a conversion of :mod:`usernsctl.gvisor.launch.limits` that also accepts ``None``."""
 
     def check(name: str, given: Any) -> Any:
         if given is None:
@@ -216,11 +216,11 @@ def check_of_limit(function: str) -> Callable[[str, Any], Any]:
 
 
 def rlimits(name: str, given: Iterable[Rlimit | str]) -> tuple[Rlimit, ...]:
-    """Return the resource limits of an argument; text is parsed as by ``--rlimit``.
+    """Convert an argument to resource limits; strings are parsed as by ``--rlimit``.
 
     :param name: the name of the argument.
-    :raises TypeError: `given` is not a sequence of text and Rlimit.
-    :raises ValueError: a text is not ``NAME=SOFT[:HARD]``.
+    :raises TypeError: `given` is not a sequence of strings and Rlimit.
+    :raises ValueError: a string is not ``NAME=SOFT[:HARD]``.
     """
     limits = []
     for limit in iterable(name, given):
@@ -233,7 +233,7 @@ def rlimits(name: str, given: Iterable[Rlimit | str]) -> tuple[Rlimit, ...]:
 
 
 def iterable(name: str, given: Any) -> Iterable[Any]:
-    """Return an argument that is iterable, but no text or path.
+    """Return an argument that is iterable, but neither a string nor a path.
 
     :raises TypeError: `given` has another type.
     """
@@ -243,7 +243,7 @@ def iterable(name: str, given: Any) -> Iterable[Any]:
 
 
 def parse_argument(name: str, parse: Callable[[str], Any], text: str) -> Any:
-    """Return the result of `parse` for the text of an argument.
+    """Return the result of `parse` for a string in an argument.
 
     :raises ValueError: `text` is invalid; the error names the argument.
     """
@@ -254,7 +254,7 @@ def parse_argument(name: str, parse: Callable[[str], Any], text: str) -> Any:
 
 
 def as_namespace(name: str, given: Any) -> Any:
-    """Return an argument that is a Namespace, the name of one, or None.
+    """Return an argument if it is a Namespace, the name of a namespace, or None.
 
     :raises TypeError: `given` has another type.
     """
@@ -269,18 +269,19 @@ def as_namespace(name: str, given: Any) -> Any:
 
 PASSED_ON = ("PATH", "LANG", "TERM")
 
-# Maximum size of an --env-file, well above the environment of any command: devices may be endless.
+# Maximum size of an --env-file, in bytes. The limit is well above the environment of any command,
+# and stops the reading of a device such as /dev/zero.
 _ENV_FILE_BYTES_MAX = 8 << 20
 
-# Names that errors may quote: other text before a = may be a part of a secret value.
+# Names of variables that errors may quote. Other text before a = may be a part of a secret value.
 _PLAIN_NAME = "[A-Z_][A-Z0-9_]{0,39}"
 
 
 def base_environment(caller: Mapping[str, str], *, everything: bool) -> dict[str, str]:
-    """Return the command's variables that no option sets.
+    """Return those variables of the command's environment that no option sets.
 
     :param caller: the environment of the caller.
-    :param everything: whether the command gets all variables of the caller, secrets included.
+    :param everything: whether the command inherits all variables of the caller, secrets included.
     """
     if everything:
         return dict(caller)
@@ -290,31 +291,34 @@ def base_environment(caller: Mapping[str, str], *, everything: bool) -> dict[str
 
 
 def default_home(uid: int) -> str:
-    """Return the default HOME of a uid inside."""
+    """Return the default value of HOME for a uid in the sandbox."""
     return "/root" if uid == 0 else "/"
 
 
 def read_settings(settings: Iterable[str], caller: Mapping[str, str]) -> dict[str, str]:
-    """Parse the values of ``--env``: ``NAME=VALUE``, or ``NAME`` for the caller's value.
+    """Parse the values of ``--env``: ``NAME=VALUE``, or ``NAME`` to use the caller's value.
 
-    :raises CommandError: a setting is malformed, or a variable of the caller is not set.
+    :raises CommandError: a setting is malformed, or names a variable that the caller's environment
+        lacks.
     """
     return dict(_variable(text, where, caller) for text, where in _listed(settings))
 
 
 def read_env_file(path: str, caller: Mapping[str, str]) -> dict[str, str]:
-    """Parse an ``--env-file``, which has a setting on each line.
+    """Parse an ``--env-file``, which has one setting per line.
 
     Empty lines and lines that begin with # are skipped. Quotes are part of a value.
 
-    :raises CommandError: the file can't be read, a line is malformed, or a variable of the caller
-        is not set.
+    :raises CommandError: the file can't be read, a line is malformed, or a line names a variable
+        that the caller's environment lacks.
     """
     return dict(_variable(text, where, caller) for text, where in _settings_in_file(path))
 
 
 def names_in(settings: Iterable[str]) -> list[tuple[str, str | None]]:
-    """Return the variables in the values of ``--env``; a value of None stands for the caller's.
+    """Return the variables that values of ``--env`` set, as pairs of name and value.
+
+    A value of None means that the caller's value is used.
 
     :raises CommandError: a setting is malformed.
     """
@@ -322,7 +326,9 @@ def names_in(settings: Iterable[str]) -> list[tuple[str, str | None]]:
 
 
 def names_in_env_file(path: str) -> list[tuple[str, str | None]]:
-    """Return the variables in an ``--env-file``; a value of None stands for the caller's.
+    """Return the variables that an ``--env-file`` sets, as pairs of name and value.
+
+    A value of None means that the caller's value is used.
 
     :raises CommandError: the file can't be read, or a line is malformed.
     """
@@ -330,17 +336,17 @@ def names_in_env_file(path: str) -> list[tuple[str, str | None]]:
 
 
 def _listed(settings: Iterable[str]) -> list[tuple[str, str]]:
-    """Return each value of ``--env`` with its location for errors."""
+    """Return each value of ``--env`` together with its location, for errors."""
     return [(text, f"--env, number {number}") for number, text in enumerate(settings, 1)]
 
 
 def _settings_in_file(path: str) -> list[tuple[str, str]]:
-    """Return each setting in an ``--env-file`` with its location for errors."""
+    """Return each setting in an ``--env-file`` together with its location, for errors."""
     content = _settings_text(path)
     try:
         text = content.decode()
     except UnicodeDecodeError as error:
-        # Don't chain the UnicodeDecodeError, which has the whole text, secrets included.
+        # Don't chain the UnicodeDecodeError, which contains the complete text, secrets included.
         line = content.count(b"\n", 0, error.start) + 1
         raise _env_error(
             f"--env-file {path}, line {line}: a byte that is not UTF-8", path
@@ -358,7 +364,7 @@ def _settings_in_file(path: str) -> list[tuple[str, str]]:
 def _settings_text(path: str) -> bytes:
     """Read an ``--env-file``.
 
-    :raises CommandError: the file can't be read, or is too long.
+    :raises CommandError: the file can't be read, or is too large.
     """
     try:
         content = _read_settings_file(path)
@@ -373,13 +379,13 @@ def _settings_text(path: str) -> bytes:
 
 
 def _read_settings_file(path: str) -> bytes:
-    """Read at most _ENV_FILE_BYTES_MAX + 1 bytes of a file.
+    """Read at most _ENV_FILE_BYTES_MAX + 1 bytes of an ``--env-file``.
 
     :raises OSError: the file can't be read, or is a FIFO.
     """
     with open_path(path) as found:
-        # Opening a FIFO without a writer blocks. The shell's <(COMMAND) is a pipe without a path,
-        # and open already.
+        # Reject a FIFO, since opening it without a writer blocks. The shell's <(COMMAND) is a pipe
+        # that is already open and has no path.
         if stat.S_ISFIFO(found.status.st_mode) and found.path.startswith("/"):
             raise OSError(errno.EINVAL, "a FIFO; give a regular file, or in a shell <(COMMAND)")
         with open(found.open(), "rb") as file:
@@ -387,9 +393,10 @@ def _read_settings_file(path: str) -> bytes:
 
 
 def _setting(text: str, where: str) -> tuple[str, str | None]:
-    """Split a setting into its name, and its value or None."""
+    """Split a setting into the name and the value; the value of ``NAME`` alone is None."""
     name, equals, value = text.partition("=")
-    # Don't quote malformed text: it may be a part of a value, such as the second line of a key.
+    # Don't quote malformed text: it may be a part of a secret value, such as the second line of a
+    # private key.
     if not name:
         raise _env_error(f"{where}: the name before the = is missing; write NAME=VALUE or NAME")
     if name != name.strip():

@@ -1,8 +1,8 @@
 """Execution of a request: inspect the host, plan the launch, and perform it.
 
 :mod:`usernsctl.gvisor.launch.plan` makes the plan, and the core performs it, up to the exec of
-runsc. All errors occur before that, so the command has not run then. All mounts and files of a run
-are in a mount namespace of this process, so nothing remains when the process ends.
+runsc. Every error occurs before that exec, when the command has not run yet. All mounts and files
+of a run are in a mount namespace of this process, so they disappear when the process exits.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from usernsctl.gvisor.launch.result_file import ResultFile
     from usernsctl.network.proxy_process import ProxyProcess
 else:
-    # Most runs have no network.
+    # Import this module on first use, because most runs have no network.
     network = LateModule("usernsctl.gvisor.launch.network")
 
 
@@ -36,18 +36,19 @@ def run_in_place(
     result: ResultFile | None = None,
     max_output: str | None = None,
 ) -> NoReturn:
-    """Replace this process by a watcher that waits for runsc, which runs the command in gVisor.
+    """Replace this process by a watcher, which runs the command in gVisor and waits for runsc.
 
     The command inherits this process's standard input, output and error. The process exits with the
-    command's exit status, 128+N after signal N, or 125 and an explanation if runsc failed and the
-    command did not run. Signals to this process are forwarded to the command. The process must be
-    single-threaded.
+    command's exit status, 128+N after signal N, or 125, after printing an explanation, if runsc
+    failed and the command did not run. Signals to this process are forwarded to the command. The
+    process must be single-threaded.
 
     :param environ: the environment of the caller, ``os.environ`` by default.
     :param notify: called with messages for the user before the command starts.
-    :param result: the file for the result.
-    :param max_output: the limit of the output, as csrc/programs/watch/pump.c parses it.
-    :raises UsernsError: the launch failed. If this process has entered the namespace already, it
+    :param result: the file into which the watcher writes the result.
+    :param max_output: the limit of the output, in the format that csrc/programs/watch/pump.c
+        parses.
+    :raises UsernsError: the launch failed. If this process has already entered the namespace, it
         can only report the error and exit.
     """
     caller = os.environ if environ is None else environ
@@ -91,22 +92,22 @@ def run_in_place(
 
 
 def _start_proxy(request: Request) -> ProxyProcess | None:
-    """Start the proxy for allowed names, which prints refusals on standard error.
+    """Start the proxy for allowed names, which prints denied requests on standard error.
 
-    The proxy stays in the namespaces of the caller, and ends with the network of the sandbox.
+    The proxy stays in the namespaces of the caller, and exits when the sandbox's network ends.
 
     :raises UsernsError: the proxy could not be started.
     """
     if not request.allow:
         return None
-    # Imported here, since most runs need no proxy.
+    # Import the module here, since most runs need no proxy.
     from usernsctl.network.proxy_process import ProxyProcess
 
     return ProxyProcess(request.allow, log=None, is_json=request.log == "json")
 
 
 def _with_handover(facts: Facts, proxy: ProxyProcess | None) -> Facts:
-    """Return the facts with the descriptor over which a proxy gets its listening socket."""
+    """Return the facts with the descriptor over which the proxy receives its listening socket."""
     if proxy is None:
         return facts
     words = network.with_handover(facts.network_command, proxy.handover.fileno())
@@ -116,7 +117,7 @@ def _with_handover(facts: Facts, proxy: ProxyProcess | None) -> Facts:
 def _watch_options(
     result: ResultFile | None, proxy: ProxyProcess | None, max_output: str | None
 ) -> list[str]:
-    """Return the options of the watcher that are not a part of the launch."""
+    """Return the options that the watcher needs in addition to the launch's options."""
     return [
         *([] if result is None else [result.option]),
         *([] if result is None or proxy is None else [f"--denied={proxy.counts}"]),
@@ -125,7 +126,7 @@ def _watch_options(
 
 
 def _watch_fds(result: ResultFile | None, proxy: ProxyProcess | None) -> list[int]:
-    """Return the further descriptors that the watcher inherits."""
+    """Return the descriptors that the watcher inherits in addition to the launch's descriptors."""
     fds = [] if result is None else [*result.descriptors]
     if proxy is not None:
         fds += [proxy.handover.fileno(), proxy.counts]
@@ -142,9 +143,9 @@ def _current_directory() -> str:
 
 
 def _files_named(words: Iterable[str], directory: str) -> list[str]:
-    """Return those of a command's arguments that name files of this machine.
+    """Return those of a command's arguments that are paths of files on the host.
 
-    Relative paths start at `directory`.
+    Relative paths refer to `directory`.
     """
     return [
         word
@@ -153,14 +154,14 @@ def _files_named(words: Iterable[str], directory: str) -> list[str]:
     ]
 
 
-# Only failures need launch/view. For a persistent namespace, cli/run imports the module before the
-# namespace is entered.
+# The functions below import launch/view only on failure. If the sandbox runs in a persistent
+# namespace, cli/run imports the module before the process enters the namespace.
 
 
 def _check_command(
     request: Request, values: StartValues, inside: NativeView, cwd: str, caller: Mapping[str, str]
 ) -> None:
-    """Check that the command can be found and executed inside.
+    """Check that the command can be found and executed in the sandbox.
 
     :raises CommandError: the command can't be executed.
     """
@@ -177,7 +178,7 @@ def _check_command(
 def _start_directory(
     request: Request, facts: Facts, values: StartValues, inside: NativeView, directory: str
 ) -> str:
-    """Return the working directory for the command, a path inside.
+    """Return the working directory for the command, a path in the sandbox.
 
     :param directory: the current directory of this process.
     :raises CommandError: the directory that the request names is missing or denied.
@@ -203,11 +204,11 @@ def _notify_hidden(
     cwd: str,
     notify: Callable[[str], object],
 ) -> None:
-    """Notify the user of an argument that names a file of this machine that is missing inside.
+    """Notify the user of an argument that names a file of the host which the sandbox lacks.
 
-    The error messages of most programs don't make that clear.
+    The error messages of most programs don't make this cause clear.
 
-    :param named: the arguments that name existing files of this machine.
+    :param named: the arguments that name existing files of the host.
     """
     found = [path for path in named if inside.lacks(path, cwd)]
     if not found:

@@ -1,4 +1,4 @@
-"""Planning of a launch from a request and facts, without access to the host."""
+"""Planning of a launch from a request and facts about the host, without access to the host."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from usernsctl.gvisor.runsc.command import (
 )
 from usernsctl.maps import MappedIds
 
-# Empty directories that programs expect, with their modes.
+# Empty directories of the root filesystem that programs expect, with their modes.
 EMPTY = {
     "dev": 0o755,
     "home": 0o755,
@@ -64,8 +64,8 @@ EMPTY = {
 LINKS = {"var/run": "/run", "var/lock": "/run/lock"}
 
 
-# Capabilities that root inside needs to use several ids, and to write to files of other users. Only
-# gVisor's kernel grants them.
+# Capabilities that root in the sandbox needs to use several ids, and to write to files of other
+# users. Only gVisor's kernel grants them.
 _ROOT_CAPABILITIES = (
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
@@ -80,10 +80,11 @@ _ROOT_CAPABILITIES = (
 def for_command(
     request: Request, ids: MappedIds, rootfs: str, binds: tuple[Bind, ...], env: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Build the config.json for a command, with ``cwd`` at ``/``.
+    """Build the config.json for a command, with ``cwd`` set to ``/``.
 
     :param binds: the bind mounts of the request, with real paths as sources.
-    :raises BundleError: a value is not allowed in a config.json, such as text that is not UTF-8.
+    :raises BundleError: a value is not allowed in a config.json, such as a string that is not
+        UTF-8.
     """
     uid, gid = launch_facts.ids_of(request)
     return oci.build(
@@ -93,7 +94,8 @@ def for_command(
             uid_map=ids.uid,
             gid_map=ids.gid,
             env=env,
-            # runsc makes no overlay over a read-only root. The host mounts the root read-only.
+            # Do not set the root to read-only, because runsc creates no overlay over a read-only
+            # root. The root is mounted read-only on the host.
             read_only=False,
             uid=uid,
             gid=gid,
@@ -157,24 +159,25 @@ def _mount(bind: Bind) -> oci.Mount:
     return oci.Mount.bind(bind.source, bind.destination, read_only=bind.read_only)
 
 
-#: The value of --wd that makes a frozen launch start in the current directory of its starter.
+#: The value of --wd by which a frozen launch starts in the current directory of its caller.
 HERE = "."
 
-# Placeholder for the args of a launch that gets them later: config.json must have a command.
+# Placeholder for the command of a launch whose command is given at the start, because a config.json
+# must have a command.
 _NO_COMMAND = ("true",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FreezeOptions:
-    """Parts of a frozen launch that other launches don't have.
+    """Attributes of a frozen launch that other launches don't have.
 
-    :ivar programs: paths of runsc and of programs of this package, each with the words by which an
-        ``assume`` record recognises the program.
+    :ivar programs: paths of runsc and of programs of this package, each with the arguments of the
+        ``assume`` record that checks the program.
     :ivar remedy: the shell command that writes the launch again, or ``None``.
     :ivar ids: options of ``usernsctl-exec`` that create the user namespace.
-    :ivar env: records of the command's variables, in addition to those of a bundle.
-    :ivar terminal: whether the command needs a terminal; ``None`` if it gets one where there is
-        one.
+    :ivar env: records of the command's environment variables, in addition to those of a bundle.
+    :ivar terminal: whether the command needs a terminal; ``None`` if it uses a terminal only if one
+        is available.
     """
 
     programs: tuple[tuple[str, tuple[object, ...]], ...] = ()
@@ -187,9 +190,10 @@ class FreezeOptions:
 def plan_run(request: Request, facts: Facts, frozen: FreezeOptions | None = None) -> Launch:
     """Plan the launch of a command.
 
-    :param frozen: the options of a frozen launch, or ``None`` if the command starts now.
+    :param frozen: the options of a frozen launch, or ``None`` if the launch is not frozen.
     :raises PlanError: a required id is not mapped.
-    :raises BundleError: a value is not allowed in a config.json, such as text that is not UTF-8.
+    :raises BundleError: a value is not allowed in a config.json, such as a string that is not
+        UTF-8.
     """
     launch_facts.check_ids(
         facts.ids, launch_facts.ids_of(request), nests=facts.verifier is not None
@@ -224,21 +228,23 @@ def plan_run(request: Request, facts: Facts, frozen: FreezeOptions | None = None
 def plan_host(
     request: Request, facts: Facts, programs: Sequence[str], agent: str
 ) -> tuple[Launch, dict[str, Any]]:
-    """Plan the root filesystem and files that all sandboxes of a host share.
+    """Plan the root filesystem and the files that all sandboxes of a SandboxHost share.
 
-    :param programs: paths of programs of this package, to be mounted in ``programs``.
+    :param programs: paths of programs of this package that are mounted in the directory
+        ``programs``.
     :param agent: the path of the program that starts further commands in a sandbox.
     :returns: a launch without a command, and the config.json for a sandbox, with a
         :class:`Placeholder` for each value that is known only when the launch is performed.
     :raises PlanError: a required id is not mapped.
-    :raises BundleError: a value is not allowed in a config.json, such as text that is not UTF-8.
+    :raises BundleError: a value is not allowed in a config.json, such as a string that is not
+        UTF-8.
     """
     launch_facts.check_ids(facts.ids, (0, 0))
     sources = _Sources(facts, [*programs, agent])
     wanted = make_config(request, facts)
     wanted["root"]["path"] = Placeholder(record("json-root"))
-    # The agent is a read-only mount: root inside may write to its root directory, and could
-    # otherwise replace the agent by a program that then runs with the agent's privileges.
+    # Mount the agent read-only. Root in the sandbox may write to the root directory, and could
+    # otherwise replace the agent by a program that would run with the agent's privileges.
     shown = oci.mount_entry(oci.Mount.bind(agent, AGENT_INSIDE))
     wanted["mounts"] = [*(wanted.get("mounts") or ()), shown]
     steps = tuple(root_steps(request, facts, wanted, sources, agent))
@@ -261,16 +267,16 @@ def _host_files(facts: Facts, programs: Sequence[str], sources: _Sources) -> Ite
         yield record("debug-log", sources.user_file(facts.debug_log))
     for path in programs:
         yield record("program", sources.own(path))
-    # runsc is executed by its path, since it looks for sidecar programs beside that path.
+    # Execute runsc by its path, because it searches sidecar programs in the same directory.
     yield record("program-path", sources.own(facts.runsc_file))
 
 
 class _Sources:
-    """List of the files that a launch opens; records refer to them by their index."""
+    """A list of the files that a launch opens; records refer to the files by their index."""
 
     def __init__(self, facts: Facts, programs: Iterable[str], *, is_frozen: bool = False) -> None:
-        # Paths in a frozen launch have no symbolic links. A link found there later is refused,
-        # since a program in a sandbox may have planted it in a writable directory.
+        # Paths in a frozen launch have no symbolic links. A link that appears in such a path later
+        # is rejected, because a program in a sandbox may have planted it in a writable directory.
         self._follow_rule = "exact" if is_frozen else "follow"
         self.all: list[Source] = []
         for path in programs:
@@ -279,11 +285,11 @@ class _Sources:
             self.user_file(path)
 
     def own(self, path: str) -> int:
-        """Return the index of runsc, or of a program of this package; add it if necessary."""
+        """Return the index of runsc, or of a program of this package; add it if it is missing."""
         return self._index(Source("own", path))
 
     def user_file(self, path: str) -> int:
-        """Return the index of a file that the user has named; add it if necessary."""
+        """Return the index of a file that the user has named; add it if it is missing."""
         return self._index(Source(self._follow_rule, path))
 
     def _index(self, source: Source) -> int:
@@ -293,7 +299,7 @@ class _Sources:
 
 
 def make_config(request: Request, facts: Facts) -> dict[str, Any]:
-    """Return a new config.json for a request, with paths of the host."""
+    """Return a new config.json for a request, whose paths are paths on the host."""
     if facts.bundle is not None:
         import copy
 
@@ -304,8 +310,8 @@ def make_config(request: Request, facts: Facts) -> dict[str, Any]:
         env = {"HOME": default_home(uid), **request.env}
         named = replace(request, args=request.args or _NO_COMMAND)
         wanted = for_command(named, facts.ids, "/", facts.binds, env)
-    # gVisor mounts parent directories first. runsc must use the same order, since a mount hides
-    # earlier mounts below it.
+    # Sort the mounts as gVisor does, parent directories first, so that runsc uses the same order: a
+    # mount hides earlier mounts below it.
     limit_tmpfs(wanted, facts.disk)
     mounted = wanted.get("mounts") or []
     mounted.sort(key=lambda mount: os.path.normpath(mount["destination"]).count("/"))
@@ -319,10 +325,10 @@ def root_steps(
     sources: _Sources,
     agent: str | None = None,
 ) -> Iterable[Record]:
-    """Yield the records that make the root filesystem; put placeholders for binds into `wanted`.
+    """Yield the records that create the root filesystem; put placeholders for binds into `wanted`.
 
     :param wanted: the config.json, changed in place.
-    :param agent: the path of the agent, if `wanted` binds it.
+    :param agent: the path of the agent, if `wanted` has a bind mount of it.
     """
     if facts.tree is None:
         yield from _machine(facts)
@@ -350,20 +356,22 @@ def root_steps(
 
 
 def _machine(facts: Facts) -> Iterable[Record]:
-    """Yield the records for a root filesystem of this machine's programs, without private files."""
+    """Yield the records for a root filesystem of the host's programs, without private files."""
     for name in SHOWN:
         if name != "etc":
             yield record("machine", name)
         elif facts.homes is None:
-            # The user who starts a frozen launch is unknown here. The start chooses between the
-            # two cases below.
+            # The user who will start a frozen launch is not known yet. The record "guarded" is
+            # performed like one of the two cases below.
             yield record("guarded", name)
         elif facts.is_root:
-            # Root could read private files that are created in /etc later, so copy it now.
+            # Copy /etc now: as root, runsc could also read private files that are created there
+            # later.
             yield record("snapshot", name)
         else:
             yield record("machine", name)
-            # The caller's groups may allow more than the programs inside should read.
+            # Hide private files, because the caller's groups may be allowed to read more than
+            # programs in the sandbox should read.
             yield record("hide-private", "/etc")
     for path, mode in EMPTY.items():
         yield record("directory", f"/{path}", f"{mode:o}")
@@ -376,7 +384,7 @@ def _machine(facts: Facts) -> Iterable[Record]:
 
 
 def limit_tmpfs(config: dict[str, Any], size: int) -> None:
-    """Limit each tmpfs of a config.json to a size in bytes, in place; 0 is no limit."""
+    """Limit the size of each tmpfs in a config.json, in bytes, in place; 0 means no limit."""
     for mount in config.get("mounts") or ():
         if size and mount.get("type") == "tmpfs":
             options = mount.get("options") or ()
@@ -385,7 +393,7 @@ def limit_tmpfs(config: dict[str, Any], size: int) -> None:
 
 
 def _files(facts: Facts, sources: _Sources) -> Iterable[Record]:
-    """Yield the records for the run's own files."""
+    """Yield the records for the run's own files, such as runsc's state and logs."""
     limits = facts.enforced
     numbers = (limits.memory, limits.processors, limits.groups) if limits else (0, 0, 0)
     yield record("limits", *numbers)
@@ -410,13 +418,14 @@ def _files(facts: Facts, sources: _Sources) -> Iterable[Record]:
     if facts.runsc_is_script:
         yield record("program-path", number)
     else:
-        # A symbolic link, not a mount: runsc looks for sidecar programs beside its real path. The
-        # link has runsc's name, which becomes the name of the process.
+        # Create a symbolic link instead of a mount, because runsc searches sidecar programs in the
+        # directory of its real path. The link has runsc's name, which becomes the name of the
+        # process.
         yield record("program-link", number, f"programs/{literal(os.path.basename(facts.runsc))}")
 
 
 def _commands(request: Request, facts: Facts) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the argv of runsc, and that of the watcher (csrc/programs/watch/main.c)."""
+    """Return the argv of runsc, and the argv of the watcher (csrc/programs/watch/main.c)."""
     own = f"{SCRATCH}/log"
     if facts.debug_log is not None:
         written = debug_log_paths(f"{SCRATCH}/debug-log", own, STAMP)
@@ -426,8 +435,8 @@ def _commands(request: Request, facts: Facts) -> tuple[tuple[str, ...], tuple[st
         state=literal(facts.state) if facts.state is not None else f"{SCRATCH}/state",
         logs=written,
         bundle=f"{SCRATCH}/bundle",
-        # The id must be unique: a second container with the same id would delete the state of the
-        # first.
+        # The id must be unique: a second container with the same id would delete the first
+        # container's state.
         container_id="usernsctl-@i",
         network=request.network,
         platform=request.platform,
@@ -457,19 +466,19 @@ def _commands(request: Request, facts: Facts) -> tuple[tuple[str, ...], tuple[st
 def _network_words(facts: Facts, programs: str) -> list[str]:
     if not facts.network_command:
         return []
-    # Imported here, since most runs have no network.
+    # Import the module here, since most runs have no network.
     from usernsctl.gvisor.launch.network import words_for
 
     return words_for([*map(literal, facts.network_command)], programs)
 
 
 def skips_membarrier(request: Request, *, is_script: bool) -> bool:
-    """Return whether a filter suppresses membarrier(2) in runsc (csrc/sys/membarrier_filter.c).
+    """Return whether to suppress membarrier(2) in runsc (csrc/sys/membarrier_filter.c).
 
     The registration for membarrier(2) delays the start of each process of runsc, and only the
-    platform kvm uses it. The filter is not installed if other programs would inherit it, since
-    they may depend on the call, nor without no_new_privs, where a set-user-id program would see a
-    false result.
+    platform kvm uses membarrier(2). The filter is not installed if programs other than runsc would
+    inherit it, since they may depend on the call, nor without no_new_privs, since a set-user-id
+    program would see a false result.
 
     :param is_script: whether an interpreter executes runsc.
     """
@@ -494,7 +503,8 @@ def _start_values(request: Request, facts: Facts, wanted: Mapping[str, Any]) -> 
     if cwd is None and facts.bundle is not None:
         cwd = process.get("cwd") or "/"
     if cwd is None and facts.tree not in (None, "/"):
-        # The path of the current directory would name another directory in that tree.
+        # Start in /, because in this root filesystem, the path of the caller's current directory
+        # would name another directory.
         cwd = "/"
     return StartValues(
         args=tuple(process["args"]),
@@ -507,7 +517,10 @@ def _start_values(request: Request, facts: Facts, wanted: Mapping[str, Any]) -> 
 
 
 def _with_placeholders(wanted: dict[str, Any], request: Request, facts: Facts) -> dict[str, Any]:
-    """Put placeholders into `wanted` for values that are known only at the start; return it."""
+    """Put placeholders into `wanted` for values that are known only at the start of the launch.
+
+    Return `wanted`.
+    """
     process = wanted["process"]
     verifier = [] if facts.verifier is None else [VERIFIER_INSIDE]
     if verifier and request.log == "json":
@@ -551,7 +564,8 @@ def _freeze(launch: Launch, request: Request, facts: Facts, frozen: FreezeOption
         policy += [record("arg", word) for word in launch.start_values.args]
     user = launch_facts.ids_of(request)
     programs = [Source("own", path) for path, _ in frozen.programs]
-    # runsc executes its sidecar programs itself, so no step of the launch has them as a source.
+    # Add the sidecar programs: runsc executes them itself, so no step of the launch has added them
+    # as sources.
     sources = [*launch.sources, *(one for one in programs if one not in launch.sources)]
     return replace(
         launch,

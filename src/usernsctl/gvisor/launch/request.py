@@ -1,4 +1,4 @@
-"""Requests: all that ``usernsctl run`` and SandboxHost can be asked for."""
+"""Requests: the options of ``usernsctl run``, and the arguments of SandboxHost."""
 
 from __future__ import annotations
 
@@ -45,18 +45,19 @@ if TYPE_CHECKING:
     from usernsctl.network.ports import PublishedPort
     from usernsctl.network.ranges import AllowedRange
 
-#: Directories of this machine that its programs need, without the machine's data.
+#: Directories of the host that its programs need, without the host's data.
 SHOWN = ("bin", "etc", "lib", "lib32", "lib64", "libx32", "opt", "sbin", "usr")
 
 
 @dataclass(frozen=True, slots=True)
 class Bind:
-    """A bind mount of a file or directory of this machine.
+    """A bind mount of a file or directory of the host.
 
-    :ivar source: the path of the file or directory; a relative path starts at the current
+    :ivar source: the path of the file or directory; a relative path refers to the current
         directory.
-    :ivar destination: the mount point inside, an absolute path.
-    :ivar read_only: whether the mount is read-only; otherwise writes change the source.
+    :ivar destination: the mount point in the sandbox, an absolute path.
+    :ivar read_only: whether the mount is read-only; otherwise writes in the sandbox change the
+        source.
     """
 
     source: str
@@ -65,15 +66,16 @@ class Bind:
 
     @classmethod
     def shown(cls, source: str, destination: str = "", *, read_only: bool = True) -> Self:
-        """Return a bind mount of `source` at `destination`, by default at the same path."""
+        """Return a bind mount of `source` at `destination`, by default at the path of `source`."""
         return cls(source, destination or os.path.abspath(source), read_only)
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parse ``SRC[:DST][:ro|rw]``, the form of ``--bind``.
+        """Parse the value of ``--bind``: ``SRC[:DST][:ro|rw]``.
 
-        :param text: SRC and DST have no colons; by default DST is SRC, and the mount ``ro``.
-        :raises ValueError: `text` has another form.
+        :param text: SRC and DST have no colons. By default, DST is SRC, and the mount is read-only
+            (``ro``).
+        :raises ValueError: `text` has another format.
         """
         source, *more = text.split(":")
         before, comma, listed = more[-1].rpartition(",") if more else ("", "", "")
@@ -87,11 +89,11 @@ class Bind:
 
 
 def binds(name: str, given: Iterable[Bind | StrOrBytesPath]) -> tuple[Bind, ...]:
-    """Return the bind mounts of an argument; text is parsed as by ``--bind``.
+    """Convert an argument to bind mounts; strings are parsed as by ``--bind``.
 
     :param name: the name of the argument.
-    :raises TypeError: `given` is not a sequence of paths, text and Bind.
-    :raises ValueError: a text is not ``SRC[:DST][:ro|rw]``, or a source is not a valid path.
+    :raises TypeError: `given` is not a sequence of paths, strings and Bind.
+    :raises ValueError: a string is not ``SRC[:DST][:ro|rw]``, or a source is not a valid path.
     """
     mounts = tuple(_bind(name, element) for element in iterable(name, given))
     for bind in mounts:
@@ -115,34 +117,39 @@ def _bind(name: str, given: Any) -> Bind:
 class Request:
     """A command and its sandbox, for :func:`usernsctl.gvisor.launch.perform.run_in_place`.
 
-    The root filesystem is one of four: this machine's programs without its data (the default),
-    all files of this machine (`expose_root`), a directory (`rootfs`), or that of an OCI bundle
-    (`bundle`), whose config.json supplies the values that this request leaves out.
+    The root filesystem consists of the host's programs without the host's data (the default), of
+    all files of the host (`expose_root`), of a directory (`rootfs`), or of the root filesystem of
+    an OCI bundle (`bundle`). The bundle's config.json supplies the values that this request leaves
+    out.
 
     :ivar args: the command and its arguments; empty for the command of a bundle.
-    :ivar trust_bundle: whether the bundle may mount any file of this machine, and set annotations.
-    :ivar allow_hooks: whether runsc may run the bundle's hooks, OUTSIDE gVisor: on this machine's
-        kernel, as the caller.
+    :ivar trust_bundle: whether the bundle may mount any file of the host, and set annotations.
+    :ivar allow_hooks: whether runsc may run the bundle's hooks, which run OUTSIDE gVisor, on the
+        host's kernel, as the caller.
     :ivar env: the complete environment; with a bundle, variables in addition to the bundle's.
     :ivar cwd: the working directory of the command, or ``None`` for the current directory if it
-        exists inside, else ``/``.
-    :ivar user: the uid and gid inside, or names that :func:`inspect` replaces by numbers, or
-        ``None`` for 0 and 0.
+        exists in the sandbox, else ``/``.
+    :ivar user: the uid and gid in the sandbox, or names that :func:`inspect` replaces by numbers,
+        or ``None`` for 0 and 0.
     :ivar groups: the supplementary groups of the command.
-    :ivar virtual_env: the active virtual environment of the caller, to be shown to a command in it.
-    :ivar terminal: whether the command gets a pseudo-terminal.
-    :ivar reraise_signal: whether the watcher kills itself by the signal that killed the command, in
-        place of the exit status 128+N; process 1 of a container always exits with the status.
+    :ivar virtual_env: the path of the caller's active virtual environment, which is mounted if the
+        command lies in it.
+    :ivar terminal: whether the command has a pseudo-terminal.
+    :ivar reraise_signal: whether the watcher kills itself by the signal that killed the command,
+        instead of exiting with status 128+N; if the watcher is PID 1 of a container, it always
+        exits with the status.
     :ivar log: ``"json"`` if the watcher prints its messages in JSON.
     :ivar idmap: the id map of a new user namespace.
-    :ivar kept: the name of a namespace to run in, or for sandboxes of a host the Namespace itself;
-        ``None`` for a new namespace.
-    :ivar network: the network, one of :data:`usernsctl.gvisor.runsc.command.NETWORKS`, or that of
-        :func:`usernsctl.gvisor.launch.network.with_network`.
-    :ivar allow: the names that the sandbox may reach through a proxy, or the addresses.
-    :ivar ranges: the addresses that the sandbox may reach, from `allow`, once they are split.
-    :ivar publish: the ports of this machine that lead to the sandbox.
-    :ivar verify: whether to check that the kernel is gVisor's before the command starts.
+    :ivar kept: the name of a persistent namespace in which to run, or for sandboxes of a
+        SandboxHost the Namespace itself; ``None`` for a new namespace.
+    :ivar network: the network, one of :data:`usernsctl.gvisor.runsc.command.NETWORKS`, or a network
+        that :func:`usernsctl.gvisor.launch.network.with_network` has chosen.
+    :ivar allow: the names that the sandbox may reach through a proxy, or the addresses that it may
+        reach.
+    :ivar ranges: the addresses that the sandbox may reach, which ``with_network`` moves here from
+        `allow`.
+    :ivar publish: the ports of the host that are forwarded to the sandbox.
+    :ivar verify: whether to check that the sandbox's kernel is gVisor before the command starts.
     :ivar no_new_privs: whether to set no_new_privs for runsc and its children.
     :ivar drop_bounding: whether to drop the capabilities that runsc does not need.
     :ivar memory: the memory limit of the sandbox, in bytes.
@@ -153,10 +160,10 @@ class Request:
     :ivar limits: ``"strict"`` if a limit that can't be enforced is an error, else
         ``"best-effort"``.
     :ivar program: the path of runsc, or ``None`` to search for it.
-    :ivar start_timeout: the time limit of the sandbox's start, in seconds; 0 for none, ``None`` for
-        the watcher's default.
+    :ivar start_timeout: the time limit of the sandbox's start, in seconds; 0 for no limit, ``None``
+        for the watcher's default.
     :ivar state: a directory for runsc's state, which other runsc commands can use, or ``None`` for
-        a private directory that is gone after the run.
+        a private directory that is removed after the run.
     """
 
     args: tuple[str, ...] = ()
@@ -435,7 +442,8 @@ class Request:
         ),
         default=None,
     )
-    # Only a Python argument: a sandbox of ``usernsctl run`` is never idle, as its command runs.
+    # This field is only an argument in Python. A sandbox of ``usernsctl run`` is never idle,
+    # because its command runs.
     idle_timeout: float | None = field(
         metadata=by(argument=Argument("idle_timeout", check_of_limit("check_duration"))),
         default=None,
@@ -656,7 +664,7 @@ class Request:
 
     @property
     def has_limits(self) -> bool:
-        """Return whether the request has a limit of the whole sandbox."""
+        """Return whether the request has a limit for the complete sandbox."""
         limits = (
             *(self.memory, self.pids, self.cpus, self.disk),
             *(self.timeout, self.idle_timeout),
@@ -665,7 +673,7 @@ class Request:
 
     @classmethod
     def _arguments(cls) -> dict[str, tuple[str, Callable[[str, Any], Any]]]:
-        """Return the field and the check for each argument of SandboxHost."""
+        """Return the field and the conversion function for each argument of SandboxHost."""
         return {
             argument.name: (field.name, argument.check)
             for field in fields(cls)
@@ -674,7 +682,7 @@ class Request:
 
     @classmethod
     def checked(cls, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the values of fields for arguments of SandboxHost.
+        """Check the arguments of SandboxHost, and return the values of the fields that they set.
 
         :raises TypeError: an argument has the wrong type.
         :raises ValueError: an argument has an invalid value.
@@ -684,7 +692,7 @@ class Request:
 
     @classmethod
     def for_host(cls, options: Mapping[str, Any]) -> Self:
-        """Return the request that all sandboxes of a host share.
+        """Return the request that all sandboxes of a SandboxHost share.
 
         :param options: arguments of :class:`usernsctl.SandboxHost`.
         :raises TypeError: an argument is unknown, or has the wrong type.

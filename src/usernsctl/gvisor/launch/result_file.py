@@ -1,7 +1,7 @@
 """The file for the result of ``usernsctl run --result``.
 
-The file is opened before the start, so that a place that can't be written to is an error before the
-command runs. The watcher writes the result (csrc/programs/watch/result.c).
+The file is opened before the command is started, so that an unwritable location is an error before
+the command runs. The watcher writes the result (csrc/programs/watch/result.c).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from usernsctl.errors import BindError, CommandError
 # The errors of open(2) on a filesystem that does not support O_TMPFILE.
 _NO_NAMELESS_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
 
-# The members of a result that are unknown, or zero, before the command has run.
+# The members of the JSON result that are unknown or zero if the command was not started.
 _NOTHING = (
     '"limit": null, "used": null, "rusage": null, "peak_memory": null, "denied": 0, '
     '"stdout_truncated": 0, "stderr_truncated": 0'
@@ -27,16 +27,16 @@ _NOTHING = (
 
 
 class ResultFile:
-    """An open file without a name, or with a temporary one, beside the path for the result.
+    """An open file beside the result's path, without a name or with a temporary name.
 
-    :ivar path: the path for the result.
+    :ivar path: the path of the result.
     """
 
     def __init__(self, path: str) -> None:
-        """Open a file.
+        """Open a file in the directory of the result.
 
-        :raises CommandError: a file can't be created there, or `path` exists and is no regular
-            file.
+        :raises CommandError: a file can't be created in that directory, or `path` exists and is not
+            a regular file.
         """
         self.path = path
         self._temporary = f".usernsctl-{os.urandom(8).hex()}"
@@ -72,9 +72,9 @@ class ResultFile:
         return os.open(self._temporary, flags, mode, dir_fd=self._directory)
 
     def _check_old(self) -> bool:
-        """Return whether there is a file of an earlier run.
+        """Return whether the path is the result of an earlier run.
 
-        :raises OSError: there is a file that is no regular file.
+        :raises OSError: the path exists, but is not a regular file.
         """
         try:
             status = os.stat(self._name, dir_fd=self._directory, follow_symlinks=False)
@@ -86,22 +86,22 @@ class ResultFile:
 
     @property
     def descriptors(self) -> tuple[int, int]:
-        """The descriptors that the watcher inherits."""
+        """The descriptors of the directory and of the file, which the watcher inherits."""
         return self._directory, self._file
 
     @property
     def option(self) -> str:
-        """The option of the watcher."""
+        """The watcher's command line option for this file."""
         return f"--result={self._directory},{self._file},{self._temporary},{self._name}"
 
     def prepare(self, writable: Mapping[str, int]) -> None:
-        """Check that the sandbox can't replace the file, and remove that of an earlier run.
+        """Check that the sandbox can't replace the result, and remove the result of an earlier run.
 
-        A reader could take an old file for that of this run.
+        Otherwise, a reader could mistake the old result for the result of this run.
 
-        :param writable: descriptors of the sources of writable bind mounts, by their paths.
-        :raises CommandError: a writable bind mount has the file's directory, or the old file can't
-            be removed.
+        :param writable: the sources of writable bind mounts, as a map from paths to descriptors.
+        :raises CommandError: a writable bind mount contains the result's directory, or the old
+            result can't be removed.
         """
         self._check_unwritable(writable)
         try:

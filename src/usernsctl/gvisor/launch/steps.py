@@ -1,11 +1,12 @@
-"""Launches as data: all steps of a run in gVisor.
+"""Launches: the steps of a run in gVisor, as data.
 
-:mod:`usernsctl.gvisor.launch.plan` makes a launch, and the core performs it (csrc/launch/), which
-reads its records as NUL-terminated words. A launch can be printed, compared and written to a file.
+:mod:`usernsctl.gvisor.launch.plan` creates a launch. The core (csrc/launch/) reads its records,
+which consist of NUL-terminated strings, and performs them. A launch can be printed, compared and
+written to a file.
 
-Paths of the run's own files have marks for values that are known only at the start: :data:`SCRATCH`
-is the path of the run's tmpfs, :data:`ID` a random id of the start, :data:`STAMP` its time. ``@@``
-is a literal ``@``.
+Paths of the run's own files have placeholders for values that are known only at the start.
+:data:`SCRATCH` stands for the path of the run's tmpfs, :data:`ID` for a random id, :data:`STAMP`
+for the start time. ``@@`` is a literal ``@``.
 """
 
 from __future__ import annotations
@@ -18,38 +19,38 @@ from usernsctl.errors import CommandError
 
 SCRATCH, ID, STAMP = "@s", "@i", "@t"
 
-#: Name of a directory among the run's own files that stays empty.
+#: Name of an empty directory among the run's own files.
 EMPTY_DIRECTORY = "empty"
 
-# The same limits as in csrc/launch/.
+# The maximum number of strings in a launch, and of their bytes, as in csrc/launch/.
 WORDS_MAX = 1 << 18
 BYTES_MAX = 32 << 20
 _HEADER = ("usernsctl-launch", "2")
 
 
 def literal(word: str) -> str:
-    """Escape ``@`` in a word of a record in which the core replaces marks."""
+    """Escape ``@`` in an argument of a record, so that it does not begin a placeholder."""
     return word.replace("@", "@@")
 
 
-#: Verbs of records: the names of their words, and a description for --dry-run.
+#: Verbs of records, each with the names of its arguments, and a description for --dry-run.
 VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
-    # The remedy for a frozen launch with a wrong assumption.
+    # The remedy that is printed if an assumption of a frozen launch is wrong.
     "remedy": (("command",), "if the launch is outdated: {command}"),
-    # Ids and oom score.
+    # Ids of the command, and the oom score.
     "idmap": (("option",), "{option}"),
     "user": (("uid", "gid"), "run the command as uid {uid} and gid {gid}"),
     "group": (("gid",), "run the command with the supplementary group {gid}"),
     "oom-score": (("score",), "set the oom score to {score}"),
-    # Files of the host.
+    # Files of the host to open.
     "source": (("how", "path"), "open {path}"),
-    # Assumptions of a frozen launch.
+    # Assumptions that a frozen launch checks.
     "assume": (
         ("source", "size", "mode", "sum"),
         "{source} still has {size} bytes, the mode {mode} and the checksum {sum}",
     ),
     "scratch": (("path",), "mount the run's own tmpfs on {path}"),
-    # The root filesystem.
+    # Steps that create the root filesystem.
     "machine": (("name",), "show this machine's /{name}, read-only"),
     "snapshot": (("name",), "copy the files of /{name} that everybody may read"),
     "guarded": (("name",), "show the files of /{name} that everybody may read"),
@@ -64,7 +65,7 @@ VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "bind": (("source", "inside", "access"), "bind {source} on {inside}, {access}"),
     "mount": (("inside", "shows"), "let gVisor mount a filesystem of its own on {inside}"),
     "read-only": ((), "make the root filesystem read-only"),
-    # The run's own files.
+    # Steps that create the run's own files.
     "make": (("name", "mode"), "make the directory {name}, mode {mode}"),
     "tmpfs": (("name", "size"), "mount a tmpfs of {size} bytes on {name}"),
     "limits": (
@@ -78,7 +79,7 @@ VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "program": (("source",), "show {source} in programs"),
     "program-link": (("source", "name"), "make the link {name} to {source}"),
     "program-path": (("source",), "execute {source} by its path"),
-    # config.json, in pieces.
+    # Parts of config.json.
     "json": (("text",), ""),
     "json-several": (("text",), ""),
     "json-args": ((), ""),
@@ -93,7 +94,7 @@ VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "json-root": ((), ""),
     "json-bind-source": (("bind",), ""),
     "json-bind-destination": (("bind",), ""),
-    # Values that the command of a frozen launch gets from the process that starts the launch.
+    # Values of a frozen launch's command that come from the process that starts the launch.
     "env-all": ((), "all variables"),
     "env-name": (("name",), "the variable {name}, if it is set"),
     "env-need": (("name",), "the variable {name}"),
@@ -103,7 +104,7 @@ VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "arg": (("word",), "{word}"),
     "terminal-moment": ((), "give the command a terminal if the standard streams are one"),
     "terminal-need": ((), "give the command a terminal; the standard streams must be one"),
-    # Privileges to give up before runsc is executed.
+    # Privileges that are dropped before runsc is executed.
     "no-new-privs": ((), "gain no more privileges (no_new_privs)"),
     "no-membarrier": ((), "make membarrier(2) a no-op, which runsc does not need"),
     "drop-bounding": ((), "drop all capabilities that runsc does not need"),
@@ -111,7 +112,7 @@ VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
         (),
         "keep CAP_NET_ADMIN and CAP_SETPCAP until the network of the sandbox is made",
     ),
-    # The program to execute.
+    # The argv and environment of the program that is executed.
     "watch": (("word",), "{word}"),
     "runsc-env": (("setting",), "{setting}"),
     "end": ((), ""),
@@ -120,7 +121,7 @@ VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A step of a launch: a verb of :data:`VERBS`, and its words."""
+    """A step of a launch, which consists of a verb from :data:`VERBS` and its arguments."""
 
     verb: str
     words: tuple[str, ...] = ()
@@ -131,18 +132,18 @@ class Record:
 
     @property
     def named(self) -> dict[str, str]:
-        """The words by their names in :data:`VERBS`."""
+        """The arguments by their names in :data:`VERBS`."""
         return dict(zip(VERBS[self.verb][0], self.words, strict=True))
 
 
 def record(verb: str, *words: object) -> Record:
-    """Return the record of a verb and words; numbers become decimal strings."""
+    """Return the record of a verb and its arguments; numbers become decimal strings."""
     return Record(verb, tuple(map(str, words)))
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file of the host that is opened before the namespace is entered.
+    """A file of the host that is opened before the process enters the namespace.
 
     :ivar how: the symbolic links to follow: ``"own"`` for all, ``"follow"`` for those of root and
         the caller, ``"exact"`` for none.
@@ -155,9 +156,11 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Placeholder:
-    """A value in config.json that is known only at the start; in a list, any number of elements.
+    """A value in config.json that is known only at the start.
 
-    :ivar record: the record that writes the value.
+    A placeholder in a list may be replaced by many elements.
+
+    :ivar record: the record that the core replaces by the value.
     """
 
     record: Record
@@ -175,13 +178,13 @@ class StartValues:
     """Values of a run that come from the process that starts it.
 
     :ivar args: the command and its arguments.
-    :ivar env: the command's variables, each ``NAME=VALUE``.
+    :ivar env: the command's environment, as ``NAME=VALUE`` entries.
     :ivar cwd: the working directory of the command, or ``None`` for the current directory if it
-        exists inside, else /.
-    :ivar hostname: the hostname inside, or ``None`` for runsc's default.
+        exists in the sandbox, else /.
+    :ivar hostname: the hostname in the sandbox, or ``None`` for runsc's default.
     :ivar user: the uid and gid of the command.
     :ivar groups: the supplementary groups of the command, if several ids are mapped.
-    :ivar terminal: whether the command gets a terminal.
+    :ivar terminal: whether the command has a terminal.
     """
 
     args: tuple[str, ...]
@@ -195,7 +198,7 @@ class StartValues:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """All steps of a run, in the order of these fields.
+    """All steps of a run; the core performs them in the order of these fields.
 
     Only frozen launches have `remedy`, `assumptions`, `ids`, `user`, `groups` and `policy`.
 
@@ -206,19 +209,20 @@ class Launch:
     :ivar groups: the supplementary groups of the command.
     :ivar oom_score: the oom_score_adj of the process and its descendants (proc(5)), or ``None``.
     :ivar sources: the files of the host, to which records refer by their index.
-    :ivar assumptions: records by which the core recognises programs among `sources`.
-    :ivar scratch: candidate mount points for the run's tmpfs; the first that exists is used.
-    :ivar steps: records that make the root filesystem.
-    :ivar files: records that make the run's own files.
+    :ivar assumptions: records by which the core checks that programs among `sources` are unchanged.
+    :ivar scratch: candidate mount points for the run's tmpfs; the first existing one is used.
+    :ivar steps: records that create the root filesystem.
+    :ivar files: records that create the run's own files.
     :ivar config: config.json, with a :class:`Placeholder` for each value that is known only at the
-        start, or ``None`` if no command is run.
-    :ivar start_values: the values for the placeholders, or ``None`` if `policy` has them.
-    :ivar policy: records of the environment, directory, hostname and arguments that the command
-        gets from the process that performs the launch.
-    :ivar given_up: records of privileges to give up before the exec.
-    :ivar watcher: the argv to execute: that of the watcher, with that of runsc at its end.
+        start, or ``None`` if the launch has no command.
+    :ivar start_values: the values for the placeholders, or ``None`` if `policy` determines them.
+    :ivar policy: records of the command's environment, directory, hostname and arguments, some of
+        which come from the process that performs the launch.
+    :ivar given_up: records of privileges that are dropped before the exec.
+    :ivar watcher: the argv to execute, which is the argv of the watcher followed by the argv of
+        runsc.
     :ivar runsc: the argv of runsc.
-    :ivar runsc_env: the environment of the watcher and runsc, each ``NAME=VALUE``.
+    :ivar runsc_env: the environment of the watcher and runsc, as ``NAME=VALUE`` entries.
     """
 
     version: str
@@ -264,9 +268,9 @@ class Launch:
         yield record("end")
 
     def encode(self) -> bytes:
-        """Return the NUL-terminated words for the core (csrc/launch/), and for a frozen launch.
+        """Return the launch as NUL-terminated strings, for the core or for a frozen launch's file.
 
-        :raises CommandError: a word has a NUL character, or the launch exceeds the core's limits.
+        :raises CommandError: a string has a NUL character, or the launch exceeds the core's limits.
         """
         words = [*_HEADER, self.version]
         for one in self.records():
@@ -290,7 +294,7 @@ class Launch:
 
 
 def pieces(config: Mapping[str, Any]) -> list[Record]:
-    """Return the records that write a config.json."""
+    """Return the records that write a config.json, piece by piece."""
     found: list[Record] = []
     texts: list[str] = []
     for piece in _pieces(config):
@@ -336,8 +340,8 @@ def _member(name: str, value: Any, *, is_first: bool) -> Iterator[str | Record]:
 def completed(config: Mapping[str, Any], values: Mapping[Record, Any], *, several: bool) -> Any:
     """Return `config` with its placeholders replaced.
 
-    :param values: the values of placeholders by their records; a list of elements for a placeholder
-        in a list.
+    :param values: a map from the records of placeholders to their values. For a placeholder in a
+        list, the value is a list of elements.
     :param several: whether more than one uid or gid is mapped.
     """
 
@@ -364,7 +368,7 @@ def completed(config: Mapping[str, Any], values: Mapping[Record, Any], *, severa
 
 
 try:
-    # json's own encoder of strings: importing json takes longer.
+    # Import json's encoder of strings directly, because importing json takes longer.
     from _json import encode_basestring
 except ImportError:
     from json.encoder import encode_basestring
@@ -388,16 +392,17 @@ def dumps(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-#: Path inside of the program that checks that the kernel is gVisor's.
+#: Path in the sandbox of the verifier, which checks that the kernel is gVisor.
 VERIFIER_INSIDE = "/.usernsctl-verify"
-#: Option of that program, before a uid and a gid: map these ids to 0, for the command.
+#: Option of the verifier to map the uid and the gid that follow to 0, for the command.
 VERIFY_AS = "--as"
-#: Path inside of the agent, which starts further commands; only sandboxes of a host have it.
+#: Path in the sandbox of the agent, which starts commands; only sandboxes of a SandboxHost have it.
 AGENT_INSIDE = "/.usernsctl-agent"
 
-#: Directory in a host's tmpfs that has a directory for each sandbox, named by its id.
+#: Directory in a SandboxHost's tmpfs that contains a directory for each sandbox, named by the
+#: sandbox's id.
 BOXES = "boxes"
-#: Directory in BOXES for the crash reports of all sandboxes: a tmpfs of limited size, which other
-#: logs do not share.
+#: Directory in BOXES for the crash reports of all sandboxes. It is a tmpfs of limited size, which
+#: contains no other logs.
 CRASH_DIRECTORY = ".crash"
 CRASHES = f"{BOXES}/{CRASH_DIRECTORY}"

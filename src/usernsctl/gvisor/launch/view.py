@@ -1,4 +1,4 @@
-"""Resolution of paths as the command will see them, before it runs."""
+"""Resolution of paths in the sandbox as the command will see them, before the command runs."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from usernsctl.maps import MappedIds
 
 
 class Remedies(Protocol):
-    """Texts of remedies, for the command line or for Python. Names in them are untrusted."""
+    """Remedies for the command line or for Python, as text that may contain untrusted names."""
 
     def show(self, source: str, destination: str = "") -> str:
         """Return the option or argument that mounts `source`, by default at the same path."""
 
     def search(self, directory: str) -> str:
-        """Return the option or argument that sets PATH to `directory` and the usual ones."""
+        """Return the option or argument that adds `directory` to the default PATH."""
 
     def name_by_path(self, command: str) -> str:
-        """Return the remedy for the bare name of a file in the current directory."""
+        """Return the remedy for a command that is a bare file name in the current directory."""
 
     def separate_words(self, command: str) -> str:
-        """Return the remedy for a command line that was given as a single word."""
+        """Return the remedy for a command line that was passed as a single argument."""
 
 
 class CommandLine:
@@ -40,8 +40,8 @@ class CommandLine:
     def show(self, source: str, destination: str = "") -> str:
         """Return the option that mounts `source`.
 
-        A name that ends in ``:rw`` must not select another file, or a writable mount. For a path
-        that the option can't express, the result is another remedy.
+        A path that ends in ``:rw`` must not select another file, or a writable mount. For a path
+        that the option can't express, the result is a remedy without the option.
         """
         words = [source, destination] if destination else [source]
         if not _is_read_as(":".join(words), Bind.shown(source, destination)):
@@ -49,7 +49,7 @@ class CommandLine:
         return f"add --bind {':'.join(map(quoted, words))}"
 
     def search(self, directory: str) -> str:
-        """Return the option that sets PATH."""
+        """Return the option that adds `directory` to the default PATH."""
         return f"add --env PATH={quoted(directory)}:{DEFAULT_PATH}"
 
     def name_by_path(self, command: str) -> str:
@@ -58,7 +58,7 @@ class CommandLine:
         return f"name a file of the current directory by its path, as in: --bind . -- {by_path}"
 
     def separate_words(self, command: str) -> str:
-        """Return advice to separate the words of `command`, or to run it in a shell."""
+        """Return advice to separate the arguments of `command`, or to run it in a shell."""
         return f"give each word as a separate argument, or run a shell: sh -c {quoted(command)}"
 
 
@@ -74,7 +74,7 @@ class PythonCall:
         return f"binds=[usernsctl.Bind.shown({', '.join(map(repr, words))})]"
 
     def search(self, directory: str) -> str:
-        """Return the argument that sets PATH."""
+        """Return the argument that adds `directory` to the default PATH."""
         return f"env={ {'PATH': f'{directory}:{DEFAULT_PATH}'}!r}"
 
     def name_by_path(self, command: str) -> str:
@@ -84,7 +84,7 @@ class PythonCall:
         return f"name a file of the current directory by its path: {shown}, args=[{path!r}]"
 
     def separate_words(self, command: str) -> str:
-        """Return advice to pass the words of `command` as separate items of `args`."""
+        """Return advice to pass the parts of `command` as separate items of `args`."""
         return f"give each word as a separate item: args={command.split()!r}"
 
 
@@ -100,12 +100,12 @@ def _is_read_as(text: str, bind: Bind) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Walk:
-    """The part of a path that exists inside.
+    """The result of resolving a path in the sandbox, as far as the path exists.
 
-    :ivar inside: the path inside of the last existing file, without symbolic links.
-    :ivar missing: the remaining components, which don't exist.
-    :ivar file: the last existing file; ``None`` for a directory that only gVisor will create, on
-        the path to a mount point.
+    :ivar inside: the path in the sandbox of the last existing file, without symbolic links.
+    :ivar missing: the remaining components of the path, which don't exist.
+    :ivar file: the last existing file; ``None`` for a directory that gVisor will create as a parent
+        of a mount point.
     :ivar is_unknown: whether the path is below a filesystem whose contents only gVisor knows.
     """
 
@@ -116,17 +116,17 @@ class Walk:
 
     @property
     def complete(self) -> bool:
-        """True if the whole path exists."""
+        """True if the complete path exists."""
         return not self.missing
 
     @property
     def is_directory(self) -> bool:
-        """True if the last existing file is a directory."""
+        """True if the last existing file of the path is a directory."""
         return self.file is None or self.file.is_directory
 
     @property
     def wanted(self) -> str:
-        """The path inside that the path resolves to, which need not exist."""
+        """The resolved path in the sandbox, without symbolic links. The path need not exist."""
         return os.path.join(self.inside, *self.missing)
 
 
@@ -141,8 +141,9 @@ class View:
         """Return the view of a root filesystem.
 
         :param top: the directory that becomes ``/``; the view closes the descriptor.
-        :param owners: ids whose directories root inside may search, even if this process may not;
-            by default root inside may search the same directories as this process.
+        :param owners: ids whose directories root in the sandbox may search, even if this process
+            may not. By default, root in the sandbox may search the same directories as this
+            process.
         """
         extents = None
         if owners is not None:
@@ -161,12 +162,12 @@ class View:
         open_path: Callable[[str], PathDescriptor],
         owners: MappedIds | None = None,
     ) -> Self:
-        """Return the view of a root filesystem that another process has built.
+        """Return the view of a root filesystem that another process has already built.
 
         :param scratch: the path of the run's tmpfs.
         :param binds: the sources and destinations of the bind mounts.
         :param empty: the paths on which gVisor will mount an empty filesystem.
-        :param open_path: a function that opens a path in the tmpfs (O_PATH).
+        :param open_path: a function that opens a path in the run's tmpfs (O_PATH).
         :param owners: as for :meth:`of_root`.
         """
         with contextlib.ExitStack() as undo:
@@ -191,20 +192,21 @@ class View:
         self.close()
 
     def add_bind(self, inside: str, source: PathDescriptor) -> None:
-        """Add a mount of `source` at a path inside that has no symbolic links.
+        """Add a mount of `source` at a path in the sandbox that has no symbolic links.
 
-        The first of two mounts at the same path counts.
+        Of two mounts at the same path, the first applies.
 
         :param source: the mounted file; the view closes the descriptor.
         """
         self._native.add(inside, source.descriptor)
 
     def walk(self, path: str, *, start: str = "/") -> Walk:
-        """Resolve a path inside, with its symbolic links, as the kernel will do inside.
+        """Resolve a path and its symbolic links, as the kernel will do in the sandbox.
 
-        :param start: the directory inside that a relative path starts at.
+        :param start: the directory in the sandbox to which a relative path refers.
         :raises PermissionError: a directory of the path may not be searched.
-        :raises OSError: the path has too many symbolic links, or a file in place of a directory.
+        :raises OSError: the path has too many symbolic links, or a component that is not a
+            directory.
         """
         reached = self._native.follow(path, start)
         if reached.errnum:
@@ -212,15 +214,15 @@ class View:
         return _walk_of(reached)
 
     def fault_of_command(self, command: str, search: str, cwd: str) -> CommandFault | None:
-        """Return why a command can't be started inside, as far as this process can know.
+        """Return why a command can't be started in the sandbox, as far as this process can know.
 
         :param search: the PATH of the command.
-        :param cwd: the working directory of the command, a path inside.
+        :param cwd: the working directory of the command, a path in the sandbox.
         """
         return self._native.check_command(command, search, cwd)
 
     def fault_of_directory(self, path: str) -> tuple[int, str] | None:
-        """Return the errno and the reason why a directory can't be the working directory inside.
+        """Return the errno and the reason why a directory can't be the command's working directory.
 
         Directories whose state only gVisor knows count as usable.
         """
@@ -258,19 +260,21 @@ def check(
     tree: str | None = None,
     remedies: Remedies = COMMAND_LINE,
 ) -> None:
-    """Check that the command can be found and executed inside.
+    """Check that the command can be found and executed in the sandbox.
 
-    The sandbox itself reports failures that this process can't foresee.
+    Failures that this process can't foresee are reported by the sandbox when it starts.
 
     :param search: the PATH of the command.
-    :param cwd: the working directory of the command, a path inside.
-    :param caller: the caller's environment, to find the command on this machine for the remedy.
-    :param tree: the root filesystem, if it has its own programs: remedies then don't mount programs
-        of this machine.
-    :param remedies: the texts of remedies.
-    :raises CommandNotFoundError: the command, or its interpreter, does not exist inside.
-    :raises CommandNotADirectoryError: the path of the command has a file in place of a directory.
-    :raises CommandNotExecutableError: the command is not executable, or may not be reached.
+    :param cwd: the working directory of the command, a path in the sandbox.
+    :param caller: the caller's environment, whose PATH finds the command on the host, for the
+        remedy.
+    :param tree: the root filesystem, if it has its own programs. Remedies then don't mount programs
+        of the host.
+    :param remedies: the wording of remedies.
+    :raises CommandNotFoundError: the command, or its interpreter, does not exist in the sandbox.
+    :raises CommandNotADirectoryError: a component of the command's path is not a directory.
+    :raises CommandNotExecutableError: the command is not executable, or a directory of its path may
+        not be searched.
     :raises CommandError: the file is not a program.
     """
     fault = view.fault_of_command(command, search, cwd)
@@ -286,16 +290,16 @@ def check(
 
 
 def check_directory(view: View, cwd: str, named: str, remedy: str | None) -> None:
-    """Check the working directory of the command.
+    """Check that the command can be started in a working directory.
 
-    The sandbox itself reports failures that this process can't foresee.
+    Failures that this process can't foresee are reported by the sandbox when it starts.
 
     :param named: the option or argument that names the directory, for errors.
     :param remedy: the remedy that mounts the directory, if any.
     :raises CommandError: the path is not absolute.
-    :raises CommandNotFoundError: the directory does not exist inside.
-    :raises CommandNotADirectoryError: the path leads to a file.
-    :raises CommandNotExecutableError: the directory may not be reached.
+    :raises CommandNotFoundError: the directory does not exist in the sandbox.
+    :raises CommandNotADirectoryError: the path is not a directory.
+    :raises CommandNotExecutableError: a directory of the path may not be searched.
     """
     if not cwd.startswith("/"):
         reason = f"{named}: not an absolute path"
@@ -308,7 +312,7 @@ def check_directory(view: View, cwd: str, named: str, remedy: str | None) -> Non
 def _missing(
     command: str, view: View, caller: Mapping[str, str], tree: str | None, remedies: Remedies
 ) -> tuple[str, str | None]:
-    """Return why a command is not found inside, and the remedy."""
+    """Return why a command is not found in the sandbox, and the remedy."""
     where = "" if "/" in command else " along PATH"
     nowhere = f"{command!r} was not found{where} in the sandbox"
     if tree is not None:
@@ -332,13 +336,13 @@ def _missing(
         known_as = f"{command!r}" if command == own else f"{command!r} ({own} here)"
         wanted = hidden.wanted if hidden is not None else own
         return f"{known_as} is not in the sandbox", show_program(wanted, remedies)
-    # The rest of PATH is not printed: variables of the environment may be secret.
+    # Do not print the other directories of PATH, since environment variables may be secret.
     reason = f"{command!r} is {own}, but PATH in the sandbox lacks this directory"
     return reason, remedies.search(os.path.dirname(own))
 
 
 def show_program(path: str, remedies: Remedies = COMMAND_LINE) -> str:
-    """Return the remedy that mounts a program, with its whole installation if in a ``bin``."""
+    """Return the remedy that mounts a program's directory, or the installation around a ``bin``."""
     directory = os.path.dirname(path)
     prefix = os.path.dirname(directory)
     whole = os.path.basename(directory) in ("bin", "sbin") and prefix.count("/") > 1
@@ -346,13 +350,12 @@ def show_program(path: str, remedies: Remedies = COMMAND_LINE) -> str:
 
 
 def how_to_show(path: str, *, directory: str, cwd: str | None) -> str:
-    """Return the remedy that mounts a file of this machine at the path that the command uses.
+    """Return the remedy that mounts a file of the host at the path that the command uses.
 
     :param path: the path in the arguments of the command.
-    :param directory: the caller's current directory, at which a relative path starts on this
-        machine.
-    :param cwd: the directory at which a relative path starts inside, or ``None`` for the same
-        directory, if it is mounted.
+    :param directory: the caller's current directory, to which a relative path refers on the host.
+    :param cwd: the directory to which a relative path refers in the sandbox, or ``None`` for
+        `directory`, if that is mounted.
     """
     if os.path.isabs(path):
         return COMMAND_LINE.show(path)

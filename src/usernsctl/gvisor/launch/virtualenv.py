@@ -1,8 +1,9 @@
-"""The caller's active virtual environment, which a command in it needs inside.
+"""The caller's active virtual environment, mounted in the sandbox for a command that lies in it.
 
-``VIRTUAL_ENV`` is the caller's own, but another program may have written the files in the
-environment, such as one in a sandbox with a writable bind mount. So only a directory that has
-nothing but an environment is shown, and of what its files name, only installations of Python.
+The caller sets ``VIRTUAL_ENV``, but an untrusted program may have written the files in the
+environment, for example in a sandbox with a writable bind mount. So the directory is mounted only
+if it has only the entries of an environment, and of the directories that its files name, only
+installations of Python are mounted.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from usernsctl._system.paths import PathDescriptor, open_path
 from usernsctl._text import quoted
 from usernsctl.gvisor.launch.request import SHOWN, Bind
 
-# The entries of a virtual environment that venv, virtualenv, uv and installed packages create.
+# The directory entries that venv, virtualenv, uv and installed packages create in an environment.
 _ENTRIES = frozenset(
     (
         *("bin", "include", "lib", "lib64", "man", "share", "etc", "pyvenv.cfg"),
@@ -32,11 +33,11 @@ Shown = tuple[Bind, PathDescriptor]
 
 
 class _UnsuitableError(Exception):
-    """Error of a directory that is not shown without the caller's request."""
+    """Error of a directory that is mounted only if the caller requests it explicitly."""
 
 
 def find_command(command: str, search: str) -> str | None:
-    """Return the path of a command on this machine, or None.
+    """Return the path of a command on the host, or None.
 
     :param search: the PATH of the command.
     """
@@ -54,14 +55,14 @@ def show(
     homes: Iterable[str],
     notify: Callable[[str], object],
 ) -> list[Shown]:
-    """Return read-only bind mounts of the virtual environment that a command lies in.
+    """Return read-only bind mounts of the virtual environment in which a command lies.
 
     :param environment: the value of ``VIRTUAL_ENV``.
-    :param command: the path of the command on this machine.
+    :param command: the path of the command on the host.
     :param binds: the bind mounts that the caller has requested.
     :param homes: the home directories of the caller, which the sandbox hides.
-    :param notify: called with a message if the environment is not shown.
-    :returns: the bind mounts, each with the open source; empty if the command does not lie in a
+    :param notify: called with a message if the environment can't be mounted.
+    :returns: the bind mounts, each with its open source; empty if the command does not lie in a
         virtual environment.
     """
     place = os.path.normpath(environment)
@@ -89,7 +90,7 @@ def show(
 
 
 class _Hidden:
-    """The paths of this machine that the sandbox does not show."""
+    """The set of the host's paths that are hidden in the sandbox."""
 
     def __init__(self, places: list[str], homes: list[str]) -> None:
         self._places = places
@@ -107,9 +108,9 @@ def _is_below(path: str, directory: str) -> bool:
 
 
 def _mounts(source: PathDescriptor, place: str) -> Iterator[Shown]:
-    """Yield the mounts of a directory at a path, and at its path without symbolic links.
+    """Yield the mounts of a directory at `place`, and at its path without symbolic links.
 
-    Programs find their files by either path.
+    Programs find their files by either of the two paths.
     """
     for destination in dict.fromkeys([place, source.path]):
         again = PathDescriptor.own(source.path, os.dup, source.fd)
@@ -117,10 +118,10 @@ def _mounts(source: PathDescriptor, place: str) -> Iterator[Shown]:
 
 
 def _read_config(top: PathDescriptor) -> dict[str, str]:
-    """Return the settings in the pyvenv.cfg of an environment.
+    """Return the settings in the pyvenv.cfg of a virtual environment.
 
     :raises _UnsuitableError: the file belongs to another user, or is not a small regular file.
-    :raises OSError: there is no such file, or it can't be read.
+    :raises OSError: pyvenv.cfg does not exist, or can't be read.
     """
     with top.child("pyvenv.cfg") as file:
         status = file.status
@@ -139,10 +140,10 @@ def _read_config(top: PathDescriptor) -> dict[str, str]:
 def _check_environment(top: PathDescriptor) -> None:
     """Check that a directory has only the entries of a virtual environment.
 
-    Others may be secret: a project with its environment in its own directory, or the pip.conf of
-    the environment, which may have passwords.
+    Other files may be secret, such as the files of a project that is its own environment, or a
+    pip.conf, which may have passwords.
 
-    :raises _UnsuitableError: there is another entry.
+    :raises _UnsuitableError: the directory has another entry.
     """
     fd = top.open()
     try:
@@ -154,9 +155,9 @@ def _check_environment(top: PathDescriptor) -> None:
 
 
 def _prefixes(place: str, config: dict[str, str]) -> Iterable[str]:
-    """Return the directories of the Python installation that an environment uses.
+    """Return the directories of the Python installation on which a virtual environment is based.
 
-    :param place: the path of the environment.
+    :param place: the path of the virtual environment.
     """
     real = os.path.realpath(f"{place}/bin/python")
     programs = [config.get("home", ""), os.path.dirname(real)]
@@ -169,11 +170,12 @@ def _is_plain_bin(path: str) -> bool:
 
 
 def _installation(prefix: str, homes: Iterable[str]) -> list[Shown]:
-    """Return the mounts of a Python installation; none if the directory is not one.
+    """Return the mounts of a Python installation; empty if the directory is not an installation.
 
-    The command then fails, with an error that names the interpreter and the option to show it.
+    If the result is empty, the command fails with an error that names the interpreter and the
+    option to mount it.
 
-    :param homes: directories that must not be shown.
+    :param homes: home directories, which must not be mounted.
     """
     try:
         with open_path(prefix) as top:
@@ -186,7 +188,7 @@ def _installation(prefix: str, homes: Iterable[str]) -> list[Shown]:
 
 
 def _has_library(prefix: PathDescriptor) -> bool:
-    """Return whether a directory has a standard library of Python, not behind symbolic links.
+    """Return whether a directory has a standard library of Python, reached without symbolic links.
 
     :raises OSError: the directory can't be read.
     """

@@ -1,4 +1,4 @@
-"""OCI bundles: read, check, fix and build the config.json that runsc runs."""
+"""OCI bundles: functions that read, check, fix and build the config.json for runsc."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ __all__ = [
     "validate",
 ]
 
-# Imported on first use: most of these modules import msgspec, which only bundles need.
+# Import these modules on first use, because most of them import msgspec, which only bundles need.
 _MODULES = {
     "builder": (
         "BuildOptions",

@@ -1,4 +1,4 @@
-"""Builder of config.json files."""
+"""Builder of config.json files for runsc."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from usernsctl.maps import Extent
 
 OCI_VERSION = "1.0.2"
 _MAX_ID = 2**32 - 1
-_UNLIMITED = 2**64 - 1  # RLIM_INFINITY in config.json
+_UNLIMITED = 2**64 - 1  # the value of RLIM_INFINITY in config.json
 
 
 @dataclass(frozen=True, slots=True)
 class Mount:
     """A mount of the container.
 
-    :ivar destination: the mount point inside, an absolute path.
+    :ivar destination: the mount point in the container, an absolute path.
     :ivar type: ``"bind"``, or a filesystem type of runsc (``"tmpfs"``, ``"proc"``, …).
-    :ivar source: the path outside for a bind mount; a label without effect for other types.
+    :ivar source: the path on the host for a bind mount; a label without effect for other types.
     :ivar options: mount options as for mount(8), such as ``"ro"`` or ``"size=64m"``.
     """
 
@@ -29,12 +29,12 @@ class Mount:
 
     @classmethod
     def bind(cls, source: str, destination: str, *, read_only: bool = True) -> Self:
-        """Return a bind mount of a file or directory, with the mounts below it."""
+        """Return a bind mount of a file or directory, including the mounts below it."""
         return cls(destination, "bind", source, ("rbind", "ro" if read_only else "rw"))
 
     @classmethod
     def tmpfs(cls, destination: str, *, mode: int = 0o755, size: int | None = None) -> Self:
-        """Return a tmpfs mount; `mode` is as for chmod(2), `size` in bytes."""
+        """Return a tmpfs mount; `mode` is as for chmod(2), and `size` is in bytes."""
         options = ["nosuid", "nodev", f"mode={mode:o}"]
         if size is not None:
             options.append(f"size={size}")
@@ -43,7 +43,10 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class Rlimit:
-    """A resource limit; `type` is like ``"RLIMIT_NOFILE"``, limits are in setrlimit(2)'s units."""
+    """A resource limit; `type` is a name such as ``"RLIMIT_NOFILE"``.
+
+    The limits are in the units of setrlimit(2).
+    """
 
     type: str
     soft: int
@@ -51,10 +54,11 @@ class Rlimit:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parse ``NAME=SOFT[:HARD]``, the value of ``--rlimit``.
+        """Parse the value of ``--rlimit``: ``NAME=SOFT[:HARD]``.
 
-        :param text: NAME is a limit of setrlimit(2), such as ``nofile`` or ``RLIMIT_NOFILE``; the
-            limits are numbers in its unit, or ``unlimited``; the default is HARD = SOFT.
+        :param text: NAME is a limit of setrlimit(2), such as ``nofile`` or ``RLIMIT_NOFILE``; SOFT
+            and HARD are numbers in the unit of that limit, or ``unlimited``. By default, HARD is
+            SOFT.
         :raises ValueError: `text` has another format.
         """
         import resource
@@ -62,7 +66,7 @@ class Rlimit:
         name, _, limits = text.partition("=")
         full = f"RLIMIT_{name.upper().removeprefix('RLIMIT_')}"
         if full == "RLIMIT_OFILE" or not hasattr(resource, full):
-            # RLIMIT_OFILE is BSD's name for RLIMIT_NOFILE.
+            # Exclude RLIMIT_OFILE, which is BSD's name for RLIMIT_NOFILE.
             names = {n for n in dir(resource) if n.startswith("RLIMIT_")} - {"RLIMIT_OFILE"}
             known = ", ".join(sorted(n.removeprefix("RLIMIT_").lower() for n in names))
             raise ValueError(f"{name!r} is not a resource limit; the limits are {known}")
@@ -89,20 +93,20 @@ class BuildOptions:
 
     :ivar args: the command and its arguments.
     :ivar rootfs: the path of the root filesystem, absolute or relative to the bundle directory.
-    :ivar uid_map: the uid extents of the prepared namespace; `outside` ids are ignored, since they
-        have no meaning inside that namespace.
+    :ivar uid_map: the uid extents of the prepared namespace; the `outside` ids are ignored, since
+        they have no meaning in that namespace.
     :ivar gid_map: the gid extents of the prepared namespace.
     :ivar env: the complete environment of the command.
-    :ivar cwd: the working directory of the command, an absolute path inside.
+    :ivar cwd: the working directory of the command, an absolute path in the container.
     :ivar read_only: whether the root filesystem is read-only.
-    :ivar uid: the command's uid inside; `gid` and `additional_gids` likewise.
-    :ivar hostname: the hostname inside, or ``None`` for runsc's default.
+    :ivar uid: the command's uid in the container; `gid` and `additional_gids` likewise.
+    :ivar hostname: the hostname in the container, or ``None`` for runsc's default.
     :ivar mounts: mounts in addition to /proc, /dev, /sys and /tmp; a mount with one of these
         destinations replaces the default.
     :ivar terminal: whether stdin, stdout and stderr are a new pseudo-terminal.
-    :ivar rlimits: resource limits inside.
-    :ivar capabilities: capabilities of the command inside, such as ``"CAP_CHOWN"``.
-    :ivar no_new_privileges: whether set-user-id programs have no effect inside.
+    :ivar rlimits: resource limits of the command.
+    :ivar capabilities: capabilities of the command, such as ``"CAP_CHOWN"``.
+    :ivar no_new_privileges: whether set-user-id bits have no effect in the container.
     """
 
     args: Sequence[str]
@@ -126,10 +130,11 @@ class BuildOptions:
 def build(options: BuildOptions) -> dict[str, Any]:
     """Build the config.json for a command.
 
-    The result has a user namespace and the identity map of the prepared namespace, so it is valid
-    however runsc is started in that namespace.
+    The result has a user namespace with the identity map of the prepared namespace, so it is valid
+    no matter how runsc is started in the prepared namespace.
 
-    :raises BundleError: a value is not allowed in a config.json; the message has its JSON path.
+    :raises BundleError: a value is not allowed in a config.json; the message contains the JSON path
+        of the value.
     """
     for name in options.env:
         if "=" in name:
@@ -160,8 +165,8 @@ def build(options: BuildOptions) -> dict[str, Any]:
 def _is_surely_valid(options: BuildOptions) -> bool:
     """Return whether a config.json built from `options` is valid, by a fast, incomplete check.
 
-    The check accepts nearly all options that occur. The others need :func:`validate`, whose import
-    takes longer than the check.
+    The check accepts nearly all options that occur in practice. If it fails, the caller uses
+    :func:`validate`, whose import takes longer than the check.
     """
     mounts = options.mounts
     texts = [*options.args, options.rootfs, options.cwd, options.hostname or ""]
@@ -202,7 +207,7 @@ def _is_text(value: object) -> bool:
 
 
 def identity_mappings(extents: Sequence[Extent]) -> list[dict[str, int]]:
-    """Return the identity mappings of a user namespace nested in the prepared one.
+    """Return the identity mappings of a user namespace nested in the prepared namespace.
 
     Adjacent extents are not merged: the kernel refuses an extent that spans two extents of the
     parent (user_namespaces(7), "Defining user and group ID mappings").
@@ -214,7 +219,10 @@ def identity_mappings(extents: Sequence[Extent]) -> list[dict[str, int]]:
 
 
 def binds(kind: str | None, options: Sequence[str] | None) -> bool:
-    """Return whether runsc makes a bind mount: by the type `kind`, or by an option of any type."""
+    """Return whether runsc creates a bind mount for a type and options.
+
+    The type ``bind`` or, with any type, an option such as ``rbind`` selects a bind mount.
+    """
     return kind == "bind" or not {"bind", "rbind"}.isdisjoint(options or ())
 
 
@@ -228,7 +236,7 @@ def bind_mounts(config: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def is_read_only(mount: dict[str, Any]) -> bool:
-    """Return whether runsc mounts an element of ``mounts`` read-only: the last option counts."""
+    """Return whether runsc mounts an element of ``mounts`` read-only; the last ro or rw applies."""
     access = [name for name in mount.get("options") or () if name in ("ro", "rro", "rw")]
     return bool(access) and access[-1] != "rw"
 
@@ -271,7 +279,7 @@ def _process(options: BuildOptions) -> dict[str, Any]:
 def _mounts(wanted: Sequence[Mount]) -> list[dict[str, Any]]:
     standard = (
         Mount("/proc", "proc", "proc"),
-        # runsc provides /dev without this entry; other runtimes need the entry.
+        # This entry is for other runtimes: runsc mounts /dev even without it.
         Mount("/dev", "tmpfs", "tmpfs", ("nosuid", "strictatime", "mode=755", "size=65536k")),
         Mount("/sys", "sysfs", "sysfs", ("nosuid", "noexec", "nodev", "ro")),
         Mount.tmpfs("/tmp", mode=0o1777),  # noqa: S108

@@ -1,4 +1,4 @@
-"""Bundle directories, which are opened once, and their config.json."""
+"""Bundle directories and their config.json; each directory is opened only once."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from usernsctl.gvisor.oci.schema import STEP, parse, serialise, validate
 
 CONFIG_NAME = "config.json"
 MAX_BYTES = 16 * 1024 * 1024
-"""Maximum size of a config.json; real files have a few KiB."""
+"""Maximum size of a config.json, in bytes; real files have a few KiB."""
 
 
 class Bundle(Closing):
     """An open bundle directory, from whose descriptor all paths of the bundle are resolved.
 
-    :ivar path: the path that the directory was opened by, for messages.
+    :ivar path: the path by which the directory was opened, for messages.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Open the directory.
+        """Open the bundle directory.
 
         :raises BundleError: `path` is not a directory, or can't be opened.
         """
@@ -45,7 +45,7 @@ class Bundle(Closing):
 
     @property
     def filename(self) -> str:
-        """The path of config.json, for messages."""
+        """The path of the bundle's config.json, for messages."""
         return os.path.join(self.path, CONFIG_NAME)
 
     def load(self) -> dict[str, Any]:
@@ -55,9 +55,9 @@ class Bundle(Closing):
         return config
 
     def read(self) -> bytes:
-        """Read config.json.
+        """Read the bundle's config.json.
 
-        :raises BundleError: config.json is missing, isn't a regular file of the bundle, can't be
+        :raises BundleError: config.json is missing, isn't a regular file in the bundle, can't be
             read, or is longer than :data:`MAX_BYTES`.
         """
         with open(self.open_config(), "rb") as file:
@@ -75,7 +75,8 @@ class Bundle(Closing):
         try:
             found = open_beneath(self.descriptor, CONFIG_NAME)
             try:
-                # Opening a device may have an effect, and opening a FIFO blocks.
+                # Check the type on an O_PATH descriptor: opening a device may have an effect, and
+                # opening a FIFO blocks.
                 if not stat.S_ISREG(os.fstat(found).st_mode):
                     self._refuse(f"{self.filename} is not a regular file")
                 return _reopen(found)
@@ -87,9 +88,10 @@ class Bundle(Closing):
             self._refuse_config(error)
 
     def within(self, path: str) -> str | None:
-        """Return `path` relative to the bundle, or None if it does not begin with the bundle.
+        """Return `path` relative to the bundle; None if it does not begin with the bundle's path.
 
-        Only the text is compared; :func:`open_beneath` refuses symbolic links that lead out.
+        Only the text is compared; :func:`open_beneath` rejects symbolic links that lead out of the
+        bundle.
         """
         if not path.startswith("/"):
             return path
@@ -101,7 +103,7 @@ class Bundle(Closing):
         return None
 
     def open_path(self, path: str, *, anywhere: bool = False) -> int:
-        """Open a path from config.json: absolute, or relative to the bundle.
+        """Open a path from config.json, either absolute or relative to the bundle.
 
         :param anywhere: whether the path may lead out of the bundle.
         :returns: a descriptor (O_PATH, close-on-exec) for the caller to close.
@@ -124,11 +126,11 @@ class Bundle(Closing):
         return os.open(name, flags, mode, dir_fd=self.descriptor)
 
     def link(self, old: str, new: str) -> None:
-        """Make a hard link `new` to the file `old` of the bundle; `new` must not exist."""
+        """Create a hard link `new` to the file `old` of the bundle; `new` must not exist."""
         os.link(old, new, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
 
     def rename(self, old: str, new: str) -> None:
-        """Rename a file of the bundle."""
+        """Rename a file in the bundle; an existing file `new` is replaced."""
         os.rename(old, new, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
 
     def unlink(self, name: str) -> None:
@@ -136,7 +138,7 @@ class Bundle(Closing):
         os.unlink(name, dir_fd=self.descriptor)
 
     def sync(self) -> None:
-        """Write the directory entries to the disk (fsync(2))."""
+        """Write the bundle's directory entries to the disk (fsync(2))."""
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         directory = os.open(".", flags, dir_fd=self.descriptor)
         try:
@@ -145,7 +147,7 @@ class Bundle(Closing):
             os.close(directory)
 
     def close(self) -> None:
-        """Close the directory; a second call does nothing."""
+        """Close the bundle directory; further calls do nothing."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
@@ -194,7 +196,7 @@ def load(bundle: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _reopen(descriptor: int) -> int:
-    """Open the file of an O_PATH descriptor for reading."""
+    """Open the file behind an O_PATH descriptor for reading."""
     return os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
@@ -205,8 +207,8 @@ def create(bundle: str | os.PathLike[str], config: dict[str, Any]) -> Path:
     """Write `config` to a new config.json in the directory `bundle`, creating the directory.
 
     :returns: the path of the new config.json.
-    :raises BundleError: config.json exists already, or can't be written. The directory is removed
-        again if this call has created it.
+    :raises BundleError: config.json exists already, or can't be written. If this call has created
+        the directory, it is removed again.
     """
     directory = Path(bundle)
     filename = directory / CONFIG_NAME
@@ -223,12 +225,12 @@ def create(bundle: str | os.PathLike[str], config: dict[str, Any]) -> Path:
 def replace(bundle: Bundle, config: dict[str, Any]) -> Path:
     """Replace the bundle's config.json by `config`.
 
-    The old file stays beside it as config.json.orig, with the same mode and, if the caller is
-    root, the same owner.
+    The old file is preserved as config.json.orig, with the same mode and, if the caller is root,
+    the same owner.
 
     :returns: the path of config.json.orig.
-    :raises BundleError: config.json.orig exists already, or a file can't be read or written. The
-        bundle is unchanged then.
+    :raises BundleError: config.json.orig exists already, or a file can't be read or written. In
+        both cases, the bundle is unchanged.
     """
     original = Path(bundle.path) / ORIGINAL_NAME
     with contextlib.ExitStack() as undo, _bundle_errors(original):
@@ -247,7 +249,7 @@ def replace(bundle: Bundle, config: dict[str, Any]) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class _Attributes:
-    """Mode and owner of an old file, for the new file that replaces it."""
+    """Mode and owner of an old file, which the new file receives."""
 
     mode: int
     uid: int
@@ -263,7 +265,8 @@ class _Attributes:
 def _new_file(bundle: Bundle, text: bytes, like: _Attributes | None = None) -> Iterator[str]:
     """Write a temporary file in the bundle; yield its name, and remove it unless it was renamed."""
     name = f".{CONFIG_NAME}.{os.urandom(8).hex()}"
-    # The mode of `like` may be private: other users must not open the file before it is applied.
+    # The mode of `like` may be private, so other users must not be able to open the file before
+    # that mode is applied.
     descriptor = bundle.create_file(name, 0o666 if like is None else 0o600)
     try:
         with open(descriptor, "wb") as file:
@@ -281,7 +284,7 @@ def _new_file(bundle: Bundle, text: bytes, like: _Attributes | None = None) -> I
 
 @contextlib.contextmanager
 def _bundle_errors(filename: Path) -> Iterator[None]:
-    """Turn an OSError of a ``with`` block into a BundleError about `filename`."""
+    """Convert an OSError in a ``with`` block to a BundleError about `filename`."""
     try:
         yield
     except BundleError:

@@ -1,4 +1,4 @@
-"""Checks for everything in an untrusted bundle that reaches outside of its directory."""
+"""Checks that find everything in an untrusted bundle that reaches outside of its directory."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from usernsctl.gvisor.oci.builder import binds
 from usernsctl.gvisor.oci.bundle import Bundle
 from usernsctl.gvisor.oci.schema import Config, MountEntry, Permission, Violation, hook_names
 
-#: Annotations that an untrusted bundle may pass to runsc, with their allowed values: they cannot
-#: weaken the sandbox. A bundle may turn linux.seccomp on for its command, but not off.
+#: Annotations that an untrusted bundle may pass to runsc, with their allowed values. These
+#: annotations cannot weaken the sandbox: a bundle may turn linux.seccomp on for its command, but
+#: not off.
 HARMLESS_ANNOTATIONS = {"dev.gvisor.flag.oci-seccomp": ("true",)}
 _RUNSC_PREFIX = "dev.gvisor."
 
-#: Filesystem types that gVisor implements. For other types, runsc may open the source on the host.
+#: Filesystem types that gVisor implements. For any other type, runsc may open the source of the
+#: mount on the host.
 OWN_FILESYSTEMS = frozenset(
     ("", "none", "cgroup", "cgroup2", "devpts", "devtmpfs", "mqueue", "proc", "sysfs", "tmpfs")
 )
 
 #: Docker's default capabilities of a container. runsc before 20240909 also gives the command's
-#: capabilities to its own process, on the host kernel, in the user namespace that runsc runs in.
+#: capabilities to its own process, on the host kernel, in the user namespace in which runsc runs.
 HARMLESS_CAPABILITIES = frozenset(
     f"CAP_{name}"
     for name in (
@@ -38,7 +40,7 @@ _UNTRUSTED = "an untrusted bundle may read and write only its own files"
 
 
 def check_outside(config: Config, bundle: Bundle) -> Iterator[Violation]:
-    """Yield everything in `config` that reaches outside of `bundle`, allowed or not."""
+    """Yield everything in `config` that reaches outside of `bundle`, whether allowed or not."""
     yield from _check_hooks(config)
     yield from _check_root(config, bundle)
     for index, mount in enumerate(config.mounts or ()):
@@ -57,11 +59,11 @@ def harmless_annotations(config: dict[str, Any]) -> dict[str, str]:
 
 
 def open_source(bundle: Bundle, path: str, *, trusted: bool) -> int:
-    """Open the source of a bind mount, and check on the open descriptor that it may be mounted.
+    """Open the source of a bind mount, and check on the descriptor that it may be mounted.
 
     :param trusted: whether the bundle may use files outside of its directory.
     :returns: a descriptor (O_PATH, close-on-exec) for the caller to close.
-    :raises OSError: EXDEV, with the reason as its text, if the source may not be mounted;
+    :raises OSError: EXDEV, with the reason as its message, if the source may not be mounted;
         otherwise the kernel's error.
     """
     try:
@@ -83,7 +85,7 @@ def open_source(bundle: Bundle, path: str, *, trusted: bool) -> int:
 
 
 class ForbiddenSource(OSError):
-    """A source that not even a trusted bundle may mount, such as the host's /proc."""
+    """Error of a source that not even a trusted bundle may mount, such as the host's /proc."""
 
 
 def _denied(reason: str, path: str) -> OSError:
@@ -130,7 +132,7 @@ def _check_mount(mount: MountEntry, path: str, bundle: Bundle) -> Iterator[Viola
             )
         return
     if not mount.source:
-        return  # check_files() reports a missing source
+        return  # rules.check_files() reports a missing source
     source = f"{path}.source"
     try:
         os.close(open_source(bundle, mount.source, trusted=False))
@@ -144,19 +146,19 @@ def _check_mount(mount: MountEntry, path: str, bundle: Bundle) -> Iterator[Viola
 def _outside_source(bundle: Bundle, source: str, path: str, reason: str) -> Violation:
     """Return the violation for a bind-mount source outside the bundle.
 
-    Sources that even a trusted bundle may not mount have another violation.
+    The violation differs for sources that not even a trusted bundle may mount.
     """
     try:
         os.close(open_source(bundle, source, trusted=True))
     except ForbiddenSource as error:
         return _forbidden(path, f"{source}: {error.strerror}")
     except OSError:
-        pass  # a missing file outside is a violation as well
+        pass  # a missing file outside of the bundle is a violation as well
     remedy = "move the source into the bundle"
     return _outside(path, "bundle-bind-outside", f"{source}: {reason}", remedy)
 
 
-# Annotations for a root filesystem in an image (EROFS).
+# Annotations by which a bundle sets its root filesystem to a disk image (EROFS).
 _ROOT_ANNOTATIONS = ("dev.gvisor.spec.rootfs.source", "dev.gvisor.spec.rootfs.type")
 
 
@@ -224,5 +226,5 @@ def _forbidden(path: str, problem: str) -> Violation:
 
 
 def is_bind(mount: MountEntry) -> bool:
-    """Return whether runsc makes a bind mount of an element of ``mounts`` (:func:`binds`)."""
+    """Return whether runsc creates a bind mount for an element of ``mounts`` (:func:`binds`)."""
     return binds(mount.type, mount.options)

@@ -17,11 +17,11 @@ WRITE, SEARCH = 2, 1
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """File permissions of 0:0 in a namespace with these id maps, computed from outside of it.
+    """Permissions of 0:0 in a namespace with these id maps, computed from outside the namespace.
 
-    Root of a user namespace overrides the mode of files whose owner *and* group are both mapped
-    there (the kernel's capable_wrt_inode_uidgid()). All other files treat root inside as the
-    outside id that 0 maps to.
+    Root of a user namespace overrides the mode of files whose owner *and* group are both mapped in
+    the namespace (the kernel's capable_wrt_inode_uidgid()). For all other files, root of the
+    namespace has the permissions of the outside id to which 0 is mapped.
     """
 
     ids: IdView
@@ -33,10 +33,10 @@ class Reach:
         permissions `need` (WRITE, SEARCH) are denied on it. Files that the caller can't stat count
         as allowed, since the namespace may map ids that the caller does not have.
 
-        :raises OSError: `path` doesn't exist, or has a file in place of a directory.
+        :raises OSError: `path` doesn't exist, or a component of it is not a directory.
         """
         real = os.path.realpath(path)
-        with contextlib.suppress(PermissionError):  # the loop below finds the directory at fault
+        with contextlib.suppress(PermissionError):  # the loop below finds the denying directory
             os.stat(real)
         try:
             for directory in _ancestors(real):
@@ -53,8 +53,8 @@ class Reach:
             return True
         uid, gid = _outside_root(uid_map), _outside_root(gid_map)
         if uid == os.geteuid() != 0:
-            # Root inside is the caller outside, so access(2) gives the answer. It also respects
-            # ACLs and supplementary groups, which the mode does not show.
+            # Root of the namespace is the caller outside of it, so access(2) answers the question.
+            # The call also respects ACLs and supplementary groups, which the mode does not show.
             return os.access(path, need)
         shift = 6 if status.st_uid == uid else 3 if status.st_gid == gid else 0
         return (stat.S_IMODE(status.st_mode) >> shift) & need == need
@@ -65,7 +65,7 @@ def _maps(extents: Sequence[Extent], outside: int) -> bool:
 
 
 def _outside_root(extents: Sequence[Extent]) -> int | None:
-    """Return the outside id that 0 inside maps to, or None if 0 is not mapped."""
+    """Return the outside id to which id 0 is mapped, or None if 0 is not mapped."""
     return next((e.outside for e in extents if e.inside == 0), None)
 
 
@@ -74,24 +74,24 @@ def _ancestors(path: str) -> list[str]:
     return ["/", *("/" + "/".join(parts[: end + 1]) for end in range(len(parts)))]
 
 
-_MAX_MAPPINGS = 340  # UID_GID_MAP_MAX_EXTENTS, since Linux 4.15
+_MAX_MAPPINGS = 340  # UID_GID_MAP_MAX_EXTENTS since Linux 4.15
 
 
 @dataclass(frozen=True, slots=True)
 class IdView:
-    """The uid and gid extents of the prepared namespace."""
+    """The uid and gid extents of the prepared namespace, with access by kind."""
 
     uid_map: Sequence[Extent]
     gid_map: Sequence[Extent]
 
     def extents(self, kind: Kind) -> Sequence[Extent]:
-        """Return the uid extents or the gid extents."""
+        """Return the uid extents or the gid extents, depending on `kind`."""
         return self.uid_map if kind == "uid" else self.gid_map
 
 
 @dataclass(frozen=True, slots=True)
 class MappingFault:
-    """The reason why the kernel or runsc refuses a list of mappings."""
+    """The reason why the kernel or runsc refuses a list of id mappings."""
 
     id: str
     problem: str
@@ -101,7 +101,7 @@ class MappingFault:
 def mapping_fault(
     mappings: Sequence[IdMapping] | None, extents: Sequence[Extent]
 ) -> MappingFault | None:
-    """Return the fault of `mappings` for a namespace nested in one with `extents`, or None.
+    """Return the fault of `mappings` for a namespace whose parent has `extents`, or None.
 
     The kernel requires that each extent lies within one extent of the parent
     (user_namespaces(7)). runsc requires that 0 is mapped, since its processes become 0:0.
@@ -228,7 +228,7 @@ def _within_one(mapping: IdMapping, extents: Sequence[Extent]) -> bool:
 
 
 def _malformed(mappings: Sequence[IdMapping]) -> str | None:
-    """Return the reason why the kernel rejects `mappings` in any namespace, or None."""
+    """Return the reason why the kernel would reject `mappings` in any namespace, or None."""
     if len(mappings) > _MAX_MAPPINGS:
         return f"{len(mappings)} mappings; the kernel allows {_MAX_MAPPINGS}"
     for mapping in mappings:

@@ -1,4 +1,4 @@
-"""Fixes for the config.json of an existing bundle."""
+"""Fixes for an existing bundle's config.json, so that rootless runsc accepts it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from usernsctl.maps import Extent
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A change that :func:`fix` made.
+    """A change to a config.json that :func:`fix` made.
 
     :ivar path: the JSON path of the changed value.
     :ivar text: the change in words, such as ``'added {"type": "user"}'``.
@@ -34,15 +34,15 @@ def fix(
     *,
     keep_hooks: bool = False,
 ) -> tuple[dict[str, Any], list[Change]]:
-    """Return `config` fixed for runsc in a prepared namespace with these id maps.
+    """Return a copy of `config`, fixed for runsc in a prepared namespace with these id maps.
 
     Adds a user namespace, mappings and ``process.user`` where they are missing. Replaces mappings
     that the kernel or runsc would refuse with the identity map of the prepared namespace. Removes
     hooks. Keeps all other keys, in their order. A second call changes nothing.
 
-    :param keep_hooks: whether to keep hooks, which are programs that runsc runs outside gVisor.
-    :returns: a new config, and the list of changes; `config` itself is not changed.
-    :raises BundleError: `config` hasn't the shape of a config.json (:func:`validate`).
+    :param keep_hooks: whether to keep hooks, which are programs that runsc runs outside of gVisor.
+    :returns: the fixed copy, and the list of changes.
+    :raises BundleError: `config` does not have the structure of a config.json (:func:`validate`).
     """
     typed = validate(config)
     fixed = copy.deepcopy(config)

@@ -1,4 +1,4 @@
-"""Checks of a config.json for what rootless runsc refuses, and for missing or unreadable files."""
+"""Checks of a config.json for values that rootless runsc refuses, and for unusable files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from usernsctl.gvisor.oci.schema import Config, Linux, MountEntry, Violation, va
 from usernsctl.maps import Extent
 
 _EOF = "runsc: `waiting for sandbox to start: EOF`"
-# This command does not write to the bundle: it copies the tree, and keeps all writes in memory.
+# The command for remedies. `usernsctl run` does not write to the bundle, because it copies the
+# directory tree, and keeps all writes in memory.
 _RUN = "usernsctl run --bundle"
 _MOVE = "move the bundle to a directory that these ids may search"
 _MAX_LINKS = 40  # the limit of the kernel (path_resolution(7))
@@ -25,7 +26,7 @@ _MAX_LINKS = 40  # the limit of the kernel (path_resolution(7))
 
 @dataclass(frozen=True, slots=True)
 class FileView:
-    """The bundle's directory, the permissions of the ids, and the overlay of runsc."""
+    """A bundle's directory, permissions of the mapped ids, and whether runsc uses an overlay."""
 
     bundle: str
     reach: Reach
@@ -36,17 +37,17 @@ class FileView:
         return os.path.join(self.bundle, config.root.path)
 
     def advise(self, argv: list[str], path: str, otherwise: str) -> str:
-        """Return the shell command `argv` with `path`, or `otherwise` if it is not in the bundle.
+        """Return the shell command `argv` with `path`, or `otherwise` outside the bundle.
 
-        A remedy must not tell the user to create or chmod files elsewhere that an untrusted bundle
-        has named.
+        A remedy must not advise the user to create or chmod files outside of the bundle that an
+        untrusted bundle has named.
         """
         own = f"{os.path.realpath(self.bundle)}/"
         return command([*argv, path]) if f"{path}/".startswith(own) else otherwise
 
 
 def check_files(config: Config, view: FileView) -> Iterator[Violation]:
-    """Check the root filesystem and the bind mounts of `config`."""
+    """Yield the faults of the root filesystem and the bind mounts of `config`."""
     rootfs_findings = list(_check_rootfs(config, view))
     yield from rootfs_findings
     for index, mount in enumerate(config.mounts or ()):
@@ -99,7 +100,8 @@ def _check_rootfs(config: Config, view: FileView) -> Iterator[Violation]:
 def _check_source(mount: MountEntry, view: FileView, path: str) -> Violation | None:
     """Check that the source of a bind mount exists and that its directories can be searched.
 
-    The source itself need not be readable: reading it inside fails then, but the mount works.
+    The source itself need not be readable: the mount works, and only reading the source in the
+    sandbox fails.
     """
     if not mount.source:
         problem, remedy = "missing", "name the path of the source"
@@ -122,9 +124,9 @@ def _check_source(mount: MountEntry, view: FileView, path: str) -> Violation | N
 def _check_target(
     config: Config, mount: MountEntry, view: FileView, path: str
 ) -> Iterator[Violation]:
-    """Check the mount point of a bind mount.
+    """Check that the mount point of a bind mount exists or can be created.
 
-    runsc creates a missing mount point on the disk, in the root filesystem, if that is writable.
+    runsc creates a missing mount point on the disk, if the root filesystem is writable.
     """
     if _below_another_bind(config, mount):
         return
@@ -166,12 +168,12 @@ def _below_another_bind(config: Config, mount: MountEntry) -> bool:
 
 
 def resolve_in_root(root: str, path: str) -> tuple[str, str]:
-    """Resolve `path` as in a process whose root directory is `root`.
+    """Resolve `path` as a process does whose root directory is `root`.
 
-    :returns: the existing part of the path, as seen from outside, and the missing rest, which is
-        ``""`` if the whole path exists. The path counts as missing after :data:`_MAX_LINKS`
-        symbolic links.
-    :raises OSError: the caller can't search a directory of the path, or a name is too long.
+    :returns: the existing part of the path, as a path on the host, and the missing components, or
+        ``""`` if the complete path exists. After :data:`_MAX_LINKS` symbolic links, the remaining
+        components count as missing.
+    :raises OSError: the caller can't search a directory of the path, or a component is too long.
     """
     here, todo, links = root, path.split("/"), 0
     while todo:
@@ -212,7 +214,7 @@ Network = Literal["none", "host"]
 
 
 def check_refusals(config: Config, network: Network) -> Iterator[Violation]:
-    """Yield the parts of a config.json that runsc refuses or ignores with this ``--network``."""
+    """Yield the values in a config.json that runsc refuses or ignores with this ``--network``."""
     linux = config.linux or Linux()
     yield from _check_platform(config)
     yield from _check_joins(linux, network)
@@ -254,7 +256,7 @@ def _check_platform(config: Config) -> Iterator[Violation]:
 
 def _check_joins(linux: Linux, network: Network) -> Iterator[Violation]:
     for index, entry in enumerate(linux.namespaces or ()):
-        if not entry.path or entry.type == "user":  # ids.py checks the user namespace
+        if not entry.path or entry.type == "user":  # ids.py checks user namespaces
             continue
         joins = entry.type == "network" and network == "host"
         yield Violation(
@@ -334,16 +336,16 @@ def check(
 ) -> list[Violation]:
     """Find what rootless runsc would refuse, and everything that reaches outside of the bundle.
 
-    The id maps are those of the user namespace that runsc will run in. Call this function outside
-    of that namespace: file permissions are computed for the outside ids of the maps.
+    The id maps describe the user namespace in which runsc will run. Call this function outside of
+    that namespace, because file permissions are computed for the outside ids of the maps.
 
-    :param bundle: the bundle's directory, at which relative paths of `config` start; a path, or an
-        open Bundle.
-    :param network: runsc's ``--network``.
-    :param memory_overlay: whether runsc gets ``--overlay2=root:memory``; the root filesystem need
-        not be writable then.
-    :raises BundleError: `config` hasn't the shape of a config.json (:func:`validate`), or there is
-        no such directory.
+    :param bundle: the bundle's directory, to which relative paths of `config` refer, as a path or
+        an open Bundle.
+    :param network: the value of runsc's option ``--network``.
+    :param memory_overlay: whether runsc is started with ``--overlay2=root:memory``; the root
+        filesystem then need not be writable.
+    :raises BundleError: `config` does not have the structure of a config.json (:func:`validate`),
+        or the bundle's directory does not exist.
     """
     typed = validate(config)
     if not isinstance(bundle, Bundle):

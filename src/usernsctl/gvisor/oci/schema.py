@@ -23,7 +23,8 @@ WholeNumber = Annotated[
 ]
 Limit = Annotated[int, Meta(ge=0, description="a whole number, 0 or more")]
 Flag = Annotated[bool, Meta(description="true or false")]
-# runsc gets JSON in UTF-8, which has no surrogates. Python decodes invalid bytes to surrogates.
+# A character that runsc accepts in JSON. UTF-8 has no surrogates, to which Python decodes invalid
+# bytes.
 _CHARACTER = r"[^\0\ud800-\udfff]"
 _UTF8 = "UTF-8, without NUL characters"
 
@@ -58,10 +59,10 @@ Arguments = Annotated[
 ]
 Strings = Annotated[dict[str, Text], Meta(description="an object whose values are strings")]
 
-#: The type of values that may hold secrets: error messages don't quote them.
+#: The type of values that may contain secrets, which error messages don't quote.
 SECRET = EnvEntry
 
-#: The type of values that are not passed to runsc, and so may be anything.
+#: The type of values that are not passed to runsc, and are therefore not checked.
 Withheld = Annotated[Any, Meta(extra={"withheld": True})]
 WithheldText = Annotated[
     str,
@@ -78,7 +79,7 @@ KINDS: tuple[Kind, ...] = ("uid", "gid")
 
 
 class User(Struct, rename="camel"):
-    """``process.user``: the ids of the command inside the namespace."""
+    """``process.user``: the ids of the command in the container."""
 
     uid: Id | None = None
     gid: Id | None = None
@@ -96,7 +97,7 @@ class Rlimit(Struct, rename="camel"):
 
 
 class Capabilities(Struct, rename="camel"):
-    """``process.capabilities``: the five sets of capabilities(7)."""
+    """``process.capabilities``: the five capability sets (capabilities(7))."""
 
     bounding: list[Capability] | None = None
     effective: list[Capability] | None = None
@@ -105,7 +106,7 @@ class Capabilities(Struct, rename="camel"):
     ambient: list[Capability] | None = None
 
     def names(self) -> set[str]:
-        """Return the names of the capabilities in any of the sets."""
+        """Return the names of the capabilities that are in at least one of the sets."""
         sets = (self.bounding, self.effective, self.inheritable, self.permitted, self.ambient)
         return {name for capabilities in sets for name in capabilities or ()}
 
@@ -132,14 +133,14 @@ class Process(Struct, rename="camel"):
 
 
 class Root(Struct, rename="camel"):
-    """``root``: the root filesystem; a relative path starts at the bundle's directory."""
+    """``root``: the root filesystem; a relative path refers to the bundle's directory."""
 
     path: NonEmptyText
     readonly: Flag | None = None
 
 
 class MountEntry(Struct, rename="camel"):
-    """Element of ``mounts``."""
+    """Element of ``mounts``: a filesystem or bind mount of the container."""
 
     destination: AbsolutePath
     type: Text | None = None
@@ -170,7 +171,7 @@ class Hooks(Struct, rename="camel"):
 
 
 class NamespaceEntry(Struct, rename="camel"):
-    """Element of ``linux.namespaces``; with a path, a namespace to join."""
+    """Element of ``linux.namespaces``: a namespace to create, or with a path, to join."""
 
     type: NonEmptyText
     path: WithheldText | None = None
@@ -179,7 +180,7 @@ class NamespaceEntry(Struct, rename="camel"):
 class IdMapping(Struct, rename="camel"):
     """Element of ``linux.uidMappings`` or ``linux.gidMappings``: an extent.
 
-    ``hostID`` is an id of the namespace that the runtime is started in.
+    ``hostID`` is an id of the namespace in which the runtime is started.
     """
 
     container_id: Id = field(name="containerID")
@@ -188,7 +189,7 @@ class IdMapping(Struct, rename="camel"):
 
 
 class SyscallArgument(Struct, rename="camel"):
-    """Element of ``linux.seccomp.syscalls[].args``: a condition on an argument."""
+    """Element of ``linux.seccomp.syscalls[].args``: a condition on an argument of a system call."""
 
     index: Limit
     value: Limit
@@ -197,7 +198,7 @@ class SyscallArgument(Struct, rename="camel"):
 
 
 class SyscallRule(Struct, rename="camel"):
-    """Element of ``linux.seccomp.syscalls``: a rule."""
+    """Element of ``linux.seccomp.syscalls``: a rule for system calls."""
 
     names: list[Text]
     action: NonEmptyText
@@ -206,7 +207,7 @@ class SyscallRule(Struct, rename="camel"):
 
 
 class Seccomp(Struct, rename="camel"):
-    """``linux.seccomp``: a filter inside gVisor; runsc applies it only with ``--oci-seccomp``."""
+    """``linux.seccomp``: a filter in gVisor; runsc applies it only with ``--oci-seccomp``."""
 
     default_action: NonEmptyText
     default_errno_ret: Limit | None = None
@@ -218,7 +219,7 @@ class Seccomp(Struct, rename="camel"):
 
 
 class Linux(Struct, rename="camel"):
-    """``linux``: the configuration that only Linux has, such as namespaces and mappings."""
+    """``linux``: the Linux-specific configuration, such as namespaces and mappings."""
 
     namespaces: list[NamespaceEntry] | None = None
     uid_mappings: list[IdMapping] | None = None
@@ -239,7 +240,7 @@ class Linux(Struct, rename="camel"):
     time_offsets: Withheld = None
 
     def mappings(self, kind: Kind) -> list[IdMapping] | None:
-        """Return the uid mappings or the gid mappings; None if the key is missing."""
+        """Return the mappings of `kind` (uid or gid), or None if the key is missing."""
         return self.uid_mappings if kind == "uid" else self.gid_mappings
 
 
@@ -270,21 +271,21 @@ def hook_names(hooks: Hooks | None) -> list[str]:
     return [field.encode_name for field in fields if getattr(hooks, field.name)]
 
 
-#: The options of ``usernsctl run`` that allow a bundle to reach outside of its directory.
+#: An option of ``usernsctl run`` that allows a bundle to reach outside of its directory.
 Permission = Literal["--trust-bundle", "--allow-hooks"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Violation:
-    """A value in a config.json that rootless runsc refuses or ignores, or that reaches outside.
+    """A value of config.json that rootless runsc refuses or ignores, or that leaves the bundle.
 
     :ivar path: the JSON path of the value, such as ``"$.linux.namespaces"``.
-    :ivar id: the stable id of the cause.
+    :ivar id: the id of the cause, which never changes.
     :ivar problem: what is wrong with the value.
-    :ivar why: the effect of the value in runsc.
+    :ivar why: the reason why runsc refuses or ignores the value.
     :ivar remedy: the correction, in words or as a shell command.
     :ivar fixable: whether :func:`usernsctl.gvisor.oci.fix` corrects the value.
-    :ivar blocks: whether runsc fails; otherwise the command runs, but not quite as configured.
+    :ivar blocks: whether runsc fails. Otherwise the command runs, but not exactly as configured.
     :ivar outside: whether the value reaches outside of the bundle, so that ``usernsctl run``
         refuses the bundle.
     :ivar allowed_by: the option of ``usernsctl run`` that allows the value, or ``None``.
@@ -311,7 +312,8 @@ def serialise(config: dict[str, Any]) -> bytes:
     try:
         text = json.dumps(config, ensure_ascii=False, indent=4)
     except TypeError:
-        # json can't write a Decimal, which parse() uses to preserve fractions exactly.
+        # Use msgspec, because json can't write a Decimal, which parse() uses to preserve fractions
+        # exactly.
         import msgspec
 
         encoder = msgspec.json.Encoder(decimal_format="number")
@@ -320,14 +322,14 @@ def serialise(config: dict[str, Any]) -> bytes:
 
 
 def fault(reason: str, filename: str | None) -> BundleError:
-    """Return the error for a config.json; `filename` is None for a config in memory."""
+    """Return the error for an invalid config.json; `filename` is None if it is only in memory."""
     return BundleError(
         f"{filename}: {reason}" if filename else reason, step=STEP, filename=filename
     )
 
 
 MAX_DEPTH = 100
-"""Maximum nesting of objects and arrays; real files have about 6 levels."""
+"""Maximum number of nested objects and arrays; real files have about 6 levels."""
 
 _BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
 _SHOWN_MAX = 60
@@ -338,7 +340,8 @@ def parse(text: bytes, *, filename: str | None = None) -> dict[str, Any]:
     """Parse the text of a config.json.
 
     :raises BundleError: `text` isn't a JSON object in UTF-8, has a key twice (ignoring case), or
-        nests deeper than :data:`MAX_DEPTH`. The message has the line and column, or the JSON path.
+        has more than :data:`MAX_DEPTH` nested objects and arrays. The message has the line and
+        column, or the JSON path.
     """
     try:
         decoded = text.decode("utf-8")
@@ -372,7 +375,7 @@ def child(path: str, key: str | int) -> str:
 
 
 def describe(value: object, *, secret: bool = False) -> str:
-    """Return a description of `value` for a message: its JSON, shortened, or its type.
+    """Return `value` for an error message, as JSON, which may be shortened, or as its type.
 
     :param secret: whether to hide the contents of a string.
     """
@@ -387,7 +390,7 @@ def describe(value: object, *, secret: bool = False) -> str:
 
 
 class _Fault:
-    """Placeholder for a refused value, until its JSON path is known."""
+    """A placeholder for an invalid value, until the JSON path of the value is known."""
 
     def __init__(self, reason: str, key: str | None = None) -> None:
         self.reason = reason
@@ -411,7 +414,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Fault:
 def _integer(text: str) -> int | _Fault:
     try:
         return int(text)
-    except ValueError:  # too many digits (sys.set_int_max_str_digits())
+    except ValueError:  # the number has too many digits (sys.set_int_max_str_digits())
         return _Fault(f"a number of {len(text)} digits, which no runtime can read")
 
 
@@ -440,7 +443,7 @@ def _refuse_deep_nesting(text: str, filename: str | None) -> None:
 
 
 def _refuse_ambiguous(value: object, path: str, filename: str | None) -> None:
-    """Refuse values that a runtime would read differently from Python."""
+    """Reject values that a container runtime would read differently from Python."""
     match value:
         case _Fault():
             where = path if value.key is None else child(path, value.key)
@@ -471,8 +474,9 @@ def _refuse(reason: str, filename: str | None) -> NoReturn:
     raise fault(reason, filename)
 
 
-# msgspec collects the types of a class and its fields on first use. Two threads that do so at the
-# same time crash the process, so do it during the import, which only one thread performs.
+# msgspec collects the types of a class and its fields on first use. If two threads did so at the
+# same time, the process would crash. So create a decoder during the import, which only one thread
+# performs.
 msgspec.json.Decoder(Config)
 
 
@@ -480,7 +484,7 @@ _UINT64_MAX = 2**64 - 1  # the greatest number that runsc reads
 
 
 def validate(config: dict[str, Any], *, filename: str | None = None) -> Config:
-    """Check the keys of `config` that runsc reads; return the typed model.
+    """Check the keys of `config` that runsc reads; return `config` as a typed model.
 
     :raises BundleError: a value has the wrong type or is out of range, a required key is missing,
         or a key differs from a key of the specification only in upper and lower case. The message
@@ -492,7 +496,7 @@ def validate(config: dict[str, Any], *, filename: str | None = None) -> Config:
 
 
 class _Shape:
-    """Validator that walks a value and its type together, so that messages have the exact path."""
+    """A validator that walks a value and its type together, so that errors have the exact path."""
 
     def __init__(self, filename: str | None) -> None:
         self._filename = filename
@@ -534,10 +538,10 @@ class _Shape:
                 self._refuse(f"{where}: missing; should be {_description(member.type)}")
 
     def _refuse_misspelled(self, value: dict[str, Any], names: list[str], path: str) -> None:
-        """Refuse keys such as ``Process`` for ``process``, which Go's decoder would accept.
+        """Reject keys such as ``Process`` for ``process``, which Go's decoder would accept.
 
         Go compares keys by Unicode's simple folding (encoding/json, foldName), where \u017f equals
-        s and the Kelvin sign equals k. casefold() treats those and more as equal.
+        s and the Kelvin sign equals k. casefold() treats these and further characters as equal.
         """
         folded = {name.casefold(): name for name in names}
         for key in value:
