@@ -1,1 +1,1 @@
-"""Sandboxes that are started ahead of time."""
+"""Pools of sandboxes that are started in advance."""

@@ -1,8 +1,8 @@
-"""The keeper of a pool: the thread that starts sandboxes, leases them and ends them.
+"""The keeper of a pool: the thread that starts sandboxes, leases them and kills them.
 
-Other threads send the keeper messages, which never block. So an exception from a signal handler
-leaves no lock held and no message half handled. Further threads start, clean and end sandboxes,
-which takes long. The keeper is generic, since tests use it with fake sandboxes.
+Other threads send messages to the keeper, without blocking. So an exception from a signal handler
+leaves no lock held and no message partly handled. Worker threads start, clean and kill sandboxes,
+which takes long. The keeper's class is generic, since tests use it with fake sandboxes.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class PoolStats:
     :ivar idle: the number of idle sandboxes.
     :ivar leased: the number of leased sandboxes.
     :ivar queued: the number of pending calls of ``acquire``.
-    :ivar acquired: the number of calls of ``acquire`` that got a sandbox.
-    :ivar waited: the time that these calls waited, in seconds, in total.
+    :ivar acquired: the number of calls of ``acquire`` that received a sandbox.
+    :ivar waited: the total time that these calls waited, in seconds.
     :ivar longest_wait: the longest time that one of these calls waited, in seconds.
     :ivar failed: the number of sandboxes that could not be started, or failed while idle.
-    :ivar last_failure: the exception of the last such failure.
+    :ivar last_failure: the exception of the last failure.
     """
 
     started: int = 0
@@ -54,57 +54,58 @@ class PoolStats:
 
 _T = TypeVar("_T")
 
-# The number of unhealthy sandboxes in a row after which a call of acquire() fails.
+# The number of consecutive unhealthy sandboxes after which a call of acquire() fails.
 _REJECTIONS_MAX = 3
 
-# The delay of the start of a sandbox after a lease if no caller waits, in seconds: the start would
-# take processor time from the first command of the leased sandbox.
+# The time after a lease before the next sandbox is started if no caller waits, in seconds. An
+# immediate start would take processor time from the first command of the leased sandbox.
 _START_DELAY_SECONDS = 0.02
 
 
 class Maker(Protocol[_T]):
-    """The operations of a pool on its sandboxes."""
+    """Interface of the operations of a pool on its sandboxes."""
 
     def make(self) -> _T:
-        """Start a sandbox, and return when it can be used."""
+        """Start a sandbox, and return it when it can be used."""
 
     def check(self, sandbox: _T) -> None:
-        """Check that a sandbox can be used. Raises if it can't."""
+        """Check that a sandbox can be used; raise if it can't."""
 
     async def check_async(self, sandbox: _T) -> None:
-        """Check from asyncio that a sandbox can be used. Raises if it can't."""
+        """Check from asyncio that a sandbox can be used; raise if it can't."""
 
     def clean(self, sandbox: _T) -> None:
-        """Kill everything in a sandbox so that it can be leased again. Raises if anything is left.
+        """Kill everything in a sandbox so that it can be leased again; raise if anything survives.
 
-        The keeper ends the sandbox then.
+        If this method raises, the keeper kills the sandbox.
         """
 
     def kill(self, sandbox: _T) -> None:
-        """Kill a sandbox; do not wait for its end."""
+        """Kill a sandbox; do not wait until it has ended."""
 
     def expire(self, sandbox: _T, ttl: float, used: float) -> None:
-        """Kill a sandbox whose lease took `used` seconds, more than its time limit `ttl`."""
+        """Kill a sandbox whose lease has lasted `used` seconds, beyond the time limit `ttl`."""
 
     def end(self, sandbox: _T) -> None:
         """Kill a sandbox, and return when it has ended."""
 
     def pidfd(self, sandbox: _T) -> int:
-        """Return a descriptor that becomes readable when a sandbox ends, or -1 for none."""
+        """Return a descriptor that becomes readable when a sandbox ends, or -1 if it has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
     """The limits of a pool.
 
-    :ivar size: the number of idle sandboxes.
-    :ivar limit: the maximum number of sandboxes, including those being started or ended.
+    :ivar size: the number of idle sandboxes that the pool maintains.
+    :ivar limit: the maximum number of sandboxes, including sandboxes that are being started or
+        killed.
     :ivar starts: the maximum number of simultaneous starts.
-    :ivar max_uses: the number of leases of one sandbox.
+    :ivar max_uses: the maximum number of leases of one sandbox.
     :ivar idle_timeout: the time without a call of acquire(), in seconds, after which the idle
-        sandboxes are ended; ``None``: never.
-    :ivar pauses: the pause after the first of several failures in a row, the longest pause while a
-        caller waits, and the longest pause otherwise, in seconds.
+        sandboxes are killed, or ``None`` to never kill them.
+    :ivar pauses: pauses between attempts to start a sandbox, in seconds: after the first of several
+        consecutive failures, the maximum while a caller waits, and the maximum otherwise.
     """
 
     size: int
@@ -118,7 +119,7 @@ class Rules:
 class Slot(Generic[_T]):
     """A sandbox of a pool.
 
-    :ivar uses: the number of its leases so far.
+    :ivar uses: the number of leases of the sandbox so far.
     """
 
     __slots__ = ("sandbox", "uses")
@@ -133,19 +134,19 @@ class Waiter(Generic[_T]):
     """A pending call of acquire().
 
     :ivar slot: the leased sandbox, or ``None``.
-    :ivar failure: the reason why the call gets no sandbox, or ``None``.
+    :ivar failure: the reason why the call fails, or ``None``.
     :ivar is_last: whether this is the last lease of the sandbox.
-    :ivar ttl: the time limit of the lease, in seconds; infinity: no limit.
-    :ivar end: the end of the lease by :func:`time.monotonic`; infinity before the time limit
-        begins, and after it has expired.
-    :ivar is_expired: whether the sandbox was killed at the end of the time limit.
+    :ivar ttl: the time limit of the lease, in seconds; infinity means no limit.
+    :ivar end: the deadline of the lease by :func:`time.monotonic`; infinity before the time limit
+        begins and after it has expired.
+    :ivar is_expired: whether the sandbox was killed because the time limit expired.
     """
 
     def __init__(self, notify: Callable[[], object], ttl: float = math.inf) -> None:
-        """Create a waiter, which is not in the queue yet.
+        """Create a waiter without adding it to the queue.
 
-        :param notify: called once there is a sandbox or a failure. It raises RuntimeError if the
-            event loop of the caller is closed.
+        :param notify: called when :attr:`slot` or :attr:`failure` is set. It raises RuntimeError if
+            the event loop of the caller is closed.
         :param ttl: the time limit of the lease, in seconds.
         """
         self.notify = notify
@@ -164,23 +165,23 @@ class Closed(Exception):
 
 
 class PoolTimeout(Exception):
-    """Error of a call of acquire() for which no sandbox became free before its deadline."""
+    """Error of a call of acquire() for which no sandbox became idle before the call's deadline."""
 
 
 class Keeper(Generic[_T]):
-    """The thread that keeps the sandboxes of a pool, and its state.
+    """The thread that manages the sandboxes of a pool, and its state.
 
     :ivar rules: the limits of the pool.
     :ivar maker: the operations on sandboxes.
-    :ivar creator: the pid of the process that made the pool.
+    :ivar creator: the pid of the process that created the pool.
     :ivar stats: the counters as of the last change.
     """
 
     def __init__(self, maker: Maker[_T], rules: Rules) -> None:
-        """Start the thread, which begins to start sandboxes.
+        """Start the keeper's thread, which immediately begins to start sandboxes.
 
         :raises RuntimeError: no thread can be started.
-        :raises OSError: no descriptors are left.
+        :raises OSError: no file descriptor is available.
         """
         self.maker = maker
         self.rules = rules
@@ -207,17 +208,18 @@ class Keeper(Generic[_T]):
         try:
             threading.Thread(target=self._keep, name="usernsctl-pool", daemon=True).start()
         except BaseException:
-            # A signal handler may have raised the exception after the thread was started.
+            # Stop the keeper's thread, since a signal handler may have raised the exception after
+            # the thread was started.
             self._post(self._on_close, None)
             raise
 
-    # Methods for other threads.
+    # Methods that other threads call.
 
     def enqueue(self, waiter: Waiter[_T]) -> None:
-        """Add a waiter to the queue. The keeper notifies it of a sandbox or of a failure.
+        """Add a waiter to the queue. The keeper notifies the waiter of a sandbox or a failure.
 
         :raises Closed: the pool is closed.
-        :raises ValueError: this is a forked child of the process that made the pool.
+        :raises ValueError: this process is a forked child of the process that created the pool.
         """
         if os.getpid() != self.creator:
             raise ValueError(
@@ -229,37 +231,40 @@ class Keeper(Generic[_T]):
         self._post(self._on_acquire, waiter)
 
     def expire(self, waiter: Waiter[_T]) -> None:
-        """End the wait of a waiter: give it an idle sandbox, or else fail it with PoolTimeout."""
+        """Lease an idle sandbox to a waiter at once, or else fail the waiter with PoolTimeout."""
         self._post(self._on_expire, waiter)
 
     def abandon(self, waiter: Waiter[_T]) -> None:
-        """Remove a waiter from the queue; its unused sandbox becomes idle again."""
+        """Remove a waiter from the queue; a sandbox leased to the waiter becomes idle again."""
         self._post(self._on_abandon, waiter)
 
     def reject(self, waiter: Waiter[_T], error: BaseException) -> None:
-        """End an unhealthy sandbox, and put its waiter at the head of the queue."""
+        """Kill an unhealthy leased sandbox, and put its waiter back at the head of the queue."""
         self._post(self._on_reject, (waiter, error))
 
     def begin(self, waiter: Waiter[_T]) -> None:
-        """Begin the time limit of a lease, after the check of the sandbox."""
+        """Begin the time limit of a lease, after the sandbox was checked."""
         if waiter.ttl != math.inf:
             self._post(self._on_begin, waiter)
 
     def release(self, waiter: Waiter[_T]) -> None:
-        """End a lease. In a forked child, only close the descriptors of the sandbox."""
+        """Release a leased sandbox. In a forked child, only close the sandbox's descriptors."""
         slot = waiter.slot
         assert slot is not None
         if os.getpid() != self.creator:
             self.maker.end(slot.sandbox)
         elif waiter.is_last:
-            # Kill the sandbox here, so that nothing runs in it once this method returns. The
-            # keeper waits for its end.
+            # Kill the sandbox now, so that nothing runs in it once this method returns. The keeper
+            # waits for the sandbox's end.
             with contextlib.suppress(Exception):
                 self.maker.kill(slot.sandbox)
         self._post(self._on_release, waiter)
 
     def close(self) -> None:
-        """End all sandboxes, and wait for their ends. In a forked child, only close descriptors."""
+        """Kill all sandboxes, and wait until they have ended.
+
+        In a forked child, only close descriptors.
+        """
         if os.getpid() != self.creator:
             self._is_closing = True
             with contextlib.suppress(IndexError):
@@ -268,8 +273,8 @@ class Keeper(Generic[_T]):
             self._wake.close()
             return
         self._post(self._on_close, None)
-        # A finaliser may call this in any thread. The threads of the pool must not wait for
-        # themselves.
+        # Do not wait in a thread of the pool, which would wait for itself: a finaliser may call
+        # this method in any thread.
         if not sys.is_finalizing() and threading.current_thread() not in self._threads:
             self._end_future.result()
 
@@ -303,17 +308,19 @@ class Keeper(Generic[_T]):
                     self._end_overdue()
                     self._lease_ready()
         except BaseException as error:
-            # Only a bug in this module leads here. Waiters must not wait for a thread that has
-            # ended.
+            # Only a bug in this module raises here. Close the pool, so that waiters don't wait for
+            # a thread that has exited.
             bug = error
             self._on_close(None)
         finally:
             self._publish()
             self._has_ended = True
-            # After this, each thread that sends a message handles it itself: see _post().
+            # Handle the last messages. From now on, each thread that sends a message handles the
+            # message itself (see _post()).
             self._read_inbox()
             if bug is None:
-                # Threads that have done their work may still use the descriptor of self._wake.
+                # Wait for the worker threads before closing self._wake: even finished ones may
+                # still use its descriptor.
                 for thread in self._threads - {keeper}:
                     thread.join()
             self._wake.close()
@@ -326,13 +333,13 @@ class Keeper(Generic[_T]):
         return busy + len(self._ready) + len(self._leased)
 
     def _fill(self) -> float:
-        """Begin the starts that are due; return the seconds until the next start."""
+        """Start the sandboxes that are due; return the seconds until the next start."""
         rules = self.rules
         reusable = sum(slot.uses < rules.max_uses for slot in self._leased.values())
         stock = 0 if self._is_dormant else max(rules.size - reusable, 0)
         wanted = len(self._queue) + stock
         coming = len(self._ready) + self._starting + self._cleaning
-        # After a failure, only one start is tried at a time.
+        # After a failure, start only one sandbox at a time.
         starts = 1 if self._is_failing else rules.starts
         room = min(rules.limit - self._count_alive(), starts - self._starting)
         count = min(wanted - coming, room)
@@ -358,14 +365,14 @@ class Keeper(Generic[_T]):
         return max(delayed, self._failed_at + pause)
 
     def _seconds_until_dormant(self) -> float:
-        """Return the seconds until the idle sandboxes are ended if no call of acquire() comes."""
+        """Return the seconds until the idle sandboxes are killed, if acquire() is not called."""
         timeout = self.rules.idle_timeout
         if timeout is None or self._is_dormant or self._queue:
             return math.inf
         return self._last_acquire + timeout - time.monotonic()
 
     def _publish(self) -> None:
-        """Update :attr:`stats`, and then notify the waiters that have a sandbox or a failure."""
+        """Update :attr:`stats`, then notify the waiters that have received a sandbox or failure."""
         self.stats = PoolStats(
             started=self._started,
             starting=self._starting,
@@ -386,7 +393,7 @@ class Keeper(Generic[_T]):
                 self.abandon(waiter)
 
     def _await_news(self, wake: int, seconds: float) -> None:
-        """Wait for a message, the end of an idle sandbox, or the next time to act.
+        """Wait for a message, the end of an idle sandbox, or the next deadline.
 
         :param seconds: the time limit, in seconds.
         """
@@ -398,7 +405,7 @@ class Keeper(Generic[_T]):
         watched = {fd: slot for fd, slot in pidfds if fd >= 0}
         for fd in watched:
             poll.register(fd, select.POLLIN)
-        # At most a day: poll(2) takes milliseconds as an int.
+        # Wait for at most a day, because the argument of poll(2) is an int, in milliseconds.
         most = None if left == math.inf else math.ceil(1000 * min(max(left, 0), 86400))
         for fd, _ in poll.poll(most):
             if fd == wake:
@@ -414,20 +421,21 @@ class Keeper(Generic[_T]):
                 act(about)
 
     def _end_idle(self) -> None:
-        """End the idle sandboxes after `idle_timeout`."""
+        """Kill the idle sandboxes if acquire() was not called for `idle_timeout` seconds."""
         if self._seconds_until_dormant() <= 0:
             self._is_dormant = True
             self._end_in_background(self._ready)
             self._ready.clear()
 
     def _end_overdue(self) -> None:
-        """Kill the sandboxes whose leases have exceeded their `ttl`; they stay leased."""
+        """Kill the sandboxes whose leases have exceeded `ttl`, but let them stay leased."""
         now = time.monotonic()
         for waiter in [one for one in self._leased if one.end <= now]:
             used = now - waiter.end + waiter.ttl
             waiter.end = math.inf
             waiter.is_expired = True
-            # A sandbox that can't be killed has ended, or ends with this process.
+            # Ignore errors: a sandbox that can't be killed has already ended, or ends when this
+            # process exits.
             with contextlib.suppress(Exception):
                 self.maker.expire(self._leased[waiter].sandbox, waiter.ttl, used)
 
@@ -437,7 +445,8 @@ class Keeper(Generic[_T]):
             slot.uses += 1
             waiter.slot = slot
             waiter.is_last = slot.uses >= self.rules.max_uses
-            # An earlier sandbox of the waiter may have been rejected after its time limit began.
+            # Reset the time limit, which may have begun for an earlier sandbox of this waiter that
+            # was rejected.
             waiter.end, waiter.is_expired = math.inf, False
             self._leased[waiter] = slot
             self._last_lease = time.monotonic()
@@ -447,7 +456,7 @@ class Keeper(Generic[_T]):
             self._longest_wait = max(self._longest_wait, waited)
             self._to_notify.append(waiter)
 
-    # Messages.
+    # Handlers of messages.
 
     def _on_acquire(self, waiter: Waiter[_T]) -> None:
         if self._is_closing:
@@ -482,7 +491,7 @@ class Keeper(Generic[_T]):
         waiter, error = told
         slot = self._leased.pop(waiter, None)
         if slot is None:
-            # The pool was closed meanwhile.
+            # The pool was closed after the message was sent.
             self._fail([waiter], Closed())
             return
         self._acquired -= 1
@@ -518,7 +527,8 @@ class Keeper(Generic[_T]):
     def _on_cleaned(self, result: Slot[_T] | BaseException) -> None:
         self._cleaning -= 1
         if isinstance(result, BaseException):
-            # Processes of the lease caused the failure, so the next start is not delayed.
+            # Count the failure, but do not delay the next start: processes of the lease caused the
+            # failure.
             self._failed += 1
             self._last_failure = _without_traceback(result)
         else:
@@ -569,12 +579,12 @@ class Keeper(Generic[_T]):
         self._is_failing = True
         self._failed_at = time.monotonic()
 
-    # Work in other threads.
+    # Methods that run work in other threads.
 
     def _run_in_thread(self, work: Callable[[], Any], tell: Callable[[Any], None]) -> None:
         """Call `work` in a new thread, and send its result or exception to the keeper.
 
-        :param tell: the handler of that message.
+        :param tell: the keeper's handler of that message.
         """
 
         def run() -> None:
@@ -591,8 +601,8 @@ class Keeper(Generic[_T]):
             thread.start()
         except RuntimeError as error:
             self._threads.discard(thread)
-            # No thread can be started. The keeper cleans and ends sandboxes itself then; a start
-            # fails.
+            # No thread can be started. The keeper's thread then cleans and kills sandboxes itself;
+            # a start fails.
             self._post(tell, error if work == self.maker.make else _result_of(work))
 
     def _replace_ended(self, slot: Slot[_T]) -> None:
@@ -629,16 +639,17 @@ class Keeper(Generic[_T]):
         self._run_in_thread(lambda: self._end(ended), note)
 
     def _end(self, slots: Iterable[Slot[_T]]) -> None:
-        """Kill all of `slots` first, then wait for their ends."""
+        """Kill all of `slots` first, then wait until they have ended."""
         for act in (self.maker.kill, self.maker.end):
             for slot in slots:
-                # A sandbox that can't be killed has ended, or ends with this process.
+                # Ignore errors: a sandbox that can't be killed has already ended, or ends when this
+                # process exits.
                 with contextlib.suppress(Exception):
                     act(slot.sandbox)
 
 
 def _event() -> int:
-    """Make an eventfd with a number above those of the standard streams."""
+    """Create an eventfd with a number above those of the standard streams."""
     low = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     try:
         return fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 3)
@@ -656,7 +667,7 @@ def _result_of(work: Callable[[], Any]) -> Any:
 def _without_traceback(error: BaseException) -> BaseException:
     """Remove the tracebacks of an exception and of its causes and contexts.
 
-    Their frames would keep sandboxes and descriptors alive.
+    The frames in tracebacks would keep sandboxes and descriptors alive.
     """
     left, seen = [error], set()
     while left:

@@ -1,7 +1,7 @@
-"""Checks that an ended lease has left no kernel settings and no shared memory in a sandbox.
+"""Checks that a lease has left no changed kernel settings and no shared memory in a sandbox.
 
-The agent's program reads both inside (csrc/programs/agent/leftovers.c): all other programs in the
-sandbox may have been replaced during the lease.
+The agent's program reads both in the sandbox (csrc/programs/agent/leftovers.c), because all other
+programs in the sandbox may have been replaced during the lease.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from usernsctl.gvisor.sandbox.sandbox import Sandbox
 
 _COMMAND = (AGENT_INSIDE, "--leftovers")
-# The maximum size of the program's output (TEXT_SIZE in csrc/programs/agent/leftovers.c).
+# The maximum size of the agent program's output, in bytes (TEXT_SIZE in
+# csrc/programs/agent/leftovers.c).
 _BYTES_MAX = 65536
 
 
@@ -29,9 +30,9 @@ def read_leftovers(box: Sandbox, seconds: float) -> set[tuple[bytes, bytes]] | N
 
     :param box: the sandbox.
     :param seconds: the time limit, in seconds.
-    :returns: the path and the content of each file, without the contents in /dev/shm; ``None`` if
-        the program fails, or its output is too long.
-    :raises TimeoutExpired: the program took more than `seconds`.
+    :returns: the path and the content of each file, without the contents of the files in /dev/shm;
+        ``None`` if the agent's program fails, or its output is too long.
+    :raises TimeoutExpired: the agent's program took more than `seconds`.
     :raises UsernsError: as :meth:`usernsctl.Sandbox.popen` does.
     """
     deadline = time.monotonic() + seconds
@@ -50,9 +51,9 @@ def read_leftovers(box: Sandbox, seconds: float) -> set[tuple[bytes, bytes]] | N
 
 
 def _read(fd: int, deadline: float) -> bytes:
-    """Read a pipe to its end, but at most one byte more than the maximum.
+    """Read a pipe to end of file, but at most one byte more than the maximum.
 
-    :raises TimeoutExpired: the pipe is not at its end before the deadline.
+    :raises TimeoutExpired: the pipe is not at end of file before the deadline.
     """
     output = bytearray()
     while len(output) <= _BYTES_MAX:
@@ -71,7 +72,7 @@ def check_leftovers(box: Sandbox, before: set[tuple[bytes, bytes]] | None, secon
     :param box: the sandbox.
     :param before: the result of :func:`read_leftovers` before the first lease.
     :param seconds: the time limit, in seconds.
-    :raises RunscError: something was changed, or can't be read.
+    :raises RunscError: a setting or file was changed, or can't be read.
     :raises TimeoutExpired: as :func:`read_leftovers` does.
     :raises UsernsError: likewise.
     """

@@ -1,4 +1,4 @@
-"""Pools of sandboxes that are started ahead, and leases of these sandboxes."""
+"""Pools of sandboxes that are started in advance, and leases of these sandboxes."""
 
 from __future__ import annotations
 
@@ -47,21 +47,21 @@ if TYPE_CHECKING:
 else:
     asyncio = LateModule("asyncio")
 
-#: The time limit for the agent's answer before an idle sandbox is leased, in seconds.
+#: The time limit for the agent's answer when an idle sandbox is checked before a lease, in seconds.
 CHECK_SECONDS = 5
 
-# The time limit for the end of the processes of a lease, in seconds.
+# The time limit for killing the processes of a lease, in seconds.
 _CLEAN_SECONDS = 10
 
-# A command that fails with EACCES in each root filesystem, after the agent has forked (execve(2)):
-# this tests the agent without a program of the sandbox.
+# A command that fails with EACCES in every root filesystem (execve(2)), but only after the agent
+# has forked. This tests the agent without any program of the sandbox.
 _PROBE_COMMAND = "/"
 _WARMING_COMMAND = ("true",)
 _STREAMS: dict[str, Any] = {"stdin": DEVNULL, "stdout": DEVNULL, "stderr": DEVNULL}
 
 
 class SandboxMaker:
-    """The operations of a pool on its sandboxes: see ``keeper.Maker``."""
+    """The operations of a pool on its sandboxes, as ``keeper.Maker`` defines them."""
 
     def __init__(
         self,
@@ -73,25 +73,27 @@ class SandboxMaker:
     ) -> None:
         """Store the settings, without starting a sandbox.
 
-        :param start: starts a sandbox, and returns when it runs.
-        :param start_seconds: the time limit for the first answer of its agent, in seconds.
+        :param start: starts a sandbox, and returns it when it runs.
+        :param start_seconds: the time limit for the first answer of the sandbox's agent, in
+            seconds.
         :param warms: whether to run ``true`` in each new sandbox. gVisor then has the files of the
-            C library open, and the next command starts sooner.
+            C library open, and the next command starts faster.
         :param reuses: whether a sandbox is leased more than once.
         """
         self._start = start
         self._start_seconds = start_seconds
         self._warms = warms
         self._reuses = reuses
-        # The settings and shared memory of each sandbox before its first lease.
+        # The kernel settings and shared memory of each sandbox before its first lease.
         self._initial_leftovers: WeakKeyDictionary[Sandbox, set[tuple[bytes, bytes]] | None] = (
             WeakKeyDictionary()
         )
-        # Sandboxes that are not leased: the time without a command does not count for these.
+        # The activities of sandboxes that are not leased. While a sandbox has an activity, its idle
+        # timeout does not run.
         self._kept: WeakKeyDictionary[Sandbox, Activity] = WeakKeyDictionary()
 
     def make(self) -> Sandbox:
-        """Start a sandbox and its agent.
+        """Start a sandbox and its agent, and return the sandbox.
 
         :raises PoolError: the sandbox is detached, and so would outlive the pool.
         :raises BaseException: the exception of the start, or of :meth:`check`.
@@ -163,7 +165,7 @@ class SandboxMaker:
         """Kill all processes of a lease, and check that settings and shared memory are unchanged.
 
         :raises TimeoutExpired: the agent does not answer.
-        :raises UsernsError: a process is left, or something was changed.
+        :raises UsernsError: a process survived, or a setting or shared memory was changed.
         """
         self._keep(box)
         box._end_others(_CLEAN_SECONDS)
@@ -175,7 +177,7 @@ class SandboxMaker:
         box.kill()
 
     def expire(self, box: Sandbox, ttl: float, used: float) -> None:
-        """Kill a sandbox whose lease has exceeded its time limit: the reason is ``timeout``."""
+        """Kill a sandbox whose lease has exceeded its time limit, with the reason ``timeout``."""
         box._end_by(
             SandboxEnd(
                 reason="timeout",
@@ -192,7 +194,7 @@ class SandboxMaker:
         box.close()
 
     def pidfd(self, box: Sandbox) -> int:
-        """Return the pidfd of process 1 of the sandbox's PID namespace."""
+        """Return the pidfd of PID 1 of the sandbox's PID namespace."""
         return box.init.pidfd
 
 
@@ -206,8 +208,8 @@ _T = TypeVar("_T")
 class _Lease(Generic[_T]):
     """Base class of the context managers that lease a sandbox.
 
-    The finaliser ends the lease, too: a signal handler may raise an exception just before or just
-    after the ``with`` block.
+    The finaliser also ends the lease, because a signal handler may raise an exception just before
+    or just after the ``with`` block.
     """
 
     _waiter: Waiter[_T] | None = None
@@ -215,17 +217,18 @@ class _Lease(Generic[_T]):
     _is_released = False
 
     def __init__(self, keeper: Keeper[_T], timeout: float | None, ttl: float | None = None) -> None:
-        """Prepare a lease, which begins when the block is entered.
+        """Prepare a lease, which begins when the ``with`` block is entered.
 
-        :param timeout: the time limit of the wait, in seconds; ``None``: no limit.
-        :param ttl: the time limit of the lease, in seconds; ``None``: no limit.
+        :param timeout: the time limit of the wait for a sandbox, in seconds; ``None`` means no
+            limit.
+        :param ttl: the time limit of the lease, in seconds; ``None`` means no limit.
         """
         self._ttl = math.inf if ttl is None else ttl
         self._keeper = keeper
         self._timeout = timeout
 
     def _deadline(self) -> float | None:
-        """Return the deadline of the wait by :func:`time.monotonic`; ``None``: no deadline.
+        """Return the deadline of the wait by :func:`time.monotonic`, or ``None`` for no deadline.
 
         :raises ValueError: the context manager was entered before.
         """
@@ -242,10 +245,10 @@ class _Lease(Generic[_T]):
         return waiter
 
     def _result_of(self, waiter: Waiter[_T]) -> _T:
-        """Return the sandbox that a waiter got.
+        """Return the sandbox that a waiter has received; raise if the waiter has failed.
 
         :raises PoolError: no sandbox could be started.
-        :raises PoolTimeoutError: no sandbox became free before the deadline.
+        :raises PoolTimeoutError: no sandbox became idle before the deadline.
         :raises ValueError: the pool is closed.
         """
         failure = waiter.failure
@@ -262,7 +265,7 @@ class _Lease(Generic[_T]):
 
     @contextlib.contextmanager
     def _reject_on_error(self, waiter: Waiter[_T]) -> Iterator[None]:
-        """Reject the sandbox of a waiter if the ``with`` block fails; the waiter gets another."""
+        """Reject a waiter's sandbox if the block raises; the waiter then receives another one."""
         try:
             yield
         except Exception as error:
@@ -282,7 +285,7 @@ class _Lease(Generic[_T]):
         raise PoolTimeoutError(text, step="pool", **_diagnosis_of(failure)) from failure
 
     def _abandon(self) -> None:
-        """Leave the queue; an unused sandbox goes to the next waiter."""
+        """Leave the pool's queue; a sandbox that is not used yet goes to the next waiter."""
         self._is_leased = False
         if self._waiter is not None:
             self._keeper.abandon(self._waiter)
@@ -362,7 +365,7 @@ class AsyncLease(_Lease[_T], contextlib.AbstractAsyncContextManager[_T]):
         self._release()
 
 
-# The greatest timeout of Lock.acquire(), in seconds.
+# The greatest timeout that Lock.acquire() accepts, in seconds.
 _LOCK_SECONDS_MAX = threading.TIMEOUT_MAX
 
 
@@ -371,11 +374,11 @@ def _closed_error() -> ValueError:
 
 
 def _diagnosis_of(failure: BaseException) -> dict[str, Any]:
-    """Return the cause and the remedy of a failure, as arguments of an error."""
+    """Return the cause and the remedy of a failure, as keyword arguments for an error."""
     return {name: getattr(failure, name, None) for name in ("cause", "remedy")}
 
 
-#: The default time limit of one start, in seconds.
+#: The default time limit of the start of a sandbox, in seconds.
 START_SECONDS = 30
 
 
@@ -392,7 +395,7 @@ class Starter(Protocol):
         in_cgroup: StrOrBytesPath | int | None = None,
         timeout: float | None = None,
     ) -> Sandbox:
-        """Start a sandbox, and return when it is ready: see :class:`usernsctl.Sandbox`."""
+        """Start a sandbox, and return it when it is ready: see :class:`usernsctl.Sandbox`."""
 
 
 class PoolOptions(TypedDict, total=False):
@@ -413,46 +416,50 @@ class PoolOptions(TypedDict, total=False):
 
 
 class _ReusableSandbox(Sandbox):
-    """A sandbox that is leased more than once. It survives the end of the agent's connection.
+    """A sandbox that is leased more than once, and survives the end of the agent's connection.
 
-    Its process 1, which survives when the processes of a lease are killed, is the agent: root
-    inside could have taken over any other program by ptrace(2).
+    PID 1 of the sandbox, which survives when the processes of a lease are killed, is the agent.
+    Root in the sandbox could have taken over any other program by ptrace(2).
     """
 
     _agent_outlives = True
 
 
 class SandboxPool(Closing, AsyncClosing):
-    """A pool of sandboxes that are started ahead of time, and leased to threads and to asyncio.
+    """A pool of sandboxes that are started in advance, and leased to threads and to asyncio tasks.
 
     :meth:`usernsctl.SandboxHost.pool` creates a pool. Threads of the pool start the sandboxes, and
-    replace leased ones. All sandboxes of the pool, leased ones included, end when the pool is
-    closed, and when the process that created it ends.
+    replace leased ones. All sandboxes of the pool, including leased ones, end when the pool is
+    closed, and when the process that created the pool exits.
 
-    A SandboxPool is a context manager, also an asynchronous one, that closes the pool at its end.
+    A SandboxPool is a context manager, also an asynchronous one, that closes the pool on exit.
 
-    :param SandboxHost host: the host to start the sandboxes in.
-    :param int size: the number of idle sandboxes, including released ones that are leased again.
-    :param template: a :class:`Template` or another object with its method ``start``, to start the
-        sandboxes; by default the sandboxes have no first command.
-    :param int max_uses: the number of leases of one sandbox, 1 by default. If it is more, the pool
-        kills all processes of a lease before the next one, and ends a sandbox in which settings of
-        the kernel were changed. The files of a lease stay, such as programs that it has replaced.
+    :param SandboxHost host: the host in which the sandboxes are started.
+    :param int size: the number of idle sandboxes that the pool maintains, including released ones
+        that can be leased again.
+    :param template: a :class:`Template` or another object with the method ``start`` of a template,
+        which starts the sandboxes. By default, the sandboxes have no first command.
+    :param int max_uses: the maximum number of leases of one sandbox, 1 by default. If it is
+        greater, the pool kills all processes of a lease before the next lease, and kills a sandbox
+        in which settings of the kernel were changed. Files that a lease has changed stay changed,
+        including programs.
     :param float idle_timeout: the time without a call of :meth:`acquire`, in seconds, after which
-        the pool ends its idle sandboxes until the next call; ``None``: never.
-    :param int limit: the maximum number of sandboxes, including those being started or ended. A
-        call of :meth:`acquire` waits if all are in use. By default twice `size`.
-    :param int starts: the maximum number of simultaneous starts; by default the number of
+        the pool kills its idle sandboxes, and starts new ones only after the next call; ``None``
+        means never.
+    :param int limit: the maximum number of sandboxes, including sandboxes that are being started or
+        killed. A call of :meth:`acquire` waits if all are in use. The default is twice `size`.
+    :param int starts: the maximum number of simultaneous starts; the default is the number of
         processors.
     :param float start_timeout: the time limit of one start, in seconds.
-    :param env: variables of the sandboxes, as for :class:`usernsctl.Sandbox`; not with `template`,
-        which has its variables.
+    :param env: environment variables of the sandboxes, as for :class:`usernsctl.Sandbox`; not with
+        `template`, which has variables of its own.
     :param in_cgroup: the control group of the sandboxes, as for :class:`usernsctl.Sandbox`.
-    :param publish: ports that lead to ports of each sandbox, as for :class:`usernsctl.Sandbox`; not
-        with `template`. A port of this machine leads to one sandbox, so with a `limit` of more than
-        one it must be free: ``[ADDR:]0:INSIDE`` or the number INSIDE. ``box.ports`` has its number.
-    :param stdin: the standard input of the template's command, DEVNULL by default; the same holds
-        for `stdout` and `stderr`.
+    :param publish: ports that are forwarded to ports of each sandbox, as for
+        :class:`usernsctl.Sandbox`; not with `template`. A port of the host is forwarded to only one
+        sandbox. So with a `limit` of more than one, the kernel must choose the port:
+        ``[ADDR:]0:INSIDE`` or the number INSIDE. ``box.ports`` has the chosen number.
+    :param stdin: the standard input of the template's command, DEVNULL by default; likewise
+        `stdout` and `stderr`.
     :raises TypeError: an argument has the wrong type.
     :raises ValueError: an argument has a wrong value.
     """
@@ -478,12 +485,13 @@ class SandboxPool(Closing, AsyncClosing):
         stdout: Stream = DEVNULL,
         stderr: Stream = DEVNULL,
     ) -> None:
-        """Begin to start sandboxes, and return at once."""
+        """Start the pool's threads, which start sandboxes, and return at once."""
         rules = _rules(size, limit, starts, max_uses, idle_timeout)
         seconds = checks.seconds("start_timeout", start_timeout)
         how: dict[str, Any] = {"stdout": stdout, "stderr": stderr}
         if stdin != DEVNULL:
-            # A sandbox without a first command does not accept the argument stdin.
+            # Set stdin only with a template: a sandbox without a first command does not accept the
+            # argument.
             how["stdin"] = stdin
         for name, stream in how.items():
             checks.stream(name, stream)
@@ -515,21 +523,22 @@ class SandboxPool(Closing, AsyncClosing):
     ) -> AbstractContextManager[Sandbox]:
         """Lease a sandbox for a ``with`` block.
 
-        The caller that has waited longest, in a thread or in asyncio, gets the next sandbox, after
-        its agent has answered. At the end of the block, all processes in the sandbox are killed,
-        and the sandbox is closed, unless `max_uses` permits a further lease. The pool replaces a
-        sandbox that the block has closed.
+        The caller that has waited longest, in a thread or in asyncio, receives the next sandbox,
+        after the sandbox's agent has answered. At the end of the block, all processes in the
+        sandbox are killed. The sandbox is closed, unless `max_uses` permits a further lease. The
+        pool replaces a sandbox that the block has closed.
 
-        :param timeout: the time limit of the wait, in seconds; ``None``: no limit.
-        :param ttl: the time limit of the ``with`` block: seconds, or a text such as ``"2m"``. The
-            pool then kills the sandbox, whose commands end with the reason ``"timeout"``.
-        :returns: a context manager, which waits when the block is entered, and raises the errors
-            below.
-        :raises PoolTimeoutError: no sandbox became free within `timeout` seconds.
-        :raises PoolError: no sandbox could be started; `__cause__` is the reason, which also gives
-            `cause` and `remedy`.
-        :raises ValueError: the pool is closed, also while the call waits, or belongs to the parent
-            of this forked process.
+        :param timeout: the time limit of the wait, in seconds; ``None`` means no limit.
+        :param ttl: the time limit of the ``with`` block, as seconds, or as a text such as ``"2m"``.
+            At the limit, the pool kills the sandbox, and the reason of its commands is
+            ``"timeout"``.
+        :returns: a context manager, which waits when the block is entered, and raises the following
+            errors.
+        :raises PoolTimeoutError: no sandbox became idle within `timeout` seconds.
+        :raises PoolError: no sandbox could be started; `__cause__` is the exception of the start,
+            from which `cause` and `remedy` are copied.
+        :raises ValueError: the pool is closed, possibly while the call waits, or belongs to the
+            parent of this forked process.
         """
         check_timeout(timeout)
         return Lease(self._get(), timeout, check_duration("ttl", ttl))
@@ -539,17 +548,17 @@ class SandboxPool(Closing, AsyncClosing):
     ) -> AbstractAsyncContextManager[Sandbox]:
         """Lease a sandbox for an ``async with`` block: see :meth:`acquire`.
 
-        If the task is cancelled, an unused sandbox goes to the next waiter, and a used one is
-        closed.
+        If the task is cancelled, a sandbox that it has not used yet goes to the next waiter, and a
+        sandbox that it has used is closed.
 
-        :param timeout: the time limit of the wait, in seconds; ``None``: no limit.
+        :param timeout: the time limit of the wait, in seconds; ``None`` means no limit.
         :param ttl: the time limit of the lease, as for :meth:`acquire`.
         """
         check_timeout(timeout)
         return AsyncLease(self._get(), timeout, check_duration("ttl", ttl))
 
     def stats(self) -> PoolStats:
-        """Return the counters of the pool, and its present state."""
+        """Return the counters of the pool, and its current state."""
         return self._get().stats
 
     @property
@@ -558,17 +567,17 @@ class SandboxPool(Closing, AsyncClosing):
         return self._get().closed
 
     def close(self) -> None:
-        """End all sandboxes, leased ones included, and return when they have ended.
+        """Kill all sandboxes, including leased ones, and return when they have ended.
 
         Pending calls of :meth:`acquire` raise ValueError. A start in progress delays the return by
-        `start_timeout` at most. Any thread may call this at any time. In a forked child of the
-        process that created the pool, it only closes descriptors.
+        `start_timeout` at most. Any thread may call this method at any time. In a forked child of
+        the process that created the pool, the method only closes descriptors.
         """
         if self._keeper is not None:
             self._keeper.close()
 
     async def close_async(self) -> None:
-        """End all sandboxes from asyncio: see :meth:`close`."""
+        """Kill all sandboxes from asyncio: see :meth:`close`."""
         await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(self.close)))
 
     def _holds(self) -> bool:
@@ -588,10 +597,11 @@ class SandboxPool(Closing, AsyncClosing):
 
 
 def _check_ports(given: Iterable[str | int], host: HostBase, rules: Rules) -> tuple[str | int, ...]:
-    """Return the argument `publish` of each sandbox, after a check.
+    """Check the argument `publish` of a pool, and return it as a tuple for each sandbox.
 
     :raises TypeError: the argument has the wrong type.
-    :raises ValueError: the argument has a wrong value, or the sandboxes can't have such ports.
+    :raises ValueError: the argument has a wrong value, or the pool's sandboxes can't have these
+        ports.
     """
     if given == ():
         return ()
@@ -616,7 +626,7 @@ def _rules(
     max_uses: int,
     idle_timeout: float | None,
 ) -> Rules:
-    """Return the limits of a pool, after a check of its arguments.
+    """Check the arguments of a pool, and return its limits.
 
     :raises TypeError: an argument has the wrong type.
     :raises ValueError: an argument has a wrong value.

@@ -1,4 +1,4 @@
-"""Command lines of runsc, and the log files that they name."""
+"""Command lines of runsc, and the paths of its log files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from usernsctl._lean import Literal, dataclass
 from usernsctl.errors import RunscError
 
-# The umask of runsc, whose state and logs may hold secrets of the command.
+# The umask of runsc, because runsc's state and logs may contain secrets of the command.
 PRIVATE_UMASK = 0o077
 
 Network = Literal["none", "host", "private"]
@@ -17,19 +17,19 @@ Platform = Literal["systrap", "ptrace", "kvm"]
 NETWORKS: tuple[Network, ...] = ("none", "host", "private")
 PLATFORMS: tuple[Platform, ...] = ("systrap", "ptrace", "kvm")
 
-# Exit statuses of `runsc run` after an error of runsc, and after a crash (a Go program's panic). A
-# command may exit with the same statuses.
+# Exit statuses of `runsc run` after an error of runsc, and after a crash of runsc (a panic of a Go
+# program). A command in the sandbox may exit with the same statuses.
 FAILED = 128
 CRASHED = 2
 
-#: The exit status of usernsctl-init and usernsctl-detach for a sandbox whose time was over.
+#: The exit status of usernsctl-init and usernsctl-detach for a sandbox that has exceeded a timeout.
 TIME_IS_OVER = 124
 
 _SIGNAL_MAX = 64
 
 
 def returncode_of(status: int) -> int:
-    """Return the returncode, as of :mod:`subprocess`, for an exit status of runsc.
+    """Convert an exit status of runsc to a return code as in :mod:`subprocess`.
 
     runsc exits with 128+N if signal N has killed the command, but a command may exit with the same
     status.
@@ -41,7 +41,7 @@ def returncode_of(status: int) -> int:
 class Logs:
     """Absolute paths of runsc's log files.
 
-    :ivar errors: the file for the fatal errors of all of runsc's processes (``--log``).
+    :ivar errors: the file for the fatal errors of all processes of runsc (``--log``).
     :ivar crash: the file for Go's report of a crashed process (``--panic-log``).
     :ivar debug: the files for all other messages (``--debug-log``); runsc replaces ``%COMMAND%`` by
         the name of the process: run, boot or gofer.
@@ -60,12 +60,12 @@ class RunOptions:
     :ivar bundle: the directory with config.json, an absolute path.
     :ivar container_id: an id that is unique in `state`.
     :ivar network: one of :data:`NETWORKS`; runsc uses the network namespace in which it runs for
-        all but ``none``.
+        every network but ``none``.
     :ivar platform: one of :data:`PLATFORMS`, or ``None`` for runsc's default.
     :ivar logs: the log files.
-    :ivar debug: whether the debug logs have all messages, or only errors.
-    :ivar disk: a directory for the file with the writes to the root filesystem, or ``None`` to keep
-        them in memory.
+    :ivar debug: whether the debug logs contain all messages, instead of only errors.
+    :ivar disk: a directory for the file with the writes to the root filesystem, or ``None`` to
+        store the writes in memory.
     :ivar image: the directory of a checkpoint to restore, an absolute path, or ``None`` to start a
         new container.
     """
@@ -82,7 +82,7 @@ class RunOptions:
 
 
 def not_runsc(path: str, why: str, errno: int = 0) -> RunscError:
-    """Return the error for a file that is not runsc."""
+    """Return the error for a program that is not runsc."""
     return RunscError(
         f"{path} is not gVisor's runsc: {why}",
         step="runsc",
@@ -93,18 +93,19 @@ def not_runsc(path: str, why: str, errno: int = 0) -> RunscError:
     )
 
 
-# Each cached file takes up to three of a sandbox's descriptors (UN_SANDBOX_FILES_MAX).
+# The maximum number of files that gVisor caches for each mount. Each cached file takes up to three
+# of a sandbox's descriptors (UN_SANDBOX_FILES_MAX).
 _CACHED_FILES = 2000
 
 
 def command_line(runsc: str, options: RunOptions) -> list[str]:
     """Return the argv, beginning with `runsc`, that runs a container in the foreground.
 
-    - ``--ignore-cgroups``: an unprivileged user seldom may configure control groups.
-    - ``--overlay2=root:memory``: runsc's default puts a file of its own into the root filesystem.
-    - ``--host-uds=none``: runsc's default as well, but a default may change.
-    - ``--dcache``: by default gVisor caches 1,000 files for each mount and keeps them open, so
-      many bind mounts would leave no descriptors for the programs inside.
+    - ``--ignore-cgroups``: an unprivileged user usually may not configure control groups.
+    - ``--overlay2=root:memory``: by default, runsc creates a file in the root filesystem.
+    - ``--host-uds=none``: this is runsc's default, but a default may change.
+    - ``--dcache``: by default gVisor caches 1,000 files for each mount and keeps them open, so with
+      many bind mounts, no descriptors would remain for the programs in the sandbox.
     """
     command = [
         runsc,
@@ -135,9 +136,11 @@ def kill_command(runsc: str, options: RunOptions) -> list[str]:
 
 
 def raise_command(runsc: str, options: RunOptions, verifier: str) -> list[str]:
-    """Return the argv that sends the command in a container a real-time signal, without its number.
+    """Return the argv that sends a real-time signal to the command in a container.
 
-    ``runsc kill`` does not know these signals, so the verifier sends them from inside the sandbox.
+    The caller appends the number of the signal.
+
+    ``runsc kill`` does not support real-time signals, so the verifier in the sandbox sends them.
 
     :param verifier: the path of usernsctl-verify in the container.
     """
@@ -152,7 +155,7 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def search_path(settings: Iterable[str]) -> str:
-    """Return the PATH in `settings`, each NAME=VALUE, or the default PATH."""
+    """Return the value of PATH in `settings`, ``NAME=VALUE`` entries, or the default PATH."""
     found = DEFAULT_PATH
     for setting in settings:
         name, _, value = setting.partition("=")
@@ -161,20 +164,23 @@ def search_path(settings: Iterable[str]) -> str:
     return found
 
 
-#: Variables that name runsc; the first that is set counts. Other programs read the second, too.
+#: Environment variables that name runsc. The first one that is set is used. Other programs use the
+#: second one, too.
 VARIABLES = ("USERNSCTL_RUNSC", "RUNSC_PATH")
 
-#: Maximum size of all crash reports; a report has the stacks of all threads, up to megabytes.
+#: Maximum size of all crash reports together, in bytes. A report has the stacks of all threads, up
+#: to megabytes.
 CRASH_BYTES = 1 << 20
 
 _COMMANDS = ("run", "boot", "gofer")
 
-#: Names of the debug logs that are symbolic links to /dev/null, unless the caller wants them.
+#: Names of the debug logs that are symbolic links to /dev/null, unless the caller has requested
+#: debug logs.
 DISCARDED_LOGS = tuple(f"{command}.txt" for command in _COMMANDS[1:])
 
 
 def private_log_paths(directory: str, crash: str) -> Logs:
-    """Return the log files of a run whose caller doesn't want debug logs.
+    """Return the log files of a run without debug logs.
 
     :param directory: the run's own log directory, prepared by :func:`make_log_directory`.
     :param crash: the path of the crash report.
@@ -183,17 +189,17 @@ def private_log_paths(directory: str, crash: str) -> Logs:
 
 
 def make_log_directory(directory: str, dir_fd: int | None = None) -> None:
-    """Make the links to /dev/null for the discarded logs of :func:`private_log_paths`.
+    """Create the links to /dev/null for the discarded logs of :func:`private_log_paths`.
 
     :param directory: the log directory, which exists already.
-    :param dir_fd: a descriptor of the directory that a relative `directory` starts at.
+    :param dir_fd: a descriptor of the directory to which a relative `directory` refers.
     """
     for name in DISCARDED_LOGS:
         os.symlink(os.devnull, f"{directory}/{name}", dir_fd=dir_fd)
 
 
 def seen_from(logs: Logs, here: str, there: str) -> Logs:
-    """Return the paths of the logs for a process in which the directory `here` is `there`."""
+    """Return the paths of the logs for a process that sees the directory `here` as `there`."""
     return Logs(
         errors=there + logs.errors.removeprefix(here),
         crash=there + logs.crash.removeprefix(here),
@@ -202,12 +208,12 @@ def seen_from(logs: Logs, here: str, there: str) -> Logs:
 
 
 def debug_log_files(stamp: str) -> list[str]:
-    """Return the file names of the debug logs of a start; the last is the crash report."""
+    """Return the file names of the debug logs of one start; the last is the crash report."""
     return [f"runsc.log.{stamp}.{name}.txt" for name in (*_COMMANDS, "panic")]
 
 
 def debug_log_paths(directory: str, own: str, stamp: str) -> Logs:
-    """Return the log files of a run whose caller wants debug logs; the files must exist.
+    """Return the log files of a run with debug logs; the files must exist.
 
     :param directory: the directory for the debug logs, which have runsc's default names.
     :param own: the run's own directory, for the error log.
@@ -222,7 +228,7 @@ def debug_log_paths(directory: str, own: str, stamp: str) -> Logs:
 
 
 def create_debug_logs(directory: str, own: str) -> Logs:
-    """Create the debug logs of a run, with mode 0600, and return its log files.
+    """Create the debug logs of a run, with mode 0600, and return the log files of the run.
 
     :param directory: the directory for the debug logs, which have runsc's default names.
     :param own: the run's own directory, for the error log.
@@ -236,5 +242,5 @@ def create_debug_logs(directory: str, own: str) -> Logs:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
                 os.close(os.open(f"{directory}/{name}", flags, 0o600))
         except FileExistsError:
-            continue  # another run has started in the same microsecond
+            continue  # another run has created files in the same microsecond
         return debug_log_paths(directory.rstrip("/"), own, stamp)

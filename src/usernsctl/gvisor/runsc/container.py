@@ -15,10 +15,10 @@ from usernsctl.gvisor.result import Reason, Result
 
 
 class Container(Protocol):
-    """Interface of an attached or detached sandbox to runsc."""
+    """Interface of a sandbox, attached or detached, for running runsc commands."""
 
     def runsc(self, *argv: str) -> AbstractContextManager[tuple[list[str], dict[str, Any]]]:
-        """Return a context manager with the argv of a runsc command and the arguments for Popen.
+        """Return a context manager that yields the argv of a runsc command, and arguments of Popen.
 
         :raises SandboxEndedError: the sandbox has ended.
         """
@@ -27,13 +27,13 @@ class Container(Protocol):
         """Return whether the sandbox ends within `seconds`."""
 
     def end_error(self) -> SandboxEndedError:
-        """Return the error to raise for a command, since the sandbox has ended."""
+        """Return the error to raise for a command whose sandbox has ended."""
 
 
 def ended_error(id: str, reason: RunscError | None = None) -> SandboxEndedError:
-    """Return the error to raise for a command, since the sandbox `id` has ended.
+    """Return the error to raise for a command whose sandbox `id` has ended.
 
-    :param reason: the error that has ended the sandbox, if it is known.
+    :param reason: the error that says why the sandbox has ended, if the reason is known.
     """
     if reason is None:
         return SandboxEndedError(f"the sandbox {id} has ended", step="sandbox")
@@ -41,7 +41,7 @@ def ended_error(id: str, reason: RunscError | None = None) -> SandboxEndedError:
     return SandboxEndedError(text, step="sandbox", cause=reason.cause)
 
 
-# The reason of a result for each cause of a LimitError.
+# The `reason` of a result for each `cause` of a LimitError.
 _REASONS: dict[str | None, Reason] = {
     "out-of-memory": "memory-limit",
     "memory-limit": "memory-limit",
@@ -53,7 +53,7 @@ _REASONS: dict[str | None, Reason] = {
 
 
 def describe_limit(result: Result[Any], error: RunscError) -> None:
-    """Set the fields of a result for the error of a limit that has ended the sandbox."""
+    """Set the fields of `result` as `error` requires, which says why the sandbox was killed."""
     result.reason = _REASONS.get(error.cause, "sandbox-ended")
     if isinstance(error, LimitError):
         result.limit, result.used = error.limit, error.used
@@ -61,16 +61,16 @@ def describe_limit(result: Result[Any], error: RunscError) -> None:
             result.peak_memory = int(error.used)
 
 
-# A sandbox doesn't answer between the end of its command and its own end. So if it ends within this
-# many seconds after a failure of runsc, its end is the reason for the failure.
+# A sandbox doesn't answer between the exit of its command and its own end. So if the sandbox ends
+# within this number of seconds after a failure of runsc, the end is the reason for the failure.
 ENDING_SECONDS = 1
 
 
 @contextlib.contextmanager
 def raise_if_ended(life: Container, id: str) -> Iterator[None]:
-    """Turn a NamespaceError of a ``with`` block into SandboxEndedError if the sandbox has ended.
+    """Convert a NamespaceError of a ``with`` block to SandboxEndedError if the sandbox has ended.
 
-    In a PID namespace whose process 1 has ended, fork() fails with ENOMEM (pid_namespaces(7)).
+    In a PID namespace whose PID 1 has exited, fork() fails with ENOMEM (pid_namespaces(7)).
 
     :raises SandboxEndedError: the sandbox has ended.
     """
@@ -82,7 +82,8 @@ def raise_if_ended(life: Container, id: str) -> Iterator[None]:
         raise life.end_error() from error
 
 
-# runsc waits for an answer of gVisor, which may be stopped, or compromised and silent.
+# The time limit of a runsc command, in seconds: gVisor, for whose answer runsc waits, may be
+# stopped, or compromised and silent.
 _ANSWER_SECONDS = 60
 
 
@@ -91,7 +92,7 @@ def query(life: Container, id: str, *argv: str, seconds: float | None = None) ->
 
     :param id: the id of the sandbox.
     :param argv: the command of runsc and its arguments.
-    :param seconds: the timeout, by default 60.
+    :param seconds: the timeout in seconds, by default 60.
     :raises RunscError: the command failed or timed out.
     """
     limit = _ANSWER_SECONDS if seconds is None else seconds

@@ -17,13 +17,13 @@ from usernsctl.gvisor.runsc.command import (
     not_runsc,
 )
 
-# Imported on first use: most runs need no release.
+# Import this module on first use, because most runs need no release.
 if TYPE_CHECKING:
     from usernsctl.gvisor.runsc import releases
 else:
     releases = LateModule("usernsctl.gvisor.runsc.releases")
 
-# Names of the machine types (elf(5)) that runsc is built for, and of other common ones.
+# Names of the machine types (elf(5)) for which runsc is built, and of other common machine types.
 _MACHINES = {3: "x86 (32 bits)", 40: "Arm (32 bits)", 62: "x86-64", 183: "Arm64", 243: "RISC-V"}
 
 _PT_NOTE = 4
@@ -33,11 +33,11 @@ _PROGRAM_HEADER_MAX = 64
 def find_runsc(
     environ: Mapping[str, str], named: str | None = None, *, seconds: float | None = None
 ) -> str:
-    """Return the absolute path of runsc: `named`, or from a variable of VARIABLES, or from PATH.
+    """Return the absolute path of runsc, from `named`, a variable of VARIABLES, or PATH.
 
-    The file is read but not executed, since an execution takes longer than all else before the
-    start of a sandbox. Only if the file isn't a Go program for this machine, or can't be read, is
-    ``runsc --version`` executed.
+    The file is read but not executed, since executing it takes longer than everything else before
+    the start of a sandbox. ``runsc --version`` is executed only if the file isn't a Go program for
+    the host's machine type, or can't be read.
 
     :param seconds: the time limit of ``runsc --version``, by default 10.
     :raises RunscError: runsc is missing (cause ``runsc-missing``), the file is another program
@@ -50,11 +50,11 @@ def find_runsc(
         raise not_runsc(path, "not a file")
     if not os.access(path, os.X_OK):
         raise _not_executable(path)
-    # A file that is executable but not readable can only be checked by executing it.
+    # Execute a file that can't be read or isn't a Go program, to check that it is runsc.
     if not (os.access(path, os.R_OK) and _is_go_program(path)):
         releases.release_of(path, seconds=seconds)
-    # runsc will get the same directory (runsc_environment()): a caller that names runsc explicitly
-    # must not depend on a variable for its sidecar programs.
+    # Pass the same directory as runsc_environment(): the sidecar programs of a runsc that the
+    # caller has named explicitly must not depend on the environment variable SIDE_VARIABLE.
     check_side_programs(path, named_side_directory() if named is None else None)
     return path
 
@@ -109,9 +109,9 @@ def _check_named(path: str) -> str:
 
 
 def _search(name: str, environ: Mapping[str, str]) -> str | None:
-    """Return the path of a program in PATH, or None.
+    """Return the path of a program that is searched along PATH, or None.
 
-    Relative directories in PATH are skipped: the current directory may hold untrusted files, and
+    Relative directories in PATH are skipped: the current directory may contain untrusted files, and
     runsc runs outside of gVisor.
     """
     search = environ.get("PATH", os.defpath).split(os.pathsep)
@@ -125,7 +125,7 @@ def _search(name: str, environ: Mapping[str, str]) -> str | None:
 
 
 def _is_unreachable(path: str) -> bool:
-    """Return whether a directory of `path` can't be searched."""
+    """Return whether a directory on the path to `path` can't be searched."""
     try:
         os.stat(path)
     except PermissionError:
@@ -150,7 +150,7 @@ def _not_executable(path: str) -> RunscError:
 
 
 def _is_go_program(path: str) -> bool:
-    """Return whether the file is a Go program for this machine, as every build of runsc is.
+    """Return whether the file is a Go program for this machine type, as every build of runsc is.
 
     :raises RunscError: the file is a program for another machine type.
     """
@@ -201,7 +201,7 @@ class _ElfHeader:
         return _MACHINES.get(machine, f"machine type {machine}")
 
     def has_go_note(self, file: BinaryIO) -> bool:
-        """Return whether the file has the Go linker's note; checks 64-bit little-endian files."""
+        """Return whether a 64-bit little-endian file has the Go linker's note; else False."""
         if self.kind[:2] != (2, 1) or self.entry_size != 56:
             return False
         for index in range(min(self.entry_count, _PROGRAM_HEADER_MAX)):
@@ -217,18 +217,18 @@ class _ElfHeader:
         return False
 
 
-#: Directory beside runsc with the sidecar programs of a release, and the variable that names
-#: another directory.
+#: Name of the directory beside runsc that contains the sidecar programs of a release, and the
+#: environment variable that names another directory.
 SIDE_DIRECTORY = "gvisor-bin"
 SIDE_VARIABLE = "GVISOR_SIDECAR_BINARIES_DIR"
 
-#: Sidecar programs that start a sandbox; the others serve checkpoints and metrics. Only the first
-#: reports its release by --version.
+#: Sidecar programs that start a sandbox; further sidecar programs serve checkpoints and metrics.
+#: Only the first program reports its release by --version.
 SIDE_PROGRAMS = ("gvisor_sentry", "gvisor-sentry-prewarmer")
 
 
 def named_side_directory() -> str | None:
-    """Return the directory in this process's :data:`SIDE_VARIABLE`, or None if not absolute."""
+    """Return the directory in the variable :data:`SIDE_VARIABLE`; None if not an absolute path."""
     named = os.environ.get(SIDE_VARIABLE)
     return named if named and os.path.isabs(named) else None
 
@@ -236,9 +236,9 @@ def named_side_directory() -> str | None:
 def check_side_programs(path: str, directory: str | None) -> None:
     """Check that the sidecar programs are complete, and of the same release as runsc.
 
-    Releases without the ability "side-programs" replace missing programs by their own code. If
-    there is no directory of sidecar programs, nothing is checked: runsc itself fails if it needs
-    one, which takes no longer than to determine its release here.
+    Releases of runsc without the ability "side-programs" use their own code in place of missing
+    programs. Without a directory of sidecar programs, nothing is checked: if runsc needs the
+    programs, runsc itself fails, which takes no longer than to determine its release here.
 
     :param path: the absolute path of runsc.
     :param directory: the directory that :data:`SIDE_VARIABLE` names, or ``None``.
@@ -261,7 +261,9 @@ def check_side_programs(path: str, directory: str | None) -> None:
 
 
 def side_programs(path: str, directory: str | None) -> list[str]:
-    """Return the paths of all files in the directory of the sidecar programs, which may be missing.
+    """Return the paths of all files in the directory of the sidecar programs.
+
+    The directory may be missing.
 
     :param path: the absolute path of runsc.
     :param directory: the directory that :data:`SIDE_VARIABLE` names, or ``None``.
@@ -273,7 +275,7 @@ def side_programs(path: str, directory: str | None) -> list[str]:
 
 
 def _side_directory(path: str) -> str | None:
-    """Return gvisor-bin/ beside `path`, else beside the file that `path` links to, else None."""
+    """Return gvisor-bin/ beside `path`, else beside the target of the link `path`, else None."""
     parents = [os.path.dirname(path), os.path.dirname(os.path.realpath(path))]
     candidates = [os.path.join(parent, SIDE_DIRECTORY) for parent in parents]
     return next(filter(os.path.isdir, candidates), None)
@@ -302,10 +304,11 @@ def runsc_environment(*, is_named: bool = False) -> dict[str, str]:
     """Return the environment for runsc, without the caller's secrets.
 
     Other processes of the caller can read the environment of runsc's processes. The directory of
-    the sidecar programs comes from this process's environment, never from the command's.
+    the sidecar programs is taken from this process's environment, never from the command's
+    environment.
 
-    :param is_named: whether the caller has named runsc explicitly; :data:`SIDE_VARIABLE` is ignored
-        then.
+    :param is_named: whether the caller has named runsc explicitly; if so, :data:`SIDE_VARIABLE` is
+        ignored.
     """
     directory = None if is_named else named_side_directory()
     return {"PATH": DEFAULT_PATH, **({SIDE_VARIABLE: directory} if directory else {})}

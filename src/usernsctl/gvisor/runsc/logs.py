@@ -1,15 +1,15 @@
-"""Readers of the logs of runsc that untrusted text can't forge.
+"""Readers of those logs of runsc that untrusted text can't forge.
 
 The debug logs quote the bundle and the command (names, options, arguments), so they are not
-searched. Only runsc itself writes the signs of its failure:
+searched. Only runsc itself writes the following signs of a failure:
 
 - Each process of runsc writes its fatal error to one file, as JSON (``--log``).
-- ``runsc run``, if it exits normally, writes an exit status as the last line of its own debug log:
-  that of the command, or that of the sandbox if the sandbox has crashed.
+- ``runsc run``, if it exits normally, writes an exit status as the last line of its own debug log,
+  which is the status of the command, or of the sandbox if the sandbox has crashed.
 - Go writes its report of a crash to a separate file (``--panic-log``).
 
-A command inside can make the debug logs of the other two processes grow, so these are discarded
-unless the caller wants them.
+A command in the sandbox can make the debug logs of the processes "boot" and "gofer" grow, so these
+logs are discarded unless the caller has requested debug logs.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import os
 from usernsctl._core import messages
 from usernsctl.gvisor.runsc import command as runsc_command
 
-# The maximum size to read of a log, in bytes: enough for all messages of a start.
+# The maximum number of bytes to read of a log, which is enough for all messages of a start.
 _READ_MAX = 1 << 18
 
 
 def read_failure(logs: runsc_command.Logs) -> str | None:
-    """Return the message with which runsc failed, or None if there is no message.
+    """Return the message with which runsc failed, or None if the logs have no message.
 
     The message may quote untrusted text: escape it before printing.
     """
@@ -34,13 +34,14 @@ def read_failure(logs: runsc_command.Logs) -> str | None:
 def own_failure(fd: int) -> str | None:
     """Return the error that a runsc command has written to an open file (``--log``).
 
-    :returns: the message, or None if runsc did not fail; its exit status is the command's then.
+    :returns: the message, or None if runsc did not fail, so that its exit status is the command's
+        exit status.
     """
     return messages.first_message(os.pread(fd, _READ_MAX, 0))
 
 
 def quote_runsc(message: str) -> str:
-    """Return a message of runsc, escaped and marked as runsc's."""
+    """Return a message of runsc, escaped and labelled as a message of runsc."""
     from usernsctl.explain.logs import quoted
 
     return f"runsc says: {quoted(message)}"

@@ -1,7 +1,8 @@
 """Releases of runsc: detection of a program's release, and the differences between releases.
 
-A release is named by the day that it was cut from gVisor's sources. A release without a day, or of
-a later day than all in ABILITIES, is treated as the newest in ABILITIES.
+The name of a release contains the day on which it was cut from gVisor's sources. A release without
+a day, or of a later day than all releases in ABILITIES, is treated as the newest release in
+ABILITIES.
 """
 
 from __future__ import annotations
@@ -22,18 +23,19 @@ if TYPE_CHECKING:
     import datetime
     import subprocess
 
-#: Environment of ``runsc --version``.
+#: The environment in which ``runsc --version`` is executed.
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 _SECONDS = 10.0
-# The time limit for the end of a killed process.
+# The time limit for the exit of a killed process, in seconds.
 _KILL_SECONDS = 2
-# The output of runsc itself has about 60 bytes, but a crash prints the stacks of all goroutines.
+# The maximum number of bytes to read of the output of ``runsc --version``. runsc itself prints
+# about 60 bytes, but a crash prints the stacks of all goroutines.
 _OUTPUT_MAX = 1 << 16
 
-# Errors that say nothing about the program that could not be started.
+# Error numbers of a failed start that are not about the program, each with the id of the cause.
 _NO_RESOURCE = {errno.EMFILE: "descriptor-limit", errno.EAGAIN: "process-limit"}
 
-# Matches release-20260817.0, and Debian's 0.0~20240729.0.
+# Matches the day in release-20260817.0, and in Debian's 0.0~20240729.0.
 _DAY = r"\b(20\d{6})\.\d+"
 _FIRST_LINE = r"runsc version (\S{1,100})"
 
@@ -41,11 +43,11 @@ _CACHE = "runsc-releases.json"
 _CACHE_BYTES = 1 << 16
 _CACHE_ENTRIES = 20
 
-#: Releases of earlier years can't run in a prepared user namespace.
+#: The first year of usable releases: older ones can't run in a prepared user namespace.
 FIRST_YEAR = 2023
 
-#: Differences between releases: the first release with the ability (YYYYMMDD), and a description.
-#: The day is that of the first weekly release after the change in gVisor's sources.
+#: Differences between releases, each with the first release that has the ability (YYYYMMDD), and a
+#: description. The first release is the first weekly release after the change in gVisor's sources.
 ABILITIES = {
     "netstack-in-namespace": (
         20240812,
@@ -86,8 +88,8 @@ ABILITIES = {
 class Release:
     """A release of runsc.
 
-    :ivar label: the release in ``runsc --version``, such as ``"release-20260817.0"``.
-    :ivar day: the day of its sources, or ``None`` if the label has no day.
+    :ivar label: the release as ``runsc --version`` prints it, such as ``"release-20260817.0"``.
+    :ivar day: the day of the release's sources, or ``None`` if the label has no day.
     """
 
     label: str
@@ -95,7 +97,7 @@ class Release:
 
     @classmethod
     def parse(cls, label: str) -> Release:
-        """Parse a label; any text is valid."""
+        """Parse the label of a release; any text is valid."""
         import datetime
         import re
 
@@ -107,15 +109,15 @@ class Release:
         return cls(label, day)
 
     def has(self, ability: str) -> bool:
-        """Return whether the release has one of :data:`ABILITIES`.
+        """Return whether the release has an ability, which is a key of :data:`ABILITIES`.
 
-        :raises KeyError: there is no such ability.
+        :raises KeyError: no ability has this name.
         """
         since, _ = ABILITIES[ability]
         return self.day is None or int(self.day.strftime("%Y%m%d")) >= since
 
     def is_too_old(self) -> bool:
-        """Return whether the release is known to lack what usernsctl needs."""
+        """Return whether the release is known to lack a feature that usernsctl needs."""
         return self.day is not None and self.day.year < FIRST_YEAR
 
     def age(self, today: datetime.date) -> int | None:
@@ -124,7 +126,7 @@ class Release:
 
 
 def release_of(path: str, *, remember: bool = True, seconds: float | None = None) -> Release:
-    """Return the release of a runsc, from the cache or from ``runsc --version``.
+    """Return the release of a runsc program, from the cache or from ``runsc --version``.
 
     The cache identifies a program by its path, device, inode, size and modification time.
 
@@ -169,7 +171,7 @@ def _query_label(path: str, seconds: float) -> str:
         return found[1]
     from usernsctl.explain.logs import only_cause
 
-    # A wrapper's runsc may have crashed, for example for lack of memory.
+    # The program may be a wrapper whose runsc has crashed, for example for lack of memory.
     if cause := only_cause(output):
         raise RunscError(f"{path} --version failed", step="runsc", filename=path, cause=cause)
     raise not_runsc(path, "the output of --version is not runsc's")
@@ -178,9 +180,9 @@ def _query_label(path: str, seconds: float) -> str:
 def _run_version(path: str, seconds: float) -> tuple[bytes, int | None]:
     """Return the output of ``runsc --version`` and its exit status.
 
-    The status is None for a program that was killed, since it printed more than _OUTPUT_MAX bytes.
+    The exit status is None if the program was killed because it printed at least _OUTPUT_MAX bytes.
 
-    :raises RunscError: the program did not end within `seconds`.
+    :raises RunscError: the program did not exit within `seconds`.
     """
     import subprocess
     import time
@@ -194,7 +196,8 @@ def _run_version(path: str, seconds: float) -> tuple[bytes, int | None]:
             stderr=subprocess.STDOUT,
             env=_ENVIRONMENT,
             cwd="/",
-            # In a session of its own, so that all processes of a wrapper can be killed.
+            # Start a session, so that all processes of a wrapper can be killed by their process
+            # group.
             start_new_session=True,
         )
     with _killed(process):
@@ -214,7 +217,7 @@ def _run_version(path: str, seconds: float) -> tuple[bytes, int | None]:
 
 @contextlib.contextmanager
 def _killed(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Kill the group of a process, unless the block has waited for the end of the process.
+    """Kill the group of a process after a block, unless the block has reaped the process.
 
     A process that another user has started, such as a setuid program, may survive.
     """
@@ -226,7 +229,7 @@ def _killed(process: subprocess.Popen[bytes]) -> Iterator[None]:
     finally:
         assert process.stdout is not None
         process.stdout.close()
-        # The pid of a process that was not reaped still names the group.
+        # If the process was not reaped, its pid was not reused, and still names the process group.
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -241,10 +244,10 @@ def _killed(process: subprocess.Popen[bytes]) -> Iterator[None]:
 def _cache_directory(*, make: bool) -> Iterator[int]:
     """Yield a descriptor of the cache directory, which only this user may write to.
 
-    :raises OSError: the directory is missing and can't be made, or other users may write to it.
+    :raises OSError: the directory is missing and can't be created, or other users may write to it.
     """
     top = os.environ.get("XDG_CACHE_HOME") or _home()
-    # Root with another user's HOME (sudo) must not create files there.
+    # Reject another user's home directory, in which root (sudo) must not create files.
     _check_ours(os.stat(top), top)
     path = os.path.join(top, "usernsctl" if "XDG_CACHE_HOME" in os.environ else ".cache/usernsctl")
     if make:
@@ -270,7 +273,7 @@ def _check_ours(status: os.stat_result, path: str) -> None:
 
 
 def _entries(directory: int) -> dict[str, list[object]]:
-    """Return the cache's entries; an empty dictionary if the file can't be read or trusted."""
+    """Return the cache's entries, or an empty dictionary if the file can't be read or trusted."""
     import json
 
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -296,7 +299,7 @@ def _cached_label(path: str, identity: list[int]) -> str | None:
 
 
 def _cache_label(path: str, identity: list[int], label: str) -> None:
-    """Add a label to the cache; ignore errors, since runsc --version prints it again."""
+    """Add a label to the cache. Ignore errors, as ``runsc --version`` can be executed again."""
     import json
 
     with (

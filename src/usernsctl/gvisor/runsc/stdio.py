@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def check_file(name: str, fd: int) -> None:
-    """Check that gVisor can pass a file of this machine to a program.
+    """Check that gVisor can pass a file of the host to a program in the sandbox.
 
-    gVisor would fail to import other files, such as a pidfd, and answer late or never.
+    gVisor fails to import other files, such as a pidfd, and then answers late or never.
 
     :param name: the name of the argument, for errors.
     :raises OSError: `fd` is not open.
@@ -30,8 +30,8 @@ def check_file(name: str, fd: int) -> None:
     mode = os.fstat(fd).st_mode
     can_use = stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode)
     if stat.S_ISREG(mode):
-        # Files of nsfs, and pidfds of newer kernels, look like regular ones. lseek(2) of a
-        # descriptor that was opened with O_PATH fails, too.
+        # Files of nsfs, and pidfds of newer kernels, look like regular files, but lseek(2) fails on
+        # them. It also fails on a descriptor that was opened with O_PATH.
         with contextlib.suppress(OSError):
             os.lseek(fd, 0, os.SEEK_CUR)
             can_use = True
@@ -46,9 +46,9 @@ def check_file(name: str, fd: int) -> None:
 
 
 def prepared_input(stream: Any) -> Any:
-    """Check standard input, and return it.
+    """Check the argument for standard input, and return it unchanged.
 
-    :param stream: the input, as subprocess takes it.
+    :param stream: the standard input, as subprocess accepts it.
     :raises CommandError: `stream` is not open, or gVisor can't use the file.
     """
     if stream is not None and (not isinstance(stream, int) or stream >= 0):
@@ -67,11 +67,12 @@ def _not_open(name: str, error: OSError) -> CommandError:
 
 
 def prepared_output(name: str, stream: Any, inherited: int) -> Any:
-    """Set O_APPEND on an output that is at the end of a file, so that gVisor doesn't overwrite it.
+    """Set O_APPEND on an output at the end of its file, so that gVisor doesn't overwrite data.
 
     :param name: the name of the argument, for errors.
-    :param stream: the output, as subprocess takes it.
-    :param inherited: this process's descriptor that ``None`` stands for.
+    :param stream: the output, as subprocess accepts it.
+    :param inherited: the descriptor of this process that the command inherits if `stream` is
+        ``None``.
     :returns: `stream`.
     :raises CommandError: `stream` is not open, or gVisor can't use the file.
     """
@@ -93,7 +94,8 @@ def prepared_output(name: str, stream: Any, inherited: int) -> Any:
 def prepared_streams(stdin: Any, stdout: Any, stderr: Any, detach: bool) -> dict[str, Any]:
     """Return standard input, output and error for a command in gVisor, as arguments of Popen.
 
-    :param detach: whether the command outlives this process; ``None`` is /dev/null then.
+    :param detach: whether the command outlives this process. If so, a stream that is ``None``
+        becomes /dev/null.
     :raises CommandError: a stream is not open, or gVisor can't use its file.
     """
     if detach:
@@ -112,16 +114,17 @@ def prepared_streams(stdin: Any, stdout: Any, stderr: Any, detach: bool) -> dict
 def receive_terminal(console: socket.socket) -> FileIO:
     """Receive the master of the pseudo-terminal that runsc has created (``--console-socket``).
 
-    :param console: the listening socket; runsc has connected and sent the descriptor already.
-    :raises RunscError: no terminal was sent. In a persistent namespace, root inside may have
-        connected in runsc's place.
+    :param console: the listening socket, to which runsc has already connected and sent the
+        descriptor.
+    :raises RunscError: no terminal was sent. In a persistent namespace, root of the namespace may
+        have connected instead of runsc.
     """
     console.setblocking(False)
     fds: list[int] = []
     with contextlib.suppress(BlockingIOError):
         connection, _ = console.accept()
         with connection:
-            # accept(2) does not inherit O_NONBLOCK from the listening socket.
+            # Set O_NONBLOCK, which accept(2) does not copy from the listening socket.
             connection.setblocking(False)
             _, fds = receive(connection, 4096, 1)
     for fd in fds:
@@ -135,10 +138,11 @@ _FLAGS = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 def closed_streams() -> frozenset[int]:
-    """Return which of the descriptors 0, 1 and 2 no command inherits from this process.
+    """Return which of the descriptors 0, 1 and 2 commands do not inherit from this process.
 
-    If a program has closed its standard streams, their numbers may belong to descriptors of
-    usernsctl. These are close-on-exec, so execve(2) would close them, too.
+    These are closed descriptors, and descriptors that are close-on-exec. If a program has closed
+    its standard streams, usernsctl's own descriptors, which are close-on-exec, may have their
+    numbers.
     """
     return frozenset(fd for fd in (0, 1, 2) if not _is_inheritable(fd))
 
@@ -151,10 +155,13 @@ def _is_inheritable(fd: int) -> bool:
 
 
 class Streams:
-    """Descriptors 0, 1 and 2 for a command; the context manager closes those that it has opened."""
+    """Descriptors 0, 1 and 2 for a command.
+
+    The context manager closes the descriptors that it has opened.
+    """
 
     def __init__(self, absent: frozenset[int]) -> None:
-        """Begin without descriptors.
+        """Create an object without descriptors.
 
         :param absent: which of this process's descriptors 0, 1 and 2 are replaced by /dev/null,
             such as closed ones, whose numbers other files may have reused.
@@ -166,8 +173,9 @@ class Streams:
     def add(self, given: int, *, is_fresh: bool) -> None:
         """Add the command's next descriptor.
 
-        :param given: a descriptor, or -1 for this process's descriptor of the same number.
-        :param is_fresh: whether `given` is the end of a new pipe that only this command gets.
+        :param given: a descriptor, or -1 for this process's descriptor with the same number as the
+            descriptor that is added.
+        :param is_fresh: whether `given` is the end of a new pipe that only this command inherits.
         :raises OSError: `given` is not open.
         :raises CommandError: gVisor can't use the file.
         """
@@ -189,9 +197,10 @@ class Streams:
         self.fds.append(self._opened.enter_context(file).fileno())
 
     def _reopen(self, fd: int) -> FileIO | None:
-        """Open a pipe or terminal again, so that the command gets its own file status flags.
+        """Open a pipe or terminal again, so that the command has its own file status flags.
 
-        :returns: None for other files, which the command may share, and if the open fails.
+        :returns: the new file; None for other files, which the command may share, and if open(2)
+            fails.
         """
         mode = os.fstat(fd).st_mode
         flags = fcntl.fcntl(fd, fcntl.F_GETFL)
@@ -201,10 +210,12 @@ class Streams:
         if not stat.S_ISFIFO(mode) and not (stat.S_ISCHR(mode) and os.isatty(fd)):
             return None
         try:
-            # O_NONBLOCK: without it, opening a FIFO blocks until its other end is open.
+            # Open with O_NONBLOCK, since opening a FIFO otherwise blocks until its other end is
+            # open.
             reopened = open_owned(os.open, f"/proc/self/fd/{fd}", (flags & os.O_ACCMODE) | _FLAGS)
         except OSError:
-            # This user may not open the file, for example a terminal that belongs to another user.
+            # Use the original descriptor if this user may not open the file, such as another user's
+            # terminal.
             return None
         try:
             fcntl.fcntl(reopened, fcntl.F_SETFL, flags)
