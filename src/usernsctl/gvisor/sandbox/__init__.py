@@ -1,1 +1,1 @@
-"""Sandboxes, and the namespace of the host that they are started in."""
+"""Sandboxes, and the namespaces of a SandboxHost in which sandboxes are started."""

@@ -1,4 +1,4 @@
-"""A sandbox that ends with the process that started it."""
+"""A sandbox that is killed when the process that started it exits."""
 
 from __future__ import annotations
 
@@ -54,26 +54,28 @@ if TYPE_CHECKING:
 else:
     aio = LateModule("usernsctl.commands.aio")
 
-# The time limit for the end of usernsctl-init, in seconds. Process 1 may wait for another child of
-# this process, which only the event loop of this thread can reap, after the timeout.
+# The time limit for the exit of usernsctl-init, in seconds. usernsctl-init may be PID 1 of a
+# namespace, whose exit waits for another child of this process. If only the event loop of this
+# thread can reap that child, the wait must time out first.
 _END_SECONDS = 5
 _LOOK_SECONDS = 0.01
 
-# The time limit, in seconds, for the exit of a process whose namespaces are gone.
+# The time limit, in seconds, until a process that has left its namespaces can be reaped.
 _EXIT_SECONDS = 5
 
 
 class AttachedSandbox:
-    """A running sandbox that is killed when usernsctl-init, a child of this process, ends.
+    """A running sandbox that is killed when usernsctl-init, a child of this process, exits.
 
-    usernsctl-init ends when the sandbox ends. Usually usernsctl-init is process 1 of a PID
-    namespace, so its end kills everything. runsc needs a /proc of its PID namespace, though, which
-    the kernel denies where parts of /proc are covered, as in a container. There usernsctl-init is
-    an ordinary process, and kills its descendants when it gets SIGTERM, or its creator has ended.
+    usernsctl-init exits when the sandbox ends. Usually usernsctl-init is PID 1 of a PID namespace,
+    so its exit kills all processes of the sandbox. But runsc needs a /proc of its PID namespace,
+    and the kernel refuses to mount a /proc if parts of the existing /proc are covered, as in a
+    container. In this case usernsctl-init is an ordinary process, and kills its descendants when it
+    receives SIGTERM, or when its creator exits.
 
-    :ivar popen: usernsctl-init.
-    :ivar network: the network, one of :data:`usernsctl.gvisor.runsc.command.NETWORKS`, or that of
-        :func:`usernsctl.gvisor.launch.network.with_network`.
+    :ivar popen: the process of usernsctl-init.
+    :ivar network: the network, one of :data:`usernsctl.gvisor.runsc.command.NETWORKS`, or a network
+        that :func:`usernsctl.gvisor.launch.network.with_network` has chosen.
     :ivar ports: the published ports.
     :ivar proxy: the proxy for allowed names, or ``None``.
     """
@@ -90,10 +92,10 @@ class AttachedSandbox:
         limits: EnforcedLimits | None = None,
         ports: BoundPorts | None = None,
     ) -> None:
-        """Start a sandbox, and return when it runs.
+        """Start a sandbox, and return once it runs.
 
-        :param how: the standard streams, and other arguments of a Popen.
-        :param timeout: the time limit of the start, in seconds; ``None``: no limit.
+        :param how: the standard streams, and other arguments of Popen.
+        :param timeout: the time limit of the start, in seconds; ``None`` means no limit.
         :param limits: the limits of the sandbox.
         :param ports: the published ports, or ``None``.
         :raises TimeoutExpired: the start took more than `timeout` seconds.
@@ -115,8 +117,8 @@ class AttachedSandbox:
         self._is_killed = False
         self._commands: weakref.WeakSet[Popen[Any]] = weakref.WeakSet()
         self._is_init = host.prepared.can_mount_proc
-        # A pidfd of the sandbox if usernsctl-init is not process 1: then the sandbox would survive
-        # SIGKILL to usernsctl-init.
+        # If usernsctl-init is not PID 1, this object will have a pidfd of the sandbox, which would
+        # survive if only usernsctl-init was killed by SIGKILL.
         self._shared = Shared("the sandbox", [])
         with contextlib.ExitStack() as failed:
             self.proxy: ProxyProcess | None = host.start_proxy()
@@ -153,7 +155,7 @@ class AttachedSandbox:
                 command = files.command(self._state, disk, accepts)
                 args = [*map(str, fds[:2]), words, files.pid_file, *command]
                 if self.proxy is not None:
-                    # The proxy has to be ready before a command of the sandbox runs.
+                    # Wait for the proxy, which must be ready before a command of the sandbox runs.
                     args = hand_over(args, self.proxy, fds, given, seconds_left(deadline))
                 place = RunscNamespace(
                     host.namespace, host.restrictions_with(accepts), mount_proc=self._is_init
@@ -162,7 +164,8 @@ class AttachedSandbox:
                 self.popen = self._start_init(host, args, seconds_left(deadline), started)
             theirs.close()
             if self.proxy is not None:
-                # Without any copy, the proxy ends also if the network of the sandbox is not made.
+                # Close this copy of the descriptor, so that the proxy exits even if the network of
+                # the sandbox is never created.
                 self.proxy.handover.close()
             self._wait_until_ready(ready, files, timeout, deadline)
         if not self._is_init:
@@ -176,19 +179,20 @@ class AttachedSandbox:
         timeout: float | None,
         how: Mapping[str, Any],
     ) -> Popen[Any]:
-        """Start usernsctl-init.
+        """Start usernsctl-init, and return its process.
 
         :param args: the arguments of usernsctl-init.
-        :param how: the standard streams, the namespace, and other arguments of a Popen.
+        :param how: the standard streams, the namespace, and other arguments of Popen.
         """
         return start_within(
             timeout,
             [host.prepared.program("usernsctl-init"), *args],
-            # With a mount namespace of its own, mounts that runsc leaves in its state directory
-            # (null-netns, since 20260803) end with the sandbox.
+            # Create a mount namespace, so that mounts which runsc leaves in its state directory
+            # (null-netns, since 20260803) disappear with the sandbox.
             mount=True,
             pid=self._is_init,
-            # Signals of the caller's terminal or process group never reach process 1.
+            # PID 1 needs no session, because signals of the caller's terminal or process group
+            # never reach it.
             start_new_session=not self._is_init,
             env=host.environ,
             cwd="/",
@@ -202,8 +206,8 @@ class AttachedSandbox:
         """Wait until usernsctl-init reports that the sandbox runs.
 
         :param ready: the pipe to which usernsctl-init writes ``+``, or the fields of an error.
-        :raises TimeoutExpired: no byte came before the deadline.
-        :raises UsernsError: usernsctl-init has ended.
+        :raises TimeoutExpired: usernsctl-init reported nothing before the deadline.
+        :raises UsernsError: usernsctl-init has exited.
         """
         if not wait_readable(ready.fileno(), self.popen.pidfd, timeout=seconds_left(deadline)):
             assert timeout is not None
@@ -215,29 +219,32 @@ class AttachedSandbox:
         raise files.failure(status, answer or b"")
 
     def _open_sandbox(self, pid: int) -> None:
-        """Open a pidfd of the sandbox, unless the sandbox has ended already."""
+        """Open a pidfd of the sandbox, unless the sandbox has already ended."""
         try:
             pidfd = open_owned(os.pidfd_open, pid)
         except ProcessLookupError:
             return
         with pidfd:
-            # usernsctl-init has not reaped its children, so none of their pids was reused.
+            # If the pid is a child of usernsctl-init, it was not reused, because usernsctl-init has
+            # not reaped its children.
             if pid in children_of(self.popen.pid):
-                # Not a descriptor that commands inherit, which might be closed in this process.
+                # Avoid the numbers 0 to 2, which commands inherit, and which might be closed in
+                # this process.
                 above = map(fcntl.fcntl, [pidfd.fileno()], [fcntl.F_DUPFD_CLOEXEC], [3])
                 self._shared = Shared("the sandbox", above)
 
     def _open_namespace(self) -> Namespace | None:
         """Open the namespaces of usernsctl-init for further commands of runsc.
 
-        :returns: ``None`` if the sandbox has ended already.
+        :returns: the namespaces, or ``None`` if the sandbox has already ended.
         """
         try:
             return Namespace.from_pid(self.popen.pid)
         except NamespaceError as error:
             if error.cause != "target-gone":
                 raise
-            # A process that exits leaves its namespaces before it can be reaped.
+            # The process may be about to exit: a process leaves its namespaces before it can be
+            # reaped.
             if not wait_readable(self.popen.pidfd, timeout=_EXIT_SECONDS):
                 raise
             self.popen.wait()
@@ -250,7 +257,7 @@ class AttachedSandbox:
 
     @property
     def status(self) -> int | None:
-        """The exit status, -N after signal N; ``None`` until the sandbox was waited for."""
+        """The exit status, or -N after signal N; ``None`` until the sandbox was waited for."""
         status = self.popen.returncode
         if status == TIME_IS_OVER and self.limit_error() is not None:
             return -signal.SIGKILL
@@ -258,12 +265,12 @@ class AttachedSandbox:
 
     @property
     def watcher(self) -> int:
-        """The pid of the parent of the sandbox's main processes."""
+        """The pid of usernsctl-init, the parent of the sandbox's main processes."""
         return self.popen.pid
 
     @property
     def is_killed(self) -> bool:
-        """True if :meth:`kill` has ended the sandbox."""
+        """True if the sandbox has ended because :meth:`kill` was called."""
         return self._is_killed and self.status == -signal.SIGKILL
 
     @property
@@ -277,32 +284,33 @@ class AttachedSandbox:
         return self.popen.poll() is not None
 
     def limit_error(self) -> RunscError | None:
-        """Return an error if the sandbox was ended because of a limit, or of an OOM kill."""
+        """Return an error if the sandbox was killed because of a limit or for lack of memory."""
         if self._end.end is None and self.has_ended():
-            # The files of the sandbox are removed later.
+            # Read the reason now, because the files of the sandbox will be removed.
             self._end.end = self._files.read_end()
         return self._end.error()
 
     def awaited_limit_error(self, *, is_gone: bool = False) -> RunscError | None:
-        """Return :meth:`limit_error`; wait for the end if a limit may just have been exceeded.
+        """Return :meth:`limit_error`, after a wait if a limit may just have been exceeded.
 
-        :param is_gone: whether the command has ended without a status, as if the sandbox had ended.
+        :param is_gone: whether the exit status of the command is unknown, as if the sandbox had
+            ended.
         """
         self._end.await_end(self.ends_within, is_gone=is_gone)
         return self.limit_error()
 
     def open_activity(self) -> Shared | None:
-        """Open the file that shows running commands to the watcher, if the sandbox has one."""
+        """Open the activity file for the watcher; None if the sandbox has no idle timeout."""
         return self._files.open_activity() if self.counts_idle else None
 
     def end_by(self, end: SandboxEnd) -> None:
-        """Kill the sandbox because of a limit that its watcher does not know."""
+        """Kill the sandbox because of a limit of which usernsctl-init does not know."""
         if not self.has_ended():
             self._end.end = end
             self.kill()
 
     def end_error(self) -> SandboxEndedError:
-        """Return the error to raise for a command, since the sandbox has ended."""
+        """Return the error to raise for a command whose sandbox has ended."""
         return ended_error(self._id, self.limit_error())
 
     def ends_within(self, seconds: float) -> bool:
@@ -317,7 +325,7 @@ class AttachedSandbox:
         return self.status
 
     def wait(self, timeout: float | None) -> int:
-        """Wait for the end of the sandbox: see :meth:`usernsctl.Sandbox.wait`."""
+        """Wait until the sandbox has ended: see :meth:`usernsctl.Sandbox.wait`."""
         self.popen.wait(timeout)
         status = self.status
         assert status is not None
@@ -328,13 +336,13 @@ class AttachedSandbox:
         return self._streams.communicate(self.popen, input, timeout)
 
     async def wait_async(self) -> int:
-        """Wait for the end of the sandbox from asyncio."""
+        """Wait from asyncio until the sandbox has ended."""
         if not self.has_ended():
             await aio.wait_for_end(self.popen.pidfd)
         return self.wait(None)
 
     def kill(self) -> None:
-        """Kill all processes of the sandbox; do not wait for their end."""
+        """Kill all processes of the sandbox; do not wait until they have exited."""
         self._is_killed = True
         if self._is_init:
             self.popen.kill()
@@ -346,7 +354,7 @@ class AttachedSandbox:
 
     @contextlib.contextmanager
     def runsc(self, *arguments: str) -> Iterator[tuple[list[str], dict[str, Any]]]:
-        """Yield the argv of a runsc command for the sandbox, and the arguments for Popen.
+        """Yield the argv of a runsc command for the sandbox, and arguments of Popen.
 
         :param arguments: the arguments of runsc after the global options.
         :raises SandboxEndedError: the sandbox has ended.
@@ -366,7 +374,7 @@ class AttachedSandbox:
         )
 
     def close(self) -> None:
-        """Kill the sandbox, wait for its end, and close the descriptors."""
+        """Kill the sandbox, wait until it has ended, and close the descriptors."""
         try:
             self.kill()
             self._wait_for_end()
@@ -376,22 +384,23 @@ class AttachedSandbox:
             self.release()
 
     def _wait_for_end(self) -> None:
-        """Reap usernsctl-init, after the other children of this process in its PID namespace.
+        """Reap usernsctl-init, after this process's other children in the same PID namespace.
 
-        Process 1 ends only after all processes of its namespace were reaped (pid_namespaces(7)),
-        also those that this process started there. This thread's event loop is blocked meanwhile,
-        and can't reap them.
+        PID 1 exits only after all processes of its namespace were reaped (pid_namespaces(7)),
+        including those that this process has started. This call blocks the thread's event loop,
+        which therefore can't reap them.
         """
         deadline = time.monotonic() + _END_SECONDS
         while time.monotonic() < deadline:
             for command in list(self._commands):
                 command.poll()
-            # subprocess has a list of children whose Popen was garbage collected, for example after
-            # an exception of a signal handler during their start. This reaps them.
+            # Reap the children whose Popen was garbage collected, for example after an exception of
+            # a signal handler during their start. subprocess has a list of them.
             subprocess._cleanup()  # type: ignore[attr-defined]
             with contextlib.suppress(TimeoutExpired):
                 self.popen.wait(_LOOK_SECONDS)
-                # usernsctl-init, killed by SIGKILL, has not removed its control groups.
+                # Remove the control groups, which usernsctl-init has not removed if it was killed
+                # by SIGKILL.
                 _core.sweep_groups(self._groups)
                 return
 

@@ -1,4 +1,4 @@
-"""Detached sandboxes, which keep running after the process that created them has ended."""
+"""Detached sandboxes, which keep running after the process that created them has exited."""
 
 from __future__ import annotations
 
@@ -72,23 +72,26 @@ else:
     refusals = LateModule("usernsctl.network.refusals")
 
 # The path of the directory for runsc's state, which is the working directory of all commands of
-# runsc. The path must be the same in each process, since runsc writes the path of its socket into
-# the state.
+# runsc. This path is the same in each process, which is necessary because runsc stores the path of
+# its socket in the state.
 _HERE = "/proc/self/cwd"
 
 
 class DetachedSandbox:
-    """A detached sandbox, seen from any process of the same user.
+    """A detached sandbox, which any process of the same user can use.
 
     :ivar record: the record of the sandbox.
-    :ivar popen: the process that started the sandbox, with the caller's ends of its pipes;
-        ``None`` if the sandbox was found by its id.
-    :ivar proxy: the refusals of the proxy for allowed names, or ``None``.
-    :ivar rusage: ``None``: no process that waits for the sandbox is its parent.
+    :ivar popen: the process that started the sandbox, with the caller's ends of the pipes; ``None``
+        if the sandbox was found by its id.
+    :ivar proxy: the reader of the connections that the proxy for allowed names has refused, or
+        ``None``.
+    :ivar rusage: always ``None``, because no process that waits for the sandbox is the sandbox's
+        parent.
     """
 
     rusage = None
-    # Only the keeper knows whether there is an idle timeout, so open_activity() looks for the file.
+    # Only the keeper knows whether the sandbox has an idle timeout, so open_activity() checks
+    # whether the activity file exists.
     counts_idle = True
 
     def __init__(
@@ -105,7 +108,7 @@ class DetachedSandbox:
         :param host: the host of a sandbox that was just started.
         :param inherited: the settings that all commands of the sandbox share, if they are known.
         :param is_limited: whether the sandbox may have limits of its own.
-        :raises ForeignProcessError: the record names a process that is not of the sandbox.
+        :raises ForeignProcessError: the record names a process that does not belong to the sandbox.
         :raises NamespaceError: a descriptor can't be opened.
         """
         self.record: DetachedRecord = entry.record
@@ -125,11 +128,11 @@ class DetachedSandbox:
         try:
             opened = self.record.open_processes()
         except BaseException:
-            # The traceback of the error would keep the descriptor open.
+            # Close the descriptor explicitly, because the error's traceback would keep it open.
             state.close()
             raise
-        # Descriptors of the directory for runsc's state, of the process that the command runs in
-        # unless that has ended, of runsc's other processes, and of the proxy for allowed names.
+        # Descriptors of the directory for runsc's state, of the process in which the command runs
+        # (unless it has exited), of runsc's other processes, and of the proxy for allowed names.
         owners = [state, *(pidfd for pidfd in opened if pidfd is not None)]
         self._shared = SharedDescriptors("the sandbox", owners)
         running = opened[: len(self.record.processes)]
@@ -157,10 +160,10 @@ class DetachedSandbox:
 
     @contextlib.contextmanager
     def runsc(self, *arguments: str) -> Iterator[tuple[list[str], dict[str, Any]]]:
-        """Yield the argv of a runsc command for the sandbox, and the arguments for Popen.
+        """Yield the argv of a runsc command for the sandbox, and arguments of Popen.
 
-        The runsc is the caller's: a record must not name a program to execute. The state directory
-        is the working directory of the command.
+        The caller's runsc is used, because a record must not name a program to execute. runsc's
+        state directory is the working directory of the command.
 
         :param arguments: the arguments of runsc after the global options.
         :raises SandboxEndedError: the sandbox has ended.
@@ -183,12 +186,12 @@ class DetachedSandbox:
 
     @property
     def ports(self) -> tuple[PublishedPort, ...]:
-        """The published ports."""
+        """The published ports of the sandbox."""
         return self.record.ports
 
     @property
     def watcher(self) -> int:
-        """The pid of the parent of the sandbox's main processes, of the keeper.
+        """The pid of the keeper, which is the parent of the sandbox's main processes.
 
         :raises OSError: the sandbox has ended.
         """
@@ -196,40 +199,41 @@ class DetachedSandbox:
 
     @property
     def is_killed(self) -> bool:
-        """True if :meth:`kill` has ended the sandbox."""
+        """True if the sandbox has ended because :meth:`kill` was called."""
         return self._is_killed and self.status == -signal.SIGKILL
 
     def limit_error(self) -> RunscError | None:
-        """Return an error if the sandbox was ended because of a limit, or of an OOM kill."""
+        """Return an error if the sandbox was killed because of a limit or for lack of memory."""
         if self.has_ended():
             self._read_report()
         return self._end_report.error()
 
     def awaited_limit_error(self, *, is_gone: bool = False) -> RunscError | None:
-        """Return :meth:`limit_error`; wait for the end if a limit may just have been exceeded.
+        """Return :meth:`limit_error`, after a wait if a limit may just have been exceeded.
 
-        :param is_gone: whether the command has ended without a status, as if the sandbox had ended.
+        :param is_gone: whether the exit status of the command is unknown, as if the sandbox had
+            ended.
         """
         self._end_report.await_end(self.ends_within, is_gone=is_gone)
         return self.limit_error()
 
     def open_activity(self) -> Shared | None:
-        """Open the file that shows running commands to the keeper, if the sandbox has one."""
-        # The directory of the entry contains that of runsc's state. If another thread has closed or
-        # released this object, the start of the command fails.
+        """Open the activity file for the keeper; None if the sandbox has no idle timeout."""
+        # The activity file is in the parent of runsc's state directory. If another thread has
+        # closed or released this object, the start of the command will fail anyway.
         with contextlib.suppress(ClosedError), self._shared.use() as (state, *_):
             return open_activity("../activity", state)
         return None
 
     def end_error(self) -> SandboxEndedError:
-        """Return the error to raise for a command, since the sandbox has ended."""
+        """Return the error to raise for a command whose sandbox has ended."""
         return ended_error(self.record.id, self.limit_error())
 
     @classmethod
     def attach(cls, id: str) -> DetachedSandbox:
-        """Find a sandbox by its id.
+        """Find a detached sandbox by its id.
 
-        :raises RunscError: no sandbox has the id.
+        :raises RunscError: no sandbox has this id.
         :raises NamespaceError: the state directory can't be used, or a system call failed.
         """
         with contextlib.ExitStack() as undo:
@@ -251,10 +255,10 @@ class DetachedSandbox:
         limits: EnforcedLimits | None = None,
         ports: BoundPorts | None = None,
     ) -> DetachedSandbox:
-        """Start a sandbox, and return when it runs.
+        """Start a sandbox, and return it once it runs.
 
-        :param how: the standard streams, and other arguments of a Popen.
-        :param timeout: the time limit of the start, in seconds; ``None``: no limit.
+        :param how: the standard streams, and other arguments of Popen.
+        :param timeout: the time limit of the start, in seconds; ``None`` means no limit.
         :param limits: the limits of the sandbox.
         :param ports: the published ports, or ``None``.
         :raises TimeoutExpired: the start took more than `timeout` seconds.
@@ -297,7 +301,7 @@ class DetachedSandbox:
 
     def ends_within(self, seconds: float) -> bool:
         """Return whether the sandbox ends within `seconds`."""
-        # self._shared has no pidfd if the sandbox had ended before this object was made.
+        # self._shared has no pidfd if the sandbox had ended before this object was created.
         if not self._has_ended:
             with contextlib.suppress(ClosedError), self._shared.use() as (_, pidfd, *_others):
                 wait_readable(pidfd, timeout=seconds)
@@ -308,7 +312,7 @@ class DetachedSandbox:
         return self._known_status() if self.has_ended() else None
 
     def wait(self, timeout: float | None) -> int:
-        """Wait for the end of the sandbox: see :meth:`usernsctl.Sandbox.wait`."""
+        """Wait until the sandbox has ended: see :meth:`usernsctl.Sandbox.wait`."""
         self._wait_for_end(timeout, deadline_after(timeout))
         return self._known_status()
 
@@ -322,7 +326,7 @@ class DetachedSandbox:
         return output
 
     def _wait_for_end(self, timeout: float | None, deadline: float | None) -> None:
-        """Wait for the end of the sandbox.
+        """Wait until the sandbox has ended.
 
         :raises TimeoutExpired: the sandbox still runs at the deadline.
         """
@@ -335,7 +339,7 @@ class DetachedSandbox:
             self._read_report()
 
     async def wait_async(self) -> int:
-        """Wait for the end of the sandbox from asyncio."""
+        """Wait from asyncio until the sandbox has ended."""
         if not self._has_ended:
             with contextlib.suppress(ClosedError), self._end() as pidfd:
                 await aio.wait_for_end(pidfd.fileno())
@@ -343,18 +347,19 @@ class DetachedSandbox:
         return self._known_status()
 
     def _end(self) -> FileIO:
-        """Return a duplicate of the pidfd: another thread may close this object meanwhile."""
+        """Return a duplicate of the main pidfd, because another thread may close this object."""
         with self._shared.use() as (_, pidfd, *_others):
             return open_owned(fcntl.fcntl, pidfd, fcntl.F_DUPFD_CLOEXEC, 3)
 
     def _see_end(self, pidfd: int) -> None:
-        """Read the exit status of the process that the command ran in, and reap that process."""
+        """Read the exit status of the process in which the command ran, and reap that process."""
         status = exit_status(pidfd)
         if status is None and self._is_killed:
             status = -signal.SIGKILL
         if self.status is None and status is not None:
             self.status = returncode_of(status)
-        # Reap the child last: a thread that finds it reaped already relies on self.status.
+        # Reap the child last, because a thread that finds the child already reaped relies on
+        # self.status.
         reap(pidfd)
 
     def _known_status(self) -> int:
@@ -369,11 +374,12 @@ class DetachedSandbox:
         return self.status
 
     def _read_report(self) -> None:
-        """Read the files that the keeper (csrc/programs/detach/main.c) writes before its end."""
+        """Read the files that the keeper (csrc/programs/detach/main.c) writes before it exits."""
         if self._is_reported:
             return
         with contextlib.suppress(ClosedError), self._shared.use() as (_, *pidfds):
-            # A stopped proxy, whose pidfd is the last one, would delay this until the deadline.
+            # Do not wait for the proxy, whose pidfd is the last one: a stopped proxy would delay
+            # this until the deadline.
             await_ends(pidfds[: self._process_count])
             self._end_report.end = SandboxEnd.parse(read_report("end", self._entry.fd))
             status = read_report("status", self._entry.fd)
@@ -384,14 +390,14 @@ class DetachedSandbox:
             self._is_reported = True
 
     def kill(self) -> None:
-        """Kill all processes of the sandbox."""
+        """Kill all processes of the sandbox; do not wait until they have exited."""
         if not self.has_ended():
             with contextlib.suppress(ClosedError), self._shared.use() as (_, pidfd, *_others):
                 self._is_killed = True
                 processes.kill(pidfd)
 
     def close(self) -> None:
-        """Kill the sandbox, wait for its end, and remove its entry."""
+        """Kill the sandbox, wait until it has ended, and remove its entry."""
         try:
             with contextlib.suppress(ClosedError), self._shared.use() as (_, *pidfds):
                 self._end_and_remove(pidfds)
@@ -399,7 +405,8 @@ class DetachedSandbox:
             self.release()
 
     def _end_and_remove(self, pidfds: list[int]) -> None:
-        # A process that holds the lock is ending the sandbox and then removes the entry.
+        # If another process has locked the entry, that process is ending the sandbox, and will
+        # remove the entry.
         is_locked = False
         with self._unless_closed():
             is_locked = self._entry.lock()
@@ -439,9 +446,9 @@ class DetachedSandbox:
 def _started_proxy(
     host: HostNamespace, entry: Entry[DetachedRecord], id: str
 ) -> Iterator[ProxyProcess | None]:
-    """Start the proxy for allowed names, if the host allows any; close it if the block raises.
+    """Start the proxy if the SandboxHost allows any names; close it if the ``with`` block raises.
 
-    After the block, the proxy ends with the network of the sandbox.
+    After the block, the proxy runs until the network of the sandbox ends.
     """
     if not host.request.allow:
         yield None
@@ -469,8 +476,8 @@ def _starter(
 ) -> Iterator[Popen[bytes]]:
     """Start a sandbox with usernsctl-detach (csrc/programs/detach/main.c).
 
-    usernsctl-detach kills the sandbox if the ``with`` block raises, or if this process ends within
-    the block.
+    usernsctl-detach kills the sandbox if the ``with`` block raises, or if this process exits in the
+    block.
     """
     deadline = deadline_after(timeout)
     disk = f"{entry.path}/disk" if limits is not None and limits.disk else None
@@ -499,7 +506,8 @@ def _starter(
                 env=host.environ,
                 cwd=f"/proc/self/fd/{entry.fd}/{STATE}",
                 umask=PRIVATE_UMASK,
-                # The sandbox must not get signals of the caller's terminal (setsid(2)).
+                # Start a session, so that signals of the caller's terminal don't reach the sandbox
+                # (setsid(2)).
                 start_new_session=True,
                 **how,
             )
@@ -526,7 +534,7 @@ def _wait_for_start(
 ) -> None:
     """Wait until usernsctl-detach reports that the sandbox runs.
 
-    :raises TimeoutExpired: it has not reported at the deadline.
+    :raises TimeoutExpired: usernsctl-detach has not reported before the deadline.
     :raises UsernsError: the sandbox could not be started.
     """
     if not wait_readable(connection.fileno(), popen.pidfd, timeout=seconds_left(deadline)):
@@ -538,19 +546,20 @@ def _wait_for_start(
 
 
 def _read_answer(connection: socket.socket) -> bytes:
-    """Return the report of usernsctl-detach: ``+``, the fields of an error, or nothing."""
+    """Return the report of usernsctl-detach, which is ``+``, the fields of an error, or empty."""
     connection.setblocking(False)
-    # Non-blocking: a forked child of this process may keep the other end open.
+    # Do not block: if usernsctl-detach has exited, a forked child of this process may still have
+    # the other end of the connection open.
     with contextlib.suppress(BlockingIOError):
         return connection.recv(ERROR_BYTES)
     return b""
 
 
 def _namespace_of_runsc(pid: int, pidfd: int) -> Namespace | None:
-    """Open the user namespace that runsc was started in: the parent of the sandbox's own.
+    """Open the user namespace in which runsc was started, the parent of the sandbox's namespace.
 
-    :param pidfd: a pidfd of the process.
-    :returns: ``None`` if the sandbox has just ended.
+    :param pidfd: a pidfd of the process with this pid, which is in the sandbox's namespace.
+    :returns: the namespace, or ``None`` if the sandbox has just ended.
     :raises NamespaceError: the namespace can't be opened.
     """
     try:
@@ -558,7 +567,8 @@ def _namespace_of_runsc(pid: int, pidfd: int) -> Namespace | None:
     except FileNotFoundError:
         return None
     with own:
-        # If the process still runs, its pid was not reused, so the open file is of its namespace.
+        # If the process still runs, its pid was not reused, so the open file is the process's
+        # namespace.
         if wait_readable(pidfd, timeout=0):
             return None
         parent = parent_namespace(own.fileno())

@@ -1,4 +1,4 @@
-"""The directory of a sandbox on the host, and the caller's ends of the pipes to its command."""
+"""A sandbox's directory on the SandboxHost, and the caller's ends of the pipes to its command."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from usernsctl.gvisor.sandbox.records import (
 
 
 class PopenStreams:
-    """The caller's ends of the pipes to a process, which are closed once no thread uses them.
+    """The caller's ends of the pipes to a process, which are closed when no thread uses them.
 
     close() may be called while another thread is in communicate(). If the pipes were closed at
     once, the kernel could give their numbers to other files, which communicate() would read.
@@ -52,9 +52,9 @@ class PopenStreams:
     def communicate(
         self, popen: Popen[bytes], input: Any, timeout: float | None
     ) -> tuple[Any, Any]:
-        """Call :meth:`subprocess.Popen.communicate`.
+        """Call :meth:`subprocess.Popen.communicate`, and keep the pipes open during the call.
 
-        :raises TimeoutExpired: as that method does.
+        :raises TimeoutExpired: as :meth:`subprocess.Popen.communicate` does.
         """
         user = object()
         try:
@@ -66,7 +66,7 @@ class PopenStreams:
                 self.close(popen)
 
     def close(self, popen: Popen[bytes]) -> None:
-        """Close the pipes, as soon as no thread is in :meth:`communicate`."""
+        """Close the pipes once no thread is in :meth:`communicate`."""
         self._is_closed = True
         if not self._users:
             close_streams(popen)
@@ -81,13 +81,14 @@ def close_streams(popen: Popen[bytes]) -> None:
 
 
 class EndReport:
-    """The error of a sandbox that was ended because of a limit, or of an OOM kill.
+    """The error of a sandbox that was killed because of a limit or for lack of memory.
 
-    :ivar end: the report; ``None`` if there is none, or the sandbox runs.
+    :ivar end: the reason for which the sandbox was killed; ``None`` if there is none, or the
+        sandbox runs.
     """
 
     def __init__(self, *, is_limited: bool) -> None:
-        """Begin to count OOM kills.
+        """Start to count OOM kills.
 
         :param is_limited: whether the sandbox may have limits of its own.
         """
@@ -96,21 +97,22 @@ class EndReport:
         self._kills = self._count()
 
     def _count(self) -> int:
-        # With limits, the sandbox may have a control group of its own.
+        # With limits, count the OOM kills of the complete host, because the sandbox may have a
+        # control group of its own.
         return _core.oom_kills(of_machine=self._is_limited)
 
     def error(self) -> RunscError | None:
-        """Return the error, or ``None`` without a report."""
+        """Return the error, or ``None`` if no reason was reported."""
         return None if self.end is None else self.end.error("sandbox")
 
     def await_end(self, ends_within: Callable[[float], bool], *, is_gone: bool) -> None:
-        """Wait for the end of the sandbox if a limit may just have been exceeded.
+        """Wait until the sandbox ends if a limit may just have been exceeded.
 
-        The watching process may end the sandbox some time after a command in the sandbox has
-        failed.
+        The watching process may kill the sandbox some time after a command in it has failed.
 
-        :param ends_within: waits so many seconds for the end.
-        :param is_gone: whether the command has ended without a status, as if the sandbox had ended.
+        :param ends_within: waits until the sandbox ends, for at most the given number of seconds.
+        :param is_gone: whether the exit status of the command is unknown, as if the sandbox had
+            ended.
         """
         kills = self._count()
         if kills > self._kills or (is_gone and self._is_limited):
@@ -120,26 +122,27 @@ class EndReport:
 
 _CONSOLE = "console"
 
-# The time limit for the end of a sandbox after the kernel has killed a process, in seconds. The
-# watching process looks twice a second (csrc/programs/shared/oom_watch.c).
+# The time limit for the end of a sandbox after the kernel has killed a process for lack of memory,
+# in seconds. The watching process checks for this twice a second
+# (csrc/programs/shared/oom_watch.c).
 _OOM_SECONDS = 2
 
-#: The maximum size of the fields of an error of usernsctl-init or usernsctl-detach.
+#: The maximum size of an error report of usernsctl-init or usernsctl-detach, in bytes.
 ERROR_BYTES = 1 << 14
 
 
 class SandboxDirectory:
-    """A sandbox's directory in the tmpfs of its host. The directory's name is the sandbox's id."""
+    """A sandbox's directory in the tmpfs of a SandboxHost, named by the sandbox's id."""
 
     def __init__(
         self, host: HostNamespace, id: str, config: bytes, image: str | None = None
     ) -> None:
-        """Make the directory.
+        """Create the directory.
 
         :param config: the content of config.json.
         :param image: the path of a checkpoint to restore, in the mount namespace of the host.
         :raises ValueError: the host is closed.
-        :raises RunscError: another sandbox of the host has that id.
+        :raises RunscError: another sandbox of the host has the same id.
         :raises NamespaceError: a file can't be written.
         """
         self._host = host
@@ -149,7 +152,7 @@ class SandboxDirectory:
         self.pid_file: str = f"{self.inside}/pid"
         self._config = config.decode()
         self._image = image
-        # A descriptor of its own, so that the host may be closed while the sandbox runs.
+        # Use a separate descriptor, so that the host may be closed while the sandbox runs.
         self._top = host.open_directory()
         self._exists = False
         self._console = False
@@ -177,21 +180,23 @@ class SandboxDirectory:
         except FileExistsError as error:
             raise duplicate_id(self.id, "in this host") from error
         except BaseException:
-            # A signal handler has raised after mkdir(2). rmdir(2) removes no directory in use.
+            # A signal handler may have raised after mkdir(2). rmdir(2) removes only an empty
+            # directory, so none that is in use.
             with contextlib.suppress(OSError):
                 os.rmdir(self.id, dir_fd=self._top.fd)
             raise
         self._exists = True
         for name in ("state", "log"):
             os.mkdir(f"{self.id}/{name}", 0o700, dir_fd=self._top.fd)
-        # The path of the directory for runsc's logs, through this process's descriptor.
+        # The path of the directory for runsc's logs, through /proc/self/fd.
         own = f"{self._here}/{self.id}/log"
         if self._host.request.debug_log is None:
             make_log_directory(f"{self.id}/log", self._top.fd)
             self._logs = private_log_paths(own, f"{self._here}/{CRASH_DIRECTORY}/{self.id}")
         else:
             self._logs = create_debug_logs(f"{self._here}/../debug-log", own)
-        # With an opener, open() calls os.open() in C: no signal handler runs in between.
+        # With an opener, open() calls os.open() in C, so no signal handler runs before the file
+        # object owns the descriptor.
         opener = functools.partial(os.open, mode=0o600, dir_fd=self._top.fd)
         with open(f"{self.id}/config.json", "xb", opener=opener) as file:
             file.write(config)
@@ -200,7 +205,7 @@ class SandboxDirectory:
         """Return the command that starts the sandbox and writes its pid to :attr:`pid_file`.
 
         :param state: the directory for runsc's state.
-        :param disk: the directory for the writes to the root filesystem, or ``None``.
+        :param disk: the directory for the writes to the root filesystem, or ``None`` for memory.
         :param ports: the options of usernsctl-network for published ports.
         """
         network, words = self._host.network_with(ports)
@@ -226,7 +231,7 @@ class SandboxDirectory:
     def listening(self) -> Iterator[socket.socket]:
         """Listen on a Unix socket, to which runsc sends the master of the pseudoterminal.
 
-        :raises OSError: the socket can't be made.
+        :raises OSError: the socket can't be created.
         """
         with socket.socket(socket.AF_UNIX) as console:
             console.bind(f"{self._here}/{self.id}/{_CONSOLE}")
@@ -236,7 +241,7 @@ class SandboxDirectory:
 
     @property
     def _here(self) -> str:
-        """The path of the directory of all sandboxes, through this process's descriptor."""
+        """The path of the directory of all sandboxes, through /proc/self/fd."""
         return f"/proc/self/fd/{self._top.fd}"
 
     def read_pid(self) -> int:
@@ -245,18 +250,18 @@ class SandboxDirectory:
             return int(file.read())
 
     def read_end(self) -> SandboxEnd | None:
-        """Return why the watching process has ended the sandbox, or ``None``."""
+        """Return the reason why the watching process has killed the sandbox, or ``None``."""
         return SandboxEnd.parse(read_report(f"{self.id}/end", self._top.fd))
 
     def open_activity(self) -> Shared | None:
-        """Open the file that shows running commands to the watching process, if there is one."""
+        """Open the activity file for the watcher; None if the sandbox has no idle timeout."""
         return open_activity(f"{self.id}/activity", self._top.fd)
 
     def failure(self, status: int, answer: bytes = b"") -> UsernsError:
         """Return the error for a sandbox that did not start, with runsc's message.
 
         :param status: the exit status of usernsctl-init or usernsctl-detach.
-        :param answer: the fields of an error before the start of runsc, or nothing.
+        :param answer: the fields of an error that occurred before the start of runsc, or empty.
         """
         fields = answer.split(b"\0")[:-1]
         if len(fields) == _core.FAILURE_FIELDS:
@@ -271,9 +276,9 @@ class SandboxDirectory:
         return messages.explain_runsc(message, config=self._config)
 
     def remove(self) -> None:
-        """Remove the directory, which frees the id.
+        """Remove the directory, so that the sandbox's id can be reused.
 
-        If that fails, for example with EMFILE, the next sandbox of the host tries again.
+        If the removal fails, for example with EMFILE, the next sandbox of the host tries again.
         """
         if self._exists:
             if not self._remove(self.id):
@@ -282,17 +287,17 @@ class SandboxDirectory:
         self.release()
 
     def _remove_leftovers(self) -> None:
-        """Remove directories that could not be removed before."""
+        """Remove directories of earlier sandboxes that could not be removed when they ended."""
         for id in list(self._host.unremoved):
-            # Taken out of the set first: two threads must not remove the same directory, as a new
-            # sandbox may have made a directory of that name in between.
+            # Take the id out of the set first, so that two threads don't remove the same directory:
+            # a new sandbox may have created a directory of that name in between.
             with contextlib.suppress(KeyError):
                 self._host.unremoved.remove(id)
                 if not self._remove(id):
                     self._host.unremoved.add(id)
 
     def _remove(self, id: str) -> bool:
-        """Remove the directory of a sandbox; return whether it is gone."""
+        """Remove the directory of a sandbox; return whether it does not exist any more."""
         shutil.rmtree(id, ignore_errors=True, dir_fd=self._top.fd)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{CRASH_DIRECTORY}/{id}", dir_fd=self._top.fd)
@@ -303,5 +308,5 @@ class SandboxDirectory:
         return False
 
     def release(self) -> None:
-        """Close the descriptor without removing the directory."""
+        """Close the descriptor without removing the sandbox's directory."""
         self._top.close()

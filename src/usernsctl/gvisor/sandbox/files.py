@@ -1,4 +1,4 @@
-"""Files of a running sandbox: the methods that copy them in and out."""
+"""Copies of files into and out of a running sandbox: the public methods."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from usernsctl.gvisor.sandbox import users
 if TYPE_CHECKING:
     from usernsctl.gvisor.agent import file_copies, file_records
 else:
-    # Imported on first use: few programs copy files.
+    # Import this module on first use, because few programs copy files.
     file_copies = LateModule("usernsctl.gvisor.agent.file_copies")
     file_records = LateModule("usernsctl.gvisor.agent.file_records")
 
@@ -37,11 +37,11 @@ GET_FILES = 100_000
 class FileOptions(TypedDict, total=False):
     """Keyword arguments of all methods of :class:`usernsctl.Sandbox` that copy files.
 
-    :ivar user: the user inside of the program that reads or creates the files: a uid and a gid, or
+    :ivar user: the user in the sandbox who reads or creates the files, as a uid and a gid, or as
         text as in :meth:`usernsctl.Sandbox.run`, such as ``"app"``, with names of /etc/passwd and
-        /etc/group in the sandbox. By default the user of the sandbox's commands
+        /etc/group in the sandbox. The default is the user of the sandbox's commands
         (:class:`usernsctl.Sandbox`), or 0 and 0. Created files belong to that user.
-    :ivar timeout: the time limit of the copy, in seconds, 300 by default; ``None``: no limit.
+    :ivar timeout: the time limit of the copy, in seconds, 300 by default; ``None`` means no limit.
     """
 
     user: tuple[int, int] | str | None
@@ -49,14 +49,14 @@ class FileOptions(TypedDict, total=False):
 
 
 class SandboxFiles:
-    """The methods of a sandbox that copy files in and out."""
+    """The methods of a sandbox that copy files into and out of it."""
 
     id: str
     _commands: SandboxCommands
     _defaults = CommandDefaults()
 
     def _inside(self, path: StrOrBytesPath) -> str:
-        """Return the absolute path inside for a path that the caller gave.
+        """Return the absolute path in the sandbox for a path that the caller passed.
 
         :raises TypeError: `path` is not a path.
         :raises ValueError: `path` has a wrong value, or is relative in a sandbox without `cwd`.
@@ -77,7 +77,7 @@ class SandboxFiles:
     def _place(
         self, options: FileOptions, stop: file_records.Stop | None = None
     ) -> file_copies.Place:
-        """Return the place of a copy; look up a user that is given by name.
+        """Return the sandbox and the settings of a copy, with numbers in place of a user's name.
 
         :raises CommandError: a name does not exist in the sandbox (cause ``user-unknown``).
         :raises TypeError: an option has the wrong type, or is unknown.
@@ -106,7 +106,7 @@ class SandboxFiles:
     async def _copy_async(
         self, copy: Callable[[file_copies.Place], _T], options: FileOptions
     ) -> _T:
-        """Perform a copy in another thread."""
+        """Perform a copy in another thread, for asyncio."""
         self._check_options(options)
         return await file_copies.call_in_thread(lambda stop: copy(self._place(options, stop)))
 
@@ -119,17 +119,17 @@ class SandboxFiles:
     ) -> bytes:
         """Return the content of a regular file in the sandbox.
 
-        No program of the root filesystem is needed. A program of usernsctl reads the file inside;
-        symbolic links in `path` are resolved there, and never lead out of the sandbox.
+        No program of the root filesystem is needed. A program of usernsctl reads the file in the
+        sandbox, so symbolic links in `path` never lead out of the sandbox.
 
-        :param path: the path inside, absolute unless the sandbox has a working directory.
+        :param path: the path in the sandbox, absolute unless the sandbox has a working directory.
         :param int max_bytes: the maximum size of the file, in bytes.
         :param options: `user` and `timeout`, see :class:`usernsctl.FileOptions`.
-        :raises SandboxFileError: the file can't be read: as :class:`FileNotFoundError` if it does
-            not exist, as :class:`IsADirectoryError` for a directory, as :class:`PermissionError`
-            if the user may not read it, as :class:`TimeoutError` after `timeout`, as
-            :class:`SandboxFileTooLargeError` if it is larger than `max_bytes`. Or it is not a
-            regular file.
+        :raises SandboxFileError: the file can't be read, or is not a regular file. The error is
+            also a :class:`FileNotFoundError` if the file does not exist, an
+            :class:`IsADirectoryError` for a directory, a :class:`PermissionError` if the user may
+            not read the file, a :class:`TimeoutError` after `timeout`, and a
+            :class:`SandboxFileTooLargeError` if the file is larger than `max_bytes`.
         :raises CommandError: the sandbox has ended, or has no such `user` (cause ``user-unknown``).
         :raises RunscError: the agent failed (cause ``"sandbox-agent"``).
         :raises TypeError: an argument has the wrong type, or is unknown.
@@ -163,19 +163,22 @@ class SandboxFiles:
         parents: bool = False,
         **options: Unpack[FileOptions],
     ) -> None:
-        """Create a file in the sandbox, or replace the content of an existing one.
+        """Create a file in the sandbox, or replace the content of an existing file.
 
-        After a failure, a new file is removed, and an existing one has a part of the content.
+        After a failure, a new file is removed, and an existing file has a part of the new content.
 
-        :param path: the path inside, as for :meth:`read_file`. Symbolic links are resolved inside.
-        :param data: the content, or a file opened in binary mode, which is read to its end.
-        :param int mode: the permissions of the file, also of an existing one (chmod(2)).
+        :param path: the path in the sandbox, as for :meth:`read_file`. Symbolic links are resolved
+            in the sandbox.
+        :param data: the content, or a file opened in binary mode, which is read to end of file.
+        :param int mode: the permissions of the file (chmod(2)), which an existing file receives as
+            well.
         :param bool parents: whether to create missing directories of `path`.
         :param options: `user` and `timeout`, see :class:`usernsctl.FileOptions`.
         :raises SandboxFileError: the file can't be written; see :meth:`read_file`.
         :raises CommandError: as :meth:`read_file` does.
         :raises RunscError: as :meth:`read_file` does.
-        :raises TypeError: an argument has the wrong type: text, for example, must be encoded.
+        :raises TypeError: an argument has the wrong type; `data`, for example, must not be a
+            string.
         :raises ValueError: as :meth:`read_file` does.
         """
         self._writing(path, data, mode, parents)(self._place(options))
@@ -220,11 +223,12 @@ class SandboxFiles:
     ) -> list[file_copies.FileEntry]:
         """Return the entries of a directory in the sandbox, in no particular order.
 
-        :param path: the path inside, absolute unless the sandbox has a working directory.
+        :param path: the path in the sandbox, absolute unless the sandbox has a working directory.
         :param int max_entries: the maximum number of entries.
         :param options: `user` and `timeout`, see :class:`usernsctl.FileOptions`.
-        :raises SandboxFileError: the directory can't be listed: as :class:`NotADirectoryError` for
-            another file; see :meth:`read_file`. Or it has more than `max_entries` entries.
+        :raises SandboxFileError: the directory can't be listed, or has more than `max_entries`
+            entries. The error is also a :class:`NotADirectoryError` for another file; see
+            :meth:`read_file`.
         :raises CommandError: as :meth:`read_file` does.
         :raises RunscError: as :meth:`read_file` does.
         :raises TypeError: as :meth:`read_file` does.
@@ -258,23 +262,24 @@ class SandboxFiles:
         parents: bool = False,
         **options: Unpack[FileOptions],
     ) -> file_copies.CopyReport:
-        """Copy a file or directory of this machine into the sandbox.
+        """Copy a file or directory of the host into the sandbox.
 
         The copy has the permissions and times of the tree, but no set-user-id bits. Symbolic links
         are copied as links, hard links as separate files. FIFOs, sockets and devices are skipped.
-        The memory in use does not depend on the size of the tree. A failed call leaves the part
-        that was copied.
+        The memory usage does not depend on the size of the tree. After a failure, the partial copy
+        is not removed.
 
-        :param tree: the path outside. If it is a symbolic link, what it leads to is copied.
-        :param path: the absolute path to create inside.
-        :param bool merge: whether `path` may exist: files are then added to existing directories,
-            and replace existing files; existing directories keep their modes.
+        :param tree: the path on the host. If it is a symbolic link, the target is copied.
+        :param path: the path to create in the sandbox, absolute.
+        :param bool merge: whether `path` may exist. If so, files are added to existing directories,
+            and replace existing files; the modes of existing directories do not change.
         :param bool parents: whether to create missing directories above `path`.
         :param options: `user` and `timeout`, see :class:`usernsctl.FileOptions`.
-        :returns: what was copied, and what was not.
-        :raises SandboxFileError: a file can't be copied: as :class:`FileExistsError` if `path`
-            exists, and as :meth:`read_file` does. Its `step` is ``"inside"`` or ``"outside"``, and
-            `filename` is the path there.
+        :returns: a report about the files that were copied, and those that were not.
+        :raises SandboxFileError: a file can't be copied. The error is also a
+            :class:`FileExistsError` if `path` exists; see :meth:`read_file`. Its `step` is
+            ``"inside"`` if `filename` is a path in the sandbox, or ``"outside"`` if it is a path on
+            the host.
         :raises CommandError: as :meth:`read_file` does.
         :raises RunscError: as :meth:`read_file` does.
         :raises TypeError: as :meth:`read_file` does.
@@ -314,21 +319,21 @@ class SandboxFiles:
     ) -> file_copies.CopyReport:
         """Copy a file or directory out of the sandbox.
 
-        Only `destination` is written, whatever the programs inside do. The copy has the permissions
-        and times of the tree, but no set-user-id bits; the owner may always write to copied
-        directories. Symbolic links are copied as links if they stay in the tree. Links that lead
-        out of the tree, FIFOs, sockets and devices are skipped. The memory in use does not depend
-        on the size of the tree. After a failure, the partial copy is removed.
+        Only `destination` is written, whatever the programs in the sandbox do. The copy has the
+        permissions and times of the tree, but no set-user-id bits; the owner may always write to
+        copied directories. Symbolic links are copied as links if they stay in the tree. Links that
+        lead out of the tree, FIFOs, sockets and devices are skipped. The memory usage does not
+        depend on the size of the tree. After a failure, the partial copy is removed.
 
-        :param path: the path inside, as for :meth:`read_file`. If it is a symbolic link, what
-            it leads to is copied.
-        :param destination: the path to create outside, which must not exist.
+        :param path: the path in the sandbox, as for :meth:`read_file`. If it is a symbolic link,
+            the target is copied.
+        :param destination: the path to create on the host, which must not exist.
         :param int max_bytes: the maximum size of all files together, in bytes.
         :param int max_files: the maximum number of files, directories and links.
         :param options: `user` and `timeout`, see :class:`usernsctl.FileOptions`.
-        :returns: what was copied, and what was not.
-        :raises SandboxFileError: as :meth:`put` does. Or the tree exceeds `max_bytes`, `max_files`
-            or 256 levels.
+        :returns: a report about the files that were copied, and those that were not.
+        :raises SandboxFileError: a file can't be copied (see :meth:`put`), or the tree exceeds
+            `max_bytes`, `max_files` or 256 levels.
         :raises CommandError: as :meth:`read_file` does.
         :raises RunscError: as :meth:`read_file` does.
         :raises TypeError: as :meth:`read_file` does.
@@ -347,7 +352,7 @@ class SandboxFiles:
     ) -> file_copies.CopyReport:
         """Copy a file or directory out of the sandbox, from asyncio: see :meth:`get`.
 
-        A cancelled call removes the partial copy before it ends.
+        A cancelled call removes the partial copy before it returns.
         """
         copy = self._getting(path, destination, max_bytes, max_files)
         return await self._copy_async(copy, options)
@@ -363,7 +368,7 @@ class SandboxFiles:
 
 
 def _path_outside(name: str, given: StrOrBytesPath) -> str:
-    """Return a path of this machine, absolute, so that a later chdir(2) does not change it.
+    """Return a path on the host as an absolute path, which a later chdir(2) does not affect.
 
     :raises TypeError: `given` is not a path.
     :raises ValueError: `given` is empty or has a NUL character.

@@ -1,4 +1,4 @@
-"""The namespaces of a host of sandboxes, with the root filesystem of its sandboxes."""
+"""The namespaces of a SandboxHost, with the root filesystem of its sandboxes."""
 
 from __future__ import annotations
 
@@ -76,12 +76,12 @@ if TYPE_CHECKING:
 else:
     names = LateModule("usernsctl.network.names")
 
-#: The values of the argument `limits`.
+#: The accepted values of the argument `limits`.
 LimitsMode = Literal["strict", "best-effort"]
 
 
 class LimitOptions(TypedDict, total=False):
-    """Keyword arguments for the limits of a sandbox, or of each sandbox of a host."""
+    """Keyword arguments for the limits of a sandbox, or of each sandbox of a SandboxHost."""
 
     memory: int | str | None
     pids: int | None
@@ -126,7 +126,8 @@ class RunscNamespace:
 
     :param restrictions: the result of :func:`restrictions_of_runsc`.
     :param mount_proc: whether to mount a /proc of the PID namespace, which runsc reads.
-    :ivar commands: the commands that were started here. Closing the sandbox reaps them.
+    :ivar commands: the commands that were started in these namespaces. Closing the sandbox reaps
+        them.
     """
 
     def __init__(
@@ -144,9 +145,10 @@ class RunscNamespace:
     def target(self) -> Target:
         """Return the namespaces and the restrictions for one start of a command.
 
-        The command gets new open file descriptions for its standard streams, since gVisor sets
-        O_NONBLOCK on them. With shared descriptions, the caller's streams would have the flag, too,
-        and so would the second of two streams (``2>&1``), which gVisor then treats differently.
+        The command receives new open file descriptions for its standard streams, since gVisor sets
+        O_NONBLOCK on them. If the descriptions were shared, the caller's streams would also have
+        that flag. So would the second of two streams that share a description (``2>&1``), which
+        gVisor would then treat differently.
         """
         target = self._namespace.target()
         target.setup.own_stdio = True
@@ -159,7 +161,7 @@ class RunscNamespace:
 
 
 def restrictions_of_runsc(**options: Any) -> _core.Setup:
-    """Return the core's settings for the restrictions of runsc.
+    """Return the restrictions under which runsc runs, as settings of the core.
 
     :param options: the arguments of :func:`usernsctl.hardening.for_run`.
     """
@@ -168,36 +170,38 @@ def restrictions_of_runsc(**options: Any) -> _core.Setup:
     return setup
 
 
-# The program that makes the networks of sandboxes.
+# The program that creates the networks of sandboxes.
 _NETWORK_PROGRAM = "usernsctl-network"
 
-# The programs that start sandboxes in the namespaces, each with its purpose for errors.
+# The programs that start sandboxes in the namespaces, each with its purpose, for error messages.
 _PROGRAMS = {
     "usernsctl-init": "holds sandboxes",
     "usernsctl-detach": "starts detached sandboxes",
     _NETWORK_PROGRAM: "makes the network of a sandbox",
 }
 
-# The command in the config.json of a host, which must have one; each sandbox replaces it.
+# The command in the config.json of a SandboxHost. A config.json must have a command; each sandbox
+# replaces this one.
 _NO_COMMAND = ("true",)
 
 
-# The capabilities that allow a search of directories in spite of their modes (capabilities(7)).
+# The capabilities that allow a process to search directories regardless of their modes
+# (capabilities(7)).
 _SEARCHING = frozenset(("CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH"))
 
 
 class HostNamespace:
-    """The namespaces and the root filesystem that the sandboxes of a host share.
+    """The namespaces and the root filesystem that the sandboxes of a SandboxHost share.
 
     :ivar request: the options that the sandboxes have in common.
     :ivar runsc: the path of runsc.
     :ivar environ: the environment of runsc.
-    :ivar restrictions: the privileges that runsc gives up, as settings of the core.
-    :ivar namespace: the namespaces that runsc runs in.
-    :ivar prepared: the files in the namespaces.
+    :ivar restrictions: the privileges that runsc drops, as settings of the core.
+    :ivar namespace: the namespaces in which runsc runs.
+    :ivar prepared: the files in the mount namespace.
     :ivar directory: a descriptor of the directory for the files of the sandboxes.
     :ivar enforced: the limits of the sandboxes, or ``None``.
-    :ivar network: the path and the options of usernsctl-network; empty without private network.
+    :ivar network: the path and the options of usernsctl-network; empty without a private network.
     :ivar writable: the sources of the writable bind mounts.
     :ivar unremoved: the ids of ended sandboxes whose directories could not be removed.
     """
@@ -214,10 +218,10 @@ class HostNamespace:
     writable: frozenset[str]
 
     def __init__(self, request: Request) -> None:
-        """Make the namespaces and the root filesystem.
+        """Create the namespaces and the root filesystem.
 
         :raises UsernsError: for the same reasons as ``usernsctl run``.
-        :raises ValueError: the persistent namespaces are closed, or have a PID namespace.
+        :raises ValueError: the persistent namespaces are closed, or include a PID namespace.
         """
         self.unremoved: set[str] = set()
         with NamespaceError.instead("the SandboxHost could not be created", step="sandbox"):
@@ -235,7 +239,8 @@ class HostNamespace:
             else:
                 joined, self._ids = _join(request.kept, request.network)
                 undo.callback(joined.close)
-            # `joined` has duplicates of the descriptors, so drop the reference to the Namespace.
+            # Drop the reference to the caller's Namespace, since `joined` has duplicates of its
+            # descriptors.
             self.request = request = replace(request, kept=None)
             self.runsc = find_runsc(os.environ, request.program)
             self.environ = runsc_environment(is_named=request.program is not None)
@@ -262,7 +267,7 @@ class HostNamespace:
     def network_with(self, ports: Sequence[str]) -> tuple[str, Sequence[str]]:
         """Return the network of a sandbox, and the path and the options of usernsctl-network.
 
-        :param ports: the options for published ports, or nothing.
+        :param ports: the options for published ports, or empty.
         """
         if not ports:
             return self.request.network, self.network
@@ -270,29 +275,30 @@ class HostNamespace:
         return network, (*(self.network or (_NETWORK_PROGRAM,)), *ports)
 
     def restrictions_with(self, ports: Sequence[str]) -> _core.Setup:
-        """Return the privileges that runsc gives up in a sandbox with published ports.
+        """Return the privileges that runsc drops in a sandbox with these published ports.
 
-        :param ports: the options for published ports, or nothing.
+        :param ports: the options for published ports, or empty.
         """
         return self._restrict(makes_network=True) if ports else self.restrictions
 
     def start_proxy(self, id: str = "", table: FileIO | None = None) -> ProxyProcess | None:
-        """Start the proxy of a sandbox for the names that the sandbox may reach; None without any.
+        """Start the proxy for the names that a sandbox may reach; return None if there are none.
 
         :param id: the id of a detached sandbox, whose record names the proxy.
-        :param table: the table of refusals, which the proxy's object closes; by default in memory.
+        :param table: a file for the table of refused connections, which the proxy's object closes;
+            by default a file in memory.
         :raises UsernsError: the process could not be started.
         """
         if not self.request.allow:
             return None
-        # Imported here, since most sandboxes need no proxy.
+        # Import the module here, since most sandboxes need no proxy.
         from usernsctl.network.proxy_process import ProxyProcess
 
         return ProxyProcess(self.request.allow, table=table, name=id)
 
     @functools.cached_property
     def _release(self) -> Release:
-        """The release of runsc. The value is cached, because release_of() may start runsc."""
+        """The release of runsc, cached because release_of() may start runsc."""
         return release_of(self.runsc)
 
     def config_for(
@@ -310,16 +316,18 @@ class HostNamespace:
     ) -> bytes:
         """Return the config.json of one sandbox.
 
-        :param args: the command; ``None`` for a sandbox whose process 1 is the agent.
+        :param args: the command; ``None`` for a sandbox whose PID 1 is the agent.
         :param user: the uid and gid of the command, or names that the sandbox has.
-        :param groups: the supplementary groups of the command; ``None`` for those of `user`.
-        :param hostname: the hostname inside; ``None`` for that of the host.
-        :param outlives: whether that agent keeps running after its connection has ended.
-        :param disk: the size of each tmpfs, in bytes; 0: no limit.
+        :param groups: the supplementary groups of the command; ``None`` for the groups of `user`.
+        :param hostname: the hostname in the sandbox; ``None`` for the hostname that the SandboxHost
+            sets.
+        :param outlives: whether the agent as PID 1 keeps running after its connection has ended.
+        :param disk: the size of each tmpfs, in bytes; 0 means no limit.
         :raises PlanError: an id of `user` is not mapped.
-        :raises NamespaceError: usernsctl was reinstalled since the host was made.
-        :raises CommandError: the command or `cwd` does not exist inside, or can't be used.
-        :raises ValueError: an argument, a variable or `cwd` is not UTF-8, as config.json must be.
+        :raises NamespaceError: usernsctl was reinstalled since the SandboxHost was created.
+        :raises CommandError: the command or `cwd` does not exist in the sandbox, or can't be used.
+        :raises ValueError: an argument, a variable or `cwd` is not UTF-8, which config.json
+            requires.
         """
         self._check_agent()
         variables = checks.variables(env)
@@ -348,7 +356,7 @@ class HostNamespace:
             options = ["--outlives"] if outlives else []
             set_agent_as_init(wanted, self._release, AGENT_INSIDE, *options)
         else:
-            # A bundle may have this annotation, too: only set_agent_as_init() may set it.
+            # Remove the annotation of a bundle, because only set_agent_as_init() may set it.
             (wanted.get("annotations") or {}).pop(COMMANDS_ANNOTATION, None)
         if self.request.verify and args is not None:
             process["args"] = [VERIFIER_INSIDE, *nested, *process["args"]]
@@ -363,13 +371,14 @@ class HostNamespace:
     ) -> Request:
         """Return the request of a sandbox with the user of its command.
 
-        :param groups: the groups that the caller gave, in place of those of the user.
-        :raises CommandError: a name does not exist inside (cause ``user-unknown``).
+        :param groups: the groups that the caller requested, in place of the user's own groups; or
+            ``None``.
+        :raises CommandError: a name does not exist in the sandbox (cause ``user-unknown``).
         :raises PlanError: an id is not mapped.
         """
         home_directory = None
         if isinstance(user, checks.NamedUser):
-            # Imported here, since few sandboxes have a user by name.
+            # Import the module here, since few sandboxes have a user that is given by name.
             from usernsctl.gvisor.launch import accounts
 
             with self.view() as seen:
@@ -386,13 +395,13 @@ class HostNamespace:
     def _nested_ids(
         self, request: Request, groups: Sequence[int] | None
     ) -> tuple[list[str], Request]:
-        """Return the arguments by which usernsctl-verify gives the command ids that are not mapped.
+        """Return the arguments by which usernsctl-verify maps the command's unmapped ids.
 
-        The command then has no supplementary groups: they are not mapped, either.
+        A command with such ids has no supplementary groups, because these are not mapped either.
 
-        :param groups: the supplementary groups that the caller gave.
-        :returns: the arguments, and the request without these ids.
-        :raises PlanError: the caller gave supplementary groups.
+        :param groups: the supplementary groups that the caller requested.
+        :returns: the arguments, and the request without the unmapped ids.
+        :raises PlanError: the caller requested supplementary groups.
         """
         if request.user is None:
             return [], request
@@ -409,7 +418,7 @@ class HostNamespace:
         return [VERIFY_AS, *map(str, user)], replace(request, user=(0, 0), groups=())
 
     def open_directory(self) -> OpenFile:
-        """Return the directory for the sandboxes' files, for the caller to close.
+        """Open the directory for the sandboxes' files; the caller must close it.
 
         :raises ValueError: the host is closed.
         """
@@ -418,7 +427,9 @@ class HostNamespace:
             return OpenFile.own(path, fcntl.fcntl, directory, fcntl.F_DUPFD_CLOEXEC, 3)
 
     def _check_agent(self) -> None:
-        """Check that usernsctl-agent was not replaced: an unlinked file can't be bind mounted.
+        """Check that usernsctl-agent was not replaced.
+
+        If it was replaced, the old file is unlinked, and can't be bind-mounted any more.
 
         :raises NamespaceError: the file was unlinked.
         """
@@ -435,10 +446,10 @@ class HostNamespace:
             )
 
     def _check(self, process: Mapping[str, Any], *, has_command: bool, cwd: str | None) -> None:
-        """Check that the command and the working directory of a sandbox exist inside.
+        """Check that the command and the working directory exist in the sandbox.
 
         :param process: the ``process`` of the config.json.
-        :param cwd: the working directory that the caller named, or ``None``.
+        :param cwd: the working directory that the caller requested, or ``None``.
         :raises CommandError: the directory or the command does not exist, or can't be used.
         """
         request = self.request
@@ -446,8 +457,8 @@ class HostNamespace:
         try:
             seen = self.view()
         except PermissionError:
-            # This process can't search a directory of a mount's path, so only runsc can check the
-            # command.
+            # Skip the check if this process may not search a directory on the path of a mount. Only
+            # runsc can then check the command.
             return
         with seen:
             if cwd is not None:
@@ -467,17 +478,17 @@ class HostNamespace:
 
     @functools.cached_property
     def _owners(self) -> MappedIds | None:
-        """Return the ids whose directories root inside may search even if this process may not.
+        """Return ids whose directories root in the sandbox may search even if this process may not.
 
-        These are all mapped ids if root inside has a capability for that, or if other users are
-        mapped (user_namespaces(7)).
+        These are all mapped ids if root in the sandbox has a capability to search any directory, or
+        if other users are mapped (user_namespaces(7)). Otherwise the result is None.
         """
         granted = self.prepared.config["process"].get("capabilities") or {}
         overrides = _SEARCHING.intersection(granted.get("effective") or ())
         return self._ids if overrides or self._ids.count > 1 else None
 
     def view(self) -> View:
-        """Return the view of a sandbox; a descriptor gives access to the host's mount namespace.
+        """Return the view of a sandbox's files, through a descriptor into the mount namespace.
 
         :raises ValueError: the host is closed.
         """
@@ -492,7 +503,7 @@ class HostNamespace:
             return View.built(made.scratch, made.binds, made.empty, opened, self._owners)
 
     def close(self) -> None:
-        """Close the descriptors of the namespaces. Sandboxes keep running."""
+        """Close the descriptors of the namespaces; sandboxes keep running."""
         self.namespace.close()
         self.directory = -1
         self._shared.close()
@@ -518,7 +529,7 @@ class HostBase(ClosingMixin):
     ) -> Self:
         """Create a host from asyncio, and return when it is ready.
 
-        If this call is cancelled, the host is removed.
+        If this call is cancelled, the new host is closed.
 
         :param idmap: as for the constructor.
         :param options: as for the constructor.
@@ -530,7 +541,7 @@ class HostBase(ClosingMixin):
 
     @property
     def prepared(self) -> HostNamespace:
-        """The namespace and the root filesystem.
+        """The namespaces and the root filesystem.
 
         :meta private:
         """
@@ -554,13 +565,13 @@ class HostBase(ClosingMixin):
 
     @property
     def namespace(self) -> Namespace:
-        """The namespaces that runsc runs in, which :meth:`close` closes."""
+        """The namespaces in which runsc runs, which :meth:`close` closes."""
         return self.prepared.namespace
 
     def close(self) -> None:
         """Close the descriptors of the namespace. Sandboxes keep running.
 
-        Any thread may call this at any time.
+        Any thread may call this method at any time.
         """
         self._is_closed = True
         self._prepared.close()
@@ -583,9 +594,9 @@ class HostBase(ClosingMixin):
 
 
 def _check_utf8(args: Iterable[str], variables: Mapping[str, str], cwd: str) -> None:
-    """Check that a config.json can have these texts.
+    """Check that a config.json can contain these strings.
 
-    :raises ValueError: a text is not UTF-8.
+    :raises ValueError: a string can't be encoded in UTF-8.
     """
     for number, word in enumerate(args):
         checks.check_utf8(f"args[{number}]", word)
@@ -598,11 +609,11 @@ def _join(kept: Namespace | str, network: str) -> tuple[Namespace, MappedIds]:
     """Open persistent namespaces, with a new mount namespace for a root filesystem.
 
     :param network: the network of the sandboxes.
-    :returns: the namespaces, with descriptors of their own, and the mapped ids.
-    :raises ValueError: the namespaces are closed, or include a PID namespace, of which runsc would
-        have no /proc.
-    :raises NamespaceError: no namespaces have that name, or a system call failed.
-    :raises CommandError: the namespaces lack the network.
+    :returns: the namespaces, with duplicates of their descriptors, and the mapped ids.
+    :raises ValueError: the namespaces are closed, or include a PID namespace, whose /proc runsc
+        would lack.
+    :raises NamespaceError: no persistent namespaces have the name `kept`, or a system call failed.
+    :raises CommandError: the namespaces don't have the network `network`.
     """
     with contextlib.ExitStack() as undo:
         if isinstance(kept, str):
@@ -611,7 +622,8 @@ def _join(kept: Namespace | str, network: str) -> tuple[Namespace, MappedIds]:
             kept = undo.enter_context(Namespace.of_holder(known))
         if kept.has("pid"):
             raise ValueError("namespace: sandboxes can't be started in a PID namespace")
-        # Only a process in the namespaces can create the mount namespace. It waits for SIGKILL.
+        # Start a process in the namespaces, because only such a process can create the mount
+        # namespace. The process then waits for SIGKILL.
         maker = undo.enter_context(kept.popen([_builder()], mount=True, cwd="/", stdin=PIPE))
         undo.callback(maker.kill)
         uid, gid = (read_map(f"/proc/{maker.pid}/{name}_map") for name in ("uid", "gid"))
@@ -621,13 +633,13 @@ def _join(kept: Namespace | str, network: str) -> tuple[Namespace, MappedIds]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostLayout:
-    """The files of a host in its mount namespace.
+    """The files of a SandboxHost in its mount namespace.
 
     :ivar scratch: the path of the tmpfs with the files, in the mount namespace.
-    :ivar can_mount_proc: whether a new PID namespace can have a /proc.
+    :ivar can_mount_proc: whether a /proc can be mounted for a new PID namespace.
     :ivar binds: the sources and destinations of runsc's bind mounts.
-    :ivar empty: the paths inside on which gVisor mounts an empty filesystem.
-    :ivar config: the config.json that all sandboxes start from.
+    :ivar empty: the paths in the sandbox on which gVisor mounts an empty filesystem.
+    :ivar config: the config.json from which the config.json of each sandbox is derived.
     """
 
     scratch: str
@@ -637,20 +649,20 @@ class HostLayout:
     config: dict[str, Any]
 
     def program(self, name: str) -> str:
-        """Return the path of a program of this package, in the mount namespace."""
+        """Return the path in the mount namespace of a program of this package."""
         return f"{self.scratch}/programs/{name}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _HostPlan:
-    """The plan for the files of a host.
+    """The plan for the files of a SandboxHost.
 
     :ivar config: the config.json from :func:`usernsctl.gvisor.launch.plan.plan_host`.
     :ivar files: the open files that the launch names.
     :ivar is_script: whether runsc is a script, which an interpreter executes.
     :ivar several: whether more than one id is mapped.
     :ivar enforced: the limits of the sandboxes, or ``None``.
-    :ivar network: the path and the options of usernsctl-network, or nothing.
+    :ivar network: the path and the options of usernsctl-network, or empty.
     :ivar writable: the sources of the writable bind mounts.
     """
 
@@ -664,7 +676,7 @@ class _HostPlan:
     writable: frozenset[str]
 
     def close(self) -> None:
-        """Close the files."""
+        """Close the plan's open files."""
         for file in self.files:
             file.close()
 
@@ -697,10 +709,10 @@ def _plan_host(request: Request, ids: MappedIds, program: str) -> _HostPlan:
 
 
 def _build_host(namespace: Namespace, order: _HostPlan) -> tuple[HostLayout, int]:
-    """Run usernsctl-build in the namespaces, which makes the root filesystem.
+    """Run usernsctl-build in the namespaces to create the root filesystem.
 
-    :returns: the files, and a descriptor of the directory for the sandboxes' files.
-    :raises UsernsError: a file could not be made.
+    :returns: the layout of the files, and a descriptor of the directory for the sandboxes' files.
+    :raises UsernsError: a file could not be created.
     """
     sources = descriptors(order.launch, order.files)
     with contextlib.ExitStack() as undo:
@@ -711,10 +723,12 @@ def _build_host(namespace: Namespace, order: _HostPlan) -> tuple[HostLayout, int
             command = [_builder(), *map(str, numbers)]
             pass_fds = sorted({*numbers})
             try:
-                # Root inside may not be permitted to search this process's working directory.
+                # Use / as the working directory, because root in the namespace may not be permitted
+                # to search the caller's.
                 done = namespace.run(command, cwd="/", stdout=PIPE, stderr=PIPE, pass_fds=pass_fds)
             except CommandNotExecutableError as error:
-                # The file is usernsctl's own program, which root inside may not reach.
+                # The error is about usernsctl's own program, which root in the namespace may not be
+                # permitted to reach.
                 raise NamespaceError.from_os_error(
                     error, command[0], step="sandbox", cause="path-closed-inside"
                 ) from None
@@ -744,14 +758,15 @@ def _build_host(namespace: Namespace, order: _HostPlan) -> tuple[HostLayout, int
 def _check_place_of_agent(prepared: HostLayout, directory: int) -> None:
     """Check that the mount point of the agent is a regular file, or missing.
 
-    The agent would cover the target of a symbolic link. FIFOs were already refused, as for every
-    bind mount.
+    If it were a symbolic link, the agent's mount would cover the target of the link. FIFOs were
+    already rejected, as for every bind mount.
 
     :param directory: a descriptor of the directory for the sandboxes' files.
     :raises BindError: the mount point is another type of file.
     """
     is_file = any(inside == AGENT_INSIDE for _, inside in prepared.binds)
-    # If this process may not search the directory, only the mount can detect another type.
+    # If this process may not search the directory, only the mount of the agent can detect another
+    # type of file.
     with contextlib.suppress(PermissionError, FileNotFoundError):
         found = os.stat(f"../root{AGENT_INSIDE}", dir_fd=directory, follow_symlinks=False)
         is_file = is_file and stat.S_ISREG(found.st_mode)
@@ -770,7 +785,7 @@ def _builder() -> str:
 
 
 def _failure(done: CompletedProcess[bytes]) -> UsernsError:
-    """Return the error for a failure of usernsctl-build."""
+    """Return the error for a failed run of usernsctl-build."""
     fields = done.stdout.split(b"\0")[:-1]
     if done.returncode == 1 and len(fields) == _core.FAILURE_FIELDS:
         return _core.failure(fields)
@@ -780,7 +795,7 @@ def _failure(done: CompletedProcess[bytes]) -> UsernsError:
 
 
 def _places(scratch: str, binds: Iterable[tuple[str, str]]) -> dict[Record, Any]:
-    """Return the paths that replace the placeholders in a config.json."""
+    """Return the values for the placeholders of paths in a SandboxHost's config.json."""
     found: dict[Record, Any] = {record("json-root"): f"{scratch}/root"}
     for number, (source, destination) in enumerate(binds):
         found[record("json-bind-source", number)] = source

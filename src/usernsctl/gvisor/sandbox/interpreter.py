@@ -1,4 +1,4 @@
-"""A kept Python interpreter in a sandbox, which runs code and keeps its variables."""
+"""A persistent Python interpreter in a sandbox, which runs code and keeps its variables."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ else:
 
 #: The default time limit of :meth:`Interpreter.run`, in seconds.
 RUN_SECONDS = 300.0
-#: The default maximum size of each output and of the value of a piece of code, in bytes.
+#: The default maximum size of the value, and of each captured output, of one execution, in bytes.
 OUTPUT_BYTES = 1 << 20
 
-# The time limit for the end of an interpreter that was killed or has closed its connection, in
+# The time limit for the exit of an interpreter that was killed or has closed its connection, in
 # seconds.
 _END_SECONDS = 1
 
-#: Why an interpreter has ended, see :class:`Execution`.
+#: The reasons why an interpreter has exited, as described for :class:`Execution`.
 EndReason = Reason | Literal["invalid-answer"]
 
 
 class InterpreterOptions(TypedDict, total=False):
-    """Keyword arguments of :meth:`usernsctl.Sandbox.interpreter`, as of its method ``popen``."""
+    """Keyword arguments of :meth:`usernsctl.Sandbox.interpreter`, as of ``Sandbox.popen``."""
 
     env: Mapping[str, str] | None
     cwd: StrOrBytesPath | None
@@ -64,10 +64,10 @@ class InterpreterOptions(TypedDict, total=False):
 
 
 class ExceptionInfo(NamedTuple):
-    """The exception that a piece of code raised, as the interpreter describes it.
+    """The exception that executed code raised, as the interpreter describes it.
 
-    :ivar str type: the name of its class, such as ``"ZeroDivisionError"``.
-    :ivar str message: its text.
+    :ivar str type: the name of the exception's class, such as ``"ZeroDivisionError"``.
+    :ivar str message: the text of the exception.
     :ivar str traceback: the traceback that Python would print.
     """
 
@@ -76,31 +76,33 @@ class ExceptionInfo(NamedTuple):
     traceback: str
 
     def __str__(self) -> str:
-        """Return the traceback."""
+        """Return the traceback as Python would print it."""
         return self.traceback
 
 
 class Execution(NamedTuple):
-    """The result of a piece of code that a kept interpreter has run.
+    """The result of code that a persistent interpreter has run.
 
-    Only `reason` and the numbers come from this process. All the rest comes from inside, where
-    code may have forged it.
+    Only `reason` and the numbers come from this process. Everything else comes from the sandbox,
+    where the code may have forged it.
 
-    :ivar str stdout: the output to descriptor 1, also of subprocesses.
-    :ivar str stderr: the output to descriptor 2, likewise.
-    :ivar value: the value of the last statement if that is an expression, as JSON has it: tuples
-        are lists. ``None`` if the value is not JSON, is too long for `max_output`, or is JSON that
-        Python can't read, as an int of more than 4300 digits.
-    :ivar text: the :func:`repr` of that value; ``None`` without a value. The middle of a long text
+    :ivar str stdout: the output to descriptor 1, including the output of subprocesses.
+    :ivar str stderr: the output to descriptor 2, including the output of subprocesses.
+    :ivar value: the value of the last statement if that is an expression, converted to JSON and
+        back, so that tuples become lists. ``None`` if the value can't be converted to JSON, is too
+        long for `max_output`, or becomes JSON that Python can't parse, such as an int of more than
+        4300 digits.
+    :ivar text: the :func:`repr` of the value; ``None`` without a value. In a long text, the middle
         is missing.
-    :ivar error: the exception that ended the code, or ``None``. The middle of long texts is
+    :ivar error: the exception that the code raised, or ``None``. In a long text, the middle is
         missing.
-    :ivar reason: ``None`` while the interpreter keeps running. Otherwise the reason of its end, as
-        in :class:`usernsctl.Result`: the code exited or crashed it, or it was killed. ``"timeout"``
-        is also the reason if the code took more than `timeout` seconds, and ``"invalid-answer"`` if
-        the interpreter sent one, or closed its connection.
-    :ivar int stdout_truncated: the number of bytes that `stdout` lacks in its middle.
-    :ivar int stderr_truncated: the number of bytes that `stderr` lacks, likewise.
+    :ivar reason: ``None`` while the interpreter keeps running. Otherwise the reason why it exited,
+        as in :class:`usernsctl.Result`: the code exited or crashed the interpreter, or the
+        interpreter was killed. The reason is ``"timeout"`` also if the code took more than
+        `timeout` seconds, and ``"invalid-answer"`` if the interpreter sent an invalid answer, or
+        closed its connection without exiting.
+    :ivar int stdout_truncated: the number of bytes that are missing in the middle of `stdout`.
+    :ivar int stderr_truncated: the number of bytes that are missing in the middle of `stderr`.
     """
 
     stdout: str
@@ -114,16 +116,16 @@ class Execution(NamedTuple):
 
 
 class _Exchange:
-    """A request, as far as it was not sent, and the answer and the output, as far as received."""
+    """A request to an interpreter, its unsent part, and the answer and output received so far."""
 
     def __init__(self, code: str, variables: Mapping[str, Any], limit: int) -> None:
         """Encode the request.
 
-        :param limit: the number of bytes of each output and of the value to keep.
-        :raises TypeError: a variable is not JSON.
-        :raises ValueError: a variable is not JSON.
+        :param limit: the maximum size of the value, and of each captured output, in bytes.
+        :raises TypeError: a variable can't be converted to JSON.
+        :raises ValueError: a variable can't be converted to JSON.
         """
-        # Code that runs can't know the id of the next request, and so can't answer that in advance.
+        # Use a random id, so that running code can't answer the next request in advance.
         self._id = os.urandom(16).hex()
         self._limit = limit + ENVELOPE_BYTES
         fields = {"id": self._id, "code": code, "variables": variables, "limit": self._limit}
@@ -133,23 +135,23 @@ class _Exchange:
         self.stderr = KeptOutput(limit)
 
     def send(self, connection: Connection) -> bool:
-        """Send a part of the request; return whether more is left."""
+        """Send a part of the request; return whether a part remains to be sent."""
         try:
-            # The interpreter decides when its end is closed: SIGPIPE would kill this process if its
-            # action is the default.
+            # The untrusted interpreter may close its end of the connection at any time, so avoid
+            # SIGPIPE, whose default action would kill this process.
             sent = connection.send(self._left[:MESSAGE_BYTES], socket.MSG_NOSIGNAL)
             self._left = self._left[sent:]
         except BlockingIOError:
             pass
         except ConnectionError:
-            # The interpreter has closed its end: receive() will return true.
+            # The interpreter has closed its end of the connection, so receive() will return true.
             self._left = self._left[:0]
         return bool(self._left)
 
     def receive(self, connection: Connection) -> bool:
         """Receive a part of the answer; return whether it is the last part.
 
-        recv(2) discards descriptors that a hostile program sends along.
+        If a hostile program sends descriptors along, recv(2) discards them.
         """
         try:
             part = connection.recv(MESSAGE_BYTES)
@@ -162,11 +164,11 @@ class _Exchange:
 
     @property
     def has_answer(self) -> bool:
-        """Return whether a line was received, or more than an answer may have."""
+        """Return whether a complete line, or too much data for an answer, was received."""
         return self._answer.endswith(b"\n") or len(self._answer) > self._limit
 
     def decode(self) -> dict[str, Any] | None:
-        """Return the fields of an :class:`Execution` in the answer; ``None`` if it is invalid."""
+        """Return the answer as fields of :class:`Execution`; ``None`` if the answer is invalid."""
         fields, tab, value = self._answer.partition(b"\t")
         match _loads(fields):
             case {"id": self._id, "error": None, "text": None | str() as text} if tab:
@@ -176,7 +178,7 @@ class _Exchange:
         return None
 
     def execution(self, **fields: Any) -> Execution:
-        """Return the result, with the output so far."""
+        """Return the result of the code, with the output received so far."""
         return Execution(
             self.stdout.text("utf-8", "replace"),
             self.stderr.text("utf-8", "replace"),
@@ -187,7 +189,7 @@ class _Exchange:
 
 
 def _loads(text: bytearray) -> Any:
-    """Return the object of a JSON text, or ``None`` if Python can't read the text."""
+    """Parse a JSON text; return ``None`` if Python can't parse it."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -195,20 +197,21 @@ def _loads(text: bytearray) -> Any:
 
 
 class Interpreter(ClosingMixin):
-    """A kept Python interpreter in a sandbox, which :meth:`usernsctl.Sandbox.interpreter` starts.
+    """A persistent Python interpreter in a sandbox: see :meth:`usernsctl.Sandbox.interpreter`.
 
     The interpreter runs one piece of code at a time, in the namespace of ``__main__``, and keeps
-    its variables. The interpreter ends when it is closed, with its sandbox, when the code exits or
-    crashes it, when :meth:`run` reaches its time limit or is interrupted, and when its answer is
-    invalid. All processes that it has started are killed then. An Interpreter is a context manager,
-    also an asynchronous one, that closes the interpreter at its end.
+    its variables. The interpreter ends when it is closed, when its sandbox ends, when the code
+    exits or crashes, when :meth:`run` reaches its time limit or is interrupted, and when its answer
+    is invalid. All processes that it has started are then killed. An Interpreter is a context
+    manager, also an asynchronous one, that closes the interpreter on exit.
 
-    Code in the interpreter can change what later code does and answers: use an interpreter for code
-    of one user only.
+    Code in the interpreter can change what later code does and answers, so use one interpreter only
+    for code of one user.
     """
 
     _what = "an interpreter"
-    # Why the interpreter has ended; its descriptors are closed then. None while it runs.
+    # The reason why the interpreter has ended and its descriptors are closed, or None while it
+    # runs.
     _reason: EndReason | None = "start-failed"
 
     def __init__(
@@ -218,20 +221,23 @@ class Interpreter(ClosingMixin):
         connection: Connection,
         max_output: int,
     ) -> None:
-        """Take over the process of an interpreter, and the connection to it. Not for users."""
+        """Take ownership of an interpreter's process and connection.
+
+        Not for users of the package.
+        """
         self._commands = commands
         self._process = process
         self._connection = connection
         self._limit = max_output
-        # Empty while a thread or task uses the interpreter: see _claim().
+        # A list that is empty while a thread or task uses the interpreter, see _claim().
         self._unclaimed: list[object] = [None]
         self._streams: dict[str, Any] = {"stdout": process.stdout, "stderr": process.stderr}
-        # All that _release() closes.
+        # All files that _release() closes.
         self._files: list[Any] = [connection, *self._streams.values()]
         try:
             self._selector = EpollSelector()
             self._files.append(self._selector)
-            # A duplicate: process.poll() closes the original.
+            # Duplicate the pidfd, because process.poll() closes the original.
             self._pidfd = open_owned(os.dup, process.pidfd)
             self._files.append(self._pidfd)
             for stream in self._streams.values():
@@ -251,19 +257,20 @@ class Interpreter(ClosingMixin):
         variables: Mapping[str, Any] | None = None,
         timeout: float | None = RUN_SECONDS,
     ) -> Execution:
-        """Run code in the interpreter, and wait until it has run.
+        """Run code in the interpreter, and wait until the code has run.
 
-        Output of background threads and processes that they write after their code has run belongs
-        to the result of the next code.
+        Output that background threads and processes write after the code has run belongs to the
+        result of the next call.
 
-        :param str code: the source of the code. It may end by an expression, whose value is in the
-            result.
-        :param variables: variables to set before, by name. The values must be JSON.
-        :param float timeout: the time limit, in seconds, by default 300; ``None``: no limit. At the
-            limit, the interpreter is killed with all processes that it has started.
-        :raises TypeError: an argument has the wrong type, or a value is not JSON.
+        :param str code: the source of the code. If it ends with an expression, the result contains
+            the expression's value.
+        :param variables: variables to set before the code runs, by name. The values must be
+            convertible to JSON.
+        :param float timeout: the time limit, in seconds, by default 300; ``None`` means no limit.
+            At the limit, the interpreter is killed with all processes that it has started.
+        :raises TypeError: an argument has the wrong type, or a variable can't be converted to JSON.
         :raises ValueError: the interpreter has ended, or an argument has a wrong value.
-        :raises RuntimeError: the interpreter runs code already.
+        :raises RuntimeError: the interpreter is already running code.
         :raises RunscError: the agent failed (cause ``"sandbox-agent"``).
         """
         results: list[Execution] = []
@@ -298,7 +305,9 @@ class Interpreter(ClosingMixin):
         timeout: float | None,
         results: list[Execution],
     ) -> Generator[float | None, None, None]:
-        """Run code. Yield when the selector has no event: the seconds to wait, or None.
+        """Run code.
+
+        Whenever the selector has no event, yield the number of seconds to wait, or None.
 
         :param results: a list to which the result is added.
         """
@@ -316,7 +325,7 @@ class Interpreter(ClosingMixin):
                 yield seconds_left(deadline)
             fields = exchange.decode() if is_over else None
             if fields is not None:
-                # Output that was written before the answer is in the pipes now.
+                # Read the output that was written before the answer, which is in the pipes now.
                 self._read_output(exchange)
                 results.append(exchange.execution(**fields))
                 return
@@ -326,7 +335,7 @@ class Interpreter(ClosingMixin):
 
     @contextlib.contextmanager
     def _exclusive(self) -> Iterator[None]:
-        """Keep other threads and tasks from using the interpreter; kill it after an exception."""
+        """Exclude other threads and tasks from the interpreter; kill it if the block raises."""
         if os.getpid() != self._creator:
             raise ValueError("the interpreter belongs to the process that has started it")
         try:
@@ -342,16 +351,16 @@ class Interpreter(ClosingMixin):
                     self._release("killed")
                     raise
         finally:
-            # A close() in another thread has left the rest to this thread.
+            # A concurrent close() in another thread leaves the remaining steps to this thread.
             if self._is_closed:
                 self.close()
 
     @contextlib.contextmanager
     def _claim(self) -> Iterator[bool]:
-        """Yield whether no other thread or task uses the interpreter, and keep others from it.
+        """Claim the interpreter for a block; yield whether no other thread or task uses it.
 
-        There is no lock: an exception of a signal handler could leave it locked. Python runs no
-        signal handler while `extend` moves the item in C.
+        There is no lock, because an exception of a signal handler could leave it locked. Python
+        runs no signal handler while `extend` moves the list's item in C.
         """
         claimed: list[object] = []
         try:
@@ -362,7 +371,7 @@ class Interpreter(ClosingMixin):
             self._unclaimed.extend(claimed)
 
     def _step(self, exchange: _Exchange) -> bool:
-        """Transfer what is possible without waiting; return whether the exchange is over."""
+        """Send and receive data without blocking; return whether the exchange is complete."""
         ready = {key.fileobj: events for key, events in self._selector.select(0)}
         self._read_output(exchange)
         events = ready.get(self._connection, 0)
@@ -373,7 +382,7 @@ class Interpreter(ClosingMixin):
         return self._pidfd in ready
 
     def _read_output(self, exchange: _Exchange) -> None:
-        """Read all output that is in the pipes, which have room for READ_BYTES (pipe(7))."""
+        """Read all output from the pipes, which can contain at most READ_BYTES (pipe(7))."""
         for name, stream in list(self._streams.items()):
             with contextlib.suppress(BlockingIOError):
                 data = os.read(stream.fileno(), READ_BYTES)
@@ -385,14 +394,16 @@ class Interpreter(ClosingMixin):
     def _end(
         self, exchange: _Exchange, reason: EndReason | None
     ) -> Generator[float | None, None, None]:
-        """End the interpreter; yield as :meth:`_execute` does.
+        """Kill the interpreter; yield as :meth:`_execute` does.
 
-        :param reason: why to end it; ``None`` if it has closed its connection, as at its exit.
+        :param reason: the reason why the interpreter is killed; ``None`` if it has closed its
+            connection, as an interpreter that exits does.
         """
         self._selector.unregister(self._connection)
         if reason is None and not (yield from self._await_end(exchange)):
             reason = "invalid-answer"
-        # After the end of the interpreter, too: processes that it has started may still run.
+        # Kill all processes even if the interpreter has exited, since processes that it has started
+        # may still run.
         self._process._kill_all()
         yield from self._await_end(exchange)
         self._process._raises_limit = False
@@ -403,7 +414,7 @@ class Interpreter(ClosingMixin):
         self._release("killed" if self.closed else reason or result.reason)
 
     def _await_end(self, exchange: _Exchange) -> Generator[float | None, None, bool]:
-        """Wait a moment for the end of the process; return whether the process has ended."""
+        """Wait up to _END_SECONDS for the process to exit; return whether it has exited."""
         deadline = time.monotonic() + _END_SECONDS
         while self._pidfd not in [key.fileobj for key, _ in self._selector.select(0)]:
             if time.monotonic() >= deadline:
@@ -413,21 +424,22 @@ class Interpreter(ClosingMixin):
         return True
 
     def _release(self, reason: EndReason) -> None:
-        """Close all descriptors."""
+        """Set the reason of the interpreter's end, and close all descriptors."""
         self._reason = self._reason or reason
         for file in self._files:
             file.close()
 
     @property
     def reason(self) -> EndReason | None:
-        """Why the interpreter has ended (see :class:`Execution`); ``None`` until a call notices."""
+        """The reason of the interpreter's end (:class:`Execution`), once a call has noticed it."""
         return self._reason
 
     def close(self) -> None:
-        """Kill the interpreter and all processes that it has started. A second call does nothing.
+        """Kill the interpreter and all processes that it has started; further calls do nothing.
 
-        Any thread may call this at any time; it ends a :meth:`run` in another thread. In a forked
-        child of the process that started the interpreter, it only closes descriptors.
+        Any thread may call this method at any time, which ends a :meth:`run` in another thread. In
+        a forked child of the process that started the interpreter, the method only closes
+        descriptors.
         """
         self._is_closed = True
         if os.getpid() != self._creator:
@@ -439,7 +451,8 @@ class Interpreter(ClosingMixin):
                 return
             if self._reason is None:
                 self._process._end()
-            # Also at a second call, since an exception may have interrupted the first one.
+            # Release the descriptors at each call, since an exception may have interrupted the
+            # first call.
             self._release("killed")
 
     def _holds(self) -> bool:
@@ -447,7 +460,7 @@ class Interpreter(ClosingMixin):
 
 
 class InterpreterMixin:
-    """The methods of a sandbox that start kept interpreters."""
+    """The methods of a sandbox that start persistent interpreters."""
 
     _commands: SandboxCommands
 
@@ -466,11 +479,11 @@ class InterpreterMixin:
     ) -> Interpreter:
         """Start a Python interpreter in the sandbox that runs code and keeps its variables.
 
-        :param python: the interpreter inside, Python 3.8 or later: a path, or a name that is
-            searched along PATH.
-        :param int max_output: the number of bytes that are kept of the standard output and of the
-            standard error of each piece of code; by default 1 MiB. The value and the texts of the
-            result have at most 4 KiB more, as JSON.
+        :param python: the interpreter in the sandbox, Python 3.8 or later, as a path, or as a name
+            that is searched along PATH.
+        :param int max_output: the number of bytes to capture of the standard output and of the
+            standard error of each execution; by default 1 MiB. As JSON, the value and the texts of
+            the result have at most 4 KiB more.
         :param options: `env`, `cwd`, `user`, `groups` and `rlimits`, as for :meth:`popen`.
         :raises TypeError: an argument has the wrong type, or is unknown.
         :raises ValueError: an argument has a wrong value.
@@ -502,11 +515,11 @@ class InterpreterMixin:
 def _connected(
     python: StrOrBytesPath, max_output: int, options: InterpreterOptions
 ) -> Iterator[tuple[Args, Mapping[str, Any], Connection]]:
-    """Yield the command and the options of an interpreter, and the connection to it.
+    """Yield the command and the options that start an interpreter, and the connection to it.
 
     :raises TypeError: an argument has the wrong type, or is unknown.
     :raises ValueError: an argument has a wrong value.
-    :raises CommandError: no descriptors are left.
+    :raises CommandError: no file descriptor is available.
     """
     check_keywords("Sandbox.interpreter", options, InterpreterOptions.__annotations__)
     check_max_output(max_output)
@@ -529,9 +542,9 @@ def _connected(
 
 @cache
 def _program() -> str:
-    """Return the program of an interpreter.
+    """Return the source of the program that the interpreter runs.
 
-    :raises OSError: no descriptors are left.
+    :raises OSError: no file descriptor is available.
     """
     from importlib import resources
 

@@ -1,9 +1,10 @@
-"""The program of a kept interpreter, which runs the code that the host sends.
+"""The program of a persistent interpreter, which runs the code that the host sends.
 
-The interpreter gets the source of this module as the argument of ``-c``. This module imports
-nothing of usernsctl, since the interpreter may be another version of Python. Descriptor 0 is a
+The interpreter receives the source of this module as the argument of ``-c``. This module imports
+nothing of usernsctl, since the interpreter may have another version of Python. Descriptor 0 is a
 socket to the host. Each request is a line of JSON. Each answer is a line of two JSON texts with a
-tab between them; the second one is the value. Both are sent in messages of at most MESSAGE_BYTES.
+tab between them; the second text is the value. Requests and answers are sent in messages of at most
+MESSAGE_BYTES.
 """
 
 from __future__ import annotations
@@ -22,13 +23,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-#: The maximum size of a message, in bytes: a Unix socket takes messages of 200 KiB (unix(7)).
+#: The maximum size of a message, in bytes, well below the limit of a Unix socket (200 KiB,
+#: unix(7)).
 MESSAGE_BYTES = 1 << 16
-#: The number of bytes of an answer besides the value: see :func:`_encode`.
+#: The maximum size of an answer without the value, in bytes, see :func:`_encode`.
 ENVELOPE_BYTES = 4096
 
-# The number of characters of a text that accompanies a long value, and the part of an answer
-# that each of its at most three texts may have. JSON needs at most 12 bytes for a character.
+# If the value is long, each text in an answer has at most _FEW characters. If an answer is too long
+# even without the value, each text has at most a _PART-th of the maximum size: an answer has at
+# most three texts, and JSON needs at most 12 bytes for a character.
 _FEW = 80
 _PART = 50
 
@@ -49,11 +52,11 @@ def serve() -> None:
     for number, request in enumerate(_requests(connection), 1):
         answer, value = _run(request, vars(main), f"<code {number}>")
         for stream in streams:
-            # The code may have closed the stream.
+            # The code may have closed the stream, so ignore errors.
             with contextlib.suppress(Exception):
                 stream.flush()
         if os.getpid() != process:
-            # A child that the code has forked: only its parent may answer.
+            # The code has forked, and this is the child: only the parent may answer.
             os._exit(0)
         line = _encode(answer, value, request["limit"])
         for start in range(0, len(line), MESSAGE_BYTES):
@@ -70,14 +73,14 @@ def _requests(connection: int) -> Iterator[dict[str, Any]]:
 
 
 def _run(request: dict[str, Any], names: dict[str, Any], file: str) -> tuple[dict[str, Any], Any]:
-    """Run code; return the answer without the value of the last expression, and that value."""
+    """Run code; return the answer without a value, and the value of the last expression."""
     code = request["code"]
-    # Tracebacks contain the lines of the code.
+    # Register the lines of the code, which tracebacks contain.
     linecache.cache[file] = (len(code), None, code.splitlines(True), file)
     answer = {"id": request["id"], "text": None, "error": None}
     try:
         names.update(request["variables"])
-        # Positional arguments: compile(source, filename, mode, flags, dont_inherit).
+        # The arguments of compile() are source, filename, mode, flags and dont_inherit.
         tree: Any = compile(code, file, "exec", PyCF_ONLY_AST, True)
         last = tree.body.pop() if tree.body and isinstance(tree.body[-1], Expr) else None
         exec(compile(tree, file, "exec", 0, True), names)  # noqa: S102
@@ -93,7 +96,7 @@ def _run(request: dict[str, Any], names: dict[str, Any], file: str) -> tuple[dic
 
 
 def _describe(error: BaseException) -> list[str]:
-    """Return the name of the class of an exception, its text, and its traceback as text."""
+    """Return the name of an exception's class, the text, and the traceback as text."""
     below = error.__traceback__
     while below is not None and below.tb_frame.f_globals is globals():
         below = below.tb_next
@@ -108,14 +111,14 @@ def _describe(error: BaseException) -> list[str]:
 def _encode(answer: dict[str, Any], value: Any, limit: int) -> bytes:
     """Return an answer as a line of at most `limit` bytes.
 
-    An answer that is too long gets shorter texts, if the value has at most ENVELOPE_BYTES less than
-    `limit`; else, or if the value is not JSON, it gets no value.
+    If the answer is too long, its texts are shortened. If it is still too long, or the value can't
+    be converted to JSON, the value is omitted.
     """
     line = ""
     for size, kept in ((limit, value), (_FEW, value), (limit, None), (limit // _PART, None)):
         error = answer["error"] and [_shorten(text, size) for text in answer["error"]]
         text = answer["text"] and _shorten(answer["text"], size)
-        # The value may not be JSON, or its methods may fail.
+        # The value may not be convertible to JSON, or its methods may raise.
         with contextlib.suppress(BaseException):
             fields = json.dumps({"id": answer["id"], "text": text, "error": error})
             line = f"{fields}\t{json.dumps(kept)}"

@@ -1,4 +1,4 @@
-"""Ports of this machine that lead to a sandbox."""
+"""Ports of the host that are forwarded to a sandbox."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from usernsctl.network.ports import MAX_PORTS, PublishedPort
 
 _BACKLOG = 128
 
-# The causes of failures of bind(2) and listen(2), as in csrc/programs/network/bind.c.
+# The ids of the causes of failures of bind(2) and listen(2), as in csrc/programs/network/bind.c.
 _CAUSES = {
     errno.EADDRINUSE: "port-taken",
     errno.EACCES: "port-privileged",
@@ -26,12 +26,13 @@ _CAUSES = {
 
 
 def parse_ports(given: Iterable[str | int]) -> tuple[PublishedPort, ...]:
-    """Return the ports for the argument `publish` of a sandbox.
+    """Parse the argument `publish` of a sandbox.
 
-    :param given: texts ``[ADDR:]HOST:INSIDE[/udp]``, where 0 for HOST stands for a free port, or
-        numbers: a TCP port inside, for a free port of 127.0.0.1.
-    :raises TypeError: `given` is no list of such values.
-    :raises ValueError: a text has another form, a number is no port, or there are too many.
+    :param given: strings ``[ADDR:]HOST:INSIDE[/udp]``, in which the HOST 0 means any free port, or
+        numbers of TCP ports in the sandbox, each for any free port of 127.0.0.1.
+    :raises TypeError: `given` is not a list of strings and numbers.
+    :raises ValueError: a string has another format, a number is not a port, or the list is too
+        long.
     """
     ports = []
     for one in iterable("publish", given):
@@ -45,9 +46,9 @@ def parse_ports(given: Iterable[str | int]) -> tuple[PublishedPort, ...]:
 
 
 def check_network(ports: Sequence[PublishedPort], network: str) -> None:
-    """Check that sandboxes with a network can have published ports.
+    """Check that sandboxes with the network `network` can have published ports.
 
-    :raises ValueError: the network is that of the machine, or of persistent namespaces.
+    :raises ValueError: the network belongs to the host or to persistent namespaces.
     """
     if ports and network == "host":
         raise ValueError("publish and network='host' exclude each other")
@@ -56,12 +57,13 @@ def check_network(ports: Sequence[PublishedPort], network: str) -> None:
 
 
 def bind_ports(ports: Sequence[PublishedPort], network: str) -> BoundPorts:
-    """Make sockets for ports in the network namespace of the caller.
+    """Create sockets for published ports in the network namespace of the caller.
 
-    :param network: the network of the host of the sandbox.
-    :raises ValueError: the sandbox has the network of the machine, or of persistent namespaces.
-    :raises RunscError: a port can't be bound: it is taken (cause ``port-taken``), needs a privilege
-        (``port-privileged``), or no device has the address (``port-address-missing``).
+    :param network: the network of the sandbox's SandboxHost.
+    :raises ValueError: the sandbox has the network of the host or of persistent namespaces.
+    :raises RunscError: a port can't be bound, because it is in use (cause ``port-taken``), requires
+        a privilege (``port-privileged``), or no network device has the address
+        (``port-address-missing``).
     """
     check_network(ports, network)
     with contextlib.ExitStack() as undo:
@@ -70,7 +72,7 @@ def bind_ports(ports: Sequence[PublishedPort], network: str) -> BoundPorts:
 
 
 class BoundPorts(contextlib.AbstractContextManager["BoundPorts"]):
-    """Sockets of published ports for a sandbox, which :meth:`close` closes in this process.
+    """This process's sockets of a sandbox's published ports, which :meth:`close` closes.
 
     :ivar published: the ports, with the numbers that the kernel has chosen.
     """
@@ -89,10 +91,10 @@ class BoundPorts(contextlib.AbstractContextManager["BoundPorts"]):
         )
 
     def options(self, fds: list[int], above: contextlib.ExitStack) -> list[str]:
-        """Return the options of usernsctl-network for the sockets.
+        """Return the options by which usernsctl-network accepts connections on the sockets.
 
-        :param fds: a list to which the descriptors are added that the command has to inherit.
-        :param above: closes the duplicates that replace descriptors 0 to 2.
+        :param fds: a list to which this method adds the descriptors that the command must inherit.
+        :param above: closes the duplicates that are made of descriptors with the numbers 0 to 2.
         """
         words = []
         for port, one in zip(self.published, self._sockets, strict=True):
@@ -101,7 +103,7 @@ class BoundPorts(contextlib.AbstractContextManager["BoundPorts"]):
         return words
 
     def close(self) -> None:
-        """Close the sockets in this process, so that the ports are free when the sandbox ends."""
+        """Close this process's sockets, so that the ports become free when the sandbox ends."""
         self._undo.close()
 
     def __exit__(self, *exception: object) -> None:
@@ -111,7 +113,9 @@ class BoundPorts(contextlib.AbstractContextManager["BoundPorts"]):
 def addresses_of(
     ports: Iterable[PublishedPort], *, is_udp: bool = False
 ) -> dict[int, tuple[str, int]]:
-    """Return the address and the port of this machine for each port inside, the first of each.
+    """Return the host's address and port for each published port in the sandbox.
+
+    If a port in the sandbox is published several times, the first address and port are returned.
 
     :param is_udp: whether to return UDP ports instead of TCP ports.
     """
@@ -123,7 +127,7 @@ def addresses_of(
 
 
 def _bind(port: PublishedPort) -> socket.socket:
-    """Make the socket of a port, as bind_port() of csrc/programs/network/bind.c does.
+    """Create the socket of a published port, as bind_port() of csrc/programs/network/bind.c does.
 
     :raises RunscError: the port can't be bound.
     """

@@ -1,8 +1,8 @@
 """Records of detached sandboxes, through which any process of the same user finds a sandbox.
 
-Each sandbox has an entry in a store (:mod:`usernsctl._system.records`), which also contains
-runsc's state. The entry is locked while the sandbox is started or ended. A sandbox is alive while
-the first process in its record runs.
+Each sandbox has an entry in a store (:mod:`usernsctl._system.records`), which also contains runsc's
+state. The entry is locked while the sandbox is started or killed. A sandbox is alive while the
+first process in its record runs.
 """
 
 from __future__ import annotations
@@ -42,21 +42,23 @@ from usernsctl.errors import LimitError, RunscError
 from usernsctl.gvisor.agent.start import ProcessDefaults
 from usernsctl.network.ports import PublishedPort
 
-#: The name of the directory for runsc's state, in the directory of an entry.
+#: The name of the directory for runsc's state, in the directory of a sandbox's entry.
 STATE = "state"
 
-#: The name of the file with the table of refusals (:mod:`usernsctl.network.refusals`), likewise.
+#: The name of the file for the table of refused connections (:mod:`usernsctl.network.refusals`), in
+#: the directory of a sandbox's entry.
 REFUSALS = "refusals"
 
-# The maximum number of processes in a record. runsc has two, and a later release may have more;
-# the keeper is another.
+# The maximum number of processes in a record: the keeper and the processes of runsc, which are two,
+# but may be more in later releases.
 _PROCESSES_MAX = 8
 
-# The maximum size of a text about the end of a sandbox, in bytes.
+# The maximum size of a report about the end of a sandbox, in bytes.
 _REPORT_BYTES = 4096
 
 _END_SECONDS = 60
-# The time limit, in seconds, for the other processes of a sandbox after the end of its main one.
+# The time limit, in seconds, for the exit of a sandbox's other processes after the main process has
+# exited.
 _KEEPER_SECONDS = 2
 
 
@@ -65,9 +67,9 @@ class DetachedRecord:
     """The record of a detached sandbox.
 
     :ivar id: the container id.
-    :ivar args: the command and its arguments, empty if the bundle decides.
+    :ivar args: the command and its arguments; empty for the command of the bundle.
     :ivar created: the time of the start, in seconds since 1970.
-    :ivar processes: the processes of the sandbox, the one that runs the command first.
+    :ivar processes: the processes of the sandbox, beginning with the process that runs the command.
     :ivar ports: the published ports.
     :ivar proxy: the proxy for allowed names, or ``None``.
     """
@@ -85,11 +87,11 @@ class DetachedRecord:
         return self.processes[0].pid
 
     def is_foreign(self) -> bool:
-        """Return whether the pids are of another PID namespace, such as a container's."""
+        """Return whether the pids belong to another PID namespace, such as a container's."""
         return self.processes[0].is_foreign()
 
     def open_processes(self) -> list[Descriptor | None]:
-        """Return pidfds of :attr:`processes`, then of :attr:`proxy`; ``None`` for ended ones.
+        """Return pidfds of :attr:`processes` and of :attr:`proxy`; ``None`` for exited processes.
 
         :meta private:
         :raises ForeignProcessError: a process does not belong to the sandbox.
@@ -100,22 +102,22 @@ class DetachedRecord:
         return [one.open(check) for one, check in checked]
 
     def _is_ours(self, pid: int) -> bool:
-        """Return whether a process is in a user namespace of this user, and has the bundle's path.
+        """Return whether a process of this user's namespaces has a command line naming the bundle.
 
-        A process that exits has no command line.
+        A process that is exiting has no command line, so only the namespace is checked.
         """
         argv = command_line_of(pid)
         return is_in_our_namespace(pid) and (argv is None or _has_bundle(argv, self.id))
 
     def _is_our_proxy(self, pid: int) -> bool:
-        # Imported here, since few sandboxes have a proxy.
+        # Import the module here, since few sandboxes have a proxy.
         from usernsctl.network.proxy_process import is_proxy
 
         argv = command_line_of(pid)
         return is_in_our_namespace(pid) and (argv is None or is_proxy(argv, self.id))
 
     def is_alive(self) -> bool:
-        """Return whether the sandbox is alive; also true if its pids are of another PID namespace.
+        """Return whether the sandbox is alive; true if its pids belong to another PID namespace.
 
         :meta private:
         :raises ForeignProcessError: a process does not belong to the sandbox.
@@ -125,10 +127,10 @@ class DetachedRecord:
         return self.open_processes()[0] is not None
 
     def discard(self) -> None:
-        """End all processes of the sandbox.
+        """Kill all processes of the sandbox, and wait until they have exited.
 
         :meta private:
-        :raises BusyError: a process does not end within 60 seconds.
+        :raises BusyError: a process does not exit within 60 seconds.
         :raises ForeignProcessError: a process does not belong to the sandbox.
         """
         main, *others = self.open_processes()
@@ -137,13 +139,13 @@ class DetachedRecord:
             numbers = [pidfd.number for pidfd in opened]
             end_processes(self.id, None if main is None else main.number, numbers)
         finally:
-            # The traceback of an error would keep the descriptors open.
+            # Close the descriptors explicitly, because an error's traceback would keep them open.
             for pidfd in (main, *opened):
                 if pidfd is not None:
                     pidfd.close()
 
     def to_json(self) -> dict[str, Any]:
-        """Return the record as a JSON object, which :meth:`from_json` parses.
+        """Convert the record to a JSON object, which :meth:`from_json` parses.
 
         :meta private:
         """
@@ -151,10 +153,11 @@ class DetachedRecord:
 
     @classmethod
     def from_json(cls, id: str, state: Mapping[str, Any]) -> DetachedRecord:
-        """Return the record from the JSON object that :meth:`to_json` returned.
+        """Parse a record from the JSON object that :meth:`to_json` returned.
 
         :meta private:
-        :raises ValueError: the record is malformed; other exceptions of ``NONSENSE``, too.
+        :raises ValueError: the record is malformed; the exception may also be another of the tuple
+            ``NONSENSE``.
         """
         processes = tuple(map(ProcessIdentity.from_json, state["processes"]))
         if not 0 < len(processes) <= _PROCESSES_MAX:
@@ -171,7 +174,7 @@ class DetachedRecord:
 
     @classmethod
     def read(cls, name: str, directory: Directory) -> DetachedRecord:
-        """Read the record in the directory of an entry.
+        """Read the record from the directory of a sandbox's entry.
 
         :meta private:
         """
@@ -182,7 +185,7 @@ _STORE = Store("the id of a sandbox", DetachedRecord, lambda _: open_state("sand
 
 
 def open_runsc_state(entry: Entry[DetachedRecord]) -> Directory:
-    """Open the directory for runsc's state, for the caller to close.
+    """Open the directory for runsc's state; the caller must close it.
 
     :raises NamespaceError: the directory does not exist, or can't be trusted.
     """
@@ -195,7 +198,8 @@ def open_runsc_state(entry: Entry[DetachedRecord]) -> Directory:
 def read_defaults(entry: Entry[DetachedRecord]) -> ProcessDefaults:
     """Read the settings that all commands of a sandbox share from runsc's state file.
 
-    The record of the sandbox does not contain them, since the environment may have secrets.
+    The record of the sandbox does not contain these settings, since the environment may contain
+    secrets.
 
     :raises RunscError: the state file of this release of runsc has an unknown format.
     """
@@ -212,10 +216,10 @@ def read_defaults(entry: Entry[DetachedRecord]) -> ProcessDefaults:
 
 
 def draft_detached(id: str) -> Entry[DetachedRecord]:
-    """Make the entry of a sandbox that is to be started, with a directory for runsc's state.
+    """Create the entry of a new sandbox, with a directory for runsc's state.
 
-    :returns: the entry, locked, for the caller to close.
-    :raises RunscError: the id is taken.
+    :returns: the locked entry, which the caller must close.
+    :raises RunscError: another sandbox has this id.
     :raises NamespaceError: the state directory can't be used.
     """
     try:
@@ -230,10 +234,10 @@ def draft_detached(id: str) -> Entry[DetachedRecord]:
 
 
 def find_detached(id: str) -> Entry[DetachedRecord]:
-    """Find a detached sandbox. If another process is just ending it, wait for that.
+    """Find a detached sandbox. If another process is killing it, wait until that is done.
 
-    :returns: the entry of the sandbox, locked, for the caller to close.
-    :raises RunscError: no sandbox has the id, or the sandbox has ended and its entry was removed.
+    :returns: the locked entry of the sandbox, which the caller must close.
+    :raises RunscError: no sandbox has this id, or the sandbox has ended and its entry was removed.
     :raises NamespaceError: the state directory can't be used, or the record is invalid.
     """
     _STORE.check_name(id)
@@ -260,12 +264,12 @@ def find_detached(id: str) -> Entry[DetachedRecord]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxEnd:
-    """The reason for which the watcher has ended a sandbox (csrc/programs/shared/sandbox_end.c).
+    """The reason why a watcher killed a sandbox (csrc/programs/shared/sandbox_end.c).
 
     :ivar reason: the id of a cause, such as ``"memory-limit"``.
     :ivar limit: the limit in bytes, tasks or milliseconds; 0 if it is unknown.
-    :ivar used: the use, in the same unit.
-    :ivar text: a sentence about both.
+    :ivar used: the usage, in the unit of `limit`.
+    :ivar text: a sentence about the limit and the usage.
     """
 
     reason: str
@@ -275,7 +279,7 @@ class SandboxEnd:
 
     @classmethod
     def parse(cls, report: str) -> SandboxEnd | None:
-        """Return the end that a watcher has written to a file; ``None`` if it is incomplete."""
+        """Parse the report that a watcher has written; return ``None`` if it is incomplete."""
         numbers, _, text = report.partition("\n")
         fields = numbers.split(" ")
         if len(fields) != 3 or not text.endswith("\n"):
@@ -283,7 +287,7 @@ class SandboxEnd:
         return cls(reason=fields[0], limit=int(fields[1]), used=int(fields[2]), text=text[:-1])
 
     def error(self, step: str) -> RunscError:
-        """Return the error for this end."""
+        """Return the error that reports this reason."""
         error = LimitError(self.text, step=step, cause=self.reason)
         scale = 1000 if self.reason in ("timeout", "idle-timeout") else 1
         error.limit = self.limit / scale if self.limit else None
@@ -292,10 +296,10 @@ class SandboxEnd:
 
 
 def open_activity(path: str, directory: int) -> Shared | None:
-    """Open the file that shows running commands to a watcher; return None if there is none.
+    """Open the activity file for a watcher; return None if the file does not exist.
 
-    :param directory: a descriptor of the directory that `path` starts from. Another thread may
-        close it: the sandbox starts no command then.
+    :param directory: a descriptor of the directory to which `path` refers. If another thread has
+        closed it, the result is None, and the start of the command fails later.
     :raises OSError: the file can't be opened.
     """
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -309,9 +313,11 @@ def open_activity(path: str, directory: int) -> Shared | None:
 
 
 def read_report(path: str, directory: int) -> str:
-    """Return a text of usernsctl-init or usernsctl-detach about a sandbox's end, or ``""``.
+    """Read a report of usernsctl-init or usernsctl-detach about a sandbox's end.
 
-    :param directory: a descriptor of the directory that a relative `path` starts from.
+    Return ``""`` if there is no report.
+
+    :param directory: a descriptor of the directory to which a relative `path` refers.
     """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
@@ -324,17 +330,17 @@ def read_report(path: str, directory: int) -> str:
 
 
 def _read_end(id: str) -> SandboxEnd | None:
-    """Return why the keeper has ended a sandbox: a limit, or an OOM kill; or ``None``."""
+    """Return the reason why the keeper has killed the sandbox `id`, or ``None``."""
     with contextlib.suppress(FileNotFoundError), open_state("sandboxes") as top, top.open(id) as at:
         return SandboxEnd.parse(read_report("end", at.fd))
     return None
 
 
 def list_detached() -> list[DetachedRecord]:
-    """Return the records of all detached sandboxes of this user, by id; remove dead entries.
+    """Return the records of this user's detached sandboxes; remove entries of ended sandboxes.
 
-    Sandboxes that are just being started or ended, that are in another PID namespace, or whose
-    record is invalid are omitted.
+    Sandboxes are omitted if they are being started or killed, are in another PID namespace, or have
+    an invalid record.
 
     :raises NamespaceError: the state directory can't be used.
     """
@@ -351,13 +357,13 @@ def describe_detached(
 ) -> DetachedRecord:
     """Return the record of a sandbox that was just started.
 
-    The processes are the sandbox, its other processes, and the keeper of usernsctl-detach
-    (csrc/programs/detach/main.c), whose children these are. The record has only processes whose
-    command line names the bundle, so that they can be recognised later. The process
-    runsc-fd-parking (since release 20260831) is omitted: its command line does not name the bundle,
-    and it ends with the sandbox.
+    The processes in the record are the sandbox's main process, its other processes, and their
+    parent, the keeper (csrc/programs/detach/main.c). Only processes whose command line names the
+    bundle are recorded, so that they can be recognised later. The process runsc-fd-parking (since
+    release 20260831) is omitted, because its command line does not name the bundle. It exits when
+    the sandbox ends.
 
-    :param pid: the pid of the sandbox.
+    :param pid: the pid of the sandbox's main process.
     :param starter: the pid of usernsctl-detach.
     :param ports: the published ports.
     :param proxy: the pid of the proxy for allowed names, or ``None``.
@@ -384,21 +390,21 @@ def _has_bundle(argv: list[str], id: str) -> bool:
 
 
 def await_ends(pidfds: Sequence[int]) -> None:
-    """Wait a moment for the processes of a sandbox to end by themselves."""
+    """Wait up to _KEEPER_SECONDS for the processes of a sandbox to exit."""
     deadline = deadline_after(_KEEPER_SECONDS)
     for pidfd in pidfds:
         wait_readable(pidfd, timeout=seconds_left(deadline))
 
 
 def end_processes(id: str, main: int | None, others: list[int]) -> None:
-    """Kill the processes of a sandbox, and wait until they have ended.
+    """Kill the processes of a sandbox, and wait until they have exited.
 
-    The keeper is killed only if it does not end by itself in time: before its own end, it ends the
-    network, which holds published ports.
+    The keeper is killed only if it does not exit by itself in time, because before it exits, it
+    stops the network, which holds published ports.
 
-    :param main: a pidfd of the process that runs the command; ``None`` if it has ended.
+    :param main: a pidfd of the process that runs the command; ``None`` if it has exited.
     :param others: pidfds of the other processes.
-    :raises BusyError: a process does not end within 60 seconds, for example in a call that waits
+    :raises BusyError: a process does not exit within 60 seconds, for example in a call that waits
         for a FUSE filesystem.
     """
     pidfds = others if main is None else [main, *others]
@@ -421,9 +427,9 @@ def end_processes(id: str, main: int | None, others: list[int]) -> None:
 
 
 def duplicate_id(id: str, where: str) -> RunscError:
-    """Return the error that the id of a new sandbox is taken.
+    """Return the error for a new sandbox whose id is already used by another sandbox.
 
-    :param where: where the id is taken, such as ``"in this host"``.
+    :param where: where the id is used, such as ``"in this host"``.
     """
     return RunscError(
         f"a sandbox {id!r} {where} exists already",

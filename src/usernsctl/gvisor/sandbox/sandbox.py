@@ -1,4 +1,4 @@
-"""The class of sandboxes: a first command in gVisor, and further commands in the same sandbox."""
+"""The class Sandbox: a first command in gVisor, and further commands in the same sandbox."""
 
 from __future__ import annotations
 
@@ -92,77 +92,81 @@ class CreateOptions(StartOptions, HostOptions, total=False):
 
 
 class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
-    """A sandbox: gVisor with one first command, and any number of further commands.
+    """A sandbox, which is a gVisor kernel with a first command and any number of further commands.
 
-    A sandbox ends when its first command ends, when it is closed, or when the process that created
-    it ends. It has two processes of runsc, and process 1 of their PID namespace, a program
-    of usernsctl that uses a few hundred KiB.
+    A sandbox ends when its first command exits, when the sandbox is closed, or when the process
+    that created it exits. On the host, it consists of two processes of runsc, and of PID 1 of their
+    PID namespace, a program of usernsctl that uses a few hundred KiB.
 
-    A detached sandbox outlives the process that created it. It has the two processes of runsc, and
-    a process of usernsctl that writes the exit status into a file. Any process of the same user in
-    the same PID namespace may :meth:`attach` to it.
+    A detached sandbox outlives the process that created it. On the host, it consists of the two
+    processes of runsc, and of a process of usernsctl that writes the exit status into a file. Any
+    process of the same user in the same PID namespace may :meth:`attach` to it.
 
-    A Sandbox is a context manager, also an asynchronous one, that closes the sandbox at its end,
-    detached or not; :meth:`release` keeps a detached sandbox.
+    A Sandbox is a context manager, also an asynchronous one, that closes the sandbox on exit, even
+    if it is detached; after :meth:`release`, a detached sandbox keeps running.
 
-    The start takes some tenths of a second: call :meth:`create_async` in an event loop.
+    The start takes some tenths of a second, so call :meth:`create_async` in an event loop.
 
-    :param args: the command and its arguments, or one word as the command. Optional for a bundle,
-        whose config.json has a command. ``None``: the sandbox has no first command. Its process 1
-        is then the agent, which starts the commands of :meth:`run` and :meth:`popen`, and the
-        sandbox ends when it is closed or gets a signal (:meth:`terminate`). `cwd`, `user` and
-        `groups` are then the defaults of these commands and of the methods that copy files, and
-        relative paths refer to `cwd`. Objects of :meth:`attach` don't have these defaults.
-    :param SandboxHost host: the host to start the sandbox in; by default a new one of
+    :param args: the command and its arguments, or a string as a command without arguments. Optional
+        for a bundle, whose config.json has a command. ``None`` means that the sandbox has no first
+        command. PID 1 is then the agent, which starts the commands of :meth:`run` and
+        :meth:`popen`. The sandbox ends when it is closed or receives a signal (:meth:`terminate`).
+        `cwd`, `user` and `groups` are then the defaults of these commands and of the methods that
+        copy files, and relative paths refer to `cwd`. Objects of :meth:`attach` don't have these
+        defaults.
+    :param SandboxHost host: the host in which the sandbox is started; by default a new host with
         `host_options`.
     :param host_options: the arguments of :class:`SandboxHost`, if `host` is not given. With `host`,
-        only `memory`, `pids`, `cpus`, `disk`, `ttl`, `idle_timeout` and `limits`, in place of the
-        limits of the host. If the sandbox exceeds a limit, all of it is killed: :meth:`wait` raises
-        :class:`usernsctl.LimitError` with the cause ``"memory-limit"``, ``"pids-limit"``,
-        ``"timeout"`` (`ttl`) or ``"idle-timeout"`` (`idle_timeout`), which is also the reason of
-        the results of its commands.
-    :param str id: the container id for runsc; by default a random one.
-    :param env: variables to set besides PATH, LANG and TERM, or besides the bundle's variables.
-    :param cwd: the working directory of the command, an absolute path inside; by default ``/``, or
-        the bundle's.
-    :param user: the user of the command inside: a uid and a gid, or text: ``"uid"``,
+        only `memory`, `pids`, `cpus`, `disk`, `ttl`, `idle_timeout` and `limits` are allowed, and
+        replace the limits of the host. If the sandbox exceeds a limit, all its processes are
+        killed, and :meth:`wait` raises :class:`usernsctl.LimitError` with the cause
+        ``"memory-limit"``, ``"pids-limit"``, ``"timeout"`` (`ttl`) or ``"idle-timeout"``
+        (`idle_timeout`), which is also the `reason` in the results of the sandbox's commands.
+    :param str id: the container id for runsc; by default a random id.
+    :param env: environment variables to set in addition to PATH, LANG and TERM, or to the bundle's
+        variables.
+    :param cwd: the working directory of the command, an absolute path in the sandbox; by default
+        ``/``, or the directory in the bundle.
+    :param user: the user of the command in the sandbox, as a uid and a gid, or as text, ``"uid"``,
         ``"uid:gid"``, ``"name"`` or ``"name:group"``, with names in the sandbox's own /etc/passwd
-        and /etc/group. A user by name gets the groups of /etc/group, unless `user` names a group.
-        By default 0 and 0, or the bundle's.
-    :param groups: a list of gids, the supplementary groups of the command inside; by default none,
-        or those of a user by name.
-    :param str hostname: the hostname inside; by default that of the host.
+        and /etc/group. A user that is given by name has the supplementary groups of /etc/group,
+        unless `user` names a group. The default is 0 and 0, or the user in the bundle.
+    :param groups: a list of gids, the supplementary groups of the command in the sandbox; by
+        default none, or the groups of a user that is given by name.
+    :param str hostname: the hostname in the sandbox; by default the hostname that `host` sets.
     :param stdin: the standard input of the command, as for :class:`subprocess.Popen`, but DEVNULL
         by default.
-    :param stdout: the standard output, as for :class:`subprocess.Popen`. gVisor appends to a file:
-        it has an offset of its own.
-    :param stderr: the standard error, the same way.
+    :param stdout: the standard output, as for :class:`subprocess.Popen`. gVisor appends to a
+        regular file, because gVisor has a file offset of its own.
+    :param stderr: the standard error, as for `stdout`.
     :param bool terminal: whether the standard input, output and error of the command are a new
-        terminal; :attr:`terminal` is the caller's end of it.
-    :param bool detach: whether the sandbox outlives this process. ``None`` for a stream then means
-        DEVNULL: a reader of the caller's output would otherwise wait for the sandbox. When this
-        process ends, so do its ends of pipes: the command then reads end-of-file, and its writes
-        fail with EPIPE.
-    :param in_cgroup: the directory of a control group v2, a path or a descriptor, to start all
-        processes of the sandbox in, as for :class:`usernsctl.Popen`. ``memory.max`` of that group
-        limits the memory of the whole sandbox, gVisor's kernel and files in memory included.
-    :param publish: ports of this machine that lead to ports of the sandbox, with the networks
-        ``"none"`` and ``"private"``: each a text ``"[ADDR:]HOST:INSIDE[/udp]"`` as for
-        ``--publish``, where 0 for HOST stands for a free port, or the number INSIDE, for a free TCP
-        port of 127.0.0.1. :attr:`ports` and :attr:`udp_ports` have the numbers.
-    :param float timeout: the time limit of the start, in seconds; ``None``: no limit.
+        terminal; :attr:`terminal` is the caller's end of that terminal.
+    :param bool detach: whether the sandbox outlives this process. If so, ``None`` for a stream
+        means DEVNULL, because a reader of the caller's output would otherwise wait for the sandbox.
+        When this process exits, its ends of pipes are closed, so that the command reads end of
+        file, and its writes fail with EPIPE.
+    :param in_cgroup: the directory of a control group v2, as a path or a descriptor, in which all
+        processes of the sandbox are started, as for :class:`usernsctl.Popen`. ``memory.max`` of
+        that group limits the sandbox's memory, including gVisor's kernel and files.
+    :param publish: ports of the host that are forwarded to ports of the sandbox, with the networks
+        ``"none"`` and ``"private"``. Each is a text ``"[ADDR:]HOST:INSIDE[/udp]"`` as for
+        ``--publish``, in which the HOST 0 means any free port, or the number INSIDE, for any free
+        TCP port of 127.0.0.1. :attr:`ports` and :attr:`udp_ports` have the numbers.
+    :param float timeout: the time limit of the start, in seconds; ``None`` means no limit.
     :raises TypeError: an argument has the wrong type, or is unknown.
-    :raises ValueError: `host` and `host_options` are both given, or `terminal` and streams, or
+    :raises ValueError: `host` and `host_options`, or `terminal` and streams, are both given, or
         `args` is empty.
-    :raises TimeoutExpired: the start took more than `timeout` seconds; nothing is left of it.
+    :raises TimeoutExpired: the start took more than `timeout` seconds, and everything it created
+        was removed.
     :raises RunscError: runsc failed; cause ``"duplicate-id"`` if another sandbox of this host, or
-        another detached sandbox of this user, has the id.
-    :raises CommandError: the command could not be started: as :class:`FileNotFoundError` if the
-        command or `cwd` does not exist inside, as :class:`PermissionError` if the command may not
-        be executed, as :class:`NotADirectoryError` if `cwd` is not a directory.
+        another detached sandbox of this user, has the same id.
+    :raises CommandError: the command could not be started. The error is also a
+        :class:`FileNotFoundError` if the command or `cwd` does not exist in the sandbox, a
+        :class:`PermissionError` if the command may not be executed, and a
+        :class:`NotADirectoryError` if `cwd` is not a directory.
     :raises UsernsError: as :class:`SandboxHost` does.
     :ivar str id: the container id.
-    :ivar args: the command and its arguments, empty if the bundle decides.
+    :ivar args: the command and its arguments; empty for the command of the bundle.
     """
 
     _own_host: HostNamespace | None = None
@@ -171,16 +175,16 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
     _terminal: FileIO | None = None
     _is_released = False
     _what = "a sandbox"
-    # True if the agent, as process 1, keeps running after the host has closed its connection.
+    # True if the agent as PID 1 keeps running after the host has closed the agent's connection.
     _agent_outlives = False
-    # True if process 1 of the sandbox is the agent.
+    # True if PID 1 of the sandbox is the agent.
     _is_agent_first = False
-    # The ports of the argument `publish`.
+    # The ports of the argument `publish`, which are published when the sandbox is started.
     _published: tuple[PublishedPort, ...] = ()
-    # The limits of this sandbox that replace limits of its host, and the resulting limits.
+    # The limits of this sandbox that replace limits of its host, and the limits that result.
     _own_limits: Mapping[str, Any] | None = None
     _enforced: launch_limits.EnforcedLimits | None = None
-    # True if the sandbox has no first command, so that `idle_timeout` may end it.
+    # True if the sandbox has no first command, so that `idle_timeout` applies.
     _counts_idle = False
 
     def __init__(
@@ -203,7 +207,7 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
         timeout: float | None = None,
         **host_options: Unpack[HostOptions],
     ) -> None:
-        """Start a sandbox, and return when its first command runs."""
+        """Start a sandbox, and return once its first command runs."""
         argv = None if args is None else checks.argv(args)
         self._take_limits(argv, host_options, has_host=host is not None)
         checks.check_streams(stdin, stdout, stderr, terminal, has_command=argv is not None)
@@ -245,7 +249,7 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
 
     @classmethod
     async def create_async(cls, args: Args | None = (), **options: Unpack[CreateOptions]) -> Self:
-        """Start a sandbox from asyncio, and return when its first command runs.
+        """Start a sandbox from asyncio, and return it once its first command runs.
 
         If this call is cancelled, the sandbox is closed.
 
@@ -261,11 +265,11 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
     def _take_limits(
         self, argv: tuple[str, ...] | None, options: LimitOptions, *, has_host: bool = True
     ) -> None:
-        """Check the limits in `options`, and remove them unless the sandbox gets its own host.
+        """Check the limits in `options`, and remove them unless a new host is created with them.
 
         :param argv: the first command, or ``None``.
         :raises TypeError: a limit has the wrong type.
-        :raises ValueError: a limit has a wrong value, or is `idle_timeout` with a first command.
+        :raises ValueError: a limit has a wrong value, or a first command excludes `idle_timeout`.
         """
         if argv is not None and options.get("idle_timeout") is not None:
             raise ValueError(
@@ -310,7 +314,7 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
                 else:
                     self._life = AttachedSandbox(host, files, how, timeout, enforced, ports)
             except TimeoutExpired as expired:
-                # The error of a part of the start has the time that was left for that part.
+                # Set the timeout of the complete start, of which only a part has raised.
                 expired.timeout = timeout or 0
                 raise
             if console is not None:
@@ -332,7 +336,7 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
         detach: bool,
         timeout: float | None,
     ) -> None:
-        """Start a sandbox with the agent as its process 1."""
+        """Start a sandbox whose PID 1 is the agent."""
         deadline = time.monotonic() + (START_SECONDS if timeout is None else timeout)
         with InitAgent(self.id) as first:
             how = {"in_cgroup": in_cgroup, **first.streams}
@@ -346,7 +350,7 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
                 raise agent_error(self.id, "does not answer", AgentUnresponsive) from None
 
     def _end_by(self, end: records.SandboxEnd) -> None:
-        """Kill a sandbox, which is not detached, because of a limit of its lease."""
+        """Kill a sandbox that is not detached, because of a limit of its lease."""
         life = self._get()
         assert isinstance(life, AttachedSandbox)
         life.end_by(end)
@@ -354,9 +358,9 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
     def _find_defaults(
         self, cwd: str | None, user: tuple[int, int] | NamedUser | None, groups: list[int] | None
     ) -> CommandDefaults:
-        """Return the defaults of commands, with ids in place of names.
+        """Return the default options of commands, with numbers in place of a user's names.
 
-        :raises CommandError: a name does not exist inside (cause ``user-unknown``).
+        :raises CommandError: a name does not exist in the sandbox (cause ``user-unknown``).
         """
         wanted: Mapping[str, Any] = {"user": user, "groups": groups}
         if isinstance(user, NamedUser):
@@ -367,7 +371,7 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
         )
 
     def _adopt(self, agent: Agent) -> None:
-        """Start further commands through the agent that is process 1."""
+        """Start further commands through the agent, which is PID 1."""
         self._is_agent_first = True
         self._commands.adopt(agent)
 
@@ -390,25 +394,25 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
     def _become(self, id: str, args: tuple[str, ...]) -> None:
         self.id = id
         self.args = args
-        # A weak reference, so that the sandbox is closed when this object is garbage collected,
+        # Use a weak reference, so that the sandbox is closed when this object is garbage collected,
         # even if an object of one of its commands still exists.
         self._commands = SandboxCommands(id, weakref.WeakMethod(self._get))
         self._closing = threading.RLock()
 
     @classmethod
     def attach(cls, id: str) -> Self:
-        """Return the detached sandbox that has an id.
+        """Return the detached sandbox with the given id.
 
-        Its :attr:`stdin`, :attr:`stdout` and :attr:`stderr` are ``None``: only the process that
-        created the sandbox has these pipes.
+        :attr:`stdin`, :attr:`stdout` and :attr:`stderr` of the result are ``None``, because only
+        the process that created the sandbox has these pipes.
 
         :param id: the container id.
         :raises TypeError: `id` is not a str.
         :raises ValueError: `id` is malformed.
-        :raises RunscError: no detached sandbox of this user has that id (cause
+        :raises RunscError: no detached sandbox of this user has this id (cause
             ``"no-such-sandbox"``), or the sandbox has ended. The files of an ended sandbox are
-            removed, and its id is free.
-        :raises NamespaceError: the state directory is not usable, or the kernel refused.
+            removed, and its id can be reused.
+        :raises NamespaceError: the state directory can't be used, or a system call failed.
         """
         life = DetachedSandbox.attach(checks.sandbox_id(id))
         box = cls.__new__(cls)
@@ -422,7 +426,7 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
 
         The files of ended sandboxes are removed.
 
-        :raises NamespaceError: the state directory is not usable.
+        :raises NamespaceError: the state directory can't be used.
         """
         return records.list_detached()
 
@@ -442,16 +446,16 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
 
     @property
     def ports(self) -> dict[int, tuple[str, int]]:
-        """The address and the port of this machine for each published TCP port of the sandbox.
+        """The host's address and port for each published TCP port of the sandbox.
 
-        If a port of the sandbox is published several times, the first of them.
+        If a port of the sandbox is published several times, the first address and port.
         """
         published = self._get().ports
         return published_ports.addresses_of(published) if published else {}
 
     @property
     def udp_ports(self) -> dict[int, tuple[str, int]]:
-        """The same as :attr:`ports`, for UDP ports."""
+        """The host's address and port for each published UDP port, as in :attr:`ports`."""
         published = self._get().ports
         return published_ports.addresses_of(published, is_udp=True) if published else {}
 
@@ -462,18 +466,18 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
         return 0 if proxy is None else proxy.denied
 
     def refusals(self) -> tuple[refusals.Refusal, ...]:
-        """Return the distinct refusals of the proxy, each with its number; the first 255."""
+        """Return the distinct connections that the proxy has refused (at most 255), with counts."""
         proxy = self._get().proxy
         return () if proxy is None else proxy.refusals()
 
     @property
     def init(self) -> Popen[bytes]:
-        """The process that holds the sandbox, a child of this process, which ends with the sandbox.
+        """The child of this process that holds the sandbox, and exits when the sandbox ends.
 
-        SIGTERM to the process kills the whole sandbox. So does SIGKILL, unless parts of /proc are
-        covered, as in a container: there the process is not process 1 of a PID namespace.
+        SIGTERM to the process kills the complete sandbox. So does SIGKILL, unless parts of /proc
+        are covered, as in a container, since the process is then not PID 1 of a PID namespace.
 
-        :raises ValueError: the sandbox is detached, and so has no such process.
+        :raises ValueError: the sandbox is detached, and is not held by a child of this process.
         """
         life = self._get()
         if isinstance(life, DetachedSandbox):
@@ -499,8 +503,8 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
     def terminal(self) -> FileIO | None:
         """The caller's end of the command's terminal, an unbuffered binary file (pty(7)).
 
-        :meth:`close` closes it, and the command gets SIGHUP. A read fails with EIO once no process
-        inside has the other end open. ``None`` without ``terminal=True``.
+        :meth:`close` closes the file, and the command receives SIGHUP. A read fails with EIO once
+        no process in the sandbox has the other end open. ``None`` without ``terminal=True``.
         """
         self._get()
         return self._terminal
@@ -517,25 +521,26 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
 
     @property
     def returncode(self) -> int | None:
-        """The exit status of the command, -N after signal N; ``None`` while it is not known."""
+        """The exit status of the command, or -N after signal N; ``None`` while it is not known."""
         return self._get().status
 
     def poll(self) -> int | None:
-        """Return :attr:`returncode`, after a check whether the command has ended.
+        """Return :attr:`returncode`, after checking whether the command has exited.
 
-        :raises RunscError: the command has ended with an unknown status, see :meth:`wait`.
+        :raises RunscError: the command has exited with an unknown status, see :meth:`wait`.
         """
         return self._get().poll()
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for the end of the command, and return its exit status, :attr:`returncode`.
+        """Wait for the command to exit, and return its exit status, :attr:`returncode`.
 
-        :param timeout: the time limit, in seconds; ``None``: no limit.
-        :raises TimeoutExpired: the command did not end within `timeout` seconds; it keeps running.
+        :param timeout: the time limit, in seconds; ``None`` means no limit.
+        :raises TimeoutExpired: the command did not exit in `timeout` seconds, and keeps running.
         :raises RunscError: the sandbox is detached, and its keeper was killed (cause
-            ``"exit-status-unknown"``). Or memory ran out, and the kernel killed a process of gVisor
-            (``"out-of-memory"``), or the sandbox exceeded a limit (``"memory-limit"``,
-            ``"pids-limit"``, ``"timeout"``): the sandbox was ended, and :attr:`returncode` is -9.
+            ``"exit-status-unknown"``); or memory ran out, and the kernel killed a process of gVisor
+            (``"out-of-memory"``); or the sandbox exceeded a limit (``"memory-limit"``,
+            ``"pids-limit"``, ``"timeout"``). In the last two cases, the sandbox was killed, and
+            :attr:`returncode` is -9.
         """
         return _unless_limited(self._get(), self._await_end(timeout))
 
@@ -547,10 +552,10 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
             raise TimeoutExpired(self.args, expired.timeout) from None
 
     def result(self, timeout: float | None = None) -> Result[Any]:
-        """Wait for the end of the command, and return its exit status and the reason of its end.
+        """Wait for the command to exit, and return its exit status and the reason of its exit.
 
-        The result has no output: :meth:`communicate` returns that. A limit that has ended the
-        sandbox is the reason of the result, where :meth:`wait` raises an error.
+        The result has no output (see :meth:`communicate`). If the sandbox was killed because of a
+        limit, the limit is the reason in the result, while :meth:`wait` raises an error.
 
         :param timeout: as for :meth:`wait`.
         :raises TimeoutExpired: as :meth:`wait` does.
@@ -559,7 +564,7 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
         return self._result(self._await_end(timeout))
 
     async def result_async(self) -> Result[Any]:
-        """Wait for the end of the command from asyncio: see :meth:`result`."""
+        """Wait for the command to exit from asyncio: see :meth:`result`."""
         return self._result(await self._get().wait_async())
 
     def _result(self, status: int) -> Result[Any]:
@@ -576,7 +581,7 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
         return result
 
     async def wait_async(self) -> int:
-        """Wait for the end of the command from asyncio, and return its exit status.
+        """Wait for the command to exit from asyncio, and return its exit status.
 
         See :meth:`wait`. A cancelled call has no effect on the command.
         """
@@ -586,16 +591,15 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
     def communicate(
         self, input: bytes | None = None, timeout: float | None = None
     ) -> tuple[Any, Any]:
-        """Write to standard input and read the output of the command until it ends.
+        """Write to standard input and read the output of the command until it exits.
 
-        See :meth:`subprocess.Popen.communicate`. Afterwards, :attr:`returncode` is the exit status,
-        if that is known.
+        See :meth:`subprocess.Popen.communicate`. Afterwards, :attr:`returncode` is set if known.
 
         :param bytes input: the data for standard input, if `stdin` is PIPE.
-        :param float timeout: the time limit, in seconds; ``None``: no limit.
-        :returns: the standard output and the standard error, as bytes, each ``None`` if it is not
-            a pipe.
-        :raises TimeoutExpired: the command did not end within `timeout` seconds. It keeps
+        :param float timeout: the time limit, in seconds; ``None`` means no limit.
+        :returns: the standard output and the standard error, as bytes, or ``None`` for a stream
+            that is not a pipe.
+        :raises TimeoutExpired: the command did not exit within `timeout` seconds. The command keeps
             running, and a further call returns all output.
         """
         check_timeout(timeout)
@@ -607,9 +611,9 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
             ) from None
 
     def send_signal(self, sig: int) -> None:
-        """Send a signal to the command, unless it has ended. SIGKILL kills the whole sandbox.
+        """Send a signal to the command, unless it has exited. SIGKILL kills the complete sandbox.
 
-        A signal handler may call this.
+        A signal handler may call this method.
 
         :param sig: the number of the signal, such as :data:`signal.SIGTERM`; 0 sends no signal
             (kill(2)).
@@ -660,18 +664,18 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
     def run(self, args: Args, **options: Any) -> Result[Any]:
         """Run another command in the sandbox and wait for it, as :func:`subprocess.run` does.
 
-        :param args: the command and its arguments, or one word as the command.
+        :param args: the command and its arguments, or a string as a command without arguments.
         :param options: `input`, `capture_output`, `timeout` (in seconds) and `check`, as for
             :func:`subprocess.run`; `max_output` and `on_overflow`, as for
             :func:`usernsctl.gvisor.run`; and the options of :meth:`popen`.
         :returns: the exit status of the command, or -N after signal N, its output, and the reason
-            of its end. The output is text if `text`, `encoding`, `errors` or `universal_newlines`
+            of its exit. The output is text if `text`, `encoding`, `errors` or `universal_newlines`
             is given, else bytes.
         :raises TimeoutExpired: the command took more than `timeout` seconds, its start included.
-            It was killed, with all processes that it had started.
+            The command was killed, with all processes that it had started.
         :raises CalledProcessError: `check` is true, and the exit status of the command is not 0.
         :raises SandboxEndedError: the sandbox has ended before the start of the command, or, with
-            `check`, before its end.
+            `check`, before the command exited.
         :raises TypeError: an option has the wrong type, or is unknown.
         :raises ValueError: an option has a wrong value, or is not supported.
         :raises CommandError: as :meth:`popen` does.
@@ -730,7 +734,7 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
     def check_output(self, args: Args, **options: Any) -> Any:
         """Run another command in the sandbox and return its standard output.
 
-        :param args: the command and its arguments, or one word as the command.
+        :param args: the command and its arguments, or a string as a command without arguments.
         :param options: the options of :meth:`run`, except `stdout`, `capture_output` and `check`.
         :returns: text if `text`, `encoding`, `errors` or `universal_newlines` is given, else bytes.
         :raises CalledProcessError: the exit status of the command is not 0.
@@ -761,28 +765,28 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
     ) -> SandboxPopen[Any]: ...
 
     def popen(self, args: Args, **options: Any) -> SandboxPopen[Any]:
-        """Start another command in the sandbox, and return when it runs.
+        """Start another command in the sandbox, and return once it runs.
 
-        An agent inside, a small program of usernsctl, starts the command; runsc starts the agent
-        for the first call. A command needs no thread in this process, and no process outside the
-        sandbox. The agent and all commands that it started end with this object, even if the
-        sandbox is detached and keeps running.
+        The agent, a small program of usernsctl in the sandbox, starts the command. For the first
+        call, runsc starts the agent. A command needs no thread in this process, and no process
+        outside the sandbox. The agent and all commands that it started are killed when this object
+        is closed or released, even if the sandbox is detached and keeps running.
 
-        :param args: the command and its arguments, or one word as the command.
-        :param options: the options of :class:`subprocess.Popen`. These differ: `stdin` is DEVNULL
-            by default, and ``None`` is the caller's standard input; `env` has variables to set
-            besides those of the sandbox; `cwd` is a path inside, ``/`` by default; `user` is a uid
-            and a gid inside, 0 and 0 by default, or text as for :class:`Sandbox`, with names in the
-            files that the sandbox has now; `groups` is a list of gids; `rlimits` is the same
-            as for :class:`SandboxHost`; `terminal` is true for a new terminal behind the standard
-            streams, or the size of that terminal in columns and rows. Options about namespaces and
-            `pass_fds` are not supported.
+        :param args: the command and its arguments, or a string as a command without arguments.
+        :param options: the options of :class:`subprocess.Popen`. The following options differ:
+            `stdin` is DEVNULL by default, and ``None`` is the caller's standard input; `env` has
+            variables to set in addition to those of the sandbox; `cwd` is a path in the sandbox,
+            ``/`` by default; `user` is a uid and a gid in the sandbox, 0 and 0 by default, or text
+            as for :class:`Sandbox`, whose names are looked up in the sandbox's current files;
+            `groups` is a list of gids; `rlimits` is as for :class:`SandboxHost`; `terminal` is true
+            for a new terminal behind the standard streams, or the size of that terminal in columns
+            and rows. Options about namespaces and `pass_fds` are not supported.
         :raises TypeError: an option has the wrong type, or is unknown.
         :raises ValueError: an option has a wrong value, or is not supported.
-        :raises CommandError: the command could not be started: as :class:`FileNotFoundError` if the
-            command or `cwd` does not exist inside, as :class:`PermissionError` if the command may
-            not be executed, as :class:`NotADirectoryError` if `cwd` is not a directory. Or the
-            sandbox has ended.
+        :raises CommandError: the command could not be started, or the sandbox has ended. The error
+            is also a :class:`FileNotFoundError` if the command or `cwd` does not exist in the
+            sandbox, a :class:`PermissionError` if the command may not be executed, and a
+            :class:`NotADirectoryError` if `cwd` is not a directory.
         :raises RunscError: the agent failed (cause ``"sandbox-agent"``).
         """
         return self._commands.popen(args, self._with_defaults(options))
@@ -802,7 +806,7 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
         :param options: the options of :meth:`popen`, except those about text, and `limit`, the size
             of the streams' buffers in bytes.
         :raises TypeError: as :meth:`popen` does.
-        :raises ValueError: text was requested: the streams carry bytes; or as :meth:`popen` does.
+        :raises ValueError: text was requested (the streams carry bytes), or as :meth:`popen` does.
         :raises CommandError: as :meth:`popen` does.
         :raises RunscError: as :meth:`popen` does.
         """
@@ -811,29 +815,29 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
         )
 
     async def _with_defaults_async(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return :meth:`_with_defaults` from asyncio."""
+        """Return the result of :meth:`_with_defaults`, from asyncio."""
         options = self._defaults.complete(options)
         if not isinstance(options.get("user"), str):
             return options
         return await users.with_numbers_async(options, self.read_file_async)
 
     def _with_defaults(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the options of a command, with numbers in place of the names of its user."""
+        """Add defaults to the options of a command; replace the names of its user by numbers."""
         options = self._defaults.complete(options)
         if not isinstance(options.get("user"), str):
             return options
         return users.with_numbers(options, self.read_file)
 
     def _end_others(self, seconds: float) -> None:
-        """Kill all processes but the first command's.
+        """Kill all processes of the sandbox except the first command.
 
-        The agent kills its commands when it ends; the next command starts a new agent. If there is
-        no first command, the new agent gets new namespaces: IPC objects, and root's changes of the
-        loopback network, stay in the namespaces of the old agent. A process that could kill the old
-        agent may have survived, so runsc lists the processes that are left.
+        The agent kills its commands when it exits; the next command starts a new agent. If the
+        sandbox has no first command, the new agent creates new namespaces, so that IPC objects, and
+        root's changes of the loopback network, stay in the namespaces of the old agent. A process
+        that could kill the old agent may have survived, so runsc lists the remaining processes.
 
         :param seconds: the time limit, in seconds.
-        :raises RunscError: a process is left, or runsc failed.
+        :raises RunscError: a process has survived, or runsc failed.
         :raises CommandError: the sandbox has ended.
         """
         self._commands.close()
@@ -857,10 +861,10 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
                 )
 
     def close(self) -> None:
-        """Kill the sandbox if it runs, and remove its files. A second call does nothing.
+        """Kill the sandbox if it runs, and remove its files. Further calls do nothing.
 
-        Any thread may call this at any time. In a forked child of the process that created or
-        attached to the sandbox, it only closes descriptors.
+        Any thread may call this method at any time. In a forked child of the process that created
+        or attached to the sandbox, the method only closes descriptors.
         """
         self._finish(end=os.getpid() == self._creator)
 
@@ -877,7 +881,7 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
         self._is_released = True
 
     def _finish(self, *, end: bool) -> None:
-        # The stack calls the later callbacks even if an earlier one fails.
+        # Use an exit stack, which calls the later callbacks even if an earlier callback raises.
         with self._closing, contextlib.ExitStack() as rest:
             if self._is_released:
                 return
@@ -887,12 +891,12 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
             if self._own_host is not None:
                 rest.callback(self._own_host.close)
             if self._files is not None:
-                # This callback frees the id, so it must run after the one that ends the sandbox.
+                # This makes the id available again, so it must run after the sandbox was killed.
                 is_ours = os.getpid() == self._creator
                 rest.callback(self._files.remove if is_ours else self._files.release)
             rest.callback(self._commands.close)
-            # The sandbox is killed before the connection to an agent that is process 1 is closed:
-            # that agent would exit with a status of its own.
+            # Kill the sandbox before the connection to the agent is closed, because an agent that
+            # is PID 1 would then exit with a status of its own.
             if self._life is not None:
                 self._life.close() if end else self._life.release()
 
@@ -921,16 +925,16 @@ _KEYWORDS = frozenset((*keywords_of(Sandbox.__init__), *HostOptions.__annotation
 
 
 def _ending(status: int | None) -> str:
-    """Describe a returncode."""
+    """Describe a return code in words, for __repr__()."""
     if status is None:
         return "no exit status"
     return f"exit status {status}" if status >= 0 else f"killed by signal {-status}"
 
 
 def _unless_limited(life: AttachedSandbox | DetachedSandbox, status: int) -> int:
-    """Return the exit status of a sandbox that has ended.
+    """Return `status`, the exit status of a sandbox; raise if a limit was exceeded.
 
-    :raises LimitError: the sandbox was ended because it exceeded a limit, or memory ran out.
+    :raises LimitError: the sandbox was killed because it exceeded a limit, or memory ran out.
     """
     if (error := life.limit_error()) is not None:
         raise error
@@ -941,7 +945,7 @@ _LIMITS = ("memory", "pids", "cpus", "disk", "ttl", "idle_timeout", "limits")
 
 
 def take_limits(options: HostOptions | LimitOptions) -> Mapping[str, Any] | None:
-    """Remove the limits from `options`, and return them; ``None`` if there are none.
+    """Remove the limits from `options`, and return them; ``None`` if `options` has no limits.
 
     :raises TypeError: a limit has the wrong type.
     :raises ValueError: a limit has a wrong value.
@@ -956,11 +960,11 @@ def take_limits(options: HostOptions | LimitOptions) -> Mapping[str, Any] | None
 def enforced_limits(
     host: HostNamespace, own: Mapping[str, Any] | None, *, groups: bool
 ) -> launch_limits.EnforcedLimits | None:
-    """Return the limits of a sandbox, with their mechanisms; ``None`` without limits.
+    """Return the limits of a sandbox, with the mechanisms that enforce them; ``None`` if none.
 
     :param own: the limits of the sandbox that replace those of the host: see :func:`take_limits`.
-    :param groups: whether the sandbox may get control groups of its own.
-    :raises RunscError: a limit is out of range, or can't be enforced here.
+    :param groups: whether the sandbox may have control groups of its own.
+    :raises RunscError: a limit is out of range, or can't be enforced on this host.
     """
     if not own and (groups or host.enforced is None):
         return host.enforced
@@ -970,9 +974,9 @@ def enforced_limits(
 def _host_of(
     options: HostOptions, host: HostBase | None, argv: Sequence[str] | None
 ) -> Callable[[], HostNamespace]:
-    """Return a function that returns the host of a sandbox: `host`, or a new one with `options`.
+    """Return a function that returns `host`'s namespaces, or a new host with `options`.
 
-    :param argv: the command of the sandbox; empty for that of the host's bundle.
+    :param argv: the command of the sandbox; empty for the command of the host's bundle.
     :raises TypeError: an option is unknown, or has the wrong type.
     :raises ValueError: an option has a wrong value, `options` and `host` are both given, or the
         command is missing.

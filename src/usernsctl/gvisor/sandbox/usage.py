@@ -17,7 +17,7 @@ else:
 
 
 class UsageMixin:
-    """The methods of a sandbox that measure its processes."""
+    """The methods of a sandbox that measure the resource usage of its processes."""
 
     id: str
 
@@ -28,9 +28,9 @@ class UsageMixin:
         """Return the memory, the processes and the processor time that the sandbox uses now.
 
         The call reads some files of /proc for each process of the sandbox, in about a millisecond,
-        and does not disturb the sandbox. It works with and without limits. Where a control group
-        enforces the memory limit, the kernel counts a little more than this call: buffers of its
-        own, and the files of `disk`.
+        and does not disturb the sandbox. The sandbox need not have limits. If a control group
+        enforces the memory limit, the kernel counts slightly more than this call, because it also
+        counts its own buffers and the files of `disk`.
 
         :raises SandboxEndedError: the sandbox has ended.
         :raises NamespaceError: the processes of the sandbox can't be read.
@@ -43,7 +43,8 @@ class UsageMixin:
                 what = f"the processes of the sandbox {self.id}"
                 raise NamespaceError.from_os_error(error, what, step="sandbox") from error
             raise life.end_error() from None
-        # If the sandbox has ended, its pids may have been reused for other processes.
+        # Discard the numbers if the sandbox has ended, since its pids may have been reused for
+        # other processes.
         if life.has_ended():
             raise life.end_error()
         return found

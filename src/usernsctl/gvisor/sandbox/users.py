@@ -1,4 +1,4 @@
-"""Users of further commands by name, which the files in the running sandbox define."""
+"""Users of further commands that are given by name, as the running sandbox's files define them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from usernsctl.gvisor.launch import accounts
 
 
 def with_numbers(options: Mapping[str, Any], read: Callable[..., bytes]) -> dict[str, Any]:
-    """Return the options of a command with numbers in place of the names of its user.
+    """Return the options of a command, with numbers in place of its user's names.
 
-    :param read: the method that reads a file in the sandbox, which a process inside may change at
-        any time.
-    :raises CommandError: a name does not exist, or a file can't be used (cause ``user-unknown``).
+    :param read: the method that reads a file in the sandbox. A process in the sandbox may change
+        the file at any time.
+    :raises CommandError: a name does not exist, or /etc/passwd or /etc/group can't be used (cause
+        ``user-unknown``).
     :raises ValueError: `user` has another format.
     """
     user = user_of(options["user"])
@@ -28,7 +29,7 @@ def with_numbers(options: Mapping[str, Any], read: Callable[..., bytes]) -> dict
 async def with_numbers_async(
     options: Mapping[str, Any], read: Callable[..., Awaitable[bytes]]
 ) -> dict[str, Any]:
-    """Return the options of a command with numbers: see :func:`with_numbers`."""
+    """Return the result of :func:`with_numbers`, for a `read` that is a coroutine function."""
     user = user_of(options["user"])
     if not isinstance(user, NamedUser):
         return {**options, "user": user}
@@ -65,7 +66,7 @@ def _content(path: str, read: Callable[[], bytes]) -> bytes | None:
 def _completed(options: Mapping[str, Any], account: accounts.Account) -> dict[str, Any]:
     """Return the options with the ids, the groups and the home directory of a user.
 
-    Options that the caller gave stay.
+    `groups` and HOME in the given options take precedence.
     """
     completed = {**options, "user": (account.uid, account.gid)}
     if options.get("groups") is None:
