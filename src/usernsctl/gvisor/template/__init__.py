@@ -1,1 +1,1 @@
-"""Templates: checkpoints of commands that were ready, from which sandboxes are started."""
+"""Templates: checkpoints of commands that are ready, from which sandboxes are started."""

@@ -1,4 +1,4 @@
-"""Checkpoints of commands: the start of a command, the wait until it is ready, and the save."""
+"""Checkpoints of commands: start a command, wait until it is ready, and save it."""
 
 from __future__ import annotations
 
@@ -47,26 +47,26 @@ from usernsctl.gvisor.template import record
 from usernsctl.gvisor.template.image import Image, not_ready, unsavable
 from usernsctl.gvisor.template.record import TemplateRecord
 
-# The interval, in seconds, of the checks whether a command is ready.
+# The interval of checks whether a command is ready, in seconds.
 _NEWS_SECONDS = 0.02
 
-# The number of bytes of each output stream to keep, for a search for a line, and for an error that
-# quotes the last line.
+# The number of bytes that are buffered of each output stream, to search a line, and to quote the
+# last line in an error.
 _TAIL_BYTES = 1 << 16
 
-# A listening socket in /proc/net/tcp (proc(5)): the local port, and the state.
+# Matches a listening socket in /proc/net/tcp (proc(5)); the group is the local port.
 _LISTENING = re.compile(rb"^ *\d+: [0-9A-F]+:([0-9A-F]{4}) [0-9A-F]+:[0-9A-F]{4} 0A ", re.MULTILINE)
 
-# The maximum size of the socket lists in /proc/net, in bytes.
+# The maximum size of the files /proc/net/tcp and tcp6 together, in bytes.
 _CONTENT_MAX = 16 << 20
 
-#: A condition for a command to be ready.
+#: The type of a condition that tells when a command is ready.
 AnyReady: TypeAlias = str | Callable[[Sandbox], object]
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The condition for a command to be ready.
+    """The condition that tells when a command is ready.
 
     :ivar kind: ``"line"``, ``"file"``, ``"port"`` or ``"call"``.
     :ivar what: the line, the path, the port or the function to call.
@@ -77,10 +77,10 @@ class Ready:
 
     @classmethod
     def of(cls, given: Any) -> Ready:
-        """Parse the argument `ready`.
+        """Parse the argument `ready` of :meth:`usernsctl.SandboxHost.template`.
 
-        :raises TypeError: the argument is neither text nor callable.
-        :raises ValueError: the text is not a valid condition.
+        :raises TypeError: the argument is neither a string nor callable.
+        :raises ValueError: the string is not a valid condition.
         """
         if callable(given):
             return cls("call", given)
@@ -103,8 +103,8 @@ class Ready:
         """Wait until the command is ready.
 
         :param output: the reader of the command's output.
-        :param deadline: the deadline, as a value of :func:`time.monotonic`; ``None``: no deadline.
-        :raises RunscError: the command has ended.
+        :param deadline: the deadline, by :func:`time.monotonic`, or ``None``.
+        :raises RunscError: the command has exited.
         :raises TimeoutExpired: the command was not ready before the deadline.
         :raises BaseException: the exception of the function to call.
         """
@@ -140,10 +140,11 @@ class Ready:
 
 
 def _has_file(box: Sandbox, path: str) -> bool:
-    """Return whether a path exists inside, without running a program of the root filesystem."""
+    """Return whether a path exists in the sandbox, without a program of the root filesystem."""
     try:
-        # The path of the command has a slash after a regular file, so exec always fails (ENOTDIR).
-        # The agent first changes to the directory `cwd`: if that fails, the error names `path`.
+        # The path of the command has a slash after a regular file, so the exec always fails
+        # (ENOTDIR). Before that, the agent changes to the directory `cwd`. If this fails, the error
+        # names `path`.
         box.run([f"{AGENT_INSIDE}/"], cwd=path)
     except (CommandNotFoundError, CommandNotADirectoryError) as error:
         return error.filename != path or isinstance(error, CommandNotADirectoryError)
@@ -168,7 +169,11 @@ def _listens(box: Sandbox, port: int, deadline: float | None) -> bool:
 
 
 def _read(cat: SandboxPopen[bytes], deadline: float | None) -> bytes:
-    """Return the output of cat(1), limited in size and time: `cat` may be a hostile program."""
+    """Return the output of cat(1).
+
+    The size of the output and the time are limited, because the sandbox's cat(1) may be a hostile
+    program.
+    """
     assert cat.stdout is not None
     fd, content = cat.stdout.fileno(), bytearray()
     while wait_readable(fd, timeout=seconds_left(deadline)):
@@ -187,11 +192,11 @@ def _read(cat: SandboxPopen[bytes], deadline: float | None) -> bytes:
 class OutputReader:
     """A thread that reads the output of a command, so that the command never blocks in write(2).
 
-    :ivar news: an event that is set when there is more output, and cleared again at once.
+    :ivar news: an event that is set and immediately cleared whenever new output was read.
     """
 
     def __init__(self, box: Sandbox) -> None:
-        """Start the thread."""
+        """Start the thread, which reads the pipes of `box`."""
         self.news: threading.Event = threading.Event()
         self._tails = {"stdout": b"\n", "stderr": b"\n"}
         self._streams = {name: getattr(box, name) for name in self._tails}
@@ -216,11 +221,11 @@ class OutputReader:
                     self.news.clear()
 
     def has_line(self, line: bytes) -> bool:
-        """Return whether a line was written to standard output."""
+        """Return whether the command has written a line to standard output."""
         return b"\n" + line + b"\n" in self._tails["stdout"].replace(b"\r\n", b"\n")
 
     def last_line(self) -> str:
-        """Return the last line of standard error, or else of standard output."""
+        """Return the last line of standard error, or, if that is empty, of standard output."""
         self._thread.join(_NEWS_SECONDS * 50)
         for name in ("stderr", "stdout"):
             if text := self._tails[name].decode(errors="replace").strip():
@@ -228,23 +233,23 @@ class OutputReader:
         return ""
 
     def close(self) -> None:
-        """End the thread."""
+        """Stop the thread, and wait until it has exited."""
         os.eventfd_write(self._stop, 1)
         self._thread.join()
         os.close(self._stop)
 
 
-# The time limit for the end of the agent's commands, in seconds.
+# The time limit for the exit of the agent and its commands, in seconds.
 _GONE_SECONDS = 3
 _STATE_SECONDS = 0.01
 
-# The agent's name in the list of runsc, cut to the 15 bytes of PR_SET_NAME(2const).
+# The agent's name in the output of ``runsc ps``, cut to the 15 bytes of PR_SET_NAME(2const).
 _AGENT = os.path.basename(AGENT_INSIDE)[:15]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """The host, the config.json and the checkpoint to start a sandbox from.
+    """The host, the config.json and the checkpoint from which a sandbox is started.
 
     :ivar config: the config.json of the sandbox.
     :ivar image: the path of the checkpoint to restore, in the host's mount namespace; ``None`` to
@@ -258,7 +263,7 @@ class Source:
 
 
 class TemplateSandbox(Sandbox):
-    """A sandbox to make a checkpoint of, or one that was restored from a checkpoint."""
+    """A sandbox of which a checkpoint is made, or which was restored from a checkpoint."""
 
     def __init__(
         self,
@@ -275,9 +280,9 @@ class TemplateSandbox(Sandbox):
         is_agent_first: bool = False,
         connect: Callable[[TemplateSandbox, Connection], None] | None = None,
     ) -> None:
-        """Start the sandbox, and return when it runs.
+        """Start the sandbox, and return once it runs.
 
-        The other arguments are those of :class:`usernsctl.Sandbox`.
+        The remaining arguments are those of :class:`usernsctl.Sandbox`.
 
         :param limits: the limits of the sandbox that replace those of its host.
         :param is_agent_first: whether the command of the checkpoint is the agent.
@@ -315,21 +320,21 @@ class TemplateSandbox(Sandbox):
 
     @property
     def life(self) -> AttachedSandbox | DetachedSandbox:
-        """The running sandbox."""
+        """The running sandbox, attached or detached."""
         return self._get()
 
     def adopt(self, agent: Agent) -> None:
-        """Start further commands through an agent that is process 1 of the sandbox."""
+        """Start further commands through an agent that is PID 1 of the sandbox."""
         self._adopt(agent)
 
     def end_agent(self, deadline: float) -> None:
-        """End an agent that is not process 1, and all processes that it started.
+        """Stop an agent that is not PID 1, and all processes that it started.
 
-        runsc can't save a sandbox in which a process has a host file open, and these have some.
+        runsc can't save a sandbox in which a process has a host file open, as these processes do.
 
-        :param deadline: the deadline, as a value of :func:`time.monotonic`.
-        :raises TimeoutExpired: the agent has not ended before the deadline.
-        :raises RunscError: the agent does not end, or runsc does not answer.
+        :param deadline: the deadline, by :func:`time.monotonic`.
+        :raises TimeoutExpired: the agent has not exited before the deadline.
+        :raises RunscError: the agent does not exit, or runsc does not answer.
         """
         self._commands.close()
         end = time.monotonic() + _GONE_SECONDS
@@ -342,23 +347,24 @@ class TemplateSandbox(Sandbox):
             time.sleep(_STATE_SECONDS)
 
     def _other_processes(self, deadline: float) -> list[str]:
-        """Return the names of the processes inside, without process 1."""
+        """Return the names of the processes in the sandbox, except PID 1."""
         argv = ("ps", "--format=table", self.id)
         table = query(self.life, self.id, *argv, seconds=seconds_left(deadline)) or ""
-        # CMD is the last column in all releases of runsc; the columns before differ.
+        # Take the name from the last column (CMD): the columns before it differ between releases of
+        # runsc.
         head, *lines = [line.split() for line in table.splitlines()] or [["PID"]]
         number = head.index("PID")
         return [line[-1] for line in lines if len(line) > number and line[number] != "1"]
 
 
-# A part of runsc's message if a process in the sandbox has a host file open.
+# A part of runsc's error message which means that a process in the sandbox has a host file open.
 _FILES_OPEN = "is not savable"
 
-# The time limit, in seconds, of retries while runsc prints the message _FILES_OPEN.
+# The time limit of retries while runsc prints the message _FILES_OPEN, in seconds.
 _SAVED_GONE_SECONDS = 3
 _RETRY_SECONDS = 0.05
 
-# A part of the message of releases before 20260817, which can't save a sandbox that uses the
+# A part of the error message of releases before 20260817, which can't save a sandbox that uses the
 # network of its namespace.
 _HOST_NETWORK = "not supported when using hostinet"
 
@@ -368,12 +374,12 @@ READY_SECONDS = 300
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """A command to start, and to save a checkpoint of.
+    """A command that is started and of which a checkpoint is saved.
 
     :ivar kind: one of :data:`usernsctl.gvisor.template.record.KINDS`.
     :ivar stdin: the standard input of the command; ``None`` for a pipe.
     :ivar wait: waits until the command is ready, given the sandbox, its output and a deadline.
-        Returns the paths inside of further files that must be unchanged at a restore.
+        Returns paths in the sandbox of further files that must not change until a restore.
     """
 
     kind: str
@@ -387,7 +393,7 @@ class Wanted:
 
 
 def for_command(ready: Ready) -> Callable[[TemplateSandbox, OutputReader, float], list[str]]:
-    """Return the function that waits until a command is ready."""
+    """Return a function that waits until a command is ready."""
 
     def wait(box: TemplateSandbox, output: OutputReader, deadline: float) -> list[str]:
         ready.wait(box, output, deadline)
@@ -399,7 +405,7 @@ def for_command(ready: Ready) -> Callable[[TemplateSandbox, OutputReader, float]
 def for_agent(
     ours: Connection, ready: Ready | None
 ) -> Callable[[TemplateSandbox, OutputReader, float], list[str]]:
-    """Return the function that waits until an agent that is process 1 is ready.
+    """Return a function that waits until an agent that is PID 1 is ready.
 
     :param ours: the caller's end of the connection to the agent.
     :param ready: a further condition, or ``None``.
@@ -424,10 +430,10 @@ def for_agent(
 
 
 def create(host: HostBase, wanted: Wanted) -> tuple[TemplateRecord, Image]:
-    """Start a command, save it once it is ready, and end it.
+    """Start a command, save a checkpoint of it once it is ready, and kill it.
 
     :raises TimeoutExpired: the command was not ready within the time limit.
-    :raises RunscError: the command ended before it was ready, or can't be saved.
+    :raises RunscError: the command exited before it was ready, or can't be saved.
     :raises UsernsError: as :class:`usernsctl.Sandbox` does.
     """
     seconds = READY_SECONDS if wanted.timeout is None else wanted.timeout
@@ -436,7 +442,7 @@ def create(host: HostBase, wanted: Wanted) -> tuple[TemplateRecord, Image]:
     try:
         config = _config(prepared, wanted)
         source = Source(host=prepared, args=wanted.args, config=config)
-        # Standard output and error are pipes, which all releases of runsc can restore.
+        # Use pipes for standard output and error, because all releases of runsc can restore them.
         stdin = PIPE if wanted.stdin is None else wanted.stdin.fileno()
         with TemplateSandbox(source, timeout=seconds, stdin=stdin, stdout=PIPE, stderr=PIPE) as box:
             if wanted.stdin is not None:
@@ -463,19 +469,20 @@ def create(host: HostBase, wanted: Wanted) -> tuple[TemplateRecord, Image]:
 def _config(prepared: HostNamespace, wanted: Wanted) -> dict[str, Any]:
     args = None if wanted.kind == "agent" else wanted.args
     cwd = checks.directory_inside(wanted.cwd)
-    # An agent that is process 1 must outlive its connection: a restore gives it a new one.
+    # An agent that is PID 1 must outlive its connection, because it receives a new connection after
+    # a restore.
     given = prepared.config_for(args, env=wanted.env, cwd=cwd, user=wanted.user, outlives=True)
     found: dict[str, Any] = json.loads(given)
     return found
 
 
 def _checkpoint(box: TemplateSandbox, image: Image, deadline: float) -> None:
-    """Save a sandbox with ``runsc checkpoint``; retry while a process inside has a host file open.
+    """Save a sandbox with ``runsc checkpoint``; retry while a process in it has a host file open.
 
-    gVisor closes the files of an agent's command a moment after the agent has reported its end.
+    gVisor closes the files of a command slightly later than the agent reports the command's exit.
 
-    :param deadline: the deadline, as a value of :func:`time.monotonic`.
-    :raises TimeoutExpired: runsc has not ended before the deadline.
+    :param deadline: the deadline, by :func:`time.monotonic`.
+    :raises TimeoutExpired: runsc has not exited before the deadline.
     :raises RunscError: the sandbox can't be saved, or has ended.
     """
     end = time.monotonic() + _SAVED_GONE_SECONDS
@@ -490,11 +497,12 @@ def _checkpoint(box: TemplateSandbox, image: Image, deadline: float) -> None:
 
 
 def _checkpoint_once(box: TemplateSandbox, image: Image, deadline: float) -> tuple[int, str | None]:
-    """Run ``runsc checkpoint`` once; return the exit status of runsc, and its message."""
+    """Run ``runsc checkpoint`` once; return runsc's exit status and error message."""
     with memory_file("errors") as errors:
         log = [f"--log=/proc/self/fd/{errors.fileno()}", "--log-format=json"]
-        # No compression, since a compressed image takes longer to read. With --leave-running, since
-        # the end of the sandbox kills all processes of its PID namespace, including this runsc.
+        # Do not compress the image, since a compressed image takes longer to read. Let the sandbox
+        # run (--leave-running), since its end kills all processes of its PID namespace, including
+        # this runsc.
         options = [f"--image-path={image.inside}", "--compression=none", "--leave-running"]
         argv = ["checkpoint", *options, box.id]
         life = box.life
@@ -506,13 +514,13 @@ def _checkpoint_once(box: TemplateSandbox, image: Image, deadline: float) -> tup
 
 
 def _unsaved(message: str | None, status: int) -> RunscError:
-    """Return the error that a sandbox was not saved, with runsc's message."""
+    """Return the error for a sandbox that was not saved, with runsc's message."""
     if message is None:
         return unsavable(f"runsc could not save the sandbox, and ended with status {status}")
     remedy = None
     if _HOST_NETWORK in message:
         remedy = "use network='none' (--network none), or runsc 20260817 or later"
-    # Quote only the first line: the stack traces of runsc's goroutines follow.
+    # Quote only the first line of the message, which the stack traces of runsc's goroutines follow.
     said = logs.quote_runsc(message.partition("\n")[0])
     return unsavable(f"runsc could not save the sandbox: {said}", remedy)
 

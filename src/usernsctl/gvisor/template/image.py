@@ -1,7 +1,7 @@
-"""Checkpoint images: the files that ``runsc checkpoint`` writes, in the tmpfs of a host.
+"""Checkpoint images: the files that ``runsc checkpoint`` writes, in a SandboxHost's tmpfs.
 
-Only processes in the host's mount namespace can open the files, which vanish with the host. Saving
-a template copies the files to a directory.
+Only processes in the host's mount namespace can open the files, which disappear with the host.
+Saving a template copies the files to a directory.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from usernsctl._text import quoted
 from usernsctl.errors import NamespaceError, RunscError
 from usernsctl.gvisor.sandbox.host_namespace import HostNamespace
 
-#: The step of the errors below.
+#: The step that errors about templates name.
 STEP = "template"
 
 
 def not_ready(why: str, remedy: str | None = None) -> RunscError:
-    """Return the error that a command did not become ready."""
+    """Return the error for a command that did not become ready."""
     return RunscError(why, step=STEP, cause="template-not-ready", remedy=remedy)
 
 
 def unsavable(why: str, remedy: str | None = None) -> RunscError:
-    """Return the error that a sandbox can't be saved, or can't be restored afterwards."""
+    """Return the error for a sandbox that can't be saved, or could not be restored afterwards."""
     return RunscError(why, step=STEP, cause="template-unsavable", remedy=remedy)
 
 
 def outdated(what: str, remedy: str | None) -> RunscError:
-    """Return the error that the machine has changed since a template was made.
+    """Return the error for a template that can't be started any more because of a change.
 
-    :param what: the state when the template was made: the end of the message.
+    :param what: the change since the template was created, for the message.
     :param remedy: the command that recreates the template.
     """
     return RunscError(
@@ -49,7 +49,7 @@ def outdated(what: str, remedy: str | None) -> RunscError:
 
 
 def other_host(options: Sequence[str], remedy: str | None) -> RunscError:
-    """Return the error that a template was made in a host with other options.
+    """Return the error for a template that was created in a SandboxHost with other options.
 
     :param options: the options that differ, as text.
     :param remedy: the command that recreates the template.
@@ -64,7 +64,7 @@ def other_host(options: Sequence[str], remedy: str | None) -> RunscError:
 
 
 def wrong_kind(path: str, kind: str) -> RunscError:
-    """Return the error that a saved template is loaded as one of another kind.
+    """Return the error for a saved template that is loaded as a template of another kind.
 
     :param kind: the kind of the template.
     """
@@ -78,7 +78,7 @@ def wrong_kind(path: str, kind: str) -> RunscError:
 
 
 def damaged(path: str, why: str) -> RunscError:
-    """Return the error that a saved template is incomplete or was changed.
+    """Return the error for a saved template that is incomplete or was changed.
 
     :param path: the directory of the template.
     """
@@ -92,7 +92,7 @@ def damaged(path: str, why: str) -> RunscError:
 
 
 def untrusted(path: str, why: str) -> RunscError:
-    """Return the error that other users could have modified a template."""
+    """Return the error for a template that other users could have modified."""
     return RunscError(
         f"{path} can't be trusted: {why}",
         step=STEP,
@@ -103,35 +103,35 @@ def untrusted(path: str, why: str) -> RunscError:
     )
 
 
-# The directory for images, beside the sandboxes' directories. A sandbox's id can't begin with a
-# dot.
+# The directory for images, in the parent of the sandboxes' directories. Its name can't be the id of
+# a sandbox, since an id can't begin with a dot.
 _DIRECTORY = ".images"
 
-# The maximum number of files of an image. runsc writes three; a later release may write more.
+# The maximum number of files of an image. runsc writes three files; a later release may write more.
 _FILES_MAX = 16
 
 _CHUNK = 1 << 20
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
-#: The files of an image: the size and the SHA-256 digest of each, by its name.
+#: A map from the names of an image's files to the size and the SHA-256 digest of each file.
 Sums = Mapping[str, tuple[int, str]]
 
 
 class Image:
-    """A directory of checkpoint files, in the tmpfs of a host.
+    """A directory of checkpoint files, in the tmpfs of a SandboxHost.
 
     :ivar inside: the path of the directory in the mount namespace of the host.
     """
 
     def __init__(self, host: HostNamespace) -> None:
-        """Make the directory.
+        """Create the directory.
 
         :raises ValueError: the host is closed.
-        :raises NamespaceError: the directory can't be made.
+        :raises NamespaceError: the directory can't be created.
         """
         name = os.urandom(8).hex()
-        # A new descriptor, so that the host may be closed while the image is used.
+        # Use a new descriptor, so that the host may be closed while the image is used.
         self._top = host.open_directory()
         self.inside: str = f"{self._top.path}/{_DIRECTORY}/{name}"
         self._name = f"{_DIRECTORY}/{name}"
@@ -149,13 +149,13 @@ class Image:
                 raise
 
     def save(self, directory: int) -> dict[str, tuple[int, str]]:
-        """Copy the files into a directory, and return the size and digest of each.
+        """Copy the image's files into a directory, and return the size and digest of each file.
 
         :param directory: a descriptor of the directory.
         :raises OSError: a file can't be read or written.
         """
-        # A new open file description: threads that list a directory through the same one share its
-        # offset, so that each gets only some of the names.
+        # Open the directory again, because threads that list a directory through the same open file
+        # description share its offset, so that each thread would see only some of the names.
         own = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._file.fd)
         try:
             return {name: _copy(name, own, directory) for name in sorted(os.listdir(own))}
@@ -163,11 +163,11 @@ class Image:
             os.close(own)
 
     def load(self, directory: int, path: str, sums: Sums) -> None:
-        """Copy the files of a saved image from a directory, and check that they are whole.
+        """Copy the files of a saved image from a directory, and check that they are unchanged.
 
-        :param path: the path of that directory, for messages.
+        :param path: the path of `directory`, for messages.
         :raises RunscError: a file was changed, or other users could have modified it.
-        :raises NamespaceError: there is no room for the files.
+        :raises NamespaceError: the files can't be copied, for example for lack of space.
         """
         for name, (size, digest) in sums.items():
             _check_file(name, directory, path, size)
@@ -177,27 +177,28 @@ class Image:
                 raise damaged(path, f"{name} has changed since it was saved")
 
     def clear(self) -> None:
-        """Remove the files."""
+        """Remove the image's files."""
         for name in os.listdir(self._file.fd):
             os.unlink(name, dir_fd=self._file.fd)
 
     def close(self) -> None:
-        """Remove the directory. Sandboxes that were started from the image keep running."""
+        """Remove the image's directory. Sandboxes that were started from the image keep running."""
         self._file.close()
-        # Moved first, so that another thread that calls this does not close it meanwhile.
+        # Move the descriptor first, so that another thread in this method does not close it while
+        # it is used.
         with OpenFile(self._top.descriptor.move(), self._top.path) as top:
             if top.fd >= 0:
                 with contextlib.suppress(FileNotFoundError):
                     shutil.rmtree(self._name, dir_fd=top.fd)
 
     def release(self) -> None:
-        """Close the descriptors without removing the directory."""
+        """Close the descriptors without removing the image's directory."""
         self._file.close()
         self._top.close()
 
 
 def sums_from_json(given: Mapping[str, object]) -> Sums:
-    """Return the result of :meth:`Image.save` from its form in JSON.
+    """Convert the JSON form of the result of :meth:`Image.save` back to that result.
 
     :raises ValueError: the list is malformed.
     """

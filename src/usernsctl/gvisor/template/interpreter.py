@@ -1,10 +1,11 @@
-"""The program of a Python template, which imports modules and waits for a user's program to run.
+"""The program of a Python template, which imports modules and waits for a program to run.
 
-The interpreter gets the source of this module, and that of bigframe, as the argument of ``-c``.
-This module imports nothing of usernsctl, since the interpreter may be another version of Python.
+The interpreter receives the source of this module and of bigframe as the argument of ``-c``. This
+module imports nothing of usernsctl, since the interpreter may have another version of Python.
 Descriptor 0 is a socket to the host. The interpreter sends a JSON message when all modules are
-loaded, or with the error. After a restore, the host sends the descriptors of the user's program's
-standard streams, and of a file with its arguments, environment and working directory in JSON.
+loaded or an error has occurred. After a restore, the host sends the descriptors of the standard
+streams of the user's program, and of a file with the program's arguments, environment and working
+directory in JSON.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ if TYPE_CHECKING:
     from types import ModuleType, TracebackType
     from typing import Any, NoReturn
 
-# The number of descriptors that the host sends, and the size of the buffer for its message.
+# The number of descriptors in the host's message, and the size of the buffer for the message, in
+# bytes.
 _FDS = 4
 _MESSAGE_BYTES = 16
 
-# The maximum number of files in the message to the host.
+# The maximum number of file names in the message to the host.
 _FILES_MAX = 1000
 
 _SOCKET = 0
@@ -39,8 +41,8 @@ def serve(bigframe_text: str, preload: Iterable[str], code: str | None) -> Modul
     control = socket.socket(fileno=os.dup(_SOCKET))
     bigframe = _module("usernsctl_bigframe", bigframe_text)
     hello = _load(preload, code)
-    # Frozen objects are skipped by later collections, which would write to their pages, and so copy
-    # them after a fork.
+    # Freeze all objects, so that later collections skip them. A collection would write to their
+    # pages, which would then be copied after a fork.
     gc.collect()
     gc.freeze()
     if "error" not in hello:
@@ -59,7 +61,7 @@ def serve(bigframe_text: str, preload: Iterable[str], code: str | None) -> Modul
 
 
 def _forget_our_text() -> None:
-    """Clear the cache of source lines: the user's program has the same filename, ``<string>``."""
+    """Clear the cache of source lines: the user's program may have the same name ``<string>``."""
     import linecache
 
     linecache.clearcache()
@@ -67,7 +69,7 @@ def _forget_our_text() -> None:
 
 
 def _expect_preloaded() -> None:
-    """Suppress the warning of ``-m`` about a module that was loaded before."""
+    """Suppress the warning of ``python -m`` about a module that is already imported."""
     import warnings
 
     message = ".* found in sys.modules after import of package"
@@ -81,7 +83,7 @@ def _module(name: str, text: str) -> ModuleType:
 
 
 def _load(preload: Iterable[str], code: str | None) -> dict[str, Any]:
-    """Import modules and run code; return a dictionary, with the error as text, if any."""
+    """Import modules and run code; return {}, or a dictionary with the text of the error."""
     import importlib
     import traceback
 
@@ -92,7 +94,8 @@ def _load(preload: Iterable[str], code: str | None) -> dict[str, Any]:
             exec(compile(code, "<template>", "exec", dont_inherit=True), {"__name__": "template"})  # noqa: S102
     except BaseException:
         return {"error": traceback.format_exc().strip().rpartition("\n")[2][-1000:]}
-    # Libraries that use pthread_atfork(3), such as OpenBLAS, end their threads at a fork.
+    # Fork once, because libraries that use pthread_atfork(3), such as OpenBLAS, stop their threads
+    # at a fork.
     import warnings
 
     with warnings.catch_warnings():
@@ -100,14 +103,15 @@ def _load(preload: Iterable[str], code: str | None) -> dict[str, Any]:
         child = os.fork()
     if child == 0:
         os._exit(0)
-    # If the code ignores SIGCHLD, the kernel has reaped the child (wait(2)).
+    # There may be no child to wait for, since the kernel reaps it if the code ignores SIGCHLD
+    # (wait(2)).
     with contextlib.suppress(ChildProcessError):
         os.waitpid(child, 0)
     return {}
 
 
 def _threads() -> list[str]:
-    """Return the names of all threads but this one."""
+    """Return the names of all threads but the current thread."""
     import threading
 
     known: dict[int | None, str] = {one.native_id: one.name for one in threading.enumerate()}
@@ -116,7 +120,7 @@ def _threads() -> list[str]:
 
 
 def _sockets(ours: set[int]) -> list[str]:
-    """Return a description of each open socket."""
+    """Return a description of each open socket except the descriptors `ours`."""
     import socket
 
     found = []
@@ -133,7 +137,7 @@ def _sockets(ours: set[int]) -> list[str]:
 
 
 def _files() -> list[str]:
-    """Return the mapped files, and the directories that modules come from."""
+    """Return the paths of the mapped files, and the directories from which modules are imported."""
     mapped = set()
     with open("/proc/self/maps", errors="surrogateescape") as file:
         for line in file:
@@ -151,7 +155,7 @@ def _receive(control: socket) -> list[int]:
     room = socket.CMSG_LEN(_FDS * fds.itemsize)
     data, parts, _, _ = control.recvmsg(_MESSAGE_BYTES, room)
     if not data:
-        # The host has closed the connection.
+        # The host has closed the connection, and starts no program.
         os._exit(0)
     for level, kind, content in parts:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
@@ -160,7 +164,10 @@ def _receive(control: socket) -> list[int]:
 
 
 def _start(control: socket, wanted: dict[str, Any], fds: list[int]) -> None:
-    """Fork a child for the user's program, and return in the child; the parent waits for it."""
+    """Fork a child for the user's program, and return in the child.
+
+    The parent waits for the child, and exits with its status.
+    """
     import json
 
     try:
@@ -175,7 +182,8 @@ def _start(control: socket, wanted: dict[str, Any], fds: list[int]) -> None:
         os.close(fd)
     import signal
 
-    # While SIGCHLD is ignored, the exit status of the program is lost (wait(2)).
+    # Reset SIGCHLD, because the exit status of the program would be lost while it is ignored
+    # (wait(2)).
     is_ignored = signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN
     if is_ignored:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -183,7 +191,8 @@ def _start(control: socket, wanted: dict[str, Any], fds: list[int]) -> None:
     if child:
         _close_streams()
         every = _block_signals()
-        # Signals are blocked first: the caller may send one as soon as it gets this message.
+        # Send this only after signals were blocked, since the host may send a signal as soon as it
+        # has received the message.
         control.send(b"{}")
         control.close()
         _wait(child, every)
@@ -202,7 +211,7 @@ def _close_streams() -> None:
 
 
 def _block_signals() -> set[Any]:
-    """Block all signals, for sigwait(3) in :func:`_wait`; return them."""
+    """Block all signals, so that :func:`_wait` can receive them by sigwait(3); return them."""
     import signal
 
     every = set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}
@@ -211,10 +220,10 @@ def _block_signals() -> set[Any]:
 
 
 def _wait(child: int, every: set[Any]) -> NoReturn:
-    """Forward signals to the child until it ends, and exit with its status.
+    """Forward signals to the child until the child exits, and exit with its status.
 
-    sigwait(3) receives the signals. Python would run a handler only after the end of the child if
-    the signal came just before wait(2).
+    sigwait(3) receives the signals. If a signal arrived just before wait(2), Python would run a
+    signal handler only after the exit of the child.
     """
     import signal
 
@@ -227,7 +236,7 @@ def _wait(child: int, every: set[Any]) -> NoReturn:
 
 
 def _end_with(child: int) -> None:
-    """Reap children, and exit if the program has ended."""
+    """Reap all exited children; if the program is among them, exit with its status."""
     ended = -1
     while ended:
         ended, status = os.waitpid(-1, os.WNOHANG)
@@ -236,7 +245,7 @@ def _end_with(child: int) -> None:
 
 
 def _renew() -> None:
-    """Seed random generators anew: other processes are restored from the same state."""
+    """Seed random generators again, since several processes are restored from the same state."""
     modules = sys.modules
     if "random" in modules:
         modules["random"].seed()
@@ -247,7 +256,7 @@ def _renew() -> None:
     if "multiprocessing.process" in modules:
         modules["multiprocessing.process"].current_process().authkey = os.urandom(32)
     for stream, is_line in ((sys.stdout, os.isatty(1)), (sys.stderr, True)):
-        # The code of the template may have replaced the stream by an object of another class.
+        # The code of the template may have replaced the stream by an object without this method.
         if hasattr(stream, "reconfigure"):
             through = bool(os.environ.get("PYTHONUNBUFFERED"))
             stream.reconfigure(line_buffering=is_line, write_through=through)
@@ -264,7 +273,7 @@ def _arguments(args: list[str]) -> list[str]:
 
 
 def without(traceback: TracebackType | None, *ours: object) -> TracebackType | None:
-    """Return a traceback without the first frames, which belong to this program."""
+    """Return a traceback without its first frames, which belong to this program."""
     while traceback is not None and any(traceback.tb_frame.f_globals is one for one in ours):
         traceback = traceback.tb_next
     return traceback

@@ -1,4 +1,4 @@
-"""Templates of Python interpreters that have imported modules, for starts of Python programs."""
+"""Templates of Python interpreters that have imported modules, to start Python programs."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ class PythonStartOptions(RestoreOptions, total=False):
     cwd: StrOrBytesPath | None
 
 
-# The default time limit of the start of a program, in seconds.
+# The default time limit of the start of a program from a template, in seconds.
 _START_SECONDS = 60
 
-# The time limit for the end of an interpreter that has closed the connection, in seconds.
+# The time limit for the exit of an interpreter that has closed its connection, in seconds.
 _END_SECONDS = 5
 
 # The maximum size of a message of an interpreter, in bytes.
@@ -65,7 +65,8 @@ except BaseException as error:
 class PythonTemplate(Template):
     """A checkpoint of a Python interpreter that has imported modules.
 
-    :meth:`usernsctl.SandboxHost.python_template` makes one. See :class:`Template` for the rest.
+    :meth:`usernsctl.SandboxHost.python_template` creates this template. The other methods are those
+    of :class:`Template`.
     """
 
     _kinds = ("python",)
@@ -80,7 +81,7 @@ class PythonTemplate(Template):
         code: str | None,
         **options: Unpack[TemplateOptions],
     ) -> Self:
-        """Make a template: see :meth:`usernsctl.SandboxHost.python_template`.
+        """Create a template: see :meth:`usernsctl.SandboxHost.python_template`.
 
         :raises ValueError: an argument has a wrong value.
         :raises TypeError: an argument has the wrong type.
@@ -100,18 +101,18 @@ class PythonTemplate(Template):
         return cls(Parts(host=host, record=made, image=image, config=made.config))
 
     def start(self, args: Args = (), **options: Unpack[PythonStartOptions]) -> Sandbox:
-        """Start a Python program from the checkpoint, and return when the program begins.
+        """Start a Python program from the checkpoint, and return when the program starts to run.
 
-        The interpreter is process 1 of the sandbox, and the program runs in a child of it.
+        The interpreter is PID 1 of the sandbox, and the program runs in a child of the interpreter.
 
         :param args: the arguments of ``python``: ``["script.py", ...]``, ``["-m", "module", ...]``,
-            ``["-c", "source", ...]`` or ``["-"]``. A word without ``/`` that is not a file may be a
-            console script in the directory of the interpreter.
-        :param options: `env`, variables to set besides those of the template; `cwd`, the working
-            directory, by default that of the template; and `id`, `stdin`, `stdout`, `stderr`,
-            `detach`, `in_cgroup`, `timeout` and `ttl`, as for :class:`usernsctl.Sandbox`.
+            ``["-c", "source", ...]`` or ``["-"]``. A first argument without ``/`` that is not a
+            file may be a console script in the directory of the interpreter.
+        :param options: `env`, environment variables to set in addition to those of the template;
+            `cwd`, the working directory, by default the template's; and `id`, `stdin`, `stdout`,
+            `stderr`, `detach`, `in_cgroup`, `timeout` and `ttl`, as for :class:`usernsctl.Sandbox`.
         :raises TypeError: an option has the wrong type, or is unknown.
-        :raises CommandError: `cwd` is not a directory inside.
+        :raises CommandError: `cwd` is not a directory in the sandbox.
         :raises UsernsError: as :meth:`Template.start` does.
         """
         check_keywords("start", options, _START_KEYWORDS)
@@ -178,7 +179,7 @@ _START_KEYWORDS = ("args", *PythonStartOptions.__annotations__)
 def _interpreter_argv(
     python: StrOrBytesPath, preload: Iterable[str], code: str | None
 ) -> tuple[str, ...]:
-    """Return the command of a template: an interpreter with the program of interpreter.py.
+    """Return the command of a template, an interpreter that runs the program of interpreter.py.
 
     :raises ValueError: an argument has a wrong value.
     :raises TypeError: an argument has the wrong type.
@@ -205,7 +206,7 @@ def _interpreter_argv(
 def _wait_until_loaded(
     ours: Connection,
 ) -> Callable[[TemplateSandbox, OutputReader, float], list[str]]:
-    """Return the function that waits until an interpreter has loaded its modules.
+    """Return a function that waits until an interpreter has loaded its modules.
 
     :param ours: the caller's end of the connection to the interpreter.
     """
@@ -229,11 +230,11 @@ def _wait_until_loaded(
 
 
 def _receive_message(ours: Connection, deadline: float) -> dict[str, Any] | None:
-    """Receive a message of the interpreter.
+    """Receive a JSON message of the interpreter.
 
-    :returns: the message; ``None`` if the interpreter has ended.
-    :raises TimeoutExpired: no message came before the deadline.
-    :raises RunscError: the message is no JSON object.
+    :returns: the message; ``None`` if the interpreter has exited.
+    :raises TimeoutExpired: the interpreter sent no message before the deadline.
+    :raises RunscError: the message is not a JSON object.
     """
     if not wait_readable(ours.fileno(), timeout=seconds_left(deadline)):
         raise TimeoutExpired((), 0)
@@ -258,7 +259,7 @@ def _hand_over(
     closed: frozenset[int],
     deadline: float,
 ) -> None:
-    """Send the interpreter its program, and the standard streams of the program."""
+    """Send the program, and the program's standard streams, to the interpreter."""
     with (
         contextlib.ExitStack() as pipes,
         memory_file("program", json.dumps(wanted).encode()) as file,
@@ -285,7 +286,8 @@ def _hand_over(
             raise _no_directory(wanted["cwd"], answer["errno"])
         popen = box.life.popen
         assert popen is not None
-        # Sandbox.communicate() and close() use the pipes of this Popen.
+        # Store the caller's ends of pipes in this Popen, whose pipes Sandbox.communicate() and
+        # close() use.
         for name, end in own.items():
             setattr(popen, name, end)
         own.clear()
@@ -296,7 +298,8 @@ def _add(
 ) -> None:
     """Add a standard stream of the program to `given`.
 
-    :param own: gets the caller's end of a pipe, by the name of the stream.
+    :param own: a dictionary to which the caller's end of a pipe is added, by the name of the
+        stream.
     :param pipes: closes the program's end of a pipe.
     """
     if isinstance(stream, int) and stream == PIPE:

@@ -1,4 +1,4 @@
-"""Records of templates, which decide in which hosts a template can be started."""
+"""Records of templates, which determine the hosts in which a template can be started."""
 
 from __future__ import annotations
 
@@ -23,52 +23,54 @@ if TYPE_CHECKING:
 
 _VERSION = 1
 
-#: The kinds of process 1 of a template: a command, the agent, or a Python interpreter.
+#: The kinds of templates, in which PID 1 is a command, the agent, or a Python interpreter.
 KINDS = ("command", "agent", "python")
 
-# The directories of programs and libraries. Their modification time changes when a package manager
-# replaces a file in them.
+# The directories of programs and libraries. The modification time of a directory changes when a
+# package manager replaces a file in it.
 _LIBRARIES = ("/usr/bin", "/usr/lib", "/usr/lib64", "/usr/local/bin", "/usr/local/lib")
 
-# The maximum number of files of a template. An interpreter maps fewer files.
+# The maximum number of files in a record. An interpreter maps fewer files.
 _FILES_MAX = 4096
 
-# The fields of a process in config.json that concern only the inside of the sandbox.
+# The fields of `process` in config.json that have no effect outside of the sandbox.
 _OF_PROCESS = ("args", "env", "cwd", "user")
 _ANY_COMMAND = ("true",)
 
-# The maximum length of the value of an option in an error, in characters.
+# The maximum length of an option's value in an error, in characters.
 _VALUE_MAX = 200
 
-# Options whose values may differ at a restore. runsc is compared by its file, not by the option.
+# Options whose values may differ at a restore. The option for runsc is not compared, because the
+# file of runsc is compared instead.
 _INDIFFERENT = (
     *("program", "debug_log"),
     *("memory", "pids", "cpus", "timeout", "idle_timeout", "limits"),
 )
 
-#: A path in the sandbox, and the size and modification time of the file: -1 and 0 if there is none.
+#: A path in the sandbox, and the size and modification time of the file; -1 and 0 if the file does
+#: not exist.
 Stamp = tuple[str, int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TemplateRecord:
-    """The record of a template.
+    """The record of a template, which is not trusted.
 
-    A program that can write a record, such as one in a sandbox with a bind mount of the file, must
-    gain no rights outside of its sandbox. So the caller names the runsc and the host that start a
-    template, and these are only compared with the record. From the record itself, sandboxes get
-    only the settings of their process.
+    A program that can write a record, for example in a sandbox with a bind mount of the file, must
+    not gain privileges outside of its sandbox. So the caller chooses the runsc and the host for a
+    template, and they are only compared with the record. Sandboxes use only the settings of their
+    process from the record.
 
     :ivar kind: one of :data:`KINDS`.
     :ivar args: the command.
     :ivar version: the version of this package.
-    :ivar runsc: the label of the release, and the size and modification time of the file.
-    :ivar flags: the network and the platform, as in runsc's flags.
+    :ivar runsc: the label of runsc's release, and the size and modification time of the file.
+    :ivar flags: the values of runsc's flags for the network and the platform.
     :ivar scratch: the directory of the host's files.
     :ivar config: the config.json of the sandbox.
-    :ivar files: the files of the root filesystem that must be unchanged at a restore.
-    :ivar options: the options of ``usernsctl run`` that make such a host, with their values as
-        text, only for messages.
+    :ivar files: the files of the root filesystem that must not change until a restore.
+    :ivar options: the options of ``usernsctl run`` that correspond to the host, with their values
+        as text, only for messages.
     :ivar images: the files of the checkpoint, if it was saved.
     """
 
@@ -87,13 +89,15 @@ class TemplateRecord:
         """Check that a file is the runsc that saved the template.
 
         :param remedy: the command that recreates the template.
-        :raises RunscError: the file has changed (cause ``"template-outdated"``), or is missing.
+        :raises RunscError: the file `path` has changed (cause ``"template-outdated"``), or it is
+            missing.
         """
         label, *rest = self.runsc
         try:
             found = _stat_of(path)
         except OSError:
-            # Raises the error of a missing runsc, unless the file exists again by now.
+            # Report a missing runsc as find_runsc() does. If find_runsc() does not raise, the file
+            # exists again.
             find_runsc({}, path)
             found = _stat_of(path)
         if found != tuple(rest):
@@ -105,9 +109,11 @@ class TemplateRecord:
         """Check that the template can be started in a host.
 
         :param remedy: the command that recreates the template.
-        :returns: the config.json of its sandboxes: that of the host, with the record's process.
-        :raises RunscError: the host was made with other options (cause
-            ``"template-host-differs"``), or something else has changed (``"template-outdated"``).
+        :returns: the config.json of the template's sandboxes, which is the host's config.json with
+            the process of the record.
+        :raises RunscError: the host was created with other options (cause
+            ``"template-host-differs"``), or runsc, usernsctl or a file has changed
+            (``"template-outdated"``).
         """
         prepared = host.prepared
         if self.version != _core.version():
@@ -128,7 +134,7 @@ class TemplateRecord:
         return config
 
     def _changes(self, host: HostNamespace, config: Mapping[str, Any]) -> str | None:
-        """Return a description of the differences in a host, or ``None``.
+        """Return a description of a difference between a host and the record, or ``None``.
 
         :param config: the config.json of the template's sandboxes in that host.
         """
@@ -142,7 +148,7 @@ class TemplateRecord:
         return None
 
     def _config_in(self, host: HostNamespace) -> dict[str, Any]:
-        """Return the config.json of a sandbox in a host, with the process of the record."""
+        """Return the config.json of a sandbox in `host`, with the process from this record."""
         is_agent = self.kind == "agent"
         args = None if is_agent else _ANY_COMMAND
         given = host.config_for(args, env=None, cwd=None, user=None, outlives=True)
@@ -157,14 +163,15 @@ class TemplateRecord:
         return found
 
     def to_json(self) -> dict[str, Any]:
-        """Return the record as a JSON object, which :meth:`from_json` parses."""
+        """Convert the record to a JSON object, which :meth:`from_json` parses."""
         return {"format": _VERSION, **asdict(self)}
 
     @classmethod
     def from_json(cls, given: Mapping[str, Any]) -> TemplateRecord:
-        """Return the record from the JSON object that :meth:`to_json` returned.
+        """Parse a record from the JSON object that :meth:`to_json` returned.
 
-        :raises ValueError: the record is malformed; also the other exceptions of ``NONSENSE``.
+        :raises ValueError: the record is malformed; the exception may also be another of the tuple
+            ``NONSENSE``.
         """
         if given["format"] != _VERSION or given["kind"] not in KINDS:
             raise ValueError("the version is unknown")
@@ -188,7 +195,7 @@ class TemplateRecord:
 
 
 def runsc_of(host: HostNamespace) -> tuple[str, int, int]:
-    """Return the release of a host's runsc, and the size and modification time of the file."""
+    """Return the release of a host's runsc, and the size and modification time of runsc's file."""
     return (release_of(host.runsc).label, *_stat_of(host.runsc))
 
 
@@ -198,26 +205,27 @@ def _stat_of(path: str) -> tuple[int, int]:
 
 
 def flags_of(host: HostNamespace) -> tuple[str, str]:
-    """Return the network and the platform of a host."""
+    """Return the values of runsc's flags for the network and the platform of a host."""
     return host.request.network, host.request.platform or "default"
 
 
 def _config(given: Mapping[str, Any]) -> dict[str, Any]:
     """Check the config.json of a record.
 
-    :raises ValueError: it is invalid, or has no command or no root filesystem.
+    :raises ValueError: the config.json is invalid, or has no command or no root filesystem.
     """
     found = dict(given)
     oci.validate(found)
     if not found["process"]["args"] or not found["root"]["path"]:
         raise ValueError("there is no command")
-    # validate() does not look into the annotation with the settings of an agent's commands.
+    # Check the annotation with the settings of an agent's commands, which validate() does not
+    # parse.
     ProcessDefaults.of_config(found)
     return found
 
 
 def _move(config: dict[str, Any], before: str, now: str) -> None:
-    """Replace the directory of a host's files, `before`, by `now` in the paths of a config.json."""
+    """Replace the directory `before` of a host's files by `now` in a config.json's paths."""
 
     def moved(path: str) -> str:
         return now + path.removeprefix(before) if path.startswith(f"{before}/") else path
@@ -230,16 +238,16 @@ def _move(config: dict[str, Any], before: str, now: str) -> None:
 
 
 def deciding_files(config: Mapping[str, Any]) -> list[str]:
-    """Return the paths inside of the files that must be unchanged when a command is restored.
+    """Return the paths in the sandbox of files that must not change until a restore.
 
-    Bind mounts are not among them: they are usually data, which may change.
+    Files in bind mounts are not included, because they are usually data, which may change.
 
     :param config: the config.json of the template's sandbox.
     """
     machine = f"/usr/lib/{os.uname().machine}-linux-gnu"
     process = config["process"]
     path = next((e[5:] for e in process["env"] if e.startswith("PATH=")), "")
-    # usernsctl-verify is left out: it comes from this package, whose version is compared.
+    # Skip usernsctl-verify, because it belongs to this package, whose version is compared.
     argv = [word for word in process["args"] if not word.startswith("/.usernsctl-")]
     named = [word for word in argv if word.startswith("/")]
     if argv and "/" not in argv[0]:
@@ -248,7 +256,7 @@ def deciding_files(config: Mapping[str, Any]) -> list[str]:
 
 
 def stamps(host: HostNamespace, paths: Iterable[str]) -> tuple[Stamp, ...]:
-    """Return the sizes and times of files, by their paths inside."""
+    """Return the sizes and modification times of files, by their paths in the sandbox."""
     with host.view() as seen:
         return tuple(_stamp(seen, path) for path in list(paths)[:_FILES_MAX])
 
@@ -265,7 +273,7 @@ def _stamp(seen: View, path: str) -> Stamp:
 
 
 def _host_fields() -> dict[str, str]:
-    """Return the fields of a request that must be the same at a restore; the keys are options."""
+    """Return the fields of a request that must be the same at a restore, by their options."""
     return {
         ", ".join(option.flags[0].partition("/")[0] for option in one.metadata["options"]): one.name
         for one in fields(Request)
@@ -274,7 +282,7 @@ def _host_fields() -> dict[str, str]:
 
 
 def options_of(request: Request) -> dict[str, str]:
-    """Return the options of ``usernsctl run`` that make a host, each with its value as text.
+    """Return the options of ``usernsctl run`` that correspond to a host, with values as text.
 
     Options with their default values are omitted.
     """
@@ -307,7 +315,7 @@ def _text_of(name: str, value: Any) -> str:
 
 
 def _differences(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Return the options that differ, as text; ignore unknown options of the record."""
+    """Return a text for each option that differs; ignore unknown options of the record."""
 
     def quote(value: str | None) -> str:
         return "left out" if value is None else repr(value[:_VALUE_MAX])

@@ -1,4 +1,4 @@
-"""Saved templates: directories with a checkpoint and a record, and the store of named templates."""
+"""Saved templates, which are directories with a checkpoint and a record, and their names."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _T = TypeVar("_T")
 def use(path: str, work: Callable[[Directory], _T]) -> _T:
     """Call `work` with the directory of a saved template, and return its result.
 
-    If `work` fails and the template was removed or replaced meanwhile, `work` is called with the
-    directory that has the path now.
+    If `work` fails because the template was replaced during the call, `work` is called again, with
+    the directory that is now at `path`.
 
     :param path: an absolute path.
     :raises RunscError: the template does not exist, or other users could have modified it.
@@ -53,7 +53,7 @@ def _open_saved(path: str) -> Directory:
 
 
 def _is_current(directory: Directory) -> bool:
-    """Return whether the path of a directory still leads to it."""
+    """Return whether the path of an open directory still leads to the same directory."""
     try:
         now = os.stat(directory.path, follow_symlinks=False)
     except OSError:
@@ -62,12 +62,12 @@ def _is_current(directory: Directory) -> bool:
 
 
 def make_empty(path: str) -> Directory:
-    """Make a directory for a template, or open one that is empty.
+    """Create a directory for a template, or open an existing empty directory.
 
     :param path: an absolute path.
     :raises NamespaceError: the directory is not empty.
     :raises RunscError: other users could write to the directory.
-    :raises OSError: the directory can't be made.
+    :raises OSError: the directory can't be created.
     """
     try:
         found = Directory.open_trusted(path, make=True)
@@ -114,8 +114,8 @@ class Named:
     :ivar kind: one of :data:`usernsctl.gvisor.template.record.KINDS`; ``None`` if the template is
         damaged.
     :ivar args: the command of the template.
-    :ivar size: the total size of the files, in bytes.
-    :ivar created: the time of the save, in seconds since 1970.
+    :ivar size: the total size of the template's files, in bytes.
+    :ivar created: the time when the template was saved, in seconds since 1970.
     """
 
     name: str
@@ -126,7 +126,7 @@ class Named:
 
     @classmethod
     def read(cls, name: str, directory: Directory) -> Named:
-        """Read the directory of a template, which may be damaged."""
+        """Read the record and the files of a named template, which may be damaged."""
         size, created = 0, 0.0
         with contextlib.suppress(UsernsError, OSError):
             created = os.fstat(directory.fd).st_mtime
@@ -137,19 +137,19 @@ class Named:
         return cls(name=name, size=size, created=created)
 
     def is_alive(self) -> bool:
-        """Return true, also for a damaged template, which only its owner may remove."""
+        """Return True, even for a damaged template, which only its owner may remove."""
         return True
 
     def discard(self) -> None:
-        """Do nothing: no process belongs to a template."""
+        """Do nothing, because a template has no processes."""
 
     def to_json(self) -> Mapping[str, Any]:
-        """Raise an error: :meth:`usernsctl.Template.save` writes the record."""
+        """Raise NotImplementedError, because :meth:`usernsctl.Template.save` writes the record."""
         raise NotImplementedError
 
 
 def directory() -> str:
-    """Return the path of the directory that named templates are in.
+    """Return the path of the directory that contains all named templates.
 
     :raises RunscError: the user has no home directory.
     """
@@ -162,11 +162,11 @@ def directory() -> str:
 
 
 def _open_directory(make: bool) -> Directory:
-    """Open the directory of named templates.
+    """Open the directory that contains all named templates.
 
-    :param make: whether to make the directory and its parents if they are missing.
+    :param make: whether to create the directory and its parents if they are missing.
     :raises FileNotFoundError: the directory does not exist.
-    :raises RunscError: the directory can't be opened or made, or is writable for other users.
+    :raises RunscError: the directory can't be opened or created, or other users may write to it.
     """
     path = directory()
     try:
@@ -190,7 +190,7 @@ _STORE = Store("the name of a template", Named, _open_directory)
 
 
 def path_of(name: str) -> str:
-    """Return the path of the directory of a named template, which may not exist.
+    """Return the path of the directory of a named template, which need not exist.
 
     :raises InvalidNameError: `name` is not a valid name of a template.
     """
@@ -224,7 +224,7 @@ def _absent(name: str) -> RunscError:
 
 
 def check_free(name: str) -> None:
-    """Check that no template has a name.
+    """Check that no template has the name `name`.
 
     :raises InvalidNameError: `name` is not a valid name of a template.
     :raises RunscError: a template has the name.
@@ -237,8 +237,8 @@ def keep(save: Callable[[str], None], name: str, *, replace: bool) -> None:
     """Save a template under a name.
 
     :param save: writes the template to an empty directory, as :meth:`Template.save` does.
-    :param replace: whether to replace the template that has the name.
-    :raises RunscError: a template has the name.
+    :param replace: whether to replace an existing template with the name.
+    :raises RunscError: a template has the name, and `replace` is false.
     :raises UsernsError: as :meth:`Template.save` does.
     """
     try:
@@ -252,7 +252,7 @@ def keep(save: Callable[[str], None], name: str, *, replace: bool) -> None:
 def find(name: str) -> tuple[str, TemplateRecord]:
     """Return the directory of a named template, and its record.
 
-    :raises RunscError: no template has the name, or it is damaged or not to be trusted.
+    :raises RunscError: no template has the name, or the template is damaged or can't be trusted.
     :raises InvalidNameError: `name` is not a valid name of a template.
     """
     path = path_of(name)
@@ -262,7 +262,7 @@ def find(name: str) -> tuple[str, TemplateRecord]:
 
 
 def list_all() -> list[Named]:
-    """Return all named templates, also damaged ones; remove drafts of killed processes.
+    """Return all named templates, including damaged ones; remove drafts of killed processes.
 
     :raises UsernsError: the directory of templates can't be used.
     """
@@ -277,7 +277,7 @@ def list_all() -> list[Named]:
 
 
 def names() -> list[str]:
-    """Return the names of all templates.
+    """Return the names of all named templates.
 
     :raises UsernsError: the directory of templates can't be used.
     """
@@ -296,5 +296,6 @@ def remove(name: str) -> None:
     if entry is None:
         raise _absent(name)
     with entry:
-        # Readers take no lock: they find the whole template, or none.
+        # Set the directory aside in one step: readers take no lock, and find the complete template
+        # or none.
         entry.set_aside()

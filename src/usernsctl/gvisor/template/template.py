@@ -1,4 +1,4 @@
-"""Templates of commands and of the agent, from which sandboxes are started."""
+"""Templates, from which sandboxes are started: checkpoints of a command or of the agent."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class RestoreOptions(TypedDict, total=False):
 class Parts:
     """The parts of a template.
 
-    :ivar config: the config.json of its sandboxes.
+    :ivar config: the config.json of the template's sandboxes.
     :ivar is_own_host: whether the template created the host, and closes it.
     :ivar remedy: the command that recreates the template.
     """
@@ -75,19 +75,20 @@ class Parts:
 
 
 class Template(ClosingMixin):
-    """A checkpoint of a command that was ready, to start any number of sandboxes from.
+    """A checkpoint of a command that is ready, from which any number of sandboxes can be started.
 
-    :meth:`usernsctl.SandboxHost.template` makes a template. Its checkpoint is in the host's memory,
-    and ends with this object or with the host; :meth:`save` copies it to a directory.
+    :meth:`usernsctl.SandboxHost.template` creates a template. The checkpoint is in the host's
+    memory, and is removed when this object or the host is closed; :meth:`save` copies it to a
+    directory.
 
-    A Template is a context manager, also an asynchronous one, that closes the template at its end.
+    A Template is a context manager, also an asynchronous one, that closes the template on exit.
     """
 
     _what = "a template"
     _kinds: tuple[str, ...] = ("command", "agent")
 
     def __init__(self, made: Parts) -> None:
-        """Take over the parts of a template."""
+        """Take ownership of the parts of a template."""
         self._made: Parts = made
 
     def _holds(self) -> bool:
@@ -106,7 +107,7 @@ class Template(ClosingMixin):
         user: str | tuple[int, int] | None = None,
         timeout: float | None = None,
     ) -> Self:
-        """Make a template: see :meth:`usernsctl.SandboxHost.template`.
+        """Create a template: see :meth:`usernsctl.SandboxHost.template`.
 
         :raises ValueError: an argument has a wrong value.
         :raises TypeError: an argument has the wrong type.
@@ -149,7 +150,7 @@ class Template(ClosingMixin):
 
     @property
     def host(self) -> HostBase:
-        """The host that sandboxes are started in."""
+        """The SandboxHost in which the template's sandboxes are started."""
         return self._parts.host
 
     @property
@@ -170,8 +171,8 @@ class Template(ClosingMixin):
         :raises ValueError: the template or its host is closed, or an option has a wrong value.
         :raises TypeError: an option has the wrong type, or is unknown.
         :raises TimeoutExpired: the start took more than `timeout` seconds.
-        :raises RunscError: runsc failed, or is not the release that made the checkpoint
-            (cause ``"template-outdated"``).
+        :raises RunscError: runsc failed, or is not the program that created the checkpoint (cause
+            ``"template-outdated"``).
         :raises UsernsError: as :class:`usernsctl.Sandbox` does.
         """
         check_keywords("start", options, RestoreOptions.__annotations__)
@@ -213,7 +214,8 @@ class Template(ClosingMixin):
     def save(self, directory: StrOrBytesPath) -> None:
         """Copy the checkpoint to a directory that only this user may read.
 
-        The checkpoint has all memory of the command, with secrets such as those of its environment.
+        The checkpoint contains all memory of the command, including secrets, for example in the
+        environment.
 
         :param directory: the path of a directory that does not exist or is empty.
         :raises ValueError: the template is closed.
@@ -243,15 +245,16 @@ class Template(ClosingMixin):
         """Load a template from a directory that :meth:`save` wrote.
 
         :param directory: the path of the directory.
-        :param SandboxHost host: the host to start sandboxes in; by default a new ``SandboxHost()``.
-            Its arguments must be those of the host that the template was made in, except `runsc`,
-            which must be the same release, and `debug_log`.
+        :param SandboxHost host: the host in which the sandboxes are started; by default a new
+            ``SandboxHost()``. The host's arguments must be the same as those of the host in which
+            the template was created, except `debug_log`, and `runsc`, which must be the same
+            release.
         :param str remedy: the shell command that recreates the template, for errors about an
             outdated template.
-        :raises RunscError: there is no template (cause ``"no-such-template"``); it was made in a
-            host with other arguments (``"template-host-differs"``), or with another release of
-            runsc, other files or another version of usernsctl (``"template-outdated"``); it is
-            incomplete (``"template-damaged"``); or other users may have modified it
+        :raises RunscError: the template does not exist (cause ``"no-such-template"``); it was
+            created in a host with other arguments (``"template-host-differs"``), or with another
+            release of runsc, other files or another version of usernsctl (``"template-outdated"``);
+            it is incomplete (``"template-damaged"``); or other users may have modified it
             (``"template-untrusted"``).
         :raises UsernsError: as :class:`usernsctl.SandboxHost` does.
         """
@@ -277,7 +280,8 @@ class Template(ClosingMixin):
     def close(self) -> None:
         """Remove the checkpoint from memory. Running sandboxes are not affected.
 
-        In a forked child of the process that made the template, it only closes descriptors.
+        In a forked child of the process that created the template, this method only closes
+        descriptors.
         """
         self._is_closed = True
         parts = self._made
