@@ -1,6 +1,6 @@
 """Sandboxes: commands in gVisor, without root.
 
-:func:`run` runs one command in gVisor, as :func:`subprocess.run` does on this machine's kernel.
+:func:`run` runs one command in gVisor, as :func:`subprocess.run` does on the host's kernel.
 """
 
 from importlib import import_module
@@ -14,7 +14,7 @@ __all__ = ["run", "run_async"]
 
 
 def __getattr__(name: str) -> Any:
-    # Imported on first use: most programs import only one of the modules of this package.
+    # Import modules on first use, because most programs need only one module of this package.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module("usernsctl.gvisor.host"), name)

@@ -1,4 +1,4 @@
-"""Communication with a command whose output is limited, from asyncio."""
+"""Exchange of input and output with a command from asyncio, with a limit for the output."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from usernsctl.gvisor.output import READ_BYTES, BoundedOutput, KeptOutput
 
 
 class AsyncExchange:
-    """The transfer of input and output between a command and an event loop."""
+    """The transfer of standard input and output between a command and an event loop."""
 
     def __init__(self, process: Any, input: bytes | None, bounds: BoundedOutput) -> None:
-        """Begin the transfer in the running event loop.
+        """Start the transfer in the running event loop.
 
         :param process: an object with the pipes `stdin`, `stdout` and `stderr`.
         :raises BaseException: the event loop can't watch a pipe.
@@ -45,7 +45,7 @@ class AsyncExchange:
         watch(fd, *call[:1], fd, *call[1:])
 
     async def wait(self) -> None:
-        """Wait until both streams have ended, or one is too long."""
+        """Wait until all pipes are closed, or the output exceeds its limit."""
         await self._done
 
     def _write(self, fd: int) -> None:
@@ -81,7 +81,7 @@ class AsyncExchange:
             self._done.set_result(None)
 
     def close(self) -> None:
-        """End the transfer, and close the pipes."""
+        """Stop the transfer, and close the pipes."""
         for fd in list(self._open):
             self._close(fd)
 
@@ -95,16 +95,15 @@ async def communicate(
     wait: Callable[[], Awaitable[object]],
     end: Callable[[], Awaitable[object]],
 ) -> None:
-    """Write to a command and read its output, until the command ends.
+    """Write to a command and read its output, until the command exits.
 
-    The command is killed at the time limit, and if this call is cancelled or the output is too
-    long.
+    The command is killed if it exceeds `timeout` or the output limit, or if this call is cancelled.
 
     :param process: an object with the pipes `stdin`, `stdout` and `stderr`.
-    :param wait: waits for the end of the command.
-    :param end: kills the command, and waits for its end.
-    :raises TimeoutExpired: the command did not end within `timeout` seconds. The exception has the
-        output that was kept.
+    :param wait: waits for the command to exit.
+    :param end: kills the command, and waits for its exit.
+    :raises TimeoutExpired: the command did not exit within `timeout` seconds. The exception has the
+        captured output.
     """
     exchange = AsyncExchange(process, input, bounds)
     try:
@@ -122,5 +121,6 @@ async def communicate(
         if bounds.overflow is not None:
             await end()
     finally:
-        # The command is killed before the pipes are closed: it would get SIGPIPE or EPIPE.
+        # Close the pipes after the command was killed, so that it does not receive SIGPIPE or
+        # EPIPE.
         exchange.close()

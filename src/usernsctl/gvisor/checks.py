@@ -1,4 +1,4 @@
-"""Checks of arguments that several modules of gvisor share."""
+"""Checks of arguments, shared by several modules of ``usernsctl.gvisor``."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from usernsctl.commands import popen
     from usernsctl.commands.arguments import Args, StrOrBytesPath
 else:
-    # `usernsctl run` does not import this module, which imports subprocess.
+    # Import this module on first use: it imports subprocess, which `usernsctl run` does not need.
     popen = LateModule("usernsctl.commands.popen")
 
 
 def argv(args: Args) -> tuple[str, ...]:
-    """Return a command and its arguments as strings; `args` is as for subprocess.
+    """Return a command and its arguments as strings; `args` has any type that subprocess accepts.
 
     :raises TypeError: an argument is neither text nor a path.
     :raises ValueError: an argument has a NUL character.
@@ -40,7 +40,7 @@ def argv(args: Args) -> tuple[str, ...]:
 def sandbox_id(id: str) -> str:
     """Return `id` if it is valid as the id of a sandbox.
 
-    :raises TypeError: `id` is not text.
+    :raises TypeError: `id` is not a string.
     :raises ValueError: `id` is malformed.
     """
     if not isinstance(id, str):
@@ -48,7 +48,7 @@ def sandbox_id(id: str) -> str:
     return check_name(id, "the id of a sandbox")
 
 
-#: The greatest uid or gid: the next number is -1, which means no id (setresuid(2)).
+#: The greatest uid or gid: the next number equals -1, which means "no id" (setresuid(2)).
 ID_MAX = 2**32 - 2
 #: The maximum length of the name of a user or a group, in bytes (csrc/base/base.h).
 NAME_MAX = 256
@@ -56,7 +56,7 @@ NAME_MAX = 256
 
 @dataclass(frozen=True, slots=True)
 class NamedUser:
-    """A user and a group of a sandbox, at least one of them by its name.
+    """A user and a group of a sandbox, at least one of which is given by name.
 
     :ivar user: the uid, or the name.
     :ivar group: the gid, or the name; ``None`` for the user's own group.
@@ -66,18 +66,18 @@ class NamedUser:
     group: int | str | None
 
     def __str__(self) -> str:
-        """Return the text that :func:`parse_user` has parsed."""
+        """Return the text from which :func:`parse_user` made this object."""
         return str(self.user) if self.group is None else f"{self.user}:{self.group}"
 
 
-#: The types of the argument `user`.
+#: The types that the argument `user` may have.
 AnyUser = str | tuple[int, int] | NamedUser
 
 
 def parse_user(text: str) -> tuple[int, int] | NamedUser:
-    """Parse ``UID[:GID]`` or ``NAME[:GROUP]``, also mixed; GID = UID if it is left out.
+    """Parse ``UID[:GID]``, ``NAME[:GROUP]`` or a mixture of both; a missing GID equals UID.
 
-    :param text: a part that has only digits is a number.
+    :param text: the user and the group. A component that consists of digits is a number.
     :raises ValueError: `text` has another format.
     """
     first, colon, second = text.partition(":")
@@ -92,21 +92,21 @@ def parse_user(text: str) -> tuple[int, int] | NamedUser:
 
 
 def _id_or_name(text: str) -> int | str | None:
-    """Return a number for digits, a text that can be a name, or None."""
+    """Return an int for digits, the text itself if it can be a name, or else None."""
     if text.isascii() and text.isdecimal():
         is_id = len(text) <= 10 and int(text) <= ID_MAX
         return int(text) if is_id else None
-    # A leading - would make a negative number; + and - begin NIS entries of passwd
-    # (nsswitch.conf(5)).
+    # Reject a leading -, which would look like a negative number, and + and -, which begin NIS
+    # entries of passwd (nsswitch.conf(5)).
     is_name = text[:1] not in ("", "+", "-") and text.isprintable()
     is_name = is_name and len(text.encode()) <= NAME_MAX
     return text if is_name and not set(text) & set(" :,/") else None
 
 
 def user_of(given: Any) -> tuple[int, int] | NamedUser:
-    """Return a user as two numbers, or as its names.
+    """Return a user as a pair of uid and gid, or as a NamedUser.
 
-    :param given: a pair of a uid and a gid, a text for :func:`parse_user`, or its result.
+    :param given: a pair of a uid and a gid, a text for :func:`parse_user`, or a NamedUser.
     :raises TypeError: `given` has another type.
     :raises ValueError: a number is not an id, or the text has another format.
     """
@@ -129,10 +129,10 @@ def user_of(given: Any) -> tuple[int, int] | NamedUser:
 
 
 def user_ids(given: Any) -> tuple[int, int]:
-    """Return a user as two numbers.
+    """Return a user as a pair of uid and gid.
 
     :raises TypeError: `given` has another type.
-    :raises ValueError: a number is not an id, or `given` has a name.
+    :raises ValueError: a number is not an id, or `given` has the name of a user or group.
     """
     user = user_of(given)
     if isinstance(user, NamedUser):
@@ -143,12 +143,12 @@ def user_ids(given: Any) -> tuple[int, int]:
 # The maximum length of a hostname, in bytes (__NEW_UTS_LEN of linux/utsname.h).
 _HOSTNAME_MAX = 64
 
-# The maximum number of supplementary groups that fit into one message to the agent.
+# The maximum number of supplementary groups, which all fit into one message to the agent.
 _GROUPS_MAX = 4096
 
 
 def gids(given: Any) -> list[int]:
-    """Return a list of supplementary groups.
+    """Check `given`, and return it as a tuple of supplementary groups.
 
     :raises TypeError: `given` is not a list of numbers.
     :raises ValueError: a number is not a gid, or there are too many.
@@ -167,9 +167,9 @@ def gids(given: Any) -> list[int]:
 
 
 def hostname(given: str | None) -> str | None:
-    """Return a hostname for a sandbox, or None.
+    """Check the hostname of a sandbox, and return it; None stays None.
 
-    :raises TypeError: `given` is not text.
+    :raises TypeError: `given` is not a string.
     :raises ValueError: `given` is empty, longer than the kernel allows (64 bytes), or has a NUL.
     """
     if given is None:
@@ -183,7 +183,9 @@ def hostname(given: str | None) -> str | None:
 
 
 def variables(env: Mapping[str, str] | None) -> dict[str, str]:
-    """Return `env` as a dictionary of strings; values, which may be secret, are in no error.
+    """Check `env`, and return it as a dictionary of strings.
+
+    Errors do not quote values, which may be secret.
 
     :raises TypeError: `env` is not a mapping of text to text.
     :raises ValueError: a name is empty or has a ``=``, or a name or value has a NUL character.
@@ -209,7 +211,7 @@ def variables(env: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def check_utf8(name: str, text: str) -> None:
-    """Check that `text`, given by the argument `name`, can be in a config.json (RFC 8259).
+    """Check that `text`, the argument `name`, can be encoded in a config.json (RFC 8259).
 
     :raises ValueError: `text` can't be encoded in UTF-8; the message doesn't quote it.
     """
@@ -221,7 +223,7 @@ def check_utf8(name: str, text: str) -> None:
 
 
 def directory_inside(cwd: StrOrBytesPath | None) -> str | None:
-    """Return the working directory for a command in a sandbox as a string, or None.
+    """Check the working directory of a command in a sandbox; return it as a string, or None.
 
     :raises TypeError: `cwd` is not a path.
     :raises ValueError: `cwd` is empty or has a NUL character.
@@ -243,7 +245,7 @@ def directory_inside(cwd: StrOrBytesPath | None) -> str | None:
 
 
 def stream(name: str, given: Any) -> None:
-    """Check that `given` is a standard stream as subprocess accepts it.
+    """Check that `given` is a standard stream of a type that subprocess accepts.
 
     :raises TypeError: `given` has another type, such as a path.
     """
@@ -254,9 +256,9 @@ def stream(name: str, given: Any) -> None:
 
 
 def check_no_command(**options: Any) -> None:
-    """Check that no option is given that requires a first command.
+    """Check that no option is set that requires a first command.
 
-    :raises ValueError: such an option is given.
+    :raises ValueError: an option that requires a first command is set.
     """
     for name, given in options.items():
         if given not in (None, False, popen.DEVNULL):
@@ -275,8 +277,8 @@ def check_streams(
 
     :param has_command: whether the sandbox has a first command.
     :raises TypeError: an argument can't be a standard stream.
-    :raises ValueError: `terminal` and a stream are both given, or one of these is given without a
-        first command.
+    :raises ValueError: `terminal` and a standard stream are both given, or one of them is given
+        without a first command.
     """
     if not has_command:
         check_no_command(terminal=terminal, stdin=stdin, stdout=stdout, stderr=stderr)
@@ -287,9 +289,9 @@ def check_streams(
 
 
 def count(name: str, given: int, least: int = 1) -> int:
-    """Return `given`, the value of the argument `name`, if it is a whole number from `least` on.
+    """Return `given`, the argument `name`, if it is an integer not less than `least`.
 
-    :raises TypeError: `given` is not a whole number.
+    :raises TypeError: `given` is not an integer.
     :raises ValueError: `given` is less than `least`.
     """
     if isinstance(given, bool) or not isinstance(given, int):
@@ -300,9 +302,9 @@ def count(name: str, given: int, least: int = 1) -> int:
 
 
 def signal_number(given: int) -> int:
-    """Return `given` as the number of a signal, or 0 for no signal (kill(2)).
+    """Return `given` if it is the number of a signal, or 0 (kill(2)).
 
-    :raises TypeError: `given` is not a whole number.
+    :raises TypeError: `given` is not an integer.
     :raises OSError: no signal has this number (EINVAL), as in subprocess.
     """
     number = operator.index(given)
@@ -312,7 +314,7 @@ def signal_number(given: int) -> int:
 
 
 def seconds(name: str, given: float) -> float:
-    """Return `given`, the value of the argument `name`, if it is a time of more than 0 seconds.
+    """Return `given`, the argument `name`, if it is a number of seconds greater than 0.
 
     :raises TypeError: `given` is not a number.
     :raises ValueError: `given` is 0 or less, NaN, or too large for a timeout.

@@ -1,4 +1,4 @@
-"""Hosts of sandboxes, and `run` for one command in a sandbox."""
+"""Hosts of sandboxes, and :func:`run`, which runs one command in a sandbox."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from usernsctl.gvisor.template import python as python_templates
     from usernsctl.gvisor.template import template as templates
 else:
-    # Imported on first use: few programs use pools or templates.
+    # Import these modules on first use, because few programs use pools or templates.
     async_output = LateModule("usernsctl.gvisor.async_output")
     output = LateModule("usernsctl.gvisor.output")
     pools = LateModule("usernsctl.gvisor.pool.pool")
@@ -47,7 +47,7 @@ class SandboxOptions(CommandOptions, HostOptions, total=False):
 
 
 class RunOptions(SandboxOptions, total=False):
-    """Arguments of :func:`usernsctl.gvisor.run` that do not decide whether its streams are text."""
+    """Arguments of :func:`usernsctl.gvisor.run` whose types do not depend on `text`."""
 
     capture_output: bool
     timeout: float | None
@@ -67,56 +67,56 @@ class AnyRunOptions(RunOptions, total=False):
 
 
 class SandboxHost(HostBase):
-    """A persistent namespace to start sandboxes in, from any thread or from asyncio.
+    """A persistent namespace in which any thread or asyncio task can start sandboxes.
 
-    The constructor writes the id map and builds a root filesystem, as ``usernsctl run`` does. That
-    takes a few tenths of a second: call :meth:`create_async` in an event loop. Each sandbox then
-    takes as long as runsc does. All files of the host are in mounts inside the namespace, which end
-    when the host is closed and its last sandbox has ended. No process runs in the namespace but
-    those of sandboxes.
+    The constructor writes the id map and builds a root filesystem, as ``usernsctl run`` does. This
+    takes a few tenths of a second, so call :meth:`create_async` in an event loop. The start of each
+    sandbox then takes as long as runsc does. All files of the host are in mounts in the namespace,
+    which disappear when the host is closed and its last sandbox has ended. Only processes of
+    sandboxes run in the namespace.
 
-    A SandboxHost is a context manager, also an asynchronous one, that closes the host at its end.
+    A SandboxHost is a context manager, also an asynchronous one, that closes the host on exit.
 
-    :param idmap: the ids inside, as for :class:`usernsctl.Popen`; by default only the caller's
-        id is mapped, to root.
-    :param namespace: a kept :class:`usernsctl.Namespace`, or the name of one, to start the
-        sandboxes in, instead of `idmap`. The caller may close the Namespace afterwards.
-    :param bundle: the directory of an OCI bundle. Its config.json sets each option that no
-        argument sets. Without `bundle`, `rootfs` and `expose_root`, the root filesystem of a
-        sandbox has the directories with this machine's programs.
+    :param idmap: the ids in the namespace, as for :class:`usernsctl.Popen`; by default only the
+        caller's id is mapped, to root.
+    :param namespace: a persistent :class:`usernsctl.Namespace`, or its name, in which the sandboxes
+        are started, instead of `idmap`. The caller may close the Namespace afterwards.
+    :param bundle: the directory of an OCI bundle. Its config.json sets each option that no argument
+        sets. Without `bundle`, `rootfs` and `expose_root`, the root filesystem of a sandbox has the
+        host's program directories, such as /usr.
     :param bool trust: whether the bundle's bind mounts, annotations and capabilities apply
         unchanged. By default, a bind mount from outside of the bundle raises
         :class:`usernsctl.BundleError`, and only harmless annotations reach runsc.
-    :param bool allow_hooks: whether runsc executes the bundle's hooks for each sandbox. Hooks
-        are programs OUTSIDE gVisor, on this machine's kernel, with the caller's rights.
+    :param bool allow_hooks: whether runsc executes the bundle's hooks for each sandbox. Hooks are
+        programs OUTSIDE gVisor, on the host's kernel, with the caller's privileges.
     :param rootfs: the directory of a root filesystem.
-    :param bool expose_root: whether this machine's root directory is the root filesystem,
-        read-only.
-    :param bool writable_root: whether root inside may write to all files of the root
-        filesystem, whoever owns them, such as those in /etc and /usr. Writes stay in memory.
-    :param binds: further bind mounts: each a path, a text ``"SRC[:DST][:ro|rw]"`` as for
+    :param bool expose_root: whether the host's root directory is the root filesystem, read-only.
+    :param bool writable_root: whether root in the sandbox may write to all files of the root
+        filesystem, such as those in /etc and /usr, whoever owns them. Writes stay in memory.
+    :param binds: further bind mounts, each a path, a text ``"SRC[:DST][:ro|rw]"`` as for
         ``--bind``, or a :class:`usernsctl.Bind`.
-    :param str hostname: the hostname inside.
-    :param rlimits: limits of each process inside, which gVisor enforces: each a text
+    :param str hostname: the hostname in the sandbox.
+    :param rlimits: limits of each process in the sandbox, which gVisor enforces; each a text
         ``"NAME=SOFT[:HARD]"`` as for ``--rlimit``, in the units of setrlimit(2), or a
         :class:`usernsctl.Rlimit`.
     :param memory: the memory limit of each sandbox, gVisor's own memory and files in memory
         included: a number of bytes, or a text such as ``"512M"`` or ``"1.5GiB"``. See
         :class:`Sandbox` for what happens to a sandbox that exceeds a limit.
-    :param int pids: the limit of processes and threads of this machine that each sandbox has.
-        gVisor alone has about 20, and each process inside one or two.
+    :param int pids: the maximum number of host processes and threads of each sandbox. gVisor alone
+        has about 20, and each process in the sandbox has one or two.
     :param cpus: the number of processors that each sandbox may use.
-    :param disk: how much each sandbox may write to its root filesystem, and to each tmpfs such
-        as /tmp: a size as for `memory`. More fails with ENOSPC.
-    :param ttl: the time after which each sandbox is ended: seconds, or a text such as ``"2m"``.
+    :param disk: how much each sandbox may write to its root filesystem, and to each tmpfs such as
+        /tmp; a size as for `memory`. Further writes fail with ENOSPC.
+    :param ttl: the time after which each sandbox is killed; seconds, or a text such as ``"2m"``.
     :param idle_timeout: the time without a running command after which each sandbox without a first
-        command is ended: seconds, or a text. In a pool, only the time of a lease counts.
-    :param str limits: ``"strict"``, the default, or ``"best-effort"``: whether a limit that
-        can't be enforced here is an error, or is ignored.
+        command is killed; seconds, or a text. In a pool, only the time while a sandbox is leased
+        counts.
+    :param str limits: ``"strict"``, the default, if a limit that can't be enforced on this host is
+        an error; ``"best-effort"`` if it is ignored.
     :param str network: ``"none"``, the default, for a loopback device alone, ``"host"`` for the
-        network of the machine, or ``"private"`` for a network of each sandbox that
-        reaches other machines but not this one.
-    :param allow: what each sandbox may reach: either names, by HTTP and HTTPS through a proxy
+        network of the host, or ``"private"`` for a network of each sandbox that reaches other
+        machines but not the host.
+    :param allow: what each sandbox may reach, either names, by HTTP and HTTPS through a proxy
         (``"NAME[:PORT]"`` or ``"*.NAME[:PORT]"``), or addresses (``"CIDR[:PORT]"``).
     :param str platform: the platform of gVisor: ``"systrap"``, ``"ptrace"`` or ``"kvm"``; by
         default runsc chooses.
@@ -124,27 +124,27 @@ class SandboxHost(HostBase):
         created if it does not exist.
     :param runsc: the absolute path of runsc; by default the value of ``USERNSCTL_RUNSC``, else
         the first runsc in PATH.
-    :param bool verify: whether usernsctl checks inside each sandbox that its kernel is gVisor,
-        before a command starts.
-    :param bool no_new_privs: whether runsc, its children and the commands inside can't gain
-        privileges by set-user-id programs (PR_SET_NO_NEW_PRIVS(2const)).
+    :param bool verify: whether usernsctl checks in each sandbox that its kernel is gVisor, before a
+        command starts.
+    :param bool no_new_privs: whether runsc, its children and the commands in the sandbox are
+        prevented from gaining privileges by set-user-id programs (PR_SET_NO_NEW_PRIVS(2const)).
     :param bool drop_bounding: whether runsc keeps only the capabilities that it needs.
     :raises ValueError: an argument has a wrong value; two arguments exclude each other, such as
         `bundle` and `rootfs`; `trust` or `allow_hooks` is given without `bundle`; the Namespace
         is closed, or keeps a PID namespace.
     :raises TypeError: an argument has the wrong type, or is unknown.
-    :raises BindError: a bind mount is impossible or not allowed; as :class:`FileNotFoundError`
-        if its source does not exist.
+    :raises BindError: a bind mount is impossible or not allowed. The error is also a
+        :class:`FileNotFoundError` if the source does not exist.
     :raises UsernsError: for the same reasons as ``usernsctl run``.
     """
 
     def start(self, args: Args | None = (), **options: Unpack[StartOptions]) -> Sandbox:
-        """Start a command in a new sandbox, and return when the command runs.
+        """Start a command in a new sandbox, and return once the command runs.
 
-        The start takes some tenths of a second: call :meth:`start_async` in an event loop.
+        The start takes some tenths of a second, so call :meth:`start_async` in an event loop.
 
-        :param args: the command and its arguments, one word as the command, or ``None`` for a
-            sandbox without a first command, as for :class:`Sandbox`.
+        :param args: the command and its arguments, a string as a command without arguments, or
+            ``None`` for a sandbox without a first command, as for :class:`Sandbox`.
         :param options: `id`, `env`, `cwd`, `user`, `stdin`, `stdout`, `stderr`, `terminal`,
             `detach`, `in_cgroup` and `timeout`, as for :class:`Sandbox`.
         :raises ValueError: the host is closed, or an argument has a wrong value.
@@ -168,23 +168,26 @@ class SandboxHost(HostBase):
         ready: checkpoint.AnyReady | None = None,
         **options: Unpack[templates.TemplateOptions],
     ) -> templates.Template:
-        """Start a command, save a checkpoint of it once it is ready, and end it.
+        """Start a command, save a checkpoint of it once it is ready, and kill it.
 
-        :param args: the command and its arguments, or one word as the command. ``None``: save
-            usernsctl's agent, for sandboxes without a first command (:class:`Sandbox`).
+        :param args: the command and its arguments, or a string as a command without arguments.
+            ``None`` saves usernsctl's agent, for sandboxes without a first command
+            (:class:`Sandbox`).
         :param ready: when the command is ready: ``"line:TEXT"``, once it has written that line to
-            its standard output; ``"file:PATH"``, once that path exists inside; ``"port:N"``, once a
-            process inside listens on that TCP port. A text without such a prefix is a path if it
-            begins with ``/``, else a line. Or a function that is called with the sandbox, and
-            returns when the command is ready. Optional only if `args` is ``None``.
+            its standard output; ``"file:PATH"``, once that path exists in the sandbox;
+            ``"port:N"``, once a process in the sandbox listens on that TCP port. A text without one
+            of these prefixes is a path if it begins with ``/``, else a line. A function is called
+            with the sandbox, and returns when the command is ready. Optional only if `args` is
+            ``None``.
         :param options: `env`, `cwd` and `user`, as for :class:`Sandbox`; `timeout`, the time limit
             of the call, in seconds, 300 by default.
         :returns: the template.
         :raises ValueError: an argument has a wrong value, or the host is closed.
         :raises TypeError: an argument has the wrong type, or is unknown.
-        :raises TimeoutExpired: the call took more than `timeout` seconds, and left nothing behind.
-        :raises RunscError: the command ended before it was ready (cause
-            ``"template-not-ready"``), or runsc can't save it (``"template-unsavable"``).
+        :raises TimeoutExpired: the call took more than `timeout` seconds, and everything it started
+            was removed.
+        :raises RunscError: the command exited before it was ready (cause ``"template-not-ready"``),
+            or runsc can't save it (``"template-unsavable"``).
         :raises UsernsError: as :class:`Sandbox` does.
         """
         _check_template("template", options)
@@ -197,7 +200,7 @@ class SandboxHost(HostBase):
         ready: checkpoint.AnyReady | None = None,
         **options: Unpack[templates.TemplateOptions],
     ) -> templates.Template:
-        """Make a template from asyncio: see :meth:`template`.
+        """Create a template from asyncio: see :meth:`template`.
 
         If this call is cancelled, the template is closed.
         """
@@ -215,14 +218,15 @@ class SandboxHost(HostBase):
     ) -> python_templates.PythonTemplate:
         """Start a Python interpreter, and save a checkpoint once it has imported modules.
 
-        :param python: the path of the interpreter inside, or its name.
+        :param python: the path of the interpreter in the sandbox, or its name.
         :param preload: the names of the modules to import.
         :param str code: source code to execute after the imports.
         :param options: `env`, `cwd`, `user` and `timeout`, as for :meth:`template`.
         :returns: the template.
         :raises ValueError: an argument has a wrong value, or the host is closed.
         :raises TypeError: an argument has the wrong type, or is unknown.
-        :raises TimeoutExpired: the call took more than `timeout` seconds, and left nothing behind.
+        :raises TimeoutExpired: the call took more than `timeout` seconds, and everything it started
+            was removed.
         :raises RunscError: the imports or `code` failed (cause ``"template-not-ready"``), or left
             threads or open sockets (``"template-unsavable"``).
         :raises UsernsError: as :class:`Sandbox` does.
@@ -240,7 +244,7 @@ class SandboxHost(HostBase):
         code: str | None = None,
         **options: Unpack[templates.TemplateOptions],
     ) -> python_templates.PythonTemplate:
-        """Make a template of an interpreter from asyncio: see :meth:`python_template`.
+        """Create a template of an interpreter from asyncio: see :meth:`python_template`.
 
         If this call is cancelled, the template is closed.
         """
@@ -250,7 +254,7 @@ class SandboxHost(HostBase):
         )
 
     def pool(self, size: int, **options: Unpack[pools.PoolOptions]) -> pools.SandboxPool:
-        """Create a pool of sandboxes that are started ahead, and return at once.
+        """Create a pool of sandboxes that are started in advance, and return at once.
 
         Threads of the pool start the sandboxes; :meth:`usernsctl.SandboxPool.acquire` leases them.
 
@@ -264,7 +268,7 @@ class SandboxHost(HostBase):
 
 
 def _check_template(method: str, options: Mapping[str, Any]) -> None:
-    """Check the names of the keyword arguments of a method that makes a template.
+    """Check the names of the keyword arguments of a method that creates a template.
 
     :raises TypeError: a keyword is unknown.
     """
@@ -315,22 +319,22 @@ def run(args: Args = (), **options: Unpack[AnyRunOptions]) -> Result[Any]: ...
 def run(args: Args = (), **options: Unpack[AnyRunOptions]) -> Result[Any]:
     """Run a command in gVisor and wait for it, as :func:`subprocess.run` does.
 
-    The sandbox ends with the command, and leaves nothing behind. Callers that run many commands
-    give all of them the same `host`.
+    The sandbox ends when the command exits, and its files are removed. A caller that runs many
+    commands should pass the same `host` each time.
 
-    :param args: the command and its arguments, or one word as the command. Optional for a bundle,
-        whose config.json has a command.
+    :param args: the command and its arguments, or a string as a command without arguments. Optional
+        for a bundle, whose config.json has a command.
     :param options: `input`, `capture_output`, `timeout` (in seconds, the start included), `check`,
         `text`, `encoding` and `errors`, as for :func:`subprocess.run`, but text is UTF-8 by
-        default. `max_output`, the number of bytes to keep of the standard output, and of the
-        standard error: one half from the beginning, one from the end; the rest is only counted.
-        `on_overflow`, ``"kill"`` to kill a command that writes more than `max_output`, or
-        ``"truncate"``, the default. `host`, the :class:`usernsctl.SandboxHost` to start the sandbox
-        in, by default a new one. `env`, `cwd`, `user`, `stdin`, `stdout`, `stderr` and `in_cgroup`,
-        as for :class:`usernsctl.Sandbox`; without `host`, also the arguments of
+        default. `max_output`, the number of bytes to capture of the standard output, and of the
+        standard error: one half from the beginning, one from the end. Further bytes are only
+        counted. `on_overflow`, ``"kill"`` to kill a command that writes more than `max_output`, or
+        ``"truncate"``, the default. `host`, the :class:`usernsctl.SandboxHost` in which the sandbox
+        is started, by default a new one. `env`, `cwd`, `user`, `stdin`, `stdout`, `stderr` and
+        `in_cgroup`, as for :class:`usernsctl.Sandbox`; without `host`, also the arguments of
         :class:`usernsctl.SandboxHost`.
     :returns: the exit status of the command, or -N after signal N, its output, and the reason of
-        its end.
+        its exit.
     :raises TimeoutExpired: the command took more than `timeout` seconds, and was killed.
     :raises CalledProcessError: `check` is true, and the exit status of the command is not 0.
     :raises TypeError: an argument has the wrong type, or is unknown.
@@ -396,7 +400,7 @@ async def run_async(args: Args = (), **options: Unpack[AnyRunOptions]) -> Result
 async def run_async(args: Args = (), **options: Unpack[AnyRunOptions]) -> Result[Any]:
     """Run a command in gVisor from asyncio, and wait for it: see :func:`run`.
 
-    If this call is cancelled, the sandbox is ended.
+    If this call is cancelled, the sandbox is killed.
 
     :param args: as for :func:`run`.
     :param options: as for :func:`run`.
@@ -426,10 +430,11 @@ async def run_async(args: Args = (), **options: Unpack[AnyRunOptions]) -> Result
 
 
 class _Call(NamedTuple):
-    """The arguments of a :func:`run`.
+    """The checked arguments of a call of :func:`run`.
 
     :ivar input: the standard input, as bytes.
-    :ivar coding: the encoding of the text, and the handling of errors; ``None`` for bytes.
+    :ivar coding: the encoding of the text, and the handling of errors; ``None`` if the streams
+        carry bytes.
     :ivar options: the arguments of the Sandbox.
     """
 
@@ -444,8 +449,8 @@ class _Call(NamedTuple):
     def completed(self, box: Sandbox, result: Result[Any], out: Any, err: Any) -> Result[Any]:
         """Return a result with the output of the command.
 
-        :raises LimitError: `check` is true, and a limit has ended the sandbox.
-        :raises CalledProcessError: `check` is true, and the command has failed.
+        :raises LimitError: `check` is true, and the sandbox was killed because of a limit.
+        :raises CalledProcessError: `check` is true, and the exit status of the command is not 0.
         """
         if self.bounds is not None:
             self.bounds.describe(result)
@@ -455,7 +460,7 @@ class _Call(NamedTuple):
             out, err = (_lines(told, *self.coding) for told in (out, err))
         result.args, result.stdout, result.stderr = self.args, out, err
         if self.check and result.returncode:
-            box.wait()  # raises the error of a limit
+            box.wait()  # raises the error of an exceeded limit
             raise CalledProcessError(result.returncode, self.args, out, err)
         return result
 
@@ -475,7 +480,7 @@ def _call_of(
     host: HostBase | None = None,
     **options: Unpack[SandboxOptions],
 ) -> _Call:
-    """Check the arguments of a :func:`run`.
+    """Check the arguments of a call of :func:`run`.
 
     :raises TypeError: an argument has the wrong type, or is unknown.
     :raises ValueError: two arguments exclude each other, or one has a wrong value.
@@ -511,9 +516,9 @@ def _check_run(args: Args | None, options: Mapping[str, Any]) -> None:
 
 
 def _choose_streams(options: SandboxOptions, input: Any, capture_output: bool) -> None:
-    """Set the standard streams for `input` and `capture_output`.
+    """Set the standard streams in `options` as `input` and `capture_output` require.
 
-    :raises ValueError: `options` sets one of these streams, too.
+    :raises ValueError: `options` also sets one of these streams.
     """
     if input is not None:
         if options.get("stdin") is not None:

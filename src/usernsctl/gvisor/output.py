@@ -1,4 +1,4 @@
-"""The output of a command, captured up to a limited number of bytes."""
+"""Captured output of a command, limited to a number of bytes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from usernsctl._system.descriptors import deadline_after, seconds_left
 from usernsctl.commands.popen import PIPE, TimeoutExpired
 from usernsctl.gvisor.result import Result
 
-#: The treatment of a command that writes more than `max_output`.
+#: The handling of a command that writes more than `max_output` bytes.
 OnOverflow = Literal["truncate", "kill"]
 
-#: The maximum number of bytes to read at once.
+#: The maximum number of bytes to read from a pipe at once.
 READ_BYTES = 1 << 16
 
-# The greatest timeout for poll(2), in seconds. The loop checks the deadline after each call.
+# The greatest timeout for one call of poll(2), in seconds. After each call, the loop checks the
+# deadline.
 _PATIENCE = 3600.0
 
 # The maximum length of an encoded character, in bytes.
@@ -30,12 +31,12 @@ _CHARACTER_BYTES = 4
 
 
 class KeptOutput:
-    """The beginning and the end of the output to one stream, and the number of all its bytes."""
+    """The captured beginning and end of the output to one stream, and its total size."""
 
     def __init__(self, limit: int) -> None:
-        """Initialize without output.
+        """Create an empty capture.
 
-        :param limit: the number of bytes to keep, half of them from the beginning.
+        :param limit: the number of bytes to capture, half of them from the beginning of the output.
         """
         self._limit = limit
         self._head = bytearray()
@@ -43,14 +44,14 @@ class KeptOutput:
         self.total: int = 0
 
     def add(self, data: bytes) -> None:
-        """Append bytes to the output."""
+        """Append bytes to the output; discard bytes between its beginning and its end."""
         self.total += len(data)
         room = self._limit // 2 - len(self._head)
         if room > 0:
             self._head += data[:room]
             data = data[room:]
         self._tail += data
-        # Not at each call, since each moves the whole tail.
+        # Trim the tail only when it has become twice too large, because each trim copies it.
         if len(self._tail) > 2 * self._tail_size + READ_BYTES:
             self._cut()
 
@@ -63,16 +64,16 @@ class KeptOutput:
 
     @property
     def truncated(self) -> int:
-        """The number of discarded bytes."""
+        """The number of bytes that were discarded because of the limit."""
         return max(self.total - self._limit, 0)
 
     def data(self) -> bytes:
-        """Return the bytes that were not discarded."""
+        """Return the captured bytes."""
         self._cut()
         return bytes(self._head + self._tail)
 
     def text(self, encoding: str, errors: str) -> str:
-        """Decode the bytes that were not discarded, without incomplete characters at the cut.
+        """Decode the captured bytes, without the incomplete characters around discarded bytes.
 
         Line ends are converted to newlines, as :mod:`subprocess` does.
 
@@ -93,9 +94,9 @@ def _newlines(text: str) -> str:
 
 
 def check_max_output(limit: int) -> None:
-    """Check a maximum size of output.
+    """Check the argument `max_output`, a number of bytes.
 
-    :raises TypeError: `limit` is not a number.
+    :raises TypeError: `limit` is not an integer.
     :raises ValueError: `limit` is too small.
     """
     if not isinstance(limit, int) or isinstance(limit, bool):
@@ -105,17 +106,17 @@ def check_max_output(limit: int) -> None:
 
 
 class BoundedOutput:
-    """The communication with a command whose output is limited."""
+    """The exchange of input and output with a command whose output is limited."""
 
     def __init__(
         self, limit: int | None, on_overflow: OnOverflow, stdout: Any, stderr: Any
     ) -> None:
-        """Prepare the communication.
+        """Prepare the exchange.
 
-        :param limit: the number of bytes to keep, for each stream.
-        :param on_overflow: whether to kill a command that writes more.
+        :param limit: the number of bytes to capture, for each stream.
+        :param on_overflow: whether a command that writes more than `limit` bytes is killed.
         :param stdout: the argument for the standard output of the command.
-        :param stderr: the argument for its standard error.
+        :param stderr: the argument for the standard error of the command.
         :raises TypeError: an argument has the wrong type.
         :raises ValueError: an argument has a wrong value, or neither stream is a pipe.
         """
@@ -136,14 +137,14 @@ class BoundedOutput:
 
     @classmethod
     def without_limit(cls) -> BoundedOutput:
-        """Return an object that keeps all output."""
+        """Return an object that captures all output."""
         made = cls.__new__(cls)
         made._set(sys.maxsize, "truncate")
         return made
 
     @property
     def overflow(self) -> KeptOutput | None:
-        """The output because of which the command is killed, or ``None``."""
+        """The stream that has exceeded the limit, so that the command is killed, or ``None``."""
         if self._is_killing:
             for kept in (self.stdout, self.stderr):
                 if kept.truncated:
@@ -159,13 +160,13 @@ class BoundedOutput:
         wait: Callable[[float | None], object],
         kill: Callable[[], object],
     ) -> None:
-        """Write to a command and read its output, until the command ends.
+        """Write to a command and read its output, until the command exits.
 
         :param process: an object with the pipes `stdin`, `stdout` and `stderr`.
-        :param wait: waits for the end of the command, with a time limit in seconds.
+        :param wait: waits for the exit of the command, with a time limit in seconds.
         :param kill: kills the command.
-        :raises TimeoutExpired: the command did not end within `timeout` seconds. The exception has
-            the output that was kept.
+        :raises TimeoutExpired: the command did not exit within `timeout` seconds. The exception has
+            the captured output.
         """
         deadline = deadline_after(timeout)
         try:
@@ -179,7 +180,7 @@ class BoundedOutput:
         kill()
 
     def output_of(self, process: Any, input: Any, timeout: float | None) -> tuple[Any, Any]:
-        """Communicate with a SandboxPopen until it ends, and return the output that was kept.
+        """Communicate with a SandboxPopen until it exits, and return the captured output.
 
         :raises TimeoutExpired: as :meth:`communicate` does.
         """
@@ -188,7 +189,7 @@ class BoundedOutput:
         return self.kept(process)
 
     def kept(self, process: Any) -> tuple[Any, Any]:
-        """Return the output of a SandboxPopen that was kept, text if its streams carry text.
+        """Return the captured output of a SandboxPopen, as text if its streams carry text.
 
         :raises UnicodeDecodeError: the output is not text.
         """
@@ -198,7 +199,7 @@ class BoundedOutput:
         return self.data(process)
 
     def _exchange(self, process: Any, input: bytes | None, deadline: float | None) -> None:
-        """Write `input`, and read both streams up to their ends, or until one is too long."""
+        """Write `input`, and read both streams to end of file, or until one exceeds the limit."""
         kept = {process.stdout: self.stdout, process.stderr: self.stderr}
         left = memoryview(input or b"")
         with selectors.PollSelector() as selector:
@@ -226,7 +227,7 @@ class BoundedOutput:
                             stream.close()
 
     def describe(self, result: Result[Any]) -> None:
-        """Set the fields of a result that are about output."""
+        """Set the fields of `result` that describe the output."""
         result.stdout_truncated = self.stdout.truncated
         result.stderr_truncated = self.stderr.truncated
         if (overflow := self.overflow) is not None:
@@ -234,7 +235,7 @@ class BoundedOutput:
             result.limit, result.used = self._limit, overflow.total
 
     def texts(self, process: Any, encoding: str, errors: str) -> tuple[str | None, str | None]:
-        """Return the texts of both streams, each ``None`` if it is not a pipe.
+        """Return the captured text of each stream, or ``None`` for a stream that is not a pipe.
 
         :raises UnicodeDecodeError: the output is not text.
         """
@@ -244,7 +245,7 @@ class BoundedOutput:
         )
 
     def data(self, process: Any) -> tuple[bytes | None, bytes | None]:
-        """Return the output to both streams, each ``None`` if it is not a pipe."""
+        """Return the captured bytes of each stream, or ``None`` for a stream that is not a pipe."""
         return (
             None if process.stdout is None else self.stdout.data(),
             None if process.stderr is None else self.stderr.data(),
@@ -252,14 +253,17 @@ class BoundedOutput:
 
 
 def encoded_input(process: Any, input: Any) -> Any:
-    """Return the input of a SandboxPopen as bytes."""
+    """Return the input of a SandboxPopen encoded as bytes."""
     if process.text_mode and input is not None:
         return input.encode(process.stdin.encoding, process.stdin.errors)
     return input
 
 
 def _write(fd: int, data: memoryview) -> int:
-    """Write to a pipe that has room; return the number of bytes to skip, all if nobody reads."""
+    """Write to a pipe that has room; return the number of bytes that need not be written again.
+
+    If nobody reads the pipe, that is the number of all bytes.
+    """
     try:
         return os.write(fd, data[: select.PIPE_BUF])
     except BrokenPipeError:
