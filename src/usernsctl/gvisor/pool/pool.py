@@ -597,7 +597,7 @@ class SandboxPool(Closing, AsyncClosing):
 
 
 def _check_ports(given: Iterable[str | int], host: HostBase, rules: Rules) -> tuple[str | int, ...]:
-    """Check the argument `publish` of a pool, and return it as a tuple for each sandbox.
+    """Check the argument `publish` of a pool, and return it as a tuple.
 
     :raises TypeError: the argument has the wrong type.
     :raises ValueError: the argument has a wrong value, or the pool's sandboxes can't have these

@@ -242,7 +242,7 @@ def _killed(process: subprocess.Popen[bytes]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _cache_directory(*, make: bool) -> Iterator[int]:
-    """Yield a descriptor of the cache directory, which only this user may write to.
+    """Yield a descriptor of the cache directory, to which only this user may write.
 
     :raises OSError: the directory is missing and can't be created, or other users may write to it.
     """

@@ -61,7 +61,7 @@ def serve(bigframe_text: str, preload: Iterable[str], code: str | None) -> Modul
 
 
 def _forget_our_text() -> None:
-    """Clear the cache of source lines: the user's program may have the same name ``<string>``."""
+    """Clear the cache of source lines, since the user's program may also be called ``<string>``."""
     import linecache
 
     linecache.clearcache()

@@ -179,7 +179,7 @@ _START_KEYWORDS = ("args", *PythonStartOptions.__annotations__)
 def _interpreter_argv(
     python: StrOrBytesPath, preload: Iterable[str], code: str | None
 ) -> tuple[str, ...]:
-    """Return the command of a template, an interpreter that runs the program of interpreter.py.
+    """Return the command of a template, which is an interpreter that runs interpreter.py.
 
     :raises ValueError: an argument has a wrong value.
     :raises TypeError: an argument has the wrong type.
