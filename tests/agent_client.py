@@ -25,7 +25,7 @@ PATIENCE = 60
 
 @dataclass(kw_only=True)
 class Command:
-    """A request to start a command; the defaults are those of the protocol."""
+    """Request to start a command. The default values are those of the protocol."""
 
     args: Sequence[str]
     env: Sequence[str] = (PATH,)
@@ -38,7 +38,7 @@ class Command:
     stdio: dict[int, int] = field(default_factory=dict)
 
     def encode(self) -> tuple[bytes, bytes]:
-        """Return the message of the request, and the strings that follow the message."""
+        """Return the request's message, and the strings that follow the message."""
         words = "".join(f"{word}\0" for word in (self.cwd, *self.args, *self.env)).encode()
         flags = self.flags
         flags |= IDS if self.ids is not None else 0
@@ -53,7 +53,7 @@ class Command:
 
 
 class Running:
-    """The host's end of the socket of a running command."""
+    """Host's end of the socket of a running command."""
 
     def __init__(self, own: socket.socket, out: int | None) -> None:
         self.socket = own
@@ -61,7 +61,7 @@ class Running:
         self.out = out
 
     def hear(self) -> tuple[int, ...] | None:
-        """Receive an answer; return its kind, value and further data, or None at end of file."""
+        """Receive the agent's next message; return its fields, or None at end of file."""
         answer = self.socket.recv(1000)
         if not answer:
             return None
@@ -72,13 +72,13 @@ class Running:
         return kind, value, *struct.unpack_from(more, answer, 8)
 
     def started(self) -> int:
-        """Receive the pid of the command."""
+        """Receive the message that the command was started; return the command's pid."""
         answer = self.hear()
         assert answer[0] == STARTED, answer
         return answer[1]
 
     def status(self) -> int:
-        """Wait until the command ends; return its exit status, or -N after signal N."""
+        """Wait until the command exits; return its exit status, or -N if signal N killed it."""
         answer = self.hear()
         assert answer[0] == ENDED, answer
         return os.waitstatus_to_exitcode(answer[1])
@@ -90,7 +90,7 @@ class Running:
         self.tell(1, to, number)
 
     def line(self) -> bytes:
-        """Read a line of the command's output."""
+        """Read one line of the command's output."""
         assert self.out is not None
         text = b""
         while not text.endswith(b"\n"):
@@ -98,7 +98,7 @@ class Running:
         return text
 
     def rest(self) -> bytes:
-        """Read the output to end of file, when the command and all its children have closed it."""
+        """Read the command's output until the command and all its children have closed the pipe."""
         text = b""
         while part := self._read():
             text += part
@@ -121,7 +121,7 @@ class Running:
 
 
 class Client:
-    """The host's end of the agent's control socket."""
+    """Host's end of the agent's control socket."""
 
     def __init__(self, control: socket.socket) -> None:
         self.control = control
@@ -131,7 +131,7 @@ class Client:
         assert (magic, version) == (b"AGNT", 1)
 
     def ask(self, command: Command) -> Running:
-        """Start a command; its output is a pipe, and its other streams are /dev/null by default."""
+        """Start a command, by default with a pipe as output and /dev/null as other streams."""
         header, words = command.encode()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         out = None
@@ -156,7 +156,7 @@ class Client:
 
     @contextlib.contextmanager
     def running(self, *args: str, **options: object) -> Iterator[Running]:
-        """Start a command; close the host's end of its socket at the end of the ``with`` block."""
+        """Start a command; close the host's end of its socket when the ``with`` block exits."""
         one = self.ask(Command(args=args, **options))  # type: ignore[arg-type]
         with contextlib.closing(one):
             yield one
@@ -169,7 +169,7 @@ class Client:
             return one.status(), text
 
     def failure(self, *args: str, **options: object) -> tuple[int, ...]:
-        """Return the errno and the step of a failed start."""
+        """Return the errno and the number of the step at which the start of a command fails."""
         with self.running(*args, **options) as one:
             answer = one.hear()
             assert answer[0] == FAILED, answer

@@ -1,4 +1,4 @@
-"""Fixtures for all tests: the installed commands, and a check for leaks.
+"""Fixtures for all tests, among them the installed commands, and a check for leaks.
 
 usernsctl's pytest plugin skips tests whose directory requires something that the machine lacks
 (docs/pytest.md).
@@ -32,7 +32,8 @@ import usernsctl as un
 
 pytest_plugins = ["pytester", "sampling", "score", "strangers", "tally"]
 
-# The time of an example, and of the generation of its input, depends on the load of the machine.
+# Hypothesis must not limit the time of an example, or of generating its input, since both depend on
+# the load of the machine.
 hypothesis.settings.register_profile(
     "usernsctl", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
@@ -40,17 +41,18 @@ hypothesis.settings.load_profile("usernsctl")
 
 TESTS = Path(__file__).parent
 TREE = TESTS.parent
-# Tests of the tools import these modules.
+# Tests of the tools import modules from these directories.
 sys.path += [str(TREE / "tools"), str(TREE / "tools" / "dist")]
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 # Ignore tests/on_ray, which `make ray` runs in an environment with Ray.
 collect_ignore: list[str] = [] if importlib.util.find_spec("ray") else ["on_ray"]
-# Timeout in seconds for the processes of a test to end after the test.
+# Timeout in seconds for a test's processes to exit after the test.
 EXIT_SECONDS = 10
-# The option __WALL of wait(2): wait also for children that were cloned without SIGCHLD.
+# Option of waitpid(2) (__WALL) to wait also for children that were cloned without SIGCHLD.
 WALL = 0x40000000
 
-# The requirements of all tests in a directory. `nothing_left` checks these tests for leaks.
+# Requirements of all tests in a directory. `nothing_left` checks the tests of these directories for
+# leaks.
 REQUIRED = {
     "clients": ["userns", "runsc"],
     "environments": ["userns", "runsc"],
@@ -62,9 +64,9 @@ REQUIRED = {
 }
 # Directories whose tests may run in parallel.
 PARALLEL = {"environments", "fuzz", "kernel", "runsc", "unit"}
-# Marks of tests that run also, or only, as another user than the one with ranges.
+# Marks of tests that run also, or only, as another user than the one with subordinate id ranges.
 MARKS_OF_USERS = {"each_user", "also_root", "as_root"}
-# Marks of tests that can't run as the user who runs pytest, with the reasons.
+# Marks of tests that the user who runs pytest can't run, with the reasons.
 UNFIT = {}
 if not may_map_any_id():
     UNFIT["as_root"] = "only root, outside of containers, may map any id"
@@ -74,7 +76,7 @@ if os.geteuid() == 0:
 
 @dataclass(frozen=True)
 class Program:
-    """An installed command, which is run as a user would run it."""
+    """Installed command, run as a user would run the command."""
 
     path: Path
 
@@ -87,13 +89,13 @@ class Program:
         cwd: Path | None = None,
         pass_fds: tuple[int, ...] = (),
     ) -> subprocess.CompletedProcess[str]:
-        """Run the command; `env` is its whole environment, and `timeout` is in seconds."""
+        """Run the command; `env` is the complete environment, and `timeout` is in seconds."""
         return capture(
             [self.path, *args], input=input, env=env, timeout=timeout, cwd=cwd, pass_fds=pass_fds
         )
 
     def check_output(self, *args: str | Path, **options: Any) -> str:
-        """Run the command, check that it succeeds and prints no errors, and return its output."""
+        """Run the command, check that it succeeds without error output, and return its output."""
         return check_output([self.path, *args], **options)
 
 
@@ -111,30 +113,31 @@ def prelude() -> Program:
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[un.SandboxHost]:
-    """Yield a SandboxHost with this machine's programs for all tests of a file."""
+    """Yield a SandboxHost with this machine's programs, shared by all tests of a file."""
     with un.SandboxHost() as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def box(host: un.SandboxHost) -> Iterator[un.Sandbox]:
-    """Yield a sandbox without a command for all tests of a file."""
+    """Yield a sandbox without a command, shared by all tests of a file."""
     with host.start(None) as box:
-        # The first call of run() starts the agent, which the tests then do not leave behind.
+        # The first call of run() starts the agent. Started here, the agent does not count as a
+        # process that the first test leaves behind.
         box.run(["true"], check=True)
         yield box
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[networks.World]:
-    """Yield a virtual network (networks.py) for all tests of a file."""
+    """Yield a virtual network (networks.py), shared by all tests of a file."""
     with networks.world(tmp_path_factory.mktemp("world")) as world:
         yield world
 
 
 @pytest.fixture
 def let_init_reap() -> Iterator[None]:
-    """Let process 1 reap orphans, as outside the tests: reset PR_SET_CHILD_SUBREAPER."""
+    """Let PID 1 reap orphans, as outside the tests, by resetting PR_SET_CHILD_SUBREAPER."""
     prctl.set_child_subreaper(False)
     yield
     prctl.set_child_subreaper(True)
@@ -155,7 +158,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
 
 @pytest.fixture
 def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make the test's directory that of the caller's state ($XDG_RUNTIME_DIR), and return it."""
+    """Set $XDG_RUNTIME_DIR to the test's temporary directory, and return the directory."""
     tmp_path.chmod(0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     return tmp_path
@@ -163,7 +166,7 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def detached_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Yield the directory of detached sandboxes' records; check at the end that it is empty."""
+    """Yield the directory of detached sandboxes' records; check after the test that it is empty."""
     runtime = tmp_path / "runtime"
     runtime.mkdir(mode=0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
@@ -177,7 +180,7 @@ def detached_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 @pytest.fixture
 def session(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    """Return a Pytester, which runs further sessions of pytest in a directory of its own."""
+    """Return a Pytester, which runs nested sessions of pytest in a separate directory."""
     monkeypatch.delenv("USERNSCTL_MUST_WORK", raising=False)
     options = "-p no:cacheprovider -p no:hypothesispytest --strict-markers -ra"
     pytester.makeini(f"[pytest]\naddopts = {options}\nfilterwarnings = error\n")
@@ -189,7 +192,7 @@ RunTests = Callable[..., pytest.RunResult]
 
 @pytest.fixture
 def run_tests(session: pytest.Pytester) -> RunTests:
-    """Return a function that runs a file of tests, with os and pytest imported, by pytest."""
+    """Return a function that runs test code in a nested session; the code may use os and pytest."""
 
     def run(code: str, *options: str) -> pytest.RunResult:
         session.makepyfile(f"import os\nimport pytest\n\n{textwrap.dedent(code)}")
@@ -199,8 +202,8 @@ def run_tests(session: pytest.Pytester) -> RunTests:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Ignore a late SIGALRM: the kernel may deliver it to another thread after a test stopped its
-    # timer.
+    # Ignore a late SIGALRM, since the kernel may deliver SIGALRM to another thread after a test has
+    # stopped its timer.
     signal.signal(signal.SIGALRM, lambda *_: None)
     if not is_controller(config):
         # Become the parent of orphans, so that `nothing_left` finds them.
@@ -208,9 +211,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Record that all tests were run, since a test may replace pytest by another program.
+    """Create the file $USERNSCTL_SESSION_ENDED, which tools/to-the-end requires after the session.
 
-    `$USERNSCTL_SESSION_ENDED` names the file for that (tools/to-the-end).
+    A test could replace the pytest process by another program, so the exit status alone does not
+    prove that all tests were run.
     """
     file = os.environ.get("USERNSCTL_SESSION_ENDED")
     if file and not hasattr(session.config, "workerinput"):
@@ -218,9 +222,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def is_controller(config: pytest.Config) -> bool:
-    """Return whether this process starts the workers of pytest-xdist, and runs no tests itself.
+    """Return whether this process only starts the workers of pytest-xdist, and runs no tests.
 
-    Each worker checks for its own leaks.
+    Each worker checks for leaks in its own process.
     """
     return not hasattr(config, "workerinput") and bool(getattr(config.option, "numprocesses", None))
 
@@ -230,7 +234,7 @@ def pytest_userns_needs() -> dict[str, Callable[[], str | None]]:
 
 
 def try_strace() -> str | None:
-    """Return the reason why strace(1) can't inject faults, or None if it can."""
+    """Return the reason why strace(1) can't run, or None if it can."""
     try:
         done = capture(["strace", "-o", os.devnull, "true"])
     except FileNotFoundError as error:
@@ -239,7 +243,7 @@ def try_strace() -> str | None:
 
 
 def try_valgrind() -> str | None:
-    """Return the reason why valgrind(1) can't count instructions, or None if it can."""
+    """Return the reason why valgrind(1) can't run, or None if it can."""
     try:
         done = capture(["valgrind", "--version"])
     except FileNotFoundError as error:
@@ -252,9 +256,9 @@ def directory_of(path: Path) -> str:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Skip the directories and files of which tools/test-as deselects all tests by their marks.
+    """Skip directories and files of which tools/test-as deselects all tests by their marks.
 
-    Their collection takes seconds, in each worker.
+    Each worker would need seconds to collect these tests.
     """
     if TESTS not in collection_path.parents:
         return None
@@ -266,10 +270,10 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def lacks_marks(path: Path, expression: str) -> bool:
-    """Return whether a file of tests names none of the marks that `expression` requires first.
+    """Return whether a file of tests contains none of the marks in the first part of `expression`.
 
-    For example, "(also_root or as_root) and not thorough" requires one of two marks first. Each
-    file names the marks of its tests.
+    For example, the first part of "(also_root or as_root) and not thorough" has two marks, of which
+    one suffices.
     """
     marks = set(expression.partition(" and ")[0].strip("()").split(" or "))
     if path.suffix != ".py" or not marks <= MARKS_OF_USERS:
@@ -291,21 +295,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    # Exclude the collected tests from garbage collections, since the check for leaks runs many of
-    # them.
+    # Exclude the collected tests from garbage collection, because the leak check collects garbage
+    # often.
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(autouse=True)
 def cleanliness(request: pytest.FixtureRequest) -> None:
-    # The processes and descriptors of a Ray cluster outlive a test; tests/on_ray checks for others.
+    # The processes and descriptors of a Ray cluster outlive a test, so tests/on_ray has its own
+    # check for leaks.
     if directory_of(request.path) in REQUIRED.keys() - {"on_ray"}:
         request.getfixturevalue("nothing_left")
 
 
 def open_descriptors() -> set[str]:
-    """Return this process's descriptors and their targets, without the one that lists them."""
+    """Return this process's descriptors with their targets, except the one used to list them."""
     found = set()
     for entry in Path("/proc/self/fd").iterdir():
         try:
@@ -318,14 +323,14 @@ def open_descriptors() -> set[str]:
 def settled_descriptors() -> set[str]:
     """Collect the garbage of earlier tests, then return the open descriptors.
 
-    A later collection could close descriptors between two calls.
+    Otherwise a garbage collection between two calls could close descriptors of earlier tests.
     """
     gc.collect()
     return open_descriptors()
 
 
 def mounts() -> set[str]:
-    """Return the lines of mountinfo, but not for mounts of tests that other workers run."""
+    """Return the lines of mountinfo, except for mounts of tests that other xdist workers run."""
     own = os.environ.get("PYTEST_XDIST_WORKER", "")
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     return {line for line in lines if "/popen-gw" not in line or f"/popen-{own}/" in line}
@@ -337,7 +342,7 @@ def files_below(directory: Path) -> set[str]:
 
 
 def are_any_children() -> bool:
-    """Return whether this process has any children, which takes less time than a scan of /proc."""
+    """Return whether this process has any children. The call is faster than a scan of /proc."""
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT | WALL)
     except ChildProcessError:
@@ -346,29 +351,30 @@ def are_any_children() -> bool:
 
 
 def children() -> dict[int, str]:
-    """Return this process's children by pid: the command's name, and whether it is a zombie."""
+    """Return the names of this process's children by pid; a zombie's ends with " (zombie)"."""
     found: dict[int, str] = {}
     if not are_any_children():
         return found
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            # A process may set a name that is not UTF-8.
+            # A process can have a name that is not UTF-8.
             text = stat.read_text(errors="replace")
         except (FileNotFoundError, ProcessLookupError):
             continue
         name, fields = text.split("(", 1)[1].rsplit(") ", 1)
         state, parent = fields.split()[:2]
         if int(parent) == os.getpid():
-            # A live process changes between running and sleeping: report no state for it.
+            # A live child alternates between running and sleeping, so only the state of a zombie is
+            # added.
             found[int(stat.parent.name)] = f"{name} (zombie)" if state == "Z" else name
     return found
 
 
 def end(pid: int) -> None:
-    """Kill a child, and reap it if it ends within EXIT_SECONDS.
+    """Kill a child, and reap it if it exits within EXIT_SECONDS.
 
-    Process 1 of a PID namespace ends only after the others there were reaped, which may also be
-    children of this process (see :func:`left_children`).
+    PID 1 of a PID namespace exits only after all other processes of the namespace were reaped.
+    These may be children of this process, too (see :func:`left_children`).
     """
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
@@ -379,10 +385,10 @@ def end(pid: int) -> None:
 
 
 def left_children(before: Container[int], seconds: float) -> dict[int, str]:
-    """Reap ended children; return those still alive after a timeout.
+    """Reap exited children; return the children that are still alive after a timeout.
 
-    Children are reaped in any order: process 1 of a PID namespace ends only after all others in
-    there were reaped, which may also be children of this process.
+    The children are reaped in any order, because PID 1 of a PID namespace exits only after all
+    other processes of the namespace were reaped. These may be children of this process, too.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -398,7 +404,7 @@ def left_children(before: Container[int], seconds: float) -> dict[int, str]:
 
 @pytest.fixture
 def nothing_left() -> Iterator[None]:
-    """Fail a test that leaves a process, a descriptor or a mount behind."""
+    """Check that a test leaves no process, descriptor or mount behind."""
     left: dict[str, Callable[[], set[str]]] = {"descriptors": open_descriptors, "mounts": mounts}
     before = {what: look() for what, look in left.items()}
     old_children = children()

@@ -1,4 +1,4 @@
-"""Control groups with limits, which only root can make."""
+"""Control groups with limits, which only root can create."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _MOUNTS = Path("/sys/fs/cgroup")
 _PATIENCE = 30
 _numbers = itertools.count()
 
-# The files of limits, by the version of control groups.
+# File with the memory limit of a control group, by the version of control groups.
 _MEMORY = {1: "memory.limit_in_bytes", 2: "memory.max"}
 
 
 def _make(controller: str) -> tuple[int, Path]:
-    """Make a control group; return the version and the path."""
+    """Create a control group; return the version of control groups and the group's path."""
     name = f"usernsctl-test-{os.getpid()}-{next(_numbers)}"
     for version, top in ((1, _MOUNTS / controller), (2, _MOUNTS)):
         listed = top / "cgroup.subtree_control"
@@ -34,7 +34,7 @@ def _make(controller: str) -> tuple[int, Path]:
 
 @contextlib.contextmanager
 def _removed(path: Path) -> Iterator[None]:
-    """Remove a control group at the end of a ``with`` block."""
+    """Remove a control group when the ``with`` block exits."""
     try:
         yield
     finally:
@@ -44,7 +44,7 @@ def _removed(path: Path) -> Iterator[None]:
                 path.rmdir()
                 break
             except OSError:
-                # A zombie stays in the group until process 1 reaps it.
+                # A zombie stays in the group until PID 1 reaps it.
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.01)
@@ -59,7 +59,7 @@ def _group(controller: str) -> Iterator[tuple[int, Path]]:
 
 @contextlib.contextmanager
 def child_of(group: Path) -> Iterator[Path]:
-    """Make a child control group without limits of its own; remove it at the end."""
+    """Create a child control group without limits; remove it when the ``with`` block exits."""
     path = group / "child"
     path.mkdir()
     with _removed(path):
@@ -68,7 +68,7 @@ def child_of(group: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def memory_group(limit: int) -> Iterator[Path]:
-    """Make a control group with a memory limit in bytes; remove it at the end."""
+    """Create a control group with a memory limit in bytes, for the time of a ``with`` block."""
     with _group("memory") as (version, path):
         (path / _MEMORY[version]).write_text(str(limit))
         yield path
@@ -76,7 +76,7 @@ def memory_group(limit: int) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def process_group(limit: int) -> Iterator[Path]:
-    """Make a control group with a limit of processes and threads; remove it at the end."""
+    """Create a control group with a limit of tasks (threads), for the time of a ``with`` block."""
     with _group("pids") as (_, path):
         (path / "pids.max").write_text(str(limit))
         yield path
@@ -84,7 +84,7 @@ def process_group(limit: int) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def processor_group(quota: int, period: int) -> Iterator[Path]:
-    """Make a control group with `quota` microseconds of processor time in each `period`."""
+    """Create a control group with `quota` microseconds of CPU time in each `period`."""
     with _group("cpu") as (version, path):
         if version == 1:
             (path / "cpu.cfs_period_us").write_text(str(period))
@@ -95,6 +95,6 @@ def processor_group(quota: int, period: int) -> Iterator[Path]:
 
 
 def within(group: Path, *command: str | Path) -> list[str]:
-    """Return the argv that runs a command in a control group."""
+    """Return the argv that runs `command` in a control group."""
     script = 'echo $$ > "$0" && exec "$@"'
     return ["sh", "-c", script, str(group / "cgroup.procs"), *map(str, command)]

@@ -2,12 +2,12 @@
 
 `make counts` writes them to bench/counts.json.
 
-These are not counted, since they differ between machines or between two runs:
+The counts omit what differs between machines or between two runs:
 
-- system calls that wait (their number depends on timing), allocate memory, or read files of /etc,
+- system calls that wait (how often depends on timing), allocate memory, or read files of /etc,
   which may be long;
-- instructions of Python, of the helpers, and of readers of /etc;
-- the start of libc: the instructions of a program that does nothing are subtracted.
+- instructions of Python, of the helpers, and of the programs that read /etc;
+- the start of libc, since the instructions of a program that does nothing are subtracted.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from pathlib import Path
 from processes import capture
 
 PRELUDE = Path(sysconfig.get_path("scripts"), "usernsctl-exec")
-# A fixed environment; the helpers are in a directory of this PATH.
+# Fixed environment, whose PATH has the directory of newuidmap and newgidmap.
 ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
 WAITING = {"poll", "ppoll", "nanosleep", "clock_nanosleep", "restart_syscall", "sched_yield"}
 MEMORY = {"brk", "mmap", "munmap", "mremap", "madvise", "mprotect", "futex"}
-# newfstatat is not counted either: it is repeated until a holder has opened its own files.
+# newfstatat is omitted too, because it is repeated until the holder process has opened its own
+# files.
 READING = {"read", "newfstatat"}
 SECONDS = 120
 TINY = "void _start(void) { for (;;) %s; }"
@@ -37,7 +38,8 @@ EXIT = {
     "x86_64": '__asm__ volatile("syscall" : : "a"(231), "D"(0))',
     "aarch64": '__asm__ volatile("mov x8, 94; mov x0, 0; svc 0" : : : "x0", "x8")',
 }
-# Starts a command several times; the difference between two counts is the cost of a start.
+# Program that starts a command N times. The difference between the counts for two values of N,
+# divided by the difference of the values, is the cost of one start.
 SPAWNING = """
 import sys, usernsctl as un
 times, program = int(sys.argv[1]), sys.argv[2]
@@ -55,7 +57,7 @@ IN_PYTHON = {
 
 
 def compile_c(text: str, target: Path, *flags: str, compiler: str = "cc") -> Path:
-    """Compile a program without dynamic libraries, which could change."""
+    """Compile the C source `text` to the program `target`; return `target`."""
     source = target.with_suffix(".c")
     source.write_text(text)
     subprocess.run([compiler, "-O2", *flags, source, "-o", target], check=True)
@@ -63,15 +65,15 @@ def compile_c(text: str, target: Path, *flags: str, compiler: str = "cc") -> Pat
 
 
 def tiny_program(directory: Path) -> Path:
-    """Compile a program that makes one system call."""
+    """Compile a program whose only system call is exit_group(2)."""
     text = TINY % EXIT[os.uname().machine]
     return compile_c(text, directory / "tiny", "-static", "-nostdlib")
 
 
 def trace(*command: str | Path, follow: bool = False) -> dict[int, list[str]]:
-    """Return the names of the system calls of each process, in order; the first process is first.
+    """Return the names of the system calls of each process, in order, beginning with the command.
 
-    A traced program does not gain the privileges of its file.
+    A traced program does not gain privileges from its file (set-user-ID bit or capabilities).
     """
     with tempfile.NamedTemporaryFile() as log:
         options = ["-qqq", "-e", "signal=none", "-o", log.name, *(["-f"] if follow else [])]
@@ -88,13 +90,13 @@ def trace(*command: str | Path, follow: bool = False) -> dict[int, list[str]]:
 
 
 def own_calls(names: list[str]) -> list[str]:
-    """Return the prelude's own system calls, between libc's start and the exec of the command.
+    """Return usernsctl-exec's system calls between libc's start and the exec of the command.
 
-    :raises ValueError: the prelude has executed nothing.
+    :raises ValueError: usernsctl-exec has not executed the command.
     """
     end = names.index("execve", 1) + 1
     names = names[1:end]
-    # set_tid_address is the last call of musl's start.
+    # set_tid_address is the last system call of musl's start.
     return names[names.index("set_tid_address") + 1 :]
 
 
@@ -104,7 +106,7 @@ def trace_prelude(program: Path, *options: str) -> list[str]:
 
 
 def count_in_python(make: str, once: str, program: Path) -> Counter[str]:
-    """Count the system calls of one call in Python, including those of the child."""
+    """Count the system calls that one call in Python makes, including the child's system calls."""
     script = SPAWNING.format(make=make, once=once)
 
     def total(times: int) -> Counter[str]:
@@ -121,7 +123,7 @@ def stable(names: Counter[str]) -> int:
 
 
 def instructions(*command: str | Path) -> int:
-    """Count the instructions of a program with callgrind."""
+    """Count the instructions that a program executes, with callgrind."""
     with tempfile.TemporaryDirectory() as scratch:
         done = capture(
             ["valgrind", "--tool=callgrind", "--callgrind-out-file=callgrind.out", *command],
@@ -143,7 +145,7 @@ def may_map_ranges() -> bool:
 
 
 def count(directory: Path) -> dict[str, int]:
-    """Return the numbers of system calls and instructions of each start that this user can make."""
+    """Count the system calls and instructions of each kind of start that this user may make."""
     tiny = tiny_program(directory)
     text = "int main(void) { return 0; }"
     nothing = compile_c(text, directory / "nothing", "-static-pie", compiler="musl-gcc")
@@ -151,7 +153,7 @@ def count(directory: Path) -> dict[str, int]:
     counts = {}
     for options in ("-r", "-rmniuC"):
         counts[f"usernsctl-exec {options}: calls"] = len(trace_prelude(tiny, options))
-        # The command does not exist, so that no instructions of another program are counted.
+        # The command does not exist, so that only instructions of usernsctl-exec are counted.
         failing = [PRELUDE, options, "--", "/nonexistent/command"]
         counts[f"usernsctl-exec {options}: instructions"] = instructions(*failing) - start
     if may_map_ranges():
@@ -163,12 +165,12 @@ def count(directory: Path) -> dict[str, int]:
 
 
 def kind_of_user() -> str:
-    """Return the kind of user: root makes other system calls, since it has capabilities."""
+    """Return "root" or "user". Root makes different system calls, because root has capabilities."""
     return "root" if os.geteuid() == 0 else "user"
 
 
 def main() -> int:
-    """Read a file of counts, and print it with new counts for this user."""
+    """Read JSON with counts from standard input, and print it with this user's counts updated."""
     known = json.loads(sys.stdin.read() or "{}")
     with tempfile.TemporaryDirectory() as scratch:
         known[kind_of_user()] = count(Path(scratch))

@@ -1,4 +1,4 @@
-"""Helpers for tests of frozen launches, and of launches that are refused."""
+"""Functions for tests of frozen launches, and of launches that are refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COMMAND = ("sh", "-c", "echo ran")
 
 
 def freeze(file: Path, *options: str, command: tuple[str, ...] = COMMAND) -> Path:
-    """Write a launch to a file.
+    """Write a frozen launch to `file` with `usernsctl freeze`.
 
     :returns: `file`.
     """
@@ -28,7 +28,7 @@ def freeze(file: Path, *options: str, command: tuple[str, ...] = COMMAND) -> Pat
 def assert_refused(
     done: subprocess.CompletedProcess[str], *says: str, cause: str | None = None
 ) -> None:
-    """Check that a launch was refused with status 125 and one message, and that nothing has run."""
+    """Check that a launch failed with status 125 and one message, without running the command."""
     assert (done.returncode, done.stdout) == (125, ""), done.stderr
     first, *rest = done.stderr.splitlines()
     assert first.startswith("usernsctl-exec: "), done.stderr
@@ -43,7 +43,7 @@ def assert_ran(done: subprocess.CompletedProcess[str], output: str = "ran\n") ->
 
 
 def decoded(text: bytes) -> tuple[list[str], list[Record]]:
-    """Return the header and the records of an encoded launch."""
+    """Return the header and the records of an encoded frozen launch."""
     assert text.endswith(b"\0")
     words = [os.fsdecode(word) for word in text[:-1].split(b"\0")]
     header, rest = words[:3], words[3:]
@@ -57,7 +57,7 @@ def decoded(text: bytes) -> tuple[list[str], list[Record]]:
 
 
 def without_sandbox(launch: Path, *command: str) -> None:
-    """Replace the sandbox at the end of a launch with a command that runs on this machine."""
+    """Replace the start of the sandbox in a frozen launch by a command on this machine."""
     header, records = decoded(launch.read_bytes())
     kept = [one for one in records if one.verb not in ("watch", "runsc-env", "end")]
     ends = [*(record("watch", word) for word in command), record("end")]

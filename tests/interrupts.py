@@ -1,4 +1,4 @@
-"""Signal handlers that run, or raise an exception, after any function call."""
+"""Signal handlers and profile functions that interrupt code at a given event or time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PLACES = ("c_return", "call")
 
 @contextlib.contextmanager
 def alarm(handle: Callable[..., object], seconds: float, interval: float = 0) -> Iterator[None]:
-    """Handle SIGALRM, which a timer sends after `seconds` and then at each `interval`.
+    """Handle SIGALRM from a timer, which fires after `seconds` and then at each `interval`.
 
     :param seconds: 0 for no timer.
     """
@@ -31,9 +31,9 @@ def alarm(handle: Callable[..., object], seconds: float, interval: float = 0) ->
 
 @contextlib.contextmanager
 def handled(do: Callable[[], object], seconds: float) -> Iterator[list[Any]]:
-    """Call `do` in the handler of SIGALRM; yield the list of its results.
+    """Call `do` in a handler of SIGALRM; yield the list of results.
 
-    :param seconds: the time until a timer sends SIGALRM, or 0 for no timer.
+    :param seconds: time until a timer sends SIGALRM, or 0 for no timer.
     """
     results: list[Any] = []
     with alarm(lambda *_: results.append(do()), seconds):
@@ -41,7 +41,7 @@ def handled(do: Callable[[], object], seconds: float) -> Iterator[list[Any]]:
 
 
 class Interrupt:
-    """Profile function (sys.setprofile()) that calls a handler at the Nth event of some kinds."""
+    """Profile function (sys.setprofile()) that calls a handler at the Nth matching event."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Interrupt:
         places: tuple[str, ...] = PLACES,
         names: Container[str] | None = None,
     ) -> None:
-        """Count the events in `places`; with `names`, only calls of these C functions."""
+        """Count the events in `places`, or with `names` only calls of C functions in `names`."""
         self.left = number
         self._names = names
         self._handle = handle
@@ -69,7 +69,7 @@ def raise_interrupt() -> None:
 
 
 def run_handled(run: Callable[[], object], handle: Callable[[], object], number: int) -> bool:
-    """Call a function, and `handle` at its Nth event; return whether there was an Nth event."""
+    """Call `run`, and at its Nth event `handle`; return whether there was an Nth event."""
     interrupt = Interrupt(handle, number)
     try:
         sys.setprofile(interrupt)
@@ -85,7 +85,7 @@ def run_interrupted(
     places: tuple[str, ...] = PLACES,
     names: Container[str] | None = None,
 ) -> bool:
-    """Call a function, and interrupt it at its Nth event; return whether there was an Nth event."""
+    """Call `run`; raise KeyboardInterrupt at its Nth event; return whether there was one."""
     interrupt = Interrupt(raise_interrupt, number, places, names)
     try:
         sys.setprofile(interrupt)

@@ -1,4 +1,4 @@
-"""Limits on resources of this process."""
+"""Limits on the resources of the test process."""
 
 from __future__ import annotations
 

@@ -5,9 +5,10 @@
 - *internet* has public, private and metadata addresses on its loopback device.
 - *sandbox* has only its loopback device.
 
-This file is also the program that makes the namespaces, in a user namespace of its own. It makes
-sockets and starts processes in them for the test. A socket stays in its namespace, so the servers
-and clients are threads of the test. No packet can leave the virtual network: it has no real device.
+This file is also the program that creates the namespaces in a new user namespace, and then creates
+sockets and starts processes in these namespaces for the test. A socket stays in the namespace in
+which it was created, so the test's own threads can be servers and clients. No packet can leave the
+virtual network, because it has no real device.
 """
 
 from __future__ import annotations
@@ -30,14 +31,15 @@ CLONE_NEWNET = 0x40000000
 PUBLIC = "93.184.215.14"
 OTHER_PUBLIC = "93.184.215.15"
 PUBLIC6 = "2606:2800::1"
-# The machine's own public address.
+# Public address of the machine itself.
 MACHINE = "93.184.216.200"
-# A second address in one network: the kernel connects to this address from the first one.
+# Second address of the machine in one network. Connections of the machine to this address have its
+# first address as their source.
 MACHINE_SECONDARY = "93.184.216.3"
-# Addresses of networks that are wholly the machine's (AnyIP).
+# Addresses in networks of which every address is local to the machine (AnyIP).
 MACHINE_ANY = "93.184.218.7"
 MACHINE_ANY6 = "2606:2802::7"
-# The broadcast address of the machine's network.
+# Broadcast address of the machine's network.
 MACHINE_BROADCAST = "93.184.216.255"
 NAME_SERVER = "93.184.215.53"
 PRIVATE = (
@@ -71,7 +73,7 @@ machine route add local 2606:2802::/64 dev lo
 
 
 class World:
-    """The test's side of the program that creates the virtual network."""
+    """Client of the helper program that creates the virtual network."""
 
     def __init__(self, directory: Path) -> None:
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -96,17 +98,17 @@ class World:
         return answer, received
 
     def listen(self, where: str, host: str, port: int, *, backlog: int = 128) -> socket.socket:
-        """Return a listening socket."""
+        """Return a listening socket in the namespace `where`."""
         _, (fd,) = self._ask(op="listen", where=where, to=[host, port], backlog=backlog)
         return socket.socket(fileno=fd)
 
     def bind(self, where: str, host: str, port: int) -> socket.socket:
-        """Return a bound datagram socket."""
+        """Return a bound datagram socket in the namespace `where`."""
         _, (fd,) = self._ask(op="bind", where=where, to=[host, port])
         return socket.socket(fileno=fd)
 
     def connect(self, where: str, host: str, port: int) -> socket.socket:
-        """Return a connected socket.
+        """Return a connected socket in the namespace `where`.
 
         :raises OSError: the connection failed.
         """
@@ -116,23 +118,25 @@ class World:
     def start(
         self, where: str, command: Sequence[str | Path], fds: Sequence[int], **env: str
     ) -> int:
-        """Start a process in the namespaces of `where`; return its pid.
+        """Start a process in the network namespace `where`; return its pid.
 
-        :param command: ``{N}`` stands for the number of the N-th of `fds` in the process.
-        :param fds: descriptors, of which the first three are the standard ones.
+        :param command: argv, in which ``{N}`` is replaced by the process's number for the
+            descriptor ``fds[N]``.
+        :param fds: descriptors for the process. The first three become standard input, output and
+            error.
         """
         answer, _ = self._ask(fds, op="start", where=where, command=[*map(str, command)], env=env)
         pid: int = answer["pid"]
         return pid
 
     def wait(self, pid: int) -> int:
-        """Return the return code of a process."""
+        """Wait for a process; return its exit status, or -N if signal N killed it."""
         answer, _ = self._ask(op="wait", pid=pid)
         code: int = answer["code"]
         return code
 
     def run(self, where: str, *command: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
-        """Run a command, and return its output as text."""
+        """Run a command in the network namespace `where`; return its output as text."""
         with contextlib.ExitStack() as stack:
             files = [stack.enter_context(open(os.memfd_create(name), "w+b")) for name in "ioe"]
             pid = self.start(where, command, [file.fileno() for file in files], **env)
@@ -145,10 +149,10 @@ class World:
 
 
 class NameServer:
-    """The name server of the internet, a thread of the test.
+    """DNS server of the internet, in a thread of the test.
 
-    :ivar names: the addresses of each name, or a function that returns them.
-    :ivar asked: the name of each query, in order.
+    :ivar names: the addresses of each name, or a function that returns the addresses.
+    :ivar asked: the names in the received queries, in order.
     """
 
     def __init__(self, world: World) -> None:
@@ -159,7 +163,7 @@ class NameServer:
         self._thread.start()
 
     def close(self) -> None:
-        # shutdown(2) fails, but wakes recvfrom(), which returns 0 bytes.
+        # shutdown(2) fails on a datagram socket, but wakes recvfrom(), which returns 0 bytes.
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._thread.join()
@@ -198,9 +202,9 @@ class NameServer:
 
 @contextlib.contextmanager
 def made(directory: Path, names: Mapping[str, Sequence[str]] | None = None) -> Iterator[World]:
-    """Create a virtual network; `directory` gets the files that its machine sees in /etc.
+    """Create a virtual network, and write the files that its machine sees in /etc to `directory`.
 
-    :param names: the names that a name server of the internet knows, if it is to have one.
+    :param names: addresses by name for the internet's name server, or None for no name server.
     """
     with contextlib.closing(World(directory)) as world:
         if names is None:
@@ -212,7 +216,7 @@ def made(directory: Path, names: Mapping[str, Sequence[str]] | None = None) -> I
 
 
 class _Program:
-    """The program in the user namespace."""
+    """Helper program in the user namespace, which serves the requests of :class:`World`."""
 
     def __init__(self, directory: Path) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
@@ -244,8 +248,8 @@ class _Program:
             path = directory / name
             path.write_text(text)
             subprocess.run(["mount", "--bind", path, f"/etc/{name}"], check=True)
-        # Hide the sockets in /run, by which libc would ask the real machine's resolver or its
-        # cache.
+        # Hide the sockets in /run, because libc would use them to query the real machine's resolver
+        # or cache.
         subprocess.run(["mount", "-t", "tmpfs", "none", "/run"], check=True)
 
     def _enter(self, where: str) -> None:

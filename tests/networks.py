@@ -1,9 +1,9 @@
 """A virtual network of network namespaces: a machine, its neighbour and router, and an internet.
 
-No packet leaves the virtual network, since its namespaces have no other devices. It is created in
-a user namespace, so no test needs root. Sandboxes are started on the machine (:meth:`World.run`),
-which has a default route, a route to the metadata service alone, as in some clouds, a name server,
-and services that no sandbox may reach.
+No packet leaves the virtual network, since its namespaces have only virtual devices. The network is
+created in a user namespace, so no test needs root. Tests start sandboxes on the machine
+(:meth:`World.run`). The machine has a default route, a separate route to the metadata service, as
+in some clouds, a name server, and services that no sandbox may reach.
 """
 
 from __future__ import annotations
@@ -17,19 +17,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# The machine's addresses: on the device of its default route, a second one there, that of another
-# device, and two of IPv6, of which pasta copies the first.
+# The machine's addresses: two IPv4 addresses of the device with the default route and one of
+# another device; then the IPv6 address of each device, of which pasta copies only MACHINE_6, and
+# the anycast address of BRIDGE_6's subnet.
 MACHINE, MACHINE_2, BRIDGE = "10.77.0.2", "10.77.0.3", "172.30.0.1"
 MACHINE_6, BRIDGE_6, BRIDGE_ANYCAST_6 = "fd77::2", "fd78::1", "fd78::"
 ROUTER, ROUTER_6 = "10.77.0.1", "fd77::1"
 NEIGHBOUR, BROADCAST = "10.77.0.9", "10.77.0.255"
-#: Addresses in the internet: of two web servers and of a name server.
+#: Addresses in the internet, of two web servers (the first also has an IPv6 address) and of a name
+#: server.
 WEB, OTHER_WEB, WEB_6, DNS = "198.51.100.7", "203.0.113.9", "2001:db8::7", "198.51.100.53"
 METADATA, METADATA_6 = "169.254.169.254", "fd00:ec2::254"
-#: Addresses with the prefixes of IPv6 translators (NAT64), which a server in the internet has.
+#: Addresses of a server in the internet, with the prefixes of IPv6 translators (NAT64).
 WEB_64, LOCAL_64 = "64:ff9b::c633:6407", "64:ff9b:1::c633:6407"
 BRIDGE_64, METADATA_64 = "64:ff9b::ac1e:1", "64:ff9b::a9fe:a9fe"
-#: Names that the name server knows, with their addresses.
+#: Addresses of the names that the name server resolves.
 NAMES = {
     "web.example": WEB,
     "www.web.example": WEB,
@@ -38,11 +40,12 @@ NAMES = {
     "metadata.example": METADATA,
     "loopback.example": "127.0.0.1",
 }
-#: The ports of web servers on each address of the internet, and on the machine.
+#: Ports of the web servers in the internet and on the machine.
 PORTS = (80, 443, 8080)
-#: The name of an abstract Unix socket of the machine.
+#: Name of an abstract Unix socket of the machine.
 ABSTRACT = "usernsctl-test-world"
-#: A program that asks web servers, each ADDRESS/PORT, and prints the answer or the error of each.
+#: Program that sends a request to web servers, each given as ADDRESS/PORT, and prints the answer or
+#: the error of each.
 ASK = """
 import socket, sys
 for word in sys.argv[1:]:
@@ -82,14 +85,15 @@ ip route add {METADATA}/32 via {ROUTER}
 mount --bind $2 /etc/resolv.conf
 """
 
-# Until the kernel has noticed that a device is connected, its routes have a flag with which pasta
-# can't copy them (EINVAL).
+# A route has the flag "linkdown" until the kernel has noticed that its device is connected. pasta
+# can't copy routes with that flag (EINVAL).
 _WAIT_FOR_LINKS = """
 while ip route | grep -q linkdown || ip -6 route | grep -q linkdown; do sleep 0.01; done
 """
 
-# A web server on each port, which answers with its own address, and a name server on one address.
-# Datagrams to port 5353 are kept, also those to groups, and /datagrams on a web server lists them.
+# Program with a web server on each port, which answers with its own address, and a name server on
+# one address. The program also collects the datagrams that arrive on port 5353, including
+# multicasts; the web servers list them at /datagrams.
 _SERVERS = """
 import selectors, socket, struct, sys
 names, ports, kind = eval(sys.argv[1]), eval(sys.argv[2]), sys.argv[3]
@@ -155,7 +159,7 @@ while True:
 
 
 class World:
-    """A virtual network: its namespaces, and the processes in them."""
+    """Virtual network, with its namespaces and the processes in them."""
 
     def __init__(self, undo: contextlib.ExitStack, directory: Path) -> None:
         self._undo = undo
@@ -200,20 +204,20 @@ class World:
         self._start([*enter, sys.executable, "-c", _SERVERS, *arguments])
 
     def serve_outside(self, *command: str) -> None:
-        """Start a server in the internet, which ends with the virtual network."""
+        """Start a server in the internet; kill it when the virtual network is removed."""
         enter = self._enter("-U", "-m", "-n", of=self.outside)
         popen = subprocess.Popen([*enter, *command], stdout=subprocess.DEVNULL)
         self._undo.callback(popen.wait)
         self._undo.callback(popen.kill)
 
     def command(self, *command: str) -> list[str]:
-        """Return the command that runs a command on the machine."""
+        """Return the argv that runs `command` on the machine."""
         return [*self._enter("-U", "-m", "-n"), *command]
 
     def run(
         self, *command: str, timeout: float = 60, env: Mapping[str, str] | None = None, **how: Any
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command on the machine, as its root."""
+        """Run a command on the machine, as the root user of its user namespace."""
         variables = dict(os.environ if env is None else env)
         variables["PATH"] = f"{variables.get('PATH', os.environ['PATH'])}:/usr/sbin:/sbin"
         return subprocess.run(
@@ -227,7 +231,7 @@ class World:
 
     @contextlib.contextmanager
     def serving(self, *command: str) -> Iterator[subprocess.Popen[str]]:
-        """Run a server on the machine, which prints "ready" first, and kill it at the end."""
+        """Start a server on the machine, which prints "ready"; kill it after the ``with`` block."""
         with subprocess.Popen(
             self.command(*command), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         ) as popen:
@@ -241,7 +245,7 @@ class World:
                 popen.communicate()
 
     def ask(self, client: str, *words: object) -> str:
-        """Run a client in Python on the machine; return its output and the last line of errors."""
+        """Run a Python client on the machine; return its output and the last line of its errors."""
         done = self.run("/usr/bin/python3", "-c", client, *map(str, words))
         return done.stdout.strip() + done.stderr.strip().rpartition("\n")[2]
 
@@ -251,6 +255,6 @@ _HOLD = "echo ready; exec cat"
 
 @contextlib.contextmanager
 def world(directory: Path) -> Iterator[World]:
-    """Create a virtual network, with its files in `directory`."""
+    """Create a virtual network, whose files are in `directory`."""
     with contextlib.ExitStack() as undo:
         yield World(undo, directory)

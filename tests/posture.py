@@ -1,8 +1,8 @@
-"""Postures: properties of the processes of a sandbox as seen from outside, in the words of a table.
+"""Postures: properties of a sandbox's processes as seen from the host, written as words in a table.
 
-A test has a table with a :class:`Posture` for each kind of process, and :func:`differences` returns
-the cells in which a process differs from its table. The words do not depend on the machine or on
-the release of runsc: ``caller`` stands for what belongs to the caller.
+A table in posture_table.py has a :class:`Posture` for each kind of process, and :func:`differences`
+returns the cells in which a process differs from the table. The words depend neither on the machine
+nor on the release of runsc. For example, ``caller`` stands for ids or files of the caller.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pathlib import Path
 import prctl
 from processes import children_of, status_of
 
-# The source of mounts by usernsctl, and the name of the directory with them.
+# Source of the mounts that usernsctl creates, and the name of the directory that contains them.
 SCRATCH = "usernsctl"
 FLAGS = ("ro", "rw", "nosuid", "nodev", "noexec")
-# The directories of this machine whose programs a command may see.
+# Directories of this machine whose programs a command in a sandbox may see.
 PROGRAMS = {"bin", "etc", "lib", "lib32", "lib64", "libx32", "opt", "sbin", "usr"}
 CAPABILITIES = {
     int(getattr(prctl, f"CAP_{name.upper()}")): name
@@ -30,7 +30,7 @@ CAPABILITIES = {
     if name != "last_cap"
 }
 NAMESPACES = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time")
-# Kinds of processes, by the last part of argv[0].
+# Kinds of processes, by the last component of argv[0].
 KINDS = {
     "usernsctl-watch": "watcher",
     "usernsctl-init": "init",
@@ -38,7 +38,7 @@ KINDS = {
     "runsc": "runsc",
     "runsc-gofer": "gofer",
     "runsc-sandbox": "sandbox",
-    # The sandbox's name in releases with side programs (since 20260817).
+    # Name of the sandbox process in releases with separate programs (since 20260817).
     "gvisor_sentry": "sandbox",
 }
 IDS = {"user": "Uid", "group": "Gid"}
@@ -50,37 +50,37 @@ SETS = {
     "ambient": "Amb",
 }
 OURS = ("/.usernsctl-verify", "/.usernsctl-agent")
-# The value of O_PATH in fdinfo (open(2), proc_pid_fdinfo(5)).
+# Value of O_PATH in fdinfo (open(2), proc_pid_fdinfo(5)).
 O_PATH = 0o10000000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Posture:
-    """Properties of a process, or in a table those of a kind of process.
+    """Properties of a process or, in a table, of a kind of process.
 
-    In a table, ``a|b`` is one or the other, and words that begin with ``?`` are optional.
+    In a table, ``a|b`` matches either word, and a word that begins with ``?`` is optional.
 
     :ivar parent: the kind of the parent, ``caller``, or ``outside`` for any other process.
     :ivar session: the owner of the session and process group: ``caller``, ``own`` or a kind.
-    :ivar ids: real, effective, saved and file system ids, uids before gids, or ``caller`` for the
-        caller's, seen from outside.
-    :ivar groups: supplementary groups, likewise.
-    :ivar maps: the id map, and the state of setgroups(2).
-    :ivar effective: effective capabilities; `permitted`, `bounding`, `inheritable` and `ambient`
-        likewise.
-    :ivar no_new_privs: whether execve(2) grants no new privileges.
-    :ivar seccomp: whether a filter restricts the system calls.
-    :ivar traceable: whether another process of the same user namespace, with the same ids and all
-        capabilities but CAP_SYS_PTRACE, may read the memory and open the descriptors. In a table,
-        ``None`` means that the test can't try it.
+    :ivar ids: ``caller`` if the ids, seen from the host, are the caller's. Otherwise the real,
+        effective, saved and file system uids, then the gids.
+    :ivar groups: ``caller`` if the supplementary groups are the caller's, or ``other``.
+    :ivar maps: the id maps, and the state of setgroups(2).
+    :ivar effective: the effective capabilities. `permitted`, `bounding`, `inheritable` and
+        `ambient` are the other capability sets.
+    :ivar no_new_privs: True if execve(2) grants no new privileges.
+    :ivar seccomp: True if a filter restricts the system calls.
+    :ivar traceable: True if another process of the same user namespace, with the same ids and all
+        capabilities but CAP_SYS_PTRACE, may read the process's memory and open its descriptors. In
+        a table, None means that the test can't check this.
     :ivar namespaces: the namespaces that are not the caller's, with their owners.
     :ivar cgroup: the owner of the control group.
-    :ivar cwd: the current directory; ``/`` is the process's root.
-    :ivar mounts: the mounts below the process's root. A mount of the machine is ``ro`` or ``rw``,
-        with its flags; other mounts have all flags.
+    :ivar cwd: the current directory; ``/`` is the process's root directory.
+    :ivar mounts: the mounts below the process's root directory. A mount of a file system of this
+        machine has the flag ``ro`` or ``rw``; other mounts have all flags.
     :ivar descriptors: the targets of the descriptors, and how they are open.
-    :ivar environment: all variables.
-    :ivar tells: the caller's secrets in the arguments, which every user may read.
+    :ivar environment: all environment variables.
+    :ivar tells: the names of the caller's secrets in the arguments, which every user may read.
     """
 
     parent: str
@@ -106,13 +106,13 @@ class Posture:
 
 
 def words(text: str) -> frozenset[str]:
-    """Return the comma-separated words of a cell of a table."""
+    """Parse the comma-separated words of a table's cell."""
     return frozenset(word for word in (part.strip() for part in text.split(",")) if word)
 
 
 @dataclass(frozen=True)
 class Mount:
-    """A line of proc_pid_mountinfo(5)."""
+    """Mount in a line of proc_pid_mountinfo(5)."""
 
     device: str
     root: str
@@ -131,7 +131,7 @@ class Mount:
 
 
 def mounts_of(pid: int | str) -> dict[int, Mount]:
-    """Return the mounts of a process by mount id."""
+    """Return the mounts that a process sees, by mount id."""
     found = {}
     for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")
@@ -147,7 +147,7 @@ def namespaces_of(pid: int | str) -> dict[str, str]:
 
 
 def stat_of(pid: int | str) -> list[str]:
-    """Return the fields of proc_pid_stat(5) after the name: state, ppid, pgrp, session..."""
+    """Return the fields of proc_pid_stat(5) after the name: state, ppid, pgrp, session etc."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
 
 
@@ -157,12 +157,14 @@ def identity_of(file: int | str) -> tuple[int, int]:
 
 
 class Caller:
-    """The creator of a sandbox, with the files that it has passed on, and its secrets.
+    """Creator of a sandbox, with the files that it has passed on, and its secrets.
 
-    :param given: descriptors or paths of files, by their names in the table.
-    :param secrets: texts that no other process should learn, by their names in the table.
-    :param asked: the mount points in the sandbox of further files of the machine.
-    :param pid: a process with the ids, namespaces, mounts and cgroup of the caller.
+    :param given: descriptors or paths of the passed files, by their names in the table.
+    :param secrets: texts that no other process may learn, by their names in the table.
+    :param asked: mount points in the sandbox of further files of the machine that the caller has
+        requested.
+    :param pid: a process with the caller's ids, namespaces, mounts and cgroup; this process by
+        default.
     """
 
     def __init__(
@@ -183,7 +185,7 @@ class Caller:
 
 
 def family_of(pid: int) -> Iterator[int]:
-    """Yield a process and its descendants, parents first."""
+    """Yield the pids of a process and its descendants, parents first."""
     yield pid
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         for child in children_of(pid):
@@ -191,36 +193,38 @@ def family_of(pid: int) -> Iterator[int]:
 
 
 def kind_of(pid: int) -> str:
-    """Return the kind of a process by its name; an unknown name is its own kind."""
+    """Return the kind of a process by its name. An unknown name is returned as the kind."""
     if Path(f"/proc/{pid}/comm").read_text() == "usernsctl-hold\n":
         return "holder"
     name = Path(f"/proc/{pid}/cmdline").read_bytes().partition(b"\0")[0].decode()
     if not name:
-        # Stubs, which run the command's code, are copies of the sandbox without arguments.
+        # Stubs, which run the command's code, are clones of the sandbox process with empty
+        # arguments.
         return "stub"
     name = name.rpartition("/")[2]
     return KINDS.get(name, name)
 
 
 class Family:
-    """The processes of a sandbox at one point in time."""
+    """Processes of a sandbox at one point in time."""
 
     def __init__(self, caller: Caller, pids: Iterable[int]) -> None:
         self.caller = caller
-        # The caller's mounts may have changed: the kernel detaches a mount in all mount namespaces
-        # when its mount point is removed.
+        # Read the mounts of the caller anew, because they may have changed: if a mount point is
+        # removed, the kernel detaches its mount in all mount namespaces.
         callers = mounts_of(caller.pid).values()
         self.callers_mounts = {mount.place for mount in callers}
         self.machine = {mount.device: mount.type for mount in callers}
         self.kinds: dict[int, str] = {}
         self.mounts: dict[int, str] = {}
-        # Names of file systems by device, for descriptors on mounts that are in no namespace.
+        # Names of file systems by device, used for descriptors whose mount no process sees.
         self.devices = dict(self.machine)
         self._namespaces: dict[str, str] = {}
         for pid in pids:
             with gone_is_fine():
                 kind = kind_of(pid)
-                # A process may hold descriptors of mounts that only other processes see.
+                # Collect the mounts of all processes, since a process may have a descriptor of a
+                # mount that only another process sees.
                 mounts = mounts_of(pid)
                 self.mounts |= self._labels(mounts)
                 for mount in mounts.values():
@@ -273,7 +277,7 @@ class Family:
         return "caller" if same else f"{status['Uid']} {status['Gid']}"
 
     def _maps(self, pid: int) -> frozenset[str]:
-        """Return the map in words, with only its first ids: the others depend on the caller."""
+        """Return the first extents of the id maps as words; later extents depend on the caller."""
         found = set()
         for kind, name in (("uid", "Uid"), ("gid", "Gid")):
             extents = Path(f"/proc/{pid}/{kind}_map").read_text().split()
@@ -299,7 +303,7 @@ class Family:
         return "/" if cwd == root else cwd
 
     def _labels(self, mounts: Mapping[int, Mount]) -> dict[int, str]:
-        """Return the table's names for the mounts that a process sees, without flags."""
+        """Return the table's names of the mounts that a process sees, by id and without flags."""
         everything = self.callers_mounts <= {mount.place for mount in mounts.values()}
         tops = [mount.point for mount in mounts.values() if mount.is_top_of_ours]
         top = tops[-1] if tops else None
@@ -313,22 +317,22 @@ class Family:
     def _label(self, mount: Mount, top: str | None) -> str:
         """Return the name of a mount in the table.
 
-        :param top: the mount point of usernsctl's tmpfs, if the process sees that.
+        :param top: the mount point of usernsctl's tmpfs, if the process sees it, or None.
         """
         inside = None
         if top is not None and f"{mount.point}/".startswith(f"{top}/"):
             inside = mount.point.removeprefix(top)
         if mount.source == SCRATCH:
             return label_of_ours(mount.point, top, inside)
-        # All mounted namespaces have the same device, which is in `machine` if the caller has
-        # mounted a namespace.
+        # All mounts of namespaces have the same device. `machine` contains this device if the
+        # caller has mounted a namespace.
         if mount.device not in self.machine or mount.point.endswith("/state/null-netns"):
             return mount.type if inside else f"{mount.source} at {mount.point}"
         shown = mount.point if inside is None else inside.removeprefix("/root")
         if shown.split("/")[1] in PROGRAMS:
             return "programs"
         if shown.split("/")[1] == "proc":
-            # This includes the mounts with which a container engine masks files of /proc.
+            # Includes mounts with which a container engine masks files of /proc.
             return "/proc"
         return shown if shown in self.caller.asked else "machine"
 
@@ -363,15 +367,15 @@ class Family:
         how = "path" if flags & O_PATH else ("r", "w", "rw")[flags & os.O_ACCMODE]
         if link == os.devnull:
             return f"null {how}"
-        # Go since 1.25 keeps these files open, to read the limit of processors. The gofer sees only
-        # the end of their paths.
+        # The Go runtime since 1.25 keeps the control group's files with the CPU limit open. The
+        # gofer, after its chroot, sees only the last components of their paths.
         if re.search(r"/cpu\.(max|cfs_(quota|period)_us)$", link):
             return f"limit of processors {how}"
-        # The directory of a detached sandbox's record.
+        # Directory of a detached sandbox's record.
         if re.search(r"/usernsctl/sandboxes/[^/]+$", link):
             return f"record {how}"
         device = os.stat(entry).st_dev
-        # If no process sees a mount of the file's device, the file is named by its directory.
+        # If no process sees a mount of the file's device, the file's directory is used as the name.
         directory = re.sub(rf"^/.*/{SCRATCH}/(.*)/[^/]*$", r"\1", link)
         unknown = self.devices.get(f"{os.major(device)}:{os.minor(device)}", directory)
         return f"{self.mounts.get(int(info['mnt_id']), unknown)} {how}"
@@ -383,18 +387,19 @@ class Family:
 
 @contextlib.contextmanager
 def gone_is_fine() -> Iterator[None]:
-    """Suppress the errors for a process that ends while it is inspected."""
+    """Suppress the errors for a process that exits while it is inspected."""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         yield
 
 
 def label_of_ours(point: str, top: str | None, inside: str | None) -> str:
-    """Return the name of a mount of usernsctl.
+    """Return the table's name of a mount that usernsctl has created.
 
-    The parameters `top` and `inside` are those of :meth:`Family._label`.
+    :meth:`Family._label` explains the parameters `top` and `inside`.
     """
     if top is None:
-        # The root directory of the process is the root filesystem that usernsctl has built.
+        # A process that does not see usernsctl's tmpfs has the root filesystem that usernsctl has
+        # built as its root directory.
         if point == "/":
             return "root"
         return "hidden" if point.split("/")[1] in PROGRAMS else point
@@ -413,20 +418,22 @@ def capabilities(mask: str) -> frozenset[str]:
 
 def environment_of(pid: int) -> Iterator[str]:
     for entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-        # The values of runsc's own variables contain its release.
+        # The values of runsc's own environment variables differ between releases, so only their
+        # names are returned.
         if entry:
             yield re.sub(r"^(GVISOR_\w+)=.*", r"\1", entry.decode(errors="replace"))
 
 
 def may_be_traced(pid: int) -> bool:
-    """Return whether a process may be inspected from its user namespace without CAP_SYS_PTRACE.
+    """Return whether a process without CAP_SYS_PTRACE in the same user namespace may inspect `pid`.
 
-    The inspecting process has all other capabilities. See ptrace(2), PTRACE_MODE_READ.
+    The inspecting process has all other capabilities. See PTRACE_MODE_READ in ptrace(2).
     """
     join = ["nsenter", "--user", f"--target={pid}", "--preserve-credentials", "--"]
     drop = ["setpriv", "--bounding-set=-sys_ptrace", "--"]
     ids = {name: int(status_of(pid)[field].split()[0]) for name, field in IDS.items()}
-    # Root may inspect containers of other users, but must first switch to ids that they map.
+    # Root may inspect containers of other users, but must first switch to ids that the container
+    # maps.
     become = {} if ids["user"] == os.geteuid() else ids
     done = subprocess.run(
         [*join, *drop, "readlink", f"/proc/{pid}/exe"], capture_output=True, **become
@@ -435,7 +442,7 @@ def may_be_traced(pid: int) -> bool:
 
 
 def differences(table: Mapping[str, Posture], family: Family) -> list[str]:
-    """Return the differences from a table, a line for each cell."""
+    """Return how processes differ from a table, as one line for each differing cell."""
     found = []
     seen = set()
     for kind, pid, posture in family.postures():
@@ -456,7 +463,7 @@ def differences(table: Mapping[str, Posture], family: Family) -> list[str]:
 def lasting_differences(
     table: Mapping[str, Posture], look: Callable[[], Family], seconds: float
 ) -> list[str]:
-    """Return the differences that remain after processes of the start had time to end."""
+    """Return the differences that remain after short-lived processes of a start have exited."""
     deadline = time.monotonic() + seconds
     while (found := differences(table, look())) and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -1,8 +1,8 @@
 """Intended postures of all processes that run a sandbox.
 
-Each kind of process has a row, and each property a column. A change of a posture has to be made
-here as well, which confirms the intention. Comments name postures that could be better.
-`posture.py` explains the columns and their words.
+Each kind of process has a row, and each property a column. Whoever changes a posture must change
+the table, too, which confirms that the change is intended. Comments name postures that could be
+better. `posture.py` explains the columns and the words in their cells.
 """
 
 from __future__ import annotations
@@ -16,23 +16,25 @@ from posture import Posture, words
 ONE_ID = words("uid 0 is caller, gid 0 is caller, setgroups deny")
 SEVERAL_IDS = words("uid 0 is caller of several, gid 0 is caller of several")
 PATH = frozenset({"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"})
-# Capabilities in the prepared user namespace, for mounts and for the nested user namespace.
+# Capabilities in the prepared user namespace. They are needed for mounts and for creating the
+# nested user namespaces.
 PREPARED = words("setfcap, setgid, setuid, sys_admin, sys_chroot")
-# Capabilities over files, in the nested namespaces that runsc makes.
+# Capabilities for access to files, in the nested user namespaces that runsc creates.
 FILES = words("chown, dac_override, dac_read_search, fowner, fsetid")
 STREAMS = words("stdin, stdout, stderr")
-# Newer releases of runsc pass capabilities to their child programs as ambient ones.
+# Newer releases of runsc pass capabilities to their child programs as ambient capabilities.
 INHERITED = frozenset(f"?{name}" for name in FILES)
-# Descriptors of all processes of runsc; some exist only temporarily, or in some releases.
+# Descriptors of every runsc process. The optional ones exist only for a moment, or in some
+# releases.
 GO = words("eventfd, eventpoll, pipe, socket, ?io_uring, ?memfd, ?limit of processors r")
-# The error log. A crash report has a separate file, in a tmpfs of 1 MiB.
+# Descriptors of runsc's error log, and of the crash report, a separate file in a tmpfs of 1 MiB.
 LOG = frozenset({"scratch w"})
 CRASH = frozenset({"log/crash w"})
-# The root filesystem of the command, which can't write to any file of the machine there.
+# Mounts in the command's root filesystem, through which no file of the machine can be written.
 ROOT = words("root ro nosuid nodev, programs ro, ?hidden ro nosuid nodev, /.usernsctl-verify ro")
-# Mounts of the prepared mount namespace. All files of the machine are still there, and as writable
-# as for the caller, although these processes need only runsc's file. "machine ro" is the watcher's
-# file, on a mount point that nothing can cover.
+# Mounts of the prepared mount namespace. The namespace still contains all files of the machine, as
+# writable as for the caller, although these processes need only the runsc executable. "machine ro"
+# is the mount of usernsctl-watch's file, on a mount point over which nothing can be mounted.
 PLACE = ROOT | words(
     "caller's, scratch rw nosuid nodev, log/crash rw nosuid nodev, machine ro, ?nsfs rw"
 )
@@ -44,14 +46,15 @@ WATCHER = Posture(
     effective=PREPARED,
     permitted=PREPARED,
     bounding=PREPARED,
-    # The filter for membarrier(2) alone (csrc/sys/membarrier_filter.c).
+    # Filter that only restricts membarrier(2) (csrc/sys/membarrier_filter.c).
     seccomp=True,
-    # Only a named namespace may have processes that could trace the command.
+    # Only a named namespace (`usernsctl ns create`) may have processes that could trace the
+    # command.
     traceable=True,
     namespaces=words("user own, mnt own"),
     mounts=PLACE,
-    # "caller's path": runsc is executed through this descriptor. "caller's r": the counter of OOM
-    # kills of the control group.
+    # "caller's path" is the descriptor through which runsc is executed. "caller's r" is the control
+    # group's file with the counter of OOM kills.
     descriptors=STREAMS | words("pidfd, caller's path, ?caller's r"),
     environment=PATH,
 )
@@ -59,8 +62,8 @@ RUNSC = replace(
     WATCHER,
     parent="watcher",
     namespaces=words("user of watcher, mnt of watcher"),
-    # "null path" has a high number, to make the kernel allocate a large table of descriptors;
-    # runsc's children close it.
+    # "null path" is a descriptor with a high number, which makes the kernel allocate a large
+    # descriptor table. runsc's children close it.
     descriptors=STREAMS | GO | LOG | words("pidfd, null path"),
 )
 GOFER = Posture(
@@ -76,7 +79,7 @@ GOFER = Posture(
     traceable=True,
     namespaces=words("user own, mnt own, pid own, net own, ipc own, uts own"),
     mounts=ROOT,
-    # "proc r" is a /proc that is not mounted any more. "scratch r" is config.json.
+    # "proc r" is a /proc that is no longer mounted. "scratch r" is config.json.
     descriptors=GO | LOG | words("memfd, null r, null w, proc r, root r, scratch r"),
     environment=PATH,
 )
@@ -88,11 +91,11 @@ SANDBOX = Posture(
     permitted=FILES | words("sys_ptrace"),
     bounding=FILES | words("sys_ptrace"),
     seccomp=True,
-    # The sandbox has CAP_SYS_PTRACE, so a tracer needs that capability, too.
+    # The sandbox process has CAP_SYS_PTRACE, so a tracer needs CAP_SYS_PTRACE, too.
     traceable=False,
-    # Debian's runsc keeps the sandbox in the caller's PID namespace, with the caller's /proc: after
-    # an escape from gVisor, the caller's processes are visible, as far as the seccomp filter
-    # allows.
+    # Debian's runsc leaves the sandbox process in the caller's PID namespace, with the caller's
+    # /proc. Code that escapes from gVisor can therefore see the caller's processes, as far as the
+    # seccomp filter allows.
     namespaces=words("user own, mnt own, net own, ipc own, uts own, ?pid own"),
     mounts=words(
         "runsc-root at / ro, /proc rw|runsc-proc at /proc rw nosuid nodev noexec, "
@@ -109,7 +112,7 @@ SANDBOX = Posture(
 
 
 def stub_of(sandbox: Posture) -> Posture:
-    """Return the row of the stubs: copies of the sandbox process that run the command's code."""
+    """Return the row of the stubs, clones of the sandbox process that run the command's code."""
     of_sandbox = {
         word.replace(" own", " of sandbox") if word.endswith(" own") else word
         for word in sandbox.namespaces
@@ -129,8 +132,8 @@ def table(**kinds: Posture) -> dict[str, Posture]:
 
 RUN = table(watcher=WATCHER, runsc=RUNSC, gofer=GOFER, sandbox=SANDBOX)
 
-# With several ids, the gofer needs capabilities over files of all ids, and the sandbox those for
-# changing ids.
+# With several mapped ids, the gofer needs capabilities for files of all these ids, and the sandbox
+# needs capabilities to change ids.
 SEVERAL_PREPARED = {
     "maps": SEVERAL_IDS | words("setgroups allow"),
     "effective": PREPARED | FILES,
@@ -156,7 +159,7 @@ RUN_WITH_SEVERAL_IDS = table(
 
 
 def showing(sandboxes: Mapping[str, Posture], shown: str) -> dict[str, Posture]:
-    """Return the table of sandboxes with further mounts of the machine, such as ``/data ro``."""
+    """Return the table `sandboxes` with further mounts of the machine, such as ``/data ro``."""
     mounts = words(shown)
     opened = {f"?{word.split()[0]} {how}" for word in mounts for how in ("r", "path")}
     table = dict(sandboxes)
@@ -166,9 +169,9 @@ def showing(sandboxes: Mapping[str, Posture], shown: str) -> dict[str, Posture]:
     return table
 
 
-# A read-only --bind is also read-only in the mount namespace of runsc.
+# A read-only --bind is read-only in runsc's mount namespace, too.
 BINDS = "/shown ro, /open rw"
-# The mount that runsc bind-mounts from, through a descriptor.
+# Mount in the prepared mount namespace from which runsc bind-mounts, through a descriptor.
 OPEN = words("machine rw")
 RUN_WITH_BINDS = showing(RUN, BINDS) | {
     "watcher": replace(WATCHER, mounts=PLACE | OPEN),
@@ -176,15 +179,15 @@ RUN_WITH_BINDS = showing(RUN, BINDS) | {
 }
 RUN_WITH_EXPOSED_ROOT = showing(RUN, "machine ro")
 NETWORK = words("?net_admin, ?net_bind_service")
-# hostinet reads the state of the host's networks in /proc.
+# gVisor's hostinet reads the state of the host's networks in /proc.
 RUN_WITH_NETWORK = table(
     watcher=WATCHER,
     runsc=RUNSC,
     gofer=GOFER,
     sandbox=replace(
         SANDBOX,
-        # Newer releases have these capabilities only in the sandbox's own user namespace, which
-        # does not own the host's network namespace.
+        # In newer releases, the sandbox process has these capabilities only in its own user
+        # namespace, which does not own the host's network namespace.
         effective=SANDBOX.effective | NETWORK,
         permitted=SANDBOX.permitted | NETWORK,
         bounding=SANDBOX.bounding | NETWORK,
@@ -193,18 +196,18 @@ RUN_WITH_NETWORK = table(
     ),
 )
 
-# The agent's program, which runsc mounts in the sandboxes of a SandboxHost.
+# Mount of the agent's program, which runsc creates in the sandboxes of a SandboxHost.
 AGENT = words("/.usernsctl-agent ro")
-# A sandbox of a SandboxHost, where no process of runsc waits, and process 1 is usernsctl-init.
+# Sandbox of a SandboxHost. No runsc process waits for the sandbox, and PID 1 is usernsctl-init.
 INIT = replace(
     WATCHER,
     namespaces=words("user own, mnt own, pid own"),
     mounts=PLACE - {"log/crash rw nosuid nodev"}
     | words("boxes/.crash rw nosuid nodev, proc at /proc rw nosuid nodev noexec"),
-    # "null rw" replaces descriptors 0 to 2, so that no other file gets these numbers.
+    # "null rw" replaces the standard descriptors 0 to 2, so that no other file gets these numbers.
     descriptors=words("pidfd, signalfd, null rw, ?caller's r"),
 )
-# The directory of the crash reports of all sandboxes of a host.
+# Directory for the crash reports of all sandboxes of a SandboxHost.
 IN_BOX = {"boxes/.crash w"}
 HELD = table(
     init=INIT,
@@ -227,7 +230,7 @@ HELD = table(
     ),
 )
 HELD_WITH_BINDS = showing(HELD, BINDS) | {"init": replace(INIT, mounts=INIT.mounts | OPEN)}
-# An idle sandbox of a pool: no stream is the caller's, and the agent has the other end of a socket.
+# Idle sandbox of a pool. None of its descriptors is the caller's, and a socket leads to the agent.
 POOLED = table(
     init=INIT,
     gofer=replace(
@@ -235,20 +238,20 @@ POOLED = table(
     ),
     sandbox=replace(
         HELD["sandbox"],
-        # The agent itself checks that the kernel is gVisor's.
+        # No /.usernsctl-verify, because the agent itself checks that the kernel is gVisor's.
         descriptors=HELD["sandbox"].descriptors - STREAMS - words("/.usernsctl-verify r")
         | words("null rw, socket"),
     ),
 )
-# A detached sandbox, which has no process 1, and is in the PID namespace of the caller.
+# Detached sandbox, which has no PID namespace of its own and therefore no init process.
 DETACHED = table(
     keeper=replace(
         INIT,
-        # usernsctl-detach, which has made the session, has exited.
+        # usernsctl-detach created the session, and has exited.
         session="outside",
         namespaces=words("user own, mnt own"),
         mounts=PLACE - {"log/crash rw nosuid nodev"} | {"boxes/.crash rw nosuid nodev"},
-        # "record r": the directory for the exit status.
+        # "record r" is the directory to which the exit status is written.
         descriptors=words("signalfd, null rw, record r, ?caller's r"),
     ),
     gofer=replace(HELD["gofer"], parent="keeper"),
@@ -257,7 +260,7 @@ DETACHED = table(
 
 
 def restored(sandbox: Posture) -> Posture:
-    """Return the row of a restored sandbox, with fewer open files, no /proc, and a closed image."""
+    """Return the row of a restored sandbox: fewer open files, no /proc, the image is closed."""
     start = words("root path, programs path, /.usernsctl-verify r")
     return replace(
         sandbox,
@@ -267,7 +270,7 @@ def restored(sandbox: Posture) -> Posture:
 
 
 def serving(gofer: Posture) -> Posture:
-    """Return the row of a restored sandbox's gofer, which opens the checkpoint's files again."""
+    """Return the row of a restored sandbox's gofer, which reopens the checkpoint's open files."""
     return replace(gofer, descriptors=gofer.descriptors | {"?/.usernsctl-agent r"})
 
 
@@ -278,8 +281,8 @@ RESTORED_DETACHED = table(
     sandbox=restored(DETACHED["sandbox"]),
 )
 
-# The holder of `usernsctl ns create`. Processes that enter its namespace must be able to open that
-# namespace, and gain all of the holder's capabilities there in any case.
+# Holder process of `usernsctl ns create`. Processes that enter the holder's namespace must be able
+# to open the namespace, and gain all of the holder's capabilities there in any case.
 HOLDER = replace(
     WATCHER,
     session="own",
@@ -293,7 +296,7 @@ HOLDER = replace(
     namespaces=words("user own"),
     mounts=words("caller's"),
     descriptors=frozenset(),
-    # PATH is for finding newuidmap.
+    # The holder searches PATH for newuidmap.
     environment=frozenset({f"PATH={os.environ['PATH']}"}),
 )
 
@@ -305,12 +308,12 @@ RUN_IN_KEPT = RUN | {
 
 
 def in_container(sandboxes: Mapping[str, Posture]) -> dict[str, Posture]:
-    """Return the table for a container whose process 1 is the watcher.
+    """Return the table for a container whose PID 1 is usernsctl-watch.
 
     The container's own seccomp filter applies to all processes.
     """
     filtered = {kind: replace(row, seccomp=True) for kind, row in sandboxes.items()}
-    # Docker masks parts of /proc, and makes others read-only.
+    # Docker masks some files of /proc, and makes others read-only.
     masked = {
         kind: replace(filtered[kind], mounts=filtered[kind].mounts | words("?/proc ro"))
         for kind in ("sandbox", "stub")
@@ -319,16 +322,16 @@ def in_container(sandboxes: Mapping[str, Posture]) -> dict[str, Posture]:
 
 
 def in_remapped(sandboxes: Mapping[str, Posture]) -> dict[str, Posture]:
-    """Return the table for a container with its own user namespace.
+    """Return the table for a container with a separate user namespace.
 
-    A process outside of that namespace can't assume ids that are mapped there, so the tests can't
-    try to trace.
+    A process outside of the user namespace can't assume ids that are mapped there, so `traceable`
+    can't be tested.
     """
     return {kind: replace(row, traceable=None) for kind, row in in_container(sandboxes).items()}
 
 
 RUN_IN_CONTAINER = in_container(RUN)
 RUN_IN_REMAPPED = in_remapped(RUN)
-# The launches in our container images are frozen with --expose-root.
+# Frozen launches in our container images use --expose-root.
 LAUNCH_IN_CONTAINER = in_container(RUN_WITH_EXPOSED_ROOT)
 LAUNCH_IN_REMAPPED = in_remapped(RUN_WITH_EXPOSED_ROOT)

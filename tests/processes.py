@@ -1,4 +1,4 @@
-"""Start processes, and read facts about them from /proc."""
+"""Functions that start processes, and that read facts about processes from /proc."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def capture(
 ) -> subprocess.CompletedProcess[str]:
     """Run a command with captured output, as text.
 
-    :param input: the standard input, by default that of /dev/null.
+    :param input: text for standard input; /dev/null by default.
     :param options: further arguments of subprocess.run().
     """
     if input is None:
@@ -34,14 +34,14 @@ def capture(
 
 
 def check_output(command: Sequence[str | Path], **options: Any) -> str:
-    """Run a command as :func:`capture` does, check that it succeeds silently, return its output."""
+    """Run a command with :func:`capture`; check status 0 and no error output; return the output."""
     done = capture(command, **options)
     assert (done.returncode, done.stderr) == (0, ""), done
     return done.stdout
 
 
 def kill_and_wait(pid: int, seconds: float = 30) -> None:
-    """Kill a process that need not be a child, and wait for its end."""
+    """Kill a process, which need not be a child, and wait until it has exited."""
     pidfd = os.pidfd_open(pid)
     os.kill(pid, signal.SIGKILL)
     assert select.select([pidfd], [], [], seconds)[0], f"process {pid} goes on"
@@ -49,9 +49,9 @@ def kill_and_wait(pid: int, seconds: float = 30) -> None:
 
 
 def reset_peak_memory() -> int:
-    """Return the memory of this process in KiB, from which :func:`peak_memory` begins anew.
+    """Reset this process's peak memory (:func:`peak_memory`); return the current memory in KiB.
 
-    Otherwise a test does not see memory below the peak of earlier tests.
+    Without a reset, a test can't measure a peak below the peak of earlier tests.
     """
     Path("/proc/self/clear_refs").write_text("5")
     return peak_memory()
@@ -62,13 +62,13 @@ def peak_memory() -> int:
 
 
 def children_of(pid: int) -> list[int]:
-    """Return the children of all threads of a process: any thread of runsc may have started one."""
+    """Return the children of all threads of a process, since any thread of runsc may start one."""
     lists = Path(f"/proc/{pid}/task").glob("*/children")
     return [int(word) for file in lists for word in file.read_text().split()]
 
 
 def stop(pid: int, seconds: float) -> None:
-    """Stop a process, and wait until all its threads are stopped.
+    """Stop a process with SIGSTOP, and wait until all its threads are stopped.
 
     SIGSTOP may still be pending when kill(2) returns. Until the first thread handles the signal,
     all threads keep running, and may answer requests.
@@ -78,7 +78,7 @@ def stop(pid: int, seconds: float) -> None:
 
 
 def thread_states(pid: int) -> Iterator[str]:
-    """Yield the state of each thread, a letter of proc_pid_stat(5)."""
+    """Yield the state of each thread of a process, a letter (see proc_pid_stat(5))."""
     for path in Path(f"/proc/{pid}/task").glob("*/stat"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             yield path.read_text().rpartition(")")[2].split()[0]
@@ -89,7 +89,7 @@ def wait_until(
     seconds: float = 60,
     explain: Callable[[], object] | None = None,
 ) -> None:
-    """Wait until a condition is true; fail after a timeout, with the result of `explain`."""
+    """Wait until `condition` is true; at a timeout, fail with the result of `explain`."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, explain and explain()
@@ -97,7 +97,7 @@ def wait_until(
 
 
 def processes_with(word: str) -> list[str]:
-    """Return the command lines that contain `word`, which should be unique to a test."""
+    """Return the command lines that contain `word`, which must be unique to the test."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
@@ -108,7 +108,7 @@ def processes_with(word: str) -> list[str]:
 
 
 def wait_until_gone(word: str, seconds: float) -> list[str]:
-    """Wait until no command line contains a word; return those that remain after `seconds`."""
+    """Wait until no command line contains `word`; return those that do after `seconds`."""
     deadline = time.monotonic() + seconds
     while (found := processes_with(word)) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -116,6 +116,6 @@ def wait_until_gone(word: str, seconds: float) -> list[str]:
 
 
 def status_of(pid: int) -> dict[str, str]:
-    """Return the fields of proc_pid_status(5)."""
+    """Return the fields of a process's proc_pid_status(5), by name."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}

@@ -1,4 +1,4 @@
-"""A proxy for allowed names in a virtual network, and the servers there."""
+"""Proxy for allowed names in a virtual network, and servers behind the proxy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from usernsctl.network.proxy_process import ProxyProcess
 PORT = 3128
 SECONDS = 30
 
-# Prints the answer to each of its arguments: the status and the text of a page, or the error.
+# Program that fetches each URL in its arguments and prints the page's status and text, or the
+# error.
 FETCH = """
 import sys, urllib.error, urllib.request
 for url in sys.argv[1:]:
@@ -36,10 +37,10 @@ for url in sys.argv[1:]:
 
 
 class Server:
-    """A server in the internet, which records and answers the bytes that it receives.
+    """Server in the internet, which records the bytes that it receives, and answers.
 
-    :ivar received: what each connection has sent, in the order of their starts.
-    :ivar pages: pages by their paths, for servers that have any.
+    :ivar received: the bytes that each client has sent, in the order of the connections.
+    :ivar pages: pages by their paths, for servers that serve pages.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class Server:
             self._serve(self, connection, received)
 
     def serve_http(self, connection: socket.socket, received: bytearray) -> None:
-        """Answer after the head, then read to end of file, so that a second request is recorded."""
+        """Answer the first request; then read to end of file, to record any further request."""
         while b"\r\n\r\n" not in received:
             data = connection.recv(65536)
             if not data:
@@ -102,14 +103,14 @@ class Server:
             received += data
 
     def serve_echo(self, connection: socket.socket, received: bytearray) -> None:
-        """Send all received bytes back."""
+        """Echo all received bytes."""
         while data := connection.recv(65536):
             received += data
             connection.sendall(data)
 
 
 class Proxied:
-    """A proxy on the machine, with its listening socket in the sandbox."""
+    """Proxy process on the machine, whose listening socket is in the sandbox's namespace."""
 
     def __init__(self, world: World, *rules: str, names: NameServer, port: int = PORT) -> None:
         self.world = world
@@ -119,8 +120,8 @@ class Proxied:
         with theirs, world.listen("sandbox", "127.0.0.1", port) as listener:
             self.log = os.memfd_create("log")
             os.set_inheritable(self.log, True)
-            # Pass on the module search path of this process, since the child imports modules of the
-            # tests.
+            # Pass this process's module search path on, since the proxy's parent imports modules of
+            # the tests.
             self._pid = world.start(
                 "machine",
                 [sys.executable, __file__, "{3}", *rules],
@@ -131,13 +132,13 @@ class Proxied:
         self.proxy_pid = json.loads(self._lines.readline())["pid"]
 
     def report(self) -> dict[str, Any]:
-        """Return the number of refusals and their texts."""
+        """Return the number of denied requests, and the text and count of each kind of refusal."""
         self._commands.sendall(b"?\n")
         answer: dict[str, Any] = json.loads(self._lines.readline())
         return answer
 
     def refused(self) -> list[str]:
-        """Return the texts of the refusals."""
+        """Return the texts of the proxy's refusals."""
         return [text for text, _ in self.report()["refusals"]]
 
     def close(self) -> None:
@@ -151,34 +152,34 @@ class Proxied:
         os.killpg(self.process_group(), signal.SIGINT)
 
     def process_group(self) -> int:
-        """Return the process group of the proxy's parent."""
+        """Return the process group id of the proxy's parent."""
         return os.getpgid(self._pid)
 
     def kill(self) -> None:
-        """Kill the parent of the proxy."""
+        """Kill the proxy's parent."""
         os.kill(self._pid, signal.SIGKILL)
 
     def connect(self) -> socket.socket:
-        """Return a connection from the sandbox to the proxy."""
+        """Connect from the sandbox to the proxy; return the connection."""
         client = self.world.connect("sandbox", "127.0.0.1", self.port)
         client.settimeout(SECONDS)
         return client
 
     def send(self, request: bytes) -> bytes:
-        """Send a request, and return the answer up to its end."""
+        """Send a request to the proxy; return the complete answer."""
         with self.connect() as client:
             client.sendall(request)
             return read_all(client)
 
     def get(self, url: str, *fields: str, host: str | None = None) -> bytes:
-        """Return the answer to a GET request."""
+        """Send a GET request to the proxy; return the complete answer."""
         host = url.split("/")[2] if host is None else host
         head = "\r\n".join([f"GET {url} HTTP/1.1", f"Host: {host}", *fields, "", ""])
         return self.send(head.encode("latin-1"))
 
     @contextlib.contextmanager
     def tunnel(self, target: str) -> Iterator[socket.socket]:
-        """Ask for a tunnel, and return the connection after the proxy's positive answer."""
+        """Open a tunnel through the proxy to `target`; yield the connection after status 200."""
         with self.connect() as client:
             client.sendall(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode())
             answer = b""
@@ -191,7 +192,7 @@ class Proxied:
 
 
 def read_all(client: socket.socket) -> bytes:
-    """Return the bytes that a connection receives, up to end of file or a reset."""
+    """Read from a connection until end of file or a reset; return the bytes."""
     received = b""
     with contextlib.suppress(ConnectionResetError):
         while data := client.recv(65536):
@@ -200,12 +201,12 @@ def read_all(client: socket.socket) -> bytes:
 
 
 def status(answer: bytes) -> int:
-    """Return the status code of an answer."""
+    """Return the status code of an HTTP answer."""
     return int(answer.split(b" ", 2)[1])
 
 
 def client_hello(name: str | None) -> bytes:
-    """Return the first message of a TLS client."""
+    """Return the first message of a TLS client (ClientHello), with `name` as the server name."""
     context = ssl.create_default_context()
     context.check_hostname = False
     outgoing = ssl.MemoryBIO()
@@ -216,8 +217,9 @@ def client_hello(name: str | None) -> bytes:
 
 
 def _main(listener: int, rules: Sequence[str]) -> None:
-    """Run a proxy, and answer each line of standard input with a report."""
-    # A process group of its own, whose SIGINT the proxy must survive. The handler is not inherited.
+    """Run a proxy, and print a report of its refusals for each line of standard input."""
+    # Create a process group, so that the test can send SIGINT to it. The proxy must survive SIGINT;
+    # this process's handler is not inherited across execve(2).
     os.setpgid(0, 0)
     signal.signal(signal.SIGINT, lambda *_: None)
     proxy = ProxyProcess(parse_rules(rules), log=None)

@@ -1,7 +1,7 @@
-"""The mark `sampled`: `make test` runs some variants of a test, and `make test-all` all.
+"""Mark `sampled`: `make test` runs a sample of a test's variants, and `make test-all` runs all.
 
-`sampled` alone runs each value of each parameter; `sampled(COUNT)` runs that many variants. The
-other variants get the mark `thorough`.
+`sampled` without a count selects variants so that each value of each parameter occurs;
+`sampled(COUNT)` selects COUNT variants. All other variants get the mark `thorough`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pytest
 
 
 def covering(variants: Sequence[Mapping[str, Hashable]]) -> list[bool]:
-    """Return for each variant whether it belongs to a sample that has each value of each parameter.
+    """Return, for each variant, whether it belongs to a sample with each value of each parameter.
 
     A variant maps the names of the parameters to their values.
     """
@@ -28,9 +28,9 @@ def covering(variants: Sequence[Mapping[str, Hashable]]) -> list[bool]:
 
 
 def spread(total: int, count: int) -> list[bool]:
-    """Return for each of `total` variants whether it belongs to a sample of `count`.
+    """Return, for each of `total` variants, whether it belongs to an even sample of `count`.
 
-    Samples of more than one have the first and the last variant.
+    A sample of two or more variants has the first and the last variant.
     """
     count = min(count, total)
     taken = {step * (total - 1) // max(count - 1, 1) for step in range(count)}
@@ -38,14 +38,14 @@ def spread(total: int, count: int) -> list[bool]:
 
 
 def tries(few: int, many: int) -> pytest.MarkDecorator:
-    """Return a decorator that sets the argument `count`: `few`, and `many` in `make test-all`."""
+    """Return a decorator that sets `count` to `few`, and in `make test-all` also to `many`."""
     return pytest.mark.parametrize("count", [few, pytest.param(many, marks=pytest.mark.thorough)])
 
 
 def values_of(item: pytest.Function) -> dict[str, int]:
-    """Return the identities of the values of a variant's parameters, which need not be hashable.
+    """Return the id() of each value of a variant's parameters, because a value may be unhashable.
 
-    The positions in `item.callspec.indices` are those of the variants, not of the values.
+    The positions in `item.callspec.indices` can't be used, since they number variants, not values.
     """
     return {name: id(value) for name, value in item.callspec.params.items()}
 

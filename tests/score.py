@@ -14,7 +14,7 @@ _PROPERTY = "trials"
 def score(record_property: pytest.RecordProperty) -> Iterator[Counter[str]]:
     """Count the trials that were "right" or "wrong", and the environments that were "healed".
 
-    Other names are printed after their counts.
+    Counts with other names are printed after these counts.
     """
     counted: Counter[str] = Counter()
     yield counted

@@ -1,4 +1,4 @@
-"""An HTTPS server in tests/network_world.py, and its pages: an index with one package."""
+"""HTTPS server in tests/network_world.py's internet, which serves an index with one package."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from proxied import Server
 
 
 def make_certificate(directory: Path) -> Path:
-    """Make a certificate of index.example, which signs itself.
+    """Create a self-signed certificate for index.example.
 
-    :returns: a file with the key and the certificate. The file with the suffix ``.crt`` has the
-        certificate alone.
+    :returns: a file with the key and the certificate. A second file, with the suffix ``.crt``,
+        contains only the certificate.
     """
     file = directory / "index.pem"
     kind = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
@@ -31,7 +31,7 @@ def make_certificate(directory: Path) -> Path:
 
 
 def secure_server(world: World, certificate: Path) -> Server:
-    """Return a server of index.example, which answers requests for its pages over TLS."""
+    """Return a server for index.example, which answers requests for its pages over TLS."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
 
@@ -55,7 +55,7 @@ def secure_server(world: World, certificate: Path) -> Server:
 
 
 def package_pages() -> dict[str, bytes]:
-    """Return the pages of an index with one package, `tiny`."""
+    """Return the pages of a package index with one package, `tiny`, by their paths."""
     files = {
         "tiny.py": "VALUE = 7\n",
         "tiny-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n",

@@ -1,4 +1,4 @@
-"""The supervisors of a command: usernsctl-exec and usernsctl-watch."""
+"""Supervisors of a command: usernsctl-exec and usernsctl-watch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WATCHER = Path(un.__file__).with_name("_bin") / "usernsctl-watch"
 
 LOGS = ("/none", "/none", str(Path(__file__).with_name("ended.log")), "/none")
 
-#: A program that prints the number of each received signal, until SIGUSR1.
+#: Program that prints the number of each received signal until it receives SIGUSR1.
 TELLER = """
 import signal
 wanted = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}
@@ -22,27 +22,27 @@ while (number := signal.sigwait(wanted)) != signal.SIGUSR1:
     print(int(number), flush=True)
 """
 
-#: The kinds of supervisors, by their names.
+#: Names of the kinds of supervisors.
 KINDS = ("fork", "pid", "init", "watch")
 
 
 def words(kind: str, prelude: Path) -> list[str]:
-    """Return the argv of a supervisor, to be followed by a command.
+    """Return the argv of a kind of supervisor, to which a command can be appended.
 
-    :param prelude: the path of usernsctl-exec.
+    :param prelude: path of usernsctl-exec.
     """
     return {
         "fork": [str(prelude), "-rf", "--"],
         "pid": [str(prelude), "-rp", "--"],
         "init": [str(prelude), "-r", "--init", "--"],
-        # The watcher is run with env(1) in place of runsc. According to the log ended.log, the
-        # command has ended, so no exit status counts as a failure of runsc.
+        # usernsctl-watch runs env(1) in place of runsc. According to the log ended.log, the command
+        # has exited, so no exit status counts as a failure of runsc.
         "watch": [str(WATCHER), "/usr/bin/env", *LOGS, "--", "--", "--", "env"],
     }[kind]
 
 
 def payload_of(supervisor: int) -> int:
-    """Return the pid of the command, which must have no children: with --init, a grandchild."""
+    """Return the pid of the command, which is the last descendant of `supervisor`."""
     pid = supervisor
     while children := children_of(pid):
         (pid,) = children

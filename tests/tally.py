@@ -1,7 +1,7 @@
-"""Counts of attacks by real programs, and of their successes.
+"""Counts of attacks that real programs try, and of their successes.
 
 `pytest -k hostile` tries each attack a few times, so that it can run with all other tests; `make
-hostile` (USERNSCTL_HOSTILE=full) tries as often as it takes to win a race.
+hostile` (USERNSCTL_HOSTILE=full) tries often enough to win a race.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ FULL = os.environ.get("USERNSCTL_HOSTILE") == "full"
 
 
 class Tally:
-    """Count the attempts of an attacker; fail the test if any succeeded, or if there were none."""
+    """Counter of an attacker's attempts. The test fails if any succeeds, or if there are none."""
 
     def __init__(self) -> None:
         self.tries = 0
@@ -23,14 +23,14 @@ class Tally:
 
     @staticmethod
     def rounds(short: int, full: int) -> int:
-        """Return the number of attempts: `full` with `make hostile`, otherwise `short`."""
+        """Return `full` with `make hostile`, otherwise `short`, as the number of attempts."""
         return full if FULL else short
 
     def tried(self, count: int = 1) -> None:
         self.tries += count
 
     def succeeded(self, how: str) -> None:
-        """Record a success of the attacker, with a description."""
+        """Record a success of the attacker, described by `how`."""
         self.successes.append(how)
 
 

@@ -1,4 +1,4 @@
-"""Commands on a terminal."""
+"""Functions that run commands on a terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pathlib import Path
 def on_terminal(
     command: Sequence[str | Path], env: Mapping[str, str], cwd: str | Path = "/"
 ) -> tuple[int, str]:
-    """Run a command on a terminal of its own; return its exit status and output."""
+    """Run a command on a new terminal; return its exit status and output."""
     leader, follower = pty.openpty()
     process = subprocess.Popen(
         command, stdin=follower, stdout=follower, stderr=follower, env=env, cwd=cwd
@@ -28,7 +28,7 @@ def on_terminal(
     try:
         while part := os.read(leader, 65536):
             told += part
-    except OSError:  # all writers have closed the terminal
+    except OSError:  # EIO: all writers have closed the terminal
         pass
     finally:
         os.close(leader)
@@ -36,7 +36,7 @@ def on_terminal(
 
 
 class Session:
-    """A command that leads a session with a controlling terminal, of 24 rows and 80 columns."""
+    """Command that leads a session with a controlling terminal of 24 rows and 80 columns."""
 
     def __init__(self, command: Sequence[str | Path], env: Mapping[str, str] | None = None) -> None:
         self.pid, self._leader = pty.fork()
@@ -53,15 +53,16 @@ class Session:
         fcntl.ioctl(self._leader, termios.TIOCSWINSZ, size)
 
     def type(self, keys: str, *wanted: str) -> None:
-        """Type keys, and read the output until each text of `wanted`, in this order."""
+        """Type keys, then read the output until each text of `wanted` has appeared, in order."""
         os.write(self._leader, keys.encode())
         for text in wanted:
             self.read_until(text)
 
     def read_until(self, wanted: str) -> str:
-        """Return the output up to `wanted`, which must come within a minute.
+        """Read the output up to `wanted`, with a timeout of a minute; return the text before it.
 
-        A text must differ from its echo: end''ed prints ended.
+        The typed text must differ from `wanted`, because the terminal echoes it: end''ed prints
+        ended.
         """
         deadline = time.monotonic() + 60
         while wanted.encode() not in self._output:
@@ -74,7 +75,7 @@ class Session:
         return before.decode(errors="replace")
 
     def wait(self) -> int:
-        """Read the rest of the output, wait for the command, and return its exit status."""
+        """Read the remaining output, wait for the command, and return its exit status."""
         while part := self._read():
             self._output += part
         _, status = os.waitpid(self.pid, 0)
@@ -90,5 +91,5 @@ class Session:
     def _read(self) -> bytes:
         try:
             return os.read(self._leader, 65536)
-        except OSError:  # all writers have closed the terminal
+        except OSError:  # EIO: all writers have closed the terminal
             return b""

@@ -1,6 +1,7 @@
-"""Traps that leave a mark if a program outside of gVisor imports, loads or executes them by name.
+"""Traps that record each program outside of gVisor that imports, loads or executes them by name.
 
-In gVisor they leave no mark, since writes stay in memory there.
+The record is a line in the file `marks`. In gVisor no line reaches the host's file, since writes
+stay in memory there.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from pathlib import Path
 
 GVISOR = "#1 SMP Sun Jan 10 15:06:54 PST 2016"
 
-# Modules that usernsctl, its dependencies or Python itself would import.
+# Names of modules that usernsctl, its dependencies or Python itself could import.
 MODULES = [
     "_cffi_backend", "argparse", "json", "msgspec", "pickle", "prctl", "rich", "runpy",
     "sitecustomize", "usercustomize", "usernsctl",
 ]  # fmt: skip
 
-# Programs that may be searched for by name.
+# Names of programs that could be searched for in PATH.
 PROGRAMS = [
     "cat", "env", "fusermount", "getent", "getsubids", "id", "mount", "newgidmap", "newuidmap",
     "nsenter", "python", "python3", "runsc", "sh", "true", "umount", "unshare", "usernsctl",
@@ -24,7 +25,7 @@ PROGRAMS = [
     "usernsctl-verify", "usernsctl-watch",
 ]  # fmt: skip
 
-# A library that the dynamic loader may load into any program.
+# Source of a library that the dynamic loader may load into any program.
 LIBRARY = """
 #include <fcntl.h>
 #include <string.h>
@@ -38,7 +39,7 @@ __attribute__((constructor)) static void run(void)
 unsigned la_version(unsigned version) { return version; }
 """
 
-# Variables of a container's environment that name code; {} is a directory with such code.
+# Environment variables of a container that name code to load. {} stands for the traps' directory.
 VARIABLES = [
     "PATH={}", "LD_PRELOAD={}/trap.so", "LD_AUDIT={}/trap.so", "LD_LIBRARY_PATH={}/libraries",
     "GCONV_PATH={}/libraries", "LOCPATH={}", "LC_ALL=trap.TRAP", "OPENSSL_CONF={}/openssl.cnf",
@@ -50,7 +51,8 @@ VARIABLES = [
 ]  # fmt: skip
 
 
-# An openssl.cnf, which programs with OpenSSL read, such as Python with hashlib (config(5ssl)).
+# Content of an openssl.cnf (config(5ssl)), which programs that use OpenSSL read, such as Python
+# with hashlib.
 OPENSSL = """
 openssl_conf = start
 [start]
@@ -64,9 +66,9 @@ activate = 1
 
 
 def set_traps(directory: Path, seen_as: Path | None = None) -> Path:
-    """Create modules, programs and libraries as traps in a directory `traps`.
+    """Create modules, programs and libraries as traps in the subdirectory `traps` of `directory`.
 
-    :param seen_as: the path of `directory` in the container or sandbox; the same path by default.
+    :param seen_as: path of `directory` in the container or sandbox; by default the same path.
     """
     traps = directory / "traps"
     traps.mkdir()
@@ -84,7 +86,7 @@ def set_traps(directory: Path, seen_as: Path | None = None) -> Path:
     subprocess.run(
         ["cc", "-shared", "-fPIC", "-o", traps / "trap.so", source], check=True, timeout=60
     )
-    # Files with the names of libraries that Python and other programs load.
+    # Trap libraries have the names of libraries that Python and other programs load.
     (traps / "libraries").mkdir()
     for name in ("libc.so.6", "libm.so.6", "libz.so.1", "libexpat.so.1", "TRAP.so"):
         (traps / "libraries" / name).symlink_to("../trap.so")
@@ -92,6 +94,6 @@ def set_traps(directory: Path, seen_as: Path | None = None) -> Path:
 
 
 def marks(traps: Path) -> list[str]:
-    """Return the marks, one for each time that a trap was triggered."""
+    """Return the lines of the file `marks`, one for each time that a trap was triggered."""
     file = traps.parent / "marks"
     return file.read_text().splitlines() if file.exists() else []

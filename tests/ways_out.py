@@ -1,11 +1,11 @@
-"""Ways out of a sandbox with a network: a program that tries all of them at once, from inside.
+"""Program that tries, from inside a sandbox with a network, all known ways out at once.
 
     python3 ways_out.py ADDRESSES [NAME...]
 
-ADDRESSES is an object in JSON with the addresses that the ways try (:class:`Targets`). The program
-prints an object with the result of each way, or of each that is named: ``reached`` or ``failed``,
-and a description of the result. Only the standard library is used: the file's text is passed to the
-sandbox's Python.
+ADDRESSES is a JSON object with the addresses that the ways try (:class:`Targets`). The program
+prints a JSON object with the result of each way, or of each way in NAME: ``reached`` or ``failed``,
+and a description of the result. Only the standard library is used, because the tests pass this
+file's text to the sandbox's Python.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ IPV6_PKTINFO, IPV6_RTHDR, IPV6_UNICAST_IF = 50, 57, 76
 SIOCSIFFLAGS, SIOCSIFADDR, TUNSETIFF = 0x8914, 0x8916, 0x400454CA
 CLONE_NEWNET = 0x40000000
 RTM_NEWLINK, RTM_NEWADDR, RTM_NEWROUTE, RTM_DELROUTE, RTM_NEWRULE = 16, 20, 24, 25, 32
-# A query for the address of web.example.
+# DNS query for the address of web.example.
 QUERY = b"\0\1\1\0\0\1\0\0\0\0\0\0\3web\7example\0\0\1\0\1"
 
 
 class Targets:
-    """The addresses that the ways try to reach, in the virtual network of tests/networks.py.
+    """Addresses that the ways try to reach, in the virtual network of tests/networks.py.
 
     :ivar web: a server in the internet, which some sandboxes may reach.
     :ivar other: a server in the internet that sandboxes with allowed addresses may not reach.
-    :ivar published: the port of this machine that leads to a neighbour's sandbox.
+    :ivar published: a published port of this machine, which leads to another sandbox.
     """
 
     def __init__(self, text: str) -> None:
@@ -81,7 +81,7 @@ def way(name: str) -> Callable[[Way], Way]:
 
 
 def get(connection: socket.socket) -> str:
-    """Return the last line of the answer to a request."""
+    """Send an HTTP request over `connection`; return the last line of the answer."""
     connection.settimeout(SECONDS)
     connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
     with connection.makefile(errors="replace") as answer:
@@ -94,7 +94,7 @@ def page(host: str, port: int = 80) -> str:
 
 
 def page_by(family: int, address: tuple[object, ...], *options: tuple[int, int, object]) -> str:
-    """Return the answer of a web server, over a socket with these options."""
+    """Return a web server's answer to a request over a socket with the socket options `options`."""
     with socket.socket(family) as connection:
         connection.settimeout(SECONDS)
         for level, option, value in options:
@@ -110,7 +110,7 @@ def ask(
     options: tuple[tuple[int, int, object], ...] = (),
     query: bytes = QUERY,
 ) -> str:
-    """Return a server's answer to a datagram that is sent with control messages."""
+    """Send a datagram with control messages; return the server's answer."""
     with socket.socket(family, socket.SOCK_DGRAM) as datagrams:
         datagrams.settimeout(SECONDS)
         for level, option, value in options:
@@ -122,12 +122,12 @@ def ask(
 def send(
     family: int, address: tuple[object, ...], name: str, *options: tuple[int, int, object]
 ) -> str:
-    """Send a datagram with a name. The services on the machine keep the names that they receive."""
+    """Send `name` as a datagram to a service on the machine, which records it."""
     with socket.socket(family, socket.SOCK_DGRAM) as datagrams:
         for level, option, value in options:
             datagrams.setsockopt(level, option, value)  # type: ignore[call-overload]
         datagrams.sendto(name.encode(), address)
-    # The sender can't know whether the datagram arrived, so the test asks the services.
+    # The sender can't know whether the datagram arrived, so the test queries the services' records.
     raise OSError("sent")
 
 
@@ -136,13 +136,13 @@ def as_number(address: str) -> int:
 
 
 def embedded(prefix: str, address: str, suffix: str = "") -> str:
-    """Return an IPv6 address that contains an IPv4 address."""
+    """Return an IPv6 address that embeds an IPv4 address after `prefix`."""
     text = socket.inet_aton(address).hex()
     return f"{prefix}{text[:4]}:{text[4:]}{suffix}"
 
 
 def _add_connections() -> None:
-    """Add the ways that only connect to the address of a service."""
+    """Add the ways that only connect to a service's address."""
     hosts: dict[str, Callable[[Targets], str]] = {
         "the loopback address": lambda _: "127.0.0.1",
         "another loopback address": lambda _: "127.9.9.9",
@@ -246,7 +246,7 @@ def _(to: Targets) -> str:
 
 @way("an IPv6 socket bound to the link-local address of the device")
 def _(to: Targets) -> str:
-    # The kernel uses the address once no other host has turned out to have the same.
+    # The kernel uses the link-local address only after duplicate address detection.
     deadline = time.monotonic() + SECONDS
     here = ""
     while not here.startswith("fe80:") and time.monotonic() < deadline:
@@ -349,7 +349,7 @@ def _(_: Targets) -> str:
 @way("other families of sockets")
 def _(_: Targets) -> str:
     found = []
-    # All families but Unix, IPv4, IPv6, netlink and packet: other functions of this file try these.
+    # Other functions of this file try the excluded families: Unix, IPv4, IPv6, netlink and packet.
     for family in set(range(1, 46)) - {1, 2, 10, 16, 17}:
         for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_RAW, socket.SOCK_SEQPACKET):
             with contextlib.suppress(OSError):
@@ -431,10 +431,10 @@ def _(to: Targets) -> str:
 
 
 def request(kind: int, flags: int, body: bytes) -> str:
-    """Send a request to rtnetlink, and return a text if the kernel accepts the request."""
+    """Send a request to rtnetlink; return a text if the kernel accepts it, or raise OSError."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
         netlink.settimeout(SECONDS)
-        # With NLM_F_REQUEST and NLM_F_ACK
+        # 5 is NLM_F_REQUEST and NLM_F_ACK.
         netlink.send(struct.pack("=IHHII", 16 + len(body), kind, flags | 5, 1, 0) + body)
         answer = netlink.recv(4096)
         kind, code = struct.unpack_from("=H", answer, 4)[0], struct.unpack_from("=i", answer, 16)[0]
@@ -492,7 +492,7 @@ def _(_: Targets) -> str:
 def _(_: Targets) -> str:
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12) as netlink:
         netlink.settimeout(SECONDS)
-        # NFNL_MSG_BATCH_BEGIN, NFT_MSG_DELTABLE of all tables, NFNL_MSG_BATCH_END
+        # NFNL_MSG_BATCH_BEGIN, NFT_MSG_DELTABLE of all tables, NFNL_MSG_BATCH_END.
         for kind, family, group in ((0x10, 0, 10), (0xA02, 0, 0), (0x11, 0, 10)):
             netlink.send(struct.pack("=IHHIIBBH", 20, kind, 5, 1, 0, family, 0, group))
         answer = netlink.recv(4096)
@@ -556,7 +556,7 @@ def _(to: Targets) -> str:
 def _(_: Targets) -> str:
     helpers = ("pasta", "nft", "usernsctl-network", "usernsctl-watch", "proxy_child")
     for directory in glob.glob("/proc/[0-9]*"):
-        # A process may end meanwhile.
+        # A process may exit meanwhile.
         with contextlib.suppress(OSError):
             with open(f"{directory}/cmdline", "rb") as file:
                 words = file.read().decode(errors="replace").split("\0")
@@ -567,7 +567,7 @@ def _(_: Targets) -> str:
 
 
 def attempt(name: str, to: Targets) -> tuple[str, str]:
-    """Return whether a way leads out, and a description of the result."""
+    """Try a way; return "reached" or "failed", and a description of the result."""
     try:
         return "reached", WAYS[name](to)
     except Exception as error:
