@@ -1,4 +1,4 @@
-"""Fixtures of two Docker engines, one with userns-remap, and the images of Dockerfile.gvisor."""
+"""Fixtures of two Docker engines, one with userns-remap, and of the images of Dockerfile.gvisor."""
 
 from __future__ import annotations
 
@@ -18,26 +18,27 @@ BASE = "usernsctl-test/base"
 PRELUDE = "usernsctl-test/prelude"
 PRELUDE_PYTHON = "usernsctl-test/prelude-python"
 CONNECTOR = "usernsctl-test/connector"
-# Images by their build targets in Dockerfile.gvisor.
+# Image names by build targets of Dockerfile.gvisor.
 IMAGES = {"prelude": PRELUDE, "prelude-python": PRELUDE_PYTHON, "connector": CONNECTOR}
 
-# Values of labels, two of which the build checks.
+# Build arguments for the images' labels. The build checks the version.
 SOURCE = "https://example.org/usernsctl"
 LABELS = [f"--build-arg=VERSION={version('usernsctl')}", f"--build-arg=SOURCE={SOURCE}"]
 
-# The user whose subordinate ranges userns-remap uses, and who runs Podman; tools/user creates it.
+# User whose subordinate ranges userns-remap uses, and who runs Podman. tools/user creates the user.
 USER = "usernsctl-test"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(TREE / "tests" / "docker"):
-            # Building the images takes longer than the timeout of a test.
+            # The fixtures build the images, which takes longer than a test's timeout, so limit only
+            # the test function.
             item.add_marker(pytest.mark.timeout(300, func_only=True))
 
 
 def objection() -> str | None:
-    """Return the reason why no engine can be started here, or None."""
+    """Return the reason why the tests can't start a Docker engine here, or None."""
     if os.geteuid() != 0:
         return "only root can start a Docker engine"
     if not (TREE / "Dockerfile.gvisor").exists():
@@ -72,7 +73,7 @@ def remapped(plain: Engine) -> Iterator[Engine]:
 
 @pytest.fixture
 def engine(request: pytest.FixtureRequest) -> Engine:
-    """Return the engine fixture that a test's parameter names."""
+    """Return the engine whose fixture a test's parameter names."""
     found = request.getfixturevalue(request.param)
     assert isinstance(found, Engine)
     return found

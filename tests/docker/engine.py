@@ -1,4 +1,4 @@
-"""A private Docker engine, and images for the tests."""
+"""Private Docker engine for the tests, and functions that build images."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TREE = Path(__file__).parent.parent.parent
-# Images and the build cache persist here between test runs.
+# Directory in which images and the build cache persist between test runs.
 CACHE = Path("/var/cache/usernsctl/docker")
 
 _FORWARDS = Path("/proc/sys/net/ipv4/ip_forward")
 
-# docker run prints this where the host forwards no packets, which no container here needs.
+# Warning of docker run on a host that forwards no packets. The tests' containers need no
+# forwarding.
 _WARNING = "WARNING: IPv4 forwarding is disabled. Networking will not work.\n"
 
 START_SECONDS = 60
 STOP_SECONDS = 60
 BUILD_SECONDS = 900
 
-# Without a bridge, firewall rules, or a change of the host's packet forwarding.
+# Command line of dockerd, which creates no bridge or firewall rules, and does not change the host's
+# packet forwarding.
 _DAEMON = [
     "dockerd",
     "--bridge=none",
@@ -39,14 +41,14 @@ _DAEMON = [
 
 
 class EngineError(Exception):
-    """Failure of the engine or of a docker command."""
+    """Failure of a Docker engine or of a docker command."""
 
 
 @dataclass(frozen=True)
 class Engine:
-    """A running engine.
+    """Running Docker engine.
 
-    :ivar directory: the temporary directory of the engine's socket and its clients' settings.
+    :ivar directory: the temporary directory with the engine's socket and the settings of docker.
     """
 
     directory: Path
@@ -63,7 +65,7 @@ class Engine:
     ) -> subprocess.CompletedProcess[str]:
         """Run a docker command in the source tree; `timeout` is in seconds.
 
-        docker's warning that the host forwards no packets is removed from standard error.
+        The warning that the host forwards no packets is removed from standard error.
         """
         done = subprocess.run(
             self.command(*arguments),
@@ -79,7 +81,7 @@ class Engine:
         return done
 
     def must(self, *arguments: str, timeout: float = BUILD_SECONDS) -> str:
-        """Return the output of a docker command that must succeed.
+        """Run a docker command that must succeed; return its output.
 
         :raises EngineError: the command fails.
         """
@@ -96,22 +98,22 @@ class Engine:
 
 
 def wait_for_output(engine: Engine, container: str) -> None:
-    """Wait until the program of a running container has written something.
+    """Wait until a container has written something to its output.
 
-    :raises EngineError: the container has ended.
+    :raises EngineError: the container has exited.
     """
     while not (written := engine("logs", container)).stdout:
         if engine.must("inspect", "--format={{.State.Running}}", container).strip() != "true":
             raise EngineError(f"{container} has ended: {written.stderr}")
-        # Ask repeatedly, since docker logs --follow would end only with the container.
+        # Poll, because docker logs --follow would not return before the container exits.
         time.sleep(0.1)
 
 
 @contextlib.contextmanager
 def started(name: str, *options: str) -> Iterator[Engine]:
-    """Start an engine; stop it at the end, and check that nothing of it remains.
+    """Start an engine; stop it when the ``with`` block exits, and check that nothing of it is left.
 
-    :param name: the engine's cache, which only one engine at a time can use.
+    :param name: the name of the engine's cache directory, which only one engine at a time can use.
     :raises EngineError: the engine does not start, changes the host's packet forwarding, or leaves
         a process, mount or socket behind.
     """
@@ -123,8 +125,8 @@ def started(name: str, *options: str) -> Iterator[Engine]:
         tempfile.TemporaryDirectory(prefix="usernsctl-docker-") as scratch,
     ):
         fcntl.flock(lock, fcntl.LOCK_EX)
-        # With userns-remap, root of the containers is another user. If that user can't search this
-        # directory, the engine uses other directories.
+        # With userns-remap, root in containers is mapped to another user, who must be able to
+        # search this directory. Otherwise the engine uses other directories.
         os.chmod(scratch, 0o711)
         directory = Path(scratch)
         log = directory / "log"
@@ -159,7 +161,7 @@ def _wait_for(engine: Engine, daemon: subprocess.Popen[bytes], log: Path) -> Non
     while engine("version").returncode != 0:
         if daemon.poll() is not None or time.monotonic() > deadline:
             raise EngineError(f"dockerd did not start: {log.read_text()[-4000:]}")
-        # Ask repeatedly, since the socket exists before the engine answers.
+        # Poll, because the socket exists before the engine answers.
         time.sleep(0.1)
 
 
@@ -178,7 +180,7 @@ def _stop(engine: Engine, daemon: subprocess.Popen[bytes]) -> None:
 
 
 def unmount_below(*directories: Path) -> None:
-    """Unmount what an engine leaves mounted, such as its network namespace."""
+    """Unmount what an engine left mounted below `directories`, such as its network namespace."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     points = [line.split()[4] for line in lines]
     for point in sorted(points, reverse=True):
@@ -187,7 +189,7 @@ def unmount_below(*directories: Path) -> None:
 
 
 def make_base(engine: Engine, image: str, suite: str) -> None:
-    """Make a minimal Debian image with debootstrap, unless the engine has it.
+    """Build a minimal Debian image with debootstrap, unless the engine already has the image.
 
     :raises EngineError: debootstrap fails.
     """
@@ -199,7 +201,7 @@ def make_base(engine: Engine, image: str, suite: str) -> None:
         )
         if made.returncode != 0:
             raise EngineError(f"debootstrap: {made.stderr}{made.stdout[-4000:]}")
-        # The image's root directory, which every user must be able to search.
+        # Every user must be able to search the image's root directory.
         os.chmod(root, 0o755)
         for kept in ("var/cache/apt/archives", "var/lib/apt/lists"):
             shutil.rmtree(Path(root, kept))
@@ -217,21 +219,21 @@ def make_base(engine: Engine, image: str, suite: str) -> None:
 
 
 def build(engine: Engine, target: str, image: str, base: str, *options: str) -> None:
-    """Build a target of Dockerfile.gvisor, with the host's certificates for pip.
+    """Build a target of Dockerfile.gvisor, with the host's CA certificates for pip.
 
-    :param options: more options of `docker build`.
+    :param options: further options of `docker build`.
     :raises EngineError: the build fails.
     """
     named = [f"--target={target}", f"--tag={image}", f"--build-arg=BASE={base}", *options]
     certificates = os.environ.get("PIP_CERT") or os.environ.get("SSL_CERT_FILE")
     if certificates:
         named.append(f"--secret=id=ca,src={certificates}")
-    # The engine has no bridge, so a build can only use the host's network.
+    # The engine has no bridge, so only the host's network is available in a build.
     engine.must("build", "--network=host", "--file=Dockerfile.gvisor", *named, ".")
 
 
 def hand_over(images: Sequence[str], source: Engine, target: Engine) -> None:
-    """Copy images to another engine, unless it has the same ones.
+    """Copy images to another engine, unless the engine already has the same images.
 
     :raises EngineError: copying fails.
     """

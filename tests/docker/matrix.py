@@ -1,4 +1,4 @@
-"""Table of ways to run a container, and the expected causes and remedies of each."""
+"""Table of configurations of a container, and the causes and remedies expected for each."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ NO_NEW_PRIVILEGES = "--security-opt=no-new-privileges"
 NONE_LEFT = "--cap-drop=ALL"
 FOR_HELPERS = ("--cap-add=SETUID", "--cap-add=SETGID")
 
-# An error of Docker itself, which does not start the container.
+# Error message of Docker itself, which then does not start the container.
 REFUSED = "privileged mode is incompatible with user namespaces"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A way to run a container.
+    """Configuration of a container and the expected result, a cell of the table.
 
     :ivar options: options of ``docker run``.
-    :ivar ids: whether the command maps one id, or all ids of the user.
-    :ivar causes: the causes that are named one after another as remedies are applied; empty if the
-        command works at once.
+    :ivar ids: "one" or "all", the user's ids that the command maps.
+    :ivar causes: ids of the causes that are reported one after another as remedies are applied;
+        empty if the command works at once.
     """
 
     daemon: Daemon
@@ -48,13 +48,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Remedy:
-    """Application of a remedy.
+    """How the tests apply a remedy.
 
-    :ivar text: a part of the printed remedy.
-    :ivar add: options to add.
-    :ivar drop: options to remove.
-    :ivar shell: a command for root in the container, or in its image. UID is replaced by the user's
-        id, and USER by the name.
+    :ivar text: a part of the remedy's text as printed.
+    :ivar add: options of ``docker run`` to add.
+    :ivar drop: options of ``docker run`` to remove.
+    :ivar shell: a command that root must run in the container or its image. UID is replaced by the
+        user's id, and USER by the user's name.
     """
 
     text: str
@@ -74,7 +74,7 @@ REMEDIES = {
     "no-new-privs": Remedy("without --security-opt no-new-privileges", drop=(NO_NEW_PRIVILEGES,)),
     "bounding-set": Remedy("--cap-add SETUID --cap-add SETGID", add=FOR_HELPERS),
     "needs-setfcap": Remedy("--cap-add SETFCAP", add=("--cap-add=SETFCAP",)),
-    # useradd adds subordinate ranges, too.
+    # useradd adds subordinate ranges for the new user, too.
     "no-passwd-entry": Remedy("useradd --uid UID NAME", shell="useradd --uid=UID USER"),
     "no-subordinate-range": _grant("100000-165535"),
     "range-outside-parent": _grant("1001-65535"),
@@ -88,7 +88,7 @@ def _both(
     causes: Sequence[str] = (),
     for_all: Sequence[str] | None = None,
 ) -> Iterable[Cell]:
-    """Yield a cell with one id, and a cell with all ids, with the causes `for_all` if given."""
+    """Yield cells with one id and with all ids; `for_all` replaces `causes` in the second cell."""
     yield Cell(daemon, options, "one", tuple(causes))
     yield Cell(daemon, options, "all", tuple(causes if for_all is None else for_all))
 
@@ -138,7 +138,7 @@ CELLS = [
 
 
 def cause_of(done: subprocess.CompletedProcess[str]) -> str:
-    """Return the cause that standard error names."""
+    """Return the id of the only cause in standard error, or REFUSED for an error of Docker."""
     if REFUSED in done.stderr:
         return REFUSED
     named = re.findall(r"^  why: .* \[([a-z-]+)\]$", done.stderr, re.MULTILINE)
@@ -153,7 +153,7 @@ _DAEMONS = {
 
 
 def table(found: dict[Cell, tuple[str, ...]]) -> str:
-    """Return the page that lists the causes found, as Markdown."""
+    """Return the text of docs/docker-matrix.md, with the causes that were found."""
     text = [
         "# What works in Docker",
         "",

@@ -1,4 +1,4 @@
-"""The Dockerfiles in the documentation."""
+"""Builds of the Dockerfiles in the documentation."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ def build_recipe(
     prelude: str = PRELUDE,
     image: str = RECIPE_IMAGE,
 ) -> None:
-    """Build an image from the only Dockerfile of a page with this beginning.
+    """Build an image from the only Dockerfile of a page that begins with `begin`.
 
     :param begin: the first lines of the Dockerfile.
-    :param context: the build's directory; the function adds a program that the Dockerfile may copy.
-    :param prelude: the image to use for the one that the page calls prelude.
+    :param context: the build's context directory, to which this function adds a program that the
+        Dockerfile may copy.
+    :param prelude: the image that replaces the image `prelude` of the Dockerfile.
     """
     recipes = RECIPE.findall((TREE / page).read_text())
     (recipe,) = [one for one in recipes if one.startswith(begin)]
@@ -37,7 +38,7 @@ def build_recipe(
     program = context / "program"
     program.write_text(SHOW_VERSION)
     program.chmod(0o755)
-    # The engine has no bridge, so a build can only use the host's network.
+    # The engine has no bridge, so only the host's network is available in a build.
     build = ["build", "--network=host", f"--tag={image}"]
     built = plain(*build, str(context), timeout=600)
     assert built.returncode == 0, built.stderr

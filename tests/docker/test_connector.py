@@ -1,4 +1,4 @@
-"""Tests of the connector in its container: its messages, signals, exits, and error messages."""
+"""Tests of the connector's container: messages, signals, exit statuses and error messages."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Message = dict[str, Any]
 
 
 class Station:
-    """A server of records in pages that can delay the second page."""
+    """HTTP server of records in pages, which can delay the second page."""
 
     def __init__(self) -> None:
         self.waiting = threading.Event()
@@ -83,7 +83,7 @@ def station() -> Iterator[Station]:
 
 @pytest.fixture
 def files(station: Station) -> Iterator[Path]:
-    """Make the directory for the container's mount: manifest, configuration and catalog."""
+    """Yield a directory for the container's volume, with manifest, configuration and catalog."""
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-files-") as made:
         for name in ("manifest.yaml", "configured_catalog.json"):
             Path(made, name).write_text((TREE / "demo" / name).read_text())
@@ -98,7 +98,7 @@ def arguments(verb: str) -> list[str]:
 
 
 def options(files: Path, *more: str) -> list[str]:
-    # The engine's only network is the host's.
+    # The engine has no bridge, so only the host's network is available.
     return ["--network=host", f"--volume={files}:/files:ro", *more]
 
 
@@ -139,7 +139,7 @@ def test_the_connector_runs_in_gvisor(plain: Engine) -> None:
 
 
 def test_python_variables_affect_the_program_only(plain: Engine) -> None:
-    """PYTHON* variables name code of the payload, which must not run outside gVisor."""
+    """Check that code named by PYTHON* variables runs in gVisor only."""
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-path-") as made:
         os.chmod(made, 0o755)
         report = "import sys; sys.stderr.write(open('/proc/version').read())\n"
@@ -191,15 +191,17 @@ def test_docker_stop_ends_a_read(plain: Engine, files: Path, station: Station) -
         assert station.waiting.wait(120)
         plain.must("stop", "--time=60", name)
         reading.communicate(timeout=30)
-    # 143 is the status after SIGTERM; after its timeout, docker stop would send SIGKILL.
+    # 143 is the exit status after SIGTERM. docker stop sends SIGKILL after a timeout, which gives
+    # 137.
     assert reading.returncode == 143
 
 
 def takes_signal(pid: int, signal: Signals) -> bool:
-    """Return whether process 1 of a container blocks or handles a signal."""
+    """Return whether PID 1 of a container blocks or handles a signal."""
     status = status_of(pid)
     masks = int(status["SigBlk"], 16) | int(status["SigCgt"], 16)
-    # While usernsctl-watch waits by sigtimedwait(2), /proc shows no blocked signals.
+    # usernsctl-watch waits in sigtimedwait(2), during which /proc does not show the signals as
+    # blocked.
     return bool(masks & 1 << signal - 1) or status["Name"] == "usernsctl-watch"
 
 
@@ -217,9 +219,9 @@ def takes_signal(pid: int, signal: Signals) -> bool:
 def test_a_signal_before_the_sandbox_starts_is_not_lost(
     signal: Signals, start: list[str], plain: Engine
 ) -> None:
-    """Send the signal as soon as the entrypoint can know of it.
+    """Send a signal as soon as the entrypoint handles or blocks it.
 
-    Before, the kernel discards a signal that process 1 of a container neither handles nor blocks.
+    Until then, the kernel discards a signal that is sent to PID 1 of a container.
     """
     name = f"usernsctl-early-{os.getpid()}-{signal.name}"
     run = ["run", "--detach", f"--name={name}", *PROTECTED, *start]
@@ -269,7 +271,7 @@ def test_an_obsolete_variable_is_named(name: str, plain: Engine) -> None:
 
 
 def test_docker_exec_runs_outside_unless_it_names_the_entrypoint(plain: Engine) -> None:
-    """docs/docker.md describes both ways to run docker exec."""
+    """Check both commands with docker exec that docs/docker.md describes."""
     name = f"usernsctl-exec-{os.getpid()}"
     plain.must("run", "--detach", f"--name={name}", *PROTECTED, IN_GVISOR, CONNECTOR, "sleep", "99")
     try:
@@ -286,14 +288,14 @@ def test_docker_exec_runs_outside_unless_it_names_the_entrypoint(plain: Engine) 
 @pytest.mark.parametrize("user", ["1000", "0", "12345"])
 @pytest.mark.sampled(2)
 def test_the_health_check_works_in_a_running_container(plain: Engine, user: str) -> None:
-    """The check asks the sandbox, and fails if gVisor there does not answer."""
+    """Check that the health check succeeds, and fails if the container's gVisor does not answer."""
     shown = plain.must("image", "inspect", "--format={{json .Config.Healthcheck.Test}}", CONNECTOR)
     kind, *command = json.loads(shown)
     assert kind == "CMD"
     name = f"usernsctl-health-{os.getpid()}-{user}"
     run = ["run", "--detach", f"--name={name}", f"--user={user}", SECCOMP, IN_GVISOR, CONNECTOR]
     plain.must(*run, "sh", "-c", "echo begun; exec sleep 99")
-    # The image has no pkill(1), so find the process in /proc.
+    # The image has no pkill(1), so the script searches /proc for the process.
     find = "for p in /proc/[0-9]*; do grep -q ^runsc-sandbox $p/cmdline && "
     stop = f"{find} kill -$0 ${{p#/proc/}}; done"
     try:
@@ -312,7 +314,8 @@ def test_the_health_check_works_in_a_running_container(plain: Engine, user: str)
     assert again.returncode == 0
 
 
-# With the lowest of these limits, runsc crashes. The highest are still too low for a sandbox.
+# runsc crashes with the lowest of these limits. The highest of them are still too low for a
+# sandbox.
 @pytest.mark.parametrize("limit", [5, 7, 8, 10, 12, 16])
 @pytest.mark.sampled(3)
 def test_a_low_pids_limit_is_named(limit: int, plain: Engine) -> None:
@@ -322,7 +325,7 @@ def test_a_low_pids_limit_is_named(limit: int, plain: Engine) -> None:
     assert "--pids-limit" in done.stderr.partition("  remedy:")[2]
 
 
-# With a limit below 10, the engine itself can't start a container.
+# The Docker engine itself can't start a container with a limit below 10.
 @pytest.mark.parametrize("limit", [10, 12, 16, 20, 24, 32, 64, 100])
 @pytest.mark.sampled(3)
 def test_a_low_descriptor_limit_is_named(limit: int, plain: Engine) -> None:
@@ -332,7 +335,7 @@ def test_a_low_descriptor_limit_is_named(limit: int, plain: Engine) -> None:
 
 
 def test_a_low_memory_limit_is_named(plain: Engine) -> None:
-    """gVisor survives the killed process, so only the command's failure reports it."""
+    """Check that the command's failure reports the limit, since gVisor survives the OOM kill."""
     grow = "held = []\nwhile True: held.append(b'x' * 10**7)"
     limits = ["--memory=300m", "--memory-swap=300m", IN_GVISOR]
     done = plain("run", "--rm", *PROTECTED, *limits, CONNECTOR, "python3", "-c", grow)
@@ -352,7 +355,7 @@ def test_hostname_and_working_directory_of_the_container_apply(plain: Engine) ->
 
 
 def test_doctor_is_plain_on_a_terminal(plain: Engine) -> None:
-    """The image does not include the package rich, which would color the output."""
+    """Check that doctor prints no colors, because the image lacks the package rich."""
     done = plain("run", "--rm", "--tty", SECCOMP, PRELUDE_PYTHON, "doctor")
     assert done.returncode == 0, done.stdout
     assert done.stdout.startswith("Ready for a command in gVisor")

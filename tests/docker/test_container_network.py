@@ -1,4 +1,4 @@
-"""Tests of ``in-gvisor --network=private`` in containers of the image that docs/docker.md makes."""
+"""Tests of ``in-gvisor --network=private`` in containers of an image from docs/docker.md."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pytest
 from docker.engine import TREE, Engine
 from docker.recipes import build_recipe
 
-# The profile in docker/seccomp.json denies calls of pasta and nft.
+# Profile that allows the system calls of pasta and nft, which docker/seccomp.json denies.
 SECCOMP = f"--security-opt=seccomp={TREE}/docker/seccomp-private-network.json"
 IMAGE = "usernsctl-test/network"
 RUN = ["run", "--rm", "--network=host", SECCOMP, "--entrypoint=/usr/local/bin/in-gvisor"]
-# Tries to reach services of the machine, whose network the container has.
+# Program that tries to reach services of the machine; the container has the machine's network.
 ASK = """
 import socket, sys
 print(open("/etc/resolv.conf").read().split())
@@ -45,7 +45,7 @@ def server() -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def tun(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return the option for a device that all users may open, as on most systems."""
+    """Return the docker option for a TUN device that all users may open, as on most systems."""
     device = tmp_path_factory.mktemp("device") / "tun"
     os.mknod(device, 0o666 | stat.S_IFCHR, os.makedev(10, 200))
     device.chmod(0o666)
@@ -53,7 +53,7 @@ def tun(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def own_address() -> str:
-    """Return an address of this machine, other than 127.0.0.1 if there is one."""
+    """Return an address of this machine, preferably not 127.0.0.1."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))

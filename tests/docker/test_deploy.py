@@ -27,7 +27,7 @@ from docker.matrix import EXEC, NO_NEW_PRIVILEGES, SECCOMP
 from docker.recipes import RECIPE_IMAGE, build_recipe
 
 KUBERNETES = TREE / "deploy" / "kubernetes"
-# Kubernetes releases whose pods have the field hostUsers by default.
+# Releases of Kubernetes in which pods have the field hostUsers by default.
 VERSIONS = ["1.33", "1.35", "1.37"]
 
 
@@ -35,14 +35,14 @@ def objects(name: str) -> list[dict[str, Any]]:
     return list(yaml.safe_load_all((KUBERNETES / name).read_text()))
 
 
-# The constraints of OpenShift are not part of Kubernetes.
+# OpenShift's SecurityContextConstraints are not part of Kubernetes.
 OPENSHIFT = "openshift.yaml"
-# The files with pods that run programs in gVisor.
+# Files with pods whose programs run in gVisor.
 PODS = ["job.yaml", "deployment.yaml", "snippets.yaml", "indexed-job.yaml", "worker.yaml"]
 
 
 def pod_of(name: str) -> dict[str, Any]:
-    """Return the template of the only pod in a file."""
+    """Return the template of the only pod in the file `name`."""
     (found,) = [
         one["spec"]["template"] for one in objects(name) if "template" in one.get("spec", {})
     ]
@@ -69,7 +69,7 @@ def test_documented_kubernetes_objects_are_valid(version: str) -> None:
 
 
 def test_the_operator_s_resource_has_the_profile(usernsctl: Program) -> None:
-    """The documented command prints a SeccompProfile, whose fields are those of version v1beta1."""
+    """Check that the documented command prints a SeccompProfile with the fields of v1beta1."""
     shell = re.findall(r"^```sh\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     (command,) = [block for block in shell if "SeccompProfile" in block]
     command, _, _ = command.partition(" | kubectl")
@@ -81,7 +81,7 @@ def test_the_operator_s_resource_has_the_profile(usernsctl: Program) -> None:
     assert made.pop("metadata") == {"name": "usernsctl"}
     profile = json.loads((TREE / "docker" / "seccomp.json").read_text())
     assert made == {"spec": profile}
-    # The operator's resource has these fields, among others.
+    # A SeccompProfile of the operator has these fields, among others.
     assert set(profile) <= {"defaultAction", "defaultErrnoRet", "architectures", "syscalls"}
     for rule in profile["syscalls"]:
         assert set(rule) <= {"names", "action", "errnoRet", "args"}
@@ -89,7 +89,7 @@ def test_the_operator_s_resource_has_the_profile(usernsctl: Program) -> None:
             assert set(argument) <= {"index", "value", "valueTwo", "op"}
 
 
-# The fields that every SecurityContextConstraints has.
+# Fields that are required in a SecurityContextConstraints.
 REQUIRED = {
     *["allowHostDirVolumePlugin", "allowHostIPC", "allowHostNetwork", "allowHostPID"],
     *["allowHostPorts", "allowPrivilegedContainer", "readOnlyRootFilesystem"],
@@ -118,7 +118,7 @@ def test_openshift_permits_the_pod(name: str) -> None:
 
 
 def test_validation_finds_unknown_fields() -> None:
-    """The validator itself must reject unknown fields."""
+    """Check that the validator itself rejects unknown fields."""
     job = objects("job.yaml")[1]
     job["spec"]["template"]["spec"]["hostUser"] = False
     with pytest.raises(kubernetes_validate.ValidationError):
@@ -126,7 +126,7 @@ def test_validation_finds_unknown_fields() -> None:
 
 
 def docker_options(name: str) -> list[str]:
-    """Return the options of docker run that correspond to the security context of a pod."""
+    """Return the options of docker run for the security context of a file's pod."""
     pod = pod_of(name)["spec"]
     (container,) = pod["containers"]
     context, own = pod["securityContext"], container["securityContext"]
@@ -146,7 +146,7 @@ def docker_options(name: str) -> list[str]:
 
 @pytest.mark.timeout(300)
 def test_the_job_s_security_context_lets_the_connector_run(remapped: Engine) -> None:
-    """hostUsers: false corresponds to userns-remap: both give the container 65,536 ids."""
+    """Run the Job's container with userns-remap, which like hostUsers: false gives 65,536 ids."""
     done = remapped("run", "--rm", *docker_options("job.yaml"), CONNECTOR, "spec")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["type"] == "SPEC"
@@ -163,9 +163,9 @@ def test_the_job_s_security_context_lets_the_connector_run(remapped: Engine) -> 
 def test_the_deployment_s_probe_works(
     remapped: Engine, entrypoint: list[str], image: str, words: list[str]
 ) -> None:
-    """The engine starts the probe in the namespaces of process 1, which must be the container's.
+    """Run the probe with docker exec, in the namespaces of the container's PID 1.
 
-    Process 1 passes signals on to the program, and exits with its status.
+    PID 1 also passes signals on to the program, and exits with the program's status.
     """
     (container,) = pod_of("deployment.yaml")["spec"]["containers"]
     name = f"deployment-{os.getpid()}"
@@ -196,7 +196,7 @@ def test_a_service_runs_as_the_deployment_says(remapped: Engine) -> None:
 
 
 def test_only_tasks_that_did_not_run_are_repeated() -> None:
-    """The Job repeats tasks of lost nodes, and those whose gVisor did not start (125)."""
+    """Check that the Job repeats tasks only after a lost node, or if gVisor did not start (125)."""
     (rules,) = [one["spec"]["podFailurePolicy"]["rules"] for one in objects("indexed-job.yaml")]
     lost, failed = rules
     assert lost["action"] == "Ignore"
@@ -209,7 +209,7 @@ def test_only_tasks_that_did_not_run_are_repeated() -> None:
 
 
 def test_a_task_of_the_indexed_job_knows_its_number(remapped: Engine) -> None:
-    """Exit statuses of a task, which the Job's rules distinguish, are those of its command."""
+    """Check that a task exits with its command's status, which the Job's rules evaluate."""
     (rules,) = [one["spec"]["podFailurePolicy"]["rules"] for one in objects("indexed-job.yaml")]
     (fails,) = [rule for rule in rules if rule["action"] == "FailIndex"]
     assert fails["onExitCodes"]["operator"] == "NotIn"
@@ -221,7 +221,7 @@ def test_a_task_of_the_indexed_job_knows_its_number(remapped: Engine) -> None:
     done = remapped("run", "--rm", *options, *entry, PRELUDE, "--network=none", "--", *args)
     assert done.returncode == 7, done.stderr
     assert 7 not in fails["onExitCodes"]["values"]
-    # gVisor can't start with this root filesystem, so nothing of the task has run.
+    # gVisor can't start with this root filesystem, so no part of the task has run.
     wrong = ["--rootfs=/no/such/directory", "--", *args]
     done = remapped(
         "run", "--rm", *options, *["--entrypoint=usernsctl"], PRELUDE_PYTHON, "run", *wrong
@@ -248,7 +248,7 @@ def daemon_set() -> dict[str, Any]:
 
 
 def copy_profile(plain: Engine, directory: Path) -> subprocess.CompletedProcess[str]:
-    """Run the DaemonSet's command, with the docker options of its security context."""
+    """Run the DaemonSet's command, with docker options for its security context."""
     (copy,) = daemon_set()["initContainers"]
     limit = copy["resources"]["limits"]["memory"].replace("Mi", "m")
     return plain(
@@ -261,7 +261,7 @@ def copy_profile(plain: Engine, directory: Path) -> subprocess.CompletedProcess[
 
 @pytest.fixture
 def node() -> Iterator[Path]:
-    """Make a directory with the DaemonSet's mounts: the profile, and the kubelet's directory."""
+    """Yield a directory with the DaemonSet's mounts: the profile, and the kubelet's directory."""
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-seccomp-") as made:
         Path(made, "profile").mkdir()
         Path(made, "kubelet").mkdir()
@@ -281,7 +281,8 @@ def test_the_profile_is_copied_as_the_daemonset_says(plain: Engine, node: Path) 
             assert target.read_text() == (TREE / "docker" / "seccomp.json").read_text()
             assert [file.name for file in target.parent.iterdir()] == ["usernsctl.json"]
             assert target.stat().st_mode & 0o777 == 0o644
-            # The new file was renamed over the old one, not written into it.
+            # The new file has replaced the old one by rename(2), so the old file was not written
+            # to.
             assert not os.path.samestat(os.fstat(before.fileno()), target.stat())
 
 
@@ -324,8 +325,8 @@ def test_the_daemonset_has_few_privileges() -> None:
     assert "volumeMounts" not in done
 
 
-# Addresses of metadata services with a machine's credentials, from the documentation of AWS,
-# Google, Azure, Alibaba and Oracle.
+# Addresses of metadata services that give out a machine's credentials, from the documentation of
+# AWS, Google, Azure, Alibaba and Oracle.
 METADATA = [
     *["169.254.169.254", "169.254.170.2", "169.254.170.23", "168.63.129.16", "100.100.100.200"],
     *["192.0.0.192", "fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254", "fe80::a9fe:a9fe"],
@@ -370,11 +371,11 @@ def test_compose_runs_the_connector(plain: Engine) -> None:
 
 
 def test_daemon_json_is_sufficient(plain: Engine, tmp_path: Path) -> None:
-    """With docker/daemon.json and its seccomp profile, containers need no more options."""
+    """Check that docker/daemon.json and its profile suffice, without options of docker run."""
     settings = json.loads((TREE / "docker" / "daemon.json").read_text())
     assert settings["userns-remap"] == "default"
     assert settings["seccomp-profile"] == "/etc/docker/usernsctl-seccomp.json"
-    # Replace the user dockremap and the path in /etc, since a test creates neither.
+    # Replace the user dockremap and the path in /etc, because the test must not create them.
     subprocess.run([TREE / "tools" / "user", USER, "ranges"], check=True)
     settings["userns-remap"] = USER
     settings["seccomp-profile"] = str(TREE / "docker" / "seccomp.json")
@@ -421,7 +422,7 @@ def test_the_documented_image_builds_and_runs(
 @pytest.mark.thorough
 @pytest.mark.timeout(900)
 def test_an_image_is_rebuilt_with_a_new_prelude(plain: Engine, tmp_path: Path) -> None:
-    """The unchanged programs come from the build cache, but the launch files are generated anew."""
+    """Check that a rebuild reuses the cached programs, but generates the launch files anew."""
     recipe = ("docs/docker.md", "FROM my-image\n")
     build_recipe(plain, *recipe, tmp_path)
     build(plain, "prelude", PRELUDE_AGAIN, BASE, "--no-cache-filter=build,launches")
@@ -445,7 +446,7 @@ def test_the_documented_launch_works(plain: Engine, tmp_path: Path) -> None:
 
 @pytest.mark.timeout(600)
 def test_the_documented_launch_with_ptrace_works(plain: Engine, tmp_path: Path) -> None:
-    """Freeze a launch with the platform ptrace, as docs/docker.md advises for such programs."""
+    """Freeze a launch with the platform ptrace, as docs/docker.md advises for some programs."""
     (tmp_path / "Dockerfile").write_text(
         f"FROM {PRELUDE_PYTHON} AS launch\n"
         "USER root\n"
@@ -462,7 +463,7 @@ def test_the_documented_launch_with_ptrace_works(plain: Engine, tmp_path: Path) 
 
 
 def test_images_have_no_world_writable_files(plain: Engine) -> None:
-    """The images have no writable files and no certificates beyond those of their base."""
+    """Check for world-writable files, and for CA certificates that the base image lacks."""
     found = plain(
         *["run", "--rm", "--user=0", "--entrypoint=sh", CONNECTOR, "-c"],
         "find / -xdev -perm -0002 ! -type l ! -path '/tmp' ! -path '/var/tmp' ! -path /run/lock "
@@ -472,7 +473,7 @@ def test_images_have_no_world_writable_files(plain: Engine) -> None:
     assert found.stdout == base.stdout == ""
 
 
-# The maximum size of the prelude image without its base; runsc takes 30 MB.
+# Maximum size of the prelude image without its base image, in MB. runsc takes 30 MB.
 PRELUDE_MEGABYTES = 45
 
 

@@ -1,6 +1,6 @@
-"""Attacks by a container's environment variables, files and arguments.
+"""Attacks by environment variables, files and arguments of a container.
 
-Each attack tries to run code in the container, but outside gVisor.
+Each attack tries to run code in the container, but outside of gVisor.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from docker.engine import Engine, wait_for_output
 from docker.matrix import EXEC, IN_GVISOR, NO_NEW_PRIVILEGES, NONE_LEFT, SECCOMP
 
 PROTECTED = [NONE_LEFT, NO_NEW_PRIVILEGES, SECCOMP]
-# An absolute path, since a bare name would be looked up in gVisor along the attacked PATH.
+# The path is absolute because a bare name would be searched for in the attacked PATH.
 VERSION = ["/bin/cat", "/proc/version"]
 
 LAUNCH = [EXEC, PRELUDE]
 
-# Variables that libc and runsc read.
+# Environment variables that libc and runsc read.
 OF_OTHERS = ["GLIBC_TUNABLES=glibc.malloc.check=3", "GVISOR_SIDECAR_BINARIES_DIR={}"]
 
-# Ways to start a command in gVisor, or a program outside gVisor, with each image: options and image
-# for docker run, and arguments of the entrypoint.
+# Commands to start in gVisor, and programs to start outside of gVisor, with each image: options and
+# image for docker run, and arguments of the entrypoint.
 STARTS: dict[str, tuple[list[str], list[str]]] = {
     "the connector": ([CONNECTOR], ["spec"]),
     "in-gvisor": ([IN_GVISOR, CONNECTOR], ["--", *VERSION]),
@@ -41,22 +41,22 @@ STARTS: dict[str, tuple[list[str], list[str]]] = {
     "run": ([PRELUDE_PYTHON], ["run", "--env-all", "--expose-root", "--", *VERSION]),
     "doctor": ([PRELUDE_PYTHON], ["doctor"]),
 }
-# The starts whose entire output must come from the command in gVisor.
+# Keys of STARTS for which the complete output must come from the command in gVisor.
 SHOWN = set(STARTS) - {"the connector", "doctor"}
-# Mapping all ids requires a privilege that the other starts are denied.
+# Keys of STARTS that map all ids. They need a privilege that is denied to the others.
 PRIVILEGED = {"all ids", "a launch of all ids"}
 
 
 @pytest.fixture
 def volume() -> Iterator[Path]:
-    """Make a directory of modules, programs and libraries, which is /traps in the container."""
+    """Yield a directory for traps (tests/traps.py), which is mounted as /traps in the container."""
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-traps-") as made:
         os.chmod(made, 0o777)
         yield Path(made)
 
 
 def test_the_traps_work_in_a_container(plain: Engine, volume: Path) -> None:
-    """The traps must catch a shell as the entrypoint, or the attacks would prove nothing."""
+    """Check that a shell as the entrypoint triggers the traps, or the attacks prove nothing."""
     traps = set_traps(volume, Path("/traps"))
     for setting in ("LD_PRELOAD=/traps/traps/trap.so", "PATH=/traps/traps"):
         plain(
@@ -85,8 +85,7 @@ def test_variables_and_volumes_choose_no_program_outside_gvisor(
         if start in SHOWN and done.returncode == 0 and GVISOR not in done.stdout:
             tally.succeeded(f"{chosen}: {done.stdout!r}")
         if start in SHOWN and not any(one.startswith("LD_") for one in chosen):
-            # The command's output shows that the traps did not prevent the start, so the attack was
-            # real.
+            # The command's output shows that the traps did not simply prevent the start.
             assert GVISOR in done.stdout, done.stderr
     for mark in marks(traps):
         tally.succeeded(mark)
@@ -96,7 +95,7 @@ def test_variables_and_volumes_choose_no_program_outside_gvisor(
 def test_variables_choose_no_program_of_the_health_check(
     image: str, plain: Engine, volume: Path, tally: Tally
 ) -> None:
-    """The health check runs outside gVisor, with the container's environment and directory."""
+    """Run the health check, which runs outside gVisor, with traps in variables and directory."""
     traps = set_traps(volume, Path("/traps"))
     shown = plain.must("image", "inspect", "--format={{json .Config}}", image)
     kind, *command = json.loads(shown)["Healthcheck"]["Test"]
@@ -107,7 +106,8 @@ def test_variables_choose_no_program_of_the_health_check(
     start = ["run", *PROTECTED, "--network=none", f"--volume={volume}:/traps"]
     given = [f"--env-file={variables}", "--workdir=/traps/traps"]
     if image == PRELUDE:
-        # The check asks a running sandbox, so the traps must leave that alone.
+        # The health check queries a running sandbox, so this container starts without the traps'
+        # variables.
         how = ["--detach", f"--name={name}"]
         plain.must(*start, *how, image, "sh", "-c", "echo begun; exec sleep 99")
         wait_for_output(plain, name)
@@ -125,7 +125,7 @@ def test_variables_choose_no_program_of_the_health_check(
 
 @pytest.mark.parametrize("image", [PRELUDE, PRELUDE_PYTHON, CONNECTOR])
 def test_hostile_path_finds_no_entrypoint(image: str, plain: Engine, tally: Tally) -> None:
-    """An image starts programs by absolute paths that root owns and no one else may write."""
+    """Check that images start programs by absolute paths to files that only root may write."""
     config = json.loads(plain.must("image", "inspect", "--format={{json .Config}}", image))
     started = [config["Entrypoint"], config["Healthcheck"]["Test"][1:]]
     for command in started:
@@ -139,7 +139,7 @@ def test_hostile_path_finds_no_entrypoint(image: str, plain: Engine, tally: Tall
 
 
 def test_hostile_user_changes_no_launch(plain: Engine, tally: Tally) -> None:
-    """A launch file defines the privileges of later commands, so only root may change it."""
+    """Check that only root may change a launch file, which defines privileges of later commands."""
     listed = "stat -c '%U %a' /etc/usernsctl /etc/usernsctl/*"
     attacks = ["echo x >>launch", "mv launch.all-ids launch", "rm -f launch", "touch launch.x"]
     attacks.append("chmod 666 launch")
@@ -153,7 +153,7 @@ def test_hostile_user_changes_no_launch(plain: Engine, tally: Tally) -> None:
 
 
 def test_hostile_arguments_change_no_policy(plain: Engine, tally: Tally) -> None:
-    """The entrypoint ends its options with --, so that all later arguments are the command's."""
+    """Check that all arguments are the command's, since the entrypoint's options end with --."""
     for word in ("--network=host", "--ids=all", "--runsc=/traps/runsc", "--", "--help"):
         done = plain("run", "--rm", *PROTECTED, "--network=none", CONNECTOR, word)
         tally.tried()
@@ -187,7 +187,7 @@ os.waitpid(child, 0)
 def test_hostile_process_outside_gvisor_leaves_a_setuid_file_of_another_id(
     protected: bool, plain: Engine, tally: Tally
 ) -> None:
-    """Any process of the user may map ids with newuidmap, unless no-new-privileges is set."""
+    """Check that newuidmap maps ids for any process of the user unless no-new-privileges is set."""
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-files-") as made:
         os.chmod(made, 0o777)
         options = [SECCOMP, NO_NEW_PRIVILEGES] if protected else [SECCOMP]
@@ -207,7 +207,7 @@ def test_hostile_process_outside_gvisor_leaves_a_setuid_file_of_another_id(
 def test_hostile_modules_in_the_cwd_of_doctor_are_not_imported(
     plain: Engine, volume: Path, tally: Tally
 ) -> None:
-    """Root may also start doctor through the path of its script."""
+    """Start doctor by its path in a directory with planted modules, as root and as a user."""
     traps = set_traps(volume, Path("/traps"))
     script = shlex.join(["/opt/usernsctl/bin/usernsctl", "doctor"])
     for user in ("0", "1000"):

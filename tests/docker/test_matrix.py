@@ -1,4 +1,4 @@
-"""Tests that each way to run a container works with gVisor, or names the cause and a remedy."""
+"""Tests that each configuration of a container works with gVisor, or reports cause and remedy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from docker.matrix import CELLS, REMEDIES, Cell, Remedy, cause_of, table
 PAGE = TREE / "docs" / "docker-matrix.md"
 WRITE = "USERNSCTL_WRITE_MATRIX"
 
-# In the sandbox, all writes go to an overlay, so only a command that runs outside leaves this file.
+# File that only a command outside of gVisor leaves, because all writes in the sandbox go to an
+# overlay.
 TRACE = "ran"
 PAYLOAD = [
     *["sh", "-c"],
@@ -29,19 +30,19 @@ PAYLOAD = [
 ]
 NAMES = {"0": "root", "1000": "airbyte"}
 
-# The maximum number of remedies to apply one after another.
+# Maximum number of remedies to apply one after another.
 REMEDIES_MAX = 4
 
 
 @pytest.fixture(scope="module")
 def found_causes() -> dict[Cell, tuple[str, ...]]:
-    """Return the causes found for each cell, which the tests fill in."""
+    """Return the dictionary in which the tests record the causes found for each cell."""
     return {}
 
 
 @pytest.fixture
 def canary() -> Iterator[Path]:
-    """Make a directory that every user of every container can reach and write to."""
+    """Yield a directory that every user of every container can access and write to."""
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-canary-") as made:
         os.chmod(made, 0o777)
         yield Path(made)
@@ -49,7 +50,7 @@ def canary() -> Iterator[Path]:
 
 @dataclass
 class Attempt:
-    """A way to run a container, changed by the remedies applied so far."""
+    """Configuration of a container, changed by the remedies applied so far."""
 
     cell: Cell
     options: list[str]
@@ -70,7 +71,7 @@ class Attempt:
         return in_container(engine, canary, options, run)
 
     def _as_root(self, options: list[str]) -> tuple[list[str], str]:
-        """Return options and a script for root, which applies remedies before the command."""
+        """Return options and a script for root that applies remedies, then starts the command."""
         user = self.cell.user
         name = NAMES.get(user, "someone")
         steps = [step.replace("UID", user).replace("USER", name) for step in self.shell]
@@ -83,7 +84,7 @@ class Attempt:
 def in_container(
     engine: Engine, canary: Path, options: list[str], command: list[str]
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command in a container of the connector's image, with the canary mounted."""
+    """Run a command in a container of the connector's image, with `canary` mounted as /canary."""
     options = [*options, f"--volume={canary}:/canary", f"--entrypoint={command[0]}"]
     return engine("run", "--rm", *options, CONNECTOR, *command[1:])
 

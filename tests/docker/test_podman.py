@@ -1,4 +1,4 @@
-"""Tests of Podman with the same image and options, as root and as another user."""
+"""Tests of Podman with the images and options of the Docker tests, as root and as another user."""
 
 from __future__ import annotations
 
@@ -22,23 +22,24 @@ from docker.engine import TREE, Engine, unmount_below
 
 @dataclass(frozen=True)
 class Podman:
-    """Podman with a private storage.
+    """Podman with private storage.
 
     :ivar user: the user who runs Podman.
-    :ivar directory: a temporary directory of that user.
+    :ivar directory: a temporary directory of the user.
     """
 
     user: str
     directory: Path
 
     def __call__(self, *arguments: str) -> str:
-        """Return the output of a podman command that must succeed, run in `directory`."""
+        """Run a podman command in `directory`, which must succeed; return its output."""
         places = {"root": "storage", "runroot": "state", "tmpdir": "tmp"}
         done = capture(
             [
                 *["setpriv", f"--reuid={self.user}", f"--regid={self.user}", "--init-groups"],
                 *["podman", "--log-level=error", "--storage-driver=overlay"],
-                # Podman's default, crun, fails on hosts with control groups of both versions.
+                # Podman's default runtime, crun, fails on hosts that have control groups of both
+                # versions.
                 *["--runtime=runc", "--cgroup-manager=cgroupfs"],
                 *[f"--{option}={self.directory / name}" for option, name in places.items()],
                 *arguments,
@@ -58,7 +59,7 @@ class Podman:
 
 @pytest.fixture(scope="module", params=[pytest.param("root", marks=pytest.mark.thorough), USER])
 def podman(plain: Engine, request: pytest.FixtureRequest) -> Iterator[Podman]:
-    """Return Podman with the images loaded."""
+    """Yield Podman with the tests' images loaded."""
     subprocess.run([TREE / "tools" / "user", USER, "ranges"], check=True)
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-podman-") as made:
         directory = Path(made)
@@ -97,7 +98,7 @@ def test_docker_args_for_podman_work(podman: Podman, ids: str, option: str) -> N
 
 
 def test_an_image_with_rewritten_times_works(podman: Podman) -> None:
-    """Build with all times of files set to 0, which a frozen launch must not mind."""
+    """Check that a frozen launch still works in an image whose files all have the time 0."""
     context = podman.directory / "context"
     context.mkdir(mode=0o755)
     (context / "Containerfile").write_text(f"FROM {PRELUDE}\nLABEL rewritten=1\n")
@@ -110,7 +111,7 @@ def test_an_image_with_rewritten_times_works(podman: Podman) -> None:
 
 
 def test_the_health_check_works_with_the_profile_of_podman(podman: Podman) -> None:
-    """Ask the sandbox in a container with Podman's default seccomp profile."""
+    """Run the health check in a container with Podman's default seccomp profile."""
     name = "usernsctl-health"
     start = ["run", "--detach", "--network=none", f"--name={name}", PRELUDE]
     podman(*start, "sh", "-c", "echo begun; exec sleep 99")

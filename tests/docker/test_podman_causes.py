@@ -1,4 +1,4 @@
-"""Tests of `usernsctl explain` with Podman's messages, from a small image that the tests write."""
+"""Tests of `usernsctl explain` on Podman's error messages, with a small generated image."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def archive(files: dict[str, bytes], owner: int = 0) -> bytes:
 
 
 def image(owner: int) -> bytes:
-    """Return an image, as `docker save` writes it, with one file of this owner."""
+    """Return an image, in the format of `docker save`, with one file that belongs to `owner`."""
     layer = archive({"file": b""}, owner)
     digest = hashlib.sha256(layer).hexdigest()
     rootfs = {"type": "layers", "diff_ids": [f"sha256:{digest}"]}
@@ -55,13 +55,13 @@ def image(owner: int) -> bytes:
 
 
 class Podman:
-    """Podman of the user nobody, with a private storage in `directory`."""
+    """Podman run by the user nobody, with private storage in `directory`."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
     def __call__(self, command: str, *ways: str) -> subprocess.CompletedProcess[str]:
-        """Run a shell command with podman, where the machine is broken in these ways."""
+        """Run a shell command with podman, under the misconfigurations `ways` (broken.py)."""
         places = {"root": "storage", "runroot": "state", "tmpdir": "tmp"}
         options = [f"--{option}={self._directory / name}" for option, name in places.items()]
         words = [shutil.which("podman") or "", "--storage-driver=vfs", *options]
@@ -80,7 +80,7 @@ class Podman:
         )
 
     def causes(self, owner: int, *ways: str) -> list[str]:
-        """Load an image with a file of this owner; return the causes of the failure, if any."""
+        """Load an image with a file of `owner`; return the ids of the failure's causes, if any."""
         (self._directory / "image.tar").write_bytes(image(owner))
         done = self("podman load --quiet --input=image.tar", *ways)
         if done.returncode == 0:
@@ -96,7 +96,7 @@ def podman(userns_requires: Needs) -> Iterator[Podman]:
         os.chown(made, NOBODY, NOBODY)
         called = Podman(Path(made))
         yield called
-        # Also ends the process that keeps the user namespace.
+        # The commands also stop the process that keeps Podman's user namespace.
         called("podman system reset --force; podman system migrate")
 
 

@@ -1,4 +1,4 @@
-"""Tests of the security attributes of a container's processes, from tests/posture_table.py."""
+"""Tests of the security attributes of a container's processes, as in tests/posture_table.py."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ SECRET = "what the container was told"
 SETTLING = 20
 
 
-# `docker exec` would enter the mount namespace of process 1, which is no longer the container's.
+# Script that starts a process, and then a command in gVisor. `docker exec` can't start the process,
+# because it would enter the mount namespace of PID 1, which is no longer the container's.
 SCRIPT = "sleep 1000 & exec {} -- sh -c 'echo ready; read line'"
-# The program that starts a command in each image.
+# Program that starts a command in gVisor, by image.
 STARTS = {
     PRELUDE_PYTHON: "usernsctl run",
     PRELUDE: "usernsctl-exec --launch /etc/usernsctl/launch.no-network",
@@ -35,7 +36,7 @@ STARTS = {
 
 @contextlib.contextmanager
 def container(engine: Engine, image: str, *options: str) -> Iterator[tuple[int, int]]:
-    """Start a container; yield the pids of process 1, and of a child older than the sandbox."""
+    """Start a container; yield the pids of its PID 1 and of a process outside the sandbox."""
     name = f"posture-{time.monotonic_ns()}"
     run = ["run", "--rm", "--interactive", f"--name={name}", "--env", f"TOKEN={SECRET}", *options]
     process = subprocess.Popen(
@@ -71,7 +72,7 @@ def test_posture(image: str, engine: Engine, expected: Mapping[str, Posture]) ->
         given = {name: f"/proc/{first}/fd/{number}" for number, name in enumerate(streams)}
         caller = Caller(given, {"TOKEN": SECRET}, pid=beside)
 
-        # Under userns-remap, process 1 stays outside of the sandbox's user namespace.
+        # With userns-remap, PID 1 stays outside of the sandbox's user namespace.
         others = {beside}
         if expected in (RUN_IN_REMAPPED, LAUNCH_IN_REMAPPED):
             assert kind_of(first) in ("usernsctl", "usernsctl-exec")

@@ -1,4 +1,4 @@
-"""Tests of Python programs that start sandboxes in an unprivileged container."""
+"""Tests of Python services that start sandboxes in an unprivileged container."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ PATIENCE = 60
 
 LIMITS = ["--read-only", "--tmpfs=/tmp", "--pids-limit=1000", "--memory=2g"]
 AS_USER = [NONE_LEFT, NO_NEW_PRIVILEGES, SECCOMP, *LIMITS]
-# Mapping root requires the capability SETFCAP, which a container's root has by default.
+# Root in a container has CAP_SETFCAP by default, which is needed to map uid 0.
 AS_ROOT = ["--user=0", NO_NEW_PRIVILEGES, SECCOMP, *LIMITS]
 
-# Process 1 of a container, which runs the service as its child. Afterwards, process 1 waits up to
-# ten seconds until no other process is left, and prints how often it has looked, and what is left.
+# PID 1 of a container, which runs the service as its child. When the service has exited, PID 1
+# waits up to ten seconds until no other process is left. PID 1 then prints how often it has
+# checked, and what is left.
 WATCH = """
 trap 'kill -TERM $service' TERM
 "$@" &
@@ -57,7 +58,7 @@ find /tmp ! -type d
 
 @pytest.fixture(scope="module")
 def service(plain: Engine, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Build the image of the documentation."""
+    """Build the service's image from docs/docker.md; return the image's name."""
     context = tmp_path_factory.mktemp("service")
     (context / "examples").mkdir()
     shutil.copy(TREE / "examples" / "snippet_server.py", context / "examples")
@@ -68,15 +69,15 @@ def service(plain: Engine, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 class Service:
-    """A running service.
+    """Running container of the service.
 
-    :ivar url: the address of the service, in the host's network.
+    :ivar url: the service's address in the host's network.
     """
 
     def __init__(self, engine: Engine, image: str, options: list[str]) -> None:
         self._engine = engine
         self._name = f"service-{time.monotonic_ns()}"
-        # The engine has no bridge.
+        # The engine has no bridge, so only the host's network is available.
         run = ["run", "--detach", f"--name={self._name}", "--network=host", *options]
         command = ["/opt/usernsctl/bin/python", "-I", "/opt/snippet_server.py", "127.0.0.1:0"]
         engine.must(*run, "--entrypoint=sh", image, "-c", WATCH, "sh", *command)
@@ -100,7 +101,7 @@ class Service:
         raise AssertionError("".join(seen))
 
     def post(self, snippet: str) -> tuple[str, str]:
-        """Return the exit status of a snippet, and its output."""
+        """Run a snippet in the service; return its exit status and output."""
         with urllib.request.urlopen(self.url, snippet.encode(), PATIENCE) as answer:
             return answer.headers["X-Exit-Status"], answer.read().decode()
 
@@ -108,12 +109,12 @@ class Service:
         self._engine.must("exec", self._name, *command)
 
     def stop(self) -> str:
-        """Send SIGTERM, and return all output of the container."""
+        """Send SIGTERM to the container; return its complete output."""
         self._engine.must("stop", f"--time={PATIENCE}", self._name)
         return self.end()
 
     def end(self) -> str:
-        """Wait for the end of the container, and return its output."""
+        """Wait until the container exits; return its complete output."""
         self._engine.must("wait", self._name)
         done = self._engine("logs", self._name)
         return done.stdout + done.stderr
@@ -146,7 +147,7 @@ def test_requests_that_were_received_are_answered_after_sigterm(running: Service
     with ThreadPoolExecutor(AT_ONCE) as threads:
         snippet = "import time; print('begun', flush=True); time.sleep(2); print('done')"
         answer = threads.submit(running.post, snippet)
-        # Wait until the request has a sandbox.
+        # Wait until the request has leased a sandbox.
         while "leased=1" not in urllib.request.urlopen(running.url).read().decode():
             time.sleep(0.1)
         output = running.stop()
@@ -157,11 +158,11 @@ def test_requests_that_were_received_are_answered_after_sigterm(running: Service
 def test_a_killed_service_leaves_nothing(running: Service) -> None:
     assert running.post("print(1)") == ("0", "1\n")
     running.execute("sh", "-c", "kill -KILL $(cat /proc/1/task/1/children)")
-    # The shell prints that the service was killed.
+    # The last line is the shell's message that the service was killed.
     assert re.fullmatch(r"listening .*\nstatus 137 after \d+ looks:\nKilled\n", running.end())
 
 
-# A program that uses each kind of sandbox, and prints the names of other processes at the end.
+# Program that uses each kind of sandbox, and prints the processes that are left at the end.
 USES = """
 import asyncio, contextlib, os, pathlib, subprocess, sys, time
 import usernsctl as un
@@ -205,7 +206,7 @@ def left():
             with contextlib.suppress(OSError):
                 yield stat.read_text()
 
-# With --init, process 1 reaps the last processes of the detached sandbox.
+# With docker run --init, PID 1 reaps the last processes of the detached sandbox.
 deadline = time.monotonic() + 10
 while list(left()) and time.monotonic() < deadline:
     time.sleep(0.01)
@@ -227,7 +228,7 @@ def test_every_kind_of_sandbox_works(engine: Engine, options: list[str]) -> None
 
 SECRET = "what only the service may know"
 
-# Snippets that try to leave their sandbox. Each prints what it has obtained.
+# Snippets that try to access anything outside of their sandbox. Each prints what it could access.
 ATTACKS = {
     "files of the container": """
 import os
@@ -331,7 +332,7 @@ for name, major, minor in (("disk", 254, 0), ("memory", 1, 1), ("kvm", 10, 232))
 """,
 }
 
-# Snippets that use up what the sandboxes of the service share.
+# Snippets that exhaust resources which the service's sandboxes share.
 HOGS = {
     "processes": """
 import os
@@ -378,7 +379,7 @@ def test_hostile_snippet_gets_nothing_of_the_service(
         running.execute("sh", "-c", f"echo '{SECRET}' > /tmp/secret")
         port = running.url.rstrip("/").rpartition(":")[2]
         with ThreadPoolExecutor(4) as threads:
-            # Start other sandboxes that the snippet could find.
+            # Start other sandboxes, which the snippet could find.
             others = [threads.submit(running.post, "import time; time.sleep(4)") for _ in range(2)]
             for name, snippet in ATTACKS.items() if others else ():
                 tally.tried()
@@ -398,7 +399,7 @@ def test_hostile_hog_leaves_the_service_usable(plain: Engine, service: str, tall
                 running.post(snippet)
             if running.post("print(1)") != ("0", "1\n"):
                 tally.succeeded(name)
-        # The service reports a sandbox that ran out of memory on standard error, which comes last.
+        # Reports of sandboxes that ran out of memory are on standard error, which end() appends.
         lines = [line for line in running.stop().splitlines() if not line.startswith("503: ")]
         assert lines[-1] == "status 0 after 1 looks:"
     finally:
