@@ -1,4 +1,4 @@
-"""Packages that start commands, with `usernsctl run` in front of the command."""
+"""Tests that packages which start commands can start them in gVisor, by `usernsctl run`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RUN = [USERNSCTL, "run", "--"]
 
 
 def assert_no_sandbox_left() -> None:
-    """Check that no process of a sandbox is left a few seconds after its end."""
+    """Check that all processes of sandboxes exit within EXIT_SECONDS."""
     deadline = time.monotonic() + EXIT_SECONDS
     while left := [name for name in children().values() if "zombie" not in name]:
         assert time.monotonic() < deadline, left

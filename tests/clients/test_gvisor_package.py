@@ -1,6 +1,6 @@
-"""Test of the package gvisor, which calls runsc itself, in a namespace of usernsctl.
+"""Test of the package gvisor, which starts runsc itself, in a namespace of usernsctl.
 
-A helper module of these tests has the same name, so separate programs import the package.
+A helper module of the tests is called gvisor, too, so other programs import the package.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from gvisor import Sandbox
 with Sandbox() as box:
     print(box.exec("cat", "/proc/version"))
 """
-# Process 1 of the namespace reaps orphans, for whose end runsc waits. Without that process, they
-# would become children of pytest, which does not reap them.
+# PID 1 of the namespace reaps orphans, because runsc waits until they are reaped. Without this PID
+# 1 they would become children of pytest, which does not reap them.
 NAMESPACE = [SCRIPTS / "usernsctl-exec", "-c", "-m", "--init", "--mount-proc", "--"]
 
 

@@ -1,4 +1,4 @@
-"""Tests of inspect_ai about sandboxes, with the provider of examples/clients."""
+"""Tests of inspect_ai's sandboxes, with the sandbox provider of examples/clients."""
 
 from __future__ import annotations
 

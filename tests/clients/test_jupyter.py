@@ -1,4 +1,4 @@
-"""A Jupyter kernel in gVisor, from the kernel spec that examples/clients installs."""
+"""Tests of a Jupyter kernel in gVisor, from the kernel spec that examples/clients installs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jupyter_core.utils import ensure_event_loop
 from processes import capture
 
 PATIENCE = 60
-# jupyter_client keeps its event loop for all kernels of a process.
+# Create jupyter_client's event loop first, because it persists for all kernels of the process.
 ensure_event_loop()
 
 
@@ -28,7 +28,7 @@ def _jupyter_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def execute(client: Any, code: str) -> tuple[str, str]:
-    """Return the status and the output of some code."""
+    """Run code in the kernel; return the status and the output."""
     request_id = client.execute(code)
     output = ""
     while True:
@@ -42,7 +42,7 @@ def execute(client: Any, code: str) -> tuple[str, str]:
 
 
 def reply_to(client: Any, request_id: str) -> Any:
-    """Return the content of the reply to a request."""
+    """Return the content of the kernel's reply to a request."""
     while True:
         message = client.get_shell_msg(timeout=PATIENCE)
         if message["parent_header"].get("msg_id") == request_id:

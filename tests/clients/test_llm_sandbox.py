@@ -1,4 +1,4 @@
-"""A session of llm-sandbox in gVisor, with the class of examples/clients."""
+"""Tests of an llm-sandbox session in gVisor, with the session class of examples/clients."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llm_sandbox.exceptions import SandboxTimeoutError
 
 @pytest.fixture
 def open_session(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return the class of sessions, which finds usernsctl when it is imported."""
+    """Return the class GvisorSession, whose module must be imported with usernsctl in PATH."""
     monkeypatch.setenv("PATH", f"{SCRIPTS}:{os.environ['PATH']}")
     return importlib.import_module("llm_sandbox_session").GvisorSession
 

@@ -1,6 +1,6 @@
-"""curl, pip, git and redis-cli in sandboxes that reach allowed names or addresses.
+"""Tests of curl, pip, git and redis-cli in sandboxes that reach allowed names or addresses.
 
-The servers are in worlds of network namespaces (tests/network_world.py, tests/networks.py).
+The servers are in virtual networks (tests/network_world.py, tests/networks.py).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.fixture(scope="module")
 def secure(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Path]]:
-    """Yield a server of index.example, with a package and a repository, and its certificate."""
+    """Yield a server of index.example, with a package and a git repository, and its certificate."""
     directory = tmp_path_factory.mktemp("secure")
     certificate = make_certificate(directory)
     with secure_server(world, certificate) as server:
@@ -41,7 +41,7 @@ def secure(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
 
 
 def repository_pages(directory: Path) -> dict[str, bytes]:
-    """Return the files of a git repository, for the protocol without a program on the server."""
+    """Return the files of a git repository, by path, as an HTTP server without git serves them."""
     bare = directory / "repo.git"
     work = str(directory / "work")
     identity = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
@@ -60,7 +60,7 @@ def repository_pages(directory: Path) -> dict[str, bytes]:
 
 
 def run_allowed(world: World, certificate: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in a sandbox that reaches index.example."""
+    """Run a command in a sandbox whose only allowed name is index.example."""
     bind = ["--bind", f"{certificate}:/ca.crt:ro", "--bind", sys.prefix]
     variables = ["SSL_CERT_FILE=/ca.crt", "PIP_CERT=/ca.crt", "GIT_SSL_CAINFO=/ca.crt"]
     env = [word for variable in variables for word in ("--env", variable)]
@@ -87,7 +87,8 @@ def test_curl_reaches_an_allowed_name_and_follows_its_redirects(
     )
     with Server(world, answer=redirect):
         done = run_allowed(world, secure[1], "sh", "-c", CURL)
-    # curl's status 56: the proxy opened no tunnel; 6: the name is unknown without the proxy
+    # Curl fails with 56 if the proxy opens no tunnel, and with 6 because names can't be resolved
+    # without the proxy.
     assert done.stdout.splitlines() == ["page", "page", "status 56", "status 6"], done.stderr
     assert "refused evil.example:443" in done.stderr
 

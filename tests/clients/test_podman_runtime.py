@@ -1,4 +1,4 @@
-"""Rootless Podman whose runtime is runsc, also in a namespace of usernsctl."""
+"""Tests of rootless Podman with runsc as its runtime, also in a namespace of usernsctl."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from conftest import SCRIPTS
 from processes import capture
 
-# docs/clients.md has this script, too.
+# The same script is in docs/clients.md.
 RUNTIME = """#!/bin/sh
 exec {runsc} --root {state} --ignore-cgroups --network=none "$@"
 """
@@ -55,5 +55,5 @@ def test_podman_runs_containers_in_gvisor(prefix: list[str], tmp_path: Path) -> 
         assert gvisor.BUILD in call("exec", "one", "/bin/busybox", "cat", "/proc/version")
     finally:
         call("rm", "--force", "--time=0", "--ignore", "one")
-        # End the process that holds Podman's own namespace.
+        # Stop the process that keeps Podman's own user namespace.
         call("system", "migrate")

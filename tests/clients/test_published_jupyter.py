@@ -1,4 +1,4 @@
-"""A Jupyter kernel in a sandbox without network, by its published ports."""
+"""Test of a Jupyter kernel without network in gVisor, which clients reach by published ports."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jupyter_core.utils import ensure_event_loop
 
 USERNSCTL = str(SCRIPTS / "usernsctl")
 PATIENCE = 60
-# jupyter_client keeps its event loop for all kernels of a process.
+# Create jupyter_client's event loop first, because it persists for all kernels of the process.
 ensure_event_loop()
 
 
@@ -47,7 +47,7 @@ def test_published_jupyter_kernel_has_no_network(tmp_path: Path) -> None:
             output = execute(client, "print(6 * 7)")
             assert output == "42\n"
             code = "import socket; print(socket.socket().connect_ex(('192.0.2.1', 80)))"
-            # ENETUNREACH
+            # 101 is ENETUNREACH.
             assert execute(client, code) == "101\n"
             client.shutdown()
             assert process.wait(PATIENCE) == 0
@@ -57,7 +57,7 @@ def test_published_jupyter_kernel_has_no_network(tmp_path: Path) -> None:
 
 
 def wait_for_kernel(port: int) -> None:
-    """Wait for the kernel's greeting. Until then, a published port closes each connection."""
+    """Wait for the kernel's ZMTP greeting. A published port closes each connection until then."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         with (
@@ -71,7 +71,7 @@ def wait_for_kernel(port: int) -> None:
 
 
 def execute(client: BlockingKernelClient, code: str) -> str:
-    """Return the output of some code."""
+    """Run code in the kernel; return the output."""
     output = ""
 
     def hook(message: dict[str, dict[str, str]]) -> None:

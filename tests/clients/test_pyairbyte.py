@@ -1,4 +1,4 @@
-"""PyAirbyte with a connector in gVisor, behind a script of `usernsctl wrap`."""
+"""Tests of PyAirbyte with a connector in gVisor, which a script of `usernsctl wrap` starts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ pytestmark = pytest.mark.timeout(600)
 NEEDED = pytest.mark.skipif(
     not ENVIRONMENT or not CONNECTOR, reason="no environment with PyAirbyte"
 )
-# A template with a network needs a later release of runsc than Debian's, so this reads no records.
+# Program that reads no records, because a template with a network needs a later release of runsc
+# than Debian's.
 DISCOVER = """
 import json, sys
 import airbyte, yaml
@@ -47,9 +48,10 @@ open("result", "w").write(json.dumps([names, required]))
 
 
 def run_pyairbyte(program: str, script: Path, url: str, directory: Path) -> Any:
-    """Run `program` with PyAirbyte and the connector `script`; return what it writes to `result`.
+    """Run `program` with PyAirbyte and the connector `script`; return the content of `result`.
 
-    PyAirbyte asks no server for connectors, and writes its logs below `directory`.
+    PyAirbyte does not query the connector registry, and writes its logs below `directory`. The
+    program writes the file `result` there.
     """
     variables = {
         "AIRBYTE_OFFLINE_MODE": "1",
@@ -72,8 +74,8 @@ def test_pyairbyte_reads_from_a_connector_in_gvisor(usernsctl: Program, tmp_path
     files.mkdir()
     script = tmp_path / "source-stations"
     connector = Path(CONNECTOR or "", "bin", "source-declarative-manifest")
-    # tools/environment puts a file of its own into the virtual environment, so usernsctl shows the
-    # environment only with a bind mount.
+    # Without --bind, usernsctl would not mount this virtual environment, because tools/environment
+    # has added a file to it.
     options = ["--network", "host", "--bind", files, "--bind", CONNECTOR or ""]
     usernsctl.check_output("wrap", "-o", script, *options, "--", connector)
     with serve() as url:
@@ -86,7 +88,7 @@ def test_pyairbyte_reads_from_a_connector_in_gvisor(usernsctl: Program, tmp_path
 def test_pyairbyte_discovers_with_a_connector_from_a_template(
     usernsctl: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Templates are found below the home directory, also by the script.
+    # Templates are stored below the home directory, where the script, too, finds them.
     monkeypatch.setenv("HOME", str(tmp_path))
     files = tmp_path / "files"
     files.mkdir()

@@ -1,4 +1,4 @@
-"""An agent of smolagents whose code runs in gVisor; a script takes the place of its model."""
+"""Tests of a smolagents agent whose code runs in gVisor. A list of answers replaces the model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from smolagents_executor import GvisorExecutor
 
 
 class Script(Model):
-    """A model that returns prepared answers."""
+    """Mock model that returns prepared answers."""
 
     def __init__(self, *steps: str) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ def test_smolagents_agent_works_in_gvisor() -> None:
     ],
 )
 def test_hostile_code_of_an_agent_raises_agenterror(code: str, end: str) -> None:
-    """Run code that ends the interpreter, forges its answers or floods its connection."""
+    """Run code that exits the interpreter, forges an answer, or floods the connection."""
     with executor() as made, pytest.raises(AgentError, match=end):
         made(code)
 

@@ -1,4 +1,4 @@
-"""Fake agent: a thread of the test that answers as the test wants."""
+"""Fake agent, a thread of the test that answers with given messages."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ HEADER = struct.Struct("<IHH8IHHQ")
 STARTED = struct.pack("<HHi", 1, 0, 4711)
 ENDED = struct.pack("<HHiQQQ", 3, 0, 7 << 8, 1, 2, 3)
 
-# Messages to send to a command's socket, in order; `None` closes the socket.
+# Messages that the fake agent sends to a command's socket, in order. None closes the socket.
 Answers = list[bytes | None]
 
 
 @dataclass
 class ReceivedMessage:
-    """A received message and its descriptors."""
+    """Received message, and the descriptors received with it."""
 
     message: bytes
     fds: list[int]
@@ -50,9 +50,9 @@ def receive(connection: socket.socket) -> ReceivedMessage | None:
 
 
 class FakeAgent:
-    """Fake agent that answers each command in the same way.
+    """Fake agent that handles the socket of each command with the function `answer`.
 
-    :ivar place: the argument for starting commands with the agent.
+    :ivar place: the argument of SandboxPopen() for commands of this agent.
     """
 
     def __init__(self, answer: Callable[[socket.socket], object], *, ended: bool = False) -> None:
@@ -113,7 +113,7 @@ def agent(answer: Callable[[socket.socket], object], **options: Any) -> Iterator
 
 
 def send_messages(answers: Answers) -> Callable[[socket.socket], None]:
-    """Return an answer function that sends these messages without blocking."""
+    """Return a function for :class:`FakeAgent` that sends `answers` without blocking."""
 
     def answer(own: socket.socket) -> None:
         own.setblocking(False)

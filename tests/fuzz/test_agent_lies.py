@@ -1,4 +1,4 @@
-"""Tests of answers of a compromised agent: no deadlock, no leak, no wrong result."""
+"""Tests of forged messages of a compromised agent: no deadlock, no leak, no wrong result."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PATIENCE = 20
 EXAMPLES = settings(max_examples=150)
 
 words = st.binary(max_size=300)
-# Most answers are almost correct.
+# Most generated messages are nearly correct.
 events = st.one_of(
     words,
     st.builds(
@@ -130,14 +130,14 @@ def test_long_arguments_are_sent_apart_and_too_long_ones_raise() -> None:
 
 
 def outcome_timeout(answers: list[bytes | None], short: float) -> float:
-    """Return the timeout for a command's outcome: `short` if the answers may lead to none."""
+    """Return the timeout for a command's outcome: `short` if `answers` may not lead to any."""
     begin = (answers[:1], answers[:2])
     is_end = begin[0] in ([None], [b""]) or begin[1] in ([STARTED, ENDED], [STARTED, None])
     return PATIENCE if is_end else short
 
 
 def outcome(answers: list[bytes | None]) -> Any:
-    """Return the outcome of a command with these answers: an exit status or an exception."""
+    """Start a command whose agent sends `answers`; return its exit status or the exception."""
     with agent(send_messages(answers)) as fake:
         try:
             with fake.popen(outcome_timeout(answers, 0.2)) as process:
@@ -231,7 +231,8 @@ def test_descriptors_sent_by_the_agent_are_closed() -> None:
             try:
                 socket.send_fds(own, [message], many)
             except PermissionError:
-                # Linux 6.16 and newer don't deliver these descriptors.
+                # Linux 6.16 and later does not deliver these descriptors, so send the message
+                # without them.
                 own.send(message)
 
     with agent(answer) as fake, fake.popen() as process:
@@ -266,7 +267,7 @@ def test_agent_that_reads_no_signals_raises_agentunresponsive() -> None:
         with pytest.raises(AgentUnresponsive):
             send_without_end(process)
         process.kill()
-        # wait() returns as if the agent had closed the connection.
+        # As after a closed connection, wait() reports SIGKILL.
         assert process.wait(PATIENCE) == -signal.SIGKILL
 
 
@@ -275,7 +276,7 @@ def test_signals_wait_for_a_slow_agent() -> None:
 
     def answer(own: socket.socket) -> None:
         own.send(STARTED)
-        time.sleep(0.05)  # until the caller has filled the socket's buffer
+        time.sleep(0.05)  # time for the caller to fill the socket's buffer
         for _ in range(orders):
             own.recv(100)
         own.send(ENDED)

@@ -1,4 +1,4 @@
-"""Tests of records about files from a compromised sandbox: only the copy is ever written."""
+"""Tests of forged records about files from a compromised sandbox: only the copy is ever written."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ targets = st.one_of(
     st.lists(st.sampled_from([b"..", b"a", b"b", b".", b""]), max_size=6).map(b"/".join),
     st.sampled_from([b"/etc/passwd", b"../canary/file"]),
 )
-# Most records are almost correct.
+# Most generated records are nearly correct.
 one_record = st.one_of(
     st.builds(record, st.sampled_from([DIRECTORY, DIRECTORY, FILE]), names, st.integers(0, 0o7777)),
     st.builds(link, names, targets),
@@ -61,7 +61,7 @@ streams = st.builds(
 
 
 class ForgingStarter:
-    """A starter of programs that writes the same bytes for each program, as its output."""
+    """Fake starter of programs. Each program writes the same bytes to its output."""
 
     def __init__(self, output: bytes) -> None:
         self._output = output
@@ -98,7 +98,7 @@ def place_of(output: bytes) -> file_copies.Place:
 
 @contextlib.contextmanager
 def directory() -> Iterator[Path]:
-    """Yield a directory with a canary; check at the end that the canary is as it was."""
+    """Yield a directory with a canary; check afterwards that the canary has not changed."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as parent:
         (Path(parent) / "canary").mkdir()
         (Path(parent) / "canary" / "file").write_text("canary")
@@ -123,7 +123,8 @@ def check_copy(copy: Path) -> None:
 @EXAMPLES
 @example(record(DIRECTORY) + link(b"a", b"..") + record(LEAVE) + record(DONE))
 @example(
-    # A link to a directory at a smaller depth, and a link that leads out of that directory.
+    # Symbolic link to a directory nearer to the top, and a second link that leads out of the copy
+    # through the first one.
     record(DIRECTORY)
     + record(DIRECTORY, b"d")
     + link(b"up", b"..")
@@ -177,7 +178,7 @@ def test_malformed_records_leak_no_descriptor() -> None:
 )
 @EXAMPLES
 def test_symlinks_that_pass_the_check_stay_in_the_tree(found: list[bytes], depth: int) -> None:
-    """The links are in directories of the given depth, which other links may lead to."""
+    """Create links in directories down to a depth; other links may lead to these directories."""
     with directory() as parent:
         here = parent / "copy"
         here.mkdir()

@@ -1,4 +1,4 @@
-"""Tests of maps from arbitrary input: the plan has the same extents, or MapError is raised."""
+"""Tests of id maps from arbitrary input: the plan has the same extents, or MapError is raised."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ NUMBERS = st.one_of(
     st.integers(0, 20), st.integers(0, LAST), st.sampled_from([0, 1, LAST - 1, LAST, LAST + 1])
 )
 EXTENTS = st.tuples(NUMBERS, NUMBERS, NUMBERS)
-# Text that is an extent, or differs little from an extent.
+# Text that is an extent, or nearly an extent.
 ALMOST_EXTENTS = st.one_of(
     st.text(alphabet="0123456789:+- \t\n\0xa\u0661", max_size=40),
     st.lists(st.one_of(NUMBERS.map(str), st.text(max_size=3)), max_size=5).map(":".join),
     st.text(),
 )
 
-# A shared machine may be suspended for longer than any deadline.
+# Without a deadline, because a shared machine may be suspended for longer than any deadline.
 without_deadline = settings(deadline=None, max_examples=300)
 
 
 def is_extent(inside: int, outside: int, count: int) -> bool:
-    """Return whether the numbers are a valid extent.
+    """Return whether three numbers are a valid extent.
 
     See user_namespaces(7): the count is 1 or more, and no id is above 4294967294.
     """
@@ -71,7 +71,7 @@ def overlap(extents: list[tuple[int, int, int]], side: int) -> bool:
 
 
 def merge_adjacent(extents: Iterable[Iterable[int]]) -> list[tuple[int, ...]]:
-    """Merge adjacent extents, since a plan splits extents where the parent's map is split."""
+    """Merge adjacent extents, because a plan splits extents where the parent's map is split."""
     result: list[tuple[int, ...]] = []
     for inside, outside, count in extents:
         if result:
@@ -101,7 +101,7 @@ def test_any_map_is_planned_unchanged_or_refused(
         assert not sound
         assert error.cause == "map-invalid"
     except PlanError as error:
-        # Only root may use this map, so PlanError is raised even if the map is valid.
+        # Only root may use the map, so PlanError with a cause is raised even if the map is valid.
         assert error.cause
     else:
         assert sound

@@ -1,4 +1,4 @@
-"""Tests of a proxy with arbitrary requests: no connection unless the rules allow it.
+"""Tests of the proxy with arbitrary requests: it opens only connections that the rules allow.
 
 Forwarded requests are also parsed by Python's http.server, which is independent of the proxy's own
 parser.
@@ -45,7 +45,7 @@ HOSTS = st.sampled_from(
         "",
     ]
 )
-# Texts that are inserted into a request, at a line end, a space or any other place.
+# Texts to insert into a request at an arbitrary position.
 FRAGMENTS = st.one_of(
     st.sampled_from(
         ["\n", "\r", "\r\n", "\r\n ", "\0", "\t", " ", ":", ";x", "@evil.example", "%2e"]
@@ -82,7 +82,7 @@ BODIES = st.sampled_from(
 
 @st.composite
 def requests(draw: st.DrawFn) -> bytes:
-    """Return a request, changed in a few places, followed by data of the client."""
+    """Return a request with a few changes, followed by further data of the client."""
     host = draw(st.one_of(st.sampled_from(["good.example", "a.wild.example:8080"]), HOSTS))
     target = draw(st.sampled_from([f"http://{host}/a", f"http://{host}?b", host]))
     if draw(st.booleans()):
@@ -99,7 +99,7 @@ def requests(draw: st.DrawFn) -> bytes:
 
 
 class ServerRequest(BaseHTTPRequestHandler):
-    """A request as http.server reads it."""
+    """Request as Python's http.server parses it."""
 
     def __init__(self, sent: bytes) -> None:
         self.rfile = io.BytesIO(sent)
@@ -109,7 +109,7 @@ class ServerRequest(BaseHTTPRequestHandler):
 
 
 def check_forwarded(sent: bytes, asked: list[tuple[str, int]]) -> None:
-    """Check that a server reads one request, for the host that was asked for."""
+    """Check that a server parses `sent` as one request, for the host that the proxy resolved."""
     parsed = ServerRequest(sent)
     ((name, port),) = asked
     assert parsed.headers.get_all("Host") == [name if port == 80 else f"{name}:{port}"]
@@ -169,7 +169,7 @@ def test_any_request_connects_only_to_allowed_names(request: bytes) -> None:
 
 
 def client_hello_name(sent: bytes) -> str:
-    """Return the only one of the tests' names that a ClientHello contains."""
+    """Return the name in a ClientHello, which must be exactly one of the tests' names."""
     assert sent.startswith(b"\x16\x03\x01")
     (name,) = (name for name in ("good.example", "evil.example") if name.encode() in sent[:1000])
     return name

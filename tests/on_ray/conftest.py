@@ -1,4 +1,4 @@
-"""A Ray cluster of three nodes on this machine, with real processes, and a check for leftovers."""
+"""Fixtures of a Ray cluster of three nodes with real processes, and of a check for leftovers."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ import ray
 from processes import wait_until
 from ray.cluster_utils import Cluster
 
-# The sandboxes that each node offers.
+# Number of sandboxes that each node offers.
 PER_NODE = 2
-# The object store of a node, in bytes: the minimum that Ray accepts.
+# Size of a node's object store in bytes, the minimum that Ray accepts.
 STORE_BYTES = 80 << 20
-# The time limit for the start of a node, in seconds.
+# Timeout for the start of a node, in seconds.
 START_SECONDS = 120
-# The beginnings of the names of a sandbox's processes.
+# Prefixes of the names of a sandbox's processes.
 SANDBOX_NAMES = ("exe", "runsc", "usernsctl")
-# The beginnings of command lines of Ray's own processes.
+# Prefixes of the command lines of Ray's own processes.
 RAY = ("ray::", sys.executable, f"{sysconfig.get_path('purelib')}/ray/")
 
 
 def descendants() -> dict[int, str]:
-    """Return the command lines of all processes below this one, the parent of their orphans."""
+    """Return the command lines of this process's descendants, which include reparented orphans."""
     parents: dict[int, tuple[int, str]] = {}
     for directory in Path("/proc").glob("[0-9]*"):
         try:
@@ -46,7 +46,8 @@ def descendants() -> dict[int, str]:
         if state != "Z":
             parents[int(directory.name)] = int(parent), words
         elif int(parent) == os.getpid() and name.startswith(SANDBOX_NAMES):
-            # Process 1 of a PID namespace ends after its orphans were reaped.
+            # Reap an orphan of a sandbox, because PID 1 of a PID namespace exits only after all of
+            # the namespace's orphans were reaped.
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(int(directory.name), os.WNOHANG)
     found: dict[int, str] = {}
@@ -58,17 +59,17 @@ def descendants() -> dict[int, str]:
 
 
 def sandbox_processes() -> dict[int, str]:
-    """Return the command lines of all processes of sandboxes, empty for processes inside."""
+    """Return the command lines of all processes of sandboxes; those of gVisor's stubs are empty."""
     return {pid: words for pid, words in descendants().items() if not words.startswith(RAY)}
 
 
 def kernels() -> list[int]:
-    """Return the processes with gVisor's kernel, one for each sandbox."""
+    """Return the pids of the processes that run gVisor's kernel, one for each sandbox."""
     return [pid for pid, words in sandbox_processes().items() if words.startswith("runsc-sandbox")]
 
 
 class ThreeNodes:
-    """A head without sandboxes, and three nodes that each offer :data:`PER_NODE` of them."""
+    """Cluster of a head node without sandboxes, and three nodes with PER_NODE sandboxes each."""
 
     def __init__(self) -> None:
         self.cluster = Cluster()
@@ -88,19 +89,19 @@ class ThreeNodes:
                     wait=False, num_cpus=1, object_store_memory=STORE_BYTES, **options
                 )
             except Exception:
-                # Ray gives a node 30 seconds for its start, too few for a busy machine.
+                # Ray's limit for the start of a node is 30 seconds, too few on a busy machine.
                 if time.monotonic() >= deadline:
                     raise
 
     def kill(self, number: int) -> str:
-        """Kill a node with all its processes, as by a loss of power; return its id."""
+        """Kill a node with all its processes, as a loss of power does; return the node's id."""
         node = self.nodes.pop(number)
         self.cluster.remove_node(node, allow_graceful=False)
         found: str = node.unique_id
         return found
 
     def restore(self) -> None:
-        """Add nodes until there are three again."""
+        """Add nodes until the cluster has three again."""
         while len(self.nodes) < 3:
             self.nodes.append(self.add())
         self.cluster.wait_for_nodes(START_SECONDS)
@@ -112,7 +113,8 @@ class ThreeNodes:
 
 @pytest.fixture(scope="module")
 def three_nodes() -> Iterator[ThreeNodes]:
-    # Ray's sockets are in this directory, and the path of a socket has at most 107 characters.
+    # Ray creates sockets in this directory, so its path must be short: a socket's path has at most
+    # 107 characters.
     directory = tempfile.mkdtemp(prefix="ray", dir="/tmp")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TMPDIR", directory)
@@ -122,8 +124,8 @@ def three_nodes() -> Iterator[ThreeNodes]:
             yield cluster
         finally:
             cluster.close()
-            # Ray's agents of a killed node exit only if process 1 becomes their parent. Here, this
-            # process does, so kill them.
+            # Ray's agents of a killed node exit only when PID 1 becomes their parent. Here this
+            # process becomes their parent, so kill them.
             for pid in descendants():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
@@ -132,7 +134,7 @@ def three_nodes() -> Iterator[ThreeNodes]:
 
 @pytest.fixture
 def nodes(three_nodes: ThreeNodes) -> Iterator[ThreeNodes]:
-    """Yield a cluster of three nodes; fail if the test leaves anything of a sandbox behind."""
+    """Yield a cluster of three nodes; check afterwards that nothing of a sandbox is left."""
     before = set(os.listdir(tempfile.gettempdir()))
     yield three_nodes
     wait_until(lambda: not sandbox_processes(), explain=sandbox_processes)

@@ -1,4 +1,4 @@
-"""Tests of Ray's interface of sandboxes, implemented by usernsctl."""
+"""Tests of usernsctl's implementation of Ray's sandbox interface."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_runtime_refuses_invalid_arguments(
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
-    """Make an archive of a root filesystem with the programs of this machine that a test needs."""
+    """Create an archive of a root filesystem with programs of this machine for the tests."""
     tree = tmp_path / "tree"
     for name in ("bin", "etc", "tmp", "lib", "lib64"):
         (tree / name).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Fixtures of the tests in the virtual machine: a user's login, and settable sysctls."""
+"""Fixtures for tests in the virtual machine: a user's login, and settable sysctls."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from logins import USER, Login
 
 @pytest.fixture
 def user() -> Login:
-    """Return the login of a user with subordinate ranges."""
+    """Return the login of a user with subordinate id ranges."""
     return Login(USER)
 
 
 @pytest.fixture
 def sysctl() -> Iterator[Callable[[str, int], None]]:
-    """Return a function that sets a sysctl until the end of the test."""
+    """Yield a function that sets a sysctl; restore the old values after the test."""
     before: dict[Path, str] = {}
 
     def write(name: str, value: int) -> None:

@@ -1,4 +1,4 @@
-"""Users of the virtual machine, and their reports of doctor."""
+"""Logins of the virtual machine's users, and doctor's reports for them."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from typing import Any
 
 SCRIPTS = sysconfig.get_path("scripts")
 USER = "usernsctl-test"
-# Timeout in seconds. The machine is emulated, and about a hundred times slower.
+# Timeout in seconds. The virtual machine is emulated, and about a hundred times slower than this
+# machine.
 PATIENCE = 900
 WITHIN = "300"
 
 
 @dataclass(frozen=True)
 class Login:
-    """A user of the virtual machine."""
+    """Login of a user of the virtual machine."""
 
     name: str
 
     def __call__(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run a command as the user, with the programs of usernsctl in PATH."""
+        """Run a command as the user, with usernsctl's programs in PATH."""
         become = ["setpriv", "--reuid", self.name, "--regid", self.name, "--init-groups", "--"]
         done = subprocess.run(
             [*become, *words],
@@ -37,7 +38,7 @@ class Login:
         return done
 
     def diagnose(self, *before: str, runsc: bool = True) -> dict[str, Any]:
-        """Return doctor's report as the user; `before` is a command that starts doctor."""
+        """Run doctor as the user, with the command prefix `before`; return doctor's report."""
         words = ["usernsctl", "doctor", "--json", "--within", WITHIN]
         if not runsc:
             words.append("--no-runsc")
@@ -57,5 +58,5 @@ def remedy(report: dict[str, Any], cause_id: str) -> str:
 
 
 def run_as_root(text: str) -> None:
-    """Run the command of a remedy as root, exactly as printed."""
+    """Run the command `text` of a remedy as root, exactly as printed."""
     subprocess.run(["sh", "-e", "-c", text], check=True, capture_output=True, timeout=PATIENCE)

@@ -1,4 +1,4 @@
-"""Tests of AppArmor profiles that allow or deny namespaces to the programs."""
+"""Tests of AppArmor profiles that allow or deny usernsctl's programs to create namespaces."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Confined = Callable[..., list[str]]
 
 @pytest.fixture
 def load_profile(tmp_path: Path) -> Iterator[Confined]:
-    """Return a function that loads a profile and returns the command that applies it."""
+    """Yield a function that loads a profile, and returns the command prefix to apply it."""
     file, name = tmp_path / "profile", "usernsctl-vm-confined"
 
     def load(*omitted: str) -> list[str]:
@@ -80,7 +80,8 @@ def test_doctor_knows_whether_the_host_profile_is_loaded(user: Login) -> None:
     try:
         run_as_root(f"apparmor_parser -r {file}")
         assert apparmor_setting(user) == "absent; a profile is loaded for each program of usernsctl"
-        # AppArmor matches a script by its path, and its children inherit the profile.
+        # AppArmor attaches the profile to doctor's script by its path, and child processes inherit
+        # it.
         report = user.diagnose(runsc=False)
         assert report["facts"]["security"]["label"].startswith("usernsctl-host-")
         shown = user("usernsctl-exec", "-r", "--", "cat", "/proc/self/attr/apparmor/current")

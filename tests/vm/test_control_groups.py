@@ -1,4 +1,4 @@
-"""Tests of limits by control groups of version 2, in services of root and in scopes of a user."""
+"""Tests of limits by control groups of version 2, in root's services and in a user's scopes."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ import pytest
 from logins import PATIENCE, SCRIPTS, USER
 
 MIB = 1 << 20
-# The kernel charges some pages beyond a limit (memory.peak).
+# Bytes that the kernel may charge beyond a memory limit (memory.peak).
 SLACK = 1 << 16
 MEMORY_HOG = "held = []\nwhile True: held.append(b'x' * 10**6)"
 FORK_BOMB = "import os, time\nwhile True:\n if os.fork() == 0: time.sleep(1000)"
 BURN = "import os\nos.fork()\nprint('burns', flush=True)\nwhile True: pass"
 BY_GROUP = "a control group, version 2"
 
-# A program with two sandboxes. It prints how the limits are enforced, and why the sandboxes ended.
+# Program with two sandboxes, which prints how their limits are enforced and why they exited.
 HOST = f"""
 import json, usernsctl as un
 with un.SandboxHost(memory="160M", pids=80) as host:
@@ -43,14 +43,14 @@ with un.SandboxHost(memory="160M", pids=80) as host:
 """
 
 
-#: Prefixes that start a command in a service of root, and in a scope of a user's manager.
+#: Command prefixes that start a command in a system service, and in a scope of a user's systemd.
 SYSTEM = ("systemd-run", "--quiet", "--pipe", "--wait", "--collect")
 SCOPE = ("systemd-run", "--user", "--scope")
 DELEGATED = ("-p", "Delegate=yes")
 
 
 def as_user(*command: str) -> tuple[str, ...]:
-    """Return the words of a command as a user who has a user manager."""
+    """Return the argv that runs a command as a user who has a systemd user manager."""
     become = ("setpriv", "--reuid", USER, "--regid", USER, "--init-groups", "--")
     runtime = f"XDG_RUNTIME_DIR=/run/user/{pwd.getpwnam(USER).pw_uid}"
     return (*become, "env", runtime, *command)
@@ -58,7 +58,7 @@ def as_user(*command: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Service:
-    """A command that starts others in a delegated control group."""
+    """Runner of commands in a delegated control group."""
 
     results: Path
     start: tuple[str, ...] = (*SYSTEM, *DELEGATED)
@@ -87,7 +87,7 @@ class Service:
     def run_limited(
         self, *options: str, code: str, properties: tuple[str, ...] = ()
     ) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
-        """Run Python code in a sandbox with limits; return its end and its result."""
+        """Run Python code in a sandbox with limits; return the finished process and the result."""
         file = self.results / "result"
         command = ["usernsctl", "run", *options, "--result", str(file), "--", "python3", "-c", code]
         done = self(*command, properties=properties)
@@ -96,7 +96,7 @@ class Service:
 
 @pytest.fixture
 def results() -> Iterator[Path]:
-    """Return a directory that all users may write to; check that no control group is left."""
+    """Yield a directory that all users may write to; check that no control group is left."""
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o777)
         yield Path(directory)
@@ -105,7 +105,7 @@ def results() -> Iterator[Path]:
 
 @pytest.fixture
 def scope(results: Path) -> Iterator[Service]:
-    """Return a starter in delegated scopes of a user; check that systemd ends the scopes."""
+    """Yield a runner in a user's delegated scopes; check that systemd removes the scopes."""
     yield Service(results, as_user(*SCOPE, *DELEGATED))
     deadline = time.monotonic() + PATIENCE
     while list(Path("/sys/fs/cgroup/user.slice").glob("**/run-*.scope")):
@@ -164,14 +164,14 @@ def test_cpus_limit_of_half_a_processor_is_enforced(service: Service) -> None:
 
 
 def seconds_of(group: Path) -> float:
-    """Return the processor time of a control group."""
+    """Return the CPU time that a control group has used, in seconds."""
     found = re.search(r"^usage_usec (\d+)$", (group / "cpu.stat").read_text(), re.MULTILINE)
     assert found
     return int(found[1]) / 1e6
 
 
 def test_memory_limit_of_the_service_is_out_of_memory(service: Service) -> None:
-    """The control group of the caller has a limit, and the sandbox has none."""
+    """Set a memory limit for the control group of the caller, and none for the sandbox."""
     done, result = service.run_limited(code=MEMORY_HOG, properties=("MemoryMax=250M",))
     assert (done.returncode, result["reason"]) == (137, "memory-limit")
     assert re.findall(r"\[([a-z-]+)\]$", done.stderr, re.MULTILINE) == ["out-of-memory"]
@@ -187,7 +187,7 @@ def test_sandboxes_of_a_host_have_control_groups(service: Service) -> None:
 
 
 def test_the_remedy_starts_usernsctl_in_a_delegated_scope(scope: Service) -> None:
-    """The error in a scope without delegation names the command that helps."""
+    """Run the command that the error in a scope without delegation suggests."""
     limits = ("--memory=128M", "--cpus=0.5")
     done = Service(scope.results, as_user(*SCOPE))("usernsctl", "run", *limits, "--", "true")
     assert (done.returncode, done.stdout) == (125, "")
@@ -216,7 +216,7 @@ DelegateSubgroup=usernsctl-callers
 
 
 def test_a_service_of_a_user_delegates_by_a_subgroup(scope: Service) -> None:
-    """Docs/limits.md has this drop-in for services that are in files."""
+    """Check the drop-in of docs/limits.md for services that have a unit file."""
     output = Path(f"/run/user/{pwd.getpwnam(USER).pw_uid}/usernsctl-test")
     unit = Path("/run/systemd/user/usernsctl-test.service")
     drop_in = Path(f"{unit}.d/delegate.conf")

@@ -1,4 +1,4 @@
-"""Tests of the Debian package of the native programs, where AppArmor is enabled."""
+"""Tests of the Debian package of the native programs, on a machine with AppArmor enabled."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def run_as_root(*words: str) -> None:
 
 
 def loaded_profiles() -> dict[str, str]:
-    """Return the loaded profiles of usernsctl and their modes."""
+    """Return usernsctl's loaded profiles, with their modes."""
     lines = Path("/sys/kernel/security/apparmor/profiles").read_text().splitlines()
     profiles = (line.removesuffix(")").rsplit(" (", 1) for line in lines)
     return {name: mode for name, mode in profiles if name.startswith("usernsctl-host-")}
@@ -28,7 +28,7 @@ def loaded_profiles() -> dict[str, str]:
 
 @pytest.fixture
 def package() -> Iterator[None]:
-    """Install the native package alone; the Python package's dependencies would need a network."""
+    """Install only the native package, because the Python package's dependencies need a network."""
     [file] = Path("build/debian").glob(f"{NAME}_*.deb")
     assert loaded_profiles() == {}
     run_as_root("dpkg", "--install", str(file))

@@ -13,7 +13,7 @@ TREE = Path(__file__).parent.parent.parent
 
 NOT_DELEGATED = "cgroup-not-delegated"
 
-#: A command prefix for the user's systemd to start a command in a delegated control group.
+#: Command prefix with which a user's systemd starts a command in a delegated control group.
 DELEGATED = ["systemd-run", f"--machine={USER}@.host", "--user", "--quiet", "--pipe", "--wait"]
 DELEGATED += ["--collect", "-p", "Delegate=yes", "--setenv=PATH", "--setenv=LANG", "--", "env"]
 
@@ -25,7 +25,7 @@ def test_doctor_sees_a_delegated_control_group(user: Login) -> None:
 
 
 def test_commands_start_in_control_groups_created_by_a_user() -> None:
-    """Run tests/kernel/test_cgroup.py in a delegated control group; elsewhere only root has one."""
+    """Run tests/kernel/test_cgroup.py in a user's delegated control group."""
     pytest_ = [sys.executable, "-B", "-m", "pytest", "-p", "no:cacheprovider", "--color=no"]
     at = [f"--chdir={TREE}"]
     words = [*pytest_, "-o", "timeout=600", "-rs", "tests/kernel/test_cgroup.py"]
@@ -34,10 +34,10 @@ def test_commands_start_in_control_groups_created_by_a_user() -> None:
     assert done.returncode == 0
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 20  # type: ignore[index]
     reasons = set(re.findall(r"^SKIPPED .*: (.*)$", done.stdout, re.MULTILINE))
-    # The allowed reasons for skipped tests. As root, these tests create control groups for other
-    # users, without delegation.
+    # Allowed reasons for skipped tests. Some tests, as root, create control groups for other users
+    # without delegation.
     allowed = {"only root, outside of containers, may map any id by itself"}
-    # A control group that has processes, like the test's, can't enable controllers for its
+    # A control group with processes, as the tests have here, can't enable controllers for its
     # children.
     allowed.add("no controller is enabled for the groups here")
     assert reasons <= allowed

@@ -1,4 +1,4 @@
-"""Tests of hard limits, which only a process with CAP_SYS_RESOURCE can raise."""
+"""Tests of hard limits (getrlimit(2)), which only a process with CAP_SYS_RESOURCE can raise."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import subprocess
 import pytest
 from logins import SCRIPTS, USER, WITHIN, blocking, remedy, run_as_root
 
-#: The user's shell: it runs doctor, waits for root to apply the remedy, and tries again.
+#: Shell script of the user, which runs doctor, waits until root has applied the remedy, and then
+#: runs a command in gVisor.
 SHELL = f"""
 usernsctl doctor --json --within {WITHIN} | tr -d '\\n'
 echo
@@ -21,7 +22,7 @@ exec usernsctl run -- echo ran
     ("limits", "cause"),
     [
         (["--nofile=64:64"], "descriptor-limit"),
-        # --as also sets the hard limit, which only root can raise; --data only the soft limit.
+        # --as sets the hard limit, too, which only root can raise; --data sets only the soft limit.
         (["--as=1073741824:1073741824", "--data=1073741824:"], "address-space-limit"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Tests of the virtual machine's AppArmor, and of all programs as a user finds them there."""
+"""Tests of AppArmor in the virtual machine, and of all programs installed there."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ def test_machine_has_the_expected_kernel_and_systemd() -> None:
 
 
 def test_kernel_lacks_the_apparmor_sysctl_of_ubuntu() -> None:
-    """Only Ubuntu's kernels have this sysctl, and so the cause apparmor-restricts-userns."""
+    """Check that the kernel lacks a sysctl that only Ubuntu's kernels have.
+
+    Without the sysctl, the cause apparmor-restricts-userns can't occur.
+    """
     assert not Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").exists()
     features = Path("/sys/kernel/security/apparmor/features")
     assert "userns_create" in (features / "namespaces/mask").read_text()

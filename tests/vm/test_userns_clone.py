@@ -1,4 +1,4 @@
-"""Tests of Debian's sysctl kernel.unprivileged_userns_clone at 0."""
+"""Tests with Debian's sysctl kernel.unprivileged_userns_clone set to 0."""
 
 from __future__ import annotations
 
