@@ -1,4 +1,4 @@
-"""Tests of commands in a running sandbox: process attributes, exit status and cleanup."""
+"""Tests of commands in a running sandbox: their attributes, exit status and cleanup."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def process_list(box: un.Sandbox) -> str:
 
 
 def agents(box: un.Sandbox) -> int:
-    """Return the number of agents started by runsc beside the first command (parent pid 0)."""
+    """Count the agents that runsc has started beside the sandbox's first command (parent pid 0)."""
     lines = output_of(box, "ps", "-eo", "ppid,args").splitlines()
     return [line.split() for line in lines].count(["0", "/.usernsctl-agent"])
 
@@ -69,8 +69,8 @@ def test_commands_run_with_requested_user_and_groups(box: un.Sandbox) -> None:
 @pytest.mark.also_root
 @several_ids
 def test_root_has_the_capabilities_of_the_first_command() -> None:
-    # CapInh and CapAmb are not compared: commands need no inheritable capabilities, nor the ambient
-    # ones that newer releases set.
+    # The inheritable and ambient sets are not compared. Commands don't need them, but newer
+    # releases of runsc set ambient capabilities.
     show = ["grep", "Cap[PEB]", "/proc/self/status"]
     with un.SandboxHost(MAP_OF_SEVERAL) as many:
         with many.start(show, stdout=un.PIPE) as first:
@@ -122,7 +122,7 @@ def test_umask_session_and_process_group_are_set(box: un.Sandbox) -> None:
 def test_commands_start_with_default_signal_handling(box: un.Sandbox) -> None:
     assert python(box, "import signal; print(signal.pthread_sigmask(0, []))") == "set()"
     code = "import signal as s; print([n for n in range(1, 65) if s.getsignal(n) == s.SIG_IGN])"
-    # Python itself ignores these signals, SIGPIPE and SIGXFSZ.
+    # Python itself ignores SIGPIPE (13) and SIGXFSZ (25).
     assert python(box, code) == "[13, 25]"
 
 
@@ -221,7 +221,7 @@ def test_terminal_input_ends_and_timeouts_apply(box: un.Sandbox) -> None:
     wait_until_gone(box, "sleep 1010")
 
 
-# Tests of how commands end, by themselves and by signals.
+# Tests of commands that exit by themselves or are killed by signals.
 
 
 def test_signals_end_a_command(box: un.Sandbox) -> None:
@@ -295,7 +295,7 @@ def test_kill_tree_kills_other_sessions_too(box: un.Sandbox) -> None:
     assert process.kill_tree()
 
 
-# A limit on the processes of fork bombs, which would otherwise take all processor time of the host.
+# Limit on the processes of a fork bomb, which would otherwise take all CPU time of the host.
 BOUND = ["nproc=60"]
 BOMBS = {
     "one group": "echo; f() { f | f & }; f; sleep 1000",
@@ -317,7 +317,7 @@ def test_kill_tree_ends_a_fork_bomb_or_its_sandbox(host: un.SandboxHost, script:
 
 
 def check_pid_is_unused(pid: int) -> None:
-    """Check that the pid of a Popen names no process of the host."""
+    """Check that the pid of a SandboxPopen is not the pid of any process on the host."""
     for act in (
         os.getpgid,
         os.pidfd_open,
@@ -393,7 +393,7 @@ def test_a_command_needs_no_process_or_thread_of_the_caller(box: un.Sandbox) -> 
 
 
 def test_eight_threads_share_one_agent(host: un.SandboxHost) -> None:
-    """Run commands from eight threads at once, all of which must share one agent."""
+    """Run commands from eight threads at once, for which one agent must suffice."""
     with host.start(FOREVER) as box:
         begin = threading.Barrier(8)
 
@@ -447,7 +447,7 @@ def test_asyncio_process_has_the_methods_of_popen(box: un.Sandbox) -> None:
             process.send_signal_to_group(999)
         process.send_signal_to_group(signal.SIGUSR1)
         assert await process.wait() == 7
-        # The other process group continues, and signals to an ended command have no effect.
+        # The other process group was not killed, and signals to an exited command have no effect.
         assert process_list(box).splitlines().count("sleep 1011") == 1
         process.send_signal_to_group(signal.SIGUSR1)
         assert await process.kill_tree()
@@ -505,9 +505,10 @@ def test_cancelled_async_with_kills_the_process_tree(box: un.Sandbox) -> None:
 
 
 def test_a_cancelled_start_leaks_nothing(box: un.Sandbox) -> None:
-    """Cancel a start at each step, also in a loop so slow that the agent answers before the next.
+    """Cancel a start after each turn of the event loop, also in a slow loop.
 
-    If the command has started before the cancellation, the caller must kill it.
+    In a slow loop the agent answers before the next turn. A command that has started before the
+    cancellation must be killed by the caller.
     """
 
     async def cancel(turns: int, seconds: float) -> None:
@@ -550,8 +551,7 @@ def test_forked_children_share_the_sandbox_without_closing_it(box: un.Sandbox) -
 def is_interrupted(box: un.Sandbox, seconds: float) -> bool:
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
-        # Python drops an exception that a handler raises in a finaliser; then the next signal must
-        # interrupt the call.
+        # Repeat the signal, because Python drops an exception that a handler raises in a finalizer.
         signal.setitimer(signal.ITIMER_REAL, seconds, 5)
         box.run(["sleep", "1008"])
     except KeyboardInterrupt:
@@ -563,7 +563,7 @@ def is_interrupted(box: un.Sandbox, seconds: float) -> bool:
 
 
 # A socketpair() that is interrupted is closed by garbage collection, with a warning. Garbage of
-# earlier tests is collected first: an interrupt in a finaliser would be dropped.
+# earlier tests is collected first, because an interrupt in a finalizer would be dropped.
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupted_start_leaks_nothing(box: un.Sandbox, host: un.SandboxHost) -> None:
@@ -626,7 +626,7 @@ def test_run_works_when_standard_streams_are_closed(closed: str) -> None:
     assert done.stderr == (b"" if "2" in closed else b"err\nerr\n")
 
 
-# A program that starts a command with a given method, and then prints its own remaining input.
+# Program that starts a command with a given method, and then prints its own remaining input.
 UNNAMED = """
 import asyncio, sys
 import usernsctl as un
@@ -697,8 +697,8 @@ def left():
     children = open(f"/proc/self/task/{os.getpid()}/children").read().split()
     return len(os.listdir("/proc/self/fd")), len(children)
 
-# The commands of other processes, and whether there are few of the agent: the agent itself, the
-# keeper of ps, and idle keepers.
+# Prints the commands of other processes, and whether the agent has few processes: the agent itself,
+# the keeper of ps, and idle keepers.
 def inside(box):
     told = box.check_output(["ps", "-eo", "args"], text=True).splitlines()
     agents = [line for line in told if line.startswith("/.usernsctl-agent")]
@@ -740,5 +740,5 @@ def test_many_commands_leak_nothing(count: int) -> None:
     done = capture(command, timeout=3600)
     assert done.returncode == 0, done.stderr
     grown = [int(word) for word in done.stdout.split()]
-    # The growth of memory may be a few pages (2,048 KiB), however many commands have run.
+    # The memory may grow by a few pages (2,048 KiB), independently of the number of commands.
     assert max(grown) < 2048, grown

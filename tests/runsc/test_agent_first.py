@@ -1,4 +1,4 @@
-"""Tests of sandboxes without a first command, whose process 1 is the agent."""
+"""Tests of sandboxes without a first command, in which the agent is PID 1."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def test_process_1_is_the_only_agent(host: un.SandboxHost) -> None:
     before = open_descriptors(), children()
     with host.start(None, env={"A": "of all"}) as box:
         assert box.run(["sh", "-c", "exit 7"]).returncode == 7
-        # The agent's keeper runs the agent's program, too.
+        # A keeper process of the agent runs the agent's program, too.
         assert {line.split()[1] for line in processes(box)} == {"/.usernsctl-agent"}
         assert processes(box)[0].split()[0] == "1"
         assert output_of(box, "printenv", "A") == "of all\n"
-        # Newer releases of runsc don't even allow reading /proc/1/environ.
+        # Newer releases of runsc do not even allow commands to read /proc/1/environ.
         seen = box.run(["cat", "/proc/1/environ"], stdout=un.PIPE, stderr=un.DEVNULL)
         assert b"of all" not in seen.stdout
         with box.popen(FOREVER) as process:
@@ -118,7 +118,7 @@ def test_start_none_ignores_the_command_of_a_bundle(tmp_path: Path) -> None:
     )
     bundle = tmp_path / "bundle"
     config = oci.build(options)
-    # start(None) must not parse usernsctl's annotation, which a bundle may set to anything.
+    # Give the bundle an invalid annotation of usernsctl, which start(None) must not parse.
     config["annotations"] = {"usernsctl.commands": "no JSON"}
     oci.create(bundle, config)
     with un.SandboxHost(bundle=bundle, trust=True) as host:
@@ -133,7 +133,7 @@ def test_start_none_ignores_the_command_of_a_bundle(tmp_path: Path) -> None:
 def test_special_files_at_the_path_of_the_agent_are_refused(tmp_path: Path, kind: str) -> None:
     """Refuse links and special files at the agent's path in an untrusted root filesystem.
 
-    Opening a FIFO, runsc would wait for ever.
+    If the file is a FIFO, runsc would block for ever when it opens the file.
     """
     rootfs = tmp_path / "rootfs"
     (rootfs / "bin").mkdir(parents=True)

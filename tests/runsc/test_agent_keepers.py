@@ -1,6 +1,6 @@
-"""Tests of the agent's keepers, which start and watch one command each, and are reused.
+"""Tests of the agent's keepers, processes that start and watch one command each, and are reused.
 
-A reused keeper must not pass any state of an earlier command on.
+A reused keeper must not pass any state of an earlier command on to the next command.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tally import Tally
 import usernsctl as un
 
 PATIENCE = 20
-# Processes of an idle agent: the agent, the listening keeper, and three waiting keepers
+# Number of processes of an idle agent: the agent, the listening keeper, and three waiting keepers
 # (csrc/programs/agent/agent.h).
 AT_REST = 2 + 3
 PYTHON = ["/usr/bin/python3", "-c"]
@@ -38,9 +38,9 @@ def agents(box: un.Sandbox) -> set[int]:
 
 
 def wait_for_surplus_to_exit(box: un.Sandbox) -> bool:
-    """Return whether all keepers but the idle ones end before the deadline."""
+    """Return whether all keepers beyond the idle ones exit before a deadline."""
     deadline = time.monotonic() + EXIT_SECONDS
-    # The listing command has a keeper of its own.
+    # Add 1, because the command that lists the processes has a keeper, too.
     while len(agents(box)) > AT_REST + 1:
         if time.monotonic() > deadline:
             return False
@@ -54,7 +54,7 @@ def test_consecutive_commands_reuse_keepers(count: int, box: un.Sandbox) -> None
     seen = agents(box)
     for number in range(count):
         assert box.run(["sh", "-c", f"exit {number}"]).returncode == number
-        # Attributes that a reused keeper could pass on by mistake.
+        # Set attributes that a reused keeper could pass on to the next command by mistake.
         if number % 10 == 0:
             box.run(["true"], start_new_session=True, umask=0o77, cwd="/usr", user=(0, 0))
             box.run(["true"], rlimits=["nofile=9"], env={"A": "x" * 100_000})
@@ -86,7 +86,7 @@ def test_keepers_close_descriptors_of_ended_commands(box: un.Sandbox, size: int)
             os.close(shut)
             poll = select.poll()
             poll.register(held, 0)
-            # poll(2) reports POLLERR once no process can read from the pipe.
+            # poll(2) reports POLLERR when no process can read from the pipe any more.
             assert poll.poll(PATIENCE * 1000), command
             os.close(held)
 
@@ -117,9 +117,9 @@ while True:
 def test_a_command_stopped_before_exec_is_killed_by_its_timeout(
     box: un.Sandbox, tally: Tally
 ) -> None:
-    """Run commands beside a process that stops all others of its user.
+    """Run commands beside a process that stops all other processes of its user.
 
-    Between the change of its ids and its execve(2), a new command can be stopped that way.
+    SIGSTOP can reach a new command between the change of its ids and its execve(2).
     """
     with box.popen([*PYTHON, STOPPING], user=(0, 0), stdout=un.PIPE) as neighbour:
         assert neighbour.stdout.readline() == b"\n"

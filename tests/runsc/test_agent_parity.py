@@ -1,4 +1,4 @@
-"""Tests of commands in a sandbox that reuse the tests of subprocess's and asyncio's behaviour."""
+"""Tests that reuse the tests of subprocess and asyncio for commands in a sandbox."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ import usernsctl as un
 
 @pytest.fixture(scope="module")
 def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[un.Sandbox]:
-    # The sandbox must show the files that the tests create.
+    # The sandbox must mount the directory in which the tests create files.
     shown = {"expose_root": True, "binds": [tmp_path_factory.getbasetemp()]}
     with un.SandboxHost(**shown) as host, host.start(["sleep", "1000"]) as made:
         # The first call of run() starts the agent.
@@ -41,8 +41,8 @@ def pair(request: pytest.FixtureRequest, box: un.Sandbox) -> tuple[Any, Any]:
     return test_aio.runner(request.param), box.create_subprocess_exec
 
 
-# Tests with the fixture `api` or `pair` that don't apply to sandboxes. They are about names and
-# pids of processes outside, the whole environment, texts of errors, or inherited descriptors.
+# Tests with the fixture `api` or `pair` that don't apply to sandboxes. They check names and pids of
+# processes on the host, the complete environment, texts of errors, or inherited descriptors.
 EXCLUDED = {
     "test_a_signal_that_comes_too_late_hits_nobody",
     "test_an_empty_environment_is_empty",
@@ -160,13 +160,13 @@ def test_a_dropped_popen_warns_and_keeps_running(box: un.Sandbox) -> None:
     stdin.close()
     with open(ours, "rb") as output:
         assert output.read() == b"lives\n"
-    # The next start closes the ended command's descriptors.
+    # Descriptors of an exited command are closed at the next start of a command.
     while box.run(["true"]).returncode == 0 and os.listdir("/proc/self/fd") != before:
         pass
 
 
 def test_an_exception_in_run_ends_the_command(box: un.Sandbox, tmp_path: Path) -> None:
-    """An exception in run() must end the command."""
+    """Raise an exception in run() after the start of the command, which must then be killed."""
     with pytest.raises(TypeError), (tmp_path / "x").open("wb") as file:
         box.run(["sleep", "4711"], stdout=file, input=5)
     while "sleep 4711" in box.check_output(["ps", "-ef"], text=True):

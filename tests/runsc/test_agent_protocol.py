@@ -1,4 +1,4 @@
-"""Tests of usernsctl-agent in gVisor, through messages of its protocol."""
+"""Tests of usernsctl-agent in gVisor, by messages of the agent's protocol."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ AGENT = "/.usernsctl-agent"
 FOREVER = ["sleep", "1000"]
 IS_FIRST, IS_APART = 1, 2
 
-# Scripts that print a line once all their processes are running.
+# Scripts that print a line when all their processes are running.
 STUBBORN = {
     "plain": "echo; exec sleep 1000",
     "child": "sleep 1000 & echo; wait",
@@ -50,7 +50,7 @@ STUBBORN = {
     "stopped": "sleep 1000 & echo; kill -STOP $$; sleep 1000",
     "forking": "echo; while :; do (sleep 0.01 &); done",
 }
-# A limit on the processes of fork bombs, which would otherwise take all processor time of the host.
+# Limit on the processes of a fork bomb, which would otherwise take all CPU time of the host.
 BOUND = [(resource.RLIMIT_NPROC, 60, 60)]
 BOMBS = {
     "one group": "echo; f() { f | f & }; f",
@@ -60,7 +60,7 @@ BOMBS = {
 
 @contextlib.contextmanager
 def start_agent_beside(box: un.Sandbox) -> Iterator[Client]:
-    """Start an agent beside a first command; yield its client."""
+    """Start an agent beside a sandbox's first command; yield the agent's client."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs, box.popen([AGENT], stdin=theirs) as agent:
         theirs.close()
@@ -72,7 +72,7 @@ def start_agent_beside(box: un.Sandbox) -> Iterator[Client]:
 
 @contextlib.contextmanager
 def start_agent_first(host: un.SandboxHost) -> Iterator[tuple[Client, un.Sandbox]]:
-    """Start an agent as the first process of a sandbox; yield its client and the sandbox."""
+    """Start an agent as a sandbox's first process; yield the agent's client and the sandbox."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs, host.start([AGENT], stdin=theirs) as box:
         theirs.close()
@@ -101,7 +101,7 @@ def test_commands_get_environment_cwd_and_limits(agent: Client) -> None:
     env = ["PATH=/usr/bin:/bin", "A=b c"]
     limits = [(resource.RLIMIT_NOFILE, 40, 50)]
     status, text = agent.run("sh", "-c", script, env=env, cwd="/usr", limits=limits)
-    # ls opens the last descriptor for the directory that it lists.
+    # ls(1) uses the last descriptor to open the directory that it lists.
     assert (status, text) == (0, "b c\n/usr\n40\n0 1 2 3 ")
     assert agent.run("sh", "-c", "kill -KILL $$") == (-signal.SIGKILL, "")
     assert agent.run("sh", "-c", "exit 7") == (7, "")
@@ -193,7 +193,7 @@ def test_a_hundred_commands_run_at_once(agent: Client) -> None:
 
 @contextlib.contextmanager
 def terminal_command(agent: Client, script: str) -> Iterator[tuple[int, Running]]:
-    """Start a command with a terminal; yield the pipe to the terminal's input, and the command."""
+    """Start a command on a terminal; yield a pipe to the terminal's input, and the command."""
     keys, typed = os.pipe()
     seen, screen = os.pipe()
     stdio = {0: keys, 1: screen}
@@ -249,7 +249,7 @@ def test_the_agent_may_be_process_1(host: un.SandboxHost) -> None:
     with start_agent_first(host) as (agent, box):
         assert agent.flags & IS_FIRST
         assert agent.pid == 1
-        # The agent, as process 1, reaps orphans that other commands leave.
+        # The agent is PID 1, so it reaps orphans that other commands leave behind.
         assert box.run(["sh", "-c", "(true &) ; sleep 0.1"]).returncode == 0
         assert agent.run("sh", "-c", "! grep -l 'State:.Z' /proc/[0-9]*/status") == (0, "")
         with agent.running(*FOREVER) as one:

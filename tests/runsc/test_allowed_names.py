@@ -1,4 +1,4 @@
-"""Tests of sandboxes that reach only allowed names, with gVisor."""
+"""Tests of sandboxes in gVisor that reach only allowed names."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_run_connects_only_to_allowed_names(world: World, tmp_path: Path) -> Non
     assert json.loads((tmp_path / "result").read_text())["denied"] == 2
 
 
-# Tries to connect without the proxy.
+# Program that tries to connect without the proxy.
 AROUND = f"""
 import socket
 for host, port in ("{PUBLIC}", 80), ("93.184.216.2", 80), ("127.0.0.1", 8000), ("::1", 8000):
@@ -152,7 +152,7 @@ def test_refusals_are_logged_as_json(world: World) -> None:
 
 
 def proxies_below(pid: int) -> list[int]:
-    """Return the proxies among the children of a process."""
+    """Return the pids of the proxies among a process's children."""
     found = []
     for child in children_of(pid):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):

@@ -1,4 +1,4 @@
-"""Tests of `max_output` and `on_overflow`, which limit the output that is kept of a command."""
+"""Tests of `max_output` and `on_overflow`, which limit a command's captured output."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from usernsctl import gvisor
 PATIENCE = 60
 LIMIT = 1000
 MIB = 1 << 20
-# More than the memory by which the caller may grow.
+# Size of a command's output, larger than the permitted growth of the caller's memory.
 FLOOD_BYTES = 32_000_000
 FLOOD = f"yes | head -c {FLOOD_BYTES}"
 

@@ -1,6 +1,6 @@
-"""Tests that usernsctl runs and fixes bundles that runsc refuses without privileges.
+"""Tests that usernsctl runs and fixes bundles that runsc refuses to run without privileges.
 
-The bundles use the host's root filesystem, read-only, so that no image needs unpacking.
+The root filesystem of the bundles is the host's, read-only, so that no image must be unpacked.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from usernsctl.maps import Extent
 
 PRINT_VERSION = ["/bin/cat", "/proc/version"]
 LASTING = ["/bin/sh", "-c", "/bin/cat /proc/version; sleep 1"]
-# Prints the kernel's version only if runsc does not kill the sandbox within ten seconds.
+# Command that prints the kernel's version only if runsc does not kill the sandbox within ten
+# seconds.
 LATE = ["/bin/sh", "-c", "sleep 10; /bin/cat /proc/version"]
 OWN_ROOT = [{"containerID": 0, "hostID": 0, "size": 1}]
 GRANTED_TO_NOBODY = [{"containerID": 0, "hostID": 4_000_000_000, "size": 65536}]
@@ -46,7 +47,7 @@ WORKS = {"linux": {"namespaces": USER, "uidMappings": OWN_ROOT, "gidMappings": O
 
 
 def make_bundle(directory: Path, **parts: Any) -> Path:
-    """Make a bundle that prints the kernel's version, with `parts` added to config.json."""
+    """Create a bundle that prints the kernel's version, with `parts` added to config.json."""
     config = {
         "ociVersion": "1.0.2",
         "process": {"args": PRINT_VERSION, "cwd": "/"},
@@ -58,7 +59,7 @@ def make_bundle(directory: Path, **parts: Any) -> Path:
 
 
 def runsc_command(bundle: Path, *options: str) -> list[str]:
-    """Return runsc's command for a bundle, with its state directory beside the bundle."""
+    """Return the argv of runsc for a bundle, with a state directory beside the bundle."""
     runsc = shutil.which(os.environ.get("USERNSCTL_RUNSC", "runsc"))
     assert runsc is not None
     state = f"--root={bundle}-state"
@@ -69,7 +70,7 @@ def runsc_command(bundle: Path, *options: str) -> list[str]:
 def run_plainly(bundle: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """Run a bundle with runsc alone, without usernsctl."""
     done = capture(runsc_command(bundle, *options))
-    # Since 20260810, runsc as root leaves a bind mount at null-netns behind.
+    # Since release 20260810, runsc leaves a bind mount at null-netns behind if root runs it.
     left = Path(f"{bundle}-state", "null-netns")
     if left.is_mount():
         subprocess.run(["umount", left], check=True)
@@ -95,9 +96,9 @@ def test_runsc_alone_refuses_the_bundle(tmp_path: Path, name: str) -> None:
 def test_short_commands_succeed_with_oom_score_adj(
     usernsctl: Program, tmp_path: Path, count: int
 ) -> None:
-    """Run short commands with oomScoreAdj, which usernsctl sets before the command runs.
+    """Run short commands with oomScoreAdj, which usernsctl sets before the start.
 
-    Without usernsctl, runsc sets oomScoreAdj after the start, and fails if the command has exited.
+    runsc itself sets oomScoreAdj after the start, and fails if the command has already exited.
     """
     asked = {"args": ["/bin/true"], "oomScoreAdj": 500}
     bundle = make_bundle(tmp_path / "b", **process(**asked))
@@ -143,7 +144,8 @@ def test_runsc_alone_runs_a_bundle_after_fix(usernsctl: Program, tmp_path: Path,
     bundle = make_bundle(tmp_path / "b", **REFUSED[name])
     assert usernsctl("bundle", "check", bundle).returncode == 1
     assert usernsctl("bundle", "fix", bundle).returncode == 0
-    # The remaining finding is the root filesystem, which is the host's.
+    # The only finding that remains is the root filesystem, which is the host's and so outside the
+    # bundle.
     assert [finding.id for finding in findings(bundle)] == ["bundle-root-outside"]
     done = run_plainly(bundle, "--rootless")
     assert gvisor.is_version(done.stdout)
@@ -189,7 +191,8 @@ BLOCKED = [
     ("bundle-selinux", process(selinuxLabel="a:b:c")),
     ("bundle-other-system", WORKS | {"windows": {"layerFolders": []}}),
     ("bundle-other-system", WORKS | {"solaris": {}}),
-    # runsc sets oomScoreAdj after the start, when a short command may have ended.
+    # A long command, because runsc sets oomScoreAdj after the start, when a short one may have
+    # exited.
     ("bundle-oom-score", process(args=LATE, oomScoreAdj=-1000)),
     ("rootfs-missing", process() | {"root": {"path": "missing", "readonly": True}}),
     ("rootfs-missing", process() | {"root": {"path": "/etc/passwd", "readonly": True}}),
@@ -223,7 +226,8 @@ NOTED = [
     ("cgroup-not-delegated", linux(cgroupsPath="/a/b")),
     (None, process()),
     (None, bind("/usr", "/mnt", "rslave", "nosuid")),
-    # runsc sets oomScoreAdj after the start, and fails if the command has just ended.
+    # A longer command, because runsc sets oomScoreAdj after the start, and fails if the command has
+    # exited.
     (None, process(args=LASTING, oomScoreAdj=1000)),
 ]
 

@@ -1,4 +1,4 @@
-"""Tests of bundles that refer to files outside: each reference is named, and refused by default."""
+"""Tests of bundles that refer to files outside of the bundle; by default they are refused."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TRUST, HOOKS = "--trust-bundle", "--allow-hooks"
 
 @pytest.fixture
 def shared(tmp_path: Path) -> Path:
-    """Make a directory with a file beside the bundle."""
+    """Create a directory with a file beside the bundle."""
     directory = tmp_path / "shared"
     directory.mkdir()
     (directory / "file").write_text("from outside\n")
@@ -28,7 +28,7 @@ def shared(tmp_path: Path) -> Path:
 
 
 def make_bundle(tmp_path: Path, script: str = "true", **more: Any) -> Path:
-    """Make a bundle with the host's root filesystem."""
+    """Create a bundle that runs `script` on the host's root filesystem."""
     bundle = tmp_path / "bundle"
     bundle.mkdir(exist_ok=True)
     process = {"args": ["/bin/sh", "-c", script], "cwd": "/", **more.pop("process", {})}
@@ -64,8 +64,8 @@ def test_references_outside_the_bundle_are_refused(
     bundle = make_bundle(tmp_path, "echo it ran", **parts)
     done = usernsctl("run", "--bundle", bundle)
     assert (done.returncode, done.stdout) == (125, "")
-    # The error lists all references to files outside of the bundle. The root filesystem is one of
-    # them in each of these bundles.
+    # The error lists all references to files outside of the bundle, which include the root
+    # filesystem in each of these bundles.
     assert path in done.stderr
     assert "$.root.path: / is outside of the bundle" in done.stderr
     if cause != "bundle-bind-machine":
@@ -118,7 +118,7 @@ def test_a_trusted_bundle_may_bind_outside_directories(
 
 
 def test_bind_sources_in_the_bundle_are_not_outside(usernsctl: Program, tmp_path: Path) -> None:
-    """Accept bind sources in the bundle: relative and absolute paths, and links that stay in it."""
+    """Accept sources of bind mounts in the bundle, also through links that stay in the bundle."""
     bundle = make_bundle(tmp_path)
     (bundle / "data/deep").mkdir(parents=True)
     (bundle / "data/deep/file").write_text("its own\n")
@@ -148,7 +148,7 @@ def test_trusted_bundles_may_not_bind_system_directories(
 def test_annotations_of_a_trusted_bundle_reach_runsc(
     usernsctl: Program, tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(shared)  # the path of a Unix socket may have 107 bytes (unix(7))
+    monkeypatch.chdir(shared)  # a Unix socket's path has at most 107 bytes (unix(7))
     code = 'import socket; socket.socket(socket.AF_UNIX).connect("/mnt/socket"); print("connected")'
     process = {"args": ["/usr/bin/python3", "-I", "-c", code]}
     parts: dict[str, Any] = {"process": process, "mounts": [bind("../shared")]}
@@ -190,7 +190,7 @@ exit 128
 def test_stderr_of_a_runsc_that_wrote_no_log_is_reported(usernsctl: Program, stand_in: Any) -> None:
     """Report the standard error of a runsc that fails before it opens its log.
 
-    Releases of 2026 do so when they refuse an annotation.
+    Releases of 2026 fail so early if they refuse an annotation.
     """
     stand_in(REFUSES)
     done = usernsctl("run", "--", "true", env=dict(os.environ))

@@ -1,4 +1,4 @@
-"""Tests of hosts and sandboxes in a program whose standard streams are closed."""
+"""Tests of SandboxHost and Sandbox in a program whose standard streams are closed."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-# A program that closes some standard streams, so that descriptors of its SandboxHost get their
-# numbers.
+# Program that closes some standard streams, so that descriptors of its SandboxHost get the numbers
+# 0 to 2.
 CLOSED = """
 import os, sys
 import usernsctl as un
@@ -18,7 +18,7 @@ for fd in map(int, sys.argv[1]):
     os.close(fd)
 with un.SandboxHost() as host, host.start(["sleep", "1000"]) as box:
     os.write(report, b"%d" % box.run(["sh", "-c", "exit 6"]).returncode)
-    # No descriptor of the host or the sandbox is a standard stream of a command.
+    # A command must not inherit a descriptor of the SandboxHost or Sandbox as a standard stream.
     box.run(["sh", "-c", 'for fd in "$@"; do readlink /proc/self/fd/$fd; done >/tmp/streams', "sh",
         *sys.argv[1]])
     os.write(report, box.read_file("/tmp/streams"))

@@ -1,4 +1,4 @@
-"""Tests that the Airbyte connector gives the same messages in gVisor as outside."""
+"""Tests that the Airbyte connector prints the same messages in gVisor as on the host."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def connector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connector]:
 
 
 def without_variable_parts(messages: list[Message]) -> list[Message]:
-    """Return the messages without the parts that differ between runs: log, progress, times."""
+    """Return the messages without the parts that differ between runs (logs, progress, times)."""
     kept = [message for message in messages if message["type"] not in ("LOG", "TRACE")]
     for record in of_type(kept, "RECORD"):
         del record["emitted_at"]
@@ -40,7 +40,7 @@ def without_variable_parts(messages: list[Message]) -> list[Message]:
 
 @pytest.fixture(scope="module")
 def messages_outside(connector: Connector) -> Callable[[str], list[Message]]:
-    """Return a function that calls a verb of the connector outside gVisor, with a cached result."""
+    """Return a function that calls a verb of the connector on the host, and caches the result."""
     return functools.cache(
         lambda verb: without_variable_parts(connector.call(verb, sandboxed=False))
     )
@@ -67,7 +67,7 @@ def test_connector_reads_the_same_records_in_gvisor(
     assert inside == messages_outside("read")
 
 
-# Older releases of runsc can't save a sandbox with the host's network.
+# Releases of runsc before 20260817 can't checkpoint a sandbox that uses the host's network.
 NETWORK = "host" if gvisor.saves_host_network() else "none"
 
 

@@ -1,6 +1,6 @@
-"""Tests of sandboxes where a part of /proc is covered, as in a container.
+"""Tests of sandboxes where a file of /proc is covered by a mount, as in a container.
 
-The kernel then denies a new /proc, so usernsctl-init is not process 1 of a PID namespace.
+The kernel then denies new mounts of /proc, so usernsctl-init is not PID 1 of a PID namespace.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.userns(mount=True)
 FOREVER = ["sleep", "1000"]
 PATIENCE = 60
 
-# A program that starts a sandbox, and waits until a signal ends the program or usernsctl-init.
+# Program that starts a sandbox, and waits until a signal kills the program or usernsctl-init.
 CREATOR = """
 import sys
 import usernsctl as un
@@ -40,7 +40,7 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def cover() -> None:
-    """Cover a file of /proc, as container engines do. Only root of the test's namespace may."""
+    """Cover a file of /proc, as container engines do; only the test namespace's root may."""
     subprocess.run(["mount", "--bind", "/dev/null", "/proc/uptime"], check=True)
 
 
@@ -50,7 +50,7 @@ def covered_host() -> un.SandboxHost:
 
 
 def id_of(name: str) -> str:
-    """Return an id that no other test uses, so that processes are found by it."""
+    """Return a sandbox id that no other test uses, so that the test can search processes for it."""
     return f"covered-{name}-{os.getpid()}"
 
 
@@ -67,7 +67,7 @@ def test_a_sandbox_runs_without_a_pid_namespace() -> None:
     with covered_host() as host:
         with host.start(["sh", "-c", "read word; exit 7"], id=id, stdin=un.PIPE) as box:
             assert namespace_of(box.init.pid, "pid") == namespace_of(os.getpid(), "pid")
-            # runsc may leave a mount behind.
+            # runsc may leave a mount behind, so each sandbox needs a separate mount namespace.
             with host.start(FOREVER) as other:
                 assert namespace_of(box.init.pid, "mnt") != namespace_of(other.init.pid, "mnt")
             assert gvisor.is_version(shown_version(box))
@@ -102,7 +102,7 @@ def test_pools_templates_and_detached_sandboxes_work() -> None:
 
 
 def start_creator(id: str) -> tuple[subprocess.Popen[str], int]:
-    """Start the creator of a sandbox in a session of its own; return it, and its usernsctl-init."""
+    """Start the creator of a sandbox in a new session; return it and usernsctl-init's pid."""
     cover()
     creator = subprocess.Popen(
         [sys.executable, "-c", CREATOR, id],
@@ -115,7 +115,7 @@ def start_creator(id: str) -> tuple[subprocess.Popen[str], int]:
 
 
 def test_the_sandbox_ends_with_its_creator() -> None:
-    """SIGKILL to the creator's process group does not reach usernsctl-init."""
+    """Kill the process group of the sandbox's creator, to which usernsctl-init does not belong."""
     id = id_of("creator")
     creator, _ = start_creator(id)
     with creator:
@@ -125,13 +125,14 @@ def test_the_sandbox_ends_with_its_creator() -> None:
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGKILL])
 def test_the_sandbox_ends_when_usernsctl_init_is_killed(sig: signal.Signals) -> None:
-    """After SIGKILL to usernsctl-init, its creator kills the sandbox."""
+    """Kill usernsctl-init. After SIGKILL, the creator of the sandbox kills the sandbox."""
     id = id_of(f"init-{sig}")
     creator, init = start_creator(id)
     with creator:
         os.kill(init, sig)
         assert creator.wait(PATIENCE) == 0
-    # The processes have been killed, and usernsctl-init has waited for them only after SIGTERM.
+    # All processes were killed. usernsctl-init waits until they have exited, but not if SIGKILL
+    # kills it.
     assert wait_until_gone(id, EXIT_SECONDS if sig == signal.SIGKILL else 0) == []
 
 
@@ -139,7 +140,7 @@ def test_the_sandbox_ends_when_usernsctl_init_is_killed(sig: signal.Signals) -> 
 def test_a_failed_start_leaves_no_process(
     end: str, stand_in: Callable[[str], None], tmp_path: Path
 ) -> None:
-    """A process that runsc leaves behind becomes a child of usernsctl-init, and is killed."""
+    """Check that a process that runsc leaves behind is reparented to usernsctl-init, and killed."""
     started = tmp_path / "started"
     stand_in(f"""#!/bin/sh
 case "$*" in *--version*) echo "runsc version release-20240729.0"; exit;; esac

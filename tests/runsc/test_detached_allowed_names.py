@@ -1,4 +1,4 @@
-"""Tests of detached sandboxes that reach only allowed names, with gVisor."""
+"""Tests of detached sandboxes in gVisor that reach only allowed names."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_proxy_serves_a_sandbox_whose_creator_was_killed(world: World, tmp_path:
 
 
 def proxy_of(id: str) -> int:
-    """Return a pidfd of the proxy of a detached sandbox."""
+    """Return a pidfd of a detached sandbox's proxy."""
     (record,) = [one for one in un.Sandbox.list_detached() if one.id == id]
     assert record.proxy is not None
     return os.pidfd_open(record.proxy.pid)
@@ -95,7 +95,7 @@ def keeper_of(id: str) -> int:
 
 
 def network_of(id: str) -> int:
-    """Return the pid of usernsctl-network, whose name the kernel has cut."""
+    """Return the pid of usernsctl-network, whose process name the kernel has truncated."""
     names = {status_of(pid)["Name"]: pid for pid in children_of(keeper_of(id))}
     return names["usernsctl-netwo"]
 
@@ -146,7 +146,7 @@ def test_stopped_proxy_delays_no_exit_status(marker: str, monkeypatch: pytest.Mo
             with monkeypatch.context() as patched:
                 patched.setattr(detached, "wait_readable", wait)
                 assert box.wait(PATIENCE) == -signal.SIGKILL
-            # No wait has ended with its time limit, and the proxy still exists.
+            # No wait() timed out, although the proxy is still running.
             assert results.count(False) == 0
             assert not wait_readable(pidfd, timeout=0)
         finally:
@@ -176,7 +176,7 @@ from usernsctl.gvisor.sandbox import attached, detached
 start = detached.start_within
 
 def fork_first(*arguments, **options):
-    # The fork has a copy of the Unix socket of the proxy.
+    # The forked child has a copy of the proxy's Unix socket.
     fork = os.fork()
     if fork == 0:
         os.close(1)
@@ -216,7 +216,7 @@ def test_fork_of_a_killed_creator_does_not_keep_the_proxy(
             os.close(pidfd)
         finally:
             kill_and_wait(fork)
-    # Removes the draft of a sandbox that was not started.
+    # list_detached() removes the unfinished record of a sandbox that was not started.
     assert un.Sandbox.list_detached() == []
 
 
@@ -268,7 +268,7 @@ def test_released_proxy_is_reaped_without_a_warning(marker: str) -> None:
         assert wait_readable(pidfd, timeout=PATIENCE)
         os.close(pidfd)
         assert wait_until_gone(marker, PATIENCE) == []
-        # Starts a process, and so reaps ended ones.
+        # subprocess.run() starts a process, and so reaps earlier children that have exited.
         subprocess.run(["true"], check=True)
         assert un.Sandbox.list_detached() == []
         assert (open_descriptors(), children_of(os.getpid())) == before

@@ -1,4 +1,4 @@
-"""Tests of `disk=` for pools, templates and detached sandboxes."""
+"""Tests of the argument `disk` for pools, templates and detached sandboxes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("runtime")
 
 PATIENCE = 60
 LIMIT = 10 << 20
-# Writes 40 MiB to the root filesystem, and to /tmp.
+# Command that writes 40 MiB to the root filesystem and to /tmp.
 FILL = [
     *("sh", "-c"),
     "for file in /var/tmp/new /tmp/new; do dd if=/dev/zero of=$file bs=1M count=40 2>/dev/null; "
@@ -36,7 +36,8 @@ def test_a_pool_limits_the_disk_of_each_lease() -> None:
 
 
 def test_sandboxes_from_templates_keep_files_and_disk_limit(tmp_path: Path) -> None:
-    # The file was written before the checkpoint, so it is in the checkpoint, and counts.
+    # The command writes the file before the checkpoint, so each restored sandbox has the file,
+    # which counts towards the limit.
     command = ["sh", "-c", "head -c 5M /dev/urandom > /var/tmp/file; echo ready; exec cat"]
     with ExitStack() as stack:
         host = stack.enter_context(un.SandboxHost(disk=LIMIT, writable_root=True))

@@ -1,8 +1,8 @@
 """Tests that every command of README and docs runs as written, in a new home directory.
 
-The commands are in blocks of `sh`, `console` (after `$ `) and `python`, in README's cheat sheet,
-and in the right columns of the page about migration from other tools. Blocks that can't run here
-are in EXCLUDED, with the reason.
+The commands are in code blocks of `sh`, `console` (after `$ `) and `python`, in README's cheat
+sheet, and in the right columns of the tables in docs/migration.md. Blocks that can't run here are
+in EXCLUDED, with reasons.
 """
 
 from __future__ import annotations
@@ -38,26 +38,26 @@ PAGES = [
         )
     ),
 ]
-# The page of which only the Python blocks are run.
+# Page of which only the Python blocks are executed.
 PYTHON_PAGE = "docs/python.md"
-# Pages of which `make test` runs each block, as it does of README; `make test-all` runs all pages.
+# Pages of which `make test` executes each block. `make test-all` executes the blocks of all pages.
 QUICK_PAGES = ("README.md", PYTHON_PAGE)
 LANGUAGES = {"sh", "console", "python", "text", "json", "dockerfile"}
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CHEAT_SHEET = re.compile(r"^\| .* \| `(.+)` \|$", re.MULTILINE)
-# Pages with a cheat sheet, and the prefix of its commands. Cells without this prefix are Python
-# names.
+# Pages with a cheat sheet, with the prefix of the sheet's commands. Cells without the prefix
+# contain Python names.
 CHEAT_SHEETS = {"README.md": "", "docs/migration.md": "usernsctl"}
 SECONDS = 120
 
 
 @dataclass(frozen=True)
 class Block:
-    """A code block, or a command of a cheat sheet, to run as a whole.
+    """Code block, or command of a cheat sheet, that is executed as one script.
 
-    :ivar name: the page and the first line, without its comment.
-    :ivar script: the commands, without the output on the page.
+    :ivar name: the page and the script's first line, without its comment.
+    :ivar script: the commands, without the output that the page shows.
     """
 
     page: str
@@ -90,7 +90,7 @@ def blocks_of(page: str) -> Iterator[Block]:
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 BLOCKS += [block for block in blocks_of(PYTHON_PAGE) if block.language == "python"]
 
-#: Blocks that can't run here, with the reason.
+#: Reasons why blocks can't be executed here, by the names of the blocks.
 EXCLUDED = {
     "README.md: make demo": ("it installs from PyPI; `make test` runs this test"),
     "README.md: docker build -f Dockerfile.gvisor -t connector .": "it takes Docker",
@@ -127,16 +127,16 @@ EXCLUDED = {
     ),
 }
 
-#: Blocks with an exit status other than 0, as the page says.
+#: Exit statuses of blocks that fail, as their pages say.
 STATUS = {
     "docs/run.md: usernsctl run --bind ~/venv -- ~/venv/bin/tool": 126,
-    # Root has another status: its plan succeeds, since root may map any id.
+    # For root the plan succeeds, because root may map any id.
     "docs/maps.md: usernsctl plan -r --map-users 1:500:1": 125 if os.geteuid() else 0,
 }
 
 BOX = "docs/migration.md: usernsctl ns create box -r -m"
 
-#: Blocks that need a namespace which another block of the page creates.
+#: Blocks that need a namespace, and the block of the same page that creates the namespace.
 AFTER = {
     "README.md: usernsctl ns exec web -- id": "README.md: usernsctl ns create web -r -m",
     "README.md: usernsctl run --in web -- id": "README.md: usernsctl ns create web -r -m",
@@ -154,7 +154,7 @@ NEEDS_RANGES = re.compile(r"--map-auto|IdMap\.auto\(\)")
 
 
 def make_rootfs(directory: Path) -> None:
-    """Make a small root filesystem of some of the host's programs and their libraries."""
+    """Create a small root filesystem with some of the host's programs and their libraries."""
     programs = [f"/bin/{name}" for name in ("sh", "id", "sleep", "true")]
     told = capture(["ldd", *programs], check=True).stdout
     for path in {*programs, *re.findall(r"(/\S+) \(0x", told)}:
@@ -165,7 +165,7 @@ def make_rootfs(directory: Path) -> None:
 
 @pytest.fixture(scope="module")
 def home_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a home directory with the files that the pages assume, without bundles' config.json."""
+    """Create a home directory with the files that the pages assume, except bundles' config.json."""
     made = tmp_path_factory.mktemp("pattern") / "home"
     for directory in ("data", "results", "venv/bin", ".pyenv/versions/3.12/bin"):
         (made / directory).mkdir(parents=True)
@@ -181,7 +181,7 @@ def home_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def configs(home_template: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Make the config.json of each bundle in `home_template`; return their paths."""
+    """Create config.json for each bundle in `home_template`; return the paths of the files."""
     found = {}
     for bundle, command in (("web", ["true"]), ("bundle", ["sleep", "100"])):
         found[bundle] = tmp_path_factory.mktemp("configs") / "config.json"
@@ -194,7 +194,7 @@ def configs(home_template: Path, tmp_path_factory: pytest.TempPathFactory) -> di
 
 @pytest.fixture
 def home(home_template: Path, tmp_path: Path) -> Path:
-    """Return a copy of `home_template` with a virtual environment, for one test."""
+    """Return a copy of `home_template` for one test, with a virtual environment."""
     made = tmp_path / "home"
     shutil.copytree(home_template, made)
     python = made / "venv" / "bin" / "python"
@@ -207,7 +207,7 @@ def home(home_template: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def environ(home: Path) -> Iterator[dict[str, str]]:
-    """Yield the environment of a login in `home`; remove its named namespaces at the end."""
+    """Yield the environment variables for `home`; remove the test's named namespaces afterwards."""
     made = {
         "HOME": str(home),
         "PATH": f"{SCRIPTS}:{os.environ['PATH']}",
@@ -275,7 +275,7 @@ def test_every_exception_names_an_existing_block() -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_code_block_has_a_known_language(page: str) -> None:
-    """Require a language for each code block: blocks without one would never run."""
+    """Check that each code block has a known language; blocks without one are never executed."""
     for language, content in BLOCK.findall((TREE / page).read_text()):
         assert language in LANGUAGES, content
         assert language == "console" or not re.search(r"^\$ ", content, re.MULTILINE), content

@@ -1,4 +1,4 @@
-"""Tests of the images' entrypoint: the options it passes on, those it sets, and its refusals."""
+"""Tests of the images' entrypoint: options that it passes on, sets or refuses."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def command_line(tmp_path: Path) -> Program:
 
 
 def test_the_entrypoint_is_static() -> None:
-    """Check for a static program: in a dynamic one, LD_PRELOAD could run code of the tenant.
+    """Check that the program is static, since a dynamic one loads a tenant's LD_PRELOAD.
 
     A dynamic program has a PT_INTERP header (elf(5)).
     """
@@ -58,7 +58,7 @@ def test_the_command_has_the_whole_environment(in_gvisor: Program) -> None:
 
 
 def test_a_variable_that_is_not_utf8_is_refused(in_gvisor: Program) -> None:
-    """Refuse a variable that is not UTF-8, since config.json holds the environment as UTF-8."""
+    """Refuse a variable that is not UTF-8, because config.json must be UTF-8."""
     done = in_gvisor("--", "true", env={"BYTES": os.fsdecode(b"caf\xe9")}, cwd=Path("/"))
     assert (done.returncode, done.stdout) == (125, "")
     assert "UTF-8" in done.stderr
@@ -89,7 +89,7 @@ READY = "trap 'echo caught; exit 9' TERM; echo ready; while :; do sleep 0.1; don
 
 
 def test_process_1_of_a_user_namespace_stays_outside(in_gvisor: Program, prelude: Program) -> None:
-    """Engines start health checks in the namespaces of process 1 of the container."""
+    """Check PID 1's namespaces, in which engines start health checks of the container."""
     container = [prelude.path, "-rmpf", "--mount-proc", "--"]
     with subprocess.Popen(
         [*container, in_gvisor.path, "--network=none", "--", "sh", "-c", READY],
@@ -205,7 +205,7 @@ def test_invalid_options_are_refused(args: list[str], told: str, in_gvisor: Prog
 
 @pytest.mark.parametrize("name", ["USERNSCTL_NETWORK", "USERNSCTL_IDS"])
 def test_obsolete_variables_are_refused(name: str, in_gvisor: Program) -> None:
-    """Refuse an obsolete variable instead of ignoring it: it may have forbidden the network."""
+    """Refuse an obsolete variable, because the user may have set it to forbid the network."""
     done = in_gvisor("--", "true", env={name: "none"}, cwd=Path("/"))
     assert (done.returncode, done.stdout) == (125, "")
     assert f"{name} is set, but has no effect" in done.stderr
@@ -230,7 +230,7 @@ def test_entrypoint_named_usernsctl_is_the_command_line(command_line: Program) -
 
 
 def test_closed_standard_streams_do_not_become_the_environment(in_gvisor: Program) -> None:
-    """Close the standard streams: the environment's descriptor must not get their numbers."""
+    """Close the standard streams, whose numbers the environment's descriptor must not get."""
     close = f"exec {in_gvisor.path} -- sh -c 'exit 7' <&- >&- 2>&-"
     done = subprocess.run(["sh", "-c", close], cwd="/", timeout=60)
     assert done.returncode in (7, 125)
@@ -246,7 +246,7 @@ def test_a_missing_native_program_is_reported(tmp_path: Path) -> None:
 
 @pytest.fixture
 def without_python(tmp_path: Path) -> Path:
-    """Copy the native programs alone, as in an image without Python; return their directory."""
+    """Copy only the native programs, as in an image without Python; return their directory."""
     made = tmp_path / "usernsctl" / "bin"
     made.mkdir(parents=True)
     for name in ("usernsctl-entrypoint", "usernsctl-exec"):
@@ -277,7 +277,7 @@ def test_profiles_are_printed_without_python(without_python: Path) -> None:
 
 
 def test_a_launch_file_is_required_without_python(without_python: Path) -> None:
-    """Fail without Python and without a launch file; the machine has none in /etc/usernsctl."""
+    """Check that in-gvisor fails without Python and without a launch in /etc/usernsctl."""
     program = Program(without_python / "in-gvisor")
     for args, file in (
         (["--", "true"], "launch"),

@@ -1,4 +1,4 @@
-"""Tests that each program in examples/ works."""
+"""Tests of all programs in examples/."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_snippet_server_runs_posted_code(url: str, tmp_path: Path) -> None:
     assert status == "1"
     assert gvisor.BUILD in told
     assert "ZeroDivisionError" in told
-    # The sandbox shows none of the host's data.
+    # None of the host's data is visible in the sandbox.
     look = f"import os; print(os.path.exists({os.fspath(tmp_path)!r}))"
     assert post(url, look) == ("0", "False\n")
 
@@ -83,7 +83,8 @@ def test_snippet_server_takes_and_returns_files(url: str, tmp_path: Path) -> Non
     answer, reason = post_json(url, task)
     assert (answer["output"], answer["files"]["b"], reason) == ("ok\n", "texttext", "exited")
     assert answer["files"]["missing"].startswith("error: ")
-    # The server opens nothing of this machine by a name from inside.
+    # Check that the server does not open a file of this machine through a link that the sandbox
+    # made.
     (tmp_path / "secret").write_text("secret")
     link = f"import os; os.symlink('{tmp_path}/secret', 'b')"
     outside = {"code": link, "results": ["b", f"../../../..{tmp_path}/secret"]}

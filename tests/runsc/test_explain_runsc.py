@@ -1,4 +1,4 @@
-"""Tests of `usernsctl explain` with the actual messages of runsc and of system tools."""
+"""Tests of `usernsctl explain` with actual messages of runsc and of system tools."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PROC = ["unshare", "--map-root-user", "--mount-proc", "--pid", "--fork", "true"]
 
 
 def failure_of(command: list[str]) -> str:
-    """Return the standard error of a command that must fail, in English (LC_ALL=C)."""
+    """Run a command that must fail; return its standard error in English (LC_ALL=C)."""
     if shutil.which(command[0]) is None or ("bwrap" in command and shutil.which("bwrap") is None):
         pytest.skip(f"{' '.join(command)}: not installed")
     failed = capture(command, env=os.environ | {"LC_ALL": "C"})
@@ -45,7 +45,7 @@ def causes_of(text: str) -> list[str]:
 
 
 def root_cause(usernsctl: Program, logs: Path) -> str:
-    """Return the cause that explain finds in runsc's debug logs."""
+    """Return the id of the cause that `usernsctl explain` finds in runsc's debug logs."""
     told = usernsctl("explain", "--no-probe", "--json", "--debug-log", logs)
     assert told.returncode == 0
     known = json.loads(told.stdout)
@@ -81,7 +81,7 @@ os.setresuid(os.getuid(), os.getuid(), os.getuid())
 open("/proc/self/uid_map", "w")
 """
 
-# clone(2) with CLONE_FS, of which the kernel allows no new user namespace.
+# Program that calls clone(2) with CLONE_FS, with which the kernel creates no user namespace.
 CLONE_FS = """
 import ctypes, os, sys
 sys.path.insert(0, sys.argv[1])
@@ -90,16 +90,18 @@ libc.syscall(CALLS["clone"], CLONE_NEWUSER | 0x200, 0, 0, 0, 0)
 sys.exit(f"clone: {os.strerror(ctypes.get_errno())}")
 """
 TWO_IDS = "echo 0 0 2 | tee /proc/$$/uid_map"
-# mount(2) with the flags of its argument, for /mnt. 0x1021 are MS_REMOUNT, MS_BIND, and MS_RDONLY.
+# Program that remounts /mnt with the flags in its argument. 0x1021 is MS_REMOUNT, MS_BIND and
+# MS_RDONLY.
 REMOUNT = """
 import ctypes, os, sys
 libc = ctypes.CDLL(None, use_errno=True)
 if libc.mount(None, b"/mnt", None, 0x1021 | int(sys.argv[1]), None):
     sys.exit(f"sandbox: remount: {os.strerror(ctypes.get_errno())}")
 """
-# A mount of a user namespace with flags, and a user namespace below that one.
+# Command prefix that mounts /mnt with flags in a user namespace, and then creates a nested user
+# namespace.
 FLAGGED = [*PREPARED, "sh", "-c", 'mount -t tmpfs -o nosuid none /mnt; exec "$@"', "sh", *PREPARED]
-# A /dev without devices, as in a container.
+# Script with a /dev without devices, as in a container.
 EMPTY_DEV = "mount -t tmpfs none /dev; exec python3 -c \"import os; os.open('/dev/fuse', 2)\""
 
 
@@ -127,7 +129,7 @@ def test_explain_finds_causes_of_a_plain_user(command: list[str], cause: str) ->
 
 @unprivileged
 def test_remedy_for_locked_flags_of_a_mount_heals() -> None:
-    """The flag that the mount has, and that the remount has to name, is nosuid."""
+    """Check that a remount works if it repeats the mount's locked flag, nosuid."""
     shown = [*FLAGGED, "findmnt", "--noheadings", "--output", "VFS-OPTIONS", "--target", "/mnt"]
     assert "nosuid" in capture(shown, check=True).stdout.strip().split(",")
     capture([*FLAGGED, sys.executable, "-c", REMOUNT, "2"], check=True)
@@ -154,7 +156,8 @@ def test_remedy_for_locked_flags_of_a_mount_heals() -> None:
         ("no-ranges", RANGES, "no-subordinate-range"),
         ("other-group", RANGES, "gid-differs-from-passwd"),
         ("nameless", RANGES, "no-passwd-entry"),
-        # The maps of OVERLAPPING also overlap on a writable filesystem, so this is the cause.
+        # The cause is range-overlap, because the maps of OVERLAPPING overlap on a writable
+        # filesystem, too.
         ("read-only", OVERLAPPING, "range-overlap"),
     ],
 )
@@ -199,7 +202,8 @@ def test_explain_confirms_one_of_several_causes_by_probes(
 def test_explain_finds_causes_of_invalid_runsc_calls(
     tmp_path: Path, command: list[str], cause: str
 ) -> None:
-    # Some releases of runsc read the bundle before they refuse the options.
+    # Some releases of runsc parse the bundle before they refuse the options, so pass a valid
+    # bundle.
     bundle = make_bundle(tmp_path / "b", **WORKS)
     ours = [f"--bundle={bundle}", "x"] if "--rootless" in command else []
     assert causes_of(failure_of([*command, *ours]))[0] == cause
@@ -224,7 +228,7 @@ def test_explain_finds_refused_network_namespace(tmp_path: Path) -> None:
 def test_explain_finds_duplicate_container_id(tmp_path: Path) -> None:
     """Create a container, and run another one with the same id.
 
-    The first container is killed with the PID namespace of both.
+    Both run in a new PID namespace, with which the first container is killed.
     """
     bundle = make_bundle(tmp_path / "b", **WORKS)
     run = shlex.join(runsc_command(bundle))
@@ -243,7 +247,7 @@ def test_explain_finds_inaccessible_kvm(tmp_path: Path) -> None:
 
 @unprivileged
 def test_explain_finds_bundle_without_mappings(usernsctl: Program, tmp_path: Path) -> None:
-    """Run a bundle without mappings: runsc's processes have no mapped id, as their logs show."""
+    """Run a bundle without mappings, so that runsc's logs show processes without mapped ids."""
     bundle, logs = make_bundle(tmp_path / "b", linux={"namespaces": USER}), tmp_path / "logs"
     text = failure_of(runsc_command(bundle, "--debug", f"--debug-log={logs}/"))
     assert "bundle-no-mappings" in causes_of(text)
@@ -252,7 +256,7 @@ def test_explain_finds_bundle_without_mappings(usernsctl: Program, tmp_path: Pat
 
 @unprivileged
 def test_explain_finds_bundle_without_user_namespace(usernsctl: Program, tmp_path: Path) -> None:
-    """Run a bundle without a user namespace: runsc requests all ids, as its log shows."""
+    """Run a bundle without a user namespace, for which runsc's log shows a request of all ids."""
     bundle, logs = make_bundle(tmp_path / "b", linux={}), tmp_path / "logs"
     text = failure_of(runsc_command(bundle, "--debug", f"--debug-log={logs}/"))
     assert causes_of(text)[0] == "bundle-no-mappings"
@@ -261,7 +265,7 @@ def test_explain_finds_bundle_without_user_namespace(usernsctl: Program, tmp_pat
 
 @unprivileged
 def test_explain_finds_nonroot_user_in_the_namespace(tmp_path: Path) -> None:
-    """Run runsc with capabilities, but not as root: it then creates no user namespace."""
+    """Run runsc with capabilities, but not as root, so that it creates no user namespace."""
     bundle = make_bundle(tmp_path / "b", **WORKS)
     prepared = [str(SCRIPTS / "usernsctl-exec"), "-c", "-m", "--keep-caps", "--"]
     text = failure_of([*prepared, *runsc_command(bundle, "--rootless")])
@@ -272,7 +276,7 @@ def test_explain_corrects_the_hint_about_max_user_namespaces(tmp_path: Path) -> 
     bundle = make_bundle(tmp_path / "b", linux={"namespaces": USER})
     text = failure_of([*PREPARED, *runsc_command(bundle, "--rootless")])
     assert "bundle-no-mappings" in causes_of(text)
-    # The ability netstack-in-namespace came with the release that dropped the misleading hint.
+    # The release that added netstack-in-namespace also dropped the misleading hint.
     hints = not gvisor.release().has("netstack-in-namespace")
     assert ("max_user_namespaces is set too low" in text) == hints
     assert (causes_of(text)[0] == "false-max-userns-hint") == hints
@@ -289,12 +293,12 @@ FAILING = [
     ("bundle-devices", PREPARED, {"linux": WORKS["linux"] | {"devices": [DEVICE]}}),
     ("command-not-found", PREPARED, WORKS | {"process": {"args": ["/nonexistent"], "cwd": "/"}}),
 ]
-# Causes for which runsc prints the same text, so that only probes can tell which one it is.
+# Causes for which runsc prints the same text, so that only doctor's probes can distinguish them.
 SAME_TEXT = {"ptrace-denied": {"ptrace-denied", "yama-ptrace-scope"}}
 FAILING_WITHOUT_ROOT = [
     ("rootfs-unreadable", PREPARED, with_root("/root")),
     ("bundle-overlay", PREPARED, with_root("/usr", read_only=False)),
-    # These commands run runsc without a prepared namespace, so runsc itself creates one.
+    # These commands run runsc without a prepared namespace, so runsc itself creates the namespace.
     ("mount-denied", [*BREAK, "seccomp-mount", "--"], WORKS),
     ("ptrace-denied", [*BREAK, "seccomp-ptrace", "--"], WORKS),
 ]
@@ -336,7 +340,7 @@ STDLIB = "import sysconfig; print(sysconfig.get_path('stdlib'))"
 
 
 def test_remedies_for_the_library_of_python_heal(usernsctl: Program, tmp_path: Path) -> None:
-    """The sandbox does not show the library, and then nobody may read its directory."""
+    """Check both remedies: first the library is not mounted, then nobody may read its directory."""
     library = Path(capture(["/usr/bin/python3", "-c", STDLIB]).stdout.strip())
     parent = tmp_path / "python/lib"
     parent.mkdir(parents=True)

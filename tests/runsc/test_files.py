@@ -1,4 +1,4 @@
-"""Tests of files that are copied into and out of running sandboxes."""
+"""Tests of copying files into and out of running sandboxes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from processes import capture
 import usernsctl as un
 
 FOREVER = ["sleep", "1000"]
-# A time in the past with nanoseconds, which copies keep.
+# Modification time in ns. Copies must keep the fraction of a second.
 WHEN = 1_600_000_000_123_456_789
 HOSTILE_NAMES = [
     b"line\nfeed",
@@ -38,7 +38,7 @@ HOSTILE_NAMES = [
 
 @pytest.fixture
 def inside(box: un.Sandbox) -> Iterator[str]:
-    """Yield a new directory inside."""
+    """Yield a new directory in the sandbox."""
     path = box.check_output(["mktemp", "-d"], text=True).strip()
     yield path
     box.run(["rm", "-rf", path], check=True)
@@ -49,7 +49,7 @@ def shell(box: un.Sandbox, script: str, *args: str, **options: Any) -> str:
 
 
 def tree_of(top: Path) -> dict[bytes, tuple[Any, ...]]:
-    """Return the type, mode, time and content of each file in a tree."""
+    """Return the type, mode, time and content of each file in a directory tree."""
     found: dict[bytes, tuple[Any, ...]] = {}
     for directory, names, files in os.walk(os.fsencode(top)):
         for path in [directory, *(os.path.join(directory, name) for name in [*names, *files])]:
@@ -124,7 +124,7 @@ def test_symlinks_and_proc_files_are_read(box: un.Sandbox, inside: str) -> None:
 
 
 def failure(side: str, number: int, path: str, call: Callable[[], object]) -> un.SandboxFileError:
-    """Check the error of a call: one that names the side and the path."""
+    """Check that `call` raises an error with a side, errno and path; return the error."""
     with pytest.raises(un.SandboxFileError) as caught:
         call()
     error = caught.value
@@ -175,7 +175,7 @@ def test_read_file_raises_above_max_bytes(box: un.Sandbox, inside: str) -> None:
     error = failure("inside", errno.EFBIG, path, lambda: box.read_file(path, max_bytes=4))
     assert error.remedy == "pass a larger max_bytes"
     assert isinstance(error, un.SandboxFileTooLargeError)
-    # A sparse file of a terabyte is refused before anything is transferred.
+    # A sparse file of one TiB is refused before any data is transferred.
     shell(box, 'truncate -s 1T "$1"', path)
     failure("inside", errno.EFBIG, path, lambda: box.read_file(path))
 
@@ -254,7 +254,7 @@ def test_put_and_get_copy_a_single_file(box: un.Sandbox, inside: str, tmp_path: 
     assert box.put(file, f"{inside}/made/file", parents=True).files == 1
     assert box.get(f"{inside}/made/file", tmp_path / "back").bytes == 7
     assert tree_of(tmp_path / "back") == tree_of(file)
-    # put() copies the file that a symbolic link leads to.
+    # put() follows a symbolic link, and copies the link's target.
     (tmp_path / "link").symlink_to("file")
     box.put(tmp_path / "link", f"{inside}/link")
     assert shell(box, 'stat -c %F "$1"', f"{inside}/link") == "regular file\n"
@@ -276,7 +276,7 @@ def test_existing_files_are_replaced_only_with_merge(
     assert tree_of(tree) == before
     box.put(tree, f"{inside}/tree", merge=True)
     assert shell(box, 'cd "$1"; cat own program', f"{inside}/tree") == "own\n#!/bin/sh\n"
-    # A directory is never replaced by a file, nor a file by a directory.
+    # put() with `merge` replaces neither a directory by a file, nor a file by a directory.
     path = f"{inside}/tree/deep"
     with pytest.raises(un.SandboxFileError):
         box.put(tree / "program", path, merge=True)
@@ -296,7 +296,7 @@ def test_merge_follows_no_symlink_inside(box: un.Sandbox, inside: str, tmp_path:
     shell(box, 'rm "$1/tree/dir"', inside)
     box.put(tmp_path / "tree", f"{inside}/tree", merge=True)
     assert shell(box, 'cd "$1"; cat tree/link; ls other', inside) == "new"
-    # An existing directory keeps its mode.
+    # put() with `merge` keeps the mode of an existing directory.
     shell(box, 'chmod 1777 "$1/tree"', inside)
     box.put(tmp_path / "tree", f"{inside}/tree", merge=True)
     assert shell(box, 'stat -c %a "$1/tree"', inside) == "1777\n"
@@ -363,7 +363,7 @@ def test_sparse_files_count_with_their_size(box: un.Sandbox, inside: str, tmp_pa
 def test_trees_deeper_than_256_directories_are_refused(
     box: un.Sandbox, inside: str, tmp_path: Path, levels: int
 ) -> None:
-    # `levels` directories, the tree's own included.
+    # Create `levels` nested directories, including the top directory of the tree.
     tree = tmp_path / "tree"
     tree.mkdir()
     with contextlib.chdir(tree):
@@ -427,7 +427,7 @@ def test_errors_inside_name_the_path(host: un.SandboxHost, tmp_path: Path) -> No
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
-    """Yield a file system of one MiB."""
+    """Yield the mount point of a file system of one MiB."""
     made = tmp_path / "small"
     made.mkdir()
     capture(["mount", "-t", "tmpfs", "-o", "size=1m,mode=0777", "none", str(made)], check=True)
@@ -504,7 +504,8 @@ def test_files_get_the_owner_given_by_name(tmp_path: Path) -> None:
         with pytest.raises(un.CommandError) as caught:
             box.read_file("/tmp/mine", user="nobody-here")
         assert caught.value.cause == "user-unknown"
-        # A program inside may replace the file by a FIFO. No call waits for a writer of the FIFO.
+        # A program in the sandbox may replace the file by a FIFO. No call may wait for a writer of
+        # the FIFO.
         box.run(["sh", "-c", "rm /etc/passwd; mkfifo /etc/passwd"], check=True)
         with pytest.raises(un.CommandError) as caught:
             box.write_file("/tmp/mine", b"y", user="app", timeout=30)
@@ -537,11 +538,11 @@ def test_files_get_owner_and_permissions_of_the_given_user(tmp_path: Path) -> No
         assert not (tmp_path / "secret").exists()
 
 
-# Tests in other kinds of sandboxes.
+# Tests of copying with other kinds of sandboxes.
 
 
 def exercise(box: un.Sandbox, tmp_path: Path, directory: str = "/tmp") -> None:
-    """Copy files in and out of a sandbox by each method."""
+    """Copy files into and out of a sandbox with each method."""
     tree = make_tree(tmp_path / "tree")
     box.write_file(f"{directory}/x", b"content")
     assert box.read_file(f"{directory}/x") == b"content"
@@ -598,7 +599,7 @@ def test_read_file_in_an_ended_sandbox_raises(host: un.SandboxHost) -> None:
             box.read_file("/proc/version")
 
 
-# Tests with deadlines, threads and asyncio.
+# Tests of copying with deadlines, threads and asyncio.
 
 
 def test_timeout_ends_a_copy(box: un.Sandbox, inside: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Tests that a forked child drops its copies of objects without warnings and without effects."""
+"""Tests that a forked child drops its copies of objects without warnings or side effects."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import pytest
 from processes import check_output
 
-# A program that creates an object, forks a child that drops it, and uses it in the parent.
+# Program that creates an object, forks a child that drops the object, and uses it in the parent.
 FORKING = """
 import asyncio, gc, os, sys, warnings
 import usernsctl as un
@@ -29,7 +29,7 @@ def in_asyncio(start):
     loop.close()
 
 def fork(made, close=lambda: None):
-    # The pool has threads, and Python warns of a fork in a process with threads.
+    # Python warns of a fork in a process with threads, and a pool has threads.
     warnings.simplefilter("ignore", DeprecationWarning)
     pid = os.fork()
     if pid:
@@ -42,7 +42,7 @@ def fork(made, close=lambda: None):
         gc.collect()
     told = [str(one.message) for one in seen]
     if kind == "asyncio":
-        # asyncio also warns of its own transports and their files.
+        # asyncio itself warns of unclosed transports and their files, too.
         told = [text for text in told if "unclosed" not in text and text != "loop is closed"]
     if told:
         print("warned:", told, flush=True)

@@ -1,4 +1,4 @@
-"""Tests that the failure of a launch is explained without Python, as `usernsctl run` does it."""
+"""Tests that a failed frozen launch is explained without Python, as `usernsctl run` explains it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from conftest import Program
 from usernsctl.explain.catalogue import get
 from usernsctl.explain.explanation import explain
 
-# A fake runsc that copies the files `errors` and `crash` beside it to its logs, and then fails.
+# Fake runsc, which writes the files `errors` and `crash` of its directory to its logs, and fails.
 STAND_IN = """\
 #!/bin/sh
 [ "$1" = --version ] && echo "runsc version release-20260101.0" && exit
@@ -31,8 +31,8 @@ done
 exit "$(cat "${0%/*}/status")"
 """
 
-# Messages of runsc, each with its cause, or None if the catalogue has no cause, or several causes,
-# for the message.
+# Messages of runsc, each with its cause, or with None if the catalogue has no cause or several
+# causes for the message.
 MESSAGES = [
     ("creating container: unable to run a rootless container without userns", "bundle-no-mappings"),
     ("cannot create gofer process: newuidmap failed: exit status 1", None),
@@ -56,7 +56,7 @@ Fails = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def fail_launch(prelude: Program, usernsctl: Program, tmp_path: Path) -> Fails:
-    """Return a function that freezes and starts a launch of a fake, failing runsc."""
+    """Return a function that freezes and performs a launch, in which a fake runsc fails."""
     program = tmp_path / "bin" / "runsc"
     program.parent.mkdir()
     program.write_text(STAND_IN)
@@ -82,7 +82,7 @@ def fail_launch(prelude: Program, usernsctl: Program, tmp_path: Path) -> Fails:
 
 
 def as_text(stderr: str) -> str:
-    """Return the output on standard error with the last line, the watcher's message, as text."""
+    """Return standard error with its last line, the watcher's JSON message, converted to text."""
     *before, line = stderr.splitlines()
     message = json.loads(line)
     text = [*before, f"{message['program']}: {message['step']}: {message['message']}"]
@@ -115,7 +115,7 @@ def test_messages_of_runsc_are_mapped_to_causes(
     known = explain(io.BytesIO(said.encode())).candidates
     if cause is None:
         assert rest[0] == '  runsc also says: "and more"'
-        # The remedy does not list causes that have been ruled out: no filter is in force.
+        # The remedy omits causes that have been ruled out. No seccomp filter is in force here.
         possible = [one for one in known if not one.cause.id.startswith("seccomp-")]
         told = rest[1].removeprefix("  remedy: usernsctl doctor").split(", ")
         assert len(possible) - 1 <= (len(told) if known else 0)
@@ -133,13 +133,13 @@ def test_crashes_and_empty_logs_of_runsc_are_explained(fail_launch: Fails) -> No
     assert "[process-limit]" in fail_launch(error_log("EOF"), crash=crash, status=2).stderr
     assert "runsc crashed" in fail_launch(b"", status=2).stderr
     assert "[runsc-refused-call]" in fail_launch(b"").stderr
-    # Any exit status of runsc is a failure, unless its log records the end of the command.
+    # Any exit status of runsc is a failure of runsc, unless runsc's log records the command's exit.
     assert 'runsc says: "x"' in fail_launch(error_log("x"), status=3).stderr
     assert "[runsc-ran-nothing]" in fail_launch(b"", status=0).stderr
 
 
 def test_hostile_messages_of_runsc_are_sanitized(fail_launch: Fails) -> None:
-    """Sanitize runsc's messages, which repeat texts of a bundle that may be hostile."""
+    """Check that runsc's messages are sanitized, because they may quote a hostile bundle."""
     for errors in (
         error_log("a\x1b[2J\u202e\r\nusernsctl: all is well\n\x9b\x00", "\x1b]0;owned\x07"),
         b'{"msg":"\\ud800\xff\xc3","level":"error"}',
@@ -186,14 +186,15 @@ def test_denied_kvm_is_explained_as_run_does(
 def test_failed_launch_starts_no_python(
     fail_launch: Fails, prelude: Program, tmp_path: Path
 ) -> None:
-    """Trace execve(2): a failed launch executes nothing but runsc and the launch's programs."""
+    """Check by strace(1) that a failed launch executes only runsc and the launch's programs."""
     fail_launch(error_log("something new"))
     trace = tmp_path / "trace"
     command = ["strace", "-f", "-e", "trace=execve", "-o", trace, prelude.path]
     done = subprocess.run([*command, "--launch", tmp_path / "launch"], capture_output=True)
     assert done.returncode == 125
     programs = re.findall(r"execve\((\S+),", trace.read_text())
-    # Only root can read the arguments of a process that is not dumpable.
+    # Only root can read the arguments of a process that is not dumpable, so compare only some
+    # names.
     names = [os.path.basename(program.strip('"')) for program in programs]
     assert (names[0], names[2]) == ("usernsctl-exec", "runsc")
     assert set(names[3:]) == {"cat"}

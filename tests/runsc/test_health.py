@@ -1,7 +1,7 @@
-"""Tests of in-gvisor --health, which asks the sandbox of a container.
+"""Tests of in-gvisor --health, which checks whether a container's sandbox answers.
 
-Each test has a PID namespace of its own, as a container has: the check looks for sandboxes in all
-processes that it sees.
+Each test has a separate PID namespace, as a container has, because the check searches all visible
+processes for sandboxes.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from frozen import freeze
 
 from usernsctl._core.values import program_path
 
-#: Shell functions: `begin NAME [COMMAND...]` starts a sandbox, and returns once its first program
-#: runs; `sandbox NAME` prints the pid of its gVisor.
+#: Shell functions. `begin NAME [COMMAND...]` starts a sandbox, and returns when the sandbox's first
+#: program runs. `sandbox NAME` prints the pid of the sandbox process.
 FUNCTIONS = """
 begin() {
     name=$1; shift
@@ -99,7 +99,7 @@ def test_health_without_a_sandbox_fails(script: Script) -> None:
     ],
 )
 def test_health_with_a_failing_command_fails(script: Script, command: str, says: str) -> None:
-    """Let the command of a health check fail or hang: the command must not stay in the sandbox."""
+    """Run health checks whose command fails or hangs; the command must not stay in the sandbox."""
     done = script(f"begin one; health -- {command}; health -- sh -c 'cat /proc/[0-9]*/cmdline'")
     first, rest = done.stdout.split("\n", 1)
     assert first == "status 1"
@@ -110,7 +110,7 @@ def test_health_with_a_failing_command_fails(script: Script, command: str, says:
 
 
 def test_health_of_a_stopped_sandbox_fails(script: Script) -> None:
-    """Stop gVisor, as if one of its processes had died: no process of the check must be left."""
+    """Stop gVisor, as if one of its processes had died; no process of the check must be left."""
     done = script(
         "begin one; stopped=$(sandbox 1)\n"
         "kill -STOP $stopped; health; kill -CONT $stopped; health\n"
@@ -120,13 +120,13 @@ def test_health_of_a_stopped_sandbox_fails(script: Script) -> None:
     assert (first, second) == ("status 1", "status 0")
     assert "no answer from the sandbox within 12 s" in done.stderr
     assert "[sandbox-unresponsive]" in done.stderr
-    # Leave out the watcher: its arguments include a command line of runsc, for forwarding signals.
+    # Omit usernsctl-watch, whose arguments contain a command line of runsc for forwarding signals.
     ours = [one for one in processes if "usernsctl-watch" not in one]
     assert not [one for one in ours if " exec " in one and "runsc" in one]
 
 
 def test_health_checks_the_first_sandbox_only(script: Script) -> None:
-    """Start two sandboxes, and stop the second: a health check asks only the oldest sandbox."""
+    """Start two sandboxes and stop the second; a health check uses only the oldest sandbox."""
     done = script("begin one; begin two; kill -STOP $(sandbox 2); health")
     assert (done.stdout, done.stderr) == ("status 0\n", "")
 
@@ -146,9 +146,9 @@ def test_health_checks_the_first_sandbox_only(script: Script) -> None:
 def test_health_is_not_fooled_by_a_fake_watcher(
     script: Script, tmp_path: Path, arguments: str
 ) -> None:
-    """Start an older process with the name of the watcher: the check may fail, but not succeed.
+    """Start an older process with the watcher's name; the check may fail, but must not succeed.
 
-    The process has the uid of the check, so it could change the check's memory, too.
+    The process has the same uid as the check, so it could change the check's memory, too.
     """
     decoy = tmp_path / "decoy"
     decoy.write_text("echo begun; sleep 600\n")

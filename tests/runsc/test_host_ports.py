@@ -1,4 +1,4 @@
-"""Tests of published ports in Python: the argument `publish`, and the attribute `ports`."""
+"""Tests of published ports in Python, with the argument `publish` and the attribute `ports`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import pytest
 import usernsctl as un
 from usernsctl._system.descriptors import open_owned, wait_readable
 
-# An HTTP server inside, which answers with the path of each request.
+# HTTP server for the sandbox, which answers with the path of each request.
 SERVER = """
 import http.server
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -34,7 +34,7 @@ COMMAND = ["/usr/bin/python3", "-c", SERVER]
 
 
 def get(address: str, port: int, path: str = "/a") -> str:
-    """Return the answer of the server inside; retry until the server listens."""
+    """Return the answer of the sandbox's HTTP server; retry until the server listens."""
     at = f"[{address}]" if ":" in address else address
     deadline = time.monotonic() + 30
     while True:
@@ -57,7 +57,7 @@ def is_closed(address: str, port: int) -> bool:
 
 
 def holders_of(port: int) -> list[str]:
-    """Return the names of the processes that hold the socket listening on a port."""
+    """Return the names of the processes that have the listening socket of a port open."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     (inode,) = (row[9] for row in rows if row[1].endswith(f":{port:04X}") and row[3] == "0A")
     found = []
@@ -77,7 +77,7 @@ def test_free_port_reaches_a_server_inside(host: un.SandboxHost, *, detach: bool
         assert address == "127.0.0.1"
         assert box.ports[8001][0] == "::1"
         assert get(address, port, "/some/path") == "/some/path"
-        # Neither runsc nor this process has the socket.
+        # Neither runsc nor this process has the listening socket open.
         assert holders_of(port) == ["usernsctl-netwo"]
         if detach:
             attached = un.Sandbox.attach(box.id)
@@ -86,7 +86,7 @@ def test_free_port_reaches_a_server_inside(host: un.SandboxHost, *, detach: bool
     assert is_closed(address, port)
 
 
-# A server of UDP inside, which answers with the datagram itself.
+# UDP server for the sandbox, which echoes each datagram.
 ECHO = """
 import socket
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
@@ -97,7 +97,7 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
 
 
 def ask(address: str, port: int) -> bytes:
-    """Return the answer of the UDP server inside; retry until the server answers."""
+    """Return the answer of the sandbox's UDP server; retry until the server answers."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.connect((address, port))
         client.settimeout(0.2)
@@ -222,7 +222,7 @@ def test_each_sandbox_of_a_pool_has_its_own_port(host: un.SandboxHost, max_uses:
             assert (box.id in ids) == (max_uses == 2)
             if max_uses == 2:
                 assert box.ports[8000] in addresses
-            # The server of the first lease was killed.
+            # The first lease's server was killed when the lease ended.
             with pytest.raises(OSError, match=r"closed connection|reset|refused"):
                 urllib.request.urlopen("http://{}:{}/".format(*box.ports[8000]), timeout=30)
 

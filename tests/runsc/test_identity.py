@@ -1,4 +1,4 @@
-"""Tests of users and groups by name, which the sandbox's own files define, and of groups."""
+"""Tests of user and group names, which the sandbox's files define, and of supplementary groups."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SHOW = 'id -u; id -g; echo "$HOME"; id -G | tr " " "\\n" | sort -n | paste -sd,'
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Return a root filesystem with only /etc/passwd and /etc/group."""
+    """Return a root filesystem that contains only /etc/passwd and /etc/group."""
     (tmp_path / "tree" / "etc").mkdir(parents=True)
     (tmp_path / "tree/etc/passwd").write_text(PASSWD)
     (tmp_path / "tree/etc/group").write_text(GROUP)
@@ -56,7 +56,7 @@ def dry_run(usernsctl: Program, *options: str) -> subprocess.CompletedProcess[st
 
 
 def ids_of(usernsctl: Program, *options: str) -> list[Any]:
-    """Return the uid and the gid of a run, and HOME, without starting it."""
+    """Return the uid, the gid and HOME of a run, as --dry-run reports them."""
     done = dry_run(usernsctl, *options)
     assert done.returncode == 0, done.stderr
     process = json.loads(done.stdout)["config"]["process"]
@@ -68,7 +68,7 @@ def ids_of(usernsctl: Program, *options: str) -> list[Any]:
 
 
 def refusal(usernsctl: Program, *options: str) -> str:
-    """Return the error of a run that is refused because of its user."""
+    """Run with a user that must be refused; return the error."""
     done = dry_run(usernsctl, *options)
     assert (done.returncode, done.stdout) == (125, "")
     assert "[user-unknown]" in done.stderr
@@ -101,7 +101,7 @@ def test_unknown_user_names_are_refused(usernsctl: Program, tree: Path, user: st
     error = refusal(usernsctl, "--rootfs", str(tree), "--user", user)
     assert "the sandbox has no " in error
     assert "has no such name" in error
-    # Not even root is looked up in this machine's user database.
+    # Even "root" is not searched for in this machine's user database.
     (tree / "etc/passwd").unlink()
     assert "it has no /etc/passwd" in refusal(usernsctl, "--rootfs", str(tree), "--user", "root")
 
@@ -137,7 +137,7 @@ def test_a_user_has_supplementary_groups_with_several_ids(
     launch = freeze(tmp_path / "launch", *options, "--user", "app", command=script)
     frozen = prelude("--launch", launch)
     assert (frozen.stdout, frozen.stderr) == (run.stdout, "")
-    # A command with another user does not get the groups of the first user.
+    # With --run-as, the command does not have the supplementary groups of the launch's own user.
     other = prelude("--launch", launch, "--run-as", "9:9")
     assert other.stdout.split() == ["9", "9", "/srv/app", "9"], other.stderr
 
@@ -208,7 +208,7 @@ def test_sandbox_without_first_command_has_a_hostname(host: un.SandboxHost) -> N
 
 
 class TestFurtherCommands:
-    """Tests that `user` of a further command is looked up in the files inside when it starts."""
+    """Tests that the user of a further command is looked up in the sandbox when it starts."""
 
     @pytest.fixture
     def box(self, tree: Path) -> Iterator[un.Sandbox]:
@@ -265,7 +265,7 @@ class TestFurtherCommands:
 
 
 class TestHostileFiles:
-    """Tests of special and huge files as /etc/passwd: none may block, or fill the memory."""
+    """Tests of special and huge files as /etc/passwd, which must not block or fill the memory."""
 
     def test_a_fifo_is_refused(self, usernsctl: Program, tree: Path) -> None:
         (tree / "etc/passwd").unlink()
@@ -349,7 +349,7 @@ class TestHostileFiles:
 
 
 def test_users_of_the_host_are_looked_up(usernsctl: Program) -> None:
-    """The user database of this machine has more than /etc/passwd, such as names of NIS."""
+    """Resolve names by this machine's user database (NSS), which has more than /etc/passwd."""
     assert ids_of(usernsctl, "--user", "nobody")[0] == 65534
     assert "has no user 'nosuch'" in refusal(usernsctl, "--user", "nosuch")
 

@@ -1,4 +1,4 @@
-"""Tests of `idle_timeout`, and of `ttl` for templates and for the leases of a pool."""
+"""Tests of `idle_timeout`, and of `ttl` for templates and for leases of a pool."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FOREVER = ["sleep", "1000"]
 
 
 def check_idle_end(box: un.Sandbox, limit: float) -> None:
-    """Check that a sandbox is ended because of its idle timeout, with that as the reason."""
+    """Check that a sandbox is killed at its idle timeout, with "idle-timeout" as the reason."""
     result = box.result(PATIENCE)
     assert (result.returncode, result.reason, result.limit) == (-9, "idle-timeout", limit)
     assert result.used is not None
@@ -41,7 +41,7 @@ def check_idle_end(box: un.Sandbox, limit: float) -> None:
 def test_idle_timeout_ends_a_sandbox_without_a_command(detach: bool) -> None:
     before = settled_descriptors()
     with un.SandboxHost() as host, host.start(None, idle_timeout=2, detach=detach) as box:
-        # A running command keeps the sandbox, and the time begins again after its end.
+        # A running command prevents the idle timeout, which restarts when the command exits.
         assert box.run(["sleep", "4"]).reason == "exited"
         with box.popen(FOREVER) as process:
             with pytest.raises(un.TimeoutExpired):
@@ -59,7 +59,7 @@ def test_idle_timeout_ends_a_sandbox_without_a_command(detach: bool) -> None:
 def test_the_search_for_an_oom_kill_is_no_idle_time(
     detach: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Simulate an OOM kill on the machine, after which wait() looks 2 s for a limit's error."""
+    """Simulate an OOM kill elsewhere, after which wait() searches 2 s for an exceeded limit."""
     with un.SandboxHost() as host, host.start(None, idle_timeout=2, detach=detach) as box:
         process = box.popen(FOREVER)
         monkeypatch.setattr(_core, "oom_kills", lambda **_: 1 << 40)
@@ -93,7 +93,7 @@ def test_run_in_a_closed_sandbox_raises(detach: bool) -> None:
 def test_run_raises_when_another_thread_releases_the_sandbox(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Simulate another thread that releases the sandbox just before the file is opened."""
+    """Simulate another thread that releases the sandbox before run() opens the activity file."""
     open_file = detached.open_activity
 
     def release_first(path: str, directory: int) -> Any:
@@ -130,7 +130,7 @@ def interrupt(_: object) -> None:
 
 
 def start_client(id: str) -> int:
-    """Fork a process that runs a command in a sandbox, and return its pid."""
+    """Fork a process that runs a command in a sandbox; return the pid of the process."""
     child = os.fork()
     if child == 0:
         try:
@@ -257,7 +257,7 @@ def test_ttl_ends_a_lease(uses: int) -> None:
             with pytest.raises(un.SandboxEndedError) as lost:
                 box.run(["true"])
             assert lost.value.cause == "timeout"
-        # The next lease has no time limit, and gets another sandbox.
+        # The next lease has no ttl, and gets another sandbox.
         with pool.acquire(PATIENCE) as box:
             assert box.run(["sleep", "3"]).reason == "exited"
 

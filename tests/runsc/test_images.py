@@ -1,4 +1,4 @@
-"""Tests of images without an engine: the recipe in docs/run.md, and the error for an archive."""
+"""Tests of images without a container engine: the recipe of docs/run.md, and archives' errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def add(
 
 
 def layer() -> bytes:
-    """Return a root filesystem with a shell and a user."""
+    """Return a tar archive of a root filesystem with a shell and a user."""
     assert BUSYBOX is not None
     written = io.BytesIO()
     with tarfile.open(fileobj=written, mode="w") as archive:
@@ -42,7 +42,7 @@ def layer() -> bytes:
 
 
 def docker_archive(path: Path) -> None:
-    """Write an archive as `docker save` does."""
+    """Write an archive in the format of `docker save`."""
     content = layer()
     digest = hashlib.sha256(content).hexdigest()
     config = {
@@ -117,7 +117,7 @@ def erofs_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     capture(["mkfs.erofs", "-Enoinline_data", "--tar=f", "image.erofs", "image.tar"], check=True)
     bundle = tmp_path / "bundle"
     (bundle / "rootfs").mkdir(parents=True)
-    # Not /bin/stat and the like: the image has one program.
+    # Run `busybox ls`, because busybox is the only program in the image.
     script = "set -- $(busybox ls -ln /data/file); echo $3 $5; : > /etc/passwd"
     config = {
         "ociVersion": "1.0.0",

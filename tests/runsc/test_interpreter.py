@@ -1,4 +1,4 @@
-"""Tests of kept interpreters: Sandbox.interpreter() and Interpreter.run()."""
+"""Tests of persistent interpreters: Sandbox.interpreter() and Interpreter.run()."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def python(box: un.Sandbox) -> Iterator[un.Interpreter]:
 
 
 def wait_until_killed(box: un.Sandbox, mark: str) -> None:
-    """Wait until a process with a mark among its arguments has ended."""
+    """Wait until a process with `mark` in its arguments has exited."""
     deadline = time.monotonic() + PATIENCE
     while box.run(["pgrep", "-f", f"sleep {mark}"]).returncode == 0:
         assert time.monotonic() < deadline
@@ -72,7 +72,7 @@ def test_variables_and_imports_stay(python: un.Interpreter) -> None:
         ("x = 1;", None, None),
         ("'é\\ud800'", "é\ud800", "'é\\ud800'"),
         ("10 ** 4000 % 7", 10**4000 % 7, str(10**4000 % 7)),
-        # JSON that json.loads() refuses.
+        # JSON that json.loads() rejects, because the number has too many digits.
         ("import sys; sys.set_int_max_str_digits(0); 10 ** 4300", None, str(10**4299) + "0"),
         ("# coding: latin-1\n'é'", "é", "'é'"),
         ("if True:\n    5", None, None),
@@ -97,7 +97,7 @@ def test_output_of_the_code_and_of_its_processes(python: un.Interpreter) -> None
     assert (done.stdout, done.stderr) == ("onetwo\n\N{REPLACEMENT CHARACTER}", "é\\ud800\n")
     assert (done.value, done.error, done.reason) == ("three", None, None)
     assert python.run("print('x' * 100_000)").stdout == "x" * 100_000 + "\n"
-    # The code inherits no standard input.
+    # The interpreter's code has no standard input.
     error = python.run("input()").error
     assert error is not None
     assert error[:2] == ("EOFError", "EOF when reading a line")
@@ -168,7 +168,7 @@ def test_max_output_limits_everything(box: un.Sandbox) -> None:
         done = python.run(f"print('a' * {LIMIT}, 'b' * {LIMIT})")
         assert done.stdout == "a" * (LIMIT // 2) + "b" * (LIMIT // 2 - 1) + "\n"
         assert (done.stdout_truncated, done.stderr_truncated) == (LIMIT + 2, 0)
-        # The JSON of the value fits.
+        # The value fits, since its JSON has exactly LIMIT characters.
         done = python.run(f"'c' * {LIMIT - 2}")
         assert done.value == "c" * (LIMIT - 2)
         done = python.run("'c' * 10_000_000")
@@ -281,7 +281,7 @@ def test_wrong_arguments(box: un.Sandbox, python: un.Interpreter) -> None:
     with pytest.raises(TypeError):
         python.run("1", timeout="1")  # type: ignore[arg-type]
     assert python.run("1").value == 1
-    # The program is no Python.
+    # /bin/echo is no Python interpreter.
     with box.interpreter("/bin/echo") as echo:
         done = echo.run("1", timeout=PATIENCE)
         assert done.reason == "exited"
@@ -308,7 +308,7 @@ def test_run_needs_no_free_descriptors(box: un.Sandbox) -> None:
 
     async def main() -> None:
         with box.interpreter(PYTHON) as python:
-            await python.run_async("1")  # imports the modules of asyncio
+            await python.run_async("1")  # Import the modules of asyncio first.
             with descriptors_left(0):
                 assert python.run(code).value == 42
                 assert (await python.run_async(code)).value == 42

@@ -1,4 +1,4 @@
-"""Tests of signal handlers that raise an exception after any call during a command's start."""
+"""Tests of signal handlers that raise an exception after any C call while a command starts."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from interrupts import run_interrupted
 import usernsctl as un
 from usernsctl.gvisor.template.image import Image
 
-# An object that is dropped without close() issues a warning, which is an error here.
+# Filter warnings about objects that are dropped without close(), which are errors otherwise.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
 FOREVER = ["sleep", "1000"]
-# Functions in C that create a descriptor without a path.
+# C functions that create a descriptor without a path.
 CREATORS = ("dup", "memfd_create", "pidfd_open", "pipe", "pipe2", "socketpair")
 
 
 def run(box: un.Sandbox, call: int, **streams: int) -> bool:
-    """Run a command, and return whether it was interrupted."""
+    """Start a command, and interrupt a call of the start; return whether it was interrupted."""
     return run_interrupted(lambda: box.run(["true"], **streams), call, places=("c_return",))
 
 
@@ -58,7 +58,7 @@ def test_interrupted_agent_start_leaks_no_descriptor(host: un.SandboxHost) -> No
             new = open_descriptors() - before
             if new:
                 break
-        # The new descriptor is the connection to the agent.
+        # The only new descriptor is the connection to the agent.
         box.run(["true"])
         assert open_descriptors() - before == new
         assert children() == processes
@@ -91,7 +91,8 @@ def test_interrupted_image_leaks_no_descriptor(host: un.SandboxHost) -> None:
             places=("c_return",),
             names=("fcntl", "mkdir", "open"),
         )
-        # close() is not interrupted, since shutil.rmtree() itself may leak a descriptor then.
+        # Do not interrupt close(), because an interrupted shutil.rmtree() may itself leak a
+        # descriptor.
         for image in made:
             image.close()
         assert open_descriptors() == before, call

@@ -1,7 +1,7 @@
 """Tests of runsc in a namespace that usernsctl has created in advance.
 
-All commands of runsc work, also those that it refuses with --rootless. Only the creation of the
-namespace calls newuidmap and newgidmap.
+All subcommands of runsc work there, even those that runsc refuses with --rootless. newuidmap and
+newgidmap are called only when usernsctl creates the namespace.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def global_options(directory: Path) -> list[str]:
 
 @dataclass
 class Containers:
-    """Containers of one bundle in one namespace."""
+    """Containers of one bundle, which run in one namespace."""
 
     namespace: Namespace
     directory: Path
@@ -64,9 +64,9 @@ class Containers:
         return f"--bundle={self.directory}/bundle"
 
     def runsc(self, *args: str, status: int = 0) -> str:
-        """Run a runsc subcommand, and return its output.
+        """Run a subcommand of runsc; return its output.
 
-        The output goes to a file, since a container would hold a pipe open.
+        The output goes to a file, since the container inherits it, and would keep a pipe open.
         """
         with open(self.directory / f"output-{args[0]}-{args[-1]}", "w+b", buffering=0) as output:
             done = self.namespace.run(
@@ -98,9 +98,9 @@ class Containers:
 
     @contextlib.contextmanager
     def stopping(self, name: str) -> Iterator[None]:
-        """Wait after the block until the container has stopped and its process is gone.
+        """Wait after the block until the container has stopped and its process has been reaped.
 
-        Before that, one runsc command may report it as stopped, and the next one as running.
+        Until then, one runsc command may report the container as stopped, and the next as running.
         """
         path = Path(f"/proc/{self.state(name)['pid']}")
         yield
@@ -117,16 +117,17 @@ class Containers:
 
 @pytest.fixture(autouse=True)
 def reap_orphans() -> Iterator[None]:
-    """Reap the orphans of runsc, its sandboxes and gofers, as init does.
+    """Reap orphans of runsc, such as sandboxes and gofers, as an init process does.
 
-    runsc considers a process running until it has been reaped.
+    runsc considers a process running until the process has been reaped.
     """
     over = threading.Event()
 
     def collect() -> None:
         while not over.wait(0.02):
             for pid, who in children().items():
-                # runsc's processes: re-executions of itself ("exe"), or newer releases' sentry.
+                # Names of runsc's processes: "exe" when runsc re-executes itself, "gvisor_sentry"
+                # in newer releases.
                 if who in ("exe (zombie)", "gvisor_sentry (zombie)"):
                     os.waitpid(pid, 0)
 
@@ -159,7 +160,7 @@ def containers(
 
 
 def check_all_states(containers: Containers, name: str) -> None:
-    """Take a container through all states, and restore a second one from its checkpoint."""
+    """Take a container through all states, and restore a second container from its checkpoint."""
     containers.runsc("create", containers.bundle, name)
     assert containers.state(name)["status"] == "created"
     containers.runsc("start", name)
@@ -192,7 +193,7 @@ def test_the_exit_status_of_runsc_is_returned(containers: Containers) -> None:
 
 
 def put_counting_helpers(directory: Path) -> Path:
-    """Write fake newuidmap and newgidmap that log each call and fail; return the log's path."""
+    """Write fakes of newuidmap and newgidmap that log each call and fail; return the log's path."""
     log = directory / "helper-calls"
     for name in ("newuidmap", "newgidmap"):
         helper = directory / "helpers" / name
@@ -220,7 +221,7 @@ def test_containers_in_a_namespace_call_no_newuidmap(
     assert not log.exists()
     assert not list((directory / "state").glob("*.state"))
 
-    # Outside the namespace, runsc calls newuidmap itself, which shows that the log works.
+    # Outside of the namespace, runsc itself calls newuidmap, which shows that the log works.
     done = subprocess.run(
         [*global_options(directory), "run", containers.bundle, "alone"],
         stdin=subprocess.DEVNULL,

@@ -22,7 +22,7 @@ DENIED = [f"{address}/80" for address in (networks.BRIDGE, networks.MACHINE, net
 
 
 class Kept:
-    """The namespace ``web`` with a private network, and commands for it."""
+    """Named namespace ``web`` with a private network, and commands that use it."""
 
     def __init__(self, world: World, directory: Path) -> None:
         self.world = world
@@ -30,11 +30,11 @@ class Kept:
         directory.chmod(0o700)
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run usernsctl on the machine."""
+        """Run usernsctl on the machine of the virtual network."""
         return self.world.run(USERNSCTL, *words, env=self.env)
 
     def ask(self, *words: str) -> dict[str, str]:
-        """Run a command line with a program that asks web servers; return the answers."""
+        """Run a client of web servers with the prefix `words`; return the answers by server."""
         done = self.run(*words, "/usr/bin/python3", "-c", ASK, *REACHED, *DENIED)
         assert done.returncode == 0, done.stderr
         return dict(line.split(" ", 1) for line in done.stdout.splitlines())
@@ -57,7 +57,7 @@ def kept(world: World, tmp_path: Path) -> Iterator[Kept]:
 
 
 def networks_left(world: World) -> list[str]:
-    """Return the pids of usernsctl-network and of pasta on the machine that still run after 5 s."""
+    """Return the programs of private networks on the machine that are still running after 5 s."""
     deadline = time.monotonic() + 5
     machine = os.readlink(f"/proc/{world.machine.pid}/ns/net")
     while True:
@@ -80,12 +80,13 @@ def test_sandboxes_and_commands_share_the_network(kept: Kept) -> None:
     for words in (in_web, ("ns", "exec", "web")):
         answers = kept.ask(*words, "--")
         assert {word: answers[word] for word in REACHED} == REACHED
-        # pasta gives the network an address of this machine, so that this is one of its own.
+        # pasta gives the network one of the machine's addresses, so connections to that address are
+        # refused, not unreachable.
         refused = {"ConnectionRefusedError", "OSError", "TimeoutError"}
         assert {answers[word] for word in DENIED} <= refused
     done = kept.run(*in_web, "--", "/usr/bin/python3", "-c", ASK, "web.example/443")
     assert done.stdout == f"web.example/443 outside ::ffff:{networks.WEB}\n", done.stderr
-    # The default network of a sandbox is none.
+    # A sandbox in the namespace has no network by default.
     assert set(kept.ask("run", "--in", "web", "--").values()) == {"OSError"}
 
 
@@ -119,7 +120,7 @@ def test_publish_in_a_named_namespace_is_refused(kept: Kept, network: tuple[str,
 def test_a_namespace_with_another_network_is_refused(
     world: World, tmp_path: Path, option: str
 ) -> None:
-    """Check the refusal: usernsctl would deny that network's addresses, not this machine's."""
+    """Refuse another kind of network, where usernsctl would not deny this machine's addresses."""
     made = Kept(world, tmp_path)
     done = made.run("ns", "create", "web", "-r", "--net")
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Tests of usernsctl-exec --launch with invalid, changed and untrusted files."""
+"""Tests of usernsctl-exec --launch with invalid, modified and untrusted files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def launch(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def perform(prelude: Program, launch: Path) -> Callable[..., None]:
-    """Return a function that launches a file, and checks the error's cause and message."""
+    """Return a function that performs a file's launch, and checks the cause and message."""
 
     def perform(file: Path | str, *says: str, cause: str | None = "launch-malformed") -> None:
         assert_refused(prelude("--launch", file), *says, cause=cause)
@@ -52,7 +52,7 @@ def test_truncated_launch_is_refused(perform: Refused, launch: Path) -> None:
 def test_launch_with_a_changed_byte_runs_or_is_refused(
     prelude: Program, launch: Path, count: int
 ) -> None:
-    """Change a random byte: the launch must either work or be refused, but not crash."""
+    """Change a random byte of a launch, which must then work or be refused, but not crash."""
     whole = launch.read_bytes()
     for _ in range(count):
         at = random.randrange(len(whole))
@@ -117,7 +117,8 @@ def test_launch_in_a_directory_writable_by_others_is_refused(
 ) -> None:
     """Refuse a launch file in a directory in which another user may rename files.
 
-    That user could replace the file by another launch of the caller's or root's, with wider access.
+    The other user could replace the file by another launch of the caller or of root, which allows
+    more.
     """
     directory = launch.parent / "a" / "b"
     directory.mkdir(parents=True)
@@ -126,7 +127,7 @@ def test_launch_in_a_directory_writable_by_others_is_refused(
         place.chmod(mode)
         told = f"{moved} lies in {place}, where others may replace it (uid "
         perform(moved, told, f"mode {mode:o}", cause="launch-untrusted")
-        # In a directory with the sticky bit, other users can't rename the caller's files.
+        # Other users can't rename the caller's files in a directory with the sticky bit.
         place.chmod(mode | 0o1000)
         assert_ran(prelude("--launch", moved))
 
@@ -195,7 +196,7 @@ def test_unreadable_launch_is_refused(perform: Refused, launch: Path) -> None:
 
 @as_root
 def test_other_users_may_start_a_launch_of_root(prelude: Program) -> None:
-    """Let other users start root's launch file; let root refuse another user's."""
+    """Allow users to start root's launch file, but not root to start another user's."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as name:
@@ -217,7 +218,7 @@ def test_other_users_may_start_a_launch_of_root(prelude: Program) -> None:
 def test_launch_writable_by_the_sandbox_is_refused(
     prelude: Program, perform: Refused, tmp_path: Path
 ) -> None:
-    """Refuse a launch file below a writable bind mount, where the payload could change the file."""
+    """Refuse a launch file below a writable bind mount, where the command could change the file."""
     below = tmp_path / "a" / "b"
     below.mkdir(parents=True)
     for source in (tmp_path, tmp_path / "a", below):
@@ -238,7 +239,7 @@ def test_launch_writable_by_the_sandbox_is_refused(
 def test_launch_with_a_bind_mount_of_the_state_is_refused(
     prelude: Program, perform: Refused, tmp_path: Path
 ) -> None:
-    """Refuse a bind mount of usernsctl's state, whose directory is known only at the launch."""
+    """Refuse a bind mount of usernsctl's state directory, which is known only at the launch."""
     runtime = tmp_path / "runtime"
     (runtime / "usernsctl" / "inner").mkdir(parents=True)
     (tmp_path / "beside").mkdir()

@@ -1,6 +1,6 @@
 """Tests of usernsctl-exec --launch with unusual arguments, variables, directories and limits.
 
-A launch works as documented, or one message says what is wrong.
+Each launch must work as documented, or fail with one message that says what is wrong.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def launch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def perform(prelude: Program, launch: Path) -> Perform:
-    """Return a function that starts a launch in a child process, which calls `before` first."""
+    """Return a function that performs a launch in a child process, which first calls `before`."""
 
     def perform(
         *args: str, file: Path = launch, before: Callable[[], object] | None = None, **how: Any
@@ -87,7 +87,7 @@ def test_text_that_is_not_utf8_is_refused(perform: Perform, tmp_path: Path, raw:
     for env in ({"A": word}, {word: "a"}):
         done = perform(file=everything, env=ENV | env)
         assert_refused(done, "$.process.env[", cause="launch-text")
-    # Variables that the launch does not pass on need not be UTF-8.
+    # Environment variables that the launch does not pass to the command need not be UTF-8.
     assert_ran(perform(env=ENV | {"A": word}))
 
 
@@ -122,7 +122,7 @@ def test_low_descriptor_limit_is_reported(perform: Perform, count: int) -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 100])
 def test_low_file_size_limit_is_reported(perform: Perform, size: int) -> None:
-    """Limit the size of files (RLIMIT_FSIZE): a launch must fail if it can't write its files."""
+    """Limit the size of files (RLIMIT_FSIZE), so that a launch can't write its files."""
     done = perform(before=limited("FSIZE", size))
     assert_refused(done, "File too large")
 
@@ -133,7 +133,7 @@ def test_launch_works_with_a_small_stack(perform: Perform) -> None:
 
 @pytest.mark.parametrize(("name", "value"), [("AS", 200 << 20), ("NOFILE", 32)])
 def test_limits_too_low_for_runsc_are_reported(perform: Perform, name: str, value: int) -> None:
-    """Report the failure of runsc, which needs more memory or descriptors than allowed."""
+    """Set limits on memory or descriptors that are too low for runsc."""
     done = perform(before=limited(name, value))
     assert (done.returncode, done.stdout) == (125, "")
     assert "usernsctl: runsc: " in done.stderr
@@ -142,8 +142,8 @@ def test_limits_too_low_for_runsc_are_reported(perform: Perform, name: str, valu
 @pytest.mark.parametrize("name", ["CORE", "MEMLOCK", "SIGPENDING", "MSGQUEUE", "RTPRIO"])
 @pytest.mark.sampled(3)
 def test_launch_works_with_low_unrelated_limits(perform: Perform, name: str) -> None:
-    # Releases of 2026 queue signals (cause signal-limit). The limit also counts signals that
-    # other tests of this user have queued.
+    # Releases of runsc in 2026 queue signals (see the cause signal-limit). The limit also counts
+    # signals that other tests of this user have queued.
     fewest = 1000 if name == "SIGPENDING" and gvisor.is_of_2026() else 0
     assert_ran(perform(before=limited(name, fewest)))
 
@@ -196,7 +196,7 @@ def test_too_long_home_is_refused(perform: Perform, home: str) -> None:
 @as_root
 @pytest.mark.parametrize("home", ["/usr", "/etc", "//usr//bin", "/tmp/../usr", "/bin"])
 def test_home_that_the_sandbox_needs_is_refused(perform: Perform, home: str) -> None:
-    """Refuse a HOME such as root's /usr, which can't be hidden since the sandbox needs it."""
+    """Refuse a HOME such as /usr, which the sandbox needs, so that it can't be hidden."""
     done = perform(env=ENV | {"HOME": home})
     assert_refused(done, "can't be hidden: the sandbox needs", "set HOME to")
 
@@ -211,7 +211,8 @@ def test_launch_without_proc_is_refused(prelude: Program, launch: Path) -> None:
 def test_launch_works_with_malformed_environment_entries(perform: Perform, tmp_path: Path) -> None:
     assert_ran(perform(env={}))
     everything = freeze(tmp_path / "all", "--env-all", command=("env",))
-    # Environment entries that execve(2) accepts, but that neither shells nor Python create.
+    # Environment entries that execve(2) accepts, although neither shells nor Python create such
+    # entries.
     odd = (b"=x", b"A=1", b"A=2", b"NONE", b"", b"B==")
     array = (ctypes.c_char_p * (len(odd) + 1))(*odd, None)
     args = [bytes(word) for word in (prelude_path(), b"--launch", bytes(everything))]

@@ -1,6 +1,6 @@
 """Tests that kill any process of sandboxes with private networks and published ports, at any time.
 
-With USERNSCTL_HOSTILE=full, 20 at once, in 5 rounds.
+With USERNSCTL_HOSTILE=full, the test kills 20 sandboxes at once, in each of 5 rounds.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tally import FULL
 USERNSCTL = str(SCRIPTS / "usernsctl")
 FIRST_PORT = 18100
 COUNT, ROUNDS = (20, 5) if FULL else (4, 1)
-# The greatest delay before a kill, in seconds: some kills come during a start, most after it.
+# Maximum delay before the first kill, in seconds. Some kills come during a start, most after it.
 LONGEST_LIFE = 1 + COUNT
 PATIENCE = 60
 
@@ -44,7 +44,7 @@ def name_of(pid: int) -> str:
 
 
 def reap_orphans(before: set[int]) -> set[int]:
-    """Reap orphans, and return the remaining descendants that started after `before`."""
+    """Reap orphans; return the remaining descendants that are not in `before`."""
     for pid in set(children_of(os.getpid())) - before:
         with contextlib.suppress(ChildProcessError):
             os.waitpid(pid, os.WNOHANG)
@@ -52,7 +52,7 @@ def reap_orphans(before: set[int]) -> set[int]:
 
 
 def traces_in(world: World) -> tuple[str, list[str], str]:
-    """Return the machine's mounts and listening sockets, and the files that a start could leave."""
+    """Return the machine's mounts, files that a start could leave, and listening sockets."""
     mounts = Path(f"/proc/{world.machine.pid}/mountinfo").read_text()
     directories = [tempfile.gettempdir(), "/dev/shm", f"/run/user/{os.getuid()}"]
     files = sorted(
@@ -75,7 +75,7 @@ def start(world: World, number: int) -> subprocess.Popen[bytes]:
 
 
 def kill_one(popen: subprocess.Popen[bytes], choice: random.Random) -> str:
-    """Kill the creator of a sandbox or one of its descendants, and return the name."""
+    """Kill a sandbox's creator or one of its descendants at random; return the victim's name."""
     victim = choice.choice([popen.pid, *sorted(descendants(popen.pid))])
     name = name_of(victim)
     with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -96,7 +96,7 @@ def test_killed_private_networks_leave_no_process_or_mount(world: World, number:
     for popen, life in sorted(starts, key=lambda item: item[1]):
         time.sleep(max(0, begin + life - time.monotonic()))
         while popen.poll() is None and time.monotonic() < begin + PATIENCE:
-            # A sandbox survives the end of some processes.
+            # The sandbox survives the kill of some processes, so kill until the creator has exited.
             names.append(kill_one(popen, choice))
             with contextlib.suppress(subprocess.TimeoutExpired):
                 popen.wait(2)

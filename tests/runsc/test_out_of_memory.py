@@ -15,7 +15,7 @@ pytestmark = as_root
 
 MIB = 1 << 20
 PATIENCE = 60
-# Longer than the watcher checks the processes of its sandbox after an OOM kill, in seconds.
+# Seconds that a test waits, more than the watcher checks its sandbox's processes after an OOM kill.
 OBSERVED_SECONDS = 3
 
 GROW = {
@@ -25,7 +25,7 @@ GROW = {
 
 
 def check_report(errors: str, limit: int) -> None:
-    """Check that there is one report, with the limit, the use and the cause."""
+    """Check that there is exactly one report, with the limit, the used memory and the cause."""
     (used,) = re.findall(
         r"^usernsctl: the kernel killed a process of gVisor, since memory ran out; "
         rf"the limit of the control group is {limit}\.0 MiB, of which ([0-9.]+) MiB were used$",
@@ -50,7 +50,7 @@ def test_oom_kill_of_a_growing_program_is_reported(
 
 
 def test_oom_kill_of_a_child_ends_the_sandbox(usernsctl: Program) -> None:
-    """Without the watcher, gVisor does not notice the missing process, and the shell waits."""
+    """Kill a child in the sandbox, which gVisor does not notice without usernsctl-watch."""
     script = '"$@"; sleep 1000'
     with memory_group(200 * MIB) as group:
         run = [usernsctl.path, "run", "--", "sh", "-c", script, "sh"]
@@ -89,7 +89,7 @@ def test_other_sandboxes_of_the_control_group_continue(usernsctl: Program) -> No
 
 
 def test_oom_kill_of_another_process_ends_no_sandbox(usernsctl: Program) -> None:
-    """The kernel kills a process of the same control group that is not gVisor's."""
+    """Let the kernel kill a process of the same control group that does not belong to gVisor."""
     script = "ls / > /dev/null; echo started; read -r line; exit 3"
     with memory_group(200 * MIB) as group:
         command = within(group, usernsctl.path, "run", "--", "sh", "-c", script)
@@ -108,7 +108,7 @@ def test_oom_kill_of_another_process_ends_no_sandbox(usernsctl: Program) -> None
 
 
 def test_oom_kill_elsewhere_on_the_host_ends_no_sandbox(usernsctl: Program) -> None:
-    """Without its control group's files, the watcher counts the kills of the whole machine."""
+    """Hide the control group's files, so that the watcher counts the machine's OOM kills."""
     script = "ls / > /dev/null; echo started; read -r line; exit 3"
     cover = 'mount -t tmpfs none /sys/fs/cgroup && exec "$@"'
     run_covered = ["unshare", "--mount", "sh", "-c", cover, "sh", usernsctl.path, "run", "--"]

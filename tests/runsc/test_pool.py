@@ -1,4 +1,4 @@
-"""Tests of pools of sandboxes: acquiring, isolation between users, cleanup, and errors."""
+"""Tests of pools of sandboxes: leases, isolation between leases, cleanup, and errors."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def output(box: un.Sandbox, *command: str) -> str:
 
 
 def command_lines(box: un.Sandbox) -> list[str]:
-    """Return the command lines of the processes in the sandbox."""
+    """Return the words of all command lines in the sandbox."""
     lines = output(box, "sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '; true")
     return [word for word in lines.split() if word]
 
@@ -131,7 +131,7 @@ def test_sandbox_with_unreadable_sysctls_is_not_reused(
         assert "can't be read" in str(pool.stats().last_failure)
 
 
-# Python programs for sandboxes: a server on port 5000 that sends "answer", and its client.
+# Python programs for sandboxes: a server on port 5000 that sends "answer", and a client.
 SERVER = """
 import socket, sys
 with socket.create_server(("127.0.0.1", 5000)) as server:
@@ -142,7 +142,7 @@ CLIENT = 'import socket; print(socket.create_connection(("127.0.0.1", 5000)).rec
 
 
 def test_each_lease_connects_to_servers_in_its_sandbox(host: un.SandboxHost) -> None:
-    """Connect each lease to a server in its sandbox, started by the template or by the lease."""
+    """Check that each lease reaches a server in its sandbox, of the template or the lease."""
     python = ("/usr/bin/python3", "-c")
 
     def ask(box: un.Sandbox) -> str:
@@ -166,7 +166,7 @@ def test_each_lease_connects_to_servers_in_its_sandbox(host: un.SandboxHost) -> 
                     server.kill()
 
 
-# Root in the sandbox can kill or stop the agent.
+# Checks an attack by root in the sandbox, who can kill or stop the agent.
 @pytest.mark.parametrize("sig", ["KILL", "STOP"])
 def test_processes_that_stop_the_agent_do_not_reach_the_next_lease(
     host: un.SandboxHost, sig: str
@@ -185,7 +185,7 @@ def test_processes_that_stop_the_agent_do_not_reach_the_next_lease(
         with pool.acquire(PATIENCE) as one:
             attack = one.popen(["sh", "-c", script], stdin=un.PIPE, stdout=un.PIPE)
             attack.stdin.close()
-            # The attack may kill its own command before it prints the line.
+            # The attack may kill its own command before the command prints the line.
             assert attack.stdout.readline() in (b"done\n", b"")
         with pool.acquire(PATIENCE) as next_one:
             assert "mark-4321" not in command_lines(next_one)
@@ -207,7 +207,8 @@ def test_dead_idle_sandbox_is_replaced(host: un.SandboxHost) -> None:
 def test_sandbox_with_an_unresponsive_agent_is_replaced(
     host: un.SandboxHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Timeouts of the health checks: 0.2 s for the first, and more than enough for the others.
+    # Timeouts of the health checks: 0.2 s for the first check, and more than enough for later
+    # checks.
     limits = itertools.chain([0.2], itertools.repeat(PATIENCE))
     look = SandboxMaker.check
 
@@ -226,14 +227,14 @@ def test_sandbox_with_an_unresponsive_agent_is_replaced(
 
 
 def stop_runsc_processes() -> None:
-    """Stop runsc's processes on the host, the children of the sandbox's usernsctl-init."""
+    """Stop runsc's processes on the host, which are children of the sandbox's usernsctl-init."""
     (init,) = [pid for pid, name in children().items() if name == "usernsctl-init"]
     for pid in children_of(init):
         stop(pid, PATIENCE)
 
 
 def make_fake_runsc(does: str) -> str:
-    """Return a fake runsc that runs a script, except for --version."""
+    """Return the text of a fake runsc that runs a script; --version runs the real runsc."""
     real = shutil.which("runsc")
     return f'#!/bin/sh\ncase " $* " in *--version*) exec {real} "$@" ;; esac\n{does}\n'
 
@@ -256,7 +257,7 @@ def test_failed_starts_raise_and_are_retried_with_delays(
             pool.acquire(0).__enter__()
         pool.close()
         tries = len(count.read_text().splitlines())
-        # The retries wait at least 0.1, 0.2, 0.4 ... seconds.
+        # The retries wait at least 0.1, 0.2, 0.4 s and so on.
         assert time.monotonic() - begin >= 0.1 * (2 ** (tries - 2) - 1)
 
 
@@ -289,7 +290,7 @@ def test_sandbox_closed_during_its_lease_is_replaced(host: un.SandboxHost) -> No
 
 
 def test_exit_without_close_leaves_no_process() -> None:
-    """End a program without closing its pool: the exit must neither block nor leave processes."""
+    """Exit a program without closing its pool; the exit must not block or leave processes."""
     program = (
         "import usernsctl as un\n"
         "host = un.SandboxHost(); pool = host.pool(2)\n"
@@ -301,17 +302,18 @@ def test_exit_without_close_leaves_no_process() -> None:
     assert left_children(before, EXIT_SECONDS) == {}
 
 
-# A command whose start was interrupted is dropped with a warning, as by subprocess.
+# If the start of a command is interrupted, the command's object is dropped with a warning, as in
+# subprocess.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_interrupted_leases_leak_nothing(host: un.SandboxHost) -> None:
     interrupt_at_each_step(host)
-    # The test fails for leftovers that remain after garbage collection of the pool.
+    # Leftovers are an error only if they remain after garbage collection of the pool.
     gc.collect()
 
 
 def interrupt_at_each_step(host: un.SandboxHost) -> None:
-    """Interrupt leases of a pool of `host` at STEPS moments, each later than the one before."""
+    """Interrupt leases of a pool of `host` at STEPS moments, each later than the previous one."""
     with host.pool(1, limit=2) as pool:
         wait_until(lambda: pool.stats().idle == 1)
         before = signal.signal(signal.SIGALRM, interrupt)
@@ -363,7 +365,7 @@ def test_env_with_a_template_raises(host: un.SandboxHost) -> None:
 
 
 class Template:
-    """A fake template that starts sandboxes with a given command."""
+    """Fake template, which starts sandboxes with a given command."""
 
     def __init__(self, host: un.SandboxHost, *command: str) -> None:
         self.host = host
@@ -383,7 +385,7 @@ def test_sandboxes_of_a_template_have_pipes(host: un.SandboxHost) -> None:
 
 
 class DetachingTemplate:
-    """A fake template whose sandboxes don't end with the process that created the pool."""
+    """Fake template, whose detached sandboxes outlive the process that created the pool."""
 
     def __init__(self, host: un.SandboxHost) -> None:
         self.host = host

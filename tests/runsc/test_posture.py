@@ -1,7 +1,7 @@
-"""Tests of the security attributes of a sandbox's processes on the host, and their descriptors.
+"""Tests of the attributes and descriptors of a sandbox's processes, as seen from the host.
 
-`tests/posture_table.py` has the expected values. A process or an attribute that is missing there
-fails the test.
+`tests/posture_table.py` has the expected values. The tests fail if a process or an attribute is
+missing in the table.
 """
 
 from __future__ import annotations
@@ -39,18 +39,19 @@ from usernsctl.namespaces.named import find_named
 
 pytestmark = pytest.mark.also_root
 
-# Timeouts in seconds: for a start, and for the end of the last processes and mounts.
+# Timeouts in seconds: PATIENCE for a start, SETTLING until short-lived processes and mounts are
+# gone.
 PATIENCE = 20
 SETTLING = 5
 
-# Texts that only the command may learn.
+# Texts that only the command in the sandbox may learn.
 SECRETS = {"SECRET": "in the environment", "TOKEN": "handed over", "argument": "of the command"}
 COMMAND = ["sh", "-c", f"echo ready; : {SECRETS['argument']}; read line"]
 
 
 @dataclass
 class Scene:
-    """The caller's secrets, and the descriptors that a command gets as standard streams."""
+    """Caller of a sandbox, with secrets and descriptors for the command's standard streams."""
 
     caller: Caller
     directory: Path
@@ -96,7 +97,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
 
 @contextlib.contextmanager
 def start_run(scene: Scene, *options: str) -> Iterator[int]:
-    """Start `usernsctl run` with these options; yield its pid."""
+    """Start `usernsctl run` with `options`; yield its pid."""
     argv = [str(SCRIPTS / "usernsctl"), "run", *options, "--", *COMMAND]
     with start_command(scene, argv) as pid:
         yield pid
@@ -104,7 +105,7 @@ def start_run(scene: Scene, *options: str) -> Iterator[int]:
 
 @contextlib.contextmanager
 def start_launch(scene: Scene, *options: str) -> Iterator[int]:
-    """Start usernsctl-exec with a launch file of these options, without Python; yield its pid."""
+    """Freeze a launch with `options`; start it by usernsctl-exec, without Python; yield the pid."""
     file = freeze(scene.directory / "launch", *options)
     argv = [str(SCRIPTS / "usernsctl-exec"), "--launch", str(file), "--", *COMMAND]
     with start_command(scene, argv) as pid:
@@ -210,7 +211,7 @@ def test_processes_of_a_detached_sandbox_have_the_attributes(scene: Scene) -> No
 
 
 def continue_command(scene: Scene) -> None:
-    """Write a line to a restored command, and wait until the command has read it."""
+    """Write a line to a restored command; wait until the command has read the line."""
     with open(f"/proc/self/fd/{scene.streams['stdin']}", "wb", buffering=0) as input:
         input.write(b"\n")
     scene.wait_until_ready()

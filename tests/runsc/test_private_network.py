@@ -21,7 +21,7 @@ USERNSCTL = str(SCRIPTS / "usernsctl")
 
 
 def ask(world: World, *words: str, options: tuple[str, ...] = ()) -> dict[str, str]:
-    """Return the answers of web servers to a sandbox."""
+    """Run a client of web servers in a sandbox with a private network; return the answers."""
     command = [USERNSCTL, "run", "--network", "private", *options]
     done = world.run(*command, "--", "/usr/bin/python3", "-c", ASK, *words)
     assert done.returncode == 0, done.stderr
@@ -49,7 +49,7 @@ def test_denied_addresses_are_unreachable_through_nat64(world: World) -> None:
 
 @pytest.mark.also_root
 def test_denied_addresses_have_unreachable_routes_first(world: World) -> None:
-    # The kernel of a router of IPv6 adds this route, and answers to the address.
+    # The kernel of an IPv6 router adds a route to its anycast address, and answers at that address.
     anycast = ["ip", "-6", "route", "replace", "anycast", networks.BRIDGE_ANYCAST_6, "dev"]
     assert world.run(*anycast, "bridge", "table", "local").returncode == 0
     command = world.command(USERNSCTL, "run", "--network", "private", "--", "cat")
@@ -135,13 +135,13 @@ def test_private_network_fails_without_nft(
 
 @pytest.mark.userns_requires("strace")
 def test_error_of_nft_is_reported_if_its_process_exits_late(world: World, tmp_path: Path) -> None:
-    """Let the process in the namespace exit with an unread message (ECONNRESET for its peer)."""
+    """Let the process in the namespace exit with an unread message (its peer gets ECONNRESET)."""
     other = tmp_path / "nft"
     other.write_text("#!/bin/sh\nexit 3\n")
     other.chmod(0o755)
     hide = f'mount --bind {other} /usr/sbin/nft; exec "$@"'
     # The third message that usernsctl-network sends, after two requests for routes, is for the
-    # process in the namespace. The delays let that process send its error and exit before
+    # process in the namespace. The delays let this process send its error and exit before
     # usernsctl-network reads the error.
     faults = ["exit_group:delay_enter=1000000", "sendto:delay_exit=500000:when=3"]
     late = ["strace", "-f", "-o", os.devnull, "-e", "trace=exit_group,sendto"]
@@ -153,7 +153,7 @@ def test_error_of_nft_is_reported_if_its_process_exits_late(world: World, tmp_pa
     assert causes_in(done.stderr) == ["nft-failed"], done.stderr
 
 
-# Asks the proxy for a host, as curl would, and then the host itself.
+# Program that requests hosts through the proxy, as curl would. ASK then connects to hosts directly.
 PROXIED = """
 import os, urllib.error, urllib.request
 assert os.environ["HTTPS_PROXY"] == os.environ["http_proxy"] == "http://127.0.0.1:3128"
@@ -172,14 +172,14 @@ def test_sandbox_with_allowed_names_reaches_only_the_proxy(world: World) -> None
     done = world.run(*command, "/usr/bin/python3", "-c", PROXIED + ASK, *words)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    # The proxy connects to no private address, whatever name leads there.
+    # The proxy connects to no private address, whatever name resolves to the address.
     assert lines[:-3] == ["web.example 403", "other.example 403", "private.example 403"]
     assert [line for line in lines if "outside" in line or "machine" in line] == []
     assert "private.example" in done.stderr
     assert processes_left(world) == []
 
 
-# Starts an attached and a detached sandbox, and prints the answers of the servers to both.
+# Program that starts an attached and a detached sandbox, and prints the servers' answers to both.
 HOST = """
 import signal, sys, usernsctl
 host = usernsctl.SandboxHost(network="private")
@@ -223,7 +223,7 @@ def test_pools_and_templates_have_private_networks(world: World) -> None:
     done = world.run(sys.executable, "-c", POOL, ASK, *words, timeout=120)
     assert done.returncode == 0, done.stderr
     count = done.stdout.count(f"{networks.WEB}/80 outside ::ffff:{networks.WEB}")
-    # Releases of runsc before 20260817 can't save the sandbox.
+    # Releases of runsc before 20260817 can't save a sandbox with a private network.
     is_refused = "template-unsavable use network='none'" in done.stdout
     assert count == (3 if is_refused else 4), done.stdout
     assert done.stdout.count(f"{networks.BRIDGE}/80 OSError") == count
@@ -257,11 +257,11 @@ def test_frozen_launch_has_a_private_network(world: World, tmp_path: Path) -> No
     assert done.stdout == f"{words[0]} outside ::ffff:{networks.WEB}\n{words[1]} OSError\n"
 
 
-# ---- failures ------------------------------------------------------------------------------------
+# Tests of failures of private networks.
 
 
 def run_with(world: World, files: dict[str, str], directory: Path) -> tuple[int, str]:
-    """Run a sandbox with other files at some paths of the machine: each a script, or a device."""
+    """Run a sandbox while other files, such as scripts, are mounted on paths of the machine."""
     mounts = []
     for number, (path, text) in enumerate(files.items()):
         file = directory / str(number)
@@ -278,12 +278,12 @@ def run_with(world: World, files: dict[str, str], directory: Path) -> tuple[int,
 
 
 def causes_in(errors: str) -> list[str]:
-    """Return the ids of causes in the messages of usernsctl."""
+    """Return the ids of the causes in usernsctl's messages."""
     return re.findall(r"\[([a-z-]+)\]$", errors, re.MULTILINE)
 
 
 def processes_of(world: World) -> dict[str, int]:
-    """Return the processes in the machine's network namespace, by their names."""
+    """Return the pids of the processes in the machine's network namespace, by process name."""
     wanted = os.readlink(f"/proc/{world.machine.pid}/ns/net")
     found = {}
     for directory in Path("/proc").glob("[0-9]*"):
@@ -294,9 +294,10 @@ def processes_of(world: World) -> dict[str, int]:
 
 
 def processes_left(world: World) -> list[str]:
-    """Return the programs of private networks that still run after some time.
+    """Return the programs of private networks that are still running after five seconds.
 
-    pasta hides its namespaces, but can't outlive usernsctl-network, process 1 of its PID namespace.
+    pasta is not found, since its namespaces can't be read. But pasta can't outlive
+    usernsctl-network, which is PID 1 of its PID namespace.
     """
     for _ in range(100):
         found = [name for name in processes_of(world) if name.startswith("usernsctl-")]
@@ -350,7 +351,7 @@ def test_private_network_fails_without_pasta(world: World, tmp_path: Path) -> No
     assert "apt-get install passt" in done.stderr
 
 
-# A machine whose kernel does not report the gateway of the default route.
+# Script that creates a network in which the kernel does not report the default route's gateway.
 HIDDEN_GATEWAY = """
 ip link add lan type veth peer name port; ip link set port up
 ip link set lan up; ip addr add 10.79.0.2/24 dev lan
@@ -378,7 +379,7 @@ def test_private_network_fails_without_the_tun_device(world: World) -> None:
     assert causes_in(done.stderr) == ["tun-missing"], done.stderr
 
 
-# ---- the end -------------------------------------------------------------------------------------
+# Tests that private networks exit with their sandboxes.
 
 
 def start_waiting(world: World, *prefix: str) -> subprocess.Popen[str]:
@@ -392,7 +393,7 @@ def start_waiting(world: World, *prefix: str) -> subprocess.Popen[str]:
 
 
 def test_private_network_limits_tcp_send_buffers(world: World) -> None:
-    """Check the size of buffers: with larger ones, pasta drops data, and transfers are slow."""
+    """Check the send buffers' limit; with larger ones, pasta drops data and transfers are slow."""
     popen = start_waiting(world)
     enter = ["nsenter", "-t", str(popen.pid), "--preserve-credentials", "-U", "-n"]
     done = subprocess.run([*enter, "cat", "/proc/sys/net/ipv4/tcp_wmem"], stdout=subprocess.PIPE)

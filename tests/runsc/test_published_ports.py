@@ -17,7 +17,7 @@ from processes import children_of
 
 USERNSCTL = str(SCRIPTS / "usernsctl")
 
-# Reads all input of each client, and answers with the number of bytes and the input itself.
+# Server that reads all input of each client, and answers with the number of bytes and the input.
 SERVER = """
 import socket, threading
 server = socket.create_server(("127.0.0.1", 80))
@@ -30,7 +30,7 @@ while True:
     threading.Thread(target=answer, args=server.accept()[:1]).start()
 """
 
-# Sends bytes over several simultaneous connections, and prints the lengths of the answers.
+# Client that sends bytes over several connections at once, and prints the lengths of the answers.
 CLIENT = """
 import socket, sys, threading
 address, port, count, size = sys.argv[1], *map(int, sys.argv[2:])
@@ -53,7 +53,7 @@ print(found.count(True))
 def serving(
     world: World, *options: str
 ) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
-    """Run the server in a sandbox."""
+    """Run SERVER in a sandbox with `options`; stop it at the end of the ``with`` block."""
     server = ["/usr/bin/python3", "-c", SERVER]
     return world.serving(USERNSCTL, "run", *options, "--", *server)
 
@@ -67,7 +67,7 @@ def ask(world: World, address: str, port: int, count: int = 1, size: int = 1000)
 def test_published_port_reaches_the_sandbox(world: World, network: str) -> None:
     with serving(world, "--network", network, "--publish", "18080:80"):
         assert ask(world, "127.0.0.1", 18080, 20, 300_000) == "20"
-        # The port is published only on the named address.
+        # The port is published only on the given address.
         assert "ConnectionRefusedError" in ask(world, networks.MACHINE, 18080)
 
 
@@ -110,7 +110,7 @@ def test_forwarder_holds_only_its_listening_sockets(world: World) -> None:
 
 
 def test_taken_port_is_reported_before_the_start(world: World) -> None:
-    # The machine's own web server listens on this port.
+    # Port 8080 is taken by the machine's own web server.
     done = world.run(USERNSCTL, "run", "--publish", "8080:80", "--", "echo", "started")
     assert done.returncode == 125
     assert done.stdout == ""
@@ -139,7 +139,7 @@ def test_unusable_port_is_reported_with_its_cause(
 
 @pytest.mark.also_root
 def test_taken_port_leaves_only_the_result_file(world: World, tmp_path: Path) -> None:
-    # The watcher fails before it has started the pump of --max-output.
+    # usernsctl-watch fails before it has started the pump for --max-output.
     options = ("--max-output", "1M", "--publish", "8080:80", "--result", str(tmp_path / "result"))
     done = world.run(USERNSCTL, "run", *options, "--", "echo", "started")
     assert done.returncode == 125
@@ -148,7 +148,7 @@ def test_taken_port_leaves_only_the_result_file(world: World, tmp_path: Path) ->
     assert json.loads((tmp_path / "result").read_text())["reason"] == "start-failed"
 
 
-# A command that exits by itself if it gets no signal.
+# Script that handles SIGINT, and exits by itself if it receives no signal.
 TRAP = 'trap "echo got; exit 3" INT; echo ready; for i in $(seq 300); do sleep 0.1; done'
 
 

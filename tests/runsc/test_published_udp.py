@@ -15,9 +15,9 @@ from processes import children_of
 
 USERNSCTL = str(SCRIPTS / "usernsctl")
 
-# Answers each datagram with the number of its client, in order of their first datagrams, and the
-# datagram. "hold" gets the answer "late" when a client sends "release", unless a later client has
-# the same address.
+# Server that answers each datagram with the number of its client, in the order of the clients'
+# first datagrams, and the datagram. A client that has sent "hold" gets the answer "late" when a
+# client sends "release", unless another client has got the same address since.
 SERVER = """
 import socket, sys
 server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -37,7 +37,8 @@ while True:
     server.sendto(b"%d " % number + data, client)
 """
 
-# Sends datagrams from several sockets, each to its answer, and prints the different answers.
+# Client that sends datagrams from several sockets, waits for each answer, and prints the number of
+# different answers.
 CLIENT = """
 import socket, sys
 address, port, count, size = sys.argv[1], *map(int, sys.argv[2:])
@@ -59,7 +60,7 @@ print(len(found))
 def serving(
     world: World, *options: str, port: int = 53
 ) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
-    """Run the server in a sandbox."""
+    """Run SERVER in a sandbox with `options`; stop it at the end of the ``with`` block."""
     server = ["/usr/bin/python3", "-c", SERVER, str(port)]
     return world.serving(USERNSCTL, "run", *options, "--", *server)
 
@@ -72,24 +73,25 @@ def ask(world: World, address: str, port: int, count: int = 1, size: int = 1000)
 @pytest.mark.parametrize("network", ["none", "private"])
 def test_published_udp_port_reaches_the_sandbox(world: World, network: str) -> None:
     with serving(world, "--network", network, "--publish", "18053:53/udp"):
-        # Each client has a socket of its own inside.
+        # Each client has a separate socket in the sandbox.
         assert ask(world, "127.0.0.1", 18053, 20) == "20"
         assert ask(world, "127.0.0.1", 18053, 1, size=60_000) == "1"
         assert ask(world, "127.0.0.1", 18053, 1, size=0) == "1"
-        # The port is published only on the named address.
+        # The port is published only on the given address.
         assert "ConnectionRefusedError" in ask(world, networks.MACHINE, 18053)
 
 
 def test_more_udp_clients_than_sockets_are_served(world: World) -> None:
     with serving(world, "--publish", "18054:53/udp"):
-        # Sockets inside may get a number again, so not all of the 600 clients differ there.
+        # Port numbers of sockets in the sandbox are reused, so some of the 600 clients look the
+        # same there.
         assert int(ask(world, "127.0.0.1", 18054, 600, 10)) > 500
 
 
 def test_udp_answers_come_from_the_requested_address(world: World) -> None:
     options = ("--publish", "0.0.0.0:18055:53/udp", "--publish", "[::]:18055:53/udp")
     with serving(world, *options):
-        # connect(2) drops datagrams of other addresses.
+        # CLIENT uses connect(2), so it receives no datagrams from other addresses.
         for address in (networks.MACHINE, networks.MACHINE_2, networks.BRIDGE, "127.0.0.2"):
             assert ask(world, address, 18055) == "1"
         for address in (networks.MACHINE_6, networks.BRIDGE_6, "::1"):
@@ -102,7 +104,7 @@ def test_tcp_and_udp_may_publish_the_same_port(world: World) -> None:
         assert ask(world, "127.0.0.1", 18056, 3) == "3"
 
 
-# A client whose answer comes only after the answers to many other clients.
+# Client that receives its answer only after many other clients have received theirs.
 LATE = """
 import socket, sys
 def connected():
@@ -133,7 +135,8 @@ def test_late_udp_answer_reaches_no_other_client(world: World, others: int, said
     assert (done.stdout, done.stderr) == (said, "")
 
 
-# Sends datagrams from many sockets, as fast as possible, until its input ends.
+# Client that sends datagrams from many sockets, as fast as possible, until end of file on its
+# input.
 FLOOD = """
 import select, socket, sys
 print("ready", flush=True)
@@ -143,7 +146,7 @@ while not select.select([sys.stdin], [], [], 0)[0]:
             client.sendto(bytes(1000), ("127.0.0.1", int(sys.argv[1])))
 """
 
-# Repeats each request until it is answered, as clients of UDP do.
+# Client that repeats each request until the request is answered, as UDP clients do.
 PATIENT = """
 import socket, sys
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
@@ -180,10 +183,10 @@ def test_flood_of_udp_clients_does_not_stop_the_forwarder(world: World) -> None:
         assert (done.stdout, done.stderr) == ("answered\n", "")
         flood.kill()
         for pid in network_processes(world, popen):
-            # Each process has at most one socket for each of 256 clients, and a few other
+            # Each process has at most one socket for each of 256 clients, and fewer than 10 other
             # descriptors.
             assert len(os.listdir(f"/proc/{pid}/fd")) < 256 + 10
-        # Retry, since datagrams of the flood may still fill the buffers.
+        # PATIENT repeats its request, since datagrams of the flood may still fill the buffers.
         done = world.run("/usr/bin/python3", "-c", PATIENT, "18064")
         assert (done.stdout, done.stderr) == ("answered\n", "")
 
@@ -207,7 +210,8 @@ def test_udp_datagram_without_memory_is_lost(world: World) -> None:
         assert tracer.stderr.read().count("(INJECTED)") == len(pids)
 
 
-# Tries to send datagrams to the sockets that stand for clients, and through them to others.
+# Program that tries to send datagrams to the sandbox's sockets for clients, and so to other
+# clients.
 FORGER = """
 import socket, threading
 server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -238,7 +242,7 @@ def test_udp_client_gets_no_forged_answer(world: World) -> None:
             popen.kill()
 
 
-# Sends one datagram, and prints the first answer.
+# Client that sends one datagram, and prints the first answer.
 ONCE = """
 import socket, sys
 client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -249,7 +253,8 @@ print(client.recv(100))
 """
 
 
-# Asks before the server listens, and again until there is an answer.
+# Client that sends a datagram before the server listens, then another datagram, and prints when the
+# latter is answered.
 EARLY = """
 import socket, sys
 client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -295,7 +300,7 @@ def processes_below(pid: int) -> list[int]:
 
 
 def network_processes(world: World, popen: subprocess.Popen[str]) -> list[int]:
-    """Return the processes of usernsctl-network in the namespace of the sandbox."""
+    """Return the pids of usernsctl-network's processes in the sandbox's network namespace."""
     machine = os.readlink(f"/proc/{world.machine.pid}/ns/net")
     return [
         pid
@@ -313,14 +318,14 @@ def test_udp_forwarders_hold_only_their_sockets(world: World) -> None:
         assert len(found) == 2
         for pid in found:
             opened = [os.readlink(file) for file in Path(f"/proc/{pid}/fd").iterdir()]
-            # Two published ports, and the socket to the other process.
+            # The sockets are two published ports, and the connection to the other process.
             assert sum(name.startswith("socket:") for name in opened) == 3
             assert [name for name in opened if name.endswith("/null")] == ["/dev/null"] * 3
             assert len(opened) == 6
             status = Path(f"/proc/{pid}/status").read_text()
             for line in ("CapEff:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"):
                 assert f"{line}\n" in status
-        # The end of either process ends the network, and so the sandbox.
+        # If either process of usernsctl-network exits, the network ends, and so the sandbox.
         subprocess.run(world.command("kill", "-9", str(found[0])), check=True)
         assert popen.wait(timeout=60) == 137
         assert popen.stderr is not None
@@ -339,7 +344,7 @@ def test_udp_clients_can_not_take_the_port_inside(world: World) -> None:
 
 @pytest.mark.also_root
 def test_taken_udp_port_is_reported_before_the_start(world: World) -> None:
-    # The machine's own server for datagrams is bound to this port.
+    # Port 5353 is taken by the machine's own UDP server.
     done = world.run(USERNSCTL, "run", "--publish", "5353:53/udp", "--", "echo", "started")
     assert (done.returncode, done.stdout) == (125, "")
     assert "UDP port 5353 of 127.0.0.1" in done.stderr

@@ -1,4 +1,4 @@
-"""Tests of Python templates: interpreters saved after their imports, and programs they run."""
+"""Tests of Python templates, which are interpreters that were saved after their imports."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_programs_behave_as_without_a_template(
     status, out, err = run_from_template(template, *args)
     wanted = run_without_template(host, *args)
     assert (status, out) == wanted[:2]
-    # Newer releases of Python show the source of -c in a traceback.
+    # Newer releases of Python show the source of -c in a traceback, which the templates omit.
     shown = [line for line in wanted[2].splitlines() if "^" not in line and "~" not in line]
     kept = [line for line in err.splitlines() if line in shown or "line" not in line]
     assert [line for line in shown if not line.startswith("    ")] == [
@@ -243,7 +243,7 @@ def test_preload_timeout_kills_the_interpreter(host: un.SandboxHost) -> None:
 
 
 def test_interpreter_that_hangs_or_exits_after_restore_raises(host: un.SandboxHost) -> None:
-    """Preload code that sends a false report on the control socket, and then hangs or exits."""
+    """Preload code that sends a false report on the control socket, then hangs or exits."""
     say = "import os, json; os.write(0, json.dumps({'files': 7, 'threads': 7}).encode());"
     for code, kind in (
         (say + "import time; time.sleep(1000)", un.TimeoutExpired),

@@ -1,4 +1,4 @@
-"""Tests of examples/queue_worker.py, with a stand-in for Redis."""
+"""Tests of examples/queue_worker.py, with a fake Redis client."""
 
 from __future__ import annotations
 
@@ -28,11 +28,12 @@ def worker() -> ModuleType:
 
 
 class Redis:
-    """The commands of Redis that the worker uses, for one stream with one group."""
+    """Fake Redis client with the commands that the worker uses, for one stream with one group."""
 
     def __init__(self, *commands: str) -> None:
         self.new = [(b"%d-0" % n, {b"command": c.encode()}) for n, c in enumerate(commands)]
-        # The entries in progress with their delivery counts, and the entries whose worker is lost.
+        # `pending` has the delivered entries with their delivery counts, and `lost` the ids of
+        # entries whose worker was lost.
         self.pending: dict[bytes, tuple[dict[bytes, bytes], int]] = {}
         self.lost: list[bytes] = []
         self.results: list[dict[str, Any]] = []
@@ -85,7 +86,7 @@ class Redis:
 
 
 def serve(worker: ModuleType, redis: Redis, host: un.SandboxHost, wanted: int) -> None:
-    """Let two workers serve the queue until it has a number of results."""
+    """Let two workers serve the queue until `wanted` results have been added."""
     stop = threading.Event()
     queues = [worker.Queue(redis, f"worker-{number}") for number in range(2)]
     queues[0].create()

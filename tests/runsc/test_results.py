@@ -1,4 +1,4 @@
-"""Tests of the results of commands in sandboxes: how they ended, and why."""
+"""Tests of results of commands in sandboxes: exit status and reason."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PATIENCE = 60
 FOREVER = ["sleep", "1000"]
 SPIN = ["sh", "-c", "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done"]
 
-# Shell scripts, and the returncode and the reason of each.
+# Shell scripts by name, with the return code and the reason of each result.
 ENDS = {
     "true": (0, "exited"),
     "exit 7": (7, "exited"),

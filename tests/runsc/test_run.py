@@ -22,7 +22,7 @@ from supervisors import TELLER
 
 @contextmanager
 def start_run(usernsctl: Program, *args: str) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
-    """Start a run in a new process group; wait for its command's `ready`; kill it at the end."""
+    """Start a run in a new process group; yield when its command is ready; kill it at the end."""
     with subprocess.Popen(
         [usernsctl.path, "run", *args, "--", "sh", "-c", "echo ready; exec sleep 1000"],
         stdin=subprocess.DEVNULL,
@@ -39,7 +39,7 @@ def start_run(usernsctl: Program, *args: str) -> Iterator[tuple[subprocess.Popen
 
 
 def runsc_of(pid: int) -> int:
-    """Return the pid of runsc, the only child of the run `pid`."""
+    """Return the pid of runsc, the only child of `usernsctl run`."""
     (runsc,) = children_of(pid)
     return runsc
 
@@ -93,17 +93,18 @@ def test_sigterm_ends_the_command(usernsctl: Program) -> None:
         below = children_of(process.pid)
         process.terminate()
         assert process.wait(timeout=20) == 128 + signal.SIGTERM
-        # The pipe reaches end of file once the last of the processes has ended.
+        # End of file shows that all processes have exited, since each has the pipe open.
         assert output.read() == ""
         assert below
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM])
 def test_signal_before_the_start_ends_the_run(usernsctl: Program, number: signal.Signals) -> None:
-    """Send a signal before runsc starts: usernsctl must end runsc even if runsc ignores it."""
+    """Send a signal before runsc starts; usernsctl must kill runsc even if runsc ignores it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     try:
-        # Blocked, as in a container, the signal stays pending until the watcher reads it.
+        # The signal is blocked, as in a container, so it stays pending until usernsctl-watch reads
+        # it.
         process = subprocess.Popen(
             [usernsctl.path, "run", "--", "sleep", "100"],
             stdin=subprocess.DEVNULL,
@@ -135,7 +136,7 @@ def wait_until_stopped(pid: int) -> None:
 
 @pytest.mark.parametrize("has_terminal", [False, True], ids=["pipes", "terminal"])
 def test_all_signals_reach_the_command(usernsctl: Program, has_terminal: bool) -> None:
-    """`runsc kill` knows no real-time signals, and runsc itself stops at those of job control."""
+    """Check real-time signals, which `runsc kill` lacks, and stop signals, which stop runsc."""
     sent = [signal.SIGCONT, signal.SIGINT, signal.SIGTERM, signal.SIGRTMIN, signal.SIGRTMAX, 35]
     stops = [signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU]
     ours, theirs = os.openpty() if has_terminal else os.pipe()
@@ -147,7 +148,8 @@ def test_all_signals_reach_the_command(usernsctl: Program, has_terminal: bool) -
             stdin=theirs if has_terminal else subprocess.DEVNULL,
             stdout=theirs,
             stderr=theirs,
-            # The kernel stops no process of a group whose parents are all in the group.
+            # Put the process into a new group, because the kernel does not stop processes of an
+            # orphaned group.
             process_group=0,
         ) as process,
         open(ours, "rb") as lines,
@@ -162,7 +164,7 @@ def test_all_signals_reach_the_command(usernsctl: Program, has_terminal: bool) -
                 process.send_signal(number)
                 assert int(lines.readline()) == number
                 if not has_terminal:
-                    # Without a terminal inside, the job of a shell outside is stopped.
+                    # Without a terminal in the sandbox, the job on the host is stopped, too.
                     wait_until_stopped(process.pid)
                 process.send_signal(signal.SIGCONT)
                 assert int(lines.readline()) == signal.SIGCONT
@@ -173,7 +175,7 @@ def test_all_signals_reach_the_command(usernsctl: Program, has_terminal: bool) -
 
 
 def test_real_time_signal_before_the_start_is_ignored(usernsctl: Program) -> None:
-    """Process 1 of a container survives a signal that it does not handle, and so must runsc."""
+    """Check that a real-time signal before runsc's start is ignored, as by a container's PID 1."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGRTMIN})
     try:
         process = subprocess.Popen(
@@ -196,7 +198,7 @@ def test_death_of_the_watcher_ends_the_sandbox(usernsctl: Program) -> None:
         pids = [runsc, *children_of(runsc)]
         process.kill()
         assert process.wait(timeout=20) == -signal.SIGKILL
-        # The pipe reaches end of file once the last of the processes has ended.
+        # End of file shows that all processes have exited, since each has the pipe open.
         assert output.read() == ""
         assert len(pids) == 3
 
@@ -236,7 +238,8 @@ def test_runsc_keeps_only_needed_capabilities(usernsctl: Program) -> None:
     with start_run(usernsctl) as (process, _):
         runsc = runsc_of(process.pid)
         status = status_of(runsc)
-        # The bits of SETGID, SETUID, SYS_CHROOT, SYS_ADMIN and SETFCAP (linux/capability.h).
+        # Bits of CAP_SETGID, CAP_SETUID, CAP_SYS_CHROOT, CAP_SYS_ADMIN and CAP_SETFCAP
+        # (linux/capability.h).
         needed = sum(1 << number for number in (6, 7, 18, 21, 31))
         assert int(status["CapBnd"], 16) == needed
         assert {status_of(pid)["NoNewPrivs"] for pid in children_of(runsc)} == {"1"}
@@ -266,7 +269,8 @@ def test_signals_reach_a_command_on_a_terminal(usernsctl: Program) -> None:
         with open(ours, "rb", buffering=0) as terminal:
             seen = b""
             while b"passed on" not in seen:
-                # runsc begins to forward signals shortly after the command's start.
+                # Repeat the signal, because runsc begins to forward signals only shortly after the
+                # command's start.
                 if b"ready" in seen and not select.select([terminal], [], [], 0.05)[0]:
                     process.send_signal(signal.SIGWINCH)
                     continue
@@ -282,7 +286,7 @@ def test_signals_reach_a_command_on_a_terminal(usernsctl: Program) -> None:
 def test_mode_of_the_terminal_is_restored(
     usernsctl: Program, sig: signal.Signals | None, status: int
 ) -> None:
-    """Restore the terminal's mode however the command or runsc ends.
+    """Check that the terminal's mode is restored however the command or runsc exits.
 
     If runsc is killed, the command's exit status is unknown.
     """
@@ -310,7 +314,7 @@ def test_mode_of_the_terminal_is_restored(
 
 
 def test_command_with_a_pipe_as_stdout_has_no_terminal(usernsctl: Program) -> None:
-    """Mix a terminal and pipes, with which gVisor often hangs: the command must get no terminal."""
+    """Check that the command gets no terminal, since gVisor often hangs with terminal and pipe."""
     for _ in range(5):
         ours, theirs = os.openpty()
         done = capture(

@@ -1,4 +1,4 @@
-"""Tests of usernsctl-exec --launch FILE --run-as USER: the user of the command, by name."""
+"""Tests of usernsctl-exec --launch FILE --run-as USER, which sets the command's user by name."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ REMEDY = "  remedy: give numbers, as in 1000:1000, or names that the sandbox's /
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Return a root filesystem that has only accounts."""
+    """Return a root filesystem that contains only /etc/passwd and /etc/group."""
     (tmp_path / "tree/etc").mkdir(parents=True)
     (tmp_path / "tree/etc/passwd").write_text(PASSWD)
     (tmp_path / "tree/etc/group").write_text(GROUP)
@@ -42,13 +42,13 @@ def tree(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def launch(tree: Path, tmp_path: Path) -> Path:
-    """Return a launch with that root filesystem. Without a command, only a check performs it."""
+    """Return a launch of the root filesystem `tree` without a command, to use with --check."""
     return freeze(tmp_path / "launch", "--rootfs", str(tree), command=())
 
 
 @pytest.fixture
 def here(tree: Path, tmp_path: Path) -> Callable[..., Path]:
-    """Return a function that freezes a launch with this machine's programs and these accounts."""
+    """Return a function that freezes a launch with this machine's programs, and tree's accounts."""
     binds = [f"--bind={tree}/etc/{name}:/etc/{name}" for name in ("passwd", "group")]
     return lambda *options: freeze(tmp_path / "here", *binds, *options, command=("sh", "-c", IDS))
 
@@ -77,7 +77,7 @@ def test_names_are_looked_up_in_the_sandbox(
 def test_a_name_has_the_supplementary_groups_of_the_sandbox(
     prelude: Program, here: Callable[..., Path]
 ) -> None:
-    """A name without a group has the groups that list it, as with Docker; a number has none."""
+    """Check that a name has the groups that list it, as with Docker, and that a number has none."""
     launch = here("--map-auto", "--user", "root:own")
     for user, ids in [
         ("app", "1234 1235 40 42 1235"),
@@ -129,7 +129,7 @@ def test_malformed_users_are_refused(prelude: Program, launch: Path, user: str) 
 
 def test_run_as_needs_a_launch_that_leaves_the_user_open(prelude: Program, launch: Path) -> None:
     assert "--run-as needs --launch FILE" in prelude("--run-as=app", "--", "true").stderr
-    # The launch of a bundle has the user in the text of config.json.
+    # In the launch of a bundle, the user is in the text of config.json.
     header, records = decoded(launch.read_bytes())
     launch.write_bytes(encoded(header, [one for one in records if one.verb != "json-user"]))
     refused = prelude("--launch", launch, "--run-as=5", "--check")
@@ -137,11 +137,11 @@ def test_run_as_needs_a_launch_that_leaves_the_user_open(prelude: Program, launc
 
 
 class TestHostileFiles:
-    """An image may have any file in place of /etc/passwd: none may block, or fill the memory."""
+    """Tests of hostile files as an image's /etc/passwd, which must not block or fill the memory."""
 
     @pytest.fixture
     def refusal(self, prelude: Program, launch: Path) -> Callable[[str], str]:
-        """Return a function that checks the launch as a user, and returns the error."""
+        """Return a function that checks the launch with a user, and returns the expected error."""
 
         def refuse(user: str = "app") -> str:
             done = prelude("--launch", launch, "--run-as", user, "--check", timeout=60)

@@ -1,4 +1,4 @@
-"""Tests that usernsctl.bigframe saves a program mmap(2) calls, which are slow in gVisor."""
+"""Tests that usernsctl.bigframe saves a program calls of mmap(2), which is slow in gVisor."""
 
 from __future__ import annotations
 

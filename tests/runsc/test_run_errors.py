@@ -1,4 +1,4 @@
-"""Tests of the errors of `usernsctl run`, and that a failure leaves nothing behind."""
+"""Tests of the errors of `usernsctl run`, and of the cleanup after a failure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import usernsctl as un
 BREAK = TESTS / "kernel" / "causes" / "broken.py"
 
 ARGUMENTS = [
-    # (options, exit status, part of the message)
+    # Tuples of options, exit status, and a part of the message.
     (
         ["--bind", "/nonexistent", "--", "true"],
         125,
@@ -81,7 +81,8 @@ ARGUMENTS = [
     (["--", "/nonexistent"], 127, "'/nonexistent' was not found"),
     (["--", "no-such-command"], 127, "'no-such-command' was not found along PATH"),
     (["--", "/tmp/nonexistent"], 127, "not found in the sandbox"),
-    # Only gVisor has these files of /proc, so usernsctl-verify, in the sandbox, reports the error.
+    # Only gVisor's /proc shows whether these files exist, so usernsctl-verify, which runs in the
+    # sandbox, reports the error.
     (["--", "/proc/nonexistent"], 127, "/proc/nonexistent: not found in the sandbox"),
     (["--", "/proc/version"], 126, "/proc/version: not executable"),
 ]
@@ -110,7 +111,7 @@ def test_invalid_arguments_fail_and_leave_no_file(
 
 
 def cause_in(said: str) -> str | None:
-    """Return the cause that an error message names."""
+    """Return the id of the cause in an error message."""
     found = re.search(r"\[([a-z-]+)\]$", said, re.MULTILINE)
     return found and found[1]
 
@@ -151,7 +152,7 @@ def test_directory_writable_by_others_is_refused(
         assert f"others may write to {public}," in done.stderr
         assert cause_in(done.stderr) == "directory-writable-by-others"
     assert os.listdir(public) == ["there"]
-    # In a sticky directory, only its owner may rename a directory.
+    # In a directory with the sticky bit, only the owner of a file may rename it.
     public.chmod(0o1777)
     assert usernsctl("run", option, str(public / "new"), "--", "true").returncode == 0
 
@@ -254,7 +255,7 @@ def test_error_suggests_a_bind_mount_for_a_missing_command(
 
 
 def test_error_suggests_a_bind_mount_for_an_interpreter(usernsctl: Program, tmp_path: Path) -> None:
-    """Suggest --bind for a script's interpreter, to which a virtual environment has a link."""
+    """Suggest --bind for the interpreter of a script, to which a virtual environment has a link."""
     venv, python = tmp_path / "venv", tmp_path / "python" / "bin" / "python"
     for directory in (venv, python.parent):
         directory.mkdir(parents=True)
@@ -379,7 +380,7 @@ def test_bind_mounts_of_state_or_logs_are_refused(
 def test_fifo_or_socket_as_mount_point_is_refused(
     usernsctl: Program, tmp_path: Path, kind: int, name: str
 ) -> None:
-    """Refuse a FIFO or socket as a mount point: runsc would wait for ever for a FIFO's writer."""
+    """Refuse a FIFO or socket as a mount point, since runsc would block on opening a FIFO."""
     root, place = tmp_path / "root", tmp_path / "root" / "place"
     root.mkdir()
     os.mknod(place, kind | 0o755)
@@ -393,9 +394,9 @@ def test_fifo_or_socket_as_mount_point_is_refused(
 def test_symlink_to_a_reserved_path_as_mount_point_is_refused(
     usernsctl: Program, tmp_path: Path, target: str
 ) -> None:
-    """Refuse a mount point that links to / or to the program that checks the kernel.
+    """Refuse a mount point that links to / or to usernsctl-verify.
 
-    A source mounted on that program would be executed in its place.
+    A source that is mounted over usernsctl-verify would be executed instead of it.
     """
     root = tmp_path / "root"
     root.mkdir()
@@ -420,7 +421,7 @@ def test_device_as_mount_point_is_refused(usernsctl: Program, tmp_path: Path) ->
 
 @pytest.fixture
 def closed(tmp_path: Path) -> Path:
-    """Return a directory of another user, with mode 0700."""
+    """Return a directory with mode 0700 that belongs to another user."""
     made = tmp_path / "closed"
     (made / "inside").mkdir(parents=True)
     os.chown(made, 12345, 12345)
@@ -455,7 +456,7 @@ def test_root_learns_why_a_closed_directory_can_not_be_mounted(
 def test_root_learns_why_usernsctl_in_a_closed_directory_fails(
     closed: Path, words: list[str]
 ) -> None:
-    """Name the cause if root calls usernsctl in the home directory of another user."""
+    """Report the cause if root calls usernsctl in another user's home directory."""
     script = 'mount --bind "$1" "$2"; at=$2; shift 2; exec "$at/bin/python" -m usernsctl "$@"'
     moved = ["unshare", "--mount", "sh", "-c", script, "sh", sys.prefix, str(closed / "inside")]
     done = capture([*moved, *words])

@@ -1,4 +1,4 @@
-"""Tests of a sandbox's root filesystem: its files, bind mounts, and protection from writes."""
+"""Tests of a sandbox's root filesystem: files, bind mounts, and protection from writes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from callers import as_root
 from conftest import Program
 from processes import capture
 
-# A C program that prints its arguments and environment, writes to /, and exits with status 3.
+# C program that prints its arguments and environment, tries to write to /, and exits with status 3.
 PROBE = """\
 #include <stdio.h>
 #include <unistd.h>
@@ -38,7 +38,7 @@ int main(int argc, char **argv)
 
 @pytest.fixture(scope="session")
 def probe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build a static program, which needs no other files in its root filesystem."""
+    """Compile PROBE as a static program, which needs no other files in its root filesystem."""
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("there is no C compiler")
@@ -52,7 +52,7 @@ def probe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def rootfs(tmp_path: Path, probe: Path) -> Path:
-    """Make a root filesystem that contains only /bin/probe."""
+    """Create a root filesystem that contains only /bin/probe."""
     directory = tmp_path / "rootfs"
     (directory / "bin").mkdir(parents=True)
     shutil.copy(probe, directory / "bin")
@@ -64,7 +64,7 @@ def tree(directory: Path) -> set[str]:
 
 
 def write_bundle(directory: Path, linux: dict[str, Any] | None, **more: Any) -> Path:
-    """Write the config.json of a bundle with the root filesystem `rootfs`; return the bundle."""
+    """Write config.json of a bundle with the root filesystem `rootfs`; return its directory."""
     config = {
         "ociVersion": "1.0.2",
         "process": {"args": ["/bin/probe", "own"], "cwd": "/", "env": ["A=b"]},
@@ -120,7 +120,7 @@ def test_mount_point_need_not_exist_on_the_host(usernsctl: Program, tmp_path: Pa
 
 
 def test_mount_point_below_a_symlink_is_resolved(usernsctl: Program, tmp_path: Path) -> None:
-    """Mount below /var/run, a symbolic link to /run in the sandbox as on most systems."""
+    """Mount below /var/run, which in the sandbox is a symbolic link to /run, as on most systems."""
     (tmp_path / "file").write_text("content\n")
     options = ["--bind", f"{tmp_path}:/var/run/mine"]
     assert usernsctl("run", *options, "--", "cat", "/run/mine/file").stdout == "content\n"
@@ -180,11 +180,11 @@ def test_expose_root_shows_all_of_the_root(usernsctl: Program) -> None:
 def test_expose_root_ignores_inaccessible_mounts(
     usernsctl: Program, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Expose the host's root with a mount that the caller can't reach, such as a container's."""
+    """Use --expose-root where the caller can't access some mounts, such as those of containers."""
     closed = tmp_path_factory.mktemp("closed")
     (closed / "mount").mkdir()
     closed.chmod(0o700)
-    # Mount in a private mount namespace, since other tests run at the same time.
+    # Use a private mount namespace, because other tests run at the same time.
     user = "setpriv --reuid=65534 --regid=65534 --clear-groups"
     script = (
         f"mount -t tmpfs none {closed}/mount && cd / && "
@@ -270,7 +270,7 @@ def test_missing_file_argument_suggests_a_bind_option(
 
 
 def test_no_bind_is_suggested_for_a_path_with_a_colon(usernsctl: Program, tmp_path: Path) -> None:
-    """Suggest no --bind for a file `mine:rw`, which would make the directory `mine` writable."""
+    """Suggest no --bind for a file `mine:rw`, which would mount the directory `mine` writable."""
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine:rw").write_text("a stranger's")
     told = usernsctl("run", "--", "cat", f"{tmp_path}/mine:rw")

@@ -51,7 +51,7 @@ READY = 'trap "echo caught; exit 9" TERM; echo ready; while :; do sleep 0.1; don
 
 
 def run_shell(usernsctl: Program, pid_namespace: str, script: str) -> list[str | Path]:
-    """Return the command line that runs a script of sh in gVisor, in the namespace."""
+    """Return the argv that runs a script of sh in gVisor, in the PID namespace."""
     return [usernsctl.path, "run", "--in", pid_namespace, "--", "sh", "-c", script]
 
 
@@ -106,7 +106,8 @@ def test_control_c_ends_the_command(usernsctl: Program, pid_namespace: str) -> N
         try:
             while b"ready" not in told:
                 told += os.read(ours, 1000)
-            # runsc forwards no signals until shortly after the command's start: repeat the key.
+            # Repeat the key, because runsc begins to forward signals only shortly after the
+            # command's start.
             deadline = time.monotonic() + PATIENCE
             while process.poll() is None and time.monotonic() < deadline:
                 os.write(ours, b"\x03")
@@ -124,6 +125,7 @@ def test_command_ends_when_its_watcher_is_killed(usernsctl: Program, pid_namespa
         process.kill()
         assert process.wait(PATIENCE) == -signal.SIGKILL
         assert process.stdout.read() == ""
-    # The orphan becomes a child of pytest, a subreaper; unreaped, it keeps its PID namespace alive.
+    # The orphan was reparented to pytest, a subreaper. Until it is reaped, its PID namespace
+    # persists.
     _, status = os.waitpid(inside, 0)
     assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL

@@ -1,4 +1,4 @@
-"""Tests that a command sees no secrets, and that a runsc without a sandbox is detected."""
+"""Tests that a command can't read secrets of the host, and that a fake runsc is detected."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from processes import children_of
 
 SECRET = "correct horse battery staple"
 
-# A fake runsc that runs the command on the host's kernel.
+# Fake runsc, which runs the command on the host's kernel.
 FAKE_RUNSC = """\
 #!/usr/bin/python3
 import json, os, sys
@@ -141,7 +141,7 @@ def test_runsc_without_a_sandbox_is_detected(usernsctl: Program) -> None:
 
 @pytest.mark.usefixtures("fake_runsc")
 def test_no_verify_skips_the_check_of_the_kernel(usernsctl: Program) -> None:
-    """Skip the check with --no-verify: the fake runsc then works, so only the check detects it."""
+    """Check that a fake runsc works with --no-verify, so only the check of the kernel finds it."""
     done = usernsctl("run", "--no-verify", "--", "/bin/echo", "I ran")
     assert (done.returncode, done.stdout) == (0, "I ran\n")
 

@@ -1,6 +1,6 @@
 """Tests that the seccomp filter of csrc/sys/membarrier_filter.c does not affect the command.
 
-In runsc's own processes, the filter skips the registration for memory barriers.
+The filter applies to runsc's own processes, which then do not register for memory barriers.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from processes import status_of
 
 import usernsctl as un
 
-# A program that prints the results of membarrier(2): the query, a global barrier, the registration
-# for private expedited barriers, and such a barrier.
+# Program that prints the results of membarrier(2) for the query, a global barrier, the registration
+# for private expedited barriers, and a private expedited barrier.
 ASK = """
 import ctypes, errno, platform, sys
 call = ctypes.CDLL(None, use_errno=True).syscall

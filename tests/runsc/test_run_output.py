@@ -1,4 +1,4 @@
-"""Tests of usernsctl run --max-output, which limits the output of a command."""
+"""Tests of usernsctl run --max-output, which limits the size of a command's output."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def notice(stream: str, truncated: int, first: int) -> str:
 
 
 def is_running(pid: str) -> bool:
-    """Return whether a process has a command line, which a zombie has not."""
+    """Return whether a process is running. A zombie has no command line."""
     try:
         return Path("/proc", pid, "cmdline").read_bytes() != b""
     except (FileNotFoundError, ProcessLookupError):
@@ -94,7 +94,7 @@ def test_truncated_output_uses_bounded_memory(usernsctl: Program) -> None:
         peaks = []
         deadline = time.monotonic() + 10
         while process.poll() is None and time.monotonic() < deadline:
-            # The processes may end meanwhile.
+            # Processes may exit while they are read.
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 for pid in children_of(process.pid):
                     if b"usernsctl-watch" in Path(f"/proc/{pid}/cmdline").read_bytes():
@@ -117,7 +117,7 @@ def test_closed_stdout_ends_the_command(usernsctl: Program) -> None:
     assert process.stdout.read(2) == b"y\n"
     process.stdout.close()
     try:
-        # yes fails with EPIPE, or is killed by SIGPIPE.
+        # `yes` fails with EPIPE, or is killed by SIGPIPE.
         assert process.wait(PATIENCE) in (1, 141)
     finally:
         process.kill()
@@ -228,7 +228,7 @@ def test_notices_about_output_are_json(usernsctl: Program) -> None:
 def start_with_stuck_reader(
     command: list[str | Path], stdin: int = subprocess.DEVNULL
 ) -> tuple[subprocess.Popen[bytes], int]:
-    """Start a command whose standard output nobody reads; return also the pipe's other end."""
+    """Start a command with an unread pipe as its output; return the process and the read end."""
     reader, writer = os.pipe()
     try:
         process = subprocess.Popen(command, stdin=stdin, stdout=writer, stderr=subprocess.PIPE)
@@ -251,7 +251,7 @@ def test_timeout_ends_a_run_with_a_stuck_reader(usernsctl: Program, tmp_path: Pa
 
 
 def wait_for_runsc(watcher: int, state: str | None) -> None:
-    """Wait until the child runsc of a process has a state of proc_pid_stat(5), or is no child."""
+    """Wait until the watcher's runsc has the state `state`; None means that it was reaped."""
     deadline = time.monotonic() + PATIENCE
     while True:
         found = [status_of(pid) for pid in children_of(watcher)]
@@ -266,8 +266,8 @@ def wait_for_runsc(watcher: int, state: str | None) -> None:
 def test_sigint_while_waiting_for_a_reader_keeps_the_result(
     usernsctl: Program, tmp_path: Path, is_early: bool
 ) -> None:
-    """Send SIGINT after the end of runsc: before usernsctl reaps it (`is_early`), or later."""
-    # More bytes than fit into one pipe, but fewer than fit into the reader's and the pump's pipes.
+    """Send SIGINT when runsc has exited, before usernsctl reaps it (`is_early`) or afterwards."""
+    # The output exceeds one pipe, but fits into the pipes of the pump and of the reader together.
     script = "read line; head -c 100000 /dev/zero; exit 3"
     options = ["--max-output", "1M", "--result", tmp_path / "r"]
     process, reader = start_with_stuck_reader(

@@ -1,4 +1,4 @@
-"""Tests of --reraise-signal: usernsctl kills itself with the signal that killed the command."""
+"""Tests of --reraise-signal: usernsctl kills itself by the signal that killed the command."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def make_command(
     prelude: Program,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> MakeCommand:
-    """Return a function that returns the argv of a run of a shell script with --reraise-signal."""
+    """Return a function that returns the argv to run a shell script with --reraise-signal."""
     file = tmp_path_factory.mktemp("words") / "launch"
     if request.param == "run":
         before = [str(usernsctl.path), "run", "--reraise-signal"]
@@ -56,9 +56,9 @@ def test_signal_that_kills_the_command_is_reraised(make_command: MakeCommand, nu
 
 @pytest.mark.sampled(1)
 def test_exit_status_143_is_not_reraised_as_a_signal(make_command: MakeCommand) -> None:
-    """Exit with a status that looks like a signal, such as 143 of a JVM that handles SIGTERM.
+    """Exit with a status above 128, such as 143 of a JVM that handles SIGTERM.
 
-    runsc distinguishes a status from a signal only if its wait begins before the sandbox ends.
+    runsc distinguishes this status from a signal only if its wait begins before the sandbox exits.
     """
     statuses = [0, 7, 125, 127, 143, 137, 255]
     with contextlib.ExitStack() as stack:
@@ -142,7 +142,7 @@ def test_reraised_signal_dumps_no_core(make_command: MakeCommand, tmp_path: Path
 def test_process_1_exits_with_the_status_instead(
     make_command: MakeCommand, prelude: Program
 ) -> None:
-    """Run as process 1, which can't kill itself by a signal (pid_namespaces(7))."""
+    """Run usernsctl as PID 1, which can't kill itself by a signal (pid_namespaces(7))."""
     command = [str(prelude.path), "-rp", "--mount-proc", "--", *make_command("kill -TERM $$")]
     assert run(command).returncode == 143
 

@@ -1,4 +1,4 @@
-"""Tests of the time limit of a sandbox's start (csrc/programs/watch/start_limit.c)."""
+"""Tests of the timeout for a sandbox's start (csrc/programs/watch/start_limit.c)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from conftest import Program
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
-# The beginning of a fake runsc, which prints its version for --version. The script of each test
-# continues with the commands for other calls.
+# First lines of a fake runsc, which print a version for --version. Each test appends commands for
+# other calls.
 SCRIPT = """#!/bin/sh
 case "$*" in
 *--version*) echo 'runsc version release-20240729.0'; echo 'spec: 1.1.0-rc.1'; exit 0 ;;

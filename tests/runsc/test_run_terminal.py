@@ -1,4 +1,4 @@
-"""Tests of commands on a terminal: job control, sizes, keys; and launches without a terminal."""
+"""Tests of commands on a terminal (job control, sizes, keys) and of launches without a terminal."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def start(
         session.close()
 
 
-# A job that prints when it starts and when it is continued, for python3 -c "$JOB". A shell that is
-# stopped while it starts a command by vfork(2) would stay in that call. The job sleeps only for
-# moments: Python does not run a handler before a sleep whose system call is yet to come.
+# Job for python3 -c "$JOB", which prints when it starts and when it is continued. The job is a
+# single process, because a shell that is stopped during vfork(2) would block. The job sleeps only
+# for short times, because Python does not run a signal handler between its check and the sleep.
 JOB = """
 import os, signal, time
 signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -49,7 +49,7 @@ while True: time.sleep(0.05)
 
 
 def stop_job(session: Session) -> None:
-    """Start JOB in the shell, and stop it by the key ^Z."""
+    """Start JOB in the shell, and stop it with Ctrl-Z."""
     session.type('/usr/bin/python3 -c "$JOB"\n', "starts.")
     session.type("\x1a", "Stopped", "ready> ")
 
@@ -99,7 +99,7 @@ curses.wrapper(draw)
 
 
 def test_curses_program_reads_keys_and_redraws(start: Start) -> None:
-    """Run a program that reads single keys, and redraws when the terminal changes its size."""
+    """Run a program that reads single keys, and redraws when the size of the terminal changes."""
     session = start("/usr/bin/python3", "-c", CURSES, options=("--env", "TERM=xterm"))
     session.read_until("size 24 80.")
     session.type("a", "key 97.")
@@ -119,7 +119,7 @@ def test_launch_uses_pipes_without_a_terminal(prelude: Program, tmp_path: Path) 
 def test_terminal_option_without_a_terminal_is_refused(
     usernsctl: Program, prelude: Program, tmp_path: Path
 ) -> None:
-    """Check the refusal: gVisor would lose the output, and the exit status would not show that."""
+    """Refuse --terminal without a terminal, where gVisor would lose output without an error."""
     launch = freeze(tmp_path / "launch", "--terminal", command=("echo", "ran"))
     run = [usernsctl.path, "run", "--terminal", "--", "echo", "ran"]
     for words in ([prelude.path, "--launch", launch], run):

@@ -12,7 +12,7 @@ from frozen import assert_ran, assert_refused, freeze
 LABEL = "release-20260831.0"
 CAUSE = "runsc-sidecars-missing"
 
-# A fake runsc that prints another release's version, and otherwise executes the installed runsc.
+# Fake runsc, which prints another release's version, and otherwise executes the installed runsc.
 RUNSC = """#!/bin/sh
 [ "$1" != --version ] || {{ echo runsc version {label}; exit; }}
 exec {runsc} "$@"
@@ -28,7 +28,7 @@ def write(path: Path, text: str) -> None:
 
 @pytest.fixture
 def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a directory with all programs of a (fake) release, and select its runsc."""
+    """Return a directory with a fake release's programs; set $USERNSCTL_RUNSC to its runsc."""
     runsc = shutil.which("runsc")
     assert runsc is not None
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -50,7 +50,7 @@ def test_sidecar_directory_is_passed_to_runsc(
     monkeypatch.setenv("GVISOR_SIDECAR_BINARIES_DIR", str(release / "other"))
     told = "[ $GVISOR_SIDECAR_BINARIES_DIR = {} ] || exit 99\nexec"
     runsc = (release / "runsc").read_text()
-    # The variable would lead the real runsc to the programs of the fake release.
+    # Unset the variable, with which the installed runsc would find programs of the fake release.
     told += " env -u GVISOR_SIDECAR_BINARIES_DIR"
     write(release / "runsc", runsc.replace("exec", told.format(release / "other")))
     done = usernsctl("run", "--", "echo", "ran")
@@ -79,7 +79,7 @@ def test_launch_refuses_a_replaced_sidecar(prelude: Program, release: Path) -> N
     """Replace a sidecar program, which runs outside of gVisor, after a launch was frozen."""
     runsc = release / "runsc"
     sentry = release / "gvisor-bin" / "gvisor_sentry"
-    # A runsc that executes its sidecar program.
+    # Let the fake runsc execute its sidecar program.
     write(runsc, runsc.read_text().replace("exec", f"{sentry} >/dev/null\nexec"))
     other = release / "gvisor-bin" / "runsc-fd-parking"
     write(other, "#!/bin/sh\n")

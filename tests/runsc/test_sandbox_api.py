@@ -1,4 +1,4 @@
-"""Tests of usernsctl.Sandbox and SandboxHost as used by long-running programs."""
+"""Tests of usernsctl.Sandbox and SandboxHost as long-running programs use them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from processes import check_output, children_of, processes_with, status_of
 
 import usernsctl as un
 
-# The timeout of each wait, in seconds.
+# Timeout of each wait, in seconds.
 PATIENCE = 20
 FOREVER = ["sleep", "1000"]
-# SETGID, SETUID, SYS_CHROOT, SYS_ADMIN, SETFCAP (linux/capability.h).
+# CAP_SETGID, CAP_SETUID, CAP_SYS_CHROOT, CAP_SYS_ADMIN and CAP_SETFCAP (linux/capability.h).
 NEEDED = sum(1 << number for number in (6, 7, 18, 21, 31))
 TRAP = ["sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done"]
 
@@ -113,7 +113,7 @@ def test_sandbox_creates_its_own_host() -> None:
         assert box.wait() == 0
 
 
-# A program that starts sandboxes and templates where the module prctl can't be imported.
+# Program that starts sandboxes and templates without an importable module prctl.
 WITHOUT_PRCTL = """
 import sys
 sys.modules["prctl"] = None
@@ -163,7 +163,8 @@ def test_duplicate_id_raises_and_keeps_the_first_sandbox(host: un.SandboxHost) -
         assert caught.value.cause == "duplicate-id"
         assert box.run(["true"]).returncode == 0
         box.close()
-        # The id is free again, and closing the first sandbox again does not affect the second.
+        # The id of a closed sandbox is free again. A second close() does not affect the id's new
+        # sandbox.
         with host.start(FOREVER, id="mine") as second:
             box.close()
             assert second.state()["status"] == "running"
@@ -312,7 +313,7 @@ def test_a_cancelled_start_leaves_no_sandbox(host: un.SandboxHost) -> None:
         return isinstance(started, asyncio.CancelledError)
 
     async def main() -> None:
-        # On a busy machine, the sandbox may have started before starting.cancel(); try again.
+        # Retry, because on a busy machine the sandbox may have started before starting.cancel().
         while not await is_cancelled():
             pass
 
@@ -324,7 +325,7 @@ def test_a_cancelled_start_leaves_no_sandbox(host: un.SandboxHost) -> None:
 @several_ids
 def test_runsc_keeps_five_more_capabilities_with_several_ids() -> None:
     with un.SandboxHost(MAP_OF_SEVERAL) as many, many.start(FOREVER) as box:
-        # The lowest five capabilities (CAP_CHOWN to CAP_FSETID) act on files of other ids.
+        # The lowest five capabilities (CAP_CHOWN to CAP_FSETID) allow access to files of other ids.
         assert int(status_of(box.init.pid)["CapBnd"], 16) == NEEDED | 0b11111
 
 
@@ -342,7 +343,8 @@ def test_runsc_keeps_only_needed_capabilities(
         else:
             runsc = children_of(box.init.pid)
             assert int(status_of(box.init.pid)["CapBnd"], 16) == NEEDED
-        # runsc's processes are in nested user namespaces, in which all bounding sets are full.
+        # Check NoNewPrivs for runsc's processes, because a new user namespace has a full bounding
+        # set.
         assert len(runsc) == 2
         assert {status_of(pid)["NoNewPrivs"] for pid in runsc} == {"1"}
 

@@ -22,7 +22,8 @@ from usernsctl.commands.async_start import _fill
 
 PATIENCE = 20
 FOREVER = ["sleep", "1000"]
-# Minimum number of turns of another task during an operation; a blocked loop allows at most one.
+# Minimum number of turns of another task during an operation. If the operation blocks the event
+# loop, the task has at most one turn.
 TURNS = 20
 
 
@@ -35,9 +36,9 @@ def check_no_descriptor_leaked(runtime: Path) -> Iterator[None]:
 
 
 class Others:
-    """A task of the event loop that counts its turns.
+    """Task of the event loop that counts its turns.
 
-    :ivar wanted: the number of turns that a thread of `before` waits for.
+    :ivar wanted: the number of turns after which functions that `before` has wrapped continue.
     """
 
     def __init__(self) -> None:
@@ -49,9 +50,9 @@ class Others:
             await asyncio.sleep(0)
 
     def before(self, do: Callable[..., Any]) -> Callable[..., Any]:
-        """Wrap `do`, which a thread calls, to wait until this task has had its turns.
+        """Wrap `do`, which is called in a thread, to wait for this task's turns first.
 
-        Otherwise, `do` might return before the event loop could give the task a turn.
+        Otherwise `do` could return before the event loop gives this task a turn.
         """
 
         def do_later(*arguments: Any) -> Any:
@@ -64,7 +65,7 @@ class Others:
 
     @contextlib.contextmanager
     def expect_turns(self) -> Iterator[None]:
-        """Check that the event loop runs another task TURNS times during the `with` block."""
+        """Check that this task has TURNS turns during the ``with`` block."""
         self.wanted = self.turns + TURNS
         yield
         assert self.turns >= self.wanted
@@ -176,7 +177,7 @@ def test_invalid_arguments_raise_in_a_loop() -> None:
 
 @pytest.fixture
 def creation_allowed(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Block the initialisation of objects in other threads until the yielded event is set."""
+    """Yield an event; until it is set, the initialization of objects in other threads blocks."""
     may_go_on = threading.Event()
     fill = _fill
 
@@ -191,7 +192,7 @@ def creation_allowed(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Even
 
 @pytest.mark.parametrize("what", ["a sandbox", "a sandbox with a host of its own", "a host"])
 def test_cancelled_creation_leaks_nothing(what: str, creation_allowed: threading.Event) -> None:
-    # A unique id, since the test searches command lines for it.
+    # The id is unique, because the test searches command lines for it.
     id = f"cancelled-{os.getpid()}"
 
     async def main() -> None:
@@ -209,7 +210,7 @@ def test_cancelled_creation_leaks_nothing(what: str, creation_allowed: threading
             with pytest.raises(asyncio.CancelledError):
                 await task
             creation_allowed.set()
-            # The other thread finishes the creation, and then another one closes the object.
+            # One thread finishes the creation, and then another thread closes the created object.
             await asyncio.get_running_loop().shutdown_default_executor()
             wait_for_threads()
 
@@ -218,7 +219,7 @@ def test_cancelled_creation_leaks_nothing(what: str, creation_allowed: threading
 
 
 def wait_for_threads() -> None:
-    """Wait until usernsctl's threads, which close what a cancelled call has created, have ended."""
+    """Wait for the exit of usernsctl's threads that close objects of cancelled calls."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         if not [one for one in threading.enumerate() if one.name.startswith("usernsctl")]:

@@ -41,7 +41,7 @@ def marker() -> str:
 
 
 def create(id: str, script: str, **streams: Any) -> subprocess.CompletedProcess[str]:
-    """Run `script` in a new Python interpreter, with a SandboxHost `host` and the variable `id`."""
+    """Run `script` in a new Python interpreter with the variables `host` (SandboxHost) and `id`."""
     begin = f"import os, usernsctl as un\nhost = un.SandboxHost()\nid = {id!r}\n"
     return subprocess.run(
         [sys.executable, "-c", begin + script], **{"capture_output": True, "text": True} | streams
@@ -53,7 +53,7 @@ def create(id: str, script: str, **streams: Any) -> subprocess.CompletedProcess[
 def test_detached_sandbox_outlives_its_killed_creator(marker: str, detached_state: Path) -> None:
     script = f"un.Sandbox({TRAP}, host=host, id=id, detach=True)\nos.kill(os.getpid(), 9)"
     killed = create(marker, script)
-    # subprocess.run() read to end of file, so the sandbox has not inherited the output pipe.
+    # subprocess.run() has returned, so the sandbox did not inherit the pipe for the output.
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     names = [line.split()[0] for line in processes_with(marker)]
     assert sorted(map(os.path.basename, names)) == [
@@ -66,7 +66,7 @@ def test_detached_sandbox_outlives_its_killed_creator(marker: str, detached_stat
         assert (box.id, box.args, box.detached) == (marker, tuple(TRAP), True)
         assert [box.stdin, box.stdout, box.stderr] == [None, None, None]
         assert box.state()["status"] == "running"
-        # ls was not executed before, so this shows that the root filesystem is still mounted.
+        # ls was not executed before, so its start shows that the root filesystem is still mounted.
         done = box.run(["sh", "-c", "ls /etc/passwd; exit 3"], capture_output=True, text=True)
         assert (done.returncode, done.stdout) == (3, "/etc/passwd\n")
         assert box.poll() is None
@@ -136,7 +136,8 @@ def test_duplicate_id_raises_and_keeps_the_first_sandbox(host: un.SandboxHost, m
     assert len(won) == 1
     with won[0] as box:
         assert start(0) is None
-        # Ids of attached sandboxes are unique within their host only, so this one is free.
+        # Ids of attached sandboxes are unique only within their host, so a detached sandbox does
+        # not reserve this id.
         with host.start(FOREVER, id=marker):
             assert box.run(["true"]).returncode == 0
     with un.Sandbox(FOREVER, id=marker, detach=True):
@@ -199,7 +200,7 @@ def test_failed_attach_leaks_no_descriptor(
         patch.setattr(*patched, fail)
         with pytest.raises(un.RunscError, match="made up") as caught:
             un.Sandbox.attach(marker)
-        # The error and its traceback still exist.
+        # Descriptors are closed although the error and its traceback still exist.
         assert open_descriptors() == before
         assert caught.value.step == "sandbox"
 
@@ -207,14 +208,14 @@ def test_failed_attach_leaks_no_descriptor(
 def test_process_that_survives_sigkill_blocks_no_caller(
     host: un.SandboxHost, marker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Simulate a process that survives SIGKILL, as in an uninterruptible call to a FUSE server."""
+    """Simulate a process that survives SIGKILL, as in an uninterruptible system call on FUSE."""
     with host.start(FOREVER, id=marker, detach=True), monkeypatch.context() as patch:
         for module in (records, processes):
             patch.setattr(module, "kill", lambda pidfd: None)
         patch.setattr(records, "_END_SECONDS", 0.1)
         with pytest.raises(un.NamespaceError, match="was killed, and has not ended"):
             un.Sandbox.attach(marker).close()
-        # Simulate a sandbox whose main process has ended while another one survives.
+        # Simulate a sandbox whose main process has exited while another process survives.
         patch.setattr(un.DetachedRecord, "is_alive", lambda self: False)
         assert un.Sandbox.list_detached() == []
         with pytest.raises(un.NamespaceError, match="was killed, and has not ended"):
@@ -240,7 +241,8 @@ def test_exit_status_is_known_only_while_the_watcher_lives(
         if not keeper_dies:
             assert (other.wait(), box.poll(), asyncio.run(box.wait_async())) == (7, 7, 7)
             return
-        # wait() first: a process that exits has no command line any more, and may not have ended.
+        # wait() comes first, because an exiting process loses its command line before it has
+        # exited.
         for look in (other.wait, box.poll, lambda: asyncio.run(box.wait_async())):
             with pytest.raises(un.RunscError, match="not known") as caught:
                 look()
@@ -280,7 +282,7 @@ def test_output_is_appended_to_files(host: un.SandboxHost, marker: str, tmp_path
 
 
 def test_pipes_close_when_the_creator_exits(marker: str) -> None:
-    """End the creator: the command must read end of file, and fail to write its output."""
+    """Exit the creator; the command must read end of file, and then fail to write its output."""
     script = "echo ready; cat; trap '' PIPE; while echo more; do :; done; exec sleep 1000"
     command = ["sh", "-c", script]
     script = (
@@ -397,9 +399,10 @@ def test_close_in_a_forked_child_keeps_the_sandbox(host: un.SandboxHost, marker:
 def test_start_at_the_descriptor_limit_leaks_nothing(
     host: un.SandboxHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Start with few free descriptors, and with a short path as XDG_RUNTIME_DIR.
+    """Start with few free descriptors, and with a short path in $XDG_RUNTIME_DIR.
 
-    Following a path needs descriptors; with a long one, the later steps would never lack any.
+    Opening the components of a path needs descriptors. With a long path, every start would fail
+    there, and never in the later steps.
     """
     with tempfile.TemporaryDirectory(dir="/tmp") as runtime:
         monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
@@ -423,7 +426,7 @@ def run_out_of_descriptors(host: un.SandboxHost) -> None:
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         assert open_descriptors() == before
-        # The failed start could not remove the sandbox's files; list_detached() does, since their
-        # lock is free.
+        # The failed start could not remove the sandbox's files. list_detached() removes them,
+        # because their lock is free.
         assert un.Sandbox.list_detached() == []
     assert failures

@@ -1,4 +1,4 @@
-"""Tests of calls on a sandbox that ends during the call, which must report its end."""
+"""Tests of calls on a sandbox that exits during the call; they must report that it has exited."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from usernsctl.gvisor.agent import commands
 pytestmark = pytest.mark.usefixtures("detached_state")
 
 PATIENCE = 20
-# Seconds for which threads repeat a call on a sandbox; SHORT ends within that time.
+# Seconds for which threads repeat a call on a sandbox. The command SHORT exits within that time.
 CALL_SECONDS = 0.5
 FOREVER = ["sleep", "1000"]
 SHORT = ["sh", "-c", "sleep 0.15; exit 7"]
 both_kinds = pytest.mark.parametrize("detach", [False, True], ids=["held", "detached"])
 
-# A fake runsc whose subcommand WORD kills the sandbox and fails with the message SAYS, as the real
-# runsc does when the sandbox ends during the subcommand.
+# Fake runsc, whose subcommand WORD kills the sandbox and fails with the message SAYS, as the real
+# runsc does when the sandbox exits during the subcommand.
 ENDING_RUNSC = """#!/bin/sh
 case " $* " in *" WORD "*) ;; *) exec RUNSC "$@" ;; esac
 for word; do
@@ -37,7 +37,7 @@ for word; do
 done
 [ -z "$log" ] || printf '{"msg": "%s", "level": "error"}' "SAYS" >>"$log"
 echo "SAYS" >&2
-# If we are in the sandbox's PID namespace, that is our end.
+# This also kills the script itself if the script is in the sandbox's PID namespace.
 RUNSC "$1" kill "$id" KILL
 exit 128
 """
@@ -57,9 +57,10 @@ def fail_subcommand(word: str) -> str:
 
 
 def ask(box: un.Sandbox, what: str, wrong: list[object]) -> None:
-    """Call the method `what` (state(), send_signal() or run()) until some time after `box` exits.
+    """Call the method `what` of a sandbox repeatedly, until some time after the sandbox has exited.
 
-    Append to `wrong` each result that is valid neither for a running nor for an exited sandbox.
+    `what` is state, kill or run. Each result that is valid neither for a running nor for an exited
+    sandbox is appended to `wrong`.
     """
     end = time.monotonic() + CALL_SECONDS
     while time.monotonic() < end:
@@ -153,8 +154,8 @@ def test_failure_of_runsc_in_a_running_sandbox_raises(
         box.state()
 
 
-# A fake runsc that leaves a child which waits for the sandbox's end, as runsc-fd-parking does
-# (since 20260831). The child's command line does not contain the sandbox's id.
+# Fake runsc that leaves a child process, which waits for the sandbox's exit, as runsc-fd-parking
+# does (since 20260831). The child's command line does not contain the sandbox's id.
 PARKING_RUNSC = """#!/bin/sh
 case " $* " in *" --detach "*) ;; *) exec RUNSC "$@" ;; esac
 RUNSC "$@" || exit
@@ -187,7 +188,7 @@ def test_fd_parking_process_does_not_delay_the_end(
 
 @pytest.mark.filterwarnings("ignore:.*was forgotten:ResourceWarning")
 def test_interrupt_at_the_end_of_a_start_ends_the_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Raise KeyboardInterrupt after the sandbox has started, before the Sandbox refers to it."""
+    """Raise KeyboardInterrupt after the sandbox has started, but before the object refers to it."""
 
     def start_and_interrupt(_box: un.Sandbox, begin: Callable[[], object]) -> None:
         begin()

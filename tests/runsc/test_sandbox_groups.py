@@ -1,4 +1,4 @@
-"""Tests of control groups that sandboxes get to enforce their limits."""
+"""Tests of the control groups that usernsctl creates to enforce limits of sandboxes."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ MIB = 1 << 20
 PATIENCE = 60
 PREFIX = "usernsctl-sandbox-"
 
-# The options of a limit, the group that the test runs in, and the files with the limit: of version
-# 1, and of version 2.
+# For each limit: the option that sets it, the control group that the test runs in, and the values
+# of the limit's files in version 1 and in version 2.
 LIMITS: dict[str, tuple[str, Callable[[], Any], dict[str, str]]] = {
     "memory": (
         "--memory=128M",
@@ -49,7 +49,7 @@ def groups_below(group: Path) -> list[Path]:
 
 @contextmanager
 def running(group: Path, command: list[str | Path], **how: Any) -> Iterator[subprocess.Popen[str]]:
-    """Start a command in a control group; yield when it has written a line."""
+    """Start a command in a control group; yield the process when it has written a line."""
     with subprocess.Popen(
         within(group, *command), stdout=subprocess.PIPE, text=True, process_group=0, **how
     ) as process:
@@ -71,7 +71,7 @@ def test_control_groups_have_the_limits_and_are_removed(limit: str, usernsctl: P
     with make() as group:
         with running(group, [usernsctl.path, "run", option, "--", *WAITING]):
             (own,) = groups_below(group)
-            # Another user can't open the group, nor lock it.
+            # The directory's mode denies other users to open the group, and so to lock it.
             assert own.stat().st_mode & 0o777 == 0o700
             names = {
                 Path(f"/proc/{pid}/cmdline").read_text().partition("\0")[0]
@@ -97,7 +97,7 @@ def test_control_groups_are_removed_after_a_run(ended: str, usernsctl: Program) 
 
 
 def watcher_below(pid: int) -> int:
-    """Return the pid of usernsctl-watch, which `pid` has become or started."""
+    """Return the pid of usernsctl-watch, which is the process `pid` itself or its child."""
     for one in [pid, *children_of(pid)]:
         if Path(f"/proc/{one}/cmdline").read_text().partition("\0")[0].endswith("usernsctl-watch"):
             return one
@@ -143,12 +143,12 @@ def test_memory_limit_of_the_caller_has_its_own_cause(usernsctl: Program) -> Non
         done = capture(within(group, *run), timeout=PATIENCE)
     assert done.returncode in (125, 137)
     (cause,) = re.findall(r"\[([a-z-]+)\]$", done.stderr, re.MULTILINE)
-    # A limit above that of the caller is an error before anything starts.
+    # A limit above the caller's may be an error before anything starts.
     assert cause in ("limit-out-of-range", "out-of-memory")
 
 
 def memory_group_of(pid: int) -> Path:
-    """Return the control group of a process that limits its memory."""
+    """Return the control group that limits the memory of a process."""
     for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
         _, names, path = line.split(":", 2)
         if "memory" in names.split(","):
@@ -223,7 +223,7 @@ COVER = 'mount -t tmpfs cover /sys/fs/cgroup && exec "$@"'
 
 
 def test_pids_limit_of_root_needs_control_groups(usernsctl: Program) -> None:
-    """RLIMIT_NPROC does not limit root, and a watcher is too late for a fork bomb."""
+    """Set a pids limit as root, whom RLIMIT_NPROC does not limit, without control groups."""
     covered = ["unshare", "-m", "sh", "-c", COVER, "sh", usernsctl.path, "run"]
     done = capture([*covered, "--pids=100", "--", "echo", "x"], timeout=PATIENCE)
     assert (done.returncode, done.stdout) == (125, "")
@@ -234,7 +234,7 @@ def test_pids_limit_of_root_needs_control_groups(usernsctl: Program) -> None:
 
 
 def test_control_groups_are_created_below_that_of_the_caller(usernsctl: Program) -> None:
-    """Simulate a container with a cgroup namespace that sees the control groups of its host."""
+    """Simulate a container whose cgroup namespace shows the control groups of the host."""
     with memory_group(1 << 30) as group:
         run = [usernsctl.path, "run", "--memory=128M", "--", *WAITING]
         with running(group, ["unshare", "--cgroup", *run]) as process:

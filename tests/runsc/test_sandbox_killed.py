@@ -1,6 +1,6 @@
-"""Tests that kill a program at random moments while it starts a sandbox.
+"""Tests that kill a program at random moments while the program starts a sandbox.
 
-Afterwards, either a detached sandbox works, or nothing is left of it.
+Afterwards, either the detached sandbox works, or nothing of the sandbox is left.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ pytestmark = pytest.mark.usefixtures("runtime")
 
 KILLS = Tally.rounds(48, 100)
 AT_ONCE = 4
-# Upper bounds in seconds of the random delay before a kill: after the start of the program, and
-# after the creation of its SandboxHost.
+# Upper bounds in seconds of the random delay before a kill, measured from the start of the program,
+# and from the creation of its SandboxHost.
 HOST_SECONDS = 0.4
 SANDBOX_SECONDS = 0.35
 FOREVER = ["sleep", "1000"]
 
 
 class Creator:
-    """A forked child that creates a SandboxHost and starts a sandbox.
+    """Forked child that creates a SandboxHost and starts a sandbox.
 
-    :ivar host: a descriptor that becomes readable once the host exists.
-    :ivar due: the time at which to kill the child, on the clock of time.monotonic().
+    :ivar host: a descriptor that becomes readable when the SandboxHost exists.
+    :ivar due: the value of time.monotonic() at which to kill the child.
     """
 
     def __init__(self, id: str, detach: bool, moments: random.Random) -> None:
@@ -64,7 +64,7 @@ class Creator:
 
 
 def kill_all(creators: list[Creator]) -> None:
-    """Kill each of `creators` at its due time."""
+    """Kill each of `creators` at the time of its attribute `due`."""
     unseen = {one.host: one for one in creators}
     while creators:
         now = time.monotonic()
@@ -81,7 +81,7 @@ def kill_all(creators: list[Creator]) -> None:
 
 
 def close_if_alive(id: str) -> bool:
-    """Check that the detached sandbox `id` works, and close it; return whether it existed."""
+    """If the detached sandbox `id` exists, check and close it; return whether it existed."""
     try:
         box = un.Sandbox.attach(id)
     except un.RunscError as error:
@@ -105,12 +105,13 @@ def test_killed_creator_leaves_no_sandbox_or_a_working_one(
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     moments = random.Random(seed)
-    # Create the directories that the first detached sandbox leaves, before files are counted.
+    # Create the directories that the first detached sandbox leaves behind, before files are
+    # compared.
     un.Sandbox(FOREVER, detach=True).close()
     before = files_below(runtime)
     lived = 0
     for batch in range(0, KILLS // 2, AT_ONCE):
-        # Unique ids, since the test searches command lines for them.
+        # The ids are unique, because the test searches command lines for them.
         ids = [f"killed-{os.getpid()}-{batch + n}" for n in range(AT_ONCE)]
         kill_all([Creator(id, detach, moments) for id in ids])
         for id in ids:
@@ -121,14 +122,14 @@ def test_killed_creator_leaves_no_sandbox_or_a_working_one(
     assert un.Sandbox.list_detached() == []
     assert files_below(runtime) == before
     assert list(temporary.iterdir()) == []
-    # runsc puts its control socket into /tmp if it can't use another directory.
+    # runsc creates its control socket in /tmp if it can't use another directory.
     assert not [name for name in os.listdir("/tmp") if f"killed-{os.getpid()}" in name]
 
 
 def test_sandbox_ends_with_its_creator_despite_a_forked_child() -> None:
-    """Kill the creator while a forked child holds its descriptors: the sandbox must end.
+    """Kill the creator of a sandbox, whose descriptors a forked child still has open.
 
-    The thread that started the sandbox has ended before, which must not end the sandbox.
+    The sandbox must exit with its creator, but not with the thread that started the sandbox.
     """
     id = f"forked-{os.getpid()}"
     ours, theirs = os.pipe()
@@ -154,7 +155,7 @@ def test_sandbox_ends_with_its_creator_despite_a_forked_child() -> None:
     os.kill(pid, signal.SIGKILL)
     assert wait_until_gone(id, EXIT_SECONDS) == []
     os.waitpid(pid, 0)
-    # Let the creator's forked child end, too.
+    # Let the creator's forked child exit, too.
     os.write(end, b"+")
     for fd in (ours, theirs, over, end):
         os.close(fd)

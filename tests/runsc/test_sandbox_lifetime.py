@@ -1,4 +1,4 @@
-"""Tests of `ttl`, the time after which a sandbox is ended, and of the reasons of results."""
+"""Tests of `ttl`, the time after which a sandbox is killed, and of the reasons in results."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 
 
 def script_output(host: un.SandboxHost, script: str, **options: Any) -> str:
-    """Return the output of the shell script `script` in a sandbox of `host`."""
+    """Run a shell script in a sandbox of `host`; return the output."""
     with host.start(["sh", "-c", script], stdout=un.PIPE, **options) as box:
         return str(box.communicate(timeout=PATIENCE)[0].decode())
 
@@ -180,7 +180,7 @@ def test_descriptors_of_a_sandbox_are_not_inheritable() -> None:
 
 
 def read_until(fd: int, wanted: bytes) -> bool:
-    """Return whether `wanted` can be read from `fd` within PATIENCE seconds."""
+    """Read from `fd`; return whether `wanted` occurs in the data within PATIENCE seconds."""
     told = b""
     deadline = time.monotonic() + PATIENCE
     while wanted not in told and time.monotonic() < deadline:
@@ -215,7 +215,7 @@ def test_start_raises_after_its_timeout(
 
 @contextlib.contextmanager
 def control_group() -> Iterator[Path]:
-    """Yield a new control group (cgroup v2); skip the test where none can be created."""
+    """Yield a new control group (version 2); skip the test where none can be created."""
     with open("/proc/self/mountinfo") as file:
         tops = [line.split()[4] for line in file if " - cgroup2 " in line]
     if not tops:
@@ -245,7 +245,7 @@ def test_in_cgroup_moves_all_processes_into_the_group(host: un.SandboxHost, deta
         programs = [Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0] for pid in there]
         named = sorted(os.fsdecode(word).rpartition("/")[2] for word in programs)
         ours = [] if detach else ["usernsctl-init"]
-        # A superset: some platforms of gVisor have further processes, which run the sandbox's code.
+        # Some platforms of gVisor have further processes, which run the command's code.
         assert set(named) >= {"runsc-gofer", "runsc-sandbox", *ours}
         assert len(processes_with(box.id)) <= len(there)
     assert not group.exists()
@@ -352,7 +352,7 @@ def test_gvisor_run_works_in_four_threads(host: un.SandboxHost) -> None:
 
 
 def test_host_options_match_the_fields_of_request() -> None:
-    """Compare HostOptions, which type checkers read, with the fields of Request."""
+    """Compare HostOptions, which type checkers evaluate, with the fields of Request."""
     fields = Request.__dataclass_fields__.values()
     known = {one.metadata["argument"].name for one in fields if one.metadata.get("argument")}
     assert set(get_type_hints(un.HostOptions)) == known

@@ -1,4 +1,4 @@
-"""Tests of the memory, the processes and the processor time that a running sandbox reports."""
+"""Tests of the memory, the processes and the CPU time that a running sandbox reports."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 import usernsctl as un
 
 MIB = 1 << 20
-# Holds 100 MiB in a process of its own, until its standard input ends.
+# Program that holds 100 MiB of memory until end of file on its standard input.
 HOLDER = "import sys\nheld = b'x' * (100 << 20)\nprint('ready', flush=True)\nsys.stdin.read()"
 SPINNER = "import time\nwhile time.process_time() < 1: pass"
 
 
-# As root, a sandbox with a limit has control groups.
+# For root, a sandbox with a limit has a control group.
 LIMITED = pytest.param("limited", marks=pytest.mark.also_root)
 
 

@@ -1,4 +1,4 @@
-"""Tests of the memory and the processors that a command sees in a control group with limits."""
+"""Tests of the memory and the CPUs that a command sees in a control group with limits."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def cause_of(errors: str) -> str:
 
 
 def parse_output(output: str) -> tuple[int, int]:
-    """Return the memory in MiB and the number of processors."""
+    """Return the memory in MiB and the number of CPUs from the output of SHOW."""
     memory, processors = output.splitlines()
     name, kib, unit = memory.split()
     assert (name, unit) == ("MemTotal:", "kB")
@@ -39,9 +39,9 @@ def parse_output(output: str) -> tuple[int, int]:
 def command(
     request: pytest.FixtureRequest, usernsctl: Program, prelude: Program, tmp_path: Path
 ) -> Command:
-    """Return a function that returns the argv of a run of a command.
+    """Return a function that returns the argv to run a command, by a run or a frozen launch.
 
-    A launch is frozen here, outside of the control groups with limits.
+    The launch is frozen here, outside of the control groups with limits.
     """
     if request.param == "run":
         return lambda *words: [str(usernsctl.path), "run", "--", *words]
@@ -95,7 +95,7 @@ def test_memory_limit_below_the_needs_of_gvisor_is_refused(command: Command) -> 
     message = "the control group may use 23.0 MiB of memory, and gVisor alone needs 24 MiB"
     assert message in done.stderr
     assert cause_of(done.stderr) == "memory-limit-too-low"
-    # The minimum in the error message suffices.
+    # The minimum that the error message names is sufficient.
     with memory_group(24 * MIB) as group:
         done = capture(within(group, *command("true")), timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (0, "")

@@ -1,7 +1,7 @@
 """Tests that standard streams stay blocking, for the command in the sandbox and for the caller.
 
-gVisor sets O_NONBLOCK on the descriptors it gets. The flag belongs to the open file description,
-which the caller, or another descriptor of the command, may share.
+gVisor sets O_NONBLOCK on the descriptors that it inherits. The flag belongs to the open file
+description, which the caller, or another descriptor of the command, may share.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from conftest import Program
 
 import usernsctl as un
 
-# A program that prints those of its standard descriptors that have O_NONBLOCK.
+# Program that prints which of its standard descriptors have O_NONBLOCK set.
 LOOK = (
     "import fcntl, os; "
     "print([fd for fd in (0, 1, 2) if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_NONBLOCK])"
 )
 PYTHON = ["/usr/bin/python3", "-c"]
-# Several starts, since gVisor examines its descriptors in an order that varies between starts.
+# Number of starts, since the order in which gVisor examines its descriptors varies between starts.
 TRIES = 8
-# Bytes of output, more than the 65,536 that a pipe holds (pipe(7)).
+# Size of output that exceeds the 65,536 bytes of a pipe (pipe(7)).
 OUTPUT_BYTES = 200_000
 
 
@@ -68,7 +68,8 @@ def test_run_keeps_the_pipes_of_the_caller_blocking(usernsctl: Program) -> None:
 def test_run_keeps_the_terminal_of_the_caller_blocking(usernsctl: Program) -> None:
     ours, theirs = os.openpty()
     try:
-        # If all three streams were a terminal, `run` would give the command a terminal of its own.
+        # Standard input is no terminal, because `run` gives the command a new terminal if all three
+        # standard streams are a terminal.
         subprocess.run(
             [usernsctl.path, "run", "--", "cat"],
             check=True,

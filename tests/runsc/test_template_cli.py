@@ -214,7 +214,7 @@ def test_incomplete_templates_are_removed(template: Any, data: Path) -> None:
 
 
 def test_foreign_files_beside_templates_are_kept(template: Any, data: Path) -> None:
-    """Ignore foreign files, which network filesystems and file managers put into any directory."""
+    """Keep foreign files, which network filesystems and file managers create in any directory."""
     create(template, "one")
     (data / ".file").touch()
     (data / ".link").symlink_to(data)
@@ -301,7 +301,7 @@ def test_unusable_data_directory_is_reported(
     assert (done.returncode, done.stdout) == (125, "")
 
 
-# Progress messages of `usernsctl template create` on a terminal.
+# Tests of progress messages of `usernsctl template create` on a terminal.
 
 
 def create_on_terminal(usernsctl: Any, name: str, script: str, **more: str) -> tuple[int, str]:

@@ -1,4 +1,4 @@
-"""Tests of templates: saving a checkpoint of a ready command, and starting sandboxes from it."""
+"""Tests of templates, which save a checkpoint of a ready command and start sandboxes from it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ import usernsctl as un
 
 PATIENCE = 60
 PYTHON = ["/usr/bin/python3", "-u", "-c"]
-# A program that prints READY, answers each line of its input, and exits with status 7.
+# Program that prints READY, answers each line of its input, and exits with status 7.
 ECHO = """
 import os, sys
 print("READY")
@@ -59,7 +59,7 @@ def lines_of(template: un.Template, **options: Any) -> list[bytes]:
         return answer(box).splitlines()
 
 
-# Sandboxes started from a template.
+# Tests of sandboxes that are started from a template.
 
 
 def test_command_continues_from_its_checkpoint(echo: un.Template) -> None:
@@ -105,9 +105,10 @@ def test_cancelled_start_leaves_no_process(echo: un.Template) -> None:
             await started.close_async()
         return isinstance(started, asyncio.CancelledError)
 
-    # On a busy machine, the sandbox may have started before task.cancel(): try shorter pauses.
+    # On a busy machine, the sandbox may have started before task.cancel(), so try shorter pauses,
+    # too.
     assert any(asyncio.run(is_cancelled(pause)) for pause in (0.05, 0.01, 0))
-    # usernsctl's threads close the sandbox of a cancelled start.
+    # Threads of usernsctl close the sandbox of a cancelled start.
     for thread in threading.enumerate():
         if thread.name.startswith("usernsctl"):
             thread.join(PATIENCE)
@@ -161,9 +162,9 @@ def test_restored_sandboxes_have_private_copies_of_saved_files(host: un.SandboxH
 
 
 def test_only_restored_processes_keep_saved_addresses(host: un.SandboxHost) -> None:
-    """Compare auxiliary vectors, which hold addresses of the stack and the vDSO (getauxval(3)).
+    """Compare auxiliary vectors (getauxval(3)), with addresses of the stack and the vDSO.
 
-    Restored processes keep the saved addresses; a new command in the sandbox gets random ones.
+    Restored processes keep the saved addresses. A new command in the sandbox gets random addresses.
     """
     show = "print(open('/proc/self/auxv', 'rb').read())"
     code = f"print('READY'); input(); {show}"
@@ -189,7 +190,7 @@ def test_restored_command_keeps_uid_and_capabilities() -> None:
             assert box.stdout.read() == shown
 
 
-# Conditions for readiness, and commands that never become ready.
+# Tests of conditions for readiness, and of commands that never become ready.
 
 
 @pytest.mark.parametrize(
@@ -289,7 +290,7 @@ def test_template_with_network_host_works_or_raises() -> None:
             assert "20260817" in str(caught.value.remedy)
 
 
-# Templates without a command, which contain only the agent.
+# Tests of templates without a command, which contain only the agent.
 
 
 def test_commands_of_a_restored_agent_start_without_runsc(
@@ -325,7 +326,7 @@ def test_stdin_without_a_command_raises(agent: un.Template) -> None:
         agent.start(stdin=un.PIPE)
 
 
-# A fake runsc that restores the agent with a closed connection, as some builds of runsc did.
+# Fake runsc that restores the agent with a closed connection, as some builds of runsc did.
 CONNECTION_CLOSING_RUNSC = f"""#!{sys.executable} -I
 import os, socket, sys
 if "restore" in sys.argv:
@@ -350,7 +351,7 @@ def test_agent_with_a_closed_connection_is_replaced(tmp_path: Path, detach: bool
         assert box.poll() is None
 
 
-# Wrong arguments, closed templates, and changes of runsc.
+# Tests of invalid arguments, closed templates, and replaced runsc programs.
 
 
 @pytest.mark.parametrize(
@@ -421,7 +422,7 @@ def test_dropped_template_is_closed_with_a_warning(host: un.SandboxHost) -> None
 
 
 def test_changed_runsc_raises_template_outdated(echo: un.Template) -> None:
-    """Change the size or time of runsc in the record, as an upgrade would: the load must fail."""
+    """Change the recorded size or time of runsc, as an upgrade would; a load must then fail."""
     from dataclasses import replace
 
     parts = echo._parts
@@ -434,7 +435,7 @@ def test_changed_runsc_raises_template_outdated(echo: un.Template) -> None:
 
 
 def test_removed_runsc_raises_runsc_missing(tmp_path: Path) -> None:
-    """Remove runsc, as an upgrade does before it installs the new one."""
+    """Remove runsc, as an upgrade does before it installs the new runsc."""
     own = tmp_path / "runsc"
     shutil.copy(gvisor.path(), own)
     with un.SandboxHost(runsc=own) as host, host.template([*PYTHON, ECHO], ready="READY") as made:

@@ -47,7 +47,7 @@ def change(directory: Path, **fields: Any) -> None:
 
 
 def load_error(directory: Path, cause: str, **options: Any) -> un.RunscError:
-    """Return the error of loading `directory`; check its cause, and that no descriptor leaks."""
+    """Load `directory`, which must fail with a cause and leak nothing; return the error."""
     before = open_descriptors()
     with pytest.raises(un.RunscError) as caught:
         un.Template.load(directory, **options)
@@ -201,7 +201,7 @@ def test_template_of_an_unnamed_namespace_is_loaded_there(tmp_path: Path) -> Non
             assert answer(found) == b"word"
 
 
-# Templates that Template.load refuses.
+# Tests of saved templates that Template.load refuses.
 
 
 @pytest.mark.parametrize(

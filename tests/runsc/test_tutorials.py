@@ -1,7 +1,7 @@
 """Tests that execute the tutorials of docs/tutorials and compare the output of each command.
 
-A code block after the line `Save this as FILE:` is the content of that file. In a `console` block,
-each command is followed by its expected output, in which an ellipsis stands for any text.
+A code block after the line `Save this as FILE:` is the content of FILE. In a `console` block, each
+command is followed by its expected output, in which an ellipsis stands for any text.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TUTORIALS = Path(__file__).resolve().parents[2] / "docs" / "tutorials"
 STEP = re.compile(r"(Save this as `([\w.]+)`:\n\n)?^```(\w+)\n(.*?)^```$", re.M | re.S)
 SECONDS = 120
 
-#: The reason why blocks of `sh`, which have no output, are not run.
+#: Reason why blocks of `sh`, which show no output, are not executed.
 DOCKER = "it takes Docker; tests/docker builds and runs these images"
 
 

@@ -1,4 +1,4 @@
-"""Tests of --user: the ids of the command, with one mapped id and with several."""
+"""Tests of --user, which sets the ids of the command, with one mapped id and with several."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ IDS = "id -u; id -g; id -G; cat /proc/self/uid_map; grep CapEff /proc/self/statu
 def test_user_option_maps_one_id_to_the_caller(
     usernsctl: Program, prelude: Program, tmp_path: Path, user: str
 ) -> None:
-    """Run as a user other than root without subordinate ids, for programs that refuse root."""
+    """Run as a user other than root, without subordinate ids, for programs that refuse root."""
     uid, _, gid = user.partition(":")
     gid = gid or uid
     told = [uid, gid, gid, uid, "0", "1", "CapEff:", "0" * 16]
@@ -84,7 +84,7 @@ def test_invalid_user_ids_are_refused(usernsctl: Program, user: str) -> None:
 
 @pytest.mark.each_user
 def test_command_inherits_nofile_of_the_caller(usernsctl: Program) -> None:
-    """runsc raises its own soft limit, as every program in Go does."""
+    """Check RLIMIT_NOFILE in the sandbox, since runsc raises its own, as every Go program does."""
     script = ["sh", "-c", "ulimit -Sn; ulimit -Hn"]
     limited = ["prlimit", "--nofile=600:700", usernsctl.path, "run"]
     done = capture([*limited, "--", *script])

@@ -1,7 +1,7 @@
-"""Upper limits on the number of usernsctl's source files that a single call executes.
+"""Maximum numbers of usernsctl's source files that a single call executes.
 
-They keep call chains short enough to read. Raising a limit needs a reason; a change that shortens a
-chain lowers the limit.
+The limits keep call chains short enough to read. Whoever raises a limit must give a reason; whoever
+shortens a chain lowers the limit.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import sys
 
 from processes import capture
 
-# Prints the Python files of the package that `usernsctl run` loads before it executes runsc.
+# Program that prints the package's Python files that `usernsctl run` loads before it executes
+# runsc.
 RUN = """
 import json, os, sys, usernsctl
 
@@ -30,8 +31,8 @@ from usernsctl.__main__ import main
 main()
 """
 
-# A program that prints the package's files whose functions host.start() and box.run() call. Earlier
-# calls have imported all modules.
+# Program that prints the package's files whose functions host.start() and box.run() call. Earlier
+# calls have already imported all modules.
 CALL = """
 import gc, json, os, sys, threading, usernsctl as un
 
@@ -42,7 +43,7 @@ def files_of(call):
     def note(frame, event, argument):
         if event == "call" and frame.f_code.co_filename.startswith(package):
             files.add(frame.f_code.co_filename)
-    # Finalisers of garbage of earlier calls would add their files.
+    # Collect garbage first, because finalizers of earlier calls' objects would add their files.
     gc.collect()
     gc.disable()
     threading.setprofile(note)
@@ -82,5 +83,5 @@ def test_sandbox_calls_execute_at_most_21_files() -> None:
     assert isinstance(files, dict)
     assert 10 < len(files["host.start"]) <= 21, files["host.start"]
     assert 5 < len(files["box.run"]) <= 10, files["box.run"]
-    # Programs without an event loop must not pay for importing asyncio.
+    # Programs without an event loop must not import asyncio, which takes time.
     assert not files["asyncio"]

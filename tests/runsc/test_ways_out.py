@@ -1,7 +1,7 @@
 """Tests of ways out of a sandbox with a network (tests/ways_out.py), in a virtual network.
 
-One sandbox of each kind tries all the ways at once. The same program on the machine shows that the
-ways lead to services where nothing denies them.
+One sandbox of each kind tries all ways at once. The same program, run on the machine itself, shows
+that the ways lead to services unless something denies them.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from conftest import SCRIPTS, TREE
 from networks import World
 from ways_out import WAYS
 
-# The first test tries all ways.
+# The first test takes long, because it tries all ways in each kind of sandbox.
 pytestmark = pytest.mark.timeout(300)
 
 USERNSCTL = str(SCRIPTS / "usernsctl")
 PROGRAM = (Path(__file__).parent.parent / "ways_out.py").read_text()
 PUBLISHED = 18080
 
-#: The options of each kind of sandbox.
+#: Options of each kind of sandbox.
 KINDS = {
     "private": ["--network", "private"],
     "all-ranges": ["--allow", "0.0.0.0/0", "--allow", "::/0"],
@@ -38,9 +38,9 @@ KINDS = {
     "names": ["--allow", "web.example"],
     "published": ["--network", "none", "--publish", "127.0.0.1:18082:80"],
 }
-# Kinds of sandboxes to which only this machine and metadata services are denied.
+# Kinds of sandboxes that may reach everything except this machine and metadata services.
 OPEN_KINDS = ("private", "all-ranges")
-#: Ways to other machines, which lead out of sandboxes of these kinds.
+#: Ways to other machines, which lead out of the sandboxes of OPEN_KINDS.
 TO_OTHERS = {
     "an address that is not allowed",
     "an address that is not allowed, IPv4-mapped",
@@ -50,9 +50,10 @@ TO_OTHERS = {
     "the name server inside (DNS tunnel)",
     "a name (DNS tunnel)",
 }
-#: Ways that would change the machine's own network.
+#: Ways that would change the network of the machine itself.
 CHANGES = {name for name in WAYS if name.endswith(("(netlink)", "(ioctl)", "(nftables)", "(TUN)"))}
-#: Ways for which the machine itself, or its kernel, need not have a service.
+#: Ways that need not work on the machine itself, because the machine or its kernel may lack the
+#: service.
 NOT_ON_THE_MACHINE = {
     "the machine's address through NAT64",
     "the machine's address through 6to4",
@@ -77,7 +78,7 @@ NOT_ON_THE_MACHINE = {
     "an echo request to the machine (ICMPv6)",
     "the network namespace of another process",
 }
-#: Ways that lead out of a private network without the packet filter.
+#: Ways that would lead out of a private network if there were no packet filter.
 ONLY_FILTERED = {
     "a socket bound to the device (SO_BINDTODEVICE)",
     "a datagram that names the device (IP_PKTINFO)",
@@ -88,7 +89,7 @@ ONLY_FILTERED = {
 }
 
 
-# A web server in a neighbour's sandbox.
+# Web server in a neighbouring sandbox.
 NEIGHBOUR = """
 import socket
 server = socket.create_server(("", 80))
@@ -103,7 +104,7 @@ while True:
 
 @contextlib.contextmanager
 def targets(world: World) -> Iterator[dict[str, object]]:
-    """Yield the addresses in the network, while a neighbouring sandbox has a published port."""
+    """Yield the addresses for the ways, while a neighbouring sandbox has a published port."""
     shown = world.run("ip", "-6", "-o", "addr", "show", "dev", "lan", "scope", "link").stdout
     command = [USERNSCTL, "run", "--network", "private", "--publish", f"0.0.0.0:{PUBLISHED}:80"]
     with subprocess.Popen(
@@ -135,7 +136,7 @@ def targets(world: World) -> Iterator[dict[str, object]]:
         neighbour.kill()
 
 
-# Runs a command where nft does nothing.
+# Script that runs a command where nft is replaced by a program that does nothing.
 NO_FILTER = 'mount --bind /bin/true /usr/sbin/nft; exec "$@"'
 
 Results = dict[str, list[str]]
@@ -153,7 +154,7 @@ def run_ways(
 
 
 def received(world: World) -> set[str]:
-    """Return the datagrams that the services of the machine and of the router have received."""
+    """Return the datagrams that the services of the machine and of the router have recorded."""
     ask = (
         "import sys, urllib.request as u\n"
         "for host in sys.argv[1:]: print(u.urlopen(f'http://{host}/datagrams').read().decode())"
@@ -165,7 +166,7 @@ def received(world: World) -> set[str]:
 
 
 def try_all(world: World, addresses: dict[str, object]) -> dict[str, Results]:
-    """Try all ways in each kind of sandbox, and on the machine; return the results."""
+    """Try all ways in each kind of sandbox and on the machine; return the results."""
 
     def command(kind: str) -> list[str]:
         return [USERNSCTL, "run", *KINDS[kind], "--", "/usr/bin/python3"]
@@ -189,7 +190,7 @@ def try_all(world: World, addresses: dict[str, object]) -> dict[str, Results]:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Results]:
-    """Return the results of :func:`try_all`. Only one worker of pytest-xdist calls it."""
+    """Return the results of :func:`try_all`, which only one worker of pytest-xdist calls."""
     directory = tmp_path_factory.getbasetemp()
     run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
     file = (directory.parent if run else directory) / f"ways-out-{run}.json"
