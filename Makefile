@@ -1,7 +1,8 @@
-# `make` lists the targets. packages.apt names the Debian packages that they need, pyproject.toml
-# the Python ones; what is missing is installed (by root) or named (to anybody else).
+# `make` lists the targets. The Debian packages that targets need are in packages.apt, the Python
+# packages in pyproject.toml. Missing packages are installed if root runs make, and reported
+# otherwise.
 
-# The directory of the environment that holds usernsctl as it is in this tree.
+# Directory of the virtual environment in which this tree's usernsctl is installed.
 DEV = $$(tools/environment dev)
 PYTHON_CODE = src tests tools demo bench examples csrc docs/conf.py setup.py docker/sbom.py
 SHELL_CODE = tools/packages tools/environment tools/user tools/as-user tools/test-as tools/pytest-as tools/to-the-end \
@@ -10,7 +11,8 @@ SHELL_CODE = tools/packages tools/environment tools/user tools/as-user tools/tes
 	docker/install docker/install-runsc tools/source-copy tools/in-system tools/deb-installed \
 	$(filter-out %/control,$(wildcard debian/tests/*)) \
 	tools/dist/try-install tools/dist/use-installed tools/vm/image tools/vm/run tools/vm/guest
-# Docstrings that begin with a pronoun or a clause, which D401 of ruff allows in classes and properties.
+# Docstrings that begin with a pronoun or a clause, which ruff's rule D401 allows for classes and
+# properties.
 BAD_DOCSTRING = ^ *"""(It|Of|One|So many|Those|What|Whether|Who|Whoever|Whose)\b
 C_CODE = $(shell find csrc tests/c -name "*.[ch]")
 
@@ -25,15 +27,15 @@ help: ## list the targets
 demo: packages ## run an Airbyte connector in gVisor, as an unprivileged user
 	@demo/run
 
-# $(BESIDE) makes targets beside each other, and goes on where one fails. $(AS_USERS) run the tests in $(TESTS), each
-# target as one kind of user.
+# $(BESIDE) makes targets in parallel, and continues if a target fails. $(AS_USERS) are targets that
+# run the tests in $(TESTS), each as one kind of user.
 BESIDE = $(MAKE) --jobs=$$(($$(nproc) + 1)) --keep-going --output-sync --no-print-directory
 AS_USERS = as-ranges $(if $(filter 0,$(shell id -u)),as-root as-no-ranges)
 TESTS = tests
-# tests/docker takes long, and waits for most of that.
+# tests/docker takes long, but mostly waits, so it runs in parallel with other tests.
 DOCKER = $(findstring docker,$(USERNSCTL_MUST_WORK))
 
-test: packages ## run every check, and every test as the users whom it concerns; ONLY=PATTERN: of that name
+test: packages ## run every check, and every test as the users whom it concerns; ONLY=PATTERN: only matching tests
 	@$(BESIDE) as-ranges $(DOCKER) c $(if $(ONLY),,lint) $(AS_USERS) demo-in-gvisor
 
 test-all: packages ## run every check, and every test as every kind of user
@@ -46,12 +48,12 @@ unit kernel runsc: packages ## run the tests in tests/unit, tests/kernel or test
 hostile: packages ## attack with the full number of tries; `make test` tries each attack a few times
 	@USERNSCTL_HOSTILE=full $(BESIDE) TESTS="tests -o timeout=3600" ONLY=hostile $(AS_USERS)
 
-faults: packages ## make calls in tests/c and on each path fail, and count (as root); ROUNDS=N: N (100) faults a path, 0: all
+faults: packages ## inject faults into system calls of tests/c and of each code path, and count (as root); ROUNDS=N: N (100) faults a path, 0: all
 	@$(DEV)/bin/python -B tools/c_faults.py
 	@$(DEV)/bin/python -B tools/faults.py --rounds $(or $(ROUNDS),100) --seed $$(date +%Y%m%d)
 	@$(DEV)/bin/python tools/reliability_docs.py
 
-load: packages ## run operations many times, and at the same time, and check that nothing grows; LOAD="--spawns N": see tools/load.py
+load: packages ## run operations many times and concurrently, and check that nothing leaks; LOAD="--spawns N": see tools/load.py
 	@set -e; python=$(DEV)/bin/python; name=$$(id -un); \
 	if [ "$$name" = root ]; then name=usernsctl-test; tools/user $$name ranges; fi; \
 	tools/as-user $$name tools/load.py -- $$python -W ignore tools/load.py $(LOAD)
@@ -59,14 +61,15 @@ load: packages ## run operations many times, and at the same time, and check tha
 as-ranges as-root as-no-ranges: packages
 	@tools/test-as $(@:as-%=%) $(TESTS)
 
-# Apart from the other tests of tests/runsc, which need not wait until the connector is installed.
+# demo-in-gvisor is a separate target, so that the other tests of tests/runsc need not wait until
+# the connector is installed.
 demo-in-gvisor: connector
 	@set -e; USERNSCTL_CONNECTOR=$$(tools/environment connector); export USERNSCTL_CONNECTOR; \
 	for kind in $(if $(USERNSCTL_TEST_ALL),$(AS_USERS:as-%=%),ranges); do \
 		tools/test-as $$kind tests/runsc/test_connector.py -n 0; \
 	done
 
-clients: connector ## run tests/clients: programs from PyPI, as they are, with usernsctl
+clients: connector ## run tests/clients: unchanged programs from PyPI with usernsctl
 	@tools/packages tests/clients/packages.apt
 	@set -e; python=$$(tools/environment clients)/bin/python; name=$$(id -un); \
 	USERNSCTL_CONNECTOR=$$(tools/environment connector); export USERNSCTL_CONNECTOR; \
@@ -76,7 +79,7 @@ clients: connector ## run tests/clients: programs from PyPI, as they are, with u
 	tools/pytest-as $$name -- $$python -o 'pythonpath=demo tests/kernel examples/clients' \
 		tests/clients $(if $(ONLY),-k '$(ONLY)')
 
-docker: packages ## build the images and run tests/docker, with an engine of its own (as root)
+docker: packages ## build the images and run tests/docker, with a private Docker engine (as root)
 	@tools/packages docker/packages.apt
 	@USERNSCTL_MUST_WORK=docker tools/to-the-end $(DEV)/bin/python -B -m pytest -p no:cacheprovider tests/docker \
 		$(if $(USERNSCTL_TEST_ALL),,-m 'not thorough') $(if $(ONLY),-k '$(ONLY)' || [ $$? = 5 ])
@@ -90,7 +93,8 @@ vm: deb ## boot Debian, with AppArmor, Yama and systemd, in an emulated machine,
 	@tools/packages tools/vm/packages.apt
 	@tools/vm/run
 
-# The tests need no environment, so they are built while `make test` downloads the packages of one.
+# The C tests need no virtual environment, so they are built while `make test` downloads the
+# environment's packages.
 c: packages ## check the layers of csrc/ and the warnings of clang, build it with gcc, sanitized, and run tests/c
 	@$(if $(ONLY),,$${PYTHON:-python3} tools/c_layers.py)
 	@$${PYTHON:-python3} tools/c_tests.py
@@ -105,7 +109,7 @@ analyze: packages ## analyze the C code (clang-tidy, gcc -fanalyzer) and the wor
 	"$$bin/zizmor" --offline --no-progress --quiet .github; \
 	"$$bin/python" -B tools/analyze.py "$$bin/clang-tidy"
 
-# A program can't have both ASan and TSan. TSan also runs if tests with ASan fail.
+# A program can't use both ASan and TSan. TSan runs even if tests with ASan fail.
 sanitize: packages ## run tests/unit and tests/kernel with sanitizers in the extension: ASan and UBSan, then TSan
 	@set -e; name=$$(id -un); \
 	if [ "$$name" = root ]; then name=usernsctl-test; tools/user $$name ranges; fi; \
@@ -126,7 +130,7 @@ coverage: packages ## count the lines of csrc/ that tests execute, for each file
 connector: packages
 	@tools/environment connector >/dev/null
 
-# Both are made of docs/ and of what is installed; what was read once is read again when it has changed.
+# The site is made from docs/ and the installed package. Sphinx reads only changed files again.
 docs: packages ## make the site, build/docs/index.html
 	@$(DEV)/bin/sphinx-build --fail-on-warning --quiet -d build/doctrees docs build/docs
 
@@ -163,7 +167,7 @@ lint: docs ## check style, spelling, types, links and manual pages
 	"$$bin/python" tools/doc_links.py; \
 	"$$bin/clang-format" --dry-run --Werror $(C_CODE)
 
-format: packages ## put the code into the style that lint checks
+format: packages ## format the code in the style that lint checks
 	@set -e; bin=$(DEV)/bin; \
 	"$$bin/ruff" check --fix $(PYTHON_CODE); \
 	"$$bin/ruff" format $(PYTHON_CODE); \
@@ -172,7 +176,7 @@ format: packages ## put the code into the style that lint checks
 deb: man ## make Debian packages, build/debian/*.deb
 	@tools/deb
 
-release-check: packages ## make all that is released, build/release, in a clone of the last commit, and check it (as root)
+release-check: packages ## build all release files, build/release, in a clone of the last commit, and check them (as root)
 	@tools/release-check $(DEV)/bin/python
 
 bench: packages ## measure usernsctl against its peers
@@ -188,7 +192,7 @@ bench: packages ## measure usernsctl against its peers
 	tools/as-user $$name bench -- $$(tools/environment ray)/bin/python bench/on_ray.py; \
 	case ",$$USERNSCTL_MUST_WORK," in *,docker,*) $$python bench/docker.py ;; esac
 
-counts: packages ## count anew what `make test` compares, after a change of what starting a command costs
+counts: packages ## update the counts that `make test` compares, after a change of the cost of starting a command
 	@set -e; python=$(DEV)/bin/python; file=bench/counts.json; name=$$(id -un); \
 	if [ "$$name" = root ]; then \
 		name=usernsctl-test; tools/user $$name ranges; \

@@ -1,4 +1,4 @@
-"""Calls of the Airbyte connector `source-declarative-manifest`, in gVisor or without."""
+"""Calls of the Airbyte connector `source-declarative-manifest`, in gVisor or on the host."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import usernsctl.bigframe
 
 DEMO = Path(__file__).parent
 USERNSCTL = Path(sysconfig.get_path("scripts"), "usernsctl")
-# The script that halves a program's start time in gVisor (docs/bigframe.md).
+# Path of the script that halves a program's start time in gVisor (docs/bigframe.md).
 BIGFRAME = Path(usernsctl.bigframe.__file__)
-# A connector takes a few seconds, but may take much longer on a busy machine.
+# Timeout for a connector, which takes a few seconds, but may take much longer on a busy machine.
 TIMEOUT_SECONDS = 300
 
 Message = dict[str, Any]
@@ -28,11 +28,11 @@ class ConnectorError(Exception):
 
 @dataclass(frozen=True)
 class Connector:
-    """An Airbyte connector that is installed in a virtual environment.
+    """Airbyte connector that is installed in a virtual environment.
 
-    :ivar environment: the virtual environment.
+    :ivar environment: the path of the virtual environment.
     :ivar files: a directory for the connector's manifest, configuration and catalog.
-    :ivar url: the server that the connector reads from.
+    :ivar url: the URL of the server from which the connector reads.
     """
 
     environment: Path
@@ -46,7 +46,7 @@ class Connector:
         (self.files / "config.json").write_text(json.dumps({"url": self.url}))
 
     def command(self, verb: str) -> list[str]:
-        """Return the command for one of the verbs spec, check, discover and read."""
+        """Return the argv for one of the verbs spec, check, discover and read."""
         command = [str(self.environment / "bin" / "source-declarative-manifest"), verb]
         if verb != "spec":
             command += ["--config", str(self.files / "config.json")]
@@ -56,11 +56,11 @@ class Connector:
         return command
 
     def in_big_frame(self, verb: str) -> list[str]:
-        """Return the command for a verb, started by usernsctl.bigframe."""
+        """Return the argv for a verb, run by usernsctl.bigframe."""
         return [str(self.environment / "bin" / "python"), str(BIGFRAME), *self.command(verb)]
 
     def sandbox(self, network: str) -> list[str]:
-        """Return the prefix of a command to run in gVisor with the connector's files mounted."""
+        """Return the prefix that runs a command in gVisor, with the connector's files mounted."""
         shown = [self.environment, self.files, BIGFRAME]
         interpreter = (self.environment / "bin" / "python").resolve()
         if not interpreter.is_relative_to("/usr"):
@@ -69,13 +69,13 @@ class Connector:
         return [str(USERNSCTL), "run", "--network", network, *binds, "--"]
 
     def sandboxed(self, verb: str) -> list[str]:
-        """Return the command for a verb in gVisor, with the host's network unless it needs none."""
+        """Return the argv for a verb in gVisor, with the host's network if the verb needs one."""
         return [*self.sandbox("none" if verb == "spec" else "host"), *self.in_big_frame(verb)]
 
     def call(self, verb: str, *, sandboxed: bool) -> list[Message]:
-        """Return the messages that a verb prints.
+        """Call the connector with a verb; return the messages that it prints.
 
-        :raises ConnectorError: the exit status is not 0, or the output is not a message.
+        :raises ConnectorError: the exit status is not 0, or the output contains no valid message.
         """
         command = self.sandboxed(verb) if sandboxed else self.command(verb)
         done = subprocess.run(
@@ -94,7 +94,7 @@ class Connector:
 
 
 def of_type(messages: list[Message], kind: str) -> list[Message]:
-    """Return the bodies of the messages of one type, such as RECORD."""
+    """Return the bodies of all messages of a type, such as RECORD."""
     bodies = {"CONNECTION_STATUS": "connectionStatus"}
     field = bodies.get(kind, kind.lower())
     return [message[field] for message in messages if message["type"] == kind]

@@ -25,10 +25,10 @@ def show(text: str) -> None:
 
 
 def show_sandbox(connector: Connector) -> None:
-    """Print the kernel version that a sandboxed program reads, and its id maps.
+    """Print the kernel version that a sandboxed program reads, and the sandbox's id maps.
 
-    `cat` repeats a line of input, which shows that it is running, and then waits for end of file,
-    so that it can be inspected from outside.
+    `cat` repeats a line of input, which shows that `cat` is running. It then waits for end of file,
+    so that its process can be inspected from the host.
     """
     title("The kernel, outside and inside")
     show(Path("/proc/version").read_text())
@@ -56,13 +56,13 @@ def show_sandbox(connector: Connector) -> None:
 
 
 def call(connector: Connector, verb: str, kind: str) -> list[Message]:
-    """Return the messages of a type that a verb prints in gVisor."""
+    """Call a verb in gVisor; return the bodies of the printed messages of a type."""
     title(f"The connector's {verb}, in gVisor")
     return of_type(connector.call(verb, sandboxed=True), kind)
 
 
 def only(connector: Connector, verb: str, kind: str) -> Message:
-    """Return the only message of a type that a verb prints."""
+    """Call a verb in gVisor; return the body of the only message of a type."""
     found = call(connector, verb, kind)
     if len(found) != 1:
         raise ConnectorError(f"{verb}: expected one {kind} message, got {len(found)}")

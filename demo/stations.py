@@ -1,4 +1,4 @@
-"""The demo's source of records: an HTTP server on 127.0.0.1 that serves pages of JSON."""
+"""HTTP server on 127.0.0.1 that serves the demo's records, as pages of JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PAGE_SIZE = 25
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Handler of GET /stations?page=N: ``{"stations": [...], "next": N + 1 or null}``."""
+    """Handler of GET /stations?page=N, which returns a page and the number of the next page."""
 
     def do_GET(self) -> None:
         url = urlsplit(self.path)
@@ -41,7 +41,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def serve() -> Iterator[str]:
-    """Serve in a thread until the end of the context; yield the server's URL."""
+    """Run the server in a thread until the ``with`` block exits; yield the server's URL."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()

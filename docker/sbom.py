@@ -2,10 +2,10 @@
 
     sbom.py NAME ROOT
 
-ROOT is the root filesystem of the image. Dockerfile.gvisor calls this script, by a Python that has
-usernsctl, while it builds the
-images; their file is /opt/usernsctl/share/sbom.spdx.json. The document lists Debian's packages,
-Python's packages in virtual environments, and runsc and usernsctl's own programs with checksums.
+ROOT is the root filesystem of the image. The builds of Dockerfile.gvisor run this script with a
+Python that has usernsctl, and store the output as /opt/usernsctl/share/sbom.spdx.json in the image.
+The document lists Debian's packages, Python's packages in virtual environments, and runsc and
+usernsctl's own programs with checksums.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ DOCUMENT = "SPDXRef-DOCUMENT"
 
 
 def identifier(*words: str) -> str:
-    """Return an SPDX identifier: letters, digits, dots and hyphens."""
+    """Return a valid SPDX identifier, which has only letters, digits, dots and hyphens."""
     return "SPDXRef-" + re.sub(r"[^A-Za-z0-9.-]", "-", "-".join(words))
 
 
 def package(kind: str, name: str, version: str, purl: str | None = None) -> Package:
-    """Return the entry of a package, with the URL by which scanners recognise the package."""
+    """Return the entry of a package, with the package URL that scanners recognize."""
     found: Package = {
         "SPDXID": identifier(kind, name, version),
         "name": name,
@@ -55,7 +55,7 @@ def package(kind: str, name: str, version: str, purl: str | None = None) -> Pack
 
 
 def debian_packages(root: Path) -> Iterator[Package]:
-    """Yield the installed packages of the image's dpkg database."""
+    """Yield the Debian packages that the image's dpkg database lists as installed."""
     shown = r"${db:Status-Status}\t${Package}\t${Version}\t${Architecture}\n"
     query = ["dpkg-query", f"--admindir={root}/var/lib/dpkg", "--show", f"--showformat={shown}"]
     done = subprocess.run(query, capture_output=True, text=True, check=True)
@@ -68,7 +68,7 @@ def debian_packages(root: Path) -> Iterator[Package]:
 
 
 def python_packages(root: Path) -> Iterator[Package]:
-    """Yield the packages of the virtual environments in /opt."""
+    """Yield the Python packages of the image's virtual environments in /opt."""
     for site in sorted(root.glob("opt/*/lib/python3*/site-packages")):
         found = importlib.metadata.distributions(path=[str(site)])
         for one in sorted(found, key=lambda one: one.name):
@@ -77,14 +77,14 @@ def python_packages(root: Path) -> Iterator[Package]:
 
 
 def release_of_runsc(root: Path) -> str:
-    """Return the release that the image's runsc prints."""
+    """Run the image's runsc; return its release."""
     command = [resolve(root, Path("usr/bin/runsc")), "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return done.stdout.split("\n")[0].removeprefix("runsc version ")
 
 
 def resolve(root: Path, path: Path) -> Path:
-    """Return a file of the image, with an absolute symbolic link resolved in the image."""
+    """Return the host's path of a file of the image. An absolute link leads into the image."""
     found = root / path
     return root / found.readlink().relative_to("/") if found.is_symlink() else found
 
@@ -105,10 +105,10 @@ def native_programs(root: Path, version: str) -> Iterator[Package]:
 
 
 def document(name: str, root: Path) -> dict[str, Any]:
-    """Return the document of an image."""
+    """Return the SPDX document of an image."""
     version = importlib.metadata.version("usernsctl")
     found = [*native_programs(root, version), *debian_packages(root), *python_packages(root)]
-    # Two virtual environments may have the same package.
+    # Remove duplicates, because two virtual environments may have the same package.
     packages = list({one["SPDXID"]: one for one in found}.values())
     unique = hashlib.sha256(json.dumps(packages).encode()).hexdigest()
     return {
