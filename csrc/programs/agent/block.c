@@ -3,7 +3,8 @@
 #include <stdint.h>
 #include <sys/mman.h>
 
-/* Number of blocks per allocation; alignment costs one of them. */
+/* Number of blocks in the memory of one mmap(2). The alignment of the other blocks takes the memory
+ * of one block. */
 #define CHUNK 8
 
 static void add_free(struct agent_blocks *blocks, struct agent_block *block)
@@ -42,7 +43,7 @@ struct agent_block *agent_block_leave(struct agent_blocks *blocks, pid_t keeper)
         if (block->keeper != keeper)
             continue;
         *at = block->next;
-        /* LIFO order: reuse the block whose memory was touched last. */
+        /* LIFO order: the next keeper reuses the block whose memory was used last. */
         add_free(blocks, block);
         return block;
     }

@@ -4,8 +4,8 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
-/* A uid that no id map contains and no file has. (uid_t)-1 is not a uid, and unmapped users appear
- * as 65534. */
+/* A uid that no id map contains and no file has. It can be neither (uid_t)-1, which is not a valid
+ * uid, nor 65534, as which unmapped users appear. */
 #define NOBODY_ELSE ((uid_t) - 3)
 
 static int raise_permitted(struct un_cap_sets *sets)
@@ -45,7 +45,8 @@ void agent_restore_uid(uid_t own)
 {
     struct un_cap_sets sets;
     syscall(SYS_setresuid, -1, own, -1);
-    /* A change of the effective uid away from 0 clears the effective capabilities. */
+    /* Raise the effective capabilities, which the kernel has cleared when the effective uid changed
+     * from 0. */
     if (!un_caps_get(&sets))
         raise_permitted(&sets);
 }

@@ -8,30 +8,33 @@
 #include <unistd.h>
 
 #define INPUT_SIZE AGENT_DATA_MAX
-/* The mode of a directory until it is complete, and of missing directories above the tree. */
+/* OWNER_ONLY is the mode of a new directory until its entries are complete. PARENT_MODE is the mode
+ * of missing directories above the tree. PERMISSIONS is the part of a mode that is copied, without
+ * the set-user-id, set-group-id and sticky bits. */
 #define OWNER_ONLY 0700
-/* The part of a mode that is copied, without the set-user-id, set-group-id and sticky bits. */
 #define PERMISSIONS 0777
 #define PARENT_MODE 0755
 
-/* A directory or file that is not complete yet, and its record. */
+/* A directory or file whose copy is in progress, with the record that announced it: one level of
+ * the path to the current file. */
 struct level {
     int fd;
     bool is_new;
-    size_t path_size; /* size of the path of the directory or file */
+    size_t path_size; /* length of the path of the level above */
     struct agent_record record;
 };
 
 struct copy {
     const struct agent_copying *how;
     const char *name; /* name of the tree in its parent directory */
-    int depth;        /* the number of levels below the parent directory */
+    int depth;        /* number of directories and files in `levels` */
     int parent;
-    bool in_file; /* whether the last level is a file */
+    bool in_file; /* whether the last entry of `levels` is a file */
     bool is_complete;
     struct level levels[AGENT_DEPTH_MAX + 2];
     size_t path_size;
-    char path[(AGENT_DEPTH_MAX + 2) * (AGENT_NAME_MAX + 1)]; /* relative to the tree, for errors */
+    char path[(AGENT_DEPTH_MAX + 2) *
+              (AGENT_NAME_MAX + 1)]; /* current path in the tree, for errors */
     size_t from, to;
     char input[INPUT_SIZE];
 };
@@ -61,7 +64,8 @@ static bool stop_copy(struct copy *copy, int errnum)
 
 /* ---- input ----------------------------------------------------------------------------------- */
 
-/* Reads more input, and appends it to the unused bytes. Returns false at the end of the input. */
+/* Reads more input, and appends it to the unused bytes in copy->input. Returns false at end of file
+ * or after a read error. */
 static bool read_more(struct copy *copy)
 {
     if (copy->from == copy->to)
@@ -79,7 +83,8 @@ static bool read_more(struct copy *copy)
     return size > 0;
 }
 
-/* Returns the next `size` bytes, which are valid until the next read, or NULL. */
+/* Returns the next `size` bytes of the input, which are valid until the next call, or NULL if the
+ * input ends before. */
 static const char *take_input(struct copy *copy, size_t size)
 {
     while (copy->to - copy->from < size)
@@ -98,7 +103,8 @@ static bool take_record(struct copy *copy, struct agent_record *record)
     return bytes;
 }
 
-/* Copies a text of the input. Returns false if it has a NUL, or the input ends. */
+/* Copies a text of `size` bytes from the input to `to`, and appends a NUL. Returns false if the
+ * text contains a NUL, or the input ends before. */
 static bool take_entry_text(struct copy *copy, char *to, size_t size)
 {
     const char *bytes = take_input(copy, size);
@@ -125,14 +131,15 @@ static int create_file(int dir, const char *name, int flags, mode_t mode)
                         mode);
 }
 
-/* Removes an existing file of this name if the copy merges. Returns whether the new file can be
- * created. */
+/* Removes the existing file `name` if its creation has failed with EEXIST and the copy replaces
+ * files. Returns whether the creation can be repeated. */
 static bool may_replace(const struct copy *copy, int dir, const char *name)
 {
     return errno == EEXIST && copy->how->merges && !syscall(SYS_unlinkat, dir, name, 0);
 }
 
-/* Creates a file, or a directory unless the copy merges, and opens it. */
+/* Creates and opens the file or directory of `level`. Opens an existing directory if the copy
+ * merges. Returns a descriptor, or -1 with errno set. */
 static int open_level(struct copy *copy, int dir, const char *name, struct level *level)
 {
     level->is_new = true;
@@ -167,7 +174,8 @@ static int current_directory(const struct copy *copy)
     return copy->depth ? copy->levels[copy->depth - 1].fd : copy->parent;
 }
 
-/* Reads the name of an entry. Returns the name to create, or NULL if it is invalid. */
+/* Reads the name of an entry from the input into `name`. Returns the file name to create, which is
+ * copy->name for the tree itself, or NULL if the name or its record is invalid. */
 static const char *take_entry_name(struct copy *copy, size_t size, char *name)
 {
     if (copy->in_file || copy->is_complete || size > AGENT_NAME_MAX ||
@@ -203,20 +211,21 @@ static void set_times(int dir, const char *name, const struct agent_record *reco
         {.tv_nsec = UTIME_OMIT},
         {.tv_sec = record->seconds, .tv_nsec = (long)record->nanoseconds},
     };
-    /* A failure is ignored: many file systems limit the range of times, and some store no times of
-     * symbolic links. */
+    /* Ignore a failure, because many file systems limit the range of times, and some store no times
+     * of symbolic links. */
     syscall(SYS_utimensat, dir, name, times, flags);
 }
 
-/* Sets the time of a new directory or file, and the mode of a directory. Returns 0 or an errno. */
+/* Sets the modification time of a new directory or file, and the mode of a new directory. Returns 0
+ * or an errno. */
 static int set_level_attributes(const struct level *level)
 {
     if (level->record.kind == AGENT_FILE) {
         set_times(level->fd, NULL, &level->record, 0);
         return 0;
     }
-    /* The owner can always list and remove a copied directory. fchmod(2) fails for a descriptor of
-     * O_PATH. */
+    /* Add the owner's permissions, so that the owner can always list and remove a copied directory.
+     * fchmodat(2) is used because fchmod(2) fails for a descriptor opened with O_PATH. */
     mode_t mode = (level->record.mode & PERMISSIONS) | OWNER_ONLY;
     set_times(level->fd, ".", &level->record, 0);
     return syscall(SYS_fchmodat, level->fd, ".", mode) ? errno : 0;
@@ -277,7 +286,8 @@ static int write_data(struct copy *copy, size_t left)
     return 0;
 }
 
-/* Performs one record. Returns 0 or an errno, EPROTO if the record is invalid. */
+/* Performs what one record requests. Returns 0 or an errno, which is EPROTO if the record is
+ * invalid. */
 static int copy_record(struct copy *copy, const struct agent_record *record)
 {
     switch (record->kind) {
@@ -310,7 +320,8 @@ static bool copy_records(struct copy *copy)
 
 /* ---- the tree and its parent directory ------------------------------------------------------- */
 
-/* Creates the missing directories above a path, which is changed during the call. */
+/* Creates the missing parent directories of `path`. The text of `path` is changed during the call,
+ * and restored. */
 static void create_parents(char *path)
 {
     for (char *at = path + 1; *at; at++)
@@ -321,7 +332,9 @@ static void create_parents(char *path)
         }
 }
 
-/* Opens the directory above the path, and sets the name of the tree in it. */
+/* Opens the parent directory of copy->how->path as copy->parent, and stores the last component of
+ * the path in copy->name. `path` is a buffer of AGENT_PATH_SIZE bytes. Returns false with errno set
+ * if that fails. */
 static bool open_tree_parent(struct copy *copy, char *path)
 {
     size_t length = strnlen(copy->how->path, AGENT_PATH_SIZE), slash = 0;
@@ -370,7 +383,8 @@ bool agent_copy_in(const struct agent_copying *how)
 
 /* ---- a single file --------------------------------------------------------------------------- */
 
-/* Opens the file to write. *is_new becomes whether the file was created. */
+/* Creates the file, or opens and truncates an existing regular file. Stores in *is_new whether the
+ * file was created. Returns a descriptor, or -1 with errno set. */
 static int open_written(const char *path, bool *is_new)
 {
     struct stat found;

@@ -7,14 +7,15 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* The least room for data in the buffer: with less, the buffer is sent first. */
+/* Minimum number of free bytes in the buffer for a record's data. If fewer are free, the buffer is
+ * sent first. */
 #define DATA_MIN 4096
 
-/* Records that are sent in large parts, since each system call takes time. */
+/* A buffer of records, which are sent in large parts, because each system call takes time. */
 struct sending {
     int output;
     bool lists;   /* whether to send entries without their contents */
-    bool stopped; /* whether no more can be sent */
+    bool stopped; /* whether sending has failed or was stopped by an error */
     int depth;
     size_t size;
     char bytes[AGENT_DATA_MAX + sizeof(struct agent_record)];
@@ -32,7 +33,7 @@ static void send_buffer(struct sending *sending)
     sending->size = 0;
 }
 
-/* Ensures that the buffer has room for `size` bytes. */
+/* Sends the buffer if it has no room for `size` more bytes. */
 static void make_record_room(struct sending *sending, size_t size)
 {
     if (size > sizeof sending->bytes - sending->size)
@@ -45,7 +46,8 @@ static void add_record_text(struct sending *sending, const char *text, size_t si
     sending->size += size;
 }
 
-/* Adds a record with a name, and the target of a link after it. */
+/* Adds a record with a name to the buffer, followed by the target of a symbolic link if `target` is
+ * not NULL. */
 static void add_file_record(struct sending *sending, struct agent_record *record, const char *name,
                             const char *target)
 {
@@ -86,7 +88,8 @@ static void leave_file(struct sending *sending, bool changed)
     add_file_record(sending, &record, "", NULL);
 }
 
-/* Reports an entry that was replaced or removed after it was listed. */
+/* Sends a record of the kind AGENT_OTHER for an entry that was replaced or removed after it was
+ * listed. Returns whether sending can continue. */
 static bool send_changed(struct sending *sending, const char *name)
 {
     struct agent_record record = {.kind = AGENT_OTHER};
@@ -94,14 +97,15 @@ static bool send_changed(struct sending *sending, const char *name)
     return !sending->stopped;
 }
 
-/* Returns whether the errno of a failed open means that the entry was replaced or removed. */
+/* Checks whether a system call has failed with `errnum` because the entry was replaced or removed
+ * after it was listed. */
 static bool is_replaced(int errnum)
 {
     return errnum == ENOENT || errnum == ENOTDIR || errnum == ELOOP || errnum == ENXIO;
 }
 
-/* Reads at most `most` bytes of a file into a record in the buffer. Returns the number of bytes, or
- * -1 with errno. */
+/* Adds an AGENT_DATA record with at most `most` bytes from the descriptor `file` to the buffer.
+ * Returns the number of bytes read, which is 0 at end of file, or -1 with errno set. */
 static ssize_t send_part(struct sending *sending, int file, uint64_t most)
 {
     struct agent_record record = {.kind = AGENT_DATA};
@@ -126,8 +130,9 @@ static bool has_changed(int file, const struct stat *before, uint64_t sent)
            (before->st_size && sent != (uint64_t)before->st_size);
 }
 
-/* Sends an open regular file: no more than its size, so that a file which grows all the time has an
- * end, too. The files of /proc have no size. */
+/* Sends an open regular file. Sends at most the size that fstat(2) has reported, so that the copy
+ * of a file that grows all the time ends. Files in /proc report the size 0, and are sent up to end
+ * of file. */
 static bool send_file(struct sending *sending, int file, const struct stat *found, const char *name)
 {
     struct agent_record record;
@@ -194,7 +199,7 @@ static bool send_link(struct sending *sending, int dir, const struct stat *found
     return !sending->stopped;
 }
 
-/* Opens a directory or a regular file, and sends the open file. */
+/* Opens the directory or regular file `name` in `dir`, and sends it. */
 static bool send_opened(struct sending *sending, int dir, const char *name, bool is_directory)
 {
     int flags = is_directory ? AGENT_OPEN_DIRECTORY : AGENT_OPEN_FILE | O_NOFOLLOW;
@@ -242,7 +247,8 @@ static bool send_entry(const char *name, void *arg)
     return !sending->stopped;
 }
 
-/* Opens the path, but no FIFO or device: the open could block, or have an effect. */
+/* Opens a regular file or directory. Fails with EINVAL for other files, because the open of a FIFO
+ * or device could block or have a side effect. */
 static int open_path(const char *path, struct stat *found)
 {
     if (syscall(SYS_newfstatat, AT_FDCWD, path, found, 0, 0))

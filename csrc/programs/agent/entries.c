@@ -6,7 +6,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* struct linux_dirent64 of getdents64(2), which no header declares. */
+/* The result of getdents64(2), the struct linux_dirent64 that no header declares. */
 struct entry {
     uint64_t inode;
     int64_t next;

@@ -7,7 +7,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* Ignores the signal for files beyond RLIMIT_FSIZE: a write then fails with EFBIG. */
+/* Ignores SIGXFSZ, so that a write beyond RLIMIT_FSIZE fails with EFBIG instead of killing the
+ * process. */
 static void ignore_size_signal(void)
 {
     /* The kernel's struct sigaction: handler, flags, restorer, mask. */
@@ -31,7 +32,8 @@ int agent_handle_files(char **argv)
     if (!path || *path != '/')
         return 1;
     ignore_size_signal();
-    /* Files are created with their modes: one system call less for each. */
+    /* With the umask 0, files are created with their final modes, which saves a system call per
+     * file. */
     umask(0);
     for (size_t i = 0; i < sizeof sendings / sizeof *sendings; i++)
         if (!strcmp(verb, sendings[i]))

@@ -1,8 +1,8 @@
 /*
- * Keepers may be killed at any time, so this code uses no locks: each field is changed by one
- * atomic exchange. The agent checks after the exit of each keeper whether a keeper still listens,
- * and listens itself if not. Two listeners at the same time do no harm, since only one of them
- * receives a message.
+ * The handover of the role of the listener between keepers. Keepers may be killed at any time, so
+ * this code uses no locks, and changes each field by one atomic exchange. After the exit of each
+ * keeper the agent checks whether a keeper still listens, and if not, listens itself. Two listeners
+ * at the same time do no harm, since only one of them receives a message.
  */
 #include "programs/agent/agent.h"
 
@@ -42,7 +42,7 @@ void agent_idle_pass_on(struct agent_idle *idle, struct agent_block *block, pid_
             return;
         if (!kill(next->keeper, AGENT_LISTEN_SIGNAL))
             return;
-        /* The signal fails if the keeper of `next` was killed and reaped: try another keeper. */
+        /* kill(2) fails if the keeper of `next` was killed and reaped. Try another keeper. */
         block = next;
     }
     if (SET(&idle->listener, block, NULL))

@@ -15,16 +15,16 @@
 struct keeper {
     const struct agent *agent;
     struct agent_block *block;
-    bool listens; /* whether this keeper is the listener, see agent_idle_pass_on() */
-    int socket;   /* to the host, for this command only; -1 after the host has closed it */
+    bool listens; /* whether this keeper is the listener (idle.c) */
+    int socket;   /* socket to the host for this command; -1 after the host has closed it */
     int signals;  /* signalfd for SIGCHLD, SIGTERM and AGENT_LISTEN_SIGNAL */
-    void *stack; /* top of the command's stack until the command is executed; NULL uses the keeper's
-                  */
+    void *stack;  /* top of the stack on which the command runs until its execve(2), or NULL for the
+                     keeper's stack */
     pid_t command;
-    bool ending; /* whether the agent accepts no more commands */
+    bool ending; /* whether the agent ends, so that this keeper must run no more commands */
     bool ended;  /* whether the command has exited and the host has been sent its status */
-    bool more;   /* whether unreaped children may be left */
-    bool empty;  /* whether no process of the command is left */
+    bool more;   /* whether children may remain that have exited and are not reaped */
+    bool empty;  /* whether no process of the command remains */
     struct agent_terminal terminal;
 };
 
@@ -53,7 +53,7 @@ static void send_status(struct keeper *keeper, int status, const struct rusage *
 }
 
 /* Reaps at most AT_ONCE children, so that a fork bomb cannot starve the poll loop. Returns whether
- * any are left. */
+ * any child remains. */
 static bool reap_for_keeper(void *arg)
 {
     struct keeper *keeper = arg;
@@ -70,15 +70,16 @@ static bool reap_for_keeper(void *arg)
     return !keeper->empty;
 }
 
-/* Lets the agent stop all processes, because two keepers that did so would stop each other. */
+/* Requests that the agent kill the command while all processes are stopped. Only the agent stops
+ * all processes, because two keepers that did so would stop each other. */
 static void request_help(void *arg)
 {
     const struct keeper *keeper = arg;
     kill(keeper->agent->pid, AGENT_HELP_SIGNAL);
 }
 
-/* Makes another keeper the listener, because the next command has arrived or this keeper stops
- * polling. */
+/* Makes another keeper the listener. Called if the next command has arrived while this keeper is
+ * busy, or if this keeper is about to stop polling. */
 static void stop_listening(void *arg)
 {
     struct keeper *keeper = arg;
@@ -101,21 +102,22 @@ static void kill_descendants_of_keeper(struct keeper *keeper)
 
 static void send_signal(struct keeper *keeper, int to, int sig)
 {
-    /* After the command was reaped, its pid may have been reused. */
+    /* Send no signal after the command was reaped, because its pid may have been reused. */
     if (to == AGENT_TO_PROCESS && !keeper->ended)
         kill(keeper->command, sig);
     if (to == AGENT_TO_GROUP && !keeper->ended)
         agent_signal_tree(keeper->agent->proc, getpgid(keeper->command), sig);
     if (to == AGENT_TO_TREE && sig == SIGKILL) {
         kill_descendants_of_keeper(keeper);
-        /* End of file notifies the host that no process is left. */
+        /* Signal end of file to the host, which means that no process remains. */
         shutdown(keeper->socket, SHUT_WR);
     } else if (to == AGENT_TO_TREE) {
         agent_signal_tree(keeper->agent->proc, 0, sig);
     }
 }
 
-/* Performs a request of the host. Returns 0 or an errno. */
+/* Performs a request of the host to send a signal or to resize the terminal. Returns 0 or an
+ * errno. */
 static int perform_request(struct keeper *keeper, const struct agent_note *note, size_t size)
 {
     if (size != sizeof *note)
@@ -136,7 +138,7 @@ static int perform_request(struct keeper *keeper, const struct agent_note *note,
     return EPROTO;
 }
 
-/* Receives one message of the host. */
+/* Receives and performs one request of the host. Closes the socket at end of file. */
 static void receive_request(struct keeper *keeper)
 {
     struct agent_note note[2];
@@ -146,8 +148,8 @@ static void receive_request(struct keeper *keeper)
     if (size <= 0) {
         close(keeper->socket);
         keeper->socket = -1;
-        /* After the keeper has sent the status of the command, the end of the socket kills no
-         * background processes. */
+        /* After the keeper has sent the status of the command, background processes of the command
+         * continue even if the host closes the socket. */
         if (!keeper->ended)
             kill_descendants_of_keeper(keeper);
         agent_terminal_close(&keeper->terminal);
@@ -165,7 +167,8 @@ static void end_with_agent(struct keeper *keeper)
     _exit(0);
 }
 
-/* Reads a signal: a child has exited, the agent asks to end, or the agent itself has exited. */
+/* Reads one signal. SIGTERM is a request of the agent to end the command, or, after the exit of the
+ * agent, the parent-death signal. Other signals need no action here. */
 static void take_keeper_signal(struct keeper *keeper)
 {
     struct signalfd_siginfo info;
@@ -185,8 +188,8 @@ static bool is_done(struct keeper *keeper)
     return keeper->empty && keeper->socket < 0;
 }
 
-/* Closes the terminal once its remaining output is copied and no process is left. The host reads
- * until end of file. */
+/* Closes the terminal and the host's output once no process of the command remains and the host has
+ * received all output, because the host reads the output until end of file. */
 static void end_output(struct keeper *keeper)
 {
     struct agent_terminal *terminal = &keeper->terminal;
@@ -212,8 +215,8 @@ static void wait_for_keeper_event(struct keeper *keeper)
         take_keeper_signal(keeper);
     if (polls[POLL_SIGNALS].revents || keeper->more)
         reap_for_keeper(keeper);
-    /* Must precede the reading of the host's messages: input typed before the host closed the
-     * socket comes first. */
+    /* Copy before receive_request(), which closes the terminal if the host has closed the socket:
+     * the input that the host sent before must reach the command first. */
     agent_terminal_copy(&keeper->terminal, polls + POLL_TERMINAL);
     if (keeper->socket >= 0 && polls[POLL_SOCKET].revents)
         receive_request(keeper);
@@ -222,8 +225,8 @@ static void wait_for_keeper_event(struct keeper *keeper)
         stop_listening(keeper);
 }
 
-/* Makes this process a subreaper that receives signals through a signalfd, and SIGTERM when the
- * agent dies. */
+/* Makes this process a subreaper that reads its signals from a signalfd, and receives SIGTERM when
+ * the agent exits. Returns 0, or -1 with errno set. */
 static int become_keeper(struct keeper *keeper)
 {
     sigset_t signals;
@@ -261,8 +264,8 @@ static int open_terminal(struct keeper *keeper, struct agent_start *start,
     return other < 0 ? -1 : 0;
 }
 
-/* Starts the command, and closes the descriptors that only the command uses. Returns -1 after a
- * failure, which has been sent to the host. */
+/* Starts the command, and closes the descriptors that only the command uses. Returns 0, or -1 after
+ * the failure was reported to the host. */
 static int start_command(struct keeper *keeper, struct agent_request *request,
                          const struct agent_wait *wait, const struct agent_loaded *loaded)
 {
@@ -292,7 +295,8 @@ static int start_command(struct keeper *keeper, struct agent_request *request,
     return 0;
 }
 
-/* Loads and starts the command of a message. Returns 0 if the command runs. */
+/* Loads a command's message, and starts the command. Returns 0, or -1 after the failure was
+ * reported to the host. */
 static int start_kept(struct keeper *keeper, struct agent_request *request)
 {
     struct agent_loaded loaded;
@@ -310,8 +314,8 @@ static int start_kept(struct keeper *keeper, struct agent_request *request)
     return failed;
 }
 
-/* Runs one command until none of its processes is left. Returns whether the state of the keeper is
- * unchanged, so that it can run another command. */
+/* Runs one command until none of its processes remains. Returns whether this keeper can run another
+ * command, which it can't after a failed start or a command with a terminal. */
 static bool keep_command(struct keeper *keeper, struct agent_request *request)
 {
     keeper->socket = request->fd[AGENT_SOCKET];
@@ -326,7 +330,8 @@ static bool keep_command(struct keeper *keeper, struct agent_request *request)
     return !had_terminal;
 }
 
-/* Waits for the message of the next command. Returns false if this keeper shall exit instead. */
+/* Waits for the message of the next command, and returns true. Returns false if this keeper must
+ * exit instead. */
 static bool await_request(struct keeper *keeper, struct agent_block *block)
 {
     struct agent_idle *idle = keeper->agent->idle;
@@ -359,7 +364,8 @@ int agent_keep(struct agent_block *block)
         .stack = block->agent->idle ? agent_block_command_stack(block) : NULL,
         .terminal = {.master = -1, .input = -1, .output = -1},
     };
-    /* Set here too: other keepers may signal this one before clone(2) returns in the agent. */
+    /* The agent sets block->keeper too, but other keepers may have to signal this keeper before
+     * clone(2) returns in the agent. */
     block->keeper = getpid();
     if (become_keeper(&keeper)) {
         agent_answer_failure(block->request.fd[AGENT_SOCKET], AGENT_STEP_FORK, errno);

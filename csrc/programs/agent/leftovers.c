@@ -11,16 +11,16 @@
 #define SETTINGS "/proc/sys"
 #define SHARED_MEMORY "/dev/shm"
 
-/* More than the depth of directories in /proc/sys. */
+/* Maximum depth of directories to list; /proc/sys is less deep. */
 #define DEPTH_MAX 16
 #define TEXT_SIZE 65536
 #define PATH_SIZE 1024
 
 struct list {
-    size_t size; /* size of `text` */
+    size_t size; /* number of used bytes of `text` */
     size_t path_size;
     int depth;
-    bool is_whole; /* whether everything was read and fits the buffers */
+    bool is_whole; /* whether all entries could be read and fit the buffers */
     char path[PATH_SIZE];
     char text[TEXT_SIZE];
 };
@@ -35,7 +35,8 @@ static void add_leftover(struct list *list, const char *text, size_t size)
     list->size += size;
 }
 
-/* Appends a slash and a name to the path; only the name if the path is empty. */
+/* Appends a slash and `name` to list->path, or only `name` if the path is empty. Returns false if
+ * the result is too long. */
 static bool append_name(struct list *list, const char *name)
 {
     size_t size = strlen(name);
@@ -80,8 +81,8 @@ static void add_leftover_directory(struct list *list)
     list->depth--;
 }
 
-/* Adds a writable file of /proc/sys. A file that can't be read holds no setting: writing to it
- * triggers an action. */
+/* Adds a file of /proc/sys to the list if the file is writable. Ignores a file that can't be read,
+ * because such a file holds no setting: a write to it triggers an action. */
 static void add_file(struct list *list, mode_t mode)
 {
     if (!(mode & 0222))
@@ -128,7 +129,7 @@ static bool add_name(const char *name, void *arg)
 static void add_shared_memory(struct list *list)
 {
     append_name(list, SHARED_MEMORY);
-    /* A root filesystem may lack /dev/shm. */
+    /* ENOENT is no error, because a root filesystem may lack /dev/shm. */
     if (!agent_each_entry(AT_FDCWD, list->path, add_name, list) && errno != ENOENT)
         list->is_whole = false;
     cut_path(list, 0);
@@ -141,8 +142,8 @@ static void add_settings(struct list *list)
     cut_path(list, 0);
 }
 
-/* Mounts another proc, because each of gVisor's proc mounts caches some settings when they are
- * first read. */
+/* Mounts another proc file system at /proc, because each of gVisor's proc mounts caches some
+ * settings when they are first read. Returns whether that succeeded. */
 static bool mount_another_proc(void)
 {
     return !syscall(SYS_unshare, CLONE_NEWUSER | CLONE_NEWNS) &&

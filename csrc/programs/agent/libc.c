@@ -1,7 +1,7 @@
 /*
- * The agent's own libc: system calls, and the functions that compilers assume. The agent runs in
- * any root filesystem, and shares its memory with the processes that it starts until they execute a
- * command, which no other libc supports.
+ * The agent's own libc: system calls, and the functions that compilers assume. The agent must run
+ * in any root filesystem, so it can't use a libc of the sandbox. The processes that it starts share
+ * its memory until they execute a command, which no other libc supports.
  */
 #include "base/freestanding.h"
 #include "programs/agent/agent.h"
@@ -24,7 +24,8 @@
 
 int main(int argc, char **argv, char **environment);
 
-/* The lowest address of the initial stack, which is above all other memory. */
+/* The lowest address of the initial stack. The initial stack lies above all other memory, so a
+ * higher address is on that stack. */
 static uintptr_t first_stack;
 static int first_error;
 
@@ -44,7 +45,8 @@ int *__errno_location(void)
     return (int *)(here - here % AGENT_STACK_SIZE);
 }
 
-/* The size of the kernel's signal sets, an argument of several system calls. */
+/* The size in bytes of the kernel's signal sets, which several system calls require as an
+ * argument. */
 #define SET_SIZE 8
 
 __attribute__((always_inline)) static inline long call(long number, long a, long b, long c, long d,
@@ -57,7 +59,8 @@ __attribute__((always_inline)) static inline long call(long number, long a, long
     return -1;
 }
 
-/* Define functions of libc that are system calls with the same arguments, of the types A to D. */
+/* Define functions of libc that only make a system call with the same arguments. `type` is the type
+ * of the result, A to D are the types of the arguments. */
 #define CALL_0(type, name, number)                                                                 \
     type name(void)                                                                                \
     {                                                                                              \
@@ -93,7 +96,8 @@ CALL_1(int, chdir, __NR_chdir, const char *)
 CALL_1(pid_t, getpgid, __NR_getpgid, pid_t)
 CALL_1(mode_t, umask, __NR_umask, mode_t)
 CALL_2(int, shutdown, __NR_shutdown, int, int)
-/* The agent never passes equal descriptors, with which dup3(2) fails, unlike dup2(2). */
+/* dup3(2), unlike dup2(2), fails if both descriptors are equal. The agent never calls dup2() with
+ * equal descriptors. */
 CALL_2(int, dup2, __NR_dup3, int, int)
 CALL_2(int, kill, __NR_kill, pid_t, int)
 CALL_2(int, setpgid, __NR_setpgid, pid_t, pid_t)
@@ -145,7 +149,8 @@ int fcntl(int fd, int command, ...)
     return (int)call(__NR_fcntl, fd, command, argument, 0, 0, 0);
 }
 
-/* Ignores the mode argument: copy_in.c, which creates files, calls syscall(). */
+/* Ignores the argument for the mode of a new file, because copy_in.c, which creates files, calls
+ * syscall() instead. */
 int open(const char *path, int flags, ...)
 {
     return (int)call(__NR_openat, AT_FDCWD, (long)path, flags, 0, 0, 0);
@@ -161,7 +166,7 @@ int access(const char *path, int mode)
     return (int)call(__NR_faccessat, AT_FDCWD, (long)path, mode, 0, 0, 0);
 }
 
-/* Always fails: callers only look for signal handlers to reset, and the agent installs none. */
+/* Always fails. The callers only search for signal handlers to reset, and the agent has none. */
 int sigaction(int sig, const struct sigaction *action, struct sigaction *before)
 {
     (void)sig, (void)action, (void)before;
@@ -197,7 +202,7 @@ void *memmove(void *to, const void *from, size_t size)
     return to;
 }
 
-/* Writes eight bytes at a time, since the agent clears tables of many pages. */
+/* Writes eight bytes at a time, because the agent clears tables of many pages. */
 void *memset(void *to, int byte, size_t size)
 {
     char *at = to;

@@ -18,15 +18,15 @@
 struct server {
     struct agent agent;
     struct agent_blocks blocks;
-    struct agent_request refused; /* buffer for a message that is answered with ENOMEM */
+    struct agent_request
+        refused; /* buffer for a message if no block is free; it is answered with ENOMEM */
     struct agent_idle idle;
     int signals;
     bool is_apart; /* whether commands need CAP_KILL to signal the agent */
-    bool more;     /* whether unreaped children may be left */
-    bool ending;   /* whether SIGTERM has arrived */
+    bool more;     /* whether children may remain that have exited and are not reaped */
+    bool ending;   /* whether SIGTERM has arrived, so that no more commands are started */
     bool outlives; /* whether the agent continues after the end of the control socket */
-    bool
-        has_lost; /* whether a keeper was killed, so that its command is now a child of the agent */
+    bool has_lost; /* whether the agent may have inherited the command of a killed keeper */
 };
 
 static bool is_keeper(pid_t pid, void *arg)
@@ -45,8 +45,8 @@ static void forget_keeper(struct server *server, pid_t pid, int status)
         server->has_lost = true;
 }
 
-/* Reaps at most AT_ONCE children, keepers and orphans, so that a fork bomb cannot starve the poll
- * loop. Returns whether any are left. */
+/* Reaps at most AT_ONCE children, which are keepers and orphans, so that a fork bomb cannot starve
+ * the poll loop. Returns whether any child remains. */
 static bool reap_keepers(void *arg)
 {
     struct server *server = arg;
@@ -61,8 +61,8 @@ static bool reap_keepers(void *arg)
     return pid >= 0;
 }
 
-/* Kills commands whose keeper was killed: a command must not escape the host by killing its keeper.
- */
+/* Kills the commands whose keeper was killed, so that no command escapes the host's control by
+ * killing its keeper. */
 static void kill_lost(struct server *server)
 {
     if (server->has_lost && !agent_kill_others(server->agent.proc, is_keeper, server))
@@ -89,7 +89,8 @@ static int start_keeper(struct server *server, struct agent_block *block)
     return 0;
 }
 
-/* Receives one command. Returns false if the host has closed the socket. */
+/* Receives the message of one command, and starts a keeper for it. Returns false if the host has
+ * closed the socket. */
 static bool take_command(struct server *server)
 {
     struct agent_block *block = agent_block_free(&server->blocks);
@@ -132,7 +133,8 @@ static int open_signals(void)
     sigaddset(&signals, SIGCHLD);
     sigaddset(&signals, SIGTERM);
     sigaddset(&signals, AGENT_HELP_SIGNAL);
-    /* The signal makes ppoll(2) return, so that the agent notices that no keeper listens. */
+    /* AGENT_LISTEN_SIGNAL makes ppoll(2) return, so that the agent notices that no keeper
+     * listens. */
     sigaddset(&signals, AGENT_LISTEN_SIGNAL);
     return signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
 }
@@ -160,7 +162,8 @@ static void kill_descendants(struct server *server)
 {
     const struct agent_killing how = {
         .reap = reap_keepers,
-        /* Outside of a sandbox, as in tests, all processes of the host would be stopped. */
+        /* Outside of a sandbox, as in tests, agent_kill_while_stopped() would stop all processes of
+         * the host. */
         .get_help = server->agent.is_inside ? kill_own_descendants_stopped : NULL,
         .arg = server,
     };
@@ -211,8 +214,9 @@ int agent_serve(int control, bool is_inside, bool outlives)
         .uid = getuid(),
         .idle = is_inside ? &server.idle : NULL,
     };
-    /* Descriptors inherited by mistake must not be passed on to commands. Agents are started
-     * without such descriptors, so a gVisor without close_range(2) is no danger. */
+    /* Commands must not inherit descriptors that the agent itself has inherited by mistake. The
+     * host starts agents without further descriptors, so an old gVisor, where close_range(2) fails,
+     * is no danger. */
     syscall(SYS_close_range, STDERR_FILENO + 1, ~0U, CLOSE_RANGE_CLOEXEC, 0, 0);
     agent->proc = agent_open_proc();
     server.signals = open_signals();
@@ -225,7 +229,7 @@ int agent_serve(int control, bool is_inside, bool outlives)
         !say_hello(&server))
         return 1;
     int status = serve(&server);
-    /* When process 1 exits, the kernel kills all other processes. */
+    /* When PID 1 exits, the kernel kills all other processes. */
     if (agent->pid != 1)
         kill_descendants(&server);
     return status;

@@ -17,10 +17,12 @@ static int answer_start_failure(struct agent_start *start, int step, int errnum)
     return 1;
 }
 
-/* Creates a session or process group, and sets the controlling terminal. */
+/* Creates a session or process group for the command, and sets its controlling terminal. Returns 0,
+ * or 1 with the error in `start`. */
 static int set_session(struct agent_start *start, unsigned flags)
 {
-    /* The command always leads a new process group, so that one kill(2) reaches all its members. */
+    /* The command always leads a new process group, so that one kill(2) reaches the command and its
+     * children. */
     bool leads = flags & (AGENT_NEW_SESSION | AGENT_TERMINAL);
     if (leads ? setsid() < 0 : setpgid(0, 0))
         return answer_start_failure(start, AGENT_STEP_FORK, errno);
@@ -35,16 +37,16 @@ static int set_limits(struct agent_start *start)
     for (uint32_t i = 0; i < message->header.limits; i++) {
         struct agent_limit asked;
         agent_read_limit(message, i, &asked);
-        const uint64_t limit[] = {asked.soft, asked.hard}; /* the kernel's struct rlimit64 */
+        const uint64_t limit[] = {asked.soft, asked.hard}; /* struct rlimit64 of the kernel */
         if (syscall(SYS_prlimit64, 0, asked.resource, limit, NULL))
             return answer_start_failure(start, AGENT_STEP_LIMITS, errno);
     }
     return 0;
 }
 
-/* Sets the ids and capabilities of the command. The child shares the agent's memory until it
- * executes the command, so it must not be ptraceable; the kernel makes it non-dumpable when its ids
- * change. */
+/* Sets the ids and capabilities of the command. This process shares the agent's memory until it
+ * executes the command, so other processes must not be able to ptrace(2) it; the kernel makes it
+ * non-dumpable when its ids change. Returns 0, or -1 with errno set. */
 static int change_ids(struct agent_start *start)
 {
     const struct agent *agent = start->agent;
@@ -68,12 +70,13 @@ static int set_up_command(struct agent_start *start)
         return 1;
     if (un_place_stdio(start->stdio, &err))
         return answer_start_failure(start, AGENT_STEP_FORK, err.errnum);
-    /* Must precede the change of ids: raising a limit needs the agent's capabilities. */
+    /* Set the limits before the ids change, because raising a limit needs the agent's
+     * capabilities. */
     if (set_limits(start))
         return 1;
     if (change_ids(start))
         return answer_start_failure(start, AGENT_STEP_IDS, errno);
-    /* The change of ids has cleared the parent-death signal. */
+    /* The kernel has cleared the parent-death signal when the ids changed (prctl(2)). */
     if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0))
         return answer_start_failure(start, AGENT_STEP_FORK, errno);
     if (header->umask != AGENT_UNCHANGED)
@@ -84,7 +87,7 @@ static int set_up_command(struct agent_start *start)
     return 0;
 }
 
-/* Returns the value of a variable, or NULL. */
+/* Returns the value of the variable `name` in `environment`, or NULL if it is not set. */
 static const char *environment_value(const char *const *environment, const char *name)
 {
     size_t length = strlen(name);
@@ -94,8 +97,8 @@ static const char *environment_value(const char *const *environment, const char 
     return NULL;
 }
 
-/* The maximum length of an argument in Linux, including the NUL (MAX_ARG_STRLEN, execve(2)); gVisor
- * has the same limit. */
+/* The maximum size of an argument or environment variable in Linux, including the NUL
+ * (MAX_ARG_STRLEN, execve(2)). gVisor has the same limit. */
 #define STRING_MAX (128 * 1024)
 
 static bool has_long_string(const char *const *strings)
@@ -106,14 +109,16 @@ static bool has_long_string(const char *const *strings)
     return false;
 }
 
-/* Maps ENAMETOOLONG, which gVisor returns for an argument that is too long, to Linux's E2BIG. */
+/* Returns the errno with which execve(2) fails in Linux. gVisor fails with ENAMETOOLONG instead of
+ * E2BIG if an argument is too long. */
 static int errno_of_exec(const struct agent_strings *strings, int errnum)
 {
     bool is_too_long = has_long_string(strings->argv) || has_long_string(strings->envp);
     return errnum == ENAMETOOLONG && is_too_long ? E2BIG : errnum;
 }
 
-/* Executes the command, in a child that shares its parent's memory. */
+/* Executes the command. Runs in a child that shares the keeper's memory until the execve(2).
+ * Returns 1 with the error in start->step and start->errnum if that fails. */
 static int become_agent_command(void *arg)
 {
     struct agent_start *start = arg;
@@ -134,8 +139,8 @@ static int become_agent_command(void *arg)
                                 errno_of_exec(strings, err.errnum));
 }
 
-/* Waits until the write end of the pipe `executed` is closed by the exec; kills the child if the
- * host no longer wants the command. */
+/* Waits until the child has executed the command or exited, which closes the write end of the pipe
+ * `executed`. Kills the child if the host cancels the command. */
 static void await_exec(const struct agent_start *start, pid_t pid, int executed)
 {
     struct agent_wait wait = start->wait;

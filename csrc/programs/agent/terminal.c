@@ -5,7 +5,7 @@
 #include <signal.h>
 #include <sys/ioctl.h>
 
-/* Opens the slave side of a pseudoterminal. Returns -1 with errno. */
+/* Opens the slave side of a pseudoterminal. Returns a descriptor, or -1 with errno set. */
 static int open_other_side(int master)
 {
     char path[32] = "/dev/pts/";
@@ -69,7 +69,7 @@ void agent_terminal_polls(const struct agent_terminal *terminal, struct pollfd *
     polls[2] = (struct pollfd){.fd = can_read ? -1 : terminal->output, .events = POLLOUT};
 }
 
-/* Reads into an empty buffer. Returns false at the end of file. */
+/* Reads from `fd` into an empty buffer. Returns false at end of file or after an error. */
 static bool fill(struct agent_flow *flow, int fd)
 {
     ssize_t size = read(fd, flow->bytes, sizeof flow->bytes);
@@ -80,7 +80,7 @@ static bool fill(struct agent_flow *flow, int fd)
     return size > 0;
 }
 
-/* Writes from the buffer. Returns false if the other end is closed. */
+/* Writes bytes of the buffer to `fd`. Returns false if the other end of `fd` is closed. */
 static bool drain(struct agent_flow *flow, int fd)
 {
     ssize_t size = write(fd, flow->bytes + flow->from, flow->to - flow->from);
@@ -90,8 +90,8 @@ static bool drain(struct agent_flow *flow, int fd)
     return true;
 }
 
-/* Types VEOF to signal the end of input to a program that reads lines, as a user would. In the
- * middle of a line, the first VEOF only ends the line. */
+/* Writes the character VEOF (Ctrl-D) to the terminal, as a user would type it, which is end of file
+ * for a program that reads lines. In the middle of a line, the first VEOF only ends the line. */
 static void type_end(struct agent_terminal *terminal)
 {
     struct termios mode;
@@ -133,7 +133,7 @@ void agent_terminal_copy(struct agent_terminal *terminal, const struct pollfd *p
     if (polls[1].fd >= 0 && polls[1].revents & (POLLIN | POLLHUP | POLLERR) &&
         is_empty(&terminal->out) && !fill(&terminal->out, terminal->master))
         agent_terminal_close(terminal);
-    /* Output that the host no longer reads is discarded, so that the command is not blocked. */
+    /* Discard output that the host no longer reads, so that the command does not block. */
     if (polls[2].fd >= 0 && polls[2].revents && !drain(&terminal->out, terminal->output))
         terminal->out.from = terminal->out.to;
 }

@@ -1,11 +1,11 @@
 /*
- * Killing all descendants of a subreaper.
+ * Kills all descendants of a subreaper.
  *
  * An orphan is reparented to the nearest subreaper among its ancestors (PR_SET_CHILD_SUBREAPER), so
  * a subreaper without children (ECHILD) certainly has no descendants. The list of descendants comes
  * from /proc, and may be outdated as soon as it is read, so listing and killing are repeated until
- * there are none. A fork bomb that creates processes faster than they can be listed is listed while
- * all processes of the sandbox are stopped for a moment.
+ * no child remains. If a fork bomb creates processes faster than /proc can be listed, all processes
+ * of the sandbox are stopped for a moment and then listed.
  */
 #include "base/base.h"
 #include "programs/agent/agent.h"
@@ -19,23 +19,23 @@
 #include <sys/wait.h>
 #include <time.h>
 
-/* The maximum number of processes in one listing; the next listing finds the others. */
+/* The maximum number of processes in one listing. The next listing finds further processes. */
 #define PROCESSES_MAX 8192
-/* Greater than all pids: gVisor has at most 65,536 tasks, and Linux (in tests) pids up to
- * 4,194,304. */
+/* One more than the greatest pid. gVisor has at most 65,536 tasks, and Linux, on which tests run,
+ * has pids below 4,194,304. */
 #define PIDS (1 << 22)
-/* The number of rounds of killing without stopping all processes, and the time limit of the first
- * of these rounds in ms; the limit of round N is N times as long. A round is slow if very many
- * processes compete for the processor. */
+/* ROUNDS_ALONE is the number of rounds of killing before all processes are stopped. LISTING_MS is
+ * the time limit in ms of the first round's listing. The limit of round N is N times as long,
+ * because a listing is slow if very many processes compete for the processor. */
 #define ROUNDS_ALONE 3
 #define LISTING_MS 50
-/* Number of processes between two reads of the clock. */
+/* Number of processes that are listed between two reads of the clock. */
 #define LISTING_PART 4
-/* The maximum number of attempts to stop all processes: a process in the middle of fork(2) stops
- * only after it. */
+/* The maximum number of attempts to stop all processes. One attempt may not suffice, because a
+ * process in the middle of fork(2) stops only after the fork. */
 #define STOPS_MAX 64
-/* In ns: the delay between two attempts to stop all processes, and the minimum and maximum delay
- * between rounds of killing. */
+/* STOP_DELAY is the delay in ns between two attempts to stop all processes. DELAY_MIN and DELAY_MAX
+ * are the minimum and maximum delay in ns between rounds of killing. */
 #define STOP_DELAY 1000000
 #define DELAY_MIN 100000
 #define DELAY_MAX 20000000
@@ -45,14 +45,14 @@ struct process {
     pid_t parent;
     pid_t group;
     char state;
-    bool below; /* whether the process is a descendant of the root */
+    bool below; /* whether the process is a descendant of `root` in mark() */
 };
 
-/* A listing of /proc, in separately mapped memory, because several keepers may list at the same
- * time. */
+/* The processes that /proc lists. Each listing is in separately mapped memory, because several
+ * keepers may list processes at the same time. */
 struct listing {
     size_t count;
-    int64_t end;  /* deadline of the listing, or 0 */
+    int64_t end;  /* deadline for reading /proc, in ms of CLOCK_MONOTONIC, or 0 for none */
     bool is_late; /* whether the deadline has passed */
     struct process processes[PROCESSES_MAX];
     uint64_t below[PIDS / 64];
@@ -101,8 +101,9 @@ static const char *read_stat_id(const char *text, pid_t *id)
     return text && *text == ' ' ? text + 1 : NULL;
 }
 
-/* Parses /proc/PID/stat, "PID (NAME) STATE PARENT GROUP ...". The name may contain any characters.
- */
+/* Reads the state, parent and process group of a process from /proc/PID/stat, "PID (NAME) STATE
+ * PARENT GROUP ...", in which NAME may contain any characters. Returns false if the process has
+ * exited, or the file is malformed. */
 static bool read_process(int proc, const char *name, struct process *found)
 {
     char path[32], text[512];
@@ -149,7 +150,8 @@ static bool add_process(const char *name, void *arg)
     return listing->count < PROCESSES_MAX && !listing->is_late;
 }
 
-/* Marks the descendants of `root`, except spared children and their descendants. */
+/* Marks the descendants of `root` in the listing, except the children for which `spared` returns
+ * true and their descendants. */
 static void mark(struct listing *listing, pid_t root, agent_spared *spared, void *arg)
 {
     mark_below(listing, root);
@@ -181,8 +183,8 @@ static void unmap_listing(struct listing *listing)
     munmap(listing, sizeof *listing);
 }
 
-/* Lists all processes, and marks the descendants of `root`. Returns NULL if /proc can't be read.
- * The caller unmaps the listing with unmap_listing(). */
+/* Lists all processes until the deadline `end`, and marks the descendants of `root`. The caller
+ * unmaps the listing with unmap_listing(). Returns NULL if /proc can't be read. */
 static struct listing *list_processes(int proc, pid_t root, int64_t end, agent_spared *spared,
                                       void *arg)
 {
@@ -231,7 +233,8 @@ bool agent_kill_others(int proc, agent_spared *spared, void *arg)
     for (size_t i = 0; i < listing->count; i++) {
         if (!listing->processes[i].below)
             continue;
-        /* A zombie counts as a process: it may have forked after /proc was read. */
+        /* Count zombies as processes too, because a process that is a zombie now may have forked
+         * after /proc was read. */
         any = true;
         kill(listing->processes[i].pid, SIGKILL);
     }
@@ -239,7 +242,7 @@ bool agent_kill_others(int proc, agent_spared *spared, void *arg)
     return any;
 }
 
-/* Returns whether all descendants are stopped or have exited. */
+/* Checks whether all marked descendants in the listing are stopped or have exited. */
 static bool have_stopped(const struct listing *listing)
 {
     for (size_t i = 0; i < listing->count; i++) {
@@ -254,7 +257,8 @@ void agent_kill_while_stopped(int proc, pid_t root)
 {
     struct listing *listing = NULL;
     for (int i = 0; i < STOPS_MAX; i++) {
-        /* Repeated to find processes that were forked between the listing and the stop. */
+        /* Repeat SIGSTOP, to stop also the processes that were forked after kill(2) had listed all
+         * processes. */
         for (int again = 0; again < 3; again++)
             kill(-1, SIGSTOP);
         listing = list_processes(proc, root, 0, NULL, NULL);
@@ -270,8 +274,8 @@ void agent_kill_while_stopped(int proc, pid_t root)
         unmap_listing(listing);
 }
 
-/* Without /proc, finds children by trying all pids. Their orphans become children for the next
- * round. */
+/* Kills the children of this process without /proc, by trying all pids. The orphans of the children
+ * are reparented to this process, and the next round kills them. */
 static void kill_children_by_trial(void)
 {
     siginfo_t none;
@@ -280,12 +284,12 @@ static void kill_children_by_trial(void)
             kill(pid, SIGKILL);
 }
 
-/* A summary of the descendants in a listing, for comparison with the next one. */
+/* A summary of the descendants in one listing, for comparison with the next listing. */
 struct found {
     size_t count;
     uint64_t pids; /* sum of the pids */
-    bool rest;     /* whether all are zombies, and the same as in the listing before: these wait for
-                      their tracer */
+    bool rest; /* whether all descendants are zombies, and were so in the previous listing too: then
+                  they wait for their tracer */
 };
 
 static void compare_listings(struct found *found, const struct listing *listing)
@@ -303,7 +307,8 @@ static void compare_listings(struct found *found, const struct listing *listing)
     *found = now;
 }
 
-/* Lists and kills the descendants. Returns false if the deadline has passed. */
+/* Lists and kills the descendants of this process, and summarizes them in `found`. Returns false if
+ * the deadline `end` has passed before they could be listed. */
 static bool kill_found(int proc, int64_t end, struct found *found)
 {
     found->rest = false;
@@ -331,7 +336,8 @@ void agent_kill_tree(int proc, const struct agent_killing *how)
         int64_t end = milliseconds() + LISTING_MS * (INT64_C(1) + round);
         if (how->group && !kill(-how->group, SIGKILL) && !how->reap(how->arg))
             return;
-        /* Stopping all processes does not help against zombies that wait for their tracer. */
+        /* Do not stop all processes if only zombies that wait for their tracer remain, since
+         * stopping can't end those. */
         bool is_alone = found.rest || !how->get_help;
         bool is_listing = is_alone || round % (ROUNDS_ALONE + 1) != ROUNDS_ALONE;
         bool in_time = is_listing && kill_found(proc, is_alone ? INT64_MAX : end, &found);

@@ -8,7 +8,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* recvmsg(2) gets room for one descriptor more than a message may have, to detect excess ones. */
+/* Number of descriptors for which recvmsg(2) has room. It is one more than a message may have, to
+ * detect messages with too many descriptors. */
 #define ROOM (AGENT_FDS + 1)
 
 union control {
@@ -34,9 +35,10 @@ static void take_fds(struct msghdr *head, struct agent_request *request)
     }
 }
 
-/* Returns the errno for lost data: EPROTO if the host has sent too much, EMFILE if descriptors did
- * not fit the descriptor table. gVisor's kernel uses a host descriptor for each received one, and
- * for each host file that is open inside. */
+/* Returns the errno for data that recvmsg(2) has lost, or 0. The errno is EPROTO if the host has
+ * sent too much, and EMFILE if descriptors did not fit the descriptor table. gVisor's kernel uses a
+ * host descriptor for each received descriptor, and for each host file that is open in the
+ * sandbox. */
 static int fault_of(int flags, size_t fds)
 {
     if (flags & MSG_CTRUNC && fds <= AGENT_FDS)
@@ -86,7 +88,7 @@ static bool is_unwanted(int socket)
 
 bool agent_wait_while_wanted(const struct agent_wait *wait)
 {
-    /* gVisor reports the end of a host socket as POLLIN only. */
+    /* Poll for POLLIN only, because gVisor reports the end of file of a host socket as POLLIN. */
     struct pollfd polls[] = {
         {.fd = wait->fd, .events = POLLIN},
         {.fd = wait->socket, .events = POLLIN},
@@ -99,7 +101,7 @@ bool agent_wait_while_wanted(const struct agent_wait *wait)
             return true;
         if (polls[1].revents && is_unwanted(wait->socket))
             return false;
-        /* Messages other than a request to kill are read later. */
+        /* The message is not SIGKILL, so it is read later. Stop polling the socket meanwhile. */
         if (polls[1].revents)
             polls[1].fd = -1;
         if (polls[2].revents) {

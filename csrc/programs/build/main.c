@@ -1,17 +1,19 @@
 /*
  * usernsctl-build [LAUNCH SOCKET FD...]
  *
- * Builds a launch inside the namespaces of a host: the root filesystem that all sandboxes of that
- * host share. LAUNCH is a descriptor of a file with the launch, and the FDs are its sources, in
- * order. A descriptor of the directory for the sandboxes' files is sent over SOCKET.
+ * Builds the root filesystem that all sandboxes of a host (SandboxHost) share, inside the host's
+ * namespaces. LAUNCH is a descriptor of the launch file, and each FD is a descriptor of one of the
+ * launch's sources, in order. Sends a descriptor of the directory for the sandboxes' files over
+ * SOCKET.
  *
- * Prints strings, each terminated by NUL: the path of the tmpfs that contains all files built, "1"
- * or "0", whether a new PID namespace can have a /proc, then the source and destination of each
- * bind mount; or, with exit status 1, the failure: step, errno, cause, detail, path and remedy, of
- * which the last four may be empty.
+ * On success, prints strings, each terminated by NUL: the path of the tmpfs that contains all files
+ * that were built; "1" if a new PID namespace can mount a /proc, otherwise "0"; and the source and
+ * destination of each bind mount. On failure, prints the fields of the error in the same way, and
+ * exits with status 1: step, errno, cause, detail, path and remedy, of which the last four may be
+ * empty.
  *
- * Without arguments the program only holds its namespaces until it is killed or standard input
- * ends.
+ * Without arguments, the program only keeps its namespaces alive until it is killed or reads end of
+ * file from standard input.
  */
 #include "base/base.h"
 #include "launch/launch.h"
@@ -64,8 +66,8 @@ static int mount_proc(void *arg)
     return un_setup_apply(&setup, &err) ? 1 : 0;
 }
 
-/* Returns whether a child in a new PID namespace can mount a /proc, as usernsctl-init needs to. The
- * kernel denies that where a part of this /proc is covered, as in a container. */
+/* Checks whether a child in a new PID namespace can mount a /proc, which usernsctl-init needs. The
+ * kernel denies the mount if a part of this /proc is covered by other mounts, as in a container. */
 static bool can_mount_proc(void)
 {
     int status;

@@ -3,24 +3,24 @@
  *     [--network PROGRAM [OPTION...] --] COMMAND...
  *
  * Starts a sandbox that outlives its creator, or leaves nothing behind on failure. Runs COMMAND,
- * which starts the sandbox in the background and writes its pid to PIDFILE, and reports its success
- * by "+" on CONNECTION, or an error before the start of COMMAND by its fields (shared.h,
- * error_send()). The answer "+" means that the creator has recorded the sandbox, which then
- * outlives the creator. On any other answer, which may come before that byte, or if COMMAND fails
- * or CREATOR exits first, or after SIGTERM, all started processes are killed, and DIRECTORY is
- * removed with its contents. With --network, makes the network of the sandbox first (shared.h,
- * network_join()).
+ * which starts the sandbox in the background and writes the sandbox's pid to PIDFILE. If COMMAND
+ * succeeds, sends "+" over CONNECTION; after an error before the start of COMMAND, sends the fields
+ * of the error (shared.h, error_send()). The creator answers "+" when it has recorded the sandbox,
+ * which from then on outlives the creator. If the creator answers anything else or closes
+ * CONNECTION, if COMMAND fails, if CREATOR exits first, or after SIGTERM, kills all started
+ * processes, and removes DIRECTORY with its contents. With --network, first creates the network of
+ * the sandbox (shared.h, network_join()).
  *
- * usernsctl-detach exits after that answer or failure. Its child, the keeper, starts the sandbox
- * and remains the parent (child subreaper) of the sandbox's processes. When the sandbox has ended,
- * the keeper writes the exit status into the file "status" in DIRECTORY, and exits. If the kernel's
- * OOM killer kills a process of the sandbox, or the sandbox exceeds one of its LIMITS (shared.h,
- * limits_parse()), the keeper kills all processes, and writes the reason into the file "end"
- * (shared.h, end_write()). SIGTERM to the keeper ends the sandbox.
+ * usernsctl-detach itself exits after the creator's answer, or after a failure. Its child, the
+ * keeper, starts the sandbox and remains the subreaper of the sandbox's processes. When the sandbox
+ * has ended, the keeper writes the exit status to the file "status" in DIRECTORY, and exits. If the
+ * kernel's OOM killer kills a process of the sandbox, or the sandbox exceeds one of its LIMITS
+ * (shared.h, limits_parse()), the keeper kills all processes of the sandbox, and writes the reason
+ * to the file "end" in DIRECTORY (shared.h, end_write()). SIGTERM to the keeper ends the sandbox.
  *
- * CREATOR is a pidfd, because a fork of the creator may keep CONNECTION open. LOCK is a descriptor
- * of DIRECTORY with a lock (flock(2)), which marks the directory as in use until usernsctl-detach
- * exits.
+ * CREATOR is a pidfd of the creator. It is needed because a forked child of the creator may keep
+ * CONNECTION open. LOCK is a descriptor of DIRECTORY that holds a lock (flock(2)), which marks the
+ * directory as in use until usernsctl-detach exits.
  */
 #include "base/base.h"
 #include "programs/shared/shared.h"
@@ -38,7 +38,8 @@
 
 enum { CREATOR, CONNECTION, LOCK, FDS };
 
-/* Waits for an answer of the creator. Returns whether the creator wants the sandbox to stay. */
+/* Reports success to the creator, and waits for the creator's answer. Returns whether the creator
+ * wants to keep the sandbox. */
 static bool is_wanted(const int fds[FDS])
 {
     char answer = 0;
@@ -56,13 +57,15 @@ static bool is_wanted(const int fds[FDS])
 static int remove_one(const char *path, const struct stat *status, int kind, struct FTW *where)
 {
     (void)status, (void)kind, (void)where;
-    /* runsc leaves a namespace mounted in its state directory (null-netns, since 20260803). */
+    /* Unmount what runsc has mounted: since 20260803, runsc leaves a namespace mounted in its state
+     * directory (null-netns). */
     if (remove(path) && errno == EBUSY && !umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW))
         remove(path);
     return 0;
 }
 
-/* Starts the sandbox. Stores its pid, or returns the exit status after a failure. */
+/* Starts the sandbox, and stores its pid in *sandbox. Returns 0, or the exit status of this process
+ * after a failure. */
 static int start_sandbox(struct sandbox_wait *wait, const int fds[FDS], char **argv, pid_t *sandbox)
 {
     struct un_error err;
@@ -85,20 +88,23 @@ static int start_sandbox(struct sandbox_wait *wait, const int fds[FDS], char **a
     return is_wanted(fds) ? 0 : SANDBOX_KILLED;
 }
 
-/* Waits until the sandbox has ended, and writes its exit status. Writes a byte to the pipe
- * `started` first, after which the parent exits. */
+/* Writes a byte to the pipe `started`, after which the parent of this process exits. Then waits
+ * until the sandbox has ended, and writes its exit status to the file "status". */
 static void keep_sandbox(struct sandbox_wait *wait, const int fds[FDS], int started, pid_t sandbox)
 {
     char status[16];
-    /* A fork of the creator may also hold this descriptor, so closing it would not unlock. If this
-     * fails, the directory stays in use until those forks exit. */
+    /* Unlock explicitly, because a forked child of the creator may have the same open file, so that
+     * close(2) would not unlock it. If flock(2) fails, the directory is marked as in use until
+     * those children exit. */
     flock(fds[LOCK], LOCK_UN);
     un_close_each(fds, FDS);
-    /* Fails only if the parent was killed, and then the creator has received no answer. */
+    /* Ignore a failure: the write fails only if the parent was killed, and then the creator has
+     * received no answer from the parent. */
     un_write_all(started, "+", 1);
     close(started);
     wait->end_fds[0] = wait->end_fds[1] = -1;
-    /* If this fails, the directory of the creator can't be unmounted while the sandbox runs. */
+    /* Leave the creator's working directory, whose file system could not be unmounted while the
+     * sandbox runs. Ignore a failure. */
     (void)!chdir("/");
     snprintf(status, sizeof status, "%d", sandbox_wait_for_exit(wait, sandbox, true, getpid()));
     sandbox_write_text(wait->directory, "status", status);
@@ -113,7 +119,7 @@ static int run_keeper(const int fds[FDS], const struct un_limits *limits, int st
     const char *directory = argv[1];
     sandbox_wait_init(&wait, argv + 3);
     wait.end_file = "end";
-    /* Open for as long as the sandbox runs: the creator renames the directory. */
+    /* Keep the directory open while the sandbox runs, because the creator renames it. */
     wait.directory = openat(fds[LOCK], ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (wait.directory < 0)
         return sandbox_fail(directory);
@@ -133,8 +139,8 @@ static int run_keeper(const int fds[FDS], const struct un_limits *limits, int st
     return status;
 }
 
-/* Waits until the keeper writes a byte to `started` or exits, and passes SIGTERM on to it. Returns
- * the exit status. */
+/* Waits until the keeper writes a byte to the pipe `started` or exits, and meanwhile forwards
+ * SIGTERM to the keeper. Returns the exit status of this process. */
 static int wait_for_keeper(pid_t keeper, int started, int signals)
 {
     int status;

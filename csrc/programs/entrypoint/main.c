@@ -1,18 +1,19 @@
 /*
- * usernsctl-entrypoint: the first program of a container that runs programs in gVisor.
+ * usernsctl-entrypoint is the first program of a container that runs programs in gVisor.
  *
  *   in-gvisor [OPTION]... [--] CMD [ARGUMENT]...    usernsctl run, on the container's files
  *   usernsctl [ARGUMENT]...                         usernsctl itself
  *
- * The program is called by either name. Users who can set the environment of a container, or mount
- * files in it, may not be allowed to decide what runs outside of gVisor. So this program is static,
- * which leaves no variables of a dynamic loader to set, and it searches other programs only in its
- * own directory. There it finds usernsctl-exec, which is static too, and performs a launch that was
- * frozen when the image was built; to usernsctl-exec, the environment of the container is only data
- * for the command in gVisor. Without such a launch, Python is started with a clean environment, and
- * receives the container's environment in a memory file.
+ * The program has both names. Users who can set the environment of a container, or mount files in
+ * it, must not thereby decide which code runs outside of gVisor. So this program is statically
+ * linked, because a dynamic loader obeys environment variables, and it executes only programs in
+ * its own directory. One of these is usernsctl-exec, which is statically linked too, and performs a
+ * launch that was frozen when the image was built. usernsctl-exec passes the environment of the
+ * container to the command in gVisor, but does not use it itself. Without a frozen launch, this
+ * program starts Python with a clean environment, and passes the container's environment in a
+ * memory file.
  *
- * Only the options of in-gvisor decide what a command is allowed.
+ * Only the options of in-gvisor decide what the command may access.
  */
 #include "base/base.h"
 #include "launch/launch.h"
@@ -26,19 +27,22 @@
 #include <sys/utsname.h>
 
 #ifndef MFD_NOEXEC_SEAL
-#define MFD_NOEXEC_SEAL 8U /* since Linux 6.3 */
+#define MFD_NOEXEC_SEAL 8U /* memfd_create(2), since Linux 6.3 */
 #endif
 
-/* Exit status after a failure of this program; 126 and 127 are for failures of the command. */
+/* Exit status after a failure of this program. The statuses 126 and 127 mean that the command can't
+ * be executed or found. */
 #define FAILED 125
 #define CLI "usernsctl"
 #define SELF "in-gvisor"
-/* The launch for the default options of in-gvisor, and the suffixes for other options. */
+/* Path of the launch for the default options of in-gvisor, and suffixes of the paths for other
+ * options. */
 #define LAUNCH "/etc/usernsctl/launch"
 #define NO_NETWORK ".no-network"
 #define PRIVATE_NETWORK ".private-network"
 #define ALL_IDS ".all-ids"
-/* Room for the arguments that this program adds to the caller's: at most 23, and NULL. */
+/* Maximum number of elements that this program adds to the caller's arguments: 23 arguments, and
+ * NULL. */
 #define OWN_WORDS_MAX 24
 #define TERM_MAX 64
 
@@ -90,7 +94,7 @@ struct policy {
     bool is_health;
 };
 
-/* Builder of a command line, whose array has room for all arguments. */
+/* A command line under construction. The array has room for all arguments. */
 struct argv_builder {
     const char **argv;
     size_t count;
@@ -118,9 +122,9 @@ static int fail_entrypoint(const char *what)
     return FAILED;
 }
 
-/* Continues in a child if process 1 of a container must stay in the container's user namespace, see
- * stay_outside(). Returns -1 in the process that is to start the sandbox, and otherwise the exit
- * status for process 1. */
+/* Calls stay_outside(), which forks if this process is PID 1 of a container and must stay in the
+ * container's user namespace. Returns -1 in the process that must start the sandbox, and the exit
+ * status in PID 1 after the exit of that process. */
 static int stay_outside_or_fail(void)
 {
     int status;
@@ -129,7 +133,8 @@ static int stay_outside_or_fail(void)
     return status < 0 ? fail_entrypoint("fork") : status;
 }
 
-/* Writes the path of a program in the directory of this program. */
+/* Writes the path of the file `name` in the directory of this program to `path`. Returns 0, or -1
+ * with errno set. */
 static int find_in_own_directory(const char *name, char path[PATH_MAX])
 {
     ssize_t length = readlink("/proc/self/exe", path, PATH_MAX - 1);
@@ -146,8 +151,9 @@ static int find_in_own_directory(const char *name, char path[PATH_MAX])
     return 0;
 }
 
-/* Writes the environment to a memory file, each variable terminated by NUL. Returns its descriptor,
- * which is above 2 even if a standard descriptor is closed, or -1. */
+/* Writes the environment to a memory file, each variable terminated by NUL. Returns a descriptor of
+ * the file, or -1 with errno set. The descriptor is above 2 even if standard input, output or error
+ * is closed. */
 static int save_environment(void)
 {
     int fd = memfd_create("environ", MFD_NOEXEC_SEAL | MFD_CLOEXEC);
@@ -161,8 +167,8 @@ static int save_environment(void)
     return fd;
 }
 
-/* Returns a TERM setting for colours in the output of usernsctl, or NULL. Accepts only plain names,
- * not paths. */
+/* Returns the variable TERM=NAME for the environment of usernsctl, which uses it for colours, or
+ * NULL if TERM is not set or not a plain name. */
 static const char *terminal(void)
 {
     static const char allowed[] =
@@ -175,7 +181,8 @@ static const char *terminal(void)
     return setting;
 }
 
-/* Copies a file in the directory of this program to standard output. Returns the exit status. */
+/* Copies the file `name` in the directory of this program to standard output. Returns the exit
+ * status. */
 static int print_file(const char *name)
 {
     static char path[PATH_MAX], bytes[1 << 16];
@@ -190,7 +197,7 @@ static int print_file(const char *name)
     return failed ? fail_entrypoint(path) : 0;
 }
 
-/* Executes usernsctl. Returns only on failure. */
+/* Executes the Python command usernsctl. Returns the exit status, and only on failure. */
 static int become_usernsctl(struct argv_builder *builder, char *const *rest, bool is_run)
 {
     static char python[PATH_MAX], script[PATH_MAX], option[sizeof "--environ-fd=" + 11];
@@ -219,14 +226,15 @@ static int become_usernsctl(struct argv_builder *builder, char *const *rest, boo
     return fail_entrypoint(python);
 }
 
-/* Returns whether the Python command usernsctl is in this program's directory. */
+/* Checks whether Python is in this program's directory, so that the command usernsctl can be
+ * executed. */
 static bool has_python(void)
 {
     char python[PATH_MAX];
     return !find_in_own_directory("python3", python) && !access(python, X_OK);
 }
 
-/* Executes usernsctl-exec to perform a launch. Returns only on failure. */
+/* Executes usernsctl-exec to perform a launch. Returns the exit status, and only on failure. */
 static int perform_launch(struct argv_builder *builder, const char *launch,
                           const struct policy *policy, char *const *rest)
 {
@@ -256,7 +264,8 @@ static int perform_launch(struct argv_builder *builder, const char *launch,
     return fail_entrypoint(program);
 }
 
-/* Executes the watcher's program to ask the running sandbox. Returns only on failure. */
+/* Executes usernsctl-watch for a health check of the running sandbox. Returns the exit status, and
+ * only on failure. */
 static int check_health(struct argv_builder *builder, const struct policy *policy,
                         char *const *rest)
 {
@@ -289,9 +298,9 @@ static bool is_either(const char *value, const char *a, const char *b)
     return !strcmp(value, a) || !strcmp(value, b);
 }
 
-/* Fails if an environment variable is set that set an option in earlier releases: ignoring the
- * variable could run the command with fewer restrictions than the user expects. Returns the exit
- * status, or -1 to continue. */
+/* Fails if an environment variable is set that had the effect of an option in earlier releases. If
+ * the variable were ignored, the command could run with fewer restrictions than the user expects.
+ * Returns the exit status, or -1 to continue. */
 static int check_variables(void)
 {
     static const char *const names[] = {"USERNSCTL_NETWORK", "USERNSCTL_IDS"};
@@ -336,13 +345,15 @@ static int check_policy(const struct policy *policy, const char *command)
     return check_variables();
 }
 
-/* Values of options without a letter; no letter has one of these values. */
+/* Values that getopt_long(3) returns for options without a letter. They are below the codes of all
+ * letters. */
 enum { NETWORK = 1, IDS, RUNSC, USER, LOG, RERAISE, CHECK, HEALTH };
 
-/* Reports the option that getopt_long(3) has rejected. */
+/* Reports the option that getopt_long(3) has rejected. Returns the exit status. */
 static int refuse_option(char **argv)
 {
-    /* getopt_long() advances to the next argument only after the last letter of an argument. */
+    /* If the option is a letter, argv[optind - 1] may be another argument, because getopt_long()
+     * advances optind only after the last letter of an argument. */
     bool is_letter = optopt < 0 || optopt > HEALTH;
     char letter[] = {'-', optopt > ' ' && optopt < 127 ? (char)optopt : '?', '\0'};
     /* getopt_long() never rejects -h and -V, only --help=VALUE and --version=VALUE. */
@@ -352,7 +363,8 @@ static int refuse_option(char **argv)
                         " is not an option, or lacks its value", SELF " --help lists the options");
 }
 
-/* Sets the format of messages immediately, so that errors about later options have that format. */
+/* Sets the format of messages immediately, so that errors about the options that follow have this
+ * format. */
 static void set_log(struct policy *policy, const char *format)
 {
     policy->log = format;
@@ -360,7 +372,7 @@ static void set_log(struct policy *policy, const char *format)
         report_in_json();
 }
 
-/* Parses the options. Returns the exit status, or -1 to continue. */
+/* Parses the options of in-gvisor. Returns the exit status, or -1 to continue. */
 static int parse_policy(int argc, char **argv, struct policy *policy)
 {
     static const struct option options[] = {
@@ -404,7 +416,8 @@ static int parse_policy(int argc, char **argv, struct policy *policy)
     return -1;
 }
 
-/* Executes usernsctl run with the same options, if there is no launch. */
+/* Executes `usernsctl run` with the same options. Used if there is no frozen launch for them.
+ * Returns the exit status, and only on failure. */
 static int run_by_python(const struct policy *policy, char *const *command,
                          struct argv_builder *builder)
 {
@@ -468,7 +481,8 @@ static int run_in_gvisor(int argc, char **argv, struct argv_builder *builder)
     return run_by_python(&policy, argv + optind, builder);
 }
 
-/* Without Python, prints the profiles for container engines from files next to this program. */
+/* Performs the few commands that usernsctl has in an image without Python, which print profiles for
+ * container engines from files. Returns the exit status. */
 static int run_without_python(int argc, char **argv)
 {
     static const char *const printed[][2] = {
@@ -489,7 +503,7 @@ static int run_without_python(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    /* The first four elements are for become_usernsctl(). */
+    /* The first four elements are reserved for become_usernsctl(). */
     struct argv_builder builder = {calloc((size_t)argc + OWN_WORDS_MAX, sizeof *builder.argv), 4};
     if (!builder.argv || !argc)
         return fail_entrypoint("calloc");

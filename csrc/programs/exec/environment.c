@@ -1,12 +1,12 @@
-/* The environment of a command in a launch: variables that the launch sets, and variables of the
- * caller. */
+/* Builds the environment of a launch's command from variables that the launch sets and variables of
+ * the caller. */
 #include "base/base.h"
 #include "programs/exec/exec.h"
 
 struct variable {
     const char *entry;
-    uint64_t hash;  /* hash of the name, to avoid most comparisons */
-    unsigned round; /* number of the record that has set the variable */
+    uint64_t hash;  /* hash of the variable's name, to avoid most comparisons of names */
+    unsigned round; /* number of the launch record that has set the variable */
 };
 
 /* A set of variables with unique names. */
@@ -29,7 +29,8 @@ static uint64_t hash_of(const char *name, size_t length)
     return hash;
 }
 
-/* Sets an environment variable; replaces one of that name from an earlier record of the launch. */
+/* Adds the variable `entry`, "NAME=VALUE", to the set. Replaces a variable with the same name from
+ * an earlier record of the launch, but not from the same record. */
 static void set_variable(struct variables *variables, const char *entry)
 {
     size_t length = name_length(entry), at = 0;
@@ -44,8 +45,8 @@ static void set_variable(struct variables *variables, const char *entry)
     variables->count += at == variables->count;
 }
 
-/* Sets all variables of the caller. Of duplicates the first one counts, as for getenv(3). Entries
- * without a name are skipped. */
+/* Adds all variables of the caller's environment to the set. If several have the same name, adds
+ * the first, like getenv(3). Ignores entries without a name. */
 static void set_all(struct variables *variables, char **environment)
 {
     for (; *environment; environment++)
@@ -95,7 +96,8 @@ static int apply_record(struct variables *variables, const struct un_record *rec
     }
 }
 
-/* Returns an array of the entries, terminated by NULL. */
+/* Returns an array of the variables "NAME=VALUE", terminated by NULL, which the caller must free,
+ * or NULL if memory allocation fails. */
 static const char **list_variables(const struct variables *variables)
 {
     const char **entries = calloc(variables->count + 1, sizeof *entries);

@@ -22,7 +22,8 @@ void un_hold_report(int socket, const struct un_error *err)
     send(socket, text, (size_t)length, MSG_NOSIGNAL);
 }
 
-/* Sends descriptors of this process's namespaces, which no other process can open yet. */
+/* Sends descriptors of this process's namespaces, because no other process can open them in /proc
+ * yet. Returns whether they were sent. */
 static bool send_ready(int socket)
 {
     static const char text[] = "ready";
@@ -41,7 +42,9 @@ static bool send_ready(int socket)
     return sent;
 }
 
-/* Makes the network of the namespaces, if there is one. Stores a pidfd of usernsctl-network. */
+/* Prepares this process for staying in the namespaces. Creates the network of the namespaces if
+ * requested, and stores a pidfd of usernsctl-network in *network. Returns 0, or -1 with the error
+ * in `err`. */
 static int prepare_holder(int socket, const struct un_options *options, int *network,
                           struct un_error *err)
 {
@@ -50,7 +53,7 @@ static int prepare_holder(int socket, const struct un_options *options, int *net
         return -1;
     if (un_setup_apply(&options->setup, err))
         return -1;
-    /* As process 1 of a PID namespace, the holder adopts orphans; SIG_IGN makes the kernel reap
+    /* As PID 1 of a PID namespace, the holder adopts orphans. SIG_IGN makes the kernel reap
      * them. */
     signal(SIGCHLD, SIG_IGN);
     if (setsid() < 0)
@@ -60,14 +63,15 @@ static int prepare_holder(int socket, const struct un_options *options, int *net
     int keep[] = {socket, *network};
     if (un_close_fds(keep, un_sort_fds(keep, *network < 0 ? 1 : 2), err))
         return -1;
-    /* An open write end in the holder would keep the reader of a pipe from end of file. */
+    /* Close standard input, output and error: if the holder kept the write end of a pipe open, the
+     * reader of the pipe would never get end of file. */
     for (int fd = 0; fd < 3; fd++)
         if (fd != socket && fd != *network)
             close(fd);
     return 0;
 }
 
-/* Waits for the end of usernsctl-network, or for ever without a network. */
+/* Waits for the exit of usernsctl-network, or forever if there is no network. */
 static void wait_for_end(int network)
 {
     struct pollfd polled = {.fd = network, .events = POLLIN};
@@ -75,10 +79,10 @@ static void wait_for_end(int network)
         continue;
 }
 
-/* Sets the name that distinguishes a holder that stays from one that will exit with its creator,
- * and makes the process dumpable: processes that may enter the namespaces must be able to open them
- * in /proc. That exposes its memory and descriptors; by now, it has closed all but its connection,
- * and keeps no secret. */
+/* Sets the name that distinguishes a holder that stays from a holder that exits with its creator.
+ * Makes this process dumpable, because other processes must be able to open its namespaces in
+ * /proc. That exposes its memory, which contains no secret, and its descriptors, which are closed
+ * except for the socket and a pidfd. Returns 0, or -1 with the error in `err`. */
 static int show_holder(struct un_error *err)
 {
     if (prctl(PR_SET_NAME, UN_HOLDER_NAME, 0, 0, 0))
@@ -106,7 +110,7 @@ static _Noreturn void become_holder(int socket, const struct un_options *options
     }
     close(socket);
     wait_for_end(network);
-    /* Without its network, the namespace has ended. */
+    /* Exit, because the namespaces must not outlive their network. */
     _exit(125);
 }
 
@@ -119,7 +123,7 @@ void un_forget_environment(char **environment)
 
 int un_hold(const struct un_options *options, struct un_error *err)
 {
-    /* The holder is reparented when this process exits, so no process here has to reap it. */
+    /* This process exits without reaping the holder, which is then reparented. */
     pid_t holder = un_fork();
     if (holder < 0)
         return un_fail_errno(err, UN_STEP_CLONE, "fork");

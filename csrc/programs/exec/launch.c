@@ -1,10 +1,10 @@
 /*
- * usernsctl-exec --launch FILE: performs a launch up to the exec of the program that waits for
- * runsc, in a single process.
+ * Performs a launch for usernsctl-exec --launch FILE in a single process, up to the execve(2) of
+ * the program that waits for runsc.
  *
- * The file contains all decisions made in advance. The other parameters are known only when the
- * launch is performed: the command, its environment, its working directory, the host name, and the
- * ids granted to the caller.
+ * The launch file contains everything that was decided when it was written. Other parameters are
+ * known only when the launch is performed: the command, its environment, its working directory, the
+ * host name, and the ids granted to the caller.
  */
 #include "base/base.h"
 #include "programs/exec/exec.h"
@@ -16,7 +16,7 @@
 
 extern char **environ;
 
-/* State of a launch being performed, which does not fit a small stack. */
+/* The state of a launch that is being performed. Too large for a small stack. */
 struct performance {
     struct un_launch_file file;
     struct un_launch *launch;
@@ -25,7 +25,7 @@ struct performance {
     struct launch_params params;
 };
 
-/* Parses the options about ids in the launch. */
+/* Parses the options about id maps in the launch. Returns 0, or -1 with the error in `err`. */
 static int read_ids(const struct un_launch *launch, struct un_options *options,
                     struct un_error *err)
 {
@@ -43,8 +43,9 @@ static int read_ids(const struct un_launch *launch, struct un_options *options,
     return failed;
 }
 
-/* Fails unless runsc will be root inside, and the command can have its ids. The ids of a user given
- * by name are checked later, by un_launch_params_resolve(). */
+/* Checks that runsc will be root in the user namespace, and that the ids of the command are mapped.
+ * un_launch_params_resolve() checks the ids of a user given by name later. Returns 0, or -1 with
+ * the error in `err`. */
 static int check_plan(struct performance *of, struct un_error *err)
 {
     const struct un_plan *plan = &of->decision.plan;
@@ -60,8 +61,8 @@ static int enter_for_launch(struct performance *of, struct un_error *err)
     struct un_setup setup;
     un_setup_init(&setup);
     setup.propagation = MS_PRIVATE;
-    /* PATH is not used: a tenant who can set it for a container may decide only what runs
-     * inside. */
+    /* Do not use the variable PATH, because a tenant who can set it for a container must not decide
+     * what runs outside of gVisor. */
     if (read_ids(of->launch, &of->ids, err) ||
         un_exec_plan(&of->ids.request, NULL, &of->decision, err) || check_plan(of, err) ||
         un_exec_enter(&of->decision, un_ns_flag(UN_NS_MOUNT), &setup, err))
@@ -69,15 +70,16 @@ static int enter_for_launch(struct performance *of, struct un_error *err)
     return un_setup_apply(&setup, err);
 }
 
-/* Returns the command for a check. A launch for any command is checked with a path in /proc, whose
- * contents only gVisor knows, so that the path is not looked up. */
+/* Returns the command for --check. A launch without a command is checked with a path in /proc.
+ * Since only gVisor knows the contents of its /proc, that path is not looked up. */
 static const char *const *words_to_check(const struct un_launch *launch, const char *const *command)
 {
     static const char *const any[] = {"/proc/self/exe", NULL};
     return *command || launch->of_verb[UN_VERB_ARG] ? command : any;
 }
 
-/* Fails if the launch exposes hidden directories or its own file. */
+/* Checks that the launch does not expose the state directory, the directory of templates, or the
+ * launch file. Returns 0, or -1 with the error in `err`. */
 static int guard(const struct performance *of, struct un_error *err)
 {
     char state[UN_PATH_MAX], templates[UN_PATH_MAX];
@@ -91,8 +93,8 @@ static int guard(const struct performance *of, struct un_error *err)
     return un_launch_guard(of->launch, of->file.fd, &hidden, err);
 }
 
-/* Opens the sources of the launch. Fails if its assumptions no longer hold, or if it exposes hidden
- * directories. */
+/* Opens the sources of the launch. Fails if the launch's assumptions about them no longer hold, or
+ * if guard() fails. Returns 0, or -1 with the error in `err`. */
 static int open_launch_files(struct performance *of, const char *file, struct un_error *err)
 {
     if (un_launch_open(of->launch, NULL, err))
@@ -108,8 +110,8 @@ static void ignore(int number)
     (void)number;
 }
 
-/* Catches SIGXFSZ, so that a write past RLIMIT_FSIZE fails with EFBIG instead of killing this
- * process. execve(2) resets the action. */
+/* Catches SIGXFSZ, so that a write beyond RLIMIT_FSIZE fails with EFBIG instead of killing this
+ * process. execve(2) restores the default action. */
 static void survive_file_limit(void)
 {
     const struct sigaction action = {.sa_handler = ignore};
@@ -127,7 +129,7 @@ static int perform_and_exec(struct performance *of, const struct un_options *opt
         return -1;
     if (un_fill_stdio())
         return un_fail_errno(err, UN_STEP_STDIO, "/dev/null");
-    /* Closes all descriptors, so that processes inside can't get them. */
+    /* Close all descriptors, so that processes in the namespaces can't get them. */
     if (un_close_fds(NULL, 0, err) || un_launch_file_read(file, &of->file, &of->launch, err))
         return -1;
     if (options->check)
@@ -146,7 +148,7 @@ static int perform_and_exec(struct performance *of, const struct un_options *opt
     return options->check ? 0 : un_launch_exec(of->launch, &of->params.base, err);
 }
 
-/* Prints the error. Returns the exit status. */
+/* Prints the error with the launch's remedy. Returns the exit status. */
 static int report_launch_failure(const struct performance *of, struct un_error *err)
 {
     un_diagnose(err, "/proc");

@@ -26,7 +26,8 @@ static int take_args(const struct un_launch *launch, const char *const *command,
                    "-- COMMAND");
 }
 
-/* Decides whether the command gets a terminal. */
+/* Decides whether the command gets a terminal. Fails if the launch needs a terminal, but standard
+ * input, output and error are not a terminal. */
 static int take_terminal(const struct un_launch *launch, struct launch_params *params,
                          struct un_error *err)
 {
@@ -39,7 +40,8 @@ static int take_terminal(const struct un_launch *launch, struct launch_params *p
                    "the launch needs a terminal, but standard input, output and error are not one");
 }
 
-/* Sets the supplementary groups of the launch, which belong to the user of the launch. */
+/* Sets the supplementary groups to the groups in the launch, which belong to the user of the
+ * launch. */
 static int take_groups(const struct un_launch *launch, struct launch_params *params,
                        struct un_error *err)
 {
@@ -53,7 +55,7 @@ static int take_groups(const struct un_launch *launch, struct launch_params *par
     return 0;
 }
 
-/* Sets the user of the launch. */
+/* Sets the ids and supplementary groups to the ids and groups of the launch's user. */
 static int take_user_of_launch(const struct un_launch *launch, struct launch_params *params,
                                struct un_error *err)
 {
@@ -64,7 +66,7 @@ static int take_user_of_launch(const struct un_launch *launch, struct launch_par
     return take_groups(launch, params, err);
 }
 
-/* Sets the ids and the groups of params->user, whose names are found in the sandbox. */
+/* Looks up the names in params->user in the sandbox, and sets the ids and supplementary groups. */
 static int find_user(struct un_launch *launch, struct launch_params *params, struct un_error *err)
 {
     const struct un_account *found = params->account;
@@ -76,7 +78,7 @@ static int find_user(struct un_launch *launch, struct launch_params *params, str
     return 0;
 }
 
-/* Sets the ids of params->user, which are both numbers. */
+/* Sets the ids for params->user, in which user and group are numbers. */
 static int take_numbers(struct launch_params *params, struct un_error *err)
 {
     const struct un_account_name *user = &params->user;
@@ -121,7 +123,7 @@ int un_launch_params_collect(const struct un_launch *launch, const char *const *
     if (uname(&params->host))
         return un_fail_errno(err, UN_STEP_FACTS, "uname");
     params->base.hostname = params->host.nodename;
-    /* If the current directory was deleted, the command starts in /. */
+    /* If the current directory was removed, the command starts in /. */
     if (!getcwd(params->cwd, sizeof params->cwd) || *params->cwd != '/')
         strcpy(params->cwd, "/");
     if (launch->of_verb[UN_VERB_HOME_MOMENT])
@@ -130,7 +132,8 @@ int un_launch_params_collect(const struct un_launch *launch, const char *const *
     return 0;
 }
 
-/* Returns whether the root filesystem is the host's, so that paths outside are valid inside. */
+/* Checks whether the sandbox sees the root filesystem of the host, so that the host's paths are
+ * valid in the sandbox. */
 static bool shows_machine(const struct un_launch *launch)
 {
     const struct un_record *tree = un_launch_first(launch, UN_VERB_TREE);
@@ -151,7 +154,7 @@ static int resolve_cwd(struct un_launch *launch, struct launch_params *params, s
                        "%.300s, the working directory of the launch, does not exist in the sandbox",
                        wanted);
     }
-    /* The analyzer takes the array params->cwd for a pointer that may be NULL. */
+    /* clang's analyzer assumes that params->cwd may be NULL, but it is an array. */
     bool has = shows_machine(launch) && un_view_has_directory(&launch->view, params->cwd);
     /* NOLINTNEXTLINE(clang-analyzer-core.NullDereference) */
     params->base.cwd = has ? params->cwd : "/";

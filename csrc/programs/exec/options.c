@@ -1,5 +1,5 @@
-/* The command line of usernsctl-exec. Names and meanings follow unshare(1) where it has the option.
- */
+/* Parses the command line of usernsctl-exec. Options that unshare(1) has too have the same names
+ * and meanings as there. */
 #include "base/base.h"
 #include "programs/exec/exec.h"
 #include "programs/shared/shared.h"
@@ -32,7 +32,8 @@ enum {
     OPT_LOG,
 };
 
-/* The + stops at the first argument that is not an option; the rest belongs to the command. */
+/* The + makes getopt_long(3) stop at the first argument that is not an option, because the
+ * remaining arguments belong to the command. */
 static const char short_options[] = "+:UrcmnpiuCTfR:w:S:G:hV";
 
 static const struct option long_options[] = {
@@ -70,7 +71,7 @@ static const struct option long_options[] = {
     {"run-as", required_argument, NULL, OPT_RUN_AS},
     {"check", no_argument, NULL, OPT_CHECK},
     {"log", required_argument, NULL, OPT_LOG},
-    /* Internal: creates a named namespace for usernsctl, so --help does not list it. */
+    /* --help does not list this option, which only usernsctl uses to create named namespaces. */
     {"hold", required_argument, NULL, OPT_HOLD},
     {"help", no_argument, NULL, 'h'},
     {"version", no_argument, NULL, 'V'},
@@ -101,8 +102,8 @@ static int parse_id(const char *option, const char *text, int64_t *id, struct un
     return parse_number(option, text, UINT32_MAX - 1, id, err);
 }
 
-/* Names of the signals, because some libcs lack sigabbrev_np(3). Real-time signals have no names.
- */
+/* The names and numbers of signals. Not all libcs have sigabbrev_np(3). Real-time signals have no
+ * names. */
 static const struct {
     char name[8];
     int number;
@@ -244,7 +245,7 @@ static int add_keep(struct un_options *options, const char *text, struct un_erro
 static bool add_namespace(struct un_options *options, int letter)
 {
     static const char letters[UN_NS_COUNT + 1] = "UmnpiuCT";
-    /* Values of long options are above all letters: strchr() would truncate them to a char. */
+    /* Exclude the values of long options, which strchr() would truncate to a char. */
     const char *found = letter < 128 ? strchr(letters, letter) : NULL;
     if (!found)
         return false;
@@ -256,7 +257,8 @@ static bool add_namespace(struct un_options *options, int letter)
     return true;
 }
 
-/* Handles options about maps. Returns 1 for any other option. */
+/* Handles an option about id maps. Returns 0, -1 with the error in `err`, or 1 for any other
+ * option. */
 static int take_map_option(struct un_options *options, int option, struct un_error *err)
 {
     switch (option) {
@@ -290,7 +292,8 @@ static int take_map_option(struct un_options *options, int option, struct un_err
     }
 }
 
-/* Handles options about neither namespaces nor maps. Returns -1 on failure. */
+/* Handles an option that is about neither namespaces nor id maps. Returns 0, or -1 with the error
+ * in `err`. */
 static int take_option(struct un_options *options, int option, struct un_error *err)
 {
     switch (option) {
@@ -357,13 +360,14 @@ static bool is_letter(int letter)
     return (letter >= 'a' && letter <= 'z') || (letter >= 'A' && letter <= 'Z');
 }
 
-/* Fails because getopt_long() has rejected an option. */
+/* Reports the option that getopt_long() has rejected. `word` is the argument with the option.
+ * Returns -1. */
 static int refuse_exec_option(int option, const char *word, struct un_error *err)
 {
     if (option == ':')
         return fail_usage(err, "option %s needs a value%s", word, "");
-    /* optopt is the letter of an unknown short option, 0 for an unknown long option, or the value
-     * of a known long option that was given an argument. */
+    /* getopt_long() sets optopt to the letter of an unknown short option, to 0 for an unknown long
+     * option, or to the value of a known long option that takes no argument but has one. */
     if (optopt == 0)
         return fail_usage(err, "there is no option %s%s; see --help", word, "");
     if (optopt > UCHAR_MAX || (is_letter(optopt) && strchr(short_options, optopt)))
@@ -372,7 +376,8 @@ static int refuse_exec_option(int option, const char *word, struct un_error *err
     return fail_usage(err, "there is no option %s%s; see --help", name, "");
 }
 
-/* Handles one option; `word` is the argument that getopt_long() read last. */
+/* Handles one option. `word` is the argument that getopt_long() has parsed last. Returns 0, or -1
+ * with the error in `err`. */
 static int take_one_option(struct un_options *options, int option, const char *word,
                            struct un_error *err)
 {
@@ -392,7 +397,7 @@ static bool maps_anything(const struct un_request *request)
     return false;
 }
 
-/* Sets the options that follow from the combination of others. */
+/* Sets the options that are implied by other options. */
 static void conclude_options(struct un_options *options)
 {
     if (!options->user && !maps_anything(&options->request))
@@ -403,7 +408,7 @@ static void conclude_options(struct un_options *options)
         options->setup.propagation = options->propagation;
 }
 
-/* Returns whether an option may be given with --launch. */
+/* Checks whether an option is permitted together with --launch. */
 static bool is_of_launch(int option)
 {
     return option == OPT_LAUNCH || option == OPT_RUN_AS || option == OPT_CHECK ||
@@ -419,12 +424,14 @@ int un_options_parse(int argc, char **argv, struct un_options *options, struct u
     options->propagation = MS_PRIVATE;
 
     opterr = 0;
-    /* Reinitialises getopt(3), which is called again for the options of a launch. */
+    /* 0 reinitializes getopt(3), because this function is called again for the options in a
+     * launch. */
     optind = 0;
     int option;
     bool has_others = false;
     while ((option = getopt_long(argc, argv, short_options, long_options, NULL)) != -1) {
-        /* If the value of an option is missing, musl sets optind past the end, glibc does not. */
+        /* If the value of an option is missing, musl sets optind to a value above argc, unlike
+         * glibc. */
         const char *word = argv[(optind > argc ? argc : optind) - 1];
         if (take_one_option(options, option, word, err))
             return -1;
@@ -449,7 +456,8 @@ int un_options_parse(int argc, char **argv, struct un_options *options, struct u
     if (optind < argc && options->hold >= 0 && strcmp(argv[optind], UN_NETWORK) != 0)
         return fail_usage(err, "--hold creates a namespace, and runs no command: %s%s",
                           argv[optind], "");
-    /* The private network would connect to the new network namespace instead of this machine's. */
+    /* With a new network namespace, the private network would be connected to that namespace
+     * instead of the machine's network. */
     if (optind < argc && options->hold >= 0 && options->flags & un_ns_flag(UN_NS_NET))
         return fail_usage(err, "%s and %s exclude each other", "--net private", "--net (-n)");
     conclude_options(options);

@@ -4,7 +4,7 @@
 
 #include <inttypes.h>
 
-/* Returns the caller's uid in the parent user namespace. */
+/* Returns the effective uid of this process, as the parent user namespace sees it. */
 static uint32_t uid_outside(void)
 {
     struct un_error err;

@@ -1,10 +1,11 @@
 /*
- * A warning about volumes of a container that the command sees, but can't write to.
+ * Warns about volumes of a container that the command sees, but to which its writes are lost.
  *
- * A launch that shows all files of a container keeps what the command writes in memory, also below
- * the mount points of volumes, and nobody notices before the container has ended. A volume counts
- * if it is a directory that this user may write to, and if the launch does not say what is there.
- * Users who mount the volume read-only, or bind it, get no warning.
+ * If a launch shows all files of a container, the files that the command writes are kept in memory,
+ * even below the mount points of volumes, and users notice the loss only when the container has
+ * exited. The warning lists each volume that is a directory to which the user of this process may
+ * write, unless the launch mounts something else at that path. So users who mount a volume
+ * read-only, or bind it by the launch, get no warning.
  */
 #include "base/base.h"
 #include "launch/launch.h"
@@ -12,17 +13,18 @@
 
 #include <sys/stat.h>
 
-/* Length of the list of volumes in the warning. */
+/* Size in bytes of the list of volumes in the warning. */
 #define LIST_MAX 512
 
-/* Returns whether the launch shows all files of this machine. */
+/* Checks whether the sandbox sees all files of this container. */
 static bool shows_all(const struct un_launch *launch)
 {
     const struct un_record *tree = un_launch_first(launch, UN_VERB_TREE);
     return tree && !strcmp(un_record_source(launch, tree, 0)->path, "/");
 }
 
-/* Returns whether the launch has a mount of its own at this path, or at one of its parents. */
+/* Checks whether the launch itself mounts something at `path` or at one of its parent
+ * directories. */
 static bool is_covered(const struct un_launch *launch, const char *path)
 {
     UN_EACH_RECORD (record, launch, UN_VERB_BIND)
@@ -40,7 +42,7 @@ static bool is_writable_directory(const char *path)
     return !lstat(path, &status) && S_ISDIR(status.st_mode) && !access(path, W_OK);
 }
 
-/* Returns whether a mount is a volume whose contents survive the container. */
+/* Checks whether a mount is a volume, whose contents remain when the container is removed. */
 static bool is_volume(const struct un_mounted *mount)
 {
     static const char *const others[] = {"/dev", "/proc", "/sys"};

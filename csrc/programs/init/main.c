@@ -1,23 +1,23 @@
 /*
  * usernsctl-init CREATOR READY LIMITS PIDFILE [--network PROGRAM [OPTION...] --] COMMAND...
  *
- * Runs COMMAND, which starts the sandbox in the background and writes its pid to PIDFILE, then
- * waits for the sandbox and exits with its status, or with that of COMMAND if that fails. SIGTERM
- * ends the sandbox. With --network, makes the network of the sandbox first (shared.h,
- * network_join()).
+ * Runs COMMAND, which starts the sandbox in the background and writes the sandbox's pid to PIDFILE.
+ * Then waits for the end of the sandbox, and exits with the sandbox's exit status, or with the exit
+ * status of COMMAND if COMMAND fails. SIGTERM ends the sandbox. With --network, first creates the
+ * network of the sandbox (shared.h, network_join()).
  *
- * As process 1 of a PID namespace, usernsctl-init needs to kill nothing: its exit kills all other
- * processes of the namespace (pid_namespaces(7)), even if SIGKILL ends it. Where a PID namespace
- * can't have a /proc, usernsctl-init is an ordinary process, and kills its descendants at its exit.
+ * usernsctl-init usually is PID 1 of a PID namespace. Its exit then kills all other processes of
+ * the namespace (pid_namespaces(7)), even after SIGKILL. Where a new PID namespace can't mount a
+ * /proc, usernsctl-init is an ordinary process, and kills its descendants before it exits.
  *
  * If the kernel's OOM killer kills a process of the sandbox, or the sandbox exceeds one of its
- * LIMITS (shared.h, limits_parse()), usernsctl-init writes the reason into the file "end" beside
- * PIDFILE (shared.h, end_write()), and exits with status 137.
+ * LIMITS (shared.h, limits_parse()), usernsctl-init writes the reason to the file "end" in the
+ * directory of PIDFILE (shared.h, end_write()), and exits with status 137.
  *
- * CREATOR is a pidfd: usernsctl-init exits when that process exits. A parent-death signal would
- * already be sent at the exit of the thread that started usernsctl-init. READY is a descriptor to
- * which "+" is written once the sandbox runs, or the fields of an error before the start of COMMAND
- * (shared.h, error_send()).
+ * CREATOR is a pidfd of the creator, and usernsctl-init exits when the creator exits. A
+ * parent-death signal would not do, because the kernel sends it already when the thread that
+ * started usernsctl-init exits. READY is a descriptor. usernsctl-init writes "+" to READY once the
+ * sandbox runs, or the fields of an error before the start of COMMAND (shared.h, error_send()).
  */
 #include "base/base.h"
 #include "programs/shared/shared.h"
@@ -41,7 +41,7 @@ static int run_sandbox(struct sandbox_wait *wait, int ready, const char *pidfile
 int main(int argc, char **argv)
 {
     struct sandbox_wait wait;
-    char directory[UN_PATH_MAX], end[UN_PATH_MAX]; /* the pid file's directory, and a file there */
+    char directory[UN_PATH_MAX], end[UN_PATH_MAX]; /* directory of PIDFILE, and path of "end" */
     struct un_limits limits;
     if (argc < 6 || !limits_parse(argv[3], &limits) || !strrchr(argv[4], '/') ||
         strlen(argv[4]) >= sizeof directory) {
@@ -67,7 +67,8 @@ int main(int argc, char **argv)
         else
             status = run_sandbox(&wait, fds[1], argv[4], command);
     }
-    /* The kernel removes no control group that has processes. */
+    /* Kill the processes before sandbox_group_remove(), because the kernel does not remove a
+     * control group that contains processes. */
     if (!is_first || limits.groups)
         kill_descendants(NULL);
     sandbox_group_remove(&wait.group);

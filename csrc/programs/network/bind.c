@@ -1,4 +1,4 @@
-/* Creating the sockets for published ports, in the network namespace of this machine. */
+/* Creates the sockets for published ports in the network namespace of this machine. */
 #include "base/base.h"
 #include "programs/network/network.h"
 
@@ -24,7 +24,7 @@ static socklen_t read_address(const char *text, uint16_t port, struct sockaddr_s
     return sizeof *six;
 }
 
-/* Returns the cause of a failure of bind(2) or listen(2), or NULL. */
+/* Returns the id of the cause for the errno of bind(2) or listen(2), or NULL if there is none. */
 static const char *cause_of_port(int errnum)
 {
     switch (errnum) {
@@ -46,7 +46,8 @@ static int fail_port(const struct port *port, const char *kind, struct un_error 
                    port->outside, port->address);
 }
 
-/* Makes a socket that is bound to a port of this machine, and listens for TCP. */
+/* Creates a socket and binds it to a port of this machine. A TCP socket also listens. Stores the
+ * socket in `port`. Returns 0, or -1 with the error in `err`. */
 static int bind_port(struct port *port, int type, struct un_error *err)
 {
     int on = 1;
@@ -55,8 +56,9 @@ static int bind_port(struct port *port, int type, struct un_error *err)
     socklen_t size = read_address(port->address, port->outside, &address);
     int fd = size ? socket(address.ss_family, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)
                   : (errno = EINVAL, -1);
-    /* Without IPV6_V6ONLY, [::] would also accept connections to IPv4 addresses. For UDP,
-     * SO_REUSEADDR would let other programs take the port, too. */
+    /* Set IPV6_V6ONLY, because a socket bound to [::] would otherwise also accept connections to
+     * IPv4 addresses. Set SO_REUSEADDR only for TCP, because for UDP it would let other programs
+     * bind the same port. */
     bool is_six = address.ss_family == AF_INET6;
     if (fd >= 0 && (!is_six || !setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on)) &&
         (!is_tcp || !setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on)) &&

@@ -1,21 +1,23 @@
 /*
- * The restrictions of the processes that forward published ports. Clients outside and programs
- * inside send bytes to these processes.
+ * Restricts the processes that forward published ports, because these processes handle data from
+ * untrusted clients outside and untrusted programs in the sandbox.
  *
- * The listening sockets, and those that accept4(2) returns, belong to the network namespace of this
- * machine. A process that can call connect(2) with any address for such a socket could reach this
- * machine: connect(2) to AF_UNSPEC ends the listening or the connection (tcp_disconnect() in
- * net/ipv4/tcp.c), and a second connect(2) then opens another connection. A seccomp filter sees the
- * address of an argument, and not the memory there. So connect(2) is allowed only with the address
- * of one of the structures on a read-only page, one for each port inside, and no call is allowed
- * that could make the page writable, or replace it. Hence the process can't allocate memory.
- * sendto(2) is allowed only without an address, since it could connect a socket by MSG_FASTOPEN.
- * The listening sockets may only accept.
+ * The listening sockets, and the sockets that accept4(2) returns, belong to the network namespace
+ * of this machine. A process that can call connect(2) with any address for these sockets can reach
+ * this machine: connect(2) to AF_UNSPEC ends the listening or the connection (tcp_disconnect() in
+ * net/ipv4/tcp.c), and a second connect(2) then opens another connection. A seccomp filter sees
+ * only the value of a pointer argument, and not the memory to which it points. So connect(2) is
+ * allowed only with pointers to the structures on a read-only page, which has one structure for
+ * each port in the sandbox, and no system call is allowed that could make the page writable or
+ * replace it. Hence the process can't allocate memory. sendto(2) is allowed only without an
+ * address, because with MSG_FASTOPEN it could connect a socket. The listening sockets may only
+ * accept connections.
  *
- * The bound sockets of published UDP ports can send to any address that this machine reaches. So
- * one process, the receiver, gets the datagrams and addresses of clients, and can't send, and
- * another, the sender, can send only to these addresses: sendmsg(2) is allowed only with one of the
- * structures that the receiver fills in, in shared memory that the sender can't write to.
+ * The bound sockets of published UDP ports can send to any address that this machine can reach. So
+ * two processes serve them. The receiver receives the datagrams and addresses of clients, and can't
+ * send to clients. The sender can send only to these addresses: sendmsg(2) is allowed only with
+ * pointers to structures that the receiver fills in, in shared memory to which the sender can't
+ * write.
  */
 #include "base/base.h"
 #include "programs/network/network.h"
@@ -31,7 +33,8 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 
-/* Room for the instructions of the filter: two for each call, and three for each port. */
+/* Maximum number of instructions of a filter. It has two instructions for each system call, and
+ * three for each port. */
 #define FILTER_MAX 512
 #define LOAD (BPF_LD | BPF_W | BPF_ABS)
 #define IF_EQUAL (BPF_JMP | BPF_JEQ | BPF_K)
@@ -40,7 +43,7 @@
 #define RETURN (BPF_RET | BPF_K)
 #define DENY (SECCOMP_RET_ERRNO | EPERM)
 
-/* The calls that are allowed with all arguments, in all processes. */
+/* The system calls that all restricted processes may call with any arguments. */
 static const uint32_t allowed[] = {
     SYS_close, SYS_exit_group, SYS_ppoll, SYS_read, SYS_rt_sigreturn, SYS_restart_syscall,
 #ifdef SYS_poll
@@ -64,7 +67,8 @@ static void add_answer(struct filter *filter, uint32_t answer)
     add_line(filter, RETURN, answer, 0, 0);
 }
 
-/* Both architectures are little-endian, so the lower half of an argument comes first. */
+/* Adds an instruction that loads the lower (0) or upper (1) half of a system call's argument. Both
+ * supported architectures are little-endian, so the lower half comes first. */
 static void load_half(struct filter *filter, size_t index, size_t half)
 {
     size_t offset = offsetof(struct seccomp_data, args) + index * sizeof(uint64_t);
@@ -81,8 +85,8 @@ static void load_upper_half(struct filter *filter, size_t index)
     load_half(filter, index, 1);
 }
 
-/* Adds lines that load the descriptor, the first argument. If the descriptor is a socket of this
- * machine for a published port, they jump over the next `more` lines. */
+/* Adds instructions that load the descriptor, which is the first argument of the system call. They
+ * skip the next `more` instructions if the descriptor is the socket of a published port. */
 static void add_port_jumps(struct filter *filter, const struct ports *ports, size_t more)
 {
     load_argument(filter, 0);
@@ -90,7 +94,7 @@ static void add_port_jumps(struct filter *filter, const struct ports *ports, siz
         add_line(filter, IF_EQUAL, (uint32_t)ports->port[i].socket, ports->count - 1 - i + more, 0);
 }
 
-/* Allows shutdown(2) for all sockets but the listening ones. */
+/* Adds instructions that allow shutdown(2) for all sockets except the listening sockets. */
 static void add_shutdown(struct filter *filter, const struct ports *ports)
 {
     add_line(filter, IF_EQUAL, SYS_shutdown, 0, ports->count + 3);
@@ -99,8 +103,8 @@ static void add_shutdown(struct filter *filter, const struct ports *ports)
     add_answer(filter, DENY);
 }
 
-/* Allows connect(2) for all sockets but those of this machine for published ports, with the address
- * of one of the structures in `inside`. */
+/* Adds instructions that allow connect(2) with a pointer to one of the structures in `inside`,
+ * except for the sockets of published ports. */
 static void add_connect(struct filter *filter, const struct ports *ports,
                         const struct sockaddr_in *inside)
 {
@@ -108,7 +112,7 @@ static void add_connect(struct filter *filter, const struct ports *ports,
     add_line(filter, IF_EQUAL, SYS_connect, 0, 2 * count + 6);
     add_port_jumps(filter, ports, count + 3);
     load_upper_half(filter, 1);
-    /* All addresses are on the same page, so their upper halves are equal. */
+    /* All structures are on the same page, so the upper halves of their addresses are equal. */
     add_line(filter, IF_EQUAL, (uint32_t)((uint64_t)(uintptr_t)inside >> 32), 0, count + 1);
     load_argument(filter, 1);
     for (size_t i = 0; i < count; i++)
@@ -117,7 +121,7 @@ static void add_connect(struct filter *filter, const struct ports *ports,
     add_answer(filter, SECCOMP_RET_ALLOW);
 }
 
-/* Allows sendto(2) without an address, as send(2) calls it. */
+/* Adds instructions that allow sendto(2) without a destination address, as send(2) calls it. */
 static void add_send(struct filter *filter)
 {
     add_line(filter, IF_EQUAL, SYS_sendto, 0, 6);
@@ -129,8 +133,8 @@ static void add_send(struct filter *filter)
     add_answer(filter, DENY);
 }
 
-/* Allows sendmsg(2) with the address of one of the structures in `replies`. They are aligned to
- * their common size, so that the upper halves of their addresses are the same. */
+/* Adds instructions that allow sendmsg(2) with a pointer to one of the structures in `replies`. The
+ * array is aligned to its size, so the upper halves of the structures' addresses are equal. */
 static void add_reply(struct filter *filter, const struct client_reply *replies)
 {
     uintptr_t first = (uintptr_t)replies, last = (uintptr_t)(replies + CLIENTS_MAX - 1);
@@ -145,7 +149,7 @@ static void add_reply(struct filter *filter, const struct client_reply *replies)
     add_answer(filter, DENY);
 }
 
-/* Allows socket(2) for IPv4. */
+/* Adds instructions that allow socket(2) for IPv4. */
 static void add_socket(struct filter *filter)
 {
     add_line(filter, IF_EQUAL, SYS_socket, 0, 4);
@@ -155,7 +159,8 @@ static void add_socket(struct filter *filter)
     add_answer(filter, DENY);
 }
 
-/* Begins a filter with the calls that are allowed with all arguments, `more` among them. */
+/* Begins a filter with instructions that allow the system calls in `allowed` and `more` with any
+ * arguments. */
 static void begin_filter(struct filter *filter, const uint32_t *more, size_t count)
 {
     size_t common = sizeof allowed / sizeof *allowed;
@@ -177,7 +182,8 @@ static bool install_filter(struct filter *filter)
     return !prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program, 0, 0);
 }
 
-/* Returns the addresses of the ports inside, on a read-only page, or NULL with errno. */
+/* Returns an array with the address of each port in the sandbox, on a read-only page, or NULL with
+ * errno set. */
 static const struct sockaddr_in *make_addresses(const struct ports *ports)
 {
     size_t size = PORTS_MAX * sizeof(struct sockaddr_in);
@@ -198,8 +204,9 @@ bool drop_privileges(void)
     return !un_caps_set(&none) && !prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 }
 
-/* Gives up all descriptors but the standard streams, the sockets of `ports` and two others, all
- * files and all capabilities. Returns false with errno. */
+/* Closes all descriptors except standard input, output and error, the sockets of `ports` and the
+ * two in `others`. Drops the access to files and all capabilities. Returns false with errno set if
+ * that fails. */
 static bool give_up(const struct ports *ports, const int others[2])
 {
     struct un_error err;
@@ -208,7 +215,7 @@ static bool give_up(const struct ports *ports, const int others[2])
     for (size_t i = 0; i < ports->count; i++)
         keep[i + 2] = ports->port[i].socket;
     size_t count = un_sort_fds(keep, ports->count + 2);
-    /* In the new root directory no process can make a file. */
+    /* In the new root directory, /proc/self/fdinfo, no process can create a file. */
     return !un_close_fds(keep, count, &err) && !chroot("/proc/self/fdinfo") && !chdir("/") &&
            drop_privileges();
 }

@@ -1,9 +1,10 @@
 /*
- * The packet filter of a network namespace, by nft(8).
+ * Installs the packet filter of a network namespace by nft(8).
  *
- * gVisor, and so the programs inside, can't change the filter: gVisor has no capabilities there.
- * Unreachable routes deny too little: the kernel skips them for a socket that names a device, and
- * pasta copies routes of this machine that can be more specific.
+ * gVisor, and so the programs in the sandbox, can't change the filter, because gVisor has no
+ * capabilities for this namespace. Unreachable routes alone would not suffice: the kernel ignores
+ * them for a socket that is bound to a device, and pasta copies routes of this machine, which can
+ * be more specific.
  */
 #include "base/base.h"
 #include "programs/network/network.h"
@@ -16,10 +17,11 @@
 #define FILTER_MS 10000
 #define OUTPUT_MAX 400
 
-/* The rules before those of denied addresses. A packet that no rule of the chain "allowed" accepts
- * meets the policy of "output". Accepts neighbour discovery of IPv6, without which no address is
- * reachable, and lets pasta answer for the name server, whose address is link-local. A multicast
- * packet could reach this machine, too. */
+/* The rules that precede the rules for denied addresses. If no rule of the chain "allowed" accepts
+ * a packet, the policy of the chain "output" applies. The rules accept IPv6 neighbor discovery,
+ * without which no address is reachable, and packets to the name server, whose address is
+ * link-local, and for which pasta answers. They drop multicast packets, which could reach this
+ * machine, too. */
 #define OUTPUT                                                                                     \
     "chain output {\ntype filter hook output priority 0; policy %s;\n"                             \
     "oifname \"lo\" accept\n"                                                                      \
@@ -28,7 +30,7 @@
     "ip6 daddr " NAME_SERVER_6 " meta l4proto { tcp, udp } th dport 53 goto allowed\n"             \
     "ip daddr 224.0.0.0/4 drop\nip6 daddr ff00::/8 drop\n"
 
-/* The prefix by which a translator (NAT64) reaches IPv4 addresses (RFC 6052). */
+/* The IPv6 prefix of addresses that a NAT64 translator maps to IPv4 addresses (RFC 6052). */
 #define TRANSLATED "64:ff9b::"
 #define TRANSLATED_BITS 96
 
@@ -43,7 +45,8 @@ static bool write_denied(int fd, const struct prefix *prefix)
                                                 TRANSLATED_BITS + prefix->length) > 0;
 }
 
-/* Writes the rules to a file in memory. Returns a descriptor at its beginning, or -1 with errno. */
+/* Writes the rules to a memory file. Returns a descriptor whose offset is 0, or -1 with errno
+ * set. */
 static int write_rules(const struct network *network, const struct prefixes *denied)
 {
     int fd = memfd_create("rules", MFD_CLOEXEC);

@@ -1,10 +1,10 @@
 /*
- * Published TCP ports: connections to a port of this machine go to a port inside.
+ * Forwards connections to published TCP ports of this machine to ports in the sandbox.
  *
  * The listening socket is bound in the network namespace of this machine, and the process that
- * accepts on it runs in that of the sandbox. So the process needs no way between the namespaces,
- * and can reach nothing but the sandbox, whatever is sent to it. It allocates all memory at its
- * start: see confine.c.
+ * accepts connections on it runs in the network namespace of the sandbox. So the process need not
+ * switch namespaces, and can reach only the sandbox, whatever data it receives. It allocates all
+ * memory when it starts, see confine.c.
  */
 #include "base/base.h"
 #include "programs/network/network.h"
@@ -17,27 +17,27 @@
 #define BUFFER_BYTES (1 << 15)
 #define PAUSE_MS 100
 
-/* The buffer of one direction of a connection, with bytes to be written. */
+/* The buffer for one direction of a connection. */
 struct half {
-    char *bytes; /* the buffer, which belongs to the entry even while the connection is unused */
-    size_t at, length; /* the bytes to write: `length` of them, from bytes[at] on */
-    bool has_ended;    /* whether end of file was read */
-    bool is_shut;      /* whether the other end was shut down for writing */
+    char *bytes;       /* the buffer, which stays with this entry while the entry is unused */
+    size_t at, length; /* `length` bytes from bytes[at] on remain to be written */
+    bool has_ended;    /* whether end of file was read from the source */
+    bool is_shut;      /* whether the destination was shut down for writing */
 };
 
 struct connection {
-    int fd[2];           /* the client, and the program inside */
-    bool is_connecting;  /* whether connect(2) to the program inside has not finished */
-    struct half half[2]; /* half[i] is read from fd[i] */
+    int fd[2];           /* sockets of the client and of the program in the sandbox */
+    bool is_connecting;  /* whether connect(2) to the program in the sandbox is in progress */
+    struct half half[2]; /* half[i] buffers the data that is read from fd[i] */
     struct pollfd *polled[2];
 };
 
 struct forwarder {
     const struct ports *ports;
-    const struct sockaddr_in *inside; /* the address of each port inside: see confine.c */
+    const struct sockaddr_in *inside; /* address of each port in the sandbox, see confine.c */
     struct connection connection[CONNECTIONS_MAX];
-    size_t count;      /* number of connections in use, which are the first entries */
-    bool is_exhausted; /* whether accept4(2) found no memory or descriptor */
+    size_t count;      /* number of open connections, which are the first entries of `connection` */
+    bool is_exhausted; /* whether accept4(2) has failed for lack of memory or descriptors */
     struct pollfd polled[PORTS_MAX + 2 * CONNECTIONS_MAX];
     char bytes[CONNECTIONS_MAX][2][BUFFER_BYTES];
 };
@@ -48,7 +48,8 @@ static void close_connection(struct connection *connection)
         un_close_quietly(connection->fd[i]);
 }
 
-/* Begins a connection to the program inside. Returns false without memory or descriptors. */
+/* Begins a connection to the program in the sandbox. If that fails, closes `client`, and returns
+ * false. */
 static bool open_connection(int client, const struct sockaddr_in *inside,
                             struct connection *connection)
 {
@@ -72,8 +73,8 @@ static void accept_client(struct forwarder *forwarder, size_t port)
     if (client >= 0 &&
         open_connection(client, &forwarder->inside[port], &forwarder->connection[forwarder->count]))
         forwarder->count++;
-    /* After accept4(2) has failed so, the client stays in the queue and the listening socket
-     * readable, so the next poll(2) would return at once. */
+    /* After accept4(2) has failed for lack of resources, the client stays in the queue and the
+     * listening socket stays readable, so the next poll(2) would return immediately. */
     forwarder->is_exhausted =
         client < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS);
 }
@@ -83,7 +84,8 @@ static bool is_temporary(ssize_t got)
     return got < 0 && (errno == EAGAIN || errno == EINTR);
 }
 
-/* Copies bytes in one direction without blocking. Returns false after an error. */
+/* Copies bytes from the socket `from` to the socket `to` without blocking. Returns false after an
+ * error. */
 static bool move_bytes(struct half *half, int from, int to)
 {
     if (!half->length && !half->has_ended) {
@@ -108,14 +110,14 @@ static bool move_bytes(struct half *half, int from, int to)
     return true;
 }
 
-/* Returns whether one end was read to its end, but may still be written to. A reset by the peer is
- * then no event to wait for, but is reported anyway. */
+/* Checks whether end of file was read from the socket fd[end], and it may still be written to.
+ * poll(2) then reports a reset by the peer, although no event is requested. */
 static bool is_half_closed(const struct connection *connection, int end)
 {
     return connection->half[end].has_ended && !connection->half[1 - end].is_shut;
 }
 
-/* Handles the events of a connection. Returns false when it is over. */
+/* Handles the events of a connection. Returns false when the connection has ended. */
 static bool serve(struct connection *connection)
 {
     int error = 0;
@@ -136,7 +138,7 @@ static bool serve(struct connection *connection)
     return !connection->half[0].is_shut || !connection->half[1].is_shut;
 }
 
-/* Returns the poll(2) events to wait for at one end of a connection. */
+/* Returns the poll(2) events to wait for on the socket fd[end] of a connection. */
 static short events_of(const struct connection *connection, int end)
 {
     const struct half *read = &connection->half[end], *written = &connection->half[1 - end];
@@ -146,7 +148,8 @@ static short events_of(const struct connection *connection, int end)
                    (written->length ? POLLOUT : 0));
 }
 
-/* Waits for events. The listening sockets come first. */
+/* Waits for events of the listening sockets, which are the first entries of forwarder->polled, and
+ * of the connections. */
 static void wait_for_events(struct forwarder *forwarder)
 {
     struct pollfd *fds = forwarder->polled;
@@ -160,7 +163,8 @@ static void wait_for_events(struct forwarder *forwarder)
         for (int end = 0; end < 2; end++) {
             struct connection *connection = &forwarder->connection[i];
             short events = events_of(connection, end);
-            /* Another descriptor without wanted events would report its end again and again. */
+            /* Do not poll other sockets for which no event is wanted, because poll(2) would report
+             * POLLHUP for them repeatedly. */
             bool is_wanted = events || is_half_closed(connection, end);
             fds[count] =
                 (struct pollfd){.fd = is_wanted ? connection->fd[end] : -1, .events = events};
@@ -171,7 +175,8 @@ static void wait_for_events(struct forwarder *forwarder)
     forwarder->is_exhausted = false;
 }
 
-/* Closes a connection, and puts the last one in its place. */
+/* Closes a connection, and moves the last connection in the array to the entry of the closed
+ * connection. */
 static void remove_connection(struct forwarder *forwarder, struct connection *connection)
 {
     struct connection ended = *connection, *last = &forwarder->connection[--forwarder->count];
@@ -180,7 +185,8 @@ static void remove_connection(struct forwarder *forwarder, struct connection *co
     *last = ended;
 }
 
-/* Returns a forwarder without connections, or NULL. The kernel gives it memory as it is used. */
+/* Returns a forwarder without connections, or NULL if memory allocation fails. The kernel allocates
+ * pages only when they are used. */
 static struct forwarder *make_forwarder(const struct ports *ports)
 {
     struct forwarder *forwarder = calloc(1, sizeof *forwarder);

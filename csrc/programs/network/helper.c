@@ -1,9 +1,9 @@
 /*
- * pasta, which connects a network namespace by a TAP device that exists already (inside.c).
+ * Starts pasta, which connects a network namespace by the TAP device that inside.c has created.
  *
- * pasta gets the namespace as its standard input, since it closes other descriptors, and a path in
- * /proc could mean another process by then. After the start pasta keeps running in the background,
- * in an empty root directory and with a seccomp filter of its own.
+ * pasta receives a descriptor of the namespace as its standard input, because it closes other
+ * descriptors, and a pid in a path in /proc may be reused. pasta then runs in the background, in an
+ * empty root directory and with a seccomp filter of its own.
  */
 #include "base/base.h"
 #include "programs/network/network.h"
@@ -31,7 +31,7 @@ static int judge_pasta(const struct un_job *job, struct un_error *err)
     if (job->ended != CLD_EXITED)
         return un_fail(err, UN_STEP_NETWORK, 0, "pasta-failed", "%s was killed by signal %d%s%.*s",
                        path, job->status, colon, length, job->output);
-    /* pasta prints its usage after an option that it does not know. */
+    /* pasta prints its usage if it does not know an option. */
     if (job->status && strstr(job->output, "option"))
         return un_fail(err, UN_STEP_NETWORK, 0, "pasta-too-old", "%s does not know an option%s%.*s",
                        path, colon, length, job->output);

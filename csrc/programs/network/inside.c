@@ -1,4 +1,5 @@
-/* The part of usernsctl-network that runs in the network namespace of the sandbox. */
+/* Sets up the network namespace of the sandbox, in a process of usernsctl-network in that
+ * namespace. */
 #include "base/base.h"
 #include "programs/network/network.h"
 #include "programs/shared/shared.h"
@@ -13,18 +14,21 @@
 
 #define BACKLOG 128
 
-/* gVisor has no capabilities for this namespace, and programs inside may listen on all ports. */
+/* Lets gVisor, which has no capabilities for this network namespace, bind all ports, because
+ * programs in the sandbox may listen on all ports. */
 #define LOW_PORTS "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 #define ALL_PORTS "0"
 
-/* The kernel gives these ports to no socket that is not bound (ip-sysctl.rst). Otherwise a client
- * that connects often before the program inside listens could get a socket whose own port is the
- * port inside: such a socket is connected to itself, and the program could not bind the port. */
+/* The kernel never chooses a reserved port as the local port of a socket that is not bound
+ * (ip-sysctl.rst). Without the reservation, a client that connects often before the program in the
+ * sandbox listens could get a socket whose local port is the port of the program. That socket would
+ * be connected to itself, and the program could not bind the port. */
 #define RESERVED_PORTS "/proc/sys/net/ipv4/ip_local_reserved_ports"
 
-/* pasta (of 2025) drops what its socket has no room for, and the sender then pauses for seconds. A
- * smaller buffer of the sender keeps a connection to a near host at its full rate
- * (bench/network.py). Half of this size slows down a connection to a host that is 20 ms away. */
+/* pasta (of 2025) drops data for which its socket has no room, and the sender then pauses for
+ * seconds. With a smaller send buffer, a connection to a near host keeps its full rate
+ * (bench/network.py). Half of this size would slow down a connection to a host with a latency of 20
+ * ms. */
 #define SEND_BUFFER "/proc/sys/net/ipv4/tcp_wmem"
 #define SEND_BUFFER_SIZES "4096 16384 524288"
 
@@ -37,8 +41,8 @@ static int bring_up_loopback(struct un_error *err)
     return 0;
 }
 
-/* Changes a setting of this network namespace. Fails where /proc/sys is read-only, as in
- * containers; the network works without, too. */
+/* Changes a setting of this network namespace. Ignores failures, because /proc/sys is read-only in
+ * containers, and the network works without the setting, too. */
 static void set_if_writable(const char *path, const char *value)
 {
     un_auto_close int file = open(path, O_WRONLY | O_CLOEXEC);
@@ -46,7 +50,7 @@ static void set_if_writable(const char *path, const char *value)
         (void)!write(file, value, strlen(value));
 }
 
-/* Reserves the ports inside of the published ports, where that is possible. */
+/* Reserves the sandbox's ports to which published ports are forwarded, if /proc/sys is writable. */
 static void reserve_ports(const struct network *network)
 {
     const struct ports *all[] = {&network->tcp, &network->udp};
@@ -81,9 +85,10 @@ static int send_listener(const struct listener *listener, int socket, struct un_
     return un_send(socket, "+", 1, &found, 1) ? 0 : un_fail_errno(err, UN_STEP_NETWORK, "sendmsg");
 }
 
-/* Makes the device of pasta. It ends with the namespace, in the background: the end of pasta, and
- * so that of the sandbox, would wait while the kernel removes a device that pasta itself had made.
- * A device without an owner would be open to processes without capabilities, too. */
+/* Creates the network device of pasta. The kernel removes the device in the background when the
+ * namespace ends. If pasta itself created the device, the exit of pasta, and so the end of the
+ * sandbox, would wait for its removal. The device has an owner, because processes without
+ * capabilities could open a device without an owner, too. */
 static int make_device(struct un_error *err)
 {
     struct ifreq request = {.ifr_name = DEVICE, .ifr_flags = IFF_TAP | IFF_NO_PI};
@@ -96,10 +101,12 @@ static int make_device(struct un_error *err)
     return -1;
 }
 
-/* Makes the network namespace, and sends descriptors of the namespace and its listening sockets. */
+/* Creates the network namespace, and sends descriptors of the namespace and of its listening
+ * sockets over `socket`. Returns 0, or -1 with the error in `err`. */
 static int make(const struct network *network, int socket, struct un_error *err)
 {
-    /* The kernel allows this call to root of a user namespace, so EPERM comes from a filter. */
+    /* The kernel allows unshare(2) to root of a user namespace, so EPERM comes from a seccomp
+     * filter. */
     if (unshare(CLONE_NEWNET))
         return un_fail(err, UN_STEP_UNSHARE, errno,
                        errno == EPERM ? "seccomp-denies-network" : NULL,
@@ -126,7 +133,7 @@ _Noreturn void run_inside(const struct network *network, const struct prefixes *
 {
     char go;
     struct un_error err;
-    /* nft runs while pasta starts. */
+    /* Run nft here, in parallel with the start of pasta by the parent. */
     if (make(network, socket, &err) || (network->pasta && filter_output(network, denied, &err))) {
         error_send(socket, &err);
         _exit(1);

@@ -1,30 +1,34 @@
 /*
  * usernsctl-network CREATOR REPORT OPTION...
  *
- * Makes a network namespace for a sandbox, and keeps the processes that serve it. Started as
- * process 1 of a PID namespace (programs/shared/network.c), in the network namespace of this
- * machine. Ends with CREATOR, a pidfd, and then the kernel kills all other processes of the
- * network.
+ * Creates a network namespace for a sandbox, and supervises the processes that serve it. The
+ * program is started as PID 1 of a PID namespace (programs/shared/network.c), in the network
+ * namespace of this machine. CREATOR is a pidfd. The program exits when that process exits, and the
+ * kernel then kills all other processes of the network.
  *
- * REPORT is a socket, over which a descriptor of the namespace is sent once the network is ready,
- * or the fields of an error (shared.h, error_send()). After that the program only waits.
+ * REPORT is a socket. When the network is ready, the program sends a descriptor of the network
+ * namespace over REPORT, or, after a failure, the fields of the error (shared.h, error_send()).
+ * After that the program only waits.
  *
- * --pasta=PATH connects the namespace to the network of this machine by pasta. This machine's own
- * addresses, its gateways and link-local addresses stay unreachable. Without the option the
- * namespace has only a loopback device.
+ * --pasta=PATH connects the namespace to the network of this machine by the program pasta. The
+ * addresses of this machine, its gateways and link-local addresses stay unreachable. Without the
+ * option, the namespace has only a loopback device.
  *
- * --nft=PATH, which --pasta needs, drops packets to these addresses. With --allow=CONDITION, a part
- * of a rule of nft(8), it drops all other packets that leave the namespace, too, but those that
- * meet a condition.
+ * --nft=PATH is the path of nft(8), which installs a packet filter that drops packets to these
+ * addresses. --pasta requires this option. --allow=CONDITION is a part of a rule of nft(8). If
+ * there are such options, the filter also drops all other packets that leave the namespace and meet
+ * none of the conditions.
  *
- * --publish=ADDRESS/OUTSIDE:INSIDE forwards TCP connections to the port OUTSIDE of ADDRESS, of this
- * machine, to the port INSIDE of 127.0.0.1 in the namespace. --accept=INSIDE:FD does the same for
- * the inherited socket FD, which listens already. With "/udp" at the end, both forward datagrams.
+ * --publish=ADDRESS/OUTSIDE:INSIDE forwards TCP connections to the port OUTSIDE of this machine's
+ * address ADDRESS to the port INSIDE of 127.0.0.1 in the namespace. --accept=INSIDE:FD forwards the
+ * connections of the inherited socket FD, which listens already. With "/udp" at the end, both
+ * options forward UDP datagrams.
  *
- * --listen=PORT:FD makes a TCP socket that listens on 127.0.0.1:PORT in the namespace, and sends it
- * over the inherited Unix socket FD (SCM_RIGHTS, with the byte "+"), for a program outside that
- * accepts on it, together with the read end of a pipe. No other process has the write end, so the
- * end of the pipe tells the program outside that the network has ended.
+ * --listen=PORT:FD creates a TCP socket that listens on 127.0.0.1:PORT in the namespace, and sends
+ * it over the inherited Unix socket FD (SCM_RIGHTS, with the byte "+"), so that a program outside
+ * of the namespace can accept connections on it. Also sends the read end of a pipe. No other
+ * process has the write end, so end of file of the pipe notifies the program that the network has
+ * ended.
  */
 #include "base/base.h"
 #include "programs/network/network.h"
@@ -45,7 +49,8 @@
 
 enum { CREATOR, REPORT, FDS };
 
-/* Reads PORT:FD, with an inherited descriptor. Returns a pointer past FD, or NULL. */
+/* Parses PORT:FD, where FD is the number of an inherited descriptor. Returns a pointer behind FD,
+ * or NULL if that is malformed. */
 static const char *read_port_fd(const char *word, uint16_t *port, int *fd)
 {
     uint64_t numbers[2];
@@ -69,7 +74,8 @@ static bool read_listener(const char *word, struct network *network)
     return end && !*end;
 }
 
-/* Adds a port to the list of its protocol, which `end`, the end of an option, names. */
+/* Adds a port to the list of its protocol. `end` is the rest of the option, "/udp" for UDP or ""
+ * for TCP. Returns false if `end` is neither, or the list is full. */
 static bool add_port(const struct port *port, const char *end, struct network *network)
 {
     struct ports *ports = !*end ? &network->tcp : strcmp(end, UDP) == 0 ? &network->udp : NULL;
@@ -86,7 +92,8 @@ static bool read_accept(const char *word, struct network *network)
     return end && add_port(&port, end, network);
 }
 
-/* Parses the value of --publish. The first slash of `word` is overwritten with NUL. */
+/* Parses the value of --publish, and adds the port to `network`. Replaces the first slash in `word`
+ * by NUL. Returns false if the value is malformed. */
 static bool read_port(char *word, struct network *network)
 {
     uint64_t outside, inside;
@@ -120,7 +127,8 @@ static bool read_option(char *word, struct network *network)
     return true;
 }
 
-/* Receives a descriptor from the child in the namespace. */
+/* Receives a descriptor from the child in the network namespace. Returns 0, or -1 with the error in
+ * `err`, which the child may have sent. */
 static int receive_one(int socket, int *fd, struct un_error *err)
 {
     char text[ERROR_FIELDS_MAX];
@@ -134,7 +142,7 @@ static int receive_one(int socket, int *fd, struct un_error *err)
                    "the process in the network namespace ended without a report");
 }
 
-/* Sends a listening socket and the read end of a pipe to the program outside. */
+/* Sends a listening socket and the read end of a pipe to the program that accepts connections. */
 static int pass_listener(struct listener *listener, int listening, struct un_error *err)
 {
     int ends[2];
@@ -144,7 +152,8 @@ static int pass_listener(struct listener *listener, int listening, struct un_err
     bool is_sent = un_send(listener->socket, "+", 1, fds, 2);
     un_close_quietly(ends[0]);
     un_close_quietly(listener->socket);
-    /* Open until this process ends. Forks of this process close it, and end with it. */
+    /* Keep the write end open until this process exits. Forked children close it, and exit when
+     * this process exits. */
     listener->socket = ends[1];
     return is_sent ? 0 : un_fail_errno(err, UN_STEP_NETWORK, "the socket of --listen");
 }
@@ -163,7 +172,7 @@ static int pass_listeners(struct network *network, int socket, struct un_error *
     return 0;
 }
 
-/* Reaps children. Returns whether there were any. */
+/* Reaps all children that have exited. Returns whether there were any. */
 static bool reap_children(void)
 {
     bool has_any = false;
@@ -172,20 +181,21 @@ static bool reap_children(void)
     return has_any;
 }
 
-/* Lets the child in the namespace finish its work, and reads its result. */
+/* Requests that the child in the network namespace finish its work, and reads the result. Returns
+ * 0, or -1 with the error in `err`. */
 static int finish_inside(int socket, struct un_error *err)
 {
     char text[ERROR_FIELDS_MAX];
-    /* Reaps processes that only started pasta: wait_for_end() would take them for the end of the
-     * network. If pasta itself has ended and is reaped here, the child in the namespace finds that
-     * no process serves pasta's device, and reports that.
-     */
+    /* Reap the processes that only started pasta, because wait_for_end() would interpret their exit
+     * as the end of the network. If pasta itself has exited and is reaped here, the child in the
+     * network namespace notices that no process serves pasta's device, and reports that. */
     reap_children();
-    /* Fails if the child has ended. read(2) then returns the error that the child has sent. */
+    /* Ignore a failure, which means that the child has exited. read(2) then returns the error that
+     * the child has sent. */
     (void)!send(socket, "+", 1, MSG_NOSIGNAL);
     ssize_t length = read(socket, text, sizeof text);
-    /* ECONNRESET is reported once if the child has ended without reading "+"; the next read(2)
-     * returns the child's error. */
+    /* If the child has exited without reading "+", the first read(2) fails with ECONNRESET, and the
+     * next read(2) returns the child's error. */
     if (length < 0 && errno == ECONNRESET)
         length = read(socket, text, sizeof text);
     if (length == 1)
@@ -196,7 +206,8 @@ static int finish_inside(int socket, struct un_error *err)
                    "the process in the network namespace ended without a report");
 }
 
-/* Makes the network. Stores a descriptor of the namespace. */
+/* Creates the network, and stores a descriptor of the network namespace in *namespace. Returns 0,
+ * or -1 with the error in `err`. */
 static int make_network(struct network *network, int *namespace, struct un_error *err)
 {
     int ends[2], status;
@@ -221,13 +232,14 @@ static int make_network(struct network *network, int *namespace, struct un_error
                  (network->udp.count && start_udp(network, *namespace, err));
     close(ends[0]);
     close_ports(network);
-    /* After a failure, the kernel kills the child and nft as soon as this process ends. */
+    /* Wait for the child if it has nothing more to do. After a failure, do not wait, because the
+     * kernel kills the child and nft when this process exits. */
     while (!failed && !network->tcp.count && waitpid(child, &status, 0) < 0 && errno == EINTR)
         continue;
     return failed ? -1 : 0;
 }
 
-/* Waits until CREATOR or a process of the network ends. */
+/* Waits until CREATOR or a process of the network exits. */
 static void wait_for_end(int creator, int signals)
 {
     struct pollfd fds[] = {{.fd = creator, .events = POLLIN}, {.fd = signals, .events = POLLIN}};
@@ -240,8 +252,9 @@ static void wait_for_end(int creator, int signals)
     }
 }
 
-/* Closes all other descriptors, and replaces the standard streams: a reader of the sandbox's output
- * waits for all writers to close it. */
+/* Closes all descriptors that this program does not need. Replaces standard input, output and error
+ * by /dev/null, because a reader of the sandbox's output waits until all writers have closed the
+ * pipe. Returns 0, or -1 with the error in `err`. */
 static int keep_only(const struct network *network, const int fds[FDS], struct un_error *err)
 {
     const struct ports *ports[] = {&network->tcp, &network->udp};
@@ -262,7 +275,7 @@ static int keep_only(const struct network *network, const int fds[FDS], struct u
             return un_fail_errno(err, UN_STEP_NETWORK, "the descriptors of usernsctl-network");
     un_auto_close int nothing = un_open_null(O_RDWR);
     for (int fd = 0; fd < 3; fd++)
-        /* gcc takes the second descriptor of dup2(2) for a new one. */
+        /* gcc's analyzer assumes that dup2(2) creates a new descriptor, and reports a leak. */
         /* NOLINTNEXTLINE(analyzer-fd-leak) */
         if (nothing < 0 || dup2(nothing, fd) < 0)
             return un_fail_errno(err, UN_STEP_NETWORK, "/dev/null");
@@ -283,7 +296,8 @@ int main(int argc, char **argv)
         fputs("usage: usernsctl-network CREATOR REPORT OPTION...\n", stderr);
         return SANDBOX_FAILED;
     }
-    /* If SIGCHLD were ignored, as it may be inherited, the end of a child would not be noticed. */
+    /* Reset SIGCHLD, whose inherited action may be SIG_IGN: the exit of a child would not be
+     * noticed then. */
     un_default_sigchld(&sigchld);
     sigemptyset(&children);
     sigaddset(&children, SIGCHLD);

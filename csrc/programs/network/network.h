@@ -14,17 +14,19 @@
 #define PORTS_MAX 64
 #define CLIENTS_MAX 256
 
-/* A TCP socket that listens on 127.0.0.1 inside, and that another program accepts on. */
+/* A TCP socket that listens on a port of 127.0.0.1 in the sandbox's network namespace. A program
+ * outside of the namespace accepts connections on it. */
 struct listener {
     uint16_t port;
-    int socket; /* the Unix socket to which the listening socket is sent; then the pipe */
+    int socket; /* Unix socket over which the listening socket is sent; after that the write end of
+                   the pipe */
 };
 
-/* A port of this machine that leads to a port inside. */
+/* A published port: a port of this machine whose traffic is forwarded to a port in the sandbox. */
 struct port {
-    const char *address; /* address of this machine, or NULL for an inherited socket */
+    const char *address; /* address of this machine to bind, or NULL if the socket is inherited */
     uint16_t outside, inside;
-    int socket; /* bound to `outside`, and listening for TCP; -1 until then */
+    int socket; /* socket bound to `outside`, which listens in case of TCP; -1 before */
 };
 
 struct ports {
@@ -33,19 +35,20 @@ struct ports {
 };
 
 struct network {
-    const char *pasta; /* path of pasta, or NULL for a loopback device alone */
+    const char *pasta; /* path of pasta, or NULL for a namespace with only a loopback device */
     struct listener listener[LISTENERS_MAX];
     size_t listener_count;
-    const char *nft;              /* path of nft(8), if there is that of pasta */
-    const char *allow[RULES_MAX]; /* conditions of nft(8) for packets that may leave; none: all */
+    const char *nft;              /* path of nft(8); set if and only if `pasta` is set */
+    const char *allow[RULES_MAX]; /* conditions of nft(8); if there are any, only packets that meet
+                                     one of them may leave */
     size_t allow_count;
     struct ports tcp, udp;
 };
 
-/* A range of addresses. */
+/* A range of IP addresses. */
 struct prefix {
     int family; /* AF_INET or AF_INET6 */
-    int length; /* in bits */
+    int length; /* length of the prefix in bits */
     unsigned char address[16];
 };
 
@@ -56,108 +59,117 @@ struct prefixes {
 
 /* ---- routes.c -------------------------------------------------------------------------------- */
 
-/* Adds the addresses of this machine, including broadcast and anycast addresses, and its gateways,
- * to `found`. */
+/* Adds to `found` the addresses that sandboxes must not reach: link-local and similar addresses,
+ * the addresses of this machine including broadcast and anycast addresses, and its gateways.
+ * Returns 0, or -1 with the error in `err`. */
 int routes_of_machine(struct prefixes *found, struct un_error *err);
-/* Makes the addresses unreachable in the network namespace of this process, so that connect(2)
- * fails at once. Binds only programs that name no device: see filter.c. */
+/* Adds unreachable routes for the addresses in the network namespace of this process, so that
+ * connect(2) to them fails immediately. A program that selects a network device circumvents these
+ * routes, but not the packet filter, see filter.c. Returns 0, or -1 with the error in `err`. */
 int routes_deny(const struct prefixes *denied, struct un_error *err);
-/* Routes the address of the name server to the device of pasta. Fails with the cause pasta-failed
- * if no process serves the device: pasta has ended. */
+/* Adds a route for the address of the name server to `device`, the device of pasta. Fails with the
+ * cause pasta-failed if no process serves the device, because pasta has exited. Returns 0, or -1
+ * with the error in `err`. */
 int route_name_server(const char *device, struct un_error *err);
 
 /* ---- inside.c: in the network namespace of the sandbox --------------------------------------- */
 
 /*
- * Runs in a child of the program: makes the network namespace, brings up its loopback device, and
- * sends a descriptor of the namespace over `socket`, then the listening sockets, in one message
- * each. Drops packets to the addresses in `denied` if network->pasta is set. After a byte
- * from `socket`, when pasta has started, makes these addresses unreachable. Answers with a byte,
- * and then forwards the published TCP ports, if there are any. After a failure, as without a device
- * of pasta, sends the fields of the error over `socket`, and ends.
+ * Runs in a child of usernsctl-network. Creates the network namespace, brings up its loopback
+ * device, and sends a descriptor of the namespace over `socket`, then the listening sockets, in one
+ * message each. If network->pasta is set, installs a packet filter that drops packets to the
+ * addresses in `denied`. When pasta has started, the parent sends a byte over `socket`. This
+ * function then adds unreachable routes for these addresses, answers with a byte, and forwards the
+ * published TCP ports, if there are any. After a failure, sends the fields of the error over
+ * `socket`, and exits.
  */
 _Noreturn void run_inside(const struct network *network, const struct prefixes *denied, int socket);
 
-/* ---- filter.c: nft ------------------------------------------------------------------------- */
+/* ---- filter.c: the packet filter ------------------------------------------------------------- */
 
-/* Drops packets that leave this network namespace for a denied address, and, if there are
- * conditions, packets that meet none of them. */
+/* Installs a packet filter in the network namespace of this process. It drops packets to the
+ * addresses in `denied`, and, if network->allow has conditions, packets that meet none of them.
+ * Returns 0, or -1 with the error in `err`. */
 int filter_output(const struct network *network, const struct prefixes *denied,
                   struct un_error *err);
 
-/* ---- bind.c: published ports ------------------------------------------------------------------
- */
+/* ---- bind.c: published ports ----------------------------------------------------------------- */
 
-/* Makes a socket for each port of this machine that is not inherited, in the network namespace of
- * this process. */
+/* Creates a socket for each published port without an inherited socket, in the network namespace of
+ * this process. Returns 0, or -1 with the error in `err`. */
 int bind_ports(struct network *network, struct un_error *err);
 void close_ports(const struct network *network);
 
-/* ---- forward.c: published TCP ports -----------------------------------------------------------
- */
+/* ---- forward.c: published TCP ports ---------------------------------------------------------- */
 
 /* Restricts this process (confine.c), and sends a byte, or the fields of an error, over `socket`.
- * Then forwards connections of the published ports to 127.0.0.1 in the network namespace of this
- * process. */
+ * Then forwards the connections to published TCP ports to 127.0.0.1 in the network namespace of
+ * this process. */
 _Noreturn void forward_ports(const struct network *network, int socket);
 
-/* ---- udp.c: published UDP ports ---------------------------------------------------------------
- */
+/* ---- udp.c: published UDP ports -------------------------------------------------------------- */
 
-/* The argument of sendmsg(2) for replies to a client, in memory that only the receiver may write
- * to. The size, 128 bytes, lets a filter check a pointer to one. */
+/* The argument of sendmsg(2) for replies to a client, in memory to which only the receiver may
+ * write. The size is a power of two, so that a seccomp filter can check whether a pointer refers to
+ * one of these structures. */
 struct client_reply {
-    struct msghdr head; /* the pointers in this header never change */
+    struct msghdr head; /* header for sendmsg(2), whose pointers never change */
     union {
         struct sockaddr any;
         struct sockaddr_in four;
         struct sockaddr_in6 six;
-        char bytes[sizeof(struct sockaddr_in6)]; /* bytes that an address does not use are 0 */
+        char bytes[sizeof(struct sockaddr_in6)]; /* all bytes of the address; unused bytes are 0 */
     } address;
-    /* The address of this machine that the client has named, as IP_PKTINFO or IPV6_PKTINFO. */
+    /* Control message IP_PKTINFO or IPV6_PKTINFO with the address of this machine to which the
+     * client has sent its datagram. */
     union {
         struct cmsghdr align;
         char bytes[CMSG_SPACE(sizeof(struct in6_pktinfo))];
     } from;
 };
 
-/* Returns CLIENTS_MAX structures, aligned to their common size, in memory that children share, or
- * NULL with errno. Replies consist of the bytes in `answer`. */
+/* Returns an array of CLIENTS_MAX structures in memory that children share, aligned to the size of
+ * the array, or NULL with errno set. All headers refer to `answer` as the data of the datagram. */
 struct client_reply *make_replies(struct iovec *answer);
-/* Starts the processes that serve the published UDP ports, with the network namespace `namespace`.
- * Returns when both have been restricted. */
+/* Starts the two processes that serve the published UDP ports in the network namespace `namespace`.
+ * Returns 0 when both have restricted themselves (confine.c), or -1 with the error in `err`. */
 int start_udp(const struct network *network, int namespace, struct un_error *err);
 
 /* ---- confine.c ------------------------------------------------------------------------------- */
 
-/* Drops all capabilities, which only the start of the network needs. Returns false with errno. */
+/* Drops all capabilities, which only the start of the network needs. Returns false with errno set
+ * if that fails. */
 bool drop_privileges(void);
-/* Gives up all descriptors but `socket` and the listening sockets, all files, all capabilities, and
- * all system calls that forward_ports() does not need. The process can't allocate memory then.
- * Returns the address of each port inside: connect(2) fails with all other pointers. Returns NULL
- * with err filled in after a failure. */
+/* Restricts the process that forwards TCP ports. Closes all descriptors except `socket` and the
+ * listening sockets, and drops the access to files, all capabilities, and all system calls that
+ * forward_ports() does not need. Afterwards the process can't allocate memory. Returns an array
+ * with the address of each port in the sandbox; connect(2) fails with pointers to other addresses.
+ * Returns NULL with the error in `err` after a failure. */
 const struct sockaddr_in *confine_forwarder(const struct network *network, int socket,
                                             struct un_error *err);
 /* Restricts the process that receives the datagrams of clients, like confine_forwarder(). The
- * process keeps the sockets of the published UDP ports, `sender` and `report`. It can't send to
- * clients or connect. */
+ * process keeps the sockets of the published UDP ports, `sender` and `report`, but can neither send
+ * to clients nor connect a socket. Returns 0, or -1 with the error in `err`. */
 int confine_receiver(const struct network *network, int sender, int report, struct un_error *err);
-/* Restricts the process that sends datagrams to the programs inside, and their answers to the
- * clients, like confine_forwarder(). The process can call sendmsg(2) only with a pointer to one of
- * CLIENTS_MAX `replies`, which become read-only. */
+/* Restricts the process that sends datagrams to programs in the sandbox and the programs' answers
+ * to clients, like confine_forwarder(). The process can call sendmsg(2) only with a pointer to one
+ * of the CLIENTS_MAX structures in `replies`, which become read-only. Returns an array with the
+ * address of each port in the sandbox, or NULL with the error in `err`. */
 const struct sockaddr_in *confine_sender(const struct network *network,
                                          struct client_reply *replies, int receiver, int report,
                                          struct un_error *err);
 
 /* ---- helper.c: pasta ------------------------------------------------------------------------- */
 
-/* The device of pasta, and the addresses of the name server inside. */
+/* The network device of pasta in the sandbox's network namespace, and the addresses of the name
+ * server there. */
 #define DEVICE "eth0"
 #define TUN "/dev/net/tun"
 #define NAME_SERVER_4 "169.254.1.1"
 #define NAME_SERVER_6 "fd75:6e73::53"
 
-/* Starts pasta for a network namespace, and returns when the device is ready. */
+/* Starts pasta for a network namespace. Returns 0 when pasta's device is ready, or -1 with the
+ * error in `err`. */
 int start_pasta(const char *path, int namespace, struct un_error *err);
 
 #endif

@@ -1,12 +1,13 @@
 /*
- * Routes of network namespaces, by rtnetlink(7).
+ * Reads and adds routes of network namespaces by rtnetlink(7).
  *
- * pasta connects from this machine's network namespace, so each address of this machine would be
- * reachable: pasta's options exclude only the loopback addresses. Hence a sandbox is denied each
- * local address of this machine, also those of broadcasts and anycast (a router of IPv6 answers to
- * the first address of each of its networks), and its gateways, which in virtual machines and
- * containers are often the machine around. filter.c drops packets to them; the unreachable routes
- * made here only let connect(2) fail at once.
+ * pasta opens connections in this machine's network namespace, so a sandbox could reach all
+ * addresses of this machine: pasta's options exclude only the loopback addresses. Hence sandboxes
+ * are denied all local addresses of this machine, including broadcast and anycast addresses (an
+ * IPv6 router answers to the first address of each of its networks), and this machine's gateways,
+ * which in virtual machines and containers often are the machine that hosts them. filter.c drops
+ * packets to these addresses. The unreachable routes that this file adds only make connect(2) fail
+ * immediately.
  */
 #include "base/base.h"
 #include "programs/network/network.h"
@@ -22,8 +23,8 @@
 #define ANSWER_BYTES (1 << 16)
 #define DUMPS_MAX 20
 
-/* Addresses that no sandbox should reach: link-local ones, where clouds serve the machine's
- * credentials, and other addresses of that kind. */
+/* Addresses that no sandbox may reach: link-local addresses, at which clouds serve the credentials
+ * of the machine, and other addresses for the same purpose. */
 static const struct {
     const char *address;
     int family, length;
@@ -35,8 +36,8 @@ static const struct {
     {"fd00:ec2::", AF_INET6, 32},
     {"fd20:ce::254", AF_INET6, 128},
     {"fe80::", AF_INET6, 10},
-    /* The prefix for translators (NAT64) of local networks, which hides any IPv4 address
-     * (RFC 8215). For the other such prefix, see filter.c. */
+    /* The local-use NAT64 prefix (RFC 8215), whose addresses may be translated to any IPv4 address.
+     * For the other NAT64 prefix, see filter.c. */
     {"64:ff9b:1::", AF_INET6, 48},
 };
 
@@ -63,8 +64,8 @@ static bool add_prefix(struct prefixes *found, int family, int length, const voi
     return true;
 }
 
-/* Adds the gateway of an attribute of a route, or of one of its next hops, if the attribute is one.
- * Returns false if there are too many. */
+/* Adds the gateway to `found` if the attribute of a route or next hop is a gateway (RTA_GATEWAY or
+ * RTA_VIA). Returns false if `found` is full. */
 static bool add_gateway(const struct rtattr *at, int family, struct prefixes *found)
 {
     const void *address = RTA_DATA(at);
@@ -82,7 +83,8 @@ static bool add_gateway(const struct rtattr *at, int family, struct prefixes *fo
     return add_prefix(found, family, (int)size_of(family) * 8, address);
 }
 
-/* Adds the gateways of a route with several next hops. Returns false if there are too many. */
+/* Adds the gateways of a route with several next hops to `found`. Returns false if `found` is
+ * full. */
 static bool add_next_hops(const struct rtattr *hops, int family, struct prefixes *found)
 {
     const struct rtnexthop *hop = RTA_DATA(hops);
@@ -106,8 +108,8 @@ static bool is_of_machine(const struct rtmsg *route)
            route->rtm_type == RTN_BROADCAST;
 }
 
-/* Returns whether the kernel leaves out the gateways of a route, because its next hop is an object
- * (ip-nexthop(8)) and net.ipv4.nexthop_compat_mode is 0. */
+/* Checks whether the kernel omits the gateways of a route. It does so if the route refers to a
+ * nexthop object (ip-nexthop(8)) and net.ipv4.nexthop_compat_mode is 0. */
 static bool hides_gateways(const struct nlmsghdr *message)
 {
     const struct rtmsg *route = NLMSG_DATA(message);
@@ -121,8 +123,8 @@ static bool hides_gateways(const struct nlmsghdr *message)
     return has_object && !has_hop;
 }
 
-/* Adds the address of this machine, or the gateway, that a route contains. Returns false if there
- * are too many. */
+/* Adds the address of this machine or the gateways in a route to `found`. Returns false if `found`
+ * is full. */
 static bool add_route(const struct nlmsghdr *message, struct prefixes *found)
 {
     const struct rtmsg *route = NLMSG_DATA(message);
@@ -141,8 +143,9 @@ static bool add_route(const struct nlmsghdr *message, struct prefixes *found)
     return is_complete;
 }
 
-/* Reads the answers to a request for all routes. Returns -1 with errno, EAGAIN if the routes
- * changed meanwhile, so that the kernel may have left some out. */
+/* Reads the kernel's answers to a request for all routes, and adds their addresses to `found`.
+ * Returns 0, or -1 with errno set. It is EAGAIN if the routes changed meanwhile, so that the kernel
+ * may have omitted some. */
 static int read_routes(int netlink, char *bytes, struct prefixes *found)
 {
     bool is_consistent = true;
@@ -205,7 +208,7 @@ int routes_of_machine(struct prefixes *found, struct un_error *err)
         inet_pton(special[i].family, special[i].address, address);
         add_prefix(found, special[i].family, special[i].length, address);
     }
-    /* A kernel without IPv6 has no such routes. */
+    /* Ignore the errors of a kernel without IPv6, which has no IPv6 routes. */
     if (!bytes || read_consistent_family(AF_INET, bytes, found) ||
         (read_consistent_family(AF_INET6, bytes, found) && errno != EAFNOSUPPORT &&
          errno != EOPNOTSUPP))
@@ -216,15 +219,16 @@ int routes_of_machine(struct prefixes *found, struct un_error *err)
     return 0;
 }
 
-/* A request for a new route. */
+/* A request to the kernel to add a route. */
 struct new_route {
     struct nlmsghdr head;
     struct rtmsg route;
     char attributes[64];
 };
 
-/* Copies the header: a compiler that assumes strict aliasing drops a header that is written through
- * a pointer into the array, and the kernel then ignores the attribute. */
+/* Adds an attribute to a request. Copies the attribute's header by memcpy(), because a compiler
+ * that assumes strict aliasing drops a header that is written through a pointer into the array, and
+ * the kernel then ignores the attribute. */
 static void add_attribute(struct new_route *request, unsigned short type, const void *data,
                           size_t size)
 {
@@ -238,7 +242,8 @@ static void add_attribute(struct new_route *request, unsigned short type, const 
 
 static struct new_route begin_route(const struct prefix *to, unsigned char type)
 {
-    /* IPv6 takes 0 for the default priority, 1024; the lowest priority counts. */
+    /* For IPv6, set the priority, of which the kernel prefers the lowest value: 0 would mean the
+     * default, 1024. */
     uint32_t priority = 1;
     struct new_route request = {
         .head = {.nlmsg_len = NLMSG_LENGTH(sizeof request.route),
@@ -257,7 +262,7 @@ static struct new_route begin_route(const struct prefix *to, unsigned char type)
     return request;
 }
 
-/* Sends the request, and waits for the kernel's answer. Returns -1 with errno. */
+/* Sends the request, and waits for the kernel's answer. Returns 0, or -1 with errno set. */
 static int request_route(int netlink, const struct new_route *request)
 {
     struct {
@@ -295,7 +300,7 @@ int routes_deny(const struct prefixes *denied, struct un_error *err)
         const struct prefix *to = &denied->prefix[i];
         struct new_route request = begin_route(to, RTN_UNREACHABLE);
         bool is_done = !request_route(netlink, &request);
-        /* A namespace without IPv6 can reach none of its addresses. */
+        /* A namespace without IPv6 can reach no IPv6 address, so it needs no route. */
         if (!is_done && to->family == AF_INET6 && (errno == EOPNOTSUPP || errno == EAFNOSUPPORT))
             continue;
         if (!is_done)
@@ -304,7 +309,8 @@ int routes_deny(const struct prefixes *denied, struct un_error *err)
     return 0;
 }
 
-/* Returns whether a process serves the TAP device `device`. */
+/* Checks whether a process serves the TAP device `device`, that is, whether the device has a
+ * link. */
 static bool is_served(const char *device)
 {
     struct ethtool_value link = {.cmd = ETHTOOL_GLINK};

@@ -1,13 +1,14 @@
 /*
- * Published UDP ports: datagrams to a port of this machine go to a port inside, and the answers to
- * the client.
+ * Forwards datagrams to published UDP ports of this machine to ports in the sandbox, and the
+ * answers back to the clients.
  *
- * There are two processes: confine.c says why. The receiver owns the list of clients, and passes
- * their datagrams on to the sender over a socket. The sender has a socket for each client, in the
- * network namespace of the sandbox, connected to the port inside. The receiver forgets a client
- * that was silent for a time, or the longest of all when the list is full: it sends an end to the
- * sender, and gives the place in the list to another client only after the sender has confirmed
- * that the socket is closed. So no answer for a client can reach another one.
+ * Two processes do that, for the reason in confine.c. The receiver has the list of clients, and
+ * sends their datagrams to the sender over a socket. The sender has a socket for each client, in
+ * the network namespace of the sandbox, connected to the port in the sandbox. The receiver removes
+ * a client that was silent for CLIENT_MS, or, when the list is full, the client that was silent for
+ * the longest time. It sends the end of the client to the sender, and reuses the client's entry
+ * only after the sender has confirmed that the client's socket is closed. So no answer for one
+ * client can reach another client.
  */
 #include "base/base.h"
 #include "programs/network/network.h"
@@ -25,10 +26,10 @@
 _Static_assert(sizeof(struct client_reply) == 128, "the filter needs a power of two");
 #define REPLIES_SIZE (CLIENTS_MAX * sizeof(struct client_reply))
 
-/* A message from the receiver to the sender: a datagram of a client, or the end of a client, which
- * the sender confirms by the client's number. */
+/* A message from the receiver to the sender, which contains a datagram of a client, or means the
+ * end of a client. The sender confirms the end by sending the client's number. */
 struct message {
-    uint16_t client, port; /* indexes in the arrays of clients and of published ports */
+    uint16_t client, port; /* index of the client, and index of the published port */
     bool is_end;
     char bytes[DATAGRAM_MAX];
 };
@@ -38,14 +39,14 @@ struct message {
 struct receiver {
     const struct ports *ports;
     int sender;
-    struct client_reply *reply; /* the reply header of each client */
+    struct client_reply *reply; /* array with the message header for replies to each client */
     struct {
-        int64_t active; /* time of the last datagram, on the clock of un_now_ms(); 0 for an unused
-                           entry */
+        int64_t
+            active; /* time of the last datagram in ms (un_now_ms()); 0 if the entry is unused */
         uint16_t port;
     } client[CLIENTS_MAX];
     size_t count;
-    bool is_ending; /* whether the sender has not yet confirmed the end of a client */
+    bool is_ending; /* whether a confirmation of the sender for the end of a client is missing */
     struct message message;
 };
 
@@ -53,20 +54,22 @@ struct sender {
     const struct ports *ports;
     int receiver;
     const struct client_reply *reply;
-    const struct sockaddr_in *inside;      /* the address of each port inside */
-    struct pollfd polled[CLIENTS_MAX + 1]; /* the socket of each client, or -1; then `receiver` */
-    uint16_t port[CLIENTS_MAX];            /* the published port of each client */
+    const struct sockaddr_in *inside; /* address of each port in the sandbox */
+    struct pollfd
+        polled[CLIENTS_MAX + 1]; /* socket of each client, or -1; the last entry is `receiver` */
+    uint16_t port[CLIENTS_MAX];  /* index of the published port that each client uses */
     struct message message;
     char answer[DATAGRAM_MAX];
 };
 
-/* The bytes of a reply. A static variable has the same address in both processes, and each `reply`
- * points to it. */
+/* The data of a reply. All structures in `reply` point to this variable. It is static, so that it
+ * has the same address in both processes. */
 static struct iovec reply_bytes;
 
 /* ---- the receiver ---------------------------------------------------------------------------- */
 
-/* Stores the address of this machine that a datagram was sent to. */
+/* Stores in `found` the address of this machine to which a datagram was sent. `head` is the header
+ * that recvmsg(2) has filled in. */
 static void store_destination(struct msghdr *head, struct client_reply *found)
 {
     struct cmsghdr *from = (void *)found->from.bytes;
@@ -82,7 +85,7 @@ static void store_destination(struct msghdr *head, struct client_reply *found)
         memcpy(from, one, CMSG_LEN(size));
         from->cmsg_len = CMSG_LEN(size);
         found->head.msg_controllen = CMSG_SPACE(size);
-        /* The index 0 lets the routes of this machine choose the device. */
+        /* With the interface index 0, the kernel chooses the device by its routes. */
         if (is_4)
             four->ipi_ifindex = 0;
         else
@@ -90,8 +93,8 @@ static void store_destination(struct msghdr *head, struct client_reply *found)
     }
 }
 
-/* Returns the number of a client, a new one unless the client is known, or CLIENTS_MAX if the list
- * is full. */
+/* Returns the number of the client whose address is in `found`. Adds the client to the list if it
+ * is new. Returns CLIENTS_MAX if the list is full. */
 static size_t find_client(struct receiver *receiver, uint16_t port,
                           const struct client_reply *found)
 {
@@ -117,8 +120,9 @@ static size_t find_client(struct receiver *receiver, uint16_t port,
     return unused;
 }
 
-/* Sends receiver->message to the sender. Without memory, or if the socket takes no message of this
- * length (net.core.wmem_default), a datagram is lost: a client must not end the network. */
+/* Sends receiver->message to the sender. If memory is short, or the socket accepts no message of
+ * this length (net.core.wmem_default), drops the datagram, because a client must not be able to end
+ * the network. */
 static void send_message(struct receiver *receiver, size_t length)
 {
     if (send(receiver->sender, &receiver->message, HEAD_BYTES + length, MSG_NOSIGNAL) >= 0)
@@ -128,7 +132,7 @@ static void send_message(struct receiver *receiver, size_t length)
         _exit(1);
 }
 
-/* Receives a datagram of a client, and passes it on. */
+/* Receives a datagram of a client, and sends it to the sender. */
 static void receive_datagram(struct receiver *receiver, uint16_t port)
 {
     struct client_reply found;
@@ -160,8 +164,9 @@ static void receive_datagram(struct receiver *receiver, uint16_t port)
     send_message(receiver, (size_t)length);
 }
 
-/* Ends the client that was silent for the longest time, if that is too long or the list is full.
- * Returns the time until the next end, in milliseconds, or -1. */
+/* Ends the client that was silent for the longest time if that time exceeds CLIENT_MS or the list
+ * is full. Returns the time in milliseconds until a client must be ended, or -1 if there is no such
+ * time. */
 static int end_oldest(struct receiver *receiver)
 {
     size_t oldest = CLIENTS_MAX;
@@ -181,7 +186,7 @@ static int end_oldest(struct receiver *receiver)
     return -1;
 }
 
-/* Receives the sender's confirmation that a client has ended. */
+/* Receives the sender's confirmation that it has ended a client, and frees the client's entry. */
 static void receive_end(struct receiver *receiver)
 {
     uint16_t client;
@@ -199,7 +204,7 @@ static _Noreturn void receive_datagrams(struct receiver *receiver)
     struct pollfd polled[PORTS_MAX + 1];
     for (;;) {
         int timeout = end_oldest(receiver);
-        /* While the list is full, datagrams wait in the sockets. */
+        /* While the list is full, leave new datagrams in the sockets' buffers. */
         bool has_room = receiver->count < CLIENTS_MAX;
         for (size_t i = 0; i < count; i++)
             polled[i] = (struct pollfd){.fd = has_room ? receiver->ports->port[i].socket : -1,
@@ -225,7 +230,7 @@ static void end_client(struct sender *sender, uint16_t client)
         _exit(1);
 }
 
-/* Makes the socket of a new client. */
+/* Creates a socket for a new client, and connects it to the port in the sandbox. */
 static void begin_client(struct sender *sender, uint16_t client, uint16_t port)
 {
     const struct sockaddr_in *inside = &sender->inside[port];
@@ -238,8 +243,8 @@ static void begin_client(struct sender *sender, uint16_t client, uint16_t port)
     sender->port[client] = port;
 }
 
-/* Receives a message, and sends the datagram to the program inside. A datagram is lost if the
- * program has no room for it, or does not listen. */
+/* Receives a message of the receiver, and sends its datagram to the program in the sandbox. The
+ * datagram is lost if the program's socket is full, or the program does not listen. */
 static void receive_message(struct sender *sender)
 {
     struct message *message = &sender->message;
@@ -255,14 +260,14 @@ static void receive_message(struct sender *sender)
     }
     if (polled->fd < 0)
         begin_client(sender, message->client, message->port);
-    /* The first send(2) may only report that no program listened when the previous datagram
-     * arrived. */
+    /* Repeat send(2) after ECONNREFUSED, because the first send(2) may only report that no program
+     * listened when the previous datagram arrived. */
     if (polled->fd >= 0 && send(polled->fd, message->bytes, length, MSG_NOSIGNAL) < 0 &&
         errno == ECONNREFUSED)
         (void)!send(polled->fd, message->bytes, length, MSG_NOSIGNAL);
 }
 
-/* Sends an answer of the program inside to a client. */
+/* Receives an answer of the program in the sandbox, and sends it to the client. */
 static void pass_answer(struct sender *sender, size_t client)
 {
     ssize_t length = read(sender->polled[client].fd, sender->answer, sizeof sender->answer);
@@ -270,8 +275,8 @@ static void pass_answer(struct sender *sender, size_t client)
         return;
     reply_bytes = (struct iovec){sender->answer, (size_t)length};
     int bound = sender->ports->port[sender->port[client]].socket;
-    /* A direct system call: musl's sendmsg() copies the structure, but the filter allows only the
-     * addresses of the `reply` structures. */
+    /* Call the system call directly, because musl's sendmsg() copies the header, and the seccomp
+     * filter allows only pointers to the structures in `reply`. */
     syscall(SYS_sendmsg, bound, &sender->reply[client].head, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
@@ -308,8 +313,8 @@ struct client_reply *make_replies(struct iovec *answer)
     return replies;
 }
 
-/* Sets the socket options with which recvmsg(2) reports the address of this machine that a datagram
- * was sent to. */
+/* Sets the socket options with which recvmsg(2) reports the address of this machine to which a
+ * datagram was sent. Returns 0, or -1 with errno set. */
 static int want_destinations(const struct ports *ports)
 {
     int on = 1;
@@ -322,7 +327,8 @@ static int want_destinations(const struct ports *ports)
     return 0;
 }
 
-/* Reports that this process is ready, or why not. */
+/* Reports over the socket `report` that this process is ready, or the error in `err` if it is not.
+ * Exits if the process is not ready. */
 static void report_start(int report, bool is_ready, struct un_error *err)
 {
     if (!is_ready)

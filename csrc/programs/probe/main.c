@@ -1,14 +1,14 @@
 /*
- * usernsctl-probe [--within MS] STEP [PATH...]: tries one step, undoes it by exiting, and reports
- * the result. usernsctl-probe --within MS -- COMMAND... runs a command with a time limit
- * (within.c).
+ * usernsctl-probe [--within MS] STEP [PATH...] tries one step of the start of a sandbox, and
+ * reports the result. The exit of the program undoes the step. usernsctl-probe --within MS --
+ * COMMAND... runs a command with a time limit (within.c).
  *
- * Exit status 0: the step works; standard output has notices, one per line. 1: the step fails;
- * standard output has one line with the errno, the step of the core, the cause that the core found,
- * and the reason, separated by tabs. 2: wrong usage. 125: standard output can't be written. With
- * --within, such a line also reports that no child could be started for the step or command, and a
- * NUL and the exit status come last on standard output, for a caller that ignores
- * SIGCHLD and so can't wait for the exit status.
+ * Exit status 0 means that the step works; standard output contains notices, one per line. 1 means
+ * that the step fails; standard output contains one line with the errno, the failed step (enum
+ * un_step), the id of the cause, and the reason, separated by tabs. 2 means wrong usage, and 125
+ * that standard output can't be written. With --within, the line also reports a failed fork(2), and
+ * the last output is a NUL and the exit status, for callers that ignore SIGCHLD and so can't wait
+ * for the exit status.
  */
 #include "base/base.h"
 #include "child/child.h"
@@ -28,12 +28,13 @@
 
 extern char **environ;
 
-/* This program acts as the child program, see main(). */
+/* Path of the program that acts as usernsctl-child, which is this program itself, see main(). */
 #define CHILD "/proc/self/exe"
-#define READ_ONLY 1 /* MOUNT_ATTR_RDONLY */
+#define READ_ONLY 1 /* MOUNT_ATTR_RDONLY of linux/mount.h */
 #define MOST_MS 1000000000
 
-/* Tries a step, with one of the given PATHs or NULL. */
+/* A function that tries a step. `path` is one of the PATH arguments, or NULL. Returns 0, or -1 with
+ * the error in `err`. */
 typedef int step_function(const char *path, struct un_error *err);
 
 enum wants { NO_PATH, ONE_PATH, EACH_PATH };
@@ -51,7 +52,8 @@ static int do_nothing(const char *path, struct un_error *err)
     return 0;
 }
 
-/* Calls unshare(0), which the kernel itself never denies. */
+/* Calls unshare(0), which fails only because of a seccomp filter, because the kernel itself never
+ * denies it. */
 static int unshare_nothing(const char *path, struct un_error *err)
 {
     (void)path;
@@ -69,15 +71,16 @@ static int deny_setgroups(const char *path, struct un_error *err)
 {
     if (unshare_user(path, err))
         return -1;
-    /* A process whose real and effective ids differ is not dumpable (execve(2)), so its files in
-     * /proc belong to root. */
+    /* Make this process dumpable. If its real and effective ids differ, it is not dumpable
+     * (execve(2)), and its files in /proc belong to root. */
     prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
     int fd = openat(AT_FDCWD, "/proc/self/setgroups", O_WRONLY | O_CLOEXEC);
     return fd < 0 || write(fd, "deny", 4) != 4 ? un_fail_errno(err, UN_STEP_SETGROUPS, "setgroups")
                                                : 0;
 }
 
-/* The request of `usernsctl run`: the caller is root inside, and no other id is mapped. */
+/* The id map request of `usernsctl run`: the caller is root in the user namespace, and no other id
+ * is mapped. */
 static const struct un_request one_id = {
     .id = {[UN_UID] = {.map_self = true}, [UN_GID] = {.map_self = true}}};
 
@@ -100,7 +103,7 @@ static int enter_one_id(uint64_t flags, struct un_error *err)
     return decision ? un_enter(&decision->plan, flags, CHILD, false, err) : -1;
 }
 
-/* Enters a new user namespace, and a mount namespace whose mounts are private. */
+/* Enters a new user namespace and a new mount namespace, and makes all mounts private. */
 static int enter_private(struct un_error *err)
 {
     if (enter_one_id(CLONE_NEWNS, err))
@@ -114,7 +117,8 @@ static int map_one_id(const char *path, struct un_error *err)
     return enter_one_id(0, err);
 }
 
-/* Waits for a child whose exit status is the errno of its failure. */
+/* Waits for a child whose exit status is 0 or an errno. Returns 0, or -1 with the child's error in
+ * `err`. */
 static int wait_for_errno(pid_t child, enum un_step step, const char *what, struct un_error *err)
 {
     int status;
@@ -127,16 +131,17 @@ static int wait_for_errno(pid_t child, enum un_step step, const char *what, stru
     return errno ? un_fail_errno(err, step, what) : 0;
 }
 
-/* Forks into new namespaces by clone(2), as runsc does, since a filter may deny unshare(2) but
- * allow clone(2). */
+/* Forks a child in new namespaces by clone(2), as runsc does, because a seccomp filter may deny
+ * unshare(2) but allow clone(2). Returns like fork(2), with an error in `err`. */
 static pid_t fork_into(uint64_t flags, struct un_error *err)
 {
     pid_t child = (pid_t)syscall(SYS_clone, flags | SIGCHLD, NULL, NULL, NULL, NULL);
     return child < 0 ? un_fail_errno(err, UN_STEP_CLONE, "") : child;
 }
 
-/* Sets the cause of a failure of clone(2) with flags that unshare(2) has accepted: a seccomp
- * filter, which would deny the clone(2) of runsc as well. */
+/* Sets the cause of an error to "seccomp-denies-call" if clone(2) has failed with EPERM and a
+ * seccomp filter is active: unshare(2) has accepted the same flags before, so the filter would deny
+ * the clone(2) of runsc, too. Returns -1. */
 static int blame_filter(struct un_error *err)
 {
     if (err->errnum == EPERM && un_proc_status("/proc", "Seccomp:") == 2)
@@ -144,7 +149,8 @@ static int blame_filter(struct un_error *err)
     return -1;
 }
 
-/* Starts a child in new namespaces, in which it exits. */
+/* Starts a child in new namespaces, where the child only exits. Returns 0, or -1 with the error in
+ * `err`. */
 static int try_fork_into(uint64_t flags, const char *what, struct un_error *err)
 {
     pid_t child = fork_into(flags, err);
@@ -153,7 +159,7 @@ static int try_fork_into(uint64_t flags, const char *what, struct un_error *err)
     return child < 0 ? blame_filter(err) : wait_for_errno(child, UN_STEP_CLONE, what, err);
 }
 
-/* Creates a nested user namespace for a child, as runsc does. */
+/* Creates a child in a nested user namespace, as runsc does. */
 static int nest(const char *path, struct un_error *err)
 {
     (void)path;
@@ -167,7 +173,8 @@ static int make_namespaces(const char *path, struct un_error *err)
     return enter_one_id(CLONE_NEWNS, err) ? -1 : try_fork_into(flags, "namespaces", err);
 }
 
-/* Plans the request of `usernsctl run --map-auto`. */
+/* Plans the id maps of `usernsctl run --map-auto`. Returns the plan, or NULL with the error in
+ * `err`. */
 static struct decision *decide_range(struct un_error *err)
 {
     struct un_request request = one_id;
@@ -194,7 +201,8 @@ static int read_ranges(const char *path, struct un_error *err)
     return 0;
 }
 
-/* Creates a namespace that maps the ranges of the caller, and joins it, as usernsctl-exec does. */
+/* Creates a user namespace that maps the subordinate id ranges of the caller, and joins it, as
+ * usernsctl-exec does. */
 static int map_range(const char *path, struct un_error *err)
 {
     un_auto_free struct decision *decision = decide_range(err);
@@ -210,7 +218,7 @@ static int mount_tmpfs(const char *path, struct un_error *err)
     return un_mount("usernsctl", "/", "tmpfs", MS_NOSUID | MS_NODEV, NULL, err);
 }
 
-/* Bind-mounts a directory by descriptor, as for the root filesystem of a sandbox. */
+/* Bind-mounts a directory by its descriptor, as for the root filesystem of a sandbox. */
 static int bind_here(struct un_error *err)
 {
     if (un_mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL, err))
@@ -227,7 +235,7 @@ static int bind_proc(const char *path, struct un_error *err)
     return enter_one_id(CLONE_NEWNS, err) || bind_here(err) ? -1 : 0;
 }
 
-/* Bind-mounts a directory in a namespace with all ids of the caller, which the child program
+/* Bind-mounts a directory in a user namespace with all ids of the caller, which usernsctl-child
  * creates and this process joins. */
 static int mount_in_range(const char *path, struct un_error *err)
 {
@@ -237,8 +245,8 @@ static int mount_in_range(const char *path, struct un_error *err)
     return failed || bind_here(err) ? -1 : 0;
 }
 
-/* Mounts proc in a child in a new PID namespace: the kernel denies a mount of proc for a PID
- * namespace that another user namespace owns. */
+/* Mounts proc in a child in a new PID namespace, because the kernel denies a mount of proc if
+ * another user namespace owns the PID namespace. */
 static int mount_proc(const char *path, struct un_error *err)
 {
     (void)path;
@@ -252,7 +260,8 @@ static int mount_proc(const char *path, struct un_error *err)
     return wait_for_errno(child, UN_STEP_MOUNT, "/proc", err);
 }
 
-/* Uses /proc as the new root, a directory that exists wherever the previous steps succeed. */
+/* Tries pivot_root(2) with /proc as the new root, because /proc exists wherever the previous steps
+ * succeed. */
 static int pivot_root(const char *path, struct un_error *err)
 {
     (void)path;
@@ -264,7 +273,7 @@ static int pivot_root(const char *path, struct un_error *err)
     return 0;
 }
 
-/* Waits to be traced; exits with its parent. */
+/* Pauses, so that the parent can trace this process, until the parent exits. */
 static _Noreturn void be_traced(pid_t parent)
 {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -273,14 +282,14 @@ static _Noreturn void be_traced(pid_t parent)
     _exit(1);
 }
 
-/* Traces a child, as gVisor's sandbox traces the processes that it starts. */
+/* Traces a child by ptrace(2), as gVisor traces the processes that it starts. */
 static int trace(const char *path, struct un_error *err)
 {
     (void)path;
     if (enter_one_id(0, err))
         return -1;
-    /* un_enter() has made this process non-dumpable, and a non-dumpable child could not be
-     * traced. */
+    /* Make this process dumpable before the fork, because un_enter() has made it non-dumpable, and
+     * a non-dumpable child can't be traced. */
     prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
     pid_t self = getpid(), child = un_fork();
     if (child < 0)
@@ -305,7 +314,7 @@ static int make_cgroup(const char *path, struct un_error *err)
     return mkdir(group, 0700) || rmdir(group) ? un_fail_errno(err, UN_STEP_NONE, group) : 0;
 }
 
-/* Executes a program that is stopped by ptrace(2) before its first instruction. */
+/* Executes a program in such a way that ptrace(2) stops it before its first instruction. */
 static _Noreturn void become_stopped(const char *path)
 {
     char *argv[] = {(char *)path, NULL}, *none[] = {NULL};
@@ -315,8 +324,8 @@ static _Noreturn void become_stopped(const char *path)
     _exit(errno);
 }
 
-/* Prints the AppArmor profile that a program would get. The kernel chooses the profile at
- * execve(2), and its rules are readable by root only. */
+/* Prints the AppArmor profile that a program would run in. Executes the program for that, because
+ * the kernel chooses the profile at execve(2), and only root can read the kernel's rules. */
 static int print_profile(const char *path, struct un_error *err)
 {
     char who[16], label[512];
@@ -368,7 +377,7 @@ static int print_failure(struct un_error *err)
     return 1;
 }
 
-/* Returns the status, or 125 if standard output can't be written. */
+/* Flushes standard output. Returns `status`, or 125 if standard output can't be written. */
 static int flush_status(int status)
 {
     if (!ferror(stdout) && fflush(stdout) == 0)
@@ -408,7 +417,7 @@ static int run_step(int argc, char **argv)
     return print_usage();
 }
 
-/* Executes the command. Returns only on failure. */
+/* Executes the command. Returns the exit status, and only on failure. */
 static int run_command(char **argv)
 {
     execv(argv[0], argv);

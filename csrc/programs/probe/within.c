@@ -9,12 +9,12 @@
 
 #define FAILED 125
 
-/* Timeout for the exit of killed processes. */
+/* Time limit for the exit of killed processes. */
 #define GRACE_MS 2000
-/* Interval of the search for more processes to kill. */
+/* Interval at which the program searches for more processes to kill. */
 #define SLICE_MS 20
 
-/* Waits for SIGCHLD, which is blocked, at most until `until`. */
+/* Waits for SIGCHLD, which is blocked, until the deadline `until` (un_now_ms()). */
 static void wait_for_change(const sigset_t *signals, int64_t until)
 {
     int64_t left = until - un_now_ms();
@@ -35,8 +35,9 @@ void kill_child(pid_t pid)
     }
 }
 
-/* Kills all children except `ended`, which may be 0. Returns false if /proc does not list them, or
- * belongs to another PID namespace, whose pids may be those of other processes here. */
+/* Kills all children except `ended`, which may be 0. Returns false if /proc does not list the
+ * children, or belongs to another PID namespace, whose pids may belong to unrelated processes in
+ * this namespace. */
 static bool kill_own_children(pid_t ended)
 {
     if (un_proc_status("/proc", "Pid:") != getpid())
@@ -44,14 +45,14 @@ static bool kill_own_children(pid_t ended)
     char text[4096], *at = text;
     if (un_read_file(AT_FDCWD, "/proc/thread-self/children", text, sizeof text) < 0)
         return false;
-    /* A blank follows each complete pid; without it the list is truncated. */
+    /* A blank follows each complete pid. A number without a blank is a truncated pid. */
     for (long pid; (pid = strtol(at, &at, 10)) > 0 && *at == ' ';)
         if (pid != ended)
             kill_child((pid_t)pid);
     return true;
 }
 
-/* Reaps all children that have exited. Returns whether no child is left. */
+/* Reaps all children that have exited. Returns whether no child remains. */
 static bool reap_ended(void)
 {
     pid_t pid;
@@ -60,10 +61,10 @@ static bool reap_ended(void)
     return pid < 0 && errno == ECHILD;
 }
 
-/* Kills all descendants, in rounds: the children of a killed child become children of this process.
- * The first child is not reaped yet, so its process group id can't have been reused. If only the
- * first child is left and has ended, makes none of the calls that kill: a seccomp filter may kill
- * their caller. */
+/* Kills all descendants in rounds, because the children of a killed child become children of this
+ * process. The child `first` is not reaped yet, so its process group id can't have been reused. If
+ * only this child remains and has exited, calls neither kill(2) nor pidfd_send_signal(2), because a
+ * seccomp filter may kill a process that calls them. */
 static void end_all(pid_t first, bool has_ended, const sigset_t *signals)
 {
     int64_t until = un_now_ms() + GRACE_MS;
@@ -75,7 +76,8 @@ static void end_all(pid_t first, bool has_ended, const sigset_t *signals)
     }
 }
 
-/* Returns the exit status of the child, or UN_PROBE_LATE. Does not reap the child. */
+/* Waits for the exit of the child until the deadline `until`, without reaping the child. Returns
+ * its exit status, 128+N if signal N has killed it, or UN_PROBE_LATE after the deadline. */
 static int wait_for_probe(pid_t child, const sigset_t *signals, int64_t until)
 {
     siginfo_t how;
@@ -107,9 +109,10 @@ int run_within(uint64_t most, struct un_error *err)
         end_all(child, status != UN_PROBE_LATE, &signals);
         return status;
     }
-    /* Creates the process group for kill(-first). The caller has started this process in a session
-     * of its own, so there is no terminal to lose. setpgid(2) would suffice, but sandboxes do not
-     * call that, so a seccomp filter may kill its caller. */
+    /* Create the process group that end_all() kills. setpgid(2) would suffice, but a seccomp filter
+     * may kill a process that calls it, because sandboxes do not call it. The parent runs in a
+     * session without a controlling terminal, so setsid(2) does not detach this process from a
+     * terminal. */
     setsid();
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     sigprocmask(SIG_SETMASK, &before, NULL);

@@ -13,15 +13,15 @@ int adopt_descendants(void)
     return access(CHILDREN, R_OK) || prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) ? -1 : 0;
 }
 
-/* Returns the start time of a process, in clock ticks since boot, or 0 if the process was
- * reaped. */
+/* Returns the start time of the process `pid` in clock ticks since boot, or 0 if the process no
+ * longer exists. */
 static uint64_t read_start(pid_t pid)
 {
     char path[64], text[1024];
     uint64_t start = 0;
     snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
     const char *at = un_proc_stat(AT_FDCWD, path, text, sizeof text);
-    /* From the state to starttime (proc_pid_stat(5)). */
+    /* Skip the 19 fields from the state to the field before starttime (proc_pid_stat(5)). */
     for (int i = 0; i < 19 && at; i++)
         at = (at = strchr(at, ' ')) ? at + 1 : NULL;
     if (at)
@@ -48,8 +48,8 @@ void children_read(struct children *children)
         fclose(file);
 }
 
-/* Returns whether the list has this process. The start times are compared, since a new process may
- * have the pid of a child that was reaped. */
+/* Checks whether the list contains the process `pid`. Compares the start times too, because a new
+ * process may have the pid of a child that was reaped. */
 static bool has_child(const struct children *children, pid_t pid)
 {
     for (size_t i = 0; children && i < children->count; i++)
@@ -58,8 +58,9 @@ static bool has_child(const struct children *children, pid_t pid)
     return false;
 }
 
-/* Sends a signal, if it is not 0, to all children but those in `spared`, and reaps the ones that
- * have ended. Adds their number to *reaped. Returns whether any child may be left. */
+/* Sends the signal `sig`, if it is not 0, to all children except the children in `spared`, and
+ * reaps the children that have exited. Adds the number of reaped children to *reaped. Returns
+ * whether any child was found, and so may remain. */
 static bool end_children(const struct children *spared, int sig, int *reaped)
 {
     FILE *file = fopen(CHILDREN, "re");
@@ -77,8 +78,8 @@ static bool end_children(const struct children *spared, int sig, int *reaped)
     return are_left;
 }
 
-/* Signals and reaps children until none is left, or until the deadline. Orphans become children of
- * this process. */
+/* Signals and reaps children until none remains, or until the deadline. The children's orphans
+ * become children of this process, and are reaped too. */
 static void wait_for_children(const struct children *spared, int sig, int64_t deadline,
                               const struct timespec *pause)
 {

@@ -1,4 +1,5 @@
-/* Errors as fields, by which a program reports them to the program that started it. */
+/* The format in which a program reports an error to the program that started it: fields terminated
+ * by NUL. */
 #include "base/base.h"
 #include "programs/shared/shared.h"
 
@@ -8,12 +9,14 @@ int error_send(int fd, struct un_error *err)
     un_diagnose(err, "/proc");
     int length = snprintf(text, sizeof text, "%d%c%d%c%s%c%s%c%c%s%c", err->step, 0, err->errnum, 0,
                           err->cause ? err->cause : "", 0, err->detail, 0, 0, err->remedy, 0);
-    /* All fields in a single write(2), so that the reader never receives a part of the error. */
+    /* Send all fields in a single write(2), so that the reader never receives only a part of the
+     * error. */
     (void)!write(fd, text, (size_t)length);
     return -1;
 }
 
-/* Returns the next of the fields, which end at `end`, or NULL. */
+/* Returns the field at *at, and moves *at behind the field. Returns NULL if no field ends before
+ * `end`. */
 static const char *next_field(const char **at, const char *end)
 {
     const char *field = *at;

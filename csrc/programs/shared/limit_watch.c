@@ -1,15 +1,17 @@
 /*
  * Limits without control groups: the watcher measures the memory and the tasks of the sandbox.
  *
- * A measurement takes some microseconds (facts/usage.c). The next one follows before the sandbox
- * can exceed the limit by much, at the highest rate at which the processors clear pages or start
- * processes. Each measurement reads the size of the memory file. The anonymous memory and the page
- * tables of the known processes are read after these have run for some milliseconds: a process that
- * has not run has allocated nothing. A process makes page tables without the sentry where it maps
- * files of this machine, so all of them count. New processes are found by a walk through all
- * processes, which takes longer, and must not take more than a small share of the time. Without a
- * new pid there is no new process, so no walk is needed. Where the pids of other programs hide
- * that, a sandbox whose sentry has hardly run has hardly any new processes.
+ * A measurement takes some microseconds (facts/usage.c). The next measurement follows before the
+ * sandbox can exceed the limit by much, even if the processors clear pages or start processes at
+ * the highest rate. Each measurement reads the size of the sentry's memory file. It reads the
+ * anonymous memory and the page tables of a known process only after the process has run for some
+ * milliseconds, because a process that has not run has allocated nothing. The page tables of all
+ * processes count, because a process that maps files of this machine allocates page tables without
+ * the sentry. New processes are found by a walk through all processes, which takes longer, and must
+ * take only a small share of the time. If the kernel has assigned no new pid, there is no new
+ * process, and no walk is needed. If other programs of this machine start processes, and so use new
+ * pids, the processor time of the sentry is checked instead: a sandbox whose sentry has hardly run
+ * has hardly any new processes.
  */
 #include "base/base.h"
 #include "explain/explain.h"
@@ -25,43 +27,44 @@
 #include <sys/utsname.h>
 #include <time.h>
 
-/* The interval of the search for the sentry, and the time limit of the search. */
+/* FIND_MS is the interval in ms at which the watcher searches for the sentry. FOUND_MS is the time
+ * in ms after which the watcher ends a sandbox whose sentry was not found. */
 #define FIND_MS 20
 #define FOUND_MS 60000
 
-/* BYTES_PER_MS: the most bytes that the programs can allocate in a millisecond on one or two
- * processors; each further processor adds half of this number. EXCESS: the number of bytes by which
- * a sandbox may exceed its limit before the watcher notices. */
+/* BYTES_PER_MS is the maximum number of bytes that programs can allocate in a millisecond on one or
+ * two processors; each further processor adds half of this number. EXCESS is the number of bytes by
+ * which a sandbox may exceed its limit before the watcher notices. */
 #define BYTES_PER_MS (3U << 20)
 #define EXCESS (32U << 20)
 #define CHECK_MS_MIN 4
 #define CHECK_MS_MAX 1000
-/* Bounds of the processor time, in microseconds, after which a process is measured again. In this
- * time it can allocate a few MiB at most, and one BUSY_SHARE-th of the memory left below the
- * limit. */
+/* Minimum and maximum of the processor time, in microseconds, after which the known processes are
+ * measured again. In this time they can allocate at most a few MiB, and at most one BUSY_SHARE-th
+ * of the memory that remains below the limit. */
 #define BUSY_US_MIN 4000
 #define BUSY_US_MAX 20000
 #define BUSY_SHARE 8
 
-/* The processor time that the sentry of an idle sandbox uses in 150 milliseconds, in microseconds.
- * A new process can allocate page tables for at most this time before the next walk finds the
- * process. */
+/* The processor time in microseconds that the sentry of an idle sandbox uses in 150 milliseconds. A
+ * new process can allocate page tables for at most this time before the next walk finds it. */
 #define START_US 4000
 #define TASKS_PER_MS 2
 #define WALK_MS_MIN 20
 #define WALK_MS_MAX 2000
-/* The longest time between two walks through an idle sandbox. */
+/* The maximum time in ms between two walks through the processes of an idle sandbox. */
 #define IDLE_WALK_MS 5000
-/* Walks take at most one WALK_SHARE-th of the time. */
+/* Walks take at most one WALK_SHARE-th of the watcher's time. */
 #define WALK_SHARE 50
 
-/* The greatest delay of the end of an idle sandbox: one IDLE_SHARE-th of the idle timeout, but at
- * least IDLE_MS_MIN and at most IDLE_MS_MAX. */
+/* Maximum delay between the idle timeout of a sandbox and its end: one IDLE_SHARE-th of the idle
+ * timeout, but at least IDLE_MS_MIN and at most IDLE_MS_MAX milliseconds. */
 #define IDLE_SHARE 10
 #define IDLE_MS_MIN 50
 #define IDLE_MS_MAX 10000
 
-/* Far more levels than runsc's processes have. */
+/* Maximum depth of the process tree that is walked, far more than the tree of runsc's processes
+ * has. */
 #define LEVELS_MAX 8
 
 static int64_t clamp(int64_t number, int64_t least, int64_t most)
@@ -69,7 +72,7 @@ static int64_t clamp(int64_t number, int64_t least, int64_t most)
     return number < least ? least : number > most ? most : number;
 }
 
-/* Returns by how many bytes a sandbox can grow in a millisecond. */
+/* Returns the maximum number of bytes that a sandbox can allocate in a millisecond. */
 static uint64_t growth_of(const struct un_limits *limits)
 {
     cpu_set_t set;
@@ -122,8 +125,8 @@ int limit_watch_idle(struct limit_watch *watch, const char *directory, struct un
     return watch->activity < 0 ? un_fail_errno(err, UN_STEP_SANDBOX, "activity") : 0;
 }
 
-/* Returns whether no command has run for the idle timeout. If so, this process keeps the lock, so
- * that no new command can start. */
+/* Checks whether no command has run for the idle timeout. If so, this process keeps the lock of the
+ * file "activity", so that no new command can start. */
 static bool is_idle(struct limit_watch *watch)
 {
     struct stat status;
@@ -132,7 +135,8 @@ static bool is_idle(struct limit_watch *watch)
     int64_t now = un_now_ms();
     if (!has_lock)
         watch->active = now;
-    /* A new file has the time of CLOCK_REALTIME, which is later than any of CLOCK_MONOTONIC. */
+    /* Ignore the modification time of a new file, which is a time of CLOCK_REALTIME, and later than
+     * all times of CLOCK_MONOTONIC. */
     else if (!fstat(watch->activity, &status)) {
         int64_t end = status.st_mtim.tv_sec * 1000 + status.st_mtim.tv_nsec / 1000000;
         if (end > watch->active && end <= now)
@@ -142,16 +146,16 @@ static bool is_idle(struct limit_watch *watch)
         return true;
     if (has_lock)
         flock(watch->activity, LOCK_UN);
-    /* A process that is killed while it runs a command does not set the time of the file; the last
-     * known time of activity is then that of the last check. */
+    /* A program that is killed while it runs a command does not set the modification time of the
+     * file. The last known time of activity is then the time of the previous check. */
     watch->next_idle = now + clamp(idle / IDLE_SHARE, IDLE_MS_MIN, IDLE_MS_MAX);
     if (has_lock && watch->active + idle < watch->next_idle)
         watch->next_idle = watch->active + idle;
     return false;
 }
 
-/* Returns whether RLIMIT_NPROC counts the processes of each user namespace apart, as since Linux
- * 5.14. Before, it counted all processes of the user. */
+/* Checks whether RLIMIT_NPROC counts the processes of each user namespace separately, as since
+ * Linux 5.14. Older kernels count all processes of the user. */
 static bool counts_by_namespace(void)
 {
     struct utsname name;
@@ -162,8 +166,8 @@ static bool counts_by_namespace(void)
     return major > 5 || (major == 5 && minor >= 14);
 }
 
-/* Returns whether uid 0 here may be the root of the machine, whose processes RLIMIT_NPROC does not
- * limit. */
+/* Checks whether uid 0 of this user namespace is or may be the machine's root, whose processes
+ * RLIMIT_NPROC does not limit. */
 static bool is_real_root(void)
 {
     char text[64] = "";
@@ -173,15 +177,17 @@ static bool is_real_root(void)
     return !at || !un_number_read(at + strspn(at, " "), UINT32_MAX, &outside) || !outside;
 }
 
-/* Limits the number of tasks of the sentry and of its descendants by RLIMIT_NPROC, which counts per
- * user namespace; each sentry has one of its own. RLIMIT_NPROC does not limit the processes of the
- * machine's root, whose tasks only the watcher counts. */
+/* Sets RLIMIT_NPROC for the process `pid`, which is the sentry or a descendant, and for its
+ * descendants. RLIMIT_NPROC counts tasks per user namespace, and each sentry has a separate user
+ * namespace. It does not limit the processes of the machine's root, whose tasks only the watcher
+ * counts. Returns false, so that un_any_child() continues. */
 static bool limit_tasks(pid_t pid, void *arg)
 {
     const struct limit_watch *watch = arg;
     const struct rlimit limit = {.rlim_cur = watch->limits.pids, .rlim_max = watch->limits.pids};
     bool ignored;
-    /* Fails if the process has ended. The watcher counts the tasks, too. */
+    /* Ignore a failure, which means that the process has exited. The watcher counts the tasks,
+     * too. */
     prlimit(pid, RLIMIT_NPROC, &limit, NULL);
     return un_any_child(pid, limit_tasks, arg, &ignored);
 }
@@ -193,24 +199,24 @@ static bool find_sentry(pid_t pid, void *arg)
         return false;
     watch->sentry = pid;
     bool has_rlimit = watch->limits.pids && !watch->is_bound && counts_by_namespace();
-    /* Repeated, since processes that were started meanwhile have inherited the previous limit. */
+    /* Repeat, because processes that were started meanwhile have inherited the previous limit. */
     for (int i = 0; i < 3 && has_rlimit; i++)
         limit_tasks(pid, watch);
     watch->is_bound = watch->is_bound || (has_rlimit && !is_real_root());
     return true;
 }
 
-/* A walk through the processes of a sandbox. */
+/* The state of a walk through the processes of a sandbox. */
 struct walk {
     struct limit_watch *watch;
-    bool is_inside; /* whether the process is the sentry, or one that it has started */
+    bool is_inside; /* whether the current process is the sentry or a descendant of the sentry */
     int level;
     uint64_t bytes;
     uint64_t tasks;
 };
 
-/* Returns the time in milliseconds that usage needs to grow from `used` to `limit` + `excess`, at
- * the rate of `per_ms`. */
+/* Returns the time in milliseconds in which usage grows from `used` to `limit` + `excess` at the
+ * rate `per_ms`. */
 static int64_t time_left(uint64_t limit, uint64_t excess, uint64_t used, uint64_t per_ms)
 {
     if (!limit)
@@ -231,8 +237,8 @@ static void read_limit_process(struct limit_process *process)
     process->bytes = un_private_memory(process->pid);
 }
 
-/* Measures the processes of the last walk again if they have used enough processor time since
- * then. */
+/* Measures the processes that the last walk has found again if they have used enough processor time
+ * since their last measurement. */
 static void read_busy_processes(struct limit_watch *watch)
 {
     int64_t busy = 0, wait = memory_time_left(watch) * 1000 / BUSY_SHARE;
@@ -277,13 +283,13 @@ static bool counts_tasks(const struct limit_watch *watch)
     return watch->limits.pids && !watch->is_bound;
 }
 
-/* Returns whether the sandbox can't have many processes that the last walk has not found. */
+/* Checks whether the sandbox can have only few processes that the last walk has not found. */
 static bool has_few_new_processes(const struct limit_watch *watch)
 {
     int64_t time, last = un_last_pid(watch->pids);
     if (last >= 0 && last == watch->last_pid)
         return true;
-    /* If this process is process 1, its PID namespace contains only the sandbox, so a new pid is a
+    /* If this process is PID 1, its PID namespace contains only the sandbox, so a new pid means a
      * new process of the sandbox. */
     if (getpid() == 1 || counts_tasks(watch) || watch->walk_time < 0)
         return false;
@@ -291,7 +297,8 @@ static bool has_few_new_processes(const struct limit_watch *watch)
     return time >= 0 && time - watch->walk_time < START_US;
 }
 
-/* Postpones the walk if it would hardly find new processes. Returns false if the walk is due. */
+/* Postpones the walk if it would find only few new processes, and returns true. Returns false if
+ * the walk is due. */
 static bool postpone_walk(struct limit_watch *watch, int64_t now)
 {
     if (!watch->has_all || now >= watch->last_walk + IDLE_WALK_MS || !has_few_new_processes(watch))
@@ -366,8 +373,8 @@ static bool describe_idleness(const struct limit_watch *watch, int64_t now, stru
     return true;
 }
 
-/* Describes that the sandbox was ended because the sentry was not found: without measurements, no
- * limit can be enforced. */
+/* Describes in `end` that the sandbox was ended because the sentry was not found, since no limit
+ * can be enforced without measurements. */
 static bool describe_blindness(struct un_end *end)
 {
     *end = (struct un_end){.reason = "limit-unenforceable"};
@@ -416,8 +423,8 @@ bool limit_watch_judge(const struct limit_watch *watch, bool refused, const char
     struct un_error err;
     if (!watch->limits.pids || un_runsc_logs_read(errors, crash, debug, &logs))
         return false;
-    /* A message with several possible causes is attributed to the limit if the sandbox has used
-     * more than half of it. */
+    /* Attribute a message with several possible causes to the limit of tasks if the sandbox has
+     * used more than half of that limit. */
     const char *limit = watch->tasks > watch->limits.pids / 2 ? un_limit_cause(UN_LIMIT_PIDS) : "";
     bool is_limit =
         refused ||

@@ -1,8 +1,9 @@
 /*
- * The network namespace of a sandbox, which usernsctl-network makes (csrc/programs/network/).
+ * Joins the network namespace of a sandbox, which usernsctl-network creates
+ * (csrc/programs/network/).
  *
- * usernsctl-network is process 1 of a PID namespace, so that the kernel kills pasta and all other
- * processes of the network together with it, even if SIGKILL ends it.
+ * usernsctl-network is PID 1 of a PID namespace, so that the kernel kills pasta and all other
+ * processes of the network when usernsctl-network exits, even if SIGKILL kills it.
  */
 #include "base/base.h"
 #include "programs/shared/shared.h"
@@ -16,34 +17,37 @@
 #define ONLY_NETWORK                                                                               \
     (UINT64_C(1) << CAP_NET_ADMIN | UINT64_C(1) << CAP_NET_RAW | UINT64_C(1) << CAP_SETPCAP)
 
-/* usernsctl-network limits the time of each helper itself, so this limit is for a bug. */
+/* Time limit in ms for the start of usernsctl-network, which is exceeded only after a bug, because
+ * usernsctl-network limits the time of each helper itself. */
 #define READY_MS 30000
 
 struct keeper {
     char **argv;
-    int fds[2]; /* a pidfd of this process, and the socket for the report */
+    int fds[2]; /* pidfd of this process, and the socket over which usernsctl-network reports */
 };
 
-/* Runs in the child. */
+/* Executes usernsctl-network. Runs in the child. */
 static int become_keeper(void *arg)
 {
     static char *const nothing[] = {NULL};
     const struct keeper *keeper = arg;
     struct un_error err;
     un_set_signals(0);
-    /* A signal to the caller's process group, as by Ctrl-C, must not end the network. A new process
-     * leads no group, so setsid(2) can't fail. */
+    /* A signal to the caller's process group, as by Ctrl-C, must not end the network. setsid(2)
+     * can't fail, because a new process is not a process group leader. */
     setsid();
-    /* usernsctl-network exits without a report if a descriptor is closed. */
+    /* Ignore failures, because usernsctl-network exits without a report if one of its descriptors
+     * is closed. */
     for (int i = 0; i < 2; i++)
         fcntl(keeper->fds[i], F_SETFD, 0);
-    /* The helpers get no variable of the environment. */
+    /* Pass no environment variables to usernsctl-network and its helpers. */
     execve(keeper->argv[0], keeper->argv, nothing);
     un_fail_errno(&err, UN_STEP_NETWORK, keeper->argv[0]);
     return error_send(keeper->fds[1], &err);
 }
 
-/* Waits for the report, and stores a descriptor of the namespace. */
+/* Waits for the report of usernsctl-network, and stores a descriptor of the network namespace in
+ * *namespace. Returns 0, or -1 with the error in `err`. */
 static int wait_for_report(int socket, int *namespace, struct un_error *err)
 {
     char text[ERROR_FIELDS_MAX];
@@ -58,8 +62,9 @@ static int wait_for_report(int socket, int *namespace, struct un_error *err)
     return un_fail(err, UN_STEP_NETWORK, 0, NULL, "usernsctl-network ended without a report");
 }
 
-/* Drops the capabilities that only the start of the network needs, for this process and those that
- * it starts. Changes nothing if the bounding set could not be changed anyway. */
+/* Drops the capabilities in ONLY_NETWORK for this process and its future children. Does not change
+ * the bounding set if CAP_NET_ADMIN was dropped from it before. Returns 0, or -1 with the error in
+ * `err`. */
 static int drop_capabilities(struct un_error *err)
 {
     struct un_cap_sets sets;
@@ -73,7 +78,9 @@ static int drop_capabilities(struct un_error *err)
     return un_caps_set(&sets) ? un_fail_errno(err, UN_STEP_CAPABILITIES, "capset") : 0;
 }
 
-/* Starts usernsctl-network, with the words up to "--" as its options, and joins its namespace. */
+/* Starts usernsctl-network and joins the network namespace that it creates. `words` are the path of
+ * usernsctl-network and its options, `count` strings in total. Returns 0, or -1 with the error in
+ * `err`. */
 static int join_network(char **words, size_t count, int *keeper_pidfd, struct un_error *err)
 {
     char numbers[2][12];
@@ -108,7 +115,8 @@ static int join_network(char **words, size_t count, int *keeper_pidfd, struct un
     return failed ? -1 : drop_capabilities(err);
 }
 
-/* Closes the descriptors that only usernsctl-network needs. */
+/* Closes the descriptors in the options UN_LISTEN and UN_ACCEPT, which only usernsctl-network
+ * needs. */
 static void close_passed_sockets(char **words, size_t count)
 {
     for (size_t i = 1; i < count; i++) {

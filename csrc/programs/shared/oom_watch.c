@@ -1,12 +1,12 @@
 /*
- * Noticing that the kernel's OOM killer has killed a process of gVisor.
+ * Notices that the kernel's OOM killer has killed a process of gVisor.
  *
- * gVisor's kernel, the sentry, is not told when one of its stubs is killed, the processes in which
- * the programs inside run: the programs wait for ever. Stubs never exit (a stub without a program
- * waits for the next one), so after an OOM kill in the control group, the sentry has lost a stub if
- * one of its children is a zombie, or if it has reaped a child: then /proc/PID/stat counts the page
- * faults of that child (proc_pid_stat(5), cminflt). Other sandboxes of the control group have lost
- * none, and continue.
+ * Programs in the sandbox run in stubs, which are children of gVisor's kernel, the sentry. The
+ * sentry does not notice when a stub is killed, and the programs hang forever. Stubs never exit (a
+ * stub without a program waits for the next program). So after an OOM kill in the control group,
+ * the sentry has lost a stub if one of its children is a zombie, or if it has reaped a child,
+ * because /proc/PID/stat then counts the page faults of that child (cminflt, proc_pid_stat(5)).
+ * Other sandboxes in the control group, which have lost no stub, continue.
  */
 #include "base/base.h"
 #include "explain/explain.h"
@@ -15,18 +15,18 @@
 
 #include <signal.h>
 
-/* The number of checks after an OOM kill, and the interval between them: the killed process may
- * take a moment to exit. */
+/* The number of checks after an OOM kill, and the interval between them. One check does not
+ * suffice, because the killed process may take a moment to exit. */
 #define CHECKS 40
 #define CHECK_INTERVAL_MS 50
-/* If no process is missing after this number of checks, the kernel has probably killed a process of
- * another sandbox. */
+/* Number of checks after which the kernel has probably killed a process of another sandbox if no
+ * process of this sandbox is missing. */
 #define UNCERTAIN_CHECKS 20
-/* The limit divided by ROUGHLY may be unused when memory runs out, because the kernel counts memory
- * in batches. */
+/* When the memory limit is reached, up to one ROUGHLY-th of it may be unused, because the kernel
+ * counts memory in batches. */
 #define ROUGHLY 20
-/* The interval at which the counter is read without events: version 1 of control groups reports no
- * changes to unprivileged processes. */
+/* The interval at which the counter of OOM kills is read if poll(2) can't report its changes:
+ * version 1 of control groups reports no changes to unprivileged processes. */
 #define INTERVAL_MS 500
 
 void oom_watch_begin(struct oom_watch *watch, const struct sandbox_group *group)
@@ -52,21 +52,22 @@ int oom_watch_interval(const struct oom_watch *watch)
 
 bool oom_watch_explains(const struct oom_watch *watch, int status)
 {
-    /* Most kills of the whole machine are of other programs' processes, and the sandbox exits with
-     * any status meanwhile. */
+    /* If the counter is for the whole machine, most OOM kills are of other programs' processes, so
+     * an OOM kill explains only an exit by SIGKILL. */
     if (!status || (watch->is_machine && status != 128 + SIGKILL))
         return false;
     return watch->checks > CHECKS - UNCERTAIN_CHECKS ||
            un_limit_count(UN_LIMIT_MEMORY, watch->fd) > watch->kills;
 }
 
-/* Facts about a process, from /proc/PID/stat. */
+/* Facts about a process that /proc/PID/stat contains. */
 struct facts_of_process {
     char state;
-    bool has_reaped; /* whether a child of the process has exited and was reaped */
+    bool has_reaped; /* whether the process has reaped a child */
 };
 
-/* Returns whether the next `count` numbers are 0, after skipping `skip` words. */
+/* Checks whether `count` numbers are 0 after the next `skip` fields. Moves *at behind the
+ * numbers. */
 static bool are_zero(const char **at, int skip, int count)
 {
     bool all = true;
@@ -78,7 +79,7 @@ static bool are_zero(const char **at, int skip, int count)
     return all;
 }
 
-/* Reads /proc/PID/stat. Returns false if the process is gone, or the file unreadable. */
+/* Reads /proc/PID/stat. Returns false if the process has been reaped, or the file can't be read. */
 static bool read_process(pid_t pid, struct facts_of_process *process)
 {
     char path[64], text[1024];
@@ -87,8 +88,8 @@ static bool read_process(pid_t pid, struct facts_of_process *process)
     if (!at)
         return false;
     process->state = *at;
-    /* state, ppid, pgrp, session, tty_nr, tpgid, flags, minflt; cminflt; majflt; cmajflt; utime,
-     * stime; cutime, cstime */
+    /* The fields are state, ppid, pgrp, session, tty_nr, tpgid, flags, minflt; cminflt; majflt;
+     * cmajflt; utime, stime; cutime, cstime (proc_pid_stat(5)). */
     bool faults = are_zero(&at, 8, 1), major = are_zero(&at, 1, 1), times = are_zero(&at, 2, 2);
     process->has_reaped = !(faults && major && times);
     return true;
@@ -107,8 +108,8 @@ static bool is_zombie(pid_t child, void *arg)
     return read_process(child, &process) && process.state == 'Z';
 }
 
-/* Returns whether a process has children, and one of them has exited. Processes without children
- * are skipped: the gofer has reaped a child at its start. */
+/* Checks whether the process `pid` has children, and one of its children has exited. Ignores
+ * processes without children, because the gofer has reaped a child at its start. */
 static bool has_lost_child(pid_t pid, void *arg)
 {
     struct facts_of_process process;
@@ -120,7 +121,7 @@ static bool has_lost_child(pid_t pid, void *arg)
     return process.has_reaped || un_any_child(pid, is_zombie, NULL, &ignored);
 }
 
-/* Returns whether /proc shows this process's PID namespace. */
+/* Checks whether the mounted /proc belongs to this process's PID namespace. */
 static bool has_own_proc(void)
 {
     char link[16] = "";
@@ -130,8 +131,8 @@ static bool has_own_proc(void)
 bool oom_watch_check(struct oom_watch *watch, pid_t parent)
 {
     int64_t now = un_now_ms();
-    /* The watcher calls this function more often than the counter must be read, because of other
-     * limits. Checks in quick succession would find the same processes. */
+    /* Because of other limits, the watcher calls this function more often than the counter must be
+     * read, and checks in quick succession would find the same processes. */
     if ((!watch->has_events || watch->checks) && now < watch->next)
         return false;
     watch->next = now + INTERVAL_MS;
@@ -150,13 +151,13 @@ bool oom_watch_check(struct oom_watch *watch, pid_t parent)
          found = has_own_proc() && un_any_child(parent, has_lost_child, NULL, &failed);
     if (watch->is_machine)
         return found;
-    /* Without a /proc of this PID namespace, the processes can't be checked, so the sandbox is
-     * assumed to lack one. */
+    /* Without a /proc of this PID namespace, the processes can't be checked, so the killed process
+     * is assumed to be a process of this sandbox. */
     return found || !has_own_proc() || (failed && !kill(parent, 0));
 }
 
-/* Reads the peak memory usage of the control group, or, if the kernel does not record that, its
- * present usage. */
+/* Reads the peak memory usage of this process's control group, or its current memory usage if the
+ * kernel does not record the peak. Returns false if neither can be read. */
 static bool read_use(uint64_t *bytes)
 {
     static const char *const files[][2] = {{"memory.max_usage_in_bytes", "memory.peak"},
@@ -168,7 +169,8 @@ static bool read_use(uint64_t *bytes)
 }
 
 /* Describes in `end` that the sandbox has reached its own memory limit, and returns true. Returns
- * false if the sandbox has not: then the memory of a parent control group ran out. */
+ * false if the sandbox has not reached its limit, so that the memory of a parent control group ran
+ * out. */
 static bool describe_own(const struct sandbox_group *group, const struct un_limits *limits,
                          struct un_end *end)
 {

@@ -1,8 +1,8 @@
 /*
- * Messages of our programs on standard error, as text or as JSON.
+ * Prints the messages of usernsctl's programs to standard error, as text or as JSON.
  *
- * A message in JSON is one line, which one write(2) writes, so that lines of other processes don't
- * come in between. Members without a value are left out.
+ * A JSON message is one line, written by one write(2), so that lines of other processes can't
+ * interrupt it. Members without a value are omitted.
  */
 #include "base/base.h"
 #include "launch/launch.h"
@@ -47,7 +47,8 @@ static void print_as_text(const struct report *report)
         fprintf(stderr, "  more: %s\n", report->more);
 }
 
-/* Replaces unprintable characters in each line of a text, which only becomes shorter. */
+/* Replaces unprintable characters in each line of `text` in place, which never makes the text
+ * longer. */
 static void make_lines_printable(char *text)
 {
     char *to = text;
@@ -77,7 +78,7 @@ static void add_member(struct un_text *text, const char *name, const char *value
     un_text_add_string(text, copy);
 }
 
-/* Returns false if there is too little memory. */
+/* Prints a message as one line of JSON. Returns false if memory allocation fails. */
 static bool print_as_json(const struct report *report)
 {
     struct un_text text = {.bytes = NULL};

@@ -37,7 +37,8 @@ int sandbox_take_fds(char **argv, int fds[], int count)
         if (fds[i] < 0)
             return -1;
     }
-    /* Close the originals last: two arguments may name the same descriptor. */
+    /* Close the original descriptors only after all were duplicated, because two arguments may name
+     * the same descriptor. */
     for (int i = 0; i < count; i++)
         if (fds[i] != atoi(argv[i]))
             close(atoi(argv[i]));
@@ -59,9 +60,10 @@ static _Noreturn void become_sandbox_command(char **argv, const struct sandbox_g
     _exit(SANDBOX_FAILED);
 }
 
-/* Replaces standard input, output and error by /dev/null. They are not closed, because a file
- * opened later would get the number of standard error, and be written to. dup2(2) over an open
- * descriptor can't fail in a process without threads. */
+/* Replaces standard input, output and error by /dev/null, of which `nothing` is a descriptor. Does
+ * not close them, because a file opened later would become standard error, and messages would be
+ * written to that file. dup2(2) can't fail here, because the target descriptors are open and the
+ * process has no threads. */
 static void replace_stdio(int nothing)
 {
     for (int fd = 0; fd < 3; fd++)
@@ -77,7 +79,8 @@ pid_t sandbox_start_command(char **argv, const struct sandbox_group *group, int 
     sigaddset(&handled, SIGCHLD);
     sigaddset(&handled, SIGTERM);
     sigprocmask(SIG_BLOCK, &handled, &before);
-    /* Blocked by this program (sandbox_wait_init()). */
+    /* This program has blocked SIGTERM itself (sandbox_wait_init()), so the command must not
+     * inherit that. */
     sigdelset(&before, SIGTERM);
     un_auto_close int nothing = un_open_null(O_RDWR);
     *signals = signalfd(-1, &handled, SFD_CLOEXEC | SFD_NONBLOCK);
@@ -99,7 +102,8 @@ bool sandbox_read_signals(int signals)
 {
     struct signalfd_siginfo info;
     bool is_terminated = false;
-    /* Several SIGCHLDs may be merged into one, so they don't say which child has exited. */
+    /* Ignore which child a SIGCHLD reports, because the kernel may merge several SIGCHLDs into
+     * one. */
     while (read(signals, &info, sizeof info) > 0)
         is_terminated = is_terminated || info.ssi_signo == SIGTERM;
     return is_terminated;

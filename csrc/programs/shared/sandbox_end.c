@@ -3,7 +3,7 @@
 
 #include <inttypes.h>
 
-/* timeout(1) has this exit status, too. */
+/* Exit status after a timeout, the same as timeout(1) has. */
 #define TIMED_OUT 124
 
 int end_status(const struct un_end *end)

@@ -1,9 +1,10 @@
 /*
  * The control groups of a sandbox, which enforce its limits.
  *
- * The watcher makes them before it starts runsc, which enters them before its execve(2), so that no
- * process of the sandbox is ever outside. With version 1, each controller has a group of its own;
- * with version 2, one group has all. gVisor shows nothing of them to the programs inside.
+ * The watcher creates the control groups, and its child enters them before it executes runsc, so
+ * that no process of the sandbox is ever outside of the groups. With version 1 of control groups,
+ * each controller has a separate group; with version 2, one group has all controllers. gVisor does
+ * not show these groups to the programs in the sandbox.
  */
 #include "base/base.h"
 #include "facts/facts.h"
@@ -18,11 +19,14 @@
 #include <time.h>
 
 #define PERIOD_US 100000
-/* Another process may remove a group between its creation and its lock (un_group_sweep()). */
+/* Maximum number of attempts to create a group. Another process may remove a new group before this
+ * process has locked it (un_group_sweep()). */
 #define TRIES_MAX 32
-/* A killed process stays in its group until it has released its memory, and was reaped. */
+/* Time limit in ms for the removal of a group. A killed process stays in its group until it has
+ * released its memory and was reaped. */
 #define REMOVE_MS 5000
-/* Another process holds a new group's lock only for a moment (un_group_sweep()). */
+/* Time limit in ms for locking a new group. Another process may hold the lock, but only for a
+ * moment (un_group_sweep()). */
 #define LOCK_MS 1000
 
 void sandbox_group_init(struct sandbox_group *group)
@@ -43,7 +47,8 @@ static int write_number(int dir, const char *file, uint64_t number)
     return un_group_write(dir, file, text);
 }
 
-/* Does nothing if the kernel has no such file: without swap accounting, for example. */
+/* Writes a number to a file of a control group. Returns 0 also if the file does not exist, as
+ * without swap accounting, or -1 with errno set. */
 static int write_optional(int dir, const char *file, uint64_t number)
 {
     return write_number(dir, file, number) && errno != ENOENT ? -1 : 0;
@@ -101,8 +106,9 @@ static int lock_group(int dir)
     return failed;
 }
 
-/* Makes a group that other users can't lock, and locks it. Returns its directory, or -1 with errno,
- * which is ENOENT if another process has removed the group or the place. */
+/* Creates the control group `name` in the directory `place`, with a mode that keeps other users
+ * from locking it, and locks it. Returns a descriptor of the group's directory, or -1 with errno
+ * set, which is ENOENT if another process has removed the group or `place`. */
 static int make_locked(int place, const char *name)
 {
     if (mkdirat(place, name, 0700))
@@ -117,7 +123,8 @@ static int make_locked(int place, const char *name)
     return -1;
 }
 
-/* Returns an earlier part that has the same control group as `part`, or -1. */
+/* Returns an earlier part (enum un_group_part) whose control group `part` shares, or -1 if `part`
+ * needs a separate group. */
 static int shared_part(const struct sandbox_group *group, int part)
 {
     for (int other = 0; group->version[part] == 2 && other < part; other++)
@@ -126,8 +133,8 @@ static int shared_part(const struct sandbox_group *group, int part)
     return -1;
 }
 
-/* Makes the group of a part, or shares the group of an earlier part. Returns 0, or -1 with
- * errno. */
+/* Creates the control group of `part`, or shares the group of an earlier part. Returns 0, or -1
+ * with errno set. */
 static int make_dir(struct sandbox_group *group, enum un_group_part part)
 {
     int place = un_group_place(&un_groups_here, part, &group->version[part]);
@@ -181,8 +188,9 @@ int sandbox_group_enter(const struct sandbox_group *group)
     return 0;
 }
 
-/* Kills a process of the group. The pid may have been reused before the pidfd was opened, so the
- * process is killed only if the group still contains the pid while the pidfd is open. */
+/* Kills the process `pid` in a control group, of which *arg is a descriptor. The pid may have been
+ * reused before the pidfd was opened, so the process is killed only if the group contains the pid
+ * while the pidfd is open. Returns false, so that un_group_any_process() continues. */
 static bool kill_process(pid_t pid, void *arg)
 {
     const int *dir = arg;
@@ -192,7 +200,7 @@ static bool kill_process(pid_t pid, void *arg)
     return false;
 }
 
-/* Kills all processes of a group. */
+/* Kills all processes in the control group with the directory `dir`. */
 static void kill_group(int dir)
 {
     if (un_group_write(dir, "cgroup.kill", "1"))
@@ -222,7 +230,7 @@ void sandbox_group_remove(struct sandbox_group *group)
     }
 }
 
-/* ---- usage of the sandbox ---- */
+/* ---- usage of the sandbox -------------------------------------------------------------------- */
 
 static uint64_t read_number(int dir, const char *file)
 {

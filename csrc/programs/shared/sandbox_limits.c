@@ -7,7 +7,8 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 
-/* Mounts the tmpfs for the writes to the root filesystem: gVisor keeps them in a file there. */
+/* Mounts the tmpfs for writes to the root filesystem on the directory "disk" in `directory`. gVisor
+ * stores these writes in a file in the tmpfs, whose size limits them. */
 static int mount_disk(const char *directory, uint64_t bytes, bool shares_mounts,
                       struct un_error *err)
 {

@@ -52,8 +52,8 @@ void sandbox_write_text(int directory, const char *path, const char *text)
         un_write_all(fd, text, strlen(text));
 }
 
-/* Waits until a child may have exited, or the kernel may have killed a process. Returns false after
- * SIGTERM, or if one of `end_fds` is readable. */
+/* Waits for a signal, an event of a descriptor, or the time of the next check of a limit. Returns
+ * false after SIGTERM, or if one of wait->end_fds is readable. */
 static bool wait_for_event(const struct sandbox_wait *wait)
 {
     struct pollfd fds[SANDBOX_WAIT_FDS + 3] = {
@@ -73,7 +73,8 @@ static bool wait_for_event(const struct sandbox_wait *wait)
     return !(fds[0].revents && sandbox_read_signals(wait->signals)) && !is_over;
 }
 
-/* Writes the reason of the end into a file. Returns the exit status. */
+/* Writes why the sandbox was ended to the file wait->end_file, if set. Returns the exit status of
+ * this process. */
 static int report_end(const struct sandbox_wait *wait, const struct un_end *end)
 {
     un_auto_close int fd = wait->end_file ? create_file(wait->directory, wait->end_file) : -1;
@@ -89,7 +90,8 @@ static int report_oom_kill(const struct sandbox_wait *wait)
     return report_end(wait, &end);
 }
 
-/* Returns the value of an option of runsc, "" if it is missing. */
+/* Returns the value of the option `name` in runsc's command line, or "" if the option is
+ * missing. */
 static const char *option_of(const struct sandbox_wait *wait, const char *name)
 {
     for (char *const *word = wait->command; *word; word++)
@@ -98,7 +100,8 @@ static const char *option_of(const struct sandbox_wait *wait, const char *name)
     return "";
 }
 
-/* Returns whether gVisor's kernel has crashed for a known cause, which `end` then describes. */
+/* Checks whether gVisor's kernel has crashed for a known cause, and if so describes that in
+ * `end`. */
 static bool describe_crash(const struct sandbox_wait *wait, struct un_end *end)
 {
     struct un_runsc_logs logs;
@@ -118,7 +121,8 @@ static bool describe_crash(const struct sandbox_wait *wait, struct un_end *end)
     return true;
 }
 
-/* Returns the exit status of this process for a wait status of a child. */
+/* Returns the exit status of this process for the wait status of the sandbox's main process, and
+ * reports a limit or crash that explains the status. */
 static int judge_end(const struct sandbox_wait *wait, int wait_status)
 {
     struct un_end end;
@@ -136,7 +140,7 @@ int sandbox_wait_for_exit(struct sandbox_wait *wait, pid_t pid, bool others, pid
 {
     int status;
     struct un_end end;
-    /* The start of the sandbox is over. */
+    /* The sandbox has started, so its idle time begins now. */
     if (others)
         wait->limits.active = un_now_ms();
     do {

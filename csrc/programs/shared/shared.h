@@ -10,7 +10,7 @@
 #include <sys/types.h>
 #include <time.h>
 
-/* A plan and its facts, which do not fit a small stack. */
+/* A plan for an id map, and the facts that it is based on. Too large for a small stack. */
 struct decision {
     struct un_facts facts;
     struct un_plan plan;
@@ -18,29 +18,29 @@ struct decision {
 
 /* ---- report.c: messages on standard error ---------------------------------------------------- */
 
-/* A message for standard error. Members without a text are NULL. */
+/* A message for standard error. Members that a message lacks are NULL. */
 struct report {
     const char *program;
     const char *level; /* "warning" or "notice"; NULL means "error" */
     const char *step;
-    const char *message; /* one line */
-    const char *cause;   /* the id of a cause; an unknown id is left out */
-    const char *why;     /* in place of the cause's explanation */
-    const char *details; /* lines */
-    const char *remedy;  /* lines, in place of the cause's remedy */
-    const char *more;    /* where to find out more */
+    const char *message; /* what has failed and why, in one line */
+    const char *cause;   /* id of the cause; an unknown id is not printed */
+    const char *why;     /* explanation to print instead of the cause's */
+    const char *details; /* further lines about the message */
+    const char *remedy;  /* lines to print instead of the cause's remedy */
+    const char *more;    /* text that refers the user to more information */
 };
 
-/* Makes this process print all messages in JSON, each as one object in a line. */
+/* Makes this process print all messages as JSON, one object per line. */
 void report_in_json(void);
 
-/* Prints a message. Its texts must be printable. */
+/* Prints a message to standard error. The texts of the message must be printable. */
 void report_message(struct report report);
 
-/* Prints an error: the step, the reason, and the remedy. */
+/* Prints an error to standard error, with the failed step, the reason, and the remedy. */
 void report_error(const char *program, const struct un_error *err);
 
-/* Prints an error with `remedy`, or, if that is NULL, with the remedy of the error's cause. */
+/* Prints an error like report_error(), but with the remedy `remedy` if it is not NULL. */
 void report_error_with(const char *program, const struct un_error *err, const char *remedy);
 
 /* ---- error_fields.c: errors for the program that started this one ---------------------------- */
@@ -48,101 +48,110 @@ void report_error_with(const char *program, const struct un_error *err, const ch
 #define ERROR_FIELDS 6
 #define ERROR_FIELDS_MAX (2 * UN_DETAIL_MAX + 256)
 
-/* Writes the fields of an error, each terminated by NUL: step, errno, cause, detail, path and
- * remedy. Determines the cause first, as un_diagnose() does. Returns -1. */
+/* Determines the cause of an error by un_diagnose(), and writes the fields of the error to `fd`,
+ * each terminated by NUL: step, errno, cause, detail, path and remedy. Returns -1. */
 int error_send(int fd, struct un_error *err);
-/* Reads the fields of an error. Returns false if `text` is malformed. */
+/* Parses the fields of an error in `text`, as error_send() writes them, and stores the error in
+ * `err`. Returns false if `text` is malformed. */
 bool error_parse(const char *text, size_t size, struct un_error *err);
 
-/* ---- early_signals.c: signals before the watcher can forward them ---------------------------- */
+/* ---- early_signals.c: signals that arrive before the watcher can forward them ---------------- */
 
 /*
- * Blocks signals that end a program. Process 1 of a container never gets a signal that it neither
- * handles nor blocks; a blocked signal stays pending until the watcher forwards it, so that an
- * early docker stop is not lost. Returns 0, or -1 with errno.
+ * Blocks all signals that terminate a process. The kernel discards a signal for PID 1 of a
+ * container if PID 1 neither handles nor blocks the signal. A blocked signal stays pending until
+ * the watcher forwards it, so that an early `docker stop` is not lost. Returns 0, or -1 with errno
+ * set.
  */
 int keep_early_signals(void);
-/* Opens a signalfd for the signals that keep_early_signals() blocks. Returns -1 with errno. */
+/* Opens a signalfd for the signals that keep_early_signals() blocks. Returns a descriptor, or -1
+ * with errno set. */
 int open_kept_signals(void);
 
-/* ---- stay_outside.c: process 1 of a container with a user namespace ------------------------- */
+/* ---- stay_outside.c: PID 1 of a container with a user namespace ------------------------------ */
 
 /*
- * If this is process 1 of a container that has a user namespace of its own, continues in a child:
- * engines start further programs, such as health checks and probes, in the namespaces of process 1,
- * and their setns(2) fails if process 1 has entered another user namespace. Returns false in the
- * process that is to continue, and true in process 1 with the exit status of the child; the status
- * is -1 after a failed fork, with errno.
+ * Forks if this process is PID 1 of a container that has a user namespace of its own, so that only
+ * the child enters another user namespace. Container engines start further programs, such as health
+ * checks and probes, in the namespaces of PID 1, and their setns(2) would fail if PID 1 had entered
+ * another user namespace. Returns false in the process that is to continue, and true in PID 1 after
+ * the exit of the child, whose exit status is stored in *status. After a failed fork, returns true
+ * with *status -1 and errno set.
  */
 bool stay_outside(int *status);
 
 /* ---- limits.c: the limits that a watcher enforces -------------------------------------------- */
 
-/* Limits of one sandbox; 0 for no limit. */
+/* Limits of one sandbox. A member is 0 if there is no limit. */
 struct un_limits {
-    uint64_t memory;     /* bytes */
-    uint64_t pids;       /* tasks */
-    uint64_t processors; /* set before the start, by sandbox_show_limits() */
-    uint64_t disk;       /* bytes; the tmpfs is mounted before the start */
-    uint64_t timeout;    /* milliseconds */
-    uint64_t idle;       /* milliseconds without a command; see limit_watch_idle() */
-    uint64_t quota;      /* thousandths of a processor */
-    uint64_t groups;     /* bits 1 << UN_GROUP_...: the parts that control groups enforce */
+    uint64_t memory;     /* memory limit in bytes */
+    uint64_t pids;       /* maximum number of tasks */
+    uint64_t processors; /* number of processors, applied by sandbox_show_limits() */
+    uint64_t disk;       /* size in bytes of the tmpfs that sandbox_show_limits() mounts */
+    uint64_t timeout;    /* time limit in milliseconds */
+    uint64_t idle;       /* milliseconds without a command after which the sandbox ends */
+    uint64_t quota;      /* processor time in thousandths of a processor */
+    uint64_t groups;     /* bits 1 << UN_GROUP_... of the limits that control groups enforce */
 };
 
-/* Parses NAME=NUMBER[,NAME=NUMBER]..., or "" for no limits. Returns false if `text` is malformed.
- */
+/* Parses limits of the form NAME=NUMBER[,NAME=NUMBER]..., or "" for no limits. Returns false if
+ * `text` is malformed. */
 bool limits_parse(const char *text, struct un_limits *limits);
 
 /* ---- sandbox_group.c: the control groups of a sandbox ---------------------------------------- */
 
 struct sandbox_group {
-    int place[UN_GROUP_PARTS]; /* parent directories, or -1 */
-    int dir[UN_GROUP_PARTS];   /* group directories, or -1; locked until this process ends */
+    int place[UN_GROUP_PARTS]; /* descriptors of the parent directories, or -1 */
+    int dir[UN_GROUP_PARTS];   /* descriptors of the groups' directories, or -1; locked until this
+                                  process exits */
     int version[UN_GROUP_PARTS];
     char name[64];
 };
 
 /* Initializes the structure for a sandbox without control groups. */
 void sandbox_group_init(struct sandbox_group *group);
-/* Makes the groups that limits->groups demands. Returns 0, or -1 after removing them. */
+/* Creates the control groups for limits->groups. Returns 0. After a failure, removes the groups
+ * that were created, and returns -1. */
 int sandbox_group_make(struct sandbox_group *group, const struct un_limits *limits,
                        struct un_error *err);
 bool sandbox_group_has(const struct sandbox_group *group, enum un_group_part part);
-/* Moves this process to the groups. Returns 0, or -1 with errno. */
+/* Moves this process to the control groups of the sandbox. Returns 0, or -1 with errno set. */
 int sandbox_group_enter(const struct sandbox_group *group);
-/* Kills all processes of the groups, and removes the groups. */
+/* Kills all processes in the control groups, and removes the groups. */
 void sandbox_group_remove(struct sandbox_group *group);
 
-/* Opens the file that counts OOM kills, as un_limit_open() does. */
+/* Opens the file that counts OOM kills in the sandbox's control group. Returns a descriptor or -1,
+ * and stores the version of control groups, as un_limit_open() does. */
 int sandbox_group_open_kills(const struct sandbox_group *group, int *version);
-/* Returns the most memory that the sandbox has used, in bytes. */
+/* Returns the peak memory usage of the sandbox in bytes. */
 uint64_t sandbox_group_peak(const struct sandbox_group *group);
-/* Returns whether the kernel has refused to start a process because of the limit. */
+/* Checks whether the limit of pids has made a fork(2) in the sandbox fail. */
 bool sandbox_group_refused(const struct sandbox_group *group);
 
 /* ---- sandbox_command.c: starting the command that starts a sandbox --------------------------- */
 
-/* Exit statuses: a failure before the sandbox ran, and the exit of the creator. */
+/* Exit statuses of a watcher: SANDBOX_FAILED after a failure before the sandbox ran, SANDBOX_KILLED
+ * if the watcher has ended the sandbox. */
 #define SANDBOX_FAILED 125
 #define SANDBOX_KILLED (128 + SIGKILL)
 
-/* Prints an error with the text of errno. Returns SANDBOX_FAILED. */
+/* Prints `what` and the message of errno to standard error. Returns SANDBOX_FAILED. */
 int sandbox_fail(const char *what);
 
 /*
- * Takes over `count` inherited descriptors, whose numbers are the arguments in `argv`. They are
- * stored in `fds`, with numbers above 2, and get close-on-exec. Descriptors 0 to 2 that are closed,
- * or were among them, become /dev/null, so that a file opened later is not taken for standard input
- * or output by COMMAND. Returns 0, or -1 after printing an error.
+ * Parses the numbers of `count` inherited descriptors in `argv`, and stores the descriptors in
+ * `fds`. Descriptors below 3 are moved to higher numbers, and all get the close-on-exec flag. Then
+ * opens /dev/null as each of the descriptors 0 to 2 that is closed, so that no file opened later
+ * becomes the standard input, output or error of the command. Returns 0, or -1 after printing an
+ * error.
  */
 int sandbox_take_fds(char **argv, int fds[], int count);
 
 /*
- * Runs argv in a child, in the control groups, and redirects standard input, output and error of
- * this process to /dev/null, because a reader of the sandbox's output waits for all writers to
- * close it. *signals becomes a nonblocking signalfd for SIGCHLD and SIGTERM, which are blocked.
- * Returns the pid of the child, or -1 after printing an error.
+ * Executes argv in a child in the control groups. Redirects standard input, output and error of
+ * this process to /dev/null, because a reader of the sandbox's output waits until all writers have
+ * closed the pipe. Blocks SIGCHLD and SIGTERM, and stores a nonblocking signalfd for them in
+ * *signals. Returns the pid of the child, or -1 after printing an error.
  */
 pid_t sandbox_start_command(char **argv, const struct sandbox_group *group, int *signals);
 
@@ -154,122 +163,125 @@ bool sandbox_read_signals(int signals);
 #define END_TEXT_MAX 256
 
 struct un_end {
-    const char *reason;      /* the id of a cause, or NULL while the watcher has ended nothing */
-    uint64_t limit, used;    /* bytes, tasks, or milliseconds; 0 if unknown */
-    char text[END_TEXT_MAX]; /* a sentence about the reason, the limit and the usage */
+    const char *reason;   /* id of the cause, or NULL while the watcher has not ended the sandbox */
+    uint64_t limit, used; /* in bytes, tasks, or milliseconds; 0 if unknown */
+    char text[END_TEXT_MAX]; /* message for the user about the reason, the limit and the usage */
 };
 
-/* Returns the exit status of a watcher that has ended its sandbox. */
+/* Returns the exit status for a watcher that has ended its sandbox for the reason in `end`. */
 int end_status(const struct un_end *end);
 
-/* Writes two lines to a file: "REASON LIMIT USED", and the sentence. Returns 0, or -1 with errno.
- */
+/* Writes two lines to `fd`: "REASON LIMIT USED", and end->text. Returns 0, or -1 with errno set. */
 int end_write(int fd, const struct un_end *end);
 
 /* ---- network.c: the network of a sandbox ----------------------------------------------------- */
 
-/* The word before the path and the options of usernsctl-network. */
+/* The argument that precedes the path and the options of usernsctl-network. */
 #define UN_NETWORK "--network"
-/* The options of usernsctl-network with a port and an inherited descriptor
+/* Options of usernsctl-network whose value contains the number of an inherited descriptor
  * (programs/network/main.c). */
 #define UN_LISTEN "--listen="
 #define UN_ACCEPT "--accept="
 
 /*
- * Makes the network of a sandbox if *argv begins with UN_NETWORK, the path and options of
- * usernsctl-network, and "--": starts that program, joins the network namespace that it makes, and
- * drops the capabilities that only this needs. *argv becomes the command after "--", and *keeper a
- * pidfd of usernsctl-network, or -1 without network. The network ends when this process ends, or
- * when usernsctl-network does. Closes the descriptors of these options. Returns 0, or -1.
+ * Creates the network of a sandbox if *argv begins with UN_NETWORK, the path and options of
+ * usernsctl-network, and "--". Starts usernsctl-network, joins the network namespace that it
+ * creates, and drops the capabilities that only this function needs. Closes the descriptors in the
+ * options UN_LISTEN and UN_ACCEPT. Stores the command after "--" in *argv, and a pidfd of
+ * usernsctl-network, or -1 without a network, in *keeper. The network ends when this process or
+ * usernsctl-network exits. Returns 0, or -1 with the error in `err`.
  */
 int network_join(char ***argv, int *keeper, struct un_error *err);
-/* Describes the end of a sandbox because of the end of its network. */
+/* Stores in `end` that the sandbox was ended because its network has ended. */
 void network_describe_end(struct un_end *end);
 
-/* ---- oom_watch.c: processes of gVisor that the kernel's OOM killer kills --------------------- */
+/* ---- oom_watch.c: noticing that the OOM killer has killed a process of gVisor ---------------- */
 
 struct oom_watch {
-    int fd;          /* the file that counts OOM kills, or -1 */
-    bool has_events; /* whether a change of the count is an event of fd (POLLPRI) */
-    bool is_own;     /* whether the file counts only kills of processes of the sandbox */
-    bool is_machine; /* whether the file counts the kills of the whole machine */
-    uint64_t kills;  /* the count at the last check */
-    int checks;      /* the number of checks still to be made after the last kill */
-    int64_t next;    /* time of the next check without an event, on the clock of un_now_ms() */
+    int fd;          /* descriptor of the file that counts OOM kills, or -1 */
+    bool has_events; /* whether poll(2) reports a change of the count as POLLPRI of `fd` */
+    bool is_own;     /* whether the file counts only OOM kills in the sandbox */
+    bool is_machine; /* whether the file counts the OOM kills of the whole machine */
+    uint64_t kills;  /* number of OOM kills at the last check */
+    int checks;      /* number of checks that remain to be done after the last OOM kill */
+    int64_t next;    /* time of the next check if no event occurs, in ms (un_now_ms()) */
 };
 
 void oom_watch_begin(struct oom_watch *watch, const struct sandbox_group *group);
-/* Returns the time until the next check in milliseconds, or -1 if only an event requires a
- * check. */
+/* Returns the time in milliseconds until the next check, or -1 if a check is needed only after an
+ * event of watch->fd. */
 int oom_watch_interval(const struct oom_watch *watch);
-/* Returns whether the kernel has killed a process of the sandbox, whose main processes are children
- * of `parent`. */
+/* Checks whether the OOM killer has killed a process of the sandbox. The main processes of the
+ * sandbox are children of the process `parent`. */
 bool oom_watch_check(struct oom_watch *watch, pid_t parent);
-/* Returns whether the OOM killer explains `status`, the exit status of runsc: the kernel has killed
- * a process that no check has attributed to another sandbox. */
+/* Checks whether an OOM kill explains `status`, the exit status of runsc. That is so if the kernel
+ * has killed a process that probably does not belong to another sandbox. */
 bool oom_watch_explains(const struct oom_watch *watch, int status);
-/* Describes an OOM kill in `end`, with the memory limit of the sandbox, or that of this process's
- * control group, and the memory used. */
+/* Describes an OOM kill in `end`, with the memory limit of the sandbox, or else the memory limit of
+ * this process's control group, and the memory usage. */
 void oom_describe(const struct sandbox_group *group, const struct un_limits *limits,
                   struct un_end *end);
 
-/* ---- limit_watch.c: limits without control groups -------------------------------------------- */
+/* ---- limit_watch.c: enforcing limits without control groups ---------------------------------- */
 
-/* More processes than a sandbox usually has; with more, walks through all of them are frequent. */
+/* Maximum number of processes that the watcher measures separately. A sandbox usually has fewer. If
+ * it has more, the watcher must walk through all processes frequently. */
 #define LIMIT_PROCESSES 256
 
 struct limit_process {
     pid_t pid;
-    int64_t time;   /* processor time in microseconds when the process was last measured, or -1 */
-    uint64_t bytes; /* size of its page tables and anonymous memory at that time */
-    bool is_busy;   /* whether the process has run since then */
+    int64_t time;   /* processor time in microseconds at the last measurement, or -1 */
+    uint64_t bytes; /* size of page tables and anonymous memory at the last measurement */
+    bool is_busy;   /* whether the process has run since the last measurement */
 };
 
 struct limit_watch {
     struct un_limits limits;
     bool measures;        /* whether the watcher must measure the usage of the sandbox */
-    uint64_t most_memory; /* the limit that the watcher enforces, in bytes, or 0 */
-    int64_t start;        /* time of the sandbox's start, on the clock of un_now_ms() */
-    int activity;         /* the file that limit_watch_idle() opens, or -1 */
-    int64_t active; /* last known time at which a command ran, on the clock of un_now_ms(); 0 during
-                       the start */
+    uint64_t most_memory; /* memory limit in bytes that the watcher enforces, or 0 */
+    int64_t start;  /* time of the sandbox's start in ms (un_now_ms()), as all times below in ms */
+    int activity;   /* descriptor of the file that limit_watch_idle() opens, or -1 */
+    int64_t active; /* last known time at which a command ran; 0 while the sandbox starts */
     int64_t next_idle;  /* time of the next check of `activity` */
-    int64_t next_check; /* time of the next measurement of the memory and the tasks */
+    int64_t next_check; /* time of the next measurement of memory and tasks */
     int64_t next_walk;  /* time of the next walk through all processes */
-    int64_t last_walk;  /* time of the last walk */
+    int64_t last_walk;  /* time of the last walk through all processes */
     int64_t walk_time;  /* processor time of the sentry at the last walk, in microseconds, or -1 */
-    int pids;           /* descriptor for un_last_pid() */
+    int pids;           /* descriptor for un_last_pid(), or -1 */
     int64_t last_pid;   /* result of un_last_pid() at the last walk, or -1 */
-    uint64_t bytes_per_ms; /* rate at which the memory of the sandbox can grow */
-    /* The processes that the last walk has found, up to LIMIT_PROCESSES. */
+    uint64_t bytes_per_ms; /* maximum rate at which the memory usage of the sandbox grows */
+    /* The processes that the last walk has found, at most LIMIT_PROCESSES. */
     struct limit_process process[LIMIT_PROCESSES];
     size_t process_count;
-    bool has_all;                 /* whether `process` has all of them */
-    pid_t sentry;                 /* the process of gVisor's kernel, or 0 before it is found */
-    bool is_bound;                /* whether RLIMIT_NPROC limits the tasks of the sandbox */
-    struct un_memory_files files; /* memory files of the sentry */
-    uint64_t others;              /* bytes of page tables and anonymous memory of all processes */
-    uint64_t memory;              /* memory in bytes at the last measurement */
-    uint64_t peak;                /* greatest memory in bytes of all measurements */
-    uint64_t tasks;               /* processes and threads at the last measurement */
+    bool has_all;  /* whether `process` contains all processes of the sandbox */
+    pid_t sentry;  /* pid of the sentry, gVisor's kernel, or 0 before it was found */
+    bool is_bound; /* whether the kernel limits the tasks (pids.max or RLIMIT_NPROC) */
+    struct un_memory_files files; /* files in which the sentry keeps the memory of the sandbox */
+    uint64_t others; /* bytes of page tables and anonymous memory of all processes of the sandbox */
+    uint64_t memory; /* memory usage in bytes at the last measurement */
+    uint64_t peak;   /* greatest memory usage in bytes of all measurements */
+    uint64_t tasks;  /* number of processes and threads at the last walk */
 };
 
 void limit_watch_begin(struct limit_watch *watch, const struct un_limits *limits);
 /* Creates the file "activity" in `directory` if limits->idle is set. Programs that run a command in
- * the sandbox hold a shared lock of the file (flock(2)), and set its time of modification to
- * CLOCK_MONOTONIC before they release the lock. Returns 0, or -1. */
+ * the sandbox hold a shared lock of this file (flock(2)), and set the file's modification time to
+ * the time of CLOCK_MONOTONIC before they release the lock. Returns 0, or -1 with the error in
+ * `err`. */
 int limit_watch_idle(struct limit_watch *watch, const char *directory, struct un_error *err);
-/* Returns the time until the next measurement in milliseconds, or -1 without limits. */
+/* Returns the time in milliseconds until the next call of limit_watch_check(), or -1 if there are
+ * no limits to check. */
 int limit_watch_interval(const struct limit_watch *watch);
-/* Measures the sandbox, whose main processes are children of `parent`. Returns whether the sandbox
- * exceeds a limit, which `end` then describes. */
+/* Measures the sandbox if a measurement is due. The main processes of the sandbox are children of
+ * the process `parent`. Returns whether the sandbox exceeds a limit, and then describes that in
+ * `end`. */
 bool limit_watch_check(struct limit_watch *watch, pid_t parent, struct un_end *end);
-/* Returns whether gVisor has crashed because the limit of tasks kept it from starting a process,
- * which `end` then describes. `refused` says whether pids.max has made a fork(2) fail. The paths
- * are those of runsc's error log, crash report and debug log. */
+/* Checks whether gVisor has crashed because the limit of tasks made it fail to start a process, and
+ * if so describes that in `end`. `refused` means that pids.max has made a fork(2) fail. `errors`,
+ * `crash` and `debug` are the paths of runsc's error log, crash report and debug log. */
 bool limit_watch_judge(const struct limit_watch *watch, bool refused, const char *errors,
                        const char *crash, const char *debug, struct un_end *end);
-/* Describes in `end` that the sandbox has used `used` bytes of memory, more than its limit. */
+/* Describes in `end` that the sandbox has exceeded its memory limit by using `used` bytes. */
 void limit_describe_memory(const struct un_limits *limits, uint64_t used, struct un_end *end);
 
 /* ---- sandbox_wait.c: waiting for the end of a sandbox ---------------------------------------- */
@@ -277,46 +289,50 @@ void limit_describe_memory(const struct un_limits *limits, uint64_t used, struct
 #define SANDBOX_WAIT_FDS 2
 
 struct sandbox_wait {
-    int signals;                   /* see sandbox_start_command() */
+    int signals;                   /* signalfd, see sandbox_start_command() */
     int network;                   /* pidfd of usernsctl-network, or -1 */
-    int end_fds[SANDBOX_WAIT_FDS]; /* descriptors that end the wait when they are readable, or -1 */
-    int directory;                 /* descriptor of the directory that `end_file` starts from */
-    const char *end_file;          /* path of the file for the reason of the end, or NULL */
-    char *const *command;          /* see sandbox_start_command() */
+    int end_fds[SANDBOX_WAIT_FDS]; /* descriptors that end the wait when they become readable, or
+                                      -1 */
+    int directory;                 /* descriptor of the directory to which `end_file` is relative */
+    const char *end_file; /* path of the file to which the reason of the sandbox's end is written,
+                             or NULL */
+    char *const *command; /* arguments of the command, see sandbox_start_command() */
     struct sandbox_group group;
     struct oom_watch oom;
     struct limit_watch limits;
 };
 
-/* Initializes the structure, and blocks SIGTERM: one that arrives before the wait ends the sandbox,
- * too. */
+/* Initializes the structure, and blocks SIGTERM, so that a SIGTERM that arrives before
+ * sandbox_wait_for_exit() ends the sandbox, too. */
 void sandbox_wait_init(struct sandbox_wait *wait, char *const *command);
-/* Prepares the limits before the start: makes the control groups, and the files and mounts of
- * sandbox_show_limits() in `directory`. Begins to count OOM kills and the time. After a failure,
- * sends the error to `fd` (error_send()). Returns 0, or -1. */
+/* Sets up the limits before the start of the sandbox: creates the control groups, calls
+ * sandbox_show_limits() for `directory`, and begins to count OOM kills and to measure the time.
+ * Returns 0, or -1 after sending the error to `fd` (error_send()). */
 int sandbox_wait_begin(struct sandbox_wait *wait, const struct un_limits *limits,
                        const char *directory, bool shares_mounts, int fd);
 
 /* Waits for the exit of the child `pid`, and reaps all other children too if `others` is set. The
- * processes of the sandbox are children of `parent`. Returns the exit status, or SANDBOX_KILLED if
- * the wait is ended, SIGTERM comes, the kernel kills a process of the sandbox, or the sandbox
- * exceeds a limit, first. */
+ * main processes of the sandbox are children of the process `parent`. Returns the exit status of
+ * `pid`. If a descriptor in wait->end_fds becomes readable, SIGTERM arrives, the OOM killer kills a
+ * process of the sandbox, its network ends, or the sandbox exceeds a limit before the exit, returns
+ * the exit status for that, which is usually SANDBOX_KILLED. */
 int sandbox_wait_for_exit(struct sandbox_wait *wait, pid_t pid, bool others, pid_t parent);
 
-/* Reads the pid file that runsc has written. Returns 0 if there is no pid. */
+/* Reads the pid file `path`, which runsc has written. Returns the pid, or 0 if the file can't be
+ * read. */
 pid_t sandbox_read_pid(const char *path);
 
-/* Writes a text into a file, which is created. A failure is ignored. */
+/* Creates the file `path` in `directory`, and writes `text` to it. Ignores failures. */
 void sandbox_write_text(int directory, const char *path, const char *text);
 
-/* ---- descendants.c: ending all processes that a program has started -------------------------- */
+/* ---- descendants.c: killing all processes that a program has started ------------------------- */
 
 /* Makes this process the subreaper of its descendants, and checks that kill_descendants() can find
- * them. Returns 0, or -1 with errno. */
+ * them. Returns 0, or -1 with errno set. */
 int adopt_descendants(void);
 
-/* A child that does not belong to the sandbox: a program that a shell executes in its own process
- * inherits the shell's children. */
+/* A child of this process. Some children do not belong to the sandbox: if a shell executes this
+ * program in place of itself, this process inherits the shell's children. */
 struct child {
     pid_t pid;
     uint64_t start; /* start time of the child, in clock ticks since boot */
@@ -327,41 +343,43 @@ struct children {
     size_t count;
 };
 
-/* Adds all present children of this process to the list. */
+/* Adds all current children of this process to `children`. */
 void children_read(struct children *children);
 void children_add(struct children *children, pid_t pid);
 
-/* Kills and reaps all descendants of this process, which must be their subreaper or process 1, but
- * the children in `spared`, which may be NULL. Returns after some seconds even if a process is
- * left, since a process may hang in the kernel. */
+/* Kills and reaps all descendants of this process, except the children in `spared`, which may be
+ * NULL. This process must be a subreaper or PID 1. Returns after some seconds even if a process
+ * remains, because a process may hang in the kernel. */
 void kill_descendants(const struct children *spared);
 
-/* Reaps all children except those in `spared`, and waits for them at most `timeout`
- * milliseconds. */
+/* Waits at most `timeout` milliseconds until all children except the children in `spared` have
+ * exited, and reaps them. */
 void reap_descendants(const struct children *spared, int timeout);
 
-/* The list of this process's children, if it has a single thread. */
+/* The file in /proc that lists the children of this process, which must have a single thread. */
 #define CHILDREN "/proc/thread-self/children"
 
-/* ---- sandbox_limits.c: the limits that a sandbox sees ---------------------------------------- */
+/* ---- sandbox_limits.c: limits that programs in a sandbox see --------------------------------- */
 
-/* Calls un_show_limits() with a file in `directory`, and mounts the tmpfs for the root filesystem's
- * writes on its subdirectory "disk", if that is limited. Returns 0, or -1. */
+/* Calls un_show_limits() with the file "meminfo" in `directory`. If limits->disk is set, creates
+ * the directory "disk" in `directory`, and mounts the tmpfs for writes to the root filesystem
+ * there. Returns 0, or -1 with the error in `err`. */
 int sandbox_show_limits(const char *directory, const struct un_limits *limits, bool shares_mounts,
                         struct un_error *err);
 
 /* ---- proof.c: checking that the kernel is gVisor's ------------------------------------------- */
 
-/* Message if the kernel is not gVisor's. */
+/* Error message of a program that runs on a kernel other than gVisor's. */
 #define UN_NOT_PROVEN                                                                              \
     "not started: this kernel is not gVisor's (gVisor's build date or boot message is missing), "  \
     "so the program called runsc created no sandbox"
 
-/* Option of usernsctl-verify for health checks, and the time that it gives the payload. */
+/* Option of usernsctl-verify for health checks, and the time limit in seconds for the payload of a
+ * health check. */
 #define UN_HEALTH_OPTION "--health"
 #define UN_HEALTH_SECONDS 10
 
-/* Returns whether the kernel is gVisor's. Uses system calls only, so that neither a mounted /proc
+/* Checks whether the kernel is gVisor's. Uses system calls only, so that neither a mounted /proc
  * nor a file can fake the result. */
 bool un_runs_on_gvisor(void);
 

@@ -6,8 +6,8 @@
 
 extern char **environ;
 
-/* Returns whether this container has a user namespace of its own. The machine's first one maps all
- * ids. */
+/* Checks whether this container has a user namespace of its own. Only the initial user namespace
+ * maps all ids. */
 static bool is_in_user_namespace(void)
 {
     char map[64];
@@ -25,7 +25,8 @@ bool stay_outside(int *status)
     un_default_sigchld(&sigchld);
     pid_t child = un_fork();
     if (child > 0) {
-        /* Erases this process's environment: only the command may have the variables. */
+        /* Erase the environment of this process, because only the command may have the
+         * variables. */
         for (char **at = environ; *at; at++)
             memset(*at, 0, strlen(*at));
         *status = un_exit_status_of(un_supervise_child(child));

@@ -1,20 +1,22 @@
 /*
- * usernsctl-verify: the first program of a sandbox. Checks that the kernel is gVisor's, then
+ * usernsctl-verify is the first program of a sandbox. It checks that the kernel is gVisor's, then
  * executes the payload.
  *
  *   usernsctl-verify [--log=json] [--as UID GID] PAYLOAD [ARGUMENT...]
- *   usernsctl-verify --signal NUMBER     not as process 1: sends a signal to process 1
+ *   usernsctl-verify --signal NUMBER
  *
- * With --as, the payload has these ids in a user namespace of gVisor's, in which they stand for the
- * ids of this process: where only one id of the host is mapped, that is 0, since runsc needs 0.
+ * With --as, the payload has the ids UID and GID in a new user namespace of gVisor, which maps them
+ * to the ids of this process. That is needed where only one id of the host is mapped, because this
+ * id must be 0 for runsc.
  *
- * With --log=json, messages are in JSON, as report.c writes them.
+ * With --log=json, messages have the JSON format of report.c.
  *
- * The second form is for real-time signals, which `runsc kill` does not know.
+ * With --signal, the program sends a signal to PID 1. That is needed for real-time signals, which
+ * `runsc kill` does not support. PID 1 itself executes a payload with the name --signal instead.
  *
- * The program works in any root filesystem, as any user: it needs no libc, and uses system calls
- * only, so that neither a mounted /proc nor a file can fake the result. Without a libc it is two
- * pages long; each page that gVisor has to load delays the payload.
+ * The program works in any root filesystem and as any user. It checks the kernel by system calls
+ * only, so that neither a mounted /proc nor a file can fake the result. It needs no libc, and so
+ * has only two pages: each page that gVisor has to load delays the payload.
  */
 #include "base/base.h"
 #include "base/freestanding.h"
@@ -28,7 +30,7 @@
 #define NOT_EXECUTABLE 126
 #define NOT_FOUND 127
 #define SIGNAL_MAX 64
-/* Room for an id and " 0 1". */
+/* Size in bytes of a buffer for a line of an id map, "ID 0 1". */
 #define MAP_MAX 32
 
 static long call(long number, long a, long b, long c)
@@ -44,20 +46,20 @@ static size_t text_length(const char *text)
     return length;
 }
 
-/* A line for standard error. */
+/* A line of a message for standard error. */
 struct line {
     char text[PATH_MAX + 256];
     size_t length;
 };
 
-/* Adds a text, or as much as there is room for. */
+/* Adds a text to the line. A text that is too long is truncated. */
 static void line_add(struct line *line, const char *text)
 {
     for (; *text && line->length < sizeof line->text - 64; text++)
         line->text[line->length++] = *text;
 }
 
-/* Adds a text that is part of a string in JSON. */
+/* Adds a text to a JSON string in the line, with escapes. Unprintable characters become "?". */
 static void line_add_escaped(struct line *line, const char *text)
 {
     char character[3] = "\\";
@@ -81,8 +83,8 @@ static void line_add_number(struct line *line, long number, int digits)
     line_add(line, text);
 }
 
-/* Adds the time, as in 2026-01-31T12:00:00.000Z. The first day of the calendar is 1 March of year
- * 0, so that a leap day is the last day of its year. */
+/* Adds the current time to the line, as in 2026-01-31T12:00:00.000Z. Counts days from 1 March of
+ * the year 0, so that a leap day is the last day of a counted year. */
 static void line_add_time(struct line *line)
 {
     long now[2] = {0, 0};
@@ -156,14 +158,16 @@ static int explain_exec_failure(bool in_json, const char *path, long errnum)
     return write_complaint(in_json, NOT_EXECUTABLE, path, "the sandbox's kernel can't execute it");
 }
 
-/* Searches and executes the payload. Returns only on failure. */
+/* Searches the directories in `at`, the value of PATH, for the payload, and executes it. Returns
+ * the exit status, and only on failure. */
 static int search_payload(bool in_json, char **argv, char **envp, const char *at)
 {
     char path[PATH_MAX];
     bool denied = false;
     while (un_next_candidate(&at, argv[0], path)) {
         long errnum = exec_payload(path, argv, envp);
-        /* EACCES may also mean that a directory of the path can't be searched. */
+        /* Check that the file exists, because EACCES may also mean that a directory of the path
+         * can't be searched. */
         denied = denied || (errnum == EACCES && file_exists(path));
         if (errnum != EACCES && file_exists(path))
             return explain_exec_failure(in_json, path, errnum);
@@ -173,7 +177,8 @@ static int search_payload(bool in_json, char **argv, char **envp, const char *at
                                     "not found along PATH in the sandbox");
 }
 
-/* Sets a timer that execve(2) preserves: SIGALRM ends a health check in the sandbox that hangs. */
+/* Sets a timer, which execve(2) preserves, so that SIGALRM kills the payload of a health check that
+ * hangs. */
 static void limit_time(void)
 {
     const long timer[4] = {0, 0, UN_HEALTH_SECONDS, 0}; /* struct itimerval */
@@ -186,7 +191,7 @@ static bool is_option(const char *word, const char *option)
     return un_begins(word, option) && !word[length];
 }
 
-/* Writes a text to a file. Returns whether that has succeeded. */
+/* Writes a text to an existing file. Returns whether the write succeeded. */
 static bool write_file(const char *path, const char *text)
 {
     long fd = call(__NR_openat, AT_FDCWD, (long)path, O_WRONLY | O_CLOEXEC);
@@ -197,7 +202,8 @@ static bool write_file(const char *path, const char *text)
     return written;
 }
 
-/* Maps `id` to id 0 of the parent namespace. */
+/* Writes an id map to the file `path` that maps `id` to the id 0 of the parent user namespace.
+ * Returns whether the write succeeded. */
 static bool write_map(const char *path, const char *id)
 {
     static const char end[] = " 0 1";
@@ -219,16 +225,17 @@ static bool is_id(const char *text, long id)
     return end && !*end && (long)number == id;
 }
 
-/* Empties the bounding set, so that uid 0 gets no capabilities in a new user namespace. */
+/* Empties the capability bounding set, so that uid 0 in the new user namespace gains no
+ * capabilities by execve(2). */
 static void drop_bounding_set(void)
 {
     for (long cap = 0; !call(__NR_prctl, PR_CAPBSET_DROP, cap, 0); cap++)
         continue;
 }
 
-/* Enters a user namespace that maps the ids, given as text, to those of this process. gVisor has no
- * /proc/self/setgroups, and needs none. The result is checked, since a mounted /proc may be false.
- */
+/* Enters a new user namespace that maps `uid` and `gid`, which are decimal numbers, to the ids of
+ * this process. gVisor has no /proc/self/setgroups, and needs none. Checks the resulting ids,
+ * because the mounted /proc may be a fake. */
 static bool become_user(const char *uid, const char *gid)
 {
     if (call(__NR_unshare, CLONE_NEWUSER, 0, 0) || !write_map("/proc/self/uid_map", uid) ||
@@ -269,8 +276,8 @@ static int run_payload(int argc, char **argv, char **envp)
     return explain_exec_failure(in_json, argv[1], exec_payload(argv[1], argv + 1, envp));
 }
 
-/* Returns whether the arguments have the second form. Returns false in process 1, where a payload
- * may have the name --signal. */
+/* Checks whether the arguments are "--signal NUMBER". Returns false in PID 1, whose payload may
+ * have the name --signal. */
 static bool is_for_signal(int argc, char **argv)
 {
     return argc == 3 && is_option(argv[1], "--signal") && call(__NR_getpid, 0, 0, 0) != 1;

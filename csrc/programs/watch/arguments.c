@@ -3,7 +3,8 @@
 #include "programs/shared/shared.h"
 #include "programs/watch/watch.h"
 
-/* Reads the value of UN_START_TIMEOUT. Returns false for another word. */
+/* Parses the option UN_START_TIMEOUT. Returns false if `word` is another argument, or its value is
+ * malformed. */
 static bool read_start_timeout(const char *word, uint32_t *seconds)
 {
     uint64_t number;
@@ -16,8 +17,8 @@ static bool read_start_timeout(const char *word, uint32_t *seconds)
     return true;
 }
 
-/* Parses an option of the program. Returns 1, 0 for a word that is no option, or -1 for a malformed
- * one. */
+/* Parses an option of usernsctl-watch. Returns 1, or 0 if `word` is not an option, or -1 if its
+ * value is malformed. */
 static int read_option(const char *word, struct watch_args *args)
 {
     bool is_right = true;

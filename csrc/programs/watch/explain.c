@@ -11,10 +11,11 @@
 
 #define FAILED 125
 
-/* The maximum number of further messages to quote if the first one does not show the cause. */
+/* The maximum number of further messages of runsc to quote if the first message does not show the
+ * cause. */
 #define MORE_MAX 5
 
-/* The number of processes and threads without which no sandbox of gVisor starts. */
+/* The minimum number of processes and threads that the start of a sandbox needs. */
 #define SANDBOX_PROCESSES 25
 
 static void add_quoted(struct un_text *text, const char *message)
@@ -26,7 +27,8 @@ static void add_quoted(struct un_text *text, const char *message)
     un_text_add(text, "\n");
 }
 
-/* Adds the last messages and the crash report, except the one that the failure quotes. */
+/* Adds runsc's last messages and the crash report to `text`, except the message that the failure
+ * quotes already. */
 static void add_more(struct un_text *text, const struct un_runsc_logs *logs)
 {
     const char *message = logs->messages.bytes;
@@ -37,7 +39,7 @@ static void add_more(struct un_text *text, const struct un_runsc_logs *logs)
         add_quoted(text, logs->crash);
 }
 
-/* Maps config.json. Returns NULL if the file can't be read or is empty. */
+/* Maps the bundle's config.json into memory. Returns NULL if the file can't be read or is empty. */
 static const char *map_config(const char *bundle, size_t *size)
 {
     char path[UN_PATH_MAX];
@@ -97,7 +99,7 @@ static bool is_reported(char *const *files)
     return !lstat(files[ERRORS], &status) && S_ISDIR(status.st_mode);
 }
 
-/* Waits for end of file on the pipe: until the watcher closes its end or exits. */
+/* Waits for end of file on a pipe, which occurs when the watcher closes the write end or exits. */
 static _Noreturn void wait_for_end_of_pipe(const int ends[2])
 {
     char byte;
@@ -106,9 +108,10 @@ static _Noreturn void wait_for_end_of_pipe(const int ends[2])
     _exit(0);
 }
 
-/* Returns whether the limits allow fewer processes than a sandbox needs, by starting so many. The
- * kernel has no counter of failures by RLIMIT_NPROC. Both limits count processes and threads alike.
- * The processes end by themselves: a seccomp filter may kill callers of kill(2). */
+/* Checks whether RLIMIT_NPROC or pids.max allows fewer processes than a sandbox needs. Both count
+ * processes and threads. Starts that many processes, because the kernel has no counter of failures
+ * caused by RLIMIT_NPROC. The processes exit by themselves, because a seccomp filter may kill a
+ * process that calls kill(2). */
 static bool is_short_of_processes(void)
 {
     pid_t child[SANDBOX_PROCESSES];

@@ -1,12 +1,13 @@
 /*
- * usernsctl-watch --health [COMMAND...]: asks the sandbox of this container whether it works.
+ * Performs `usernsctl-watch --health [COMMAND...]`, which checks whether the sandbox of this
+ * container works.
  *
- * The caller is a health check, which an engine starts in the container, outside of gVisor. The
- * sandbox is that of the oldest watcher with the caller's uid in the caller's control group; other
- * sandboxes of the container come and go. This process joins the namespaces of that watcher, and
- * starts COMMAND in the sandbox by `runsc exec`, without COMMAND the program that checks the
- * kernel. So a sandbox is healthy if gVisor answers, and a program starts there and succeeds before
- * the deadline. The payload can only let the check of its own sandbox fail.
+ * A container engine starts this program as a health check in the container, outside of gVisor. The
+ * program checks the sandbox of the oldest watcher with the same uid in the same control group,
+ * because other sandboxes in the container may be short-lived. It joins the namespaces of that
+ * watcher, and starts COMMAND in the sandbox by `runsc exec`, or, without COMMAND, the program that
+ * checks the kernel. So a sandbox is healthy if gVisor answers, and a program starts there and
+ * succeeds before the deadline. The payload can only make the check of its own sandbox fail.
  */
 #include "base/base.h"
 #include "launch/launch.h"
@@ -20,22 +21,23 @@
 #include <sys/stat.h>
 
 #define UNHEALTHY 1
-/* Exit status after SIGALRM, by which usernsctl-verify limits the time of COMMAND. */
+/* Exit status of COMMAND if SIGALRM has killed it, which usernsctl-verify uses to limit its
+ * time. */
 #define TOO_LATE (128 + SIGALRM)
-/* The deadline for gVisor's answer is two seconds after the command's, so that a slow command is
- * not mistaken for a dead sandbox. */
+/* Time limit for gVisor's answer. It is two seconds longer than the time limit of the command, so
+ * that a slow command is not mistaken for a hung sandbox. */
 #define ANSWER_MS ((UN_HEALTH_SECONDS + 2) * 1000)
 #define SELF "usernsctl-watch"
 #define VERIFIER "/.usernsctl-verify"
-/* Size of a buffer for the arguments of a watcher, which are far shorter. */
+/* Size of the buffer for the arguments of a watcher, which are far shorter. */
 #define ARGS_SIZE 32768
 #define ARGS_MAX 256
 #define GROUP_SIZE 4096
 #define OWN_ARGS 9
 
-/* A watcher, by its directory in /proc, which always refers to the same process. */
+/* A running watcher. `proc` is its directory in /proc, which always refers to the same process. */
 struct watcher {
-    int proc; /* O_PATH descriptor, or -1 */
+    int proc; /* O_PATH descriptor of /proc/PID, or -1 */
     uint64_t started;
     char text[ARGS_SIZE];
     char *argv[ARGS_MAX + 1];
@@ -49,7 +51,7 @@ static int fail_unhealthy(const char *what, const char *cause)
     return UNHEALTHY;
 }
 
-/* Reads when a process was started, in ticks since boot (proc_pid_stat(5), field 22). */
+/* Reads the start time of a process in clock ticks since boot (proc_pid_stat(5), field 22). */
 static bool read_start(int proc, uint64_t *started)
 {
     char text[1024];
@@ -59,7 +61,8 @@ static bool read_start(int proc, uint64_t *started)
     return at && un_number_read(at + 1, UINT64_MAX, started);
 }
 
-/* Reads the arguments of a process, and returns whether they are those of a watcher. */
+/* Reads the arguments of the process of->proc. Returns whether they are the arguments of a
+ * watcher. */
 static bool read_args(struct watcher *of)
 {
     int argc = 0;
@@ -83,11 +86,12 @@ static bool is_in_group(int proc, const char *group)
     return un_read_file(proc, "cgroup", other, sizeof other) >= 0 && !strcmp(other, group);
 }
 
-/* Opens a process of /proc, and returns whether it is a watcher of this user in this group. */
+/* Opens the process `name` in /proc. Returns whether it is a watcher of this user in the control
+ * group `group`. */
 static bool open_watcher(int all, const char *name, const char *group, struct watcher *of)
 {
     struct stat status;
-    /* dirfd(3) does not fail for an open directory, so `all` is valid. */
+    /* The descriptor `all` is valid, because dirfd(3) does not fail for an open directory. */
     /* NOLINTNEXTLINE(clang-analyzer-unix.StdCLibraryFunctions) */
     of->proc = openat(all, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (of->proc >= 0 && !fstat(of->proc, &status) && status.st_uid == geteuid() &&
@@ -98,8 +102,8 @@ static bool open_watcher(int all, const char *name, const char *group, struct wa
     return false;
 }
 
-/* Finds the oldest watcher. `found` and `other` are buffers. Returns the buffer that contains the
- * watcher, or NULL if there is none. */
+/* Finds the oldest watcher. `found` and `other` are two buffers. Returns the buffer that contains
+ * the oldest watcher, or NULL if no watcher runs. */
 static struct watcher *find_watcher(struct watcher *found, struct watcher *other)
 {
     char group[GROUP_SIZE];
@@ -125,7 +129,8 @@ static struct watcher *find_watcher(struct watcher *found, struct watcher *other
     return found->proc < 0 ? NULL : found;
 }
 
-/* Joins the namespaces in which the watcher has started runsc. */
+/* Joins the user and mount namespace in which the watcher has started runsc. Returns 0, or -1 with
+ * the error in `err`. */
 static int join_watcher(const struct watcher *of, struct un_error *err)
 {
     struct un_namespace joined;
@@ -140,8 +145,9 @@ static int join_watcher(const struct watcher *of, struct un_error *err)
     return failed;
 }
 
-/* Opens the runsc that the watcher has started, which may be a link to a descriptor of the watcher.
- * Stores its path, if it is not such a link. Returns a descriptor, or -1. */
+/* Opens the runsc that the watcher has started, whose path may be a link to a descriptor of the
+ * watcher. Writes a path to `path` by which this process can execute it. Returns a descriptor, or
+ * -1 with errno set. */
 static int open_runsc(const struct watcher *of, char path[UN_PATH_MAX])
 {
     static const char own[] = "/proc/self/fd/";
@@ -159,7 +165,8 @@ static int open_runsc(const struct watcher *of, char path[UN_PATH_MAX])
     return fd;
 }
 
-/* Writes the command line of `runsc exec`. Returns false if that of runsc has no --root. */
+/* Writes the command line of `runsc exec` to `argv`. Returns false if the watcher's command line of
+ * runsc has no --root. */
 static bool compose(const struct watcher *of, char *const *command, const char **argv)
 {
     const char *state = NULL, *id = NULL;
@@ -180,7 +187,8 @@ static bool compose(const struct watcher *of, char *const *command, const char *
     return true;
 }
 
-/* Waits for `runsc exec`, and kills it at the deadline. Returns whether it ended in time. */
+/* Waits for the exit of `runsc exec`, and kills it at the deadline. Returns whether it has exited
+ * before the deadline. */
 static bool wait_for_exec(int pidfd, siginfo_t *end)
 {
     if (un_wait_readable(pidfd, ANSWER_MS) > 0)
@@ -189,7 +197,8 @@ static bool wait_for_exec(int pidfd, siginfo_t *end)
     return false;
 }
 
-/* Prints why the sandbox is unhealthy, with the first line that `runsc exec` has written. */
+/* Prints why the sandbox is unhealthy, with the first line that `runsc exec` has written to the
+ * pipe `output`. Returns the exit status. */
 static int report_exec(bool in_time, const siginfo_t *end, int output)
 {
     char line[UN_QUOTED_MAX + 1], quoted[UN_QUOTED_ROOM], what[UN_QUOTED_ROOM + 128];
@@ -221,8 +230,8 @@ static int ask(const struct watcher *of, char *const *command, const char *progr
     if (!compose(of, command, argv))
         return fail_unhealthy("the command line of runsc has no --root", "no-sandbox");
     un_auto_close int nothing = un_open_null(O_RDWR);
-    /* Without COMMAND, output is read only after a failure. A pipe that is full discards the rest.
-     */
+    /* Without COMMAND, capture the output for an error message. Writes to the nonblocking pipe fail
+     * if it is full, so the rest of the output is lost. */
     if (!*command && pipe2(output, O_CLOEXEC | O_NONBLOCK))
         return fail_unhealthy(un_errno_text(errno), "sandbox-unresponsive");
     un_spawn_init(&spawn);

@@ -3,37 +3,41 @@
  *     [--network PROGRAM [OPTION...] --] COMMAND...
  * usernsctl-watch [--log=json] --health [COMMAND...]    (health.c)
  *
- * Runs COMMAND, a runsc, in a child, forwards signals to it, and exits with its exit status. That
- * is the status of the command in the sandbox if runsc's own log shows a normal exit. Otherwise
- * runsc has failed, whatever its status, and the cause is determined from the four files
- * (explain.c).
+ * Runs COMMAND, which is `runsc run`, in a child, forwards signals to it, and exits with its exit
+ * status. That is the exit status of the command in the sandbox if runsc's own log shows a normal
+ * exit. Otherwise runsc has failed, whatever its exit status is, and the watcher determines the
+ * cause from the four files (explain.c).
  *
- * With KILL, a signal is forwarded by running KILL with the signal number as a further argument: a
- * signal to `runsc run` would kill that, and the command in the sandbox could not catch the signal.
- * `runsc kill` knows no real-time signals: those are forwarded by running RAISE, likewise.
+ * With KILL, the watcher forwards a signal by running KILL with the signal number as a further
+ * argument. A signal to `runsc run` itself would kill runsc, and the command in the sandbox could
+ * not catch the signal. Real-time signals, which `runsc kill` does not support, are forwarded by
+ * running RAISE in the same way.
  *
- * With --reraise-signal, the signal that killed the command kills the watcher as well. runsc itself
- * turns signal N into exit status 128+N, but its log distinguishes both.
+ * With --reraise-signal, the watcher dies by the signal that has killed the command. runsc itself
+ * exits with status 128+N after signal N, but its log distinguishes an exit from a signal.
  *
- * With --log=json, messages are in JSON (report.c).
+ * With --log=json, messages are printed as JSON (report.c).
  *
- * With --max-output=BYTES[,kill], the output is limited (pump.c), and with --result=FILE the result
- * is written to a file (result.c), with the count of refusals that the file of --denied=FD has.
+ * With --max-output=BYTES[,kill], the output is limited (pump.c). With --result=FILE, the result is
+ * written to a file (result.c); it contains the number of refused connections, which the file
+ * --denied=FD begins with.
  *
- * With --terminal, the command has a terminal. runsc then forwards the signals of the terminal's
- * keys itself, to the foreground process group inside.
+ * With --terminal, the command has a terminal. runsc itself then forwards the signals of the
+ * terminal's keys, such as Ctrl-C, to the foreground process group in the sandbox.
  *
- * With --start-timeout=SECONDS, the watcher kills runsc if the sandbox has not started by then; 0
- * is no limit (start_limit.c).
+ * With --start-timeout=SECONDS, the watcher kills runsc if the sandbox has not started after this
+ * time; 0 means no limit (start_limit.c).
  *
- * If the kernel's OOM killer kills a process of gVisor, the others may wait for ever. Then the
- * watcher kills all of them, reports the cause, and exits with status 137. The same happens if the
- * sandbox exceeds one of its LIMITS (--limits=LIMITS); after the time limit, the status is 124.
+ * If the kernel's OOM killer kills a process of gVisor, gVisor's other processes may hang forever.
+ * The watcher then kills all of them, reports the cause, and exits with status 137. It does the
+ * same if the sandbox exceeds one of its limits (--limits=LIMITS), but exits with status 124 after
+ * the time limit.
  *
- * With --network, makes the network of the sandbox first (shared.h, network_join()).
+ * With --network, the watcher first creates the network of the sandbox (shared.h, network_join()).
  *
- * PROGRAM is the executable for KILL, RAISE and COMMAND, whose first arguments are only their
- * argv[0]. It may be the path of an inherited descriptor, which the children do not inherit.
+ * PROGRAM is the path of the executable for KILL, RAISE and COMMAND; the first word of each of
+ * these is only its argv[0]. PROGRAM may be the path of an inherited descriptor, which the children
+ * do not inherit.
  */
 #include "base/base.h"
 #include "explain/explain.h"
@@ -55,19 +59,19 @@
 #include <time.h>
 #include <unistd.h>
 
-/* The first real-time signal of the kernel, below the SIGRTMIN of every libc. */
+/* The number of the kernel's first real-time signal. The SIGRTMIN of libcs is greater. */
 #define REALTIME_MIN 32
 #define KILL_TIMEOUT_MS 10000
-/* The time in which gVisor's processes exit once gVisor's kernel has ended. */
+/* Time limit for the exit of gVisor's processes after gVisor's kernel has exited. */
 #define REAP_MS 200
-/* The time before the end of the command in which a signal that could not be delivered means that
- * nobody waits for the output any longer. */
+/* If a terminating signal could not be delivered to the command in this time before its end, the
+ * watcher assumes that nobody waits for the output any longer. */
 #define UNDELIVERED_MS 5000
 
 extern char **environ;
 
-/* With fewer further processes and threads, a runsc can't even start a sandbox. It crashes then,
- * and prints the stacks of its threads. A sandbox needs about 30. */
+/* The minimum number of further processes and threads that the control group must allow. With
+ * fewer, runsc itself crashes, and prints the stacks of its threads. A sandbox needs about 30. */
 #define PIDS_MIN 16
 
 static int fail_watch(struct un_error *err)
@@ -86,7 +90,8 @@ static struct un_command command_of(const char *program, char **argv)
     };
 }
 
-/* Returns the cause of a failed exec of runsc. The user's command is not involved. */
+/* Returns the id of the cause for the errno of a failed execve(2) of runsc, or NULL if there is
+ * none. */
 static const char *cause_of_start(int errnum)
 {
     switch (errnum) {
@@ -102,7 +107,7 @@ static const char *cause_of_start(int errnum)
     }
 }
 
-/* Executes runsc. Returns only after a failure, which has been reported. */
+/* Executes runsc. Returns the exit status, and only after reporting a failure. */
 static int become_runsc(const struct watch_args *args)
 {
     struct un_command command = command_of(args->program, args->command);
@@ -114,7 +119,7 @@ static int become_runsc(const struct watch_args *args)
     return fail_watch(&err);
 }
 
-/* Returns the `reason` member of the result for the id of a cause. */
+/* Returns the value of the result's member `reason` for the id of a cause. */
 static const char *reason_of(const char *cause)
 {
     static const char *const reasons[] = {"memory-limit", "pids-limit", "output-limit", "timeout"};
@@ -126,7 +131,8 @@ static const char *reason_of(const char *cause)
     return "sandbox-ended";
 }
 
-/* Reports why the watcher has ended the sandbox. Returns the exit status. */
+/* Reports why the watcher has ended the sandbox, and stores that in the result. Returns the exit
+ * status of the watcher. */
 static int report_end(struct watch_args *args)
 {
     const struct un_end *end = &args->end;
@@ -138,13 +144,15 @@ static int report_end(struct watch_args *args)
     return end_status(end);
 }
 
-/* Explains a failure of runsc. Returns the exit status of the watcher. */
+/* Explains a failure of runsc, and sets the reason in the result. Returns the exit status of the
+ * watcher. */
 static int explain_failure(struct watch_args *args, int status, const char *cause)
 {
     struct stat crash;
     int ended, ours = explain_runsc(args->files, status, cause);
-    /* If a sandbox fails after its start, it leaves a crash report, or runsc exits with 128+N for
-     * the signal that killed it. Before the start, runsc reports an error instead. */
+    /* After the start of a sandbox, a failure leaves a crash report, or runsc exits with 128+N for
+     * the signal N that has killed the sandbox. Before the start, runsc reports an error
+     * instead. */
     bool has_crashed = !stat(args->files[CRASH], &crash) && crash.st_size;
     bool had_started = status > 128 || has_crashed;
     if (has_crashed || !un_runsc_has_ended(args->files[DEBUG], &ended))
@@ -152,8 +160,8 @@ static int explain_failure(struct watch_args *args, int status, const char *caus
     return ours;
 }
 
-/* Reports a failure of runsc, and returns the exit status of the watcher. `forks` is the counter of
- * failed forks before the start. */
+/* Reports a failure of runsc, if there is one, and returns the exit status of the watcher. `forks`
+ * is the number of failed forks that the control group had counted before the start. */
 static int judge_runsc(struct watch_args *args, int status, uint64_t forks)
 {
     if (args->end.reason || pump_is_over(&args->pump, &args->end) ||
@@ -175,26 +183,26 @@ static int judge_runsc(struct watch_args *args, int status, uint64_t forks)
         return explain_failure(args, status, cause);
     if (!no_memory)
         return status;
-    /* gVisor may have noticed the missing process before the watcher did; its exit status is
+    /* gVisor may have noticed the killed process before the watcher did. Its exit status is
      * arbitrary then. */
     oom_describe(&args->group, &args->limits, &args->end);
     return report_end(args);
 }
 
-/* Returns the shorter of two times; -1 stands for an unlimited one. */
+/* Returns the shorter of two times in milliseconds, where -1 means an unlimited time. */
 static int shorter(int left, int right)
 {
     return left < 0 || (right >= 0 && right < left) ? right : left;
 }
 
-/* Returns whether the watcher has decided to kill all processes of the sandbox. */
+/* Checks whether the watcher has decided to kill all processes of the sandbox. */
 static bool is_given_up(const struct watch_args *args)
 {
     return args->end.reason || args->start.is_over;
 }
 
-/* Returns whether the sandbox must be killed: for the reason in args->end, or because it has not
- * started in time. */
+/* Checks whether the sandbox must be killed. If so, args->end describes the reason, unless the
+ * sandbox has not started in time. */
 static bool must_end(struct watch_args *args, pid_t child)
 {
     if (oom_watch_check(&args->oom, child)) {
@@ -210,14 +218,17 @@ static bool must_end(struct watch_args *args, pid_t child)
            start_limit_is_over(&args->start, args->command);
 }
 
-/* Returns whether a terminating signal came when the command had ended, or was about to end. */
+/* Checks whether a terminating signal has arrived after the end of the command, or has arrived
+ * shortly before the end and could not be delivered. */
 static bool is_terminated_at_end(const struct watch_args *args, const struct un_supervision *how)
 {
     return how->is_terminated_late ||
            (args->undelivered && un_now_ms() - args->undelivered < UNDELIVERED_MS);
 }
 
-/* Kills runsc if the sandbox must end. The other processes are killed after runsc has ended. */
+/* Kills runsc if the sandbox must be killed; supervise_runsc() kills the other processes after the
+ * exit of runsc. Returns the time in milliseconds until the next call, or -1 if no further call is
+ * needed. */
 static int kill_if_due(pid_t child, void *arg)
 {
     struct watch_args *args = arg;
@@ -232,21 +243,22 @@ static int kill_if_due(pid_t child, void *arg)
                    start_limit_interval(&args->start));
 }
 
-/* Returns the signal that killed the command, or the forwarded signal that killed runsc; 0 if there
- * is none. */
+/* Returns the signal that has killed the command, or the forwarded signal that has killed runsc, or
+ * 0 if there is none. */
 static int fatal_signal(const struct watch_args *args, int wait_status)
 {
     if (args->end.reason)
         return end_status(&args->end) == 128 + SIGKILL ? SIGKILL : 0;
     if (args->early && un_exit_status_of(wait_status) == 128 + SIGTERM)
         return args->early;
-    /* Without runsc's log, the wait status of runsc itself counts. */
+    /* Use the wait status in runsc's log if there is one, otherwise the wait status of runsc
+     * itself. */
     un_runsc_has_ended(args->files[DEBUG], &wait_status);
     return WIFSIGNALED(wait_status) ? WTERMSIG(wait_status) : 0;
 }
 
-/* Executes runsc in the child. Returns only on failure. SIGKILL to the watcher must also end the
- * command. */
+/* Sets up the child and executes runsc. Returns the exit status, and only on failure. The child
+ * dies with the watcher, because a SIGKILL to the watcher must also end the command. */
 static int become_child(const struct watch_args *args, int parent_pidfd)
 {
     struct un_error err;
@@ -257,8 +269,8 @@ static int become_child(const struct watch_args *args, int parent_pidfd)
         mark_reported(args->files);
         return fail_watch(&err);
     }
-    /* Without a terminal inside, signals from a terminal reach the command through KILL, so runsc
-     * itself ignores them. */
+    /* If the command has no terminal, KILL delivers the signals from the watcher's terminal to the
+     * command, so runsc itself must ignore them. */
     if (*args->kill && !args->has_terminal) {
         signal(SIGINT, SIG_IGN);
         signal(SIGQUIT, SIG_IGN);
@@ -275,7 +287,8 @@ static int become_child(const struct watch_args *args, int parent_pidfd)
     return become_runsc(args);
 }
 
-/* Starts KILL or RAISE, with the ends of a pipe as its standard streams. Returns a pidfd, or -1. */
+/* Starts KILL or RAISE with the signal number as a further argument. `streams` are its standard
+ * input, and its standard output and error. Returns a pidfd, or -1. */
 static int start_kill(const char *program, char **args, int sig, const int streams[2])
 {
     char number[12];
@@ -298,13 +311,13 @@ static int start_kill(const char *program, char **args, int sig, const int strea
     return un_spawn(&spawn, &pid, &pidfd, &err) ? -1 : pidfd;
 }
 
-/* Runs KILL or RAISE. Returns whether the signal was delivered. Limited in time, because the
- * sandbox may not answer, and the watcher handles nothing else meanwhile. */
+/* Runs KILL or RAISE with a time limit, because the sandbox may not answer, and the watcher handles
+ * nothing else meanwhile. Returns whether the signal was delivered. */
 static bool run_kill(const char *program, char **args, int sig)
 {
     siginfo_t end;
-    /* A pipe that is never read discards the error messages, since the exit status suffices. Not
-     * /dev/null, which may be another file that blocks the writer. */
+    /* Discard error messages by a pipe that is never read, because the exit status suffices.
+     * /dev/null is not used, because another file may have replaced it and block the writer. */
     int nowhere[2] = {-1, -1};
     bool known = false;
     if (!*args || pipe2(nowhere, O_CLOEXEC | O_NONBLOCK))
@@ -319,12 +332,13 @@ static bool run_kill(const char *program, char **args, int sig)
     return known && end.si_code == CLD_EXITED && end.si_status == 0;
 }
 
-/* Sends runsc itself a signal that could not be delivered to the command, which has not started. */
+/* Sends to runsc itself a signal that could not be delivered to the command, because the command
+ * has not started. */
 static void signal_runsc(struct watch_args *args, pid_t child, int sig)
 {
-    /* Without a terminal, runsc ignores SIGINT and SIGQUIT, so runsc gets SIGTERM in their place.
-     * Real-time signals would kill runsc, but not a command that is process 1 (pid_namespaces(7)),
-     * so they are dropped. */
+    /* Without a terminal, runsc ignores SIGINT and SIGQUIT, so send SIGTERM instead. Drop real-time
+     * signals, which would kill runsc, but would not kill a command that is PID 1
+     * (pid_namespaces(7)). */
     bool is_ignored = !args->has_terminal && (sig == SIGINT || sig == SIGQUIT);
     if (sig >= REALTIME_MIN)
         return;
@@ -339,8 +353,9 @@ static void pass_on_by_runsc(pid_t child, const siginfo_t *info, void *arg)
     bool is_job_control = sig == SIGTSTP || sig == SIGTTIN || sig == SIGTTOU || sig == SIGCONT;
     args->signalled = args->signalled || !is_job_control;
     bool is_of_runsc = !*args->kill || (args->has_terminal && info->si_code == SI_KERNEL);
-    /* runsc stops and continues with the command, so that a shell sees a stopped job. With a
-     * terminal inside, the shell is inside, and runsc would forward the signal as well. */
+    /* Stop and continue runsc together with the command, so that the shell that has started the
+     * watcher sees a stopped job. If the command has a terminal, the shell is in the sandbox, and
+     * runsc would forward the signal, too. */
     if (is_of_runsc || (is_job_control && !args->has_terminal))
         un_pass_on_by_kill(child, info, NULL);
     if (is_of_runsc)
@@ -352,8 +367,8 @@ static void pass_on_by_runsc(pid_t child, const siginfo_t *info, void *arg)
         signal_runsc(args, child, sig);
 }
 
-/* Runs runsc, and waits for it. Returns 0 in the child, -1 after a failure, and otherwise the pid
- * of runsc. */
+/* Forks the child for runsc, and waits for its exit. Returns 0 in the child, and in the parent the
+ * pid of runsc, or -1 with the error in `err`. */
 static pid_t supervise_runsc(struct watch_args *args, struct un_supervision *how,
                              struct un_error *err)
 {
@@ -365,7 +380,8 @@ static pid_t supervise_runsc(struct watch_args *args, struct un_supervision *how
     if ((args->pump.limit && pump_start(&args->pump, err)) ||
         sandbox_group_make(&args->group, &args->limits, err))
         return -1;
-    /* The result has the processor time of all processes, also of those that runsc leaves. */
+    /* Adopt the processes that runsc leaves behind, because the result contains the processor time
+     * of all processes. */
     if (args->result_file.name)
         adopt_descendants();
     limit_watch_begin(&args->watch, &args->limits);
@@ -373,7 +389,7 @@ static pid_t supervise_runsc(struct watch_args *args, struct un_supervision *how
     start_limit_begin(&args->start);
     struct un_checkup checkup = {.check = kill_if_due, .arg = args, .fd = -1};
     checkup.signals = args->oom.has_events ? un_open_signals() : -1;
-    /* Without the signalfd, the watcher looks at intervals. */
+    /* Without the signalfd, the watcher reads the counter of OOM kills at intervals. */
     args->oom.has_events = checkup.signals >= 0;
     checkup.fd = args->oom.has_events ? args->oom.fd : -1;
     how->pass_on = pass_on_by_runsc;
@@ -394,7 +410,8 @@ static pid_t supervise_runsc(struct watch_args *args, struct un_supervision *how
     return child;
 }
 
-/* Returns the exit status of the watcher after the end of runsc, and describes the result. */
+/* Returns the exit status of the watcher after the exit of runsc, and stores the reason and the
+ * signal in the result. */
 static int judge(struct watch_args *args, int wait_status, uint64_t forks)
 {
     int status = un_exit_status_of(wait_status);
@@ -410,8 +427,8 @@ static int judge(struct watch_args *args, int wait_status, uint64_t forks)
 }
 
 /* Removes the control groups and other leftovers of the sandbox, writes the result, and returns the
- * exit status. Signals are blocked meanwhile: an impatient user's signal must not prevent the
- * cleanup. */
+ * exit status. Blocks signals meanwhile, so that the signal of an impatient user does not interrupt
+ * the cleanup. */
 static int finish(struct watch_args *args, int status)
 {
     siginfo_t ignored;
@@ -421,10 +438,11 @@ static int finish(struct watch_args *args, int status)
                             ? sandbox_group_peak(&args->group)
                             : args->watch.peak;
     sandbox_group_remove(&args->group);
-    /* Waits for the end of the network, since the next run may publish the same ports. */
+    /* Wait until the processes of the network have exited, because the next run may publish the
+     * same ports. */
     if (args->network >= 0)
         un_kill_and_reap(args->network, &ignored);
-    /* Reaps all processes of the sandbox, so that the result includes their processor time. */
+    /* Reap all processes of the sandbox, so that the result includes their processor time. */
     if (args->result_file.name)
         reap_descendants(&args->spared, REAP_MS);
     for (int i = 0; i < 2; i++)
@@ -436,23 +454,25 @@ static int finish(struct watch_args *args, int status)
     return failed ? SANDBOX_FAILED : status;
 }
 
-/* Runs the command. Returns the exit status. */
+/* Runs the command in the sandbox. `forks` is the number of failed forks that the control group has
+ * counted before. Returns the exit status of the watcher. */
 static int watch(struct watch_args *args, uint64_t forks)
 {
     struct un_error err, ignored;
     struct un_supervision how = {.parent_pidfd = -1};
-    /* Opens /dev/null for each missing standard stream: execve(2) has closed a descriptor 0 to 2
-     * that was a close-on-exec file of the caller. */
+    /* Open /dev/null for each of the descriptors 0 to 2 that is closed. execve(2) has closed those
+     * that were close-on-exec files of the caller. */
     if (un_fill_stdio()) {
         un_fail_errno(&err, UN_STEP_STDIO, "/dev/null");
         return fail_watch(&err);
     }
-    /* If a shell has executed this program in its own process, the shell's children are children of
-     * this process, and must be spared. */
+    /* Remember the present children, which must not be killed: if a shell has executed this program
+     * in place of itself, the shell's children are children of this process. */
     children_read(&args->spared);
     getrusage(RUSAGE_CHILDREN, &args->result.before);
     bool has_failed = network_join(&args->command, &args->network, &err);
-    /* Inherited descriptors are for the watcher and the network only. */
+    /* Do not pass on inherited descriptors, which are for the watcher and the network only, to
+     * runsc. */
     un_close_fds_at_exec(NULL, 0, &ignored);
     uint64_t signals = un_signal_mask();
     keep_early_signals();

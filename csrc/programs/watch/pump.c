@@ -1,14 +1,14 @@
 /*
- * The limit of the output (--max-output): a process between the sandbox and the standard output and
- * error of this process.
+ * Limits the output of the sandbox (--max-output) by a process, the pump, which copies it to the
+ * standard output and error of this process.
  *
- * For each of both, the pump copies the first half of the limit at once, keeps the end of the rest
- * in memory, and writes that when the sandbox has closed its end of the pipe. So the pump uses no
- * more memory than the limit, whatever the sandbox writes, and a reader who is slow delays the
- * sandbox only in the first half.
+ * The pump handles standard output and standard error separately. It copies the first half of the
+ * limit immediately, keeps the last bytes of the rest in memory, and writes them when the sandbox
+ * has closed its end of the pipe. So the pump uses no more memory than the limit, whatever the
+ * sandbox writes, and a slow reader delays the sandbox only in the first half.
  *
- * It is a process of its own, since the watcher must not wait for a reader. The watcher reads the
- * counts in shared memory, and spares the pump when it kills the sandbox.
+ * The pump is a separate process, because the watcher must not wait for a reader. The watcher reads
+ * the numbers of bytes in shared memory, and does not kill the pump when it kills the sandbox.
  */
 #include "base/base.h"
 #include "programs/shared/shared.h"
@@ -21,18 +21,19 @@
 
 #define KILL ",kill"
 #define READ_BYTES 65536
-/* The time for the reader of a sandbox that the watcher has killed. */
+/* Time limit for the pump to write the remaining output after the watcher has killed the
+ * sandbox. */
 #define GIVEN_UP_MS 5000
 
-/* Output from a pipe to a descriptor. */
+/* Standard output or error of the sandbox, copied from a pipe to a descriptor. */
 struct output {
-    int from;      /* the read end, or -1 after its end */
-    int to;        /* standard output or error, or -1 if nobody reads it */
-    uint64_t left; /* bytes that are still copied at once */
-    char *tail;    /* a ring of tail_size bytes */
+    int from;      /* read end of the pipe, or -1 after end of file */
+    int to;        /* 1 (standard output), 2 (standard error), or -1 if its reader has closed it */
+    uint64_t left; /* number of bytes that are still to be copied immediately */
+    char *tail;    /* ring buffer of tail_size bytes */
     uint64_t tail_size;
-    uint64_t tail_total; /* bytes that were put into the ring */
-    uint64_t *total;     /* all bytes, in shared memory */
+    uint64_t tail_total; /* total number of bytes that were put into the ring buffer */
+    uint64_t *total;     /* number of bytes that the sandbox has written, in shared memory */
 };
 
 bool pump_parse(const char *text, struct pump *pump)
@@ -42,8 +43,8 @@ bool pump_parse(const char *text, struct pump *pump)
     return end && pump->limit && (!*end || pump->kills);
 }
 
-/* Writes all bytes, also to a descriptor that another process has made nonblocking. Returns false
- * if nobody reads them. */
+/* Writes all bytes, even to a descriptor that another process has made nonblocking. Returns false
+ * if a write fails, for example because the reader has closed its end. */
 static bool write_all(int to, const char *data, uint64_t size)
 {
     struct pollfd room = {.fd = to, .events = POLLOUT};
@@ -59,7 +60,8 @@ static bool write_all(int to, const char *data, uint64_t size)
     return true;
 }
 
-/* Closes the pipe, so that the sandbox notices, as it would without a pump, that nobody reads. */
+/* Closes the read end of the pipe, so that writes of the sandbox fail, as they would without a pump
+ * if the reader closed its end. */
 static void give_up(struct output *output)
 {
     output->to = -1;
@@ -75,7 +77,7 @@ static void write_out(struct output *output, const char *data, uint64_t size)
 
 static void keep(struct output *output, const char *data, uint64_t size)
 {
-    /* Bytes that the same call would overwrite are only counted. */
+    /* Only count the bytes that the rest of the data would overwrite. */
     uint64_t skipped = size > output->tail_size ? size - output->tail_size : 0;
     output->tail_total += skipped;
     data += skipped;
@@ -90,14 +92,15 @@ static void keep(struct output *output, const char *data, uint64_t size)
     }
 }
 
-/* Writes the end of the output. */
+/* Writes the contents of the ring buffer, the end of the output. */
 static void write_tail(struct output *output)
 {
     uint64_t at = output->tail_total % output->tail_size;
     if (output->tail_total > output->tail_size)
         write_out(output, output->tail + at, output->tail_size - at);
     write_out(output, output->tail, at);
-    /* `at` is 0 for a ring that was filled exactly, so the calls above have written nothing. */
+    /* If the ring buffer was filled exactly, `at` is 0, and the calls above have written
+     * nothing. */
     if (output->tail_total == output->tail_size)
         write_out(output, output->tail, output->tail_size);
 }
@@ -121,7 +124,8 @@ static void copy_some(struct output *output)
     keep(output, data + first, (uint64_t)got - first);
 }
 
-/* Wakes the watcher, which then looks at the counts. */
+/* Wakes the watcher by SIGCHLD if the limit is exceeded and the watcher must kill the sandbox. The
+ * watcher then checks the numbers of bytes. */
 static void report_overflow(const struct pump *pump, bool *is_reported)
 {
     if (pump->kills && !*is_reported &&
@@ -141,7 +145,7 @@ static _Noreturn void become_pump(const struct pump *pump, struct output outputs
         struct pollfd fds[4];
         for (int i = 0; i < 2; i++) {
             fds[i] = (struct pollfd){.fd = outputs[i].from, .events = POLLIN};
-            /* No events are requested, so poll(2) reports only that the reader has closed its
+            /* Request no events, so that poll(2) reports only that the reader has closed its
              * end. */
             fds[i + 2] = (struct pollfd){.fd = outputs[i].from < 0 ? -1 : outputs[i].to};
         }
@@ -163,7 +167,7 @@ static void *map(uint64_t size, int flags)
     return memory == MAP_FAILED ? NULL : memory;
 }
 
-/* Creates the pipes and the memory. Returns 0, or -1 with errno. */
+/* Creates the pipes, the ring buffers and the shared memory. Returns 0, or -1 with errno set. */
 static int prepare_outputs(struct pump *pump, struct output outputs[2])
 {
     pump->total = map(2 * sizeof *pump->total, MAP_SHARED);
@@ -193,8 +197,9 @@ int pump_start(struct pump *pump, struct un_error *err)
     un_auto_close int self = un_pidfd_open(getpid());
     if (self < 0 || prepare_outputs(pump, outputs))
         return un_fail_errno(err, UN_STEP_STDIO, "the pipes of --max-output");
-    /* Signals of the terminal and of others are for the watcher. A write to a closed pipe must fail
-     * in place of ending the pump. */
+    /* Block signals in the pump, because only the watcher handles signals of the terminal and of
+     * other processes, and because a write to a closed pipe must fail instead of killing the
+     * pump. */
     uint64_t mask = un_block_signals();
     pump->pid = un_fork();
     if (pump->pid == 0) {
@@ -215,7 +220,7 @@ int pump_start(struct pump *pump, struct un_error *err)
 int pump_join(const struct pump *pump)
 {
     for (int i = 0; i < 2 && pump->limit; i++)
-        /* gcc takes the second descriptor of dup2(2) for a new one. */
+        /* gcc's analyzer assumes that dup2(2) creates a new descriptor, and reports a leak. */
         /* NOLINTNEXTLINE(analyzer-fd-leak) */
         if (dup2(pump->input[i], i + 1) < 0)
             return -1;
@@ -239,7 +244,7 @@ void pump_wait(struct pump *pump, bool is_given_up)
 
 uint64_t pump_truncated(const struct pump *pump, int stream)
 {
-    /* There are no counts if the start failed before the pump was started. */
+    /* The numbers of bytes are missing if the start has failed before the pump was started. */
     bool is_over = pump->total && pump->total[stream] > pump->limit;
     return is_over ? pump->total[stream] - pump->limit : 0;
 }

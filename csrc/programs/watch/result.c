@@ -1,10 +1,10 @@
 /*
- * The file for the result of the command (--result): a JSON object of one line, with the members
- * that usernsctl.Result has.
+ * Writes the file with the result of the command (--result), which is a JSON object in one line
+ * with the members of usernsctl.Result.
  *
- * usernsctl run has opened the file and its directory before the start. The file has no name, or a
- * temporary one where the filesystem has no nameless files (O_TMPFILE), until it is complete. So a
- * reader never finds a part of it.
+ * `usernsctl run` has opened the file and its directory before the start. Until the file is
+ * complete, it has no name (O_TMPFILE), or a temporary name if the file system does not support
+ * O_TMPFILE. So readers never see an incomplete file.
  */
 #include "base/base.h"
 #include "launch/launch.h"
@@ -16,7 +16,8 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
-/* Reads a number that ends with a comma. Returns the text after the comma, or NULL. */
+/* Parses the number of a descriptor and a comma. Returns the text after the comma, or NULL if that
+ * is malformed. */
 static const char *read_fd(const char *text, int *fd)
 {
     uint64_t number;
@@ -46,7 +47,8 @@ bool result_parse_denied(const char *text, struct result_file *file)
     return file->denied >= 0;
 }
 
-/* Reads how many connections the proxy for allowed names has refused. */
+/* Reads the number of connections that the proxy for allowed names has refused. Returns 0 if the
+ * number can't be read. */
 static uint64_t read_denied(const struct result_file *file)
 {
     uint64_t count = 0;
@@ -55,7 +57,7 @@ static uint64_t read_denied(const struct result_file *file)
     return count;
 }
 
-/* Writes a number as a member, or null if it is unknown. */
+/* Adds a JSON member with a number, or with null if the number is unknown. */
 static void add_number(struct un_text *text, const char *name, bool is_known, double number)
 {
     char member[96];
@@ -69,9 +71,9 @@ static double seconds_between(struct timeval from, struct timeval to)
     return (double)(to.tv_sec - from.tv_sec) + (double)(to.tv_usec - from.tv_usec) / 1e6;
 }
 
-/* Adds the usage of all reaped descendants. execve(2) keeps the usage of children that were reaped
- * before: `before` is subtracted from the times, and the greatest resident set size is unknown
- * unless it has grown since. */
+/* Adds the resource usage of all reaped descendants. The kernel's counters include children that
+ * were reaped before this program was executed, so the times of these children, in `before`, are
+ * subtracted. The maximum resident set size is known only if it has grown since then. */
 static void add_usage(struct un_text *text, const struct rusage *before)
 {
     struct rusage usage;
@@ -89,7 +91,7 @@ static void add_usage(struct un_text *text, const struct rusage *before)
 static void compose(struct un_text *text, const struct watch_result *result, uint64_t denied)
 {
     char start[128];
-    /* Milliseconds become seconds. */
+    /* The limit and usage of a timeout are in milliseconds, and the result has seconds. */
     double unit = strcmp(result->reason, "timeout") ? 1 : 1000;
     snprintf(start, sizeof start, "{\"status\": %d", result->status);
     un_text_add(text, start);
@@ -106,7 +108,7 @@ static void compose(struct un_text *text, const struct watch_result *result, uin
     un_text_add(text, "}\n");
 }
 
-/* Gives a file without a name its temporary name. */
+/* Links a file without a name to its temporary name. Returns 0, or -1 with errno set. */
 static int give_name(const struct result_file *file)
 {
     char path[UN_FD_PATH_MAX];

@@ -1,8 +1,8 @@
 /*
- * The time limit of a sandbox's start. runsc may hang before it starts the command, for example if
- * a call that runsc makes never returns, and nobody but the watcher would notice.
+ * Checks the time limit for the start of a sandbox. runsc may hang before it starts the command,
+ * for example if a system call of runsc never returns, and only the watcher can notice that.
  *
- * runsc reports the start only in its state directory: the file of the container, whose name
+ * runsc reports the start only in its state directory. The container's state file, whose name
  * contains the container's id, has the status "creating" or "created" before the command runs, and
  * then "running" (runsc/container/container.go). An unknown status counts as running, so that the
  * watcher never kills a sandbox that works.
@@ -17,7 +17,8 @@
 #define STATE_MAX (1 << 20)
 #define ROOT "--root="
 
-/* Returns the state directory in the command line of runsc, or NULL. */
+/* Returns the path of the state directory in the command line of runsc, or NULL if it has no
+ * --root. */
 static const char *state_directory(char *const *command)
 {
     for (; *command; command++)
@@ -39,7 +40,8 @@ static bool ends_with(const char *name, const char *end)
     return length >= size && !strcmp(name + length - size, end);
 }
 
-/* Returns whether a file of runsc's state shows that the container has not started yet. */
+/* Checks whether the state file `name` in the directory `root` shows that the container has not
+ * started yet. */
 static bool is_before_start(const char *root, const char *name)
 {
     char path[UN_PATH_MAX];
@@ -53,7 +55,7 @@ static bool is_before_start(const char *root, const char *name)
     return strstr(text, "\"status\":\"creating\"") || strstr(text, "\"status\":\"created\"");
 }
 
-/* Returns whether the sandbox of the container `id` has started, or may have. */
+/* Checks whether the sandbox of the container `id` has started or may have started. */
 static bool has_started(const char *root, const char *id)
 {
     DIR *directory = opendir(root);
