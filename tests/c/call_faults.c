@@ -1,9 +1,9 @@
 /*
- * Calls of libc that can fail, for tools/c_faults.py.
+ * Wrappers of libc functions that simulate failures, for tools/c_faults.py.
  *
- * objcopy(1) renames the calls in the objects of csrc/: read(2) becomes faulty_read(). Each wrapper
- * notes its call site in the file $USERNSCTL_CALL_FAULTS/PROGRAM, and fails once if the file
- * chooses this site. All processes of a program share the file's mapping.
+ * objcopy(1) renames the functions in the objects of csrc/: read() becomes faulty_read(). Each
+ * wrapper records its call site in the file $USERNSCTL_CALL_FAULTS/PROGRAM, and fails once if the
+ * file chooses this call site. All processes of a program share a mapping of the file.
  */
 #include <errno.h>
 #include <stdbool.h>
@@ -15,7 +15,8 @@
 #define SITES_MAX 4094
 #define O_RDWR_CREAT_CLOEXEC 02000102
 
-/* Names, failures and errors of the calls. tools/c_faults.py reads the names. */
+/* Names of the functions, the return value that means a failure, and the errno to simulate.
+ * tools/c_faults.py parses the names. */
 #define CALLS(X)                                                                                   \
     X(accept4, -1, EMFILE)                                                                         \
     X(access, -1, EACCES)                                                                          \
@@ -104,9 +105,10 @@
     X(waitid, -1, EINVAL)                                                                          \
     X(write, -1, EIO)
 
-/* A file of a program. Sites are return addresses, as offsets in the program. */
+/* The content of the file $USERNSCTL_CALL_FAULTS/PROGRAM. Call sites are return addresses, as
+ * offsets in the program. */
 struct record {
-    uint64_t chosen; /* the site that fails, or 0 */
+    uint64_t chosen; /* call site that must fail, or 0 */
     uint64_t count;
     uint64_t site[SITES_MAX];
 };
@@ -147,7 +149,8 @@ static void note_site(uint64_t site)
         record->site[count] = site;
 }
 
-/* Returns whether the call at this return address fails. */
+/* Records the call site with the return address `address`, and returns whether its call must
+ * fail. */
 static bool is_due(const void *address)
 {
     if (!record)
@@ -161,7 +164,8 @@ static bool is_due(const void *address)
     return false;
 }
 
-/* No call has more than seven arguments. Those that it has not are passed on, unused. */
+/* Defines a wrapper. No function has more than seven arguments, and functions ignore surplus
+ * arguments. */
 #define WRAPPER(name, failure, error)                                                              \
     long real_##name(long, long, long, long, long, long, long) __asm__(#name);                     \
     long faulty_##name(long, long, long, long, long, long, long);                                  \

@@ -1,4 +1,5 @@
-/* Running a part of a test in a child process, for changes to a process that can't be undone. */
+/* Functions that run a part of a test in a child process, because it changes the process in a way
+ * that can't be undone. */
 #ifndef FORKED_H
 #define FORKED_H
 
@@ -8,7 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Waits for a child; returns its exit status, or 128+N if signal N killed it. */
+/* Waits for the exit of a child. Returns its exit status, or 128+N if signal N has killed it. */
 static inline int wait_for(pid_t pid)
 {
     int status;
@@ -19,7 +20,8 @@ static inline int wait_for(pid_t pid)
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
-/* Calls `run` in a child process, and returns the result as the child's exit status. */
+/* Calls `run` in a child process, which exits with the result as its exit status. Returns the exit
+ * status. */
 static inline int forked(int (*run)(void *), void *arg)
 {
     pid_t pid = fork();
@@ -29,7 +31,7 @@ static inline int forked(int (*run)(void *), void *arg)
     return wait_for(pid);
 }
 
-/* Runs a test in a child process. */
+/* Runs a test in a child process, and checks that the test succeeds. */
 static inline void check_in_child(void (*test)(void))
 {
     pid_t pid = fork();
@@ -41,7 +43,7 @@ static inline void check_in_child(void (*test)(void))
     CHECK_INT(wait_for(pid), 0);
 }
 
-/* Checks that the process has no children left, not even zombies. */
+/* Checks that this process has no children, not even zombies. */
 static inline void check_no_child_left(void)
 {
     CHECK_INT(waitpid(-1, NULL, __WALL | WNOHANG), -1);

@@ -1,4 +1,4 @@
-/* Namespaces for tests, with a scratch directory on a tmpfs that vanishes with them. */
+/* Namespaces for tests, with a scratch directory on a tmpfs that exists only in them. */
 #ifndef INSIDE_H
 #define INSIDE_H
 
@@ -32,8 +32,8 @@ static inline void make_directory(const char *path, mode_t mode)
     CHECK_INT(chmod(path, mode), 0);
 }
 
-/* Becomes root in new user and mount namespaces, with an empty tmpfs on /tmp as the working
- * directory, and /tmp/scratch in it. */
+/* Enters a new user and mount namespace as root. Mounts an empty tmpfs on /tmp, creates
+ * /tmp/scratch, and makes /tmp the working directory. */
 static inline void enter_inside(void)
 {
     struct un_error err;
@@ -51,7 +51,7 @@ static inline void enter_inside(void)
     make_directory("scratch", 0755);
 }
 
-/* Returns the number of open descriptors. */
+/* Returns the number of open descriptors of this process. */
 static inline int count_fds(void)
 {
     int count = 0;
@@ -74,7 +74,7 @@ static inline int count_mounts(void)
     return count;
 }
 
-/* Returns the text of a file, or "" if it can't be read. */
+/* Returns the content of a file, or "" if the file can't be read. */
 static inline const char *read_text(const char *path)
 {
     static char text[8192];

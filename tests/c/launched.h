@@ -1,10 +1,10 @@
-/* Writing and parsing launch files in C tests. */
+/* Functions that write and parse launch files in C tests. */
 #ifndef LAUNCHED_H
 #define LAUNCHED_H
 
 #include "check.h"
 
-/* The text of a launch file that a test is writing. */
+/* The text of a launch file under construction. */
 struct draft {
     char bytes[65536];
     size_t size;
@@ -18,7 +18,7 @@ static inline void add_word(struct draft *draft, const char *word)
     draft->size += length;
 }
 
-/* Adds the words of a line. A backslash before a space makes the space part of a word. */
+/* Adds the words of a line to a launch file. A space after a backslash is part of a word. */
 static inline void add_line(struct draft *draft, const char *line)
 {
     char word[4096];
@@ -38,7 +38,7 @@ static inline void add_line(struct draft *draft, const char *line)
     add_word(draft, word);
 }
 
-/* Writes the header of a launch file, and lines up to NULL. */
+/* Writes the header of a launch file and `lines`, which is terminated by NULL. */
 static inline void write_draft(struct draft *draft, const char *const *lines)
 {
     draft->size = 0;
@@ -47,7 +47,8 @@ static inline void write_draft(struct draft *draft, const char *const *lines)
         add_line(draft, *lines);
 }
 
-/* Parses a valid launch of these lines and "end". */
+/* Parses a launch that consists of `lines` and "end", and checks that it is valid. Returns the
+ * launch. */
 static inline struct un_launch *launch_of(struct draft *draft, const char *const *lines)
 {
     struct un_launch *launch;

@@ -1,5 +1,5 @@
-/* Requirements of the C tests. A test whose requirement the machine lacks is skipped, or fails if
- * USERNSCTL_MUST_WORK names the requirement. */
+/* Requirements of the C tests. If the machine lacks a requirement, the test is skipped, or fails if
+ * the environment variable USERNSCTL_MUST_WORK names the requirement. */
 #ifndef NEEDS_H
 #define NEEDS_H
 
@@ -13,7 +13,7 @@ static inline int make_user_namespace(void *arg)
     return unshare(CLONE_NEWUSER) ? errno : 0;
 }
 
-/* Exits if user namespaces can't be created: skipped or failed, as docs/pytest.md defines. */
+/* Ends the test as skipped or failed if user namespaces can't be created, see docs/pytest.md. */
 static inline void need_user_namespaces(void)
 {
     int errnum = forked(make_user_namespace, NULL);
@@ -26,7 +26,7 @@ static inline void need_user_namespaces(void)
     exit(must ? 1 : 0);
 }
 
-/* Plans maps of the caller's own ids, which become `uid` and `gid` inside. */
+/* Plans maps in which the ids of this process become `uid` and `gid` in the user namespace. */
 static inline void plan_own_ids(uint32_t uid, uint32_t gid, struct un_plan *plan)
 {
     struct un_request request;

@@ -1,4 +1,4 @@
-/* Spawning a command in a C test, and collecting its status and output. */
+/* Functions that spawn a command in a C test, and collect its exit status and output. */
 #ifndef SPAWNED_H
 #define SPAWNED_H
 
@@ -8,7 +8,8 @@
 
 static char child_path[UN_PATH_MAX];
 
-/* Finds the child program beside the test. A constructor runs before there are threads. */
+/* Sets child_path to the path of usernsctl-child in the directory of the test. A constructor runs
+ * before there are threads. */
 __attribute__((constructor)) static inline void find_child_program(void)
 {
     ssize_t length = readlink("/proc/self/exe", child_path, sizeof child_path - 32);
@@ -23,7 +24,8 @@ static inline const char *child_program(void)
     return child_path;
 }
 
-/* Prepares a spawn of argv[0], with only PATH in the environment and other descriptors closed. */
+/* Prepares a spawn of argv[0] with only PATH in the environment. Closes all descriptors except 0 to
+ * 2 in the command. */
 static inline void init_command(struct un_spawn *spawn, const char *const *argv)
 {
     static const char *const environment[] = {"PATH=/usr/bin:/bin", NULL};
@@ -33,7 +35,8 @@ static inline void init_command(struct un_spawn *spawn, const char *const *argv)
     spawn->close_fds = true;
 }
 
-/* Spawns a command and waits; returns its exit status, or 128+N if signal N killed it. */
+/* Spawns a command and waits for its exit. Returns its exit status, or 128+N if signal N has killed
+ * it. */
 static inline int status_of(const struct un_spawn *spawn)
 {
     struct un_error err;
@@ -46,7 +49,8 @@ static inline int status_of(const struct un_spawn *spawn)
     return wait_for(pid);
 }
 
-/* Spawns a command and waits; returns its status, and its standard output in `text`. */
+/* Spawns a command and waits for its exit. Returns its exit status, and stores its standard output
+ * in `text`. */
 static inline int output_of(struct un_spawn *spawn, char *text, size_t size)
 {
     int ends[2];

@@ -1,5 +1,6 @@
-/* Fuzz target: names and files of any bytes give ids and groups within bounds. In the input, the
- * first line is the name, and the rest both files. */
+/* Fuzz target: looking up any name in any /etc/passwd and /etc/group yields only valid ids and
+ * numbers of groups. The first line of the input is the name, and the rest is the content of both
+ * files. */
 #include "base/base.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -28,7 +29,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     const uint8_t *line = size ? memchr(data, '\n', size) : NULL;
     size_t length = line ? (size_t)(line - data) : size;
     size_t rest = line ? size - length - 1 : 0;
-    /* Buffers of exactly the size, so that AddressSanitizer detects reads beyond the end. */
+    /* Copy the name and the files to buffers of exactly their size, so that AddressSanitizer
+     * detects reads beyond the end. */
     un_auto_free char *name = malloc(length + 1), *bytes = malloc(rest ? rest : 1);
     if (!name || !bytes)
         return 0;

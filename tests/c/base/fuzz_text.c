@@ -1,5 +1,5 @@
-/* Fuzz target: text of any bytes is printed without control characters, and a number that is read
- * is written as the same digits. */
+/* Fuzz target: any text is printed without control characters, and any number that is parsed is
+ * formatted as the same digits. */
 #include "base/base.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

@@ -1,4 +1,5 @@
-/* Tests of un_error: recording all fields, formatting them as one line, and shell exit statuses. */
+/* Tests of struct un_error: setting all fields, formatting an error as one line, and the exit
+ * status of an error as in shells. */
 #include "base/base.h"
 #include "check.h"
 
@@ -61,7 +62,8 @@ static void a_reason_is_one_line(void)
     CHECK_TEXT(un_error_reason(&err, text, sizeof text), "two lines?[1m");
 }
 
-/* The texts are glibc's with every libc, as Python and other programs print them. */
+/* Checks that un_errno_text() returns the texts of glibc with every libc, because Python and other
+ * programs print these texts. */
 static void errno_texts_do_not_depend_on_the_libc(void)
 {
     CHECK_TEXT(un_errno_text(EMFILE), "Too many open files");
@@ -69,9 +71,9 @@ static void errno_texts_do_not_depend_on_the_libc(void)
     CHECK_TEXT(un_errno_text(ENOENT), "No such file or directory");
 }
 
-/* Error texts with control characters of a terminal: CSI as one character, a bidirectional
- * override, a line separator, an invisible tag; and with invalid UTF-8: a lone CSI byte, a
- * truncated sequence, an overlong NUL, a surrogate. */
+/* Checks that these are escaped in error texts: control characters of a terminal (CSI as one
+ * character, a bidirectional override, a line separator, an invisible tag) and invalid UTF-8 (a
+ * lone CSI byte, a truncated sequence, an overlong NUL, a surrogate). */
 static void untrusted_text_is_escaped(void)
 {
     char text[64];

@@ -1,4 +1,5 @@
-/* Tests of reading decimal numbers: digits only, up to a given maximum. */
+/* Tests of parsing decimal numbers, which consist only of digits and do not exceed a given
+ * maximum. */
 #include "base/base.h"
 #include "check.h"
 

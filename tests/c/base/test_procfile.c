@@ -1,4 +1,4 @@
-/* Tests of reading the process's control group, security label and mounts from /proc. */
+/* Tests of reading the control group, security label and mounts of this process from /proc. */
 #include "base/base.h"
 #include "check.h"
 
@@ -34,7 +34,8 @@ static void each_hierarchy_has_its_own_path(void)
     check_cgroup("cpuacct", "/c");
 }
 
-/* The longest path that the kernel prints, whose end has the form of a line of its own. */
+/* Checks that the longest path that the kernel prints is parsed as one line, even if its end looks
+ * like a separate line. */
 static void a_long_path_is_one_line(void)
 {
     static const char end[] = "0::/evil\n";

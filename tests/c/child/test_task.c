@@ -1,4 +1,4 @@
-/* Tests of writing a task as arguments of the child program, and of reading it back. */
+/* Tests of encoding a task as arguments of usernsctl-child, and of parsing these arguments. */
 #include "check.h"
 #include "child/child.h"
 

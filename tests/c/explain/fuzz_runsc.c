@@ -1,6 +1,6 @@
-/* Fuzz target: explaining any output of runsc with any config.json reads within bounds, and prints
- * no control characters. The input is a config.json up to the first NUL or line feed, then
- * messages. */
+/* Fuzz target: explaining any messages of runsc with any config.json does not read out of bounds,
+ * and prints no control characters. The input consists of the config.json, which ends at the first
+ * NUL or line feed, and messages. */
 #include "base/base.h"
 #include "explain/explain.h"
 
@@ -36,7 +36,7 @@ static void explain(const char *message, const char *config, size_t size)
             abort();
     }
     check_quoted(message);
-    /* The text is also used as a pattern, which may be malformed. Long patterns take too much
+    /* Use the text as a pattern, too, which may be malformed. Long patterns would take too much
      * time. */
     if (strlen(message) < 24)
         un_match(message, "a text\n", 7);
@@ -48,7 +48,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     size_t length = 0;
     while (length < size && data[length] && data[length] != '\n')
         length++;
-    /* Buffers of exactly the size, so that AddressSanitizer detects reads beyond the end. */
+    /* Copy the input to buffers of exactly its size, so that AddressSanitizer detects reads beyond
+     * the end. */
     char *config = malloc(length + 1);
     char *text = malloc(size - length + 1);
     if (config && text) {

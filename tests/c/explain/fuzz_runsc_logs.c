@@ -1,5 +1,5 @@
-/* Fuzz target: runsc's log files with any content: the fatal errors, the crash report, the debug
- * log. Each of these files has the input as its content. */
+/* Fuzz target: reading runsc's error log, crash report and debug log with any content. The input is
+ * the content of each of these files. */
 #include "base/base.h"
 #include "explain/explain.h"
 

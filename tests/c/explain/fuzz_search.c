@@ -1,5 +1,6 @@
-/* Fuzz target: searching any text for known messages stays within bounds, finds each message once,
- * and names each cause once. The input is two pieces of a text, split at the first line feed. */
+/* Fuzz target: searching any text for known messages does not read out of bounds, and reports each
+ * message and each cause only once. The input consists of two pieces of a text, which the first
+ * line feed separates. */
 #include "explain/explain.h"
 
 #include <stdlib.h>
@@ -27,7 +28,8 @@ static void check_occurrences(const struct un_search *search, size_t from, size_
 static void add(struct un_search *search, const uint8_t *data, size_t size)
 {
     size_t before = search->count;
-    /* A buffer of exactly the size, so that AddressSanitizer detects reads beyond the end. */
+    /* Copy the piece to a buffer of exactly its size, so that AddressSanitizer detects reads beyond
+     * the end. */
     char *piece = malloc(size ? size : 1);
     if (!piece)
         return;

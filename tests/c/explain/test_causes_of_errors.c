@@ -1,4 +1,4 @@
-/* Tests of diagnosing an error by its step and errno, and by files of a fake /proc. */
+/* Tests of finding the cause of an error by its step, its errno, and the files of a fake /proc. */
 #include "explain/explain.h"
 #include "inside.h"
 #include "needs.h"
@@ -16,8 +16,8 @@ static const struct {
     enum un_step step;
     int errnum;
     const char *detail;
-    const char *file[2][2]; /* names and texts of files in /proc */
-    const char *cause;      /* "" for none */
+    const char *file[2][2]; /* names and contents of files in the fake /proc */
+    const char *cause;      /* id of the expected cause, or "" */
 } errors[] = {
     {UN_STEP_UNSHARE, EMFILE, "", {{0}}, "descriptor-limit"},
     {UN_STEP_EXEC, EFBIG, "", {{0}}, "file-size-limit"},
@@ -70,7 +70,8 @@ static const struct {
     {UN_STEP_MOUNT, EPERM, "/proc", {{0}}, "mount-without-owned-ns"},
 };
 
-/* Errors of clone3(2) with a control group. The detail is a path below the directory. */
+/* Errors of clone3(2) with a control group. `below` is what the error's detail appends to the path
+ * of the control group. */
 static const struct {
     int errnum;
     const char *cause, *below;
@@ -83,7 +84,7 @@ static const struct {
     {EACCES, "cgroup-not-delegated", "/cgroup.procs"},
 };
 
-/* Makes a file in a new directory, with the directories above it. */
+/* Creates the file `name` in the directory `top`, and its missing parent directories. */
 static void make_below(const char *top, const char *name, const char *text)
 {
     char path[128];

@@ -1,5 +1,5 @@
-/* Tests of diagnosing EPERM of unshare(2), and ENOSPC of mounts, from files in /proc, here in a
- * fake directory. */
+/* Tests of finding the cause of EPERM of unshare(2) and of ENOSPC of mounts by files of a fake
+ * /proc. */
 #include "check.h"
 #include "explain/explain.h"
 #include "needs.h"
@@ -32,7 +32,8 @@ static void the_cause_is(const char *top, const char *modules, const char *own, 
     CHECK_TEXT(err.cause, cause);
 }
 
-/* open_tree(2) and mount(2) fail with ENOSPC by a limit of mount namespaces or of mounts. */
+/* Checks the cause of ENOSPC, with which open_tree(2) and mount(2) fail if the limit of mount
+ * namespaces or of mounts is reached. */
 static void a_full_mount_means(const char *top, const char *most, const char *cause)
 {
     char proc[128];
@@ -43,7 +44,8 @@ static void a_full_mount_means(const char *top, const char *most, const char *ca
     CHECK_TEXT(err.cause ? err.cause : "", cause);
 }
 
-/* Each call that usernsctl makes exists in the kernel, so ENOSYS comes from a filter. */
+/* Checks the cause of ENOSYS. Supported kernels have every system call that usernsctl uses, so
+ * ENOSYS comes from a seccomp filter. */
 static void a_missing_call_means(const char *top, const char *status, const char *cause)
 {
     char proc[128];

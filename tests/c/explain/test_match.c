@@ -33,7 +33,7 @@ static void sets_match_a_number_of_characters(void)
     CHECK(has("a\1^\n\0010,3;b", "axxxb"));
     CHECK(!has("a\1^\n\0010,3;b", "axxxxb"));
     CHECK(!has("a\1^\n\0010,3;b", "a\nb"));
-    /* Repetitions are greedy, with backtracking, and limited to a minimum and a maximum. */
+    /* Repetitions are greedy, backtrack, and have a minimum and a maximum. */
     CHECK(has("a\1a-c\0011,9;c", "xabcbc"));
     CHECK(has("\0010-9\0012,2;x", "123x"));
     CHECK(!has("\0010-9\0012,2;" UN_MATCH_END, "1"));
@@ -51,7 +51,7 @@ static void excluded_sequences_do_not_match(void)
     CHECK(has("denied\2: check\003", "denied: why"));
     CHECK(!has("denied\2: check\003", "denied: check"));
     CHECK(has("denied\2: check\003", "denied: check denied"));
-    /* The sequence does not match "-a", but matches "-ab". */
+    /* A pattern whose optional part does not match "-a", but matches "-ab". */
     CHECK(!has("-\2a\2\1a-z\0011,1;\003\003", "-a"));
     CHECK(has("-\2a\2\1a-z\0011,1;\003\003", "-ab"));
     CHECK(has("-\2a\003\2b\003c", "-c"));
@@ -70,7 +70,7 @@ static void malformed_patterns_match_nothing(void)
     CHECK(!has("\2x\2", "y"));
 }
 
-/* The text ends at its size, not at a NUL, which is a byte like others. */
+/* Checks that a text ends at its size, not at a NUL. */
 static void text_may_contain_any_bytes(void)
 {
     static const char text[] = "a\0b denied";
@@ -80,10 +80,10 @@ static void text_may_contain_any_bytes(void)
     CHECK(!un_match("denie\1d\0011,1;", text, sizeof text - 2));
     CHECK(un_match("denie\2d\003", text, sizeof text - 2) == text + 4);
     CHECK(!un_match("a", "", 0));
-    /* The leftmost match is found, whichever part of the pattern the search begins with. */
+    /* un_match() finds the leftmost match, whichever part of the pattern it searches for first. */
     CHECK(un_match("\0010-9\0011,2; denied", "1 x 23 denied", 13));
     CHECK_TEXT(un_match("\0010-9\0011,2; denied", "1 x 23 denied", 13), "23 denied");
-    /* A sequence of more than four bytes is not matched as a single character. */
+    /* A byte sequence of more than four bytes does not count as one character. */
     CHECK(!has("a\1^\n\0011,1;b", "a\xf0\x9f\x98\x80\x80"
                                   "b"));
     CHECK(has("a\1^\n\0012,2;b", "a\xf0\x9f\x98\x80\x80"

@@ -1,8 +1,8 @@
-/* Tests of reading messages from runsc's log in JSON. */
+/* Tests of parsing messages in runsc's JSON log. */
 #include "check.h"
 #include "explain/explain.h"
 
-/* Returns the messages in a JSON log, joined by bars. */
+/* Returns the messages in a JSON log, joined by "|". */
 static const char *read_from(const char *json, size_t size)
 {
     static char found[4096];

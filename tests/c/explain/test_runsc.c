@@ -40,7 +40,8 @@ static void one_cause_is_named(void)
                "runsc says: \"x: unable to run a rootless container without userns\"");
     CHECK_HAS(failure.cause.why, "Without a user namespace");
     CHECK_HAS(failure.remedy, "usernsctl run --bundle DIR\n#");
-    /* For a cause that the core can diagnose itself, the texts are those of the core. */
+    /* If the core can diagnose a cause itself, the explanation and the remedy are the core's
+     * texts. */
     failure = explained("error setting up chroot: operation not permitted", "", "{}");
     struct un_cause known;
     CHECK(un_cause_find("mount-denied", &known));
@@ -67,7 +68,8 @@ static void strings_of_the_config_become_dots(void)
     quotations_become("a \\u001b]x y z\\n", "[\"\\u001b]x y\\nz\"]", "a \\u001b... z\\n");
     quotations_become("path /a/b-c.d=e, word", "[\"/a/b-c.d=e\", \"word\", \": \", \",\"]",
                       "path /a/b-c.d=e, word");
-    /* Only words of strings in config.json are replaced by dots; malformed JSON is tolerated. */
+    /* Words that occur in strings of config.json are replaced by dots; numbers are not. Malformed
+     * JSON is tolerated. */
     quotations_become("a: 5, 6", "{\"x\": [5, 6]}", "a: 5, 6");
     quotations_become("a b c", "{\"x\": \"a b", "... c");
     quotations_become("a b c", "\"\\", "a b c");
@@ -87,7 +89,7 @@ static void untrusted_text_selects_no_cause(void)
         "usernsctl doctor");
 }
 
-/* Returns `text`, repeated until `length` bytes are filled. The caller frees the result. */
+/* Returns a string of `length` bytes that repeats `text`. The caller must free it. */
 static char *repeated(const char *text, size_t length)
 {
     char *copy = malloc(length + 1);
@@ -98,7 +100,8 @@ static char *repeated(const char *text, size_t length)
     return copy;
 }
 
-/* Each case took minutes when the time was proportional to the product of both lengths. */
+/* Checks that the time does not grow with the product of the lengths of the message and of
+ * config.json. Each case took minutes then. */
 static void long_strings_take_linear_time(void)
 {
     static const char known[] = "unable to run a rootless container without userns: ";
@@ -106,8 +109,8 @@ static void long_strings_take_linear_time(void)
     memcpy(message, known, strlen(known));
     has_cause(message, "{}", "bundle-no-mappings");
     has_cause(message, config, NULL);
-    /* A config.json with one long string: the start of the message matches at every second
-     * character of the string. */
+    /* A config.json with one long string, in which the beginning of the message occurs at every
+     * second character. */
     memset(config + 1, 'a', 1 << 17);
     for (size_t i = 2; i < 1 << 17; i += 2)
         config[i] = ' ';
@@ -115,7 +118,7 @@ static void long_strings_take_linear_time(void)
     message = repeated("a ", 1 << 18);
     has_cause(message, config, NULL);
     free(message);
-    /* A message with many prefixes of known messages. */
+    /* A message that contains many beginnings of known messages. */
     message = repeated("unshare x mount: \"runsc: \" to rootfs mounting ", 1 << 18);
     has_cause(message, "{}", NULL);
     free(message);

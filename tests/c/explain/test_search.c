@@ -1,11 +1,11 @@
-/* Tests of searching a text for messages of the catalogue, and of the causes that follow. */
+/* Tests of searching a text for known messages, and of the causes of these messages. */
 #include "check.h"
 #include "explain/explain.h"
 
 static const char two_causes[] = "pivot_root failed, make sure that the root mount has a parent";
 
-/* Checks the causes of a text given in pieces; `want` has their ids in order, a space before
- * each. */
+/* Checks that a search of `pieces`, the pieces of a text, finds the causes in `want`. `want`
+ * contains the ids of the causes in order, each after a space. */
 static void causes_are(const char *const pieces[], size_t count, const char *want)
 {
     struct un_search search = {.count = 0};
@@ -74,7 +74,7 @@ static void any_bytes_are_accepted(void)
     CHECK_TEXT(search.occurrence[0].causes, "in-chroot");
     CHECK_TEXT(search.occurrence[1].causes, "duplicate-id");
     CHECK_INT((long long)search.occurrence[1].at, 14);
-    /* Bytes after the end of the text are not searched. */
+    /* The search does not read bytes after the end of the text. */
     search.count = 0;
     un_search_add(&search, "container already exists", 23);
     un_search_add(&search, "[in-chroot]", 9);
@@ -83,7 +83,8 @@ static void any_bytes_are_accepted(void)
     CHECK_INT((long long)search.count, 0);
 }
 
-/* Each case takes minutes if the time grows with the square of the length. */
+/* Checks that the time grows linearly with the length of the text. Each case takes minutes if it
+ * grows with the square of the length. */
 static void no_text_takes_superlinear_time(void)
 {
     static const char *const parts[] = {

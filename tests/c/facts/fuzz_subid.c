@@ -1,5 +1,5 @@
-/* Fuzz target: /etc/subuid with any content. Each range that is read has ids, and ends below the
- * last id. */
+/* Fuzz target: each range that is parsed in an /etc/subuid with any content has at least one id,
+ * and does not contain the last id, 4294967295. */
 #include "base/base.h"
 #include "facts/facts.h"
 

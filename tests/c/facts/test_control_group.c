@@ -1,4 +1,4 @@
-/* Tests of reading the limits of control groups, from copies of their files. */
+/* Tests of reading the limits of control groups, here from copies of their files. */
 #include "check.h"
 #include "facts/facts.h"
 
@@ -19,7 +19,8 @@ static void remove_all(const char *path)
     CHECK_INT(nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS), 0);
 }
 
-/* Writes a file below `top`, and creates its directories. */
+/* Writes `text` to the file `name` below the directory `top`, and creates the missing parent
+ * directories. */
 static void write_file(const char *name, const char *text)
 {
     char path[512];
@@ -46,7 +47,8 @@ static void check_limits(uint64_t memory, uint64_t processors)
     CHECK(limits.processors == processors);
 }
 
-/* Makes a new tree, with `line` as /proc/self/cgroup, which names the group of this process. */
+/* Creates a new tree of control groups and a fake /proc. `line` is the content of
+ * /proc/self/cgroup, which names the control group of this process. */
 static void begin(const char *line)
 {
     struct stat status;
@@ -148,7 +150,8 @@ static void only_regular_groups_count(void)
     snprintf(path, sizeof path, "%s/mounts/a/memory.max", top);
     CHECK_INT(symlink("../other", path), 0);
     check_limits(UINT64_MAX, UINT64_MAX);
-    /* Without `is_copy`, a directory on another filesystem is no control group. */
+    /* Unless groups.is_copy is set, a directory that is not on a cgroup file system does not count
+     * as a control group. */
     begin("0::/a\n");
     write_file("mounts/a/memory.max", "5\n");
     check_limits(5, UINT64_MAX);
@@ -187,7 +190,7 @@ static void the_closest_group_with_a_file_is_opened(void)
     CHECK_INT(version, 1);
 }
 
-/* Makes a group of version 2 that may have children with limits. */
+/* Creates a control group of version 2 in which child groups with limits may be created. */
 static void write_delegated(const char *group)
 {
     static const char *const files[][2] = {{"cgroup.procs", "1\n"},
@@ -243,7 +246,8 @@ static void a_unit_of_systemd_must_be_delegated(void)
     }
 }
 
-/* Makes a group that looks delegated, below the manager of the user `uid`. */
+/* Creates the control group of `unit`, a unit of the systemd manager of the user `uid`. The group
+ * has the files of a delegated group. */
 static void begin_unit(uint32_t uid, const char *unit)
 {
     char line[128], directory[128];
@@ -295,7 +299,7 @@ static void a_long_unit_file_is_read_up_to_a_limit(void)
     static const char begin[] = "[Scope]\nEnvironment=", end[] = "Delegate=yes\nA=b\n";
     static const struct {
         size_t length;
-        char last; /* before `end` */
+        char last; /* last character before the text `end` */
         bool is_delegated;
     } cases[] = {
         {255, '\n', true},    {256, '\n', true},      {255, 'x', false},
@@ -317,7 +321,8 @@ static void a_long_unit_file_is_read_up_to_a_limit(void)
     }
 }
 
-/* A user's runtime directory may contain a file of any type or content as the unit file. */
+/* Checks files of any type as unit files, because a user can create such files in the user's
+ * runtime directory. */
 static void a_malformed_unit_file_delegates_nothing(void)
 {
     char path[256];
@@ -336,7 +341,8 @@ static void a_malformed_unit_file_delegates_nothing(void)
     }
 }
 
-/* A service with DelegateSubgroup=, or a unit whose processes usernsctl has moved. */
+/* Checks that a unit is delegated if its processes are in a subgroup, as with DelegateSubgroup= or
+ * after usernsctl has moved them. */
 static void a_unit_with_a_group_for_its_processes_is_delegated(void)
 {
     char group[128];

@@ -1,5 +1,5 @@
-/* Tests of removing the control groups of ended sandboxes. The tests use plain directories, which
- * can be locked as well. */
+/* Tests of removing the control groups of sandboxes that have ended. The tests use ordinary
+ * directories, which can be locked like control groups. */
 #include "check.h"
 #include "facts/facts.h"
 
@@ -10,7 +10,7 @@
 #define NAME UN_GROUP_PREFIX "0123"
 
 static int place;
-static bool is_replaced; /* whether flock() simulates a process that replaces the group */
+static bool is_replaced; /* whether the test's flock() replaces the control group */
 
 int flock(int fd, int operation)
 {
@@ -46,8 +46,8 @@ static void a_locked_group_is_not_removed(void)
     CHECK(!exists());
 }
 
-/* If a starting sandbox has lost its group, it makes a new group of the same name. That group is
- * not the locked one, and must stay. */
+/* Checks that a control group that replaces the locked group is not removed. A starting sandbox
+ * whose group was removed creates a new group of the same name. */
 static void a_replacing_group_is_not_removed(void)
 {
     CHECK_INT(mkdirat(place, NAME, 0700), 0);

@@ -1,4 +1,4 @@
-/* Tests of reading /etc/subuid and /etc/subgid: matching users, and malformed lines. */
+/* Tests of parsing /etc/subuid and /etc/subgid: which lines match a user, and malformed lines. */
 #include "ranges.h"
 
 #include <errno.h>
@@ -49,18 +49,21 @@ static void lines_match_by_exact_name_or_uid(void)
         {"annabel:7:1\nann:7:1\nANNA:7:1\n", "anna", 1000, 0},
         {" anna:7:1\nanna :7:1\n", "anna", 1000, 0},
         {"10000:7:1\n100:7:1\n1000x:7:1\n01000:7:1\n+1000:7:1\n0x3e8:7:1\n", "anna", 1000, 0},
-        /* strtoul(3) reads each of these as 0, but only a line that names root is root's. */
+        /* strtoul(3) parses each of these names as 0, but a line belongs to root only if it names
+         * "root" or "0". */
         {"anna:7:1\n0x0:7:1\n00:7:1\n-0:7:1\n:7:1\n   :7:1\n", "root", 0, 0},
         {"root:7:1\n", "root", 0, 1},
         {"0:7:1\n", "root", 0, 1},
         {"0x0:7:1\n", "0x0", 5, 1},
         {"0x0:7:1\n", "root", 0, 0},
-        /* The user named root need not have uid 0, nor uid 0 be named root. */
+        /* The user with uid 0 need not have the name root, and the user named root may have another
+         * uid. */
         {"root:7:1\n", "toor", 0, 0},
         {"0:7:1\n", "root", 5, 0},
-        /* A user whose name consists of digits is matched by name, too. */
+        /* A line matches a user whose name consists of digits by the name, too. */
         {"2000:7:1\n", "2000", 5, 1},
-        /* A user without a name is matched by uid only; an empty name matches nobody. */
+        /* A line matches a user without a name only by the uid, and a line with an empty name
+         * matches no user. */
         {":7:1\n", "", 1000, 0},
         {"1000:7:1\n", "", 1000, 1},
         {"4294967294:7:1\n", "", 4294967294, 1},
@@ -139,7 +142,8 @@ static void the_last_id_may_be_in_a_range(void)
     CHECK_INT(notices.len, 0);
 }
 
-/* The file is read in blocks, and lines span two blocks. */
+/* Checks a file that is larger than the blocks in which it is read, so that lines span two
+ * blocks. */
 static void a_large_file_is_read_to_its_end(void)
 {
     static char text[200000];
@@ -151,7 +155,7 @@ static void a_large_file_is_read_to_its_end(void)
     CHECK_INT(ranges.len, 2);
     check_range(0, 5, 1);
     check_range(1, 100000, 65536);
-    /* Lines that precede the user's own lines are checked for overlaps, too. */
+    /* Lines of other users that precede the user's lines are checked for overlaps, too. */
     CHECK_INT(notices.len, 1);
     CHECK_HAS(notices.text[0], "grants last ids that this user has too: 100001:1");
     memcpy(text, "early:5:3\n#", 11);
@@ -163,7 +167,7 @@ static void a_large_file_is_read_to_its_end(void)
 static void lines_that_are_too_long_are_skipped(void)
 {
     static char text[5000];
-    /* The rest of a line that is too long must not be read as a new line. */
+    /* The rest of a line that is too long must not be parsed as another line. */
     memset(text, 'x', 1023);
     strcpy(text + 1023, "\nanna:1:1\n");
     read_text(text, "anna", 1000);
@@ -270,14 +274,14 @@ static void more_ranges_than_a_map_holds_are_left_out(void)
     for (int i = 0; i < UN_MAP_MAX; i++)
         at += snprintf(at, 32, "anna:%d:1\n", 100000 + 2 * i);
     read_text(text, "anna", 1000);
-    /* The mapping of the caller's own id takes one extent, too. */
+    /* One of the UN_MAP_MAX extents is needed for the caller's own id. */
     CHECK_INT(ranges.len, UN_MAP_MAX - 1);
     check_range(UN_MAP_MAX - 2, 100000 + 2 * (UN_MAP_MAX - 2), 1);
     CHECK_INT(notices.len, 1);
     CHECK_HAS(notices.text[0], "line 340 is skipped: more ranges than a map can hold");
 }
 
-/* Numbers are read as by strtoul(3), which newuidmap uses. */
+/* Checks that numbers are parsed as strtoul(3) parses them, which newuidmap uses. */
 static void numbers_are_parsed_as_newuidmap_does(void)
 {
     read_text("anna: 100000:\t65536\nanna:+200000:0x10\nanna:0100:010\n", "anna", 1000);
@@ -307,7 +311,7 @@ static void a_file_that_can_not_be_read_is_an_error(void)
     struct scratch file;
     write_file(&file, "anna:1:1\n", 9);
     CHECK_INT(chmod(file.path, 0), 0);
-    /* Root may read the file regardless of its mode. */
+    /* Root can read the file regardless of its mode, so the error occurs only for other users. */
     if (geteuid() != 0) {
         CHECK_INT(un_subid_read(file.path, "anna", 1000, &ranges, &notices, &err), -1);
         CHECK_INT(err.errnum, EACCES);

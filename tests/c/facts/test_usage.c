@@ -1,4 +1,4 @@
-/* Tests of measuring the processes of a sandbox. */
+/* Tests of measuring the resource usage of a sandbox's processes. */
 #include "check.h"
 #include "facts/facts.h"
 
@@ -6,13 +6,13 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 
-/* The list of this many children in /proc needs several reads. */
+/* Number of children whose list in /proc is so long that it requires several reads. */
 #define CHILDREN 300
 
 struct seen {
     pid_t child[CHILDREN];
     int count;
-    pid_t last; /* the child to stop at, or 0 */
+    pid_t last; /* child at which the callback stops, or 0 */
 };
 
 static bool record_child(pid_t pid, void *arg)
@@ -65,7 +65,7 @@ static void a_visit_sees_each_child_once(void)
 static void a_new_process_has_another_last_pid(void)
 {
     int file = un_open_last_pid();
-    /* An emulated file, as in a container, is not used. */
+    /* un_open_last_pid() rejects an emulated file, as some containers have it. */
     if (file < 0)
         return;
     int64_t before = un_last_pid(file);

@@ -1,6 +1,6 @@
-/* Fuzz target: parsing a launch file of any bytes and generating its config.json stays within
- * bounds. In the input, a line feed stands for the NUL that ends a word, to keep the seeds
- * readable. */
+/* Fuzz target: parsing a launch file with any content and generating its config.json does not read
+ * out of bounds. In the input, a line feed stands for the NUL that ends a word, so that the seeds
+ * are readable. */
 #include "launch/launch.h"
 
 #include <stdlib.h>
@@ -8,7 +8,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-/* Fills in what building the root filesystem would have set. */
+/* Sets the members of the launch that building the root filesystem would have set. */
 static void fill_in_build_results(struct un_launch *launch)
 {
     strcpy(launch->marks.scratch, "/mnt/usernsctl");
@@ -45,7 +45,7 @@ static void read_launch(const char *bytes, size_t size)
         return;
     fill_in_build_results(launch);
     expand(launch);
-    /* Arguments and environment from the input, which may be invalid UTF-8. */
+    /* Use parts of the input, which may be invalid UTF-8, as arguments and environment. */
     const char *const args[] = {launch->record[0].arguments, bytes, NULL};
     const struct un_launch_params params = {
         .args = args, .env = args, .cwd = bytes, .hostname = bytes};
@@ -56,7 +56,8 @@ static void read_launch(const char *bytes, size_t size)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    /* A buffer of exactly the size, so that AddressSanitizer detects reads beyond the end. */
+    /* Copy the input to a buffer of exactly its size, so that AddressSanitizer detects reads beyond
+     * the end. */
     char *bytes = malloc(size ? size : 1);
     if (!bytes)
         return 0;

@@ -1,4 +1,4 @@
-/* Tests of building a sandbox's root filesystem and its files. */
+/* Tests of building the root filesystem of a sandbox and the other files of a launch. */
 #include "forked.h"
 #include "inside.h"
 #include "launch/launch.h"
@@ -15,7 +15,7 @@ static char remedy[UN_PATH_MAX];
 #define SCRATCH "/tmp/scratch/usernsctl"
 #define ROOT SCRATCH "/root"
 
-/* Builds a launch from these lines; the caller closes it. */
+/* Builds the launch that consists of `lines`, and returns it. The caller must close the launch. */
 static struct un_launch *build_launch(const char *const *lines)
 {
     struct un_launch *launch = launch_of(&draft, lines);
@@ -25,8 +25,8 @@ static struct un_launch *build_launch(const char *const *lines)
     return launch;
 }
 
-/* Checks that building these lines fails with `part` in the error's detail, and leaves no
- * descriptor or mount open. Copies the remedy. */
+/* Checks that building the launch that consists of `lines` fails with `part` in the error's detail,
+ * and leaves no descriptors or mounts behind. Copies the remedy of the error. */
 static void check_build_fails(const char *const *lines, const char *part)
 {
     int fds = count_fds(), mounts = count_mounts();
@@ -69,7 +69,7 @@ static void programs_of_the_host_are_visible(void)
     CHECK_INT(count_fds(), fds);
 }
 
-/* Makes a root filesystem with symbolic links and directories of several modes. */
+/* Creates a root filesystem that contains symbolic links and directories with several modes. */
 static void make_tree(void)
 {
     make_directory("tree", 0755);
@@ -108,8 +108,9 @@ static void a_tree_shows_its_files(void)
     un_launch_close(launch);
 }
 
-/* Symbolic links in the root filesystem are followed inside it, and a directory in the path that
- * everybody may write to is replaced, so that nobody can redirect the mount point. */
+/* Checks the mount points of bind mounts. Symbolic links in the root filesystem are followed within
+ * the root filesystem. A world-writable directory in the path is replaced, so that nobody can
+ * redirect the mount point. */
 static void a_bind_creates_its_mount_point(void)
 {
     enter_inside();
@@ -132,7 +133,7 @@ static void a_bind_creates_its_mount_point(void)
     int writable = open(path, O_WRONLY | O_CLOEXEC);
     CHECK(writable >= 0);
     close(writable);
-    /* The view has the planned mounts of the sandbox, not the current mounts of the host. */
+    /* The view contains the planned mounts of the sandbox, not the current mounts of the host. */
     CHECK(un_view_has_directory(&launch->view, "/link/made/here"));
     CHECK(!un_view_has_directory(&launch->view, "/link/made/here/data"));
     un_launch_close(launch);
@@ -180,7 +181,8 @@ static void special_files_are_no_mount_points(void)
     close(server);
 }
 
-/* On systemd's hosts, /etc/resolv.conf links to a file in /run, which the sandbox does not have. */
+/* Checks an /etc/resolv.conf that is a symbolic link to a file in /run, as on hosts with systemd.
+ * The file is copied to the link's target, because the sandbox does not have the host's /run. */
 static void resolv_conf_is_copied_to_the_link_target(void)
 {
     enter_inside();
@@ -203,7 +205,8 @@ static void resolv_conf_is_copied_to_the_link_target(void)
     un_launch_close(launch);
 }
 
-/* Symbolic links in the root filesystem lead to / and to usernsctl's verifier. */
+/* Checks that no mount point is / or usernsctl-verify, even if symbolic links in the root
+ * filesystem lead there. */
 static void nothing_is_mounted_over_the_root_or_the_verifier(void)
 {
     enter_inside();
@@ -242,8 +245,7 @@ static void private_files_are_hidden(void)
     un_launch_close(launch);
 }
 
-/* Mounts a test directory over /etc, with a file of each kind that a snapshot treats
- * differently. */
+/* Mounts a tmpfs over /etc, with files of each kind that a snapshot of /etc treats differently. */
 static void make_etc(void)
 {
     CHECK_OK(un_mount("test", "/etc", "tmpfs", 0, "mode=0755", &err), &err);
@@ -273,7 +275,8 @@ static void check_etc(const struct un_launch *launch)
     CHECK_TEXT(target, "sub/tool");
     CHECK_TEXT(read_text(ROOT "/etc/large"), "large\n");
     CHECK_INT(open(ROOT "/etc/large", O_WRONLY), -1);
-    /* A file that is created later is visible in a bind mount of /etc, but not in a snapshot. */
+    /* A file that is created after the build is visible in a bind mount of /etc, but not in a
+     * snapshot of /etc. */
     make_file("/etc/later", "later\n", 0644);
     CHECK_INT(access(ROOT "/etc/later", F_OK), launch->is_root ? -1 : 0);
 }

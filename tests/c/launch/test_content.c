@@ -1,11 +1,12 @@
-/* Tests of the checksum by which a frozen launch recognises programs. */
+/* Tests of the checksum by which a frozen launch recognizes programs. */
 #include "base/base.h"
 #include "check.h"
 #include "launch/launch.h"
 
 #include <sys/mman.h>
 
-/* Larger than a file that is read whole, and not a multiple of the block size. */
+/* Size in bytes of a file of which un_content_sum() reads only samples, because it is above the
+ * limit up to which files are read completely. It is not a multiple of the block size. */
 #define LARGE (10U * 1048576 + 123)
 
 static int new_file(size_t size)
@@ -16,7 +17,7 @@ static int new_file(size_t size)
     return fd;
 }
 
-/* Fills a part of a file with one byte. */
+/* Overwrites `length` bytes of a file with the byte `byte`. */
 static void fill(int fd, size_t offset, size_t length, char byte)
 {
     static char bytes[LARGE];
@@ -24,7 +25,8 @@ static void fill(int fd, size_t offset, size_t length, char byte)
     CHECK_INT(pwrite(fd, bytes, length, (off_t)offset), (long long)length);
 }
 
-/* Returns whether the checksum changes if zeros of the file are overwritten. Restores the zeros. */
+/* Checks whether the checksum changes if `length` zeros at `offset` are overwritten. Restores the
+ * zeros. */
 static bool notices(int fd, size_t offset, size_t length)
 {
     char before[UN_CONTENT_SUM_ROOM], changed[UN_CONTENT_SUM_ROOM], after[UN_CONTENT_SUM_ROOM];
@@ -48,8 +50,9 @@ static void a_small_file_is_read_whole(void)
     }
 }
 
-/* A change of the build id is detected, since the checksum covers each byte of the head. So is
- * moved code: it changes more bytes than the distance between two samples. */
+/* Checks that another build changes the checksum. A change of the build id does, because the
+ * checksum covers each byte of the head. Moved code does, because it changes more bytes than the
+ * distance between two samples. */
 static void another_build_of_a_large_file_is_noticed(void)
 {
     un_auto_close int fd = new_file(LARGE);
@@ -59,7 +62,7 @@ static void another_build_of_a_large_file_is_noticed(void)
         CHECK(notices(fd, offset, LARGE / 60));
 }
 
-/* The number of reads is bounded, whatever size a file claims to have. */
+/* Checks that a file of any size requires only a limited number of reads. */
 static void a_huge_sparse_file_is_sampled(void)
 {
     char sum[UN_CONTENT_SUM_ROOM];

@@ -1,5 +1,5 @@
-/* Tests of following symbolic links by their owners. The kernel shows all owners without an id in
- * the user namespace as the same overflow id. */
+/* Tests of following symbolic links depending on their owners. The kernel shows all owners that are
+ * not mapped in the user namespace as the same overflow id. */
 #include "forked.h"
 #include "inside.h"
 #include "launch/launch.h"
@@ -42,8 +42,7 @@ static void only_directories_of_root_are_trusted(void)
     CHECK(!un_owner_is_trusted(12345, "/etc/x"));
 }
 
-/* Cases of the line in group(5) for group 12345, and whether that group is private to the
- * caller. */
+/* Checks lines of group(5) for the group 12345, and whether the group is private to the caller. */
 static void only_groups_without_members_are_private(void)
 {
     static const struct {
@@ -76,7 +75,8 @@ static void only_groups_without_members_are_private(void)
     close(file);
 }
 
-/* Gives a directory an access ACL with one named entry; `mask` shows as the mode's group bits. */
+/* Sets an access ACL with one named entry on a directory. Its `mask` appears as the group bits of
+ * the mode. */
 static void set_list(const char *path, uint16_t tag, uint16_t permissions, uint16_t mask)
 {
     struct {
@@ -89,7 +89,8 @@ static void set_list(const char *path, uint16_t tag, uint16_t permissions, uint1
                   {htole16(ACL_GROUP_OBJ), htole16(5), 0},
                   {htole16(ACL_MASK), htole16(mask), 0},
                   {htole16(ACL_OTHER), htole16(5), 0}}};
-    /* The kernel requires entries in this order. */
+    /* The kernel requires that an ACL's entry of a named group follows the entry of the owning
+     * group. */
     if (tag == ACL_GROUP) {
         struct posix_acl_xattr_entry named = list.entry[1];
         list.entry[1] = list.entry[2];
@@ -98,7 +99,8 @@ static void set_list(const char *path, uint16_t tag, uint16_t permissions, uint1
     CHECK_INT(setxattr(path, "system.posix_acl_access", &list, sizeof list, 0), 0);
 }
 
-/* The directory belongs to the caller and to the caller's private group. */
+/* Checks whether an ACL lets other users write to a directory that belongs to the caller and to the
+ * caller's private group. */
 static void an_acl_may_let_others_write(void)
 {
     static const struct {
@@ -137,8 +139,8 @@ static void only_the_group_of_the_users_uid_is_private(void)
     CHECK(!un_group_is_private(12345));
 }
 
-/* Opens a path one component at a time; checks that the kernel opens the same file, or fails with
- * the same error. */
+/* Opens a path by un_open_follow(), one component at a time, and checks that open(2) opens the same
+ * file, or fails with the same error. */
 static void opens_what_the_kernel_opens(const char *path)
 {
     char real[UN_PATH_MAX];

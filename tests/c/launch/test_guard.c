@@ -1,4 +1,5 @@
-/* Tests of the directories that a sandbox must not see, or must not write to. */
+/* Tests that launches do not expose directories that a sandbox must not see or must not write
+ * to. */
 #include "base/base.h"
 #include "forked.h"
 #include "inside.h"
@@ -15,8 +16,8 @@ static int hold(const char *path)
     return fd;
 }
 
-/* Checks that binding `path` is refused with `part` in the error's detail, or is allowed if `part`
- * is NULL. `kept` is the protected path. */
+/* Checks that a bind mount of `path` is rejected with `part` in the error's detail, or allowed if
+ * `part` is NULL. `kept` is the protected directory. */
 static void check_refused(const char *path, const char *kept, const char *part)
 {
     size_t which;
@@ -71,7 +72,8 @@ static void hidden_directories_are_rejected(void)
     check_refused("/tmp/link", "/tmp/a/state", "contains");
     check_refused("/tmp/a", "/tmp/link", "contains");
     check_refused("/tmp/a/state/inner", "/tmp/a/state", "is in");
-    /* The same directories, reached through other bind mounts, are refused, too. */
+    /* The protected directory must not be exposed by bind mounts of its parents at other paths,
+     * either. */
     check_refused("/tmp/a b", "/tmp/a/state", "contains");
     check_refused("/tmp/a b/state/inner", "/tmp/a/state", "is in");
     check_refused("/tmp/other", "/tmp/a/state", "contains");
@@ -84,8 +86,8 @@ static void hidden_directories_are_rejected(void)
     check_refused("/tmp/other", "/tmp/a/later", NULL);
 }
 
-/* The path of `kept` contains a symbolic link in the bind-mounted directory, which a command with
- * write access could replace. */
+/* Checks protected paths that contain a symbolic link in the bind-mounted directory, because a
+ * command with write access could replace the link. */
 static void links_to_hidden_directories_are_rejected(void)
 {
     prepare();
@@ -97,13 +99,15 @@ static void links_to_hidden_directories_are_rejected(void)
     check_refused("/tmp/a", "/tmp/first/way/state", "contains");
     check_refused("/tmp/a/state/inner", "/tmp/first/way/state", "is in");
     check_refused("/tmp/first", "/tmp/second/way/state", NULL);
-    /* Symbolic links to missing targets must not confuse the check. */
+    /* The check must work if the path of the protected directory contains a symbolic link to
+     * itself. */
     check_refused("/tmp/loop", "/tmp/loop/way/state", "contains");
     check_refused("/tmp/a", "/tmp/loop/way/state", NULL);
     check_refused("/tmp/second", "/tmp/a/state", NULL);
 }
 
-/* Opens a launch in /tmp/a/launch that binds `source`; checks its error. */
+/* Opens the launch file /tmp/a/launch, whose launch has a bind mount of `source`, and checks the
+ * error of un_launch_guard(). */
 static void check_launch_guard(const char *source, const char *access, const char *templates,
                                const char *cause, const char *part)
 {
@@ -154,7 +158,8 @@ static void a_launch_shows_no_hidden_directory(void)
     check_launch_guard("/tmp/beside", "rw", "/tmp/a/state", cause, NULL);
 }
 
-/* A mount of a kernel object can't be reached through a bind mount if another mount hides it. */
+/* Checks that a mount of a kernel object is ignored if another mount hides it, because a bind mount
+ * does not expose it then. */
 static void hidden_mounts_do_not_count(void)
 {
     const char *none = "/nonexistent/templates", *uts = "/proc/self/ns/uts";

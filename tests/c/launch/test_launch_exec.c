@@ -1,4 +1,4 @@
-/* Tests of a launch's last steps: writing config.json, dropping privileges, and exec. */
+/* Tests of the last steps of a launch: writing config.json, dropping privileges, and execve(2). */
 #include "forked.h"
 #include "inside.h"
 #include "launch/launch.h"
@@ -77,7 +77,7 @@ static void ids_and_terminal_come_from_the_params(void)
     const struct un_launch_params other = {.args = LINES("id"), .id = {70000, 5}};
     config_is(LINES("scratch /mnt", "json-user", "json ;", "json-args", "json ;", "json-terminal"),
               &mapped, "{\"uid\": 7, \"gid\": 0};\"id\";true");
-    /* With --as, usernsctl-verify maps ids other than 0 inside. */
+    /* For ids other than 0, usernsctl-verify gets --as and maps the ids in gVisor. */
     config_is(LINES("scratch /mnt", "json-user", "json ;", "json-args", "json ;", "json-terminal"),
               &other, "{\"uid\": 0, \"gid\": 0};\"--as\", \"70000\", \"5\", \"id\";false");
 }
@@ -125,8 +125,7 @@ static struct un_launch *build_launch(struct draft *draft, const char *const *li
     return launch;
 }
 
-/* Executes a shell that prints its arguments, privileges and descriptors to the descriptor
- * `out`. */
+/* Executes a shell that prints its arguments, privileges and descriptors to the descriptor *arg. */
 static int become_shell(void *arg)
 {
     static const char script[] =
@@ -160,7 +159,7 @@ static int become_shell(void *arg)
     CHECK_OK(un_launch_build(launch, NULL, &err), &err);
     int file = open("/tmp/log", O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
     CHECK_INT(write(file, "before\n", 7), 7);
-    /* None of these descriptors is close-on-exec; un_launch_exec() must close the last one
+    /* None of these descriptors is close-on-exec, so un_launch_exec() must close descriptor 100
      * itself. */
     CHECK_INT(dup2(*(int *)arg, 1), 1);
     CHECK_INT(dup2(file, 2), 2);
@@ -192,13 +191,14 @@ static void the_watcher_gets_its_arguments_and_descriptors(void)
     CHECK_HAS(text, "{\"true\", \"it\"}\n");
     CHECK_HAS(text, "NoNewPrivs:\t1\n");
     CHECK_HAS(text, "Seccomp:\t2\n");
-    /* The bits of CAP_SETGID, CAP_SETUID, CAP_SYS_CHROOT, CAP_SYS_ADMIN and CAP_SETFCAP. */
+    /* The bounding set contains CAP_SETGID, CAP_SETUID, CAP_SYS_CHROOT, CAP_SYS_ADMIN and
+     * CAP_SETFCAP. */
     CHECK_HAS(text, "CapBnd:\t00000000802400c0\n");
     CHECK_HAS(text, "0077\n/\n");
-    /* The flags of standard output, O_WRONLY and O_APPEND. */
+    /* Standard output has the flags O_WRONLY and O_APPEND. */
     CHECK_HAS(text, "2001\n/dev/null\n");
-    /* Besides the three standard descriptors only the program's own is open. */
-    int fds = 0; /* the number of commas in the list of open descriptors */
+    /* Only descriptors 0 to 2 and the descriptor with which the shell lists them are open. */
+    int fds = 0; /* number of commas in the list of open descriptors */
     for (const char *at = strchr(text, '\n') + 1; *at != '\n'; at++)
         fds += *at == ',';
     CHECK_INT(fds, 3);

@@ -1,4 +1,4 @@
-/* Tests of parsing launch files: accepting valid ones, and naming what is invalid. */
+/* Tests of parsing launch files: valid files are accepted, and errors name what is invalid. */
 #include "launch/launch.h"
 #include "launched.h"
 
@@ -110,7 +110,7 @@ static void every_verb_is_known(void)
     un_launch_close(launch);
 }
 
-/* A launch that is truncated anywhere is refused. */
+/* Checks that a launch file that is truncated at any position is rejected. */
 static void truncated_launches_are_rejected(void)
 {
     struct draft draft;

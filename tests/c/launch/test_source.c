@@ -1,4 +1,5 @@
-/* Tests of opening the host's files for a launch, and of its assumptions about them. */
+/* Tests of opening the sources of a launch, which are files of the host, and of checking the
+ * launch's assumptions about them. */
 #include "base/base.h"
 #include "forked.h"
 #include "inside.h"
@@ -81,7 +82,8 @@ static void kernel_files_are_not_writable(void)
     opens(LINES("source follow /dev/null", "scratch /tmp/scratch", "bind 0 /x rw"), "/dev/null");
 }
 
-/* Requires root, which can give a symbolic link to another owner. */
+/* Checks symbolic links of other users. Requires root, because only root can change the owner of a
+ * link. */
 static void links_of_other_users_are_not_followed(void)
 {
     CHECK_INT(unshare(CLONE_NEWNS), 0);
@@ -114,8 +116,8 @@ static void given_descriptors_are_used(void)
     CHECK(fcntl(fds[0], F_GETFD) >= 0);
 }
 
-/* Writes an assume line for the first source, /tmp/file, with its size and mode changed by these
- * amounts. */
+/* Writes to `line` an assumption about the first source, /tmp/file, with a size that differs by
+ * `size`, and a mode that differs by `mode`. */
 static void write_assumption(char line[256], long size, unsigned mode)
 {
     struct stat status;
@@ -137,7 +139,8 @@ static void programs_are_recognised_by_content(void)
     make_file("file", "12345", 0644);
     write_assumption(line, 0, 0);
     opens(LINES(remedy, source, line), "/tmp/file");
-    /* Builders of images set the times of files to a fixed value. */
+    /* A changed modification time must not matter, because builders of images set the times of
+     * files to a fixed value. */
     CHECK_INT(utimensat(AT_FDCWD, "file", times, 0), 0);
     opens(LINES(remedy, source, line), "/tmp/file");
     write_assumption(line, 1, 0);

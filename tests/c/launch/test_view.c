@@ -1,4 +1,4 @@
-/* Tests of following paths in a root filesystem. */
+/* Tests of resolving paths in the root filesystem of a sandbox. */
 #include "forked.h"
 #include "inside.h"
 #include "needs.h"
@@ -14,7 +14,8 @@ static struct un_view *view_of(const char *path)
     return view;
 }
 
-/* Follows a path in a view, and closes the file that was reached. */
+/* Resolves a path in a view, and closes the descriptor of the resulting file. Returns the
+ * result. */
 static struct un_reached *follow(const struct un_view *view, const char *path)
 {
     static struct un_reached reached;
@@ -24,7 +25,7 @@ static struct un_reached *follow(const struct un_view *view, const char *path)
     return &reached;
 }
 
-/* Makes a root filesystem for the tests. */
+/* Creates a root filesystem for the tests. */
 static void make_root(void)
 {
     enter_inside();

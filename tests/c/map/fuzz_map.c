@@ -1,5 +1,5 @@
-/* Fuzz target: parsing a map of any text, and an extent. A valid map is formatted and parsed to the
- * same text again, and each of its ids is found. */
+/* Fuzz target: parsing any text as a map and as an extent. A valid map is formatted as a text that
+ * is parsed as the same map, and each id of the map is found. */
 #include "base/base.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

@@ -1,4 +1,5 @@
-/* Tests of planning: the maps that follow from a request and facts, their writers, and refusals. */
+/* Tests of planning id maps from a request and facts: the maps, which process writes them, and
+ * errors. */
 #include "check.h"
 
 #include <linux/capability.h>
@@ -13,7 +14,7 @@ static struct un_error err;
 
 enum { MINE_UID = 1000, MINE_GID = 1001 };
 
-/* Fills in facts of the initial namespace, where every id exists, on a current kernel. */
+/* Fills in facts of a current kernel and the initial user namespace, in which all ids exist. */
 static void init_facts(struct un_facts *facts, uint32_t uid, uint32_t gid, uint64_t caps)
 {
     const struct un_extent all = {0, 0, UINT32_MAX};
@@ -96,7 +97,8 @@ static void an_empty_request_has_no_writer(void)
     CHECK(!plan.drop_groups);
 }
 
-/* Fills in a request for the caller's own ids, and one more extent of each kind. */
+/* Fills in a request that maps the caller's own uid and gid, and one more extent of uids and of
+ * gids. */
 static void make_wide_request(struct un_request *request)
 {
     init_request(request, 0, 0);
@@ -147,9 +149,10 @@ static void mapping_the_parents_root_takes_setfcap_since_5_12(void)
         {0, CAP(CAP_SETUID) | CAP(CAP_SETGID), 5, 11, true},
         {0, CAP(CAP_SETUID) | CAP(CAP_SETGID), 4, 20, true},
         {0, CAP(CAP_SETFCAP), 6, 1, true},
-        /* CAP_SETFCAP is required only of the parent namespace's root. */
+        /* CAP_SETFCAP is required only if the parent namespace's uid 0 is mapped. */
         {0, 0, 6, 1, false},
-        /* An unprivileged user does not map the parent's uid 0, and needs no CAP_SETFCAP. */
+        /* The caller's uid is not the parent namespace's uid 0, so mapping it requires no
+         * CAP_SETFCAP. */
         {MINE_UID, 0, 6, 1, true},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
@@ -172,7 +175,7 @@ static void a_range_that_has_root_in_it_takes_setfcap_too(void)
     CHECK_INT(un_plan_make(&request, &facts, &plan, &err), -1);
     CHECK_TEXT(err.cause, "needs-setfcap");
 
-    /* This applies only to uids: mapping gid 0 requires CAP_SETGID alone. */
+    /* CAP_SETFCAP is required only for uid 0: mapping gid 0 requires only CAP_SETGID. */
     init_request(&request, -1, -1);
     want(&request, UN_GID, 0, 0, 1000);
     init_facts(&facts, 0, 0, CAP(CAP_SETGID));
@@ -197,8 +200,8 @@ static void an_id_that_does_not_exist_here_can_not_be_mapped(void)
     CHECK_HAS(err.detail, "120000");
 }
 
-/* For a map of the caller's own ids, reading the facts takes longer than all other steps, so they
- * are read only where the plan depends on them. */
+/* Checks when a plan depends on the parent namespace's maps. For a map of the caller's own ids,
+ * reading these facts takes longer than all other steps, so they are read only if needed. */
 static void the_own_ids_are_mapped_in_any_namespace(void)
 {
     static const struct {
@@ -209,9 +212,10 @@ static void the_own_ids_are_mapped_in_any_namespace(void)
         {MINE_UID, MINE_GID, 0, false},
         {MINE_UID, 0, 0, false},
         {0, 0, ROOT_CAPS, false},
-        /* The kernel's version decides whether uid 0 may be mapped. */
+        /* Whether uid 0 may be mapped depends on the kernel's version and on the maps. */
         {0, 0, CAP(CAP_SETUID), true},
-        /* 65534 may be a real id, or the overflow id that the kernel shows for unmapped ones. */
+        /* 65534 may be a real id, or the overflow id that the kernel shows for unmapped ids, so the
+         * maps are needed. */
         {65534, MINE_GID, 0, true},
         {MINE_UID, 65534, 0, true},
     };
@@ -235,13 +239,15 @@ static void the_own_ids_are_mapped_in_any_namespace(void)
     check_map(&plan.map.of[UN_GID], "5 1001 1\n");
 }
 
-/* The kernel accepts an extent only if one extent of the parent's map holds it (else EPERM). */
+/* Checks that extents are split, because the kernel accepts an extent only if one extent of the
+ * parent's map contains it, and otherwise fails with EPERM. */
 static void extents_are_split_along_the_parent_map(void)
 {
     init_request(&request, -1, -1);
     want(&request, UN_UID, 100, 5, 30);
     init_facts(&facts, 0, 0, ROOT_CAPS);
-    /* 0 to 9, 10 to 29 and 30 to 39 exist here, but are not adjacent in the parent namespace. */
+    /* The ids 0 to 9, 10 to 29 and 30 to 39 exist in this namespace, but are not adjacent in the
+     * parent namespace. */
     facts.id[UN_UID].parent.len = 3;
     facts.id[UN_UID].parent.extent[0] = (struct un_extent){10, 1010, 20};
     facts.id[UN_UID].parent.extent[1] = (struct un_extent){0, 2000, 10};
@@ -256,7 +262,7 @@ static void limits_are_those_of_the_kernel_and_its_page(void)
         uint32_t extents;
         uint32_t major, minor;
         size_t page;
-        const char *says; /* NULL if the map is valid */
+        const char *says; /* expected part of the error's detail, or NULL if the map is valid */
     } cases[] = {
         {5, 4, 14, 4096, NULL},
         {6, 4, 14, 4096, "this kernel allows at most 5"},
@@ -302,8 +308,8 @@ static void setgroups_stays_allowed_only_with_cap_setgid(void)
     static const struct {
         int policy;
         uint64_t caps;
-        int writer;  /* the writer of the gid map; -1 if planning fails */
-        int written; /* the text for /proc/PID/setgroups */
+        int writer;  /* expected writer of the gid map, or -1 if planning must fail */
+        int written; /* expected text for /proc/PID/setgroups */
     } cases[] = {
         {UN_SETGROUPS_AUTO, 0, UN_WRITER_SELF, UN_SETGROUPS_DENY},
         {UN_SETGROUPS_DENY, 0, UN_WRITER_SELF, UN_SETGROUPS_DENY},
@@ -333,12 +339,12 @@ static void the_id_inside_is_the_own_id_or_root(void)
         int64_t uid_inside, gid_inside;
         bool drop_groups;
     } cases[] = {
-        /* The range maps the caller's own id, so the child keeps that id inside. */
+        /* The extent contains the caller's own id, so the child keeps that id in the namespace. */
         {{0, 0, 2000}, {500, 1000, 10}, UN_SETGROUPS_AUTO, 1000, 501, false},
-        /* The caller's own id is not mapped, so the child becomes root inside. */
+        /* The caller's own id is not mapped, so the child becomes root in the namespace. */
         {{0, 100000, 10}, {0, 100000, 10}, UN_SETGROUPS_AUTO, 0, 0, true},
         {{0, 100000, 10}, {0, 100000, 10}, UN_SETGROUPS_ALLOW, 0, 0, true},
-        /* Where setgroups(2) is denied, the child can't drop its supplementary groups. */
+        /* If setgroups(2) is denied, the child can't drop its supplementary groups. */
         {{0, 100000, 10}, {0, 100000, 10}, UN_SETGROUPS_DENY, 0, 0, false},
         /* Neither the caller's own id nor root is mapped, so the child changes no ids. */
         {{5, 100000, 10}, {5, 100000, 10}, UN_SETGROUPS_AUTO, -1, -1, false},

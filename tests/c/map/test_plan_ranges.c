@@ -1,4 +1,4 @@
-/* Tests of the choice of a writer for a map of subordinate ranges, and of what prevents a map. */
+/* Tests of which process writes a map of subordinate id ranges, and of what prevents such a map. */
 #include "needs.h"
 #include "ranges.h"
 
@@ -86,7 +86,8 @@ static void helpers_are_planned_only_for_granted_ids(void)
         init_granted();
         init_wanted(&request, -1, UN_FILL_NONE);
         want_extent(&request, UN_UID, cases[i].extent);
-        /* A second extent, since the caller writes a map of its own id alone without a helper. */
+        /* Add a second extent, because the caller could write a map of only its own id without a
+         * helper. */
         want_extent(&request, UN_UID, (struct un_extent){100000, 120000, 1});
         if (cases[i].extent.outside <= 120000 &&
             cases[i].extent.count > 120000 - cases[i].extent.outside)
@@ -116,7 +117,7 @@ static void an_extent_may_span_adjacent_ranges(void)
         {{{100000, 10}, {100010, 10}}, {0, 100000, 21}, false},
         {{{100000, 10}, {100011, 10}}, {0, 100000, 20}, false},
         {{{100000, 10}, {100011, 10}}, {0, 100010, 2}, false},
-        /* newuidmap grants the caller's own id only as an extent by itself. */
+        /* newuidmap allows the caller's own id only as a separate extent. */
         {{{MINE - 5, 5}, {MINE + 1, 5}}, {0, MINE - 5, 11}, false},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
@@ -171,7 +172,7 @@ static void one_id_is_enough_only_if_allowed(void)
     request.allow_single_id = false;
     check_refused("no-subordinate-range", "/etc/subgid");
 
-    /* An invalid map is an error even where a map of a single id is allowed instead. */
+    /* An invalid map is an error even if allow_single_id permits a map of a single id instead. */
     init_granted();
     request.allow_single_id = true;
     want_extent(&request, UN_UID, (struct un_extent){0, 100000, 1});

@@ -1,4 +1,4 @@
-/* Tests of running newuidmap and newgidmap: their arguments, and every way in which they fail. */
+/* Tests of running newuidmap and newgidmap: their arguments, and each of their failures. */
 #include "forked.h"
 #include "seccomp.h"
 
@@ -10,10 +10,12 @@
 
 enum { PATIENCE_MS = 20000 };
 
-/* A directory with two scripts that replace the helpers, and a plan that requires helpers. */
+/* A directory with two scripts that replace newuidmap and newgidmap, and a plan that requires
+ * them. */
 struct place {
     char dir[64];
-    char log[2][80]; /* the files for the scripts' output, which scripts find in $LOG */
+    char log[2][80]; /* paths of the files for the scripts' output, which are in the scripts'
+                        variable LOG */
     struct un_plan plan;
 };
 
@@ -162,8 +164,8 @@ static void each_failure_has_its_cause(void)
         }
 }
 
-/* Debian's shadow 1:4.17.4-2+deb13u1 opens the map by openat2(2), which older seccomp filters
- * deny. */
+/* Runs helpers with a seccomp filter that denies openat2(2), as older filters do. The helpers in
+ * Debian's shadow 1:4.17.4-2+deb13u1 open the map by openat2(2). */
 static void call_below_a_filter(void)
 {
     static const struct {
@@ -187,7 +189,7 @@ static void call_below_a_filter(void)
     }
 }
 
-/* The dynamic loader calls pread64(2). */
+/* Runs helpers without pread64(2), which the dynamic loader calls. */
 static void call_without_pread64(void)
 {
     refuse_call(SYS_pread64, EPERM);
@@ -239,8 +241,8 @@ static void ignore_children(int signal_number)
 static int call_and_ignore_children(void *arg)
 {
     signal(SIGUSR1, ignore_children);
-    /* The filtered ioctl fails as before Linux 6.15, which added the exit status of reaped
-     * children. */
+    /* With the filter, PIDFD_GET_INFO does not return the exit status of reaped children, as in
+     * Linux before 6.15. */
     refuse_call(SYS_ioctl, ENOTTY);
     CHECK_INT(call(arg, &err), -1);
     CHECK_TEXT(err.cause, "helper-status-lost");
@@ -259,7 +261,8 @@ static void a_helper_without_a_known_status_has_failed(void)
 static void a_helper_that_hangs_is_ended(void)
 {
     make_place(&place, "true", "echo asking; exec sleep 1000");
-    /* Retried with a longer timeout if a slow machine has printed nothing before the first one. */
+    /* On a slow machine, the script may have printed nothing before the timeout. Retry with a
+     * longer timeout. */
     for (int ms = 300; ms <= PATIENCE_MS; ms *= 5) {
         place.plan.helper_timeout_ms = ms;
         CHECK_INT(call(&place, &err), -1);
@@ -282,7 +285,8 @@ static void missing_helpers_are_reported(void)
     remove_place(&place);
 }
 
-/* Each helper waits for the other: run one after the other, they would time out. */
+/* Checks that both helpers run at the same time. Each helper waits for the other, so they would
+ * time out if they ran one after the other. */
 static void both_run_at_the_same_time(void)
 {
     char body[2][192];
@@ -309,8 +313,8 @@ static int call_with_stdio_closed(void *arg)
            fcntl(3, F_GETFD) != -1;
 }
 
-/* The target's /proc directory then becomes descriptor 0, and must still be open after the
- * helpers. */
+/* Checks that helpers work if descriptors 0 to 2 are closed. The target's /proc directory then
+ * becomes descriptor 0, and must still be open after the helpers have run. */
 static void helpers_run_while_our_standard_streams_are_closed(void)
 {
     char text[64];

@@ -1,4 +1,4 @@
-/* Tests of creating, keeping and joining real namespaces with the planned maps. */
+/* Tests of creating, pinning and joining real namespaces with the planned maps. */
 #include "check.h"
 #include "forked.h"
 #include "needs.h"
@@ -82,7 +82,8 @@ static void without_a_plan_no_user_namespace_is_made(void)
     CHECK(inode_of("/proc/self/ns/uts") != uts);
 }
 
-/* Requires root, since only root may write arbitrary maps. */
+/* Checks a map of a range, which the parent process writes. Requires root, because only root may
+ * write arbitrary maps. */
 static void a_range_is_written_from_outside(void)
 {
     static struct un_request request;
@@ -134,7 +135,7 @@ static void a_map_that_is_refused_leaves_nothing(void)
     struct un_namespace ns;
     int before = open_count();
     plan_own_ids(0, 0, &plan);
-    /* An invalid map that the planner never returns: the same id twice. */
+    /* Map the same id twice, which is invalid, and which the planner never does. */
     plan.map.of[UN_UID].len = 2;
     plan.map.of[UN_UID].extent[1] = plan.map.of[UN_UID].extent[0];
     CHECK_INT(un_namespace_create(&plan, 0, child_program(), &ns, &err), -1);
@@ -194,7 +195,7 @@ static void a_process_with_threads_can_not_enter(void)
     pthread_join(thread, NULL);
 }
 
-/* Every kind of namespace has a distinct flag of one bit. */
+/* Checks that each kind of namespace has a flag with one bit that no other kind has. */
 static void every_namespace_has_its_flag(void)
 {
     uint64_t seen = 0;

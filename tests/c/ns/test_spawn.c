@@ -1,4 +1,5 @@
-/* Tests of spawning: what a command inherits, and that failures leave nothing behind. */
+/* Tests of spawning a command: what the command inherits, and that failures leave no processes or
+ * descriptors behind. */
 #include "check.h"
 #include "spawned.h"
 #include "sys/sys.h"
@@ -51,8 +52,8 @@ static void a_failure_has_its_step_and_leaves_nothing(void)
         close(next);
         CHECK_INT(un_spawn(&spawn[i], &pid, &pidfd, &err), -1);
         CHECK_TEXT(un_step_name(err.step), un_step_name(steps[i]));
-        /* For other users, chroot(2) or joining a group fails with EPERM before the expected
-         * error. */
+        /* For users other than root, chroot(2) or joining a group fails with EPERM before the
+         * expected error. */
         CHECK(err.errnum == errnums[i] || err.errnum == EPERM);
         check_no_child_left();
         CHECK_INT(dup(0), next);
@@ -86,8 +87,8 @@ static void the_command_gets_what_was_asked_for(void)
     CHECK(mask != 027);
 }
 
-/* Reads the ids that follow the name and state in /proc/self/stat: parent, process group,
- * session. */
+/* Reads the command's parent, process group and session, which follow the name and the state in
+ * /proc/self/stat. */
 static void read_session(struct un_spawn *spawn, int *pid, int *group, int *session)
 {
     char text[512];
@@ -189,7 +190,7 @@ static void only_named_descriptors_are_passed(void)
     close(other);
 }
 
-/* Starts a long-running command, writes its pid, and dies. */
+/* Starts a long-running command, writes the command's pid, and is killed. */
 static int die_before_the_command(void *arg)
 {
     static const char *const argv[] = {"sleep", "1000", NULL};
@@ -218,14 +219,15 @@ static void the_command_dies_with_its_parent_if_asked_to(void)
     close(ends[1]);
 }
 
-/* Reads the child's signal mask, before any exec. */
+/* Stores the signal mask of the child before an execve(2). */
 static int report_mask(void *arg)
 {
     uint64_t *mask = arg;
     return (int)syscall(SYS_rt_sigprocmask, SIG_BLOCK, NULL, mask, sizeof *mask);
 }
 
-/* libc's internal signals are blocked, too: 32 cancels a thread, 33 changes its ids. */
+/* Checks that a vfork child blocks all signals, including libc's internal signals: 32 cancels a
+ * thread, and 33 changes the ids of threads. */
 static void all_signals_are_blocked_in_a_vfork_child(void)
 {
     uint64_t mask = 0, before = un_block_signals();

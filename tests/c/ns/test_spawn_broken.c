@@ -1,5 +1,5 @@
-/* Tests of a child program that fails before the command: the errors, and that no process is
- * left. */
+/* Tests of a usernsctl-child that fails before it executes the command: the errors, and that no
+ * process remains. */
 #include "check.h"
 #include "needs.h"
 #include "seccomp.h"
@@ -13,7 +13,7 @@
 
 static struct un_spawn spawn;
 
-/* Prepares a command that usernsctl-child starts in no new namespaces. */
+/* Prepares a command that usernsctl-child starts without new namespaces. */
 static void init_inside(struct un_spawn *spawn)
 {
     static const char *const argv[] = {"true", NULL};
@@ -35,7 +35,8 @@ static void check_fails(const struct un_spawn *spawn, const char *cause, const c
     check_no_child_left();
 }
 
-/* Writes a script to use as the child program. */
+/* Writes a script with the content `body`, to be used instead of usernsctl-child, and stores its
+ * path in `path`. */
 static void make_script(char path[64], const char *body)
 {
     strcpy(path, "/tmp/usernsctl-test-XXXXXX");
@@ -46,7 +47,7 @@ static void make_script(char path[64], const char *body)
     close(fd);
 }
 
-/* The child is killed before and after the parent lets it continue. */
+/* Checks the error if the child is killed, before and after the parent has let it continue. */
 static void a_child_that_is_killed(void)
 {
     static const char *const bodies[] = {"kill -KILL $$", "sleep 0.05; kill -KILL $$"};
@@ -81,7 +82,8 @@ static void a_child_that_exits(void)
     CHECK_INT(unlink(path), 0);
 }
 
-/* Root in the namespaces that a child enters may stop it with any signal; the parent kills it. */
+/* Checks that the parent kills a child that is stopped. Root in the namespaces that a child enters
+ * can stop it. */
 static void a_child_that_is_stopped(void)
 {
     char path[64];
@@ -101,7 +103,7 @@ static void a_child_that_hangs(void)
     spawn.child = path;
     spawn.start_timeout_ms = 300;
     check_fails(&spawn, "start-timeout", "within 0.3 s");
-    /* With a timeout of 0, the start fails at once. */
+    /* With a timeout of 0, the start fails immediately. */
     spawn.start_timeout_ms = 0;
     check_fails(&spawn, "start-timeout", "within 0 s");
     CHECK_INT(unlink(path), 0);
@@ -123,7 +125,7 @@ static void with_prctl_lethal(void)
         check_fails(&spawn, "seccomp-denies-call", "killed by signal 31");
 }
 
-/* The child is killed before it executes the child program. */
+/* Checks the error if a seccomp filter kills the child before it executes usernsctl-child. */
 static void with_sendmsg_lethal(void)
 {
     init_inside(&spawn);
@@ -131,7 +133,8 @@ static void with_sendmsg_lethal(void)
     check_fails(&spawn, "seccomp-denies-call", "killed by signal 31");
 }
 
-/* The filter kills the second child, in the new PID namespace. */
+/* Checks the error if a seccomp filter kills the second child, which is in the new PID
+ * namespace. */
 static int with_chdir_lethal(void *arg)
 {
     init_inside(&spawn);
@@ -144,7 +147,7 @@ static int with_chdir_lethal(void *arg)
     return 0;
 }
 
-/* The parent can't receive the child's messages, however often it retries. */
+/* Checks the error if the parent can't receive the child's messages, however often it retries. */
 static void with_recvmsg_refused(void)
 {
     init_inside(&spawn);

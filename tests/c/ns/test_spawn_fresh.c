@@ -1,4 +1,5 @@
-/* Tests of spawning into new namespaces by clone3(2), or by clone(2) where clone3 is denied. */
+/* Tests of spawning a command in new namespaces by clone3(2), or by clone(2) if clone3(2) is
+ * denied. */
 #include "check.h"
 #include "needs.h"
 #include "seccomp.h"
@@ -67,7 +68,8 @@ static void the_command_is_a_child_of_an_init_if_asked_for(void)
     }
 }
 
-/* Joining an existing namespace with a new PID namespace requires a second child. */
+/* Checks a command that joins an existing namespace and gets a new PID namespace, which requires a
+ * second child. */
 static void a_pid_namespace_can_be_added_to_a_created_namespace(void)
 {
     static const char *const argv[] = {"sh", "-c", "exit $$", NULL};
@@ -104,7 +106,7 @@ static void a_refused_map_leaves_nothing(void)
     pid_t pid;
     int pidfd;
     plan_own_ids(0, 0, &plan);
-    /* An invalid map that the planner never returns. */
+    /* Use an invalid map, which the planner never returns. */
     plan.map.of[UN_UID].extent[0].count = 0;
     init_command(&spawn, argv);
     spawn.plan = &plan;
@@ -125,7 +127,8 @@ static int in_every_way(void *arg)
     return 0;
 }
 
-/* Makes clone3(2) fail as container engines' filters do, with ENOSYS or, in older ones, EPERM. */
+/* Makes clone3(2) fail as the seccomp filters of container engines do, with ENOSYS or, in older
+ * versions, with EPERM. */
 static void take_clone3_away(int errnum)
 {
     refuse_call(SYS_clone3, errnum);
@@ -145,13 +148,13 @@ enum { THREADS = 16, SPAWNS = 20 };
 struct storm {
     struct un_plan plan;
     pid_t self;
-    volatile sig_atomic_t here;      /* the number of signals handled in the test's process */
-    volatile sig_atomic_t elsewhere; /* the number of signals handled in a vfork child, which shares
-                                      * memory */
+    volatile sig_atomic_t here; /* number of signals handled in the test's process */
+    volatile sig_atomic_t
+        elsewhere; /* number of signals handled in a vfork child, which shares the memory */
     atomic_bool over;
 };
 
-/* Global, since a signal handler has no argument. */
+/* Global, because a signal handler has no argument for data. */
 static struct storm storm;
 
 static void note_where(int sig)
@@ -182,8 +185,8 @@ static void *spawn_many(void *arg)
     return NULL;
 }
 
-/* Sends a signal to the whole process group, as a terminal does, and so also to the children. A
- * command that does not handle SIGWINCH ignores it. */
+/* Sends SIGWINCH to the process group until the test ends, as a terminal does, and so also to the
+ * children. Commands ignore SIGWINCH by default. */
 static void *signal_everybody(void *arg)
 {
     (void)arg;
@@ -220,7 +223,8 @@ static int no_handler_runs_in_a_child_of_clone(void *arg)
     return no_handler_runs_in_a_child(arg);
 }
 
-/* Mapping another outside id makes a process undumpable, and vfork children share the memory. */
+/* Checks that this process stays dumpable. A child that becomes another id than the caller's own is
+ * made non-dumpable by the kernel, and vfork children share this process's memory. */
 static void we_stay_dumpable(void)
 {
     static const char *const argv[] = {"true", NULL};

@@ -56,13 +56,13 @@ static void missing_and_not_executable_commands_differ(void)
         const char *path;
         int step;
         int errnum;
-        const char *cause; /* NULL if no cause is expected */
+        const char *cause; /* id of the expected cause, or NULL */
     } cases[] = {
         {"missing", "a:b", UN_STEP_LOOKUP, ENOENT, "command-not-found"},
         {"missing", "/no/such/dir", UN_STEP_LOOKUP, ENOENT, "command-not-found"},
         {"missing", "a/noexec:b", UN_STEP_LOOKUP, ENOENT, "command-not-found"},
         {"missing", NULL, UN_STEP_LOOKUP, ENOENT, "command-not-found"},
-        /* The directory `closed` is not searchable, except by root. */
+        /* The directory `closed` is not searchable, except for root. */
         {"missing", "closed:a", UN_STEP_LOOKUP, ENOENT, "command-not-found"},
         {"missing", "a:closed", UN_STEP_LOOKUP, ENOENT, "command-not-found"},
         {"noexec", "a:closed", UN_STEP_EXEC, EACCES, "command-not-executable"},
@@ -94,7 +94,7 @@ static void missing_and_not_executable_commands_differ(void)
     }
 }
 
-/* Executes the command in a child; returns its exit status, or 99 if exec fails. */
+/* Executes the command in a child. Returns its exit status, or 99 if un_exec() fails. */
 static int status_of(const char *file, const char *path)
 {
     const char *const argv[] = {file, NULL};
@@ -116,12 +116,12 @@ static void the_first_executable_along_path_is_run(void)
 {
     CHECK_INT(status_of("b/tool", NULL), 7);
     CHECK_INT(status_of("tool", "b"), 7);
-    /* A file that is not executable, or a missing directory, does not end the search. */
+    /* The search continues after a file that is not executable, and after a missing directory. */
     CHECK_INT(status_of("tool", "a:b"), 7);
     CHECK_INT(status_of("tool", "/no/such/dir:a/noexec:b"), 7);
     CHECK_INT(status_of("true", NULL), 0);
     CHECK_INT(status_of("false", NULL), 1);
-    /* An empty entry in PATH is the current directory; the default path has none. */
+    /* An empty entry in PATH means the current directory. The default path has no empty entry. */
     CHECK_INT(chdir("b"), 0);
     CHECK_INT(status_of("tool", ":/no/such/dir"), 7);
     CHECK_INT(status_of("tool", "/no/such/dir:"), 7);

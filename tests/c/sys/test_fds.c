@@ -1,4 +1,4 @@
-/* Tests of the descriptors that a command gets, with close_range(2) and without it. */
+/* Tests of the descriptors that a command inherits, with and without close_range(2). */
 #include "check.h"
 #include "forked.h"
 #include "seccomp.h"
@@ -35,7 +35,7 @@ static void open_at(int fd)
     }
 }
 
-/* Opens descriptors 3 to 8 and two high ones, all close-on-exec. */
+/* Opens descriptors 3 to 8 and two with high numbers, all close-on-exec. */
 static void open_some(void)
 {
     for (int fd = 3; fd <= 8; fd++)
@@ -84,8 +84,8 @@ static void take_close_range_away(void)
     CHECK_INT(errno, ENOSYS);
 }
 
-/* Descriptors above a lowered RLIMIT_NOFILE are closed, too, and a huge limit must not cause a call
- * of close(2) for every number. */
+/* Checks un_close_fds() without close_range(2). Descriptors above a lowered RLIMIT_NOFILE must be
+ * closed, too, and a huge limit must not cause a close(2) for each possible number. */
 static void the_fallback_closes_what_is_open(void)
 {
     struct rlimit limit;
@@ -105,7 +105,8 @@ static int the_fallback_keeps_the_listed_descriptors(void *arg)
     return all_others_are_closed(arg);
 }
 
-/* Makes 0 to 2 the read ends of pipes, each with its own number as content. */
+/* Makes descriptors 0 to 2 the read ends of pipes, each of which contains the number of its
+ * descriptor. */
 static void number_the_standard_descriptors(void)
 {
     for (int fd = 0; fd < 3; fd++) {
@@ -125,10 +126,11 @@ static void number_the_standard_descriptors(void)
 
 struct placing {
     int stdio[3];
-    char want[3]; /* the number of the pipe expected on each of descriptors 0 to 2 */
+    char want[3]; /* number of the pipe that is expected at each of the descriptors 0 to 2 */
 };
 
-/* Returns a status instead of using CHECK, since standard error is among the moved descriptors. */
+/* Checks that un_place_stdio() moves the descriptors as expected. Returns an exit status instead of
+ * using CHECK, because standard error is one of the moved descriptors. */
 static int stdio_is_placed(void *arg)
 {
     const struct placing *placing = arg;
@@ -145,7 +147,8 @@ static int stdio_is_placed(void *arg)
         bool first = true;
         for (int other = 0; other < fd; other++)
             first = first && placing->want[other] != placing->want[fd];
-        /* A pipe has its number once; if it is on two descriptors, only the first is read. */
+        /* A pipe contains its number only once, so it is read only from the first of its
+         * descriptors. */
         if (first && (read(fd, &got, 1) != 1 || got != placing->want[fd]))
             return 3;
     }

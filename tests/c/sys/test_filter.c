@@ -1,4 +1,5 @@
-/* Tests of detecting calls that a filter forbids: only a child of the test's process dies. */
+/* Tests of detecting system calls that a seccomp filter forbids. If the filter kills, it must kill
+ * only a child of the test's process. */
 #include "check.h"
 #include "forked.h"
 #include "seccomp.h"
@@ -14,7 +15,7 @@ static struct un_error err;
 static volatile sig_atomic_t is_signalled;
 
 static pid_t own;
-static int *elsewhere; /* the number of signals handled in processes other than the test's */
+static int *elsewhere; /* number of signals handled in processes other than the test's process */
 
 static void count_signal_elsewhere(int number)
 {
@@ -41,14 +42,16 @@ static void without_filter(void)
     check_survives_all();
 }
 
-/* A filter that lets mount(2) fail is accepted here: the later mount(2) reports the error. */
+/* Checks that a filter that makes mount(2) fail is accepted, because the later mount(2) reports the
+ * error. */
 static void with_refusal(void)
 {
     filter_call(SYS_mount, SECCOMP_RET_ERRNO | 1);
     check_survives_all();
 }
 
-/* A filter is rejected if it lets accept4(2), which runsc needs, fail with the error *arg. */
+/* Checks that a filter is rejected if it makes accept4(2), which runsc needs, fail with the errno
+ * *arg. */
 static int with_refusal_of_needed(void *arg)
 {
     filter_call(SYS_accept4, SECCOMP_RET_ERRNO | *(unsigned *)arg);
@@ -60,7 +63,8 @@ static int with_refusal_of_needed(void *arg)
     return 0;
 }
 
-/* The default filters of container engines deny unshare(2) and others of these calls. */
+/* Checks that a filter is rejected if it denies system calls that a launch needs, such as
+ * unshare(2), as the default filters of container engines do. */
 static void with_engine(void)
 {
     filter_call(SYS_umount2, SECCOMP_RET_ERRNO | EPERM);
@@ -85,8 +89,8 @@ static int with_killer(void *arg)
     return 0;
 }
 
-/* If SIGCHLD is ignored, the kernel reaps each child whose exit signal is SIGCHLD, and its status
- * is lost. */
+/* Checks that a filter is detected if SIGCHLD is ignored. The kernel then reaps each child whose
+ * exit signal is SIGCHLD, and its exit status is lost. */
 static int with_ignored_children(void *arg)
 {
     signal(SIGCHLD, SIG_IGN);
@@ -96,8 +100,8 @@ static int with_ignored_children(void *arg)
     return 0;
 }
 
-/* The filter kills callers of wait calls, with which the parent waits for the probing child. A
- * zombie may be left. */
+/* Checks that a filter is detected that kills processes that call wait4(2) or waitid(2), with which
+ * the parent waits for the probing child. The child may remain as a zombie. */
 static int with_killed_wait(void *arg)
 {
     const char *expected =
@@ -131,7 +135,8 @@ static _Noreturn void signal_all(void)
     _exit(0);
 }
 
-/* A signal for the whole process group, as from a terminal, is handled once. */
+/* Checks that a signal for the process group, as from a terminal, is handled only in the test's
+ * process. */
 static void with_signals(void)
 {
     CHECK_INT(setpgid(0, 0), 0);
@@ -151,8 +156,8 @@ static void with_signals(void)
     CHECK_INT(*elsewhere, 0);
 }
 
-/* The probing child must not become the first process of the new PID namespace, which would end
- * with it. */
+/* Checks that the probing child does not become PID 1 of a new PID namespace, which would end when
+ * the child exits. */
 static void with_children_elsewhere(void)
 {
     CHECK_INT(unshare(CLONE_NEWUSER | CLONE_NEWPID), 0);

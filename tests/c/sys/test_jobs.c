@@ -1,4 +1,4 @@
-/* Tests of running helper programs in parallel: their output and their ends. */
+/* Tests of running helper programs in parallel: their output and exit statuses. */
 #include "forked.h"
 #include "sys/sys.h"
 
@@ -8,7 +8,8 @@
 
 static struct un_error err;
 
-/* Much longer than any job takes, and much shorter than the timeout of a test. */
+/* Timeout in ms that is much longer than any job takes, and much shorter than the time limit of a
+ * test. */
 enum { PATIENCE_MS = 20000 };
 
 struct shell {
@@ -61,7 +62,8 @@ static void endless_output_is_read_and_discarded(void)
 static void a_job_that_hangs_is_killed_at_the_timeout(void)
 {
     struct shell shell;
-    /* Retried with a longer timeout if a slow machine has printed nothing before the first one. */
+    /* On a slow machine, the job may have printed nothing before the timeout. Retry with a longer
+     * timeout. */
     for (int ms = 300; ms <= PATIENCE_MS; ms *= 5) {
         run_one(&shell, "echo waiting; exec sleep 1000", ms);
         if (*shell.output)
@@ -99,7 +101,7 @@ static void a_grandchild_that_keeps_the_pipe_is_not_waited_for(void)
     CHECK(mkdtemp(dir) != NULL);
     snprintf(path, sizeof path, "%s/fifo", dir);
     CHECK_INT(mkfifo(path, 0600), 0);
-    /* The grandchild ends once the test closes its end of this FIFO. */
+    /* The grandchild exits when the test closes its end of this FIFO. */
     int end = open(path, O_RDWR | O_CLOEXEC);
     CHECK(end >= 0);
     snprintf(script, sizeof script, "exec 3<%s; cat <&3 & echo started", path);
@@ -114,7 +116,8 @@ static void a_grandchild_that_keeps_the_pipe_is_not_waited_for(void)
     check_no_child_left();
 }
 
-/* Each job waits for the other: run one after the other, they would never end. */
+/* Checks that jobs run in parallel. Each job waits for the other, so they would never exit if they
+ * ran one after the other. */
 static void jobs_run_at_the_same_time(void)
 {
     struct shell shells[2];
@@ -195,8 +198,8 @@ static void a_program_that_is_not_there_leaves_none_running(void)
     CHECK_INT(after, before);
 }
 
-/* Actions of SIGCHLD with which the kernel reaps the children of a process, so that their status is
- * lost. */
+/* Actions of SIGCHLD with which the kernel reaps the children of a process itself, so that their
+ * exit status is lost. */
 static const struct sigaction reaping[] = {
     {.sa_handler = SIG_IGN},
     {.sa_handler = SIG_DFL, .sa_flags = SA_NOCLDWAIT},
@@ -219,7 +222,7 @@ static void a_job_is_waited_for_where_the_kernel_reaps_children(void)
         CHECK_INT(shell.job.status, 3);
         CHECK_TEXT(shell.output, "said\n");
 
-        /* grep itself, since a shell might unblock signals. */
+        /* Execute grep without a shell, because a shell might unblock signals. */
         init_shell(&shell, "");
         memcpy(shell.argv, grep, sizeof grep);
         CHECK_OK(un_run_jobs(&shell.job, 1, PATIENCE_MS, &err), &err);
@@ -244,7 +247,7 @@ static void a_job_is_waited_for_where_the_kernel_reaps_children(void)
     CHECK_INT(sigprocmask(SIG_SETMASK, &mask, NULL), 0);
 }
 
-/* Another thread may start a child while a job runs, which the kernel must still reap. */
+/* Checks that the kernel still reaps a child that another thread has started while a job runs. */
 static void the_kernel_continues_to_reap_other_children(void)
 {
     struct shell shell;
@@ -283,11 +286,12 @@ static int ignore_children_meanwhile(void *arg)
     return shell.job.ended == CLD_EXITED ? shell.job.status : 100 + shell.job.ended;
 }
 
-/* A job with an unknown status must not count as successful. */
+/* Checks that a job with an unknown exit status does not count as successful. */
 static void a_lost_status_is_unknown(void)
 {
     int status = forked(ignore_children_meanwhile, NULL);
-    /* Since Linux 6.15 the status of a reaped child is available through its pidfd. */
+    /* 3 is the status of the job: since Linux 6.15, the exit status of a reaped child is available
+     * through its pidfd. 100 means that the status is unknown. */
     CHECK(status == 3 || status == 100);
 }
 

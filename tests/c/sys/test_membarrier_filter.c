@@ -1,4 +1,5 @@
-/* Tests of the seccomp filter that answers membarrier(2)'s registrations, and nothing else. */
+/* Tests of the seccomp filter that answers the registration commands of membarrier(2), and affects
+ * no other calls. */
 #include "check.h"
 #include "forked.h"
 #include "sys/sys.h"
@@ -64,7 +65,7 @@ static int registration_works_without_the_filter(void *arg)
 static int without_the_capability_nothing_changes(void *arg)
 {
     int user = *(int *)arg;
-    /* Only a process without privileges may not install filters. */
+    /* Drop root's privileges, because root may install filters. */
     if (geteuid() == 0 && setresuid((uid_t)user, (uid_t)user, (uid_t)user))
         return 0;
     bool had_filter = has_filter();

@@ -1,4 +1,4 @@
-/* Tests of mounting by descriptors, in a mount namespace of the test. */
+/* Tests of mounting by descriptors, in a separate mount namespace. */
 #include "check.h"
 #include "forked.h"
 #include "needs.h"
@@ -14,7 +14,7 @@
 
 static struct un_error err;
 
-#define READ_ONLY 1 /* MOUNT_ATTR_RDONLY */
+#define READ_ONLY 1 /* MOUNT_ATTR_RDONLY of linux/mount.h */
 
 static int open_path(const char *path)
 {
@@ -30,7 +30,8 @@ static void write_text(const char *path, const char *text)
     close(fd);
 }
 
-/* Enters new namespaces and a new tmpfs, with two directories and a mount in the first. */
+/* Enters new namespaces, and mounts a tmpfs as the working directory, with two directories, and a
+ * mount in the first directory. */
 static void enter_own(void)
 {
     char text[32];
@@ -68,7 +69,7 @@ static void a_bind_is_read_only_with_all_mounts_below(void)
     CHECK_INT(access("target/file", F_OK), 0);
     CHECK_INT(make("target/new"), EROFS);
     CHECK_INT(make("target/below/new"), EROFS);
-    /* The source of the bind mount stays writable. */
+    /* The source directory of the read-only bind mount stays writable. */
     CHECK_INT(make("source/new"), 0);
     CHECK_INT(make("source/below/new"), 0);
 }
@@ -142,7 +143,7 @@ int main(void)
         a_tree_is_restricted_later,
         files_of_different_types_are_rejected,
     };
-    /* The numbers of open_tree(2), move_mount(2) and mount_setattr(2), equal on all
+    /* The numbers of open_tree(2), move_mount(2) and mount_setattr(2), which are equal on all
      * architectures. */
     static const unsigned calls[] = {428, 429, 442};
     need_user_namespaces();

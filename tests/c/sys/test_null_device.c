@@ -1,5 +1,5 @@
-/* Tests that only the null device is opened as /dev/null, and that other files there never
- * block. */
+/* Tests that /dev/null is opened only if it is the null device, and that the open of another file
+ * with this path never blocks. */
 #include "needs.h"
 #include "sys/sys.h"
 
@@ -31,7 +31,7 @@ static void check_refused(void)
         int next = dup(0);
         close(next);
         CHECK_INT(un_open_null(modes[i]), -1);
-        /* ENXIO is the error of a FIFO without readers. */
+        /* ENXIO is the error for a FIFO without readers. */
         CHECK(errno == ENODEV || errno == ENXIO);
         CHECK_INT(dup(0), next);
         close(next);
@@ -56,7 +56,7 @@ static int with_another_file(void *path)
     CHECK_INT(unshare(CLONE_NEWUSER | CLONE_NEWNS), 0);
     CHECK_INT(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), 0);
     CHECK_INT(mount(path, "/dev/null", NULL, MS_BIND, NULL), 0);
-    /* Ends the test if an open blocks. */
+    /* Kill the test if an open blocks. */
     alarm(30);
     check_refused();
     a_job_is_run();

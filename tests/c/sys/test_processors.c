@@ -42,6 +42,6 @@ int main(void)
     a_child_uses(count, count);
     a_child_uses(count + 1, count);
     a_child_uses(UINT64_MAX, count);
-    /* A set without processors is refused, and changes nothing. */
+    /* A set without processors is rejected, and the affinity is unchanged. */
     a_child_uses(0, count);
 }

@@ -1,4 +1,5 @@
-/* An agent on the host's kernel, outside any sandbox, and the host's side of its protocol. */
+/* Functions that start usernsctl-agent on the host's kernel, outside of a sandbox, and communicate
+ * with it as its host does. */
 #ifndef AGENT_PROCESS_H
 #define AGENT_PROCESS_H
 
@@ -18,7 +19,7 @@ struct agent_process {
     pid_t pid;
 };
 
-/* A command to start. A member that is 0 or NULL is left out of the message. */
+/* A command to start. The message omits members that are 0 or NULL. */
 struct request {
     const char *const *argv;
     const char *const *envp;
@@ -27,12 +28,12 @@ struct request {
     unsigned flags;
     const struct agent_limit *limits;
     unsigned limit_count;
-    uint32_t umask; /* 0 to inherit the agent's umask */
-    int stdio[3];   /* descriptors for standard streams; 0 for /dev/null */
+    uint32_t umask; /* umask of the command, or 0 to inherit the agent's umask */
+    int stdio[3];   /* descriptors for standard input, output and error; 0 means /dev/null */
     uint16_t rows;
     uint16_t columns;
-    int strings; /* with AGENT_STRINGS_APART, the descriptor to write arguments to; 0 for a memory
-                  * file */
+    int strings; /* with AGENT_STRINGS_APART, the descriptor to which the strings are written, or 0
+                    for a memory file */
 };
 
 static inline void socket_pair(int fd[2])
@@ -70,7 +71,7 @@ static inline void start_agent(struct agent_process *agent)
     start_agent_within(agent, 0, NULL);
 }
 
-/* Ends the agent by closing its socket; returns its exit status. */
+/* Ends the agent by closing its socket. Returns the exit status of the agent. */
 static inline int stop_agent(struct agent_process *agent)
 {
     close(agent->control);
@@ -111,7 +112,7 @@ static inline uint32_t add_strings(char **to, const char *const *strings)
     return count;
 }
 
-/* Encodes a message and the arguments behind it; returns the offset of the arguments. */
+/* Encodes a message and, after it, the strings. Returns the offset of the strings. */
 static inline size_t encode(const struct request *request, char *bytes)
 {
     static const char *const path[] = {"PATH=/usr/bin:/bin", NULL};
@@ -142,7 +143,7 @@ static inline size_t encode(const struct request *request, char *bytes)
     return fixed;
 }
 
-/* Starts a command; returns the host's end of its socket. */
+/* Starts a command. Returns the host's end of the command's socket. */
 static inline int send_request(const struct agent_process *agent, const struct request *request)
 {
     static char bytes[4 << 20];
@@ -205,7 +206,7 @@ static inline pid_t receive_start(int socket)
     return answer.note.value;
 }
 
-/* Returns the command's wait status, in the form of waitpid(2), from its socket. */
+/* Receives the wait status of a command, as of waitpid(2), from the command's socket. */
 static inline int receive_end(int socket)
 {
     struct answer answer = receive_answer(socket);
@@ -240,7 +241,7 @@ static inline size_t read_all(int fd, char *text, size_t size)
     return length;
 }
 
-/* Runs a shell script; returns its status, and its output in `text`. */
+/* Runs a shell script. Returns its wait status, and stores its output in `text`. */
 static inline int run_script(const struct agent_process *agent, const char *script,
                              struct request request, char *text, size_t size)
 {
@@ -258,8 +259,9 @@ static inline int run_script(const struct agent_process *agent, const char *scri
     return status;
 }
 
-/* Starts a shell script and waits for its first line. Returns the command's socket, and in *alive a
- * pipe that reaches end of file when all its processes have ended. */
+/* Starts a shell script, and waits for its first line of output. Returns the command's socket.
+ * Stores in *alive the read end of a pipe that reaches end of file when all processes of the script
+ * have exited. */
 static inline int start_script(const struct agent_process *agent, const char *script, int *alive,
                                pid_t *pid)
 {

@@ -1,5 +1,5 @@
-/* Fuzz target: records of any bytes create nothing outside of their tree, and no device, FIFO or
- * set-user-id file. */
+/* Fuzz target: no sequence of records makes the agent create a file outside of the tree, or a
+ * device, FIFO or set-user-id file. */
 #include "programs/agent/agent.h"
 
 #include <fcntl.h>
@@ -22,7 +22,8 @@ static int check_one(const char *path, const struct stat *found, int kind, struc
     return remove(path);
 }
 
-/* Checks the files that were created, and removes them. */
+/* Checks the types and modes of the files that the agent has created in `tree`, and removes the
+ * files. */
 static void check_tree(const char *tree)
 {
     struct stat found;
@@ -60,7 +61,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     snprintf(tree, sizeof tree, "%s/tree", top);
     create(data + 1, size - 1, tree, data[0]);
     check_tree(tree);
-    /* Fails if anything was created beside the tree. */
+    /* rmdir(2) fails if a file was created beside the tree. */
     if (rmdir(top))
         abort();
     return 0;

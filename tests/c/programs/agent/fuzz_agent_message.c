@@ -1,4 +1,4 @@
-/* Fuzz target: parsing a command's message of any bytes yields only pointers into the message. */
+/* Fuzz target: parsing any bytes as a command's message yields only pointers into the message. */
 #include "programs/agent/agent.h"
 
 #include <stdlib.h>
@@ -14,7 +14,7 @@ static size_t lengths(const char *const *strings)
     return all;
 }
 
-/* Accumulates all values that were read, so that the compiler keeps the reads. */
+/* Accumulates all values that are read, so that the compiler does not remove the reads. */
 static volatile uint64_t seen;
 
 static void use(const struct agent_loaded *loaded)
@@ -38,8 +38,8 @@ static void use(const struct agent_loaded *loaded)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    /* A buffer that ends with the message, so that AddressSanitizer detects reads beyond the
-     * end. */
+    /* Allocate a buffer that ends at the end of the message, so that AddressSanitizer detects reads
+     * beyond the end. */
     struct agent_request *request = malloc(offsetof(struct agent_request, bytes) + size);
     static struct agent_loaded loaded;
     request->size = size;

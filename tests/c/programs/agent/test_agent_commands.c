@@ -1,4 +1,5 @@
-/* Tests of the agent's commands: what they inherit, their ends, and failures to start. */
+/* Tests of commands that the agent starts: what they inherit, how they exit, and failures of the
+ * start. */
 #include "agent_process.h"
 
 #include <sys/resource.h>
@@ -25,7 +26,7 @@ static void a_command_has_only_its_own_descriptors(struct agent_process *agent)
     CHECK_INT(run_script(agent, "ls /proc/self/fd | tr '\\n' ' '", (struct request){0}, text,
                          sizeof text),
               0);
-    /* The last descriptor is that of the listed directory. */
+    /* Descriptor 3 is the directory that ls has opened. */
     CHECK_TEXT(text, "0 1 2 3 ");
 }
 
@@ -70,12 +71,13 @@ static void check_start_fails(struct agent_process *agent, struct request reques
         request.argv = found;
     int socket = send_request(agent, &request);
     receive_failure(socket, step, errnum);
-    /* After the failure, the agent closes the command's socket. */
+    /* After reporting the failure, the agent closes the command's socket. */
     CHECK_INT(receive_answer(socket).size, 0);
     close(socket);
 }
 
-/* Writes an executable file; `path` is a template that ends with XXXXXX. */
+/* Writes an executable file. `path` is a template that ends with XXXXXX, and receives the path of
+ * the file. */
 static void make_program(char *path, const char *text)
 {
     size_t length = strlen(text);
@@ -139,7 +141,8 @@ static void a_string_that_is_too_long_is_reported(struct agent_process *agent)
                       AGENT_STEP_EXEC, E2BIG);
 }
 
-/* A slow writer of arguments delays no other command, and may close the pipe instead. */
+/* Checks that a host that writes a command's strings slowly to the pipe does not delay other
+ * commands, and may close the pipe instead. */
 static void strings_in_a_pipe_are_waited_for(struct agent_process *agent)
 {
     const char *const argv[] = {"sh", "-c", "exit 4", NULL};
@@ -227,7 +230,7 @@ static void invalid_messages_of_the_host_are_rejected(struct agent_process *agen
     CHECK_INT(receive_answer(socket).note.kind, AGENT_REFUSED);
     send_note(socket, AGENT_SIGNAL, AGENT_TO_PROCESS, SIGTERM);
     CHECK_INT(receive_end(socket), SIGTERM);
-    /* A signal to processes that have ended is not an error. */
+    /* A signal to processes that have exited is not an error. */
     send_note(socket, AGENT_SIGNAL, AGENT_TO_PROCESS, SIGTERM);
     send_note(socket, AGENT_SIGNAL, AGENT_TO_GROUP, SIGTERM);
     send_note(socket, AGENT_SIGNAL, AGENT_TO_TREE, SIGTERM);
@@ -293,7 +296,7 @@ static void lost_descriptors_are_reported(void)
     struct agent_process agent;
     struct rlimit before;
     CHECK_INT(getrlimit(RLIMIT_NOFILE, &before), 0);
-    /* The limit leaves two descriptors, since the agent itself uses five. */
+    /* The limit leaves two descriptors, because the agent itself uses five. */
     const struct rlimit few = {.rlim_cur = 7, .rlim_max = before.rlim_max};
     start_agent_within(&agent, RLIMIT_NOFILE, &few);
     int socket = send_request(&agent, &request);

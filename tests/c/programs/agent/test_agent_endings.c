@@ -1,7 +1,8 @@
-/* Tests that no process of a command survives the end of the host, the agent or its keeper. */
+/* Tests that no process of a command survives the end of the host's connection, the agent or the
+ * command's keeper. */
 #include "agent_process.h"
 
-/* Scripts that print a line once all their processes are running. */
+/* Scripts that print a line when all their processes are running. */
 static const char *const scripts[] = {
     "echo; exec sleep 1000",
     "sleep 1000 & echo; wait",
@@ -11,7 +12,8 @@ static const char *const scripts[] = {
     "echo; while :; do (sleep 0.01 &); done",
 };
 
-/* The event that ends a command: which socket is closed, or which process is killed. */
+/* The events that end a command: its socket or the agent's socket is closed, its process tree is
+ * signalled, or the agent or the command's keeper is killed. */
 enum way { SOCKET, CONTROL, TREE, AGENT, KEEPER, WAYS };
 
 static pid_t parent_of(pid_t pid)
@@ -56,8 +58,8 @@ static void nothing_is_left(const char *script, enum way way)
     CHECK_INT(wait_for(agent.pid), way == AGENT ? 128 + SIGKILL : 0);
 }
 
-/* A daemon survives the command once the host has received its exit status; a signal to the tree
- * kills it. */
+/* Checks that a daemon survives the command that has started it once the host has received the
+ * command's exit status, and that a signal to the process tree kills the daemon. */
 static void a_daemon_outlives_its_command(void)
 {
     struct agent_process agent;
@@ -81,7 +83,7 @@ static void a_daemon_outlives_its_command(void)
 
 static void signals_reach_their_recipients(void)
 {
-    /* Each process starts the next one after setting its own trap. */
+    /* Each process of the script sets its trap before it starts the next process. */
     static const char script[] =
         "trap 'echo p' TERM; sh -c 'trap \"echo g; exit\" TERM; "
         "setsid sh -c \"trap \\\"echo t; exit\\\" TERM; echo; while :; do sleep 0.01; done\" & "

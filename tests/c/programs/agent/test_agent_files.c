@@ -1,4 +1,4 @@
-/* Tests of the program that copies files: the records it sends, and the files it creates. */
+/* Tests of copying files by the agent: the records that it sends, and the files that it creates. */
 #include "check.h"
 #include "programs/agent/agent.h"
 
@@ -66,7 +66,7 @@ struct received {
     char text[1024];
 };
 
-/* Lets the agent write the records of `path` to a memory file. Returns whether all were written. */
+/* Sends `path` by agent_copy_out() to a memory file. Returns whether all records were written. */
 static bool send_to_file(struct received *received, const char *path, enum agent_sending what)
 {
     received->fd = memfd_create("records", 0);
@@ -217,7 +217,8 @@ static void add(struct sent *sent, uint32_t kind, mode_t mode, const char *text)
     CHECK_INT(write(sent->input, text, strlen(text)), (long long)strlen(text));
 }
 
-/* Sends a link whose name has `length` characters. */
+/* Adds a record of a symbolic link. `text` is the link's name, which has `length` characters, and
+ * its target. */
 static void add_link(struct sent *sent, const char *text, uint64_t length)
 {
     const struct agent_record record = {
@@ -226,7 +227,8 @@ static void add_link(struct sent *sent, const char *text, uint64_t length)
     CHECK_INT(write(sent->input, text, strlen(text)), (long long)strlen(text));
 }
 
-/* Creates the files at `path`. Returns the errno of the answer, 0 for AGENT_DONE. */
+/* Creates the files at `path` from the records that were added. Returns the errno in the answer, or
+ * 0 for AGENT_DONE. */
 static int create(struct sent *sent, const char *path, bool single)
 {
     lseek(sent->input, 0, SEEK_SET);
@@ -274,7 +276,8 @@ static void test_a_tree_is_created_with_modes_and_times(void)
     remove_tree(below("a"));
 }
 
-/* Sends a directory that contains one record. Returns the errno of the answer. */
+/* Creates a directory from the record of the directory and one more record. Returns the errno in
+ * the answer. */
 static int create_one(uint32_t kind, const char *name)
 {
     struct sent sent;
@@ -354,7 +357,8 @@ static void test_depth_is_limited(void)
 static void test_invalid_records_end_the_copy(void)
 {
     static const struct {
-        const char *text; /* follows the last record, which may claim another size */
+        const char
+            *text; /* text after the last record, which may be shorter than the record claims */
         struct agent_record record[3];
     } cases[] = {
         {"", {{.kind = 99}}},
@@ -403,12 +407,12 @@ static void test_a_file_is_written_or_left_as_it_was(void)
     CHECK_TEXT(text_of(path), "content");
     CHECK_INT(mode_of(path), S_IFREG | 0640);
     CHECK_INT(unlink(path), 0);
-    /* If the input ends before the last record, no file is left. */
+    /* If the input ends before the last record, the file is removed. */
     begin(&sent);
     add(&sent, AGENT_DATA, 0, "content");
     CHECK_INT(create(&sent, path, true), EPROTO);
     CHECK_INT(access(path, F_OK), -1);
-    /* The agent does not write to a FIFO, even if the FIFO has a reader. */
+    /* The agent never writes to a FIFO, even if the FIFO has a reader. */
     CHECK_INT(mkfifo(path, 0600), 0);
     int reader = open(path, O_RDONLY | O_NONBLOCK);
     begin(&sent);

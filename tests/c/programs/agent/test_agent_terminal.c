@@ -1,10 +1,11 @@
-/* Tests of commands with a terminal whose input and output are the host's descriptors. */
+/* Tests of commands with a terminal, whose input and output the agent copies from and to the host's
+ * descriptors. */
 #include "agent_process.h"
 
 struct terminal_command {
     int socket;
-    int in;  /* the write end of a pipe to the terminal's input */
-    int out; /* the read end of a pipe with the terminal's output */
+    int in;  /* write end of a pipe to the terminal's input */
+    int out; /* read end of a pipe with the terminal's output */
 };
 
 static struct terminal_command start_in_terminal(struct agent_process *agent, const char *script)
@@ -44,7 +45,7 @@ static void expect_output(const struct terminal_command *terminal_command, const
     }
 }
 
-/* Reads the remaining output; returns the command's wait status. */
+/* Reads the remaining output of the command into `text`. Returns the command's wait status. */
 static int finish_in_terminal(struct terminal_command *terminal_command, char *text, size_t size)
 {
     read_all(terminal_command->out, text, size);
@@ -100,7 +101,7 @@ static void end_of_input_is_typed(struct agent_process *agent)
     }
 }
 
-/* Terminal output that the host does not read must not block another command. */
+/* Checks that terminal output that the host does not read does not block another command. */
 static void a_slow_reader_does_not_block_other_commands(struct agent_process *agent)
 {
     struct terminal_command slow =
@@ -111,7 +112,7 @@ static void a_slow_reader_does_not_block_other_commands(struct agent_process *ag
     ssize_t part;
     while ((part = read(slow.out, text, sizeof text)) > 0)
         length += (size_t)part;
-    /* Each line has its digits, and CR and LF from the terminal. */
+    /* Each line consists of its digits, and CR and LF, which the terminal adds. */
     CHECK_INT((long long)length, 10 + 90 * 2 + 900 * 3 + 9000 * 4 + 10000 * 5 + 20000 * 2);
     close(slow.out);
     slow.out = open("/dev/null", O_RDONLY);

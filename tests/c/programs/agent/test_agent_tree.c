@@ -1,4 +1,4 @@
-/* Tests of killing all descendants in a PID namespace, as the agent does inside a sandbox. */
+/* Tests of killing all descendants in a PID namespace, as the agent does in a sandbox. */
 #include "inside.h"
 #include "needs.h"
 #include "programs/agent/agent.h"
@@ -15,8 +15,9 @@ static pid_t start_sleeper(void)
     return pid;
 }
 
-/* Forks a process with a sleeping child. The process exits with 0 once SIGKILL has ended the child,
- * or waits for a signal, too. Returns when both exist. */
+/* Forks a process that forks a sleeping child. With `waits`, the process waits for the child, and
+ * exits with status 0 if SIGKILL has killed it. Otherwise it only sleeps, too. Returns the pid of
+ * the process when both exist. */
 static pid_t start_parent(bool waits)
 {
     int ready[2];
@@ -37,7 +38,8 @@ static pid_t start_parent(bool waits)
     return pid;
 }
 
-/* Only the descendants of the root are killed, and the other processes continue. */
+/* Checks that agent_kill_while_stopped() kills only the descendants of `root`, and continues the
+ * other processes. */
 static void descendants_are_killed_while_all_is_stopped(void)
 {
     pid_t root = start_parent(true), other = start_sleeper();
@@ -72,7 +74,7 @@ static void children_and_orphans_end_without_proc(void)
     check_no_child_left();
 }
 
-/* A tree of processes that outlives the first rounds. */
+/* A simulated process tree that survives the first rounds of killing. */
 struct process_tree {
     int rounds, helps;
 };
@@ -99,7 +101,7 @@ static void help_is_requested_after_some_rounds(void)
     close(proc);
 }
 
-/* Runs as process 1 of a PID namespace. */
+/* Runs the tests as PID 1 of a PID namespace. */
 static int run_tests(void *arg)
 {
     struct un_error err;

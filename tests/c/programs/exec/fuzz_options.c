@@ -1,5 +1,5 @@
-/* Fuzz target: the command line of usernsctl-exec with any words, and a line of passwd(5). A line
- * feed ends a word. */
+/* Fuzz target: parsing any arguments of usernsctl-exec, and any line of passwd(5). A line feed ends
+ * an argument. */
 #include "base/base.h"
 #include "programs/exec/exec.h"
 

@@ -1,8 +1,8 @@
-/* Tests of the user of a command, which --run-as gives. */
+/* Tests of setting the user of a command by --run-as. */
 #include "check.h"
 #include "programs/exec/exec.h"
 
-/* Static: a launch does not fit a small stack. */
+/* Static, because a launch does not fit a small stack. */
 static struct un_launch launch;
 
 static void numbers_are_set_before_namespaces_are_entered(void)

@@ -1,4 +1,4 @@
-/* Tests of the command line of usernsctl-exec. */
+/* Tests of parsing the command line of usernsctl-exec. */
 #include "base/base.h"
 #include "check.h"
 #include "programs/exec/exec.h"
@@ -7,7 +7,7 @@
 
 #define WORDS 5
 
-/* The options refer to the words until the next call. */
+/* Parses arguments. The strings in `options` are valid until the next call. */
 static int parse(const char *const *given, struct un_options *options, struct un_error *err)
 {
     static char copies[WORDS][64], *words[WORDS + 2] = {"usernsctl-exec"};

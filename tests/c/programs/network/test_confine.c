@@ -1,4 +1,4 @@
-/* Tests of the restrictions of the processes that forward published ports. */
+/* Tests of confine.c, which restricts the processes that forward published ports. */
 #include "check.h"
 #include "forked.h"
 #include "programs/network/network.h"
@@ -29,8 +29,9 @@ int compare_fds(const void *a, const void *b)
         CHECK_INT(errno, EPERM);                                                                   \
     } while (0)
 
-/* Tries to make another socket of this machine from one that serves a client. `inside` is the last
- * of the allowed addresses. */
+/* Checks that connect(2) and sendto(2) can't connect the socket of an accepted client to another
+ * address, because the socket belongs to this machine's network namespace. `inside` is the last of
+ * the allowed addresses. */
 static void check_served(int served, const struct sockaddr_in *inside)
 {
     struct sockaddr_in copy = *inside;
@@ -48,12 +49,13 @@ static void check_served(int served, const struct sockaddr_in *inside)
         CHECK_DENIED((int)syscall(SYS_connect, served, others[i], sizeof copy));
     CHECK_DENIED((int)syscall(SYS_sendto, served, "x", 1, MSG_FASTOPEN, &copy, sizeof copy));
     CHECK_DENIED((int)syscall(SYS_sendto, served, "x", 1, MSG_FASTOPEN, 1ULL << 32, sizeof copy));
-    /* A socket that serves a client stays connected. */
+    /* connect(2) to an allowed address does not change the connection of the client's socket. */
     CHECK_INT(connect(served, (const struct sockaddr *)inside, sizeof *inside), -1);
     CHECK_INT(errno, EISCONN);
 }
 
-/* Serves a client, which connects to the port inside: the test's own listening socket. */
+/* Accepts and serves a client, which connects to `inside`, the address of the test's own listening
+ * socket. */
 static void serve_one_client(int listener, const struct sockaddr_in *inside)
 {
     char byte = 0;
@@ -74,7 +76,7 @@ static void serve_one_client(int listener, const struct sockaddr_in *inside)
     close(client);
 }
 
-/* Tries to change the addresses of the ports inside, or to replace their page. */
+/* Checks that the page with the addresses of the sandbox's ports can't be changed or replaced. */
 static void check_page(const struct sockaddr_in *inside, int readable)
 {
     void *page = (void *)(uintptr_t)inside;
@@ -86,14 +88,15 @@ static void check_page(const struct sockaddr_in *inside, int readable)
     CHECK_DENIED((int)syscall(SYS_munmap, page, 4096));
     CHECK_DENIED((int)syscall(SYS_madvise, page, 4096, MADV_DONTNEED));
     CHECK_DENIED((int)syscall(SYS_brk, 0));
-    /* The kernel does not write to the page, either. */
+    /* System calls can't write to the page, either. */
     CHECK_INT(syscall(SYS_read, readable, page, 1), -1);
     CHECK_INT(errno, EFAULT);
     CHECK_INT(syscall(SYS_getsockopt, readable, SOL_SOCKET, SO_TYPE, page, &size), -1);
     CHECK_INT(errno, EFAULT);
 }
 
-/* Restricts this process as the forwarder of one published port, or of many. */
+/* Restricts this process by confine_forwarder() for one or many published ports, and checks what it
+ * may still do. */
 static int only_forwards(void *arg)
 {
     static struct network network;
@@ -115,7 +118,7 @@ static int only_forwards(void *arg)
     CHECK_INT(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, report), 0);
     CHECK_INT(send(report[1], "x", 1, 0), 1);
     int other = open("/dev/null", O_RDONLY);
-    /* Only in a user namespace may an unprivileged process call chroot(2). */
+    /* An unprivileged process may call chroot(2) only in a user namespace. */
     if (unshare(CLONE_NEWUSER) && geteuid())
         return 0;
     const struct sockaddr_in *inside = confine_forwarder(&network, report[0], &err);
@@ -126,7 +129,8 @@ static int only_forwards(void *arg)
     check_page(inside, report[0]);
     CHECK_INT(close(report[0]), 0);
     serve_one_client(listener, &inside[network.tcp.count - 1]);
-    /* A listening socket must not become another socket of this machine. */
+    /* A listening socket must not be connected, because it belongs to this machine's network
+     * namespace. */
     for (size_t i = 0; i < network.tcp.count; i++) {
         CHECK_DENIED(connect(network.tcp.port[i].socket, &unspecific, sizeof unspecific));
         CHECK_DENIED(
@@ -140,11 +144,13 @@ static int only_forwards(void *arg)
     CHECK_DENIED(fork());
     CHECK_DENIED(unshare(CLONE_NEWUSER));
     CHECK_DENIED(setns(0, 0));
-    /* A sanitizer makes other calls when the process exits. */
+    /* Exit by the system call, because a sanitizer makes forbidden system calls when the process
+     * exits. */
     return (int)syscall(SYS_exit_group, 0);
 }
 
-/* Makes the socket of a published UDP port, on a free port that also counts as the port inside. */
+/* Creates the socket of a published UDP port, bound to a free port of this machine, which also
+ * serves as the port in the sandbox. */
 static int bind_udp(struct network *network, struct sockaddr_in *address)
 {
     socklen_t size = sizeof *address;
@@ -157,7 +163,7 @@ static int bind_udp(struct network *network, struct sockaddr_in *address)
     return bound;
 }
 
-/* Tries to make new descriptors or processes, or to open files. */
+/* Checks that this process can't create descriptors or processes, or open files. */
 static void check_no_others(void)
 {
     CHECK_DENIED(dup(0));
@@ -189,7 +195,7 @@ static int only_receives(void *arg)
     CHECK_INT(from.sin_port, address.sin_port);
     CHECK_INT(send(ends[0], "x", 1, MSG_NOSIGNAL), -1);
     CHECK_INT(errno, EPIPE);
-    /* The receiver can't send answers; the sender does that. */
+    /* The receiver can't send answers to clients, because only the sender does that. */
     CHECK_DENIED((int)sendto(bound, "x", 1, 0, (struct sockaddr *)&from, sizeof from));
     CHECK_DENIED((int)sendmsg(bound, &head, 0));
     CHECK_DENIED(connect(bound, (struct sockaddr *)&from, sizeof from));
@@ -201,7 +207,8 @@ static int only_receives(void *arg)
     return (int)syscall(SYS_exit_group, 0);
 }
 
-/* Checks that sendmsg(2) accepts only the message headers that the receiver fills in. */
+/* Checks that the seccomp filter allows sendmsg(2) only with pointers to the structures in
+ * `replies`, which the receiver fills in, and that this process can't change them. */
 static void check_replies(int bound, struct client_reply *replies, int readable)
 {
     struct client_reply copy = replies[CLIENTS_MAX - 1];
@@ -212,7 +219,8 @@ static void check_replies(int bound, struct client_reply *replies, int readable)
         last - (1ULL << 32), 0};
     for (size_t i = 0; i < COUNT(others); i++)
         CHECK_DENIED((int)syscall(SYS_sendmsg, bound, others[i], 0));
-    /* Allowed, but fails: an entry without a client has no address. */
+    /* The filter allows this sendmsg(2), which fails because an entry without a client has no
+     * address. */
     CHECK_INT((int)syscall(SYS_sendmsg, bound, &replies[0].head, 0), -1);
     CHECK_INT((int)syscall(SYS_sendmsg, bound, &replies[CLIENTS_MAX - 1].head, 0), 1);
     CHECK_DENIED((int)sendto(bound, "x", 1, 0, &replies[0].address.any, sizeof(struct sockaddr)));
@@ -247,7 +255,8 @@ static int only_sends(void *arg)
     check_replies(bound, replies, ends[0]);
     CHECK_INT(read(bound, &byte, 1), 1);
     CHECK_INT(byte, 'x');
-    /* The socket of this machine stays unconnected; those of clients are connected inside. */
+    /* The published port's socket can't be connected. New sockets, one for each client, can be
+     * connected to the port in the sandbox. */
     CHECK_DENIED(connect(bound, (const struct sockaddr *)allowed, sizeof *allowed));
     int client = socket(AF_INET, SOCK_DGRAM, 0);
     inside = *allowed;

@@ -1,4 +1,5 @@
-/* Tests of reading a machine's routes, and of denying addresses, in a network namespace. */
+/* Tests of reading a machine's routes, and of making addresses unreachable, in a network
+ * namespace. */
 #include "forked.h"
 #include "inside.h"
 #include "needs.h"
@@ -13,7 +14,8 @@ int compare_fds(const void *a, const void *b)
     return *(const int *)a - *(const int *)b;
 }
 
-/* A machine with routes over several gateways, and over gateways of the other family. */
+/* Commands that set up a machine with routes over several gateways, and over gateways of another
+ * address family. */
 static const char machine[] =
     "ip link set lo up; ip link add lan type veth peer name port; ip link set port up;"
     "ip link set lan up; ip address add 10.79.0.2/24 dev lan;"
@@ -45,7 +47,7 @@ static void addresses_and_gateways_are_found(struct prefixes *found)
     CHECK(!has_prefix(found, AF_INET, "10.81.0.0", 16));
 }
 
-/* Returns 0 if the kernel has a route to the address, else the errno of connect(2). */
+/* Returns 0 if the kernel has a route to the address, otherwise the errno of connect(2). */
 static int connect_to(const char *address)
 {
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(9)};
