@@ -1,9 +1,10 @@
-"""Run tests/c with calls of libc in csrc/ that fail, one in each run: c_faults.py [TOOLCHAIN].
+"""Run tests/c while one libc call in csrc/ fails in each run: c_faults.py [TOOLCHAIN].
 
 First, each test runs without a fault, and must pass. Then each call site fails once, with the error
-in tests/c/call_faults.c, in the first TESTS_PER_SITE tests that reach it. A test may then pass,
-fail a check, or wait for an event that never comes, but must not crash or make a sanitizer report.
-Needs root, for PID namespaces: a fault may leave processes, or make a test signal wrong ones.
+in tests/c/call_faults.c, in the first TESTS_PER_SITE tests that reach the call site. A test may
+then pass, fail a check, or hang, but must not crash or cause a sanitizer's report. The script needs
+root to create PID namespaces, because after a fault a test may leave processes behind, or send
+signals to wrong processes.
 """
 
 from __future__ import annotations
@@ -23,16 +24,17 @@ from pathlib import Path
 import c_tests
 
 TESTS_PER_SITE = 2
-# The time after which a test with a fault is killed, since it waits for ever.
+# Time limit in seconds for a test with a fault, after which the test counts as hung and is killed.
 SECONDS = 10
-# The accepted exit statuses of a test with a fault; None stands for a test that hangs.
+# The accepted exit statuses of a test with a fault. None means that the test hangs.
 PASSED = (0, 1, None)
-# The shell is process 1, so that orphans do not become children of the test.
+# Options that run each test in a PID namespace. A shell is PID 1, so that orphans do not become
+# children of the test.
 APART = (
     *("unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private"),
     *("sh", "-c", '"$@"; exit $?', "sh"),
 )
-# struct record of tests/c/call_faults.c: numbers of this size.
+# Size in bytes of the numbers in struct record of tests/c/call_faults.c.
 WORD = 8
 SANITIZER_STATUS = 99
 SANITIZERS = {
@@ -43,12 +45,12 @@ SANITIZERS = {
 
 @dataclass(frozen=True)
 class Site:
-    """A call of a program that a test runs.
+    """A call site of a libc function in a program that a test runs.
 
-    :ivar address: the return address.
-    :ivar line: the source line.
-    :ivar offset: the return address relative to the function. Programs link the same object files,
-        so that the line and the offset identify a call in all of them.
+    :ivar address: the return address of the call.
+    :ivar line: the source line of the call.
+    :ivar offset: the return address relative to the start of the function. All programs link the
+        same object files, so the line and the offset identify a call site in all programs.
     """
 
     program: Path
@@ -64,9 +66,9 @@ def numbers(record: Path) -> list[int]:
 
 
 def source_lines(program: Path, addresses: list[int]) -> list[str]:
-    """Return the source line of the call before each return address."""
+    """Return the source line of the call that precedes each return address."""
     command = ["addr2line", "-e", program, *(hex(address - 1) for address in addresses)]
-    # GNU addr2line warns of clang's line tables, but reads them.
+    # Capture standard error, because GNU addr2line prints warnings about clang's line tables.
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return [line.partition(" (")[0] for line in done.stdout.splitlines()]
 
@@ -86,10 +88,12 @@ def run(
     seconds: float,
     accepted: tuple[int | None, ...],
 ) -> int | None:
-    """Run a test with the records in a directory; print its output if the result is not accepted.
+    """Run a test with the call site records in a directory.
 
-    :param accepted: exit statuses, with None for a test that hangs.
-    :returns: the exit status, or None if the test hangs.
+    Print its output if its exit status is not accepted.
+
+    :param accepted: accepted exit statuses, where None means that the test hangs.
+    :returns: the exit status of the test, or None if the test hangs.
     """
     environment = os.environ | SANITIZERS | {"USERNSCTL_CALL_FAULTS": str(directory)}
     with tempfile.TemporaryFile() as output:
@@ -114,7 +118,7 @@ def run(
 
 @contextlib.contextmanager
 def record_directory() -> Iterator[Path]:
-    """Yield a directory for records that each user can write."""
+    """Yield the path of a directory for call site records, to which each user can write."""
     with tempfile.TemporaryDirectory(dir=c_tests.BUILD) as name:
         directory = Path(name).absolute()
         directory.chmod(0o777)
@@ -122,7 +126,10 @@ def record_directory() -> Iterator[Path]:
 
 
 def sites_of(command: list[Path | str]) -> list[Site] | None:
-    """Run a test without faults; return the sites that its programs reach, or None if it fails."""
+    """Run a test without faults.
+
+    Return the call sites that its programs reach, or None if the test fails.
+    """
     found: list[Site] = []
     with record_directory() as directory:
         if run(command, directory, c_tests.TEST_SECONDS, accepted=(0,)) != 0:
@@ -137,7 +144,7 @@ def sites_of(command: list[Path | str]) -> list[Site] | None:
 
 
 def try_site(command: list[Path | str], site: Site) -> str | None:
-    """Run a test while a call fails. Returns the defect, or None."""
+    """Run a test while a call fails. Return a description of the defect, or None without one."""
     with record_directory() as directory:
         record = directory / site.program.name
         record.write_bytes(site.address.to_bytes(WORD, "little"))
@@ -151,7 +158,7 @@ def try_site(command: list[Path | str], site: Site) -> str | None:
 def choose(
     commands: list[list[Path | str]], reached: list[list[Site] | None]
 ) -> list[tuple[list[Path | str], Site]]:
-    """Return the first tests that reach each call, with the call."""
+    """Return pairs of a test and a call site: for each call site, the first tests that reach it."""
     used: collections.Counter[tuple[str, int]] = collections.Counter()
     chosen = []
     for command, sites in zip(commands, reached, strict=True):

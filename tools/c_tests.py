@@ -1,14 +1,14 @@
-"""Build csrc/ and tests/c with each toolchain, and run the tests: c_tests.py [NAME...].
+"""Build csrc/ and tests/c with each toolchain, and run the tests: c_tests.py [TOOLCHAIN...].
 
-By default, the toolchain is gcc with ASan and UBSan, and clang only checks for warnings. With
-``$USERNSCTL_TEST_ALL``, the toolchains are also clang with ASan and UBSan, and gcc with musl, the
-programs' libc. The toolchain ``aarch64`` cross-compiles, runs the tests that start no other program
-in an emulator, and needs the packages of tools/dist/packages.apt. If ``$ONLY`` is set, gcc alone
-builds the tests whose names contain it, if there are any.
+By default, gcc with ASan and UBSan builds and runs the tests, and clang only checks for warnings.
+With ``$USERNSCTL_TEST_ALL``, clang with ASan and UBSan, and gcc with musl, the libc of the released
+programs, build and run the tests, too. The toolchain ``aarch64`` cross-compiles, and runs the tests
+that start no other program in an emulator; it needs the packages in tools/dist/packages.apt. If
+``$ONLY`` is set, only gcc is used, for the tests whose names contain the value of ``$ONLY``.
 
-A test is a program linked with the core; a nonzero exit status means failure. The native programs
-are built, too, so that the compiler checks every line. Each ``fuzz_*.c`` is run by clang's
-libFuzzer for some seconds, with the seeds in the directory beside it.
+A test is a program that is linked with the core. A nonzero exit status means failure. The native
+programs are built, too, so that the compiler checks every line. clang's libFuzzer runs each
+``fuzz_*.c`` for some seconds, with the seeds in the directory ``seeds`` beside the file.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ CALL_FAULTS = TESTS / "call_faults.c"
 BUILD = Path("build/c")
 DEFAULT_SIGNALS = Path(__file__).with_name("default-signals")
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-# All processes of a program (%m) map one file (%c). So processes that are killed, or that execute
-# another program, are counted, too.
+# The pattern for the names of profiles. All processes of a program (%m) count in a mapping of one
+# file (%c), so processes that are killed or execute another program are counted, too.
 PROFILES = BUILD.absolute() / "coverage" / "profiles"
 COUNTED = (f"-fprofile-instr-generate={PROFILES}/%m%c.profraw",)
 FLAGS = [*layout.flags(CSRC), "-Werror", "-g", "-O1", f"-I{TESTS}"]
@@ -45,12 +45,12 @@ FUZZ_SECONDS = 2
 
 @dataclass(frozen=True)
 class Toolchain:
-    """A compiler, and the way to run its programs on this machine.
+    """A compiler with its options, and how to run its programs on this machine.
 
-    :ivar links: options for linking programs and tests.
-    :ivar fuzzes: options for the coverage of fuzz targets, or none if the compiler lacks libFuzzer.
-    :ivar runner: the beginning of a command that runs a program of another architecture.
-    :ivar fails: whether tools/c_faults.py can make the calls of libc fail.
+    :ivar links: linker options for programs and tests.
+    :ivar fuzzes: compiler options for fuzz targets, or none if the compiler has no libFuzzer.
+    :ivar runner: the command that precedes the path of a program of another architecture to run it.
+    :ivar fails: whether tools/c_faults.py can make libc calls fail.
     """
 
     name: str
@@ -63,18 +63,18 @@ class Toolchain:
     fails: bool = False
 
     def runs(self, test: Path) -> bool:
-        """Return whether a test can be run with this toolchain.
+        """Return whether this toolchain can build and run a test.
 
-        The agent is never linked with musl: its processes share memory, and with musl also errno,
-        so that one process could see the error of another.
+        The agent is never linked with musl, because its processes share memory, and with musl also
+        errno, so that one process could see the errno of another process.
         """
         if self.name == "musl" and test.parent.name == "agent":
             return False
         return not self.runner or test.relative_to(TESTS).parts[0] in ALONE
 
 
-# Layers whose tests start no programs and create no namespaces. The emulator's extra thread would
-# prevent both.
+# Layers whose tests start no programs and create no namespaces. In the emulator, which has an
+# additional thread, neither would work.
 ALONE = ("base", "map", "child", "facts", "explain")
 TOOLCHAINS = {
     made.name: made
@@ -89,16 +89,17 @@ TOOLCHAINS = {
             machine="aarch64",
             runner=("qemu-aarch64",),
         ),
-        # The options with which setup.py links the programs.
+        # setup.py links the released programs with the same options.
         Toolchain(
             "musl",
             "musl-gcc",
             flags=("-fPIE", *layout.musl_flags(BUILD / "kernel-headers")),
             links=("-static-pie",),
         ),
-        # For tools/c_faults.py, to which a call is known by its return address.
+        # For tools/c_faults.py, which identifies a call site by the call's return address, so calls
+        # must not become jumps.
         Toolchain("faults", "gcc", (*SANITIZE, "-fno-optimize-sibling-calls"), fails=True),
-        # Counts executed lines, for tools/coverage.py.
+        # Counts executed lines for tools/coverage.py.
         Toolchain(
             "coverage",
             "clang",
@@ -128,21 +129,21 @@ def compile_to_object(toolchain: Toolchain, source: Path, version: str) -> Path:
 
 @functools.cache
 def failing() -> list[str]:
-    """Return the names of the calls that can fail."""
+    """Return the names of the libc functions that tests/c/call_faults.c can make fail."""
     return re.findall(r"^ {4}X\((\w+),", CALL_FAULTS.read_text(), re.MULTILINE)
 
 
 def run(command: list[str | Path], **environment: str) -> None:
     """Run a command with a time limit.
 
-    :raises subprocess.CalledProcessError: the command fails.
-    :raises subprocess.TimeoutExpired: the command hangs.
+    :raises subprocess.CalledProcessError: the command exits with another status than 0.
+    :raises subprocess.TimeoutExpired: the command exceeds the time limit.
     """
     subprocess.run(command, check=True, timeout=TEST_SECONDS, env=os.environ | environment)
 
 
 def build(toolchain: Toolchain, pool: ThreadPoolExecutor) -> list[list[Path | str]]:
-    """Build all tests with this toolchain; return the commands that run them."""
+    """Build all tests with a toolchain. Return the commands that run them."""
     version = tomllib.loads(Path("pyproject.toml").read_text())["project"]["version"]
     directory = BUILD / toolchain.name
 
@@ -167,13 +168,13 @@ def build(toolchain: Toolchain, pool: ThreadPoolExecutor) -> list[list[Path | st
     agent = compile_all(layout.agent(CSRC))
 
     def parts(source: Path) -> list[Path]:
-        """Return the objects to link with a program's test besides the core."""
+        """Return the object files to link with the test of a program, besides the core."""
         if source.parent.name == "agent":
             return list(agent.values())
         own = programs.get(f"usernsctl-{source.parent.name}", [])
         return [objects[file] for file in own if file.name != "main.c"]
 
-    # Tests look for usernsctl-child in their own directory, so they are linked into its directory.
+    # Tests search for usernsctl-child in their own directory, so link them into its directory.
     linked = {
         source: link([made, *parts(source)], directory / made.stem)
         for source, made in tests.items()
@@ -197,7 +198,7 @@ def build(toolchain: Toolchain, pool: ThreadPoolExecutor) -> list[list[Path | st
 
 
 def fuzz_command(source: Path, program: Path) -> list[Path | str]:
-    """Return a command that fuzzes for a limited time; new inputs are stored beside the program."""
+    """Return a command that fuzzes a target for some seconds, and stores new inputs beside it."""
     found = program.with_suffix(".corpus")
     found.mkdir(exist_ok=True)
     options = ["-close_fd_mask=1", "-verbosity=0", "-max_len=4096", f"-artifact_prefix={program}-"]
@@ -206,7 +207,7 @@ def fuzz_command(source: Path, program: Path) -> list[Path | str]:
 
 
 def check_with_clang() -> None:
-    """Run clang for its warnings only: most of a build's time goes into code generation."""
+    """Check for clang's warnings without code generation, which takes most of a build's time."""
     sources = [*CSRC.rglob("*.c"), *sources_of_tests("test"), *sources_of_tests("fuzz")]
     command = ["clang", *FLAGS, '-DUSERNSCTL_VERSION=""', "-fsyntax-only"]
     directories = [
@@ -218,7 +219,7 @@ def check_with_clang() -> None:
 
 
 def build_fuzzers() -> dict[str, list[Path | str]]:
-    """Build all fuzz targets; return the commands that run them, by name."""
+    """Build all fuzz targets. Return the commands that run them, by the targets' names."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         commands = build(TOOLCHAINS["clang"], pool)
     found = {Path(command[0]).name: command for command in commands}
@@ -226,9 +227,9 @@ def build_fuzzers() -> dict[str, list[Path | str]]:
 
 
 def build_freestanding(toolchain: Toolchain) -> None:
-    """Build the programs that are linked without any library, sanitizers included.
+    """Build the programs that are linked without libraries, and so without sanitizers.
 
-    The tests use builds of these programs with libc and sanitizers.
+    The tests use separate builds of these programs with libc and sanitizers.
     """
     if toolchain.machine not in layout.FREESTANDING_MACHINES:
         return

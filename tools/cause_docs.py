@@ -1,4 +1,4 @@
-"""Write docs/causes.md from the catalogue, or with --check, check that it is up to date.
+"""Write docs/causes.md from the catalogue of causes, or check the page, with --check.
 
 The script needs an environment in which usernsctl is installed from this tree.
 """
@@ -26,8 +26,8 @@ HEADINGS = {
     "commands": "Commands and names",
     "containers": "Container engines and images",
 }
-# Names of files, options, programs and system calls, which stay in lower case at the beginning of a
-# sentence.
+# Matches names of files, options, programs and system calls, which stay in lower case at the
+# beginning of a sentence.
 NAME = re.compile(r"(newuidmap|nft|pasta|podman|proc|runsc|setgroups)\b|\S*[_.(]")
 PLACES = {"host": "Host", "docker": "Docker", "podman": "Podman", "kubernetes": "Kubernetes"}
 

@@ -1,10 +1,10 @@
 """Measure the coverage of csrc/ by tests, and write bench/coverage.json: coverage.py DIRECTORY.
 
-DIRECTORY is the environment whose extension and programs count (`tools/environment counted`). The
-tests in C and the fuzz targets with their seeds run first, also with calls that fail
-(tools/c_faults.py), then the tests in Python, as each kind of user that the caller can become.
-Failures of these are printed but do not matter: LLVM's runtime adds environment variables,
-descriptors and system calls. Needs clang and llvm.
+DIRECTORY is the virtual environment whose extension and programs count executed lines
+(`tools/environment counted`). The script first runs the C tests and the fuzz targets with their
+seeds, also while libc calls fail (tools/c_faults.py). Then it runs the Python tests as each kind of
+user that the caller can become. Failures of Python tests are printed and ignored, because LLVM's
+runtime adds environment variables, descriptors and system calls. The script needs clang and llvm.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ import layout
 
 TARGET = Path(__file__).parent.parent / "bench" / "coverage.json"
 BUILD = c_tests.BUILD / "coverage"
-# The tests in Python that run in parallel, and those that run one after the other.
+# Arguments of pytest for the Python tests that run in parallel, and for those that run
+# sequentially.
 TESTS = (
     ["tests/kernel", "tests/runsc", "tests/environments", f"-n{os.cpu_count()}"],
     ["tests/faults"],
 )
-# Users, and the marks of the tests that run as them, as in tools/test-as.
+# Users, and pytest's expressions of marks that select the tests for each user, as in tools/test-as.
 USERS = {
     "usernsctl-test": "not as_root",
     "root": "(each_user or also_root or as_root) and not unprivileged",
@@ -38,7 +39,7 @@ USERS = {
 
 
 def run_python_tests(environment: Path) -> str:
-    """Run the tests in Python; return the sum of pytest's summaries: "2 failed, 40 passed"."""
+    """Run the Python tests. Return the sum of pytest's summaries, such as "2 failed, 40 passed"."""
     results: collections.Counter[str] = collections.Counter()
     users = USERS
     if os.geteuid() == 0:
@@ -51,7 +52,7 @@ def run_python_tests(environment: Path) -> str:
 
 
 def run_pytest(environment: Path, user: str, options: list[str]) -> collections.Counter[str]:
-    """Run pytest as a user; return the number of tests with each result."""
+    """Run pytest as a user. Return the number of tests with each result."""
     python = environment / "bin" / "python"
     summary = ""
     with subprocess.Popen(
@@ -78,7 +79,7 @@ def programs(environment: Path) -> list[Path]:
 
 
 def create_profiles(environment: Path) -> None:
-    """Create the empty file of each program, which processes of all users then write."""
+    """Create an empty profile of each program, to which processes of all users can write."""
     for program in programs(environment):
         if program.parent != BUILD:
             command = [program, "--help"]
@@ -90,7 +91,7 @@ def create_profiles(environment: Path) -> None:
 
 
 def count_lines(environment: Path, profiles: list[Path]) -> dict[str, tuple[int, int]]:
-    """Return the number of lines and of executed lines of each file of csrc/."""
+    """Return the number of lines and the number of executed lines of each file in csrc/."""
     merged = BUILD / "all.profdata"
     merge = ["llvm-profdata", "merge", "--sparse", "--failure-mode=all", *profiles, "-o", merged]
     subprocess.run(merge, check=True)

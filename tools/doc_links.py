@@ -1,7 +1,8 @@
-"""Check the links in README.md, docs/ and other pages as code hosting sites resolve them.
+"""Check that the links in README.md, docs/ and other pages work on code hosting sites.
 
-Sphinx checks the same links, but also accepts its own names of headings. Here, a target must be a
-file of the tree, and a fragment a heading of it.
+Sphinx checks the same links, but also accepts its own anchors of headings. This script requires
+that the target of a link is a file of the tree, and the fragment the anchor of a heading in that
+file.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ GENERATED = ("project", "verbs")
 
 
 def tokens(page: Path) -> Iterator[Token]:
-    """Yield the tokens of a page, where headings have the anchors of code hosting sites."""
+    """Yield the tokens of a page, with the anchors that code hosting sites create for headings."""
     for block in (
         MarkdownIt().enable("table").use(anchors_plugin, max_level=6).parse(page.read_text())
     ):

@@ -1,6 +1,6 @@
-"""Write the table of environments in docs/doctor.md, or with --check, check that it is up to date.
+"""Write the table of environments in docs/doctor.md, or check the table, with --check.
 
-The script needs tests/environments/table.py, and its imports.
+The script needs the modules that tests/environments/table.py imports.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def row(name: str, environments: Collection[Environment]) -> str:
 
 
 def named(environment: Environment) -> Iterator[str]:
-    """Yield the causes that the commands may name in an environment."""
+    """Yield the ids of the causes that usernsctl's commands may report in an environment."""
     for expected in (environment.run, environment.auto, in_range(environment)):
         yield from causes(expected)
 

@@ -1,7 +1,8 @@
-"""Fuzz each parser of the core for some seconds, and add to bench/fuzz.json: fuzz.py SECONDS.
+"""Run each fuzz target for some seconds, and add to bench/fuzz.json: fuzz.py SECONDS.
 
-Needs clang. If ``$ONLY`` is set, only the targets whose names contain it are run. The inputs that
-were found stay in build/c/clang/NAME.corpus, and the next run begins with them.
+The script adds the number of executions of each target to the file. It needs clang. If ``$ONLY`` is
+set, it runs only the targets whose names contain its value. The inputs that libFuzzer has found
+stay in build/c/clang/NAME.corpus, and the next run begins with them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ TARGET = Path(__file__).parent.parent / "bench" / "fuzz.json"
 
 
 def fuzz(command: list[Path | str], seconds: int) -> tuple[int, str]:
-    """Run a fuzz target; return its number of executions, and its output."""
+    """Run a fuzz target. Return the number of executions, and the output."""
     options = [f"-max_total_time={seconds}", "-print_final_stats=1", "-verbosity=1"]
     done = subprocess.run(
         [*command[:1], *options, *(word for word in command[1:] if word != "-verbosity=0")],
@@ -48,7 +49,7 @@ def main(seconds: int) -> int:
         if output:
             print(output[-4000:])
             failed += 1
-        # Add the executions to those of earlier runs.
+        # Add the executions of this run to the executions of earlier runs.
         counts[name] = executions + counts.get(name, 0)
         TARGET.write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
     return 1 if failed else 0

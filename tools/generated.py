@@ -1,4 +1,4 @@
-"""Command line of tools that generate a file: write it anew, or check that it is up to date."""
+"""Command line of tools that generate a file: write the file, or check that it is up to date."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 def run(arguments: list[str], target: Path, document: Callable[[], str]) -> int:
     """Write or check a generated file.
 
-    :param arguments: the tool's arguments: none, or ``--check``.
-    :param target: the generated file.
-    :param document: a function that returns the file's text.
-    :returns: the exit status, 1 if the file is out of date.
+    :param arguments: the tool's arguments, which are none or ``--check``.
+    :param target: path of the generated file.
+    :param document: a function that generates the text of the file.
+    :returns: the exit status, which is 1 if the file is out of date.
     """
     tool = Path(sys.argv[0]).name
     if arguments not in ([], ["--check"]):

@@ -3,17 +3,18 @@
 load.py [--spawns N] [--threads N] [--kept N] [--pooled N] [--restored N] [--detached N] [--races N]
     [--pairs PATTERN] [--seed TEXT] [--memory-growth MIB]
 
-After a warm-up, the script counts what this process has: descriptors, memory, threads, children,
-zombies, mounts, and files of the state directory. Orphans become its children. A namespace lives as
-long as a process, a descriptor or a mount. The counts must be the same after each load, but for the
-memory, which may grow by --memory-growth (MiB): the heap of Python and libc never becomes wholly
-stable.
+After a warm-up, the script counts the resources of its process: descriptors, memory, threads,
+children, zombies, mounts, and files in the state directory. It adopts orphans, so that they count
+as children. Namespaces are not counted, because each lives only as long as a process, a descriptor
+or a mount. The counts must be the same after each load. Only the memory may grow, by
+--memory-growth MiB, because the heap of Python and libc never becomes completely stable.
 
---races N: N rounds of each pair of operations on one object, from two threads with random delays,
-processors and switch intervals, drawn with --seed. Each operation must succeed or raise a
-documented error, and must end within a minute.
+--races N runs each pair of operations on one object N times, in two threads with random delays,
+processors and switch intervals, which are drawn with --seed. Each operation must succeed or raise a
+documented error, and must return within a minute.
 
-Prints a line for each load, and exits with 1 if anything grew or failed.
+The script prints a line for each load, and exits with status 1 if a count has grown or an operation
+has failed.
 """
 
 from __future__ import annotations
@@ -42,21 +43,21 @@ WARM_UP = 50
 SETTLE_SECONDS = 20
 RACE_SECONDS = 60
 MIB = 1 << 20
-# prctl(2): orphans become children of this process.
+# Option of prctl(2) with which orphans become children of this process.
 PR_SET_CHILD_SUBREAPER = 36
 
 Counts = dict[str, int]
 
 
 def memory() -> int:
-    """Return the resident memory of this process that no file backs, in bytes."""
+    """Return the size of this process's resident anonymous memory in bytes."""
     text = Path("/proc/self/smaps_rollup").read_text(encoding="ascii")
     (line,) = (line for line in text.splitlines() if line.startswith("Anonymous:"))
     return int(line.split()[1]) << 10
 
 
 def children() -> list[str]:
-    """Return the states of the children of this process, as letters of proc_pid_stat(5)."""
+    """Return the states of this process's children, as letters of proc_pid_stat(5)."""
     found = []
     for task in os.listdir("/proc/self/task"):
         with contextlib.suppress(OSError):
@@ -81,13 +82,13 @@ def count(state: Path) -> Counts:
 
 
 class Load:
-    """A directory for the state of usernsctl, and the results."""
+    """A series of loads with a common state directory, and whether all loads have succeeded."""
 
     def __init__(self, state: Path, growth: int) -> None:
         self.state, self.growth, self.is_good = state, growth, True
 
     def run(self, name: str, number: int, many: Callable[[int], None]) -> None:
-        """Run a load of `number` operations after a warm-up; print the counts that have changed."""
+        """Run a load of `number` operations after a warm-up. Print the counts that have changed."""
         if not number:
             return
         many(min(number, WARM_UP))
@@ -96,7 +97,7 @@ class Load:
         many(number)
         seconds = time.monotonic() - start
         deadline = time.monotonic() + SETTLE_SECONDS
-        # A killed process stays a zombie, with its namespaces, for a moment.
+        # Wait, because a killed process stays a zombie, with its namespaces, for a moment.
         while (after := count(self.state)) != before and time.monotonic() < deadline:
             time.sleep(0.1)
         grown = {key: after[key] - before[key] for key in before if after[key] != before[key]}
@@ -113,14 +114,15 @@ def spawn(number: int, threads: int) -> None:
         for _ in numbers:
             un.run(["true"], check=True)
 
-    # Do not keep a future for each command, since memory would grow.
+    # Create a future for each thread, not for each command, because the futures of all commands
+    # would use more and more memory.
     with ThreadPoolExecutor(threads) as executor:
         for done in [executor.submit(run) for _ in range(threads)]:
             done.result()
 
 
 def keep(number: int) -> None:
-    """Keep as many namespaces at the same time as the limit of descriptors allows."""
+    """Create `number` namespaces, as many at the same time as the limit of descriptors allows."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     left, most = number, (soft - 200) // 2
     while left > 0:
@@ -145,7 +147,7 @@ def restore(number: int) -> None:
 
 
 def detach(number: int) -> None:
-    """Start detached sandboxes, all at once, and end them."""
+    """Start `number` detached sandboxes at the same time, and end them."""
     names = [f"load-{os.getpid()}-{index}" for index in range(number)]
     started = []
     try:
@@ -160,7 +162,7 @@ def detach(number: int) -> None:
 
 
 def reap_orphans() -> None:
-    """Wait for the processes that kept detached sandboxes, which are orphans."""
+    """Reap the keepers of detached sandboxes, which are orphans that this process has adopted."""
     deadline = time.monotonic() + SETTLE_SECONDS
     with contextlib.suppress(ChildProcessError):
         while time.monotonic() < deadline:
@@ -169,7 +171,10 @@ def reap_orphans() -> None:
 
 
 def command_operations() -> tuple[Callable[[], None], dict[str, Callable[[], object]]]:
-    """Start a command; return a function that ends it, and its operations."""
+    """Start a command.
+
+    Return a function that ends the command, and operations on the command by name.
+    """
     popen = un.Popen(["sleep", "1000"], pid=True, init=True)
 
     def end() -> None:
@@ -188,7 +193,10 @@ def command_operations() -> tuple[Callable[[], None], dict[str, Callable[[], obj
 
 
 def namespace_operations() -> tuple[Callable[[], None], dict[str, Callable[[], object]]]:
-    """Create a namespace; return a function that ends it, and its operations."""
+    """Create a namespace.
+
+    Return a function that closes the namespace, and operations on the namespace by name.
+    """
     namespace = un.Namespace.create()
     return namespace.close, {
         "run": lambda: namespace.run(["true"]),
@@ -199,7 +207,10 @@ def namespace_operations() -> tuple[Callable[[], None], dict[str, Callable[[], o
 
 
 def sandbox_operations() -> tuple[Callable[[], None], dict[str, Callable[[], object]]]:
-    """Start a sandbox in a shared host; return a function that ends it, and its operations."""
+    """Start a sandbox in a shared SandboxHost.
+
+    Return a function that ends the sandbox, and operations on the sandbox by name.
+    """
     box = HOST[0].start(None)
     return box.close, {
         "run": lambda: box.run(["true"], timeout=RACE_SECONDS / 2),
@@ -215,9 +226,10 @@ HOST: list[un.SandboxHost] = []
 
 
 def fork() -> None:
-    """Fork a child, which drops all objects of usernsctl that it has inherited.
+    """Fork a child that drops all usernsctl objects that it has inherited.
 
-    An interrupt in the child would make it a second process that runs the loads.
+    The child blocks interrupts, because a KeyboardInterrupt would let it run the loads as a second
+    process.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
@@ -233,7 +245,7 @@ def fork() -> None:
 
 
 def interrupt() -> None:
-    """Interrupt the main thread, as Ctrl-C does."""
+    """Raise KeyboardInterrupt in the main thread, as Ctrl-C does."""
     ident = threading.main_thread().ident
     assert ident is not None
     signal.pthread_kill(ident, signal.SIGINT)
@@ -243,7 +255,7 @@ Make = Callable[[], tuple[Callable[[], None], dict[str, Callable[[], object]]]]
 
 
 class Race:
-    """Two operations on one object at the same time, the first in the main thread."""
+    """Two operations that run on one object at the same time, the first in the main thread."""
 
     def __init__(self, make: Make, first: str, second: str, seed: str) -> None:
         self.make, self.first, self.second = make, first, second
@@ -268,7 +280,7 @@ class Race:
             barrier.wait()
             time.sleep(delay)
             try:
-                # Another thread may have closed the object.
+                # Ignore documented errors, because the other thread may have closed the object.
                 with contextlib.suppress(un.UsernsError, ValueError, un.TimeoutExpired):
                     operations[name]()
             except Exception as error:
@@ -294,7 +306,7 @@ class Race:
 
 
 def races(load: Load, rounds: int, seed: str, only: str) -> None:
-    """Race each pair of operations."""
+    """Run a race for each pair of operations whose name contains `only`."""
     kinds: dict[str, Make] = {
         "command": command_operations,
         "namespace": namespace_operations,

@@ -1,7 +1,8 @@
-"""A Sphinx extension that generates manual pages, with the programs' own texts on their options.
+"""A Sphinx extension that generates manual pages, with descriptions from the programs' --help.
 
-The page of each verb is generated from its argument parser. A page written by hand includes the
-options of a native program, the list of verbs or the records of a launch by ``from-program``.
+The page of each verb is generated from the verb's argument parser. A manually written page includes
+the options of a native program, the list of verbs or the records of a launch by the directive
+``from-program``.
 """
 
 from __future__ import annotations
@@ -29,12 +30,13 @@ from usernsctl.cli.completion.model import help_entries
 from usernsctl.cli.parser import VERBS, Parser, option_metavar, usernsctl
 from usernsctl.gvisor.launch.steps import VERBS as RECORDS
 
-#: Directories of the pages, and of the generated ones, below Sphinx's sources.
+#: Directories of all manual pages and of the generated manual pages, relative to Sphinx's source
+#: directory.
 PAGES = "manual"
 MADE = f"{PAGES}/verbs"
 
-#: The pages that are written by hand, with their sections and descriptions. The page of
-# `usernsctl-exec` also serves as the page of the verb exec.
+#: The manually written pages, with their sections and descriptions. The page of `usernsctl-exec`
+#: is also the page of the verb exec.
 WRITTEN = {
     "usernsctl": ("1", "run programs in user namespaces and in gVisor, without root"),
     "usernsctl-exec": ("1", "execute a command in a new user namespace, or in gVisor"),
@@ -42,7 +44,7 @@ WRITTEN = {
     "usernsctl-launch": ("5", "file with the steps of a program's start in gVisor"),
 }
 
-# The page of the site that says more about a verb, by the verb's first word.
+# For each verb, by its first word, the page of the documentation site with more information.
 _MORE = {
     "run": ("run.md", "Running a command in gVisor"),
     "freeze": ("run.md", "Running a command in gVisor"),
@@ -60,7 +62,8 @@ _MORE = {
     "docker-args": ("docker.md", "Docker"),
 }
 
-# The core's table of launch records, with the part of the launch that each belongs to.
+# The core's table of launch records, and a pattern for a record's name and the part of a launch to
+# which the record belongs.
 _RULES = Path(__file__).parent.parent / "csrc" / "launch" / "verbs.h"
 _RULE = re.compile(r'VERB\(\w+, "([a-z-]+)", ([A-Z_]+),')
 _PARTS = {
@@ -77,7 +80,7 @@ _PARTS = {
     "WATCHER": "What is executed",
     "END": "The end",
 }
-# The arguments of records and their effects, for records that RECORDS does not describe.
+# The arguments and the effect of each record that RECORDS does not describe.
 _EFFECTS: dict[str, tuple[tuple[str, ...], str]] = {
     "idmap": (("option",), "an option of usernsctl-exec about the map of ids"),
     "json": (("text",), "write {text}"),
@@ -101,19 +104,19 @@ _EFFECTS: dict[str, tuple[tuple[str, ...], str]] = {
     "end": ((), "nothing follows"),
 }
 
-# A word of a manual page. An escape with a backslash, and a link, may contain spaces.
+# Matches a word of a manual page. Escapes with a backslash, and links, may contain spaces.
 _WORD = re.compile(r"(?:\\X'[^']*'|\\.|[^ \\])+")
 
-# Options for which --help has no text.
+# Descriptions of options for which --help has no text.
 _ALWAYS = {"-h, --help": "show a summary and end", "-V, --version": "show the version and end"}
 
-# The maximum width of a text line in a manual page.
+# The maximum number of characters of a text line in a manual page.
 _WIDTH = 80
 
-# The site with manual pages of other projects.
+# Address of the site with manual pages of other projects.
 _OTHERS = "https://manpages.debian.org/"
 
-# The related manual pages of each verb, besides usernsctl's own.
+# For each verb, the related manual pages besides usernsctl(1).
 _RELATED = {
     "run": ("usernsctl-freeze(1)", "usernsctl-doctor(1)", "usernsctl-explain(1)"),
     "freeze": ("usernsctl-run(1)", "usernsctl-exec(1)", "usernsctl-launch(5)"),
@@ -128,7 +131,8 @@ _RELATED = {
     "bundle": ("usernsctl-run(1)",),
 }
 
-# An option, a variable or a program of usernsctl within a sentence, to be set literally.
+# Matches an option, a variable or a program of usernsctl in a sentence, which is formatted as
+# literal text.
 _TYPED = re.compile(
     r"`([^`]+)`"
     r"|(?<![\w-])(--?[A-Za-z][\w-]*|\$[A-Z_]+|--"
@@ -141,7 +145,7 @@ _SPACES = re.compile(r"\s+")
 
 @dataclass(frozen=True)
 class Option:
-    """An option with its names and argument, and its description."""
+    """The names and the argument of an option, as one text, and its description."""
 
     written: str
     help: str
@@ -151,7 +155,7 @@ class Option:
 
 
 def prose(text: str) -> str:
-    """Return a program's text as Markdown, with special characters escaped and options literal."""
+    """Return a text of --help as Markdown, with escaped special characters and literal options."""
     text = _SPACES.sub(" ", text)
     found, end = "", 0
     for typed in _TYPED.finditer(text):
@@ -168,7 +172,7 @@ def _block(name: str, argument: str, content: Iterable[str] = ()) -> Iterator[st
 
 
 def _listed(program: str, options: Iterable[Option]) -> Iterator[str]:
-    """Yield the Sphinx directives for a program's options."""
+    """Yield the lines of the Sphinx directives for a program's options."""
     yield from _block("program", program)
     for option in options:
         yield from _block("option", option.written, [prose(option.help)])
@@ -178,7 +182,7 @@ def _listed(program: str, options: Iterable[Option]) -> Iterator[str]:
 
 
 def _help_parts(verb: Parser) -> tuple[list[str], list[str], list[str]]:
-    """Return a verb's description, the paragraphs on its exit status, and its example commands."""
+    """Return a verb's description, the paragraphs about its exit status, and its examples."""
     description: list[str] = []
     status: list[str] = []
     examples: list[str] = []
@@ -193,7 +197,7 @@ def _help_parts(verb: Parser) -> tuple[list[str], list[str], list[str]]:
 
 
 def commands_of(verb: Parser) -> Iterator[Parser]:
-    """Yield a verb, or all verbs of a group."""
+    """Yield the verb `verb`, or all its verbs if it is a group."""
     if not verb.verbs:
         yield verb
     for name in verb.verbs:
@@ -202,7 +206,7 @@ def commands_of(verb: Parser) -> Iterator[Parser]:
 
 def _options_section(verb: Parser, level: str) -> Iterator[str]:
     for heading, actions in verb.headings.items():
-        # Every verb has --help, so the pages omit this option.
+        # Omit --help, which every verb has.
         options = [
             Option(_written(one), str(one.help))
             for one in actions
@@ -220,7 +224,7 @@ def _written(option: argparse.Action) -> str:
 
 
 def _one_command(verb: Parser) -> Iterator[str]:
-    """Yield the sections of a verb that is not a group."""
+    """Yield the lines of the sections about a verb that is not a group."""
     description, status, examples = _help_parts(verb)
     sections = (
         ("Description", description),
@@ -259,7 +263,7 @@ def _page(name: str, verb: Parser) -> str:
 
 
 def help_of(program: str, *words: str) -> list[str]:
-    """Return the lines of ``--help`` of an installed program, or of one of its commands."""
+    """Return the lines that an installed program, or one of its commands, prints for ``--help``."""
     places = f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"
     path = shutil.which(program, path=places)
     if path is None:
@@ -269,7 +273,7 @@ def help_of(program: str, *words: str) -> list[str]:
 
 
 def native_options(program: str) -> dict[str, list[Option]]:
-    """Return the options in a native program's ``--help``, grouped by heading."""
+    """Return the options that a native program's ``--help`` describes, grouped by heading."""
     found: dict[str, list[Option]] = {}
     for heading, written, about in help_entries("\n".join(help_of(program))):
         option = Option(written, about or _ALWAYS.get(written, ""))
@@ -290,7 +294,7 @@ def _page_list(pages: Iterable[tuple[str, str, str]]) -> Iterator[str]:
 
 
 def _rules() -> dict[str, list[str]]:
-    """Return the core's names of launch records, by the part of the launch that they belong to."""
+    """Return the names of launch records in the core's table, grouped by part of the launch."""
     found: dict[str, list[str]] = {}
     for name, part in _RULE.findall(_RULES.read_text()):
         found.setdefault(part, []).append(name)
@@ -312,7 +316,7 @@ def _records() -> Iterator[str]:
     rules = _rules()
     for part, heading in _PARTS.items():
         yield from (f"### {heading}", "")
-        # Sort records as in most launches, which is the order of RECORDS.
+        # Sort records in the order of RECORDS, which is the order in most launches.
         order = [*RECORDS, *_EFFECTS]
         for name in sorted(rules.pop(part), key=order.index):
             yield from _record(name)
@@ -321,10 +325,10 @@ def _records() -> Iterator[str]:
 
 
 class FromProgram(SphinxDirective):
-    """Directive ``from-program``, which includes texts of programs.
+    """The directive ``from-program``, which includes texts of programs.
 
-    The argument is a native program for its options, or one of verbs, records (of a launch), and
-    index (of manual pages).
+    The argument is the name of a native program, whose options are included, or ``verbs``,
+    ``records`` (of a launch) or ``index`` (of manual pages).
     """
 
     required_arguments = 1
@@ -342,7 +346,7 @@ class FromProgram(SphinxDirective):
 
 
 def pages() -> dict[str, str]:
-    """Return the generated pages: their names, and their text in MyST's Markdown."""
+    """Return the text of each generated page in MyST's Markdown, by the page's name."""
     whole = usernsctl()
     return {
         f"usernsctl-{name}": _page(name, whole.find(name))
@@ -368,7 +372,7 @@ def manuals() -> list[tuple[str, str, str, list[str], str]]:
 
 
 def tidy(page: str) -> str:
-    """Remove from a manual page what mandoc(1) warns about: needless macros and long text lines."""
+    """Remove unneeded macros and wrap long lines in a manual page: mandoc(1) warns about both."""
     lines: list[str] = []
     block = ""
     for line in page.splitlines():
@@ -383,7 +387,7 @@ def tidy(page: str) -> str:
 
 
 def _wrapped(line: str) -> Iterator[str]:
-    """Yield a text line as shorter lines, none of which looks like a macro."""
+    """Yield the parts of a wrapped text line, none of which looks like a macro."""
     short = ""
     for word in _WORD.findall(line):
         if short and len(short) + len(word) >= _WIDTH:
@@ -406,9 +410,9 @@ def _write(app: Sphinx) -> None:
 
 
 def _link(app: Sphinx, doctree: nodes.document, docname: str) -> None:
-    """Link references to manual pages, to this site's or to those of other projects.
+    """Link references to manual pages to the pages of this site or of other projects.
 
-    Sphinx's own setting for this would put the addresses into manual pages, too.
+    Sphinx's setting ``manpages_url`` would write the addresses into manual pages, too.
     """
     if app.builder.format != "html":
         return

@@ -1,4 +1,4 @@
-"""Write docs/pictures/performance.svg from bench/results.txt; with --check, check it."""
+"""Write docs/pictures/performance.svg from bench/results.txt, or check it, with --check."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ TREE = Path(__file__).resolve().parent.parent
 RESULTS = TREE / "bench" / "results.txt"
 TARGET = TREE / "docs" / "pictures" / "performance.svg"
 
-# The style of all pictures is taken from one that is drawn by hand.
+# Matches the style of a picture. All pictures have the style of MODEL, which is drawn manually.
 STYLE = re.compile(r"  <style>.*?</style>\n", re.DOTALL)
 MODEL = TREE / "docs" / "pictures" / "time.svg"
 
 WIDTH = 440
 LEFT = 20
-# The length of the longer bar, which leaves space for the figure to its right.
+# The length of the longer bar, which leaves space for the number to its right.
 LENGTH = 300
 ROW = 106
 TOP = 20
 
-ROUNDED = 10  # Figures of at least this many milliseconds have no decimals.
+ROUNDED = 10  # Times of at least this many milliseconds have no decimals.
 
 
 @dataclass(frozen=True)
 class Row:
-    """A comparison of two times.
+    """A comparison of another tool's time and usernsctl's time.
 
-    :ivar what: the started program, or ``""``.
-    :ivar theirs: milliseconds, like `ours`.
+    :ivar what: name of the program that is started, or ``""``.
+    :ivar theirs: time of the other tool in milliseconds; `ours` is usernsctl's.
     """
 
     their_name: str
@@ -63,7 +63,10 @@ def _bar(kind: str, top: int, name: str, taken: float, length: float) -> str:
 
 
 def picture() -> str:
-    """Return the picture: two bars for each comparison, the longer ones of equal length."""
+    """Return the picture as SVG, with two bars for each comparison.
+
+    All longer bars are equally long.
+    """
     measured = rows(RESULTS.read_text())
     style = STYLE.search(MODEL.read_text())
     assert style is not None

@@ -1,4 +1,4 @@
-"""Print the section of CHANGELOG.md on a version, as release notes: release_notes.py VERSION."""
+"""Print the section of CHANGELOG.md about a version as release notes: release_notes.py VERSION."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _HEADING = re.compile(r"## \[([^]]+)\](?: - \d{4}-\d\d-\d\d)?")
 
 
 class NoNotes(Exception):
-    """Missing notes about a version, with the reason as the exception's text."""
+    """Missing notes about a version in the changelog. The text of the exception is the reason."""
 
 
 def notes(changelog: str, wanted: str) -> str:
-    """Return the changelog's section on a version, with one line for each paragraph and item.
+    """Return the changelog's section about a version, one line per paragraph and list item.
 
-    Code hosting sites show line breaks in release notes as such.
+    Each paragraph is one line because code hosting sites show line breaks in release notes.
 
     :raises NoNotes: the section is missing or empty.
     """

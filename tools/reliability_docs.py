@@ -1,7 +1,7 @@
-"""Write the tables in docs/reliability.md, or with --check, check that they are up to date.
+"""Write the tables in docs/reliability.md, or check the tables, with --check.
 
-The counts are those of bench/faults.json, bench/fuzz.json and bench/coverage.json, which
-`make faults`, `make fuzz` and `make coverage` write.
+The numbers are from bench/faults.json, bench/fuzz.json and bench/coverage.json, which `make
+faults`, `make fuzz` and `make coverage` write.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def coverage_row(name: str, files: list[list[int]]) -> list[object]:
 
 
 def coverage_table() -> str:
-    """Return the covered lines of each directory of csrc/."""
+    """Return the table of the covered lines of each directory in csrc/, as Markdown."""
     found = json.loads((TREE / "bench" / "coverage.json").read_text(encoding="utf-8"))
     counts = found["lines"]
     directories: dict[str, list[list[int]]] = {}

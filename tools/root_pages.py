@@ -1,7 +1,7 @@
-"""A Sphinx extension that adds pages from the top of the tree, such as SECURITY.md, to the site.
+"""A Sphinx extension that adds pages from the top directory, such as SECURITY.md, to the site.
 
-The pages are copied below Sphinx's sources, with links adapted to the copies. Links in other pages
-are adapted, too.
+The extension copies the pages to a directory in Sphinx's source directory. It adapts their links to
+the new location, and the links in other pages to the copies.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sphinx.application import Sphinx
 
-#: The directory of the copies, below Sphinx's sources.
+#: The directory of the copies, relative to Sphinx's source directory.
 MADE = "project"
 NAMES = ("README", "SECURITY", "CONTRIBUTING", "CHANGELOG")
 
@@ -20,7 +20,7 @@ _ROOT = re.compile(rf"(\]\((?:\.\./)*)\.\./({'|'.join(NAMES)})\.md")
 
 
 def copy_text(text: str) -> str:
-    """Return the text of a page from the top of the tree, with links adapted to its copy."""
+    """Return the text of a page from the top directory, with links adapted to the copy's place."""
 
     def moved(link: re.Match[str]) -> str:
         target = link[2]
@@ -35,12 +35,15 @@ def copy_text(text: str) -> str:
 
 
 def link_copies(text: str) -> str:
-    """Return the text of a page below docs/, with links adapted to the copies."""
+    """Return the text of a page in docs/, with links to the copies instead of the originals."""
     return _ROOT.sub(lambda link: f"{link[1]}{MADE}/{link[2].lower()}.md", text)
 
 
 def write_changed(directory: Path, files: dict[str, str]) -> None:
-    """Write these files to a directory, and remove others; unchanged files keep their time."""
+    """Write `files` to a directory, and remove other files.
+
+    Unchanged files keep their modification time.
+    """
     directory.mkdir(exist_ok=True)
     for path in directory.iterdir():
         if path.name not in files:

@@ -1,4 +1,4 @@
-"""Write the seccomp profiles from docker/seccomp.toml; with --check, check them."""
+"""Write the seccomp profiles from docker/seccomp.toml, or check them, with --check."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ Rule = dict[str, Any]
 
 
 def with_private_network(source: dict[str, Any]) -> dict[str, Any]:
-    """Add the rules for a private network, whose refusals replace those of the same call."""
+    """Add the rules for a private network.
+
+    Its refusals replace other refusals of the same system call.
+    """
     extra = source["private_network"]
     replaced = {entry["name"] for entry in extra["refusal"]}
     kept = [entry for entry in source["refusal"] if entry["name"] not in replaced]
@@ -36,7 +39,7 @@ def with_private_network(source: dict[str, Any]) -> dict[str, Any]:
 
 
 def profile(source: dict[str, Any]) -> Rule:
-    """Return the profile in the form for Docker, Podman and Kubernetes (OCI runtime-spec)."""
+    """Return the profile in the OCI format (runtime-spec) for Docker, Podman and Kubernetes."""
     names = sorted(name for group in source["base"].values() for name in group.split())
     rules = [_rule(names)]
     for entry in source["conditional"]:
@@ -59,7 +62,7 @@ def _rule(names: list[str], *arguments: Rule) -> Rule:
 
 
 def _conditions(only: list[dict[str, Any]]) -> Iterator[list[Rule]]:
-    """Yield the argument conditions of one rule for each combination of the allowed values."""
+    """Yield the argument conditions of one rule for each combination of allowed argument values."""
     choices = ([_condition(entry, value) for value in entry["values"]] for entry in only)
     yield from map(list, itertools.product(*choices))
 
@@ -71,7 +74,10 @@ def _condition(entry: dict[str, Any], value: int) -> Rule:
 
 
 def _masked(argument: int, mask: int, value: int) -> Rule:
-    """Return a masked comparison, where `value` is the mask and `valueTwo` the expected result."""
+    """Return a condition that compares a masked argument.
+
+    In OCI's format, the member `value` is the mask, and `valueTwo` the expected result.
+    """
     return {"index": argument, "value": mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ"}
 
 

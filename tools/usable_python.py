@@ -1,8 +1,8 @@
-"""Print this interpreter's real path if it is suitable for usernsctl's virtual environments.
+"""Print the real path of this Python if it is suitable for usernsctl's virtual environments.
 
-The environments must be able to build an extension. Those that root creates must be usable by other
-users, so an interpreter below root's home is not suitable. This script must run on any Python 3, so
-it uses no new features.
+The interpreter must be able to build an extension. Other users must be able to use the environments
+that root creates, so an interpreter in root's home directory is not suitable for root. This script
+must run on any Python 3, so it uses no new features.
 """
 
 import os
@@ -24,7 +24,7 @@ def open_to_all(path):
 
 
 def objection():
-    """Return why this interpreter is not suitable, or None."""
+    """Return why this interpreter is not suitable, or None if it is suitable."""
     if sys.version_info < (3, 11):
         return "it is older than 3.11"
     try:

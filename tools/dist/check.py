@@ -1,4 +1,4 @@
-"""Check the files that wheels.py has built in dist/, and write lists of components (CycloneDX)."""
+"""Check the files in dist/, and write software bills of materials of the wheels (CycloneDX)."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from elftools.elf.elffile import ELFFile
 from wheels import BUILDS, OUTPUT, TREE, last_commit
 
 ELF = b"\x7fELF"
-# A string in every static program that is linked with glibc.
+# A string that every static program contains if it is linked with glibc.
 GLIBC = b"glibc"
 TOOLS = Path(sys.executable).parent
-# Expected warnings: the wheel of usernsctl has one command twice, in bin/ for users and in the
-# package; the wheel of the native programs has only scripts.
+# Expected warnings of check-wheel-contents. The wheel of usernsctl contains one command twice, in
+# bin/ for users and in the package. The wheel of the native programs contains only scripts.
 EXPECTED = {"usernsctl": "W002", "usernsctl_prelude": "W007"}
 
 
 def run(program: str, *words: str | Path) -> str:
-    """Run a tool of this environment, and return its output; exit if it fails."""
+    """Run a tool of this virtual environment, and return its output. Exit if the tool fails."""
     done = subprocess.run([TOOLS / program, *words], capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{program}:\n{done.stdout}{done.stderr}")
@@ -40,14 +40,14 @@ def name_of(file: Path) -> str:
 
 
 def machine_of(wheel: Path) -> str:
-    """Return the architecture that a wheel is for."""
+    """Return the architecture of a wheel."""
     return next(machine for machine in BUILDS if wheel.stem.endswith(machine))
 
 
 def glibc_of(wheel: Path) -> tuple[int, int]:
     """Return the oldest glibc that a wheel supports according to manylinux's policies.
 
-    :returns: the version, or (0, 0) if the wheel needs no glibc.
+    :returns: the version of glibc, or (0, 0) if the wheel needs no glibc.
     """
     told = json.loads(run("auditwheel", "show", "--json", wheel))
     version = re.fullmatch(r"manylinux_(\d+)_(\d+)_\w+", told["overall_tag"])
@@ -59,9 +59,9 @@ def glibc_of(wheel: Path) -> tuple[int, int]:
 
 
 def check_programs(wheel: Path) -> None:
-    """Check that every program is static, and that the extension needs no newer functions of glibc.
+    """Check that programs are static, and that the extension needs no function newer than OLDEST.
 
-    All must be for the wheel's architecture.
+    All files must be for the wheel's architecture.
     """
     expected = {"x86_64": "x64", "aarch64": "AArch64"}[machine_of(wheel)]
     with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(wheel) as archive:
@@ -84,7 +84,7 @@ def check_programs(wheel: Path) -> None:
 
 
 def check_start(program: Path, machine: str) -> None:
-    """Check that a program starts, in an emulator if it is for another architecture."""
+    """Check that a program starts, in an emulator if the program is for another architecture."""
     emulator = [f"qemu-{machine}"] if BUILDS[machine] else []
     program.chmod(0o755)
     for option, beginning in (("--version", "usernsctl-exec "), ("--help", "Usage:")):
@@ -106,7 +106,7 @@ def check_wheel(wheel: Path) -> None:
 
 
 def libc_of_programs() -> dict[str, str]:
-    """Return the component of musl, which the static programs are linked with."""
+    """Return the CycloneDX component of musl, with which the static programs are linked."""
     fields = "${source:Package} ${source:Version}"
     command = ["dpkg-query", "-W", "-f", fields, "musl-dev"]
     name, version = subprocess.run(
@@ -117,7 +117,7 @@ def libc_of_programs() -> dict[str, str]:
 
 
 def list_components(wheel: Path, target: Path) -> None:
-    """Write the components of an installed wheel, and of the libc in its programs."""
+    """Write the software bill of materials of a wheel, including the libc in its programs."""
     with tempfile.TemporaryDirectory() as scratch:
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", scratch], check=True)
         python = Path(scratch, "bin/python")

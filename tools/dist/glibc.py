@@ -1,4 +1,4 @@
-"""Versions of glibc that programs and extensions need, according to their ELF files."""
+"""Functions that determine from ELF files which versions of glibc programs and extensions need."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.gnuversions import GNUVerNeedSection, GNUVerSymSection
 from elftools.elf.sections import SymbolTableSection
 
-# The oldest glibc for the wheel (Debian 10, RHEL 8, Ubuntu 18.10), and its name in PEP 600.
+# The oldest glibc that the wheel supports (Debian 10, RHEL 8, Ubuntu 18.10), and the wheel's
+# platform tag for it (PEP 600).
 OLDEST = (2, 28)
 PLATFORM = "manylinux_{}_{}".format(*OLDEST)
 
-# Functions that are older than OLDEST, but have newer names or versions with current headers. The
-# wheel is built with older headers, and has the old names (sysroot.py).
+# Functions that OLDEST has, too, but that have newer names or versions with current headers. The
+# wheel is built with older headers (sysroot.py), and so uses the old names.
 RENAMED = frozenset({"stat", "fstat", "lstat", "fstatat", "mknod", "mknodat"})
 RENAMED_PREFIXES = ("__isoc23_", "pthread_", "sem_", "dl")
 
 
 def needed(file: Path) -> dict[str, tuple[int, ...]]:
-    """Return the functions that a file needs from glibc, each with its version, such as (2, 17).
+    """Return the functions that a file needs from glibc, with their versions, such as (2, 17).
 
-    :param file: an ELF file. A static one needs none.
+    :param file: an ELF file. A static program needs no functions.
     """
     with file.open("rb") as stream:
         elf = ELFFile(stream)
@@ -48,10 +49,10 @@ def needed(file: Path) -> dict[str, tuple[int, ...]]:
 
 
 def too_new(file: Path) -> list[str]:
-    """Return the functions that a file needs which are newer than OLDEST."""
+    """Return the functions that a file needs and that are newer than OLDEST."""
     return sorted(name for name, version in needed(file).items() if version > OLDEST)
 
 
 def is_renamed(name: str) -> bool:
-    """Return whether OLDEST has a function under an older name or version than new headers use."""
+    """Return whether OLDEST has a function by an older name or version than in current headers."""
     return name in RENAMED or name.startswith(RENAMED_PREFIXES)

@@ -1,7 +1,8 @@
-"""Builder of the wheel usernsctl-prelude, with only the native programs of usernsctl's wheel.
+"""Builder of the wheel usernsctl-prelude, which contains only usernsctl's native programs.
 
-The wheel is for images. Once installed, it needs no Python and no libc: its programs are static, so
-it has the tags of glibc and of musl. The files are identical to those in usernsctl's wheel.
+The wheel is for container images. Once installed, it needs neither Python nor a libc, because its
+programs are static. So it has platform tags for glibc and for musl. Its programs are identical to
+the programs in usernsctl's wheel.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from pathlib import Path
 import glibc
 
 NAME = "usernsctl_prelude"
-# A static program depends on Linux alone, so each tag is the oldest (PEP 600, PEP 656).
+# The platform tags of the wheel. Static programs depend only on Linux, so these are the oldest tags
+# (PEP 600, PEP 656).
 PLATFORMS = ("manylinux_2_17", "manylinux2014", "musllinux_1_1")
 ABOUT = """\
 # usernsctl-prelude
@@ -34,7 +36,7 @@ Install either this or `usernsctl`, which has the same programs and the Python p
 
 
 def programs(wheel: zipfile.ZipFile) -> dict[str, bytes]:
-    """Return the native programs in usernsctl's wheel by name."""
+    """Return the contents of the native programs in usernsctl's wheel, by name."""
     return {
         Path(name).name: wheel.read(name)
         for name in sorted(wheel.namelist())
@@ -66,12 +68,12 @@ def record(files: dict[str, bytes], own_name: str) -> bytes:
 
 
 def repack(wheel: Path, target: Path, source: Path, epoch: int) -> Path:
-    """Build the wheel of the programs from usernsctl's wheel.
+    """Build the wheel of the native programs from usernsctl's wheel.
 
     :param wheel: usernsctl's wheel.
     :param target: the directory for the new wheel.
-    :param source: the tree that ``wheel`` was built from.
-    :param epoch: the modification time of every file in the new wheel.
+    :param source: the source tree from which ``wheel`` was built.
+    :param epoch: the modification time of all files in the new wheel.
     """
     project = tomllib.loads((source / "pyproject.toml").read_text())["project"]
     stem = f"{NAME}-{project['version']}"

@@ -1,8 +1,8 @@
-"""Sysroots with other libcs and their headers, to link with.
+"""Creation of sysroots, directories with another libc and its headers, to link with that libc.
 
-A program linked with a glibc works with that one and all later ones. So the extension is compiled
-by the host's compiler, but with the libc of an older Debian. apt downloads the packages and checks
-their signatures; this changes nothing on the host, and does not need root.
+A program that is linked with a version of glibc works with this and all later versions. So the
+extension is compiled by the host's compiler, but with the glibc of an older Debian. apt downloads
+the packages and checks their signatures, without changes of the host, and without root.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "csrc"))
 import layout  # noqa: E402
 
-# glibc 2.31 is the oldest in Debian's archive. The extension uses no function newer than glibc
-# 2.25, and `make dist` checks that (glibc.py).
+# The release with the oldest glibc in Debian's archive, 2.31. The extension uses no function newer
+# than glibc 2.25, and `make dist` checks that (glibc.py).
 SUITE = "bullseye"
-#: Debian's names of architectures.
+#: Names of architectures in Debian, by Python's names.
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 PACKAGES = ("libc6", "libc6-dev", "linux-libc-dev")
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
@@ -45,7 +45,7 @@ def own_suite() -> str:
 
 
 def download(target: Path, uri: str, suite: str, machine: str, *packages: str) -> list[Path]:
-    """Download packages into the empty directory ``target``, with an apt that has its own state."""
+    """Download packages into the empty directory ``target`` by an apt with separate state."""
     for name in ("lists/partial", "cache/archives/partial", "parts"):
         (target / name).mkdir(parents=True)
     (target / "status").touch()
@@ -60,7 +60,8 @@ def download(target: Path, uri: str, suite: str, machine: str, *packages: str) -
         "Dir::Etc::sourceparts": target / "parts",
         "Dir::Etc::preferences": os.devnull,
         "Dir::Etc::preferencesparts": target / "parts",
-        # By default apt downloads as the user _apt, who may be unable to write here.
+        # Download as this user. By default apt downloads as the user _apt, who may be unable to
+        # write here.
         "APT::Sandbox::User": "",
     }
     options = [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
@@ -75,9 +76,9 @@ def unpack(packages: list[Path], target: Path) -> None:
 
 
 def make_musl(root: Path, machine: str) -> list[str]:
-    """Make the directory ``root`` with musl for another architecture, unless it exists.
+    """Create the directory ``root`` with musl for another architecture, unless it exists.
 
-    :returns: the compiler command that links with that musl, as musl-gcc does for the host's.
+    :returns: the compiler command that links with this musl, as musl-gcc does with the host's musl.
     :raises subprocess.CalledProcessError: apt or dpkg-deb failed, and has printed why.
     """
     here, there = f"{platform.machine()}-linux-musl", f"{machine}-linux-musl"
@@ -109,7 +110,7 @@ def add_python(root: Path, scratch: Path, machine: str) -> None:
 
 
 def make(root: Path, machine: str) -> None:
-    """Make the sysroot ``root`` for an architecture, unless it exists.
+    """Create the sysroot ``root`` for an architecture, unless the directory exists.
 
     :raises subprocess.CalledProcessError: apt or dpkg-deb failed, and has printed why.
     """

@@ -1,6 +1,6 @@
-/* A Python interpreter with the runtime of a sanitizer, which an extension that is built with the
- * sanitizer needs. Unlike LD_PRELOAD, this needs no environment variable, which tests clear, and no
- * other program that they start loads the runtime. */
+/* A Python interpreter that is linked with the runtime of a sanitizer, because an extension that is
+ * built with the sanitizer needs the runtime. LD_PRELOAD would not do, because tests clear
+ * environment variables, and other programs that tests start would load the runtime, too. */
 #include <Python.h>
 
 const char *__asan_default_options(void);
@@ -8,7 +8,8 @@ const char *__tsan_default_options(void);
 const char *__tsan_default_suppressions(void);
 const char *__ubsan_default_options(void);
 
-/* CPython does not free all of its memory; tests/c finds leaks of the core. */
+/* Leaks are not detected, because CPython does not free all of its memory. tests/c detects leaks of
+ * the core. */
 const char *__asan_default_options(void)
 {
     return "detect_leaks=0:detect_stack_use_after_return=1:allocator_may_return_null=1:exitcode=66";
@@ -19,9 +20,9 @@ const char *__tsan_default_options(void)
     return "report_signal_unsafe=0:exitcode=66";
 }
 
-/* A child with CLONE_VM has a descriptor table of its own. TSan, whose memory the child shares,
- * takes its descriptors for those of the parent, and reports races of threads that use the same
- * numbers. */
+/* Suppressions for children with CLONE_VM, which share memory with TSan but have separate
+ * descriptor tables. TSan confuses the descriptors of such a child with the parent's descriptors of
+ * the same numbers, and reports races. */
 const char *__tsan_default_suppressions(void)
 {
     return "race:interceptor_close$\n"
@@ -41,7 +42,7 @@ const char *__ubsan_default_options(void)
 
 int main(int argc, char **argv)
 {
-    /* Makes Python allocate by malloc(3), so that the sanitizer detects accesses beyond cffi's
+    /* Let Python allocate memory by malloc(3), so that the sanitizer detects accesses beyond cffi's
      * buffers. */
     PyPreConfig config;
     PyPreConfig_InitPythonConfig(&config);
