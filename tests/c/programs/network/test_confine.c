@@ -16,12 +16,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* A copy of the function in main.c, which has main() and so can't be linked with a test. */
-int compare_fds(const void *a, const void *b)
-{
-    return *(const int *)a - *(const int *)b;
-}
-
 #define CHECK_DENIED(call)                                                                         \
     do {                                                                                           \
         errno = 0;                                                                                 \

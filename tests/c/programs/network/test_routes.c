@@ -8,12 +8,6 @@
 #include <arpa/inet.h>
 #include <sys/socket.h>
 
-/* main.c, which a test can't be linked with, has this function. */
-int compare_fds(const void *a, const void *b)
-{
-    return *(const int *)a - *(const int *)b;
-}
-
 /* Commands that set up a machine with routes over several gateways, and over gateways of another
  * address family. */
 static const char machine[] =
