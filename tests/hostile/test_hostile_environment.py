@@ -32,7 +32,8 @@ with un.SandboxHost() as host:
 """
 TRIAL = "from usernsctl.pytest_plugin.needs import _try_runsc; assert _try_runsc() is None"
 
-# Arguments of Python for programs that start Python, or another program, as a child process.
+# Arguments for Python. Each of these programs starts Python, or another program, as a child
+# process.
 STARTS = {
     "doctor": [SCRIPTS / "usernsctl", "doctor"],
     "run": [SCRIPTS / "usernsctl", "run", "--", "true"],

@@ -109,7 +109,7 @@ def test_processes_of_the_parent_namespace_can_not_be_read() -> None:
 
 @pytest.mark.userns
 def test_processes_of_a_child_namespace_can_be_traced() -> None:
-    """CAP_SYS_PTRACE in the user namespace of the target is sufficient (ptrace(2))."""
+    """CAP_SYS_PTRACE in the user namespace of the traced process is sufficient (ptrace(2))."""
     with waiting_child(map_self) as pid:
         assert link("user", pid) != link("user")
         assert os.readlink(f"/proc/{pid}/exe") == os.readlink("/proc/self/exe")
@@ -121,7 +121,7 @@ def test_processes_of_a_child_namespace_can_be_traced() -> None:
 
 @pytest.mark.userns
 def test_processes_of_the_parent_namespace_can_not_be_traced() -> None:
-    """ptrace(2) fails with EPERM without CAP_SYS_PTRACE in the user namespace of the tracee."""
+    """ptrace(2) fails with EPERM without CAP_SYS_PTRACE in the namespace of the traced process."""
 
     def below(pid: int) -> None:
         map_self()
@@ -154,7 +154,7 @@ def test_the_same_user_can_be_signalled_from_inside() -> None:
 @pytest.mark.userns
 @unprivileged
 def test_root_inside_can_not_signal_other_users_outside() -> None:
-    """kill(2) fails with EPERM without CAP_KILL in the user namespace of the target."""
+    """kill(2) fails with EPERM without CAP_KILL in the user namespace of the signalled process."""
     with refused(errno.EPERM):
         os.kill(1, 0)
 
