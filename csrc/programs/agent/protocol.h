@@ -140,8 +140,8 @@ enum {
  * is empty. */
 struct agent_record {
     uint32_t kind;
-    uint32_t mode;        /* st_mode of a file (inode(7)); or another value, see the kinds */
-    uint32_t size;        /* size in bytes of the text or data that follows */
+    uint32_t mode; /* st_mode of a file (inode(7)), or the value that the kind of record defines */
+    uint32_t size; /* size in bytes of the text or data that follows */
     uint32_t nanoseconds; /* with `seconds`, the time of the last modification */
     int64_t seconds;
     uint64_t length; /* st_size of a file; for a symbolic link, the length of the link's name */

@@ -143,8 +143,8 @@ bool drop_privileges(void);
 /* Restricts the process that forwards TCP ports. Closes all descriptors except `socket` and the
  * listening sockets, and drops the access to files, all capabilities, and all system calls that
  * forward_ports() does not need. Afterwards the process can't allocate memory. Returns an array
- * with the address of each port in the sandbox; connect(2) fails with pointers to other addresses.
- * Returns NULL with the error in `err` after a failure. */
+ * with the address of each port in the sandbox, or NULL with the error in `err`. connect(2) fails
+ * with all pointers except the pointers to elements of this array. */
 const struct sockaddr_in *confine_forwarder(const struct network *network, int socket,
                                             struct un_error *err);
 /* Restricts the process that receives the datagrams of clients, like confine_forwarder(). The

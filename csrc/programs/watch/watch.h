@@ -59,7 +59,7 @@ struct pump {
                         in memory shared with the pump */
 };
 
-/* Parses BYTES[,kill]. Returns false if `text` is malformed. */
+/* Parses the value of --max-output, BYTES[,kill]. Returns false if `text` is malformed. */
 bool pump_parse(const char *text, struct pump *pump);
 /* Starts the pump, a process that exits after the sandbox has closed standard output and error.
  * Returns 0, or -1 with the error in `err`. */
@@ -101,7 +101,8 @@ struct watch_result {
     struct rusage before; /* usage of children that were reaped before this program was executed */
 };
 
-/* Parses DIRECTORY,FD,TEMPORARY,NAME. Returns false if `text` is malformed. */
+/* Parses the value of --result, DIRECTORY,FD,TEMPORARY,NAME. Returns false if `text` is
+ * malformed. */
 bool result_parse(const char *text, struct result_file *file);
 /* Parses the number of the descriptor for file->denied. Returns false if `text` is malformed. */
 bool result_parse_denied(const char *text, struct result_file *file);
