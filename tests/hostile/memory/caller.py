@@ -24,8 +24,9 @@ from usernsctl.namespaces.named import remove_named
 
 KIND, ROUNDS, ATTACKER, DIRECTORY = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
 MARKER = ctypes.create_string_buffer(os.urandom(32), 32)
-# A descriptor that no command may have, not even before its exec.
+# A descriptor that no command may have, neither before its exec nor, since it is inheritable, after it.
 SECRET = os.open(f"{DIRECTORY}/secret/file", os.O_RDONLY)
+os.set_inheritable(SECRET, True)
 TRUE = f"{DIRECTORY}/true"
 # Other users must not be able to read the environment of a command either.
 OWN = os.urandom(16).hex()
