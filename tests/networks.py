@@ -28,6 +28,13 @@ NEIGHBOUR, BROADCAST = "10.77.0.9", "10.77.0.255"
 #: server.
 WEB, OTHER_WEB, WEB_6, DNS = "198.51.100.7", "203.0.113.9", "2001:db8::7", "198.51.100.53"
 METADATA, METADATA_6 = "169.254.169.254", "fd00:ec2::254"
+#: Addresses of other metadata services: of Alibaba, Azure and Oracle; then, by IPv6, of Google,
+#: Oracle, Akamai, Scaleway and Alibaba.
+OTHER_METADATA = ("100.100.100.200", "168.63.129.16", "192.0.0.192")
+OTHER_METADATA_6 = (
+    *("fd20:ce::254", "fd00:c1::a9fe:a9fe", "fd00:a9fe:a9fe::1", "fd00:42::42"),
+    "fd00:100::100:200",
+)
 #: Addresses of a server in the internet, with the prefixes of IPv6 translators (NAT64).
 WEB_64, LOCAL_64 = "64:ff9b::c633:6407", "64:ff9b:1::c633:6407"
 BRIDGE_64, METADATA_64 = "64:ff9b::ac1e:1", "64:ff9b::a9fe:a9fe"
@@ -63,9 +70,11 @@ ip link set lo up
 ip link set outer name lan
 ip addr add {ROUTER}/24 dev lan; ip addr add {NEIGHBOUR}/24 dev lan
 ip -6 addr add {ROUTER_6}/64 dev lan nodad
-for address in {WEB} {OTHER_WEB} {DNS} {METADATA}; do ip addr add $address/32 dev lo; done
+for address in {WEB} {OTHER_WEB} {DNS} {METADATA} {" ".join(OTHER_METADATA)}; do
+    ip addr add $address/32 dev lo
+done
 ip -6 addr add {WEB_6}/128 dev lo nodad; ip -6 addr add {METADATA_6}/128 dev lo nodad
-for address in {WEB_64} {LOCAL_64} {BRIDGE_64} {METADATA_64}; do
+for address in {WEB_64} {LOCAL_64} {BRIDGE_64} {METADATA_64} {" ".join(OTHER_METADATA_6)}; do
     ip -6 addr add $address/128 dev lo nodad
 done
 ip link set lan up

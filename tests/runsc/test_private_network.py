@@ -39,8 +39,16 @@ def test_private_network_reaches_the_internet(world: World) -> None:
     assert ask(world, *wanted) == wanted
 
 
-def test_denied_addresses_are_unreachable_through_nat64(world: World) -> None:
-    words = [f"{one}/80" for one in (networks.METADATA_64, networks.BRIDGE_64, networks.LOCAL_64)]
+TRANSLATED = (networks.METADATA_64, networks.BRIDGE_64, networks.LOCAL_64)
+
+
+@pytest.mark.parametrize(
+    "addresses",
+    [TRANSLATED, (*networks.OTHER_METADATA, *networks.OTHER_METADATA_6)],
+    ids=["nat64", "metadata"],
+)
+def test_denied_addresses_are_unreachable(world: World, addresses: tuple[str, ...]) -> None:
+    words = [f"{address}/80" for address in addresses]
     done = world.run("/usr/bin/python3", "-c", ASK, *words)
     assert done.stdout.count(" outside ") == len(words)
     denied = {"ConnectionRefusedError", "OSError", "TimeoutError"}

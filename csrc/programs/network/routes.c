@@ -24,7 +24,7 @@
 #define DUMPS_MAX 20
 
 /* Addresses that no sandbox may reach: link-local addresses, at which clouds serve the credentials
- * of the machine, and other addresses for the same purpose. */
+ * of the machine, and other addresses for the same purpose (cloud-init's data sources). */
 static const struct {
     const char *address;
     int family, length;
@@ -35,6 +35,10 @@ static const struct {
     {"192.0.0.192", AF_INET, 32},
     {"fd00:ec2::", AF_INET6, 32},
     {"fd20:ce::254", AF_INET6, 128},
+    {"fd00:42::42", AF_INET6, 128},
+    {"fd00:100::100:200", AF_INET6, 128},
+    {"fd00:a9fe:a9fe::1", AF_INET6, 128},
+    {"fd00:c1::a9fe:a9fe", AF_INET6, 128},
     {"fe80::", AF_INET6, 10},
     /* The local-use NAT64 prefix (RFC 8215), whose addresses may be translated to any IPv4 address.
      * For the other NAT64 prefix, see filter.c. */
