@@ -1,4 +1,4 @@
-"""Run commands on a machine with misconfigurations, which causes/broken.py applies."""
+"""Commands on a machine with misconfigurations, which causes/broken.py applies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of commands in several event loops, started by asyncio's function and by usernsctl's."""
+"""Tests of create_subprocess_exec() of asyncio and of usernsctl, in several event loops."""
 
 from __future__ import annotations
 

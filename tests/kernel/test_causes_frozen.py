@@ -1,4 +1,4 @@
-"""Tests that a frozen launch, which needs no Python, reports the same causes as run does."""
+"""Tests of the causes that a frozen launch, which needs no Python, reports, as run does."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def seen_by_all() -> Iterator[Path]:
 def test_a_launch_names_the_cause_that_run_names(
     usernsctl: Program, seen_by_all: Path, way: str, options: list[str], cause: str
 ) -> None:
-    """Check that a launch and run report the same cause (docs/docker-matrix.md, and one more)."""
+    """Check that a frozen launch and `usernsctl run` report the same cause and remedy."""
     file = seen_by_all / "launch"
     usernsctl.check_output("freeze", *options, "-o", file, "--", "echo", "ran")
     done = run_broken([way], [PRELUDE, "--launch", str(file)])
@@ -53,7 +53,7 @@ def test_a_launch_names_the_cause_that_run_names(
 
 
 def test_a_refused_fork_of_the_watcher_is_named(usernsctl: Program, seen_by_all: Path) -> None:
-    """Check that the error names fork, not the creation of the namespaces, which has succeeded."""
+    """Check that the error names fork(2), not the creation of namespaces, which has succeeded."""
     file = seen_by_all / "launch"
     assert usernsctl("freeze", "-o", file, "--", "echo", "ran").returncode == 0
     done = run_broken(["seccomp-fork"], [PRELUDE, "--launch", str(file)])

@@ -240,7 +240,10 @@ def tried(own: Path, groups: list[Path], user: int) -> set[str]:
 
 @as_root
 def test_a_user_starts_commands_in_a_delegated_subtree(group: Path) -> None:
-    """Check that a user can't move a process from outside into a delegated subtree (cgroups(7))."""
+    """Start commands in a delegated subtree; a process outside the subtree may not enter it.
+
+    The kernel requires write access to cgroup.procs of the common ancestor (cgroups(7)).
+    """
     user = 12345
     given, leaf, other = group / "given", group / "given" / "leaf", group / "other"
     for made in (given, leaf, other):

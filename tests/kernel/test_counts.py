@@ -75,7 +75,10 @@ def test_counted_calls_are_as_recorded(tmp_path: Path) -> None:
 
 
 def changed(counts: dict[str, int], recorded: dict[str, int], sign: int) -> dict[str, str]:
-    """Return the counts above (sign 1) or below (-1) the recorded ones by more than ALLOWANCE."""
+    """Return the counts that exceed the recorded ones by more than ALLOWANCE.
+
+    With the sign -1, return the counts that fall below the recorded counts by more than ALLOWANCE.
+    """
     return {
         name: f"{now}, was {recorded[name]}"
         for name, now in counts.items()

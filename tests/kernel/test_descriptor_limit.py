@@ -1,4 +1,4 @@
-"""Tests that a start without free descriptors fails with the right cause, and leaks nothing."""
+"""Tests of starts without free descriptors, which must report the right cause and leak nothing."""
 
 from __future__ import annotations
 

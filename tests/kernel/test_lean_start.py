@@ -1,4 +1,4 @@
-"""Tests that a start imports only the modules in the lists here, since imports take most time.
+"""Tests of the modules that a start imports: only listed ones, because imports take long.
 
 The lists have top-level packages, and the submodules of usernsctl. Private modules of the standard
 library are not listed, since public modules import them. Before you add a name to a list, consider

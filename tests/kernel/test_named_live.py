@@ -153,8 +153,8 @@ def test_a_named_namespace_outlives_its_creator() -> None:
         assert kept.check_output(LINK, text=True) == inside
 
 
-# The creator kills itself after it has sent the order to stay ("+"), but before the holder has read
-# the order.
+# Program that creates a namespace, and kills itself after it has sent the order to stay ("+") to
+# the holder, but before the holder has read the order.
 KILLED_EARLY = """
 import os, signal
 from usernsctl.namespaces import named

@@ -233,7 +233,7 @@ def test_an_unreferenced_namespace_is_closed_with_a_warning() -> None:
 
 @pytest.mark.userns
 def test_the_kernel_frees_a_closed_namespace() -> None:
-    """Check that a new namespace is possible again, with a delay, if the limit is one namespace."""
+    """Check that the kernel frees a closed namespace soon, so that a new one can be created."""
     Path("/proc/sys/user/max_user_namespaces").write_text("1")
     with Namespace.create():
         with pytest.raises(un.NamespaceError) as caught:

@@ -55,8 +55,8 @@ def test_the_tree_shows_parents_and_children(usernsctl: Program, prelude: Progra
     assert found[made["outer"]]["parent"] == own
     inner = found[made["inner"]]
     assert (inner["parent"], inner["owner"]) == (made["outer"], os.geteuid())
-    # The outside uids are relative to this process. Uid 0 of the outer namespace is the caller's
-    # uid here.
+    # The tree shows outside uids as seen from this process, to which uid 0 of the outer namespace
+    # is the caller's uid.
     assert [(one["inside"], one["outside"], one["count"]) for one in inner["uid"]] == [
         (0, os.geteuid(), 1)
     ]

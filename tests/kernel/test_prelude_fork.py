@@ -20,7 +20,7 @@ def waiting(prelude: Program, *options: str) -> Iterator[tuple[subprocess.Popen[
     """Start usernsctl-exec with WAITER; yield the process and the pid of WAITER."""
     command: list[str | Path] = [prelude.path, *options, "--", *WAITER]
     # Create a process group that is not orphaned, because the parent of its leader is in another
-    # group. The kernel does not stop orphaned groups.
+    # group. Orphaned groups are not stopped by SIGTSTP.
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, process_group=0) as process:
         try:
             yield process, read_ready(process.stdout)
@@ -32,7 +32,7 @@ def waiting(prelude: Program, *options: str) -> Iterator[tuple[subprocess.Popen[
 def test_death_by_a_signal_exits_with_128_plus_its_number(
     prelude: Program, options: list[str]
 ) -> None:
-    # PID 1 of a PID namespace ignores signals from inside, but its children do not.
+    # PID 1 of a PID namespace ignores signals from inside, so a child of PID 1 kills itself.
     script = "sh -c 'kill -TERM $$'"
     assert prelude(*options, "--", "sh", "-c", f"{script}; exit $?").returncode == 143
     if "-rp" not in options:

@@ -31,7 +31,7 @@ def running(
     """Start usernsctl-exec --init with a command; yield the process."""
     words: list[str | Path] = [prelude.path, *options, *INIT, *command]
     # Create a process group that is not orphaned, because the parent of its leader is in another
-    # group. The kernel does not stop orphaned groups.
+    # group. Orphaned groups are not stopped by SIGTSTP.
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, process_group=0) as process:
         try:
             yield process

@@ -29,7 +29,7 @@ CONFIG = [
     *("json\0" + ', "uid": [', "json-uid-map", "json\0]}"),
 ]
 ROOT = ["make\0bundle\000700"]
-# Records that mount the directories with the programs of the host.
+# Records of a launch file that mount the directories with the programs of the host.
 PROGRAMS = ("machine\0bin", "machine\0usr")
 
 Write = Callable[..., Path]
@@ -123,7 +123,7 @@ def test_check_verifies_a_launch(prelude: Program, write: Write) -> None:
 def test_launch_does_not_search_path_for_helpers(
     prelude: Program, write: Write, tmp_path: Path
 ) -> None:
-    """Check that helpers are not run from PATH, which may contain directories of other users."""
+    """Check that helpers are not searched in PATH, which may contain directories of other users."""
     traps = tmp_path / "traps"
     traps.mkdir()
     for name in ("newuidmap", "newgidmap", "getent", "getsubids"):

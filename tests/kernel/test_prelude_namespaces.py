@@ -1,4 +1,4 @@
-"""Tests that usernsctl-exec creates only the namespaces that its options name."""
+"""Tests of the namespaces that usernsctl-exec creates: only those that the options name."""
 
 from __future__ import annotations
 
@@ -84,8 +84,9 @@ def root_propagation(mountinfo: str) -> set[str]:
 
 @pytest.mark.parametrize("mode", [None, "private", "slave", "shared", "unchanged"])
 def test_mounts_propagate_as_with_unshare(prelude: Program, mode: str | None) -> None:
-    # The modes differ only in a mount namespace with shared mounts. A shell remains in that
-    # namespace, since a slave mount becomes private when its master is removed.
+    # The values of --propagation differ only if the caller's mount namespace has shared mounts. A
+    # shell keeps that namespace alive, because a slave mount becomes private when its master is
+    # removed.
     stay = ["sh", "-c", '"$@"; exit $?', "sh"]
     outer: list[str | Path] = [prelude.path, "-rm", "--propagation=shared", "--", *stay]
     options = ["-rm"] if mode is None else ["-rm", f"--propagation={mode}"]

@@ -67,7 +67,8 @@ def test_a_missing_command_exits_with_127(prelude: Program) -> None:
         assert done.returncode == 127
         assert done.stderr.startswith(f"usernsctl-exec: lookup: {command}: No such file")
         assert "[command-not-found]" in done.stderr
-    # The command can't search /root, because root of the new namespace is another user outside.
+    # The command can't search /root, because root of the new namespace is another user outside. So
+    # the search of PATH must skip /root.
     done = prelude("-r", "--", "no-such-tool", env={"PATH": "/root:/usr/bin"})
     assert done.returncode == 127
     assert "[command-not-found]" in done.stderr

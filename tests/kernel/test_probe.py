@@ -1,4 +1,4 @@
-"""Tests of the output of usernsctl-probe, and that the program leaves no processes."""
+"""Tests of usernsctl-probe: its output, and that it leaves no processes."""
 
 from __future__ import annotations
 

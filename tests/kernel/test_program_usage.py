@@ -1,4 +1,4 @@
-"""Tests that internal native programs respond to wrong arguments with their usage message."""
+"""Tests of the usage messages of internal native programs for wrong arguments."""
 
 from __future__ import annotations
 

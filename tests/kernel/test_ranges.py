@@ -1,4 +1,4 @@
-"""Tests that subordinate ranges are mapped as planned, and in the same way as by unshare(1)."""
+"""Tests of maps of subordinate ranges, which must be as planned, and the same as by unshare(1)."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ COPIES = "cp -p /usr/bin/newuidmap /usr/bin/newgidmap /mnt\n"
 
 @dataclass
 class Machine:
-    """The files /etc/subuid and /etc/subgid of a test, with which `nobody` runs usernsctl-exec."""
+    """A host with /etc/subuid and /etc/subgid of its own, on which `nobody` runs usernsctl-exec."""
 
     prelude: Path
     directory: Path
@@ -154,7 +154,7 @@ def test_an_extent_may_span_adjacent_ranges(
     ],
 )
 def test_login_defs_names_the_group_of_helpers(machine: Machine, line: str, granted: bool) -> None:
-    """Check that GRANT_AUX_GROUP_SUBIDS lets users with another group map gids by newgidmap(1)."""
+    """Check that GRANT_AUX_GROUP_SUBIDS allows maps if the caller's gid differs from passwd(5)."""
     login = machine.directory / "login.defs"
     login.write_text(f"{Path('/etc/login.defs').read_text()}\n{line}\n")
     login.chmod(0o644)
@@ -174,7 +174,7 @@ def test_directories_in_path_are_not_taken_for_helpers(machine: Machine) -> None
 
 @pytest.mark.parametrize("name", ["subuid", "subgid"])
 def test_fifos_in_place_of_subid_files_do_not_block(machine: Machine, name: str) -> None:
-    """Check that a FIFO is refused, which an image might have in place of a subid file."""
+    """Check that a FIFO is rejected, which an image may have in place of a subid file."""
     prepare = f"mkfifo -m 644 /mnt/fifo; mount --bind /mnt/fifo /etc/{name}\n"
     machine.refused("subid-not-a-file", f"/etc/{name} is not a regular file", prepare=prepare)
 

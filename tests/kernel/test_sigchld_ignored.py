@@ -124,6 +124,6 @@ for script in ("exit 3", "kill -TERM $$", "exit 0"):
 
 
 def test_returncodes() -> None:
-    """Check that the status is 0, as in subprocess, unless the kernel reports it (Linux 6.15)."""
+    """Check that the status is 0, as in subprocess, unless Linux reports the status (6.15)."""
     told = "3 3\n-15 0\n0 0\n" if TELLS else "0 0\n0 0\n0 0\n"
     assert in_python(RETURNCODES) == told

@@ -101,7 +101,7 @@ def test_the_child_program_refuses_other_callers() -> None:
 
 @several_ids
 def test_helpers_work_with_sigchld_ignored() -> None:
-    """Check that the disposition of SIGCHLD, which all threads share, is not changed."""
+    """Check that helpers work with SIGCHLD ignored, and that all threads keep this disposition."""
     if may_map_any_id():
         pytest.skip("root needs no helper")
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)

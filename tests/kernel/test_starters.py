@@ -1,4 +1,4 @@
-"""Tests that usernsctl-init and usernsctl-detach work with any standard streams, or with none."""
+"""Tests of usernsctl-init and usernsctl-detach with closed or unusual descriptors 0 to 2."""
 
 from __future__ import annotations
 

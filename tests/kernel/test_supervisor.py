@@ -316,7 +316,7 @@ def test_the_foreground_is_taken_back_from_a_dead_group(
 def test_the_mode_of_a_shared_terminal_is_kept(
     supervised: list[str], terminal: Terminal, shell: str
 ) -> None:
-    """Check that the mode is kept if another process of the terminal may have set it."""
+    """Check that usernsctl keeps the terminal's mode if another process may have set the mode."""
     raw = python(RAW % ("pass", "os._exit(0)"))
     with ended(terminal.lead(["sh", "-c", shell, "sh", *supervised, *raw])) as process:
         assert process.wait(PATIENCE) == 0
@@ -374,7 +374,8 @@ def test_process_1_leaves_a_stopped_child_stopped(as_first: list[str]) -> None:
             process.kill()
 
 
-# Script that mounts a FIFO over /dev/null. The watcher forwards a signal by running a command.
+# Script that mounts a FIFO over /dev/null. The command that the watcher runs to forward a signal
+# writes to its standard error, and would block if this were /dev/null.
 ANOTHER_NULL = """
 mkfifo fifo
 mount --bind fifo /dev/null

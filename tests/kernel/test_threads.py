@@ -76,7 +76,7 @@ def test_forks_in_another_thread_do_not_disturb_starts(namespace: un.Namespace) 
 
 @pytest.mark.parametrize("number", [signal.SIGALRM, signal.SIGCHLD, signal.SIGUSR1], ids=str)
 def test_signals_do_not_disturb_starts(namespace: un.Namespace, number: int) -> None:
-    """Check that handlers run only in this process, and that no start fails."""
+    """Check that signal handlers run only in this process, and that no start fails."""
     mine = os.getpid()
     pids = set()
 
@@ -117,8 +117,9 @@ def test_a_blocked_signal_is_still_pending_after_a_start(namespace: un.Namespace
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
 
 
-# A signal to the process group also reaches a child before its exec. The child shares the memory of
-# this process, so Python's handler must not run there and write to the wakeup descriptor.
+# Program that starts commands in threads while its process group receives signals. A signal also
+# reaches a child before its exec. The child shares the program's memory, so Python's handler must
+# not run in the child and write to the wakeup descriptor.
 GROUP = """
 import os, select, signal, threading
 import usernsctl as un

@@ -1,4 +1,4 @@
-"""Tests of commands in a running sandbox: their attributes, exit status and cleanup."""
+"""Tests of the attributes, the exit status and the cleanup of commands in a running sandbox."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def process_list(box: un.Sandbox) -> str:
 
 
 def agents(box: un.Sandbox) -> int:
-    """Count the agents that runsc has started beside the sandbox's first command (parent pid 0)."""
+    """Return the number of agents that runsc has started in the sandbox (their parent pid is 0)."""
     lines = output_of(box, "ps", "-eo", "ppid,args").splitlines()
     return [line.split() for line in lines].count(["0", "/.usernsctl-agent"])
 
@@ -122,7 +122,7 @@ def test_umask_session_and_process_group_are_set(box: un.Sandbox) -> None:
 def test_commands_start_with_default_signal_handling(box: un.Sandbox) -> None:
     assert python(box, "import signal; print(signal.pthread_sigmask(0, []))") == "set()"
     code = "import signal as s; print([n for n in range(1, 65) if s.getsignal(n) == s.SIG_IGN])"
-    # Python itself ignores SIGPIPE (13) and SIGXFSZ (25).
+    # The Python process that prints this list ignores SIGPIPE (13) and SIGXFSZ (25) itself.
     assert python(box, code) == "[13, 25]"
 
 
@@ -562,8 +562,8 @@ def is_interrupted(box: un.Sandbox, seconds: float) -> bool:
     return False
 
 
-# A socketpair() that is interrupted is closed by garbage collection, with a warning. Garbage of
-# earlier tests is collected first, because an interrupt in a finalizer would be dropped.
+# If socketpair() is interrupted, garbage collection closes the sockets, with a warning. Collect the
+# garbage of earlier tests first, because an interrupt in a finalizer would be dropped.
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupted_start_leaks_nothing(box: un.Sandbox, host: un.SandboxHost) -> None:
@@ -626,7 +626,8 @@ def test_run_works_when_standard_streams_are_closed(closed: str) -> None:
     assert done.stderr == (b"" if "2" in closed else b"err\nerr\n")
 
 
-# Program that starts a command with a given method, and then prints its own remaining input.
+# Program that starts a command with a given method, and then prints what the command has left of
+# the program's standard input.
 UNNAMED = """
 import asyncio, sys
 import usernsctl as un

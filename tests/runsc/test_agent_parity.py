@@ -1,4 +1,4 @@
-"""Tests that reuse the tests of subprocess and asyncio for commands in a sandbox."""
+"""Tests of subprocess and asyncio, applied to commands in a sandbox."""
 
 from __future__ import annotations
 

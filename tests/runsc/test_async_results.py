@@ -24,7 +24,7 @@ Run = Callable[..., Awaitable["un.Result[Any]"]]
 
 @pytest.fixture(params=["gvisor.run", "box.run"])
 def with_run(request: pytest.FixtureRequest, runtime: Path) -> Callable[..., Any]:
-    """Return a function that runs an asynchronous function with an implementation of run_async."""
+    """Return a function that passes either variant of run_async() to a coroutine function."""
 
     async def main(use: Callable[[Run], Awaitable[Any]]) -> Any:
         async with await un.SandboxHost.create_async() as host:

@@ -1,4 +1,4 @@
-"""Tests that usernsctl runs and fixes bundles that runsc refuses to run without privileges.
+"""Tests of bundles that runsc rejects without privileges, and that usernsctl fixes and runs.
 
 The root filesystem of the bundles is the host's, read-only, so that no image must be unpacked.
 """
@@ -191,7 +191,7 @@ BLOCKED = [
     ("bundle-selinux", process(selinuxLabel="a:b:c")),
     ("bundle-other-system", WORKS | {"windows": {"layerFolders": []}}),
     ("bundle-other-system", WORKS | {"solaris": {}}),
-    # A long command, because runsc sets oomScoreAdj after the start, when a short one may have
+    # Use a long command: runsc sets oomScoreAdj after the start, when a short command may have
     # exited.
     ("bundle-oom-score", process(args=LATE, oomScoreAdj=-1000)),
     ("rootfs-missing", process() | {"root": {"path": "missing", "readonly": True}}),
@@ -226,7 +226,7 @@ NOTED = [
     ("cgroup-not-delegated", linux(cgroupsPath="/a/b")),
     (None, process()),
     (None, bind("/usr", "/mnt", "rslave", "nosuid")),
-    # A longer command, because runsc sets oomScoreAdj after the start, and fails if the command has
+    # Use a longer command: runsc sets oomScoreAdj after the start, and fails if the command has
     # exited.
     (None, process(args=LASTING, oomScoreAdj=1000)),
 ]

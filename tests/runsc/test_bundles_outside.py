@@ -1,4 +1,4 @@
-"""Tests of bundles that refer to files outside of the bundle; by default they are refused."""
+"""Tests of bundles that refer to files outside the bundle, which usernsctl rejects by default."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ exit 128
 def test_stderr_of_a_runsc_that_wrote_no_log_is_reported(usernsctl: Program, stand_in: Any) -> None:
     """Report the standard error of a runsc that fails before it opens its log.
 
-    Releases of 2026 fail so early if they refuse an annotation.
+    Releases of 2026 fail before they open the log if they reject an annotation.
     """
     stand_in(REFUSES)
     done = usernsctl("run", "--", "true", env=dict(os.environ))

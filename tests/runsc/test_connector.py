@@ -1,4 +1,4 @@
-"""Tests that the Airbyte connector prints the same messages in gVisor as on the host."""
+"""Tests of the Airbyte connector, which must print the same messages in gVisor as on the host."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def cover() -> None:
-    """Cover a file of /proc, as container engines do; only the test namespace's root may."""
+    """Mount over a file of /proc, as container engines do, as root of the test's namespace."""
     subprocess.run(["mount", "--bind", "/dev/null", "/proc/uptime"], check=True)
 
 
@@ -102,7 +102,7 @@ def test_pools_templates_and_detached_sandboxes_work() -> None:
 
 
 def start_creator(id: str) -> tuple[subprocess.Popen[str], int]:
-    """Start the creator of a sandbox in a new session; return it and usernsctl-init's pid."""
+    """Start a sandbox's creator in a new session; return the creator and usernsctl-init's pid."""
     cover()
     creator = subprocess.Popen(
         [sys.executable, "-c", CREATOR, id],
@@ -131,8 +131,8 @@ def test_the_sandbox_ends_when_usernsctl_init_is_killed(sig: signal.Signals) -> 
     with creator:
         os.kill(init, sig)
         assert creator.wait(PATIENCE) == 0
-    # All processes were killed. usernsctl-init waits until they have exited, but not if SIGKILL
-    # kills it.
+    # usernsctl-init kills all processes, and waits until they have exited. It can't wait if SIGKILL
+    # has killed usernsctl-init itself.
     assert wait_until_gone(id, EXIT_SECONDS if sig == signal.SIGKILL else 0) == []
 
 

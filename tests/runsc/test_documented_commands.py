@@ -1,4 +1,4 @@
-"""Tests that every command of README and docs runs as written, in a new home directory.
+"""Tests of the commands in README and docs, each executed as written in a new home directory.
 
 The commands are in code blocks of `sh`, `console` (after `$ `) and `python`, in README's cheat
 sheet, and in the right columns of the tables in docs/migration.md. Blocks that can't run here are
@@ -56,7 +56,7 @@ SECONDS = 120
 class Block:
     """Code block, or command of a cheat sheet, that is executed as one script.
 
-    :ivar name: the page and the script's first line, without its comment.
+    :ivar name: the page and the script's first line, without the line's comment.
     :ivar script: the commands, without the output that the page shows.
     """
 
@@ -275,7 +275,7 @@ def test_every_exception_names_an_existing_block() -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_code_block_has_a_known_language(page: str) -> None:
-    """Check that each code block has a known language; blocks without one are never executed."""
+    """Check that each code block has a known language: blocks without one are never executed."""
     for language, content in BLOCK.findall((TREE / page).read_text()):
         assert language in LANGUAGES, content
         assert language == "console" or not re.search(r"^\$ ", content, re.MULTILINE), content

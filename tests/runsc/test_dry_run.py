@@ -1,4 +1,4 @@
-"""Tests that `usernsctl run --dry-run` prints its plan and changes nothing."""
+"""Tests of `usernsctl run --dry-run`, which prints the plan of a run and changes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the images' entrypoint: options that it passes on, sets or refuses."""
+"""Tests of the images' entrypoint: which options and variables it accepts, sets or rejects."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def command_line(tmp_path: Path) -> Program:
 
 
 def test_the_entrypoint_is_static() -> None:
-    """Check that the program is static, since a dynamic one loads a tenant's LD_PRELOAD.
+    """Check that the entrypoint is static: a dynamic program would load a tenant's LD_PRELOAD.
 
     A dynamic program has a PT_INTERP header (elf(5)).
     """
@@ -58,7 +58,7 @@ def test_the_command_has_the_whole_environment(in_gvisor: Program) -> None:
 
 
 def test_a_variable_that_is_not_utf8_is_refused(in_gvisor: Program) -> None:
-    """Refuse a variable that is not UTF-8, because config.json must be UTF-8."""
+    """Reject an environment variable that is not UTF-8, because config.json must be UTF-8."""
     done = in_gvisor("--", "true", env={"BYTES": os.fsdecode(b"caf\xe9")}, cwd=Path("/"))
     assert (done.returncode, done.stdout) == (125, "")
     assert "UTF-8" in done.stderr
@@ -89,7 +89,7 @@ READY = "trap 'echo caught; exit 9' TERM; echo ready; while :; do sleep 0.1; don
 
 
 def test_process_1_of_a_user_namespace_stays_outside(in_gvisor: Program, prelude: Program) -> None:
-    """Check PID 1's namespaces, in which engines start health checks of the container."""
+    """Check that PID 1 stays in the container's namespaces, where engines start health checks."""
     container = [prelude.path, "-rmpf", "--mount-proc", "--"]
     with subprocess.Popen(
         [*container, in_gvisor.path, "--network=none", "--", "sh", "-c", READY],
@@ -205,7 +205,7 @@ def test_invalid_options_are_refused(args: list[str], told: str, in_gvisor: Prog
 
 @pytest.mark.parametrize("name", ["USERNSCTL_NETWORK", "USERNSCTL_IDS"])
 def test_obsolete_variables_are_refused(name: str, in_gvisor: Program) -> None:
-    """Refuse an obsolete variable, because the user may have set it to forbid the network."""
+    """Reject an obsolete environment variable, which a user may have set to forbid the network."""
     done = in_gvisor("--", "true", env={name: "none"}, cwd=Path("/"))
     assert (done.returncode, done.stdout) == (125, "")
     assert f"{name} is set, but has no effect" in done.stderr
@@ -230,7 +230,7 @@ def test_entrypoint_named_usernsctl_is_the_command_line(command_line: Program) -
 
 
 def test_closed_standard_streams_do_not_become_the_environment(in_gvisor: Program) -> None:
-    """Close the standard streams, whose numbers the environment's descriptor must not get."""
+    """Check that the descriptor of the environment doesn't become a closed standard stream."""
     close = f"exec {in_gvisor.path} -- sh -c 'exit 7' <&- >&- 2>&-"
     done = subprocess.run(["sh", "-c", close], cwd="/", timeout=60)
     assert done.returncode in (7, 125)
@@ -246,7 +246,7 @@ def test_a_missing_native_program_is_reported(tmp_path: Path) -> None:
 
 @pytest.fixture
 def without_python(tmp_path: Path) -> Path:
-    """Copy only the native programs, as in an image without Python; return their directory."""
+    """Copy only the native programs, as in an image without Python; return the new directory."""
     made = tmp_path / "usernsctl" / "bin"
     made.mkdir(parents=True)
     for name in ("usernsctl-entrypoint", "usernsctl-exec"):
@@ -277,7 +277,7 @@ def test_profiles_are_printed_without_python(without_python: Path) -> None:
 
 
 def test_a_launch_file_is_required_without_python(without_python: Path) -> None:
-    """Check that in-gvisor fails without Python and without a launch in /etc/usernsctl."""
+    """Check that in-gvisor fails without Python and without a launch file in /etc/usernsctl."""
     program = Program(without_python / "in-gvisor")
     for args, file in (
         (["--", "true"], "launch"),

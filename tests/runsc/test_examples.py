@@ -50,7 +50,7 @@ def test_snippet_server_runs_posted_code(url: str, tmp_path: Path) -> None:
     assert status == "1"
     assert gvisor.BUILD in told
     assert "ZeroDivisionError" in told
-    # None of the host's data is visible in the sandbox.
+    # No directory of the host that holds data is visible in the sandbox, such as `tmp_path`.
     look = f"import os; print(os.path.exists({os.fspath(tmp_path)!r}))"
     assert post(url, look) == ("0", "False\n")
 
@@ -83,8 +83,7 @@ def test_snippet_server_takes_and_returns_files(url: str, tmp_path: Path) -> Non
     answer, reason = post_json(url, task)
     assert (answer["output"], answer["files"]["b"], reason) == ("ok\n", "texttext", "exited")
     assert answer["files"]["missing"].startswith("error: ")
-    # Check that the server does not open a file of this machine through a link that the sandbox
-    # made.
+    # Check that the server opens no file of the host through a link that the sandbox has created.
     (tmp_path / "secret").write_text("secret")
     link = f"import os; os.symlink('{tmp_path}/secret', 'b')"
     outside = {"code": link, "results": ["b", f"../../../..{tmp_path}/secret"]}

@@ -81,7 +81,8 @@ os.setresuid(os.getuid(), os.getuid(), os.getuid())
 open("/proc/self/uid_map", "w")
 """
 
-# Program that calls clone(2) with CLONE_FS, with which the kernel creates no user namespace.
+# Program that calls clone(2) with CLONE_FS. The kernel rejects CLONE_FS together with
+# CLONE_NEWUSER.
 CLONE_FS = """
 import ctypes, os, sys
 sys.path.insert(0, sys.argv[1])
@@ -129,7 +130,7 @@ def test_explain_finds_causes_of_a_plain_user(command: list[str], cause: str) ->
 
 @unprivileged
 def test_remedy_for_locked_flags_of_a_mount_heals() -> None:
-    """Check that a remount works if it repeats the mount's locked flag, nosuid."""
+    """Check that a remount works if the remount repeats the mount's locked flag, nosuid."""
     shown = [*FLAGGED, "findmnt", "--noheadings", "--output", "VFS-OPTIONS", "--target", "/mnt"]
     assert "nosuid" in capture(shown, check=True).stdout.strip().split(",")
     capture([*FLAGGED, sys.executable, "-c", REMOUNT, "2"], check=True)
@@ -226,9 +227,10 @@ def test_explain_finds_refused_network_namespace(tmp_path: Path) -> None:
 
 
 def test_explain_finds_duplicate_container_id(tmp_path: Path) -> None:
-    """Create a container, and run another one with the same id.
+    """Create a container, and run another container with the same id.
 
-    Both run in a new PID namespace, with which the first container is killed.
+    Both containers run in a new PID namespace. When PID 1 exits, the kernel kills the first
+    container.
     """
     bundle = make_bundle(tmp_path / "b", **WORKS)
     run = shlex.join(runsc_command(bundle))
@@ -256,7 +258,7 @@ def test_explain_finds_bundle_without_mappings(usernsctl: Program, tmp_path: Pat
 
 @unprivileged
 def test_explain_finds_bundle_without_user_namespace(usernsctl: Program, tmp_path: Path) -> None:
-    """Run a bundle without a user namespace, for which runsc's log shows a request of all ids."""
+    """Run a bundle without a user namespace. The debug log shows that runsc requests all ids."""
     bundle, logs = make_bundle(tmp_path / "b", linux={}), tmp_path / "logs"
     text = failure_of(runsc_command(bundle, "--debug", f"--debug-log={logs}/"))
     assert causes_of(text)[0] == "bundle-no-mappings"
@@ -340,7 +342,7 @@ STDLIB = "import sysconfig; print(sysconfig.get_path('stdlib'))"
 
 
 def test_remedies_for_the_library_of_python_heal(usernsctl: Program, tmp_path: Path) -> None:
-    """Check both remedies: first the library is not mounted, then nobody may read its directory."""
+    """Check the remedies for a library that is not mounted, and for one that is not readable."""
     library = Path(capture(["/usr/bin/python3", "-c", STDLIB]).stdout.strip())
     parent = tmp_path / "python/lib"
     parent.mkdir(parents=True)

@@ -124,7 +124,7 @@ def test_symlinks_and_proc_files_are_read(box: un.Sandbox, inside: str) -> None:
 
 
 def failure(side: str, number: int, path: str, call: Callable[[], object]) -> un.SandboxFileError:
-    """Check that `call` raises an error with a side, errno and path; return the error."""
+    """Check the attributes of the SandboxFileError that `call` raises; return the exception."""
     with pytest.raises(un.SandboxFileError) as caught:
         call()
     error = caught.value
@@ -175,7 +175,7 @@ def test_read_file_raises_above_max_bytes(box: un.Sandbox, inside: str) -> None:
     error = failure("inside", errno.EFBIG, path, lambda: box.read_file(path, max_bytes=4))
     assert error.remedy == "pass a larger max_bytes"
     assert isinstance(error, un.SandboxFileTooLargeError)
-    # A sparse file of one TiB is refused before any data is transferred.
+    # A sparse file of one TiB is rejected before any data is transferred.
     shell(box, 'truncate -s 1T "$1"', path)
     failure("inside", errno.EFBIG, path, lambda: box.read_file(path))
 

@@ -1,4 +1,4 @@
-"""Tests that a forked child drops its copies of objects without warnings or side effects."""
+"""Tests of forked children, which must drop their copies of objects without side effects."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import sys
 import pytest
 from processes import check_output
 
-# Program that creates an object, forks a child that drops the object, and uses it in the parent.
+# Program that creates an object and forks a child that drops the object. Afterwards, the parent
+# uses the object.
 FORKING = """
 import asyncio, gc, os, sys, warnings
 import usernsctl as un

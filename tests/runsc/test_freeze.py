@@ -1,4 +1,4 @@
-"""Tests of `usernsctl freeze`, which writes a launch of `usernsctl run` to a file."""
+"""Tests of `usernsctl freeze`, which writes the launch file of a `usernsctl run` command."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def test_frozen_launch_runs_a_bundle(usernsctl: Program, prelude: Program, tmp_p
 def test_frozen_launch_uses_the_host_name_of_the_start(
     usernsctl: Program, prelude: Program, tmp_path: Path
 ) -> None:
-    """Use the host name at the time of the launch, unless --hostname has set one at the freeze."""
+    """Use the host name at the start of the launch, unless --hostname was given at the freeze."""
     file, chosen = tmp_path / "launch", tmp_path / "chosen"
     show = ("--", "cat", "/proc/sys/kernel/hostname")
     assert usernsctl("freeze", "-o", file).returncode == 0

@@ -1,4 +1,4 @@
-"""Tests that a failed frozen launch is explained without Python, as `usernsctl run` explains it."""
+"""Tests of the errors of frozen launches, which are explained without Python, as by run."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ Fails = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def fail_launch(prelude: Program, usernsctl: Program, tmp_path: Path) -> Fails:
-    """Return a function that freezes and performs a launch, in which a fake runsc fails."""
+    """Return a function that freezes a launch and starts it with a fake runsc that fails."""
     program = tmp_path / "bin" / "runsc"
     program.parent.mkdir()
     program.write_text(STAND_IN)
@@ -115,7 +115,8 @@ def test_messages_of_runsc_are_mapped_to_causes(
     known = explain(io.BytesIO(said.encode())).candidates
     if cause is None:
         assert rest[0] == '  runsc also says: "and more"'
-        # The remedy omits causes that have been ruled out. No seccomp filter is in force here.
+        # The remedy omits causes that were ruled out. Here these are the causes about seccomp
+        # filters, because no filter is active.
         possible = [one for one in known if not one.cause.id.startswith("seccomp-")]
         told = rest[1].removeprefix("  remedy: usernsctl doctor").split(", ")
         assert len(possible) - 1 <= (len(told) if known else 0)
@@ -139,7 +140,7 @@ def test_crashes_and_empty_logs_of_runsc_are_explained(fail_launch: Fails) -> No
 
 
 def test_hostile_messages_of_runsc_are_sanitized(fail_launch: Fails) -> None:
-    """Check that runsc's messages are sanitized, because they may quote a hostile bundle."""
+    """Check that messages of runsc, which may quote a hostile bundle, are sanitized."""
     for errors in (
         error_log("a\x1b[2J\u202e\r\nusernsctl: all is well\n\x9b\x00", "\x1b]0;owned\x07"),
         b'{"msg":"\\ud800\xff\xc3","level":"error"}',
@@ -193,8 +194,8 @@ def test_failed_launch_starts_no_python(
     done = subprocess.run([*command, "--launch", tmp_path / "launch"], capture_output=True)
     assert done.returncode == 125
     programs = re.findall(r"execve\((\S+),", trace.read_text())
-    # Only root can read the arguments of a process that is not dumpable, so compare only some
-    # names.
+    # An unprivileged strace(1) can't read the arguments of a process that is not dumpable, so
+    # compare only some of the names.
     names = [os.path.basename(program.strip('"')) for program in programs]
     assert (names[0], names[2]) == ("usernsctl-exec", "runsc")
     assert set(names[3:]) == {"cat"}

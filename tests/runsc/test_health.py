@@ -99,7 +99,7 @@ def test_health_without_a_sandbox_fails(script: Script) -> None:
     ],
 )
 def test_health_with_a_failing_command_fails(script: Script, command: str, says: str) -> None:
-    """Run health checks whose command fails or hangs; the command must not stay in the sandbox."""
+    """Run health checks whose command fails or hangs. No such command may stay in the sandbox."""
     done = script(f"begin one; health -- {command}; health -- sh -c 'cat /proc/[0-9]*/cmdline'")
     first, rest = done.stdout.split("\n", 1)
     assert first == "status 1"
@@ -110,7 +110,7 @@ def test_health_with_a_failing_command_fails(script: Script, command: str, says:
 
 
 def test_health_of_a_stopped_sandbox_fails(script: Script) -> None:
-    """Stop gVisor, as if one of its processes had died; no process of the check must be left."""
+    """Stop gVisor, as if one of its processes had died. No process of the check may be left."""
     done = script(
         "begin one; stopped=$(sandbox 1)\n"
         "kill -STOP $stopped; health; kill -CONT $stopped; health\n"
@@ -148,7 +148,8 @@ def test_health_is_not_fooled_by_a_fake_watcher(
 ) -> None:
     """Start an older process with the watcher's name; the check may fail, but must not succeed.
 
-    The process has the same uid as the check, so it could change the check's memory, too.
+    A failure is tolerable, because the process has the uid of the check, and so could also make the
+    check fail by changing the check's memory.
     """
     decoy = tmp_path / "decoy"
     decoy.write_text("echo begun; sleep 600\n")

@@ -68,7 +68,7 @@ def ids_of(usernsctl: Program, *options: str) -> list[Any]:
 
 
 def refusal(usernsctl: Program, *options: str) -> str:
-    """Run with a user that must be refused; return the error."""
+    """Run with a user that must be rejected; return the error."""
     done = dry_run(usernsctl, *options)
     assert (done.returncode, done.stdout) == (125, "")
     assert "[user-unknown]" in done.stderr
@@ -101,7 +101,7 @@ def test_unknown_user_names_are_refused(usernsctl: Program, tree: Path, user: st
     error = refusal(usernsctl, "--rootfs", str(tree), "--user", user)
     assert "the sandbox has no " in error
     assert "has no such name" in error
-    # Even "root" is not searched for in this machine's user database.
+    # Even "root" is not looked up in the host's user database.
     (tree / "etc/passwd").unlink()
     assert "it has no /etc/passwd" in refusal(usernsctl, "--rootfs", str(tree), "--user", "root")
 
@@ -349,7 +349,7 @@ class TestHostileFiles:
 
 
 def test_users_of_the_host_are_looked_up(usernsctl: Program) -> None:
-    """Resolve names by this machine's user database (NSS), which has more than /etc/passwd."""
+    """Resolve names by the host's user database (NSS), which has more users than /etc/passwd."""
     assert ids_of(usernsctl, "--user", "nobody")[0] == 65534
     assert "has no user 'nosuch'" in refusal(usernsctl, "--user", "nosuch")
 

@@ -59,7 +59,11 @@ def test_idle_timeout_ends_a_sandbox_without_a_command(detach: bool) -> None:
 def test_the_search_for_an_oom_kill_is_no_idle_time(
     detach: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Simulate an OOM kill elsewhere, after which wait() searches 2 s for an exceeded limit."""
+    """Simulate an OOM kill on the host, so that wait() checks for an exceeded limit for 2 s.
+
+    The host's counter of OOM kills doesn't name the killed process. The check must not count as
+    activity in the sandbox.
+    """
     with un.SandboxHost() as host, host.start(None, idle_timeout=2, detach=detach) as box:
         process = box.popen(FOREVER)
         monkeypatch.setattr(_core, "oom_kills", lambda **_: 1 << 40)

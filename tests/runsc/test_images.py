@@ -1,4 +1,4 @@
-"""Tests of images without a container engine: the recipe of docs/run.md, and archives' errors."""
+"""Tests of images without a container engine: the recipe of docs/run.md, and invalid archives."""
 
 from __future__ import annotations
 

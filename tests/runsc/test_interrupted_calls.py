@@ -23,7 +23,7 @@ CREATORS = ("dup", "memfd_create", "pidfd_open", "pipe", "pipe2", "socketpair")
 
 
 def run(box: un.Sandbox, call: int, **streams: int) -> bool:
-    """Start a command, and interrupt a call of the start; return whether it was interrupted."""
+    """Start a command, and interrupt a C call; return whether the call was interrupted."""
     return run_interrupted(lambda: box.run(["true"], **streams), call, places=("c_return",))
 
 

@@ -64,9 +64,10 @@ class Containers:
         return f"--bundle={self.directory}/bundle"
 
     def runsc(self, *args: str, status: int = 0) -> str:
-        """Run a subcommand of runsc; return its output.
+        """Run a subcommand of runsc; return the output.
 
-        The output goes to a file, since the container inherits it, and would keep a pipe open.
+        The output goes to a file, because the container inherits the descriptor, and would keep a
+        pipe open.
         """
         with open(self.directory / f"output-{args[0]}-{args[-1]}", "w+b", buffering=0) as output:
             done = self.namespace.run(

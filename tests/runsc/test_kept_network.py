@@ -34,7 +34,7 @@ class Kept:
         return self.world.run(USERNSCTL, *words, env=self.env)
 
     def ask(self, *words: str) -> dict[str, str]:
-        """Run a client of web servers with the prefix `words`; return the answers by server."""
+        """Request pages of web servers by a program with the prefix `words`; return the answers."""
         done = self.run(*words, "/usr/bin/python3", "-c", ASK, *REACHED, *DENIED)
         assert done.returncode == 0, done.stderr
         return dict(line.split(" ", 1) for line in done.stdout.splitlines())
@@ -57,7 +57,7 @@ def kept(world: World, tmp_path: Path) -> Iterator[Kept]:
 
 
 def networks_left(world: World) -> list[str]:
-    """Return the programs of private networks on the machine that are still running after 5 s."""
+    """Return the processes of private networks on the machine that are still running after 5 s."""
     deadline = time.monotonic() + 5
     machine = os.readlink(f"/proc/{world.machine.pid}/ns/net")
     while True:
@@ -120,7 +120,7 @@ def test_publish_in_a_named_namespace_is_refused(kept: Kept, network: tuple[str,
 def test_a_namespace_with_another_network_is_refused(
     world: World, tmp_path: Path, option: str
 ) -> None:
-    """Refuse another kind of network, where usernsctl would not deny this machine's addresses."""
+    """Reject a namespace with another kind of network, where usernsctl denies no host addresses."""
     made = Kept(world, tmp_path)
     done = made.run("ns", "create", "web", "-r", "--net")
     assert done.returncode == 0, done.stderr

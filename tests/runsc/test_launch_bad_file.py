@@ -28,7 +28,7 @@ def launch(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def perform(prelude: Program, launch: Path) -> Callable[..., None]:
-    """Return a function that performs a file's launch, and checks the cause and message."""
+    """Return a function that starts a launch file, and checks the error's cause and message."""
 
     def perform(file: Path | str, *says: str, cause: str | None = "launch-malformed") -> None:
         assert_refused(prelude("--launch", file), *says, cause=cause)
@@ -52,7 +52,7 @@ def test_truncated_launch_is_refused(perform: Refused, launch: Path) -> None:
 def test_launch_with_a_changed_byte_runs_or_is_refused(
     prelude: Program, launch: Path, count: int
 ) -> None:
-    """Change a random byte of a launch, which must then work or be refused, but not crash."""
+    """Change a random byte of a launch file. The launch must work or fail, but must not crash."""
     whole = launch.read_bytes()
     for _ in range(count):
         at = random.randrange(len(whole))
@@ -115,10 +115,10 @@ def test_launch_writable_by_others_is_refused(perform: Refused, launch: Path, mo
 def test_launch_in_a_directory_writable_by_others_is_refused(
     prelude: Program, perform: Refused, launch: Path, mode: int
 ) -> None:
-    """Refuse a launch file in a directory in which another user may rename files.
+    """Reject a launch file in a directory in which another user may rename files.
 
-    The other user could replace the file by another launch of the caller or of root, which allows
-    more.
+    The other user could replace the file by another launch file of the caller or of root, which
+    grants the payload more access.
     """
     directory = launch.parent / "a" / "b"
     directory.mkdir(parents=True)
@@ -196,7 +196,7 @@ def test_unreadable_launch_is_refused(perform: Refused, launch: Path) -> None:
 
 @as_root
 def test_other_users_may_start_a_launch_of_root(prelude: Program) -> None:
-    """Allow users to start root's launch file, but not root to start another user's."""
+    """Allow users to start root's launch file, but do not allow root to start another user's."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as name:
@@ -218,7 +218,7 @@ def test_other_users_may_start_a_launch_of_root(prelude: Program) -> None:
 def test_launch_writable_by_the_sandbox_is_refused(
     prelude: Program, perform: Refused, tmp_path: Path
 ) -> None:
-    """Refuse a launch file below a writable bind mount, where the command could change the file."""
+    """Reject a launch file below a writable bind mount, where the command could change the file."""
     below = tmp_path / "a" / "b"
     below.mkdir(parents=True)
     for source in (tmp_path, tmp_path / "a", below):
@@ -239,7 +239,7 @@ def test_launch_writable_by_the_sandbox_is_refused(
 def test_launch_with_a_bind_mount_of_the_state_is_refused(
     prelude: Program, perform: Refused, tmp_path: Path
 ) -> None:
-    """Refuse a bind mount of usernsctl's state directory, which is known only at the launch."""
+    """Reject a bind mount of usernsctl's state directory, whose path is known only at the start."""
     runtime = tmp_path / "runtime"
     (runtime / "usernsctl" / "inner").mkdir(parents=True)
     (tmp_path / "beside").mkdir()

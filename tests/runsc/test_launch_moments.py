@@ -1,6 +1,6 @@
 """Tests of usernsctl-exec --launch with unusual arguments, variables, directories and limits.
 
-Each launch must work as documented, or fail with one message that says what is wrong.
+Each launch must work as documented, or fail with one message that names the problem.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ def test_too_long_home_is_refused(perform: Perform, home: str) -> None:
 @as_root
 @pytest.mark.parametrize("home", ["/usr", "/etc", "//usr//bin", "/tmp/../usr", "/bin"])
 def test_home_that_the_sandbox_needs_is_refused(perform: Perform, home: str) -> None:
-    """Refuse a HOME such as /usr, which the sandbox needs, so that it can't be hidden."""
+    """Reject a HOME such as /usr: the sandbox needs this directory, so it can't be hidden."""
     done = perform(env=ENV | {"HOME": home})
     assert_refused(done, "can't be hidden: the sandbox needs", "set HOME to")
 

@@ -1,4 +1,4 @@
-"""Tests that kill any process of sandboxes with private networks and published ports, at any time.
+"""Tests of killing random processes of sandboxes with private networks and published ports.
 
 With USERNSCTL_HOSTILE=full, the test kills 20 sandboxes at once, in each of 5 rounds.
 """
@@ -52,7 +52,7 @@ def reap_orphans(before: set[int]) -> set[int]:
 
 
 def traces_in(world: World) -> tuple[str, list[str], str]:
-    """Return the machine's mounts, files that a start could leave, and listening sockets."""
+    """Return the machine's mounts, the files that a start may leave, and the listening sockets."""
     mounts = Path(f"/proc/{world.machine.pid}/mountinfo").read_text()
     directories = [tempfile.gettempdir(), "/dev/shm", f"/run/user/{os.getuid()}"]
     files = sorted(

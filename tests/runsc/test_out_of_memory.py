@@ -15,7 +15,8 @@ pytestmark = as_root
 
 MIB = 1 << 20
 PATIENCE = 60
-# Seconds that a test waits, more than the watcher checks its sandbox's processes after an OOM kill.
+# Seconds that a test waits: longer than the time for which the watcher checks the processes of its
+# sandbox after an OOM kill.
 OBSERVED_SECONDS = 3
 
 GROW = {

@@ -43,7 +43,7 @@ def output(box: un.Sandbox, *command: str) -> str:
 
 
 def command_lines(box: un.Sandbox) -> list[str]:
-    """Return the words of all command lines in the sandbox."""
+    """Return the arguments of all processes in the sandbox."""
     lines = output(box, "sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '; true")
     return [word for word in lines.split() if word]
 
@@ -142,7 +142,10 @@ CLIENT = 'import socket; print(socket.create_connection(("127.0.0.1", 5000)).rec
 
 
 def test_each_lease_connects_to_servers_in_its_sandbox(host: un.SandboxHost) -> None:
-    """Check that each lease reaches a server in its sandbox, of the template or the lease."""
+    """Check that each lease connects to a server in its own sandbox, not to another sandbox's.
+
+    The server comes from the template or is started by the lease.
+    """
     python = ("/usr/bin/python3", "-c")
 
     def ask(box: un.Sandbox) -> str:
@@ -166,7 +169,7 @@ def test_each_lease_connects_to_servers_in_its_sandbox(host: un.SandboxHost) -> 
                     server.kill()
 
 
-# Checks an attack by root in the sandbox, who can kill or stop the agent.
+# Attack by root in the sandbox, who can kill or stop the agent.
 @pytest.mark.parametrize("sig", ["KILL", "STOP"])
 def test_processes_that_stop_the_agent_do_not_reach_the_next_lease(
     host: un.SandboxHost, sig: str
@@ -290,7 +293,7 @@ def test_sandbox_closed_during_its_lease_is_replaced(host: un.SandboxHost) -> No
 
 
 def test_exit_without_close_leaves_no_process() -> None:
-    """Exit a program without closing its pool; the exit must not block or leave processes."""
+    """Exit a program without closing its pool. The exit must neither block nor leave processes."""
     program = (
         "import usernsctl as un\n"
         "host = un.SandboxHost(); pool = host.pool(2)\n"

@@ -44,7 +44,7 @@ pytestmark = pytest.mark.also_root
 PATIENCE = 20
 SETTLING = 5
 
-# Texts that only the command in the sandbox may learn.
+# Texts that only the command in the sandbox may read.
 SECRETS = {"SECRET": "in the environment", "TOKEN": "handed over", "argument": "of the command"}
 COMMAND = ["sh", "-c", f"echo ready; : {SECRETS['argument']}; read line"]
 

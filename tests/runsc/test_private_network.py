@@ -21,7 +21,7 @@ USERNSCTL = str(SCRIPTS / "usernsctl")
 
 
 def ask(world: World, *words: str, options: tuple[str, ...] = ()) -> dict[str, str]:
-    """Run a client of web servers in a sandbox with a private network; return the answers."""
+    """Request pages of web servers from a sandbox with a private network; return the answers."""
     command = [USERNSCTL, "run", "--network", "private", *options]
     done = world.run(*command, "--", "/usr/bin/python3", "-c", ASK, *words)
     assert done.returncode == 0, done.stderr
@@ -143,7 +143,7 @@ def test_private_network_fails_without_nft(
 
 @pytest.mark.userns_requires("strace")
 def test_error_of_nft_is_reported_if_its_process_exits_late(world: World, tmp_path: Path) -> None:
-    """Let the process in the namespace exit with an unread message (its peer gets ECONNRESET)."""
+    """Let the process in the namespace exit with an unread message: its peer gets ECONNRESET."""
     other = tmp_path / "nft"
     other.write_text("#!/bin/sh\nexit 3\n")
     other.chmod(0o755)
@@ -401,7 +401,7 @@ def start_waiting(world: World, *prefix: str) -> subprocess.Popen[str]:
 
 
 def test_private_network_limits_tcp_send_buffers(world: World) -> None:
-    """Check the send buffers' limit; with larger ones, pasta drops data and transfers are slow."""
+    """Check the limit of TCP send buffers. With larger buffers, pasta drops data and is slow."""
     popen = start_waiting(world)
     enter = ["nsenter", "-t", str(popen.pid), "--preserve-credentials", "-U", "-n"]
     done = subprocess.run([*enter, "cat", "/proc/sys/net/ipv4/tcp_wmem"], stdout=subprocess.PIPE)

@@ -318,14 +318,16 @@ def test_udp_forwarders_hold_only_their_sockets(world: World) -> None:
         assert len(found) == 2
         for pid in found:
             opened = [os.readlink(file) for file in Path(f"/proc/{pid}/fd").iterdir()]
-            # The sockets are two published ports, and the connection to the other process.
+            # The three sockets are two published ports, and the connection to the other process of
+            # usernsctl-network.
             assert sum(name.startswith("socket:") for name in opened) == 3
             assert [name for name in opened if name.endswith("/null")] == ["/dev/null"] * 3
             assert len(opened) == 6
             status = Path(f"/proc/{pid}/status").read_text()
             for line in ("CapEff:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"):
                 assert f"{line}\n" in status
-        # If either process of usernsctl-network exits, the network ends, and so the sandbox.
+        # If either process of usernsctl-network exits, the network is removed, and so the sandbox
+        # is killed.
         subprocess.run(world.command("kill", "-9", str(found[0])), check=True)
         assert popen.wait(timeout=60) == 137
         assert popen.stderr is not None

@@ -100,11 +100,11 @@ def test_sigterm_ends_the_command(usernsctl: Program) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM])
 def test_signal_before_the_start_ends_the_run(usernsctl: Program, number: signal.Signals) -> None:
-    """Send a signal before runsc starts; usernsctl must kill runsc even if runsc ignores it."""
+    """Send a signal before runsc starts. usernsctl must kill runsc, which may ignore the signal."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     try:
-        # The signal is blocked, as in a container, so it stays pending until usernsctl-watch reads
-        # it.
+        # Block the signal, which `usernsctl run` inherits, so that the signal stays pending until
+        # usernsctl-watch reads it from a signalfd.
         process = subprocess.Popen(
             [usernsctl.path, "run", "--", "sleep", "100"],
             stdin=subprocess.DEVNULL,
@@ -148,8 +148,9 @@ def test_all_signals_reach_the_command(usernsctl: Program, has_terminal: bool) -
             stdin=theirs if has_terminal else subprocess.DEVNULL,
             stdout=theirs,
             stderr=theirs,
-            # Put the process into a new group, because the kernel does not stop processes of an
-            # orphaned group.
+            # Put the process into a new group, whose parent is in another group of the session,
+            # because processes of an orphaned group are not stopped by SIGTSTP, SIGTTIN and
+            # SIGTTOU.
             process_group=0,
         ) as process,
         open(ours, "rb") as lines,
@@ -314,7 +315,7 @@ def test_mode_of_the_terminal_is_restored(
 
 
 def test_command_with_a_pipe_as_stdout_has_no_terminal(usernsctl: Program) -> None:
-    """Check that the command gets no terminal, since gVisor often hangs with terminal and pipe."""
+    """Check that a command whose stdout is a pipe has no terminal: gVisor often hangs with both."""
     for _ in range(5):
         ours, theirs = os.openpty()
         done = capture(

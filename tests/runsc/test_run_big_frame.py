@@ -1,4 +1,4 @@
-"""Tests that usernsctl.bigframe saves a program calls of mmap(2), which is slow in gVisor."""
+"""Tests of usernsctl.bigframe, which avoids calls of mmap(2), because they are slow in gVisor."""
 
 from __future__ import annotations
 

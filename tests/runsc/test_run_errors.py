@@ -255,7 +255,7 @@ def test_error_suggests_a_bind_mount_for_a_missing_command(
 
 
 def test_error_suggests_a_bind_mount_for_an_interpreter(usernsctl: Program, tmp_path: Path) -> None:
-    """Suggest --bind for the interpreter of a script, to which a virtual environment has a link."""
+    """Suggest --bind for a script's interpreter, to which a link in a virtual environment leads."""
     venv, python = tmp_path / "venv", tmp_path / "python" / "bin" / "python"
     for directory in (venv, python.parent):
         directory.mkdir(parents=True)
@@ -394,9 +394,9 @@ def test_fifo_or_socket_as_mount_point_is_refused(
 def test_symlink_to_a_reserved_path_as_mount_point_is_refused(
     usernsctl: Program, tmp_path: Path, target: str
 ) -> None:
-    """Refuse a mount point that links to / or to usernsctl-verify.
+    """Reject a mount point that links to / or to usernsctl-verify.
 
-    A source that is mounted over usernsctl-verify would be executed instead of it.
+    A file that is mounted over usernsctl-verify would be executed in place of usernsctl-verify.
     """
     root = tmp_path / "root"
     root.mkdir()
@@ -456,7 +456,7 @@ def test_root_learns_why_a_closed_directory_can_not_be_mounted(
 def test_root_learns_why_usernsctl_in_a_closed_directory_fails(
     closed: Path, words: list[str]
 ) -> None:
-    """Report the cause if root calls usernsctl in another user's home directory."""
+    """Report the cause if root runs a usernsctl that is installed in another user's home."""
     script = 'mount --bind "$1" "$2"; at=$2; shift 2; exec "$at/bin/python" -m usernsctl "$@"'
     moved = ["unshare", "--mount", "sh", "-c", script, "sh", sys.prefix, str(closed / "inside")]
     done = capture([*moved, *words])

@@ -270,7 +270,7 @@ def test_missing_file_argument_suggests_a_bind_option(
 
 
 def test_no_bind_is_suggested_for_a_path_with_a_colon(usernsctl: Program, tmp_path: Path) -> None:
-    """Suggest no --bind for a file `mine:rw`, which would mount the directory `mine` writable."""
+    """Suggest no --bind for a file `mine:rw`, because that --bind would mount `mine` writable."""
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine:rw").write_text("a stranger's")
     told = usernsctl("run", "--", "cat", f"{tmp_path}/mine:rw")

@@ -106,7 +106,7 @@ def test_control_c_ends_the_command(usernsctl: Program, pid_namespace: str) -> N
         try:
             while b"ready" not in told:
                 told += os.read(ours, 1000)
-            # Repeat the key, because runsc begins to forward signals only shortly after the
+            # Repeat the key press, because runsc begins to forward signals only shortly after the
             # command's start.
             deadline = time.monotonic() + PATIENCE
             while process.poll() is None and time.monotonic() < deadline:

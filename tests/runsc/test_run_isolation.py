@@ -1,4 +1,4 @@
-"""Tests that a command can't read secrets of the host, and that a fake runsc is detected."""
+"""Tests of the host's secrets, which a command can't read, and of the detection of a fake runsc."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests that the seccomp filter of csrc/sys/membarrier_filter.c does not affect the command.
+"""Tests of the seccomp filter in csrc/sys/membarrier_filter.c, which must not affect the command.
 
 The filter applies to runsc's own processes, which then do not register for memory barriers.
 """

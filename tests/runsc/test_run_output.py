@@ -94,7 +94,7 @@ def test_truncated_output_uses_bounded_memory(usernsctl: Program) -> None:
         peaks = []
         deadline = time.monotonic() + 10
         while process.poll() is None and time.monotonic() < deadline:
-            # Processes may exit while they are read.
+            # A process may exit while its files in /proc are read.
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 for pid in children_of(process.pid):
                     if b"usernsctl-watch" in Path(f"/proc/{pid}/cmdline").read_bytes():
@@ -251,7 +251,7 @@ def test_timeout_ends_a_run_with_a_stuck_reader(usernsctl: Program, tmp_path: Pa
 
 
 def wait_for_runsc(watcher: int, state: str | None) -> None:
-    """Wait until the watcher's runsc has the state `state`; None means that it was reaped."""
+    """Wait until the watcher's runsc has the state `state`, or was reaped if `state` is None."""
     deadline = time.monotonic() + PATIENCE
     while True:
         found = [status_of(pid) for pid in children_of(watcher)]

@@ -1,4 +1,4 @@
-"""Tests of --reraise-signal: usernsctl kills itself by the signal that killed the command."""
+"""Tests of --reraise-signal: usernsctl kills itself with the signal that has killed the command."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ def test_signal_that_kills_the_command_is_reraised(make_command: MakeCommand, nu
 def test_exit_status_143_is_not_reraised_as_a_signal(make_command: MakeCommand) -> None:
     """Exit with a status above 128, such as 143 of a JVM that handles SIGTERM.
 
-    runsc distinguishes this status from a signal only if its wait begins before the sandbox exits.
+    runsc distinguishes this status from a signal only if runsc begins to wait before the sandbox
+    exits.
     """
     statuses = [0, 7, 125, 127, 143, 137, 255]
     with contextlib.ExitStack() as stack:
@@ -142,7 +143,7 @@ def test_reraised_signal_dumps_no_core(make_command: MakeCommand, tmp_path: Path
 def test_process_1_exits_with_the_status_instead(
     make_command: MakeCommand, prelude: Program
 ) -> None:
-    """Run usernsctl as PID 1, which can't kill itself by a signal (pid_namespaces(7))."""
+    """Run usernsctl as PID 1, which can't kill itself with a signal (pid_namespaces(7))."""
     command = [str(prelude.path), "-rp", "--mount-proc", "--", *make_command("kill -TERM $$")]
     assert run(command).returncode == 143
 

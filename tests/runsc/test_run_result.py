@@ -122,7 +122,7 @@ def test_failed_runsc_writes_a_result(usernsctl: Program, result: Path, stand_in
 
 
 def sentry_of(pid: int) -> int:
-    """Return the pid of the sandbox process, a child of the runsc of the watcher `pid`."""
+    """Return the pid of the sandbox process. Its parent is runsc, a child of the watcher `pid`."""
     (runsc,) = children_of(pid)
     for child in children_of(runsc):
         if Path(f"/proc/{child}/cmdline").read_bytes().startswith(b"runsc-sandbox"):
@@ -156,7 +156,7 @@ def test_killed_sandbox_writes_a_result(started: subprocess.Popen[str], result: 
 
 
 def test_result_counts_processor_time_of_all_processes(usernsctl: Program, result: Path) -> None:
-    """Check that the CPU time of gVisor's processes is counted, which are not children of runsc."""
+    """Check that CPU time is counted for gVisor's processes, which are not children of runsc."""
     work = ["python3", "-c", "import os\nfor i in range(2 * 10**7): pass\nprint(os.times().user)"]
     least = float(capture(work, timeout=PATIENCE).stdout)
     usernsctl("run", "--result", result, "--", *work, timeout=PATIENCE)

@@ -1,4 +1,4 @@
-"""Tests that sandboxes and hosts never block an event loop when created, used and closed."""
+"""Tests of sandboxes and hosts in event loops, which they must never block."""
 
 from __future__ import annotations
 

@@ -401,8 +401,8 @@ def test_start_at_the_descriptor_limit_leaks_nothing(
 ) -> None:
     """Start with few free descriptors, and with a short path in $XDG_RUNTIME_DIR.
 
-    Opening the components of a path needs descriptors. With a long path, every start would fail
-    there, and never in the later steps.
+    Opening the components of a path needs descriptors. With a long path, every start would fail at
+    that step, and no later step would be tested.
     """
     with tempfile.TemporaryDirectory(dir="/tmp") as runtime:
         monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)

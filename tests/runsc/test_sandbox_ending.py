@@ -1,4 +1,4 @@
-"""Tests of calls on a sandbox that exits during the call; they must report that it has exited."""
+"""Tests of calls during which the sandbox exits. Each call must report the exit of the sandbox."""
 
 from __future__ import annotations
 

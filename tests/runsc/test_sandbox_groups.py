@@ -26,8 +26,8 @@ MIB = 1 << 20
 PATIENCE = 60
 PREFIX = "usernsctl-sandbox-"
 
-# For each limit: the option that sets it, the control group that the test runs in, and the values
-# of the limit's files in version 1 and in version 2.
+# Tuples of the option that sets a limit, a function that creates the control group in which the
+# test runs, and the values of the limit's files in versions 1 and 2 of control groups.
 LIMITS: dict[str, tuple[str, Callable[[], Any], dict[str, str]]] = {
     "memory": (
         "--memory=128M",
@@ -143,7 +143,7 @@ def test_memory_limit_of_the_caller_has_its_own_cause(usernsctl: Program) -> Non
         done = capture(within(group, *run), timeout=PATIENCE)
     assert done.returncode in (125, 137)
     (cause,) = re.findall(r"\[([a-z-]+)\]$", done.stderr, re.MULTILINE)
-    # A limit above the caller's may be an error before anything starts.
+    # A limit above the caller's own limit may be rejected before any process starts.
     assert cause in ("limit-out-of-range", "out-of-memory")
 
 
@@ -223,7 +223,7 @@ COVER = 'mount -t tmpfs cover /sys/fs/cgroup && exec "$@"'
 
 
 def test_pids_limit_of_root_needs_control_groups(usernsctl: Program) -> None:
-    """Set a pids limit as root, whom RLIMIT_NPROC does not limit, without control groups."""
+    """Check that root can't set a pids limit without control groups (RLIMIT_NPROC exempts root)."""
     covered = ["unshare", "-m", "sh", "-c", COVER, "sh", usernsctl.path, "run"]
     done = capture([*covered, "--pids=100", "--", "echo", "x"], timeout=PATIENCE)
     assert (done.returncode, done.stdout) == (125, "")

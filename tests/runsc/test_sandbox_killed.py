@@ -1,6 +1,6 @@
-"""Tests that kill a program at random moments while the program starts a sandbox.
+"""Tests of killing a program at random moments while the program starts a sandbox.
 
-Afterwards, either the detached sandbox works, or nothing of the sandbox is left.
+Afterwards, either the detached sandbox works, or no trace of the sandbox is left.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def test_killed_creator_leaves_no_sandbox_or_a_working_one(
 
 
 def test_sandbox_ends_with_its_creator_despite_a_forked_child() -> None:
-    """Kill the creator of a sandbox, whose descriptors a forked child still has open.
+    """Kill the creator of a sandbox while a forked child has copies of the creator's descriptors.
 
     The sandbox must exit with its creator, but not with the thread that started the sandbox.
     """

@@ -1,4 +1,4 @@
-"""Tests that all functions that start commands raise the same errors, as subprocess does."""
+"""Tests of the errors of all functions that start commands: the same errors as of subprocess."""
 
 from __future__ import annotations
 

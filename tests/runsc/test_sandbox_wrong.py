@@ -1,4 +1,4 @@
-"""Tests of invalid arguments of sandboxes and hosts: errors name the argument, nothing leaks."""
+"""Tests of invalid arguments of sandboxes and hosts: errors name the argument, and leak nothing."""
 
 from __future__ import annotations
 

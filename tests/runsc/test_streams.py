@@ -1,4 +1,4 @@
-"""Tests that standard streams stay blocking, for the command in the sandbox and for the caller.
+"""Tests of standard streams, which must stay blocking for the command and for the caller.
 
 gVisor sets O_NONBLOCK on the descriptors that it inherits. The flag belongs to the open file
 description, which the caller, or another descriptor of the command, may share.

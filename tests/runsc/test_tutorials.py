@@ -1,4 +1,4 @@
-"""Tests that execute the tutorials of docs/tutorials and compare the output of each command.
+"""Tests of the tutorials in docs/tutorials: each command is executed, and its output compared.
 
 A code block after the line `Save this as FILE:` is the content of FILE. In a `console` block, each
 command is followed by its expected output, in which an ellipsis stands for any text.

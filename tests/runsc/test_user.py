@@ -84,7 +84,7 @@ def test_invalid_user_ids_are_refused(usernsctl: Program, user: str) -> None:
 
 @pytest.mark.each_user
 def test_command_inherits_nofile_of_the_caller(usernsctl: Program) -> None:
-    """Check RLIMIT_NOFILE in the sandbox, since runsc raises its own, as every Go program does."""
+    """Check RLIMIT_NOFILE in the sandbox: runsc raises its own limit, as every Go program does."""
     script = ["sh", "-c", "ulimit -Sn; ulimit -Hn"]
     limited = ["prlimit", "--nofile=600:700", usernsctl.path, "run"]
     done = capture([*limited, "--", *script])

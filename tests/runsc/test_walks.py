@@ -1,4 +1,4 @@
-"""Maximum numbers of usernsctl's source files that a single call executes.
+"""Tests of the maximum number of usernsctl's source files that a single call executes.
 
 The limits keep call chains short enough to read. Whoever raises a limit must give a reason; whoever
 shortens a chain lowers the limit.

@@ -93,7 +93,7 @@ def seccomp_mount() -> None:
 
 
 def seccomp_mount_bind() -> None:
-    """Deny the mount calls that old profiles do not have, or allow only with CAP_SYS_ADMIN."""
+    """Deny the mount calls that old seccomp profiles lack or allow only with CAP_SYS_ADMIN."""
     refuse([(call, 0, errno.EPERM) for call in ("open_tree", "move_mount", "mount_setattr")])
 
 
@@ -118,7 +118,7 @@ def seccomp_prctl() -> None:
     refuse([("prctl", 0, errno.EPERM)])
 
 
-# ---- misconfigurations for all users -----------------------------------------------------------
+# ---- misconfigurations that any user can apply -------------------------------------------------
 
 
 def no_new_privs() -> None:
@@ -150,7 +150,7 @@ def unmapped() -> None:
 
 
 def nest() -> None:
-    """Enter a new user namespace as root of the namespace."""
+    """Enter a new user namespace, in which the caller is root."""
     uid, gid = os.geteuid(), os.getegid()
     unshare(CLONE_NEWUSER)
     Path("/proc/self/setgroups").write_text("deny")
@@ -177,7 +177,7 @@ def no_cgroup_namespaces() -> None:
     Path("/proc/sys/user/max_cgroup_namespaces").write_text("0")
 
 
-# ---- misconfigurations for root only -----------------------------------------------------------
+# ---- misconfigurations that only root can apply ------------------------------------------------
 
 
 def chroot() -> None:
