@@ -151,7 +151,7 @@ def test_an_agent_killed_by_root_is_replaced(tally: Tally) -> None:
                         tally.succeeded(f"it took {time.monotonic() - begin} seconds")
 
 
-# Program that allows any process to trace it, so that a tracer can delay its end.
+# Program that allows any process to trace it, so that a tracer can delay its exit.
 WILLING = """
 import ctypes, time
 anybody = ctypes.c_ulong(-1)

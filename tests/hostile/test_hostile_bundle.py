@@ -185,7 +185,7 @@ def test_hostile_hooks_run_nothing(
 
 
 def test_hostile_hooks_twice_over_run_nothing(tally: Any, bundle: Path) -> None:
-    """Check that duplicate keys are refused, of which parsers use the first or the last."""
+    """Check that duplicate keys are rejected, since some parsers use the first, others the last."""
     hooks = '{"prestart": [{"path": "/usr/bin/true"}]}'
     start = '"process": {"args": ["/bin/show"]}, "root": {"path": "rootfs"}'
     spellings = ("hooks", "HOOKS", "hoo\\u212as", "hook\\u017f")

@@ -139,12 +139,13 @@ def test_the_library_works(traps: Path) -> None:
 @as_root
 @pytest.mark.userns_requires("runsc")
 @pytest.mark.parametrize("options", [[], ["--map-auto"], ["--env-all"]], ids=str)
-def test_variables_name_what_a_frozen_launch_runs_outside_gvisor(
+def test_variables_choose_no_program_that_a_frozen_launch_runs(
     options: list[str], tally: Tally, prelude: Program
 ) -> None:
-    """Check that no variable or directory of a container's tenant chooses a program outside gVisor.
+    """Check that no variable or directory of a tenant determines the programs outside gVisor.
 
-    The launch runs getent for a user without a name, who is therefore among the tested users.
+    The launch runs getent(1) for a uid that /etc/passwd doesn't list, so one tested uid isn't
+    listed.
     """
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
@@ -170,10 +171,10 @@ def test_variables_name_what_a_frozen_launch_runs_outside_gvisor(
 @pytest.mark.userns_requires("runsc")
 @pytest.mark.parametrize("words", [["in-gvisor"], ["usernsctl", "run", "--env-all"]], ids=" ".join)
 @pytest.mark.sampled(1)
-def test_variables_of_a_container_name_what_runs_outside_gvisor(
+def test_variables_of_a_container_choose_no_program(
     words: list[str], traps: Path, tally: Tally
 ) -> None:
-    """Check that the entrypoint of the images runs no program that a variable names."""
+    """Check that the images' entrypoint runs no program that an environment variable names."""
     program = traps.parent / words[0]
     program.symlink_to(SCRIPTS / "usernsctl-entrypoint")
     settings = dict(entry.format(traps).split("=", 1) for entry in VARIABLES)

@@ -1,4 +1,4 @@
-"""Attempts to escape from a sandbox that may connect to some names only, with real sockets."""
+"""Attempts to escape from a sandbox that may connect only to some names, with real sockets."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_a_name_in_the_machines_hosts_file_does_not_lead_to_it(proxied: Proxied)
 
 
 def test_a_name_that_changes_its_address_is_checked_for_each_connection(proxied: Proxied) -> None:
-    """Check that the address of each connection is checked, if it has changed (DNS rebinding)."""
+    """Check the address of each connection, since a name may change its address (DNS rebinding)."""
     answers = iter(([PUBLIC], ["169.254.169.254"]))
     asked: list[list[str]] = []
 

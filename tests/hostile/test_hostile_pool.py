@@ -1,4 +1,4 @@
-"""Attacks on a pool by the previous user of a sandbox, and by killing the owner of the pool."""
+"""Attacks on a pool by an earlier lease of a sandbox, and by killing the owner of the pool."""
 
 from __future__ import annotations
 
@@ -124,7 +124,8 @@ def test_process_1_of_a_leased_sandbox_can_not_be_taken_over(
             again.run(["true"], check=True)
 
 
-# Program that creates an object that outlives its creator, and prints objects of earlier users.
+# Program that creates an object that outlives its creator, and prints the objects that earlier
+# leases have left.
 LEAVING = """
 import ctypes, os, socket, struct, sys
 
@@ -234,7 +235,8 @@ def test_only_files_remain_for_the_next_lease(
         with pool.acquire(EXIT_SECONDS) as box:
             fresh = leave_and_look(box)
         used = set()
-        # Try three leases, since the first user of a sandbox has another agent than later users.
+        # Take three leases, because the first lease of a sandbox has a different agent from the
+        # later leases.
         for _ in range(3):
             with pool.acquire(EXIT_SECONDS) as box:
                 used.add(box.id)

@@ -209,7 +209,7 @@ def test_a_home_that_has_the_programs_in_it_is_refused(usernsctl: Program, tally
 
 
 @pytest.mark.parametrize("order", ["outer first", "inner first", "tmpfs"])
-def test_a_mount_point_is_made_on_the_machine(
+def test_no_mount_point_is_created_on_the_host(
     tally: Tally, usernsctl: Program, tmp_path: Path, order: str
 ) -> None:
     """Check that run fails if gVisor would have to create the mount point on the host.

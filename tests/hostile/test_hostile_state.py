@@ -228,7 +228,7 @@ def test_hostile_record_of_a_name(
 
 
 def test_hostile_record_hides_the_others(state: Path, host: un.SandboxHost, tally: Any) -> None:
-    """Regression: a record whose pid had become a thread id hid all later records."""
+    """Check that a record whose pid has become a thread id does not hide later records."""
     with host.start(FOREVER, id="live", detach=True), threading_pid() as thread:
         for pid in (thread, 1, 1 << 21):
             record = me() | {"pid": pid}

@@ -1,4 +1,4 @@
-"""Tests that annotations are not evaluated until typing is imported, and can be resolved then."""
+"""Tests of annotations, which need no import of typing before they are resolved."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_keywords_of_typed_dicts_can_be_resolved(
 
 @pytest.mark.parametrize("protocol", [HasFileno, Joinable, Starter])
 def test_public_protocols_can_be_checked_at_runtime(protocol: type) -> None:
-    """pydantic checks arguments by isinstance(), so each protocol must support isinstance()."""
+    """Check that each public protocol supports isinstance(), by which pydantic checks arguments."""
     assert not isinstance(object(), protocol)
     methods = dict.fromkeys(["fileno", "target", "start"], print)
     assert isinstance(type("Made", (), methods)(), protocol)

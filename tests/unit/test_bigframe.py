@@ -1,4 +1,4 @@
-"""Tests that usernsctl.bigframe runs programs as Python does, but in a large enough frame."""
+"""Tests of usernsctl.bigframe, which runs programs as Python does, but in a large frame."""
 
 from __future__ import annotations
 
@@ -145,11 +145,11 @@ PROGRAMS = [
 
 @pytest.fixture
 def launcher(tmp_path: Path) -> list[str]:
-    """Copy bigframe.py into a directory of its own; return the path of the copy as arguments."""
+    """Copy bigframe.py into a new directory; return the path of the copy as arguments."""
     copy = tmp_path / "launcher" / "bigframe.py"
     copy.parent.mkdir()
     copy.write_bytes(Path(bigframe.__file__).read_bytes())
-    # A trap, because near.py would be imported from here if bigframe's directory were searched.
+    # Create a trap: this near.py would be imported if the directory of bigframe.py were searched.
     (copy.parent / "near.py").write_text("raise AssertionError\n")
     return [str(copy)]
 

@@ -1,4 +1,4 @@
-"""Tests that tools/c_layers.py, which `make c` runs, finds violations of the layers in csrc/."""
+"""Tests of tools/c_layers.py, which must find violations of the layers in csrc/."""
 
 from __future__ import annotations
 

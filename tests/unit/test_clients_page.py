@@ -1,4 +1,4 @@
-"""Tests that the table in docs/clients.md has the tested releases and the sizes of the adapters."""
+"""Tests of the table in docs/clients.md: the tested releases and the sizes of the adapters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests that the API reference has all public names, and that documented parameters exist."""
+"""Tests of the API reference: all public names, and only parameters that exist."""
 
 from __future__ import annotations
 

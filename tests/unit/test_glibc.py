@@ -1,4 +1,4 @@
-"""Tests that released files work with the oldest supported glibc (tools/dist/glibc.py).
+"""Tests of tools/dist/glibc.py: files must work with the oldest supported glibc.
 
 `make dist` links the extension with an old glibc, and checks all files. These tests check files
 that were linked with the glibc of this machine, and so find errors earlier.

@@ -67,7 +67,8 @@ def test_actions_of_workflows_are_local_or_pinned(path: Path) -> None:
             if "uses" in step:
                 assert re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40}", step["uses"])
             else:
-                # GitHub inserts the value of a ${{ }} expression into the script without quoting.
+                # A script must not contain a ${{ }} expression, because GitHub inserts the value
+                # without quoting.
                 assert "${{" not in step["run"]
 
 

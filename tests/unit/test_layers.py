@@ -1,4 +1,4 @@
-"""Test that import-linter reports violations of the layers in pyproject.toml."""
+"""Test of import-linter, which must report violations of the layers in pyproject.toml."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests that dataclasses of _lean behave like dataclasses of the standard library."""
+"""Tests of dataclasses of _lean, which must behave like those of the standard library."""
 
 from __future__ import annotations
 

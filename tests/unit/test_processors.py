@@ -1,4 +1,4 @@
-"""Tests that the build for an unsupported processor fails with an explanation."""
+"""Tests of builds for an unsupported processor, which must fail with an explanation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests that error messages never contain the values of environment variables."""
+"""Tests of error messages, which must not contain the values of environment variables."""
 
 from __future__ import annotations
 

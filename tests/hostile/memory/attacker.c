@@ -2,9 +2,10 @@
  * attacker HOW ADDRESS MARKER DEVICE INODE VARIABLE PATH OWN
  *
  * Inspects every new process by ptrace(2), process_vm_readv(2) and /proc, until end of file on
- * standard input. Prints a line for each success, which is to find MARKER in memory at ADDRESS, a
- * descriptor of the file with DEVICE and INODE, VARIABLE in an environment, the file PATH below a
- * root directory, or OWN, from the environment of commands, in a command line, which is public.
+ * standard input. Prints a line for each success. A success is to find MARKER in memory at ADDRESS,
+ * a descriptor of the file with DEVICE and INODE, VARIABLE in an environment, the file PATH below a
+ * root directory, or OWN in a command line. OWN is a value from the environment of commands, and
+ * must not be in their command lines, which are public.
  * MARKER, VARIABLE and OWN are passed inverted, so that they are not found in the attacker itself.
  * The last line has the number of inspected processes.
  *
@@ -123,7 +124,7 @@ static void by_root(pid_t pid)
 }
 
 /* Waits until the traced process stops or exits. Returns true if the process has exited. waitpid(2)
- * has then reaped the process for the tracer, so that the parent's wait can return. */
+ * has then reaped the process for the tracer, so that the parent's waitpid(2) can return. */
 static bool has_ended(pid_t pid)
 {
     int status;

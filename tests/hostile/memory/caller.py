@@ -24,12 +24,11 @@ from usernsctl.namespaces.named import remove_named
 
 KIND, ROUNDS, ATTACKER, DIRECTORY = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
 MARKER = ctypes.create_string_buffer(os.urandom(32), 32)
-# A descriptor that no command may have, neither before its exec nor after it, although the
-# descriptor is inheritable.
+# An inheritable descriptor that no command may have, neither before its exec nor after it.
 SECRET = os.open(f"{DIRECTORY}/secret/file", os.O_RDONLY)
 os.set_inheritable(SECRET, True)
 TRUE = f"{DIRECTORY}/true"
-# Other users must not be able to read the environment of a command either.
+# Value of a variable in the environment of commands, which other users must not be able to read.
 OWN = os.urandom(16).hex()
 ENV = {"OWN": OWN}
 OTHER = {"user": 1, "group": 1}
@@ -152,7 +151,7 @@ def named() -> None:
 
 
 def prelude(*options: str) -> None:
-    """Run commands with usernsctl-exec, which must not pass its descriptor to commands."""
+    """Run commands with usernsctl-exec, which must not pass the secret descriptor to commands."""
     with attacked(subprocess.Popen, "drop"):
         command = [program_path("usernsctl-exec"), *options, "--", TRUE]
         again(lambda: subprocess.run(command, env=ENV, check=True, pass_fds=[SECRET]))

@@ -15,8 +15,8 @@ from typing import Protocol
 SHELLS = ("bash", "zsh", "fish")
 _SECONDS = 60
 
-# Bind the key ^O to insert all completions of a word into the line, and ^G to write the line to a
-# file and clear the line.
+# Script for bash, which binds the key ^O to insert all completions of a word into the line, and ^G
+# to write the line to a file and clear the line.
 _BASH = r"""
 PS1=
 source "$SCRIPT"
@@ -40,8 +40,8 @@ bindkey '^G' write_line
 bindkey '^O' all
 : >"$OUT.ready"
 """
-# Read command lines from standard input. For each line, print the completions, one per line, and
-# then an empty line.
+# Script for fish, which reads command lines from standard input. For each line, the script prints
+# the completions, one per line, and then an empty line.
 _FISH = """
 source $SCRIPT
 while read --line line
@@ -60,7 +60,7 @@ class Shell(Protocol):
     home: Path
 
     def complete(self, line: str) -> str:
-        """Return the line with all completions of the last word; for fish, only the completions."""
+        """Return the line with all completions of the last word; fish returns only completions."""
 
 
 @contextlib.contextmanager

@@ -194,7 +194,7 @@ def test_wrong_arguments_of_completion_are_refused(usernsctl: Program, words: li
 
 
 def test_completion_has_all_options_of_usernsctl_exec(prelude: Program) -> None:
-    """Check that an option takes a value if and only if --help shows a value for the option."""
+    """Check that completion finds all options in --help, and which options take a value."""
     text = prelude("--help").stdout
     flags_by_name = {name: flag for flag in model.native_flags(text) for name in flag.names}
     assert set(re.findall(r"(?<![\w-])--?[a-zA-Z][a-z-]*", text.partition("Exit")[0])) <= set(

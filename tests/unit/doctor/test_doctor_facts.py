@@ -207,7 +207,7 @@ def test_subordinate_source_and_gid_entries_are_read(tmp_path: Path) -> None:
 def test_parent_is_reported_if_its_limits_are_the_same(
     tmp_path: Path, hard: str, inherited: bool
 ) -> None:
-    """Check that the parent is reported only if it has the same limits as this process.
+    """Check that the parent is reported only if the parent has the same limits as this process.
 
     systemd limits its services but not itself, so a remedy must not change the limits of systemd.
     """

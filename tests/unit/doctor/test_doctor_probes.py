@@ -153,9 +153,9 @@ def test_all_steps_share_a_deadline_that_kills_their_processes(tmp_path: Path) -
     os.close(reader)
 
 
-# Create an inner PID namespace for usernsctl-probe, without a new /proc, which then shows the pids
-# of the outer namespace. The pid of the probe's child in the outer namespace is also the pid of an
-# unrelated process in the inner namespace.
+# Program that creates an inner PID namespace for usernsctl-probe, without a new /proc, so that
+# /proc shows the pids of the outer namespace. The pid of the probe's child in the outer namespace
+# is also the pid of an unrelated process in the inner namespace.
 _OUTER = """
 import subprocess, sys
 open("/proc/sys/kernel/ns_last_pid", "w").write("999")

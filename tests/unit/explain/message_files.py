@@ -1,4 +1,4 @@
-"""Read the messages of csrc/explain/messages/, from which the core's table is generated."""
+"""Parser of csrc/explain/messages/, from which the core's table of messages is generated."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ class Text(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     :ivar says: an example of the message, as a program has printed it.
     :ivar pattern: the regular expression (:data:`re.ASCII`) that finds the message within a line.
     :ivar causes: ids of the possible causes, likeliest first.
-    :ivar since: the first release of runsc with the message (YYYYMMDD); None if all have it.
-    :ivar until: the first later release of runsc without the message; None if there is none.
+    :ivar since: the first release of runsc with the message (YYYYMMDD); None if all releases have
+        the message.
+    :ivar until: the first later release of runsc without the message; None if all later releases
+        have the message.
     """
 
     says: str

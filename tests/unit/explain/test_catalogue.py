@@ -1,4 +1,4 @@
-"""Tests that the catalogue of causes is complete and consistent."""
+"""Tests of the catalogue of causes, which must be complete and consistent."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_every_raised_id_is_in_the_catalogue() -> None:
 
 
 def test_causes_of_rules_without_facts_are_named_elsewhere() -> None:
-    """Check that a cause that no fact proves is in the sources, or is the only one of a message."""
+    """Check that each cause that no rule can prove is named in the sources or by a message."""
     listed = {"doctor/rules.py", "doctor/remedies.py"}
     python = ((TREE / "src/usernsctl").rglob("*.py"), TREE / "src/usernsctl")
     native = ((TREE / "csrc").rglob("*.c"), TREE / "csrc")
@@ -179,7 +179,7 @@ def test_reasons_for_not_reproducing_a_cause_are_sentences() -> None:
 
 @pytest.mark.parametrize("cause_id", list(catalogue()))
 def test_remedies_fit_into_100_columns(cause_id: str) -> None:
-    """Check that lines have at most 96 columns, since four columns of indentation are added."""
+    """Check that lines have at most 96 columns, because four columns of indentation are added."""
     for text in catalogue()[cause_id].remedies.values():
         assert all(len(line) <= 96 for line in text.split("\n"))
 
@@ -193,7 +193,7 @@ def test_remedies_never_disable_seccomp() -> None:
 
 @pytest.mark.parametrize("cause_id", ["helper-not-executable", "runsc-not-executable"])
 def test_remedies_for_unexecutable_files_do_not_use_command_v(cause_id: str) -> None:
-    # In dash(1), `command -v` finds only executable files.
+    # In dash(1), `command -v` finds only executable files, and so would not find the file.
     assert "command -v" not in catalogue()[cause_id].remedies["host"]
 
 

@@ -311,7 +311,7 @@ def test_unrelated_text_has_no_cause(text: str) -> None:
 
 
 def test_messages_in_json_logs_are_recognised() -> None:
-    """runsc writes JSON messages without newlines between them."""
+    """Check that explain finds JSON messages, which runsc writes without newlines between them."""
     first = {"msg": 'say "hello"\n', "level": "error"}
     second = {"msg": f"FATAL ERROR: {EOF}\n", "level": "warning"}
     log = (json.dumps(first) + json.dumps(second)).encode()
@@ -397,9 +397,10 @@ def test_causes_found_by_probes_come_first() -> None:
 
 @pytest.mark.parametrize(("value", "first"), [(1, True), (0, False), (None, False)])
 def test_apparmor_sysctl_raises_the_rank_of_its_cause(value: int | None, first: bool) -> None:
-    """Check that the cause that the sysctl suggests is listed after the causes found by probes.
+    """Check that the sysctl, if 1, moves its cause to the place after the causes found by probes.
 
-    Probes don't find this cause if usernsctl has an AppArmor profile that the failed program lacks.
+    The sysctl is kernel.apparmor_restrict_unprivileged_userns. Probes don't find the cause if
+    usernsctl has an AppArmor profile that the failed program lacks.
     """
     text = "unshare: unshare failed: Operation not permitted"
     report = Report(
@@ -509,7 +510,7 @@ def test_explain_command_reads_standard_input(
 
 @pytest.mark.parametrize("cause", sorted(catalogue()))
 def test_explanation_fits_into_80_columns(cause: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Check that only quoted lines and commands that users copy are longer."""
+    """Check that only quoted lines and commands that users copy have more than 80 columns."""
     status, out, _ = run(capsys, "--no-probe", cause)
     assert status == 0
     known = catalogue()[cause]

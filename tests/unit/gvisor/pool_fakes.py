@@ -103,7 +103,7 @@ class FakeFactory:
 
 @contextlib.contextmanager
 def open_factory() -> Iterator[FakeFactory]:
-    """Yield a factory; afterwards, check that all its sandboxes and threads have ended."""
+    """Yield a factory; afterwards, check that the factory's sandboxes and threads have ended."""
     factory = FakeFactory()
     threads = threading.active_count()
     yield factory

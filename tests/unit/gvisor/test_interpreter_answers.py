@@ -1,4 +1,4 @@
-"""Tests that malformed answers of a persistent interpreter have no effect on the host."""
+"""Tests of malformed answers of a persistent interpreter, which must not affect the host."""
 
 from __future__ import annotations
 

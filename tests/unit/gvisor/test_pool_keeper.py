@@ -100,7 +100,7 @@ def test_acquire_with_timeout_0_needs_an_idle_sandbox(factory: FakeFactory) -> N
 
 
 def test_waiters_are_served_in_order(factory: FakeFactory) -> None:
-    """Waiters in threads and in asyncio share one queue."""
+    """Check that waiters in threads and in asyncio share one queue."""
     order: list[int] = []
     with open_keeper(factory, limit=1) as pool:
         wait_until(stats_are(pool, idle=1))

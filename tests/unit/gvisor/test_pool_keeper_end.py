@@ -79,7 +79,7 @@ def lease_with_interrupt(pool: Keeper[FakeSandbox], step: int) -> bool:
 
     Count only lines of usernsctl.gvisor.pool.
 
-    :returns: true if Interrupt was raised; false if fewer than `step` lines were executed.
+    :returns: True if Interrupt was raised; False if fewer than `step` lines were executed.
     """
     lines = 0
 

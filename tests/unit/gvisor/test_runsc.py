@@ -65,7 +65,7 @@ def test_usernsctl_runsc_variable_comes_before_path(tmp_path: Path, named: str) 
 
 
 def test_go_program_is_recognised_without_executing(tmp_path: Path) -> None:
-    """Check that a file without code is recognised. To execute the file would fail."""
+    """Check that a file without code, which can't be executed, is recognised as runsc."""
     elf(tmp_path / "runsc", NATIVE, b"Go\0\0")
     assert find_runsc({"PATH": str(tmp_path)})
 

@@ -1,4 +1,4 @@
-"""Tests of what the watcher reports from runsc's log files, also from forged files."""
+"""Tests of the watcher's messages about runsc's log files, also about forged log files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the HTTP requests that the proxy accepts, and in which form it forwards them."""
+"""Tests of the HTTP requests that the proxy accepts, and of the forwarded requests."""
 
 from __future__ import annotations
 

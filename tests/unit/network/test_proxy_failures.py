@@ -1,4 +1,4 @@
-"""Tests that a proxy whose start fails, or that can't be killed, leaks no descriptor."""
+"""Tests of proxies that fail to start or can't be killed, and that must leak no descriptor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the addresses that the proxy refuses even if an allowed name resolves to them."""
+"""Tests of the addresses that the proxy denies even if an allowed name resolves to them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_public_address_is_not_refused(address: str) -> None:
 
 
 def test_networks_that_python_calls_private_are_refused() -> None:
-    """Check that the first and last address of all networks that are not global are refused."""
+    """Check that the first and last address of each network that is not global are denied."""
     for version in (4, 6):
         constants = getattr(ipaddress, f"_IPv{version}Constants")
         for network in (*constants._private_networks, constants._multicast_network):

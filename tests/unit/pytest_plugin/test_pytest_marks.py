@@ -109,7 +109,7 @@ def test_skip_reason_has_a_remedy_for_the_machine(session: pytest.Pytester) -> N
 def check_skipped(
     session: pytest.Pytester, word: str, command_prefix: list[str], message_pattern: str
 ) -> None:
-    """Check that a test that requires `word` is skipped if `command_prefix` runs pytest."""
+    """Check that a test that requires `word` is skipped if pytest runs after `command_prefix`."""
     session.makepyfile(
         f"""
         import pytest

@@ -1,4 +1,4 @@
-"""Tests that pytest reports the same results with and without namespaces."""
+"""Tests of the results that pytest reports, which must be the same without namespaces."""
 
 from __future__ import annotations
 

@@ -220,7 +220,7 @@ def test_pyfunc_call_hooks_run_in_the_namespace(
         import asyncio
         import pytest
 
-        # Plugins for asynchronous tests have such a hook.
+        # Plugins for asynchronous tests implement this hook with tryfirst, too.
         @pytest.hookimpl(tryfirst=True)
         def pytest_pyfunc_call(pyfuncitem):
             asyncio.run(pyfuncitem.obj())

@@ -1,4 +1,4 @@
-"""Tests that following a path component by component opens the same file as the kernel does."""
+"""Tests of following a path component by component, which must open the kernel's result."""
 
 from __future__ import annotations
 

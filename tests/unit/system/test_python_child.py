@@ -1,4 +1,4 @@
-"""Tests that Python children import the same package as the parent, from any installation."""
+"""Tests of Python children, which must import the parent's package from any installation."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ def test_path_component_of_another_owner_is_refused(
     ],
 )
 def test_id_outside_follows_the_id_map(text: str, outside: int) -> None:
-    """Check that an id which is not mapped is returned unchanged."""
+    """Check that an id that is not mapped is returned unchanged."""
     assert id_outside(7, text) == outside
 
 
@@ -327,7 +327,7 @@ def test_failed_write_leaves_no_record(state: Path) -> None:
 def test_state_directory_follows_tmpdir(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], where: str
 ) -> None:
-    """Check that usernsctl tries only one directory, so that a full disk can't move the state."""
+    """Check that usernsctl uses one directory only, so that a full disk can't move the state."""
     (tmp_path / "directory").mkdir()
     monkeypatch.chdir(tmp_path)
     for name in ("XDG_RUNTIME_DIR", "TMPDIR", "TEMP", "TMP"):

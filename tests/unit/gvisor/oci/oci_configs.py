@@ -48,7 +48,7 @@ def changed(config: dict[str, Any], path: str, value: object) -> dict[str, Any]:
 
 
 def outcome(function: Callable[..., Any], *args: object) -> Any:
-    """Return the result of `function`, or the BundleError that it raises."""
+    """Return the result of `function`, or the BundleError that `function` raises."""
     try:
         return function(*args)
     except BundleError as error:

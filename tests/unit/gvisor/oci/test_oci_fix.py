@@ -1,4 +1,4 @@
-"""Tests of the changes that fix() makes, and that a second call changes nothing."""
+"""Tests of the changes that fix() makes. A second call must change nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests that steps.dumps() returns the same text as json.dumps()."""
+"""Tests of steps.dumps(), which must return the same text as json.dumps()."""
 
 from __future__ import annotations
 
