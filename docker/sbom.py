@@ -77,7 +77,7 @@ def python_packages(root: Path) -> Iterator[Package]:
 
 
 def release_of_runsc(root: Path) -> str:
-    """Run the image's runsc; return its release."""
+    """Run the image's runsc; return the release that runsc prints."""
     command = [resolve(root, Path("usr/bin/runsc")), "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return done.stdout.split("\n")[0].removeprefix("runsc version ")

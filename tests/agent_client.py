@@ -131,7 +131,7 @@ class Client:
         assert (magic, version) == (b"AGNT", 1)
 
     def ask(self, command: Command) -> Running:
-        """Start a command, by default with a pipe as output and /dev/null as other streams."""
+        """Start a command, by default with a pipe as output and /dev/null as the other streams."""
         header, words = command.encode()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         out = None

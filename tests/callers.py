@@ -11,7 +11,7 @@ import usernsctl as un
 
 
 def may_map_any_id() -> bool:
-    """Return whether the caller may map any id, which root of some containers may not."""
+    """Return whether the caller may map any id, which root in some containers may not."""
     maps = (Path(f"/proc/self/{kind}_map").read_text().split() for kind in ("uid", "gid"))
     return os.geteuid() == 0 and all(ids == ["0", "0", "4294967295"] for ids in maps)
 

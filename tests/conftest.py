@@ -113,7 +113,7 @@ def prelude() -> Program:
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[un.SandboxHost]:
-    """Yield a SandboxHost with this machine's programs, shared by all tests of a file."""
+    """Yield a SandboxHost with the host's programs, shared by all tests of a file."""
     with un.SandboxHost() as made:
         yield made
 
@@ -234,7 +234,7 @@ def pytest_userns_needs() -> dict[str, Callable[[], str | None]]:
 
 
 def try_strace() -> str | None:
-    """Return the reason why strace(1) can't run, or None if it can."""
+    """Return the reason why strace(1) can't run, or None if strace(1) works."""
     try:
         done = capture(["strace", "-o", os.devnull, "true"])
     except FileNotFoundError as error:
@@ -243,7 +243,7 @@ def try_strace() -> str | None:
 
 
 def try_valgrind() -> str | None:
-    """Return the reason why valgrind(1) can't run, or None if it can."""
+    """Return the reason why valgrind(1) can't run, or None if valgrind(1) works."""
     try:
         done = capture(["valgrind", "--version"])
     except FileNotFoundError as error:

@@ -1,6 +1,6 @@
 """Counts of the system calls and instructions of a start, independent of the load of the machine.
 
-`make counts` writes them to bench/counts.json.
+`make counts` writes the counts to bench/counts.json.
 
 The counts omit what differs between machines or between two runs:
 
@@ -29,8 +29,8 @@ PRELUDE = Path(sysconfig.get_path("scripts"), "usernsctl-exec")
 ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
 WAITING = {"poll", "ppoll", "nanosleep", "clock_nanosleep", "restart_syscall", "sched_yield"}
 MEMORY = {"brk", "mmap", "munmap", "mremap", "madvise", "mprotect", "futex"}
-# newfstatat is omitted too, because it is repeated until the holder process has opened its own
-# files.
+# System calls that are not counted. newfstatat is among them, because it is repeated until the
+# holder process has opened its own files.
 READING = {"read", "newfstatat"}
 SECONDS = 120
 TINY = "void _start(void) { for (;;) %s; }"

@@ -1,4 +1,4 @@
-"""Program that counts the call depths at which a call maps memory that its return unmaps."""
+"""Program that counts the call depths at which a call maps memory and its return unmaps it."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Functions for tests of frozen launches, and of launches that are refused."""
+"""Functions for tests of frozen launches, and of launches that fail before the command."""
 
 from __future__ import annotations
 

@@ -94,8 +94,9 @@ ip route add {METADATA}/32 via {ROUTER}
 mount --bind $2 /etc/resolv.conf
 """
 
-# A route has the flag "linkdown" until the kernel has noticed that its device is connected. pasta
-# can't copy routes with that flag (EINVAL).
+# Script that waits until no route has the flag "linkdown", because pasta can't copy routes with
+# that flag (EINVAL). The kernel removes the flag when it has noticed that the route's device is
+# connected.
 _WAIT_FOR_LINKS = """
 while ip route | grep -q linkdown || ip -6 route | grep -q linkdown; do sleep 0.01; done
 """

@@ -22,7 +22,7 @@ from processes import children_of, status_of
 # Source of the mounts that usernsctl creates, and the name of the directory that contains them.
 SCRATCH = "usernsctl"
 FLAGS = ("ro", "rw", "nosuid", "nodev", "noexec")
-# Directories of this machine whose programs a command in a sandbox may see.
+# Directories of the host whose programs a command in a sandbox may see.
 PROGRAMS = {"bin", "etc", "lib", "lib32", "lib64", "libx32", "opt", "sbin", "usr"}
 CAPABILITIES = {
     int(getattr(prctl, f"CAP_{name.upper()}")): name
@@ -76,8 +76,8 @@ class Posture:
     :ivar namespaces: the namespaces that are not the caller's, with their owners.
     :ivar cgroup: the owner of the control group.
     :ivar cwd: the current directory; ``/`` is the process's root directory.
-    :ivar mounts: the mounts below the process's root directory. A mount of a file system of this
-        machine has the flag ``ro`` or ``rw``; other mounts have all flags.
+    :ivar mounts: the mounts below the process's root directory. A mount of a file system of the
+        host has the flag ``ro`` or ``rw``; other mounts have all flags.
     :ivar descriptors: the targets of the descriptors, and how they are open.
     :ivar environment: all environment variables.
     :ivar tells: the names of the caller's secrets in the arguments, which every user may read.
@@ -157,13 +157,14 @@ def identity_of(file: int | str) -> tuple[int, int]:
 
 
 class Caller:
-    """Creator of a sandbox, with the files that it has passed on, and its secrets.
+    """The creator of a sandbox, the files that it passes to the sandbox, and its secrets.
 
-    :param given: descriptors or paths of the passed files, by their names in the table.
+    :param given: descriptors or paths of the files that the creator passes to the sandbox, by the
+        files' names in the table.
     :param secrets: texts that no other process may learn, by their names in the table.
-    :param asked: mount points in the sandbox of further files of the machine that the caller has
-        requested.
-    :param pid: a process with the caller's ids, namespaces, mounts and cgroup; this process by
+    :param asked: mount points in the sandbox where the creator has requested mounts of further host
+        files.
+    :param pid: a process with the creator's ids, namespaces, mounts and cgroup; this process by
         default.
     """
 

@@ -30,9 +30,9 @@ GO = words("eventfd, eventpoll, pipe, socket, ?io_uring, ?memfd, ?limit of proce
 # Descriptors of runsc's error log, and of the crash report, a separate file in a tmpfs of 1 MiB.
 LOG = frozenset({"scratch w"})
 CRASH = frozenset({"log/crash w"})
-# Mounts in the command's root filesystem, through which no file of the machine can be written.
+# Mounts in the command's root filesystem, through which no file of the host can be written.
 ROOT = words("root ro nosuid nodev, programs ro, ?hidden ro nosuid nodev, /.usernsctl-verify ro")
-# Mounts of the prepared mount namespace. The namespace still contains all files of the machine, as
+# Mounts of the prepared mount namespace. The namespace still contains all files of the host, as
 # writable as for the caller, although these processes need only the runsc executable. "machine ro"
 # is the mount of usernsctl-watch's file, on a mount point over which nothing can be mounted.
 PLACE = ROOT | words(
@@ -159,7 +159,7 @@ RUN_WITH_SEVERAL_IDS = table(
 
 
 def showing(sandboxes: Mapping[str, Posture], shown: str) -> dict[str, Posture]:
-    """Return the table `sandboxes` with further mounts of the machine, such as ``/data ro``."""
+    """Return the table `sandboxes` with further mounts of the host, such as ``/data ro``."""
     mounts = words(shown)
     opened = {f"?{word.split()[0]} {how}" for word in mounts for how in ("r", "path")}
     table = dict(sandboxes)

@@ -108,7 +108,7 @@ def processes_with(word: str) -> list[str]:
 
 
 def wait_until_gone(word: str, seconds: float) -> list[str]:
-    """Wait until no command line contains `word`; return those that do after `seconds`."""
+    """Wait until no command line contains `word`; return those left after `seconds`."""
     deadline = time.monotonic() + seconds
     while (found := processes_with(word)) and time.monotonic() < deadline:
         time.sleep(0.01)

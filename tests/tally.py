@@ -1,4 +1,4 @@
-"""Counts of attacks that real programs try, and of their successes.
+"""Counts of attacks and of their successes.
 
 `pytest -k hostile` tries each attack a few times, so that it can run with all other tests; `make
 hostile` (USERNSCTL_HOSTILE=full) tries often enough to win a race.

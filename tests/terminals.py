@@ -59,9 +59,9 @@ class Session:
             self.read_until(text)
 
     def read_until(self, wanted: str) -> str:
-        """Read the output up to `wanted`, with a timeout of a minute; return the text before it.
+        """Read the output up to `wanted`, with a timeout of a minute; return the preceding text.
 
-        The typed text must differ from `wanted`, because the terminal echoes it: end''ed prints
+        The terminal echoes typed text, so typed text must not contain `wanted`: type end''ed for
         ended.
         """
         deadline = time.monotonic() + 60

@@ -39,7 +39,7 @@ class Targets:
 
     :ivar web: a server in the internet, which some sandboxes may reach.
     :ivar other: a server in the internet that sandboxes with allowed addresses may not reach.
-    :ivar published: a published port of this machine, which leads to another sandbox.
+    :ivar published: a published port of the machine, which leads to another sandbox.
     """
 
     def __init__(self, text: str) -> None:

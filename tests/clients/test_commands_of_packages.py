@@ -1,4 +1,4 @@
-"""Tests that packages which start commands can start them in gVisor, by `usernsctl run`."""
+"""Tests of packages that start commands, here in gVisor, by `usernsctl run`."""
 
 from __future__ import annotations
 

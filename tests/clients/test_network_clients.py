@@ -41,7 +41,7 @@ def secure(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
 
 
 def repository_pages(directory: Path) -> dict[str, bytes]:
-    """Return the files of a git repository, by path, as an HTTP server without git serves them."""
+    """Return the files of a git repository, by path, for an HTTP server without git."""
     bare = directory / "repo.git"
     work = str(directory / "work")
     identity = ["-c", "user.name=x", "-c", "user.email=x@example.org"]

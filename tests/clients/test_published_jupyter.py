@@ -1,4 +1,4 @@
-"""Test of a Jupyter kernel without network in gVisor, which clients reach by published ports."""
+"""Test of a Jupyter kernel in gVisor without a network. Clients use its published ports."""
 
 from __future__ import annotations
 

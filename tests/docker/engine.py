@@ -111,7 +111,7 @@ def wait_for_output(engine: Engine, container: str) -> None:
 
 @contextlib.contextmanager
 def started(name: str, *options: str) -> Iterator[Engine]:
-    """Start an engine; stop it when the ``with`` block exits, and check that nothing of it is left.
+    """Start an engine; stop it when the ``with`` block exits, and check for leftovers.
 
     :param name: the name of the engine's cache directory, which only one engine at a time can use.
     :raises EngineError: the engine does not start, changes the host's packet forwarding, or leaves
@@ -180,7 +180,7 @@ def _stop(engine: Engine, daemon: subprocess.Popen[bytes]) -> None:
 
 
 def unmount_below(*directories: Path) -> None:
-    """Unmount what an engine left mounted below `directories`, such as its network namespace."""
+    """Unmount all mounts that an engine has left below `directories`, such as namespaces."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     points = [line.split()[4] for line in lines]
     for point in sorted(points, reverse=True):

@@ -22,12 +22,14 @@ def build_recipe(
     prelude: str = PRELUDE,
     image: str = RECIPE_IMAGE,
 ) -> None:
-    """Build an image from the only Dockerfile of a page that begins with `begin`.
+    """Build an image from the Dockerfile whose first lines are `begin`.
+
+    The documentation page `page` must have exactly one such Dockerfile.
 
     :param begin: the first lines of the Dockerfile.
     :param context: the build's context directory, to which this function adds a program that the
         Dockerfile may copy.
-    :param prelude: the image that replaces the image `prelude` of the Dockerfile.
+    :param prelude: the image to use in place of the image that the Dockerfile calls ``prelude``.
     """
     recipes = RECIPE.findall((TREE / page).read_text())
     (recipe,) = [one for one in recipes if one.startswith(begin)]

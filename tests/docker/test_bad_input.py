@@ -48,7 +48,7 @@ def test_a_false_control_group_does_no_harm(plain: Engine, tmp_path: Path, lie: 
 
 
 def test_tty_without_a_terminal_works(plain: Engine) -> None:
-    """Check that docker creates a terminal, although its own standard input is no terminal."""
+    """Check that docker creates a terminal, although docker's standard input is no terminal."""
     done = plain(*PROTECTED, "--tty", PRELUDE, "--", "sh", "-c", "test -t 1 && echo terminal")
     assert (done.returncode, done.stdout, done.stderr) == (0, "terminal\n", "")
 

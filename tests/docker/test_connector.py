@@ -219,7 +219,7 @@ def takes_signal(pid: int, signal: Signals) -> bool:
 def test_a_signal_before_the_sandbox_starts_is_not_lost(
     signal: Signals, start: list[str], plain: Engine
 ) -> None:
-    """Send a signal as soon as the entrypoint handles or blocks it.
+    """Send a signal as soon as the entrypoint handles or blocks the signal.
 
     Until then, the kernel discards a signal that is sent to PID 1 of a container.
     """

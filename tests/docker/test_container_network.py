@@ -16,7 +16,7 @@ from docker.recipes import build_recipe
 SECCOMP = f"--security-opt=seccomp={TREE}/docker/seccomp-private-network.json"
 IMAGE = "usernsctl-test/network"
 RUN = ["run", "--rm", "--network=host", SECCOMP, "--entrypoint=/usr/local/bin/in-gvisor"]
-# Program that tries to reach services of the machine; the container has the machine's network.
+# Program that tries to reach services of the host; the container has the host's network.
 ASK = """
 import socket, sys
 print(open("/etc/resolv.conf").read().split())
@@ -53,7 +53,7 @@ def tun(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def own_address() -> str:
-    """Return an address of this machine, preferably not 127.0.0.1."""
+    """Return an address of the host, preferably not 127.0.0.1."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))

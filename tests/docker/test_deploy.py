@@ -376,7 +376,8 @@ def test_daemon_json_is_sufficient(plain: Engine, tmp_path: Path) -> None:
     settings = json.loads((TREE / "docker" / "daemon.json").read_text())
     assert settings["userns-remap"] == "default"
     assert settings["seccomp-profile"] == "/etc/docker/usernsctl-seccomp.json"
-    # Replace the user dockremap and the path in /etc, because the test must not create them.
+    # Replace the user dockremap and the path in /etc, because the test must not create a user or a
+    # file in /etc.
     subprocess.run([TREE / "tools" / "user", USER, "ranges"], check=True)
     settings["userns-remap"] = USER
     settings["seccomp-profile"] = str(TREE / "docker" / "seccomp.json")

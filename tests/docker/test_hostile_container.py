@@ -43,7 +43,7 @@ STARTS: dict[str, tuple[list[str], list[str]]] = {
 }
 # Keys of STARTS for which the complete output must come from the command in gVisor.
 SHOWN = set(STARTS) - {"the connector", "doctor"}
-# Keys of STARTS that map all ids. They need a privilege that is denied to the others.
+# Keys of STARTS that map all ids, which needs a privilege that the other containers do not have.
 PRIVILEGED = {"all ids", "a launch of all ids"}
 
 
@@ -153,7 +153,10 @@ def test_hostile_user_changes_no_launch(plain: Engine, tally: Tally) -> None:
 
 
 def test_hostile_arguments_change_no_policy(plain: Engine, tally: Tally) -> None:
-    """Check that all arguments are the command's, since the entrypoint's options end with --."""
+    """Check that arguments of docker run are passed to the command, not parsed as options.
+
+    The options in the image's entrypoint end with --.
+    """
     for word in ("--network=host", "--ids=all", "--runsc=/traps/runsc", "--", "--help"):
         done = plain("run", "--rm", *PROTECTED, "--network=none", CONNECTOR, word)
         tally.tried()

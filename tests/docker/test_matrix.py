@@ -1,4 +1,4 @@
-"""Tests that each configuration of a container works with gVisor, or reports cause and remedy."""
+"""Tests of container configurations: gVisor works, or the cause and the remedy are reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the seccomp profile in a real container: sufficient, minimal, and denying all else."""
+"""Tests of the seccomp profile, which must suffice, be minimal, and deny all other calls."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def forbid(profile: dict[str, Any], call: str, bits: int) -> None:
 
 
 def without(call: str) -> dict[str, Any]:
-    """Return usernsctl's profile without `call`, a system call that it adds to Docker's."""
+    """Return usernsctl's profile without `call`, which Docker's profile does not allow."""
     profile: dict[str, Any] = json.loads(PROFILE.read_text())
     for rule in profile["syscalls"]:
         rule["names"] = [name for name in rule["names"] if name != call]

@@ -1,4 +1,4 @@
-"""Comparison of the results of commands in an environment with the table of environments."""
+"""Comparison of the results of commands with those that the table of environments expects."""
 
 from __future__ import annotations
 

@@ -254,7 +254,7 @@ for one in ("setresgid", "setresuid"):
     )
     add(f"{one}-killed", late=[w.killed(one)], run="seccomp-denies-call", tried=("run", "doctor"))
 if platform.machine() == "x86_64":
-    # Other processors have no poll(2), so that libc uses ppoll(2) for every poll(3).
+    # Processors other than x86-64 have no poll(2), so libc uses ppoll(2) for every poll(3).
     add("ppoll-killed", early=[w.killed("ppoll")], both=("seccomp-denies-call", "runsc-killed"))
 add("kill-killed", early=[w.killed("kill")], both="seccomp-denies-call")
 if platform.machine() == "x86_64":

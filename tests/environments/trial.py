@@ -1,8 +1,8 @@
 """Try the commands in one environment: ``python trial.py NAME [COMMAND...]``.
 
 NAME is the name of an environment in table.py, or of a pair, in the form FIRST+SECOND. The script
-prints the results of the commands as JSON. It becomes PID 1 of a new PID namespace, with a new
-mount namespace, so that processes which a command leaves become its children.
+prints the results of the commands as JSON. The script becomes PID 1 of a new PID namespace, with a
+new mount namespace, and so adopts the processes that a command leaves.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Misconfigurations of an environment, in addition to those in ../kernel/causes/broken.py.
 
-Root applies some to files, mounts and programs, in a mount namespace of the trial, and some to the
-process of the command before the process changes its user to nobody. The user nobody applies the
-rest.
+Root applies some misconfigurations to files, mounts and programs, in a mount namespace of the
+trial, and some to the process of the command before the process changes its user to nobody. The
+user nobody applies the others.
 """
 
 from __future__ import annotations
@@ -122,8 +122,8 @@ def own_etc() -> None:
 def another_user(uid: int) -> Way:
     """Return a misconfiguration that adds a new user.
 
-    RLIMIT_NPROC counts the processes of a user in all trials, so each such trial has a user of its
-    own.
+    RLIMIT_NPROC counts the processes of a user in all trials, so each trial with this limit has a
+    separate user.
     """
 
     def make() -> None:

@@ -1,4 +1,7 @@
-"""Injection of errors into system calls by strace(1), which tests must declare as a requirement."""
+"""Injection of errors into system calls by strace(1).
+
+Tests that use this module must declare strace as a requirement.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 /*
- * injector [-u USER] COMMAND...: run a command, and make its system calls fail on request.
+ * injector [-u USER] COMMAND...: run a command, and let the command request failures of its calls.
  *
  * The injector traces the command, and each program of usernsctl that the command starts, by
  * ptrace(2). The command itself sends orders to the injector. An order is a call of close(2) for

@@ -336,7 +336,7 @@ class Matrix:
                 yield site, CREATOR
 
     def try_all(self, rounds: int) -> Outcome:
-        """Try `rounds` random pairs of a site and a fault, or all pairs if `rounds` is 0."""
+        """Inject `rounds` random pairs of a site and a fault, or all pairs if `rounds` is 0."""
         self.path.set_up()
         try:
             for _ in range(2):

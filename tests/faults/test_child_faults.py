@@ -40,7 +40,7 @@ def fail_in_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[
 def test_a_command_inherits_no_descriptor_of_the_child(
     fail_in_child: Callable[[str], None],
 ) -> None:
-    """Regression: the command inherited the child's socket, so the start waited for the command."""
+    """Regression test: the start waited for the command, which inherited the child's socket."""
     fail_in_child("fcntl:error=EPERM:when=1")
     with pytest.raises(un.NamespaceError) as caught:
         un.run(["true"])

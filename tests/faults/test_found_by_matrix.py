@@ -68,7 +68,7 @@ def interrupt_each(run: Callable[[], object], *names: str) -> None:
 def test_a_namespace_that_its_creator_cannot_open_is_removed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Regression: the namespace remained, with its holder and its record."""
+    """Regression test: formerly, the namespace remained, with its holder and its record."""
     with monkeypatch.context() as patch:
         patch.setattr(un.Namespace, "of_holder", failing(errno.EMFILE))
         with pytest.raises(OSError, match="Too many open files"):
@@ -106,7 +106,7 @@ def test_a_draft_is_removed_without_further_descriptors(monkeypatch: pytest.Monk
 
 
 def test_a_draft_that_can_not_be_opened_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Regression: the new directory remained until the next call."""
+    """Regression test: formerly, the new directory remained until the next call."""
     store = records.Store("a name", named.NamedNamespace, lambda _: records.open_state("drafts"))
     real_open, tried = records.Directory.open, list[str]()
 
@@ -124,7 +124,7 @@ def test_a_draft_that_can_not_be_opened_is_removed(monkeypatch: pytest.MonkeyPat
 
 
 def test_leaving_a_closed_entry_raises_nothing() -> None:
-    """Regression: a ValueError for descriptor -1 replaced the original exception."""
+    """Regression test: formerly, a ValueError for descriptor -1 replaced the original exception."""
     store = records.Store("a name", named.NamedNamespace, lambda _: records.open_state("closed"))
     with store.draft("web") as entry:
         entry.remove()
@@ -143,7 +143,7 @@ def test_no_pidfd_is_lost_by_an_interrupt() -> None:
 
 
 def test_no_pipe_of_a_command_is_lost_by_an_interrupt() -> None:
-    """Regression: an interrupted Popen leaked pipes that had no file objects yet."""
+    """Regression test: formerly, an interrupted Popen leaked pipes without file objects."""
     interrupt_each(lambda: un.run(["true"], capture_output=True), "open")
 
 
@@ -167,7 +167,7 @@ def test_no_descriptor_of_a_namespace_is_lost_by_an_interrupt() -> None:
 @pytest.mark.userns_requires("runsc")
 class TestSandboxes:
     def test_an_interrupted_start_frees_its_id(self, host: un.SandboxHost) -> None:
-        """Regression: the sandbox's directory remained after an interrupt right after mkdir(2)."""
+        """Regression test: formerly, an interrupt after mkdir(2) left the sandbox's directory."""
 
         def start() -> None:
             host.start(["true"], id="web").close()
@@ -183,7 +183,7 @@ class TestSandboxes:
     def test_no_descriptor_of_a_detached_sandbox_is_lost_by_an_interrupt(
         self, host: un.SandboxHost
     ) -> None:
-        """Regression: an interrupt leaked pidfds, and the descriptor of runsc's user namespace."""
+        """Regression test: formerly, an interrupt leaked pidfds and a namespace's descriptor."""
         host.start(None, id="web", detach=True).release()
         try:
             run = lambda: un.Sandbox.attach("web").release()  # noqa: E731
@@ -192,7 +192,7 @@ class TestSandboxes:
             un.Sandbox.attach("web").close()
 
     def test_no_descriptor_of_a_view_is_lost_by_an_interrupt(self, host: un.SandboxHost) -> None:
-        """Regression: an interrupt leaked descriptors of directories below the mount points."""
+        """Regression test: formerly, an interrupt leaked descriptors below the mount points."""
         prepared = host.prepared
         names = "un_view_follow", "un_view_new", "un_view_add"
         interrupt_each(lambda: prepared.view().close(), *names)
@@ -200,7 +200,7 @@ class TestSandboxes:
     def test_a_failed_open_of_namespaces_does_not_hang(
         self, host: un.SandboxHost, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Regression: after the error, host.start() waited for the exit of the running sandbox."""
+        """Regression test: formerly, host.start() waited for the sandbox's exit after the error."""
         gone = un.NamespaceError("process 5 is gone", step="setns", cause="target-gone")
         monkeypatch.setattr(attached, "_EXIT_SECONDS", 0.1)
         monkeypatch.setattr(un.Namespace, "from_pid", raising(gone))

@@ -36,9 +36,9 @@ def injector(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_matrix(injector: Path, paths: list[str], rounds: int, user: str | None = None) -> None:
-    """Try random faults of each operation, and check that no result is undocumented.
+    """Inject random faults into each operation, and check that every result is documented.
 
-    One process tries all operations, since start and imports are slow in a traced process.
+    One process performs all operations, because start and imports are slow in a traced process.
     """
     as_user = ["-u", user] if user else []
     given = [f"--rounds={rounds}", f"--seed={SEED}", *(f"--path={path}" for path in paths)]
@@ -76,6 +76,9 @@ def test_a_sandbox_may_fail_at_each_call(injector: Path) -> None:
 
 @as_root
 def test_the_helpers_may_fail_at_each_call(injector: Path) -> None:
-    """Check faults of the helpers as root, since only a privileged tracer lets them work."""
+    """Inject faults into newuidmap and newgidmap as root.
+
+    If an unprivileged process traces a program, execve(2) ignores the program's set-user-ID bit.
+    """
     subprocess.run([TREE / "tools" / "user", USER, "ranges"], check=True)
     run_matrix(injector, ["exec, ranges*", "spawn, ranges"], 6, USER)

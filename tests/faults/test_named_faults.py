@@ -1,4 +1,4 @@
-"""Tests that nothing remains of a named namespace whose creator is killed at any point.
+"""Tests of named namespaces whose creator is killed at any point: nothing may remain.
 
 The next call with the same name must succeed.
 """
@@ -80,7 +80,7 @@ def test_a_creator_may_be_killed_anywhere(step: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("when", range(1, 46, 2))
 @pytest.mark.sampled(8)
 def test_the_prelude_may_be_killed_anywhere(when: int) -> None:
-    """Check that no holder remains if both processes are killed at their Nth system call."""
+    """Check that no holder remains if parent and holder are killed at the Nth call of each."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     command = [SCRIPTS / "usernsctl-exec", f"--hold={theirs.fileno()}", "-rm"]
     # The holder reads end of file, as if its creator had exited. Its messages stay in the socket's

@@ -1,4 +1,4 @@
-"""Tests that usernsctl-exec reports the step of a failed system call, and runs no command."""
+"""Tests of failing system calls of usernsctl-exec, which must name the step and run nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests that usernsctl.Popen raises if a system call fails, and leaks nothing."""
+"""Tests of failing system calls of usernsctl.Popen, which must raise and leak nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests that an error while following a path in a sandbox is not taken for a missing path."""
+"""Tests of errors while following a path in a sandbox, which do not mean a missing path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the proxy with arbitrary requests: it opens only connections that the rules allow.
+"""Tests of the proxy with arbitrary requests: it may open only connections that rules allow.
 
 Forwarded requests are also parsed by Python's http.server, which is independent of the proxy's own
 parser.

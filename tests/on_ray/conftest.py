@@ -101,7 +101,7 @@ class ThreeNodes:
         return found
 
     def restore(self) -> None:
-        """Add nodes until the cluster has three again."""
+        """Add nodes until the cluster has three nodes with sandboxes again."""
         while len(self.nodes) < 3:
             self.nodes.append(self.add())
         self.cluster.wait_for_nodes(START_SECONDS)

@@ -27,7 +27,7 @@ from usernsctl.contrib.ray import NodeLostError, Progress, RayPool
 pytestmark = pytest.mark.timeout(600)
 
 FULL = os.environ.get("USERNSCTL_HOSTILE") == "full"
-# Numbers of attempts, in `make hostile` and otherwise.
+# Number of kills, and below of tasks, with `make hostile` and otherwise.
 KILLS = 20 if FULL else 2
 TASKS = 2000 if FULL else 300
 # Number of tasks that a test's pool has in flight.

@@ -10,8 +10,8 @@ from typing import Any
 
 SCRIPTS = sysconfig.get_path("scripts")
 USER = "usernsctl-test"
-# Timeout in seconds. The virtual machine is emulated, and about a hundred times slower than this
-# machine.
+# Timeout in seconds. The virtual machine is emulated, and about a hundred times slower than the
+# host.
 PATIENCE = 900
 WITHIN = "300"
 
