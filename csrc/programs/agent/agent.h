@@ -277,6 +277,9 @@ struct agent_killing {
     void (*get_help)(void *arg);
     void *arg;
     pid_t group; /* a process group that contains only descendants of this process, or 0 */
+    /* Whether the leader of the group was reaped. The id of the group may then be that of another
+     * group, unless a descendant is in the group. */
+    const bool *has_lost_leader;
 };
 
 /* Kills descendants of the calling process until it has no child, and therefore no descendant. */
@@ -329,7 +332,8 @@ int agent_terminal_open(struct agent_terminal *terminal, int input, int output, 
 void agent_terminal_resize(const struct agent_terminal *terminal, uint16_t rows, uint16_t columns);
 
 /* Sends SIGWINCH, which gVisor's kernel does not send itself, to the foreground process group of
- * the terminal, or to `group` if the terminal has no foreground process group. */
+ * the terminal, or to `group` if the terminal has no foreground process group and `group` is not 0.
+ */
 void agent_terminal_signal_resize(const struct agent_terminal *terminal, pid_t group);
 
 #define AGENT_TERMINAL_POLLS 3

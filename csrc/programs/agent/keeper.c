@@ -96,6 +96,7 @@ static void kill_descendants_of_keeper(struct keeper *keeper)
         .get_help = keeper->agent->is_inside ? request_help : NULL,
         .arg = keeper,
         .group = keeper->command,
+        .has_lost_leader = &keeper->ended,
     };
     agent_kill_tree(keeper->agent->proc, &how);
 }
@@ -132,7 +133,8 @@ static int perform_request(struct keeper *keeper, const struct agent_note *note,
         uint32_t size_asked = (uint32_t)note->value;
         agent_terminal_resize(&keeper->terminal, (uint16_t)(size_asked >> 16),
                               (uint16_t)size_asked);
-        agent_terminal_signal_resize(&keeper->terminal, keeper->command);
+        /* After the command was reaped, the id of its group may have been reused. */
+        agent_terminal_signal_resize(&keeper->terminal, keeper->ended ? 0 : keeper->command);
         return 0;
     }
     return EPROTO;

@@ -51,7 +51,8 @@ void agent_terminal_signal_resize(const struct agent_terminal *terminal, pid_t g
         return;
     if (ioctl(terminal->master, TIOCGPGRP, &foreground) || foreground <= 0)
         foreground = group;
-    kill(-foreground, SIGWINCH);
+    if (foreground > 0)
+        kill(-foreground, SIGWINCH);
 }
 
 static bool is_empty(const struct agent_flow *flow)

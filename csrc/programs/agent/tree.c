@@ -307,9 +307,18 @@ static void compare_listings(struct found *found, const struct listing *listing)
     *found = now;
 }
 
-/* Lists and kills the descendants of this process, and summarizes them in `found`. Returns false if
- * the deadline `end` has passed before they could be listed. */
-static bool kill_found(int proc, int64_t end, struct found *found)
+static bool is_group_below(const struct listing *listing, pid_t group)
+{
+    for (size_t i = 0; i < listing->count; i++)
+        if (listing->processes[i].below && listing->processes[i].group == group)
+            return true;
+    return false;
+}
+
+/* Lists and kills the descendants of this process, and summarizes them in `found`. If a descendant
+ * is in the process group `group`, kills the whole group at once. Returns false if the deadline
+ * `end` has passed before the descendants could be listed. */
+static bool kill_found(int proc, pid_t group, int64_t end, struct found *found)
 {
     found->rest = false;
     if (milliseconds() > end)
@@ -321,6 +330,8 @@ static bool kill_found(int proc, int64_t end, struct found *found)
     }
     bool in_time = !listing->is_late;
     if (in_time) {
+        if (group && is_group_below(listing, group))
+            kill(-group, SIGKILL);
         signal_below(listing, 0, SIGKILL);
         compare_listings(found, listing);
     }
@@ -334,13 +345,15 @@ void agent_kill_tree(int proc, const struct agent_killing *how)
     struct found found = {.rest = false};
     for (int round = 0; how->reap(how->arg); round++) {
         int64_t end = milliseconds() + LISTING_MS * (INT64_C(1) + round);
-        if (how->group && !kill(-how->group, SIGKILL) && !how->reap(how->arg))
+        bool is_ours = how->group && !*how->has_lost_leader;
+        if (is_ours && !kill(-how->group, SIGKILL) && !how->reap(how->arg))
             return;
         /* Do not stop all processes if only zombies that wait for their tracer remain, since
          * stopping can't end those. */
         bool is_alone = found.rest || !how->get_help;
         bool is_listing = is_alone || round % (ROUNDS_ALONE + 1) != ROUNDS_ALONE;
-        bool in_time = is_listing && kill_found(proc, is_alone ? INT64_MAX : end, &found);
+        bool in_time =
+            is_listing && kill_found(proc, how->group, is_alone ? INT64_MAX : end, &found);
         if (!how->reap(how->arg))
             return;
         if (!in_time && how->get_help)

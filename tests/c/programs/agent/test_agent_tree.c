@@ -1,9 +1,9 @@
 /* Tests of killing all descendants in a PID namespace, as the agent does in a sandbox. */
+#include "agent_process.h"
 #include "inside.h"
 #include "needs.h"
-#include "programs/agent/agent.h"
 
-#include <signal.h>
+#define LAST_PID "/proc/sys/kernel/ns_last_pid"
 
 /* Forks a process that waits for a signal. */
 static pid_t start_sleeper(void)
@@ -101,6 +101,41 @@ static void help_is_requested_after_some_rounds(void)
     close(proc);
 }
 
+/* Lets the next process of the PID namespace get the pid `pid`. */
+static void reuse_pid(pid_t pid)
+{
+    char text[16];
+    snprintf(text, sizeof text, "%d", (int)pid - 1);
+    write_to(LAST_PID, text, 0);
+}
+
+/* Checks that killing the background processes of an ended command does not kill the keeper of a
+ * later command that has got the pid of the ended command, and leads a group with that id. */
+static void a_later_command_with_the_pid_of_an_ended_one_survives(void)
+{
+    struct agent_process agent;
+    int alive, again;
+    pid_t pid, other;
+    /* A kernel without CONFIG_CHECKPOINT_RESTORE can't be told the next pid. */
+    if (access(LAST_PID, W_OK))
+        return;
+    start_agent(&agent);
+    int ended = start_script(&agent, "setsid sh -c 'echo; exec sleep 1000' &", &alive, &pid);
+    CHECK_INT(receive_end(ended), 0);
+    reuse_pid(pid);
+    int later = start_script(&agent, "echo; exec sleep 1000", &again, &other);
+    CHECK_INT(getpgid(pid), pid);
+    send_note(ended, AGENT_SIGNAL, AGENT_TO_TREE, SIGKILL);
+    CHECK_INT(receive_answer(ended).size, 0);
+    check_all_end(alive);
+    send_note(later, AGENT_SIGNAL, AGENT_TO_PROCESS, SIGTERM);
+    CHECK_INT(receive_end(later), SIGTERM);
+    check_all_end(again);
+    close(later);
+    close(ended);
+    CHECK_INT(stop_agent(&agent), 0);
+}
+
 /* Runs the tests as PID 1 of a PID namespace. */
 static int run_tests(void *arg)
 {
@@ -111,6 +146,7 @@ static int run_tests(void *arg)
     descendants_are_killed_while_all_is_stopped();
     children_and_orphans_end_without_proc();
     help_is_requested_after_some_rounds();
+    a_later_command_with_the_pid_of_an_ended_one_survives();
     return 0;
 }
 
