@@ -116,12 +116,22 @@ static uint64_t read_kib(const char *status, const char *key)
     return kib << 10;
 }
 
+static uint64_t read_line_kib(const char *path, const char *key)
+{
+    int64_t kib = un_field_number(path, key);
+    return kib < 0 ? 0 : (uint64_t)kib << 10;
+}
+
 uint64_t un_private_memory(pid_t pid)
 {
     char path[64], text[4096];
     snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
-    if (un_read_file(AT_FDCWD, path, text, sizeof text) <= 0)
+    ssize_t length = un_read_file(AT_FDCWD, path, text, sizeof text);
+    if (length <= 0)
         return 0;
+    /* The supplementary groups, of which there may be thousands, come first. */
+    if (length == sizeof text - 1)
+        return read_line_kib(path, "VmPTE:") + read_line_kib(path, "RssAnon:");
     return read_kib(text, "\nVmPTE:") + read_kib(text, "\nRssAnon:");
 }
 

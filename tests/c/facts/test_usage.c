@@ -1,7 +1,9 @@
 /* Tests of measuring the resource usage of a sandbox's processes. */
 #include "check.h"
 #include "facts/facts.h"
+#include "forked.h"
 
+#include <grp.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -90,6 +92,16 @@ static void a_reaped_process_uses_nothing(void)
     CHECK(un_processor_time(0) > 0);
 }
 
+/* Only root may change its groups. */
+static void many_groups_hide_no_memory(void)
+{
+    static gid_t groups[4096];
+    for (size_t i = 0; i < COUNT(groups); i++)
+        groups[i] = (gid_t)(1000000 + i);
+    if (setgroups(COUNT(groups), groups) == 0)
+        CHECK(un_private_memory(getpid()) > 0);
+}
+
 static void a_memory_file_counts_once(void)
 {
     struct un_memory_files files;
@@ -107,6 +119,7 @@ int main(void)
     a_visit_sees_each_child_once();
     a_new_process_has_another_last_pid();
     a_reaped_process_uses_nothing();
+    check_in_child(many_groups_hide_no_memory);
     a_memory_file_counts_once();
     return 0;
 }
