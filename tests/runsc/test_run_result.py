@@ -178,6 +178,22 @@ def test_crash_of_gvisor_writes_a_result(result: Path, tmp_path: Path) -> None:
     assert (found["status"], found["reason"]) == (125, "sandbox-ended")
 
 
+def test_result_that_can_not_be_written_leaves_no_file(result: Path) -> None:
+    # As on a full filesystem that has no files without a name.
+    temporary = result.with_suffix(".new")
+    temporary.touch()
+    fds = [os.open(result.parent, os.O_RDONLY), os.open("/dev/full", os.O_WRONLY)]
+    words = [WATCHER, f"--result={fds[0]},{fds[1]},{temporary.name},{result.name}"]
+    words += ["/bin/sh", *LOGS, "--", "--", "--", "sh", "-c", "exit 0"]
+    done = subprocess.run(words, pass_fds=fds, stderr=subprocess.PIPE, text=True)
+    for fd in fds:
+        os.close(fd)
+    assert done.returncode == 125
+    assert done.stderr.startswith("usernsctl: --result: "), done.stderr
+    assert "No space left on device" in done.stderr
+    assert os.listdir(result.parent) == []
+
+
 def test_killed_watcher_leaves_no_file(started: subprocess.Popen[str], result: Path) -> None:
     started.kill()
     started.wait(PATIENCE)

@@ -123,11 +123,11 @@ static int give_name(const struct result_file *file)
 
 static int write_file(const struct result_file *file, const struct un_text *text)
 {
-    if (un_write_all(file->fd, text->bytes, text->length) || give_name(file))
-        return -1;
-    if (!renameat(file->directory, file->temporary, file->directory, file->name))
+    if (!un_write_all(file->fd, text->bytes, text->length) && !give_name(file) &&
+        !renameat(file->directory, file->temporary, file->directory, file->name))
         return 0;
     int errnum = errno;
+    /* Fails for a file without a name. */
     unlinkat(file->directory, file->temporary, 0);
     errno = errnum;
     return -1;
