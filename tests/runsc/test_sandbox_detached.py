@@ -250,6 +250,25 @@ def test_exit_status_is_known_only_while_the_watcher_lives(
         assert box.returncode is None
 
 
+def test_exit_status_is_known_once_a_slow_watcher_has_written_it(
+    host: un.SandboxHost, marker: str
+) -> None:
+    command = ["sh", "-c", "read line; exit 7"]
+    with host.start(command, id=marker, detach=True, stdin=un.PIPE) as box:
+        (record,) = un.Sandbox.list_detached()
+        watcher = int(status_of(record.pid)["PPid"])
+        os.kill(watcher, signal.SIGSTOP)
+        try:
+            box.stdin.write(b"end\n")
+            box.stdin.flush()
+            with pytest.raises(un.RunscError, match="not known"):
+                box.wait()
+        finally:
+            os.kill(watcher, signal.SIGCONT)
+        assert wait_until_gone(marker, PATIENCE) == []
+        assert (box.wait(), box.poll()) == (7, 7)
+
+
 @pytest.mark.usefixtures("let_init_reap")
 def test_wait_async_returns_the_exit_status(host: un.SandboxHost, marker: str) -> None:
     async def main() -> int:

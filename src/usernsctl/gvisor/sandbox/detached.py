@@ -380,14 +380,15 @@ class DetachedSandbox:
         with contextlib.suppress(ClosedError), self._shared.use() as (_, *pidfds):
             # Do not wait for the proxy, whose pidfd is the last one: a stopped proxy would delay
             # this until the deadline.
-            await_ends(pidfds[: self._process_count])
+            ended = await_ends(pidfds[: self._process_count])
             self._end_report.end = SandboxEnd.parse(read_report("end", self._entry.fd))
             status = read_report("status", self._entry.fd)
             if status.isdecimal():
                 self.status = returncode_of(int(status))
             if self.status == TIME_IS_OVER and self._end_report.end is not None:
                 self.status = -signal.SIGKILL
-            self._is_reported = True
+            # On a busy machine, the keeper may write its last file, the status, later.
+            self._is_reported = ended or bool(status)
 
     def kill(self) -> None:
         """Kill all processes of the sandbox; do not wait until they have exited."""

@@ -389,11 +389,10 @@ def _has_bundle(argv: list[str], id: str) -> bool:
     return any(argument.endswith(f"/boxes/{id}") for argument in argv)
 
 
-def await_ends(pidfds: Sequence[int]) -> None:
-    """Wait up to _KEEPER_SECONDS for the processes of a sandbox to exit."""
+def await_ends(pidfds: Sequence[int]) -> bool:
+    """Wait up to _KEEPER_SECONDS for the processes of a sandbox; return whether all have exited."""
     deadline = deadline_after(_KEEPER_SECONDS)
-    for pidfd in pidfds:
-        wait_readable(pidfd, timeout=seconds_left(deadline))
+    return all(wait_readable(pidfd, timeout=seconds_left(deadline)) for pidfd in pidfds)
 
 
 def end_processes(id: str, main: int | None, others: list[int]) -> None:
