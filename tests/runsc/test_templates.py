@@ -22,6 +22,7 @@ from conftest import EXIT_SECONDS
 from processes import wait_until_gone
 
 import usernsctl as un
+from usernsctl._core import START_SECONDS
 
 PATIENCE = 60
 PYTHON = ["/usr/bin/python3", "-u", "-c"]
@@ -233,6 +234,18 @@ def test_command_that_is_never_ready_is_killed_by_the_timeout(
     assert (caught.value.cmd, caught.value.timeout) == (("sleep", word), 1)
     assert time.monotonic() - begin < PATIENCE
     assert wait_until_gone(f"sleep {word}", EXIT_SECONDS) == []
+
+
+@pytest.mark.parametrize("ready", ["/never", "port:9"])
+def test_command_that_stops_the_agent_is_killed_by_the_timeout(
+    host: un.SandboxHost, ready: str
+) -> None:
+    code = "import os\nwhile True:\n try: os.kill(-1, 19)\n except OSError: pass"
+    begin = time.monotonic()
+    with pytest.raises(un.TimeoutExpired) as caught:
+        host.template([*PYTHON, code], ready=ready, timeout=3)
+    assert caught.value.timeout == 3
+    assert time.monotonic() - begin < START_SECONDS
 
 
 def test_checkpoint_that_takes_too_long_is_killed(stand_in: Any) -> None:

@@ -9,7 +9,7 @@ import re
 import selectors
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from usernsctl import _core
@@ -33,7 +33,13 @@ from usernsctl.errors import (
 from usernsctl.gvisor import checks, oci
 from usernsctl.gvisor.agent import protocol as wire
 from usernsctl.gvisor.agent.popen import SandboxPopen
-from usernsctl.gvisor.agent.protocol import Agent, AgentClosed, AgentTimeout, receive_hello
+from usernsctl.gvisor.agent.protocol import (
+    Agent,
+    AgentClosed,
+    AgentTimeout,
+    AgentUnresponsive,
+    receive_hello,
+)
 from usernsctl.gvisor.launch.steps import AGENT_INSIDE
 from usernsctl.gvisor.runsc import logs
 from usernsctl.gvisor.runsc.container import query, raise_if_ended
@@ -99,7 +105,7 @@ class Ready:
             raise ValueError(f"ready: {what!r} can't be {'a path' if kind == 'file' else 'a line'}")
         return cls(kind, what)
 
-    def wait(self, box: Sandbox, output: OutputReader, deadline: float | None) -> None:
+    def wait(self, box: TemplateSandbox, output: OutputReader, deadline: float | None) -> None:
         """Wait until the command is ready.
 
         :param output: the reader of the command's output.
@@ -120,12 +126,14 @@ class Ready:
         if box.poll() is not None:
             raise self._ended(box, output)
 
-    def _is_reached(self, box: Sandbox, output: OutputReader, deadline: float | None) -> bool:
+    def _is_reached(
+        self, box: TemplateSandbox, output: OutputReader, deadline: float | None
+    ) -> bool:
         try:
             if self.kind == "line":
                 return output.has_line(os.fsencode(self.what))
             if self.kind == "file":
-                return _has_file(box, self.what)
+                return _has_file(box, self.what, deadline)
             return _listens(box, self.what, deadline)
         except CommandError:
             if box.poll() is None:
@@ -139,22 +147,22 @@ class Ready:
         return not_ready(f"{why}: {said}" if said else why)
 
 
-def _has_file(box: Sandbox, path: str) -> bool:
+def _has_file(box: Sandbox, path: str, deadline: float | None) -> bool:
     """Return whether a path exists in the sandbox, without a program of the root filesystem."""
     try:
         # The path of the command has a slash after a regular file, so the exec always fails
         # (ENOTDIR). Before that, the agent changes to the directory `cwd`. If this fails, the error
         # names `path`.
-        box.run([f"{AGENT_INSIDE}/"], cwd=path)
+        box.run([f"{AGENT_INSIDE}/"], cwd=path, timeout=seconds_left(deadline))
     except (CommandNotFoundError, CommandNotADirectoryError) as error:
         return error.filename != path or isinstance(error, CommandNotADirectoryError)
     return True
 
 
-def _listens(box: Sandbox, port: int, deadline: float | None) -> bool:
+def _listens(box: TemplateSandbox, port: int, deadline: float | None) -> bool:
     files = ["/proc/net/tcp", "/proc/net/tcp6"]
     try:
-        cat = box.popen(["cat", *files], stdout=PIPE, stderr=DEVNULL)
+        cat = box.start_program(["cat", *files], deadline)
     except CommandNotFoundError as error:
         raise not_ready(
             "ready can't be a port: the root filesystem has no cat(1) to read /proc/net/tcp",
@@ -326,6 +334,21 @@ class TemplateSandbox(Sandbox):
     def adopt(self, agent: Agent) -> None:
         """Start further commands through an agent that is PID 1 of the sandbox."""
         self._adopt(agent)
+
+    def start_program(self, args: Sequence[str], deadline: float | None) -> SandboxPopen[bytes]:
+        """Start a command in the sandbox, with a pipe from its standard output.
+
+        :param deadline: the deadline of the start, by :func:`time.monotonic`, or ``None``.
+        :raises TimeoutExpired: the agent did not start the command before the deadline.
+        :raises UsernsError: as :meth:`usernsctl.Sandbox.popen` does.
+        """
+        options = self._with_defaults({"stdout": PIPE, "stderr": DEVNULL})
+        try:
+            return self._commands.start_program(args, options, deadline)
+        except AgentUnresponsive:
+            if seconds_left(deadline) == 0:
+                raise TimeoutExpired(self.args, 0) from None
+            raise
 
     def end_agent(self, deadline: float) -> None:
         """Stop an agent that is not PID 1, and all processes that it started.
