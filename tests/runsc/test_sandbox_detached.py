@@ -269,6 +269,30 @@ def test_exit_status_is_known_once_a_slow_watcher_has_written_it(
         assert (box.wait(), box.poll()) == (7, 7)
 
 
+def test_exit_status_outlives_the_record(host: un.SandboxHost, marker: str) -> None:
+    """Let usernsctl ps of another process remove the record before the creator asks."""
+    command = ["sh", "-c", "read line; exit 7"]
+    with (
+        host.start(command, id=marker, detach=True, stdin=un.PIPE) as box,
+        un.Sandbox.attach(marker) as other,
+    ):
+        box.stdin.write(b"end\n")
+        box.stdin.flush()
+        assert wait_until_gone(marker, PATIENCE) == []
+        assert un.Sandbox.list_detached() == []
+        assert (other.wait(), box.poll(), asyncio.run(box.wait_async())) == (7, 7, 7)
+
+
+def test_reason_of_the_end_outlives_the_record(marker: str) -> None:
+    with un.Sandbox(FOREVER, id=marker, detach=True, ttl=0.5) as box:
+        assert wait_until_gone(marker, PATIENCE) == []
+        assert un.Sandbox.list_detached() == []
+        with pytest.raises(un.SandboxEndedError) as caught:
+            box.run(["true"])
+        assert caught.value.cause == "timeout"
+        assert box.poll() == -signal.SIGKILL
+
+
 @pytest.mark.usefixtures("let_init_reap")
 def test_wait_async_returns_the_exit_status(host: un.SandboxHost, marker: str) -> None:
     async def main() -> int:

@@ -349,13 +349,19 @@ class Shared:
         :param fds: the descriptors. With an iterator such as ``map(os.pidfd_open, [pid])``, Python
             runs no signal handler between opening and taking over a descriptor, so an exception of
             a handler can't leak it.
+        :raises BaseException: the exception of `fds`. The descriptors before it are closed.
         """
         self._what = what
         self._fds: list[int] = []
         self._unclosed: list[int] = []
         self._users: set[object] = set()
         self._is_closed = False
-        self._unclosed.extend(fds)
+        try:
+            self._unclosed.extend(fds)
+        except BaseException:
+            # The traceback of the error would keep the descriptors open.
+            self.close()
+            raise
         self._fds.extend(self._unclosed)
 
     @property

@@ -57,6 +57,21 @@ def test_shared_descriptors_are_closed_after_their_last_use() -> None:
     os.close(fd)
 
 
+def test_failed_open_closes_the_descriptors_before_it() -> None:
+    opened: list[int] = []
+
+    def open_one(path: str) -> int:
+        opened.append(os.open(path, os.O_RDONLY))
+        return opened[-1]
+
+    # `caught` keeps the traceback, and so the frames of the constructor.
+    with pytest.raises(FileNotFoundError) as caught:
+        Shared("it", map(open_one, ["/dev/null", "/no/such/file"]))
+    assert len(opened) == 1
+    assert not is_open(opened[0])
+    del caught
+
+
 def test_exception_ends_the_use_of_shared_descriptors() -> None:
     shared, fd = make_shared()
 

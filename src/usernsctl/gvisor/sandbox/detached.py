@@ -54,9 +54,10 @@ from usernsctl.gvisor.sandbox.records import (
     end_processes,
     find_detached,
     open_activity,
+    open_reports,
     open_runsc_state,
     read_defaults,
-    read_report,
+    read_open_report,
 )
 from usernsctl.namespaces.namespace import Namespace
 
@@ -123,6 +124,7 @@ class DetachedSandbox:
         self._is_killed = False
         self._is_reported = False
         self._inside: Namespace | None = None
+        self._reports = Shared("the sandbox", ())
         self.proxy: refusals.Reader | None = None
         state = open_runsc_state(entry).descriptor
         try:
@@ -140,6 +142,7 @@ class DetachedSandbox:
         self._has_main = opened[0] is not None
         self._has_ended = not self._has_main
         try:
+            self._reports = open_reports(entry)
             if self.record.proxy is not None:
                 self.proxy = refusals.Reader.open(REFUSALS, entry.directory)
             if opened[0] is not None:
@@ -377,12 +380,16 @@ class DetachedSandbox:
         """Read the files that the keeper (csrc/programs/detach/main.c) writes before it exits."""
         if self._is_reported:
             return
-        with contextlib.suppress(ClosedError), self._shared.use() as (_, *pidfds):
+        with (
+            contextlib.suppress(ClosedError),
+            self._shared.use() as (_, *pidfds),
+            self._reports.use() as reports,
+        ):
             # Do not wait for the proxy, whose pidfd is the last one: a stopped proxy would delay
             # this until the deadline.
             ended = await_ends(pidfds[: self._process_count])
-            self._end_report.end = SandboxEnd.parse(read_report("end", self._entry.fd))
-            status = read_report("status", self._entry.fd)
+            end, status = map(read_open_report, reports)
+            self._end_report.end = SandboxEnd.parse(end)
             if status.isdecimal():
                 self.status = returncode_of(int(status))
             if self.status == TIME_IS_OVER and self._end_report.end is not None:
@@ -434,6 +441,7 @@ class DetachedSandbox:
     def release(self) -> None:
         """Close the descriptors; the sandbox keeps running."""
         self._shared.close()
+        self._reports.close()
         if self._inside is not None:
             self._inside.close()
         if self.proxy is not None:

@@ -37,6 +37,7 @@ from usernsctl._system.records import (
     TakenError,
     invalid_record,
     open_state,
+    wrap_os_errors,
 )
 from usernsctl.errors import LimitError, RunscError
 from usernsctl.gvisor.agent.start import ProcessDefaults
@@ -55,6 +56,7 @@ _PROCESSES_MAX = 8
 
 # The maximum size of a report about the end of a sandbox, in bytes.
 _REPORT_BYTES = 4096
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 _END_SECONDS = 60
 # The time limit, in seconds, for the exit of a sandbox's other processes after the main process has
@@ -319,14 +321,33 @@ def read_report(path: str, directory: int) -> str:
 
     :param directory: a descriptor of the directory to which a relative `path` refers.
     """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         with open(
-            path, "rb", opener=lambda name, _: os.open(name, flags, dir_fd=directory)
+            path, "rb", opener=lambda name, _: os.open(name, _READ, dir_fd=directory)
         ) as file:
             return file.read(_REPORT_BYTES).decode("ascii", "replace")
     except OSError:
         return ""
+
+
+def open_reports(entry: Entry[DetachedRecord]) -> Shared:
+    """Open the files "end" and "status", which the keeper (csrc/programs/detach/main.c) will write.
+
+    Creates them first if they are missing. Once the sandbox has ended, another process may remove
+    the files; their contents can be read through the descriptors nevertheless.
+
+    :raises NamespaceError: a file can't be opened.
+    """
+    opener = functools.partial(os.open, dir_fd=entry.fd)
+    with wrap_os_errors(entry.path):
+        # The keeper, too, creates them with this mode.
+        names, flags = ("end", "status"), _READ | os.O_CREAT
+        return Shared("the sandbox", map(opener, names, [flags] * 2, [0o600] * 2))
+
+
+def read_open_report(fd: int) -> str:
+    """Return the text of an open report, ``""`` if it was not written yet."""
+    return os.pread(fd, _REPORT_BYTES, 0).decode("ascii", "replace")
 
 
 def _read_end(id: str) -> SandboxEnd | None:
