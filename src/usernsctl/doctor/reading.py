@@ -310,8 +310,8 @@ def read_facts(
     :param root: the directory that contains proc, sys, etc, dev and usr. Facts that only system
         calls return are unknown unless `root` is ``/``.
     :param environ: the environment variables, such as PATH; by default ``os.environ``.
-    :param only_files: whether to start no program and not to call uname(2), because a seccomp
-        filter kills callers of the necessary system calls.
+    :param only_files: whether to start no program and not to call uname(2) or fgetxattr(2), because
+        a seccomp filter kills callers of the necessary system calls.
     :param seconds: the time limit of all started programs together, in seconds.
     """
     environ = os.environ if environ is None else environ
@@ -337,7 +337,7 @@ def read_facts(
         security=_security(tree, status),
         mounts=points,
         container=read_container(tree, environ, points if mountinfo is not None else None),
-        helpers={name: _helper(tree, name, environ, points) for name in HELPERS},
+        helpers={name: _helper(tree, name, environ, points, only_files) for name in HELPERS},
         subordinate=_subordinate(tree, status, ids),
         cgroup=read_cgroup(tree),
         devices={path: _device(tree, path) for path in DEVICES},
@@ -512,13 +512,18 @@ def _program(tree: Tree, name: str) -> str | None:
 
 
 def _helper(
-    tree: Tree, name: str, environ: Mapping[str, str], points: Mapping[str, tuple[str, ...]]
+    tree: Tree,
+    name: str,
+    environ: Mapping[str, str],
+    points: Mapping[str, tuple[str, ...]],
+    only_files: bool,
 ) -> Helper:
     path, executable = tree.which(name, environ.get("PATH"))
     if path is None:
         return Helper()
     found = os.stat(tree.path(path))
-    file_capabilities = tree.has_attribute(path, "security.capability")
+    # A seccomp filter may kill callers of fgetxattr(2). Assume then that the helper is privileged.
+    file_capabilities = not only_files and tree.has_attribute(path, "security.capability")
     real = tree.real(path)
     point = _mount_point(real, points)
     # Elsewhere, a file of root may be on a filesystem that other users have written.
@@ -529,7 +534,9 @@ def _helper(
         owner=found.st_uid,
         executable=executable,
         file_capabilities=file_capabilities,
-        privileged=bool(found.st_mode & 0o4000 and found.st_uid == 0) or file_capabilities,
+        privileged=bool(found.st_mode & 0o4000 and found.st_uid == 0)
+        or file_capabilities
+        or only_files,
         script=tree.is_script(path),
         nosuid=point if "nosuid" in points.get(point, ()) else None,
         system=real if is_systems and tree.is_roots(real) else None,
