@@ -1,6 +1,6 @@
 /* Finding a user and a group in the content of /etc/passwd and /etc/group of a sandbox. Both files
- * are untrusted, because they may come from an image. The user database of the host is never used.
- */
+ * are untrusted, because they may come from an image. This code never uses the user database of the
+ * host. */
 #include "base/base.h"
 
 #define PASSWD_FIELDS 7
@@ -18,8 +18,8 @@ struct span {
     size_t length;
 };
 
-/* Cuts off the part of *rest before the first `separator`, or all of *rest if it has no separator,
- * and stores it in *part. Returns false if *rest is exhausted; `rest->at` becomes NULL after the
+/* Cuts off the part of *rest before the first `separator`, or all of *rest without a separator, and
+ * stores that part in *part. Returns false if *rest is exhausted; `rest->at` becomes NULL after the
  * last part. */
 static bool cut_part(struct span *rest, char separator, struct span *part)
 {
@@ -106,8 +106,8 @@ static bool copy_name(const char *text, size_t length, char name[UN_ACCOUNT_NAME
     name[length] = '\0';
     if (!name[strspn(name, "0123456789")])
         return un_account_is_id(name);
-    /* A leading - begins a negative number, and a leading + or - begins a line for NIS
-     * (nsswitch.conf(5)). */
+    /* Reject a leading -, which begins a negative number, and a leading + or -, which begins a line
+     * for NIS (nsswitch.conf(5)). */
     return !strchr("+-", *name) && !strpbrk(name, " :,/") && is_printable_text(name, length);
 }
 
@@ -133,8 +133,8 @@ static int fail_name(const char *what, const char *name, const char *path,
 
 int un_account_fail_file(const char *path, int errnum, const char *why, struct un_error *err)
 {
-    /* The content of the file does not cause these errors, so the cause and the remedy about names
-     * do not apply. */
+    /* Report no cause for these errors, because they do not come from the content of the file, and
+     * the remedy about names would not help. */
     if (errnum == ENOMEM || errnum == EMFILE || errnum == ENFILE || errnum == EIO) {
         errno = errnum;
         return un_fail_errno(err, UN_STEP_USER, path);
@@ -175,8 +175,8 @@ static bool find_group(const char *name, const struct un_account_file *groups, u
 }
 
 /* Inserts a group into the ascending list account->groups, unless the list has the group. Finds the
- * position by binary search, so that a file of a million lines takes less than a second. Returns
- * false if the list is full. */
+ * position by binary search, so that adding the groups of a file with a million lines takes less
+ * than a second. Returns false if the list is full. */
 static bool add_group(struct un_account *account, uint32_t gid)
 {
     size_t from = 0, to = account->group_count;

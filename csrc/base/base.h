@@ -20,12 +20,12 @@
 
 /* ---- error.c: recording a failure ------------------------------------------------------------ */
 
-/* Fills in `err`, with a detail formatted as by printf(3) and without a remedy, and returns -1. Not
- * async-signal-safe. */
+/* Fills in `err` and returns -1. The detail is formatted as by printf(3). The error has no remedy
+ * of its own. Not async-signal-safe. */
 int un_fail(struct un_error *err, enum un_step step, int errnum, const char *cause,
             const char *format, ...) __attribute__((format(printf, 5, 6)));
 
-/* Fills in `err` from errno and the text `detail`, without a cause, and returns -1.
+/* Fills in `err` from errno and the text `detail`, and returns -1. The error has no cause yet.
  * Async-signal-safe. */
 int un_fail_errno(struct un_error *err, enum un_step step, const char *detail);
 
@@ -67,9 +67,9 @@ size_t un_utf8_read(const char *text, uint32_t *code);
 
 /* ---- printable.c: making untrusted text safe for a terminal ---------------------------------- */
 
-/* Turns `text`, in place, into one line without control sequences: white space becomes a space, and
- * each other control character, invisible or bidirectional formatting character and byte that is
- * not UTF-8 becomes a question mark. usernsctl/_text.py has the same rule for Python. */
+/* Turns `text`, in place, into one line without control sequences. White space becomes a space. Any
+ * other control character, any invisible or bidirectional formatting character, and any byte that
+ * is not UTF-8 becomes a question mark. usernsctl/_text.py implements the same rule for Python. */
 void un_make_printable(char *text);
 
 /* Maximum number of characters in a quotation of untrusted text. */
@@ -85,9 +85,9 @@ void un_quote(const char *text, char quoted[UN_QUOTED_ROOM]);
 
 /* ---- cleanup: releasing resources at the end of a block, with errno unchanged ---------------- */
 
-/* Attributes that release the resource of a local variable at the end of its scope, as in:
- * un_auto_close int fd = ...; They must not be used in a function whose child shares the memory of
- * its parent (vfork(2)), because parent and child would both release the resource. */
+/* Attributes that release the resource of a local variable at the end of the variable's scope, as
+ * in: un_auto_close int fd = ...; They must not be used in a function whose child shares the memory
+ * of its parent (vfork(2)), because parent and child would both release the resource. */
 #define un_auto_close __attribute__((cleanup(un_release_fd)))
 #define un_auto_fclose __attribute__((cleanup(un_release_file)))
 #define un_auto_free __attribute__((cleanup(un_release_memory)))
@@ -211,18 +211,19 @@ static inline bool un_next_candidate(const char **at, const char *name, char pat
 
 /* ---- lines.c: reading the files of /etc line by line, with few system calls ------------------ */
 
-/* Maximum size of a line with its NUL; a longer line is truncated. No user or group name is longer.
- */
+/* Maximum size of a line in bytes, including the NUL; a longer line is truncated. No user or group
+ * name is longer. */
 #define UN_LINE_MAX 1024
 
 /* A file that is read line by line. */
 struct un_lines {
     int fd;
-    int errnum;       /* errno of the read(2) that failed; 0 if none has failed */
-    uint64_t size;    /* size of the file in bytes when it was opened */
-    uint64_t read;    /* number of bytes of the file read so far */
-    size_t at;        /* number of bytes of `block` that un_lines_next() has already returned */
-    size_t length;    /* number of bytes in `block` */
+    int errnum;    /* errno of the read(2) that failed; 0 if none has failed */
+    uint64_t size; /* size of the file in bytes when it was opened */
+    uint64_t read; /* number of bytes of the file read so far */
+    size_t at;     /* number of bytes at the beginning of `block` that un_lines_next() has already
+                      returned */
+    size_t length; /* number of bytes in `block` */
     char block[8192]; /* the bytes read last; most files of /etc fit completely */
 };
 
@@ -231,8 +232,8 @@ struct un_lines {
  * endless device. After a failure the file counts as empty. */
 bool un_lines_open(struct un_lines *lines, const char *path);
 
-/* Returns whether `errnum`, from a failed un_lines_open(), means that the path is not a regular
- * file. */
+/* Returns whether `errnum`, with which un_lines_open() has failed, means that the path is not a
+ * regular file. */
 bool un_lines_is_no_file(int errnum);
 
 /* Reads the next line, without its newline. Returns false at the end of the file. If the line is
@@ -262,8 +263,8 @@ struct un_account_name {
 };
 
 /* Parses USER[:GROUP]. Returns false if USER or GROUP is neither an id nor a printable name.
- * parse_user() in usernsctl/gvisor/checks.py has the same rule for ids, but rejects more names:
- * those with a character that str.isprintable() rejects, such as U+00A0. */
+ * parse_user() in usernsctl/gvisor/checks.py has the same rule for ids, but also rejects names with
+ * a character that str.isprintable() rejects, such as U+00A0. */
 bool un_account_parse(const char *text, struct un_account_name *name);
 /* Returns whether a user or group, as in struct un_account_name, is given as an id, not as a name.
  */
@@ -277,9 +278,9 @@ int un_account_fail_file(const char *path, int errnum, const char *why, struct u
 /* A mount of a directory of a file system on a mount point (proc_pid_mountinfo(5)). */
 struct un_mounted {
     int id;
-    int parent;          /* id of the mount that contains the mount point of this mount */
+    int parent;          /* id of the parent mount, on which this mount is mounted */
     const char *device;  /* device number of the file system, MAJOR:MINOR */
-    const char *root;    /* path, in the file system, of the directory that is mounted */
+    const char *root;    /* path of the mounted directory within the file system */
     const char *point;   /* the mount point, relative to the root directory of this process */
     const char *type;    /* type of the file system, such as "tmpfs" */
     const char *options; /* mount options of the file system */
@@ -297,7 +298,7 @@ struct un_mounts {
 int un_mounts_read(struct un_mounts *mounts, const char *path);
 void un_mounts_free(const struct un_mounts *mounts);
 #define un_auto_mounts __attribute__((cleanup(un_mounts_free)))
-/* Returns the mount with this id, or NULL if there is none. */
+/* Returns the mount with the id `id`, or NULL if there is none. */
 const struct un_mounted *un_mounts_by_id(const struct un_mounts *mounts, int id);
 /* Finds the mount through which a file was opened. *found becomes NULL if the mount belongs to
  * another mount namespace. Returns 0, or -1 with errno set. */
@@ -314,9 +315,9 @@ int64_t un_proc_status(const char *proc, const char *key);
 /* Returns whether PROC/self/mountinfo lists a mount at `point`, or, if `below` is set, a mount
  * below `point` that hides a file. */
 bool un_proc_has_mount(const char *proc, const char *point, bool below);
-/* Returns whether this process and PID 1 have the same root directory. Also detects a chroot
- * into a mount point, because mountinfo shows mount points relative to the process's root
- * directory. */
+/* Returns whether this process and PID 1 have the same root directory. This also detects a chroot
+ * into a mount point, because mountinfo shows the mount points relative to the root directory of
+ * each process. */
 bool un_proc_shares_root(const char *proc);
 
 /* Returns whether a mount of proc hides the processes of other users (proc(5), hidepid). */
@@ -333,8 +334,8 @@ bool un_proc_apparmor(const char *proc, const char *who, char *label, size_t siz
 
 /* Reads the path of this process's control group, such as "/a/b" (cgroups(7), PROC/self/cgroup):
  * the group in the version 1 hierarchy of `controller`, or the group of version 2 if `controller`
- * is "". In a container the path may be that on the host. Returns false if there is no such group.
- */
+ * is "". In a container the path may be relative to the host's root group. Returns false if this
+ * process has no such group. */
 bool un_proc_cgroup(const char *proc, const char *controller, char *path, size_t size);
 
 /* ---- caps.c: capabilities, by the bare system calls ------------------------------------------ */

@@ -102,10 +102,11 @@ const char *un_errno_text(int errnum)
 
 const char *un_error_reason(const struct un_error *err, char *text, size_t size)
 {
-    /* ETIMEDOUT comes from timeouts of usernsctl only, which the detail describes. */
+    /* Omit the text of ETIMEDOUT, because only timeouts of usernsctl itself have this errno, and
+     * the detail describes them. */
     bool has_text = err->errnum && err->errnum != ETIMEDOUT;
     const char *kernel = has_text ? un_errno_text(err->errnum) : "";
-    /* Only a command or a working directory can have an empty name. */
+    /* Quote an empty detail only if it is the name of a command or of a working directory. */
     bool is_name = err->step == UN_STEP_LOOKUP || err->step == UN_STEP_CWD;
     const char *detail = is_name && !*err->detail ? "\"\"" : err->detail;
     const char *between = *kernel && *detail ? ": " : "";

@@ -27,10 +27,10 @@ __asm__(".globl _start\n_start:\n\t"
 /*
  * Makes a system call. Returns its result, or the negated errno.
  *
- * gVisor patches "mov $NUMBER, %eax; syscall" into a faster call. gVisor compares only bytes. So it
- * could mistake the end of another instruction, which a compiler has placed before the syscall, for
- * the mov, and overwrite its bytes. So this code emits either exactly the sequence that gVisor
- * looks for, or one that can't match.
+ * gVisor patches "mov $NUMBER, %eax; syscall" into a faster call. gVisor searches only for the
+ * bytes of these instructions. If a compiler placed another instruction before the syscall, gVisor
+ * could mistake the end of that instruction for the mov, and overwrite it. So this code emits
+ * either exactly the sequence for which gVisor searches, or one that can't match.
  */
 __attribute__((always_inline)) static inline long un_raw_call(long number, long a, long b, long c,
                                                               long d, long e, long f)

@@ -7,10 +7,10 @@
 /* ---- task.c: the task of the child program, and its messages --------------------------------- */
 
 /*
- * A task is passed as command-line arguments of the child program. These are plain data on the new
- * program's own stack, without files or shared memory. Numbers are decimal. Every process can read
- * the arguments. Only processes that may ptrace the child can read its environment, which is the
- * command's.
+ * A task is passed as command-line arguments of the child program. Arguments are plain data on the
+ * new program's own stack, so no file or shared memory is needed. Numbers are decimal. Every
+ * process can read the arguments. Only processes that may ptrace the child can read its
+ * environment, which is the command's.
  */
 
 /* The name (argv[0]) under which a program of the package acts as the child program, see
@@ -22,15 +22,15 @@
 enum { UN_TASK_SOCKET, UN_TASK_PARENT, UN_TASK_NS, UN_TASK_FDS = UN_TASK_NS + UN_NS_COUNT };
 
 struct un_task {
-    int fd[UN_TASK_FDS]; /* descriptors of the task; -1 for an absent one */
-    bool holds;    /* whether the child only holds new namespaces, instead of running a command */
-    bool has_init; /* whether the second child forks the command and runs un_be_init() */
-    bool restore_signals;      /* whether to reset SIGPIPE and SIGXFSZ, see struct un_spawn */
-    uint64_t flags;            /* CLONE_NEW... flags of the namespaces to create */
-    uint64_t signals;          /* signal mask of the command */
-    struct un_own_maps maps;   /* maps of the new user namespace */
-    struct un_setup setup;     /* setup inside; its parent_pidfd is passed as fd[UN_TASK_PARENT] */
-    struct un_command command; /* command, with the environment of the child program */
+    int fd[UN_TASK_FDS];  /* descriptors of the task; -1 for an absent one */
+    bool holds;           /* whether the child only keeps new namespaces alive, without a command */
+    bool has_init;        /* whether the second child forks the command and runs un_be_init() */
+    bool restore_signals; /* whether to reset SIGPIPE and SIGXFSZ, see struct un_spawn */
+    uint64_t flags;       /* CLONE_NEW... flags of the namespaces to create */
+    uint64_t signals;     /* signal mask of the command */
+    struct un_own_maps maps; /* maps of the new user namespace */
+    struct un_setup setup;   /* setup inside; setup.parent_pidfd is passed as fd[UN_TASK_PARENT] */
+    struct un_command command; /* the command, whose environment is that of the child program */
 };
 
 /* The members of struct un_task that are passed as numbers and as texts, in the order of the
@@ -57,9 +57,9 @@ enum {
 };
 
 void un_task_init(struct un_task *task);
-/* Returns whether a second child must execute the command. A process does not itself enter the PID
- * namespace that it joins or creates, or the time namespace that it creates; only the children that
- * it forks afterwards do. */
+/* Returns whether a second child must execute the command. A process that joins or creates a PID
+ * namespace, or creates a time namespace, does not enter the namespace itself; only the children
+ * that it forks afterwards do. */
 bool un_task_has_second(const struct un_task *task);
 
 /* A task, converted to arguments of the child program. */
@@ -85,8 +85,9 @@ enum un_message_type {
                              UN_MESSAGE_FAILED follows */
     UN_MESSAGE_SECOND,    /* the sender has forked a second child, whose pidfd is attached */
     UN_MESSAGE_INIT,      /* the sender is the second child and PID 1, and will start the command */
-    UN_MESSAGE_HOLDING, /* the sender holds new namespaces; the message has descriptors of its /proc
-                        directory, and of the namespaces in the order of enum un_ns */
+    UN_MESSAGE_HOLDING, /* the sender keeps new namespaces alive; the message has descriptors of the
+                           sender's /proc directory, and of the namespaces in the order of enum
+                           un_ns */
     UN_MESSAGE_TYPES
 };
 
@@ -94,8 +95,8 @@ enum un_message_type {
 
 struct un_message {
     int32_t type; /* type of the message (enum un_message_type) */
-    int32_t step; /* step of a failure (enum un_step); this and the next fields are as in struct
-                     un_error */
+    int32_t step; /* step of a failure (enum un_step); this field and the next fields are as in
+                     struct un_error */
     int32_t errnum;
     char cause[UN_CAUSE_MAX]; /* id of the cause; "" if the cause is unknown */
     char detail[UN_DETAIL_MAX];

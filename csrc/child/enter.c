@@ -1,11 +1,12 @@
 /*
  * The child program, which enters namespaces on behalf of a caller, and executes a command.
  *
- * A process inside a namespace, as root there, may ptrace a process that enters: read and write its
- * memory, copy its descriptors, and see its former root directory. So the caller itself never
- * enters. The child program has its own memory, which contains only what the command will receive
- * anyway. Its only descriptors are the command's and a socket, which can't be reopened through
- * /proc. And it becomes non-dumpable before it enters a namespace.
+ * A process that is root inside a namespace may ptrace a process that enters the namespace: read
+ * and write the entering process's memory, copy its descriptors, and see its former root directory.
+ * So the caller itself never enters. The child program has its own memory, which contains only data
+ * that the command will receive anyway. The only descriptors of the child program are the command's
+ * and a socket, which can't be reopened through /proc. The child program becomes non-dumpable
+ * before it enters a namespace.
  *
  * The code needs little of libc: no allocation, no stdio, no threads.
  */
@@ -96,7 +97,8 @@ static int become_init(void *arg)
     };
     struct un_error err;
     int deathsig = task->setup.pdeathsig;
-    /* The command needs no parent-death signal, because the kernel kills it when PID 1 dies. */
+    /* The command needs no parent-death signal, because the kernel kills the command when PID 1
+     * dies. */
     task->setup.pdeathsig = 0;
     if (deathsig && un_die_with_parent(deathsig, task->fd[UN_TASK_PARENT], &err))
         return send_and_fail(inside, &err);
@@ -108,8 +110,8 @@ static int become_init(void *arg)
     return send_and_fail(inside, &err);
 }
 
-/* Waits until the caller has received the socket. Returns false if the caller has exited: the
- * command must not start then, because no caller could kill it. */
+/* Waits until the caller has received the socket. Returns false if the caller has exited. The
+ * command must not start in this case, because no caller could kill it. */
 static bool wait_for_caller(int socket)
 {
     char byte;
@@ -117,8 +119,8 @@ static bool wait_for_caller(int socket)
 }
 
 /* Forks a sibling process (CLONE_PARENT) that executes the command, see un_task_has_second(). The
- * same clone creates the PID namespace, because some seccomp filters allow clone(2) but not
- * unshare(2). */
+ * clone(2) that creates the sibling also creates the PID namespace, because some seccomp filters
+ * allow clone(2) but not unshare(2). */
 static int run_second(struct inside *inside)
 {
     const int socket = inside->task.fd[UN_TASK_SOCKET];
@@ -148,9 +150,10 @@ static int run_task(struct inside *inside)
     return second ? run_second(inside) : become_task_command(inside);
 }
 
-/* Creates namespaces and sends descriptors of them to the caller. Then closes all its descriptors
- * and becomes dumpable, so that the caller and the helpers can write the maps of the user
- * namespace. The caller sees end of file on the socket when no descriptors are open any more. */
+/* Creates namespaces and sends descriptors of them to the caller. Then closes all descriptors of
+ * this process, and makes this process dumpable, so that the caller and the helpers can write the
+ * maps of the user namespace. End of file on the socket tells the caller that all descriptors are
+ * closed. */
 static int hold_namespaces(struct un_task *task, struct un_error *err)
 {
     const struct un_message holding = {.type = UN_MESSAGE_HOLDING};
@@ -173,7 +176,8 @@ static int hold_namespaces(struct un_task *task, struct un_error *err)
         return un_fail_errno(err, UN_STEP_WAIT, "");
     un_close_each(fds, (size_t)count);
     close_fd(&task->fd[UN_TASK_SOCKET]);
-    /* If this call fails, the caller fails to open the map files, and reports that error. */
+    /* Ignore a failure, because the caller then fails to open the map files, and reports that
+     * error. */
     prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
     for (;;)
         pause();
@@ -191,7 +195,8 @@ void un_child_main(char **words, char **environment)
         _exit(125);
     }
     task->command.envp = (const char *const *)environment;
-    /* A process that only holds namespaces executes nothing, so it needs no close-on-exec. */
+    /* Skip close-on-exec if this process only keeps namespaces alive, because such a process
+     * executes nothing. */
     for (int i = 0; i < UN_TASK_FDS && !task->holds && !failed; i++)
         if (task->fd[i] >= 0 && fcntl(task->fd[i], F_SETFD, FD_CLOEXEC))
             failed = un_fail_errno(&err, UN_STEP_CLONE, "a descriptor of usernsctl-child");

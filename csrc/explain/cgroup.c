@@ -47,9 +47,10 @@ static bool may_write(const char *file)
 }
 
 /*
- * Finds a file that this process may not write, although moving a process into the cgroup `path`
- * requires it: cgroup.procs of the target cgroup or of the closest common ancestor (cgroups(7),
- * "Cgroups v2 delegation: delegation containment"). Returns false if this process may write both.
+ * Finds a file to which this process may not write, but must be able to write to move a process
+ * into the cgroup `path`. The file is cgroup.procs of the target cgroup, or of the closest common
+ * ancestor of the target cgroup and this process's cgroup (cgroups(7), "Cgroups v2 delegation:
+ * delegation containment"). Returns false if this process may write to both files.
  */
 static bool find_unwritable(const char *path, char *file, size_t size)
 {
@@ -82,7 +83,7 @@ void un_explain_cgroup(struct un_error *err, int dir)
     switch (err->errnum) {
     case ENOSYS:
     case EPERM:
-        /* These errors come from the requested namespaces, unless clone3(2) itself is missing. */
+        /* If clone3(2) works, the requested namespaces have caused these errors, not the cgroup. */
         if (!un_clone3_works())
             set_cgroup_cause(err, "clone-into-cgroup-missing", path);
         break;

@@ -59,8 +59,8 @@ static bool is_confined_by_apparmor(const char *proc)
     return length > end && !strcmp(label + length - end, mode);
 }
 
-/* Returns the facts about this process and its namespaces, or NULL if they can't be read. They are
- * allocated, because they do not fit a small stack; the caller frees them. */
+/* Returns the facts about this process and its namespaces, or NULL if they can't be read. The
+ * structure is allocated, because it does not fit a small stack. The caller must free it. */
 static struct un_facts *read_facts(void)
 {
     struct un_error ignored;
@@ -96,8 +96,8 @@ static bool is_initial(void)
            facts->id[UN_UID].parent.extent[0].count == UINT32_MAX;
 }
 
-/* Returns whether a seccomp filter denies unshare(2), with any errno: for an invalid flag, the
- * kernel itself returns EINVAL. */
+/* Returns whether a seccomp filter denies unshare(2). Calls unshare(2) with an invalid flag, for
+ * which the kernel itself returns EINVAL, so any other errno comes from a filter. */
 static bool is_unshare_filtered(void)
 {
     return syscall(SYS_unshare, CLONE_NEWUSER | 1) && errno != EINVAL;
@@ -114,15 +114,16 @@ static const char *creation_denied(const struct un_error *err, const char *proc)
         return "caller-id-unmapped";
     if (un_proc_number(proc, "sys/kernel/unprivileged_userns_clone") == 0 && !may_admin())
         return "unprivileged-userns-clone-off";
-    /* unshare(2) is tried only if it was the call that failed, because a filter may allow
+    /* Try unshare(2) only if unshare(2) was the call that failed, because a filter may allow
      * unshare(2) but deny clone(2). */
     if (is_filtered(proc) && (err->step != UN_STEP_UNSHARE || is_unshare_filtered()))
         return "seccomp-denies-userns";
     if (is_restricted_by_apparmor(proc))
         return "apparmor-restricts-userns";
-    /* A chroot into a mount point looks like the root directory of a mount namespace. If PID 1 has
-     * the same root directory, a BPF program is the cause, because no other security module returns
-     * EPERM. */
+    /* The root directory of this process is a mount point, so it is either the root directory of
+     * the mount namespace, or a mount point to which chroot(2) has changed. If PID 1 has the same
+     * root directory, assume that this process is not in a chroot. In that case a BPF program (BPF
+     * LSM) denies user namespaces, because no other security module does so with EPERM. */
     return has_bpf_module(proc) && un_proc_shares_root(proc) ? "lsm-denies-userns" : "in-chroot";
 }
 
@@ -146,9 +147,9 @@ static const char *low_limit(const char *proc, int64_t most)
     return NULL;
 }
 
-/* Returns the cause for the namespace limit that was exceeded (namespaces(7), "The /proc/sys/user
- * directory"). A limit of 0 forbids all namespaces of a type. A new user namespace has no limits of
- * its own until its root sets one. */
+/* Returns the cause for the namespace limit that was probably exceeded (namespaces(7), "The
+ * /proc/sys/user directory"). A limit of 0 forbids all namespaces of a type. In a new user
+ * namespace, all limits are INT32_MAX until the namespace's root lowers them. */
 static const char *limit_hit(const char *proc)
 {
     int64_t users = un_proc_number(proc, "sys/user/max_user_namespaces");
@@ -161,8 +162,8 @@ static const char *limit_hit(const char *proc)
     return other ? other : "nesting-too-deep";
 }
 
-/* Returns whether a seccomp filter denied a system call that the kernel itself never denies.
- * systemd's RestrictAddressFamilies= returns EAFNOSUPPORT. */
+/* Returns whether a seccomp filter has denied a system call that the kernel itself never denies.
+ * The errno may be EAFNOSUPPORT, which systemd's RestrictAddressFamilies= returns. */
 static bool is_refused_by_filter(int errnum, const char *proc)
 {
     return (errnum == EPERM || errnum == EACCES || errnum == ENOSYS || errnum == EAFNOSUPPORT) &&
@@ -224,9 +225,10 @@ const char *un_cause_of_closed_proc(const char *proc)
         return "apparmor-restricts-userns";
     if (is_confined_by_apparmor(proc))
         return "lsm-denies-userns";
-    /* The kernel has no query for whether Landlock confines a process, but Landlock is the only
-     * remaining mechanism that denies a file to its owner. A ruleset that denies writing to uid_map
-     * denies writing to all files of /proc. */
+    /* The kernel can't be asked whether Landlock confines a process, but Landlock is the only
+     * remaining mechanism that denies the owner access to a file. So try to open another file of
+     * this process in /proc: a ruleset that denies writing to uid_map also denies writing to all
+     * other files of /proc. */
     return un_landlock_version() && !may_write_own_file(proc) ? "landlock" : NULL;
 }
 
@@ -251,9 +253,9 @@ static const char *map_failed(int errnum, const char *proc)
     }
 }
 
-/* Returns the cause of ENOSPC from a mount call. open_tree(2) creates a mount namespace for the
- * copy, and the number of mount namespaces is limited. Returns NULL if the limit of mounts may be
- * the reason instead (proc_sys_fs(5), mount-max). */
+/* Returns the cause for which a mount call has failed with ENOSPC. The limit of mount namespaces
+ * may be the cause, because open_tree(2) creates a mount namespace for the copied mount. Returns
+ * NULL if the limit of mounts may be the cause instead (proc_sys_fs(5), mount-max). */
 static const char *mount_space_used(const char *proc)
 {
     char path[UN_PATH_MAX];
@@ -278,9 +280,9 @@ static const char *mount_failed(const struct un_error *err, const char *proc)
         return "mount-denied";
     if (strcmp(err->detail, "/proc") && is_filtered(proc))
         return "mount-denied";
-    /* Landlock denies every change of mounts, and whether it confines this process can't be
-     * queried. The kernel itself allows root of the mount namespace to change the propagation of
-     * "/". */
+    /* Landlock denies every change of mounts. The kernel can't be asked whether Landlock confines
+     * this process. But the kernel itself allows root of the mount namespace to change the
+     * propagation of "/", so EPERM for this change comes from Landlock. */
     if (!strcmp(err->detail, "/") && err->errnum == EPERM && may_admin())
         return un_landlock_version() ? "landlock-denies-mount" : NULL;
     if (strcmp(err->detail, "/proc"))
@@ -290,8 +292,8 @@ static const char *mount_failed(const struct un_error *err, const char *proc)
 
 static const char *join_failed(int errnum)
 {
-    /* The kernel checks the descriptor first and returns EBADF for -1, so another error comes from
-     * a seccomp filter. */
+    /* For the descriptor -1 the kernel itself returns EBADF, so any other errno comes from a
+     * seccomp filter. */
     if (syscall(SYS_setns, -1, 0) && errno != EBADF)
         return "seccomp-denies-userns";
     return errnum == EPERM || errnum == EINVAL ? "join-denied" : NULL;
@@ -299,7 +301,8 @@ static const char *join_failed(int errnum)
 
 static const char *change_of_ids_failed(enum un_step step)
 {
-    /* The argument -1 keeps an id, so this call fails only because of a seccomp filter. */
+    /* This call keeps all ids, because its arguments are -1. So it fails only because of a seccomp
+     * filter. */
     return syscall(step == UN_STEP_SETRESGID ? SYS_setresgid : SYS_setresuid, -1, -1, -1)
                ? "seccomp-denies-call"
                : NULL;
@@ -349,9 +352,9 @@ static const char *find_errno_cause(const struct un_error *err, const char *proc
     }
 }
 
-/* Returns whether a seccomp filter denied a system call that the kernel has. A filter may also deny
- * the calls that read /proc/self/status, so only "Seccomp: 0" there proves that no filter is in
- * force. */
+/* Returns whether a seccomp filter, and not an old kernel, is the reason for the errno of a missing
+ * system call. A filter may also deny the calls that read /proc/self/status, so only "Seccomp: 0"
+ * in that file proves that no filter is active. */
 static bool is_missing_by_filter(int errnum, const char *proc)
 {
     return errnum == ENOSYS && un_proc_status(proc, "Seccomp:") != 0;

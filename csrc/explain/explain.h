@@ -11,12 +11,12 @@
 
 /* ---- texts.c: messages and causes, generated from the catalogue by texts.py ------------------ */
 
-/* The messages of the catalogue, as lists of strings: each string is terminated by NUL, each list
- * by an empty string, and all lists by another empty string. A message has two lists: the sequences
- * that recognise the message (match.c), and the ids of its causes, likeliest first. */
+/* The messages of the catalogue, as lists of strings. Each string is terminated by NUL, each list
+ * by an empty string, and the last list by a further empty string. A message has two lists: the
+ * sequences that recognise the message (match.c), and the ids of its causes, likeliest first. */
 extern const char un_texts[];
-/* The hints of the catalogue, in the same form as un_texts. A hint is not a failure, but shows
- * which system a text comes from. */
+/* The hints of the catalogue, in the same form as un_texts. A hint is a text that is not a message
+ * of a failure, but shows from which system a text comes. */
 extern const char un_text_hints[];
 /* The causes of the catalogue, as lists of strings in the form of un_texts. Each cause has a list
  * with its id, explanation and remedy. */
@@ -68,10 +68,10 @@ void un_search_add_messages(struct un_search *search, const char *text, size_t s
 /* ---- quotations.c: removing quotations of config.json from a message of runsc ---------------- */
 
 /*
- * Replaces quotations of config.json in a message of runsc by dots, in place, so that the name of a
- * mount, for example, can't be taken for another message. Single paths and words stay, since no
- * message of the catalogue is that short. If the search takes too long, the entire message is
- * replaced. Returns 0, or -1 if memory is exhausted.
+ * Replaces quotations of config.json in a message of runsc by dots, in place, so that a search
+ * can't mistake, for example, the name of a mount for a message of runsc. Single paths and words
+ * are not replaced, because no message of the catalogue is that short. If the search takes too
+ * long, the entire message is replaced. Returns 0, or -1 if memory is exhausted.
  */
 int un_remove_quotations(char *message, const char *config, size_t size);
 
@@ -84,17 +84,18 @@ bool un_runsc_has_ended(const char *debug, int *wait_status);
 
 /* ---- diagnose.c: causes that several steps share --------------------------------------------- */
 
-/* Returns the cause of EACCES for the owner of a file in `proc`: the security module that confines
- * this process, or the helper that writes the file. Returns NULL if no cause is certain. */
+/* Returns the cause for which the owner of a file in `proc` can't open the file (EACCES): a
+ * security module that confines this process, or the helper that writes the file. Returns NULL if
+ * no cause is certain. */
 const char *un_cause_of_closed_proc(const char *proc);
 
-/* The detail of an error of UN_STEP_CLONE if a descriptor could not be copied or sent. */
+/* The detail of an error with UN_STEP_CLONE if a descriptor could not be copied or sent. */
 #define UN_CHILD_DESCRIPTOR "a descriptor for usernsctl-child"
 
 /* ---- cgroup.c: failures to start a child in a control group ---------------------------------- */
 
-/* Adds the cause and the path to `err`, the error of a clone3(2) into the cgroup whose directory is
- * open as `dir`, if the cgroup is the reason of the error. */
+/* Explains `err`, the error of a clone3(2) into the cgroup whose directory is open as `dir`. If the
+ * cgroup is the reason for the error, adds the cause and the path of the cgroup to `err`. */
 void un_explain_cgroup(struct un_error *err, int dir);
 
 /* ---- limits.c: counters of exceeded limits of the control group ------------------------------ */

@@ -23,8 +23,8 @@ int un_limit_open(enum un_limit limit, int *version)
 {
     const char *controller = limits[limit].controller;
     int fd = un_group_open(&un_groups_here, controller, limits[limit].files, version);
-    /* The root group has no such file. The OOM kills of the root group are those of the entire
-     * machine, which the kernel counts since Linux 4.13. */
+    /* If this process is in the root group, which has no such file, use the counter of the entire
+     * machine's OOM kills, which exists since Linux 4.13. */
     if (fd < 0 && limit == UN_LIMIT_MEMORY) {
         *version = 0;
         fd = openat(AT_FDCWD, "/proc/vmstat", O_RDONLY | O_CLOEXEC);

@@ -6,7 +6,7 @@
 #define END '\3'
 #define MARKS "\1\2\3"
 
-/* A number of repetitions above every limit in the catalogue. */
+/* A number of repetitions that is greater than all limits in the catalogue. */
 #define MANY 1000
 
 /* Maximum number of bytes of a character in UTF-8. */
@@ -137,8 +137,9 @@ const char *un_match(const char *sequence, const char *text, size_t size)
     const char *end = text + size;
     size_t prefix = strcspn(sequence, MARKS), plain_length;
     const char *plain = find_plain(sequence, &plain_length);
-    /* Most texts contain few of the catalogue's messages, and memmem(3) rejects a text many times
-     * faster than a match at each position. */
+    /* Search for the literal part first, because most texts contain few of the catalogue's
+     * messages, and memmem(3) rejects a text many times faster than attempts to match at each
+     * position. */
     if (plain_length > prefix && !memmem(text, size, plain, plain_length))
         return NULL;
     for (;; text++) {

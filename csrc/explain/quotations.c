@@ -47,7 +47,8 @@ static bool is_phrase(const char *text, size_t length)
 
 static void mark_quotations(struct message *message, const char *text, size_t length)
 {
-    /* A message of the catalogue never begins or ends with a space. */
+    /* Ignore spaces at both ends, because no message of the catalogue begins or ends with a
+     * space. */
     while (length && *text == ' ') {
         text++;
         length--;
@@ -72,8 +73,9 @@ static const char *skip_escape(const char *at, const char *end)
     return (size_t)(end - at) < length ? end : at + length;
 }
 
-/* Marks all strings of a JSON document in the message as quotations. Only the parts of a string
- * that are never escaped are searched, because runsc may escape the rest in several ways. */
+/* Marks all strings of a JSON document that occur in the message as quotations. Searches the
+ * message only for the parts of a string that are never escaped, because runsc may escape the other
+ * characters in several forms. */
 static void mark_strings(struct message *message, const char *at, const char *end)
 {
     bool is_string = false;

@@ -8,22 +8,23 @@
 #define YAMA_FILE "sys/kernel/yama/ptrace_scope"
 #define YAMA_ADMIN_ONLY 2
 
-/* Maximum number of bytes of a message that are searched. Several paths may precede the
- * explanation. */
+/* Maximum number of bytes of a message that are searched. The maximum allows for several paths
+ * before the explanation. */
 #define MATCHED_MAX (4 * UN_PATH_MAX)
 
 /* Messages of runsc if the working directory is missing in the sandbox and can't be created. */
 static const char *const no_directory[] = {"creating working directory",
                                            "create process working directory"};
 
-/* Returns whether a cause is impossible, because the namespaces of the sandbox were created, or
- * because runsc could not inherit a seccomp filter. */
+/* Returns whether a cause is impossible: because it would have prevented the creation of the
+ * sandbox's namespaces, because this process has no seccomp filter that runsc could inherit, or
+ * because Yama's setting does not affect runsc. */
 static bool is_ruled_out(const char *id, const char *proc)
 {
     if (un_begins(id, "seccomp-denies-"))
         return un_proc_status(proc, "Seccomp:") == 0;
-    /* The user namespace of the sandbox exists, but the kernel creates none for a process in a
-     * chroot. */
+    /* A chroot can't be the cause, because the user namespace of the sandbox exists, and the kernel
+     * creates no user namespace for a process in a chroot. */
     if (!strcmp(id, "in-chroot"))
         return true;
     return !strcmp(id, "yama-ptrace-scope") && un_proc_number(proc, YAMA_FILE) < YAMA_ADMIN_ONLY;
@@ -75,8 +76,9 @@ static void find_runsc_causes(const char *own, const char *limit, const char *pr
 {
     struct un_search search = {.count = 0};
     const char *ids[UN_CAUSES_MAX];
-    /* runsc writes the maps of its children by pid. In a /proc of another PID namespace, runsc
-     * finds other processes by these pids, or none, and its message depends on which. */
+    /* runsc writes the maps of its children by pid. In a /proc of another PID namespace, these pids
+     * belong to other processes, or to none, and the message of runsc depends on those
+     * processes. */
     if (is_of_other_pids(proc)) {
         set_cause(failure, "no-proc");
         return;
@@ -140,7 +142,8 @@ static const char *judge_silence(int status, const char *proc, struct un_runsc_f
             snprintf(failure->what, sizeof failure->what,
                      "runsc ended with status %d, and did not log the command's exit status",
                      status);
-        /* The kernel sends SIGSYS only for a seccomp filter. */
+        /* SIGSYS comes from a seccomp filter, because the kernel sends SIGSYS for no other
+         * reason. */
         if (sig == SIGSYS && un_proc_status(proc, "Seccomp:") == 2)
             return "seccomp-denies-call";
         return sig > 0 && sig < NSIG ? "runsc-killed" : "runsc-ran-nothing";

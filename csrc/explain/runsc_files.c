@@ -17,8 +17,8 @@ static const char end_line[] =
     "\1A-Za-z0-9_\0011,99;.go:\0010-9\0011,20;] Exiting with status: \0010-9\0011,9;" UN_MATCH_END;
 
 /* runsc logs this message if the sandbox exited before runsc could ask for the exit status of the
- * command. runsc then reports the exit status of the sandbox process, which is 128+N if signal N
- * killed the command (runsc/sandbox/sandbox.go, since 2018). */
+ * command. In that case runsc reports the exit status of the sandbox process, which is 128+N if
+ * signal N killed the command (runsc/sandbox/sandbox.go, since 2018). */
 static const char waited_for_sandbox[] = "Will try waiting on the sandbox process instead.";
 
 /* Beginnings of lines in Go's crash reports. For some errors the explanation precedes the line that
@@ -128,8 +128,8 @@ int un_runsc_logs_read(const char *errors, const char *crash, const char *debug,
     }
     logs->has_ended = !logs->crash && un_runsc_has_ended(debug, &wait_status);
     logs->reason = logs->messages.count ? logs->messages.bytes : NULL;
-    /* A single message comes from the runsc process that was called. It says only that the sandbox
-     * process has exited, so the crash is the better explanation. */
+    /* A single message comes from the runsc process that usernsctl has started, and reports only
+     * that the sandbox process has exited. So the crash is the better explanation. */
     if (logs->crash && logs->messages.count <= 1)
         logs->reason = logs->crash;
     return 0;

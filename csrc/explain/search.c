@@ -94,7 +94,7 @@ static bool take_text(const char **at, const char *end, const char *word)
 }
 
 /* Advances *at past the text that precedes an id. Errors of usernsctl end with [ID], and
- * usernsctl's JSON contains "cause": "ID". Returns whether such a text is at *at. */
+ * usernsctl's JSON contains "cause": "ID". Returns whether one of these texts is at *at. */
 static bool take_opening(const char *start, const char **at, const char *end)
 {
     if (take_text(at, end, "["))
@@ -116,7 +116,8 @@ static const char *find_id_end(const char *at, const char *end)
     while (at < end &&
            (is_lower(*at) || (*at == '-' && at > start && at + 1 < end && is_lower(at[1]))))
         at++;
-    /* If another word character follows, the last word does not belong to the id. */
+    /* If another word character follows, the last word is not a complete word of an id, so cut it
+     * off. */
     if (at < end && is_word(*at))
         while (at > start && *at != '-')
             at--;

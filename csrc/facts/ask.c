@@ -7,7 +7,7 @@
 
 #define ASK_TIMEOUT_MS 10000
 
-/* S_ISREG is checked, because access(2) with X_OK also succeeds for a searchable directory. */
+/* Check S_ISREG, too, because access(2) with X_OK also succeeds for a searchable directory. */
 bool un_is_program(const char *path, struct stat *status)
 {
     return !stat(path, status) && S_ISREG(status->st_mode) && !access(path, X_OK);

@@ -1,4 +1,5 @@
-/* Plans for the calling process: this code reads the facts, and map/plan.c decides. */
+/* Plans for the calling process. This code reads the facts, and map/plan.c chooses the maps and
+ * their writers. */
 #include "facts/facts.h"
 #include "map/map.h"
 #include "sys/sys.h"
@@ -16,8 +17,8 @@ int un_plan_to_join(int dir, struct un_plan *plan, struct un_error *err)
     return 0;
 }
 
-/* Returns whether a user name needs no quotes in a shell command, and can't be taken for an option
- * of usermod(8). */
+/* Returns whether a user name needs no quotes in a shell command, and usermod(8) can't mistake the
+ * name for an option. */
 static bool is_plain_name(const char *name)
 {
     static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";

@@ -9,8 +9,8 @@
 const struct un_groups un_groups_here = {
     .proc = "/proc", .mounts = "/sys/fs/cgroup", .users = "/run/user"};
 
-/* Returns whether a directory belongs to a control group file system. A container's user may have
- * mounted a volume there instead, whose files may contain any text. */
+/* Returns whether a directory belongs to a control group file system. Instead of the control
+ * groups, a user may have mounted a volume there, whose files may contain any text. */
 static bool is_of_groups(const struct un_groups *groups, int directory)
 {
     struct statfs fs;
@@ -32,8 +32,8 @@ static int open_mount(const struct un_groups *groups, const char *controller)
     return -1;
 }
 
-/* Opens a file of the control group at the path `group`, which begins with a slash and is relative
- * to `mount`. */
+/* Opens the file `file` of the control group at the path `group`, which begins with a slash and is
+ * relative to the mount point `mount`. */
 static int open_in(int mount, const char *group, const char *file)
 {
     char path[UN_PATH_MAX];
@@ -64,8 +64,8 @@ static bool leads_up(const char *path)
 }
 
 /* Finds the path of this process's control group below the mount point. In a container, the path in
- * /proc/self/cgroup may be the host's, or begin with /.. (cgroup_namespaces(7)). The mount point is
- * then the control group of the container. */
+ * /proc/self/cgroup may be the host's, or begin with /.. (cgroup_namespaces(7)). In that case the
+ * mount point itself is the control group of the container. */
 static bool find_group(const struct un_groups *groups, const char *controller, int mount,
                        char group[UN_PATH_MAX])
 {
@@ -87,8 +87,9 @@ int un_group_find(const struct un_groups *groups, const char *controller, char g
 }
 
 /* Calls `visit` for the file `file` of this process's control group and then of each parent, until
- * `visit` returns false. The group is that of `controller` in version 1, or that of version 2 if
- * `controller` is "". Returns whether this process has such a group. */
+ * `visit` returns false. Visits the groups in the version 1 hierarchy of `controller`, or the
+ * groups of version 2 if `controller` is "". Returns whether this process has a group in that
+ * hierarchy. */
 static bool visit_groups(const struct un_groups *groups, const char *controller, const char *file,
                          bool (*visit)(int fd, void *arg), void *arg)
 {
@@ -148,8 +149,8 @@ static void lower(uint64_t *lowest, const char *number)
         *lowest = found;
 }
 
-/* Lowers *arg to the limit in a memory.max file. Anything but a number, such as "max", is no limit.
- */
+/* Lowers *arg to the limit in a memory.max file. Any text other than a number, such as "max", means
+ * no limit. */
 static bool lower_by_memory_max(int fd, void *arg)
 {
     char text[64];
@@ -209,8 +210,8 @@ static bool add_quota(int fd, void *arg)
     return quotas->count < LEVELS_MAX;
 }
 
-/* Lowers *processors to the lowest quota of this process's version 1 group and its parents. Version
- * 1 has the quota and the period of a group in two files. */
+/* Lowers *processors to the lowest quota of this process's version 1 group and its parents. In
+ * version 1, the quota and the period of a group are in two files. */
 static bool lower_by_quotas(const struct un_groups *groups, uint64_t *processors)
 {
     struct quotas quotas = {.count = 0}, periods = {.count = 0};

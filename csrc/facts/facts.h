@@ -1,5 +1,4 @@
-/* Facts about the caller: its user, the ids granted to it, its control group, and its sandboxes.
- * Internal. */
+/* Facts about the caller: the caller's user, granted ids, control group and sandboxes. Internal. */
 #ifndef USERNSCTL_FACTS_H
 #define USERNSCTL_FACTS_H
 
@@ -18,15 +17,15 @@ bool un_find_program(const char *path, const char *name, char found[UN_PATH_MAX]
 /* Finds the regular file `name`, executable or not, in the absolute directories of the search path
  * `path`. Returns false if no directory has the file. */
 bool un_find_unusable(const char *path, const char *name, char found[UN_PATH_MAX]);
-/* Runs a program found in the search path `path` with up to two arguments, for lookups that only
- * NSS can answer. `words` holds the program and its arguments; NULL must follow if there are fewer
- * than two arguments. Returns the output, truncated to size - 1 bytes, or NULL on failure. */
+/* Searches `path` for a program, and runs the program with up to two arguments, for lookups that
+ * only NSS can answer. `words` holds the program and its arguments; NULL must follow if there are
+ * fewer than two arguments. Returns the output, truncated to size - 1 bytes, or NULL on failure. */
 const char *un_ask(const char *path, const char *const words[], char *output, size_t size);
 
 /* ---- subid.c: parsing files like /etc/subuid ------------------------------------------------- */
 
-/* Returns the path of the file that grants ids of a kind (enum un_kind). This is the path in
- * `sources`, or the default path if that is NULL. */
+/* Returns the path of the file that grants ids of a kind (enum un_kind), which is the path in
+ * `sources`, or the default path if the path in `sources` is NULL. */
 const char *un_subid_path(const struct un_sources *sources, int kind);
 
 /* Parses a number of at most `most`, followed by the byte `end`. Like shadow (lib/atoi), allows
@@ -36,9 +35,9 @@ const char *un_subid_number(const char *text, char end, uint64_t most, uint64_t 
 
 /* ---- user.c: a user's line in the user database ---------------------------------------------- */
 
-/* Finds the passwd(5) line of a uid, in the file `passwd` or else in the output of getent(1), for
- * which the search path `path` is searched. The end of the line may be truncated. Returns false if
- * the uid has no line. */
+/* Finds the passwd(5) line of a uid, in the file `passwd`, or else in the output of getent(1).
+ * Searches the search path `path` for getent. The end of the line may be truncated. Returns false
+ * if the uid has no line. */
 bool un_user_line(const char *passwd, const char *path, uint32_t uid, char line[UN_LINE_MAX]);
 
 /* ---- control_group.c: the control group of this process -------------------------------------- */
@@ -47,7 +46,7 @@ bool un_user_line(const char *passwd, const char *path, uint32_t uid, char line[
 struct un_groups {
     const char *proc;   /* path of the proc file system, "/proc" */
     const char *mounts; /* mount point of version 2, with the mount points of version 1 in it */
-    const char *users;  /* directory with the transient unit files of users, "/run/user" */
+    const char *users;  /* directory that contains the transient unit files of users, "/run/user" */
     bool is_copy;       /* whether the files are copies on another file system, as in tests */
 };
 
@@ -58,22 +57,22 @@ extern const struct un_groups un_groups_here;
  * version 2 if `controller` is "". Returns a descriptor of the mount point, or -1. */
 int un_group_find(const struct un_groups *groups, const char *controller, char group[UN_PATH_MAX]);
 
-/* Opens a file of this process's control group, or of the closest parent that has the file. The
- * file is files[0] in the version 1 hierarchy of `controller`, if that hierarchy has it, otherwise
+/* Opens a file of this process's control group, or of the closest parent that has the file. Opens
+ * files[0] in the version 1 hierarchy of `controller`, or, if that hierarchy has no such file,
  * files[1] in version 2. Returns a descriptor, or -1. */
 int un_group_open(const struct un_groups *groups, const char *controller,
                   const char *const files[2], int *version);
 
 /* Reads the number at the beginning of a file that un_group_open() would open. Returns false if the
- * file does not begin with a number, like a pids.max without a limit. */
+ * file does not begin with a number, as a pids.max without a limit does not. */
 bool un_group_number(const struct un_groups *groups, const char *controller,
                      const char *const files[2], uint64_t *number);
 
 /* Reads the lowest limits of this process's control group and its parents. A container sees only
  * the parents in its cgroup namespace. */
 void un_group_limits(const struct un_groups *groups, struct un_group_limits *limits);
-/* Lowers the limits to the memory of this machine, and to the number of processors on which this
- * process may run. */
+/* Lowers the limits that are higher than the memory of this machine, or than the number of
+ * processors on which this process may run, to these numbers. */
 void un_limit_to_machine(struct un_group_limits *limits);
 
 /* ---- group_place.c: where this process may make control groups ------------------------------- */
@@ -82,12 +81,12 @@ void un_limit_to_machine(struct un_group_limits *limits);
  * groups that limit the resource `part`. *version becomes 1 or 2. Returns a descriptor for
  * un_group_release(), or -1 with errno set. */
 int un_group_place(const struct un_groups *groups, enum un_group_part part, int *version);
-/* Closes a place that un_group_place() has opened. If un_group_place() created a group for it that
- * is empty now, removes the group. */
+/* Closes a place that un_group_place() has opened. If un_group_place() has created a group for the
+ * place, and the group is empty now, removes the group. */
 void un_group_release(int place, int version);
 
-/* Prepares a place of version 2 for groups with limits. A group whose children have controllers
- * can't have processes, so all processes of the group are moved to a child group. Does nothing for
+/* Prepares a place of version 2 for groups with limits. Moves all processes of the group to a child
+ * group, because a group whose children have controllers can't have processes. Does nothing for
  * version 1. Returns 0, or -1 with errno set. */
 int un_group_prepare(int place, enum un_group_part part, int version);
 
@@ -104,7 +103,7 @@ int un_group_write(int group, const char *file, const char *text);
  * sandboxes run. */
 #define UN_GROUP_PREFIX "usernsctl-sandbox-"
 
-/* Removes the control groups in a place whose sandboxes have ended without removing them. */
+/* Removes the leftover control groups of ended sandboxes from a place. */
 void un_group_sweep(int place);
 
 /* ---- usage.c: what the processes of a sandbox use -------------------------------------------- */
@@ -122,8 +121,9 @@ struct un_memory_files {
     size_t count;
 };
 
-/* Opens the files that hold the memory of the programs in a sandbox, from the descriptors of the
- * process `pid`. Only gVisor's kernel has such descriptors. Returns whether the process has any. */
+/* Opens the files with the memory of the programs in a sandbox, by the descriptors of the process
+ * `pid`. Only gVisor's kernel has such files open. Returns whether the process has such a file
+ * open. */
 bool un_memory_files_open(pid_t pid, struct un_memory_files *files);
 /* Returns the number of bytes that the memory files occupy. */
 uint64_t un_memory_files_size(const struct un_memory_files *files);

@@ -56,14 +56,15 @@ static bool take_granted(char *line, void *into)
     const char *at = strchr(line, ':');
     if (at)
         at = un_subid_number(at + 1, ':', UINT32_MAX, &start);
-    /* The range may extend beyond the largest id, because newuidmap(1) then grants the part that
-     * exists. */
+    /* Accept a range that extends beyond the largest id, because newuidmap(1) grants the part of
+     * the range that exists. */
     if (!at || !un_subid_number(at, '\0', INT64_MAX, &count))
         return true;
     return add_span(into, start, start + count);
 }
 
-/* Parses a line of passwd(5) or group(5), and raises *into to one more than the id in the line. */
+/* Parses a line of passwd(5) or group(5). If *into is not above the id in the line, sets *into to
+ * one more than the id. */
 static bool take_user(char *line, void *into)
 {
     uint64_t *behind = into, id;

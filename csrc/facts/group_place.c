@@ -1,6 +1,7 @@
 /*
- * Finding a place where this process may create control groups for sandboxes (cgroups(7)): in its
- * own group, so that the limits of this process apply to its sandboxes, too.
+ * Finding a place where this process may create control groups for sandboxes (cgroups(7)). The
+ * place is in the control group of this process, so that the limits of this process also apply to
+ * its sandboxes.
  *
  * With version 1, only root may create groups, in the hierarchy of each controller. In a user
  * namespace, root may not write to the top of a hierarchy, whose mode is 0555. So the groups of
@@ -42,8 +43,9 @@ static bool has_mark(int place, const char *name)
     return fgetxattr(place, name, value, sizeof value) == 1 && *value == '1';
 }
 
-/* Maximum number of lines of a unit file to read, where a long line counts as several. The user can
- * write anything to the file, and systemd limits each line to 1 MiB. */
+/* Maximum number of lines of a unit file to read, where a long line counts as several lines. The
+ * number is limited, because the user can write any content to the file, and systemd limits only
+ * the length of each line, to 1 MiB. */
 #define UNIT_PARTS_MAX 16384
 
 /* Returns whether the transient unit file UNIT of this user's systemd manager sets Delegate=.
@@ -84,7 +86,8 @@ static bool is_delegated_by_user(const struct un_groups *groups, int place, cons
 }
 
 /* Returns whether a group belongs to a systemd unit that is not delegated. The system manager marks
- * delegated groups with an extended attribute, but user managers don't. */
+ * delegated groups with an extended attribute. User managers don't, so their unit files are
+ * checked. */
 static bool is_of_systemd(const struct un_groups *groups, int place, const char *group)
 {
     bool is_unit =
@@ -138,8 +141,8 @@ bool un_group_has_process(int group, pid_t pid)
 }
 
 /* Returns whether this process is in the group at the path `group` below `mount`. In a container
- * that sees the control groups of its host, but has a cgroup namespace, /proc/self/cgroup names
- * another group. */
+ * that sees the control groups of its host, but has a cgroup namespace, the path in
+ * /proc/self/cgroup leads to another group. */
 static bool has_this_process(const struct un_groups *groups, int mount, const char *group)
 {
     if (groups->is_copy)
@@ -248,7 +251,8 @@ int un_group_prepare(int place, enum un_group_part part, int version)
     if (version == 1 || lists(place, "cgroup.subtree_control", controllers[part]))
         return 0;
     snprintf(word, sizeof word, "+%s", controllers[part]);
-    /* Only the root group of the machine has no type, and this group may have processes. */
+    /* Only the machine's root group has no cgroup.type. Do not move its processes, because the root
+     * group may have both processes and children with controllers. */
     if (faccessat(place, "cgroup.type", F_OK, 0))
         return un_group_write(place, "cgroup.subtree_control", word);
     if (mkdirat(place, LEAF, 0755) && errno != EEXIST)
@@ -303,7 +307,8 @@ void un_group_versions(int versions[UN_GROUP_PARTS])
 }
 
 /* Returns whether the mode of this process's version 1 group prevents root in a user namespace from
- * creating TOP later. Such a group is never removed, so TOP may stay in it. */
+ * creating TOP later. Because such a version 1 group is never removed, a leftover TOP in the group
+ * does no harm. */
 static bool is_closed(enum un_group_part part)
 {
     char group[UN_PATH_MAX];

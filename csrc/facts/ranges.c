@@ -11,7 +11,8 @@
 #include <sys/statvfs.h>
 #include <sys/xattr.h>
 
-/* Maximum size of getsubids(1)'s output, for as many ranges as a map can have. */
+/* Maximum size of getsubids(1)'s output, which has a line for each range, for as many ranges as a
+ * map can have extents. */
 #define SUBIDS_TEXT_MAX (UN_MAP_MAX * (sizeof "339:  4294967295 4294967295\n" + UN_USER_MAX))
 
 /* Finds the executable `name` in the directory of the program whose path is `other`. */
@@ -75,8 +76,8 @@ static bool grants_any_group(const char *login)
     return granted;
 }
 
-/* Parses the output of getsubids(1), which has a line such as "0: user 100000 65536" per range.
- * Returns a message about malformed output, or NULL if the output is valid. */
+/* Parses the output of getsubids(1), which has a line such as "0: user 100000 65536" for each
+ * range. Returns a message about malformed output, or NULL if the output is valid. */
 static const char *take_subids(const char *text, struct un_ranges *ranges)
 {
     while (*text) {
@@ -112,8 +113,9 @@ static int ask_ranges(int kind, const char *path, struct un_facts *facts, struct
                    "getsubids does not list the ranges of %s: %s", facts->user, fault);
 }
 
-/* Returns whether a helper is not an ELF program. A script can't have privileges itself, but may
- * execute a program that has them. Other files fail in execve(2). */
+/* Returns whether a helper is not an ELF program. Such a helper is assumed to be a script, which
+ * can't have privileges itself, but may execute a program that has privileges. If the file is
+ * neither, execve(2) fails later. */
 static bool is_script(const char *helper)
 {
     char start[SELFMAG];
@@ -128,7 +130,7 @@ static int helper_state(const char *helper, const struct stat *status)
     bool is_setuid = status->st_mode & S_ISUID && status->st_uid == 0;
     ssize_t size = is_setuid ? 0 : getxattr(helper, "security.capability", &caps, sizeof caps);
     /* If rootid is not 0, the file capabilities are valid only in a user namespace whose root is
-     * not uid 0 here (capabilities(7)). */
+     * the uid `rootid` of this namespace (capabilities(7)). */
     if (size == sizeof caps && caps.rootid)
         return UN_HELPER_CAPS_ELSEWHERE;
     if (!is_setuid && size <= 0)
@@ -139,8 +141,8 @@ static int helper_state(const char *helper, const struct stat *status)
     return is_nosuid ? UN_HELPER_NOSUID : UN_HELPER_READY;
 }
 
-/* Finds a helper and its state. Both helpers are usually installed together, so the second helper
- * is first searched in the directory of the first one. */
+/* Finds a helper and its state. Both helpers are usually installed together, so the directory of
+ * the first helper is searched for the second helper first. */
 static void read_helper(const char *path, int kind, struct un_facts *facts)
 {
     struct un_id_facts *id = &facts->id[kind];

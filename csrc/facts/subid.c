@@ -50,13 +50,14 @@ struct reader {
 };
 
 /* Returns whether the name in a line is the user's name, or exactly the uid in decimal. strtoul(3)
- * would parse any name as 0. */
+ * can't be used, because it parses a name without digits as 0. */
 static bool is_line_of_user(const struct reader *reader, const char *name)
 {
     return (*reader->user && !strcmp(name, reader->user)) || !strcmp(name, reader->uid);
 }
 
-/* Returns whether a line grants nothing, because it is empty, a comment, or has an empty name. */
+/* Returns whether a line grants nothing, because the line is empty or a comment, or has an empty
+ * name. */
 static bool grants_nothing(const char *line)
 {
     return !*line || strchr("#:", *line);

@@ -3,8 +3,8 @@
  *
  * The memory of the programs inside, and of their files, is in a memfd of gVisor's kernel, the
  * sentry. RSS does not include that memory, but the allocated blocks of the memfd do. The rest is
- * the anonymous memory of gVisor's processes, and their page tables. A program inside can cause
- * many page tables with few pages.
+ * the anonymous memory of gVisor's processes, and their page tables. Page tables are counted,
+ * because a program inside can make the kernel allocate many page tables for few pages.
  */
 #include "base/base.h"
 #include "facts/facts.h"
@@ -17,9 +17,9 @@
 
 #define MEMORY_FILE "/memfd:runsc-memory"
 
-/* The clock of a process, as clock_getcpuclockid(3) returns it: CPUCLOCK_SCHED of the pid
- * (linux/posix-timers_types.h). clock_getcpuclockid(3) would first check whether the process
- * exists, which clock_gettime(2) checks anyway. */
+/* The id of the CPU-time clock of a process (CPUCLOCK_SCHED, linux/posix-timers_types.h), computed
+ * as clock_getcpuclockid(3) does. That function would also check whether the process exists, which
+ * clock_gettime(2) checks anyway. */
 #define PROCESS_CLOCK(pid) ((clockid_t)(~(unsigned)(pid) << 3 | 2))
 
 /* Calls `visit` for each child listed in the file `path`, until `visit` returns true. Returns
@@ -31,8 +31,8 @@ static bool any_child_in(const char *path, bool (*visit)(pid_t child, void *arg)
     ssize_t length = 0;
     bool found = false;
     un_auto_close int fd = open(path, O_RDONLY | O_CLOEXEC);
-    /* Each number ends with a space. If no space follows a number, the next read(2) continues the
-     * number. */
+    /* A space follows each number. If the space is missing, the number is incomplete, and the next
+     * read(2) returns the rest. */
     while (fd >= 0 && !found && (length = read(fd, text + kept, sizeof text - 1 - kept)) > 0) {
         text[kept + (size_t)length] = '\0';
         char *at = text, *end;
@@ -157,7 +157,8 @@ int un_open_last_pid(void)
 {
     struct statfs fs;
     int fd = open("/proc/loadavg", O_RDONLY | O_CLOEXEC);
-    /* Other file systems emulate this file, as lxcfs does, and write another number to it. */
+    /* Reject the file if it is not on a proc file system, because file systems that emulate files
+     * of /proc, such as lxcfs, show another number. */
     if (fd >= 0 && (fstatfs(fd, &fs) || (uint64_t)fs.f_type != PROC_SUPER_MAGIC)) {
         close(fd);
         return -1;

@@ -23,8 +23,8 @@ static bool find_line(const char *passwd, uint32_t uid, char line[UN_LINE_MAX])
     return false;
 }
 
-/* getpwuid(3) is not used, because a static program can't load NSS modules. getent(1) finds users
- * that are not in the file. */
+/* Runs getent(1), which also finds users that are not in the file, instead of calling getpwuid(3),
+ * because a static program can't load NSS modules. */
 bool un_user_line(const char *passwd, const char *path, uint32_t uid, char line[UN_LINE_MAX])
 {
     char number[11];

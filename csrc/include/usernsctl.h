@@ -6,19 +6,18 @@
  * Python binding parses this file, so the declarations are limited to what cffi understands:
  * numbers, structs, enums and functions.
  *
- * Conventions
- * - A function that can fail returns 0 on success, or -1 after filling in the struct un_error that
- *   is its last argument. No function prints, exits, or keeps state between calls.
- * - "Async-signal-safe" is meant as in signal-safety(7): the function neither allocates nor locks,
- *   so it may run in a child that still shares its parent's memory.
- * - Descriptors that a function opens are close-on-exec.
- * - The kernel's rules are documented in user_namespaces(7). Comments name the kernel version that
- *   introduced a rule where some supported kernels lack the rule.
+ * Conventions - A function that can fail returns 0 on success, or -1 after filling in the struct
+ * un_error that is its last argument. No function prints, exits, or keeps state between calls. -
+ * "Async-signal-safe" is meant as in signal-safety(7): the function neither allocates nor locks, so
+ * it may run in a child that still shares its parent's memory. - Descriptors that a function opens
+ * are close-on-exec. - The kernel's rules are documented in user_namespaces(7). If some supported
+ * kernels lack a rule, the comment names the kernel version that introduced the rule.
  */
 #ifndef USERNSCTL_H
 #define USERNSCTL_H
 
-/* gVisor supports only these two processor architectures, and the tests run on no others. */
+/* Other architectures are rejected, because gVisor supports only these two, and the tests run on no
+ * others. */
 #if !defined(__LP64__) || !(defined(__x86_64__) || defined(__AARCH64EL__))
 #error "usernsctl supports x86-64 and AArch64 only"
 #endif
@@ -98,11 +97,12 @@ void un_close_fd(int *fd);
 const char *un_step_name(int step);
 /* Finds the cause with the given id, and copies it to `cause`. Returns whether the id exists. */
 bool un_cause_find(const char *id, struct un_cause *cause);
-/* Describes an error in one line, by its detail and the text of its errno. Writes the line to
- * `text`, and returns `text`. */
+/* Describes an error in one line, which consists of the error's detail and the text of its errno.
+ * Writes the line to `text`, and returns `text`. */
 const char *un_error_reason(const struct un_error *err, char *text, size_t size);
-/* Sets the cause of an error that has no cause yet, if facts that are cheap to read from `proc`
- * ("/proc") prove one. The process that failed must call this function right after the failure. */
+/* Sets the cause of an error that has no cause yet, if facts in the proc file system `proc`
+ * ("/proc") that are cheap to read prove a cause. The process that failed must call this function
+ * right after the failure. */
 void un_diagnose(struct un_error *err, const char *proc);
 /* Returns the exit status for a failure before the command ran: 127 if the command was not found,
  * 126 if the command could not be executed, 125 for any other failure. */
@@ -112,14 +112,14 @@ int un_exit_status(const struct un_error *err);
 
 struct un_group_limits {
     uint64_t memory;     /* memory limit in bytes; UINT64_MAX for no limit */
-    uint64_t processors; /* number of processors: the quota of processor time, rounded up;
+    uint64_t processors; /* number of processors, which is the quota of processor time, rounded up;
                             UINT64_MAX for no limit */
 };
 
-/* Reads the memory size and the number of processors that a program in a sandbox sees. These are
- * the machine's, or the limits of this process's control group and the group's parents where these
- * limits are lower. A cpuset of the control group counts, since it restricts the processors on
- * which this process may run. */
+/* Reads the memory size and the number of processors that a program in a sandbox sees. Both are the
+ * machine's, unless this process's control group or a parent of the group has a lower limit. A
+ * cpuset of the control group counts as a limit, because it restricts the processors on which this
+ * process may run. */
 void un_seen_limits(struct un_group_limits *limits);
 
 /* Memory, tasks and processor time that the processes of a sandbox use at present. */
@@ -132,23 +132,23 @@ struct un_sandbox_usage {
 };
 
 /* Measures the resource usage of the sandbox whose main processes are children of the process
- * `parent` (facts/usage.c). Returns 0, or -1 with errno set: ESRCH if gVisor's kernel does not run,
- * EACCES if its files can't be read. */
+ * `parent` (facts/usage.c). Returns 0, or -1 with errno set, which is ESRCH if gVisor's kernel does
+ * not run, and EACCES if its files in /proc can't be read. */
 int un_sandbox_usage(int parent, struct un_sandbox_usage *usage);
 
 /* The resources of a sandbox that a control group can limit. */
 enum un_group_part { UN_GROUP_MEMORY, UN_GROUP_PIDS, UN_GROUP_CPU, UN_GROUP_PARTS };
 
-/* Finds out by which version of control groups (1 or 2) this process can limit each resource.
- * Writes the versions to `versions`, with 0 for a resource for which this process may not create a
- * control group (facts/group_place.c). */
+/* Finds out for each resource by which version of control groups (1 or 2) this process can limit
+ * the resource. Writes the versions to `versions`, or 0 for a resource for which this process may
+ * not create a control group (facts/group_place.c). */
 void un_group_versions(int versions[UN_GROUP_PARTS]);
 /* Prepares the directories in which control groups will be created, before this process enters a
  * user namespace. `parts` has bit 1 << UN_GROUP_... for each resource to limit. Failures are
  * ignored, because the start of a sandbox reports them. */
 void un_groups_prepare(uint64_t parts);
-/* Removes the control groups of sandboxes that have ended, but whose watcher was killed by SIGKILL
- * before it could remove them. `parts` is as for un_groups_prepare(). */
+/* Removes leftover control groups of sandboxes whose watcher was killed by SIGKILL before it could
+ * remove the groups. `parts` is as for un_groups_prepare(). */
 void un_groups_sweep(uint64_t parts);
 
 /* Returns how many processes of this process's control group the kernel has killed because memory
@@ -160,7 +160,8 @@ uint64_t un_machine_oom_kills(void);
 /* ---- runsc's failures (explain/runsc.c) ------------------------------------------------------ */
 
 /* Exit statuses of `runsc run` if runsc has failed, and if runsc has crashed (2, as for every Go
- * program). The command in the sandbox may exit with the same statuses. */
+ * program). The command in the sandbox may exit with the same statuses, so a status alone does not
+ * prove a failure of runsc. */
 #define UN_RUNSC_FAILED 128
 #define UN_RUNSC_CRASHED 2
 
@@ -172,10 +173,11 @@ struct un_runsc_failure {
     char remedy[4096];     /* instructions for the user, which may have several lines */
 };
 
-/* Finds the cause of a failure in a message of runsc, by the catalogue of messages. `limit` is the
- * id of the cause that applies if a limit was exceeded, or ""; it is chosen if the message has
- * several possible causes. Text that the message quotes from the untrusted config.json is ignored;
- * if `config` is NULL, the entire message is ignored. `proc` is "/proc". */
+/* Finds the cause of a failure of runsc by searching runsc's message for the messages of the
+ * catalogue. `limit` is the id of the cause of a limit that was exceeded, or ""; if the message has
+ * several possible causes, and `limit` is one of them, `limit` is chosen. Text that the message
+ * quotes from the untrusted config.json is ignored; if `config` is NULL, the entire message is
+ * ignored. `proc` is "/proc". */
 int un_runsc_explain(const char *message, const char *limit, const char *config, size_t size,
                      const char *proc, struct un_runsc_failure *failure, struct un_error *err);
 /* Explains why runsc exited without a message. An exit status `status` of 128+N may mean that
@@ -199,10 +201,10 @@ int un_messages_read(const char *text, size_t size, struct un_messages *messages
 void un_messages_free(struct un_messages *messages);
 
 /*
- * Evidence of a failure that only runsc itself can have written: the fatal errors of its processes
- * (--log, as JSON), the first line of Go's crash report (--panic-log), and the exit status in the
- * last line of runsc's own debug log. Other lines of the debug logs may quote the untrusted bundle
- * and command.
+ * The parts of runsc's logs that only runsc itself can have written: the fatal errors of runsc's
+ * processes (--log, as JSON), the first line of Go's crash report (--panic-log), and the exit
+ * status in the last line of runsc's own debug log. Other lines of the debug logs may quote the
+ * untrusted bundle and command.
  */
 struct un_runsc_logs {
     bool has_ended;              /* whether runsc exited normally, after the sandbox had ended */
@@ -226,8 +228,8 @@ void un_runsc_logs_free(struct un_runsc_logs *logs);
 /* An occurrence of a message or hint of the catalogue, or of the id of a cause, in a text. */
 struct un_occurrence {
     size_t at;    /* offset of the occurrence in the searched piece of text */
-    bool is_hint; /* whether this is a hint, which has no cause of its own, but moves the causes
-                     listed here to the front */
+    bool is_hint; /* whether this is an occurrence of a hint, which adds no cause, but moves its
+                     causes to the front */
     size_t count; /* number of causes in `causes` */
     const char *causes; /* ids of the possible causes, likeliest first, each terminated by NUL */
 };
@@ -239,12 +241,13 @@ struct un_search {
     struct un_occurrence occurrence[UN_OCCURRENCES_MAX];
 };
 
-/* Searches a further piece of the text for messages, hints and ids of causes (which our own errors
- * contain), and adds those to `search` that no earlier piece contained. The piece may contain any
- * bytes. Takes time linear in the size of the piece, and allocates no memory. */
+/* Searches a further piece of the text for messages, hints and ids of causes (which the errors of
+ * usernsctl contain), and adds those to `search` that no earlier piece contained. The piece may
+ * contain any bytes. Takes time linear in the size of the piece, and allocates no memory. */
 void un_search_add(struct un_search *search, const char *piece, size_t size);
-/* Lists the possible causes of the text of all pieces, likeliest first, and returns their number.
- * Causes named by a hint come first, then the causes of the messages with the fewest causes. */
+/* Lists the possible causes that all pieces of the text suggest, likeliest first, and returns the
+ * number of causes. Causes that a hint names come first, then the causes of the messages with the
+ * fewest causes. */
 size_t un_search_causes(const struct un_search *search, const char *ids[UN_CAUSES_MAX]);
 
 /* ---- extents and maps (map/idmap.c, sys/map_files.c) ----------------------------------------- */
@@ -278,8 +281,8 @@ struct un_idmap {
 /* Parses an extent in the form "inside:outside:count". */
 int un_extent_parse(const char *text, struct un_extent *extent, struct un_error *err);
 int un_map_add(struct un_map *map, struct un_extent extent, struct un_error *err);
-/* Checks that a map breaks no rule for which the kernel would return EINVAL without saying which
- * rule was broken; see map/idmap.c. */
+/* Checks a map for all violations that the kernel would report only as EINVAL, without the violated
+ * rule (map/idmap.c). Fails with an error that names the violated rule. */
 int un_map_check(const struct un_map *map, uint32_t max_extents, size_t page_size,
                  struct un_error *err);
 /* Writes a map to `text` in the format of /proc/PID/uid_map, terminated by NUL. Returns the length
@@ -293,9 +296,9 @@ int un_map_read(int dir, const char *name, struct un_map *map, struct un_error *
 /* Returns the extent that contains `id` on the given side (enum un_side) of the map, or NULL if no
  * extent does. */
 const struct un_extent *un_map_find(const struct un_map *map, int side, uint32_t id);
-/* Returns the length, at most `count`, of the longest run of ids that begins at `id` and is uniform
- * on the given side of the map: either all its ids belong to one extent, and *mapped becomes true,
- * or none of its ids is mapped, and *mapped becomes false. */
+/* Returns the length, at most `count`, of the longest run of ids from `id` on that is uniform on
+ * the given side of the map. In a uniform run, either all ids belong to one extent, and *mapped
+ * becomes true, or no id is mapped, and *mapped becomes false. */
 uint32_t un_map_run(const struct un_map *map, int side, uint32_t id, uint32_t count, bool *mapped);
 /* Returns whether two maps map the same ids to the same ids, even if their extents are ordered or
  * split differently. */
@@ -317,8 +320,8 @@ struct un_ranges {
 #define UN_NOTICE_MAX 200
 #define UN_NOTICES 8
 
-/* Warnings that do not stop the setup, about malformed lines and about ranges granted to several
- * users. */
+/* Warnings about malformed lines and about ranges that are granted to several users. Warnings do
+ * not stop the setup. */
 struct un_notices {
     uint32_t len;  /* number of warnings in `text` */
     uint32_t more; /* number of warnings dropped for lack of room; the last warning in `text`
@@ -337,9 +340,10 @@ int un_subid_read(const char *path, const char *user, uint32_t uid, struct un_ra
 #define UN_USER_MAX 256
 #define UN_PATH_MAX 4096
 
-/* State of newuidmap or newgidmap, as far as it is known without running the program. */
+/* State of newuidmap or newgidmap, as far as the state can be determined without running the
+ * program. */
 enum un_helper_state {
-    UN_HELPER_MISSING, /* no program of that name is on PATH */
+    UN_HELPER_MISSING, /* no executable with the name of the helper is on PATH */
     UN_HELPER_READY, /* the helper can gain privileges, or is a script, which may execute a program
                         that can */
     UN_HELPER_NOT_SETUID, /* the helper is neither setuid root nor has file capabilities */
@@ -352,7 +356,7 @@ enum un_helper_state {
 
 struct un_id_facts {
     uint32_t own;         /* effective uid or gid of the caller */
-    struct un_map parent; /* map of the caller's user namespace, which lists the ids there */
+    struct un_map parent; /* map of the caller's user namespace, with all ids that exist there */
     struct un_ranges ranges;
     int helper_state;         /* state of the helper (enum un_helper_state) */
     char helper[UN_PATH_MAX]; /* path of the helper */
@@ -435,9 +439,12 @@ enum un_setgroups { UN_SETGROUPS_AUTO, UN_SETGROUPS_ALLOW, UN_SETGROUPS_DENY };
 /* The process that writes a uid map or gid map. */
 enum un_writer {
     UN_WRITER_NONE,   /* no process, because the map stays empty */
-    UN_WRITER_SELF,   /* the process inside itself, which may map only its own effective id */
-    UN_WRITER_PARENT, /* a process outside with CAP_SETUID or CAP_SETGID, which may write any map */
-    UN_WRITER_HELPER  /* newuidmap or newgidmap, which map what /etc/subuid or /etc/subgid grants */
+    UN_WRITER_SELF,   /* the process in the new user namespace itself, which may map only its own
+                         effective id */
+    UN_WRITER_PARENT, /* a process outside the new user namespace with CAP_SETUID or CAP_SETGID,
+                         which may write any map */
+    UN_WRITER_HELPER  /* newuidmap or newgidmap, which map the subordinate ids that /etc/subuid or
+                         /etc/subgid grants */
 };
 
 /* Ids to map in addition to the caller's own id and the extents of the request. */
@@ -473,9 +480,10 @@ struct un_plan {
                                     caller's user namespace */
     bool single_id; /* whether only the caller's own id is mapped, because the full request failed
                        (allow_single_id) */
-    struct un_error wanted; /* error of the full request that failed, if single_id is set */
+    struct un_error wanted; /* error with which the full request failed, if single_id is set */
     int setgroups; /* policy to write to /proc/PID/setgroups; UN_SETGROUPS_AUTO writes nothing */
-    int64_t become[2]; /* ids inside to switch to, indexed by enum un_kind; -1 keeps the id */
+    int64_t become[2]; /* ids inside the namespace to switch to, indexed by enum un_kind; -1 keeps
+                          the id */
     bool drop_groups;  /* whether to drop the supplementary groups, because the gid outside changes
                           and setgroups(2) is allowed */
     bool is_root;      /* whether the caller is uid 0 in its current user namespace */
@@ -494,11 +502,11 @@ const char *un_writer_name(int writer);
  * Async-signal-safe. */
 bool un_plan_writes_itself(const struct un_plan *plan);
 
-/* Plans how to join the user namespace of a descendant of the caller, whose /proc directory is open
- * as `dir`: fills in the maps of the namespace, the ids to switch to, and whether to drop the
- * supplementary groups. */
+/* Plans how to join the user namespace of a descendant of the caller. The descendant's /proc
+ * directory is open as `dir`. Fills in the maps of the namespace, the ids to switch to, and whether
+ * to drop the supplementary groups. */
 int un_plan_to_join(int dir, struct un_plan *plan, struct un_error *err);
-/* Makes a plan for the calling process: reads the facts that the request needs, and chooses the
+/* Makes a plan for the calling process. Reads the facts that the request needs, and chooses the
  * maps and their writers. */
 int un_plan_for_caller(const struct un_request *request, const struct un_sources *sources,
                        struct un_facts *facts, struct un_plan *plan, struct un_error *err);
@@ -538,9 +546,9 @@ struct un_namespace {
 uint64_t un_ns_flag(int ns);
 /*
  * In the following functions, `child` is the path of the child program, usernsctl-child. Root in a
- * user namespace may ptrace any process that joins the namespace. So a process joins only after it
- * has executed the child program, so that its memory and descriptors hold nothing of the caller. A
- * static program that calls un_child_main() can pass its own path, "/proc/self/exe".
+ * user namespace may ptrace any process that joins the namespace. Hence a process executes the
+ * child program before it joins, so that its memory and descriptors contain nothing of the caller.
+ * A static program that calls un_child_main() can pass its own path, "/proc/self/exe".
  */
 
 /* Creates namespaces, with the user namespace mapped as planned, and opens descriptors of them. No
@@ -549,14 +557,14 @@ uint64_t un_ns_flag(int ns);
 int un_namespace_create(const struct un_plan *plan, uint64_t flags, const char *child,
                         struct un_namespace *ns, struct un_error *err);
 void un_namespace_close(struct un_namespace *ns);
-/* Moves this process into the namespaces, the user namespace first. First makes the
+/* Moves this process into the namespaces, the user namespace first. Before joining, makes this
  * process non-dumpable (PR_SET_DUMPABLE(2const)), so that processes inside can't ptrace it. Before
  * the call, close all descriptors that processes inside must never obtain. Async-signal-safe. */
 int un_namespace_join(const struct un_namespace *ns, struct un_error *err);
 /* Moves this process, which must be single-threaded, into new namespaces. If `plan` is NULL, no
- * user namespace is created. The process becomes non-dumpable, except while it opens uid_map,
- * gid_map and setgroups. If `is_private` is set, or if another process has to write the maps, the
- * child program creates the user namespace instead, and this process is never dumpable. */
+ * user namespace is created. The process becomes non-dumpable, and is dumpable again only while it
+ * opens uid_map, gid_map and setgroups. If `is_private` is set, or if another process has to write
+ * the maps, the child program creates the user namespace, and this process stays non-dumpable. */
 int un_enter(const struct un_plan *plan, uint64_t flags, const char *child, bool is_private,
              struct un_error *err);
 
@@ -585,19 +593,19 @@ struct un_setup {
 };
 
 void un_setup_init(struct un_setup *setup);
-/* Performs the setup in the order of the fields of `setup`. A non-dumpable process remains
- * non-dumpable. Async-signal-safe. */
+/* Performs the setup in the order of the fields of `setup`. A process that was non-dumpable before
+ * the call remains non-dumpable. Async-signal-safe. */
 int un_setup_apply(const struct un_setup *setup, struct un_error *err);
 /* Calls mount(2), and fills in `err` if the call fails. Async-signal-safe. */
 int un_mount(const char *source, const char *target, const char *type, unsigned long flags,
              const char *data, struct un_error *err);
 /* Bind-mounts the file or directory `source`, with all mounts below it, on `target`, which must be
  * of the same type. Both are descriptors (O_PATH suffices) of this mount namespace. The mount has
- * `attributes` (MOUNT_ATTR_... of mount_setattr(2)) from the beginning. `name` is for the error
- * message. Fails with the cause mount-by-descriptor-missing before Linux 5.12. */
+ * `attributes` (MOUNT_ATTR_... of mount_setattr(2)) already when it becomes visible. `name` is for
+ * the error message. Fails with the cause mount-by-descriptor-missing before Linux 5.12. */
 int un_bind(int source, int target, uint64_t attributes, const char *name, struct un_error *err);
 /* Sets the attributes `set` and clears the attributes `clear` on the mount whose root is open as
- * `top`, and on all mounts below it. Fails before Linux 5.12, as un_bind() does. */
+ * `top`, and on all mounts below it. Fails before Linux 5.12 with the same cause as un_bind(). */
 int un_mount_restrict(int top, uint64_t set, uint64_t clear, const char *name,
                       struct un_error *err);
 
@@ -619,8 +627,8 @@ int un_close_fds(const int *keep, size_t keep_count, struct un_error *err);
 #define UN_START_TIMEOUT_MS 30000
 
 struct un_spawn {
-    const char *child; /* path of the child program usernsctl-child; NULL for a bare command */
-    const struct un_plan *plan;      /* plan for a new user namespace; NULL if none is created */
+    const char *child;          /* path of usernsctl-child; NULL for a bare command (un_spawn()) */
+    const struct un_plan *plan; /* plan for a new user namespace; NULL if none is created */
     const struct un_namespace *join; /* namespaces to join first; NULL if none is joined */
     uint64_t flags;                  /* CLONE_NEW... flags of further new namespaces */
     bool has_init; /* with CLONE_NEWPID: whether PID 1 forks the command, forwards signals to it,
@@ -646,20 +654,20 @@ struct un_spawn {
 
 void un_spawn_init(struct un_spawn *spawn);
 /*
- * Starts a command in a child. On success the command has been executed, *pid is its pid, and
- * *pidfd refers to it; on failure no process remains. Safe to call from any thread; a concurrent
- * pthread_cancel(3) takes effect after the call. The cost does not depend on the size of the
- * caller's memory. Root in a joined namespace can stop the child from executing the command, so the
- * child is killed at the start timeout.
+ * Starts a command in a child. On success, execve(2) of the command has succeeded, *pid is the pid
+ * of the command, and *pidfd refers to the command. On failure no process remains. Safe to call
+ * from any thread; a concurrent pthread_cancel(3) takes effect after the call. The cost does not
+ * depend on the size of the caller's memory. Root in a joined namespace can stop the child from
+ * executing the command, so the child is killed at the start timeout.
  *
  * The child executes a bare command, which changes no namespace, root directory, ids or
  * capabilities, directly. Any other command is executed by the child program, after it has entered
  * the namespaces.
  */
 int un_spawn(const struct un_spawn *spawn, pid_t *pid, int *pidfd, struct un_error *err);
-/* Returns the wait status, as of waitpid(2), of a process that was already reaped, for example by
- * the kernel because SIGCHLD is ignored. Returns -1 if the kernel does not support this query
- * (before Linux 6.15). */
+/* Returns the wait status (waitpid(2)) of a process that was already reaped, for example by the
+ * kernel because SIGCHLD is ignored. Returns -1 if the kernel does not support this query (before
+ * Linux 6.15). */
 int un_lost_status(int pidfd);
 /* The resource usage of a process and of all its descendants that were reaped (getrusage(2)). */
 struct un_usage {
@@ -667,8 +675,9 @@ struct un_usage {
     int64_t system_us; /* processor time in the kernel, in microseconds */
     int64_t max_kib;   /* the highest peak of resident memory among these processes, in KiB */
 };
-/* Reaps a child if it has exited; does not wait for its exit. Returns 0 and stores the child's
- * resource usage in `usage`, or returns -1. */
+/* Reaps a child if it has exited, without waiting (WNOHANG). Returns 0 and stores the child's
+ * resource usage in `usage`. Returns -1 if the child still runs, or if waitid(2) fails, for example
+ * because the child was already reaped; errno is set only if waitid(2) fails. */
 int un_reap_exited(int pidfd, struct un_usage *usage);
 /*
  * Acts as PID 1 of a PID namespace for the command `child`: forwards signals to the command, reaps
@@ -680,12 +689,12 @@ int un_reap_exited(int pidfd, struct un_usage *usage);
  */
 void un_be_init(pid_t child, int report);
 /* Kills this process by `sig`, the signal that killed a child, without a core dump. Returns only if
- * that fails, because PID 1 of a PID namespace can't kill itself by a signal. */
+ * that fails, as in PID 1 of a PID namespace, which can't kill itself by a signal. */
 void un_reraise(int sig);
-/* Waits for a child on behalf of this process's parent, as usernsctl-exec --fork does: forwards
- * signals to the child, and returns the child's wait status, as of waitpid(2). Signals that arrived
- * before the call are forwarded too if they were blocked when the child was forked. Reaps all other
- * children as well, so the process must not wait for other children itself. */
+/* Waits for a child on behalf of this process's parent, as usernsctl-exec --fork does. Forwards
+ * signals to the child, and returns the child's wait status (waitpid(2)). Signals that arrived
+ * before the call are forwarded too if they were blocked when the child was forked. Also reaps all
+ * other children, so this process must not wait for other children itself. */
 int un_supervise_child(pid_t child);
 
 /* ---- users and groups of a sandbox (base/accounts.c) ----------------------------------------- */
@@ -712,8 +721,8 @@ struct un_account {
 
 /* Finds a user and a group, each given as a name or as an id. If `group` is NULL, a user given by
  * name has the gid in /etc/passwd, and all groups that list the user as supplementary groups; a
- * user given by uid has a gid equal to the uid. The first line with a name counts, as for
- * getpwnam(3). Malformed lines are skipped. */
+ * user given by uid has a gid equal to the uid. If several lines have the same name, the first
+ * counts, as for getpwnam(3). Malformed lines are skipped. */
 int un_account_find(const char *user, const char *group, const struct un_account_file *passwd,
                     const struct un_account_file *groups, struct un_account *account,
                     struct un_error *err);
@@ -740,14 +749,16 @@ void un_view_free(struct un_view **view);
 /* The result of following a path in a sandbox. */
 struct un_reached {
     int errnum;        /* errno of the failure to follow the path; 0 on success */
-    bool is_certain;   /* whether the same lookup in the sandbox will certainly fail with `errnum`,
-                          too */
-    bool is_of_gvisor; /* whether the path leads into a file system that only gVisor can read */
-    bool is_implicit;  /* whether the last file is a directory that gVisor creates on the way to a
+    bool is_certain;   /* whether the lookup of the path in the sandbox will certainly fail with
+                          `errnum`, too */
+    bool is_of_gvisor; /* whether the path leads into a file system of gVisor, whose contents only
+                          gVisor knows */
+    bool is_implicit;  /* whether the last file is a directory that gVisor creates as a parent of a
                           mount point */
     int fd; /* O_PATH descriptor of the last file, which the caller must close; -1 if the file is
                not accessible */
-    char inside[UN_PATH_MAX]; /* path inside of the last file that exists, without symbolic links */
+    char inside[UN_PATH_MAX];  /* path inside the sandbox of the last file that exists, without
+                                  symbolic links */
     char missing[UN_PATH_MAX]; /* remaining components of the path, which do not exist; "" if the
                                   entire path exists */
 };
@@ -763,11 +774,12 @@ bool un_view_has_directory(const struct un_view *view, const char *inside);
 struct un_command_fault {
     int step;               /* UN_STEP_LOOKUP if the command is not found, otherwise UN_STEP_EXEC */
     int errnum;             /* errno with which execve(2) will fail in the sandbox */
-    char path[UN_PATH_MAX]; /* path inside of the file at fault, or the command as it was given */
+    char path[UN_PATH_MAX]; /* path inside the sandbox of the file at fault, or the command as the
+                               caller gave it */
     char reason[4 * UN_PATH_MAX];  /* explanation in one sentence; "" for UN_STEP_LOOKUP */
     const char *remedy;            /* instructions for the user; "" if they depend on the caller */
-    char interpreter[UN_PATH_MAX]; /* path inside of a script's interpreter that does not exist; ""
-                                      if the fault is another one */
+    char interpreter[UN_PATH_MAX]; /* path inside the sandbox of a script's missing interpreter; ""
+                                      for any other fault */
 };
 
 /* Checks whether a command in a sandbox can't be found in the search path `search`, or can't be
@@ -780,11 +792,11 @@ bool un_view_check_command(const struct un_view *view, const char *command, cons
 /* ---- launches (launch/) ---------------------------------------------------------------------- */
 
 /*
- * A launch describes all steps from a request to the exec of runsc. It is a sequence of arguments,
- * each terminated by NUL, which form the records listed in launch/verbs.h. The Python package or
- * usernsctl-exec composes a launch, and these functions perform it: they open the sources, then
- * (after the caller has entered the namespaces) build the root filesystem and the files, then
- * execute the program that waits for runsc.
+ * A launch is a description of all steps from a request to the exec of runsc. A launch is a
+ * sequence of arguments, each terminated by NUL, and the arguments form the records that
+ * launch/verbs.h lists. The Python package or usernsctl-exec composes a launch, and these functions
+ * perform it: they open the sources, then (after the caller has entered the namespaces) build the
+ * root filesystem and the files, then execute the program that waits for runsc.
  */
 #define UN_LAUNCH_MAX 33554432 /* maximum size of a launch in bytes */
 #define UN_LAUNCH_WORDS_MAX 262144
@@ -797,7 +809,7 @@ bool un_view_check_command(const struct un_view *view, const char *command, cons
 /* A launch that is being performed. */
 struct un_launch;
 
-/* Parameters of a launch that are known only when it is performed. */
+/* Parameters of a launch that are known only when the launch is performed. */
 struct un_launch_params {
     const char *const *args;  /* the command and its arguments, terminated by NULL */
     const char *const *env;   /* the environment of the command, terminated by NULL */
@@ -805,7 +817,7 @@ struct un_launch_params {
     const char *hostname;     /* host name of the sandbox; NULL means none */
     const char *const *homes; /* paths of the caller's home directories, terminated by NULL */
     uint32_t id[2];           /* the uid and the gid of the command, indexed by UN_UID and UN_GID */
-    const uint32_t *groups; /* supplementary groups of the command; none if the user namespace maps
+    const uint32_t *groups; /* supplementary groups of the command; empty if the user namespace maps
                                a single id */
     size_t group_count;
     bool terminal;       /* whether the command uses the terminal of this process */
@@ -825,15 +837,15 @@ bool un_stdio_is_terminal(void);
 int un_launch_parse(const void *bytes, size_t size, struct un_launch **launch,
                     struct un_error *err);
 /* Fails if a seccomp filter forbids a system call that the start of a sandbox makes. Must be called
- * before the first of these system calls, because a process that the filter kills can't report the
+ * before any of these system calls, because a process that the filter kills can't report the
  * cause. */
 int un_filter_check_launch(struct un_error *err);
 /* Fails if a seccomp filter kills callers of a system call that `usernsctl doctor` itself makes. */
 int un_filter_check_doctor(struct un_error *err);
-/* Checks the assumptions of the launch about the host, opens its sources, and prepares control
- * groups if the launch needs them. Must be called before the namespaces are entered. `fds` has one
- * descriptor per source, which the caller continues to own, or -1 for a source that this function
- * opens; NULL means -1 for all sources. */
+/* Checks the assumptions of the launch about the host, opens the sources of the launch, and
+ * prepares control groups if the launch needs them. Must be called before the namespaces are
+ * entered. `fds` has one descriptor per source, which the caller continues to own, or -1 for a
+ * source that this function opens; NULL means -1 for all sources. */
 int un_launch_open(struct un_launch *launch, const int *fds, struct un_error *err);
 /* Directories that must never be visible in a sandbox. */
 struct un_hidden {
@@ -850,37 +862,40 @@ int un_launch_guard(struct un_launch *launch, int file, const struct un_hidden *
 int un_launch_build(struct un_launch *launch, const struct un_launch_params *params,
                     struct un_error *err);
 /* Writes config.json, drops privileges, and executes the program that waits for runsc. Returns only
- * on failure, with -1; privileges may have been dropped by then. */
+ * on failure, with -1; privileges may already have been dropped. */
 int un_launch_exec(struct un_launch *launch, const struct un_launch_params *params,
                    struct un_error *err);
-/* Closes all descriptors of a launch, and frees the launch. Its mounts remain. Does nothing if
- * `launch` is NULL. */
+/* Closes all descriptors of a launch, and frees the launch. The mounts of the launch remain. Does
+ * nothing if `launch` is NULL. */
 void un_launch_close(struct un_launch *launch);
 
 /* Returns the view of the file system that the sandbox will have. The launch owns the view. */
 const struct un_view *un_launch_view(const struct un_launch *launch);
-/* Return the remedy for the last failure, and the path of the file that failed. Return NULL if the
- * launch has none; the remedy of the error's cause then applies. */
+/* The first function returns the remedy for the last failure, the second the path of the file that
+ * failed. Both return NULL if the launch has recorded none; the remedy of the error's cause then
+ * applies. */
 const char *un_launch_remedy(const struct un_launch *launch);
 const char *un_launch_filename(const struct un_launch *launch);
 
-/* Fails if a bind mount of one of the sources would expose `directory`, which need not exist yet:
- * if the source contains the directory or a symbolic link on its path, or lies in the directory.
- * `fds` are open descriptors of the sources, and `names` their names for the error message. Writes
- * the index of the offending source to `which`. */
+/* Fails if a bind mount of one of the sources would expose `directory`, which need not exist yet.
+ * This is so if the source contains the directory or a symbolic link on the path of the directory,
+ * or if the source lies in the directory. `fds` are open descriptors of the sources, and `names`
+ * the names of the sources for the error message. Writes the index of the offending source to
+ * `which`. */
 int un_refuse_to_show(const int *fds, const char *const *names, size_t count, const char *directory,
                       size_t *which, struct un_error *err);
-/* Finds out whether a bind mount of an open file would expose an interface of the kernel, such as
- * /proc, /sys or /dev: the file lies in such a file system, whatever the path by which it was
- * opened, or such a file system is mounted below the file. Writes the name of the interface to
- * `part`, or NULL if there is none. Returns 0, or -1 with errno set. */
+/* Finds out whether a bind mount of an open file or directory would expose a file system that is an
+ * interface of the kernel, such as /proc, /sys or /dev. This is so if the file lies in such a file
+ * system, by whatever path it was opened, or if such a file system is mounted below the directory.
+ * Writes the name of the interface to `part`, or NULL if none would be exposed. Returns 0, or -1
+ * with errno set. */
 int un_machine_part(int fd, const char **part);
-/* Returns whether symbolic links that the user `uid` owns may be followed in any directory. `path`
- * is the path of the link, with all other symbolic links resolved. */
+/* Returns whether a symbolic link that the user `uid` owns may be followed. `path` is the path of
+ * the link, with all other symbolic links resolved. */
 bool un_owner_is_trusted(uid_t uid, const char *path);
 /* Returns whether users other than the caller and root may write to an open directory, according to
- * its mode or its access control list. A group counts as the caller's own if it is root's, or if
- * its gid equals the caller's uid and the group has no members. */
+ * its mode or its access control list. Write permission of the owning group is ignored if the group
+ * is root's, or if its gid equals the caller's uid and the group has no members. */
 bool un_others_may_write(int directory);
 /* Writes a checksum of the content of an open file to `text`. O_PATH suffices for the descriptor.
  * The checksum covers a program of up to 256 KiB completely, and the head and samples of a larger

@@ -2,8 +2,9 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
-/* Reads a regular file of the sandbox into `file`, whose `bytes` must be freed. If the file does
- * not exist, `bytes` stays NULL. gvisor/launch/accounts.py has the same rules. */
+/* Reads a regular file of the sandbox into file->bytes, which the caller must free. If the file
+ * does not exist, file->bytes stays NULL. gvisor/launch/accounts.py reads these files by the same
+ * rules. */
 static int read_accounts(const struct un_view *view, const char *path, struct un_account_file *file,
                          struct un_error *err)
 {
@@ -20,13 +21,15 @@ static int read_accounts(const struct un_view *view, const char *path, struct un
         return 0;
     if (fstat(found, &status))
         return un_account_fail_file(path, errno, "", err);
-    /* Another process could replace the file at the path, but not the file of this descriptor. */
+    /* Check the type of the open file, because another process could replace the file at the
+     * path. */
     if (!S_ISREG(status.st_mode))
         return un_account_fail_file(path, 0, ": not a regular file", err);
     un_auto_close int opened = un_reopen(found, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
     if (opened < 0)
         return un_account_fail_file(path, errno, "", err);
-    /* The buffer has the maximum size, because the file may grow meanwhile. */
+    /* Allocate the maximum size instead of the present size, because the file may grow before it is
+     * read. */
     char *bytes = malloc(UN_ACCOUNT_FILE_MAX + 1);
     file->bytes = bytes;
     ssize_t length = bytes ? un_read_all(opened, bytes, UN_ACCOUNT_FILE_MAX + 1) : -1;

@@ -1,4 +1,5 @@
-/* Bind mounts of a sandbox: files that this process mounts, and sources for runsc's own mounts. */
+/* Preparing the bind mounts of a sandbox: this process mounts some files itself, and prepares the
+ * sources of the bind mounts that runsc makes. */
 #include "base/base.h"
 #include "launch/launch.h"
 
@@ -57,9 +58,9 @@ static const char *name_special(mode_t mode)
     }
 }
 
-/* Fails if the mount point is a special file. runsc opens the mount point. For a FIFO the open
- * would block until another process opens the other end, and a socket or, in a user namespace, a
- * device can't be opened. */
+/* Fails if the mount point is a special file. runsc opens the mount point, which would block for a
+ * FIFO without a process at the other end, and would fail for a socket, or for a device in a user
+ * namespace. */
 static int refuse_special(struct un_launch *launch, struct un_trail *trail, const char *inside,
                           struct un_error *err)
 {
@@ -122,7 +123,8 @@ static int show_for_runsc(struct un_launch *launch, const struct un_record *reco
     return note_bind(launch, source, name, un_view_inside(trail), shown, err);
 }
 
-/* Creates the mount point of a bind mount of runsc, and makes its source available to runsc. */
+/* Creates the mount point of a bind mount that runsc will make, and makes the source of the mount
+ * available to runsc. */
 int un_step_bind(struct un_launch *launch, const struct un_record *record, struct un_error *err)
 {
     struct stat status;
@@ -170,8 +172,8 @@ int un_step_mount(struct un_launch *launch, const struct un_record *record, stru
     if (refuse_own(launch, record->arguments, wanted, err))
         return -1;
     const struct un_cover *cover = un_view_cover_at(&launch->view, trail.path, strlen(trail.path));
-    /* A missing mount point is an error only in a writable file system. In a read-only one, gVisor
-     * creates the mount point itself. */
+    /* A missing mount point is an error only in a writable file system, because in a read-only file
+     * system gVisor creates the mount point itself. */
     if (*trail.missing && cover && is_writable(cover->fd))
         return un_place_fail_missing(launch, &trail, err);
     return strcmp(un_record_argument(record, 1), "empty") ? 0 : cover_by_empty(launch, wanted, err);

@@ -103,7 +103,7 @@ static int build_root(struct un_launch *launch, const struct un_launch_params *p
 int un_launch_build(struct un_launch *launch, const struct un_launch_params *params,
                     struct un_error *err)
 {
-    /* With this umask, other users inside can read the files that are created below. */
+    /* Set a umask with which other users inside can read the files that this function creates. */
     mode_t before = umask(022);
     int failed = build_root(launch, params, err);
     umask(before);

@@ -10,7 +10,8 @@
 
 /* Results of looking up the file of a command. */
 enum found {
-    UNKNOWN, /* the file can be read only by gVisor, or can't be read by this process */
+    UNKNOWN, /* the file may exist, but only gVisor can read the file, or this process may not read
+                the file */
     UNREACHABLE,
     MISSING,
     BELOW_FILE,
@@ -20,7 +21,7 @@ enum found {
     EXECUTABLE
 };
 
-/* A command, and the view and the working directory in which it is looked up. */
+/* A command to look up, and the view and the working directory for the lookup. */
 struct wanted {
     const struct un_view *view;
     const char *command;
@@ -114,8 +115,8 @@ static const char *interpreter_of(char start[FIRST_LINE_MAX + 1])
     return strncmp(start, "#!", 2) ? NULL : strtok_r(start + 2, " \t\r\v\f", &rest);
 }
 
-/* Returns whether a path does not exist inside. If so, stores the path with symbolic links resolved
- * in `where`. */
+/* Returns whether a path does not exist inside. If so, resolves the symbolic links in the path, and
+ * stores the result in `where`. */
 static bool is_not_inside(const struct wanted *wanted, const char *path, struct un_reached *at,
                           char where[UN_PATH_MAX])
 {
@@ -128,9 +129,9 @@ static bool is_not_inside(const struct wanted *wanted, const char *path, struct 
 }
 
 /* Checks whether a program can't be executed, because it is neither an ELF file nor a script, or is
- * a script whose interpreter does not exist inside. Scripts of Python's virtual environments name
- * an interpreter that is a symbolic link out of the environment. `path` is the path of the program.
- */
+ * a script whose interpreter does not exist inside. The latter often happens to scripts of Python's
+ * virtual environments, whose interpreter is a symbolic link out of the environment. `path` is the
+ * path of the program. */
 static bool check_program(const struct wanted *wanted, int fd, const char *path,
                           struct un_command_fault *fault)
 {
@@ -219,10 +220,10 @@ static const char *path_of(const struct un_launch_params *params)
     return path;
 }
 
-/* Returns the remedy for a fault of a frozen launch. A launch does not contain the options from
- * which it was frozen, so the remedy can't name them. `root` is the directory that the sandbox has
- * as its root directory: "/" if the sandbox shows all files of the host, NULL if the root directory
- * is built from several directories. */
+/* Returns the remedy for a fault of a frozen launch. The remedy can't name the options from which
+ * the launch was frozen, because a launch does not contain these options. `root` is the directory
+ * that the sandbox has as its root directory: "/" if the sandbox shows all files of the host, NULL
+ * if the root directory is built from several directories. */
 static const char *remedy_of(const struct un_command_fault *fault, const char *root)
 {
     bool shows_all = root && !strcmp(root, "/");
@@ -241,8 +242,8 @@ static const char *remedy_of(const struct un_command_fault *fault, const char *r
                   "program: usernsctl freeze --bind DIR";
 }
 
-/* Fills in `err` with the reason of a fault. A reason that is too long is truncated at its
- * beginning, which is a path. */
+/* Fills in `err` with the reason of a fault. If the reason is too long, truncates the beginning of
+ * the reason, which is a path. */
 static int fail_command_exec(const struct un_command_fault *fault, struct un_error *err)
 {
     size_t length = strlen(fault->reason), most = UN_DETAIL_MAX - sizeof "...";

@@ -23,8 +23,8 @@ uint64_t un_map_ids(const struct un_map *map)
     return ids;
 }
 
-/* Fails because a value is not valid UTF-8. The value is not printed, because an environment
- * variable may be a secret. */
+/* Fails because a value is not valid UTF-8. The error does not contain the value, because an
+ * environment variable may be a secret. */
 static int fail_text(struct writing *writing, const char *where, size_t number)
 {
     char place[64];
@@ -104,16 +104,17 @@ static int add_user(struct writing *writing)
     un_text_add_number(writing->text, is_mapped ? writing->params->id[UN_UID] : 0);
     un_text_add(writing->text, ", \"gid\": ");
     un_text_add_number(writing->text, is_mapped ? writing->params->id[UN_GID] : 0);
-    /* A namespace with one id has no other groups, not even those of root in /etc/group. */
+    /* In a namespace that maps only one id, omit the supplementary groups, even root's groups in
+     * /etc/group, because they are not mapped. */
     if (is_mapped && !(writing->maps && has_one_id(writing->maps)))
         add_groups(writing);
     un_text_add(writing->text, "}");
     return 0;
 }
 
-/* If the namespace maps only id 0, adds the arguments of usernsctl-verify by which the command runs
- * with its own ids. runsc needs id 0, so the command's ids are mapped in a nested user namespace of
- * gVisor. */
+/* If the namespace does not map the command's ids, because it maps only id 0, which runsc needs,
+ * adds the arguments with which usernsctl-verify maps the command's ids in a nested user namespace
+ * of gVisor. */
 static void add_nested_ids(struct writing *writing)
 {
     if (is_user_mapped(writing->params, writing->maps))
@@ -127,8 +128,8 @@ static void add_nested_ids(struct writing *writing)
     un_text_add(writing->text, ", ");
 }
 
-/* Adds the caller's RLIMIT_NOFILE, because the command would otherwise inherit runsc's, and runsc
- * raises its own limit. */
+/* Adds the caller's RLIMIT_NOFILE to config.json. Otherwise the command would inherit the limit of
+ * runsc, which raises its own limit. */
 static int add_open_files(struct writing *writing)
 {
     static const char *const names[] = {"{\"type\": \"RLIMIT_NOFILE\", \"soft\": ", ", \"hard\": "};

@@ -1,14 +1,14 @@
 /*
  * Checksums of programs, which are recorded in a frozen launch.
  *
- * Builders of images set the times of files to a fixed value, so a time does not identify a
- * program. Reading all of runsc, which has tens of MB, would delay each start. Of such a large
- * file, the checksum covers the first 64 KiB, where the linkers of C and Go store the build id, and
- * blocks at regular distances. Another build differs in nearly every block, because code and
- * addresses move.
+ * Builders of images set the times of files to a fixed value, so the modification time does not
+ * identify a program. Reading all of runsc, which has tens of MB, would delay each start. The
+ * checksum of such a large file covers only the first 64 KiB, where the linkers of C and Go store
+ * the build id, and blocks at regular distances. Another build differs in nearly every block,
+ * because code and addresses move.
  *
- * The checksum detects programs that were replaced by mistake. It is not cryptographic, because a
- * user who may write to a program can run anything in its place anyway.
+ * The checksum detects programs that were replaced by mistake. The checksum is not cryptographic,
+ * because a user who may write to a program can run anything in place of the program anyway.
  */
 #include "base/base.h"
 #include "launch/launch.h"
@@ -31,7 +31,7 @@ static uint64_t mix(uint64_t sum, uint64_t word)
     return sum ^ sum >> 32;
 }
 
-/* Adds `length` bytes at `offset` to the checksum. Fails with ESTALE if the file is shorter. */
+/* Adds `length` bytes at `offset` to the checksum. Fails with ESTALE if the file ends before. */
 static int add_block(int fd, uint64_t offset, size_t length, uint64_t *sum)
 {
     uint64_t words[BLOCK_SIZE / sizeof(uint64_t)] = {0};

@@ -1,12 +1,12 @@
 /*
- * Dropping the privileges that runsc does not need. Which ones runsc needs was found by trial;
- * hardening.for_run() in Python drops the same privileges.
+ * Dropping the privileges that runsc does not need. The privileges that runsc needs were found by
+ * trial. hardening.for_run() in Python drops the same privileges.
  *
  * - no_new_privs is set, so that runsc and its children never gain privileges from a set-user-id
- *   program.
- * - The bounding set keeps only what runsc needs. This limits what runsc can do to the prepared
- *   namespace. The sandbox lives in a nested user namespace, which starts with a full bounding set
- *   (user_namespaces(7)), but whose capabilities have no effect outside.
+ * program. - The bounding set keeps only the capabilities that runsc needs, so runsc can change the
+ * prepared namespace only with these. The sandbox runs in a nested user namespace. There, the
+ * bounding set is full at first (user_namespaces(7)), but capabilities in the nested namespace have
+ * no effect outside.
  */
 #include "base/base.h"
 #include "launch/launch.h"
@@ -16,9 +16,9 @@
 
 #define BIT(capability) (UINT64_C(1) << (capability))
 
-/* Capabilities that runsc needs. Without one of the first four, runsc re-executes itself in a
- * namespace that it creates. CAP_SETFCAP is needed to map id 0 into the nested user namespace
- * (user_namespaces(7), since Linux 5.12). */
+/* Capabilities that runsc needs. If one of the first four is missing, runsc creates a user
+ * namespace, and executes itself again there. CAP_SETFCAP is needed to map id 0 into the nested
+ * user namespace (user_namespaces(7), since Linux 5.12). */
 #define OF_RUNSC                                                                                   \
     (BIT(CAP_SYS_ADMIN) | BIT(CAP_SYS_CHROOT) | BIT(CAP_SETUID) | BIT(CAP_SETGID) |                \
      BIT(CAP_SETFCAP))
@@ -36,7 +36,7 @@ static int drop_bounding(uint64_t kept, struct un_error *err)
     for (unsigned long cap = 0; cap < 64; cap++) {
         int has = kept & BIT(cap) ? 0 : prctl(PR_CAPBSET_READ, cap, 0, 0, 0);
         if (has < 0 && errno == EINVAL)
-            return 0; /* the kernel has no further capabilities */
+            return 0; /* PR_CAPBSET_READ fails for a number above the kernel's last capability */
         if (has < 0 || (has && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0)))
             return un_fail_errno(err, UN_STEP_CAPABILITIES, "bounding set");
         if (has && prctl(PR_CAPBSET_READ, cap, 0, 0, 0))

@@ -77,7 +77,8 @@ static int build_exec_args(struct un_launch *launch, const struct un_launch_para
 /*
  * gVisor has its own offset for each file, which begins at 0. Without O_APPEND, output would
  * overwrite the contents of the file, and if standard output and standard error are the same file,
- * they would overwrite each other. At the end of a file, appending is equivalent to writing.
+ * they would overwrite each other. Setting O_APPEND is safe if the caller's offset is at the end of
+ * the file, because appending is then equivalent to writing at the offset.
  */
 int un_append_at_end(int fd)
 {
@@ -91,8 +92,8 @@ int un_append_at_end(int fd)
     return 0;
 }
 
-/* Prepares standard input, output and error for runsc: opens closed descriptors on /dev/null, and
- * reopens pipes and terminals. */
+/* Prepares standard input, output and error for runsc. Opens /dev/null as each closed descriptor,
+ * and reopens pipes and terminals. */
 static int prepare_stdio(struct un_error *err)
 {
     static const char *const names[] = {"standard input", "standard output", "standard error"};
@@ -139,7 +140,7 @@ static int exec_watcher(struct un_launch *launch, const struct un_launch_params 
     un_launch_set_remedy(launch, NULL, NULL);
     if (prepare_stdio(err) || pass_only(launch, params, err))
         return -1;
-    /* A mount may cover the current directory. */
+    /* Leave the current directory, because a mount may cover it. */
     if (chdir("/"))
         return un_fail_errno(err, UN_STEP_CWD, "/");
     if (un_check_programs(launch, err))
@@ -179,8 +180,8 @@ int un_launch_exec(struct un_launch *launch, const struct un_launch_params *para
     un_auto_free struct un_idmap *maps = malloc(sizeof *maps);
     if (!maps)
         return un_fail_errno(err, UN_STEP_RUNSC, "");
-    /* With this umask, only the caller may access files that runsc creates. The command in the
-     * sandbox has its own umask. */
+    /* Set a umask with which only the caller may access files that runsc creates. The command in
+     * the sandbox has its own umask. */
     umask(077);
     if (!prepare_watcher(launch, params, &args, maps, err))
         exec_watcher(launch, params, &args, err);

@@ -103,9 +103,10 @@ int un_step_discard(struct un_launch *launch, const struct un_record *record, st
     return make_link(launch, record->arguments, "/dev/null", err);
 }
 
-/* Creates a symbolic link in scratch to a program, through /proc/self/fd. A bind mount would change
- * the real path of runsc, and runsc looks for other files next to its real path. The link preserves
- * the process name, which comes from the executed path. */
+/* Creates a symbolic link in scratch to a program, through /proc/self/fd. A symbolic link is used
+ * instead of a bind mount, because a bind mount would change the real path of runsc, and runsc
+ * looks for other files next to its real path. A link preserves the process name, because the
+ * kernel takes the process name from the executed path. */
 int un_step_program_link(struct un_launch *launch, const struct un_record *record,
                          struct un_error *err)
 {
@@ -124,8 +125,8 @@ static int show(struct un_launch *launch, const struct un_source *source, int di
     return un_bind(source->fd, place, attributes, source->path, err);
 }
 
-/* Bind-mounts the directory for debug logs into scratch, where no other user can redirect its path
- * by symbolic links. */
+/* Bind-mounts the directory for debug logs into scratch, where no other user can redirect the path
+ * of the directory by symbolic links. */
 int un_step_debug_log(struct un_launch *launch, const struct un_record *record,
                       struct un_error *err)
 {

@@ -1,5 +1,5 @@
-/* Opening files of the host: each path is resolved once, and symbolic links of untrusted owners are
- * rejected. */
+/* Opening files of the host. Each path is resolved only once, and symbolic links of untrusted
+ * owners are rejected. */
 #include "base/base.h"
 #include "launch/launch.h"
 
@@ -18,9 +18,9 @@ struct foreign {
     char *path;
 };
 
-/* Returns whether only root can have created a file at this path: the path is an entry of /, lies
- * in /etc or /usr, or is one of the directories in `known`. Used where root's files have the same
- * owner as other users' files. */
+/* Returns whether only root can have created a file at this path. This is so if the path is an
+ * entry of /, lies in /etc or /usr, or is one of the directories in `known`. Needed if root's files
+ * appear to have the same owner as other users' files. */
 static bool is_of_root(const char *path)
 {
     static const char *const known[] = {
@@ -39,8 +39,8 @@ static bool is_of_root(const char *path)
  * Returns whether symbolic links of the owner `uid` are followed, which is true for the caller,
  * root, and the owner of /. `path` is the path of the link, with all other symbolic links resolved.
  *
- * In a user namespace that does not map root, root's files have the overflow uid, as have the files
- * of all other unmapped users (user_namespaces(7)). In this case, a file counts as root's if no
+ * In a user namespace that does not map root, root's files appear with the overflow uid, and so do
+ * the files of all other unmapped users (user_namespaces(7)). Then a file counts as root's if no
  * other user can have created a file at its path.
  */
 bool un_owner_is_trusted(uid_t uid, const char *path)
@@ -54,8 +54,8 @@ bool un_owner_is_trusted(uid_t uid, const char *path)
     return (overflow >= 0 && (int64_t)uid != overflow) || is_of_root(path);
 }
 
-/* Returns whether a group has members in group(5). Users whose primary group it is are not listed
- * there. */
+/* Returns whether a group has members in group(5), which does not list the users whose primary
+ * group it is. */
 static bool has_members(gid_t gid)
 {
     char line[UN_LINE_MAX];
@@ -93,7 +93,7 @@ static bool acl_grants_write(int fd)
         struct posix_acl_xattr_entry entry[ACL_ENTRIES_MAX];
     } list;
     char path[UN_FD_PATH_MAX];
-    /* fgetxattr(2) does not accept an O_PATH descriptor. */
+    /* Use the path in /proc, because fgetxattr(2) does not accept an O_PATH descriptor. */
     ssize_t size = getxattr(un_fd_path(fd, path), "system.posix_acl_access", &list, sizeof list);
     if (size < 0)
         return errno != ENODATA && errno != EOPNOTSUPP;
@@ -105,8 +105,9 @@ static bool acl_grants_write(int fd)
     return false;
 }
 
-/* If the directory has an access control list, the group bits are the mask of the list, which
- * limits the named users and groups (acl(5)). */
+/* Without group write permission, no access control list grants it either: if the directory has a
+ * list, the group bits are the mask of the list, which limits the named users and groups
+ * (acl(5)). */
 bool un_others_may_write(int directory)
 {
     struct stat status;
@@ -150,7 +151,8 @@ static enum un_lookup lookup_link(const struct un_trail *trail, const char *name
 }
 
 /* Looks up a name for un_walk(), and fails with EACCES for a symbolic link of an untrusted owner.
- * `arg` is a struct foreign; if it is NULL, links of all owners are followed. */
+ * `arg` is a struct foreign for the owner and the path of that link. If `arg` is NULL, links of all
+ * owners are followed. */
 static enum un_lookup lookup_trusted(const struct un_trail *trail, const char *name,
                                      struct un_entry *found, void *arg)
 {
@@ -182,8 +184,8 @@ static enum un_lookup lookup_no_links(const struct un_trail *trail, const char *
     return found->fd < 0 ? UN_LOOKUP_FAILED : UN_LOOKUP_FILE;
 }
 
-/* Duplicates a descriptor to a number above 2, and closes the original, because standard input,
- * output and error may be closed. */
+/* Duplicates a descriptor to a number above 2, and closes the original. If standard input, output
+ * or error is closed, an opened file may have a lower number. */
 static int move_above_stdio(int fd)
 {
     int taken = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 3);

@@ -1,13 +1,14 @@
 /*
  * Keeping usernsctl's own directories out of sandboxes. The state directory records the processes
  * to kill and the namespaces to join, and the directory of templates holds the memory of programs.
- * A program inside with write access could have other processes killed; with read access it would
- * see the input of other sandboxes. A program inside must not write to the launch file either,
- * which decides what the next sandbox sees.
+ * A program inside with write access could make usernsctl kill other processes; with read access,
+ * the program would see the input of other sandboxes. A program inside must not write to the launch
+ * file either, because the launch file decides which files the next sandbox sees.
  *
- * Directories are compared by device and inode, not by name, since symbolic links and other mounts
- * lead to the same directory. A bind-mount source that contains a symbolic link on the path to a
- * hidden directory is rejected, too, because a program with write access could redirect the link.
+ * Directories are compared by device and inode, not by name, because several paths may lead to the
+ * same directory through symbolic links and other mounts. A bind-mount source that contains a
+ * symbolic link on the path to a hidden directory is rejected, too, because a program with write
+ * access could redirect the link.
  */
 #include "base/base.h"
 #include "launch/launch.h"
@@ -28,7 +29,7 @@ struct hidden_dir {
     size_t count;
     bool is_there; /* whether the hidden directory exists; if not, fd[0] is an ancestor of its path
                     */
-    struct place place; /* location of the file of the descriptor that is being compared */
+    struct place place; /* location of the file whose descriptor in `fd` is being compared */
     struct un_mounts mounts;
 };
 
@@ -52,7 +53,8 @@ static int find_place(const struct un_mounts *mounts, int fd, struct place *plac
     place->device = mount ? mount->device : "";
     if (mount)
         join_paths(mount, place);
-    else /* the mount belongs to another mount namespace, so that its root is unknown */
+    else /* the mount belongs to another mount namespace, so the directory that is mounted is
+            unknown */
         strcpy(place->inner, place->path);
     return 0;
 }
@@ -64,7 +66,8 @@ static bool mount_holds(const char *device, const char *inner, const struct plac
     return !strcmp(device, place->device) && un_is_below(place->inner, inner);
 }
 
-/* Returns whether a file at `shown`, or a mount below it, contains the hidden directory's place. */
+/* Returns whether the directory at `shown`, or a mount below that directory, contains the hidden
+ * directory. */
 static bool exposes(const struct place *shown, const struct hidden_dir *hidden_dir)
 {
     if (mount_holds(shown->device, shown->inner, &hidden_dir->place))
@@ -186,9 +189,9 @@ static void close_hidden_dir(struct hidden_dir *hidden_dir)
     errno = errnum;
 }
 
-/* Finds out how a file exposes the directory hidden_dir->fd[number]. *exposure becomes a verb
- * phrase for the error message, or NULL if the file does not expose the directory. Returns 0, or -1
- * with errno set. */
+/* Finds out whether and how a file exposes the directory hidden_dir->fd[number]. *exposure becomes
+ * a verb phrase for the error message, such as "is in", or NULL if the file does not expose the
+ * directory. Returns 0, or -1 with errno set. */
 static int find_exposure(const struct hidden_dir *hidden_dir, size_t number, int fd,
                          const char **exposure)
 {
@@ -204,8 +207,8 @@ static int find_exposure(const struct hidden_dir *hidden_dir, size_t number, int
     return failed ? -1 : 0;
 }
 
-/* Finds the first of several files that exposes the directory hidden_dir->fd[number]. *index
- * becomes the index of the file. Returns 0, or -1 with errno set. */
+/* Finds the first of the files `fds` that exposes the directory hidden_dir->fd[number]. *index
+ * becomes the index of that file. Returns 0, or -1 with errno set. */
 static int find_first_exposure(const struct hidden_dir *hidden_dir, size_t number, const int *fds,
                                size_t count, size_t *index, const char **exposure)
 {
@@ -266,7 +269,7 @@ static size_t list_bind_sources(const struct un_launch *launch, const char *acce
 }
 
 /* Returns the index of the bind-mount source that is the file `file` itself, or `count` if no
- * source is. */
+ * source is that file. */
 static size_t find_file(const int *fds, size_t count, int file)
 {
     struct stat wanted, shown;
@@ -311,7 +314,7 @@ static bool is_there(const char *path)
 }
 
 /* Fails if a bind-mount source exposes a hidden directory. While the directory of templates does
- * not exist, only writable sources are checked against it. */
+ * not exist, checks only writable sources for that directory. */
 static int check_hidden(struct un_launch *launch, const struct un_hidden *hidden, int *fds,
                         const char **names, struct un_error *err)
 {

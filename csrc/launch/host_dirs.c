@@ -2,7 +2,7 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
-/* Records the owner of the host's root directory. This owner is trusted like root, see place.c. */
+/* Records the owner of the host's root directory, whom place.c trusts like root. */
 static void note_owner(struct un_launch *launch, const struct stat *top)
 {
     launch->root.machine_owner = top->st_uid;
@@ -100,9 +100,9 @@ int un_step_hide_private(struct un_launch *launch, const struct un_record *recor
     return hide_private(launch, record->arguments, err);
 }
 
-/* Makes a directory of the host with private files visible in the sandbox. As root, runsc could
- * read private files that are created later, so root's sandboxes get a copy of the public files.
- * For other users, the private files are covered. */
+/* Makes a directory of the host with private files visible in the sandbox. If the caller is root,
+ * runsc could read private files that are created later, so root's sandboxes see a copy of the
+ * public files. For other callers, the private files are covered. */
 int un_step_guarded(struct un_launch *launch, const struct un_record *record, struct un_error *err)
 {
     char inside[NAME_MAX + 2];
@@ -112,15 +112,15 @@ int un_step_guarded(struct un_launch *launch, const struct un_record *record, st
     return un_step_machine(launch, record, err) ? -1 : hide_private(launch, inside, err);
 }
 
-/* Entries of the root directory on which gVisor mounts its own file systems, so runsc never gets
- * the host's. */
+/* Entries of the root directory that are not mirrored, because gVisor mounts its own file systems
+ * there. */
 static const char *const of_gvisor[] = {"dev", "proc", "sys", NULL};
 
 static int show_tree(struct un_launch *launch, const struct un_source *source, struct un_error *err)
 {
     struct stat status;
-    /* A copy of the mount is used, because the tmpfs of scratch may cover a directory of the
-     * source. */
+    /* Mirror a copy of the mount, because the tmpfs of scratch may cover a directory of the source
+     * itself. */
     un_auto_close int copy = un_root_show(launch, source->fd, launch->root.spare,
                                           UN_ATTR_HARMLESS | UN_ATTR_RDONLY, NULL, err);
     if (copy < 0)

@@ -11,8 +11,8 @@ static const char *const kernel_types[] = {
     "resctrl",     "securityfs", "selinuxfs", "smackfs", "sysfs",    "tracefs",
 };
 
-/* Returns the type of a mount's file system if that is an interface of the kernel, otherwise NULL.
- */
+/* Returns the type of a mount's file system if the file system is an interface of the kernel,
+ * otherwise NULL. */
 static const char *kernel_type(const struct un_mounted *mount)
 {
     for (size_t i = 0; i < sizeof kernel_types / sizeof *kernel_types; i++)
@@ -81,7 +81,7 @@ static int refuse_kernel_file(struct un_launch *launch, const struct un_source *
 {
     const char *part;
     if (un_machine_part(source->fd, &part))
-        /* If the check itself fails, the bind mount is rejected. */
+        /* If the check itself fails, reject the bind mount. */
         part = "an unknown filesystem";
     /* A writable bind mount of a device is allowed, because its purpose is access to the device. */
     if (!part || !strcmp(part, "/dev"))

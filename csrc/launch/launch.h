@@ -34,7 +34,7 @@ struct un_record {
     const char *arguments; /* arguments of the record, each terminated by NUL */
 };
 
-/* A source of a launch, which is an open file of the host. */
+/* A source of a launch: a file of the host that the launch opens. */
 struct un_source {
     int fd;       /* descriptor of the file; -1 before the file is opened */
     bool is_ours; /* whether the launch closes fd */
@@ -68,7 +68,8 @@ struct un_root {
     int spare;   /* directory for files that will be mounted below view.top */
     int shown;   /* directory for the sources of runsc's bind mounts */
     dev_t device;
-    unsigned count;      /* number of entries created in the directories spare and shown */
+    unsigned count; /* number of entries created in the directories `spare` and `shown`, for unique
+                       names */
     uid_t machine_owner; /* owner of the host's root directory, if has_machine is set */
     bool has_machine;    /* whether the sandbox sees directories of the host */
 };
@@ -85,8 +86,8 @@ struct un_launch {
     struct un_root root;
     struct un_view view; /* the root filesystem, and the mounts that runsc will make on it */
     struct un_marks marks;
-    char remedy[UN_PATH_MAX]; /* remedy of the last failure; "" if only the cause of the failure has
-                                 one */
+    char remedy[UN_PATH_MAX]; /* remedy of the last failure; "" if the remedy of the failure's cause
+                                 applies */
     char filename[UN_PATH_MAX];
 };
 
@@ -113,7 +114,8 @@ int un_launch_fail_file(struct un_launch *launch, const char *path, struct un_er
  * about to be recorded. `filename` and `remedy` may be NULL. */
 void un_launch_set_remedy(struct un_launch *launch, const char *filename, const char *remedy, ...)
     __attribute__((format(printf, 3, 4)));
-/* Fails if the path of a program no longer leads to the program, because a mount covers it. */
+/* Fails if the path of a program no longer leads to the program, because a mount covers a part of
+ * the path. */
 int un_check_programs(struct un_launch *launch, struct un_error *err);
 
 /* ---- json.c: building the text of config.json ------------------------------------------------ */
@@ -145,7 +147,7 @@ void un_text_free(struct un_text *text);
 struct un_place {
     int fd; /* O_PATH descriptor of the file; -1 for a directory that only gVisor will create */
     bool is_ours;
-    size_t length; /* length of the file's path, which is the beginning of the trail's path */
+    size_t length; /* length of the file's path, a prefix of trail->path */
 };
 
 /* The state of a path resolution: the files from the root directory to the last one reached. */
@@ -156,8 +158,8 @@ struct un_trail {
     size_t count;
     char missing[UN_PATH_MAX]; /* remaining components of the path, which do not exist; "" if the
                                   entire path exists */
-    bool is_limited; /* whether ENAMETOOLONG comes from a limit of this code, not from the kernel's
-                        limit */
+    bool is_limited; /* whether a failure with ENAMETOOLONG is caused by a limit of this code, not
+                        by the kernel's limit */
 };
 
 /* Results of looking up a name in a directory. */
@@ -216,8 +218,8 @@ int un_path_of(int fd, char path[UN_PATH_MAX]);
  * link, fails with EACCES, and stores the link's owner in *foreign and its path in `real`.
  * Otherwise *foreign becomes -1. */
 int un_open_follow(const char *path, char real[UN_PATH_MAX], int64_t *foreign);
-/* Opens a file, following all symbolic links. For programs of this package or of the caller only.
- */
+/* Opens a file, following all symbolic links. Only for programs of this package, and programs that
+ * the caller chooses. */
 int un_open_own(const char *path, char real[UN_PATH_MAX]);
 /* Opens a file, following no symbolic links. */
 int un_open_exact(const char *path, char real[UN_PATH_MAX]);
@@ -227,15 +229,15 @@ un_lookup_function un_lookup_any_link;
  * because the kernel does not bind-mount a descriptor of another mount namespace. Returns a
  * descriptor, or -1 with errno set, which is ESTALE if the path leads to another file. */
 int un_open_here(int fd, const char *path);
-/* Returns whether a group contains only the caller and root: it is root's group, or its gid equals
- * the caller's uid and the group has no members. */
+/* Returns whether a group contains only the caller and root. This is so for root's group, and for a
+ * group without listed members whose gid equals the caller's uid. */
 bool un_group_is_private(gid_t gid);
 
 /* ---- kernel_files.c: files that act on the kernel -------------------------------------------- */
 
 /* Fails if a writable bind mount exposes an interface of the kernel. Checks only sources that the
- * launch has opened, because a caller that passes descriptors has checked their files. Devices are
- * allowed. */
+ * launch has opened, because a caller that passes a descriptor has already checked its file.
+ * Devices are allowed. */
 int un_refuse_kernel_files(struct un_launch *launch, struct un_error *err);
 
 /* ---- view.c: the file system that a sandbox will see ----------------------------------------- */
@@ -247,15 +249,15 @@ void un_view_clear(struct un_view *view);
 int un_view_walk(const struct un_view *view, const char *path, struct un_trail *trail);
 /* Returns the path of a trail's last file inside the sandbox. */
 const char *un_view_inside(const struct un_trail *trail);
-/* Writes the path to which un_view_walk() has resolved its argument to `wanted`, including
+/* Writes the path to which un_view_walk() has resolved its argument to `wanted`. The path includes
  * components that do not exist. Returns 0, or -1 with errno set. */
 int un_view_wanted(const struct un_trail *trail, char wanted[UN_PATH_MAX]);
 /* Returns whether the last file of a trail is a directory. */
 bool un_view_is_directory(struct un_trail *trail);
 /* Returns whether a path inside lies in /proc, /sys or /dev, whose contents only gVisor knows. */
 bool un_view_is_of_gvisor(const char *inside);
-/* Returns the innermost mount that contains the path given by the first `length` bytes of `path`,
- * or NULL if no mount contains it. */
+/* Returns the innermost mount that contains the path in the first `length` bytes of `path`, or NULL
+ * if no mount contains that path. */
 const struct un_cover *un_view_cover_at(const struct un_view *view, const char *path,
                                         size_t length);
 
@@ -270,16 +272,16 @@ int un_launch_check_command(struct un_launch *launch, const struct un_launch_par
 /* ---- accounts.c: the user of the command, by name -------------------------------------------- */
 
 struct un_account_name;
-/* Finds a user in the root filesystem, which must have been built. Reads only the account files
- * that the name requires. */
+/* Finds a user in the account files of the root filesystem, which must have been built. Reads
+ * /etc/passwd or /etc/group only if `name` requires the file. */
 int un_launch_find_user(struct un_launch *launch, const struct un_account_name *name,
                         struct un_account *account, struct un_error *err);
 
 /* ---- place.c: creating mount points ---------------------------------------------------------- */
 
 /* Creates the file or directory `inside` as a mount point, with its missing parents, and stores its
- * resolved path in `trail`. `for_runsc` must be set if runsc will access the mount point by its
- * path. The trail must be closed, even after a failure. */
+ * resolved path in `trail`. Set `for_runsc` if runsc will access the mount point by its path. The
+ * trail must be closed, even after a failure. */
 int un_place_make(struct un_launch *launch, const char *inside, bool is_directory, bool for_runsc,
                   struct un_trail *trail, struct un_error *err);
 /* Sets the error for a mount point that does not exist, and that usernsctl can't create because it
@@ -293,8 +295,8 @@ int un_place_fail_missing(struct un_launch *launch, const struct un_trail *trail
 #define UN_ATTR_RDONLY 1
 #define UN_ATTR_NOSUID 2
 #define UN_ATTR_NODEV 4
-/* Attributes of all mounts except those of devices. A device file in a root filesystem would act on
- * the host, because runsc could open it as root. */
+/* Attributes of all mounts except mounts of devices. Without UN_ATTR_NODEV, a device file in a root
+ * filesystem could act on the host, because runsc could open the device as root. */
 #define UN_ATTR_HARMLESS (UN_ATTR_NOSUID | UN_ATTR_NODEV)
 
 /*
@@ -333,7 +335,8 @@ int un_root_copy_link(struct un_launch *launch, int link, int directory, const c
  * file, or -1. */
 int un_root_show(struct un_launch *launch, int source, int directory, uint64_t attributes,
                  char name[16], struct un_error *err);
-/* Covers a file or directory by an empty one, so that the sandbox does not see its contents. */
+/* Covers a file by an empty file, or a directory by an empty directory, so that the sandbox does
+ * not see the contents. */
 int un_root_hide(struct un_launch *launch, int file, const char *name, struct un_error *err);
 /* Bind-mounts each entry of the directory `source` into `target`, except the names in `without`,
  * which is terminated by NULL. */
@@ -342,7 +345,7 @@ int un_root_mirror(struct un_launch *launch, int source, int target, const char 
 
 /* The callbacks and the state of a visit of all entries of a directory. */
 struct un_visit {
-    /* Returns 1 if the entry must be opened, 0 to skip the entry, or -1 with errno set. */
+    /* Returns 1 if the visit must open the entry, 0 to skip the entry, or -1 with errno set. */
     int (*wants)(const struct un_visit *visit, int directory, const struct dirent *entry);
     /* Handles an entry, whose O_PATH descriptor is `found`. May visit a directory by a nested
      * un_root_visit(). */
@@ -359,8 +362,8 @@ int un_root_visit(struct un_visit *visit, struct un_launch *launch, int director
 
 /* ---- scratch.c: the tmpfs for all files of a sandbox ----------------------------------------- */
 
-/* Mounts the tmpfs on the first directory among the launch's candidates that only root can replace.
- */
+/* Mounts the tmpfs for the sandbox's files on the first of the launch's candidate directories that
+ * no user but root can replace. */
 int un_scratch_mount(struct un_launch *launch, struct un_error *err);
 /* Unmounts the tmpfs of the sandbox with all mounts in it. */
 void un_scratch_unmount(struct un_launch *launch);
@@ -382,8 +385,8 @@ int un_snapshot(struct un_launch *launch, int source, int target, struct un_erro
 
 /* ---- private.c: hiding files that not every user may read ------------------------------------ */
 
-/* Covers, with an empty file or directory, each file and directory below `directory` that not every
- * user may read. Covered directories are not entered, symbolic links are not followed, and entries
+/* Covers each file and directory below `directory` that not every user may read, by an empty file
+ * or directory. Covered directories are not entered, symbolic links are not followed, and entries
  * that vanish meanwhile are skipped. */
 int un_hide_private(struct un_launch *launch, int directory, const char *name,
                     struct un_error *err);
@@ -401,8 +404,8 @@ un_step_function un_step_directory, un_step_link, un_step_resolver;
 /* Steps in bind_mounts.c, which prepare mounts at a path inside. */
 /* Path of usernsctl-verify inside. Must equal VERIFIER_INSIDE in gvisor/launch/steps.py. */
 #define UN_VERIFIER_INSIDE "/.usernsctl-verify"
-/* Option of usernsctl-verify to run the payload with other ids; followed by a uid, a gid and the
- * payload. */
+/* Option of usernsctl-verify to run the payload with other ids. A uid, a gid and the payload follow
+ * the option. */
 #define UN_VERIFY_AS "--as"
 un_step_function un_step_file, un_step_bind, un_step_mount;
 /* Steps in files.c, which create files outside the root filesystem. */
@@ -418,11 +421,11 @@ un_step_function un_step_limits;
  */
 int un_leave_mount_namespace(struct un_error *err);
 
-/* Shows limits to the runsc that this process will start: those of the control group, or `memory`
- * and `processors` where these are lower and not 0. Covers /proc/meminfo by a file that is created
- * at `path`, and restricts the processors of this process. `shares_mounts` must be set if other
- * processes share the mount namespace of this process, which then enters a new one. Fails if the
- * memory limit of the control group is lower than what gVisor needs. */
+/* Shows limits to the runsc that this process will start. The limits are those of the control
+ * group, or `memory` and `processors`, if these are lower and not 0. Covers /proc/meminfo by a file
+ * that is created at `path`, and restricts the processors of this process. `shares_mounts` must be
+ * set if other processes share the mount namespace of this process, which then enters a new one.
+ * Fails if the memory limit of the control group is lower than gVisor needs. */
 int un_show_limits(const char *path, uint64_t memory, uint64_t processors, bool shares_mounts,
                    struct un_error *err);
 
@@ -447,8 +450,9 @@ uint64_t un_map_ids(const struct un_map *map);
 
 /* ---- drop_privileges.c: dropping privileges before runsc is executed ------------------------- */
 
-/* Drops the privileges that the launch lists, permanently, and verifies that this process no longer
- * has them. `has_several` must be set if the user namespace maps more than one id. */
+/* Permanently drops the privileges that runsc does not need, as far as the launch requests it, and
+ * verifies that this process no longer has them. `has_several` must be set if the user namespace
+ * maps more than one id. */
 int un_drop_privileges(struct un_launch *launch, bool has_several, struct un_error *err);
 
 #endif

@@ -91,8 +91,8 @@ static int read_arguments(struct reader *reader, const struct un_verb_rule *rule
     return 0;
 }
 
-/* Checks that a record is allowed after the previous ones. Returns a message about a record that is
- * out of order, repeated or missing, or NULL. */
+/* Checks that a record is allowed after the previous ones. Returns a message if the record is out
+ * of order or repeated, or if a record before it is missing; otherwise NULL. */
 static const char *order_fault(const struct reader *reader, const struct un_launch *launch,
                                enum un_verb verb)
 {
@@ -126,8 +126,8 @@ static int read_record(struct reader *reader, struct un_launch *launch, struct u
     launch->of_verb[verb]++;
     reader->sources = launch->of_verb[UN_VERB_SOURCE];
     reader->binds = launch->of_verb[UN_VERB_BIND];
-    /* The cast is valid, because un_verb_rules, a constant of another file, contains only values of
-     * the enumeration. */
+    /* The cast is valid, because un_verb_rules contains only values of the enumeration. The
+     * analyzer can't know that, because un_verb_rules is defined in another file. */
     /* NOLINTNEXTLINE(clang-analyzer-optin.core.EnumCastOutOfRange) */
     reader->part = un_verb_rules[verb].part;
     return 0;

@@ -3,7 +3,7 @@
 #include "launch/launch.h"
 
 /* Maximum number of attempts to resolve the path of a mount point. Between two attempts, one
- * directory of the trail is replaced, and each directory at most once. */
+ * directory of the trail is replaced. No directory is replaced twice. */
 #define OPEN_UP_MAX (2 * UN_TRAIL_MAX)
 
 /* Quotes a string for a shell. The quoted string is truncated to `size` bytes. */
@@ -51,7 +51,7 @@ int un_place_fail_missing(struct un_launch *launch, const struct un_trail *trail
 }
 
 /* Returns whether entries can be created in the directory at index `at` of the trail. Also returns
- * true if they can't be created for a reason that another check reports. */
+ * true if another check will report why no entries can be created. */
 static bool may_make_entries(const struct un_launch *launch, const struct un_trail *trail,
                              size_t at, struct stat *status)
 {
@@ -77,7 +77,7 @@ static bool may_change(const struct un_launch *launch, const struct un_trail *tr
 }
 
 /* Returns the index of the first directory of the trail that must be replaced by a copy, or -1 if
- * no directory must be. */
+ * no directory must be replaced. */
 static int find_closed(const struct un_launch *launch, const struct un_trail *trail, bool for_runsc)
 {
     struct stat status;

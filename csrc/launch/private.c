@@ -3,8 +3,8 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
-/* Checks by its type and mode whether an entry must be opened. Returns 1 if the entry may be a
- * private file or is a directory, 0 if not, or -1 with errno set. */
+/* Checks the type and mode of an entry. Returns 1, so that the entry is opened, if the entry may be
+ * a private file or is a directory. Otherwise returns 0, or -1 with errno set. */
 static int may_be_private(const struct un_visit *visit, int directory, const struct dirent *entry)
 {
     (void)visit;

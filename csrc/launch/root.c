@@ -65,8 +65,8 @@ int un_root_begin(struct un_launch *launch, struct un_error *err)
         *top = un_root_make_directory(launch, root->scratch, "root", 0755, err);
     if (*top < 0)
         return -1;
-    /* The directory is bind-mounted on itself, because only a mount can be made read-only later,
-     * with all mounts below it. */
+    /* Bind-mount the directory on itself, because only a mount can later be made read-only,
+     * together with all mounts below it. */
     if (un_bind(*top, *top, 0, "the root filesystem", err))
         return -1;
     close(*top);

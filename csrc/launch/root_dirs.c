@@ -69,8 +69,8 @@ static ssize_t read_resolver(char *text, size_t size)
     return file < 0 ? -1 : un_read_all(file, text, size);
 }
 
-/* Returns false if a path does not exist inside. Returns true if the path exists, and also if it
- * can't be resolved. */
+/* Returns whether un_step_resolver() has nothing to do for a path, because the path exists inside,
+ * or can't be resolved. */
 static bool is_settled(const struct un_launch *launch, const char *inside)
 {
     un_auto_trail struct un_trail trail;

@@ -2,9 +2,9 @@
  * Scratch, the tmpfs for all files of a sandbox.
  *
  * The tmpfs covers a directory of the host, but a recursive bind mount of a parent of that
- * directory must show the host's directory. So the tmpfs is unbindable (mount_namespaces(7)). Its
- * files can't be sources of bind mounts, so the files of the sandbox are on a second tmpfs, which
- * is mounted on a subdirectory of the first.
+ * directory must show the host's directory. So the tmpfs is unbindable (mount_namespaces(7)). Files
+ * of an unbindable tmpfs can't be sources of bind mounts, so the files of the sandbox are on a
+ * second tmpfs, which is mounted on a subdirectory of the first.
  */
 #include "base/base.h"
 #include "launch/launch.h"

@@ -3,8 +3,9 @@
  *
  * runsc tells the sandbox the memory of the entire machine, which it reads from /proc/meminfo, and
  * the number of processors on which runsc may run. Programs such as Node and the JVM choose the
- * sizes of heaps and thread pools by both. So a file that has the memory limit covers /proc/meminfo
- * in the mount namespace of runsc, and a quota of processor time becomes a number of processors.
+ * sizes of heaps and thread pools by these two numbers. So a file with the memory limit covers
+ * /proc/meminfo in the mount namespace of runsc, and a quota of processor time is shown as a number
+ * of processors.
  */
 #include "base/base.h"
 #include "facts/facts.h"
@@ -16,8 +17,8 @@
 
 #define MEMINFO "/proc/meminfo"
 
-/* Minimum memory limit in bytes. With a lower limit, not even the command `true` runs, which takes
- * 16 MiB with one id and 21 MiB with all ids (runsc 20240729 on x86-64). */
+/* Minimum memory limit in bytes. With a lower limit, gVisor can't even run the command `true`,
+ * which takes 16 MiB with one id and 21 MiB with all ids (runsc 20240729 on x86-64). */
 #define LEAST_MEMORY (24U << 20)
 
 static int refuse_little_memory(uint64_t memory, struct un_error *err)
@@ -53,7 +54,7 @@ int un_leave_mount_namespace(struct un_error *err)
 static int cover_meminfo(const char *path, uint64_t memory, bool shares_mounts,
                          struct un_error *err)
 {
-    /* If /proc/meminfo is missing, runsc itself fails with a clear message. */
+    /* Do nothing if /proc/meminfo is missing, because runsc then fails with a clear message. */
     if (faccessat(AT_FDCWD, MEMINFO, F_OK, 0))
         return 0;
     if (write_meminfo(path, memory, err) || (shares_mounts && un_leave_mount_namespace(err)))

@@ -1,9 +1,9 @@
 /*
  * Copying a directory of the host.
  *
- * As root, runsc could read all files in a bind-mounted directory, including files that are created
- * or replaced later: a new /etc/shadow is a new file, which no mount covers. So the sandbox
- * receives a copy of the publicly readable files of such a directory.
+ * As root, runsc could read all files in a bind-mounted directory. A mount could cover a private
+ * file such as /etc/shadow, but not the new file that later replaces it. So the sandbox receives a
+ * copy of the publicly readable files of such a directory.
  */
 #include "base/base.h"
 #include "launch/launch.h"
@@ -11,7 +11,7 @@
 #include <sys/sendfile.h>
 
 /* Maximum size of a copied file in bytes. A larger file is bind-mounted. Like a copy, the bind
- * mount is not affected if another file replaces the file on the host later. */
+ * mount still shows the same file if another file replaces that file on the host later. */
 #define FILE_BYTES_MAX (1 << 20)
 /* Maximum total size of the copies in bytes. Further files are bind-mounted. */
 #define TOTAL_BYTES_MAX (32 << 20)
@@ -32,7 +32,7 @@ static off_t copy_bytes(int source, int out)
     if (file < 0)
         return -1;
     int failed = fstat(file, &status);
-    /* The mode and the size are checked again, because they may have changed before the file was
+    /* Check the mode and the size again, because they may have changed before the file was
      * opened. */
     while (!failed && un_is_public(status.st_mode) && copied < status.st_size &&
            copied < FILE_BYTES_MAX && count) {

@@ -6,7 +6,7 @@
 
 #include <inttypes.h>
 
-/* Fails because the host no longer matches the launch. Evaluates to -1. */
+/* Fills in `err` if the host no longer matches the launch. Evaluates to -1. */
 #define OUTDATED(launch, err, filename, ...)                                                       \
     (set_outdated_remedy(launch, filename),                                                        \
      un_fail(err, UN_STEP_LAUNCH, 0, "launch-outdated", __VA_ARGS__))
@@ -23,8 +23,8 @@ static void set_outdated_remedy(struct un_launch *launch, const char *filename)
                          remedy ? un_record_argument(remedy, 0) : NULL);
 }
 
-/* Fails if a program is not the one with which the launch was frozen. The checked descriptor is the
- * one that is executed later. */
+/* Fails if a program is not the program with which the launch was frozen. Checks the descriptor
+ * that is executed later, so that the program can't be replaced after the check. */
 static int check_assumed(struct un_launch *launch, const struct un_record *record,
                          struct un_error *err)
 {
@@ -62,8 +62,9 @@ static int check_version(struct un_launch *launch, struct un_error *err)
                     launch->version, un_version());
 }
 
-/* Sets the OOM score adjustment of this process and its descendants. runsc would set the score
- * after the command has started, and fail if the command has already exited. */
+/* Sets the OOM score adjustment of this process and its descendants. This process sets the score
+ * instead of runsc, because runsc would set the score after the command has started, and fail if
+ * the command has already exited. */
 static int take_oom_score(struct un_launch *launch, const char *score, struct un_error *err)
 {
     static const char path[] = "/proc/self/oom_score_adj";

@@ -82,8 +82,8 @@ static bool is_setting(const char *word)
     return strchr(word, '=') && *word != '=';
 }
 
-/* Returns whether an argument is an option of usernsctl-exec about ids. The effects of its other
- * options are set by other records, or not at all. */
+/* Returns whether an argument is an option of usernsctl-exec about ids. A launch has other records
+ * instead of the other options of usernsctl-exec, or no equivalent. */
 static bool is_id_option(const char *word)
 {
     return !strcmp(word, "-r") || !strcmp(word, "-c") || !strncmp(word, "--map-", 6) ||

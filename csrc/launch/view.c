@@ -32,7 +32,7 @@ const struct un_cover *un_view_cover_at(const struct un_view *view, const char *
     }
 }
 
-/* Returns whether a path is a mount point or an ancestor of a mount point. gVisor creates these
+/* Returns whether a path is a mount point or an ancestor of a mount point. gVisor creates such
  * directories inside if a mount hides the host's. */
 static bool leads_to_cover(const struct un_view *view, const char *path)
 {
@@ -103,8 +103,8 @@ bool un_view_is_directory(struct un_trail *trail)
 {
     struct stat status;
     int fd = un_trail_last(trail)->fd;
-    /* Without a descriptor, the last file is a directory that gVisor will create for a mount point.
-     */
+    /* If the last file has no descriptor, it is a directory that gVisor will create for a mount
+     * point. */
     return fd < 0 || (!fstat(fd, &status) && S_ISDIR(status.st_mode));
 }
 
@@ -132,8 +132,7 @@ static bool may_be_searched(const struct un_view *view, int directory)
            un_map_find(&view->owners->of[UN_GID], UN_OUTSIDE, status.st_gid);
 }
 
-/* Returns whether the kernel of the sandbox will certainly fail with the same errno as this walk.
- */
+/* Returns whether the same lookup will certainly fail in the sandbox, with the same errno. */
 static bool is_certain(const struct un_view *view, struct un_trail *trail, int errnum)
 {
     if (errnum == EACCES)
@@ -156,7 +155,8 @@ static void fill_reached(const struct un_view *view, struct un_trail *trail,
         return;
     }
     strcpy(reached->missing, trail->missing);
-    /* A truncated path suffices, because un_view_is_of_gvisor() compares only the beginning. */
+    /* Ignore that the path may be truncated, because un_view_is_of_gvisor() compares only the
+     * beginning. */
     (void)un_view_wanted(trail, wanted);
     reached->is_of_gvisor = un_view_is_of_gvisor(wanted);
     reached->is_implicit = last->fd < 0;

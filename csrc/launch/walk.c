@@ -2,8 +2,8 @@
  * Resolving paths by descriptors.
  *
  * A user with write permission for a directory can replace an entry by a symbolic link at any time.
- * So each step opens one name relative to a descriptor, without following links. The contents of
- * links are read and resolved in the same way.
+ * So each step opens one name relative to a descriptor, without following links. The contents of a
+ * symbolic link are read, and resolved component by component in the same way.
  */
 #include "base/base.h"
 #include "launch/launch.h"

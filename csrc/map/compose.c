@@ -3,8 +3,8 @@
 
 #include <inttypes.h>
 
-/* Adds the caller's own id to the map. If the parent's map was not read, the kernel checks whether
- * the parent's map has the id. */
+/* Adds the caller's own id to the map. If the parent's map was not read, only the kernel checks
+ * whether the parent's map contains the id. */
 static int add_self(int kind, const struct un_id_request *want, const struct un_facts *facts,
                     struct un_map *map, struct un_error *err)
 {
@@ -66,8 +66,8 @@ static int clip(struct un_range ids, struct un_ranges *clipped, struct un_error 
     return 0;
 }
 
-/* Maps those ids of a range that exist in the parent's map and are not mapped yet. Adds ids that
- * don't exist there to `clipped`. */
+/* Maps those ids of a range that exist in the parent's map and are not mapped yet. Adds the ids
+ * that don't exist in the parent's map to `clipped`. */
 static int add_range(struct un_range ids, int fill, uint32_t *next, const struct un_map *parent,
                      struct un_map *map, struct un_ranges *clipped, struct un_error *err)
 {
@@ -96,7 +96,8 @@ static int no_range(int kind, const struct un_facts *facts, struct un_error *err
     const char *file = un_kinds[kind].subid;
     const char *notice = facts->notices.len ? facts->notices.text[0] : "";
     const char *separator = *notice ? "; " : "";
-    /* A grant would not help in this case, because the helpers reject a uid without a name. */
+    /* Report the missing name instead of the missing grant, because the helpers reject a uid
+     * without a name even with a grant. */
     if (!facts->user[0])
         return un_fail(err, UN_STEP_PLAN, 0, "no-passwd-entry",
                        "%s grants no %s to uid %" PRIu32 ", which has no name in /etc/passwd%s%s",
@@ -105,8 +106,8 @@ static int no_range(int kind, const struct un_facts *facts, struct un_error *err
                    file, un_kinds[kind].name, facts->user, separator, notice);
 }
 
-/* Returns whether the text of a map is shorter than a page, as the kernel requires. The text of a
- * map of up to 100 extents is always short enough. */
+/* Returns whether the text of a map is shorter than a page, as the kernel requires. This is always
+ * so for a map of up to 100 extents. */
 static bool has_room(const struct un_map *map, size_t page_size)
 {
     enum { SURE = 100 };

@@ -84,9 +84,10 @@ static int check_overlap(struct un_extent a, struct un_extent b, struct un_error
 }
 
 /*
- * Checks for what the kernel rejects with a bare EINVAL: an empty map, an extent that is empty or
- * exceeds the last id, extents that overlap inside or outside, too many extents, and a text of a
- * page or more (user_namespaces(7), "Defining user and group ID mappings").
+ * Rejects all maps for which the kernel returns EINVAL without another explanation: an empty map,
+ * an extent that is empty or exceeds the last id, extents that overlap inside or outside, too many
+ * extents, and a text of a page or more (user_namespaces(7), "Defining user and group ID
+ * mappings").
  */
 int un_map_check(const struct un_map *map, uint32_t max_extents, size_t page_size,
                  struct un_error *err)

@@ -10,10 +10,12 @@ struct un_kind_facts {
     const char *name;   /* name of the kind of id: "uid" or "gid" */
     const char *subid;  /* path of the file that grants subordinate ranges (subuid(5), subgid(5)) */
     const char *helper; /* name of the helper that writes granted maps: newuidmap or newgidmap */
-    const char *helper_does; /* sentence about what the helper writes, the reason for choosing it */
+    const char *helper_does; /* sentence about the ids that the helper may map, which is the reason
+                                for choosing the helper */
     const char *capability;  /* name of the capability that allows any map */
     int cap;                 /* number of the capability that allows any map */
-    const char *privileged;  /* sentence about the capability, the reason why the caller writes */
+    const char *privileged;  /* sentence about the capability, which is the reason why the caller
+                                writes the map */
 };
 
 /* The constants of uids and of gids, indexed by enum un_kind. */
@@ -33,8 +35,8 @@ int un_compose(int kind, const struct un_request *request, const struct un_facts
 
 /* ---- plan.c: parts of planning --------------------------------------------------------------- */
 
-/* Plans a map of only the caller's own id, for a request with allow_single_id that has failed with
- * the error `err`. Stores this error in the plan. */
+/* Plans a map of only the caller's own id, after planning a request with allow_single_id has failed
+ * with the error `err`. Stores this error in the plan. */
 int un_plan_single_id(const struct un_request *request, const struct un_facts *facts,
                       struct un_plan *plan, struct un_error *err);
 

@@ -1,5 +1,5 @@
-/* Planning: choosing the maps and their writers. These are pure functions of a request and of
- * facts. */
+/* Planning, which means choosing the maps and their writers. All functions here are pure: a plan
+ * depends only on the request and the facts. */
 #include "base/base.h"
 #include "map/map.h"
 
@@ -55,8 +55,8 @@ static uint32_t granted_from(const struct un_ranges *ranges, uint32_t id)
     return 0;
 }
 
-/* Returns whether newuidmap(1) would accept an extent. The extent may span adjacent ranges, but the
- * caller's own id is accepted only as an extent of its own (have_range() in shadow's
+/* Returns whether newuidmap(1) would accept an extent. The extent may span adjacent ranges, but
+ * newuidmap accepts the caller's own id only as a separate extent (have_range() in shadow's
  * subordinateio.c). */
 static bool is_granted(struct un_extent extent, const struct un_id_facts *id)
 {
@@ -143,9 +143,10 @@ static int choose_writer(int kind, const struct un_request *request, const struc
     const struct un_map *map = &plan->map.of[kind];
     bool own = is_own_id(map, facts->id[kind].own);
     bool privileged = has_capability(facts, un_kinds[kind].cap);
-    /* A file's mode may deny the group what it grants to all others, so a process that maps a group
-     * without privileges must not be able to leave the group (user_namespaces(7), "The
-     * /proc/PID/setgroups file"). */
+    /* The process can't write the gid map itself if setgroups(2) must be allowed. A file's mode may
+     * deny a group what the mode grants to all others, so the kernel lets an unprivileged process
+     * map a gid only if setgroups(2), with which the process could leave the group, is denied
+     * (user_namespaces(7), "The /proc/PID/setgroups file"). */
     bool self = own && !(kind == UN_GID && request->setgroups == UN_SETGROUPS_ALLOW);
 
     if (map->len == 0) {
@@ -177,7 +178,8 @@ static int64_t inside_id(const struct un_map *map, uint32_t own)
     return un_map_find(map, UN_INSIDE, 0) ? 0 : -1;
 }
 
-/* The groups must be dropped if the gid outside changes and setgroups(2) is allowed. */
+/* The supplementary groups must be dropped if the gid that the parent namespace sees changes and
+ * setgroups(2) is allowed. */
 void un_plan_become(struct un_plan *plan, uint32_t uid, uint32_t gid)
 {
     plan->is_root = uid == 0;
@@ -252,8 +254,8 @@ bool un_plan_writes_itself(const struct un_plan *plan)
 
 /* Returns whether the plan depends on the maps of the current user namespace. The caller's own id
  * usually needs no check, because the kernel denies unshare(2) to a caller whose ids are not mapped
- * there. But the overflow id may stand for an unmapped id. If the caller maps uid 0, the kernel
- * version decides whether CAP_SETFCAP is needed. */
+ * there. But the overflow id needs a check, because it may stand for an unmapped id. If the caller
+ * maps uid 0, the kernel version decides whether CAP_SETFCAP is needed. */
 bool un_plan_needs_parents(const struct un_request *request, const struct un_facts *facts)
 {
     for (int kind = UN_UID; kind <= UN_GID; kind++) {

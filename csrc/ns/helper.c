@@ -2,8 +2,9 @@
  * Running newuidmap(1) and newgidmap(1), the setuid programs that write maps with ids that
  * /etc/subuid and /etc/subgid grant.
  *
- * The target is named by pid, because old releases of shadow support no other way. The pid can't be
- * reused meanwhile, because the target is an unreaped child of this process.
+ * The helpers receive the pid of the target process, not a descriptor, because old releases of
+ * shadow accept only a pid. The pid can't be reused meanwhile, because the target is an unreaped
+ * child of this process.
  */
 #include "base/base.h"
 #include "explain/explain.h"
@@ -21,7 +22,7 @@ struct call {
     int kind;
     const char *argv[2 + 3 * UN_MAP_MAX + 1];
     char numbers[UN_MAP_TEXT_MAX];
-    char output[OUTPUT_MAX]; /* first bytes of the helper's output */
+    char output[OUTPUT_MAX]; /* beginning of the helper's output */
 };
 
 /* Builds the arguments of a helper: the target's pid, and the numbers in the text of the map. */
@@ -48,9 +49,9 @@ static int fail_helper(const char *helper, const char *cause, const char *how, i
                    length, output);
 }
 
-/* Returns whether a seccomp filter kept the helper from opening the map file. The kernel itself
- * never returns these two errors to the owner of the file. Debian's shadow calls openat2(2) since
- * 1:4.17.4-2+deb13u1, which older filters deny. */
+/* Returns whether the helper has failed to open the map file because of a seccomp filter. The
+ * kernel itself never returns the two errors in the output to the owner of the file. Debian's
+ * shadow calls openat2(2) since 1:4.17.4-2+deb13u1, which older filters deny. */
 static bool is_open_filtered(const char *output)
 {
     return strstr(output, "open of ") &&
@@ -59,9 +60,9 @@ static bool is_open_filtered(const char *output)
            un_proc_status("/proc", "Seccomp:") == 2;
 }
 
-/* Returns the cause if a setuid-root helper gains too few capabilities to open the map file, or
- * NULL if no cause is found (capabilities(7), "Capabilities and execution of programs by root" and
- * "Set-user-ID-root programs that have file capabilities"). */
+/* Returns the cause for which a setuid-root helper gains too few capabilities to open the map file,
+ * or NULL if no cause is found (capabilities(7), "Capabilities and execution of programs by root"
+ * and "Set-user-ID-root programs that have file capabilities"). */
 static const char *cause_of_powerless_root(const char *helper)
 {
     struct stat status;
@@ -84,15 +85,17 @@ static bool has_wrong_capability(const char *helper)
                                                 !(caps.data[0].permitted & 1U << needed));
 }
 
-/* Returns the cause of EACCES for a helper that opens the map file, or NULL if none is found. */
+/* Returns the cause for which a helper fails to open the map file with EACCES, or NULL if no cause
+ * is found. */
 static const char *cause_of_closed_map(const char *helper)
 {
     const char *cause = un_cause_of_closed_proc("/proc");
     return cause ? cause : cause_of_powerless_root(helper);
 }
 
-/* Returns the cause of a helper's failure according to its output (shadow's lib/idmapping.c). Sets
- * the detail of `filter` if a seccomp filter denies a system call that all helpers need. */
+/* Returns the cause of a helper's failure that the helper's output shows (shadow's
+ * lib/idmapping.c), or NULL. Sets the detail of `filter` if a seccomp filter denies a system call
+ * that all helpers need. */
 static const char *cause_in(const char *helper, const char *output, struct un_error *filter)
 {
     if (strstr(output, "Read-only file system"))
@@ -103,13 +106,14 @@ static const char *cause_in(const char *helper, const char *output, struct un_er
         return closed;
     if (is_open_filtered(output) || un_filter_forbids(&un_helper_calls, filter))
         return "seccomp-denies-helper";
-    /* newuidmap checks the real uid and gid, which may differ from the effective ids of the plan.
-     */
+    /* newuidmap looks up the real uid and gid, which may differ from the effective ids in the
+     * plan. */
     if (strstr(output, "Cannot determine your user name"))
         return "no-passwd-entry";
     if (strstr(output, " is owned by a different user") && getuid() == geteuid())
         return "gid-differs-from-passwd";
-    /* A setuid-root helper needs CAP_SYS_ADMIN, too, because root does not own the namespace. */
+    /* A setuid-root helper needs CAP_SYS_ADMIN, too, because the caller owns the namespace, not
+     * root. */
     if (strstr(output, "_map failed: Operation not permitted") &&
         prctl(PR_CAPBSET_READ, CAP_SYS_ADMIN, 0, 0, 0) == 0)
         return "bounding-set";
@@ -174,7 +178,7 @@ static const char *cause_of_exec(const struct un_error *err)
     }
 }
 
-/* Reads the pid of the process whose /proc directory is open as `dir`. The pid comes from that
+/* Reads the pid of the process whose /proc directory is open as `dir`. Uses the pid in that
  * directory, because the helpers use the same /proc, which may belong to another PID namespace than
  * this process. */
 static int read_target_pid(int dir, char *pid, size_t size, struct un_error *err)
@@ -196,7 +200,8 @@ static int run_calls(struct call *calls, size_t count, const struct un_plan *pla
             .output_size = sizeof calls[i].output,
         };
     if (un_run_jobs(jobs, count, plan->helper_timeout_ms, err)) {
-        /* UN_STEP_LOOKUP or UN_STEP_EXEC would refer to the user's command, not to the helper. */
+        /* Replace UN_STEP_LOOKUP or UN_STEP_EXEC, which would refer to the user's command, not to
+         * the helper. */
         err->step = UN_STEP_HELPER;
         err->cause = cause_of_exec(err);
         return -1;

@@ -7,16 +7,18 @@
 #include <sys/stat.h>
 #include <time.h>
 
-/* Timeout in microseconds for the process that holds new namespaces to become dumpable, after end
- * of file on its socket. The process makes one or two system calls in between. */
+/* Timeout in microseconds for the holder, the process that keeps new namespaces alive, to become
+ * dumpable after end of file on the holder's socket. The holder makes only one or two system calls
+ * in between. */
 #define DUMPABLE_TIMEOUT_US 10000000
 #define LONGEST_NAP_US 1000
 
 /*
- * Waits until the holder, the child program that holds the new namespaces, is dumpable, so that its
- * map files are writable for newuidmap, which runs with the caller's ids. The holder has closed all
- * its descriptors by then, so it can't send a message. But the map files belong to the caller once
- * the holder is dumpable (proc_pid(5)). Before that, a /proc with hidepid hides them (ENOENT).
+ * Waits until the holder, the child program that keeps the new namespaces alive, is dumpable, so
+ * that newuidmap, which runs with the caller's ids, can write the holder's map files. The holder
+ * has already closed all its descriptors, so it can't send a message. But the map files belong to
+ * the caller as soon as the holder is dumpable (proc_pid(5)). Before, a /proc with hidepid hides
+ * them (ENOENT).
  */
 static int wait_until_open(int dir, int pidfd, struct un_error *err)
 {
@@ -38,8 +40,8 @@ static int wait_until_open(int dir, int pidfd, struct un_error *err)
     return un_fail_errno(err, UN_STEP_UID_MAP, "uid_map");
 }
 
-/* Receives the /proc directory of the process that holds the new namespaces, and descriptors of the
- * namespaces in `flags`. */
+/* Receives a descriptor of the /proc directory of the process that keeps the new namespaces alive,
+ * and descriptors of the namespaces in `flags`. */
 static int receive_namespaces(const struct un_start *start, uint64_t flags, int *dir,
                               struct un_namespace *ns, struct un_error *err)
 {
@@ -163,8 +165,8 @@ static int create_and_join(const struct un_plan *plan, uint64_t flags, const cha
     if (!flags || !unshare((int)flags))
         return 0;
     un_fail_errno(err, UN_STEP_UNSHARE, "");
-    /* The new user namespace has no mount namespaces yet, so the limit of an outer user namespace
-     * was exceeded. */
+    /* The limit of mount namespaces of an outer user namespace was exceeded, because the new user
+     * namespace has no mount namespaces yet. */
     if (err->errnum == ENOSPC && flags == CLONE_NEWNS)
         err->cause = "max-mnt-namespaces";
     return -1;

@@ -14,15 +14,16 @@ struct un_start {
     bool has_second; /* whether the child forks a second child, see un_task_has_second() */
     bool is_empty;   /* whether the child inherits only the descriptors of the task */
     int timeout_ms;  /* timeout in milliseconds for all messages together; -1 means none */
-    /* Called in the child before it executes the child program, unless is_empty is set. */
+    /* Callback in the child before the child program is executed, unless is_empty is set. */
     int (*prepare)(const void *arg, struct un_error *err); /* must be async-signal-safe */
     const void *arg;
     const char *const *environment; /* environment of the command; NULL means empty */
-    /* un_start_child() stores its results in the following fields. */
+    /* un_start_child() stores the pid, pidfd, socket and deadline of the child in the following
+     * fields. */
     pid_t pid;
     int pidfd;
     int socket;       /* socket on which the child's messages are received */
-    int64_t deadline; /* time of un_now_ms() at which the timeout ends */
+    int64_t deadline; /* time (un_now_ms()) at which the timeout expires */
 };
 
 /* Executes the child program in a child process. Returns 0 once the child runs and has a socket for
@@ -43,7 +44,8 @@ void un_end_child(const struct un_start *start);
 
 /* Waits for the next message of the child. Returns 1 for a message, whose descriptors the caller
  * must close; 0 at end of file, after the child has executed the command or exited; -1 after an
- * error. More messages may follow EMFILE and EPROTO, but not ETIMEDOUT. */
+ * error. After EMFILE or EPROTO, more messages may follow; after ETIMEDOUT, none will be
+ * received. */
 int un_receive_message(const struct un_start *start, struct un_received *received,
                        struct un_error *err);
 /* Fills in `err` with the error in a UN_MESSAGE_FAILED message. Returns -1. */

@@ -1,6 +1,7 @@
 /*
- * Starting a command in a child: through the child program if the command needs namespaces or other
- * ids (start_child.c, child/enter.c), directly otherwise (sys/bare_command.c).
+ * Starting a command in a child process. If the command needs namespaces or other ids, the child
+ * program executes the command (start_child.c, child/enter.c); otherwise the child executes the
+ * command directly (sys/bare_command.c).
  */
 #include "base/base.h"
 #include "explain/explain.h"
@@ -42,7 +43,7 @@ static void record_message(struct un_received *received, struct start_state *sta
     if (received->message.type == UN_MESSAGE_EXECUTING)
         start_state->here = true;
     /* The first UN_MESSAGE_EXECUTING or UN_MESSAGE_INIT comes from the second child. If the second
-     * child is PID 1, the command sends another message, whose sender is ignored. */
+     * child is PID 1, the command's process sends another message, whose sender is ignored. */
     if (start_state->pid <= 0 && (received->message.type == UN_MESSAGE_EXECUTING ||
                                   received->message.type == UN_MESSAGE_INIT))
         start_state->pid = received->sender;
@@ -76,8 +77,8 @@ static void receive_all_messages(const struct un_start *start, struct start_stat
     }
 }
 
-/* Appends the signal that has stopped the child, if any, to a timeout error. Returns whether the
- * child is stopped. */
+/* Appends the signal that has stopped the child, if any, to the detail of a timeout error. Returns
+ * whether the child is stopped. */
 static bool note_stop(int pidfd, struct un_error *err)
 {
     int number = un_stopped_by(pidfd);
@@ -97,9 +98,9 @@ static void read_comm(pid_t pid, char name[64])
 }
 
 /* Returns a pidfd of the process `pid`, or -1 if the process is not a fork of the process `first`.
- * The pid may have been reused or belong to another PID namespace, or the process may be an adopted
- * orphan. So this function compares the names of both processes, because a fork inherits the name
- * (proc_pid_comm(5)). */
+ * Compares the names of both processes, because a fork inherits the name (proc_pid_comm(5)). The
+ * pid alone does not suffice, because it may have been reused, it may belong to another PID
+ * namespace, or the process may be an adopted orphan. */
 static int open_copy(pid_t pid, pid_t first)
 {
     char names[2][64];
@@ -113,9 +114,10 @@ static int open_copy(pid_t pid, pid_t first)
     return -1;
 }
 
-/* Returns a pidfd of a second child that has sent no message, or -1 if it is not found. Root inside
- * can stop both children before they send a message. Kills the first child, so that it forks no
- * further child. The kernel lists the children of a thread in order of creation
+/* Returns a pidfd of a second child that has sent no message, or -1 if it is not found. This
+ * happens because root inside can stop both children before they send a message. First kills the
+ * first child, so that it forks no further child. Then takes the process after the first child in
+ * the list of this thread's children. The kernel lists them in order of creation
  * (proc_tid_children(5)), and only the first child creates further children of this thread
  * meanwhile. */
 static int find_second(const struct un_start *start)
@@ -137,12 +139,13 @@ static int open_second(const struct un_start *start, const struct start_state *s
 {
     if (!start->has_second || start_state->pidfd >= 0)
         return start_state->pidfd;
-    /* If the pid is known but no pidfd was received, the descriptor table of this process was full.
-     */
+    /* If a pid but no pidfd was received, because the descriptor table of this process was full,
+     * open a pidfd now. */
     return start_state->pid > 0 ? un_pidfd_open(start_state->pid) : find_second(start);
 }
 
-/* Kills the child and the second child after a failed start, and completes the error in `err`.
+/* Kills the child and the second child after a failed start. If no error was received, fills in
+ * `err` from the exit of the children. Adds the signal that has stopped a child to a timeout error.
  * Returns -1. */
 static int kill_after_failure(const struct un_start *start, const struct start_state *start_state,
                               struct un_error *err)
@@ -236,7 +239,7 @@ static int watch_parent_and_spawn(struct un_spawn *spawn, pid_t *pid, int *pidfd
     return failed;
 }
 
-/* Starts the command. If the map has more than the caller's own id, the child can't write the map
+/* Starts the command. If the map has other ids than the caller's own, the child can't write the map
  * itself, so this process creates the user namespace first. */
 static int make_and_spawn(struct un_spawn *spawn, pid_t *pid, int *pidfd, struct un_error *err)
 {

@@ -7,9 +7,9 @@
  * shared memory.
  *
  * Afterwards the child sends messages over a socket. End of file on the socket means that the
- * command has been executed. So no other process may have the child's end of the socket, such as a
- * child that another thread forks at the same time. Therefore the child creates the socket pair in
- * its own descriptor table, and sends the parent's end to the parent.
+ * command has been executed. So no other process, such as a child that another thread forks at the
+ * same time, may have the child's end of the socket. Hence the child creates the socket pair in its
+ * own descriptor table, and sends the parent's end to the parent.
  */
 #include "base/base.h"
 #include "explain/explain.h"
@@ -26,7 +26,7 @@ struct child {
     struct un_task_argv *words;
     struct un_error *err; /* error of the child; step UN_STEP_NONE means no error */
     int handover[2]; /* socket pair over which the child sends the parent's end of the socket for
-                        messages; the parent's end of this pair is first */
+                        messages; handover[0] is the parent's end of this pair */
 };
 
 /* A buffer for control messages, with room for all descriptors of a message and the sender's
@@ -81,7 +81,7 @@ static ssize_t receive(int socket, void *data, size_t size, int flags, struct un
 }
 
 /* Creates the socket pair for messages, and sends one end to the parent. Returns the other end, or
- * -1. Its number is above 2, because the command's stdio is placed at 0 to 2. */
+ * -1. The returned descriptor is above 2, because the command's stdio is placed at 0 to 2. */
 static int make_socket(const struct child *child)
 {
     int ends[2], on = 1, empty = child->start->is_empty;
@@ -121,8 +121,8 @@ static int execute_program(void *arg)
     struct child *child = arg;
     const struct un_start *start = child->start;
     int fd[UN_TASK_FDS];
-    /* Set close-on-exec on all descriptors that exist now. The child program inherits those that
-     * are created below. */
+    /* Set close-on-exec on all descriptors that exist now. The child program inherits only
+     * descriptors that are created below. */
     if (start->is_empty)
         un_close_all_fds_at_exec();
     if (copy_fds(child, fd))
@@ -136,7 +136,7 @@ static int execute_program(void *arg)
     execve(start->program, (char *const *)child->words->argv,
            start->environment ? (char *const *)start->environment : nothing);
     un_fail_errno(child->err, UN_STEP_CLONE, start->program);
-    /* E2BIG is caused by the command, because nearly all arguments and the environment are the
+    /* Blame the command for E2BIG, because nearly all arguments and the environment are the
      * command's. */
     if (errno == E2BIG && !start->is_empty)
         un_fail_errno(child->err, UN_STEP_EXEC, child->task->command.file);
@@ -146,8 +146,8 @@ static int execute_program(void *arg)
 }
 
 /* Receives the parent's end of the socket for messages, and lets the child continue. The child
- * waits until then, because the messages on this socket are the only way for the parent to learn
- * which processes to kill. */
+ * waits for this function, because the parent learns only from the messages on this socket which
+ * processes to kill. */
 static int receive_socket(int handover, struct un_start *start, struct un_error *err)
 {
     struct un_received received;
@@ -270,7 +270,7 @@ int un_received_failure(const struct un_received *received, struct un_error *err
 int un_fail_ended(int pidfd, struct un_error *err)
 {
     siginfo_t how;
-    /* Only a seccomp filter kills the child by SIGSYS. */
+    /* SIGSYS proves that a seccomp filter has killed the child. */
     if (un_kill_and_reap(pidfd, &how) && how.si_code != CLD_EXITED)
         return un_fail(err, UN_STEP_CLONE, 0,
                        how.si_status == SIGSYS ? "seccomp-denies-call" : "child-killed",

@@ -1,7 +1,7 @@
 /*
- * Starting a bare command. The child shares the memory of the parent until it executes the command,
- * so that the cost does not grow with the heap; until then it does little but system calls: no
- * allocation, no stdio, no locks.
+ * Starting a bare command. Until the child executes the command, it shares the memory of the
+ * parent, so that the cost does not grow with the heap. In this time the child makes little but
+ * system calls: it allocates nothing, and uses neither stdio nor locks.
  */
 #include "base/base.h"
 #include "sys/sys.h"

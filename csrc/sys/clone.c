@@ -20,8 +20,9 @@
 #endif
 #ifdef WITH_ASAN
 void __asan_unpoison_memory_region(const volatile void *at, size_t size);
-/* Tells the address sanitizer that the stack below this frame is unused, because the child ended by
- * execve(2) and never returned from the functions whose frames the sanitizer has marked. */
+/* Tells the address sanitizer that the stack below this frame is unused. The sanitizer has marked
+ * the frames of functions that the child called there, and from which the child never returned,
+ * because it called execve(2) or exited. */
 static void forget_frames_of_child(void)
 {
     enum { BELOW = 32 * 1024 };
@@ -50,10 +51,10 @@ struct clone3_args {
 };
 
 /*
- * Makes the system call. The child then calls `run` and exits. The child must never return from
- * this function, because with CLONE_VM the stack frame is also the parent's. The child may
- * overwrite the stack below the red zone, because the parent is suspended until the child has its
- * own memory (CLONE_VFORK), as with vfork(2).
+ * Calls clone3(2). The child then calls `run` and exits. The child must never return from this
+ * function, because with CLONE_VM the stack frame is also the parent's. The child may overwrite the
+ * stack below the red zone, because the parent is suspended until the child has separate memory
+ * (CLONE_VFORK), as with vfork(2).
  */
 #if defined(__x86_64__)
 static long call_and_run(long number, long first, long second, long third, int (*run)(void *),
@@ -189,8 +190,9 @@ int un_clone(struct un_clone *clone)
         clone->pidfd = -1;
     }
     int failed = clone->is_plain ? try_clone(clone) : try_clone3(clone);
-    /* Some filters return EPERM for unknown system calls; clone(2) then fails with EPERM too if the
-     * kernel itself denies the flags. clone(2) does not support cgroups. */
+    /* Retry with clone(2) also after EPERM, because some filters return EPERM for unknown system
+     * calls. If the kernel itself denies the flags, clone(2) fails with EPERM, too. Do not retry
+     * with a cgroup, which clone(2) does not support. */
     if (failed && !clone->is_plain && !(clone->flags & UN_CLONE_INTO_CGROUP) &&
         (errno == ENOSYS || errno == EPERM || errno == EINVAL || errno == E2BIG))
         failed = try_clone(clone);
@@ -209,7 +211,7 @@ pid_t un_fork(void)
 
 bool un_clone3_works(void)
 {
-    /* For a size of 0, clone3(2) itself fails with EINVAL. */
+    /* Pass the size 0, for which clone3(2) itself fails with EINVAL. */
     return !syscall(UN_SYS_CLONE3, NULL, 0) || (errno != ENOSYS && errno != EPERM);
 }
 

@@ -2,7 +2,8 @@
 #include "base/base.h"
 
 /* Returns whether the last execve(2) failed because the file does not exist. ENOENT alone does not
- * prove that: execve(2) also returns ENOENT if the interpreter of the file is missing. */
+ * prove that the file does not exist, because execve(2) also fails with ENOENT if the interpreter
+ * of the file is missing. */
 static bool is_absent(const char *file)
 {
     int errnum = errno;
@@ -31,9 +32,9 @@ static void exec_file(const struct un_command *command, const char *file)
     execve(file, (char *const *)command->argv, (char *const *)command->envp);
 }
 
-/* Searches `path` for a command and executes it as execvp(3) does, with two differences: a file
- * without "#!" is not passed to a shell, and a directory that this process can't search counts as
- * empty, as in shells. */
+/* Searches the directories in command->path for the command, and executes the command, as execvp(3)
+ * does, with two differences: a file without "#!" is not passed to a shell, and a directory that
+ * this process can't search counts as empty, as in shells. */
 static int exec_along_path(const struct un_command *command, struct un_error *err)
 {
     const char *at = command->path ? command->path : UN_DEFAULT_PATH;
@@ -52,7 +53,8 @@ static int exec_along_path(const struct un_command *command, struct un_error *er
 
 int un_exec(const struct un_command *command, struct un_error *err)
 {
-    /* The search for an empty name would find the directories of PATH themselves. */
+    /* Do not search for an empty name, because the search would find the directories of PATH
+     * themselves. */
     if (*command->file && !un_has_slash(command->file))
         return exec_along_path(command, err);
     exec_file(command, command->file);

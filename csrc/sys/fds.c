@@ -81,10 +81,10 @@ static void close_from_to(unsigned first, unsigned last, enum what what)
     unsigned flags = what == CLOSE ? 0 : CLOSE_RANGE_CLOEXEC;
     if (first > last || close_range_now(first, last, flags))
         return;
-    /* If close_range(2) fails, it is missing before Linux 5.9 (its flag before 5.11), or a seccomp
-     * filter denies it. Closing each number up to the limit is the last resort, because the limit
-     * may be a billion, and descriptors that were opened before the limit was lowered are above it.
-     */
+    /* close_range(2) has failed, because the kernel lacks it (before Linux 5.9, or its flag before
+     * 5.11), or because a seccomp filter denies it. Close each number up to RLIMIT_NOFILE only if
+     * /proc can't be read either, because the limit may be a billion, and because descriptors above
+     * the limit, which were opened before the limit was lowered, are missed. */
     if (close_listed(first, last, what))
         return;
     struct rlimit limit;
@@ -163,7 +163,7 @@ void un_close_all_fds_at_exec(void)
 
 void un_make_fd_room(void)
 {
-    /* With O_PATH, the descriptor can be neither read nor written. */
+    /* Use O_PATH, so that the descriptor can be neither read nor written. */
     un_auto_close int nothing = openat(AT_FDCWD, "/dev/null", O_PATH);
     if (nothing < 0)
         return;
@@ -189,7 +189,7 @@ int un_place_stdio(const int stdio[3], struct un_error *err)
                 return -1;
             continue;
         }
-        /* gcc assumes that dup2(2) returns a new descriptor, which would leak. */
+        /* gcc's analyzer assumes that dup2(2) creates a new descriptor, and reports a leak. */
         /* NOLINTNEXTLINE(analyzer-fd-leak) */
         if (from[to] >= 0 && dup2(from[to], to) < 0)
             return fail_descriptor(UN_STEP_STDIO, from[to], err);

@@ -19,18 +19,19 @@
 #define NO_PID (-1L)
 #define NO_SUCH_PID INT_MAX
 
-/* A system call for which only a filter that kills the caller matters. If a filter makes the call
- * fail with an error instead, the caller handles or reports the error. */
+/* A system call that a filter may make fail, because the caller handles or reports the error. Only
+ * a filter that kills the caller counts as forbidding the call. */
 #define USED(call, ...) {SYS_##call, {__VA_ARGS__}, #call, UN_STEP_SANDBOX, DENIED, false}
-/* A system call for which a filter matters even if the filter only makes the call fail with an
- * error, because the later failure of usernsctl or runsc would not name the filter. */
+/* A system call that a filter forbids even if the filter only makes the call fail with an error,
+ * because the later failure of usernsctl or runsc would not name the filter. */
 #define NEEDED(call, ...) {SYS_##call, {__VA_ARGS__}, #call, UN_STEP_SANDBOX, DENIED, true}
 #define DENIED "seccomp-denies-call"
 #define MOUNT(number, name, ...)                                                                   \
     {number, {__VA_ARGS__}, name, UN_STEP_MOUNT, "mount-by-descriptor-missing", false}
 
-/* unshare(2) comes first, because filters that deny it, such as those of container engines, deny
- * others of these calls, too. The kernel itself never denies unshare(0). */
+/* unshare(2) comes first, so that errors name unshare(2) if a filter denies it; such filters, for
+ * example those of container engines, also deny other calls of this list. The kernel itself never
+ * denies unshare(0). */
 static const struct un_probe_call launch_calls[] = {
     {SYS_unshare, {0}, "unshare", UN_STEP_UNSHARE, "seccomp-denies-userns", true},
     {SYS_mount, {0}, "mount", UN_STEP_MOUNT, "mount-denied", false},
@@ -58,7 +59,7 @@ static const struct un_probe_call launch_calls[] = {
     USED(setresgid, -1, -1, -1),
     USED(setresuid, -1, -1, -1),
     NEEDED(prlimit64, 0, NO_FLAG),
-    NEEDED(writev, NO_FD), /* musl prints messages by writev(2) */
+    NEEDED(writev, NO_FD), /* musl's stdio writes messages by writev(2) */
     /* Python and Go fail at startup without these calls. */
     NEEDED(rt_sigaction, 0),
     NEEDED(rt_sigprocmask, 0),
@@ -122,7 +123,8 @@ static const struct un_probe_call launch_calls[] = {
     USED(sched_yield, 0),
     USED(madvise, 1),
     USED(membarrier, NO_FLAG, NO_FLAG),
-    /* System calls of gVisor and of the programs in it. A filter sees these before gVisor does. */
+    /* System calls of gVisor and of the programs in gVisor. A filter is applied to a program's call
+     * before gVisor intercepts the call. */
     USED(statx, NO_FD, 0, NO_FLAG),
     NEEDED(fgetxattr, NO_FD),
     USED(fallocate, NO_FD),
@@ -142,9 +144,10 @@ static const struct un_probe_call doctor_calls[] = {
 #endif
 };
 
-/* System calls that enter a new user namespace. Only a filter that kills the caller matters, since
- * other failures are reported, except that of getpid(2), which no caller checks. The flag 1 is
- * invalid, so unshare(2) fails and changes nothing. */
+/* System calls that enter a new user namespace. For most of them, only a filter that kills the
+ * caller counts, because the caller reports an error. For getpid(2), whose result no caller checks,
+ * a filter that returns an error counts, too. The flag 1 is invalid, so unshare(2) fails and
+ * changes nothing. */
 static const struct un_probe_call enter_calls[] = {
     {SYS_unshare,
      {CLONE_NEWUSER | CLONE_NEWNS | 1},
@@ -172,8 +175,8 @@ static const struct un_probe_call ranges_calls[] = {
 #endif
 };
 
-/* System calls of newuidmap and newgidmap, and of the dynamic loader that starts them. mprotect(2)
- * rejects the address, and fcntl(2) the descriptor. */
+/* System calls of newuidmap and newgidmap, and of the dynamic loader that starts them. The calls
+ * change nothing, because mprotect(2) rejects the address, and fcntl(2) the descriptor. */
 static const struct un_probe_call helper_calls[] = {
     NEEDED(lseek, NO_FD),
     NEEDED(fcntl, NO_FD),
@@ -192,9 +195,9 @@ const struct un_probe_calls un_ranges_calls = LIST(ranges_calls);
 const struct un_probe_calls un_helper_calls = LIST(helper_calls);
 const struct un_probe_calls un_join_calls = LIST(join_calls);
 
-/* Returns whether a filter has denied the last call. For the arguments of these calls, the kernel
- * itself returns none of the errors below. Filters usually return them; systemd returns
- * EAFNOSUPPORT for RestrictAddressFamilies=. */
+/* Returns whether a filter has denied the last call. The errors that this function checks are those
+ * that filters usually return, and that the kernel itself never returns for the arguments of these
+ * calls. systemd's RestrictAddressFamilies= returns EAFNOSUPPORT. */
 static bool is_denied(long result)
 {
     return result < 0 &&
@@ -220,8 +223,8 @@ static long call(const struct un_probe_call *call)
 
 static _Noreturn void try_in_child(const struct un_probe_calls *calls, struct trial *trial)
 {
-    /* No core dump is wanted if a filter kills this child. If this call fails, a core dump is the
-     * only harm. */
+    /* Prevent a core dump in case a filter kills this child. Ignore a failure, whose only
+     * consequence may be a core dump. */
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
     signal(SIGSYS, SIG_DFL);
     call(&wait_call);
@@ -234,8 +237,9 @@ static _Noreturn void try_in_child(const struct un_probe_calls *calls, struct tr
     _exit(0);
 }
 
-/* Returns whether a child would become PID 1 of a new PID namespace, which would end when the child
- * exits. Until PID 1 exists, stat(2) of ns/pid_for_children fails (pidns_for_children_get()). */
+/* Returns whether a child would become PID 1 of a new PID namespace, which would end with the exit
+ * of the child. Checks whether stat(2) of ns/pid_for_children fails, as it does until PID 1 exists
+ * (pidns_for_children_get()). */
 static bool would_be_first(void)
 {
     struct stat status;
@@ -263,7 +267,7 @@ static pid_t run_child(const struct un_probe_calls *calls, struct trial *trial)
 static bool was_killed(pid_t child, const struct trial *trial)
 {
     int status;
-    /* If wait4(2) kills its caller, the child remains a zombie until this process exits. */
+    /* Leave the child as a zombie if a filter kills callers of wait4(2). */
     if (!trial->can_wait)
         return true;
     while (waitpid(child, &status, __WALL) < 0)

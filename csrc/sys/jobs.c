@@ -42,8 +42,8 @@ static size_t room(const struct un_job *job)
     return job->output_size - 1 - job->length;
 }
 
-/* Reads once from the output pipe of a job. poll(2) has reported the pipe, so the read does not
- * block. Output that exceeds the buffer is discarded. */
+/* Reads once from the output pipe of a job. The read does not block, because poll(2) has reported
+ * `events` for the pipe. Output that exceeds the buffer is discarded. */
 static void read_output(struct un_job *job, short events)
 {
     char spare[4096];
@@ -82,7 +82,8 @@ static void finish(struct un_job *job, bool (*reap)(int pidfd, siginfo_t *how))
     read_last_output(job);
 }
 
-/* Waits once for output or the end of a job, for at most `timeout` milliseconds. */
+/* Waits for at most `timeout` milliseconds until a job has written output or exited. Reads the
+ * output, and reaps the jobs that have exited. */
 static void wait_round(struct un_job *jobs, size_t count, int timeout)
 {
     struct pollfd fds[2 * JOBS_MAX];
@@ -127,9 +128,9 @@ static void wait_all(struct un_job *jobs, size_t count, int timeout_ms)
     }
 }
 
-/* Returns the read end of an empty pipe, which the jobs use as standard input, so that they don't
- * read the command's. /dev/null is not used, because root in the current namespaces may have
- * mounted a file there that blocks the reader. */
+/* Returns the read end of an empty pipe. Jobs use this pipe as their standard input, so that they
+ * don't read the standard input of the command. /dev/null is not used, because root in the current
+ * namespaces may have mounted a file there that blocks the reader. */
 static int open_empty(void)
 {
     int ends[2];

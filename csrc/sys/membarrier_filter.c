@@ -1,10 +1,10 @@
 /*
  * A seccomp filter that keeps runsc from registering for memory barriers.
  *
- * Each process of runsc registers for private expedited memory barriers at startup. The process has
- * threads by then, so the kernel waits for an RCU grace period, 10 ms and more. A start of a
- * sandbox has four such waits in sequence. Only the kvm platform of gVisor uses the barriers, and
- * releases since 20260714 register on that platform only.
+ * Each process of runsc registers for private expedited memory barriers at startup. At that time
+ * the process already has threads, so the kernel waits for an RCU grace period, 10 ms and more. The
+ * start of a sandbox includes four of these waits in sequence. Only the kvm platform of gVisor uses
+ * the barriers, and releases since 20260714 register on that platform only.
  *
  * The filter returns success without registering, because runsc would otherwise print an error to
  * the command's output. Barriers themselves still reach the kernel, which fails them with EPERM for
@@ -43,7 +43,7 @@ void un_add_membarrier_filter(void)
         UNLESS(SYS_membarrier, 3),
         LOAD(args[0]),
         UNLESS(REGISTER, 1),
-        ANSWER(SECCOMP_RET_ERRNO), /* with errno 0, so the call returns success */
+        ANSWER(SECCOMP_RET_ERRNO), /* the errno is 0, so the call returns success */
         ANSWER(SECCOMP_RET_ALLOW),
     };
     const struct sock_fprog program = {sizeof filter / sizeof *filter, filter};

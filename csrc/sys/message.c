@@ -5,8 +5,9 @@
 #include <string.h>
 #include <sys/socket.h>
 
-/* Maximum number of attempts, one per millisecond, while sendmsg(2) fails with ETOOMANYREFS. That
- * limit of descriptors in flight applies to all processes of the user together (unix(7)). */
+/* Maximum number of attempts, one per millisecond, while sendmsg(2) fails with ETOOMANYREFS. The
+ * limit of descriptors in flight is common to all processes of the user (unix(7)), so other
+ * processes may soon receive theirs. */
 #define TRIES_MAX 1000
 
 bool un_send(int socket, const void *data, size_t size, const int *fds, size_t count)

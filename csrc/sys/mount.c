@@ -3,8 +3,8 @@
  *
  * A user with write permission for a directory can replace an entry by a symbolic link between the
  * check of a path and its use. A descriptor keeps referring to the same file. So files and mount
- * points that another user may write to are passed as descriptors: to open_tree(2) and
- * move_mount(2), Linux 5.2, and to mount_setattr(2), Linux 5.12.
+ * points that another user may replace are passed as descriptors to open_tree(2) and move_mount(2),
+ * which exist since Linux 5.2, and to mount_setattr(2), which exists since Linux 5.12.
  */
 #include "base/base.h"
 #include "sys/sys.h"
@@ -40,8 +40,8 @@ int un_mount(const char *source, const char *target, const char *type, unsigned 
     return 0;
 }
 
-/* Returns whether the last system call failed because the kernel lacks it or a filter denies it.
- * Otherwise the kernel returns EBADF, because the descriptor is -1. */
+/* Returns whether the last system call failed because the kernel lacks the call or a filter denies
+ * it. Otherwise the call fails with EBADF, because the descriptor is -1. */
 static bool is_call_missing(long result)
 {
     return result < 0 && errno != EBADF;

@@ -15,7 +15,8 @@ static const struct {
     [UN_NS_IPC] = {CLONE_NEWIPC, "ns/ipc"},
     [UN_NS_UTS] = {CLONE_NEWUTS, "ns/uts"},
     [UN_NS_CGROUP] = {CLONE_NEWCGROUP, "ns/cgroup"},
-    /* A child starts in the time namespace that its parent has set for its children. */
+    /* Use the namespace for children, because a child starts in the time namespace that its parent
+     * has set for its children. */
     [UN_NS_TIME] = {CLONE_NEWTIME, "ns/time_for_children"},
 };
 

@@ -49,10 +49,10 @@ static int write_files(const char *const text[UN_MAP_FILES], const int fd[UN_MAP
     return 0;
 }
 
-/* Opens the map files of this non-dumpable process. Its files in /proc belong to uid 0 of the user
- * namespace in which its program was executed (proc_pid(5)). On old kernels the files belong to uid
- * 0 of the initial user namespace. If this process does not own the files, it becomes dumpable
- * while it opens them. */
+/* Opens the map files of this non-dumpable process. Because the process is non-dumpable, its files
+ * in /proc belong to uid 0 of the user namespace in which its program was executed (proc_pid(5)),
+ * or, on old kernels, to uid 0 of the initial user namespace. Unless this process is that uid 0,
+ * and can open the files, it becomes dumpable while it opens them. */
 static int open_while_hidden(int dir, const struct un_own_maps *maps,
                              const char *const text[UN_MAP_FILES], int fd[UN_MAP_FILES],
                              struct un_error *err)
@@ -62,7 +62,7 @@ static int open_while_hidden(int dir, const struct un_own_maps *maps,
         if (!failed || err->errnum != EACCES)
             return failed;
     }
-    /* If this call fails, open_files() fails, too. */
+    /* Ignore a failure, because open_files() then fails, too. */
     prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
     int failed = open_files(dir, text, fd, err);
     struct un_error ignored;

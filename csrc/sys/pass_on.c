@@ -9,8 +9,9 @@
 #include <unistd.h>
 
 /* Records a wait status of the command, or of PID 1, which is the parent of the command. PID 1
- * exits after the command, with another status. That status counts only if PID 1 was killed before
- * it reported the exit of the command. Returns whether the status is that of an exit. */
+ * exits after the command, with a different status. The status of PID 1 counts only if PID 1 was
+ * killed before it reported the exit of the command. Returns whether `status` means that the
+ * process has exited or was killed. */
 static bool note_status(struct un_watched_child *child, int status)
 {
     bool ended = WIFEXITED(status) || WIFSIGNALED(status);
@@ -41,8 +42,8 @@ static void take_changes(struct un_watched_child *child)
          */
         take_reports(child);
         child->ended = note_status(child, status);
-        /* If the pipe is full, the report is lost. In this case the reader is stopped, and will
-         * read a later report. */
+        /* Ignore that the report is lost if the pipe is full. The reader is stopped in this case,
+         * and will read a later report. */
         if (child->report >= 0)
             (void)!write(child->report, &status, sizeof status);
     }
@@ -70,7 +71,8 @@ static bool is_for_all(pid_t child, const siginfo_t *info)
     }
 }
 
-/* The pid can't have been reused, because only this thread reaps the child. */
+/* Signalling the pid is safe, because only this thread reaps the child, so the pid can't have been
+ * reused. */
 void un_pass_on_by_kill(pid_t child, const siginfo_t *info, void *arg)
 {
     (void)arg;

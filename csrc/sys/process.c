@@ -101,8 +101,8 @@ static void kill_by_number(int pidfd)
 
 void un_kill(int pidfd)
 {
-    /* A seccomp filter may deny this system call. In this case kill the child by its pid, because
-     * the caller would otherwise wait for ever. */
+    /* If a seccomp filter denies this system call, kill the child by its pid, because the caller
+     * would otherwise wait for ever. */
     if (syscall(UN_SYS_PIDFD_SEND_SIGNAL, pidfd, SIGKILL, NULL, 0) && errno != ESRCH)
         kill_by_number(pidfd);
 }

@@ -17,8 +17,8 @@ static bool has_processor(const struct processors *set, unsigned number)
     return set->bits[number / 8] >> number % 8 & 1;
 }
 
-/* Reads the affinity mask of this thread by the bare system call, because libc's wrappers take
- * masks of 1024 processors only. */
+/* Reads the affinity mask of this thread. Makes the system call directly, because libc's cpu_set_t
+ * has only 1024 processors. */
 static bool read_affinity(struct processors *set)
 {
     memset(set, 0, sizeof *set);

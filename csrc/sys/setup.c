@@ -90,8 +90,8 @@ int un_die_with_parent(int sig, int parent_pidfd, struct un_error *err)
 
 int un_setup_apply(const struct un_setup *setup, struct un_error *err)
 {
-    /* un_own_stdio() must come first, because the new root directory may have no /proc, and the new
-     * ids no permission to open the files. */
+    /* Call un_own_stdio() first, because the new root directory may have no /proc, and a process
+     * with the new ids may have no permission to open the files. */
     if (setup->own_stdio)
         un_own_stdio();
     if (setup->propagation && mount("none", "/", NULL, MS_REC | setup->propagation, NULL))
@@ -104,7 +104,7 @@ int un_setup_apply(const struct un_setup *setup, struct un_error *err)
         return un_fail_errno(err, UN_STEP_CWD, setup->cwd);
     if (apply_restrictions(setup, err) || apply_credentials(setup, err))
         return -1;
-    /* The parent-death signal must come last, because a change of credentials clears it
+    /* Set the parent-death signal last, because a change of credentials clears it
      * (PR_SET_PDEATHSIG(2const)). */
     return setup->pdeathsig ? un_die_with_parent(setup->pdeathsig, setup->parent_pidfd, err) : 0;
 }

@@ -16,17 +16,18 @@ bool un_stdio_is_terminal(void)
     return true;
 }
 
-/* Returns whether standard input and output are the same terminal, in whose foreground this process
- * group is. If only one of the two is a terminal, its mode must not be restored: in `command |
- * less` the foreground is shared with a program that needs the mode it has set. */
+/* Returns whether standard input and output are the same terminal, and this process group is in the
+ * foreground of the terminal. If only one of the two is a terminal, the mode of the terminal must
+ * not be restored: in `command | less`, less is in the foreground, too, and needs the mode that
+ * less has set. */
 static bool has_terminal(void)
 {
     return tcgetpgrp(0) == getpgrp() && tcgetpgrp(1) == getpgrp();
 }
 
-/* Returns whether this process group is in the foreground of the terminal. If a child left the
- * foreground to a process group that no longer exists, this process group takes the foreground back
- * first. */
+/* Returns whether this process group is in the foreground of the terminal. Before the check, if the
+ * foreground process group that a child has set no longer exists, makes this process group the
+ * foreground process group again. */
 static bool take_foreground(void)
 {
     pid_t group = tcgetpgrp(0);
@@ -61,13 +62,13 @@ static bool read_terminal(struct termios *mode)
 }
 
 /* Waits for the child, then restores the mode of the terminal, unless `terminal` is NULL. Returns
- * whether a terminating signal was pending afterwards (un_discard_signals()). */
+ * whether a terminating signal is pending after that (un_discard_signals()). */
 static bool wait_and_restore(struct un_watched_child *child, un_pass_on *pass_on, void *arg,
                              const struct termios *terminal)
 {
     un_pass_on_until_end(child, pass_on, arg);
-    /* SIGTTOU is blocked, so tcsetattr(3) does not stop this process even if another process group
-     * takes the foreground meanwhile. */
+    /* tcsetattr(3) can't stop this process, even if another process group takes the foreground
+     * meanwhile, because SIGTTOU is blocked. */
     if (terminal && take_foreground())
         tcsetattr(0, TCSANOW, terminal);
     return un_discard_signals();
@@ -90,9 +91,10 @@ void un_reraise(int sig)
     if (sig < 1 || sig >= NSIG)
         return;
     /* A non-dumpable process leaves no core dump; RLIMIT_CORE does not limit a core that is piped
-     * to a program (core(5)). If this call fails, a core dump is the only harm. */
+     * to a program (core(5)). Ignore a failure, whose only consequence may be a core dump. */
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
-    /* The caller may have ignored or blocked the signal. */
+    /* Restore the default action, and unblock the signal, because the caller may have ignored or
+     * blocked the signal. */
     signal(sig, SIG_DFL);
     un_set_signals(un_signal_mask() & ~(UINT64_C(1) << (sig - 1)));
     kill(getpid(), sig);
@@ -113,7 +115,8 @@ static int open_reports(int reports[2], struct un_error *err)
     return -1;
 }
 
-/* Forks the command; called in PID 1. Returns only in the command's process, or on failure. */
+/* Forks a child of PID 1 for the command, and waits for the child in PID 1. Returns only in the
+ * child, or on failure. */
 static pid_t fork_command(const struct un_supervision *how, int parent_pidfd, int report,
                           struct un_error *err)
 {
@@ -125,8 +128,8 @@ static pid_t fork_command(const struct un_supervision *how, int parent_pidfd, in
     return child < 0 ? un_fail_errno(err, UN_STEP_CLONE, "fork") : 0;
 }
 
-/* Forks with all signals blocked, so that signals that arrive before they can be forwarded are not
- * lost. */
+/* Forks with all signals blocked, so that a signal that arrives before this process can forward it
+ * is not lost. */
 static pid_t fork_and_wait(struct un_supervision *how, int self, int reports[2],
                            struct un_error *err)
 {

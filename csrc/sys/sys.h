@@ -33,12 +33,12 @@ struct un_clone {
     void *arg;
     int cgroup; /* descriptor of the directory of the child's cgroup, with UN_CLONE_INTO_CGROUP */
     int exit_signal; /* signal that the parent receives when the child exits */
-    bool is_plain;   /* whether to use clone(2) only, because the caller has blocked all signals and
-                        has no handlers */
-    void *stack;     /* end of a stack for the child, with is_plain, so that CLONE_VM needs no
-                        CLONE_VFORK */
-    pid_t pid;       /* output: pid of the child */
-    int pidfd;       /* output: pidfd of the child, with CLONE_PIDFD */
+    bool is_plain; /* whether to call clone(2) without changing signals; only for a caller that has
+                      blocked all signals and has no handlers */
+    void *stack; /* with is_plain: top of a separate stack for the child, so that CLONE_VM needs no
+                    CLONE_VFORK; or NULL */
+    pid_t pid;   /* output: pid of the child */
+    int pidfd;   /* output: pidfd of the child, with CLONE_PIDFD */
     uint64_t signals; /* output: signal mask of the caller, which `run` may read */
 };
 
@@ -79,18 +79,18 @@ void un_restore_signals(void);
  * set. Async-signal-safe. */
 int un_pidfd_open(pid_t pid);
 
-/* Waits until a descriptor is readable, or until the process of a pidfd has exited. A timeout of -1
- * waits for ever. Returns 1 if the descriptor is readable, 0 at the timeout, or -1 with errno set.
- * Async-signal-safe. */
+/* Waits until a descriptor is readable. A pidfd is readable once its process has exited. A timeout
+ * of -1 waits for ever. Returns 1 if the descriptor is readable, 0 at the timeout, or -1 with errno
+ * set. Async-signal-safe. */
 int un_wait_readable(int fd, int timeout_ms);
 
-/* Waits until the child of a pidfd exits, and reaps the child. Returns false if the child's status
- * is unknown. This happens before Linux 6.15, if the kernel has reaped the child because SIGCHLD is
- * ignored, or if another thread has reaped it. */
+/* Waits until the child to which `pidfd` refers exits, and reaps the child. Returns false if the
+ * child's status is lost, because the kernel (if SIGCHLD is ignored) or another thread has already
+ * reaped the child. Since Linux 6.15, the pidfd still provides the status of such a child. */
 bool un_reap(int pidfd, siginfo_t *how);
 /* Returns the signal that has stopped a child, or 0 if the child is not stopped. */
 int un_stopped_by(int pidfd);
-/* Sends SIGKILL to the process of a pidfd. */
+/* Sends SIGKILL to the process to which `pidfd` refers. */
 void un_kill(int pidfd);
 /* Kills a child and reaps it as un_reap() does, but gives up after a few seconds, because even
  * SIGKILL does not end a process that waits in the kernel for a user's file system (FUSE). */
@@ -100,8 +100,9 @@ bool un_kill_and_reap(int pidfd, siginfo_t *how);
  * killed the child. */
 int un_exit_status_of(int wait_status);
 
-/* Disables pthread_cancel(3) for this thread, because a cancellation could run in a child that
- * shares the memory, or leak a child and descriptors. Returns the state for un_restore_cancel(). */
+/* Disables pthread_cancel(3) for this thread, because a cancellation could take effect in a child
+ * that shares the memory, or leak a child and descriptors. Returns the state for
+ * un_restore_cancel(). */
 int un_forbid_cancel(void);
 void un_restore_cancel(int state);
 
@@ -109,12 +110,12 @@ void un_restore_cancel(int state);
 
 /*
  * Calls `run`, a function that starts children and waits for them. If this process ignores SIGCHLD,
- * or has set SA_NOCLDWAIT, the kernel reaps its children and discards their status (wait(2));
- * resetting the action of SIGCHLD would affect all threads and their children. So in that case
+ * or has set SA_NOCLDWAIT, the kernel reaps the children and discards their status (wait(2)).
+ * Resetting the action of SIGCHLD would affect all threads and their children. So in this case
  * `run` is called in a child process that shares the memory but not the signal actions, while this
  * thread is suspended. In the child process all signals are blocked, and `signals` is the mask of
- * this thread, for programs that `run` starts. If `run` is called in this process, `signals` is
- * NULL.
+ * this thread, for programs that `run` starts. Otherwise `run` is called in this process, and
+ * `signals` is NULL.
  *
  * Returns the result of `run`: 0, or -1 with err filled in. `run` should do little but system
  * calls.
@@ -134,7 +135,7 @@ struct un_job {
     char *output;            /* buffer for the first output_size - 1 bytes of the job's output */
     size_t output_size;
     int input; /* descriptor for the job's standard input; 0 means an empty pipe */
-    /* un_run_jobs() stores its results in the following fields. */
+    /* un_run_jobs() stores the results of the job in the following fields. */
     int ended;      /* how the job ended: CLD_EXITED, CLD_KILLED or CLD_DUMPED; 0 if its status is
                        unknown */
     int status;     /* exit status of the job, or the signal that killed it */
@@ -148,23 +149,24 @@ struct un_job {
 };
 
 /* Runs all jobs in parallel, and waits for them. Returns 0 after all jobs have ended and their
- * results are filled in. Returns -1 if a job could not be started; the jobs that were started have
- * been killed then. */
+ * results are filled in. Returns -1 if a job could not be started, after killing the jobs that were
+ * started. */
 int un_run_jobs(struct un_job *jobs, size_t count, int timeout_ms, struct un_error *err);
 
 /* ---- self.c: this process's dumpable attribute, and its directory in /proc ------------------- */
 
-/* Makes this process non-dumpable, so that ptrace needs CAP_SYS_PTRACE in the user namespace in
- * which the program was executed, until the next execve(2) (PR_SET_DUMPABLE(2const)). A change of
- * credentials may reset the attribute (/proc/sys/fs/suid_dumpable). A process that fails to become
- * non-dumpable must not enter a namespace. Async-signal-safe. */
+/* Makes this process non-dumpable until the next execve(2) (PR_SET_DUMPABLE(2const)). Another
+ * process then needs CAP_SYS_PTRACE in the user namespace in which the program of this process was
+ * executed to ptrace this process. A change of credentials may reset the attribute
+ * (/proc/sys/fs/suid_dumpable). A process that fails to become non-dumpable must not enter a
+ * namespace. Async-signal-safe. */
 int un_hide_process(struct un_error *err);
 
 /* Opens /proc/self. Returns a descriptor, or -1 after filling in `err`. Async-signal-safe. */
 int un_open_self(struct un_error *err);
 
-/* Replaces an ENOENT in `err`, such as for a missing file in /proc, by the error of un_open_self()
- * if /proc/self can't be opened either. Returns -1. */
+/* If `err` has the errno ENOENT, such as for a missing file in /proc, and /proc/self can't be
+ * opened either, replaces `err` by the error of un_open_self(). Returns -1. */
 int un_blame_missing_proc(struct un_error *err);
 
 /* ---- namespaces.c: the types of namespaces, and joining them --------------------------------- */
@@ -185,18 +187,18 @@ int un_namespace_join_one(int fd, int ns, struct un_error *err);
 /* ---- own_maps.c: writing the maps of this process's new user namespace ----------------------- */
 
 /*
- * The map files in /proc/PID, in the order of writing: an unprivileged process must write "deny" to
- * setgroups before it writes gid_map, and can't do so afterwards (user_namespaces(7), "The
- * /proc/PID/setgroups file").
+ * The map files in /proc/PID, in the order in which they must be written. An unprivileged process
+ * must write "deny" to setgroups before it writes gid_map, and can't write "deny" afterwards
+ * (user_namespaces(7), "The /proc/PID/setgroups file").
  */
 enum { UN_FILE_SETGROUPS, UN_FILE_UID_MAP, UN_FILE_GID_MAP, UN_MAP_FILES };
 
-#define UN_SETGROUPS_FILE "/proc/PID/setgroups" /* detail of an error on the setgroups file */
+#define UN_SETGROUPS_FILE "/proc/PID/setgroups" /* detail of an error about the setgroups file */
 
 struct un_map_file {
     const char *name;   /* path of the file, relative to /proc/PID */
     const char *object; /* path of the file, as it appears in errors */
-    enum un_step step;  /* step of an error on this file */
+    enum un_step step;  /* step of an error about this file */
 };
 
 extern const struct un_map_file un_map_files[UN_MAP_FILES];
@@ -215,8 +217,8 @@ struct un_own_maps {
 };
 
 /* Calls unshare(2) with flags that include CLONE_NEWUSER, and writes the maps of the new user
- * namespace. The process must be non-dumpable, and becomes dumpable only while it opens its three
- * map files; if it is uid 0, usually not even then. Async-signal-safe. */
+ * namespace. The process must be non-dumpable. It becomes dumpable only while it opens its three
+ * map files, and usually not even then if it is uid 0. Async-signal-safe. */
 int un_make_and_map(uint64_t flags, const struct un_own_maps *maps, struct un_error *err);
 
 /* ---- map_files.c: setgroups, uid_map and gid_map of a process -------------------------------- */
@@ -240,7 +242,7 @@ struct un_probe_call {
     long argument[UN_PROBE_ARGUMENTS];
     const char *name;
     enum un_step step;
-    const char *cause; /* id of the error's cause, if a filter forbids the call */
+    const char *cause; /* id of the cause for the error, if a filter forbids the call */
     bool is_needed;    /* whether a filter also forbids the call by making it fail with an error,
                           without killing the process */
 };
@@ -256,18 +258,19 @@ extern const struct un_probe_calls un_launch_calls, un_ranges_calls, un_helper_c
     un_enter_calls, un_join_calls;
 
 /*
- * Returns whether a seccomp filter forbids one of these system calls, and fills in `err` if so. A
- * process that a filter kills can't report that itself (seccomp(2), SECCOMP_RET_KILL_PROCESS;
- * systemd's SystemCallFilter= is such a filter by default). After a call that a filter denies with
- * an error, programs such as runsc wait for ever, or report something else. A child tries the
- * calls. That is slow, so it is done only if this process has a filter.
+ * Returns whether a seccomp filter forbids one of the system calls `calls`, and fills in `err` if
+ * so. The calls are checked in advance for two reasons. A process that a filter kills can't report
+ * the cause (seccomp(2), SECCOMP_RET_KILL_PROCESS; systemd's SystemCallFilter= is such a filter by
+ * default). After a call that a filter denies with an error, programs such as runsc wait for ever,
+ * or report another error. A child tries the calls. A child takes time, so it is started only if
+ * this process has a filter.
  */
 bool un_filter_forbids(const struct un_probe_calls *calls, struct un_error *err);
 
 /* ---- setup.c: part of the setup inside namespaces -------------------------------------------- */
 
 /* Makes the kernel send `sig` to this process when its parent dies (PR_SET_PDEATHSIG(2const)).
- * Fails if the parent has died before, because the kernel would then never send the signal. The
+ * Fails if the parent has already died, because the kernel would then never send the signal. The
  * parent is checked by its pidfd, because getppid() returns 0 in a new PID namespace.
  * Async-signal-safe. */
 int un_die_with_parent(int sig, int parent_pidfd, struct un_error *err);
@@ -303,10 +306,10 @@ int un_close_fds_at_exec(const int *keep, size_t keep_count, struct un_error *er
 /* Sets close-on-exec on all descriptors. Async-signal-safe. */
 void un_close_all_fds_at_exec(void);
 /* Grows the descriptor table of this process, and so of its descendants, to 512 entries, by opening
- * an unused descriptor at the end, which gVisor closes. gVisor's sandbox duplicates the command's
- * stdio to numbers above 255, and if the table of a process with threads grows, the kernel waits
- * for an RCU grace period (10 ms and more). Does nothing if RLIMIT_NOFILE is lower.
- * Async-signal-safe. */
+ * an unused descriptor at the end, which gVisor closes. Without this call, gVisor's sandbox process
+ * would have to grow its table, because it duplicates the command's stdio to numbers above 255. If
+ * the table of a process with threads grows, the kernel waits for an RCU grace period (10 ms and
+ * more). Does nothing if RLIMIT_NOFILE is lower. Async-signal-safe. */
 void un_make_fd_room(void);
 
 /* ---- open_files.c: the limit of descriptors -------------------------------------------------- */
@@ -332,23 +335,23 @@ void un_use_processors(uint64_t count);
  * the null device. */
 int un_open_null(int mode);
 /* Opens each closed descriptor among 0 to 2 on /dev/null, so that files opened later do not get
- * these numbers. The descriptors are inherited across exec. Returns 0, or -1 with errno set. */
+ * these numbers. The opened descriptors are not close-on-exec. Returns 0, or -1 with errno set. */
 int un_fill_stdio(void);
 
 /* ---- stdio.c: private open file descriptions for standard input, output and error ------------ */
 
 /*
  * Reopens standard input, output and error, if they are pipes or terminals, so that no other
- * process shares their open file descriptions. Changes of their status flags (O_NONBLOCK) then
- * affect this process only. A descriptor that can't be reopened, such as another user's pipe, is
- * left unchanged. Async-signal-safe.
+ * process shares the open file descriptions. Changes of status flags (O_NONBLOCK) of these
+ * descriptors then affect this process only. A descriptor that can't be reopened, such as another
+ * user's pipe, is left unchanged. Async-signal-safe.
  */
 void un_own_stdio(void);
 
 /* ---- message.c: messages with descriptors over a socket -------------------------------------- */
 
-/* The maximum number of descriptors in a message: one of a /proc directory, and one per namespace.
- */
+/* The maximum number of descriptors in a message: one descriptor of a /proc directory, and one per
+ * namespace. */
 #define UN_MESSAGE_FDS (1 + UN_NS_COUNT)
 
 /* Sends a message of `size` bytes with `count` descriptors. Returns false with errno set unless
@@ -369,7 +372,7 @@ ssize_t un_receive(int socket, void *data, size_t size, int *fds, size_t count, 
 bool un_spawn_is_bare(const struct un_spawn *spawn);
 
 /* Starts a bare command. If spawn->signals is NULL, the command has the caller's signal mask. If
- * clone fails, the error has UN_STEP_CLONE and no cause. */
+ * the child can't be created, the error has UN_STEP_CLONE and no cause. */
 int un_spawn_bare(const struct un_spawn *spawn, pid_t *pid, int *pidfd, struct un_error *err);
 
 /* Sets up stdio, umask, session, process group and close-on-exec in a child that is about to
@@ -378,23 +381,24 @@ int un_spawn_prepare(const void *arg, struct un_error *err);
 
 /* ---- pass_on.c: waiting for a child and forwarding signals to it ----------------------------- */
 
-/* A function that forwards to `child` a signal that this process has received. The child has not
- * been reaped yet. */
+/* A function that forwards to `child` a signal that this process has received. The function may
+ * signal the child by its pid, because the child has not been reaped yet. */
 typedef void un_pass_on(pid_t child, const siginfo_t *info, void *arg);
 
 /*
- * Forwards a signal by kill(2), unless the kernel has sent the same signal to the child, as a
- * member of this process's group. The kernel signals an entire group by SIGINT, SIGQUIT, SIGTSTP
- * and SIGWINCH from the terminal; by SIGTTIN and SIGTTOU on access from the background; and by
- * SIGHUP and SIGCONT when the session leader exits or the group is orphaned. A hangup of the
- * terminal sends SIGHUP and SIGCONT to the session leader only, so these are forwarded if this
- * process is the leader. Other signals from the kernel, such as SIGALRM of alarm(2), go to a single
- * process and are forwarded.
+ * Forwards a signal by kill(2), unless the kernel has sent the same signal to the child, because
+ * the child is in this process's group. The kernel signals an entire group by SIGINT, SIGQUIT,
+ * SIGTSTP and SIGWINCH from the terminal; by SIGTTIN and SIGTTOU on access from the background; and
+ * by SIGHUP and SIGCONT when the session leader exits or the group is orphaned. After a hangup of
+ * the terminal, the kernel sends SIGHUP and SIGCONT to the session leader only, so these two
+ * signals are forwarded if this process is the leader. Other signals from the kernel, such as
+ * SIGALRM of alarm(2), go to a single process and are forwarded.
  */
 un_pass_on un_pass_on_by_kill;
 
-/* A check that is performed before each wait for a signal. `check` returns the time until its next
- * call in milliseconds, or -1 if only a signal or an event requires a call. */
+/* A check that is performed before each wait for a signal. `check` returns the time in milliseconds
+ * until `check` must be called again, or -1 if it need not be called again before a signal or an
+ * event. */
 struct un_checkup {
     int (*check)(pid_t child, void *arg);
     void *arg;
@@ -422,8 +426,8 @@ struct un_watched_child {
  * Forwards signals to the child until it exits. All signals must be blocked (un_block_signals()),
  * and SIGCHLD must not be ignored. When the command stops, this process stops itself, so that the
  * shell notices. All other children are reaped too, because orphans are reparented to PID 1. If
- * this process is PID 1, it does not stop itself, because no process waits for that, and the kernel
- * ignores SIGSTOP for PID 1.
+ * this process is PID 1, it does not stop itself, because no process waits for a stop of PID 1, and
+ * the kernel ignores SIGSTOP for PID 1.
  */
 void un_pass_on_until_end(struct un_watched_child *child, un_pass_on *pass_on, void *arg);
 
@@ -454,11 +458,12 @@ struct un_supervision {
 /*
  * Forks a child and waits for it. Returns 0 in the child. In the parent, forwards signals to the
  * child until it exits, as un_pass_on_until_end() does, and returns the pid of the child, or of PID
- * 1 with has_init. Returns -1 if fork(2) fails; with has_init also in PID 1 if its fork(2) fails.
+ * 1 with has_init. Returns -1 if fork(2) fails; with has_init, returns -1 in PID 1, too, if the
+ * fork(2) of PID 1 fails.
  *
  * A child in the foreground of the terminal may leave the terminal in any mode. If standard input
- * and output are the terminal, and no other process group is in the foreground, the previous mode
- * of the terminal is restored.
+ * and output are the terminal, and no other process group is in the foreground, restores the mode
+ * that the terminal had before the fork.
  */
 pid_t un_supervise(struct un_supervision *how, struct un_error *err);
 

@@ -2,8 +2,9 @@
  * Wrappers of libc functions that simulate failures, for tools/c_faults.py.
  *
  * objcopy(1) renames the functions in the objects of csrc/: read() becomes faulty_read(). Each
- * wrapper records its call site in the file $USERNSCTL_CALL_FAULTS/PROGRAM, and fails once if the
- * file chooses this call site. All processes of a program share a mapping of the file.
+ * wrapper records the call site of each call in the file $USERNSCTL_CALL_FAULTS/PROGRAM. If the
+ * file names this call site as the one that must fail, the wrapper fails once. All processes of a
+ * program share a mapping of the file.
  */
 #include <errno.h>
 #include <stdbool.h>
@@ -15,8 +16,8 @@
 #define SITES_MAX 4094
 #define O_RDWR_CREAT_CLOEXEC 02000102
 
-/* Names of the functions, the return value that means a failure, and the errno to simulate.
- * tools/c_faults.py parses the names. */
+/* The functions that can be made to fail: name, return value that means a failure, and errno to
+ * simulate. tools/c_faults.py parses the names. */
 #define CALLS(X)                                                                                   \
     X(accept4, -1, EMFILE)                                                                         \
     X(access, -1, EACCES)                                                                          \

@@ -1,5 +1,5 @@
-/* Functions that run a part of a test in a child process, because it changes the process in a way
- * that can't be undone. */
+/* Functions that run a part of a test in a child process, because this part changes its process in
+ * a way that can't be undone. */
 #ifndef FORKED_H
 #define FORKED_H
 

@@ -47,8 +47,8 @@ static inline void write_draft(struct draft *draft, const char *const *lines)
         add_line(draft, *lines);
 }
 
-/* Parses a launch that consists of `lines` and "end", and checks that it is valid. Returns the
- * launch. */
+/* Parses the launch that consists of the header, `lines` and "end", and checks that the launch is
+ * valid. Returns the launch. */
 static inline struct un_launch *launch_of(struct draft *draft, const char *const *lines)
 {
     struct un_launch *launch;

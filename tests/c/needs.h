@@ -1,5 +1,5 @@
-/* Requirements of the C tests. If the machine lacks a requirement, the test is skipped, or fails if
- * the environment variable USERNSCTL_MUST_WORK names the requirement. */
+/* Requirements of the C tests. On a machine that lacks a requirement, a test that needs it is
+ * skipped, or fails if the environment variable USERNSCTL_MUST_WORK names the requirement. */
 #ifndef NEEDS_H
 #define NEEDS_H
 

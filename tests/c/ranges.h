@@ -6,7 +6,7 @@
 
 #include <unistd.h>
 
-/* A temporary file, which remove_file() removes. */
+/* A temporary file, which remove_file() deletes. */
 struct scratch {
     char path[64];
 };

@@ -8,8 +8,8 @@
 
 static char child_path[UN_PATH_MAX];
 
-/* Sets child_path to the path of usernsctl-child in the directory of the test. A constructor runs
- * before there are threads. */
+/* Sets child_path to the path of usernsctl-child in the directory of the test. The function is a
+ * constructor, so that it runs before the test starts threads. */
 __attribute__((constructor)) static inline void find_child_program(void)
 {
     ssize_t length = readlink("/proc/self/exe", child_path, sizeof child_path - 32);

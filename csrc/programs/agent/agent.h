@@ -27,8 +27,8 @@ bool agent_switch_to_unused_uid(void);
 
 /* Sets the effective uid, which becomes the owner of files that this process creates. The real uid,
  * which determines which processes may send signals to this process, is unchanged. Returns the
- * previous effective uid, for agent_restore_uid(). A failure is ignored here: an agent that may not
- * change its uid fails to start the command later, in change_ids(). */
+ * previous effective uid, for agent_restore_uid(). A failure is ignored here, because an agent that
+ * may not change its uid later fails to start the command, in change_ids(). */
 uid_t agent_set_effective_uid(uid_t uid);
 void agent_restore_uid(uid_t own);
 
@@ -63,11 +63,12 @@ struct agent_message {
     struct agent_header header;
     const char *groups; /* array of uint32_t in the message, not aligned */
     const char *limits;
-    const char *strings; /* strings after the limits; empty if AGENT_STRINGS_APART is set */
+    const char *strings; /* strings of the command, which follow the limits; empty if
+                            AGENT_STRINGS_APART is set */
     size_t strings_size;
 };
 
-/* The strings of a command. All point into the received bytes. */
+/* The strings of a command, as pointers into the received bytes. */
 struct agent_strings {
     const char *cwd;
     const char *program; /* path of the program, or a name to search for in PATH */
@@ -109,9 +110,10 @@ struct agent_request {
 int agent_receive(int socket, struct agent_request *request);
 
 struct agent_wait {
-    int fd;     /* descriptor that the wait is for */
-    int socket; /* socket of the command, whose end of file ends the wait, or -1 */
-    int other;  /* descriptor for which `notify` is called once, when it is readable; or -1 */
+    int fd;     /* descriptor that must become readable */
+    int socket; /* socket of the command; end of file on this socket ends the wait; or -1 */
+    int other;  /* descriptor for which `notify` is called once, when the descriptor is readable; or
+                   -1 */
     void (*notify)(void *arg);
     void *arg;
 };
@@ -160,7 +162,8 @@ void agent_block_use(struct agent_blocks *blocks, pid_t keeper);
 struct agent_block *agent_block_leave(struct agent_blocks *blocks, pid_t keeper);
 /* Returns whether the process with the pid `keeper` is a keeper, that is, uses a block. */
 bool agent_block_has(const struct agent_blocks *blocks, pid_t keeper);
-/* Return the top of the keeper's stack, and the top of the stack of the keeper's command. */
+/* The first function returns the top of the keeper's stack, the second the top of the stack of the
+ * keeper's command. */
 void *agent_block_stack(struct agent_block *block);
 void *agent_block_command_stack(struct agent_block *block);
 
@@ -197,7 +200,7 @@ void agent_idle_pass_on(struct agent_idle *idle, struct agent_block *block, pid_
 /* Removes a keeper that has exited from the listener and the waiting keepers. Called by the
  * agent. */
 void agent_idle_forget(struct agent_idle *idle, struct agent_block *block);
-/* Checks whether a keeper is the listener. */
+/* Checks whether there is a listener, a keeper that waits for the next command. */
 bool agent_idle_any(const struct agent_idle *idle);
 
 /* ---- agent: state of the agent that keepers read --------------------------------------------- */
@@ -212,9 +215,10 @@ struct agent {
     pid_t pid;
     bool is_inside; /* whether the agent runs in a sandbox, so that it may stop all processes for a
                        moment */
-    int control;    /* socket to the host; its end of file ends the agent and all commands */
-    int proc;       /* descriptor of /proc, or -1, see agent_open_proc() */
-    uid_t uid;      /* uid of commands whose message sets no ids */
+    int control; /* socket to the host; end of file on this socket ends the agent and all commands
+                  */
+    int proc;    /* descriptor of /proc, or -1, see agent_open_proc() */
+    uid_t uid;   /* uid of commands whose message sets no ids */
     struct agent_caps caps;
     struct agent_idle
         *idle; /* listener and waiting keepers, or NULL if each keeper runs only one command */
@@ -231,7 +235,7 @@ struct agent_loaded {
     struct agent_strings strings;
     gid_t *groups;
     const char *pointers[AGENT_POINTERS_MIN];
-    /* Memory mappings, which agent_unload() unmaps. */
+    /* The memory mappings of the loaded message, which agent_unload() unmaps. */
     struct {
         void *at;
         size_t size;
@@ -247,8 +251,8 @@ void agent_unload(struct agent_loaded *loaded);
 
 /* ---- tree.c: killing and signalling all descendants of a subreaper --------------------------- */
 
-/* The kernel reparents orphans to the nearest subreaper, whatever their session and process group
- * are. */
+/* The kernel reparents an orphan to the nearest subreaper, even if the orphan is in another session
+ * or process group than the subreaper. */
 
 /* Opens /proc, so that later mounts can't hide it. Returns a descriptor, or -1 if /proc is not a
  * proc file system. */
@@ -273,7 +277,8 @@ void agent_kill_while_stopped(int proc, pid_t root);
 struct agent_killing {
     /* Reaps children that have exited. Returns whether any child remains. */
     bool (*reap)(void *arg);
-    /* Requests agent_kill_while_stopped() for the calling process; NULL if that is not allowed. */
+    /* Requests agent_kill_while_stopped() for the calling process; NULL if this request is not
+     * allowed. */
     void (*get_help)(void *arg);
     void *arg;
     pid_t group; /* a process group that contains only descendants of this process, or 0 */
@@ -293,17 +298,17 @@ struct agent_start {
     const struct agent_strings *strings;
     const gid_t *groups; /* supplementary groups in the message */
     int stdio[3];
-    struct agent_wait wait; /* parameters for waiting until execve(2) succeeds; `fd` is ignored */
-    void *stack;            /* top of the command's stack; with NULL it uses its parent's stack */
+    struct agent_wait wait; /* how to wait for the success of execve(2); wait.fd is ignored */
+    void *stack;            /* top of the command's stack; NULL means the stack of the parent */
     bool has_terminal; /* whether `stdio` is the terminal that becomes the controlling terminal */
     int step;          /* output: the step that failed (AGENT_STEP_...), or 0 */
     int errnum;        /* output: errno of the failed step */
 };
 
-/* Starts a command, and returns its pid after a successful execve(2). Since other processes of the
- * command's user can delay that execve(2), the host may cancel the start until then, and this
- * function kills the command. Returns -1 if the command was not started, and stores the error in
- * `start`. */
+/* Starts a command, and returns its pid after a successful execve(2). Other processes of the
+ * command's user can delay the execve(2). So the host may cancel the start until the execve(2), and
+ * this function then kills the command. Returns -1 if the command was not started, and stores the
+ * error in `start`. */
 pid_t agent_start_command(struct agent_start *start);
 
 /* ---- terminal.c: a pseudoterminal between a command and the host's descriptors --------------- */
@@ -341,7 +346,7 @@ void agent_terminal_signal_resize(const struct agent_terminal *terminal, pid_t g
  * ignores. */
 void agent_terminal_polls(const struct agent_terminal *terminal, struct pollfd *polls);
 /* Copies data between the terminal and the host as far as possible without blocking. `polls` are
- * the entries of agent_terminal_polls() after poll(2). */
+ * the entries that agent_terminal_polls() has filled in, after poll(2). */
 void agent_terminal_copy(struct agent_terminal *terminal, const struct pollfd *polls);
 /* Returns whether the host has received all output of the command. To be called after all processes
  * of the command have exited. */
@@ -366,9 +371,9 @@ int agent_keep(struct agent_block *block);
 /*
  * Serves the host on the socket `control` until end of file, or until SIGTERM has arrived and no
  * command remains. Returns the exit status of the agent. `is_inside` means that this process is
- * usernsctl-agent in a sandbox: its keepers then share its memory, which is cheap, and which the
- * agent's own libc allows; and it may stop all processes for a moment. If `outlives` is set, an
- * agent that is PID 1 continues after the end of file of `control`.
+ * usernsctl-agent in a sandbox. The keepers of such an agent share the agent's memory, which is
+ * cheap, and which only the agent's own libc allows. Such an agent may also stop all processes for
+ * a moment. If `outlives` is set, an agent that is PID 1 continues after end of file on `control`.
  */
 int agent_serve(int control, bool is_inside, bool outlives);
 
@@ -390,8 +395,8 @@ bool agent_print_leftovers(void);
  * needed because gVisor 20240729 without it follows a symbolic link in spite of O_NOFOLLOW. */
 #define AGENT_OPEN_DIRECTORY (O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
 
-/* What agent_copy_out() sends: a file or a complete directory tree, a regular file only, or the
- * entries of a directory. */
+/* The kinds of copies that agent_copy_out() sends: a file or a complete directory tree, a regular
+ * file only, or the entries of a directory. */
 enum agent_sending { AGENT_SEND_TREE, AGENT_SEND_FILE, AGENT_SEND_ENTRIES };
 
 /* Sends the file or directory `path` to the descriptor `output` as records (protocol.h). With

@@ -3,8 +3,8 @@
 #include <stdint.h>
 #include <sys/mman.h>
 
-/* Number of blocks in the memory of one mmap(2). The alignment of the other blocks takes the memory
- * of one block. */
+/* Size of the memory that one mmap(2) allocates, as a number of blocks. Aligning the blocks takes
+ * the memory of one of them. */
 #define CHUNK 8
 
 static void add_free(struct agent_blocks *blocks, struct agent_block *block)

@@ -34,7 +34,7 @@ struct copy {
     struct level levels[AGENT_DEPTH_MAX + 2];
     size_t path_size;
     char path[(AGENT_DEPTH_MAX + 2) *
-              (AGENT_NAME_MAX + 1)]; /* current path in the tree, for errors */
+              (AGENT_NAME_MAX + 1)]; /* path of the current file in the tree, for error messages */
     size_t from, to;
     char input[INPUT_SIZE];
 };
@@ -84,7 +84,7 @@ static bool read_more(struct copy *copy)
 }
 
 /* Returns the next `size` bytes of the input, which are valid until the next call, or NULL if the
- * input ends before. */
+ * input is shorter. */
 static const char *take_input(struct copy *copy, size_t size)
 {
     while (copy->to - copy->from < size)
@@ -104,7 +104,7 @@ static bool take_record(struct copy *copy, struct agent_record *record)
 }
 
 /* Copies a text of `size` bytes from the input to `to`, and appends a NUL. Returns false if the
- * text contains a NUL, or the input ends before. */
+ * text contains a NUL, or the input is shorter. */
 static bool take_entry_text(struct copy *copy, char *to, size_t size)
 {
     const char *bytes = take_input(copy, size);
@@ -138,8 +138,8 @@ static bool may_replace(const struct copy *copy, int dir, const char *name)
     return errno == EEXIST && copy->how->merges && !syscall(SYS_unlinkat, dir, name, 0);
 }
 
-/* Creates and opens the file or directory of `level`. Opens an existing directory if the copy
- * merges. Returns a descriptor, or -1 with errno set. */
+/* Creates and opens the file or directory of `level`. If the copy merges, opens an existing
+ * directory instead. Returns a descriptor, or -1 with errno set. */
 static int open_level(struct copy *copy, int dir, const char *name, struct level *level)
 {
     level->is_new = true;
@@ -286,8 +286,8 @@ static int write_data(struct copy *copy, size_t left)
     return 0;
 }
 
-/* Performs what one record requests. Returns 0 or an errno, which is EPROTO if the record is
- * invalid. */
+/* Creates, extends or completes a file, directory or symbolic link, as one record requests. Returns
+ * 0 or an errno, which is EPROTO if the record is invalid. */
 static int copy_record(struct copy *copy, const struct agent_record *record)
 {
     switch (record->kind) {

@@ -11,7 +11,7 @@
  * sent first. */
 #define DATA_MIN 4096
 
-/* A buffer of records, which are sent in large parts, because each system call takes time. */
+/* A buffer of records. Many records are sent by one system call, because each call takes time. */
 struct sending {
     int output;
     bool lists;   /* whether to send entries without their contents */
@@ -130,8 +130,8 @@ static bool has_changed(int file, const struct stat *before, uint64_t sent)
            (before->st_size && sent != (uint64_t)before->st_size);
 }
 
-/* Sends an open regular file. Sends at most the size that fstat(2) has reported, so that the copy
- * of a file that grows all the time ends. Files in /proc report the size 0, and are sent up to end
+/* Sends an open regular file. Sends at most as many bytes as fstat(2) has reported, so that copying
+ * ends even if the file grows all the time. Files in /proc have the size 0, and are sent up to end
  * of file. */
 static bool send_file(struct sending *sending, int file, const struct stat *found, const char *name)
 {

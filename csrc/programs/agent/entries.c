@@ -6,7 +6,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* The result of getdents64(2), the struct linux_dirent64 that no header declares. */
+/* An entry in the result of getdents64(2), a struct linux_dirent64, which no header declares. */
 struct entry {
     uint64_t inode;
     int64_t next;

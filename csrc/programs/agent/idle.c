@@ -1,8 +1,8 @@
 /*
- * The handover of the role of the listener between keepers. Keepers may be killed at any time, so
- * this code uses no locks, and changes each field by one atomic exchange. After the exit of each
- * keeper the agent checks whether a keeper still listens, and if not, listens itself. Two listeners
- * at the same time do no harm, since only one of them receives a message.
+ * Choosing the listener among the keepers. Keepers may be killed at any time, so this code uses no
+ * locks, and changes each field by one atomic exchange. After the exit of each keeper the agent
+ * checks whether a keeper still listens. If no keeper listens, the agent itself waits for messages.
+ * Two listeners at the same time do no harm, since only one of them receives a message.
  */
 #include "programs/agent/agent.h"
 

@@ -21,7 +21,7 @@ struct keeper {
     void *stack;  /* top of the stack on which the command runs until its execve(2), or NULL for the
                      keeper's stack */
     pid_t command;
-    bool ending; /* whether the agent ends, so that this keeper must run no more commands */
+    bool ending; /* whether the agent is exiting, so that this keeper must run no more commands */
     bool ended;  /* whether the command has exited and the host has been sent its status */
     bool more;   /* whether children may remain that have exited and are not reaped */
     bool empty;  /* whether no process of the command remains */
@@ -110,7 +110,8 @@ static void send_signal(struct keeper *keeper, int to, int sig)
         agent_signal_tree(keeper->agent->proc, getpgid(keeper->command), sig);
     if (to == AGENT_TO_TREE && sig == SIGKILL) {
         kill_descendants_of_keeper(keeper);
-        /* Signal end of file to the host, which means that no process remains. */
+        /* Signal end of file to the host, so that the host knows that no process of the command
+         * remains. */
         shutdown(keeper->socket, SHUT_WR);
     } else if (to == AGENT_TO_TREE) {
         agent_signal_tree(keeper->agent->proc, 0, sig);
@@ -170,7 +171,7 @@ static void end_with_agent(struct keeper *keeper)
 }
 
 /* Reads one signal. SIGTERM is a request of the agent to end the command, or, after the exit of the
- * agent, the parent-death signal. Other signals need no action here. */
+ * agent, the parent-death signal. Other signals only wake the keeper. */
 static void take_keeper_signal(struct keeper *keeper)
 {
     struct signalfd_siginfo info;
@@ -217,8 +218,8 @@ static void wait_for_keeper_event(struct keeper *keeper)
         take_keeper_signal(keeper);
     if (polls[POLL_SIGNALS].revents || keeper->more)
         reap_for_keeper(keeper);
-    /* Copy before receive_request(), which closes the terminal if the host has closed the socket:
-     * the input that the host sent before must reach the command first. */
+    /* Copy before receive_request(), which closes the terminal if the host has closed the socket.
+     * Otherwise input that the host has sent before closing the socket would be lost. */
     agent_terminal_copy(&keeper->terminal, polls + POLL_TERMINAL);
     if (keeper->socket >= 0 && polls[POLL_SOCKET].revents)
         receive_request(keeper);
@@ -317,7 +318,7 @@ static int start_kept(struct keeper *keeper, struct agent_request *request)
 }
 
 /* Runs one command until none of its processes remains. Returns whether this keeper can run another
- * command, which it can't after a failed start or a command with a terminal. */
+ * command: false after a failed start or a command with a terminal. */
 static bool keep_command(struct keeper *keeper, struct agent_request *request)
 {
     keeper->socket = request->fd[AGENT_SOCKET];
@@ -366,8 +367,8 @@ int agent_keep(struct agent_block *block)
         .stack = block->agent->idle ? agent_block_command_stack(block) : NULL,
         .terminal = {.master = -1, .input = -1, .output = -1},
     };
-    /* The agent sets block->keeper too, but other keepers may have to signal this keeper before
-     * clone(2) returns in the agent. */
+    /* Set the pid here, although the agent sets it, too, because other keepers may have to signal
+     * this keeper before clone(2) returns in the agent. */
     block->keeper = getpid();
     if (become_keeper(&keeper)) {
         agent_answer_failure(block->request.fd[AGENT_SOCKET], AGENT_STEP_FORK, errno);

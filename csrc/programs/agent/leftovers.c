@@ -82,7 +82,7 @@ static void add_leftover_directory(struct list *list)
 }
 
 /* Adds a file of /proc/sys to the list if the file is writable. Ignores a file that can't be read,
- * because such a file holds no setting: a write to it triggers an action. */
+ * because such a file stores no setting; a write to the file only triggers an action. */
 static void add_file(struct list *list, mode_t mode)
 {
     if (!(mode & 0222))

@@ -24,8 +24,8 @@
 
 int main(int argc, char **argv, char **environment);
 
-/* The lowest address of the initial stack. The initial stack lies above all other memory, so a
- * higher address is on that stack. */
+/* The lowest address of the initial stack. The initial stack lies above all other memory, so an
+ * address above this one is on the initial stack. */
 static uintptr_t first_stack;
 static int first_error;
 

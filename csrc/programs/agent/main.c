@@ -21,7 +21,7 @@
 #define OWN_IPC "--own-ipc"
 #define OWN_NET "--own-net"
 #define LEFTOVERS "--leftovers"
-#define FILES "--files" /* must be the first argument */
+#define FILES "--files" /* option for copying files; must be the first argument */
 
 static bool is_given(char **argv, const char *option)
 {
@@ -41,8 +41,8 @@ int main(int argc, char **argv, char **environment)
     (void)environment;
     if (!un_runs_on_gvisor())
         return complain_not_gvisor("usernsctl: usernsctl-agent: " UN_NOT_PROVEN "\n");
-    /* Called before agent_split_errno(), which assumes a small stack, because copying a deep
-     * directory tree needs a large stack. */
+    /* Copy files before agent_split_errno() is called, because copying a deep directory tree needs
+     * a large stack, and agent_split_errno() assumes a small stack. */
     if (argc > 1 && !strcmp(argv[1], FILES))
         return agent_handle_files(argv + 2);
     agent_split_errno();

@@ -18,15 +18,15 @@
 struct server {
     struct agent agent;
     struct agent_blocks blocks;
-    struct agent_request
-        refused; /* buffer for a message if no block is free; it is answered with ENOMEM */
+    struct agent_request refused; /* buffer for a message that arrives while no block is free, and
+                                     is answered with ENOMEM */
     struct agent_idle idle;
     int signals;
     bool is_apart; /* whether commands need CAP_KILL to signal the agent */
     bool more;     /* whether children may remain that have exited and are not reaped */
     bool ending;   /* whether SIGTERM has arrived, so that no more commands are started */
     bool outlives; /* whether the agent continues after the end of the control socket */
-    bool has_lost; /* whether the agent may have inherited the command of a killed keeper */
+    bool has_lost; /* whether a killed keeper's command may have been reparented to the agent */
 };
 
 static bool is_keeper(pid_t pid, void *arg)
@@ -214,9 +214,9 @@ int agent_serve(int control, bool is_inside, bool outlives)
         .uid = getuid(),
         .idle = is_inside ? &server.idle : NULL,
     };
-    /* Commands must not inherit descriptors that the agent itself has inherited by mistake. The
-     * host starts agents without further descriptors, so an old gVisor, where close_range(2) fails,
-     * is no danger. */
+    /* Commands must not inherit descriptors that the agent itself has inherited by mistake. Ignore
+     * a failure of close_range(2) in an old gVisor, because the host starts agents without further
+     * descriptors. */
     syscall(SYS_close_range, STDERR_FILENO + 1, ~0U, CLOSE_RANGE_CLOEXEC, 0, 0);
     agent->proc = agent_open_proc();
     server.signals = open_signals();

@@ -17,8 +17,8 @@ static int answer_start_failure(struct agent_start *start, int step, int errnum)
     return 1;
 }
 
-/* Creates a session or process group for the command, and sets its controlling terminal. Returns 0,
- * or 1 with the error in `start`. */
+/* Creates a session or process group for the command, and sets the controlling terminal if the
+ * command has a terminal. Returns 0, or 1 with the error in `start`. */
 static int set_session(struct agent_start *start, unsigned flags)
 {
     /* The command always leads a new process group, so that one kill(2) reaches the command and its

@@ -91,8 +91,10 @@ static bool drain(struct agent_flow *flow, int fd)
     return true;
 }
 
-/* Writes the character VEOF (Ctrl-D) to the terminal, as a user would type it, which is end of file
- * for a program that reads lines. In the middle of a line, the first VEOF only ends the line. */
+/* Writes the character VEOF (Ctrl-D) to the terminal, as if a user typed the character. At the
+ * beginning of a line, read(2) then returns 0, end of file. In the middle of a line, VEOF only
+ * makes read(2) return the pending bytes, so a second VEOF is needed (termios(3)). Writes nothing
+ * unless the terminal is in canonical mode. */
 static void type_end(struct agent_terminal *terminal)
 {
     struct termios mode;

@@ -288,7 +288,7 @@ static void kill_children_by_trial(void)
 struct found {
     size_t count;
     uint64_t pids; /* sum of the pids */
-    bool rest; /* whether all descendants are zombies, and were so in the previous listing too: then
+    bool rest; /* whether all descendants are zombies, in this and in the previous listing, because
                   they wait for their tracer */
 };
 
@@ -348,8 +348,8 @@ void agent_kill_tree(int proc, const struct agent_killing *how)
         bool is_ours = how->group && !*how->has_lost_leader;
         if (is_ours && !kill(-how->group, SIGKILL) && !how->reap(how->arg))
             return;
-        /* Do not stop all processes if only zombies that wait for their tracer remain, since
-         * stopping can't end those. */
+        /* Do not stop all processes if only zombies remain that wait for their tracer, because
+         * stopping them would not end them. */
         bool is_alone = found.rest || !how->get_help;
         bool is_listing = is_alone || round % (ROUNDS_ALONE + 1) != ROUNDS_ALONE;
         bool in_time =

@@ -35,9 +35,9 @@ static void take_fds(struct msghdr *head, struct agent_request *request)
     }
 }
 
-/* Returns the errno for data that recvmsg(2) has lost, or 0. The errno is EPROTO if the host has
- * sent too much, and EMFILE if descriptors did not fit the descriptor table. gVisor's kernel uses a
- * host descriptor for each received descriptor, and for each host file that is open in the
+/* Returns 0 if recvmsg(2) has received the complete message. Otherwise returns EPROTO if the host
+ * has sent too much, or EMFILE if descriptors did not fit the descriptor table. gVisor's kernel
+ * uses a host descriptor for each received descriptor, and for each host file that is open in the
  * sandbox. */
 static int fault_of(int flags, size_t fds)
 {
@@ -101,7 +101,8 @@ bool agent_wait_while_wanted(const struct agent_wait *wait)
             return true;
         if (polls[1].revents && is_unwanted(wait->socket))
             return false;
-        /* The message is not SIGKILL, so it is read later. Stop polling the socket meanwhile. */
+        /* The pending message is not a request for SIGKILL, and is read later. Stop polling the
+         * socket until then. */
         if (polls[1].revents)
             polls[1].fd = -1;
         if (polls[2].revents) {

@@ -2,8 +2,8 @@
  * usernsctl-build [LAUNCH SOCKET FD...]
  *
  * Builds the root filesystem that all sandboxes of a host (SandboxHost) share, inside the host's
- * namespaces. LAUNCH is a descriptor of the launch file, and each FD is a descriptor of one of the
- * launch's sources, in order. Sends a descriptor of the directory for the sandboxes' files over
+ * namespaces. LAUNCH is a descriptor of the launch file, and each FD is a descriptor of a source in
+ * the launch file, in order. Sends a descriptor of the directory for the sandboxes' files over
  * SOCKET.
  *
  * On success, prints strings, each terminated by NUL: the path of the tmpfs that contains all files
@@ -67,7 +67,8 @@ static int mount_proc(void *arg)
 }
 
 /* Checks whether a child in a new PID namespace can mount a /proc, which usernsctl-init needs. The
- * kernel denies the mount if a part of this /proc is covered by other mounts, as in a container. */
+ * kernel denies the mount if other mounts cover a part of the /proc of this process, as in a
+ * container. */
 static bool can_mount_proc(void)
 {
     int status;

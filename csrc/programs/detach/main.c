@@ -5,8 +5,8 @@
  * Starts a sandbox that outlives its creator, or leaves nothing behind on failure. Runs COMMAND,
  * which starts the sandbox in the background and writes the sandbox's pid to PIDFILE. If COMMAND
  * succeeds, sends "+" over CONNECTION; after an error before the start of COMMAND, sends the fields
- * of the error (shared.h, error_send()). The creator answers "+" when it has recorded the sandbox,
- * which from then on outlives the creator. If the creator answers anything else or closes
+ * of the error (shared.h, error_send()). The creator answers "+" when it has recorded the sandbox.
+ * From then on, the sandbox outlives the creator. If the creator answers anything else or closes
  * CONNECTION, if COMMAND fails, if CREATOR exits first, or after SIGTERM, kills all started
  * processes, and removes DIRECTORY with its contents. With --network, first creates the network of
  * the sandbox (shared.h, network_join()).
@@ -39,7 +39,7 @@
 enum { CREATOR, CONNECTION, LOCK, FDS };
 
 /* Reports success to the creator, and waits for the creator's answer. Returns whether the creator
- * wants to keep the sandbox. */
+ * has answered that it has recorded the sandbox. */
 static bool is_wanted(const int fds[FDS])
 {
     char answer = 0;
@@ -98,8 +98,7 @@ static void keep_sandbox(struct sandbox_wait *wait, const int fds[FDS], int star
      * those children exit. */
     flock(fds[LOCK], LOCK_UN);
     un_close_each(fds, FDS);
-    /* Ignore a failure: the write fails only if the parent was killed, and then the creator has
-     * received no answer from the parent. */
+    /* Ignore a failure, because the write fails only if the parent was killed. */
     un_write_all(started, "+", 1);
     close(started);
     wait->end_fds[0] = wait->end_fds[1] = -1;

@@ -7,11 +7,11 @@
  * The program has both names. Users who can set the environment of a container, or mount files in
  * it, must not thereby decide which code runs outside of gVisor. So this program is statically
  * linked, because a dynamic loader obeys environment variables, and it executes only programs in
- * its own directory. One of these is usernsctl-exec, which is statically linked too, and performs a
- * launch that was frozen when the image was built. usernsctl-exec passes the environment of the
- * container to the command in gVisor, but does not use it itself. Without a frozen launch, this
- * program starts Python with a clean environment, and passes the container's environment in a
- * memory file.
+ * its own directory. One of these is usernsctl-exec, which is statically linked, too. It performs a
+ * frozen launch, a file with all decisions about the start of a sandbox, which was written when the
+ * image was built. usernsctl-exec passes the environment of the container to the command in gVisor,
+ * but does not use it itself. Without a frozen launch, this program starts Python with a clean
+ * environment, and passes the container's environment in a memory file.
  *
  * Only the options of in-gvisor decide what the command may access.
  */
@@ -35,8 +35,8 @@
 #define FAILED 125
 #define CLI "usernsctl"
 #define SELF "in-gvisor"
-/* Path of the launch for the default options of in-gvisor, and suffixes of the paths for other
- * options. */
+/* Path of the frozen launch for the default options of in-gvisor, and suffixes of the paths for
+ * other options. */
 #define LAUNCH "/etc/usernsctl/launch"
 #define NO_NETWORK ".no-network"
 #define PRIVATE_NETWORK ".private-network"
@@ -234,7 +234,8 @@ static bool has_python(void)
     return !find_in_own_directory("python3", python) && !access(python, X_OK);
 }
 
-/* Executes usernsctl-exec to perform a launch. Returns the exit status, and only on failure. */
+/* Executes usernsctl-exec to perform a frozen launch. Returns the exit status, and only on
+ * failure. */
 static int perform_launch(struct argv_builder *builder, const char *launch,
                           const struct policy *policy, char *const *rest)
 {

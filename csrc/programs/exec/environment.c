@@ -1,5 +1,5 @@
-/* Builds the environment of a launch's command from variables that the launch sets and variables of
- * the caller. */
+/* Builds the environment of the command from the variables that the launch file sets and the
+ * caller's variables. */
 #include "base/base.h"
 #include "programs/exec/exec.h"
 
@@ -29,8 +29,8 @@ static uint64_t hash_of(const char *name, size_t length)
     return hash;
 }
 
-/* Adds the variable `entry`, "NAME=VALUE", to the set. Replaces a variable with the same name from
- * an earlier record of the launch, but not from the same record. */
+/* Adds the variable `entry`, "NAME=VALUE", to the set. Replaces a variable of the same name that an
+ * earlier record of the launch file has set, but not one that the same record has set. */
 static void set_variable(struct variables *variables, const char *entry)
 {
     size_t length = name_length(entry), at = 0;

@@ -18,7 +18,8 @@ struct un_options {
     struct un_request request;
     uint64_t flags; /* CLONE_NEW... flags of the namespaces to create besides the user namespace */
     bool fork;
-    bool reraise_signal; /* whether usernsctl-exec dies by the signal that has killed the command */
+    bool reraise_signal; /* whether usernsctl-exec kills itself by the signal that has killed the
+                            command */
     bool init; /* whether usernsctl-exec is PID 1 of the PID namespace, and the command its child */
     int hold;  /* socket for un_hold(), or -1 to run a command */
     int kill_child; /* signal that the kernel sends to the child when usernsctl-exec dies */
@@ -27,10 +28,10 @@ struct un_options {
     struct un_setup setup;
     int keep[UN_KEEP_MAX]; /* descriptors that the command inherits, sorted, without duplicates */
     size_t keep_count;
-    const char *launch;         /* path of the launch file to perform, or NULL */
-    const char *run_as;         /* USER[:GROUP], the user of a launch's command, or NULL */
-    bool check;                 /* whether to perform a launch without its final execve(2) */
-    bool log_json;              /* whether to print messages in JSON */
+    const char *launch; /* path of the launch file to perform, or NULL */
+    const char *run_as; /* USER[:GROUP], with which the command of a launch file runs, or NULL */
+    bool check;         /* whether to perform a launch without its final execve(2) */
+    bool log_json;      /* whether to print messages in JSON */
     const char *const *command; /* arguments of the command, terminated by NULL */
 };
 
@@ -55,14 +56,14 @@ void un_take_identity(const struct un_plan *plan, const struct un_facts *facts, 
 int un_exec_plan(const struct un_request *request, const char *path, struct decision *decision,
                  struct un_error *err);
 /* Moves this process into new namespaces as planned, and sets the ids in `setup`. The caller must
- * first close all descriptors that processes in the namespaces must not get. Returns 0, or -1 with
- * the error in `err`. */
+ * first close all descriptors that processes in the namespaces must not obtain. Returns 0, or -1
+ * with the error in `err`. */
 int un_exec_enter(const struct decision *decision, uint64_t flags, struct un_setup *setup,
                   struct un_error *err);
 
 /* ---- hold.c: holding namespaces for other processes ------------------------------------------ */
 
-/* Process name of a holder that stays (PR_SET_NAME(2const)). */
+/* Process name of a holder that the creator has confirmed (PR_SET_NAME(2const)). */
 #define UN_HOLDER_NAME "usernsctl-hold"
 
 /* Forks a holder, a process that stays in the namespaces that this process has entered, and so
@@ -77,7 +78,7 @@ int un_exec_enter(const struct decision *decision, uint64_t flags, struct un_set
  * un_forget_environment(). At that time, the only descriptor of the holder besides the socket is a
  * pidfd of its network. The holder then closes the socket, and stays. If it can't become dumpable,
  * it sends an error, and exits. If the creator closes the socket without an answer, the holder
- * exits, so that no unknown holder remains. */
+ * exits, so that no holder remains of which the creator does not know. */
 int un_hold(const struct un_options *options, struct un_error *err);
 /* Overwrites the environment of this program except PATH. Otherwise other processes could read the
  * caller's environment in the memory of the holder. */
@@ -96,7 +97,7 @@ struct un_homes {
 };
 
 /* Finds the caller's home directories. `home` is the value of HOME, or NULL; the other home
- * directory is from the user database. Stores absolute paths, each also with symbolic links
+ * directory comes from the user database. Stores absolute paths, each also with symbolic links
  * resolved. To be called outside of the namespaces. */
 void un_homes_find(struct un_homes *homes, const char *home);
 /* Returns the home directory in `line`, a line of passwd(5), and modifies the line. Returns NULL if
@@ -129,8 +130,8 @@ const char *un_environment_value(char **environment, const char *name);
 
 /* ---- launch_params.c: parameters known only when a launch is performed ----------------------- */
 
-/* Parameters of a launch (struct un_launch_params), with the memory to which their pointers
- * refer. */
+/* Parameters of a launch (struct un_launch_params), with the memory to which the pointers in the
+ * parameters refer. */
 struct launch_params {
     struct un_launch_params base;
     const char **args;

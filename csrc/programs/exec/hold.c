@@ -64,7 +64,7 @@ static int prepare_holder(int socket, const struct un_options *options, int *net
     if (un_close_fds(keep, un_sort_fds(keep, *network < 0 ? 1 : 2), err))
         return -1;
     /* Close standard input, output and error: if the holder kept the write end of a pipe open, the
-     * reader of the pipe would never get end of file. */
+     * reader of the pipe would never reach end of file. */
     for (int fd = 0; fd < 3; fd++)
         if (fd != socket && fd != *network)
             close(fd);
@@ -79,10 +79,11 @@ static void wait_for_end(int network)
         continue;
 }
 
-/* Sets the name that distinguishes a holder that stays from a holder that exits with its creator.
- * Makes this process dumpable, because other processes must be able to open its namespaces in
- * /proc. That exposes its memory, which contains no secret, and its descriptors, which are closed
- * except for the socket and a pidfd. Returns 0, or -1 with the error in `err`. */
+/* Sets the process name of a confirmed holder, which does not exit with its creator. Makes this
+ * process dumpable, because other processes must be able to open the holder's namespaces in /proc.
+ * Other processes can then also read the holder's memory, which contains no secret, and use its
+ * descriptors, of which only the socket and a pidfd are open. Returns 0, or -1 with the error in
+ * `err`. */
 static int show_holder(struct un_error *err)
 {
     if (prctl(PR_SET_NAME, UN_HOLDER_NAME, 0, 0, 0))

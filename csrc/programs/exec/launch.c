@@ -1,10 +1,10 @@
 /*
- * Performs a launch for usernsctl-exec --launch FILE in a single process, up to the execve(2) of
- * the program that waits for runsc.
+ * Performs the launch file FILE for usernsctl-exec --launch FILE in a single process, up to the
+ * execve(2) of the program that waits for runsc.
  *
- * The launch file contains everything that was decided when it was written. Other parameters are
- * known only when the launch is performed: the command, its environment, its working directory, the
- * host name, and the ids granted to the caller.
+ * The launch file contains everything that was decided when it was written. The following
+ * parameters are known only when the launch file is performed: the command, its environment, its
+ * working directory, the host name, and the ids granted to the caller.
  */
 #include "base/base.h"
 #include "programs/exec/exec.h"
@@ -70,8 +70,8 @@ static int enter_for_launch(struct performance *of, struct un_error *err)
     return un_setup_apply(&setup, err);
 }
 
-/* Returns the command for --check. A launch without a command is checked with a path in /proc.
- * Since only gVisor knows the contents of its /proc, that path is not looked up. */
+/* Returns the command for --check. A launch without a command is checked with a path in /proc,
+ * which is never looked up, because only gVisor knows the contents of its /proc. */
 static const char *const *words_to_check(const struct un_launch *launch, const char *const *command)
 {
     static const char *const any[] = {"/proc/self/exe", NULL};
@@ -93,8 +93,8 @@ static int guard(const struct performance *of, struct un_error *err)
     return un_launch_guard(of->launch, of->file.fd, &hidden, err);
 }
 
-/* Opens the sources of the launch. Fails if the launch's assumptions about them no longer hold, or
- * if guard() fails. Returns 0, or -1 with the error in `err`. */
+/* Opens the sources of the launch. Fails if the assumptions of the launch about the sources no
+ * longer hold, or if guard() fails. Returns 0, or -1 with the error in `err`. */
 static int open_launch_files(struct performance *of, const char *file, struct un_error *err)
 {
     if (un_launch_open(of->launch, NULL, err))
@@ -129,7 +129,8 @@ static int perform_and_exec(struct performance *of, const struct un_options *opt
         return -1;
     if (un_fill_stdio())
         return un_fail_errno(err, UN_STEP_STDIO, "/dev/null");
-    /* Close all descriptors, so that processes in the namespaces can't get them. */
+    /* Close all descriptors, so that processes in the namespaces can't obtain the caller's
+     * descriptors. */
     if (un_close_fds(NULL, 0, err) || un_launch_file_read(file, &of->file, &of->launch, err))
         return -1;
     if (options->check)

@@ -1,5 +1,5 @@
 /* Reads the file of a launch. The launch decides which host files a sandbox sees, so only trusted
- * users may be able to write to its file. */
+ * users may be able to write to the launch file. */
 #include "base/base.h"
 #include "launch/launch.h"
 #include "programs/exec/exec.h"

@@ -26,8 +26,8 @@ static int take_args(const struct un_launch *launch, const char *const *command,
                    "-- COMMAND");
 }
 
-/* Decides whether the command gets a terminal. Fails if the launch needs a terminal, but standard
- * input, output and error are not a terminal. */
+/* Decides whether the command uses the caller's terminal. Fails if the launch requires a terminal,
+ * but standard input, output and error are not the same terminal. */
 static int take_terminal(const struct un_launch *launch, struct launch_params *params,
                          struct un_error *err)
 {

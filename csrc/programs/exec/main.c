@@ -30,8 +30,8 @@ static int enter_namespaces(struct un_options *options, struct un_error *err)
     if (un_exec_plan(&options->request, secure_getenv("PATH"), &decision, err))
         return -1;
     /* Close the descriptors before entering the namespaces, because a process in the namespaces
-     * could copy them from this process. Its memory needs no such care: it contains only data that
-     * the command receives anyway. */
+     * could copy them from this process. The memory of this process needs no cleanup, because it
+     * contains only data that the command receives anyway. */
     bool holds = options->hold >= 0;
     if (un_close_fds(holds ? &options->hold : options->keep, holds ? 1 : options->keep_count, err))
         return -1;
@@ -67,7 +67,7 @@ static int report_hold_failure(int socket, struct un_error *err)
 }
 
 /* Returns the exit status for the command's wait status. If a signal has killed the command and
- * `reraise_signal` is set, kills this process by the same signal instead. */
+ * `reraise_signal` is set, this process kills itself by the same signal instead. */
 static int end_as(int wait_status, bool reraise_signal)
 {
     if (reraise_signal && WIFSIGNALED(wait_status))

@@ -408,7 +408,7 @@ static void conclude_options(struct un_options *options)
         options->setup.propagation = options->propagation;
 }
 
-/* Checks whether an option is permitted together with --launch. */
+/* Checks whether an option may be combined with --launch. */
 static bool is_of_launch(int option)
 {
     return option == OPT_LAUNCH || option == OPT_RUN_AS || option == OPT_CHECK ||

@@ -1,11 +1,12 @@
 /*
- * Warns about volumes of a container that the command sees, but to which its writes are lost.
+ * Warns about the volumes of a container to which the command can write, but in which its changes
+ * are lost.
  *
- * If a launch shows all files of a container, the files that the command writes are kept in memory,
- * even below the mount points of volumes, and users notice the loss only when the container has
+ * If the sandbox sees all files of a container, gVisor keeps the files that the command writes in
+ * memory, even below the mount points of volumes. Users notice the loss only when the container has
  * exited. The warning lists each volume that is a directory to which the user of this process may
- * write, unless the launch mounts something else at that path. So users who mount a volume
- * read-only, or bind it by the launch, get no warning.
+ * write, unless the launch mounts something else at that path. So there is no warning if the user
+ * has mounted the volume read-only, or if the launch bind-mounts the volume.
  */
 #include "base/base.h"
 #include "launch/launch.h"

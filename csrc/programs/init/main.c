@@ -3,8 +3,8 @@
  *
  * Runs COMMAND, which starts the sandbox in the background and writes the sandbox's pid to PIDFILE.
  * Then waits for the end of the sandbox, and exits with the sandbox's exit status, or with the exit
- * status of COMMAND if COMMAND fails. SIGTERM ends the sandbox. With --network, first creates the
- * network of the sandbox (shared.h, network_join()).
+ * status of COMMAND if COMMAND fails. SIGTERM ends the sandbox. With --network, usernsctl-init
+ * first creates the network of the sandbox (shared.h, network_join()).
  *
  * usernsctl-init usually is PID 1 of a PID namespace. Its exit then kills all other processes of
  * the namespace (pid_namespaces(7)), even after SIGKILL. Where a new PID namespace can't mount a
@@ -15,9 +15,10 @@
  * directory of PIDFILE (shared.h, end_write()), and exits with status 137.
  *
  * CREATOR is a pidfd of the creator, and usernsctl-init exits when the creator exits. A
- * parent-death signal would not do, because the kernel sends it already when the thread that
- * started usernsctl-init exits. READY is a descriptor. usernsctl-init writes "+" to READY once the
- * sandbox runs, or the fields of an error before the start of COMMAND (shared.h, error_send()).
+ * parent-death signal would not suffice, because the kernel sends that signal already when the
+ * thread that started usernsctl-init exits. READY is a descriptor. usernsctl-init writes "+" to
+ * READY once the sandbox runs, or, after an error before the start of COMMAND, the fields of the
+ * error (shared.h, error_send()).
  */
 #include "base/base.h"
 #include "programs/shared/shared.h"

@@ -24,7 +24,8 @@ static socklen_t read_address(const char *text, uint16_t port, struct sockaddr_s
     return sizeof *six;
 }
 
-/* Returns the id of the cause for the errno of bind(2) or listen(2), or NULL if there is none. */
+/* Returns the id of the cause for the errno of bind(2) or listen(2), or NULL if the errno has no
+ * known cause. */
 static const char *cause_of_port(int errnum)
 {
     switch (errnum) {

@@ -15,9 +15,9 @@
  *
  * The bound sockets of published UDP ports can send to any address that this machine can reach. So
  * two processes serve them. The receiver receives the datagrams and addresses of clients, and can't
- * send to clients. The sender can send only to these addresses: sendmsg(2) is allowed only with
- * pointers to structures that the receiver fills in, in shared memory to which the sender can't
- * write.
+ * send to clients. The sender can send only to the addresses of clients, because sendmsg(2) is
+ * allowed only with pointers to structures that the receiver fills in, in shared memory to which
+ * the sender can't write.
  */
 #include "base/base.h"
 #include "programs/network/network.h"
@@ -85,8 +85,9 @@ static void load_upper_half(struct filter *filter, size_t index)
     load_half(filter, index, 1);
 }
 
-/* Adds instructions that load the descriptor, which is the first argument of the system call. They
- * skip the next `more` instructions if the descriptor is the socket of a published port. */
+/* Adds instructions that load the descriptor, which is the first argument of the system call. The
+ * added instructions skip the next `more` instructions if the descriptor is the socket of a
+ * published port. */
 static void add_port_jumps(struct filter *filter, const struct ports *ports, size_t more)
 {
     load_argument(filter, 0);
@@ -182,7 +183,7 @@ static bool install_filter(struct filter *filter)
     return !prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program, 0, 0);
 }
 
-/* Returns an array with the address of each port in the sandbox, on a read-only page, or NULL with
+/* Returns an array on a read-only page with the address of each port in the sandbox, or NULL with
  * errno set. */
 static const struct sockaddr_in *make_addresses(const struct ports *ports)
 {
@@ -205,7 +206,7 @@ bool drop_privileges(void)
 }
 
 /* Closes all descriptors except standard input, output and error, the sockets of `ports` and the
- * two in `others`. Drops the access to files and all capabilities. Returns false with errno set if
+ * two in `others`. Drops access to all files, and all capabilities. Returns false with errno set if
  * that fails. */
 static bool give_up(const struct ports *ports, const int others[2])
 {

@@ -2,9 +2,9 @@
  * Installs the packet filter of a network namespace by nft(8).
  *
  * gVisor, and so the programs in the sandbox, can't change the filter, because gVisor has no
- * capabilities for this namespace. Unreachable routes alone would not suffice: the kernel ignores
- * them for a socket that is bound to a device, and pasta copies routes of this machine, which can
- * be more specific.
+ * capabilities for this namespace. Unreachable routes alone would not suffice, because the kernel
+ * ignores them for a socket that is bound to a device, and because pasta copies routes of this
+ * machine, which can be more specific than the unreachable routes.
  */
 #include "base/base.h"
 #include "programs/network/network.h"
@@ -20,8 +20,8 @@
 /* The rules that precede the rules for denied addresses. If no rule of the chain "allowed" accepts
  * a packet, the policy of the chain "output" applies. The rules accept IPv6 neighbor discovery,
  * without which no address is reachable, and packets to the name server, whose address is
- * link-local, and for which pasta answers. They drop multicast packets, which could reach this
- * machine, too. */
+ * link-local, and for which pasta answers. The rules drop multicast packets, because such packets
+ * could reach this machine, too. */
 #define OUTPUT                                                                                     \
     "chain output {\ntype filter hook output priority 0; policy %s;\n"                             \
     "oifname \"lo\" accept\n"                                                                      \

@@ -22,7 +22,7 @@ struct half {
     char *bytes;       /* the buffer, which stays with this entry while the entry is unused */
     size_t at, length; /* `length` bytes from bytes[at] on remain to be written */
     bool has_ended;    /* whether end of file was read from the source */
-    bool is_shut;      /* whether the destination was shut down for writing */
+    bool is_shut;      /* whether shutdown(2) has ended writing to the destination */
 };
 
 struct connection {
@@ -110,8 +110,8 @@ static bool move_bytes(struct half *half, int from, int to)
     return true;
 }
 
-/* Checks whether end of file was read from the socket fd[end], and it may still be written to.
- * poll(2) then reports a reset by the peer, although no event is requested. */
+/* Checks whether end of file was read from the socket fd[end], but data may still be written to the
+ * socket. poll(2) then reports a reset by the peer, although no event is requested. */
 static bool is_half_closed(const struct connection *connection, int end)
 {
     return connection->half[end].has_ended && !connection->half[1 - end].is_shut;

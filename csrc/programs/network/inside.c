@@ -27,8 +27,8 @@
 
 /* pasta (of 2025) drops data for which its socket has no room, and the sender then pauses for
  * seconds. With a smaller send buffer, a connection to a near host keeps its full rate
- * (bench/network.py). Half of this size would slow down a connection to a host with a latency of 20
- * ms. */
+ * (bench/network.py). Half of this buffer size would slow down a connection to a host with a
+ * latency of 20 ms. */
 #define SEND_BUFFER "/proc/sys/net/ipv4/tcp_wmem"
 #define SEND_BUFFER_SIZES "4096 16384 524288"
 
@@ -87,8 +87,8 @@ static int send_listener(const struct listener *listener, int socket, struct un_
 
 /* Creates the network device of pasta. The kernel removes the device in the background when the
  * namespace ends. If pasta itself created the device, the exit of pasta, and so the end of the
- * sandbox, would wait for its removal. The device has an owner, because processes without
- * capabilities could open a device without an owner, too. */
+ * sandbox, would wait for the removal of the device. The device has an owner, because processes
+ * without capabilities could also open a device that has no owner. */
 static int make_device(struct un_error *err)
 {
     struct ifreq request = {.ifr_name = DEVICE, .ifr_flags = IFF_TAP | IFF_NO_PI};

@@ -1,28 +1,29 @@
 /*
  * usernsctl-network CREATOR REPORT OPTION...
  *
- * Creates a network namespace for a sandbox, and supervises the processes that serve it. The
- * program is started as PID 1 of a PID namespace (programs/shared/network.c), in the network
- * namespace of this machine. CREATOR is a pidfd. The program exits when that process exits, and the
- * kernel then kills all other processes of the network.
+ * Creates a network namespace for a sandbox, and supervises the processes that connect the
+ * namespace to other networks. The program is started as PID 1 of a PID namespace
+ * (programs/shared/network.c), in the network namespace of this machine. CREATOR is a pidfd. The
+ * program exits when the process of this pidfd exits, and the kernel then kills all other processes
+ * of the network.
  *
  * REPORT is a socket. When the network is ready, the program sends a descriptor of the network
  * namespace over REPORT, or, after a failure, the fields of the error (shared.h, error_send()).
- * After that the program only waits.
+ * Afterwards the program only waits.
  *
  * --pasta=PATH connects the namespace to the network of this machine by the program pasta. The
  * addresses of this machine, its gateways and link-local addresses stay unreachable. Without the
  * option, the namespace has only a loopback device.
  *
  * --nft=PATH is the path of nft(8), which installs a packet filter that drops packets to these
- * addresses. --pasta requires this option. --allow=CONDITION is a part of a rule of nft(8). If
- * there are such options, the filter also drops all other packets that leave the namespace and meet
- * none of the conditions.
+ * addresses. --pasta requires this option. --allow=CONDITION is a part of a rule of nft(8). If at
+ * least one --allow is given, the filter also drops all other packets that leave the namespace and
+ * meet none of the conditions.
  *
  * --publish=ADDRESS/OUTSIDE:INSIDE forwards TCP connections to the port OUTSIDE of this machine's
  * address ADDRESS to the port INSIDE of 127.0.0.1 in the namespace. --accept=INSIDE:FD forwards the
- * connections of the inherited socket FD, which listens already. With "/udp" at the end, both
- * options forward UDP datagrams.
+ * connections to the inherited socket FD, which listens already, to the port INSIDE in the same
+ * way. With "/udp" at the end, both options forward UDP datagrams.
  *
  * --listen=PORT:FD creates a TCP socket that listens on 127.0.0.1:PORT in the namespace, and sends
  * it over the inherited Unix socket FD (SCM_RIGHTS, with the byte "+"), so that a program outside
@@ -172,7 +173,7 @@ static int pass_listeners(struct network *network, int socket, struct un_error *
     return 0;
 }
 
-/* Reaps all children that have exited. Returns whether there were any. */
+/* Reaps all children that have exited. Returns whether any child had exited. */
 static bool reap_children(void)
 {
     bool has_any = false;

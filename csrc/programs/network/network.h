@@ -18,15 +18,16 @@
  * outside of the namespace accepts connections on it. */
 struct listener {
     uint16_t port;
-    int socket; /* Unix socket over which the listening socket is sent; after that the write end of
-                   the pipe */
+    int socket; /* Unix socket over which the listening socket is sent; once it was sent, the write
+                   end of a pipe */
 };
 
 /* A published port: a port of this machine whose traffic is forwarded to a port in the sandbox. */
 struct port {
     const char *address; /* address of this machine to bind, or NULL if the socket is inherited */
     uint16_t outside, inside;
-    int socket; /* socket bound to `outside`, which listens in case of TCP; -1 before */
+    int socket; /* socket bound to `outside`, which listens in case of TCP; -1 before the socket
+                   exists */
 };
 
 struct ports {
@@ -39,8 +40,8 @@ struct network {
     struct listener listener[LISTENERS_MAX];
     size_t listener_count;
     const char *nft;              /* path of nft(8); set if and only if `pasta` is set */
-    const char *allow[RULES_MAX]; /* conditions of nft(8); if there are any, only packets that meet
-                                     one of them may leave */
+    const char *allow[RULES_MAX]; /* conditions of nft(8); if the array is not empty, only packets
+                                     that meet a condition may leave */
     size_t allow_count;
     struct ports tcp, udp;
 };
@@ -64,8 +65,9 @@ struct prefixes {
  * Returns 0, or -1 with the error in `err`. */
 int routes_of_machine(struct prefixes *found, struct un_error *err);
 /* Adds unreachable routes for the addresses in the network namespace of this process, so that
- * connect(2) to them fails immediately. A program that selects a network device circumvents these
- * routes, but not the packet filter, see filter.c. Returns 0, or -1 with the error in `err`. */
+ * connect(2) to them fails immediately. A program that binds its socket to a network device
+ * bypasses these routes, but not the packet filter (filter.c). Returns 0, or -1 with the error in
+ * `err`. */
 int routes_deny(const struct prefixes *denied, struct un_error *err);
 /* Adds a route for the address of the name server to `device`, the device of pasta. Fails with the
  * cause pasta-failed if no process serves the device, because pasta has exited. Returns 0, or -1
@@ -79,17 +81,17 @@ int route_name_server(const char *device, struct un_error *err);
  * device, and sends a descriptor of the namespace over `socket`, then the listening sockets, in one
  * message each. If network->pasta is set, installs a packet filter that drops packets to the
  * addresses in `denied`. When pasta has started, the parent sends a byte over `socket`. This
- * function then adds unreachable routes for these addresses, answers with a byte, and forwards the
- * published TCP ports, if there are any. After a failure, sends the fields of the error over
- * `socket`, and exits.
+ * function then adds unreachable routes for the denied addresses, answers with a byte, and forwards
+ * the published TCP ports, if any. After a failure, sends the fields of the error over `socket`,
+ * and exits.
  */
 _Noreturn void run_inside(const struct network *network, const struct prefixes *denied, int socket);
 
 /* ---- filter.c: the packet filter ------------------------------------------------------------- */
 
-/* Installs a packet filter in the network namespace of this process. It drops packets to the
- * addresses in `denied`, and, if network->allow has conditions, packets that meet none of them.
- * Returns 0, or -1 with the error in `err`. */
+/* Installs a packet filter in the network namespace of this process. The filter drops packets to
+ * the addresses in `denied`, and, if network->allow has conditions, packets that meet none of the
+ * conditions. Returns 0, or -1 with the error in `err`. */
 int filter_output(const struct network *network, const struct prefixes *denied,
                   struct un_error *err);
 
@@ -102,9 +104,9 @@ void close_ports(const struct network *network);
 
 /* ---- forward.c: published TCP ports ---------------------------------------------------------- */
 
-/* Restricts this process (confine.c), and sends a byte, or the fields of an error, over `socket`.
- * Then forwards the connections to published TCP ports to 127.0.0.1 in the network namespace of
- * this process. */
+/* Restricts this process (confine.c), and sends a byte over `socket`, or the fields of an error.
+ * Then forwards connections to published TCP ports of this machine to ports of 127.0.0.1 in the
+ * network namespace of this process. */
 _Noreturn void forward_ports(const struct network *network, int socket);
 
 /* ---- udp.c: published UDP ports -------------------------------------------------------------- */
@@ -143,8 +145,8 @@ bool drop_privileges(void);
 /* Restricts the process that forwards TCP ports. Closes all descriptors except `socket` and the
  * listening sockets, and drops the access to files, all capabilities, and all system calls that
  * forward_ports() does not need. Afterwards the process can't allocate memory. Returns an array
- * with the address of each port in the sandbox, or NULL with the error in `err`. connect(2) fails
- * with all pointers except the pointers to elements of this array. */
+ * with the address of each port in the sandbox, or NULL with the error in `err`. Afterwards
+ * connect(2) fails unless its address argument points to an element of this array. */
 const struct sockaddr_in *confine_forwarder(const struct network *network, int socket,
                                             struct un_error *err);
 /* Restricts the process that receives the datagrams of clients, like confine_forwarder(). The

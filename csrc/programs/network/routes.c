@@ -2,12 +2,12 @@
  * Reads and adds routes of network namespaces by rtnetlink(7).
  *
  * pasta opens connections in this machine's network namespace, so a sandbox could reach all
- * addresses of this machine: pasta's options exclude only the loopback addresses. Hence sandboxes
- * are denied all local addresses of this machine, including broadcast and anycast addresses (an
- * IPv6 router answers to the first address of each of its networks), and this machine's gateways,
- * which in virtual machines and containers often are the machine that hosts them. filter.c drops
- * packets to these addresses. The unreachable routes that this file adds only make connect(2) fail
- * immediately.
+ * addresses of this machine, because pasta's options exclude only the loopback addresses. Hence
+ * sandboxes are denied all local addresses of this machine, including broadcast and anycast
+ * addresses (an IPv6 router answers to the first address of each of its networks), and this
+ * machine's gateways, which in virtual machines and containers often are the machine that hosts
+ * them. filter.c drops packets to these addresses. The unreachable routes that this file adds only
+ * make connect(2) fail immediately.
  */
 #include "base/base.h"
 #include "programs/network/network.h"
@@ -148,8 +148,8 @@ static bool add_route(const struct nlmsghdr *message, struct prefixes *found)
 }
 
 /* Reads the kernel's answers to a request for all routes, and adds their addresses to `found`.
- * Returns 0, or -1 with errno set. It is EAGAIN if the routes changed meanwhile, so that the kernel
- * may have omitted some. */
+ * Returns 0, or -1 with errno set. The errno is EAGAIN if the routes changed meanwhile, so that the
+ * kernel may have omitted some. */
 static int read_routes(int netlink, char *bytes, struct prefixes *found)
 {
     bool is_consistent = true;
@@ -212,7 +212,8 @@ int routes_of_machine(struct prefixes *found, struct un_error *err)
         inet_pton(special[i].family, special[i].address, address);
         add_prefix(found, special[i].family, special[i].length, address);
     }
-    /* Ignore the errors of a kernel without IPv6, which has no IPv6 routes. */
+    /* Ignore the errors with which a kernel without IPv6 fails, because such a kernel has no IPv6
+     * routes. */
     if (!bytes || read_consistent_family(AF_INET, bytes, found) ||
         (read_consistent_family(AF_INET6, bytes, found) && errno != EAFNOSUPPORT &&
          errno != EOPNOTSUPP))
@@ -246,8 +247,8 @@ static void add_attribute(struct new_route *request, unsigned short type, const 
 
 static struct new_route begin_route(const struct prefix *to, unsigned char type)
 {
-    /* For IPv6, set the priority, of which the kernel prefers the lowest value: 0 would mean the
-     * default, 1024. */
+    /* For IPv6, set the priority. The kernel prefers the route with the lowest value, and 0 would
+     * mean the default, 1024. */
     uint32_t priority = 1;
     struct new_route request = {
         .head = {.nlmsg_len = NLMSG_LENGTH(sizeof request.route),

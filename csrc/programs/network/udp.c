@@ -2,13 +2,13 @@
  * Forwards datagrams to published UDP ports of this machine to ports in the sandbox, and the
  * answers back to the clients.
  *
- * Two processes do that, for the reason in confine.c. The receiver has the list of clients, and
- * sends their datagrams to the sender over a socket. The sender has a socket for each client, in
- * the network namespace of the sandbox, connected to the port in the sandbox. The receiver removes
- * a client that was silent for CLIENT_MS, or, when the list is full, the client that was silent for
- * the longest time. It sends the end of the client to the sender, and reuses the client's entry
- * only after the sender has confirmed that the client's socket is closed. So no answer for one
- * client can reach another client.
+ * Two processes forward the datagrams, for the reason that confine.c explains. The receiver has the
+ * list of clients, and sends their datagrams to the sender over a socket. The sender has a socket
+ * for each client, in the network namespace of the sandbox, connected to the port in the sandbox.
+ * The receiver removes a client that was silent for CLIENT_MS, or, when the list is full, the
+ * client that was silent for the longest time. The receiver notifies the sender that the client has
+ * ended, and reuses the client's entry only after the sender has confirmed that the client's socket
+ * is closed. So no answer for one client can reach another client.
  */
 #include "base/base.h"
 #include "programs/network/network.h"
@@ -26,8 +26,9 @@
 _Static_assert(sizeof(struct client_reply) == 128, "the filter needs a power of two");
 #define REPLIES_SIZE (CLIENTS_MAX * sizeof(struct client_reply))
 
-/* A message from the receiver to the sender, which contains a datagram of a client, or means the
- * end of a client. The sender confirms the end by sending the client's number. */
+/* A message from the receiver to the sender, which either contains a datagram of a client, or
+ * reports that a client has ended. The sender confirms that report by sending the client's
+ * number. */
 struct message {
     uint16_t client, port; /* index of the client, and index of the published port */
     bool is_end;
@@ -46,7 +47,7 @@ struct receiver {
         uint16_t port;
     } client[CLIENTS_MAX];
     size_t count;
-    bool is_ending; /* whether a confirmation of the sender for the end of a client is missing */
+    bool is_ending; /* whether the sender has not yet confirmed that a client has ended */
     struct message message;
 };
 
@@ -121,8 +122,8 @@ static size_t find_client(struct receiver *receiver, uint16_t port,
 }
 
 /* Sends receiver->message to the sender. If memory is short, or the socket accepts no message of
- * this length (net.core.wmem_default), drops the datagram, because a client must not be able to end
- * the network. */
+ * this length (net.core.wmem_default), drops the datagram instead of exiting, because a client must
+ * not be able to end the network. */
 static void send_message(struct receiver *receiver, size_t length)
 {
     if (send(receiver->sender, &receiver->message, HEAD_BYTES + length, MSG_NOSIGNAL) >= 0)
@@ -164,9 +165,9 @@ static void receive_datagram(struct receiver *receiver, uint16_t port)
     send_message(receiver, (size_t)length);
 }
 
-/* Ends the client that was silent for the longest time if that time exceeds CLIENT_MS or the list
- * is full. Returns the time in milliseconds until a client must be ended, or -1 if there is no such
- * time. */
+/* Removes the client that was silent for the longest time if that time exceeds CLIENT_MS or the
+ * list is full. Returns the time in milliseconds until a client must be removed, or -1 if no client
+ * must be. */
 static int end_oldest(struct receiver *receiver)
 {
     size_t oldest = CLIENTS_MAX;
@@ -327,8 +328,8 @@ static int want_destinations(const struct ports *ports)
     return 0;
 }
 
-/* Reports over the socket `report` that this process is ready, or the error in `err` if it is not.
- * Exits if the process is not ready. */
+/* If `is_ready` is set, reports over the socket `report` that this process is ready. Otherwise
+ * sends the error in `err`. Exits after an error or a failed report. */
 static void report_start(int report, bool is_ready, struct un_error *err)
 {
     if (!is_ready)

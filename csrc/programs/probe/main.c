@@ -7,7 +7,7 @@
  * that the step fails; standard output contains one line with the errno, the failed step (enum
  * un_step), the id of the cause, and the reason, separated by tabs. 2 means wrong usage, and 125
  * that standard output can't be written. With --within, the line also reports a failed fork(2), and
- * the last output is a NUL and the exit status, for callers that ignore SIGCHLD and so can't wait
+ * the output ends with a NUL and the exit status, because callers that ignore SIGCHLD can't wait
  * for the exit status.
  */
 #include "base/base.h"
@@ -52,8 +52,8 @@ static int do_nothing(const char *path, struct un_error *err)
     return 0;
 }
 
-/* Calls unshare(0), which fails only because of a seccomp filter, because the kernel itself never
- * denies it. */
+/* Calls unshare(0), which fails only if a seccomp filter denies it; the kernel itself never
+ * does. */
 static int unshare_nothing(const char *path, struct un_error *err)
 {
     (void)path;
@@ -132,7 +132,7 @@ static int wait_for_errno(pid_t child, enum un_step step, const char *what, stru
 }
 
 /* Forks a child in new namespaces by clone(2), as runsc does, because a seccomp filter may deny
- * unshare(2) but allow clone(2). Returns like fork(2), with an error in `err`. */
+ * unshare(2) but allow clone(2). Returns as fork(2) does, or -1 with the error in `err`. */
 static pid_t fork_into(uint64_t flags, struct un_error *err)
 {
     pid_t child = (pid_t)syscall(SYS_clone, flags | SIGCHLD, NULL, NULL, NULL, NULL);
@@ -140,8 +140,8 @@ static pid_t fork_into(uint64_t flags, struct un_error *err)
 }
 
 /* Sets the cause of an error to "seccomp-denies-call" if clone(2) has failed with EPERM and a
- * seccomp filter is active: unshare(2) has accepted the same flags before, so the filter would deny
- * the clone(2) of runsc, too. Returns -1. */
+ * seccomp filter is active. The EPERM then comes from the filter, because unshare(2) has accepted
+ * the same flags before. The filter would deny runsc's clone(2), too. Returns -1. */
 static int blame_filter(struct un_error *err)
 {
     if (err->errnum == EPERM && un_proc_status("/proc", "Seccomp:") == 2)
@@ -218,7 +218,8 @@ static int mount_tmpfs(const char *path, struct un_error *err)
     return un_mount("usernsctl", "/", "tmpfs", MS_NOSUID | MS_NODEV, NULL, err);
 }
 
-/* Bind-mounts a directory by its descriptor, as for the root filesystem of a sandbox. */
+/* Bind-mounts a directory by its descriptor, as usernsctl does for the root filesystem of a
+ * sandbox. */
 static int bind_here(struct un_error *err)
 {
     if (un_mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL, err))
@@ -260,8 +261,8 @@ static int mount_proc(const char *path, struct un_error *err)
     return wait_for_errno(child, UN_STEP_MOUNT, "/proc", err);
 }
 
-/* Tries pivot_root(2) with /proc as the new root, because /proc exists wherever the previous steps
- * succeed. */
+/* Tries pivot_root(2), with /proc as the new root, because /proc exists on every system on which
+ * the previous steps succeed. */
 static int pivot_root(const char *path, struct un_error *err)
 {
     (void)path;
@@ -273,7 +274,7 @@ static int pivot_root(const char *path, struct un_error *err)
     return 0;
 }
 
-/* Pauses, so that the parent can trace this process, until the parent exits. */
+/* Sleeps until the parent exits, so that the parent can trace this process. */
 static _Noreturn void be_traced(pid_t parent)
 {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -324,8 +325,9 @@ static _Noreturn void become_stopped(const char *path)
     _exit(errno);
 }
 
-/* Prints the AppArmor profile that a program would run in. Executes the program for that, because
- * the kernel chooses the profile at execve(2), and only root can read the kernel's rules. */
+/* Prints the AppArmor profile in which a program would run. Executes the program to find the
+ * profile, because the kernel chooses the profile at execve(2), and only root can read the kernel's
+ * rules. */
 static int print_profile(const char *path, struct un_error *err)
 {
     char who[16], label[512];

@@ -16,14 +16,15 @@ struct un_error;
 
 /*
  * Forks a child for a step. Returns UN_PROBE_CHILD in the child. In the parent, waits at most
- * `most` milliseconds for the exit of the child, then kills and reaps all remaining descendants.
- * Returns the child's exit status, 128+N if signal N has killed the child, or UN_PROBE_LATE after
- * the time limit. Returns UN_PROBE_NO_CHILD with the error in `err` if fork(2) fails.
+ * `most` milliseconds for the exit of the child. Afterwards kills and reaps all remaining
+ * descendants. Returns the child's exit status, 128+N if signal N has killed the child, or
+ * UN_PROBE_LATE after the time limit. Returns UN_PROBE_NO_CHILD with the error in `err` if fork(2)
+ * fails.
  */
 int run_within(uint64_t most, struct un_error *err);
 
-/* Kills a child by its pidfd if possible, because a seccomp filter may deny kill(2), or kill a
- * process that calls it. */
+/* Kills a child by a pidfd if possible, instead of kill(2), because a seccomp filter may deny
+ * kill(2), or kill processes that call kill(2). */
 void kill_child(pid_t pid);
 
 #endif

@@ -9,9 +9,9 @@
 
 #define FAILED 125
 
-/* Time limit for the exit of killed processes. */
+/* Time limit in milliseconds for the exit of killed processes. */
 #define GRACE_MS 2000
-/* Interval at which the program searches for more processes to kill. */
+/* Interval in milliseconds at which the program searches for more processes to kill. */
 #define SLICE_MS 20
 
 /* Waits for SIGCHLD, which is blocked, until the deadline `until` (un_now_ms()). */
@@ -36,8 +36,8 @@ void kill_child(pid_t pid)
 }
 
 /* Kills all children except `ended`, which may be 0. Returns false if /proc does not list the
- * children, or belongs to another PID namespace, whose pids may belong to unrelated processes in
- * this namespace. */
+ * children, or if /proc shows the pids of another PID namespace, because in this namespace these
+ * pids may belong to unrelated processes. */
 static bool kill_own_children(pid_t ended)
 {
     if (un_proc_status("/proc", "Pid:") != getpid())
@@ -62,9 +62,10 @@ static bool reap_ended(void)
 }
 
 /* Kills all descendants in rounds, because the children of a killed child become children of this
- * process. The child `first` is not reaped yet, so its process group id can't have been reused. If
- * only this child remains and has exited, calls neither kill(2) nor pidfd_send_signal(2), because a
- * seccomp filter may kill a process that calls them. */
+ * process. If kill_own_children() fails, kills the process group of the child `first`, which has
+ * not been reaped yet, so that the id of the group can't have been reused. If only this child
+ * remains and has exited, calls neither kill(2) nor pidfd_send_signal(2), because a seccomp filter
+ * may kill a process that calls them. */
 static void end_all(pid_t first, bool has_ended, const sigset_t *signals)
 {
     int64_t until = un_now_ms() + GRACE_MS;

@@ -58,9 +58,9 @@ static bool has_child(const struct children *children, pid_t pid)
     return false;
 }
 
-/* Sends the signal `sig`, if it is not 0, to all children except the children in `spared`, and
+/* Sends the signal `sig`, unless it is 0, to all children except the children in `spared`, and
  * reaps the children that have exited. Adds the number of reaped children to *reaped. Returns
- * whether any child was found, and so may remain. */
+ * whether any child was found, because a child that was found may still run. */
 static bool end_children(const struct children *spared, int sig, int *reaped)
 {
     FILE *file = fopen(CHILDREN, "re");

@@ -1,17 +1,18 @@
 /*
- * Limits without control groups: the watcher measures the memory and the tasks of the sandbox.
+ * Enforces limits without control groups, by measuring the memory and the tasks of the sandbox.
  *
  * A measurement takes some microseconds (facts/usage.c). The next measurement follows before the
  * sandbox can exceed the limit by much, even if the processors clear pages or start processes at
- * the highest rate. Each measurement reads the size of the sentry's memory file. It reads the
- * anonymous memory and the page tables of a known process only after the process has run for some
- * milliseconds, because a process that has not run has allocated nothing. The page tables of all
- * processes count, because a process that maps files of this machine allocates page tables without
- * the sentry. New processes are found by a walk through all processes, which takes longer, and must
- * take only a small share of the time. If the kernel has assigned no new pid, there is no new
+ * the highest rate. Each measurement reads the size of the sentry's memory file. The anonymous
+ * memory and the page tables of the processes that the last walk has found are read again only
+ * after these processes have run for some milliseconds, because a process that has not run has
+ * allocated nothing. The page tables of all processes count, because a process that maps files of
+ * this machine allocates page tables without the sentry. New processes are found by a walk through
+ * all processes of the sandbox. A walk takes longer than a measurement, so walks are limited to a
+ * small share of the watcher's time. If the kernel has assigned no new pid, there is no new
  * process, and no walk is needed. If other programs of this machine start processes, and so use new
- * pids, the processor time of the sentry is checked instead: a sandbox whose sentry has hardly run
- * has hardly any new processes.
+ * pids, the watcher checks the processor time of the sentry instead, because a sandbox whose sentry
+ * has hardly run has hardly any new processes.
  */
 #include "base/base.h"
 #include "explain/explain.h"
@@ -39,32 +40,34 @@
 #define EXCESS (32U << 20)
 #define CHECK_MS_MIN 4
 #define CHECK_MS_MAX 1000
-/* Minimum and maximum of the processor time, in microseconds, after which the known processes are
- * measured again. In this time they can allocate at most a few MiB, and at most one BUSY_SHARE-th
- * of the memory that remains below the limit. */
+/* Minimum and maximum of the processor time, in microseconds, that the processes found by the last
+ * walk may use together before their memory is measured again. While they use this processor time,
+ * the processes can allocate at most a few MiB, or 1/BUSY_SHARE of the memory that remains below
+ * the limit. */
 #define BUSY_US_MIN 4000
 #define BUSY_US_MAX 20000
 #define BUSY_SHARE 8
 
 /* The processor time in microseconds that the sentry of an idle sandbox uses in 150 milliseconds. A
- * new process can allocate page tables for at most this time before the next walk finds it. */
+ * new process can allocate page tables for at most this processor time before the next walk finds
+ * the process. */
 #define START_US 4000
 #define TASKS_PER_MS 2
 #define WALK_MS_MIN 20
 #define WALK_MS_MAX 2000
 /* The maximum time in ms between two walks through the processes of an idle sandbox. */
 #define IDLE_WALK_MS 5000
-/* Walks take at most one WALK_SHARE-th of the watcher's time. */
+/* Walks take at most 1/WALK_SHARE of the watcher's time. */
 #define WALK_SHARE 50
 
-/* Maximum delay between the idle timeout of a sandbox and its end: one IDLE_SHARE-th of the idle
- * timeout, but at least IDLE_MS_MIN and at most IDLE_MS_MAX milliseconds. */
+/* A sandbox is ended at the latest 1/IDLE_SHARE of its idle timeout after that timeout, but the
+ * delay is at least IDLE_MS_MIN and at most IDLE_MS_MAX milliseconds. */
 #define IDLE_SHARE 10
 #define IDLE_MS_MIN 50
 #define IDLE_MS_MAX 10000
 
-/* Maximum depth of the process tree that is walked, far more than the tree of runsc's processes
- * has. */
+/* Maximum depth to which a process tree is walked. The tree of runsc's processes is far less
+ * deep. */
 #define LEVELS_MAX 8
 
 static int64_t clamp(int64_t number, int64_t least, int64_t most)
@@ -125,8 +128,8 @@ int limit_watch_idle(struct limit_watch *watch, const char *directory, struct un
     return watch->activity < 0 ? un_fail_errno(err, UN_STEP_SANDBOX, "activity") : 0;
 }
 
-/* Checks whether no command has run for the idle timeout. If so, this process keeps the lock of the
- * file "activity", so that no new command can start. */
+/* Checks whether no command has run for the idle timeout. If so, keeps the lock of the file
+ * "activity", so that no new command can start. */
 static bool is_idle(struct limit_watch *watch)
 {
     struct stat status;
@@ -154,8 +157,8 @@ static bool is_idle(struct limit_watch *watch)
     return false;
 }
 
-/* Checks whether RLIMIT_NPROC counts the processes of each user namespace separately, as since
- * Linux 5.14. Older kernels count all processes of the user. */
+/* Checks whether RLIMIT_NPROC counts the processes of each user namespace separately, as Linux does
+ * since 5.14. Older kernels count all processes of the user. */
 static bool counts_by_namespace(void)
 {
     struct utsname name;
@@ -186,8 +189,8 @@ static bool limit_tasks(pid_t pid, void *arg)
     const struct limit_watch *watch = arg;
     const struct rlimit limit = {.rlim_cur = watch->limits.pids, .rlim_max = watch->limits.pids};
     bool ignored;
-    /* Ignore a failure, which means that the process has exited. The watcher counts the tasks,
-     * too. */
+    /* Ignore a failure, because it means that the process has exited. The watcher also counts the
+     * tasks itself. */
     prlimit(pid, RLIMIT_NPROC, &limit, NULL);
     return un_any_child(pid, limit_tasks, arg, &ignored);
 }
@@ -199,7 +202,8 @@ static bool find_sentry(pid_t pid, void *arg)
         return false;
     watch->sentry = pid;
     bool has_rlimit = watch->limits.pids && !watch->is_bound && counts_by_namespace();
-    /* Repeat, because processes that were started meanwhile have inherited the previous limit. */
+    /* Set the limit repeatedly, because a process that was started during the previous round may
+     * have inherited the previous limit. */
     for (int i = 0; i < 3 && has_rlimit; i++)
         limit_tasks(pid, watch);
     watch->is_bound = watch->is_bound || (has_rlimit && !is_real_root());
@@ -237,8 +241,8 @@ static void read_limit_process(struct limit_process *process)
     process->bytes = un_private_memory(process->pid);
 }
 
-/* Measures the processes that the last walk has found again if they have used enough processor time
- * since their last measurement. */
+/* Measures again the processes that the last walk has found, if together they have used enough
+ * processor time since their last measurement. */
 static void read_busy_processes(struct limit_watch *watch)
 {
     int64_t busy = 0, wait = memory_time_left(watch) * 1000 / BUSY_SHARE;
@@ -373,8 +377,8 @@ static bool describe_idleness(const struct limit_watch *watch, int64_t now, stru
     return true;
 }
 
-/* Describes in `end` that the sandbox was ended because the sentry was not found, since no limit
- * can be enforced without measurements. */
+/* Describes in `end` that the watcher has ended the sandbox because it has not found the sentry,
+ * without whose measurement no limit can be enforced. */
 static bool describe_blindness(struct un_end *end)
 {
     *end = (struct un_end){.reason = "limit-unenforceable"};

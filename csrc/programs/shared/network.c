@@ -17,13 +17,14 @@
 #define ONLY_NETWORK                                                                               \
     (UINT64_C(1) << CAP_NET_ADMIN | UINT64_C(1) << CAP_NET_RAW | UINT64_C(1) << CAP_SETPCAP)
 
-/* Time limit in ms for the start of usernsctl-network, which is exceeded only after a bug, because
- * usernsctl-network limits the time of each helper itself. */
+/* Time limit in ms for the start of usernsctl-network. Only a bug exceeds the limit, because
+ * usernsctl-network itself limits the time of each helper. */
 #define READY_MS 30000
 
 struct keeper {
     char **argv;
-    int fds[2]; /* pidfd of this process, and the socket over which usernsctl-network reports */
+    int fds[2]; /* pidfd of the process that starts usernsctl-network, and the socket for the report
+                   of usernsctl-network */
 };
 
 /* Executes usernsctl-network. Runs in the child. */
@@ -33,8 +34,9 @@ static int become_keeper(void *arg)
     const struct keeper *keeper = arg;
     struct un_error err;
     un_set_signals(0);
-    /* A signal to the caller's process group, as by Ctrl-C, must not end the network. setsid(2)
-     * can't fail, because a new process is not a process group leader. */
+    /* Start a new session, because a signal to the caller's process group, as by Ctrl-C, must not
+     * end the network. setsid(2) can't fail, because a new process is not a process group
+     * leader. */
     setsid();
     /* Ignore failures, because usernsctl-network exits without a report if one of its descriptors
      * is closed. */

@@ -2,11 +2,12 @@
  * Notices that the kernel's OOM killer has killed a process of gVisor.
  *
  * Programs in the sandbox run in stubs, which are children of gVisor's kernel, the sentry. The
- * sentry does not notice when a stub is killed, and the programs hang forever. Stubs never exit (a
- * stub without a program waits for the next program). So after an OOM kill in the control group,
- * the sentry has lost a stub if one of its children is a zombie, or if it has reaped a child,
- * because /proc/PID/stat then counts the page faults of that child (cminflt, proc_pid_stat(5)).
- * Other sandboxes in the control group, which have lost no stub, continue.
+ * sentry does not notice when a stub is killed, and the programs hang forever. Stubs never exit by
+ * themselves; a stub without a program waits for the next program. So after an OOM kill in the
+ * control group, the sentry has lost a stub if a child of the sentry is a zombie or was reaped. A
+ * reaped child shows in the sentry's /proc/PID/stat, which then counts the page faults of that
+ * child (cminflt, proc_pid_stat(5)). The watchers of other sandboxes in the control group, which
+ * have lost no stub, do not end these sandboxes.
  */
 #include "base/base.h"
 #include "explain/explain.h"
@@ -19,14 +20,14 @@
  * suffice, because the killed process may take a moment to exit. */
 #define CHECKS 40
 #define CHECK_INTERVAL_MS 50
-/* Number of checks after which the kernel has probably killed a process of another sandbox if no
- * process of this sandbox is missing. */
+/* Number of checks after which, if no process of this sandbox is missing, the kernel has probably
+ * killed a process of another sandbox. */
 #define UNCERTAIN_CHECKS 20
-/* When the memory limit is reached, up to one ROUGHLY-th of it may be unused, because the kernel
- * counts memory in batches. */
+/* When the kernel considers a memory limit reached, up to 1/ROUGHLY of the memory may be unused,
+ * because the kernel counts memory in batches. */
 #define ROUGHLY 20
-/* The interval at which the counter of OOM kills is read if poll(2) can't report its changes:
- * version 1 of control groups reports no changes to unprivileged processes. */
+/* The interval at which the counter of OOM kills is read if poll(2) can't report changes of the
+ * counter. Version 1 of control groups reports no changes to unprivileged processes. */
 #define INTERVAL_MS 500
 
 void oom_watch_begin(struct oom_watch *watch, const struct sandbox_group *group)
@@ -131,8 +132,8 @@ static bool has_own_proc(void)
 bool oom_watch_check(struct oom_watch *watch, pid_t parent)
 {
     int64_t now = un_now_ms();
-    /* Because of other limits, the watcher calls this function more often than the counter must be
-     * read, and checks in quick succession would find the same processes. */
+    /* Return before the time of the next check. The watcher calls this function more often because
+     * of other limits, but checks in quick succession would find the same processes. */
     if ((!watch->has_events || watch->checks) && now < watch->next)
         return false;
     watch->next = now + INTERVAL_MS;
@@ -151,8 +152,8 @@ bool oom_watch_check(struct oom_watch *watch, pid_t parent)
          found = has_own_proc() && un_any_child(parent, has_lost_child, NULL, &failed);
     if (watch->is_machine)
         return found;
-    /* Without a /proc of this PID namespace, the processes can't be checked, so the killed process
-     * is assumed to be a process of this sandbox. */
+    /* Without a /proc of this PID namespace, the processes can't be checked. Then assume that the
+     * killed process belonged to this sandbox. */
     return found || !has_own_proc() || (failed && !kill(parent, 0));
 }
 
@@ -169,8 +170,8 @@ static bool read_use(uint64_t *bytes)
 }
 
 /* Describes in `end` that the sandbox has reached its own memory limit, and returns true. Returns
- * false if the sandbox has not reached its limit, so that the memory of a parent control group ran
- * out. */
+ * false if the sandbox has not reached its limit, in which case the memory of a parent control
+ * group ran out. */
 static bool describe_own(const struct sandbox_group *group, const struct un_limits *limits,
                          struct un_end *end)
 {

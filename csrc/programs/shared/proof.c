@@ -10,8 +10,8 @@
 /* Size in bytes of the buffer for gVisor's kernel log, which has only a dozen lines. */
 #define LOG_SIZE 8192
 
-/* The version field of uname(2) in gVisor, which is also in /proc/version. gVisor has reported this
- * version since 2018, with different releases. No Linux kernel in use was built at that time. */
+/* The field `version` of uname(2) in gVisor, which is also in /proc/version. All releases of gVisor
+ * since 2018 report this text. No Linux kernel in use was built at this time. */
 static const char gvisor_build[] = "#1 SMP Sun Jan 10 15:06:54 PST 2016";
 
 /* The first line of gVisor's kernel log (gvisor.dev, "dmesg" in the quick start). The following

@@ -79,8 +79,8 @@ pid_t sandbox_start_command(char **argv, const struct sandbox_group *group, int 
     sigaddset(&handled, SIGCHLD);
     sigaddset(&handled, SIGTERM);
     sigprocmask(SIG_BLOCK, &handled, &before);
-    /* This program has blocked SIGTERM itself (sandbox_wait_init()), so the command must not
-     * inherit that. */
+    /* Unblock SIGTERM for the command, because not the caller but this program itself has blocked
+     * it (sandbox_wait_init()). */
     sigdelset(&before, SIGTERM);
     un_auto_close int nothing = un_open_null(O_RDWR);
     *signals = signalfd(-1, &handled, SFD_CLOEXEC | SFD_NONBLOCK);
@@ -102,8 +102,8 @@ bool sandbox_read_signals(int signals)
 {
     struct signalfd_siginfo info;
     bool is_terminated = false;
-    /* Ignore which child a SIGCHLD reports, because the kernel may merge several SIGCHLDs into
-     * one. */
+    /* Ignore the pid in a SIGCHLD, because the kernel may merge the signals of several children
+     * into one. */
     while (read(signals, &info, sizeof info) > 0)
         is_terminated = is_terminated || info.ssi_signo == SIGTERM;
     return is_terminated;

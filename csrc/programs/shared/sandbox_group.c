@@ -47,8 +47,8 @@ static int write_number(int dir, const char *file, uint64_t number)
     return un_group_write(dir, file, text);
 }
 
-/* Writes a number to a file of a control group. Returns 0 also if the file does not exist, as
- * without swap accounting, or -1 with errno set. */
+/* Writes a number to a file of a control group. Returns 0, also if the file does not exist, as the
+ * file for swap without swap accounting. Returns -1 with errno set after any other failure. */
 static int write_optional(int dir, const char *file, uint64_t number)
 {
     return write_number(dir, file, number) && errno != ENOENT ? -1 : 0;

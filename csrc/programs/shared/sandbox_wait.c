@@ -73,8 +73,8 @@ static bool wait_for_event(const struct sandbox_wait *wait)
     return !(fds[0].revents && sandbox_read_signals(wait->signals)) && !is_over;
 }
 
-/* Writes why the sandbox was ended to the file wait->end_file, if set. Returns the exit status of
- * this process. */
+/* Writes the reason for which the sandbox was ended to the file wait->end_file, if that is set.
+ * Returns the exit status of this process. */
 static int report_end(const struct sandbox_wait *wait, const struct un_end *end)
 {
     un_auto_close int fd = wait->end_file ? create_file(wait->directory, wait->end_file) : -1;
@@ -100,7 +100,7 @@ static const char *option_of(const struct sandbox_wait *wait, const char *name)
     return "";
 }
 
-/* Checks whether gVisor's kernel has crashed for a known cause, and if so describes that in
+/* Checks whether gVisor's kernel has crashed with a known cause, and if so describes the crash in
  * `end`. */
 static bool describe_crash(const struct sandbox_wait *wait, struct un_end *end)
 {

@@ -10,7 +10,8 @@
 #include <sys/types.h>
 #include <time.h>
 
-/* A plan for an id map, and the facts that it is based on. Too large for a small stack. */
+/* A plan for id maps, and the facts on which the plan is based. The structure is too large for a
+ * small stack. */
 struct decision {
     struct un_facts facts;
     struct un_plan plan;
@@ -73,10 +74,10 @@ int open_kept_signals(void);
 /*
  * Forks if this process is PID 1 of a container that has a user namespace of its own, so that only
  * the child enters another user namespace. Container engines start further programs, such as health
- * checks and probes, in the namespaces of PID 1, and their setns(2) would fail if PID 1 had entered
- * another user namespace. Returns false in the process that is to continue, and true in PID 1 after
- * the exit of the child, whose exit status is stored in *status. After a failed fork, returns true
- * with *status -1 and errno set.
+ * checks and probes, in the namespaces of PID 1. The engine's setns(2) would fail if PID 1 had
+ * entered another user namespace. Returns false in the process that is to continue, and true in PID
+ * 1 after the exit of the child, whose exit status is stored in *status. After a failed fork,
+ * returns true with *status -1 and errno set.
  */
 bool stay_outside(int *status);
 
@@ -86,7 +87,7 @@ bool stay_outside(int *status);
 struct un_limits {
     uint64_t memory;     /* memory limit in bytes */
     uint64_t pids;       /* maximum number of tasks */
-    uint64_t processors; /* number of processors, applied by sandbox_show_limits() */
+    uint64_t processors; /* number of processors, which sandbox_show_limits() applies */
     uint64_t disk;       /* size in bytes of the tmpfs that sandbox_show_limits() mounts */
     uint64_t timeout;    /* time limit in milliseconds */
     uint64_t idle;       /* milliseconds without a command after which the sandbox ends */
@@ -125,7 +126,7 @@ void sandbox_group_remove(struct sandbox_group *group);
 int sandbox_group_open_kills(const struct sandbox_group *group, int *version);
 /* Returns the peak memory usage of the sandbox in bytes. */
 uint64_t sandbox_group_peak(const struct sandbox_group *group);
-/* Checks whether the limit of pids has made a fork(2) in the sandbox fail. */
+/* Checks whether a fork(2) in the sandbox has failed because of the limit of pids. */
 bool sandbox_group_refused(const struct sandbox_group *group);
 
 /* ---- sandbox_command.c: starting the command that starts a sandbox --------------------------- */
@@ -163,8 +164,9 @@ bool sandbox_read_signals(int signals);
 #define END_TEXT_MAX 256
 
 struct un_end {
-    const char *reason;   /* id of the cause, or NULL while the watcher has not ended the sandbox */
-    uint64_t limit, used; /* in bytes, tasks, or milliseconds; 0 if unknown */
+    const char *reason; /* id of the cause, or NULL while the watcher has not ended the sandbox */
+    uint64_t limit,
+        used; /* the exceeded limit, and the usage, in bytes, tasks or milliseconds; 0 if unknown */
     char text[END_TEXT_MAX]; /* message for the user about the reason, the limit and the usage */
 };
 
@@ -203,7 +205,7 @@ struct oom_watch {
     bool is_own;     /* whether the file counts only OOM kills in the sandbox */
     bool is_machine; /* whether the file counts the OOM kills of the whole machine */
     uint64_t kills;  /* number of OOM kills at the last check */
-    int checks;      /* number of checks that remain to be done after the last OOM kill */
+    int checks;      /* number of checks that are still to be done because of the last OOM kill */
     int64_t next;    /* time of the next check if no event occurs, in ms (un_now_ms()) */
 };
 
@@ -217,8 +219,8 @@ bool oom_watch_check(struct oom_watch *watch, pid_t parent);
 /* Checks whether an OOM kill explains `status`, the exit status of runsc. That is so if the kernel
  * has killed a process that probably does not belong to another sandbox. */
 bool oom_watch_explains(const struct oom_watch *watch, int status);
-/* Describes an OOM kill in `end`, with the memory limit of the sandbox, or else the memory limit of
- * this process's control group, and the memory usage. */
+/* Describes an OOM kill in `end`, with the memory usage, and with the memory limit of the sandbox,
+ * or of this process's control group if the sandbox has no limit. */
 void oom_describe(const struct sandbox_group *group, const struct un_limits *limits,
                   struct un_end *end);
 
@@ -239,15 +241,17 @@ struct limit_watch {
     struct un_limits limits;
     bool measures;        /* whether the watcher must measure the usage of the sandbox */
     uint64_t most_memory; /* memory limit in bytes that the watcher enforces, or 0 */
-    int64_t start;  /* time of the sandbox's start in ms (un_now_ms()), as all times below in ms */
-    int activity;   /* descriptor of the file that limit_watch_idle() opens, or -1 */
-    int64_t active; /* last known time at which a command ran; 0 while the sandbox starts */
+    int64_t start; /* time of the sandbox's start; like all following times without another unit, in
+                      ms of un_now_ms() */
+    int activity;  /* descriptor of the file that limit_watch_idle() opens, or -1 */
+    int64_t active;     /* latest time at which a command is known to have run; 0 while the sandbox
+                           starts */
     int64_t next_idle;  /* time of the next check of `activity` */
     int64_t next_check; /* time of the next measurement of memory and tasks */
     int64_t next_walk;  /* time of the next walk through all processes */
     int64_t last_walk;  /* time of the last walk through all processes */
     int64_t walk_time;  /* processor time of the sentry at the last walk, in microseconds, or -1 */
-    int pids;           /* descriptor for un_last_pid(), or -1 */
+    int pids;           /* descriptor of the file that un_last_pid() reads, or -1 */
     int64_t last_pid;   /* result of un_last_pid() at the last walk, or -1 */
     uint64_t bytes_per_ms; /* maximum rate at which the memory usage of the sandbox grows */
     /* The processes that the last walk has found, at most LIMIT_PROCESSES. */
@@ -273,12 +277,12 @@ int limit_watch_idle(struct limit_watch *watch, const char *directory, struct un
  * no limits to check. */
 int limit_watch_interval(const struct limit_watch *watch);
 /* Measures the sandbox if a measurement is due. The main processes of the sandbox are children of
- * the process `parent`. Returns whether the sandbox exceeds a limit, and then describes that in
- * `end`. */
+ * the process `parent`. Returns whether the sandbox exceeds a limit, and if so describes the limit
+ * in `end`. */
 bool limit_watch_check(struct limit_watch *watch, pid_t parent, struct un_end *end);
-/* Checks whether gVisor has crashed because the limit of tasks made it fail to start a process, and
- * if so describes that in `end`. `refused` means that pids.max has made a fork(2) fail. `errors`,
- * `crash` and `debug` are the paths of runsc's error log, crash report and debug log. */
+/* Checks whether gVisor has crashed because it could not start a process within the limit of tasks,
+ * and if so describes the limit in `end`. `refused` means that pids.max has made a fork(2) fail.
+ * `errors`, `crash` and `debug` are the paths of runsc's error log, crash report and debug log. */
 bool limit_watch_judge(const struct limit_watch *watch, bool refused, const char *errors,
                        const char *crash, const char *debug, struct un_end *end);
 /* Describes in `end` that the sandbox has exceeded its memory limit by using `used` bytes. */
@@ -294,8 +298,8 @@ struct sandbox_wait {
     int end_fds[SANDBOX_WAIT_FDS]; /* descriptors that end the wait when they become readable, or
                                       -1 */
     int directory;                 /* descriptor of the directory to which `end_file` is relative */
-    const char *end_file; /* path of the file to which the reason of the sandbox's end is written,
-                             or NULL */
+    const char *end_file; /* path of the file to which the reason for the end of the sandbox is
+                             written, or NULL */
     char *const *command; /* arguments of the command, see sandbox_start_command() */
     struct sandbox_group group;
     struct oom_watch oom;
@@ -305,7 +309,7 @@ struct sandbox_wait {
 /* Initializes the structure, and blocks SIGTERM, so that a SIGTERM that arrives before
  * sandbox_wait_for_exit() ends the sandbox, too. */
 void sandbox_wait_init(struct sandbox_wait *wait, char *const *command);
-/* Sets up the limits before the start of the sandbox: creates the control groups, calls
+/* Sets up the limits before the start of the sandbox. Creates the control groups, calls
  * sandbox_show_limits() for `directory`, and begins to count OOM kills and to measure the time.
  * Returns 0, or -1 after sending the error to `fd` (error_send()). */
 int sandbox_wait_begin(struct sandbox_wait *wait, const struct un_limits *limits,
@@ -313,9 +317,9 @@ int sandbox_wait_begin(struct sandbox_wait *wait, const struct un_limits *limits
 
 /* Waits for the exit of the child `pid`, and reaps all other children too if `others` is set. The
  * main processes of the sandbox are children of the process `parent`. Returns the exit status of
- * `pid`. If a descriptor in wait->end_fds becomes readable, SIGTERM arrives, the OOM killer kills a
- * process of the sandbox, its network ends, or the sandbox exceeds a limit before the exit, returns
- * the exit status for that, which is usually SANDBOX_KILLED. */
+ * `pid`. Returns earlier, usually with SANDBOX_KILLED, if a descriptor in wait->end_fds becomes
+ * readable, if SIGTERM arrives, if the OOM killer kills a process of the sandbox, if the sandbox's
+ * network ends, or if the sandbox exceeds a limit. */
 int sandbox_wait_for_exit(struct sandbox_wait *wait, pid_t pid, bool others, pid_t parent);
 
 /* Reads the pid file `path`, which runsc has written. Returns the pid, or 0 if the file can't be
@@ -331,8 +335,8 @@ void sandbox_write_text(int directory, const char *path, const char *text);
  * them. Returns 0, or -1 with errno set. */
 int adopt_descendants(void);
 
-/* A child of this process. Some children do not belong to the sandbox: if a shell executes this
- * program in place of itself, this process inherits the shell's children. */
+/* A child of this process that may not belong to the sandbox. If a shell executes this program in
+ * place of itself, the shell's children become children of this process. */
 struct child {
     pid_t pid;
     uint64_t start; /* start time of the child, in clock ticks since boot */
@@ -348,8 +352,8 @@ void children_read(struct children *children);
 void children_add(struct children *children, pid_t pid);
 
 /* Kills and reaps all descendants of this process, except the children in `spared`, which may be
- * NULL. This process must be a subreaper or PID 1. Returns after some seconds even if a process
- * remains, because a process may hang in the kernel. */
+ * NULL. This process must be a subreaper or PID 1. Stops waiting after some seconds even if a
+ * process remains, because a killed process may hang in the kernel. */
 void kill_descendants(const struct children *spared);
 
 /* Waits at most `timeout` milliseconds until all children except the children in `spared` have

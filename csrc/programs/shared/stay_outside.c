@@ -25,8 +25,8 @@ bool stay_outside(int *status)
     un_default_sigchld(&sigchld);
     pid_t child = un_fork();
     if (child > 0) {
-        /* Erase the environment of this process, because only the command may have the
-         * variables. */
+        /* Erase the environment of PID 1, because only the command may have the caller's
+         * environment variables. */
         for (char **at = environ; *at; at++)
             memset(*at, 0, strlen(*at));
         *status = un_exit_status_of(un_supervise_child(child));

@@ -5,18 +5,19 @@
  *   usernsctl-verify [--log=json] [--as UID GID] PAYLOAD [ARGUMENT...]
  *   usernsctl-verify --signal NUMBER
  *
- * With --as, the payload has the ids UID and GID in a new user namespace of gVisor, which maps them
- * to the ids of this process. That is needed where only one id of the host is mapped, because this
- * id must be 0 for runsc.
+ * With --as, the payload has the ids UID and GID in a new user namespace of gVisor, which maps UID
+ * and GID to the ids of this process. The option is needed if only one id of the host is mapped,
+ * because runsc requires that the mapped id is 0.
  *
  * With --log=json, messages have the JSON format of report.c.
  *
- * With --signal, the program sends a signal to PID 1. That is needed for real-time signals, which
- * `runsc kill` does not support. PID 1 itself executes a payload with the name --signal instead.
+ * With --signal, the program sends a signal to PID 1. usernsctl-watch sends real-time signals in
+ * this way, because `runsc kill` does not support them. PID 1 itself executes a payload with the
+ * name --signal instead.
  *
  * The program works in any root filesystem and as any user. It checks the kernel by system calls
  * only, so that neither a mounted /proc nor a file can fake the result. It needs no libc, and so
- * has only two pages: each page that gVisor has to load delays the payload.
+ * consists of only two pages, because each page that gVisor has to load delays the payload.
  */
 #include "base/base.h"
 #include "base/freestanding.h"
@@ -166,7 +167,7 @@ static int search_payload(bool in_json, char **argv, char **envp, const char *at
     bool denied = false;
     while (un_next_candidate(&at, argv[0], path)) {
         long errnum = exec_payload(path, argv, envp);
-        /* Check that the file exists, because EACCES may also mean that a directory of the path
+        /* Check that the file exists, because EACCES may also mean that a directory on the path
          * can't be searched. */
         denied = denied || (errnum == EACCES && file_exists(path));
         if (errnum != EACCES && file_exists(path))

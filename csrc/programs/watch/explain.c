@@ -27,8 +27,8 @@ static void add_quoted(struct un_text *text, const char *message)
     un_text_add(text, "\n");
 }
 
-/* Adds runsc's last messages and the crash report to `text`, except the message that the failure
- * quotes already. */
+/* Adds runsc's last messages and the crash report to `text`, except the message that the error
+ * already quotes. */
 static void add_more(struct un_text *text, const struct un_runsc_logs *logs)
 {
     const char *message = logs->messages.bytes;
@@ -87,7 +87,7 @@ static void report_failure_of_runsc(const struct un_runsc_logs *logs,
     un_text_free(&details);
 }
 
-/* Creates a directory at the path of runsc's error log, which marks that the error was reported. */
+/* Creates a directory at the path of runsc's error log, as a mark that the error was reported. */
 void mark_reported(char *const *files)
 {
     mkdir(files[ERRORS], 0700);
@@ -108,10 +108,10 @@ static _Noreturn void wait_for_end_of_pipe(const int ends[2])
     _exit(0);
 }
 
-/* Checks whether RLIMIT_NPROC or pids.max allows fewer processes than a sandbox needs. Both count
- * processes and threads. Starts that many processes, because the kernel has no counter of failures
- * caused by RLIMIT_NPROC. The processes exit by themselves, because a seccomp filter may kill a
- * process that calls kill(2). */
+/* Checks whether RLIMIT_NPROC or pids.max allows fewer processes than a sandbox needs. Both limits
+ * count processes and threads. To check, starts as many processes as a sandbox needs, because the
+ * kernel has no counter of failures caused by RLIMIT_NPROC. The processes exit by themselves
+ * instead of being killed, because a seccomp filter may kill a process that calls kill(2). */
 static bool is_short_of_processes(void)
 {
     pid_t child[SANDBOX_PROCESSES];

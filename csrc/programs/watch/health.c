@@ -3,11 +3,11 @@
  * container works.
  *
  * A container engine starts this program as a health check in the container, outside of gVisor. The
- * program checks the sandbox of the oldest watcher with the same uid in the same control group,
- * because other sandboxes in the container may be short-lived. It joins the namespaces of that
- * watcher, and starts COMMAND in the sandbox by `runsc exec`, or, without COMMAND, the program that
- * checks the kernel. So a sandbox is healthy if gVisor answers, and a program starts there and
- * succeeds before the deadline. The payload can only make the check of its own sandbox fail.
+ * program checks the sandbox of the oldest watcher that has the same uid and control group as this
+ * process, because other sandboxes in the container may be short-lived. It joins the namespaces of
+ * that watcher, and starts COMMAND in the sandbox by `runsc exec`, or, without COMMAND, the program
+ * that checks the kernel. So a sandbox is healthy if gVisor answers, and a program in the sandbox
+ * starts and succeeds before the deadline. A payload can't affect the check of another sandbox.
  */
 #include "base/base.h"
 #include "launch/launch.h"
@@ -24,12 +24,12 @@
 /* Exit status of COMMAND if SIGALRM has killed it, which usernsctl-verify uses to limit its
  * time. */
 #define TOO_LATE (128 + SIGALRM)
-/* Time limit for gVisor's answer. It is two seconds longer than the time limit of the command, so
- * that a slow command is not mistaken for a hung sandbox. */
+/* Time limit in milliseconds for gVisor's answer. The limit is two seconds longer than the time
+ * limit of the command, so that a slow command is not mistaken for a hung sandbox. */
 #define ANSWER_MS ((UN_HEALTH_SECONDS + 2) * 1000)
 #define SELF "usernsctl-watch"
 #define VERIFIER "/.usernsctl-verify"
-/* Size of the buffer for the arguments of a watcher, which are far shorter. */
+/* Size in bytes of the buffer for the arguments of a watcher, which usually are far shorter. */
 #define ARGS_SIZE 32768
 #define ARGS_MAX 256
 #define GROUP_SIZE 4096
@@ -102,8 +102,8 @@ static bool open_watcher(int all, const char *name, const char *group, struct wa
     return false;
 }
 
-/* Finds the oldest watcher. `found` and `other` are two buffers. Returns the buffer that contains
- * the oldest watcher, or NULL if no watcher runs. */
+/* Finds the oldest watcher, by means of the two buffers `found` and `other`. Returns the buffer
+ * that contains the oldest watcher, or NULL if no watcher runs. */
 static struct watcher *find_watcher(struct watcher *found, struct watcher *other)
 {
     char group[GROUP_SIZE];
@@ -145,9 +145,9 @@ static int join_watcher(const struct watcher *of, struct un_error *err)
     return failed;
 }
 
-/* Opens the runsc that the watcher has started, whose path may be a link to a descriptor of the
- * watcher. Writes a path to `path` by which this process can execute it. Returns a descriptor, or
- * -1 with errno set. */
+/* Opens the executable of runsc that the watcher has started. Its path may be a link to a
+ * descriptor of the watcher, so writes a path to `path` by which this process can execute it.
+ * Returns a descriptor, or -1 with errno set. */
 static int open_runsc(const struct watcher *of, char path[UN_PATH_MAX])
 {
     static const char own[] = "/proc/self/fd/";

@@ -3,24 +3,25 @@
  *     [--network PROGRAM [OPTION...] --] COMMAND...
  * usernsctl-watch [--log=json] --health [COMMAND...]    (health.c)
  *
- * Runs COMMAND, which is `runsc run`, in a child, forwards signals to it, and exits with its exit
- * status. That is the exit status of the command in the sandbox if runsc's own log shows a normal
- * exit. Otherwise runsc has failed, whatever its exit status is, and the watcher determines the
- * cause from the four files (explain.c).
+ * Runs COMMAND, which is `runsc run`, in a child, forwards signals to the child, and exits with the
+ * child's exit status. This is the exit status of the command in the sandbox if runsc's own log
+ * shows a normal exit. Otherwise runsc has failed, whatever its exit status is. The watcher then
+ * determines the cause from runsc's error log ERRORS, crash report CRASH and debug log DEBUG, and
+ * from the config.json in the directory BUNDLE (explain.c).
  *
  * With KILL, the watcher forwards a signal by running KILL with the signal number as a further
  * argument. A signal to `runsc run` itself would kill runsc, and the command in the sandbox could
  * not catch the signal. Real-time signals, which `runsc kill` does not support, are forwarded by
  * running RAISE in the same way.
  *
- * With --reraise-signal, the watcher dies by the signal that has killed the command. runsc itself
- * exits with status 128+N after signal N, but its log distinguishes an exit from a signal.
+ * With --reraise-signal, the watcher kills itself by the signal that has killed the command. runsc
+ * itself exits with status 128+N after signal N, but its log distinguishes an exit from a signal.
  *
  * With --log=json, messages are printed as JSON (report.c).
  *
- * With --max-output=BYTES[,kill], the output is limited (pump.c). With --result=FILE, the result is
- * written to a file (result.c); it contains the number of refused connections, which the file
- * --denied=FD begins with.
+ * With --max-output=BYTES[,kill], the output is limited (pump.c). With --result=FILE, the watcher
+ * writes the result to a file (result.c). With --denied=FD, the result contains the number of
+ * denied connections, which the watcher reads from the beginning of the file of the descriptor FD.
  *
  * With --terminal, the command has a terminal. runsc itself then forwards the signals of the
  * terminal's keys, such as Ctrl-C, to the foreground process group in the sandbox.
@@ -29,15 +30,15 @@
  * time; 0 means no limit (start_limit.c).
  *
  * If the kernel's OOM killer kills a process of gVisor, gVisor's other processes may hang forever.
- * The watcher then kills all of them, reports the cause, and exits with status 137. It does the
- * same if the sandbox exceeds one of its limits (--limits=LIMITS), but exits with status 124 after
- * the time limit.
+ * The watcher then kills all of them, reports the cause, and exits with status 137. The watcher
+ * does the same if the sandbox exceeds one of its limits (--limits=LIMITS), but exits with status
+ * 124 after the time limit.
  *
  * With --network, the watcher first creates the network of the sandbox (shared.h, network_join()).
  *
  * PROGRAM is the path of the executable for KILL, RAISE and COMMAND; the first word of each of
- * these is only its argv[0]. PROGRAM may be the path of an inherited descriptor, which the children
- * do not inherit.
+ * these three command lines is only its argv[0]. PROGRAM may be the path of an inherited
+ * descriptor, which the children do not inherit.
  */
 #include "base/base.h"
 #include "explain/explain.h"
@@ -62,16 +63,19 @@
 /* The number of the kernel's first real-time signal. The SIGRTMIN of libcs is greater. */
 #define REALTIME_MIN 32
 #define KILL_TIMEOUT_MS 10000
-/* Time limit for the exit of gVisor's processes after gVisor's kernel has exited. */
+/* Time limit in milliseconds for the exit of gVisor's processes after gVisor's kernel has
+ * exited. */
 #define REAP_MS 200
-/* If a terminating signal could not be delivered to the command in this time before its end, the
- * watcher assumes that nobody waits for the output any longer. */
+/* If a terminating signal could not be delivered to the command, and arrived at most this number of
+ * milliseconds before the command's end, the watcher assumes that nobody waits for the output any
+ * longer. */
 #define UNDELIVERED_MS 5000
 
 extern char **environ;
 
 /* The minimum number of further processes and threads that the control group must allow. With
- * fewer, runsc itself crashes, and prints the stacks of its threads. A sandbox needs about 30. */
+ * fewer, runsc itself crashes, and prints the stacks of its threads. A sandbox needs about 30
+ * processes and threads. */
 #define PIDS_MIN 16
 
 static int fail_watch(struct un_error *err)
@@ -90,8 +94,8 @@ static struct un_command command_of(const char *program, char **argv)
     };
 }
 
-/* Returns the id of the cause for the errno of a failed execve(2) of runsc, or NULL if there is
- * none. */
+/* Returns the id of the cause for the errno of a failed execve(2) of runsc, or NULL if the errno
+ * has no known cause. */
 static const char *cause_of_start(int errnum)
 {
     switch (errnum) {
@@ -131,8 +135,8 @@ static const char *reason_of(const char *cause)
     return "sandbox-ended";
 }
 
-/* Reports why the watcher has ended the sandbox, and stores that in the result. Returns the exit
- * status of the watcher. */
+/* Reports why the watcher has ended the sandbox, and stores the reason in the result. Returns the
+ * exit status of the watcher. */
 static int report_end(struct watch_args *args)
 {
     const struct un_end *end = &args->end;
@@ -144,8 +148,8 @@ static int report_end(struct watch_args *args)
     return end_status(end);
 }
 
-/* Explains a failure of runsc, and sets the reason in the result. Returns the exit status of the
- * watcher. */
+/* Explains to the user why runsc has failed, and sets the reason in the result. Returns the exit
+ * status of the watcher. */
 static int explain_failure(struct watch_args *args, int status, const char *cause)
 {
     struct stat crash;
@@ -183,8 +187,8 @@ static int judge_runsc(struct watch_args *args, int status, uint64_t forks)
         return explain_failure(args, status, cause);
     if (!no_memory)
         return status;
-    /* gVisor may have noticed the killed process before the watcher did. Its exit status is
-     * arbitrary then. */
+    /* Report the OOM kill here if gVisor has noticed the killed process before the watcher did, and
+     * has exited with an arbitrary status. */
     oom_describe(&args->group, &args->limits, &args->end);
     return report_end(args);
 }
@@ -244,7 +248,7 @@ static int kill_if_due(pid_t child, void *arg)
 }
 
 /* Returns the signal that has killed the command, or the forwarded signal that has killed runsc, or
- * 0 if there is none. */
+ * 0 if no signal has killed them. */
 static int fatal_signal(const struct watch_args *args, int wait_status)
 {
     if (args->end.reason)
@@ -269,8 +273,8 @@ static int become_child(const struct watch_args *args, int parent_pidfd)
         mark_reported(args->files);
         return fail_watch(&err);
     }
-    /* If the command has no terminal, KILL delivers the signals from the watcher's terminal to the
-     * command, so runsc itself must ignore them. */
+    /* If the command has no terminal, the watcher forwards the signals of its own terminal to the
+     * command by KILL, so runsc itself must ignore these signals. */
     if (*args->kill && !args->has_terminal) {
         signal(SIGINT, SIG_IGN);
         signal(SIGQUIT, SIG_IGN);
@@ -287,8 +291,9 @@ static int become_child(const struct watch_args *args, int parent_pidfd)
     return become_runsc(args);
 }
 
-/* Starts KILL or RAISE with the signal number as a further argument. `streams` are its standard
- * input, and its standard output and error. Returns a pidfd, or -1. */
+/* Starts KILL or RAISE with the signal number as a further argument. streams[0] becomes the
+ * standard input of the started process, and streams[1] its standard output and error. Returns a
+ * pidfd, or -1. */
 static int start_kill(const char *program, char **args, int sig, const int streams[2])
 {
     char number[12];
@@ -332,8 +337,8 @@ static bool run_kill(const char *program, char **args, int sig)
     return known && end.si_code == CLD_EXITED && end.si_status == 0;
 }
 
-/* Sends to runsc itself a signal that could not be delivered to the command, because the command
- * has not started. */
+/* Sends a signal to runsc itself if the signal could not be delivered to the command, because the
+ * command has not started. */
 static void signal_runsc(struct watch_args *args, pid_t child, int sig)
 {
     /* Without a terminal, runsc ignores SIGINT and SIGQUIT, so send SIGTERM instead. Drop real-time
@@ -427,8 +432,8 @@ static int judge(struct watch_args *args, int wait_status, uint64_t forks)
 }
 
 /* Removes the control groups and other leftovers of the sandbox, writes the result, and returns the
- * exit status. Blocks signals meanwhile, so that the signal of an impatient user does not interrupt
- * the cleanup. */
+ * exit status. Blocks signals meanwhile, so that a signal, such as Ctrl-C of an impatient user,
+ * does not interrupt the cleanup. */
 static int finish(struct watch_args *args, int status)
 {
     siginfo_t ignored;
@@ -455,13 +460,13 @@ static int finish(struct watch_args *args, int status)
 }
 
 /* Runs the command in the sandbox. `forks` is the number of failed forks that the control group has
- * counted before. Returns the exit status of the watcher. */
+ * counted before the start. Returns the exit status of the watcher. */
 static int watch(struct watch_args *args, uint64_t forks)
 {
     struct un_error err, ignored;
     struct un_supervision how = {.parent_pidfd = -1};
-    /* Open /dev/null for each of the descriptors 0 to 2 that is closed. execve(2) has closed those
-     * that were close-on-exec files of the caller. */
+    /* Open /dev/null for each of the descriptors 0 to 2 that is closed. A descriptor is closed if
+     * the caller has closed it, or has set close-on-exec on it. */
     if (un_fill_stdio()) {
         un_fail_errno(&err, UN_STEP_STDIO, "/dev/null");
         return fail_watch(&err);
@@ -471,8 +476,8 @@ static int watch(struct watch_args *args, uint64_t forks)
     children_read(&args->spared);
     getrusage(RUSAGE_CHILDREN, &args->result.before);
     bool has_failed = network_join(&args->command, &args->network, &err);
-    /* Do not pass on inherited descriptors, which are for the watcher and the network only, to
-     * runsc. */
+    /* Do not pass on inherited descriptors to runsc, because only the watcher and usernsctl-network
+     * need them. */
     un_close_fds_at_exec(NULL, 0, &ignored);
     uint64_t signals = un_signal_mask();
     keep_early_signals();

@@ -5,7 +5,8 @@
  * The pump handles standard output and standard error separately. It copies the first half of the
  * limit immediately, keeps the last bytes of the rest in memory, and writes them when the sandbox
  * has closed its end of the pipe. So the pump uses no more memory than the limit, whatever the
- * sandbox writes, and a slow reader delays the sandbox only in the first half.
+ * sandbox writes, and a slow reader delays the sandbox only while the first half of the limit is
+ * copied.
  *
  * The pump is a separate process, because the watcher must not wait for a reader. The watcher reads
  * the numbers of bytes in shared memory, and does not kill the pump when it kills the sandbox.
@@ -60,8 +61,8 @@ static bool write_all(int to, const char *data, uint64_t size)
     return true;
 }
 
-/* Closes the read end of the pipe, so that writes of the sandbox fail, as they would without a pump
- * if the reader closed its end. */
+/* Closes the read end of the pipe, so that writes of the sandbox fail. Without a pump, they would
+ * fail in the same way after the reader has closed its end. */
 static void give_up(struct output *output)
 {
     output->to = -1;
@@ -77,7 +78,8 @@ static void write_out(struct output *output, const char *data, uint64_t size)
 
 static void keep(struct output *output, const char *data, uint64_t size)
 {
-    /* Only count the bytes that the rest of the data would overwrite. */
+    /* Do not copy bytes into the ring buffer that the rest of the data would overwrite; only count
+     * them. */
     uint64_t skipped = size > output->tail_size ? size - output->tail_size : 0;
     output->tail_total += skipped;
     data += skipped;
@@ -244,7 +246,7 @@ void pump_wait(struct pump *pump, bool is_given_up)
 
 uint64_t pump_truncated(const struct pump *pump, int stream)
 {
-    /* The numbers of bytes are missing if the start has failed before the pump was started. */
+    /* pump->total is NULL if the start has failed before the pump was started. */
     bool is_over = pump->total && pump->total[stream] > pump->limit;
     return is_over ? pump->total[stream] - pump->limit : 0;
 }

@@ -2,9 +2,9 @@
  * Writes the file with the result of the command (--result), which is a JSON object in one line
  * with the members of usernsctl.Result.
  *
- * `usernsctl run` has opened the file and its directory before the start. Until the file is
- * complete, it has no name (O_TMPFILE), or a temporary name if the file system does not support
- * O_TMPFILE. So readers never see an incomplete file.
+ * `usernsctl run` has opened the file and the directory of the file before the start. Until the
+ * file is complete, the file has no name (O_TMPFILE), or a temporary name if the file system does
+ * not support O_TMPFILE. So readers never see an incomplete file.
  */
 #include "base/base.h"
 #include "launch/launch.h"
@@ -16,8 +16,8 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
-/* Parses the number of a descriptor and a comma. Returns the text after the comma, or NULL if that
- * is malformed. */
+/* Parses the number of a descriptor and a comma. Returns the text after the comma, or NULL if the
+ * text is malformed. */
 static const char *read_fd(const char *text, int *fd)
 {
     uint64_t number;
@@ -47,7 +47,7 @@ bool result_parse_denied(const char *text, struct result_file *file)
     return file->denied >= 0;
 }
 
-/* Reads the number of connections that the proxy for allowed names has refused. Returns 0 if the
+/* Reads the number of connections that the proxy for allowed names has denied. Returns 0 if the
  * number can't be read. */
 static uint64_t read_denied(const struct result_file *file)
 {
@@ -72,8 +72,9 @@ static double seconds_between(struct timeval from, struct timeval to)
 }
 
 /* Adds the resource usage of all reaped descendants. The kernel's counters include children that
- * were reaped before this program was executed, so the times of these children, in `before`, are
- * subtracted. The maximum resident set size is known only if it has grown since then. */
+ * were reaped before this program was executed, so this function subtracts the times of these
+ * children, in `before`. The maximum resident set size is known only if it is greater than in
+ * `before`. */
 static void add_usage(struct un_text *text, const struct rusage *before)
 {
     struct rusage usage;

@@ -1,6 +1,6 @@
 /*
  * Checks the time limit for the start of a sandbox. runsc may hang before it starts the command,
- * for example if a system call of runsc never returns, and only the watcher can notice that.
+ * for example if a system call of runsc never returns. Only the watcher can notice such a hang.
  *
  * runsc reports the start only in its state directory. The container's state file, whose name
  * contains the container's id, has the status "creating" or "created" before the command runs, and
@@ -17,8 +17,8 @@
 #define STATE_MAX (1 << 20)
 #define ROOT "--root="
 
-/* Returns the path of the state directory in the command line of runsc, or NULL if it has no
- * --root. */
+/* Returns the path of runsc's state directory, the value of --root in runsc's command line, or NULL
+ * without --root. */
 static const char *state_directory(char *const *command)
 {
     for (; *command; command++)

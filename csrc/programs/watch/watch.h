@@ -18,8 +18,8 @@ enum { ERRORS, CRASH, DEBUG, BUNDLE, FILES };
  */
 int explain_runsc(char *const *files, int status, const char *limit);
 
-/* Marks that the child has reported a failed execve(2) of runsc itself, so that explain_runsc() in
- * the watcher prints nothing. Called in the child. */
+/* Records that this process, the child that executes runsc, has reported the failure of execve(2),
+ * so that explain_runsc() in the watcher prints nothing. */
 void mark_reported(char *const *files);
 
 /* ---- start_limit.c: the time limit for a sandbox's start ------------------------------------- */
@@ -30,7 +30,7 @@ void mark_reported(char *const *files);
 #define START_SECONDS_MAX 1000000
 
 struct start_limit {
-    uint32_t seconds; /* time limit, or 0 for no limit */
+    uint32_t seconds; /* time limit in seconds, or 0 for no limit */
     int64_t until; /* deadline in ms (un_now_ms()), or 0 if there is no deadline or it has passed */
     bool is_over;  /* whether the deadline has passed before the sandbox started */
 };
@@ -87,15 +87,15 @@ struct result_file {
     char temporary[64];
     const char *name; /* final name of the file, or NULL if no result is requested */
     int denied; /* descriptor of a file that begins with the number of connections that the proxy
-                   has refused, or -1 */
+                   has denied, or -1 */
 };
 
-/* How a command has ended, with the members of usernsctl.Result. */
+/* The result of a command, with the members of usernsctl.Result. */
 struct watch_result {
     int status;           /* the exit status of the watcher */
     int signal;           /* the signal that killed the command, or 0 */
     const char *reason;   /* why the command has ended, such as "exited" */
-    uint64_t limit, used; /* see struct un_end */
+    uint64_t limit, used; /* the exceeded limit, and the usage, as in struct un_end */
     uint64_t peak;        /* peak memory usage in bytes; 0 if unknown */
     uint64_t truncated[2];
     struct rusage before; /* usage of children that were reaped before this program was executed */
@@ -122,11 +122,13 @@ struct watch_args {
     char **kill;
     char **raise;
     char **command;
-    int early;           /* signal instead of which SIGTERM was sent to runsc, or 0 */
+    int early; /* signal that could not be delivered before the start of the command, and was
+                  replaced by a SIGTERM to runsc; or 0 */
     bool has_terminal;   /* whether the command has a terminal */
-    bool reraise_signal; /* whether the watcher shall die by the signal that killed the command */
+    bool reraise_signal; /* whether the watcher must kill itself by the signal that killed the
+                            command */
     bool signalled;      /* whether a forwarded signal may have killed runsc itself */
-    int64_t undelivered; /* time (un_now_ms()) of the last terminating signal if it could not be
+    int64_t undelivered; /* time (un_now_ms()) of the last terminating signal if that could not be
                             delivered to the command; otherwise 0 */
     struct start_limit start;
     struct un_limits limits;

@@ -1,5 +1,5 @@
-/* Tests of struct un_error: setting all fields, formatting an error as one line, and the exit
- * status of an error as in shells. */
+/* Tests of struct un_error: filling in all fields, formatting an error as one line, and the exit
+ * status for an error, which is the same as in shells. */
 #include "base/base.h"
 #include "check.h"
 
@@ -71,9 +71,9 @@ static void errno_texts_do_not_depend_on_the_libc(void)
     CHECK_TEXT(un_errno_text(ENOENT), "No such file or directory");
 }
 
-/* Checks that these are escaped in error texts: control characters of a terminal (CSI as one
- * character, a bidirectional override, a line separator, an invisible tag) and invalid UTF-8 (a
- * lone CSI byte, a truncated sequence, an overlong NUL, a surrogate). */
+/* Checks that error texts contain no characters that a terminal interprets (CSI as one character, a
+ * bidirectional override, a line separator, an invisible tag), and no invalid UTF-8 (a lone CSI
+ * byte, a truncated sequence, an overlong NUL, a surrogate), but escapes instead. */
 static void untrusted_text_is_escaped(void)
 {
     char text[64];

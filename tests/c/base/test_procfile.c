@@ -34,8 +34,8 @@ static void each_hierarchy_has_its_own_path(void)
     check_cgroup("cpuacct", "/c");
 }
 
-/* Checks that the longest path that the kernel prints is parsed as one line, even if its end looks
- * like a separate line. */
+/* Checks that the line with the longest path that the kernel prints is parsed as one line, even if
+ * the end of the path looks like a separate line. */
 static void a_long_path_is_one_line(void)
 {
     static const char end[] = "0::/evil\n";

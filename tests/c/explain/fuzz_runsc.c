@@ -1,6 +1,6 @@
 /* Fuzz target: explaining any messages of runsc with any config.json does not read out of bounds,
- * and prints no control characters. The input consists of the config.json, which ends at the first
- * NUL or line feed, and messages. */
+ * and prints no control characters. The input consists of the content of config.json, up to the
+ * first NUL or line feed, and of the messages of runsc. */
 #include "base/base.h"
 #include "explain/explain.h"
 

@@ -1,5 +1,6 @@
-/* Fuzz target: reading runsc's error log, crash report and debug log with any content. The input is
- * the content of each of these files. */
+/* Fuzz target: reading runsc's error log, crash report and debug log, each of which has the input
+ * as its content. Checks that a reason is found only among messages, and that the reported line of
+ * the crash report is a single line. */
 #include "base/base.h"
 #include "explain/explain.h"
 

@@ -1,6 +1,6 @@
-/* Fuzz target: searching any text for known messages does not read out of bounds, and reports each
- * message and each cause only once. The input consists of two pieces of a text, which the first
- * line feed separates. */
+/* Fuzz target: searching any text for messages of the catalogue does not read out of bounds, and
+ * reports each message and each cause only once. The input consists of two pieces of a text, which
+ * the first line feed separates. */
 #include "explain/explain.h"
 
 #include <stdlib.h>

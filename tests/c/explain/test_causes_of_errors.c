@@ -1,4 +1,5 @@
-/* Tests of finding the cause of an error by its step, its errno, and the files of a fake /proc. */
+/* Tests of un_diagnose(), which finds the cause of an error by the error's step and errno, and by
+ * files of /proc, here of a fake /proc. */
 #include "explain/explain.h"
 #include "inside.h"
 #include "needs.h"
@@ -70,8 +71,8 @@ static const struct {
     {UN_STEP_MOUNT, EPERM, "/proc", {{0}}, "mount-without-owned-ns"},
 };
 
-/* Errors of clone3(2) with a control group. `below` is what the error's detail appends to the path
- * of the control group. */
+/* Errors of clone3(2) with a control group. `below` is the text that follows the path of the
+ * control group in the error's detail. */
 static const struct {
     int errnum;
     const char *cause, *below;

@@ -1,5 +1,5 @@
-/* Tests of finding the cause of EPERM of unshare(2) and of ENOSPC of mounts by files of a fake
- * /proc. */
+/* Tests of un_diagnose() with a fake /proc: the causes for which unshare(2) fails with EPERM,
+ * mounts fail with ENOSPC, and system calls fail with ENOSYS. */
 #include "check.h"
 #include "explain/explain.h"
 #include "needs.h"
@@ -32,8 +32,8 @@ static void the_cause_is(const char *top, const char *modules, const char *own, 
     CHECK_TEXT(err.cause, cause);
 }
 
-/* Checks the cause of ENOSPC, with which open_tree(2) and mount(2) fail if the limit of mount
- * namespaces or of mounts is reached. */
+/* Checks the cause that is found for ENOSPC. open_tree(2) and mount(2) fail with ENOSPC if the
+ * limit of mount namespaces or of mounts is reached. */
 static void a_full_mount_means(const char *top, const char *most, const char *cause)
 {
     char proc[128];
@@ -44,8 +44,8 @@ static void a_full_mount_means(const char *top, const char *most, const char *ca
     CHECK_TEXT(err.cause ? err.cause : "", cause);
 }
 
-/* Checks the cause of ENOSYS. Supported kernels have every system call that usernsctl uses, so
- * ENOSYS comes from a seccomp filter. */
+/* Checks the cause that is found for ENOSYS, which must come from a seccomp filter, because
+ * supported kernels have every system call that usernsctl uses. */
 static void a_missing_call_means(const char *top, const char *status, const char *cause)
 {
     char proc[128];

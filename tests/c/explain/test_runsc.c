@@ -40,8 +40,7 @@ static void one_cause_is_named(void)
                "runsc says: \"x: unable to run a rootless container without userns\"");
     CHECK_HAS(failure.cause.why, "Without a user namespace");
     CHECK_HAS(failure.remedy, "usernsctl run --bundle DIR\n#");
-    /* If the core can diagnose a cause itself, the explanation and the remedy are the core's
-     * texts. */
+    /* The explanation of the failure is the text of the cause in the catalogue. */
     failure = explained("error setting up chroot: operation not permitted", "", "{}");
     struct un_cause known;
     CHECK(un_cause_find("mount-denied", &known));
@@ -100,8 +99,8 @@ static char *repeated(const char *text, size_t length)
     return copy;
 }
 
-/* Checks that the time does not grow with the product of the lengths of the message and of
- * config.json. Each case took minutes then. */
+/* Checks that the time for explaining a message does not grow with the product of the lengths of
+ * the message and of config.json. Each case would take minutes if it did. */
 static void long_strings_take_linear_time(void)
 {
     static const char known[] = "unable to run a rootless container without userns: ";

@@ -1,4 +1,5 @@
-/* Tests of searching a text for known messages, and of the causes of these messages. */
+/* Tests of searching a text for messages of the catalogue, and of listing the causes of these
+ * messages. */
 #include "check.h"
 #include "explain/explain.h"
 
@@ -83,8 +84,8 @@ static void any_bytes_are_accepted(void)
     CHECK_INT((long long)search.count, 0);
 }
 
-/* Checks that the time grows linearly with the length of the text. Each case takes minutes if it
- * grows with the square of the length. */
+/* Checks that the time of a search grows linearly with the length of the text. Each case would take
+ * minutes if the time grew with the square of the length. */
 static void no_text_takes_superlinear_time(void)
 {
     static const char *const parts[] = {

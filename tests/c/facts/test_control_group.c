@@ -1,4 +1,5 @@
-/* Tests of reading the limits of control groups, here from copies of their files. */
+/* Tests of reading the limits of control groups, from files on an ordinary file system that imitate
+ * a cgroup file system. */
 #include "check.h"
 #include "facts/facts.h"
 
@@ -299,7 +300,7 @@ static void a_long_unit_file_is_read_up_to_a_limit(void)
     static const char begin[] = "[Scope]\nEnvironment=", end[] = "Delegate=yes\nA=b\n";
     static const struct {
         size_t length;
-        char last; /* last character before the text `end` */
+        char last; /* character before the terminating NUL of the text `end` */
         bool is_delegated;
     } cases[] = {
         {255, '\n', true},    {256, '\n', true},      {255, 'x', false},
@@ -321,8 +322,8 @@ static void a_long_unit_file_is_read_up_to_a_limit(void)
     }
 }
 
-/* Checks files of any type as unit files, because a user can create such files in the user's
- * runtime directory. */
+/* Checks that a unit file that is a symbolic link, a FIFO or a directory, or does not exist,
+ * delegates no group. A user can create such files in the user's runtime directory. */
 static void a_malformed_unit_file_delegates_nothing(void)
 {
     char path[256];

@@ -1,4 +1,4 @@
-/* Tests of proposing free subordinate ids for a user who has none. */
+/* Tests of finding free ids to grant to a user without subordinate ids. */
 #include "needs.h"
 
 #include <sys/stat.h>

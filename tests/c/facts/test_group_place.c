@@ -1,5 +1,6 @@
-/* Tests of removing the control groups of sandboxes that have ended. The tests use ordinary
- * directories, which can be locked like control groups. */
+/* Tests of un_group_sweep(), which removes the control groups of sandboxes that have ended. The
+ * tests use ordinary directories instead of control groups, which can be locked like control
+ * groups. */
 #include "check.h"
 #include "facts/facts.h"
 
@@ -46,8 +47,9 @@ static void a_locked_group_is_not_removed(void)
     CHECK(!exists());
 }
 
-/* Checks that a control group that replaces the locked group is not removed. A starting sandbox
- * whose group was removed creates a new group of the same name. */
+/* Checks that a group is not removed if it has replaced the group that was locked. Such a
+ * replacement happens if a starting sandbox, whose group was removed, creates a new group of the
+ * same name. */
 static void a_replacing_group_is_not_removed(void)
 {
     CHECK_INT(mkdirat(place, NAME, 0700), 0);

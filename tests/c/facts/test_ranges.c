@@ -90,7 +90,7 @@ static void facts_come_from_the_files(void)
     CHECK_INT(facts.id[UN_UID].helper_state, UN_HELPER_MISSING);
     CHECK_TEXT(facts.id[UN_UID].helper, "");
 
-    /* The line "subid: files" in nsswitch.conf means the default. */
+    /* The line "subid: files" in nsswitch.conf has the same meaning as no line. */
     put(place.file[3], "passwd: files\nsubid: files\n", 0644);
     read_facts(&place);
     CHECK_INT(facts.id[UN_UID].ranges.len, 1);
@@ -104,8 +104,8 @@ static void a_helper_is_judged_by_its_file(void)
     read_facts(&place);
     CHECK_INT(facts.id[UN_UID].helper_state, UN_HELPER_NOT_EXECUTABLE);
 
-    /* A script without a setuid bit counts as a working helper, because it may start a setuid
-     * program. */
+    /* A script without a setuid bit counts as a working helper, because the script may start a
+     * setuid program. */
     put_program(&place, "newuidmap", "#!/bin/sh\n", 0755);
     read_facts(&place);
     CHECK_INT(facts.id[UN_UID].helper_state, UN_HELPER_READY);

@@ -167,7 +167,7 @@ static void a_large_file_is_read_to_its_end(void)
 static void lines_that_are_too_long_are_skipped(void)
 {
     static char text[5000];
-    /* The rest of a line that is too long must not be parsed as another line. */
+    /* If a line is too long, the rest of the line must not be parsed as another line. */
     memset(text, 'x', 1023);
     strcpy(text + 1023, "\nanna:1:1\n");
     read_text(text, "anna", 1000);

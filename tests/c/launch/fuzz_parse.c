@@ -1,5 +1,5 @@
 /* Fuzz target: parsing a launch file with any content and generating its config.json does not read
- * out of bounds. In the input, a line feed stands for the NUL that ends a word, so that the seeds
+ * out of bounds. In the input, a line feed represents the NUL that ends a word, so that the seeds
  * are readable. */
 #include "launch/launch.h"
 

@@ -26,7 +26,7 @@ static struct un_launch *build_launch(const char *const *lines)
 }
 
 /* Checks that building the launch that consists of `lines` fails with `part` in the error's detail,
- * and leaves no descriptors or mounts behind. Copies the remedy of the error. */
+ * and leaves no descriptors or mounts behind. Stores the remedy of the error for further checks. */
 static void check_build_fails(const char *const *lines, const char *part)
 {
     int fds = count_fds(), mounts = count_mounts();
@@ -108,9 +108,9 @@ static void a_tree_shows_its_files(void)
     un_launch_close(launch);
 }
 
-/* Checks the mount points of bind mounts. Symbolic links in the root filesystem are followed within
- * the root filesystem. A world-writable directory in the path is replaced, so that nobody can
- * redirect the mount point. */
+/* Checks the mount points that are created for bind mounts. Symbolic links in the root filesystem
+ * must be followed within the root filesystem. A world-writable directory on the path must be
+ * replaced by a copy, so that no other user can redirect the mount point. */
 static void a_bind_creates_its_mount_point(void)
 {
     enter_inside();
@@ -182,7 +182,8 @@ static void special_files_are_no_mount_points(void)
 }
 
 /* Checks an /etc/resolv.conf that is a symbolic link to a file in /run, as on hosts with systemd.
- * The file is copied to the link's target, because the sandbox does not have the host's /run. */
+ * The host's file must be copied to the target of the link inside, because the sandbox does not see
+ * the host's /run. */
 static void resolv_conf_is_copied_to_the_link_target(void)
 {
     enter_inside();
@@ -205,7 +206,7 @@ static void resolv_conf_is_copied_to_the_link_target(void)
     un_launch_close(launch);
 }
 
-/* Checks that no mount point is / or usernsctl-verify, even if symbolic links in the root
+/* Checks that mounts on / and on usernsctl-verify are rejected, even if symbolic links in the root
  * filesystem lead there. */
 static void nothing_is_mounted_over_the_root_or_the_verifier(void)
 {

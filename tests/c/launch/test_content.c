@@ -5,8 +5,8 @@
 
 #include <sys/mman.h>
 
-/* Size in bytes of a file of which un_content_sum() reads only samples, because it is above the
- * limit up to which files are read completely. It is not a multiple of the block size. */
+/* Size in bytes of a large file, of which un_content_sum() reads only samples. The size is not a
+ * multiple of the block size. */
 #define LARGE (10U * 1048576 + 123)
 
 static int new_file(size_t size)
@@ -50,9 +50,9 @@ static void a_small_file_is_read_whole(void)
     }
 }
 
-/* Checks that another build changes the checksum. A change of the build id does, because the
- * checksum covers each byte of the head. Moved code does, because it changes more bytes than the
- * distance between two samples. */
+/* Checks that the checksum of another build differs. Another build id changes the checksum, because
+ * the checksum covers each byte of the head of the file. Moved code changes the checksum, because
+ * the changed bytes extend over more than the distance between two samples. */
 static void another_build_of_a_large_file_is_noticed(void)
 {
     un_auto_close int fd = new_file(LARGE);

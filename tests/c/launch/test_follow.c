@@ -1,5 +1,5 @@
-/* Tests of following symbolic links depending on their owners. The kernel shows all owners that are
- * not mapped in the user namespace as the same overflow id. */
+/* Tests of which symbolic links are followed, depending on the owner of a link. The kernel shows
+ * all owners that are not mapped in the user namespace as the same overflow id. */
 #include "forked.h"
 #include "inside.h"
 #include "launch/launch.h"
@@ -42,7 +42,8 @@ static void only_directories_of_root_are_trusted(void)
     CHECK(!un_owner_is_trusted(12345, "/etc/x"));
 }
 
-/* Checks lines of group(5) for the group 12345, and whether the group is private to the caller. */
+/* Checks for several lines of group(5) about the group 12345 whether the group counts as private to
+ * the caller. */
 static void only_groups_without_members_are_private(void)
 {
     static const struct {
@@ -75,8 +76,8 @@ static void only_groups_without_members_are_private(void)
     close(file);
 }
 
-/* Sets an access ACL with one named entry on a directory. Its `mask` appears as the group bits of
- * the mode. */
+/* Sets an access ACL with one named entry on a directory. The ACL's mask `mask` appears as the
+ * group bits of the directory's mode. */
 static void set_list(const char *path, uint16_t tag, uint16_t permissions, uint16_t mask)
 {
     struct {
@@ -99,8 +100,8 @@ static void set_list(const char *path, uint16_t tag, uint16_t permissions, uint1
     CHECK_INT(setxattr(path, "system.posix_acl_access", &list, sizeof list, 0), 0);
 }
 
-/* Checks whether an ACL lets other users write to a directory that belongs to the caller and to the
- * caller's private group. */
+/* Checks that un_others_may_write() detects an ACL with which other users may write to a directory
+ * of the caller and the caller's private group. */
 static void an_acl_may_let_others_write(void)
 {
     static const struct {

@@ -1,5 +1,5 @@
-/* Tests that launches do not expose directories that a sandbox must not see or must not write
- * to. */
+/* Tests of the checks that a launch exposes no directories that a sandbox must not see, and no
+ * launch file to which a sandbox must not write. */
 #include "base/base.h"
 #include "forked.h"
 #include "inside.h"
@@ -106,8 +106,8 @@ static void links_to_hidden_directories_are_rejected(void)
     check_refused("/tmp/second", "/tmp/a/state", NULL);
 }
 
-/* Opens the launch file /tmp/a/launch, whose launch has a bind mount of `source`, and checks the
- * error of un_launch_guard(). */
+/* Opens a launch with a bind mount of `source`, as if read from the launch file /tmp/a/launch, and
+ * checks the error of un_launch_guard(). */
 static void check_launch_guard(const char *source, const char *access, const char *templates,
                                const char *cause, const char *part)
 {
@@ -158,8 +158,8 @@ static void a_launch_shows_no_hidden_directory(void)
     check_launch_guard("/tmp/beside", "rw", "/tmp/a/state", cause, NULL);
 }
 
-/* Checks that a mount of a kernel object is ignored if another mount hides it, because a bind mount
- * does not expose it then. */
+/* Checks that a mount of a kernel file system is ignored if another mount hides it, because a bind
+ * mount does not expose a hidden mount. */
 static void hidden_mounts_do_not_count(void)
 {
     const char *none = "/nonexistent/templates", *uts = "/proc/self/ns/uts";

@@ -159,8 +159,8 @@ static int become_shell(void *arg)
     CHECK_OK(un_launch_build(launch, NULL, &err), &err);
     int file = open("/tmp/log", O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
     CHECK_INT(write(file, "before\n", 7), 7);
-    /* None of these descriptors is close-on-exec, so un_launch_exec() must close descriptor 100
-     * itself. */
+    /* The duplicated descriptors are not close-on-exec, so un_launch_exec() must itself ensure that
+     * the shell does not inherit descriptor 100. */
     CHECK_INT(dup2(*(int *)arg, 1), 1);
     CHECK_INT(dup2(file, 2), 2);
     CHECK_INT(fcntl(file, F_DUPFD, 100), 100);

@@ -82,8 +82,8 @@ static void kernel_files_are_not_writable(void)
     opens(LINES("source follow /dev/null", "scratch /tmp/scratch", "bind 0 /x rw"), "/dev/null");
 }
 
-/* Checks symbolic links of other users. Requires root, because only root can change the owner of a
- * link. */
+/* Checks that the symbolic link of another user is not followed. Requires root, because only root
+ * can change the owner of a link. */
 static void links_of_other_users_are_not_followed(void)
 {
     CHECK_INT(unshare(CLONE_NEWNS), 0);

@@ -1,6 +1,6 @@
-/* Fuzz target: planning with any request and any facts. A plan maps only ids that exist in the
- * parent namespace, obeys the kernel's rules for maps, contains the path of each helper that it
- * requires, and is always the same for the same facts. */
+/* Fuzz target: planning with any request and any facts. Checks that a plan maps only ids that exist
+ * in the parent namespace, obeys the kernel's rules for maps, contains the path of each helper that
+ * it requires, and is the same for the same request and facts. */
 #include "base/base.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

@@ -137,8 +137,8 @@ static void each_kind_has_its_own_ranges(void)
     CHECK_INT(plan.setgroups, UN_SETGROUPS_DENY);
 }
 
-/* Checks parent maps as `unshare -r`, Docker's userns-remap and Kubernetes' hostUsers: false create
- * them. */
+/* Checks subordinate ranges with parent maps like those that `unshare -r`, Docker's userns-remap
+ * and Kubernetes' hostUsers: false create, in which not all ids exist. */
 static void ranges_are_clipped_to_what_exists_here(void)
 {
     static const struct un_extent container[] = {{0, 231072, 65536}};
@@ -234,7 +234,8 @@ static void more_than_a_map_holds_is_refused(void)
     CHECK(plan.map.of[UN_UID].len > 200 && plan.map.of[UN_UID].len < UN_MAP_MAX - 1);
 }
 
-/* Checks a range that the parent map splits into many extents, if no other id is mapped. */
+/* Checks a subordinate range that the parent map splits into more extents than fit a page of text.
+ * Only some of the extents are mapped. */
 static void a_range_is_cut_to_the_free_ids(void)
 {
     enum { EXTENTS = 300, FIRST = 2000000000 };

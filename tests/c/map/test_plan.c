@@ -200,8 +200,9 @@ static void an_id_that_does_not_exist_here_can_not_be_mapped(void)
     CHECK_HAS(err.detail, "120000");
 }
 
-/* Checks when a plan depends on the parent namespace's maps. For a map of the caller's own ids,
- * reading these facts takes longer than all other steps, so they are read only if needed. */
+/* Checks for which requests a plan needs the parent namespace's maps. These maps are read only if
+ * needed, because for a map of the caller's own ids, reading them takes longer than all other
+ * steps. */
 static void the_own_ids_are_mapped_in_any_namespace(void)
 {
     static const struct {

@@ -1,4 +1,5 @@
-/* Tests of running newuidmap and newgidmap: their arguments, and each of their failures. */
+/* Tests of running newuidmap and newgidmap: the arguments of the helpers, and each kind of
+ * failure. */
 #include "forked.h"
 #include "seccomp.h"
 
@@ -14,8 +15,8 @@ enum { PATIENCE_MS = 20000 };
  * them. */
 struct place {
     char dir[64];
-    char log[2][80]; /* paths of the files for the scripts' output, which are in the scripts'
-                        variable LOG */
+    char log[2][80]; /* paths of the files to which the scripts write; the variable LOG of a script
+                        contains the path of its file */
     struct un_plan plan;
 };
 
@@ -189,7 +190,7 @@ static void call_below_a_filter(void)
     }
 }
 
-/* Runs helpers without pread64(2), which the dynamic loader calls. */
+/* Runs helpers with a seccomp filter that denies pread64(2), which the dynamic loader calls. */
 static void call_without_pread64(void)
 {
     refuse_call(SYS_pread64, EPERM);
@@ -313,8 +314,8 @@ static int call_with_stdio_closed(void *arg)
            fcntl(3, F_GETFD) != -1;
 }
 
-/* Checks that helpers work if descriptors 0 to 2 are closed. The target's /proc directory then
- * becomes descriptor 0, and must still be open after the helpers have run. */
+/* Checks that helpers can be run if descriptors 0 to 2 of this process are closed. The descriptor
+ * of the target's /proc directory is then 0, and must still be open after the helpers have run. */
 static void helpers_run_while_our_standard_streams_are_closed(void)
 {
     char text[64];

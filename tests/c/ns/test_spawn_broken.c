@@ -82,8 +82,8 @@ static void a_child_that_exits(void)
     CHECK_INT(unlink(path), 0);
 }
 
-/* Checks that the parent kills a child that is stopped. Root in the namespaces that a child enters
- * can stop it. */
+/* Checks that the parent kills a child that is stopped, because root in the namespaces that a child
+ * enters can stop the child. */
 static void a_child_that_is_stopped(void)
 {
     char path[64];
@@ -147,7 +147,8 @@ static int with_chdir_lethal(void *arg)
     return 0;
 }
 
-/* Checks the error if the parent can't receive the child's messages, however often it retries. */
+/* Checks the error if the parent can't receive the child's messages, because recvmsg(2) always
+ * fails. */
 static void with_recvmsg_refused(void)
 {
     init_inside(&spawn);

@@ -68,8 +68,8 @@ static void the_command_is_a_child_of_an_init_if_asked_for(void)
     }
 }
 
-/* Checks a command that joins an existing namespace and gets a new PID namespace, which requires a
- * second child. */
+/* Checks a command that joins an existing namespace and starts in a new PID namespace, which
+ * requires a second child. */
 static void a_pid_namespace_can_be_added_to_a_created_namespace(void)
 {
     static const char *const argv[] = {"sh", "-c", "exit $$", NULL};
@@ -185,8 +185,8 @@ static void *spawn_many(void *arg)
     return NULL;
 }
 
-/* Sends SIGWINCH to the process group until the test ends, as a terminal does, and so also to the
- * children. Commands ignore SIGWINCH by default. */
+/* Sends SIGWINCH to the process group, and so also to the children, until the test ends, as a
+ * terminal does. The signal does no harm to commands, which ignore SIGWINCH by default. */
 static void *signal_everybody(void *arg)
 {
     (void)arg;
@@ -223,8 +223,8 @@ static int no_handler_runs_in_a_child_of_clone(void *arg)
     return no_handler_runs_in_a_child(arg);
 }
 
-/* Checks that this process stays dumpable. A child that becomes another id than the caller's own is
- * made non-dumpable by the kernel, and vfork children share this process's memory. */
+/* Checks that this process stays dumpable. When a child changes its ids, the kernel makes the
+ * child's memory non-dumpable, and a vfork child shares the memory of this process. */
 static void we_stay_dumpable(void)
 {
     static const char *const argv[] = {"true", NULL};

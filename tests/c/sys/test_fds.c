@@ -84,8 +84,8 @@ static void take_close_range_away(void)
     CHECK_INT(errno, ENOSYS);
 }
 
-/* Checks un_close_fds() without close_range(2). Descriptors above a lowered RLIMIT_NOFILE must be
- * closed, too, and a huge limit must not cause a close(2) for each possible number. */
+/* Checks un_close_fds() if close_range(2) fails. Descriptors above a lowered RLIMIT_NOFILE must be
+ * closed, too. With a huge limit, close(2) must not be called for each possible descriptor. */
 static void the_fallback_closes_what_is_open(void)
 {
     struct rlimit limit;
@@ -183,7 +183,7 @@ static void the_table_is_grown(void)
     char byte;
     CHECK_INT(read(511, &byte, 1), -1);
     CHECK_INT(errno, EBADF);
-    /* Descriptors that the command does not inherit must be closed. */
+    /* All descriptors except those that are passed to the command must be closed. */
     for (int fd = 3; fd < 511; fd++)
         CHECK(!is_open(fd));
 }

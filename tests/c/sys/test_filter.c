@@ -1,5 +1,5 @@
-/* Tests of detecting system calls that a seccomp filter forbids. If the filter kills, it must kill
- * only a child of the test's process. */
+/* Tests of detecting system calls that a seccomp filter forbids. A filter that kills callers must
+ * kill only a child of the test's process. */
 #include "check.h"
 #include "forked.h"
 #include "seccomp.h"
@@ -89,8 +89,8 @@ static int with_killer(void *arg)
     return 0;
 }
 
-/* Checks that a filter is detected if SIGCHLD is ignored. The kernel then reaps each child whose
- * exit signal is SIGCHLD, and its exit status is lost. */
+/* Checks that a filter is detected even if SIGCHLD is ignored. In this case the kernel reaps each
+ * child whose exit signal is SIGCHLD, and the exit status of the child is lost. */
 static int with_ignored_children(void *arg)
 {
     signal(SIGCHLD, SIG_IGN);
@@ -100,8 +100,8 @@ static int with_ignored_children(void *arg)
     return 0;
 }
 
-/* Checks that a filter is detected that kills processes that call wait4(2) or waitid(2), with which
- * the parent waits for the probing child. The child may remain as a zombie. */
+/* Checks that a filter is detected even if it kills callers of wait4(2) or waitid(2), with which
+ * the parent waits for the probing child. The probing child may remain as a zombie. */
 static int with_killed_wait(void *arg)
 {
     const char *expected =

@@ -8,8 +8,8 @@
 
 static struct un_error err;
 
-/* Timeout in ms that is much longer than any job takes, and much shorter than the time limit of a
- * test. */
+/* Timeout in ms that is much longer than the time of any job, and much shorter than the time limit
+ * of a test. */
 enum { PATIENCE_MS = 20000 };
 
 struct shell {
@@ -101,7 +101,7 @@ static void a_grandchild_that_keeps_the_pipe_is_not_waited_for(void)
     CHECK(mkdtemp(dir) != NULL);
     snprintf(path, sizeof path, "%s/fifo", dir);
     CHECK_INT(mkfifo(path, 0600), 0);
-    /* The grandchild exits when the test closes its end of this FIFO. */
+    /* The grandchild exits when the test closes this end of the FIFO. */
     int end = open(path, O_RDWR | O_CLOEXEC);
     CHECK(end >= 0);
     snprintf(script, sizeof script, "exec 3<%s; cat <&3 & echo started", path);

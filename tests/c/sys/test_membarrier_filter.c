@@ -1,5 +1,5 @@
-/* Tests of the seccomp filter that answers the registration commands of membarrier(2), and affects
- * no other calls. */
+/* Tests of the seccomp filter for membarrier(2), which makes only the registration of private
+ * expedited barriers succeed without effect, and must not change other calls. */
 #include "check.h"
 #include "forked.h"
 #include "sys/sys.h"

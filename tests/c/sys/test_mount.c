@@ -30,8 +30,8 @@ static void write_text(const char *path, const char *text)
     close(fd);
 }
 
-/* Enters new namespaces, and mounts a tmpfs as the working directory, with two directories, and a
- * mount in the first directory. */
+/* Enters new namespaces. Mounts a tmpfs, makes it the working directory, and creates two
+ * directories there, the first of which contains a mount. */
 static void enter_own(void)
 {
     char text[32];

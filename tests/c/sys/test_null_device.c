@@ -1,5 +1,5 @@
-/* Tests that /dev/null is opened only if it is the null device, and that the open of another file
- * with this path never blocks. */
+/* Tests of opening /dev/null, which must fail if the file at this path is not the null device, and
+ * must never block. */
 #include "needs.h"
 #include "sys/sys.h"
 

@@ -1,5 +1,5 @@
 /* Functions that start usernsctl-agent on the host's kernel, outside of a sandbox, and communicate
- * with it as its host does. */
+ * with the agent as the host of a sandbox does. */
 #ifndef AGENT_PROCESS_H
 #define AGENT_PROCESS_H
 

@@ -76,8 +76,8 @@ static void check_start_fails(struct agent_process *agent, struct request reques
     close(socket);
 }
 
-/* Writes an executable file. `path` is a template that ends with XXXXXX, and receives the path of
- * the file. */
+/* Writes an executable file. `path` is a template that ends with XXXXXX, which this function
+ * replaces, so that `path` is the path of the file. */
 static void make_program(char *path, const char *text)
 {
     size_t length = strlen(text);
@@ -141,8 +141,8 @@ static void a_string_that_is_too_long_is_reported(struct agent_process *agent)
                       AGENT_STEP_EXEC, E2BIG);
 }
 
-/* Checks that a host that writes a command's strings slowly to the pipe does not delay other
- * commands, and may close the pipe instead. */
+/* Checks that other commands are not delayed if the host writes the strings of a command slowly to
+ * the pipe, or closes the pipe without writing them. */
 static void strings_in_a_pipe_are_waited_for(struct agent_process *agent)
 {
     const char *const argv[] = {"sh", "-c", "exit 4", NULL};

@@ -24,8 +24,8 @@ static struct agent_block *share_block(void)
     return (struct agent_block *)(at - at % AGENT_BLOCK_SIZE);
 }
 
-/* Forks a keeper. `sockets` are the host's ends of the keepers' sockets. The keeper closes them,
- * because it waits for end of file of its own socket. */
+/* Forks a keeper. `sockets` are the host's ends of the keepers' sockets. The keeper closes these
+ * ends, because otherwise it would never reach end of file on its own socket. */
 static pid_t start_keeper(struct agent_block *block, const int sockets[KEEPERS])
 {
     pid_t pid = fork();

@@ -16,8 +16,8 @@ static pid_t start_sleeper(void)
 }
 
 /* Forks a process that forks a sleeping child. With `waits`, the process waits for the child, and
- * exits with status 0 if SIGKILL has killed it. Otherwise it only sleeps, too. Returns the pid of
- * the process when both exist. */
+ * exits with status 0 if SIGKILL has killed the child. Otherwise the process only sleeps, too.
+ * Returns the pid of the process when both exist. */
 static pid_t start_parent(bool waits)
 {
     int ready[2];

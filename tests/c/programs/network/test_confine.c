@@ -48,8 +48,8 @@ static void check_served(int served, const struct sockaddr_in *inside)
     CHECK_INT(errno, EISCONN);
 }
 
-/* Accepts and serves a client, which connects to `inside`, the address of the test's own listening
- * socket. */
+/* Connects a client to `inside`, the address of the test's own listening socket, accepts the
+ * connection, and serves the client. */
 static void serve_one_client(int listener, const struct sockaddr_in *inside)
 {
     char byte = 0;

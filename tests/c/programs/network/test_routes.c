@@ -1,5 +1,5 @@
-/* Tests of reading a machine's routes, and of making addresses unreachable, in a network
- * namespace. */
+/* Tests of reading the routes of a machine, which a network namespace imitates, and of making
+ * addresses unreachable. */
 #include "forked.h"
 #include "inside.h"
 #include "needs.h"
