@@ -69,7 +69,7 @@ class Connector:
         return [str(USERNSCTL), "run", "--network", network, *binds, "--"]
 
     def sandboxed(self, verb: str) -> list[str]:
-        """Return the argv for a verb in gVisor, with the host's network if the verb needs one."""
+        """Return the argv for a verb in gVisor, with the host's network for verbs that need one."""
         return [*self.sandbox("none" if verb == "spec" else "host"), *self.in_big_frame(verb)]
 
     def call(self, verb: str, *, sandboxed: bool) -> list[Message]:

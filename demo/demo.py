@@ -27,8 +27,8 @@ def show(text: str) -> None:
 def show_sandbox(connector: Connector) -> None:
     """Print the kernel version that a sandboxed program reads, and the sandbox's id maps.
 
-    `cat` repeats a line of input, which shows that `cat` is running. It then waits for end of file,
-    so that its process can be inspected from the host.
+    `cat` repeats a line of input, which shows that `cat` is running. `cat` then waits for end of
+    file, so that the process of `cat` can be inspected from the host.
     """
     title("The kernel, outside and inside")
     show(Path("/proc/version").read_text())

@@ -95,7 +95,7 @@ class Program:
         )
 
     def check_output(self, *args: str | Path, **options: Any) -> str:
-        """Run the command, check that it succeeds without error output, and return its output."""
+        """Run the command, check that it succeeds without error output, and return the output."""
         return check_output([self.path, *args], **options)
 
 
@@ -166,7 +166,7 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def detached_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Yield the directory of detached sandboxes' records; check after the test that it is empty."""
+    """Yield the directory of detached sandboxes' records; check afterwards that it is empty."""
     runtime = tmp_path / "runtime"
     runtime.mkdir(mode=0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
@@ -310,7 +310,7 @@ def cleanliness(request: pytest.FixtureRequest) -> None:
 
 
 def open_descriptors() -> set[str]:
-    """Return this process's descriptors with their targets, except the one used to list them."""
+    """Return this process's descriptors with their targets, without the one that lists them."""
     found = set()
     for entry in Path("/proc/self/fd").iterdir():
         try:
@@ -371,10 +371,10 @@ def children() -> dict[int, str]:
 
 
 def end(pid: int) -> None:
-    """Kill a child, and reap it if it exits within EXIT_SECONDS.
+    """Kill a child, and reap the child if it exits within EXIT_SECONDS.
 
-    PID 1 of a PID namespace exits only after all other processes of the namespace were reaped.
-    These may be children of this process, too (see :func:`left_children`).
+    PID 1 of a PID namespace exits only after all other processes of the namespace were reaped. Some
+    of these processes may be children of this process, too (see :func:`left_children`).
     """
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)

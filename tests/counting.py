@@ -170,7 +170,7 @@ def kind_of_user() -> str:
 
 
 def main() -> int:
-    """Read JSON with counts from standard input, and print it with this user's counts updated."""
+    """Read JSON with counts from standard input; print the JSON with this user's counts updated."""
     known = json.loads(sys.stdin.read() or "{}")
     with tempfile.TemporaryDirectory() as scratch:
         known[kind_of_user()] = count(Path(scratch))

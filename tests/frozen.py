@@ -57,7 +57,7 @@ def decoded(text: bytes) -> tuple[list[str], list[Record]]:
 
 
 def without_sandbox(launch: Path, *command: str) -> None:
-    """Replace the start of the sandbox in a frozen launch by a command on this machine."""
+    """Replace the start of the sandbox in a frozen launch by a command on the host."""
     header, records = decoded(launch.read_bytes())
     kept = [one for one in records if one.verb not in ("watch", "runsc-env", "end")]
     ends = [*(record("watch", word) for word in command), record("end")]

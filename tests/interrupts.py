@@ -69,7 +69,7 @@ def raise_interrupt() -> None:
 
 
 def run_handled(run: Callable[[], object], handle: Callable[[], object], number: int) -> bool:
-    """Call `run`, and at its Nth event `handle`; return whether there was an Nth event."""
+    """Call `run`, and call `handle` at the Nth event; return whether there was an Nth event."""
     interrupt = Interrupt(handle, number)
     try:
         sys.setprofile(interrupt)
@@ -85,7 +85,7 @@ def run_interrupted(
     places: tuple[str, ...] = PLACES,
     names: Container[str] | None = None,
 ) -> bool:
-    """Call `run`; raise KeyboardInterrupt at its Nth event; return whether there was one."""
+    """Call `run`; raise KeyboardInterrupt at the Nth event; return whether there was one."""
     interrupt = Interrupt(raise_interrupt, number, places, names)
     try:
         sys.setprofile(interrupt)

@@ -33,8 +33,8 @@ OTHER_PUBLIC = "93.184.215.15"
 PUBLIC6 = "2606:2800::1"
 # Public address of the machine itself.
 MACHINE = "93.184.216.200"
-# Second address of the machine in one network. Connections of the machine to this address have its
-# first address as their source.
+# Second address of the machine in one network. Connections of the machine to this address have the
+# machine's first address as their source.
 MACHINE_SECONDARY = "93.184.216.3"
 # Addresses in networks of which every address is local to the machine (AnyIP).
 MACHINE_ANY = "93.184.218.7"
@@ -248,8 +248,8 @@ class _Program:
             path = directory / name
             path.write_text(text)
             subprocess.run(["mount", "--bind", path, f"/etc/{name}"], check=True)
-        # Hide the sockets in /run, because libc would use them to query the real machine's resolver
-        # or cache.
+        # Hide the sockets in /run, because libc would use the sockets to query the real host's
+        # resolver or cache.
         subprocess.run(["mount", "-t", "tmpfs", "none", "/run"], check=True)
 
     def _enter(self, where: str) -> None:

@@ -101,9 +101,9 @@ _WAIT_FOR_LINKS = """
 while ip route | grep -q linkdown || ip -6 route | grep -q linkdown; do sleep 0.01; done
 """
 
-# Program with a web server on each port, which answers with its own address, and a name server on
-# one address. The program also collects the datagrams that arrive on port 5353, including
-# multicasts; the web servers list them at /datagrams.
+# Program with a web server on each port, which answers with the server's address, and a name server
+# on one address. The program also collects the datagrams that arrive on port 5353, including
+# multicasts; the web servers list the datagrams at /datagrams.
 _SERVERS = """
 import selectors, socket, struct, sys
 names, ports, kind = eval(sys.argv[1]), eval(sys.argv[2]), sys.argv[3]

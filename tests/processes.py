@@ -41,7 +41,7 @@ def check_output(command: Sequence[str | Path], **options: Any) -> str:
 
 
 def kill_and_wait(pid: int, seconds: float = 30) -> None:
-    """Kill a process, which need not be a child, and wait until it has exited."""
+    """Kill a process, which need not be a child, and wait until the process has exited."""
     pidfd = os.pidfd_open(pid)
     os.kill(pid, signal.SIGKILL)
     assert select.select([pidfd], [], [], seconds)[0], f"process {pid} goes on"

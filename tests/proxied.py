@@ -132,13 +132,13 @@ class Proxied:
         self.proxy_pid = json.loads(self._lines.readline())["pid"]
 
     def report(self) -> dict[str, Any]:
-        """Return the number of denied requests, and the text and count of each kind of refusal."""
+        """Return the number of denied requests, and each error text with its count."""
         self._commands.sendall(b"?\n")
         answer: dict[str, Any] = json.loads(self._lines.readline())
         return answer
 
     def refused(self) -> list[str]:
-        """Return the texts of the proxy's refusals."""
+        """Return the error texts of the denied requests."""
         return [text for text, _ in self.report()["refusals"]]
 
     def close(self) -> None:
@@ -217,9 +217,9 @@ def client_hello(name: str | None) -> bytes:
 
 
 def _main(listener: int, rules: Sequence[str]) -> None:
-    """Run a proxy, and print a report of its refusals for each line of standard input."""
-    # Create a process group, so that the test can send SIGINT to it. The proxy must survive SIGINT;
-    # this process's handler is not inherited across execve(2).
+    """Run a proxy; print a report of denied requests for each line of standard input."""
+    # Create a process group, so that the test can send SIGINT to the group. The proxy must survive
+    # SIGINT, although execve(2) resets the signal handler of this process.
     os.setpgid(0, 0)
     signal.signal(signal.SIGINT, lambda *_: None)
     proxy = ProxyProcess(parse_rules(rules), log=None)

@@ -1,4 +1,4 @@
-"""Another user, who replaces files in a directory while the caller uses them."""
+"""Files that another user replaces in a directory while the caller uses the directory."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ FULL = os.environ.get("USERNSCTL_HOSTILE") == "full"
 
 
 class Tally:
-    """Counter of an attacker's attempts. The test fails if any succeeds, or if there are none."""
+    """Counter of an attacker's attempts. The test fails if any succeeds, or if none was made."""
 
     def __init__(self) -> None:
         self.tries = 0

@@ -1,4 +1,4 @@
-"""Traps that record each program outside of gVisor that imports, loads or executes them by name.
+"""Traps, files that record when a program outside of gVisor imports, loads or executes them.
 
 The record is a line in the file `marks`. In gVisor no line reaches the host's file, since writes
 stay in memory there.

@@ -122,7 +122,7 @@ def ask(
 def send(
     family: int, address: tuple[object, ...], name: str, *options: tuple[int, int, object]
 ) -> str:
-    """Send `name` as a datagram to a service on the machine, which records it."""
+    """Send `name` as a datagram to a service on the machine, which records the datagram."""
     with socket.socket(family, socket.SOCK_DGRAM) as datagrams:
         for level, option, value in options:
             datagrams.setsockopt(level, option, value)  # type: ignore[call-overload]
@@ -556,7 +556,7 @@ def _(to: Targets) -> str:
 def _(_: Targets) -> str:
     helpers = ("pasta", "nft", "usernsctl-network", "usernsctl-watch", "proxy_child")
     for directory in glob.glob("/proc/[0-9]*"):
-        # A process may exit meanwhile.
+        # A process may exit while its files in /proc are read.
         with contextlib.suppress(OSError):
             with open(f"{directory}/cmdline", "rb") as file:
                 words = file.read().decode(errors="replace").split("\0")

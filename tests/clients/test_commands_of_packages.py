@@ -1,4 +1,4 @@
-"""Tests of packages that start commands, here in gVisor, by `usernsctl run`."""
+"""Tests of packages that start commands, when `usernsctl run` runs the commands in gVisor."""
 
 from __future__ import annotations
 

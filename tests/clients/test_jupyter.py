@@ -14,7 +14,7 @@ from jupyter_core.utils import ensure_event_loop
 from processes import capture
 
 PATIENCE = 60
-# Create jupyter_client's event loop first, because it persists for all kernels of the process.
+# Create jupyter_client's event loop first, because all kernels of the process share this loop.
 ensure_event_loop()
 
 

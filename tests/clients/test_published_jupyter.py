@@ -16,7 +16,7 @@ from jupyter_core.utils import ensure_event_loop
 
 USERNSCTL = str(SCRIPTS / "usernsctl")
 PATIENCE = 60
-# Create jupyter_client's event loop first, because it persists for all kernels of the process.
+# Create jupyter_client's event loop first, because all kernels of the process share this loop.
 ensure_event_loop()
 
 
@@ -47,7 +47,7 @@ def test_published_jupyter_kernel_has_no_network(tmp_path: Path) -> None:
             output = execute(client, "print(6 * 7)")
             assert output == "42\n"
             code = "import socket; print(socket.socket().connect_ex(('192.0.2.1', 80)))"
-            # 101 is ENETUNREACH.
+            # connect(2) fails with ENETUNREACH (101), because the sandbox has no network.
             assert execute(client, code) == "101\n"
             client.shutdown()
             assert process.wait(PATIENCE) == 0

@@ -74,8 +74,8 @@ def test_pyairbyte_reads_from_a_connector_in_gvisor(usernsctl: Program, tmp_path
     files.mkdir()
     script = tmp_path / "source-stations"
     connector = Path(CONNECTOR or "", "bin", "source-declarative-manifest")
-    # Without --bind, usernsctl would not mount this virtual environment, because tools/environment
-    # has added a file to it.
+    # Mount this virtual environment by --bind: usernsctl does not mount it by default, because
+    # tools/environment has added a file to the environment.
     options = ["--network", "host", "--bind", files, "--bind", CONNECTOR or ""]
     usernsctl.check_output("wrap", "-o", script, *options, "--", connector)
     with serve() as url:
@@ -88,7 +88,7 @@ def test_pyairbyte_reads_from_a_connector_in_gvisor(usernsctl: Program, tmp_path
 def test_pyairbyte_discovers_with_a_connector_from_a_template(
     usernsctl: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Templates are stored below the home directory, where the script, too, finds them.
+    # Templates are stored below the home directory, where the script must find them, too.
     monkeypatch.setenv("HOME", str(tmp_path))
     files = tmp_path / "files"
     files.mkdir()

@@ -271,7 +271,7 @@ def test_an_obsolete_variable_is_named(name: str, plain: Engine) -> None:
 
 
 def test_docker_exec_runs_outside_unless_it_names_the_entrypoint(plain: Engine) -> None:
-    """Check both commands with docker exec that docs/docker.md describes."""
+    """Check that docker exec runs a command outside of gVisor unless it names the entrypoint."""
     name = f"usernsctl-exec-{os.getpid()}"
     plain.must("run", "--detach", f"--name={name}", *PROTECTED, IN_GVISOR, CONNECTOR, "sleep", "99")
     try:
@@ -314,8 +314,8 @@ def test_the_health_check_works_in_a_running_container(plain: Engine, user: str)
     assert again.returncode == 0
 
 
-# runsc crashes with the lowest of these limits. The highest of them are still too low for a
-# sandbox.
+# With the lowest of these limits on processes, runsc crashes. The highest of the limits are still
+# too low for a sandbox.
 @pytest.mark.parametrize("limit", [5, 7, 8, 10, 12, 16])
 @pytest.mark.sampled(3)
 def test_a_low_pids_limit_is_named(limit: int, plain: Engine) -> None:
@@ -325,7 +325,8 @@ def test_a_low_pids_limit_is_named(limit: int, plain: Engine) -> None:
     assert "--pids-limit" in done.stderr.partition("  remedy:")[2]
 
 
-# The Docker engine itself can't start a container with a limit below 10.
+# These limits on descriptors begin at 10, because the Docker engine can't start a container with a
+# lower one.
 @pytest.mark.parametrize("limit", [10, 12, 16, 20, 24, 32, 64, 100])
 @pytest.mark.sampled(3)
 def test_a_low_descriptor_limit_is_named(limit: int, plain: Engine) -> None:
@@ -335,7 +336,7 @@ def test_a_low_descriptor_limit_is_named(limit: int, plain: Engine) -> None:
 
 
 def test_a_low_memory_limit_is_named(plain: Engine) -> None:
-    """Check that the command's failure reports the limit, since gVisor survives the OOM kill."""
+    """Check that the error names the limit if the kernel kills the command, but not gVisor."""
     grow = "held = []\nwhile True: held.append(b'x' * 10**7)"
     limits = ["--memory=300m", "--memory-swap=300m", IN_GVISOR]
     done = plain("run", "--rm", *PROTECTED, *limits, CONNECTOR, "python3", "-c", grow)

@@ -146,7 +146,7 @@ def docker_options(name: str) -> list[str]:
 
 @pytest.mark.timeout(300)
 def test_the_job_s_security_context_lets_the_connector_run(remapped: Engine) -> None:
-    """Run the Job's container with userns-remap, which like hostUsers: false gives 65,536 ids."""
+    """Run the Job's container with userns-remap. Like hostUsers: false, it gives 65,536 ids."""
     done = remapped("run", "--rm", *docker_options("job.yaml"), CONNECTOR, "spec")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["type"] == "SPEC"

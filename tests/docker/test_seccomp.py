@@ -56,8 +56,8 @@ NO_SOCKETS = {
     "sctp": (2, 1, 132), "mptcp": (2, 1, 262), "udplite": (2, 2, 136), "l2tp": (2, 2, 115),
     "dccp": (2, 6, 33), "smc": (43, 1, 0), "wrapped": (2 | 1 << 32, 1, 0),
 }  # fmt: skip
-# Sockets that the profile denies with the errno of a kernel without them, so that programs for
-# which they are optional continue.
+# Sockets that the profile denies with the errno of a kernel without these sockets. Programs for
+# which a socket is optional then continue.
 ABSENT_SOCKETS = {
     "nf_tables": (16, 3, 12), "xfrm": (16, 3, 6), "audit": (16, 3, 9), "uevent": (16, 2, 15),
     "generic": (16, 3, 16), "crypto": (16, 3, 21), "rdma": (16, 3, 20), "sock_diag": (16, 3, 4),
@@ -120,7 +120,7 @@ def without_kind(call: str, kind: str) -> dict[str, Any]:
 
 
 def fails(plain: Engine, directory: Path, profile: dict[str, Any]) -> bool:
-    """Return whether any command of RUNS fails under a profile; check that it fails cleanly."""
+    """Return whether any command of RUNS fails under a profile. A failure must have status 125."""
     file = directory / "seccomp.json"
     file.write_text(json.dumps(profile))
     failed = []

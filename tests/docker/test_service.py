@@ -30,9 +30,9 @@ AS_USER = [NONE_LEFT, NO_NEW_PRIVILEGES, SECCOMP, *LIMITS]
 # Root in a container has CAP_SETFCAP by default, which is needed to map uid 0.
 AS_ROOT = ["--user=0", NO_NEW_PRIVILEGES, SECCOMP, *LIMITS]
 
-# PID 1 of a container, which runs the service as its child. When the service has exited, PID 1
-# waits up to ten seconds until no other process is left. PID 1 then prints how often it has
-# checked, and what is left.
+# Program for PID 1 of a container, which runs the service as its child. When the service has
+# exited, PID 1 waits up to ten seconds until no other process is left, and prints the number of
+# checks and the processes that are left.
 WATCH = """
 trap 'kill -TERM $service' TERM
 "$@" &
@@ -228,7 +228,8 @@ def test_every_kind_of_sandbox_works(engine: Engine, options: list[str]) -> None
 
 SECRET = "what only the service may know"
 
-# Snippets that try to access anything outside of their sandbox. Each prints what it could access.
+# Snippets that try to access anything outside of their sandbox. Each snippet prints what it could
+# access.
 ATTACKS = {
     "files of the container": """
 import os

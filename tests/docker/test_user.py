@@ -78,7 +78,7 @@ def test_unknown_names_are_refused(plain: Engine) -> None:
     ],
 )
 def test_hostile_files_are_refused(plain: Engine, make: str, says: str) -> None:
-    """Replace /etc/passwd after Docker has read it for its own option --user."""
+    """Replace /etc/passwd after Docker has read the file for Docker's own option --user."""
     script = f"rm /etc/passwd && {make} && exec /usr/local/bin/in-gvisor --user=airbyte -- true"
     hostile = ["run", "--rm", "--user=0", NO_NEW_PRIVILEGES, SECCOMP, "--entrypoint=sh"]
     done = plain(*hostile, PRELUDE, "-c", script)

@@ -13,7 +13,8 @@ import ways as w
 from broken import NOBODY, landlock, nest
 from calls import CLONE_NEWUSER, MS_NOSUID, MS_RDONLY
 
-#: The commands to try: `usernsctl run` (also with --map-auto), and doctor for each of the two.
+#: The commands to try: `usernsctl run`, `usernsctl run --map-auto`, and doctor for a run, and for a
+#: map of more than one id.
 COMMANDS = ("run", "auto", "doctor", "range")
 #: The commands to try in an environment that affects only maps of more than one id.
 RANGE = ("auto", "range")

@@ -173,7 +173,7 @@ NAMED = {
     "unshare": "EINVAL ENOMEM ENOSPC EPERM EUSERS",
     "utimensat": f"{_PATH} EPERM EROFS",
     "vfork": "EAGAIN ENOMEM",
-    # EINTR can only occur in calls without WNOHANG.
+    # EINTR is missing here, because it can only occur in calls without WNOHANG.
     "wait4": "ECHILD",
     "waitid": "ECHILD EINTR",
     "write": f"{_FD} EDQUOT EFBIG ENOSPC EPERM",

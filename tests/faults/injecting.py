@@ -33,7 +33,8 @@ def run_with(
     if path is not None:
         options += ["-P", path]
     done = capture(["strace", *options, "--", *command], timeout=SECONDS, pass_fds=pass_fds)
-    # strace prints a line "strace: Requested path ..." about the resolution of `path`.
+    # Remove the line "strace: Requested path ...", in which strace reports the resolution of
+    # `path`.
     output = [line for line in done.stderr.splitlines() if not line.startswith("strace: Requested")]
     done.stderr = "\n".join(output)
     return done

@@ -236,7 +236,7 @@ class InSandbox(InHost):
             self.box.run(["true"])
 
     def settle(self) -> None:
-        """Close the sandbox if a fault has killed it."""
+        """Close the sandbox if a fault has killed the sandbox."""
         if self.box is not None and self.box.poll() is not None:
             self.tear_down_box()
 
@@ -311,7 +311,7 @@ class Trees(InSandbox):
 
 
 def remove_complete_copy(copy: Path) -> None:
-    """Remove `copy` if it is complete. A partial copy remains, and counts as a defect."""
+    """Remove `copy` if the copy is complete. A partial copy remains, and counts as a defect."""
     if (copy / "link").is_symlink() and (copy / "inner" / "file").exists():
         shutil.rmtree(copy)
 

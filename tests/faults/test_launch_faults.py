@@ -27,8 +27,8 @@ pytestmark = [
 
 ERRORS = ("EMFILE", "ENOMEM", "EPERM")
 
-# System calls into which no faults are injected, because they never fail, fail in other ways, or
-# are made by libc before main().
+# System calls into which no faults are injected: they never fail, can fail in ways that the test
+# does not know, or are made by libc before main().
 LIBC = ("arch_prctl", "brk", "close", "exit_group", "mprotect")
 
 
@@ -91,6 +91,7 @@ def test_a_launch_may_be_killed_at_each_call(
     for name, when in random.sample(every, tally.rounds(10, 200)):
         done = run_with(f"{name}:signal={signal}:when={when}", command=command)
         tally.tried()
-        # If the signal arrives during execve(2), the new program receives it and may have printed.
+        # If the signal arrives during execve(2), the kernel delivers the signal to the new program,
+        # which may already have printed.
         if done.stdout and name != "execve":
             tally.succeeded(f"{name}, the {when}th: {done}")

@@ -83,8 +83,8 @@ def test_the_prelude_may_be_killed_anywhere(when: int) -> None:
     """Check that no holder remains if parent and holder are killed at the Nth call of each."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     command = [SCRIPTS / "usernsctl-exec", f"--hold={theirs.fileno()}", "-rm"]
-    # The holder reads end of file, as if its creator had exited. Its messages stay in the socket's
-    # buffer until the test reads them below.
+    # The holder reads end of file, as if its creator had exited. The holder's messages stay in the
+    # socket's buffer until the test reads them below.
     ours.shutdown(socket.SHUT_WR)
     with ours:
         with theirs:

@@ -28,7 +28,7 @@ Answers = list[bytes | None]
 
 @dataclass
 class ReceivedMessage:
-    """Received message, and the descriptors received with it."""
+    """A received message, and the descriptors that were received with the message."""
 
     message: bytes
     fds: list[int]

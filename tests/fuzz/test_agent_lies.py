@@ -130,7 +130,7 @@ def test_long_arguments_are_sent_apart_and_too_long_ones_raise() -> None:
 
 
 def outcome_timeout(answers: list[bytes | None], short: float) -> float:
-    """Return the timeout for a command's outcome: `short` if `answers` may not lead to any."""
+    """Return the timeout for a command: `short` if `answers` may lead to no outcome."""
     begin = (answers[:1], answers[:2])
     is_end = begin[0] in ([None], [b""]) or begin[1] in ([STARTED, ENDED], [STARTED, None])
     return PATIENCE if is_end else short
@@ -267,7 +267,7 @@ def test_agent_that_reads_no_signals_raises_agentunresponsive() -> None:
         with pytest.raises(AgentUnresponsive):
             send_without_end(process)
         process.kill()
-        # As after a closed connection, wait() reports SIGKILL.
+        # wait() reports SIGKILL, as if the connection had been closed.
         assert process.wait(PATIENCE) == -signal.SIGKILL
 
 

@@ -123,8 +123,8 @@ def check_copy(copy: Path) -> None:
 @EXAMPLES
 @example(record(DIRECTORY) + link(b"a", b"..") + record(LEAVE) + record(DONE))
 @example(
-    # Symbolic link to a directory nearer to the top, and a second link that leads out of the copy
-    # through the first one.
+    # Records of a symbolic link to a parent directory, and of a second link that leads out of the
+    # copy through the first link.
     record(DIRECTORY)
     + record(DIRECTORY, b"d")
     + link(b"up", b"..")
@@ -178,7 +178,7 @@ def test_malformed_records_leak_no_descriptor() -> None:
 )
 @EXAMPLES
 def test_symlinks_that_pass_the_check_stay_in_the_tree(found: list[bytes], depth: int) -> None:
-    """Create links in directories down to a depth; other links may lead to these directories."""
+    """Create links at several depths; links that pass the check must not lead out of the tree."""
     with directory() as parent:
         here = parent / "copy"
         here.mkdir()

@@ -386,7 +386,8 @@ def test_a_stopped_agent_does_not_block_the_event_loop(
             await asyncio.sleep(0)
 
     async def ask() -> None:
-        # The buffer of a socket has space for only a few messages of this size.
+        # Use a large message: the socket's buffer has space for only a few, so some of the calls
+        # must wait.
         await box.create_subprocess_exec("true", env={"A": "x" * 20_000}, stdin=un.DEVNULL)
 
     async def main() -> None:

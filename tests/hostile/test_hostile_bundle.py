@@ -170,7 +170,7 @@ def test_hostile_hooks_run_nothing(
         for name in ("HOOKS", "Hooks", "hook\u017f", "hoo\u212as", "HOO\u212a\u017f")
         for moment in MOMENTS
     ]
-    # Run only some of the bundles. For all others, only check that reading the bundle fails.
+    # Run only some of the bundles. For all other bundles, only check that reading the bundle fails.
     for number, (hooks, moment, spelled) in enumerate(folded):
         write(bundle, config(**{hooks: {spelled: [hook]}}))
         tally.tried()

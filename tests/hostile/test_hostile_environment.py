@@ -32,8 +32,8 @@ with un.SandboxHost() as host:
 """
 TRIAL = "from usernsctl.pytest_plugin.needs import _try_runsc; assert _try_runsc() is None"
 
-# Arguments for Python. Each of these programs starts Python, or another program, as a child
-# process.
+# Arguments of the Python interpreter, by name. Each program that they start runs Python, or another
+# program, as a child process.
 STARTS = {
     "doctor": [SCRIPTS / "usernsctl", "doctor"],
     "run": [SCRIPTS / "usernsctl", "run", "--", "true"],

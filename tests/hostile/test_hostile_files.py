@@ -178,7 +178,7 @@ class Outside:
         self.copy = self.place / "copy"
 
     def check(self, tally: Tally) -> None:
-        """Check the copy and the files beside it, and remove the copy."""
+        """Check the copy and the files beside the copy, and remove the copy."""
         around = sorted(os.listdir(self.place))
         if around not in (["canary"], ["canary", "copy"]):
             tally.succeeded(f"files beside the copy: {around}")

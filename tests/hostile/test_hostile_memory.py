@@ -93,7 +93,7 @@ def attack_beside(kind: str, rounds: int, place: Path, tally: Tally) -> None:
 
 
 def attack_unguarded(place: Path) -> str | None:
-    """Return the output of the attacker, or ``None`` if the attacker stops a victim forever."""
+    """Return the attacker's output for an unprotected victim, or ``None`` if the victim hangs."""
     with subprocess.Popen(
         caller_command("unguarded", 30, place),
         stdout=subprocess.PIPE,

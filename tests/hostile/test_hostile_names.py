@@ -512,7 +512,7 @@ def test_a_client_that_disconnects_leaves_nothing_in_the_proxy(proxied: Proxied)
 
 @pytest.fixture
 def own(world: World, names: NameServer, shared: Proxied) -> Iterator[Proxied]:
-    """Yield a proxy for one test, with another port than the shared proxy."""
+    """Yield a proxy for one test, on a different port from the shared proxy."""
     own = Proxied(world, "good.example", names=names, port=3129)
     names.names = {"good.example": [PUBLIC]}
     yield own

@@ -48,8 +48,8 @@ def rootfs(place: Path, programs: Path) -> Path:
 def attempts(victim: Path, count: int, *, some_start: bool = True, **fields: Any) -> list[str]:
     """Return the output of each of `count` starts.
 
-    If `some_start`, repeat until a start has succeeded, because the attacker may not have been
-    scheduled and so have left its link in place all the time.
+    If `some_start`, repeat until a start has succeeded, because an attacker that is not scheduled
+    may leave its link in place all the time.
     """
     lines = attempts_once(victim, count, **fields)
     for _ in range(100 if some_start else 0):

@@ -73,7 +73,8 @@ def test_hostile_silence_ends_at_the_deadline(
                     tally.succeeded(f"{call} waited")
             assert wait_until_gone(f"state {box.id}", AT_MOST) == []
             assert wait_until_gone(f"kill {box.id}", AT_MOST) == []
-        # gVisor works again after the block, and may need more than LIMIT seconds to answer.
+        # Raise the timeout, because gVisor works again here, but may need more than LIMIT seconds
+        # to answer.
         monkeypatch.setattr(container, "_ANSWER_SECONDS", AT_MOST)
         assert box.state()["status"] == "running"
         with silent(box.id):

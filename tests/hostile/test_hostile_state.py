@@ -323,7 +323,7 @@ def test_hostile_bind_shows_a_future_state_directory(
 def test_hostile_bind_shows_the_state_by_another_mount(
     state: Path, tmp_path: Path, tally: Any
 ) -> None:
-    """Check that a bind mount of another mount point of the state directory is refused."""
+    """Check that a bind mount of another mount point of the state directory is rejected."""
     other = tmp_path.parent / f"{tmp_path.name}-other"
     (other / "below" / "mount").mkdir(parents=True)
     script = (

@@ -28,8 +28,8 @@ def test_hostile_kill_of_a_supervisor_leaves_its_command(
         os.close(held)
         select.select([output], [], [], chance.uniform(0, 0.01))
         process.send_signal(chance.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGHUP]))
-        # If SIGTERM or SIGHUP was sent, the supervisor may still run, because PID 1 of a PID
-        # namespace ignores them. So send SIGKILL afterwards.
+        # Send SIGKILL after any other signal, because a supervisor that is PID 1 of a PID namespace
+        # may ignore SIGTERM and SIGHUP.
         select.select([output], [], [], chance.uniform(0, 0.005))
         process.kill()
         process.wait()

@@ -68,7 +68,7 @@ def put(data: Path, name: str, change: Callable[[dict[str, Any]], object]) -> No
 
 
 def attack(tally: Tally, usernsctl: Program, data: Path, what: str) -> None:
-    """Start all templates in all ways as their owner; count the attacker's successes."""
+    """Start each template by each method, as the owner; count the attacker's successes."""
     place, env = data.parent, dict(os.environ)
     told = []
     words = ("-c", f"import os; os.system({LOOK!r})")
@@ -100,7 +100,7 @@ def attack(tally: Tally, usernsctl: Program, data: Path, what: str) -> None:
 
 
 def options_that_were_believed(place: Path) -> dict[str, Any]:
-    """Return host options with hostile values, in the form of records of earlier versions."""
+    """Return hostile values of host options, in the format of records of earlier versions."""
     evil, secret = str(place / "evil"), str(place / "secret")
     return {
         "runsc": {"runsc": evil},

@@ -21,8 +21,8 @@ from usernsctl.gvisor.runsc.stdio import receive_terminal
 def console(tmp_path: Path) -> Iterator[socket.socket]:
     """Return a listening Unix socket, like the console socket to which runsc connects."""
     with socket.socket(socket.AF_UNIX) as made, open_path(str(tmp_path)) as here:
-        # The path of a socket must be short (unix(7)), so the path begins with a descriptor in
-        # /proc.
+        # Bind the socket by a path that begins with a descriptor in /proc, because a socket's path
+        # must be short (unix(7)).
         made.bind(f"/proc/self/fd/{here.fd}/console")
         made.listen(1)
         yield made

@@ -1,4 +1,4 @@
-"""Helper functions for the tests of kernel rules: system calls, and children that make calls."""
+"""Helper functions for the tests of kernel rules: system calls, and child processes."""
 
 from __future__ import annotations
 

@@ -344,7 +344,7 @@ async def cancel(work: Callable[[], Coroutine[Any, Any, None]], turns: int) -> N
 
 
 def test_cancelled_tasks_leave_nothing(run: Run) -> None:
-    """Cancel tasks while they start a command, or while they wait for the command."""
+    """Cancel tasks while the tasks start a command or wait for a command; nothing may be left."""
 
     async def work() -> None:
         streams = {"stdin": un.PIPE, "stdout": un.PIPE, "stderr": un.PIPE}

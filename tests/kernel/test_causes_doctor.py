@@ -1,4 +1,4 @@
-"""Tests of doctor on this machine: output, leaked processes, required programs, duration."""
+"""Tests of doctor on the test host: output, leaked processes, required programs, duration."""
 
 from __future__ import annotations
 

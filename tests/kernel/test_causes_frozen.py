@@ -1,4 +1,4 @@
-"""Tests of the causes that a frozen launch, which needs no Python, reports, as run does."""
+"""Tests of the causes that frozen launches report without Python, which must be those of run."""
 
 from __future__ import annotations
 

@@ -56,7 +56,8 @@ def test_run_and_ns_create_name_the_same_range_to_grant() -> None:
 
 
 def test_doctor_finds_an_entry_by_gid() -> None:
-    # usernsctl-exec does not search for an entry by gid, which takes too long. doctor does.
+    # usernsctl-exec does not search for an entry by gid, because the search takes too long. doctor
+    # searches for the entry.
     assert named_by_command(["gid-entry"], *AUTO) == "no-subordinate-range"
     assert diagnose(["gid-entry"], "range").ids == ["subgid-by-gid"]
 

@@ -41,7 +41,7 @@ def unified() -> Path:
 
 @pytest.fixture
 def group() -> Iterator[Path]:
-    """Create a control group in which the caller may start commands; remove it afterwards."""
+    """Create a control group in which the caller may start commands; remove it after the test."""
     own = unified() / group_of(Path("/proc/self/cgroup").read_text()).lstrip("/")
     procs = own / "cgroup.procs"
     if not os.access(procs, os.W_OK):
@@ -138,7 +138,7 @@ def failure(in_cgroup: Any, **arguments: Any) -> un.NamespaceError:
 
 
 def test_an_invalid_group_below_a_threaded_one_is_refused(group: Path) -> None:
-    """Check that a group of the type "domain invalid" (cgroups(7)) is refused."""
+    """Check that a group of the type "domain invalid" (cgroups(7)) is rejected."""
     threaded, invalid = group / "threaded", group / "threaded" / "invalid"
     threaded.mkdir()
     (threaded / "cgroup.type").write_text("threaded")

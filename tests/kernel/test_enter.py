@@ -92,7 +92,7 @@ def test_entering_twice_nests() -> None:
     assert seen["maps"] == [["5", "0", "1"], ["6", "0", "1"]]
 
 
-# The message contains the number of threads, and TSan adds a thread.
+# The error message contains the number of threads, and ThreadSanitizer adds a thread.
 @pytest.mark.unsanitized
 @pytest.mark.parametrize("call", ["un.enter(un.IdMap.root())", "un.exec(['echo', 'ran'])"])
 def test_enter_and_exec_refuse_a_process_with_threads(call: str) -> None:

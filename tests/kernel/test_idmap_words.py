@@ -59,8 +59,8 @@ def single(monkeypatch: pytest.MonkeyPatch) -> un.IdMap:
     """Return a map that the caller can't write, and that allows a single id instead."""
     monkeypatch.setenv("PATH", "/no/such/directory")
     if UID == 0:
-        # Root can map given ids without helpers. But root has no subordinate ranges on this
-        # machine, so root can't write an automatic map.
+        # Root can map given ids without helpers. But root has no subordinate ranges on the test
+        # host, so root can't use an automatic map.
         return un.IdMap.auto(allow_single_id=True)
     return un.IdMap(
         map_user=0, map_group=0, map_users=(un.Extent(1, 2**32 - 2, 1),), allow_single_id=True

@@ -40,8 +40,8 @@ VERSION = names(
 RUN = VERSION | names("usernsctl.commands usernsctl.gvisor usernsctl.maps")
 
 # Program that prints all imported modules, and the modules that were imported after the process had
-# entered a mount namespace. The program prints when the core is about to execute another program,
-# or at the end.
+# entered a mount namespace. It prints them when the core is about to execute another program, or at
+# the end.
 TOLD = """
 import json, os, sys
 

@@ -1,4 +1,4 @@
-"""Tests that create named namespaces, run commands in them and remove them."""
+"""Tests of creating named namespaces, of running commands in them, and of removing them."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ named.create_named("web", ["-r"])
 
 
 def test_list_finds_a_holder_whose_creator_was_killed(usernsctl: Program) -> None:
-    """Check that the holder is listed, since a holder that is not listed could not be removed."""
+    """Check that the holder is listed: users could not remove a namespace that is not listed."""
     done = subprocess.run(
         [sys.executable, "-c", KILLED_EARLY], stdout=subprocess.PIPE, text=True, timeout=PATIENCE
     )
@@ -313,8 +313,8 @@ def test_ns_create_warns_that_it_maps_a_single_id(usernsctl: Program) -> None:
     environment = dict(os.environ) | {"PATH": "/no/such/directory"}
     options = ["-r", "--map-users=1:4294967294:1", "--allow-single-id"]
     if UID == 0:
-        # Root can map given ids without helpers. But root has no subordinate ranges on this
-        # machine, so root can't write an automatic map.
+        # Root can map given ids without helpers. But root has no subordinate ranges on the test
+        # host, so root can't use an automatic map.
         options = ["-r", "--map-auto", "--allow-single-id"]
     done = usernsctl("ns", "create", "web", *options, env=environment)
     assert done.returncode == 0

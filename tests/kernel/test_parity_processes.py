@@ -289,7 +289,7 @@ def test_repr_of_popen_matches_subprocess(api: Any) -> None:
 def test_a_signal_that_comes_too_late_hits_nobody(api: Any, end: str) -> None:
     arguments = [signal.SIGTERM] if end == "send_signal" else []
     process = api.Popen(["true"])
-    # Reap the child by waitpid(2), so that `process` does not know that the child has exited.
+    # Reap the child by waitpid(2), so that `process` can't know that the child has exited.
     os.waitpid(process.pid, 0)
     assert process.returncode is None
     getattr(process, end)(*arguments)
@@ -352,7 +352,8 @@ def test_an_unreferenced_process_is_reaped_if_warnings_are_errors() -> None:
 
 
 def interrupted(api: Any) -> bool:
-    # The command reads its input before it sends SIGINT, so SIGINT interrupts communicate().
+    # The command reads its input, and then sends SIGINT to its parent. The signal interrupts
+    # communicate().
     try:
         api.run(["sh", "-c", "read x; kill -INT $PPID; exec sleep 1000"], input=b"x\n")
     except KeyboardInterrupt:

@@ -76,7 +76,7 @@ def test_a_wait_that_times_out_does_not_kill(api: Any) -> None:
         process.send_signal(signal.SIGUSR1)
         assert process.wait(PATIENCE) == 100 + signal.SIGUSR1
         assert process.poll() == process.returncode
-        # Signals to a command that has exited are ignored.
+        # A signal to a command that has exited must be ignored.
         process.terminate()
         process.kill()
 

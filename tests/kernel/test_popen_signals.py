@@ -88,7 +88,8 @@ def test_many_threads_wait_for_one_process() -> None:
             assert process.poll() is None
             process.stdin.close()
             assert [one.result(PATIENCE) for one in waiting] == [7] * 8
-        # The lock in subprocess.Popen.poll() alone would not make concurrent waits safe.
+        # subprocess.Popen.poll() must return the status, too. The lock in that method alone would
+        # not make concurrent waits safe.
         assert subprocess.Popen.poll(process) == 7
 
 

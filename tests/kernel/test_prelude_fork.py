@@ -85,7 +85,7 @@ def test_kill_child_sets_the_signal(prelude: Program) -> None:
         orphan = read_ready(process.stdout)
         process.kill()
         process.wait(PATIENCE)
-        # This process is a child subreaper, so it becomes the parent of orphans.
+        # This process is a child subreaper, so the kernel makes this process the parent of orphans.
         _, status = os.waitpid(orphan, 0)
     assert os.waitstatus_to_exitcode(status) == 100 + signal.SIGUSR1
 

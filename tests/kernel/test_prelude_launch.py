@@ -217,7 +217,7 @@ def test_launch_files_of_other_users_are_refused(prelude: Program, write: Write)
 def test_access_control_lists_of_the_directory_are_respected(
     prelude: Program, write: Write, tmp_path: Path
 ) -> None:
-    """Check that a launch is refused if an ACL of its directory lets others write.
+    """Check that a launch file is rejected if an ACL lets other users write to its directory.
 
     With an ACL, the group bits of the mode are the mask of the ACL.
     """

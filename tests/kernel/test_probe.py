@@ -1,4 +1,4 @@
-"""Tests of usernsctl-probe: its output, and that it leaves no processes."""
+"""Tests of the output of usernsctl-probe, and of the exit of its child processes."""
 
 from __future__ import annotations
 

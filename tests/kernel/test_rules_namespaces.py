@@ -35,7 +35,7 @@ def test_a_pid_namespace_is_entered_by_children() -> None:
 @pytest.mark.unsanitized
 @pytest.mark.userns(pid=True, init=False)
 def test_process_1_ignores_unhandled_signals_from_inside() -> None:
-    """PID 1 receives no signals from inside that it does not handle, not even SIGKILL.
+    """PID 1 ignores signals from inside for which it has no handler, even SIGKILL.
 
     See pid_namespaces(7), "The namespace init process".
     """

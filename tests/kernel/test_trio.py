@@ -28,7 +28,8 @@ async def in_turn(output_of: Any) -> None:
     assert await output_of("sh", "-c", "echo out; exit 3") == (3, b"out\n")
     with un.Namespace.create() as ns:
         for arguments in ({}, {"namespace": ns}, {"namespace": ns, "pid": True}):
-            # Cancel once while output_of() waits for output, and once while it waits for the exit.
+            # Cancel output_of() once while it waits for output, and once while it waits for the
+            # exit.
             for script in ("exec sleep 1000", "exec sleep 1000 >&-"):
                 with trio.move_on_after(0.05) as scope:
                     await output_of("sh", "-c", script, **arguments)

@@ -59,7 +59,7 @@ def descendants() -> dict[int, str]:
 
 
 def sandbox_processes() -> dict[int, str]:
-    """Return the command lines of all processes of sandboxes; those of gVisor's stubs are empty."""
+    """Return the command lines of all processes of sandboxes (empty for gVisor's stubs)."""
     return {pid: words for pid, words in descendants().items() if not words.startswith(RAY)}
 
 
@@ -124,8 +124,8 @@ def three_nodes() -> Iterator[ThreeNodes]:
             yield cluster
         finally:
             cluster.close()
-            # Ray's agents of a killed node exit only when PID 1 becomes their parent. Here this
-            # process becomes their parent, so kill them.
+            # Kill the agents of a killed node: they exit only when PID 1 becomes their parent, but
+            # here this process becomes their parent.
             for pid in descendants():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)

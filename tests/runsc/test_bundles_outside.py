@@ -188,7 +188,7 @@ exit 128
 
 
 def test_stderr_of_a_runsc_that_wrote_no_log_is_reported(usernsctl: Program, stand_in: Any) -> None:
-    """Report the standard error of a runsc that fails before it opens its log.
+    """Report the standard error of a runsc that fails before runsc opens its log.
 
     Releases of 2026 fail before they open the log if they reject an annotation.
     """

@@ -50,7 +50,7 @@ def covered_host() -> un.SandboxHost:
 
 
 def id_of(name: str) -> str:
-    """Return a sandbox id that no other test uses, so that the test can search processes for it."""
+    """Return a sandbox id that no other test uses, so that the id finds only its processes."""
     return f"covered-{name}-{os.getpid()}"
 
 
@@ -131,8 +131,8 @@ def test_the_sandbox_ends_when_usernsctl_init_is_killed(sig: signal.Signals) -> 
     with creator:
         os.kill(init, sig)
         assert creator.wait(PATIENCE) == 0
-    # usernsctl-init kills all processes, and waits until they have exited. It can't wait if SIGKILL
-    # has killed usernsctl-init itself.
+    # usernsctl-init kills all processes, and waits until they have exited, unless SIGKILL has
+    # killed usernsctl-init itself.
     assert wait_until_gone(id, EXIT_SECONDS if sig == signal.SIGKILL else 0) == []
 
 

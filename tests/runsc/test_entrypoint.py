@@ -1,4 +1,4 @@
-"""Tests of the images' entrypoint: which options and variables it accepts, sets or rejects."""
+"""Tests of the images' entrypoint: options and variables that are accepted, set or rejected."""
 
 from __future__ import annotations
 

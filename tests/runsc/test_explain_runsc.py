@@ -203,7 +203,7 @@ def test_explain_confirms_one_of_several_causes_by_probes(
 def test_explain_finds_causes_of_invalid_runsc_calls(
     tmp_path: Path, command: list[str], cause: str
 ) -> None:
-    # Some releases of runsc parse the bundle before they refuse the options, so pass a valid
+    # Some releases of runsc parse the bundle before they reject the options, so pass a valid
     # bundle.
     bundle = make_bundle(tmp_path / "b", **WORKS)
     ours = [f"--bundle={bundle}", "x"] if "--rootless" in command else []

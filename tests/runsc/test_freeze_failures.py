@@ -1,4 +1,4 @@
-"""Tests of the errors of frozen launches, which are explained without Python, as by run."""
+"""Tests of the error messages of frozen launches, which name causes without using Python."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from conftest import Program
 from usernsctl.explain.catalogue import get
 from usernsctl.explain.explanation import explain
 
-# Fake runsc, which writes the files `errors` and `crash` of its directory to its logs, and fails.
+# Fake runsc, which copies the files `errors` and `crash` in its directory to its log files, and
+# fails.
 STAND_IN = """\
 #!/bin/sh
 [ "$1" = --version ] && echo "runsc version release-20260101.0" && exit

@@ -208,7 +208,7 @@ def test_sandbox_without_first_command_has_a_hostname(host: un.SandboxHost) -> N
 
 
 class TestFurtherCommands:
-    """Tests that the user of a further command is looked up in the sandbox when it starts."""
+    """Tests of the user of a further command, which is looked up in the sandbox at the start."""
 
     @pytest.fixture
     def box(self, tree: Path) -> Iterator[un.Sandbox]:

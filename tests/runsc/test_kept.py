@@ -1,7 +1,7 @@
 """Tests of runsc in a namespace that usernsctl has created in advance.
 
-All subcommands of runsc work there, even those that runsc refuses with --rootless. newuidmap and
-newgidmap are called only when usernsctl creates the namespace.
+All subcommands of runsc work in this namespace, even those that runsc rejects with --rootless.
+newuidmap and newgidmap are called only when usernsctl creates the namespace.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Containers:
 
     @contextlib.contextmanager
     def stopping(self, name: str) -> Iterator[None]:
-        """Wait after the block until the container has stopped and its process has been reaped.
+        """Wait after the block until the container has stopped and its process was reaped.
 
         Until then, one runsc command may report the container as stopped, and the next as running.
         """
@@ -222,7 +222,7 @@ def test_containers_in_a_namespace_call_no_newuidmap(
     assert not log.exists()
     assert not list((directory / "state").glob("*.state"))
 
-    # Outside of the namespace, runsc itself calls newuidmap, which shows that the log works.
+    # Check that the log works: outside of the namespace, runsc itself calls newuidmap.
     done = subprocess.run(
         [*global_options(directory), "run", containers.bundle, "alone"],
         stdin=subprocess.DEVNULL,

@@ -22,7 +22,7 @@ DENIED = [f"{address}/80" for address in (networks.BRIDGE, networks.MACHINE, net
 
 
 class Kept:
-    """Named namespace ``web`` with a private network, and commands that use it."""
+    """Named namespace ``web`` with a private network, and commands in the namespace."""
 
     def __init__(self, world: World, directory: Path) -> None:
         self.world = world

@@ -134,7 +134,7 @@ def make_directory(path: Path) -> None:
 
 
 def write_zeros(path: Path) -> None:
-    """Replace a file's content by zeros; keep its size and modification time."""
+    """Replace a file's content by zeros; keep the file's size and modification time."""
     status = path.stat()
     with path.open("wb") as file:
         file.truncate(status.st_size)
@@ -142,14 +142,14 @@ def write_zeros(path: Path) -> None:
 
 
 def change_build_id(path: Path) -> None:
-    """Change the build id in a program's ELF note, as another build would; keep the size."""
+    """Change the build id in a program's ELF note, as another build would; keep the file's size."""
     content = path.read_bytes()
     note = content.index(b"\x14\0\0\0\x03\0\0\0GNU\0") + 12
     path.write_bytes(content[:note] + os.urandom(20) + content[note + 20 :])
 
 
 def break_headers(path: Path) -> None:
-    """Change the ELF header to refer to tables beyond the end of the file; keep the size."""
+    """Let the ELF header refer to tables beyond the end of the file; keep the file's size."""
     with path.open("r+b") as file:
         file.seek(32)
         file.write(b"\xff" * 16)

@@ -75,7 +75,7 @@ def start(world: World, number: int) -> subprocess.Popen[bytes]:
 
 
 def kill_one(popen: subprocess.Popen[bytes], choice: random.Random) -> str:
-    """Kill a sandbox's creator or one of its descendants at random; return the victim's name."""
+    """Kill at random a sandbox's creator or a descendant; return the name of the killed process."""
     victim = choice.choice([popen.pid, *sorted(descendants(popen.pid))])
     name = name_of(victim)
     with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -96,7 +96,8 @@ def test_killed_private_networks_leave_no_process_or_mount(world: World, number:
     for popen, life in sorted(starts, key=lambda item: item[1]):
         time.sleep(max(0, begin + life - time.monotonic()))
         while popen.poll() is None and time.monotonic() < begin + PATIENCE:
-            # The sandbox survives the kill of some processes, so kill until the creator has exited.
+            # The sandbox may survive the kill of a process, so kill further processes until the
+            # creator has exited.
             names.append(kill_one(popen, choice))
             with contextlib.suppress(subprocess.TimeoutExpired):
                 popen.wait(2)

@@ -51,7 +51,7 @@ def test_oom_kill_of_a_growing_program_is_reported(
 
 
 def test_oom_kill_of_a_child_ends_the_sandbox(usernsctl: Program) -> None:
-    """Kill a child in the sandbox, which gVisor does not notice without usernsctl-watch."""
+    """Let the OOM killer kill a child of the command, which gVisor alone would not notice."""
     script = '"$@"; sleep 1000'
     with memory_group(200 * MIB) as group:
         run = [usernsctl.path, "run", "--", "sh", "-c", script, "sh"]
@@ -109,7 +109,7 @@ def test_oom_kill_of_another_process_ends_no_sandbox(usernsctl: Program) -> None
 
 
 def test_oom_kill_elsewhere_on_the_host_ends_no_sandbox(usernsctl: Program) -> None:
-    """Hide the control group's files, so that the watcher counts the machine's OOM kills."""
+    """Hide the control group's files, so that the watcher counts all OOM kills of the host."""
     script = "ls / > /dev/null; echo started; read -r line; exit 3"
     cover = 'mount -t tmpfs none /sys/fs/cgroup && exec "$@"'
     run_covered = ["unshare", "--mount", "sh", "-c", cover, "sh", usernsctl.path, "run", "--"]

@@ -97,7 +97,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
 
 @contextlib.contextmanager
 def start_run(scene: Scene, *options: str) -> Iterator[int]:
-    """Start `usernsctl run` with `options`; yield its pid."""
+    """Start `usernsctl run` with `options`; yield the pid of usernsctl."""
     argv = [str(SCRIPTS / "usernsctl"), "run", *options, "--", *COMMAND]
     with start_command(scene, argv) as pid:
         yield pid
@@ -105,7 +105,7 @@ def start_run(scene: Scene, *options: str) -> Iterator[int]:
 
 @contextlib.contextmanager
 def start_launch(scene: Scene, *options: str) -> Iterator[int]:
-    """Freeze a launch with `options`; start it by usernsctl-exec, without Python; yield the pid."""
+    """Freeze a launch with `options`; start the launch by usernsctl-exec; yield the pid."""
     file = freeze(scene.directory / "launch", *options)
     argv = [str(SCRIPTS / "usernsctl-exec"), "--launch", str(file), "--", *COMMAND]
     with start_command(scene, argv) as pid:

@@ -387,7 +387,7 @@ def test_private_network_fails_without_the_tun_device(world: World) -> None:
     assert causes_in(done.stderr) == ["tun-missing"], done.stderr
 
 
-# Tests that private networks exit with their sandboxes.
+# Tests of private networks, which must exit with their sandboxes.
 
 
 def start_waiting(world: World, *prefix: str) -> subprocess.Popen[str]:

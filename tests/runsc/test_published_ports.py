@@ -53,7 +53,7 @@ print(found.count(True))
 def serving(
     world: World, *options: str
 ) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
-    """Run SERVER in a sandbox with `options`; stop it at the end of the ``with`` block."""
+    """Run SERVER in a sandbox with `options`; stop SERVER at the end of the ``with`` block."""
     server = ["/usr/bin/python3", "-c", SERVER]
     return world.serving(USERNSCTL, "run", *options, "--", *server)
 
@@ -139,7 +139,8 @@ def test_unusable_port_is_reported_with_its_cause(
 
 @pytest.mark.also_root
 def test_taken_port_leaves_only_the_result_file(world: World, tmp_path: Path) -> None:
-    # usernsctl-watch fails before it has started the pump for --max-output.
+    # usernsctl-watch fails before it has started the process that copies the output for
+    # --max-output.
     options = ("--max-output", "1M", "--publish", "8080:80", "--result", str(tmp_path / "result"))
     done = world.run(USERNSCTL, "run", *options, "--", "echo", "started")
     assert done.returncode == 125

@@ -60,7 +60,7 @@ print(len(found))
 def serving(
     world: World, *options: str, port: int = 53
 ) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
-    """Run SERVER in a sandbox with `options`; stop it at the end of the ``with`` block."""
+    """Run SERVER in a sandbox with `options`; stop SERVER at the end of the ``with`` block."""
     server = ["/usr/bin/python3", "-c", SERVER, str(port)]
     return world.serving(USERNSCTL, "run", *options, "--", *server)
 
@@ -83,8 +83,8 @@ def test_published_udp_port_reaches_the_sandbox(world: World, network: str) -> N
 
 def test_more_udp_clients_than_sockets_are_served(world: World) -> None:
     with serving(world, "--publish", "18054:53/udp"):
-        # Port numbers of sockets in the sandbox are reused, so some of the 600 clients look the
-        # same there.
+        # Port numbers of sockets in the sandbox are reused, so SERVER can't distinguish some of the
+        # 600 clients.
         assert int(ask(world, "127.0.0.1", 18054, 600, 10)) > 500
 
 

@@ -81,7 +81,8 @@ def test_programs_behave_as_without_a_template(
     status, out, err = run_from_template(template, *args)
     wanted = run_without_template(host, *args)
     assert (status, out) == wanted[:2]
-    # Newer releases of Python show the source of -c in a traceback, which the templates omit.
+    # Newer releases of Python show the source text of -c in a traceback. Interpreters of templates
+    # omit the source text.
     shown = [line for line in wanted[2].splitlines() if "^" not in line and "~" not in line]
     kept = [line for line in err.splitlines() if line in shown or "line" not in line]
     assert [line for line in shown if not line.startswith("    ")] == [

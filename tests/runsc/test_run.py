@@ -22,7 +22,7 @@ from supervisors import TELLER
 
 @contextmanager
 def start_run(usernsctl: Program, *args: str) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
-    """Start a run in a new process group; yield when its command is ready; kill it at the end."""
+    """Start a run in a new process group, and wait for its command; kill the run at the end."""
     with subprocess.Popen(
         [usernsctl.path, "run", *args, "--", "sh", "-c", "echo ready; exec sleep 1000"],
         stdin=subprocess.DEVNULL,
@@ -103,8 +103,8 @@ def test_signal_before_the_start_ends_the_run(usernsctl: Program, number: signal
     """Send a signal before runsc starts. usernsctl must kill runsc, which may ignore the signal."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     try:
-        # Block the signal, which `usernsctl run` inherits, so that the signal stays pending until
-        # usernsctl-watch reads it from a signalfd.
+        # Block the signal, so that usernsctl-watch inherits the blocked signal, and reads the
+        # pending signal from its signalfd.
         process = subprocess.Popen(
             [usernsctl.path, "run", "--", "sleep", "100"],
             stdin=subprocess.DEVNULL,
@@ -165,7 +165,8 @@ def test_all_signals_reach_the_command(usernsctl: Program, has_terminal: bool) -
                 process.send_signal(number)
                 assert int(lines.readline()) == number
                 if not has_terminal:
-                    # Without a terminal in the sandbox, the job on the host is stopped, too.
+                    # Without a terminal in the sandbox, the stop signal also stops the job on the
+                    # host.
                     wait_until_stopped(process.pid)
                 process.send_signal(signal.SIGCONT)
                 assert int(lines.readline()) == signal.SIGCONT

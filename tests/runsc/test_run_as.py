@@ -77,7 +77,10 @@ def test_names_are_looked_up_in_the_sandbox(
 def test_a_name_has_the_supplementary_groups_of_the_sandbox(
     prelude: Program, here: Callable[..., Path]
 ) -> None:
-    """Check that a name has the groups that list it, as with Docker, and that a number has none."""
+    """Check that a user name has the groups that list the name, and that a number has none.
+
+    Docker gives the same groups.
+    """
     launch = here("--map-auto", "--user", "root:own")
     for user, ids in [
         ("app", "1234 1235 40 42 1235"),

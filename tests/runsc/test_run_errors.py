@@ -380,7 +380,7 @@ def test_bind_mounts_of_state_or_logs_are_refused(
 def test_fifo_or_socket_as_mount_point_is_refused(
     usernsctl: Program, tmp_path: Path, kind: int, name: str
 ) -> None:
-    """Refuse a FIFO or socket as a mount point, since runsc would block on opening a FIFO."""
+    """Reject a FIFO or socket as a mount point, since runsc would block on opening a FIFO."""
     root, place = tmp_path / "root", tmp_path / "root" / "place"
     root.mkdir()
     os.mknod(place, kind | 0o755)

@@ -119,7 +119,7 @@ def test_launch_uses_pipes_without_a_terminal(prelude: Program, tmp_path: Path) 
 def test_terminal_option_without_a_terminal_is_refused(
     usernsctl: Program, prelude: Program, tmp_path: Path
 ) -> None:
-    """Refuse --terminal without a terminal, where gVisor would lose output without an error."""
+    """Reject --terminal without a terminal, where gVisor would lose output without an error."""
     launch = freeze(tmp_path / "launch", "--terminal", command=("echo", "ran"))
     run = [usernsctl.path, "run", "--terminal", "--", "echo", "ran"]
     for words in ([prelude.path, "--launch", launch], run):

@@ -1,4 +1,4 @@
-"""Tests of sandboxes and hosts in event loops, which they must never block."""
+"""Tests of sandboxes and hosts in an event loop, which no operation may block."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_invalid_arguments_raise_in_a_loop() -> None:
 
 @pytest.fixture
 def creation_allowed(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Yield an event; until it is set, the initialization of objects in other threads blocks."""
+    """Yield an event. The initialization of objects in other threads blocks until it is set."""
     may_go_on = threading.Event()
     fill = _fill
 

@@ -49,7 +49,7 @@ def groups_below(group: Path) -> list[Path]:
 
 @contextmanager
 def running(group: Path, command: list[str | Path], **how: Any) -> Iterator[subprocess.Popen[str]]:
-    """Start a command in a control group; yield the process when it has written a line."""
+    """Start a command in a control group; yield the process when the command has written a line."""
     with subprocess.Popen(
         within(group, *command), stdout=subprocess.PIPE, text=True, process_group=0, **how
     ) as process:
@@ -71,7 +71,8 @@ def test_control_groups_have_the_limits_and_are_removed(limit: str, usernsctl: P
     with make() as group:
         with running(group, [usernsctl.path, "run", option, "--", *WAITING]):
             (own,) = groups_below(group)
-            # The directory's mode denies other users to open the group, and so to lock it.
+            # The directory's mode prevents other users from opening the control group, and so from
+            # locking it.
             assert own.stat().st_mode & 0o777 == 0o700
             names = {
                 Path(f"/proc/{pid}/cmdline").read_text().partition("\0")[0]

@@ -79,8 +79,8 @@ def test_memory_limit_ends_a_memory_hog(hog: str, usernsctl: Program) -> None:
     assert limit <= used <= limit + EXCESS // MIB
 
 
-# Program that maps a file of this machine repeatedly. The mappings share the file's pages, but not
-# the page tables.
+# Program that maps a file of the host repeatedly. The mappings share the file's pages, but not the
+# page tables.
 MAPPINGS = (
     "import mmap, os\nfd = os.open('/data/file', os.O_RDONLY)\nheld = []\n"
     "while True:\n held.append(mmap.mmap(fd, 1 << 33, prot=mmap.PROT_READ))\n"
@@ -92,7 +92,7 @@ MAPPINGS = (
 def test_memory_limit_counts_page_tables_of_mapped_host_files(
     usernsctl: Program, tmp_path: Path
 ) -> None:
-    """Map host files; Linux handles their page faults, and allocates page tables for them."""
+    """Map host files: Linux handles the page faults of such mappings, and allocates page tables."""
     with open(tmp_path / "file", "wb") as file:
         file.truncate(1 << 33)
         for offset in range(0, 1 << 33, 1 << 21):
@@ -309,7 +309,7 @@ def test_gvisor_run_accepts_limits() -> None:
 
 
 def test_limit_of_one_sandbox_does_not_end_another(host: un.SandboxHost) -> None:
-    """Check that each sandbox has its own limit, although they share a user namespace."""
+    """Check that each sandbox has its own limit, although the sandboxes share a user namespace."""
     with host.start(None, pids=60) as other, host.start(None, pids=60, memory="100M") as box:
         assert box.run(FORK_BOMBS["python"]).reason == "pids-limit"
         assert other.run(["true"]).returncode == 0

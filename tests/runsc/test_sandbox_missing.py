@@ -18,7 +18,7 @@ import usernsctl as un
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a directory with files that can't be executed; `host` mounts it in its sandboxes."""
+    """Return a directory with files that can't be executed, which sandboxes of `host` mount."""
     directory = tmp_path_factory.mktemp("shown")
     for name, text, mode in (
         ("denied", "#!/bin/sh\n", 0o644),

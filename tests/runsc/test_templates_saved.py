@@ -201,7 +201,7 @@ def test_template_of_an_unnamed_namespace_is_loaded_there(tmp_path: Path) -> Non
             assert answer(found) == b"word"
 
 
-# Tests of saved templates that Template.load refuses.
+# Tests of saved templates that Template.load rejects.
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ KINDS = {
     "names": ["--allow", "web.example"],
     "published": ["--network", "none", "--publish", "127.0.0.1:18082:80"],
 }
-# Kinds of sandboxes that may reach everything except this machine and metadata services.
+# Kinds of sandboxes that may reach everything except the machine and metadata services.
 OPEN_KINDS = ("private", "all-ranges")
 #: Ways to other machines, which lead out of the sandboxes of OPEN_KINDS.
 TO_OTHERS = {

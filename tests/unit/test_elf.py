@@ -21,8 +21,8 @@ PROGRAMS = [
     *(SCRIPTS / name for name in ("usernsctl-exec", "usernsctl-entrypoint")),
 ]
 EXTENSION = Path(str(importlib.import_module("usernsctl._native").__file__))
-# Programs without libc, without relocations and with a fixed address. So they have no writable
-# table of addresses (csrc/layout.py).
+# Programs without libc, without relocations and with a fixed address, and therefore without a
+# writable table of addresses (csrc/layout.py).
 WITHOUT_LIBC = ("usernsctl-verify", "usernsctl-agent")
 RELOCATED = [file for file in (*PROGRAMS, EXTENSION) if file.name not in WITHOUT_LIBC]
 
@@ -94,7 +94,7 @@ def test_extension_has_stack_protector_and_fortify(elf: ELFFile) -> None:
 @for_elf_files(*RELOCATED)
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="other processors have other marks")
 def test_code_has_endbr64_marks(elf: ELFFile) -> None:
-    """Count ENDBR64 instructions, as the ELF file lacks the IBT property that would imply them.
+    """Count ENDBR64 instructions, as the ELF file has no IBT property, which would imply them.
 
     The linker sets the property only if all objects have it, and objects of Debian's libc lack it.
     """

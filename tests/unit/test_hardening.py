@@ -87,7 +87,8 @@ def test_missing_python_prctl_raises_with_a_remedy(
         assert caught.value.remedy.startswith("apt-get install libcap-dev gcc")
 
 
-# Uses functions and verbs that need no python-prctl, and so must not import it.
+# Program that uses functions and verbs which need no python-prctl. The program must not import
+# python-prctl.
 USES = """
 import sys
 sys.modules["prctl"] = None

@@ -45,7 +45,7 @@ FUNCTIONS = {LEAN: _lean, STANDARD: dataclasses}
 
 
 def result_of(call: str, made: Any) -> str:
-    """Return the repr of the value of the expression `call`, or the exception that it raises."""
+    """Return the repr of the value of the expression `call`, or the exception of `call`."""
     names = {"Extent": made.Extent, "Setup": made.Setup, "dc": dataclasses, "copy": copy}
     names["asdict"] = FUNCTIONS[made].asdict
     try:

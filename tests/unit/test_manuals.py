@@ -12,7 +12,7 @@ from conftest import TREE
 
 from usernsctl.cli.parser import VERBS, Parser, usernsctl
 
-# Options of usernsctl-exec without documentation, because only usernsctl passes them.
+# Options of usernsctl-exec that are not documented, because only usernsctl passes these options.
 HIDDEN = {"hold"}
 
 

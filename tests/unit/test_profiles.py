@@ -1,4 +1,4 @@
-"""Tests of the security profiles for container engines, and of the commands that print them."""
+"""Tests of the security profiles for container engines, and of commands that print profiles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Logins of the virtual machine's users, and doctor's reports for them."""
+"""Logins of the virtual machine's users, and reports of doctor for these users."""
 
 from __future__ import annotations
 

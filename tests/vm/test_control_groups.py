@@ -26,7 +26,8 @@ FORK_BOMB = "import os, time\nwhile True:\n if os.fork() == 0: time.sleep(1000)"
 BURN = "import os\nos.fork()\nprint('burns', flush=True)\nwhile True: pass"
 BY_GROUP = "a control group, version 2"
 
-# Program with two sandboxes, which prints how their limits are enforced and why they exited.
+# Program with two sandboxes, which prints how the sandboxes' limits are enforced and why the
+# sandboxes exited.
 HOST = f"""
 import json, usernsctl as un
 with un.SandboxHost(memory="160M", pids=80) as host:

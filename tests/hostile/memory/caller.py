@@ -84,7 +84,7 @@ def fresh(**options: Any) -> None:
 
 
 def stranger(*, inside: bool) -> None:
-    """Run commands as root, attacked by the host uid of root inside, or by root inside."""
+    """Run commands as root, attacked by root inside or, from outside, by that root's host uid."""
     idmap = un.IdMap.extents(["0:100000:9"], ["0:100000:9"])
     with un.Namespace.create(idmap) as ns:
         if not inside:

@@ -153,7 +153,7 @@ def test_run_does_not_check_options_of_the_command(capsys: pytest.CaptureFixture
     ],
 )
 def test_run_refuses_empty_option_values(usernsctl: Program, option: str, missing: str) -> None:
-    """Check that run refuses empty values, as a shell passes for `--in "$NAME"` without NAME."""
+    """Check that run rejects empty values, as a shell passes for `--in "$NAME"` without NAME."""
     done = usernsctl("run", option, "", "--", "id")
     assert done.returncode == 125
     assert done.stderr.endswith(f"Error: {option} needs {missing}, not an empty string\n")

@@ -104,7 +104,8 @@ def test_files_and_directories_are_completed(shell: shells.Shell, tmp_path: Path
     assert found == {f"{files_dir}/document"}
 
 
-# Names that completion must not offer, because shells, commands or terminals would interpret them.
+# Names that completion must not offer, because shells, commands or terminals would interpret the
+# names.
 HOSTILE = (
     "$(touch pwned)",
     "`touch pwned`",

@@ -146,10 +146,10 @@ def test_accuracy_of_explain_for_fresh_texts() -> None:
     ("half", "texts", "recognised", "right", "others", "others_named"),
     [
         # In the first measurement, explain recognised 55 texts, 41 with the right cause first and 6
-        # with only wrong causes, and 1 unrelated text.
+        # with only wrong causes. It also recognised 1 unrelated text.
         ("later", 80, 80, 72, 40, 0),
         # In the first measurement, explain recognised 46 texts, 36 with the right cause first and 4
-        # with only wrong causes, and 1 unrelated text.
+        # with only wrong causes. It also recognised 1 unrelated text.
         ("last", 77, 77, 75, 40, 0),
         # In the first measurement, explain recognised 47 of 52 texts, 41 with the right cause first
         # and 1 with only wrong causes.
@@ -158,21 +158,21 @@ def test_accuracy_of_explain_for_fresh_texts() -> None:
         # with only wrong causes.
         ("newest", 30, 30, 27, 0, 0),
         # In the first measurement, explain recognised 59 texts, 48 with the right cause first and 3
-        # with only wrong causes, and 4 unrelated texts.
+        # with only wrong causes. It also recognised 4 unrelated texts.
         ("gathered", 67, 66, 64, 13, 0),
         # When the texts were collected, explain recognised 37 of them, 22 with the right cause
-        # first and 5 with only wrong causes, and 7 unrelated texts.
+        # first and 5 with only wrong causes. It also recognised 7 unrelated texts.
         ("independent", 41, 39, 26, 19, 1),
         # When the texts were collected, explain recognised 19 of them, 15 with the right cause
-        # first, and 2 unrelated texts.
+        # first. It also recognised 2 unrelated texts.
         ("searched", 23, 23, 20, 16, 0),
         # When the texts were collected, explain recognised 17 of them, 14 with the right cause
-        # first and 1 with only wrong causes, and 4 unrelated texts. With the complete rules for
-        # "searched", only the number of unrelated texts changed, to 3.
+        # first and 1 with only wrong causes. It also recognised 4 unrelated texts, and 3 when the
+        # rules for "searched" were complete.
         ("withheld", 22, 22, 20, 16, 0),
         # When the texts were collected, explain recognised 27 of them, 22 with the right cause
-        # first and 3 with only wrong causes. Explain also recognised 10 texts without a cause in
-        # the catalogue, all about namespaces.
+        # first and 3 with only wrong causes. It also recognised 10 texts without a cause in the
+        # catalogue, all about namespaces.
         ("surveyed", 40, 37, 32, 48, 6),
         # When the texts were collected, explain recognised 13 of them, 12 with the right cause
         # first and 1 with only wrong causes.

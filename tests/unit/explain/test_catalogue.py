@@ -41,7 +41,7 @@ WITHOUT_CAUSES = {
 # Reasons in the result of a run (docs/run.md), which look like ids of causes.
 REASONS = {"output-limit", "sandbox-ended", "start-failed"}
 
-# Directories of tests that provoke causes, on this machine (False) or in a virtual machine (True).
+# Directories of tests that provoke causes, on the test host (False) or in a virtual machine (True).
 REAL = {
     False: ("environments", "kernel", "runsc", "docker", "faults"),
     True: ("vm",),

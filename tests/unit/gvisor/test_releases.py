@@ -33,7 +33,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def program(tmp_path: Path) -> FakeRunscFactory:
-    """Return a function that creates a fake runsc. The fake counts how often it is called."""
+    """Return a function that creates a fake runsc, which counts its calls."""
 
     def make(answer: str, name: str = "runsc") -> Path:
         path = tmp_path / name

@@ -1,4 +1,4 @@
-"""Tests of resolving paths and searching for commands as they appear inside a sandbox."""
+"""Tests of resolving paths, and of searching for commands, as in a sandbox."""
 
 from __future__ import annotations
 

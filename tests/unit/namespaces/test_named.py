@@ -1,4 +1,4 @@
-"""Tests of named namespaces without creating one: names, and untrusted state files."""
+"""Tests of names of namespaces, and of untrusted state files. No namespace is created."""
 
 from __future__ import annotations
 

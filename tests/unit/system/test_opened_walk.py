@@ -1,4 +1,4 @@
-"""Tests of following a path component by component, which must open the kernel's result."""
+"""Tests of following a path by components, which must open the file that the kernel opens."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def mutated(path: tuple[str | int, ...], value: object) -> dict[str, Any]:
 def objects(
     keys: st.SearchStrategy[str], members: st.SearchStrategy[Any], max_size: int | None = None
 ) -> st.SearchStrategy[dict[str, Any]]:
-    """Return a strategy for JSON objects without keys that differ only in case (invalid)."""
+    """Return a strategy for JSON objects in which no two keys differ only in case."""
     pairs = st.lists(st.tuples(keys, members), max_size=max_size, unique_by=_folded)
     return pairs.map(dict)
 
