@@ -1,0 +1,96 @@
+"""Tests of `usernsctl run` with resource limits around the lowest value with which a run works.
+
+A run with a lower limit must report its cause, and a run with a higher limit must work afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from callers import as_root
+from conftest import Program
+from control_groups import process_group, within
+from processes import capture
+from tally import Tally
+
+pytestmark = pytest.mark.userns_requires("runsc")
+
+CAUSE = re.compile(r"\[([a-z-]+)\]$", re.MULTILINE)
+# A user namespace in which no other process of the user counts (setrlimit(2), RLIMIT_NPROC).
+ALONE = ("unshare", "--user", "--map-current-user", "--pid", "--fork", "--mount-proc")
+
+
+def with_descriptors(limit: int) -> contextlib.nullcontext[tuple[str, ...]]:
+    return contextlib.nullcontext(("prlimit", f"--nofile={limit}"))
+
+
+def with_processes(limit: int) -> contextlib.nullcontext[tuple[str, ...]]:
+    return contextlib.nullcontext((*ALONE, "prlimit", f"--nproc={limit}"))
+
+
+@contextlib.contextmanager
+def with_tasks_of_a_group(limit: int) -> Iterator[tuple[str, ...]]:
+    with process_group(limit) as group:
+        yield tuple(within(group))
+
+
+Limit = Callable[[int], contextlib.AbstractContextManager[tuple[str, ...]]]
+
+#: Limits, two values of each of which the first is too low and the second sufficient, and the cause
+#: that a run with a lower limit reports.
+LIMITS: dict[str, tuple[Limit, int, int, str]] = {
+    "RLIMIT_NOFILE": (with_descriptors, 16, 1024, "descriptor-limit"),
+    "RLIMIT_NPROC": (with_processes, 8, 200, "process-limit"),
+    "pids.max": (with_tasks_of_a_group, 8, 200, "process-limit"),
+}
+
+
+def run_with(
+    limit: Limit, value: int, usernsctl: Program, directory: Path
+) -> subprocess.CompletedProcess[str]:
+    with limit(value) as prefix:
+        command = [*prefix, usernsctl.path, "run", "--", "echo", "ran"]
+        return capture(command, cwd=directory)
+
+
+def works(done: subprocess.CompletedProcess[str], cause: str) -> bool:
+    """Return whether a command ran in gVisor; check that a failure has the cause."""
+    if done.returncode == 0:
+        assert (done.stdout, done.stderr) == ("ran\n", "")
+        return True
+    assert (done.returncode, done.stdout) == (125, ""), done
+    assert CAUSE.findall(done.stderr) == [cause], done.stderr
+    return False
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    "name",
+    [
+        "RLIMIT_NOFILE",
+        # The limit does not apply to root (CAP_SYS_RESOURCE).
+        pytest.param("RLIMIT_NPROC", marks=pytest.mark.unprivileged),
+        pytest.param("pids.max", marks=as_root),
+    ],
+)
+def test_run_around_the_lowest_sufficient_limit(
+    name: str, usernsctl: Program, tmp_path: Path
+) -> None:
+    limit, low, high, cause = LIMITS[name]
+    assert not works(run_with(limit, low, usernsctl, tmp_path), cause)
+    assert works(run_with(limit, high, usernsctl, tmp_path), cause)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if works(run_with(limit, middle, usernsctl, tmp_path), cause):
+            high = middle
+        else:
+            low = middle
+    # The number of threads of runsc varies, so either result is right here.
+    for value in range(low - 2, high + Tally.rounds(1, 10)):
+        works(run_with(limit, value, usernsctl, tmp_path), cause)
+    assert works(run_with(limit, 2 * high, usernsctl, tmp_path), cause)
