@@ -100,8 +100,8 @@ async def communicate(
     The command is killed if it exceeds `timeout` or the output limit, or if this call is cancelled.
 
     :param process: an object with the pipes `stdin`, `stdout` and `stderr`.
-    :param wait: waits for the command to exit.
-    :param end: kills the command, and waits for its exit.
+    :param wait: a function that waits for the command to exit.
+    :param end: a function that kills the command, and waits for its exit.
     :raises TimeoutExpired: the command did not exit within `timeout` seconds. The exception has the
         captured output.
     """
@@ -121,6 +121,6 @@ async def communicate(
         if bounds.overflow is not None:
             await end()
     finally:
-        # Close the pipes after the command was killed, so that it does not receive SIGPIPE or
-        # EPIPE.
+        # Close the pipes only after the command was killed. Otherwise its writes would fail with
+        # SIGPIPE or EPIPE before it is killed.
         exchange.close()

@@ -66,7 +66,7 @@ class NamedUser:
     group: int | str | None
 
     def __str__(self) -> str:
-        """Return the text from which :func:`parse_user` made this object."""
+        """Return the user and the group in the format that :func:`parse_user` parses."""
         return str(self.user) if self.group is None else f"{self.user}:{self.group}"
 
 

@@ -144,7 +144,7 @@ class BoundedOutput:
 
     @property
     def overflow(self) -> KeptOutput | None:
-        """The stream that has exceeded the limit, so that the command is killed, or ``None``."""
+        """The stream whose output has exceeded the limit and caused the kill, or ``None``."""
         if self._is_killing:
             for kept in (self.stdout, self.stderr):
                 if kept.truncated:
@@ -163,8 +163,9 @@ class BoundedOutput:
         """Write to a command and read its output, until the command exits.
 
         :param process: an object with the pipes `stdin`, `stdout` and `stderr`.
-        :param wait: waits for the exit of the command, with a time limit in seconds.
-        :param kill: kills the command.
+        :param wait: a function that waits for the exit of the command, with a time limit in
+            seconds.
+        :param kill: a function that kills the command.
         :raises TimeoutExpired: the command did not exit within `timeout` seconds. The exception has
             the captured output.
         """
@@ -262,7 +263,7 @@ def encoded_input(process: Any, input: Any) -> Any:
 def _write(fd: int, data: memoryview) -> int:
     """Write to a pipe that has room; return the number of bytes that need not be written again.
 
-    If nobody reads the pipe, that is the number of all bytes.
+    If the pipe has no reader, return the number of all bytes.
     """
     try:
         return os.write(fd, data[: select.PIPE_BUF])

@@ -1,1 +1,1 @@
-"""The agent: usernsctl's program in a sandbox that starts further commands there."""
+"""The agent, a program of usernsctl that starts further commands in a running sandbox."""

@@ -17,11 +17,11 @@ _LOOK_SECONDS = 0.001
 
 
 class Activity:
-    """A running command of a sandbox, which is not idle until :meth:`end` is called.
+    """A running command of a sandbox; until :meth:`end` is called, the sandbox is not idle.
 
     The watcher (csrc/programs/shared/limit_watch.c) reads the activity file. A shared lock
-    (flock(2)) means that a command is running; the modification time is when the last command
-    exited, by CLOCK_MONOTONIC.
+    (flock(2)) on the file means that a command is running. The modification time of the file is the
+    time, by CLOCK_MONOTONIC, at which the last command exited.
     """
 
     def __init__(self, file: Shared) -> None:

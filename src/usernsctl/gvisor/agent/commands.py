@@ -174,8 +174,9 @@ class _Run(NamedTuple):
 class AgentCache:
     """The agent of a sandbox, which is started for the first command and shared by all commands.
 
-    If the agent has exited, the next command starts a new one. There is no lock, because a forked
-    child would inherit it locked, and an exception from a signal handler could leave it locked.
+    If the agent has exited, the next command starts a new one. The class uses no lock, because a
+    forked child would inherit an acquired lock, and an exception of a signal handler could leave a
+    lock acquired.
     """
 
     def __init__(
@@ -185,8 +186,8 @@ class AgentCache:
     ) -> None:
         """Create a cache without an agent.
 
-        :param start: starts an agent before a deadline by :func:`time.monotonic`.
-        :param start_async: like `start`, but does not block an event loop.
+        :param start: a function that starts an agent before a deadline by :func:`time.monotonic`.
+        :param start_async: a function like `start` that does not block an event loop.
         """
         self._start = start
         self._start_async = start_async
@@ -372,7 +373,7 @@ class SandboxCommands:
     def start_program(
         self, args: Args, options: Mapping[str, Any], deadline: float | None
     ) -> SandboxPopen[Any]:
-        """Start a program of usernsctl in the sandbox, which does not outlive the returned object.
+        """Start a program of usernsctl in the sandbox; kill it when the returned object is freed.
 
         :param options: as for :meth:`popen`.
         :param deadline: the deadline of the start, by :func:`time.monotonic`, or ``None``.
@@ -385,7 +386,7 @@ class SandboxCommands:
         return self._start(spec, args, start_deadline, {**arguments, "outlives": False})
 
     def run(self, args: Args, options: Mapping[str, Any]) -> Result[Any]:
-        """Run a command to its exit: see :meth:`usernsctl.Sandbox.run`."""
+        """Run a command until it exits: see :meth:`usernsctl.Sandbox.run`."""
         wanted = self._take_run("run", options)
         try:
             with self._start(*wanted.start(args)) as process:
@@ -398,7 +399,7 @@ class SandboxCommands:
             raise
 
     async def run_async(self, args: Args, options: Mapping[str, Any]) -> Result[Any]:
-        """Run a command to its exit from asyncio: see :meth:`usernsctl.Sandbox.run_async`."""
+        """Run a command until it exits, from asyncio: see :meth:`usernsctl.Sandbox.run_async`."""
         wanted = self._take_run("run_async", options)
         bounds = wanted.bounds or output.BoundedOutput.without_limit()
         wanted.arguments["is_awaited"] = False
@@ -488,7 +489,7 @@ class SandboxCommands:
     async def start_program_async(
         self, args: Args, options: Mapping[str, Any]
     ) -> SandboxPopen[Any]:
-        """Start, from asyncio, a command that does not outlive the returned object.
+        """Start a command from asyncio; kill it when the returned object is freed.
 
         :param options: as for :meth:`popen`.
         """
@@ -528,7 +529,7 @@ class SandboxCommands:
         self._agents.close()
 
     def _command_spec(self, function: str, arguments: dict[str, Any]) -> CommandSpec:
-        """Remove the attributes of the command from the arguments of a Popen, and return them.
+        """Remove the attributes of a command from the arguments of a Popen; return the attributes.
 
         :param function: the name of the method that was called with the arguments, for error
             messages.
@@ -564,7 +565,7 @@ class SandboxCommands:
 
 
 def _take_bounds(arguments: dict[str, Any]) -> output.BoundedOutput | None:
-    """Remove the output limit from the arguments of a ``run()``; return None if there is no limit.
+    """Remove the output limit from the arguments of a ``run()``; return the limit, or None.
 
     :raises TypeError: the output limit has the wrong type.
     :raises ValueError: the output limit has a wrong value, or no output is captured.

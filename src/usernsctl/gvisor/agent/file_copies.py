@@ -1,9 +1,9 @@
 """Copies of files into and out of a running sandbox.
 
-The program ``usernsctl-agent --files`` reads or creates the files in the sandbox. It runs as a
-command of the sandbox, with the same user and limits, and needs no file of the root filesystem.
-Nothing in the sandbox is trusted. Files on the host are created by :mod:`usernsctl._system.trees`,
-and every copy has limits and a deadline.
+The program ``usernsctl-agent --files`` reads or creates the files in the sandbox. The program runs
+as a command of the sandbox, with the same user and limits, and needs no file of the root
+filesystem. Nothing in the sandbox is trusted. Files on the host are created by
+:mod:`usernsctl._system.trees`, and every copy has limits and a deadline.
 """
 
 from __future__ import annotations
@@ -241,7 +241,7 @@ class _Copy:
         return self
 
     def _start(self) -> None:
-        """Start the copying program in the sandbox, with a pipe to it and a pipe from it."""
+        """Start the copying program in the sandbox, with pipes for its input and its output."""
         pipes = contextlib.ExitStack()
         self._opened.push(pipes)
         output, theirs_out = map(pipes.enter_context, pipe())
@@ -425,7 +425,7 @@ def read_file(place: Place, path: str, max_bytes: int) -> bytes:
 
 
 def _read_content(copy: _Copy, view: memoryview, more: bytearray, max_bytes: int) -> int:
-    """Read the data of a file into `view`, and what does not fit into `more`.
+    """Read the data of a file into `view`; append the data for which `view` has no room to `more`.
 
     The data in `more` begin with the first record for which `view` has too little room.
 
@@ -641,7 +641,7 @@ def _send_entry(writer: RecordWriter, entry: trees.TreeEntry, counts: _Counts) -
 
 
 def _send_content(writer: RecordWriter, entry: trees.TreeEntry, file: int, counts: _Counts) -> None:
-    """Write the content of a file on the host, no more bytes than it had when opened."""
+    """Send the content of a file on the host, at most the size that the file had when opened."""
     most = entry.status.st_size or _SIZE_MAX
     sent = 0
     while sent < most and (part := writer.write_from(file, most - sent)):
@@ -660,7 +660,8 @@ async def call_in_thread(copy: Callable[[Stop], _T]) -> _T:
 
     If this call is cancelled, the copy is stopped; the call returns after that.
 
-    :param copy: performs the copy, and stops it when the given Stop is set.
+    :param copy: a function that performs the copy, and stops the copy when its argument, a Stop, is
+        set.
     :raises CancelledError: this call was cancelled.
     """
     stop = Stop()
@@ -682,6 +683,6 @@ async def call_in_thread(copy: Callable[[Stop], _T]) -> _T:
 
 
 def _ignore_result(task: asyncio.Future[Any]) -> None:
-    """Retrieve the exception of a task without a waiter, so that asyncio does not log it."""
+    """Retrieve the exception of a task without a waiter, to prevent a log message of asyncio."""
     if not task.cancelled():
         task.exception()

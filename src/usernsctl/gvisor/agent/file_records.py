@@ -240,7 +240,7 @@ class RecordReader:
         return Record(kind, mode, text, target, length, seconds * _NANOSECONDS + nanoseconds)
 
     def data(self, size: int) -> Iterator[memoryview]:
-        """Yield the data of a record in parts. Each is valid until the next is requested.
+        """Yield the data of a record in parts. Each part is valid until the next one is read.
 
         :raises StreamEndError: as :meth:`read` does.
         """

@@ -96,15 +96,17 @@ class Place(NamedTuple):
     """The sandbox in which a command is started.
 
     :ivar id: the container id.
-    :ivar get_agent: returns the sandbox's agent. If no agent is alive, starts one before a deadline
-        by :func:`time.monotonic`.
-    :ivar current_agent: returns the agent if one is alive.
-    :ivar ended: returns an error if the sandbox has ended or is about to end, else ``None``.
-    :ivar limit_error: returns an error if the sandbox ends because it exceeded a limit or memory
-        ran out, else ``None``. The argument says whether the exit status of the command is unknown.
-    :ivar kill: kills the sandbox; does not wait for its end.
-    :ivar begin: called before the start of a command. Returns an object whose ``end()`` must be
-        called after the command's exit, or ``None``.
+    :ivar get_agent: a function that returns the sandbox's agent. If no agent is alive, it starts
+        one before a deadline by :func:`time.monotonic`.
+    :ivar current_agent: a function that returns the agent if one is alive.
+    :ivar ended: a function that returns an error if the sandbox has ended or is about to end, else
+        ``None``.
+    :ivar limit_error: a function that returns an error if the sandbox ends because it exceeded a
+        limit or memory ran out, else ``None``. The argument says whether the exit status of the
+        command is unknown.
+    :ivar kill: a function that kills the sandbox, and does not wait for the sandbox's end.
+    :ivar begin: a function that is called before the start of a command. It returns an object whose
+        ``end()`` must be called after the command's exit, or ``None``.
     """
 
     id: str
@@ -143,7 +145,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
     returncode = None
     _outlives = True
     # True if an event loop watches the socket. The socket then stays open after the command's exit,
-    # because kill_tree() needs it to kill the command's background processes.
+    # because kill_tree() needs the socket to kill the command's background processes.
     _is_watched = False
     _shared: SharedSocket | None = None
     _activity: Activity | None = None
@@ -460,7 +462,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         self._is_watched = True
 
     def _unwatch(self) -> None:
-        """Close the socket as soon as the exit status of the command is known."""
+        """Close the socket, but not before the exit status of the command is known."""
         self._is_watched = False
         if self.returncode is not None:
             self._close_unless_watched()
@@ -595,9 +597,9 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         return False
 
     def _tree_ends(self, deadline: float) -> bool:
-        """Wait until the agent closes the socket, which it does when all processes are dead.
+        """Return whether the agent closes the socket before `deadline`.
 
-        Return whether that happens before `deadline`.
+        The agent closes the socket when the command and all processes that it started have exited.
         """
         with contextlib.suppress(ClosedError), self._get().use():
             fd = self._get().socket.fileno()
@@ -621,7 +623,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
     def _order(self, message: bytes, seconds: float = 0) -> bool:
         """Send a message about the running command to the agent; return False if it can't be sent.
 
-        It can't be sent if the agent's socket stays full.
+        The message can't be sent if the agent's socket stays full.
 
         :param seconds: how long to wait for room in the socket.
         """

@@ -48,8 +48,8 @@ class SandboxProcess(aio.Process):
         The processes are killed even if the caller does not await the result.
 
         :param timeout: as for :meth:`usernsctl.SandboxPopen.kill_tree`.
-        :returns: a future that is done when the processes have exited. Its result is whether the
-            sandbox still runs.
+        :returns: a future that is done when the processes have exited. The future's result is
+            whether the sandbox still runs.
         """
         loop = asyncio.get_running_loop()
         # While an event loop watches a SandboxPopen, its connection stays open after the exit of

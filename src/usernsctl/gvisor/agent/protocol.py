@@ -87,7 +87,7 @@ class ProtocolError(ValueError):
 
 
 class Started(NamedTuple):
-    """The agent's message that a command runs; `pid` is its pid in the sandbox."""
+    """The agent's message that a command runs; `pid` is the command's pid in the sandbox."""
 
     pid: int
 

@@ -121,7 +121,8 @@ def agent_process(
 
     :param argv: the program and the arguments of the agent.
     :param is_bounded: whether the agent has the bounding set of its commands. Otherwise the agent's
-        bounding set has all capabilities of the agent, which reduces the set for each command.
+        bounding set has all capabilities of the agent, and the agent reduces the bounding set of
+        each command.
     """
     capabilities = {*inherited.capabilities, *_AGENT_CAPABILITIES}
     if not {OWN_IPC, OWN_NET}.isdisjoint(argv):
@@ -243,7 +244,7 @@ async def start_agent_async(
 
 @contextlib.contextmanager
 def _connection() -> Iterator[tuple[Connection, Connection]]:
-    """Create a connection to an agent; yield this process's end and the agent's.
+    """Create a connection to an agent; yield this process's end and the agent's end.
 
     Leaving the block closes the agent's end, and, after an exception, also this process's end.
 

@@ -24,7 +24,7 @@ PASSWD, GROUP = "/etc/passwd", "/etc/group"
 
 #: The maximum size of /etc/passwd, and of /etc/group, in bytes. More than 100,000 users fit.
 BYTES_MAX = _core.ACCOUNT_FILE_MAX
-# Error numbers that have nothing to do with the file.
+# Errors that are caused by a lack of memory or descriptors, or by the disk, and not by the file.
 _UNRELATED = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO)
 _REMEDY = (
     "give numbers, as in 1000:1000, or names that the sandbox's /etc/passwd and /etc/group contain"
@@ -37,8 +37,8 @@ class Account:
 
     :ivar uid: the uid in the sandbox.
     :ivar gid: the gid in the sandbox.
-    :ivar groups: the supplementary groups. They are read from /etc/group if the user was requested
-        by name and without a group; otherwise there are none.
+    :ivar groups: the supplementary groups. The groups are read from /etc/group if the user was
+        requested by name and without a group; otherwise there are none.
     :ivar home: the home directory in /etc/passwd, or ``None``.
     """
 

@@ -1,4 +1,4 @@
-"""Loading of an OCI bundle; rejects entries that reach outside of the bundle."""
+"""Functions that load an OCI bundle, and reject entries that reach outside of the bundle."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def _refuse_escapes(request: Request, bundle: oci.Bundle, config: dict[str, Any]
 
 
 def _refusal(bundle: oci.Bundle, findings: Sequence[oci.Violation]) -> BundleError:
-    """Return the error that lists `findings`; its cause is the cause of the first finding."""
+    """Return the error that lists `findings`, with the cause of the first finding."""
     problems = "; ".join(f"{finding.path}: {finding.problem}" for finding in findings)
     remedies = dict.fromkeys(finding.remedy for finding in findings)
     return BundleError(

@@ -51,7 +51,7 @@ else:
 
 
 def refuse_own(used: HostFiles, others: Iterable[str] = ()) -> None:
-    """Reject bind mounts that contain usernsctl's state or template directory, or lie in one.
+    """Reject bind mounts that contain, or are inside, usernsctl's state or template directory.
 
     Directories are compared by device and inode, so symbolic links and other mounts don't hide
     them. The state and template directories need not exist yet. While the template directory does
@@ -362,7 +362,7 @@ def _network() -> PathDescriptor:
 def _resolver(
     binds: Iterable[Bind], config: dict[str, Any] | None, sources: dict[str, PathDescriptor]
 ) -> list[Bind]:
-    """Return the bind mount of resolv.conf for a private network; empty if one is requested.
+    """Return the bind mount of /etc/resolv.conf that a private network needs; empty if one exists.
 
     :param config: the config.json of a bundle.
     :param sources: the sources of all bind mounts, to which the source of the returned mount is
@@ -671,7 +671,7 @@ def inspect(
     """Collect the facts about the host for a run, and open the run's files.
 
     :param caller: the environment of the caller.
-    :param notify: called with messages for the user.
+    :param notify: a function that is called with messages for the user.
     :param makes: whether to create missing directories for runsc's state and logs.
     :raises UsernsError: a file or namespace is missing or denied.
     """
@@ -711,9 +711,10 @@ def _with_virtual_env(
     used: HostFiles,
     notify: Callable[[str], object],
 ) -> HostFiles:
-    """Return `used` with the caller's active virtual environment, if the command lies in it.
+    """Return `used`, with the caller's active virtual environment if it contains the command.
 
-    :param notify: called with a message if the sandbox can't see the virtual environment.
+    :param notify: a function that is called with a message if the sandbox can't see the virtual
+        environment.
     """
     if not request.virtual_env or not request.args or used.tree is not None:
         return used

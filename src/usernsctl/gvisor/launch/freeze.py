@@ -37,7 +37,8 @@ from usernsctl.maps import Extent, MappedIds
 # Mode of a frozen launch's file: any user may perform the launch, and only the owner may change it.
 _MODE = 0o644
 
-# State directories of a user who performs the launch and may be root. They need not exist yet.
+# State directories of a user who performs the launch and may be root. The directories need not
+# exist yet.
 _STATES = ("/tmp/usernsctl-0", "/run/user/0/usernsctl")  # noqa: S108
 
 # The largest id map that a launch can have, and the id map of a launch with a single id.
@@ -50,7 +51,7 @@ class FreezePolicy:
     """Settings of a frozen launch that apply when the launch is performed.
 
     :ivar ids: options of ``usernsctl-exec`` that create the user namespace.
-    :ivar has_several: whether these options map more than one id.
+    :ivar has_several: whether the options `ids` map more than one id.
     :ivar env: the records of :func:`environment_of` for the command's variables.
     :ivar terminal: whether the command needs a terminal; ``None`` if it uses a terminal only if one
         is available.

@@ -409,7 +409,7 @@ def _check_range(limits: Limits, machine: Machine) -> None:
             continue
         is_low = limit < least
         needs = "gVisor alone needs" if name == "pids" else "the least is"
-        # Round down to whole MiB, which a user can read and type.
+        # Round down to whole MiB, so that the user can easily read and type the limit.
         is_size = name in ("memory", "disk")
         bound = shown(name, least if is_low else most >> 20 << 20 if is_size else most)
         raise RunscError(

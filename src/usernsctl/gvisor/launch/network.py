@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 #: (csrc/programs/shared/shared.h).
 NETWORK = "--network"
 
-#: The programs that a private network needs, each with the directories in which the program is
-#: searched. The caller's PATH is not used, because the programs run as root of the sandbox's
+#: The programs that a private network needs, each with the directories that are searched for the
+#: program. The caller's PATH is not used, because the programs run as root of the sandbox's
 #: namespaces.
 PROGRAMS: Mapping[str, Sequence[str]] = {
     "pasta": ("/usr/local/bin", "/usr/bin", "/bin"),
@@ -33,7 +33,7 @@ PROGRAMS: Mapping[str, Sequence[str]] = {
 NAMES = "names"
 #: The network of a sandbox that reaches nothing, but has published ports.
 LOOPBACK = "loopback"
-#: The private network of persistent namespaces that a sandbox joins.
+#: The network of a sandbox that joins persistent namespaces and uses their private network.
 JOINED = "joined"
 #: The networks that usernsctl-network creates.
 MADE = ("private", NAMES, LOOPBACK)
@@ -190,7 +190,8 @@ def hand_over(
     """Wait until a proxy is ready; return :func:`with_handover` for its Unix socket.
 
     :param fds: a list to which this function adds the descriptor that the command must inherit.
-    :param above: closes the duplicate that is made if the descriptor's number is 0 to 2.
+    :param above: the exit stack that closes the duplicate of a descriptor with the number 0, 1 or
+        2.
     :param timeout: the time limit, in seconds, or ``None``.
     :raises TimeoutExpired: the proxy was not ready in `timeout` seconds.
     :raises CommandError: the proxy did not start.
@@ -201,7 +202,7 @@ def hand_over(
 
 
 def words_for(network: Sequence[str], programs: str) -> list[str]:
-    """Return the arguments before runsc's command line that create the network of a sandbox.
+    """Return the arguments to put before runsc's argv, which create the network of a sandbox.
 
     :param network: the path and the options of usernsctl-network, or empty.
     :param programs: the directory of usernsctl-network in the sandbox's mount namespace.

@@ -278,7 +278,7 @@ _PLAIN_NAME = "[A-Z_][A-Z0-9_]{0,39}"
 
 
 def base_environment(caller: Mapping[str, str], *, everything: bool) -> dict[str, str]:
-    """Return those variables of the command's environment that no option sets.
+    """Return the variables of the command's environment that are set without any option.
 
     :param caller: the environment of the caller.
     :param everything: whether the command inherits all variables of the caller, secrets included.

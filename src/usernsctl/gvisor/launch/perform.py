@@ -44,7 +44,7 @@ def run_in_place(
     process must be single-threaded.
 
     :param environ: the environment of the caller, ``os.environ`` by default.
-    :param notify: called with messages for the user before the command starts.
+    :param notify: a function that is called with messages for the user before the command starts.
     :param result: the file into which the watcher writes the result.
     :param max_output: the limit of the output, in the format that csrc/programs/watch/pump.c
         parses.
@@ -143,7 +143,7 @@ def _current_directory() -> str:
 
 
 def _files_named(words: Iterable[str], directory: str) -> list[str]:
-    """Return those of a command's arguments that are paths of files on the host.
+    """Return the arguments of a command that are paths of files on the host.
 
     Relative paths refer to `directory`.
     """

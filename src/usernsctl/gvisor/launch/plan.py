@@ -285,11 +285,11 @@ class _Sources:
             self.user_file(path)
 
     def own(self, path: str) -> int:
-        """Return the index of runsc, or of a program of this package; add it if it is missing."""
+        """Return the index of runsc or of a program of this package; first add a missing one."""
         return self._index(Source("own", path))
 
     def user_file(self, path: str) -> int:
-        """Return the index of a file that the user has named; add it if it is missing."""
+        """Return the index of a file that the user has named; first add a missing one."""
         return self._index(Source(self._follow_rule, path))
 
     def _index(self, source: Source) -> int:
@@ -361,8 +361,9 @@ def _machine(facts: Facts) -> Iterable[Record]:
         if name != "etc":
             yield record("machine", name)
         elif facts.homes is None:
-            # The user who will start a frozen launch is not known yet. The record "guarded" is
-            # performed like one of the two cases below.
+            # The user who will start a frozen launch is not known yet. When the launch is
+            # performed, the record "guarded" has the effect of "snapshot" for root, or of the last
+            # case below for other users.
             yield record("guarded", name)
         elif facts.is_root:
             # Copy /etc now: as root, runsc could also read private files that are created there

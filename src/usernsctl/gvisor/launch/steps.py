@@ -402,7 +402,7 @@ AGENT_INSIDE = "/.usernsctl-agent"
 #: Directory in a SandboxHost's tmpfs that contains a directory for each sandbox, named by the
 #: sandbox's id.
 BOXES = "boxes"
-#: Directory in BOXES for the crash reports of all sandboxes. It is a tmpfs of limited size, which
-#: contains no other logs.
+#: Directory in BOXES for the crash reports of all sandboxes. The directory is a tmpfs of limited
+#: size, and contains no other logs.
 CRASH_DIRECTORY = ".crash"
 CRASHES = f"{BOXES}/{CRASH_DIRECTORY}"

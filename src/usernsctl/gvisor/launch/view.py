@@ -1,4 +1,4 @@
-"""Resolution of paths in the sandbox as the command will see them, before the command runs."""
+"""Resolution of the paths that a command will see in the sandbox, before the command runs."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class CommandLine:
     """Remedies for callers of ``usernsctl run``."""
 
     def show(self, source: str, destination: str = "") -> str:
-        """Return the option that mounts `source`.
+        """Return the remedy that mounts `source`: to add the option ``--bind`` for this path.
 
-        A path that ends in ``:rw`` must not select another file, or a writable mount. For a path
-        that the option can't express, the result is a remedy without the option.
+        The syntax of ``--bind`` is SRC[:DST][:ro|rw]. If a path contains a part that looks like
+        DST or rw, the option can't name the path, and the remedy is to rename the file.
         """
         words = [source, destination] if destination else [source]
         if not _is_read_as(":".join(words), Bind.shown(source, destination)):
@@ -58,7 +58,7 @@ class CommandLine:
         return f"name a file of the current directory by its path, as in: --bind . -- {by_path}"
 
     def separate_words(self, command: str) -> str:
-        """Return advice to separate the arguments of `command`, or to run it in a shell."""
+        """Return advice to separate the arguments of `command`, or to run `command` in a shell."""
         return f"give each word as a separate argument, or run a shell: sh -c {quoted(command)}"
 
 

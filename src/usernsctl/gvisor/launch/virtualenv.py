@@ -1,9 +1,9 @@
-"""The caller's active virtual environment, mounted in the sandbox for a command that lies in it.
+"""Bind mounts of the caller's active virtual environment, for commands in that environment.
 
 The caller sets ``VIRTUAL_ENV``, but an untrusted program may have written the files in the
 environment, for example in a sandbox with a writable bind mount. So the directory is mounted only
-if it has only the entries of an environment, and of the directories that its files name, only
-installations of Python are mounted.
+if it has no other entries than a virtual environment has. Of the directories that files in the
+environment name, only installations of Python are mounted.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Shown = tuple[Bind, PathDescriptor]
 
 
 class _UnsuitableError(Exception):
-    """Error of a directory that is mounted only if the caller requests it explicitly."""
+    """Error for a directory that is not mounted unless the caller explicitly requests the mount."""
 
 
 def find_command(command: str, search: str) -> str | None:
@@ -61,7 +61,7 @@ def show(
     :param command: the path of the command on the host.
     :param binds: the bind mounts that the caller has requested.
     :param homes: the home directories of the caller, which the sandbox hides.
-    :param notify: called with a message if the environment can't be mounted.
+    :param notify: a function that is called with a message if the environment can't be mounted.
     :returns: the bind mounts, each with its open source; empty if the command does not lie in a
         virtual environment.
     """

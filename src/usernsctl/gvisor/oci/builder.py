@@ -130,8 +130,8 @@ class BuildOptions:
 def build(options: BuildOptions) -> dict[str, Any]:
     """Build the config.json for a command.
 
-    The result has a user namespace with the identity map of the prepared namespace, so it is valid
-    no matter how runsc is started in the prepared namespace.
+    The result has a user namespace with the identity map of the prepared namespace, so the
+    config.json is valid no matter how runsc is started in the prepared namespace.
 
     :raises BundleError: a value is not allowed in a config.json; the message contains the JSON path
         of the value.
@@ -165,7 +165,7 @@ def build(options: BuildOptions) -> dict[str, Any]:
 def _is_surely_valid(options: BuildOptions) -> bool:
     """Return whether a config.json built from `options` is valid, by a fast, incomplete check.
 
-    The check accepts nearly all options that occur in practice. If it fails, the caller uses
+    The check accepts nearly all options that occur in practice. If the check fails, the caller uses
     :func:`validate`, whose import takes longer than the check.
     """
     mounts = options.mounts
@@ -209,7 +209,7 @@ def _is_text(value: object) -> bool:
 def identity_mappings(extents: Sequence[Extent]) -> list[dict[str, int]]:
     """Return the identity mappings of a user namespace nested in the prepared namespace.
 
-    Adjacent extents are not merged: the kernel refuses an extent that spans two extents of the
+    Adjacent extents are not merged: the kernel rejects an extent that spans two extents of the
     parent (user_namespaces(7), "Defining user and group ID mappings").
     """
     return [

@@ -25,8 +25,9 @@ OWN_FILESYSTEMS = frozenset(
     ("", "none", "cgroup", "cgroup2", "devpts", "devtmpfs", "mqueue", "proc", "sysfs", "tmpfs")
 )
 
-#: Docker's default capabilities of a container. runsc before 20240909 also gives the command's
-#: capabilities to its own process, on the host kernel, in the user namespace in which runsc runs.
+#: Docker's default capabilities of a container. Any other capability is reported, because runsc
+#: before 20240909 also gives the command's capabilities to its own process, on the host kernel, in
+#: the user namespace in which runsc runs.
 HARMLESS_CAPABILITIES = frozenset(
     f"CAP_{name}"
     for name in (
@@ -59,7 +60,7 @@ def harmless_annotations(config: dict[str, Any]) -> dict[str, str]:
 
 
 def open_source(bundle: Bundle, path: str, *, trusted: bool) -> int:
-    """Open the source of a bind mount, and check on the descriptor that it may be mounted.
+    """Open the source of a bind mount, and check through the descriptor that mounting is allowed.
 
     :param trusted: whether the bundle may use files outside of its directory.
     :returns: a descriptor (O_PATH, close-on-exec) for the caller to close.
@@ -85,7 +86,7 @@ def open_source(bundle: Bundle, path: str, *, trusted: bool) -> int:
 
 
 class ForbiddenSource(OSError):
-    """Error of a source that not even a trusted bundle may mount, such as the host's /proc."""
+    """Error for a source that not even a trusted bundle may mount, such as the host's /proc."""
 
 
 def _denied(reason: str, path: str) -> OSError:
@@ -146,7 +147,7 @@ def _check_mount(mount: MountEntry, path: str, bundle: Bundle) -> Iterator[Viola
 def _outside_source(bundle: Bundle, source: str, path: str, reason: str) -> Violation:
     """Return the violation for a bind-mount source outside the bundle.
 
-    The violation differs for sources that not even a trusted bundle may mount.
+    No option of usernsctl allows a source that not even a trusted bundle may mount.
     """
     try:
         os.close(open_source(bundle, source, trusted=True))

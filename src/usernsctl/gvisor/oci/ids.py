@@ -91,7 +91,7 @@ class IdView:
 
 @dataclass(frozen=True, slots=True)
 class MappingFault:
-    """The reason why the kernel or runsc refuses a list of id mappings."""
+    """The reason why the kernel or runsc rejects a list of id mappings."""
 
     id: str
     problem: str
@@ -137,7 +137,7 @@ def mapping_fault(
 
 
 def check_ids(config: Config, ids: IdView) -> Iterator[Violation]:
-    """Check the user namespace of `config`, its mappings, and ``process.user``."""
+    """Check the user namespace, the id mappings and ``process.user`` of `config`."""
     linux = config.linux or Linux()
     users = [entry for entry in linux.namespaces or () if entry.type == "user"]
     if not users:

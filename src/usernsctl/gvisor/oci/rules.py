@@ -1,4 +1,4 @@
-"""Checks of a config.json for values that rootless runsc refuses, and for unusable files."""
+"""Checks of a config.json for values that rootless runsc rejects, and for unusable files."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from usernsctl.gvisor.oci.schema import Config, Linux, MountEntry, Violation, va
 from usernsctl.maps import Extent
 
 _EOF = "runsc: `waiting for sandbox to start: EOF`"
-# The command for remedies. `usernsctl run` does not write to the bundle, because it copies the
-# directory tree, and keeps all writes in memory.
+# The command for remedies. `usernsctl run` does not write to the bundle, because usernsctl copies
+# the directory tree, and keeps all writes in memory.
 _RUN = "usernsctl run --bundle"
 _MOVE = "move the bundle to a directory that these ids may search"
 _MAX_LINKS = 40  # the limit of the kernel (path_resolution(7))
@@ -26,7 +26,7 @@ _MAX_LINKS = 40  # the limit of the kernel (path_resolution(7))
 
 @dataclass(frozen=True, slots=True)
 class FileView:
-    """A bundle's directory, permissions of the mapped ids, and whether runsc uses an overlay."""
+    """A bundle's directory, the permissions of mapped ids, and whether runsc uses an overlay."""
 
     bundle: str
     reach: Reach
@@ -37,10 +37,10 @@ class FileView:
         return os.path.join(self.bundle, config.root.path)
 
     def advise(self, argv: list[str], path: str, otherwise: str) -> str:
-        """Return the shell command `argv` with `path`, or `otherwise` outside the bundle.
+        """Return the shell command `argv` with `path`; `otherwise` if `path` is not in the bundle.
 
-        A remedy must not advise the user to create or chmod files outside of the bundle that an
-        untrusted bundle has named.
+        A remedy must not advise the user to create or chmod files outside of the bundle, because an
+        untrusted bundle may have named them.
         """
         own = f"{os.path.realpath(self.bundle)}/"
         return command([*argv, path]) if f"{path}/".startswith(own) else otherwise

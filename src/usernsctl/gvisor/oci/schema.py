@@ -171,7 +171,7 @@ class Hooks(Struct, rename="camel"):
 
 
 class NamespaceEntry(Struct, rename="camel"):
-    """Element of ``linux.namespaces``: a namespace to create, or with a path, to join."""
+    """Element of ``linux.namespaces``: a namespace to create, or to join by its path."""
 
     type: NonEmptyText
     path: WithheldText | None = None
@@ -322,7 +322,7 @@ def serialise(config: dict[str, Any]) -> bytes:
 
 
 def fault(reason: str, filename: str | None) -> BundleError:
-    """Return the error for an invalid config.json; `filename` is None if it is only in memory."""
+    """Return the error for an invalid config.json; `filename` is None for data in memory."""
     return BundleError(
         f"{filename}: {reason}" if filename else reason, step=STEP, filename=filename
     )
@@ -375,7 +375,7 @@ def child(path: str, key: str | int) -> str:
 
 
 def describe(value: object, *, secret: bool = False) -> str:
-    """Return `value` for an error message, as JSON, which may be shortened, or as its type.
+    """Return a description of `value` for an error message: shortened JSON, or the type.
 
     :param secret: whether to hide the contents of a string.
     """

@@ -145,8 +145,8 @@ class Waiter(Generic[_T]):
     def __init__(self, notify: Callable[[], object], ttl: float = math.inf) -> None:
         """Create a waiter without adding it to the queue.
 
-        :param notify: called when :attr:`slot` or :attr:`failure` is set. It raises RuntimeError if
-            the event loop of the caller is closed.
+        :param notify: a function that is called when :attr:`slot` or :attr:`failure` is set. The
+            function raises RuntimeError if the event loop of the caller is closed.
         :param ttl: the time limit of the lease, in seconds.
         """
         self.notify = notify
@@ -308,8 +308,8 @@ class Keeper(Generic[_T]):
                     self._end_overdue()
                     self._lease_ready()
         except BaseException as error:
-            # Only a bug in this module raises here. Close the pool, so that waiters don't wait for
-            # a thread that has exited.
+            # Only a bug in this module can raise this exception. Close the pool, so that waiters
+            # don't wait for a thread that has exited.
             bug = error
             self._on_close(None)
         finally:
@@ -584,7 +584,7 @@ class Keeper(Generic[_T]):
     def _run_in_thread(self, work: Callable[[], Any], tell: Callable[[Any], None]) -> None:
         """Call `work` in a new thread, and send its result or exception to the keeper.
 
-        :param tell: the keeper's handler of that message.
+        :param tell: the keeper's handler of the message with the result or exception.
         """
 
         def run() -> None:
@@ -606,7 +606,7 @@ class Keeper(Generic[_T]):
             self._post(tell, error if work == self.maker.make else _result_of(work))
 
     def _replace_ended(self, slot: Slot[_T]) -> None:
-        """Close an idle sandbox that has ended, and count it as a failure."""
+        """Close an idle sandbox that has ended, and count the end as a failure."""
 
         def look() -> BaseException:
             try:

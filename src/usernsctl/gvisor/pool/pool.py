@@ -73,7 +73,7 @@ class SandboxMaker:
     ) -> None:
         """Store the settings, without starting a sandbox.
 
-        :param start: starts a sandbox, and returns it when it runs.
+        :param start: a function that starts a sandbox, and returns the sandbox when it runs.
         :param start_seconds: the time limit for the first answer of the sandbox's agent, in
             seconds.
         :param warms: whether to run ``true`` in each new sandbox. gVisor then has the files of the

@@ -53,7 +53,7 @@ _REASONS: dict[str | None, Reason] = {
 
 
 def describe_limit(result: Result[Any], error: RunscError) -> None:
-    """Set the fields of `result` as `error` requires, which says why the sandbox was killed."""
+    """Set the fields of `result` that describe `error`, the reason why the sandbox was killed."""
     result.reason = _REASONS.get(error.cause, "sandbox-ended")
     if isinstance(error, LimitError):
         result.limit, result.used = error.limit, error.used

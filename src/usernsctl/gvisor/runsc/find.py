@@ -1,4 +1,4 @@
-"""Search for runsc, and checks of runsc and of its sidecar programs."""
+"""Functions that find runsc, and check runsc and the sidecar programs installed beside it."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _check_named(path: str) -> str:
 
 
 def _search(name: str, environ: Mapping[str, str]) -> str | None:
-    """Return the path of a program that is searched along PATH, or None.
+    """Search PATH for a program; return the program's path, or None if it is not found.
 
     Relative directories in PATH are skipped: the current directory may contain untrusted files, and
     runsc runs outside of gVisor.
@@ -217,8 +217,8 @@ class _ElfHeader:
         return False
 
 
-#: Name of the directory beside runsc that contains the sidecar programs of a release, and the
-#: environment variable that names another directory.
+#: Name of the directory beside runsc that contains the sidecar programs of a release, which runsc
+#: executes; and name of the environment variable that selects another directory.
 SIDE_DIRECTORY = "gvisor-bin"
 SIDE_VARIABLE = "GVISOR_SIDECAR_BINARIES_DIR"
 
@@ -228,7 +228,10 @@ SIDE_PROGRAMS = ("gvisor_sentry", "gvisor-sentry-prewarmer")
 
 
 def named_side_directory() -> str | None:
-    """Return the directory in the variable :data:`SIDE_VARIABLE`; None if not an absolute path."""
+    """Return the directory that the environment variable :data:`SIDE_VARIABLE` names.
+
+    Return None if the variable is not set, or is not an absolute path.
+    """
     named = os.environ.get(SIDE_VARIABLE)
     return named if named and os.path.isabs(named) else None
 
@@ -275,7 +278,7 @@ def side_programs(path: str, directory: str | None) -> list[str]:
 
 
 def _side_directory(path: str) -> str | None:
-    """Return gvisor-bin/ beside `path`, else beside the target of the link `path`, else None."""
+    """Return the gvisor-bin directory beside `path` or beside the target of the link, or None."""
     parents = [os.path.dirname(path), os.path.dirname(os.path.realpath(path))]
     candidates = [os.path.join(parent, SIDE_DIRECTORY) for parent in parents]
     return next(filter(os.path.isdir, candidates), None)

@@ -34,8 +34,8 @@ def read_failure(logs: runsc_command.Logs) -> str | None:
 def own_failure(fd: int) -> str | None:
     """Return the error that a runsc command has written to an open file (``--log``).
 
-    :returns: the message, or None if runsc did not fail, so that its exit status is the command's
-        exit status.
+    :returns: the message, or None if runsc did not fail. The exit status of runsc is then the exit
+        status of the command.
     """
     return messages.first_message(os.pread(fd, _READ_MAX, 0))
 

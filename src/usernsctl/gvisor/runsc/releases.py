@@ -32,7 +32,7 @@ _KILL_SECONDS = 2
 # about 60 bytes, but a crash prints the stacks of all goroutines.
 _OUTPUT_MAX = 1 << 16
 
-# Error numbers of a failed start that are not about the program, each with the id of the cause.
+# Error numbers of a program start that failed for lack of resources, each with the id of the cause.
 _NO_RESOURCE = {errno.EMFILE: "descriptor-limit", errno.EAGAIN: "process-limit"}
 
 # Matches the day in release-20260817.0, and in Debian's 0.0~20240729.0.

@@ -31,7 +31,7 @@ def check_file(name: str, fd: int) -> None:
     can_use = stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode)
     if stat.S_ISREG(mode):
         # Files of nsfs, and pidfds of newer kernels, look like regular files, but lseek(2) fails on
-        # them. It also fails on a descriptor that was opened with O_PATH.
+        # them. lseek(2) also fails on a descriptor that was opened with O_PATH.
         with contextlib.suppress(OSError):
             os.lseek(fd, 0, os.SEEK_CUR)
             can_use = True

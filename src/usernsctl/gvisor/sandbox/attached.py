@@ -117,8 +117,8 @@ class AttachedSandbox:
         self._is_killed = False
         self._commands: weakref.WeakSet[Popen[Any]] = weakref.WeakSet()
         self._is_init = host.prepared.can_mount_proc
-        # If usernsctl-init is not PID 1, this object will have a pidfd of the sandbox, which would
-        # survive if only usernsctl-init was killed by SIGKILL.
+        # The pidfd with which to kill the sandbox, if usernsctl-init is not PID 1 of a PID
+        # namespace: the sandbox would then survive a SIGKILL to usernsctl-init.
         self._shared = Shared("the sandbox", [])
         with contextlib.ExitStack() as failed:
             self.proxy: ProxyProcess | None = host.start_proxy()
@@ -388,7 +388,7 @@ class AttachedSandbox:
 
         PID 1 exits only after all processes of its namespace were reaped (pid_namespaces(7)),
         including those that this process has started. This call blocks the thread's event loop,
-        which therefore can't reap them.
+        which therefore can't reap these processes.
         """
         deadline = time.monotonic() + _END_SECONDS
         while time.monotonic() < deadline:

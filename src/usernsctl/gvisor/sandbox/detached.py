@@ -84,8 +84,8 @@ class DetachedSandbox:
     :ivar record: the record of the sandbox.
     :ivar popen: the process that started the sandbox, with the caller's ends of the pipes; ``None``
         if the sandbox was found by its id.
-    :ivar proxy: the reader of the connections that the proxy for allowed names has refused, or
-        ``None``.
+    :ivar proxy: the reader of the table of connections that the proxy for allowed names has denied,
+        or ``None``.
     :ivar rusage: always ``None``, because no process that waits for the sandbox is the sandbox's
         parent.
     """

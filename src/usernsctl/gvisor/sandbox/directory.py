@@ -110,7 +110,8 @@ class EndReport:
 
         The watching process may kill the sandbox some time after a command in it has failed.
 
-        :param ends_within: waits until the sandbox ends, for at most the given number of seconds.
+        :param ends_within: a function that waits until the sandbox ends, for at most the given
+            number of seconds.
         :param is_gone: whether the exit status of the command is unknown, as if the sandbox had
             ended.
         """
@@ -123,7 +124,7 @@ class EndReport:
 _CONSOLE = "console"
 
 # The time limit for the end of a sandbox after the kernel has killed a process for lack of memory,
-# in seconds. The watching process checks for this twice a second
+# in seconds. The watching process checks for killed processes twice a second
 # (csrc/programs/shared/oom_watch.c).
 _OOM_SECONDS = 2
 
@@ -297,7 +298,7 @@ class SandboxDirectory:
                     self._host.unremoved.add(id)
 
     def _remove(self, id: str) -> bool:
-        """Remove the directory of a sandbox; return whether it does not exist any more."""
+        """Remove the directory of a sandbox; return whether the directory no longer exists."""
         shutil.rmtree(id, ignore_errors=True, dir_fd=self._top.fd)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{CRASH_DIRECTORY}/{id}", dir_fd=self._top.fd)

@@ -49,7 +49,7 @@ class FileOptions(TypedDict, total=False):
 
 
 class SandboxFiles:
-    """The methods of a sandbox that copy files into and out of it."""
+    """The methods of a sandbox that copy files into and out of the sandbox."""
 
     id: str
     _commands: SandboxCommands

@@ -727,8 +727,8 @@ def _build_host(namespace: Namespace, order: _HostPlan) -> tuple[HostLayout, int
                 # to search the caller's.
                 done = namespace.run(command, cwd="/", stdout=PIPE, stderr=PIPE, pass_fds=pass_fds)
             except CommandNotExecutableError as error:
-                # The error is about usernsctl's own program, which root in the namespace may not be
-                # permitted to reach.
+                # The command is usernsctl's own program, so this error means that root in the
+                # namespace may not reach the program's path.
                 raise NamespaceError.from_os_error(
                     error, command[0], step="sandbox", cause="path-closed-inside"
                 ) from None

@@ -54,7 +54,7 @@ EndReason = Reason | Literal["invalid-answer"]
 
 
 class InterpreterOptions(TypedDict, total=False):
-    """Keyword arguments of :meth:`usernsctl.Sandbox.interpreter`, as of ``Sandbox.popen``."""
+    """Keyword arguments of :meth:`usernsctl.Sandbox.interpreter`, like those of ``popen()``."""
 
     env: Mapping[str, str] | None
     cwd: StrOrBytesPath | None
@@ -64,7 +64,7 @@ class InterpreterOptions(TypedDict, total=False):
 
 
 class ExceptionInfo(NamedTuple):
-    """The exception that executed code raised, as the interpreter describes it.
+    """The interpreter's description of an exception that the executed code raised.
 
     :ivar str type: the name of the exception's class, such as ``"ZeroDivisionError"``.
     :ivar str message: the text of the exception.
@@ -359,8 +359,8 @@ class Interpreter(ClosingMixin):
     def _claim(self) -> Iterator[bool]:
         """Claim the interpreter for a block; yield whether no other thread or task uses it.
 
-        There is no lock, because an exception of a signal handler could leave it locked. Python
-        runs no signal handler while `extend` moves the list's item in C.
+        The method uses no lock, because an exception of a signal handler could leave a lock
+        acquired. Python runs no signal handler while `extend` moves the list's item in C.
         """
         claimed: list[object] = []
         try:
@@ -394,7 +394,7 @@ class Interpreter(ClosingMixin):
     def _end(
         self, exchange: _Exchange, reason: EndReason | None
     ) -> Generator[float | None, None, None]:
-        """Kill the interpreter; yield as :meth:`_execute` does.
+        """Kill the interpreter; yield the seconds to wait, as :meth:`_execute` does.
 
         :param reason: the reason why the interpreter is killed; ``None`` if it has closed its
             connection, as an interpreter that exits does.

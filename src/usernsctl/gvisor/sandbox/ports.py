@@ -94,7 +94,8 @@ class BoundPorts(contextlib.AbstractContextManager["BoundPorts"]):
         """Return the options by which usernsctl-network accepts connections on the sockets.
 
         :param fds: a list to which this method adds the descriptors that the command must inherit.
-        :param above: closes the duplicates that are made of descriptors with the numbers 0 to 2.
+        :param above: the exit stack that closes the duplicates of descriptors with the numbers 0, 1
+            and 2.
         """
         words = []
         for port, one in zip(self.published, self._sockets, strict=True):

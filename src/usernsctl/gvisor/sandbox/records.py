@@ -381,8 +381,8 @@ def describe_detached(
     The processes in the record are the sandbox's main process, its other processes, and their
     parent, the keeper (csrc/programs/detach/main.c). Only processes whose command line names the
     bundle are recorded, so that they can be recognised later. The process runsc-fd-parking (since
-    release 20260831) is omitted, because its command line does not name the bundle. It exits when
-    the sandbox ends.
+    release 20260831) is omitted, because its command line does not name the bundle. The process
+    exits when the sandbox ends.
 
     :param pid: the pid of the sandbox's main process.
     :param starter: the pid of usernsctl-detach.

@@ -891,7 +891,7 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
             if self._own_host is not None:
                 rest.callback(self._own_host.close)
             if self._files is not None:
-                # This makes the id available again, so it must run after the sandbox was killed.
+                # The removal frees the sandbox's id, so it must run after the sandbox was killed.
                 is_ours = os.getpid() == self._creator
                 rest.callback(self._files.remove if is_ours else self._files.release)
             rest.callback(self._commands.close)

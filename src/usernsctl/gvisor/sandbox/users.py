@@ -1,4 +1,4 @@
-"""Users of further commands that are given by name, as the running sandbox's files define them."""
+"""Conversion of names of users and groups to ids, by the files in /etc of a running sandbox."""
 
 from __future__ import annotations
 

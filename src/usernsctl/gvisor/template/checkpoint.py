@@ -177,7 +177,7 @@ def _listens(box: TemplateSandbox, port: int, deadline: float | None) -> bool:
 
 
 def _read(cat: SandboxPopen[bytes], deadline: float | None) -> bytes:
-    """Return the output of cat(1).
+    """Read the output of cat(1), which prints a file of the sandbox, and return it.
 
     The size of the output and the time are limited, because the sandbox's cat(1) may be a hostile
     program.
@@ -294,9 +294,10 @@ class TemplateSandbox(Sandbox):
 
         :param limits: the limits of the sandbox that replace those of its host.
         :param is_agent_first: whether the command of the checkpoint is the agent.
-        :param connect: called with this object and the caller's end of a connection once the
-            sandbox runs. The other end is the standard input of the sandbox, in place of `stdin`.
-        :raises UsernsError: the sandbox could not be started. Its files are removed.
+        :param connect: a function that is called with this object and the caller's end of a
+            connection once the sandbox runs. The other end is the standard input of the sandbox, in
+            place of `stdin`.
+        :raises UsernsError: the sandbox could not be started; the sandbox's files are removed.
         """
         wanted = chosen_id(id)
         checks.check_streams(stdin, stdout, stderr)
@@ -401,8 +402,9 @@ class Wanted:
 
     :ivar kind: one of :data:`usernsctl.gvisor.template.record.KINDS`.
     :ivar stdin: the standard input of the command; ``None`` for a pipe.
-    :ivar wait: waits until the command is ready, given the sandbox, its output and a deadline.
-        Returns paths in the sandbox of further files that must not change until a restore.
+    :ivar wait: a function that waits until the command is ready, given the sandbox, its output and
+        a deadline. It returns paths in the sandbox of further files that must not change until a
+        restore.
     """
 
     kind: str
@@ -500,7 +502,7 @@ def _config(prepared: HostNamespace, wanted: Wanted) -> dict[str, Any]:
 
 
 def _checkpoint(box: TemplateSandbox, image: Image, deadline: float) -> None:
-    """Save a sandbox with ``runsc checkpoint``; retry while a process in it has a host file open.
+    """Save a sandbox with ``runsc checkpoint``; retry while a process inside has a host file open.
 
     gVisor closes the files of a command slightly later than the agent reports the command's exit.
 
@@ -524,8 +526,8 @@ def _checkpoint_once(box: TemplateSandbox, image: Image, deadline: float) -> tup
     with memory_file("errors") as errors:
         log = [f"--log=/proc/self/fd/{errors.fileno()}", "--log-format=json"]
         # Do not compress the image, since a compressed image takes longer to read. Let the sandbox
-        # run (--leave-running), since its end kills all processes of its PID namespace, including
-        # this runsc.
+        # run (--leave-running), since the end of the sandbox kills all processes of the sandbox's
+        # PID namespace, including this runsc.
         options = [f"--image-path={image.inside}", "--compression=none", "--leave-running"]
         argv = ["checkpoint", *options, box.id]
         life = box.life

@@ -211,7 +211,7 @@ def _close_streams() -> None:
 
 
 def _block_signals() -> set[Any]:
-    """Block all signals, so that :func:`_wait` can receive them by sigwait(3); return them."""
+    """Block all signals, and return the signals, which :func:`_wait` receives by sigwait(3)."""
     import signal
 
     every = set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}
@@ -236,7 +236,7 @@ def _wait(child: int, every: set[Any]) -> NoReturn:
 
 
 def _end_with(child: int) -> None:
-    """Reap all exited children; if the program is among them, exit with its status."""
+    """Reap all exited children; if the user's program is among them, exit with its exit status."""
     ended = -1
     while ended:
         ended, status = os.waitpid(-1, os.WNOHANG)
@@ -273,7 +273,7 @@ def _arguments(args: list[str]) -> list[str]:
 
 
 def without(traceback: TracebackType | None, *ours: object) -> TracebackType | None:
-    """Return a traceback without its first frames, which belong to this program."""
+    """Return a traceback without the first frames, which belong to this module."""
     while traceback is not None and any(traceback.tb_frame.f_globals is one for one in ours):
         traceback = traceback.tb_next
     return traceback

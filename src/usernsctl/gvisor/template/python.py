@@ -300,7 +300,7 @@ def _add(
 
     :param own: a dictionary to which the caller's end of a pipe is added, by the name of the
         stream.
-    :param pipes: closes the program's end of a pipe.
+    :param pipes: the exit stack that closes the program's end of a pipe.
     """
     if isinstance(stream, int) and stream == PIPE:
         ends = os.pipe2(os.O_CLOEXEC)

@@ -1,4 +1,4 @@
-"""Records of templates, which determine the hosts in which a template can be started."""
+"""Template records, which list properties that a host must have to start a template's sandboxes."""
 
 from __future__ import annotations
 
@@ -40,8 +40,9 @@ _ANY_COMMAND = ("true",)
 # The maximum length of an option's value in an error, in characters.
 _VALUE_MAX = 200
 
-# Options whose values may differ at a restore. The option for runsc is not compared, because the
-# file of runsc is compared instead.
+# Options whose values at the restore may differ from those at the checkpoint. The path of runsc
+# (program) is not compared, because runsc's release and the attributes of its file are compared
+# instead.
 _INDIFFERENT = (
     *("program", "debug_log"),
     *("memory", "pids", "cpus", "timeout", "idle_timeout", "limits"),
@@ -58,8 +59,8 @@ class TemplateRecord:
 
     A program that can write a record, for example in a sandbox with a bind mount of the file, must
     not gain privileges outside of its sandbox. So the caller chooses the runsc and the host for a
-    template, and they are only compared with the record. Sandboxes use only the settings of their
-    process from the record.
+    template, and usernsctl only compares them with the record. Sandboxes use only the settings of
+    their process from the record.
 
     :ivar kind: one of :data:`KINDS`.
     :ivar args: the command.
@@ -106,7 +107,7 @@ class TemplateRecord:
             raise outdated(f"{path} was {label} when the template was created{other}", remedy)
 
     def check(self, host: HostBase, remedy: str | None = None) -> dict[str, Any]:
-        """Check that the template can be started in a host.
+        """Check that the template's sandboxes can be started in a host.
 
         :param remedy: the command that recreates the template.
         :returns: the config.json of the template's sandboxes, which is the host's config.json with

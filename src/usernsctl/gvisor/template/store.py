@@ -1,4 +1,4 @@
-"""Saved templates, which are directories with a checkpoint and a record, and their names."""
+"""Saved and named templates; each is a directory with a checkpoint and a record."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class Named:
 
     @classmethod
     def read(cls, name: str, directory: Directory) -> Named:
-        """Read the record and the files of a named template, which may be damaged."""
+        """Read the record and the files of a named template; the template may be damaged."""
         size, created = 0, 0.0
         with contextlib.suppress(UsernsError, OSError):
             created = os.fstat(directory.fd).st_mtime
@@ -236,7 +236,8 @@ def check_free(name: str) -> None:
 def keep(save: Callable[[str], None], name: str, *, replace: bool) -> None:
     """Save a template under a name.
 
-    :param save: writes the template to an empty directory, as :meth:`Template.save` does.
+    :param save: a function that writes the template to an empty directory, like
+        :meth:`Template.save`.
     :param replace: whether to replace an existing template with the name.
     :raises RunscError: a template has the name, and `replace` is false.
     :raises UsernsError: as :meth:`Template.save` does.
