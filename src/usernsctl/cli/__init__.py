@@ -93,11 +93,12 @@ def _named(error: OSError) -> UsernsError | None:
     where = error.filename
     if isinstance(error, UsernsError):
         return error
-    # If /proc belongs to another PID namespace, it has no directory for this process.
+    # /proc/self is missing if /proc belongs to another PID namespace.
     if isinstance(error, FileNotFoundError) and str(where).startswith("/proc/self"):
         return NamespaceError.from_os_error(error, where, step="facts", cause="no-proc")
     if where is None:
-        # A system call of Python itself may have failed, because a seccomp filter denies it.
+        # A system call of Python itself may have failed, so check whether a seccomp filter denies
+        # it.
         try:
             _core.check_filter()
         except UsernsError as denied:
@@ -145,7 +146,7 @@ def _call(argv: list[str]) -> int:
 def _logs_json(words: Sequence[str]) -> bool:
     """Return whether the arguments are a call of ``usernsctl run --log json``.
 
-    The arguments have an error, so that the options can't be parsed.
+    The arguments are searched as text, because they have an error and can't be parsed.
     """
     if words[:1] != ["run"]:
         return False

@@ -17,8 +17,7 @@ from usernsctl.gvisor.launch.limits import parse_duration
 from usernsctl.gvisor.sandbox.files import COPY_SECONDS, GET_BYTES, GET_FILES
 from usernsctl.gvisor.sandbox.sandbox import Sandbox
 
-# Matches a path in a sandbox, the id of the sandbox and the path. A local path of this form must be
-# written with ./ before it.
+# Matches ID:PATH, a path in the sandbox ID. A local path of this form must be written as ./ID:PATH.
 _INSIDE = re.compile(rf"({NAME}):(.*)", re.DOTALL)
 
 # Exit status if files were skipped.
@@ -143,7 +142,7 @@ def copy(
 
 
 def _put_into(put: Callable[..., CopyReport], path: str, name: str, parents: bool) -> CopyReport:
-    """Copy to the file `name` in the directory `path`, or to `path` if it is not a directory."""
+    """Copy to the file `name` in the directory `path`, or to `path` if `path` is no directory."""
     below = os.path.join(path, name)
     try:
         return put(below)

@@ -100,7 +100,7 @@ def as_text(launch: Launch, facts: Facts) -> Iterator[str]:
 
 
 def _stack_of(words: Sequence[str]) -> str:
-    """Return which network stack the arguments of runsc select, and in which namespace it is."""
+    """Return which network stack the arguments of runsc select, and the stack's namespace."""
     from usernsctl.gvisor.launch.network import NETWORK
 
     if "--network=host" not in words:

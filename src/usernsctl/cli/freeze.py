@@ -72,7 +72,7 @@ def write(output: str, environ: Mapping[str, str], words: Sequence[str], **given
 
 
 def _ids(given: dict[str, Any]) -> tuple[str, ...]:
-    """Return the options of usernsctl-exec that request the same id maps.
+    """Return the options of usernsctl-exec that request the id maps of a frozen launch.
 
     :raises MapError: an extent is malformed.
     """

@@ -219,7 +219,7 @@ def _result_file(path: str | None) -> Iterator[ResultFile | None]:
 
 
 def _output_limit(given: dict[str, Any]) -> str | None:
-    """Return the watcher's option for the output limit, and remove the two options from `given`.
+    """Return the watcher's option for the output limit; remove the limit's options from `given`.
 
     :raises UsageError: the options exclude each other.
     """
@@ -330,7 +330,7 @@ def _check_network(given: dict[str, Any]) -> None:
 
 
 def _environment(given: dict[str, Any], variables: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment for the options about variables, and remove them from `given`."""
+    """Return the environment for the options about variables, and remove these from `given`."""
     from usernsctl.gvisor.launch.options import base_environment, read_env_file, read_settings
 
     everything, files, settings = (given.pop(n) for n in ("env_all", "env_files", "settings"))

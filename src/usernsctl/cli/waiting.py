@@ -21,7 +21,7 @@ class Started(Protocol):
 
 
 def exit_status(start: Callable[[], Started], *, may_be_long: bool = False) -> int:
-    """Start a command, forward signals to it, and return its exit status, or 128+N after signal N.
+    """Run a command, forward signals to it, and return its exit status, or 128+N after signal N.
 
     :param may_be_long: whether a terminating signal during `start` aborts the start. Otherwise the
         signal is forwarded to the command after the start.

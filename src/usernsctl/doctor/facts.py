@@ -79,7 +79,7 @@ class Privileges:
         return tuple(name for name in names if not self.bounding >> CAPABILITIES[name] & 1)
 
     def holds(self, *names: str) -> bool:
-        """Return whether all of these capabilities are known to be effective."""
+        """Return whether all capabilities in `names` are known to be effective."""
         effective = self.effective or 0
         return all(effective >> CAPABILITIES[name] & 1 for name in names)
 
@@ -122,7 +122,7 @@ class SecurityModules:
     :ivar selinux_enforcing: whether SELinux is in enforcing mode; ``None`` without SELinux.
     :ivar landlock: the version of Landlock's ABI; 0 if the kernel does not support or denies
         Landlock; ``None`` if the version is unknown, because a seccomp filter may kill a process
-        that asks for it. The kernel does not reveal whether Landlock confines this process.
+        that queries the version. The kernel does not reveal whether Landlock confines this process.
     """
 
     names: tuple[str, ...] | None = None
@@ -141,7 +141,7 @@ class Container:
     """The container that this process is in.
 
     :ivar engine: the container engine; ``None`` if there is no sign of a container.
-    :ivar sign: what shows that this process is in a container, as text.
+    :ivar sign: the evidence that this process is in a container, as text.
     :ivar chroot: whether the root directory of this process differs from the root directory of its
         mount namespace; ``None`` if that is unknown.
     :ivar docker_daemon: whether the socket of a Docker daemon exists on this machine.
@@ -162,8 +162,8 @@ class Helper:
     :ivar path: the path of the helper, or ``None`` if the helper is not on PATH.
     :ivar executable: whether this process may execute the helper.
     :ivar privileged: whether the helper is setuid root, or has file capabilities.
-    :ivar script: whether the helper is not an ELF program. It may then be a script that starts a
-        privileged program.
+    :ivar script: whether the helper is not an ELF program. The helper may then be a script that
+        starts a privileged program.
     :ivar nosuid: the mount point of the helper's filesystem if the mount is nosuid, otherwise
         ``None``.
     :ivar system: the path with symbolic links resolved, if only root can replace the file and the
@@ -191,8 +191,8 @@ class Subordinate:
     :ivar free: the first of `free_count` ids that neither file grants and that this user namespace
         maps; ``None`` if no id is free.
     :ivar free_count: the number of free ids from `free` on, at most 65536.
-    :ivar gid_entries: the lines of /etc/subgid that begin with the user's gid. They have no effect,
-        because the file contains uids.
+    :ivar gid_entries: the lines of /etc/subgid that begin with the user's gid. The lines have no
+        effect, because the file contains uids.
     :ivar unreadable: the paths among /etc/passwd, /etc/subuid and /etc/subgid that exist but can't
         be read.
     :ivar no_files: the paths among /etc/subuid and /etc/subgid that are not regular files, but for

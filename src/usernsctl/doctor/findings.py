@@ -66,7 +66,7 @@ def findings(
 
 
 def attributed(facts: Facts, probes: Mapping[str, Probe]) -> dict[str, Probe]:
-    """Return the probes; a failed probe that rules explain has the cause of the first such rule."""
+    """Return the probes, with the causes of failed probes that the rules have determined."""
     held = hold(Seen(facts, probes))
     found = dict(probes)
     for name, probe in probes.items():
@@ -97,7 +97,7 @@ def _explained(held: Mapping[str, tuple[Rule, Evidence]], guessed: Rule) -> bool
 
 
 def _weigh(rule: Rule, evidence: Evidence, seen: Seen, purpose: Purpose) -> Finding | None:
-    """Return the finding for a rule that holds, or None if its cause does not concern `purpose`."""
+    """Return the finding for a rule that holds; None if the cause does not concern `purpose`."""
     cause = catalogue()[rule.id]
     of_ranges = {message_of(probe) for name in _OF_RANGES if (probe := seen.unsettled(name))}
     concerned: set[Purpose] = {"range"} if of_ranges >= set(evidence) else set(cause.purposes)

@@ -84,7 +84,7 @@ def _has_profile(facts: Facts) -> bool:
 
 
 def _profiles(facts: Facts, probes: Mapping[str, Probe]) -> tuple[bool, str]:
-    """Return whether every program of usernsctl has an AppArmor profile, and a text for `found`."""
+    """Return whether each program of usernsctl has an AppArmor profile, and a text about that."""
     probe = probes.get(PROFILES)
     if probe is None or not probe.detail:
         return _has_profile(facts), _label(facts) if _has_profile(facts) else ""
@@ -109,7 +109,7 @@ def _apparmor(facts: Facts, probes: Mapping[str, Probe]) -> Need:
 
 
 def _release(facts: Facts) -> list[Need]:
-    """Return the requirement of a recent runsc in a list; empty if no release is known."""
+    """Return a list of the requirement of a recent runsc; an empty list if no release is known."""
     runsc = facts.runsc
     if runsc is None or runsc.release is None:
         return []

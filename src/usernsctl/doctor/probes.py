@@ -292,7 +292,8 @@ def judge(name: str, status: int, output: str, seconds: float) -> Probe:
 def _says_already(step: str, name: str, reason: str) -> bool:
     """Return whether a message need not repeat the name of the step.
 
-    That is so if the name of the probe or the reason begins with the name of the step.
+    The message has the name already if the name of the probe, or the reason, begins with the name
+    of the step.
     """
     return step == "none" or name.startswith(step) or reason.startswith(step)
 

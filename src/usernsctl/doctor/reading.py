@@ -146,7 +146,7 @@ class Tree:
             return False
 
     def has_attribute(self, path: str, attribute: str) -> bool:
-        """Return whether a file has this extended attribute (xattr(7)), and it is not empty."""
+        """Return whether a file has an extended attribute (xattr(7)) whose value is not empty."""
         # Prefer fgetxattr(2), which gVisor uses, too: a seccomp filter may kill callers of
         # getxattr(2).
         file = self.path(path)
@@ -223,7 +223,7 @@ def _userns_remap(tree: Tree) -> str | None:
 
 
 def _own_groups(tree: Tree) -> dict[str, str]:
-    """Return this process's control groups by their controllers; the key "" is version 2."""
+    """Return this process's control groups by their controllers; "" is the key for version 2."""
     groups = {}
     for line in (tree.text("proc/self/cgroup") or "").split("\n"):
         _, _, rest = line.partition(":")
@@ -526,7 +526,8 @@ def _helper(
     file_capabilities = not only_files and tree.has_attribute(path, "security.capability")
     real = tree.real(path)
     point = _mount_point(real, points)
-    # Elsewhere, a file of root may be on a filesystem that other users have written.
+    # Trust only files in these directories: elsewhere, a file of root may be on a filesystem that
+    # other users have written.
     is_systems = os.path.dirname(real) in map(tree.real, DEFAULT_PATH.split(":"))
     return Helper(
         path=path,

@@ -91,7 +91,7 @@ def is_sentence(cause: Cause, text: str) -> bool:
 
 
 def by_hand(cause: Cause, text: str) -> str | None:
-    """Return the reason why a script can't apply the remedy `text`, or None if it can."""
+    """Return the reason why a script can't apply the remedy `text`, or None if a script can."""
     is_general = text == cause.remedies["host"]
     return BY_HAND.get(cause.id) if is_general else None
 
@@ -255,7 +255,7 @@ def _helpers(*lines: str, which: Callable[[_Facts], bool]) -> Callable[[_Facts],
 
 
 def _mend_helper(helper: _Facts, lines: tuple[str, ...]) -> list[str]:
-    """Return the commands for a helper, or comments if not only root can replace its file."""
+    """Return the commands for a helper, or comments if other users can replace the helper."""
     file, point = helper["system"], helper["nosuid"] or "/"
     if not file or not (file + point).isprintable():
         return [

@@ -94,7 +94,10 @@ def only_named(seen: Seen) -> Evidence:
 
 
 def fails(*names: str, errnos: tuple[int, ...] = ()) -> _Holds:
-    """Return a rule that holds if one of the named probes failed, with one of `errnos` if given."""
+    """Return the `holds` function of a rule that holds if a named probe failed.
+
+    If `errnos` is given, the probe must have failed with one of these errors.
+    """
 
     def holds(seen: Seen) -> Evidence:
         probe = seen.failed(*names, errnos=errnos)
@@ -245,7 +248,8 @@ def apparmor_restricted(seen: Seen) -> Evidence:
 
 def denied_by_module(seen: Seen) -> Evidence:
     security = seen.facts.security
-    # A profile may allow user namespaces, but deny the capabilities in them.
+    # Under a profile, consider later steps, too: a profile may allow the creation of a user
+    # namespace, but deny the capabilities in it.
     confined = (security.label or "").endswith("(enforce)")
     names = ("unshare-user", "setgroups", "one-id-map") if confined else ("unshare-user",)
     probe = seen.failed(*names, errnos=(errno.EACCES,))
@@ -398,7 +402,8 @@ def selinux_nested(seen: Seen) -> Evidence:
 def yama(seen: Seen) -> Evidence:
     scope = seen.facts.sysctls.get("kernel/yama/ptrace_scope")
     probe = seen.failed("ptrace", errnos=(errno.EPERM,))
-    # Value 2 requires CAP_SYS_PTRACE, which this user has in a new user namespace (ptrace(2)).
+    # Only value 3 prevents the sandbox. Value 2 requires CAP_SYS_PTRACE, which this user has in a
+    # new user namespace (ptrace(2)).
     if scope is None or scope < 3 or probe is None:
         return ()
     return (f"kernel.yama.ptrace_scope is {scope}", message_of(probe))
@@ -442,7 +447,7 @@ def no_null(seen: Seen) -> Evidence:
     probe = seen.failed("null")
     if probe is None or probe.cause is not None:
         return ()
-    # If a device exists and its mount is not nodev, other rules explain EPERM and EACCES for it.
+    # If /dev/null exists and its mount is not nodev, other rules explain EPERM and EACCES.
     nodev = [
         point for point in ("/dev", "/dev/null") if "nodev" in seen.facts.mounts.get(point, ())
     ]
@@ -468,7 +473,7 @@ def short_of(limits: Mapping[str, tuple[str, int | None]], seen: Seen) -> Eviden
 
 
 def signals_lost(seen: Seen) -> Evidence:
-    """Return evidence that signals are lost, for which newer releases of runsc wait forever."""
+    """Return evidence of lost signals; newer releases of runsc wait forever for a lost signal."""
     probe, limits = seen.probes.get("runsc"), seen.facts.limits
     most, queued = limits.pending_signals, limits.pending_signals_current or 0
     if probe and probe.cause == LATE and most is not None and most - queued < _SIGNALS:
@@ -624,10 +629,11 @@ RULES: tuple[Rule, ...] = (
     Rule("kvm-denied", ("kvm",), fails("kvm", errnos=_REFUSALS)),
 )
 
-#: For each cause, other causes of which it may be a consequence. If one of these other causes
-#: holds, the consequence is not reported.
+#: For each cause that may be a consequence of other causes, these other causes. If one of the other
+#: causes holds, the consequence is not reported.
 CONSEQUENCES: Mapping[str, tuple[str, ...]] = {
-    # This cause is a guess from the limit on user namespaces alone. The core checks all limits.
+    # The rule for this cause checks only the limit on user namespaces. So a limit that the core or
+    # another rule has found takes precedence.
     "nesting-too-deep": (
         "max-user-namespaces",
         *(rule.id for rule in RULES if rule.id.startswith("max-")),

@@ -38,12 +38,12 @@ _SANDBOX = (
 # The number of bytes of a line that are used before and after an error, so that a very long line
 # costs little time.
 _AROUND = 512
-# Maximum total length of the lines with errors that are used, in bytes. A text with more of them is
-# a log.
+# Maximum total length of the lines with errors that are used, in bytes. A text with more of these
+# lines is a log, of which the rest is not searched.
 _READ_MAX = 1 << 20
 _KEPT_MAX = 64
-# Maximum number of lines, before a line that contains only an error, that may name its operation.
-# Headings and the position markers in Python's tracebacks do not count.
+# Maximum number of lines, before a line that contains only an error, that may name the failed
+# operation. Headings and the position markers in Python's tracebacks do not count.
 _BEFORE_MAX = 3
 _SKIPPED_MAX = 3
 _SKIPPED = re.compile(rb"(?:caused by|error|reason)s?:?|[\s^~]+")
@@ -209,7 +209,7 @@ def _literals() -> tuple[bytes, ...]:
 
 
 def _error_lines(text: bytes) -> Iterator[tuple[int, int]]:
-    """Yield the start and the end of each line with an error, or of the part around the error."""
+    """Yield the bounds of each line with an error; in a long line, of the part around it."""
     lines: dict[int, tuple[int, int]] = {}
     is_ascii = text.isascii()
     for literal in _literals():

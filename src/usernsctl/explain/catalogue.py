@@ -21,7 +21,7 @@ AREAS = ("namespaces", "maps", "helpers", "runsc", "network", "bundle", "command
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A cause as read from its file. :class:`usernsctl.explain.model.Cause` has the other fields.
+    """A cause as parsed from its file. :class:`usernsctl.explain.model.Cause` has the other fields.
 
     :ivar in_vm: whether only tests in the virtual machine reproduce the cause, because not every
         machine can have the failure.

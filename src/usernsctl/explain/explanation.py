@@ -95,9 +95,10 @@ def explain(stream: BinaryIO) -> Explanation:
 
 
 def explain_failures(failures: Sequence[Failure]) -> Explanation:
-    """Return the causes of the first failure, in the debug logs of a call of runsc, that is known.
+    """Return the causes of the first known failure in the debug logs of a call of runsc.
 
-    The last message of a process often reports only that another process has exited.
+    Failures of unknown cause are skipped, because a process often reports only that another process
+    has exited.
     """
     explanation = Explanation(candidates=(), empty=not failures)
     for failure in failures:
@@ -110,8 +111,8 @@ def explain_failures(failures: Sequence[Failure]) -> Explanation:
 def confirm(explanation: Explanation, report: Report) -> Explanation:
     """Sort the causes by the findings of doctor: causes that hold on this machine come first.
 
-    They are in the order in which they block the start. Causes that a setting of this machine
-    suggests come next.
+    The causes that hold are in the order in which they block the start. They are followed by the
+    causes that a setting of this machine suggests, and then by all others.
     """
     order = {finding.id: place for place, finding in enumerate(report.findings)}
     order |= {cause: len(order) for cause in _spoken_for(report) if cause not in order}

@@ -86,7 +86,7 @@ def failures(directory: str | os.PathLike[str]) -> tuple[Failure, ...]:
         found = [failure for log in logs if (failure := log.failure()) is not None]
         if found:
             # Sort a failed helper first: the gofer has no id map then, and fails, too, unless runsc
-            # kills it before.
+            # kills the gofer before.
             return tuple(sorted(found, key=lambda failure: not failure.is_of_helper))
     return ()
 
@@ -106,7 +106,8 @@ class _Log:
         if message is None:
             return None
         if _HELPER_FAILED.search(message):
-            # newuidmap and newgidmap write to runsc's log before runsc writes its own message.
+            # Prefer the message of newuidmap or newgidmap, which is in runsc's log before runsc's
+            # own message, because it has the reason.
             said = _HELPER_SAID.findall(text)
             message = said[-1] if said else message
         return Failure(process=self.process, filename=self.filename, message=printable(message))
