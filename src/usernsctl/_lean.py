@@ -245,7 +245,7 @@ def _signature(cls: type) -> Any:
 
 
 def _methods(of: type) -> dict[str, Any]:
-    """Return the methods of `of` and its bases, to be copied into a class instead of inherited."""
+    """Return the methods of a class and its bases, to copy into a class that can't inherit."""
     found: dict[str, Any] = {}
     for each in reversed(of.__mro__[:-1]):
         for name, value in vars(each).items():
@@ -308,7 +308,8 @@ def _asdict(of: Any) -> Any:
 def _replace(instance: Any, /, **changes: Any) -> Any:
     """Return a copy with changed fields, as :func:`dataclasses.replace` does."""
     if not hasattr(instance, "_own_fields"):
-        # Only since Python 3.13 have classes of :mod:`dataclasses` a method __replace__.
+        # Classes of :mod:`dataclasses` have no method __replace__() before Python 3.13, so call the
+        # function.
         import dataclasses
 
         return dataclasses.replace(instance, **changes)

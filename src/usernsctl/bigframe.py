@@ -91,7 +91,7 @@ def _call_in_frame(pointers: int, function: Callable[..., Any], *arguments: Any)
 
 
 def _parse(words: list[str]) -> tuple[Callable[[str, dict[str, Any]], None], str]:
-    """Return a function that runs the program, and the program's name, from the arguments.
+    """Parse the arguments; return a function that runs the program, and the program's name.
 
     The program's own arguments are stored in sys.argv.
     """

@@ -1,15 +1,16 @@
 """Restrictions of this process and of commands. A restricted process can't lift them.
 
-Only :meth:`Hardening.apply` and :func:`read`, which concern this process, require python-prctl. Its
-installation requires a compiler and libcap's headers, so python-prctl is in the extra ``prctl``.
-The core restricts commands (:func:`prepare`).
+Only :meth:`Hardening.apply` and :func:`read`, which concern this process, require python-prctl. The
+installation of python-prctl requires a compiler and libcap's headers, so python-prctl is in the
+extra ``prctl``. The core restricts commands (:func:`prepare`).
 
 ``usernsctl run`` applies all restrictions under which runsc works (:func:`for_run`):
 
 - no_new_privs is set, so that runsc and its children can't gain privileges by a set-user-id
-  program. It is set after the id map was written, because newuidmap is such a program.
-- The bounding set keeps only :data:`RUNSC_CAPABILITIES`. This restricts runsc in the prepared
-  namespace. runsc's sandbox process has all capabilities in a nested user namespace
+  program. no_new_privs is set after the id map was written, because newuidmap is a set-user-id
+  program.
+- The bounding set keeps only :data:`RUNSC_CAPABILITIES`. This set restricts runsc in the
+  prepared namespace. runsc's sandbox process has all capabilities in a nested user namespace
   (user_namespaces(7)), but only over that namespace.
 - No securebits are set: NOROOT would remove runsc's capabilities at exec, and the kernel resets the
   other securebits in the nested namespace.
@@ -77,7 +78,7 @@ The names are as in capabilities(7), but in lower case and without ``SECBIT_``.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hardening:
-    """Restrictions to apply, or the restrictions in force (:func:`read`).
+    """Restrictions to apply, or the active restrictions that :func:`read` returns.
 
     The names of capabilities are as in capabilities(7), but in lower case and without ``CAP_``.
 
@@ -190,7 +191,7 @@ def for_run(
 
 
 def read() -> Hardening:
-    """Return the restrictions that are in force for the calling thread.
+    """Return the active restrictions of the calling thread.
 
     :raises HardeningError: python-prctl can't be imported, or prctl(2) failed.
     """

@@ -127,14 +127,14 @@ class IdMap:
 
     @classmethod
     def auto(cls, *, allow_single_id: bool = False) -> IdMap:
-        """Map the caller to uid 0 and gid 0, and its subordinate ids to the ids from 1 on."""
+        """Map the caller to uid 0 and gid 0, and the subordinate ids to the ids from 1 on."""
         return cls.keep_id(0, 0, allow_single_id=allow_single_id)
 
     @classmethod
     def keep_id(
         cls, uid: int | None = None, gid: int | None = None, *, allow_single_id: bool = False
     ) -> IdMap:
-        """Map the caller to `uid` and `gid`, and its subordinate ids to the other ids from 0 on.
+        """Map the caller to `uid` and `gid`, and the subordinate ids to the other ids from 0 on.
 
         :param uid: the uid inside, by default the caller's uid.
         :param gid: the gid inside, by default the caller's gid.

@@ -54,8 +54,8 @@ _SETGROUPS_NAME = {number: name for name, number in _SETGROUPS.items()}
 def oom_kills(*, of_machine: bool = False) -> int:
     """Return the number of processes that the kernel has killed because memory ran out.
 
-    :param of_machine: whether to count processes of the whole machine, instead of processes in this
-        process's control group.
+    :param of_machine: whether to count the processes of the complete host, instead of processes in
+        this process's control group.
     """
     return int(lib.un_machine_oom_kills() if of_machine else lib.un_oom_kills())
 
@@ -293,7 +293,7 @@ def _raise_errno() -> Any:
 
 
 def refuse_to_show(files: Mapping[str, int], directory: str) -> None:
-    """Reject bind mounts of files that contain a private directory or are inside it.
+    """Reject bind mounts of files inside a private directory, or of directories that contain it.
 
     :param files: descriptors of the files, by the paths that the caller gave.
     :param directory: the path of the private directory, which may be missing.
@@ -731,7 +731,7 @@ def failure(fields: Sequence[bytes]) -> UsernsError:
 
 
 class NativeView:
-    """The directory tree of a sandbox before its start: a struct un_view."""
+    """The directory tree of a sandbox before the sandbox is started (struct un_view)."""
 
     def __init__(self, view: Any, owner: object) -> None:
         """Create an object for a view that `owner`, a launch or a pointer, frees."""
@@ -769,7 +769,7 @@ class NativeView:
             lib.un_view_free(self._owner)
 
     def add(self, inside: str, file: Descriptor) -> None:
-        """Add a bind mount of runsc to the view. At each mount point, the first bind mount counts.
+        """Add a bind mount that runsc will create. At each mount point, only the first one counts.
 
         :param inside: the mount point, a path in the sandbox without symbolic links.
         :param file: the descriptor of the source, which the view takes over.
@@ -842,7 +842,7 @@ class NativeView:
 
 
 class NativeLaunch:
-    """A launch in progress: a struct un_launch.
+    """A launch in progress (struct un_launch).
 
     The caller calls :meth:`open`; then, inside the namespaces, :meth:`build` and :meth:`exec`. The
     descriptors of the launch are closed when this object is freed.

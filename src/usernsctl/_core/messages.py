@@ -1,4 +1,4 @@
-"""The C core's search of texts for messages of runsc and other programs, and its explanations."""
+"""Interface to the C core's search for known messages of programs, and to its explanations."""
 
 from __future__ import annotations
 
@@ -94,8 +94,8 @@ def explain_runsc(
 
     :param limit: the id of the cause of an exceeded limit, or empty. This cause is preferred if the
         message has several possible causes.
-    :param config: the content of config.json: text that runsc quotes from config.json selects no
-        cause. ``None`` if the content is unknown; no text selects a cause then.
+    :param config: the content of config.json. Text that runsc quotes from config.json must not
+        select a cause. ``None`` if the content is unknown; no text selects a cause then.
     """
     memory = Memory()
     err, failure = ffi.new("struct un_error *"), ffi.new("struct un_runsc_failure *")

@@ -249,7 +249,7 @@ class ExitedChild:
         """Reap the child, which has exited already; return its resource usage.
 
         The first system call of this method reaps the child, so no exception of a signal handler
-        can prevent that.
+        can leave a zombie.
 
         :returns: the processor time of the child and its reaped descendants in user mode and in
             kernel mode, in seconds, and the peak memory use of the largest of these processes, in

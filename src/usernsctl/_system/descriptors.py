@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-# _socket is private. It has the base class of socket.socket, in C, unchanged from Python 3.11 to
-# 3.14.
+# _socket is private. The module has the base class of socket.socket, in C, unchanged from Python
+# 3.11 to 3.14.
 import _socket
 import array
 import contextlib
@@ -61,7 +61,7 @@ def memory_file(name: str, content: bytes = b"", flags: int = 0) -> FileIO:
 
 
 def sealed_file(name: str, content: bytes) -> FileIO:
-    """Create an anonymous file in memory, with `content`, that no process can change.
+    """Create an anonymous file in memory with `content`, and seal it against all changes.
 
     :raises OSError: the file could not be created.
     """
@@ -97,11 +97,11 @@ _connection = partial(Connection, _socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0)
 
 
 def socket_pair() -> tuple[Connection, Connection]:
-    """Create a connected pair of sockets: for this process (non-blocking), and for another one.
+    """Create a connected pair of sockets, the first for this process, the second for another.
 
-    The first socket has a number above 2 even if standard streams are closed. Since Linux 6.16,
-    this socket can't receive descriptors, because the sender of a descriptor would decide how long
-    it takes to close the descriptor (SO_LINGER, socket(7)).
+    The first socket is non-blocking, and has a number above 2 even if standard streams are closed.
+    Since Linux 6.16, this socket can't receive descriptors, because the sender of a descriptor
+    would decide how long it takes to close the descriptor (SO_LINGER, socket(7)).
 
     :raises OSError: no descriptors are left.
     """
@@ -129,12 +129,12 @@ def _higher(low: Connection) -> Connection:
 
 
 def deadline_after(timeout: float | None) -> float | None:
-    """Return the time of :func:`time.monotonic` after `timeout` seconds; None without a timeout."""
+    """Return the deadline, by :func:`time.monotonic`, after `timeout` seconds, if not None."""
     return None if timeout is None else time.monotonic() + timeout
 
 
 def seconds_left(deadline: float | None) -> float | None:
-    """Return the seconds until a deadline; 0 after the deadline, None without a deadline."""
+    """Return the seconds until a deadline, 0 if it has passed, or None if `deadline` is None."""
     return None if deadline is None else max(deadline - time.monotonic(), 0)
 
 
@@ -307,8 +307,8 @@ class AsyncClosing:
 def _in_asyncio_task() -> bool:
     """Return whether the caller is a task of asyncio.
 
-    A running event loop does not suffice, because it also exists in Trio's tasks if Trio runs as a
-    guest of asyncio.
+    The function does not check for a running event loop, because Trio's tasks also have one if Trio
+    runs as a guest of asyncio.
     """
     import asyncio
 
@@ -366,7 +366,7 @@ class Shared:
 
     @property
     def closed(self) -> bool:
-        """Return whether :meth:`close` was called; threads may still use the descriptors."""
+        """Return whether :meth:`close` was called, even if threads still use the descriptors."""
         return self._is_closed
 
     @contextlib.contextmanager
@@ -393,8 +393,9 @@ class Shared:
         self._close_if_unused()
 
     def __del__(self) -> None:
-        # No thread uses the descriptors, because a user would have a reference to this object. At
-        # the exit of the interpreter, close() would fail, because modules are empty then.
+        # No thread uses the descriptors, because a user would have a reference to this object. Call
+        # close() only if descriptors are left to close, because at the exit of the interpreter the
+        # modules are empty, and close() would fail.
         if hasattr(self, "_users") and (self._unclosed or not self._is_closed):
             self.close()
 

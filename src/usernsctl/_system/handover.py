@@ -19,14 +19,15 @@ INTERRUPTED = 128 + signal.SIGINT
 def exit_on_interrupt() -> None:
     """Set a handler of SIGINT that exits with :data:`INTERRUPTED`, unless SIGINT is ignored.
 
-    The handler prints nothing. It is for the start of usernsctl, when there is nothing to clean up.
+    The handler prints nothing. Use the handler only while usernsctl starts, when no cleanup is
+    needed.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _exit)
 
 
 def raise_on_interrupt() -> None:
-    """Undo :func:`exit_on_interrupt`: SIGINT raises KeyboardInterrupt again, for cleanup."""
+    """Undo :func:`exit_on_interrupt`, so that SIGINT raises KeyboardInterrupt again."""
     if signal.getsignal(signal.SIGINT) is _exit:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -57,7 +58,8 @@ def set_inheritable(fds: Iterable[int]) -> None:
 def close_inherited() -> None:
     """Close all inheritable descriptors except standard input, output and error.
 
-    Descriptors that Python has opened are close-on-exec (PEP 446). They stay open until the exec.
+    Descriptors that Python has opened are close-on-exec (PEP 446). These descriptors stay open
+    until the exec.
     """
     import contextlib
 

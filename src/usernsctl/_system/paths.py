@@ -157,9 +157,9 @@ def walk(
     to the previous element of `trail`, but not above the first, even if another process moves a
     directory meanwhile.
 
-    :param look: a function that opens an entry of the last directory in `trail`. It returns the
-        target of a symbolic link as a string, any other file as an object, or ``None`` if the entry
-        does not exist.
+    :param look: a function that opens an entry of the last directory in `trail`. The function
+        returns the target of a symbolic link as a string, any other file as an object, or ``None``
+        if the entry does not exist.
     :param beneath: whether a path that leaves the first directory of `trail` is an error, as with
         RESOLVE_BENEATH (openat2(2)).
     :returns: the remaining components of the path, which do not exist; empty if the file exists.
@@ -202,7 +202,7 @@ def walk(
 
 
 def open_path(path: str) -> PathDescriptor:
-    """Open a file by the caller's path; follow only symbolic links of this user or of root.
+    """Open the file at a path; follow only symbolic links that belong to this user or to root.
 
     A relative path starts at the current directory.
 
@@ -256,7 +256,8 @@ def _check_unchangeable(trail: list[PathDescriptor], *, has_more: bool) -> None:
     """
     for directory, entry in zip(trail, [*trail[1:], None], strict=True):
         status = directory.status
-        # In a sticky directory, only the owner of an entry may rename the entry (inode(7)).
+        # In a sticky directory, only the owner of an entry may rename the entry (inode(7)), so a
+        # sticky directory may be writable for others if the owner of the next entry is trusted.
         is_sticky = bool(status.st_mode & stat.S_ISVTX)
         is_protected = is_sticky and (
             has_more if entry is None else _core.is_trusted(entry.status.st_uid, entry.path)
@@ -467,8 +468,8 @@ def state_directory() -> str:
 
     The path is $XDG_RUNTIME_DIR/usernsctl, or usernsctl-UID in $TMPDIR or /tmp. UID is the uid
     outside, so that a user who is root in a namespace does not use the directory of root. The path
-    depends only on variables and the uid. A full disk changes the result of
-    :func:`tempfile.gettempdir`; with such a path, records would be lost, and sandboxes could
+    depends only on environment variables and the uid. :func:`tempfile.gettempdir` is not used,
+    because its result changes when a disk is full: records would then be lost, and sandboxes could
     bind-mount the old directory.
     """
     runtime = os.environ.get("XDG_RUNTIME_DIR")
@@ -511,7 +512,7 @@ def make_private(name: str, parent: int, *, exist_ok: bool = False) -> None:
 
 
 def check_path(name: str, given: Any) -> str | None:
-    """Return the path `given` for the argument `name` as a string, or None.
+    """Check `given`, the path in the argument `name`; return it as a string, or None for None.
 
     :raises TypeError: `given` is not a path.
     :raises ValueError: `given` is empty or has a NUL character.
@@ -520,8 +521,8 @@ def check_path(name: str, given: Any) -> str | None:
         found = None if given is None else os.fsdecode(given)
     except TypeError:
         raise TypeError(f"{name} must be a path, not {given!r}") from None
-    # Reject an empty path, which is often the value of an unset variable: os.path.abspath() would
-    # return the current directory.
+    # Reject an empty path, which is often the value of an unset shell variable. os.path.abspath()
+    # would convert the empty path to the current directory.
     if found == "":
         raise ValueError(f"{name} is empty: a path must have at least one character")
     if found is not None and "\0" in found:

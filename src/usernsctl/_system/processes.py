@@ -92,8 +92,8 @@ class ProcessIdentity:
     def open(self, accept: Callable[[int], bool]) -> Descriptor | None:
         """Open a pidfd of the process, which must not be foreign.
 
-        :param accept: a function that returns whether usernsctl may signal the process with a pid.
-            The check is needed because other programs may have written the record.
+        :param accept: a function that returns whether usernsctl may signal the process with a given
+            pid. The check is needed because other programs may have written the record.
         :returns: the pidfd, close-on-exec; ``None`` if the process has exited.
         :raises ForeignProcessError: `accept` returned false.
         """
@@ -178,7 +178,7 @@ def _is_exiting(pid: int) -> bool:
 
 
 def children_of(pid: int) -> set[int]:
-    """Return the pids of the children of a single-threaded process; empty if it has exited."""
+    """Return the pids of a single-threaded process's children; an empty set if it has exited."""
     try:
         return {int(word) for word in _read(f"/proc/{pid}/task/{pid}/children").split()}
     except (FileNotFoundError, ProcessLookupError):
@@ -195,7 +195,7 @@ def parent_of(pid: int) -> int:
 
 
 def is_in_our_namespace(pid: int) -> bool:
-    """Return whether a process is in a user namespace below the caller's that this user created."""
+    """Return whether a process is in a user namespace of this user, below the caller's own."""
     namespace = Descriptor()
     try:
         ours = os.stat("/proc/self/ns/user")
@@ -262,7 +262,7 @@ def kill(pidfd: int) -> None:
 
 
 def parse_timestamp(written: Any) -> float:
-    """Return a time from a record, in seconds since 1970, after checks.
+    """Check a time from a record, and return it in seconds since 1970.
 
     :raises TypeError: the value is not a number.
     :raises ValueError: the number is out of range.

@@ -21,10 +21,11 @@ _NEEDED = ("_cffi_backend", "msgspec", "prctl", "rich")
 
 
 def command(module: str, *words: str) -> list[str]:
-    """Return a command that runs a module of this package, like ``python -m module words``.
+    """Return a command that runs a module of this package, like ``python -m MODULE ARGUMENTS``.
 
-    With ``-I``, Python ignores the current directory and PYTHONPATH. The child searches its own
-    standard library and packages before the directories that the parent passes on.
+    With ``-I``, Python ignores the current directory and PYTHONPATH. The child imports modules from
+    its own standard library and packages if possible, and otherwise from the directories in the
+    arguments.
 
     :param module: the full name of a module or package that ``python -m`` can run.
     :raises CommandError: the path of this interpreter is unknown.
@@ -41,7 +42,7 @@ def command(module: str, *words: str) -> list[str]:
 
 
 def _places() -> list[str]:
-    """Return the distinct directories of this package and of its dependencies."""
+    """Return the distinct directories that contain this package and its dependencies."""
     own = os.path.dirname(_PACKAGE)
     trusted = [entry for entry in sys.path if _is_trusted(entry)]
     found = {own: None}
@@ -69,7 +70,8 @@ def _is_trusted(entry: str) -> bool:
 def _run(places: list[str], module: str) -> None:
     """Run a module of this package in the child.
 
-    :param places: the directories that the parent has passed.
+    :param places: the directories to append to ``sys.path``, which the parent has passed as
+        arguments.
     """
     import importlib.util
     import runpy

@@ -8,7 +8,7 @@ so a killed process leaves a ``.NAME`` that is not locked.
 
 A record is only a hint, because other programs of the same user may have written it. Readers check
 the processes that a record names (:mod:`usernsctl._system.processes`), and execute no program that
-it names. Each file is opened by its name in the descriptor of a directory.
+a record names. Each file is opened by its name in the descriptor of a directory.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ def fault_of(status: os.stat_result, forbidden: int) -> str | None:
 class Directory(OpenFile):
     """An open directory that belongs to this user.
 
-    :ivar elsewhere: the remedy in error messages about the directory, except for a file of the
-        wrong type.
+    :ivar elsewhere: the remedy in errors about the directory and its files, such as to use another
+        state directory. Errors about a file of the wrong type have their own remedy.
     """
 
     elsewhere: str = _ELSEWHERE
@@ -104,8 +104,8 @@ class Directory(OpenFile):
         :param path: an absolute path.
         :param make: whether to create the directory if it is missing. Its parent directory must
             exist.
-        :param elsewhere: the remedy in later error messages about the directory, except for a file
-            of the wrong type.
+        :param elsewhere: the remedy in errors about the directory and its files, such as to use
+            another state directory. Errors about a file of the wrong type have their own remedy.
         :raises UntrustedPathError: other users may access the directory, or replace a directory on
             its path.
         :raises OSError: the directory does not exist, or can't be opened or created.
@@ -113,7 +113,8 @@ class Directory(OpenFile):
         with open_trusted(os.path.dirname(path)) as parent:
             if make:
                 make_private(os.path.basename(path), parent.fd, exist_ok=True)
-            # Because of the mode 0700, no other user can reach the files below this directory.
+            # Require a mode without permissions for others, such as 0700, so that no other user can
+            # reach the files below this directory.
             return cls._open(path, parent.fd, forbidden=0o077, elsewhere=elsewhere)
 
     @classmethod
@@ -203,7 +204,7 @@ class Directory(OpenFile):
         fcntl.flock(self.fd, fcntl.LOCK_UN)
 
     def names(self, rule: re.Pattern[str] | str = NAME) -> list[str]:
-        """Return the names in the directory that match `rule`, sorted."""
+        """Return the sorted names in the directory that match the regular expression `rule`."""
         with wrap_os_errors(self.path, self.elsewhere):
             return sorted(name for name in os.listdir(self.fd) if re.fullmatch(rule, name))
 
@@ -266,7 +267,7 @@ class Directory(OpenFile):
                 raise
 
     def remove(self, name: str, directory: Directory) -> None:
-        """Remove the entry `directory`, unless another entry now has its name.
+        """Remove the entry `directory`, unless another directory is now called `name`.
 
         :raises NamespaceError: a file in the directory can't be removed.
         """
@@ -284,7 +285,7 @@ class Directory(OpenFile):
 
 
 class Record(Protocol):
-    """The interface that a record must have for its store."""
+    """Interface of the records in a store."""
 
     @classmethod
     def read(cls, name: str, directory: Directory) -> Self:
@@ -368,7 +369,7 @@ class Entry(Closing, Generic[R]):
         self.rename(f".{self.name}~{os.urandom(4).hex()}")
 
     def remove(self) -> None:
-        """Remove the entry's directory, unless another entry now has its name.
+        """Remove the entry's directory, unless another entry now has the name.
 
         :raises NamespaceError: the directory can't be removed.
         """
@@ -412,7 +413,7 @@ class Store(Generic[R]):
         self._open_directory = open_directory
 
     def check_name(self, name: str) -> str:
-        """Check a name as :func:`check_name` does."""
+        """Return `name` if it is valid for an entry of this store; else raise InvalidNameError."""
         return check_name(name, self._what)
 
     def find(self, name: str) -> Entry[R] | None:
@@ -421,7 +422,7 @@ class Store(Generic[R]):
         An entry is dead if its namespace, sandbox or template no longer exists. A dead entry is
         removed, its remaining processes are killed, and the result is ``None``.
 
-        :raises InvalidNameError: `name` can't be a name.
+        :raises InvalidNameError: `name` is not valid.
         :raises NamespaceError: the store's directory can't be used, the record names a process that
             usernsctl has not started, or another process holds the lock for more than 10 seconds.
         """
@@ -462,10 +463,10 @@ class Store(Generic[R]):
     def draft(self, name: str, *, replace: bool = False) -> Entry[R]:
         """Create an entry that other processes can find only after :meth:`Entry.publish`.
 
-        :param replace: whether another entry may have the name.
+        :param replace: whether a live entry may have the name, which :meth:`replace` will replace.
         :returns: the empty, locked entry, which the caller must close; see :meth:`Entry.close`.
         :raises TakenError: a live entry has the name.
-        :raises InvalidNameError: `name` can't be a name.
+        :raises InvalidNameError: `name` is not valid.
         :raises NamespaceError: as :meth:`find` does.
         """
         self.sweep()
@@ -475,8 +476,8 @@ class Store(Generic[R]):
                 try:
                     entry = self._lock(f".{name}", make=True)
                 except NamespaceError:
-                    # If the directory was created but not opened, only the lock shows whether
-                    # another process uses it.
+                    # Remove the directory if it was created but could not be opened. sweep() does
+                    # so only if no other process has locked it.
                     with contextlib.suppress(NamespaceError):
                         self.sweep()
                     raise
@@ -617,7 +618,7 @@ def _untrusted(path: str, error: UntrustedPathError) -> NamespaceError:
 
 
 class BusyError(NamespaceError):
-    """Error for an entry whose lock another process holds too long, or whose processes survive."""
+    """Error for an entry that stays locked by another process, or whose processes survive."""
 
 
 def _locked(directory: Directory) -> BusyError:
@@ -637,7 +638,8 @@ def _locked(directory: Directory) -> BusyError:
 def wrap_os_errors(path: str, elsewhere: str = _ELSEWHERE) -> Iterator[None]:
     """Convert an OSError of a ``with`` block to a NamespaceError about `path`.
 
-    :param elsewhere: the remedy in the error message, except for a file of the wrong type.
+    :param elsewhere: the remedy in the error, such as to use another state directory. Errors about
+        a file of the wrong type have their own remedy.
     :raises NamespaceError: a system call failed.
     """
     try:

@@ -1,4 +1,4 @@
-"""The target namespaces of a command, which are new or existing ones."""
+"""The target namespaces of a command, which may be new or existing namespaces."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Target:
 
 
 def selected(options: dict[str, Any], kinds: Sequence[str] = _core.NAMESPACES) -> tuple[str, ...]:
-    """Remove the keywords of namespaces from `options`; return those with a true value.
+    """Remove the keywords of namespaces from `options`; return the keywords that had a true value.
 
     :param kinds: the possible keywords, in the order of :data:`_core.NAMESPACES`.
     """

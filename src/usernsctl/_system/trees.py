@@ -1,4 +1,4 @@
-"""Reading and creating directory trees by descriptors, which symbolic links can't redirect."""
+"""Functions that read and create directory trees, safe from symbolic links within a tree."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def leads_out(target: bytes, depth: int) -> bool:
 
 
 def is_file_name(name: bytes) -> bool:
-    """Return whether `name` can be the name of a directory entry: no path, ``.`` or ``..``."""
+    """Return whether `name` can be a directory entry's name; a path, ``.`` and ``..`` can't."""
     return bool(name) and name not in (b".", b"..") and b"/" not in name and b"\0" not in name
 
 
 @dataclass(frozen=True, slots=True)
 class _Level:
-    """An open directory or file of the tree, which is being written."""
+    """An open directory or file of a tree that a TreeWriter is creating."""
 
     file: OpenFile
     mode: int
@@ -55,7 +55,7 @@ class _Level:
 
 
 class TreeWriter:
-    """Writer of a new file or directory tree, which is created entry by entry by descriptors.
+    """Writer of a new file or directory tree, entry by entry, through open descriptors.
 
     Only the path of the directory that will contain the tree is resolved. Each entry is created by
     its name in the descriptor of an open directory, and never replaces another entry.
@@ -125,7 +125,7 @@ class TreeWriter:
         self._push(name, _Level(opened, mode | _OWNER_ALL, mtime_ns, False))
 
     def enter_file(self, name: bytes, mode: int, mtime_ns: int) -> None:
-        """Create a file, and open it for :meth:`write`. See :meth:`enter_directory`.
+        """Create a file, and open it for :meth:`write`; see :meth:`enter_directory` for `name`.
 
         :raises ValueError: as :meth:`enter_directory` does.
         :raises OSError: the file can't be created.
@@ -256,7 +256,8 @@ def walk_tree(path: str, depth_max: int) -> Generator[TreeEntry]:
     opened.
 
     :param depth_max: the maximum number of nested directories.
-    :raises OSError: a file can't be read. The attribute ``filename`` of the error is its path.
+    :raises OSError: a file can't be read. The attribute ``filename`` of the error is the file's
+        path.
     """
     top = _open_top(path)
     status = os.fstat(top.fd)

@@ -32,10 +32,11 @@ _LIMIT = 2**16
 # Time limit of the wait for a killed command if no event loop reaps it, in seconds.
 _END_SECONDS = 5
 
-# Time limit of the wait for a command that a sandbox's agent kills, in seconds.
+# Time limit for a sandbox's agent to kill a command, in seconds. Then the connection to the agent
+# is closed.
 _GIVE_UP_SECONDS = 1
 
-# Arguments that asyncio rejects, too, each with the values that are allowed.
+# Arguments that asyncio accepts only with certain values, which are listed for each argument.
 _BYTES_ONLY: dict[str, tuple[Any, ...]] = {
     "universal_newlines": (None, False),
     "text": (None, False),
@@ -46,7 +47,7 @@ _BYTES_ONLY: dict[str, tuple[Any, ...]] = {
 
 
 class Process(asyncio.subprocess.Process, AsyncClosing):
-    """A command started by :func:`create_subprocess_exec`: :class:`asyncio.subprocess.Process`.
+    """An :class:`asyncio.subprocess.Process` that :func:`create_subprocess_exec` has started.
 
     A Process is an asynchronous context manager. At the end of the block, the caller's ends of the
     pipes are closed, as by :class:`subprocess.Popen`: a command that writes receives SIGPIPE, and a
@@ -85,7 +86,7 @@ async def create_subprocess_exec(
     namespace: Joinable | None = None,
     **arguments: Unpack[options.StreamOptions],
 ) -> Process:
-    """Start a command in new namespaces: :func:`asyncio.create_subprocess_exec`.
+    """Start a command in new namespaces, like :func:`asyncio.create_subprocess_exec`.
 
     The exit of the command is detected through a pidfd, without a signal handler, in any event loop
     that has ``add_reader``. The start blocks the event loop for a millisecond, but longer if
@@ -277,7 +278,7 @@ class _Transport(asyncio.SubprocessTransport):
             self._ended.set_result(None)
         else:
             self._ended.set_exception(failure)
-            # Read the exception, because asyncio logs exceptions that no task reads.
+            # Retrieve the exception, so that asyncio does not log that it was never retrieved.
             self._ended.exception()
         if self._giving_up is not None:
             self._giving_up.cancel()

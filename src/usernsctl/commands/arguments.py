@@ -57,7 +57,7 @@ def argv_of(args: Args) -> list[StrOrBytesPath]:
 
 
 def encoded_path(name: str, given: StrOrBytesPath) -> bytes:
-    """Return the path `given` for the argument `name` as bytes.
+    """Return `given`, the path in the argument `name`, as bytes.
 
     :raises TypeError: `given` is not a path.
     """
@@ -234,7 +234,7 @@ def descriptors(pass_fds: Iterable[Any]) -> list[int]:
 
 @contextlib.contextmanager
 def stdio(**streams: Stream) -> Iterator[tuple[int, ...]]:
-    """Yield the descriptors for the standard streams; -1 for a stream of the caller.
+    """Yield the descriptors for the standard streams; -1 stands for the caller's own stream.
 
     :param streams: the arguments for the streams, by their names.
     :raises ValueError: an argument is PIPE, STDOUT or no descriptor.

@@ -62,7 +62,7 @@ async def _result_of(
     undo: Callable[[_T], object],
     run: Callable[[Callable[[], object]], object],
 ) -> _T:
-    """Pass `start` to `run`, which calls it in another thread; return the result of `start`."""
+    """Let `run` call `start` in another thread, and return the result of `start`."""
     from concurrent.futures import Future
 
     future: Future[_T] = Future()

@@ -76,8 +76,8 @@ class Collected(subprocess.Popen[AnyStr]):
     # _internal_poll and _wait override private methods of subprocess, which are the same in Python
     # 3.11 to 3.14. The original methods lose the exit status if a signal handler raises an
     # exception after waitpid(2), notice the exit up to 50 ms late, and return 0 if SIGCHLD is
-    # ignored. They are still called if the pidfd is closed, for example while the object is garbage
-    # collected.
+    # ignored. The original methods are still called if the pidfd is closed, for example while the
+    # object is garbage collected.
 
     def _internal_poll(self, _deadstate: int | None = None, **_: Any) -> int | None:
         """Reap the child if it has exited; return its exit status, or None while it runs."""
@@ -392,8 +392,8 @@ class Popen(Collected[AnyStr]):
         """Close the pipe descriptors that Popen.__init__ leaves open if it fails.
 
         The reason may be an unknown encoding, or an exception of a signal handler. The first
-        descriptor without a file object may be closed already, because open() failed on it. It is
-        still open if TextIOWrapper() failed on the file object before it.
+        descriptor without a file object may be closed already, because open() failed on it. The
+        descriptor is still open if TextIOWrapper() failed on the file object before it.
         """
         files = self.stdin, self.stdout, self.stderr
         pairs = zip(self._ends, files, strict=True)
@@ -458,7 +458,7 @@ _KEYWORDS = frozenset(
 def start_within(
     timeout: float | None, args: Args, bufsize: int = -1, *positional: Any, **arguments: Any
 ) -> Popen[Any]:
-    """Start a command of a ``run()``, whose time limit includes the start.
+    """Start the command of a ``run()``; the command's time limit includes the start.
 
     :param timeout: the time limit of the command, in seconds; no limit if ``None``.
     :raises TimeoutExpired: the start alone took more than `timeout` seconds.
@@ -554,7 +554,7 @@ def call(
     namespace: Joinable | None = None,
     **arguments: Unpack[options.CallOptions],
 ) -> int:
-    """Run a command in new namespaces and return its exit status: :func:`subprocess.call`.
+    """Run a command in new namespaces and return its exit status, like :func:`subprocess.call`.
 
     :param args: the command and its arguments, or a string, the name of a command without
         arguments.
@@ -589,7 +589,7 @@ def check_call(
     namespace: Joinable | None = None,
     **arguments: Unpack[options.CallOptions],
 ) -> int:
-    """Run a command in new namespaces and check its exit status: :func:`subprocess.check_call`.
+    """Run a command in new namespaces, and check its exit status as :func:`subprocess.check_call`.
 
     :param args: the command and its arguments, or a string, the name of a command without
         arguments.
@@ -662,7 +662,7 @@ def run(
     started: Callable[[Popen[Any]], object] = lambda process: None,
     **arguments: Any,
 ) -> CompletedProcess[Any]:
-    """Run a command in new namespaces and wait for it: :func:`subprocess.run`.
+    """Run a command in new namespaces and wait for it, like :func:`subprocess.run`.
 
     :param args: the command and its arguments, or a string, the name of a command without
         arguments.
@@ -792,7 +792,7 @@ def check_output(
 
 
 def check_output(args: Args, bufsize: int = -1, *positional: Any, **arguments: Any) -> Any:
-    """Run a command in new namespaces and return its output: :func:`subprocess.check_output`.
+    """Run a command in new namespaces and return its output, like :func:`subprocess.check_output`.
 
     :param args: the command and its arguments, or a string, the name of a command without
         arguments.

@@ -91,7 +91,7 @@ class NamedNamespace:
         with self._open_holder() as pidfd:
             if pidfd is not None:
                 yield
-                # The kernel does not reuse the pid of a running process.
+                # If the holder still runs, its pid was not reused during the block.
                 if not wait_readable(pidfd.number, timeout=0):
                     return
         raise _error(
@@ -216,7 +216,7 @@ def _is_other(pid: int) -> bool:
 
 
 def _may_be_holder(process: ProcessIdentity) -> bool:
-    """Return false if a process is a foreign holder, which must not be opened.
+    """Return whether a process may be opened as a holder, which is false for a foreign holder.
 
     A foreign holder is in a namespace that this user did not create. The function waits while the
     process may still become a holder. :meth:`NamedNamespace._open_holder` detects processes that
@@ -311,7 +311,7 @@ def open_or_create(name: str, options: Iterable[str]) -> Iterator[NamedNamespace
             try:
                 yield created
             except BaseException:
-                # The caller failed to open the new namespace.
+                # Kill the holder, because the caller failed to open the new namespace.
                 created.discard()
                 entry.remove()
                 raise
@@ -465,7 +465,7 @@ class _Holder(Closing):
 def _wait_until_ready(
     ours: socket.socket, started: subprocess.CompletedProcess[str]
 ) -> tuple[int, list[int]]:
-    """Return the holder's pid, and descriptors of its namespaces. The caller closes them.
+    """Wait until the holder is ready; return its pid, and descriptors for the caller to close.
 
     :raises NamespaceError: the namespace can't be created.
     """

@@ -285,7 +285,7 @@ class Namespace(Closing):
     def popen(
         self, args: Args, bufsize: int = -1, *positional: Any, **arguments: Any
     ) -> commands.Popen[Any]:
-        """Start a command in the namespaces: :class:`usernsctl.Popen` without `idmap`.
+        """Start a command in the namespaces, like :class:`usernsctl.Popen` without `idmap`.
 
         :param arguments: the arguments of :class:`usernsctl.Popen`, except `idmap`.
         :raises ValueError: the Namespace is closed, or `idmap` is given.
@@ -332,7 +332,7 @@ class Namespace(Closing):
     def run(
         self, args: Args, bufsize: int = -1, *positional: Any, **arguments: Any
     ) -> commands.CompletedProcess[Any]:
-        """Run a command in the namespaces and wait: :func:`usernsctl.run` without `idmap`.
+        """Run a command in the namespaces and wait, like :func:`usernsctl.run` without `idmap`.
 
         :param arguments: the arguments of :func:`usernsctl.run`, except `idmap`.
         :raises ValueError: the Namespace is closed, or `idmap` is given.
@@ -381,7 +381,7 @@ class Namespace(Closing):
     def check_output(
         self, args: Args, bufsize: int = -1, *positional: Any, **arguments: Any
     ) -> Any:
-        """Run a command in the namespaces and return its output: :func:`usernsctl.check_output`.
+        """Run a command in the namespaces; return its output, like :func:`usernsctl.check_output`.
 
         :param arguments: the arguments of :func:`usernsctl.check_output`, except `idmap`.
         :raises ValueError: the Namespace is closed, or `idmap` is given.
@@ -408,7 +408,7 @@ class Namespace(Closing):
         return await aio.create_subprocess_exec(program, *args, namespace=self, **arguments)
 
     def spawn(self, args: Args, **arguments: Unpack[options.SpawnOptions]) -> commands.Child:
-        """Start a command in the namespaces without the cost of a Popen: :func:`usernsctl.spawn`.
+        """Start a command in the namespaces without a Popen object, like :func:`usernsctl.spawn`.
 
         :param arguments: the arguments of :func:`usernsctl.spawn`, except `idmap`.
         :raises ValueError: the Namespace is closed, or a stream is PIPE, STDOUT or no descriptor.
@@ -429,7 +429,7 @@ class Namespace(Closing):
         self.target().enter()
 
     def exec(self, args: Args, **arguments: Unpack[options.ExecOptions]) -> NoReturn:
-        """Replace this process by a command in the namespaces: :func:`usernsctl.exec`.
+        """Replace this process by a command in the namespaces, like :func:`usernsctl.exec`.
 
         The Namespace must not have a PID namespace, because only children of a process can enter
         it.

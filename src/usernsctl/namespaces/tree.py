@@ -21,7 +21,7 @@ from usernsctl.namespaces.named import list_named
 class Process:
     """A process in a user namespace.
 
-    :ivar name: the name that the process set (PR_SET_NAME(2const)). It may be any text.
+    :ivar name: the name that the process set (PR_SET_NAME(2const)). The name may be any text.
     """
 
     pid: int
@@ -38,7 +38,7 @@ class UserNamespace:
     :ivar owner: the owner's uid, as a uid of this process's user namespace.
     :ivar uid: the map of uids, or ``None`` if no process has a readable map.
     :ivar gid: the map of gids, or ``None`` as for `uid`.
-    :ivar names: the names under which usernsctl keeps the namespace.
+    :ivar names: the names of the namespace, if it is a named namespace of usernsctl.
     """
 
     inode: int
@@ -124,7 +124,7 @@ def _add(found: dict[int, UserNamespace], own: int, pid: int, name: str | None) 
 
 
 def _add_namespaces(found: dict[int, UserNamespace], own: int, namespace: int) -> bool:
-    """Add a namespace and its new ancestors to `found`; return whether it descends from `own`."""
+    """Return whether a namespace descends from `own`; then also add it and its ancestors."""
     new: list[UserNamespace] = []
     with contextlib.ExitStack() as opened:
         while (inode := os.fstat(namespace).st_ino) not in found:
@@ -147,7 +147,7 @@ def _read(directory: int, name: str) -> str:
 
 
 def by_parent(namespaces: Iterable[UserNamespace]) -> dict[int | None, list[UserNamespace]]:
-    """Return lists of child namespaces, sorted by inode number, by the parent's inode number."""
+    """Map each parent's inode number to its child namespaces, sorted by their inode numbers."""
     below: dict[int | None, list[UserNamespace]] = {}
     for one in sorted(namespaces, key=lambda one: one.inode):
         below.setdefault(one.parent, []).append(one)

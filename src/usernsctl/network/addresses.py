@@ -56,7 +56,7 @@ _IPV4 = (
     ("168.63.129.16", 32, "the metadata service of Azure"),
 )
 
-# Forbidden IPv6 networks. All addresses outside 2000::/3, the public internet, are refused; the
+# Forbidden IPv6 networks. All addresses outside 2000::/3, the public internet, are forbidden; the
 # table has the reasons for common networks.
 _IPV6 = (
     ("::", 128, "the unspecified address"),
@@ -77,7 +77,7 @@ _IPV6 = (
 def _table(
     family: int, bits: int, rows: tuple[tuple[str, int, str], ...]
 ) -> list[tuple[int, int, str]]:
-    """Return rows of a network's number, the number of bits after its prefix, and the reason."""
+    """Return for each network the prefix as a number, the number of other bits, and the reason."""
     return [
         (int.from_bytes(inet_pton(family, network)) >> (bits - prefix), bits - prefix, reason)
         for network, prefix, reason in rows
@@ -90,7 +90,7 @@ _PUBLIC_IPV6 = (0b001, 125)
 
 
 def refusal(family: int, address: str) -> str | None:
-    """Return the reason why the proxy does not connect to an address, or None if it may.
+    """Return the reason why the proxy does not connect to an address, or None if it may connect.
 
     :param family: AF_INET or AF_INET6.
     :param address: the address as text, as getaddrinfo(3) returns it.

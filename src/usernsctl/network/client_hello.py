@@ -44,7 +44,7 @@ class NotAllowed(Exception):
 
 
 class _Reader:
-    """A reader of a part of the message, with a position."""
+    """A reader of consecutive fields in a part of the message, with the current position."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -100,7 +100,7 @@ def server_name(received: bytes) -> str | None:
 
 
 def _message(received: bytes) -> bytes | None:
-    """Return the body of the handshake message, joined from its records, or None if incomplete."""
+    """Join the records of the handshake message; return its body, or None if it is incomplete."""
     body = b""
     at = 0
     for _ in range(_MAX_RECORDS):

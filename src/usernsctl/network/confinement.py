@@ -1,9 +1,9 @@
 """Restrictions of the proxy process, applied before the proxy answers the first request.
 
 The proxy parses data from hostile programs. A program that exploited a bug in Python to control the
-proxy could open IP connections, and read files that the user may read. It could not gain
-privileges, execute a program, change a file, signal or trace another process, or connect to the
-user's services at Unix sockets, such as D-Bus and Docker.
+proxy could open IP connections, and read files that the user may read. The program could not gain
+privileges, execute another program, change a file, signal or trace another process, or connect to
+the user's services at Unix sockets, such as D-Bus and Docker.
 """
 
 from __future__ import annotations

@@ -162,7 +162,7 @@ def _absolute(target: bytes) -> tuple[str, int, bytes]:
 
 
 def _authority(text: bytes, default: int | None) -> tuple[str, int]:
-    """Parse ``HOST:PORT``; without a port, return the port `default` unless it is None."""
+    """Parse ``HOST[:PORT]``; `default` is the port of HOST alone, or None if PORT is required."""
     if b"@" in text:
         raise BadRequest("the target has a user")
     host, colon, port = text.rpartition(b":") if not text.endswith(b"]") else (text, b"", b"")

@@ -1,6 +1,6 @@
 """Rules for the hosts that a sandbox may reach by name: ``NAME[:PORT]`` and ``*.NAME[:PORT]``.
 
-The proxy process imports this module, which therefore imports no slow modules.
+This module imports no slow modules, because the proxy process imports this module when it starts.
 """
 
 from __future__ import annotations

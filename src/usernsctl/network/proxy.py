@@ -430,13 +430,14 @@ def serve(listener: socket.socket, proxy: Proxy, ended: int, connections: int) -
         try:
             client, _ = listener.accept()
         except OSError:
-            # The client has closed the connection, or there are not enough descriptors or memory.
+            # accept(2) failed, because the client has closed the connection, or for lack of
+            # descriptors or memory. Try again later.
             free.release()
             time.sleep(_FULL_SECONDS)
             continue
         try:
             threading.Thread(target=answer, args=(client,), daemon=True).start()
         except RuntimeError:
-            # A limit prevents the start of a thread. Close the client's connection.
+            # Close the client's connection, because a limit prevents the start of a thread for it.
             client.close()
             free.release()

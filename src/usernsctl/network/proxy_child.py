@@ -92,7 +92,8 @@ def _receive(handover: socket.socket, creator: int) -> list[int]:
     poll.register(creator, select.POLLIN)
     if all(fd == creator for fd, _ in poll.poll()):
         return []
-    # ECONNRESET means that the creator has not read this process's message.
+    # Ignore ECONNRESET, which means that the creator has closed the socket without reading this
+    # process's message.
     with contextlib.suppress(ConnectionError):
         return list(socket.recv_fds(handover, 1, 2)[1])
     return []

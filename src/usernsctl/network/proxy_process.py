@@ -108,7 +108,7 @@ class ProxyProcess:
 
     @property
     def denied(self) -> int:
-        """The number of connections that the proxy has refused."""
+        """The number of connections that the proxy has denied."""
         return self._table.denied
 
     def refusals(self) -> tuple[Refusal, ...]:

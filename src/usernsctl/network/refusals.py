@@ -1,4 +1,4 @@
-"""The refusals of a proxy, counted in memory that its parent reads.
+"""The refusals of a proxy, counted in memory that the proxy's parent reads.
 
 The memory is a memfd, or a file of a detached sandbox. The memory has a fixed size, and is a table
 of rows. Row 0 counts all refusals; each further row has a distinct text and the number of its
@@ -137,7 +137,7 @@ class Reader:
 
     @property
     def denied(self) -> int:
-        """The number of connections that the proxy has refused."""
+        """The number of connections that the proxy has denied."""
         with contextlib.suppress(ClosedError), self._shared.use() as (fd,):
             return total(fd)
         return self._last[0]
@@ -181,7 +181,7 @@ def _read_count(fd: int, row: int) -> int:
 
 
 class Table:
-    """The table for the proxy, which writes it.
+    """The table of refusals in the proxy process, which is the only writer of the table.
 
     Only one thread at a time may call a method.
     """

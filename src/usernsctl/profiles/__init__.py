@@ -76,7 +76,7 @@ def for_programs(paths: Iterable[str]) -> str:
 def _name_part(path: str) -> str:
     """Return the basename of `path` without the characters that are special in a profile's name.
 
-    The name may have any characters, because an environment variable selects the runsc program.
+    `path` may contain any characters, because an environment variable selects the runsc program.
     """
     return "".join(re.findall("[A-Za-z0-9_.+-]", os.path.basename(path)))
 
@@ -116,8 +116,8 @@ def engine_options(*, seccomp: str, apparmor: bool, ids: Ids = "one") -> list[st
     :param seccomp: the path of the seccomp profile, as the engine's client opens it.
     :param apparmor: whether to select the AppArmor profile :data:`APPARMOR_NAME`, which must be
         loaded on the host.
-    :param ids: ``"one"`` if sandboxes map only the caller's own ids, ``"all"`` if also subordinate
-        ids.
+    :param ids: ``"one"`` if sandboxes map only the caller's own ids, ``"all"`` if they also map
+        subordinate ids.
     """
     # runsc needs capabilities only in its own user namespace.
     options = ["--cap-drop=ALL"]

@@ -117,7 +117,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_fixture_setup(request: pytest.FixtureRequest) -> Generator[None, Any, None]:
-    """Make the caller the owner of all files in a test's `tmp_path`, before pytest removes it."""
+    """Make the caller the owner of all files in `tmp_path`, so that pytest can remove them."""
     yield
     item = request.node
     if request.fixturename == "tmp_path" and item.get_closest_marker("userns") is not None:

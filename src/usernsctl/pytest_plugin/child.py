@@ -142,7 +142,7 @@ class Channel:
         self._has_sent_namespace = True
 
     def receive_namespace(self) -> int:
-        """Receive the descriptor of the child's user namespace, or -1 if it is the parent's own."""
+        """Receive the descriptor of the child's user namespace; return -1 if none was sent."""
         _, fds = receive(self._connection, 1, 1)
         return fds[0] if fds else -1
 
@@ -303,8 +303,8 @@ def move(target: Target, *, mount_proc: bool, channel: Channel) -> None:
     target.setup.pdeathsig = signal.SIGKILL
     proc = "/proc" if mount_proc else None
     try:
-        # Import the module before entering, because the ids inside may not be allowed to read its
-        # file.
+        # Import the module before entering the namespaces, because the test's ids inside may not be
+        # permitted to read the module's file.
         prctl = hardening.python_prctl()
         target.enter()
         # Make the process dumpable, so that the test may use its own files in /proc, as outside.

@@ -1,4 +1,4 @@
-"""Change of the owner of files that a test has left, so that pytest can delete them."""
+"""Function that makes the caller the owner of a test's files, so that pytest can remove them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def take_back(item: pytest.Item) -> None:
 
 
 def _foreign(path: Path, uid: int) -> Iterator[tuple[int, str]]:
-    """Yield each file below `path` of another owner: the directory's descriptor, and the name."""
+    """Yield the directory's descriptor and the name of each file below `path` of another owner."""
     for _, directories, files, fd in os.fwalk(path):
         for name in (*directories, *files):
             with contextlib.suppress(FileNotFoundError):

@@ -15,7 +15,7 @@ from usernsctl import hardening
 from usernsctl._system import python_child
 
 Trial = Callable[[], str | None]
-"""A function that tests a requirement. It returns the reason why it is not met, or None."""
+"""A function that tests a requirement and returns the reason why it is not met, or None."""
 
 _KERNEL = re.compile(r"kernel>=(\d+(?:\.\d+)*)")
 _CAPABILITY = re.compile(r"cap:(?:CAP_)?([A-Z][A-Z_]*)")

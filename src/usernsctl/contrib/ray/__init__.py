@@ -24,8 +24,8 @@ except ImportError as _error:
         name="ray",
     ) from _error
 
-# The modules of the names, which are imported on first use: Ray's own sandbox interface takes long
-# to import.
+# The modules that define the names of this package. A module is imported when one of its names is
+# first used, because Ray's own sandbox interface takes long to import.
 _MODULES = {
     "NodeLostError": "tasks",
     "Progress": "tasks",

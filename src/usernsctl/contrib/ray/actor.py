@@ -92,7 +92,8 @@ class SandboxActor:
         if self._pool is None:
             return ValueError("the actor was not started: call its method start first")
         try:
-            # Ray has replaced an object reference by the object itself.
+            # Check the input here, because Ray has now replaced an object reference by the object
+            # itself.
             check_input(input, options)
             async with self._pool.acquire_async() as sandbox:
                 given = {"capture_output": True, "input": input, **options}
@@ -105,7 +106,7 @@ class SandboxActor:
         return None if self._pool is None else self._pool.stats()
 
     async def close(self) -> None:
-        """End all sandboxes, and wait for their end."""
+        """Kill all sandboxes, and wait until all sandboxes have ended."""
         for part in (self._pool, self._host):
             if part is not None:
                 await part.close_async()

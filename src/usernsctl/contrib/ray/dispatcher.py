@@ -158,7 +158,7 @@ class Dispatcher:
         return task.future
 
     def close(self) -> None:
-        """Cancel all tasks, end the actors, and wait for their end."""
+        """Cancel all tasks, close the actors, and wait until all actors have exited."""
         self._put(self._close)
         if threading.current_thread() is not self._thread:
             self._thread.join()
@@ -309,7 +309,7 @@ class Dispatcher:
         task.is_queued = False
 
     def _offer(self, slot: Slot) -> None:
-        """Put an actor into the heap if it can take another task."""
+        """Put an actor into the heap of free actors if the actor can take another task."""
         if not slot.is_retired and slot.tasks < self._at_once:
             heapq.heappush(self._free, (slot.tasks, next(self._serial), slot))
 
@@ -402,7 +402,7 @@ class Dispatcher:
                 self._fail(task, error)
 
     def _cancel(self, task: Task) -> None:
-        """Finish a task whose future was cancelled, and kill its command."""
+        """Finish a task whose future was cancelled, and kill the task's command."""
         if task.is_finished:
             return
         task.is_finished = True

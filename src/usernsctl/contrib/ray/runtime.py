@@ -316,7 +316,7 @@ class RaySandbox(_Actor):
     """Ray's actor class ``Sandbox`` with :class:`UsernsctlRuntime` as its runtime.
 
     :param str image: the name of an image, an archive of its root filesystem, or a directory.
-    :param cpu: the number of processors; by default the number of the actor.
+    :param cpu: the number of processors; by default the number that the actor reserves.
     :param memory: the memory limit, a number of bytes or a text such as ``"1Gi"``; by default the
         limit of the actor.
     :param options: the other arguments of ``SandboxRuntime.create``.
@@ -346,7 +346,7 @@ def create(
     resources: dict[str, float] | None = None,
     **options: Any,
 ) -> Any:
-    """Start a sandbox on a node of the cluster: ``ray.experimental.sandbox.create``.
+    """Start a sandbox on a node of the cluster, like ``ray.experimental.sandbox.create``.
 
     :param image: as for :class:`RaySandbox`.
     :param cpu: the number of processors.
