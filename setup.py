@@ -92,8 +92,8 @@ PROGRAM_LDFLAGS = [
     "-s",
 ]
 
-# Flags of the ways to link a program, in order of preference. A static program starts in less than
-# half the time, and also runs in images with another libc or no libc.
+# Compiler flags for each method to link a program, in order of preference. A static program starts
+# in less than half the time, and also runs in images with another libc or no libc.
 LINK_MODES = [["-fPIE", "-static-pie"], ["-static"], ["-fPIE", "-pie"]]
 
 # The types of <sys/types.h> in the header. cffi queries the compiler for the parts that are "...".
@@ -174,7 +174,7 @@ class ProgramBuilder:
         return compile_all([*self._compiler, *PROGRAM_FLAGS, *self._mode], sources, self._scratch)
 
     def build(self, program: Path) -> None:
-        """Build the program of layout.PROGRAMS whose name is the last component of the path."""
+        """Build the program of layout.PROGRAMS that is named by the last component of a path."""
         objects = [*self._compile(layout.program(program.name, CSRC)), *self._core]
         flags = [*RELEASE, *self._mode, *PROGRAM_LDFLAGS, *own_flags()]
         link(program, [*self._compiler, *flags], objects)

@@ -6,8 +6,8 @@ The nodes are simulated: each has a raylet, an actor and two sandboxes of its ow
 processors of this machine. So a task sleeps for some seconds in place of computing, as if each node
 had processors of its own, and the throughput of n nodes is compared with n times the throughput of
 one node. The processor time per task of each component (driver, actors and so on) does not depend
-on other load. It shows how many tasks per second one driver can send, and so how many nodes a
-driver can serve.
+on other load. This processor time shows how many tasks per second one driver can send, and so how
+many nodes a driver can serve.
 
 If SVG is given, a plot is written to the file SVG.
 """

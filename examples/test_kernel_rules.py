@@ -22,7 +22,7 @@ from usernsctl.pytest_plugin import Subids
 
 @pytest.mark.userns
 def test_we_are_root_but_only_here() -> None:
-    """Check that root has all capabilities, but only in its namespace (user_namespaces(7))."""
+    """Check that root inside can't change the hostname of the machine (user_namespaces(7))."""
     assert os.getuid() == 0
     with pytest.raises(PermissionError):
         socket.sethostname("elsewhere")
@@ -45,7 +45,7 @@ def test_there_is_no_way_out() -> None:
 
 @pytest.mark.userns(mount=True, pid=True, mount_proc=True)
 def test_nobody_else_is_seen() -> None:
-    """Check that /proc lists only processes of its PID namespace (pid_namespaces(7))."""
+    """Check that /proc lists only the processes of the test's PID namespace (pid_namespaces(7))."""
     assert {name for name in os.listdir("/proc") if name.isdecimal()} == {"1", str(os.getpid())}
 
 
@@ -80,7 +80,7 @@ def test_others_can_be_had_where_they_are_mapped(inside: int, userns_subids: Sub
 @pytest.mark.userns_requires("kernel>=5.6")
 @pytest.mark.userns(time=True)
 def test_a_clock_of_ones_own() -> None:
-    """Check that timens_offsets lists the clock offsets of a namespace (time_namespaces(7))."""
+    """Check that timens_offsets has the clock offsets of a time namespace (time_namespaces(7))."""
     assert Path("/proc/self/timens_offsets").read_text().split()[:2] == ["monotonic", "0"]
 
 

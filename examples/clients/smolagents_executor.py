@@ -4,9 +4,9 @@
 
 The code can import the modules in the virtual environment of the program itself. That environment
 must have the packages that the agent's tools require: numpy and pillow. The sandbox has no network.
-It ends after an hour, with the agent, or by cleanup(). Variables and imports persist between the
-steps of the agent. A step of more than five minutes ends the interpreter. Answers of the sandbox
-are parsed as JSON, and never unpickled.
+The sandbox ends after an hour, with the agent, or by cleanup(). Variables and imports persist
+between the steps of the agent. A step of more than five minutes ends the interpreter. Answers of
+the sandbox are parsed as JSON, and never unpickled.
 """
 
 # mypy: ignore-errors
