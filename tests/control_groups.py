@@ -44,7 +44,8 @@ def _removed(path: Path) -> Iterator[None]:
                 path.rmdir()
                 break
             except OSError:
-                # A zombie stays in the group until PID 1 reaps it.
+                # Retry until a deadline, because a zombie stays in the control group until PID 1
+                # reaps the zombie.
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.01)

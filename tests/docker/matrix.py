@@ -74,7 +74,7 @@ REMEDIES = {
     "no-new-privs": Remedy("without --security-opt no-new-privileges", drop=(NO_NEW_PRIVILEGES,)),
     "bounding-set": Remedy("--cap-add SETUID --cap-add SETGID", add=FOR_HELPERS),
     "needs-setfcap": Remedy("--cap-add SETFCAP", add=("--cap-add=SETFCAP",)),
-    # useradd adds subordinate ranges for the new user, too.
+    # This remedy also adds subordinate ranges, because useradd does so for each new user.
     "no-passwd-entry": Remedy("useradd --uid UID NAME", shell="useradd --uid=UID USER"),
     "no-subordinate-range": _grant("100000-165535"),
     "range-outside-parent": _grant("1001-65535"),

@@ -30,7 +30,7 @@ def test_the_program_gets_the_terminal_of_the_container(plain: Engine) -> None:
         session.read_until("sleeps.")
         session.type("\x1a", "Stopped")
         session.resize(31, 99)
-        # The engine passes the new size on after a delay.
+        # Wait until the size has changed, because the engine forwards the new size after a delay.
         session.type("until test \"$(stty size)\" = '31 99'; do sleep 0.1; done; echo resized''.\n")
         session.read_until("resized.")
         session.type("exit 7\n")

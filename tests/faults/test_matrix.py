@@ -42,7 +42,8 @@ def run_matrix(injector: Path, paths: list[str], rounds: int, user: str | None =
     """
     as_user = ["-u", user] if user else []
     given = [f"--rounds={rounds}", f"--seed={SEED}", *(f"--path={path}" for path in paths)]
-    # The user `user` may not be able to access pytest's directories.
+    # Copy the scripts to another directory, because `user` may not be able to access pytest's
+    # directories.
     with tempfile.TemporaryDirectory(dir="/tmp") as name:
         top = Path(name)
         top.chmod(0o755)
@@ -59,7 +60,8 @@ def run_matrix(injector: Path, paths: list[str], rounds: int, user: str | None =
     assert len(outcomes) == len(paths)
     for outcome in outcomes:
         assert outcome["defects"] == [], done.stderr
-        # Some faults are chosen for system calls that the run with the fault does not reach.
+        # A fault may not occur, if it is chosen for a system call that the run with the fault does
+        # not reach. So check only that some faults have occurred.
         assert sum(outcome["tried"].values()) > 0, outcome
 
 

@@ -73,7 +73,8 @@ def test_descriptors_that_stay_in_flight_are_reported() -> None:
     [
         # Restrict the fault by path, since Python itself may make the same call earlier.
         ("openat:error=EACCES", "setgroups", "", "NamespaceError setgroups EACCES"),
-        # strace counts per process. The child writes first to setgroups, and then to the maps.
+        # Let the second write(2) fail: strace counts per process, and the child writes first to
+        # setgroups, and then to the maps.
         ("write:error=EPERM:when=2", None, "", "NamespaceError uid_map EPERM"),
         ("write:error=EINVAL:when=3", None, "", "NamespaceError gid_map EINVAL"),
         ("openat:error=EACCES:when=1+", "gid_map", "", "NamespaceError gid_map EACCES"),

@@ -231,8 +231,8 @@ def test_descriptors_sent_by_the_agent_are_closed() -> None:
             try:
                 socket.send_fds(own, [message], many)
             except PermissionError:
-                # Linux 6.16 and later does not deliver these descriptors, so send the message
-                # without them.
+                # Send the message without the descriptors, because Linux 6.16 and later does not
+                # deliver them.
                 own.send(message)
 
     with agent(answer) as fake, fake.popen() as process:

@@ -191,7 +191,7 @@ def test_variables_of_a_container_choose_no_program(
         tally.tried()
         if done.returncode == 0 and GVISOR not in done.stdout:
             tally.succeeded(f"{environ}: {done.stdout!r}")
-        # Inside gVisor, the variables may harm the command itself. Some variables prevent its
+        # Inside gVisor, the variables may harm the command itself, and some prevent the command's
         # start.
         if not any(name.startswith("LD_") for name in environ):
             assert GVISOR in done.stdout, done.stderr

@@ -114,7 +114,8 @@ def attack_unguarded(place: Path) -> str | None:
 def test_the_attack_on_memory_works_without_protection(place: Path) -> None:
     wanted = {"process_vm_readv", "mem", "fd", "environ", "root", "ptrace"}
     ways: set[str] = set()
-    # On a busy machine, a single attacker may not have the time to try all methods.
+    # Repeat the attack, because on a busy machine one attacker may not have the time to try all
+    # methods.
     for _ in range(5):
         output = attack_unguarded(place) or ""
         ways |= {line.partition(" ")[0] for line in output.splitlines()}

@@ -221,7 +221,8 @@ def test_internal_addresses_beside_public_ones_are_not_tried(proxied: Proxied) -
         assert status(proxied.get("http://good.example/")) == 200
     assert len(public.received) == 1
     assert metadata.received == []
-    # No server listens at the public address now.
+    # Without a server at the public address, the proxy must not fall back to the internal
+    # addresses.
     with Server(proxied.world, "169.254.169.254", 80) as metadata:
         assert status(proxied.get("http://good.example/")) == 403
     assert metadata.received == []
@@ -458,7 +459,8 @@ def test_a_tunnel_carries_tls_to_its_name_only(proxied: Proxied, first: bytes, r
         client.sendall(first)
         alert = read_all(client)
     assert alert == b"" or alert.startswith(b"\x15\x03\x01\x00\x02\x02")
-    # The server may not yet have accepted the connection, and has then received nothing.
+    # The list may lack a connection that the server has not yet accepted, so check only that no
+    # bytes were received.
     assert not any(server.received)
     assert proxied.report()["denied"] == before + 1
     assert any(reason in text for text in proxied.refused())
@@ -506,7 +508,7 @@ def test_a_client_that_disconnects_leaves_nothing_in_the_proxy(proxied: Proxied)
             with proxied.tunnel("good.example:443") as client:
                 client.sendall(client_hello("good.example"))
                 client.recv(1)
-        # The end of the block closes the server, which waits for the end of all connections.
+        # The end of the block closes the server, after the server has recorded all connections.
     assert len(server.received) == 20
 
 
@@ -537,7 +539,7 @@ def test_slow_clients_are_cut_off(own: Proxied) -> None:
                     client.sendall(b"G")
             time.sleep(0.2)
         assert own.refused() == ["good.example:443: no ClientHello came in time"]
-        # The proxy now has a free connection for the next client.
+        # The proxy has disconnected a slow client, and must serve the next client.
         assert status(own.get("http://good.example/")) == 200
         assert {read_all(client)[:12] for client in slow} <= {b"HTTP/1.1 408", b""}
     assert [bytes(received) for received in tls.received] == [b""]

@@ -95,7 +95,7 @@ def forge_box(state: Path, *pids: int, **more: Any) -> Path:
         "args": ["true"],
         "created": 1.0,
         "processes": [asdict(ProcessIdentity.of(pid)) for pid in pids],
-        # These fields were trusted by earlier versions of usernsctl.
+        # Forge these fields, because earlier versions of usernsctl trusted them.
         "runsc": "/bin/false",
         "env": [],
     }

@@ -277,7 +277,7 @@ def test_a_lying_interpreter_is_detected_or_harmless(
 
 @pytest.mark.parametrize("script", ["exec sleep 1000", "exec yes", "printf '\\377\\n'"])
 def test_a_false_cat_does_not_delay_a_template(tally: Tally, tmp_path: Path, script: str) -> None:
-    """Check that a hostile cat(1), which reads the ports in the sandbox, delays no template."""
+    """Check that a hostile cat(1), by which usernsctl reads the sandbox's ports, delays nothing."""
     (tmp_path / "cat").write_text(f"#!/bin/sh\n{script}\n")
     (tmp_path / "cat").chmod(0o755)
     env = {"PATH": "/mnt/evil:/usr/bin:/bin"}

@@ -26,7 +26,8 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[un.Sandbox]:
     # The sandbox must mount the directory in which the tests create files.
     shown = {"expose_root": True, "binds": [tmp_path_factory.getbasetemp()]}
     with un.SandboxHost(**shown) as host, host.start(["sleep", "1000"]) as made:
-        # The first call of run() starts the agent.
+        # Start the agent, by the first call of run(), so that the agent does not count as a process
+        # that a test leaves behind.
         made.run(["true"], check=True)
         yield made
 

@@ -281,7 +281,7 @@ def test_wrong_arguments(box: un.Sandbox, python: un.Interpreter) -> None:
     with pytest.raises(TypeError):
         python.run("1", timeout="1")  # type: ignore[arg-type]
     assert python.run("1").value == 1
-    # /bin/echo is no Python interpreter.
+    # /bin/echo is no Python interpreter: it prints its arguments and exits.
     with box.interpreter("/bin/echo") as echo:
         done = echo.run("1", timeout=PATIENCE)
         assert done.reason == "exited"

@@ -34,7 +34,7 @@ class Kept:
         return self.world.run(USERNSCTL, *words, env=self.env)
 
     def ask(self, *words: str) -> dict[str, str]:
-        """Request pages of web servers by a program with the prefix `words`; return the answers."""
+        """Run the client ASK after the command prefix `words`; return each web server's answer."""
         done = self.run(*words, "/usr/bin/python3", "-c", ASK, *REACHED, *DENIED)
         assert done.returncode == 0, done.stderr
         return dict(line.split(" ", 1) for line in done.stdout.splitlines())

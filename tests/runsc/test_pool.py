@@ -260,7 +260,7 @@ def test_failed_starts_raise_and_are_retried_with_delays(
             pool.acquire(0).__enter__()
         pool.close()
         tries = len(count.read_text().splitlines())
-        # The retries wait at least 0.1, 0.2, 0.4 s and so on.
+        # The keeper must wait at least 0.1, 0.2, 0.4 s and so on before its retries.
         assert time.monotonic() - begin >= 0.1 * (2 ** (tries - 2) - 1)
 
 

@@ -180,7 +180,7 @@ def test_sandbox_with_allowed_names_reaches_only_the_proxy(world: World) -> None
     done = world.run(*command, "/usr/bin/python3", "-c", PROXIED + ASK, *words)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    # The proxy connects to no private address, whatever name resolves to the address.
+    # The proxy must not connect to a private address, whatever name resolves to the address.
     assert lines[:-3] == ["web.example 403", "other.example 403", "private.example 403"]
     assert [line for line in lines if "outside" in line or "machine" in line] == []
     assert "private.example" in done.stderr

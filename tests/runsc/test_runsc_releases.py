@@ -50,7 +50,8 @@ def test_sidecar_directory_is_passed_to_runsc(
     monkeypatch.setenv("GVISOR_SIDECAR_BINARIES_DIR", str(release / "other"))
     told = "[ $GVISOR_SIDECAR_BINARIES_DIR = {} ] || exit 99\nexec"
     runsc = (release / "runsc").read_text()
-    # Unset the variable, with which the installed runsc would find programs of the fake release.
+    # Unset the variable by which the installed runsc would find the sidecar programs of the fake
+    # release.
     told += " env -u GVISOR_SIDECAR_BINARIES_DIR"
     write(release / "runsc", runsc.replace("exec", told.format(release / "other")))
     done = usernsctl("run", "--", "echo", "ran")

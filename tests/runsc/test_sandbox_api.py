@@ -343,8 +343,8 @@ def test_runsc_keeps_only_needed_capabilities(
         else:
             runsc = children_of(box.init.pid)
             assert int(status_of(box.init.pid)["CapBnd"], 16) == NEEDED
-        # Check NoNewPrivs for runsc's processes, because a new user namespace has a full bounding
-        # set.
+        # Check NoNewPrivs of runsc's processes instead of the bounding set, which is full in a new
+        # user namespace.
         assert len(runsc) == 2
         assert {status_of(pid)["NoNewPrivs"] for pid in runsc} == {"1"}
 

@@ -53,7 +53,8 @@ def create(id: str, script: str, **streams: Any) -> subprocess.CompletedProcess[
 def test_detached_sandbox_outlives_its_killed_creator(marker: str, detached_state: Path) -> None:
     script = f"un.Sandbox({TRAP}, host=host, id=id, detach=True)\nos.kill(os.getpid(), 9)"
     killed = create(marker, script)
-    # subprocess.run() has returned, so the sandbox did not inherit the pipe for the output.
+    # subprocess.run() has read end of file, so the sandbox has not inherited the pipe for the
+    # output.
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     names = [line.split()[0] for line in processes_with(marker)]
     assert sorted(map(os.path.basename, names)) == [
