@@ -21,8 +21,8 @@ LAYERS = ("base", "map", "sys", "child", "facts", "explain", "ns", "launch", "pr
 # Layers without side effects, whose functions always return the same result for the same arguments.
 PURE = ("map",)
 
-# Sources in programs/shared/ for programs that watch a sandbox, and for programs that start one for
-# the Python package.
+# Sources in programs/shared/ for programs that watch a sandbox, and for programs that start a
+# sandbox for the Python package.
 WATCHED = (
     *("descendants.c", "limit_watch.c", "limits.c", "oom_watch.c", "sandbox_end.c"),
     "sandbox_group.c",
@@ -58,8 +58,8 @@ FREESTANDING_FLAGS = (
 )
 # Without -mno-outline-atomics the compiler calls library functions for atomic operations.
 FREESTANDING_FLAGS_OF = {"aarch64": ("-mno-outline-atomics",)}
-# Sources of the agent that are also linked into the C tests. The agent's entry point is not one of
-# them.
+# Sources of the agent that are also linked into the C tests, which do not include the agent's entry
+# point.
 AGENT = (
     "block",
     "caps",

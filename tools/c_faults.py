@@ -1,10 +1,10 @@
 """Run tests/c while one libc call in csrc/ fails in each run: c_faults.py [TOOLCHAIN].
 
 First, each test runs without a fault, and must pass. Then each call site fails once, with the error
-in tests/c/call_faults.c, in the first TESTS_PER_SITE tests that reach the call site. A test may
-then pass, fail a check, or hang, but must not crash or cause a sanitizer's report. The script needs
-root to create PID namespaces, because after a fault a test may leave processes behind, or send
-signals to wrong processes.
+in tests/c/call_faults.c, in the first TESTS_PER_SITE tests that reach the call site. A test with a
+fault may pass, fail a check, or hang, but must not crash or cause a sanitizer's report. The script
+needs root to create a PID namespace for each test, because after a fault a test may leave processes
+behind, or send signals to wrong processes.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ TESTS_PER_SITE = 2
 SECONDS = 10
 # The accepted exit statuses of a test with a fault. None means that the test hangs.
 PASSED = (0, 1, None)
-# Options that run each test in a PID namespace. A shell is PID 1, so that orphans do not become
-# children of the test.
+# The command that runs each test in a PID namespace. PID 1 is a shell, so that orphans do not
+# become children of the test.
 APART = (
     *("unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private"),
     *("sh", "-c", '"$@"; exit $?', "sh"),
@@ -90,7 +90,7 @@ def run(
 ) -> int | None:
     """Run a test with the call site records in a directory.
 
-    Print its output if its exit status is not accepted.
+    Print the output of the test if its exit status is not accepted.
 
     :param accepted: accepted exit statuses, where None means that the test hangs.
     :returns: the exit status of the test, or None if the test hangs.

@@ -73,8 +73,8 @@ class Toolchain:
         return not self.runner or test.relative_to(TESTS).parts[0] in ALONE
 
 
-# Layers whose tests start no programs and create no namespaces. In the emulator, which has an
-# additional thread, neither would work.
+# Layers whose tests start no programs and create no namespaces, neither of which works in the
+# emulator, which has an additional thread.
 ALONE = ("base", "map", "child", "facts", "explain")
 TOOLCHAINS = {
     made.name: made
@@ -96,8 +96,8 @@ TOOLCHAINS = {
             flags=("-fPIE", *layout.musl_flags(BUILD / "kernel-headers")),
             links=("-static-pie",),
         ),
-        # For tools/c_faults.py, which identifies a call site by the call's return address, so calls
-        # must not become jumps.
+        # For tools/c_faults.py, which identifies a call site by the call's return address. So the
+        # compiler must not turn calls into jumps, which have none.
         Toolchain("faults", "gcc", (*SANITIZE, "-fno-optimize-sibling-calls"), fails=True),
         # Counts executed lines for tools/coverage.py.
         Toolchain(
@@ -207,7 +207,7 @@ def fuzz_command(source: Path, program: Path) -> list[Path | str]:
 
 
 def check_with_clang() -> None:
-    """Check for clang's warnings without code generation, which takes most of a build's time."""
+    """Check for clang's warnings. Omit code generation, which takes most of a build's time."""
     sources = [*CSRC.rglob("*.c"), *sources_of_tests("test"), *sources_of_tests("fuzz")]
     command = ["clang", *FLAGS, '-DUSERNSCTL_VERSION=""', "-fsyntax-only"]
     directories = [

@@ -1,6 +1,6 @@
 """Write the table of environments in docs/doctor.md, or check the table, with --check.
 
-The script needs the modules that tests/environments/table.py imports.
+The script imports tests/environments/table.py, and so needs the modules that this file imports.
 """
 
 from __future__ import annotations

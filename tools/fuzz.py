@@ -1,4 +1,4 @@
-"""Run each fuzz target for some seconds, and add to bench/fuzz.json: fuzz.py SECONDS.
+"""Run each fuzz target for some seconds, and update bench/fuzz.json: fuzz.py SECONDS.
 
 The script adds the number of executions of each target to the file. It needs clang. If ``$ONLY`` is
 set, it runs only the targets whose names contain its value. The inputs that libFuzzer has found

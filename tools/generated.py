@@ -1,4 +1,4 @@
-"""Command line of tools that generate a file: write the file, or check that it is up to date."""
+"""Command line of tools that write a generated file, or check that the file is up to date."""
 
 from __future__ import annotations
 

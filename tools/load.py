@@ -4,7 +4,7 @@ load.py [--spawns N] [--threads N] [--kept N] [--pooled N] [--restored N] [--det
     [--pairs PATTERN] [--seed TEXT] [--memory-growth MIB]
 
 After a warm-up, the script counts the resources of its process: descriptors, memory, threads,
-children, zombies, mounts, and files in the state directory. It adopts orphans, so that they count
+children, zombies, mounts, and files in the state directory. It adopts orphans, and counts them
 as children. Namespaces are not counted, because each lives only as long as a process, a descriptor
 or a mount. The counts must be the same after each load. Only the memory may grow, by
 --memory-growth MiB, because the heap of Python and libc never becomes completely stable.
@@ -228,8 +228,8 @@ HOST: list[un.SandboxHost] = []
 def fork() -> None:
     """Fork a child that drops all usernsctl objects that it has inherited.
 
-    The child blocks interrupts, because a KeyboardInterrupt would let it run the loads as a second
-    process.
+    The child blocks SIGINT, because after a KeyboardInterrupt the child, as a second process, would
+    continue to run the loads.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:

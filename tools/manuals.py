@@ -131,7 +131,7 @@ _RELATED = {
     "bundle": ("usernsctl-run(1)",),
 }
 
-# Matches an option, a variable or a program of usernsctl in a sentence, which is formatted as
+# Matches an option, a variable or a program of usernsctl in a sentence. Matches are formatted as
 # literal text.
 _TYPED = re.compile(
     r"`([^`]+)`"
@@ -197,7 +197,7 @@ def _help_parts(verb: Parser) -> tuple[list[str], list[str], list[str]]:
 
 
 def commands_of(verb: Parser) -> Iterator[Parser]:
-    """Yield the verb `verb`, or all its verbs if it is a group."""
+    """Yield the verb `verb`, or, if `verb` is a group of verbs, all verbs in the group."""
     if not verb.verbs:
         yield verb
     for name in verb.verbs:
@@ -372,7 +372,7 @@ def manuals() -> list[tuple[str, str, str, list[str], str]]:
 
 
 def tidy(page: str) -> str:
-    """Remove unneeded macros and wrap long lines in a manual page: mandoc(1) warns about both."""
+    """Remove unneeded macros from a manual page, and wrap long lines; mandoc(1) warns of both."""
     lines: list[str] = []
     block = ""
     for line in page.splitlines():

@@ -33,7 +33,7 @@ class Row:
     """A comparison of another tool's time and usernsctl's time.
 
     :ivar what: name of the program that is started, or ``""``.
-    :ivar theirs: time of the other tool in milliseconds; `ours` is usernsctl's.
+    :ivar theirs: time of the other tool in milliseconds. `ours` is the time of usernsctl.
     """
 
     their_name: str
@@ -65,7 +65,7 @@ def _bar(kind: str, top: int, name: str, taken: float, length: float) -> str:
 def picture() -> str:
     """Return the picture as SVG, with two bars for each comparison.
 
-    All longer bars are equally long.
+    The longer bar of each comparison has the length LENGTH.
     """
     measured = rows(RESULTS.read_text())
     style = STYLE.search(MODEL.read_text())

@@ -1,7 +1,7 @@
 """A Sphinx extension that adds pages from the top directory, such as SECURITY.md, to the site.
 
-The extension copies the pages to a directory in Sphinx's source directory. It adapts their links to
-the new location, and the links in other pages to the copies.
+The extension copies the pages to a directory in Sphinx's source directory. It adapts the links
+in the copies to the new location, and the links in other pages to the copies.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ Rule = dict[str, Any]
 def with_private_network(source: dict[str, Any]) -> dict[str, Any]:
     """Add the rules for a private network.
 
-    Its refusals replace other refusals of the same system call.
+    The refusals for a private network replace other refusals of the same system call.
     """
     extra = source["private_network"]
     replaced = {entry["name"] for entry in extra["refusal"]}

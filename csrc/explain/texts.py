@@ -45,7 +45,7 @@ class Pattern:
         self._at = 0
 
     def sequences(self) -> list[str]:
-        """Return sequences, at least one of which matches wherever the pattern matches."""
+        """Return sequences, at least one of which matches each text that the pattern matches."""
         found = self._alternatives()
         if self._at != len(self._text):
             raise ValueError(f"{self._text!r}: not supported at {self._at}")
@@ -64,7 +64,7 @@ class Pattern:
         return ["".join(one) for one in itertools.product(*parts)]
 
     def _one(self) -> tuple[list[str], str]:
-        """Parse a group or a set; return the sequences of the group, and the set's members."""
+        """Parse a group or a set. Return the group's sequences, and the set's members."""
         if self._take("(?:"):
             group = self._alternatives()
             self._need(")")

@@ -19,7 +19,7 @@ from elftools.elf.elffile import ELFFile
 from wheels import BUILDS, OUTPUT, TREE, last_commit
 
 ELF = b"\x7fELF"
-# A string that every static program contains if it is linked with glibc.
+# A string in every program that is statically linked with glibc.
 GLIBC = b"glibc"
 TOOLS = Path(sys.executable).parent
 # Expected warnings of check-wheel-contents. The wheel of usernsctl contains one command twice, in
@@ -59,7 +59,7 @@ def glibc_of(wheel: Path) -> tuple[int, int]:
 
 
 def check_programs(wheel: Path) -> None:
-    """Check that programs are static, and that the extension needs no function newer than OLDEST.
+    """Check that programs are static, and that the extension needs no glibc newer than OLDEST.
 
     All files must be for the wheel's architecture.
     """

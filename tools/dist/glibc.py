@@ -13,8 +13,8 @@ from elftools.elf.sections import SymbolTableSection
 OLDEST = (2, 28)
 PLATFORM = "manylinux_{}_{}".format(*OLDEST)
 
-# Functions that OLDEST has, too, but that have newer names or versions with current headers. The
-# wheel is built with older headers (sysroot.py), and so uses the old names.
+# Functions that also OLDEST has, but that programs compiled with current headers need by a newer
+# name or version. The wheel is compiled with older headers (sysroot.py), and so needs the old names.
 RENAMED = frozenset({"stat", "fstat", "lstat", "fstatat", "mknod", "mknodat"})
 RENAMED_PREFIXES = ("__isoc23_", "pthread_", "sem_", "dl")
 
@@ -49,10 +49,10 @@ def needed(file: Path) -> dict[str, tuple[int, ...]]:
 
 
 def too_new(file: Path) -> list[str]:
-    """Return the functions that a file needs and that are newer than OLDEST."""
+    """Return the functions that a file needs, but that OLDEST does not have."""
     return sorted(name for name, version in needed(file).items() if version > OLDEST)
 
 
 def is_renamed(name: str) -> bool:
-    """Return whether OLDEST has a function by an older name or version than in current headers."""
+    """Return whether OLDEST has a function under an older name or version than current headers."""
     return name in RENAMED or name.startswith(RENAMED_PREFIXES)

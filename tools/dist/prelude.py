@@ -1,8 +1,8 @@
 """Builder of the wheel usernsctl-prelude, which contains only usernsctl's native programs.
 
-The wheel is for container images. Once installed, it needs neither Python nor a libc, because its
-programs are static. So it has platform tags for glibc and for musl. Its programs are identical to
-the programs in usernsctl's wheel.
+The wheel is for container images. Its programs are static, and so need neither Python nor a libc.
+Hence the wheel has platform tags for glibc and for musl. Its programs are identical to the programs
+in usernsctl's wheel.
 """
 
 from __future__ import annotations
