@@ -111,8 +111,8 @@ const char *un_error_reason(const struct un_error *err, char *text, size_t size)
     const char *detail = is_name && !*err->detail ? "\"\"" : err->detail;
     const char *between = *kernel && *detail ? ": " : "";
     snprintf(text, size, "%s%s%s", detail, between, kernel);
-    /* Paths, arguments and messages of helpers may contain any bytes, but an error message must be
-     * one line without terminal control sequences. */
+    /* Make the text printable, because paths, arguments and messages of helpers may contain any
+     * bytes, but an error message must be one line without terminal control sequences. */
     if (size)
         un_make_printable(text);
     return text;

@@ -67,7 +67,7 @@ bool un_lines_next(struct un_lines *lines, char line[UN_LINE_MAX], bool *cut)
 void un_lines_rewind(struct un_lines *lines)
 {
     lines->at = 0;
-    /* If the block still holds the complete file, no lseek(2) is needed. */
+    /* Do not call lseek(2) if the block still contains the complete file. */
     if (lines->read == lines->length && !lines->errnum)
         return;
     lines->length = 0;

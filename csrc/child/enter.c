@@ -142,8 +142,8 @@ static int run_task(struct inside *inside)
 {
     struct un_task *task = &inside->task;
     struct un_error err;
-    /* un_task_has_second() must be called before enter_task_namespaces(), which closes the
-     * descriptors that un_task_has_second() checks. */
+    /* Call un_task_has_second() before enter_task_namespaces(), because the latter closes the
+     * descriptors that the former checks. */
     bool second = un_task_has_second(task);
     if (enter_task_namespaces(task, &err))
         return send_and_fail(inside, &err);

@@ -188,7 +188,7 @@ bool un_task_parse(char **words, struct un_task *task)
     texts >>= 1;
     UN_EACH_TASK_TEXT(TAKE)
 #undef TAKE
-    /* A task that only holds namespaces has no command. */
+    /* Require a command, unless the task only keeps namespaces alive. */
     if (!task->holds && !(task->command.file && argc))
         return false;
     if (chunks && !read_groups(&words, (size_t)task->setup.group_count, task))

@@ -318,7 +318,8 @@ static const char *find_errno_cause(const struct un_error *err, const char *proc
         if ((!strcmp(err->detail, "capget") || !strcmp(err->detail, "uname")) &&
             is_refused_by_filter(err->errnum, proc))
             return "seccomp-denies-call";
-        /* An AppArmor profile may deny access to the file of a namespace, which has no path. */
+        /* EACCES may come from an AppArmor profile, which may deny access to the files of
+         * namespaces, because these have no path. */
         return err->errnum == EACCES && is_confined_by_apparmor(proc) ? "lsm-denies-userns" : NULL;
     case UN_STEP_CLONE:
     case UN_STEP_UNSHARE:

@@ -51,8 +51,8 @@ static const char *match_any(const char *sequences, const char *text, size_t siz
     return first;
 }
 
-/* Adds the entries of a table of texts.c that match the text and were not found before to `search`.
- */
+/* Adds to `search` the entries of a table of texts.c that match the text and were not found
+ * before. */
 static void add_entries(struct un_search *search, const char *entries, bool are_hints,
                         const char *text, size_t size)
 {

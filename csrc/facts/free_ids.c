@@ -156,8 +156,8 @@ static bool find_free_range(const struct un_grant_files *files,
     }
     if (range_exists(parents, FIRST))
         return false;
-    /* In a container, the existing ids may end below 100000. If a user file is unreadable, it
-     * counts as empty. */
+    /* If the ids from 100000 on do not exist, as in many containers, choose ids that no user has.
+     * An unreadable user file counts as empty. */
     for (int kind = UN_UID; kind <= UN_GID; kind++)
         take_each_line(files->users[kind], take_user, &behind);
     if (!add_span(taken, 0, behind) || !add_span(taken, last, END))

@@ -140,9 +140,9 @@ bool un_group_has_process(int group, pid_t pid)
     return un_group_any_process(group, is_pid, &pid);
 }
 
-/* Returns whether this process is in the group at the path `group` below `mount`. In a container
- * that sees the control groups of its host, but has a cgroup namespace, the path in
- * /proc/self/cgroup leads to another group. */
+/* Returns whether this process is in the group at the path `group` below `mount`. This must be
+ * checked, because in a container that sees the control groups of its host, but has a cgroup
+ * namespace, the path in /proc/self/cgroup leads to another group. */
 static bool has_this_process(const struct un_groups *groups, int mount, const char *group)
 {
     if (groups->is_copy)

@@ -46,8 +46,8 @@ int un_facts_read_parents(struct un_facts *facts, struct un_error *err)
 
 int un_thread_count(void)
 {
-    /* The link count of /proc/self/task is 2 plus the number of its subdirectories, one per thread.
-     */
+    /* Count threads by the link count of /proc/self/task, which is 2 plus the number of
+     * subdirectories, one for each thread. */
     struct stat task;
     if (stat("/proc/self/task", &task) || task.st_nlink < 3)
         return -1;

@@ -135,8 +135,8 @@ static int helper_state(const char *helper, const struct stat *status)
         return UN_HELPER_CAPS_ELSEWHERE;
     if (!is_setuid && size <= 0)
         return is_script(helper) ? UN_HELPER_READY : UN_HELPER_NOT_SETUID;
-    /* If statvfs(3) fails, assume that the mount is not nosuid: the helper itself will report
-     * missing privileges. */
+    /* If statvfs(3) fails, assume that the mount is not nosuid, because the helper itself will
+     * report missing privileges. */
     bool is_nosuid = !statvfs(helper, &mount) && mount.f_flag & ST_NOSUID;
     return is_nosuid ? UN_HELPER_NOSUID : UN_HELPER_READY;
 }
@@ -179,7 +179,8 @@ int un_facts_read_ranges(struct un_facts *facts, const struct un_sources *source
     for (int kind = UN_UID; kind <= UN_GID; kind++) {
         struct un_id_facts *id = &facts->id[kind];
         read_helper(path, kind, facts);
-        /* The lines of /etc/subgid also begin with a user name or uid, never with a gid. */
+        /* Pass the uid for /etc/subgid, too, because its lines also begin with a user name or uid,
+         * never with a gid. */
         int failed = other
                          ? ask_ranges(kind, path, facts, err)
                          : un_subid_read(un_subid_path(sources, kind), facts->user,

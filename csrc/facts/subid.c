@@ -80,7 +80,8 @@ static void read_ours(struct reader *reader, char *line, bool cut, unsigned numb
             return;
         fault = parse_range(colon + 1, &range);
     }
-    /* A map can have UN_MAP_MAX extents, and the caller's own id needs one of them. */
+    /* Accept one range less than the UN_MAP_MAX extents of a map, because the caller's own id needs
+     * one extent. */
     if (!fault && reader->ranges->len == UN_MAP_MAX - 1)
         fault = "more ranges than a map can hold";
     if (fault)

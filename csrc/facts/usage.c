@@ -86,7 +86,7 @@ bool un_memory_files_open(pid_t pid, struct un_memory_files *files)
     return files->count;
 }
 
-/* Several descriptors of the same file count once. */
+/* Counts each file once, even if several descriptors refer to the file. */
 uint64_t un_memory_files_size(const struct un_memory_files *files)
 {
     struct stat status[UN_MEMORY_FILES];
@@ -129,7 +129,8 @@ uint64_t un_private_memory(pid_t pid)
     ssize_t length = un_read_file(AT_FDCWD, path, text, sizeof text);
     if (length <= 0)
         return 0;
-    /* The supplementary groups, of which there may be thousands, come first. */
+    /* If the buffer is full, search the file line by line, because the list of supplementary
+     * groups, which precedes these lines, may have thousands of groups. */
     if (length == sizeof text - 1)
         return read_line_kib(path, "VmPTE:") + read_line_kib(path, "RssAnon:");
     return read_kib(text, "\nVmPTE:") + read_kib(text, "\nRssAnon:");
@@ -147,8 +148,8 @@ uint64_t un_task_count(pid_t pid)
 {
     char path[64];
     struct stat status;
-    /* The link count of /proc/PID/task is 2 plus the number of its subdirectories, one per thread.
-     */
+    /* Count threads by the link count of /proc/PID/task, which is 2 plus the number of
+     * subdirectories, one for each thread. */
     snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
     return !stat(path, &status) && status.st_nlink > 2 ? (uint64_t)status.st_nlink - 2 : 0;
 }

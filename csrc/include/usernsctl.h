@@ -684,8 +684,8 @@ int un_reap_exited(int pidfd, struct un_usage *usage);
  * all children, and exits with the status of the command, or 128+N if signal N killed it, because
  * PID 1 can't kill itself by a signal. The kernel then kills all other processes of the namespace
  * (pid_namespaces(7)). Does not return. All signals must have been blocked since before `child` was
- * started, and SIGCHLD must not be ignored. Closes all descriptors except `report`, a pipe to which
- * each wait status of the command is written, an int as of waitpid(2); -1 means no reports.
+ * started, and SIGCHLD must not be ignored. Closes all descriptors except `report`, and writes each
+ * wait status of the command (an int as of waitpid(2)) to the pipe `report`, unless `report` is -1.
  */
 void un_be_init(pid_t child, int report);
 /* Kills this process by `sig`, the signal that killed a child, without a core dump. Returns only if

@@ -35,7 +35,7 @@ static void fill_exec_args(const struct un_launch *launch, const struct un_launc
     UN_EACH_RECORD (record, launch, UN_VERB_WATCH) {
         *arg++ = at;
         at += un_marks_expand(&launch->marks, record->arguments, at) + 1;
-        /* The options of the watcher follow argv[0]. */
+        /* Insert the options of the watcher after argv[0]. */
         if (arg != args->argv + 1)
             continue;
         if (params->reraise_signal)

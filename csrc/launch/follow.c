@@ -132,8 +132,8 @@ static enum un_lookup lookup_link(const struct un_trail *trail, const char *name
     int failed = 0;
     found->fd = -1;
     if (is_in_proc(status)) {
-        /* Only the kernel can follow a magic link (symlink(7)), such as /proc/self/fd/N for the
-         * shell's <(COMMAND), whose target may have no path. */
+        /* Let the kernel follow a magic link (symlink(7)), such as /proc/self/fd/N for the shell's
+         * <(COMMAND), because the target of a magic link may have no path. */
         close(link);
         found->fd = openat(trail->place[trail->count - 1].fd, name, O_PATH | O_CLOEXEC);
         return found->fd < 0 ? UN_LOOKUP_FAILED : UN_LOOKUP_FILE;

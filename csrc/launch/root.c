@@ -149,7 +149,7 @@ static int visit_entry(struct un_visit *visit, struct un_launch *launch, int dir
     un_auto_close int found = wanted > 0 ? un_child(directory, entry->d_name) : -1;
     if (found >= 0 && !fstat(found, &status))
         return visit->take(visit, launch, found, &status, entry->d_name, err);
-    /* ENOENT means that the entry was deleted meanwhile. */
+    /* Skip the entry after ENOENT, which means that the entry was deleted meanwhile. */
     return errno == ENOENT ? 0 : un_launch_fail_file(launch, entry->d_name, err);
 }
 

@@ -147,7 +147,7 @@ static void fill_reached(const struct un_view *view, struct un_trail *trail,
 {
     char wanted[UN_PATH_MAX];
     const struct un_place *last = un_trail_last(trail);
-    /* After a failed lookup, the trail's path already includes the name that was looked up. */
+    /* Cut off the name whose lookup has failed, because the trail's path already includes it. */
     trail->path[last->length] = '\0';
     strcpy(reached->inside, un_view_inside(trail));
     if (reached->errnum) {

@@ -106,8 +106,8 @@ static const char *cause_in(const char *helper, const char *output, struct un_er
         return closed;
     if (is_open_filtered(output) || un_filter_forbids(&un_helper_calls, filter))
         return "seccomp-denies-helper";
-    /* newuidmap looks up the real uid and gid, which may differ from the effective ids in the
-     * plan. */
+    /* Check the real ids, because newuidmap looks up the real uid and gid, which may differ from
+     * the effective ids in the plan. */
     if (strstr(output, "Cannot determine your user name"))
         return "no-passwd-entry";
     if (strstr(output, " is owned by a different user") && getuid() == geteuid())

@@ -42,8 +42,9 @@ static void record_message(struct un_received *received, struct start_state *sta
         start_state->failed = un_received_failure(received, err);
     if (received->message.type == UN_MESSAGE_EXECUTING)
         start_state->here = true;
-    /* The first UN_MESSAGE_EXECUTING or UN_MESSAGE_INIT comes from the second child. If the second
-     * child is PID 1, the command's process sends another message, whose sender is ignored. */
+    /* Store the sender of the first UN_MESSAGE_EXECUTING or UN_MESSAGE_INIT, which is the second
+     * child. If the second child is PID 1, the command's process sends a later
+     * UN_MESSAGE_EXECUTING, whose sender is ignored. */
     if (start_state->pid <= 0 && (received->message.type == UN_MESSAGE_EXECUTING ||
                                   received->message.type == UN_MESSAGE_INIT))
         start_state->pid = received->sender;

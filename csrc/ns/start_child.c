@@ -74,7 +74,8 @@ static ssize_t receive(int socket, void *data, size_t size, int flags, struct un
     take_control(&header, received);
     if (!(header.msg_flags & (MSG_TRUNC | MSG_CTRUNC)))
         return got;
-    /* The kernel has dropped descriptors that did not fit this process's descriptor table. */
+    /* Fail with EMFILE, because the kernel has dropped descriptors that did not fit this process's
+     * descriptor table. */
     un_close_each(received->fd, received->fd_count);
     errno = EMFILE;
     return -1;
@@ -244,7 +245,8 @@ int un_receive_message(const struct un_start *start, struct un_received *receive
     if (wait_for_child_message(start, err))
         return -1;
     ssize_t got = receive(start->socket, message, sizeof *message, 0, received);
-    /* ECONNRESET means that the child has exited before it read the parent's byte. */
+    /* Treat ECONNRESET like end of file, because it means that the child has exited before it read
+     * the parent's byte. */
     if (got == 0 || (got < 0 && errno == ECONNRESET))
         return 0;
     if (got < 0)

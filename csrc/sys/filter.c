@@ -60,7 +60,7 @@ static const struct un_probe_call launch_calls[] = {
     USED(setresuid, -1, -1, -1),
     NEEDED(prlimit64, 0, NO_FLAG),
     NEEDED(writev, NO_FD), /* musl's stdio writes messages by writev(2) */
-    /* Python and Go fail at startup without these calls. */
+    /* System calls without which Python and Go fail at startup. */
     NEEDED(rt_sigaction, 0),
     NEEDED(rt_sigprocmask, 0),
     NEEDED(lseek, NO_FD),

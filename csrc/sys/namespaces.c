@@ -43,8 +43,8 @@ int un_namespace_join(const struct un_namespace *ns, struct un_error *err)
 {
     if (un_filter_forbids(&un_join_calls, err) || un_hide_process(err))
         return -1;
-    /* The user namespace is joined first, because this grants the capabilities that setns(2) needs
-     * for the other namespaces. */
+    /* Join the user namespace first, because this grants the capabilities that setns(2) needs for
+     * the other namespaces. */
     for (int kind = 0; kind < UN_NS_COUNT; kind++)
         if (un_namespace_join_one(ns->fd[kind], kind, err))
             return -1;

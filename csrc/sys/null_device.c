@@ -16,7 +16,7 @@ static bool is_null(int fd)
 int un_fill_stdio(void)
 {
     for (int fd = 0; fd < 3; fd++)
-        /* open(2) uses the lowest free number, which is `fd`. */
+        /* The new descriptor is `fd`, because open(2) uses the lowest free number. */
         if (fcntl(fd, F_GETFD) < 0 && (un_open_null(O_RDWR) != fd || fcntl(fd, F_SETFD, 0)))
             return -1;
     return 0;

@@ -73,7 +73,8 @@ int un_reap_exited(int pidfd, struct un_usage *usage)
 {
     siginfo_t how = {.si_pid = 0};
     struct rusage used;
-    /* libc's waitid() has no parameter for the resource usage. */
+    /* Make the system call directly, because libc's waitid() has no parameter for the resource
+     * usage. */
     if (syscall(SYS_waitid, UN_BY_PIDFD, pidfd, &how, WEXITED | WNOHANG | __WALL, &used) ||
         !how.si_pid)
         return -1;

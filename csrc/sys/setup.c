@@ -19,8 +19,8 @@ static int apply_mount_proc(const struct un_setup *setup, struct un_error *err)
 {
     if (!setup->mount_proc)
         return 0;
-    /* If the mount point were shared, the new proc file system would also be mounted in the
-     * caller's mount namespace. */
+    /* Make the mount point private. If it were shared, the new proc file system would also be
+     * mounted in the caller's mount namespace. */
     if (mount("none", setup->mount_proc, NULL, MS_PRIVATE | MS_REC, NULL) && errno != EINVAL)
         return un_fail_errno(err, UN_STEP_MOUNT, setup->mount_proc);
     if (mount("proc", setup->mount_proc, "proc", MS_NOSUID | MS_NOEXEC | MS_NODEV, NULL))

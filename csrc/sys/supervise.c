@@ -90,8 +90,9 @@ void un_reraise(int sig)
 {
     if (sig < 1 || sig >= NSIG)
         return;
-    /* A non-dumpable process leaves no core dump; RLIMIT_CORE does not limit a core that is piped
-     * to a program (core(5)). Ignore a failure, whose only consequence may be a core dump. */
+    /* Make this process non-dumpable, so that it leaves no core dump. RLIMIT_CORE would not
+     * suffice, because it does not limit a core dump that is piped to a program (core(5)). Ignore a
+     * failure, whose only consequence may be a core dump. */
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
     /* Restore the default action, and unblock the signal, because the caller may have ignored or
      * blocked the signal. */

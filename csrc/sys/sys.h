@@ -334,8 +334,9 @@ void un_use_processors(uint64_t count);
  * such as a FIFO. Returns a descriptor, or -1 with errno set, which is ENODEV if the file is not
  * the null device. */
 int un_open_null(int mode);
-/* Opens each closed descriptor among 0 to 2 on /dev/null, so that files opened later do not get
- * these numbers. The opened descriptors are not close-on-exec. Returns 0, or -1 with errno set. */
+/* Opens /dev/null as each of the descriptors 0 to 2 that is closed, so that files opened later do
+ * not get these numbers. The opened descriptors are not close-on-exec. Returns 0, or -1 with errno
+ * set. */
 int un_fill_stdio(void);
 
 /* ---- stdio.c: private open file descriptions for standard input, output and error ------------ */

@@ -1,4 +1,5 @@
-/* Namespaces for tests, with a scratch directory on a tmpfs that exists only in them. */
+/* Functions for tests that run in new namespaces, with a scratch directory on a tmpfs that only
+ * these namespaces have. */
 #ifndef INSIDE_H
 #define INSIDE_H
 

@@ -391,8 +391,8 @@ bool agent_print_leftovers(void);
 
 /* Flags with which an open of a file of unknown type neither blocks nor has a side effect. */
 #define AGENT_OPEN_FILE (O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC)
-/* Flags with which only a directory is opened, and no symbolic link to a directory. O_PATH is
- * needed because gVisor 20240729 without it follows a symbolic link in spite of O_NOFOLLOW. */
+/* Flags with which only a directory is opened, and no symbolic link to a directory. Without O_PATH,
+ * gVisor 20240729 would follow a symbolic link in spite of O_NOFOLLOW. */
 #define AGENT_OPEN_DIRECTORY (O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
 
 /* The kinds of copies that agent_copy_out() sends: a file or a complete directory tree, a regular

@@ -43,7 +43,8 @@ struct agent_block *agent_block_leave(struct agent_blocks *blocks, pid_t keeper)
         if (block->keeper != keeper)
             continue;
         *at = block->next;
-        /* LIFO order: the next keeper reuses the block whose memory was used last. */
+        /* Add the block at the head of the list, so that the next keeper reuses the memory that was
+         * used last. */
         add_free(blocks, block);
         return block;
     }

@@ -134,7 +134,8 @@ static int perform_request(struct keeper *keeper, const struct agent_note *note,
         uint32_t size_asked = (uint32_t)note->value;
         agent_terminal_resize(&keeper->terminal, (uint16_t)(size_asked >> 16),
                               (uint16_t)size_asked);
-        /* After the command was reaped, the id of its group may have been reused. */
+        /* Pass no group after the command was reaped, because the id of the command's group may
+         * have been reused. */
         agent_terminal_signal_resize(&keeper->terminal, keeper->ended ? 0 : keeper->command);
         return 0;
     }
@@ -151,8 +152,8 @@ static void receive_request(struct keeper *keeper)
     if (size <= 0) {
         close(keeper->socket);
         keeper->socket = -1;
-        /* After the keeper has sent the status of the command, background processes of the command
-         * continue even if the host closes the socket. */
+        /* Kill the command only if its status has not been sent yet. Afterwards, background
+         * processes of the command continue even if the host closes the socket. */
         if (!keeper->ended)
             kill_descendants_of_keeper(keeper);
         agent_terminal_close(&keeper->terminal);
@@ -241,7 +242,8 @@ static int become_keeper(struct keeper *keeper)
     if (keeper->signals < 0 || prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) ||
         prctl(PR_SET_PDEATHSIG, SIGTERM, 0, 0, 0))
         return -1;
-    /* A new session isolates the keeper from the terminals of other commands and their signals. */
+    /* Start a new session, so that the terminals of other commands send no signals to the
+     * keeper. */
     setsid();
     return 0;
 }
@@ -254,7 +256,8 @@ static int open_terminal(struct keeper *keeper, struct agent_start *start,
     start->has_terminal = header->flags & AGENT_TERMINAL;
     if (!start->has_terminal)
         return 0;
-    /* The terminal must belong to the user of the command. */
+    /* Create the terminal with the command's uid, because the user of the command must own the
+     * terminal. */
     uid_t uid = header->flags & AGENT_IDS ? header->uid : keeper->agent->uid;
     uid_t own = agent_set_effective_uid(uid);
     int other = agent_terminal_open(&keeper->terminal, request->fd[AGENT_STDIN],

@@ -96,8 +96,8 @@ CALL_1(int, chdir, __NR_chdir, const char *)
 CALL_1(pid_t, getpgid, __NR_getpgid, pid_t)
 CALL_1(mode_t, umask, __NR_umask, mode_t)
 CALL_2(int, shutdown, __NR_shutdown, int, int)
-/* dup3(2), unlike dup2(2), fails if both descriptors are equal. The agent never calls dup2() with
- * equal descriptors. */
+/* Call dup3(2), because not all architectures have dup2(2). Unlike dup2(2), dup3(2) fails if both
+ * descriptors are equal, but the agent never calls dup2() with equal descriptors. */
 CALL_2(int, dup2, __NR_dup3, int, int)
 CALL_2(int, kill, __NR_kill, pid_t, int)
 CALL_2(int, setpgid, __NR_setpgid, pid_t, pid_t)

@@ -162,8 +162,8 @@ static void kill_descendants(struct server *server)
 {
     const struct agent_killing how = {
         .reap = reap_keepers,
-        /* Outside of a sandbox, as in tests, agent_kill_while_stopped() would stop all processes of
-         * the host. */
+        /* Allow agent_kill_while_stopped() only in a sandbox. Outside, as in tests, it would stop
+         * all processes of the host. */
         .get_help = server->agent.is_inside ? kill_own_descendants_stopped : NULL,
         .arg = server,
     };
@@ -229,7 +229,8 @@ int agent_serve(int control, bool is_inside, bool outlives)
         !say_hello(&server))
         return 1;
     int status = serve(&server);
-    /* When PID 1 exits, the kernel kills all other processes. */
+    /* Kill the remaining processes, unless this process is PID 1, whose exit makes the kernel kill
+     * them. */
     if (agent->pid != 1)
         kill_descendants(&server);
     return status;

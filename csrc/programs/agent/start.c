@@ -76,12 +76,13 @@ static int set_up_command(struct agent_start *start)
         return 1;
     if (change_ids(start))
         return answer_start_failure(start, AGENT_STEP_IDS, errno);
-    /* The kernel has cleared the parent-death signal when the ids changed (prctl(2)). */
+    /* Set the parent-death signal only now, because the kernel clears it when the ids change
+     * (prctl(2)). */
     if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0))
         return answer_start_failure(start, AGENT_STEP_FORK, errno);
     if (header->umask != AGENT_UNCHANGED)
         umask(header->umask & 0777);
-    /* No chdir(2) is needed for "/", the agent's working directory. */
+    /* Do not call chdir(2) for "/", which already is the working directory of the agent. */
     if (strcmp(start->strings->cwd, "/") && chdir(start->strings->cwd))
         return answer_start_failure(start, AGENT_STEP_CWD, errno);
     return 0;

@@ -53,8 +53,7 @@ static int prepare_holder(int socket, const struct un_options *options, int *net
         return -1;
     if (un_setup_apply(&options->setup, err))
         return -1;
-    /* As PID 1 of a PID namespace, the holder adopts orphans. SIG_IGN makes the kernel reap
-     * them. */
+    /* Make the kernel reap the orphans that the holder adopts if it is PID 1 of a PID namespace. */
     signal(SIGCHLD, SIG_IGN);
     if (setsid() < 0)
         return un_fail_errno(err, UN_STEP_SESSION, "setsid");

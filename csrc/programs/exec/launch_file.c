@@ -67,8 +67,8 @@ static enum un_lookup lookup_checking_owner(const struct un_trail *trail, const 
         un_close_quietly(found->fd);
         return UN_LOOKUP_FAILED;
     }
-    /* In a sticky directory, only the owner of an entry (or of the directory) can replace the
-     * entry. */
+    /* Accept a trusted owner's entry in a sticky directory, where only the owner of the entry or of
+     * the directory can replace the entry. */
     bool is_kept = gap->status.st_mode & S_ISVTX && un_owner_is_trusted(entry.st_uid, trail->path);
     if (un_owner_is_trusted(gap->status.st_uid, gap->path) &&
         (is_kept || !un_others_may_write(parent->fd))) {

@@ -430,8 +430,8 @@ int un_options_parse(int argc, char **argv, struct un_options *options, struct u
     int option;
     bool has_others = false;
     while ((option = getopt_long(argc, argv, short_options, long_options, NULL)) != -1) {
-        /* If the value of an option is missing, musl sets optind to a value above argc, unlike
-         * glibc. */
+        /* Limit optind to argc, because musl, unlike glibc, sets optind to a value above argc if
+         * the value of an option is missing. */
         const char *word = argv[(optind > argc ? argc : optind) - 1];
         if (take_one_option(options, option, word, err))
             return -1;
@@ -456,8 +456,8 @@ int un_options_parse(int argc, char **argv, struct un_options *options, struct u
     if (optind < argc && options->hold >= 0 && strcmp(argv[optind], UN_NETWORK) != 0)
         return fail_usage(err, "--hold creates a namespace, and runs no command: %s%s",
                           argv[optind], "");
-    /* With a new network namespace, the private network would be connected to that namespace
-     * instead of the machine's network. */
+    /* Reject a new network namespace, because the private network would be connected to that
+     * namespace instead of the machine's network. */
     if (optind < argc && options->hold >= 0 && options->flags & un_ns_flag(UN_NS_NET))
         return fail_usage(err, "%s and %s exclude each other", "--net private", "--net (-n)");
     conclude_options(options);

@@ -216,7 +216,7 @@ static bool give_up(const struct ports *ports, const int others[2])
     for (size_t i = 0; i < ports->count; i++)
         keep[i + 2] = ports->port[i].socket;
     size_t count = un_sort_fds(keep, ports->count + 2);
-    /* In the new root directory, /proc/self/fdinfo, no process can create a file. */
+    /* Make /proc/self/fdinfo the root directory, because no process can create a file there. */
     return !un_close_fds(keep, count, &err) && !chroot("/proc/self/fdinfo") && !chdir("/") &&
            drop_privileges();
 }

@@ -297,8 +297,8 @@ int main(int argc, char **argv)
         fputs("usage: usernsctl-network CREATOR REPORT OPTION...\n", stderr);
         return SANDBOX_FAILED;
     }
-    /* Reset SIGCHLD, whose inherited action may be SIG_IGN: the exit of a child would not be
-     * noticed then. */
+    /* Reset SIGCHLD, because its inherited action may be SIG_IGN, with which this process would not
+     * notice the exit of a child. */
     un_default_sigchld(&sigchld);
     sigemptyset(&children);
     sigaddset(&children, SIGCHLD);

@@ -86,7 +86,8 @@ static void store_destination(struct msghdr *head, struct client_reply *found)
         memcpy(from, one, CMSG_LEN(size));
         from->cmsg_len = CMSG_LEN(size);
         found->head.msg_controllen = CMSG_SPACE(size);
-        /* With the interface index 0, the kernel chooses the device by its routes. */
+        /* Set the interface index to 0, so that the kernel chooses the device for the answer by its
+         * routes. */
         if (is_4)
             four->ipi_ifindex = 0;
         else

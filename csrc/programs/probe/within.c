@@ -110,10 +110,10 @@ int run_within(uint64_t most, struct un_error *err)
         end_all(child, status != UN_PROBE_LATE, &signals);
         return status;
     }
-    /* Create the process group that end_all() kills. setpgid(2) would suffice, but a seccomp filter
-     * may kill a process that calls it, because sandboxes do not call it. The parent runs in a
-     * session without a controlling terminal, so setsid(2) does not detach this process from a
-     * terminal. */
+    /* Create the process group that end_all() kills. setpgid(2) would suffice, but the start of a
+     * sandbox does not call setpgid(2), so a seccomp filter may kill a process that does. The
+     * parent runs in a session without a controlling terminal, so setsid(2) does not detach this
+     * process from a terminal. */
     setsid();
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     sigprocmask(SIG_SETMASK, &before, NULL);

@@ -154,9 +154,9 @@ static int explain_failure(struct watch_args *args, int status, const char *caus
 {
     struct stat crash;
     int ended, ours = explain_runsc(args->files, status, cause);
-    /* After the start of a sandbox, a failure leaves a crash report, or runsc exits with 128+N for
-     * the signal N that has killed the sandbox. Before the start, runsc reports an error
-     * instead. */
+    /* Infer from the failure whether the sandbox had started. After the start, there is a crash
+     * report, or runsc exits with 128+N for the signal N that has killed the sandbox. Before the
+     * start, runsc reports an error instead. */
     bool has_crashed = !stat(args->files[CRASH], &crash) && crash.st_size;
     bool had_started = status > 128 || has_crashed;
     if (has_crashed || !un_runsc_has_ended(args->files[DEBUG], &ended))

@@ -92,7 +92,7 @@ static void add_usage(struct un_text *text, const struct rusage *before)
 static void compose(struct un_text *text, const struct watch_result *result, uint64_t denied)
 {
     char start[128];
-    /* The limit and usage of a timeout are in milliseconds, and the result has seconds. */
+    /* Convert the limit and usage of a timeout from milliseconds to seconds. */
     double unit = strcmp(result->reason, "timeout") ? 1 : 1000;
     snprintf(start, sizeof start, "{\"status\": %d", result->status);
     un_text_add(text, start);
@@ -128,7 +128,7 @@ static int write_file(const struct result_file *file, const struct un_text *text
         !renameat(file->directory, file->temporary, file->directory, file->name))
         return 0;
     int errnum = errno;
-    /* Fails for a file without a name. */
+    /* Remove the temporary name, if the file has one. */
     unlinkat(file->directory, file->temporary, 0);
     errno = errnum;
     return -1;

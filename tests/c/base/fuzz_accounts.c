@@ -1,6 +1,6 @@
-/* Fuzz target: looking up any name in any /etc/passwd and /etc/group yields only valid ids and
- * numbers of groups. The first line of the input is the name, and the rest is the content of both
- * files. */
+/* Fuzz target: looking up any name in any /etc/passwd and /etc/group yields only valid ids, and no
+ * more groups than fit the result. The first line of the input is the name, and the rest is the
+ * content of both files. */
 #include "base/base.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

@@ -67,7 +67,8 @@ static void a_visit_sees_each_child_once(void)
 static void a_new_process_has_another_last_pid(void)
 {
     int file = un_open_last_pid();
-    /* un_open_last_pid() rejects an emulated file, as some containers have it. */
+    /* End the test if un_open_last_pid() fails, as in containers in which lxcfs or the like
+     * emulates the file. */
     if (file < 0)
         return;
     int64_t before = un_last_pid(file);

@@ -116,7 +116,8 @@ static void a_later_command_with_the_pid_of_an_ended_one_survives(void)
     struct agent_process agent;
     int alive, again;
     pid_t pid, other;
-    /* A kernel without CONFIG_CHECKPOINT_RESTORE can't be told the next pid. */
+    /* End the test in a kernel without CONFIG_CHECKPOINT_RESTORE, in which the next pid can't be
+     * chosen. */
     if (access(LAST_PID, W_OK))
         return;
     start_agent(&agent);

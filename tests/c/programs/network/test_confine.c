@@ -89,8 +89,8 @@ static void check_page(const struct sockaddr_in *inside, int readable)
     CHECK_INT(errno, EFAULT);
 }
 
-/* Restricts this process by confine_forwarder() for one or many published ports, and checks what it
- * may still do. */
+/* Restricts this process by confine_forwarder() for one or many published ports, and checks which
+ * system calls still work. */
 static int only_forwards(void *arg)
 {
     static struct network network;
