@@ -65,7 +65,7 @@ static int receive_namespaces(const struct un_start *start, uint64_t flags, int 
         return un_received_failure(&received, err);
     if (!taken || un_receive_message(start, &received, err))
         return un_fail(err, UN_STEP_CLONE, EPROTO, NULL,
-                       "messages of the process that holds the namespace");
+                       "invalid message from the process that holds the namespace");
     return 0;
 }
 
@@ -114,7 +114,7 @@ int un_namespace_create(const struct un_plan *plan, uint64_t flags, const char *
     memset(ns->fd, 0xff, sizeof ns->fd);
     if (flags & CLONE_NEWPID)
         return un_fail(err, UN_STEP_ARGUMENT, EINVAL, NULL,
-                       "a PID namespace can't outlive its process 1");
+                       "a PID namespace can't outlive its PID 1");
     int cancel = un_forbid_cancel();
     int failed = create(plan, flags | CLONE_NEWUSER, &start, ns, err);
     un_restore_cancel(cancel);

@@ -233,7 +233,7 @@ static int wait_for_child_message(const struct un_start *start, struct un_error 
     if (count > 0)
         return 0;
     if (count < 0)
-        return un_fail_errno(err, UN_STEP_CLONE, "messages of usernsctl-child");
+        return un_fail_errno(err, UN_STEP_CLONE, "can't receive from usernsctl-child");
     return un_fail(err, UN_STEP_CLONE, ETIMEDOUT, "start-timeout",
                    "the child did not execute the command within %g s", start->timeout_ms / 1000.0);
 }
@@ -250,14 +250,14 @@ int un_receive_message(const struct un_start *start, struct un_received *receive
     if (got == 0 || (got < 0 && errno == ECONNRESET))
         return 0;
     if (got < 0)
-        return un_fail_errno(err, UN_STEP_CLONE, "messages of usernsctl-child");
+        return un_fail_errno(err, UN_STEP_CLONE, "can't receive from usernsctl-child");
     if (got == sizeof *message && message->type >= 0 && message->type < UN_MESSAGE_TYPES &&
         message->step >= 0 && message->step < UN_STEP_COUNT &&
         memchr(message->cause, '\0', sizeof message->cause) &&
         memchr(message->detail, '\0', sizeof message->detail))
         return 1;
     un_close_each(received->fd, received->fd_count);
-    return un_fail(err, UN_STEP_CLONE, EPROTO, NULL, "messages of usernsctl-child");
+    return un_fail(err, UN_STEP_CLONE, EPROTO, NULL, "invalid message from usernsctl-child");
 }
 
 int un_received_failure(const struct un_received *received, struct un_error *err)

@@ -22,7 +22,7 @@ def test_a_volume_over_the_launches_is_named(plain: Engine, tmp_path: Path) -> N
     done = plain(*PROTECTED, f"--volume={tmp_path}:/etc", PRELUDE, "--", "true")
     assert (done.returncode, done.stdout) == (125, "")
     assert "/etc/usernsctl/launch: No such file or directory" in done.stderr
-    assert "mount no volume over the directory of a launch of the image" in done.stderr
+    assert "a volume may hide the launch of the image" in done.stderr
 
 
 def test_a_volume_over_the_programs_starts_nothing(plain: Engine, tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ def test_hostile_user_names_are_refused_in_one_line(in_gvisor: Program, name: st
         (["-nV"], "in-gvisor: -n is not an option"),
         (["-\u20acV"], "in-gvisor: -? is not an option"),
         (["--help=x"], "in-gvisor: --help=x is not an option"),
-        (["--check", "--runsc=/usr/bin/runsc"], "--check with --runsc: --check checks a launch"),
+        (["--check", "--runsc=/usr/bin/runsc"], "--check with --runsc: the launch that --check"),
         (["--check"], "/etc/usernsctl/launch: No such file"),
         (["--"], "no command"),
         ([], "no command"),

@@ -126,7 +126,7 @@ def test_unknown_names_are_refused(prelude: Program, launch: Path, user: str) ->
 def test_malformed_users_are_refused(prelude: Program, launch: Path, user: str) -> None:
     done = prelude("--launch", launch, f"--run-as={user}", "--check")
     assert (done.returncode, done.stdout) == (125, "")
-    assert "must be UID[:GID] or NAME[:GROUP]" in done.stderr
+    assert "is not UID[:GID] or NAME[:GROUP]" in done.stderr
     assert len(done.stderr.splitlines()) <= 3
 
 

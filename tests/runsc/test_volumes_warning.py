@@ -53,7 +53,7 @@ def test_volume_whose_changes_are_lost_is_reported(
     launch = freeze(tmp_path / "launch", *ALL, command=command)
     done = launch_with_mounts(launch, f"mount --bind volume {SRV}")
     assert (done.returncode, done.stdout) == (0, "ran\n")
-    told = f"usernsctl-exec: warning: what the command writes to {SRV} is lost: bind it"
+    told = f"usernsctl-exec: warning: writes of the command to {SRV} are lost: freeze"
     assert done.stderr.startswith(told)
     assert len(done.stderr.splitlines()) == 1
     assert [path.name for path in volume.iterdir()] == ["file"]

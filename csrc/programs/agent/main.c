@@ -52,6 +52,6 @@ int main(int argc, char **argv, char **environment)
     kinds |= is_given(argv, OWN_NET) ? CLONE_NEWNET : 0;
     if (kinds && syscall(SYS_unshare, kinds))
         return complain_not_gvisor(
-            "usernsctl: usernsctl-agent: namespaces of its own are denied\n");
+            "usernsctl: usernsctl-agent: can't create its own namespaces in gVisor\n");
     return agent_serve(STDIN_FILENO, true, is_given(argv, OUTLIVES));
 }

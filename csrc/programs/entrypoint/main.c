@@ -338,9 +338,9 @@ static int check_policy(const struct policy *policy, const char *command)
     if (policy->runsc && policy->is_check)
         return refuse_usage(
             "--check with --runsc", "",
-            "--check checks a launch, which names its own runsc: leave out --runsc");
+            "the launch that --check checks names its own runsc: leave out --runsc");
     if (policy->is_health && policy->is_check)
-        return refuse_usage("--health with --check", "", "give one of them");
+        return refuse_usage("--health with --check", "", "the options exclude each other");
     if (!command && !policy->is_check && !policy->is_health)
         return refuse_usage("no command", "", "give one, as in: " SELF " -- cat /proc/version");
     return check_variables();

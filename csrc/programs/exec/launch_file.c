@@ -36,8 +36,8 @@ static int open_launch_file(const char *file, char real[UN_PATH_MAX], struct un_
         un_blame_missing_proc(err);
         if (err->errnum == ENOENT && !err->cause)
             snprintf(err->remedy, sizeof err->remedy,
-                     "write it by: usernsctl freeze -o FILE; in a container, mount no volume over "
-                     "the directory of a launch of the image");
+                     "usernsctl freeze -o FILE -- CMD    # in a container, a volume may hide the "
+                     "launch of the image");
         return -1;
     }
     return un_fail(err, UN_STEP_LAUNCH, 0, "foreign-link",

@@ -37,7 +37,7 @@ static int take_terminal(const struct un_launch *launch, struct launch_params *p
     if (params->base.terminal || !is_needed)
         return 0;
     return un_fail(err, UN_STEP_STDIO, 0, "terminal-missing",
-                   "the launch needs a terminal, but standard input, output and error are not one");
+                   "the launch needs a terminal as standard input, output and error");
 }
 
 /* Sets the supplementary groups to the groups in the launch, which belong to the user of the
@@ -99,7 +99,7 @@ int un_launch_params_set_user(const struct un_launch *launch, const char *run_as
         return take_user_of_launch(launch, params, err);
     if (!un_account_parse(run_as, &params->user))
         return un_fail(err, UN_STEP_ARGUMENT, 0, "usage",
-                       "%s: \"%.200s\" must be UID[:GID] or NAME[:GROUP], ids from 0 to 4294967294",
+                       "%s: \"%.200s\" is not UID[:GID] or NAME[:GROUP], ids from 0 to 4294967294",
                        "--run-as", run_as);
     if (!launch->of_verb[UN_VERB_JSON_USER])
         return un_fail(err, UN_STEP_ARGUMENT, 0, "usage",

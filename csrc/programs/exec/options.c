@@ -186,7 +186,7 @@ static int parse_setgroups(const char *text, int *setgroups, struct un_error *er
     else if (!strcmp(text, "deny"))
         *setgroups = UN_SETGROUPS_DENY;
     else
-        return fail_usage(err, "%s: \"%.200s\" must be allow or deny", "--setgroups", text);
+        return fail_usage(err, "%s: \"%.200s\" is not allow or deny", "--setgroups", text);
     return 0;
 }
 
@@ -202,7 +202,7 @@ static int parse_propagation(const char *text, struct un_options *options, struc
             options->propagation = modes[i].flag;
             return 0;
         }
-    return fail_usage(err, "%s: \"%.200s\" must be private, shared, slave or unchanged",
+    return fail_usage(err, "%s: \"%.200s\" is not private, shared, slave or unchanged",
                       "--propagation", text);
 }
 
@@ -211,7 +211,7 @@ static int parse_log(const char *text, struct un_options *options, struct un_err
     options->log_json = !strcmp(text, "json");
     if (options->log_json || !strcmp(text, "text"))
         return 0;
-    return fail_usage(err, "%s: \"%.200s\" must be text or json", "--log", text);
+    return fail_usage(err, "%s: \"%.200s\" is not text or json", "--log", text);
 }
 
 static int parse_fd(const char *option, const char *text, int *fd, struct un_error *err)

@@ -72,7 +72,7 @@ static int listen_inside(uint16_t port, struct un_error *err)
     if (found >= 0 && !bind(found, (const struct sockaddr *)&address, sizeof address) &&
         !listen(found, BACKLOG))
         return found;
-    un_fail_errno(err, UN_STEP_NETWORK, "a port inside for a program outside");
+    un_fail(err, UN_STEP_NETWORK, errno, NULL, "can't listen on port %u of the sandbox", port);
     un_close_quietly(found);
     return -1;
 }

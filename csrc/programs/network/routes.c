@@ -218,8 +218,8 @@ int routes_of_machine(struct prefixes *found, struct un_error *err)
         (read_consistent_family(AF_INET6, bytes, found) && errno != EAFNOSUPPORT &&
          errno != EOPNOTSUPP))
         return errno == ENODATA ? un_fail(err, UN_STEP_NETWORK, 0, NULL,
-                                          "a gateway of this machine is hidden; run: "
-                                          "sysctl net.ipv4.nexthop_compat_mode=1")
+                                          "the kernel hides the gateways of nexthop objects; as "
+                                          "root: sysctl net.ipv4.nexthop_compat_mode=1")
                                 : un_fail_errno(err, UN_STEP_NETWORK, "the routes of this machine");
     return 0;
 }

@@ -23,8 +23,7 @@ static int take_fd(const char *word)
     int fd = (int)number;
     int taken = fd < 3 ? fcntl(fd, F_DUPFD_CLOEXEC, 3) : fd;
     if (taken < 0 || fcntl(taken, F_SETFD, FD_CLOEXEC)) {
-        fprintf(stderr, "descriptor %s: ", word);
-        sandbox_fail("taken over");
+        fprintf(stderr, "usernsctl: descriptor %s: %s\n", word, strerror(errno));
         return -1;
     }
     return taken;

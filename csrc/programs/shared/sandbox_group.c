@@ -175,7 +175,7 @@ int sandbox_group_make(struct sandbox_group *group, const struct un_limits *limi
         int errnum = errno;
         sandbox_group_remove(group);
         return un_fail(err, UN_STEP_SANDBOX, errnum, "limit-unenforceable",
-                       "the control group of the sandbox can't be made");
+                       "the control group of the sandbox can't be created");
     }
     return 0;
 }

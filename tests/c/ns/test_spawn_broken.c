@@ -154,7 +154,7 @@ static void with_recvmsg_refused(void)
     init_inside(&spawn);
     filter_argument(SYS_recvmsg, 2, MSG_CMSG_CLOEXEC, SECCOMP_RET_ERRNO | EPERM);
     alarm(20);
-    check_fails(&spawn, NULL, "messages of usernsctl-child");
+    check_fails(&spawn, NULL, "can't receive from usernsctl-child");
 }
 
 int main(void)
