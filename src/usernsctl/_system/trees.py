@@ -102,13 +102,13 @@ class TreeWriter:
         :raises ValueError: `name` is not the name of a file, or no file may be created now.
         """
         if self.is_in_file or self.is_complete:
-            raise ValueError("an entry outside of a directory")
+            raise ValueError("an entry in a file, or after the end of the tree")
         if not self._levels:
             if name or self._has_begun:
-                raise ValueError("a tree with a second top")
+                raise ValueError("a second root of the tree, or a root with a name")
             return self._name, self._parent.fd
         if not is_file_name(name):
-            raise ValueError("an entry whose name is no name of a file")
+            raise ValueError(f"{name!r} is not the name of a file")
         return name, self._levels[-1].file.fd
 
     def enter_directory(self, name: bytes, mode: int, mtime_ns: int) -> None:
@@ -155,7 +155,7 @@ class TreeWriter:
         :raises OSError: the file system reports an error.
         """
         if not self._levels:
-            raise ValueError("an end of nothing")
+            raise ValueError("an end without an open file or directory")
         level = self._levels[-1]
         os.fchmod(level.file.fd, level.mode & _PERMISSIONS)
         # Ignore errors, because not every file system can store every time.
@@ -173,7 +173,7 @@ class TreeWriter:
         :raises OSError: the link can't be created.
         """
         if not self._levels:
-            raise ValueError("a tree that is a symbolic link")
+            raise ValueError("the root of the tree is a symbolic link")
         wanted, parent = self._take_name(name)
         os.symlink(target, wanted, dir_fd=parent)
         with contextlib.suppress(OSError, OverflowError):

@@ -343,7 +343,7 @@ class _Copy:
             self.writer.flush()
         answer = self.read()
         if answer.kind != records.DONE:
-            raise records.InvalidRecordError(f"an answer of kind {answer.kind}")
+            raise records.InvalidRecordError(f"the answer has the invalid kind {answer.kind}")
 
 
 # The meanings of errnos from the copying program for which the texts of strerror(3) would mislead.
@@ -411,7 +411,7 @@ def read_file(place: Place, path: str, max_bytes: int) -> bytes:
     with _Copy(place, "read", path) as copy:
         record = copy.read()
         if record.kind != records.FILE:
-            raise records.InvalidRecordError(f"a record of kind {record.kind}, not a file")
+            raise records.InvalidRecordError(f"the first record has the invalid kind {record.kind}")
         if record.size > max_bytes:
             raise _limit_error(copy, b"", "max_bytes", max_bytes)
         # Allocate the complete size at once, because a growing buffer would be copied repeatedly.
@@ -443,7 +443,7 @@ def _read_content(copy: _Copy, view: memoryview, more: bytearray, max_bytes: int
         copy.reader.read_into(view[size : size + record.size])
         size += record.size
     if record.kind != records.LEAVE or copy.read().kind != records.DONE:
-        raise records.InvalidRecordError("no end of the file")
+        raise records.InvalidRecordError("the end of the file is missing")
     return size
 
 
@@ -463,7 +463,7 @@ def list_dir(place: Place, path: str, max_entries: int) -> list[FileEntry]:
 def _entry_of(record: Record) -> FileEntry:
     kind = _TYPES.get(stat.S_IFMT(record.mode))
     if kind is None or not trees.is_file_name(record.name):
-        raise records.InvalidRecordError("an entry without a type or a name")
+        raise records.InvalidRecordError("a directory entry has no valid type or name")
     return FileEntry(
         name=os.fsdecode(record.name),
         type=kind,
@@ -500,7 +500,7 @@ class _Getting:
                 where = os.path.join(self._destination, path) if path else self._destination
                 raise _outside_error(error, where) from error
         if not writer.is_complete:
-            raise records.InvalidRecordError("an end of the copy before the end of the tree")
+            raise records.InvalidRecordError("the copy has ended before the tree")
 
     def _twice_error(self, path: str) -> SandboxFileError:
         where = os.path.join(self._destination, path)
@@ -520,7 +520,7 @@ class _Getting:
         """
         if record.kind == records.DATA:
             if not writer.is_in_file:
-                raise ValueError("data without a file")
+                raise ValueError("data without an open file")
             self._check_bytes(writer.path_of(), record.size)
             self.counts.bytes += record.size
             for part in self._copy.reader.data(record.size):

@@ -222,21 +222,21 @@ class RecordReader:
         kind, mode, size, nanoseconds, seconds, length = header
         if kind == DATA:
             if not 0 < size <= DATA_MAX:
-                raise InvalidRecordError(f"{size} bytes of data in one record")
+                raise InvalidRecordError(f"a record has {size} bytes of data, not 1 to {DATA_MAX}")
             return Record(DATA, size=size)
         if kind not in _TEXT_MAX or size > _TEXT_MAX[kind]:
-            raise InvalidRecordError(f"a record of kind {kind} with {size} bytes of text")
+            raise InvalidRecordError(f"a record of the kind {kind} has {size} bytes of text")
         text = bytes(self._take(size))
         target = b""
         if kind == LINK:
             if not 0 < length < size or length > NAME_MAX:
-                raise InvalidRecordError("a link without a name or a target")
+                raise InvalidRecordError("a link has no valid name or target")
             text, target = text[:length], text[length:]
             length = len(target)
         if b"\0" in text + target or nanoseconds >= _NANOSECONDS:
-            raise InvalidRecordError("a name with NUL, or an impossible time")
+            raise InvalidRecordError("a name has a NUL character, or a time is out of range")
         if kind == STOPPED and not 0 < mode <= _ERRNO_MAX:
-            raise InvalidRecordError(f"an error with the number {mode}")
+            raise InvalidRecordError(f"the error number {mode} is out of range")
         return Record(kind, mode, text, target, length, seconds * _NANOSECONDS + nanoseconds)
 
     def data(self, size: int) -> Iterator[memoryview]:
