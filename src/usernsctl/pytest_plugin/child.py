@@ -324,7 +324,7 @@ def move(target: Target, *, mount_proc: bool, channel: Channel) -> None:
 
 def refuse(error: UsernsError) -> NoReturn:
     """Fail the test, because its namespaces can't be created."""
-    remedy = f"\n{error.remedy}" if error.remedy else ""
+    remedy = f"\nremedy: {error.remedy}" if error.remedy else ""
     reason = f"can't create the namespaces of the test: {error}{remedy}"
     raise pytest.fail.Exception(reason, pytrace=False) from None
 
