@@ -99,7 +99,7 @@ def test_usage_errors_are_json_after_the_log_option(
         assert "--no-such" in error(program("--log=json", "--no-such", "true"), 125)["message"]
         done = program("--log=xml", "true")
         assert done.returncode == 125
-        assert "must be text or json" in done.stderr
+        assert "text or json" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_errors_in_options_are_json(usernsctl: Program) -> None:
         (["--log=json", "--bind"], "--bind needs a value"),
         (["--log", "json"], "no command"),
         (["--log=json", "--rootfs", "", "--", "true"], "--rootfs needs a directory"),
-        (["--log=json", "--network", HOSTILE, "--", "true"], "must be none"),
+        (["--log=json", "--network", HOSTILE, "--", "true"], "is not none, host or private"),
     ):
         message = error(usernsctl("run", *words), 125)
         assert (message["program"], message["step"]) == ("usernsctl", "usage")

@@ -203,9 +203,9 @@ def test_invalid_output_limits_are_refused(usernsctl: Program) -> None:
         (["--max-output", "0"], "--max-output: '0' must be more than 0"),
         (["--max-output", "-1"], "--max-output: '-1' is not a number of bytes"),
         (["--max-output", "1e9"], "--max-output: '1e9' is not a number of bytes"),
-        (["--max-output", "1.1G"], "is more than 1G: so much of the output is kept in memory"),
+        (["--max-output", "1.1G"], "'1.1G' is more than 1G, the limit: usernsctl"),
         (["--on-overflow", "kill"], "--on-overflow needs --max-output"),
-        (["--max-output", "1", "--on-overflow", "x"], "'x' must be truncate or kill"),
+        (["--max-output", "1", "--on-overflow", "x"], "'x' is not truncate or kill"),
         (["--max-output", "1", "--terminal"], "--max-output and --terminal exclude each other"),
     ):
         done = capture([usernsctl.path, "run", *words, "--", "true"])

@@ -253,8 +253,8 @@ def test_killed_template_create_leaves_no_process_or_file(usernsctl: Any, data: 
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        (["create", "one", "--", "true"], "--ready is missing"),
-        (["create", "one", "--ready", "port:x", "--", "true"], "is not a port"),
+        (["create", "one", "--", "true"], "no --ready: give a line, file or port"),
+        (["create", "one", "--ready", "port:x", "--", "true"], "Error: --ready: 'x' is not a port"),
         (["create", "one", "--ready", "x"], "no command"),
         (["create", "a/b", "--ready", "x", "--", "true"], "can't be the name"),
         (["create", "one", "--python", "x", "--", "true"], "with CMD or --ready"),

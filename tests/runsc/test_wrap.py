@@ -61,9 +61,12 @@ def test_script_mounts_the_virtual_environment(
     [
         (["--", "true"], "-o/--output"),
         (["-o", "{}"], "no command"),
-        (["-o", "{}", "--", "/missing"], "/missing: No such file"),
-        (["-o", "{}", "--", "missing-command"], "missing-command: No such file"),
-        (["-o", "{}", "--", "/usr"], "/usr: No such file"),
+        (["-o", "{}", "--", "/missing"], "there is no command '/missing' on this machine"),
+        (
+            ["-o", "{}", "--", "missing-command"],
+            "there is no command 'missing-command' on this machine",
+        ),
+        (["-o", "{}", "--", "/usr"], "there is no command '/usr' on this machine"),
         (["-o", "{}", "--bundle", "a", "--rootfs", "b", "true"], "exclude each other"),
         (["-o", "{}", "--moutn", "true"], "no option '--moutn'"),
         (["-o", "{}", "--template", "t", "--terminal", "x"], "no option '--terminal'"),

@@ -269,7 +269,7 @@ def parse_timestamp(written: Any) -> float:
     """
     seconds = float(written)
     if not 0 <= seconds < _MOMENT_MAX:
-        raise ValueError(f"{seconds} is not a time")
+        raise ValueError(f"the time {seconds} is out of range")
     return seconds
 
 

@@ -107,7 +107,7 @@ def make_target(
         `init` is given without a new PID namespace.
     """
     if init and "pid" not in namespaces:
-        raise ValueError("init=True needs pid=True: process 1 exists only in a new PID namespace")
+        raise ValueError("init=True needs pid=True: PID 1 exists only in a new PID namespace")
     if propagation not in _PROPAGATION:
         known = ", ".join(_PROPAGATION)
         raise ValueError(f"propagation must be one of {known}, not {propagation!r}")

@@ -130,7 +130,9 @@ def _max_output(text: str) -> int:
 
     size = parse_size(text)
     if size > _OUTPUT_MAX:
-        raise ValueError(f"{text!r} is more than 1G: so much of the output is kept in memory")
+        raise ValueError(
+            f"{text!r} is more than 1G, the limit: usernsctl keeps the output in memory"
+        )
     return size
 
 

@@ -177,7 +177,10 @@ def _check(given: dict[str, Any], own: dict[str, Any]) -> None:
     elif own["preload"]:
         raise UsageError("--preload needs --python")
     elif own["ready"] is None:
-        raise UsageError("--ready is missing: tell when CMD is ready, as by --ready LINE")
+        raise UsageError(
+            "no --ready: give a line, file or port that shows when CMD is ready, as in: --ready "
+            "port:80"
+        )
     command = given["command"] or (("python3",) if own["python"] is not None else ())
     run.check_combination({**given, "command": command, "state": None})
     if own["ready"] is not None:
@@ -186,7 +189,7 @@ def _check(given: dict[str, Any], own: dict[str, Any]) -> None:
         try:
             Ready.of(own["ready"])
         except ValueError as error:
-            raise UsageError(str(error)) from None
+            raise UsageError(f"--{error}") from None
 
 
 def list_(as_json: bool) -> None:

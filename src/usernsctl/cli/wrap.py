@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import sys
@@ -10,7 +11,7 @@ from typing import Any
 
 from usernsctl.cli.parser import Parser
 from usernsctl.cli.run import add_options, check_combination, file_parser, request_options
-from usernsctl.errors import CommandError
+from usernsctl.errors import CommandNotFoundError
 from usernsctl.gvisor.launch.virtualenv import find_command
 
 _OUTPUT, _TEMPLATE = ("-o", "--output"), ("--template",)
@@ -67,12 +68,15 @@ def write(
 def _path_of(command: str, environ: Mapping[str, str]) -> str:
     """Return the absolute path of a command on this machine.
 
-    :raises CommandError: the command does not exist.
+    :raises CommandNotFoundError: the command does not exist.
     """
     found = find_command(command, environ.get("PATH", os.defpath))
     if found is None or not os.path.isfile(found):
-        raise CommandError.from_os_error(
-            FileNotFoundError(2, "no such command on this machine", command), command, step="wrap"
+        raise CommandNotFoundError(
+            f"there is no command {command!r} on this machine",
+            step="wrap",
+            errno=errno.ENOENT,
+            remedy="use a command in PATH, or its absolute path",
         )
     return found
 

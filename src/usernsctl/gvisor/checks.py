@@ -285,7 +285,7 @@ def check_streams(
     for name, given in (("stdin", stdin), ("stdout", stdout), ("stderr", stderr)):
         stream(name, given)
         if terminal and given not in (None, popen.DEVNULL):
-            raise ValueError(f"{name}: with terminal=True, it is the terminal")
+            raise ValueError(f"{name} and terminal=True exclude each other: {name} is the terminal")
 
 
 def count(name: str, given: int, least: int = 1) -> int:

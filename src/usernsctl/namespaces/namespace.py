@@ -88,8 +88,8 @@ class Namespace(Closing):
 
     def __init__(self) -> None:
         raise TypeError(
-            "a Namespace is made by Namespace.create(), from_pid(), from_fd(), open() or "
-            "open_or_create()"
+            "Namespace() can't be called: use Namespace.create(), from_pid(), from_fd(), open() "
+            "or open_or_create()"
         )
 
     @classmethod

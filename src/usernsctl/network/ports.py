@@ -58,7 +58,7 @@ class PublishedPort:
         except ValueError:
             raise ValueError(f"{form}: {address!r} is not an address") from None
         if "%" in str(parsed):
-            raise ValueError(f"{form}: {address!r} has the name of a device")
+            raise ValueError(f"{form}: {address!r} has a zone id, the name of a device")
         ports = _parse_port(text, outside, least), _parse_port(text, inside, 1)
         return cls(*ports, str(parsed), is_udp)
 

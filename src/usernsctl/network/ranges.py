@@ -38,7 +38,9 @@ class AllowedRange:
         else:
             address, colon, port = text.partition(":")
         if "%" in address:
-            raise ValueError(f"{text!r} has the name of a device, which no rule can have")
+            raise ValueError(
+                f"{text!r} has a zone id, the name of a device, which no rule can have"
+            )
         try:
             network = ipaddress.ip_network(address)
         except ValueError as error:

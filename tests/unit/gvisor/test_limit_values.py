@@ -75,9 +75,13 @@ def test_numbers_are_accepted_as_limits() -> None:
     [
         ({"memory": 512}, "memory-limit-too-low", "memory=512 bytes .* gVisor alone needs 24M"),
         ({"memory": 10 << 40}, "limit-out-of-range", "=10T is too high: this machine has only 8G"),
-        ({"pids": 9}, "limit-out-of-range", "gVisor alone needs 30 processes"),
+        (
+            {"pids": 9},
+            "limit-out-of-range",
+            "limit pids=9 is too low: gVisor alone needs 30 processes",
+        ),
         ({"pids": 99999}, "limit-out-of-range", "only 32768 processes"),
-        ({"cpus": 5.0}, "limit-out-of-range", r"only 4\n"),
+        ({"cpus": 5.0}, "limit-out-of-range", "=5 is too high: this machine has only 4 processors"),
         ({"cpus": 1.5}, "limit-unenforceable", "only a control group"),
         ({"disk": 512}, "limit-out-of-range", "disk=512 bytes is too low: the least is 1M"),
         ({"disk": 10 << 40}, "limit-out-of-range", "=10T is too high: this machine has only 8G"),

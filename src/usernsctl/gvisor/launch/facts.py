@@ -679,7 +679,7 @@ def inspect(
         # gVisor uses one of the three standard streams as the terminal of all three, so output to
         # the other streams would be lost.
         raise CommandError(
-            "--terminal needs a terminal, but standard input, output and error are not one",
+            "--terminal needs a terminal as standard input, output and error",
             step="stdio",
             cause="terminal-missing",
         )

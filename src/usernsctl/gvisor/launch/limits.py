@@ -22,7 +22,7 @@ _UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _SIZE_FORM = "a number of bytes, or a number with a unit such as 512M or 1.5GiB"
 _TIME_FORM = "a number of seconds, or a number with a unit: 30s, 2m, 1.5h"
-_CPUS_FORM = "a number of processors such as 2 or 1.5"
+_CPUS_FORM = "a number of processors, such as 2 or 1.5, with at most 3 decimals"
 
 #: The accepted values of ``--limits``.
 STRICT, BEST_EFFORT = MODES = ("strict", "best-effort")
@@ -412,8 +412,11 @@ def _check_range(limits: Limits, machine: Machine) -> None:
         # Round down to whole MiB, so that the user can easily read and type the limit.
         is_size = name in ("memory", "disk")
         bound = shown(name, least if is_low else most >> 20 << 20 if is_size else most)
+        # Write the unit of the pids and of the processors once, after the bound.
+        value = str(limit) if name == "pids" else shown(name, limit)
+        bound += " processors" if name == "cpus" else ""
         raise RunscError(
-            f"the limit {name}={shown(name, limit)} is too {'low' if is_low else 'high'}: "
+            f"the limit {name}={value} is too {'low' if is_low else 'high'}: "
             f"{needs if is_low else 'this machine has only'} {bound}",
             step="sandbox",
             cause="limit-out-of-range",

@@ -65,8 +65,8 @@ def with_network(request: Request) -> Request:
     ranges = tuple(rule for rule in request.allow if hasattr(rule, "condition"))
     if ranges and len(ranges) < len(request.allow):
         raise CommandError(
-            "--allow has names and addresses: a proxy reaches names, and a private network "
-            "addresses, and no sandbox has both",
+            "--allow has both names and addresses: names need a proxy, addresses a private "
+            "network, and a sandbox can have only one of these",
             step="network",
             remedy="allow only names, or only addresses",
         )

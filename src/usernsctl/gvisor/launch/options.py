@@ -27,7 +27,7 @@ def one_of(*known: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in known:
             *most, last = known
-            raise ValueError(f"{text!r} must be {', '.join(most)} or {last}")
+            raise ValueError(f"{text!r} is not {', '.join(most)} or {last}")
         return text
 
     return parse

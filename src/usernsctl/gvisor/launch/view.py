@@ -302,8 +302,13 @@ def check_directory(view: View, cwd: str, named: str, remedy: str | None) -> Non
     :raises CommandNotExecutableError: a directory of the path may not be searched.
     """
     if not cwd.startswith("/"):
-        reason = f"{named}: not an absolute path"
-        raise CommandError(reason, step="chdir", errno=errno.EINVAL, filename=cwd)
+        raise CommandError(
+            f"{named}: not an absolute path",
+            step="chdir",
+            errno=errno.EINVAL,
+            filename=cwd,
+            remedy="give the directory's absolute path in the sandbox",
+        )
     if fault := view.fault_of_directory(cwd):
         number, why = fault
         raise command_error("chdir", number, cwd, reason=f"{named}: {why}", remedy=remedy)

@@ -47,7 +47,7 @@ def find_runsc(
     """
     path = _locate(environ) if named is None else _check_named(named)
     if not os.path.isfile(path):
-        raise not_runsc(path, "not a file")
+        raise not_runsc(path, "not a regular file")
     if not os.access(path, os.X_OK):
         raise _not_executable(path)
     # Execute a file that can't be read or isn't a Go program, to check that it is runsc.

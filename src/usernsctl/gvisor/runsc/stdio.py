@@ -131,7 +131,7 @@ def receive_terminal(console: socket.socket) -> FileIO:
         if os.isatty(fd):
             return FileIO(fd, "r+")
         os.close(fd)
-    raise RunscError("runsc has sent no terminal", step="terminal")
+    raise RunscError("runsc did not send the descriptor of the terminal", step="terminal")
 
 
 _FLAGS = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC

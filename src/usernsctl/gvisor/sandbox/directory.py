@@ -179,7 +179,7 @@ class SandboxDirectory:
         try:
             os.mkdir(self.id, 0o700, dir_fd=self._top.fd)
         except FileExistsError as error:
-            raise duplicate_id(self.id, "in this host") from error
+            raise duplicate_id(f"sandbox {self.id!r} of this host") from error
         except BaseException:
             # A signal handler may have raised after mkdir(2). rmdir(2) removes only an empty
             # directory, so none that is in use.

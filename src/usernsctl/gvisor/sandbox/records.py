@@ -227,7 +227,7 @@ def draft_detached(id: str) -> Entry[DetachedRecord]:
     try:
         entry = _STORE.draft(id)
     except TakenError:
-        raise duplicate_id(id, "that is detached") from None
+        raise duplicate_id(f"detached sandbox {id!r}") from None
     with contextlib.ExitStack() as undo:
         undo.enter_context(entry)
         entry.directory.make(STATE).close()
@@ -446,13 +446,13 @@ def end_processes(id: str, main: int | None, others: list[int]) -> None:
         reap(pidfd)
 
 
-def duplicate_id(id: str, where: str) -> RunscError:
+def duplicate_id(sandbox: str) -> RunscError:
     """Return the error for a new sandbox whose id is already used by another sandbox.
 
-    :param where: where the id is used, such as ``"in this host"``.
+    :param sandbox: the kind and the id of the other sandbox, such as ``"detached sandbox 'a'"``.
     """
     return RunscError(
-        f"a sandbox {id!r} {where} exists already",
+        f"a {sandbox} exists already",
         step="sandbox",
         cause="duplicate-id",
         remedy="choose another id, or leave id out",

@@ -984,7 +984,7 @@ def _host_of(
     hint = "; SandboxHost() takes the options about namespaces, and the streams carry bytes"
     check_keywords("Sandbox", options, _KEYWORDS, hint)
     if host is not None and options:
-        raise ValueError(f"the host decides these already: {', '.join(options)}")
+        raise ValueError(f"{', '.join(options)}: pass to SandboxHost(), not to its sandboxes")
     request = Request.for_host(options) if host is None else host.request
     if argv == () and request.bundle is None:
         raise ValueError("args is empty: args must contain a command, or be None")
