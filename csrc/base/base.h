@@ -86,8 +86,8 @@ void un_quote(const char *text, char quoted[UN_QUOTED_ROOM]);
 /* ---- cleanup: releasing resources at the end of a block, with errno unchanged ---------------- */
 
 /* Attributes that release the resource of a local variable at the end of the variable's scope, as
- * in: un_auto_close int fd = ...; They must not be used in a function whose child shares the memory
- * of its parent (vfork(2)), because parent and child would both release the resource. */
+ * in: un_auto_close int fd = ...; The attributes must not be used in a function that runs in parent
+ * and child with shared memory (vfork(2)), because both would release the resource. */
 #define un_auto_close __attribute__((cleanup(un_release_fd)))
 #define un_auto_fclose __attribute__((cleanup(un_release_file)))
 #define un_auto_free __attribute__((cleanup(un_release_memory)))

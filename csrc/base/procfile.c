@@ -2,8 +2,8 @@
 #include "base/base.h"
 
 /* Room for the part of a line of /proc/PID/cgroup before the path, and for a newline. This part
- * consists of the number and the controllers of a hierarchy. It is short, because the kernel has 14
- * controllers, and the name of a hierarchy has at most 64 bytes (cgroups(7)). */
+ * consists of the number and the controllers of a hierarchy. The part fits, because the kernel has
+ * 14 controllers, and the name of a hierarchy has at most 64 bytes (cgroups(7)). */
 #define CGROUP_PREFIX_MAX 512
 
 int64_t un_proc_number(const char *proc, const char *file)

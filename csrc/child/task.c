@@ -128,8 +128,8 @@ void un_task_argv_free(struct un_task_argv *words)
     free(words->groups);
 }
 
-/* The array for the groups is static, because it does not fit a small stack. It is used only once,
- * because the child program parses a single task. */
+/* The array for the groups is static, because it does not fit a small stack. The array is used only
+ * once, because the child program parses a single task. */
 static bool read_groups(char ***words, size_t count, struct un_task *task)
 {
     static gid_t groups[GROUPS_MAX];

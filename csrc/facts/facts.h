@@ -45,7 +45,8 @@ bool un_user_line(const char *passwd, const char *path, uint32_t uid, char line[
 /* Paths of the files that describe control groups. */
 struct un_groups {
     const char *proc;   /* path of the proc file system, "/proc" */
-    const char *mounts; /* mount point of version 2, with the mount points of version 1 in it */
+    const char *mounts; /* mount point of version 2 of control groups, below which version 1 is
+                           mounted; "/sys/fs/cgroup" */
     const char *users;  /* directory that contains the transient unit files of users, "/run/user" */
     bool is_copy;       /* whether the files are copies on another file system, as in tests */
 };

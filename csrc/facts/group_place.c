@@ -21,8 +21,8 @@
 
 #define TOP "usernsctl"
 #define LEAF "usernsctl-callers"
-/* Maximum number of rounds of moving processes to another group. Processes that start during one
- * round are moved in the next. */
+/* Maximum number of rounds in which processes are moved to another group. Processes that start
+ * during one round are moved in the next round. */
 #define ROUNDS_MAX 50
 
 static const char *const controllers[UN_GROUP_PARTS] = {

@@ -4,9 +4,9 @@
  *
  * - no_new_privs is set, so that runsc and its children never gain privileges from a set-user-id
  * program. - The bounding set keeps only the capabilities that runsc needs, so runsc can change the
- * prepared namespace only with these. The sandbox runs in a nested user namespace. There, the
- * bounding set is full at first (user_namespaces(7)), but capabilities in the nested namespace have
- * no effect outside.
+ * prepared namespace only as far as these capabilities allow. The sandbox runs in a nested user
+ * namespace. There, the bounding set is full at first (user_namespaces(7)), but capabilities in the
+ * nested namespace have no effect outside.
  */
 #include "base/base.h"
 #include "launch/launch.h"

@@ -61,8 +61,8 @@ struct un_view {
     struct un_idmap *owners; /* ids that the sandbox maps (un_view_set_owners()), or NULL */
 };
 
-/* The root filesystem under construction. Its descriptors are opened with O_PATH, and are -1 before
- * their directories exist. */
+/* The root filesystem under construction. The descriptors are opened with O_PATH, and a descriptor
+ * is -1 before its directory exists. */
 struct un_root {
     int scratch; /* root directory of the tmpfs that holds all files of the sandbox */
     int spare;   /* directory for files that will be mounted below view.top */

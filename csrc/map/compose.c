@@ -106,8 +106,8 @@ static int no_range(int kind, const struct un_facts *facts, struct un_error *err
                    file, un_kinds[kind].name, facts->user, separator, notice);
 }
 
-/* Returns whether the text of a map is shorter than a page, as the kernel requires. This is always
- * so for a map of up to 100 extents. */
+/* Returns whether the text of a map is shorter than a page, as the kernel requires. A map of up to
+ * 100 extents is always short enough. */
 static bool has_room(const struct un_map *map, size_t page_size)
 {
     enum { SURE = 100 };

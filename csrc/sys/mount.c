@@ -12,8 +12,8 @@
 #include <sys/mount.h>
 #include <sys/syscall.h>
 
-/* These constants are in linux/mount.h, which can't be included together with sys/mount.h, and some
- * libcs lack them. */
+/* Define these constants here, because linux/mount.h can't be included together with sys/mount.h,
+ * and some libcs lack them. */
 #ifndef AT_RECURSIVE
 #define AT_RECURSIVE 0x8000
 #endif

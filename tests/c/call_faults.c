@@ -165,8 +165,8 @@ static bool is_due(const void *address)
     return false;
 }
 
-/* Defines a wrapper. No function has more than seven arguments, and functions ignore surplus
- * arguments. */
+/* Defines a wrapper, which always passes seven arguments. No wrapped function has more, and a
+ * function with fewer parameters ignores the surplus arguments. */
 #define WRAPPER(name, failure, error)                                                              \
     long real_##name(long, long, long, long, long, long, long) __asm__(#name);                     \
     long faulty_##name(long, long, long, long, long, long, long);                                  \

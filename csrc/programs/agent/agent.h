@@ -313,8 +313,9 @@ pid_t agent_start_command(struct agent_start *start);
 
 /* ---- terminal.c: a pseudoterminal between a command and the host's descriptors --------------- */
 
-/* A buffer for the data that is copied in one direction. Its size is what a pipe accepts without
- * blocking once poll(2) reports POLLOUT (PIPE_BUF, pipe(7)). */
+/* A buffer for the data that is copied in one direction. The size of the buffer is PIPE_BUF, the
+ * number of bytes that a pipe accepts without blocking once poll(2) has reported POLLOUT
+ * (pipe(7)). */
 struct agent_flow {
     size_t from;
     size_t to;

@@ -4,8 +4,8 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
-/* A uid that no id map contains and no file has. It can be neither (uid_t)-1, which is not a valid
- * uid, nor 65534, as which unmapped users appear. */
+/* A uid that no id map contains and no file has. The value can be neither (uid_t)-1, which is not a
+ * valid uid, nor 65534, as which unmapped users appear. */
 #define NOBODY_ELSE ((uid_t) - 3)
 
 static int raise_permitted(struct un_cap_sets *sets)

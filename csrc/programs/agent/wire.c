@@ -8,8 +8,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* Number of descriptors for which recvmsg(2) has room. It is one more than a message may have, to
- * detect messages with too many descriptors. */
+/* Number of descriptors for which recvmsg(2) has room. The number is one more than a message may
+ * have, in order to detect messages with too many descriptors. */
 #define ROOM (AGENT_FDS + 1)
 
 union control {

@@ -89,7 +89,7 @@ static int start_sandbox(struct sandbox_wait *wait, const int fds[FDS], char **a
 }
 
 /* Writes a byte to the pipe `started`, after which the parent of this process exits. Then waits
- * until the sandbox has ended, and writes its exit status to the file "status". */
+ * until the sandbox has ended, and writes the sandbox's exit status to the file "status". */
 static void keep_sandbox(struct sandbox_wait *wait, const int fds[FDS], int started, pid_t sandbox)
 {
     char status[16];

@@ -346,8 +346,8 @@ static int check_policy(const struct policy *policy, const char *command)
     return check_variables();
 }
 
-/* Values that getopt_long(3) returns for options without a letter. They are below the codes of all
- * letters. */
+/* Values that getopt_long(3) returns for options without a letter. These values are below the
+ * character codes of all letters. */
 enum { NETWORK = 1, IDS, RUNSC, USER, LOG, RERAISE, CHECK, HEALTH };
 
 /* Reports the option that getopt_long(3) has rejected. Returns the exit status. */

@@ -123,7 +123,7 @@ void un_forget_environment(char **environment)
 
 int un_hold(const struct un_options *options, struct un_error *err)
 {
-    /* This process exits without reaping the holder, which is then reparented. */
+    /* Do not wait for the holder, which is reparented when this process exits. */
     pid_t holder = un_fork();
     if (holder < 0)
         return un_fail_errno(err, UN_STEP_CLONE, "fork");

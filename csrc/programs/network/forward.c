@@ -3,8 +3,9 @@
  *
  * The listening socket is bound in the network namespace of this machine, and the process that
  * accepts connections on it runs in the network namespace of the sandbox. So the process need not
- * switch namespaces, and can reach only the sandbox, whatever data it receives. It allocates all
- * memory when it starts, see confine.c.
+ * switch namespaces, and can reach only the sandbox, whatever data it receives. The process
+ * allocates all memory when it starts, because it can't allocate memory after the restrictions of
+ * confine.c.
  */
 #include "base/base.h"
 #include "programs/network/network.h"

@@ -63,8 +63,8 @@ struct sender {
     char answer[DATAGRAM_MAX];
 };
 
-/* The data of a reply. All structures in `reply` point to this variable. It is static, so that it
- * has the same address in both processes. */
+/* The data of a reply. All structures in `reply` point to this variable. The variable is static, so
+ * that it has the same address in both processes. */
 static struct iovec reply_bytes;
 
 /* ---- the receiver ---------------------------------------------------------------------------- */

@@ -71,8 +71,8 @@ static int deny_setgroups(const char *path, struct un_error *err)
 {
     if (unshare_user(path, err))
         return -1;
-    /* Make this process dumpable, because otherwise its files in /proc belong to root. It is not
-     * dumpable if its real and effective ids differ (execve(2)). */
+    /* Make this process dumpable, because otherwise its files in /proc belong to root. A process is
+     * not dumpable if its real and effective ids differ (execve(2)). */
     prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
     int fd = openat(AT_FDCWD, "/proc/self/setgroups", O_WRONLY | O_CLOEXEC);
     return fd < 0 || write(fd, "deny", 4) != 4 ? un_fail_errno(err, UN_STEP_SETGROUPS, "setgroups")

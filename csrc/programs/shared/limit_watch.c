@@ -182,8 +182,8 @@ static bool is_real_root(void)
 
 /* Sets RLIMIT_NPROC for the process `pid`, which is the sentry or a descendant, and for its
  * descendants. RLIMIT_NPROC counts tasks per user namespace, and each sentry has a separate user
- * namespace. It does not limit the processes of the machine's root, whose tasks only the watcher
- * counts. Returns false, so that un_any_child() continues. */
+ * namespace. RLIMIT_NPROC does not limit the processes of the machine's root; only the watcher
+ * counts root's tasks. Returns false, so that un_any_child() continues. */
 static bool limit_tasks(pid_t pid, void *arg)
 {
     const struct limit_watch *watch = arg;

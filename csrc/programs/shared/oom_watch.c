@@ -152,8 +152,8 @@ bool oom_watch_check(struct oom_watch *watch, pid_t parent)
          found = has_own_proc() && un_any_child(parent, has_lost_child, NULL, &failed);
     if (watch->is_machine)
         return found;
-    /* Without a /proc of this PID namespace, the processes can't be checked. Then assume that the
-     * killed process belonged to this sandbox. */
+    /* Without a /proc of this PID namespace, the processes can't be checked. In that case, assume
+     * that the killed process belonged to this sandbox. */
     return found || !has_own_proc() || (failed && !kill(parent, 0));
 }
 

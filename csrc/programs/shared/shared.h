@@ -141,10 +141,10 @@ int sandbox_fail(const char *what);
 
 /*
  * Parses the numbers of `count` inherited descriptors in `argv`, and stores the descriptors in
- * `fds`. Descriptors below 3 are moved to higher numbers, and all get the close-on-exec flag. Then
- * opens /dev/null as each of the descriptors 0 to 2 that is closed, so that no file opened later
- * becomes the standard input, output or error of the command. Returns 0, or -1 after printing an
- * error.
+ * `fds`. Moves descriptors below 3 to higher numbers, and sets close-on-exec on all descriptors.
+ * Then opens /dev/null as each of the descriptors 0 to 2 that is closed, so that no file opened
+ * later becomes the standard input, output or error of the command. Returns 0, or -1 after printing
+ * an error.
  */
 int sandbox_take_fds(char **argv, int fds[], int count);
 
@@ -216,8 +216,8 @@ int oom_watch_interval(const struct oom_watch *watch);
 /* Checks whether the OOM killer has killed a process of the sandbox. The main processes of the
  * sandbox are children of the process `parent`. */
 bool oom_watch_check(struct oom_watch *watch, pid_t parent);
-/* Checks whether an OOM kill explains `status`, the exit status of runsc. That is so if the kernel
- * has killed a process that probably does not belong to another sandbox. */
+/* Checks whether an OOM kill explains `status`, the exit status of runsc. An OOM kill explains the
+ * status if the killed process probably does not belong to another sandbox. */
 bool oom_watch_explains(const struct oom_watch *watch, int status);
 /* Describes an OOM kill in `end`, with the memory usage, and with the memory limit of the sandbox,
  * or of this process's control group if the sandbox has no limit. */

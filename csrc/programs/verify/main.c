@@ -1,6 +1,6 @@
 /*
- * usernsctl-verify is the first program of a sandbox. It checks that the kernel is gVisor's, then
- * executes the payload.
+ * usernsctl-verify is the first program of a sandbox. The program checks that the kernel is
+ * gVisor's, and then executes the payload.
  *
  *   usernsctl-verify [--log=json] [--as UID GID] PAYLOAD [ARGUMENT...]
  *   usernsctl-verify --signal NUMBER

@@ -4,10 +4,11 @@
  *
  * A container engine starts this program as a health check in the container, outside of gVisor. The
  * program checks the sandbox of the oldest watcher that has the same uid and control group as this
- * process, because other sandboxes in the container may be short-lived. It joins the namespaces of
- * that watcher, and starts COMMAND in the sandbox by `runsc exec`, or, without COMMAND, the program
- * that checks the kernel. So a sandbox is healthy if gVisor answers, and a program in the sandbox
- * starts and succeeds before the deadline. A payload can't affect the check of another sandbox.
+ * process, because other sandboxes in the container may be short-lived. The program joins the
+ * namespaces of that watcher, and starts COMMAND in the sandbox by `runsc exec`, or, without
+ * COMMAND, usernsctl-verify, which checks the kernel. So a sandbox is healthy if gVisor answers,
+ * and a program in the sandbox starts and succeeds before the deadline. A payload can't affect the
+ * check of another sandbox.
  */
 #include "base/base.h"
 #include "launch/launch.h"
@@ -21,8 +22,7 @@
 #include <sys/stat.h>
 
 #define UNHEALTHY 1
-/* Exit status of COMMAND if SIGALRM has killed it, which usernsctl-verify uses to limit its
- * time. */
+/* Exit status of COMMAND after SIGALRM, by which usernsctl-verify limits the time of COMMAND. */
 #define TOO_LATE (128 + SIGALRM)
 /* Time limit in milliseconds for gVisor's answer. The limit is two seconds longer than the time
  * limit of the command, so that a slow command is not mistaken for a hung sandbox. */
@@ -145,9 +145,9 @@ static int join_watcher(const struct watcher *of, struct un_error *err)
     return failed;
 }
 
-/* Opens the executable of runsc that the watcher has started. Its path may be a link to a
- * descriptor of the watcher, so writes a path to `path` by which this process can execute it.
- * Returns a descriptor, or -1 with errno set. */
+/* Opens the executable of runsc that the watcher has started. The watcher's path of runsc may be a
+ * link to a descriptor of the watcher, so this function writes a path to `path` by which this
+ * process can execute runsc. Returns a descriptor, or -1 with errno set. */
 static int open_runsc(const struct watcher *of, char path[UN_PATH_MAX])
 {
     static const char own[] = "/proc/self/fd/";

@@ -2,11 +2,11 @@
  * Limits the output of the sandbox (--max-output) by a process, the pump, which copies it to the
  * standard output and error of this process.
  *
- * The pump handles standard output and standard error separately. It copies the first half of the
- * limit immediately, keeps the last bytes of the rest in memory, and writes them when the sandbox
- * has closed its end of the pipe. So the pump uses no more memory than the limit, whatever the
- * sandbox writes, and a slow reader delays the sandbox only while the first half of the limit is
- * copied.
+ * The pump handles standard output and standard error separately. Of each, the pump copies the
+ * first half of the limit immediately, keeps the last bytes of the rest in memory, and writes these
+ * bytes when the sandbox has closed its end of the pipe. So the pump uses no more memory than the
+ * limit, whatever the sandbox writes, and a slow reader delays the sandbox only while the first
+ * half of the limit is copied.
  *
  * The pump is a separate process, because the watcher must not wait for a reader. The watcher reads
  * the numbers of bytes in shared memory, and does not kill the pump when it kills the sandbox.

@@ -1,6 +1,5 @@
-/* Tests of un_group_sweep(), which removes the control groups of sandboxes that have ended. The
- * tests use ordinary directories instead of control groups, which can be locked like control
- * groups. */
+/* Tests of un_group_sweep(), which removes the control groups of sandboxes that have ended. Instead
+ * of control groups, the tests use ordinary directories, which can be locked in the same way. */
 #include "check.h"
 #include "facts/facts.h"
 

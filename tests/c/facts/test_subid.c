@@ -60,7 +60,8 @@ static void lines_match_by_exact_name_or_uid(void)
          * uid. */
         {"root:7:1\n", "toor", 0, 0},
         {"0:7:1\n", "root", 5, 0},
-        /* A line matches a user whose name consists of digits by the name, too. */
+        /* If the user's name consists of digits, a line that begins with this name matches the
+         * user, although the uid differs. */
         {"2000:7:1\n", "2000", 5, 1},
         /* A line matches a user without a name only by the uid, and a line with an empty name
          * matches no user. */

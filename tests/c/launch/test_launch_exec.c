@@ -77,7 +77,8 @@ static void ids_and_terminal_come_from_the_params(void)
     const struct un_launch_params other = {.args = LINES("id"), .id = {70000, 5}};
     config_is(LINES("scratch /mnt", "json-user", "json ;", "json-args", "json ;", "json-terminal"),
               &mapped, "{\"uid\": 7, \"gid\": 0};\"id\";true");
-    /* For ids other than 0, usernsctl-verify gets --as and maps the ids in gVisor. */
+    /* If the command has ids other than 0, usernsctl-verify must receive --as, with which it maps
+     * the ids in gVisor. */
     config_is(LINES("scratch /mnt", "json-user", "json ;", "json-args", "json ;", "json-terminal"),
               &other, "{\"uid\": 0, \"gid\": 0};\"--as\", \"70000\", \"5\", \"id\";false");
 }

@@ -101,7 +101,7 @@ static void help_is_requested_after_some_rounds(void)
     close(proc);
 }
 
-/* Lets the next process of the PID namespace get the pid `pid`. */
+/* Makes `pid` the pid of the next process of the PID namespace. */
 static void reuse_pid(pid_t pid)
 {
     char text[16];
@@ -110,7 +110,8 @@ static void reuse_pid(pid_t pid)
 }
 
 /* Checks that killing the background processes of an ended command does not kill the keeper of a
- * later command that has got the pid of the ended command, and leads a group with that id. */
+ * later command. That keeper has the pid of the ended command, and leads a process group with this
+ * id. */
 static void a_later_command_with_the_pid_of_an_ended_one_survives(void)
 {
     struct agent_process agent;
