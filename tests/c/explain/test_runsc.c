@@ -117,7 +117,7 @@ static void long_strings_take_linear_time(void)
     message = repeated("a ", 1 << 18);
     has_cause(message, config, NULL);
     free(message);
-    /* A message with many texts that messages of the catalogue begin with. */
+    /* The message contains many beginnings of messages of the catalogue. */
     message = repeated("unshare x mount: \"runsc: \" to rootfs mounting ", 1 << 18);
     has_cause(message, "{}", NULL);
     free(message);

@@ -93,7 +93,8 @@ static void a_reaped_process_uses_nothing(void)
     CHECK(un_processor_time(0) > 0);
 }
 
-/* Only root may change its groups. */
+/* Checks that memory is found in /proc/PID/status even after a long list of supplementary groups.
+ * Requires root, because only root may set groups. */
 static void many_groups_hide_no_memory(void)
 {
     static gid_t groups[4096];

@@ -213,8 +213,8 @@ static void the_own_ids_are_mapped_in_any_namespace(void)
         {MINE_UID, MINE_GID, 0, false},
         {MINE_UID, 0, 0, false},
         {0, 0, ROOT_CAPS, false},
-        /* Whether uid 0 may be mapped depends on the kernel's version, which is read together with
-         * the maps. */
+        /* A plan that maps uid 0 needs the maps, because whether uid 0 may be mapped depends on the
+         * kernel's version, which is read together with the maps. */
         {0, 0, CAP(CAP_SETUID), true},
         /* 65534 may be a real id, or the overflow id that the kernel shows for unmapped ids, so the
          * maps are needed. */

@@ -24,8 +24,8 @@
     } while (0)
 
 /* Checks that connect(2) and sendto(2) can't connect the socket of an accepted client to another
- * address, because the socket belongs to this machine's network namespace. `inside` is the last of
- * the allowed addresses. */
+ * address. With such a connection, the process could reach this machine, because the socket belongs
+ * to this machine's network namespace. `inside` is the last of the allowed addresses. */
 static void check_served(int served, const struct sockaddr_in *inside)
 {
     struct sockaddr_in copy = *inside;
