@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import networks
@@ -83,6 +85,27 @@ def test_port_is_published_on_an_address(world: World) -> None:
 def test_port_without_a_server_inside_closes_the_connection(world: World) -> None:
     with serving(world, "--publish", "18082:81"):
         assert "Error" in ask(world, "127.0.0.1", 18082)
+
+
+CONNECTED = """
+import socket
+client = socket.create_connection(("127.0.0.1", 18088))
+print("ready", flush=True)
+client.recv(1)
+"""
+
+
+def test_idle_clients_are_probed(world: World) -> None:
+    """Check that the kernel would notice clients that vanish without closing their connections."""
+    client = ["/usr/bin/python3", "-c", CONNECTED]
+    with serving(world, "--publish", "18088:80"), world.serving(*client):
+        shown = ""
+        deadline = time.monotonic() + 30
+        # The connection has no timer until the forwarder has accepted it.
+        while "keepalive" not in shown and time.monotonic() < deadline:
+            shown = world.run("ss", "-Htno", "state", "established", "sport = 18088").stdout
+            time.sleep(0.05)
+    assert re.search(r"timer:\(keepalive,(1min|\d+sec),0\)", shown), shown
 
 
 @pytest.mark.also_root

@@ -11,12 +11,19 @@
 #include "programs/network/network.h"
 #include "programs/shared/shared.h"
 
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/socket.h>
 
 #define CONNECTIONS_MAX 256
 #define BUFFER_BYTES (1 << 15)
 #define PAUSE_MS 100
+
+/* The kernel probes a client that was silent for IDLE_S seconds, and ends its connection after
+ * PROBES probes without an answer. */
+#define IDLE_S 60
+#define PROBE_S 15
+#define PROBES 4
 
 /* The buffer for one direction of a connection. */
 struct half {
@@ -199,12 +206,33 @@ static struct forwarder *make_forwarder(const struct ports *ports)
     return forwarder;
 }
 
+/* Sets the socket options for the probes. Accepted sockets inherit the options of the listening
+ * sockets. Without probes, clients that vanish, for example after a power failure, would use up all
+ * connections: the program in the sandbox can't notice that, because it has a connection to this
+ * process only. Returns false with errno set if that fails. */
+static bool probe_clients(const struct ports *ports)
+{
+    static const struct {
+        int level, option, value;
+    } wanted[] = {{SOL_SOCKET, SO_KEEPALIVE, 1},
+                  {IPPROTO_TCP, TCP_KEEPIDLE, IDLE_S},
+                  {IPPROTO_TCP, TCP_KEEPINTVL, PROBE_S},
+                  {IPPROTO_TCP, TCP_KEEPCNT, PROBES}};
+    for (size_t i = 0; i < ports->count; i++)
+        for (size_t j = 0; j < sizeof wanted / sizeof *wanted; j++)
+            if (setsockopt(ports->port[i].socket, wanted[j].level, wanted[j].option,
+                           &wanted[j].value, sizeof wanted[j].value))
+                return false;
+    return true;
+}
+
 _Noreturn void forward_ports(const struct network *network, int socket)
 {
     struct un_error err;
-    struct forwarder *forwarder = make_forwarder(&network->tcp);
+    struct forwarder *forwarder =
+        probe_clients(&network->tcp) ? make_forwarder(&network->tcp) : NULL;
     if (!forwarder)
-        un_fail_errno(&err, UN_STEP_NETWORK, "the buffers of published ports");
+        un_fail_errno(&err, UN_STEP_NETWORK, "the sockets and buffers of published ports");
     else
         forwarder->inside = confine_forwarder(network, socket, &err);
     if (!forwarder || !forwarder->inside) {
