@@ -27,6 +27,8 @@ SECONDS = 3
 MAX_THREADS = 32
 IP_OPTIONS, IP_PKTINFO, IP_FREEBIND, IP_TRANSPARENT, IP_UNICAST_IF = 4, 8, 15, 19, 50
 IPV6_PKTINFO, IPV6_RTHDR, IPV6_UNICAST_IF = 50, 57, 76
+TCP_FASTOPEN_CONNECT, UDP_SEGMENT = 30, 103
+SOCK_DCCP, IPPROTO_DCCP, IPPROTO_L2TP = 6, 33, 115
 SIOCSIFFLAGS, SIOCSIFADDR, TUNSETIFF = 0x8914, 0x8916, 0x400454CA
 CLONE_NEWNET = 0x40000000
 RTM_NEWLINK, RTM_NEWADDR, RTM_NEWROUTE, RTM_DELROUTE, RTM_NEWRULE = 16, 20, 24, 25, 32
@@ -206,6 +208,38 @@ def _(to: Targets) -> str:
     return page_by(socket.AF_INET, (to.bridge, 80), option)
 
 
+@way("the loopback address, by a socket bound to the device (SO_BINDTODEVICE)")
+def _(to: Targets) -> str:
+    device = to.device.encode() + b"\0"
+    option = (socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device)
+    return page_by(socket.AF_INET, ("127.0.0.1", 80), option)
+
+
+@way("a datagram of a bound socket, IPv4-mapped (SO_BINDTODEVICE)")
+def _(to: Targets) -> str:
+    option = (socket.SOL_SOCKET, socket.SO_BINDTODEVICE, to.device.encode() + b"\0")
+    return ask(socket.AF_INET6, (f"::ffff:{to.bridge}", 53), options=(option,))
+
+
+@way("datagrams of a bound socket that the kernel splits (UDP_SEGMENT)")
+def _(to: Targets) -> str:
+    device = (socket.SOL_SOCKET, socket.SO_BINDTODEVICE, to.device.encode() + b"\0")
+    size = (socket.IPPROTO_UDP, UDP_SEGMENT, len(QUERY))
+    return ask(socket.AF_INET, (to.bridge, 53), options=(device, size), query=4 * QUERY)
+
+
+@way("a socket that uses no gateway (SO_DONTROUTE)")
+def _(to: Targets) -> str:
+    option = (socket.SOL_SOCKET, socket.SO_DONTROUTE, 1)
+    return page_by(socket.AF_INET, (to.bridge, 80), option)
+
+
+@way("a socket that uses no gateway, to the metadata service (SO_DONTROUTE)")
+def _(to: Targets) -> str:
+    option = (socket.SOL_SOCKET, socket.SO_DONTROUTE, 1)
+    return page_by(socket.AF_INET, (to.metadata, 80), option)
+
+
 @way("an IPv6 socket of the device's scope")
 def _(to: Targets) -> str:
     return page_by(socket.AF_INET6, (to.bridge_6, 80, 0, to.index()))
@@ -320,6 +354,30 @@ def _(to: Targets) -> str:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
         connection.sendto(b"GET / HTTP/1.0\r\n\r\n", socket.MSG_FASTOPEN, (to.bridge, 80))
         return get(connection)
+
+
+@way("data in the first packet of a bound socket (TCP_FASTOPEN_CONNECT)")
+def _(to: Targets) -> str:
+    device = (socket.SOL_SOCKET, socket.SO_BINDTODEVICE, to.device.encode() + b"\0")
+    option = (socket.IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1)
+    return page_by(socket.AF_INET, (to.bridge, 80), device, option)
+
+
+@way("a datagram of UDP-Lite")
+def _(to: Targets) -> str:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_UDPLITE) as datagrams:
+        datagrams.settimeout(SECONDS)
+        datagrams.sendto(QUERY, (to.bridge, 53))
+        return datagrams.recv(512).hex()
+
+
+@way("sockets of DCCP and L2TP")
+def _(_: Targets) -> str:
+    with contextlib.suppress(OSError):
+        socket.socket(socket.AF_INET, SOCK_DCCP, IPPROTO_DCCP).close()
+        return "DCCP"
+    socket.socket(socket.AF_INET, socket.SOCK_DGRAM, IPPROTO_L2TP).close()
+    return "L2TP"
 
 
 @way("a socket of Multipath TCP")

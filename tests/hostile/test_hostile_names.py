@@ -440,6 +440,12 @@ def with_extension(name: str, kind: int) -> bytes:
         (client_hello("evil.example"), "the server name (SNI) is 'evil.example'"),
         (fragmented("evil.example"), "the server name (SNI) is 'evil.example'"),
         (client_hello("a.good.example"), "the server name (SNI) is 'a.good.example'"),
+        (client_hello("good.example."), "the server name (SNI) is 'good.example.'"),
+        (
+            client_hello("good.exampleX").replace(b"good.exampleX", b"good.example\0"),
+            r"the server name (SNI) is 'good.example\x00'",
+        ),
+        (b"\x15\x03\x01\0\x02\x01\0" + client_hello("good.example"), "does not speak TLS"),
         (client_hello(None), "no server name"),
         (with_extension("good.example", 0xFE0D), "Encrypted Client Hello"),
         (with_extension("good.example", 0x0000), "an extension twice"),
