@@ -76,6 +76,12 @@ def test_variables_and_imports_stay(python: un.Interpreter) -> None:
         ("import sys; sys.set_int_max_str_digits(0); 10 ** 4300", None, str(10**4299) + "0"),
         ("# coding: latin-1\n'é'", "é", "'é'"),
         ("if True:\n    5", None, None),
+        (
+            "class S(str):\n    __bool__ = __len__ = lambda self: 1 / 0\n"
+            "class A:\n    def __repr__(self): return S('exact')\nA()",
+            None,
+            "exact",
+        ),
     ],
 )
 def test_value_of_the_last_expression(
@@ -132,6 +138,19 @@ def test_error_of_the_code(python: un.Interpreter) -> None:
             "A",
             "<exception str() failed>",
         ),
+        # While traceback searches for similar names, it calls __dir__().
+        (
+            "class A:\n    def __dir__(self): raise SystemExit\nA().b",
+            "AttributeError",
+            "'A' object has no attribute 'b'",
+        ),
+        (
+            "class M(type):\n    __name__ = property(lambda self: 1 / 0)\n"
+            "class A(Exception, metaclass=M): pass\nraise A('text')",
+            "<exception name failed>",
+            "text",
+        ),
+        ("import sys\nsys.tracebacklimit = 'a'\n1 / 0", "ZeroDivisionError", "division by zero"),
         ("'\\0'\0", None, None),
     ],
 )
@@ -156,6 +175,20 @@ def test_variables_of_the_caller(python: un.Interpreter) -> None:
         with pytest.raises(TypeError):
             python.run("1", variables=wrong)  # type: ignore[arg-type]
     assert python.run("a").value == sent["a"]
+
+
+def test_variables_that_can_not_be_encoded_or_parsed(python: un.Interpreter) -> None:
+    nested: Any = []
+    for _ in range(100_000):
+        nested = [nested]
+    with pytest.raises(ValueError, match="nested too deeply"):
+        python.run("1", variables={"nested": nested})
+    # The limits of the interpreter's Python may be lower than those of this Python.
+    python.run("import sys; limit = sys.get_int_max_str_digits(); sys.set_int_max_str_digits(640)")
+    done = python.run("number = 0", variables={"number": 10**1000})
+    assert done.error is not None
+    assert (done.error.type, done.reason) == ("ValueError", None)
+    assert python.run("sys.set_int_max_str_digits(limit); 'number' in vars()").value is False
 
 
 def test_long_code(python: un.Interpreter) -> None:

@@ -125,10 +125,16 @@ class _Exchange:
         :raises TypeError: a variable can't be converted to JSON.
         :raises ValueError: a variable can't be converted to JSON.
         """
+        try:
+            names = json.dumps(variables)
+        except RecursionError:
+            raise ValueError("variables are nested too deeply to be converted to JSON") from None
         # Use a random id, so that running code can't answer the next request in advance.
         self._id = os.urandom(16).hex()
         self._limit = limit + ENVELOPE_BYTES
-        fields = {"id": self._id, "code": code, "variables": variables, "limit": self._limit}
+        # The variables are a JSON text in the JSON text of the request, because the interpreter may
+        # fail to parse them. It then reports the exception as the error of the code.
+        fields = {"id": self._id, "code": code, "variables": names, "limit": self._limit}
         self._left = memoryview(json.dumps(fields).encode() + b"\n")
         self._answer = bytearray()
         self.stdout = KeptOutput(limit)
@@ -265,7 +271,8 @@ class Interpreter(ClosingMixin):
         :param str code: the source of the code. If it ends with an expression, the result contains
             the expression's value.
         :param variables: variables to set before the code runs, by name. The values must be
-            convertible to JSON.
+            convertible to JSON. If the interpreter's Python can't parse this JSON, because its
+            limits are lower, the code does not run, and the result has the `error`.
         :param float timeout: the time limit, in seconds, by default 300; ``None`` means no limit.
             At the limit, the interpreter is killed with all processes that it has started.
         :raises TypeError: an argument has the wrong type, or a variable can't be converted to JSON.

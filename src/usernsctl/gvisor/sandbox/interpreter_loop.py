@@ -20,7 +20,7 @@ from types import ModuleType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any
 
 #: The maximum size of a message, in bytes, well below the limit of a Unix socket (200 KiB,
@@ -79,7 +79,7 @@ def _run(request: dict[str, Any], names: dict[str, Any], file: str) -> tuple[dic
     linecache.cache[file] = (len(code), None, code.splitlines(True), file)
     answer = {"id": request["id"], "text": None, "error": None}
     try:
-        names.update(request["variables"])
+        names.update(json.loads(request["variables"]))
         # The arguments of compile() are source, filename, mode, flags and dont_inherit.
         tree: Any = compile(code, file, "exec", PyCF_ONLY_AST, True)
         last = tree.body.pop() if tree.body and isinstance(tree.body[-1], Expr) else None
@@ -88,7 +88,8 @@ def _run(request: dict[str, Any], names: dict[str, Any], file: str) -> tuple[dic
             return answer, None
         value = eval(compile(Expression(last.value), file, "eval", 0, True), names)  # noqa: S307
         if value is not None:
-            answer["text"] = repr(value)
+            # Of an instance of a subclass, whose methods may raise, make an exact str.
+            answer["text"] = str.__str__(repr(value))
         return answer, value
     except BaseException as error:
         answer["error"] = _describe(error)
@@ -100,12 +101,23 @@ def _describe(error: BaseException) -> list[str]:
     below = error.__traceback__
     while below is not None and below.tb_frame.f_globals is globals():
         below = below.tb_next
+    texts = {
+        "name": lambda: type(error).__name__,
+        "str()": lambda: str(error),
+        "traceback": lambda: "".join(traceback.format_exception(type(error), error, below)),
+    }
+    return [_call(f"<exception {name} failed>", make) for name, make in texts.items()]
+
+
+def _call(default: str, make: Callable[[], str]) -> str:
+    """Return what `make` returns, as an exact str; return `default` if that raises.
+
+    `make` calls methods of the code's classes.
+    """
     try:
-        message = str(error)
+        return str.__str__(make())
     except BaseException:
-        message = "<exception str() failed>"
-    lines = traceback.format_exception(type(error), error, below)
-    return [type(error).__name__, message, "".join(lines)]
+        return default
 
 
 def _encode(answer: dict[str, Any], value: Any, limit: int) -> bytes:
