@@ -246,6 +246,18 @@ def test_put_and_get_keep_a_tree_unchanged(box: un.Sandbox, inside: str, tmp_pat
     }
 
 
+@pytest.mark.parametrize("time", [-1, -500_000_000_250_000_000, 1, 2**33 * 10**9 + 1])
+def test_times_of_files_are_kept(box: un.Sandbox, inside: str, tmp_path: Path, time: int) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "file").touch()
+    os.utime(tree / "file", ns=(time, time))
+    box.put(tree, f"{inside}/tree")
+    assert [entry.mtime for entry in box.list_dir(f"{inside}/tree")] == [time / 1e9]
+    box.get(f"{inside}/tree", tmp_path / "out")
+    assert (tmp_path / "out" / "file").stat().st_mtime_ns == time
+
+
 def test_put_and_get_copy_a_single_file(box: un.Sandbox, inside: str, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"content")

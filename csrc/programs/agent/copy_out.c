@@ -73,11 +73,19 @@ static bool stop_sending(struct sending *sending, int errnum, const char *name)
 
 static void describe_file(struct agent_record *record, uint32_t kind, const struct stat *found)
 {
+    /* For a time before 1970 that is no whole second, gVisor's stat(2) returns negative
+     * nanoseconds, and the seconds rounded towards zero (pkg/abi/linux/time.go, NsecToTimespec). */
+    int64_t seconds = found->st_mtim.tv_sec;
+    int32_t nanoseconds = (int32_t)found->st_mtim.tv_nsec;
+    if (nanoseconds < 0) {
+        nanoseconds += 1000000000;
+        seconds--;
+    }
     *record = (struct agent_record){
         .kind = kind,
         .mode = found->st_mode,
-        .nanoseconds = (uint32_t)found->st_mtim.tv_nsec,
-        .seconds = found->st_mtim.tv_sec,
+        .nanoseconds = (uint32_t)nanoseconds,
+        .seconds = seconds,
         .length = (uint64_t)found->st_size,
     };
 }
