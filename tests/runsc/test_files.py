@@ -437,6 +437,15 @@ def test_errors_inside_name_the_path(host: un.SandboxHost, tmp_path: Path) -> No
         assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, "/tmp/tree/file")
 
 
+@pytest.mark.parametrize("name", ["file", "directory"])
+def test_errors_in_a_nested_directory_name_the_path(
+    box: un.Sandbox, inside: str, tmp_path: Path, name: str
+) -> None:
+    path = f"{inside}/a/b/c/{name}"
+    shell(box, 'mkdir -p "$1/a/b/c/directory"; : >"$1/a/b/c/file"; chmod 0 "$2"', inside, path)
+    failure("inside", errno.EACCES, path, lambda: box.get(f"{inside}/a", tmp_path / "out"))
+
+
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
     """Yield the mount point of a file system of one MiB."""

@@ -96,6 +96,11 @@ class TreeWriter:
         """Return the path of an entry of the open directory, relative to the tree."""
         return b"/".join([*self._names[1:], *([name] if name else [])])
 
+    @property
+    def directory_path(self) -> bytes:
+        """Return the path of the open directory, relative to the tree."""
+        return b"/".join(self._names[1 : self.depth])
+
     def _take_name(self, name: bytes) -> tuple[bytes, int]:
         """Return the name of an entry to create, and the descriptor of the directory.
 

@@ -321,14 +321,16 @@ class _Copy:
             return self.program_error(f"was killed by signal {-status}")
         return self.program_error(f"has ended too early, with status {status}")
 
-    def read(self) -> Record:
+    def read(self, directory: bytes = b"") -> Record:
         """Return the next record of the copying program; raise if it reports an error.
 
+        :param directory: the directory to which the name in the record of an error refers, relative
+            to the path of the copy.
         :raises SandboxFileError: the program has reported an error.
         """
         record = self.reader.read()
         if record.kind == records.STOPPED:
-            raise self.failure(record.mode, record.name)
+            raise self.failure(record.mode, b"/".join(filter(None, (directory, record.name))))
         return record
 
     @contextlib.contextmanager
@@ -486,7 +488,7 @@ class _Getting:
 
     def run(self, writer: trees.TreeWriter) -> None:
         """Create on the host the files and directories that the program in the sandbox sends."""
-        while (record := self._copy.read()).kind != records.DONE:
+        while (record := self._copy.read(writer.directory_path)).kind != records.DONE:
             try:
                 self._perform(writer, record)
             except ValueError as error:
