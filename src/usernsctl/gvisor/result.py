@@ -78,7 +78,7 @@ class Result(CompletedProcess[AnyStr]):
     :ivar peak_memory: the peak memory usage of the complete sandbox, in bytes, as its memory limit
         counts it. ``None`` if the sandbox has not reached that limit; the file of ``usernsctl run
         --result`` has the number for every run with a limit of memory or processes.
-    :ivar int denied: the number of connections that the proxy for allowed names (`allow`) refused,
+    :ivar int denied: the number of connections that the proxy for allowed names (`allow`) denied,
         for a sandbox's first command since the sandbox's start, for other commands while the
         command ran.
     :ivar int stdout_truncated: the number of bytes that are missing in the middle of `stdout`,

@@ -358,7 +358,8 @@ def _continue_in_child(*, has_init: bool) -> None:
         return
     os.close(report)
     _, status = os.waitpid(pid, 0)
-    # PID 1 exits with 128+N if signal N has killed the test, but its report has the signal itself.
+    # Use the wait status in the report of PID 1, which has the signal that killed the test. PID 1
+    # itself exits with 128+N after signal N.
     for (reported,) in _STATUS.iter_unpack(os.read(reports, _REPORTS_MAX)):
         if not os.WIFSTOPPED(reported) and not os.WIFCONTINUED(reported):
             status = reported

@@ -304,7 +304,8 @@ class DetachedSandbox:
 
     def ends_within(self, seconds: float) -> bool:
         """Return whether the sandbox ends within `seconds`."""
-        # self._shared has no pidfd if the sandbox had ended before this object was created.
+        # Wait only while the sandbox runs: self._shared has no pidfd if the sandbox had ended
+        # before this object was created.
         if not self._has_ended:
             with contextlib.suppress(ClosedError), self._shared.use() as (_, pidfd, *_others):
                 wait_readable(pidfd, timeout=seconds)
@@ -413,8 +414,8 @@ class DetachedSandbox:
             self.release()
 
     def _end_and_remove(self, pidfds: list[int]) -> None:
-        # If another process has locked the entry, that process is ending the sandbox, and will
-        # remove the entry.
+        # If another process has locked the entry, do not remove the entry: that process is ending
+        # the sandbox, and will remove the entry.
         is_locked = False
         with self._unless_closed():
             is_locked = self._entry.lock()

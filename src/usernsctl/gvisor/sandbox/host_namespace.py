@@ -285,7 +285,7 @@ class HostNamespace:
         """Start the proxy for the names that a sandbox may reach; return None if there are none.
 
         :param id: the id of a detached sandbox, whose record names the proxy.
-        :param table: a file for the table of refused connections, which the proxy's object closes;
+        :param table: a file for the table of denied connections, which the proxy's object closes;
             by default a file in memory.
         :raises UsernsError: the process could not be started.
         """

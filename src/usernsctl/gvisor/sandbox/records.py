@@ -46,7 +46,7 @@ from usernsctl.network.ports import PublishedPort
 #: The name of the directory for runsc's state, in the directory of a sandbox's entry.
 STATE = "state"
 
-#: The name of the file for the table of refused connections (:mod:`usernsctl.network.refusals`), in
+#: The name of the file for the table of denied connections (:mod:`usernsctl.network.refusals`), in
 #: the directory of a sandbox's entry.
 REFUSALS = "refusals"
 

@@ -461,12 +461,12 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
 
     @property
     def denied(self) -> int:
-        """The number of connections that the proxy for allowed names (`allow`) has refused."""
+        """The number of connections that the proxy for allowed names (`allow`) has denied."""
         proxy = None if self._life is None else self._life.proxy
         return 0 if proxy is None else proxy.denied
 
     def refusals(self) -> tuple[refusals.Refusal, ...]:
-        """Return the distinct connections that the proxy has refused (at most 255), with counts."""
+        """Return the distinct connections that the proxy has denied (at most 255), with counts."""
         proxy = self._get().proxy
         return () if proxy is None else proxy.refusals()
 
