@@ -73,8 +73,8 @@ static bool stop_sending(struct sending *sending, int errnum, const char *name)
 
 static void describe_file(struct agent_record *record, uint32_t kind, const struct stat *found)
 {
-    /* For a time before 1970 that is no whole second, gVisor's stat(2) returns negative
-     * nanoseconds, and the seconds rounded towards zero (pkg/abi/linux/time.go, NsecToTimespec). */
+    /* For a time before 1970 that is no whole second, gVisor rounds the seconds towards zero, and
+     * converts the negative nanoseconds to uint32_t (NsecToStatxTimestamp()). */
     int64_t seconds = found->st_mtim.tv_sec;
     int32_t nanoseconds = (int32_t)found->st_mtim.tv_nsec;
     if (nanoseconds < 0) {
