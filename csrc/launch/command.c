@@ -1,8 +1,20 @@
+#include <elf.h>
+
 #include "base/base.h"
 #include "launch/launch.h"
 
 /* Number of bytes of a script in which the kernel looks for the #! line (execve(2)). */
 #define FIRST_LINE_MAX 256
+
+/* The processor of the programs that gVisor executes here: its number in ELF files (elf(5)), and
+ * its name. */
+#ifdef __x86_64__
+#define UN_ELF_MACHINE EM_X86_64
+#define UN_MACHINE_NAME "x86-64"
+#else
+#define UN_ELF_MACHINE EM_AARCH64
+#define UN_MACHINE_NAME "AArch64"
+#endif
 
 /* Time limit in milliseconds for a search in PATH. PATH and the symbolic links in its directories
  * may come from a hostile bundle. */
@@ -107,12 +119,13 @@ static ssize_t read_start(int fd, char start[FIRST_LINE_MAX + 1])
 }
 
 /* Returns the interpreter in the #! line of a script, or NULL if `start` has no such line. Modifies
- * `start`. */
+ * `start`. Only spaces and tabs end the name, as in the kernel (fs/binfmt_script.c) and in gVisor:
+ * a carriage return is a part of the name. */
 static const char *interpreter_of(char start[FIRST_LINE_MAX + 1])
 {
     char *rest;
     start[strcspn(start, "\n")] = '\0';
-    return strncmp(start, "#!", 2) ? NULL : strtok_r(start + 2, " \t\r\v\f", &rest);
+    return strncmp(start, "#!", 2) ? NULL : strtok_r(start + 2, " \t", &rest);
 }
 
 /* Returns whether a path does not exist inside. If so, resolves the symbolic links in the path, and
@@ -128,21 +141,44 @@ static bool is_not_inside(const struct wanted *wanted, const char *path, struct 
     return snprintf(where, UN_PATH_MAX, "%s/%s", top, at->missing) < UN_PATH_MAX;
 }
 
-/* Checks whether a program can't be executed, because it is neither an ELF file nor a script, or is
- * a script whose interpreter does not exist inside. The latter often happens to scripts of Python's
- * virtual environments, whose interpreter is a symbolic link out of the environment. `path` is the
- * path of the program. */
+/* Checks whether an ELF file can't be executed, because it is for another processor than gVisor,
+ * which executes only 64-bit programs. `path` is the path of the file. */
+static bool check_elf(const char *start, size_t length, const char *path,
+                      struct un_command_fault *fault)
+{
+    Elf64_Ehdr header;
+    if (length < sizeof header)
+        return false;
+    memcpy(&header, start, sizeof header);
+    bool is_wide = header.e_ident[EI_CLASS] == ELFCLASS64;
+    if (is_wide && header.e_machine == UN_ELF_MACHINE)
+        return false;
+    snprintf(fault->reason, sizeof fault->reason, "%s is a program for %s", path,
+             is_wide ? "another processor" : "32-bit processors, and gVisor runs only 64-bit ones");
+    return set_fault(fault, UN_STEP_EXEC, ENOEXEC, path,
+                     "install the program for " UN_MACHINE_NAME);
+}
+
+static bool has_cr_at_end(const char *name)
+{
+    size_t length = strlen(name);
+    return length && name[length - 1] == '\r';
+}
+
+/* Checks whether a program can't be executed, because it is neither an ELF file nor a script, is an
+ * ELF file for another processor, or is a script whose interpreter does not exist inside. The
+ * last often happens to scripts of Python's virtual environments, whose interpreter is a symbolic
+ * link out of the environment. `path` is the path of the program. */
 static bool check_program(const struct wanted *wanted, int fd, const char *path,
                           struct un_command_fault *fault)
 {
     char start[FIRST_LINE_MAX + 1];
     struct un_reached at;
     ssize_t got = read_start(fd, start);
-    if (got < 0 || !strncmp(start,
-                            "\x7f"
-                            "ELF",
-                            4))
+    if (got < 0)
         return false;
+    if (!strncmp(start, ELFMAG, SELFMAG))
+        return check_elf(start, (size_t)got, path, fault);
     const char *name = interpreter_of(start);
     if (!name) {
         snprintf(fault->reason, sizeof fault->reason,
@@ -152,6 +188,15 @@ static bool check_program(const struct wanted *wanted, int fd, const char *path,
     }
     if (!is_not_inside(wanted, name, &at, fault->interpreter))
         return false;
+    if (has_cr_at_end(name)) {
+        *fault->interpreter = '\0';
+        snprintf(fault->reason, sizeof fault->reason,
+                 "the first line of %s ends with a carriage return, which execve(2) takes for a "
+                 "part of the interpreter's name",
+                 path);
+        return set_fault(fault, UN_STEP_EXEC, ENOENT, path,
+                         "remove the carriage returns: sed -i 's/\\r$//' FILE");
+    }
     bool leads = strcmp(fault->interpreter, name);
     snprintf(fault->reason, sizeof fault->reason,
              "%s needs the interpreter %s%s%s%s, which is not in the sandbox", path, name,

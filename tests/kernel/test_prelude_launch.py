@@ -311,6 +311,16 @@ def test_launch_excludes_other_options(prelude: Program, write: Write) -> None:
             126,
             "/opt/text is neither a program nor a script that begins with #!\n",
         ),
+        (
+            ["/opt/crlf"],
+            126,
+            "exec: the first line of /opt/crlf ends with a carriage return, which execve(2) takes "
+            "for a part of the interpreter's name\n",
+        ),
+        (["/opt/crlf"], 126, "\n  remedy: remove the carriage returns: sed -i 's/\\r$//' FILE\n"),
+        (["/opt/elf32"], 126, "exec: /opt/elf32 is a program for 32-bit processors, and gVisor "),
+        (["/opt/foreign"], 126, "exec: /opt/foreign is a program for another processor\n"),
+        (["/opt/foreign"], 126, "\n  remedy: install the program for "),
         (["/opt/plain/x"], 127, "lookup: '/opt/plain/x' was not found in the sandbox\n"),
         (["/opt/loop"], 126, "exec: /opt/loop: Too many levels of symbolic links\n"),
     ],
@@ -321,6 +331,15 @@ def test_an_unusable_command_is_reported_before_the_start(
     (tmp_path / "plain").write_text("x")
     for name, line in (("script", "#!/no/python -u"), ("venv", "#! /opt/python")):
         (tmp_path / name).write_text(f"{line}\nimport sys\n")
+        (tmp_path / name).chmod(0o755)
+    # ELF files that begin with the identification, the type ET_EXEC and the machine (elf(5)): of a
+    # 32-bit program, and of a program for the processor 8, MIPS.
+    for name, content in (
+        ("crlf", b"#!/bin/sh\r\n"),
+        ("elf32", b"\x7fELF\1\1\1" + bytes(9) + b"\2\0\3\0" + bytes(64)),
+        ("foreign", b"\x7fELF\2\1\1" + bytes(9) + b"\2\0\x08\0" + bytes(64)),
+    ):
+        (tmp_path / name).write_bytes(content)
         (tmp_path / name).chmod(0o755)
     (tmp_path / "python").symlink_to("/home/me/python")
     (tmp_path / "directory").mkdir()
