@@ -14,6 +14,7 @@ from typing import Any
 from usernsctl import _core
 from usernsctl._core import messages
 from usernsctl._system.descriptors import Shared
+from usernsctl._system.paths import make_private
 from usernsctl.commands.popen import Popen
 from usernsctl.errors import NamespaceError, RunscError, UsernsError
 from usernsctl.gvisor.agent.start import ProcessDefaults
@@ -177,7 +178,7 @@ class SandboxDirectory:
     def _make(self, config: bytes) -> None:
         self._remove_leftovers()
         try:
-            os.mkdir(self.id, 0o700, dir_fd=self._top.fd)
+            make_private(self.id, self._top.fd)
         except FileExistsError as error:
             raise duplicate_id(f"sandbox {self.id!r} of this host") from error
         except BaseException:
@@ -188,7 +189,7 @@ class SandboxDirectory:
             raise
         self._exists = True
         for name in ("state", "log"):
-            os.mkdir(f"{self.id}/{name}", 0o700, dir_fd=self._top.fd)
+            make_private(f"{self.id}/{name}", self._top.fd)
         # The path of the directory for runsc's logs, through /proc/self/fd.
         own = f"{self._here}/{self.id}/log"
         if self._host.request.debug_log is None:
@@ -200,6 +201,8 @@ class SandboxDirectory:
         # object owns the descriptor.
         opener = functools.partial(os.open, mode=0o600, dir_fd=self._top.fd)
         with open(f"{self.id}/config.json", "xb", opener=opener) as file:
+            # Set the mode explicitly, because the umask may take read permission from runsc.
+            os.fchmod(file.fileno(), 0o600)
             file.write(config)
 
     def command(self, state: str, disk: str | None = None, ports: Sequence[str] = ()) -> list[str]:

@@ -42,6 +42,7 @@ from usernsctl.gvisor.agent.protocol import (
 )
 from usernsctl.gvisor.launch.steps import AGENT_INSIDE
 from usernsctl.gvisor.runsc import logs
+from usernsctl.gvisor.runsc.command import PRIVATE_UMASK
 from usernsctl.gvisor.runsc.container import query, raise_if_ended
 from usernsctl.gvisor.runsc.stdio import prepared_streams
 from usernsctl.gvisor.sandbox.attached import AttachedSandbox
@@ -534,6 +535,8 @@ def _checkpoint_once(box: TemplateSandbox, image: Image, deadline: float) -> tup
         with life.runsc(*log, *argv) as (command, needed), raise_if_ended(life, box.id):
             fds = [*needed["pass_fds"], errors.fileno()]
             needed = {**needed, "pass_fds": fds, "timeout": seconds_left(deadline)}
+            # With the caller's umask, runsc might be unable to read the checkpoint.
+            needed["umask"] = PRIVATE_UMASK
             done = run_command(command, **needed, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL)
         return done.returncode, logs.own_failure(errors.fileno())
 

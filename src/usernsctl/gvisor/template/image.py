@@ -239,6 +239,7 @@ def _copy(name: str, source: int, target: int) -> tuple[int, str]:
     ):
         if not stat.S_ISREG(os.fstat(reading.fileno()).st_mode):
             raise OSError(22, "not a regular file", name)
+        os.fchmod(writing.fileno(), 0o600)
         while chunk := reading.read(_CHUNK):
             digest.update(chunk)
             size += len(chunk)
