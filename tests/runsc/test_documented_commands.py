@@ -210,7 +210,8 @@ def environ(home: Path) -> Iterator[dict[str, str]]:
     """Yield the environment variables for `home`; remove the test's named namespaces afterwards."""
     made = {
         "HOME": str(home),
-        "PATH": f"{SCRIPTS}:{os.environ['PATH']}",
+        # PATH of Debian's plain users, which has no directory sbin.
+        "PATH": f"{SCRIPTS}:/usr/local/bin:/usr/bin:/bin",
         "TMPDIR": str(home.parent),
         "TOKEN": "secret",
         "LANG": "C.UTF-8",

@@ -289,6 +289,15 @@ def test_remedy_binds_the_directory_of_the_command(view: View, tmp_path: Path) -
     assert caught.value.remedy == f"add --env PATH={tool.parent}:{DEFAULT_PATH}"
 
 
+def test_remedy_names_the_default_path_for_a_program_of_root(view: View) -> None:
+    view.add_bind("/usr", open_program("/usr"))
+    view.add_bind("/sbin", open_program("/sbin"))
+    with pytest.raises(CommandNotFoundError) as caught:
+        check(view, "useradd", PATH="/usr/bin:/bin")
+    assert caught.value.reason.startswith("'useradd' is /usr/sbin/useradd, but PATH in the sandbox")
+    assert caught.value.remedy == f"add --env PATH={DEFAULT_PATH}"
+
+
 def test_remedy_for_a_host_file_binds_its_directory(
     view: View, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,7 +50,7 @@ class CommandLine:
 
     def search(self, directory: str) -> str:
         """Return the option that adds `directory` to the default PATH."""
-        return f"add --env PATH={quoted(directory)}:{DEFAULT_PATH}"
+        return f"add --env PATH={quoted(_default_path_with(directory))}"
 
     def name_by_path(self, command: str) -> str:
         """Return the options that mount the current directory, and the command as a path."""
@@ -75,7 +75,7 @@ class PythonCall:
 
     def search(self, directory: str) -> str:
         """Return the argument that adds `directory` to the default PATH."""
-        return f"env={ {'PATH': f'{directory}:{DEFAULT_PATH}'}!r}"
+        return f"env={ {'PATH': _default_path_with(directory)}!r}"
 
     def name_by_path(self, command: str) -> str:
         """Return the arguments that mount the directory of the command and give its path."""
@@ -89,6 +89,13 @@ class PythonCall:
 
 
 COMMAND_LINE, PYTHON = CommandLine(), PythonCall()
+
+
+def _default_path_with(directory: str) -> str:
+    """Return the default PATH, preceded by `directory` unless PATH has it already."""
+    if directory in DEFAULT_PATH.split(":"):
+        return DEFAULT_PATH
+    return f"{directory}:{DEFAULT_PATH}"
 
 
 def _is_read_as(text: str, bind: Bind) -> bool:
@@ -325,7 +332,8 @@ def _missing(
         return f"{nowhere}, whose root filesystem is {tree}", remedy
     import shutil
 
-    own = shutil.which(command, path=caller.get("PATH"))
+    # Plain users of Debian have no directory sbin in PATH.
+    own = shutil.which(command, path=caller.get("PATH")) or shutil.which(command, path=DEFAULT_PATH)
     if own is None and "/" in command and os.path.isfile(command):
         own = command
     if own is None:
