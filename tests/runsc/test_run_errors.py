@@ -8,7 +8,7 @@ import re
 import stat
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -34,7 +34,8 @@ ARGUMENTS = [
         "[bind-source-missing]\n  remedy: give an existing path of this machine as SRC",
     ),
     (["--bind", "/etc:/b,rw", "--", "true"], 125, "did you mean '/etc:/b:rw'?"),
-    (["--bind", "/etc:relative", "--", "true"], 125, "must be an absolute path"),
+    (["--bind", "/etc:relative", "--", "true"], 125, "must be an absolute path; SRC and DST can't"),
+    (["--bind", "/etc/passwd/", "--", "true"], 125, "/etc/passwd/ is not a directory\n"),
     (["--bind", "/etc:/a:b", "--", "true"], 125, "'/etc:/a:b' is not SRC[:DST][:ro|rw]"),
     (["--bind", "/etc:/", "--", "true"], 125, "an absolute path other than /"),
     (["--bind", "/etc/passwd:/opt", "--", "true"], 125, " and can't be mounted on /opt"),
@@ -203,6 +204,41 @@ def test_run_works_with_umask_0777(usernsctl: Program, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "0022\n", "")
     assert [path.stat().st_mode & 0o777 for path in (state.parent, state, log)] == [0o700] * 3
     assert (data / "file").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.fixture
+def umask_0777(tmp_path: Path) -> Iterator[None]:
+    """Set the umask, after pytest has created `tmp_path` with a normal umask."""
+    assert tmp_path.exists()
+    before = os.umask(0o777)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("umask_0777")
+def test_sandbox_and_template_work_with_umask_0777(tmp_path: Path) -> None:
+    command = ["sh", "-c", "echo R; read x"]
+    with un.SandboxHost() as host, host.template(command, ready="R") as template:
+        template.save(tmp_path / "saved")
+        with template.start(stdin=un.PIPE) as box:
+            assert box.run(["true"]).returncode == 0
+    saved = un.Template.load(tmp_path / "saved")
+    with saved as template, template.start(stdin=un.PIPE) as box:
+        assert box.run(["true"]).returncode == 0
+
+
+@pytest.mark.parametrize("options", [["--bind", "."], ["--wd", "."], ["--bundle", "."]])
+def test_removed_current_directory_is_named(
+    usernsctl: Program, tmp_path: Path, options: list[str]
+) -> None:
+    code = "import os, sys; os.rmdir(os.getcwd()); os.execv(sys.argv[1], sys.argv[1:])"
+    run = [usernsctl.path, "run", *options, *([] if "--bundle" in options else ["--", "true"])]
+    done = capture([sys.executable, "-c", code, *run], cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (125, "")
+    assert done.stderr == (
+        "usernsctl: getcwd: the current directory was removed, so relative paths have no meaning\n"
+        "  remedy: change to an existing directory: cd /\n"
+    )
 
 
 @pytest.mark.parametrize(

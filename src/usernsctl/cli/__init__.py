@@ -96,6 +96,13 @@ def _named(error: OSError) -> UsernsError | None:
     # /proc/self is missing if /proc belongs to another PID namespace.
     if isinstance(error, FileNotFoundError) and str(where).startswith("/proc/self"):
         return NamespaceError.from_os_error(error, where, step="facts", cause="no-proc")
+    if where is None and isinstance(error, FileNotFoundError) and not _exists_here():
+        return NamespaceError(
+            "the current directory was removed, so relative paths have no meaning",
+            step="getcwd",
+            errno=error.errno or 0,
+            remedy="change to an existing directory: cd /",
+        )
     if where is None:
         # A system call of Python itself may have failed, so check whether a seccomp filter denies
         # it.
@@ -104,6 +111,15 @@ def _named(error: OSError) -> UsernsError | None:
         except UsernsError as denied:
             return denied
     return None
+
+
+def _exists_here() -> bool:
+    """Return whether the current directory still exists."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _call(argv: list[str]) -> int:

@@ -67,7 +67,11 @@ def explain(file: str | None, debug_log: str | None, no_probe: bool, as_json: bo
             explanation = explain_failures(logged)
     except FileNotFoundError:
         if debug_log is None and "/" not in str(file):
-            return _fail(f"{file}: neither a file nor the id of a cause")
+            from usernsctl.cli.parser import near
+            from usernsctl.explain.catalogue import catalogue
+
+            similar = near(str(file), catalogue())
+            return _fail(f"{file}: neither a file nor the id of a cause{similar and '.'}{similar}")
         return _fail(f"{debug_log or file}: {os.strerror(errno.ENOENT)}")
     except OSError as error:
         return _fail(f"{debug_log or file or 'standard input'}: {error.strerror}")

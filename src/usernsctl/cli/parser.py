@@ -61,8 +61,9 @@ _DOCKER_OPTIONS = {
     "--ulimit": "--rlimit",
 }
 
-# Maximum number of suggestions for a misspelled word.
-_NEAR_MAX = 4
+# Maximum number of suggestions for a misspelled word, and the maximum number of verbs of a group
+# that the error of an unknown verb lists.
+_NEAR_MAX, _LISTED_MAX = 4, 6
 
 # Widths in --help, in columns: the maximum width of the option names in the left column, and the
 # minimum and maximum width of a line.
@@ -232,7 +233,10 @@ class Parser(argparse.ArgumentParser):
         :raises Answer: the group has no verb with this name.
         """
         if name not in self.verbs:
-            self.error(f"there is no command {name!r}.{_near(name, self.verbs)}")
+            similar = near(name, self.verbs)
+            if not similar and len(self.verbs) <= _LISTED_MAX:
+                similar = f" The commands are: {', '.join(self.verbs)}."
+            self.error(f"there is no command {name!r}.{similar}")
         return self.verbs[name][1]()
 
     def read(self, words: Sequence[str]) -> dict[str, Any]:
@@ -335,8 +339,10 @@ class Parser(argparse.ArgumentParser):
             equivalent = _DOCKER_OPTIONS.get(flag, "")
             known = self.flags.get(equivalent)
             visible = [name for name, one in self.flags.items() if one.help != argparse.SUPPRESS]
-            near = f" Use {format_option(known, equivalent)}." if known else _near(flag, visible)
-            self.error(f"there is no option {flag!r}.{near}")
+            advice = f" Use {format_option(known, equivalent)}." if known else near(flag, visible)
+            if not advice and self.verbs:
+                advice = " Give the options of a command after its name."
+            self.error(f"there is no option {flag!r}.{advice}")
         return option.nargs != 0
 
     # ---- help ------------------------------------------------------------------------------------
@@ -490,7 +496,7 @@ def _read_environ(text: str) -> dict[str, str]:
     return found
 
 
-def _near(word: str, known: Collection[str]) -> str:
+def near(word: str, known: Collection[str]) -> str:
     """Return " Did you mean ...?" with the words in `known` most similar to `word`, or ""."""
     from difflib import get_close_matches
 

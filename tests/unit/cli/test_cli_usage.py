@@ -39,10 +39,26 @@ def test_unknown_verb_gets_no_suggestion(capsys: pytest.CaptureFixture[str]) -> 
     assert last_error_line(capsys, "python3", "job.py") == "Error: there is no command 'python3'."
 
 
+def test_unknown_verb_of_a_small_group_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert last_error_line(capsys, "bundle", "make", "web") == (
+        "Error: there is no command 'make'. The commands are: init, check, fix."
+    )
+
+
+def test_mistyped_cause_gets_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "descriptor-limt"]) == 2
+    assert capsys.readouterr().err == (
+        "usernsctl: explain: descriptor-limt: neither a file nor the id of a cause. "
+        "Did you mean 'descriptor-limit'?\n"
+    )
+
+
 def test_option_in_place_of_a_verb_is_called_an_option(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert "option '--bind'" in last_error_line(capsys, "--bind", ".", "run", "--", "id")
+    assert last_error_line(capsys, "--bind", ".", "run", "--", "id") == (
+        "Error: there is no option '--bind'. Give the options of a command after its name."
+    )
 
 
 @pytest.mark.parametrize("verb", [["run"], ["plan"]])

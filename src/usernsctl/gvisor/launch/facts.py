@@ -258,9 +258,11 @@ def _follow(what: str, path: str) -> PathDescriptor:
         if error.errno not in (errno.ENOENT, errno.ENOTDIR):
             remedy = f"namei -l {quoted(path)}    # shows owner and mode of each directory"
             raise _error(BindError, what, error, path, step="bind", remedy=remedy) from error
+        names_file = path.endswith("/") and os.path.isfile(path.rstrip("/"))
         raise _error(
             BindError,
-            f"{what}: {path} does not exist on this machine",
+            f"{what}: {path} "
+            + ("is not a directory" if names_file else "does not exist on this machine"),
             error,
             path,
             step="bind",

@@ -85,6 +85,11 @@ class Bind:
         mode = more.pop() if more and more[-1] in ("ro", "rw") else "ro"
         if not source or len(more) > 1:
             raise ValueError(f"{text!r} is not SRC[:DST][:ro|rw]")
+        if more and not more[0].startswith("/"):
+            raise ValueError(
+                f"{text!r}: DST, the part after the colon, must be an absolute path; "
+                "SRC and DST can't contain a colon"
+            )
         return cls.shown(source, *more, read_only=mode == "ro")
 
 

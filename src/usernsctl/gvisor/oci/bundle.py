@@ -156,9 +156,15 @@ class Bundle(Closing):
         if hasattr(self, "descriptor"):
             self.close()
 
+    def _command_that_creates(self) -> str:
+        """Return the command that creates this bundle."""
+        argv = ["usernsctl", "bundle", "init", operand(self.path)]
+        return f"{command(argv)} --rootfs ROOTFS -- COMMAND"
+
     def _refuse_directory(self, error: OSError) -> NoReturn:
         if isinstance(error, FileNotFoundError):
-            self._refuse(f"there is no bundle directory {self.path}", error.errno)
+            remedy = self._command_that_creates()
+            self._refuse(f"there is no bundle directory {self.path}", error.errno, remedy)
         if isinstance(error, NotADirectoryError):
             self._refuse(
                 f"{self.path} is not a directory; a bundle is a directory with a {CONFIG_NAME}",
@@ -168,8 +174,7 @@ class Bundle(Closing):
 
     def _refuse_config(self, error: OSError) -> NoReturn:
         if isinstance(error, FileNotFoundError):
-            argv = ["usernsctl", "bundle", "init", operand(self.path)]
-            remedy = f"{command(argv)} --rootfs ROOTFS -- COMMAND"
+            remedy = self._command_that_creates()
             self._refuse(f"there is no {CONFIG_NAME} in {self.path}", error.errno, remedy)
         if error.errno == errno.EXDEV:
             self._refuse(f"{self.filename} leads out of the bundle", error.errno)

@@ -41,7 +41,9 @@ def test_order_of_keys_is_kept(tmp_path: Path) -> None:
 
 
 def test_missing_bundle_directory_raises(tmp_path: Path) -> None:
-    assert load_error(tmp_path / "b").reason == f"there is no bundle directory {tmp_path / 'b'}"
+    error = load_error(tmp_path / "b")
+    assert error.reason == f"there is no bundle directory {tmp_path / 'b'}"
+    assert error.remedy == f"usernsctl bundle init {tmp_path / 'b'} --rootfs ROOTFS -- COMMAND"
 
 
 def test_missing_config_json_raises(tmp_path: Path) -> None:
