@@ -36,7 +36,7 @@ def test_commands_start_in_control_groups_created_by_a_user() -> None:
     reasons = set(re.findall(r"^SKIPPED .*: (.*)$", done.stdout, re.MULTILINE))
     # Allowed reasons for skipped tests. Some tests, as root, create control groups for other users
     # without delegation.
-    allowed = {"only root, outside of containers, may map any id by itself"}
+    allowed = {"only root, outside of containers, may map any id"}
     # A control group with processes, as the tests have here, can't enable controllers for its
     # children.
     allowed.add("no controller is enabled for the groups here")
