@@ -108,6 +108,15 @@ def test_write_file_replaces_content_and_sets_the_mode(box: un.Sandbox, inside: 
     assert shell(box, 'stat -c %a "$1"; cat "$1"', path) == "755\nshort"
 
 
+def test_write_file_keeps_the_content_if_a_buffer_is_not_contiguous(
+    box: un.Sandbox, inside: str
+) -> None:
+    box.write_file(f"{inside}/file", b"content")
+    with pytest.raises(TypeError, match="contiguous"):
+        box.write_file(f"{inside}/file", memoryview(b"replaced")[::2])
+    assert box.read_file(f"{inside}/file") == b"content"
+
+
 def test_write_file_accepts_a_file_object(box: un.Sandbox, inside: str) -> None:
     data = os.urandom(600_000)
     box.write_file(f"{inside}/file", io.BytesIO(data))

@@ -582,16 +582,19 @@ def get(place: Place, path: str, destination: str, max_bytes: int, max_files: in
 
 
 def write_file(
-    place: Place, path: str, data: bytes | BinaryReader, mode: int, *, parents: bool
+    place: Place, path: str, data: bytes | memoryview | BinaryReader, mode: int, *, parents: bool
 ) -> None:
     """Write a file: see :meth:`usernsctl.Sandbox.write_file`."""
     options = ["--parents"] if parents else []
+    if isinstance(data, bytes | bytearray | memoryview):
+        # The cast may raise TypeError, so it comes before the file is truncated.
+        data = memoryview(data).cast("B")
     with (
         _Copy(place, "write", path, *options) as copy,
         copy.sending(Record(records.DONE, mode)) as writer,
     ):
-        if isinstance(data, bytes | bytearray | memoryview):
-            writer.write_data(memoryview(data).cast("B"))
+        if isinstance(data, memoryview):
+            writer.write_data(data)
             return
         while part := data.read(records.DATA_MAX):
             writer.write_data(memoryview(part).cast("B"))
