@@ -187,10 +187,11 @@ def program_builder(build_temp: str) -> ProgramBuilder:
 
 
 def program_compiler(scratch: Path) -> list[str]:
-    """Return the compiler for the programs, which is musl-gcc if it is installed.
+    """Return the compiler for the programs: musl-gcc if possible, otherwise the default compiler.
 
-    A program that is linked with glibc works, too, but takes twice as long to start: glibc queries
-    the features of the processor, and a virtual machine emulates each query.
+    Programs that are linked with glibc work, too, but take twice as long to start: glibc determines
+    the features of the processor by CPUID instructions, and in a virtual machine, each of these
+    instructions traps to the hypervisor.
     """
     if chosen := os.environ.get("USERNSCTL_PROGRAM_CC"):
         return shlex.split(chosen)

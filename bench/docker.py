@@ -93,7 +93,10 @@ def ways_to(image: str, command: list[str]) -> dict[str, list[str]]:
 
 
 def measure(engine: Engine, image: str, command: list[str], rounds: int) -> dict[str, float]:
-    """Return the median seconds of each method to run a command. The baseline is the first."""
+    """Return the median seconds from a method's start to the first byte of output, by method.
+
+    The first method is the baseline.
+    """
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-bench-") as bundle:
         os.chmod(bundle, 0o755)
         Path(bundle, "config.json").write_text(config(command))

@@ -165,7 +165,10 @@ def count(directory: Path) -> dict[str, int]:
 
 
 def kind_of_user() -> str:
-    """Return "root" or "user". Root makes different system calls, because root has capabilities."""
+    """Return "root" if this process runs as root, otherwise "user".
+
+    The counts of both differ, because programs make other system calls if they have capabilities.
+    """
     return "root" if os.geteuid() == 0 else "user"
 
 

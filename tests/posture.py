@@ -199,8 +199,8 @@ def kind_of(pid: int) -> str:
         return "holder"
     name = Path(f"/proc/{pid}/cmdline").read_bytes().partition(b"\0")[0].decode()
     if not name:
-        # Stubs, which run the command's code, are clones of the sandbox process with empty
-        # arguments.
+        # Stubs, which run the command's code, are clones of the sandbox process, and have an empty
+        # /proc/PID/cmdline.
         return "stub"
     name = name.rpartition("/")[2]
     return KINDS.get(name, name)

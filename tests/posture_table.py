@@ -27,7 +27,8 @@ INHERITED = frozenset(f"?{name}" for name in FILES)
 # Descriptors of every runsc process. The optional ones exist only for a moment, or in some
 # releases.
 GO = words("eventfd, eventpoll, pipe, socket, ?io_uring, ?memfd, ?limit of processors r")
-# Descriptors of runsc's error log, and of the crash report, a separate file in a tmpfs of 1 MiB.
+# Writable descriptors of runsc's error log, which is in the tmpfs of the launch, and of the crash
+# report, which is in another tmpfs of 1 MiB.
 LOG = frozenset({"scratch w"})
 CRASH = frozenset({"log/crash w"})
 # Mounts in the command's root filesystem, through which no file of the host can be written.

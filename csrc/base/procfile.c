@@ -28,7 +28,7 @@ static int read_mounts(const char *proc, const char *file, struct un_mounts *mou
     return un_mounts_read(mounts, path);
 }
 
-/* Returns whether a mount at this point can't hide any files. This is so for the directory
+/* Returns whether a mount at this point can't hide any files, which is true for the directory
  * binfmt_misc, which is always empty. The kernel ignores mounts there, too (fs/namespace.c,
  * mnt_already_visible()), and systemd mounts a file system there on every machine. */
 static bool hides_nothing(const char *point)

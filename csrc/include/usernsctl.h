@@ -732,13 +732,13 @@ int un_account_find(const char *user, const char *group, const struct un_account
 /* The directory tree that a sandbox will see: a root filesystem, and the mounts of runsc on it. */
 struct un_view;
 
-/* Creates a view of the root filesystem whose O_PATH descriptor is `top`. The view takes over the
- * descriptor. Returns 0, or -1 with errno set. */
+/* Creates a view of the root filesystem whose O_PATH descriptor is `top`. The view takes
+ * ownership of `top`. Returns 0, or -1 with errno set. */
 int un_view_new(int top, struct un_view **view);
-/* Adds a mount that runsc will make at `inside`, a path without symbolic links. If two mounts have
- * the same path, the first one is used. The view takes over the descriptor `fd` (O_PATH). `source`
- * is the path of the mounted file on the host, or "" if no file of the host is mounted. Returns 0,
- * or -1 with errno set. */
+/* Adds a mount that runsc will make at `inside`, a path without symbolic links. If the view
+ * already has a mount at this path, the new mount is ignored. The view takes ownership of `fd`, an
+ * O_PATH descriptor. `source` is the path of the mounted file on the host, or "" if no file of the
+ * host is mounted. Returns 0, or -1 with errno set. */
 int un_view_add(struct un_view *view, const char *inside, const char *source, int fd);
 /* Sets the ids that the sandbox maps. Directories of these users and groups count as searchable in
  * the sandbox even if this process may not search them. Returns 0, or -1 with errno set. */
@@ -878,15 +878,15 @@ const char *un_launch_remedy(const struct un_launch *launch);
 const char *un_launch_filename(const struct un_launch *launch);
 
 /* Fails if a bind mount of one of the sources would expose `directory`, which need not exist yet.
- * This is so if the source contains the directory or a symbolic link on the path of the directory,
- * or if the source lies in the directory. `fds` are open descriptors of the sources, and `names`
- * the names of the sources for the error message. Writes the index of the offending source to
- * `which`. */
+ * A source exposes the directory if the source contains the directory or a symbolic link on the
+ * directory's path, or lies in the directory. `fds` are open descriptors of the sources, and
+ * `names` the names of the sources for the error message. Writes the index of the offending source
+ * to `which`. */
 int un_refuse_to_show(const int *fds, const char *const *names, size_t count, const char *directory,
                       size_t *which, struct un_error *err);
 /* Finds out whether a bind mount of an open file or directory would expose a file system that is an
- * interface of the kernel, such as /proc, /sys or /dev. This is so if the file lies in such a file
- * system, by whatever path it was opened, or if such a file system is mounted below the directory.
+ * interface of the kernel, such as /proc, /sys or /dev: whether the file lies in such a file
+ * system, by whatever path it was opened, or such a file system is mounted below the directory.
  * Writes the name of the interface to `part`, or NULL if none would be exposed. Returns 0, or -1
  * with errno set. */
 int un_machine_part(int fd, const char **part);

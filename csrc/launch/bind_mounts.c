@@ -89,7 +89,7 @@ static int refuse_own(struct un_launch *launch, const char *named, const char *i
 }
 
 /* Adds a bind mount for runsc to the launch and to its view. The source is the entry `name` of the
- * directory scratch/shown, and is open as `shown`. The launch takes over the descriptor. */
+ * directory scratch/shown, and is open as `shown`. The launch takes ownership of `shown`. */
 static int note_bind(struct un_launch *launch, const struct un_source *source, const char *name,
                      const char *inside, int shown, struct un_error *err)
 {

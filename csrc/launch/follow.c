@@ -18,9 +18,9 @@ struct foreign {
     char *path;
 };
 
-/* Returns whether only root can have created a file at this path. This is so if the path is an
- * entry of /, lies in /etc or /usr, or is one of the directories in `known`. Needed if root's files
- * appear to have the same owner as other users' files. */
+/* Returns whether only root can have created a file at this path. True for entries of /, paths in
+ * /etc and /usr, and the directories in `known`. un_owner_is_trusted() uses the path where the
+ * owner of a file does not distinguish root from other users. */
 static bool is_of_root(const char *path)
 {
     static const char *const known[] = {

@@ -229,7 +229,7 @@ un_lookup_function un_lookup_any_link;
  * because the kernel does not bind-mount a descriptor of another mount namespace. Returns a
  * descriptor, or -1 with errno set, which is ESTALE if the path leads to another file. */
 int un_open_here(int fd, const char *path);
-/* Returns whether a group contains only the caller and root. This is so for root's group, and for a
+/* Returns whether a group contains only the caller and root. True for root's group, and for a
  * group without listed members whose gid equals the caller's uid. */
 bool un_group_is_private(gid_t gid);
 

@@ -42,9 +42,9 @@ static void record_message(struct un_received *received, struct start_state *sta
         start_state->failed = un_received_failure(received, err);
     if (received->message.type == UN_MESSAGE_EXECUTING)
         start_state->here = true;
-    /* Store the sender of the first UN_MESSAGE_EXECUTING or UN_MESSAGE_INIT, which is the second
-     * child. If the second child is PID 1, the command's process sends a later
-     * UN_MESSAGE_EXECUTING, whose sender is ignored. */
+    /* The sender of the first UN_MESSAGE_EXECUTING or UN_MESSAGE_INIT is the second child. If the
+     * second child is PID 1, the command's process sends a later UN_MESSAGE_EXECUTING, whose sender
+     * is ignored. */
     if (start_state->pid <= 0 && (received->message.type == UN_MESSAGE_EXECUTING ||
                                   received->message.type == UN_MESSAGE_INIT))
         start_state->pid = received->sender;
@@ -56,7 +56,7 @@ static void record_message(struct un_received *received, struct start_state *sta
 /* Maximum number of failed attempts to receive a message. */
 #define RECEIVE_TRIES 16
 
-/* Receives messages until the command has been executed or no child remains. */
+/* Receives messages until execve(2) of the command has succeeded or no child remains. */
 static void receive_all_messages(const struct un_start *start, struct start_state *start_state,
                                  struct un_error *err)
 {

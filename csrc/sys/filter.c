@@ -80,7 +80,7 @@ static const struct un_probe_call launch_calls[] = {
     USED(copy_file_range, NO_FD, 0, NO_FD, 0, 0, NO_FLAG),
     USED(unlinkat, NO_FD, 0, NO_FLAG),
     USED(umask, 0),
-    /* System calls that start runsc, or that runsc makes. */
+    /* System calls that are needed to start runsc and wait for it, or that runsc itself makes. */
     NEEDED(wait4, NO_PID, 0, NO_FLAG), /* tried before all other calls, see wait_call */
     NEEDED(waitid, 0, 0, 0, NO_FLAG),
     NEEDED(setsid, 0),

@@ -58,7 +58,7 @@ def parse_map(text: str) -> tuple[Extent, ...]:
     return tuple(Extent(*map(int, line.split())) for line in text.splitlines())
 
 
-#: An extent as an argument: an Extent, a tuple of its numbers, or a text
+#: An extent as an argument: an Extent, a tuple of its numbers, or a string
 #: ``"inside:outside:count"``.
 AnyExtent = Extent | tuple[int, int, int] | str
 
@@ -157,20 +157,20 @@ class IdMap:
     ) -> IdMap:
         """Map exactly the given extents.
 
-        :param uids: the extents of uids, each an :class:`Extent`, three numbers, or a text such as
-            ``"0:100000:65536"``.
+        :param uids: the extents of uids, each an :class:`Extent`, three numbers, or a string such
+            as ``"0:100000:65536"``.
         :param gids: the extents of gids.
         :param setgroups: as for :class:`IdMap`.
         :raises MapError: an extent is malformed.
-        :raises TypeError: `uids` or `gids` is a text instead of a list.
+        :raises TypeError: `uids` or `gids` is a string instead of a list.
         """
         return cls(map_users=_extents(uids), map_groups=_extents(gids), setgroups=setgroups)
 
 
 Word = Literal["root", "current", "auto", "subids", "all"]
 
-#: An id map as an argument; see :func:`requested`. Extents as texts must be in a list or a tuple,
-#: not in any Sequence: a str is a Sequence[str], so type checkers would accept any text.
+#: An id map as an argument; see :func:`requested`. Extents that are strings must be in a list or
+#: a tuple: a str is a Sequence[str], so with Sequence, type checkers would accept any str.
 AnyIdMap = (
     IdMap
     | Word

@@ -96,7 +96,7 @@ def podman(userns_requires: Needs) -> Iterator[Podman]:
         os.chown(made, NOBODY, NOBODY)
         called = Podman(Path(made))
         yield called
-        # The commands also stop the process that keeps Podman's user namespace.
+        # The commands also stop Podman's pause process, which keeps the user namespace alive.
         called("podman system reset --force; podman system migrate")
 
 

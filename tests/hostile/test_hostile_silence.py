@@ -1,4 +1,4 @@
-"""Attacks by a gVisor that does not answer, because it is defective or stopped."""
+"""Attacks by a sentry (gVisor's kernel) that does not answer, because the test has stopped it."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def read_until(ours: int, wanted: bytes) -> None:
 
 
 def test_hostile_payload_types_nothing_for_its_caller(usernsctl: Program, tally: Tally) -> None:
-    """Check that the payload can't insert input, which the caller's shell would execute."""
+    """Check that a payload can't insert commands into the input queue of its caller's terminal."""
     for _ in range(tally.rounds(1, 20)):
         with started(usernsctl, INJECT) as (process, _, theirs):
             assert process.wait(60) == 0

@@ -111,7 +111,7 @@ def test_plain_text_needs_no_rich_and_no_locale() -> None:
     lines = done.stdout.decode("ascii").split("\n")
     assert lines[0].startswith("Ready for a command in gVisor")
     # Lines with remedies may be longer, because users copy commands from them. Here a remedy has
-    # the user's name and a free range.
+    # the user's name and a free range of subordinate ids.
     assert all(len(line) <= 80 or line.startswith("   remedy   ") for line in lines)
 
 

@@ -61,7 +61,7 @@ def test_unmapped_ids_can_not_create_namespaces() -> None:
 
 @pytest.mark.userns
 def test_a_namespace_counts_until_it_is_freed() -> None:
-    """A namespace counts until the kernel has freed it (namespaces(7), "/proc/sys/user")."""
+    """A freed namespace no longer counts against the limit (namespaces(7), "/proc/sys/user")."""
     write(LIMIT, "1")
     with waiting_child(map_self), refused(errno.ENOSPC):
         in_child(map_self)
@@ -78,7 +78,7 @@ def test_a_namespace_counts_until_it_is_freed() -> None:
 
 @pytest.mark.userns
 def test_a_limit_counts_namespaces_of_descendants() -> None:
-    """A namespace counts in all its ancestors (namespaces(7), "/proc/sys/user")."""
+    """A namespace counts against the limits of all ancestors (namespaces(7), "/proc/sys/user")."""
     write(LIMIT, "1")
     map_self()
     # The limit of this namespace is higher, so the limit of the parent namespace applies.

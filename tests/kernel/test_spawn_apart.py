@@ -22,7 +22,7 @@ pytestmark = pytest.mark.also_root
 
 USER = "usernsctl-test"
 
-# Program with a thread that permanently forks children. The children inherit all descriptors that
+# Program with a thread that forks children in a loop. The children inherit all descriptors that
 # are open at the time of the fork, and keep running.
 FORKING = """
 import os, signal, sys, threading, time

@@ -626,7 +626,7 @@ def test_run_works_when_standard_streams_are_closed(closed: str) -> None:
     assert done.stderr == (b"" if "2" in closed else b"err\nerr\n")
 
 
-# Program that starts a command with a given method, and then prints what the command has left of
+# Program that starts a command with a given method, and then prints what the command left unread of
 # the program's standard input.
 UNNAMED = """
 import asyncio, sys

@@ -38,7 +38,7 @@ def agents(box: un.Sandbox) -> set[int]:
 
 
 def wait_for_surplus_to_exit(box: un.Sandbox) -> bool:
-    """Return whether all keepers beyond the idle ones exit before a deadline."""
+    """Return whether, before a deadline, only the processes of an idle agent remain."""
     deadline = time.monotonic() + EXIT_SECONDS
     # Add 1, because the command that lists the processes has a keeper, too.
     while len(agents(box)) > AT_REST + 1:

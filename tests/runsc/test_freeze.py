@@ -194,7 +194,10 @@ def test_frozen_launch_runs_a_bundle(usernsctl: Program, prelude: Program, tmp_p
 def test_frozen_launch_uses_the_host_name_of_the_start(
     usernsctl: Program, prelude: Program, tmp_path: Path
 ) -> None:
-    """Use the host name at the start of the launch, unless --hostname was given at the freeze."""
+    """Check that the sandbox has the name of the host that starts the frozen launch.
+
+    The option --hostname of `usernsctl freeze` takes precedence.
+    """
     file, chosen = tmp_path / "launch", tmp_path / "chosen"
     show = ("--", "cat", "/proc/sys/kernel/hostname")
     assert usernsctl("freeze", "-o", file).returncode == 0

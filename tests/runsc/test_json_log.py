@@ -21,7 +21,7 @@ BYTES = os.fsdecode(HOSTILE.encode() + b"\xff\xc3")
 
 
 def messages(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
-    """Return the messages on standard error. Each must be a JSON object in a printable line."""
+    """Return the messages on standard error. Each must be a line of printable JSON."""
     found = []
     for line in done.stderr.removesuffix("\n").split("\n"):
         assert line.isprintable(), ascii(line)

@@ -142,8 +142,9 @@ def test_limits_too_low_for_runsc_are_reported(perform: Perform, name: str, valu
 @pytest.mark.parametrize("name", ["CORE", "MEMLOCK", "SIGPENDING", "MSGQUEUE", "RTPRIO"])
 @pytest.mark.sampled(3)
 def test_launch_works_with_low_unrelated_limits(perform: Perform, name: str) -> None:
-    # Releases of runsc in 2026 queue signals (see the cause signal-limit). The limit also counts
-    # signals that other tests of this user have queued.
+    # Releases of runsc in 2026 queue a signal for each of their threads at the start (see the cause
+    # signal-limit). RLIMIT_SIGPENDING also counts the signals that other tests of this user have
+    # queued, so the limit must not be much lower.
     fewest = 1000 if name == "SIGPENDING" and gvisor.is_of_2026() else 0
     assert_ran(perform(before=limited(name, fewest)))
 

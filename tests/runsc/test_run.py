@@ -100,7 +100,7 @@ def test_sigterm_ends_the_command(usernsctl: Program) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM])
 def test_signal_before_the_start_ends_the_run(usernsctl: Program, number: signal.Signals) -> None:
-    """Send a signal before runsc starts. usernsctl must kill runsc, which may ignore the signal."""
+    """Check that a signal before the start ends the run, even if runsc ignores the signal."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     try:
         # Block the signal, so that usernsctl-watch inherits the blocked signal, and reads the

@@ -434,7 +434,7 @@ def test_fifo_or_socket_as_mount_point_is_refused(
 def test_symlink_to_a_reserved_path_as_mount_point_is_refused(
     usernsctl: Program, tmp_path: Path, target: str
 ) -> None:
-    """Reject a mount point that links to / or to usernsctl-verify.
+    """Check that a mount point must not be a symbolic link to / or to usernsctl-verify.
 
     A file that is mounted over usernsctl-verify would be executed in place of usernsctl-verify.
     """

@@ -205,8 +205,8 @@ bool agent_idle_any(const struct agent_idle *idle);
 
 /* ---- agent: state of the agent that keepers read --------------------------------------------- */
 
-/* Signal by which a keeper that can't kill the processes of its command requests that the agent
- * call agent_kill_while_stopped(). */
+/* Signal from a keeper that can't kill the processes of its command to the agent, which then calls
+ * agent_kill_while_stopped(). */
 #define AGENT_HELP_SIGNAL SIGUSR1
 
 struct agent_idle;
@@ -282,8 +282,8 @@ struct agent_killing {
     void (*get_help)(void *arg);
     void *arg;
     pid_t group; /* a process group that contains only descendants of this process, or 0 */
-    /* Whether the leader of the group was reaped. The id of the group may then be that of another
-     * group, unless a descendant is in the group. */
+    /* Whether the leader of the process group was reaped. The kernel may then reuse the id of the
+     * process group, unless a descendant of this process is still in the group. */
     const bool *has_lost_leader;
 };
 

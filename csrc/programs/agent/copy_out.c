@@ -33,7 +33,7 @@ static void send_buffer(struct sending *sending)
     sending->size = 0;
 }
 
-/* Sends the buffer if it has no room for `size` more bytes. */
+/* Sends the content of the buffer if the buffer has no room for `size` more bytes. */
 static void make_record_room(struct sending *sending, size_t size)
 {
     if (size > sizeof sending->bytes - sending->size)

@@ -136,8 +136,8 @@ enum {
 /* The maximum size of the data in one record. */
 #define AGENT_DATA_MAX (256 * 1024)
 
-/* A record about a file or a part of its content. The name of the copied file or directory itself
- * is empty. */
+/* A record about a file or a part of its content. The record of the copied file or directory itself
+ * has an empty name. */
 struct agent_record {
     uint32_t kind;
     uint32_t mode; /* st_mode of a file (inode(7)), or the value that the kind of record defines */

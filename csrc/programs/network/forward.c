@@ -118,8 +118,8 @@ static bool move_bytes(struct half *half, int from, int to)
     return true;
 }
 
-/* Checks whether end of file was read from the socket fd[end], but data may still be written to the
- * socket. poll(2) then reports a reset by the peer, although no event is requested. */
+/* Returns whether the socket fd[end] is half-closed: end of file was read, but data may still be
+ * written. poll(2) then reports a reset by the peer, even if no event is requested. */
 static bool is_half_closed(const struct connection *connection, int end)
 {
     return connection->half[end].has_ended && !connection->half[1 - end].is_shut;

@@ -233,7 +233,8 @@ static int make_network(struct network *network, int *namespace, struct un_error
                  (network->udp.count && start_udp(network, *namespace, err));
     close(ends[0]);
     close_ports(network);
-    /* Wait for the child if it has nothing more to do. After a failure, do not wait, because the
+    /* Without published TCP ports, the child exits now. Reap it here, because wait_for_end() would
+     * interpret its exit as the end of the network. After a failure, do not wait, because the
      * kernel kills the child and nft when this process exits. */
     while (!failed && !network->tcp.count && waitpid(child, &status, 0) < 0 && errno == EINTR)
         continue;

@@ -237,13 +237,13 @@ struct limit_process {
     bool is_busy;   /* whether the process has run since the last measurement */
 };
 
+/* Times are in ms of un_now_ms(), unless a member names another unit. */
 struct limit_watch {
     struct un_limits limits;
     bool measures;        /* whether the watcher must measure the usage of the sandbox */
     uint64_t most_memory; /* memory limit in bytes that the watcher enforces, or 0 */
-    int64_t start; /* time of the sandbox's start; like all following times without another unit, in
-                      ms of un_now_ms() */
-    int activity;  /* descriptor of the file that limit_watch_idle() opens, or -1 */
+    int64_t start;        /* time of the sandbox's start */
+    int activity;         /* descriptor of the file that limit_watch_idle() opens, or -1 */
     int64_t active;     /* latest time at which a command is known to have run; 0 while the sandbox
                            starts */
     int64_t next_idle;  /* time of the next check of `activity` */

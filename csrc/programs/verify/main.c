@@ -12,12 +12,12 @@
  * With --log=json, messages have the JSON format of report.c.
  *
  * With --signal, the program sends a signal to PID 1. usernsctl-watch sends real-time signals in
- * this way, because `runsc kill` does not support them. PID 1 itself executes a payload with the
- * name --signal instead.
+ * this way, because `runsc kill` does not support them. As PID 1, the program treats --signal as
+ * the name of the payload.
  *
  * The program works in any root filesystem and as any user. It checks the kernel by system calls
- * only, so that neither a mounted /proc nor a file can fake the result. It needs no libc, and so
- * consists of only two pages, because each page that gVisor has to load delays the payload.
+ * only, so that neither a mounted /proc nor a file can fake the result. Each page that gVisor has
+ * to load delays the payload, so the program uses no libc and consists of only two pages.
  */
 #include "base/base.h"
 #include "base/freestanding.h"

@@ -316,8 +316,9 @@ static int start_kill(const char *program, char **args, int sig, const int strea
     return un_spawn(&spawn, &pid, &pidfd, &err) ? -1 : pidfd;
 }
 
-/* Runs KILL or RAISE with a time limit, because the sandbox may not answer, and the watcher handles
- * nothing else meanwhile. Returns whether the signal was delivered. */
+/* Runs the command line KILL or RAISE with a time limit, because the sandbox may not answer, and
+ * the watcher does nothing else until the command exits. Returns whether the signal was delivered.
+ */
 static bool run_kill(const char *program, char **args, int sig)
 {
     siginfo_t end;

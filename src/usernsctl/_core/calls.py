@@ -567,7 +567,7 @@ class NamespaceFds:
         self.cdata = ffi.gc(ffi.new("struct un_namespace *", unopened), lib.un_namespace_close)
 
     def take(self, index: int, make: Callable[..., int], *arguments: Any) -> None:
-        """Call a function in C, and take over the descriptor that it returns.
+        """Call a C function, and take ownership of the descriptor that the function returns.
 
         map() calls both functions in C, so that Python runs no signal handler between the calls.
 
@@ -744,7 +744,7 @@ class NativeView:
     ) -> Self:
         """Create a view of a root filesystem.
 
-        :param top: the descriptor of the root directory, which the view takes over.
+        :param top: the descriptor of the root directory, of which the view takes ownership.
         :param owners: the uid map and the gid map of the sandbox: root inside may search
             directories of owners whose ids are mapped, even if this process may not. ``None`` if no
             ids are known.
@@ -769,10 +769,10 @@ class NativeView:
             lib.un_view_free(self._owner)
 
     def add(self, inside: str, file: Descriptor) -> None:
-        """Add a bind mount that runsc will create. At each mount point, only the first one counts.
+        """Add a bind mount that runsc will create, unless the view has one at the mount point.
 
         :param inside: the mount point, a path in the sandbox without symbolic links.
-        :param file: the descriptor of the source, which the view takes over.
+        :param file: the descriptor of the source, of which the view takes ownership.
         :raises MemoryError: malloc(3) failed.
         """
         # Python runs no signal handler between detach() and the call.

@@ -41,7 +41,7 @@ class Descriptor:
         return number
 
     def open(self, make: Callable[..., int], *arguments: Any) -> None:
-        """Call a function in C, and take over the descriptor that it returns.
+        """Call a C function, and take ownership of the descriptor that the function returns.
 
         map() calls both functions in C, so that Python runs no signal handler between the calls,
         and an exception of a handler can't leak the descriptor.
@@ -116,7 +116,7 @@ SANDBOX_FILES_MAX: int = lib.UN_SANDBOX_FILES_MAX
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """A cause of failures, an entry of the catalogue: the explanation and the remedy."""
+    """The explanation and the remedy of a cause of failures, from the catalogue."""
 
     why: str
     remedy: str

@@ -339,9 +339,9 @@ class UntrustedPathError(Exception):
 
 
 def open_file(descriptor: int) -> BinaryIO:
-    """Return a file object, for reading, that owns a descriptor.
+    """Return a file object that reads from a descriptor and owns the descriptor.
 
-    In contrast to :func:`open`, this function closes the descriptor of a directory when it fails.
+    If the file is a directory, the descriptor is closed; :func:`open` would leave it open.
 
     :raises OSError: the file is a directory.
     """

@@ -55,8 +55,8 @@ _ATTEMPTS = 100
 _LOCK_SECONDS = 10.0
 _LOCK_PAUSE_SECONDS = 0.02
 
-# Maximum size of a JSON file, in bytes. A record has some hundred bytes, but a command may have
-# many arguments, and Directory.read() also reads runsc's state file, which contains the
+# Maximum size of a JSON file, in bytes. A record has a few hundred bytes, but a command may
+# have many arguments, and Directory.read() also reads runsc's state file, which contains the
 # environment.
 _RECORD_MAX = 4 << 20
 

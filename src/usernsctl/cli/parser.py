@@ -1,8 +1,8 @@
 """Parser of the command line, based on :mod:`argparse`.
 
-The module of a verb has a function that returns the verb's parser, and a function that performs the
-verb. A verb's module is imported only when the verb is called, so that no command waits for the
-imports of other verbs.
+A verb is a subcommand, such as ``run`` or ``ns exec``. The module of a verb has a function that
+returns the verb's parser, and a function that runs the verb. A verb's module is imported only when
+the verb is called, so that no command waits for the imports of other verbs.
 
 Only documented parts of argparse are used. This module itself formats ``--help`` and sorts the
 arguments, because releases of Python differ in both.
@@ -75,7 +75,7 @@ class UsageError(Exception):
 
 
 class Answer(Exception):
-    """A text to print in place of performing the verb: the help, or an error in the arguments.
+    """A text to print instead of running the verb: the help, or an error about the arguments.
 
     :ivar text: the text, with a newline at the end.
     :ivar status: the exit status. If it is not 0, the text is for standard error.
@@ -116,7 +116,7 @@ class Parser(argparse.ArgumentParser):
         """Create a parser without options other than ``--help``.
 
         :param prog: the program and the verb, such as ``usernsctl ns exec``.
-        :param function: the function that performs the verb, or ``None`` for a group of verbs. The
+        :param function: the function that runs the verb, or ``None`` for a group of verbs. The
             function takes the options and operands as keyword arguments, and returns the exit
             status, or ``None`` for 0.
         :param description: the text of ``--help``, by default the docstring of `function`. Indented
@@ -208,7 +208,7 @@ class Parser(argparse.ArgumentParser):
         self.add_operand(name, metavar, nargs=argparse.REMAINDER)
 
     def add_answer(self, flag: str, other: str, text: Callable[[], str], help: str) -> None:
-        """Add an option, such as ``--help``, that prints a text in place of performing the verb."""
+        """Add an option, such as ``--help``, that prints a text instead of running the verb."""
         suppressed = argparse.SUPPRESS
         self.add_option(
             flag, other, action=_Answer, nargs=0, const=text, dest=suppressed, help=help
@@ -399,7 +399,7 @@ def is_switch(option: argparse.Action) -> bool:
 
 
 def usernsctl() -> Parser:
-    """Return the parser of ``usernsctl``, the group of all verbs."""
+    """Return the parser of ``usernsctl``, with all verbs."""
     parser = Parser(
         "usernsctl", description="Run programs in user namespaces and in gVisor, without root."
     )

@@ -20,7 +20,7 @@ _T = TypeVar("_T")
 
 
 class ClosingMixin(Closing, AsyncClosing):
-    """A context manager, also for ``async with``, that closes its object at the end of the block.
+    """Mixin for classes whose objects are closed at the end of a ``with`` or ``async with`` block.
 
     Subclasses define :meth:`close`.
     """

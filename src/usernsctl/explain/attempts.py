@@ -35,11 +35,11 @@ _SANDBOX = (
     b" charliecloud snap-confine landlock toolbox distrobox kubernetes bazel guix /nix nix- nix:"
     b" pressure-vessel clone_new rootfs /snap. /snap/ overlay2 graphdriver"
 ).split()
-# The number of bytes of a line that are used before and after an error, so that a very long line
+# Maximum number of bytes of a line to search before and after an error, so that a very long line
 # costs little time.
 _AROUND = 512
-# Maximum total length of the lines with errors that are used, in bytes. A text with more of these
-# lines is a log, of which the rest is not searched.
+# Maximum number of bytes to search, in the lines with errors and their neighbouring lines. A text
+# with more such lines is probably a log; the rest of the text is not searched.
 _READ_MAX = 1 << 20
 _KEPT_MAX = 64
 # Maximum number of lines, before a line that contains only an error, that may name the failed

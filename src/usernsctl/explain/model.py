@@ -19,7 +19,7 @@ Purpose = Literal["run", "range", "docker", "kubernetes"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cause:
-    """A cause of failures, an entry of the catalogue.
+    """An entry of the catalogue, which describes a cause of failures.
 
     :ivar id: the stable id, which never changes once released.
     :ivar title: the cause in a few words.

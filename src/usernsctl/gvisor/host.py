@@ -333,7 +333,7 @@ def run(args: Args = (), **options: Unpack[AnyRunOptions]) -> Result[Any]:
         is started, by default a new one. `env`, `cwd`, `user`, `stdin`, `stdout`, `stderr` and
         `in_cgroup`, as for :class:`usernsctl.Sandbox`; without `host`, also the arguments of
         :class:`usernsctl.SandboxHost`.
-    :returns: the exit status of the command, or -N after signal N, its output, and the reason of
+    :returns: the exit status of the command, or -N after signal N, its output, and the reason for
         its exit.
     :raises TimeoutExpired: the command took more than `timeout` seconds, and was killed.
     :raises CalledProcessError: `check` is true, and the exit status of the command is not 0.

@@ -94,7 +94,7 @@ class Namespace(Closing):
 
     @classmethod
     def _holding(cls, owner: _core.NamespaceFds, identity: _core.Setup) -> Self:
-        """Return a Namespace that takes over descriptors from their owner.
+        """Return a Namespace that takes ownership of the descriptors of `owner`.
 
         :param identity: the uid, the gid and the groups of commands inside.
         """

@@ -32,7 +32,7 @@ MAX_ADDRESSES = 16
 
 _BLOCK = 64 * 1024
 # Maximum number of bytes to read of a refused request. If the proxy closes a connection with unread
-# bytes, the client may receive a reset in place of the answer.
+# bytes, the client may receive a reset instead of the response.
 _MAX_DRAINED = 1024 * 1024
 _FULL_SECONDS = 0.2
 
@@ -40,7 +40,7 @@ _FULL_SECONDS = 0.2
 class Refused(Exception):
     """Error for a connection that the rules do not allow. The message is the reason.
 
-    :ivar status: the status code and reason phrase of the answer.
+    :ivar status: the status code and reason phrase of the response.
     :ivar target: the host and the port, as far as they are known.
     """
 
@@ -53,7 +53,7 @@ class Refused(Exception):
 class Failed(Exception):
     """Error for a connection that is allowed but failed. The message is the reason.
 
-    :ivar status: the status code and reason phrase of the answer.
+    :ivar status: the status code and reason phrase of the response.
     """
 
     def __init__(self, reason: str, status: str) -> None:
@@ -198,7 +198,7 @@ class Proxy:
         try:
             relay.run(request.head + body.feed(more))
         except http_request.BadRequest as error:
-            # Only close the connection, because a part of an answer may have been sent already.
+            # Send no error response, because a part of a response may have been sent already.
             self._refuse(f"{target}: {error}")
 
 

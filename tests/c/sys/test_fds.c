@@ -147,8 +147,8 @@ static int stdio_is_placed(void *arg)
         bool first = true;
         for (int other = 0; other < fd; other++)
             first = first && placing->want[other] != placing->want[fd];
-        /* A pipe contains its number only once, so it is read only from the first of its
-         * descriptors. */
+        /* Each pipe contains one byte, its number. Several descriptors may refer to the same pipe,
+         * so read the byte only from the first of these descriptors. */
         if (first && (read(fd, &got, 1) != 1 || got != placing->want[fd]))
             return 3;
     }

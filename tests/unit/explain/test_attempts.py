@@ -1,4 +1,4 @@
-"""Tests of explanations by operation and error, for messages that the catalogue lacks."""
+"""Tests of causes that are found by the operation and the error that an unlisted message names."""
 
 from __future__ import annotations
 

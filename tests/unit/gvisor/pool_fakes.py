@@ -1,4 +1,4 @@
-"""Fakes for tests of a pool's keeper, with sandboxes that start at once."""
+"""Fakes for tests of a pool's keeper, with sandboxes that start immediately."""
 
 from __future__ import annotations
 

@@ -44,7 +44,8 @@ _END = """
     esac
 }
 
-# In a directory of $fpath, this file is the body of the function itself.
+# If zsh autoloads this file from a directory of $fpath, the file is the body of @name@,
+# and so must also call the function @name@ that it has just defined.
 if [[ ${funcstack[1]-} == @name@ ]]; then
     @name@ "$@"
 else

@@ -142,10 +142,10 @@ def agent_process(
 
 
 def set_agent_as_init(config: dict[str, Any], release: Release, *argv: str) -> None:
-    """Make the agent PID 1 of the sandbox in a config.json, in place of the command.
+    """Change a config.json so that PID 1 of the sandbox is the agent instead of the command.
 
-    Older releases of runsc give gVisor's own process on the host the bounding set of the sandbox's
-    PID 1.
+    Older releases of runsc apply the capability bounding set of PID 1 to the sentry's process on
+    the host, too. For these releases, the agent's bounding set is therefore that of the command.
 
     :param release: the release of the runsc that starts the sandbox.
     :param argv: the program and the arguments of the agent.

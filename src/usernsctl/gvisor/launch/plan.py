@@ -385,7 +385,10 @@ def _machine(facts: Facts) -> Iterable[Record]:
 
 
 def limit_tmpfs(config: dict[str, Any], size: int) -> None:
-    """Limit the size of each tmpfs in a config.json, in bytes, in place; 0 means no limit."""
+    """Set the size limit of each tmpfs in a config.json, which is changed in place.
+
+    :param size: the limit in bytes; 0 changes nothing.
+    """
     for mount in config.get("mounts") or ():
         if size and mount.get("type") == "tmpfs":
             options = mount.get("options") or ()

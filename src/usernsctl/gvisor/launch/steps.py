@@ -37,7 +37,7 @@ def literal(word: str) -> str:
 VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
     # The remedy that is printed if an assumption of a frozen launch is wrong.
     "remedy": (("command",), "if the launch is outdated: {command}"),
-    # Ids of the command, and the oom score.
+    # Id maps, uid and gids of the command, and its oom_score_adj (proc_pid_oom_score_adj(5)).
     "idmap": (("option",), "{option}"),
     "user": (("uid", "gid"), "run the command as uid {uid} and gid {gid}"),
     "group": (("gid",), "run the command with the supplementary group {gid}"),

@@ -53,12 +53,12 @@ class CommandLine:
         return f"add --env PATH={quoted(_default_path_with(directory))}"
 
     def name_by_path(self, command: str) -> str:
-        """Return the options that mount the current directory, and the command as a path."""
+        """Return advice to mount the current directory, and to name `command` by its path."""
         by_path = quoted("./" + command)
         return f"name a file of the current directory by its path, as in: --bind . -- {by_path}"
 
     def separate_words(self, command: str) -> str:
-        """Return advice to separate the arguments of `command`, or to run `command` in a shell."""
+        """Return advice to pass the words of `command` separately, or to run a shell."""
         return f"give each word as a separate argument, or run a shell: sh -c {quoted(command)}"
 
 
@@ -78,7 +78,7 @@ class PythonCall:
         return f"env={ {'PATH': _default_path_with(directory)}!r}"
 
     def name_by_path(self, command: str) -> str:
-        """Return the arguments that mount the directory of the command and give its path."""
+        """Return advice to mount the current directory, and to name `command` by its path."""
         path = os.path.abspath(command)
         shown = self.show(os.path.dirname(path))
         return f"name a file of the current directory by its path: {shown}, args=[{path!r}]"

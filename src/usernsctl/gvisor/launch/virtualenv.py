@@ -140,10 +140,10 @@ def _read_config(top: PathDescriptor) -> dict[str, str]:
 def _check_environment(top: PathDescriptor) -> None:
     """Check that a directory has only the entries of a virtual environment.
 
-    Other files may be secret, such as the files of a project that is its own environment, or a
-    pip.conf, which may have passwords.
+    Other entries may be secret: the virtual environment may have been created in the top directory
+    of a project, and a pip.conf may contain passwords.
 
-    :raises _UnsuitableError: the directory has another entry.
+    :raises _UnsuitableError: the directory has any other entry.
     """
     fd = top.open()
     try:

@@ -41,7 +41,7 @@ _UNTRUSTED = "an untrusted bundle may read and write only its own files"
 
 
 def check_outside(config: Config, bundle: Bundle) -> Iterator[Violation]:
-    """Yield everything in `config` that reaches outside of `bundle`, whether allowed or not."""
+    """Yield the settings in `config` that reach outside of `bundle`, whether allowed or not."""
     yield from _check_hooks(config)
     yield from _check_root(config, bundle)
     for index, mount in enumerate(config.mounts or ()):

@@ -168,7 +168,7 @@ def _below_another_bind(config: Config, mount: MountEntry) -> bool:
 
 
 def resolve_in_root(root: str, path: str) -> tuple[str, str]:
-    """Resolve `path` as a process does whose root directory is `root`.
+    """Resolve `path` as in a process whose root directory is `root` (chroot(2)).
 
     :returns: the existing part of the path, as a path on the host, and the missing components, or
         ``""`` if the complete path exists. After :data:`_MAX_LINKS` symbolic links, the remaining
@@ -334,7 +334,7 @@ def check(
     network: Network = "none",
     memory_overlay: bool = False,
 ) -> list[Violation]:
-    """Find what rootless runsc would refuse, and everything that reaches outside of the bundle.
+    """Return the settings that rootless runsc would refuse or that reach outside of the bundle.
 
     The id maps describe the user namespace in which runsc will run. Call this function outside of
     that namespace, because file permissions are computed for the outside ids of the maps.

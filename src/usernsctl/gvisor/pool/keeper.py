@@ -169,12 +169,12 @@ class PoolTimeout(Exception):
 
 
 class Keeper(Generic[_T]):
-    """The thread that manages the sandboxes of a pool, and its state.
+    """The state of a pool, and the thread that manages the sandboxes of the pool.
 
     :ivar rules: the limits of the pool.
     :ivar maker: the operations on sandboxes.
     :ivar creator: the pid of the process that created the pool.
-    :ivar stats: the counters as of the last change.
+    :ivar stats: the counters of the pool, as an object that each change replaces by a new one.
     """
 
     def __init__(self, maker: Maker[_T], rules: Rules) -> None:

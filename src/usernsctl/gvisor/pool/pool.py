@@ -530,7 +530,7 @@ class SandboxPool(Closing, AsyncClosing):
 
         :param timeout: the time limit of the wait, in seconds; ``None`` means no limit.
         :param ttl: the time limit of the ``with`` block, as seconds, or as a text such as ``"2m"``.
-            At the limit, the pool kills the sandbox, and the reason of its commands is
+            At the limit, the pool kills the sandbox, and the reason for the end of its commands is
             ``"timeout"``.
         :returns: a context manager, which waits when the block is entered, and raises the following
             errors.

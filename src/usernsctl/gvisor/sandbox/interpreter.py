@@ -431,14 +431,14 @@ class Interpreter(ClosingMixin):
         return True
 
     def _release(self, reason: EndReason) -> None:
-        """Set the reason of the interpreter's end, and close all descriptors."""
+        """Set the reason for the interpreter's end, and close all descriptors."""
         self._reason = self._reason or reason
         for file in self._files:
             file.close()
 
     @property
     def reason(self) -> EndReason | None:
-        """The reason of the interpreter's end (:class:`Execution`), once a call has noticed it."""
+        """The reason for the interpreter's end (:class:`Execution`), once a call has noticed it."""
         return self._reason
 
     def close(self) -> None:

@@ -104,9 +104,9 @@ class DetachedRecord:
         return [one.open(check) for one, check in checked]
 
     def _is_ours(self, pid: int) -> bool:
-        """Return whether a process of this user's namespaces has a command line naming the bundle.
+        """Return whether a process is in a namespace of this user, and its argv names the bundle.
 
-        A process that is exiting has no command line, so only the namespace is checked.
+        An exiting process has no argv (proc_pid_cmdline(5)), so only its namespace is checked.
         """
         argv = command_line_of(pid)
         return is_in_our_namespace(pid) and (argv is None or _has_bundle(argv, self.id))
@@ -198,10 +198,10 @@ def open_runsc_state(entry: Entry[DetachedRecord]) -> Directory:
 
 
 def read_defaults(entry: Entry[DetachedRecord]) -> ProcessDefaults:
-    """Read the settings that all commands of a sandbox share from runsc's state file.
+    """Read, from runsc's state file, the settings that all commands of a sandbox share.
 
-    The record of the sandbox does not contain these settings, since the environment may contain
-    secrets.
+    The record of the sandbox does not contain these settings, because one of them is the
+    environment, which may contain secrets.
 
     :raises RunscError: the state file of this release of runsc has an unknown format.
     """

@@ -552,7 +552,7 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
             raise TimeoutExpired(self.args, expired.timeout) from None
 
     def result(self, timeout: float | None = None) -> Result[Any]:
-        """Wait for the command to exit, and return its exit status and the reason of its exit.
+        """Wait for the command to exit, and return its exit status and the reason for its exit.
 
         The result has no output (see :meth:`communicate`). If the sandbox was killed because of a
         limit, the limit is the reason in the result, while :meth:`wait` raises an error.
@@ -669,7 +669,7 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
             :func:`subprocess.run`; `max_output` and `on_overflow`, as for
             :func:`usernsctl.gvisor.run`; and the options of :meth:`popen`.
         :returns: the exit status of the command, or -N after signal N, its output, and the reason
-            of its exit. The output is text if `text`, `encoding`, `errors` or `universal_newlines`
+            for its exit. The output is text if `text`, `encoding`, `errors` or `universal_newlines`
             is given, else bytes.
         :raises TimeoutExpired: the command took more than `timeout` seconds, its start included.
             The command was killed, with all processes that it had started.

@@ -149,7 +149,7 @@ class Ready:
 
 
 def _has_file(box: Sandbox, path: str, deadline: float | None) -> bool:
-    """Return whether a path exists in the sandbox, without a program of the root filesystem."""
+    """Return whether a path exists in the sandbox; run no program of the root filesystem."""
     try:
         # The path of the command has a slash after a regular file, so the exec always fails
         # (ENOTDIR). Before that, the agent changes to the directory `cwd`. If this fails, the error

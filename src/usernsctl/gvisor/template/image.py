@@ -125,7 +125,7 @@ class Image:
     """
 
     def __init__(self, host: HostNamespace) -> None:
-        """Create the directory.
+        """Create an empty directory for the files of an image.
 
         :raises ValueError: the host is closed.
         :raises NamespaceError: the directory can't be created.
