@@ -62,7 +62,8 @@ static bool reap_for_keeper(void *arg)
     pid_t pid = 1;
     for (int i = 0; i < AT_ONCE && pid > 0; i++) {
         pid = wait4(-1, &status, WNOHANG, &used);
-        if (pid > 0 && pid == keeper->command)
+        /* After the command was reaped, a process of the command may have got its pid. */
+        if (pid > 0 && pid == keeper->command && !keeper->ended)
             send_status(keeper, status, &used);
     }
     keeper->more = pid > 0;

@@ -138,6 +138,32 @@ static void a_later_command_with_the_pid_of_an_ended_one_survives(void)
     CHECK_INT(stop_agent(&agent), 0);
 }
 
+/* Checks that the agent reports one exit status of a command, although a background process of the
+ * command gets the pid of the ended command, and exits as a child of the keeper. */
+static void a_background_process_with_the_pid_of_its_command_reports_no_end(void)
+{
+    static const char script[] =
+        "setsid sh -c 'trap \"sleep 0.05 & echo \\$!; exit\" USR1; echo; while :; do :; done' &";
+    struct agent_process agent;
+    char line[16] = "";
+    int alive;
+    pid_t pid;
+    if (access(LAST_PID, W_OK))
+        return;
+    start_agent(&agent);
+    int ended = start_script(&agent, script, &alive, &pid);
+    CHECK_INT(receive_end(ended), 0);
+    reuse_pid(pid);
+    send_note(ended, AGENT_SIGNAL, AGENT_TO_TREE, SIGUSR1);
+    CHECK(read(alive, line, sizeof line - 1) > 0);
+    CHECK_INT(atoi(line), pid);
+    check_all_end(alive);
+    send_note(ended, AGENT_SIGNAL, AGENT_TO_TREE, SIGKILL);
+    CHECK_INT(receive_answer(ended).size, 0);
+    close(ended);
+    CHECK_INT(stop_agent(&agent), 0);
+}
+
 /* Runs the tests as PID 1 of a PID namespace. */
 static int run_tests(void *arg)
 {
@@ -149,6 +175,7 @@ static int run_tests(void *arg)
     children_and_orphans_end_without_proc();
     help_is_requested_after_some_rounds();
     a_later_command_with_the_pid_of_an_ended_one_survives();
+    a_background_process_with_the_pid_of_its_command_reports_no_end();
     return 0;
 }
 
