@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from conftest import settled_descriptors
 
 import usernsctl as un
+from usernsctl._system.descriptors import Shared
 from usernsctl._system.processes import ForeignProcessError, ProcessIdentity
+from usernsctl.gvisor.sandbox import detached, records
 
 
 def record_of(*pids: int, proxy: int | None = None) -> un.DetachedRecord:
@@ -66,3 +71,31 @@ def test_foreign_process_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch) -
     # traceback.
     assert settled_descriptors() == before
     assert caught.value.cause == "state-directory-unusable"
+
+
+def test_reports_that_are_written_between_two_reads_are_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = os.open(tmp_path, os.O_RDONLY)
+    entry: Any = SimpleNamespace(fd=directory, path=str(tmp_path))
+    box = detached.DetachedSandbox.__new__(detached.DetachedSandbox)
+    box.status = None
+    box._is_reported, box._process_count = False, 0
+    box._shared, box._reports = Shared("it", (directory,)), records.open_reports(entry)
+    box._end_report = detached.EndReport(is_limited=True)
+
+    def read_once(fd: int) -> str:
+        text = records.read_open_report(fd)
+        (tmp_path / "end").write_text("memory-limit 2 3\nthe memory limit\n")
+        (tmp_path / "status").write_text("137")
+        return text
+
+    monkeypatch.setattr(detached, "read_open_report", read_once)
+    # The keeper is slow, and writes both files after the first read.
+    monkeypatch.setattr(detached, "await_ends", lambda _: False)
+    while box.status is None:
+        box._read_report()
+    assert box._end_report.end is not None
+    assert box._end_report.end.reason == "memory-limit"
+    box._reports.close()
+    box._shared.close()

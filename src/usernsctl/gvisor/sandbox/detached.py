@@ -389,7 +389,9 @@ class DetachedSandbox:
             # Do not wait for the proxy, whose pidfd is the last one: a stopped proxy would delay
             # this until the deadline.
             ended = await_ends(pidfds[: self._process_count])
-            end, status = map(read_open_report, reports)
+            # Read the status first: the keeper writes it last, so the report of the end is complete
+            # if there is a status.
+            status, end = map(read_open_report, reports)
             self._end_report.end = SandboxEnd.parse(end)
             if status.isdecimal():
                 self.status = returncode_of(int(status))

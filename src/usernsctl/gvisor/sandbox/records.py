@@ -331,7 +331,7 @@ def read_report(path: str, directory: int) -> str:
 
 
 def open_reports(entry: Entry[DetachedRecord]) -> Shared:
-    """Open the files "end" and "status", which the keeper (csrc/programs/detach/main.c) will write.
+    """Open the files "status" and "end", which the keeper (csrc/programs/detach/main.c) will write.
 
     Creates them first if they are missing. Once the sandbox has ended, another process may remove
     the files; their contents can be read through the descriptors nevertheless.
@@ -341,7 +341,7 @@ def open_reports(entry: Entry[DetachedRecord]) -> Shared:
     opener = functools.partial(os.open, dir_fd=entry.fd)
     with wrap_os_errors(entry.path):
         # The keeper, too, creates them with this mode.
-        names, flags = ("end", "status"), _READ | os.O_CREAT
+        names, flags = ("status", "end"), _READ | os.O_CREAT
         return Shared("the sandbox", map(opener, names, [flags] * 2, [0o600] * 2))
 
 
