@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -186,6 +187,20 @@ def test_helper_on_a_nosuid_mount_is_reported(tmp_path: Path) -> None:
     write_tree(tmp_path, {"usr/bin/newuidmap": "", "proc/self/mountinfo": MOUNTINFO})
     (tmp_path / "usr/bin/newuidmap").chmod(0o755)
     assert read(tmp_path, PATH="/usr/bin").helpers["newuidmap"].nosuid == "/usr"
+
+
+def test_helpers_count_as_privileged_where_a_filter_kills_callers_of_fgetxattr(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[object] = []
+    monkeypatch.setattr(os, "getxattr", lambda *args: called.append(args) or b"")
+    write_tree(tmp_path, {"usr/bin/newuidmap": ""})
+    (tmp_path / "usr/bin/newuidmap").chmod(0o755)
+    facts = read_facts(str(tmp_path), {"PATH": "/usr/bin"}, only_files=True)
+    assert facts.helpers["newuidmap"].privileged
+    assert called == []
+    assert not read(tmp_path, PATH="/usr/bin").helpers["newuidmap"].privileged
+    assert len(called) == 1
 
 
 def test_subordinate_source_and_gid_entries_are_read(tmp_path: Path) -> None:
