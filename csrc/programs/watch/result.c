@@ -124,7 +124,8 @@ static int give_name(const struct result_file *file)
 
 static int write_file(const struct result_file *file, const struct un_text *text)
 {
-    if (!un_write_all(file->fd, text->bytes, text->length) && !give_name(file) &&
+    errno = ENOMEM;
+    if (!text->failed && !un_write_all(file->fd, text->bytes, text->length) && !give_name(file) &&
         !renameat(file->directory, file->temporary, file->directory, file->name))
         return 0;
     int errnum = errno;
@@ -141,8 +142,7 @@ int result_write(const struct result_file *file, const struct watch_result *resu
     if (!file->name)
         return 0;
     compose(&text, result, read_denied(file));
-    errno = ENOMEM;
-    int failed = text.failed || write_file(file, &text) ? -1 : 0;
+    int failed = write_file(file, &text);
     if (failed) {
         un_fail_errno(&err, UN_STEP_STDIO, file->name);
         report_error("usernsctl: --result", &err);
