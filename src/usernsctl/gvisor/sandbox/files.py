@@ -270,7 +270,8 @@ class SandboxFiles:
         is not removed.
 
         :param tree: the path on the host. If it is a symbolic link, the target is copied.
-        :param path: the path to create in the sandbox, absolute.
+        :param path: the path to create in the sandbox, absolute unless the sandbox has a working
+            directory.
         :param bool merge: whether `path` may exist. If so, files are added to existing directories,
             and replace existing files; the modes of existing directories do not change.
         :param bool parents: whether to create missing directories above `path`.

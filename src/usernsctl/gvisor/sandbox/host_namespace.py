@@ -609,7 +609,7 @@ def _join(kept: Namespace | str, network: str) -> tuple[Namespace, MappedIds]:
     """Open persistent namespaces, with a new mount namespace for a root filesystem.
 
     :param network: the network of the sandboxes.
-    :returns: the namespaces, with duplicates of their descriptors, and the mapped ids.
+    :returns: the namespaces, with descriptors of their own, and the mapped ids.
     :raises ValueError: the namespaces are closed, or include a PID namespace, whose /proc runsc
         would lack.
     :raises NamespaceError: no persistent namespaces have the name `kept`, or a system call failed.

@@ -66,7 +66,7 @@ class TemplateRecord:
     :ivar args: the command.
     :ivar version: the version of this package.
     :ivar runsc: the label of runsc's release, and the size and modification time of the file.
-    :ivar flags: the values of runsc's flags for the network and the platform.
+    :ivar flags: the network and the platform of the host, see :func:`flags_of`.
     :ivar scratch: the directory of the host's files.
     :ivar config: the config.json of the sandbox.
     :ivar files: the files of the root filesystem that must not change until a restore.
@@ -206,7 +206,7 @@ def _stat_of(path: str) -> tuple[int, int]:
 
 
 def flags_of(host: HostNamespace) -> tuple[str, str]:
-    """Return the values of runsc's flags for the network and the platform of a host."""
+    """Return the network of a host, such as ``"private"``, and its platform or ``"default"``."""
     return host.request.network, host.request.platform or "default"
 
 
