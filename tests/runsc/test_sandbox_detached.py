@@ -270,6 +270,20 @@ def test_exit_status_is_known_once_a_slow_watcher_has_written_it(
         assert (box.wait(), box.poll()) == (7, 7)
 
 
+def test_exit_status_is_known_with_umask_0777(host: un.SandboxHost, marker: str) -> None:
+    before = os.umask(0o777)
+    try:
+        command = ["sh", "-c", "read line; exit 7"]
+        with (
+            host.start(command, id=marker, detach=True, stdin=un.PIPE) as box,
+            un.Sandbox.attach(marker) as other,
+        ):
+            box.stdin.close()
+            assert (box.wait(PATIENCE), other.wait(PATIENCE)) == (7, 7)
+    finally:
+        os.umask(before)
+
+
 def test_exit_status_outlives_the_record(host: un.SandboxHost, marker: str) -> None:
     """Let usernsctl ps of another process remove the record before the creator asks."""
     command = ["sh", "-c", "read line; exit 7"]

@@ -74,6 +74,8 @@ def create_file(path: str, directory: int) -> FileIO:
     file = FileIO(path, "r+", opener=lambda name, _: os.open(name, flags, 0o600, dir_fd=directory))
     with contextlib.ExitStack() as failed:
         failed.enter_context(file)
+        # Set the mode explicitly, because the umask may take permissions from later readers.
+        os.fchmod(file.fileno(), 0o600)
         # Allocate blocks for the file, because otherwise a full disk would kill the proxy by
         # SIGBUS.
         os.posix_fallocate(file.fileno(), 0, _SIZE)

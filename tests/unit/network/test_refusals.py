@@ -100,6 +100,17 @@ def test_table_closed_during_a_read_is_read_to_its_end(
     assert read(reader) == content
 
 
+def test_mode_of_the_file_does_not_depend_on_the_umask(
+    tmp_path: Path, directory: Directory
+) -> None:
+    before = os.umask(0o777)
+    try:
+        refusals.create_file("table", directory.fd).close()
+    finally:
+        os.umask(before)
+    assert (tmp_path / "table").stat().st_mode & 0o777 == 0o600
+
+
 def test_file_of_the_table_is_a_new_one(tmp_path: Path, directory: Directory) -> None:
     (tmp_path / "table").symlink_to(tmp_path / "target")
     with pytest.raises(FileExistsError):

@@ -342,7 +342,12 @@ def open_reports(entry: Entry[DetachedRecord]) -> Shared:
     with wrap_os_errors(entry.path):
         # The keeper, too, creates them with this mode.
         names, flags = ("status", "end"), _READ | os.O_CREAT
-        return Shared("the sandbox", map(opener, names, [flags] * 2, [0o600] * 2))
+        reports = Shared("the sandbox", map(opener, names, [flags] * 2, [0o600] * 2))
+        with reports.use() as fds:
+            for fd in fds:
+                # Set the mode explicitly, because the umask may take permissions from the keeper.
+                os.fchmod(fd, 0o600)
+        return reports
 
 
 def read_open_report(fd: int) -> str:
