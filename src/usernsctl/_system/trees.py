@@ -98,7 +98,7 @@ class TreeWriter:
 
     @property
     def directory_path(self) -> bytes:
-        """Return the path of the open directory, relative to the tree."""
+        """The path of the open directory, relative to the tree."""
         return b"/".join(self._names[1 : self.depth])
 
     def _take_name(self, name: bytes) -> tuple[bytes, int]:
