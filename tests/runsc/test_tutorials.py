@@ -16,7 +16,7 @@ import pytest
 from conftest import SCRIPTS
 
 TUTORIALS = Path(__file__).resolve().parents[2] / "docs" / "tutorials"
-STEP = re.compile(r"(Save this as `([\w.]+)`:\n\n)?^```(\w+)\n(.*?)^```$", re.M | re.S)
+STEP = re.compile(r"(Save\s+this\s+as\s+`([\w.]+)`:\n\n)?^```(\w+)\n(.*?)^```$", re.M | re.S)
 SECONDS = 120
 
 #: Reason why blocks of `sh`, which show no output, are not executed.

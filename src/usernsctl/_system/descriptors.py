@@ -349,7 +349,8 @@ class Shared:
         :param fds: the descriptors. With an iterator such as ``map(os.pidfd_open, [pid])``, Python
             runs no signal handler between opening and taking over a descriptor, so an exception of
             a handler can't leak it.
-        :raises BaseException: the exception of `fds`. The descriptors before it are closed.
+        :raises BaseException: an exception of `fds` or of a signal handler. The descriptors of an
+            iterator are closed; those of a sequence still belong to the caller.
         """
         self._what = what
         self._fds: list[int] = []
@@ -358,11 +359,13 @@ class Shared:
         self._is_closed = False
         try:
             self._unclosed.extend(fds)
+            self._fds.extend(self._unclosed)
         except BaseException:
+            if isinstance(fds, Sequence):
+                self._unclosed.clear()
             # The traceback of the error would keep the descriptors open.
             self.close()
             raise
-        self._fds.extend(self._unclosed)
 
     @property
     def closed(self) -> bool:

@@ -9,6 +9,8 @@ import os
 import socket
 import threading
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -70,6 +72,22 @@ def test_failed_open_closes_the_descriptors_before_it() -> None:
     assert len(opened) == 1
     assert not is_open(opened[0])
     del caught
+
+
+def test_descriptors_of_a_sequence_belong_to_the_caller_after_an_exception() -> None:
+    class Interrupted(Sequence[int]):
+        def __len__(self) -> int:
+            return 2
+
+        def __getitem__(self, index: Any) -> Any:
+            if index == 0:
+                return fd
+            raise KeyboardInterrupt
+
+    fd = os.open("/dev/null", os.O_RDONLY)
+    with pytest.raises(KeyboardInterrupt):
+        Shared("it", Interrupted())
+    os.close(fd)
 
 
 def test_exception_ends_the_use_of_shared_descriptors() -> None:
