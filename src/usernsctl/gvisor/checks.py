@@ -234,14 +234,19 @@ def directory_inside(cwd: StrOrBytesPath | None) -> str | None:
     found = check_path("cwd", cwd)
     assert found is not None
     if not found.startswith("/"):
-        raise CommandError(
-            f"cwd={found!r} is not an absolute path",
-            step="chdir",
-            errno=errno.EINVAL,
-            filename=found,
-            remedy="give the directory's absolute path in the sandbox",
-        )
+        raise relative_error(f"cwd={found!r} is not an absolute path", found)
     return found
+
+
+def relative_error(reason: str, cwd: str) -> CommandError:
+    """Return the error for a working directory that is not an absolute path."""
+    return CommandError(
+        reason,
+        step="chdir",
+        errno=errno.EINVAL,
+        filename=cwd,
+        remedy="give the directory's absolute path in the sandbox",
+    )
 
 
 def stream(name: str, given: Any) -> None:

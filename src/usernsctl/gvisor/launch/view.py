@@ -11,7 +11,6 @@ from usernsctl._core import CommandFault, NativeView, Reached, command_error
 from usernsctl._lean import Protocol, Self, dataclass
 from usernsctl._system.paths import PathDescriptor
 from usernsctl._text import quoted
-from usernsctl.errors import CommandError
 from usernsctl.gvisor.launch.request import Bind
 from usernsctl.gvisor.launch.steps import EMPTY_DIRECTORY
 from usernsctl.gvisor.runsc.command import DEFAULT_PATH
@@ -309,13 +308,9 @@ def check_directory(view: View, cwd: str, named: str, remedy: str | None) -> Non
     :raises CommandNotExecutableError: a directory of the path may not be searched.
     """
     if not cwd.startswith("/"):
-        raise CommandError(
-            f"{named}: not an absolute path",
-            step="chdir",
-            errno=errno.EINVAL,
-            filename=cwd,
-            remedy="give the directory's absolute path in the sandbox",
-        )
+        from usernsctl.gvisor.checks import relative_error
+
+        raise relative_error(f"{named}: not an absolute path", cwd)
     if fault := view.fault_of_directory(cwd):
         number, why = fault
         raise command_error("chdir", number, cwd, reason=f"{named}: {why}", remedy=remedy)
