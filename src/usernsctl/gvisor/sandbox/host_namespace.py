@@ -42,6 +42,7 @@ from usernsctl.gvisor.launch.facts import (
     collect_facts,
     descriptors,
     ids_of,
+    limits_of,
     open_files,
     own_program,
     refuse_own,
@@ -296,6 +297,19 @@ class HostNamespace:
 
         return ProxyProcess(self.request.allow, table=table, name=id)
 
+    def enforced_with(
+        self, own: Mapping[str, Any] | None, *, groups: bool
+    ) -> EnforcedLimits | None:
+        """Return the limits of a sandbox, with the mechanisms that enforce them; ``None`` if none.
+
+        :param own: the limits of the sandbox that replace those of the host.
+        :param groups: whether the sandbox may have control groups of its own.
+        :raises RunscError: a limit is out of range, or can't be enforced on this host.
+        """
+        if not own and (groups or self.enforced is None):
+            return self.enforced
+        return limits_of(replace(self.request, **(own or {})), self.writable, groups=groups)
+
     @functools.cached_property
     def _release(self) -> Release:
         """The release of runsc, cached because release_of() may start runsc."""
@@ -319,15 +333,13 @@ class HostNamespace:
         :param args: the command; ``None`` for a sandbox whose PID 1 is the agent.
         :param user: the uid and gid of the command, or names that the sandbox has.
         :param groups: the supplementary groups of the command; ``None`` for the groups of `user`.
-        :param hostname: the hostname in the sandbox; ``None`` for the hostname that the SandboxHost
-            sets.
+        :param hostname: the hostname in the sandbox; ``None`` for that of the SandboxHost.
         :param outlives: whether the agent as PID 1 keeps running after its connection has ended.
         :param disk: the size of each tmpfs, in bytes; 0 means no limit.
         :raises PlanError: an id of `user` is not mapped.
         :raises NamespaceError: usernsctl was reinstalled since the SandboxHost was created.
         :raises CommandError: the command or `cwd` does not exist in the sandbox, or can't be used.
-        :raises ValueError: an argument, a variable or `cwd` is not UTF-8, which config.json
-            requires.
+        :raises ValueError: an argument, a variable or `cwd` is not UTF-8.
         """
         self._check_agent()
         variables = checks.variables(env)
@@ -358,8 +370,8 @@ class HostNamespace:
         else:
             # Remove the annotation of a bundle, because only set_agent_as_init() may set it.
             (wanted.get("annotations") or {}).pop(COMMANDS_ANNOTATION, None)
-        if self.request.verify and args is not None:
-            process["args"] = [VERIFIER_INSIDE, *nested, *process["args"]]
+            if self.request.verify:
+                process["args"] = [VERIFIER_INSIDE, *nested, *process["args"]]
         oci.validate(wanted)
         return oci.serialise(wanted)
 

@@ -14,7 +14,7 @@ from io import FileIO
 from typing import IO, TYPE_CHECKING, Any, NoReturn, Self, Unpack, overload
 
 from usernsctl import _core
-from usernsctl._lean import LateModule, replace
+from usernsctl._lean import LateModule
 from usernsctl._system.descriptors import seconds_left
 from usernsctl.commands.arguments import (
     Args,
@@ -38,7 +38,6 @@ from usernsctl.gvisor.agent.popen import START_SECONDS, SandboxPopen
 from usernsctl.gvisor.agent.protocol import Agent, AgentTimeout, AgentUnresponsive, agent_error
 from usernsctl.gvisor.agent.start import OWN_IPC, OWN_NET, InitAgent
 from usernsctl.gvisor.checks import NamedUser
-from usernsctl.gvisor.launch.facts import limits_of
 from usernsctl.gvisor.launch.request import Request
 from usernsctl.gvisor.result import Result
 from usernsctl.gvisor.runsc.container import describe_limit, query
@@ -284,7 +283,7 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
     ) -> launch_limits.EnforcedLimits | None:
         if self._enforced is None:
             groups = in_cgroup is None
-            found = enforced_limits(host, self._own_limits, groups=groups)
+            found = host.enforced_with(self._own_limits, groups=groups)
             if found is not None and not self._counts_idle:
                 found = found.without("idle_timeout")
             self._enforced = found
@@ -955,20 +954,6 @@ def take_limits(options: HostOptions | LimitOptions) -> Mapping[str, Any] | None
     for name in _LIMITS:
         options.pop(name, None)  # type: ignore[misc]
     return Request.checked(taken) if taken else None
-
-
-def enforced_limits(
-    host: HostNamespace, own: Mapping[str, Any] | None, *, groups: bool
-) -> launch_limits.EnforcedLimits | None:
-    """Return the limits of a sandbox, with the mechanisms that enforce them; ``None`` if none.
-
-    :param own: the limits of the sandbox that replace those of the host: see :func:`take_limits`.
-    :param groups: whether the sandbox may have control groups of its own.
-    :raises RunscError: a limit is out of range, or can't be enforced on this host.
-    """
-    if not own and (groups or host.enforced is None):
-        return host.enforced
-    return limits_of(replace(host.request, **(own or {})), host.writable, groups=groups)
 
 
 def _host_of(
