@@ -1,7 +1,7 @@
-#include <elf.h>
-
 #include "base/base.h"
 #include "launch/launch.h"
+
+#include <elf.h>
 
 /* Number of bytes of a script in which the kernel looks for the #! line (execve(2)). */
 #define FIRST_LINE_MAX 256

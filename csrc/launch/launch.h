@@ -143,7 +143,7 @@ void un_text_free(struct un_text *text);
 /* Maximum number of symbolic links in a path, as in the kernel (path_resolution(7)). */
 #define UN_LINKS_MAX 40
 
-/* One file of a resolved path. */
+/* A file or directory on a resolved path. */
 struct un_place {
     int fd; /* O_PATH descriptor of the file; -1 for a directory that only gVisor will create */
     bool is_ours;

@@ -210,7 +210,7 @@ def test_cancelled_creation_leaks_nothing(what: str, creation_allowed: threading
             with pytest.raises(asyncio.CancelledError):
                 await task
             creation_allowed.set()
-            # One thread finishes the creation, and then another thread closes the created object.
+            # Finish the creation in a thread, and then close the created object in another thread.
             await asyncio.get_running_loop().shutdown_default_executor()
             wait_for_threads()
 

@@ -282,8 +282,8 @@ struct agent_killing {
     void (*get_help)(void *arg);
     void *arg;
     pid_t group; /* a process group that contains only descendants of this process, or 0 */
-    /* Whether the leader of the process group was reaped. The kernel may then reuse the id of the
-     * process group, unless a descendant of this process is still in the group. */
+    /* true after the leader of the process group was reaped. The kernel may then reuse the id of
+     * the process group, unless a descendant of this process is still in the group. */
     const bool *has_lost_leader;
 };
 

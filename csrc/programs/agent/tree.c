@@ -21,8 +21,8 @@
 
 /* The maximum number of processes in one listing. The next listing finds further processes. */
 #define PROCESSES_MAX 8192
-/* One more than the greatest pid. gVisor has at most 65,536 tasks, and Linux, on which tests run,
- * has pids below 4,194,304. */
+/* All pids are lower than this number. gVisor has at most 65,536 tasks, and Linux, on which tests
+ * run, has pids below 4,194,304. */
 #define PIDS (1 << 22)
 /* ROUNDS_ALONE is the number of rounds of killing before all processes are stopped. LISTING_MS is
  * the time limit in ms of the first round's listing. The limit of round N is N times as long,

@@ -88,7 +88,7 @@ def _run(request: dict[str, Any], names: dict[str, Any], file: str) -> tuple[dic
             return answer, None
         value = eval(compile(Expression(last.value), file, "eval", 0, True), names)  # noqa: S307
         if value is not None:
-            # Of an instance of a subclass, whose methods may raise, make an exact str.
+            # Convert an instance of a subclass, whose methods may raise, to an exact str.
             answer["text"] = str.__str__(repr(value))
         return answer, value
     except BaseException as error:

@@ -1,4 +1,4 @@
-"""Template records, which list properties that a host must have to start a template's sandboxes."""
+"""Template records. A record lists what a host must have to start sandboxes from the template."""
 
 from __future__ import annotations
 
