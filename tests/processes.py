@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import resource
 import select
 import signal
@@ -105,6 +106,21 @@ def processes_with(word: str) -> list[str]:
             if word in line:
                 found.append(line)
     return found
+
+
+def causes_in(errors: str) -> list[str]:
+    """Return the ids of the causes in usernsctl's messages."""
+    return re.findall(r"\[([a-z-]+)\]$", errors, re.MULTILINE)
+
+
+@contextlib.contextmanager
+def umask(mask: int) -> Iterator[None]:
+    """Set the umask of this process during a ``with`` block."""
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def wait_until_gone(word: str, seconds: float) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import gvisor
 import kubernetes_validate
+import networks
 import pytest
 import yaml
 from conftest import Program
@@ -328,9 +329,8 @@ def test_the_daemonset_has_few_privileges() -> None:
 # Addresses of metadata services that give out a machine's credentials, from the documentation of
 # AWS, Google, Azure, Alibaba, Oracle, Scaleway and Akamai, and of cloud-init.
 METADATA = [
-    *["169.254.169.254", "169.254.170.2", "169.254.170.23", "168.63.129.16", "100.100.100.200"],
-    *["192.0.0.192", "fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254", "fe80::a9fe:a9fe"],
-    *["fd00:42::42", "fd00:100::100:200", "fd00:a9fe:a9fe::1", "fd00:c1::a9fe:a9fe"],
+    *[networks.METADATA, "169.254.170.2", "169.254.170.23", *networks.OTHER_METADATA],
+    *[networks.METADATA_6, "fd00:ec2::23", "fe80::a9fe:a9fe", *networks.OTHER_METADATA_6],
 ]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import umask
 
 import usernsctl as un
 
@@ -131,14 +132,11 @@ def test_hostile_neighbours_read_no_debug_logs(usernsctl: Any, tally: Any, tmp_p
     """Check that only the owner can read debug logs, which contain the environment."""
     logs = tmp_path / "logs"
     logs.mkdir(mode=0o755)
-    before = os.umask(0)
-    try:
+    with umask(0):
         done = usernsctl("run", "--debug-log", logs, "--env", "TOKEN=s3cret-value", "--",
                          "sh", "-c", "exit 3")  # fmt: skip
         made = usernsctl("run", "--debug-log", tmp_path / "made", "--root", tmp_path / "root",
                          "--", "true")  # fmt: skip
-    finally:
-        os.umask(before)
     assert (done.returncode, made.returncode) == (3, 0), done.stderr + made.stderr
     files = [*logs.iterdir(), *(tmp_path / "made").iterdir()]
     assert any("s3cret-value" in file.read_text() for file in files)

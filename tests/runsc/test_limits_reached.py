@@ -6,7 +6,6 @@ A run with a lower limit must report its cause, and a run with a higher limit mu
 from __future__ import annotations
 
 import contextlib
-import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,12 +14,11 @@ import pytest
 from callers import as_root
 from conftest import Program
 from control_groups import process_group, within
-from processes import capture
+from processes import capture, causes_in
 from tally import Tally
 
 pytestmark = pytest.mark.userns_requires("runsc")
 
-CAUSE = re.compile(r"\[([a-z-]+)\]$", re.MULTILINE)
 # A user namespace in which no other process of the user counts (setrlimit(2), RLIMIT_NPROC).
 ALONE = ("unshare", "--user", "--map-current-user", "--pid", "--fork", "--mount-proc")
 
@@ -64,7 +62,7 @@ def works(done: subprocess.CompletedProcess[str], cause: str) -> bool:
         assert (done.stdout, done.stderr) == ("ran\n", "")
         return True
     assert (done.returncode, done.stdout) == (125, ""), done
-    assert CAUSE.findall(done.stderr) == [cause], done.stderr
+    assert causes_in(done.stderr) == [cause], done.stderr
     return False
 
 

@@ -9,7 +9,7 @@ import pytest
 from callers import as_root
 from conftest import Program
 from control_groups import memory_group, within
-from processes import capture
+from processes import capture, causes_in
 
 pytestmark = as_root
 
@@ -34,7 +34,7 @@ def check_report(errors: str, limit: int) -> None:
         re.MULTILINE,
     )
     assert limit / 2 < float(used) <= limit
-    assert re.findall(r"\[([a-z-]+)\]$", errors, re.MULTILINE) == ["out-of-memory"]
+    assert causes_in(errors) == ["out-of-memory"]
 
 
 @pytest.mark.parametrize("limit", [100, 200, 400])

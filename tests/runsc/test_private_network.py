@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import networks
 import pytest
 from conftest import SCRIPTS
 from networks import ASK, World
-from processes import children_of
+from processes import causes_in, children_of
 
 USERNSCTL = str(SCRIPTS / "usernsctl")
 
@@ -283,11 +282,6 @@ def run_with(world: World, files: dict[str, str], directory: Path) -> tuple[int,
     assert "Traceback" not in done.stderr
     assert processes_left(world) == []
     return done.returncode, done.stderr
-
-
-def causes_in(errors: str) -> list[str]:
-    """Return the ids of the causes in usernsctl's messages."""
-    return re.findall(r"\[([a-z-]+)\]$", errors, re.MULTILINE)
 
 
 def processes_of(world: World) -> dict[str, int]:

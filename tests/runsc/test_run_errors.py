@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import stat
 import sys
 import tempfile
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 from callers import as_root
 from conftest import TESTS, Program
-from processes import capture
+from processes import capture, causes_in, umask
 from strangers import LIST_WITH_ANOTHER
 
 import usernsctl as un
@@ -117,8 +116,7 @@ def test_invalid_arguments_fail_and_leave_no_file(
 
 def cause_in(said: str) -> str | None:
     """Return the id of the cause in an error message."""
-    found = re.search(r"\[([a-z-]+)\]$", said, re.MULTILINE)
-    return found and found[1]
+    return next(iter(causes_in(said)), None)
 
 
 @as_root
@@ -210,9 +208,8 @@ def test_run_works_with_umask_0777(usernsctl: Program, tmp_path: Path) -> None:
 def umask_0777(tmp_path: Path) -> Iterator[None]:
     """Set the umask, after pytest has created `tmp_path` with a normal umask."""
     assert tmp_path.exists()
-    before = os.umask(0o777)
-    yield
-    os.umask(before)
+    with umask(0o777):
+        yield
 
 
 @pytest.mark.usefixtures("umask_0777")

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from callers import MAP_OF_SEVERAL, several_ids, unprivileged
 from conftest import EXIT_SECONDS, open_descriptors
-from processes import kill_and_wait, processes_with, status_of, wait_until_gone
+from processes import kill_and_wait, processes_with, status_of, umask, wait_until_gone
 
 import usernsctl as un
 from usernsctl._system import processes
@@ -271,17 +271,14 @@ def test_exit_status_is_known_once_a_slow_watcher_has_written_it(
 
 
 def test_exit_status_is_known_with_umask_0777(host: un.SandboxHost, marker: str) -> None:
-    before = os.umask(0o777)
-    try:
-        command = ["sh", "-c", "read line; exit 7"]
-        with (
-            host.start(command, id=marker, detach=True, stdin=un.PIPE) as box,
-            un.Sandbox.attach(marker) as other,
-        ):
-            box.stdin.close()
-            assert (box.wait(PATIENCE), other.wait(PATIENCE)) == (7, 7)
-    finally:
-        os.umask(before)
+    command = ["sh", "-c", "read line; exit 7"]
+    with (
+        umask(0o777),
+        host.start(command, id=marker, detach=True, stdin=un.PIPE) as box,
+        un.Sandbox.attach(marker) as other,
+    ):
+        box.stdin.close()
+        assert (box.wait(PATIENCE), other.wait(PATIENCE)) == (7, 7)
 
 
 def test_exit_status_outlives_the_record(host: un.SandboxHost, marker: str) -> None:

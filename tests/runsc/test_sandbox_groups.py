@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import time
@@ -16,7 +15,7 @@ import pytest
 from callers import as_root
 from conftest import Program
 from control_groups import memory_group, process_group, processor_group, within
-from processes import capture, check_output, children_of
+from processes import capture, causes_in, check_output, children_of
 
 import usernsctl as un
 
@@ -143,7 +142,7 @@ def test_memory_limit_of_the_caller_has_its_own_cause(usernsctl: Program) -> Non
         run = [usernsctl.path, "run", "--memory=500M", "--limits=best-effort", "--", *hog]
         done = capture(within(group, *run), timeout=PATIENCE)
     assert done.returncode in (125, 137)
-    (cause,) = re.findall(r"\[([a-z-]+)\]$", done.stderr, re.MULTILINE)
+    (cause,) = causes_in(done.stderr)
     # A limit above the caller's own limit may be rejected before any process starts.
     assert cause in ("limit-out-of-range", "out-of-memory")
 

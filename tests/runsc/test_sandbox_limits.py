@@ -16,7 +16,7 @@ import pytest
 from callers import unprivileged
 from conftest import Program
 from frozen import freeze
-from processes import capture
+from processes import capture, causes_in
 
 import usernsctl as un
 from usernsctl import gvisor
@@ -62,7 +62,7 @@ FORK_BOMBS = {
 
 def check_report(errors: str, cause: str) -> list[float]:
     """Check that standard error has one report, with the cause; return the report's numbers."""
-    assert re.findall(r"\[([a-z-]+)\]$", errors, re.MULTILINE) == [cause]
+    assert causes_in(errors) == [cause]
     (told,) = re.findall("^usernsctl: the sandbox was ended: (.*)$", errors, re.MULTILINE)
     return [float(number) for number in re.findall("[0-9.]+", told)]
 
@@ -124,7 +124,7 @@ def test_too_many_threads_have_a_cause(
         command = [usernsctl.path, "run", "--", *FORK_BOMBS["threads"]]
         done = capture(command, timeout=patience)
         assert done.returncode == 125
-        assert re.findall(r"\[([a-z-]+)\]$", done.stderr, re.MULTILINE) == ["too-many-threads"]
+        assert causes_in(done.stderr) == ["too-many-threads"]
         return
     with host.start(FORK_BOMBS["threads"], detach=detach, memory="2G") as box:
         with pytest.raises(un.RunscError, match="had more threads") as error:
@@ -238,7 +238,7 @@ def test_dry_run_names_the_mechanism_of_each_limit(usernsctl: Program) -> None:
 def test_unenforceable_limits_are_refused(option: str, cause: str, usernsctl: Program) -> None:
     done = capture([usernsctl.path, "run", option, "--", "echo", "x"], timeout=PATIENCE)
     assert (done.returncode, done.stdout) == (125, "")
-    assert re.findall(r"\[([a-z-]+)\]$", done.stderr, re.MULTILINE) == [cause]
+    assert causes_in(done.stderr) == [cause]
 
 
 @pytest.mark.parametrize("option", ["--memory=1.5x", "--pids=-1", "--cpus=0", "--timeout=1e9"])

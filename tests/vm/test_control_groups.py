@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from logins import PATIENCE, SCRIPTS, USER
+from processes import causes_in
 
 MIB = 1 << 20
 # Bytes that the kernel may charge beyond a memory limit (memory.peak).
@@ -139,7 +140,7 @@ def test_memory_limit_ends_a_memory_hog(service: Service) -> None:
     assert (done.returncode, result["reason"]) == (137, "memory-limit")
     assert result["limit"] == 128 * MIB
     assert 0.9 * 128 * MIB <= result["used"] <= 128 * MIB + SLACK
-    assert re.findall(r"\[([a-z-]+)\]$", done.stderr, re.MULTILINE) == ["memory-limit"]
+    assert causes_in(done.stderr) == ["memory-limit"]
 
 
 def test_pids_limit_ends_a_fork_bomb(service: Service) -> None:
@@ -175,7 +176,7 @@ def test_memory_limit_of_the_service_is_out_of_memory(service: Service) -> None:
     """Set a memory limit for the control group of the caller, and none for the sandbox."""
     done, result = service.run_limited(code=MEMORY_HOG, properties=("MemoryMax=250M",))
     assert (done.returncode, result["reason"]) == (137, "memory-limit")
-    assert re.findall(r"\[([a-z-]+)\]$", done.stderr, re.MULTILINE) == ["out-of-memory"]
+    assert causes_in(done.stderr) == ["out-of-memory"]
     assert "250.0 MiB" in done.stderr
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from frozen import decoded
 from launches import launch
+from processes import umask
 
 from usernsctl import _core
 from usernsctl._system.paths import PathDescriptor
@@ -146,11 +147,8 @@ def test_launch_file_is_replaced_atomically(tmp_path: Path) -> None:
     file = tmp_path / "launch"
     file.write_text("old")
     file.chmod(0o777)
-    before = os.umask(0o077)
-    try:
+    with umask(0o077):
         freeze.write(launch(), str(file))
-    finally:
-        os.umask(before)
     assert file.read_bytes() == launch().encode()
     assert stat.S_IMODE(file.stat().st_mode) == 0o644
     assert os.listdir(tmp_path) == ["launch"]

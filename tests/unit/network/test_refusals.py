@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from processes import umask
 
 import usernsctl as un
 from usernsctl._system.records import Directory
@@ -103,11 +104,8 @@ def test_table_closed_during_a_read_is_read_to_its_end(
 def test_mode_of_the_file_does_not_depend_on_the_umask(
     tmp_path: Path, directory: Directory
 ) -> None:
-    before = os.umask(0o777)
-    try:
+    with umask(0o777):
         refusals.create_file("table", directory.fd).close()
-    finally:
-        os.umask(before)
     assert (tmp_path / "table").stat().st_mode & 0o777 == 0o600
 
 

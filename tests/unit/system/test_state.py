@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from callers import as_root
 from conftest import settled_descriptors
+from processes import umask
 
 import usernsctl as un
 from usernsctl._system.paths import id_outside, open_trusted, state_directory
@@ -36,9 +37,8 @@ def state(runtime: Path) -> Path:
 
 @pytest.fixture
 def no_umask() -> Iterator[None]:
-    before = os.umask(0o777)
-    yield
-    os.umask(before)
+    with umask(0o777):
+        yield
 
 
 def state_error() -> un.NamespaceError:
