@@ -238,8 +238,8 @@ def test_ns_exec_passes_on_signals_during_the_start() -> None:
         "from usernsctl.cli import waiting\n"
         "def start():\n"
         "    os.kill(os.getpid(), signal.SIGUSR1)\n"
-        "    return un.Popen(['sleep', '60'])\n"
-        "sys.exit(waiting.exit_status(start))\n"
+        "    return un.spawn(['sleep', '60']).pid\n"
+        "sys.exit(waiting.supervise(start))\n"
     )
     done = subprocess.run([sys.executable, "-c", script], timeout=PATIENCE)
     assert done.returncode == 128 + signal.SIGUSR1

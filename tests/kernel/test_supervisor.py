@@ -1,7 +1,8 @@
-"""Tests of the supervisors usernsctl-exec --fork and usernsctl-watch, with and without a terminal.
+"""Tests of the supervisors of a command, with and without a terminal.
 
-Each test of the common behaviour runs with both supervisors. test_prelude_fork.py has the tests of
-usernsctl-exec alone.
+The supervisors are usernsctl-exec --fork, usernsctl-watch, and usernsctl ns exec with a PID
+namespace. Each test of the common behaviour runs with all of them. test_prelude_fork.py has the
+tests of usernsctl-exec alone.
 """
 
 from __future__ import annotations
@@ -54,10 +55,19 @@ def python(script: str) -> list[str]:
     return [sys.executable, "-c", script]
 
 
-@pytest.fixture(params=supervisors.KINDS)
-def supervised(request: pytest.FixtureRequest, prelude: Program) -> list[str]:
-    """Return the argv of the supervisor. Tests append a command."""
-    return supervisors.words(request.param, prelude.path)
+@pytest.fixture(params=[*supervisors.KINDS, "named"])
+def supervised(
+    request: pytest.FixtureRequest, prelude: Program, usernsctl: Program, runtime: Path
+) -> Iterator[list[str]]:
+    """Yield the argv of the supervisor. Tests append a command."""
+    if request.param != "named":
+        yield supervisors.words(request.param, prelude.path)
+        return
+    check_output([usernsctl.path, "ns", "create", "supervised", "-rp"])
+    try:
+        yield [str(usernsctl.path), "ns", "exec", "supervised", "--"]
+    finally:
+        check_output([usernsctl.path, "ns", "remove", "supervised"])
 
 
 class Terminal:
@@ -210,6 +220,20 @@ def test_signals_of_the_terminal_arrive_once(
         assert process.wait(PATIENCE) == 0
 
 
+def test_a_command_ignores_the_signals_that_its_caller_ignores(supervised: list[str]) -> None:
+    """Check that nohup(1), and a background job of a script, work with a supervised command."""
+    ignoring = ["sh", "-c", "trap '' HUP INT QUIT; exec \"$@\"", "sh"]
+    script = "trap 'exit 7' USR1; echo ready; while :; do sleep 0.1; done"
+    command = [*ignoring, *supervised, "sh", "-c", script]
+    with ended(subprocess.Popen(command, stdout=subprocess.PIPE)) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        for ignored in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+            process.send_signal(ignored)
+        process.send_signal(signal.SIGUSR1)
+        assert process.wait(PATIENCE) == 7
+
+
 # A shell with job control: starts a job in the foreground, and prints when the job stops or exits.
 # A line of input continues the job in the foreground.
 JOB_CONTROL = """
@@ -341,9 +365,10 @@ def test_signals_after_the_end_are_ignored(supervised: list[str]) -> None:
             process.kill()
 
 
-@pytest.fixture
-def as_first(supervised: list[str], prelude: Program) -> list[str]:
+@pytest.fixture(params=supervisors.KINDS)
+def as_first(request: pytest.FixtureRequest, prelude: Program) -> list[str]:
     """Return the argv of a supervisor that is PID 1 of a new PID namespace."""
+    supervised = supervisors.words(request.param, prelude.path)
     return [str(prelude.path), "-rp", "--mount-proc", "--", *supervised]
 
 

@@ -13,7 +13,8 @@ from usernsctl._lean import asdict
 from usernsctl._text import shown_lines
 from usernsctl.cli import terminal
 from usernsctl.cli.parser import Parser, UsageError
-from usernsctl.cli.waiting import exit_status
+from usernsctl.cli.waiting import supervise
+from usernsctl.commands.popen import spawn
 from usernsctl.gvisor.launch.network import private_command
 from usernsctl.namespaces import named
 from usernsctl.namespaces.named import NamedNamespace
@@ -134,7 +135,9 @@ def exec_(name: str, command: tuple[str, ...], environ: Mapping[str, str]) -> in
     if not namespace.has("pid"):
         namespace.exec(command, env=environ)
     # setns(2) moves only later children of a process into a PID namespace, not the process itself.
-    return exit_status(lambda: namespace.popen(command, env=environ, pdeathsig=signal.SIGKILL))
+    return supervise(
+        lambda: spawn(command, namespace=namespace, env=environ, pdeathsig=signal.SIGKILL).pid
+    )
 
 
 def remove(names: Sequence[str]) -> None:

@@ -290,7 +290,7 @@ def _creation(name: str, record: TemplateRecord) -> str:
 
 def _wait(start: Callable[[], Sandbox]) -> int:
     with contextlib.ExitStack() as boxes:
-        return exit_status(lambda: boxes.enter_context(start()), may_be_long=True)
+        return exit_status(lambda: boxes.enter_context(start()))
 
 
 def remove(names: Sequence[str]) -> None:

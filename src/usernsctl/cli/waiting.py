@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
+from types import FrameType
 from typing import Protocol
+
+from usernsctl import _core
 
 _ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 _FORWARDED = (*_ENDING, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
@@ -20,11 +24,39 @@ class Started(Protocol):
         """Wait until the command exits; return its exit status, or -N after signal N."""
 
 
-def exit_status(start: Callable[[], Started], *, may_be_long: bool = False) -> int:
+def _handle_signals(handler: Callable[[int, FrameType | None], object]) -> None:
+    """Set a handler of the signals to forward, except the signals that this process ignores.
+
+    For example, nohup(1) has ignored SIGHUP. A child of this process ignores these signals, too.
+    """
+    for number in _FORWARDED:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
+def supervise(start: Callable[[], int]) -> int:
+    """Start a child, and wait for the child as ``usernsctl-exec --fork`` does.
+
+    The child receives each signal of the terminal once: from the kernel or from this process.
+
+    :param start: a function that starts the child, and returns the pid of the child.
+    :returns: the exit status of the child, or 128+N after signal N.
+    """
+    early: list[int] = []
+    _handle_signals(lambda number, _: early.append(number))
+    child = start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    for number in early:
+        os.kill(child, number)
+    return _shell_status(os.waitstatus_to_exitcode(_core.supervise_child(child)))
+
+
+def exit_status(start: Callable[[], Started]) -> int:
     """Run a command, forward signals to it, and return its exit status, or 128+N after signal N.
 
-    :param may_be_long: whether a terminating signal during `start` aborts the start. Otherwise the
-        signal is forwarded to the command after the start.
+    A terminating signal during `start` aborts the start. Other signals during `start` are forwarded
+    to the command after the start.
+
     :raises SystemExit: signal N aborted the start; the status is 128+N.
     """
     started: list[Started] = []
@@ -34,7 +66,7 @@ def exit_status(start: Callable[[], Started], *, may_be_long: bool = False) -> i
     def forward(number: int, frame: object) -> None:
         if started:
             started[0].send_signal(number)
-        elif may_be_long and number in _ENDING:
+        elif number in _ENDING:
             # Record the signal, because Python drops an exception of the handler that is raised in
             # a finalizer.
             aborted_by.append(number)
@@ -42,13 +74,15 @@ def exit_status(start: Callable[[], Started], *, may_be_long: bool = False) -> i
         else:
             early.append(number)
 
-    for number in _FORWARDED:
-        signal.signal(number, forward)
+    _handle_signals(forward)
     child = start()
     if aborted_by:
         raise SystemExit(128 + aborted_by[0])
     started.append(child)
     for missed in early:
         child.send_signal(missed)
-    status = child.wait()
+    return _shell_status(child.wait())
+
+
+def _shell_status(status: int) -> int:
     return status if status >= 0 else 128 - status

@@ -50,11 +50,23 @@ def start_and_signal(child: Child) -> Child:
 def test_sigterm_ends_a_long_start_with_143() -> None:
     child = Child()
     with pytest.raises(SystemExit) as ended:
-        exit_status(lambda: start_and_signal(child), may_be_long=True)
+        exit_status(lambda: start_and_signal(child))
     assert (ended.value.code, child.signals) == (128 + signal.SIGTERM, [])
 
 
-def test_sigterm_during_a_short_start_is_forwarded() -> None:
+def start_and_raise(child: Child, sig: signal.Signals) -> Child:
+    signal.raise_signal(sig)
+    return child
+
+
+def test_sigusr1_during_the_start_is_forwarded() -> None:
     child = Child()
-    assert exit_status(lambda: start_and_signal(child)) == 7
-    assert child.signals == [signal.SIGTERM]
+    assert exit_status(lambda: start_and_raise(child, signal.SIGUSR1)) == 7
+    assert child.signals == [signal.SIGUSR1]
+
+
+def test_an_ignored_signal_stays_ignored() -> None:
+    child = Child()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    assert exit_status(lambda: start_and_raise(child, signal.SIGHUP)) == 7
+    assert child.signals == []
