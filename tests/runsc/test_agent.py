@@ -122,7 +122,7 @@ def test_umask_session_and_process_group_are_set(box: un.Sandbox) -> None:
 def test_commands_start_with_default_signal_handling(box: un.Sandbox) -> None:
     assert python(box, "import signal; print(signal.pthread_sigmask(0, []))") == "set()"
     code = "import signal as s; print([n for n in range(1, 65) if s.getsignal(n) == s.SIG_IGN])"
-    # The Python process that prints this list ignores SIGPIPE (13) and SIGXFSZ (25) itself.
+    # CPython ignores SIGPIPE (13) and SIGXFSZ (25) itself at startup.
     assert python(box, code) == "[13, 25]"
 
 
@@ -295,7 +295,7 @@ def test_kill_tree_kills_other_sessions_too(box: un.Sandbox) -> None:
     assert process.kill_tree()
 
 
-# Limit on the processes of a fork bomb, which would otherwise take all CPU time of the host.
+# Limit the number of processes: an unlimited fork bomb would take all CPU time of the host.
 BOUND = ["nproc=60"]
 BOMBS = {
     "one group": "echo; f() { f | f & }; f; sleep 1000",
@@ -393,7 +393,7 @@ def test_a_command_needs_no_process_or_thread_of_the_caller(box: un.Sandbox) -> 
 
 
 def test_eight_threads_share_one_agent(host: un.SandboxHost) -> None:
-    """Run commands from eight threads at once, for which one agent must suffice."""
+    """Run commands from eight threads at the same time; check that all use one agent."""
     with host.start(FOREVER) as box:
         begin = threading.Barrier(8)
 
@@ -447,7 +447,8 @@ def test_asyncio_process_has_the_methods_of_popen(box: un.Sandbox) -> None:
             process.send_signal_to_group(999)
         process.send_signal_to_group(signal.SIGUSR1)
         assert await process.wait() == 7
-        # The other process group was not killed, and signals to an exited command have no effect.
+        # send_signal_to_group() has not signaled the second process group, and has no effect after
+        # the command has exited.
         assert process_list(box).splitlines().count("sleep 1011") == 1
         process.send_signal_to_group(signal.SIGUSR1)
         assert await process.kill_tree()
@@ -505,10 +506,10 @@ def test_cancelled_async_with_kills_the_process_tree(box: un.Sandbox) -> None:
 
 
 def test_a_cancelled_start_leaks_nothing(box: un.Sandbox) -> None:
-    """Cancel a start after each turn of the event loop, also in a slow loop.
+    """Cancel starts after different numbers of event loop turns; check that no command is left.
 
-    In a slow loop the agent answers before the next turn. A command that has started before the
-    cancellation must be killed by the caller.
+    With `seconds`, each turn blocks until the agent has answered. If the command had started before
+    the cancellation, the test kills the command.
     """
 
     async def cancel(turns: int, seconds: float) -> None:
@@ -551,7 +552,8 @@ def test_forked_children_share_the_sandbox_without_closing_it(box: un.Sandbox) -
 def is_interrupted(box: un.Sandbox, seconds: float) -> bool:
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
-        # Repeat the signal, because Python drops an exception that a handler raises in a finalizer.
+        # Send SIGALRM every 5 s: if the first KeyboardInterrupt is raised in a finalizer, Python
+        # discards it.
         signal.setitimer(signal.ITIMER_REAL, seconds, 5)
         box.run(["sleep", "1008"])
     except KeyboardInterrupt:
@@ -562,8 +564,9 @@ def is_interrupted(box: un.Sandbox, seconds: float) -> bool:
     return False
 
 
-# If socketpair() is interrupted, garbage collection closes the sockets, with a warning. Collect the
-# garbage of earlier tests first, because an interrupt in a finalizer would be dropped.
+# If a signal interrupts socketpair(), the garbage collector closes the sockets and emits a
+# ResourceWarning. If a signal interrupts a finalizer, Python discards the exception and pytest
+# warns.
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupted_start_leaks_nothing(box: un.Sandbox, host: un.SandboxHost) -> None:
@@ -741,5 +744,5 @@ def test_many_commands_leak_nothing(count: int) -> None:
     done = capture(command, timeout=3600)
     assert done.returncode == 0, done.stderr
     grown = [int(word) for word in done.stdout.split()]
-    # The memory may grow by a few pages (2,048 KiB), independently of the number of commands.
+    # The caller's memory may grow by a few pages (2,048 KiB), but not with the number of commands.
     assert max(grown) < 2048, grown

@@ -41,7 +41,7 @@ def test_process_1_is_the_only_agent(host: un.SandboxHost) -> None:
     before = open_descriptors(), children()
     with host.start(None, env={"A": "of all"}) as box:
         assert box.run(["sh", "-c", "exit 7"]).returncode == 7
-        # A keeper process of the agent runs the agent's program, too.
+        # The agent's keepers execute the same file as the agent.
         assert {line.split()[1] for line in processes(box)} == {"/.usernsctl-agent"}
         assert processes(box)[0].split()[0] == "1"
         assert output_of(box, "printenv", "A") == "of all\n"
@@ -118,7 +118,7 @@ def test_start_none_ignores_the_command_of_a_bundle(tmp_path: Path) -> None:
     )
     bundle = tmp_path / "bundle"
     config = oci.build(options)
-    # Give the bundle an invalid annotation of usernsctl, which start(None) must not parse.
+    # start(None) must ignore the bundle's command, so it must not parse this invalid annotation.
     config["annotations"] = {"usernsctl.commands": "no JSON"}
     oci.create(bundle, config)
     with un.SandboxHost(bundle=bundle, trust=True) as host:

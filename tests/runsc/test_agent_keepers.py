@@ -38,7 +38,7 @@ def agents(box: un.Sandbox) -> set[int]:
 
 
 def wait_for_surplus_to_exit(box: un.Sandbox) -> bool:
-    """Return whether, before a deadline, only the processes of an idle agent remain."""
+    """Wait until only an idle agent's processes remain. Return False after a deadline."""
     deadline = time.monotonic() + EXIT_SECONDS
     # Add 1, because the command that lists the processes has a keeper, too.
     while len(agents(box)) > AT_REST + 1:
@@ -119,7 +119,7 @@ def test_a_command_stopped_before_exec_is_killed_by_its_timeout(
 ) -> None:
     """Run commands beside a process that stops all other processes of its user.
 
-    SIGSTOP can reach a new command between the change of its ids and its execve(2).
+    SIGSTOP can reach a new command after it has changed its ids and before it calls execve(2).
     """
     with box.popen([*PYTHON, STOPPING], user=(0, 0), stdout=un.PIPE) as neighbour:
         assert neighbour.stdout.readline() == b"\n"

@@ -1,4 +1,4 @@
-"""Tests of subprocess and asyncio, applied to commands in a sandbox."""
+"""Tests that the APIs of subprocess and asyncio work alike for commands in a sandbox."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[un.Sandbox]:
     # The sandbox must mount the directory in which the tests create files.
     shown = {"expose_root": True, "binds": [tmp_path_factory.getbasetemp()]}
     with un.SandboxHost(**shown) as host, host.start(["sleep", "1000"]) as made:
-        # Start the agent, by the first call of run(), so that the agent does not count as a process
-        # that a test leaves behind.
+        # Call run() once to start the agent. A test that started it would report a leaked process.
         made.run(["true"], check=True)
         yield made
 
@@ -42,9 +41,8 @@ def pair(request: pytest.FixtureRequest, box: un.Sandbox) -> tuple[Any, Any]:
     return test_aio.runner(request.param), box.create_subprocess_exec
 
 
-# Tests with the fixture `api` or `pair` that don't apply to sandboxes, because the tests check
-# names and pids of processes on the host, the complete environment, texts of errors, or inherited
-# descriptors.
+# Tests with the fixture `api` or `pair` that don't apply to sandboxes, because they check names and
+# pids of processes on the host, the whole environment, texts of errors, or inherited descriptors.
 EXCLUDED = {
     "test_a_signal_that_comes_too_late_hits_nobody",
     "test_an_empty_environment_is_empty",
@@ -162,13 +160,13 @@ def test_a_dropped_popen_warns_and_keeps_running(box: un.Sandbox) -> None:
     stdin.close()
     with open(ours, "rb") as output:
         assert output.read() == b"lives\n"
-    # Descriptors of an exited command are closed at the next start of a command.
+    # SandboxPopen objects of exited commands are closed when the next command starts.
     while box.run(["true"]).returncode == 0 and os.listdir("/proc/self/fd") != before:
         pass
 
 
 def test_an_exception_in_run_ends_the_command(box: un.Sandbox, tmp_path: Path) -> None:
-    """Raise an exception in run() after the start of the command, which must then be killed."""
+    """Let run() raise an exception after it has started a command, which run() must then kill."""
     with pytest.raises(TypeError), (tmp_path / "x").open("wb") as file:
         box.run(["sleep", "4711"], stdout=file, input=5)
     while "sleep 4711" in box.check_output(["ps", "-ef"], text=True):

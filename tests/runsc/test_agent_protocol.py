@@ -1,4 +1,4 @@
-"""Tests of usernsctl-agent in gVisor, by messages of the agent's protocol."""
+"""Tests of usernsctl-agent in gVisor that send messages of the agent's protocol."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ STUBBORN = {
     "stopped": "sleep 1000 & echo; kill -STOP $$; sleep 1000",
     "forking": "echo; while :; do (sleep 0.01 &); done",
 }
-# Limit on the processes of a fork bomb, which would otherwise take all CPU time of the host.
+# Limit the number of processes: an unlimited fork bomb would take all CPU time of the host.
 BOUND = [(resource.RLIMIT_NPROC, 60, 60)]
 BOMBS = {
     "one group": "echo; f() { f | f & }; f",
@@ -60,7 +60,7 @@ BOMBS = {
 
 @contextlib.contextmanager
 def start_agent_beside(box: un.Sandbox) -> Iterator[Client]:
-    """Start an agent beside a sandbox's first command; yield the agent's client."""
+    """Start an agent with popen() beside a sandbox's first command; yield the agent's client."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs, box.popen([AGENT], stdin=theirs) as agent:
         theirs.close()
@@ -72,7 +72,7 @@ def start_agent_beside(box: un.Sandbox) -> Iterator[Client]:
 
 @contextlib.contextmanager
 def start_agent_first(host: un.SandboxHost) -> Iterator[tuple[Client, un.Sandbox]]:
-    """Start an agent as a sandbox's first process; yield the agent's client and the sandbox."""
+    """Start a sandbox whose first process is an agent; yield the agent's client and the sandbox."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs, host.start([AGENT], stdin=theirs) as box:
         theirs.close()
@@ -101,7 +101,7 @@ def test_commands_get_environment_cwd_and_limits(agent: Client) -> None:
     env = ["PATH=/usr/bin:/bin", "A=b c"]
     limits = [(resource.RLIMIT_NOFILE, 40, 50)]
     status, text = agent.run("sh", "-c", script, env=env, cwd="/usr", limits=limits)
-    # Descriptor 3 is the directory that ls(1) itself has opened.
+    # Descriptor 3 is the directory that ls(1) has opened.
     assert (status, text) == (0, "b c\n/usr\n40\n0 1 2 3 ")
     assert agent.run("sh", "-c", "kill -KILL $$") == (-signal.SIGKILL, "")
     assert agent.run("sh", "-c", "exit 7") == (7, "")

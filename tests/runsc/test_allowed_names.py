@@ -58,7 +58,7 @@ def test_run_connects_only_to_allowed_names(world: World, tmp_path: Path) -> Non
     assert json.loads((tmp_path / "result").read_text())["denied"] == 2
 
 
-# Program that tries to connect without the proxy.
+# Program that tries to connect to a server directly, without the proxy.
 AROUND = f"""
 import socket
 for host, port in ("{PUBLIC}", 80), ("93.184.216.2", 80), ("127.0.0.1", 8000), ("::1", 8000):

@@ -24,8 +24,8 @@ from usernsctl.maps import Extent
 
 PRINT_VERSION = ["/bin/cat", "/proc/version"]
 LASTING = ["/bin/sh", "-c", "/bin/cat /proc/version; sleep 1"]
-# Command that prints the kernel's version only if runsc does not kill the sandbox within ten
-# seconds.
+# Command that waits for ten seconds before it prints the kernel's version, so runsc can kill it
+# first.
 LATE = ["/bin/sh", "-c", "sleep 10; /bin/cat /proc/version"]
 OWN_ROOT = [{"containerID": 0, "hostID": 0, "size": 1}]
 GRANTED_TO_NOBODY = [{"containerID": 0, "hostID": 4_000_000_000, "size": 65536}]
@@ -47,7 +47,7 @@ WORKS = {"linux": {"namespaces": USER, "uidMappings": OWN_ROOT, "gidMappings": O
 
 
 def make_bundle(directory: Path, **parts: Any) -> Path:
-    """Create a bundle that prints the kernel's version, with `parts` added to config.json."""
+    """Create a bundle whose command prints the kernel's version; add `parts` to its config.json."""
     config = {
         "ociVersion": "1.0.2",
         "process": {"args": PRINT_VERSION, "cwd": "/"},
@@ -144,8 +144,7 @@ def test_runsc_alone_runs_a_bundle_after_fix(usernsctl: Program, tmp_path: Path,
     bundle = make_bundle(tmp_path / "b", **REFUSED[name])
     assert usernsctl("bundle", "check", bundle).returncode == 1
     assert usernsctl("bundle", "fix", bundle).returncode == 0
-    # The only finding that remains is the root filesystem, which is the host's and so outside the
-    # bundle.
+    # The root filesystem is the host's, which is outside the bundle, so one finding remains.
     assert [finding.id for finding in findings(bundle)] == ["bundle-root-outside"]
     done = run_plainly(bundle, "--rootless")
     assert gvisor.is_version(done.stdout)
@@ -191,8 +190,8 @@ BLOCKED = [
     ("bundle-selinux", process(selinuxLabel="a:b:c")),
     ("bundle-other-system", WORKS | {"windows": {"layerFolders": []}}),
     ("bundle-other-system", WORKS | {"solaris": {}}),
-    # Use a long command: runsc sets oomScoreAdj after the start, when a short command may have
-    # exited.
+    # runsc sets oomScoreAdj after the start. LATE is still running then; a short command might not
+    # be.
     ("bundle-oom-score", process(args=LATE, oomScoreAdj=-1000)),
     ("rootfs-missing", process() | {"root": {"path": "missing", "readonly": True}}),
     ("rootfs-missing", process() | {"root": {"path": "/etc/passwd", "readonly": True}}),
@@ -226,8 +225,8 @@ NOTED = [
     ("cgroup-not-delegated", linux(cgroupsPath="/a/b")),
     (None, process()),
     (None, bind("/usr", "/mnt", "rslave", "nosuid")),
-    # Use a longer command: runsc sets oomScoreAdj after the start, and fails if the command has
-    # exited.
+    # runsc sets oomScoreAdj after the start. LASTING is still running then; a short command might
+    # not be.
     (None, process(args=LASTING, oomScoreAdj=1000)),
 ]
 

@@ -64,8 +64,8 @@ def test_references_outside_the_bundle_are_refused(
     bundle = make_bundle(tmp_path, "echo it ran", **parts)
     done = usernsctl("run", "--bundle", bundle)
     assert (done.returncode, done.stdout) == (125, "")
-    # The error lists all references to files outside of the bundle, which include the root
-    # filesystem in each of these bundles.
+    # The error lists every reference to a file outside the bundle. The root filesystem of these
+    # bundles is always listed.
     assert path in done.stderr
     assert "$.root.path: / is outside of the bundle" in done.stderr
     if cause != "bundle-bind-machine":
@@ -118,7 +118,7 @@ def test_a_trusted_bundle_may_bind_outside_directories(
 
 
 def test_bind_sources_in_the_bundle_are_not_outside(usernsctl: Program, tmp_path: Path) -> None:
-    """Accept sources of bind mounts in the bundle, also through links that stay in the bundle."""
+    """Accept bind mounts whose sources are in the bundle, also as links to files in the bundle."""
     bundle = make_bundle(tmp_path)
     (bundle / "data/deep").mkdir(parents=True)
     (bundle / "data/deep/file").write_text("its own\n")
@@ -148,7 +148,8 @@ def test_trusted_bundles_may_not_bind_system_directories(
 def test_annotations_of_a_trusted_bundle_reach_runsc(
     usernsctl: Program, tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(shared)  # a Unix socket's path has at most 107 bytes (unix(7))
+    # Bind a relative path: the path of a Unix socket has at most 107 bytes (unix(7)).
+    monkeypatch.chdir(shared)
     code = 'import socket; socket.socket(socket.AF_UNIX).connect("/mnt/socket"); print("connected")'
     process = {"args": ["/usr/bin/python3", "-I", "-c", code]}
     parts: dict[str, Any] = {"process": process, "mounts": [bind("../shared")]}
@@ -188,7 +189,7 @@ exit 128
 
 
 def test_stderr_of_a_runsc_that_wrote_no_log_is_reported(usernsctl: Program, stand_in: Any) -> None:
-    """Report the standard error of a runsc that fails before runsc opens its log.
+    """Report the standard error of runsc if it fails before it opens its log.
 
     Releases of 2026 fail before they open the log if they reject an annotation.
     """

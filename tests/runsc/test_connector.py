@@ -40,7 +40,7 @@ def without_variable_parts(messages: list[Message]) -> list[Message]:
 
 @pytest.fixture(scope="module")
 def messages_outside(connector: Connector) -> Callable[[str], list[Message]]:
-    """Return a function that calls a verb of the connector on the host, and caches the result."""
+    """Return a function that runs a connector's subcommand on the host and caches the messages."""
     return functools.cache(
         lambda verb: without_variable_parts(connector.call(verb, sandboxed=False))
     )

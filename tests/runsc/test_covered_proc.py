@@ -1,6 +1,6 @@
-"""Tests of sandboxes where a file of /proc is covered by a mount, as in a container.
+"""Tests of sandboxes where a mount covers a file of /proc, as in a container.
 
-The kernel then denies new mounts of /proc, so usernsctl-init is not PID 1 of a PID namespace.
+The kernel then denies new mounts of proc, so usernsctl-init runs without a PID namespace.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def covered_host() -> un.SandboxHost:
 
 
 def id_of(name: str) -> str:
-    """Return a sandbox id that no other test uses, so that the id finds only its processes."""
+    """Return an id that no other test uses, so that a search for it finds only one sandbox."""
     return f"covered-{name}-{os.getpid()}"
 
 
@@ -115,7 +115,10 @@ def start_creator(id: str) -> tuple[subprocess.Popen[str], int]:
 
 
 def test_the_sandbox_ends_with_its_creator() -> None:
-    """Kill the process group of the sandbox's creator, to which usernsctl-init does not belong."""
+    """Kill the process group of the sandbox's creator; check that all sandbox processes exit.
+
+    usernsctl-init is not in this process group.
+    """
     id = id_of("creator")
     creator, _ = start_creator(id)
     with creator:
@@ -125,14 +128,14 @@ def test_the_sandbox_ends_with_its_creator() -> None:
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGKILL])
 def test_the_sandbox_ends_when_usernsctl_init_is_killed(sig: signal.Signals) -> None:
-    """Kill usernsctl-init. After SIGKILL, the creator of the sandbox kills the sandbox."""
+    """Kill usernsctl-init; check that all sandbox processes exit."""
     id = id_of(f"init-{sig}")
     creator, init = start_creator(id)
     with creator:
         os.kill(init, sig)
         assert creator.wait(PATIENCE) == 0
-    # usernsctl-init kills all processes, and waits until they have exited, unless SIGKILL has
-    # killed usernsctl-init itself.
+    # After SIGTERM, usernsctl-init kills all processes and waits for them before it exits. After
+    # SIGKILL, the creator kills them, which takes longer.
     assert wait_until_gone(id, EXIT_SECONDS if sig == signal.SIGKILL else 0) == []
 
 
@@ -140,7 +143,7 @@ def test_the_sandbox_ends_when_usernsctl_init_is_killed(sig: signal.Signals) -> 
 def test_a_failed_start_leaves_no_process(
     end: str, stand_in: Callable[[str], None], tmp_path: Path
 ) -> None:
-    """Check that a process that runsc leaves behind is reparented to usernsctl-init, and killed."""
+    """Check that usernsctl-init adopts and kills the orphans of a runsc that fails or times out."""
     started = tmp_path / "started"
     stand_in(f"""#!/bin/sh
 case "$*" in *--version*) echo "runsc version release-20240729.0"; exit;; esac

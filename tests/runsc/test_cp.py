@@ -41,8 +41,7 @@ def test_cp_copies_a_file_in_and_out(box: un.Sandbox, cp: Call, tmp_path: Path) 
     (tmp_path / "a:b").write_text("content")
     assert_success(cp("./a:b", "box:/tmp/file"))
     assert box.read_file("/tmp/file") == b"content"
-    # The destination is a directory, so the copy is created in this directory, with the source's
-    # name.
+    # The destination is a directory, so the copy keeps the source's name.
     assert_success(cp("./a:b", "box:/tmp"))
     assert box.read_file("/tmp/a:b") == b"content"
     assert_success(cp("box:/tmp/file", "copy"))

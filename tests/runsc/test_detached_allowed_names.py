@@ -146,7 +146,8 @@ def test_stopped_proxy_delays_no_exit_status(marker: str, monkeypatch: pytest.Mo
             with monkeypatch.context() as patched:
                 patched.setattr(detached, "wait_readable", wait)
                 assert box.wait(PATIENCE) == -signal.SIGKILL
-            # No wait() may have timed out, although the proxy was still running.
+            # The exit status was available at once: no wait() timed out, although the proxy still
+            # runs.
             assert results.count(False) == 0
             assert not wait_readable(pidfd, timeout=0)
         finally:
@@ -268,7 +269,7 @@ def test_released_proxy_is_reaped_without_a_warning(marker: str) -> None:
         assert wait_readable(pidfd, timeout=PATIENCE)
         os.close(pidfd)
         assert wait_until_gone(marker, PATIENCE) == []
-        # subprocess.run() starts a process, and so reaps earlier children that have exited.
+        # subprocess.run() reaps exited children of earlier Popen objects before it starts its own.
         subprocess.run(["true"], check=True)
         assert un.Sandbox.list_detached() == []
         assert (open_descriptors(), children_of(os.getpid())) == before

@@ -38,16 +38,16 @@ PAGES = [
         )
     ),
 ]
-# Page of which only the Python blocks are executed.
+# Page whose Python blocks are executed, but no other blocks.
 PYTHON_PAGE = "docs/python.md"
-# Pages of which `make test` executes each block. `make test-all` executes the blocks of all pages.
+# `make test` executes every block of these pages, and `make test-all` those of all pages.
 QUICK_PAGES = ("README.md", PYTHON_PAGE)
 LANGUAGES = {"sh", "console", "python", "text", "json", "dockerfile"}
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CHEAT_SHEET = re.compile(r"^\| .* \| `(.+)` \|$", re.MULTILINE)
-# Pages with a cheat sheet, with the prefix of the sheet's commands. Cells without the prefix
-# contain Python names.
+# Pages with a cheat sheet, and the prefix of shell commands in it. Cells without the prefix contain
+# Python names.
 CHEAT_SHEETS = {"README.md": "", "docs/migration.md": "usernsctl"}
 SECONDS = 120
 
@@ -90,7 +90,7 @@ def blocks_of(page: str) -> Iterator[Block]:
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 BLOCKS += [block for block in blocks_of(PYTHON_PAGE) if block.language == "python"]
 
-#: Reasons why blocks can't be executed here, by the names of the blocks.
+# : Names of blocks that can't be executed here, and the reasons.
 EXCLUDED = {
     "README.md: make demo": ("it installs from PyPI; `make test` runs this test"),
     "README.md: docker build -f Dockerfile.gvisor -t connector .": "it takes Docker",
@@ -127,16 +127,16 @@ EXCLUDED = {
     ),
 }
 
-#: Exit statuses of blocks that fail, as their pages say.
+# : Exit statuses of blocks whose pages say that they fail.
 STATUS = {
     "docs/run.md: usernsctl run --bind ~/venv -- ~/venv/bin/tool": 126,
-    # For root the plan succeeds, because root may map any id.
+    # Root may map any id, so the plan succeeds.
     "docs/maps.md: usernsctl plan -r --map-users 1:500:1": 125 if os.geteuid() else 0,
 }
 
 BOX = "docs/migration.md: usernsctl ns create box -r -m"
 
-#: Blocks that need a namespace, and the block of the same page that creates the namespace.
+# : Blocks that need a namespace or a template, and the block of the same page that creates it.
 AFTER = {
     "README.md: usernsctl ns exec web -- id": "README.md: usernsctl ns create web -r -m",
     "README.md: usernsctl run --in web -- id": "README.md: usernsctl ns create web -r -m",
@@ -194,7 +194,7 @@ def configs(home_template: Path, tmp_path_factory: pytest.TempPathFactory) -> di
 
 @pytest.fixture
 def home(home_template: Path, tmp_path: Path) -> Path:
-    """Return a copy of `home_template` for one test, with a virtual environment."""
+    """Yield a copy of `home_template` that contains a virtual environment."""
     made = tmp_path / "home"
     shutil.copytree(home_template, made)
     python = made / "venv" / "bin" / "python"
@@ -210,7 +210,7 @@ def environ(home: Path) -> Iterator[dict[str, str]]:
     """Yield the environment variables for `home`; remove the test's named namespaces afterwards."""
     made = {
         "HOME": str(home),
-        # PATH of Debian's plain users, which has no directory sbin.
+        # Debian's PATH for users other than root, which contains no sbin directory.
         "PATH": f"{SCRIPTS}:/usr/local/bin:/usr/bin:/bin",
         "TMPDIR": str(home.parent),
         "TOKEN": "secret",
@@ -276,7 +276,7 @@ def test_every_exception_names_an_existing_block() -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_code_block_has_a_known_language(page: str) -> None:
-    """Check that each code block has a known language: blocks without one are never executed."""
+    """Check that each code block names a known language. Blocks without one are not executed."""
     for language, content in BLOCK.findall((TREE / page).read_text()):
         assert language in LANGUAGES, content
         assert language == "console" or not re.search(r"^\$ ", content, re.MULTILINE), content

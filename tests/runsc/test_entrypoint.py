@@ -58,7 +58,7 @@ def test_the_command_has_the_whole_environment(in_gvisor: Program) -> None:
 
 
 def test_a_variable_that_is_not_utf8_is_refused(in_gvisor: Program) -> None:
-    """Reject an environment variable that is not UTF-8, because config.json must be UTF-8."""
+    """Reject an environment variable that is not UTF-8: runsc reads it from config.json."""
     done = in_gvisor("--", "true", env={"BYTES": os.fsdecode(b"caf\xe9")}, cwd=Path("/"))
     assert (done.returncode, done.stdout) == (125, "")
     assert "UTF-8" in done.stderr
@@ -89,7 +89,7 @@ READY = "trap 'echo caught; exit 9' TERM; echo ready; while :; do sleep 0.1; don
 
 
 def test_process_1_of_a_user_namespace_stays_outside(in_gvisor: Program, prelude: Program) -> None:
-    """Check that PID 1 stays in the container's namespaces, where engines start health checks."""
+    """Check that PID 1 stays in the container's namespaces: engines start health checks there."""
     container = [prelude.path, "-rmpf", "--mount-proc", "--"]
     with subprocess.Popen(
         [*container, in_gvisor.path, "--network=none", "--", "sh", "-c", READY],
@@ -205,7 +205,7 @@ def test_invalid_options_are_refused(args: list[str], told: str, in_gvisor: Prog
 
 @pytest.mark.parametrize("name", ["USERNSCTL_NETWORK", "USERNSCTL_IDS"])
 def test_obsolete_variables_are_refused(name: str, in_gvisor: Program) -> None:
-    """Reject an obsolete environment variable, which a user may have set to forbid the network."""
+    """Reject an obsolete environment variable, which a user might set to disable the network."""
     done = in_gvisor("--", "true", env={name: "none"}, cwd=Path("/"))
     assert (done.returncode, done.stdout) == (125, "")
     assert f"{name} is set, but has no effect" in done.stderr
@@ -230,7 +230,10 @@ def test_entrypoint_named_usernsctl_is_the_command_line(command_line: Program) -
 
 
 def test_closed_standard_streams_do_not_become_the_environment(in_gvisor: Program) -> None:
-    """Check that the descriptor of the environment doesn't become a closed standard stream."""
+    """Close standard streams, so that the descriptor of the environment may get number 0, 1 or 2.
+
+    in-gvisor must run the command or report an error.
+    """
     close = f"exec {in_gvisor.path} -- sh -c 'exit 7' <&- >&- 2>&-"
     done = subprocess.run(["sh", "-c", close], cwd="/", timeout=60)
     assert done.returncode in (7, 125)
@@ -246,7 +249,7 @@ def test_a_missing_native_program_is_reported(tmp_path: Path) -> None:
 
 @pytest.fixture
 def without_python(tmp_path: Path) -> Path:
-    """Copy only the native programs, as in an image without Python; return the new directory."""
+    """Copy only the native programs, as in an image without Python; return their directory."""
     made = tmp_path / "usernsctl" / "bin"
     made.mkdir(parents=True)
     for name in ("usernsctl-entrypoint", "usernsctl-exec"):

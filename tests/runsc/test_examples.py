@@ -50,7 +50,7 @@ def test_snippet_server_runs_posted_code(url: str, tmp_path: Path) -> None:
     assert status == "1"
     assert gvisor.BUILD in told
     assert "ZeroDivisionError" in told
-    # The host's directory `tmp_path` must not be visible in the sandbox.
+    # The server's temporary directory on the host must not be visible in the sandbox.
     look = f"import os; print(os.path.exists({os.fspath(tmp_path)!r}))"
     assert post(url, look) == ("0", "False\n")
 
@@ -83,7 +83,8 @@ def test_snippet_server_takes_and_returns_files(url: str, tmp_path: Path) -> Non
     answer, reason = post_json(url, task)
     assert (answer["output"], answer["files"]["b"], reason) == ("ok\n", "texttext", "exited")
     assert answer["files"]["missing"].startswith("error: ")
-    # Check that the server opens no file of the host through a link that the sandbox has created.
+    # The sandbox has created a symbolic link to a file of the host. The server must not open that
+    # file.
     (tmp_path / "secret").write_text("secret")
     link = f"import os; os.symlink('{tmp_path}/secret', 'b')"
     outside = {"code": link, "results": ["b", f"../../../..{tmp_path}/secret"]}

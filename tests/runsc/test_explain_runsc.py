@@ -99,10 +99,10 @@ libc = ctypes.CDLL(None, use_errno=True)
 if libc.mount(None, b"/mnt", None, 0x1021 | int(sys.argv[1]), None):
     sys.exit(f"sandbox: remount: {os.strerror(ctypes.get_errno())}")
 """
-# Command prefix that mounts /mnt with flags in a user namespace, and then creates a nested user
-# namespace.
+# Command prefix that mounts a tmpfs with nosuid at /mnt in a user namespace, and runs the command
+# in a nested user namespace, where nosuid is locked.
 FLAGGED = [*PREPARED, "sh", "-c", 'mount -t tmpfs -o nosuid none /mnt; exec "$@"', "sh", *PREPARED]
-# Script with a /dev without devices, as in a container.
+# Script that opens /dev/fuse where /dev has no devices, as in a container.
 EMPTY_DEV = "mount -t tmpfs none /dev; exec python3 -c \"import os; os.open('/dev/fuse', 2)\""
 
 
@@ -130,7 +130,7 @@ def test_explain_finds_causes_of_a_plain_user(command: list[str], cause: str) ->
 
 @unprivileged
 def test_remedy_for_locked_flags_of_a_mount_heals() -> None:
-    """Check that a remount works if the remount repeats the mount's locked flag, nosuid."""
+    """Check that a remount works if its options include nosuid, which is locked."""
     shown = [*FLAGGED, "findmnt", "--noheadings", "--output", "VFS-OPTIONS", "--target", "/mnt"]
     assert "nosuid" in capture(shown, check=True).stdout.strip().split(",")
     capture([*FLAGGED, sys.executable, "-c", REMOUNT, "2"], check=True)
@@ -157,8 +157,7 @@ def test_remedy_for_locked_flags_of_a_mount_heals() -> None:
         ("no-ranges", RANGES, "no-subordinate-range"),
         ("other-group", RANGES, "gid-differs-from-passwd"),
         ("nameless", RANGES, "no-passwd-entry"),
-        # The cause is range-overlap, because the maps of OVERLAPPING overlap on a writable
-        # filesystem, too.
+        # The maps of OVERLAPPING overlap, whether or not the filesystem is read-only.
         ("read-only", OVERLAPPING, "range-overlap"),
     ],
 )
@@ -229,8 +228,7 @@ def test_explain_finds_refused_network_namespace(tmp_path: Path) -> None:
 def test_explain_finds_duplicate_container_id(tmp_path: Path) -> None:
     """Create a container, and run another container with the same id.
 
-    Both containers run in a new PID namespace. When PID 1 exits, the kernel kills the first
-    container.
+    Both run in a new PID namespace, so the kernel kills the first container when PID 1 exits.
     """
     bundle = make_bundle(tmp_path / "b", **WORKS)
     run = shlex.join(runsc_command(bundle))
@@ -249,7 +247,7 @@ def test_explain_finds_inaccessible_kvm(tmp_path: Path) -> None:
 
 @unprivileged
 def test_explain_finds_bundle_without_mappings(usernsctl: Program, tmp_path: Path) -> None:
-    """Run a bundle without mappings, so that runsc's logs show processes without mapped ids."""
+    """Run a bundle without id mappings. The debug log shows that no ids are mapped."""
     bundle, logs = make_bundle(tmp_path / "b", linux={"namespaces": USER}), tmp_path / "logs"
     text = failure_of(runsc_command(bundle, "--debug", f"--debug-log={logs}/"))
     assert "bundle-no-mappings" in causes_of(text)
@@ -267,7 +265,7 @@ def test_explain_finds_bundle_without_user_namespace(usernsctl: Program, tmp_pat
 
 @unprivileged
 def test_explain_finds_nonroot_user_in_the_namespace(tmp_path: Path) -> None:
-    """Run runsc with capabilities, but not as root, so that it creates no user namespace."""
+    """Run runsc with capabilities but not as uid 0, so that it creates no user namespace."""
     bundle = make_bundle(tmp_path / "b", **WORKS)
     prepared = [str(SCRIPTS / "usernsctl-exec"), "-c", "-m", "--keep-caps", "--"]
     text = failure_of([*prepared, *runsc_command(bundle, "--rootless")])
@@ -278,7 +276,7 @@ def test_explain_corrects_the_hint_about_max_user_namespaces(tmp_path: Path) -> 
     bundle = make_bundle(tmp_path / "b", linux={"namespaces": USER})
     text = failure_of([*PREPARED, *runsc_command(bundle, "--rootless")])
     assert "bundle-no-mappings" in causes_of(text)
-    # The release that added netstack-in-namespace also dropped the misleading hint.
+    # The release of runsc that added netstack-in-namespace also removed the misleading hint.
     hints = not gvisor.release().has("netstack-in-namespace")
     assert ("max_user_namespaces is set too low" in text) == hints
     assert (causes_of(text)[0] == "false-max-userns-hint") == hints
@@ -295,12 +293,12 @@ FAILING = [
     ("bundle-devices", PREPARED, {"linux": WORKS["linux"] | {"devices": [DEVICE]}}),
     ("command-not-found", PREPARED, WORKS | {"process": {"args": ["/nonexistent"], "cwd": "/"}}),
 ]
-# Causes for which runsc prints the same text, so that only doctor's probes can distinguish them.
+# Causes that share one message of runsc, which only doctor's probes can tell apart.
 SAME_TEXT = {"ptrace-denied": {"ptrace-denied", "yama-ptrace-scope"}}
 FAILING_WITHOUT_ROOT = [
     ("rootfs-unreadable", PREPARED, with_root("/root")),
     ("bundle-overlay", PREPARED, with_root("/usr", read_only=False)),
-    # These commands run runsc without a prepared namespace, so runsc itself creates the namespace.
+    # Run runsc outside a prepared namespace, so that it creates the namespace itself.
     ("mount-denied", [*BREAK, "seccomp-mount", "--"], WORKS),
     ("ptrace-denied", [*BREAK, "seccomp-ptrace", "--"], WORKS),
 ]
@@ -342,7 +340,7 @@ STDLIB = "import sysconfig; print(sysconfig.get_path('stdlib'))"
 
 
 def test_remedies_for_the_library_of_python_heal(usernsctl: Program, tmp_path: Path) -> None:
-    """Check the remedies for a library that is not mounted, and for one that is not readable."""
+    """Check the remedies for a Python library that is not mounted or not readable."""
     library = Path(capture(["/usr/bin/python3", "-c", STDLIB]).stdout.strip())
     parent = tmp_path / "python/lib"
     parent.mkdir(parents=True)

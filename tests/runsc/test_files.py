@@ -23,7 +23,7 @@ from processes import capture
 import usernsctl as un
 
 FOREVER = ["sleep", "1000"]
-# Modification time in ns. Copies must keep the fraction of a second.
+# Modification time of the copied files, in ns. Copies must keep the fraction of a second.
 WHEN = 1_600_000_000_123_456_789
 HOSTILE_NAMES = [
     b"line\nfeed",
@@ -38,7 +38,7 @@ HOSTILE_NAMES = [
 
 @pytest.fixture
 def inside(box: un.Sandbox) -> Iterator[str]:
-    """Yield a new directory in the sandbox."""
+    """Yield the path of a new directory in the sandbox."""
     path = box.check_output(["mktemp", "-d"], text=True).strip()
     yield path
     box.run(["rm", "-rf", path], check=True)
@@ -133,7 +133,7 @@ def test_symlinks_and_proc_files_are_read(box: un.Sandbox, inside: str) -> None:
 
 
 def failure(side: str, number: int, path: str, call: Callable[[], object]) -> un.SandboxFileError:
-    """Check the attributes of the SandboxFileError that `call` raises; return the exception."""
+    """Check that `call` raises a SandboxFileError with these attributes; return the exception."""
     with pytest.raises(un.SandboxFileError) as caught:
         call()
     error = caught.value
@@ -184,7 +184,7 @@ def test_read_file_raises_above_max_bytes(box: un.Sandbox, inside: str) -> None:
     error = failure("inside", errno.EFBIG, path, lambda: box.read_file(path, max_bytes=4))
     assert error.remedy == "pass a larger max_bytes"
     assert isinstance(error, un.SandboxFileTooLargeError)
-    # A sparse file of one TiB is rejected before any data is transferred.
+    # read_file() rejects a sparse file of one TiB by its size, before it transfers data.
     shell(box, 'truncate -s 1T "$1"', path)
     failure("inside", errno.EFBIG, path, lambda: box.read_file(path))
 
@@ -297,7 +297,7 @@ def test_existing_files_are_replaced_only_with_merge(
     assert tree_of(tree) == before
     box.put(tree, f"{inside}/tree", merge=True)
     assert shell(box, 'cd "$1"; cat own program', f"{inside}/tree") == "own\n#!/bin/sh\n"
-    # put() with `merge` replaces neither a directory by a file, nor a file by a directory.
+    # put() with `merge` does not replace a directory by a file, nor a file by a directory.
     path = f"{inside}/tree/deep"
     with pytest.raises(un.SandboxFileError):
         box.put(tree / "program", path, merge=True)
@@ -384,7 +384,7 @@ def test_sparse_files_count_with_their_size(box: un.Sandbox, inside: str, tmp_pa
 def test_trees_deeper_than_256_directories_are_refused(
     box: un.Sandbox, inside: str, tmp_path: Path, levels: int
 ) -> None:
-    # Create `levels` nested directories, including the top directory of the tree.
+    # `levels` counts the top directory of the tree, too.
     tree = tmp_path / "tree"
     tree.mkdir()
     with contextlib.chdir(tree):
@@ -457,7 +457,7 @@ def test_errors_in_a_nested_directory_name_the_path(
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
-    """Yield the mount point of a file system of one MiB."""
+    """Yield the mount point of a filesystem with a size of one MiB."""
     made = tmp_path / "small"
     made.mkdir()
     capture(["mount", "-t", "tmpfs", "-o", "size=1m,mode=0777", "none", str(made)], check=True)
@@ -534,8 +534,8 @@ def test_files_get_the_owner_given_by_name(tmp_path: Path) -> None:
         with pytest.raises(un.CommandError) as caught:
             box.read_file("/tmp/mine", user="nobody-here")
         assert caught.value.cause == "user-unknown"
-        # A program in the sandbox may replace the file by a FIFO. No call may wait for a writer of
-        # the FIFO.
+        # A program in the sandbox may replace /etc/passwd by a FIFO. The lookup of the user must
+        # fail, and not wait for a writer.
         box.run(["sh", "-c", "rm /etc/passwd; mkfifo /etc/passwd"], check=True)
         with pytest.raises(un.CommandError) as caught:
             box.write_file("/tmp/mine", b"y", user="app", timeout=30)
@@ -572,7 +572,7 @@ def test_files_get_owner_and_permissions_of_the_given_user(tmp_path: Path) -> No
 
 
 def exercise(box: un.Sandbox, tmp_path: Path, directory: str = "/tmp") -> None:
-    """Copy files into and out of a sandbox with each method."""
+    """Copy files into and out of a sandbox with each of its file methods."""
     tree = make_tree(tmp_path / "tree")
     box.write_file(f"{directory}/x", b"content")
     assert box.read_file(f"{directory}/x") == b"content"

@@ -1,4 +1,4 @@
-"""Tests of forked children, which must drop their copies of objects without side effects."""
+"""Tests of forked children that drop copies of objects, which must keep working in the parent."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import sys
 import pytest
 from processes import check_output
 
-# Program that creates an object and forks a child that drops the object. Afterwards, the parent
-# uses the object.
+# Program that creates an object, forks a child that drops its copy of the object, and then uses the
+# object in the parent.
 FORKING = """
 import asyncio, gc, os, sys, warnings
 import usernsctl as un

@@ -1,4 +1,4 @@
-"""Tests of the error messages of frozen launches, which name causes without using Python."""
+"""Tests of the errors of frozen launches, which look up the cause of a failure without Python."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from conftest import Program
 from usernsctl.explain.catalogue import get
 from usernsctl.explain.explanation import explain
 
-# Fake runsc, which copies the files `errors` and `crash` in its directory to its log files, and
-# fails.
+# Fake runsc that copies the files `errors` and `crash` from its directory to its log files, and
+# then fails.
 STAND_IN = """\
 #!/bin/sh
 [ "$1" = --version ] && echo "runsc version release-20260101.0" && exit
@@ -32,8 +32,8 @@ done
 exit "$(cat "${0%/*}/status")"
 """
 
-# Messages of runsc, each with its cause, or with None if the catalogue has no cause or several
-# causes for the message.
+# Messages of runsc with their causes. None: the catalogue has no cause or several causes for the
+# message.
 MESSAGES = [
     ("creating container: unable to run a rootless container without userns", "bundle-no-mappings"),
     ("cannot create gofer process: newuidmap failed: exit status 1", None),
@@ -83,7 +83,7 @@ def fail_launch(prelude: Program, usernsctl: Program, tmp_path: Path) -> Fails:
 
 
 def as_text(stderr: str) -> str:
-    """Return standard error with its last line, the watcher's JSON message, converted to text."""
+    """Convert the JSON message on the last line of standard error to text; return all lines."""
     *before, line = stderr.splitlines()
     message = json.loads(line)
     text = [*before, f"{message['program']}: {message['step']}: {message['message']}"]
@@ -116,8 +116,8 @@ def test_messages_of_runsc_are_mapped_to_causes(
     known = explain(io.BytesIO(said.encode())).candidates
     if cause is None:
         assert rest[0] == '  runsc also says: "and more"'
-        # The remedy omits causes that were ruled out. Here these are the causes about seccomp
-        # filters, because no filter is active.
+        # The remedy lists only causes that are possible. The causes about seccomp filters are not:
+        # no filter is active.
         possible = [one for one in known if not one.cause.id.startswith("seccomp-")]
         told = rest[1].removeprefix("  remedy: usernsctl doctor").split(", ")
         assert len(possible) - 1 <= (len(told) if known else 0)
@@ -135,13 +135,14 @@ def test_crashes_and_empty_logs_of_runsc_are_explained(fail_launch: Fails) -> No
     assert "[process-limit]" in fail_launch(error_log("EOF"), crash=crash, status=2).stderr
     assert "runsc crashed" in fail_launch(b"", status=2).stderr
     assert "[runsc-refused-call]" in fail_launch(b"").stderr
-    # Any exit status of runsc is a failure of runsc, unless runsc's log records the command's exit.
+    # If runsc's log does not record that the command exited, any exit status of runsc is its own
+    # failure.
     assert 'runsc says: "x"' in fail_launch(error_log("x"), status=3).stderr
     assert "[runsc-ran-nothing]" in fail_launch(b"", status=0).stderr
 
 
 def test_hostile_messages_of_runsc_are_sanitized(fail_launch: Fails) -> None:
-    """Check that messages of runsc, which may quote a hostile bundle, are sanitized."""
+    """Check that messages of runsc are sanitized, because they may quote a hostile bundle."""
     for errors in (
         error_log("a\x1b[2J\u202e\r\nusernsctl: all is well\n\x9b\x00", "\x1b]0;owned\x07"),
         b'{"msg":"\\ud800\xff\xc3","level":"error"}',
@@ -188,7 +189,7 @@ def test_denied_kvm_is_explained_as_run_does(
 def test_failed_launch_starts_no_python(
     fail_launch: Fails, prelude: Program, tmp_path: Path
 ) -> None:
-    """Check by strace(1) that a failed launch executes only runsc and the launch's programs."""
+    """Trace a failed launch with strace(1); check that it executes only native programs."""
     fail_launch(error_log("something new"))
     trace = tmp_path / "trace"
     command = ["strace", "-f", "-e", "trace=execve", "-o", trace, prelude.path]

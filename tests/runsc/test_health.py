@@ -1,7 +1,7 @@
 """Tests of in-gvisor --health, which checks whether a container's sandbox answers.
 
-Each test has a separate PID namespace, as a container has, because the check searches all visible
-processes for sandboxes.
+The check searches all visible processes for sandboxes, so each test runs in a separate PID
+namespace, as in a container.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def test_health_without_a_sandbox_fails(script: Script) -> None:
     ],
 )
 def test_health_with_a_failing_command_fails(script: Script, command: str, says: str) -> None:
-    """Run health checks whose command fails or hangs. The command must not stay in the sandbox."""
+    """Run health checks whose command fails or hangs; check that none stays in the sandbox."""
     done = script(f"begin one; health -- {command}; health -- sh -c 'cat /proc/[0-9]*/cmdline'")
     first, rest = done.stdout.split("\n", 1)
     assert first == "status 1"
@@ -110,7 +110,7 @@ def test_health_with_a_failing_command_fails(script: Script, command: str, says:
 
 
 def test_health_of_a_stopped_sandbox_fails(script: Script) -> None:
-    """Stop gVisor, as if one of its processes had died. No process of the check may be left."""
+    """Stop gVisor, so that it doesn't answer. The check must fail, and leave no process behind."""
     done = script(
         "begin one; stopped=$(sandbox 1)\n"
         "kill -STOP $stopped; health; kill -CONT $stopped; health\n"
@@ -120,7 +120,7 @@ def test_health_of_a_stopped_sandbox_fails(script: Script) -> None:
     assert (first, second) == ("status 1", "status 0")
     assert "no answer from the sandbox within 12 s" in done.stderr
     assert "[sandbox-unresponsive]" in done.stderr
-    # Omit usernsctl-watch, whose arguments contain a command line of runsc for forwarding signals.
+    # Ignore usernsctl-watch: its arguments contain the `runsc exec` command that forwards signals.
     ours = [one for one in processes if "usernsctl-watch" not in one]
     assert not [one for one in ours if " exec " in one and "runsc" in one]
 
@@ -146,10 +146,9 @@ def test_health_checks_the_first_sandbox_only(script: Script) -> None:
 def test_health_is_not_fooled_by_a_fake_watcher(
     script: Script, tmp_path: Path, arguments: str
 ) -> None:
-    """Start an older process with the watcher's name; the check may fail, but must not succeed.
+    """Start an older process with the watcher's name. The health check must not succeed.
 
-    A failure is tolerable, because the process has the uid of the check, and so could also make the
-    check fail by changing the check's memory.
+    The check may fail, because the process has its uid and could change its memory anyway.
     """
     decoy = tmp_path / "decoy"
     decoy.write_text("echo begun; sleep 600\n")

@@ -1,4 +1,4 @@
-"""Tests of published ports in Python, with the argument `publish` and the attribute `ports`."""
+"""Tests of published ports in the Python API: the argument `publish` and the attribute `ports`."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def is_closed(address: str, port: int) -> bool:
 
 
 def holders_of(port: int) -> list[str]:
-    """Return the names of the processes that have the listening socket of a port open."""
+    """Return the names of the processes that have a port's listening socket open."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     (inode,) = (row[9] for row in rows if row[1].endswith(f":{port:04X}") and row[3] == "0A")
     found = []
@@ -222,7 +222,8 @@ def test_each_sandbox_of_a_pool_has_its_own_port(host: un.SandboxHost, max_uses:
             assert (box.id in ids) == (max_uses == 2)
             if max_uses == 2:
                 assert box.ports[8000] in addresses
-            # The first lease's server was killed when the lease ended.
+            # The server of the first lease was killed at the end of that lease, so it does not
+            # answer.
             with pytest.raises(OSError, match=r"closed connection|reset|refused"):
                 urllib.request.urlopen("http://{}:{}/".format(*box.ports[8000]), timeout=30)
 

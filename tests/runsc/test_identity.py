@@ -1,4 +1,4 @@
-"""Tests of user and group names, which the sandbox's files define, and of supplementary groups."""
+"""Tests of user and group names, looked up in the sandbox's files, and of supplementary groups."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def dry_run(usernsctl: Program, *options: str) -> subprocess.CompletedProcess[st
 
 
 def ids_of(usernsctl: Program, *options: str) -> list[Any]:
-    """Return the uid, the gid and HOME of a run, as --dry-run reports them."""
+    """Return the uid, the gid and HOME of the command, as `usernsctl run --dry-run` prints them."""
     done = dry_run(usernsctl, *options)
     assert done.returncode == 0, done.stderr
     process = json.loads(done.stdout)["config"]["process"]
@@ -68,7 +68,7 @@ def ids_of(usernsctl: Program, *options: str) -> list[Any]:
 
 
 def refusal(usernsctl: Program, *options: str) -> str:
-    """Run with a user that must be rejected; return the error."""
+    """Run a command as a user that must be rejected; return the error."""
     done = dry_run(usernsctl, *options)
     assert (done.returncode, done.stdout) == (125, "")
     assert "[user-unknown]" in done.stderr
@@ -101,7 +101,7 @@ def test_unknown_user_names_are_refused(usernsctl: Program, tree: Path, user: st
     error = refusal(usernsctl, "--rootfs", str(tree), "--user", user)
     assert "the sandbox has no " in error
     assert "has no such name" in error
-    # Even "root" is not looked up in the host's user database.
+    # If the sandbox has no /etc/passwd, not even "root" is looked up in the host's user database.
     (tree / "etc/passwd").unlink()
     assert "it has no /etc/passwd" in refusal(usernsctl, "--rootfs", str(tree), "--user", "root")
 
@@ -137,7 +137,7 @@ def test_a_user_has_supplementary_groups_with_several_ids(
     launch = freeze(tmp_path / "launch", *options, "--user", "app", command=script)
     frozen = prelude("--launch", launch)
     assert (frozen.stdout, frozen.stderr) == (run.stdout, "")
-    # With --run-as, the command does not have the supplementary groups of the launch's own user.
+    # With --run-as, the command has none of the supplementary groups that the launch file sets.
     other = prelude("--launch", launch, "--run-as", "9:9")
     assert other.stdout.split() == ["9", "9", "/srv/app", "9"], other.stderr
 
@@ -208,7 +208,7 @@ def test_sandbox_without_first_command_has_a_hostname(host: un.SandboxHost) -> N
 
 
 class TestFurtherCommands:
-    """Tests of the user of a further command, which is looked up in the sandbox at the start."""
+    """Tests of the user of an additional command, which is looked up when the command starts."""
 
     @pytest.fixture
     def box(self, tree: Path) -> Iterator[un.Sandbox]:
@@ -265,7 +265,7 @@ class TestFurtherCommands:
 
 
 class TestHostileFiles:
-    """Tests of special and huge files as /etc/passwd, which must not block or fill the memory."""
+    """Tests of special or huge /etc/passwd files, which must not block a run or fill its memory."""
 
     def test_a_fifo_is_refused(self, usernsctl: Program, tree: Path) -> None:
         (tree / "etc/passwd").unlink()
@@ -289,7 +289,7 @@ class TestHostileFiles:
     def test_a_link_out_of_the_root_is_not_followed(
         self, usernsctl: Program, tree: Path, tmp_path: Path, target: str
     ) -> None:
-        """Check that a link is resolved in the sandbox's root, which lacks the host's file."""
+        """Resolve a link within the sandbox's root, where the host's file does not exist."""
         (tmp_path / "outside").write_text(PASSWD)
         (tree / "etc/passwd").unlink()
         (tree / "etc/passwd").symlink_to(target.format(out=tmp_path / "outside"))
@@ -349,7 +349,7 @@ class TestHostileFiles:
 
 
 def test_users_of_the_host_are_looked_up(usernsctl: Program) -> None:
-    """Resolve names by the host's user database (NSS), which has more users than /etc/passwd."""
+    """Look up names in the host's user database (NSS), which has more users than /etc/passwd."""
     assert ids_of(usernsctl, "--user", "nobody")[0] == 65534
     assert "has no user 'nosuch'" in refusal(usernsctl, "--user", "nosuch")
 

@@ -41,7 +41,7 @@ def check_idle_end(box: un.Sandbox, limit: float) -> None:
 def test_idle_timeout_ends_a_sandbox_without_a_command(detach: bool) -> None:
     before = settled_descriptors()
     with un.SandboxHost() as host, host.start(None, idle_timeout=2, detach=detach) as box:
-        # A running command prevents the idle timeout, which restarts when the command exits.
+        # A running command suspends the idle timeout, which restarts when the command exits.
         assert box.run(["sleep", "4"]).reason == "exited"
         with box.popen(FOREVER) as process:
             with pytest.raises(un.TimeoutExpired):
@@ -61,7 +61,7 @@ def test_the_search_for_an_oom_kill_is_no_idle_time(
 ) -> None:
     """Simulate an OOM kill on the host, so that wait() checks for an exceeded limit for 2 s.
 
-    The host's counter of OOM kills doesn't name the killed process. The check must not count as
+    The host's OOM kill counter doesn't name the killed process. The check must not count as
     activity in the sandbox.
     """
     with un.SandboxHost() as host, host.start(None, idle_timeout=2, detach=detach) as box:
@@ -97,7 +97,7 @@ def test_run_in_a_closed_sandbox_raises(detach: bool) -> None:
 def test_run_raises_when_another_thread_releases_the_sandbox(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Simulate another thread that releases the sandbox before run() opens the activity file."""
+    """Release the sandbox, as another thread could, before run() opens the activity file."""
     open_file = detached.open_activity
 
     def release_first(path: str, directory: int) -> Any:
@@ -134,7 +134,7 @@ def interrupt(_: object) -> None:
 
 
 def start_client(id: str) -> int:
-    """Fork a process that runs a command in a sandbox; return the pid of the process."""
+    """Fork a child that runs a command in a sandbox; return the child's pid."""
     child = os.fork()
     if child == 0:
         try:
@@ -261,7 +261,7 @@ def test_ttl_ends_a_lease(uses: int) -> None:
             with pytest.raises(un.SandboxEndedError) as lost:
                 box.run(["true"])
             assert lost.value.cause == "timeout"
-        # The next lease has no ttl, and gets another sandbox.
+        # acquire() without `ttl` gets another sandbox, which has no time limit.
         with pool.acquire(PATIENCE) as box:
             assert box.run(["sleep", "3"]).reason == "exited"
 

@@ -42,7 +42,7 @@ def layer() -> bytes:
 
 
 def docker_archive(path: Path) -> None:
-    """Write an archive in the format of `docker save`."""
+    """Write an image archive as `docker save` does."""
     content = layer()
     digest = hashlib.sha256(content).hexdigest()
     config = {

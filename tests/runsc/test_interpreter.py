@@ -40,7 +40,7 @@ def python(box: un.Sandbox) -> Iterator[un.Interpreter]:
 
 
 def wait_until_killed(box: un.Sandbox, mark: str) -> None:
-    """Wait until a process with `mark` in its arguments has exited."""
+    """Wait until no process has `mark` in its arguments."""
     deadline = time.monotonic() + PATIENCE
     while box.run(["pgrep", "-f", f"sleep {mark}"]).returncode == 0:
         assert time.monotonic() < deadline
@@ -72,7 +72,7 @@ def test_variables_and_imports_stay(python: un.Interpreter) -> None:
         ("x = 1;", None, None),
         ("'é\\ud800'", "é\ud800", "'é\\ud800'"),
         ("10 ** 4000 % 7", 10**4000 % 7, str(10**4000 % 7)),
-        # JSON that json.loads() rejects, because the number has too many digits.
+        # The value's JSON has more digits than json.loads() accepts (sys.set_int_max_str_digits()).
         ("import sys; sys.set_int_max_str_digits(0); 10 ** 4300", None, str(10**4299) + "0"),
         ("# coding: latin-1\n'é'", "é", "'é'"),
         ("if True:\n    5", None, None),
@@ -103,7 +103,7 @@ def test_output_of_the_code_and_of_its_processes(python: un.Interpreter) -> None
     assert (done.stdout, done.stderr) == ("onetwo\n\N{REPLACEMENT CHARACTER}", "é\\ud800\n")
     assert (done.value, done.error, done.reason) == ("three", None, None)
     assert python.run("print('x' * 100_000)").stdout == "x" * 100_000 + "\n"
-    # The interpreter's code has no standard input.
+    # Code in the interpreter has no standard input.
     error = python.run("input()").error
     assert error is not None
     assert error[:2] == ("EOFError", "EOF when reading a line")
@@ -138,7 +138,7 @@ def test_error_of_the_code(python: un.Interpreter) -> None:
             "A",
             "<exception str() failed>",
         ),
-        # While traceback searches for similar names, it calls __dir__().
+        # The traceback module calls __dir__() when it searches for similar names.
         (
             "class A:\n    def __dir__(self): raise SystemExit\nA().b",
             "AttributeError",
@@ -183,7 +183,7 @@ def test_variables_that_can_not_be_encoded_or_parsed(python: un.Interpreter) -> 
         nested = [nested]
     with pytest.raises(ValueError, match="nested too deeply"):
         python.run("1", variables={"nested": nested})
-    # The limits of the interpreter's Python may be lower than those of this Python.
+    # The interpreter in the sandbox may have lower limits than the caller's Python.
     python.run("import sys; limit = sys.get_int_max_str_digits(); sys.set_int_max_str_digits(640)")
     done = python.run("number = 0", variables={"number": 10**1000})
     assert done.error is not None
@@ -341,7 +341,7 @@ def test_run_needs_no_free_descriptors(box: un.Sandbox) -> None:
 
     async def main() -> None:
         with box.interpreter(PYTHON) as python:
-            await python.run_async("1")  # Import the modules of asyncio first.
+            await python.run_async("1")  # asyncio imports modules at its first use
             with descriptors_left(0):
                 assert python.run(code).value == 42
                 assert (await python.run_async(code)).value == 42

@@ -11,19 +11,19 @@ from interrupts import run_interrupted
 import usernsctl as un
 from usernsctl.gvisor.template.image import Image
 
-# Filter warnings about objects that are dropped without close(), which are errors otherwise.
+# Objects that are dropped without close() emit warnings, which pytest would report as errors.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
 FOREVER = ["sleep", "1000"]
-# C functions that create a descriptor without a path.
+# C functions that create a descriptor without opening a path.
 CREATORS = ("dup", "memfd_create", "pidfd_open", "pipe", "pipe2", "socketpair")
 
 
 def run(box: un.Sandbox, call: int, **streams: int) -> bool:
-    """Start a command, and interrupt a C call; return whether the call was interrupted."""
+    """Start a command and interrupt C call number `call`; return whether there was such a call."""
     return run_interrupted(lambda: box.run(["true"], **streams), call, places=("c_return",))
 
 
@@ -91,7 +91,7 @@ def test_interrupted_image_leaks_no_descriptor(host: un.SandboxHost) -> None:
             places=("c_return",),
             names=("fcntl", "mkdir", "open"),
         )
-        # Do not interrupt close(), because an interrupted shutil.rmtree() may itself leak a
+        # close() runs uninterrupted, because an interrupted shutil.rmtree() may itself leak a
         # descriptor.
         for image in made:
             image.close()

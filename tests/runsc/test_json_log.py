@@ -1,4 +1,4 @@
-"""Tests of messages in JSON (--log=json) by usernsctl run, frozen launches and in-gvisor."""
+"""Tests of JSON messages (--log=json) from usernsctl run, frozen launches and in-gvisor."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from processes import capture
 
 # File name with an escape sequence, a forged line, quotes and a bidirectional control character.
 HOSTILE = '/no\x1b[2J\n{"level": "error"}\\"\u202e'
-# HOSTILE, followed by bytes that are not UTF-8.
+# HOSTILE with trailing bytes that are not UTF-8.
 BYTES = os.fsdecode(HOSTILE.encode() + b"\xff\xc3")
 
 
 def messages(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
-    """Return the messages on standard error. Each must be a line of printable JSON."""
+    """Return the messages on standard error; check that each is one line of printable JSON."""
     found = []
     for line in done.stderr.removesuffix("\n").split("\n"):
         assert line.isprintable(), ascii(line)
@@ -37,7 +37,7 @@ def messages(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
 
 
 def error(done: subprocess.CompletedProcess[str], status: int) -> dict[str, Any]:
-    """Return the only message on standard error, which must be an error."""
+    """Return the only message on standard error; check that it is an error."""
     assert (done.returncode, done.stdout) == (status, ""), done.stderr
     (message,) = messages(done)
     assert message.pop("level") == "error"
@@ -113,7 +113,7 @@ def test_usage_errors_are_json_after_the_log_option(
 def test_errors_of_usernsctl_verify_are_json(
     usernsctl: Program, prelude: Program, tmp_path: Path, name: str, status: int, why: str
 ) -> None:
-    """Check errors about files of gVisor's /proc, which only usernsctl-verify can see."""
+    """Check errors about files in gVisor's /proc, which only usernsctl-verify can find."""
     launch = freeze(tmp_path / "launch")
     for done in (
         usernsctl("run", "--log", "json", "--", f"/proc/{name}"),

@@ -1,7 +1,7 @@
 """Tests of runsc in a namespace that usernsctl has created in advance.
 
-All subcommands of runsc work in this namespace, even those that runsc rejects with --rootless.
-newuidmap and newgidmap are called only when usernsctl creates the namespace.
+All subcommands of runsc work in this namespace, even those that runsc rejects with --rootless. Only
+the creation of the namespace calls newuidmap and newgidmap.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def global_options(directory: Path) -> list[str]:
 
 @dataclass
 class Containers:
-    """Containers of one bundle, which run in one namespace."""
+    """Containers that share a bundle and a namespace."""
 
     namespace: Namespace
     directory: Path
@@ -64,10 +64,9 @@ class Containers:
         return f"--bundle={self.directory}/bundle"
 
     def runsc(self, *args: str, status: int = 0) -> str:
-        """Run a subcommand of runsc; return the output.
+        """Run a subcommand of runsc; return its output.
 
-        The output goes to a file, because the container inherits the descriptor, and would keep a
-        pipe open.
+        The output goes to a file: the container inherits the descriptor and would keep a pipe open.
         """
         with open(self.directory / f"output-{args[0]}-{args[-1]}", "w+b", buffering=0) as output:
             done = self.namespace.run(
@@ -99,7 +98,7 @@ class Containers:
 
     @contextlib.contextmanager
     def stopping(self, name: str) -> Iterator[None]:
-        """Wait after the block until the container has stopped and its process was reaped.
+        """After the block, wait until the container is stopped and its process has been reaped.
 
         Until then, one runsc command may report the container as stopped, and the next as running.
         """
@@ -120,15 +119,15 @@ class Containers:
 def reap_orphans() -> Iterator[None]:
     """Reap orphans of runsc, such as sandboxes and gofers, as an init process does.
 
-    runsc considers a process running until the process has been reaped.
+    runsc considers a process running until it has been reaped.
     """
     over = threading.Event()
 
     def collect() -> None:
         while not over.wait(0.02):
             for pid, who in children().items():
-                # Names of runsc's processes: "exe" when runsc re-executes itself, "gvisor_sentry"
-                # in newer releases.
+                # runsc's processes are named "exe" if they executed /proc/self/exe, and
+                # "gvisor_sentry" in newer releases.
                 if who in ("exe (zombie)", "gvisor_sentry (zombie)"):
                     os.waitpid(pid, 0)
 
@@ -161,7 +160,7 @@ def containers(
 
 
 def check_all_states(containers: Containers, name: str) -> None:
-    """Take a container through all states, and restore a second container from its checkpoint."""
+    """Take a container through all its states; restore a second container from its checkpoint."""
     containers.runsc("create", containers.bundle, name)
     assert containers.state(name)["status"] == "created"
     containers.runsc("start", name)
@@ -222,7 +221,8 @@ def test_containers_in_a_namespace_call_no_newuidmap(
     assert not log.exists()
     assert not list((directory / "state").glob("*.state"))
 
-    # Check that the log works: outside of the namespace, runsc itself calls newuidmap.
+    # Outside the namespace, runsc itself calls newuidmap, which shows that the fake helper logs
+    # calls.
     done = subprocess.run(
         [*global_options(directory), "run", containers.bundle, "alone"],
         stdin=subprocess.DEVNULL,

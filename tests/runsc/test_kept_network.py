@@ -22,7 +22,7 @@ DENIED = [f"{address}/80" for address in (networks.BRIDGE, networks.MACHINE, net
 
 
 class Kept:
-    """Named namespace ``web`` with a private network, and commands in the namespace."""
+    """Named namespace ``web`` with a private network, in which commands can be run."""
 
     def __init__(self, world: World, directory: Path) -> None:
         self.world = world
@@ -30,11 +30,11 @@ class Kept:
         directory.chmod(0o700)
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run usernsctl on the machine of the virtual network."""
+        """Run usernsctl on the simulated host of the virtual network."""
         return self.world.run(USERNSCTL, *words, env=self.env)
 
     def ask(self, *words: str) -> dict[str, str]:
-        """Run the client ASK after the command prefix `words`; return each web server's answer."""
+        """Run the client ASK with the command prefix `words`; return the web servers' answers."""
         done = self.run(*words, "/usr/bin/python3", "-c", ASK, *REACHED, *DENIED)
         assert done.returncode == 0, done.stderr
         return dict(line.split(" ", 1) for line in done.stdout.splitlines())
@@ -57,7 +57,7 @@ def kept(world: World, tmp_path: Path) -> Iterator[Kept]:
 
 
 def networks_left(world: World) -> list[str]:
-    """Return the processes of private networks on the machine that are still running after 5 s."""
+    """Return the private networks' processes on the simulated host that still run after 5 s."""
     deadline = time.monotonic() + 5
     machine = os.readlink(f"/proc/{world.machine.pid}/ns/net")
     while True:
@@ -80,7 +80,7 @@ def test_sandboxes_and_commands_share_the_network(kept: Kept) -> None:
     for words in (in_web, ("ns", "exec", "web")):
         answers = kept.ask(*words, "--")
         assert {word: answers[word] for word in REACHED} == REACHED
-        # pasta gives the network one of the machine's addresses, so connections to that address are
+        # pasta gives the namespace one of the simulated host's addresses. A connection to it is
         # refused, not unreachable.
         refused = {"ConnectionRefusedError", "OSError", "TimeoutError"}
         assert {answers[word] for word in DENIED} <= refused
@@ -120,7 +120,7 @@ def test_publish_in_a_named_namespace_is_refused(kept: Kept, network: tuple[str,
 def test_a_namespace_with_another_network_is_refused(
     world: World, tmp_path: Path, option: str
 ) -> None:
-    """Reject a namespace with another kind of network, where usernsctl denies no host addresses."""
+    """Reject a namespace with another type of network, in which no host addresses are blocked."""
     made = Kept(world, tmp_path)
     done = made.run("ns", "create", "web", "-r", "--net")
     assert done.returncode == 0, done.stderr

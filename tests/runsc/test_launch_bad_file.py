@@ -28,7 +28,7 @@ def launch(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def perform(prelude: Program, launch: Path) -> Callable[..., None]:
-    """Return a function that starts a launch file, and checks the error's cause and message."""
+    """Return a function that starts an invalid launch file and checks the error."""
 
     def perform(file: Path | str, *says: str, cause: str | None = "launch-malformed") -> None:
         assert_refused(prelude("--launch", file), *says, cause=cause)
@@ -117,8 +117,8 @@ def test_launch_in_a_directory_writable_by_others_is_refused(
 ) -> None:
     """Reject a launch file in a directory in which another user may rename files.
 
-    The other user could replace the file by another launch file of the caller or of root, which
-    grants the payload more access.
+    That user could replace the file by another launch file of the caller or of root that grants the
+    payload more access.
     """
     directory = launch.parent / "a" / "b"
     directory.mkdir(parents=True)
@@ -127,7 +127,7 @@ def test_launch_in_a_directory_writable_by_others_is_refused(
         place.chmod(mode)
         told = f"{moved} lies in {place}, where others may replace it (uid "
         perform(moved, told, f"mode {mode:o}", cause="launch-untrusted")
-        # Other users can't rename the caller's files in a directory with the sticky bit.
+        # In a directory with the sticky bit, other users can't rename the caller's files.
         place.chmod(mode | 0o1000)
         assert_ran(prelude("--launch", moved))
 
@@ -155,7 +155,7 @@ def test_launch_of_another_user_is_refused(
 @as_root
 @pytest.mark.parametrize("gid", [12345, 12346])
 def test_directory_of_the_user_private_group_is_trusted(prelude: Program, gid: int) -> None:
-    """Trust the user private group, whose gid equals the uid, but no other group."""
+    """Trust a directory writable by the user private group (gid equal to uid), but by no other."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as name:
@@ -196,7 +196,7 @@ def test_unreadable_launch_is_refused(perform: Refused, launch: Path) -> None:
 
 @as_root
 def test_other_users_may_start_a_launch_of_root(prelude: Program) -> None:
-    """Allow users to start root's launch file, but do not allow root to start another user's."""
+    """Let any user start root's launch file, but do not let root start another user's."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as name:
@@ -218,7 +218,7 @@ def test_other_users_may_start_a_launch_of_root(prelude: Program) -> None:
 def test_launch_writable_by_the_sandbox_is_refused(
     prelude: Program, perform: Refused, tmp_path: Path
 ) -> None:
-    """Reject a launch file below a writable bind mount, where the command could change the file."""
+    """Reject a launch file below a writable bind mount, where the command could change it."""
     below = tmp_path / "a" / "b"
     below.mkdir(parents=True)
     for source in (tmp_path, tmp_path / "a", below):
@@ -239,7 +239,7 @@ def test_launch_writable_by_the_sandbox_is_refused(
 def test_launch_with_a_bind_mount_of_the_state_is_refused(
     prelude: Program, perform: Refused, tmp_path: Path
 ) -> None:
-    """Reject a bind mount of usernsctl's state directory, whose path is known only at the start."""
+    """Reject a bind mount of the state directory, although its path is unknown before the start."""
     runtime = tmp_path / "runtime"
     (runtime / "usernsctl" / "inner").mkdir(parents=True)
     (tmp_path / "beside").mkdir()

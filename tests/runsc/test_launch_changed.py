@@ -94,7 +94,7 @@ def test_root_filesystem_replaced_by_a_file_is_refused(
 def test_bind_source_of_another_type_is_mounted(
     prelude: Program, tmp_path: Path, source: Path
 ) -> None:
-    """Change the content and type of a bind mount's source, which the launch does not record."""
+    """Change a bind source's content and type, neither of which the launch file records."""
     command = ("sh", "-c", "cat /x/file /x 2>/dev/null; :")
     options = ["--bind", f"{source}:/x"]
     launch = freeze(tmp_path / "launch", *options, command=command)
@@ -142,14 +142,14 @@ def write_zeros(path: Path) -> None:
 
 
 def change_build_id(path: Path) -> None:
-    """Change the build id in a program's ELF note, as another build would; keep the file's size."""
+    """Change the build id in a program's ELF note, as a rebuild would; keep the file's size."""
     content = path.read_bytes()
     note = content.index(b"\x14\0\0\0\x03\0\0\0GNU\0") + 12
     path.write_bytes(content[:note] + os.urandom(20) + content[note + 20 :])
 
 
 def break_headers(path: Path) -> None:
-    """Let the ELF header refer to tables beyond the end of the file; keep the file's size."""
+    """Make the ELF header refer to tables beyond the end of the file; keep the file's size."""
     with path.open("r+b") as file:
         file.seek(32)
         file.write(b"\xff" * 16)
@@ -187,7 +187,7 @@ def test_changed_runsc_is_refused(prelude: Program, tmp_path: Path, name: str) -
 
 
 def test_runsc_with_other_timestamps_is_accepted(prelude: Program, tmp_path: Path) -> None:
-    """Replace runsc by a copy with the modification time 0, as builders of images do."""
+    """Replace runsc by a copy with modification time 0, which image builders set."""
     runsc = tmp_path / "runsc"
     shutil.copy(shutil.which("runsc") or "", runsc)
     launch = freeze(tmp_path / "launch", "--runsc", str(runsc))
@@ -198,7 +198,7 @@ def test_runsc_with_other_timestamps_is_accepted(prelude: Program, tmp_path: Pat
 
 
 def test_runsc_that_execve_rejects_is_reported(prelude: Program, tmp_path: Path) -> None:
-    """Replace runsc by zeros whose checksum the launch records, so that only execve(2) fails."""
+    """Replace runsc by zeros with the recorded checksum, so that only execve(2) rejects it."""
     runsc = tmp_path / "runsc"
     shutil.copy(shutil.which("runsc") or "", runsc)
     launch = freeze(tmp_path / "launch", "--runsc", str(runsc))

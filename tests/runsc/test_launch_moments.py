@@ -32,7 +32,7 @@ def launch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def perform(prelude: Program, launch: Path) -> Perform:
-    """Return a function that starts a launch in a child process, which first calls `before`."""
+    """Return a function that starts a launch in a child process and first calls `before` there."""
 
     def perform(
         *args: str, file: Path = launch, before: Callable[[], object] | None = None, **how: Any
@@ -87,7 +87,7 @@ def test_text_that_is_not_utf8_is_refused(perform: Perform, tmp_path: Path, raw:
     for env in ({"A": word}, {word: "a"}):
         done = perform(file=everything, env=ENV | env)
         assert_refused(done, "$.process.env[", cause="launch-text")
-    # Environment variables that the launch does not pass to the command need not be UTF-8.
+    # Variables that the launch does not pass to the command need not be UTF-8.
     assert_ran(perform(env=ENV | {"A": word}))
 
 
@@ -122,7 +122,7 @@ def test_low_descriptor_limit_is_reported(perform: Perform, count: int) -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 100])
 def test_low_file_size_limit_is_reported(perform: Perform, size: int) -> None:
-    """Limit the size of files (RLIMIT_FSIZE), so that a launch can't write its files."""
+    """Set RLIMIT_FSIZE so low that a launch can't write its files."""
     done = perform(before=limited("FSIZE", size))
     assert_refused(done, "File too large")
 
@@ -142,9 +142,9 @@ def test_limits_too_low_for_runsc_are_reported(perform: Perform, name: str, valu
 @pytest.mark.parametrize("name", ["CORE", "MEMLOCK", "SIGPENDING", "MSGQUEUE", "RTPRIO"])
 @pytest.mark.sampled(3)
 def test_launch_works_with_low_unrelated_limits(perform: Perform, name: str) -> None:
-    # Releases of runsc in 2026 queue a signal for each of their threads at the start (see the cause
-    # signal-limit). RLIMIT_SIGPENDING also counts the signals that other tests of this user have
-    # queued, so the limit must not be much lower.
+    # In releases of 2026, each thread of runsc queues a signal at startup (cause signal-limit).
+    # RLIMIT_SIGPENDING also counts the signals that this user's other tests have queued, so a much
+    # lower limit could fail.
     fewest = 1000 if name == "SIGPENDING" and gvisor.is_of_2026() else 0
     assert_ran(perform(before=limited(name, fewest)))
 
@@ -197,7 +197,7 @@ def test_too_long_home_is_refused(perform: Perform, home: str) -> None:
 @as_root
 @pytest.mark.parametrize("home", ["/usr", "/etc", "//usr//bin", "/tmp/../usr", "/bin"])
 def test_home_that_the_sandbox_needs_is_refused(perform: Perform, home: str) -> None:
-    """Reject a HOME such as /usr: the sandbox needs this directory, so it can't be hidden."""
+    """Reject a HOME such as /usr, which can't be hidden because the sandbox needs its files."""
     done = perform(env=ENV | {"HOME": home})
     assert_refused(done, "can't be hidden: the sandbox needs", "set HOME to")
 
@@ -212,8 +212,7 @@ def test_launch_without_proc_is_refused(prelude: Program, launch: Path) -> None:
 def test_launch_works_with_malformed_environment_entries(perform: Perform, tmp_path: Path) -> None:
     assert_ran(perform(env={}))
     everything = freeze(tmp_path / "all", "--env-all", command=("env",))
-    # Environment entries that execve(2) accepts, although neither shells nor Python create such
-    # entries.
+    # execve(2) accepts these environment entries, but shells and Python never create them.
     odd = (b"=x", b"A=1", b"A=2", b"NONE", b"", b"B==")
     array = (ctypes.c_char_p * (len(odd) + 1))(*odd, None)
     args = [bytes(word) for word in (prelude_path(), b"--launch", bytes(everything))]

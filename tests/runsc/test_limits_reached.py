@@ -1,6 +1,6 @@
-"""Tests of `usernsctl run` with resource limits around the lowest value with which a run works.
+"""Tests of `usernsctl run` with resource limits around the lowest that suffices.
 
-A run with a lower limit must report its cause, and a run with a higher limit must work afterwards.
+A run with a lower limit must report the cause, and a later run with a higher limit must succeed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from tally import Tally
 
 pytestmark = pytest.mark.userns_requires("runsc")
 
-# A user namespace in which no other process of the user counts (setrlimit(2), RLIMIT_NPROC).
+# Prefix that creates a user namespace, whose process count excludes the user's other processes
+# (setrlimit(2), RLIMIT_NPROC).
 ALONE = ("unshare", "--user", "--map-current-user", "--pid", "--fork", "--mount-proc")
 
 
@@ -39,8 +40,8 @@ def with_tasks_of_a_group(limit: int) -> Iterator[tuple[str, ...]]:
 
 Limit = Callable[[int], contextlib.AbstractContextManager[tuple[str, ...]]]
 
-#: Limits, two values of each of which the first is too low and the second sufficient, and the cause
-#: that a run with a lower limit reports.
+# : Resource limits by name: the function that sets the limit, a value that is too low, a value that
+# suffices, and the cause that a failed run reports.
 LIMITS: dict[str, tuple[Limit, int, int, str]] = {
     "RLIMIT_NOFILE": (with_descriptors, 16, 1024, "descriptor-limit"),
     "RLIMIT_NPROC": (with_processes, 8, 200, "process-limit"),
@@ -57,7 +58,7 @@ def run_with(
 
 
 def works(done: subprocess.CompletedProcess[str], cause: str) -> bool:
-    """Return whether a command ran in gVisor; check that a failure has the cause."""
+    """Return whether a command ran in gVisor; check that a failed run reports `cause`."""
     if done.returncode == 0:
         assert (done.stdout, done.stderr) == ("ran\n", "")
         return True
@@ -88,7 +89,7 @@ def test_run_around_the_lowest_sufficient_limit(
             high = middle
         else:
             low = middle
-    # The number of threads of runsc varies, so either result is right here.
+    # The number of runsc's threads varies, so runs with these values may succeed or fail.
     for value in range(low - 2, high + Tally.rounds(1, 10)):
         works(run_with(limit, value, usernsctl, tmp_path), cause)
     assert works(run_with(limit, 2 * high, usernsctl, tmp_path), cause)

@@ -1,4 +1,4 @@
-"""Tests of killing random processes of sandboxes with private networks and published ports.
+"""Tests that kill random processes of sandboxes with private networks and published ports.
 
 With USERNSCTL_HOSTILE=full, the test kills 20 sandboxes at once, in each of 5 rounds.
 """
@@ -23,7 +23,8 @@ from tally import FULL
 USERNSCTL = str(SCRIPTS / "usernsctl")
 FIRST_PORT = 18100
 COUNT, ROUNDS = (20, 5) if FULL else (4, 1)
-# Maximum delay before the first kill, in seconds. Some kills come during a start, most after it.
+# Maximum delay before the first kill, in seconds. Some kills hit a sandbox that is still starting;
+# most do not.
 LONGEST_LIFE = 1 + COUNT
 PATIENCE = 60
 
@@ -52,7 +53,7 @@ def reap_orphans(before: set[int]) -> set[int]:
 
 
 def traces_in(world: World) -> tuple[str, list[str], str]:
-    """Return the machine's mounts, the files that a start may leave, and the listening sockets."""
+    """Return the simulated host's mounts, listening sockets, and files that a start may leave."""
     mounts = Path(f"/proc/{world.machine.pid}/mountinfo").read_text()
     directories = [tempfile.gettempdir(), "/dev/shm", f"/run/user/{os.getuid()}"]
     files = sorted(
@@ -75,7 +76,7 @@ def start(world: World, number: int) -> subprocess.Popen[bytes]:
 
 
 def kill_one(popen: subprocess.Popen[bytes], choice: random.Random) -> str:
-    """Kill at random a sandbox's creator or a descendant; return the name of the killed process."""
+    """Kill a sandbox's creator or one of its descendants, at random; return the process's name."""
     victim = choice.choice([popen.pid, *sorted(descendants(popen.pid))])
     name = name_of(victim)
     with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -96,8 +97,8 @@ def test_killed_private_networks_leave_no_process_or_mount(world: World, number:
     for popen, life in sorted(starts, key=lambda item: item[1]):
         time.sleep(max(0, begin + life - time.monotonic()))
         while popen.poll() is None and time.monotonic() < begin + PATIENCE:
-            # The sandbox may survive the kill of a process, so kill further processes until the
-            # creator has exited.
+            # The sandbox may survive the death of some processes, so kill others until the creator
+            # has exited.
             names.append(kill_one(popen, choice))
             with contextlib.suppress(subprocess.TimeoutExpired):
                 popen.wait(2)

@@ -15,8 +15,7 @@ pytestmark = as_root
 
 MIB = 1 << 20
 PATIENCE = 60
-# Seconds that a test waits: longer than the time for which the watcher checks the processes of its
-# sandbox after an OOM kill.
+# Timeout in seconds, longer than the watcher examines its sandbox's processes after an OOM kill.
 OBSERVED_SECONDS = 3
 
 GROW = {
@@ -26,7 +25,7 @@ GROW = {
 
 
 def check_report(errors: str, limit: int) -> None:
-    """Check that there is exactly one report, with the limit, the used memory and the cause."""
+    """Check that there is one report, with the limit, the used memory and the cause."""
     (used,) = re.findall(
         r"^usernsctl: the kernel killed a process of gVisor, since memory ran out; "
         rf"the limit of the control group is {limit}\.0 MiB, of which ([0-9.]+) MiB were used$",
@@ -51,7 +50,7 @@ def test_oom_kill_of_a_growing_program_is_reported(
 
 
 def test_oom_kill_of_a_child_ends_the_sandbox(usernsctl: Program) -> None:
-    """Let the OOM killer kill a child of the command, which gVisor alone would not notice."""
+    """Let the OOM killer kill a child of the command, which gVisor alone would not report."""
     script = '"$@"; sleep 1000'
     with memory_group(200 * MIB) as group:
         run = [usernsctl.path, "run", "--", "sh", "-c", script, "sh"]
@@ -90,7 +89,7 @@ def test_other_sandboxes_of_the_control_group_continue(usernsctl: Program) -> No
 
 
 def test_oom_kill_of_another_process_ends_no_sandbox(usernsctl: Program) -> None:
-    """Let the kernel kill a process of the same control group that does not belong to gVisor."""
+    """Let the OOM killer kill a process of the same control group that is not part of gVisor."""
     script = "ls / > /dev/null; echo started; read -r line; exit 3"
     with memory_group(200 * MIB) as group:
         command = within(group, usernsctl.path, "run", "--", "sh", "-c", script)
@@ -109,7 +108,7 @@ def test_oom_kill_of_another_process_ends_no_sandbox(usernsctl: Program) -> None
 
 
 def test_oom_kill_elsewhere_on_the_host_ends_no_sandbox(usernsctl: Program) -> None:
-    """Hide the control group's files, so that the watcher counts all OOM kills of the host."""
+    """Hide the control group's files, so that the watcher uses the OOM kill counter of the host."""
     script = "ls / > /dev/null; echo started; read -r line; exit 3"
     cover = 'mount -t tmpfs none /sys/fs/cgroup && exec "$@"'
     run_covered = ["unshare", "--mount", "sh", "-c", cover, "sh", usernsctl.path, "run", "--"]

@@ -131,7 +131,7 @@ def test_sandbox_with_unreadable_sysctls_is_not_reused(
         assert "can't be read" in str(pool.stats().last_failure)
 
 
-# Python programs for sandboxes: a server on port 5000 that sends "answer", and a client.
+# Python programs for sandboxes: SERVER listens on port 5000 and sends "answer" to CLIENT.
 SERVER = """
 import socket, sys
 with socket.create_server(("127.0.0.1", 5000)) as server:
@@ -142,7 +142,7 @@ CLIENT = 'import socket; print(socket.create_connection(("127.0.0.1", 5000)).rec
 
 
 def test_each_lease_connects_to_servers_in_its_sandbox(host: un.SandboxHost) -> None:
-    """Check that each lease connects to a server in its own sandbox, not to another sandbox's.
+    """Check that each lease's client reaches the server in its own sandbox.
 
     The server comes from the template or is started by the lease.
     """
@@ -169,7 +169,7 @@ def test_each_lease_connects_to_servers_in_its_sandbox(host: un.SandboxHost) -> 
                     server.kill()
 
 
-# Attack by root in the sandbox, who can kill or stop the agent.
+# Scripts of root in a sandbox that stop or kill the agent.
 @pytest.mark.parametrize("sig", ["KILL", "STOP"])
 def test_processes_that_stop_the_agent_do_not_reach_the_next_lease(
     host: un.SandboxHost, sig: str
@@ -188,7 +188,7 @@ def test_processes_that_stop_the_agent_do_not_reach_the_next_lease(
         with pool.acquire(PATIENCE) as one:
             attack = one.popen(["sh", "-c", script], stdin=un.PIPE, stdout=un.PIPE)
             attack.stdin.close()
-            # The attack may kill its own command before the command prints the line.
+            # The script may kill itself before it prints the line.
             assert attack.stdout.readline() in (b"done\n", b"")
         with pool.acquire(PATIENCE) as next_one:
             assert "mark-4321" not in command_lines(next_one)
@@ -210,8 +210,7 @@ def test_dead_idle_sandbox_is_replaced(host: un.SandboxHost) -> None:
 def test_sandbox_with_an_unresponsive_agent_is_replaced(
     host: un.SandboxHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Timeouts of the health checks: 0.2 s for the first check, and more than enough for later
-    # checks.
+    # The first health check has a timeout of 0.2 s, and later checks have more than enough time.
     limits = itertools.chain([0.2], itertools.repeat(PATIENCE))
     look = SandboxMaker.check
 
@@ -237,7 +236,7 @@ def stop_runsc_processes() -> None:
 
 
 def make_fake_runsc(does: str) -> str:
-    """Return the text of a fake runsc that runs a script; --version runs the real runsc."""
+    """Return a fake runsc that runs `script`, or the real runsc if an argument is --version."""
     real = shutil.which("runsc")
     return f'#!/bin/sh\ncase " $* " in *--version*) exec {real} "$@" ;; esac\n{does}\n'
 
@@ -260,7 +259,7 @@ def test_failed_starts_raise_and_are_retried_with_delays(
             pool.acquire(0).__enter__()
         pool.close()
         tries = len(count.read_text().splitlines())
-        # The keeper must wait at least 0.1, 0.2, 0.4 s and so on before its retries.
+        # The pool waits at least 0.1, 0.2, 0.4 s and so on before it retries a failed start.
         assert time.monotonic() - begin >= 0.1 * (2 ** (tries - 2) - 1)
 
 
@@ -305,18 +304,17 @@ def test_exit_without_close_leaves_no_process() -> None:
     assert left_children(before, EXIT_SECONDS) == {}
 
 
-# If the start of a command is interrupted, the command's object is dropped with a warning, as in
-# subprocess.
+# An interrupted start drops its SandboxPopen, which emits a ResourceWarning, as subprocess does.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_interrupted_leases_leak_nothing(host: un.SandboxHost) -> None:
     interrupt_at_each_step(host)
-    # Leftovers are an error only if they remain after garbage collection of the pool.
+    # The leak checks run after the test, so collect the pool's reference cycles first.
     gc.collect()
 
 
 def interrupt_at_each_step(host: un.SandboxHost) -> None:
-    """Interrupt leases of a pool of `host` at STEPS moments, each later than the previous one."""
+    """Interrupt leases of a pool of `host`, each after a longer delay than the previous one."""
     with host.pool(1, limit=2) as pool:
         wait_until(lambda: pool.stats().idle == 1)
         before = signal.signal(signal.SIGALRM, interrupt)
@@ -368,7 +366,7 @@ def test_env_with_a_template_raises(host: un.SandboxHost) -> None:
 
 
 class Template:
-    """Fake template, which starts sandboxes with a given command."""
+    """Fake template that starts sandboxes with a given command."""
 
     def __init__(self, host: un.SandboxHost, *command: str) -> None:
         self.host = host
@@ -388,7 +386,7 @@ def test_sandboxes_of_a_template_have_pipes(host: un.SandboxHost) -> None:
 
 
 class DetachingTemplate:
-    """Fake template, whose detached sandboxes outlive the process that created the pool."""
+    """Fake template whose detached sandboxes outlive the process that created the pool."""
 
     def __init__(self, host: un.SandboxHost) -> None:
         self.host = host

@@ -1,7 +1,7 @@
 """Tests of the attributes and descriptors of a sandbox's processes, as seen from the host.
 
-`tests/posture_table.py` has the expected values. The tests fail if a process or an attribute is
-missing in the table.
+`tests/posture_table.py` contains the expected values. The tests fail if the table lacks a process
+or an attribute.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ from usernsctl.namespaces.named import find_named
 
 pytestmark = pytest.mark.also_root
 
-# Timeouts in seconds: PATIENCE for a start, SETTLING until short-lived processes and mounts are
-# gone.
+# Timeouts in seconds: PATIENCE for a start, and SETTLING for short-lived processes and mounts to
+# go.
 PATIENCE = 20
 SETTLING = 5
 
-# Texts that only the command in the sandbox may read.
+# Secrets that only the command in the sandbox may read.
 SECRETS = {"SECRET": "in the environment", "TOKEN": "handed over", "argument": "of the command"}
 COMMAND = ["sh", "-c", f"echo ready; : {SECRETS['argument']}; read line"]
 
 
 @dataclass
 class Scene:
-    """Caller of a sandbox, with secrets and descriptors for the command's standard streams."""
+    """Caller of a sandbox: its process, its secrets, and the command's standard streams."""
 
     caller: Caller
     directory: Path
@@ -105,7 +105,7 @@ def start_run(scene: Scene, *options: str) -> Iterator[int]:
 
 @contextlib.contextmanager
 def start_launch(scene: Scene, *options: str) -> Iterator[int]:
-    """Freeze a launch with `options`; start the launch by usernsctl-exec; yield the pid."""
+    """Freeze a launch with `options` and start it with usernsctl-exec; yield the pid."""
     file = freeze(scene.directory / "launch", *options)
     argv = [str(SCRIPTS / "usernsctl-exec"), "--launch", str(file), "--", *COMMAND]
     with start_command(scene, argv) as pid:
@@ -211,7 +211,7 @@ def test_processes_of_a_detached_sandbox_have_the_attributes(scene: Scene) -> No
 
 
 def continue_command(scene: Scene) -> None:
-    """Write a line to a restored command; wait until the command has read the line."""
+    """Write a line to a restored command; wait until the command has read it."""
     with open(f"/proc/self/fd/{scene.streams['stdin']}", "wb", buffering=0) as input:
         input.write(b"\n")
     scene.wait_until_ready()

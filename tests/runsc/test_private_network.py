@@ -20,7 +20,7 @@ USERNSCTL = str(SCRIPTS / "usernsctl")
 
 
 def ask(world: World, *words: str, options: tuple[str, ...] = ()) -> dict[str, str]:
-    """Request pages of web servers from a sandbox with a private network; return the answers."""
+    """Request web pages from a sandbox with a private network; return the servers' answers."""
     command = [USERNSCTL, "run", "--network", "private", *options]
     done = world.run(*command, "--", "/usr/bin/python3", "-c", ASK, *words)
     assert done.returncode == 0, done.stderr
@@ -56,7 +56,8 @@ def test_denied_addresses_are_unreachable(world: World, addresses: tuple[str, ..
 
 @pytest.mark.also_root
 def test_denied_addresses_have_unreachable_routes_first(world: World) -> None:
-    # The kernel of an IPv6 router adds a route to its anycast address, and answers at that address.
+    # The kernel of an IPv6 router adds a route to the router's own anycast address and answers
+    # there.
     anycast = ["ip", "-6", "route", "replace", "anycast", networks.BRIDGE_ANYCAST_6, "dev"]
     assert world.run(*anycast, "bridge", "table", "local").returncode == 0
     command = world.command(USERNSCTL, "run", "--network", "private", "--", "cat")
@@ -142,14 +143,14 @@ def test_private_network_fails_without_nft(
 
 @pytest.mark.userns_requires("strace")
 def test_error_of_nft_is_reported_if_its_process_exits_late(world: World, tmp_path: Path) -> None:
-    """Let the process in the namespace exit with an unread message: its peer gets ECONNRESET."""
+    """Let a process in the namespace exit with an unread message: its peer gets ECONNRESET."""
     other = tmp_path / "nft"
     other.write_text("#!/bin/sh\nexit 3\n")
     other.chmod(0o755)
     hide = f'mount --bind {other} /usr/sbin/nft; exec "$@"'
-    # The third message that usernsctl-network sends, after two requests for routes, is for the
-    # process in the namespace. The delays let this process send its error and exit before
-    # usernsctl-network reads the error.
+    # After two requests for routes, usernsctl-network sends its third message to the process in the
+    # namespace. The delays let that process report its error and exit before usernsctl-network
+    # reads the report.
     faults = ["exit_group:delay_enter=1000000", "sendto:delay_exit=500000:when=3"]
     late = ["strace", "-f", "-o", os.devnull, "-e", "trace=exit_group,sendto"]
     for fault in faults:
@@ -160,7 +161,7 @@ def test_error_of_nft_is_reported_if_its_process_exits_late(world: World, tmp_pa
     assert causes_in(done.stderr) == ["nft-failed"], done.stderr
 
 
-# Program that requests hosts through the proxy, as curl would. ASK then connects to hosts directly.
+# Program that requests pages through the proxy, as curl would. ASK connects without the proxy.
 PROXIED = """
 import os, urllib.error, urllib.request
 assert os.environ["HTTPS_PROXY"] == os.environ["http_proxy"] == "http://127.0.0.1:3128"
@@ -179,7 +180,7 @@ def test_sandbox_with_allowed_names_reaches_only_the_proxy(world: World) -> None
     done = world.run(*command, "/usr/bin/python3", "-c", PROXIED + ASK, *words)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    # The proxy must not connect to a private address, whatever name resolves to the address.
+    # The proxy must not connect to a private address, whichever name resolves to it.
     assert lines[:-3] == ["web.example 403", "other.example 403", "private.example 403"]
     assert [line for line in lines if "outside" in line or "machine" in line] == []
     assert "private.example" in done.stderr
@@ -268,7 +269,7 @@ def test_frozen_launch_has_a_private_network(world: World, tmp_path: Path) -> No
 
 
 def run_with(world: World, files: dict[str, str], directory: Path) -> tuple[int, str]:
-    """Run a sandbox while other files, such as scripts, are mounted on paths of the machine."""
+    """Run a sandbox while `files`, such as fake programs, are mounted over paths of the host."""
     mounts = []
     for number, (path, text) in enumerate(files.items()):
         file = directory / str(number)
@@ -285,7 +286,7 @@ def run_with(world: World, files: dict[str, str], directory: Path) -> tuple[int,
 
 
 def processes_of(world: World) -> dict[str, int]:
-    """Return the pids of the processes in the machine's network namespace, by process name."""
+    """Return the pids of the processes in the host's network namespace, by process name."""
     wanted = os.readlink(f"/proc/{world.machine.pid}/ns/net")
     found = {}
     for directory in Path("/proc").glob("[0-9]*"):
@@ -296,7 +297,7 @@ def processes_of(world: World) -> dict[str, int]:
 
 
 def processes_left(world: World) -> list[str]:
-    """Return the programs of private networks that are still running after five seconds.
+    """Return the private networks' programs that are still running after five seconds.
 
     pasta is not found, since its namespaces can't be read. But pasta can't outlive
     usernsctl-network, which is PID 1 of its PID namespace.
@@ -353,7 +354,8 @@ def test_private_network_fails_without_pasta(world: World, tmp_path: Path) -> No
     assert "apt-get install passt" in done.stderr
 
 
-# Script that creates a network in which the kernel does not report the default route's gateway.
+# Script that adds a default route through a nexthop object, so the kernel does not report its
+# gateway.
 HIDDEN_GATEWAY = """
 ip link add lan type veth peer name port; ip link set port up
 ip link set lan up; ip addr add 10.79.0.2/24 dev lan
@@ -381,7 +383,7 @@ def test_private_network_fails_without_the_tun_device(world: World) -> None:
     assert causes_in(done.stderr) == ["tun-missing"], done.stderr
 
 
-# Tests of private networks, which must exit with their sandboxes.
+# Tests that private networks end with their sandboxes.
 
 
 def start_waiting(world: World, *prefix: str) -> subprocess.Popen[str]:
@@ -395,7 +397,7 @@ def start_waiting(world: World, *prefix: str) -> subprocess.Popen[str]:
 
 
 def test_private_network_limits_tcp_send_buffers(world: World) -> None:
-    """Check the limit of TCP send buffers. With larger buffers, pasta drops data and is slow."""
+    """Check the limit on TCP send buffers: with larger buffers, pasta drops data and is slow."""
     popen = start_waiting(world)
     enter = ["nsenter", "-t", str(popen.pid), "--preserve-credentials", "-U", "-n"]
     done = subprocess.run([*enter, "cat", "/proc/sys/net/ipv4/tcp_wmem"], stdout=subprocess.PIPE)

@@ -19,7 +19,7 @@ from processes import children_of
 
 USERNSCTL = str(SCRIPTS / "usernsctl")
 
-# Server that reads all input of each client, and answers with the number of bytes and the input.
+# Server that reads each client's input until end of file, and answers with its size and content.
 SERVER = """
 import socket, threading
 server = socket.create_server(("127.0.0.1", 80))
@@ -32,7 +32,7 @@ while True:
     threading.Thread(target=answer, args=server.accept()[:1]).start()
 """
 
-# Client that sends bytes over several connections at once, and prints the lengths of the answers.
+# Client that sends bytes over several connections at once, and prints the sizes of the answers.
 CLIENT = """
 import socket, sys, threading
 address, port, count, size = sys.argv[1], *map(int, sys.argv[2:])
@@ -55,7 +55,7 @@ print(found.count(True))
 def serving(
     world: World, *options: str
 ) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
-    """Run SERVER in a sandbox with `options`; stop SERVER at the end of the ``with`` block."""
+    """Run SERVER in a sandbox with `options`; stop it after the ``with`` block."""
     server = ["/usr/bin/python3", "-c", SERVER]
     return world.serving(USERNSCTL, "run", *options, "--", *server)
 
@@ -69,7 +69,7 @@ def ask(world: World, address: str, port: int, count: int = 1, size: int = 1000)
 def test_published_port_reaches_the_sandbox(world: World, network: str) -> None:
     with serving(world, "--network", network, "--publish", "18080:80"):
         assert ask(world, "127.0.0.1", 18080, 20, 300_000) == "20"
-        # The port is published only on the given address.
+        # The port is published only on one address, so other addresses refuse connections.
         assert "ConnectionRefusedError" in ask(world, networks.MACHINE, 18080)
 
 
@@ -96,12 +96,12 @@ client.recv(1)
 
 
 def test_idle_clients_are_probed(world: World) -> None:
-    """Check that the kernel would notice clients that vanish without closing their connections."""
+    """Check that the kernel probes idle clients, and so notices those that have vanished."""
     client = ["/usr/bin/python3", "-c", CONNECTED]
     with serving(world, "--publish", "18088:80"), world.serving(*client):
         shown = ""
         deadline = time.monotonic() + 30
-        # The connection has no timer until the forwarder has accepted it.
+        # The connection has no keepalive timer until the forwarder has accepted it.
         while "keepalive" not in shown and time.monotonic() < deadline:
             shown = world.run("ss", "-Htno", "state", "established", "sport = 18088").stdout
             time.sleep(0.05)
@@ -133,7 +133,7 @@ def test_forwarder_holds_only_its_listening_sockets(world: World) -> None:
 
 
 def test_taken_port_is_reported_before_the_start(world: World) -> None:
-    # Port 8080 is taken by the machine's own web server.
+    # The simulated host's own web server listens on port 8080.
     done = world.run(USERNSCTL, "run", "--publish", "8080:80", "--", "echo", "started")
     assert done.returncode == 125
     assert done.stdout == ""
@@ -162,7 +162,7 @@ def test_unusable_port_is_reported_with_its_cause(
 
 @pytest.mark.also_root
 def test_taken_port_leaves_only_the_result_file(world: World, tmp_path: Path) -> None:
-    # usernsctl-watch fails before it has started the process that copies the output for
+    # usernsctl-watch fails before it starts the pump, the process that copies output for
     # --max-output.
     options = ("--max-output", "1M", "--publish", "8080:80", "--result", str(tmp_path / "result"))
     done = world.run(USERNSCTL, "run", *options, "--", "echo", "started")

@@ -15,9 +15,9 @@ from processes import children_of
 
 USERNSCTL = str(SCRIPTS / "usernsctl")
 
-# Server that answers each datagram with the number of its client, in the order of the clients'
-# first datagrams, and the datagram. A client that has sent "hold" gets the answer "late" when a
-# client sends "release", unless another client has got the same address since.
+# Server that numbers its clients in the order of their first datagrams, and answers each datagram
+# with the client's number and the datagram. On "release" from any client, it sends "late" to all
+# clients that have sent "hold" and nothing since.
 SERVER = """
 import socket, sys
 server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -37,8 +37,8 @@ while True:
     server.sendto(b"%d " % number + data, client)
 """
 
-# Client that sends datagrams from several sockets, waits for each answer, and prints the number of
-# different answers.
+# Client that sends datagrams from several sockets, waits for the answers, and prints how many of
+# them differ.
 CLIENT = """
 import socket, sys
 address, port, count, size = sys.argv[1], *map(int, sys.argv[2:])
@@ -60,7 +60,7 @@ print(len(found))
 def serving(
     world: World, *options: str, port: int = 53
 ) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
-    """Run SERVER in a sandbox with `options`; stop SERVER at the end of the ``with`` block."""
+    """Run SERVER in a sandbox with `options`; stop it after the ``with`` block."""
     server = ["/usr/bin/python3", "-c", SERVER, str(port)]
     return world.serving(USERNSCTL, "run", *options, "--", *server)
 
@@ -77,21 +77,22 @@ def test_published_udp_port_reaches_the_sandbox(world: World, network: str) -> N
         assert ask(world, "127.0.0.1", 18053, 20) == "20"
         assert ask(world, "127.0.0.1", 18053, 1, size=60_000) == "1"
         assert ask(world, "127.0.0.1", 18053, 1, size=0) == "1"
-        # The port is published only on the given address.
+        # The port is published only on one address, so other addresses do not answer.
         assert "ConnectionRefusedError" in ask(world, networks.MACHINE, 18053)
 
 
 def test_more_udp_clients_than_sockets_are_served(world: World) -> None:
     with serving(world, "--publish", "18054:53/udp"):
-        # Port numbers of sockets in the sandbox are reused, so SERVER can't distinguish some of the
-        # 600 clients.
+        # The sandbox's sockets are closed and their ports reused, so some of the 600 clients share
+        # a number.
         assert int(ask(world, "127.0.0.1", 18054, 600, 10)) > 500
 
 
 def test_udp_answers_come_from_the_requested_address(world: World) -> None:
     options = ("--publish", "0.0.0.0:18055:53/udp", "--publish", "[::]:18055:53/udp")
     with serving(world, *options):
-        # CLIENT uses connect(2), so it receives no datagrams from other addresses.
+        # CLIENT calls connect(2), so it receives datagrams only from the address that it has sent
+        # to.
         for address in (networks.MACHINE, networks.MACHINE_2, networks.BRIDGE, "127.0.0.2"):
             assert ask(world, address, 18055) == "1"
         for address in (networks.MACHINE_6, networks.BRIDGE_6, "::1"):
@@ -104,7 +105,7 @@ def test_tcp_and_udp_may_publish_the_same_port(world: World) -> None:
         assert ask(world, "127.0.0.1", 18056, 3) == "3"
 
 
-# Client that receives its answer only after many other clients have received theirs.
+# Client whose answer comes only after many other clients have received theirs.
 LATE = """
 import socket, sys
 def connected():
@@ -135,8 +136,7 @@ def test_late_udp_answer_reaches_no_other_client(world: World, others: int, said
     assert (done.stdout, done.stderr) == (said, "")
 
 
-# Client that sends datagrams from many sockets, as fast as possible, until end of file on its
-# input.
+# Client that sends datagrams from many sockets, as fast as possible, until end of file on stdin.
 FLOOD = """
 import select, socket, sys
 print("ready", flush=True)
@@ -146,7 +146,7 @@ while not select.select([sys.stdin], [], [], 0)[0]:
             client.sendto(bytes(1000), ("127.0.0.1", int(sys.argv[1])))
 """
 
-# Client that repeats each request until the request is answered, as UDP clients do.
+# Client that repeats its request until it is answered, as UDP clients do.
 PATIENT = """
 import socket, sys
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
@@ -183,7 +183,7 @@ def test_flood_of_udp_clients_does_not_stop_the_forwarder(world: World) -> None:
         assert (done.stdout, done.stderr) == ("answered\n", "")
         flood.kill()
         for pid in network_processes(world, popen):
-            # Each process has at most one socket for each of 256 clients, and fewer than 10 other
+            # Each process has at most 256 sockets, one per client, and fewer than 10 other
             # descriptors.
             assert len(os.listdir(f"/proc/{pid}/fd")) < 256 + 10
         # PATIENT repeats its request, since datagrams of the flood may still fill the buffers.
@@ -210,8 +210,8 @@ def test_udp_datagram_without_memory_is_lost(world: World) -> None:
         assert tracer.stderr.read().count("(INJECTED)") == len(pids)
 
 
-# Program that tries to send datagrams to the sandbox's sockets for clients, and so to other
-# clients.
+# Program that sends datagrams to the sockets that represent the clients in the sandbox, so that
+# they might reach other clients.
 FORGER = """
 import socket, threading
 server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -253,8 +253,8 @@ print(client.recv(100))
 """
 
 
-# Client that sends a datagram before the server listens, then another datagram, and prints when the
-# latter is answered.
+# Client that sends one datagram before and one after the server starts to listen, and waits for the
+# answer to the second.
 EARLY = """
 import socket, sys
 client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -318,16 +318,16 @@ def test_udp_forwarders_hold_only_their_sockets(world: World) -> None:
         assert len(found) == 2
         for pid in found:
             opened = [os.readlink(file) for file in Path(f"/proc/{pid}/fd").iterdir()]
-            # The three sockets are two published ports, and the connection to the other process of
-            # usernsctl-network.
+            # The three sockets belong to the two published ports and to the connection with the
+            # other usernsctl-network process.
             assert sum(name.startswith("socket:") for name in opened) == 3
             assert [name for name in opened if name.endswith("/null")] == ["/dev/null"] * 3
             assert len(opened) == 6
             status = Path(f"/proc/{pid}/status").read_text()
             for line in ("CapEff:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"):
                 assert f"{line}\n" in status
-        # If either process of usernsctl-network exits, the network is removed, and so the sandbox
-        # is killed.
+        # If either usernsctl-network process dies, the network is removed and the sandbox is
+        # killed.
         subprocess.run(world.command("kill", "-9", str(found[0])), check=True)
         assert popen.wait(timeout=60) == 137
         assert popen.stderr is not None
@@ -346,7 +346,7 @@ def test_udp_clients_can_not_take_the_port_inside(world: World) -> None:
 
 @pytest.mark.also_root
 def test_taken_udp_port_is_reported_before_the_start(world: World) -> None:
-    # Port 5353 is taken by the machine's own UDP server.
+    # The simulated host's own UDP server listens on port 5353.
     done = world.run(USERNSCTL, "run", "--publish", "5353:53/udp", "--", "echo", "started")
     assert (done.returncode, done.stdout) == (125, "")
     assert "UDP port 5353 of 127.0.0.1" in done.stderr

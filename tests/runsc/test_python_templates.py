@@ -1,4 +1,4 @@
-"""Tests of Python templates, which are interpreters that were saved after their imports."""
+"""Tests of Python templates, which are checkpoints of interpreters that have imported modules."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ def test_programs_behave_as_without_a_template(
     status, out, err = run_from_template(template, *args)
     wanted = run_without_template(host, *args)
     assert (status, out) == wanted[:2]
-    # Newer releases of Python show the source text of -c in a traceback. Interpreters of templates
-    # omit the source text.
+    # In newer releases of Python, a traceback quotes the source text of -c. Interpreters from
+    # templates do not.
     shown = [line for line in wanted[2].splitlines() if "^" not in line and "~" not in line]
     kept = [line for line in err.splitlines() if line in shown or "line" not in line]
     assert [line for line in shown if not line.startswith("    ")] == [
@@ -244,7 +244,7 @@ def test_preload_timeout_kills_the_interpreter(host: un.SandboxHost) -> None:
 
 
 def test_interpreter_that_hangs_or_exits_after_restore_raises(host: un.SandboxHost) -> None:
-    """Preload code that sends a false report on the control socket, then hangs or exits."""
+    """Preload code that sends a false report on the control socket, and then hangs or exits."""
     say = "import os, json; os.write(0, json.dumps({'files': 7, 'threads': 7}).encode());"
     for code, kind in (
         (say + "import time; time.sleep(1000)", un.TimeoutExpired),

@@ -28,12 +28,12 @@ def worker() -> ModuleType:
 
 
 class Redis:
-    """Fake Redis client with the commands that the worker uses, for one stream with one group."""
+    """Fake Redis client with the worker's commands, for one stream with one consumer group."""
 
     def __init__(self, *commands: str) -> None:
         self.new = [(b"%d-0" % n, {b"command": c.encode()}) for n, c in enumerate(commands)]
-        # `pending` has the delivered entries with their delivery counts, and `lost` the ids of
-        # entries whose worker was lost.
+        # `pending` maps the ids of delivered entries to their fields and delivery counts. `lost`
+        # lists the ids of entries whose worker has died.
         self.pending: dict[bytes, tuple[dict[bytes, bytes], int]] = {}
         self.lost: list[bytes] = []
         self.results: list[dict[str, Any]] = []
@@ -86,7 +86,7 @@ class Redis:
 
 
 def serve(worker: ModuleType, redis: Redis, host: un.SandboxHost, wanted: int) -> None:
-    """Let two workers serve the queue until `wanted` results have been added."""
+    """Let two workers serve the queue until `wanted` results have arrived."""
     stop = threading.Event()
     queues = [worker.Queue(redis, f"worker-{number}") for number in range(2)]
     queues[0].create()

@@ -1,4 +1,4 @@
-"""Tests of results of commands in sandboxes: exit status and reason."""
+"""Tests of the results of commands in sandboxes: exit status and reason."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from supervisors import TELLER
 
 @contextmanager
 def start_run(usernsctl: Program, *args: str) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
-    """Start a run in a new process group, and wait for its command; kill the run at the end."""
+    """Start a run in a new process group and wait for its command; kill the run after the block."""
     with subprocess.Popen(
         [usernsctl.path, "run", *args, "--", "sh", "-c", "echo ready; exec sleep 1000"],
         stdin=subprocess.DEVNULL,
@@ -93,18 +93,18 @@ def test_sigterm_ends_the_command(usernsctl: Program) -> None:
         below = children_of(process.pid)
         process.terminate()
         assert process.wait(timeout=20) == 128 + signal.SIGTERM
-        # End of file shows that all processes have exited, since each has the pipe open.
+        # Every process inherits the pipe, so end of file shows that all have exited.
         assert output.read() == ""
         assert below
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM])
 def test_signal_before_the_start_ends_the_run(usernsctl: Program, number: signal.Signals) -> None:
-    """Check that a signal before the start ends the run, even if runsc ignores the signal."""
+    """Check that a signal before the command starts ends the run, even if runsc ignores it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     try:
-        # Block the signal, so that usernsctl-watch inherits the blocked signal, and reads the
-        # pending signal from its signalfd.
+        # usernsctl-watch inherits the blocked signal, and reads the pending signal from its
+        # signalfd.
         process = subprocess.Popen(
             [usernsctl.path, "run", "--", "sleep", "100"],
             stdin=subprocess.DEVNULL,
@@ -148,9 +148,8 @@ def test_all_signals_reach_the_command(usernsctl: Program, has_terminal: bool) -
             stdin=theirs if has_terminal else subprocess.DEVNULL,
             stdout=theirs,
             stderr=theirs,
-            # Put the process into a new group, whose parent is in another group of the session,
-            # because processes of an orphaned group are not stopped by SIGTSTP, SIGTTIN and
-            # SIGTTOU.
+            # A process of an orphaned process group ignores SIGTSTP, SIGTTIN and SIGTTOU. The new
+            # group is not orphaned: its leader's parent is in another group of the same session.
             process_group=0,
         ) as process,
         open(ours, "rb") as lines,
@@ -165,7 +164,7 @@ def test_all_signals_reach_the_command(usernsctl: Program, has_terminal: bool) -
                 process.send_signal(number)
                 assert int(lines.readline()) == number
                 if not has_terminal:
-                    # Without a terminal in the sandbox, the stop signal also stops the job on the
+                    # Without a terminal in the sandbox, a stop signal also stops the job on the
                     # host.
                     wait_until_stopped(process.pid)
                 process.send_signal(signal.SIGCONT)
@@ -200,7 +199,7 @@ def test_death_of_the_watcher_ends_the_sandbox(usernsctl: Program) -> None:
         pids = [runsc, *children_of(runsc)]
         process.kill()
         assert process.wait(timeout=20) == -signal.SIGKILL
-        # End of file shows that all processes have exited, since each has the pipe open.
+        # Every process inherits the pipe, so end of file shows that all have exited.
         assert output.read() == ""
         assert len(pids) == 3
 
@@ -240,7 +239,7 @@ def test_runsc_keeps_only_needed_capabilities(usernsctl: Program) -> None:
     with start_run(usernsctl) as (process, _):
         runsc = runsc_of(process.pid)
         status = status_of(runsc)
-        # Bits of CAP_SETGID, CAP_SETUID, CAP_SYS_CHROOT, CAP_SYS_ADMIN and CAP_SETFCAP
+        # CAP_SETGID, CAP_SETUID, CAP_SYS_CHROOT, CAP_SYS_ADMIN and CAP_SETFCAP as bits
         # (linux/capability.h).
         needed = sum(1 << number for number in (6, 7, 18, 21, 31))
         assert int(status["CapBnd"], 16) == needed
@@ -271,7 +270,7 @@ def test_signals_reach_a_command_on_a_terminal(usernsctl: Program) -> None:
         with open(ours, "rb", buffering=0) as terminal:
             seen = b""
             while b"passed on" not in seen:
-                # Repeat the signal, because runsc begins to forward signals only shortly after the
+                # Repeat the signal: runsc forwards signals only from a short time after the
                 # command's start.
                 if b"ready" in seen and not select.select([terminal], [], [], 0.05)[0]:
                     process.send_signal(signal.SIGWINCH)
@@ -288,7 +287,7 @@ def test_signals_reach_a_command_on_a_terminal(usernsctl: Program) -> None:
 def test_mode_of_the_terminal_is_restored(
     usernsctl: Program, sig: signal.Signals | None, status: int
 ) -> None:
-    """Check that the terminal's mode is restored however the command or runsc exits.
+    """Check that the terminal's mode is restored when the command exits and when runsc is killed.
 
     If runsc is killed, the command's exit status is unknown.
     """

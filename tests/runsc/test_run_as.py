@@ -42,13 +42,13 @@ def tree(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def launch(tree: Path, tmp_path: Path) -> Path:
-    """Return a launch file for the root filesystem `tree`, without a command, for --check."""
+    """Freeze a launch with the root filesystem `tree`, without a command; return the file."""
     return freeze(tmp_path / "launch", "--rootfs", str(tree), command=())
 
 
 @pytest.fixture
 def here(tree: Path, tmp_path: Path) -> Callable[..., Path]:
-    """Return a function that freezes a launch with the host's programs and the files of `tree`."""
+    """Return a function that freezes a launch with the host's files, but the users of `tree`."""
     binds = [f"--bind={tree}/etc/{name}:/etc/{name}" for name in ("passwd", "group")]
     return lambda *options: freeze(tmp_path / "here", *binds, *options, command=("sh", "-c", IDS))
 
@@ -132,7 +132,7 @@ def test_malformed_users_are_refused(prelude: Program, launch: Path, user: str) 
 
 def test_run_as_needs_a_launch_that_leaves_the_user_open(prelude: Program, launch: Path) -> None:
     assert "--run-as needs --launch FILE" in prelude("--run-as=app", "--", "true").stderr
-    # In the launch file of a bundle, the user is in the text of config.json.
+    # The launch file of a bundle contains the user only in the text of config.json.
     header, records = decoded(launch.read_bytes())
     launch.write_bytes(encoded(header, [one for one in records if one.verb != "json-user"]))
     refused = prelude("--launch", launch, "--run-as=5", "--check")
@@ -144,7 +144,7 @@ class TestHostileFiles:
 
     @pytest.fixture
     def refusal(self, prelude: Program, launch: Path) -> Callable[[str], str]:
-        """Return a function that starts a launch with a user, and returns the expected error."""
+        """Return a function that starts a launch with an invalid user, and returns the error."""
 
         def refuse(user: str = "app") -> str:
             done = prelude("--launch", launch, "--run-as", user, "--check", timeout=60)

@@ -1,4 +1,4 @@
-"""Tests of usernsctl.bigframe, which avoids calls of mmap(2), because they are slow in gVisor."""
+"""Tests of usernsctl.bigframe, which avoids mmap(2) calls because they are slow in gVisor."""
 
 from __future__ import annotations
 

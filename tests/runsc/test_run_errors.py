@@ -1,4 +1,4 @@
-"""Tests of the errors of `usernsctl run`, and of the cleanup after a failure."""
+"""Tests of the errors of `usernsctl run`, and of the cleanup after failed runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import usernsctl as un
 BREAK = TESTS / "kernel" / "causes" / "broken.py"
 
 ARGUMENTS = [
-    # Tuples of options, exit status, and a part of the message.
+    # Tuples of options, exit status, and a part of the error message.
     (
         ["--bind", "/nonexistent", "--", "true"],
         125,
@@ -85,8 +85,8 @@ ARGUMENTS = [
     (["--", "/nonexistent"], 127, "'/nonexistent' was not found"),
     (["--", "no-such-command"], 127, "'no-such-command' was not found along PATH"),
     (["--", "/tmp/nonexistent"], 127, "not found in the sandbox"),
-    # Only gVisor's /proc shows whether these files exist, so usernsctl-verify, which runs in the
-    # sandbox, reports the error.
+    # Only gVisor's /proc shows whether these files exist, so usernsctl-verify checks them in the
+    # sandbox.
     (["--", "/proc/nonexistent"], 127, "/proc/nonexistent: not found in the sandbox"),
     (["--", "/proc/version"], 126, "/proc/version: not executable"),
 ]
@@ -94,7 +94,7 @@ ARGUMENTS = [
 
 @pytest.fixture
 def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Set TMPDIR and XDG_RUNTIME_DIR to a new directory, which a failed run must leave empty."""
+    """Set TMPDIR and XDG_RUNTIME_DIR to a new directory, which failed runs must leave empty."""
     for name in ("TMPDIR", "XDG_RUNTIME_DIR"):
         monkeypatch.setenv(name, str(tmp_path))
     return tmp_path
@@ -155,7 +155,7 @@ def test_directory_writable_by_others_is_refused(
         assert f"others may write to {public}," in done.stderr
         assert cause_in(done.stderr) == "directory-writable-by-others"
     assert os.listdir(public) == ["there"]
-    # In a directory with the sticky bit, only the owner of a file may rename it.
+    # In a directory with the sticky bit, only a file's owner may rename the file (inode(7)).
     public.chmod(0o1777)
     assert usernsctl("run", option, str(public / "new"), "--", "true").returncode == 0
 
@@ -166,7 +166,7 @@ def test_directory_writable_by_others_is_refused(
 def test_directory_of_the_user_private_group_is_trusted(
     usernsctl: Program, option: str, gid: int, has_list: bool
 ) -> None:
-    """Trust the user private group, whose gid equals the uid, but no other group."""
+    """Trust a directory writable by the user private group (gid equal to uid), but by no other."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         os.chown(directory, 12345, gid)
@@ -184,7 +184,7 @@ def test_directory_of_the_user_private_group_is_trusted(
 
 
 def test_doctor_names_a_kernel_without_open_tree(usernsctl: Program) -> None:
-    """Deny open_tree(2) and move_mount(2), as old kernels and old seccomp profiles do."""
+    """Deny open_tree(2) and move_mount(2), which old kernels lack and some filters deny."""
     way = "seccomp-mount-bind"
     done = capture([sys.executable, BREAK, way, "--", usernsctl.path, "run", "--", "true"])
     assert done.returncode == 125
@@ -292,7 +292,7 @@ def test_error_suggests_a_bind_mount_for_a_missing_command(
 
 
 def test_error_suggests_a_bind_mount_for_an_interpreter(usernsctl: Program, tmp_path: Path) -> None:
-    """Suggest --bind for a script's interpreter, to which a link in a virtual environment leads."""
+    """Suggest --bind for a script's interpreter that is a link out of a virtual environment."""
     venv, python = tmp_path / "venv", tmp_path / "python" / "bin" / "python"
     for directory in (venv, python.parent):
         directory.mkdir(parents=True)
@@ -417,7 +417,7 @@ def test_bind_mounts_of_state_or_logs_are_refused(
 def test_fifo_or_socket_as_mount_point_is_refused(
     usernsctl: Program, tmp_path: Path, kind: int, name: str
 ) -> None:
-    """Reject a FIFO or socket as a mount point, since runsc would block on opening a FIFO."""
+    """Reject a FIFO or socket as a mount point: runsc would block when it opens a FIFO."""
     root, place = tmp_path / "root", tmp_path / "root" / "place"
     root.mkdir()
     os.mknod(place, kind | 0o755)
@@ -431,9 +431,9 @@ def test_fifo_or_socket_as_mount_point_is_refused(
 def test_symlink_to_a_reserved_path_as_mount_point_is_refused(
     usernsctl: Program, tmp_path: Path, target: str
 ) -> None:
-    """Check that a mount point must not be a symbolic link to / or to usernsctl-verify.
+    """Reject a mount point that is a symbolic link to / or to usernsctl-verify.
 
-    A file that is mounted over usernsctl-verify would be executed in place of usernsctl-verify.
+    A file mounted over usernsctl-verify would be executed in its place.
     """
     root = tmp_path / "root"
     root.mkdir()
@@ -493,7 +493,7 @@ def test_root_learns_why_a_closed_directory_can_not_be_mounted(
 def test_root_learns_why_usernsctl_in_a_closed_directory_fails(
     closed: Path, words: list[str]
 ) -> None:
-    """Report the cause if root runs a usernsctl that is installed in another user's home."""
+    """Report the cause if root runs a usernsctl that is installed below another user's home."""
     script = 'mount --bind "$1" "$2"; at=$2; shift 2; exec "$at/bin/python" -m usernsctl "$@"'
     moved = ["unshare", "--mount", "sh", "-c", script, "sh", sys.prefix, str(closed / "inside")]
     done = capture([*moved, *words])

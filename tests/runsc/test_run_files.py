@@ -64,7 +64,7 @@ def tree(directory: Path) -> set[str]:
 
 
 def write_bundle(directory: Path, linux: dict[str, Any] | None, **more: Any) -> Path:
-    """Write config.json of a bundle with the root filesystem `rootfs`; return its directory."""
+    """Write config.json of a bundle with the root filesystem `rootfs`; return the bundle."""
     config = {
         "ociVersion": "1.0.2",
         "process": {"args": ["/bin/probe", "own"], "cwd": "/", "env": ["A=b"]},
@@ -120,7 +120,7 @@ def test_mount_point_need_not_exist_on_the_host(usernsctl: Program, tmp_path: Pa
 
 
 def test_mount_point_below_a_symlink_is_resolved(usernsctl: Program, tmp_path: Path) -> None:
-    """Mount below /var/run, which in the sandbox is a symbolic link to /run, as on most systems."""
+    """Mount below /var/run, which is a symbolic link to /run in the sandbox, as on most systems."""
     (tmp_path / "file").write_text("content\n")
     options = ["--bind", f"{tmp_path}:/var/run/mine"]
     assert usernsctl("run", *options, "--", "cat", "/run/mine/file").stdout == "content\n"
@@ -148,7 +148,7 @@ def test_command_starts_in_the_current_directory_if_mounted(
 
 
 def test_command_does_not_start_in_a_home_in_tmp(usernsctl: Program) -> None:
-    """Start in a home directory in /tmp, which the sandbox's own tmpfs on /tmp hides."""
+    """Run in a home directory in /tmp. The sandbox's tmpfs hides it, so the command starts in /."""
     with tempfile.TemporaryDirectory(dir="/tmp") as home:
         env = {**os.environ, "HOME": home}
         for options in ([], ["--expose-root"]):
@@ -180,11 +180,11 @@ def test_expose_root_shows_all_of_the_root(usernsctl: Program) -> None:
 def test_expose_root_ignores_inaccessible_mounts(
     usernsctl: Program, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Use --expose-root where the caller can't access some mounts, such as those of containers."""
+    """Check that --expose-root skips mounts that the caller can't access, such as containers'."""
     closed = tmp_path_factory.mktemp("closed")
     (closed / "mount").mkdir()
     closed.chmod(0o700)
-    # Use a private mount namespace, because other tests run at the same time.
+    # The private mount namespace hides the mount from tests that run at the same time.
     user = "setpriv --reuid=65534 --regid=65534 --clear-groups"
     script = (
         f"mount -t tmpfs none {closed}/mount && cd / && "
@@ -270,7 +270,7 @@ def test_missing_file_argument_suggests_a_bind_option(
 
 
 def test_no_bind_is_suggested_for_a_path_with_a_colon(usernsctl: Program, tmp_path: Path) -> None:
-    """Suggest no --bind for a file `mine:rw`, because that --bind would mount `mine` writable."""
+    """Don't suggest --bind for a file `mine:rw`: that option would mount `mine` writable."""
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine:rw").write_text("a stranger's")
     told = usernsctl("run", "--", "cat", f"{tmp_path}/mine:rw")

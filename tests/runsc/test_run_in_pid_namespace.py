@@ -1,4 +1,4 @@
-"""Tests of `usernsctl run --in` with a PID namespace, which only child processes can enter."""
+"""Tests of `usernsctl run --in` a PID namespace, which only child processes enter."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ READY = 'trap "echo caught; exit 9" TERM; echo ready; while :; do sleep 0.1; don
 
 
 def run_shell(usernsctl: Program, pid_namespace: str, script: str) -> list[str | Path]:
-    """Return the argv that runs a script of sh in gVisor, in the PID namespace."""
+    """Return the argv that runs a shell script in gVisor, in the PID namespace."""
     return [usernsctl.path, "run", "--in", pid_namespace, "--", "sh", "-c", script]
 
 
@@ -106,7 +106,7 @@ def test_control_c_ends_the_command(usernsctl: Program, pid_namespace: str) -> N
         try:
             while b"ready" not in told:
                 told += os.read(ours, 1000)
-            # Repeat the key press, because runsc begins to forward signals only shortly after the
+            # Repeat the key press: runsc forwards signals only from a short time after the
             # command's start.
             deadline = time.monotonic() + PATIENCE
             while process.poll() is None and time.monotonic() < deadline:
@@ -125,7 +125,7 @@ def test_command_ends_when_its_watcher_is_killed(usernsctl: Program, pid_namespa
         process.kill()
         assert process.wait(PATIENCE) == -signal.SIGKILL
         assert process.stdout.read() == ""
-    # The orphan was reparented to pytest, a subreaper. The PID namespace persists until pytest
-    # reaps the orphan.
+    # The orphan is now a child of pytest, a subreaper. Its PID namespace persists until pytest
+    # reaps it.
     _, status = os.waitpid(inside, 0)
     assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL

@@ -1,4 +1,4 @@
-"""Tests of the host's secrets, which a command can't read, and of the detection of a fake runsc."""
+"""Tests that a command can't read the host's secrets, and that a fake runsc is detected."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ os.execve(args[0], args, dict(entry.split("=", 1) for entry in config["process"]
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Set HOME to a directory with a secret in .ssh; return the directory."""
+    """Set HOME to a directory with a secret file in .ssh; return the directory."""
     (tmp_path / ".ssh").mkdir()
     (tmp_path / ".ssh" / "id_ed25519").write_text(SECRET)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -141,7 +141,7 @@ def test_runsc_without_a_sandbox_is_detected(usernsctl: Program) -> None:
 
 @pytest.mark.usefixtures("fake_runsc")
 def test_no_verify_skips_the_check_of_the_kernel(usernsctl: Program) -> None:
-    """Check that --no-verify lets a fake runsc run: no other check detects the fake."""
+    """Check that --no-verify lets a fake runsc run, because no other check detects the fake."""
     done = usernsctl("run", "--no-verify", "--", "/bin/echo", "I ran")
     assert (done.returncode, done.stdout) == (0, "I ran\n")
 

@@ -1,6 +1,6 @@
 """Tests of the seccomp filter in csrc/sys/membarrier_filter.c, which must not affect the command.
 
-The filter applies to runsc's own processes, which then do not register for memory barriers.
+The filter prevents the registration of runsc's own processes with membarrier(2).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from processes import status_of
 
 import usernsctl as un
 
-# Program that prints the results of membarrier(2) for the query, a global barrier, the registration
-# for private expedited barriers, and a private expedited barrier.
+# Program that prints the results of four membarrier(2) commands: query, global barrier,
+# registration for private expedited barriers, and private expedited barrier.
 ASK = """
 import ctypes, errno, platform, sys
 call = ctypes.CDLL(None, use_errno=True).syscall

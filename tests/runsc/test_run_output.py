@@ -228,7 +228,7 @@ def test_notices_about_output_are_json(usernsctl: Program) -> None:
 def start_with_stuck_reader(
     command: list[str | Path], stdin: int = subprocess.DEVNULL
 ) -> tuple[subprocess.Popen[bytes], int]:
-    """Start a command with an unread pipe as its output; return the process and the read end."""
+    """Start a command whose output is a pipe that is never read; return it and the read end."""
     reader, writer = os.pipe()
     try:
         process = subprocess.Popen(command, stdin=stdin, stdout=writer, stderr=subprocess.PIPE)
@@ -251,7 +251,7 @@ def test_timeout_ends_a_run_with_a_stuck_reader(usernsctl: Program, tmp_path: Pa
 
 
 def wait_for_runsc(watcher: int, state: str | None) -> None:
-    """Wait until the watcher's runsc has the state `state`, or was reaped if `state` is None."""
+    """Wait until the watcher's runsc is in `state`, or until it is reaped if `state` is None."""
     deadline = time.monotonic() + PATIENCE
     while True:
         found = [status_of(pid) for pid in children_of(watcher)]
@@ -266,8 +266,9 @@ def wait_for_runsc(watcher: int, state: str | None) -> None:
 def test_sigint_while_waiting_for_a_reader_keeps_the_result(
     usernsctl: Program, tmp_path: Path, is_early: bool
 ) -> None:
-    """Send SIGINT when runsc has exited, before usernsctl reaps it (`is_early`) or afterwards."""
-    # The output exceeds one pipe, but fits into the pipes of the pump and of the reader together.
+    """Send SIGINT after runsc has exited: before usernsctl reaps it (`is_early`) or afterwards."""
+    # The output exceeds one pipe's capacity, but fits into the pump's and the reader's pipes
+    # together.
     script = "read line; head -c 100000 /dev/zero; exit 3"
     options = ["--max-output", "1M", "--result", tmp_path / "r"]
     process, reader = start_with_stuck_reader(

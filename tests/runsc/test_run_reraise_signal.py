@@ -1,4 +1,4 @@
-"""Tests of --reraise-signal: usernsctl kills itself with the signal that has killed the command."""
+"""Tests of --reraise-signal, with which usernsctl kills itself with the command's fatal signal."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def make_command(
     prelude: Program,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> MakeCommand:
-    """Return a function that returns the argv to run a shell script with --reraise-signal."""
+    """Return a function that returns the argv for a shell script with --reraise-signal."""
     file = tmp_path_factory.mktemp("words") / "launch"
     if request.param == "run":
         before = [str(usernsctl.path), "run", "--reraise-signal"]
@@ -58,7 +58,7 @@ def test_signal_that_kills_the_command_is_reraised(make_command: MakeCommand, nu
 def test_exit_status_143_is_not_reraised_as_a_signal(make_command: MakeCommand) -> None:
     """Exit with a status above 128, such as 143 of a JVM that handles SIGTERM.
 
-    runsc distinguishes this status from a signal only if runsc begins to wait before the sandbox
+    runsc distinguishes this status from a death by signal only if it waits before the sandbox
     exits.
     """
     statuses = [0, 7, 125, 127, 143, 137, 255]

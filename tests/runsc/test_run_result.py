@@ -58,8 +58,8 @@ def result(tmp_path: Path) -> Path:
         ("true", 0, None, "exited"),
         ("exit 7", 7, None, "exited"),
         ("exit 125", 125, None, "exited"),
-        # Without the sleep, the sandbox could exit before runsc waits for it. runsc would then
-        # report the status 143 as a death by SIGTERM.
+        # If the sandbox exited before runsc waited for it, runsc would report status 143 as a death
+        # by SIGTERM.
         ("sleep 1; exit 143", 143, None, "exited"),
         ("kill -TERM $$", 143, 15, "signalled"),
         ("kill -KILL $$", 137, 9, "signalled"),
@@ -122,7 +122,7 @@ def test_failed_runsc_writes_a_result(usernsctl: Program, result: Path, stand_in
 
 
 def sentry_of(pid: int) -> int:
-    """Return the pid of the sandbox process. Its parent is runsc, a child of the watcher `pid`."""
+    """Return the pid of the sandbox process, the child of the runsc that the watcher runs."""
     (runsc,) = children_of(pid)
     for child in children_of(runsc):
         if Path(f"/proc/{child}/cmdline").read_bytes().startswith(b"runsc-sandbox"):
@@ -132,7 +132,7 @@ def sentry_of(pid: int) -> int:
 
 @pytest.fixture
 def started(usernsctl: Program, result: Path) -> Iterator[subprocess.Popen[str]]:
-    """Start a command that prints a line and then sleeps. Its shell handles no signals."""
+    """Start a command whose shell handles no signals; yield it after its first line of output."""
     script = "echo started; sleep 1000"
     with subprocess.Popen(
         [usernsctl.path, "run", "--result", result, "--", "sh", "-c", script],
@@ -156,7 +156,7 @@ def test_killed_sandbox_writes_a_result(started: subprocess.Popen[str], result: 
 
 
 def test_result_counts_processor_time_of_all_processes(usernsctl: Program, result: Path) -> None:
-    """Check that CPU time is counted for gVisor's processes, which are not children of runsc."""
+    """Check that the CPU time includes that of gVisor's processes, which runsc does not reap."""
     work = ["python3", "-c", "import os\nfor i in range(2 * 10**7): pass\nprint(os.times().user)"]
     least = float(capture(work, timeout=PATIENCE).stdout)
     usernsctl("run", "--result", result, "--", *work, timeout=PATIENCE)
@@ -164,7 +164,7 @@ def test_result_counts_processor_time_of_all_processes(usernsctl: Program, resul
 
 
 def test_crash_of_gvisor_writes_a_result(result: Path, tmp_path: Path) -> None:
-    """Simulate a crash of gVisor, after which the status in runsc's log is not the command's."""
+    """Simulate a crash of gVisor: the status in runsc's log is then not the command's."""
     crash = tmp_path / "crash"
     crash.write_text("panic: subprocess has too many active tasks (4095)\n")
     fds = [os.open(result.parent, os.O_RDONLY), os.open(f"{result}.new", os.O_CREAT | os.O_WRONLY)]
@@ -179,7 +179,7 @@ def test_crash_of_gvisor_writes_a_result(result: Path, tmp_path: Path) -> None:
 
 
 def test_result_that_can_not_be_written_leaves_no_file(result: Path) -> None:
-    # As on a full filesystem that has no files without a name.
+    # Simulate a full filesystem that does not support O_TMPFILE, so the temporary file has a name.
     temporary = result.with_suffix(".new")
     temporary.touch()
     fds = [os.open(result.parent, os.O_RDONLY), os.open("/dev/full", os.O_WRONLY)]
@@ -314,7 +314,7 @@ def test_freeze_refuses_options_of_one_run(usernsctl: Program, tmp_path: Path) -
 
 
 def run_after(usernsctl: Program, script: str, *words: str | Path) -> subprocess.Popen[str]:
-    """Start a shell that runs a script, and then executes usernsctl in place of the shell."""
+    """Start a shell that runs a script and then executes `usernsctl run` in its own process."""
     return subprocess.Popen(
         ["sh", "-c", f'{script}; exec "$@"', "sh", usernsctl.path, "run", *words],
         stdout=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""Tests of commands on a terminal (job control, sizes, keys) and of launches without a terminal."""
+"""Tests of commands on a terminal (job control, sizes, keys) and of runs without a terminal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Start = Callable[..., Session]
 def start(
     request: pytest.FixtureRequest, usernsctl: Program, prelude: Program, tmp_path: Path
 ) -> Iterator[Start]:
-    """Return a function that starts a command on a terminal, by a run or by a frozen launch."""
+    """Return a function that starts a command on a terminal, with `run` or as a frozen launch."""
     sessions: list[Session] = []
 
     def start(*command: str, options: tuple[str, ...] = ()) -> Session:
@@ -36,9 +36,9 @@ def start(
         session.close()
 
 
-# Job for python3 -c "$JOB", which prints when it starts and when it is continued. The job is a
-# single process, because a shell that is stopped during vfork(2) would block. The job sleeps only
-# for short times, because Python does not run a signal handler between its check and the sleep.
+# Job for python3 -c "$JOB", which prints when it starts and when it continues. A shell instead
+# would block if it were stopped during vfork(2). The sleeps are short, because a signal that comes
+# between Python's check for signals and the sleep is handled only after the sleep.
 JOB = """
 import os, signal, time
 signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -99,7 +99,7 @@ curses.wrapper(draw)
 
 
 def test_curses_program_reads_keys_and_redraws(start: Start) -> None:
-    """Run a program that reads single keys, and redraws when the size of the terminal changes."""
+    """Run a program that reads single keys and redraws when the terminal's size changes."""
     session = start("/usr/bin/python3", "-c", CURSES, options=("--env", "TERM=xterm"))
     session.read_until("size 24 80.")
     session.type("a", "key 97.")
@@ -119,7 +119,7 @@ def test_launch_uses_pipes_without_a_terminal(prelude: Program, tmp_path: Path) 
 def test_terminal_option_without_a_terminal_is_refused(
     usernsctl: Program, prelude: Program, tmp_path: Path
 ) -> None:
-    """Reject --terminal without a terminal, where gVisor would lose output without an error."""
+    """Reject --terminal if the caller has no terminal: gVisor would silently lose output."""
     launch = freeze(tmp_path / "launch", "--terminal", command=("echo", "ran"))
     run = [usernsctl.path, "run", "--terminal", "--", "echo", "ran"]
     for words in ([prelude.path, "--launch", launch], run):

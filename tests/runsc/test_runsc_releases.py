@@ -1,4 +1,4 @@
-"""Tests of differences between releases of runsc, with fakes of releases that are not installed."""
+"""Tests of the differences between releases of runsc, with fakes of releases that are missing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from frozen import assert_ran, assert_refused, freeze
 LABEL = "release-20260831.0"
 CAUSE = "runsc-sidecars-missing"
 
-# Fake runsc, which prints another release's version, and otherwise executes the installed runsc.
+# Fake runsc that prints another release's version, and executes the installed runsc for other
+# calls.
 RUNSC = """#!/bin/sh
 [ "$1" != --version ] || {{ echo runsc version {label}; exit; }}
 exec {runsc} "$@"
@@ -28,7 +29,7 @@ def write(path: Path, text: str) -> None:
 
 @pytest.fixture
 def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a directory with a fake release's programs; set $USERNSCTL_RUNSC to its runsc."""
+    """Return a directory with the programs of a fake release; set $USERNSCTL_RUNSC to its runsc."""
     runsc = shutil.which("runsc")
     assert runsc is not None
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -50,8 +51,8 @@ def test_sidecar_directory_is_passed_to_runsc(
     monkeypatch.setenv("GVISOR_SIDECAR_BINARIES_DIR", str(release / "other"))
     told = "[ $GVISOR_SIDECAR_BINARIES_DIR = {} ] || exit 99\nexec"
     runsc = (release / "runsc").read_text()
-    # Unset the variable by which the installed runsc would find the sidecar programs of the fake
-    # release.
+    # Unset the variable, because the installed runsc must not use the fake release's sidecar
+    # programs.
     told += " env -u GVISOR_SIDECAR_BINARIES_DIR"
     write(release / "runsc", runsc.replace("exec", told.format(release / "other")))
     done = usernsctl("run", "--", "echo", "ran")
@@ -77,10 +78,10 @@ def test_invalid_sidecar_is_reported_before_the_start(
 
 
 def test_launch_refuses_a_replaced_sidecar(prelude: Program, release: Path) -> None:
-    """Replace a sidecar program, which runs outside of gVisor, after a launch was frozen."""
+    """Replace a sidecar program, which runs outside gVisor, after the launch was frozen."""
     runsc = release / "runsc"
     sentry = release / "gvisor-bin" / "gvisor_sentry"
-    # Let the fake runsc execute its sidecar program.
+    # The fake runsc executes one of its sidecar programs, as runsc does.
     write(runsc, runsc.read_text().replace("exec", f"{sentry} >/dev/null\nexec"))
     other = release / "gvisor-bin" / "runsc-fd-parking"
     write(other, "#!/bin/sh\n")

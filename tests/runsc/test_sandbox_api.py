@@ -113,7 +113,7 @@ def test_sandbox_creates_its_own_host() -> None:
         assert box.wait() == 0
 
 
-# Program that starts sandboxes and templates without an importable module prctl.
+# Program that starts sandboxes and templates although the module prctl can't be imported.
 WITHOUT_PRCTL = """
 import sys
 sys.modules["prctl"] = None
@@ -163,8 +163,8 @@ def test_duplicate_id_raises_and_keeps_the_first_sandbox(host: un.SandboxHost) -
         assert caught.value.cause == "duplicate-id"
         assert box.run(["true"]).returncode == 0
         box.close()
-        # The id of a closed sandbox is free again. A second close() does not affect the id's new
-        # sandbox.
+        # The id of a closed sandbox is free for another. close() of the first sandbox must not
+        # affect the second.
         with host.start(FOREVER, id="mine") as second:
             box.close()
             assert second.state()["status"] == "running"
@@ -313,7 +313,7 @@ def test_a_cancelled_start_leaves_no_sandbox(host: un.SandboxHost) -> None:
         return isinstance(started, asyncio.CancelledError)
 
     async def main() -> None:
-        # Retry, because on a busy machine the sandbox may have started before starting.cancel().
+        # Retry: on a busy host, the sandbox may have started before starting.cancel().
         while not await is_cancelled():
             pass
 
@@ -325,7 +325,7 @@ def test_a_cancelled_start_leaves_no_sandbox(host: un.SandboxHost) -> None:
 @several_ids
 def test_runsc_keeps_five_more_capabilities_with_several_ids() -> None:
     with un.SandboxHost(MAP_OF_SEVERAL) as many, many.start(FOREVER) as box:
-        # The lowest five capabilities (CAP_CHOWN to CAP_FSETID) allow access to files of other ids.
+        # The lowest five capabilities (CAP_CHOWN to CAP_FSETID) allow access to other ids' files.
         assert int(status_of(box.init.pid)["CapBnd"], 16) == NEEDED | 0b11111
 
 
@@ -343,8 +343,8 @@ def test_runsc_keeps_only_needed_capabilities(
         else:
             runsc = children_of(box.init.pid)
             assert int(status_of(box.init.pid)["CapBnd"], 16) == NEEDED
-        # Check NoNewPrivs of runsc's processes instead of the bounding set, which is full in a new
-        # user namespace.
+        # The bounding set is full in a new user namespace, so check NoNewPrivs of runsc's processes
+        # instead.
         assert len(runsc) == 2
         assert {status_of(pid)["NoNewPrivs"] for pid in runsc} == {"1"}
 

@@ -22,8 +22,8 @@ from usernsctl.commands.async_start import _fill
 
 PATIENCE = 20
 FOREVER = ["sleep", "1000"]
-# Minimum number of turns of another task during an operation. If the operation blocks the event
-# loop, the task has at most one turn.
+# Minimum number of turns that another task gets during an operation. It would get at most one turn
+# if the operation blocked the event loop.
 TURNS = 20
 
 
@@ -36,9 +36,9 @@ def check_no_descriptor_leaked(runtime: Path) -> Iterator[None]:
 
 
 class Others:
-    """Task of the event loop that counts its turns.
+    """Task of the event loop that counts its own turns.
 
-    :ivar wanted: the number of turns after which functions that `before` has wrapped continue.
+    :ivar wanted: the number of turns for which functions wrapped by `before` wait.
     """
 
     def __init__(self) -> None:
@@ -50,9 +50,9 @@ class Others:
             await asyncio.sleep(0)
 
     def before(self, do: Callable[..., Any]) -> Callable[..., Any]:
-        """Wrap `do`, which is called in a thread, to wait for this task's turns first.
+        """Return a function that waits for `wanted` turns of this task, and then calls `do`.
 
-        Otherwise `do` could return before the event loop gives this task a turn.
+        Without the wait, `do` could return in its thread before the event loop runs this task.
         """
 
         def do_later(*arguments: Any) -> Any:
@@ -177,7 +177,7 @@ def test_invalid_arguments_raise_in_a_loop() -> None:
 
 @pytest.fixture
 def creation_allowed(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Yield an event. The initialization of objects in other threads blocks until it is set."""
+    """Yield an event; until it is set, threads that initialize sandboxes and hosts wait for it."""
     may_go_on = threading.Event()
     fill = _fill
 
@@ -192,7 +192,7 @@ def creation_allowed(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Even
 
 @pytest.mark.parametrize("what", ["a sandbox", "a sandbox with a host of its own", "a host"])
 def test_cancelled_creation_leaks_nothing(what: str, creation_allowed: threading.Event) -> None:
-    # The id is unique, because the test searches command lines for it.
+    # The test searches command lines for the id, so the id must be unique.
     id = f"cancelled-{os.getpid()}"
 
     async def main() -> None:
@@ -210,7 +210,7 @@ def test_cancelled_creation_leaks_nothing(what: str, creation_allowed: threading
             with pytest.raises(asyncio.CancelledError):
                 await task
             creation_allowed.set()
-            # Finish the creation in a thread, and then close the created object in another thread.
+            # One thread finishes the creation, and another closes the created object.
             await asyncio.get_running_loop().shutdown_default_executor()
             wait_for_threads()
 
@@ -219,7 +219,7 @@ def test_cancelled_creation_leaks_nothing(what: str, creation_allowed: threading
 
 
 def wait_for_threads() -> None:
-    """Wait for the exit of usernsctl's threads that close objects of cancelled calls."""
+    """Wait until usernsctl's threads that close objects of cancelled calls have exited."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         if not [one for one in threading.enumerate() if one.name.startswith("usernsctl")]:

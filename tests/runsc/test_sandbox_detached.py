@@ -53,8 +53,8 @@ def create(id: str, script: str, **streams: Any) -> subprocess.CompletedProcess[
 def test_detached_sandbox_outlives_its_killed_creator(marker: str, detached_state: Path) -> None:
     script = f"un.Sandbox({TRAP}, host=host, id=id, detach=True)\nos.kill(os.getpid(), 9)"
     killed = create(marker, script)
-    # subprocess.run() has read end of file, so the sandbox has not inherited the pipe for the
-    # output.
+    # subprocess.run() has read end of file from its pipe, so the sandbox has not inherited the
+    # pipe.
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     names = [line.split()[0] for line in processes_with(marker)]
     assert sorted(map(os.path.basename, names)) == [
@@ -67,7 +67,7 @@ def test_detached_sandbox_outlives_its_killed_creator(marker: str, detached_stat
         assert (box.id, box.args, box.detached) == (marker, tuple(TRAP), True)
         assert [box.stdin, box.stdout, box.stderr] == [None, None, None]
         assert box.state()["status"] == "running"
-        # ls was not executed before, so its start shows that the root filesystem is still mounted.
+        # ls runs for the first time, so gVisor must read it: the root filesystem is still mounted.
         done = box.run(["sh", "-c", "ls /etc/passwd; exit 3"], capture_output=True, text=True)
         assert (done.returncode, done.stdout) == (3, "/etc/passwd\n")
         assert box.poll() is None
@@ -137,8 +137,8 @@ def test_duplicate_id_raises_and_keeps_the_first_sandbox(host: un.SandboxHost, m
     assert len(won) == 1
     with won[0] as box:
         assert start(0) is None
-        # Ids of attached sandboxes are unique only within their host, so a detached sandbox does
-        # not reserve this id.
+        # Ids of attached sandboxes are unique only within a host, so an attached sandbox may have
+        # the id, too.
         with host.start(FOREVER, id=marker):
             assert box.run(["true"]).returncode == 0
     with un.Sandbox(FOREVER, id=marker, detach=True):
@@ -201,7 +201,7 @@ def test_failed_attach_leaks_no_descriptor(
         patch.setattr(*patched, fail)
         with pytest.raises(un.RunscError, match="made up") as caught:
             un.Sandbox.attach(marker)
-        # Descriptors are closed although the error and its traceback still exist.
+        # The descriptors are closed while the error and its traceback still exist.
         assert open_descriptors() == before
         assert caught.value.step == "sandbox"
 
@@ -209,14 +209,14 @@ def test_failed_attach_leaks_no_descriptor(
 def test_process_that_survives_sigkill_blocks_no_caller(
     host: un.SandboxHost, marker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Simulate a process that survives SIGKILL, as in an uninterruptible system call on FUSE."""
+    """Simulate a process that survives SIGKILL, as in an uninterruptible FUSE request."""
     with host.start(FOREVER, id=marker, detach=True), monkeypatch.context() as patch:
         for module in (records, processes):
             patch.setattr(module, "kill", lambda pidfd: None)
         patch.setattr(records, "_END_SECONDS", 0.1)
         with pytest.raises(un.NamespaceError, match="was killed, and has not ended"):
             un.Sandbox.attach(marker).close()
-        # Simulate a sandbox whose main process has exited while another process survives.
+        # Let the sandbox's main process appear to have exited, while another process survives.
         patch.setattr(un.DetachedRecord, "is_alive", lambda self: False)
         assert un.Sandbox.list_detached() == []
         with pytest.raises(un.NamespaceError, match="was killed, and has not ended"):
@@ -242,8 +242,8 @@ def test_exit_status_is_known_only_while_the_watcher_lives(
         if not keeper_dies:
             assert (other.wait(), box.poll(), asyncio.run(box.wait_async())) == (7, 7, 7)
             return
-        # wait() comes first, because an exiting process loses its command line before it has
-        # exited.
+        # Call wait() first: the command line of an exiting process, for which wait_until_gone()
+        # searches, vanishes before the process has exited.
         for look in (other.wait, box.poll, lambda: asyncio.run(box.wait_async())):
             with pytest.raises(un.RunscError, match="not known") as caught:
                 look()
@@ -282,7 +282,7 @@ def test_exit_status_is_known_with_umask_0777(host: un.SandboxHost, marker: str)
 
 
 def test_exit_status_outlives_the_record(host: un.SandboxHost, marker: str) -> None:
-    """Let usernsctl ps of another process remove the record before the creator asks."""
+    """Let list_detached() remove the record, as `usernsctl ps` does, before the status is read."""
     command = ["sh", "-c", "read line; exit 7"]
     with (
         host.start(command, id=marker, detach=True, stdin=un.PIPE) as box,
@@ -337,7 +337,7 @@ def test_output_is_appended_to_files(host: un.SandboxHost, marker: str, tmp_path
 
 
 def test_pipes_close_when_the_creator_exits(marker: str) -> None:
-    """Exit the creator; the command must read end of file, and then fail to write its output."""
+    """Let the creator exit; the command must read end of file, and fail to write more output."""
     script = "echo ready; cat; trap '' PIPE; while echo more; do :; done; exec sleep 1000"
     command = ["sh", "-c", script]
     script = (
@@ -456,8 +456,8 @@ def test_start_at_the_descriptor_limit_leaks_nothing(
 ) -> None:
     """Start with few free descriptors, and with a short path in $XDG_RUNTIME_DIR.
 
-    Opening the components of a path needs descriptors. With a long path, every start would fail at
-    that step, and no later step would be tested.
+    Opening a path needs a descriptor for each component. With a long path, every start would fail
+    at that step, and no later step would be tested.
     """
     with tempfile.TemporaryDirectory(dir="/tmp") as runtime:
         monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
@@ -481,7 +481,7 @@ def run_out_of_descriptors(host: un.SandboxHost) -> None:
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         assert open_descriptors() == before
-        # The failed start could not remove the sandbox's files. list_detached() removes them,
-        # because their lock is free.
+        # The failed start could not remove the sandbox's files. It released their lock, so
+        # list_detached() removes them.
         assert un.Sandbox.list_detached() == []
     assert failures

@@ -1,4 +1,4 @@
-"""Tests of calls during which the sandbox exits. Each call must report the exit of the sandbox."""
+"""Tests of calls during which the sandbox exits, which must report the sandbox's exit."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from usernsctl.gvisor.agent import commands
 pytestmark = pytest.mark.usefixtures("detached_state")
 
 PATIENCE = 20
-# Seconds for which threads repeat a call on a sandbox. The command SHORT exits within that time.
+# Seconds for which threads repeat a call. The command SHORT exits earlier.
 CALL_SECONDS = 0.5
 FOREVER = ["sleep", "1000"]
 SHORT = ["sh", "-c", "sleep 0.15; exit 7"]
 both_kinds = pytest.mark.parametrize("detach", [False, True], ids=["held", "detached"])
 
-# Fake runsc, whose subcommand WORD kills the sandbox and fails with the message SAYS, as the real
-# runsc does when the sandbox exits during the subcommand.
+# Fake runsc whose subcommand WORD kills the sandbox and fails with the message SAYS. The real runsc
+# fails like this if the sandbox exits during the subcommand.
 ENDING_RUNSC = """#!/bin/sh
 case " $* " in *" WORD "*) ;; *) exec RUNSC "$@" ;; esac
 for word; do
@@ -59,8 +59,8 @@ def fail_subcommand(word: str) -> str:
 def ask(box: un.Sandbox, what: str, wrong: list[object]) -> None:
     """Call the method `what` of a sandbox repeatedly, until some time after the sandbox has exited.
 
-    `what` is state, kill or run. Each result that is valid neither for a running nor for an exited
-    sandbox is appended to `wrong`.
+    `what` is "state", "kill" or "run". A result that is valid neither for a running nor for an
+    exited sandbox is appended to `wrong`.
     """
     end = time.monotonic() + CALL_SECONDS
     while time.monotonic() < end:
@@ -154,8 +154,8 @@ def test_failure_of_runsc_in_a_running_sandbox_raises(
         box.state()
 
 
-# Fake runsc that leaves a child process, which waits for the sandbox's exit, as runsc-fd-parking
-# does (since 20260831). The child's command line does not contain the sandbox's id.
+# Fake runsc that leaves a child process that waits for the sandbox's exit, as runsc-fd-parking does
+# (since 20260831). The child's command line does not contain the sandbox's id.
 PARKING_RUNSC = """#!/bin/sh
 case " $* " in *" --detach "*) ;; *) exec RUNSC "$@" ;; esac
 RUNSC "$@" || exit

@@ -25,8 +25,8 @@ MIB = 1 << 20
 PATIENCE = 60
 PREFIX = "usernsctl-sandbox-"
 
-# Tuples of the option that sets a limit, a function that creates the control group in which the
-# test runs, and the values of the limit's files in versions 1 and 2 of control groups.
+# Tuples of the option that sets a limit, a function that creates the control group in which
+# usernsctl runs, and the contents of the control files of cgroup v1 and v2.
 LIMITS: dict[str, tuple[str, Callable[[], Any], dict[str, str]]] = {
     "memory": (
         "--memory=128M",
@@ -48,7 +48,7 @@ def groups_below(group: Path) -> list[Path]:
 
 @contextmanager
 def running(group: Path, command: list[str | Path], **how: Any) -> Iterator[subprocess.Popen[str]]:
-    """Start a command in a control group; yield the process when the command has written a line."""
+    """Start a command in a control group; yield its process after its first line of output."""
     with subprocess.Popen(
         within(group, *command), stdout=subprocess.PIPE, text=True, process_group=0, **how
     ) as process:
@@ -70,8 +70,8 @@ def test_control_groups_have_the_limits_and_are_removed(limit: str, usernsctl: P
     with make() as group:
         with running(group, [usernsctl.path, "run", option, "--", *WAITING]):
             (own,) = groups_below(group)
-            # The directory's mode prevents other users from opening the control group, and so from
-            # locking it.
+            # With mode 0700, other users can't open the directory, and so can't lock the control
+            # group.
             assert own.stat().st_mode & 0o777 == 0o700
             names = {
                 Path(f"/proc/{pid}/cmdline").read_text().partition("\0")[0]
@@ -143,12 +143,13 @@ def test_memory_limit_of_the_caller_has_its_own_cause(usernsctl: Program) -> Non
         done = capture(within(group, *run), timeout=PATIENCE)
     assert done.returncode in (125, 137)
     (cause,) = causes_in(done.stderr)
-    # A limit above the caller's own limit may be rejected before any process starts.
+    # A limit above that of the caller's own control group may be rejected before any process
+    # starts.
     assert cause in ("limit-out-of-range", "out-of-memory")
 
 
 def memory_group_of(pid: int) -> Path:
-    """Return the control group that limits the memory of a process."""
+    """Return the control group that contains a process and can limit its memory."""
     for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
         _, names, path = line.split(":", 2)
         if "memory" in names.split(","):
@@ -223,7 +224,7 @@ COVER = 'mount -t tmpfs cover /sys/fs/cgroup && exec "$@"'
 
 
 def test_pids_limit_of_root_needs_control_groups(usernsctl: Program) -> None:
-    """Check that root can't set a pids limit without control groups (RLIMIT_NPROC exempts root)."""
+    """Check that root needs control groups for a pids limit, because RLIMIT_NPROC exempts root."""
     covered = ["unshare", "-m", "sh", "-c", COVER, "sh", usernsctl.path, "run"]
     done = capture([*covered, "--pids=100", "--", "echo", "x"], timeout=PATIENCE)
     assert (done.returncode, done.stdout) == (125, "")
@@ -234,7 +235,7 @@ def test_pids_limit_of_root_needs_control_groups(usernsctl: Program) -> None:
 
 
 def test_control_groups_are_created_below_that_of_the_caller(usernsctl: Program) -> None:
-    """Simulate a container whose cgroup namespace shows the control groups of the host."""
+    """Create control groups below the caller's, even if a cgroup namespace hides its parents."""
     with memory_group(1 << 30) as group:
         run = [usernsctl.path, "run", "--memory=128M", "--", *WAITING]
         with running(group, ["unshare", "--cgroup", *run]) as process:

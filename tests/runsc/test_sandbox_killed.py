@@ -1,4 +1,4 @@
-"""Tests of killing a program at random moments while the program starts a sandbox.
+"""Tests that kill a program after a random delay, while it starts a sandbox.
 
 Afterwards, either the detached sandbox works, or no trace of the sandbox is left.
 """
@@ -23,8 +23,8 @@ pytestmark = pytest.mark.usefixtures("runtime")
 
 KILLS = Tally.rounds(48, 100)
 AT_ONCE = 4
-# Upper bounds in seconds of the random delay before a kill, measured from the start of the program,
-# and from the creation of its SandboxHost.
+# Maximum random delay before a kill, in seconds: HOST_SECONDS after the program's start,
+# SANDBOX_SECONDS after the creation of its SandboxHost.
 HOST_SECONDS = 0.4
 SANDBOX_SECONDS = 0.35
 FOREVER = ["sleep", "1000"]
@@ -81,7 +81,7 @@ def kill_all(creators: list[Creator]) -> None:
 
 
 def close_if_alive(id: str) -> bool:
-    """If the detached sandbox `id` exists, check and close it; return whether it existed."""
+    """Check and close the detached sandbox `id` if it exists; return whether it existed."""
     try:
         box = un.Sandbox.attach(id)
     except un.RunscError as error:
@@ -105,13 +105,13 @@ def test_killed_creator_leaves_no_sandbox_or_a_working_one(
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     moments = random.Random(seed)
-    # Create the directories that the first detached sandbox leaves behind, before files are
-    # compared.
+    # Some directories remain after the first detached sandbox, so create them before comparing
+    # files.
     un.Sandbox(FOREVER, detach=True).close()
     before = files_below(runtime)
     lived = 0
     for batch in range(0, KILLS // 2, AT_ONCE):
-        # The ids are unique, because the test searches command lines for them.
+        # The test searches command lines for the ids, so the ids must be unique.
         ids = [f"killed-{os.getpid()}-{batch + n}" for n in range(AT_ONCE)]
         kill_all([Creator(id, detach, moments) for id in ids])
         for id in ids:
@@ -129,7 +129,7 @@ def test_killed_creator_leaves_no_sandbox_or_a_working_one(
 def test_sandbox_ends_with_its_creator_despite_a_forked_child() -> None:
     """Kill the creator of a sandbox while a forked child has copies of the creator's descriptors.
 
-    The sandbox must exit with its creator, but not with the thread that started the sandbox.
+    The sandbox must end with its creator, but not with the thread that started the sandbox.
     """
     id = f"forked-{os.getpid()}"
     ours, theirs = os.pipe()
@@ -155,7 +155,7 @@ def test_sandbox_ends_with_its_creator_despite_a_forked_child() -> None:
     os.kill(pid, signal.SIGKILL)
     assert wait_until_gone(id, EXIT_SECONDS) == []
     os.waitpid(pid, 0)
-    # Let the creator's forked child exit, too.
+    # Let the creator's forked child exit.
     os.write(end, b"+")
     for fd in (ours, theirs, over, end):
         os.close(fd)

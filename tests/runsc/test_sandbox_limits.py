@@ -1,4 +1,4 @@
-"""Tests of limits of a sandbox, which control groups enforce for root, and a watcher otherwise."""
+"""Tests of sandbox limits, which control groups enforce for root, and a watcher for other users."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from usernsctl import gvisor
 
 MIB = 1 << 20
 PATIENCE = 60
-# Maximum number of bytes by which a sandbox may exceed its limit before it is killed.
+# Number of bytes by which a sandbox's memory may exceed its limit before usernsctl kills it.
 EXCESS = 64 * MIB
 
 MEMORY_HOGS = {
@@ -61,7 +61,7 @@ FORK_BOMBS = {
 
 
 def check_report(errors: str, cause: str) -> list[float]:
-    """Check that standard error has one report, with the cause; return the report's numbers."""
+    """Check that standard error has one report, with `cause`; return the report's numbers."""
     assert causes_in(errors) == [cause]
     (told,) = re.findall("^usernsctl: the sandbox was ended: (.*)$", errors, re.MULTILINE)
     return [float(number) for number in re.findall("[0-9.]+", told)]
@@ -79,8 +79,8 @@ def test_memory_limit_ends_a_memory_hog(hog: str, usernsctl: Program) -> None:
     assert limit <= used <= limit + EXCESS // MIB
 
 
-# Program that maps a file of the host repeatedly. The mappings share the file's pages, but not the
-# page tables.
+# Program that maps one host file again and again. The mappings share its pages, but not page
+# tables.
 MAPPINGS = (
     "import mmap, os\nfd = os.open('/data/file', os.O_RDONLY)\nheld = []\n"
     "while True:\n held.append(mmap.mmap(fd, 1 << 33, prot=mmap.PROT_READ))\n"
@@ -92,7 +92,7 @@ MAPPINGS = (
 def test_memory_limit_counts_page_tables_of_mapped_host_files(
     usernsctl: Program, tmp_path: Path
 ) -> None:
-    """Map host files: Linux handles the page faults of such mappings, and allocates page tables."""
+    """Map host files repeatedly: Linux allocates page tables for them, which count as memory."""
     with open(tmp_path / "file", "wb") as file:
         file.truncate(1 << 33)
         for offset in range(0, 1 << 33, 1 << 21):
@@ -118,7 +118,7 @@ def test_pids_limit_ends_a_fork_bomb(bomb: str, usernsctl: Program) -> None:
 def test_too_many_threads_have_a_cause(
     detach: bool | None, usernsctl: Program, host: un.SandboxHost
 ) -> None:
-    """Start more than 4,000 threads in a process, with which gVisor's kernel crashes."""
+    """Start more than 4,000 threads in one process, which crashes gVisor's kernel."""
     patience = 5 * PATIENCE
     if detach is None:
         command = [usernsctl.path, "run", "--", *FORK_BOMBS["threads"]]
@@ -258,8 +258,8 @@ def test_limits_of_a_host_apply_to_its_sandboxes(host: un.SandboxHost) -> None:
     with host.start(None) as box:
         assert [(part.name, part.limit) for part in box.limits] == [("memory", 300 * MIB)]
         ended = box.run(["python3", "-c", MEMORY_HOGS["heap"]])
-        # In a control group, the kernel may kill only the gVisor process in which the program ran,
-        # before usernsctl kills the sandbox.
+        # The kernel may kill only the gVisor process that runs the program, before usernsctl kills
+        # the sandbox.
         assert ended.reason == "memory-limit"
         assert ended.returncode != 0
         with pytest.raises(un.RunscError, match=r"its limit is 300\.0 MiB") as error:
@@ -309,7 +309,7 @@ def test_gvisor_run_accepts_limits() -> None:
 
 
 def test_limit_of_one_sandbox_does_not_end_another(host: un.SandboxHost) -> None:
-    """Check that each sandbox has its own limit, although the sandboxes share a user namespace."""
+    """Check that each sandbox has its own limit, although they share a user namespace."""
     with host.start(None, pids=60) as other, host.start(None, pids=60, memory="100M") as box:
         assert box.run(FORK_BOMBS["python"]).reason == "pids-limit"
         assert other.run(["true"]).returncode == 0

@@ -1,4 +1,4 @@
-"""Tests of the errors of all functions that start commands: the same errors as of subprocess."""
+"""Tests that all functions that start commands raise the same errors as subprocess."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import usernsctl as un
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a directory with files that can't be executed, which sandboxes of `host` mount."""
+    """Return a directory of files that can't be executed, which `host` mounts in sandboxes."""
     directory = tmp_path_factory.mktemp("shown")
     for name, text, mode in (
         ("denied", "#!/bin/sh\n", 0o644),
@@ -45,7 +45,7 @@ def run_in_loop(start: Callable[..., Any], args: Any, options: dict[str, Any]) -
 
 
 def accept_list(start: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that passes the items of a list to `start` as separate arguments."""
+    """Return a function that unpacks a list of arguments for `start`."""
     return lambda args, **options: start(*([args] if isinstance(args, str) else args), **options)
 
 
@@ -134,7 +134,7 @@ def test_invalid_arguments_raise_the_same_error_everywhere(
     assert (open_descriptors(), sorted(os.listdir(host.directory))) == before
 
 
-#: Functions that accept a timeout, each called with the given value.
+# : Calls by name of all functions that accept a timeout.
 TIMEOUTS: dict[str, Callable[[un.SandboxHost, un.Sandbox, Any], Any]] = {
     "run": lambda host, box, timeout: un.run(["true"], timeout=timeout),
     "call": lambda host, box, timeout: un.call(["true"], timeout=timeout),
@@ -254,15 +254,16 @@ def test_directory_of_path_with_mode_0_is_skipped(tmp_path: Path) -> None:
 
 
 def test_unsearchable_directory_of_path_is_skipped() -> None:
-    # Only the host's root may search /root (mode 0700). Root of another user namespace may not.
+    # /root has mode 0700, so only the host's root may search it, and root of another user namespace
+    # may not.
     env = {"PATH": "/root:/usr/bin:/bin"}
     with un.SandboxHost(expose_root=True) as open_host:
         with pytest.raises(FileNotFoundError) as caught:
             un.gvisor.run(["no-such"], host=open_host, env=env)
         assert caught.value.cause == "command-not-found"
         assert un.gvisor.run(["true"], host=open_host, env=env).returncode == 0
-        # Only gVisor's /proc shows whether this file exists, so usernsctl-verify, which runs in the
-        # sandbox, reports the error.
+        # Only gVisor's /proc shows whether the file exists, so usernsctl-verify checks it in the
+        # sandbox.
         done = un.gvisor.run(["/proc/no-such"], host=open_host, stderr=un.PIPE)
         assert (done.returncode, done.stderr.count(b"not found in the sandbox")) == (127, 1)
         with open_host.start(None) as box, pytest.raises(FileNotFoundError):

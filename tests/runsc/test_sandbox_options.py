@@ -180,7 +180,7 @@ def test_descriptors_of_a_sandbox_are_not_inheritable() -> None:
 
 
 def read_until(fd: int, wanted: bytes) -> bool:
-    """Read from `fd`; return whether `wanted` occurs in the data within PATIENCE seconds."""
+    """Read from `fd` for at most PATIENCE seconds; return whether `wanted` occurs in the data."""
     told = b""
     deadline = time.monotonic() + PATIENCE
     while wanted not in told and time.monotonic() < deadline:
@@ -245,7 +245,7 @@ def test_in_cgroup_moves_all_processes_into_the_group(host: un.SandboxHost, deta
         programs = [Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0] for pid in there]
         named = sorted(os.fsdecode(word).rpartition("/")[2] for word in programs)
         ours = [] if detach else ["usernsctl-init"]
-        # Some platforms of gVisor have further processes, which run the command's code.
+        # Some platforms of gVisor have additional processes, which run the command's code.
         assert set(named) >= {"runsc-gofer", "runsc-sandbox", *ours}
         assert len(processes_with(box.id)) <= len(there)
     assert not group.exists()
@@ -352,7 +352,7 @@ def test_gvisor_run_works_in_four_threads(host: un.SandboxHost) -> None:
 
 
 def test_host_options_match_the_fields_of_request() -> None:
-    """Compare HostOptions, which type checkers evaluate, with the fields of Request."""
+    """Compare the fields of HostOptions, which type checkers use, with those of Request."""
     fields = Request.__dataclass_fields__.values()
     known = {one.metadata["argument"].name for one in fields if one.metadata.get("argument")}
     assert set(get_type_hints(un.HostOptions)) == known

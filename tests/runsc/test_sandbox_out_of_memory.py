@@ -1,6 +1,6 @@
-"""Tests of a SandboxHost's sandboxes in control groups with limits.
+"""Tests of limits on the control group of a SandboxHost and its sandboxes.
 
-Each test runs a program in a control group; the program prints the results.
+Each test runs a Python program in such a control group; the program prints results as JSON.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def caught(call):
 
 
 def run(group: Path, script: str) -> list[Any]:
-    """Run PROGRAM and `script` in a control group; return the JSON values in the output."""
+    """Run PROGRAM, then `script`, in a control group; return the JSON values in the output."""
     command = [sys.executable, "-c", PROGRAM + script]
     done = capture(within(group, *command), timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
@@ -109,7 +109,7 @@ with un.SandboxHost() as h, h.start(GROW) as box:
 
 
 def test_detached_sandbox_reports_an_oom_kill() -> None:
-    """Check that the starter, an attached object, and a later attach() report the cause."""
+    """Check that the creator, an attached object, and a later attach() report the cause."""
     script = """
 with un.SandboxHost() as h:
     box = h.start(["sleep", "1000"], detach=True)
@@ -129,7 +129,7 @@ with un.SandboxHost() as h:
     assert is_oom(again, "RunscError"), again
     assert statuses == [-9, -9]
     assert is_oom(later, "SandboxEndedError"), later
-    # The sandbox's record has been removed after the cause was reported.
+    # attach() reported the cause and then removed the sandbox's record.
     assert gone[1] == "no-such-sandbox"
 
 
@@ -144,7 +144,7 @@ print(json.dumps(caught(lambda: un.Sandbox.attach(ID).wait(60))))
     with memory_group(250 * MIB) as group:
         (id,) = run(group, creator)
         (result,) = run(group, f"ID = {id!r}\n{waiter}")
-    # The sandbox may have exited before attach(), or exits afterwards.
+    # The sandbox exits either before attach(), or while wait() runs.
     assert is_oom(result, "RunscError") or is_oom(result), result
 
 

@@ -1,4 +1,4 @@
-"""Tests of signal handlers that kill a sandbox, or its command, during any call on the sandbox."""
+"""Tests of signal handlers that kill a sandbox or its command during a call on the sandbox."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from usernsctl.gvisor.agent import commands
 pytestmark = pytest.mark.usefixtures("detached_state")
 
 PATIENCE = 20
-# The test kills a sandbox before each of the first STEPS lines of Sandbox.close().
+# Approximate number of lines of Sandbox.close() before which the test kills a sandbox.
 STEPS = 20
 FOREVER = ["sleep", "1000"]
 both_kinds = pytest.mark.parametrize("detach", [False, True], ids=["held", "detached"])
@@ -32,7 +32,7 @@ both_kinds = pytest.mark.parametrize("detach", [False, True], ids=["held", "deta
 
 @contextmanager
 def on_alarm_after_file(do: Callable[[], object], file: Path) -> Iterator[list[Any]]:
-    """Call `do` in a signal handler as soon as a command in a sandbox has created `file`.
+    """Call `do` in a handler of SIGALRM after a command in a sandbox has created `file`.
 
     Yield a list to which an item is added when the handler has run.
     """
@@ -54,7 +54,7 @@ def on_alarm_after_file(do: Callable[[], object], file: Path) -> Iterator[list[A
 
 @pytest.fixture
 def shared_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a directory of the host, which the tests mount at /told in their sandboxes."""
+    """Return a host directory that the tests mount at /told in their sandboxes."""
     return tmp_path_factory.mktemp("told")
 
 
@@ -83,7 +83,7 @@ def test_signal_handler_kills_during_run(detach: bool, monkeypatch: pytest.Monke
     communicate = commands.communicate
 
     def ring(*arguments: Any, **options: Any) -> Any:
-        # The command has started, so the alarm interrupts the wait for the command's exit.
+        # The command has started, so SIGALRM interrupts the wait for its exit.
         signal.setitimer(signal.ITIMER_REAL, 0.1)
         return communicate(*arguments, **options)
 
@@ -109,7 +109,7 @@ def test_signal_handler_kills_during_close(detach: bool) -> None:
 
 
 def close_and_kill(box: un.Sandbox, step: int) -> int:
-    """Close `box`, and kill it before the `step`-th line of close(), as a signal handler could.
+    """Close `box`; kill it before line number `step` of close(), as a signal handler could.
 
     :returns: the number of executed lines of close().
     """
@@ -166,7 +166,7 @@ def test_four_threads_close_while_four_wait(detach: bool) -> None:
 
 @both_kinds
 def test_signal_handler_kills_during_communicate(detach: bool, shared_dir: Path) -> None:
-    """Kill the sandbox during communicate(), which must return the output and close the pipes."""
+    """Kill the sandbox during communicate(), which must return output and close the pipes."""
     pipes: dict[str, Any] = {"stdin": un.PIPE, "stdout": un.PIPE, "stderr": un.PIPE}
     script = ["sh", "-c", "read x; echo early; touch /told/it; sleep 1000"]
     with un.SandboxHost(binds=[f"{shared_dir}:/told:rw"]) as host:

@@ -1,4 +1,4 @@
-"""Tests of sandboxes under Trio, where ``with`` works, and ``async with`` fails without asyncio."""
+"""Tests of sandboxes under Trio: ``with`` works, but ``async with`` fails without asyncio."""
 
 from __future__ import annotations
 

@@ -10,12 +10,12 @@ import pytest
 import usernsctl as un
 
 MIB = 1 << 20
-# Program that holds 100 MiB of memory until end of file on its standard input.
+# Program that allocates 100 MiB of memory and keeps it until end of file on standard input.
 HOLDER = "import sys\nheld = b'x' * (100 << 20)\nprint('ready', flush=True)\nsys.stdin.read()"
 SPINNER = "import time\nwhile time.process_time() < 1: pass"
 
 
-# For root, a sandbox with a limit has a control group.
+# A sandbox that root starts with a limit has a control group, so its usage is read there.
 LIMITED = pytest.param("limited", marks=pytest.mark.also_root)
 
 

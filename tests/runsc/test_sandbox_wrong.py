@@ -1,4 +1,4 @@
-"""Tests of invalid arguments of sandboxes and hosts: errors name the argument, and leak nothing."""
+"""Tests of invalid arguments of sandboxes and hosts: errors name the argument; nothing leaks."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def test_streams_with_a_terminal_raise(host: un.SandboxHost, name: str) -> None:
         host.start(["true"], terminal=True, **{name: un.PIPE})
 
 
-# Both send_signal() methods, of Sandbox and SandboxPopen, fail like subprocess.Popen.send_signal.
+# Sandbox.send_signal() and SandboxPopen.send_signal() raise the same errors as subprocess.Popen.
 @pytest.mark.parametrize("detach", [False, True])
 @pytest.mark.parametrize("is_other", [False, True])
 def test_invalid_signals_raise(host: un.SandboxHost, detach: bool, is_other: bool) -> None:
@@ -230,7 +230,7 @@ def test_invalid_signals_raise(host: un.SandboxHost, detach: bool, is_other: boo
         box.kill()
         if not is_other:
             box.wait(PATIENCE)
-        # After the exit of the process, any signal number is ignored, as by subprocess.Popen.
+        # After the process has exited, any signal number is ignored, as in subprocess.Popen.
         for number in (0, 15, 999):
             one.send_signal(number)
 
@@ -299,7 +299,7 @@ def test_host_at_the_descriptor_limit_raises_and_leaks_nothing() -> None:
 
 @pytest.mark.parametrize("detach", [False, True])
 def test_id_is_free_again_after_emfile(host: un.SandboxHost, detach: bool, runtime: Path) -> None:
-    """Reuse an id after EMFILE, which also prevented the removal of the sandbox's files."""
+    """Reuse an id after EMFILE, which can also prevent the removal of the sandbox's files."""
     before = os.listdir(host.directory)
     for room in range(6):
         with descriptors_left(room), pytest.raises(un.NamespaceError) as caught:
@@ -310,7 +310,7 @@ def test_id_is_free_again_after_emfile(host: un.SandboxHost, detach: bool, runti
 
 
 def test_error_about_debug_log_leaks_no_descriptor(tmp_path: Path) -> None:
-    """Compare descriptors without garbage collection, so that reference cycles are noticed."""
+    """Check without garbage collection that no reference cycle keeps descriptors open."""
     file = tmp_path / "file"
     file.touch()
     gc.collect()

@@ -1,4 +1,4 @@
-"""Tests of the memory and the CPUs that a command sees in a control group with limits."""
+"""Tests of the memory size and CPU count that a command sees in a control group with limits."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def parse_output(output: str) -> tuple[int, int]:
 def command(
     request: pytest.FixtureRequest, usernsctl: Program, prelude: Program, tmp_path: Path
 ) -> Command:
-    """Return a function that returns the argv to run a command, by a run or a frozen launch.
+    """Return a function that returns the argv for a command, in a run or a frozen launch.
 
-    The launch is frozen here, outside of the control groups with limits.
+    The launch is frozen here, outside the control groups with limits.
     """
     if request.param == "run":
         return lambda *words: [str(usernsctl.path), "run", "--", *words]
@@ -95,7 +95,7 @@ def test_memory_limit_below_the_needs_of_gvisor_is_refused(command: Command) -> 
     message = "the control group may use 23.0 MiB of memory, and gVisor alone needs 24 MiB"
     assert message in done.stderr
     assert cause_of(done.stderr) == "memory-limit-too-low"
-    # The minimum that the error message names is sufficient.
+    # The minimum named in the error message suffices.
     with memory_group(24 * MIB) as group:
         done = capture(within(group, *command("true")), timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""Tests of `usernsctl doctor` at an exhausted RLIMIT_SIGPENDING, with which newer runsc hangs."""
+"""Tests of `usernsctl doctor` when RLIMIT_SIGPENDING is exhausted, which makes newer runsc hang."""
 
 from __future__ import annotations
 

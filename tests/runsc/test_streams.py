@@ -25,9 +25,9 @@ LOOK = (
     "print([fd for fd in (0, 1, 2) if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_NONBLOCK])"
 )
 PYTHON = ["/usr/bin/python3", "-c"]
-# Number of starts, since the order in which gVisor examines its descriptors varies between starts.
+# Number of starts: gVisor examines its descriptors in an order that varies between starts.
 TRIES = 8
-# Size of output that exceeds the 65,536 bytes of a pipe (pipe(7)).
+# Size of output that exceeds a pipe's capacity of 65,536 bytes (pipe(7)).
 OUTPUT_BYTES = 200_000
 
 
@@ -68,8 +68,7 @@ def test_run_keeps_the_pipes_of_the_caller_blocking(usernsctl: Program) -> None:
 def test_run_keeps_the_terminal_of_the_caller_blocking(usernsctl: Program) -> None:
     ours, theirs = os.openpty()
     try:
-        # Standard input is no terminal, because `run` gives the command a new terminal if all three
-        # standard streams are a terminal.
+        # If all three standard streams were terminals, `run` would give the command a new terminal.
         subprocess.run(
             [usernsctl.path, "run", "--", "cat"],
             check=True,

@@ -26,7 +26,7 @@ from usernsctl._core import START_SECONDS
 
 PATIENCE = 60
 PYTHON = ["/usr/bin/python3", "-u", "-c"]
-# Program that prints READY, answers each line of its input, and exits with status 7.
+# Program that prints READY, answers each line of its input, and then exits with status 7.
 ECHO = """
 import os, sys
 print("READY")
@@ -106,8 +106,7 @@ def test_cancelled_start_leaves_no_process(echo: un.Template) -> None:
             await started.close_async()
         return isinstance(started, asyncio.CancelledError)
 
-    # On a busy machine, the sandbox may have started before task.cancel(), so try shorter pauses,
-    # too.
+    # On a busy host, the sandbox may have started before task.cancel(), so also try shorter pauses.
     assert any(asyncio.run(is_cancelled(pause)) for pause in (0.05, 0.01, 0))
     # Threads of usernsctl close the sandbox of a cancelled start.
     for thread in threading.enumerate():
@@ -163,7 +162,7 @@ def test_restored_sandboxes_have_private_copies_of_saved_files(host: un.SandboxH
 
 
 def test_only_restored_processes_keep_saved_addresses(host: un.SandboxHost) -> None:
-    """Compare auxiliary vectors (getauxval(3)), with addresses of the stack and the vDSO.
+    """Compare auxiliary vectors (getauxval(3)), which contain addresses of the stack and the vDSO.
 
     Restored processes keep the saved addresses. A new command in the sandbox gets random addresses.
     """
@@ -191,7 +190,7 @@ def test_restored_command_keeps_uid_and_capabilities() -> None:
             assert box.stdout.read() == shown
 
 
-# Tests of conditions for readiness, and of commands that never become ready.
+# Tests of the conditions for readiness, and of commands that never become ready.
 
 
 @pytest.mark.parametrize(
@@ -339,7 +338,8 @@ def test_stdin_without_a_command_raises(agent: un.Template) -> None:
         agent.start(stdin=un.PIPE)
 
 
-# Fake runsc that restores the agent with a closed connection, as some builds of runsc did.
+# Fake runsc that restores the agent with a connection whose other end is closed, as some builds of
+# runsc did.
 CONNECTION_CLOSING_RUNSC = f"""#!{sys.executable} -I
 import os, socket, sys
 if "restore" in sys.argv:
@@ -435,7 +435,7 @@ def test_dropped_template_is_closed_with_a_warning(host: un.SandboxHost) -> None
 
 
 def test_changed_runsc_raises_template_outdated(echo: un.Template) -> None:
-    """Change the recorded size or time of runsc, as an upgrade would; a load must then fail."""
+    """Change runsc's recorded size or time, as an upgrade would; check that a load then fails."""
     from dataclasses import replace
 
     parts = echo._parts
@@ -448,7 +448,7 @@ def test_changed_runsc_raises_template_outdated(echo: un.Template) -> None:
 
 
 def test_removed_runsc_raises_runsc_missing(tmp_path: Path) -> None:
-    """Remove runsc, as an upgrade does before it installs the new runsc."""
+    """Remove runsc, as a package upgrade does before it installs the new file."""
     own = tmp_path / "runsc"
     shutil.copy(gvisor.path(), own)
     with un.SandboxHost(runsc=own) as host, host.template([*PYTHON, ECHO], ready="READY") as made:

@@ -47,7 +47,7 @@ def change(directory: Path, **fields: Any) -> None:
 
 
 def load_error(directory: Path, cause: str, **options: Any) -> un.RunscError:
-    """Load `directory`, which must fail with a cause and leak nothing; return the error."""
+    """Load a template; check that this fails with `cause` and leaks nothing; return the error."""
     before = open_descriptors()
     with pytest.raises(un.RunscError) as caught:
         un.Template.load(directory, **options)
@@ -164,7 +164,7 @@ def test_four_threads_save_complete_templates(host: un.SandboxHost, tmp_path: Pa
 
 
 def test_save_above_the_record_limit_writes_no_file(host: un.SandboxHost, tmp_path: Path) -> None:
-    # JSON escapes \1 as six characters (\u0001), so the record exceeds its size limit.
+    # JSON encodes each \1 with six characters (\u0001), so the record exceeds its size limit.
     env = {f"NAME{number}": "\1" * 100_000 for number in range(8)}
     with host.template(env=env) as made:
         with pytest.raises(un.NamespaceError, match="the limit is") as caught:

@@ -1,4 +1,4 @@
-"""Tests of --user, which sets the ids of the command, with one mapped id and with several."""
+"""Tests of --user, which sets the command's ids, with one mapped id and with several."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ IDS = "id -u; id -g; id -G; cat /proc/self/uid_map; grep CapEff /proc/self/statu
 def test_user_option_maps_one_id_to_the_caller(
     usernsctl: Program, prelude: Program, tmp_path: Path, user: str
 ) -> None:
-    """Run as a user other than root, without subordinate ids, for programs that refuse root."""
+    """Map one id other than root to the caller, for programs that refuse to run as root."""
     uid, _, gid = user.partition(":")
     gid = gid or uid
     told = [uid, gid, gid, uid, "0", "1", "CapEff:", "0" * 16]
@@ -84,7 +84,7 @@ def test_invalid_user_ids_are_refused(usernsctl: Program, user: str) -> None:
 
 @pytest.mark.each_user
 def test_command_inherits_nofile_of_the_caller(usernsctl: Program) -> None:
-    """Check RLIMIT_NOFILE in the sandbox: runsc raises its own limit, as every Go program does."""
+    """Check that the command gets the caller's RLIMIT_NOFILE, although runsc raises its own."""
     script = ["sh", "-c", "ulimit -Sn; ulimit -Hn"]
     limited = ["prlimit", "--nofile=600:700", usernsctl.path, "run"]
     done = capture([*limited, "--", *script])

@@ -19,7 +19,7 @@ PREFIX = ["-c", "import sys; print(sys.prefix, sys.base_prefix)"]
 
 
 class Environment:
-    """Active virtual environment below the home directory of a caller."""
+    """Active virtual environment below a caller's home directory."""
 
     def __init__(self, usernsctl: Program, home: Path) -> None:
         self.usernsctl = usernsctl
@@ -27,7 +27,7 @@ class Environment:
         self.path = home / "project" / ".venv"
 
     def make(self, python: Path | str = "/usr/bin/python3", *options: str) -> None:
-        """Create the environment by venv, without pip."""
+        """Create the environment with the module venv, without pip."""
         command = [str(python), "-m", "venv", "--without-pip", *options, str(self.path)]
         capture(command, check=True)
 
@@ -41,7 +41,7 @@ class Environment:
         return self.usernsctl("run", *before, "--", *words, env=variables)
 
     def shown(self, *words: str) -> tuple[list[str], str]:
-        """Return the sources of the bind mounts that a run plans, and the run's messages."""
+        """Return the sources of the bind mounts that a run plans, and the messages of that run."""
         done = self.run(*words, before=("--dry-run", "--json"))
         assert done.returncode == 0, done.stderr
         assert "Traceback" not in done.stderr
@@ -54,7 +54,7 @@ class Environment:
 
 @pytest.fixture
 def environment(usernsctl: Program, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    # Use a short path, because the first line of a script may have at most 127 bytes.
+    # Use a short path: before Linux 5.1, the first line of a script may have at most 127 bytes.
     home = tmp_path_factory.mktemp("v") / "home"
     (home / "project").mkdir(parents=True)
     return Environment(usernsctl, home)
@@ -62,7 +62,7 @@ def environment(usernsctl: Program, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def standalone(environment: Environment) -> Path:
-    """Return an installation of Python below the home directory, as created by uv and pyenv."""
+    """Create a Python installation in the home directory, as uv does; return its prefix."""
     version = f"3.{sys.version_info.minor}.1"
     prefix = environment.home / ".local/share/uv/python" / f"cpython-{version}"
     (prefix / "bin").mkdir(parents=True)
@@ -78,7 +78,7 @@ def standalone(environment: Environment) -> Path:
 
 
 def link_uv_environment(environment: Environment, prefix: Path) -> Path:
-    """Create an environment as uv does, by a link to the newest patch release; return the link."""
+    """Create an environment as uv does, linked to the newest patch release; return the link."""
     link = prefix.with_name(f"cpython-3.{sys.version_info.minor}")
     link.symlink_to(prefix.name)
     (environment.path / "bin").mkdir(parents=True)
@@ -103,7 +103,7 @@ def test_python_of_the_virtual_environment_runs(environment: Environment) -> Non
     assert (done.stdout.split()[0], done.stderr) == (str(environment.path), "")
     assert environment.run("tool").stdout == "imported\n"
     assert environment.run(str(tool)).stdout == "imported\n"
-    # The mount is read-only, and no other file of the home directory is visible.
+    # The environment is mounted read-only, and no other file of the home directory is visible.
     script = f"import os; print(os.listdir({str(environment.path.parent)!r})); open('{tool}', 'w')"
     done = environment.run("python", "-c", script)
     assert done.stdout == "['.venv']\n"
@@ -222,7 +222,7 @@ class TestHostileEnvironments:
         assert environment.shown("python")[0] == [str(environment.path)]
 
     def test_a_home_directory_with_a_library_is_not_mounted(self, environment: Environment) -> None:
-        """Use a home directory that contains a library, as after ./configure --prefix=$HOME."""
+        """Don't mount a home directory that is a Python prefix (./configure --prefix=$HOME)."""
         library = environment.home / "lib" / VERSION
         library.mkdir(parents=True)
         (library / "os.py").write_text("")

@@ -1,4 +1,4 @@
-"""Tests of the warning about volumes whose changes are lost, in frozen launches."""
+"""Tests of the warning of frozen launches about volumes whose changes are lost."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from frozen import freeze
 Mounted = Callable[..., "subprocess.CompletedProcess[str]"]
 
 ALL = ("--expose-root", "--wd", "/")
-#: Mount point of the volume. It is not below /tmp, the directory of the tests' other files, because
-#: gVisor mounts a tmpfs on /tmp.
+# : Mount point of the volume. gVisor mounts a tmpfs on /tmp, where the tests' other files are, so
+# use another directory.
 SRV = "/srv"
 
 
 @pytest.fixture
 def launch_with_mounts(tmp_path: Path) -> Mounted:
-    """Return a function that performs a launch after mount commands, in a new mount namespace."""
+    """Return a function that starts a launch in a new mount namespace, after mount commands."""
 
     def run(launch: Path, *commands: str) -> subprocess.CompletedProcess[str]:
         perform = shlex.join([str(SCRIPTS / "usernsctl-exec"), "--launch", str(launch)])
@@ -39,7 +39,7 @@ def launch_with_mounts(tmp_path: Path) -> Mounted:
 
 @pytest.fixture
 def volume(tmp_path: Path) -> Path:
-    """Create the directory that the tests mount on SRV."""
+    """Create the directory that the tests mount as a volume on SRV; return it."""
     path = tmp_path / "volume"
     path.mkdir()
     (path / "file").write_text("a file\n")
@@ -75,7 +75,7 @@ def test_no_warning_for_read_only_volumes_files_and_checks(
     tmp_path: Path,
     commands: list[str],
 ) -> None:
-    """Mount a volume read-only, mount a file or a tmpfs, or only check the launch."""
+    """Mount a read-only volume, a file or a tmpfs, or only check the launch; expect no warning."""
     done = launch_with_mounts(freeze(tmp_path / "launch", *ALL), *commands)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -101,7 +101,7 @@ def test_no_warning_for_an_invisible_volume(
 def test_hostile_names_of_volumes_are_escaped(
     launch_with_mounts: Mounted, volume: Path, tmp_path: Path
 ) -> None:
-    """Use mount points with a newline and an escape, and too many for one warning."""
+    """Use mount points with a newline and an escape character, and more than one warning lists."""
     names = ["a\nb\x1b[31m", *(f"{number}-{'x' * 200}" for number in range(9))]
     for name in names:
         (volume / name).mkdir()

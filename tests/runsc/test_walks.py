@@ -1,4 +1,4 @@
-"""Tests of the maximum number of usernsctl's source files that a single call executes.
+"""Tests that limit the number of usernsctl's source files that a single call executes.
 
 The limits keep call chains short enough to read. Whoever raises a limit must give a reason; whoever
 shortens a chain lowers the limit.
@@ -11,7 +11,7 @@ import sys
 
 from processes import capture
 
-# Program that prints the package's Python files that `usernsctl run` loads before it executes
+# Program that prints the package's Python files that `usernsctl run` has loaded when it executes
 # runsc.
 RUN = """
 import json, os, sys, usernsctl
@@ -31,8 +31,8 @@ from usernsctl.__main__ import main
 main()
 """
 
-# Program that prints the package's files whose functions host.start() and box.run() call. Earlier
-# calls have already imported all modules.
+# Program that prints the package's files whose functions host.start() and box.run() call, after
+# earlier calls have imported all modules.
 CALL = """
 import gc, json, os, sys, threading, usernsctl as un
 

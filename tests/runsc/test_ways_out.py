@@ -1,7 +1,7 @@
-"""Tests of ways out of a sandbox with a network (tests/ways_out.py), in a virtual network.
+"""Tests that try to escape from a sandbox with a network (tests/ways_out.py) in a virtual network.
 
-One sandbox of each kind tries all ways at once. The same program, run on the machine itself, shows
-that the ways lead to services unless something denies them.
+One sandbox of each kind tries all ways in one run. The simulated host runs the same program, which
+shows that the ways work unless something denies them.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from conftest import SCRIPTS, TREE
 from networks import World
 from ways_out import WAYS
 
-# The first test takes long, because it tries all ways in each kind of sandbox.
+# The first test is slow, because it tries all ways in each kind of sandbox.
 pytestmark = pytest.mark.timeout(300)
 
 USERNSCTL = str(SCRIPTS / "usernsctl")
 PROGRAM = (Path(__file__).parent.parent / "ways_out.py").read_text()
 PUBLISHED = 18080
 
-#: Options of each kind of sandbox.
+# : Options of `usernsctl run` for each kind of sandbox.
 KINDS = {
     "private": ["--network", "private"],
     "all-ranges": ["--allow", "0.0.0.0/0", "--allow", "::/0"],
@@ -38,9 +38,9 @@ KINDS = {
     "names": ["--allow", "web.example"],
     "published": ["--network", "none", "--publish", "127.0.0.1:18082:80"],
 }
-# Kinds of sandboxes that may reach everything except the machine and metadata services.
+# Kinds of sandboxes that may reach all hosts except the simulated host and metadata services.
 OPEN_KINDS = ("private", "all-ranges")
-#: Ways to other machines, which lead out of the sandboxes of OPEN_KINDS.
+# : Ways to other hosts, which succeed in the sandboxes of OPEN_KINDS.
 TO_OTHERS = {
     "an address that is not allowed",
     "an address that is not allowed, IPv4-mapped",
@@ -50,10 +50,9 @@ TO_OTHERS = {
     "the name server inside (DNS tunnel)",
     "a name (DNS tunnel)",
 }
-#: Ways that would change the network of the machine itself.
+# : Ways that would change the simulated host's own network.
 CHANGES = {name for name in WAYS if name.endswith(("(netlink)", "(ioctl)", "(nftables)", "(TUN)"))}
-#: Ways that need not work on the machine itself, because the machine or its kernel may lack the
-#: service.
+# : Ways that may fail on the simulated host itself, because it or the kernel may lack the service.
 NOT_ON_THE_MACHINE = {
     "the machine's address through NAT64",
     "the machine's address through 6to4",
@@ -85,7 +84,7 @@ NOT_ON_THE_MACHINE = {
     "an echo request to the machine (ICMPv6)",
     "the network namespace of another process",
 }
-#: Ways that would lead out of a private network if there were no packet filter.
+# : Ways that a private network blocks only with its packet filter.
 ONLY_FILTERED = {
     "a socket bound to the device (SO_BINDTODEVICE)",
     "a datagram of a bound socket, IPv4-mapped (SO_BINDTODEVICE)",
@@ -100,7 +99,7 @@ ONLY_FILTERED = {
 }
 
 
-# Web server in a neighbouring sandbox.
+# Web server that runs in the neighbouring sandbox.
 NEIGHBOUR = """
 import socket
 server = socket.create_server(("", 80))
@@ -115,7 +114,7 @@ while True:
 
 @contextlib.contextmanager
 def targets(world: World) -> Iterator[dict[str, object]]:
-    """Yield the addresses for the ways, while a neighbouring sandbox has a published port."""
+    """Yield the targets of WAYS, while a neighbouring sandbox runs with a published port."""
     shown = world.run("ip", "-6", "-o", "addr", "show", "dev", "lan", "scope", "link").stdout
     command = [USERNSCTL, "run", "--network", "private", "--publish", f"0.0.0.0:{PUBLISHED}:80"]
     with subprocess.Popen(
@@ -147,7 +146,8 @@ def targets(world: World) -> Iterator[dict[str, object]]:
         neighbour.kill()
 
 
-# Script that runs a command where nft is replaced by a program that does nothing.
+# Script that runs a command while /bin/true is mounted over nft, so that no packet filter is
+# installed.
 NO_FILTER = 'mount --bind /bin/true /usr/sbin/nft; exec "$@"'
 
 Results = dict[str, list[str]]
@@ -165,7 +165,7 @@ def run_ways(
 
 
 def received(world: World) -> set[str]:
-    """Return the datagrams that the services of the machine and of the router have recorded."""
+    """Return the datagrams that the services of the simulated host and the router have received."""
     ask = (
         "import sys, urllib.request as u\n"
         "for host in sys.argv[1:]: print(u.urlopen(f'http://{host}/datagrams').read().decode())"
@@ -177,7 +177,7 @@ def received(world: World) -> set[str]:
 
 
 def try_all(world: World, addresses: dict[str, object]) -> dict[str, Results]:
-    """Try all ways in each kind of sandbox and on the machine; return the results."""
+    """Try all ways in each kind of sandbox and on the simulated host; return the results."""
 
     def command(kind: str) -> list[str]:
         return [USERNSCTL, "run", *KINDS[kind], "--", "/usr/bin/python3"]
@@ -201,7 +201,7 @@ def try_all(world: World, addresses: dict[str, object]) -> dict[str, Results]:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Results]:
-    """Return the results of :func:`try_all`, which only one worker of pytest-xdist calls."""
+    """Return the results of :func:`try_all`; only one worker of pytest-xdist calls it."""
     directory = tmp_path_factory.getbasetemp()
     run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
     file = (directory.parent if run else directory) / f"ways-out-{run}.json"

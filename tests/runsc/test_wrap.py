@@ -38,7 +38,7 @@ def test_script_is_killed_by_the_signal_of_its_command(usernsctl: Program, scrip
         assert process.stdout.readline() == b"\n"
         process.terminate()
         assert process.wait(PATIENCE) == -signal.SIGTERM
-    # The kernel has killed the sandbox's remaining processes, so at most zombies are left.
+    # The kernel has killed the sandbox's other processes, so at most zombies are left.
     assert [name for name in children().values() if "zombie" not in name] == []
 
 

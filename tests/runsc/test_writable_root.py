@@ -1,4 +1,4 @@
-"""Tests of --writable-root, with which root inside may write to /etc and /usr, in memory."""
+"""Tests of --writable-root: root inside may write to /etc and /usr, but only in an overlay."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WRITE = "touch /usr/bin/x /etc/x && echo written >>/etc/passwd && rm /etc/hosts 
 
 
 def wheel(directory: Path) -> Path:
-    """Create a wheel with a single module."""
+    """Create a wheel with a single module; return its path."""
     info = "local_package-1.dist-info"
     files = {
         "local_package.py": "print('imported')\n",
@@ -87,7 +87,7 @@ def test_bind_mounts_keep_their_access(usernsctl: Program, tmp_path: Path) -> No
 
 @pytest.mark.each_user
 def test_files_unreadable_by_the_caller_stay_unreadable(usernsctl: Program) -> None:
-    """Check that root in the sandbox can't read files that the host denies to the caller."""
+    """Check that root inside can't read files that the host does not let the caller read."""
     script = "cat /etc/shadow | grep -c root; ls /root/* 2>/dev/null; exit 0"
     done = usernsctl("run", "--writable-root", "--", "sh", "-c", script)
     assert done.stdout == "0\n", done.stderr
@@ -117,7 +117,7 @@ def test_each_sandbox_of_a_host_has_its_own_writable_root() -> None:
             assert box.check_output(["sh", "-c", WRITE], text=True) == "done\n"
             box.run(["useradd", "-u", "54321", "late"], check=True)
             assert box.check_output(["id", "-u"], user="late", text=True) == "54321\n"
-            # Each sandbox has a separate overlay in memory.
+            # Each sandbox has its own overlay in memory.
             assert other.run(["test", "-e", "/etc/x"]).returncode == 1
         with host.start(["sh", "-c", WRITE], stdout=un.PIPE) as first:
             assert first.communicate(timeout=60)[0] == b"done\n"
