@@ -133,14 +133,23 @@ static const struct un_probe_call launch_calls[] = {
     USED(syslog, NO_FLAG),
 };
 
-/* System calls of Python's subprocess module, and of doctor itself, to start and watch the probes.
- */
+/* System calls of un_spawn(), of Python's subprocess module, and of doctor itself, to start and
+ * watch the probes. */
 static const struct un_probe_call doctor_calls[] = {
-    USED(uname, 0),           USED(pipe2, 0, NO_FLAG),    USED(clock_nanosleep, NO_FLAG),
-    USED(fgetxattr, NO_FD),   NEEDED(writev, NO_FD),      USED(geteuid, 0),
-    NEEDED(getpid, 0),        NEEDED(getppid, 0),         USED(epoll_create1, NO_FLAG),
+    {UN_SYS_CLONE3, {0}, "clone3", UN_STEP_CLONE, DENIED, false},
+    USED(waitid, 0, 0, 0, NO_FLAG),
+    USED(uname, 0),
+    USED(pipe2, 0, NO_FLAG),
+    USED(clock_nanosleep, NO_FLAG),
+    USED(fgetxattr, NO_FD),
+    NEEDED(writev, NO_FD),
+    USED(geteuid, 0),
+    NEEDED(getpid, 0),
+    NEEDED(getppid, 0),
+    USED(epoll_create1, NO_FLAG),
 #ifdef SYS_poll
-    NEEDED(poll, 0, NO_FLAG), NEEDED(dup2, NO_FD, NO_FD),
+    NEEDED(poll, 0, NO_FLAG),
+    NEEDED(dup2, NO_FD, NO_FD),
 #endif
 };
 

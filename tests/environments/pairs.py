@@ -91,6 +91,8 @@ REMEMBERED = (
     "data-64m+statfs-killed",
     "root+bounding-set-empty",
     "runsc-crashes+landlock-allows-proc",
+    "runsc-exits-3-with-words+vfork-killed",
+    "runsc-wrapped+vfork-killed",
 )
 
 

@@ -74,6 +74,19 @@ class Target:
         _core.apply_setup(self.setup)
 
 
+class OwnNamespaces:
+    """The namespaces of the caller, in which a command starts as :mod:`subprocess` starts it.
+
+    The class implements :class:`Joinable`. :mod:`subprocess` itself calls vfork(2), whose callers a
+    seccomp filter may kill; ``_core.spawn()`` calls clone3(2) or clone(2), as every start of a
+    sandbox does.
+    """
+
+    def target(self) -> Target:
+        """Return a target that changes nothing."""
+        return Target()
+
+
 def selected(options: dict[str, Any], kinds: Sequence[str] = _core.NAMESPACES) -> tuple[str, ...]:
     """Remove the keywords of namespaces from `options`; return the keywords that had a true value.
 

@@ -66,14 +66,8 @@ def examine(form: str | None, no_runsc: bool, purpose: Purpose, seconds: int) ->
         # epoll. A seccomp filter may kill callers of these calls. doctor will start no process.
         for name in ("epoll", "poll"):
             vars(select).pop(name, None)
-    import subprocess
-
     from usernsctl import doctor
 
-    # Start child processes by fork(3), which calls clone(2), because a seccomp filter may kill
-    # callers of vfork(2). "Disabling use of vfork() or posix_spawn()" in the documentation of
-    # subprocess describes this variable.
-    subprocess._USE_VFORK = False  # type: ignore[misc]
     tolerate_any_text()
     report, needs = doctor.examine(purpose, runsc=not no_runsc, seconds=seconds)
     if form == "json":

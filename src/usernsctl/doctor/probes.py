@@ -13,7 +13,6 @@ import errno
 import os
 import re
 import signal
-import subprocess
 import time
 from collections.abc import Container, Iterable, Mapping
 
@@ -22,6 +21,8 @@ from usernsctl._core.values import missing_program, program_path
 from usernsctl._lean import dataclass, replace
 from usernsctl._system.descriptors import empty_input
 from usernsctl._system.python_child import command
+from usernsctl._system.target import OwnNamespaces
+from usernsctl.commands.popen import PIPE, STDOUT, Popen, TimeoutExpired
 from usernsctl.doctor.facts import DEFAULT_PATH, Facts
 from usernsctl.errors import UsernsError
 from usernsctl.explain.model import Probe
@@ -190,7 +191,7 @@ def _try(step: Step, seconds: float) -> Probe:
             outcome="failed",
             errno=error.errno or 0,
             detail=f"no child can be started and waited for: {error.strerror}",
-            cause="process-limit" if isinstance(error, BlockingIOError) else None,
+            cause="process-limit" if error.errno == errno.EAGAIN else None,
         )
     if status == -signal.SIGSYS:
         # The filter has killed usernsctl-probe itself, which reports steps that were killed.
@@ -208,27 +209,28 @@ def _run(words: list[str], seconds: float) -> tuple[bytes, int]:
     """Run the probe program with a time limit; return its output and exit status."""
     with empty_input() as nothing:
         # Start the program in a new session, so that all its processes can be killed.
-        process = subprocess.Popen(
+        process: Popen[bytes] = Popen(
             words,
+            namespace=OwnNamespaces(),
             stdin=nothing,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stdout=PIPE,
+            stderr=STDOUT,
             start_new_session=True,
         )
     return _wait(process, seconds)
 
 
-def _wait(process: subprocess.Popen[bytes], seconds: float) -> tuple[bytes, int]:
+def _wait(process: Popen[bytes], seconds: float) -> tuple[bytes, int]:
     """Return the output and the exit status of a program; kill the program after `seconds`."""
     try:
         output, _ = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired as late:
+    except TimeoutExpired as late:
         # The process was not reaped yet, so its pid still identifies its process group.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         assert process.stdout is not None
         process.stdout.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        with contextlib.suppress(TimeoutExpired):
             process.wait(_GRACE)
         return late.output or b"", _LATE_STATUS
     return output, process.returncode
@@ -237,7 +239,8 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> tuple[bytes, int]
 def _split_status(output: bytes, status: int) -> tuple[bytes, int]:
     """Split the output of the probe program into the text and the exit status at its end.
 
-    The exit status from subprocess is 0 for every program if this process ignores SIGCHLD.
+    Before Linux 6.15, the exit status from Popen is 0 for every program if this process ignores
+    SIGCHLD.
     """
     text, mark, number = output.rpartition(b"\0")
     return (text, int(number)) if mark and number.isdigit() else (output, status or _FAILED_STATUS)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -26,6 +25,8 @@ from usernsctl._system.processes import (
     parse_timestamp,
 )
 from usernsctl._system.records import RECORD, Directory, Entry, Store, TakenError, open_state
+from usernsctl._system.target import OwnNamespaces
+from usernsctl.commands.popen import DEVNULL, CompletedProcess, run
 from usernsctl.errors import NamespaceError
 from usernsctl.maps import Extent, IdMap, parse_map
 
@@ -417,9 +418,10 @@ class _Holder(Closing):
         self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             with theirs:
-                started = subprocess.run(
+                started = run(
                     [_holder_program(), f"--hold={theirs.fileno()}", *options],
-                    stdin=subprocess.DEVNULL,
+                    namespace=OwnNamespaces(),
+                    stdin=DEVNULL,
                     capture_output=True,
                     text=True,
                     # Pass only PATH, because all processes inside may read the holder's
@@ -462,9 +464,7 @@ class _Holder(Closing):
         self._connection.close()
 
 
-def _wait_until_ready(
-    ours: socket.socket, started: subprocess.CompletedProcess[str]
-) -> tuple[int, list[int]]:
+def _wait_until_ready(ours: socket.socket, started: CompletedProcess[str]) -> tuple[int, list[int]]:
     """Wait until the holder is ready; return its pid, and descriptors for the caller to close.
 
     :raises NamespaceError: the namespace can't be created.

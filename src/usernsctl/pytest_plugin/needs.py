@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import re
-import subprocess
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
@@ -13,6 +12,8 @@ import pytest
 import usernsctl as un
 from usernsctl import hardening
 from usernsctl._system import python_child
+from usernsctl._system.target import OwnNamespaces
+from usernsctl.commands.popen import DEVNULL, TimeoutExpired, run
 
 Trial = Callable[[], str | None]
 """A function that tests a requirement and returns the reason why it is not met, or None."""
@@ -155,10 +156,15 @@ def _try_docker() -> str | None:
 
 def _try_command(command: list[str], known_as: list[str]) -> str | None:
     try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_SECONDS
+        done = run(
+            command,
+            namespace=OwnNamespaces(),
+            stdin=DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
         )
-    except (OSError, subprocess.TimeoutExpired) as failure:
+    except (OSError, TimeoutExpired) as failure:
         return str(failure)
     if done.returncode == 0:
         return None

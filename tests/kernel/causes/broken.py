@@ -23,6 +23,7 @@ from calls import (
     CAP_SETUID,
     CLONE_NEWNS,
     CLONE_NEWUSER,
+    KILLED,
     LANDLOCK_ADD_RULE,
     LANDLOCK_CREATE,
     LANDLOCK_RESTRICT,
@@ -112,6 +113,13 @@ def seccomp_pidfd_unknown() -> None:
 def seccomp_fork() -> None:
     calls = [call for call in ("clone", "clone3", "fork") if call in CALLS]
     refuse([(call, 0, errno.EPERM) for call in calls])
+
+
+def seccomp_vfork() -> None:
+    """Kill callers of vfork(2), which only some processors have."""
+    if "vfork" not in CALLS:
+        sys.exit(UNSUPPORTED)
+    refuse([("vfork", 0, KILLED)])
 
 
 def seccomp_prctl() -> None:
@@ -365,6 +373,7 @@ EARLY: dict[str, Callable[[], None]] = {
     "seccomp-pidfd": seccomp_pidfd,
     "seccomp-pidfd-unknown": seccomp_pidfd_unknown,
     "seccomp-fork": seccomp_fork,
+    "seccomp-vfork": seccomp_vfork,
     "landlock": landlock,
 }
 #: Misconfigurations that any user can apply. As root, this process first changes to NOBODY.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from callers import as_root
 from processes import capture, processes_with
 
+from usernsctl.doctor import probes
 from usernsctl.doctor.facts import Cgroup, Facts
 from usernsctl.doctor.probes import LATE, PROGRAM, START, Step, judge, steps, try_steps
 from usernsctl.errors import CommandError
@@ -185,7 +185,7 @@ def test_steps_are_skipped_if_no_child_can_start(
     def refuse(*_arguments: object, **_named: object) -> None:
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
-    monkeypatch.setattr(subprocess, "Popen", refuse)
+    monkeypatch.setattr(probes, "Popen", refuse)
     tried = try_steps([python("one", "pass"), python("two", "pass", "one")], deadline_in())
     assert (tried[START].errno, tried[START].cause) == (errno.EAGAIN, "process-limit")
     assert [tried[name].outcome for name in ("one", "two")] == ["skipped", "skipped"]

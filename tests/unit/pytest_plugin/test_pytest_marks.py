@@ -71,7 +71,7 @@ UNMET_REQUIREMENTS = [
     ),
     ("subid", ["unshare", "-Ur"], "*[[]no-subordinate-range: *usermod*"),
     ("runsc", ["env", "PATH=/usr/bin/nowhere"], "*runsc*"),
-    ("docker", ["env", "PATH=/usr/bin/nowhere"], "*No such file or directory: 'docker'*"),
+    ("docker", ["env", "PATH=/usr/bin/nowhere"], "*docker: No such file or directory*"),
 ]
 
 

@@ -16,12 +16,14 @@ from collections.abc import Iterator
 from usernsctl._lean import TYPE_CHECKING, dataclass
 from usernsctl._system.descriptors import empty_input, seconds_left, wait_readable
 from usernsctl._system.paths import open_file
+from usernsctl._system.target import OwnNamespaces
 from usernsctl.errors import RunscError
 from usernsctl.gvisor.runsc.command import not_runsc
 
 if TYPE_CHECKING:
     import datetime
-    import subprocess
+
+    from usernsctl.commands.popen import Popen
 
 #: The environment in which ``runsc --version`` is executed.
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
@@ -184,16 +186,18 @@ def _run_version(path: str, seconds: float) -> tuple[bytes, int | None]:
 
     :raises RunscError: the program did not exit within `seconds`.
     """
-    import subprocess
     import time
+
+    from usernsctl.commands.popen import PIPE, STDOUT, Popen, TimeoutExpired
 
     deadline = time.monotonic() + seconds
     with empty_input() as nothing:
-        process = subprocess.Popen(
+        process = Popen[bytes](
             [path, "--version"],
+            namespace=OwnNamespaces(),
             stdin=nothing,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stdout=PIPE,
+            stderr=STDOUT,
             env=_ENVIRONMENT,
             cwd="/",
             # Start a session, so that all processes of a wrapper can be killed by their process
@@ -209,20 +213,21 @@ def _run_version(path: str, seconds: float) -> tuple[bytes, int | None]:
             if len(output) == _OUTPUT_MAX:
                 return output, None
             if not block:
-                with contextlib.suppress(subprocess.TimeoutExpired):
+                with contextlib.suppress(TimeoutExpired):
                     return output, process.wait(seconds_left(deadline))
                 break
     raise not_runsc(path, f"--version did not end within {round(seconds, 1):g} seconds")
 
 
 @contextlib.contextmanager
-def _killed(process: subprocess.Popen[bytes]) -> Iterator[None]:
+def _killed(process: Popen[bytes]) -> Iterator[None]:
     """Kill the group of a process after a block, unless the block has reaped the process.
 
     A process that another user has started, such as a setuid program, may survive.
     """
     import signal
-    import subprocess
+
+    from usernsctl.commands.popen import TimeoutExpired
 
     try:
         yield
@@ -233,7 +238,7 @@ def _killed(process: subprocess.Popen[bytes]) -> Iterator[None]:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            with contextlib.suppress(TimeoutExpired):
                 process.wait(_KILL_SECONDS)
 
 
