@@ -188,6 +188,13 @@ def test_other_programs_are_refused_as_not_runsc(
     assert not cache.exists()
 
 
+def test_a_filter_that_kills_runsc_is_named(cache: Path, program: FakeRunscFactory) -> None:
+    with pytest.raises(RunscError) as caught:
+        release_of(str(program("kill -SYS $$")))
+    assert caught.value.cause == "seccomp-denies-call"
+    assert not cache.exists()
+
+
 def test_endless_output_is_not_read(cache: Path, program: FakeRunscFactory) -> None:
     with pytest.raises(RunscError, match="the output of --version is not runsc's"):
         release_of(str(program("exec cat /dev/zero")), seconds=600)

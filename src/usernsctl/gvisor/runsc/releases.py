@@ -166,6 +166,7 @@ def _identity(path: str) -> list[int]:
 
 def _query_label(path: str, seconds: float) -> str:
     import re
+    import signal
 
     output, status = _run_version(path, seconds)
     found = re.match(_FIRST_LINE, output.decode(errors="replace"))
@@ -173,8 +174,10 @@ def _query_label(path: str, seconds: float) -> str:
         return found[1]
     from usernsctl.explain.logs import only_cause
 
-    # The program may be a wrapper whose runsc has crashed, for example for lack of memory.
-    if cause := only_cause(output):
+    # In practice, only a seccomp filter causes SIGSYS. The program may also be a wrapper whose
+    # runsc has crashed, for example for lack of memory.
+    cause = "seccomp-denies-call" if status == -signal.SIGSYS else only_cause(output)
+    if cause:
         raise RunscError(f"{path} --version failed", step="runsc", filename=path, cause=cause)
     raise not_runsc(path, "the output of --version is not runsc's")
 
