@@ -1,12 +1,12 @@
-"""User namespaces, created and mapped without privilege, for gVisor and other programs."""
+"""Unprivileged user namespaces, for gVisor sandboxes and other commands."""
 
 from __future__ import annotations
 
 import os as _os
 from importlib import import_module as _import_module
 
-# Type checkers treat this constant as true. An import of typing would take longer than the import
-# of this module.
+# Define TYPE_CHECKING, which type checkers treat as true, because importing typing would take
+# longer than importing this module.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -155,16 +155,17 @@ __all__ = [
     "spawn",
 ]
 
-# Modules that are imported when a name is first used: a command must set its signal actions before
-# any import, and pytest loads the plugin into sessions that never use it.
+# These modules are imported only when one of their names is first used: the command `usernsctl`
+# must set its signal actions before any slow import, and pytest loads the plugin into sessions that
+# never use it.
 _TOGETHER = (
     "usernsctl.commands.popen",
     "usernsctl.errors",
     "usernsctl.maps",
     "usernsctl.namespaces.namespace",
 )
-# The modules of names that many programs never use, and that take longer to import than all other
-# names.
+# Names that many programs never use, with their modules, each of which is imported separately
+# because the import takes long.
 _APART = {
     "Bind": "usernsctl.gvisor.launch.request",
     "CopyReport": "usernsctl.gvisor.agent.file_copies",
@@ -201,8 +202,8 @@ def __getattr__(name: str) -> Any:
     if name in _APART:
         globals()[name] = getattr(_import_module(_APART[name]), name)
     else:
-        # Import all modules at once, because a caller that enters a namespace may not be able to
-        # read files of later imports there.
+        # Import all these modules at once, because a caller that enters a namespace may be unable
+        # to read the files of modules there.
         for module in map(_import_module, _TOGETHER):
             found = vars(module)
             globals().update((each, found[each]) for each in __all__ if each in found)
@@ -214,8 +215,7 @@ def __dir__() -> list[str]:
     return [*__all__, *(name for name in globals() if name.startswith("__"))]
 
 
-# Fail if the package was imported from a zip archive, in which the kernel can't execute native
-# programs.
+# Reject an import from a zip archive: the kernel can't execute the native programs in it.
 if not _os.path.isdir(_os.path.dirname(__file__)):
     raise ImportError(
         f"usernsctl can't be imported from within an archive, as {_os.path.dirname(__file__)}: the "

@@ -1,4 +1,4 @@
-"""Entry point of the command ``usernsctl``, and of ``python -m usernsctl``."""
+"""Entry point of ``usernsctl`` and ``python -m usernsctl``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import sys
 
 from usernsctl._system.handover import exit_on_interrupt
 
-# Type checkers treat this constant as true. An import from typing would delay the start.
+# Define TYPE_CHECKING, which type checkers treat as true, because importing typing would delay the
+# start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -22,28 +23,28 @@ usernsctl: there is too little memory to start
 
 
 def main() -> int:
-    """Run the command line of this process and return its exit status."""
+    """Run the command line in sys.argv, and return the exit status."""
     # Garbage collection would only delay `usernsctl run`, which exits before much garbage exists.
     gc.disable()
     exit_on_interrupt()
     _replace_stdout()
     if sys.stderr is None:
-        # Without this file object, print() would print errors on standard output.
+        # print(file=None) would write error messages to standard output.
         sys.stderr = io.StringIO()
     try:
-        # Import this module inside the try block, because its import, which takes most of the start
-        # time, may raise MemoryError.
+        # Import cli inside the try block, because the import itself may raise MemoryError.
         from usernsctl import cli
 
         return cli.main()
     except MemoryError:
-        # Exit without finalizing the interpreter, for which there may be too little memory.
+        # Exit without finalizing the interpreter, because finalizing may need more memory than is
+        # left.
         os.write(2, _NO_MEMORY)
         os._exit(125)
 
 
 class _Output(io.FileIO):
-    """Standard output. Its errors have a filename, so that messages can name standard output."""
+    """Raw standard output whose errors have a filename, "standard output", for messages."""
 
     def write(self, data: Buffer) -> int:
         try:
@@ -54,10 +55,10 @@ class _Output(io.FileIO):
 
 
 def _replace_stdout() -> None:
-    """Replace sys.stdout by a file object that writes all output or raises OSError.
+    """Replace sys.stdout with a file object that writes all output or raises OSError.
 
-    With PYTHONUNBUFFERED, Python ignores partial writes to a pipe (io.RawIOBase.write()), and does
-    not notice that the reader has closed the pipe.
+    With PYTHONUNBUFFERED, Python's own sys.stdout ignores partial writes to a pipe
+    (io.RawIOBase.write()), and so misses the error that a closed pipe causes at the next write.
     """
     out = sys.stdout
     # sys.stdout is None if standard output is closed.

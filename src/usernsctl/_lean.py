@@ -1,17 +1,18 @@
 """Replacements for :mod:`dataclasses` and :mod:`typing` that are fast to import.
 
-All dataclasses of this package use this module. :mod:`dataclasses` imports :mod:`inspect` and with
-it Python's parser, and compiles the methods of each class at each import, which took a third of the
-start time of ``usernsctl run``. The methods in this module are compiled only once. Type checkers
-and the functions of :mod:`dataclasses` treat these classes as dataclasses.
+All dataclasses of this package are defined with this module. The standard :mod:`dataclasses`
+imports :mod:`inspect`, which imports Python's parser, and compiles the methods of each class at
+each import; that took a third of the start time of ``usernsctl run``. The methods in this module
+are compiled only once. Type checkers and the functions of :mod:`dataclasses` treat these classes as
+dataclasses.
 
-The names mean the same as in :mod:`dataclasses`, with the restrictions that this package allows: no
-class inherits from another, annotations are strings (``from __future__ import annotations``), every
-class has slots, and only frozen classes have an order.
+The names mean the same as in :mod:`dataclasses`, with four restrictions: no class inherits from
+another, annotations are strings (``from __future__ import annotations``), every class has slots,
+and only frozen classes have an order.
 
-:mod:`typing` takes as long to import as twenty modules of this package. So the names of
-:mod:`typing` are placeholders in this module, unless another module, which may read annotations,
-has imported :mod:`typing` already.
+:mod:`typing` takes as long to import as twenty modules of this package. If no other module has
+    imported :mod:`typing`, nothing evaluates annotations, and this module defines placeholders for
+    the names of :mod:`typing`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-# Type checkers treat this constant as true.
+# Type checkers treat this constant as true, Python as false.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -121,7 +122,7 @@ class _LateAttribute:
 
 
 class _Record:
-    """The methods that all dataclasses of this module have."""
+    """The methods of all dataclasses that this module creates."""
 
     __slots__ = ()
 
@@ -225,7 +226,7 @@ def _refuse(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoRetur
 
 
 def _twin(cls: Any) -> Any:
-    """Return a class with the same fields that :mod:`dataclasses` has generated."""
+    """Return a class that :mod:`dataclasses` generates from the same fields."""
     import dataclasses
 
     listed = []

@@ -21,7 +21,7 @@ def shown(text: str) -> str:
 
     str.isprintable() decides which characters are unprintable: control characters, line ends,
     bidirectional and invisible formatting, spaces except the ASCII space, and lone surrogates.
-    Escaped text is not changed if it is escaped again.
+    Escaping the result again does not change it.
     """
     if text.isprintable():
         return text
@@ -34,7 +34,7 @@ def shown_lines(text: str) -> str:
 
 
 def command(words: Iterable[str]) -> str:
-    """Return a shell command line of these words, each quoted by :func:`quoted`."""
+    """Return `words` as a shell command line, each word quoted by :func:`quoted`."""
     return " ".join(map(quoted, words))
 
 
@@ -61,8 +61,8 @@ def _escape(char: str) -> str:
 
 
 def _quoted_char(char: str) -> str:
-    # Escape quotation marks and backslashes, too. A shell without $'...' would parse the text as
-    # '...', which an unescaped quotation mark would terminate.
+    # Escape quotation marks and backslashes, too: in a shell that lacks $'...', an unescaped
+    # quotation mark would end the quoted text.
     if char.isprintable() and char not in "\\'":
         return char
     # Write three octal digits, so that a digit after the escape is not parsed as a part of it.

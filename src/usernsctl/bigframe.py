@@ -1,4 +1,4 @@
-"""Run a Python program from a frame so big that CPython's data stack does not thrash.
+"""Run a Python program in a frame so big that CPython's data stack does not thrash.
 
     python -m usernsctl.bigframe [-m MODULE | -c CODE | SCRIPT | -] [ARG...]
     python /path/bigframe.py [-m MODULE | -c CODE | SCRIPT | -] [ARG...]
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, NoReturn
 
-# The size, in pointers, of the frame with which thrashes() tests. Its chunk has the next power of
-# two, 128 KiB, which is more than a page on all machines.
+# The size, in pointers, of the frame with which thrashes() tests. CPython rounds its chunk up to a
+# power of two, 128 KiB, which is more than a page on all architectures.
 PROBE = 10_000
-# The size, in pointers, of the frame in which the program runs. Its chunk has 2 MiB. The pages of
-# the frame itself are never touched, so they use no memory.
+# The size, in pointers, of the frame in which the program runs. Its chunk takes 2 MiB of address
+# space. The pages of the frame itself are never touched, so they use no memory.
 BIG = 140_000
 
 USAGE = "usage: bigframe [-m MODULE | -c CODE | SCRIPT | -] [ARG...]"
@@ -45,8 +45,8 @@ def main() -> None:
     """
     run, program = _parse(sys.argv[1:])
     if not _safe_path():
-        # Python has inserted the directory of this file into sys.path. The program's own directory
-        # replaces it.
+        # Remove the directory of this file, which Python has inserted into sys.path. The directory
+        # of the program takes its place.
         del sys.path[0]
     sys.modules["__main__"] = module = type(sys)("__main__")
     # Set only the attributes that Python sets in __main__ but not in other new modules.
@@ -62,12 +62,13 @@ def thrashes() -> bool:
     If so, the process has less memory mapped after a call than during the call.
     """
     try:
-        # Measure the second call, because the interpreter keeps some memory of the first one.
+        # Measure during the second call, because the interpreter keeps some memory that the first
+        # call has allocated.
         _call_in_frame(PROBE, _mapped_pages)
         within: int = _call_in_frame(PROBE, _mapped_pages)
         return within > _mapped_pages()
     except OSError:
-        # Without /proc, the size of the mapped memory is unknown. A big frame does no harm.
+        # Return true if /proc can't be read, because a big frame does no harm.
         return True
 
 
@@ -134,7 +135,7 @@ def _module(name: str, _: dict[str, Any]) -> None:
     import runpy
 
     _add_path(_absolute(""))
-    # Python itself calls this function for -m.
+    # Python implements -m with this private function of runpy, too.
     runpy._run_module_as_main(name)  # type: ignore[attr-defined]
 
 
@@ -191,7 +192,7 @@ def _add_path(entry: str) -> None:
 
 
 def _safe_path() -> bool:
-    """Return whether Python was told not to add the program's directory to sys.path (-P, -I)."""
+    """Return whether -P or -I keeps the program's directory out of sys.path."""
     return bool(getattr(sys.flags, "safe_path", sys.flags.isolated))
 
 
@@ -205,6 +206,7 @@ if __name__ == "__main__":
     try:
         main()
     except BaseException as _error:
-        # A bare raise does not add the current frame to the traceback again.
+        # Re-raise with a bare `raise`, because `raise _error` would add this frame to the traceback
+        # again.
         _error.__traceback__ = _without_ours(_error.__traceback__)
         raise

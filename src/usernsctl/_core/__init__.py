@@ -1,7 +1,7 @@
-"""Python functions and classes for the C core.
+"""Typed Python interface to the C core.
 
-Only this package uses the untyped objects of cffi. The package's functions take and return Python
-types, raise an exception for each failure, and release the GIL while C code runs.
+Only this package handles cffi's untyped objects. Its functions take and return Python types, raise
+an exception for each failure, and release the GIL while C code runs.
 """
 
 from usernsctl._core.calls import (

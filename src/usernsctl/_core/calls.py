@@ -1,4 +1,4 @@
-"""Calls of the C core with Python types. No untyped object of cffi leaves this package."""
+"""Functions that call the C core. They take and return Python types, no cffi objects."""
 
 from __future__ import annotations
 
@@ -52,20 +52,21 @@ _SETGROUPS_NAME = {number: name for name, number in _SETGROUPS.items()}
 
 
 def oom_kills(*, of_machine: bool = False) -> int:
-    """Return the number of processes that the kernel has killed because memory ran out.
+    """Return how many processes the kernel has killed because memory ran out (OOM kills).
 
-    :param of_machine: whether to count the processes of the complete host, instead of processes in
-        this process's control group.
+    :param of_machine: whether to count the OOM kills on the whole host, instead of those in this
+        process's control group.
     """
     return int(lib.un_machine_oom_kills() if of_machine else lib.un_oom_kills())
 
 
 def check_filter(*, of_doctor: bool = False) -> None:
-    """Raise an error if a seccomp filter denies a system call that starts a sandbox.
+    """Raise an error if a seccomp filter denies a system call that starting a sandbox requires.
 
-    :param of_doctor: whether to check the system calls of doctor itself instead, and only for
-        filters that kill the callers.
-    :raises NamespaceError: a filter denies one of the system calls, or kills its callers.
+    :param of_doctor: whether to check instead the system calls that doctor itself makes, and to
+        raise only for a filter that kills their caller.
+    :raises NamespaceError: a filter denies one of the system calls, or kills processes that make
+        it.
     """
     err = ffi.new("struct un_error *")
     check_calls = lib.un_filter_check_doctor if of_doctor else lib.un_filter_check_launch
@@ -73,14 +74,14 @@ def check_filter(*, of_doctor: bool = False) -> None:
 
 
 def seen_limits() -> tuple[int, int]:
-    """Return the memory size (in bytes) and processor count that a program in a sandbox sees."""
+    """Return the memory size in bytes, and the number of CPUs, that a sandboxed program sees."""
     limits = ffi.new("struct un_group_limits *")
     lib.un_seen_limits(limits)
     return limits.memory, limits.processors
 
 
 def read_usage(parent: int) -> tuple[int, int, float]:
-    """Return a sandbox's memory use in bytes, number of tasks, and processor time in seconds.
+    """Return a sandbox's memory use in bytes, number of tasks, and CPU time in seconds.
 
     :param parent: the pid of the parent of the sandbox's main processes.
     :raises OSError: the sandbox has ended (ESRCH), or its processes can't be read.
@@ -92,10 +93,10 @@ def read_usage(parent: int) -> tuple[int, int, float]:
 
 
 def group_versions() -> tuple[int, int, int]:
-    """Return which version of control groups this process may create, for each resource.
+    """Return the cgroup version in which this process may create groups, for each resource.
 
-    :returns: the versions for memory, processes and processor time; 0 if this process may create no
-        control groups for the resource.
+    :returns: the versions (1 or 2) for memory, processes and CPU time; 0 for a resource for which
+        this process may not create control groups.
     """
     versions = ffi.new("int[]", lib.UN_GROUP_PARTS)
     lib.un_group_versions(versions)
@@ -125,8 +126,8 @@ def parse_extent(text: str) -> ExtentTuple:
     :raises MapError: `text` is malformed.
     """
     extent, err = ffi.new("struct un_extent *"), ffi.new("struct un_error *")
-    # Escape non-ASCII characters and NUL, because a C string ends at the first NUL, and the error
-    # must quote the complete text.
+    # Escape NUL and non-ASCII characters: a C string would end at the first NUL, but the error must
+    # quote the whole text.
     native = text.encode("ascii", "backslashreplace").replace(b"\0", b"\\x00")
     check(lib.un_extent_parse(native, extent, err), err)
     return extent.inside, extent.outside, extent.count
@@ -240,9 +241,9 @@ def find_account(
 
 
 def setup_to_join(directory: int) -> Setup:
-    """Return the ids to which a process switches when it joins another process's user namespace.
+    """Return the Setup that switches a process to its ids in an existing user namespace.
 
-    :param directory: a descriptor of ``/proc/PID`` of the other process.
+    :param directory: a descriptor of ``/proc/PID`` of a process in the user namespace.
     :raises UsernsError: the id maps can't be read, or map no id of this user namespace.
     """
     result, err = ffi.new("struct un_plan *"), ffi.new("struct un_error *")
@@ -251,7 +252,7 @@ def setup_to_join(directory: int) -> Setup:
 
 
 class NativePlan:
-    """A struct un_plan. Only :meth:`describe` converts the content to Python objects."""
+    """Owner of a struct un_plan; :meth:`describe` converts the struct to Python objects."""
 
     def __init__(self, result: Any, notices: Any, owner: Any) -> None:
         self.cdata = result
@@ -259,7 +260,7 @@ class NativePlan:
         self._owner = owner  # keeps alive the object that owns the memory of `notices`
 
     def setup(self) -> Setup:
-        """Return settings with the ids to which a process switches in the new user namespace."""
+        """Return the Setup that switches a process to its ids in the new user namespace."""
         uid, gid = (None if inside < 0 else inside for inside in self.cdata.become)
         return Setup(uid=uid, gid=gid, groups=() if self.cdata.drop_groups else None)
 
@@ -295,7 +296,7 @@ def _raise_errno() -> Any:
 def refuse_to_show(files: Mapping[str, int], directory: str) -> None:
     """Reject bind mounts of files inside a private directory, or of directories that contain it.
 
-    :param files: descriptors of the files, by the paths that the caller gave.
+    :param files: the descriptor of each file, keyed by the path that the caller gave.
     :param directory: the path of the private directory, which may be missing.
     :raises BindError: a bind mount is rejected (cause ``bind-shows-state``), or a file can't be
         checked.
@@ -420,8 +421,7 @@ def landlock_version() -> int:
 # The program that a child executes before it enters namespaces, so that no process inside can read
 # the memory of the calling process.
 _CHILD = os.fsencode(program_path("usernsctl-child"))
-# Maximum time limit in seconds, because its milliseconds must fit an int. A longer time limit means
-# no limit.
+# The longest time limit, in seconds, whose milliseconds fit an int. A longer one means no limit.
 _SECONDS_MAX = (2**31 - 1) // 1000
 _NS_FLAG = {name: lib.un_ns_flag(index) for index, name in enumerate(NAMESPACES, lib.UN_NS_MOUNT)}
 
@@ -477,7 +477,7 @@ def spawn(request: Spawn) -> tuple[int, int]:
     :returns: the pid and a pidfd of the child; the caller closes the pidfd.
     :raises NamespaceError: the namespaces could not be created or joined.
     :raises CommandError: the command could not be started in the namespaces.
-    :raises ValueError: an argument has a NUL character, or a variable's name is malformed.
+    :raises ValueError: an argument contains a NUL character, or a variable's name is malformed.
     """
     native, err, memory = ffi.new("struct un_spawn *"), ffi.new("struct un_error *"), Memory()
     pid, pidfd = ffi.new("pid_t *"), ffi.new("int *", -1)
@@ -504,8 +504,8 @@ def spawn(request: Spawn) -> tuple[int, int]:
         request.pidfd = pidfd[0]
         return pid[0], pidfd[0]
     except BaseException:
-        # A signal handler may have raised the exception after un_spawn() succeeded. Kill the child
-        # then, because the caller will not receive its pid.
+        # If a signal handler raised the exception after un_spawn() succeeded, kill the child,
+        # because the caller will not receive its pid.
         request.pidfd = -1
         if pidfd[0] >= 0:
             try:
@@ -546,7 +546,7 @@ def _planned(plan: object | None) -> Any:
 def enter(plan: NativePlan | None, namespaces: Iterable[str]) -> None:
     """Move this single-threaded process into new namespaces.
 
-    With a plan, the process becomes not dumpable, so that no process inside can trace it.
+    If a plan is given, the process becomes undumpable, so that no process inside can trace it.
 
     :raises NamespaceError: the namespaces could not be created.
     """
@@ -555,10 +555,10 @@ def enter(plan: NativePlan | None, namespaces: Iterable[str]) -> None:
 
 
 class NamespaceFds:
-    """The owner of descriptors of namespaces. The descriptors are closed when this object is freed.
+    """Owner of namespace descriptors, which are closed when this object is freed.
 
-    The object must be created before a C function opens the descriptors, because an exception of a
-    signal handler right after the call would otherwise leak them.
+    Create the object before a C function opens the descriptors: an exception that a signal handler
+    raises right after the call would leak descriptors without an owner.
     """
 
     def __init__(self) -> None:
@@ -569,7 +569,8 @@ class NamespaceFds:
     def take(self, index: int, make: Callable[..., int], *arguments: Any) -> None:
         """Call a C function, and take ownership of the descriptor that the function returns.
 
-        map() calls both functions in C, so that Python runs no signal handler between the calls.
+        map() calls `make` and stores the descriptor in C code, so that Python runs no signal
+        handler between the two steps.
 
         :param index: the index of the namespace in :data:`ALL_NAMESPACES`.
         """
@@ -585,7 +586,7 @@ class NamespaceFds:
 
 
 def create_namespaces(plan: NativePlan, namespaces: Iterable[str]) -> NamespaceFds:
-    """Create namespaces without a process in them; return their descriptors.
+    """Create namespaces without a process inside; return the owner of their descriptors.
 
     :raises NamespaceError: the namespaces could not be created.
     """
@@ -597,7 +598,7 @@ def create_namespaces(plan: NativePlan, namespaces: Iterable[str]) -> NamespaceF
 def join(fds: Sequence[int]) -> None:
     """Move this single-threaded process into existing namespaces.
 
-    The process becomes not dumpable, so that no process inside can trace it.
+    The process becomes undumpable, so that no process inside can trace it.
 
     :raises NamespaceError: the namespaces could not be joined.
     """
@@ -669,7 +670,7 @@ def stdio_is_terminal() -> bool:
 
 
 def reraise(number: int) -> None:
-    """Kill this process by the signal that killed a child; see un_reraise().
+    """Kill this process with the signal that killed a child; see un_reraise().
 
     Returns only if the signal has no effect, as in PID 1 (pid_namespaces(7)).
 
@@ -707,7 +708,7 @@ def version() -> str:
     return text_of(lib.un_version())
 
 
-#: The number of fields in which a program of this package reports an error.
+#: The number of fields in an error that a native program of this package prints.
 FAILURE_FIELDS = 6
 
 
@@ -734,7 +735,7 @@ class NativeView:
     """The directory tree of a sandbox before the sandbox is started (struct un_view)."""
 
     def __init__(self, view: Any, owner: object) -> None:
-        """Create an object for a view that `owner`, a launch or a pointer, frees."""
+        """Wrap a view whose memory `owner` frees; `owner` is a NativeLaunch or a cffi pointer."""
         self._view = view
         self._owner = owner
 
@@ -745,9 +746,9 @@ class NativeView:
         """Create a view of a root filesystem.
 
         :param top: the descriptor of the root directory, of which the view takes ownership.
-        :param owners: the uid map and the gid map of the sandbox: root inside may search
-            directories of owners whose ids are mapped, even if this process may not. ``None`` if no
-            ids are known.
+        :param owners: the uid map and the gid map of the sandbox, or ``None`` if they are unknown.
+            Root inside may search each directory whose owner is mapped, even if this process may
+            not.
         :raises MemoryError: malloc(3) failed.
         """
         native_view = ffi.gc(ffi.new("struct un_view **"), lib.un_view_free)
@@ -769,7 +770,7 @@ class NativeView:
             lib.un_view_free(self._owner)
 
     def add(self, inside: str, file: Descriptor) -> None:
-        """Add a bind mount that runsc will create, unless the view has one at the mount point.
+        """Add a bind mount that runsc will create, unless one is already at the mount point.
 
         :param inside: the mount point, a path in the sandbox without symbolic links.
         :param file: the descriptor of the source, of which the view takes ownership.
@@ -780,10 +781,10 @@ class NativeView:
             raise MemoryError
 
     def follow(self, path: str, start: str) -> Reached:
-        """Resolve a path in the sandbox, with symbolic links, as gVisor's kernel will.
+        """Resolve a path in the sandbox, following symbolic links as gVisor's kernel will.
 
         :param start: the directory in the sandbox at which a relative path starts.
-        :raises ValueError: a path has a NUL character.
+        :raises ValueError: a path contains a NUL character.
         """
         memory, reached = Memory(), ffi.new("struct un_reached *")
         file = Descriptor()
@@ -803,7 +804,7 @@ class NativeView:
     def has_directory(self, path: str) -> bool:
         """Return whether an absolute path in the sandbox leads to a directory.
 
-        :raises ValueError: the path has a NUL character.
+        :raises ValueError: the path contains a NUL character.
         """
         memory = Memory()
         return bool(lib.un_view_has_directory(self._view, memory.string(path)))
@@ -812,7 +813,7 @@ class NativeView:
         """Return whether a path certainly does not exist in the sandbox.
 
         :param start: the directory in the sandbox at which a relative path starts.
-        :raises ValueError: a path has a NUL character.
+        :raises ValueError: a path contains a NUL character.
         """
         reached = self.follow(path, start)
         reached.file.close()
@@ -825,7 +826,7 @@ class NativeView:
         :param cwd: the working directory of the command, a path in the sandbox.
         :returns: the reason why the sandbox can't start the command; ``None`` if no reason is
             known.
-        :raises ValueError: a path has a NUL character.
+        :raises ValueError: a path contains a NUL character.
         """
         memory, fault = Memory(), ffi.new("struct un_command_fault *")
         words = map(memory.string, (command, search, cwd))
@@ -901,9 +902,9 @@ class NativeLaunch:
         :param groups: the supplementary groups of the command, unless config.json sets them;
             ignored if only one id is mapped.
         :param terminal: whether the command uses the terminal of this process.
-        :param watch_options: further options of the watcher (csrc/programs/watch/main.c).
-        :param watch_fds: further descriptors that the watcher inherits.
-        :raises UsernsError: a step failed, perhaps after the privileges were given up.
+        :param watch_options: additional options for the watcher (csrc/programs/watch/main.c).
+        :param watch_fds: additional descriptors that the watcher inherits.
+        :raises UsernsError: a step failed. The privileges may be given up already.
         """
         err, memory = ffi.new("struct un_error *"), Memory()
         params = ffi.new("struct un_launch_params *")

@@ -1,4 +1,4 @@
-"""Interface to the C core's search for known messages of programs, and to its explanations."""
+"""Interface to the C core's search for known error messages, and to its explanations of them."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from usernsctl.errors import RunscError
 
 
 class MessageSearch:
-    """An incremental search of a text for messages of the catalogue of causes."""
+    """Incremental search of a text for the messages that the catalogue of causes lists."""
 
     def __init__(self) -> None:
         self._search = ffi.new("struct un_search *")
         self._added: list[Any] = []  # owns the memory of the causes that add_causes() has added
 
     def add(self, piece: bytes) -> list[tuple[int, tuple[str, ...]]]:
-        """Search the next piece of the text.
+        """Search `piece`, the next part of the text, for known messages.
 
-        :returns: for each message that ends in this piece, the offset of the message in the text,
-            and the ids of the possible causes, the likeliest first.
+        :returns: for each message that ends in `piece`, its offset in the whole text, and the ids
+            of its possible causes, the likeliest first.
         """
         before = self._search.count
         lib.un_search_add(self._search, ffi.from_buffer(piece), len(piece))
@@ -40,7 +40,7 @@ class MessageSearch:
             self._search.count += 1
 
     def causes(self) -> list[str]:
-        """Return the ids of all possible causes of the messages so far, the likeliest first."""
+        """Return the ids of the possible causes of all messages so far, the likeliest first."""
         ids = ffi.new("const char *[]", lib.UN_CAUSES_MAX)
         return [text_of(ids[place]) for place in range(lib.un_search_causes(self._search, ids))]
 
@@ -92,8 +92,8 @@ def explain_runsc(
 ) -> RunscError:
     """Return the error for a message of runsc, with a cause if the message has only one cause.
 
-    :param limit: the id of the cause of an exceeded limit, or empty. This cause is preferred if the
-        message has several possible causes.
+    :param limit: the cause id of the limit that the sandbox exceeded, or empty. This cause is
+        preferred if the message has several possible causes.
     :param config: the content of config.json. Text that runsc quotes from config.json must not
         select a cause. ``None`` if the content is unknown; no text selects a cause then.
     """
@@ -114,9 +114,9 @@ def explain_runsc(
 
 
 def explain_silent_runsc(status: int, limit: str = "", *, proc: str = "/proc") -> RunscError:
-    """Return the error for a runsc that exited with an exit status, but printed no message.
+    """Return the error for a runsc that exited without printing a message.
 
-    :param limit: the id of the cause of an exceeded limit, or empty.
+    :param limit: the cause id of the limit that the sandbox exceeded, or empty.
     """
     memory = Memory()
     failure = ffi.new("struct un_runsc_failure *")
@@ -125,7 +125,7 @@ def explain_silent_runsc(status: int, limit: str = "", *, proc: str = "/proc") -
 
 
 def _text(message: str) -> bytes:
-    """Encode a message as UTF-8, with U+FFFD in place of NUL, which would end a C string."""
+    """Encode a message as UTF-8; replace NUL, which would end a C string, with U+FFFD."""
     return message.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace")
 
 

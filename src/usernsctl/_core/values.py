@@ -1,4 +1,4 @@
-"""Arguments and results of calls of the C core, and exceptions for its failures."""
+"""Argument and result types of the C core's functions, and exceptions for their failures."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from usernsctl.errors import (
 class Descriptor:
     """The owner of a descriptor. The descriptor is closed when this object is freed.
 
-    A C function closes the descriptor. A finaliser in Python could leave the descriptor open:
-    Python would drop an exception that a signal handler raises in the finaliser.
+    A C function closes the descriptor, because a signal handler can interrupt a finaliser in Python
+    with an exception, and the descriptor would stay open.
     """
 
     __slots__ = ("cdata",)
@@ -43,8 +43,8 @@ class Descriptor:
     def open(self, make: Callable[..., int], *arguments: Any) -> None:
         """Call a C function, and take ownership of the descriptor that the function returns.
 
-        map() calls both functions in C, so that Python runs no signal handler between the calls,
-        and an exception of a handler can't leak the descriptor.
+        map() calls the function and stores the descriptor in C code. Python runs no signal handler
+        between the two steps, so an exception of a handler can't leak the descriptor.
 
         :raises OSError: the function failed.
         """
@@ -94,17 +94,17 @@ class Memory:
 
 ExtentTuple = tuple[int, int, int]
 
-#: The names of all kinds of namespaces except "user", as in options and arguments.
+#: The names that options and arguments use for the kinds of namespaces, except "user".
 NAMESPACES = ("mount", "net", "pid", "ipc", "uts", "cgroup", "time")
 
 #: The names of all kinds of namespaces, in the order of enum un_ns.
 ALL_NAMESPACES = ("user", *NAMESPACES)
 
-#: The names of all kinds of namespaces in /proc/PID/ns, in the order of ALL_NAMESPACES.
+#: The file names of all kinds of namespaces in /proc/PID/ns, in the order of ALL_NAMESPACES.
 NAMESPACE_FILES = ("user", "mnt", "net", "pid", "ipc", "uts", "cgroup", "time")
 
 
-#: The default time limit of a command's start, in seconds.
+#: The default time limit for starting a command, in seconds.
 START_SECONDS: float = lib.UN_START_TIMEOUT_MS / 1000
 
 #: Maximum size of /etc/passwd and of /etc/group in a sandbox, in bytes.
@@ -240,7 +240,7 @@ _REMEDY = "pip install --force-reinstall usernsctl"
 
 
 class ExitedChild:
-    """A child process that has exited and was not reaped yet."""
+    """A child process that has exited but has not been reaped."""
 
     def __init__(self) -> None:
         self._usage = ffi.new("struct un_usage *")
@@ -251,9 +251,9 @@ class ExitedChild:
         The first system call of this method reaps the child, so no exception of a signal handler
         can leave a zombie.
 
-        :returns: the processor time of the child and its reaped descendants in user mode and in
-            kernel mode, in seconds, and the peak memory use of the largest of these processes, in
-            KiB; ``None`` if another thread has reaped the child.
+        :returns: the CPU time of the child and its reaped descendants in user mode and in kernel
+            mode, in seconds, and the peak memory use of the largest of these processes, in KiB;
+            ``None`` if another thread has reaped the child.
         """
         if lib.un_reap_exited(pidfd, self._usage):
             return None
@@ -355,8 +355,8 @@ def error_of(
     """Return the exception for a struct un_error.
 
     :param filename: the path that the failure is about, if it is known.
-    :param reason: the message, in place of a message from the error's detail and errno.
-    :param remedy: the remedy, in place of the catalogue's remedy for the cause.
+    :param reason: the message; by default composed of the error's detail and errno.
+    :param remedy: the remedy; by default the catalogue's remedy for the cause.
     :param is_diagnosed: whether the process that failed has diagnosed the cause already.
     """
     if not is_diagnosed:

@@ -1,1 +1,1 @@
-"""Access to Linux features other than namespaces: /proc, descriptors, mounts, files with state."""
+"""Linux features other than namespaces: processes, descriptors, paths, state files."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# _socket is private. The module has the base class of socket.socket, in C, unchanged from Python
+# _socket is private, but its C class, the base class of socket.socket, is unchanged from Python
 # 3.11 to 3.14.
 import _socket
 import array
@@ -38,8 +38,8 @@ _UPDATE = "r+"  # with this mode, FileIO does not truncate the file
 def open_owned(make: Callable[..., int], *arguments: Any) -> FileIO:
     """Call a C function that opens a file; return a file object that owns the descriptor.
 
-    map() calls both functions in C, so that Python runs no signal handler between the calls, and an
-    exception of a handler can't leak the descriptor.
+    map() calls `make` and FileIO in C code. Python runs no signal handler between the two calls, so
+    an exception of a handler can't leak the descriptor.
 
     :param make: a function such as ``os.open``; the file must not be a directory.
     :raises OSError: the function failed.
@@ -48,9 +48,9 @@ def open_owned(make: Callable[..., int], *arguments: Any) -> FileIO:
 
 
 def memory_file(name: str, content: bytes = b"", flags: int = 0) -> FileIO:
-    """Create an anonymous file in memory with `content`. The file offset is at the end.
+    """Create a memfd that contains `content`. The file offset is at the end.
 
-    :param flags: further flags of memfd_create(2); MFD_CLOEXEC is always set.
+    :param flags: flags of memfd_create(2) in addition to MFD_CLOEXEC.
     :raises OSError: the file could not be created.
     """
     file = open_owned(os.memfd_create, name, os.MFD_CLOEXEC | flags)
@@ -61,7 +61,7 @@ def memory_file(name: str, content: bytes = b"", flags: int = 0) -> FileIO:
 
 
 def sealed_file(name: str, content: bytes) -> FileIO:
-    """Create an anonymous file in memory with `content`, and seal it against all changes.
+    """Create a memfd that contains `content`, and seal it against all changes.
 
     :raises OSError: the file could not be created.
     """
@@ -73,7 +73,7 @@ def sealed_file(name: str, content: bytes) -> FileIO:
 def pipe(flags: int = 0) -> tuple[FileIO, FileIO]:
     """Create a pipe; return the read end and the write end.
 
-    :param flags: further flags of pipe2(2); O_CLOEXEC is always set.
+    :param flags: flags of pipe2(2) in addition to O_CLOEXEC.
     :raises OSError: the pipe could not be created.
     """
     numbers = chain.from_iterable(map(os.pipe2, [os.O_CLOEXEC | flags]))
@@ -129,7 +129,7 @@ def _higher(low: Connection) -> Connection:
 
 
 def deadline_after(timeout: float | None) -> float | None:
-    """Return the deadline, by :func:`time.monotonic`, after `timeout` seconds, if not None."""
+    """Return the time.monotonic() in `timeout` seconds, or None if `timeout` is None."""
     return None if timeout is None else time.monotonic() + timeout
 
 
@@ -148,7 +148,7 @@ def wait_readable(*fds: int, timeout: float | None = None, events: int = select.
     The function calls poll(2), because select(2) accepts only descriptors below 1024.
 
     :param timeout: the time limit in seconds; ``None`` for no limit.
-    :param events: the events of poll(2) to wait for, in place of POLLIN.
+    :param events: the events of poll(2) to wait for; by default POLLIN.
     :returns: whether a descriptor became readable within the time limit.
     """
     poll = select.poll()
@@ -173,26 +173,26 @@ def empty_input() -> Iterator[int]:
         os.close(reader)
 
 
-def above_stdio(fd: int, given: contextlib.ExitStack) -> int:
+def above_stdio(fd: int, stack: contextlib.ExitStack) -> int:
     """Return `fd` if it is greater than 2, else a duplicate with a number greater than 2.
 
-    :param given: the exit stack that will close the duplicate.
+    :param stack: the exit stack that will close the duplicate.
     :raises OSError: no descriptors are left.
     """
     if fd > 2:
         return fd
     copy = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
-    given.callback(os.close, copy)
+    stack.callback(os.close, copy)
     return copy
 
 
 def receive(connection: socket.socket, size: int, count: int) -> tuple[bytes, list[int]]:
     """Receive up to `size` bytes, and up to `count` descriptors, which the caller must close.
 
-    The descriptors are close-on-exec, in contrast to those of socket.recv_fds(), which ignores
-    flags.
+    The descriptors are close-on-exec. Those of socket.recv_fds(), which ignores its flags, are not.
 
-    :raises OSError: recvmsg(2) failed; EMFILE if this process can't take all descriptors.
+    :raises OSError: recvmsg(2) failed; EMFILE if this process has too few free descriptors to
+        receive all.
     """
     # Import this module only here, because `usernsctl run` does not call the function.
     import socket
@@ -230,7 +230,7 @@ class Closing:
         raise NotImplementedError
 
     def _holds(self) -> bool:
-        """Return whether the object was constructed completely and is not closed yet."""
+        """Return whether the object is fully constructed and not closed."""
         return not getattr(self, "closed", True)
 
     def _check_open(self) -> None:
@@ -259,8 +259,8 @@ class Closing:
                 if os.getpid() == self._creator:
                     warn_forgotten(self, f"{self._what} was forgotten before it was closed")
             finally:
-                # Close in a `finally` clause, because the warning raises an exception with -W
-                # error.
+                # Close the object in a `finally` clause, because the warning is an exception under
+                # -W error.
                 self.close()
 
 
@@ -305,10 +305,10 @@ class AsyncClosing:
 
 
 def _in_asyncio_task() -> bool:
-    """Return whether the caller is a task of asyncio.
+    """Return whether the caller is an asyncio task.
 
-    The function does not check for a running event loop, because Trio's tasks also have one if Trio
-    runs as a guest of asyncio.
+    Checking only for a running event loop would not do: Trio's tasks also have one if Trio runs as
+    a guest of asyncio.
     """
     import asyncio
 
@@ -327,19 +327,19 @@ def warn_forgotten(owner: object, text: str) -> None:
 
 
 class ClosedError(ValueError):
-    """Error for a use of closed descriptors."""
+    """Error for using descriptors after they were closed."""
 
 
-# A C function that returns whether a number is a descriptor, and not -1.
+# A C function that returns whether its argument is a descriptor, which -1 is not.
 _IS_OPEN = (-1).__lt__
 
 
 class Shared:
-    """Descriptors that are closed after a call of :meth:`close`, once no thread uses them.
+    """Descriptors that :meth:`close` closes once no thread uses them.
 
-    Any thread may use and close the descriptors at any time. The class has no lock, because an
-    exception of a signal handler could leave a lock acquired, and kill(), which signal handlers
-    call, would wait for it. The operations that the class uses are atomic (list.pop, set.add).
+    Any thread may use and close the descriptors at any time. The class has no lock: an exception
+    that a signal handler raises could leave a lock acquired, and a handler that calls Popen.kill()
+    could deadlock. The class uses only atomic operations (list.pop, set.add).
     """
 
     def __init__(self, what: str, fds: Iterable[int]) -> None:
@@ -349,8 +349,9 @@ class Shared:
         :param fds: the descriptors. With an iterator such as ``map(os.pidfd_open, [pid])``, Python
             runs no signal handler between opening and taking over a descriptor, so an exception of
             a handler can't leak it.
-        :raises BaseException: an exception of `fds` or of a signal handler. The descriptors of an
-            iterator are closed; those of a sequence still belong to the caller.
+        :raises BaseException: the iteration over `fds`, or a signal handler, raised an exception.
+            Descriptors that an iterator has opened are closed; those of a sequence still belong to
+            the caller.
         """
         self._what = what
         self._fds: list[int] = []
@@ -363,7 +364,8 @@ class Shared:
         except BaseException:
             if isinstance(fds, Sequence):
                 self._unclosed.clear()
-            # The traceback of the error would keep the descriptors open.
+            # Close now, because the traceback of the exception keeps a reference to this object,
+            # and so would keep the descriptors open.
             self.close()
             raise
 
@@ -380,8 +382,8 @@ class Shared:
         """
         user = object()
         try:
-            # Add this user before the check, so that a concurrent close() either makes the check
-            # fail or waits for this user.
+            # Add this user before the check. A concurrent close() then either makes the check fail,
+            # or leaves the descriptors open until this user has finished.
             self._users.add(user)
             if self._is_closed:
                 raise ClosedError(f"{self._what} is closed")
@@ -396,9 +398,9 @@ class Shared:
         self._close_if_unused()
 
     def __del__(self) -> None:
-        # No thread uses the descriptors, because a user would have a reference to this object. Call
-        # close() only if descriptors are left to close, because at the exit of the interpreter the
-        # modules are empty, and close() would fail.
+        # No thread uses the descriptors, because a user would hold a reference to this object. Call
+        # close() only if descriptors are left to close: at interpreter exit, module globals may be
+        # gone, and close() would fail.
         if hasattr(self, "_users") and (self._unclosed or not self._is_closed):
             self.close()
 
@@ -427,7 +429,7 @@ class SharedDescriptors(Shared):
 
 
 class SharedSocket(Shared):
-    """A shared socket, closed once no thread uses it. Call its methods only inside :meth:`use`."""
+    """A socket that :meth:`close` closes once no thread uses it; use it only inside :meth:`use`."""
 
     def __init__(self, what: str, connection: Connection) -> None:
         """Take over a connected socket."""

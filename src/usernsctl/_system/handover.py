@@ -1,11 +1,12 @@
-"""Signals and descriptors of a process, from its start until it executes another program."""
+"""Signal actions and inherited descriptors of a process that will execute another program."""
 
 from __future__ import annotations
 
 import os
 import signal
 
-# Type checkers treat this constant as true. An import from typing would delay the start.
+# Define TYPE_CHECKING, which type checkers treat as true, because importing typing would delay the
+# start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,8 +20,8 @@ INTERRUPTED = 128 + signal.SIGINT
 def exit_on_interrupt() -> None:
     """Set a handler of SIGINT that exits with :data:`INTERRUPTED`, unless SIGINT is ignored.
 
-    The handler prints nothing. Use the handler only while usernsctl starts, when no cleanup is
-    needed.
+    The handler prints nothing. Use it only while usernsctl starts, when nothing has to be cleaned
+    up.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _exit)
@@ -39,14 +40,14 @@ def _exit(number: int, frame: FrameType | None) -> NoReturn:
 def set_inheritable(fds: Iterable[int]) -> None:
     """Make `fds` inheritable, and all other descriptors from 3 on close-on-exec.
 
-    The function closes no descriptor, because the exec may fail.
+    No descriptor is closed before the exec, because the exec may fail.
 
     :raises OSError: one of `fds` is not open.
     """
     import contextlib
 
     for name in os.listdir("/proc/self/fd"):
-        # The list contains the descriptor that os.listdir() used to read the directory, which is
+        # One of the listed descriptors is that with which os.listdir() read the directory. It is
         # closed already (EBADF).
         with contextlib.suppress(OSError):
             if int(name) > 2:
@@ -58,8 +59,7 @@ def set_inheritable(fds: Iterable[int]) -> None:
 def close_inherited() -> None:
     """Close all inheritable descriptors except standard input, output and error.
 
-    Descriptors that Python has opened are close-on-exec (PEP 446). These descriptors stay open
-    until the exec.
+    Descriptors that Python has opened are close-on-exec (PEP 446), and stay open until execve(2).
     """
     import contextlib
 
@@ -74,16 +74,16 @@ _IGNORED: set[int] = set()
 
 
 def default_sigchld() -> None:
-    """Set SIGCHLD to its default action, because exit statuses are lost while it is ignored."""
+    """Set SIGCHLD to its default action: while it is ignored, wait(2) loses exit statuses."""
     if signal.signal(signal.SIGCHLD, signal.SIG_DFL) == signal.SIG_IGN:
         _IGNORED.add(signal.SIGCHLD)
 
 
 def restore_signals() -> None:
-    """Restore the signal actions that Python or usernsctl have changed, just before an exec.
+    """Restore, just before an exec, the signal actions that Python and usernsctl have changed.
 
-    Python ignores SIGPIPE and SIGXFSZ, and :func:`default_sigchld` changes SIGCHLD. For SIGXFSZ, a
-    handler is set, so that a write past RLIMIT_FSIZE fails with EFBIG until the exec, which
+    Python ignores SIGPIPE and SIGXFSZ, and :func:`default_sigchld` changes SIGCHLD. SIGXFSZ gets a
+    handler that does nothing: a write past RLIMIT_FSIZE fails with EFBIG until the exec, which then
     restores the default action (execve(2)).
     """
     for number in _IGNORED:
@@ -93,4 +93,4 @@ def restore_signals() -> None:
 
 
 def _ignore_signal(_number: int, _frame: object) -> None:
-    """Ignore SIGXFSZ, so that write(2) fails with EFBIG."""
+    """Do nothing on SIGXFSZ, so that write(2) fails with EFBIG."""

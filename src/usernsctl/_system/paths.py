@@ -1,4 +1,4 @@
-"""Functions that open files by paths which no other user can redirect, and checks of names."""
+"""Functions that open files without following links of other users, and that check names."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ForeignLinkError(PermissionError):
 
 
 class WritableByOthersError(PermissionError):
-    """Error for a path on which another user may write to a directory, and so redirect the path."""
+    """Error for a path that another user can redirect, because a directory on it is writable."""
 
     cause = "directory-writable-by-others"
     remedy = "name a directory that only you may write to; usernsctl creates a missing directory"
@@ -151,15 +151,15 @@ def walk(
     *,
     beneath: bool = False,
 ) -> tuple[str, ...]:
-    """Follow a path from the last directory of `trail`; from the first one if the path is absolute.
+    """Follow a path from the last directory of `trail`, or from the first if the path is absolute.
 
-    On return, `trail` consists of the directories down to the file, and of the file. ``..`` returns
+    On return, `trail` contains the directories down to the file, and then the file. ``..`` returns
     to the previous element of `trail`, but not above the first, even if another process moves a
     directory meanwhile.
 
-    :param look: a function that opens an entry of the last directory in `trail`. The function
-        returns the target of a symbolic link as a string, any other file as an object, or ``None``
-        if the entry does not exist.
+    :param look: a function that opens an entry of the last directory in `trail`. It returns the
+        target of a symbolic link as a string, an object for any other file, or ``None`` if the
+        entry does not exist.
     :param beneath: whether a path that leaves the first directory of `trail` is an error, as with
         RESOLVE_BENEATH (openat2(2)).
     :returns: the remaining components of the path, which do not exist; empty if the file exists.
@@ -256,8 +256,8 @@ def _check_unchangeable(trail: list[PathDescriptor], *, has_more: bool) -> None:
     """
     for directory, entry in zip(trail, [*trail[1:], None], strict=True):
         status = directory.status
-        # In a sticky directory, only the owner of an entry may rename the entry (inode(7)), so a
-        # sticky directory may be writable for others if the owner of the next entry is trusted.
+        # A sticky directory may be writable for others if the owner of the next entry on the path
+        # is trusted, because only that owner may rename the entry (inode(7)).
         is_sticky = bool(status.st_mode & stat.S_ISVTX)
         is_protected = is_sticky and (
             has_more if entry is None else _core.is_trusted(entry.status.st_uid, entry.path)
@@ -287,8 +287,8 @@ def _look(trail: list[PathDescriptor], name: str) -> PathDescriptor | str | None
         return found
     status = found.status
     if _is_in_proc(status):
-        # Only the kernel can follow a link in /proc, whose content may not be a path. An example is
-        # /dev/fd/N, which a shell passes for <(COMMAND).
+        # Let the kernel follow a link in /proc, because its target may be no path: a shell passes
+        # /dev/fd/N for <(COMMAND), which leads to a pipe.
         flags = os.O_PATH | os.O_CLOEXEC
         return PathDescriptor.own(found.path, os.open, name, flags, dir_fd=trail[-1].fd)
     if not _core.is_trusted(status.st_uid, found.path):
@@ -310,7 +310,7 @@ def _is_in_proc(link: os.stat_result) -> bool:
 
 
 def _named(found: PathDescriptor) -> PathDescriptor:
-    """Return a copy of `found` with the path that /proc/self/fd shows for the descriptor.
+    """Return `found` with the path of its descriptor in /proc/self/fd.
 
     :raises FileNotFoundError: the file was removed.
     """
@@ -334,7 +334,7 @@ class UntrustedPathError(Exception):
         self._why = why
 
     def why(self, path: str) -> str:
-        """Return the reason why `path` can't be trusted, without the path itself."""
+        """Return why `path` can't be trusted, as the rest of a message that names `path`."""
         return f"the directory {self._why}" if self.directory == path else str(self)
 
 
@@ -387,7 +387,7 @@ def _look_at_part(trail: list[PathDescriptor], name: str) -> PathDescriptor | st
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), found.path)
         _check(found)
     except BaseException:
-        # Close the descriptor now, because the traceback of the error keeps a reference.
+        # Close the descriptor now, because the traceback of the error keeps this object alive.
         found.close()
         raise
     return found
@@ -511,16 +511,16 @@ def make_private(name: str, parent: int, *, exist_ok: bool = False) -> None:
 # ---- checks of arguments -------------------------------------------------------------------------
 
 
-def check_path(name: str, given: Any) -> str | None:
-    """Check `given`, the path in the argument `name`; return it as a string, or None for None.
+def check_path(name: str, path: Any) -> str | None:
+    """Return `path`, the value of the argument `name`, as a string, or None if it is None.
 
-    :raises TypeError: `given` is not a path.
-    :raises ValueError: `given` is empty or has a NUL character.
+    :raises TypeError: `path` is not a path.
+    :raises ValueError: `path` is empty or contains a NUL character.
     """
     try:
-        found = None if given is None else os.fsdecode(given)
+        found = None if path is None else os.fsdecode(path)
     except TypeError:
-        raise TypeError(f"{name} must be a path, not {given!r}") from None
+        raise TypeError(f"{name} must be a path, not {path!r}") from None
     # Reject an empty path, which is often the value of an unset shell variable. os.path.abspath()
     # would convert the empty path to the current directory.
     if found == "":

@@ -1,4 +1,4 @@
-"""Identities of processes that remain unique if a pid is reused, and functions for pidfds."""
+"""Process identities that stay unique when a pid is reused, and queries about processes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from usernsctl._lean import Any, dataclass
 from usernsctl._system.descriptors import wait_readable
 from usernsctl.errors import NamespaceError
 
-# The kernel's limit of pids, PID_MAX_LIMIT (proc_sys_kernel(5), pid_max).
+# The largest pid_max that the kernel accepts, PID_MAX_LIMIT (proc_sys_kernel(5)).
 _PID_MAX = 1 << 22
 
 _MOMENT_MAX = 1 << 40
 
-# The flag of an exiting process in proc_pid_stat(5), PF_EXITING (include/linux/sched.h).
+# PF_EXITING (include/linux/sched.h), the flag of an exiting process in proc_pid_stat(5).
 _PF_EXITING = 4
 
 # Time limit of the wait for another process's execve(2), and the interval of the checks, both in
@@ -109,14 +109,14 @@ class ProcessIdentity:
                 return None
             what = f"process {self.pid}"
             raise NamespaceError.from_os_error(error, what, step="state") from error
-        # After `accept`, check that the process of the pidfd still runs. If so, the pid was not
-        # reused meanwhile, and `accept` has checked the process of the pidfd.
+        # Check after `accept` that the process of the pidfd still runs. If it does, its pid was not
+        # reused, so `accept` has checked this process.
         is_same = self.is_running()
         is_accepted = is_same and accept(self.pid)
         if not is_same or wait_readable(pidfd.number, timeout=0):
             return None
         if not is_accepted:
-            # Close the descriptor now, because the traceback of the error keeps a reference.
+            # Close the descriptor now, because the traceback of the error keeps this object alive.
             pidfd.close()
             raise ForeignProcessError(
                 f"process {self.pid} was not started by usernsctl",
@@ -178,7 +178,7 @@ def _is_exiting(pid: int) -> bool:
 
 
 def children_of(pid: int) -> set[int]:
-    """Return the pids of a single-threaded process's children; an empty set if it has exited."""
+    """Return the pids of a single-threaded process's children, or an empty set if it has exited."""
     try:
         return {int(word) for word in _read(f"/proc/{pid}/task/{pid}/children").split()}
     except (FileNotFoundError, ProcessLookupError):
@@ -195,7 +195,7 @@ def parent_of(pid: int) -> int:
 
 
 def is_in_our_namespace(pid: int) -> bool:
-    """Return whether a process is in a user namespace of this user, below the caller's own."""
+    """Return whether a process is in a user namespace that this user created below the caller's."""
     namespace = Descriptor()
     try:
         ours = os.stat("/proc/self/ns/user")

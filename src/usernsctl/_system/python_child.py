@@ -1,7 +1,8 @@
 """Python child processes that run a module of this package outside of gVisor.
 
-A child imports no module from the current directory or from PYTHONPATH, where another program may
-have created a module. The parent passes the directories of this package and of its dependencies.
+A child imports no module from the current directory or from PYTHONPATH, because another program may
+have created modules there. The parent passes the directories of this package and of its
+dependencies as arguments.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import importlib.machinery
 import os
 import sys
 
-# The child runs this file as a script, before it can import the package, so the file must not
-# import it.
+# This file must not import the package: the child runs the file as a script, and can't import the
+# package yet.
 
 _SCRIPT = os.path.abspath(__file__)
 _PACKAGE = os.path.dirname(os.path.dirname(_SCRIPT))
@@ -77,8 +78,8 @@ def _run(places: list[str], module: str) -> None:
     import runpy
 
     sys.path += [place for place in places if place not in sys.path]
-    # Load the package from the directory of this file, because sys.path may lead to another package
-    # with this name.
+    # Load the package from the directory of this file, because a directory in sys.path may contain
+    # another package of the same name.
     name = os.path.basename(_PACKAGE)
     spec = importlib.util.spec_from_file_location(
         name, os.path.join(_PACKAGE, "__init__.py"), submodule_search_locations=[_PACKAGE]
@@ -92,8 +93,7 @@ def _run(places: list[str], module: str) -> None:
 
 
 if __name__ == "__main__":
-    # The leading arguments, which are absolute paths, are directories. The name of the module
-    # follows.
+    # The arguments begin with the absolute paths of directories. The name of the module follows.
     import itertools
 
     _given = list(itertools.takewhile(os.path.isabs, sys.argv[1:]))

@@ -40,11 +40,11 @@ from usernsctl._system.processes import ForeignProcessError
 from usernsctl._text import quoted
 from usernsctl.errors import NamespaceError
 
-#: The name of the file with the record, in an entry's directory.
+#: The name of the file in an entry's directory that contains the record.
 RECORD = "record.json"
 
-# Matches the name of an entry that is a draft, or that was set aside to be removed (~ and 8
-# digits).
+# Matches the names of hidden entries: .NAME for a draft, .NAME~ and 8 digits for an entry that was
+# set aside to be removed.
 _HIDDEN = re.compile(rf"\.(?P<name>{NAME})(?P<aside>~[0-9a-f]{{8}})?")
 
 # Maximum number of attempts while other processes remove or rename the entry.
@@ -55,7 +55,7 @@ _ATTEMPTS = 100
 _LOCK_SECONDS = 10.0
 _LOCK_PAUSE_SECONDS = 0.02
 
-# Maximum size of a JSON file, in bytes. A record has a few hundred bytes, but a command may
+# Maximum size of a JSON file, in bytes. A record takes a few hundred bytes, but its command may
 # have many arguments, and Directory.read() also reads runsc's state file, which contains the
 # environment.
 _RECORD_MAX = 4 << 20
@@ -64,7 +64,7 @@ _STEP = "state"
 _CAUSE = "state-directory-unusable"
 _ELSEWHERE = "set XDG_RUNTIME_DIR to a directory of your own"
 
-# Errors for lack of descriptors or memory. The remedy for them is not another state directory.
+# Errors for lack of descriptors or memory, for which another state directory is no remedy.
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 # Errors of open(2) for a file of an unexpected type.
@@ -77,7 +77,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def fault_of(status: os.stat_result, forbidden: int) -> str | None:
-    """Return the reason why other users could have changed a file, or ``None``.
+    """Return the reason why other users may have changed a file; ``None`` if they can't have.
 
     :param forbidden: the mode bits that the file must not have.
     """
@@ -91,8 +91,8 @@ def fault_of(status: os.stat_result, forbidden: int) -> str | None:
 class Directory(OpenFile):
     """An open directory that belongs to this user.
 
-    :ivar elsewhere: the remedy in errors about the directory and its files, such as to use another
-        state directory. Errors about a file of the wrong type have their own remedy.
+    :ivar elsewhere: the remedy in errors about the directory and its files, such as the advice to
+        use another state directory. Errors about a file of the wrong type have their own remedy.
     """
 
     elsewhere: str = _ELSEWHERE
@@ -104,8 +104,9 @@ class Directory(OpenFile):
         :param path: an absolute path.
         :param make: whether to create the directory if it is missing. Its parent directory must
             exist.
-        :param elsewhere: the remedy in errors about the directory and its files, such as to use
-            another state directory. Errors about a file of the wrong type have their own remedy.
+        :param elsewhere: the remedy in errors about the directory and its files, such as the advice
+            to use another state directory. Errors about a file of the wrong type have their own
+            remedy.
         :raises UntrustedPathError: other users may access the directory, or replace a directory on
             its path.
         :raises OSError: the directory does not exist, or can't be opened or created.
@@ -132,7 +133,7 @@ class Directory(OpenFile):
         status = os.fstat(found.fd)
         fault = fault_of(status, forbidden)
         if fault is not None:
-            # Close the descriptor now, because the traceback of the error keeps a reference.
+            # Close the descriptor now, because the traceback of the error keeps this object alive.
             found.close()
             remedy = f"chmod 700 {quoted(path)}" if status.st_uid == os.geteuid() else None
             raise UntrustedPathError(path, f"is not private: {fault}", remedy)
@@ -200,7 +201,7 @@ class Directory(OpenFile):
             pause = min(pause * 2, _LOCK_PAUSE_SECONDS)
 
     def unlock(self) -> None:
-        """Release the lock, even if a forked child has the descriptor, in contrast to close(2)."""
+        """Release the lock, which close(2) would not do while a forked child has the descriptor."""
         fcntl.flock(self.fd, fcntl.LOCK_UN)
 
     def names(self, rule: re.Pattern[str] | str = NAME) -> list[str]:
@@ -215,8 +216,8 @@ class Directory(OpenFile):
         :raises NamespaceError: the file can't be read, or other users may have written it.
         """
         path = f"{self.path}/{name}"
-        # The file may be hostile, so that open(2) must neither block on a FIFO nor follow a
-        # symbolic link.
+        # Neither block on a FIFO nor follow a symbolic link, because another program may have
+        # created the file.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         with wrap_os_errors(path, self.elsewhere):
             try:
@@ -278,7 +279,7 @@ class Directory(OpenFile):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(RECORD, dir_fd=directory.fd)
                 try:
-                    # Try rmdir() first, because it requires no further descriptor, unlike rmtree().
+                    # Try rmdir() first, because rmtree() needs a free descriptor.
                     os.rmdir(name, dir_fd=self.fd)
                 except OSError:
                     shutil.rmtree(name, dir_fd=self.fd)
@@ -476,15 +477,15 @@ class Store(Generic[R]):
                 try:
                     entry = self._lock(f".{name}", make=True)
                 except NamespaceError:
-                    # Remove the directory if it was created but could not be opened. sweep() does
-                    # so only if no other process has locked it.
+                    # If the directory was created but could not be opened, let sweep() remove it.
+                    # sweep() keeps a directory that another process has locked.
                     with contextlib.suppress(NamespaceError):
                         self.sweep()
                     raise
                 if entry is not None:
                     with contextlib.ExitStack() as undo:
                         undo.enter_context(entry)
-                        # Check again, because the previous owner of the lock may have published an
+                        # Check again, because the previous holder of the lock may have published an
                         # entry with this name.
                         self._check_free(name, replace)
                         if not entry.directory.names("(?s).*"):
@@ -521,8 +522,8 @@ class Store(Generic[R]):
         """
         with contextlib.suppress(FileNotFoundError), self._open_directory(False) as top:
             for name in top.names(_HIDDEN):
-                # Ignore files that are not directories of this user, because no store has created
-                # them.
+                # Ignore files that no store has created: files that are not directories, or that
+                # belong to other users.
                 with (
                     contextlib.suppress(FileNotFoundError, NamespaceError),
                     top.open(name) as directory,
@@ -581,7 +582,7 @@ class Store(Generic[R]):
 
 
 def _sweep_one(top: Directory, name: str, directory: Directory) -> None:
-    """Remove or restore a hidden entry, unless its creator or remover still has the lock."""
+    """Remove or restore a hidden entry, unless another process still holds its lock."""
     found = _HIDDEN.fullmatch(name)
     if found is None or not directory.lock(0):
         return
@@ -618,7 +619,7 @@ def _untrusted(path: str, error: UntrustedPathError) -> NamespaceError:
 
 
 class BusyError(NamespaceError):
-    """Error for an entry that stays locked by another process, or whose processes survive."""
+    """Error for an entry that another process keeps locked, or whose processes survive SIGKILL."""
 
 
 def _locked(directory: Directory) -> BusyError:
@@ -638,8 +639,8 @@ def _locked(directory: Directory) -> BusyError:
 def wrap_os_errors(path: str, elsewhere: str = _ELSEWHERE) -> Iterator[None]:
     """Convert an OSError of a ``with`` block to a NamespaceError about `path`.
 
-    :param elsewhere: the remedy in the error, such as to use another state directory. Errors about
-        a file of the wrong type have their own remedy.
+    :param elsewhere: the remedy in the error, such as the advice to use another state directory.
+        Errors about a file of the wrong type have their own remedy.
     :raises NamespaceError: a system call failed.
     """
     try:

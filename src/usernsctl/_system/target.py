@@ -14,8 +14,8 @@ Propagation = Literal["private", "slave", "shared", "unchanged"]
 # MS_PRIVATE, MS_SLAVE and MS_SHARED of mount(2), which the standard library does not define.
 _PROPAGATION = {"private": 1 << 18, "slave": 1 << 19, "shared": 1 << 20, "unchanged": 0}
 
-#: The kinds of namespaces that a process itself can enter. Only child processes can enter
-#: namespaces of the other kinds.
+#: The kinds of namespaces that a process can enter itself. For the other kinds, only its children
+#: enter the namespace (setns(2)).
 ENTERABLE = ("mount", "net", "ipc", "uts", "cgroup")
 #: The kinds of namespaces that a descriptor keeps alive without a process inside.
 KEPT = (*ENTERABLE, "time")
@@ -26,7 +26,7 @@ class Joinable(Protocol):
     """Interface of existing namespaces that a command can join."""
 
     def target(self) -> Target:
-        """Return the target for a single start of a command in the namespaces."""
+        """Return the target with which to start one command in the namespaces."""
 
 
 @dataclass(slots=True)
@@ -36,13 +36,13 @@ class Target:
     :ivar plan: the plan of a new user namespace, or ``None``.
     :ivar join: the descriptors of namespaces to join first, in the order of
         :data:`_core.ALL_NAMESPACES`; -1 for a kind that is not joined.
-    :ivar namespaces: the kinds of further namespaces to create.
+    :ivar namespaces: the kinds of other namespaces to create.
     :ivar has_init: whether PID 1 of a new PID namespace is a process of usernsctl, the parent of
         the command.
-    :ivar setup: the settings that are applied inside before the command starts.
-    :ivar owner: the owner of `join`, to which a reference is kept because its finaliser closes the
-        descriptors.
-    :ivar keep_open: a context manager during which the descriptors in `join` stay open.
+    :ivar setup: the settings to apply in the namespaces before the command starts.
+    :ivar owner: the object whose finaliser closes the descriptors in `join`; this reference keeps
+        it alive.
+    :ivar keep_open: a context manager that keeps the descriptors in `join` open.
     """
 
     plan: _core.NativePlan | None = None
@@ -56,7 +56,7 @@ class Target:
     )
 
     def enter(self, *, pass_fds: Iterable[int] | None = None) -> None:
-        """Move this process, which must have one thread only, into the namespaces.
+        """Move this process, which must have only one thread, into the namespaces.
 
         :param pass_fds: the descriptors from 3 on that the process passes to the program that it
             executes next. All other descriptors are closed before existing namespaces are joined,
@@ -88,9 +88,9 @@ class OwnNamespaces:
 
 
 def selected(options: dict[str, Any], kinds: Sequence[str] = _core.NAMESPACES) -> tuple[str, ...]:
-    """Remove the keywords of namespaces from `options`; return the keywords that had a true value.
+    """Remove the keywords in `kinds` from `options`; return those that had a true value.
 
-    :param kinds: the possible keywords, in the order of :data:`_core.NAMESPACES`.
+    :param kinds: kinds of namespaces, in the order of :data:`_core.NAMESPACES`.
     """
     return tuple([kind for kind in kinds if options.pop(kind, False)])
 
@@ -106,7 +106,7 @@ def make_target(
 ) -> Target:
     """Return the target for a new user namespace, or for existing namespaces.
 
-    :param namespaces: the kinds of further namespaces to create.
+    :param namespaces: the kinds of other namespaces to create.
     :param init: whether PID 1 of a new PID namespace is a process of usernsctl, the parent of the
         command.
     :param idmap: the id map of a new user namespace; by default the caller is root there.

@@ -40,7 +40,7 @@ def leads_out(target: bytes, depth: int) -> bool:
 
 
 def is_file_name(name: bytes) -> bool:
-    """Return whether `name` can be a directory entry's name; a path, ``.`` and ``..`` can't."""
+    """Return whether `name` is a valid file name, which a path, ``.`` or ``..`` is not."""
     return bool(name) and name not in (b".", b"..") and b"/" not in name and b"\0" not in name
 
 
@@ -157,13 +157,13 @@ class TreeWriter:
         """Set the mode and the time of the open file or directory, and close it.
 
         :raises ValueError: no file or directory is open.
-        :raises OSError: the file system reports an error.
+        :raises OSError: the mode can't be set, or the file can't be closed.
         """
         if not self._levels:
             raise ValueError("an end without an open file or directory")
         level = self._levels[-1]
         os.fchmod(level.file.fd, level.mode & _PERMISSIONS)
-        # Ignore errors, because not every file system can store every time.
+        # Ignore errors, because not every filesystem can store every timestamp.
         with contextlib.suppress(OSError, OverflowError):
             os.utime(level.file.fd, ns=(level.mtime_ns, level.mtime_ns))
         self._levels.pop()
@@ -186,7 +186,7 @@ class TreeWriter:
             os.utime(wanted, ns=times, dir_fd=parent, follow_symlinks=False)
 
     def keep(self) -> None:
-        """Keep the tree when this object is closed: :meth:`close` does not remove it then."""
+        """Keep the tree: :meth:`close` will not remove it."""
         self._is_kept = True
 
     def close(self) -> None:
@@ -223,7 +223,7 @@ class TreeEntry:
     :ivar file: the descriptor of a regular file, which is open until the next entry; else ``None``.
     :ivar target: the target of a symbolic link; else empty.
     :ivar is_open: whether the entry is a directory whose entries follow.
-    :ivar is_end: whether this is the second entry of a directory, after its entries.
+    :ivar is_end: whether this is the second yield of a directory, after its entries.
     """
 
     name: bytes
