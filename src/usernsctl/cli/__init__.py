@@ -1,4 +1,4 @@
-"""Command line of usernsctl: ``usernsctl VERB ...``."""
+"""Command line interface: ``usernsctl SUBCOMMAND ...``."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from itertools import pairwise
 
 from usernsctl._system.handover import INTERRUPTED, default_sigchld, raise_on_interrupt
 
-# Type checkers treat this constant as true. An import from typing would delay the start.
+# Define TYPE_CHECKING, which type checkers treat as true, because importing typing would delay the
+# start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from usernsctl.errors import UsernsError
 
-# The arguments with which shell completion calls usernsctl; the kind of names follows.
+# The arguments with which shell completion calls usernsctl, up to the kind of names to print.
 _COMPLETION_CALL = ["completion", "--names"]
 
 
@@ -78,22 +79,22 @@ def print_error(error: UsernsError) -> None:
         say(f"  why: {known.why} [{error.cause}]")
     elif error.cause not in (None, "usage"):  # the cause "usage" is an unknown option
         say(f"  cause: {error.cause}")
-    # Only remedies of the catalogue may have several lines. Other remedies have no newlines,
-    # because names in them are escaped.
+    # Only the catalogue's remedies may contain several lines. Other remedies contain file names, in
+    # which newlines are escaped.
     if remedy := error.remedy or (known.remedy if known else None):
         lines = shown_lines(remedy).split("\n")
         print("  remedy:", *lines, sep=" " if len(lines) == 1 else "\n    ", file=sys.stderr)
 
 
 def _named(error: OSError) -> UsernsError | None:
-    """Return the error with its cause; ``None`` for an OSError of unknown cause."""
+    """Return the UsernsError for an OSError, or ``None`` if its cause is unknown."""
     from usernsctl import _core
     from usernsctl.errors import NamespaceError, UsernsError
 
     where = error.filename
     if isinstance(error, UsernsError):
         return error
-    # /proc/self is missing if /proc belongs to another PID namespace.
+    # /proc/self does not exist if /proc was mounted in another PID namespace.
     if isinstance(error, FileNotFoundError) and str(where).startswith("/proc/self"):
         return NamespaceError.from_os_error(error, where, step="facts", cause="no-proc")
     if where is None and isinstance(error, FileNotFoundError) and not _exists_here():
@@ -104,8 +105,8 @@ def _named(error: OSError) -> UsernsError | None:
             remedy="change to an existing directory: cd /",
         )
     if where is None:
-        # A system call of Python itself may have failed, so check whether a seccomp filter denies
-        # it.
+        # The error may come from a system call that Python itself makes, so check whether a seccomp
+        # filter denies system calls.
         try:
             _core.check_filter()
         except UsernsError as denied:
@@ -160,9 +161,9 @@ def _call(argv: list[str]) -> int:
 
 
 def _logs_json(words: Sequence[str]) -> bool:
-    """Return whether the arguments are a call of ``usernsctl run --log json``.
+    """Return whether the arguments call ``usernsctl run --log json``.
 
-    The arguments are searched as text, because they have an error and can't be parsed.
+    The words are searched, because the arguments contain an error and can't be parsed.
     """
     if words[:1] != ["run"]:
         return False
@@ -178,6 +179,6 @@ def version() -> str:
 
 
 def _redirect_to_null(fd: int) -> None:
-    """Redirect a broken output to /dev/null, so that the interpreter's flush at exit succeeds."""
+    """Redirect a stream that failed to /dev/null, so that Python's flush at exit succeeds."""
     with open(os.devnull, "wb") as nothing:
         os.dup2(nothing.fileno(), fd)

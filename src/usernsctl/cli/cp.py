@@ -67,7 +67,7 @@ def parser(prog: str) -> Parser:
 
 
 def _user(text: str) -> str:
-    """Check the value of ``--user``, whose names are looked up in the sandbox.
+    """Check the form of the value of ``--user``; the sandbox will look up the names.
 
     :raises ValueError: `text` is not of the form USER[:GROUP].
     """
@@ -142,7 +142,7 @@ def copy(
 
 
 def _put_into(put: Callable[..., CopyReport], path: str, name: str, parents: bool) -> CopyReport:
-    """Copy to the file `name` in the directory `path`, or to `path` if `path` is no directory."""
+    """Copy to `name` in the directory `path`, or to `path` itself if it is not a directory."""
     below = os.path.join(path, name)
     try:
         return put(below)
@@ -153,7 +153,7 @@ def _put_into(put: Callable[..., CopyReport], path: str, name: str, parents: boo
 
 
 def _print_notes(report: CopyReport) -> None:
-    """Print messages about files that were skipped or that changed during the copy."""
+    """Print which files were skipped, and which changed during the copy."""
     for path, why in report.skipped:
         say(f"usernsctl: skipped {shown(path)}: {why}")
     if report.skipped_count > len(report.skipped):

@@ -1,4 +1,4 @@
-"""``usernsctl run --dry-run``: print the launch of a run without performing it."""
+"""``usernsctl run --dry-run``: print what a run would do, without starting the sandbox."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def show(request: Request, notify: Callable[[str], object], *, as_json: bool) -> None:
-    """Print the launch that a request results in.
+    """Print the launch that usernsctl plans for a request.
 
-    :param notify: a function that is called with messages for the user.
+    :param notify: a function that prints a message for the user.
     :param as_json: whether to print JSON.
     :raises UsernsError: the run would fail for a reason that is known before it starts.
     """
@@ -37,7 +37,7 @@ def show(request: Request, notify: Callable[[str], object], *, as_json: bool) ->
 
 
 def described(launch: Launch, facts: Facts) -> dict[str, Any]:
-    """Return a launch as JSON, with ``ID`` and ``TIME`` for the id and the time of the start."""
+    """Return a launch as a JSON object, with ``ID`` and ``TIME`` for values of a real start."""
     place = _Names(launch)
     return {
         "version": launch.version,
@@ -100,7 +100,7 @@ def as_text(launch: Launch, facts: Facts) -> Iterator[str]:
 
 
 def _stack_of(words: Sequence[str]) -> str:
-    """Return which network stack the arguments of runsc select, and the stack's namespace."""
+    """Describe the network stack that runsc's arguments select, and its network namespace."""
     from usernsctl.gvisor.launch.network import NETWORK
 
     if "--network=host" not in words:
@@ -110,7 +110,7 @@ def _stack_of(words: Sequence[str]) -> str:
 
 
 def _seen(facts: Facts) -> tuple[int, int]:
-    """Return the memory size in bytes, and the number of processors, that the command sees."""
+    """Return the memory size in bytes, and the number of CPUs, that the command sees."""
     memory, processors = seen_limits()
     if facts.enforced is not None:
         memory = min(memory, facts.enforced.memory or memory)
@@ -119,7 +119,7 @@ def _seen(facts: Facts) -> tuple[int, int]:
 
 
 def _open_files() -> dict[str, Any]:
-    """Return the limit on open files that the core writes to config.json."""
+    """Return RLIMIT_NOFILE as the core writes it to config.json."""
     import resource
 
     soft, hard = (
@@ -134,7 +134,7 @@ def _extents(extents: Iterable[Extent]) -> list[dict[str, int]]:
 
 
 class _Names:
-    """Replacements for the placeholders of a launch, such as ``@s``, by readable names."""
+    """Readable names to print in place of a launch's placeholders, such as ``@s``."""
 
     def __init__(self, launch: Launch) -> None:
         self._launch = launch
@@ -159,7 +159,7 @@ class _Names:
         return {"do": one.verb, **self.named(one)}
 
     def config(self, facts: Facts) -> Any:
-        """Return the config.json, with the values that a start would insert now."""
+        """Return config.json with the values that would be inserted if the sandbox started now."""
         from usernsctl.gvisor import oci
         from usernsctl.gvisor.launch.steps import VERIFY_AS, completed, record
 
@@ -168,8 +168,8 @@ class _Names:
         assert start is not None
         user = start.user if facts.ids.has(start.user) else (0, 0)
         values: dict[Record, Any] = {
-            # usernsctl-verify sets ids that are not mapped, according to arguments that precede the
-            # command (launch/config.c).
+            # If the user's id is not mapped, usernsctl-verify switches to it. The id is passed to
+            # usernsctl-verify in arguments before the command (launch/config.c).
             record("json-args"): (
                 *((VERIFY_AS, *map(str, start.user)) if user != start.user else ()),
                 *start.args,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 _NOT_RECOGNISED, _WRONG_USAGE = 1, 2
-# Maximum number of causes that are printed in full. For further causes, only the evidence is
+# Maximum number of causes that are printed in full. For the other causes, only the evidence is
 # printed.
 _FULL_MAX = 3
 _SAYS_TOO_LITTLE = "mapped-sandbox-eof-unknown"
@@ -110,7 +110,7 @@ def _read(file: str | None) -> Explanation:
 
 
 def _probe(explanation: Explanation) -> tuple[Explanation, Report | None]:
-    """Probe this machine to find out which of the causes apply.
+    """Probe this host to find out which of the causes apply.
 
     :returns: the explanation with confirmed causes, and the report; or the unchanged explanation
         and None if the probes fail.
@@ -128,7 +128,7 @@ def _probe(explanation: Explanation) -> tuple[Explanation, Report | None]:
 
 
 def _remedies(candidate: Candidate, report: Report | None) -> dict[Place, str]:
-    """Return the remedies of a cause; for a confirmed cause, with commands for this machine."""
+    """Return the remedies of a cause; for a confirmed cause, with commands for this host."""
     from usernsctl.doctor.remedies import remedy
 
     remedies = dict(candidate.cause.remedies)
@@ -176,7 +176,7 @@ def _as_text(explanation: Explanation, report: Report | None, logged: Sequence[F
 def _verdict(
     explanation: Explanation, confirmed: Sequence[Candidate], blocking: Sequence[Finding]
 ) -> str:
-    """Return the conclusion from the input and the probes of this machine, in a sentence or two."""
+    """Return the conclusion from the input and the probes of this host, in a sentence or two."""
     count = len(explanation.candidates)
     several = "the cause is one of these" if count > 1 else "the cause is probably this"
     elsewhere = f"Where the text comes from, {several}."
@@ -191,7 +191,7 @@ def _verdict(
 
 
 def _likeliest(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return the causes to print in full: the likeliest ones, and any cause of a vague message."""
+    """Return the causes to print in full: the likeliest ones, and that of a vague message."""
     return [
         candidate
         for position, candidate in enumerate(candidates)

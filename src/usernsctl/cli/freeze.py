@@ -10,7 +10,7 @@ from usernsctl.cli.run import add_options, check_combination, file_parser, reque
 from usernsctl.gvisor.launch.request import Request
 from usernsctl.maps import Extent
 
-# Options of usernsctl run that freeze rejects, with the reason.
+# Options of usernsctl run that freeze rejects, each with the reason.
 _REFUSED = {
     "kept": ("--in", "the namespace may not exist when the launch is started"),
     "state": ("--root", "each start creates its own directory for runsc's state"),
@@ -47,7 +47,8 @@ def write(output: str, environ: Mapping[str, str], words: Sequence[str], **given
         if given[name] not in (None, ()):
             raise UsageError(f"{option} can't be frozen: {why}")
     if not given["command"] and given["bundle"] is None:
-        # Check with a placeholder command, because usernsctl-exec --launch may name the command.
+        # If no command is given, check with a placeholder, because the caller of usernsctl-exec
+        # --launch may give the command.
         check_combination({**given, "command": ("true",)})
     else:
         check_combination(given)

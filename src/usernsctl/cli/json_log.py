@@ -17,7 +17,7 @@ from usernsctl.errors import UsernsError
 
 
 def notice(text: str) -> None:
-    """Print a notice, a message that is no error."""
+    """Print a notice, that is, a message that is not an error."""
     _print("notice", message=shown(text))
 
 
@@ -27,7 +27,7 @@ def usage_error(reason: str) -> None:
 
 
 def reporting(function: Callable[[], object]) -> int:
-    """Call a function; print its error, if any, and return the exit status: 0 without an error."""
+    """Call a function, print the error that it raises, and return the exit status (0: no error)."""
     try:
         function()
     except UsageError as error:
@@ -56,6 +56,6 @@ def _print(level: str, **members: str | None) -> None:
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     message = {"time": now, "level": level, "program": "usernsctl", **members}
     given = {name: value for name, value in message.items() if value is not None}
-    # Write the line by a single write(2), so that output of other processes can't split the line.
+    # Write the line with a single write(2), so that output of other processes can't split it.
     sys.stderr.write(json.dumps(given, ensure_ascii=False) + "\n")
     sys.stderr.flush()

@@ -71,7 +71,8 @@ def create(name: str, options: tuple[str, ...]) -> None:
 def _without_private(options: Sequence[str]) -> list[str]:
     """Return the options without ``--net private`` and ``--net=private``.
 
-    A private network creates its own network namespace, in place of the namespace of ``--net``.
+    usernsctl-exec does not know the value ``private``: a private network comes with a network
+    namespace of its own.
     """
     kept: list[str] = []
     for word in options:
@@ -134,7 +135,8 @@ def exec_(name: str, command: tuple[str, ...], environ: Mapping[str, str]) -> in
     namespace = Namespace.open(name)
     if not namespace.has("pid"):
         namespace.exec(command, env=environ)
-    # setns(2) moves only later children of a process into a PID namespace, not the process itself.
+    # With a PID namespace, start a child: setns(2) moves only later children of the caller into a
+    # PID namespace.
     return supervise(
         lambda: spawn(command, namespace=namespace, env=environ, pdeathsig=signal.SIGKILL).pid
     )

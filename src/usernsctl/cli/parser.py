@@ -1,11 +1,12 @@
 """Parser of the command line, based on :mod:`argparse`.
 
-A verb is a subcommand, such as ``run`` or ``ns exec``. The module of a verb has a function that
-returns the verb's parser, and a function that runs the verb. A verb's module is imported only when
-the verb is called, so that no command waits for the imports of other verbs.
+The names in this module call a subcommand, such as ``run`` or ``ns exec``, a verb. The module of a
+subcommand contains a function that returns its parser, and a function that runs it. The module is
+imported only when the subcommand is called, so that no subcommand waits for the imports of others.
 
-Only documented parts of argparse are used. This module itself formats ``--help`` and sorts the
-arguments, because releases of Python differ in both.
+Only documented parts of argparse are used. Releases of Python differ in how argparse formats
+``--help`` and parses mixed options and operands, so this module formats the help and sorts the
+arguments itself.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from usernsctl._text import shown_lines
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-#: Verbs, each with its summary in ``usernsctl --help`` and the function that returns its parser.
+#: The subcommands, each with its summary in ``usernsctl --help`` and the function that returns its
+#: parser.
 VERBS = {
     "run": ("Run CMD in gVisor: on a kernel of its own, without root.", "run:parser"),
     "freeze": ("Save a run to a file, a launch, to start it without Python.", "freeze:parser"),
@@ -61,8 +63,8 @@ _DOCKER_OPTIONS = {
     "--ulimit": "--rlimit",
 }
 
-# Maximum number of suggestions for a misspelled word, and the maximum number of verbs of a group
-# that the error of an unknown verb lists.
+# Maximum number of suggestions for a misspelled word, and maximum number of subcommands that the
+# error for an unknown subcommand lists.
 _NEAR_MAX, _LISTED_MAX = 4, 6
 
 # Widths in --help, in columns: the maximum width of the option names in the left column, and the
@@ -75,7 +77,7 @@ class UsageError(Exception):
 
 
 class Answer(Exception):
-    """A text to print instead of running the verb: the help, or an error about the arguments.
+    """A text to print instead of running the subcommand: the help, or a usage error.
 
     :ivar text: the text, with a newline at the end.
     :ivar status: the exit status. If it is not 0, the text is for standard error.
@@ -91,13 +93,14 @@ class Answer(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """Parser of the arguments of a verb, or of a group of verbs.
+    """Parser of the arguments of a subcommand, or of a group of subcommands.
 
-    :ivar headings: the lists of options, by the headings in ``--help``; most options have the
+    :ivar headings: the lists of options, keyed by the heading in ``--help``; most options have the
         heading "".
-    :ivar flags: the options by name; an option with several names has several entries.
+    :ivar flags: the options, keyed by name; an option with several names has several entries.
     :ivar operands: the operands, which follow the options.
-    :ivar verbs: the verbs of a group, with their summaries and functions that return their parsers.
+    :ivar verbs: the subcommands of a group, each with its summary and a function that returns its
+        parser.
     """
 
     def __init__(
@@ -115,19 +118,19 @@ class Parser(argparse.ArgumentParser):
     ) -> None:
         """Create a parser without options other than ``--help``.
 
-        :param prog: the program and the verb, such as ``usernsctl ns exec``.
-        :param function: the function that runs the verb, or ``None`` for a group of verbs. The
-            function takes the options and operands as keyword arguments, and returns the exit
-            status, or ``None`` for 0.
+        :param prog: the program and the subcommand, such as ``usernsctl ns exec``.
+        :param function: the function that runs the subcommand, or ``None`` for a group of
+            subcommands. The function takes the options and operands as keyword arguments, and
+            returns the exit status, or ``None`` for 0.
         :param description: the text of ``--help``, by default the docstring of `function`. Indented
             paragraphs are not wrapped.
-        :param usage: the text after the verb in the first line of ``--help``; by default the
+        :param usage: the text after the subcommand in the first line of ``--help``; by default the
             placeholders of the operands.
-        :param has_help: whether the verb has an option ``--help``.
+        :param has_help: whether the subcommand has an option ``--help``.
         :param options_first: whether the first operand ends the options.
         :param passes_unknown: whether an unknown option counts as an operand.
-        :param wants: the names of further arguments of the function: ``"environ"`` for the caller's
-            environment variables, ``"words"`` for the arguments of the verb.
+        :param wants: the names of additional arguments of the function: ``"environ"`` for the
+            caller's environment variables, ``"words"`` for the arguments of the subcommand.
         :param wrong_usage: the exit status for errors in the arguments.
         """
         super().__init__(prog, add_help=False, allow_abbrev=False)
@@ -197,7 +200,7 @@ class Parser(argparse.ArgumentParser):
     def add_operand(self, name: str, metavar: str, **settings: Any) -> None:
         """Add an operand, an argument that follows the options.
 
-        :param name: the name of the parameter of the verb's function.
+        :param name: the name of the parameter in the subcommand's function.
         :param metavar: the placeholder for the operand in the usage.
         :param settings: arguments of :meth:`argparse.ArgumentParser.add_argument`.
         """
@@ -208,7 +211,7 @@ class Parser(argparse.ArgumentParser):
         self.add_operand(name, metavar, nargs=argparse.REMAINDER)
 
     def add_answer(self, flag: str, other: str, text: Callable[[], str], help: str) -> None:
-        """Add an option, such as ``--help``, that prints a text instead of running the verb."""
+        """Add an option that, like ``--help``, only prints a text and runs no subcommand."""
         suppressed = argparse.SUPPRESS
         self.add_option(
             flag, other, action=_Answer, nargs=0, const=text, dest=suppressed, help=help
@@ -217,7 +220,7 @@ class Parser(argparse.ArgumentParser):
     def add_verb(
         self, name: str, summary: str, function: Callable[..., int | None], **settings: Any
     ) -> Parser:
-        """Add a verb to a group, and return the verb's parser.
+        """Add a subcommand to a group, and return the subcommand's parser.
 
         :param settings: arguments of :class:`Parser`.
         """
@@ -228,9 +231,9 @@ class Parser(argparse.ArgumentParser):
     # ---- parsing ---------------------------------------------------------------------------------
 
     def find(self, name: str) -> Parser:
-        """Return the parser of the verb `name` of this group.
+        """Return the parser of the subcommand `name` of this group.
 
-        :raises Answer: the group has no verb with this name.
+        :raises Answer: the group has no subcommand with this name.
         """
         if name not in self.verbs:
             similar = near(name, self.verbs)
@@ -240,7 +243,7 @@ class Parser(argparse.ArgumentParser):
         return self.verbs[name][1]()
 
     def read(self, words: Sequence[str]) -> dict[str, Any]:
-        """Parse arguments; return the values of options and operands by their names.
+        """Parse arguments; return the values of options and operands, keyed by name.
 
         :raises Answer: the arguments contain ``--help`` or an error.
         """
@@ -260,11 +263,11 @@ class Parser(argparse.ArgumentParser):
     def perform(
         self, given: dict[str, Any], environ: Mapping[str, str], words: Sequence[str]
     ) -> int:
-        """Call the function of the verb.
+        """Call the function that runs the subcommand.
 
         :param given: the result of :meth:`read`.
-        :param environ: the environment variables that the verb may pass on.
-        :param words: the arguments after the verb.
+        :param environ: the environment variables that the subcommand may pass on.
+        :param words: the arguments after the subcommand.
         :raises Answer: the function raised :class:`UsageError`.
         """
         assert self._function is not None
@@ -284,10 +287,10 @@ class Parser(argparse.ArgumentParser):
         raise Answer(shown_lines(text) + "\n", self._wrong_usage, reason)
 
     def arrange(self, words: Sequence[str]) -> list[str]:
-        """Move the options to the front, join them with their values, and add ``--`` and operands.
+        """Return the options, each joined with its value, followed by ``--`` and the operands.
 
-        argparse parses a value that begins with a dash as an option, and releases of argparse treat
-        ``--``, and operands between options, in different ways.
+        argparse would parse a value that begins with a dash as an option. Releases of argparse
+        differ in how they treat ``--``, and operands between options.
 
         :raises Answer: an option is unknown, or its value is missing or not allowed.
         """
@@ -309,7 +312,7 @@ class Parser(argparse.ArgumentParser):
         return [*options, "--", *operands] if operands else options
 
     def _split_option(self, word: str, rest: list[str]) -> Iterator[str]:
-        """Yield the options in `word`, each with its value; take a missing value from `rest`."""
+        """Yield the options in `word`, each with its value, which may be the next of `rest`."""
         flag, equals, value = word.partition("=")
         if not word.startswith("--"):
             # Short options may be combined, as in -rc, or have a value, as in -oFILE.
@@ -323,8 +326,8 @@ class Parser(argparse.ArgumentParser):
             flag, value = f"-{value[0]}", value[1:]
         if not equals and not value:
             value = rest.pop() if rest else "--"
-        # "--" in place of a value means that the value is missing. argparse before Python 3.13
-        # would drop "--" as a value.
+        # Report "--" as a missing value, because argparse before Python 3.13 would drop a value
+        # "--".
         if value == "--":
             self.error(f"{flag} needs a value: {format_option(self.flags[flag], flag)}")
         yield f"{flag}={value}"
@@ -348,7 +351,7 @@ class Parser(argparse.ArgumentParser):
     # ---- help ------------------------------------------------------------------------------------
 
     def format_usage(self) -> str:
-        """Return the usage line of the verb."""
+        """Return the usage line of the subcommand."""
         usage = self.usage or " ".join(["[OPTIONS]", *(str(one.metavar) for one in self.operands)])
         return f"Usage: {self.prog} {usage}\n"
 
@@ -399,7 +402,7 @@ def is_switch(option: argparse.Action) -> bool:
 
 
 def usernsctl() -> Parser:
-    """Return the parser of ``usernsctl``, with all verbs."""
+    """Return the parser of ``usernsctl``, with all subcommands."""
     parser = Parser(
         "usernsctl", description="Run programs in user namespaces and in gVisor, without root."
     )
@@ -436,7 +439,7 @@ class _Append(argparse.Action):
 
 
 class _Switch(argparse.Action):
-    """Action for a pair of options; stores true for the first one and false for the second."""
+    """Action for a pair of options, which stores true for the first and false for the second."""
 
     def __call__(self, parser: object, namespace: object, value: Any, flag: Any = None) -> None:
         setattr(namespace, self.dest, flag == self.option_strings[0])
@@ -458,7 +461,7 @@ def _import_parser(name: str, place: str) -> Parser:
 def _for_argparse(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     """Return a function that calls `parse`, and converts a ValueError to argparse's own error.
 
-    argparse prints the text of only its own error.
+    argparse does not print the text of a ValueError.
     """
 
     def parse_argument(text: str) -> Any:

@@ -110,8 +110,8 @@ def file_parser(prog: str, write: Callable[..., int | None], heading: str, what:
 # Maximum value of --max-output, MAX_OUTPUT_MAX in csrc/programs/watch/watch.h.
 _OUTPUT_MAX = 1 << 30
 
-# Options that reject an empty string, which is often the value of an unset variable. Otherwise an
-# empty string would mean the current directory, or that the option is omitted.
+# Options that reject an empty string, which is often the value of an unset shell variable, and
+# would mean the current directory, or the same as no option.
 _NEVER_EMPTY = {
     "rootfs": ("--rootfs", "a directory"),
     "bundle": ("--bundle", "a directory"),
@@ -221,7 +221,7 @@ def _result_file(path: str | None) -> Iterator[ResultFile | None]:
 
 
 def _output_limit(given: dict[str, Any]) -> str | None:
-    """Return the watcher's option for the output limit; remove the limit's options from `given`.
+    """Remove the options about the output limit from `given`; return the watcher's option for it.
 
     :raises UsageError: the options exclude each other.
     """
@@ -258,13 +258,13 @@ def _import_the_rest(*, joins_namespace: bool) -> None:
     """
     codecs.lookup("ascii")  # Python imports a module for each encoding
     if joins_namespace:
-        # These modules are needed for the search for a missing command, and for tracebacks.
+        # The search for a missing command, and tracebacks, need these modules.
         for module in ("shutil", "usernsctl.gvisor.launch.view", "traceback"):
             import_module(module)
 
 
 def _idmap(given: dict[str, Any]) -> IdMap:
-    """Return the id map for the options about ids, and remove these options from `given`."""
+    """Remove the options about ids from `given`; return the id map for them."""
     from usernsctl.maps import IdMap
 
     fill: Fill = "auto" if given.pop("map_auto") else "none"
@@ -332,11 +332,11 @@ def _check_network(given: dict[str, Any]) -> None:
 
 
 def _environment(given: dict[str, Any], variables: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment for the options about variables, and remove these from `given`."""
+    """Remove the options about variables from `given`; return the environment for them."""
     from usernsctl.gvisor.launch.options import base_environment, read_env_file, read_settings
 
     everything, files, settings = (given.pop(n) for n in ("env_all", "env_files", "settings"))
-    # The command of a bundle has the bundle's environment in place of the default variables.
+    # The command of a bundle gets the bundle's environment instead of the default variables.
     bare = given["bundle"] and not everything
     env = {} if bare else base_environment(variables, everything=everything)
     for path in files:

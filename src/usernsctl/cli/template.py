@@ -1,4 +1,4 @@
-"""``usernsctl template``: start programs from checkpoints."""
+"""``usernsctl template``: checkpoint programs, and start sandboxes from the checkpoints."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def _host_arguments(request: Request) -> dict[str, Any]:
 
 
 def _check(given: dict[str, Any], own: dict[str, Any]) -> None:
-    """Check that the options of ``template create`` are compatible and complete.
+    """Check that the options of ``template create`` fit together, and that none is missing.
 
     :raises UsageError: options exclude each other, or an option is missing or invalid.
     """
@@ -196,8 +196,8 @@ def list_(as_json: bool) -> None:
     """List the templates: name, kind, size, age and command."""
     from usernsctl.gvisor.template import store
 
-    # For the template of an interpreter, show only the interpreter, because the arguments are a
-    # program of usernsctl, not of the user.
+    # For the template of an interpreter, show only the interpreter: its arguments are usernsctl's
+    # own program, not the user's.
     found = [
         replace_fields(template, args=template.args[:1]) if template.kind == "python" else template
         for template in store.list_all()
@@ -278,8 +278,8 @@ def _host_request(given: dict[str, Any]) -> Request:
 def _creation(name: str, record: TemplateRecord) -> str:
     """Return the shell command that creates a template again, for use in remedies.
 
-    The command has no options about the host, because an attacker could have written the record to
-    make the user weaken the sandbox.
+    Options about the host are left out: an attacker could have written the record, so that a copied
+    command would weaken the sandbox.
     """
     argv = ["usernsctl", "template", "create", "--replace"]
     if record.kind == "python":

@@ -1,4 +1,4 @@
-"""Output to a terminal: tables, progress lines, and queries of what the terminal can print."""
+"""Terminal output: tables, progress lines, and checks of what the terminal can display."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def age(seconds: float) -> str:
 
 
 def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yield the lines of a table with one line for each row.
+    """Yield the lines of a table, one for each row.
 
     On a terminal, the last column is wrapped at 80 columns.
     """

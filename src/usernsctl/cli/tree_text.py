@@ -1,4 +1,4 @@
-"""Drawings of the tree of user namespaces, as text."""
+"""Text drawing of the tree of user namespaces."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from usernsctl._text import shown
 from usernsctl.cli.terminal import WIDTH
 from usernsctl.namespaces.tree import Tree, UserNamespace, by_parent
 
-# Maximum number of processes of a namespace that are listed. If there are more, only the number is
+# Maximum number of processes to list for a namespace. If there are more, only their number is
 # printed.
 _PROCESSES_MAX = 8
 

@@ -1,4 +1,4 @@
-"""Waiting for a command while signals are forwarded to the command."""
+"""Wait for a command, and forward signals to it meanwhile."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Started(Protocol):
 
 
 def _handle_signals(handler: Callable[[int, FrameType | None], object]) -> None:
-    """Set a handler of the signals to forward, except the signals that this process ignores.
+    """Set a handler for the signals to forward, except signals that this process ignores.
 
-    For example, nohup(1) has ignored SIGHUP. A child of this process ignores these signals, too.
+    For example, a process that nohup(1) has started ignores SIGHUP, and so does a child of it.
     """
     for number in _FORWARDED:
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -55,7 +55,7 @@ def exit_status(start: Callable[[], Started]) -> int:
     """Run a command, forward signals to it, and return its exit status, or 128+N after signal N.
 
     A terminating signal during `start` aborts the start. Other signals during `start` are forwarded
-    to the command after the start.
+    to the command once it has started.
 
     :raises SystemExit: signal N aborted the start; the status is 128+N.
     """
@@ -67,8 +67,8 @@ def exit_status(start: Callable[[], Started]) -> int:
         if started:
             started[0].send_signal(number)
         elif number in _ENDING:
-            # Record the signal, because Python drops an exception of the handler that is raised in
-            # a finalizer.
+            # Also record the signal, because Python drops the exception if the handler interrupts a
+            # finalizer.
             aborted_by.append(number)
             raise SystemExit(128 + number)
         else:

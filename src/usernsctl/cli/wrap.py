@@ -66,7 +66,7 @@ def write(
 
 
 def _path_of(command: str, environ: Mapping[str, str]) -> str:
-    """Return the absolute path of a command on this machine.
+    """Return the absolute path of a command on this host.
 
     :raises CommandNotFoundError: the command does not exist.
     """
@@ -94,7 +94,7 @@ def _script(call: Sequence[str], command: str | None) -> str:
     """Return the text of the script.
 
     :param call: the arguments of usernsctl that precede the script's own arguments.
-    :param command: the path of the command, or ``None`` if it is not a path on this machine.
+    :param command: the path of the command, or ``None`` if it is not a path on this host.
     """
     lines = ["#!/bin/sh", "# Written by `usernsctl wrap`."]
     environment = os.path.dirname(os.path.dirname(command or ""))

@@ -29,14 +29,14 @@ __all__ = ["Process", "create_subprocess_exec", "wait_for_end"]
 # The default limit of asyncio.StreamReader, in bytes.
 _LIMIT = 2**16
 
-# Time limit of the wait for a killed command if no event loop reaps it, in seconds.
+# Time limit, in seconds, for waiting for a killed command that no event loop reaps.
 _END_SECONDS = 5
 
-# Time limit for a sandbox's agent to kill a command, in seconds. Then the connection to the agent
-# is closed.
+# Time limit, in seconds, for a sandbox's agent to kill a command. The connection to the agent is
+# closed afterwards.
 _GIVE_UP_SECONDS = 1
 
-# Arguments that asyncio accepts only with certain values, which are listed for each argument.
+# Arguments about text and buffering, each with the values that asyncio accepts.
 _BYTES_ONLY: dict[str, tuple[Any, ...]] = {
     "universal_newlines": (None, False),
     "text": (None, False),
@@ -127,9 +127,9 @@ def _end(popen: Popen[bytes]) -> None:
 
 
 def take_limit(arguments: dict[str, Any]) -> int:
-    """Remove arguments that are not for Popen, and return the size of the streams' buffers.
+    """Remove `limit`, and the arguments about text, from `arguments`; return the value of `limit`.
 
-    :raises ValueError: text was requested.
+    :raises ValueError: an argument requests text streams or buffering.
     """
     for name, accepted in _BYTES_ONLY.items():
         if name in arguments and arguments.pop(name) not in accepted:
@@ -153,8 +153,8 @@ async def connected(popen: Any, limit: int, kind: type[_ProcessT]) -> _ProcessT:
     transport = _Transport(loop, protocol, popen)
     connecting = loop.create_task(transport.connect())
     try:
-        # Shield the task from cancellation, in which uvloop would close the descriptor of a pipe,
-        # but not the pipe's file object.
+        # Shield the task from cancellation: in a cancelled task, uvloop would close the descriptor
+        # of a pipe, but not the pipe's file object.
         await asyncio.shield(connecting)
     except BaseException:
         connecting.add_done_callback(lambda _: transport.close())
@@ -164,7 +164,7 @@ async def connected(popen: Any, limit: int, kind: type[_ProcessT]) -> _ProcessT:
 
 
 async def wait_for_end(pidfd: int) -> None:
-    """Wait until the process of a pidfd has exited. A cancelled call does not kill the process."""
+    """Wait until the process of a pidfd has exited. Cancellation does not kill the process."""
     # Duplicate the pidfd, because several tasks may wait for it.
     own = os.dup(pidfd)
     try:
@@ -216,8 +216,7 @@ class _Transport(asyncio.SubprocessTransport):
         self._pipes: dict[int, _Pipe] = {}
         self._ended = loop.create_future()
         self._giving_up: asyncio.TimerHandle | None = None
-        # The calls of the protocol's methods that are postponed until its connection_made() was
-        # called; None afterwards.
+        # The calls of protocol methods that are postponed until after connection_made(); then None.
         self._early: list[Callable[[], None]] | None = []
         # Background processes may keep the command's standard streams open after the command has
         # exited, so keep the connection to the agent until the pipes are closed.
@@ -247,7 +246,7 @@ class _Transport(asyncio.SubprocessTransport):
             call()
 
     def tell(self, method: str, *arguments: Any) -> None:
-        """Call a method of the protocol, but not before its connection_made() was called."""
+        """Call a method of the protocol, or postpone the call until after connection_made()."""
 
         def call() -> None:
             getattr(self._protocol, method)(*arguments)
@@ -259,8 +258,8 @@ class _Transport(asyncio.SubprocessTransport):
 
     def _reap(self) -> None:
         """Reap the command once its pidfd is readable (pidfd_open(2))."""
-        # First stop watching the pidfd, because poll() closes it, and the kernel may then reuse its
-        # number for another file.
+        # First stop watching the pidfd, because Popen.poll() closes it, and the kernel may then
+        # reuse its number for another file.
         self._loop.remove_reader(self._watched)
         self._collect()
 
@@ -268,8 +267,8 @@ class _Transport(asyncio.SubprocessTransport):
         failure = None
         try:
             if self._popen.poll() is None:
-                # Try again later: a tracer receives the exit status first, and meanwhile the pidfd
-                # stays readable.
+                # Try again later: a tracer receives the exit status before the parent does, and the
+                # pidfd is readable already.
                 self._loop.call_later(TRACER_SECONDS, self._collect)
                 return
         except UsernsError as error:
@@ -305,8 +304,8 @@ class _Transport(asyncio.SubprocessTransport):
         return None if pipe is None else pipe.transport
 
     def send_signal(self, signal_number: int) -> None:
-        # Popen.send_signal() could reap the command, and close the pidfd that the event loop
-        # watches.
+        # Do not call Popen.send_signal(), which could reap the command, and close the pidfd that
+        # the event loop watches.
         self._popen._signal(signal_number)
 
     def terminate(self) -> None:
@@ -350,7 +349,7 @@ class _Transport(asyncio.SubprocessTransport):
             _wait_for_killed(self._popen)
 
     def __del__(self) -> None:
-        # Do nothing in a forked child, because the command belongs to the parent.
+        # Do nothing in a forked child, because the parent owns the command.
         if not self._closed and os.getpid() == self._creator:
             try:
                 warn_forgotten(self, f"process {self._popen.pid} was forgotten while it ran")

@@ -1,4 +1,4 @@
-"""Checks of keyword arguments and time limits, and conversions of arguments as for subprocess."""
+"""Checks and conversions of the arguments that are the same as for subprocess."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class HasFileno(Protocol):
         """Return the object's descriptor."""
 
 
-#: A standard stream as an argument: a descriptor, an object with a descriptor, PIPE, DEVNULL,
-#: STDOUT (as the standard error), or None for the caller's own stream.
+#: The argument for a standard stream: a descriptor, an object with a descriptor, PIPE, DEVNULL,
+#: STDOUT (only for stderr), or None for the caller's own stream.
 Stream = HasFileno | int | None
 
 _INHERITED = -1  # stands for the caller's own stream (struct un_spawn)
 
-#: Arguments that, if true, make the streams carry text.
+#: The arguments that request text streams if they are true.
 TEXT_ARGUMENTS = ("text", "universal_newlines", "encoding", "errors")
 
 # The greatest uid or gid. The next number is -1, which stands for no id (setresuid(2)).
@@ -56,15 +56,15 @@ def argv_of(args: Args) -> list[StrOrBytesPath]:
     return argv
 
 
-def encoded_path(name: str, given: StrOrBytesPath) -> bytes:
-    """Return `given`, the path in the argument `name`, as bytes.
+def encoded_path(name: str, path: StrOrBytesPath) -> bytes:
+    """Return `path`, the value of the argument `name`, as bytes.
 
-    :raises TypeError: `given` is not a path.
+    :raises TypeError: `path` is not a path.
     """
     try:
-        return os.fsencode(given)
+        return os.fsencode(path)
     except TypeError:
-        raise TypeError(f"{name} must be a path, not {given!r}") from None
+        raise TypeError(f"{name} must be a path, not {path!r}") from None
 
 
 def _encoded_word(word: StrOrBytesPath) -> bytes:
@@ -131,7 +131,7 @@ class ChildArguments(NamedTuple):
 
     @property
     def pipes(self) -> tuple[int, ...]:
-        """The arguments for ``_close_pipe_fds`` of subprocess.Popen."""
+        """The six pipe descriptors, which are the arguments of ``Popen._close_pipe_fds``."""
         return self[10:16]
 
     @property
@@ -185,23 +185,23 @@ def check_keywords(
             raise TypeError(f"{function}() got an unexpected keyword argument {name!r}{hint}")
 
 
-def check_timeout(given: Any, name: str = "timeout") -> None:
+def check_timeout(timeout: Any, name: str = "timeout") -> None:
     """Check that a timeout is a number of seconds or None.
 
     :param name: the name of the argument, for error messages.
-    :raises TypeError: `given` is not a real number.
-    :raises ValueError: `given` is NaN, or an int that is too large for a float.
+    :raises TypeError: `timeout` is not a real number.
+    :raises ValueError: `timeout` is NaN, or an int that is too large for a float.
     """
     try:
-        seconds = 0.0 if given is None else given + 0.0
+        seconds = 0.0 if timeout is None else timeout + 0.0
     except TypeError:
-        raise TypeError(f"{name} must be a number of seconds, not {given!r}") from None
+        raise TypeError(f"{name} must be a number of seconds, not {timeout!r}") from None
     except OverflowError:
         raise ValueError(f"{name} is too large for a number of seconds") from None
     if isinstance(seconds, complex):
-        raise TypeError(f"{name} must be a number of seconds, not {given!r}")
+        raise TypeError(f"{name} must be a number of seconds, not {timeout!r}")
     if seconds != seconds:
-        raise ValueError(f"{name} must be a number of seconds, not {given!r}")
+        raise ValueError(f"{name} must be a number of seconds, not {timeout!r}")
 
 
 def check_ids(uid: int | None, gid: int | None, gids: Iterable[int] | None) -> None:
@@ -236,8 +236,8 @@ def descriptors(pass_fds: Iterable[Any]) -> list[int]:
 def stdio(**streams: Stream) -> Iterator[tuple[int, ...]]:
     """Yield the descriptors for the standard streams; -1 stands for the caller's own stream.
 
-    :param streams: the arguments for the streams, by their names.
-    :raises ValueError: an argument is PIPE, STDOUT or no descriptor.
+    :param streams: the arguments for the streams, keyed by the stream's name.
+    :raises ValueError: an argument is PIPE or STDOUT, or is not a descriptor.
     """
     with contextlib.ExitStack() as opened:
         fds = []
@@ -268,7 +268,7 @@ def opened(cgroup: StrOrBytesPath | int | None) -> Iterator[int]:
     """Yield a descriptor of a control group's directory, or -1 if `cgroup` is None.
 
     :raises NamespaceError: the path can't be opened, or is not a directory.
-    :raises ValueError: `cgroup` is not a descriptor, or has a NUL character.
+    :raises ValueError: `cgroup` is not a descriptor, or contains a NUL character.
     """
     if cgroup is None:
         yield -1

@@ -1,4 +1,4 @@
-"""Calls of blocking functions in threads, so that they do not block an event loop."""
+"""Run blocking functions in threads, so that they do not block an event loop."""
 
 from __future__ import annotations
 
@@ -62,12 +62,11 @@ async def _result_of(
     undo: Callable[[_T], object],
     run: Callable[[Callable[[], object]], object],
 ) -> _T:
-    """Let `run` call `start` in another thread, and return the result of `start`."""
+    """Call `start` in another thread, which `run` provides, and return its result."""
     from concurrent.futures import Future
 
     future: Future[_T] = Future()
-    # Mark the future as running, so that the cancellation of an asyncio future that waits for it
-    # can't cancel it.
+    # Mark the future as running, because a future that runs can't be cancelled.
     future.set_running_or_notify_cancel()
     run(lambda: _fill(future, start))
     loop = asyncio.get_running_loop()

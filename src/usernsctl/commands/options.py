@@ -1,7 +1,7 @@
 """The keyword arguments of functions that start a command, for type checkers.
 
-A function declares ``**options: Unpack[...]`` with one of these classes. Calls do not use the
-classes, so this module is imported only for code that evaluates annotations.
+A function declares ``**options: Unpack[...]`` with one of these classes. The classes serve only
+annotations, so this module is imported only by code that evaluates annotations.
 :func:`usernsctl._system.target.selected` removes the keywords of namespaces from the dictionary of
 options. An unknown keyword raises :class:`TypeError`.
 """
@@ -18,7 +18,7 @@ _Input = TypeVar("_Input", str, bytes, Any)
 
 
 class EnterableKinds(TypedDict, total=False):
-    """Options that request new namespaces of the kinds into which a process can move itself."""
+    """Options that request new namespaces of the kinds that a process can enter itself."""
 
     mount: bool
     net: bool
@@ -52,7 +52,7 @@ class EnterOptions(EnterableKinds, total=False):
 class _Command(TypedDict, total=False):
     """Options of every command.
 
-    :ivar env: the complete environment of the command; ``None`` for ``os.environ``.
+    :ivar env: the whole environment of the command; ``None`` for ``os.environ``.
     :ivar cwd: the working directory, a path *inside*; ``None`` for the caller's directory.
     :ivar pass_fds: the descriptors from 3 on that the command inherits, with the same numbers.
     """
@@ -72,7 +72,7 @@ class ExecOptions(EnterOptions, _Command, total=False):
 
 
 class _ChildOptions(Kinds, _Command, total=False):
-    """Further options of a command in a child process.
+    """Additional options of a command in a child process.
 
     :ivar init: whether PID 1 of the new PID namespace (`pid`) is not the command, but a process
         that forwards signals to the command and reaps orphans.
@@ -80,7 +80,7 @@ class _ChildOptions(Kinds, _Command, total=False):
         (PR_SET_PDEATHSIG(2const)), or 0 for no signal.
     :ivar in_cgroup: the directory, as a path or a descriptor, of a control group v2 in which to
         start the command.
-    :ivar start_timeout: the time limit of the start, in seconds; no limit if ``None``.
+    :ivar start_timeout: the time limit for starting the command, in seconds; no limit if ``None``.
     """
 
     init: bool
@@ -153,8 +153,8 @@ class _RunOptions(_OutputOptions[_Input], total=False):
     started: Callable[[Any], object]
 
 
-# Streams also carry text because of `errors` or `universal_newlines` alone; there are no classes
-# for such calls.
+# `errors` or `universal_newlines` alone also request text streams, but no classes describe such
+# calls.
 
 
 class TextStreams(TypedDict, total=False):

@@ -112,8 +112,8 @@ class Collected(subprocess.Popen[AnyStr]):
         try:
             ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
-            # The kernel reaps the child if SIGCHLD is ignored. The exit status is then lost before
-            # Linux 6.15, and is 0, as for subprocess.
+            # If SIGCHLD is ignored, the kernel has reaped the child. Before Linux 6.15, the exit
+            # status is lost, and is reported as 0, as subprocess does.
             self._end_with(_core.lost_returncode(pidfd) or 0)
             return
         if ended is not None:
@@ -151,11 +151,12 @@ class Collected(subprocess.Popen[AnyStr]):
             with contextlib.suppress(ProcessLookupError), self._shared.use() as (pidfd,):
                 signal.pidfd_send_signal(pidfd, sig)
         except ClosedError:
-            # The child has exited, or its pidfd was finalised before this object.
+            # The child has exited, or the garbage collector has closed the pidfd before it freed
+            # this object.
             self.send_signal(sig)
 
     def _kill_all(self) -> None:
-        """Kill the child, but not the processes that it has started, which are unknown."""
+        """Kill the child, but not its descendants, which this object does not know."""
         self._signal(signal.SIGKILL)
 
     def _end(self) -> None:
@@ -284,8 +285,9 @@ class Popen(Collected[AnyStr]):
         outside that group. The caller must be able to write cgroup.procs in that group, and in the
         closest common ancestor of that group and the caller's group (cgroups(7)). With `cgroup`,
         the directory is the root of the new cgroup namespace.
-    :param float start_timeout: the time limit of the start, in seconds; no limit if ``None``. Root
-        inside a joined namespace may stop the child before the child executes the command.
+    :param float start_timeout: the time limit for starting the command, in seconds; no limit if
+        ``None``. Root inside a joined namespace may stop the child before the child executes the
+        command.
     :raises TypeError: an argument has the wrong type, or is unknown.
     :raises ValueError: an argument has a wrong value, or is not supported.
     :raises MapError: the id map is malformed.
@@ -391,9 +393,9 @@ class Popen(Collected[AnyStr]):
     def _close_unopened(self) -> None:
         """Close the pipe descriptors that Popen.__init__ leaves open if it fails.
 
-        The reason may be an unknown encoding, or an exception of a signal handler. The first
-        descriptor without a file object may be closed already, because open() failed on it. The
-        descriptor is still open if TextIOWrapper() failed on the file object before it.
+        It may have failed because of an unknown encoding, or an exception that a signal handler
+        raised. The first descriptor without a file object is closed already if open() failed on it,
+        but is still open if TextIOWrapper() failed on the previous file object.
         """
         files = self.stdin, self.stdout, self.stderr
         pairs = zip(self._ends, files, strict=True)
@@ -449,7 +451,7 @@ class Popen(Collected[AnyStr]):
             os.close(pidfd)
 
 
-# All known keyword arguments. The error for an unknown one suggests a similar one.
+# All known keyword arguments, from which the error for an unknown one suggests a similar name.
 _KEYWORDS = frozenset(
     (*keywords_of(subprocess.Popen.__init__), *keywords_of(Popen.__init__), *_core.NAMESPACES)
 )
@@ -458,7 +460,7 @@ _KEYWORDS = frozenset(
 def start_within(
     timeout: float | None, args: Args, bufsize: int = -1, *positional: Any, **arguments: Any
 ) -> Popen[Any]:
-    """Start the command of a ``run()``; the command's time limit includes the start.
+    """Start the command of a ``run()`` call; `timeout` limits the start, too.
 
     :param timeout: the time limit of the command, in seconds; no limit if ``None``.
     :raises TimeoutExpired: the start alone took more than `timeout` seconds.
@@ -501,7 +503,7 @@ def spawn(
         ``None`` for the caller's own stream.
     :returns: the pid and a pidfd of the command. The caller must reap the command.
     :raises TypeError: an argument has the wrong type, or is unknown.
-    :raises ValueError: a stream is PIPE, STDOUT or no descriptor, or `args` is empty.
+    :raises ValueError: a stream is PIPE or STDOUT, or is not a descriptor; or `args` is empty.
     :raises UsernsError: as :class:`Popen` does.
     """
     return _spawn(args, idmap, namespace, **arguments)
@@ -701,9 +703,9 @@ _RUN_KEYWORDS = _KEYWORDS.union(keywords_of(run))
 
 
 def choose_pipes(arguments: dict[str, Any], input: Any, capture_output: bool) -> None:
-    """Set the standard streams to PIPE as `input` and `capture_output` of a ``run()`` require.
+    """Set streams in `arguments` to PIPE if `input` or `capture_output` requires pipes.
 
-    :raises ValueError: `arguments` sets one of the streams to another value.
+    :raises ValueError: `arguments` contains another value for one of these streams.
     """
     if input is not None:
         if arguments.get("stdin") is not None:
@@ -719,13 +721,13 @@ class Bounds(Protocol):
     """Interface of a limit for the output of a command."""
 
     def output_of(self, process: Any, input: Any, timeout: float | None) -> tuple[Any, Any]:
-        """Communicate with a process until it exits; return the output within the limit."""
+        """Communicate with a process until it exits; return its output up to the limit."""
 
 
 def communicate(
     process: Any, input: Any, timeout: float | None, bounds: Bounds | None = None
 ) -> tuple[Any, Any]:
-    """Communicate with the process of a ``run()`` until it exits; return its output.
+    """Communicate with the process of a ``run()`` call until it exits; return its output.
 
     :param process: a Popen or a SandboxPopen.
     :param bounds: the limit of the output, or ``None``.
@@ -738,7 +740,8 @@ def communicate(
         else:
             output = bounds.output_of(process, input, timeout)
     except TimeoutExpired as expired:
-        # Do not read the remaining output: the exception contains only the output so far.
+        # Do not read the remaining output, because TimeoutExpired contains only the output up to
+        # the timeout.
         process._end()
         raise expired
     except BaseException:
@@ -808,15 +811,15 @@ def check_output(args: Args, bufsize: int = -1, *positional: Any, **arguments: A
 def output_options(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Convert the arguments of ``check_output()`` to arguments of ``run()``.
 
-    :raises ValueError: `arguments` has `stdout` or `check`.
+    :raises ValueError: `arguments` contains `stdout` or `check`.
     """
     for name in ("stdout", "check"):
         if name in arguments:
             raise ValueError(f"{name} argument not allowed, it will be overridden.")
     found = {**arguments, "stdout": PIPE, "check": True}
     if found.get("input", "") is None:
-        # None means empty input here, as for subprocess. run() would pass the caller's own standard
-        # input.
+        # Convert None to empty input, as subprocess.check_output() does; run() would pass the
+        # caller's own standard input.
         is_text = any(found.get(name) for name in TEXT_ARGUMENTS)
         found["input"] = "" if is_text else b""
     return found
@@ -829,12 +832,13 @@ def exec(
     namespace: Joinable | None = None,
     **arguments: Unpack[options.ExecOptions],
 ) -> NoReturn:
-    """Replace this process by a command in new or existing namespaces. The pid stays the same.
+    """Replace this process with a command in new or existing namespaces. The pid stays the same.
 
-    The process must have one thread only. After a failure, the process may be inside the new
-    namespaces, and with `namespace` its descriptors may be closed, so it should exit. Until the
-    exec, no process inside can trace this process. ``sys.stdout`` and ``sys.stderr`` are flushed
-    first.
+    The process must have only one thread. ``sys.stdout`` and ``sys.stderr`` are flushed first.
+    Until execve(2), no process inside can trace this process.
+
+    If an exception is raised, the process should exit: it may already be inside the new namespaces,
+    and with `namespace`, its descriptors may be closed.
 
     :param args: the command and its arguments, or a string, the name of a command without
         arguments.

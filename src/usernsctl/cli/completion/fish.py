@@ -29,7 +29,7 @@ def script(programs: Sequence[Verb]) -> str:
 
 
 def _entry(verb: Verb) -> Iterator[str]:
-    """Yield the lines of a verb's ``case`` in the switch with which the script classifies words."""
+    """Yield the lines of the ``case`` that describes one subcommand in the script's switch."""
     apart = [
         name
         for flag in verb.flags
@@ -75,7 +75,7 @@ def _offer(kind: str) -> str:
         return " -F"
     # fish shows the text after a tab as the description of the value.
     words = " ".join(rf"{word}\t" for word in words_of(kind)) or _OFFERS.get(kind, "")
-    # A file may be given in place of the id of a cause.
+    # The operand may also be a file instead of a cause id.
     return f" -{'F' if kind == 'causes' else 'f'}a {_quoted(words)}" if words else ""
 
 

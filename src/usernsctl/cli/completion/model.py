@@ -1,4 +1,4 @@
-"""Model of the words that the shell can complete: verbs, options, and kinds of values.
+"""Model of the words that the shell can complete: subcommands, options, kinds of values.
 
 A kind determines the completions of a value: ``"files"``, ``"directories"``, ``"variables"``,
 ``"namespaces"``, ``"templates"``, ``"causes"`` (or files), ``"command"`` (and its arguments),
@@ -16,7 +16,7 @@ from usernsctl._core.values import find_program
 from usernsctl._lean import dataclass, replace
 from usernsctl.cli.parser import Parser, is_switch, option_metavar, usernsctl
 
-# Kinds of values, by their placeholders in --help.
+# The kind of each value, keyed by the value's placeholder in --help.
 _KINDS = {
     "DIR": "directories",
     "FILE": "files",
@@ -24,7 +24,7 @@ _KINDS = {
     "SRC[:DST][:ro|rw]": "files",
 }
 
-# Kinds of operands, by the names of the parameters of the verbs' functions.
+# The kind of each operand, keyed by its parameter name in the functions that run subcommands.
 _OPERANDS = {
     "command": "command",
     "file": "files",
@@ -33,7 +33,7 @@ _OPERANDS = {
     "destination": "files",
 }
 
-# Kinds of names that are operands, by the group of verbs that takes the name.
+# The kind of names that a group of subcommands takes as operands.
 _NAMES = {"ns": "namespaces", "template": "templates"}
 
 
@@ -44,8 +44,8 @@ class Flag:
     :ivar names: the names of the option, with their dashes.
     :ivar help: a summary of the option in one line.
     :ivar kind: the kind of the option's value, or ``None`` for an option without a value.
-    :ivar is_optional: whether the value may be omitted. Otherwise the value may also be the next
-        word.
+    :ivar is_optional: whether the value may be omitted. A value that may not be omitted can also be
+        the next word.
     :ivar repeats: whether the option may be given several times.
     :ivar heading: the heading of the option in ``--help``.
     """
@@ -60,10 +60,10 @@ class Flag:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verb:
-    """A program, or a verb of a program, such as ``usernsctl ns exec``.
+    """A program, or a subcommand, such as ``usernsctl ns exec``.
 
-    :ivar path: the words that select the verb, beginning with the program's name.
-    :ivar help: a summary of the verb in one line.
+    :ivar path: the words that select the subcommand, beginning with the program's name.
+    :ivar help: a summary of the subcommand in one line.
     :ivar operands: the kinds of the operands, in their order.
     :ivar repeats: whether the last operand may occur any number of times.
     """
@@ -76,14 +76,14 @@ class Verb:
     repeats: bool = False
 
     def all(self) -> Iterator[Verb]:
-        """Yield this verb and all verbs below it."""
+        """Yield this subcommand, and recursively all subcommands below it."""
         yield self
         for verb in self.verbs:
             yield from verb.all()
 
 
 def words_of(kind: str) -> list[str]:
-    """Return the words in a kind of values such as ``":a|b"``; an empty list for other kinds."""
+    """Return the words that a kind such as ``":a|b"`` lists; an empty list for other kinds."""
     return kind[1:].split("|") if kind.startswith(":") else []
 
 
@@ -104,10 +104,10 @@ def prelude() -> Verb:
 def help_entries(text: str) -> Iterator[tuple[str, str, str]]:
     """Yield the heading, the names with the value, and the description of each option in a --help.
 
-    The text is the ``--help`` of a native program. The first line of an option has the names. The
-    description is in the second column of that line or of the next lines. A heading begins at the
-    margin and ends with a colon; options after an empty line without a heading have the heading
-    "Other".
+    The text is the ``--help`` of a native program. The first line of an option contains its names.
+    Its description is in the second column of that line or of the next lines. A heading begins at
+    the margin and ends with a colon. Options that follow an empty line without a heading get the
+    heading "Other".
     """
     lines = text.splitlines()
     column = min(len(line) - len(line.lstrip()) for line in lines if line.startswith(" " * 20))
@@ -137,7 +137,7 @@ def native_flags(text: str) -> Iterator[Flag]:
     for heading, names, about in help_entries(text):
         read = _NAMES_AND_VALUE.fullmatch(names)
         if read is None:
-            # This entry lists more values of options that earlier entries have described:
+            # This entry only adds values to options that earlier entries define, such as
             # "--map-users=auto|subids|all, --map-groups=...".
             values = names.partition("=")[2].partition(",")[0]
             for name in re.findall("--[a-z-]+", names):
@@ -159,7 +159,7 @@ def native_flags(text: str) -> Iterator[Flag]:
 
 
 def whole() -> Verb:
-    """Return the model of ``usernsctl``, with all verbs."""
+    """Return the model of ``usernsctl``, with all subcommands."""
     return _verb(usernsctl(), "", prelude())
 
 

@@ -1,4 +1,4 @@
-"""Names of namespaces and templates, and ids of causes, for shell completion."""
+"""Print the names of namespaces and templates, and cause ids, for shell completion."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _namespaces() -> list[str]:
     from usernsctl._system.paths import state_directory
     from usernsctl.namespaces.named import list_named
 
-    # Check first, because list_named() would create a missing state directory.
+    # Check that the state directory exists, because list_named() would create it.
     if not os.path.lexists(state_directory()):
         return []
     return [namespace.name for namespace in list_named()]

@@ -17,9 +17,8 @@ from usernsctl.gvisor.pool.keeper import PoolStats
 from usernsctl.gvisor.pool.pool import SandboxPool
 from usernsctl.gvisor.sandbox.host_namespace import HostOptions
 
-# Exceptions that describe a command or its arguments. They are returned, so that the caller gets
-# the same object: Ray would wrap an exception that is raised, with the actor's traceback in its
-# text.
+# Exceptions about a command or its arguments. Methods return them instead of raising them, because
+# Ray would wrap a raised exception, and add the actor's traceback to its text.
 _EXPECTED = (UsernsError, SubprocessError, TypeError, ValueError)
 
 
@@ -36,7 +35,7 @@ class SandboxActor:
     :param template: the template of the sandboxes, or None.
     :param int max_uses: the number of commands that a sandbox runs; see
         :class:`usernsctl.SandboxPool`.
-    :param float start_timeout: the time limit for the start of one sandbox, in seconds.
+    :param float start_timeout: the time limit for starting one sandbox, in seconds.
     """
 
     def __init__(
@@ -92,7 +91,7 @@ class SandboxActor:
         if self._pool is None:
             return ValueError("the actor was not started: call its method start first")
         try:
-            # Check the input here, because Ray has now replaced an object reference by the object
+            # Check the input here, where Ray has replaced an object reference with the object
             # itself.
             check_input(input, options)
             async with self._pool.acquire_async() as sandbox:
@@ -106,7 +105,7 @@ class SandboxActor:
         return None if self._pool is None else self._pool.stats()
 
     async def close(self) -> None:
-        """Kill all sandboxes, and wait until all sandboxes have ended."""
+        """Kill all sandboxes, and wait until they have ended."""
         for part in (self._pool, self._host):
             if part is not None:
                 await part.close_async()

@@ -1,7 +1,7 @@
 """The thread that sends the tasks of a pool to actors, and receives their results.
 
-All state belongs to this thread. Other threads, and Ray's callbacks, put functions into the
-thread's queue. The thread calls them one after the other.
+Only this thread reads and changes the state. Other threads, and Ray's callbacks, put functions into
+the thread's queue, and the thread calls them one after the other.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from usernsctl.gvisor.result import Result
 
 # Number of failed starts, since the last result, after which an actor is not replaced.
 _ERRORS_MAX = 3
-# Maximum delay before a lost actor is replaced, in seconds. Ray may need that time to notice the
-# loss of a node, and starts the next actor on the lost node until then.
+# Maximum delay before a lost actor is replaced, in seconds. Ray may need that time to notice that a
+# node was lost; until then, it starts new actors on the lost node.
 _DELAY_MAX = 16.0
 # Time limit for the actors to close their sandboxes, in seconds. Then the actors are killed, which
 # ends their sandboxes as well.
@@ -44,7 +44,7 @@ _CLOSE_SECONDS = 10
 # Interval between checks that this process is connected to the cluster, in seconds.
 _CHECK_SECONDS = 5.0
 
-# Exceptions of Ray if an actor or its node was lost.
+# Exceptions that Ray raises if an actor or its node was lost.
 _ACTOR_LOST = (
     ray_errors.RayActorError,
     ray_errors.NodeDiedError,
@@ -52,10 +52,10 @@ _ACTOR_LOST = (
     ray_errors.OutOfMemoryError,
     ray_errors.ActorUnschedulableError,
 )
-# Exceptions of Ray if a result, or the node that stored the result, was lost.
+# Exceptions that Ray raises if a result, or the node that stored the result, was lost.
 _LOST = (*_ACTOR_LOST, ray_errors.ObjectLostError)
 
-#: The error of tasks that have not run when the pool is closed.
+#: The error for tasks that have not run when the pool is closed.
 CLOSED = "the pool is closed"
 
 
@@ -76,7 +76,7 @@ class Task:
 
 
 class Slot:
-    """The place of one actor in the pool.
+    """A slot of the pool, which holds one actor at a time.
 
     :ivar node: the id of the actor's node, or ``""`` until the actor is ready.
     :ivar lost: the number of previous actors in this slot that were lost since the last result.
@@ -95,7 +95,7 @@ class Slot:
 
 
 class Dispatcher:
-    """The dispatcher's thread, and its interface for other threads.
+    """The dispatcher's thread, with methods that other threads may call.
 
     :param make_actor: a function that creates an actor with the methods of :class:`SandboxActor`,
         and returns its handle.
@@ -103,7 +103,7 @@ class Dispatcher:
     :param at_once: the maximum number of tasks that an actor has at a time.
     :param retries: the number of retries of a task.
     :param start_timeout: the time in seconds after which queued tasks fail if no actor is ready.
-    :ivar progress: the numbers of tasks and actors.
+    :ivar progress: the current numbers of tasks and actors.
     """
 
     def __init__(
@@ -122,13 +122,13 @@ class Dispatcher:
         self._queue: deque[Task] = deque()
         self._running: set[Task] = set()
         self._slots: list[Slot] = []
-        # A heap of tuples of the number of an actor's tasks, a serial number, and the actor's slot.
-        # An actor gets a new entry whenever its number of tasks changes; entries with an old number
-        # are ignored.
+        # A heap of the actors that can take a task: tuples of the actor's number of tasks, a serial
+        # number, and the actor's slot. A new tuple is added whenever the number of tasks changes;
+        # tuples with an old number are ignored.
         self._free: list[tuple[int, int, Slot]] = []
         self._serial = itertools.count()
-        # A heap of the actors to start later, each a tuple of the time of the start
-        # (time.monotonic()), and `lost` and `errors` of the new slot.
+        # A heap of the actors to start later: tuples of the time of the start (time.monotonic()),
+        # and `lost` and `errors` for the new slot.
         self._delayed: list[tuple[float, int, int]] = []
         self._counts: Counter[str] = Counter()
         self._last_failure: Exception | None = None
@@ -180,7 +180,8 @@ class Dispatcher:
                 self._tell()
         except Exception as error:
             self._error = error
-        # From now on, submit() cancels the tasks that it puts into the queue, so no task is lost.
+        # From now on, submit() itself cancels each task that it queues, so that no future stays
+        # pending.
         self._has_ended = True
         self._is_closing = True
         while True:
@@ -372,7 +373,8 @@ class Dispatcher:
         self._counts["retried"] += 1
         task.is_queued = True
         self._counts["queued"] += 1
-        # Put the task at the front of the queue, so that it does not wait for all others again.
+        # Put the task at the front of the queue, so that it does not wait for all queued tasks
+        # again.
         self._queue.appendleft(task)
 
     def _finish(self, task: Task, found: Result[Any], node: str) -> None:
@@ -414,7 +416,7 @@ class Dispatcher:
             ray.cancel(task.ref, recursive=False)
 
     def _end_all(self, error: Exception | None) -> None:
-        """Finish all tasks: with the exception `error`, or as cancelled if `error` is None."""
+        """Fail all tasks with `error`, or cancel them if `error` is None."""
         for task in (*self._queue, *self._running):
             self._take(task)
             if task.is_finished:

@@ -26,8 +26,8 @@ from usernsctl.gvisor.template.template import Template
 #: The custom Ray resource that a node offers. An actor takes one unit for each of its sandboxes.
 RESOURCE = "sandboxes"
 
-# The number of tasks that an actor has for each of its sandboxes. One task runs, and the next task
-# is available as soon as the sandbox becomes free.
+# The number of tasks that are sent to an actor for each of its sandboxes: one that runs, and one
+# that starts as soon as the sandbox becomes free.
 _TASKS_PER_SANDBOX = 2
 
 #: Default time limit for an actor to become ready, in seconds.
@@ -38,7 +38,7 @@ _OnProgress = Callable[[Progress], object]
 
 
 class RayPool(ClosingMixin):
-    """Sandboxes on the nodes of a Ray cluster, to run commands in.
+    """A pool of sandboxes on the nodes of a Ray cluster, in which to run commands.
 
     Each node offers a number of sandboxes: ``ray start --resources='{"sandboxes": 8}'``. The pool
     starts actors on the nodes (:class:`SandboxActor`), each of which has a number of sandboxes, and
@@ -63,10 +63,10 @@ class RayPool(ClosingMixin):
     :param int max_uses: the number of commands that a sandbox runs, as for
         :class:`usernsctl.SandboxPool`.
     :param int retries: the maximum number of retries of a task.
-    :param float start_timeout: the time limit, in seconds, for the start of a sandbox. Queued tasks
+    :param float start_timeout: the time limit, in seconds, for starting a sandbox. Queued tasks
         fail if no actor has been ready for this time.
-    :param actor_options: further options of the actors for Ray, a dictionary, such as ``memory``,
-        ``num_cpus``, ``runtime_env`` and ``scheduling_strategy``.
+    :param actor_options: a dictionary of additional options with which Ray creates the actors, such
+        as ``memory``, ``num_cpus``, ``runtime_env`` and ``scheduling_strategy``.
     :raises TypeError: an argument has the wrong type.
     :raises ValueError: an argument has a wrong value, or this process is not connected to a
         cluster.
@@ -255,7 +255,7 @@ class RayPool(ClosingMixin):
             _cancel_all(numbers)
 
     def progress(self) -> Progress:
-        """Return the numbers of tasks and actors at this moment."""
+        """Return the current numbers of tasks and actors."""
         return Progress() if self._dispatcher is None else self._dispatcher.progress
 
     def close(self) -> None:
@@ -302,17 +302,19 @@ def _cancel_all(futures: Iterable[Future[RayResult[Any]]]) -> None:
         future.cancel()
 
 
-def _host_options(given: HostOptions | None) -> HostOptions:
-    """Return a copy of the host's arguments with checked names; the nodes check the values.
+def _host_options(host: HostOptions | None) -> HostOptions:
+    """Check the names of the host's arguments, and return the arguments.
 
-    :raises TypeError: `given` is not a dictionary, or has an unknown name.
+    The nodes check the values.
+
+    :raises TypeError: `host` is not a dictionary, or contains an unknown name.
     """
-    if given is None:
+    if host is None:
         return {}
-    if not isinstance(given, dict):
-        raise TypeError(f"host must be a dictionary of arguments of SandboxHost, not {given!r}")
-    check_keywords("SandboxHost", given, HostOptions.__annotations__)
-    return given
+    if not isinstance(host, dict):
+        raise TypeError(f"host must be a dictionary of arguments of SandboxHost, not {host!r}")
+    check_keywords("SandboxHost", host, HostOptions.__annotations__)
+    return host
 
 
 def _files_of(template: Template | StrOrBytesPath) -> TemplateFiles:
@@ -328,7 +330,7 @@ def _files_of(template: Template | StrOrBytesPath) -> TemplateFiles:
 
 
 def _room_for(sandboxes: int) -> int:
-    """Return the number of actors for which the nodes of the cluster have room.
+    """Return how many actors the nodes of the cluster have room for.
 
     :raises PoolError: no node has room for an actor.
     """

@@ -23,13 +23,13 @@ from usernsctl.errors import CommandError, SandboxEndedError, SandboxFileNotFoun
 from usernsctl.gvisor.sandbox.host_namespace import HostOptions
 from usernsctl.gvisor.sandbox.sandbox import Sandbox
 
-# The exit status of shells for a command that can't be started, and the number that shells add to
-# the number of a signal.
+# The exit status with which shells report a command that can't be started, and the number that they
+# add to a signal's number.
 _NOT_FOUND = 127
 _SIGNALLED = 128
 
-# The steps of a start whose failures runsc, like Ray's own backend, reports as a result of the
-# command.
+# If one of these steps of a start fails, exec_command() returns a result with exit status 127, as
+# Ray's own backend does, instead of raising an exception.
 _START_STEPS = ("chdir", "exec", "lookup")
 
 # The annotation that selects where gVisor keeps writes to the root filesystem: in memory or in a
@@ -40,7 +40,7 @@ _OVERLAY = "dev.gvisor.spec.rootfs.overlay"
 if TYPE_CHECKING:
 
     class _Base:
-        """Substitute for Ray's classes in type checks, where Ray is not installed."""
+        """Substitute for Ray's classes, because type checkers run without Ray."""
 
         def __init__(self, *arguments: Any) -> None: ...
 
@@ -60,8 +60,8 @@ else:
 class _ImageManager(_Images):
     """Ray's image manager, which also accepts the directory of a root filesystem as an image.
 
-    Images are stored in a directory of this user. Ray's default is a directory below /tmp, whose
-    name any user of the machine can take first.
+    Images are stored in a directory of this user. Ray's default is a directory below /tmp, which
+    any user of the host could create first.
     """
 
     def __init__(self) -> None:
@@ -206,7 +206,7 @@ class UsernsctlBackend(_Backend):
             try:
                 done = found["box"].run(
                     argv,
-                    # For a user without a group, select the group 0 as runsc does.
+                    # If the user is a uid without a group, select gid 0, as runsc does.
                     user=f"{user}:0" if user is not None and user.isdigit() else user,
                     cwd=cwd or found["cwd"],
                     env=env,
@@ -316,7 +316,7 @@ class RaySandbox(_Actor):
     """Ray's actor class ``Sandbox`` with :class:`UsernsctlRuntime` as its runtime.
 
     :param str image: the name of an image, an archive of its root filesystem, or a directory.
-    :param cpu: the number of processors; by default the number that the actor reserves.
+    :param cpu: the number of CPUs; by default the number that the actor reserves.
     :param memory: the memory limit, a number of bytes or a text such as ``"1Gi"``; by default the
         limit of the actor.
     :param options: the other arguments of ``SandboxRuntime.create``.
@@ -349,7 +349,7 @@ def create(
     """Start a sandbox on a node of the cluster, like ``ray.experimental.sandbox.create``.
 
     :param image: as for :class:`RaySandbox`.
-    :param cpu: the number of processors.
+    :param cpu: the number of CPUs.
     :param memory: the memory limit, a number of bytes or a text such as ``"1Gi"``.
     :param resources: custom resources that the actor takes.
     :param options: the other arguments of ``ray.experimental.sandbox.create``.

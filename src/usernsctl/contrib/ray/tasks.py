@@ -32,13 +32,13 @@ class TaskOptions(TypedDict, total=False):
     :ivar input: the standard input of the command: text with `text` or `encoding`, otherwise bytes;
         or a reference to text or bytes in Ray's object store (``ray.put``), which Ray copies to
         each node once.
-    :ivar timeout: the time limit of the command in seconds, not including the time in queues; no
-        limit if ``None``, the default.
+    :ivar timeout: the time limit of the command in seconds, without the time in queues; by default
+        ``None``, no limit.
     :ivar check: whether an exit status other than 0 raises :class:`subprocess.CalledProcessError`.
     :ivar max_output: the maximum number of bytes of standard output, and of standard error, in the
         result: 16 MiB by default; no limit if ``None``.
     :ivar on_overflow: ``"truncate"`` (the default) to drop output beyond `max_output`, or
-        ``"kill"`` to kill the command then.
+        ``"kill"`` to kill the command when it exceeds `max_output`.
 
     The other arguments are as for :meth:`usernsctl.Sandbox.run`.
     """
@@ -77,7 +77,7 @@ class NodeLostError(PoolError):
 
 
 class Progress(NamedTuple):
-    """The numbers of tasks and actors of a pool at one moment.
+    """A snapshot of the numbers of tasks and actors of a pool.
 
     :ivar queued: the number of tasks that wait for an actor; the other fields are numbers, too.
     :ivar running: the tasks that were sent to an actor.
@@ -169,7 +169,7 @@ def finished(spec: Spec, found: Result[Any], node: str, attempts: int) -> RayRes
 
 
 def last_line(error: BaseException) -> str:
-    """Return the last line of an exception's text; texts of Ray's exceptions have a traceback."""
+    """Return the last line of an exception's text; Ray's exceptions begin with a traceback."""
     lines = str(error).strip().splitlines()
     return lines[-1].strip() if lines else type(error).__name__
 
