@@ -1,10 +1,10 @@
-"""Benchmark of start times against other tools, with a target for each ratio; prints a table.
+"""Benchmark of start times against other tools. Prints a table with a target for each ratio.
 
     python bench/aims.py [ROUNDS]
 
 "runsc by hand" means `runsc --rootless run` with a prepared config.json, and with the host's / as
-the root filesystem. The connector is measured if USERNSCTL_CONNECTOR names its virtual environment.
-bench/docker.py measures `docker run`.
+the root filesystem. The Airbyte connector is measured only if USERNSCTL_CONNECTOR names its virtual
+environment. bench/docker.py measures `docker run`.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from usernsctl.gvisor import oci
 from usernsctl.gvisor.runsc.find import find_runsc
 
 ROUNDS = 400
-# The number of rounds for starts of sandboxes, which take about a hundred times as long as
-# commands.
+# The number of rounds for sandboxes. A sandbox takes about a hundred times as long to start as a
+# command.
 SANDBOX_ROUNDS = 60
 CONNECTOR_ROUNDS = 5
 
 
 def by_hand(directory: Path, *command: str) -> Call:
-    """Return a call that runs a command with runsc alone, from a prepared bundle."""
+    """Return a call that runs `command` from a prepared bundle by runsc, without usernsctl."""
     one = [un.Extent(0, 0, 1)]
     options = oci.BuildOptions(
         args=command, rootfs="/", uid_map=one, gid_map=one, env={"PATH": "/usr/bin:/bin"}

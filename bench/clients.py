@@ -3,10 +3,11 @@
     $(tools/environment clients)/bin/python bench/clients.py [ROUNDS]
 
 Prints the ratio of the medians for each package. Calls with and without usernsctl alternate.
-Without usernsctl, the packages run commands without gVisor (inspect_ai's local provider,
-llm-sandbox with bubblewrap, smolagents' interpreter, Jupyter, PyAirbyte), or in gVisor without
-usernsctl (gvisor). PyAirbyte is measured if USERNSCTL_PYAIRBYTE and USERNSCTL_CONNECTOR name the
-virtual environments of PyAirbyte and of the connector, as tools/environment prints them.
+Without usernsctl, most packages run commands without gVisor: inspect_ai by its local provider,
+llm-sandbox by bubblewrap, smolagents by its interpreter, Jupyter and PyAirbyte natively. The gvisor
+package runs them in gVisor in both cases. PyAirbyte is measured only if USERNSCTL_PYAIRBYTE and
+USERNSCTL_CONNECTOR name the virtual environments of PyAirbyte and of the connector, as printed by
+tools/environment.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ TREE = Path(__file__).parents[1]
 EXAMPLES = TREE / "examples" / "clients"
 SCRIPTS = Path(sys.executable).parent
 GVISOR = "from gvisor import Sandbox\nwith Sandbox() as box: box.exec('true')"
-# This program, run by PyAirbyte's Python, checks a connection by each connector in turn, and prints
+# Program for PyAirbyte's interpreter. Checks the connection with each connector in turn, and prints
 # the times.
 CHECKS = """
 import sys, time
@@ -46,7 +47,7 @@ Call = Callable[[], object]
 
 @contextmanager
 def inspect_ai(loop: asyncio.Runner) -> Iterator[tuple[Call, Call]]:
-    """Yield two functions that run a command in a sandbox: with usernsctl, and locally."""
+    """Yield two functions that run a command: in a sandbox of usernsctl, and on the host."""
     from inspect_ai.util._sandbox.local import LocalSandboxEnvironment
     from inspect_provider import GvisorSandbox
 
@@ -70,9 +71,9 @@ def llm_sandbox() -> Iterator[tuple[Call, Call]]:
 
 
 def gvisor_package() -> tuple[Call, Call]:
-    """Return two functions that start a sandbox, run a command in it and end the sandbox.
+    """Return two functions that start a sandbox, run a command in the sandbox and end it.
 
-    The first function runs the gvisor package inside usernsctl-exec.
+    The first function runs the gvisor package under usernsctl-exec, the second without it.
     """
     alone = [sys.executable, "-I", "-c", GVISOR]
     within = [SCRIPTS / "usernsctl-exec", "-c", "-m", "--", *alone]
@@ -81,7 +82,7 @@ def gvisor_package() -> tuple[Call, Call]:
 
 @contextmanager
 def smolagents() -> Iterator[tuple[Call, Call]]:
-    """Yield two functions that run a step of an agent: in gVisor, and with smolagents alone."""
+    """Yield two functions that run an agent's step: in gVisor, and in smolagents' interpreter."""
     from smolagents import LocalPythonExecutor
     from smolagents.monitoring import AgentLogger
     from smolagents_executor import GvisorExecutor
@@ -130,7 +131,10 @@ def measure(name: str, calls: tuple[Call, Call], rounds: int) -> None:
 
 
 def measure_pyairbyte(environment: str, connector: str, rounds: int) -> None:
-    """Measure checks by a connector. PyAirbyte starts the connector as a program for each check."""
+    """Print how long PyAirbyte takes to check a connection, in gVisor and natively.
+
+    PyAirbyte starts a new connector process for each check.
+    """
     sys.path.append(str(TREE / "demo"))
     from stations import serve
 

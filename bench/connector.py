@@ -2,8 +2,8 @@
 
     USERNSCTL_CONNECTOR=$(tools/environment connector) python bench/connector.py [ROUNDS]
 
-In gVisor and natively, the connector is started directly and through usernsctl.bigframe
-(docs/bigframe.md). The four commands are run in turn; only ratios within one run are comparable.
+The connector is started directly, and through usernsctl.bigframe (docs/bigframe.md), both in gVisor
+and natively. The four commands alternate. Only ratios within one run are comparable.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ def main() -> int:
             "in gVisor": [*sandbox, *plain],
             "in gVisor, from a big frame (aim: 1.9)": [*sandbox, *big],
         }
-        # Run one round more, because the first round, with cold caches, is discarded.
+        # Run one additional round first, whose times are discarded, because the caches are still
+        # cold.
         taken = [[seconds(command) for command in commands.values()] for _ in range(rounds + 1)]
     medians = [statistics.median(times) for times in zip(*taken[1:], strict=True)]
     print(f"{f'the connector, {VERB}: median of {rounds} rounds':<58}{'s':>9}{'share':>8}")

@@ -1,9 +1,9 @@
-"""Benchmark of `docker run` until a command in gVisor writes its first byte, and of image sizes.
+"""Benchmark of `docker run`: time until a command in gVisor writes a byte, and image sizes.
 
-Run as root, after `make docker` has built the images: python bench/docker.py [ROUNDS]
+Run as root after `make docker`: python bench/docker.py [ROUNDS]
 
-The baseline is runsc without usernsctl, in the same image and on the same files: `runsc --rootless`
-with a prepared config.json. Only ratios to the baseline are comparable between runs.
+The baseline is `runsc --rootless` with a prepared config.json, without usernsctl, in the same image
+and on the same files. Only ratios to the baseline are comparable between runs.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ BY_HAND = (
 
 
 def config(command: list[str]) -> str:
-    """Return a config.json for `command` in the container's root filesystem."""
+    """Return a config.json that runs `command` with the container's / as its root filesystem."""
     mounts = [
         {"destination": f"/{name}", "type": kind, "source": kind}
         for name, kind in (("proc", "proc"), ("dev", "tmpfs"), ("sys", "sysfs"), ("tmp", "tmpfs"))
@@ -62,7 +62,7 @@ def config(command: list[str]) -> str:
 
 
 def first_byte(engine: Engine, arguments: list[str]) -> float:
-    """Return the seconds until `docker run` with these arguments writes the first byte."""
+    """Return the seconds from the start of `docker run` to the first byte of output."""
     before = time.monotonic()
     with subprocess.Popen(
         engine.command("run", *OPTIONS, *arguments),
@@ -81,7 +81,7 @@ def first_byte(engine: Engine, arguments: list[str]) -> float:
 
 
 def ways_to(image: str, command: list[str]) -> dict[str, list[str]]:
-    """Return the arguments of `docker run` for each method to run a command, by title."""
+    """Return the arguments of `docker run` for each method of running `command`, by title."""
     ways = {
         "a launch": [EXEC, image, *LAUNCH, *command],
         "in-gvisor": [IN_GVISOR, image, "--network=none", "--", *command],
@@ -93,7 +93,7 @@ def ways_to(image: str, command: list[str]) -> dict[str, list[str]]:
 
 
 def measure(engine: Engine, image: str, command: list[str], rounds: int) -> dict[str, float]:
-    """Return the median seconds from a method's start to the first byte of output, by method.
+    """Return the median seconds from the start of `docker run` to the first byte, by method.
 
     The first method is the baseline.
     """
@@ -106,12 +106,12 @@ def measure(engine: Engine, image: str, command: list[str], rounds: int) -> dict
         for _ in range(rounds + 1):
             for title, arguments in ways.items():
                 found[title].append(first_byte(engine, arguments))
-    # Discard the first round, which had cold caches.
+    # Discard the first round, in which the caches were cold.
     return {title: statistics.median(seconds[1:]) for title, seconds in found.items()}
 
 
 def sizes(engine: Engine, image: str) -> tuple[float, float]:
-    """Return the size of an image on disk, and compressed for download, in megabytes."""
+    """Return the size of an image on disk, and its compressed size, both in megabytes."""
     disk = int(engine.must("image", "inspect", "--format={{.Size}}", image))
     with subprocess.Popen(
         engine.command("save", image), stdout=subprocess.PIPE, env=engine.environ

@@ -1,10 +1,11 @@
-"""Test of limits with programs that exceed them, and of the cost of watching idle sandboxes.
+"""Test of limits with programs that exceed them, and of the CPU time that watching a sandbox costs.
 
     python bench/limits.py [RUNS [PROGRAM...]]
     python bench/limits.py --price
 
-Prints the table of docs/limits.md for the calling user. As root, control groups are used if
-usernsctl may create them. --price prints the processor time of the watchers of idle sandboxes.
+Prints the table of docs/limits.md for the calling user. As root, the limits are enforced by control
+groups if usernsctl may create any. --price prints the CPU time that the watchers of idle sandboxes
+use.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ import usernsctl as un
 
 RUNS = 50
 MIB = 1 << 20
-# Seconds within which a sandbox must end after its limit is reached, and the time limit of a run in
-# seconds.
+# WITHIN is the number of seconds within which a sandbox must end after it reaches its limit.
+# PATIENCE is the timeout of a run in seconds.
 WITHIN, PATIENCE = 2, 120
-# Bytes by which a sandbox may exceed its limit. The tolerance is a tenth of the limit if that is
-# more.
+# Number of bytes by which a sandbox may exceed its memory limit. If a tenth of the limit is more,
+# that tenth is allowed instead.
 EXCESS = 64 * MIB
 
-# Names that the hogs, which are Python programs, use. The hogs print lines as they grow, so the
-# time of the last line is about the time at which they reach the limit.
+# Definitions that precede the Python code of each hog. A hog prints lines as it grows, so its last
+# line shows about when it reached its limit.
 NAMES = """
 import mmap, os, sys, time
 size = 1 << 20
@@ -55,7 +56,8 @@ while True:
     said(); os.write(fd, block[: size // 2]); held.append(bytearray(block[: size // 2]))
 """
 FORKS = "while True:\n said(every=1)\n if os.fork() == 0: time.sleep(100)"
-# The shell prints lines to descriptor 3, because standard output is a pipe in `b | b`.
+# The shell prints its lines to descriptor 3, a copy of its standard output, because b's own
+# standard output is a pipe in `b | b`.
 SHELL_BOMB = "exec 3>&1; b() { echo 0 >&3; b | b & }; b; sleep 100"
 MEMORY = {"--memory": "256M"}
 
@@ -137,9 +139,9 @@ HOGS = {
 class Run:
     """A run of a hog.
 
-    :ivar result: the result file of ``usernsctl run``.
-    :ivar seconds: the seconds from the last line of output to the end.
-    :ivar wall: the duration of the run, in seconds.
+    :ivar result: the content of the result file of ``usernsctl run``.
+    :ivar seconds: the seconds from the last line of output to the end of the run.
+    :ivar wall: the duration of the run in seconds.
     """
 
     result: dict[str, float | str | None]
@@ -148,7 +150,7 @@ class Run:
     output: bytes
 
     def use(self, hog: Hog) -> tuple[float, float]:
-        """Return the used amount and the limit, both in the unit of the limit."""
+        """Return how much of the limited resource the run used, and the limit, in the same unit."""
         if "--cpus" in hog.limits:
             usage: dict[str, float] = self.result["rusage"]  # type: ignore[assignment]
             return (usage["utime"] + usage["stime"]) / self.wall, float(hog.limits["--cpus"])
@@ -192,7 +194,7 @@ def shown(name: str, used: float) -> str:
 
 
 def measure(name: str, hog: Hog, runs: int) -> str:
-    """Run a hog several times; return its row for the table."""
+    """Run a hog several times, and return its row of the table."""
     done = [run(hog) for _ in range(runs)]
     counts = [
         sum(one.seconds <= WITHIN for one in done),
@@ -211,7 +213,7 @@ def measure(name: str, hog: Hog, runs: int) -> str:
 
 
 def price(memory: str | None, count: int = 10, seconds: int = 30) -> float:
-    """Return the processor time of the watchers of idle sandboxes, per second of elapsed time."""
+    """Return the CPU seconds that the watchers of idle sandboxes use per second."""
     limits = {} if memory is None else {"memory": memory}
     with un.SandboxHost(**limits) as host:  # type: ignore[arg-type]
         boxes = [host.start(None) for _ in range(count)]
@@ -226,7 +228,7 @@ def price(memory: str | None, count: int = 10, seconds: int = 30) -> float:
 
 
 def watchers() -> dict[str, float]:
-    """Return the processor time of each of this user's watchers, in seconds."""
+    """Return the CPU time of each of this user's watchers in seconds, by pid."""
     found: dict[str, float] = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:

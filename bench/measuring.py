@@ -1,8 +1,8 @@
 """Functions that time calls of usernsctl and equivalent calls of other tools.
 
-The calls alternate, so that other load affects all of them alike. Only ratios within one run are
-comparable. On a busy machine, root can give a benchmark priority: chrt -r 20 tools/as-user USER
-bench demo -- python ....
+The calls alternate, so that the load of the host affects all of them alike. Only ratios within one
+run are comparable. On a busy host, root can run a benchmark with real-time priority: chrt -r 20
+tools/as-user USER bench demo -- python ....
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def native(*command: str, environ: Mapping[str, str] | None = None) -> Call:
 def classic_wrapper(program: str) -> Call:
     """Return a call that starts a program by unshare(1), newuidmap and newgidmap.
 
-    Pipes synchronize the processes.
+    The program starts only after both maps are written: the processes wait for each other on pipes.
     """
     uid, gid = un.plan(un.IdMap.auto()).uid, un.plan(un.IdMap.auto()).gid
 
@@ -103,7 +103,7 @@ def compare(title: str, aim: str, theirs: Call, ours: Call, *, rounds: int) -> N
 
 
 def tiny_program(directory: Path) -> str:
-    """Build a static program that only exits, so that only the start of the program is measured."""
+    """Build a static program that only exits, so that a call measures nothing but the start."""
     source, program = directory / "tiny.c", directory / "tiny"
     source.write_text(TINY)
     subprocess.run(["cc", "-static", "-nostdlib", "-O2", source, "-o", program], check=True)
@@ -111,7 +111,7 @@ def tiny_program(directory: Path) -> str:
 
 
 def may_map_ranges() -> bool:
-    """Return whether the caller has subordinate ids; if not, print which benchmarks are skipped."""
+    """Return whether the caller has subordinate ids. If not, print which benchmarks are skipped."""
     try:
         un.plan(un.IdMap.auto())
     except un.PlanError as error:

@@ -1,12 +1,12 @@
-"""Benchmark of private networks: prints a table of start times, and a table of throughput.
+"""Benchmark of private networks. Prints a table of start times, and a table of throughput.
 
     python bench/network.py [ROUNDS]
 
-Starts are compared with `--network none`, and with a shell script that uses unshare(1), pasta(1)
-and runsc for the same purpose, and polls for the end of each step every 50 ms. The network of the
-script does not protect this machine from the programs. Throughput is measured for one TCP
-connection in the virtual network of tests/networks.py, and compared with pasta without gVisor, and
-with `--network host` in a namespace of pasta. If ROUNDS is 0, start times are not measured.
+Starts are compared with `--network none`, and with a shell script that does the same by unshare(1),
+pasta(1) and runsc, and polls every 50 ms for the end of each step. Unlike `--network private`, the
+script does not protect the host from the sandbox. Throughput is measured for one TCP connection in
+the virtual network of tests/networks.py. It is compared with pasta without gVisor, and with
+`--network host` in a namespace of pasta. If ROUNDS is 0, only throughput is measured.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ PORT = 9100
 PASTA = "pasta --quiet --config-net --no-map-gw -t none -u none -T none -U none"
 OPTIONS = PASTA.split()[1:]
 
-# The arguments of the script: $1 is the bundle, $2 the state directory, $3 the path of runsc.
+# The arguments of the script: the bundle ($1), the state directory ($2), and the path of runsc
+# ($3).
 SCRIPT = f"""
 rm -f $2/pid $2/ready
 unshare --user --map-root-user --net sh -c '
@@ -52,7 +53,8 @@ touch $2/ready
 wait
 """
 
-# This client sends or receives data for some seconds, and prints the bytes per second.
+# A client that sends or receives for a number of seconds, and prints the throughput in bytes per
+# second.
 CLIENT = """
 import socket, sys, time
 direction, host, port, seconds = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])

@@ -1,13 +1,13 @@
-"""Benchmark of RayPool: throughput for several numbers of nodes, and processor time per task.
+"""Benchmark of RayPool: throughput for several numbers of nodes, and CPU time per task.
 
     $(tools/environment ray)/bin/python bench/on_ray.py [NODES [SVG]]
 
-The nodes are simulated: each has a raylet, an actor and two sandboxes of its own, but all share the
-processors of this machine. So a task sleeps for some seconds in place of computing, as if each node
-had processors of its own, and the throughput of n nodes is compared with n times the throughput of
-one node. The processor time per task of each component (driver, actors and so on) does not depend
-on other load. This processor time shows how many tasks per second one driver can send, and so how
-many nodes a driver can serve.
+The nodes are simulated: each has its own raylet, actor and two sandboxes, but all share the CPUs of
+the host. So a task sleeps for some seconds instead of computing, as if each node had its own CPUs,
+and the throughput of n nodes is compared with n times the throughput of one node.
+
+The CPU time per task of each component, such as the driver or the actors, does not depend on other
+load. It shows how many tasks per second one driver can send, and so how many nodes it can serve.
 
 If SVG is given, a plot is written to the file SVG.
 """
@@ -29,17 +29,17 @@ from usernsctl.contrib.ray import RayPool
 
 NODES = 6
 PER_NODE = 2
-# The time that a task sleeps, in seconds, and the number of tasks per sandbox.
+# SECONDS is how long a task sleeps, TASKS is the number of tasks per sandbox.
 SECONDS = 4
 TASKS = 8
-# The number of tasks that only run true(1), for the measurement of processor times.
+# The number of tasks that only run true(1), by which the CPU time per task is measured.
 SHORT = 200
 STORE_BYTES = 80 << 20
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def processor_times() -> Counter[str]:
-    """Return the processor time of each component in seconds, including exited processes.
+    """Return the CPU time of each component in seconds, including the time of exited processes.
 
     The processes of a sandbox are found as descendants of the sandbox's actor.
     """
@@ -50,8 +50,8 @@ def processor_times() -> Counter[str]:
             words = (directory / "cmdline").read_text(errors="replace")
         except OSError:
             continue
-        # The fields are utime and stime of the process, and of the children that it has waited for
-        # (proc_pid_stat(5)).
+        # These fields of /proc/PID/stat are utime and stime, then cutime and cstime, the times of
+        # the children that the process has waited for (proc_pid_stat(5)).
         found[int(directory.name)] = int(fields[1]), words, sum(map(int, fields[11:15])) / TICKS
     times: Counter[str] = Counter()
 
@@ -79,7 +79,7 @@ def part_of(words: str) -> str | None:
 
 
 def bench_nodes(cluster: Cluster, most: int) -> list[float]:
-    """Return the throughput of 1, 2, ... nodes, in tasks per second."""
+    """Return a list of throughputs in tasks per second, for 1, 2, ... nodes."""
     rates = []
     for nodes in range(1, most + 1):
         cluster.add_node(
@@ -88,7 +88,7 @@ def bench_nodes(cluster: Cluster, most: int) -> list[float]:
         with RayPool(PER_NODE, max_uses=10_000, start_timeout=600) as pool:
             while pool.progress().actors < nodes:
                 time.sleep(0.1)
-            # Start all sandboxes before the measurement.
+            # Start all sandboxes before the clock starts.
             list(pool.map([["sleep", "1"]] * (2 * PER_NODE * nodes)))
             start = time.perf_counter()
             list(pool.map_unordered([["sleep", str(SECONDS)]] * (TASKS * PER_NODE * nodes)))
@@ -118,7 +118,7 @@ STYLE = Path(__file__).resolve().parent.parent / "docs" / "pictures" / "time.svg
 
 
 def plot(rates: list[float]) -> str:
-    """Return an SVG plot of the throughput, with a line for n times the throughput of one node."""
+    """Return an SVG plot of the throughput, with a line for linear growth (n times one node)."""
     style = STYLE.read_text()
     style = style[style.index("  <style>") : style.index("</style>\n") + len("</style>\n")]
     count, most = len(rates), rates[0] * len(rates)

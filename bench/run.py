@@ -1,4 +1,4 @@
-"""Benchmarks of usernsctl without a target ratio. bench/aims.py has the others."""
+"""Benchmarks of usernsctl that have no target ratio. bench/aims.py has those with a target."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def bench_peers(tiny: str) -> None:
 def bench_heap(tiny: str) -> None:
     """Compare the time of a call with a small heap and with a large heap.
 
-    The measurements don't alternate, because the heap can't shrink and grow between rounds.
+    The measurements don't alternate, because the heap can't shrink and grow again between rounds.
     """
     with un.Namespace.create() as namespace:
         call = spawner(namespace, tiny)

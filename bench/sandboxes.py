@@ -1,9 +1,9 @@
-"""Benchmark of long-running programs that start commands or sandboxes: rates, memory and leaks.
+"""Benchmark of programs that start many commands or sandboxes: rates, memory and leaks.
 
     python bench/sandboxes.py [COMMANDS [SANDBOXES]]
 
-The rate of commands is compared with nsenter(1) through subprocess, the rate of sandboxes with
-``runsc --rootless``.
+The rate of commands is compared with subprocess and nsenter(1), the rate of sandboxes with ``runsc
+--rootless``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ COMMANDS = 10_000
 SANDBOXES = 100
 THREADS = 8
 AT_ONCE = 8
-# The number of running sandboxes for which the memory per sandbox is measured.
+# The number of sandboxes that run while the memory per sandbox is measured.
 RUNNING = 5
 
 
@@ -49,14 +49,14 @@ def in_threads(call: Callable[[], object], count: int) -> float:
 
 
 def left_open() -> tuple[int, int, int]:
-    """Return the numbers of this process's open descriptors, children and mounts."""
+    """Return how many open descriptors, children and mounts this process has."""
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     mounts = Path("/proc/self/mountinfo").read_text().splitlines()
     return len(os.listdir("/proc/self/fd")), len(children), len(mounts)
 
 
 def memory() -> int:
-    """Return this process's maximum resident memory, in KiB."""
+    """Return the peak of this process's resident memory, in KiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
@@ -79,7 +79,7 @@ def bench_commands(count: int) -> None:
 
 
 def pids_of(words: str) -> list[int]:
-    """Return the pids of processes with `words` in their command line."""
+    """Return the pids of the processes whose command line contains `words`."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -91,7 +91,7 @@ def pids_of(words: str) -> list[int]:
 
 
 def proportional_size(pids: Iterable[int]) -> int:
-    """Return the memory of processes in KiB, with shared pages counted in proportion."""
+    """Return the sum of the processes' proportional set sizes (Pss in smaps_rollup), in KiB."""
     total = 0
     for pid in pids:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
@@ -118,7 +118,7 @@ async def start_and_close(host: un.SandboxHost, count: int) -> float:
 
 
 class Rootless:
-    """Starter of sandboxes by ``runsc --rootless run``, without usernsctl."""
+    """Starter of sandboxes that calls ``runsc --rootless run``, without usernsctl."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -142,7 +142,7 @@ class Rootless:
 
 
 class Exec:
-    """Caller of ``runsc exec``, which runs commands in a sandbox without usernsctl's agent."""
+    """Caller of ``runsc exec``, which runs a command in a sandbox without usernsctl's agent."""
 
     def __init__(self, box: un.Sandbox) -> None:
         self._box = box
@@ -160,7 +160,7 @@ class Exec:
 
 
 def median_of(call: Callable[[], object], count: int) -> float:
-    """Return the median time of a call, in milliseconds."""
+    """Call `call` `count` times; return the median time in milliseconds."""
     times = []
     for _ in range(count):
         start = time.perf_counter()
@@ -183,7 +183,7 @@ async def in_tasks(call: Callable[[], Awaitable[object]], count: int) -> float:
 
 
 def bench_further(count: int) -> None:
-    """Compare the time of a command through a sandbox's agent with ``runsc exec``."""
+    """Compare the time of a command that the agent of a sandbox runs with ``runsc exec``."""
     print("other commands in a sandbox, medians in ms")
     with un.SandboxHost() as host, host.start(["sleep", "1000"]) as box:
         by_runsc = Exec(box)
@@ -220,16 +220,16 @@ def family(pid: int) -> list[int]:
 
 
 def await_stock(pool: un.SandboxPool) -> None:
-    """Wait until the pool is full and the last used sandbox has exited."""
+    """Wait until the pool is full and no used sandbox is left."""
     while pool.stats().idle < RUNNING or pool.stats().leased:
         time.sleep(0.01)
     time.sleep(0.2)
 
 
 def bench_pool(count: int) -> None:
-    """Compare the time to acquire a sandbox with the time to start one.
+    """Compare the time to acquire a sandbox from a pool with the time to start one.
 
-    Both times include the first command, until its output is complete.
+    Both times include the first command in the sandbox, until its output is complete.
     """
 
     def until_answer(wish: Callable[[], contextlib.AbstractContextManager[un.Sandbox]]) -> float:
@@ -256,7 +256,7 @@ def bench_pool(count: int) -> None:
 
 
 def bench_left(count: int) -> None:
-    """Print the descriptors, processes and memory that many commands leak."""
+    """Print how many descriptors, processes and KiB remain after many commands in one sandbox."""
     with un.SandboxHost() as host, host.start(["sleep", "1000"]) as box:
 
         def by_agent() -> None:

@@ -1,9 +1,9 @@
-"""Benchmark of the start time of usernsctl, against a Python process that does nothing.
+"""Benchmark of how long usernsctl's commands take to start, compared with an empty Python program.
 
     python bench/start.py [ROUNDS]
 
-The calls alternate, as in bench/measuring.py. `usernsctl run` has arguments with which it fails
-after its imports, before it creates a namespace.
+The calls alternate, as in bench/measuring.py. `usernsctl run` is called with arguments with which
+it fails after its imports, before it creates a namespace.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ CALLS = {
     "usernsctl plan --help": [USERNSCTL, "plan", "--help"],
     "usernsctl run, refused": [USERNSCTL, "run", "--user", "7", "--", "true"],
 }
-# Targets in milliseconds: for --version, the total time; for other commands, the time in addition
-# to a Python process that does nothing.
+# Targets in milliseconds. The target of --version is for its total time; that of any other command
+# is for the time that exceeds an empty Python program's.
 AIMS = {
     "python -c 'import usernsctl'": "+12",
     "... and of SandboxHost": "+50",
@@ -35,7 +35,7 @@ AIMS = {
 
 
 def quiet(command: list[str]) -> Call:
-    """Return a call that runs a command with /dev/null as stdio, and ignores the exit status."""
+    """Return a call that runs a command on /dev/null, and ignores the exit status."""
     streams = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
 
     def once() -> None:
@@ -62,7 +62,7 @@ def print_shares(
 
 
 def print_import_time(count: int) -> None:
-    """Print the import time of usernsctl that the interpreter measures (``-X importtime``)."""
+    """Print the time to import usernsctl, as the interpreter reports it (``-X importtime``)."""
     command = [sys.executable, "-X", "importtime", "-c", "import usernsctl"]
     found = []
     for _ in range(count):

@@ -1,10 +1,10 @@
-"""Benchmark of starts from a template, against cold starts in gVisor and without gVisor.
+"""Benchmark of starts from a template, against cold starts in gVisor and natively.
 
     USERNSCTL_CONNECTOR=$(tools/environment connector) python bench/templates.py [ROUNDS]
 
-One of the programs imports numpy from the virtual environment of the Airbyte connector. With
-`restores=N` in place of ROUNDS, the script restores one template N times, and prints how
-descriptors, directories, threads and memory grow.
+One of the measured programs imports numpy from the virtual environment of the Airbyte connector. If
+the argument is `restores=N` instead of ROUNDS, the script restores one template N times, and prints
+how the numbers of descriptors, directories and threads and the memory grow.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def small(rounds: int) -> None:
 
 
 def resident() -> int:
-    """Return this process's resident memory, in KiB."""
+    """Return this process's resident memory in KiB."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1])
