@@ -5,22 +5,22 @@
 
 #define PASSWD_FIELDS 7
 #define GROUP_FIELDS 4
-/* Number of decimal digits of the highest id, 4294967294. The next number, 4294967295, is not an id
+/* Number of decimal digits of the largest id, 4294967294. 4294967295 is not an id
  * (setresuid(2)). */
 #define ID_DIGITS 10
 #define USER_REMEDY                                                                                \
     "give numbers, as in 1000:1000, or names that the sandbox's /etc/passwd and /etc/group "       \
     "contain"
 
-/* A part of the content of a file, which may contain any bytes. */
+/* A part of a file's content, which may contain any bytes, including NUL. */
 struct span {
     const char *at;
     size_t length;
 };
 
-/* Cuts off the part of *rest before the first `separator`, or all of *rest without a separator, and
- * stores that part in *part. Returns false if *rest is exhausted; `rest->at` becomes NULL after the
- * last part. */
+/* Moves the part of *rest before the first `separator` to *part. Without a separator, moves all of
+ * *rest, and sets `rest->at` to NULL. Returns false if nothing is left, that is, if `rest->at` is
+ * already NULL. */
 static bool cut_part(struct span *rest, char separator, struct span *part)
 {
     if (!rest->at)
@@ -33,8 +33,8 @@ static bool cut_part(struct span *rest, char separator, struct span *part)
     return true;
 }
 
-/* Reads the next line that has exactly `count` fields, and skips all other lines. Returns false at
- * the end of the content. */
+/* Splits the next line that has exactly `count` fields into `field`, and skips all other lines.
+ * Returns false at the end of the content. */
 static bool next_entry(struct span *rest, struct span *field, size_t count)
 {
     struct span line, more;
@@ -63,7 +63,7 @@ static bool is_equal(struct span span, const char *name)
     return span.length == strlen(name) && !memcmp(span.at, name, span.length);
 }
 
-/* Parses an id in decimal. Returns whether the text is a valid id. */
+/* Parses a decimal id. Returns false if the text is not a valid id. */
 static bool read_id(struct span text, uint32_t *id)
 {
     char digits[ID_DIGITS + 1];
@@ -84,7 +84,7 @@ bool un_account_is_id(const char *name)
     return read_id(span_of(name), &id);
 }
 
-/* Returns whether a terminal prints the text unchanged (un_make_printable()). */
+/* Returns whether un_make_printable() would leave the text unchanged. */
 static bool is_printable_text(const char *text, size_t length)
 {
     char printable[UN_PATH_MAX];
@@ -96,8 +96,8 @@ static bool is_printable_text(const char *text, size_t length)
     return !strncmp(printable, text, length) && strlen(printable) == length;
 }
 
-/* Copies the id or name of a user or group, as the caller has given it, to `name`. Returns whether
- * the text is a valid id or name. */
+/* Copies a user or group that the caller has given, an id or a name, to `name`. Returns false if
+ * the text is neither a valid id nor a valid name. */
 static bool copy_name(const char *text, size_t length, char name[UN_ACCOUNT_NAME_MAX + 1])
 {
     if (!length || length > UN_ACCOUNT_NAME_MAX)
@@ -106,8 +106,8 @@ static bool copy_name(const char *text, size_t length, char name[UN_ACCOUNT_NAME
     name[length] = '\0';
     if (!name[strspn(name, "0123456789")])
         return un_account_is_id(name);
-    /* Reject a leading -, which begins a negative number, and a leading + or -, which begins a line
-     * for NIS (nsswitch.conf(5)). */
+    /* Reject a leading "-", as in a negative number, and a leading "+" or "-" as in the NIS entries
+     * of /etc/passwd (nsswitch.conf(5)). */
     return !strchr("+-", *name) && !strpbrk(name, " :,/") && is_printable_text(name, length);
 }
 
@@ -133,8 +133,8 @@ static int fail_name(const char *what, const char *name, const char *path,
 
 int un_account_fail_file(const char *path, int errnum, const char *why, struct un_error *err)
 {
-    /* Report no cause for these errors, because they do not come from the content of the file, and
-     * the remedy about names would not help. */
+    /* Leave the cause unknown for these errors: they don't come from the content of the file, so a
+     * remedy about names would not help. */
     if (errnum == ENOMEM || errnum == EMFILE || errnum == ENFILE || errnum == EIO) {
         errno = errnum;
         return un_fail_errno(err, UN_STEP_USER, path);
@@ -144,8 +144,7 @@ int un_account_fail_file(const char *path, int errnum, const char *why, struct u
     return -1;
 }
 
-/* Finds the first valid line of a user, as getpwnam(3) does. Returns whether the user has a valid
- * line. */
+/* Finds the first valid line of a user, as getpwnam(3) does. Returns false if there is none. */
 static bool find_user(const char *name, const struct un_account_file *passwd,
                       struct un_account *account)
 {
@@ -164,7 +163,7 @@ static bool find_user(const char *name, const struct un_account_file *passwd,
     return false;
 }
 
-/* Finds the first valid line of a group. Returns whether the group has a valid line. */
+/* Finds the first valid line of a group. Returns false if there is none. */
 static bool find_group(const char *name, const struct un_account_file *groups, uint32_t *gid)
 {
     struct span rest = content_of(groups), field[GROUP_FIELDS];
@@ -174,9 +173,9 @@ static bool find_group(const char *name, const struct un_account_file *groups, u
     return false;
 }
 
-/* Inserts a group into the ascending list account->groups, unless the list has the group. Finds the
- * position by binary search, so that adding the groups of a file with a million lines takes less
- * than a second. Returns false if the list is full. */
+/* Inserts a group into the ascending list account->groups, unless the list already contains the
+ * group. The binary search keeps the time for a file with a million lines below a second. Returns
+ * false if the list is full. */
 static bool add_group(struct un_account *account, uint32_t gid)
 {
     size_t from = 0, to = account->group_count;
@@ -207,7 +206,7 @@ static bool is_member(struct span members, const char *user)
     return false;
 }
 
-/* Adds the primary group of the user, and all groups that list the user as a member. */
+/* Adds the user's primary group, and all groups of which the user is a member. */
 static int add_groups_of(const char *user, const struct un_account_file *groups,
                          struct un_account *account, struct un_error *err)
 {

@@ -1,4 +1,4 @@
-/* Recording and formatting errors. */
+/* Recording errors and formatting them. */
 #include "base/base.h"
 
 #include <stdarg.h>
@@ -102,17 +102,17 @@ const char *un_errno_text(int errnum)
 
 const char *un_error_reason(const struct un_error *err, char *text, size_t size)
 {
-    /* Omit the text of ETIMEDOUT, because only timeouts of usernsctl itself have this errno, and
-     * the detail describes them. */
+    /* Omit strerror(3)'s text for ETIMEDOUT: this errno always comes from a timeout of usernsctl
+     * itself, which the detail describes. */
     bool has_text = err->errnum && err->errnum != ETIMEDOUT;
     const char *kernel = has_text ? un_errno_text(err->errnum) : "";
-    /* Quote an empty detail only if it is the name of a command or of a working directory. */
+    /* Show an empty detail as "" only if it is the name of a command or of a working directory. */
     bool is_name = err->step == UN_STEP_LOOKUP || err->step == UN_STEP_CWD;
     const char *detail = is_name && !*err->detail ? "\"\"" : err->detail;
     const char *between = *kernel && *detail ? ": " : "";
     snprintf(text, size, "%s%s%s", detail, between, kernel);
-    /* Make the text printable, because paths, arguments and messages of helpers may contain any
-     * bytes, but an error message must be one line without terminal control sequences. */
+    /* Paths, arguments and the messages of helpers may contain any bytes, but an error must be
+     * printed as one line without control sequences. */
     if (size)
         un_make_printable(text);
     return text;

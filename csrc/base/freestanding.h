@@ -1,4 +1,4 @@
-/* Entry point and system calls of a program without libc. Internal. A source that includes this
+/* Entry point and system calls of a program without libc. Internal. Each source that includes this
  * header must define start(). */
 #ifndef USERNSCTL_BASE_FREESTANDING_H
 #define USERNSCTL_BASE_FREESTANDING_H
@@ -6,8 +6,8 @@
 #include <asm/unistd.h>
 
 #ifndef UN_NO_ENTRY
-/* The main function of the program. `stack` is the initial stack of the process (System V ABI):
- * argc, argv, NULL, envp, NULL. */
+/* Runs the program. `stack` is the initial stack of the process (System V ABI): argc, argv, NULL,
+ * envp, NULL. */
 __attribute__((noreturn, used)) static void start(long *stack);
 
 __asm__(".globl _start\n_start:\n\t"
@@ -27,10 +27,11 @@ __asm__(".globl _start\n_start:\n\t"
 /*
  * Makes a system call. Returns its result, or the negated errno.
  *
- * gVisor patches "mov $NUMBER, %eax; syscall" into a faster call. gVisor searches only for the
- * bytes of these instructions. If a compiler placed another instruction before the syscall, gVisor
- * could mistake the end of that instruction for the mov, and overwrite it. So this code emits
- * either exactly the sequence for which gVisor searches, or one that can't match.
+ * gVisor replaces the instructions "mov $NUMBER, %eax; syscall" by a faster call, and recognizes
+ * them only by their bytes. If a compiler placed another instruction before the syscall, gVisor
+ * could mistake the last bytes of that instruction for the mov, and overwrite them. So this code
+ * emits either exactly the pair that gVisor replaces, or a nop before the syscall, which gVisor
+ * never mistakes.
  */
 __attribute__((always_inline)) static inline long un_raw_call(long number, long a, long b, long c,
                                                               long d, long e, long f)

@@ -21,7 +21,7 @@ bool un_lines_open(struct un_lines *lines, const char *path)
 
 bool un_lines_is_no_file(int errnum)
 {
-    /* ENXIO is the error of open(2) for a socket in the file system. */
+    /* open(2) fails with ENXIO if the path is a UNIX domain socket. */
     return errnum == EISDIR || errnum == EINVAL || errnum == ENXIO;
 }
 
@@ -29,8 +29,8 @@ bool un_lines_is_no_file(int errnum)
 static bool read_block(struct un_lines *lines)
 {
     ssize_t got;
-    /* Do not call read(2) to detect the end of a file whose size is known, because data that is
-     * appended meanwhile may be ignored. Files that the kernel generates have the size 0, and are
+    /* Skip the read(2) that would only detect the end of a file of known size; data that is
+     * appended meanwhile may be ignored. A file that the kernel generates has the size 0, and is
      * read until read(2) returns 0. */
     if (lines->errnum || (lines->size && lines->read >= lines->size))
         return false;
@@ -67,7 +67,7 @@ bool un_lines_next(struct un_lines *lines, char line[UN_LINE_MAX], bool *cut)
 void un_lines_rewind(struct un_lines *lines)
 {
     lines->at = 0;
-    /* Do not call lseek(2) if the block still contains the complete file. */
+    /* Skip lseek(2) if the whole file is still in the block. */
     if (lines->read == lines->length && !lines->errnum)
         return;
     lines->length = 0;

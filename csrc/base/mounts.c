@@ -1,10 +1,10 @@
-/* Parsing the table of mounts, /proc/self/mountinfo. */
+/* Parsing the mount table, /proc/self/mountinfo. */
 #include "base/base.h"
 
 #define ROOM_FIRST 16384
 
-/* Reads a file completely, and terminates it by NUL. Returns the text, which the caller must free,
- * or NULL with errno set. */
+/* Reads a whole file, and terminates the content by NUL. Returns the content, which the caller must
+ * free, or NULL with errno set. */
 static char *read_whole(int fd)
 {
     char *text = NULL, *grown;
@@ -25,7 +25,7 @@ static char *read_whole(int fd)
     return NULL;
 }
 
-/* Decodes the escape sequences of mountinfo, \ooo in octal, in place. */
+/* Decodes mountinfo's octal escape sequences (\ooo) in place. */
 static void unescape(char *text)
 {
     char *to = text;
@@ -38,8 +38,8 @@ static void unescape(char *text)
     *to = '\0';
 }
 
-/* Terminates `text` at the next space. Returns the text after the space, or NULL if there is no
- * space. */
+/* Replaces the first space in `text` by NUL. Returns the text after the space, or NULL if there is
+ * no space. */
 static char *cut_field(char *text)
 {
     char *space = text ? strchr(text, ' ') : NULL;
@@ -49,7 +49,8 @@ static char *cut_field(char *text)
     return space + 1;
 }
 
-/* Parses a line of mountinfo: ID PARENT DEVICE ROOT POINT OPTIONS [TAG]... - TYPE SOURCE OPTIONS */
+/* Parses a line of mountinfo, which has the form ID PARENT DEVICE ROOT POINT OPTIONS [TAG]... -
+ * TYPE SOURCE OPTIONS. */
 static bool parse_mount(char *line, struct un_mounted *mount)
 {
     char *end = strstr(line, " - ");

@@ -3,8 +3,8 @@
 #include <ctype.h>
 #include <inttypes.h>
 
-/* Ranges of characters that a terminal interprets, reorders or does not display: Unicode's
- * categories Cc (from 128 on), Cf, Zl and Zp, and the noncharacters of the last block. */
+/* Ranges of characters that a terminal interprets, reorders or does not display. They are Unicode's
+ * categories Cc (from U+0080 on), Cf, Zl and Zp, and the noncharacters of the last block. */
 static const struct {
     uint32_t first, last;
 } unprintable[] = {
@@ -42,7 +42,8 @@ void un_make_printable(char *text)
     *to = '\0';
 }
 
-/* Writes JSON's escape sequence for a character, or Python's if JSON has none. */
+/* Writes an escape sequence for a character: JSON's short form, such as \n, if there is one,
+ * otherwise Python's (\xNN, \uNNNN or \UNNNNNNNN). */
 static char *write_escape(char *to, uint32_t code)
 {
     static const char signs[] = "\"\\\b\f\n\r\t", names[] = "\"\\bfnrt";

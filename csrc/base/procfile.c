@@ -1,9 +1,9 @@
 /* Reading single facts from /proc. */
 #include "base/base.h"
 
-/* Room for the part of a line of /proc/PID/cgroup before the path, and for a newline. This part
- * consists of the number and the controllers of a hierarchy. The part fits, because the kernel has
- * 14 controllers, and the name of a hierarchy has at most 64 bytes (cgroups(7)). */
+/* Room for a newline, and for the part of a line of /proc/PID/cgroup before the path: the
+ * hierarchy's number and its controllers or name. The kernel has 14 controllers, and a name has at
+ * most 64 bytes (cgroups(7)). */
 #define CGROUP_PREFIX_MAX 512
 
 int64_t un_proc_number(const char *proc, const char *file)
@@ -28,9 +28,9 @@ static int read_mounts(const char *proc, const char *file, struct un_mounts *mou
     return un_mounts_read(mounts, path);
 }
 
-/* Returns whether a mount at this point can't hide any files, which is true for the directory
- * binfmt_misc, which is always empty. The kernel ignores mounts there, too (fs/namespace.c,
- * mnt_already_visible()), and systemd mounts a file system there on every machine. */
+/* Returns whether a mount on this point can't hide files. That is true for the directory
+ * binfmt_misc, because it is always empty: the kernel ignores mounts there, too
+ * (mnt_already_visible() in fs/namespace.c), and systemd creates such a mount on every host. */
 static bool hides_nothing(const char *point)
 {
     return !strcmp(point, "/proc/sys/fs/binfmt_misc");
@@ -55,7 +55,7 @@ bool un_proc_shares_root(const char *proc)
     un_auto_mounts struct un_mounts ours, others;
     read_mounts(proc, "self/mountinfo", &ours);
     read_mounts(proc, "1/mountinfo", &others);
-    /* Use the last mount on "/" in mountinfo, because it covers the earlier mounts on "/". */
+    /* Use the last mount on "/" in mountinfo, which covers the earlier ones. */
     for (size_t i = 0; i < ours.count; i++)
         own = strcmp(ours.mount[i].point, "/") ? own : ours.mount[i].id;
     for (size_t i = 0; i < others.count && own >= 0; i++)
@@ -108,20 +108,19 @@ static bool lists(const char *names, const char *name)
 
 bool un_proc_cgroup(const char *proc, const char *controller, char *path, size_t size)
 {
-    /* The buffer must fit every line. Otherwise the end of a longer line would be parsed as a
-     * separate line, since a path may contain colons. */
+    /* The buffer must hold every possible line. If fgets(3) split a longer line, its end would be
+     * parsed as a separate line, because a path may contain colons. */
     char line[UN_PATH_MAX + CGROUP_PREFIX_MAX];
     if (un_path_join(line, proc, "self/cgroup"))
         return false;
     un_auto_fclose FILE *file = fopen(line, "re");
     while (file && fgets(line, sizeof line, file)) {
-        /* A line has the form ID:CONTROLLERS:PATH. */
         char *name = strchr(line, ':'), *group = name ? strchr(++name, ':') : NULL;
         if (!group)
             continue;
         *group++ = '\0';
         group[strcspn(group, "\n")] = '\0';
-        /* Find the line of version 2 by its empty list of controllers. */
+        /* The line of version 2 has an empty list of controllers. */
         if (*controller ? !lists(name, controller) : *name)
             continue;
         return snprintf(path, size, "%s", group) < (int)size;

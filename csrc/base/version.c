@@ -1,4 +1,4 @@
-/* The version of the core, which equals the version of the package. */
+/* The version of the core is the version of the package. */
 #include "include/usernsctl.h"
 
 const char *un_version(void)

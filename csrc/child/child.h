@@ -7,34 +7,37 @@
 /* ---- task.c: the task of the child program, and its messages --------------------------------- */
 
 /*
- * A task is passed as command-line arguments of the child program. Arguments are plain data on the
- * new program's own stack, so no file or shared memory is needed. Numbers are decimal. Every
- * process can read the arguments. Only processes that may ptrace the child can read its
- * environment, which is the command's.
+ * The task of the child program is passed by its command-line arguments, with numbers in decimal.
+ * The arguments are copied to the new program's own stack, so neither a file nor shared memory is
+ * needed. Any process can read the arguments. The environment, which is the command's, can only be
+ * read by processes that may ptrace the child.
  */
 
-/* The name (argv[0]) under which a program of the package acts as the child program, see
+/* If a program of the package has this name as argv[0], it acts as the child program; see
  * un_child_main(). */
 #define UN_CHILD_NAME "usernsctl-child"
 
-/* Indexes of the descriptors of a task: the socket for messages, a pidfd of the parent, and
+/* Indexes of a task's descriptors: the socket for messages, a pidfd of the parent, and the
  * namespaces to join. */
 enum { UN_TASK_SOCKET, UN_TASK_PARENT, UN_TASK_NS, UN_TASK_FDS = UN_TASK_NS + UN_NS_COUNT };
 
 struct un_task {
-    int fd[UN_TASK_FDS];  /* descriptors of the task; -1 for an absent one */
-    bool holds;           /* whether the child only keeps new namespaces alive, without a command */
-    bool has_init;        /* whether the second child forks the command and runs un_be_init() */
-    bool restore_signals; /* whether to reset SIGPIPE and SIGXFSZ, see struct un_spawn */
+    int fd[UN_TASK_FDS]; /* descriptors of the task, indexed by UN_TASK_...; -1 for an absent one */
+    bool holds;    /* whether the child only keeps new namespaces alive, and runs no command */
+    bool has_init; /* whether the second child is PID 1, which forks the command and calls
+                      un_be_init() */
+    bool restore_signals; /* whether to reset SIGPIPE and SIGXFSZ to the default action, as in
+                             struct un_spawn */
     uint64_t flags;       /* CLONE_NEW... flags of the namespaces to create */
     uint64_t signals;     /* signal mask of the command */
-    struct un_own_maps maps; /* maps of the new user namespace */
-    struct un_setup setup;   /* setup inside; setup.parent_pidfd is passed as fd[UN_TASK_PARENT] */
-    struct un_command command; /* the command, whose environment is that of the child program */
+    struct un_own_maps
+        maps; /* setup in the namespaces; setup.parent_pidfd is passed as fd[UN_TASK_PARENT] */
+    struct un_setup setup; /* setup inside; setup.parent_pidfd is passed as fd[UN_TASK_PARENT] */
+    struct un_command command; /* the command; its environment is that of the child program */
 };
 
-/* The members of struct un_task that are passed as numbers and as texts, in the order of the
- * arguments. */
+/* Apply a macro to each member of struct un_task that is passed as a number or as a text, in the
+ * order of the arguments. */
 /* clang-format off */
 #define UN_EACH_TASK_NUMBER(NUMBER)                                                                \
     NUMBER(holds) NUMBER(has_init) NUMBER(restore_signals) NUMBER(flags) NUMBER(signals)           \
@@ -47,9 +50,9 @@ struct un_task {
     TEXT(setup.root) TEXT(setup.cwd) TEXT(command.file) TEXT(command.path)
 /* clang-format on */
 
-/* Number of numbers among the arguments of a task. Two numbers precede those of
- * UN_EACH_TASK_NUMBER: the number of the command's arguments, and a bit set of the texts that are
- * not NULL, with bit N for text N. */
+/* How many numbers the arguments of a task contain. Two precede those of UN_EACH_TASK_NUMBER: the
+ * number of the command's arguments, and a bit set of the texts that are not NULL, with bit N for
+ * text N. */
 #define UN_TASK_COUNT(member) +1
 enum {
     UN_TASK_NUMBERS = 2 UN_EACH_TASK_NUMBER(UN_TASK_COUNT),
@@ -57,35 +60,37 @@ enum {
 };
 
 void un_task_init(struct un_task *task);
-/* Returns whether a second child must execute the command. A process that joins or creates a PID
- * namespace, or creates a time namespace, does not enter the namespace itself; only the children
- * that it forks afterwards do. */
+/* Returns whether the command must run in a second child, a sibling that the child program forks
+ * with CLONE_PARENT. The second child is needed because a process that creates or joins a PID
+ * namespace, or creates a time namespace, remains outside of it; only children that it forks
+ * afterwards are inside. */
 bool un_task_has_second(const struct un_task *task);
 
-/* A task, converted to arguments of the child program. */
+/* A task in the form of arguments of the child program. */
 struct un_task_argv {
     char fds[UN_TASK_FDS * 12 + 1];
     char numbers[UN_TASK_NUMBERS * 22 + 1];
-    const char **argv; /* arguments, terminated by NULL; un_task_argv_free() frees them */
+    const char **argv; /* the arguments, terminated by NULL */
     char *groups;
 };
 
 int un_task_argv_make(const struct un_task *task, struct un_task_argv *words, struct un_error *err);
-/* Replaces the descriptor numbers in the arguments. Async-signal-safe. */
+/* Replaces the descriptors in arguments that un_task_argv_make() has made. Async-signal-safe. */
 void un_task_argv_set_fds(struct un_task_argv *words, const int fd[UN_TASK_FDS]);
 void un_task_argv_free(struct un_task_argv *words);
-/* Parses the arguments of this program into a task, which refers to the memory of the arguments.
- * Returns false if the arguments are no valid task. */
+/* Parses the arguments of this program as a task, whose pointers refer to the arguments. Returns
+ * false if the arguments are not a valid task. */
 bool un_task_parse(char **words, struct un_task *task);
 
 /* Types of messages from the child program to its parent. */
 enum un_message_type {
-    UN_MESSAGE_FAILED,    /* an error prevents the command from running */
-    UN_MESSAGE_EXECUTING, /* the sender is about to execute the command; if that fails,
+    UN_MESSAGE_FAILED,    /* the command can't run; the message contains the error */
+    UN_MESSAGE_EXECUTING, /* the sender will now execute the command; if execve(2) fails,
                              UN_MESSAGE_FAILED follows */
-    UN_MESSAGE_SECOND,    /* the sender has forked a second child, whose pidfd is attached */
-    UN_MESSAGE_INIT,      /* the sender is the second child and PID 1, and will start the command */
-    UN_MESSAGE_HOLDING, /* the sender keeps new namespaces alive; the message has descriptors of the
+    UN_MESSAGE_SECOND,    /* the sender has forked the second child, whose pidfd is attached */
+    UN_MESSAGE_INIT, /* the sender is the second child, is PID 1 of its namespace, and will fork the
+                        command */
+    UN_MESSAGE_HOLDING, /* the sender keeps new namespaces alive; attached are descriptors of the
                            sender's /proc directory, and of the namespaces in the order of enum
                            un_ns */
     UN_MESSAGE_TYPES
@@ -95,10 +100,10 @@ enum un_message_type {
 
 struct un_message {
     int32_t type; /* type of the message (enum un_message_type) */
-    int32_t step; /* step of a failure (enum un_step); this field and the next fields are as in
+    int32_t step; /* step that failed (enum un_step); step, errnum, cause and detail are as in
                      struct un_error */
     int32_t errnum;
-    char cause[UN_CAUSE_MAX]; /* id of the cause; "" if the cause is unknown */
+    char cause[UN_CAUSE_MAX]; /* id of the cause; "" if it is unknown */
     char detail[UN_DETAIL_MAX];
 };
 
@@ -108,8 +113,8 @@ void un_send_failure(int socket, const struct un_error *err);
 
 /* ---- enter.c: the entry point of the child program ------------------------------------------- */
 
-/* Performs the task in the arguments, with the environment of the command, and exits. Any static
- * program of the package can act as the child program by calling this function first if argv[0] is
+/* Executes the task in the arguments, in the environment of the command, and exits. A static
+ * program of the package acts as the child program if it calls this function first when argv[0] is
  * UN_CHILD_NAME. */
 _Noreturn void un_child_main(char **words, char **environment);
 

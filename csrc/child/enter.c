@@ -1,14 +1,14 @@
 /*
- * The child program, which enters namespaces on behalf of a caller, and executes a command.
+ * The child program, which enters namespaces on behalf of a caller and executes a command there.
  *
- * A process that is root inside a namespace may ptrace a process that enters the namespace: read
- * and write the entering process's memory, copy its descriptors, and see its former root directory.
- * So the caller itself never enters. The child program has its own memory, which contains only data
- * that the command will receive anyway. The only descriptors of the child program are the command's
- * and a socket, which can't be reopened through /proc. The child program becomes non-dumpable
- * before it enters a namespace.
+ * A process that is root in a namespace may ptrace any process that enters the namespace: it can
+ * read and write its memory, copy its descriptors, and see its former root directory. So the caller
+ * itself never enters. The child program has its own memory, which contains only data that the
+ * command will receive anyway. Its only descriptors are the command's and a socket, which can't be
+ * reopened through /proc. It becomes non-dumpable before it enters a namespace.
  *
- * The code needs little of libc: no allocation, no stdio, no threads.
+ * The child program allocates no memory, and uses neither stdio nor threads, so that it needs
+ * little of libc.
  */
 #include "base/base.h"
 #include "child/child.h"
@@ -26,7 +26,8 @@ static void close_fd(int *fd)
     *fd = -1;
 }
 
-/* Joins namespaces, then creates new ones, except a PID namespace, which run_second() creates. */
+/* Joins the namespaces of the task, then creates the new ones, except for a new PID namespace,
+ * which run_second() creates. */
 static int enter_task_namespaces(struct un_task *task, struct un_error *err)
 {
     uint64_t flags = task->flags & ~(uint64_t)CLONE_NEWPID;
@@ -42,18 +43,20 @@ static int enter_task_namespaces(struct un_task *task, struct un_error *err)
 
 struct inside {
     struct un_task task;
-    void (*sigchld)(int); /* the caller's SIGCHLD action, saved while PID 1 uses the default */
+    void (*sigchld)(
+        int); /* the caller's action for SIGCHLD, which PID 1 replaces by the default action */
 };
 
-/* Sends the error that prevented the start of the command to the caller. Returns the exit status
- * for this process. */
+/* Sends `err`, which prevents the command from starting, to the caller. Returns the exit status for
+ * this process. */
 static int send_and_fail(const struct inside *inside, struct un_error *err)
 {
     un_send_failure(inside->task.fd[UN_TASK_SOCKET], err);
     return FAILED;
 }
 
-/* Executes the command. Returns only after a failure, whose error has been sent to the caller. */
+/* Executes the command. Returns only after a failure, when the error has been sent to the
+ * caller. */
 static int become_task_command(void *arg)
 {
     struct inside *inside = arg;
@@ -64,7 +67,7 @@ static int become_task_command(void *arg)
         close_fd(&task->fd[UN_TASK_PARENT]);
         if (task->restore_signals)
             un_restore_signals();
-        /* If the socket is closed, the caller has given up and has reported a failure, so the
+        /* A closed socket means that the caller has given up and has reported a failure, so the
          * command must not run. */
         if (!un_send_message(task->fd[UN_TASK_SOCKET], &here, NULL, 0))
             return FAILED;
@@ -74,8 +77,8 @@ static int become_task_command(void *arg)
     return send_and_fail(inside, &err);
 }
 
-/* Executes the command in a child of PID 1. Restores the caller's action for SIGCHLD, which PID 1
- * has reset in order to wait for the child. */
+/* Executes the command in a child of PID 1, with the action for SIGCHLD that the caller had. PID 1
+ * has reset the action, in order to be able to wait for this child. */
 static int become_command_below_init(void *arg)
 {
     struct inside *inside = arg;
@@ -83,8 +86,8 @@ static int become_command_below_init(void *arg)
     return become_task_command(arg);
 }
 
-/* Becomes PID 1 and starts the command. un_clone() has blocked all signals. Returns only on
- * failure. */
+/* Makes this process PID 1 and starts the command. All signals are blocked, by un_clone(). Returns
+ * only on failure. */
 static int become_init(void *arg)
 {
     struct inside *inside = arg;
@@ -97,7 +100,7 @@ static int become_init(void *arg)
     };
     struct un_error err;
     int deathsig = task->setup.pdeathsig;
-    /* The command needs no parent-death signal, because the kernel kills the command when PID 1
+    /* The command needs no parent-death signal of its own, because the kernel kills it when PID 1
      * dies. */
     task->setup.pdeathsig = 0;
     if (deathsig && un_die_with_parent(deathsig, task->fd[UN_TASK_PARENT], &err))
@@ -110,17 +113,17 @@ static int become_init(void *arg)
     return send_and_fail(inside, &err);
 }
 
-/* Waits until the caller has received the socket. Returns false if the caller has exited. The
- * command must not start in this case, because no caller could kill it. */
+/* Waits for the byte by which the caller confirms that it has received the socket. Returns false if
+ * the caller has died: the command must not start then, because no process would be able to kill
+ * it. */
 static bool wait_for_caller(int socket)
 {
     char byte;
     return un_read_all(socket, &byte, 1) == 1;
 }
 
-/* Forks a sibling process (CLONE_PARENT) that executes the command, see un_task_has_second(). The
- * clone(2) that creates the sibling also creates the PID namespace, because some seccomp filters
- * allow clone(2) but not unshare(2). */
+/* Forks the second child, which executes the command (un_task_has_second()). The same clone(2)
+ * creates the PID namespace, because some seccomp filters allow clone(2) but deny unshare(2). */
 static int run_second(struct inside *inside)
 {
     const int socket = inside->task.fd[UN_TASK_SOCKET];
@@ -142,18 +145,18 @@ static int run_task(struct inside *inside)
 {
     struct un_task *task = &inside->task;
     struct un_error err;
-    /* Call un_task_has_second() before enter_task_namespaces(), because the latter closes the
-     * descriptors that the former checks. */
+    /* Call un_task_has_second() first: it checks descriptors that enter_task_namespaces()
+     * closes. */
     bool second = un_task_has_second(task);
     if (enter_task_namespaces(task, &err))
         return send_and_fail(inside, &err);
     return second ? run_second(inside) : become_task_command(inside);
 }
 
-/* Creates namespaces and sends descriptors of them to the caller. Then closes all descriptors of
- * this process, and makes this process dumpable, so that the caller and the helpers can write the
- * maps of the user namespace. End of file on the socket tells the caller that all descriptors are
- * closed. */
+/* Creates namespaces, sends descriptors of them to the caller, and keeps them alive. The caller and
+ * the helpers can write the maps of the user namespace only while this process is dumpable, so it
+ * becomes dumpable, but closes all its descriptors before that. The end of file on the socket tells
+ * the caller that they are closed. */
 static int hold_namespaces(struct un_task *task, struct un_error *err)
 {
     const struct un_message holding = {.type = UN_MESSAGE_HOLDING};
@@ -176,8 +179,7 @@ static int hold_namespaces(struct un_task *task, struct un_error *err)
         return un_fail_errno(err, UN_STEP_WAIT, "");
     un_close_each(fds, (size_t)count);
     close_fd(&task->fd[UN_TASK_SOCKET]);
-    /* Ignore a failure, because the caller then fails to open the map files, and reports that
-     * error. */
+    /* Ignore a failure: the caller then fails to open the map files, and reports that error. */
     prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
     for (;;)
         pause();
@@ -195,8 +197,8 @@ void un_child_main(char **words, char **environment)
         _exit(125);
     }
     task->command.envp = (const char *const *)environment;
-    /* Skip close-on-exec if this process only keeps namespaces alive, because such a process
-     * executes nothing. */
+    /* A process that only keeps namespaces alive executes nothing, so its descriptors need no
+     * close-on-exec. */
     for (int i = 0; i < UN_TASK_FDS && !task->holds && !failed; i++)
         if (task->fd[i] >= 0 && fcntl(task->fd[i], F_SETFD, FD_CLOEXEC))
             failed = un_fail_errno(&err, UN_STEP_CLONE, "a descriptor of usernsctl-child");

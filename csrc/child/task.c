@@ -1,14 +1,13 @@
-/* Converting a task of the child program to arguments and back, and sending messages of the child
- * program. */
+/* Converting a task to arguments of the child program and back, and sending messages. */
 #include "base/base.h"
 #include "child/child.h"
 #include "sys/sys.h"
 
-/* The kernel limits an argument to 128 KiB (MAX_ARG_STRLEN), so the groups are split into arguments
- * of 8192 groups, each of at most ten digits and a comma. */
+/* The kernel limits the length of an argument to 128 KiB (MAX_ARG_STRLEN). So the list of groups is
+ * split into arguments of 8192 groups, each of which needs at most ten digits and a comma. */
 #define GROUPS_PER_ARGUMENT 8192
 #define GROUP_LENGTH 11
-/* Maximum number of supplementary groups, NGROUPS_MAX of the kernel. */
+/* The kernel's maximum number of supplementary groups (NGROUPS_MAX). */
 #define GROUPS_MAX 65536
 
 void un_task_init(struct un_task *task)
@@ -30,8 +29,8 @@ static char *put_number(char *to, int64_t number)
     return to;
 }
 
-/* Parses a number written by put_number(). Returns a pointer past the comma, or NULL if the text is
- * malformed. */
+/* Parses a number that put_number() has written. Returns a pointer to the byte after the comma, or
+ * NULL if the text is malformed. */
 static const char *take_number(const char *from, int64_t *number)
 {
     if (!from)
@@ -128,8 +127,8 @@ void un_task_argv_free(struct un_task_argv *words)
     free(words->groups);
 }
 
-/* The array for the groups is static, because it does not fit a small stack. The array is used only
- * once, because the child program parses a single task. */
+/* Static, because the array does not fit a small stack. The child program parses only one task, so
+ * the array is used only once. */
 static bool read_groups(char ***words, size_t count, struct un_task *task)
 {
     static gid_t groups[GROUPS_MAX];
@@ -148,7 +147,7 @@ static bool read_groups(char ***words, size_t count, struct un_task *task)
     return true;
 }
 
-/* Parses the arguments with the descriptors and the numbers of a task. */
+/* Parses the two arguments that contain the descriptors and the numbers of a task. */
 static bool read_numbers(char **words, struct un_task *task, uint64_t *argc, uint64_t *texts)
 {
     int64_t number[UN_TASK_FDS + UN_TASK_NUMBERS], *at = number;
@@ -188,7 +187,7 @@ bool un_task_parse(char **words, struct un_task *task)
     texts >>= 1;
     UN_EACH_TASK_TEXT(TAKE)
 #undef TAKE
-    /* Require a command, unless the task only keeps namespaces alive. */
+    /* A task without a command is valid only if it keeps namespaces alive. */
     if (!task->holds && !(task->command.file && argc))
         return false;
     if (chunks && !read_groups(&words, (size_t)task->setup.group_count, task))
