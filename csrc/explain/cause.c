@@ -1,4 +1,4 @@
-/* Looking up the causes of the catalogue (src/usernsctl/explain/causes/). */
+/* Looking up causes in the catalogue (src/usernsctl/explain/causes/). */
 #include "explain/explain.h"
 
 bool un_cause_find(const char *id, struct un_cause *cause)

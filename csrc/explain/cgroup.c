@@ -14,7 +14,8 @@ static bool is_on_cgroup2(const char *path)
     return !statfs(path, &fs) && (uint64_t)fs.f_type == CGROUP2_SUPER_MAGIC;
 }
 
-/* Returns the length of the part of `path` that is the mount point of its cgroup2 filesystem. */
+/* Returns the length of the beginning of `path` that is the mount point of its cgroup2
+ * filesystem. */
 static size_t mount_length(const char *path)
 {
     char above[UN_PATH_MAX];
@@ -28,7 +29,7 @@ static size_t mount_length(const char *path)
     return length;
 }
 
-/* Returns the length of the path of the closest common ancestor of two paths, such as "/a" for
+/* Returns the length of the longest path that is an ancestor of both paths, such as 2 ("/a") for
  * "/a/b" and "/a/bc". */
 static size_t common_length(const char *a, const char *b)
 {
@@ -47,10 +48,10 @@ static bool may_write(const char *file)
 }
 
 /*
- * Finds a file to which this process may not write, but must be able to write to move a process
- * into the cgroup `path`. The file is cgroup.procs of the target cgroup, or of the closest common
- * ancestor of the target cgroup and this process's cgroup (cgroups(7), "Cgroups v2 delegation:
- * delegation containment"). Returns false if this process may write to both files.
+ * Finds a file that this process can't write, although it must write to the file to move a process
+ * into the cgroup `path`. Two files are checked: cgroup.procs of that cgroup, and cgroup.procs of
+ * the closest common ancestor of that cgroup and this process's (cgroups(7), "Cgroups v2
+ * delegation: delegation containment"). Returns false if both are writable.
  */
 static bool find_unwritable(const char *path, char *file, size_t size)
 {
@@ -83,7 +84,8 @@ void un_explain_cgroup(struct un_error *err, int dir)
     switch (err->errnum) {
     case ENOSYS:
     case EPERM:
-        /* If clone3(2) works, the requested namespaces have caused these errors, not the cgroup. */
+        /* If clone3(2) works without the cgroup, these errors come from the requested
+         * namespaces. */
         if (!un_clone3_works())
             set_cgroup_cause(err, "clone-into-cgroup-missing", path);
         break;

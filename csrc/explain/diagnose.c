@@ -1,9 +1,7 @@
 /*
- * Choosing the cause of an error among the causes that have the same errno, by facts that take only
- * microseconds to read.
- *
- * A cause is named only if a fact proves it. usernsctl doctor finds further causes, since it can
- * try the failed steps.
+ * Choosing among the causes that have the same errno, by facts that take only microseconds to read.
+ * A cause is reported only if a fact proves it. usernsctl doctor finds more causes, because it can
+ * try the steps that failed.
  */
 #include "base/base.h"
 #include "explain/explain.h"
@@ -12,7 +10,7 @@
 #include <sched.h>
 #include <sys/syscall.h>
 
-/* Causes that are certain from the step and the errno alone. */
+/* Failures whose step and errno alone determine the cause. */
 static const struct {
     enum un_step step;
     int errnum;
@@ -23,7 +21,7 @@ static const struct {
     {UN_STEP_CWD, ENOENT, "cwd-not-found"},
     {UN_STEP_CWD, ENOTDIR, "cwd-not-found"},
     {UN_STEP_CWD, EACCES, "cwd-not-searchable"},
-    /* execve(2) of an existing command fails with ENOENT if its interpreter is missing. */
+    /* execve(2) also fails with ENOENT if the command exists, but its interpreter does not. */
     {UN_STEP_EXEC, ENOENT, "interpreter-not-found"},
     {UN_STEP_EXEC, EACCES, "command-not-executable"},
     {UN_STEP_EXEC, ENOEXEC, "command-not-executable"},
@@ -39,7 +37,8 @@ static bool is_restricted_by_apparmor(const char *proc)
     return un_proc_number(proc, "sys/kernel/apparmor_restrict_unprivileged_userns") == 1;
 }
 
-/* Returns whether BPF programs can act as a security module (Documentation/bpf/prog_lsm.rst). */
+/* Returns whether BPF programs may act as a security module on this kernel
+ * (Documentation/bpf/prog_lsm.rst). */
 static bool has_bpf_module(const char *proc)
 {
     char path[UN_PATH_MAX], names[256];
@@ -47,8 +46,8 @@ static bool has_bpf_module(const char *proc)
            un_read_file(AT_FDCWD, path, names, sizeof names) > 0 && strstr(names, "bpf");
 }
 
-/* Returns whether an AppArmor profile in enforce mode confines this process. Such a profile denies
- * everything that it does not list. */
+/* Returns whether this process has an AppArmor profile in enforce mode, which denies everything
+ * that it does not list. */
 static bool is_confined_by_apparmor(const char *proc)
 {
     static const char mode[] = " (enforce)";
@@ -59,8 +58,8 @@ static bool is_confined_by_apparmor(const char *proc)
     return length > end && !strcmp(label + length - end, mode);
 }
 
-/* Returns the facts about this process and its namespaces, or NULL if they can't be read. The
- * structure is allocated, because it does not fit a small stack. The caller must free it. */
+/* Returns facts about this process and its user namespace, or NULL if they can't be read. They are
+ * allocated, because they do not fit a small stack. The caller must free them. */
 static struct un_facts *read_facts(void)
 {
     struct un_error ignored;
@@ -96,8 +95,8 @@ static bool is_initial(void)
            facts->id[UN_UID].parent.extent[0].count == UINT32_MAX;
 }
 
-/* Returns whether a seccomp filter denies unshare(2). Calls unshare(2) with an invalid flag, for
- * which the kernel itself returns EINVAL, so any other errno comes from a filter. */
+/* Returns whether a seccomp filter denies unshare(2). The flags of this call are invalid, so the
+ * kernel itself fails with EINVAL; any other errno comes from a filter. */
 static bool is_unshare_filtered(void)
 {
     return syscall(SYS_unshare, CLONE_NEWUSER | 1) && errno != EINVAL;
@@ -105,7 +104,7 @@ static bool is_unshare_filtered(void)
 
 static const char *creation_denied(const struct un_error *err, const char *proc)
 {
-    /* The kernel never denies unshare(0), so EPERM comes from a seccomp filter. */
+    /* The kernel itself allows unshare(0), so EPERM comes from a seccomp filter. */
     if (syscall(SYS_unshare, 0) && errno == EPERM)
         return "seccomp-denies-userns";
     if (!un_proc_has_mount(proc, "/", false))
@@ -114,21 +113,21 @@ static const char *creation_denied(const struct un_error *err, const char *proc)
         return "caller-id-unmapped";
     if (un_proc_number(proc, "sys/kernel/unprivileged_userns_clone") == 0 && !may_admin())
         return "unprivileged-userns-clone-off";
-    /* Try unshare(2) only if unshare(2) was the call that failed, because a filter may allow
-     * unshare(2) but deny clone(2). */
+    /* If the failed call was not unshare(2), the filter may deny clone(2) only, so unshare(2) can't
+     * be used to test it. */
     if (is_filtered(proc) && (err->step != UN_STEP_UNSHARE || is_unshare_filtered()))
         return "seccomp-denies-userns";
     if (is_restricted_by_apparmor(proc))
         return "apparmor-restricts-userns";
-    /* The root directory of this process is a mount point, so it is either the root directory of
-     * the mount namespace, or a mount point to which chroot(2) has changed. If PID 1 has the same
-     * root directory, assume that this process is not in a chroot. In that case a BPF program (BPF
-     * LSM) denies user namespaces, because no other security module does so with EPERM. */
+    /* The root directory of this process is a mount point, so the process may still be in a chroot
+     * to a mount point. If PID 1 has the same root directory, this process is assumed not to be in
+     * a chroot. Then only a BPF program (BPF LSM) can have denied the user namespace, because no
+     * other security module does so with EPERM. */
     return has_bpf_module(proc) && un_proc_shares_root(proc) ? "lsm-denies-userns" : "in-chroot";
 }
 
-/* Finds the first namespace limit in /proc/sys/user, except max_user_namespaces, that is lower than
- * `most`. Returns its cause, or NULL if no limit is lower. */
+/* Finds the first limit in /proc/sys/user, apart from max_user_namespaces, that is lower than
+ * `most`. Returns the cause for this limit, or NULL if no limit is lower. */
 static const char *low_limit(const char *proc, int64_t most)
 {
     static const char *const others[][2] = {
@@ -147,9 +146,9 @@ static const char *low_limit(const char *proc, int64_t most)
     return NULL;
 }
 
-/* Returns the cause for the namespace limit that was probably exceeded (namespaces(7), "The
- * /proc/sys/user directory"). A limit of 0 forbids all namespaces of a type. In a new user
- * namespace, all limits are INT32_MAX until the namespace's root lowers them. */
+/* Returns the cause for the limit in /proc/sys/user that has probably been reached (namespaces(7),
+ * "The /proc/sys/user directory"). A limit of 0 forbids all namespaces of its type. In a new user
+ * namespace, each limit is INT32_MAX until root of the namespace lowers it. */
 static const char *limit_hit(const char *proc)
 {
     int64_t users = un_proc_number(proc, "sys/user/max_user_namespaces");
@@ -162,15 +161,16 @@ static const char *limit_hit(const char *proc)
     return other ? other : "nesting-too-deep";
 }
 
-/* Returns whether a seccomp filter has denied a system call that the kernel itself never denies.
- * The errno may be EAFNOSUPPORT, which systemd's RestrictAddressFamilies= returns. */
+/* Returns whether the errno of a system call that the kernel itself never denies comes from a
+ * seccomp filter. EAFNOSUPPORT is the errno of systemd's RestrictAddressFamilies=. */
 static bool is_refused_by_filter(int errnum, const char *proc)
 {
     return (errnum == EPERM || errnum == EACCES || errnum == ENOSYS || errnum == EAFNOSUPPORT) &&
            is_filtered(proc);
 }
 
-/* Returns whether the failed system call is one that does not create namespaces. */
+/* Returns whether the failed system call creates no namespaces, so that the usual causes do not
+ * apply. */
 static bool is_other_call(const struct un_error *err)
 {
     static const char *const calls[] = {"socketpair", "pidfd_open", "fork", "prctl"};
@@ -209,8 +209,8 @@ static const char *creation_failed(const struct un_error *err, const char *proc)
     }
 }
 
-/* Returns whether this process can open one of its own files in /proc for writing. Also returns
- * false if the process is not dumpable. */
+/* Returns whether this process can open its own /proc/self/comm for writing. Also returns false if
+ * the process is non-dumpable. */
 static bool may_write_own_file(const char *proc)
 {
     char path[UN_PATH_MAX];
@@ -225,10 +225,9 @@ const char *un_cause_of_closed_proc(const char *proc)
         return "apparmor-restricts-userns";
     if (is_confined_by_apparmor(proc))
         return "lsm-denies-userns";
-    /* The kernel can't be asked whether Landlock confines a process, but Landlock is the only
-     * remaining mechanism that denies the owner access to a file. So try to open another file of
-     * this process in /proc: a ruleset that denies writing to uid_map also denies writing to all
-     * other files of /proc. */
+    /* No system call tells whether Landlock confines a process. But of the mechanisms that deny a
+     * file to its owner, only Landlock is left here. A ruleset that denies writing to uid_map also
+     * denies writing to the other files in /proc, so try one of those. */
     return un_landlock_version() && !may_write_own_file(proc) ? "landlock" : NULL;
 }
 
@@ -253,9 +252,10 @@ static const char *map_failed(int errnum, const char *proc)
     }
 }
 
-/* Returns the cause for which a mount call has failed with ENOSPC. The limit of mount namespaces
- * may be the cause, because open_tree(2) creates a mount namespace for the copied mount. Returns
- * NULL if the limit of mounts may be the cause instead (proc_sys_fs(5), mount-max). */
+/* Returns the cause for which a mount call failed with ENOSPC, or NULL if the limit of mounts
+ * (proc_sys_fs(5), mount-max) may have been reached. If it can't have been, open_tree(2) has
+ * exceeded the limit of mount namespaces, because it creates a mount namespace for the copied
+ * mount. */
 static const char *mount_space_used(const char *proc)
 {
     char path[UN_PATH_MAX];
@@ -274,15 +274,14 @@ static const char *mount_failed(const struct un_error *err, const char *proc)
         return is_filtered(proc) ? "mount-denied" : NULL;
     if (err->errnum != EPERM && err->errnum != EACCES)
         return NULL;
-    /* The kernel itself fails this call with EFAULT or EINVAL, so EPERM comes from a seccomp
-     * filter. */
+    /* The kernel itself fails with EFAULT or EINVAL here, so EPERM comes from a seccomp filter. */
     if (syscall(SYS_mount, NULL, NULL, NULL, 0, NULL) && errno == EPERM)
         return "mount-denied";
     if (strcmp(err->detail, "/proc") && is_filtered(proc))
         return "mount-denied";
-    /* Landlock denies every change of mounts. The kernel can't be asked whether Landlock confines
-     * this process. But the kernel itself allows root of the mount namespace to change the
-     * propagation of "/", so EPERM for this change comes from Landlock. */
+    /* Landlock denies every change of mounts, but no system call tells whether Landlock confines
+     * this process. The kernel itself lets root of the mount namespace change the propagation of
+     * "/", so EPERM for that change comes from Landlock. */
     if (!strcmp(err->detail, "/") && err->errnum == EPERM && may_admin())
         return un_landlock_version() ? "landlock-denies-mount" : NULL;
     if (strcmp(err->detail, "/proc"))
@@ -292,7 +291,7 @@ static const char *mount_failed(const struct un_error *err, const char *proc)
 
 static const char *join_failed(int errnum)
 {
-    /* For the descriptor -1 the kernel itself returns EBADF, so any other errno comes from a
+    /* The kernel itself fails with EBADF for the descriptor -1, so any other errno comes from a
      * seccomp filter. */
     if (syscall(SYS_setns, -1, 0) && errno != EBADF)
         return "seccomp-denies-userns";
@@ -301,8 +300,7 @@ static const char *join_failed(int errnum)
 
 static const char *change_of_ids_failed(enum un_step step)
 {
-    /* This call keeps all ids, because its arguments are -1. So it fails only because of a seccomp
-     * filter. */
+    /* With the arguments -1 this call changes no id, so only a seccomp filter makes it fail. */
     return syscall(step == UN_STEP_SETRESGID ? SYS_setresgid : SYS_setresuid, -1, -1, -1)
                ? "seccomp-denies-call"
                : NULL;
@@ -318,8 +316,8 @@ static const char *find_errno_cause(const struct un_error *err, const char *proc
         if ((!strcmp(err->detail, "capget") || !strcmp(err->detail, "uname")) &&
             is_refused_by_filter(err->errnum, proc))
             return "seccomp-denies-call";
-        /* EACCES may come from an AppArmor profile, which may deny access to the files of
-         * namespaces, because these have no path. */
+        /* EACCES may come from an AppArmor profile: it may deny the namespace files, which have no
+         * path. */
         return err->errnum == EACCES && is_confined_by_apparmor(proc) ? "lsm-denies-userns" : NULL;
     case UN_STEP_CLONE:
     case UN_STEP_UNSHARE:
@@ -353,9 +351,9 @@ static const char *find_errno_cause(const struct un_error *err, const char *proc
     }
 }
 
-/* Returns whether a seccomp filter, and not an old kernel, is the reason for the errno of a missing
- * system call. A filter may also deny the calls that read /proc/self/status, so only "Seccomp: 0"
- * in that file proves that no filter is active. */
+/* Returns whether ENOSYS comes from a seccomp filter, and not from a kernel that lacks the system
+ * call. A filter may also deny the calls that read /proc/self/status, so only "Seccomp: 0" in that
+ * file proves that there is no filter. */
 static bool is_missing_by_filter(int errnum, const char *proc)
 {
     return errnum == ENOSYS && un_proc_status(proc, "Seccomp:") != 0;
@@ -365,7 +363,7 @@ void un_diagnose(struct un_error *err, const char *proc)
 {
     if (err->cause)
         return;
-    /* Each of these errnos has a single cause, whichever system call fails. */
+    /* These errnos have the same cause for every system call. */
     if (err->errnum == EMFILE || err->errnum == ETOOMANYREFS)
         err->cause = "descriptor-limit";
     else if (err->errnum == EFBIG)

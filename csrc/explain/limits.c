@@ -2,10 +2,10 @@
 #include "explain/explain.h"
 #include "facts/facts.h"
 
-/* Size of the buffer for a file with counters, large enough for /proc/vmstat. */
+/* Size of the buffer for a file with counts, which holds a whole /proc/vmstat. */
 #define COUNTS_MAX (1 << 14)
 
-/* The files with the counters, in version 1 and in version 2 of control groups. */
+/* The files with the counts: files[0] in version 1 of control groups, files[1] in version 2. */
 static const struct {
     const char *controller;
     const char *files[2];
@@ -23,8 +23,8 @@ int un_limit_open(enum un_limit limit, int *version)
 {
     const char *controller = limits[limit].controller;
     int fd = un_group_open(&un_groups_here, controller, limits[limit].files, version);
-    /* If this process is in the root group, which has no such file, use the counter of the entire
-     * machine's OOM kills, which exists since Linux 4.13. */
+    /* The root group has no such file. For a process in that group, use the OOM kills of the whole
+     * host (since Linux 4.13). */
     if (fd < 0 && limit == UN_LIMIT_MEMORY) {
         *version = 0;
         fd = openat(AT_FDCWD, "/proc/vmstat", O_RDONLY | O_CLOEXEC);
@@ -36,7 +36,7 @@ uint64_t un_limit_count(enum un_limit limit, int fd)
 {
     char text[COUNTS_MAX];
     uint64_t count = 0;
-    /* gcc assumes that pread(2) writes as many bytes as the array has, regardless of the size. */
+    /* gcc assumes that pread(2) fills the whole array, whatever the size argument is. */
     /* NOLINTNEXTLINE(analyzer-out-of-bounds) */
     ssize_t length = fd < 0 ? -1 : pread(fd, text + 1, sizeof text - 2, 0);
     *text = '\n';

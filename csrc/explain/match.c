@@ -6,21 +6,21 @@
 #define END '\3'
 #define MARKS "\1\2\3"
 
-/* A number of repetitions that is greater than all limits in the catalogue. */
+/* A limit of repetitions above all limits in the catalogue. */
 #define MANY 1000
 
 /* Maximum number of bytes of a character in UTF-8. */
 #define CHARACTER_MAX 4
 
-/* A repetition in a sequence: LEAST to MOST characters of SET. */
+/* The repetition \1SET\1LEAST,MOST; of a sequence. */
 struct times {
-    const char *set; /* the characters of SET, up to the next SET byte */
+    const char *set; /* the characters of SET, which the next \1 ends */
     uint64_t least;
     uint64_t most;
 };
 
-/* Parses a repetition after its first SET byte. Returns the position after the repetition, or NULL
- * if it is malformed. */
+/* Parses a repetition from the byte after its first \1. Returns the position after the repetition,
+ * or NULL if it is malformed. */
 static const char *read_times(const char *at, struct times *times)
 {
     times->set = at;
@@ -45,7 +45,7 @@ static bool has_member(const char *set, char member)
     return found != others;
 }
 
-/* Returns the end of the UTF-8 character at `text`. A byte that is not valid UTF-8 counts as a
+/* Returns the end of the UTF-8 character at `text`. A byte of invalid UTF-8 counts as one
  * character. */
 static const char *skip_character(const char *text, const char *end)
 {
@@ -56,7 +56,7 @@ static const char *skip_character(const char *text, const char *end)
     return text;
 }
 
-/* Returns the END byte that closes a negative lookahead, or NULL if it is not closed. */
+/* Returns the \3 that closes a negative lookahead, or NULL if none does. */
 static const char *find_end(const char *at)
 {
     for (int depth = 1; *at; at++) {
@@ -84,8 +84,8 @@ static bool begins_with_set(const char *sequence, const char *text, const char *
     }
 }
 
-/* Returns whether a sequence matches at the beginning of `text`. The recursion depth grows with the
- * number of SET and NOT bytes in the sequence. */
+/* Returns whether a sequence matches the beginning of `text`. The recursion is as deep as the
+ * sequence has repetitions and lookaheads. */
 static bool begins_with(const char *sequence, const char *text, const char *end)
 {
     for (; *sequence && *sequence != END; sequence++) {
@@ -108,8 +108,8 @@ bool un_match_start(const char *sequence, const char *text, size_t size)
     return begins_with(sequence, text, text + size);
 }
 
-/* Returns the longest literal part of a sequence, which every matching text contains. Stores its
- * length in *length. */
+/* Returns the longest literal part of a sequence, and stores its length in *length. Every text that
+ * matches contains this part. */
 static const char *find_plain(const char *sequence, size_t *length)
 {
     const char *longest = sequence;
@@ -137,9 +137,8 @@ const char *un_match(const char *sequence, const char *text, size_t size)
     const char *end = text + size;
     size_t prefix = strcspn(sequence, MARKS), plain_length;
     const char *plain = find_plain(sequence, &plain_length);
-    /* Search for the literal part first, because most texts contain few of the catalogue's
-     * messages, and memmem(3) rejects a text many times faster than attempts to match at each
-     * position. */
+    /* Search for the literal part first. Most texts contain few messages of the catalogue, and
+     * memmem(3) rejects a text many times faster than a match at each position. */
     if (plain_length > prefix && !memmem(text, size, plain, plain_length))
         return NULL;
     for (;; text++) {

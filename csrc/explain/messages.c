@@ -1,14 +1,14 @@
 #include "base/base.h"
 #include "explain/explain.h"
 
-/* Maximum nesting depth of JSON, so that the recursion fits the stack. */
+/* Maximum nesting depth of JSON that is parsed, so that the recursion fits the stack. */
 #define DEPTH_MAX 64
 
-/* A JSON parser: the rest of the text, and the destination for the contents of strings. */
+/* State of a JSON parser: the rest of the text, and where to copy the current string. */
 struct reader {
     const char *at;
     const char *end;
-    char *to; /* destination for the string being parsed; NULL skips strings */
+    char *to; /* where to copy the string that is being parsed; NULL if it is skipped */
 };
 
 static bool take_byte(struct reader *reader, char wanted)
@@ -93,8 +93,8 @@ static bool read_escape(struct reader *reader)
     return true;
 }
 
-/* Parses a string after its first quotation mark. The copied string is at most three times as long
- * as the source. */
+/* Parses a string after its opening quotation mark. The copy is at most three times as long as the
+ * string in the text. */
 static bool read_string(struct reader *reader)
 {
     while (reader->at < reader->end && *reader->at != '"') {
@@ -107,8 +107,7 @@ static bool read_string(struct reader *reader)
                 return false;
             continue;
         }
-        /* un_utf8_read() never reads past the end of the text, because the text is terminated by
-         * NUL. */
+        /* un_utf8_read() stops at the NUL after the text. */
         size_t length = byte < 0x80 ? 1 : un_utf8_read(reader->at, &code);
         if (length)
             append_bytes(reader, reader->at, length);
@@ -119,7 +118,7 @@ static bool read_string(struct reader *reader)
     return take_byte(reader, '"');
 }
 
-/* Skips a number, true, false or null. */
+/* Skips a number, or the word true, false or null. */
 static bool skip_word(struct reader *reader)
 {
     const char *start = reader->at;
@@ -130,7 +129,7 @@ static bool skip_word(struct reader *reader)
 
 static bool read_value(struct reader *reader, char *message, int depth);
 
-/* Parses the name of an object's member and the colon. *is_message becomes whether the name is
+/* Parses the name of an object's member, and the colon after it. Sets *is_message if the name is
  * "msg". */
 static bool read_name(struct reader *reader, bool *is_message)
 {
@@ -142,8 +141,9 @@ static bool read_name(struct reader *reader, bool *is_message)
     return take_byte(reader, ':');
 }
 
-/* Parses the members of an array or object after its opening bracket. Copies the value of "msg" to
- * `message`, unless that is NULL; if an object has several members "msg", the last one counts. */
+/* Parses the members of an array or object after its opening bracket. Copies the value of the
+ * object's member "msg", or of the last one if there are several, to `message`, unless `message` is
+ * NULL. */
 static bool read_members(struct reader *reader, char closing, char *message, int depth)
 {
     skip_space(reader);
@@ -161,7 +161,7 @@ static bool read_members(struct reader *reader, char closing, char *message, int
     return take_byte(reader, closing);
 }
 
-/* Parses a value. Copies a string to `message`, unless that is NULL. */
+/* Parses a value. If the value is a string, copies it to `message`, unless `message` is NULL. */
 static bool read_value(struct reader *reader, char *message, int depth)
 {
     skip_space(reader);
@@ -182,7 +182,7 @@ static bool read_value(struct reader *reader, char *message, int depth)
     return skip_word(reader);
 }
 
-/* Removes white space from both ends of a string, in place. Returns the new length. */
+/* Strips white space from both ends of a string, in place. Returns the new length. */
 static size_t strip_space(char *text)
 {
     static const char space[] = " \t\r\n\v\f";
@@ -197,7 +197,7 @@ static size_t strip_space(char *text)
 int un_messages_read(const char *text, size_t size, struct un_messages *messages)
 {
     *messages = (struct un_messages){0};
-    /* Parse a copy, because the caller's text need not be terminated by NUL. */
+    /* Parse a copy that is terminated by NUL, because the caller's text need not be. */
     char *copy = calloc(1, size + 1);
     messages->bytes = calloc(1, size * 3 + 1);
     if (!copy || !messages->bytes) {

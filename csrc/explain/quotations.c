@@ -7,11 +7,12 @@
 /* Number of dots that replace a quotation. */
 #define DOTS 3
 
-/* Maximum number of bytes to search. A search of this many bytes takes about 0.1 seconds, and
- * suffices to search a message of 500 bytes for 250,000 strings. */
+/* Maximum number of bytes that the searches may read in total, which takes about 0.1 seconds. This
+ * is enough to search a message of 500 bytes for 250,000 strings. */
 #define SEARCHED_MAX ((size_t)1 << 27)
 
-/* A message of runsc, with a flag for each byte that belongs to a quotation of config.json. */
+/* A message of runsc, with a flag for each byte: whether it is part of a quotation of
+ * config.json. */
 struct message {
     const char *text;
     size_t length;
@@ -25,15 +26,15 @@ static bool is_letter_or_digit(char byte)
            (byte >= '0' && byte <= '9');
 }
 
-/* Returns whether runsc prints a byte unescaped in all forms of output: Go's quoted strings, JSON
+/* Returns whether runsc prints a byte unescaped in each of its formats: Go's quoted strings, JSON
  * and plain text. */
 static bool is_plain_word(char byte)
 {
     return byte >= ' ' && byte <= '~' && !strchr("\"'\\<>&", byte);
 }
 
-/* Returns whether a text could be taken for a part of a message of runsc: it has a letter or digit,
- * and a character that single words and paths don't contain. */
+/* Returns whether a text is long enough to be mistaken for a message of runsc: it contains a letter
+ * or digit, and a character that does not occur in single words and paths. */
 static bool is_phrase(const char *text, size_t length)
 {
     bool has_word = false, has_other = false;
@@ -47,7 +48,7 @@ static bool is_phrase(const char *text, size_t length)
 
 static void mark_quotations(struct message *message, const char *text, size_t length)
 {
-    /* Ignore spaces at both ends, because no message of the catalogue begins or ends with a
+    /* Spaces at both ends don't count, because no message of the catalogue begins or ends with a
      * space. */
     while (length && *text == ' ') {
         text++;
@@ -66,16 +67,16 @@ static void mark_quotations(struct message *message, const char *text, size_t le
     }
 }
 
-/* Returns the end of a JSON escape sequence. `at` is the byte after the backslash. */
+/* Returns the end of a JSON escape sequence. `at` points to the byte after the backslash. */
 static const char *skip_escape(const char *at, const char *end)
 {
     size_t length = at < end && *at == 'u' ? 5 : 1;
     return (size_t)(end - at) < length ? end : at + length;
 }
 
-/* Marks all strings of a JSON document that occur in the message as quotations. Searches the
- * message only for the parts of a string that are never escaped, because runsc may escape the other
- * characters in several forms. */
+/* Marks the strings of a JSON document that occur in the message as quotations. Only those parts of
+ * a string are searched for that runsc never escapes, because runsc has several forms of escaping
+ * the other characters. */
 static void mark_strings(struct message *message, const char *at, const char *end)
 {
     bool is_string = false;

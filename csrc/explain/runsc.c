@@ -1,36 +1,37 @@
-/* Finding the cause of a failure of runsc in runsc's own message. */
+/* Finding the cause of a failure of runsc by the message of runsc. */
 #include "base/base.h"
 #include "explain/explain.h"
 
 #include <signal.h>
 
-/* A file that exists only on kernels with Yama (Documentation/admin-guide/LSM/Yama.rst). */
+/* A file of /proc that only kernels with Yama have (Documentation/admin-guide/LSM/Yama.rst). */
 #define YAMA_FILE "sys/kernel/yama/ptrace_scope"
 #define YAMA_ADMIN_ONLY 2
 
-/* Maximum number of bytes of a message that are searched. The maximum allows for several paths
- * before the explanation. */
+/* Maximum number of bytes of a message that are searched: several long paths may precede the text
+ * that explains the failure. */
 #define MATCHED_MAX (4 * UN_PATH_MAX)
 
-/* Messages of runsc if the working directory is missing in the sandbox and can't be created. */
+/* Messages of runsc if the working directory does not exist in the sandbox and runsc can't create
+ * it. */
 static const char *const no_directory[] = {"creating working directory",
                                            "create process working directory"};
 
-/* Returns whether a cause is impossible: because it would have prevented the creation of the
- * sandbox's namespaces, because this process has no seccomp filter that runsc could inherit, or
- * because Yama's setting does not affect runsc. */
+/* Returns whether a cause is impossible now: it would have prevented the creation of the sandbox's
+ * namespaces, or it is a seccomp filter and runsc inherits none, or it is Yama with a setting that
+ * does not affect runsc. */
 static bool is_ruled_out(const char *id, const char *proc)
 {
     if (un_begins(id, "seccomp-denies-"))
         return un_proc_status(proc, "Seccomp:") == 0;
-    /* A chroot can't be the cause, because the user namespace of the sandbox exists, and the kernel
-     * creates no user namespace for a process in a chroot. */
+    /* The sandbox's user namespace exists, and the kernel creates none for a process in a
+     * chroot. */
     if (!strcmp(id, "in-chroot"))
         return true;
     return !strcmp(id, "yama-ptrace-scope") && un_proc_number(proc, YAMA_FILE) < YAMA_ADMIN_ONLY;
 }
 
-/* Removes impossible causes from `ids`. Returns the number of remaining causes. */
+/* Removes the impossible causes from `ids`. Returns how many causes remain. */
 static size_t rule_out(const char *ids[], size_t count, const char *proc)
 {
     size_t kept = 0;
@@ -53,7 +54,7 @@ static void set_cause(struct un_runsc_failure *failure, const char *id)
     set_remedy(failure, failure->cause.remedy);
 }
 
-/* Appends the ids of several possible causes to the remedy, which is to run usernsctl doctor. */
+/* Appends the ids of the possible causes to the remedy, which so far is only "usernsctl doctor". */
 static void append_candidates(struct un_runsc_failure *failure, const char *const ids[],
                               size_t count)
 {
@@ -63,8 +64,7 @@ static void append_candidates(struct un_runsc_failure *failure, const char *cons
                                    "%s%s", i ? ", " : "    # finds which cause applies: ", ids[i]);
 }
 
-/* Returns whether the proc file system `proc` belongs to another PID namespace than this process.
- */
+/* Returns whether the procfs `proc` belongs to another PID namespace than that of this process. */
 static bool is_of_other_pids(const char *proc)
 {
     int64_t pid = un_proc_status(proc, "Pid:");
@@ -76,9 +76,8 @@ static void find_runsc_causes(const char *own, const char *limit, const char *pr
 {
     struct un_search search = {.count = 0};
     const char *ids[UN_CAUSES_MAX];
-    /* runsc writes the maps of its children by pid. In a /proc of another PID namespace, these pids
-     * belong to other processes, or to none, and the message of runsc depends on those
-     * processes. */
+    /* runsc writes the maps of its children to /proc/PID. In the procfs of another PID namespace,
+     * these pids belong to other processes or to none, so the message of runsc can be arbitrary. */
     if (is_of_other_pids(proc)) {
         set_cause(failure, "no-proc");
         return;
@@ -120,8 +119,8 @@ int un_runsc_explain(const char *message, const char *limit, const char *config,
     return 0;
 }
 
-/* Describes a failure without a message in failure->what. Returns the id of the cause, or "" if the
- * cause is unknown. */
+/* Describes in failure->what how runsc failed without a message. Returns the id of the cause, or ""
+ * if it is unknown. */
 static const char *judge_silence(int status, const char *proc, struct un_runsc_failure *failure)
 {
     const char *what;
@@ -142,8 +141,7 @@ static const char *judge_silence(int status, const char *proc, struct un_runsc_f
             snprintf(failure->what, sizeof failure->what,
                      "runsc ended with status %d, and did not log the command's exit status",
                      status);
-        /* SIGSYS comes from a seccomp filter, because the kernel sends SIGSYS for no other
-         * reason. */
+        /* Only a seccomp filter makes the kernel send SIGSYS. */
         if (sig == SIGSYS && un_proc_status(proc, "Seccomp:") == 2)
             return "seccomp-denies-call";
         return sig > 0 && sig < NSIG ? "runsc-killed" : "runsc-ran-nothing";

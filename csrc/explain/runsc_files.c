@@ -4,30 +4,30 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
-/* Maximum number of bytes read from a file, enough for all messages of a start and for the
- * beginning of a crash report. */
+/* Maximum number of bytes read from a file: enough for all messages of one start of runsc, or for
+ * the beginning of a crash report. */
 #define READ_MAX (1 << 18)
-/* Maximum number of bytes read from the end of the debug log, enough for end_line and the lines
- * from waited_for_sandbox on. */
+/* Maximum number of bytes read from the end of the debug log: enough for the last line, and for the
+ * lines since waited_for_sandbox, if that was logged. */
 #define END_MAX 4096
 
-/* A sequence that matches the last line of runsc's debug log after a normal exit. */
+/* A sequence that matches the last line of runsc's debug log if runsc has exited normally. */
 static const char end_line[] =
     "\1A-Z\0011,1;\0010-9\0014,4; \0010-9:.\0011,99; \1 \0010,99;\0010-9\0011,20; "
     "\1A-Za-z0-9_\0011,99;.go:\0010-9\0011,20;] Exiting with status: \0010-9\0011,9;" UN_MATCH_END;
 
-/* runsc logs this message if the sandbox exited before runsc could ask for the exit status of the
- * command. In that case runsc reports the exit status of the sandbox process, which is 128+N if
- * signal N killed the command (runsc/sandbox/sandbox.go, since 2018). */
+/* runsc logs this message if the sandbox exits before runsc can ask it for the exit status of the
+ * command. Then runsc reports the exit status of the sandbox process, which is 128+N if signal N
+ * killed the command (runsc/sandbox/sandbox.go, since 2018). */
 static const char waited_for_sandbox[] = "Will try waiting on the sandbox process instead.";
 
-/* Beginnings of lines in Go's crash reports. For some errors the explanation precedes the line that
- * names the error. */
+/* How lines of Go's crash reports begin. For some errors, a line that explains the error precedes
+ * the line that names it. */
 static const char *const crash_lines[] = {"runtime: failed ",
                                           "panic: ", "fatal error: ", "SIG\1A-Z\0011,99;: "};
 
-/* Returns the beginning of a file, terminated by NUL, or "" if the file can't be opened. The caller
- * must free the text. Returns NULL if memory is exhausted. */
+/* Returns the first READ_MAX bytes of a file, terminated by NUL, or "" if the file can't be opened.
+ * The caller must free the text. Returns NULL if memory is exhausted. */
 static char *read_beginning(const char *path, size_t *size)
 {
     struct stat status;
@@ -71,8 +71,8 @@ static int read_errors(const char *path, struct un_runsc_logs *logs)
     return text ? un_messages_read(text, size, &logs->messages) : -1;
 }
 
-/* Writes the path of the debug log of `runsc run` to `path`. Returns false if the path is too long.
- */
+/* Writes the path of the debug log of the command `runsc run` to `path`. Returns false if it is too
+ * long. */
 static bool own_log(const char *debug, char path[UN_PATH_MAX])
 {
     static const char place[] = "%COMMAND%";
@@ -82,8 +82,9 @@ static bool own_log(const char *debug, char path[UN_PATH_MAX])
                     at ? at + sizeof place - 1 : "") < UN_PATH_MAX;
 }
 
-/* Reads the wait status of the command from the last line of runsc's debug log. `before` is the
- * text before that line. Returns false if a signal killed the sandbox process itself. */
+/* Parses the wait status of the command in `last`, the last line of runsc's debug log. `before` is
+ * the text before that line. Returns false if the status is unknown, because a signal killed the
+ * sandbox process. */
 static bool read_status(const char *last, const char *before, size_t size, int *status)
 {
     uint64_t number = 0;
@@ -128,8 +129,8 @@ int un_runsc_logs_read(const char *errors, const char *crash, const char *debug,
     }
     logs->has_ended = !logs->crash && un_runsc_has_ended(debug, &wait_status);
     logs->reason = logs->messages.count ? logs->messages.bytes : NULL;
-    /* A single message comes from the runsc process that usernsctl has started, and reports only
-     * that the sandbox process has exited. So the crash is the better explanation. */
+    /* If there is only one message, the runsc process that usernsctl has started wrote it, and it
+     * only says that the sandbox process has exited. So the crash explains more. */
     if (logs->crash && logs->messages.count <= 1)
         logs->reason = logs->crash;
     return 0;

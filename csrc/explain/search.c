@@ -1,15 +1,16 @@
-/* Finding messages of the catalogue in a text, and ranking their causes. */
+/* Finding the catalogue's messages in a text, and ranking the causes of these messages. */
 #include "explain/explain.h"
 
 #include <string.h>
 
-/* The rank of a cause, by the number of causes of its message and its position among them. */
+/* The rank of a cause, which grows with the number of causes of its message and with its position
+ * among them. The lowest rank comes first. */
 struct rank {
     size_t of;
     size_t place;
 };
 
-/* The ids of all causes of the catalogue. */
+/* The ids of all causes in the catalogue. */
 struct ids {
     size_t count;
     const char *id[UN_CAUSES_MAX];
@@ -23,8 +24,8 @@ static size_t count_words(const char *list)
     return count;
 }
 
-/* Returns whether the search has already found an entry of the catalogue. Each entry has its own
- * list of causes, so the address of the list identifies the entry. */
+/* Returns whether the search has found an entry of the catalogue before. An entry is identified by
+ * the address of its list of causes. */
 static bool has_causes(const struct un_search *search, const char *causes)
 {
     for (size_t i = 0; i < search->count; i++)
@@ -39,7 +40,8 @@ static void add_occurrence(struct un_search *search, struct un_occurrence found)
         search->occurrence[search->count++] = found;
 }
 
-/* Returns the beginning of the first match of any of the sequences, or NULL if none matches. */
+/* Returns the beginning of the first match of any of the sequences, or NULL if none matches the
+ * text. */
 static const char *match_any(const char *sequences, const char *text, size_t size)
 {
     const char *first = NULL;
@@ -51,8 +53,8 @@ static const char *match_any(const char *sequences, const char *text, size_t siz
     return first;
 }
 
-/* Adds to `search` the entries of a table of texts.c that match the text and were not found
- * before. */
+/* Adds those entries of a table in texts.c to `search` that occur in the text and that no earlier
+ * text contained. */
 static void add_entries(struct un_search *search, const char *entries, bool are_hints,
                         const char *text, size_t size)
 {
@@ -83,7 +85,7 @@ static bool is_word(char byte)
            byte == '_';
 }
 
-/* Advances *at past `word` if the text continues with `word`. Returns whether it does. */
+/* If the text continues with `word`, moves *at past it and returns true. */
 static bool take_text(const char **at, const char *end, const char *word)
 {
     size_t length = strlen(word);
@@ -93,8 +95,8 @@ static bool take_text(const char **at, const char *end, const char *word)
     return true;
 }
 
-/* Advances *at past the text that precedes an id. Errors of usernsctl end with [ID], and
- * usernsctl's JSON contains "cause": "ID". Returns whether one of these texts is at *at. */
+/* If one of the texts that precede an id is at *at, moves *at past it and returns true. Errors of
+ * usernsctl end with [ID], and its JSON contains "cause": "ID". */
 static bool take_opening(const char *start, const char **at, const char *end)
 {
     if (take_text(at, end, "["))
@@ -108,15 +110,14 @@ static bool take_opening(const char *start, const char **at, const char *end)
     return true;
 }
 
-/* Returns the end of the id of a cause at `at`. An id consists of lower-case words joined by
- * hyphens. */
+/* Returns the end of the id at `at`, which consists of lower-case words joined by hyphens. */
 static const char *find_id_end(const char *at, const char *end)
 {
     const char *start = at;
     while (at < end &&
            (is_lower(*at) || (*at == '-' && at > start && at + 1 < end && is_lower(at[1]))))
         at++;
-    /* If another word character follows, the last word is not a complete word of an id, so cut it
+    /* Another word character follows, so the last word only looks like a part of an id: cut it
      * off. */
     if (at < end && is_word(*at))
         while (at > start && *at != '-')
@@ -166,7 +167,7 @@ static bool is_before(struct rank one, struct rank other)
     return one.of < other.of || (one.of == other.of && one.place < other.place);
 }
 
-/* A list of causes with their ranks, filled by add_cause(). */
+/* The causes that add_cause() has ranked so far. */
 struct ranking {
     size_t count;
     const char **id;
@@ -181,8 +182,8 @@ static size_t find_ranked(const struct ranking *ranking, const char *id)
     return at;
 }
 
-/* Adds a cause to the ranking, or improves the rank of a cause that was added before. A hint adds
- * no causes, but only improves ranks. */
+/* Adds a cause to the ranking. If it is already there, improves its rank. A hint only improves the
+ * ranks of causes that are already there. */
 static void add_cause(struct ranking *ranking, const char *id, bool is_hint, struct rank rank)
 {
     size_t at = find_ranked(ranking, id);
@@ -207,7 +208,7 @@ static void add_causes(struct ranking *ranking, const struct un_search *search, 
     }
 }
 
-/* Sorts causes by rank, likeliest first. The sort is stable. */
+/* Sorts the causes stably by rank, likeliest first. */
 static void sort_causes(struct ranking *ranking)
 {
     for (size_t i = 1; i < ranking->count; i++) {

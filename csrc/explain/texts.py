@@ -1,8 +1,9 @@
-"""Generate csrc/explain/texts.c from the catalogue, csrc/explain/messages/ and the causes.
+"""Generate csrc/explain/texts.c from csrc/explain/messages/ and the catalogue of causes.
 
 The native programs explain failures by the same messages and causes as the Python package. They
-have no regular expressions, so each pattern is converted to sequences (csrc/explain/explain.h).
-This module needs only Python's standard library, since other packages may be missing at build time.
+can't execute regular expressions, so each pattern is converted to sequences
+(csrc/explain/explain.h). This module uses only Python's standard library, because other packages
+may be missing when usernsctl is built.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# Bytes with a special meaning in sequences, as defined in csrc/explain/explain.h.
+# Bytes that have a special meaning in a sequence (csrc/explain/explain.h).
 SET, NOT, END = "\1", "\2", "\3"
 MANY = 1000
 
-# Character classes of re.ASCII, as the contents of a set.
+# Character classes of re.ASCII, written as the content of a set.
 CLASSES = {"d": "0-9", "w": "A-Za-z0-9_", "S": "^ \t\n\r\f\v"}
 
-#: Names of the files with messages. If several messages match, messages of an earlier file take
+#: Names of the message files. If several messages match, a message of an earlier file takes
 #: precedence.
 SPEAKERS = ("runsc", "helpers", "namespaces", "containers")
 
@@ -45,7 +46,7 @@ class Pattern:
         self._at = 0
 
     def sequences(self) -> list[str]:
-        """Return sequences, at least one of which matches each text that the pattern matches."""
+        """Return sequences that together match every text that the pattern matches."""
         found = self._alternatives()
         if self._at != len(self._text):
             raise ValueError(f"{self._text!r}: not supported at {self._at}")
@@ -64,7 +65,7 @@ class Pattern:
         return ["".join(one) for one in itertools.product(*parts)]
 
     def _one(self) -> tuple[list[str], str]:
-        """Parse a group or a set. Return the group's sequences, and the set's members."""
+        """Parse a group or a set. Return the sequences of the group, and the members of the set."""
         if self._take("(?:"):
             group = self._alternatives()
             self._need(")")
@@ -85,7 +86,7 @@ class Pattern:
             if char in "()*+?{}^$":
                 raise ValueError(f"{self._text!r}: not supported at {self._at - 1}")
             return char
-        # A negated set also excludes the newline, since a message never spans several lines.
+        # A negated set also excludes the newline, because a message never spans several lines.
         found = "^\n" if self._take("^") else ""
         while not self._take("]"):
             char = self._next()
@@ -144,7 +145,7 @@ def literal(text: str) -> str:
 
 
 def words(lists: list[list[str]]) -> Iterator[str]:
-    """Yield lines of C for lists of strings, where an empty string terminates each list."""
+    """Yield lines of C for lists of strings; an empty string ends each list."""
     for one in lists:
         for word in one:
             assert word.isascii(), word
@@ -153,7 +154,7 @@ def words(lists: list[list[str]]) -> Iterator[str]:
 
 
 def read(directory: Path, key: str) -> list[dict[str, Any]]:
-    """Return the tables named `key` in all files of a directory, in the order of SPEAKERS."""
+    """Return the TOML tables with the name `key` in a directory, in the order of SPEAKERS."""
     order = {f"{name}.toml": place for place, name in enumerate(SPEAKERS)}
     files = sorted(directory.glob("*.toml"), key=lambda file: (order.get(file.name, 0), file.name))
     return [
@@ -164,9 +165,9 @@ def read(directory: Path, key: str) -> list[dict[str, Any]]:
 
 
 def document(messages: Path, causes: Path) -> str:
-    """Return the text of texts.c.
+    """Return the content of texts.c.
 
-    :param messages: the directory of the files with messages, named in SPEAKERS.
+    :param messages: the directory of the message files that SPEAKERS names.
     :param causes: the directory of the files with causes.
     """
     texts, hints = (read(messages, key) for key in ("text", "hint"))
@@ -185,7 +186,7 @@ def document(messages: Path, causes: Path) -> str:
 
 
 def entries(texts: list[dict[str, Any]]) -> list[list[str]]:
-    """Return two lists for each message or hint: its sequences, then its causes."""
+    """Return two lists of strings for each message or hint: its sequences, then its causes."""
     return [part for one in texts for part in (Pattern(one["pattern"]).sequences(), one["causes"])]
 
 
