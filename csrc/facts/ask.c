@@ -1,4 +1,4 @@
-/* Running system programs for NSS lookups, because a static program can't load NSS modules. */
+/* Running system programs for lookups by NSS, because a static program can't load NSS modules. */
 #include "base/base.h"
 #include "facts/facts.h"
 #include "sys/sys.h"
@@ -7,7 +7,7 @@
 
 #define ASK_TIMEOUT_MS 10000
 
-/* Check S_ISREG, too, because access(2) with X_OK also succeeds for a searchable directory. */
+/* Check S_ISREG, too: access(2) with X_OK also succeeds for a directory that may be searched. */
 bool un_is_program(const char *path, struct stat *status)
 {
     return !stat(path, status) && S_ISREG(status->st_mode) && !access(path, X_OK);

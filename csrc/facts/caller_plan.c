@@ -1,5 +1,5 @@
-/* Plans for the calling process. This code reads the facts, and map/plan.c chooses the maps and
- * their writers. */
+/* Plans for the calling process. The functions here read the facts; map/plan.c chooses the maps and
+ * the writers. */
 #include "facts/facts.h"
 #include "map/map.h"
 #include "sys/sys.h"
@@ -17,8 +17,8 @@ int un_plan_to_join(int dir, struct un_plan *plan, struct un_error *err)
     return 0;
 }
 
-/* Returns whether a user name needs no quotes in a shell command, and usermod(8) can't mistake the
- * name for an option. */
+/* Returns whether a user name can be written in a shell command without quotes, and is not mistaken
+ * for an option by usermod(8). */
 static bool is_plain_name(const char *name)
 {
     static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";

@@ -1,4 +1,4 @@
-/* The limits of this process's control group and its parents (cgroups(7)). */
+/* The limits of this process's control group and of the group's parents (cgroups(7)). */
 #include "facts/facts.h"
 #include "sys/sys.h"
 
@@ -9,8 +9,8 @@
 const struct un_groups un_groups_here = {
     .proc = "/proc", .mounts = "/sys/fs/cgroup", .users = "/run/user"};
 
-/* Returns whether a directory belongs to a control group file system. Instead of the control
- * groups, a user may have mounted a volume there, whose files may contain any text. */
+/* Returns whether a directory is on a cgroup filesystem. A user may have mounted a volume in its
+ * place, whose files may contain any text. */
 static bool is_of_groups(const struct un_groups *groups, int directory)
 {
     struct statfs fs;
@@ -32,7 +32,7 @@ static int open_mount(const struct un_groups *groups, const char *controller)
     return -1;
 }
 
-/* Opens the file `file` of the control group at the path `group`, which begins with a slash and is
+/* Opens the file `file` of the control group `group`, a path that begins with a slash and is
  * relative to the mount point `mount`. */
 static int open_in(int mount, const char *group, const char *file)
 {
@@ -43,8 +43,8 @@ static int open_in(int mount, const char *group, const char *file)
     return openat(mount, path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
 }
 
-/* Shortens the path of a control group to the path of its parent. Returns false if the group is the
- * top one. */
+/* Shortens the path of a control group to that of its parent. Returns false if the path is already
+ * that of the top group. */
 static bool go_up(char *group)
 {
     char *slash = strrchr(group, '/');
@@ -54,7 +54,7 @@ static bool go_up(char *group)
     return true;
 }
 
-/* Returns whether a path has the component "..". */
+/* Returns whether a component of the path is "..". */
 static bool leads_up(const char *path)
 {
     for (const char *at = path; (at = strstr(at, "/..")); at++)
@@ -63,9 +63,9 @@ static bool leads_up(const char *path)
     return false;
 }
 
-/* Finds the path of this process's control group below the mount point. In a container, the path in
- * /proc/self/cgroup may be the host's, or begin with /.. (cgroup_namespaces(7)). In that case the
- * mount point itself is the control group of the container. */
+/* Finds the path of this process's control group relative to the mount point. In a container, the
+ * path in /proc/self/cgroup may be valid only on the host, or begin with /..
+ * (cgroup_namespaces(7)). Then the mount point itself is the control group of the container. */
 static bool find_group(const struct un_groups *groups, const char *controller, int mount,
                        char group[UN_PATH_MAX])
 {
@@ -86,10 +86,9 @@ int un_group_find(const struct un_groups *groups, const char *controller, char g
     return -1;
 }
 
-/* Calls `visit` for the file `file` of this process's control group and then of each parent, until
- * `visit` returns false. Visits the groups in the version 1 hierarchy of `controller`, or the
- * groups of version 2 if `controller` is "". Returns whether this process has a group in that
- * hierarchy. */
+/* Calls `visit` with the file `file` of this process's control group, and of each parent in turn,
+ * until `visit` returns false. `controller` selects a version 1 hierarchy; "" selects version 2.
+ * Returns whether this process has a control group there. */
 static bool visit_groups(const struct un_groups *groups, const char *controller, const char *file,
                          bool (*visit)(int fd, void *arg), void *arg)
 {
@@ -123,8 +122,8 @@ int un_group_open(const struct un_groups *groups, const char *controller,
     return fd;
 }
 
-/* Reads the beginning of a file, and closes the file. Returns whether the file could be read and is
- * not empty. */
+/* Reads the beginning of a file, and closes the file. Returns false if the file can't be read or is
+ * empty. */
 static bool read_limit(int fd, char *text, size_t size)
 {
     ssize_t length = un_read_all(fd, text, size - 1);
@@ -149,7 +148,7 @@ static void lower(uint64_t *lowest, const char *number)
         *lowest = found;
 }
 
-/* Lowers *arg to the limit in a memory.max file. Any text other than a number, such as "max", means
+/* Lowers *arg to the limit in a memory.max file. A text that is not a number, such as "max", means
  * no limit. */
 static bool lower_by_memory_max(int fd, void *arg)
 {
@@ -158,8 +157,8 @@ static bool lower_by_memory_max(int fd, void *arg)
     return true;
 }
 
-/* Lowers *arg to the limit in a memory.stat file of version 1. The file has the lowest limit of the
- * group and all its parents, including parents that a container does not see. */
+/* Lowers *arg to the limit in a version 1 memory.stat file. That limit is the lowest of the group
+ * and all its parents, even of parents that a container can't see. */
 static bool lower_by_memory_stat(int fd, void *arg)
 {
     static const char key[] = "\nhierarchical_memory_limit ";
@@ -169,8 +168,7 @@ static bool lower_by_memory_stat(int fd, void *arg)
     return false;
 }
 
-/* Lowers *processors to the quota of `quota` microseconds in each `period`, rounded up to whole
- * processors. */
+/* Lowers *processors to `quota` / `period` (both in microseconds), rounded up. */
 static void lower_processors(uint64_t quota, uint64_t period, uint64_t *processors)
 {
     if (!quota || !period)
@@ -180,7 +178,7 @@ static void lower_processors(uint64_t quota, uint64_t period, uint64_t *processo
         *processors = count;
 }
 
-/* Lowers *arg to the quota in a cpu.max file. */
+/* Lowers *arg to the number of processors in a cpu.max file. */
 static bool lower_by_max(int fd, void *arg)
 {
     char text[64];
@@ -192,11 +190,11 @@ static bool lower_by_max(int fd, void *arg)
     return true;
 }
 
-/* Maximum number of control groups whose quotas are read, from this process's group to the top one.
- */
+/* Maximum number of nested control groups whose quotas are read. */
 #define LEVELS_MAX 64
 struct quotas {
-    uint64_t number[LEVELS_MAX]; /* quotas or periods in microseconds; 0 for no quota */
+    uint64_t
+        number[LEVELS_MAX]; /* quotas or periods of the groups in microseconds; 0 means no quota */
     size_t count;
 };
 
@@ -210,8 +208,8 @@ static bool add_quota(int fd, void *arg)
     return quotas->count < LEVELS_MAX;
 }
 
-/* Lowers *processors to the lowest quota of this process's version 1 group and its parents. In
- * version 1, the quota and the period of a group are in two files. */
+/* Lowers *processors to the lowest quota of this process's version 1 group and of the group's
+ * parents. Each group has two files, for its quota and its period. */
 static bool lower_by_quotas(const struct un_groups *groups, uint64_t *processors)
 {
     struct quotas quotas = {.count = 0}, periods = {.count = 0};

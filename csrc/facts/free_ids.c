@@ -1,9 +1,9 @@
-/* Finding free ids to grant to a user without subordinate ranges, as useradd(8) does. */
+/* Finding ids that can be granted to a user without subordinate ranges, as useradd(8) does. */
 #include "base/base.h"
 #include "facts/facts.h"
 
-#define FIRST 100000 /* the first subordinate id (SUB_UID_MIN of login.defs(5)) */
-/* The range of ids for users (UID_MIN and UID_MAX of login.defs(5)). */
+#define FIRST 100000 /* the lowest subordinate id (SUB_UID_MIN of login.defs(5)) */
+/* The lowest and the highest id of ordinary users (UID_MIN and UID_MAX of login.defs(5)). */
 #define FIRST_USER 1000
 #define LAST_USER 59999
 #define END (UINT64_C(1) << 32)
@@ -13,7 +13,7 @@ struct span {
     uint64_t end;
 };
 
-/* A list of ranges of ids that are in use. */
+/* Ranges of ids that are in use. */
 struct spans {
     struct span *of;
     size_t length;
@@ -22,8 +22,8 @@ struct spans {
 
 typedef bool take_line(char *line, void *into);
 
-/* Calls `take` for each line of a regular file. Any other file counts as absent. Returns false on a
- * read error, or if `take` runs out of memory. */
+/* Calls `take` for each line of a file. A file that is not a regular file counts as missing.
+ * Returns false on a read error, or if `take` fails because memory is exhausted. */
 static bool take_each_line(const char *path, take_line *take, void *into)
 {
     char line[UN_LINE_MAX];
@@ -56,15 +56,14 @@ static bool take_granted(char *line, void *into)
     const char *at = strchr(line, ':');
     if (at)
         at = un_subid_number(at + 1, ':', UINT32_MAX, &start);
-    /* Accept a range that extends beyond the largest id, because newuidmap(1) grants the part of
-     * the range that exists. */
+    /* Accept a range that extends past the largest id: newuidmap(1) grants the part that exists. */
     if (!at || !un_subid_number(at, '\0', INT64_MAX, &count))
         return true;
     return add_span(into, start, start + count);
 }
 
-/* Parses a line of passwd(5) or group(5). If *into is not above the id in the line, sets *into to
- * one more than the id. */
+/* Parses a line of passwd(5) or group(5), and raises *into to the id after that in the line, unless
+ * *into is already higher. */
 static bool take_user(char *line, void *into)
 {
     uint64_t *behind = into, id;
@@ -75,8 +74,8 @@ static bool take_user(char *line, void *into)
     return true;
 }
 
-/* Iterates over the ranges of ids that exist both as uids and as gids. Returns false after the last
- * range. */
+/* Iterates over the ranges of ids that exist both as uids and as gids. Returns false when there are
+ * no more. */
 static bool next_room(const struct un_map *const parents[2], uint32_t *at, struct span *room)
 {
     const struct un_map *uids = parents[UN_UID], *gids = parents[UN_GID];
@@ -94,7 +93,7 @@ static bool next_room(const struct un_map *const parents[2], uint32_t *at, struc
     return false;
 }
 
-/* Returns whether all UN_GRANT_COUNT ids from `first` on exist in this user namespace. */
+/* Returns whether the UN_GRANT_COUNT ids from `first` on all exist in this user namespace. */
 static bool range_exists(const struct un_map *const parents[2], uint64_t first)
 {
     struct span room;
@@ -117,7 +116,7 @@ static void keep_longer(struct span *longest, uint64_t start, uint64_t end)
         *longest = (struct span){start, end};
 }
 
-/* Returns the longest range of ids that are mapped in this user namespace and not in use. */
+/* Returns the longest range of unused ids that exist in this user namespace. */
 static struct span longest_gap(const struct un_map *const parents[2], struct spans *taken)
 {
     struct span room, longest = {0, 0};
@@ -156,8 +155,8 @@ static bool find_free_range(const struct un_grant_files *files,
     }
     if (range_exists(parents, FIRST))
         return false;
-    /* If the ids from 100000 on do not exist, as in many containers, choose ids that no user has.
-     * An unreadable user file counts as empty. */
+    /* The ids from 100000 on may not exist, as in many containers. Then choose ids above all ids of
+     * users. An unreadable file of users counts as empty. */
     for (int kind = UN_UID; kind <= UN_GID; kind++)
         take_each_line(files->users[kind], take_user, &behind);
     if (!add_span(taken, 0, behind) || !add_span(taken, last, END))

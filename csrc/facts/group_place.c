@@ -1,16 +1,13 @@
 /*
- * Finding a place where this process may create control groups for sandboxes (cgroups(7)). The
- * place is in the control group of this process, so that the limits of this process also apply to
- * its sandboxes.
- *
- * With version 1, only root may create groups, in the hierarchy of each controller. In a user
- * namespace, root may not write to the top of a hierarchy, whose mode is 0555. So the groups of
- * sandboxes are in a group TOP, which is created before the namespace is entered.
- *
- * With version 2, the group must be delegated to this user. A group whose children have controllers
- * can't have processes of its own ("no internal processes"), so its processes are moved to its
- * child group LEAF. systemd allows that in groups of units with Delegate= only
- * (systemd.resource-control(5)).
+ * Finding the parent group: the directory in which this process may create control groups for
+ * sandboxes (cgroups(7)). It is in this process's own control group, whose limits thus also apply
+ * to the sandboxes. In version 1, each controller has its own hierarchy, and only root may create
+ * groups. Root in a user namespace can't create them at the top of a hierarchy, whose mode is 0555.
+ * So the parent group is a group named TOP, which is created before the namespace is entered. In
+ * version 2, the parent group is this process's own group, which must be delegated to this user. A
+ * group whose children have controllers can't contain processes ("no internal processes"), so its
+ * processes are moved to a child group named LEAF. systemd allows that only for units with
+ * Delegate= (systemd.resource-control(5)).
  */
 #include "facts/facts.h"
 
@@ -21,8 +18,8 @@
 
 #define TOP "usernsctl"
 #define LEAF "usernsctl-callers"
-/* Maximum number of rounds in which processes are moved to another group. Processes that start
- * during one round are moved in the next round. */
+/* Maximum number of rounds in which processes are moved to another group. Processes that are forked
+ * during one round are moved in the next. */
 #define ROUNDS_MAX 50
 
 static const char *const controllers[UN_GROUP_PARTS] = {
@@ -43,19 +40,18 @@ static bool has_mark(int place, const char *name)
     return fgetxattr(place, name, value, sizeof value) == 1 && *value == '1';
 }
 
-/* Maximum number of lines of a unit file to read, where a long line counts as several lines. The
- * number is limited, because the user can write any content to the file, and systemd limits only
- * the length of each line, to 1 MiB. */
+/* Maximum number of lines of a unit file that are read; a long line counts as several. The user can
+ * write anything to the file, and systemd limits only the length of a line, to 1 MiB. */
 #define UNIT_PARTS_MAX 16384
 
-/* Returns whether the transient unit file UNIT of this user's systemd manager sets Delegate=.
- * systemd writes such a file for systemd-run(1), with Delegate=no, Delegate=yes or
- * Delegate=CONTROLLERS. At most UNIT_PARTS_MAX lines are read. */
+/* Returns whether the transient unit file `unit` of this user's systemd manager sets Delegate=.
+ * systemd-run(1) creates such files, with Delegate=no, Delegate=yes or Delegate=CONTROLLERS. Reads
+ * at most UNIT_PARTS_MAX lines. */
 static bool is_delegated_by_file(const char *users, uint32_t uid, const char *unit)
 {
     static const char key[] = "Delegate=";
     char path[UN_PATH_MAX];
-    char part[256]; /* a line of the file, or a part of a longer line */
+    char part[256]; /* a line of the file, or a piece of a long line */
     bool is_delegated = false, begins_line = true;
     struct stat status;
     if (snprintf(path, sizeof path, "%s/%" PRIu32 "/systemd/transient/%s", users, uid, unit) >=
@@ -74,7 +70,7 @@ static bool is_delegated_by_file(const char *users, uint32_t uid, const char *un
     return is_delegated;
 }
 
-/* Returns whether this user's systemd manager (user@UID.service) delegates a group. */
+/* Returns whether this user's systemd manager (user@UID.service) has delegated a group. */
 static bool is_delegated_by_user(const struct un_groups *groups, int place, const char *group)
 {
     char manager[64];
@@ -85,9 +81,8 @@ static bool is_delegated_by_user(const struct un_groups *groups, int place, cons
            is_delegated_by_file(groups->users, uid, strrchr(group, '/') + 1);
 }
 
-/* Returns whether a group belongs to a systemd unit that is not delegated. The system manager marks
- * delegated groups with an extended attribute. User managers don't, so their unit files are
- * checked. */
+/* Returns whether a group belongs to a systemd unit that is not delegated. The system manager sets
+ * an extended attribute on delegated groups. User managers don't, so their unit files are read. */
 static bool is_of_systemd(const struct un_groups *groups, int place, const char *group)
 {
     bool is_unit =
@@ -101,7 +96,7 @@ static bool may_write(int place, const char *file)
     return !faccessat(place, file, W_OK, 0);
 }
 
-/* Returns whether a file, which lists words separated by blanks, contains `word`. */
+/* Returns whether a file, a list of words separated by blanks, contains `word`. */
 static bool lists(int place, const char *file, const char *word)
 {
     char text[1024];
@@ -140,9 +135,9 @@ bool un_group_has_process(int group, pid_t pid)
     return un_group_any_process(group, is_pid, &pid);
 }
 
-/* Returns whether this process is in the group at the path `group` below `mount`. This must be
- * checked, because in a container that sees the control groups of its host, but has a cgroup
- * namespace, the path in /proc/self/cgroup leads to another group. */
+/* Returns whether this process is in the group `group` below `mount`. The path in /proc/self/cgroup
+ * may lead to another group, if a container sees the control groups of its host, but has its own
+ * cgroup namespace. */
 static bool has_this_process(const struct un_groups *groups, int mount, const char *group)
 {
     if (groups->is_copy)
@@ -154,8 +149,8 @@ static bool has_this_process(const struct un_groups *groups, int mount, const ch
     return is_found;
 }
 
-/* Opens the control group of this process, or the parent of that group if the group is called LEAF.
- * Stores the path of this process's group in `group`. Returns a descriptor, or -1. */
+/* Opens this process's control group, or its parent if the group's name is LEAF. Stores the path of
+ * this process's group in `group`. Returns a descriptor, or -1. */
 static int open_own(const struct un_groups *groups, const char *controller, char group[UN_PATH_MAX])
 {
     char path[UN_PATH_MAX];
@@ -170,7 +165,8 @@ static int open_own(const struct un_groups *groups, const char *controller, char
 }
 
 /* Returns whether this process may create groups in the group open as `place`. `group` is the path
- * of that group, or of its child LEAF, which is created in delegated units only. */
+ * of this process's group: `place` itself, or its child LEAF, which only exists in delegated
+ * units. */
 static bool may_make(const struct un_groups *groups, int place, const char *controller,
                      const char *group)
 {
@@ -179,8 +175,8 @@ static bool may_make(const struct un_groups *groups, int place, const char *cont
            lists(place, "cgroup.controllers", controller) && !is_of_systemd(groups, place, group);
 }
 
-/* Opens the group TOP below the version 1 group open as `own`. Returns a descriptor, or -1 with
- * errno set. */
+/* Opens the group TOP in the version 1 group open as `own`. Returns a descriptor, or -1 with errno
+ * set. */
 static int open_top(int own)
 {
     int top = openat(own, TOP, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
@@ -209,8 +205,8 @@ int un_group_place(const struct un_groups *groups, enum un_group_part part, int 
     return -1;
 }
 
-/* Returns the version that un_group_place() would store in *version, or 0 if un_group_place() would
- * fail. Creates nothing. */
+/* Returns the version that un_group_place() would report, or 0 if it would fail. Creates no
+ * group. */
 static int find_version(const struct un_groups *groups, enum un_group_part part)
 {
     char group[UN_PATH_MAX];
@@ -251,17 +247,17 @@ int un_group_prepare(int place, enum un_group_part part, int version)
     if (version == 1 || lists(place, "cgroup.subtree_control", controllers[part]))
         return 0;
     snprintf(word, sizeof word, "+%s", controllers[part]);
-    /* Only the machine's root group has no cgroup.type. Do not move its processes, because the root
-     * group may have both processes and children with controllers. */
+    /* Only the root group of the host has no cgroup.type. Its processes need not be moved, because
+     * the root group may have both processes and children with controllers. */
     if (faccessat(place, "cgroup.type", F_OK, 0))
         return un_group_write(place, "cgroup.subtree_control", word);
     if (mkdirat(place, LEAF, 0755) && errno != EEXIST)
         return -1;
     un_auto_close int leaf = openat(place, LEAF, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     for (int round = 0; leaf >= 0 && round < ROUNDS_MAX; round++) {
-        /* Move the processes before enabling controllers. While the group has processes, the kernel
-         * denies the memory controller with EBUSY; it would allow cpu and pids, but make the child
-         * groups unusable ("domain invalid", cgroups(7)). */
+        /* Move the processes before the controller is enabled. With processes in the group, the
+         * kernel denies the memory controller (EBUSY), and makes the child groups unusable with cpu
+         * or pids ("domain invalid", cgroups(7)). */
         un_group_any_process(place, move_process, &leaf);
         if (!un_group_write(place, "cgroup.subtree_control", word))
             return 0;
@@ -276,10 +272,10 @@ static bool has_name(int place, const char *name, int group)
            open.st_ino == named.st_ino;
 }
 
-/* Removes a group unless the group is locked. The kernel removes no group that has processes or
- * children; a lock protects an empty group whose sandbox is just starting. If another process has
- * removed the group before this process took the lock, a sandbox may have created a new group of
- * the same name, which has_name() detects. */
+/* Removes a group unless it is locked. The kernel never removes a group with processes or children;
+ * the lock protects the empty group of a sandbox that is just starting. Between open and lock,
+ * another process may have removed this group, and a sandbox may have created a new one of the same
+ * name, which has_name() detects. */
 static void remove_unlocked(int place, const char *name)
 {
     un_auto_close int group = openat(place, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
@@ -306,9 +302,9 @@ void un_group_versions(int versions[UN_GROUP_PARTS])
         versions[part] = find_version(&un_groups_here, (enum un_group_part)part);
 }
 
-/* Returns whether the mode of this process's version 1 group prevents root in a user namespace from
- * creating TOP later. Because such a version 1 group is never removed, a leftover TOP in the group
- * does no harm. */
+/* Returns whether root in a user namespace could not create TOP in this process's version 1 group,
+ * because of the group's mode. Such a group is never removed, so a TOP that is left in it does no
+ * harm. */
 static bool is_closed(enum un_group_part part)
 {
     char group[UN_PATH_MAX];

@@ -1,4 +1,4 @@
-/* Facts about this process: its ids, and the ids that exist in its user namespace. */
+/* Facts about this process (ids, capabilities), and the ids that exist in its user namespace. */
 #include "base/base.h"
 #include "sys/sys.h"
 
@@ -46,8 +46,8 @@ int un_facts_read_parents(struct un_facts *facts, struct un_error *err)
 
 int un_thread_count(void)
 {
-    /* Count threads by the link count of /proc/self/task, which is 2 plus the number of
-     * subdirectories, one for each thread. */
+    /* Derive the number of threads from the link count of /proc/self/task: 2, and 1 for each
+     * thread's subdirectory. */
     struct stat task;
     if (stat("/proc/self/task", &task) || task.st_nlink < 3)
         return -1;

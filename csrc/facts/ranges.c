@@ -1,4 +1,5 @@
-/* Facts about grants of ids: the caller's name and subordinate ranges, and the helpers. */
+/* Facts about grants of ids: the caller's name, the caller's subordinate ranges, and the
+ * helpers. */
 #include "base/base.h"
 #include "facts/facts.h"
 #include "map/map.h"
@@ -11,11 +12,11 @@
 #include <sys/statvfs.h>
 #include <sys/xattr.h>
 
-/* Maximum size of getsubids(1)'s output, which has a line for each range, for as many ranges as a
- * map can have extents. */
+/* Maximum size of the output of getsubids(1): a line for each range, and as many ranges as a map
+ * can have extents. */
 #define SUBIDS_TEXT_MAX (UN_MAP_MAX * (sizeof "339:  4294967295 4294967295\n" + UN_USER_MAX))
 
-/* Finds the executable `name` in the directory of the program whose path is `other`. */
+/* Searches the directory of the program `other` for the executable `name`. */
 static bool find_helper_beside(const char *other, const char *name, char found[UN_PATH_MAX],
                                struct stat *status)
 {
@@ -26,7 +27,7 @@ static bool find_helper_beside(const char *other, const char *name, char found[U
     return length < UN_PATH_MAX && un_is_program(found, status);
 }
 
-/* Parses the name and the gid in a line of passwd(5). */
+/* Parses the user name and the gid in a line of passwd(5). */
 static void take_passwd(const char *line, struct un_facts *facts)
 {
     const char *end = strchr(line, ':');
@@ -39,7 +40,7 @@ static void take_passwd(const char *line, struct un_facts *facts)
     facts->user_gid = (int64_t)gid;
 }
 
-/* Returns whether nsswitch.conf(5) names a source other than "files" for subordinate ranges. */
+/* Returns whether nsswitch.conf(5) names another source of subordinate ranges than "files". */
 static bool has_other_source(const char *nsswitch)
 {
     char line[UN_LINE_MAX], source[64];
@@ -52,9 +53,9 @@ static bool has_other_source(const char *nsswitch)
     return other;
 }
 
-/* Returns whether login.defs(5) makes the helpers accept a process whose group is not the primary
- * group of its user. The last line with the setting counts, and the value may be quoted (def_load()
- * in shadow's getdef.c). */
+/* Returns whether login.defs(5) lets the helpers accept a process with another gid than its user's
+ * primary group. The last line with this setting counts, and the value may be in quotation marks
+ * (def_load() in shadow's getdef.c). */
 static bool grants_any_group(const char *login)
 {
     static const char name[] = "GRANT_AUX_GROUP_SUBIDS";
@@ -76,8 +77,8 @@ static bool grants_any_group(const char *login)
     return granted;
 }
 
-/* Parses the output of getsubids(1), which has a line such as "0: user 100000 65536" for each
- * range. Returns a message about malformed output, or NULL if the output is valid. */
+/* Parses the output of getsubids(1), which has one line per range, such as "0: user 100000 65536".
+ * Returns what is malformed in the output, or NULL if nothing is. */
 static const char *take_subids(const char *text, struct un_ranges *ranges)
 {
     while (*text) {
@@ -113,9 +114,9 @@ static int ask_ranges(int kind, const char *path, struct un_facts *facts, struct
                    "getsubids does not list the ranges of %s: %s", facts->user, fault);
 }
 
-/* Returns whether a helper is not an ELF program. Such a helper is assumed to be a script, which
- * can't have privileges itself, but may execute a program that has privileges. If the file is
- * neither, execve(2) fails later. */
+/* Returns whether a helper is a script, which has no privileges itself, but may execute a program
+ * that has. Any file that is not an ELF program counts as a script; if it is neither, its execve(2)
+ * fails later. */
 static bool is_script(const char *helper)
 {
     char start[SELFMAG];
@@ -129,20 +130,20 @@ static int helper_state(const char *helper, const struct stat *status)
     struct vfs_ns_cap_data caps = {.rootid = 0};
     bool is_setuid = status->st_mode & S_ISUID && status->st_uid == 0;
     ssize_t size = is_setuid ? 0 : getxattr(helper, "security.capability", &caps, sizeof caps);
-    /* If rootid is not 0, the file capabilities are valid only in a user namespace whose root is
-     * the uid `rootid` of this namespace (capabilities(7)). */
+    /* If rootid is not 0, the file capabilities count only in a user namespace whose root is the
+     * uid `rootid` of this namespace (capabilities(7)). */
     if (size == sizeof caps && caps.rootid)
         return UN_HELPER_CAPS_ELSEWHERE;
     if (!is_setuid && size <= 0)
         return is_script(helper) ? UN_HELPER_READY : UN_HELPER_NOT_SETUID;
-    /* If statvfs(3) fails, assume that the mount is not nosuid, because the helper itself will
-     * report missing privileges. */
+    /* If statvfs(3) fails, assume that the mount is not nosuid: if it is, the helper reports the
+     * missing privileges itself. */
     bool is_nosuid = !statvfs(helper, &mount) && mount.f_flag & ST_NOSUID;
     return is_nosuid ? UN_HELPER_NOSUID : UN_HELPER_READY;
 }
 
-/* Finds a helper and its state. Both helpers are usually installed together, so the directory of
- * the first helper is searched for the second helper first. */
+/* Finds a helper and determines its state. Looks first in the directory of the other helper,
+ * because both are usually installed together. */
 static void read_helper(const char *path, int kind, struct un_facts *facts)
 {
     struct un_id_facts *id = &facts->id[kind];
@@ -179,8 +180,8 @@ int un_facts_read_ranges(struct un_facts *facts, const struct un_sources *source
     for (int kind = UN_UID; kind <= UN_GID; kind++) {
         struct un_id_facts *id = &facts->id[kind];
         read_helper(path, kind, facts);
-        /* Pass the uid for /etc/subgid, too, because its lines also begin with a user name or uid,
-         * never with a gid. */
+        /* Pass the uid for /etc/subgid, too: its lines begin with a user name or a uid, never with
+         * a gid. */
         int failed = other
                          ? ask_ranges(kind, path, facts, err)
                          : un_subid_read(un_subid_path(sources, kind), facts->user,

@@ -1,4 +1,4 @@
-/* The subordinate ranges that /etc/subuid and /etc/subgid grant to a user (subuid(5)). */
+/* Reading the subordinate ranges that /etc/subuid and /etc/subgid grant to a user (subuid(5)). */
 #include "base/base.h"
 #include "facts/facts.h"
 #include "map/map.h"
@@ -22,8 +22,8 @@ const char *un_subid_number(const char *text, char end, uint64_t most, uint64_t 
     return end ? at + 1 : at;
 }
 
-/* Parses the part of a line after the name into `range`. Returns a message about the malformed
- * line, or NULL if the line is valid. */
+/* Parses the fields after the user name in a line into `range`. Returns what is malformed in the
+ * line, or NULL if nothing is. */
 static const char *parse_range(const char *text, struct un_range *range)
 {
     uint64_t start, count;
@@ -34,7 +34,7 @@ static const char *parse_range(const char *text, struct un_range *range)
         return strchr(text, '\r') ? "the line ends with CR LF" : "expected name:start:count";
     if (count == 0)
         return "the count is 0";
-    /* 4294967295 is not an id, so no range may contain it. */
+    /* The largest id is 4294967294, so no range may contain 4294967295. */
     if (start + count > UINT32_MAX)
         return "the range goes past 4294967294, the last id";
     *range = (struct un_range){(uint32_t)start, (uint32_t)count};
@@ -49,15 +49,14 @@ struct reader {
     struct un_notices *notices;
 };
 
-/* Returns whether the name in a line is the user's name, or exactly the uid in decimal. strtoul(3)
- * can't be used, because it parses a name without digits as 0. */
+/* Returns whether the first field of a line is the user's name, or exactly the uid in decimal.
+ * strtoul(3) would parse a name without digits as 0. */
 static bool is_line_of_user(const struct reader *reader, const char *name)
 {
     return (*reader->user && !strcmp(name, reader->user)) || !strcmp(name, reader->uid);
 }
 
-/* Returns whether a line grants nothing, because the line is empty or a comment, or has an empty
- * name. */
+/* Returns whether a line grants nothing: an empty line, a comment, or a line with an empty name. */
 static bool grants_nothing(const char *line)
 {
     return !*line || strchr("#:", *line);
@@ -80,8 +79,8 @@ static void read_ours(struct reader *reader, char *line, bool cut, unsigned numb
             return;
         fault = parse_range(colon + 1, &range);
     }
-    /* Accept one range less than the UN_MAP_MAX extents of a map, because the caller's own id needs
-     * one extent. */
+    /* Accept one range less than the UN_MAP_MAX extents of a map, which leaves an extent for the
+     * caller's own id. */
     if (!fault && reader->ranges->len == UN_MAP_MAX - 1)
         fault = "more ranges than a map can hold";
     if (fault)
@@ -90,8 +89,8 @@ static void read_ours(struct reader *reader, char *line, bool cut, unsigned numb
         reader->ranges->range[reader->ranges->len++] = range;
 }
 
-/* Warns about ids that are also granted to another user, because each of the two users could read
- * the other's files and kill the other's processes. */
+/* Warns about ids that are granted to another user, too: each user could read the other's files and
+ * kill the other's processes. */
 static void compare_others(struct reader *reader, char *line, bool cut, unsigned number)
 {
     struct un_range other;

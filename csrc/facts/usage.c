@@ -1,9 +1,9 @@
 /*
- * Measuring the memory, tasks and processor time that the processes of a sandbox use.
+ * Measuring the memory, tasks and CPU time of the processes of a sandbox.
  *
- * The memory of the programs inside, and of their files, is in a memfd of gVisor's kernel, the
- * sentry. RSS does not include that memory, but the allocated blocks of the memfd do. The rest is
- * the anonymous memory of gVisor's processes, and their page tables. Page tables are counted,
+ * The memory of the programs inside and of their files is in a memfd of gVisor's kernel, the
+ * sentry. RSS does not include this memory, but the memfd's allocated blocks do. The rest of the
+ * memory is the anonymous memory of gVisor's processes and their page tables. Page tables count,
  * because a program inside can make the kernel allocate many page tables for few pages.
  */
 #include "base/base.h"
@@ -17,13 +17,13 @@
 
 #define MEMORY_FILE "/memfd:runsc-memory"
 
-/* The id of the CPU-time clock of a process (CPUCLOCK_SCHED, linux/posix-timers_types.h), computed
- * as clock_getcpuclockid(3) does. That function would also check whether the process exists, which
- * clock_gettime(2) checks anyway. */
+/* The id of a process's CPU clock (CPUCLOCK_SCHED, linux/posix-timers_types.h), as computed by
+ * clock_getcpuclockid(3). That function would also check that the process exists, which
+ * clock_gettime(2) does anyway. */
 #define PROCESS_CLOCK(pid) ((clockid_t)(~(unsigned)(pid) << 3 | 2))
 
-/* Calls `visit` for each child listed in the file `path`, until `visit` returns true. Returns
- * whether `visit` has returned true. */
+/* Calls `visit` for each child in the file `path`, until `visit` returns true. Returns whether it
+ * did. */
 static bool any_child_in(const char *path, bool (*visit)(pid_t child, void *arg), void *arg)
 {
     char text[512];
@@ -31,8 +31,8 @@ static bool any_child_in(const char *path, bool (*visit)(pid_t child, void *arg)
     ssize_t length = 0;
     bool found = false;
     un_auto_close int fd = open(path, O_RDONLY | O_CLOEXEC);
-    /* A space follows each number. If the space is missing, the number is incomplete, and the next
-     * read(2) returns the rest. */
+    /* Each number is followed by a space. Without it, the number is incomplete, and the next
+     * read(2) continues it. */
     while (fd >= 0 && !found && (length = read(fd, text + kept, sizeof text - 1 - kept)) > 0) {
         text[kept + (size_t)length] = '\0';
         char *at = text, *end;
@@ -86,7 +86,7 @@ bool un_memory_files_open(pid_t pid, struct un_memory_files *files)
     return files->count;
 }
 
-/* Counts each file once, even if several descriptors refer to the file. */
+/* Several descriptors may refer to the same memfd, which counts once. */
 uint64_t un_memory_files_size(const struct un_memory_files *files)
 {
     struct stat status[UN_MEMORY_FILES];
@@ -103,8 +103,8 @@ uint64_t un_memory_files_size(const struct un_memory_files *files)
     return blocks * 512;
 }
 
-/* Returns the number of bytes for a number in KiB in the text of /proc/PID/status, or 0 if the text
- * lacks `key`. */
+/* Returns the value of `key` in the text of /proc/PID/status, converted from KiB to bytes, or 0 if
+ * the text lacks `key`. */
 static uint64_t read_kib(const char *status, const char *key)
 {
     uint64_t kib = 0;
@@ -129,8 +129,8 @@ uint64_t un_private_memory(pid_t pid)
     ssize_t length = un_read_file(AT_FDCWD, path, text, sizeof text);
     if (length <= 0)
         return 0;
-    /* If the buffer is full, search the file line by line, because the list of supplementary
-     * groups, which precedes these lines, may have thousands of groups. */
+    /* If the file did not fit the buffer, read it line by line: the supplementary groups precede
+     * these lines, and may be thousands. */
     if (length == sizeof text - 1)
         return read_line_kib(path, "VmPTE:") + read_line_kib(path, "RssAnon:");
     return read_kib(text, "\nVmPTE:") + read_kib(text, "\nRssAnon:");
@@ -148,8 +148,8 @@ uint64_t un_task_count(pid_t pid)
 {
     char path[64];
     struct stat status;
-    /* Count threads by the link count of /proc/PID/task, which is 2 plus the number of
-     * subdirectories, one for each thread. */
+    /* Derive the number of threads from the link count of /proc/PID/task: 2, and 1 for each
+     * thread's subdirectory. */
     snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
     return !stat(path, &status) && status.st_nlink > 2 ? (uint64_t)status.st_nlink - 2 : 0;
 }
@@ -158,8 +158,8 @@ int un_open_last_pid(void)
 {
     struct statfs fs;
     int fd = open("/proc/loadavg", O_RDONLY | O_CLOEXEC);
-    /* Reject the file if it is not on a proc file system, because file systems that emulate files
-     * of /proc, such as lxcfs, show another number. */
+    /* Accept the file only on procfs. Filesystems that emulate files of /proc, such as lxcfs, show
+     * another number. */
     if (fd >= 0 && (fstatfs(fd, &fs) || (uint64_t)fs.f_type != PROC_SUPER_MAGIC)) {
         close(fd);
         return -1;
@@ -177,13 +177,13 @@ int64_t un_last_pid(int fd)
     return at && un_number_read(at + 1, INT32_MAX, &pid) ? (int64_t)pid : -1;
 }
 
-/* Maximum depth of the process tree; runsc's processes have far fewer levels. */
+/* Maximum depth of the process tree that is walked. The trees of runsc are far less deep. */
 #define LEVELS_MAX 8
 
-/* A walk through the processes of a sandbox. */
+/* State of a walk through the processes of a sandbox. */
 struct usage_walk {
     struct un_sandbox_usage usage;
-    struct un_memory_files files; /* memory files of the sentry, empty until the sentry is found */
+    struct un_memory_files files; /* memfds of the sentry; empty until the sentry is found */
     bool is_inside; /* whether the visited process is the sentry, or a descendant of the sentry */
     int level;
 };

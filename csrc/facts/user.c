@@ -1,4 +1,4 @@
-/* Looking up a user in the user database. */
+/* Looking up users in the user database. */
 #include "facts/facts.h"
 
 #include <inttypes.h>
@@ -23,8 +23,8 @@ static bool find_line(const char *passwd, uint32_t uid, char line[UN_LINE_MAX])
     return false;
 }
 
-/* Runs getent(1), which also finds users that are not in the file, instead of calling getpwuid(3),
- * because a static program can't load NSS modules. */
+/* Runs getent(1) for users that are not in the file. getpwuid(3) would find them, too, but a static
+ * program can't load its NSS modules. */
 bool un_user_line(const char *passwd, const char *path, uint32_t uid, char line[UN_LINE_MAX])
 {
     char number[11];
