@@ -1,7 +1,7 @@
 """The layers and programs of csrc/, for setup.py, tools/c_tests.py and tools/c_layers.py.
 
-Each directory is a layer, and each directory of programs/ is a program. So a new source file needs
-no edit of this module, and a new program needs one line in PROGRAMS.
+Each directory of csrc/ is a layer, and each directory of csrc/programs/ is a program. A new source
+file needs no change here; a new program needs a line in PROGRAMS.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ CSRC = Path(__file__).resolve().parent
 sys.path.insert(0, str(CSRC / "explain"))
 import texts  # noqa: E402
 
-# Layers from the bottom to the top. Each layer may call functions of lower layers. All layers may
-# include the interface, include/usernsctl.h.
+# Layers from bottom to top. A layer may call functions of lower layers. All layers may include the
+# interface, include/usernsctl.h.
 LAYERS = ("base", "map", "sys", "child", "facts", "explain", "ns", "launch", "programs")
 
-# Layers without side effects, whose functions always return the same result for the same arguments.
+# Layers of pure functions: they have no side effects, and the same arguments give the same result.
 PURE = ("map",)
 
-# Sources in programs/shared/ for programs that watch a sandbox, and for programs that start a
-# sandbox for the Python package.
+# Sources in programs/shared/ of the programs that watch a sandbox, and of those that start one for
+# the Python package.
 WATCHED = (
     *("descendants.c", "limit_watch.c", "limits.c", "oom_watch.c", "sandbox_end.c"),
     "sandbox_group.c",
@@ -32,7 +32,7 @@ SANDBOX_SOURCES = (
     *("error_fields.c", "network.c", "sandbox_command.c", "sandbox_limits.c", "sandbox_wait.c"),
 )
 
-# Names of the programs, with the sources in programs/shared/ that each program needs.
+# Names of the programs, each with its sources in programs/shared/.
 PROGRAMS = {
     "usernsctl-exec": (
         *("early_signals.c", "error_fields.c", "network.c", "report.c", "stay_outside.c"),
@@ -47,8 +47,8 @@ PROGRAMS = {
     "usernsctl-child": (),
 }
 
-# Processors that gVisor supports, and compiler flags for programs without libc. These programs run
-# in gVisor in any root filesystem, and start faster because they are small.
+# The processors that gVisor supports, and the compiler flags of programs without libc. Such
+# programs run in gVisor on any root filesystem, and start faster, because they are small.
 FREESTANDING_MACHINES = ("x86_64", "aarch64")
 FREESTANDING_FLAGS = (
     *("-ffreestanding", "-fno-builtin", "-fno-stack-protector", "-U_FORTIFY_SOURCE", "-nostdlib"),
@@ -56,10 +56,9 @@ FREESTANDING_FLAGS = (
     *("-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections"),
     *("-Wl,--build-id=none", "-Wl,-z,noexecstack", "-s"),
 )
-# Without -mno-outline-atomics the compiler calls library functions for atomic operations.
+# Without -mno-outline-atomics, atomic operations become calls of library functions.
 FREESTANDING_FLAGS_OF = {"aarch64": ("-mno-outline-atomics",)}
-# Sources of the agent that are also linked into the C tests, which do not include the agent's entry
-# point.
+# Sources of the agent that the C tests link, too. The agent's entry point is not among them.
 AGENT = (
     "block",
     "caps",
@@ -86,14 +85,14 @@ FREESTANDING = {
     ),
 }
 
-# The source of the agent's own libc functions, with which no other program is built.
+# The agent's own libc functions, which no other program contains.
 AGENT_LIBC = "programs/agent/libc.c"
 
 
 def flags(csrc: Path = CSRC) -> list[str]:
-    """Return the compiler flags of every build: language, include path and warnings.
+    """Return the compiler flags of all builds: language, include path and warnings.
 
-    The flags are in a file that clangd reads, too.
+    The flags come from a file that clangd reads, too.
     """
     words = (csrc / "compile_flags.txt").read_text().split()
     return [f"-I{csrc}" if word == "-I." else word for word in words]
@@ -102,8 +101,8 @@ def flags(csrc: Path = CSRC) -> list[str]:
 def musl_flags(headers: Path, system: Path = Path("/usr/include")) -> list[str]:
     """Return flags for musl-gcc that add kernel headers and disable warnings about musl's macros.
 
-    :param headers: the directory in which this function creates links to the kernel headers in
-        ``system``, but no links to the libc headers there.
+    :param headers: a directory, in which this function creates links to the kernel headers in
+        ``system``, so that the libc headers there are not found.
     """
     machine = [system / "asm", *system.glob(f"{platform.machine()}-linux-gnu/asm")]
     asm = next(directory for directory in machine if directory.is_dir())
@@ -116,9 +115,9 @@ def musl_flags(headers: Path, system: Path = Path("/usr/include")) -> list[str]:
 
 
 def core(csrc: Path = CSRC) -> list[Path]:
-    """Return the sources of the core, for the extension module and every program with a libc.
+    """Return the sources of the core, which the extension and every program with a libc contain.
 
-    Generate explain/texts.c, which is one of these sources, by texts.py first.
+    Generate one of them, explain/texts.c, first.
     """
     causes = csrc.resolve().parent / "src" / "usernsctl" / "explain" / "causes"
     if causes.is_dir():
@@ -129,14 +128,14 @@ def core(csrc: Path = CSRC) -> list[Path]:
 
 
 def program(name: str, csrc: Path = CSRC) -> list[Path]:
-    """Return the sources of a program, without the sources of the core."""
+    """Return the sources of a program besides those of the core."""
     programs = csrc / "programs"
     own = set((programs / name.removeprefix("usernsctl-")).glob("*.c"))
     return [*sorted(own), *(programs / "shared" / source for source in PROGRAMS[name])]
 
 
 def freestanding_flags(machine: str) -> tuple[str, ...]:
-    """Return the compiler flags of programs without libc for a processor (platform.machine())."""
+    """Return the compiler flags for programs without libc, for a processor (platform.machine())."""
     return (*FREESTANDING_FLAGS, *FREESTANDING_FLAGS_OF.get(machine, ()))
 
 
@@ -146,5 +145,5 @@ def freestanding(name: str, csrc: Path = CSRC) -> list[Path]:
 
 
 def agent(csrc: Path = CSRC) -> list[Path]:
-    """Return the sources of the agent for tests, without the entry point, libc and proof.c."""
+    """Return the sources of the agent that C tests link (no entry point, libc or proof.c)."""
     return [csrc / "programs" / "agent" / f"{name}.c" for name in AGENT]

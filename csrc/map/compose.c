@@ -3,8 +3,8 @@
 
 #include <inttypes.h>
 
-/* Adds the caller's own id to the map. If the parent's map was not read, only the kernel checks
- * whether the parent's map contains the id. */
+/* Adds the caller's own id to the map. Fails if the id does not exist in the parent namespace; if
+ * the parent's map was not read, that is left to the kernel. */
 static int add_self(int kind, const struct un_id_request *want, const struct un_facts *facts,
                     struct un_map *map, struct un_error *err)
 {
@@ -18,7 +18,7 @@ static int add_self(int kind, const struct un_id_request *want, const struct un_
     return un_map_add(map, (struct un_extent){want->self, id->own, 1}, err);
 }
 
-/* Adds an extent of the request, split where the parent's map is split, because the kernel requires
+/* Adds an extent of the request. Splits it where the parent's map is split: the kernel requires
  * that each extent lies within a single extent of the parent's map (map_id_range_down()). */
 static int add_named(int kind, struct un_extent extent, const struct un_map *parent,
                      struct un_map *map, struct un_error *err)
@@ -40,7 +40,7 @@ static int add_named(int kind, struct un_extent extent, const struct un_map *par
     return 0;
 }
 
-/* Maps a range of ids to the first free ids inside, from *next on. */
+/* Maps a range of ids to the first free ids inside, searched from *next on. */
 static int place(struct un_range ids, uint32_t *next, struct un_map *map, struct un_error *err)
 {
     while (ids.count) {
@@ -66,8 +66,8 @@ static int clip(struct un_range ids, struct un_ranges *clipped, struct un_error 
     return 0;
 }
 
-/* Maps those ids of a range that exist in the parent's map and are not mapped yet. Adds the ids
- * that don't exist in the parent's map to `clipped`. */
+/* Maps the ids of a range that exist in the parent namespace and are not mapped yet. Adds those
+ * that don't exist there to `clipped`. */
 static int add_range(struct un_range ids, int fill, uint32_t *next, const struct un_map *parent,
                      struct un_map *map, struct un_ranges *clipped, struct un_error *err)
 {
@@ -96,8 +96,8 @@ static int no_range(int kind, const struct un_facts *facts, struct un_error *err
     const char *file = un_kinds[kind].subid;
     const char *notice = facts->notices.len ? facts->notices.text[0] : "";
     const char *separator = *notice ? "; " : "";
-    /* Report the missing name instead of the missing grant, because the helpers reject a uid
-     * without a name even with a grant. */
+    /* If the uid has no name, report that instead of the missing grant: the helpers reject such a
+     * uid even if it has a grant. */
     if (!facts->user[0])
         return un_fail(err, UN_STEP_PLAN, 0, "no-passwd-entry",
                        "%s grants no %s to uid %" PRIu32 ", which has no name in /etc/passwd%s%s",
@@ -106,8 +106,8 @@ static int no_range(int kind, const struct un_facts *facts, struct un_error *err
                    file, un_kinds[kind].name, facts->user, separator, notice);
 }
 
-/* Returns whether the text of a map is shorter than a page, as the kernel requires. A map of up to
- * 100 extents is always short enough. */
+/* Returns whether the text of a map is shorter than a page, as the kernel requires. For fewer than
+ * 100 extents this is always true. */
 static bool has_room(const struct un_map *map, size_t page_size)
 {
     enum { SURE = 100 };
@@ -152,8 +152,8 @@ static int add_all_of_parent(const struct un_map *parent, struct un_map *map, st
     return 0;
 }
 
-/* Adds the caller's own id first, so that it takes precedence, then the extents of the request.
- * Subordinate ranges fill the remaining map. */
+/* The caller's own id comes first, and so takes precedence over the extents of the request.
+ * Subordinate ranges fill the rest of the map. */
 int un_compose(int kind, const struct un_request *request, const struct un_facts *facts,
                struct un_map *map, struct un_ranges *clipped, struct un_error *err)
 {

@@ -3,7 +3,7 @@
 
 #include <inttypes.h>
 
-/* (uid_t)-1 is not an id for the kernel, and can't be mapped. */
+/* The kernel rejects maps with the id (uid_t)-1. */
 #define NO_ID UINT32_MAX
 
 static const char *read_map_id(const char *text, uint32_t *id)
@@ -14,8 +14,8 @@ static const char *read_map_id(const char *text, uint32_t *id)
     return end;
 }
 
-/* Returns whether `count` ids from `first` on exist. 4294967295 is not an id (map_write() in the
- * kernel). */
+/* Returns whether the `count` ids from `first` on are all valid. 4294967295 is not (map_write() in
+ * the kernel). */
 static bool extent_fits(uint32_t first, uint32_t count)
 {
     return count <= NO_ID - first;
@@ -84,10 +84,9 @@ static int check_overlap(struct un_extent a, struct un_extent b, struct un_error
 }
 
 /*
- * Rejects all maps for which the kernel returns EINVAL without another explanation: an empty map,
- * an extent that is empty or exceeds the last id, extents that overlap inside or outside, too many
- * extents, and a text of a page or more (user_namespaces(7), "Defining user and group ID
- * mappings").
+ * Checks what the kernel rejects with a mere EINVAL: an empty map, an empty extent, ids after the
+ * last one, extents that overlap inside or outside, too many extents, and a text of a page or more
+ * (user_namespaces(7), "Defining user and group ID mappings").
  */
 int un_map_check(const struct un_map *map, uint32_t max_extents, size_t page_size,
                  struct un_error *err)
@@ -190,7 +189,7 @@ uint32_t un_map_run(const struct un_map *map, int side, uint32_t id, uint32_t co
     return length;
 }
 
-/* Returns whether `b` maps every id of `a` to the same id as `a` does. */
+/* Returns whether `b` maps each id that `a` maps, and to the same id. */
 static bool is_part_of(const struct un_map *a, const struct un_map *b)
 {
     for (uint32_t i = 0; i < a->len; i++) {

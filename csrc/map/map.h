@@ -1,4 +1,4 @@
-/* Building maps from requests, and planning. Internal. */
+/* Building maps from requests, and choosing their writers. Internal. */
 #ifndef USERNSCTL_MAP_H
 #define USERNSCTL_MAP_H
 
@@ -7,15 +7,13 @@
 /* ---- kind.c: constants of uids and gids ------------------------------------------------------ */
 
 struct un_kind_facts {
-    const char *name;   /* name of the kind of id: "uid" or "gid" */
-    const char *subid;  /* path of the file that grants subordinate ranges (subuid(5), subgid(5)) */
-    const char *helper; /* name of the helper that writes granted maps: newuidmap or newgidmap */
-    const char *helper_does; /* sentence about the ids that the helper may map, which is the reason
-                                for choosing the helper */
-    const char *capability;  /* name of the capability that allows any map */
-    int cap;                 /* number of the capability that allows any map */
-    const char *privileged;  /* sentence about the capability, which is the reason why the caller
-                                writes the map */
+    const char *name;        /* "uid" or "gid" */
+    const char *subid;       /* path of the file that grants ranges (subuid(5), subgid(5)) */
+    const char *helper;      /* name of the helper that maps granted ids: newuidmap or newgidmap */
+    const char *helper_does; /* why the helper writes a map: which ids it may map, as a sentence */
+    const char *capability;  /* name of the capability with which a process may write any map */
+    int cap;                 /* number of that capability */
+    const char *privileged;  /* why the caller writes a map: a sentence about its capability */
 };
 
 /* The constants of uids and of gids, indexed by enum un_kind. */
@@ -23,25 +21,26 @@ extern const struct un_kind_facts un_kinds[2];
 
 #define UN_IDS_TEXT_MAX sizeof "uids 4294967295-4294967295"
 
-/* Writes a range of ids for a message to `text`, as "uid 5" or "uids 5-9", and returns `text`. */
+/* Writes a range of ids to `text` as messages show it, "uid 5" or "uids 5-9". Returns `text`. */
 const char *un_ids_text(int kind, uint32_t first, uint32_t count, char text[UN_IDS_TEXT_MAX]);
 
 /* ---- compose.c: building a map from a request ------------------------------------------------ */
 
-/* Builds the uid map or the gid map of a request, and stores the ranges that don't exist in the
+/* Builds the uid map or the gid map of a request. Stores the ranges that don't exist in the
  * parent's map in `clipped`. */
 int un_compose(int kind, const struct un_request *request, const struct un_facts *facts,
                struct un_map *map, struct un_ranges *clipped, struct un_error *err);
 
 /* ---- plan.c: parts of planning --------------------------------------------------------------- */
 
-/* Plans a map of only the caller's own id, after planning a request with allow_single_id has failed
- * with the error `err`. Stores this error in the plan. */
+/* Plans a map of only the caller's own id. Called after the full request, with allow_single_id, has
+ * failed with the error `err`, which is stored in the plan. */
 int un_plan_single_id(const struct un_request *request, const struct un_facts *facts,
                       struct un_plan *plan, struct un_error *err);
 
-/* Stores in `plan` to which ids inside a process with the ids `uid` and `gid` must switch, and
- * whether it must drop its groups, according to the maps and the setgroups policy. */
+/* Plans what a process with the ids `uid` and `gid` must do inside, given the maps and the
+ * setgroups policy of the plan: to which ids it must switch, and whether it must drop its
+ * groups. */
 void un_plan_become(struct un_plan *plan, uint32_t uid, uint32_t gid);
 
 #endif

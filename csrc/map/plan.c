@@ -1,11 +1,12 @@
-/* Planning, which means choosing the maps and their writers. All functions here are pure: a plan
- * depends only on the request and the facts. */
+/* Planning: choosing the maps and their writers. All functions here are pure, so a plan depends
+ * only on the request and the facts. */
 #include "base/base.h"
 #include "map/map.h"
 
 #include <inttypes.h>
 
-/* Default id that the kernel shows for ids without a mapping (/proc/sys/kernel/overflowuid). */
+/* The kernel's default for the id that it shows in place of ids without a mapping
+ * (/proc/sys/kernel/overflowuid). */
 #define OVERFLOW_ID 65534
 
 static const char *const writer_names[] = {
@@ -31,8 +32,8 @@ static bool has_capability(const struct un_facts *facts, int cap)
     return facts->caps >> cap & 1;
 }
 
-/* Returns whether mapping uid 0 of the parent needs CAP_SETFCAP, which the caller lacks. Linux
- * requires it since 5.12, because root inside could otherwise write file capabilities that are
+/* Returns whether the map contains uid 0 of the parent, and the caller lacks the CAP_SETFCAP that
+ * this requires since Linux 5.12. Otherwise root inside could write file capabilities that are
  * valid in the parent. */
 static bool lacks_setfcap(int kind, const struct un_map *map, const struct un_facts *facts)
 {
@@ -45,8 +46,8 @@ static bool is_own_id(const struct un_map *map, uint32_t own)
     return map->len == 1 && map->extent[0].count == 1 && map->extent[0].outside == own;
 }
 
-/* Returns the number of granted ids from `id` to the end of the range that contains `id`, or 0 if
- * no range contains `id`. */
+/* Returns how many ids from `id` on are granted by the range that contains `id`, or 0 if no range
+ * contains it. */
 static uint32_t granted_from(const struct un_ranges *ranges, uint32_t id)
 {
     for (uint32_t i = 0; i < ranges->len; i++)
@@ -55,9 +56,8 @@ static uint32_t granted_from(const struct un_ranges *ranges, uint32_t id)
     return 0;
 }
 
-/* Returns whether newuidmap(1) would accept an extent. The extent may span adjacent ranges, but
- * newuidmap accepts the caller's own id only as a separate extent (have_range() in shadow's
- * subordinateio.c). */
+/* Returns whether newuidmap(1) accepts an extent. The extent may span adjacent ranges. The caller's
+ * own id is accepted only as an extent of its own (have_range() in shadow's subordinateio.c). */
 static bool is_granted(struct un_extent extent, const struct un_id_facts *id)
 {
     if (extent.count == 1 && extent.outside == id->own)
@@ -83,7 +83,7 @@ static int refuse_helper(int kind, const struct un_facts *facts, const char *cau
                    *path ? path : un_kinds[kind].helper, why);
 }
 
-/* Checks whether a helper can write the map for the caller, without running the helper. */
+/* Fails if a helper certainly can't write the map for the caller. Does not run the helper. */
 static int check_helper(int kind, const struct un_facts *facts, struct un_error *err)
 {
     static const struct {
@@ -143,9 +143,9 @@ static int choose_writer(int kind, const struct un_request *request, const struc
     const struct un_map *map = &plan->map.of[kind];
     bool own = is_own_id(map, facts->id[kind].own);
     bool privileged = has_capability(facts, un_kinds[kind].cap);
-    /* The process can't write the gid map itself if setgroups(2) must be allowed. A file's mode may
-     * deny a group what the mode grants to all others, so the kernel lets an unprivileged process
-     * map a gid only if setgroups(2), with which the process could leave the group, is denied
+    /* If setgroups(2) is to stay allowed, the process can't write its gid map itself. A file mode
+     * may deny to a group what it grants to others, and a process that can call setgroups(2) could
+     * leave the group. So an unprivileged process may map a gid only after setgroups(2) is denied
      * (user_namespaces(7), "The /proc/PID/setgroups file"). */
     bool self = own && !(kind == UN_GID && request->setgroups == UN_SETGROUPS_ALLOW);
 
@@ -168,8 +168,8 @@ static int choose_writer(int kind, const struct un_request *request, const struc
     return plan_helper(kind, facts, plan, err);
 }
 
-/* Returns the id inside that a process with the id `own` must switch to: the id to which `own` is
- * mapped, otherwise 0 if that id is mapped, otherwise -1. */
+/* Returns the id inside to which a process with the id `own` must switch: the id to which `own` is
+ * mapped; if it is not mapped, 0; if 0 is not mapped either, -1. */
 static int64_t inside_id(const struct un_map *map, uint32_t own)
 {
     const struct un_extent *extent = un_map_find(map, UN_OUTSIDE, own);
@@ -178,8 +178,8 @@ static int64_t inside_id(const struct un_map *map, uint32_t own)
     return un_map_find(map, UN_INSIDE, 0) ? 0 : -1;
 }
 
-/* The supplementary groups must be dropped if the gid that the parent namespace sees changes and
- * setgroups(2) is allowed. */
+/* The supplementary groups must be dropped if the process gets another gid in the parent namespace,
+ * unless setgroups(2) is denied. */
 void un_plan_become(struct un_plan *plan, uint32_t uid, uint32_t gid)
 {
     plan->is_root = uid == 0;
@@ -252,10 +252,10 @@ bool un_plan_writes_itself(const struct un_plan *plan)
     return true;
 }
 
-/* Returns whether the plan depends on the maps of the current user namespace. The caller's own id
- * usually needs no check, because the kernel denies unshare(2) to a caller whose ids are not mapped
- * there. But the overflow id needs a check, because it may stand for an unmapped id. If the caller
- * maps uid 0, the kernel version decides whether CAP_SETFCAP is needed. */
+/* Returns whether a plan needs the maps of the current user namespace. The caller's own id alone
+ * usually needs no check, because the kernel denies unshare(2) to a caller with unmapped ids. An
+ * exception is the overflow id, which may stand for an unmapped id. Another is uid 0: the kernel
+ * version decides whether mapping it requires CAP_SETFCAP. */
 bool un_plan_needs_parents(const struct un_request *request, const struct un_facts *facts)
 {
     for (int kind = UN_UID; kind <= UN_GID; kind++) {
