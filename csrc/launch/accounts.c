@@ -1,10 +1,10 @@
-/* Finding the user of the command in /etc/passwd and /etc/group of the sandbox. */
+/* Looking up the command's user in the sandbox's /etc/passwd and /etc/group. */
 #include "base/base.h"
 #include "launch/launch.h"
 
-/* Reads a regular file of the sandbox into file->bytes, which the caller must free. If the file
- * does not exist, file->bytes stays NULL. gvisor/launch/accounts.py reads these files by the same
- * rules. */
+/* Reads the sandbox's /etc/passwd or /etc/group into file->bytes, which the caller must free. If
+ * the file does not exist, file->bytes stays NULL; if it is not a regular file, the function fails.
+ * gvisor/launch/accounts.py applies the same rules. */
 static int read_accounts(const struct un_view *view, const char *path, struct un_account_file *file,
                          struct un_error *err)
 {
@@ -21,15 +21,15 @@ static int read_accounts(const struct un_view *view, const char *path, struct un
         return 0;
     if (fstat(found, &status))
         return un_account_fail_file(path, errno, "", err);
-    /* Check the type of the open file, because another process could replace the file at the
-     * path. */
+    /* Check the type on the open descriptor, because another process could replace the file at the
+     * path between a check and the open. */
     if (!S_ISREG(status.st_mode))
         return un_account_fail_file(path, 0, ": not a regular file", err);
     un_auto_close int opened = un_reopen(found, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
     if (opened < 0)
         return un_account_fail_file(path, errno, "", err);
-    /* Allocate the maximum size instead of the present size, because the file may grow before it is
-     * read. */
+    /* Allocate the maximum size instead of the size that fstat(2) reported, because the file may
+     * grow before it is read. */
     char *bytes = malloc(UN_ACCOUNT_FILE_MAX + 1);
     file->bytes = bytes;
     ssize_t length = bytes ? un_read_all(opened, bytes, UN_ACCOUNT_FILE_MAX + 1) : -1;

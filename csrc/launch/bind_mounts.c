@@ -1,11 +1,12 @@
-/* Preparing the bind mounts of a sandbox: this process mounts some files itself, and prepares the
- * sources of the bind mounts that runsc makes. */
+/* Preparing the bind mounts of a sandbox. This process makes some of the mounts itself. runsc makes
+ * the others, and this process prepares their sources and mount points. */
 #include "base/base.h"
 #include "launch/launch.h"
 
 #include <sys/statvfs.h>
 
-/* Creates an empty file at a path inside, and bind-mounts a file of the host on it. */
+/* Creates an empty file in the sandbox's root filesystem, and bind-mounts a file of the host on
+ * it. */
 int un_step_file(struct un_launch *launch, const struct un_record *record, struct un_error *err)
 {
     un_auto_trail struct un_trail trail;
@@ -19,7 +20,7 @@ int un_step_file(struct un_launch *launch, const struct un_record *record, struc
     return un_bind(source->fd, place, UN_ATTR_HARMLESS | UN_ATTR_RDONLY, inside, err);
 }
 
-/* Returns whether a source is a device, or lies in /dev. */
+/* Returns whether a source is a device file, or lies in /dev. */
 static bool has_devices(const struct un_source *source, const struct stat *status)
 {
     return S_ISCHR(status->st_mode) || S_ISBLK(status->st_mode) ||
@@ -58,8 +59,8 @@ static const char *name_special(mode_t mode)
     }
 }
 
-/* Fails if the mount point is a special file. runsc opens the mount point, which would block for a
- * FIFO without a process at the other end, and would fail for a socket, or for a device in a user
+/* Fails if the mount point is a special file. runsc opens the mount point, and the open would block
+ * for a FIFO that no other process has open, and fail for a socket, or for a device in a user
  * namespace. */
 static int refuse_special(struct un_launch *launch, struct un_trail *trail, const char *inside,
                           struct un_error *err)
@@ -74,9 +75,9 @@ static int refuse_special(struct un_launch *launch, struct un_trail *trail, cons
                    "%.200s is %s, and gVisor can't mount anything on it", inside, kind);
 }
 
-/* Fails if the mount would cover the root filesystem or usernsctl-verify, the program that proves
- * that its kernel is gVisor. A symbolic link of a hostile root filesystem or bundle may lead to one
- * of these. */
+/* Fails if the mount point is the sandbox's root directory or usernsctl-verify, the program in the
+ * sandbox that proves that its kernel is gVisor. A symbolic link in a hostile root filesystem or
+ * bundle may lead to either of them. */
 static int refuse_own(struct un_launch *launch, const char *named, const char *inside,
                       struct un_error *err)
 {
@@ -88,8 +89,9 @@ static int refuse_own(struct un_launch *launch, const char *named, const char *i
                    inside);
 }
 
-/* Adds a bind mount for runsc to the launch and to its view. The source is the entry `name` of the
- * directory scratch/shown, and is open as `shown`. The launch takes ownership of `shown`. */
+/* Adds a bind mount that runsc will make to launch->bind and to the launch's view. The source is
+ * the entry `name` of the directory "shown" in scratch, and is open as `shown`. The launch takes
+ * ownership of the descriptor `shown`. */
 static int note_bind(struct un_launch *launch, const struct un_source *source, const char *name,
                      const char *inside, int shown, struct un_error *err)
 {
@@ -123,8 +125,8 @@ static int show_for_runsc(struct un_launch *launch, const struct un_record *reco
     return note_bind(launch, source, name, un_view_inside(trail), shown, err);
 }
 
-/* Creates the mount point of a bind mount that runsc will make, and makes the source of the mount
- * available to runsc. */
+/* Creates the mount point of a bind mount that runsc will make, and mounts the source where runsc
+ * can access it. */
 int un_step_bind(struct un_launch *launch, const struct un_record *record, struct un_error *err)
 {
     struct stat status;
@@ -160,7 +162,8 @@ static int cover_by_empty(struct un_launch *launch, const char *wanted, struct u
                                                          : 0;
 }
 
-/* Adds a mount that gVisor makes itself to the view. The mount may cover earlier bind mounts. */
+/* Checks the mount point of a filesystem that gVisor itself mounts, such as a tmpfs. If the
+ * filesystem is empty, adds it to the view, where it may cover earlier bind mounts. */
 int un_step_mount(struct un_launch *launch, const struct un_record *record, struct un_error *err)
 {
     char wanted[UN_PATH_MAX];
@@ -172,8 +175,8 @@ int un_step_mount(struct un_launch *launch, const struct un_record *record, stru
     if (refuse_own(launch, record->arguments, wanted, err))
         return -1;
     const struct un_cover *cover = un_view_cover_at(&launch->view, trail.path, strlen(trail.path));
-    /* A missing mount point is an error only in a writable file system, because in a read-only file
-     * system gVisor creates the mount point itself. */
+    /* A missing mount point is an error only in a writable filesystem, because in a read-only
+     * filesystem gVisor creates the mount point itself. */
     if (*trail.missing && cover && is_writable(cover->fd))
         return un_place_fail_missing(launch, &trail, err);
     return strcmp(un_record_argument(record, 1), "empty") ? 0 : cover_by_empty(launch, wanted, err);

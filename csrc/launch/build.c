@@ -1,4 +1,4 @@
-/* Building the root filesystem and the files of a launch, record by record. */
+/* Building the root filesystem of a sandbox and its other files from the records of a launch. */
 #include "base/base.h"
 #include "launch/launch.h"
 
@@ -16,8 +16,8 @@ static int step_read_only(struct un_launch *launch, const struct un_record *reco
     return un_mount_restrict(launch->view.top, UN_ATTR_RDONLY, 0, "the root filesystem", err);
 }
 
-/* The functions that perform records, indexed by enum un_verb; NULL for verbs of other parts of the
- * launch. */
+/* The function that performs each record of the build, indexed by enum un_verb. NULL for verbs that
+ * the build does not use. */
 static un_step_function *const step_functions[UN_VERB_COUNT] = {
     [UN_VERB_BIND] = un_step_bind,
     [UN_VERB_DEBUG_LOG] = un_step_debug_log,
@@ -51,7 +51,8 @@ static int hide_homes(struct un_launch *launch, const struct un_launch_params *p
     return 0;
 }
 
-/* Reopens the sources, so that their descriptors belong to the mount namespace of this process. */
+/* Opens the sources again by their paths, so that their descriptors belong to the mount namespace
+ * of this process. */
 static int reopen_sources(struct un_launch *launch, struct un_error *err)
 {
     for (size_t i = 0; i < launch->of_verb[UN_VERB_SOURCE]; i++) {
@@ -90,7 +91,7 @@ static int build_root(struct un_launch *launch, const struct un_launch_params *p
 {
     if (un_marks_draw(&launch->marks))
         return un_launch_fail_file(launch, "random", err);
-    /* Reopen the sources before the first mount, which could cover one of them. */
+    /* Reopen the sources before the first mount, because a mount could cover one of them. */
     if (reopen_sources(launch, err) || un_scratch_mount(launch, err))
         return -1;
     if (!un_root_begin(launch, err) && !take_steps(launch, params, err) &&
@@ -103,7 +104,7 @@ static int build_root(struct un_launch *launch, const struct un_launch_params *p
 int un_launch_build(struct un_launch *launch, const struct un_launch_params *params,
                     struct un_error *err)
 {
-    /* Set a umask with which other users inside can read the files that this function creates. */
+    /* Set a umask that lets every user in the sandbox read the files that this function creates. */
     mode_t before = umask(022);
     int failed = build_root(launch, params, err);
     umask(before);

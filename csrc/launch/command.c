@@ -3,11 +3,11 @@
 
 #include <elf.h>
 
-/* Number of bytes of a script in which the kernel looks for the #! line (execve(2)). */
+/* The #! line of a script must lie in its first 256 bytes (BINPRM_BUF_SIZE, execve(2)). */
 #define FIRST_LINE_MAX 256
 
-/* The processor of the programs that gVisor executes here: its number in ELF files (elf(5)), and
- * its name. */
+/* The architecture of the programs that gVisor can execute on this host: its e_machine in the ELF
+ * header (elf(5)), and its name for error messages. */
 #ifdef __x86_64__
 #define UN_ELF_MACHINE EM_X86_64
 #define UN_MACHINE_NAME "x86-64"
@@ -20,15 +20,16 @@
  * may come from a hostile bundle. */
 #define SEARCH_MS 2000
 
-/* Results of looking up the file of a command. */
+/* Results of the lookup of a command's file. */
 enum found {
-    UNKNOWN, /* the file may exist, but only gVisor can read the file, or this process may not read
-                the file */
+    /* not decided: only gVisor knows the file, this process may not read it, or the time limit was
+     * exceeded */
+    UNKNOWN,
     UNREACHABLE,
     MISSING,
     BELOW_FILE,
     DIRECTORY,
-    SPECIAL, /* the file is a FIFO, a socket or a device */
+    SPECIAL, /* a FIFO, a socket or a device */
     NOT_EXECUTABLE,
     EXECUTABLE
 };
@@ -64,8 +65,8 @@ static enum found judge_file(const struct un_reached *at)
     return status.st_mode & 0111 ? EXECUTABLE : NOT_EXECUTABLE;
 }
 
-/* Looks up a path inside, and stores the file in `at`. The caller must close the descriptor in
- * `at`. */
+/* Looks up the file `name` in the sandbox, and stores it in `at`. The caller must close the
+ * descriptor in `at`. */
 static enum found find_inside(const struct wanted *wanted, const char *name, struct un_reached *at)
 {
     un_view_follow(wanted->view, wanted->cwd, name, at);
@@ -81,8 +82,8 @@ static enum found find_inside(const struct wanted *wanted, const char *name, str
     return found == DIRECTORY ? MISSING : BELOW_FILE;
 }
 
-/* Finds the first executable file in the directories `along`, otherwise the first regular file, and
- * stores it in `at`. */
+/* Searches the directories `along`, in the syntax of PATH, and stores the first executable file in
+ * `at`, or the first regular file if none is executable. */
 static enum found find_along_path(const struct wanted *wanted, const char *along,
                                   struct un_reached *at)
 {
@@ -108,8 +109,8 @@ static enum found find_along_path(const struct wanted *wanted, const char *along
     return best;
 }
 
-/* Reads the beginning of a program, terminated by NUL. Returns the number of bytes, or -1 with
- * errno set. */
+/* Reads the first FIRST_LINE_MAX bytes of a program into `start`, and appends a NUL. Returns the
+ * number of bytes, or -1 with errno set. */
 static ssize_t read_start(int fd, char start[FIRST_LINE_MAX + 1])
 {
     un_auto_close int opened = un_reopen(fd, O_RDONLY);
@@ -118,9 +119,9 @@ static ssize_t read_start(int fd, char start[FIRST_LINE_MAX + 1])
     return got;
 }
 
-/* Returns the interpreter in the #! line of a script, or NULL if `start` has no such line. Modifies
- * `start`. Only spaces and tabs end the name, as in the kernel (fs/binfmt_script.c) and in gVisor:
- * a carriage return is a part of the name. */
+/* Returns the path of the interpreter in the #! line of a script, or NULL if `start` has no such
+ * line. Modifies `start`. Only a space, a tab or the newline ends the path, as in the kernel
+ * (fs/binfmt_script.c) and in gVisor, so a carriage return is a part of the path. */
 static const char *interpreter_of(char start[FIRST_LINE_MAX + 1])
 {
     char *rest;
@@ -128,8 +129,8 @@ static const char *interpreter_of(char start[FIRST_LINE_MAX + 1])
     return strncmp(start, "#!", 2) ? NULL : strtok_r(start + 2, " \t", &rest);
 }
 
-/* Returns whether a path does not exist inside. If so, resolves the symbolic links in the path, and
- * stores the result in `where`. */
+/* Returns whether a path does not exist in the sandbox. If so, stores the path with resolved
+ * symbolic links in `where`. */
 static bool is_not_inside(const struct wanted *wanted, const char *path, struct un_reached *at,
                           char where[UN_PATH_MAX])
 {
@@ -141,8 +142,8 @@ static bool is_not_inside(const struct wanted *wanted, const char *path, struct 
     return snprintf(where, UN_PATH_MAX, "%s/%s", top, at->missing) < UN_PATH_MAX;
 }
 
-/* Checks whether an ELF file can't be executed, because it is for another processor than gVisor,
- * which executes only 64-bit programs. `path` is the path of the file. */
+/* Returns whether gVisor can't execute an ELF file, because the file is for another processor or
+ * for 32-bit processors, and sets `fault`. `path` is the path of the file. */
 static bool check_elf(const char *start, size_t length, const char *path,
                       struct un_command_fault *fault)
 {
@@ -165,10 +166,11 @@ static bool has_cr_at_end(const char *name)
     return length && name[length - 1] == '\r';
 }
 
-/* Checks whether a program can't be executed, because it is neither an ELF file nor a script, is an
- * ELF file for another processor, or is a script whose interpreter does not exist inside. The
- * last often happens to scripts of Python's virtual environments, whose interpreter is a symbolic
- * link out of the environment. `path` is the path of the program. */
+/* Returns whether gVisor can't execute a program, and sets `fault`. That is the case for an ELF
+ * file for another processor, for a file that is neither an ELF file nor a script, and for a script
+ * whose interpreter does not exist in the sandbox. Scripts of Python's virtual environments often
+ * lack their interpreter, which is a symbolic link to a file outside the environment. `path` is the
+ * path of the program. */
 static bool check_program(const struct wanted *wanted, int fd, const char *path,
                           struct un_command_fault *fault)
 {
@@ -255,7 +257,8 @@ bool un_view_check_command(const struct un_view *view, const char *command, cons
     }
 }
 
-/* Returns PATH of the command's environment, or the default search path if PATH is not set. */
+/* Returns the value of PATH in the command's environment, or the default search path if PATH is not
+ * set. */
 static const char *path_of(const struct un_launch_params *params)
 {
     const char *path = UN_SYSTEM_PATH;
@@ -265,10 +268,10 @@ static const char *path_of(const struct un_launch_params *params)
     return path;
 }
 
-/* Returns the remedy for a fault of a frozen launch. The remedy can't name the options from which
- * the launch was frozen, because a launch does not contain these options. `root` is the directory
- * that the sandbox has as its root directory: "/" if the sandbox shows all files of the host, NULL
- * if the root directory is built from several directories. */
+/* Returns the remedy for a command that a frozen launch can't execute. The remedy can't name the
+ * options with which the launch was frozen, because the launch does not contain them. `root` is the
+ * directory of the host that becomes the sandbox's root directory: "/" if the sandbox sees all
+ * files of the host, NULL if the root directory is built from several directories. */
 static const char *remedy_of(const struct un_command_fault *fault, const char *root)
 {
     bool shows_all = root && !strcmp(root, "/");
@@ -287,8 +290,8 @@ static const char *remedy_of(const struct un_command_fault *fault, const char *r
                   "program: usernsctl freeze --bind DIR";
 }
 
-/* Fills in `err` with the reason of a fault. If the reason is too long, truncates the beginning of
- * the reason, which is a path. */
+/* Fills in `err` with fault->reason. If the reason is too long, cuts off its beginning, which is a
+ * path. */
 static int fail_command_exec(const struct un_command_fault *fault, struct un_error *err)
 {
     size_t length = strlen(fault->reason), most = UN_DETAIL_MAX - sizeof "...";

@@ -1,4 +1,4 @@
-/* Writing config.json from the JSON fragments of the launch and from struct un_launch_params. */
+/* Writing config.json, from the JSON fragments in the launch and from struct un_launch_params. */
 #include "base/base.h"
 #include "launch/launch.h"
 #include "map/map.h"
@@ -6,7 +6,7 @@
 #include <inttypes.h>
 #include <sys/resource.h>
 
-/* Parameters that all functions that write config.json need. */
+/* Parameters that the functions that write config.json share. */
 struct writing {
     struct un_launch *launch;
     const struct un_launch_params *params;
@@ -23,8 +23,8 @@ uint64_t un_map_ids(const struct un_map *map)
     return ids;
 }
 
-/* Fails because a value is not valid UTF-8. The error does not contain the value, because an
- * environment variable may be a secret. */
+/* Fails because a string is not valid UTF-8. The error names the field of config.json but not the
+ * string, because an environment variable may be a secret. */
 static int fail_text(struct writing *writing, const char *where, size_t number)
 {
     char place[64];
@@ -52,7 +52,7 @@ static int add_strings(struct writing *writing, const char *const *values, const
     return 0;
 }
 
-/* Returns whether the uid and the gid of the command are mapped. */
+/* Returns whether the user namespace maps the uid and the gid of the command. */
 static bool is_user_mapped(const struct un_launch_params *params, const struct un_idmap *maps)
 {
     return !maps || (un_map_find(&maps->of[UN_UID], UN_INSIDE, params->id[UN_UID]) &&
@@ -104,17 +104,16 @@ static int add_user(struct writing *writing)
     un_text_add_number(writing->text, is_mapped ? writing->params->id[UN_UID] : 0);
     un_text_add(writing->text, ", \"gid\": ");
     un_text_add_number(writing->text, is_mapped ? writing->params->id[UN_GID] : 0);
-    /* In a namespace that maps only one id, omit the supplementary groups, even root's groups in
-     * /etc/group, because they are not mapped. */
+    /* Omit the supplementary groups in a namespace that maps only one id, because it does not map
+     * them, not even those that /etc/group lists for root. */
     if (is_mapped && !(writing->maps && has_one_id(writing->maps)))
         add_groups(writing);
     un_text_add(writing->text, "}");
     return 0;
 }
 
-/* If the namespace does not map the command's ids, because it maps only id 0, which runsc needs,
- * adds the arguments with which usernsctl-verify maps the command's ids in a nested user namespace
- * of gVisor. */
+/* If the namespace maps only id 0, which runsc needs, and not the command's ids, adds the arguments
+ * with which usernsctl-verify maps the command's ids in a nested user namespace of gVisor. */
 static void add_nested_ids(struct writing *writing)
 {
     if (is_user_mapped(writing->params, writing->maps))
@@ -128,8 +127,8 @@ static void add_nested_ids(struct writing *writing)
     un_text_add(writing->text, ", ");
 }
 
-/* Adds the caller's RLIMIT_NOFILE to config.json. Otherwise the command would inherit the limit of
- * runsc, which raises its own limit. */
+/* Adds the caller's RLIMIT_NOFILE to config.json. Otherwise the command would inherit RLIMIT_NOFILE
+ * from runsc, which raises its own limit. */
 static int add_open_files(struct writing *writing)
 {
     static const char *const names[] = {"{\"type\": \"RLIMIT_NOFILE\", \"soft\": ", ", \"hard\": "};
@@ -159,9 +158,9 @@ static int add_args(struct writing *writing)
     return add_strings(writing, args, "$.process.args");
 }
 
-/* Writes the uid or gid mappings of a nested user namespace that keeps all ids. Adjacent extents
- * are not merged, because the kernel rejects an extent that spans two extents of the parent's map
- * (user_namespaces(7)). */
+/* Writes the uid or gid mappings of a nested user namespace that maps every id to itself. Adjacent
+ * extents are not merged, because the kernel rejects an extent that spans two extents of the
+ * parent's map (user_namespaces(7)). */
 static int add_map(struct writing *writing, int kind)
 {
     struct un_text *text = writing->text;

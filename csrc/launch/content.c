@@ -1,14 +1,14 @@
 /*
- * Checksums of programs, which are recorded in a frozen launch.
+ * Checksums by which a frozen launch recognizes the programs that it will execute.
  *
- * Builders of images set the times of files to a fixed value, so the modification time does not
- * identify a program. Reading all of runsc, which has tens of MB, would delay each start. The
- * checksum of such a large file covers only the first 64 KiB, where the linkers of C and Go store
- * the build id, and blocks at regular distances. Another build differs in nearly every block,
- * because code and addresses move.
+ * The modification time does not identify a program, because image builders set the times of files
+ * to a fixed value. Reading all of a large program, such as runsc with tens of MB, would delay each
+ * start. So the checksum of a large file covers only its first 64 KiB, where the linkers of C and
+ * Go store the build id, and blocks at regular distances. Another build of the program differs in
+ * nearly every block, because code and addresses move.
  *
- * The checksum detects programs that were replaced by mistake. The checksum is not cryptographic,
- * because a user who may write to a program can run anything in place of the program anyway.
+ * The checksum detects programs that were replaced by mistake. It need not be cryptographic,
+ * because a user who may write to a program can run any code in its place anyway.
  */
 #include "base/base.h"
 #include "launch/launch.h"
@@ -17,21 +17,22 @@
 #include <sys/stat.h>
 
 #define BLOCK_SIZE 4096U
-/* Maximum size of a file that is read completely, in bytes. */
+/* Maximum size in bytes of a file that is read as a whole. */
 #define WHOLE_SIZE (256U << 10)
 #define HEAD_SIZE (64U << 10)
-/* Number of blocks that are read after the head of a file larger than WHOLE_SIZE. */
+/* Number of blocks that are read beyond the head of a file larger than WHOLE_SIZE. */
 #define SAMPLES 64U
 
-/* Mixes a word into the checksum. Each step is a bijection of `sum`, so two files that differ in a
- * single word never have the same checksum. The constant is 2^64 divided by the golden ratio. */
+/* Mixes a 64-bit word into the checksum. Each step is a bijection of `sum`, so two files that
+ * differ in a single word never have the same checksum. The constant is 2^64 divided by the golden
+ * ratio. */
 static uint64_t mix(uint64_t sum, uint64_t word)
 {
     sum = (sum ^ word) * UINT64_C(0x9e3779b97f4a7c15);
     return sum ^ sum >> 32;
 }
 
-/* Adds `length` bytes at `offset` to the checksum. Fails with ESTALE if the file ends before. */
+/* Adds the `length` bytes at `offset` to the checksum. Fails with ESTALE if the file is shorter. */
 static int add_block(int fd, uint64_t offset, size_t length, uint64_t *sum)
 {
     uint64_t words[BLOCK_SIZE / sizeof(uint64_t)] = {0};

@@ -1,12 +1,13 @@
 /*
- * Dropping the privileges that runsc does not need. The privileges that runsc needs were found by
- * trial. hardening.for_run() in Python drops the same privileges.
+ * Dropping the privileges that runsc does not need. Those that it needs were found by trial.
+ * hardening.for_run() in Python drops the same privileges.
  *
- * - no_new_privs is set, so that runsc and its children never gain privileges from a set-user-id
- * program. - The bounding set keeps only the capabilities that runsc needs, so runsc can change the
- * prepared namespace only as far as these capabilities allow. The sandbox runs in a nested user
- * namespace. There, the bounding set is full at first (user_namespaces(7)), but capabilities in the
- * nested namespace have no effect outside.
+ * - no_new_privs is set, so that runsc and its children can't gain privileges from a set-user-id
+ *   program.
+ * - The bounding set is reduced to the capabilities that runsc needs, so that runsc can change the
+ *   namespaces in which it was started only as far as these allow. The sandbox itself runs in a
+ *   nested user namespace. Its bounding set is full at first (user_namespaces(7)), but its
+ *   capabilities have no effect outside that namespace.
  */
 #include "base/base.h"
 #include "launch/launch.h"
@@ -16,18 +17,19 @@
 
 #define BIT(capability) (UINT64_C(1) << (capability))
 
-/* Capabilities that runsc needs. If one of the first four is missing, runsc creates a user
- * namespace, and executes itself again there. CAP_SETFCAP is needed to map id 0 into the nested
- * user namespace (user_namespaces(7), since Linux 5.12). */
+/* Capabilities that runsc needs. Without one of the first four, runsc creates a user namespace, and
+ * executes itself again there. CAP_SETFCAP is needed to map id 0 into the nested user namespace
+ * (user_namespaces(7), since Linux 5.12). */
 #define OF_RUNSC                                                                                   \
     (BIT(CAP_SYS_ADMIN) | BIT(CAP_SYS_CHROOT) | BIT(CAP_SETUID) | BIT(CAP_SETGID) |                \
      BIT(CAP_SETFCAP))
-/* Capabilities that the gofer needs to access files of all ids, if the map has several ids. */
+/* Capabilities that runsc's gofer needs to access the files of all ids, if the user namespace maps
+ * several ids. */
 #define OF_FILES                                                                                   \
     (BIT(CAP_CHOWN) | BIT(CAP_DAC_OVERRIDE) | BIT(CAP_DAC_READ_SEARCH) | BIT(CAP_FOWNER) |         \
      BIT(CAP_FSETID))
 
-/* Capabilities that the watcher needs to create the network of a sandbox, and drops afterwards
+/* Capabilities that the watcher needs to create the sandbox's network, and drops afterwards
  * (programs/shared/network.c). */
 #define OF_NETWORK (BIT(CAP_NET_ADMIN) | BIT(CAP_SETPCAP))
 
@@ -36,7 +38,8 @@ static int drop_bounding(uint64_t kept, struct un_error *err)
     for (unsigned long cap = 0; cap < 64; cap++) {
         int has = kept & BIT(cap) ? 0 : prctl(PR_CAPBSET_READ, cap, 0, 0, 0);
         if (has < 0 && errno == EINVAL)
-            return 0; /* PR_CAPBSET_READ fails for a number above the kernel's last capability */
+            /* PR_CAPBSET_READ fails with EINVAL for a number above the kernel's last capability */
+            return 0;
         if (has < 0 || (has && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0)))
             return un_fail_errno(err, UN_STEP_CAPABILITIES, "bounding set");
         if (has && prctl(PR_CAPBSET_READ, cap, 0, 0, 0))

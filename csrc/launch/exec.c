@@ -1,10 +1,11 @@
-/* The last step of a launch: this process executes the program that waits for runsc. */
+/* The last step of a launch: this process executes usernsctl-watch, the watcher, which starts runsc
+ * and waits for it. */
 #include "base/base.h"
 #include "launch/launch.h"
 #include "sys/sys.h"
 
-/* Arguments and environment of the watcher, each terminated by NULL. `memory` holds the expanded
- * arguments. */
+/* The argument and environment vectors of the watcher, each terminated by NULL. `memory` holds the
+ * arguments in which placeholders were expanded. */
 struct exec_args {
     char **argv;
     char **envp;
@@ -35,7 +36,7 @@ static void fill_exec_args(const struct un_launch *launch, const struct un_launc
     UN_EACH_RECORD (record, launch, UN_VERB_WATCH) {
         *arg++ = at;
         at += un_marks_expand(&launch->marks, record->arguments, at) + 1;
-        /* Insert the options of the watcher after argv[0]. */
+        /* Insert the watcher's options after argv[0]. */
         if (arg != args->argv + 1)
             continue;
         if (params->reraise_signal)
@@ -75,10 +76,13 @@ static int build_exec_args(struct un_launch *launch, const struct un_launch_para
 }
 
 /*
- * gVisor has its own offset for each file, which begins at 0. Without O_APPEND, output would
- * overwrite the contents of the file, and if standard output and standard error are the same file,
- * they would overwrite each other. Setting O_APPEND is safe if the caller's offset is at the end of
- * the file, because appending is then equivalent to writing at the offset.
+ * Sets O_APPEND on the open file `fd` if the file is a regular file that is open for writing, and
+ * the caller's offset is at its end.
+ *
+ * gVisor has its own offset for each open file, which begins at 0. Without O_APPEND, the sandbox's
+ * output would overwrite the file, and if standard output and standard error were the same file,
+ * they would overwrite each other. At the end of the file, appending is equivalent to writing at
+ * the offset.
  */
 int un_append_at_end(int fd)
 {
@@ -92,8 +96,8 @@ int un_append_at_end(int fd)
     return 0;
 }
 
-/* Prepares standard input, output and error for runsc. Opens /dev/null as each closed descriptor,
- * and reopens pipes and terminals. */
+/* Prepares standard input, output and error for runsc: opens /dev/null in place of closed
+ * descriptors, sets O_APPEND on files, and reopens pipes and terminals. */
 static int prepare_stdio(struct un_error *err)
 {
     static const char *const names[] = {"standard input", "standard output", "standard error"};
@@ -107,7 +111,7 @@ static int prepare_stdio(struct un_error *err)
 }
 
 /* Stores the descriptors that the watcher inherits in `kept`, sorted and without duplicates.
- * Returns their number. */
+ * Returns the number of descriptors. */
 static size_t list_kept(const struct un_launch *launch, const struct un_launch_params *params,
                         int *kept)
 {
@@ -121,8 +125,8 @@ static size_t list_kept(const struct un_launch *launch, const struct un_launch_p
     return un_sort_fds(kept, count);
 }
 
-/* Sets close-on-exec on all descriptors that the watcher does not inherit (list_kept()). No
- * descriptor is closed before the exec, because the exec may fail. */
+/* Sets close-on-exec on all descriptors except those that the watcher inherits (list_kept()). Does
+ * not close the others yet, because the execve(2) may fail. */
 static int pass_only(const struct un_launch *launch, const struct un_launch_params *params,
                      struct un_error *err)
 {
@@ -140,7 +144,7 @@ static int exec_watcher(struct un_launch *launch, const struct un_launch_params 
     un_launch_set_remedy(launch, NULL, NULL);
     if (prepare_stdio(err) || pass_only(launch, params, err))
         return -1;
-    /* Leave the current directory, because a mount may cover it. */
+    /* Change to "/", because a mount may cover the current directory. */
     if (chdir("/"))
         return un_fail_errno(err, UN_STEP_CWD, "/");
     if (un_check_programs(launch, err))
@@ -151,7 +155,7 @@ static int exec_watcher(struct un_launch *launch, const struct un_launch_params 
     return -1;
 }
 
-/* Reads the maps of the user namespace of this process. */
+/* Reads the uid_map and the gid_map of this process's user namespace. */
 static int read_maps(struct un_idmap *maps, struct un_error *err)
 {
     un_auto_close int self = un_open_self(err);
@@ -180,8 +184,8 @@ int un_launch_exec(struct un_launch *launch, const struct un_launch_params *para
     un_auto_free struct un_idmap *maps = malloc(sizeof *maps);
     if (!maps)
         return un_fail_errno(err, UN_STEP_RUNSC, "");
-    /* Set a umask with which only the caller may access files that runsc creates. The command in
-     * the sandbox has its own umask. */
+    /* Set a umask that denies other users access to files that runsc creates. The command in the
+     * sandbox has its own umask. */
     umask(077);
     if (!prepare_watcher(launch, params, &args, maps, err))
         exec_watcher(launch, params, &args, err);

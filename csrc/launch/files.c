@@ -1,14 +1,14 @@
-/* Steps that create files outside the root filesystem: the bundle, state and logs of runsc, and
- * programs of this package. */
+/* Steps that create files outside the root filesystem: runsc's bundle, state and logs, and mounts
+ * of this package's programs. */
 #include "base/base.h"
 #include "launch/launch.h"
 
 #include <sys/mount.h>
 
-/* A path in scratch: its open parent directory, and its last component. */
+/* A path in scratch, split into its parent directory, which is open, and its last component. */
 struct scratch_entry {
     int directory;
-    char path[UN_PATH_MAX]; /* path of the entry, relative to scratch */
+    char path[UN_PATH_MAX]; /* path relative to scratch */
     const char *name;       /* last component of `path` */
 };
 
@@ -19,7 +19,7 @@ static void close_entry(const struct scratch_entry *entry)
 
 #define auto_close_entry __attribute__((cleanup(close_entry)))
 
-/* Opens the parent directory of a path in scratch, one component at a time, without following
+/* Opens the parent directory of a path in scratch, component by component, without following
  * symbolic links. */
 static int open_entry(struct un_launch *launch, const char *word, struct scratch_entry *entry,
                       struct un_error *err)
@@ -90,23 +90,22 @@ static int make_link(struct un_launch *launch, const char *word, const char *tar
     auto_close_entry struct scratch_entry entry = {.directory = -1};
     if (open_entry(launch, word, &entry, err))
         return -1;
-    /* The target is not NULL, because the parser has counted the arguments of the record. */
+    /* The target can't be NULL, because the parser has counted the record's arguments. */
     /* NOLINTNEXTLINE(clang-analyzer-core.NonNullParamChecker) */
     return symlinkat(target, entry.directory, entry.name)
                ? un_launch_fail_file(launch, entry.path, err)
                : 0;
 }
 
-/* Replaces an unwanted log file of runsc by a symbolic link to /dev/null. */
+/* Creates a symbolic link to /dev/null in place of a log file of runsc that nobody reads. */
 int un_step_discard(struct un_launch *launch, const struct un_record *record, struct un_error *err)
 {
     return make_link(launch, record->arguments, "/dev/null", err);
 }
 
-/* Creates a symbolic link in scratch to a program, through /proc/self/fd. A symbolic link is used
- * instead of a bind mount, because a bind mount would change the real path of runsc, and runsc
- * looks for other files next to its real path. A link preserves the process name, because the
- * kernel takes the process name from the executed path. */
+/* Creates a symbolic link in scratch to /proc/self/fd/N, where N is the descriptor of a program. A
+ * bind mount would change the real path of runsc, which looks for other files next to that path. A
+ * link also preserves the process name, which the kernel takes from the executed path. */
 int un_step_program_link(struct un_launch *launch, const struct un_record *record,
                          struct un_error *err)
 {
@@ -115,7 +114,7 @@ int un_step_program_link(struct un_launch *launch, const struct un_record *recor
     return make_link(launch, un_record_argument(record, 1), target, err);
 }
 
-/* Bind-mounts a source under a new name in a directory of scratch. */
+/* Bind-mounts a source on a new entry of a directory in scratch. */
 static int show(struct un_launch *launch, const struct un_source *source, int directory,
                 const char *name, bool is_directory, uint64_t attributes, struct un_error *err)
 {
@@ -125,8 +124,8 @@ static int show(struct un_launch *launch, const struct un_source *source, int di
     return un_bind(source->fd, place, attributes, source->path, err);
 }
 
-/* Bind-mounts the directory for debug logs into scratch, where no other user can redirect the path
- * of the directory by symbolic links. */
+/* Bind-mounts the directory for debug logs into scratch, where no other user can redirect its path
+ * by a symbolic link. */
 int un_step_debug_log(struct un_launch *launch, const struct un_record *record,
                       struct un_error *err)
 {

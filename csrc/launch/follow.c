@@ -1,5 +1,5 @@
-/* Opening files of the host. Each path is resolved only once, and symbolic links of untrusted
- * owners are rejected. */
+/* Opening files of the host. Each path is resolved only once, and symbolic links that an untrusted
+ * user owns are rejected. */
 #include "base/base.h"
 #include "launch/launch.h"
 
@@ -8,19 +8,19 @@
 #include <linux/posix_acl_xattr.h>
 #include <sys/xattr.h>
 
-/* Maximum number of entries of an access control list. A longer list is treated like an unreadable
- * one. */
+/* Maximum number of entries of an access control list (acl(5)). A longer list counts as
+ * unreadable. */
 #define ACL_ENTRIES_MAX 64
 
-/* The owner and the path of a symbolic link that was rejected because of its owner. */
+/* Owner and path of a symbolic link that was rejected because its owner is not trusted. */
 struct foreign {
     int64_t owner;
     char *path;
 };
 
-/* Returns whether only root can have created a file at this path. True for entries of /, paths in
- * /etc and /usr, and the directories in `known`. un_owner_is_trusted() uses the path where the
- * owner of a file does not distinguish root from other users. */
+/* Returns whether only root can have created a file at this path, which is true for entries of /,
+ * paths in /etc and /usr, and the directories in `known`. un_owner_is_trusted() checks the path if
+ * the owner of a file does not tell root from other users. */
 static bool is_of_root(const char *path)
 {
     static const char *const known[] = {
@@ -36,12 +36,13 @@ static bool is_of_root(const char *path)
 }
 
 /*
- * Returns whether symbolic links of the owner `uid` are followed, which is true for the caller,
- * root, and the owner of /. `path` is the path of the link, with all other symbolic links resolved.
+ * Returns whether symbolic links that the user `uid` owns are followed, which is true for links of
+ * the caller, of root, and of the owner of /. `path` is the path of the link, in which all other
+ * symbolic links are resolved.
  *
- * In a user namespace that does not map root, root's files appear with the overflow uid, and so do
- * the files of all other unmapped users (user_namespaces(7)). Then a file counts as root's if no
- * other user can have created a file at its path.
+ * In a user namespace that does not map root, root's files appear to belong to the overflow uid, as
+ * do the files of all other unmapped users (user_namespaces(7)). Then a link counts as root's only
+ * if no other user can have created a file at its path.
  */
 bool un_owner_is_trusted(uid_t uid, const char *path)
 {
@@ -54,8 +55,8 @@ bool un_owner_is_trusted(uid_t uid, const char *path)
     return (overflow >= 0 && (int64_t)uid != overflow) || is_of_root(path);
 }
 
-/* Returns whether a group has members in group(5), which does not list the users whose primary
- * group it is. */
+/* Returns whether /etc/group lists members of a group. Users whose primary group it is are not
+ * listed there (group(5)). */
 static bool has_members(gid_t gid)
 {
     char line[UN_LINE_MAX];
@@ -74,18 +75,16 @@ static bool has_members(gid_t gid)
     return false;
 }
 
-/*
- * Returns whether a group contains only the caller and root. Users who share a primary group are
- * not listed as members of the group, so the gid must also equal the uid, as for a group created
- * with its user (pam_umask(8), usergroups).
- */
+/* * Returns whether a group contains only the caller and root. Users who share a primary group are
+ * not listed as members of the group, so the gid must also equal the uid, as for a group that was
+ * created together with its user (pam_umask(8), usergroups). */
 bool un_group_is_private(gid_t gid)
 {
     return gid == 0 || (gid == getegid() && gid == geteuid() && !has_members(gid));
 }
 
 /* Returns whether the access control list of a file grants write permission to a named user or
- * group (acl(5)), or can't be read. */
+ * group (acl(5)), or whether the list can't be read. */
 static bool acl_grants_write(int fd)
 {
     struct {
@@ -93,7 +92,7 @@ static bool acl_grants_write(int fd)
         struct posix_acl_xattr_entry entry[ACL_ENTRIES_MAX];
     } list;
     char path[UN_FD_PATH_MAX];
-    /* Use the path in /proc, because fgetxattr(2) does not accept an O_PATH descriptor. */
+    /* Use the path in /proc, because fgetxattr(2) fails for an O_PATH descriptor. */
     ssize_t size = getxattr(un_fd_path(fd, path), "system.posix_acl_access", &list, sizeof list);
     if (size < 0)
         return errno != ENODATA && errno != EOPNOTSUPP;
@@ -105,9 +104,8 @@ static bool acl_grants_write(int fd)
     return false;
 }
 
-/* Without group write permission, no access control list grants it either: if the directory has a
- * list, the group bits are the mask of the list, which limits the named users and groups
- * (acl(5)). */
+/* Checks the access control list only if the group may write: in a directory with such a list, the
+ * group bits are the mask that limits the permissions of all named users and groups (acl(5)). */
 bool un_others_may_write(int directory)
 {
     struct stat status;
@@ -117,7 +115,7 @@ bool un_others_may_write(int directory)
            (!un_group_is_private(status.st_gid) || acl_grants_write(directory));
 }
 
-/* Returns whether a symbolic link lies in the file system of /proc. */
+/* Returns whether a symbolic link belongs to the filesystem that is mounted at /proc. */
 static bool is_in_proc(const struct stat *link)
 {
     struct stat self;
@@ -133,7 +131,7 @@ static enum un_lookup lookup_link(const struct un_trail *trail, const char *name
     found->fd = -1;
     if (is_in_proc(status)) {
         /* Let the kernel follow a magic link (symlink(7)), such as /proc/self/fd/N for the shell's
-         * <(COMMAND), because the target of a magic link may have no path. */
+         * <(COMMAND), because its target may have no path. */
         close(link);
         found->fd = openat(trail->place[trail->count - 1].fd, name, O_PATH | O_CLOEXEC);
         return found->fd < 0 ? UN_LOOKUP_FAILED : UN_LOOKUP_FILE;
@@ -150,9 +148,9 @@ static enum un_lookup lookup_link(const struct un_trail *trail, const char *name
     return failed ? UN_LOOKUP_FAILED : UN_LOOKUP_LINK;
 }
 
-/* Looks up a name for un_walk(), and fails with EACCES for a symbolic link of an untrusted owner.
- * `arg` is a struct foreign for the owner and the path of that link. If `arg` is NULL, links of all
- * owners are followed. */
+/* Looks up a name for un_walk(), and fails with EACCES for a symbolic link whose owner is not
+ * trusted. `arg` points to a struct foreign that receives the owner and the path of that link, or
+ * is NULL to follow the links of all owners. */
 static enum un_lookup lookup_trusted(const struct un_trail *trail, const char *name,
                                      struct un_entry *found, void *arg)
 {
@@ -184,8 +182,8 @@ static enum un_lookup lookup_no_links(const struct un_trail *trail, const char *
     return found->fd < 0 ? UN_LOOKUP_FAILED : UN_LOOKUP_FILE;
 }
 
-/* Duplicates a descriptor to a number above 2, and closes the original. If standard input, output
- * or error is closed, an opened file may have a lower number. */
+/* Duplicates a descriptor to a number above 2, and closes the original. If the caller has closed
+ * standard input, output or error, open(2) may have returned such a low number. */
 static int move_above_stdio(int fd)
 {
     int taken = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 3);
@@ -193,7 +191,7 @@ static int move_above_stdio(int fd)
     return taken;
 }
 
-/* Resolves a path, and returns a descriptor of its last file, or -1 with errno set. */
+/* Resolves a path, and returns a descriptor of the file to which it leads, or -1 with errno set. */
 static int walk_to(const char *path, un_lookup_function *lookup, void *arg)
 {
     un_auto_close int root = un_child(AT_FDCWD, "/");
@@ -207,8 +205,8 @@ static int walk_to(const char *path, un_lookup_function *lookup, void *arg)
     return *trail.missing ? -1 : fcntl(un_trail_last(&trail)->fd, F_DUPFD_CLOEXEC, 3);
 }
 
-/* Reads the path of an opened file into `real`. Returns the descriptor, or -1 with errno set, which
- * is ENOENT if the file was deleted. Closes the descriptor on failure. */
+/* Reads the path of the open file `fd` into `real`. Returns `fd`. On failure, closes `fd`, and
+ * returns -1 with errno set, which is ENOENT if the file was deleted. */
 static int named(int fd, char real[UN_PATH_MAX])
 {
     struct stat status;

@@ -1,20 +1,20 @@
 /*
- * Keeping usernsctl's own directories out of sandboxes. The state directory records the processes
- * to kill and the namespaces to join, and the directory of templates holds the memory of programs.
- * A program inside with write access could make usernsctl kill other processes; with read access,
- * the program would see the input of other sandboxes. A program inside must not write to the launch
- * file either, because the launch file decides which files the next sandbox sees.
+ * Keeping usernsctl's own directories out of sandboxes. The state directory records which processes
+ * to kill and which namespaces to join, and the directory of templates holds the memory of
+ * checkpointed programs. With write access to them, a program in a sandbox could make usernsctl
+ * kill other processes; with read access, it could read the memory of other sandboxes. It must not
+ * be able to write to the launch file either, which decides which files the next sandbox sees.
  *
  * Directories are compared by device and inode, not by name, because several paths may lead to the
- * same directory through symbolic links and other mounts. A bind-mount source that contains a
- * symbolic link on the path to a hidden directory is rejected, too, because a program with write
+ * same directory through symbolic links and other mounts. A bind-mount source is also rejected if
+ * it contains a symbolic link on the path to a hidden directory, because a program with write
  * access could redirect the link.
  */
 #include "base/base.h"
 #include "launch/launch.h"
 
-/* The location of a file: `path` is relative to the root of this process's mount namespace, `inner`
- * to the root of the file's file system. */
+/* The location of a file: `path` is relative to the root directory of this process, and `inner` to
+ * the root of the filesystem that contains the file. */
 struct place {
     const char *device;
     char inner[2 * UN_PATH_MAX];
@@ -23,18 +23,18 @@ struct place {
 
 /* A directory that must stay hidden from sandboxes. */
 struct hidden_dir {
-    /* descriptor of the hidden directory, or of its closest existing ancestor; then descriptors of
-     * the parents of all symbolic links on its path */
+    /* fd[0] is the hidden directory, or its closest existing ancestor; the other elements are the
+     * directories that contain the symbolic links on its path */
     int fd[1 + UN_LINKS_MAX];
     size_t count;
-    bool is_there; /* whether the hidden directory exists; if not, fd[0] is an ancestor of its path
-                    */
-    struct place place; /* location of the file whose descriptor in `fd` is being compared */
+    bool is_there; /* whether the hidden directory exists */
+    /* location of the file whose element of `fd` is compared with the sources */
+    struct place place;
     struct un_mounts mounts;
 };
 
-/* Sets place->inner to the path of the mounted directory in the file system, plus the path below
- * the mount point. */
+/* Sets place->inner to the root of the mount (field 4 in /proc/PID/mountinfo), followed by the part
+ * of place->path below the mount point. */
 static void join_paths(const struct un_mounted *mount, struct place *place)
 {
     size_t point = strcmp(mount->point, "/") ? strlen(mount->point) : 0;
@@ -53,20 +53,18 @@ static int find_place(const struct un_mounts *mounts, int fd, struct place *plac
     place->device = mount ? mount->device : "";
     if (mount)
         join_paths(mount, place);
-    else /* the mount belongs to another mount namespace, so the directory that is mounted is
-            unknown */
+    else /* The mount belongs to another mount namespace, so its root is unknown. */
         strcpy(place->inner, place->path);
     return 0;
 }
 
-/* Returns whether a mount of the directory `inner` of the file system on `device` contains a place.
- */
+/* Returns whether a place lies on the filesystem `device` in the directory `inner`. */
 static bool mount_holds(const char *device, const char *inner, const struct place *place)
 {
     return !strcmp(device, place->device) && un_is_below(place->inner, inner);
 }
 
-/* Returns whether the directory at `shown`, or a mount below that directory, contains the hidden
+/* Returns whether the directory `shown`, or a mount below that directory, contains the hidden
  * directory. */
 static bool exposes(const struct place *shown, const struct hidden_dir *hidden_dir)
 {
@@ -87,7 +85,7 @@ static bool is_same(const struct stat *a, const struct stat *b)
 }
 
 /* Opens the parent of a directory. If this process may not search "..", as in another user's
- * directory, opens the parent by its path. Returns a descriptor, or -1 with errno set. */
+ * directory, opens the parent by its absolute path. Returns a descriptor, or -1 with errno set. */
 static int open_above(int directory)
 {
     char path[UN_PATH_MAX];
@@ -99,8 +97,8 @@ static int open_above(int directory)
     return openat(AT_FDCWD, path, O_PATH | O_DIRECTORY | O_CLOEXEC);
 }
 
-/* Returns 1 if the directory `upper` is the file `lower` or one of its ancestors, 0 if not, or -1
- * with errno set. */
+/* Returns 1 if `upper` is `lower` or one of its ancestor directories, 0 if not, or -1 with errno
+ * set. */
 static int is_above(int upper, int lower)
 {
     struct stat wanted, here, above;
@@ -124,15 +122,15 @@ static int is_above(int upper, int lower)
     return found;
 }
 
-/* Returns whether the errno of a failed lookup means that no file can be reached by the path. */
+/* Returns whether a lookup that failed with `errnum` means that the path leads to no file. */
 static bool is_unreachable(int errnum)
 {
     return errnum == ENOENT || errnum == ENOTDIR || errnum == EACCES;
 }
 
-/* Looks up a name for un_walk(), and adds a descriptor of each directory that contains a followed
- * symbolic link to hidden_dir->fd. Files that are unreachable or not directories count as missing.
- */
+/* Looks up a name for un_walk(). If the name is a symbolic link, appends a descriptor of the
+ * directory that contains the link to hidden_dir->fd. Treats an unreachable file, and a file that
+ * is not a directory, as missing. */
 static enum un_lookup lookup_recording_links(const struct un_trail *trail, const char *name,
                                              struct un_entry *found, void *arg)
 {
@@ -152,8 +150,8 @@ static enum un_lookup lookup_recording_links(const struct un_trail *trail, const
     return UN_LOOKUP_MISSING;
 }
 
-/* Opens the hidden directory, or its closest existing ancestor. A path with too many symbolic links
- * or too long a name counts as missing. Returns 0, or -1 with errno set. */
+/* Opens the hidden directory, or its closest existing ancestor. If the path has too many symbolic
+ * links or too long a name, the directory counts as missing. Returns 0, or -1 with errno set. */
 static int open_nearest(const char *path, struct hidden_dir *hidden_dir)
 {
     un_auto_close int root = un_child(AT_FDCWD, "/");
@@ -189,8 +187,8 @@ static void close_hidden_dir(struct hidden_dir *hidden_dir)
     errno = errnum;
 }
 
-/* Finds out whether and how a file exposes the directory hidden_dir->fd[number]. *exposure becomes
- * a verb phrase for the error message, such as "is in", or NULL if the file does not expose the
+/* Finds out how the file `fd` exposes the directory hidden_dir->fd[number]. Sets *exposure to a
+ * verb phrase for the error message, such as "is in", or to NULL if the file does not expose the
  * directory. Returns 0, or -1 with errno set. */
 static int find_exposure(const struct hidden_dir *hidden_dir, size_t number, int fd,
                          const char **exposure)
@@ -207,8 +205,9 @@ static int find_exposure(const struct hidden_dir *hidden_dir, size_t number, int
     return failed ? -1 : 0;
 }
 
-/* Finds the first of the files `fds` that exposes the directory hidden_dir->fd[number]. *index
- * becomes the index of that file. Returns 0, or -1 with errno set. */
+/* Finds the first of the files `fds` that exposes the directory hidden_dir->fd[number]. Sets *index
+ * to the index of that file, or to `count` if no file exposes the directory, and *exposure as
+ * find_exposure() does. Returns 0, or -1 with errno set. */
 static int find_first_exposure(const struct hidden_dir *hidden_dir, size_t number, const int *fds,
                                size_t count, size_t *index, const char **exposure)
 {
@@ -252,8 +251,8 @@ int un_refuse_to_show(const int *fds, const char *const *names, size_t count, co
                    names[*index], exposure, directory);
 }
 
-/* Lists the descriptors and paths of all bind-mount sources with the given access, "ro" or "rw";
- * NULL means any access. Returns the number of sources. */
+/* Stores the descriptors and paths of the bind-mount sources with the given access, "ro" or "rw",
+ * or with any access if `access` is NULL. Returns the number of sources. */
 static size_t list_bind_sources(const struct un_launch *launch, const char *access, int *fds,
                                 const char **names)
 {
@@ -268,8 +267,7 @@ static size_t list_bind_sources(const struct un_launch *launch, const char *acce
     return count;
 }
 
-/* Returns the index of the bind-mount source that is the file `file` itself, or `count` if no
- * source is that file. */
+/* Returns the index in `fds` of the file that is `file` itself, or `count` if there is none. */
 static size_t find_file(const int *fds, size_t count, int file)
 {
     struct stat wanted, shown;
@@ -281,7 +279,7 @@ static size_t find_file(const int *fds, size_t count, int file)
     return index;
 }
 
-/* Fails if a program inside could write to the launch file, or could replace the launch file. */
+/* Fails if a program in the sandbox could write to the launch file or replace it. */
 static int check_file(struct un_launch *launch, int file, const int *fds, const char *const *names,
                       size_t count, struct un_error *err)
 {
@@ -313,8 +311,8 @@ static bool is_there(const char *path)
     return !stat(path, &status);
 }
 
-/* Fails if a bind-mount source exposes a hidden directory. While the directory of templates does
- * not exist, checks only writable sources for that directory. */
+/* Fails if a bind-mount source exposes the state directory or the directory of templates. As long
+ * as the latter does not exist, only writable sources are checked for it. */
 static int check_hidden(struct un_launch *launch, const struct un_hidden *hidden, int *fds,
                         const char **names, struct un_error *err)
 {

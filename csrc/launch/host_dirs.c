@@ -2,14 +2,15 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
-/* Records the owner of the host's root directory, whom place.c trusts like root. */
+/* Records the owner of the host's root directory, whom place.c trusts as it trusts root. */
 static void note_owner(struct un_launch *launch, const struct stat *top)
 {
     launch->root.machine_owner = top->st_uid;
     launch->root.has_machine = true;
 }
 
-/* Opens an entry of the host's root directory. Returns a descriptor, or -1 with errno set. */
+/* Opens the entry `name` of the host's root directory. Returns a descriptor, or -1 with errno
+ * set. */
 static int open_of_machine(struct un_launch *launch, const char *name)
 {
     char path[UN_PATH_MAX];
@@ -65,8 +66,8 @@ static int show_of_machine(struct un_launch *launch, const char *name, show_func
     return show_found(launch, found, name, show, err);
 }
 
-/* Sets the cause of an error if the caller may not list a directory whose private files must be
- * hidden. Returns `failed`. */
+/* Sets the cause of an error that occurred because the caller may not list a directory with private
+ * files. Returns `failed`. */
 static int name_cause(int failed, struct un_error *err)
 {
     if (failed && err->step == UN_STEP_SANDBOX && err->errnum == EACCES && !err->cause)
@@ -100,9 +101,10 @@ int un_step_hide_private(struct un_launch *launch, const struct un_record *recor
     return hide_private(launch, record->arguments, err);
 }
 
-/* Makes a directory of the host with private files visible in the sandbox. If the caller is root,
- * runsc could read private files that are created later, so root's sandboxes see a copy of the
- * public files. For other callers, the private files are covered. */
+/* Shows the sandbox a directory of the host that also contains private files. If the caller is
+ * root, the sandbox receives a copy of the public files, because runsc could read private files
+ * that are created later. For other callers, the directory is bind-mounted, and its private files
+ * are covered. */
 int un_step_guarded(struct un_launch *launch, const struct un_record *record, struct un_error *err)
 {
     char inside[NAME_MAX + 2];
@@ -112,15 +114,15 @@ int un_step_guarded(struct un_launch *launch, const struct un_record *record, st
     return un_step_machine(launch, record, err) ? -1 : hide_private(launch, inside, err);
 }
 
-/* Entries of the root directory that are not mirrored, because gVisor mounts its own file systems
- * there. */
+/* Entries of the root directory that are not mirrored, because gVisor mounts its own filesystems on
+ * them. */
 static const char *const of_gvisor[] = {"dev", "proc", "sys", NULL};
 
 static int show_tree(struct un_launch *launch, const struct un_source *source, struct un_error *err)
 {
     struct stat status;
-    /* Mirror a copy of the mount, because the tmpfs of scratch may cover a directory of the source
-     * itself. */
+    /* Mirror a second mount of the source, because the tmpfs of scratch may cover a directory in
+     * the source. */
     un_auto_close int copy = un_root_show(launch, source->fd, launch->root.spare,
                                           UN_ATTR_HARMLESS | UN_ATTR_RDONLY, NULL, err);
     if (copy < 0)

@@ -1,4 +1,4 @@
-/* Writing JSON strings (RFC 8259), which must be valid UTF-8. */
+/* Writing JSON strings (RFC 8259), in UTF-8. */
 #include "base/base.h"
 #include "launch/launch.h"
 
@@ -41,8 +41,8 @@ static void add_escaped(struct un_text *text, unsigned char byte)
     un_text_add(text, escape);
 }
 
-/* Returns the number of bytes at the beginning of `value` that need no escape sequence. *broken
- * becomes true if invalid UTF-8 follows them. */
+/* Returns the number of bytes at the beginning of `value` that need no escape sequence. Sets
+ * *broken if the next bytes are not valid UTF-8. */
 static size_t plain_run(const char *value, bool *broken)
 {
     size_t length = 0;

@@ -1,5 +1,5 @@
-/* Detecting file systems that are interfaces of the kernel, and that contain a bind-mount source or
- * are mounted below it. */
+/* Finding filesystems that are interfaces of the kernel, such as proc and sysfs, and that contain a
+ * bind-mount source or are mounted below it. */
 #include "base/base.h"
 #include "launch/launch.h"
 
@@ -11,8 +11,8 @@ static const char *const kernel_types[] = {
     "resctrl",     "securityfs", "selinuxfs", "smackfs", "sysfs",    "tracefs",
 };
 
-/* Returns the type of a mount's file system if the file system is an interface of the kernel,
- * otherwise NULL. */
+/* Returns the filesystem type of a mount if the filesystem is an interface of the kernel, otherwise
+ * NULL. */
 static const char *kernel_type(const struct un_mounted *mount)
 {
     for (size_t i = 0; i < sizeof kernel_types / sizeof *kernel_types; i++)
@@ -21,8 +21,8 @@ static const char *kernel_type(const struct un_mounted *mount)
     return NULL;
 }
 
-/* Returns whether a file lies in the file system that is mounted on /dev, whichever mount point
- * leads to the file. */
+/* Returns whether a file lies on the filesystem that is mounted on /dev, even if the file was
+ * reached through another mount point. */
 static bool is_in_dev(int fd)
 {
     struct stat file, dev, root;
@@ -31,8 +31,8 @@ static bool is_in_dev(int fd)
 }
 
 /* Returns whether a mount is a descendant of the mount with the id `top`. Comparing the paths of
- * mount points does not suffice, because a mount that a later mount hides, as a tmpfs on /tmp hides
- * /tmp/a, keeps its path in mountinfo. */
+ * mount points would not suffice: a mount that a later mount hides, such as one on /tmp/a below a
+ * new tmpfs on /tmp, keeps its path in mountinfo. */
 static bool is_mounted_below(const struct un_mounts *mounts, const struct un_mounted *mount,
                              int top)
 {
@@ -81,9 +81,9 @@ static int refuse_kernel_file(struct un_launch *launch, const struct un_source *
 {
     const char *part;
     if (un_machine_part(source->fd, &part))
-        /* If the check itself fails, reject the bind mount. */
+        /* Reject the bind mount if the check itself fails. */
         part = "an unknown filesystem";
-    /* A writable bind mount of a device is allowed, because its purpose is access to the device. */
+    /* Allow a writable bind mount of a device, because access to the device is its purpose. */
     if (!part || !strcmp(part, "/dev"))
         return 0;
     un_launch_set_remedy(launch, source->path,

@@ -1,4 +1,4 @@
-/* Functions that all parts of a launch share. */
+/* Functions that all parts of a launch use. */
 #include "launch/launch.h"
 #include "base/base.h"
 

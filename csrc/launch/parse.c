@@ -1,12 +1,12 @@
 /*
- * Parsing a launch, which is a sequence of arguments, each terminated by NUL.
+ * Parsing a launch, which is a sequence of strings, each terminated by NUL.
  *
- * The header has three arguments: "usernsctl-launch", the version of the format, and the version of
- * the package.
+ * The header consists of three strings: "usernsctl-launch", the version of the format, and the
+ * version of usernsctl that wrote the launch. The records follow, in the order of enum un_part.
+ * Each consists of a verb and as many arguments as the verb takes (UN_EACH_VERB). The last record
+ * is "end".
  *
- * Records follow: a verb and the number of arguments that the verb requires, in the order of enum
- * un_part. The last record is "end". The launch is checked completely before any record is
- * performed.
+ * The whole launch is checked before any record is performed.
  */
 #include "base/base.h"
 #include "launch/launch.h"
@@ -14,11 +14,11 @@
 #define NAME "usernsctl-launch"
 #define FORMAT "2"
 
-/* The position of the parser, and the counts that its checks need. */
+/* The position of the parser, and the counts by which it checks the records. */
 struct reader {
     const char *at;
     const char *end;
-    size_t number; /* number of the last argument read, counted from 1 */
+    size_t number; /* number of the last string read, starting at 1 */
     size_t sources;
     size_t binds;
     enum un_part part;
@@ -31,7 +31,7 @@ static int malformed(const struct reader *reader, const char *word, const char *
                    reader->number, word, fault);
 }
 
-/* Returns the next argument, or NULL at the end of the launch. */
+/* Returns the next string, or NULL at the end of the launch. */
 static const char *next_word(struct reader *reader)
 {
     const char *word = reader->at;
@@ -91,8 +91,8 @@ static int read_arguments(struct reader *reader, const struct un_verb_rule *rule
     return 0;
 }
 
-/* Checks that a record is allowed after the previous ones. Returns a message if the record is out
- * of order or repeated, or if a record before it is missing; otherwise NULL. */
+/* Returns NULL if a record with the verb `verb` may follow the previous records. Otherwise returns
+ * a message: the record is out of order, must not be repeated, or lacks a preceding record. */
 static const char *order_fault(const struct reader *reader, const struct un_launch *launch,
                                enum un_verb verb)
 {
@@ -126,8 +126,8 @@ static int read_record(struct reader *reader, struct un_launch *launch, struct u
     launch->of_verb[verb]++;
     reader->sources = launch->of_verb[UN_VERB_SOURCE];
     reader->binds = launch->of_verb[UN_VERB_BIND];
-    /* The cast is valid, because un_verb_rules contains only values of the enumeration. The
-     * analyzer can't know that, because un_verb_rules is defined in another file. */
+    /* The cast is valid, because un_verb_rules contains only values of enum un_part. The analyzer
+     * can't see that, because un_verb_rules is defined in another file. */
     /* NOLINTNEXTLINE(clang-analyzer-optin.core.EnumCastOutOfRange) */
     reader->part = un_verb_rules[verb].part;
     return 0;

@@ -2,11 +2,11 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
-/* Maximum number of attempts to resolve the path of a mount point. Between two attempts, one
- * directory of the trail is replaced. No directory is replaced twice. */
+/* Maximum number of attempts to resolve the path of a mount point. After each attempt, one
+ * directory of the trail is covered by a copy, and none twice. */
 #define OPEN_UP_MAX (2 * UN_TRAIL_MAX)
 
-/* Quotes a string for a shell. The quoted string is truncated to `size` bytes. */
+/* Quotes a string for a shell. Truncates the result to `size` bytes. */
 static void quote(const char *word, char *to, size_t size)
 {
     static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -50,8 +50,8 @@ int un_place_fail_missing(struct un_launch *launch, const struct un_trail *trail
                    wanted, *absent ? absent : "/");
 }
 
-/* Returns whether entries can be created in the directory at index `at` of the trail. Also returns
- * true if another check will report why no entries can be created. */
+/* Returns whether entries can be created in the directory of the trail with the index `at`. Also
+ * returns true if a later check reports more precisely why they can't. */
 static bool may_make_entries(const struct un_launch *launch, const struct un_trail *trail,
                              size_t at, struct stat *status)
 {
@@ -62,9 +62,9 @@ static bool may_make_entries(const struct un_launch *launch, const struct un_tra
            !S_ISDIR(status->st_mode);
 }
 
-/* Returns whether a user other than the caller and root could replace entries of a directory while
- * runsc resolves a path through the directory. If the namespace does not map root, the caller and
- * root may both appear as the owner of the host's root directory. */
+/* Returns whether a user other than the caller and root could replace entries of the directory with
+ * the index `at`, while runsc resolves a path through it. If the namespace does not map root, both
+ * root and the caller may appear as the owner of the host's root directory. */
 static bool may_change(const struct un_launch *launch, const struct un_trail *trail, size_t at)
 {
     struct stat status;
@@ -76,8 +76,8 @@ static bool may_change(const struct un_launch *launch, const struct un_trail *tr
     return !is_trusted || status.st_mode & 0022;
 }
 
-/* Returns the index of the first directory of the trail that must be replaced by a copy, or -1 if
- * no directory must be replaced. */
+/* Returns the index of the first directory of the trail that must be covered by a copy, or -1 if
+ * there is none. */
 static int find_closed(const struct un_launch *launch, const struct un_trail *trail, bool for_runsc)
 {
     struct stat status;
@@ -89,8 +89,8 @@ static int find_closed(const struct un_launch *launch, const struct un_trail *tr
     return -1;
 }
 
-/* Covers a directory of the host by a new directory with the same entries, in which mount points
- * can be created. */
+/* Covers a directory of the host by a new directory with the same entries, in which usernsctl can
+ * create mount points. */
 static int open_up(struct un_launch *launch, int directory, const char *name, struct un_error *err)
 {
     static const char *const nothing[] = {NULL};
@@ -106,8 +106,8 @@ static int open_up(struct un_launch *launch, int directory, const char *name, st
     return un_bind(ours, directory, 0, name, err);
 }
 
-/* Resolves a path, and replaces directories on the path by copies until the mount point can be
- * created there. */
+/* Resolves the path of a mount point, and covers directories on the path by copies until the mount
+ * point can be created. */
 static int open_up_to(struct un_launch *launch, const char *inside, bool for_runsc,
                       struct un_trail *trail, struct un_error *err)
 {
@@ -125,7 +125,8 @@ static int open_up_to(struct un_launch *launch, const char *inside, bool for_run
     return un_launch_fail_file(launch, inside, err);
 }
 
-/* Creates the missing components of a path, the last one as a file or as a directory. */
+/* Creates the missing components of a path: the last one as a directory or as a file, the others as
+ * directories. */
 static int make_missing(struct un_launch *launch, struct un_trail *trail, bool is_directory,
                         struct un_error *err)
 {

@@ -1,10 +1,10 @@
-/* Hiding files that the caller may read as a member of a group, but that programs inside must not
- * read. */
+/* Hiding files from the sandbox that not every user may read, because the caller might read them
+ * only as a member of a group. */
 #include "base/base.h"
 #include "launch/launch.h"
 
-/* Checks the type and mode of an entry. Returns 1, so that the entry is opened, if the entry may be
- * a private file or is a directory. Otherwise returns 0, or -1 with errno set. */
+/* Returns 1 if an entry is a directory, or a file that not every user may read, 0 if it is not, or
+ * -1 with errno set. */
 static int may_be_private(const struct un_visit *visit, int directory, const struct dirent *entry)
 {
     (void)visit;

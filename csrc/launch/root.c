@@ -1,8 +1,8 @@
-/* Creating and mounting the files in a sandbox's root filesystem. */
+/* Creating and mounting files in the root filesystem of a sandbox. */
 #include "base/base.h"
 #include "launch/launch.h"
 
-/* Maximum depth of a directory tree that is searched or copied. */
+/* Maximum number of nested calls of un_root_visit(). */
 #define DEPTH_MAX 128
 
 int un_root_status(struct un_launch *launch, int fd, const char *name, struct stat *status,
@@ -18,8 +18,8 @@ int un_root_set_mode(struct un_launch *launch, int fd, mode_t mode, const char *
     return chmod(un_fd_path(fd, path), mode & 07777) ? un_launch_fail_file(launch, name, err) : 0;
 }
 
-/* Opens an entry that was just created. If `failed` is set, the creation has failed, and errno says
- * why. */
+/* Returns an O_PATH descriptor of an entry that was just created. If `failed` is set, reports the
+ * failure of the creation from errno. */
 static int open_created(struct un_launch *launch, int failed, int parent, const char *name,
                         struct un_error *err)
 {
@@ -65,8 +65,8 @@ int un_root_begin(struct un_launch *launch, struct un_error *err)
         *top = un_root_make_directory(launch, root->scratch, "root", 0755, err);
     if (*top < 0)
         return -1;
-    /* Bind-mount the directory on itself, because only a mount can later be made read-only,
-     * together with all mounts below it. */
+    /* Bind-mount the directory on itself, because mount_setattr(2) can later make only a mount
+     * read-only, not a plain directory. */
     if (un_bind(*top, *top, 0, "the root filesystem", err))
         return -1;
     close(*top);
@@ -127,8 +127,8 @@ static DIR *open_listing(int directory)
     return listing;
 }
 
-/* Returns the next entry except "." and "..". Returns NULL with errno 0 after the last entry, and
- * NULL with another errno after a failure. */
+/* Returns the next entry other than "." and "..". Returns NULL with errno 0 after the last entry,
+ * or with another errno after a failure. */
 static const struct dirent *next_entry(DIR *listing)
 {
     const struct dirent *entry;
@@ -149,7 +149,7 @@ static int visit_entry(struct un_visit *visit, struct un_launch *launch, int dir
     un_auto_close int found = wanted > 0 ? un_child(directory, entry->d_name) : -1;
     if (found >= 0 && !fstat(found, &status))
         return visit->take(visit, launch, found, &status, entry->d_name, err);
-    /* Skip the entry after ENOENT, which means that the entry was deleted meanwhile. */
+    /* Skip an entry that was removed after it was listed. */
     return errno == ENOENT ? 0 : un_launch_fail_file(launch, entry->d_name, err);
 }
 
@@ -172,8 +172,7 @@ int un_root_visit(struct un_visit *visit, struct un_launch *launch, int director
     return failed;
 }
 
-/* The directory in which entries of another directory are mirrored, and the names of the omitted
- * entries. */
+/* The directory into which un_root_mirror() mirrors entries, and the names that it omits. */
 struct mirror {
     int target;
     const char *const *without;

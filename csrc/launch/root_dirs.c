@@ -5,8 +5,8 @@
 #define RESOLVER "/etc/resolv.conf"
 #define RESOLVER_BYTES_MAX (1 << 16)
 
-/* Opens the parent directory of a path inside. Returns a descriptor, or -1 after filling in `err`.
- */
+/* Opens the parent directory of a path in the sandbox. Returns a descriptor, or -1 after filling in
+ * `err`. */
 static int open_parent(struct un_launch *launch, const char *inside, struct un_error *err)
 {
     un_auto_trail struct un_trail trail;
@@ -69,8 +69,8 @@ static ssize_t read_resolver(char *text, size_t size)
     return file < 0 ? -1 : un_read_all(file, text, size);
 }
 
-/* Returns whether un_step_resolver() has nothing to do for a path, because the path exists inside,
- * or can't be resolved. */
+/* Returns whether the path `inside` exists in the sandbox or can't be resolved, so that
+ * un_step_resolver() has nothing to create. */
 static bool is_settled(const struct un_launch *launch, const char *inside)
 {
     un_auto_trail struct un_trail trail;
@@ -98,8 +98,8 @@ static int add_resolver(struct un_launch *launch, const char *text, size_t lengt
     return write_resolver(launch, place, text, length, err);
 }
 
-/* If /etc/resolv.conf is a symbolic link to a missing file, usually in /run, creates that file with
- * the contents of the host's resolv.conf. */
+/* If the root filesystem's /etc/resolv.conf is missing, or is a symbolic link to a missing file,
+ * usually in /run, creates the file with the contents of the host's resolv.conf. */
 int un_step_resolver(struct un_launch *launch, const struct un_record *record, struct un_error *err)
 {
     (void)record;

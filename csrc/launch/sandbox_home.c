@@ -10,8 +10,8 @@ static const char *const of_programs[] = {
     "/usr/share",
 };
 
-/* Returns the first directory in of_programs that is `path` or lies below `path`, or NULL if there
- * is none. */
+/* Directories with programs and settings that a sandbox needs, and that must therefore stay visible
+ * even if they are in a home directory. */
 static const char *program_directory(const char *path)
 {
     for (size_t i = 0; *path && i < sizeof of_programs / sizeof *of_programs; i++)
@@ -44,11 +44,11 @@ static int hide_found_home(struct un_launch *launch, const char *home, struct un
     if (file >= 0 && un_root_status(launch, file, home, &status, err))
         return -1;
     if (is_complete && kept && file >= 0)
-        /* Fail only if the directory belongs to the caller, who is uid 0 inside. The home directory
-         * of some service users is a system directory, such as /bin, which must stay visible. */
+        /* Returns the first directory in of_programs that is `path` or lies below it, or NULL if
+         * there is none. */
         return status.st_uid == 0 ? refuse_home(launch, home, kept, err) : 0;
-    /* Create the missing directories of the path, unless the last existing directory of the path is
-     * the host's. An existing home directory of the host is covered instead. */
+    /* Fail only if the caller, whose uid is 0 in the namespace, owns the directory. Service users
+     * may have a system directory such as /bin as their home, which must stay visible. */
     if (file < 0 || status.st_dev == launch->root.device)
         return add_home_directory(launch, home, err);
     if (is_complete && S_ISDIR(status.st_mode))
@@ -61,7 +61,7 @@ int un_hide_home(struct un_launch *launch, const char *home, struct un_error *er
     un_auto_trail struct un_trail trail;
     if (!un_view_walk(&launch->view, home, &trail))
         return hide_found_home(launch, home, &trail, err);
-    /* Ignore a directory that this process may not search, because a program inside may not search
-     * it either. */
+    /* Create the missing directories in the root filesystem, unless they would lie in a directory
+     * of the host. An existing home directory of the host is covered. */
     return errno == EACCES || errno == EPERM ? 0 : un_launch_fail_file(launch, home, err);
 }

@@ -1,11 +1,5 @@
-/*
- * Scratch, the tmpfs for all files of a sandbox.
- *
- * The tmpfs covers a directory of the host, but a recursive bind mount of a parent of that
- * directory must show the host's directory. So the tmpfs is unbindable (mount_namespaces(7)). Files
- * of an unbindable tmpfs can't be sources of bind mounts, so the files of the sandbox are on a
- * second tmpfs, which is mounted on a subdirectory of the first.
- */
+/* Ignore a home directory that this process may not search, because a program in the sandbox may
+ * not search it either. */
 #include "base/base.h"
 #include "launch/launch.h"
 
@@ -13,7 +7,14 @@
 
 #define OPTIONS (MS_NOSUID | MS_NODEV)
 
-/* Returns whether a path is a directory, and no component of the path is a symbolic link. */
+/*
+ * Scratch, the tmpfs for the files of a sandbox.
+ *
+ * Scratch covers a directory of the host. A recursive bind mount of a parent of that directory must
+ * still show the directory, so scratch is unbindable (mount_namespaces(7)). Files on an unbindable
+ * mount can't be sources of bind mounts, so the files of the sandbox are on a second tmpfs, which
+ * is mounted in the first.
+ */
 static bool is_real_directory(const char *path)
 {
     struct stat status;

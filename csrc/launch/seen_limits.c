@@ -1,12 +1,4 @@
-/*
- * Showing the limits of the sandbox, and of its control group, to the program inside.
- *
- * runsc tells the sandbox the memory of the entire machine, which it reads from /proc/meminfo, and
- * the number of processors on which runsc may run. Programs such as Node and the JVM choose the
- * sizes of heaps and thread pools by these two numbers. So a file with the memory limit covers
- * /proc/meminfo in the mount namespace of runsc, and a quota of processor time is shown as a number
- * of processors.
- */
+/* Returns whether a path leads to a directory, and no component of the path is a symbolic link. */
 #include "base/base.h"
 #include "facts/facts.h"
 #include "launch/launch.h"
@@ -17,8 +9,15 @@
 
 #define MEMINFO "/proc/meminfo"
 
-/* Minimum memory limit in bytes. With a lower limit, gVisor can't even run the command `true`,
- * which takes 16 MiB with one id and 21 MiB with all ids (runsc 20240729 on x86-64). */
+/*
+ * Making the limits of the sandbox and of its control group visible to the program in the sandbox.
+ *
+ * gVisor reports the memory of the whole host, which runsc reads from /proc/meminfo, and the number
+ * of processors in runsc's CPU affinity. Programs such as Node and the JVM derive the sizes of
+ * their heaps and thread pools from these two numbers. So a file with the memory limit is
+ * bind-mounted on /proc/meminfo in the mount namespace of runsc, and a CPU quota becomes a CPU
+ * affinity with as many processors.
+ */
 #define LEAST_MEMORY (24U << 20)
 
 static int refuse_little_memory(uint64_t memory, struct un_error *err)
@@ -54,7 +53,8 @@ int un_leave_mount_namespace(struct un_error *err)
 static int cover_meminfo(const char *path, uint64_t memory, bool shares_mounts,
                          struct un_error *err)
 {
-    /* Do nothing if /proc/meminfo is missing, because runsc then fails with a clear message. */
+    /* The minimum memory limit in bytes. Even the command `true` takes 16 MiB in gVisor if one id
+     * is mapped, and 21 MiB if all ids are mapped (runsc 20240729 on x86-64). */
     if (faccessat(AT_FDCWD, MEMINFO, F_OK, 0))
         return 0;
     if (write_meminfo(path, memory, err) || (shares_mounts && un_leave_mount_namespace(err)))

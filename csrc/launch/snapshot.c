@@ -1,28 +1,30 @@
-/*
- * Copying a directory of the host.
- *
- * As root, runsc could read all files in a bind-mounted directory. A mount could cover a private
- * file such as /etc/shadow, but not the new file that later replaces it. So the sandbox receives a
- * copy of the publicly readable files of such a directory.
- */
+/* Do nothing if /proc/meminfo is missing, because the error message of runsc is then clear
+ * enough. */
 #include "base/base.h"
 #include "launch/launch.h"
 
 #include <sys/sendfile.h>
 
-/* Maximum size of a copied file in bytes. A larger file is bind-mounted. Like a copy, the bind
- * mount still shows the same file if another file replaces that file on the host later. */
+/*
+ * Copying the public files of a directory of the host.
+ *
+ * If the caller is root, runsc could read all files in a bind-mounted directory. A mount could
+ * cover a private file such as /etc/shadow, but not a new file that later replaces it. So the
+ * sandbox of root receives copies of those files that every user may read.
+ */
 #define FILE_BYTES_MAX (1 << 20)
-/* Maximum total size of the copies in bytes. Further files are bind-mounted. */
+/* Maximum size of a copied file in bytes. Larger files are bind-mounted. A bind mount, like a copy,
+ * still shows the same file after another file has replaced it on the host. */
 #define TOTAL_BYTES_MAX (32 << 20)
 
 struct snapshot {
-    int target; /* the directory in which copies are created */
-    off_t left; /* number of bytes that may still be copied */
+    /* Maximum total size of all copies in bytes. When it is reached, the remaining files are
+     * bind-mounted. */
+    int target;
+    off_t left; /* the directory in which entries are created */
 };
 
-/* Copies the content of a file if its mode lets every user read it. Returns the number of bytes
- * copied, or -1 with errno set. */
+/* number of bytes that may still be copied */
 static off_t copy_bytes(int source, int out)
 {
     struct stat status;
@@ -32,8 +34,8 @@ static off_t copy_bytes(int source, int out)
     if (file < 0)
         return -1;
     int failed = fstat(file, &status);
-    /* Check the mode and the size again, because they may have changed before the file was
-     * opened. */
+    /* Copies the contents of a file if every user may read it. Returns the number of bytes copied,
+     * or -1 with errno set. */
     while (!failed && un_is_public(status.st_mode) && copied < status.st_size &&
            copied < FILE_BYTES_MAX && count) {
         count = sendfile(out, file, NULL, FILE_BYTES_MAX);
@@ -85,9 +87,8 @@ static int copy_directory(struct un_visit *visit, struct un_launch *launch, int 
     return failed ? -1 : un_root_set_mode(launch, created, status->st_mode, name, err);
 }
 
-/* Copies a symbolic link without opening it, which saves time, because most entries of /etc are
- * links. Returns 0 on success, 1 if the entry is not a link or can't be read, or -1 with errno set.
- */
+/* Check the mode and the size of the open file, because they may have changed since the entry was
+ * visited. */
 static int copy_link(const struct un_visit *visit, int source, const struct dirent *entry)
 {
     const struct snapshot *snapshot = visit->arg;

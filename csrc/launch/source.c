@@ -1,17 +1,19 @@
-/* Checking the assumptions of a launch about the host, and opening its source files before the
- * namespaces are entered. */
+/* Copies a symbolic link without opening it, which saves time, because most entries of /etc are
+ * links. Returns 0 after copying a link, 1 to visit any other entry, or a link that can't be read,
+ * or -1 with errno set. */
 #include "base/base.h"
 #include "launch/launch.h"
 #include "sys/sys.h"
 
 #include <inttypes.h>
 
-/* Fills in `err` if the host no longer matches the launch. Evaluates to -1. */
+/* Opening the source files of a launch before the namespaces are entered, and checking that the
+ * host is still as the launch assumes. */
 #define OUTDATED(launch, err, filename, ...)                                                       \
     (set_outdated_remedy(launch, filename),                                                        \
      un_fail(err, UN_STEP_LAUNCH, 0, "launch-outdated", __VA_ARGS__))
 
-/* The part of the remedy for images in which `usernsctl freeze` can't run. */
+/* Fills in `err` for a host that has changed since the launch was frozen. Evaluates to -1. */
 #define WITHOUT_PYTHON                                                                             \
     "    # in an image without Python: build the image again, with runsc, /opt/usernsctl and "     \
     "/etc/usernsctl from the same build of prelude"
@@ -23,8 +25,7 @@ static void set_outdated_remedy(struct un_launch *launch, const char *filename)
                          remedy ? un_record_argument(remedy, 0) : NULL);
 }
 
-/* Fails if a program is not the program with which the launch was frozen. Checks the descriptor
- * that is executed later, so that the program can't be replaced after the check. */
+/* The part of the remedy for an image without Python, in which `usernsctl freeze` can't run. */
 static int check_assumed(struct un_launch *launch, const struct un_record *record,
                          struct un_error *err)
 {
@@ -62,9 +63,8 @@ static int check_version(struct un_launch *launch, struct un_error *err)
                     launch->version, un_version());
 }
 
-/* Sets the OOM score adjustment of this process and its descendants. This process sets the score
- * instead of runsc, because runsc would set the score after the command has started, and fail if
- * the command has already exited. */
+/* Fails if a program has changed since the launch was frozen. Checks the descriptor that is
+ * executed later, so that no other program can take its place after the check. */
 static int take_oom_score(struct un_launch *launch, const char *score, struct un_error *err)
 {
     static const char path[] = "/proc/self/oom_score_adj";
@@ -114,8 +114,9 @@ static int open_source(struct un_launch *launch, struct un_source *source, const
         return fail_source(launch, how, path, real, foreign, err);
     source->is_ours = true;
     source->path = strdup(real);
-    /* un_launch_close() frees the path. */
-    /* NOLINTNEXTLINE(analyzer-malloc-leak) */
+    /* Sets the OOM score adjustment of this process, which its descendants inherit. runsc would set
+     * it only after the command has started, and would fail if the command has already exited. */
+    /* un_launch_close() frees source->path. */
     return source->path ? 0 : un_launch_fail_file(launch, path, err);
 }
 
@@ -128,7 +129,7 @@ static int take_source(struct un_launch *launch, struct un_source *source, int f
     source->fd = fd;
     source->path = strdup(real);
     /* un_launch_close() frees the path. */
-    /* NOLINTNEXTLINE(analyzer-malloc-leak) */
+    /* un_launch_close() frees source->path. */
     return source->path ? 0 : un_launch_fail_file(launch, path, err);
 }
 

@@ -1,4 +1,4 @@
-/* The verbs of records, and the checks of their arguments. */
+/* Fails if the source of the root filesystem is not a directory. */
 #include "launch/verbs.h"
 #include "base/base.h"
 
@@ -48,7 +48,7 @@ static bool is_name(const char *word, size_t length)
     return length && length <= NAME_MAX && !is_dots;
 }
 
-/* Returns whether a text is a relative path, of names separated by single slashes. */
+/* The verbs of records, and the validation of their arguments. */
 static bool is_relative(const char *word)
 {
     for (;;) {
@@ -82,8 +82,7 @@ static bool is_setting(const char *word)
     return strchr(word, '=') && *word != '=';
 }
 
-/* Returns whether an argument is an option of usernsctl-exec about ids. A launch has other records
- * instead of the other options of usernsctl-exec, or no equivalent. */
+/* Returns whether a string is a relative path whose names are separated by single slashes. */
 static bool is_id_option(const char *word)
 {
     return !strcmp(word, "-r") || !strcmp(word, "-c") || !strncmp(word, "--map-", 6) ||

@@ -1,4 +1,5 @@
-/* The records of a launch: their verbs and arguments. Internal. */
+/* Returns whether an argument is an option of usernsctl-exec that maps ids. Other options of
+ * usernsctl-exec are not allowed in a launch. */
 #ifndef USERNSCTL_LAUNCH_VERBS_H
 #define USERNSCTL_LAUNCH_VERBS_H
 
@@ -22,32 +23,33 @@ enum un_part {
     UN_PART_END
 };
 
-/* Types of arguments of records. */
+/* Types of a record's arguments. */
 enum un_argument {
     UN_ARG_TEXT = 1,
-    UN_ARG_JSON,        /* a fragment of config.json, in UTF-8 */
-    UN_ARG_MARKED,      /* text in which @ begins a placeholder, see struct un_marks */
-    UN_ARG_NAME,        /* the name of a directory entry */
-    UN_ARG_SCRATCH,     /* a path relative to scratch, without . and .., with placeholders */
-    UN_ARG_PATH,        /* an absolute path, of the host or inside */
-    UN_ARG_SOURCE,      /* the index of an earlier `source` record */
-    UN_ARG_BIND,        /* the index of an earlier `bind` record */
+    UN_ARG_JSON,   /* a fragment of config.json, in UTF-8 */
+    UN_ARG_MARKED, /* text with placeholders (struct un_marks) */
+    UN_ARG_NAME,   /* the name of a directory entry */
+    /* a path relative to scratch, with placeholders, but without "." and ".." */
+    UN_ARG_SCRATCH,
+    UN_ARG_PATH,        /* an absolute path on the host or in the sandbox */
+    UN_ARG_SOURCE,      /* the index of a preceding `source` record */
+    UN_ARG_BIND,        /* the index of a preceding `bind` record */
     UN_ARG_MODE,        /* file type and permissions in octal, as in st_mode */
     UN_ARG_PERMISSIONS, /* permissions in octal, up to 07777 */
     UN_ARG_NUMBER,      /* a decimal number */
-    UN_ARG_SUM,         /* a checksum as computed by un_content_sum() */
+    UN_ARG_SUM,         /* a checksum as un_content_sum() computes it */
     UN_ARG_ID,          /* a uid or gid in decimal */
     UN_ARG_SCORE,       /* an OOM score adjustment, -1000 to 1000 */
-    UN_ARG_HOW,         /* how to open a source: own, follow or exact */
-    UN_ARG_ACCESS,      /* access of a bind mount: ro or rw */
-    UN_ARG_KIND,        /* kind of the mounted file system: empty or other */
-    UN_ARG_ID_OPTION,   /* an option of usernsctl-exec about the map of ids */
+    UN_ARG_HOW,         /* the way to open a source: own, follow or exact */
+    UN_ARG_ACCESS,      /* the access to a bind mount: ro or rw */
+    UN_ARG_KIND,        /* the contents of a mounted filesystem: empty or other */
+    UN_ARG_ID_OPTION,   /* an option of usernsctl-exec that maps ids */
     UN_ARG_VARIABLE,    /* the name of an environment variable */
     UN_ARG_SETTING      /* an environment variable with its value, NAME=VALUE */
 };
 
-/* All verbs, in the order of strcmp(3). The columns are the suffix of UN_VERB_..., the name, the
- * part of the launch, whether the verb may occur only once, and the types of its arguments. */
+/* All verbs, sorted as by strcmp(3). The columns are the suffix of UN_VERB_..., the name, the part
+ * of the launch, whether the verb may occur only once, and the types of the arguments. */
 #define UN_EACH_VERB(VERB)                                                                         \
     VERB(ARG, "arg", MOMENT, false, UN_ARG_TEXT)                                                   \
     VERB(ASSUME, "assume", ASSUMED, false, UN_ARG_SOURCE, UN_ARG_NUMBER, UN_ARG_MODE, UN_ARG_SUM)  \
@@ -121,40 +123,41 @@ enum un_verb {
 
 struct un_verb_rule {
     const char *name;
-    uint8_t part; /* part of the launch to which the verb belongs (enum un_part) */
+    uint8_t part; /* the part of the launch in which the verb occurs (enum un_part) */
     bool once;    /* whether the verb may occur only once */
-    uint8_t argument[UN_VERB_ARGUMENTS]; /* types of the verb's arguments (enum un_argument),
-                                            terminated by 0 if fewer than UN_VERB_ARGUMENTS */
+    /* types of the arguments (enum un_argument); 0 after the last, if there are fewer than
+     * UN_VERB_ARGUMENTS */
+    uint8_t argument[UN_VERB_ARGUMENTS];
 };
 
 /* The rules of all verbs, indexed by enum un_verb. */
 extern const struct un_verb_rule un_verb_rules[UN_VERB_COUNT];
 
-/* Returns the verb with this name, or UN_VERB_COUNT if there is none. */
+/* Returns the verb with the given name, or UN_VERB_COUNT if there is no such verb. */
 enum un_verb un_verb_find(const char *name);
-/* Checks an argument. Returns NULL if it is valid, otherwise a description of valid arguments for
- * an error message. `sources` and `binds` are the numbers of preceding `source` and `bind` records.
- */
+/* Returns NULL if an argument is valid, otherwise a description of valid arguments for the error
+ * message. `sources` and `binds` are the numbers of `source` and `bind` records that precede the
+ * argument. */
 const char *un_argument_fault(int argument, const char *word, size_t sources, size_t binds);
-/* Convert a valid argument to a number. */
+/* Convert a valid argument from decimal or octal to a number. */
 uint64_t un_argument_number(const char *word);
 unsigned un_argument_mode(const char *word);
 
 /* ---- marks.c: placeholders in arguments of a launch ------------------------------------------ */
 
-/* The values of the placeholders @s, @i and @t; @@ stands for a single @. */
+/* The values of the placeholders @s, @i and @t. @@ stands for a literal @. */
 struct un_marks {
-    char scratch[UN_PATH_MAX]; /* value of @s: path of the tmpfs for the files of the sandbox */
-    char id[17];    /* value of @i: a random id, different each time the launch is performed */
-    char stamp[48]; /* value of @t: time of the start, as YYYYmmdd-HHMMSS.micros in UTC */
+    char scratch[UN_PATH_MAX]; /* value of @s: path of the tmpfs for the sandbox's files */
+    char id[17];    /* value of @i: a random id, drawn whenever the launch is performed */
+    char stamp[48]; /* value of @t: the current time as YYYYmmdd-HHMMSS.micros in UTC */
 };
 
-/* Sets the id and the time of the start. Returns 0, or -1 with errno set. */
+/* Sets the values of @i and @t. Returns 0, or -1 with errno set. */
 int un_marks_draw(struct un_marks *marks);
 /* Returns whether each @ in a text begins either @@ or a placeholder whose letter is in `known`. */
 bool un_marks_valid(const char *word, const char *known);
-/* Expands the placeholders in a valid text, and returns the length of the result. Writes the result
- * to `to`, terminated by NUL, unless `to` is NULL. */
+/* Expands the placeholders in a valid text. Stores the result in `to`, terminated by NUL, unless
+ * `to` is NULL. Returns the length of the result. */
 size_t un_marks_expand(const struct un_marks *marks, const char *word, char *to);
 
 #endif

@@ -1,15 +1,16 @@
-/* Resolving paths as the kernel of the sandbox will, before a command runs. */
+/* Resolving paths as the sandbox's kernel will, before the sandbox exists. */
 #include "base/base.h"
 #include "launch/launch.h"
 
-/* Returns the length of a mount point as a path of a trail, where the root directory is "", not
- * "/". */
+/* Returns the length of a mount point as it appears in trail->path, where the root directory is "",
+ * not "/". */
 static size_t inside_length(const char *inside)
 {
     return strcmp(inside, "/") ? strlen(inside) : 0;
 }
 
-/* Returns the mount whose mount point is exactly the given path, or NULL if there is none. */
+/* Returns the mount whose mount point is the path in the first `length` bytes of `path`, or NULL if
+ * there is none. */
 static const struct un_cover *find_cover(const struct un_view *view, const char *path,
                                          size_t length)
 {
@@ -32,8 +33,8 @@ const struct un_cover *un_view_cover_at(const struct un_view *view, const char *
     }
 }
 
-/* Returns whether a path is a mount point or an ancestor of a mount point. gVisor creates such
- * directories inside if a mount hides the host's. */
+/* Returns whether a path is a mount point of runsc or an ancestor of one. gVisor creates such an
+ * ancestor if it is missing, or if a mount hides the host's. */
 static bool leads_to_cover(const struct un_view *view, const char *path)
 {
     for (size_t i = 0; i < view->cover_count; i++)
@@ -42,8 +43,8 @@ static bool leads_to_cover(const struct un_view *view, const char *path)
     return false;
 }
 
-/* Opens an entry of a directory. Returns a descriptor, -1 if the entry does not exist, or -2 with
- * errno set. */
+/* Opens the entry `name` of a directory, which is -1 if it has no descriptor. Returns a descriptor,
+ * -1 if the entry does not exist, or -2 with errno set. */
 static int open_child(int directory, const char *name)
 {
     int fd = directory < 0 ? -1 : un_child(directory, name);
@@ -123,7 +124,7 @@ bool un_view_is_of_gvisor(const char *inside)
     return false;
 }
 
-/* Returns whether a user inside may search a directory that this process may not search. */
+/* A last file without a descriptor is a directory that gVisor will create above a mount point. */
 static bool may_be_searched(const struct un_view *view, int directory)
 {
     struct stat status;
@@ -132,7 +133,8 @@ static bool may_be_searched(const struct un_view *view, int directory)
            un_map_find(&view->owners->of[UN_GID], UN_OUTSIDE, status.st_gid);
 }
 
-/* Returns whether the same lookup will certainly fail in the sandbox, with the same errno. */
+/* Returns whether users in the sandbox may be able to search a directory that this process may not
+ * search, because the sandbox maps the directory's owner and group. */
 static bool is_certain(const struct un_view *view, struct un_trail *trail, int errnum)
 {
     if (errnum == EACCES)
@@ -147,7 +149,8 @@ static void fill_reached(const struct un_view *view, struct un_trail *trail,
 {
     char wanted[UN_PATH_MAX];
     const struct un_place *last = un_trail_last(trail);
-    /* Cut off the name whose lookup has failed, because the trail's path already includes it. */
+    /* Returns whether a lookup that failed with `errnum` will certainly fail with the same errno in
+     * the sandbox. */
     trail->path[last->length] = '\0';
     strcpy(reached->inside, un_view_inside(trail));
     if (reached->errnum) {
@@ -155,8 +158,8 @@ static void fill_reached(const struct un_view *view, struct un_trail *trail,
         return;
     }
     strcpy(reached->missing, trail->missing);
-    /* Ignore that the path may be truncated, because un_view_is_of_gvisor() compares only the
-     * beginning. */
+    /* Cut off the name whose lookup has failed, because extend() has already appended it to the
+     * path. */
     (void)un_view_wanted(trail, wanted);
     reached->is_of_gvisor = un_view_is_of_gvisor(wanted);
     reached->is_implicit = last->fd < 0;

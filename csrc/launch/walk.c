@@ -1,16 +1,17 @@
-/*
- * Resolving paths by descriptors.
- *
- * A user with write permission for a directory can replace an entry by a symbolic link at any time.
- * So each step opens one name relative to a descriptor, without following links. The contents of a
- * symbolic link are read, and resolved component by component in the same way.
- */
+/* Ignore a failure, after which the path is truncated, because un_view_is_of_gvisor() compares only
+ * its beginning. */
 #include "base/base.h"
 #include "launch/launch.h"
 
 #define PENDING_MAX (4 * UN_PATH_MAX)
 
-/* The rest of the path, which is still to be resolved: `text` from the offset `at` on. */
+/*
+ * Resolving paths by descriptors.
+ *
+ * A user who may write to a directory can replace an entry by a symbolic link at any time. So each
+ * step opens a single name relative to a descriptor, with O_NOFOLLOW. The contents of a symbolic
+ * link are read and resolved component by component in the same way.
+ */
 struct pending {
     char text[PENDING_MAX];
     size_t at;
@@ -46,7 +47,7 @@ void un_trail_begin(struct un_trail *trail, int root)
     trail->is_limited = false;
 }
 
-/* Shortens a trail to its first `count` files, and closes the descriptors of the others. */
+/* The part of the path that is not yet resolved: text + at. */
 static void cut_trail(struct un_trail *trail, size_t count)
 {
     while (trail->count > count) {
@@ -70,7 +71,7 @@ static int fail_limited(struct un_trail *trail)
     return -1;
 }
 
-/* Inserts `text`, such as the contents of a symbolic link, before the rest of the path. */
+/* Shortens a trail to its first `count` files, and closes the descriptors of the other files. */
 static int put_first(struct un_trail *trail, struct pending *pending, const char *text)
 {
     size_t length = strlen(text);
@@ -82,8 +83,7 @@ static int put_first(struct un_trail *trail, struct pending *pending, const char
     return 0;
 }
 
-/* Removes the next name from the rest of the path, and stores it in `name`. Returns false at the
- * end of the path, or after a failure, which sets *failed to -1. */
+/* Inserts `text`, such as the contents of a symbolic link, at the beginning of the pending path. */
 static bool take_name(struct pending *pending, char name[NAME_MAX + 1], int *failed)
 {
     const char *from = pending->text + pending->at;
@@ -104,7 +104,8 @@ static bool is_nothing(const char *name)
     return !*name || !strcmp(name, ".");
 }
 
-/* Stores `first` and the rest of the path in trail->missing, without empty names and ".". */
+/* Removes the first name from the pending path, and stores it in `name`. Returns false at the end
+ * of the path, or after a failure, which sets *failed to -1. */
 static int note_missing(struct un_trail *trail, const char *first, struct pending *pending)
 {
     char name[NAME_MAX + 1];
@@ -121,7 +122,7 @@ static int note_missing(struct un_trail *trail, const char *first, struct pendin
     return failed;
 }
 
-/* Appends a name to the path of the trail. */
+/* Stores `first` and the pending path in trail->missing, without empty names and ".". */
 static int extend(struct un_trail *trail, const char *name)
 {
     size_t length = un_trail_last(trail)->length, more = strlen(name);
@@ -143,8 +144,7 @@ static int follow_link(struct un_trail *trail, const char *link, struct pending 
     return put_first(trail, pending, link);
 }
 
-/* Resolves one name of the path. Returns 1 if the rest of the path does not exist, 0 if the name
- * was resolved, or -1 with errno set. */
+/* Appends a name to trail->path. */
 static int step(struct un_trail *trail, const char *name, struct pending *pending, int *links,
                 un_lookup_function *lookup, void *arg)
 {
@@ -166,9 +166,9 @@ static int step(struct un_trail *trail, const char *name, struct pending *pendin
     }
 }
 
-/* Fails if the kernel would not allow ".", ".." or a trailing slash after the last file of the
- * trail: with ENOTDIR if the file is not a directory, or with EACCES if the directory may not be
- * searched (path_resolution(7)). */
+/* Fails as the kernel would at a ".", ".." or trailing slash after the trail's last file: with
+ * ENOTDIR if that file is not a directory, with EACCES if the directory may not be searched
+ * (path_resolution(7)). */
 static int check_directory(struct un_trail *trail, const char *name)
 {
     struct stat status;
