@@ -3,8 +3,8 @@
 #include <stdint.h>
 #include <sys/mman.h>
 
-/* Size of the memory that one mmap(2) allocates, as a number of blocks. Aligning the blocks takes
- * the memory of one of them. */
+/* Number of blocks in the memory that is allocated by one mmap(2). One of them is lost to the
+ * alignment of the others. */
 #define CHUNK 8
 
 static void add_free(struct agent_blocks *blocks, struct agent_block *block)
@@ -43,8 +43,8 @@ struct agent_block *agent_block_leave(struct agent_blocks *blocks, pid_t keeper)
         if (block->keeper != keeper)
             continue;
         *at = block->next;
-        /* Add the block at the head of the list, so that the next keeper reuses the memory that was
-         * used last. */
+        /* Insert the block at the head of the list, so that the next keeper reuses the memory that
+         * was used last. */
         add_free(blocks, block);
         return block;
     }

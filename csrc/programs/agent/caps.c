@@ -4,8 +4,8 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
-/* A uid that no id map contains and no file has. The value can be neither (uid_t)-1, which is not a
- * valid uid, nor 65534, as which unmapped users appear. */
+/* A uid that is in no id map and owns no file. It is neither (uid_t)-1, which is not a valid uid,
+ * nor 65534, the overflow uid. */
 #define NOBODY_ELSE ((uid_t) - 3)
 
 static int raise_permitted(struct un_cap_sets *sets)
@@ -45,8 +45,8 @@ void agent_restore_uid(uid_t own)
 {
     struct un_cap_sets sets;
     syscall(SYS_setresuid, -1, own, -1);
-    /* Raise the effective capabilities, which the kernel has cleared when the effective uid changed
-     * from 0. */
+    /* Raise the effective capabilities again, which the kernel has cleared when the effective uid
+     * changed from 0 to another value. */
     if (!un_caps_get(&sets))
         raise_permitted(&sets);
 }

@@ -8,28 +8,28 @@
 #include <unistd.h>
 
 #define INPUT_SIZE AGENT_DATA_MAX
-/* OWNER_ONLY is the mode of a new directory until its entries are complete. PARENT_MODE is the mode
- * of missing directories above the tree. PERMISSIONS is the part of a mode that is copied, without
- * the set-user-id, set-group-id and sticky bits. */
+/* OWNER_ONLY is the mode of a new directory while its entries are being created. PERMISSIONS are
+ * the mode bits that are copied, without the set-user-id, set-group-id and sticky bits. PARENT_MODE
+ * is the mode of missing parent directories that are created. */
 #define OWNER_ONLY 0700
 #define PERMISSIONS 0777
 #define PARENT_MODE 0755
 
-/* A directory or file whose copy is in progress, with the record that announced it: one level of
- * the path to the current file. */
+/* One component of the path to the current file: a directory or file that is being created, and the
+ * record that announced it. */
 struct level {
     int fd;
     bool is_new;
-    size_t path_size; /* length of the path of the level above */
+    size_t path_size; /* length of copy->path without this component */
     struct agent_record record;
 };
 
 struct copy {
     const struct agent_copying *how;
-    const char *name; /* name of the tree in its parent directory */
-    int depth;        /* number of directories and files in `levels` */
+    const char *name; /* name of the copied tree in its parent directory */
+    int depth;        /* number of elements of `levels` in use */
     int parent;
-    bool in_file; /* whether the last entry of `levels` is a file */
+    bool in_file; /* whether the last element of `levels` is a file */
     bool is_complete;
     struct level levels[AGENT_DEPTH_MAX + 2];
     size_t path_size;
@@ -64,8 +64,8 @@ static bool stop_copy(struct copy *copy, int errnum)
 
 /* ---- input ----------------------------------------------------------------------------------- */
 
-/* Reads more input, and appends it to the unused bytes in copy->input. Returns false at end of file
- * or after a read error. */
+/* Reads more input, and appends it to the unprocessed bytes in copy->input. Returns false at end of
+ * file or after a read error. */
 static bool read_more(struct copy *copy)
 {
     if (copy->from == copy->to)
@@ -83,8 +83,8 @@ static bool read_more(struct copy *copy)
     return size > 0;
 }
 
-/* Returns the next `size` bytes of the input, which are valid until the next call, or NULL if the
- * input is shorter. */
+/* Returns the next `size` bytes of the input, which stay valid until the next call, or NULL if the
+ * input ends before. */
 static const char *take_input(struct copy *copy, size_t size)
 {
     while (copy->to - copy->from < size)
@@ -103,8 +103,8 @@ static bool take_record(struct copy *copy, struct agent_record *record)
     return bytes;
 }
 
-/* Copies a text of `size` bytes from the input to `to`, and appends a NUL. Returns false if the
- * text contains a NUL, or the input is shorter. */
+/* Copies the next `size` bytes of the input to `to`, and appends a NUL. Returns false if the bytes
+ * contain a NUL, or if the input ends before. */
 static bool take_entry_text(struct copy *copy, char *to, size_t size)
 {
     const char *bytes = take_input(copy, size);
@@ -131,15 +131,15 @@ static int create_file(int dir, const char *name, int flags, mode_t mode)
                         mode);
 }
 
-/* Removes the existing file `name` if its creation has failed with EEXIST and the copy replaces
- * files. Returns whether the creation can be repeated. */
+/* If creating the file `name` has just failed with EEXIST, and the copy may replace files, removes
+ * the existing file. Returns whether the caller can try again. */
 static bool may_replace(const struct copy *copy, int dir, const char *name)
 {
     return errno == EEXIST && copy->how->merges && !syscall(SYS_unlinkat, dir, name, 0);
 }
 
-/* Creates and opens the file or directory of `level`. If the copy merges, opens an existing
- * directory instead. Returns a descriptor, or -1 with errno set. */
+/* Creates and opens the file or directory for `level`. Opens an existing directory instead if the
+ * copy may add to it. Returns a descriptor, or -1 with errno set. */
 static int open_level(struct copy *copy, int dir, const char *name, struct level *level)
 {
     level->is_new = true;
@@ -159,7 +159,7 @@ static int open_level(struct copy *copy, int dir, const char *name, struct level
     return openat(dir, name, AGENT_OPEN_DIRECTORY);
 }
 
-/* Appends a name to the path of the current file. */
+/* Appends a name to copy->path. */
 static void enter_path(struct copy *copy, const char *name)
 {
     size_t length = strlen(name);
@@ -174,8 +174,9 @@ static int current_directory(const struct copy *copy)
     return copy->depth ? copy->levels[copy->depth - 1].fd : copy->parent;
 }
 
-/* Reads the name of an entry from the input into `name`. Returns the file name to create, which is
- * copy->name for the tree itself, or NULL if the name or its record is invalid. */
+/* Reads the name of an entry from the input into `name`. Returns the name of the file to create,
+ * which for the tree itself is copy->name, or NULL if the name is invalid or not allowed at this
+ * point. */
 static const char *take_entry_name(struct copy *copy, size_t size, char *name)
 {
     if (copy->in_file || copy->is_complete || size > AGENT_NAME_MAX ||
@@ -211,21 +212,21 @@ static void set_times(int dir, const char *name, const struct agent_record *reco
         {.tv_nsec = UTIME_OMIT},
         {.tv_sec = record->seconds, .tv_nsec = (long)record->nanoseconds},
     };
-    /* Ignore a failure, because many file systems limit the range of times, and some store no times
-     * of symbolic links. */
+    /* Ignore a failure, because many filesystems support only a limited range of times, and some
+     * store no times for symbolic links. */
     syscall(SYS_utimensat, dir, name, times, flags);
 }
 
-/* Sets the modification time of a new directory or file, and the mode of a new directory. Returns 0
- * or an errno. */
+/* Sets the modification time of a newly created directory or file, and the mode of a directory.
+ * Returns 0 or an errno. */
 static int set_level_attributes(const struct level *level)
 {
     if (level->record.kind == AGENT_FILE) {
         set_times(level->fd, NULL, &level->record, 0);
         return 0;
     }
-    /* Add the owner's permissions, so that the owner can always list and remove a copied directory.
-     * fchmodat(2) is used because fchmod(2) fails for a descriptor opened with O_PATH. */
+    /* Add the owner's permissions, so that the owner can list and remove the copied directory.
+     * fchmod(2) would fail, because the descriptor was opened with O_PATH. */
     mode_t mode = (level->record.mode & PERMISSIONS) | OWNER_ONLY;
     set_times(level->fd, ".", &level->record, 0);
     return syscall(SYS_fchmodat, level->fd, ".", mode) ? errno : 0;
@@ -286,8 +287,8 @@ static int write_data(struct copy *copy, size_t left)
     return 0;
 }
 
-/* Creates, extends or completes a file, directory or symbolic link, as one record requests. Returns
- * 0 or an errno, which is EPROTO if the record is invalid. */
+/* Performs one record: creates, extends or completes a directory, file or symbolic link. Returns 0
+ * or an errno, which is EPROTO if the record is invalid. */
 static int copy_record(struct copy *copy, const struct agent_record *record)
 {
     switch (record->kind) {
@@ -320,8 +321,7 @@ static bool copy_records(struct copy *copy)
 
 /* ---- the tree and its parent directory ------------------------------------------------------- */
 
-/* Creates the missing parent directories of `path`. The text of `path` is changed during the call,
- * and restored. */
+/* Creates the missing parent directories of `path`. Modifies the string `path` temporarily. */
 static void create_parents(char *path)
 {
     for (char *at = path + 1; *at; at++)
@@ -332,9 +332,9 @@ static void create_parents(char *path)
         }
 }
 
-/* Opens the parent directory of copy->how->path as copy->parent, and stores the last component of
- * the path in copy->name. `path` is a buffer of AGENT_PATH_SIZE bytes. Returns false with errno set
- * if that fails. */
+/* Stores a descriptor of the parent directory of copy->how->path in copy->parent, and the last
+ * component of that path in copy->name. `path` is a buffer of AGENT_PATH_SIZE bytes. Returns false
+ * with errno set on failure. */
 static bool open_tree_parent(struct copy *copy, char *path)
 {
     size_t length = strnlen(copy->how->path, AGENT_PATH_SIZE), slash = 0;
@@ -383,7 +383,7 @@ bool agent_copy_in(const struct agent_copying *how)
 
 /* ---- a single file --------------------------------------------------------------------------- */
 
-/* Creates the file, or opens and truncates an existing regular file. Stores in *is_new whether the
+/* Creates the file `path`, or opens and truncates an existing regular file. Sets *is_new if the
  * file was created. Returns a descriptor, or -1 with errno set. */
 static int open_written(const char *path, bool *is_new)
 {

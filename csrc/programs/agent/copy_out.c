@@ -7,15 +7,14 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* Minimum number of free bytes in the buffer for a record's data. If fewer are free, the buffer is
- * sent first. */
+/* If fewer bytes are free in the buffer, the buffer is sent before a record with data is added. */
 #define DATA_MIN 4096
 
-/* A buffer of records. Many records are sent by one system call, because each call takes time. */
+/* A buffer for records, so that one system call sends many of them. */
 struct sending {
     int output;
-    bool lists;   /* whether to send entries without their contents */
-    bool stopped; /* whether sending has failed or was stopped by an error */
+    bool lists;   /* whether to send the entries of a directory without their contents */
+    bool stopped; /* whether sending has failed, or an error was sent */
     int depth;
     size_t size;
     char bytes[AGENT_DATA_MAX + sizeof(struct agent_record)];
@@ -33,7 +32,7 @@ static void send_buffer(struct sending *sending)
     sending->size = 0;
 }
 
-/* Sends the content of the buffer if the buffer has no room for `size` more bytes. */
+/* Sends the contents of the buffer if fewer than `size` bytes are free. */
 static void make_record_room(struct sending *sending, size_t size)
 {
     if (size > sizeof sending->bytes - sending->size)
@@ -46,8 +45,8 @@ static void add_record_text(struct sending *sending, const char *text, size_t si
     sending->size += size;
 }
 
-/* Adds a record with a name to the buffer, followed by the target of a symbolic link if `target` is
- * not NULL. */
+/* Adds a record to the buffer, followed by a file name, and by the target of a symbolic link unless
+ * `target` is NULL. */
 static void add_file_record(struct sending *sending, struct agent_record *record, const char *name,
                             const char *target)
 {
@@ -73,8 +72,8 @@ static bool stop_sending(struct sending *sending, int errnum, const char *name)
 
 static void describe_file(struct agent_record *record, uint32_t kind, const struct stat *found)
 {
-    /* For a time before 1970 that is no whole second, gVisor rounds the seconds towards zero, and
-     * converts the negative nanoseconds to uint32_t (NsecToStatxTimestamp()). */
+    /* gVisor rounds the seconds of a time before 1970 towards zero, and then stores negative
+     * nanoseconds in a uint32_t (NsecToStatxTimestamp()). */
     int64_t seconds = found->st_mtim.tv_sec;
     int32_t nanoseconds = (int32_t)found->st_mtim.tv_nsec;
     if (nanoseconds < 0) {
@@ -96,8 +95,8 @@ static void leave_file(struct sending *sending, bool changed)
     add_file_record(sending, &record, "", NULL);
 }
 
-/* Sends a record of the kind AGENT_OTHER for an entry that was replaced or removed after it was
- * listed. Returns whether sending can continue. */
+/* Sends an AGENT_OTHER record for an entry that was replaced or removed after it was listed.
+ * Returns whether sending can continue. */
 static bool send_changed(struct sending *sending, const char *name)
 {
     struct agent_record record = {.kind = AGENT_OTHER};
@@ -105,15 +104,15 @@ static bool send_changed(struct sending *sending, const char *name)
     return !sending->stopped;
 }
 
-/* Checks whether a system call has failed with `errnum` because the entry was replaced or removed
- * after it was listed. */
+/* Returns whether a system call that failed with `errnum` shows that the entry was replaced or
+ * removed after it was listed. */
 static bool is_replaced(int errnum)
 {
     return errnum == ENOENT || errnum == ENOTDIR || errnum == ELOOP || errnum == ENXIO;
 }
 
-/* Adds an AGENT_DATA record with at most `most` bytes from the descriptor `file` to the buffer.
- * Returns the number of bytes read, which is 0 at end of file, or -1 with errno set. */
+/* Reads at most `most` bytes from `file`, and adds them to the buffer as an AGENT_DATA record.
+ * Returns the number of bytes, which is 0 at end of file, or -1 with errno set. */
 static ssize_t send_part(struct sending *sending, int file, uint64_t most)
 {
     struct agent_record record = {.kind = AGENT_DATA};
@@ -138,7 +137,7 @@ static bool has_changed(int file, const struct stat *before, uint64_t sent)
            (before->st_size && sent != (uint64_t)before->st_size);
 }
 
-/* Sends an open regular file. Sends at most as many bytes as fstat(2) has reported, so that copying
+/* Sends a regular file that is open as `file`. Sends at most found->st_size bytes, so that copying
  * ends even if the file grows all the time. Files in /proc have the size 0, and are sent up to end
  * of file. */
 static bool send_file(struct sending *sending, int file, const struct stat *found, const char *name)
@@ -255,8 +254,8 @@ static bool send_entry(const char *name, void *arg)
     return !sending->stopped;
 }
 
-/* Opens a regular file or directory. Fails with EINVAL for other files, because the open of a FIFO
- * or device could block or have a side effect. */
+/* Opens a regular file or a directory. Fails with EINVAL for a file of another type, because
+ * opening a FIFO or device could block or have side effects. */
 static int open_path(const char *path, struct stat *found)
 {
     if (syscall(SYS_newfstatat, AT_FDCWD, path, found, 0, 0))

@@ -6,7 +6,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* An entry in the result of getdents64(2), a struct linux_dirent64, which no header declares. */
+/* An entry that getdents64(2) returns: struct linux_dirent64, which no header declares. */
 struct entry {
     uint64_t inode;
     int64_t next;

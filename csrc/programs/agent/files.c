@@ -7,11 +7,11 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* Ignores SIGXFSZ, so that a write beyond RLIMIT_FSIZE fails with EFBIG instead of killing the
+/* Ignores SIGXFSZ, so that a write beyond RLIMIT_FSIZE fails with EFBIG instead of killing this
  * process. */
 static void ignore_size_signal(void)
 {
-    /* The kernel's struct sigaction: handler, flags, restorer, mask. */
+    /* struct sigaction of the kernel: handler, flags, restorer, mask */
     const void *const action[] = {(const void *)SIG_IGN, NULL, NULL, NULL};
     syscall(SYS_rt_sigaction, SIGXFSZ, action, NULL, 8);
 }
@@ -32,8 +32,8 @@ int agent_handle_files(char **argv)
     if (!path || *path != '/')
         return 1;
     ignore_size_signal();
-    /* With the umask 0, files are created with their final modes, which saves a system call per
-     * file. */
+    /* Set the umask to 0, so that files are created with their final modes, which saves a system
+     * call per file. */
     umask(0);
     for (size_t i = 0; i < sizeof sendings / sizeof *sendings; i++)
         if (!strcmp(verb, sendings[i]))

@@ -1,9 +1,7 @@
-/*
- * Choosing the listener among the keepers. Keepers may be killed at any time, so this code uses no
- * locks, and changes each field by one atomic exchange. After the exit of each keeper the agent
- * checks whether a keeper still listens. If no keeper listens, the agent itself waits for messages.
- * Two listeners at the same time do no harm, since only one of them receives a message.
- */
+/* Choosing the listener among the keepers. A keeper may be killed at any time, so this code uses no
+ * locks, and changes each field by a single atomic operation. Whenever a keeper has exited, the
+ * agent checks whether a listener remains. If there is none, the agent itself waits for messages.
+ * Two listeners at a time do no harm, because only one of them receives each message. */
 #include "programs/agent/agent.h"
 
 #include <signal.h>
@@ -42,7 +40,7 @@ void agent_idle_pass_on(struct agent_idle *idle, struct agent_block *block, pid_
             return;
         if (!kill(next->keeper, AGENT_LISTEN_SIGNAL))
             return;
-        /* kill(2) fails if the keeper of `next` was killed and reaped. Try another keeper. */
+        /* The keeper of `next` was killed and reaped, so try another keeper. */
         block = next;
     }
     if (SET(&idle->listener, block, NULL))

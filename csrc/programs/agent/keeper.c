@@ -16,19 +16,20 @@ struct keeper {
     const struct agent *agent;
     struct agent_block *block;
     bool listens; /* whether this keeper is the listener (idle.c) */
-    int socket;   /* socket to the host for this command; -1 after the host has closed it */
+    int socket;   /* socket to the host for this command, or -1 after the host has closed it */
     int signals;  /* signalfd for SIGCHLD, SIGTERM and AGENT_LISTEN_SIGNAL */
-    void *stack;  /* top of the stack on which the command runs until its execve(2), or NULL for the
-                     keeper's stack */
+    /* top of the stack for the command until its execve(2), or NULL to use the keeper's stack */
+    void *stack;
     pid_t command;
-    bool ending; /* whether the agent is exiting, so that this keeper must run no more commands */
-    bool ended;  /* whether the command has exited and the host has been sent its status */
-    bool more;   /* whether children may remain that have exited and are not reaped */
-    bool empty;  /* whether no process of the command remains */
+    /* whether the agent is exiting, so that this keeper must not run another command */
+    bool ending;
+    bool ended; /* whether the command was reaped, and its exit status was sent to the host */
+    bool more;  /* whether there may be exited children that are not reaped yet */
+    bool empty; /* whether no process of the command remains */
     struct agent_terminal terminal;
 };
 
-/* The maximum number of children to reap before polling again. */
+/* Maximum number of children to reap before the next poll(2). */
 #define AT_ONCE 32
 
 enum { POLL_SOCKET, POLL_SIGNALS, POLL_CONTROL, POLL_TERMINAL };
@@ -62,7 +63,8 @@ static bool reap_for_keeper(void *arg)
     pid_t pid = 1;
     for (int i = 0; i < AT_ONCE && pid > 0; i++) {
         pid = wait4(-1, &status, WNOHANG, &used);
-        /* After the command was reaped, a process of the command may have got its pid. */
+        /* After the command was reaped, another process may get its pid, so check that it was
+         * not. */
         if (pid > 0 && pid == keeper->command && !keeper->ended)
             send_status(keeper, status, &used);
     }
@@ -71,16 +73,16 @@ static bool reap_for_keeper(void *arg)
     return !keeper->empty;
 }
 
-/* Requests that the agent kill the command while all processes are stopped. Only the agent stops
- * all processes, because two keepers that did so would stop each other. */
+/* Asks the agent to kill this keeper's descendants while all processes are stopped. Only the agent
+ * may stop all processes, because two keepers would stop each other. */
 static void request_help(void *arg)
 {
     const struct keeper *keeper = arg;
     kill(keeper->agent->pid, AGENT_HELP_SIGNAL);
 }
 
-/* Makes another keeper the listener. Called if the next command has arrived while this keeper is
- * busy, or if this keeper is about to stop polling. */
+/* Makes another keeper the listener. Called if the message for the next command has arrived while
+ * this keeper is busy, or if this keeper is about to stop polling. */
 static void stop_listening(void *arg)
 {
     struct keeper *keeper = arg;
@@ -104,22 +106,21 @@ static void kill_descendants_of_keeper(struct keeper *keeper)
 
 static void send_signal(struct keeper *keeper, int to, int sig)
 {
-    /* Send no signal after the command was reaped, because its pid may have been reused. */
+    /* Send no signal after the command was reaped, because the kernel may have reused its pid. */
     if (to == AGENT_TO_PROCESS && !keeper->ended)
         kill(keeper->command, sig);
     if (to == AGENT_TO_GROUP && !keeper->ended)
         agent_signal_tree(keeper->agent->proc, getpgid(keeper->command), sig);
     if (to == AGENT_TO_TREE && sig == SIGKILL) {
         kill_descendants_of_keeper(keeper);
-        /* Signal end of file to the host, so that the host knows that no process of the command
-         * remains. */
+        /* Send end of file to the host, which means that no process of the command remains. */
         shutdown(keeper->socket, SHUT_WR);
     } else if (to == AGENT_TO_TREE) {
         agent_signal_tree(keeper->agent->proc, 0, sig);
     }
 }
 
-/* Performs a request of the host to send a signal or to resize the terminal. Returns 0 or an
+/* Performs a request from the host: sends a signal, or resizes the terminal. Returns 0 or an
  * errno. */
 static int perform_request(struct keeper *keeper, const struct agent_note *note, size_t size)
 {
@@ -135,15 +136,16 @@ static int perform_request(struct keeper *keeper, const struct agent_note *note,
         uint32_t size_asked = (uint32_t)note->value;
         agent_terminal_resize(&keeper->terminal, (uint16_t)(size_asked >> 16),
                               (uint16_t)size_asked);
-        /* Pass no group after the command was reaped, because the id of the command's group may
-         * have been reused. */
+        /* Pass no process group after the command was reaped, because the kernel may have reused
+         * the id of its group. */
         agent_terminal_signal_resize(&keeper->terminal, keeper->ended ? 0 : keeper->command);
         return 0;
     }
     return EPROTO;
 }
 
-/* Receives and performs one request of the host. Closes the socket at end of file. */
+/* Receives and performs one request from the host. At end of file, closes the socket, and kills a
+ * command that still runs. */
 static void receive_request(struct keeper *keeper)
 {
     struct agent_note note[2];
@@ -153,8 +155,8 @@ static void receive_request(struct keeper *keeper)
     if (size <= 0) {
         close(keeper->socket);
         keeper->socket = -1;
-        /* Kill the command only if its status has not been sent yet. Afterwards, background
-         * processes of the command continue even if the host closes the socket. */
+        /* Kill the command's processes only if its exit status was not sent yet. Afterwards,
+         * background processes of the command may outlive the socket. */
         if (!keeper->ended)
             kill_descendants_of_keeper(keeper);
         agent_terminal_close(&keeper->terminal);
@@ -172,8 +174,8 @@ static void end_with_agent(struct keeper *keeper)
     _exit(0);
 }
 
-/* Reads one signal. SIGTERM is a request of the agent to end the command, or, after the exit of the
- * agent, the parent-death signal. Other signals only wake the keeper. */
+/* Reads one signal. SIGTERM comes from the agent to end the command, or from the kernel as the
+ * parent-death signal, after the agent has exited. Any other signal only wakes the keeper. */
 static void take_keeper_signal(struct keeper *keeper)
 {
     struct signalfd_siginfo info;
@@ -193,8 +195,8 @@ static bool is_done(struct keeper *keeper)
     return keeper->empty && keeper->socket < 0;
 }
 
-/* Closes the terminal and the host's output once no process of the command remains and the host has
- * received all output, because the host reads the output until end of file. */
+/* Closes the terminal and the host's output if no process of the command remains and all output was
+ * written. The host reads the output until end of file. */
 static void end_output(struct keeper *keeper)
 {
     struct agent_terminal *terminal = &keeper->terminal;
@@ -221,7 +223,7 @@ static void wait_for_keeper_event(struct keeper *keeper)
     if (polls[POLL_SIGNALS].revents || keeper->more)
         reap_for_keeper(keeper);
     /* Copy before receive_request(), which closes the terminal if the host has closed the socket.
-     * Otherwise input that the host has sent before closing the socket would be lost. */
+     * Input that the host has sent before would otherwise be lost. */
     agent_terminal_copy(&keeper->terminal, polls + POLL_TERMINAL);
     if (keeper->socket >= 0 && polls[POLL_SOCKET].revents)
         receive_request(keeper);
@@ -230,8 +232,8 @@ static void wait_for_keeper_event(struct keeper *keeper)
         stop_listening(keeper);
 }
 
-/* Makes this process a subreaper that reads its signals from a signalfd, and receives SIGTERM when
- * the agent exits. Returns 0, or -1 with errno set. */
+/* Makes this process a subreaper that reads its signals from a signalfd, and that receives SIGTERM
+ * when the agent exits. Returns 0, or -1 with errno set. */
 static int become_keeper(struct keeper *keeper)
 {
     sigset_t signals;
@@ -243,7 +245,7 @@ static int become_keeper(struct keeper *keeper)
     if (keeper->signals < 0 || prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) ||
         prctl(PR_SET_PDEATHSIG, SIGTERM, 0, 0, 0))
         return -1;
-    /* Start a new session, so that the terminals of other commands send no signals to the
+    /* Leave the agent's session, so that the terminals of commands send no signals to this
      * keeper. */
     setsid();
     return 0;
@@ -257,8 +259,7 @@ static int open_terminal(struct keeper *keeper, struct agent_start *start,
     start->has_terminal = header->flags & AGENT_TERMINAL;
     if (!start->has_terminal)
         return 0;
-    /* Create the terminal with the command's uid, because the user of the command must own the
-     * terminal. */
+    /* Create the terminal with the effective uid of the command, whose user must own it. */
     uid_t uid = header->flags & AGENT_IDS ? header->uid : keeper->agent->uid;
     uid_t own = agent_set_effective_uid(uid);
     int other = agent_terminal_open(&keeper->terminal, request->fd[AGENT_STDIN],
@@ -271,8 +272,8 @@ static int open_terminal(struct keeper *keeper, struct agent_start *start,
     return other < 0 ? -1 : 0;
 }
 
-/* Starts the command, and closes the descriptors that only the command uses. Returns 0, or -1 after
- * the failure was reported to the host. */
+/* Starts the command, and closes the descriptors that only the command needs. Returns 0, or -1
+ * after sending the error to the host. */
 static int start_command(struct keeper *keeper, struct agent_request *request,
                          const struct agent_wait *wait, const struct agent_loaded *loaded)
 {
@@ -302,8 +303,8 @@ static int start_command(struct keeper *keeper, struct agent_request *request,
     return 0;
 }
 
-/* Loads a command's message, and starts the command. Returns 0, or -1 after the failure was
- * reported to the host. */
+/* Loads the message that requests a command, and starts the command. Returns 0, or -1 after sending
+ * the error to the host. */
 static int start_kept(struct keeper *keeper, struct agent_request *request)
 {
     struct agent_loaded loaded;
@@ -321,8 +322,9 @@ static int start_kept(struct keeper *keeper, struct agent_request *request)
     return failed;
 }
 
-/* Runs one command until none of its processes remains. Returns whether this keeper can run another
- * command: false after a failed start or a command with a terminal. */
+/* Runs one command until none of its processes remains and the host has closed the socket. Returns
+ * whether this keeper may run another command, which is false if the command failed to start, or
+ * had a terminal. */
 static bool keep_command(struct keeper *keeper, struct agent_request *request)
 {
     keeper->socket = request->fd[AGENT_SOCKET];
@@ -337,8 +339,8 @@ static bool keep_command(struct keeper *keeper, struct agent_request *request)
     return !had_terminal;
 }
 
-/* Waits for the message of the next command, and returns true. Returns false if this keeper must
- * exit instead. */
+/* Waits for the message that requests the next command. Returns true if it was received, or false
+ * if this keeper must exit. */
 static bool await_request(struct keeper *keeper, struct agent_block *block)
 {
     struct agent_idle *idle = keeper->agent->idle;
@@ -371,8 +373,8 @@ int agent_keep(struct agent_block *block)
         .stack = block->agent->idle ? agent_block_command_stack(block) : NULL,
         .terminal = {.master = -1, .input = -1, .output = -1},
     };
-    /* Set the pid here, although the agent sets it, too, because other keepers may have to signal
-     * this keeper before clone(2) returns in the agent. */
+    /* Set the pid before the agent sets it, because other keepers may send a signal to this keeper
+     * before clone(2) returns in the agent. */
     block->keeper = getpid();
     if (become_keeper(&keeper)) {
         agent_answer_failure(block->request.fd[AGENT_SOCKET], AGENT_STEP_FORK, errno);

@@ -11,16 +11,16 @@
 #define SETTINGS "/proc/sys"
 #define SHARED_MEMORY "/dev/shm"
 
-/* Maximum depth of directories to list; /proc/sys is less deep. */
+/* Maximum depth to which directories are listed. /proc/sys is not as deep. */
 #define DEPTH_MAX 16
 #define TEXT_SIZE 65536
 #define PATH_SIZE 1024
 
 struct list {
-    size_t size; /* number of used bytes of `text` */
+    size_t size; /* number of bytes of `text` in use */
     size_t path_size;
     int depth;
-    bool is_whole; /* whether all entries could be read and fit the buffers */
+    bool is_whole; /* whether all entries were read and fit into the buffers */
     char path[PATH_SIZE];
     char text[TEXT_SIZE];
 };
@@ -36,7 +36,7 @@ static void add_leftover(struct list *list, const char *text, size_t size)
 }
 
 /* Appends a slash and `name` to list->path, or only `name` if the path is empty. Returns false if
- * the result is too long. */
+ * the path becomes too long. */
 static bool append_name(struct list *list, const char *name)
 {
     size_t size = strlen(name);
@@ -81,8 +81,8 @@ static void add_leftover_directory(struct list *list)
     list->depth--;
 }
 
-/* Adds a file of /proc/sys to the list if the file is writable. Ignores a file that can't be read,
- * because such a file stores no setting; a write to the file only triggers an action. */
+/* Adds a file of /proc/sys to the list if the file is writable. Ignores a write-only file, which
+ * stores no setting: writing to it only triggers an action. */
 static void add_file(struct list *list, mode_t mode)
 {
     if (!(mode & 0222))
@@ -129,7 +129,7 @@ static bool add_name(const char *name, void *arg)
 static void add_shared_memory(struct list *list)
 {
     append_name(list, SHARED_MEMORY);
-    /* ENOENT is no error, because a root filesystem may lack /dev/shm. */
+    /* Ignore ENOENT, because a root filesystem may lack /dev/shm. */
     if (!agent_each_entry(AT_FDCWD, list->path, add_name, list) && errno != ENOENT)
         list->is_whole = false;
     cut_path(list, 0);
@@ -142,8 +142,8 @@ static void add_settings(struct list *list)
     cut_path(list, 0);
 }
 
-/* Mounts another proc file system at /proc, because each of gVisor's proc mounts caches some
- * settings when they are first read. Returns whether that succeeded. */
+/* Mounts a new proc filesystem on /proc, because each proc mount of gVisor caches the values of
+ * some settings when they are first read. Returns whether that succeeded. */
 static bool mount_another_proc(void)
 {
     return !syscall(SYS_unshare, CLONE_NEWUSER | CLONE_NEWNS) &&

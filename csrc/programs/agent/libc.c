@@ -1,8 +1,6 @@
-/*
- * The agent's own libc: system calls, and the functions that compilers assume. The agent must run
- * in any root filesystem, so it can't use a libc of the sandbox. The processes that it starts share
- * its memory until they execute a command, which no other libc supports.
- */
+/* The agent's own libc: system calls, and the functions that compilers assume to exist. The agent
+ * must run in any root filesystem, so it can't use a shared libc. The processes that it starts
+ * share its memory until they execute a command, which no other libc supports. */
 #include "base/freestanding.h"
 #include "programs/agent/agent.h"
 
@@ -24,12 +22,12 @@
 
 int main(int argc, char **argv, char **environment);
 
-/* The lowest address of the initial stack. The initial stack lies above all other memory, so an
- * address above this one is on the initial stack. */
+/* The lowest address of the initial stack. Since the initial stack is above all other memory, any
+ * higher address lies on it. */
 static uintptr_t first_stack;
 static int first_error;
 
-/* The assumed maximum size of the initial stack. */
+/* Size that the initial stack is assumed not to exceed. */
 #define FIRST_STACK_SIZE (256 * 1024)
 
 void agent_split_errno(void)
@@ -45,8 +43,7 @@ int *__errno_location(void)
     return (int *)(here - here % AGENT_STACK_SIZE);
 }
 
-/* The size in bytes of the kernel's signal sets, which several system calls require as an
- * argument. */
+/* Size in bytes of the kernel's signal sets, which several system calls require as an argument. */
 #define SET_SIZE 8
 
 __attribute__((always_inline)) static inline long call(long number, long a, long b, long c, long d,
@@ -59,8 +56,8 @@ __attribute__((always_inline)) static inline long call(long number, long a, long
     return -1;
 }
 
-/* Define functions of libc that only make a system call with the same arguments. `type` is the type
- * of the result, A to D are the types of the arguments. */
+/* Define functions of libc that make a system call with their own arguments. `type` is the type of
+ * the result; A to D are the types of the arguments. */
 #define CALL_0(type, name, number)                                                                 \
     type name(void)                                                                                \
     {                                                                                              \
@@ -96,8 +93,8 @@ CALL_1(int, chdir, __NR_chdir, const char *)
 CALL_1(pid_t, getpgid, __NR_getpgid, pid_t)
 CALL_1(mode_t, umask, __NR_umask, mode_t)
 CALL_2(int, shutdown, __NR_shutdown, int, int)
-/* Call dup3(2), because not all architectures have dup2(2). Unlike dup2(2), dup3(2) fails if both
- * descriptors are equal, but the agent never calls dup2() with equal descriptors. */
+/* Use dup3(2), because some architectures lack dup2(2). dup3(2) fails if both descriptors are
+ * equal, but the agent never calls dup2() with equal descriptors. */
 CALL_2(int, dup2, __NR_dup3, int, int)
 CALL_2(int, kill, __NR_kill, pid_t, int)
 CALL_2(int, setpgid, __NR_setpgid, pid_t, pid_t)
@@ -149,8 +146,8 @@ int fcntl(int fd, int command, ...)
     return (int)call(__NR_fcntl, fd, command, argument, 0, 0, 0);
 }
 
-/* Ignores the argument for the mode of a new file, because copy_in.c, which creates files, calls
- * syscall() instead. */
+/* Ignores the mode of a new file, because copy_in.c, which creates files, calls syscall()
+ * instead. */
 int open(const char *path, int flags, ...)
 {
     return (int)call(__NR_openat, AT_FDCWD, (long)path, flags, 0, 0, 0);
@@ -166,7 +163,7 @@ int access(const char *path, int mode)
     return (int)call(__NR_faccessat, AT_FDCWD, (long)path, mode, 0, 0, 0);
 }
 
-/* Always fails. The callers only search for signal handlers to reset, and the agent has none. */
+/* Always fails. The callers only look for signal handlers to reset, and the agent has none. */
 int sigaction(int sig, const struct sigaction *action, struct sigaction *before)
 {
     (void)sig, (void)action, (void)before;
@@ -202,7 +199,7 @@ void *memmove(void *to, const void *from, size_t size)
     return to;
 }
 
-/* Writes eight bytes at a time, because the agent clears tables of many pages. */
+/* Writes eight bytes at a time, because the agent clears large tables. */
 void *memset(void *to, int byte, size_t size)
 {
     char *at = to;
@@ -230,7 +227,7 @@ size_t strlen(const char *text)
     return length;
 }
 
-/* Copies the timeout, because the kernel overwrites it with the remaining time. */
+/* Passes a copy of the timeout, because the kernel overwrites it with the remaining time. */
 int ppoll(struct pollfd *fds, nfds_t count, const struct timespec *most, const sigset_t *mask)
 {
     struct timespec left = most ? *most : (struct timespec){0, 0};
@@ -251,7 +248,7 @@ int sigemptyset(sigset_t *set)
 
 int sigaddset(sigset_t *set, int sig)
 {
-    /* The cast is needed because the name of the array in sigset_t differs between libcs. */
+    /* Use a cast, because the array in sigset_t has a different name in each libc. */
     *(unsigned long *)set |= 1UL << (sig - 1);
     return 0;
 }

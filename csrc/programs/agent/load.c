@@ -5,7 +5,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* Indexes of loaded->memory. */
+/* Indexes in loaded->memory. */
 enum { APART, GROUPS, POINTERS };
 
 static void *allocate(struct agent_loaded *loaded, int what, size_t size)

@@ -1,10 +1,10 @@
 /*
- * usernsctl-agent starts commands in a sandbox for the host, the process at the other end of the
- * socket that is descriptor 0. It first checks that the kernel is gVisor's. docs/agent.md describes
- * the protocol.
+ * * usernsctl-agent starts commands in a sandbox for the host: the process at the other end of the
+ * socket that is the agent's descriptor 0. First it checks that the kernel is gVisor's.
+ * docs/agent.md describes the protocol.
  *
- * The agent is PID 1 of the sandbox, or runs beside PID 1. It needs no libc of the sandbox, so it
- * runs in any root filesystem.
+ * The agent is PID 1 of the sandbox, or runs beside another PID 1. It needs no libc from the
+ * sandbox, so it runs in any root filesystem.
  */
 #include "programs/agent/agent.h"
 #include "programs/shared/shared.h"
@@ -21,7 +21,7 @@
 #define OWN_IPC "--own-ipc"
 #define OWN_NET "--own-net"
 #define LEFTOVERS "--leftovers"
-#define FILES "--files" /* option for copying files; must be the first argument */
+#define FILES "--files" /* copy files; must be the first argument */
 
 static bool is_given(char **argv, const char *option)
 {
@@ -41,8 +41,8 @@ int main(int argc, char **argv, char **environment)
     (void)environment;
     if (!un_runs_on_gvisor())
         return complain_not_gvisor("usernsctl: usernsctl-agent: " UN_NOT_PROVEN "\n");
-    /* Copy files before agent_split_errno() is called, because copying a deep directory tree needs
-     * a large stack, and agent_split_errno() assumes a small stack. */
+    /* Handle --files before agent_split_errno(), which assumes a small stack, because copying a
+     * deep directory tree needs a large one. */
     if (argc > 1 && !strcmp(argv[1], FILES))
         return agent_handle_files(argv + 2);
     agent_split_errno();

@@ -1,4 +1,4 @@
-/* Parses and checks the message of a command, without side effects. */
+/* Parsing and validating a message that requests a command. Has no side effects. */
 #include "programs/agent/agent.h"
 
 #include <errno.h>
@@ -19,8 +19,7 @@ int agent_read_message(const char *bytes, size_t size, struct agent_message *mes
         return EPROTO;
     if (header->size > AGENT_STRINGS_MAX)
         return E2BIG;
-    /* The number of strings can't exceed the size of the strings, because each string has at least
-     * one byte, its NUL. */
+    /* Each string has at least one byte, its NUL, so there can't be more strings than bytes. */
     if (!header->args || header->args > header->size || header->env > header->size)
         return EPROTO;
     size_t before = sizeof *header + groups * sizeof(uint32_t);
@@ -40,8 +39,8 @@ size_t agent_pointers(const struct agent_header *header)
     return (size_t)header->args + header->env + 2;
 }
 
-/* Returns the string at *at, and moves *at behind the string. Returns NULL if the string has no NUL
- * before `end`. */
+/* Returns the string at *at, and sets *at to the end of the string. Returns NULL if the string has
+ * no NUL before `end`. */
 static const char *take_string(const char **at, const char *end)
 {
     const char *word = *at;

@@ -1,8 +1,6 @@
-/*
- * The protocol between usernsctl-agent and its host (docs/agent.md). Each message is one packet of
- * a SOCK_SEQPACKET socket; numbers are little-endian, as on both architectures that gVisor
- * supports, and structures have no padding. An incompatible change needs another AGENT_VERSION.
- */
+/* The protocol between usernsctl-agent and the host (docs/agent.md). Each message is a packet on a
+ * SOCK_SEQPACKET socket. Numbers are little-endian, like both architectures that gVisor supports,
+ * and structures have no padding. An incompatible change must change AGENT_VERSION. */
 #ifndef USERNSCTL_PROGRAMS_AGENT_PROTOCOL_H
 #define USERNSCTL_PROGRAMS_AGENT_PROTOCOL_H
 
@@ -16,7 +14,7 @@
 /* Flags of struct agent_hello. */
 #define AGENT_IS_FIRST 1 /* the agent is PID 1 */
 
-#define AGENT_IS_APART 2 /* no command can signal the agent without CAP_KILL */
+#define AGENT_IS_APART 2 /* commands can't send signals to the agent without CAP_KILL */
 
 /* Flags of struct agent_header. */
 #define AGENT_NEW_SESSION 1
@@ -28,18 +26,16 @@
 #define AGENT_CAPABILITIES 64
 #define AGENT_ALL_FLAGS 127
 
-/* Value of `groups` or `umask` in struct agent_header with which a command inherits the agent's
- * supplementary groups or umask. */
+/* Value of `groups` or `umask` in struct agent_header for a command that inherits the agent's. */
 #define AGENT_UNCHANGED 0xffffffffU
 
-/* The maximum sizes in bytes of a message, and of the strings of a command. AGENT_STRINGS_MAX
- * suffices, because Linux accepts at most 6 MiB of strings, which is three quarters of the maximum
- * stack size (execve(2)). */
+/* Maximum size in bytes of a message, and of a command's strings. Linux itself accepts at most 6
+ * MiB of strings, three quarters of the default limit of the stack size (execve(2)). */
 #define AGENT_MESSAGE_MAX 65536
 #define AGENT_STRINGS_MAX (8U << 20)
 
-/* Descriptors of a command's message. AGENT_STRINGS, the pipe with the strings, is sent only if the
- * flag AGENT_STRINGS_APART is set. */
+/* Indexes of the descriptors in a message that requests a command. AGENT_STRINGS, a pipe with the
+ * strings, is sent only if AGENT_STRINGS_APART is set. */
 enum { AGENT_STDIN, AGENT_STDOUT, AGENT_STDERR, AGENT_SOCKET, AGENT_STRINGS, AGENT_FDS };
 
 struct agent_hello {
@@ -49,8 +45,8 @@ struct agent_hello {
     uint32_t pid;
 };
 
-/* The header of a command's message. After the header follow the groups, each a uint32_t, the
- * limits, each a struct agent_limit, and the strings. */
+/* The header of a message that requests a command. The header is followed by the groups, each a
+ * uint32_t, by the limits, each a struct agent_limit, and by the strings. */
 struct agent_header {
     uint32_t magic;
     uint16_t version;
@@ -61,7 +57,7 @@ struct agent_header {
     uint32_t limits;
     uint32_t args;
     uint32_t env;
-    uint32_t size; /* size in bytes of the strings, which are in the message or in the pipe */
+    uint32_t size; /* size in bytes of the strings in the message or in the pipe */
     uint32_t umask;
     uint16_t rows;
     uint16_t columns;
@@ -76,7 +72,7 @@ struct agent_limit {
 
 /* Kinds of messages from the agent. */
 enum { AGENT_STARTED = 1, AGENT_FAILED, AGENT_ENDED, AGENT_REFUSED };
-/* Steps of the start of a command, of which struct agent_failure names the one that failed. */
+/* Steps in the start of a command, one of which struct agent_failure reports as failed. */
 enum {
     AGENT_STEP_STRINGS = 1,
     AGENT_STEP_CWD,
@@ -89,14 +85,14 @@ enum {
 };
 /* Kinds of messages from the host. */
 enum { AGENT_SIGNAL = 1, AGENT_WINDOW };
-/* Recipients of a signal. */
+/* Recipients of the signal that AGENT_SIGNAL requests. */
 enum { AGENT_TO_PROCESS, AGENT_TO_GROUP, AGENT_TO_TREE };
 
-/* A message from the host, or a message from the agent. In a message from the agent, the value is a
- * pid (AGENT_STARTED) or an errno (AGENT_REFUSED). */
+/* A message in either direction. For AGENT_STARTED, `value` is a pid; for AGENT_REFUSED, it is an
+ * errno. */
 struct agent_note {
     uint16_t kind;
-    uint16_t to; /* recipient of the signal of AGENT_SIGNAL, otherwise 0 */
+    uint16_t to; /* recipient of the signal for AGENT_SIGNAL, otherwise 0 */
     int32_t value;
 };
 
@@ -106,45 +102,48 @@ struct agent_failure {
 };
 
 struct agent_end {
-    struct agent_note note; /* note.value is the command's wait status, as waitpid(2) reports it */
+    struct agent_note note; /* note.value is the wait status of the command (waitpid(2)) */
     uint64_t user_us;
     uint64_t system_us;
     uint64_t rss_kib;
 };
 
-/* Kinds of struct agent_record, which `usernsctl-agent --files` reads from its standard input or
- * writes to its standard output. */
+/* Kinds of struct agent_record. `usernsctl-agent --files` reads records from standard input, or
+ * writes them to standard output. */
 enum {
-    AGENT_DIRECTORY =
-        1,       /* a name follows; then the records of the directory's entries, and AGENT_LEAVE */
-    AGENT_FILE,  /* a name follows; then AGENT_DATA any number of times, and AGENT_LEAVE */
-    AGENT_LINK,  /* name and target of a symbolic link follow */
-    AGENT_OTHER, /* name of a FIFO, socket or device follows, which is not copied */
-    AGENT_DATA,  /* a part of a file's content follows */
-    AGENT_LEAVE, /* end of a directory or file; mode is 1 if a file changed while it was read */
-    AGENT_STOPPED, /* the copy has failed; mode is the errno; the path in the copied tree follows */
+    /* start of a directory: its name follows, then records for its entries, then AGENT_LEAVE */
+    AGENT_DIRECTORY = 1,
+    /* start of a file: its name follows, then any number of AGENT_DATA records, then AGENT_LEAVE */
+    AGENT_FILE,
+    AGENT_LINK,  /* a symbolic link: its name and its target follow */
+    AGENT_OTHER, /* a FIFO, socket or device, which is not copied: its name follows */
+    AGENT_DATA,  /* a part of a file's contents follows */
+    /* end of a directory or file; `mode` is 1 if the file has changed while it was read */
+    AGENT_LEAVE,
+    /* the copy has failed with the errno `mode`; the path in the copied tree follows */
+    AGENT_STOPPED,
     AGENT_DONE,
 };
 
-/* The maximum depth of nested directories in a tree. Sender and receiver have an open descriptor
- * for each of the directories. */
+/* The maximum number of nested directories in a copied tree. Sender and receiver keep a descriptor
+ * of each of them open. */
 #define AGENT_DEPTH_MAX 256
-/* The maximum length of a file name (NAME_MAX), and the size of a buffer for a path or a link's
- * target, including the NUL (PATH_MAX). */
+/* The maximum length of a file name (NAME_MAX), and the size of a buffer for a path or for a link's
+ * target, with its NUL (PATH_MAX). */
 #define AGENT_NAME_MAX 255
 #define AGENT_PATH_SIZE 4096
 /* The maximum size of the data in one record. */
 #define AGENT_DATA_MAX (256 * 1024)
 
-/* A record about a file or a part of its content. The record of the copied file or directory itself
- * has an empty name. */
+/* A record about a file or a part of its contents. The record for the root of the copied tree has
+ * an empty name. */
 struct agent_record {
     uint32_t kind;
-    uint32_t mode; /* st_mode of a file (inode(7)), or the value that the kind of record defines */
-    uint32_t size; /* size in bytes of the text or data that follows */
-    uint32_t nanoseconds; /* with `seconds`, the time of the last modification */
+    uint32_t mode;        /* st_mode of the file, or as the kind defines it */
+    uint32_t size;        /* size in bytes of the text or data that follows the record */
+    uint32_t nanoseconds; /* with `seconds`, the modification time */
     int64_t seconds;
-    uint64_t length; /* st_size of a file; for a symbolic link, the length of the link's name */
+    uint64_t length; /* st_size of the file; for a symbolic link, the length of its name */
 } __attribute__((packed));
 
 static_assert(sizeof(struct agent_record) == 32, "");

@@ -12,21 +12,21 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* The maximum number of children to reap before polling again. */
+/* Maximum number of children to reap before the next poll(2). */
 #define AT_ONCE 32
 
 struct server {
     struct agent agent;
     struct agent_blocks blocks;
-    struct agent_request refused; /* buffer for a message that arrives while no block is free, and
-                                     is answered with ENOMEM */
+    /* buffer for a message that arrives while no block is free, and that is answered with ENOMEM */
+    struct agent_request refused;
     struct agent_idle idle;
     int signals;
-    bool is_apart; /* whether commands need CAP_KILL to signal the agent */
-    bool more;     /* whether children may remain that have exited and are not reaped */
-    bool ending;   /* whether SIGTERM has arrived, so that no more commands are started */
-    bool outlives; /* whether the agent continues after the end of the control socket */
-    bool has_lost; /* whether a killed keeper's command may have been reparented to the agent */
+    bool is_apart; /* whether commands can't send signals to the agent without CAP_KILL */
+    bool more;     /* whether there may be exited children that are not reaped yet */
+    bool ending;   /* whether SIGTERM has arrived, so that no more commands may be started */
+    bool outlives; /* whether the agent continues after end of file on the control socket */
+    bool has_lost; /* whether a keeper was killed, whose command may then be a child of the agent */
 };
 
 static bool is_keeper(pid_t pid, void *arg)
@@ -45,8 +45,8 @@ static void forget_keeper(struct server *server, pid_t pid, int status)
         server->has_lost = true;
 }
 
-/* Reaps at most AT_ONCE children, which are keepers and orphans, so that a fork bomb cannot starve
- * the poll loop. Returns whether any child remains. */
+/* Reaps at most AT_ONCE children, keepers as well as orphans, so that a fork bomb cannot starve the
+ * poll loop. Returns whether any child remains. */
 static bool reap_keepers(void *arg)
 {
     struct server *server = arg;
@@ -61,8 +61,8 @@ static bool reap_keepers(void *arg)
     return pid >= 0;
 }
 
-/* Kills the commands whose keeper was killed, so that no command escapes the host's control by
- * killing its keeper. */
+/* Kills commands whose keeper was killed, so that no command can escape from the host by killing
+ * its keeper. */
 static void kill_lost(struct server *server)
 {
     if (server->has_lost && !agent_kill_others(server->agent.proc, is_keeper, server))
@@ -89,8 +89,8 @@ static int start_keeper(struct server *server, struct agent_block *block)
     return 0;
 }
 
-/* Receives the message of one command, and starts a keeper for it. Returns false if the host has
- * closed the socket. */
+/* Receives a message that requests a command, and starts a keeper for it. Returns false if the host
+ * has closed the socket. */
 static bool take_command(struct server *server)
 {
     struct agent_block *block = agent_block_free(&server->blocks);
@@ -105,7 +105,7 @@ static bool take_command(struct server *server)
     return true;
 }
 
-/* Forwards SIGTERM to all keepers, which forward it to their commands. */
+/* Sends SIGTERM to all keepers, which send it to their commands. */
 static void pass_on_end(struct server *server)
 {
     server->ending = true;
@@ -133,8 +133,8 @@ static int open_signals(void)
     sigaddset(&signals, SIGCHLD);
     sigaddset(&signals, SIGTERM);
     sigaddset(&signals, AGENT_HELP_SIGNAL);
-    /* AGENT_LISTEN_SIGNAL makes ppoll(2) return, so that the agent notices that no keeper
-     * listens. */
+    /* AGENT_LISTEN_SIGNAL makes ppoll(2) return, so that the agent notices that there is no
+     * listener. */
     sigaddset(&signals, AGENT_LISTEN_SIGNAL);
     return signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
 }
@@ -162,8 +162,8 @@ static void kill_descendants(struct server *server)
 {
     const struct agent_killing how = {
         .reap = reap_keepers,
-        /* Allow agent_kill_while_stopped() only in a sandbox. Outside, as in tests, it would stop
-         * all processes of the host. */
+        /* Allow agent_kill_while_stopped() only in a sandbox. On the host, where tests run the
+         * agent, it would stop all processes. */
         .get_help = server->agent.is_inside ? kill_own_descendants_stopped : NULL,
         .arg = server,
     };
@@ -172,7 +172,7 @@ static void kill_descendants(struct server *server)
 
 static int serve(struct server *server)
 {
-    /* The interval at which the agent searches /proc for orphans of a killed keeper. */
+    /* interval at which the agent searches /proc for orphans of a killed keeper */
     const struct timespec soon = {.tv_nsec = 10000000};
     struct pollfd polls[] = {
         {.fd = server->agent.control, .events = POLLIN},
@@ -214,9 +214,9 @@ int agent_serve(int control, bool is_inside, bool outlives)
         .uid = getuid(),
         .idle = is_inside ? &server.idle : NULL,
     };
-    /* Commands must not inherit descriptors that the agent itself has inherited by mistake. Ignore
-     * a failure of close_range(2) in an old gVisor, because the host starts agents without further
-     * descriptors. */
+    /* Keep commands from inheriting descriptors that the agent should not have inherited. Ignore a
+     * failure of close_range(2) in an old gVisor, because the host passes no other descriptors to
+     * the agent. */
     syscall(SYS_close_range, STDERR_FILENO + 1, ~0U, CLOSE_RANGE_CLOEXEC, 0, 0);
     agent->proc = agent_open_proc();
     server.signals = open_signals();
@@ -229,7 +229,7 @@ int agent_serve(int control, bool is_inside, bool outlives)
         !say_hello(&server))
         return 1;
     int status = serve(&server);
-    /* Kill the remaining processes, unless this process is PID 1, whose exit makes the kernel kill
+    /* Kill the remaining processes, unless this process is PID 1, at whose exit the kernel kills
      * them. */
     if (agent->pid != 1)
         kill_descendants(&server);

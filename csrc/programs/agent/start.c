@@ -17,12 +17,12 @@ static int answer_start_failure(struct agent_start *start, int step, int errnum)
     return 1;
 }
 
-/* Creates a session or process group for the command, and sets the controlling terminal if the
- * command has a terminal. Returns 0, or 1 with the error in `start`. */
+/* Creates a session or process group for the command, and sets its controlling terminal if it has
+ * one. Returns 0, or 1 with the error in `start`. */
 static int set_session(struct agent_start *start, unsigned flags)
 {
-    /* The command always leads a new process group, so that one kill(2) reaches the command and its
-     * children. */
+    /* Make the command the leader of a new process group in any case, so that one kill(2) reaches
+     * the command and its children. */
     bool leads = flags & (AGENT_NEW_SESSION | AGENT_TERMINAL);
     if (leads ? setsid() < 0 : setpgid(0, 0))
         return answer_start_failure(start, AGENT_STEP_FORK, errno);
@@ -44,9 +44,9 @@ static int set_limits(struct agent_start *start)
     return 0;
 }
 
-/* Sets the ids and capabilities of the command. This process shares the agent's memory until it
- * executes the command, so other processes must not be able to ptrace(2) it; the kernel makes it
- * non-dumpable when its ids change. Returns 0, or -1 with errno set. */
+/* Sets the ids and capabilities of the command. This process shares the agent's memory until its
+ * execve(2), so other processes must not be able to ptrace(2) it. That is ensured by the kernel,
+ * which makes a process non-dumpable when its ids change. Returns 0, or -1 with errno set. */
 static int change_ids(struct agent_start *start)
 {
     const struct agent *agent = start->agent;
@@ -70,19 +70,18 @@ static int set_up_command(struct agent_start *start)
         return 1;
     if (un_place_stdio(start->stdio, &err))
         return answer_start_failure(start, AGENT_STEP_FORK, err.errnum);
-    /* Set the limits before the ids change, because raising a limit needs the agent's
-     * capabilities. */
+    /* Set the limits before the ids, because raising a limit needs the agent's capabilities. */
     if (set_limits(start))
         return 1;
     if (change_ids(start))
         return answer_start_failure(start, AGENT_STEP_IDS, errno);
-    /* Set the parent-death signal only now, because the kernel clears it when the ids change
+    /* Set the parent-death signal after the ids, because the kernel clears it when the ids change
      * (prctl(2)). */
     if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0))
         return answer_start_failure(start, AGENT_STEP_FORK, errno);
     if (header->umask != AGENT_UNCHANGED)
         umask(header->umask & 0777);
-    /* Do not call chdir(2) for "/", which already is the working directory of the agent. */
+    /* Skip chdir(2) for "/", which is the agent's working directory. */
     if (strcmp(start->strings->cwd, "/") && chdir(start->strings->cwd))
         return answer_start_failure(start, AGENT_STEP_CWD, errno);
     return 0;
@@ -98,8 +97,8 @@ static const char *environment_value(const char *const *environment, const char 
     return NULL;
 }
 
-/* The maximum size of an argument or environment variable in Linux, including the NUL
- * (MAX_ARG_STRLEN, execve(2)). gVisor has the same limit. */
+/* Maximum size of an argument or environment variable with its NUL (MAX_ARG_STRLEN, execve(2)).
+ * gVisor has the same limit as Linux. */
 #define STRING_MAX (128 * 1024)
 
 static bool has_long_string(const char *const *strings)
@@ -110,16 +109,16 @@ static bool has_long_string(const char *const *strings)
     return false;
 }
 
-/* Returns the errno with which execve(2) fails in Linux. gVisor fails with ENAMETOOLONG instead of
- * E2BIG if an argument is too long. */
+/* Returns the errno with which Linux's execve(2) fails. If a string is too long, gVisor fails with
+ * ENAMETOOLONG instead of E2BIG. */
 static int errno_of_exec(const struct agent_strings *strings, int errnum)
 {
     bool is_too_long = has_long_string(strings->argv) || has_long_string(strings->envp);
     return errnum == ENAMETOOLONG && is_too_long ? E2BIG : errnum;
 }
 
-/* Executes the command. Runs in a child that shares the keeper's memory until the execve(2).
- * Returns 1 with the error in start->step and start->errnum if that fails. */
+/* Executes the command, in a child that shares the keeper's memory until the execve(2). Returns 1
+ * on failure, with the error in start->step and start->errnum. */
 static int become_agent_command(void *arg)
 {
     struct agent_start *start = arg;
@@ -140,8 +139,8 @@ static int become_agent_command(void *arg)
                                 errno_of_exec(strings, err.errnum));
 }
 
-/* Waits until the child has executed the command or exited, which closes the write end of the pipe
- * `executed`. Kills the child if the host cancels the command. */
+/* Waits until the child has executed the command or exited, either of which closes the write end of
+ * the pipe `executed`. Kills the child if the host cancels the command. */
 static void await_exec(const struct agent_start *start, pid_t pid, int executed)
 {
     struct agent_wait wait = start->wait;

@@ -81,7 +81,8 @@ static bool fill(struct agent_flow *flow, int fd)
     return size > 0;
 }
 
-/* Writes bytes of the buffer to `fd`. Returns false if the other end of `fd` is closed. */
+/* Writes the bytes of the buffer to `fd`, or as many as possible without blocking. Returns false
+ * after an error, for example if the reader has closed its end. */
 static bool drain(struct agent_flow *flow, int fd)
 {
     ssize_t size = write(fd, flow->bytes + flow->from, flow->to - flow->from);
@@ -91,10 +92,10 @@ static bool drain(struct agent_flow *flow, int fd)
     return true;
 }
 
-/* Writes the character VEOF (Ctrl-D) to the terminal, as if a user typed the character. At the
- * beginning of a line, read(2) then returns 0, end of file. In the middle of a line, VEOF only
- * makes read(2) return the pending bytes, so a second VEOF is needed (termios(3)). Writes nothing
- * unless the terminal is in canonical mode. */
+/* Writes VEOF (Ctrl-D) to the terminal, as if a user typed it. At the beginning of a line, read(2)
+ * then returns 0, which means end of file. In the middle of a line, VEOF only makes read(2) return
+ * the pending bytes, so a second VEOF is needed (termios(3)). Writes nothing unless the terminal is
+ * in canonical mode. */
 static void type_end(struct agent_terminal *terminal)
 {
     struct termios mode;
@@ -136,7 +137,7 @@ void agent_terminal_copy(struct agent_terminal *terminal, const struct pollfd *p
     if (polls[1].fd >= 0 && polls[1].revents & (POLLIN | POLLHUP | POLLERR) &&
         is_empty(&terminal->out) && !fill(&terminal->out, terminal->master))
         agent_terminal_close(terminal);
-    /* Discard output that the host no longer reads, so that the command does not block. */
+    /* Discard output that the host no longer reads, so that the command does not block on it. */
     if (polls[2].fd >= 0 && polls[2].revents && !drain(&terminal->out, terminal->output))
         terminal->out.from = terminal->out.to;
 }

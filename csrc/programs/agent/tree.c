@@ -1,11 +1,12 @@
 /*
- * Kills all descendants of a subreaper.
+ * Killing all descendants of a subreaper.
  *
- * An orphan is reparented to the nearest subreaper among its ancestors (PR_SET_CHILD_SUBREAPER), so
- * a subreaper without children (ECHILD) certainly has no descendants. The list of descendants comes
- * from /proc, and may be outdated as soon as it is read, so listing and killing are repeated until
- * no child remains. If a fork bomb creates processes faster than /proc can be listed, all processes
- * of the sandbox are stopped for a moment and then listed.
+ * An orphan is reparented to the nearest ancestor that is a subreaper (PR_SET_CHILD_SUBREAPER), so
+ * a subreaper without children (ECHILD) has no descendants.
+ *
+ * A list of processes from /proc may be outdated as soon as it is read, so listing and killing are
+ * repeated until no child remains. If a fork bomb creates processes faster than /proc can be
+ * listed, all processes of the sandbox are stopped for the time of the listing.
  */
 #include "base/base.h"
 #include "programs/agent/agent.h"
@@ -19,23 +20,23 @@
 #include <sys/wait.h>
 #include <time.h>
 
-/* The maximum number of processes in one listing. The next listing finds further processes. */
+/* Maximum number of processes in one listing. If there are more, the next listing finds them. */
 #define PROCESSES_MAX 8192
-/* All pids are lower than this number. gVisor has at most 65,536 tasks, and Linux, on which tests
- * run, has pids below 4,194,304. */
+/* Upper bound of pids. gVisor has at most 65,536 tasks, and Linux, on which the tests run, has pids
+ * below 4,194,304. */
 #define PIDS (1 << 22)
-/* ROUNDS_ALONE is the number of rounds of killing before all processes are stopped. LISTING_MS is
- * the time limit in ms of the first round's listing. The limit of round N is N times as long,
- * because a listing is slow if very many processes compete for the processor. */
+/* ROUNDS_ALONE is the number of rounds of killing before the agent stops all processes. LISTING_MS
+ * is the time limit of the listing in the first round, in ms. In round N, the limit is N times as
+ * long, because a listing is slow if very many processes compete for the CPU. */
 #define ROUNDS_ALONE 3
 #define LISTING_MS 50
-/* Number of processes that are listed between two reads of the clock. */
+/* Number of processes to list before the clock is read again. */
 #define LISTING_PART 4
-/* The maximum number of attempts to stop all processes. One attempt may not suffice, because a
- * process in the middle of fork(2) stops only after the fork. */
+/* Maximum number of attempts to stop all processes. Several may be needed, because a process that
+ * is in fork(2) stops only after the fork. */
 #define STOPS_MAX 64
 /* STOP_DELAY is the delay in ns between two attempts to stop all processes. DELAY_MIN and DELAY_MAX
- * are the minimum and maximum delay in ns between rounds of killing. */
+ * are the shortest and the longest delay in ns between two rounds of killing. */
 #define STOP_DELAY 1000000
 #define DELAY_MIN 100000
 #define DELAY_MAX 20000000
@@ -45,15 +46,15 @@ struct process {
     pid_t parent;
     pid_t group;
     char state;
-    bool below; /* whether the process is a descendant of `root` in mark() */
+    bool below; /* whether mark() has found the process to be a descendant */
 };
 
-/* The processes that /proc lists. Each listing is in separately mapped memory, because several
- * keepers may list processes at the same time. */
+/* A listing of processes from /proc, in a memory mapping of its own, because several keepers may
+ * list processes at the same time. */
 struct listing {
     size_t count;
-    int64_t end;  /* deadline for reading /proc, in ms of CLOCK_MONOTONIC, or 0 for none */
-    bool is_late; /* whether the deadline has passed */
+    int64_t end;  /* deadline of the listing in ms of CLOCK_MONOTONIC, or 0 for no deadline */
+    bool is_late; /* whether the listing was cut short by the deadline */
     struct process processes[PROCESSES_MAX];
     uint64_t below[PIDS / 64];
 };
@@ -101,9 +102,9 @@ static const char *read_stat_id(const char *text, pid_t *id)
     return text && *text == ' ' ? text + 1 : NULL;
 }
 
-/* Reads the state, parent and process group of a process from /proc/PID/stat, "PID (NAME) STATE
- * PARENT GROUP ...", in which NAME may contain any characters. Returns false if the process has
- * exited, or the file is malformed. */
+/* Reads the state, parent and process group of a process from /proc/PID/stat, whose format is "PID
+ * (NAME) STATE PARENT GROUP ..." with an arbitrary NAME. Returns false if the process has exited,
+ * or if the file is malformed. */
 static bool read_process(int proc, const char *name, struct process *found)
 {
     char path[32], text[512];
@@ -151,7 +152,7 @@ static bool add_process(const char *name, void *arg)
 }
 
 /* Marks the descendants of `root` in the listing, except the children for which `spared` returns
- * true and their descendants. */
+ * true, and the descendants of these children. */
 static void mark(struct listing *listing, pid_t root, agent_spared *spared, void *arg)
 {
     mark_below(listing, root);
@@ -183,8 +184,8 @@ static void unmap_listing(struct listing *listing)
     munmap(listing, sizeof *listing);
 }
 
-/* Lists all processes until the deadline `end`, and marks the descendants of `root`. The caller
- * unmaps the listing with unmap_listing(). Returns NULL if /proc can't be read. */
+/* Lists processes until the deadline `end`, and marks the descendants of `root`. The caller must
+ * free the listing by unmap_listing(). Returns NULL if /proc can't be read. */
 static struct listing *list_processes(int proc, pid_t root, int64_t end, agent_spared *spared,
                                       void *arg)
 {
@@ -233,8 +234,8 @@ bool agent_kill_others(int proc, agent_spared *spared, void *arg)
     for (size_t i = 0; i < listing->count; i++) {
         if (!listing->processes[i].below)
             continue;
-        /* Count zombies as processes too, because a process that is a zombie now may have forked
-         * after /proc was read. */
+        /* Count zombies, too, because a process that is a zombie by now may have forked after /proc
+         * was read. */
         any = true;
         kill(listing->processes[i].pid, SIGKILL);
     }
@@ -242,7 +243,7 @@ bool agent_kill_others(int proc, agent_spared *spared, void *arg)
     return any;
 }
 
-/* Checks whether all marked descendants in the listing are stopped or have exited. */
+/* Returns whether each marked process in the listing has stopped or exited. */
 static bool have_stopped(const struct listing *listing)
 {
     for (size_t i = 0; i < listing->count; i++) {
@@ -257,8 +258,7 @@ void agent_kill_while_stopped(int proc, pid_t root)
 {
     struct listing *listing = NULL;
     for (int i = 0; i < STOPS_MAX; i++) {
-        /* Repeat SIGSTOP, to stop also the processes that were forked after kill(2) had listed all
-         * processes. */
+        /* Repeat SIGSTOP, for processes that were forked after kill(2) had listed all processes. */
         for (int again = 0; again < 3; again++)
             kill(-1, SIGSTOP);
         listing = list_processes(proc, root, 0, NULL, NULL);
@@ -274,8 +274,8 @@ void agent_kill_while_stopped(int proc, pid_t root)
         unmap_listing(listing);
 }
 
-/* Kills the children of this process without /proc, by trying all pids. The orphans of the children
- * are reparented to this process, and the next round kills them. */
+/* Kills the children of this process without /proc, by trying all pids. The orphans of these
+ * children are reparented to this process, and killed in the next round. */
 static void kill_children_by_trial(void)
 {
     siginfo_t none;
@@ -284,12 +284,13 @@ static void kill_children_by_trial(void)
             kill(pid, SIGKILL);
 }
 
-/* A summary of the descendants in one listing, for comparison with the next listing. */
+/* A summary of the descendants in one listing, to compare with the next listing. */
 struct found {
     size_t count;
     uint64_t pids; /* sum of the pids */
-    bool rest; /* whether all descendants are zombies, in this and in the previous listing, because
-                  they wait for their tracer */
+    /* whether this and the previous listing contain the same descendants, all zombies, which remain
+     * because their tracer has not reaped them */
+    bool rest;
 };
 
 static void compare_listings(struct found *found, const struct listing *listing)
@@ -317,7 +318,7 @@ static bool is_group_below(const struct listing *listing, pid_t group)
 
 /* Lists and kills the descendants of this process, and summarizes them in `found`. If a descendant
  * is in the process group `group`, kills the whole group at once. Returns false if the deadline
- * `end` has passed before the descendants could be listed. */
+ * `end` has passed before all were listed. */
 static bool kill_found(int proc, pid_t group, int64_t end, struct found *found)
 {
     found->rest = false;
@@ -348,8 +349,8 @@ void agent_kill_tree(int proc, const struct agent_killing *how)
         bool is_ours = how->group && !*how->has_lost_leader;
         if (is_ours && !kill(-how->group, SIGKILL) && !how->reap(how->arg))
             return;
-        /* Do not stop all processes if only zombies remain that wait for their tracer, because
-         * stopping them would not end them. */
+        /* Do not stop all processes if only zombies remain that wait for their tracer, because that
+         * would not end them. */
         bool is_alone = found.rest || !how->get_help;
         bool is_listing = is_alone || round % (ROUNDS_ALONE + 1) != ROUNDS_ALONE;
         bool in_time =

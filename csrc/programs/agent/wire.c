@@ -8,8 +8,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* Number of descriptors for which recvmsg(2) has room. The number is one more than a message may
- * have, in order to detect messages with too many descriptors. */
+/* Number of descriptors for which recvmsg(2) has room: one more than a message may contain, so that
+ * excess descriptors are noticed. */
 #define ROOM (AGENT_FDS + 1)
 
 union control {
@@ -35,9 +35,9 @@ static void take_fds(struct msghdr *head, struct agent_request *request)
     }
 }
 
-/* Returns 0 if recvmsg(2) has received the complete message. Otherwise returns EPROTO if the host
- * has sent too much, or EMFILE if descriptors did not fit the descriptor table. gVisor's kernel
- * uses a host descriptor for each received descriptor, and for each host file that is open in the
+/* Returns 0 if recvmsg(2) has received the whole message, EPROTO if the host has sent too much, or
+ * EMFILE if not all descriptors could be installed. gVisor's kernel needs a descriptor on the host
+ * for each descriptor that it receives, and for each file of the host that is open in the
  * sandbox. */
 static int fault_of(int flags, size_t fds)
 {
@@ -88,7 +88,7 @@ static bool is_unwanted(int socket)
 
 bool agent_wait_while_wanted(const struct agent_wait *wait)
 {
-    /* Poll for POLLIN only, because gVisor reports the end of file of a host socket as POLLIN. */
+    /* Request only POLLIN, because gVisor reports end of file on a host socket as POLLIN. */
     struct pollfd polls[] = {
         {.fd = wait->fd, .events = POLLIN},
         {.fd = wait->socket, .events = POLLIN},
@@ -101,8 +101,8 @@ bool agent_wait_while_wanted(const struct agent_wait *wait)
             return true;
         if (polls[1].revents && is_unwanted(wait->socket))
             return false;
-        /* The pending message is not a request for SIGKILL, and is read later. Stop polling the
-         * socket until then. */
+        /* The pending message does not request SIGKILL, and is read later, so stop polling the
+         * socket. */
         if (polls[1].revents)
             polls[1].fd = -1;
         if (polls[2].revents) {
