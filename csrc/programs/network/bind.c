@@ -1,4 +1,4 @@
-/* Creates the sockets for published ports in the network namespace of this machine. */
+/* Creating the sockets of published ports in the host's network namespace. */
 #include "base/base.h"
 #include "programs/network/network.h"
 
@@ -24,8 +24,8 @@ static socklen_t read_address(const char *text, uint16_t port, struct sockaddr_s
     return sizeof *six;
 }
 
-/* Returns the id of the cause for the errno of bind(2) or listen(2), or NULL if the errno has no
- * known cause. */
+/* Returns the cause id for an errno of bind(2) or listen(2), or NULL if the errno has no known
+ * cause. */
 static const char *cause_of_port(int errnum)
 {
     switch (errnum) {
@@ -47,8 +47,8 @@ static int fail_port(const struct port *port, const char *kind, struct un_error 
                    port->outside, port->address);
 }
 
-/* Creates a socket and binds it to a port of this machine. A TCP socket also listens. Stores the
- * socket in `port`. Returns 0, or -1 with the error in `err`. */
+/* Creates a socket bound to a port of the host, and stores it in port->socket. A TCP socket also
+ * listens. Returns 0, or -1 with the error in `err`. */
 static int bind_port(struct port *port, int type, struct un_error *err)
 {
     int on = 1;
@@ -58,8 +58,8 @@ static int bind_port(struct port *port, int type, struct un_error *err)
     int fd = size ? socket(address.ss_family, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)
                   : (errno = EINVAL, -1);
     /* Set IPV6_V6ONLY, because a socket bound to [::] would otherwise also accept connections to
-     * IPv4 addresses. Set SO_REUSEADDR only for TCP, because for UDP it would let other programs
-     * bind the same port. */
+     * IPv4 addresses. Set SO_REUSEADDR only for TCP: for UDP, it would let other programs bind the
+     * same port. */
     bool is_six = address.ss_family == AF_INET6;
     if (fd >= 0 && (!is_six || !setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on)) &&
         (!is_tcp || !setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on)) &&

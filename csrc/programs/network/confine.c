@@ -1,22 +1,23 @@
 /*
- * Restricts the processes that forward published ports, because these processes handle data from
- * untrusted clients outside and untrusted programs in the sandbox.
+ * Restricting the processes that forward published ports, because they handle data from untrusted
+ * clients on the network and from untrusted programs in the sandbox.
  *
- * The listening sockets, and the sockets that accept4(2) returns, belong to the network namespace
- * of this machine. A process that can call connect(2) with any address for these sockets can reach
- * this machine: connect(2) to AF_UNSPEC ends the listening or the connection (tcp_disconnect() in
- * net/ipv4/tcp.c), and a second connect(2) then opens another connection. A seccomp filter sees
- * only the value of a pointer argument, and not the memory to which it points. So connect(2) is
- * allowed only with pointers to the structures on a read-only page, which has one structure for
- * each port in the sandbox, and no system call is allowed that could make the page writable or
- * replace it. Hence the process can't allocate memory. sendto(2) is allowed only without an
- * address, because with MSG_FASTOPEN it could connect a socket. The listening sockets may only
- * accept connections.
+ * The listening sockets, and the sockets that accept4(2) returns, belong to the host's network
+ * namespace. A process that could call connect(2) on such a socket with an arbitrary address could
+ * reach the host: connect(2) with AF_UNSPEC makes the socket unconnected (tcp_disconnect() in
+ * net/ipv4/tcp.c), and a second connect(2) opens another connection.
  *
- * The bound sockets of published UDP ports can send to any address that this machine can reach. So
- * two processes serve them. The receiver receives the datagrams and addresses of clients, and can't
- * send to clients. The sender can send only to the addresses of clients, because sendmsg(2) is
- * allowed only with pointers to structures that the receiver fills in, in shared memory to which
+ * A seccomp filter sees the value of a pointer argument, but not the memory to which it points. So
+ * the filter allows connect(2) only with pointers to the structures on a read-only page, one for
+ * each port in the sandbox. It allows no system call that could make the page writable or replace
+ * it, and therefore none that allocates memory. It allows sendto(2) only without an address,
+ * because with MSG_FASTOPEN sendto(2) could connect a socket. Listening sockets may only accept
+ * connections.
+ *
+ * The bound sockets of published UDP ports could send to any address that the host can reach, so
+ * two processes share them. The receiver reads the datagrams and addresses of clients, and can't
+ * send to clients. The sender can send only to the addresses of clients: the filter allows
+ * sendmsg(2) only with pointers to structures that the receiver fills in, in shared memory to which
  * the sender can't write.
  */
 #include "base/base.h"
@@ -33,8 +34,8 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 
-/* Maximum number of instructions of a filter. A filter has two instructions for each allowed system
- * call, and three for each port. */
+/* Maximum number of instructions of a filter, which has two for each allowed system call, and up to
+ * three for each port. */
 #define FILTER_MAX 512
 #define LOAD (BPF_LD | BPF_W | BPF_ABS)
 #define IF_EQUAL (BPF_JMP | BPF_JEQ | BPF_K)
@@ -43,7 +44,7 @@
 #define RETURN (BPF_RET | BPF_K)
 #define DENY (SECCOMP_RET_ERRNO | EPERM)
 
-/* The system calls that all restricted processes may call with any arguments. */
+/* System calls that the filters allow with any arguments in all restricted processes. */
 static const uint32_t allowed[] = {
     SYS_close, SYS_exit_group, SYS_ppoll, SYS_read, SYS_rt_sigreturn, SYS_restart_syscall,
 #ifdef SYS_poll
@@ -67,8 +68,8 @@ static void add_answer(struct filter *filter, uint32_t answer)
     add_line(filter, RETURN, answer, 0, 0);
 }
 
-/* Adds an instruction that loads the lower (0) or upper (1) half of a system call's argument. Both
- * supported architectures are little-endian, so the lower half comes first. */
+/* Adds an instruction that loads the lower (`half` 0) or upper (`half` 1) half of a system call's
+ * argument. The lower half comes first, because both supported architectures are little-endian. */
 static void load_half(struct filter *filter, size_t index, size_t half)
 {
     size_t offset = offsetof(struct seccomp_data, args) + index * sizeof(uint64_t);
@@ -85,9 +86,8 @@ static void load_upper_half(struct filter *filter, size_t index)
     load_half(filter, index, 1);
 }
 
-/* Adds instructions that load the descriptor, which is the first argument of the system call. The
- * added instructions skip the next `more` instructions if the descriptor is the socket of a
- * published port. */
+/* Adds instructions that load the first argument of the system call, a descriptor, and that skip
+ * the next `more` instructions after them if the descriptor is the socket of a published port. */
 static void add_port_jumps(struct filter *filter, const struct ports *ports, size_t more)
 {
     load_argument(filter, 0);
@@ -95,7 +95,7 @@ static void add_port_jumps(struct filter *filter, const struct ports *ports, siz
         add_line(filter, IF_EQUAL, (uint32_t)ports->port[i].socket, ports->count - 1 - i + more, 0);
 }
 
-/* Adds instructions that allow shutdown(2) for all sockets except the listening sockets. */
+/* Adds instructions that allow shutdown(2) for all sockets but those of published ports. */
 static void add_shutdown(struct filter *filter, const struct ports *ports)
 {
     add_line(filter, IF_EQUAL, SYS_shutdown, 0, ports->count + 3);
@@ -104,8 +104,8 @@ static void add_shutdown(struct filter *filter, const struct ports *ports)
     add_answer(filter, DENY);
 }
 
-/* Adds instructions that allow connect(2) with a pointer to one of the structures in `inside`,
- * except for the sockets of published ports. */
+/* Adds instructions that allow connect(2) with a pointer to one of the structures in `inside`, for
+ * all sockets but those of published ports. */
 static void add_connect(struct filter *filter, const struct ports *ports,
                         const struct sockaddr_in *inside)
 {
@@ -113,7 +113,7 @@ static void add_connect(struct filter *filter, const struct ports *ports,
     add_line(filter, IF_EQUAL, SYS_connect, 0, 2 * count + 6);
     add_port_jumps(filter, ports, count + 3);
     load_upper_half(filter, 1);
-    /* All structures are on the same page, so the upper halves of their addresses are equal. */
+    /* The structures are on one page, so the upper halves of their addresses are equal. */
     add_line(filter, IF_EQUAL, (uint32_t)((uint64_t)(uintptr_t)inside >> 32), 0, count + 1);
     load_argument(filter, 1);
     for (size_t i = 0; i < count; i++)
@@ -122,7 +122,7 @@ static void add_connect(struct filter *filter, const struct ports *ports,
     add_answer(filter, SECCOMP_RET_ALLOW);
 }
 
-/* Adds instructions that allow sendto(2) without a destination address, as send(2) calls it. */
+/* Adds instructions that allow sendto(2) without an address, as send(2) calls it. */
 static void add_send(struct filter *filter)
 {
     add_line(filter, IF_EQUAL, SYS_sendto, 0, 6);
@@ -135,7 +135,7 @@ static void add_send(struct filter *filter)
 }
 
 /* Adds instructions that allow sendmsg(2) with a pointer to one of the structures in `replies`. The
- * array is aligned to its size, so the upper halves of the structures' addresses are equal. */
+ * array is aligned to its size, so the upper halves of its addresses are equal. */
 static void add_reply(struct filter *filter, const struct client_reply *replies)
 {
     uintptr_t first = (uintptr_t)replies, last = (uintptr_t)(replies + CLIENTS_MAX - 1);
@@ -150,7 +150,7 @@ static void add_reply(struct filter *filter, const struct client_reply *replies)
     add_answer(filter, DENY);
 }
 
-/* Adds instructions that allow socket(2) for IPv4. */
+/* Adds instructions that allow socket(2) with AF_INET. */
 static void add_socket(struct filter *filter)
 {
     add_line(filter, IF_EQUAL, SYS_socket, 0, 4);
@@ -160,7 +160,7 @@ static void add_socket(struct filter *filter)
     add_answer(filter, DENY);
 }
 
-/* Begins a filter with instructions that allow the system calls in `allowed` and `more` with any
+/* Starts a filter: adds instructions that allow the system calls in `allowed` and `more` with any
  * arguments. */
 static void begin_filter(struct filter *filter, const uint32_t *more, size_t count)
 {
@@ -183,7 +183,7 @@ static bool install_filter(struct filter *filter)
     return !prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program, 0, 0);
 }
 
-/* Returns an array on a read-only page with the address of each port in the sandbox, or NULL with
+/* Returns an array with the address of each port in the sandbox, on a read-only page, or NULL with
  * errno set. */
 static const struct sockaddr_in *make_addresses(const struct ports *ports)
 {
@@ -205,9 +205,9 @@ bool drop_privileges(void)
     return !un_caps_set(&none) && !prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 }
 
-/* Closes all descriptors except standard input, output and error, the sockets of `ports` and the
- * two in `others`. Drops access to all files, and all capabilities. Returns false with errno set if
- * that fails. */
+/* Closes all descriptors except standard input, output and error, the sockets of `ports`, and the
+ * descriptors in `others`. Gives up access to the filesystem, and all capabilities. Returns false
+ * with errno set on failure. */
 static bool give_up(const struct ports *ports, const int others[2])
 {
     struct un_error err;
@@ -216,7 +216,7 @@ static bool give_up(const struct ports *ports, const int others[2])
     for (size_t i = 0; i < ports->count; i++)
         keep[i + 2] = ports->port[i].socket;
     size_t count = un_sort_fds(keep, ports->count + 2);
-    /* Make /proc/self/fdinfo the root directory, because no process can create a file there. */
+    /* Change the root directory to /proc/self/fdinfo, where no process can create files. */
     return !un_close_fds(keep, count, &err) && !chroot("/proc/self/fdinfo") && !chdir("/") &&
            drop_privileges();
 }

@@ -1,10 +1,10 @@
 /*
- * Installs the packet filter of a network namespace by nft(8).
+ * Installing the packet filter of a sandbox's network namespace by nft(8).
  *
- * gVisor, and so the programs in the sandbox, can't change the filter, because gVisor has no
- * capabilities for this namespace. Unreachable routes alone would not suffice, because the kernel
- * ignores them for a socket that is bound to a device, and because pasta copies routes of this
- * machine, which can be more specific than the unreachable routes.
+ * gVisor, and thus the programs in the sandbox, can't change the filter, because gVisor has no
+ * capabilities in this namespace. Unreachable routes alone would not suffice: the kernel ignores
+ * them for a socket that is bound to a device, and pasta copies routes of the host, which may be
+ * more specific.
  */
 #include "base/base.h"
 #include "programs/network/network.h"
@@ -17,11 +17,11 @@
 #define FILTER_MS 10000
 #define OUTPUT_MAX 400
 
-/* The rules that precede the rules for denied addresses. If no rule of the chain "allowed" accepts
- * a packet, the policy of the chain "output" applies. The rules accept IPv6 neighbor discovery,
- * without which no address is reachable, and packets to the name server, whose address is
- * link-local, and for which pasta answers. The rules drop multicast packets, because such packets
- * could reach this machine, too. */
+/* The rules before those for denied addresses. They accept IPv6 neighbor discovery, without which
+ * no address is reachable, and pass DNS queries to the name server on to the chain "allowed",
+ * because the address of the name server is link-local and thus denied. pasta answers for the name
+ * server. Multicast packets are dropped, because they could reach the host, too. If no rule of
+ * "allowed" accepts a packet, the policy of the chain "output" applies. */
 #define OUTPUT                                                                                     \
     "chain output {\ntype filter hook output priority 0; policy %s;\n"                             \
     "oifname \"lo\" accept\n"                                                                      \
@@ -30,7 +30,7 @@
     "ip6 daddr " NAME_SERVER_6 " meta l4proto { tcp, udp } th dport 53 goto allowed\n"             \
     "ip daddr 224.0.0.0/4 drop\nip6 daddr ff00::/8 drop\n"
 
-/* The IPv6 prefix of addresses that a NAT64 translator maps to IPv4 addresses (RFC 6052). */
+/* The IPv6 prefix of the addresses that a NAT64 translator maps to IPv4 addresses (RFC 6052). */
 #define TRANSLATED "64:ff9b::"
 #define TRANSLATED_BITS 96
 
@@ -45,8 +45,7 @@ static bool write_denied(int fd, const struct prefix *prefix)
                                                 TRANSLATED_BITS + prefix->length) > 0;
 }
 
-/* Writes the rules to a memory file. Returns a descriptor whose offset is 0, or -1 with errno
- * set. */
+/* Writes the rules to a memfd. Returns its descriptor, with the offset 0, or -1 with errno set. */
 static int write_rules(const struct network *network, const struct prefixes *denied)
 {
     int fd = memfd_create("rules", MFD_CLOEXEC);

@@ -1,11 +1,10 @@
 /*
- * Forwards connections to published TCP ports of this machine to ports in the sandbox.
+ * Forwarding connections from published TCP ports of the host to ports in the sandbox.
  *
- * The listening socket is bound in the network namespace of this machine, and the process that
- * accepts connections on it runs in the network namespace of the sandbox. So the process need not
- * switch namespaces, and can reach only the sandbox, whatever data it receives. The process
- * allocates all memory when it starts, because it can't allocate memory after the restrictions of
- * confine.c.
+ * The listening sockets belong to the host's network namespace, and the process that accepts
+ * connections on them runs in the sandbox's network namespace. So the process need not switch
+ * namespaces, and can connect only to the sandbox, whatever data it receives. It allocates all
+ * memory at its start, because the restrictions of confine.c prevent later allocations.
  */
 #include "base/base.h"
 #include "programs/network/network.h"
@@ -19,32 +18,32 @@
 #define BUFFER_BYTES (1 << 15)
 #define PAUSE_MS 100
 
-/* The kernel probes a client that was silent for IDLE_S seconds, and ends its connection after
- * PROBES probes without an answer. */
+/* The kernel sends keepalive probes to a client that was silent for IDLE_S seconds, one every
+ * PROBE_S seconds, and closes the connection after PROBES probes without an answer. */
 #define IDLE_S 60
 #define PROBE_S 15
 #define PROBES 4
 
 /* The buffer for one direction of a connection. */
 struct half {
-    char *bytes;       /* the buffer, which stays with this entry while the entry is unused */
-    size_t at, length; /* `length` bytes from bytes[at] on remain to be written */
-    bool has_ended;    /* whether end of file was read from the source */
-    bool is_shut;      /* whether shutdown(2) has ended writing to the destination */
+    char *bytes;       /* belongs to this array element even while the element is not in use */
+    size_t at, length; /* the `length` bytes from bytes[at] on are not written yet */
+    bool has_ended;    /* whether the source has reached end of file */
+    bool is_shut;      /* whether shutdown(2) was called for the destination */
 };
 
 struct connection {
-    int fd[2];           /* sockets of the client and of the program in the sandbox */
+    int fd[2];           /* the client's socket, and the socket to the program in the sandbox */
     bool is_connecting;  /* whether connect(2) to the program in the sandbox is in progress */
-    struct half half[2]; /* half[i] buffers the data that is read from fd[i] */
+    struct half half[2]; /* buffer for the data read from fd[i] */
     struct pollfd *polled[2];
 };
 
 struct forwarder {
     const struct ports *ports;
-    const struct sockaddr_in *inside; /* address of each port in the sandbox, see confine.c */
+    const struct sockaddr_in *inside; /* address of each port in the sandbox (confine.c) */
     struct connection connection[CONNECTIONS_MAX];
-    size_t count;      /* number of open connections, which are the first entries of `connection` */
+    size_t count;      /* number of open connections, which come first in `connection` */
     bool is_exhausted; /* whether accept4(2) has failed for lack of memory or descriptors */
     struct pollfd polled[PORTS_MAX + 2 * CONNECTIONS_MAX];
     char bytes[CONNECTIONS_MAX][2][BUFFER_BYTES];
@@ -56,7 +55,7 @@ static void close_connection(struct connection *connection)
         un_close_quietly(connection->fd[i]);
 }
 
-/* Begins a connection to the program in the sandbox. If that fails, closes `client`, and returns
+/* Starts to connect to the program in the sandbox. On failure, closes `client`, and returns
  * false. */
 static bool open_connection(int client, const struct sockaddr_in *inside,
                             struct connection *connection)
@@ -81,8 +80,8 @@ static void accept_client(struct forwarder *forwarder, size_t port)
     if (client >= 0 &&
         open_connection(client, &forwarder->inside[port], &forwarder->connection[forwarder->count]))
         forwarder->count++;
-    /* After accept4(2) has failed for lack of resources, the client stays in the queue and the
-     * listening socket stays readable, so the next poll(2) would return immediately. */
+    /* If accept4(2) has failed for lack of resources, the listening socket stays readable, and the
+     * next poll(2) would return at once. So wait_for_events() then pauses. */
     forwarder->is_exhausted =
         client < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS);
 }
@@ -92,7 +91,7 @@ static bool is_temporary(ssize_t got)
     return got < 0 && (errno == EAGAIN || errno == EINTR);
 }
 
-/* Copies bytes from the socket `from` to the socket `to` without blocking. Returns false after an
+/* Copies data from the socket `from` to the socket `to` without blocking. Returns false after an
  * error. */
 static bool move_bytes(struct half *half, int from, int to)
 {
@@ -118,14 +117,15 @@ static bool move_bytes(struct half *half, int from, int to)
     return true;
 }
 
-/* Returns whether the socket fd[end] is half-closed: end of file was read, but data may still be
- * written. poll(2) then reports a reset by the peer, even if no event is requested. */
+/* Returns whether the socket fd[end] is half-closed: it has reached end of file, but data may still
+ * be written to it. Such a socket is polled without requested events, so that poll(2) reports a
+ * reset by the peer. */
 static bool is_half_closed(const struct connection *connection, int end)
 {
     return connection->half[end].has_ended && !connection->half[1 - end].is_shut;
 }
 
-/* Handles the events of a connection. Returns false when the connection has ended. */
+/* Handles the events of a connection. Returns false if the connection has ended. */
 static bool serve(struct connection *connection)
 {
     int error = 0;
@@ -146,7 +146,7 @@ static bool serve(struct connection *connection)
     return !connection->half[0].is_shut || !connection->half[1].is_shut;
 }
 
-/* Returns the poll(2) events to wait for on the socket fd[end] of a connection. */
+/* Returns the events that poll(2) must wait for on the socket fd[end]. */
 static short events_of(const struct connection *connection, int end)
 {
     const struct half *read = &connection->half[end], *written = &connection->half[1 - end];
@@ -156,8 +156,8 @@ static short events_of(const struct connection *connection, int end)
                    (written->length ? POLLOUT : 0));
 }
 
-/* Waits for events of the listening sockets, which are the first entries of forwarder->polled, and
- * of the connections. */
+/* Waits for events of the listening sockets and of the connections. The listening sockets come
+ * first in forwarder->polled. */
 static void wait_for_events(struct forwarder *forwarder)
 {
     struct pollfd *fds = forwarder->polled;
@@ -171,8 +171,8 @@ static void wait_for_events(struct forwarder *forwarder)
         for (int end = 0; end < 2; end++) {
             struct connection *connection = &forwarder->connection[i];
             short events = events_of(connection, end);
-            /* Do not poll other sockets for which no event is wanted, because poll(2) would report
-             * POLLHUP for them repeatedly. */
+            /* Skip a socket without requested events that is not half-closed, because poll(2) would
+             * report POLLHUP for it again and again. */
             bool is_wanted = events || is_half_closed(connection, end);
             fds[count] =
                 (struct pollfd){.fd = is_wanted ? connection->fd[end] : -1, .events = events};
@@ -183,8 +183,7 @@ static void wait_for_events(struct forwarder *forwarder)
     forwarder->is_exhausted = false;
 }
 
-/* Closes a connection, and moves the last connection in the array to the entry of the closed
- * connection. */
+/* Closes a connection, and moves the last open connection to its array element. */
 static void remove_connection(struct forwarder *forwarder, struct connection *connection)
 {
     struct connection ended = *connection, *last = &forwarder->connection[--forwarder->count];
@@ -193,8 +192,8 @@ static void remove_connection(struct forwarder *forwarder, struct connection *co
     *last = ended;
 }
 
-/* Returns a forwarder without connections, or NULL if memory allocation fails. The kernel allocates
- * pages only when they are used. */
+/* Returns a forwarder without connections, or NULL if memory allocation fails. Its buffers take no
+ * memory until they are used. */
 static struct forwarder *make_forwarder(const struct ports *ports)
 {
     struct forwarder *forwarder = calloc(1, sizeof *forwarder);
@@ -206,10 +205,10 @@ static struct forwarder *make_forwarder(const struct ports *ports)
     return forwarder;
 }
 
-/* Sets the socket options for the probes. Accepted sockets inherit the options of the listening
- * sockets. Without probes, clients that vanish, for example after a power failure, would use up all
- * connections: the program in the sandbox can't notice that, because it has a connection to this
- * process only. Returns false with errno set if that fails. */
+/* Sets the socket options for keepalive probes on the listening sockets, from which accepted
+ * sockets inherit them. Without probes, clients that vanish, for example after a power failure,
+ * would use up all connections. The program in the sandbox can't notice them, because its
+ * connection ends at this process. Returns false with errno set on failure. */
 static bool probe_clients(const struct ports *ports)
 {
     static const struct {

@@ -1,9 +1,10 @@
 /*
- * Starts pasta, which connects a network namespace by the TAP device that inside.c has created.
+ * Starting pasta, which connects a network namespace to the host's network through the TAP device
+ * that inside.c has created.
  *
- * pasta receives a descriptor of the namespace as its standard input, because it closes other
- * descriptors, and a pid in a path in /proc may be reused. pasta then runs in the background, in an
- * empty root directory and with a seccomp filter of its own.
+ * pasta receives a descriptor of the namespace as its standard input, because it closes all other
+ * descriptors, and because the pid in a path /proc/PID/ns/net could be reused. It then runs in the
+ * background, in an empty root directory, with its own seccomp filter.
  */
 #include "base/base.h"
 #include "programs/network/network.h"
@@ -31,7 +32,7 @@ static int judge_pasta(const struct un_job *job, struct un_error *err)
     if (job->ended != CLD_EXITED)
         return un_fail(err, UN_STEP_NETWORK, 0, "pasta-failed", "%s was killed by signal %d%s%.*s",
                        path, job->status, colon, length, job->output);
-    /* If pasta does not know an option, its output contains the word "option". */
+    /* pasta's message about an unknown option contains the word "option". */
     if (job->status && strstr(job->output, "option"))
         return un_fail(err, UN_STEP_NETWORK, 0, "pasta-too-old", "%s does not know an option%s%.*s",
                        path, colon, length, job->output);

@@ -1,5 +1,5 @@
-/* Sets up the network namespace of the sandbox, in a process of usernsctl-network in that
- * namespace. */
+/* Setting up the sandbox's network namespace, in a child of usernsctl-network that has entered
+ * it. */
 #include "base/base.h"
 #include "programs/network/network.h"
 #include "programs/shared/shared.h"
@@ -14,21 +14,21 @@
 
 #define BACKLOG 128
 
-/* Lets gVisor, which has no capabilities for this network namespace, bind all ports, because
- * programs in the sandbox may listen on all ports. */
+/* Setting by which gVisor, which has no capabilities in this network namespace, may bind all ports,
+ * as programs in the sandbox may expect. */
 #define LOW_PORTS "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 #define ALL_PORTS "0"
 
-/* The kernel never chooses a reserved port as the local port of a socket that is not bound
- * (ip-sysctl.rst). Without the reservation, a client that connects often before the program in the
- * sandbox listens could get a socket whose local port is the port of the program. That socket would
- * be connected to itself, and the program could not bind the port. */
+/* Setting with the ports that the kernel does not choose as the local port of an unbound socket
+ * (ip-sysctl.rst). A client that tries to connect to a port in the sandbox before the program there
+ * listens could otherwise get the same port as its local port. The socket would then be connected
+ * to itself, and the program could not bind the port. */
 #define RESERVED_PORTS "/proc/sys/net/ipv4/ip_local_reserved_ports"
 
-/* pasta (of 2025) drops data for which its socket has no room, and the sender then pauses for
- * seconds. With a smaller send buffer, a connection to a near host keeps its full rate
- * (bench/network.py). Half of this buffer size would slow down a connection to a host with a
- * latency of 20 ms. */
+/* Setting with the sizes of the TCP send buffer. pasta (of 2025) drops data for which its socket
+ * has no room, and the sender then pauses for seconds. This maximum avoids that, and a connection
+ * to a near host keeps its full rate (bench/network.py). Half of it would slow down a connection to
+ * a host with a latency of 20 ms. */
 #define SEND_BUFFER "/proc/sys/net/ipv4/tcp_wmem"
 #define SEND_BUFFER_SIZES "4096 16384 524288"
 
@@ -41,8 +41,8 @@ static int bring_up_loopback(struct un_error *err)
     return 0;
 }
 
-/* Changes a setting of this network namespace. Ignores failures, because /proc/sys is read-only in
- * containers, and the network works without the setting, too. */
+/* Changes a setting of this network namespace. Ignores a failure, because /proc/sys is read-only in
+ * containers, and the network works without the setting. */
 static void set_if_writable(const char *path, const char *value)
 {
     un_auto_close int file = open(path, O_WRONLY | O_CLOEXEC);
@@ -50,7 +50,8 @@ static void set_if_writable(const char *path, const char *value)
         (void)!write(file, value, strlen(value));
 }
 
-/* Reserves the sandbox's ports to which published ports are forwarded, if /proc/sys is writable. */
+/* Reserves the ports in the sandbox to which published ports are forwarded, if /proc/sys is
+ * writable. */
 static void reserve_ports(const struct network *network)
 {
     const struct ports *all[] = {&network->tcp, &network->udp};
@@ -85,10 +86,10 @@ static int send_listener(const struct listener *listener, int socket, struct un_
     return un_send(socket, "+", 1, &found, 1) ? 0 : un_fail_errno(err, UN_STEP_NETWORK, "sendmsg");
 }
 
-/* Creates the network device of pasta. The kernel removes the device in the background when the
- * namespace ends. If pasta itself created the device, the exit of pasta, and so the end of the
- * sandbox, would wait for the removal of the device. The device has an owner, because processes
- * without capabilities could also open a device that has no owner. */
+/* Creates the network device of pasta, which the kernel removes in the background at the end of the
+ * namespace. If pasta itself created the device, the exit of pasta, and thus the end of the
+ * sandbox, would wait for the removal. The device gets an owner, because without one, even
+ * processes without capabilities could open it. */
 static int make_device(struct un_error *err)
 {
     struct ifreq request = {.ifr_name = DEVICE, .ifr_flags = IFF_TAP | IFF_NO_PI};
@@ -101,12 +102,12 @@ static int make_device(struct un_error *err)
     return -1;
 }
 
-/* Creates the network namespace, and sends descriptors of the namespace and of its listening
- * sockets over `socket`. Returns 0, or -1 with the error in `err`. */
+/* Creates the network namespace and the listening sockets in it, and sends descriptors of them over
+ * `socket`. Returns 0, or -1 with the error in `err`. */
 static int make(const struct network *network, int socket, struct un_error *err)
 {
-    /* The kernel allows unshare(2) to root of a user namespace, so EPERM comes from a seccomp
-     * filter. */
+    /* EPERM means that a seccomp filter denies the call, because the kernel allows root in a user
+     * namespace to create a network namespace. */
     if (unshare(CLONE_NEWNET))
         return un_fail(err, UN_STEP_UNSHARE, errno,
                        errno == EPERM ? "seccomp-denies-network" : NULL,
@@ -133,7 +134,7 @@ _Noreturn void run_inside(const struct network *network, const struct prefixes *
 {
     char go;
     struct un_error err;
-    /* Run nft here, in parallel with the start of pasta by the parent. */
+    /* Run nft here, while the parent starts pasta. */
     if (make(network, socket, &err) || (network->pasta && filter_output(network, denied, &err))) {
         error_send(socket, &err);
         _exit(1);

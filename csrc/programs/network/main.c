@@ -1,35 +1,36 @@
 /*
  * usernsctl-network CREATOR REPORT OPTION...
  *
- * Creates a network namespace for a sandbox, and supervises the processes that connect the
- * namespace to other networks. The program is started as PID 1 of a PID namespace
- * (programs/shared/network.c), in the network namespace of this machine. CREATOR is a pidfd. The
- * program exits when the process of this pidfd exits, and the kernel then kills all other processes
- * of the network.
+ * Creates a network namespace for a sandbox, and supervises the processes that connect it to other
+ * networks. The program is started in the host's network namespace, as PID 1 of a PID namespace
+ * (programs/shared/network.c).
+ *
+ * CREATOR is a pidfd. When the process to which it refers exits, this program exits, and the kernel
+ * kills all other processes of the network.
  *
  * REPORT is a socket. When the network is ready, the program sends a descriptor of the network
- * namespace over REPORT, or, after a failure, the fields of the error (shared.h, error_send()).
- * Afterwards the program only waits.
+ * namespace over REPORT, and then only waits. After a failure, it sends the fields of the error
+ * (shared.h, error_send()).
  *
- * --pasta=PATH connects the namespace to the network of this machine by the program pasta. The
- * addresses of this machine, its gateways and link-local addresses stay unreachable. Without the
- * option, the namespace has only a loopback device.
+ * --pasta=PATH connects the namespace to the host's network by the program pasta. The addresses of
+ * the host, its gateways and link-local addresses stay unreachable. Without the option, the
+ * namespace has only a loopback device.
  *
  * --nft=PATH is the path of nft(8), which installs a packet filter that drops packets to these
- * addresses. --pasta requires this option. --allow=CONDITION is a part of a rule of nft(8). If at
- * least one --allow is given, the filter also drops all other packets that leave the namespace and
- * meet none of the conditions.
+ * addresses. --pasta requires this option.
  *
- * --publish=ADDRESS/OUTSIDE:INSIDE forwards TCP connections to the port OUTSIDE of this machine's
- * address ADDRESS to the port INSIDE of 127.0.0.1 in the namespace. --accept=INSIDE:FD forwards the
- * connections to the inherited socket FD, which listens already, to the port INSIDE in the same
- * way. With "/udp" at the end, both options forward UDP datagrams.
+ * --allow=CONDITION is the condition of a rule of nft(8). If the option is given at least once, the
+ * filter also drops all packets that leave the namespace without meeting any of the conditions.
+ *
+ * --publish=ADDRESS/OUTSIDE:INSIDE forwards TCP connections from the port OUTSIDE of the host's
+ * address ADDRESS to the port INSIDE of 127.0.0.1 in the namespace. --accept=INSIDE:FD does the
+ * same for connections to the inherited listening socket FD. With "/udp" at the end, either option
+ * forwards UDP datagrams.
  *
  * --listen=PORT:FD creates a TCP socket that listens on 127.0.0.1:PORT in the namespace, and sends
  * it over the inherited Unix socket FD (SCM_RIGHTS, with the byte "+"), so that a program outside
- * of the namespace can accept connections on it. Also sends the read end of a pipe. No other
- * process has the write end, so end of file of the pipe notifies the program that the network has
- * ended.
+ * of the namespace can accept connections on it. The program also sends the read end of a pipe
+ * whose write end no other process has. End of file on this pipe means that the network has ended.
  */
 #include "base/base.h"
 #include "programs/network/network.h"
@@ -50,8 +51,8 @@
 
 enum { CREATOR, REPORT, FDS };
 
-/* Parses PORT:FD, where FD is the number of an inherited descriptor. Returns a pointer behind FD,
- * or NULL if that is malformed. */
+/* Parses PORT:FD, where FD is the number of an inherited descriptor. Returns a pointer to the rest
+ * of the text, or NULL if the text is malformed. */
 static const char *read_port_fd(const char *word, uint16_t *port, int *fd)
 {
     uint64_t numbers[2];
@@ -75,8 +76,8 @@ static bool read_listener(const char *word, struct network *network)
     return end && !*end;
 }
 
-/* Adds a port to the list of its protocol. `end` is the rest of the option, "/udp" for UDP or ""
- * for TCP. Returns false if `end` is neither, or the list is full. */
+/* Adds a port to network->tcp or network->udp. `end` is the end of the option: "" for TCP, "/udp"
+ * for UDP. Returns false if `end` is neither, or if the array is full. */
 static bool add_port(const struct port *port, const char *end, struct network *network)
 {
     struct ports *ports = !*end ? &network->tcp : strcmp(end, UDP) == 0 ? &network->udp : NULL;
@@ -94,7 +95,7 @@ static bool read_accept(const char *word, struct network *network)
 }
 
 /* Parses the value of --publish, and adds the port to `network`. Replaces the first slash in `word`
- * by NUL. Returns false if the value is malformed. */
+ * with NUL. Returns false if the value is malformed. */
 static bool read_port(char *word, struct network *network)
 {
     uint64_t outside, inside;
@@ -129,7 +130,7 @@ static bool read_option(char *word, struct network *network)
 }
 
 /* Receives a descriptor from the child in the network namespace. Returns 0, or -1 with the error in
- * `err`, which the child may have sent. */
+ * `err`, which may come from the child. */
 static int receive_one(int socket, int *fd, struct un_error *err)
 {
     char text[ERROR_FIELDS_MAX];
@@ -143,7 +144,8 @@ static int receive_one(int socket, int *fd, struct un_error *err)
                    "the process in the network namespace ended without a report");
 }
 
-/* Sends a listening socket and the read end of a pipe to the program that accepts connections. */
+/* Sends a listening socket, and the read end of a pipe, to the program that accepts connections on
+ * the socket. */
 static int pass_listener(struct listener *listener, int listening, struct un_error *err)
 {
     int ends[2];
@@ -173,7 +175,7 @@ static int pass_listeners(struct network *network, int socket, struct un_error *
     return 0;
 }
 
-/* Reaps all children that have exited. Returns whether any child had exited. */
+/* Reaps all children that have exited. Returns whether there were any. */
 static bool reap_children(void)
 {
     bool has_any = false;
@@ -182,21 +184,21 @@ static bool reap_children(void)
     return has_any;
 }
 
-/* Requests that the child in the network namespace finish its work, and reads the result. Returns
- * 0, or -1 with the error in `err`. */
+/* Tells the child in the network namespace to finish its work, and reads the result. Returns 0, or
+ * -1 with the error in `err`. */
 static int finish_inside(int socket, struct un_error *err)
 {
     char text[ERROR_FIELDS_MAX];
-    /* Reap the processes that only started pasta, because wait_for_end() would interpret their exit
-     * as the end of the network. If pasta itself has exited and is reaped here, the child in the
-     * network namespace notices that no process serves pasta's device, and reports that. */
+    /* Reap the processes that only started pasta, whose exit wait_for_end() would otherwise take
+     * for the end of the network. If pasta itself has exited and is reaped here, the child finds
+     * that no process serves pasta's device, and reports that. */
     reap_children();
     /* Ignore a failure, which means that the child has exited. read(2) then returns the error that
-     * the child has sent. */
+     * it has sent. */
     (void)!send(socket, "+", 1, MSG_NOSIGNAL);
     ssize_t length = read(socket, text, sizeof text);
     /* If the child has exited without reading "+", the first read(2) fails with ECONNRESET, and the
-     * next read(2) returns the child's error. */
+     * second returns the error that the child has sent. */
     if (length < 0 && errno == ECONNRESET)
         length = read(socket, text, sizeof text);
     if (length == 1)
@@ -234,14 +236,14 @@ static int make_network(struct network *network, int *namespace, struct un_error
     close(ends[0]);
     close_ports(network);
     /* Without published TCP ports, the child exits now. Reap it here, because wait_for_end() would
-     * interpret its exit as the end of the network. After a failure, do not wait, because the
-     * kernel kills the child and nft when this process exits. */
+     * take its exit for the end of the network. Do not wait after a failure, because the kernel
+     * kills the child and nft when this process exits. */
     while (!failed && !network->tcp.count && waitpid(child, &status, 0) < 0 && errno == EINTR)
         continue;
     return failed ? -1 : 0;
 }
 
-/* Waits until CREATOR or a process of the network exits. */
+/* Waits until the process of the pidfd `creator`, or any child of this process, exits. */
 static void wait_for_end(int creator, int signals)
 {
     struct pollfd fds[] = {{.fd = creator, .events = POLLIN}, {.fd = signals, .events = POLLIN}};
@@ -254,8 +256,8 @@ static void wait_for_end(int creator, int signals)
     }
 }
 
-/* Closes all descriptors that this program does not need. Replaces standard input, output and error
- * by /dev/null, because a reader of the sandbox's output waits until all writers have closed the
+/* Closes all descriptors that this program does not need. Opens /dev/null as standard input, output
+ * and error, because the reader of the sandbox's output waits until all writers have closed the
  * pipe. Returns 0, or -1 with the error in `err`. */
 static int keep_only(const struct network *network, const int fds[FDS], struct un_error *err)
 {
@@ -277,7 +279,8 @@ static int keep_only(const struct network *network, const int fds[FDS], struct u
             return un_fail_errno(err, UN_STEP_NETWORK, "the descriptors of usernsctl-network");
     un_auto_close int nothing = un_open_null(O_RDWR);
     for (int fd = 0; fd < 3; fd++)
-        /* gcc's analyzer assumes that dup2(2) creates a new descriptor, and reports a leak. */
+        /* gcc's analyzer reports a leak, because it assumes that dup2(2) creates a new
+         * descriptor. */
         /* NOLINTNEXTLINE(analyzer-fd-leak) */
         if (nothing < 0 || dup2(nothing, fd) < 0)
             return un_fail_errno(err, UN_STEP_NETWORK, "/dev/null");
@@ -298,8 +301,8 @@ int main(int argc, char **argv)
         fputs("usage: usernsctl-network CREATOR REPORT OPTION...\n", stderr);
         return SANDBOX_FAILED;
     }
-    /* Reset SIGCHLD, because its inherited action may be SIG_IGN, with which this process would not
-     * notice the exit of a child. */
+    /* Reset the action of SIGCHLD, because with an inherited SIG_IGN, this process could not wait
+     * for its children. */
     un_default_sigchld(&sigchld);
     sigemptyset(&children);
     sigaddset(&children, SIGCHLD);

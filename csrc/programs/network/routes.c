@@ -1,12 +1,13 @@
 /*
- * Reads and adds routes of network namespaces by rtnetlink(7).
+ * Reading and adding routes by rtnetlink(7).
  *
- * pasta opens connections in this machine's network namespace, so a sandbox could reach all
- * addresses of this machine, because pasta's options exclude only the loopback addresses. Hence
- * sandboxes are denied all local addresses of this machine, including broadcast and anycast
- * addresses (an IPv6 router answers to the first address of each of its networks), and this
- * machine's gateways, which in virtual machines and containers often are the machine that hosts
- * them. filter.c drops packets to these addresses. The unreachable routes that this file adds only
+ * pasta opens connections in the host's network namespace, and its options exclude only loopback
+ * addresses, so a sandbox could reach all other addresses of the host. Therefore sandboxes are
+ * denied all local addresses of the host, including broadcast and anycast addresses (an IPv6 router
+ * answers to the first address of each of its networks), and the host's gateways. If the host is a
+ * virtual machine or a container, its gateway often is the machine that runs it.
+ *
+ * filter.c drops the packets to these addresses. The unreachable routes that this file adds only
  * make connect(2) fail immediately.
  */
 #include "base/base.h"
@@ -24,7 +25,7 @@
 #define DUMPS_MAX 20
 
 /* Addresses that no sandbox may reach: link-local addresses, at which clouds serve the credentials
- * of the machine, and other addresses for the same purpose (cloud-init's data sources). */
+ * of the machine, and the other addresses that cloud-init's data sources use. */
 static const struct {
     const char *address;
     int family, length;
@@ -40,8 +41,8 @@ static const struct {
     {"fd00:a9fe:a9fe::1", AF_INET6, 128},
     {"fd00:c1::a9fe:a9fe", AF_INET6, 128},
     {"fe80::", AF_INET6, 10},
-    /* The local-use NAT64 prefix (RFC 8215), whose addresses may be translated to any IPv4 address.
-     * For the other NAT64 prefix, see filter.c. */
+    /* The NAT64 prefix for local use (RFC 8215), whose addresses may be translated to any IPv4
+     * address. filter.c handles the other NAT64 prefix. */
     {"64:ff9b:1::", AF_INET6, 48},
 };
 
@@ -68,7 +69,7 @@ static bool add_prefix(struct prefixes *found, int family, int length, const voi
     return true;
 }
 
-/* Adds the gateway to `found` if the attribute of a route or next hop is a gateway (RTA_GATEWAY or
+/* Adds a gateway to `found` if `at`, an attribute of a route or next hop, is one (RTA_GATEWAY or
  * RTA_VIA). Returns false if `found` is full. */
 static bool add_gateway(const struct rtattr *at, int family, struct prefixes *found)
 {
@@ -87,8 +88,7 @@ static bool add_gateway(const struct rtattr *at, int family, struct prefixes *fo
     return add_prefix(found, family, (int)size_of(family) * 8, address);
 }
 
-/* Adds the gateways of a route with several next hops to `found`. Returns false if `found` is
- * full. */
+/* Adds the gateways of a multipath route to `found`. Returns false if `found` is full. */
 static bool add_next_hops(const struct rtattr *hops, int family, struct prefixes *found)
 {
     const struct rtnexthop *hop = RTA_DATA(hops);
@@ -112,8 +112,8 @@ static bool is_of_machine(const struct rtmsg *route)
            route->rtm_type == RTN_BROADCAST;
 }
 
-/* Checks whether the kernel omits the gateways of a route. The kernel omits them if the route
- * refers to a nexthop object (ip-nexthop(8)) and net.ipv4.nexthop_compat_mode is 0. */
+/* Returns whether the kernel omits the gateways of a route, which it does if the route refers to a
+ * nexthop object (ip-nexthop(8)) and net.ipv4.nexthop_compat_mode is 0. */
 static bool hides_gateways(const struct nlmsghdr *message)
 {
     const struct rtmsg *route = NLMSG_DATA(message);
@@ -127,8 +127,8 @@ static bool hides_gateways(const struct nlmsghdr *message)
     return has_object && !has_hop;
 }
 
-/* Adds the address of this machine or the gateways in a route to `found`. Returns false if `found`
- * is full. */
+/* Adds the local address or the gateways in a route to `found`. Returns false if `found` is
+ * full. */
 static bool add_route(const struct nlmsghdr *message, struct prefixes *found)
 {
     const struct rtmsg *route = NLMSG_DATA(message);
@@ -147,9 +147,9 @@ static bool add_route(const struct nlmsghdr *message, struct prefixes *found)
     return is_complete;
 }
 
-/* Reads the kernel's answers to a request for all routes, and adds their addresses to `found`.
- * Returns 0, or -1 with errno set. The errno is EAGAIN if the routes changed meanwhile, so that the
- * kernel may have omitted some. */
+/* Reads the kernel's answers to a request for all routes, and adds their local addresses and
+ * gateways to `found`. Returns 0, or -1 with errno set. EAGAIN means that the routes have changed
+ * meanwhile, so that the kernel may have omitted some. */
 static int read_routes(int netlink, char *bytes, struct prefixes *found)
 {
     bool is_consistent = true;
@@ -212,8 +212,7 @@ int routes_of_machine(struct prefixes *found, struct un_error *err)
         inet_pton(special[i].family, special[i].address, address);
         add_prefix(found, special[i].family, special[i].length, address);
     }
-    /* Ignore the errors with which a kernel without IPv6 fails, because such a kernel has no IPv6
-     * routes. */
+    /* Ignore the errors of a kernel without IPv6, which has no IPv6 routes. */
     if (!bytes || read_consistent_family(AF_INET, bytes, found) ||
         (read_consistent_family(AF_INET6, bytes, found) && errno != EAFNOSUPPORT &&
          errno != EOPNOTSUPP))
@@ -231,9 +230,9 @@ struct new_route {
     char attributes[64];
 };
 
-/* Adds an attribute to a request. Copies the attribute's header by memcpy(), because a compiler
- * that assumes strict aliasing drops a header that is written through a pointer into the array, and
- * the kernel then ignores the attribute. */
+/* Adds an attribute to a request. Copies the header of the attribute by memcpy(3): a compiler that
+ * assumes strict aliasing omits a header that is written through a pointer into the array, and the
+ * kernel then ignores the attribute. */
 static void add_attribute(struct new_route *request, unsigned short type, const void *data,
                           size_t size)
 {
@@ -247,8 +246,8 @@ static void add_attribute(struct new_route *request, unsigned short type, const 
 
 static struct new_route begin_route(const struct prefix *to, unsigned char type)
 {
-    /* For IPv6, set the priority. The kernel prefers the route with the lowest value, and 0 would
-     * mean the default, 1024. */
+    /* Set the priority for IPv6 to the highest, 1, because the kernel takes 0 for its default,
+     * 1024. */
     uint32_t priority = 1;
     struct new_route request = {
         .head = {.nlmsg_len = NLMSG_LENGTH(sizeof request.route),
@@ -267,7 +266,7 @@ static struct new_route begin_route(const struct prefix *to, unsigned char type)
     return request;
 }
 
-/* Sends the request, and waits for the kernel's answer. Returns 0, or -1 with errno set. */
+/* Sends a request, and reads the kernel's answer. Returns 0, or -1 with errno set. */
 static int request_route(int netlink, const struct new_route *request)
 {
     struct {
@@ -305,7 +304,7 @@ int routes_deny(const struct prefixes *denied, struct un_error *err)
         const struct prefix *to = &denied->prefix[i];
         struct new_route request = begin_route(to, RTN_UNREACHABLE);
         bool is_done = !request_route(netlink, &request);
-        /* A namespace without IPv6 can reach no IPv6 address, so it needs no route. */
+        /* A namespace without IPv6 reaches no IPv6 address, and needs no route. */
         if (!is_done && to->family == AF_INET6 && (errno == EOPNOTSUPP || errno == EAFNOSUPPORT))
             continue;
         if (!is_done)
@@ -314,8 +313,7 @@ int routes_deny(const struct prefixes *denied, struct un_error *err)
     return 0;
 }
 
-/* Checks whether a process serves the TAP device `device`, that is, whether the device has a
- * link. */
+/* Returns whether a process serves the TAP device `device`, which then has a link. */
 static bool is_served(const char *device)
 {
     struct ethtool_value link = {.cmd = ETHTOOL_GLINK};

@@ -1,14 +1,15 @@
 /*
- * Forwards datagrams to published UDP ports of this machine to ports in the sandbox, and the
+ * Forwarding datagrams from published UDP ports of the host to ports in the sandbox, and the
  * answers back to the clients.
  *
- * Two processes forward the datagrams, for the reason that confine.c explains. The receiver has the
- * list of clients, and sends their datagrams to the sender over a socket. The sender has a socket
- * for each client, in the network namespace of the sandbox, connected to the port in the sandbox.
- * The receiver removes a client that was silent for CLIENT_MS, or, when the list is full, the
- * client that was silent for the longest time. The receiver notifies the sender that the client has
- * ended, and reuses the client's entry only after the sender has confirmed that the client's socket
- * is closed. So no answer for one client can reach another client.
+ * There are two processes, for the reason that confine.c explains. The receiver has the list of
+ * clients, and passes their datagrams to the sender over a socket. The sender has a socket for each
+ * client, in the sandbox's network namespace, connected to the port in the sandbox.
+ *
+ * The receiver removes a client that was silent for CLIENT_MS. When the list is full, it removes
+ * the client that was silent for the longest time. It reports that to the sender, and reuses the
+ * client's number only after the sender has confirmed that the client's socket is closed. So no
+ * answer for one client can reach another.
  */
 #include "base/base.h"
 #include "programs/network/network.h"
@@ -26,11 +27,10 @@
 _Static_assert(sizeof(struct client_reply) == 128, "the filter needs a power of two");
 #define REPLIES_SIZE (CLIENTS_MAX * sizeof(struct client_reply))
 
-/* A message from the receiver to the sender, which either contains a datagram of a client, or
- * reports that a client has ended. The sender confirms that report by sending the client's
- * number. */
+/* A message from the receiver to the sender: a client's datagram, or the report that a client was
+ * removed. The sender confirms the report by sending back the client's number. */
 struct message {
-    uint16_t client, port; /* index of the client, and index of the published port */
+    uint16_t client, port; /* number of the client, and index of the published port */
     bool is_end;
     char bytes[DATAGRAM_MAX];
 };
@@ -40,14 +40,15 @@ struct message {
 struct receiver {
     const struct ports *ports;
     int sender;
-    struct client_reply *reply; /* array with the message header for replies to each client */
+    struct client_reply *reply; /* array of headers for replies, indexed by the client's number */
     struct {
-        int64_t
-            active; /* time of the last datagram in ms (un_now_ms()); 0 if the entry is unused */
+        /* time of the client's last datagram in ms (un_now_ms()), or 0 if the number is not in
+         * use */
+        int64_t active;
         uint16_t port;
     } client[CLIENTS_MAX];
     size_t count;
-    bool is_ending; /* whether the sender has not yet confirmed that a client has ended */
+    bool is_ending; /* whether the sender has yet to confirm that a client was removed */
     struct message message;
 };
 
@@ -55,22 +56,22 @@ struct sender {
     const struct ports *ports;
     int receiver;
     const struct client_reply *reply;
-    const struct sockaddr_in *inside; /* address of each port in the sandbox */
+    const struct sockaddr_in *inside; /* address of each port in the sandbox (confine.c) */
     struct pollfd
-        polled[CLIENTS_MAX + 1]; /* socket of each client, or -1; the last entry is `receiver` */
-    uint16_t port[CLIENTS_MAX];  /* index of the published port that each client uses */
+        polled[CLIENTS_MAX + 1]; /* socket of each client, or -1; the last element is `receiver` */
+    uint16_t port[CLIENTS_MAX];  /* index of the published port of each client */
     struct message message;
     char answer[DATAGRAM_MAX];
 };
 
-/* The data of a reply. All structures in `reply` point to this variable. The variable is static, so
- * that it has the same address in both processes. */
+/* The data of a reply, to which the headers of all structures in `reply` point. Static, so that it
+ * has the same address in both processes. */
 static struct iovec reply_bytes;
 
 /* ---- the receiver ---------------------------------------------------------------------------- */
 
-/* Stores in `found` the address of this machine to which a datagram was sent. `head` is the header
- * that recvmsg(2) has filled in. */
+/* Stores the host's address to which a datagram was sent in found->from. `head` is the header that
+ * recvmsg(2) has filled in. */
 static void store_destination(struct msghdr *head, struct client_reply *found)
 {
     struct cmsghdr *from = (void *)found->from.bytes;
@@ -86,7 +87,7 @@ static void store_destination(struct msghdr *head, struct client_reply *found)
         memcpy(from, one, CMSG_LEN(size));
         from->cmsg_len = CMSG_LEN(size);
         found->head.msg_controllen = CMSG_SPACE(size);
-        /* Set the interface index to 0, so that the kernel chooses the device for the answer by its
+        /* Set the interface index to 0, so that the kernel chooses the device of the answer by its
          * routes. */
         if (is_4)
             four->ipi_ifindex = 0;
@@ -95,8 +96,8 @@ static void store_destination(struct msghdr *head, struct client_reply *found)
     }
 }
 
-/* Returns the number of the client whose address is in `found`. Adds the client to the list if it
- * is new. Returns CLIENTS_MAX if the list is full. */
+/* Returns the number of the client whose addresses are in `found`. Adds a new client to the list.
+ * Returns CLIENTS_MAX if the list is full. */
 static size_t find_client(struct receiver *receiver, uint16_t port,
                           const struct client_reply *found)
 {
@@ -122,9 +123,9 @@ static size_t find_client(struct receiver *receiver, uint16_t port,
     return unused;
 }
 
-/* Sends receiver->message to the sender. If memory is short, or the socket accepts no message of
- * this length (net.core.wmem_default), drops the datagram instead of exiting, because a client must
- * not be able to end the network. */
+/* Sends receiver->message to the sender. If memory is short, or the socket does not accept a
+ * message of this length (net.core.wmem_default), drops a datagram instead of exiting, because no
+ * client may be able to end the network. */
 static void send_message(struct receiver *receiver, size_t length)
 {
     if (send(receiver->sender, &receiver->message, HEAD_BYTES + length, MSG_NOSIGNAL) >= 0)
@@ -134,7 +135,7 @@ static void send_message(struct receiver *receiver, size_t length)
         _exit(1);
 }
 
-/* Receives a datagram of a client, and sends it to the sender. */
+/* Receives a client's datagram, and passes it to the sender. */
 static void receive_datagram(struct receiver *receiver, uint16_t port)
 {
     struct client_reply found;
@@ -166,9 +167,9 @@ static void receive_datagram(struct receiver *receiver, uint16_t port)
     send_message(receiver, (size_t)length);
 }
 
-/* Removes the client that was silent for the longest time if that time exceeds CLIENT_MS or the
- * list is full. Returns the time in milliseconds until a client must be removed, or -1 if no client
- * must be. */
+/* Asks the sender to close the socket of the client that was silent for the longest time, if that
+ * time exceeds CLIENT_MS or the list is full. Returns the time in ms until the next call is due, or
+ * -1 if only an event makes one necessary. */
 static int end_oldest(struct receiver *receiver)
 {
     size_t oldest = CLIENTS_MAX;
@@ -188,7 +189,8 @@ static int end_oldest(struct receiver *receiver)
     return -1;
 }
 
-/* Receives the sender's confirmation that it has ended a client, and frees the client's entry. */
+/* Receives the sender's confirmation that a client's socket is closed, and removes the client from
+ * the list. */
 static void receive_end(struct receiver *receiver)
 {
     uint16_t client;
@@ -206,7 +208,7 @@ static _Noreturn void receive_datagrams(struct receiver *receiver)
     struct pollfd polled[PORTS_MAX + 1];
     for (;;) {
         int timeout = end_oldest(receiver);
-        /* While the list is full, leave new datagrams in the sockets' buffers. */
+        /* Leave new datagrams in the sockets' buffers while the list is full. */
         bool has_room = receiver->count < CLIENTS_MAX;
         for (size_t i = 0; i < count; i++)
             polled[i] = (struct pollfd){.fd = has_room ? receiver->ports->port[i].socket : -1,
@@ -232,7 +234,7 @@ static void end_client(struct sender *sender, uint16_t client)
         _exit(1);
 }
 
-/* Creates a socket for a new client, and connects it to the port in the sandbox. */
+/* Creates the socket of a new client, and connects it to the port in the sandbox. */
 static void begin_client(struct sender *sender, uint16_t client, uint16_t port)
 {
     const struct sockaddr_in *inside = &sender->inside[port];
@@ -245,8 +247,9 @@ static void begin_client(struct sender *sender, uint16_t client, uint16_t port)
     sender->port[client] = port;
 }
 
-/* Receives a message of the receiver, and sends its datagram to the program in the sandbox. The
- * datagram is lost if the program's socket is full, or the program does not listen. */
+/* Receives a message from the receiver. Sends a datagram to the program in the sandbox, or removes
+ * a client. A datagram is lost if the program's socket is full, or if the program does not
+ * listen. */
 static void receive_message(struct sender *sender)
 {
     struct message *message = &sender->message;
@@ -262,14 +265,14 @@ static void receive_message(struct sender *sender)
     }
     if (polled->fd < 0)
         begin_client(sender, message->client, message->port);
-    /* Repeat send(2) after ECONNREFUSED, because the first send(2) may only report that no program
-     * listened when the previous datagram arrived. */
+    /* Repeat send(2) after ECONNREFUSED, which may only mean that the program did not listen when
+     * the previous datagram arrived. */
     if (polled->fd >= 0 && send(polled->fd, message->bytes, length, MSG_NOSIGNAL) < 0 &&
         errno == ECONNREFUSED)
         (void)!send(polled->fd, message->bytes, length, MSG_NOSIGNAL);
 }
 
-/* Receives an answer of the program in the sandbox, and sends it to the client. */
+/* Receives an answer from the program in the sandbox, and sends it to the client. */
 static void pass_answer(struct sender *sender, size_t client)
 {
     ssize_t length = read(sender->polled[client].fd, sender->answer, sizeof sender->answer);
@@ -277,8 +280,8 @@ static void pass_answer(struct sender *sender, size_t client)
         return;
     reply_bytes = (struct iovec){sender->answer, (size_t)length};
     int bound = sender->ports->port[sender->port[client]].socket;
-    /* Call the system call directly, because musl's sendmsg() copies the header, and the seccomp
-     * filter allows only pointers to the structures in `reply`. */
+    /* Use syscall(2), because musl's sendmsg() copies the header, and the seccomp filter allows
+     * only pointers to the structures in `reply`. */
     syscall(SYS_sendmsg, bound, &sender->reply[client].head, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
@@ -315,8 +318,8 @@ struct client_reply *make_replies(struct iovec *answer)
     return replies;
 }
 
-/* Sets the socket options with which recvmsg(2) reports the address of this machine to which a
- * datagram was sent. Returns 0, or -1 with errno set. */
+/* Sets the socket options that make recvmsg(2) report the host's address to which a datagram was
+ * sent. Returns 0, or -1 with errno set. */
 static int want_destinations(const struct ports *ports)
 {
     int on = 1;
@@ -329,8 +332,8 @@ static int want_destinations(const struct ports *ports)
     return 0;
 }
 
-/* If `is_ready` is set, reports over the socket `report` that this process is ready. Otherwise
- * sends the error in `err`. Exits after an error or a failed report. */
+/* Reports over the socket `report` that this process is ready, or, if `is_ready` is not set, sends
+ * the error in `err`. Exits after sending an error, and if sending fails. */
 static void report_start(int report, bool is_ready, struct un_error *err)
 {
     if (!is_ready)
