@@ -13,15 +13,15 @@ int adopt_descendants(void)
     return access(CHILDREN, R_OK) || prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) ? -1 : 0;
 }
 
-/* Returns the start time of the process `pid` in clock ticks since boot, or 0 if the process no
- * longer exists. */
+/* Returns the start time of the process `pid` in clock ticks since boot, or 0 if the process does
+ * not exist. */
 static uint64_t read_start(pid_t pid)
 {
     char path[64], text[1024];
     uint64_t start = 0;
     snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
     const char *at = un_proc_stat(AT_FDCWD, path, text, sizeof text);
-    /* Skip the 19 fields from the state to the field before starttime (proc_pid_stat(5)). */
+    /* Skip the 19 fields from `state` to the field before `starttime` (proc_pid_stat(5)). */
     for (int i = 0; i < 19 && at; i++)
         at = (at = strchr(at, ' ')) ? at + 1 : NULL;
     if (at)
@@ -48,8 +48,8 @@ void children_read(struct children *children)
         fclose(file);
 }
 
-/* Checks whether the list contains the process `pid`. Compares the start times too, because a new
- * process may have the pid of a child that was reaped. */
+/* Returns whether the list contains the process `pid`. Compares the start time, too, because the
+ * pid of a reaped child may have been reused. */
 static bool has_child(const struct children *children, pid_t pid)
 {
     for (size_t i = 0; children && i < children->count; i++)
@@ -58,9 +58,9 @@ static bool has_child(const struct children *children, pid_t pid)
     return false;
 }
 
-/* Sends the signal `sig`, unless it is 0, to all children except the children in `spared`, and
- * reaps the children that have exited. Adds the number of reaped children to *reaped. Returns
- * whether any child was found, because a child that was found may still run. */
+/* Sends the signal `sig`, unless it is 0, to all children that are not in `spared`, and reaps those
+ * that have exited. Increments *reaped for each of these. Returns whether it found any child, which
+ * may still run. */
 static bool end_children(const struct children *spared, int sig, int *reaped)
 {
     FILE *file = fopen(CHILDREN, "re");
@@ -78,8 +78,8 @@ static bool end_children(const struct children *spared, int sig, int *reaped)
     return are_left;
 }
 
-/* Signals and reaps children until none remains, or until the deadline. The children's orphans
- * become children of this process, and are reaped too. */
+/* Signals and reaps children until none remains, or until the deadline. This process also adopts
+ * and reaps the orphans of its children. */
 static void wait_for_children(const struct children *spared, int sig, int64_t deadline,
                               const struct timespec *pause)
 {

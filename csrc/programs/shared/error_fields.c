@@ -1,5 +1,4 @@
-/* The format in which a program reports an error to the program that started it: fields terminated
- * by NUL. */
+/* The format of an error that a program reports to its parent: fields, each terminated by NUL. */
 #include "base/base.h"
 #include "programs/shared/shared.h"
 
@@ -9,14 +8,14 @@ int error_send(int fd, struct un_error *err)
     un_diagnose(err, "/proc");
     int length = snprintf(text, sizeof text, "%d%c%d%c%s%c%s%c%c%s%c", err->step, 0, err->errnum, 0,
                           err->cause ? err->cause : "", 0, err->detail, 0, 0, err->remedy, 0);
-    /* Send all fields in a single write(2), so that the reader never receives only a part of the
+    /* Write all fields by a single write(2), so that the reader can't receive a part of the
      * error. */
     (void)!write(fd, text, (size_t)length);
     return -1;
 }
 
-/* Returns the field at *at, and moves *at behind the field. Returns NULL if no field ends before
- * `end`. */
+/* Returns the field at *at, and sets *at to the end of the field. Returns NULL if the field does
+ * not end before `end`. */
 static const char *next_field(const char **at, const char *end)
 {
     const char *field = *at;

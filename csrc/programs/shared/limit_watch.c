@@ -1,18 +1,21 @@
 /*
- * Enforces limits without control groups, by measuring the memory and the tasks of the sandbox.
+ * Enforcing limits without control groups, by measuring the memory and the tasks of the sandbox.
  *
- * A measurement takes some microseconds (facts/usage.c). The next measurement follows before the
- * sandbox can exceed the limit by much, even if the processors clear pages or start processes at
- * the highest rate. Each measurement reads the size of the sentry's memory file. The anonymous
- * memory and the page tables of the processes that the last walk has found are read again only
- * after these processes have run for some milliseconds, because a process that has not run has
- * allocated nothing. The page tables of all processes count, because a process that maps files of
- * this machine allocates page tables without the sentry. New processes are found by a walk through
- * all processes of the sandbox. A walk takes longer than a measurement, so walks are limited to a
- * small share of the watcher's time. If the kernel has assigned no new pid, there is no new
- * process, and no walk is needed. If other programs of this machine start processes, and so use new
- * pids, the watcher checks the processor time of the sentry instead, because a sandbox whose sentry
- * has hardly run has hardly any new processes.
+ * A measurement takes some microseconds (facts/usage.c). The next one follows before the sandbox
+ * can exceed its limit by much, even if its programs allocate memory or start processes at the
+ * highest possible rate.
+ *
+ * Each measurement reads the size of the sentry's memfd. The page tables and the anonymous memory
+ * of the processes that the last walk has found are read again only after these processes have run
+ * for some milliseconds, because a process that has not run has allocated nothing. The page tables
+ * of all processes count, because a process that maps files of the host allocates page tables
+ * without the sentry.
+ *
+ * A walk through all processes of the sandbox finds new processes. It takes longer than a
+ * measurement, so walks may take only a small share of the watcher's time. No walk is needed if the
+ * kernel has not assigned any new pid. If other programs on the host start processes, too, the
+ * watcher looks at the CPU time of the sentry instead: a sandbox whose sentry has hardly run has
+ * hardly any new processes.
  */
 #include "base/base.h"
 #include "explain/explain.h"
@@ -28,46 +31,44 @@
 #include <sys/utsname.h>
 #include <time.h>
 
-/* FIND_MS is the interval in ms at which the watcher searches for the sentry. FOUND_MS is the time
- * in ms after which the watcher ends a sandbox whose sentry was not found. */
+/* FIND_MS is the interval in ms between two searches for the sentry. After FOUND_MS ms without
+ * success, the watcher ends the sandbox. */
 #define FIND_MS 20
 #define FOUND_MS 60000
 
-/* BYTES_PER_MS is the maximum number of bytes that programs can allocate in a millisecond on one or
- * two processors; each further processor adds half of this number. EXCESS is the number of bytes by
- * which a sandbox may exceed its limit before the watcher notices. */
+/* BYTES_PER_MS is the number of bytes that programs can allocate at most in a millisecond on one or
+ * two processors; each additional processor adds half as much. EXCESS is the number of bytes by
+ * which a sandbox may exceed its memory limit before the watcher notices. */
 #define BYTES_PER_MS (3U << 20)
 #define EXCESS (32U << 20)
 #define CHECK_MS_MIN 4
 #define CHECK_MS_MAX 1000
-/* Minimum and maximum of the processor time, in microseconds, that the processes found by the last
- * walk may use together before their memory is measured again. While they use this processor time,
- * the processes can allocate at most a few MiB, or 1/BUSY_SHARE of the memory that remains below
- * the limit. */
+/* Bounds of the CPU time, in microseconds, that the processes found by the last walk may use in
+ * total before their memory is measured again. In this time, they can allocate only a few MiB, or
+ * 1/BUSY_SHARE of the memory that is left below the limit. */
 #define BUSY_US_MIN 4000
 #define BUSY_US_MAX 20000
 #define BUSY_SHARE 8
 
-/* The processor time in microseconds that the sentry of an idle sandbox uses in 150 milliseconds. A
- * new process can allocate page tables for at most this processor time before the next walk finds
- * the process. */
+/* CPU time in microseconds that the sentry of an idle sandbox uses in 150 ms. It also bounds the
+ * CPU time in which a new process can allocate page tables before the next walk finds it. */
 #define START_US 4000
 #define TASKS_PER_MS 2
 #define WALK_MS_MIN 20
 #define WALK_MS_MAX 2000
-/* The maximum time in ms between two walks through the processes of an idle sandbox. */
+/* Maximum time in ms between two walks through the processes of an idle sandbox. */
 #define IDLE_WALK_MS 5000
-/* Walks take at most 1/WALK_SHARE of the watcher's time. */
+/* Walks may take at most 1/WALK_SHARE of the watcher's time. */
 #define WALK_SHARE 50
 
-/* A sandbox is ended at the latest 1/IDLE_SHARE of its idle timeout after that timeout, but the
- * delay is at least IDLE_MS_MIN and at most IDLE_MS_MAX milliseconds. */
+/* The watcher checks for idleness at intervals of 1/IDLE_SHARE of the idle timeout, but of at least
+ * IDLE_MS_MIN and at most IDLE_MS_MAX milliseconds. A sandbox may be ended later than its timeout
+ * by such an interval. */
 #define IDLE_SHARE 10
 #define IDLE_MS_MIN 50
 #define IDLE_MS_MAX 10000
 
-/* Maximum depth to which a process tree is walked. The tree of runsc's processes is far less
- * deep. */
+/* Maximum depth of the walk through the process tree. The processes of runsc are far less deep. */
 #define LEVELS_MAX 8
 
 static int64_t clamp(int64_t number, int64_t least, int64_t most)
@@ -75,7 +76,7 @@ static int64_t clamp(int64_t number, int64_t least, int64_t most)
     return number < least ? least : number > most ? most : number;
 }
 
-/* Returns the maximum number of bytes that a sandbox can allocate in a millisecond. */
+/* Returns the number of bytes that a sandbox can allocate at most in a millisecond. */
 static uint64_t growth_of(const struct un_limits *limits)
 {
     cpu_set_t set;
@@ -95,7 +96,7 @@ void limit_watch_begin(struct limit_watch *watch, const struct un_limits *limits
                                   .last_pid = -1,
                                   .activity = -1,
                                   .bytes_per_ms = growth_of(limits)};
-    /* The watcher does not enforce the memory limit if a control group does. */
+    /* Do not enforce the memory limit here if a control group does. */
     watch->most_memory = limits->groups & 1U << UN_GROUP_MEMORY ? 0 : limits->memory;
     watch->is_bound = limits->groups & 1U << UN_GROUP_PIDS;
     watch->measures = watch->most_memory || (limits->pids && !watch->is_bound);
@@ -128,8 +129,8 @@ int limit_watch_idle(struct limit_watch *watch, const char *directory, struct un
     return watch->activity < 0 ? un_fail_errno(err, UN_STEP_SANDBOX, "activity") : 0;
 }
 
-/* Checks whether no command has run for the idle timeout. If so, keeps the lock of the file
- * "activity", so that no new command can start. */
+/* Returns whether no command has run for the idle timeout. If so, keeps the file "activity" locked,
+ * so that no new command can start. */
 static bool is_idle(struct limit_watch *watch)
 {
     struct stat status;
@@ -138,8 +139,8 @@ static bool is_idle(struct limit_watch *watch)
     int64_t now = un_now_ms();
     if (!has_lock)
         watch->active = now;
-    /* Ignore the modification time of a new file, which is a time of CLOCK_REALTIME, and later than
-     * all times of CLOCK_MONOTONIC. */
+    /* Ignore the modification time of a new file, which is later than any time of CLOCK_MONOTONIC,
+     * because it is a time of CLOCK_REALTIME. */
     else if (!fstat(watch->activity, &status)) {
         int64_t end = status.st_mtim.tv_sec * 1000 + status.st_mtim.tv_nsec / 1000000;
         if (end > watch->active && end <= now)
@@ -149,16 +150,17 @@ static bool is_idle(struct limit_watch *watch)
         return true;
     if (has_lock)
         flock(watch->activity, LOCK_UN);
-    /* A program that is killed while it runs a command does not set the modification time of the
-     * file. The last known time of activity is then the time of the previous check. */
+    /* Check the lock at intervals, because a program that is killed while it runs a command does
+     * not set the modification time. The time of the previous check then is the last time at which
+     * a command is known to have run. */
     watch->next_idle = now + clamp(idle / IDLE_SHARE, IDLE_MS_MIN, IDLE_MS_MAX);
     if (has_lock && watch->active + idle < watch->next_idle)
         watch->next_idle = watch->active + idle;
     return false;
 }
 
-/* Checks whether RLIMIT_NPROC counts the processes of each user namespace separately, as Linux does
- * since 5.14. Older kernels count all processes of the user. */
+/* Returns whether RLIMIT_NPROC applies to each user namespace separately, as in Linux since 5.14.
+ * Older kernels count all processes of a user. */
 static bool counts_by_namespace(void)
 {
     struct utsname name;
@@ -169,7 +171,7 @@ static bool counts_by_namespace(void)
     return major > 5 || (major == 5 && minor >= 14);
 }
 
-/* Checks whether uid 0 of this user namespace is or may be the machine's root, whose processes
+/* Returns whether uid 0 of this user namespace is, or may be, root of the host, whose processes
  * RLIMIT_NPROC does not limit. */
 static bool is_real_root(void)
 {
@@ -180,17 +182,17 @@ static bool is_real_root(void)
     return !at || !un_number_read(at + strspn(at, " "), UINT32_MAX, &outside) || !outside;
 }
 
-/* Sets RLIMIT_NPROC for the process `pid`, which is the sentry or a descendant, and for its
- * descendants. RLIMIT_NPROC counts tasks per user namespace, and each sentry has a separate user
- * namespace. RLIMIT_NPROC does not limit the processes of the machine's root; only the watcher
- * counts root's tasks. Returns false, so that un_any_child() continues. */
+/* Sets RLIMIT_NPROC for the process `pid`, which is the sentry or a descendant of it, and for its
+ * descendants. That limits the tasks of one sandbox, because each sentry has its own user
+ * namespace. It does not limit the host's root, whose tasks only the watcher counts. Returns false,
+ * so that un_any_child() continues. */
 static bool limit_tasks(pid_t pid, void *arg)
 {
     const struct limit_watch *watch = arg;
     const struct rlimit limit = {.rlim_cur = watch->limits.pids, .rlim_max = watch->limits.pids};
     bool ignored;
-    /* Ignore a failure, because it means that the process has exited. The watcher also counts the
-     * tasks itself. */
+    /* Ignore a failure, which means that the process has exited. The watcher also counts the
+     * tasks. */
     prlimit(pid, RLIMIT_NPROC, &limit, NULL);
     return un_any_child(pid, limit_tasks, arg, &ignored);
 }
@@ -202,8 +204,8 @@ static bool find_sentry(pid_t pid, void *arg)
         return false;
     watch->sentry = pid;
     bool has_rlimit = watch->limits.pids && !watch->is_bound && counts_by_namespace();
-    /* Set the limit repeatedly, because a process that was started during the previous round may
-     * have inherited the previous limit. */
+    /* Repeat this, because a process that was forked in the previous round may have inherited the
+     * previous limit. */
     for (int i = 0; i < 3 && has_rlimit; i++)
         limit_tasks(pid, watch);
     watch->is_bound = watch->is_bound || (has_rlimit && !is_real_root());
@@ -213,14 +215,14 @@ static bool find_sentry(pid_t pid, void *arg)
 /* The state of a walk through the processes of a sandbox. */
 struct walk {
     struct limit_watch *watch;
-    bool is_inside; /* whether the current process is the sentry or a descendant of the sentry */
+    bool is_inside; /* whether the current process is the sentry or a descendant of it */
     int level;
     uint64_t bytes;
     uint64_t tasks;
 };
 
-/* Returns the time in milliseconds in which usage grows from `used` to `limit` + `excess` at the
- * rate `per_ms`. */
+/* Returns the time in ms in which the usage grows from `used` to `limit` + `excess`, if it grows by
+ * `per_ms` per millisecond. */
 static int64_t time_left(uint64_t limit, uint64_t excess, uint64_t used, uint64_t per_ms)
 {
     if (!limit)
@@ -228,8 +230,8 @@ static int64_t time_left(uint64_t limit, uint64_t excess, uint64_t used, uint64_
     return used >= limit + excess ? 0 : (int64_t)((limit + excess - used) / per_ms);
 }
 
-/* Returns the time in milliseconds in which the sandbox can't exceed its memory limit by more than
- * EXCESS. */
+/* Returns the time in ms for which the sandbox certainly does not exceed its memory limit by more
+ * than EXCESS. */
 static int64_t memory_time_left(const struct limit_watch *watch)
 {
     return time_left(watch->most_memory, EXCESS, watch->memory, watch->bytes_per_ms);
@@ -241,8 +243,8 @@ static void read_limit_process(struct limit_process *process)
     process->bytes = un_private_memory(process->pid);
 }
 
-/* Measures again the processes that the last walk has found, if together they have used enough
- * processor time since their last measurement. */
+/* Measures the processes that the last walk has found, if they have used enough CPU time in total
+ * since their last measurement. */
 static void read_busy_processes(struct limit_watch *watch)
 {
     int64_t busy = 0, wait = memory_time_left(watch) * 1000 / BUSY_SHARE;
@@ -287,22 +289,22 @@ static bool counts_tasks(const struct limit_watch *watch)
     return watch->limits.pids && !watch->is_bound;
 }
 
-/* Checks whether the sandbox can have only few processes that the last walk has not found. */
+/* Returns whether the sandbox can have only few processes that the last walk has not found. */
 static bool has_few_new_processes(const struct limit_watch *watch)
 {
     int64_t time, last = un_last_pid(watch->pids);
     if (last >= 0 && last == watch->last_pid)
         return true;
-    /* If this process is PID 1, its PID namespace contains only the sandbox, so a new pid means a
-     * new process of the sandbox. */
+    /* If this process is PID 1, only the sandbox is in its PID namespace, and a new pid means a new
+     * process of the sandbox. */
     if (getpid() == 1 || counts_tasks(watch) || watch->walk_time < 0)
         return false;
     time = un_processor_time(watch->sentry);
     return time >= 0 && time - watch->walk_time < START_US;
 }
 
-/* Postpones the walk if it would find only few new processes, and returns true. Returns false if
- * the walk is due. */
+/* If a walk would find only few new processes, postpones it, and returns true. Otherwise returns
+ * false, and the walk is due. */
 static bool postpone_walk(struct limit_watch *watch, int64_t now)
 {
     if (!watch->has_all || now >= watch->last_walk + IDLE_WALK_MS || !has_few_new_processes(watch))
@@ -377,8 +379,8 @@ static bool describe_idleness(const struct limit_watch *watch, int64_t now, stru
     return true;
 }
 
-/* Describes in `end` that the watcher has ended the sandbox because it has not found the sentry,
- * without whose measurement no limit can be enforced. */
+/* Describes in `end` that the watcher has ended the sandbox because it did not find the sentry, and
+ * so could not enforce the limits. */
 static bool describe_blindness(struct un_end *end)
 {
     *end = (struct un_end){.reason = "limit-unenforceable"};
@@ -427,8 +429,8 @@ bool limit_watch_judge(const struct limit_watch *watch, bool refused, const char
     struct un_error err;
     if (!watch->limits.pids || un_runsc_logs_read(errors, crash, debug, &logs))
         return false;
-    /* Attribute a message with several possible causes to the limit of tasks if the sandbox has
-     * used more than half of that limit. */
+    /* If a message of runsc has several possible causes, assume the limit of tasks if the sandbox
+     * has used more than half of it. */
     const char *limit = watch->tasks > watch->limits.pids / 2 ? un_limit_cause(UN_LIMIT_PIDS) : "";
     bool is_limit =
         refused ||

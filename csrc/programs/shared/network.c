@@ -1,9 +1,9 @@
 /*
- * Joins the network namespace of a sandbox, which usernsctl-network creates
+ * Joining the network namespace of a sandbox, which usernsctl-network creates
  * (csrc/programs/network/).
  *
- * usernsctl-network is PID 1 of a PID namespace, so that the kernel kills pasta and all other
- * processes of the network when usernsctl-network exits, even if SIGKILL kills it.
+ * usernsctl-network is PID 1 of a PID namespace. When it exits, even if SIGKILL kills it, the
+ * kernel kills pasta and all other processes of the network.
  */
 #include "base/base.h"
 #include "programs/shared/shared.h"
@@ -13,42 +13,42 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 
-/* The capabilities that only the start of the network needs. */
+/* Capabilities that are needed only to create the network. */
 #define ONLY_NETWORK                                                                               \
     (UINT64_C(1) << CAP_NET_ADMIN | UINT64_C(1) << CAP_NET_RAW | UINT64_C(1) << CAP_SETPCAP)
 
-/* Time limit in ms for the start of usernsctl-network. Only a bug exceeds the limit, because
- * usernsctl-network itself limits the time of each helper. */
+/* Time limit in ms for the start of usernsctl-network. Only a bug can exceed it, because
+ * usernsctl-network limits the time of each of its helpers. */
 #define READY_MS 30000
 
 struct keeper {
     char **argv;
-    int fds[2]; /* pidfd of the process that starts usernsctl-network, and the socket for the report
-                   of usernsctl-network */
+    /* pidfd of the process that starts usernsctl-network, and the socket for the report */
+    int fds[2];
 };
 
-/* Executes usernsctl-network. Runs in the child. */
+/* Executes usernsctl-network, in a child of the process that joins the network. */
 static int become_keeper(void *arg)
 {
     static char *const nothing[] = {NULL};
     const struct keeper *keeper = arg;
     struct un_error err;
     un_set_signals(0);
-    /* Start a new session, because a signal to the caller's process group, as by Ctrl-C, must not
-     * end the network. setsid(2) can't fail, because a new process is not a process group
-     * leader. */
+    /* Create a session, so that a signal to the caller's process group, such as that of Ctrl-C,
+     * does not end the network. setsid(2) can't fail, because a new process does not lead a process
+     * group. */
     setsid();
-    /* Ignore failures, because usernsctl-network exits without a report if one of its descriptors
-     * is closed. */
+    /* Ignore a failure: usernsctl-network exits without a report if one of these descriptors is
+     * closed, and the parent notices that. */
     for (int i = 0; i < 2; i++)
         fcntl(keeper->fds[i], F_SETFD, 0);
-    /* Pass no environment variables to usernsctl-network and its helpers. */
+    /* Give usernsctl-network and its helpers an empty environment. */
     execve(keeper->argv[0], keeper->argv, nothing);
     un_fail_errno(&err, UN_STEP_NETWORK, keeper->argv[0]);
     return error_send(keeper->fds[1], &err);
 }
 
-/* Waits for the report of usernsctl-network, and stores a descriptor of the network namespace in
+/* Waits for the report of usernsctl-network. Stores a descriptor of the network namespace in
  * *namespace. Returns 0, or -1 with the error in `err`. */
 static int wait_for_report(int socket, int *namespace, struct un_error *err)
 {
@@ -64,9 +64,9 @@ static int wait_for_report(int socket, int *namespace, struct un_error *err)
     return un_fail(err, UN_STEP_NETWORK, 0, NULL, "usernsctl-network ended without a report");
 }
 
-/* Drops the capabilities in ONLY_NETWORK for this process and its future children. Does not change
- * the bounding set if CAP_NET_ADMIN was dropped from it before. Returns 0, or -1 with the error in
- * `err`. */
+/* Drops the capabilities ONLY_NETWORK from this process and, through the bounding set, from its
+ * future children. If the bounding set lacks CAP_NET_ADMIN already, leaves it unchanged. Returns 0,
+ * or -1 with the error in `err`. */
 static int drop_capabilities(struct un_error *err)
 {
     struct un_cap_sets sets;
@@ -80,9 +80,9 @@ static int drop_capabilities(struct un_error *err)
     return un_caps_set(&sets) ? un_fail_errno(err, UN_STEP_CAPABILITIES, "capset") : 0;
 }
 
-/* Starts usernsctl-network and joins the network namespace that it creates. `words` are the path of
- * usernsctl-network and its options, `count` strings in total. Returns 0, or -1 with the error in
- * `err`. */
+/* Starts usernsctl-network, and joins the network namespace that it creates. `words` contains the
+ * path of usernsctl-network and its options, `count` strings in total. Stores a pidfd of
+ * usernsctl-network in *keeper_pidfd. Returns 0, or -1 with the error in `err`. */
 static int join_network(char **words, size_t count, int *keeper_pidfd, struct un_error *err)
 {
     char numbers[2][12];
@@ -117,8 +117,8 @@ static int join_network(char **words, size_t count, int *keeper_pidfd, struct un
     return failed ? -1 : drop_capabilities(err);
 }
 
-/* Closes the descriptors in the options UN_LISTEN and UN_ACCEPT, which only usernsctl-network
- * needs. */
+/* Closes the descriptors that are named in the options UN_LISTEN and UN_ACCEPT, because only
+ * usernsctl-network needs them. */
 static void close_passed_sockets(char **words, size_t count)
 {
     for (size_t i = 1; i < count; i++) {

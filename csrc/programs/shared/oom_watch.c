@@ -1,13 +1,15 @@
 /*
- * Notices that the kernel's OOM killer has killed a process of gVisor.
+ * Noticing that the kernel's OOM killer has killed a process of gVisor.
  *
- * Programs in the sandbox run in stubs, which are children of gVisor's kernel, the sentry. The
- * sentry does not notice when a stub is killed, and the programs hang forever. Stubs never exit by
- * themselves; a stub without a program waits for the next program. So after an OOM kill in the
- * control group, the sentry has lost a stub if a child of the sentry is a zombie or was reaped. A
- * reaped child shows in the sentry's /proc/PID/stat, which then counts the page faults of that
- * child (cminflt, proc_pid_stat(5)). The watchers of other sandboxes in the control group, which
- * have lost no stub, do not end these sandboxes.
+ * The programs in the sandbox run in stubs, which are children of gVisor's kernel, the sentry. The
+ * sentry does not notice if a stub is killed, and the programs then hang forever. Stubs never exit
+ * by themselves: a stub without a program waits for the next one. So if there was an OOM kill in
+ * the control group, and a child of the sentry is a zombie or was reaped, the sentry has lost a
+ * stub.
+ *
+ * When a child is reaped, the kernel adds its page faults to the parent's cminflt in /proc/PID/stat
+ * (proc_pid_stat(5)). So the watchers of other sandboxes in the control group, which have lost no
+ * stub, do not end their sandboxes.
  */
 #include "base/base.h"
 #include "explain/explain.h"
@@ -16,18 +18,18 @@
 
 #include <signal.h>
 
-/* The number of checks after an OOM kill, and the interval between them. One check does not
- * suffice, because the killed process may take a moment to exit. */
+/* Number of checks after an OOM kill, and the interval between them. Several are needed, because
+ * the killed process may take some time to exit. */
 #define CHECKS 40
 #define CHECK_INTERVAL_MS 50
-/* Number of checks after which, if no process of this sandbox is missing, the kernel has probably
- * killed a process of another sandbox. */
+/* Number of checks after which the kernel has probably killed a process of another sandbox, if no
+ * process of this one is missing. */
 #define UNCERTAIN_CHECKS 20
-/* When the kernel considers a memory limit reached, up to 1/ROUGHLY of the memory may be unused,
- * because the kernel counts memory in batches. */
+/* The kernel counts memory in batches, and may consider a limit reached while up to 1/ROUGHLY of it
+ * is unused. */
 #define ROUGHLY 20
-/* The interval at which the counter of OOM kills is read if poll(2) can't report changes of the
- * counter. Version 1 of control groups reports no changes to unprivileged processes. */
+/* Interval at which the watcher reads the OOM kill counter if poll(2) can't report its changes, as
+ * with cgroups v1 for unprivileged processes. */
 #define INTERVAL_MS 500
 
 void oom_watch_begin(struct oom_watch *watch, const struct sandbox_group *group)
@@ -53,22 +55,22 @@ int oom_watch_interval(const struct oom_watch *watch)
 
 bool oom_watch_explains(const struct oom_watch *watch, int status)
 {
-    /* If the counter is for the whole machine, most OOM kills are of other programs' processes, so
-     * an OOM kill explains only an exit by SIGKILL. */
+    /* A counter for the whole host mostly counts OOM kills of other programs, so it can explain an
+     * exit by SIGKILL only. */
     if (!status || (watch->is_machine && status != 128 + SIGKILL))
         return false;
     return watch->checks > CHECKS - UNCERTAIN_CHECKS ||
            un_limit_count(UN_LIMIT_MEMORY, watch->fd) > watch->kills;
 }
 
-/* Facts about a process that /proc/PID/stat contains. */
+/* Facts from /proc/PID/stat. */
 struct facts_of_process {
     char state;
     bool has_reaped; /* whether the process has reaped a child */
 };
 
-/* Checks whether `count` numbers are 0 after the next `skip` fields. Moves *at behind the
- * numbers. */
+/* Returns whether the `count` numbers that follow the next `skip` fields are 0. Sets *at to the
+ * field after them. */
 static bool are_zero(const char **at, int skip, int count)
 {
     bool all = true;
@@ -80,7 +82,7 @@ static bool are_zero(const char **at, int skip, int count)
     return all;
 }
 
-/* Reads /proc/PID/stat. Returns false if the process has been reaped, or the file can't be read. */
+/* Reads /proc/PID/stat. Returns false if the process was reaped, or if the file can't be read. */
 static bool read_process(pid_t pid, struct facts_of_process *process)
 {
     char path[64], text[1024];
@@ -89,7 +91,7 @@ static bool read_process(pid_t pid, struct facts_of_process *process)
     if (!at)
         return false;
     process->state = *at;
-    /* The fields are state, ppid, pgrp, session, tty_nr, tpgid, flags, minflt; cminflt; majflt;
+    /* Read the fields state, ppid, pgrp, session, tty_nr, tpgid, flags, minflt; cminflt; majflt;
      * cmajflt; utime, stime; cutime, cstime (proc_pid_stat(5)). */
     bool faults = are_zero(&at, 8, 1), major = are_zero(&at, 1, 1), times = are_zero(&at, 2, 2);
     process->has_reaped = !(faults && major && times);
@@ -109,8 +111,8 @@ static bool is_zombie(pid_t child, void *arg)
     return read_process(child, &process) && process.state == 'Z';
 }
 
-/* Checks whether the process `pid` has children, and one of its children has exited. Ignores
- * processes without children, because the gofer has reaped a child at its start. */
+/* Returns whether the process `pid` has children, and one of its children has exited or was reaped.
+ * Ignores processes without children, such as the gofer, which reaps a child at its start. */
 static bool has_lost_child(pid_t pid, void *arg)
 {
     struct facts_of_process process;
@@ -122,7 +124,7 @@ static bool has_lost_child(pid_t pid, void *arg)
     return process.has_reaped || un_any_child(pid, is_zombie, NULL, &ignored);
 }
 
-/* Checks whether the mounted /proc belongs to this process's PID namespace. */
+/* Returns whether the mounted /proc belongs to the PID namespace of this process. */
 static bool has_own_proc(void)
 {
     char link[16] = "";
@@ -132,8 +134,8 @@ static bool has_own_proc(void)
 bool oom_watch_check(struct oom_watch *watch, pid_t parent)
 {
     int64_t now = un_now_ms();
-    /* Return before the time of the next check. The watcher calls this function more often because
-     * of other limits, but checks in quick succession would find the same processes. */
+    /* Return until the next check is due. Other limits make the watcher call this function more
+     * often, but a check soon after another would see the same processes. */
     if ((!watch->has_events || watch->checks) && now < watch->next)
         return false;
     watch->next = now + INTERVAL_MS;
@@ -152,13 +154,13 @@ bool oom_watch_check(struct oom_watch *watch, pid_t parent)
          found = has_own_proc() && un_any_child(parent, has_lost_child, NULL, &failed);
     if (watch->is_machine)
         return found;
-    /* Without a /proc of this PID namespace, the processes can't be checked. In that case, assume
-     * that the killed process belonged to this sandbox. */
+    /* Assume that the OOM killer has killed a process of this sandbox if the processes can't be
+     * checked, because /proc belongs to another PID namespace. */
     return found || !has_own_proc() || (failed && !kill(parent, 0));
 }
 
-/* Reads the peak memory usage of this process's control group, or its current memory usage if the
- * kernel does not record the peak. Returns false if neither can be read. */
+/* Reads the peak memory usage of this process's control group, or the current usage if the kernel
+ * does not record the peak. Returns false if neither can be read. */
 static bool read_use(uint64_t *bytes)
 {
     static const char *const files[][2] = {{"memory.max_usage_in_bytes", "memory.peak"},
@@ -169,9 +171,8 @@ static bool read_use(uint64_t *bytes)
     return false;
 }
 
-/* Describes in `end` that the sandbox has reached its own memory limit, and returns true. Returns
- * false if the sandbox has not reached its limit, in which case the memory of a parent control
- * group ran out. */
+/* If the sandbox has reached its own memory limit, describes that in `end`, and returns true.
+ * Otherwise returns false: the memory of a parent control group was exhausted. */
 static bool describe_own(const struct sandbox_group *group, const struct un_limits *limits,
                          struct un_end *end)
 {

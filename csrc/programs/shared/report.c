@@ -1,8 +1,8 @@
 /*
- * Prints the messages of usernsctl's programs to standard error, as text or as JSON.
+ * Printing the messages of usernsctl's programs to standard error, as text or as JSON.
  *
- * A JSON message is one line, written by one write(2), so that lines of other processes can't
- * interrupt it. Members without a value are omitted.
+ * A JSON message is one line, written by a single write(2), so that other processes can't interrupt
+ * it. Members without a value are omitted.
  */
 #include "base/base.h"
 #include "launch/launch.h"
@@ -47,8 +47,7 @@ static void print_as_text(const struct report *report)
         fprintf(stderr, "  more: %s\n", report->more);
 }
 
-/* Replaces unprintable characters in each line of `text` in place, which never makes the text
- * longer. */
+/* Replaces unprintable characters in each line of `text`. The text never becomes longer. */
 static void make_lines_printable(char *text)
 {
     char *to = text;

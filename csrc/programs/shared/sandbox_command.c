@@ -36,8 +36,8 @@ int sandbox_take_fds(char **argv, int fds[], int count)
         if (fds[i] < 0)
             return -1;
     }
-    /* Close the original descriptors only after all were duplicated, because two arguments may name
-     * the same descriptor. */
+    /* Close the original descriptors after all were duplicated, because two arguments may name the
+     * same descriptor. */
     for (int i = 0; i < count; i++)
         if (fds[i] != atoi(argv[i]))
             close(atoi(argv[i]));
@@ -59,10 +59,9 @@ static _Noreturn void become_sandbox_command(char **argv, const struct sandbox_g
     _exit(SANDBOX_FAILED);
 }
 
-/* Replaces standard input, output and error by /dev/null, of which `nothing` is a descriptor. Does
- * not close them, because a file opened later would become standard error, and messages would be
- * written to that file. dup2(2) can't fail here, because the target descriptors are open and the
- * process has no threads. */
+/* Duplicates `nothing`, a descriptor of /dev/null, to standard input, output and error. Closing
+ * them instead would let a file that is opened later become standard error and receive messages.
+ * dup2(2) can't fail here, because the targets are open and the process has no threads. */
 static void replace_stdio(int nothing)
 {
     for (int fd = 0; fd < 3; fd++)
@@ -78,8 +77,8 @@ pid_t sandbox_start_command(char **argv, const struct sandbox_group *group, int 
     sigaddset(&handled, SIGCHLD);
     sigaddset(&handled, SIGTERM);
     sigprocmask(SIG_BLOCK, &handled, &before);
-    /* Unblock SIGTERM for the command, because not the caller but this program itself has blocked
-     * it (sandbox_wait_init()). */
+    /* Unblock SIGTERM for the command, because this program and not its caller has blocked it
+     * (sandbox_wait_init()). */
     sigdelset(&before, SIGTERM);
     un_auto_close int nothing = un_open_null(O_RDWR);
     *signals = signalfd(-1, &handled, SFD_CLOEXEC | SFD_NONBLOCK);
@@ -101,8 +100,8 @@ bool sandbox_read_signals(int signals)
 {
     struct signalfd_siginfo info;
     bool is_terminated = false;
-    /* Ignore the pid in a SIGCHLD, because the kernel may merge the signals of several children
-     * into one. */
+    /* Ignore the pid in a SIGCHLD, because the kernel may merge the SIGCHLDs of several
+     * children. */
     while (read(signals, &info, sizeof info) > 0)
         is_terminated = is_terminated || info.ssi_signo == SIGTERM;
     return is_terminated;

@@ -3,7 +3,7 @@
 
 #include <inttypes.h>
 
-/* Exit status after a timeout, the same as timeout(1) has. */
+/* Exit status after a timeout, as of timeout(1). */
 #define TIMED_OUT 124
 
 int end_status(const struct un_end *end)

@@ -1,10 +1,10 @@
 /*
  * The control groups of a sandbox, which enforce its limits.
  *
- * The watcher creates the control groups, and its child enters them before it executes runsc, so
- * that no process of the sandbox is ever outside of the groups. With version 1 of control groups,
- * each controller has a separate group; with version 2, one group has all controllers. gVisor does
- * not show these groups to the programs in the sandbox.
+ * The watcher creates them, and its child enters them before it executes runsc, so all processes of
+ * the sandbox are in the groups from their start. With cgroups v1, there is one group per
+ * controller; with v2, one group for all controllers. Programs in the sandbox can't see these
+ * groups.
  */
 #include "base/base.h"
 #include "facts/facts.h"
@@ -19,14 +19,14 @@
 #include <time.h>
 
 #define PERIOD_US 100000
-/* Maximum number of attempts to create a group. Another process may remove a new group before this
+/* Maximum number of attempts to create a group, which another process may remove before this
  * process has locked it (un_group_sweep()). */
 #define TRIES_MAX 32
-/* Time limit in ms for the removal of a group. A killed process stays in its group until it has
- * released its memory and was reaped. */
+/* Time limit in ms for removing a group. A killed process stays in its group until its memory is
+ * released and it is reaped. */
 #define REMOVE_MS 5000
-/* Time limit in ms for locking a new group. Another process may hold the lock, but only for a
- * moment (un_group_sweep()). */
+/* Time limit in ms for locking a new group. Another process may hold the lock for a short time
+ * (un_group_sweep()). */
 #define LOCK_MS 1000
 
 void sandbox_group_init(struct sandbox_group *group)
@@ -47,8 +47,8 @@ static int write_number(int dir, const char *file, uint64_t number)
     return un_group_write(dir, file, text);
 }
 
-/* Writes a number to a file of a control group. Returns 0, also if the file does not exist, as the
- * file for swap without swap accounting. Returns -1 with errno set after any other failure. */
+/* Writes a number to a file of a control group. Returns 0 on success, and also if the file does not
+ * exist, as that for swap without swap accounting. Otherwise returns -1 with errno set. */
 static int write_optional(int dir, const char *file, uint64_t number)
 {
     return write_number(dir, file, number) && errno != ENOENT ? -1 : 0;
@@ -106,9 +106,9 @@ static int lock_group(int dir)
     return failed;
 }
 
-/* Creates the control group `name` in the directory `place`, with a mode that keeps other users
+/* Creates the control group `name` in the directory `place`, with a mode that prevents other users
  * from locking it, and locks it. Returns a descriptor of the group's directory, or -1 with errno
- * set, which is ENOENT if another process has removed the group or `place`. */
+ * set. ENOENT means that another process has removed the group or `place`. */
 static int make_locked(int place, const char *name)
 {
     if (mkdirat(place, name, 0700))
@@ -123,8 +123,8 @@ static int make_locked(int place, const char *name)
     return -1;
 }
 
-/* Returns an earlier part (enum un_group_part) whose control group `part` shares, or -1 if `part`
- * needs a separate group. */
+/* Returns an earlier part (enum un_group_part) whose control group `part` must share, or -1 if
+ * there is none. */
 static int shared_part(const struct sandbox_group *group, int part)
 {
     for (int other = 0; group->version[part] == 2 && other < part; other++)
@@ -133,8 +133,8 @@ static int shared_part(const struct sandbox_group *group, int part)
     return -1;
 }
 
-/* Creates the control group of `part`, or shares the group of an earlier part. Returns 0, or -1
- * with errno set. */
+/* Creates the control group for `part`, or duplicates the descriptor of an earlier part's group.
+ * Returns 0, or -1 with errno set. */
 static int make_dir(struct sandbox_group *group, enum un_group_part part)
 {
     int place = un_group_place(&un_groups_here, part, &group->version[part]);
@@ -188,9 +188,9 @@ int sandbox_group_enter(const struct sandbox_group *group)
     return 0;
 }
 
-/* Kills the process `pid` in a control group, of which *arg is a descriptor. The pid may have been
- * reused before the pidfd was opened, so the process is killed only if the group contains the pid
- * while the pidfd is open. Returns false, so that un_group_any_process() continues. */
+/* Kills the process `pid`, which was found in a control group, whose directory has the descriptor
+ * *arg. Since the pid may have been reused before the pidfd was opened, first checks that the group
+ * still contains the pid. Returns false, so that un_group_any_process() continues. */
 static bool kill_process(pid_t pid, void *arg)
 {
     const int *dir = arg;
@@ -200,7 +200,7 @@ static bool kill_process(pid_t pid, void *arg)
     return false;
 }
 
-/* Kills all processes in the control group with the directory `dir`. */
+/* Kills all processes in the control group whose directory is open as `dir`. */
 static void kill_group(int dir)
 {
     if (un_group_write(dir, "cgroup.kill", "1"))

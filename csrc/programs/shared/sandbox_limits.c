@@ -7,8 +7,8 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 
-/* Mounts the tmpfs for writes to the root filesystem on the directory "disk" in `directory`. gVisor
- * stores these writes in a file in the tmpfs, so the size of the tmpfs limits the writes. */
+/* Mounts a tmpfs on the directory "disk" in `directory`. gVisor stores the sandbox's writes to the
+ * root filesystem in a file on this tmpfs, whose size thus limits them. */
 static int mount_disk(const char *directory, uint64_t bytes, bool shares_mounts,
                       struct un_error *err)
 {

@@ -52,7 +52,7 @@ void sandbox_write_text(int directory, const char *path, const char *text)
         un_write_all(fd, text, strlen(text));
 }
 
-/* Waits for a signal, an event of a descriptor, or the time of the next check of a limit. Returns
+/* Waits until a signal arrives, a descriptor has an event, or a check of a limit is due. Returns
  * false after SIGTERM, or if one of wait->end_fds is readable. */
 static bool wait_for_event(const struct sandbox_wait *wait)
 {
@@ -73,8 +73,8 @@ static bool wait_for_event(const struct sandbox_wait *wait)
     return !(fds[0].revents && sandbox_read_signals(wait->signals)) && !is_over;
 }
 
-/* Writes the reason for which the sandbox was ended to the file wait->end_file, if that is set.
- * Returns the exit status of this process. */
+/* Writes the reason why the sandbox was ended to the file wait->end_file, if it is set. Returns the
+ * exit status of this process. */
 static int report_end(const struct sandbox_wait *wait, const struct un_end *end)
 {
     un_auto_close int fd = wait->end_file ? create_file(wait->directory, wait->end_file) : -1;
@@ -90,8 +90,8 @@ static int report_oom_kill(const struct sandbox_wait *wait)
     return report_end(wait, &end);
 }
 
-/* Returns the value of the option `name` in runsc's command line, or "" if the option is
- * missing. */
+/* Returns the value of runsc's option `name`, which includes the "=", or "" if runsc's command line
+ * lacks the option. */
 static const char *option_of(const struct sandbox_wait *wait, const char *name)
 {
     for (char *const *word = wait->command; *word; word++)
@@ -100,8 +100,7 @@ static const char *option_of(const struct sandbox_wait *wait, const char *name)
     return "";
 }
 
-/* Checks whether gVisor's kernel has crashed with a known cause, and if so describes the crash in
- * `end`. */
+/* Returns whether gVisor's kernel has crashed with a known cause, which it describes in `end`. */
 static bool describe_crash(const struct sandbox_wait *wait, struct un_end *end)
 {
     struct un_runsc_logs logs;
@@ -121,8 +120,8 @@ static bool describe_crash(const struct sandbox_wait *wait, struct un_end *end)
     return true;
 }
 
-/* Returns the exit status of this process for the wait status of the sandbox's main process, and
- * reports a limit or crash that explains the status. */
+/* Returns the exit status of this process for the wait status of the sandbox's main process.
+ * Reports a limit or a crash that explains the wait status. */
 static int judge_end(const struct sandbox_wait *wait, int wait_status)
 {
     struct un_end end;
@@ -140,7 +139,7 @@ int sandbox_wait_for_exit(struct sandbox_wait *wait, pid_t pid, bool others, pid
 {
     int status;
     struct un_end end;
-    /* The sandbox has started, so its idle time begins now. */
+    /* `others` means that the sandbox has started, so the idle time begins now. */
     if (others)
         wait->limits.active = un_now_ms();
     do {

@@ -1,4 +1,4 @@
-/* Functions that several programs share. Internal. */
+/* Functions that several programs share. Internal to usernsctl. */
 #ifndef USERNSCTL_PROGRAMS_SHARED_SHARED_H
 #define USERNSCTL_PROGRAMS_SHARED_SHARED_H
 
@@ -10,8 +10,7 @@
 #include <sys/types.h>
 #include <time.h>
 
-/* A plan for id maps, and the facts on which the plan is based. The structure is too large for a
- * small stack. */
+/* A plan for id maps, and the facts on which it is based. Does not fit a small stack. */
 struct decision {
     struct un_facts facts;
     struct un_plan plan;
@@ -19,65 +18,64 @@ struct decision {
 
 /* ---- report.c: messages on standard error ---------------------------------------------------- */
 
-/* A message for standard error. Members that a message lacks are NULL. */
+/* A message for standard error. NULL means that the message has no such part. */
 struct report {
     const char *program;
-    const char *level; /* "warning" or "notice"; NULL means "error" */
+    const char *level; /* "warning", "notice", or NULL for "error" */
     const char *step;
     const char *message; /* what has failed and why, in one line */
-    const char *cause;   /* id of the cause; an unknown id is not printed */
-    const char *why;     /* explanation to print instead of the cause's */
-    const char *details; /* further lines about the message */
-    const char *remedy;  /* lines to print instead of the cause's remedy */
-    const char *more;    /* text that refers the user to more information */
+    const char *cause;   /* cause id; an unknown id without `why` is not printed */
+    const char *why;     /* explanation, instead of that of the cause */
+    const char *details; /* additional lines to print after the message */
+    const char *remedy;  /* lines that replace the remedy of the cause */
+    const char *more;    /* where to find more information */
 };
 
 /* Makes this process print all messages as JSON, one object per line. */
 void report_in_json(void);
 
-/* Prints a message to standard error. The texts of the message must be printable. */
+/* Prints a message to standard error. All its texts must be printable. */
 void report_message(struct report report);
 
 /* Prints an error to standard error, with the failed step, the reason, and the remedy. */
 void report_error(const char *program, const struct un_error *err);
 
-/* Prints an error like report_error(), but with the remedy `remedy` if it is not NULL. */
+/* Prints an error as report_error() does, but with the remedy `remedy` unless it is NULL. */
 void report_error_with(const char *program, const struct un_error *err, const char *remedy);
 
-/* ---- error_fields.c: errors for the program that started this one ---------------------------- */
+/* ---- error_fields.c: errors that a program sends to its parent ------------------------------- */
 
 #define ERROR_FIELDS 6
 #define ERROR_FIELDS_MAX (2 * UN_DETAIL_MAX + 256)
 
-/* Determines the cause of an error by un_diagnose(), and writes the fields of the error to `fd`,
- * each terminated by NUL: step, errno, cause, detail, path and remedy. Returns -1. */
+/* Determines the cause of an error (un_diagnose()), and writes the fields step, errno, cause,
+ * detail, path and remedy to `fd`, each terminated by NUL. Returns -1. */
 int error_send(int fd, struct un_error *err);
-/* Parses the fields of an error in `text`, as error_send() writes them, and stores the error in
- * `err`. Returns false if `text` is malformed. */
+/* Parses fields that error_send() has written, and stores the error in `err`. Returns false if
+ * `text` is malformed. */
 bool error_parse(const char *text, size_t size, struct un_error *err);
 
 /* ---- early_signals.c: signals that arrive before the watcher can forward them ---------------- */
 
-/*
- * Blocks all signals that terminate a process. The kernel discards a signal for PID 1 of a
- * container if PID 1 neither handles nor blocks the signal. A blocked signal stays pending until
- * the watcher forwards it, so that an early `docker stop` is not lost. Returns 0, or -1 with errno
- * set.
- */
+/* Blocks all signals that terminate a process. The kernel discards a signal to PID 1 of a container
+ * that is neither handled nor blocked, but a blocked signal stays pending. So an early `docker
+ * stop` is not lost: the watcher forwards the signal later. Returns 0, or -1 with errno set. */
 int keep_early_signals(void);
 /* Opens a signalfd for the signals that keep_early_signals() blocks. Returns a descriptor, or -1
  * with errno set. */
 int open_kept_signals(void);
 
-/* ---- stay_outside.c: PID 1 of a container with a user namespace ------------------------------ */
+/* ---- stay_outside.c: PID 1 of a container that has a user namespace -------------------------- */
 
 /*
- * Forks if this process is PID 1 of a container that has a user namespace of its own, so that only
- * the child enters another user namespace. Container engines start further programs, such as health
- * checks and probes, in the namespaces of PID 1. The engine's setns(2) would fail if PID 1 had
- * entered another user namespace. Returns false in the process that is to continue, and true in PID
- * 1 after the exit of the child, whose exit status is stored in *status. After a failed fork,
- * returns true with *status -1 and errno set.
+ * If this process is PID 1 of a container that has its own user namespace, forks, so that only the
+ * child enters another user namespace. Otherwise the container engine could no longer start
+ * programs in the container, such as health checks and probes, because its setns(2) to the
+ * namespaces of PID 1 would fail.
+ *
+ * Returns false in the process that must continue, which is the child if there is one. In PID 1,
+ * waits for the child, stores its exit status in *status, and returns true. If the fork fails,
+ * returns true with *status set to -1 and errno set.
  */
 bool stay_outside(int *status);
 
@@ -86,74 +84,73 @@ bool stay_outside(int *status);
 /* Limits of one sandbox. A member is 0 if there is no limit. */
 struct un_limits {
     uint64_t memory;     /* memory limit in bytes */
-    uint64_t pids;       /* maximum number of tasks */
-    uint64_t processors; /* number of processors, which sandbox_show_limits() applies */
-    uint64_t disk;       /* size in bytes of the tmpfs that sandbox_show_limits() mounts */
-    uint64_t timeout;    /* time limit in milliseconds */
-    uint64_t idle;       /* milliseconds without a command after which the sandbox ends */
-    uint64_t quota;      /* processor time in thousandths of a processor */
-    uint64_t groups;     /* bits 1 << UN_GROUP_... of the limits that control groups enforce */
+    uint64_t pids;       /* maximum number of processes and threads */
+    uint64_t processors; /* number of processors that programs see (sandbox_show_limits()) */
+    uint64_t disk;       /* size in bytes of the tmpfs for writes (sandbox_show_limits()) */
+    uint64_t timeout;    /* maximum run time in ms */
+    uint64_t idle;       /* idle timeout: time in ms without a command */
+    uint64_t quota;      /* CPU quota in thousandths of a processor */
+    uint64_t groups;     /* bits 1 << UN_GROUP_... for limits that control groups enforce */
 };
 
-/* Parses limits of the form NAME=NUMBER[,NAME=NUMBER]..., or "" for no limits. Returns false if
- * `text` is malformed. */
+/* Parses limits in the form NAME=NUMBER[,NAME=NUMBER]..., or "" for none. Returns false if `text`
+ * is malformed. */
 bool limits_parse(const char *text, struct un_limits *limits);
 
 /* ---- sandbox_group.c: the control groups of a sandbox ---------------------------------------- */
 
 struct sandbox_group {
-    int place[UN_GROUP_PARTS]; /* descriptors of the parent directories, or -1 */
-    int dir[UN_GROUP_PARTS];   /* descriptors of the groups' directories, or -1; locked until this
-                                  process exits */
+    /* descriptors of the directories in which the groups are created, or -1 */
+    int place[UN_GROUP_PARTS];
+    /* descriptors of the groups' own directories, or -1; they stay locked until this process
+     * exits */
+    int dir[UN_GROUP_PARTS];
     int version[UN_GROUP_PARTS];
     char name[64];
 };
 
-/* Initializes the structure for a sandbox without control groups. */
+/* Initializes the structure, for a sandbox without control groups. */
 void sandbox_group_init(struct sandbox_group *group);
-/* Creates the control groups for limits->groups. Returns 0. After a failure, removes the groups
- * that were created, and returns -1. */
+/* Creates the control groups that limits->groups selects. Returns 0, or -1 with the error in `err`
+ * after removing the groups that it has created. */
 int sandbox_group_make(struct sandbox_group *group, const struct un_limits *limits,
                        struct un_error *err);
 bool sandbox_group_has(const struct sandbox_group *group, enum un_group_part part);
-/* Moves this process to the control groups of the sandbox. Returns 0, or -1 with errno set. */
+/* Moves this process into the control groups of the sandbox. Returns 0, or -1 with errno set. */
 int sandbox_group_enter(const struct sandbox_group *group);
-/* Kills all processes in the control groups, and removes the groups. */
+/* Kills all processes in the sandbox's control groups, and removes the groups. */
 void sandbox_group_remove(struct sandbox_group *group);
 
-/* Opens the file that counts OOM kills in the sandbox's control group. Returns a descriptor or -1,
- * and stores the version of control groups, as un_limit_open() does. */
+/* Opens the file that counts OOM kills in the sandbox's control group, and stores the version of
+ * cgroups in *version. Returns a descriptor, or -1. */
 int sandbox_group_open_kills(const struct sandbox_group *group, int *version);
 /* Returns the peak memory usage of the sandbox in bytes. */
 uint64_t sandbox_group_peak(const struct sandbox_group *group);
-/* Checks whether a fork(2) in the sandbox has failed because of the limit of pids. */
+/* Returns whether the kernel has denied a fork(2) in the sandbox because of pids.max. */
 bool sandbox_group_refused(const struct sandbox_group *group);
 
 /* ---- sandbox_command.c: starting the command that starts a sandbox --------------------------- */
 
-/* Exit statuses of a watcher: SANDBOX_FAILED after a failure before the sandbox ran, SANDBOX_KILLED
- * if the watcher has ended the sandbox. */
+/* Exit statuses of a watcher: SANDBOX_FAILED if the sandbox could not be started, SANDBOX_KILLED if
+ * the watcher has ended the sandbox. */
 #define SANDBOX_FAILED 125
 #define SANDBOX_KILLED (128 + SIGKILL)
 
-/* Prints `what` and the message of errno to standard error. Returns SANDBOX_FAILED. */
+/* Prints `what` and the text for errno to standard error. Returns SANDBOX_FAILED. */
 int sandbox_fail(const char *what);
 
-/*
- * Parses the numbers of `count` inherited descriptors in `argv`, and stores the descriptors in
- * `fds`. Moves descriptors below 3 to higher numbers, and sets close-on-exec on all descriptors.
- * Then opens /dev/null as each of the descriptors 0 to 2 that is closed, so that no file opened
- * later becomes the standard input, output or error of the command. Returns 0, or -1 after printing
- * an error.
- */
+/* Parses `count` numbers of inherited descriptors in `argv`, and stores the descriptors in `fds`.
+ * Duplicates descriptors below 3 to higher numbers, and sets close-on-exec on all of them. Then
+ * opens /dev/null as each of the descriptors 0 to 2 that is closed, so that no file opened later
+ * can become the command's standard input, output or error. Returns 0, or -1 after printing an
+ * error. */
 int sandbox_take_fds(char **argv, int fds[], int count);
 
-/*
- * Executes argv in a child in the control groups. Redirects standard input, output and error of
- * this process to /dev/null, because a reader of the sandbox's output waits until all writers have
- * closed the pipe. Blocks SIGCHLD and SIGTERM, and stores a nonblocking signalfd for them in
- * *signals. Returns the pid of the child, or -1 after printing an error.
- */
+/* Executes the command `argv` in a child in the sandbox's control groups. Opens /dev/null as
+ * standard input, output and error of this process, because the reader of the sandbox's output
+ * waits until all writers have closed the pipe. Blocks SIGCHLD and SIGTERM, and stores a
+ * nonblocking signalfd for them in *signals. Returns the pid of the child, or -1 after printing an
+ * error. */
 pid_t sandbox_start_command(char **argv, const struct sandbox_group *group, int *signals);
 
 /* Reads all pending signals from the signalfd. Returns whether SIGTERM was among them. */
@@ -164,13 +161,13 @@ bool sandbox_read_signals(int signals);
 #define END_TEXT_MAX 256
 
 struct un_end {
-    const char *reason; /* id of the cause, or NULL while the watcher has not ended the sandbox */
-    uint64_t limit,
-        used; /* the exceeded limit, and the usage, in bytes, tasks or milliseconds; 0 if unknown */
-    char text[END_TEXT_MAX]; /* message for the user about the reason, the limit and the usage */
+    const char *reason;   /* cause id, or NULL as long as the watcher has not ended the sandbox */
+    uint64_t limit, used; /* the exceeded limit, and the usage: bytes, tasks or ms; 0 if unknown */
+    /* message for the user: what has ended the sandbox, with the limit and the usage */
+    char text[END_TEXT_MAX];
 };
 
-/* Returns the exit status for a watcher that has ended its sandbox for the reason in `end`. */
+/* Returns the exit status of a watcher that has ended its sandbox as `end` describes. */
 int end_status(const struct un_end *end);
 
 /* Writes two lines to `fd`: "REASON LIMIT USED", and end->text. Returns 0, or -1 with errno set. */
@@ -178,114 +175,113 @@ int end_write(int fd, const struct un_end *end);
 
 /* ---- network.c: the network of a sandbox ----------------------------------------------------- */
 
-/* The argument that precedes the path and the options of usernsctl-network. */
+/* Argument that precedes the path and the options of usernsctl-network. */
 #define UN_NETWORK "--network"
-/* Options of usernsctl-network whose value contains the number of an inherited descriptor
- * (programs/network/main.c). */
+/* Options of usernsctl-network that name an inherited descriptor (programs/network/main.c). */
 #define UN_LISTEN "--listen="
 #define UN_ACCEPT "--accept="
 
 /*
- * Creates the network of a sandbox if *argv begins with UN_NETWORK, the path and options of
- * usernsctl-network, and "--". Starts usernsctl-network, joins the network namespace that it
- * creates, and drops the capabilities that only this function needs. Closes the descriptors in the
- * options UN_LISTEN and UN_ACCEPT. Stores the command after "--" in *argv, and a pidfd of
- * usernsctl-network, or -1 without a network, in *keeper. The network ends when this process or
- * usernsctl-network exits. Returns 0, or -1 with the error in `err`.
+ * Creates the network of a sandbox if *argv starts with UN_NETWORK, which is followed by the path
+ * of usernsctl-network, its options, and "--". Sets *argv to the command after "--".
+ *
+ * Starts usernsctl-network, joins the network namespace that it creates, drops the capabilities
+ * that are needed only here, and closes the descriptors in the options UN_LISTEN and UN_ACCEPT.
+ * Stores a pidfd of usernsctl-network in *keeper, or -1 without a network. The network ends when
+ * this process or usernsctl-network exits. Returns 0, or -1 with the error in `err`.
  */
 int network_join(char ***argv, int *keeper, struct un_error *err);
-/* Stores in `end` that the sandbox was ended because its network has ended. */
+/* Describes in `end` that the sandbox was ended because its network has ended. */
 void network_describe_end(struct un_end *end);
 
 /* ---- oom_watch.c: noticing that the OOM killer has killed a process of gVisor ---------------- */
 
 struct oom_watch {
-    int fd;          /* descriptor of the file that counts OOM kills, or -1 */
-    bool has_events; /* whether poll(2) reports a change of the count as POLLPRI of `fd` */
-    bool is_own;     /* whether the file counts only OOM kills in the sandbox */
-    bool is_machine; /* whether the file counts the OOM kills of the whole machine */
-    uint64_t kills;  /* number of OOM kills at the last check */
-    int checks;      /* number of checks that are still to be done because of the last OOM kill */
-    int64_t next;    /* time of the next check if no event occurs, in ms (un_now_ms()) */
+    int fd;          /* descriptor of the file with the OOM kill counter, or -1 */
+    bool has_events; /* whether poll(2) reports a change of the counter as POLLPRI on `fd` */
+    bool is_own;     /* whether the counter counts only OOM kills in this sandbox */
+    bool is_machine; /* whether the counter counts all OOM kills on the host */
+    uint64_t kills;  /* value of the counter at the last check */
+    int checks;      /* number of checks that remain after the last OOM kill */
+    int64_t next;    /* time of the next check, unless an event comes first, in ms (un_now_ms()) */
 };
 
 void oom_watch_begin(struct oom_watch *watch, const struct sandbox_group *group);
-/* Returns the time in milliseconds until the next check, or -1 if a check is needed only after an
- * event of watch->fd. */
+/* Returns the time in ms until the next check, or -1 if no check is needed before an event of
+ * watch->fd. */
 int oom_watch_interval(const struct oom_watch *watch);
-/* Checks whether the OOM killer has killed a process of the sandbox. The main processes of the
- * sandbox are children of the process `parent`. */
+/* Returns whether the OOM killer has killed a process of the sandbox. `parent` is the parent of the
+ * sandbox's main processes. */
 bool oom_watch_check(struct oom_watch *watch, pid_t parent);
-/* Checks whether an OOM kill explains `status`, the exit status of runsc. An OOM kill explains the
- * status if the killed process probably does not belong to another sandbox. */
+/* Returns whether an OOM kill explains runsc's exit status `status`. That is assumed unless the
+ * killed process probably belonged to another sandbox. */
 bool oom_watch_explains(const struct oom_watch *watch, int status);
-/* Describes an OOM kill in `end`, with the memory usage, and with the memory limit of the sandbox,
- * or of this process's control group if the sandbox has no limit. */
+/* Describes an OOM kill in `end`, with the memory usage and the memory limit of the sandbox, or of
+ * this process's control group if the sandbox did not reach its own limit. */
 void oom_describe(const struct sandbox_group *group, const struct un_limits *limits,
                   struct un_end *end);
 
 /* ---- limit_watch.c: enforcing limits without control groups ---------------------------------- */
 
-/* Maximum number of processes that the watcher measures separately. A sandbox usually has fewer. If
- * it has more, the watcher must walk through all processes frequently. */
+/* Maximum number of processes that the watcher measures one by one. Sandboxes usually have fewer.
+ * With more, the watcher must walk through all processes more often. */
 #define LIMIT_PROCESSES 256
 
 struct limit_process {
     pid_t pid;
-    int64_t time;   /* processor time in microseconds at the last measurement, or -1 */
-    uint64_t bytes; /* size of page tables and anonymous memory at the last measurement */
+    int64_t time;   /* CPU time in microseconds at the last measurement, or -1 */
+    uint64_t bytes; /* page tables and anonymous memory in bytes at the last measurement */
     bool is_busy;   /* whether the process has run since the last measurement */
 };
 
-/* Times are in ms of un_now_ms(), unless a member names another unit. */
+/* State of the watch on one sandbox. Times are in ms of un_now_ms(), unless noted otherwise. */
 struct limit_watch {
     struct un_limits limits;
-    bool measures;        /* whether the watcher must measure the usage of the sandbox */
-    uint64_t most_memory; /* memory limit in bytes that the watcher enforces, or 0 */
-    int64_t start;        /* time of the sandbox's start */
-    int activity;         /* descriptor of the file that limit_watch_idle() opens, or -1 */
-    int64_t active;     /* latest time at which a command is known to have run; 0 while the sandbox
-                           starts */
-    int64_t next_idle;  /* time of the next check of `activity` */
-    int64_t next_check; /* time of the next measurement of memory and tasks */
-    int64_t next_walk;  /* time of the next walk through all processes */
-    int64_t last_walk;  /* time of the last walk through all processes */
-    int64_t walk_time;  /* processor time of the sentry at the last walk, in microseconds, or -1 */
-    int pids;           /* descriptor of the file that un_last_pid() reads, or -1 */
-    int64_t last_pid;   /* result of un_last_pid() at the last walk, or -1 */
-    uint64_t bytes_per_ms; /* maximum rate at which the memory usage of the sandbox grows */
-    /* The processes that the last walk has found, at most LIMIT_PROCESSES. */
+    bool measures;        /* whether the watcher must measure the sandbox */
+    uint64_t most_memory; /* memory limit in bytes that the watcher must enforce, or 0 */
+    int64_t start;        /* time of the start */
+    int activity;         /* descriptor of the file "activity" (limit_watch_idle()), or -1 */
+    /* last time at which a command is known to have run, or 0 before the sandbox has started */
+    int64_t active;
+    int64_t next_idle;     /* time of the next check for idleness */
+    int64_t next_check;    /* time of the next measurement of memory and tasks */
+    int64_t next_walk;     /* time of the next walk through all processes */
+    int64_t last_walk;     /* time at which the last walk through all processes started */
+    int64_t walk_time;     /* CPU time of the sentry at the last walk in microseconds, or -1 */
+    int pids;              /* descriptor for un_last_pid(), or -1 */
+    int64_t last_pid;      /* last pid that the kernel had assigned at the last walk, or -1 */
+    uint64_t bytes_per_ms; /* maximum growth of the memory usage in bytes per ms */
+    /* The first LIMIT_PROCESSES processes that the last walk has found. */
     struct limit_process process[LIMIT_PROCESSES];
     size_t process_count;
-    bool has_all;  /* whether `process` contains all processes of the sandbox */
-    pid_t sentry;  /* pid of the sentry, gVisor's kernel, or 0 before it was found */
-    bool is_bound; /* whether the kernel limits the tasks (pids.max or RLIMIT_NPROC) */
-    struct un_memory_files files; /* files in which the sentry keeps the memory of the sandbox */
-    uint64_t others; /* bytes of page tables and anonymous memory of all processes of the sandbox */
-    uint64_t memory; /* memory usage in bytes at the last measurement */
-    uint64_t peak;   /* greatest memory usage in bytes of all measurements */
-    uint64_t tasks;  /* number of processes and threads at the last walk */
+    bool has_all;  /* whether `process` contains all of them */
+    pid_t sentry;  /* pid of the sentry, gVisor's kernel, or 0 if it was not found yet */
+    bool is_bound; /* whether the kernel itself limits the tasks, by pids.max or RLIMIT_NPROC */
+    struct un_memory_files files; /* memfds in which the sentry keeps the memory of the sandbox */
+    uint64_t others;              /* page tables and anonymous memory of all processes, in bytes */
+    uint64_t memory;              /* memory usage at the last measurement, in bytes */
+    uint64_t peak;                /* highest memory usage of all measurements, in bytes */
+    uint64_t tasks;               /* number of processes and threads at the last walk */
 };
 
 void limit_watch_begin(struct limit_watch *watch, const struct un_limits *limits);
-/* Creates the file "activity" in `directory` if limits->idle is set. Programs that run a command in
- * the sandbox hold a shared lock of this file (flock(2)), and set the file's modification time to
- * the time of CLOCK_MONOTONIC before they release the lock. Returns 0, or -1 with the error in
- * `err`. */
+/* If limits->idle is set, creates the file "activity" in `directory`. A program that runs a command
+ * in the sandbox holds a shared lock of this file (flock(2)), and sets its modification time to the
+ * time of CLOCK_MONOTONIC before it releases the lock. Returns 0, or -1 with the error in `err`. */
 int limit_watch_idle(struct limit_watch *watch, const char *directory, struct un_error *err);
-/* Returns the time in milliseconds until the next call of limit_watch_check(), or -1 if there are
+/* Returns the time in ms after which limit_watch_check() must be called again, or -1 if there are
  * no limits to check. */
 int limit_watch_interval(const struct limit_watch *watch);
-/* Measures the sandbox if a measurement is due. The main processes of the sandbox are children of
- * the process `parent`. Returns whether the sandbox exceeds a limit, and if so describes the limit
- * in `end`. */
+/* Measures the sandbox if that is due. Returns whether the sandbox exceeds a limit, which is then
+ * described in `end`. `parent` is the parent of the sandbox's main processes. */
 bool limit_watch_check(struct limit_watch *watch, pid_t parent, struct un_end *end);
-/* Checks whether gVisor has crashed because it could not start a process within the limit of tasks,
- * and if so describes the limit in `end`. `refused` means that pids.max has made a fork(2) fail.
- * `errors`, `crash` and `debug` are the paths of runsc's error log, crash report and debug log. */
+/* Returns whether gVisor has crashed because the limit of tasks did not allow another process,
+ * which is then described in `end`. `refused` must be set if a fork(2) has failed because of
+ * pids.max. `errors`, `crash` and `debug` are the paths of runsc's error log, crash report and
+ * debug log. */
 bool limit_watch_judge(const struct limit_watch *watch, bool refused, const char *errors,
                        const char *crash, const char *debug, struct un_end *end);
-/* Describes in `end` that the sandbox has exceeded its memory limit by using `used` bytes. */
+/* Describes in `end` that the sandbox has used `used` bytes, and so exceeded its memory limit. */
 void limit_describe_memory(const struct un_limits *limits, uint64_t used, struct un_end *end);
 
 /* ---- sandbox_wait.c: waiting for the end of a sandbox ---------------------------------------- */
@@ -293,50 +289,54 @@ void limit_describe_memory(const struct un_limits *limits, uint64_t used, struct
 #define SANDBOX_WAIT_FDS 2
 
 struct sandbox_wait {
-    int signals;                   /* signalfd, see sandbox_start_command() */
+    int signals;                   /* signalfd from sandbox_start_command() */
     int network;                   /* pidfd of usernsctl-network, or -1 */
-    int end_fds[SANDBOX_WAIT_FDS]; /* descriptors that end the wait when they become readable, or
-                                      -1 */
-    int directory;                 /* descriptor of the directory to which `end_file` is relative */
-    const char *end_file; /* path of the file to which the reason for the end of the sandbox is
-                             written, or NULL */
-    char *const *command; /* arguments of the command, see sandbox_start_command() */
+    int end_fds[SANDBOX_WAIT_FDS]; /* descriptors whose readability ends the wait, or -1 */
+    int directory;                 /* descriptor of the directory that contains `end_file` */
+    /* path of the file to write the reason for the sandbox's end to, or NULL */
+    const char *end_file;
+    char *const *command; /* command line of runsc, NULL-terminated */
     struct sandbox_group group;
     struct oom_watch oom;
     struct limit_watch limits;
 };
 
 /* Initializes the structure, and blocks SIGTERM, so that a SIGTERM that arrives before
- * sandbox_wait_for_exit() ends the sandbox, too. */
+ * sandbox_wait_for_exit() is not lost, and ends the sandbox later. */
 void sandbox_wait_init(struct sandbox_wait *wait, char *const *command);
-/* Sets up the limits before the start of the sandbox. Creates the control groups, calls
- * sandbox_show_limits() for `directory`, and begins to count OOM kills and to measure the time.
+/* Sets up the limits of the sandbox before its start: creates the control groups, calls
+ * sandbox_show_limits() for `directory`, and starts to count OOM kills and to measure the time.
  * Returns 0, or -1 after sending the error to `fd` (error_send()). */
 int sandbox_wait_begin(struct sandbox_wait *wait, const struct un_limits *limits,
                        const char *directory, bool shares_mounts, int fd);
 
-/* Waits for the exit of the child `pid`, and reaps all other children too if `others` is set. The
- * main processes of the sandbox are children of the process `parent`. Returns the exit status of
- * `pid`. Returns earlier, usually with SANDBOX_KILLED, if a descriptor in wait->end_fds becomes
- * readable, if SIGTERM arrives, if the OOM killer kills a process of the sandbox, if the sandbox's
- * network ends, or if the sandbox exceeds a limit. */
+/*
+ * Waits for the exit of the child `pid`, and returns its exit status. If `others` is set, the
+ * sandbox has started, and all other children are reaped, too. `parent` is the parent of the
+ * sandbox's main processes.
+ *
+ * Returns earlier, usually with SANDBOX_KILLED, if SIGTERM arrives, if a descriptor in
+ * wait->end_fds becomes readable, if the OOM killer kills a process of the sandbox, if the sandbox
+ * exceeds a limit, or if its network ends.
+ */
 int sandbox_wait_for_exit(struct sandbox_wait *wait, pid_t pid, bool others, pid_t parent);
 
 /* Reads the pid file `path`, which runsc has written. Returns the pid, or 0 if the file can't be
  * read. */
 pid_t sandbox_read_pid(const char *path);
 
-/* Creates the file `path` in `directory`, and writes `text` to it. Ignores failures. */
+/* Creates or truncates the file `path` in `directory`, and writes `text` to it. Ignores
+ * failures. */
 void sandbox_write_text(int directory, const char *path, const char *text);
 
 /* ---- descendants.c: killing all processes that a program has started ------------------------- */
 
-/* Makes this process the subreaper of its descendants, and checks that kill_descendants() can find
- * them. Returns 0, or -1 with errno set. */
+/* Makes this process a subreaper, and checks that kill_descendants() can list its children. Returns
+ * 0, or -1 with errno set. */
 int adopt_descendants(void);
 
-/* A child of this process that may not belong to the sandbox. If a shell executes this program in
- * place of itself, the shell's children become children of this process. */
+/* A child of this process that may not belong to the sandbox: if a shell replaces itself by this
+ * program (exec), the children of the shell become children of this process. */
 struct child {
     pid_t pid;
     uint64_t start; /* start time of the child, in clock ticks since boot */
@@ -347,44 +347,44 @@ struct children {
     size_t count;
 };
 
-/* Adds all current children of this process to `children`. */
+/* Adds all children that this process has now to `children`. */
 void children_read(struct children *children);
 void children_add(struct children *children, pid_t pid);
 
-/* Kills and reaps all descendants of this process, except the children in `spared`, which may be
- * NULL. This process must be a subreaper or PID 1. Stops waiting after some seconds even if a
- * process remains, because a killed process may hang in the kernel. */
+/* Kills and reaps all descendants of this process, which must be a subreaper or PID 1, except the
+ * children in `spared`, which may be NULL. Gives up after some seconds, because a killed process
+ * may hang in the kernel. */
 void kill_descendants(const struct children *spared);
 
-/* Waits at most `timeout` milliseconds until all children except the children in `spared` have
- * exited, and reaps them. */
+/* Reaps children as they exit, until only those in `spared` remain, or for `timeout`
+ * milliseconds. */
 void reap_descendants(const struct children *spared, int timeout);
 
-/* The file in /proc that lists the children of this process, which must have a single thread. */
+/* The file that lists the children of this process, provided that it has a single thread. */
 #define CHILDREN "/proc/thread-self/children"
 
 /* ---- sandbox_limits.c: limits that programs in a sandbox see --------------------------------- */
 
-/* Calls un_show_limits() with the file "meminfo" in `directory`. If limits->disk is set, creates
- * the directory "disk" in `directory`, and mounts the tmpfs for writes to the root filesystem
- * there. Returns 0, or -1 with the error in `err`. */
+/* Makes the limits visible in the sandbox by un_show_limits(), with the file "meminfo" in
+ * `directory`. If limits->disk is set, also mounts the tmpfs for writes to the root filesystem on
+ * the new directory "disk" in `directory`. Returns 0, or -1 with the error in `err`. */
 int sandbox_show_limits(const char *directory, const struct un_limits *limits, bool shares_mounts,
                         struct un_error *err);
 
 /* ---- proof.c: checking that the kernel is gVisor's ------------------------------------------- */
 
-/* Error message of a program that runs on a kernel other than gVisor's. */
+/* Error message of a program that finds itself on another kernel than gVisor's. */
 #define UN_NOT_PROVEN                                                                              \
     "not started: this kernel is not gVisor's (gVisor's build date or boot message is missing), "  \
     "so the program called runsc created no sandbox"
 
-/* Option of usernsctl-verify for health checks, and the time limit in seconds for the payload of a
- * health check. */
+/* Option of usernsctl-verify for a health check, and the time limit in seconds for the payload of
+ * the check. */
 #define UN_HEALTH_OPTION "--health"
 #define UN_HEALTH_SECONDS 10
 
-/* Checks whether the kernel is gVisor's. Uses system calls only, so that neither a mounted /proc
- * nor a file can fake the result. */
+/* Returns whether the kernel is gVisor's. Uses system calls only, so that neither a mount on /proc
+ * nor any file can fake the result. */
 bool un_runs_on_gvisor(void);
 
 #endif

@@ -6,8 +6,8 @@
 
 extern char **environ;
 
-/* Checks whether this container has a user namespace of its own. Only the initial user namespace
- * maps all ids. */
+/* Returns whether this container has its own user namespace. Only the initial user namespace maps
+ * all ids. */
 static bool is_in_user_namespace(void)
 {
     char map[64];

@@ -3,8 +3,8 @@
 #include "programs/shared/shared.h"
 #include "programs/watch/watch.h"
 
-/* Parses the option UN_START_TIMEOUT. Returns false if `word` is another argument, or its value is
- * malformed. */
+/* Parses the option UN_START_TIMEOUT. Returns false if `word` is a different argument, or if the
+ * value is malformed. */
 static bool read_start_timeout(const char *word, uint32_t *seconds)
 {
     uint64_t number;
@@ -17,7 +17,7 @@ static bool read_start_timeout(const char *word, uint32_t *seconds)
     return true;
 }
 
-/* Parses an option of usernsctl-watch. Returns 1, or 0 if `word` is not an option, or -1 if its
+/* Parses an option of usernsctl-watch. Returns 1, or 0 if `word` is not an option, or -1 if the
  * value is malformed. */
 static int read_option(const char *word, struct watch_args *args)
 {

@@ -11,11 +11,11 @@
 
 #define FAILED 125
 
-/* The maximum number of further messages of runsc to quote if the first message does not show the
+/* Maximum number of additional messages of runsc to quote if the first message does not show the
  * cause. */
 #define MORE_MAX 5
 
-/* The minimum number of processes and threads that the start of a sandbox needs. */
+/* Number of processes and threads that the start of a sandbox needs at least. */
 #define SANDBOX_PROCESSES 25
 
 static void add_quoted(struct un_text *text, const char *message)
@@ -27,8 +27,8 @@ static void add_quoted(struct un_text *text, const char *message)
     un_text_add(text, "\n");
 }
 
-/* Adds runsc's last messages and the crash report to `text`, except the message that the error
- * already quotes. */
+/* Adds runsc's last messages and its crash report to `text`, except for the message that the error
+ * quotes already. */
 static void add_more(struct un_text *text, const struct un_runsc_logs *logs)
 {
     const char *message = logs->messages.bytes;
@@ -39,7 +39,8 @@ static void add_more(struct un_text *text, const struct un_runsc_logs *logs)
         add_quoted(text, logs->crash);
 }
 
-/* Maps the bundle's config.json into memory. Returns NULL if the file can't be read or is empty. */
+/* Maps the bundle's config.json into memory, and stores its size in *size. Returns NULL if the file
+ * can't be read or is empty. */
 static const char *map_config(const char *bundle, size_t *size)
 {
     char path[UN_PATH_MAX];
@@ -87,7 +88,8 @@ static void report_failure_of_runsc(const struct un_runsc_logs *logs,
     un_text_free(&details);
 }
 
-/* Creates a directory at the path of runsc's error log, as a mark that the error was reported. */
+/* Creates a directory at the path of runsc's error log, which tells the watcher that the error was
+ * reported. */
 void mark_reported(char *const *files)
 {
     mkdir(files[ERRORS], 0700);
@@ -99,7 +101,7 @@ static bool is_reported(char *const *files)
     return !lstat(files[ERRORS], &status) && S_ISDIR(status.st_mode);
 }
 
-/* Waits for end of file on a pipe, which occurs when the watcher closes the write end or exits. */
+/* Waits for end of file on a pipe, that is, until the watcher closes the write end or exits. */
 static _Noreturn void wait_for_end_of_pipe(const int ends[2])
 {
     char byte;
@@ -108,10 +110,10 @@ static _Noreturn void wait_for_end_of_pipe(const int ends[2])
     _exit(0);
 }
 
-/* Checks whether RLIMIT_NPROC or pids.max allows fewer processes than a sandbox needs. Both limits
- * count processes and threads. To check, starts as many processes as a sandbox needs, because the
- * kernel has no counter of failures caused by RLIMIT_NPROC. The processes exit by themselves
- * instead of being killed, because a seccomp filter may kill a process that calls kill(2). */
+/* Returns whether RLIMIT_NPROC or pids.max allows fewer processes and threads than a sandbox needs.
+ * Forks as many processes to find out, because the kernel does not count failures due to
+ * RLIMIT_NPROC. They exit by themselves, because a seccomp filter may kill a process that calls
+ * kill(2). */
 static bool is_short_of_processes(void)
 {
     pid_t child[SANDBOX_PROCESSES];

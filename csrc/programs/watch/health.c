@@ -1,14 +1,14 @@
 /*
- * Performs `usernsctl-watch --health [COMMAND...]`, which checks whether the sandbox of this
- * container works.
+ * `usernsctl-watch --health [COMMAND...]`: checking whether the sandbox of this container works.
  *
- * A container engine starts this program as a health check in the container, outside of gVisor. The
- * program checks the sandbox of the oldest watcher that has the same uid and control group as this
- * process, because other sandboxes in the container may be short-lived. The program joins the
- * namespaces of that watcher, and starts COMMAND in the sandbox by `runsc exec`, or, without
- * COMMAND, usernsctl-verify, which checks the kernel. So a sandbox is healthy if gVisor answers,
- * and a program in the sandbox starts and succeeds before the deadline. A payload can't affect the
- * check of another sandbox.
+ * The container engine starts this program as a health check in the container, outside of gVisor.
+ * The program finds the oldest watcher with the uid and the control group of this process, because
+ * newer sandboxes in the container may be short-lived. It joins the namespaces of that watcher, and
+ * runs COMMAND in its sandbox by `runsc exec`, after usernsctl-verify has checked the kernel.
+ * Without COMMAND, usernsctl-verify runs alone.
+ *
+ * So a sandbox is healthy if gVisor answers, and if a program in the sandbox can be started and
+ * succeeds before the deadline. A payload can't affect the health check of another sandbox.
  */
 #include "base/base.h"
 #include "launch/launch.h"
@@ -22,20 +22,20 @@
 #include <sys/stat.h>
 
 #define UNHEALTHY 1
-/* Exit status of COMMAND after SIGALRM, by which usernsctl-verify limits the time of COMMAND. */
+/* Exit status of a COMMAND that SIGALRM has killed, because usernsctl-verify limits its time. */
 #define TOO_LATE (128 + SIGALRM)
-/* Time limit in milliseconds for gVisor's answer. The limit is two seconds longer than the time
- * limit of the command, so that a slow command is not mistaken for a hung sandbox. */
+/* Time limit in ms for gVisor's answer. It is two seconds longer than that of the command, so that
+ * a slow command is not taken for a hanging sandbox. */
 #define ANSWER_MS ((UN_HEALTH_SECONDS + 2) * 1000)
 #define SELF "usernsctl-watch"
 #define VERIFIER "/.usernsctl-verify"
-/* Size in bytes of the buffer for the arguments of a watcher, which usually are far shorter. */
+/* Size in bytes of the buffer for a watcher's arguments, which usually are far shorter. */
 #define ARGS_SIZE 32768
 #define ARGS_MAX 256
 #define GROUP_SIZE 4096
 #define OWN_ARGS 9
 
-/* A running watcher. `proc` is its directory in /proc, which always refers to the same process. */
+/* A running watcher. `proc` keeps referring to the same process, even if its pid is reused. */
 struct watcher {
     int proc; /* O_PATH descriptor of /proc/PID, or -1 */
     uint64_t started;
@@ -51,7 +51,7 @@ static int fail_unhealthy(const char *what, const char *cause)
     return UNHEALTHY;
 }
 
-/* Reads the start time of a process in clock ticks since boot (proc_pid_stat(5), field 22). */
+/* Reads the start time of a process (field 22 in proc_pid_stat(5)), in clock ticks since boot. */
 static bool read_start(int proc, uint64_t *started)
 {
     char text[1024];
@@ -61,8 +61,7 @@ static bool read_start(int proc, uint64_t *started)
     return at && un_number_read(at + 1, UINT64_MAX, started);
 }
 
-/* Reads the arguments of the process of->proc. Returns whether they are the arguments of a
- * watcher. */
+/* Reads the arguments of the process of->proc. Returns whether they are those of a watcher. */
 static bool read_args(struct watcher *of)
 {
     int argc = 0;
@@ -86,12 +85,12 @@ static bool is_in_group(int proc, const char *group)
     return un_read_file(proc, "cgroup", other, sizeof other) >= 0 && !strcmp(other, group);
 }
 
-/* Opens the process `name` in /proc. Returns whether it is a watcher of this user in the control
- * group `group`. */
+/* Opens the directory `name` in /proc. Returns whether the process is a watcher of this user in the
+ * control group `group`. */
 static bool open_watcher(int all, const char *name, const char *group, struct watcher *of)
 {
     struct stat status;
-    /* The descriptor `all` is valid, because dirfd(3) does not fail for an open directory. */
+    /* `all` is valid, because dirfd(3) does not fail for an open directory. */
     /* NOLINTNEXTLINE(clang-analyzer-unix.StdCLibraryFunctions) */
     of->proc = openat(all, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (of->proc >= 0 && !fstat(of->proc, &status) && status.st_uid == geteuid() &&
@@ -102,8 +101,8 @@ static bool open_watcher(int all, const char *name, const char *group, struct wa
     return false;
 }
 
-/* Finds the oldest watcher, by means of the two buffers `found` and `other`. Returns the buffer
- * that contains the oldest watcher, or NULL if no watcher runs. */
+/* Finds the oldest watcher, using the buffers `found` and `other`. Returns the buffer with that
+ * watcher, or NULL if no watcher runs. */
 static struct watcher *find_watcher(struct watcher *found, struct watcher *other)
 {
     char group[GROUP_SIZE];
@@ -129,7 +128,7 @@ static struct watcher *find_watcher(struct watcher *found, struct watcher *other
     return found->proc < 0 ? NULL : found;
 }
 
-/* Joins the user and mount namespace in which the watcher has started runsc. Returns 0, or -1 with
+/* Joins the user and mount namespaces in which the watcher has started runsc. Returns 0, or -1 with
  * the error in `err`. */
 static int join_watcher(const struct watcher *of, struct un_error *err)
 {
@@ -145,9 +144,9 @@ static int join_watcher(const struct watcher *of, struct un_error *err)
     return failed;
 }
 
-/* Opens the executable of runsc that the watcher has started. The watcher's path of runsc may be a
- * link to a descriptor of the watcher, so this function writes a path to `path` by which this
- * process can execute runsc. Returns a descriptor, or -1 with errno set. */
+/* Opens the runsc that the watcher has started, and stores a path by which this process can execute
+ * it in `path`. The path that the watcher uses may refer to one of the watcher's descriptors.
+ * Returns a descriptor, or -1 with errno set. */
 static int open_runsc(const struct watcher *of, char path[UN_PATH_MAX])
 {
     static const char own[] = "/proc/self/fd/";
@@ -165,7 +164,7 @@ static int open_runsc(const struct watcher *of, char path[UN_PATH_MAX])
     return fd;
 }
 
-/* Writes the command line of `runsc exec` to `argv`. Returns false if the watcher's command line of
+/* Builds the command line of `runsc exec` in `argv`. Returns false if the watcher's command line of
  * runsc has no --root. */
 static bool compose(const struct watcher *of, char *const *command, const char **argv)
 {
@@ -187,8 +186,8 @@ static bool compose(const struct watcher *of, char *const *command, const char *
     return true;
 }
 
-/* Waits for the exit of `runsc exec`, and kills it at the deadline. Returns whether it has exited
- * before the deadline. */
+/* Waits for the exit of `runsc exec`, or kills it at the deadline. Returns whether it has exited in
+ * time. */
 static bool wait_for_exec(int pidfd, siginfo_t *end)
 {
     if (un_wait_readable(pidfd, ANSWER_MS) > 0)
@@ -197,8 +196,8 @@ static bool wait_for_exec(int pidfd, siginfo_t *end)
     return false;
 }
 
-/* Prints why the sandbox is unhealthy, with the first line that `runsc exec` has written to the
- * pipe `output`. Returns the exit status. */
+/* Prints why the sandbox is unhealthy, with the first line of the output of `runsc exec`, which is
+ * read from the pipe `output`. Returns the exit status. */
 static int report_exec(bool in_time, const siginfo_t *end, int output)
 {
     char line[UN_QUOTED_MAX + 1], quoted[UN_QUOTED_ROOM], what[UN_QUOTED_ROOM + 128];
@@ -230,8 +229,8 @@ static int ask(const struct watcher *of, char *const *command, const char *progr
     if (!compose(of, command, argv))
         return fail_unhealthy("the command line of runsc has no --root", "no-sandbox");
     un_auto_close int nothing = un_open_null(O_RDWR);
-    /* Without COMMAND, capture the output for an error message. Writes to the nonblocking pipe fail
-     * if it is full, so the rest of the output is lost. */
+    /* Without COMMAND, capture the output for an error message. Writing to the nonblocking pipe
+     * fails when it is full, so the rest is lost. */
     if (!*command && pipe2(output, O_CLOEXEC | O_NONBLOCK))
         return fail_unhealthy(un_errno_text(errno), "sandbox-unresponsive");
     un_spawn_init(&spawn);

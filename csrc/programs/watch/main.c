@@ -1,27 +1,29 @@
 /*
  * usernsctl-watch [OPTION...] PROGRAM ERRORS CRASH DEBUG BUNDLE -- [KILL...] -- [RAISE...] --
- *     [--network PROGRAM [OPTION...] --] COMMAND...
- * usernsctl-watch [--log=json] --health [COMMAND...]    (health.c)
+ * [--network PROGRAM [OPTION...] --] COMMAND...
  *
- * Runs COMMAND, which is `runsc run`, in a child, forwards signals to the child, and exits with the
- * child's exit status. This is the exit status of the command in the sandbox if runsc's own log
- * shows a normal exit. Otherwise runsc has failed, whatever its exit status is. The watcher then
- * determines the cause from runsc's error log ERRORS, crash report CRASH and debug log DEBUG, and
- * from the config.json in the directory BUNDLE (explain.c).
+ * usernsctl-watch [--log=json] --health [COMMAND...] (health.c)
  *
- * With KILL, the watcher forwards a signal by running KILL with the signal number as a further
+ * Runs COMMAND, which is `runsc run`, in a child, forwards signals to it, and exits with its exit
+ * status. If runsc's log shows a normal exit, this is the exit status of the command in the
+ * sandbox. Otherwise runsc has failed, whatever its exit status is, and the watcher determines the
+ * cause from runsc's error log ERRORS, crash report CRASH and debug log DEBUG, and from config.json
+ * in the directory BUNDLE (explain.c).
+ *
+ * With KILL, the watcher forwards a signal by running KILL with the signal number as an additional
  * argument. A signal to `runsc run` itself would kill runsc, and the command in the sandbox could
- * not catch the signal. Real-time signals, which `runsc kill` does not support, are forwarded by
- * running RAISE in the same way.
+ * not handle it. RAISE is run in the same way for real-time signals, which `runsc kill` does not
+ * support.
  *
- * With --reraise-signal, the watcher kills itself by the signal that has killed the command. runsc
- * itself exits with status 128+N after signal N, but its log distinguishes an exit from a signal.
+ * With --reraise-signal, the watcher kills itself by the signal that killed the command. runsc
+ * itself exits with status 128+N after signal N, but its log tells a signal from such an exit
+ * status.
  *
  * With --log=json, messages are printed as JSON (report.c).
  *
  * With --max-output=BYTES[,kill], the output is limited (pump.c). With --result=FILE, the watcher
  * writes the result to a file (result.c). With --denied=FD, the result contains the number of
- * denied connections, which the watcher reads from the beginning of the file of the descriptor FD.
+ * denied connections, which the watcher reads from the beginning of the file FD.
  *
  * With --terminal, the command has a terminal. runsc itself then forwards the signals of the
  * terminal's keys, such as Ctrl-C, to the foreground process group in the sandbox.
@@ -29,16 +31,15 @@
  * With --start-timeout=SECONDS, the watcher kills runsc if the sandbox has not started after this
  * time; 0 means no limit (start_limit.c).
  *
- * If the kernel's OOM killer kills a process of gVisor, gVisor's other processes may hang forever.
- * The watcher then kills all of them, reports the cause, and exits with status 137. The watcher
+ * If the kernel's OOM killer kills a process of gVisor, the other processes of gVisor may hang
+ * forever. The watcher then kills all of them, reports the cause, and exits with status 137. It
  * does the same if the sandbox exceeds one of its limits (--limits=LIMITS), but exits with status
- * 124 after the time limit.
+ * 124 if that is the time limit.
  *
  * With --network, the watcher first creates the network of the sandbox (shared.h, network_join()).
  *
- * PROGRAM is the path of the executable for KILL, RAISE and COMMAND; the first word of each of
- * these three command lines is only its argv[0]. PROGRAM may be the path of an inherited
- * descriptor, which the children do not inherit.
+ * PROGRAM is the path of the executable for KILL, RAISE and COMMAND, whose first words are only
+ * argv[0]. It may be the /proc path of an inherited descriptor, which the children do not inherit.
  */
 #include "base/base.h"
 #include "explain/explain.h"
@@ -60,22 +61,19 @@
 #include <time.h>
 #include <unistd.h>
 
-/* The number of the kernel's first real-time signal. The SIGRTMIN of libcs is greater. */
+/* Number of the kernel's first real-time signal, which is lower than SIGRTMIN of a libc. */
 #define REALTIME_MIN 32
 #define KILL_TIMEOUT_MS 10000
-/* Time limit in milliseconds for the exit of gVisor's processes after gVisor's kernel has
- * exited. */
+/* Time limit in ms for gVisor's other processes to exit after gVisor's kernel. */
 #define REAP_MS 200
 /* If a terminating signal could not be delivered to the command, and arrived at most this number of
- * milliseconds before the command's end, the watcher assumes that nobody waits for the output any
- * longer. */
+ * ms before the command's end, the watcher assumes that nobody reads the output any more. */
 #define UNDELIVERED_MS 5000
 
 extern char **environ;
 
-/* The minimum number of further processes and threads that the control group must allow. With
- * fewer, runsc itself crashes, and prints the stacks of its threads. A sandbox needs about 30
- * processes and threads. */
+/* Number of additional processes and threads that the control group must allow. With fewer, runsc
+ * crashes, and prints the stacks of its threads. A sandbox needs about 30. */
 #define PIDS_MIN 16
 
 static int fail_watch(struct un_error *err)
@@ -94,7 +92,7 @@ static struct un_command command_of(const char *program, char **argv)
     };
 }
 
-/* Returns the id of the cause for the errno of a failed execve(2) of runsc, or NULL if the errno
+/* Returns the cause id for an errno with which execve(2) of runsc has failed, or NULL if the errno
  * has no known cause. */
 static const char *cause_of_start(int errnum)
 {
@@ -111,7 +109,7 @@ static const char *cause_of_start(int errnum)
     }
 }
 
-/* Executes runsc. Returns the exit status, and only after reporting a failure. */
+/* Executes runsc. Returns only on failure, which it reports, with the exit status. */
 static int become_runsc(const struct watch_args *args)
 {
     struct un_command command = command_of(args->program, args->command);
@@ -123,7 +121,7 @@ static int become_runsc(const struct watch_args *args)
     return fail_watch(&err);
 }
 
-/* Returns the value of the result's member `reason` for the id of a cause. */
+/* Returns the value of the member `reason` in the result for a cause id. */
 static const char *reason_of(const char *cause)
 {
     static const char *const reasons[] = {"memory-limit", "pids-limit", "output-limit", "timeout"};
@@ -135,8 +133,8 @@ static const char *reason_of(const char *cause)
     return "sandbox-ended";
 }
 
-/* Reports why the watcher has ended the sandbox, and stores the reason in the result. Returns the
- * exit status of the watcher. */
+/* Reports why the watcher has ended the sandbox, and stores the reason, the limit and the usage in
+ * the result. Returns the exit status of the watcher. */
 static int report_end(struct watch_args *args)
 {
     const struct un_end *end = &args->end;
@@ -148,15 +146,15 @@ static int report_end(struct watch_args *args)
     return end_status(end);
 }
 
-/* Explains to the user why runsc has failed, and sets the reason in the result. Returns the exit
- * status of the watcher. */
+/* Reports why runsc has failed, and stores the reason in the result. Returns the exit status of the
+ * watcher. */
 static int explain_failure(struct watch_args *args, int status, const char *cause)
 {
     struct stat crash;
     int ended, ours = explain_runsc(args->files, status, cause);
-    /* Infer from the failure whether the sandbox had started. After the start, there is a crash
-     * report, or runsc exits with 128+N for the signal N that has killed the sandbox. Before the
-     * start, runsc reports an error instead. */
+    /* Infer from the failure whether the sandbox had started. If so, there is a crash report, or
+     * runsc exits with 128+N after the signal N that killed the sandbox. If not, runsc reports an
+     * error. */
     bool has_crashed = !stat(args->files[CRASH], &crash) && crash.st_size;
     bool had_started = status > 128 || has_crashed;
     if (has_crashed || !un_runsc_has_ended(args->files[DEBUG], &ended))
@@ -164,8 +162,8 @@ static int explain_failure(struct watch_args *args, int status, const char *caus
     return ours;
 }
 
-/* Reports a failure of runsc, if there is one, and returns the exit status of the watcher. `forks`
- * is the number of failed forks that the control group had counted before the start. */
+/* Reports a failure of runsc, if any. Returns the exit status of the watcher. `forks` is the number
+ * of failed forks that the control group had counted before the start. */
 static int judge_runsc(struct watch_args *args, int status, uint64_t forks)
 {
     if (args->end.reason || pump_is_over(&args->pump, &args->end) ||
@@ -187,26 +185,26 @@ static int judge_runsc(struct watch_args *args, int status, uint64_t forks)
         return explain_failure(args, status, cause);
     if (!no_memory)
         return status;
-    /* Report the OOM kill here if gVisor has noticed the killed process before the watcher did, and
-     * has exited with an arbitrary status. */
+    /* Report the OOM kill here if gVisor has noticed it before the watcher, and has exited with
+     * another status. */
     oom_describe(&args->group, &args->limits, &args->end);
     return report_end(args);
 }
 
-/* Returns the shorter of two times in milliseconds, where -1 means an unlimited time. */
+/* Returns the shorter of two times in ms, where -1 means unlimited. */
 static int shorter(int left, int right)
 {
     return left < 0 || (right >= 0 && right < left) ? right : left;
 }
 
-/* Checks whether the watcher has decided to kill all processes of the sandbox. */
+/* Returns whether the watcher has decided to kill all processes of the sandbox. */
 static bool is_given_up(const struct watch_args *args)
 {
     return args->end.reason || args->start.is_over;
 }
 
-/* Checks whether the sandbox must be killed. If so, args->end describes the reason, unless the
- * sandbox has not started in time. */
+/* Returns whether the sandbox must be killed. args->end then describes the reason, unless the
+ * reason is that the sandbox has not started in time. */
 static bool must_end(struct watch_args *args, pid_t child)
 {
     if (oom_watch_check(&args->oom, child)) {
@@ -222,17 +220,17 @@ static bool must_end(struct watch_args *args, pid_t child)
            start_limit_is_over(&args->start, args->command);
 }
 
-/* Checks whether a terminating signal has arrived after the end of the command, or has arrived
- * shortly before the end and could not be delivered. */
+/* Returns whether a terminating signal has arrived after the command's end, or shortly before it
+ * without being delivered. */
 static bool is_terminated_at_end(const struct watch_args *args, const struct un_supervision *how)
 {
     return how->is_terminated_late ||
            (args->undelivered && un_now_ms() - args->undelivered < UNDELIVERED_MS);
 }
 
-/* Kills runsc if the sandbox must be killed; supervise_runsc() kills the other processes after the
- * exit of runsc. Returns the time in milliseconds until the next call, or -1 if no further call is
- * needed. */
+/* Kills runsc if the sandbox must be killed. supervise_runsc() kills the other processes after
+ * runsc has exited. Returns the time in ms after which this function must be called again, or -1 if
+ * it need not be. */
 static int kill_if_due(pid_t child, void *arg)
 {
     struct watch_args *args = arg;
@@ -247,22 +245,21 @@ static int kill_if_due(pid_t child, void *arg)
                    start_limit_interval(&args->start));
 }
 
-/* Returns the signal that has killed the command, or the forwarded signal that has killed runsc, or
- * 0 if no signal has killed them. */
+/* Returns the signal that killed the command, or the forwarded signal that killed runsc, or 0 if
+ * there is none. */
 static int fatal_signal(const struct watch_args *args, int wait_status)
 {
     if (args->end.reason)
         return end_status(&args->end) == 128 + SIGKILL ? SIGKILL : 0;
     if (args->early && un_exit_status_of(wait_status) == 128 + SIGTERM)
         return args->early;
-    /* Use the wait status in runsc's log if there is one, otherwise the wait status of runsc
-     * itself. */
+    /* Prefer the wait status in runsc's log to that of runsc itself. */
     un_runsc_has_ended(args->files[DEBUG], &wait_status);
     return WIFSIGNALED(wait_status) ? WTERMSIG(wait_status) : 0;
 }
 
-/* Sets up the child and executes runsc. Returns the exit status, and only on failure. The child
- * dies with the watcher, because a SIGKILL to the watcher must also end the command. */
+/* Sets up the child, and executes runsc. Returns only on failure, with the exit status. The child
+ * dies with the watcher, so that killing the watcher by SIGKILL ends the command, too. */
 static int become_child(const struct watch_args *args, int parent_pidfd)
 {
     struct un_error err;
@@ -273,8 +270,8 @@ static int become_child(const struct watch_args *args, int parent_pidfd)
         mark_reported(args->files);
         return fail_watch(&err);
     }
-    /* If the command has no terminal, the watcher forwards the signals of its own terminal to the
-     * command by KILL, so runsc itself must ignore these signals. */
+    /* Without a terminal for the command, the watcher forwards the signals of its own terminal by
+     * KILL, so runsc itself must ignore them. */
     if (*args->kill && !args->has_terminal) {
         signal(SIGINT, SIG_IGN);
         signal(SIGQUIT, SIG_IGN);
@@ -291,9 +288,9 @@ static int become_child(const struct watch_args *args, int parent_pidfd)
     return become_runsc(args);
 }
 
-/* Starts KILL or RAISE with the signal number as a further argument. streams[0] becomes the
- * standard input of the started process, and streams[1] its standard output and error. Returns a
- * pidfd, or -1. */
+/* Starts KILL or RAISE, with the signal number as an additional argument. streams[0] is the
+ * standard input of the process, streams[1] its standard output and error. Returns a pidfd, or
+ * -1. */
 static int start_kill(const char *program, char **args, int sig, const int streams[2])
 {
     char number[12];
@@ -316,14 +313,13 @@ static int start_kill(const char *program, char **args, int sig, const int strea
     return un_spawn(&spawn, &pid, &pidfd, &err) ? -1 : pidfd;
 }
 
-/* Runs the command line KILL or RAISE with a time limit, because the sandbox may not answer, and
- * the watcher does nothing else until the command exits. Returns whether the signal was delivered.
- */
+/* Runs KILL or RAISE. Limits the time, because the sandbox may not answer, and the watcher does
+ * nothing else meanwhile. Returns whether the signal was delivered. */
 static bool run_kill(const char *program, char **args, int sig)
 {
     siginfo_t end;
-    /* Discard error messages by a pipe that is never read, because the exit status suffices.
-     * /dev/null is not used, because another file may have replaced it and block the writer. */
+    /* Discard error messages in a pipe that nobody reads, because the exit status suffices.
+     * /dev/null may have been replaced by a file that blocks the writer. */
     int nowhere[2] = {-1, -1};
     bool known = false;
     if (!*args || pipe2(nowhere, O_CLOEXEC | O_NONBLOCK))
@@ -338,12 +334,12 @@ static bool run_kill(const char *program, char **args, int sig)
     return known && end.si_code == CLD_EXITED && end.si_status == 0;
 }
 
-/* Sends a signal to runsc itself if the signal could not be delivered to the command, because the
- * command has not started. */
+/* Sends a signal to runsc itself, because it could not be delivered to the command, which has not
+ * started. */
 static void signal_runsc(struct watch_args *args, pid_t child, int sig)
 {
-    /* Without a terminal, runsc ignores SIGINT and SIGQUIT, so send SIGTERM instead. Drop real-time
-     * signals, which would kill runsc, but would not kill a command that is PID 1
+    /* Send SIGTERM instead of SIGINT and SIGQUIT, which runsc ignores without a terminal. Drop
+     * real-time signals: they would kill runsc, but not a command that is PID 1
      * (pid_namespaces(7)). */
     bool is_ignored = !args->has_terminal && (sig == SIGINT || sig == SIGQUIT);
     if (sig >= REALTIME_MIN)
@@ -359,9 +355,9 @@ static void pass_on_by_runsc(pid_t child, const siginfo_t *info, void *arg)
     bool is_job_control = sig == SIGTSTP || sig == SIGTTIN || sig == SIGTTOU || sig == SIGCONT;
     args->signalled = args->signalled || !is_job_control;
     bool is_of_runsc = !*args->kill || (args->has_terminal && info->si_code == SI_KERNEL);
-    /* Stop and continue runsc together with the command, so that the shell that has started the
-     * watcher sees a stopped job. If the command has a terminal, the shell is in the sandbox, and
-     * runsc would forward the signal, too. */
+    /* Also stop and continue runsc, so that the shell that has started the watcher sees a stopped
+     * job. If the command has a terminal, the shell is in the sandbox, and runsc would forward the
+     * signal again. */
     if (is_of_runsc || (is_job_control && !args->has_terminal))
         un_pass_on_by_kill(child, info, NULL);
     if (is_of_runsc)
@@ -373,8 +369,8 @@ static void pass_on_by_runsc(pid_t child, const siginfo_t *info, void *arg)
         signal_runsc(args, child, sig);
 }
 
-/* Forks the child for runsc, and waits for its exit. Returns 0 in the child, and in the parent the
- * pid of runsc, or -1 with the error in `err`. */
+/* Forks the child for runsc, and waits for its exit. Returns 0 in the child. In the parent, returns
+ * the pid of the child, or -1 with the error in `err`. */
 static pid_t supervise_runsc(struct watch_args *args, struct un_supervision *how,
                              struct un_error *err)
 {
@@ -386,8 +382,8 @@ static pid_t supervise_runsc(struct watch_args *args, struct un_supervision *how
     if ((args->pump.limit && pump_start(&args->pump, err)) ||
         sandbox_group_make(&args->group, &args->limits, err))
         return -1;
-    /* Adopt the processes that runsc leaves behind, because the result contains the processor time
-     * of all processes. */
+    /* Adopt the processes that runsc leaves behind, because the result contains the CPU time of all
+     * processes. */
     if (args->result_file.name)
         adopt_descendants();
     limit_watch_begin(&args->watch, &args->limits);
@@ -395,7 +391,7 @@ static pid_t supervise_runsc(struct watch_args *args, struct un_supervision *how
     start_limit_begin(&args->start);
     struct un_checkup checkup = {.check = kill_if_due, .arg = args, .fd = -1};
     checkup.signals = args->oom.has_events ? un_open_signals() : -1;
-    /* Without the signalfd, the watcher reads the counter of OOM kills at intervals. */
+    /* Without a signalfd, read the OOM kill counter at intervals. */
     args->oom.has_events = checkup.signals >= 0;
     checkup.fd = args->oom.has_events ? args->oom.fd : -1;
     how->pass_on = pass_on_by_runsc;
@@ -416,8 +412,8 @@ static pid_t supervise_runsc(struct watch_args *args, struct un_supervision *how
     return child;
 }
 
-/* Returns the exit status of the watcher after the exit of runsc, and stores the reason and the
- * signal in the result. */
+/* Returns the exit status of the watcher after the exit of runsc. Stores the reason and the signal
+ * in the result. */
 static int judge(struct watch_args *args, int wait_status, uint64_t forks)
 {
     int status = un_exit_status_of(wait_status);
@@ -433,8 +429,8 @@ static int judge(struct watch_args *args, int wait_status, uint64_t forks)
 }
 
 /* Removes the control groups and other leftovers of the sandbox, writes the result, and returns the
- * exit status. Blocks signals meanwhile, so that a signal, such as Ctrl-C of an impatient user,
- * does not interrupt the cleanup. */
+ * exit status. Blocks signals, so that an impatient user's Ctrl-C does not interrupt the
+ * cleanup. */
 static int finish(struct watch_args *args, int status)
 {
     siginfo_t ignored;
@@ -444,11 +440,11 @@ static int finish(struct watch_args *args, int status)
                             ? sandbox_group_peak(&args->group)
                             : args->watch.peak;
     sandbox_group_remove(&args->group);
-    /* Wait until the processes of the network have exited, because the next run may publish the
-     * same ports. */
+    /* Wait for the exit of the network's processes, because the next sandbox may publish the same
+     * ports. */
     if (args->network >= 0)
         un_kill_and_reap(args->network, &ignored);
-    /* Reap all processes of the sandbox, so that the result includes their processor time. */
+    /* Reap all processes of the sandbox, whose CPU time the result must include. */
     if (args->result_file.name)
         reap_descendants(&args->spared, REAP_MS);
     for (int i = 0; i < 2; i++)
@@ -460,25 +456,24 @@ static int finish(struct watch_args *args, int status)
     return failed ? SANDBOX_FAILED : status;
 }
 
-/* Runs the command in the sandbox. `forks` is the number of failed forks that the control group has
- * counted before the start. Returns the exit status of the watcher. */
+/* Runs the command in the sandbox. Returns the exit status of the watcher. `forks` is the number of
+ * failed forks that the control group had counted before the start. */
 static int watch(struct watch_args *args, uint64_t forks)
 {
     struct un_error err, ignored;
     struct un_supervision how = {.parent_pidfd = -1};
-    /* Open /dev/null for each of the descriptors 0 to 2 that is closed. A descriptor is closed if
-     * the caller has closed it, or has set close-on-exec on it. */
+    /* Open /dev/null as each of the descriptors 0 to 2 that is closed, because the caller has
+     * closed it, or because it had close-on-exec set. */
     if (un_fill_stdio()) {
         un_fail_errno(&err, UN_STEP_STDIO, "/dev/null");
         return fail_watch(&err);
     }
-    /* Remember the present children, which must not be killed: if a shell has executed this program
-     * in place of itself, the shell's children are children of this process. */
+    /* Remember the children that this process has already, and must not kill: if a shell replaced
+     * itself by this program (exec), they are the shell's. */
     children_read(&args->spared);
     getrusage(RUSAGE_CHILDREN, &args->result.before);
     bool has_failed = network_join(&args->command, &args->network, &err);
-    /* Do not pass on inherited descriptors to runsc, because only the watcher and usernsctl-network
-     * need them. */
+    /* Keep runsc from inheriting descriptors that only the watcher and usernsctl-network need. */
     un_close_fds_at_exec(NULL, 0, &ignored);
     uint64_t signals = un_signal_mask();
     keep_early_signals();

@@ -1,15 +1,15 @@
 /*
- * Limits the output of the sandbox (--max-output) by a process, the pump, which copies it to the
- * standard output and error of this process.
+ * Limiting the output of the sandbox (--max-output) by a process, the pump, which copies the output
+ * to the standard output and error of the watcher.
  *
- * The pump handles standard output and standard error separately. Of each, the pump copies the
- * first half of the limit immediately, keeps the last bytes of the rest in memory, and writes these
- * bytes when the sandbox has closed its end of the pipe. So the pump uses no more memory than the
- * limit, whatever the sandbox writes, and a slow reader delays the sandbox only while the first
- * half of the limit is copied.
+ * Standard output and standard error are limited separately. The pump copies the first half of the
+ * limit immediately. Of the remaining output, it keeps the last bytes, up to the other half of the
+ * limit, in memory, and writes them when the sandbox has closed its end of the pipe. So the pump
+ * never needs more memory than the limit, and a slow reader can delay the sandbox only during the
+ * first half.
  *
  * The pump is a separate process, because the watcher must not wait for a reader. The watcher reads
- * the numbers of bytes in shared memory, and does not kill the pump when it kills the sandbox.
+ * the numbers of bytes from shared memory, and spares the pump when it kills the sandbox.
  */
 #include "base/base.h"
 #include "programs/shared/shared.h"
@@ -22,19 +22,20 @@
 
 #define KILL ",kill"
 #define READ_BYTES 65536
-/* Time limit for the pump to write the remaining output after the watcher has killed the
+/* Time limit in ms for the pump to write the rest of the output after the watcher has killed the
  * sandbox. */
 #define GIVEN_UP_MS 5000
 
-/* Standard output or error of the sandbox, copied from a pipe to a descriptor. */
+/* Standard output or standard error of the sandbox, and the descriptor to which it is copied. */
 struct output {
-    int from;      /* read end of the pipe, or -1 after end of file */
-    int to;        /* 1 (standard output), 2 (standard error), or -1 if its reader has closed it */
-    uint64_t left; /* number of bytes that are still to be copied immediately */
-    char *tail;    /* ring buffer of tail_size bytes */
+    int from; /* read end of the pipe, or -1 after end of file */
+    /* 1 (standard output) or 2 (standard error), or -1 after the reader has closed its end */
+    int to;
+    uint64_t left; /* number of bytes that must still be copied immediately */
+    char *tail;    /* ring buffer with tail_size bytes */
     uint64_t tail_size;
-    uint64_t tail_total; /* total number of bytes that were put into the ring buffer */
-    uint64_t *total;     /* number of bytes that the sandbox has written, in shared memory */
+    uint64_t tail_total; /* total number of bytes ever put into the ring buffer */
+    uint64_t *total;     /* number of bytes that the sandbox has written; in shared memory */
 };
 
 bool pump_parse(const char *text, struct pump *pump)
@@ -45,7 +46,7 @@ bool pump_parse(const char *text, struct pump *pump)
 }
 
 /* Writes all bytes, even to a descriptor that another process has made nonblocking. Returns false
- * if a write fails, for example because the reader has closed its end. */
+ * after an error, for example if the reader has closed its end. */
 static bool write_all(int to, const char *data, uint64_t size)
 {
     struct pollfd room = {.fd = to, .events = POLLOUT};
@@ -61,8 +62,8 @@ static bool write_all(int to, const char *data, uint64_t size)
     return true;
 }
 
-/* Closes the read end of the pipe, so that writes of the sandbox fail. Without a pump, they would
- * fail in the same way after the reader has closed its end. */
+/* Closes the read end of the pipe, so that the sandbox's writes fail, as they would without a pump
+ * after the reader has closed its end. */
 static void give_up(struct output *output)
 {
     output->to = -1;
@@ -78,7 +79,7 @@ static void write_out(struct output *output, const char *data, uint64_t size)
 
 static void keep(struct output *output, const char *data, uint64_t size)
 {
-    /* Do not copy bytes into the ring buffer that the rest of the data would overwrite; only count
+    /* Skip the bytes that the rest of the data would overwrite in the ring buffer; only count
      * them. */
     uint64_t skipped = size > output->tail_size ? size - output->tail_size : 0;
     output->tail_total += skipped;
@@ -94,15 +95,14 @@ static void keep(struct output *output, const char *data, uint64_t size)
     }
 }
 
-/* Writes the contents of the ring buffer, the end of the output. */
+/* Writes the contents of the ring buffer, which are the end of the output. */
 static void write_tail(struct output *output)
 {
     uint64_t at = output->tail_total % output->tail_size;
     if (output->tail_total > output->tail_size)
         write_out(output, output->tail + at, output->tail_size - at);
     write_out(output, output->tail, at);
-    /* If the ring buffer was filled exactly, `at` is 0, and the calls above have written
-     * nothing. */
+    /* A buffer that was filled exactly has not been written yet, because `at` is 0. */
     if (output->tail_total == output->tail_size)
         write_out(output, output->tail, output->tail_size);
 }
@@ -126,8 +126,8 @@ static void copy_some(struct output *output)
     keep(output, data + first, (uint64_t)got - first);
 }
 
-/* Wakes the watcher by SIGCHLD if the limit is exceeded and the watcher must kill the sandbox. The
- * watcher then checks the numbers of bytes. */
+/* If the limit is exceeded, and the watcher must then kill the sandbox, wakes the watcher by
+ * SIGCHLD, once. The watcher reads the numbers of bytes itself. */
 static void report_overflow(const struct pump *pump, bool *is_reported)
 {
     if (pump->kills && !*is_reported &&
@@ -199,9 +199,8 @@ int pump_start(struct pump *pump, struct un_error *err)
     un_auto_close int self = un_pidfd_open(getpid());
     if (self < 0 || prepare_outputs(pump, outputs))
         return un_fail_errno(err, UN_STEP_STDIO, "the pipes of --max-output");
-    /* Block signals in the pump, because only the watcher handles signals of the terminal and of
-     * other processes, and because a write to a closed pipe must fail instead of killing the
-     * pump. */
+    /* Block signals in the pump, because handling them is up to the watcher, and because a write to
+     * a closed pipe must fail instead of killing the pump by SIGPIPE. */
     uint64_t mask = un_block_signals();
     pump->pid = un_fork();
     if (pump->pid == 0) {
@@ -222,7 +221,8 @@ int pump_start(struct pump *pump, struct un_error *err)
 int pump_join(const struct pump *pump)
 {
     for (int i = 0; i < 2 && pump->limit; i++)
-        /* gcc's analyzer assumes that dup2(2) creates a new descriptor, and reports a leak. */
+        /* gcc's analyzer reports a leak, because it assumes that dup2(2) creates a new
+         * descriptor. */
         /* NOLINTNEXTLINE(analyzer-fd-leak) */
         if (dup2(pump->input[i], i + 1) < 0)
             return -1;
@@ -246,7 +246,7 @@ void pump_wait(struct pump *pump, bool is_given_up)
 
 uint64_t pump_truncated(const struct pump *pump, int stream)
 {
-    /* pump->total is NULL if the start has failed before the pump was started. */
+    /* pump->total is NULL if the start failed before pump_start(). */
     bool is_over = pump->total && pump->total[stream] > pump->limit;
     return is_over ? pump->total[stream] - pump->limit : 0;
 }

@@ -1,10 +1,10 @@
 /*
- * Writes the file with the result of the command (--result), which is a JSON object in one line
- * with the members of usernsctl.Result.
+ * Writing the result of the command to a file (--result): a JSON object on one line, with the
+ * members of usernsctl.Result.
  *
- * `usernsctl run` has opened the file and the directory of the file before the start. Until the
- * file is complete, the file has no name (O_TMPFILE), or a temporary name if the file system does
- * not support O_TMPFILE. So readers never see an incomplete file.
+ * `usernsctl run` has opened the file and its directory before the start. Until it is complete, the
+ * file has no name (O_TMPFILE), or only a temporary name on a filesystem without O_TMPFILE, so
+ * readers never see an incomplete result.
  */
 #include "base/base.h"
 #include "launch/launch.h"
@@ -16,8 +16,8 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
-/* Parses the number of a descriptor and a comma. Returns the text after the comma, or NULL if the
- * text is malformed. */
+/* Parses the number of a descriptor, followed by a comma. Returns the text after the comma, or NULL
+ * if the text is malformed. */
 static const char *read_fd(const char *text, int *fd)
 {
     uint64_t number;
@@ -47,8 +47,8 @@ bool result_parse_denied(const char *text, struct result_file *file)
     return file->denied >= 0;
 }
 
-/* Reads the number of connections that the proxy for allowed names has denied. Returns 0 if the
- * number can't be read. */
+/* Returns the number of connections that the proxy for allowed host names has denied, or 0 if it
+ * can't be read. */
 static uint64_t read_denied(const struct result_file *file)
 {
     uint64_t count = 0;
@@ -57,7 +57,7 @@ static uint64_t read_denied(const struct result_file *file)
     return count;
 }
 
-/* Adds a JSON member with a number, or with null if the number is unknown. */
+/* Adds a JSON member with a number, or with null if `is_known` is not set. */
 static void add_number(struct un_text *text, const char *name, bool is_known, double number)
 {
     char member[96];
@@ -71,10 +71,9 @@ static double seconds_between(struct timeval from, struct timeval to)
     return (double)(to.tv_sec - from.tv_sec) + (double)(to.tv_usec - from.tv_usec) / 1e6;
 }
 
-/* Adds the resource usage of all reaped descendants. The kernel's counters include children that
- * were reaped before this program was executed, so this function subtracts the times of these
- * children, in `before`. The maximum resident set size is known only if it is greater than in
- * `before`. */
+/* Adds the resource usage of all reaped descendants. The kernel also counts children that were
+ * reaped before this program was executed, so this function subtracts their times, which are in
+ * `before`. The maximum resident set size is known only if it is greater than that in `before`. */
 static void add_usage(struct un_text *text, const struct rusage *before)
 {
     struct rusage usage;
@@ -92,7 +91,7 @@ static void add_usage(struct un_text *text, const struct rusage *before)
 static void compose(struct un_text *text, const struct watch_result *result, uint64_t denied)
 {
     char start[128];
-    /* Convert the limit and usage of a timeout from milliseconds to seconds. */
+    /* Convert the limit and the usage from ms to seconds for a timeout. */
     double unit = strcmp(result->reason, "timeout") ? 1 : 1000;
     snprintf(start, sizeof start, "{\"status\": %d", result->status);
     un_text_add(text, start);
@@ -109,7 +108,7 @@ static void compose(struct un_text *text, const struct watch_result *result, uin
     un_text_add(text, "}\n");
 }
 
-/* Links a file without a name to its temporary name. Returns 0, or -1 with errno set. */
+/* Gives a file that has no name its temporary name. Returns 0, or -1 with errno set. */
 static int give_name(const struct result_file *file)
 {
     char path[UN_FD_PATH_MAX];
@@ -129,7 +128,7 @@ static int write_file(const struct result_file *file, const struct un_text *text
         !renameat(file->directory, file->temporary, file->directory, file->name))
         return 0;
     int errnum = errno;
-    /* Remove the temporary name, if the file has one. */
+    /* Remove the temporary name, if there is one. */
     unlinkat(file->directory, file->temporary, 0);
     errno = errnum;
     return -1;

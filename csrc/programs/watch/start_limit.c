@@ -1,11 +1,11 @@
 /*
- * Checks the time limit for the start of a sandbox. runsc may hang before it starts the command,
- * for example if a system call of runsc never returns. Only the watcher can notice such a hang.
+ * Checking the time limit for the start of a sandbox. runsc may hang before it starts the command,
+ * for example in a system call that never returns, and only the watcher can notice that.
  *
- * runsc reports the start only in its state directory. The container's state file, whose name
- * contains the container's id, has the status "creating" or "created" before the command runs, and
- * then "running" (runsc/container/container.go). An unknown status counts as running, so that the
- * watcher never kills a sandbox that works.
+ * runsc reports the start only in the state file of the container, in its state directory. The name
+ * of the file contains the container's id. Its status is "creating" or "created" before the command
+ * runs, and "running" afterwards (runsc/container/container.go). An unknown status counts as
+ * running, so that the watcher never kills a working sandbox.
  */
 #include "base/base.h"
 #include "programs/shared/shared.h"
@@ -17,8 +17,8 @@
 #define STATE_MAX (1 << 20)
 #define ROOT "--root="
 
-/* Returns the path of runsc's state directory, the value of --root in runsc's command line, or NULL
- * without --root. */
+/* Returns runsc's state directory, which is the value of --root in runsc's command line, or NULL if
+ * --root is missing. */
 static const char *state_directory(char *const *command)
 {
     for (; *command; command++)
@@ -40,8 +40,7 @@ static bool ends_with(const char *name, const char *end)
     return length >= size && !strcmp(name + length - size, end);
 }
 
-/* Checks whether the state file `name` in the directory `root` shows that the container has not
- * started yet. */
+/* Returns whether the state file `name` in `root` says that the container has not started yet. */
 static bool is_before_start(const char *root, const char *name)
 {
     char path[UN_PATH_MAX];
@@ -55,7 +54,7 @@ static bool is_before_start(const char *root, const char *name)
     return strstr(text, "\"status\":\"creating\"") || strstr(text, "\"status\":\"created\"");
 }
 
-/* Checks whether the sandbox of the container `id` has started or may have started. */
+/* Returns whether the container `id` has started, or may have started. */
 static bool has_started(const char *root, const char *id)
 {
     DIR *directory = opendir(root);
