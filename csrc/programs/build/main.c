@@ -1,19 +1,20 @@
 /*
  * usernsctl-build [LAUNCH SOCKET FD...]
  *
- * Builds the root filesystem that all sandboxes of a host (SandboxHost) share, inside the host's
- * namespaces. LAUNCH is a descriptor of the launch file, and each FD is a descriptor of a source in
- * the launch file, in order. Sends a descriptor of the directory for the sandboxes' files over
- * SOCKET.
+ * Builds the root filesystem that all sandboxes of a SandboxHost share, in the namespaces of that
+ * host. LAUNCH is a descriptor of the launch file. Each FD is a descriptor of a source, in the
+ * order of the sources in the launch file. The program sends a descriptor of the directory for the
+ * sandboxes' files over SOCKET.
  *
- * On success, prints strings, each terminated by NUL: the path of the tmpfs that contains all files
- * that were built; "1" if a new PID namespace can mount a /proc, otherwise "0"; and the source and
- * destination of each bind mount. On failure, prints the fields of the error in the same way, and
- * exits with status 1: step, errno, cause, detail, path and remedy, of which the last four may be
- * empty.
+ * On success, prints strings, each terminated by NUL: the path of the tmpfs that contains all
+ * created files; "1" if a process in a new PID namespace can mount proc on /proc, otherwise "0";
+ * and the source and destination of each bind mount.
  *
- * Without arguments, the program only keeps its namespaces alive until it is killed or reads end of
- * file from standard input.
+ * On failure, prints the fields of the error, each terminated by NUL: step, errno, cause, detail,
+ * path and remedy, of which the last four may be empty. Then exits with status 1.
+ *
+ * Without arguments, the program only keeps its namespaces alive, until it is killed or reads end
+ * of file from standard input.
  */
 #include "base/base.h"
 #include "launch/launch.h"
@@ -66,8 +67,8 @@ static int mount_proc(void *arg)
     return un_setup_apply(&setup, &err) ? 1 : 0;
 }
 
-/* Checks whether a child in a new PID namespace can mount a /proc, which usernsctl-init needs. The
- * kernel denies the mount if other mounts cover a part of the /proc of this process, as in a
+/* Returns whether a child in a new PID namespace can mount proc on /proc, as usernsctl-init does.
+ * The kernel denies the mount if other mounts cover a part of this process's /proc, as in a
  * container. */
 static bool can_mount_proc(void)
 {

@@ -1,5 +1,5 @@
-/* usernsctl-child enters namespaces on behalf of the program that started it, and executes a
- * command there. See child/enter.c. */
+/* usernsctl-child enters namespaces for the program that started it, and executes a command there.
+ * See child/enter.c. */
 #include "child/child.h"
 
 int main(int argc, char **argv, char **environment)

@@ -1,25 +1,29 @@
 /*
- * usernsctl-detach CREATOR CONNECTION LOCK LIMITS DIRECTORY PIDFILE
- *     [--network PROGRAM [OPTION...] --] COMMAND...
+ * usernsctl-detach CREATOR CONNECTION LOCK LIMITS DIRECTORY PIDFILE [--network PROGRAM [OPTION...]
+ * --] COMMAND...
  *
- * Starts a sandbox that outlives its creator, or leaves nothing behind on failure. Runs COMMAND,
- * which starts the sandbox in the background and writes the sandbox's pid to PIDFILE. If COMMAND
- * succeeds, sends "+" over CONNECTION; after an error before the start of COMMAND, sends the fields
- * of the error (shared.h, error_send()). The creator answers "+" when it has recorded the sandbox.
- * From then on, the sandbox outlives the creator. If the creator answers anything else or closes
- * CONNECTION, if COMMAND fails, if CREATOR exits first, or after SIGTERM, kills all started
- * processes, and removes DIRECTORY with its contents. With --network, first creates the network of
- * the sandbox (shared.h, network_join()).
+ * Starts a sandbox that outlives its creator. After a failure, leaves nothing behind.
  *
- * usernsctl-detach itself exits after the creator's answer, or after a failure. Its child, the
- * keeper, starts the sandbox and remains the subreaper of the sandbox's processes. When the sandbox
- * has ended, the keeper writes the exit status to the file "status" in DIRECTORY, and exits. If the
- * kernel's OOM killer kills a process of the sandbox, or the sandbox exceeds one of its LIMITS
- * (shared.h, limits_parse()), the keeper kills all processes of the sandbox, and writes the reason
- * to the file "end" in DIRECTORY (shared.h, end_write()). SIGTERM to the keeper ends the sandbox.
+ * With --network, first creates the network of the sandbox (shared.h, network_join()). Then runs
+ * COMMAND, which starts the sandbox in the background and writes the sandbox's pid to PIDFILE. If
+ * COMMAND succeeds, sends "+" over CONNECTION. After an error before the start of COMMAND, sends
+ * the fields of the error instead (shared.h, error_send()).
  *
- * CREATOR is a pidfd of the creator. It is needed because a forked child of the creator may keep
- * CONNECTION open. LOCK is a descriptor of DIRECTORY that holds a lock (flock(2)), which marks the
+ * The creator answers "+" when it has recorded the sandbox. From then on, the sandbox outlives the
+ * creator. In all other cases the program kills all started processes, and removes DIRECTORY with
+ * its contents: if COMMAND fails, if the creator exits, closes CONNECTION, or sends another answer,
+ * and after SIGTERM.
+ *
+ * usernsctl-detach itself exits after the creator's answer or after a failure. Its child, the
+ * keeper, starts the sandbox, and stays as the subreaper of the sandbox's processes. When the
+ * sandbox has ended, the keeper writes the exit status to the file "status" in DIRECTORY, and
+ * exits. If the kernel's OOM killer kills a process of the sandbox, or the sandbox exceeds one of
+ * its LIMITS (shared.h, limits_parse()), the keeper kills all processes of the sandbox, and writes
+ * the reason to the file "end" in DIRECTORY (shared.h, end_write()). SIGTERM to the keeper ends the
+ * sandbox.
+ *
+ * CREATOR is a pidfd of the creator, needed because a forked child of the creator may keep
+ * CONNECTION open. LOCK is a descriptor of DIRECTORY with a lock (flock(2)), which marks the
  * directory as in use until usernsctl-detach exits.
  */
 #include "base/base.h"
@@ -38,8 +42,8 @@
 
 enum { CREATOR, CONNECTION, LOCK, FDS };
 
-/* Reports success to the creator, and waits for the creator's answer. Returns whether the creator
- * has answered that it has recorded the sandbox. */
+/* Reports success to the creator, and waits for an answer. Returns whether the creator has answered
+ * that it has recorded the sandbox. */
 static bool is_wanted(const int fds[FDS])
 {
     char answer = 0;
@@ -57,15 +61,15 @@ static bool is_wanted(const int fds[FDS])
 static int remove_one(const char *path, const struct stat *status, int kind, struct FTW *where)
 {
     (void)status, (void)kind, (void)where;
-    /* Unmount what runsc has mounted: since 20260803, runsc leaves a namespace mounted in its state
-     * directory (null-netns). */
+    /* Unmount the mount that runsc leaves in its state directory (null-netns, since runsc
+     * 20260803). */
     if (remove(path) && errno == EBUSY && !umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW))
         remove(path);
     return 0;
 }
 
-/* Starts the sandbox, and stores its pid in *sandbox. Returns 0, or the exit status of this process
- * after a failure. */
+/* Starts the sandbox, and stores its pid in *sandbox. Returns 0, or the exit status with which this
+ * process must exit after a failure. */
 static int start_sandbox(struct sandbox_wait *wait, const int fds[FDS], char **argv, pid_t *sandbox)
 {
     struct un_error err;
@@ -88,21 +92,21 @@ static int start_sandbox(struct sandbox_wait *wait, const int fds[FDS], char **a
     return is_wanted(fds) ? 0 : SANDBOX_KILLED;
 }
 
-/* Writes a byte to the pipe `started`, after which the parent of this process exits. Then waits
- * until the sandbox has ended, and writes the sandbox's exit status to the file "status". */
+/* Writes a byte to the pipe `started`, so that the parent of this process exits. Then waits for the
+ * end of the sandbox, and writes its exit status to the file "status". */
 static void keep_sandbox(struct sandbox_wait *wait, const int fds[FDS], int started, pid_t sandbox)
 {
     char status[16];
-    /* Unlock explicitly, because a forked child of the creator may have the same open file, so that
-     * close(2) would not unlock it. If flock(2) fails, the directory is marked as in use until
-     * those children exit. */
+    /* Unlock explicitly, because close(2) does not unlock the file if a forked child of the creator
+     * shares the open file description. If flock(2) fails, the directory counts as in use until
+     * that child exits. */
     flock(fds[LOCK], LOCK_UN);
     un_close_each(fds, FDS);
-    /* Ignore a failure, because the write fails only if the parent was killed. */
+    /* Ignore a failure, which can only mean that the parent was killed. */
     un_write_all(started, "+", 1);
     close(started);
     wait->end_fds[0] = wait->end_fds[1] = -1;
-    /* Leave the creator's working directory, whose file system could not be unmounted while the
+    /* Leave the creator's working directory, so that its filesystem can be unmounted while the
      * sandbox runs. Ignore a failure. */
     (void)!chdir("/");
     snprintf(status, sizeof status, "%d", sandbox_wait_for_exit(wait, sandbox, true, getpid()));
@@ -118,7 +122,7 @@ static int run_keeper(const int fds[FDS], const struct un_limits *limits, int st
     const char *directory = argv[1];
     sandbox_wait_init(&wait, argv + 3);
     wait.end_file = "end";
-    /* Keep the directory open while the sandbox runs, because the creator renames it. */
+    /* Refer to the directory by a descriptor, because the creator renames it. */
     wait.directory = openat(fds[LOCK], ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (wait.directory < 0)
         return sandbox_fail(directory);
@@ -138,8 +142,8 @@ static int run_keeper(const int fds[FDS], const struct un_limits *limits, int st
     return status;
 }
 
-/* Waits until the keeper writes a byte to the pipe `started` or exits, and meanwhile forwards
- * SIGTERM to the keeper. Returns the exit status of this process. */
+/* Waits until the keeper writes a byte to the pipe `started` or exits. Forwards SIGTERM to the
+ * keeper in the meantime. Returns the exit status of this process. */
 static int wait_for_keeper(pid_t keeper, int started, int signals)
 {
     int status;

@@ -1,19 +1,22 @@
 /*
- * usernsctl-entrypoint is the first program of a container that runs programs in gVisor.
+ * usernsctl-entrypoint is the first program of a container that runs programs in gVisor. It has two
+ * names:
  *
- *   in-gvisor [OPTION]... [--] CMD [ARGUMENT]...    usernsctl run, on the container's files
- *   usernsctl [ARGUMENT]...                         usernsctl itself
+ * in-gvisor [OPTION]... [--] CMD [ARGUMENT]... is like `usernsctl run` on the container's files.
  *
- * The program has both names. Users who can set the environment of a container, or mount files in
- * it, must not thereby decide which code runs outside of gVisor. So this program is statically
- * linked, because a dynamic loader obeys environment variables, and it executes only programs in
- * its own directory. One of these is usernsctl-exec, which is statically linked, too. It performs a
- * frozen launch, a file with all decisions about the start of a sandbox, which was written when the
- * image was built. usernsctl-exec passes the environment of the container to the command in gVisor,
- * but does not use it itself. Without a frozen launch, this program starts Python with a clean
- * environment, and passes the container's environment in a memory file.
+ * usernsctl [ARGUMENT]... is usernsctl itself.
  *
- * Only the options of in-gvisor decide what the command may access.
+ * Users who can set environment variables of a container, or mount files in it, must not be able to
+ * choose the code that runs outside of gVisor. So this program is statically linked, because a
+ * dynamic loader obeys environment variables, and it executes only programs in its own directory.
+ *
+ * One of these is usernsctl-exec, which is statically linked, too. It performs a frozen launch: a
+ * file, written when the image was built, that contains all decisions about the start of a sandbox.
+ * usernsctl-exec passes the container's environment to the command in gVisor, but does not use it
+ * itself. Without a frozen launch, this program starts Python with a clean environment, and passes
+ * the container's environment in a memfd.
+ *
+ * What the command may access is decided only by the options of in-gvisor.
  */
 #include "base/base.h"
 #include "launch/launch.h"
@@ -27,21 +30,21 @@
 #include <sys/utsname.h>
 
 #ifndef MFD_NOEXEC_SEAL
-#define MFD_NOEXEC_SEAL 8U /* memfd_create(2), since Linux 6.3 */
+#define MFD_NOEXEC_SEAL 8U /* flag of memfd_create(2), since Linux 6.3 */
 #endif
 
-/* Exit status after a failure of this program. The statuses 126 and 127 mean that the command can't
- * be executed or found. */
+/* Exit status after a failure of this program. 126 and 127 mean that the command can't be executed
+ * or does not exist. */
 #define FAILED 125
 #define CLI "usernsctl"
 #define SELF "in-gvisor"
-/* Path of the frozen launch for the default options of in-gvisor, and suffixes of the paths for
+/* Path of the frozen launch for the default options of in-gvisor, and the suffixes of the path for
  * other options. */
 #define LAUNCH "/etc/usernsctl/launch"
 #define NO_NETWORK ".no-network"
 #define PRIVATE_NETWORK ".private-network"
 #define ALL_IDS ".all-ids"
-/* Maximum number of elements that this program adds to the caller's arguments: 23 arguments, and
+/* Maximum number of elements that this program adds to the caller's arguments: 23 arguments and a
  * NULL. */
 #define OWN_WORDS_MAX 24
 #define TERM_MAX 64
@@ -94,7 +97,7 @@ struct policy {
     bool is_health;
 };
 
-/* A command line under construction. The array has room for all arguments. */
+/* A command line under construction, in an array with room for all arguments. */
 struct argv_builder {
     const char **argv;
     size_t count;
@@ -122,9 +125,9 @@ static int fail_entrypoint(const char *what)
     return FAILED;
 }
 
-/* Calls stay_outside(), which forks if this process is PID 1 of a container and must stay in the
- * container's user namespace. Returns -1 in the process that must start the sandbox, and the exit
- * status in PID 1 after the exit of that process. */
+/* Calls stay_outside(), which forks if this process is PID 1 of a container and must not leave the
+ * container's user namespace. Returns -1 in the process that must start the sandbox. In PID 1,
+ * waits for that process, and returns its exit status. */
 static int stay_outside_or_fail(void)
 {
     int status;
@@ -133,7 +136,7 @@ static int stay_outside_or_fail(void)
     return status < 0 ? fail_entrypoint("fork") : status;
 }
 
-/* Writes the path of the file `name` in the directory of this program to `path`. Returns 0, or -1
+/* Stores the path of the file `name` in the directory of this program in `path`. Returns 0, or -1
  * with errno set. */
 static int find_in_own_directory(const char *name, char path[PATH_MAX])
 {
@@ -151,9 +154,9 @@ static int find_in_own_directory(const char *name, char path[PATH_MAX])
     return 0;
 }
 
-/* Writes the environment to a memory file, each variable terminated by NUL. Returns a descriptor of
- * the file, or -1 with errno set. The descriptor is above 2 even if standard input, output or error
- * is closed. */
+/* Writes the environment variables to a memfd, each terminated by NUL. Returns a descriptor of the
+ * memfd, which is above 2 even if standard input, output or error is closed, or -1 with errno
+ * set. */
 static int save_environment(void)
 {
     int fd = memfd_create("environ", MFD_NOEXEC_SEAL | MFD_CLOEXEC);
@@ -167,8 +170,8 @@ static int save_environment(void)
     return fd;
 }
 
-/* Returns the variable TERM=NAME for the environment of usernsctl, which uses it for colours, or
- * NULL if TERM is not set or not a plain name. */
+/* Returns "TERM=NAME" for the environment of usernsctl, which decides by TERM whether to print
+ * colours, or NULL if TERM is not set or contains unusual characters. */
 static const char *terminal(void)
 {
     static const char allowed[] =
@@ -197,7 +200,7 @@ static int print_file(const char *name)
     return failed ? fail_entrypoint(path) : 0;
 }
 
-/* Executes the Python command usernsctl. Returns the exit status, and only on failure. */
+/* Executes usernsctl by Python. Returns only on failure, with the exit status. */
 static int become_usernsctl(struct argv_builder *builder, char *const *rest, bool is_run)
 {
     static char python[PATH_MAX], script[PATH_MAX], option[sizeof "--environ-fd=" + 11];
@@ -226,7 +229,7 @@ static int become_usernsctl(struct argv_builder *builder, char *const *rest, boo
     return fail_entrypoint(python);
 }
 
-/* Checks whether Python is in this program's directory, so that the command usernsctl can be
+/* Returns whether this program's directory contains Python, without which usernsctl can't be
  * executed. */
 static bool has_python(void)
 {
@@ -234,8 +237,8 @@ static bool has_python(void)
     return !find_in_own_directory("python3", python) && !access(python, X_OK);
 }
 
-/* Executes usernsctl-exec to perform a frozen launch. Returns the exit status, and only on
- * failure. */
+/* Executes usernsctl-exec to perform a frozen launch. Returns only on failure, with the exit
+ * status. */
 static int perform_launch(struct argv_builder *builder, const char *launch,
                           const struct policy *policy, char *const *rest)
 {
@@ -265,8 +268,8 @@ static int perform_launch(struct argv_builder *builder, const char *launch,
     return fail_entrypoint(program);
 }
 
-/* Executes usernsctl-watch for a health check of the running sandbox. Returns the exit status, and
- * only on failure. */
+/* Executes usernsctl-watch to check the health of the running sandbox. Returns only on failure,
+ * with the exit status. */
 static int check_health(struct argv_builder *builder, const struct policy *policy,
                         char *const *rest)
 {
@@ -299,9 +302,9 @@ static bool is_either(const char *value, const char *a, const char *b)
     return !strcmp(value, a) || !strcmp(value, b);
 }
 
-/* Fails if an environment variable is set that had the effect of an option in earlier releases. If
- * the variable were ignored, the command could run with fewer restrictions than the user expects.
- * Returns the exit status, or -1 to continue. */
+/* Fails if an environment variable is set that was an option in an earlier release. If it were
+ * ignored, the command could run with fewer restrictions than the user expects. Returns the exit
+ * status, or -1 to continue. */
 static int check_variables(void)
 {
     static const char *const names[] = {"USERNSCTL_NETWORK", "USERNSCTL_IDS"};
@@ -318,7 +321,7 @@ static bool is_private(const struct policy *policy)
     return !strcmp(policy->network, "private");
 }
 
-/* Checks the values of the options. Returns the exit status, or -1 to continue. */
+/* Validates the values of the options. Returns the exit status, or -1 to continue. */
 static int check_policy(const struct policy *policy, const char *command)
 {
     struct un_account_name name;
@@ -346,26 +349,26 @@ static int check_policy(const struct policy *policy, const char *command)
     return check_variables();
 }
 
-/* Values that getopt_long(3) returns for options without a letter. These values are below the
- * character codes of all letters. */
+/* Values that getopt_long(3) returns for options without a letter. They are lower than the code of
+ * any letter. */
 enum { NETWORK = 1, IDS, RUNSC, USER, LOG, RERAISE, CHECK, HEALTH };
 
 /* Reports the option that getopt_long(3) has rejected. Returns the exit status. */
 static int refuse_option(char **argv)
 {
-    /* If the option is a letter, argv[optind - 1] may be another argument, because getopt_long()
-     * advances optind only after the last letter of an argument. */
+    /* For an option that is a letter, argv[optind - 1] may be another argument, because
+     * getopt_long() increments optind only after the last letter of an argument. */
     bool is_letter = optopt < 0 || optopt > HEALTH;
     char letter[] = {'-', optopt > ' ' && optopt < 127 ? (char)optopt : '?', '\0'};
-    /* getopt_long() never rejects -h and -V, only --help=VALUE and --version=VALUE. */
+    /* getopt_long() rejects --help=VALUE and --version=VALUE, but never -h and -V. */
     if (optopt == 'h' || optopt == 'V')
         is_letter = false;
     return refuse_usage(is_letter ? letter : argv[optind - 1],
                         " is not an option, or lacks its value", SELF " --help lists the options");
 }
 
-/* Sets the format of messages immediately, so that errors about the options that follow have this
- * format. */
+/* Sets the format of messages. Called as soon as the option is parsed, so that errors in later
+ * options are reported in this format. */
 static void set_log(struct policy *policy, const char *format)
 {
     policy->log = format;
@@ -417,8 +420,8 @@ static int parse_policy(int argc, char **argv, struct policy *policy)
     return -1;
 }
 
-/* Executes `usernsctl run` with the same options. Used if there is no frozen launch for them.
- * Returns the exit status, and only on failure. */
+/* Executes `usernsctl run` with the options in `policy`, for which there is no frozen launch.
+ * Returns only on failure, with the exit status. */
 static int run_by_python(const struct policy *policy, char *const *command,
                          struct argv_builder *builder)
 {
@@ -482,8 +485,8 @@ static int run_in_gvisor(int argc, char **argv, struct argv_builder *builder)
     return run_by_python(&policy, argv + optind, builder);
 }
 
-/* Performs the few commands that usernsctl has in an image without Python, which print profiles for
- * container engines from files. Returns the exit status. */
+/* Performs the subcommands of usernsctl that need no Python: they print profiles for container
+ * engines. Returns the exit status. */
 static int run_without_python(int argc, char **argv)
 {
     static const char *const printed[][2] = {
@@ -504,7 +507,7 @@ static int run_without_python(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    /* The first four elements are reserved for become_usernsctl(). */
+    /* become_usernsctl() fills in the first four elements. */
     struct argv_builder builder = {calloc((size_t)argc + OWN_WORDS_MAX, sizeof *builder.argv), 4};
     if (!builder.argv || !argc)
         return fail_entrypoint("calloc");

@@ -1,15 +1,16 @@
-/* Builds the environment of the command from the variables that the launch file sets and the
- * caller's variables. */
+/* Building the environment of a launch's command, from variables in the launch file and from the
+ * caller's environment. */
 #include "base/base.h"
 #include "programs/exec/exec.h"
 
 struct variable {
     const char *entry;
-    uint64_t hash;  /* hash of the variable's name, to avoid most comparisons of names */
-    unsigned round; /* number of the launch record that has set the variable */
+    /* hash of the variable's name, which makes most comparisons of names unnecessary */
+    uint64_t hash;
+    unsigned round; /* number of the launch record that set the variable */
 };
 
-/* A set of variables with unique names. */
+/* A set of variables with different names. */
 struct variables {
     struct variable *variable;
     size_t count;
@@ -29,8 +30,8 @@ static uint64_t hash_of(const char *name, size_t length)
     return hash;
 }
 
-/* Adds the variable `entry`, "NAME=VALUE", to the set. Replaces a variable of the same name that an
- * earlier record of the launch file has set, but not one that the same record has set. */
+/* Adds the variable `entry`, "NAME=VALUE", to the set. Replaces a variable of the same name if an
+ * earlier record of the launch file has set it, but not if the current record has. */
 static void set_variable(struct variables *variables, const char *entry)
 {
     size_t length = name_length(entry), at = 0;
@@ -45,8 +46,8 @@ static void set_variable(struct variables *variables, const char *entry)
     variables->count += at == variables->count;
 }
 
-/* Adds all variables of the caller's environment to the set. If several have the same name, adds
- * the first, like getenv(3). Ignores entries without a name. */
+/* Adds all variables of the caller's environment to the set. Of several with the same name, adds
+ * the first, as getenv(3) would. Ignores entries without a name. */
 static void set_all(struct variables *variables, char **environment)
 {
     for (; *environment; environment++)
@@ -96,8 +97,8 @@ static int apply_record(struct variables *variables, const struct un_record *rec
     }
 }
 
-/* Returns an array of the variables "NAME=VALUE", terminated by NULL, which the caller must free,
- * or NULL if memory allocation fails. */
+/* Returns a NULL-terminated array of the variables, each "NAME=VALUE", or NULL if memory allocation
+ * fails. The caller must free the array, but not the variables. */
 static const char **list_variables(const struct variables *variables)
 {
     const char **entries = calloc(variables->count + 1, sizeof *entries);

@@ -22,8 +22,8 @@ void un_hold_report(int socket, const struct un_error *err)
     send(socket, text, (size_t)length, MSG_NOSIGNAL);
 }
 
-/* Sends descriptors of this process's namespaces, because no other process can open them in /proc
- * yet. Returns whether they were sent. */
+/* Sends descriptors of this process's namespaces to the creator, because other processes can't open
+ * them in /proc yet. Returns whether that succeeded. */
 static bool send_ready(int socket)
 {
     static const char text[] = "ready";
@@ -42,9 +42,9 @@ static bool send_ready(int socket)
     return sent;
 }
 
-/* Prepares this process for staying in the namespaces. Creates the network of the namespaces if
- * requested, and stores a pidfd of usernsctl-network in *network. Returns 0, or -1 with the error
- * in `err`. */
+/* Makes this process a holder: creates the network of the namespaces, if one is requested, and
+ * stores a pidfd of usernsctl-network in *network; starts a session; closes descriptors. Returns 0,
+ * or -1 with the error in `err`. */
 static int prepare_holder(int socket, const struct un_options *options, int *network,
                           struct un_error *err)
 {
@@ -53,7 +53,8 @@ static int prepare_holder(int socket, const struct un_options *options, int *net
         return -1;
     if (un_setup_apply(&options->setup, err))
         return -1;
-    /* Make the kernel reap the orphans that the holder adopts if it is PID 1 of a PID namespace. */
+    /* Ignore SIGCHLD, so that the kernel reaps orphans that this process adopts as PID 1 of a PID
+     * namespace. */
     signal(SIGCHLD, SIG_IGN);
     if (setsid() < 0)
         return un_fail_errno(err, UN_STEP_SESSION, "setsid");
@@ -62,15 +63,15 @@ static int prepare_holder(int socket, const struct un_options *options, int *net
     int keep[] = {socket, *network};
     if (un_close_fds(keep, un_sort_fds(keep, *network < 0 ? 1 : 2), err))
         return -1;
-    /* Close standard input, output and error: if the holder kept the write end of a pipe open, the
-     * reader of the pipe would never reach end of file. */
+    /* Close standard input, output and error: as long as the holder kept the write end of a pipe
+     * open, the reader of that pipe would not reach end of file. */
     for (int fd = 0; fd < 3; fd++)
         if (fd != socket && fd != *network)
             close(fd);
     return 0;
 }
 
-/* Waits for the exit of usernsctl-network, or forever if there is no network. */
+/* Waits until usernsctl-network exits, or forever if there is no network. */
 static void wait_for_end(int network)
 {
     struct pollfd polled = {.fd = network, .events = POLLIN};
@@ -78,11 +79,10 @@ static void wait_for_end(int network)
         continue;
 }
 
-/* Sets the process name of a confirmed holder, which does not exit with its creator. Makes this
- * process dumpable, because other processes must be able to open the holder's namespaces in /proc.
- * Other processes can then also read the holder's memory, which contains no secret, and use its
- * descriptors, of which only the socket and a pidfd are open. Returns 0, or -1 with the error in
- * `err`. */
+/* Sets the process name of the holder, which from now on outlives its creator. Makes the process
+ * dumpable, so that other processes can open its namespaces in /proc. They can then also read its
+ * memory, which contains no secrets, and use its descriptors, which are only the socket and a
+ * pidfd. Returns 0, or -1 with the error in `err`. */
 static int show_holder(struct un_error *err)
 {
     if (prctl(PR_SET_NAME, UN_HOLDER_NAME, 0, 0, 0))
@@ -110,7 +110,7 @@ static _Noreturn void become_holder(int socket, const struct un_options *options
     }
     close(socket);
     wait_for_end(network);
-    /* Exit, because the namespaces must not outlive their network. */
+    /* Exit, so that the namespaces do not outlive their network. */
     _exit(125);
 }
 
@@ -123,7 +123,7 @@ void un_forget_environment(char **environment)
 
 int un_hold(const struct un_options *options, struct un_error *err)
 {
-    /* Do not wait for the holder, which is reparented when this process exits. */
+    /* Do not wait for the holder: another process adopts it when this process exits. */
     pid_t holder = un_fork();
     if (holder < 0)
         return un_fail_errno(err, UN_STEP_CLONE, "fork");

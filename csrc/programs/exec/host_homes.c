@@ -2,8 +2,8 @@
 #include "facts/facts.h"
 #include "programs/exec/exec.h"
 
-/* Normalizes a path by its text only, without access to the file system: removes empty components
- * and ".", and resolves "..". */
+/* Normalizes a path lexically, without accessing the filesystem: removes empty components and ".",
+ * and resolves "..". */
 static void normalise(const char *path, char normal[UN_PATH_MAX])
 {
     size_t length = 0;
@@ -23,7 +23,8 @@ static void normalise(const char *path, char normal[UN_PATH_MAX])
     normal[length] = '\0';
 }
 
-/* Adds a home directory to the list unless it is in the list already, or is the root directory. */
+/* Adds a home directory to the list, unless the list contains it already, or it is the root
+ * directory. */
 static void note_home(struct un_homes *homes, const char *path)
 {
     for (size_t i = 0; i < homes->count; i++)

@@ -1,10 +1,10 @@
 /*
- * Performs the launch file FILE for usernsctl-exec --launch FILE in a single process, up to the
- * execve(2) of the program that waits for runsc.
+ * usernsctl-exec --launch FILE performs the launch FILE in a single process, up to the execve(2) of
+ * the watcher.
  *
- * The launch file contains everything that was decided when it was written. The following
- * parameters are known only when the launch file is performed: the command, its environment, its
- * working directory, the host name, and the ids granted to the caller.
+ * The launch file contains all decisions that were made when it was written. The other parameters
+ * are known only now: the command, its environment and working directory, the host name, and the
+ * ids that the caller may map.
  */
 #include "base/base.h"
 #include "programs/exec/exec.h"
@@ -16,7 +16,7 @@
 
 extern char **environ;
 
-/* The state of a launch that is being performed. Too large for a small stack. */
+/* The state of a launch that is being performed. Does not fit a small stack. */
 struct performance {
     struct un_launch_file file;
     struct un_launch *launch;
@@ -25,7 +25,7 @@ struct performance {
     struct launch_params params;
 };
 
-/* Parses the options about id maps in the launch. Returns 0, or -1 with the error in `err`. */
+/* Parses the launch's options about id maps. Returns 0, or -1 with the error in `err`. */
 static int read_ids(const struct un_launch *launch, struct un_options *options,
                     struct un_error *err)
 {
@@ -43,8 +43,8 @@ static int read_ids(const struct un_launch *launch, struct un_options *options,
     return failed;
 }
 
-/* Checks that runsc will be root in the user namespace, and that the ids of the command are mapped.
- * un_launch_params_resolve() checks the ids of a user given by name later. Returns 0, or -1 with
+/* Fails unless runsc will be root in the user namespace, and the command's ids will be mapped. If
+ * the user is given by name, un_launch_params_resolve() checks the ids later. Returns 0, or -1 with
  * the error in `err`. */
 static int check_plan(struct performance *of, struct un_error *err)
 {
@@ -61,8 +61,8 @@ static int enter_for_launch(struct performance *of, struct un_error *err)
     struct un_setup setup;
     un_setup_init(&setup);
     setup.propagation = MS_PRIVATE;
-    /* Do not use the variable PATH, because a tenant who can set it for a container must not decide
-     * what runs outside of gVisor. */
+    /* Do not search the caller's PATH, because a tenant who can set the environment of a container
+     * must not choose the programs that run outside of gVisor. */
     if (read_ids(of->launch, &of->ids, err) ||
         un_exec_plan(&of->ids.request, NULL, &of->decision, err) || check_plan(of, err) ||
         un_exec_enter(&of->decision, un_ns_flag(UN_NS_MOUNT), &setup, err))
@@ -70,16 +70,16 @@ static int enter_for_launch(struct performance *of, struct un_error *err)
     return un_setup_apply(&setup, err);
 }
 
-/* Returns the command for --check. A launch without a command is checked with a path in /proc,
- * which is never looked up, because only gVisor knows the contents of its /proc. */
+/* Returns the command for --check. For a launch without a command, returns a path in /proc, which
+ * is not looked up, because only gVisor knows the contents of its /proc. */
 static const char *const *words_to_check(const struct un_launch *launch, const char *const *command)
 {
     static const char *const any[] = {"/proc/self/exe", NULL};
     return *command || launch->of_verb[UN_VERB_ARG] ? command : any;
 }
 
-/* Checks that the launch does not expose the state directory, the directory of templates, or the
- * launch file. Returns 0, or -1 with the error in `err`. */
+/* Fails if the launch exposes the state directory, the directory of templates, or the launch file
+ * to the sandbox. Returns 0, or -1 with the error in `err`. */
 static int guard(const struct performance *of, struct un_error *err)
 {
     char state[UN_PATH_MAX], templates[UN_PATH_MAX];
@@ -93,8 +93,8 @@ static int guard(const struct performance *of, struct un_error *err)
     return un_launch_guard(of->launch, of->file.fd, &hidden, err);
 }
 
-/* Opens the sources of the launch. Fails if the assumptions of the launch about the sources no
- * longer hold, or if guard() fails. Returns 0, or -1 with the error in `err`. */
+/* Opens the sources of the launch. Fails if the host is no longer as the launch assumes, or if
+ * guard() fails. Returns 0, or -1 with the error in `err`. */
 static int open_launch_files(struct performance *of, const char *file, struct un_error *err)
 {
     if (un_launch_open(of->launch, NULL, err))
@@ -111,7 +111,8 @@ static void ignore(int number)
 }
 
 /* Catches SIGXFSZ, so that a write beyond RLIMIT_FSIZE fails with EFBIG instead of killing this
- * process. execve(2) restores the default action. */
+ * process. Does not ignore SIGXFSZ, because an ignored signal would stay ignored after
+ * execve(2). */
 static void survive_file_limit(void)
 {
     const struct sigaction action = {.sa_handler = ignore};
@@ -129,8 +130,8 @@ static int perform_and_exec(struct performance *of, const struct un_options *opt
         return -1;
     if (un_fill_stdio())
         return un_fail_errno(err, UN_STEP_STDIO, "/dev/null");
-    /* Close all descriptors, so that processes in the namespaces can't obtain the caller's
-     * descriptors. */
+    /* Close all descriptors, so that processes in the namespaces can't obtain those of the
+     * caller. */
     if (un_close_fds(NULL, 0, err) || un_launch_file_read(file, &of->file, &of->launch, err))
         return -1;
     if (options->check)
@@ -149,7 +150,7 @@ static int perform_and_exec(struct performance *of, const struct un_options *opt
     return options->check ? 0 : un_launch_exec(of->launch, &of->params.base, err);
 }
 
-/* Prints the error with the launch's remedy. Returns the exit status. */
+/* Prints the error, with the remedy of the launch. Returns the exit status. */
 static int report_launch_failure(const struct performance *of, struct un_error *err)
 {
     un_diagnose(err, "/proc");

@@ -1,5 +1,5 @@
-/* Reads the file of a launch. The launch decides which host files a sandbox sees, so only trusted
- * users may be able to write to the launch file. */
+/* Reading the launch file. It decides which files of the host a sandbox sees, so only trusted users
+ * may be able to write to it. */
 #include "base/base.h"
 #include "launch/launch.h"
 #include "programs/exec/exec.h"
@@ -14,8 +14,8 @@ static int fail_launch_file(const char *file, const char *cause, const char *wha
     return un_fail(err, UN_STEP_LAUNCH, 0, cause, "%.300s: %s", file, what);
 }
 
-/* Opens the file with O_PATH, and writes its path with symbolic links resolved to `real`. Returns a
- * descriptor, or -1 with the error in `err`. */
+/* Opens the launch file with O_PATH, and stores its path with symbolic links resolved in `real`.
+ * Returns a descriptor, or -1 with the error in `err`. */
 static int open_launch_file(const char *file, char real[UN_PATH_MAX], struct un_error *err)
 {
     char path[2 * UN_PATH_MAX];
@@ -31,8 +31,7 @@ static int open_launch_file(const char *file, char real[UN_PATH_MAX], struct un_
         return fd;
     if (foreign < 0) {
         un_fail_errno(err, UN_STEP_LAUNCH, file);
-        /* Check for a missing /proc, without which un_open_follow() fails with ENOENT for every
-         * file. */
+        /* Report a missing /proc, without which un_open_follow() fails with ENOENT for any file. */
         un_blame_missing_proc(err);
         if (err->errnum == ENOENT && !err->cause)
             snprintf(err->remedy, sizeof err->remedy,
@@ -46,10 +45,9 @@ static int open_launch_file(const char *file, char real[UN_PATH_MAX], struct un_
                    file, real, foreign);
 }
 
-/* A directory in which an untrusted user may have replaced a component of the launch file's
- * path. */
+/* A directory on the launch file's path in which an untrusted user could have replaced an entry. */
 struct gap {
-    char path[UN_PATH_MAX]; /* path of the directory, or "" */
+    char path[UN_PATH_MAX]; /* path of the directory, or "" if there is none */
     struct stat status;
 };
 
@@ -67,8 +65,8 @@ static enum un_lookup lookup_checking_owner(const struct un_trail *trail, const 
         un_close_quietly(found->fd);
         return UN_LOOKUP_FAILED;
     }
-    /* Accept a trusted owner's entry in a sticky directory, where only the owner of the entry or of
-     * the directory can replace the entry. */
+    /* Accept an entry that a trusted user owns in a sticky directory: apart from root, only the
+     * owners of the entry and of the directory can replace it. */
     bool is_kept = gap->status.st_mode & S_ISVTX && un_owner_is_trusted(entry.st_uid, trail->path);
     if (un_owner_is_trusted(gap->status.st_uid, gap->path) &&
         (is_kept || !un_others_may_write(parent->fd))) {
@@ -80,7 +78,7 @@ static enum un_lookup lookup_checking_owner(const struct un_trail *trail, const 
     return UN_LOOKUP_FAILED;
 }
 
-/* Checks that no untrusted user can have replaced the launch file or one of its parent directories.
+/* Fails if an untrusted user could have replaced the launch file or one of its parent directories.
  * `real` is the path with symbolic links resolved. Returns 0, or -1 with the error in `err`. */
 static int check_way(const char *file, const char *real, struct un_error *err)
 {

@@ -27,7 +27,7 @@ static int take_args(const struct un_launch *launch, const char *const *command,
 }
 
 /* Decides whether the command uses the caller's terminal. Fails if the launch requires a terminal,
- * but standard input, output and error are not the same terminal. */
+ * but standard input, output and error are not one terminal. */
 static int take_terminal(const struct un_launch *launch, struct launch_params *params,
                          struct un_error *err)
 {
@@ -40,8 +40,7 @@ static int take_terminal(const struct un_launch *launch, struct launch_params *p
                    "the launch needs a terminal as standard input, output and error");
 }
 
-/* Sets the supplementary groups to the groups in the launch, which belong to the user of the
- * launch. */
+/* Sets the supplementary groups to those in the launch. */
 static int take_groups(const struct un_launch *launch, struct launch_params *params,
                        struct un_error *err)
 {
@@ -55,7 +54,7 @@ static int take_groups(const struct un_launch *launch, struct launch_params *par
     return 0;
 }
 
-/* Sets the ids and supplementary groups to the ids and groups of the launch's user. */
+/* Sets the ids and supplementary groups to those of the launch's user. */
 static int take_user_of_launch(const struct un_launch *launch, struct launch_params *params,
                                struct un_error *err)
 {
@@ -66,7 +65,8 @@ static int take_user_of_launch(const struct un_launch *launch, struct launch_par
     return take_groups(launch, params, err);
 }
 
-/* Looks up the names in params->user in the sandbox, and sets the ids and supplementary groups. */
+/* Looks up the names in params->user in the sandbox, and sets the ids and supplementary groups of
+ * the command. */
 static int find_user(struct un_launch *launch, struct launch_params *params, struct un_error *err)
 {
     const struct un_account *found = params->account;
@@ -78,7 +78,7 @@ static int find_user(struct un_launch *launch, struct launch_params *params, str
     return 0;
 }
 
-/* Sets the ids for params->user, in which user and group are numbers. */
+/* Sets the ids of the command from params->user, which consists of numbers only. */
 static int take_numbers(struct launch_params *params, struct un_error *err)
 {
     const struct un_account_name *user = &params->user;
@@ -123,7 +123,7 @@ int un_launch_params_collect(const struct un_launch *launch, const char *const *
     if (uname(&params->host))
         return un_fail_errno(err, UN_STEP_FACTS, "uname");
     params->base.hostname = params->host.nodename;
-    /* If the current directory was removed, the command starts in /. */
+    /* Start the command in / if the current directory was removed. */
     if (!getcwd(params->cwd, sizeof params->cwd) || *params->cwd != '/')
         strcpy(params->cwd, "/");
     if (launch->of_verb[UN_VERB_HOME_MOMENT])
@@ -132,8 +132,8 @@ int un_launch_params_collect(const struct un_launch *launch, const char *const *
     return 0;
 }
 
-/* Checks whether the sandbox sees the root filesystem of the host, so that the host's paths are
- * valid in the sandbox. */
+/* Returns whether the sandbox sees the host's root directory, so that paths of the host are valid
+ * in it. */
 static bool shows_machine(const struct un_launch *launch)
 {
     const struct un_record *tree = un_launch_first(launch, UN_VERB_TREE);
@@ -154,7 +154,7 @@ static int resolve_cwd(struct un_launch *launch, struct launch_params *params, s
                        "%.300s, the working directory of the launch, does not exist in the sandbox",
                        wanted);
     }
-    /* clang's analyzer wrongly assumes that params->cwd, which is an array, may be NULL. */
+    /* params->cwd is an array, and so never NULL, as clang's analyzer wrongly assumes. */
     bool has = shows_machine(launch) && un_view_has_directory(&launch->view, params->cwd);
     /* NOLINTNEXTLINE(clang-analyzer-core.NullDereference) */
     params->base.cwd = has ? params->cwd : "/";

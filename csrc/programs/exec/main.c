@@ -1,8 +1,8 @@
 /*
- * usernsctl-exec creates a user namespace, then executes a command in the same process.
+ * usernsctl-exec creates a user namespace, and executes a command in the same process.
  *
- * Without --fork, no parent process remains: if usernsctl-exec is PID 1 of a container, the command
- * becomes PID 1.
+ * Without --fork, no parent process remains, so if usernsctl-exec is PID 1 of a container, the
+ * command becomes PID 1.
  */
 #include "base/base.h"
 #include "child/child.h"
@@ -22,24 +22,24 @@ static void print_error(const struct un_error *err)
 
 static int enter_namespaces(struct un_options *options, struct un_error *err)
 {
-    /* Static, because the structure does not fit a small stack, and an allocation would need system
-     * calls. */
+    /* Static: the structure does not fit a small stack, and allocating it would take additional
+     * system calls. */
     static struct decision decision;
-    /* Use secure_getenv(3), which ignores the caller's PATH if this program has more privileges
-     * than its caller. */
+    /* Use secure_getenv(3), which ignores PATH if this program has more privileges than its
+     * caller. */
     if (un_exec_plan(&options->request, secure_getenv("PATH"), &decision, err))
         return -1;
     /* Close the descriptors before entering the namespaces, because a process in the namespaces
-     * could copy them from this process. The memory of this process needs no cleanup, because it
-     * contains only data that the command receives anyway. */
+     * could copy them from this process. Its memory need not be cleared, because it contains only
+     * data that the command receives anyway. */
     bool holds = options->hold >= 0;
     if (un_close_fds(holds ? &options->hold : options->keep, holds ? 1 : options->keep_count, err))
         return -1;
     return un_exec_enter(&decision, options->flags, &options->setup, err);
 }
 
-/* Sets up this process and executes the command. Returns -1 with the error in `err`, and only on
- * failure. */
+/* Sets up this process, and executes the command. Returns only on failure, -1 with the error in
+ * `err`. */
 static int exec_command(const struct un_options *options, struct un_error *err)
 {
     struct un_command command = {
@@ -58,7 +58,7 @@ static int report_failure(struct un_error *err)
     return un_exit_status(err);
 }
 
-/* Reports the error to the process that requested the namespaces. Returns the exit status. */
+/* Sends the error to the process that requested the namespaces. Returns the exit status. */
 static int report_hold_failure(int socket, struct un_error *err)
 {
     un_diagnose(err, "/proc");
@@ -66,8 +66,8 @@ static int report_hold_failure(int socket, struct un_error *err)
     return un_exit_status(err);
 }
 
-/* Returns the exit status for the command's wait status. If a signal has killed the command and
- * `reraise_signal` is set, this process kills itself by the same signal instead. */
+/* Returns the exit status for the command's wait status. If a signal killed the command, and
+ * `reraise_signal` is set, kills this process by the same signal instead. */
 static int end_as(int wait_status, bool reraise_signal)
 {
     if (reraise_signal && WIFSIGNALED(wait_status))
@@ -92,8 +92,8 @@ static int run_exec_command(struct un_options *options, struct un_error *err)
             return report_failure(err);
         if (child > 0)
             return end_as(how.wait_status, options->reraise_signal);
-        /* With --init, set no parent-death signal for the command, because PID 1 receives that
-         * signal, and the death of PID 1 kills the command. */
+        /* With --init, set no parent-death signal for the command, because PID 1 receives it, and
+         * the exit of PID 1 kills the command. */
         options->setup.pdeathsig = options->init ? 0 : options->kill_child;
         options->setup.parent_pidfd = how.parent_pidfd;
     }
@@ -101,8 +101,8 @@ static int run_exec_command(struct un_options *options, struct un_error *err)
     return report_failure(err);
 }
 
-/* Prints a text to standard output. Checks the flush too, which may be the first call that reports
- * a write error, such as a full disk. Returns the exit status. */
+/* Prints a text to standard output. Checks fflush(3), too, which may be the first call to report a
+ * write error, such as a full disk. Returns the exit status. */
 static int print_text(const char *text)
 {
     struct un_error err;

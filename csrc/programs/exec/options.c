@@ -1,5 +1,5 @@
-/* Parses the command line of usernsctl-exec. Options that unshare(1) has too have the same names
- * and meanings as there. */
+/* Parsing the command line of usernsctl-exec. Options that unshare(1) also has have the same names
+ * and meanings. */
 #include "base/base.h"
 #include "programs/exec/exec.h"
 #include "programs/shared/shared.h"
@@ -32,8 +32,8 @@ enum {
     OPT_LOG,
 };
 
-/* The + makes getopt_long(3) stop at the first argument that is not an option, because the
- * remaining arguments belong to the command. */
+/* The + makes getopt_long(3) stop at the first argument that is not an option, because later
+ * options belong to the command. */
 static const char short_options[] = "+:UrcmnpiuCTfR:w:S:G:hV";
 
 static const struct option long_options[] = {
@@ -71,7 +71,7 @@ static const struct option long_options[] = {
     {"run-as", required_argument, NULL, OPT_RUN_AS},
     {"check", no_argument, NULL, OPT_CHECK},
     {"log", required_argument, NULL, OPT_LOG},
-    /* --help does not list this option, which only usernsctl uses to create named namespaces. */
+    /* Not listed by --help, because only usernsctl uses it, to create named namespaces. */
     {"hold", required_argument, NULL, OPT_HOLD},
     {"help", no_argument, NULL, 'h'},
     {"version", no_argument, NULL, 'V'},
@@ -102,7 +102,7 @@ static int parse_id(const char *option, const char *text, int64_t *id, struct un
     return parse_number(option, text, UINT32_MAX - 1, id, err);
 }
 
-/* The names and numbers of signals. Not all libcs have sigabbrev_np(3). Real-time signals have no
+/* Names and numbers of signals, because some libcs lack sigabbrev_np(3). Real-time signals have no
  * names. */
 static const struct {
     char name[8];
@@ -245,7 +245,7 @@ static int add_keep(struct un_options *options, const char *text, struct un_erro
 static bool add_namespace(struct un_options *options, int letter)
 {
     static const char letters[UN_NS_COUNT + 1] = "UmnpiuCT";
-    /* Exclude the values of long options, which strchr() would truncate to a char. */
+    /* Exclude the values of long options, which strchr() would convert to char. */
     const char *found = letter < 128 ? strchr(letters, letter) : NULL;
     if (!found)
         return false;
@@ -257,8 +257,8 @@ static bool add_namespace(struct un_options *options, int letter)
     return true;
 }
 
-/* Handles an option about id maps. Returns 0, -1 with the error in `err`, or 1 for any other
- * option. */
+/* Handles an option about id maps. Returns 0, or -1 with the error in `err`. Returns 1 for any
+ * other option. */
 static int take_map_option(struct un_options *options, int option, struct un_error *err)
 {
     switch (option) {
@@ -292,7 +292,7 @@ static int take_map_option(struct un_options *options, int option, struct un_err
     }
 }
 
-/* Handles an option that is about neither namespaces nor id maps. Returns 0, or -1 with the error
+/* Handles an option that concerns neither namespaces nor id maps. Returns 0, or -1 with the error
  * in `err`. */
 static int take_option(struct un_options *options, int option, struct un_error *err)
 {
@@ -360,14 +360,14 @@ static bool is_letter(int letter)
     return (letter >= 'a' && letter <= 'z') || (letter >= 'A' && letter <= 'Z');
 }
 
-/* Reports the option that getopt_long() has rejected. `word` is the argument with the option.
- * Returns -1. */
+/* Sets `err` for an option that getopt_long() has rejected. `word` is the argument that contains
+ * the option. Returns -1. */
 static int refuse_exec_option(int option, const char *word, struct un_error *err)
 {
     if (option == ':')
         return fail_usage(err, "option %s needs a value%s", word, "");
     /* getopt_long() sets optopt to the letter of an unknown short option, to 0 for an unknown long
-     * option, or to the value of a known long option that takes no argument but has one. */
+     * option, or to the value of a long option that was given an argument but takes none. */
     if (optopt == 0)
         return fail_usage(err, "there is no option %s%s; see --help", word, "");
     if (optopt > UCHAR_MAX || (is_letter(optopt) && strchr(short_options, optopt)))
@@ -376,7 +376,7 @@ static int refuse_exec_option(int option, const char *word, struct un_error *err
     return fail_usage(err, "there is no option %s%s; see --help", name, "");
 }
 
-/* Handles one option. `word` is the argument that getopt_long() has parsed last. Returns 0, or -1
+/* Handles one option. `word` is the argument that getopt_long() has just parsed. Returns 0, or -1
  * with the error in `err`. */
 static int take_one_option(struct un_options *options, int option, const char *word,
                            struct un_error *err)
@@ -397,7 +397,7 @@ static bool maps_anything(const struct un_request *request)
     return false;
 }
 
-/* Sets the options that are implied by other options. */
+/* Sets the options that other options imply. */
 static void conclude_options(struct un_options *options)
 {
     if (!options->user && !maps_anything(&options->request))
@@ -408,7 +408,7 @@ static void conclude_options(struct un_options *options)
         options->setup.propagation = options->propagation;
 }
 
-/* Checks whether an option may be combined with --launch. */
+/* Returns whether an option may be combined with --launch. */
 static bool is_of_launch(int option)
 {
     return option == OPT_LAUNCH || option == OPT_RUN_AS || option == OPT_CHECK ||
@@ -424,14 +424,14 @@ int un_options_parse(int argc, char **argv, struct un_options *options, struct u
     options->propagation = MS_PRIVATE;
 
     opterr = 0;
-    /* 0 reinitializes getopt(3), because this function is called again for the options in a
-     * launch. */
+    /* Set optind to 0, which reinitializes getopt_long(3), because this function is called again
+     * for the options in a launch. */
     optind = 0;
     int option;
     bool has_others = false;
     while ((option = getopt_long(argc, argv, short_options, long_options, NULL)) != -1) {
-        /* Limit optind to argc, because musl, unlike glibc, sets optind to a value above argc if
-         * the value of an option is missing. */
+        /* Limit the index to argc, because musl, unlike glibc, increments optind beyond argc if the
+         * last option lacks its value. */
         const char *word = argv[(optind > argc ? argc : optind) - 1];
         if (take_one_option(options, option, word, err))
             return -1;
@@ -456,8 +456,8 @@ int un_options_parse(int argc, char **argv, struct un_options *options, struct u
     if (optind < argc && options->hold >= 0 && strcmp(argv[optind], UN_NETWORK) != 0)
         return fail_usage(err, "--hold creates a namespace, and runs no command: %s%s",
                           argv[optind], "");
-    /* Reject a new network namespace, because the private network would be connected to that
-     * namespace instead of the machine's network. */
+    /* Reject a new network namespace, because the private network would be connected to it instead
+     * of to the host's network. */
     if (optind < argc && options->hold >= 0 && options->flags & un_ns_flag(UN_NS_NET))
         return fail_usage(err, "%s and %s exclude each other", "--net private", "--net (-n)");
     conclude_options(options);

@@ -4,7 +4,7 @@
 
 #include <inttypes.h>
 
-/* Returns the effective uid of this process, as the parent user namespace sees it. */
+/* Returns this process's effective uid in the parent user namespace. */
 static uint32_t uid_outside(void)
 {
     struct un_error err;

@@ -1,12 +1,14 @@
 /*
- * Warns about the volumes of a container to which the command can write, but in which its changes
- * are lost.
+ * Warning about volumes of a container to which the command can write, but where its writes are
+ * lost.
  *
  * If the sandbox sees all files of a container, gVisor keeps the files that the command writes in
- * memory, even below the mount points of volumes. Users notice the loss only when the container has
- * exited. The warning lists each volume that is a directory to which the user of this process may
- * write, unless the launch mounts something else at that path. So there is no warning if the user
- * has mounted the volume read-only, or if the launch bind-mounts the volume.
+ * memory, even those below mount points of volumes. Users would notice the loss only after the
+ * container has exited.
+ *
+ * The warning lists each volume that is a directory to which the caller may write, unless the
+ * launch itself mounts something there. So a user can avoid the warning by mounting the volume
+ * read-only, or by freezing a launch that bind-mounts the volume.
  */
 #include "base/base.h"
 #include "launch/launch.h"
@@ -14,18 +16,17 @@
 
 #include <sys/stat.h>
 
-/* Size in bytes of the list of volumes in the warning. */
+/* Size in bytes of the warning's list of volumes. */
 #define LIST_MAX 512
 
-/* Checks whether the sandbox sees all files of this container. */
+/* Returns whether the sandbox sees all files of this container. */
 static bool shows_all(const struct un_launch *launch)
 {
     const struct un_record *tree = un_launch_first(launch, UN_VERB_TREE);
     return tree && !strcmp(un_record_source(launch, tree, 0)->path, "/");
 }
 
-/* Checks whether the launch itself mounts something at `path` or at one of its parent
- * directories. */
+/* Returns whether the launch mounts something on `path` or on one of its parent directories. */
 static bool is_covered(const struct un_launch *launch, const char *path)
 {
     UN_EACH_RECORD (record, launch, UN_VERB_BIND)
@@ -43,7 +44,7 @@ static bool is_writable_directory(const char *path)
     return !lstat(path, &status) && S_ISDIR(status.st_mode) && !access(path, W_OK);
 }
 
-/* Checks whether a mount is a volume, whose contents remain when the container is removed. */
+/* Returns whether a mount is a volume, whose contents outlive the container. */
 static bool is_volume(const struct un_mounted *mount)
 {
     static const char *const others[] = {"/dev", "/proc", "/sys"};

@@ -1,24 +1,26 @@
 /*
  * usernsctl-init CREATOR READY LIMITS PIDFILE [--network PROGRAM [OPTION...] --] COMMAND...
  *
- * Runs COMMAND, which starts the sandbox in the background and writes the sandbox's pid to PIDFILE.
- * Then waits for the end of the sandbox, and exits with the sandbox's exit status, or with the exit
- * status of COMMAND if COMMAND fails. SIGTERM ends the sandbox. With --network, usernsctl-init
- * first creates the network of the sandbox (shared.h, network_join()).
+ * With --network, first creates the network of the sandbox (shared.h, network_join()). Then runs
+ * COMMAND, which starts the sandbox in the background and writes the sandbox's pid to PIDFILE. If
+ * COMMAND fails, exits with its exit status. Otherwise waits for the end of the sandbox, and exits
+ * with the sandbox's exit status. SIGTERM ends the sandbox.
  *
- * usernsctl-init usually is PID 1 of a PID namespace. Its exit then kills all other processes of
- * the namespace (pid_namespaces(7)), even after SIGKILL. Where a new PID namespace can't mount a
- * /proc, usernsctl-init is an ordinary process, and kills its descendants before it exits.
+ * usernsctl-init usually is PID 1 of a PID namespace. When it exits, even if SIGKILL kills it, the
+ * kernel kills all other processes of the namespace (pid_namespaces(7)). Where a new PID namespace
+ * can't mount proc on /proc, usernsctl-init is an ordinary process, and kills its descendants
+ * before it exits.
  *
  * If the kernel's OOM killer kills a process of the sandbox, or the sandbox exceeds one of its
  * LIMITS (shared.h, limits_parse()), usernsctl-init writes the reason to the file "end" in the
  * directory of PIDFILE (shared.h, end_write()), and exits with status 137.
  *
- * CREATOR is a pidfd of the creator, and usernsctl-init exits when the creator exits. A
- * parent-death signal would not suffice, because the kernel sends that signal already when the
- * thread that started usernsctl-init exits. READY is a descriptor. usernsctl-init writes "+" to
- * READY once the sandbox runs, or, after an error before the start of COMMAND, the fields of the
- * error (shared.h, error_send()).
+ * CREATOR is a pidfd of the creator. usernsctl-init exits when the creator exits. A parent-death
+ * signal would come too early: the kernel sends it when the thread that started usernsctl-init
+ * exits.
+ *
+ * READY is a descriptor to which usernsctl-init writes "+" once the sandbox runs, or, after an
+ * error before the start of COMMAND, the fields of the error (shared.h, error_send()).
  */
 #include "base/base.h"
 #include "programs/shared/shared.h"
@@ -42,7 +44,8 @@ static int run_sandbox(struct sandbox_wait *wait, int ready, const char *pidfile
 int main(int argc, char **argv)
 {
     struct sandbox_wait wait;
-    char directory[UN_PATH_MAX], end[UN_PATH_MAX]; /* directory of PIDFILE, and path of "end" */
+    /* directory of PIDFILE, and path of the file "end" in it */
+    char directory[UN_PATH_MAX], end[UN_PATH_MAX];
     struct un_limits limits;
     if (argc < 6 || !limits_parse(argv[3], &limits) || !strrchr(argv[4], '/') ||
         strlen(argv[4]) >= sizeof directory) {

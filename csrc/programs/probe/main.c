@@ -1,14 +1,15 @@
 /*
  * usernsctl-probe [--within MS] STEP [PATH...] tries one step of the start of a sandbox, and
- * reports the result. The exit of the program undoes the step. usernsctl-probe --within MS --
- * COMMAND... runs a command with a time limit (within.c).
+ * reports the result. The kernel undoes the step when the program exits. usernsctl-probe --within
+ * MS -- COMMAND... runs a command with a time limit (within.c).
  *
- * Exit status 0 means that the step works; standard output contains notices, one per line. 1 means
- * that the step fails; standard output contains one line with the errno, the failed step (enum
- * un_step), the id of the cause, and the reason, separated by tabs. 2 means wrong usage, and 125
- * that standard output can't be written. With --within, the line also reports a failed fork(2), and
- * the output ends with a NUL and the exit status, because callers that ignore SIGCHLD can't wait
- * for the exit status.
+ * Exit status 0 means that the step works. Standard output then contains notices, one per line.
+ * Status 1 means that the step fails. Standard output then contains one line with the errno, the
+ * failed step (enum un_step), the cause id, and the reason, separated by tabs. Status 2 means wrong
+ * usage, and 125 that standard output can't be written.
+ *
+ * With --within, a failed fork(2) is reported in the same form, and the output ends with a NUL and
+ * the exit status, because callers that ignore SIGCHLD can't wait for the exit status.
  */
 #include "base/base.h"
 #include "child/child.h"
@@ -28,13 +29,13 @@
 
 extern char **environ;
 
-/* Path of the program that acts as usernsctl-child, which is this program itself, see main(). */
+/* Path of the program to start as usernsctl-child: this program, see main(). */
 #define CHILD "/proc/self/exe"
-#define READ_ONLY 1 /* MOUNT_ATTR_RDONLY of linux/mount.h */
+#define READ_ONLY 1 /* MOUNT_ATTR_RDONLY in linux/mount.h */
 #define MOST_MS 1000000000
 
-/* A function that tries a step. `path` is one of the PATH arguments, or NULL. Returns 0, or -1 with
- * the error in `err`. */
+/* A function that tries a step. `path` is a PATH argument, or NULL. Returns 0, or -1 with the error
+ * in `err`. */
 typedef int step_function(const char *path, struct un_error *err);
 
 enum wants { NO_PATH, ONE_PATH, EACH_PATH };
@@ -52,8 +53,7 @@ static int do_nothing(const char *path, struct un_error *err)
     return 0;
 }
 
-/* Calls unshare(0), which fails only if a seccomp filter denies it; the kernel itself never
- * does. */
+/* Calls unshare(0), which fails only if a seccomp filter denies it. */
 static int unshare_nothing(const char *path, struct un_error *err)
 {
     (void)path;
@@ -71,16 +71,16 @@ static int deny_setgroups(const char *path, struct un_error *err)
 {
     if (unshare_user(path, err))
         return -1;
-    /* Make this process dumpable, because otherwise its files in /proc belong to root. A process is
-     * not dumpable if its real and effective ids differ (execve(2)). */
+    /* Make this process dumpable, because otherwise root would own its files in /proc. A process
+     * whose real and effective ids differ is not dumpable (execve(2)). */
     prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
     int fd = openat(AT_FDCWD, "/proc/self/setgroups", O_WRONLY | O_CLOEXEC);
     return fd < 0 || write(fd, "deny", 4) != 4 ? un_fail_errno(err, UN_STEP_SETGROUPS, "setgroups")
                                                : 0;
 }
 
-/* The id map request of `usernsctl run`: the caller is root in the user namespace, and no other id
- * is mapped. */
+/* The id map that `usernsctl run` requests: the caller becomes root in the user namespace, and no
+ * other id is mapped. */
 static const struct un_request one_id = {
     .id = {[UN_UID] = {.map_self = true}, [UN_GID] = {.map_self = true}}};
 
@@ -103,7 +103,7 @@ static int enter_one_id(uint64_t flags, struct un_error *err)
     return decision ? un_enter(&decision->plan, flags, CHILD, false, err) : -1;
 }
 
-/* Enters a new user namespace and a new mount namespace, and makes all mounts private. */
+/* Enters a new user namespace and a new mount namespace, and makes all mounts in it private. */
 static int enter_private(struct un_error *err)
 {
     if (enter_one_id(CLONE_NEWNS, err))
@@ -117,7 +117,7 @@ static int map_one_id(const char *path, struct un_error *err)
     return enter_one_id(0, err);
 }
 
-/* Waits for a child whose exit status is 0 or an errno. Returns 0, or -1 with the child's error in
+/* Waits for a child that exits with 0 or an errno. Returns 0, or -1 with the child's error in
  * `err`. */
 static int wait_for_errno(pid_t child, enum un_step step, const char *what, struct un_error *err)
 {
@@ -131,17 +131,17 @@ static int wait_for_errno(pid_t child, enum un_step step, const char *what, stru
     return errno ? un_fail_errno(err, step, what) : 0;
 }
 
-/* Forks a child in new namespaces by clone(2), as runsc does, because a seccomp filter may deny
- * unshare(2) but allow clone(2). Returns as fork(2) does, or -1 with the error in `err`. */
+/* Forks a child in new namespaces by clone(2), as runsc does, because a seccomp filter may treat
+ * clone(2) and unshare(2) differently. Returns as fork(2) does, with an error in `err`. */
 static pid_t fork_into(uint64_t flags, struct un_error *err)
 {
     pid_t child = (pid_t)syscall(SYS_clone, flags | SIGCHLD, NULL, NULL, NULL, NULL);
     return child < 0 ? un_fail_errno(err, UN_STEP_CLONE, "") : child;
 }
 
-/* Sets the cause of an error to "seccomp-denies-call" if clone(2) has failed with EPERM and a
- * seccomp filter is active. The EPERM then comes from the filter, because unshare(2) has accepted
- * the same flags before. The filter would deny runsc's clone(2), too. Returns -1. */
+/* If clone(2) has failed with EPERM, and a seccomp filter is active, sets the cause
+ * "seccomp-denies-call". The filter is to blame because unshare(2) has accepted the same flags, and
+ * it would deny the clone(2) of runsc, too. Returns -1. */
 static int blame_filter(struct un_error *err)
 {
     if (err->errnum == EPERM && un_proc_status("/proc", "Seccomp:") == 2)
@@ -149,7 +149,7 @@ static int blame_filter(struct un_error *err)
     return -1;
 }
 
-/* Starts a child in new namespaces, where the child only exits. Returns 0, or -1 with the error in
+/* Forks a child in new namespaces, which exits at once. Returns 0, or -1 with the error in
  * `err`. */
 static int try_fork_into(uint64_t flags, const char *what, struct un_error *err)
 {
@@ -159,7 +159,7 @@ static int try_fork_into(uint64_t flags, const char *what, struct un_error *err)
     return child < 0 ? blame_filter(err) : wait_for_errno(child, UN_STEP_CLONE, what, err);
 }
 
-/* Creates a child in a nested user namespace, as runsc does. */
+/* Forks a child in a nested user namespace, as runsc does. */
 static int nest(const char *path, struct un_error *err)
 {
     (void)path;
@@ -173,8 +173,8 @@ static int make_namespaces(const char *path, struct un_error *err)
     return enter_one_id(CLONE_NEWNS, err) ? -1 : try_fork_into(flags, "namespaces", err);
 }
 
-/* Plans the id maps of `usernsctl run --map-auto`. Returns the plan, or NULL with the error in
- * `err`. */
+/* Plans the id map that `usernsctl run --map-auto` requests. Returns the plan, or NULL with the
+ * error in `err`. */
 static struct decision *decide_range(struct un_error *err)
 {
     struct un_request request = one_id;
@@ -201,8 +201,7 @@ static int read_ranges(const char *path, struct un_error *err)
     return 0;
 }
 
-/* Creates a user namespace that maps the subordinate id ranges of the caller, and joins it, as
- * usernsctl-exec does. */
+/* Enters a user namespace that maps the caller's subordinate id ranges, as usernsctl-exec does. */
 static int map_range(const char *path, struct un_error *err)
 {
     un_auto_free struct decision *decision = decide_range(err);
@@ -218,7 +217,7 @@ static int mount_tmpfs(const char *path, struct un_error *err)
     return un_mount("usernsctl", "/", "tmpfs", MS_NOSUID | MS_NODEV, NULL, err);
 }
 
-/* Bind-mounts a directory by its descriptor, as usernsctl does for the root filesystem of a
+/* Bind-mounts a directory given by its descriptor, as usernsctl does for the root filesystem of a
  * sandbox. */
 static int bind_here(struct un_error *err)
 {
@@ -236,8 +235,8 @@ static int bind_proc(const char *path, struct un_error *err)
     return enter_one_id(CLONE_NEWNS, err) || bind_here(err) ? -1 : 0;
 }
 
-/* Bind-mounts a directory in a user namespace with all ids of the caller, which usernsctl-child
- * creates and this process joins. */
+/* Bind-mounts a directory in a user namespace that maps all ids of the caller. usernsctl-child
+ * creates the namespace, and this process joins it. */
 static int mount_in_range(const char *path, struct un_error *err)
 {
     un_auto_free struct decision *decision = decide_range(err);
@@ -246,8 +245,8 @@ static int mount_in_range(const char *path, struct un_error *err)
     return failed || bind_here(err) ? -1 : 0;
 }
 
-/* Mounts proc in a child in a new PID namespace, because the kernel denies a mount of proc if
- * another user namespace owns the PID namespace. */
+/* Mounts proc, in a child in a new PID namespace, because the kernel denies the mount if another
+ * user namespace owns the PID namespace. */
 static int mount_proc(const char *path, struct un_error *err)
 {
     (void)path;
@@ -261,8 +260,8 @@ static int mount_proc(const char *path, struct un_error *err)
     return wait_for_errno(child, UN_STEP_MOUNT, "/proc", err);
 }
 
-/* Tries pivot_root(2), with /proc as the new root, because /proc exists on every system on which
- * the previous steps succeed. */
+/* Tries pivot_root(2). The new root is /proc, because /proc exists on any host on which the
+ * previous steps have succeeded. */
 static int pivot_root(const char *path, struct un_error *err)
 {
     (void)path;
@@ -274,7 +273,7 @@ static int pivot_root(const char *path, struct un_error *err)
     return 0;
 }
 
-/* Sleeps until the parent exits, so that the parent can trace this process. */
+/* Waits to be traced, until the parent exits. */
 static _Noreturn void be_traced(pid_t parent)
 {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -283,7 +282,7 @@ static _Noreturn void be_traced(pid_t parent)
     _exit(1);
 }
 
-/* Traces a child by ptrace(2), as gVisor traces the processes that it starts. */
+/* Traces a child by ptrace(2), as gVisor's systrap and ptrace platforms do. */
 static int trace(const char *path, struct un_error *err)
 {
     (void)path;
@@ -315,7 +314,7 @@ static int make_cgroup(const char *path, struct un_error *err)
     return mkdir(group, 0700) || rmdir(group) ? un_fail_errno(err, UN_STEP_NONE, group) : 0;
 }
 
-/* Executes a program in such a way that ptrace(2) stops it before its first instruction. */
+/* Executes a program that ptrace(2) stops before its first instruction. */
 static _Noreturn void become_stopped(const char *path)
 {
     char *argv[] = {(char *)path, NULL}, *none[] = {NULL};
@@ -325,9 +324,8 @@ static _Noreturn void become_stopped(const char *path)
     _exit(errno);
 }
 
-/* Prints the AppArmor profile in which a program would run. Executes the program to find the
- * profile, because the kernel chooses the profile at execve(2), and only root can read the kernel's
- * rules. */
+/* Prints the AppArmor profile under which a program would run. Executes the program to find out,
+ * because the kernel chooses the profile during execve(2), and only root can read the rules. */
 static int print_profile(const char *path, struct un_error *err)
 {
     char who[16], label[512];
@@ -379,7 +377,7 @@ static int print_failure(struct un_error *err)
     return 1;
 }
 
-/* Flushes standard output. Returns `status`, or 125 if standard output can't be written. */
+/* Flushes standard output. Returns `status`, or 125 if writing has failed. */
 static int flush_status(int status)
 {
     if (!ferror(stdout) && fflush(stdout) == 0)
@@ -419,7 +417,7 @@ static int run_step(int argc, char **argv)
     return print_usage();
 }
 
-/* Executes the command. Returns the exit status, and only on failure. */
+/* Executes the command. Returns only on failure, with the exit status. */
 static int run_command(char **argv)
 {
     execv(argv[0], argv);

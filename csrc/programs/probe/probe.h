@@ -1,4 +1,4 @@
-/* Runs a step or a command with a time limit. Internal. */
+/* Running a step or a command with a time limit. Internal to usernsctl. */
 #ifndef USERNSCTL_PROGRAMS_PROBE_H
 #define USERNSCTL_PROGRAMS_PROBE_H
 
@@ -15,16 +15,17 @@ struct un_error;
 #define UN_PROBE_NO_CHILD (-2)
 
 /*
- * Forks a child for a step. Returns UN_PROBE_CHILD in the child. In the parent, waits at most
- * `most` milliseconds for the exit of the child. Afterwards kills and reaps all remaining
- * descendants. Returns the child's exit status, 128+N if signal N has killed the child, or
- * UN_PROBE_LATE after the time limit. Returns UN_PROBE_NO_CHILD with the error in `err` if fork(2)
- * fails.
+ * Forks a child for a step. Returns UN_PROBE_CHILD in the child.
+ *
+ * In the parent, waits at most `most` milliseconds for the exit of the child, and then kills and
+ * reaps all remaining descendants. Returns the child's exit status, 128+N if signal N killed the
+ * child, or UN_PROBE_LATE if the time limit was exceeded. If fork(2) fails, returns
+ * UN_PROBE_NO_CHILD with the error in `err`.
  */
 int run_within(uint64_t most, struct un_error *err);
 
-/* Kills a child by a pidfd if possible, instead of kill(2), because a seccomp filter may deny
- * kill(2), or kill processes that call kill(2). */
+/* Kills a child, by a pidfd if possible, because a seccomp filter may deny kill(2), or kill a
+ * process that calls kill(2). */
 void kill_child(pid_t pid);
 
 #endif

@@ -9,12 +9,12 @@
 
 #define FAILED 125
 
-/* Time limit in milliseconds for the exit of killed processes. */
+/* Time limit in ms for killed processes to exit. */
 #define GRACE_MS 2000
-/* Interval in milliseconds at which the program searches for more processes to kill. */
+/* Interval in ms between two searches for more processes to kill. */
 #define SLICE_MS 20
 
-/* Waits for SIGCHLD, which is blocked, until the deadline `until` (un_now_ms()). */
+/* Waits for SIGCHLD, which is blocked, until the deadline `until` in ms (un_now_ms()). */
 static void wait_for_change(const sigset_t *signals, int64_t until)
 {
     int64_t left = until - un_now_ms();
@@ -35,9 +35,9 @@ void kill_child(pid_t pid)
     }
 }
 
-/* Kills all children except `ended`, which may be 0. Returns false if /proc does not list the
- * children, or if /proc shows the pids of another PID namespace, because in this namespace these
- * pids may belong to unrelated processes. */
+/* Kills all children except `ended`, which may be 0. Returns false without killing any if /proc
+ * does not list the children, or belongs to another PID namespace, because its pids may then be
+ * those of unrelated processes here. */
 static bool kill_own_children(pid_t ended)
 {
     if (un_proc_status("/proc", "Pid:") != getpid())
@@ -45,7 +45,7 @@ static bool kill_own_children(pid_t ended)
     char text[4096], *at = text;
     if (un_read_file(AT_FDCWD, "/proc/thread-self/children", text, sizeof text) < 0)
         return false;
-    /* A blank follows each complete pid. A number without a blank is a truncated pid. */
+    /* A blank follows each pid. A pid without a blank is truncated. */
     for (long pid; (pid = strtol(at, &at, 10)) > 0 && *at == ' ';)
         if (pid != ended)
             kill_child((pid_t)pid);
@@ -61,11 +61,15 @@ static bool reap_ended(void)
     return pid < 0 && errno == ECHILD;
 }
 
-/* Kills all descendants in rounds, because the children of a killed child become children of this
- * process. If kill_own_children() fails, kills the process group of the child `first`, which has
- * not been reaped yet, so that the id of the group can't have been reused. If only this child
- * remains and has exited, calls neither kill(2) nor pidfd_send_signal(2), because a seccomp filter
- * may kill a process that calls them. */
+/*
+ * * Kills and reaps all descendants. Repeats the search for children, because the orphans of a
+ * killed child become children of this process. If kill_own_children() fails, kills the process
+ * group of the child `first`. The child is not reaped yet, so the kernel can't have reused the id
+ * of the group.
+ *
+ * If kill_own_children() succeeds and finds no child but the exited one, calls neither kill(2) nor
+ * pidfd_send_signal(2), because a seccomp filter may kill a process that calls them.
+ */
 static void end_all(pid_t first, bool has_ended, const sigset_t *signals)
 {
     int64_t until = un_now_ms() + GRACE_MS;
@@ -77,8 +81,8 @@ static void end_all(pid_t first, bool has_ended, const sigset_t *signals)
     }
 }
 
-/* Waits for the exit of the child until the deadline `until`, without reaping the child. Returns
- * its exit status, 128+N if signal N has killed it, or UN_PROBE_LATE after the deadline. */
+/* Waits for the exit of a child until the deadline `until`. Does not reap the child. Returns its
+ * exit status, 128+N if signal N killed it, or UN_PROBE_LATE after the deadline. */
 static int wait_for_probe(pid_t child, const sigset_t *signals, int64_t until)
 {
     siginfo_t how;
@@ -110,10 +114,10 @@ int run_within(uint64_t most, struct un_error *err)
         end_all(child, status != UN_PROBE_LATE, &signals);
         return status;
     }
-    /* Create the process group that end_all() kills. setpgid(2) would suffice, but the start of a
-     * sandbox does not call setpgid(2), so a seccomp filter may kill a process that does. The
-     * parent runs in a session without a controlling terminal, so setsid(2) does not detach this
-     * process from a terminal. */
+    /* Create the process group that end_all() kills. setpgid(2) would suffice, but since the start
+     * of a sandbox does not need setpgid(2), a seccomp filter may kill a process that calls it.
+     * setsid(2) does not detach the step from a terminal, because the parent's session has no
+     * controlling terminal. */
     setsid();
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     sigprocmask(SIG_SETMASK, &before, NULL);

@@ -1,23 +1,26 @@
 /*
- * usernsctl-verify is the first program of a sandbox. The program checks that the kernel is
- * gVisor's, and then executes the payload.
+ * usernsctl-verify is the first program of a sandbox. It checks that the kernel is gVisor's, and
+ * then executes the payload.
  *
- *   usernsctl-verify [--log=json] [--as UID GID] PAYLOAD [ARGUMENT...]
- *   usernsctl-verify --signal NUMBER
+ * usernsctl-verify [--log=json] [--health] [--as UID GID] PAYLOAD [ARGUMENT...]
  *
- * With --as, the payload has the ids UID and GID in a new user namespace of gVisor, which maps UID
- * and GID to the ids of this process. The option is needed if only one id of the host is mapped,
- * because runsc requires that the mapped id is 0.
+ * usernsctl-verify --signal NUMBER
+ *
+ * With --as, the payload has the ids UID and GID, in a new user namespace of gVisor that maps them
+ * to the ids of this process. The option is needed if only one id of the host is mapped, because
+ * runsc requires that one to be 0.
  *
  * With --log=json, messages have the JSON format of report.c.
  *
+ * With --health, a hanging payload is killed, and no payload is needed (UN_HEALTH_OPTION).
+ *
  * With --signal, the program sends a signal to PID 1. usernsctl-watch sends real-time signals in
- * this way, because `runsc kill` does not support them. As PID 1, the program treats --signal as
+ * this way, because `runsc kill` does not support them. As PID 1, the program takes --signal for
  * the name of the payload.
  *
  * The program works in any root filesystem and as any user. It checks the kernel by system calls
- * only, so that neither a mounted /proc nor a file can fake the result. Each page that gVisor has
- * to load delays the payload, so the program uses no libc and consists of only two pages.
+ * only, so that neither a mount on /proc nor any file can fake the result. Each page that gVisor
+ * must load delays the payload, so the program uses no libc and has only two pages.
  */
 #include "base/base.h"
 #include "base/freestanding.h"
@@ -31,7 +34,7 @@
 #define NOT_EXECUTABLE 126
 #define NOT_FOUND 127
 #define SIGNAL_MAX 64
-/* Size in bytes of a buffer for a line of an id map, "ID 0 1". */
+/* Size in bytes of the buffer for the line of an id map, "ID 0 1". */
 #define MAP_MAX 32
 
 static long call(long number, long a, long b, long c)
@@ -53,14 +56,15 @@ struct line {
     size_t length;
 };
 
-/* Adds a text to the line. A text that is too long is truncated. */
+/* Appends a text to the line. Truncates a line that becomes too long. */
 static void line_add(struct line *line, const char *text)
 {
     for (; *text && line->length < sizeof line->text - 64; text++)
         line->text[line->length++] = *text;
 }
 
-/* Adds a text to a JSON string in the line, with escapes. Unprintable characters become "?". */
+/* Appends a text to a JSON string in the line: escapes quotes and backslashes, and replaces
+ * unprintable characters by "?". */
 static void line_add_escaped(struct line *line, const char *text)
 {
     char character[3] = "\\";
@@ -84,8 +88,8 @@ static void line_add_number(struct line *line, long number, int digits)
     line_add(line, text);
 }
 
-/* Adds the current time to the line, as in 2026-01-31T12:00:00.000Z. Counts days from 1 March of
- * the year 0, so that a leap day is the last day of a counted year. */
+/* Appends the current time to the line, as in 2026-01-31T12:00:00.000Z. Years are counted from 1
+ * March of the year 0, so that a leap day is the last day of such a year. */
 static void line_add_time(struct line *line)
 {
     long now[2] = {0, 0};
@@ -160,15 +164,15 @@ static int explain_exec_failure(bool in_json, const char *path, long errnum)
 }
 
 /* Searches the directories in `at`, the value of PATH, for the payload, and executes it. Returns
- * the exit status, and only on failure. */
+ * only on failure, with the exit status. */
 static int search_payload(bool in_json, char **argv, char **envp, const char *at)
 {
     char path[PATH_MAX];
     bool denied = false;
     while (un_next_candidate(&at, argv[0], path)) {
         long errnum = exec_payload(path, argv, envp);
-        /* Check that the file exists, because EACCES may also mean that a directory on the path
-         * can't be searched. */
+        /* Check that the file exists, because EACCES may also mean that a directory may not be
+         * searched. */
         denied = denied || (errnum == EACCES && file_exists(path));
         if (errnum != EACCES && file_exists(path))
             return explain_exec_failure(in_json, path, errnum);
@@ -178,8 +182,8 @@ static int search_payload(bool in_json, char **argv, char **envp, const char *at
                                     "not found along PATH in the sandbox");
 }
 
-/* Sets a timer, which execve(2) preserves, so that SIGALRM kills the payload of a health check that
- * hangs. */
+/* Sets a timer, which survives execve(2), so that SIGALRM kills the hanging payload of a health
+ * check. */
 static void limit_time(void)
 {
     const long timer[4] = {0, 0, UN_HEALTH_SECONDS, 0}; /* struct itimerval */
@@ -192,7 +196,7 @@ static bool is_option(const char *word, const char *option)
     return un_begins(word, option) && !word[length];
 }
 
-/* Writes a text to an existing file. Returns whether the write succeeded. */
+/* Writes a text to an existing file. Returns whether that succeeded. */
 static bool write_file(const char *path, const char *text)
 {
     long fd = call(__NR_openat, AT_FDCWD, (long)path, O_WRONLY | O_CLOEXEC);
@@ -203,8 +207,8 @@ static bool write_file(const char *path, const char *text)
     return written;
 }
 
-/* Writes an id map to the file `path` that maps `id` to the id 0 of the parent user namespace.
- * Returns whether the write succeeded. */
+/* Writes a line to the uid_map or gid_map `path` that maps `id` to the parent namespace's id 0.
+ * Returns whether that succeeded. */
 static bool write_map(const char *path, const char *id)
 {
     static const char end[] = " 0 1";
@@ -226,7 +230,7 @@ static bool is_id(const char *text, long id)
     return end && !*end && (long)number == id;
 }
 
-/* Empties the capability bounding set, so that uid 0 in the new user namespace gains no
+/* Empties the capability bounding set, so that uid 0 of the new user namespace gains no
  * capabilities by execve(2). */
 static void drop_bounding_set(void)
 {
@@ -234,9 +238,9 @@ static void drop_bounding_set(void)
         continue;
 }
 
-/* Enters a new user namespace that maps `uid` and `gid`, which are decimal numbers, to the ids of
- * this process. gVisor has no /proc/self/setgroups, and needs none. Checks the resulting ids,
- * because the mounted /proc may be a fake. */
+/* Enters a new user namespace that maps the decimal numbers `uid` and `gid` to the ids of this
+ * process. gVisor needs no /proc/self/setgroups, and has none. Checks the resulting ids, because a
+ * mount on /proc could be a fake. Returns whether that succeeded. */
 static bool become_user(const char *uid, const char *gid)
 {
     if (call(__NR_unshare, CLONE_NEWUSER, 0, 0) || !write_map("/proc/self/uid_map", uid) ||
@@ -277,8 +281,8 @@ static int run_payload(int argc, char **argv, char **envp)
     return explain_exec_failure(in_json, argv[1], exec_payload(argv[1], argv + 1, envp));
 }
 
-/* Checks whether the arguments are "--signal NUMBER". Returns false in PID 1, whose payload may
- * have the name --signal. */
+/* Returns whether the arguments are "--signal NUMBER", except in PID 1, where --signal is the name
+ * of the payload. */
 static bool is_for_signal(int argc, char **argv)
 {
     return argc == 3 && is_option(argv[1], "--signal") && call(__NR_getpid, 0, 0, 0) != 1;
