@@ -2,7 +2,8 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
-/* Directories that must stay visible in a sandbox, even if one of them is a home directory. */
+/* Directories with programs and settings that a sandbox needs, and that must therefore stay visible
+ * even if they are in a home directory. */
 static const char *const of_programs[] = {
     "/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin",
     "/sbin",           "/bin",           "/etc",      "/lib",
@@ -10,8 +11,8 @@ static const char *const of_programs[] = {
     "/usr/share",
 };
 
-/* Directories with programs and settings that a sandbox needs, and that must therefore stay visible
- * even if they are in a home directory. */
+/* Returns the first directory in of_programs that is `path` or lies below it, or NULL if there is
+ * none. */
 static const char *program_directory(const char *path)
 {
     for (size_t i = 0; *path && i < sizeof of_programs / sizeof *of_programs; i++)
@@ -44,11 +45,11 @@ static int hide_found_home(struct un_launch *launch, const char *home, struct un
     if (file >= 0 && un_root_status(launch, file, home, &status, err))
         return -1;
     if (is_complete && kept && file >= 0)
-        /* Returns the first directory in of_programs that is `path` or lies below it, or NULL if
-         * there is none. */
+        /* Fail only if the caller, whose uid is 0 in the namespace, owns the directory. Service
+         * users may have a system directory such as /bin as their home, which must stay visible. */
         return status.st_uid == 0 ? refuse_home(launch, home, kept, err) : 0;
-    /* Fail only if the caller, whose uid is 0 in the namespace, owns the directory. Service users
-     * may have a system directory such as /bin as their home, which must stay visible. */
+    /* Create the missing directories in the root filesystem, unless they would lie in a directory
+     * of the host. An existing home directory of the host is covered. */
     if (file < 0 || status.st_dev == launch->root.device)
         return add_home_directory(launch, home, err);
     if (is_complete && S_ISDIR(status.st_mode))
@@ -61,7 +62,7 @@ int un_hide_home(struct un_launch *launch, const char *home, struct un_error *er
     un_auto_trail struct un_trail trail;
     if (!un_view_walk(&launch->view, home, &trail))
         return hide_found_home(launch, home, &trail, err);
-    /* Create the missing directories in the root filesystem, unless they would lie in a directory
-     * of the host. An existing home directory of the host is covered. */
+    /* Ignore a home directory that this process may not search, because a program in the sandbox
+     * may not search it either. */
     return errno == EACCES || errno == EPERM ? 0 : un_launch_fail_file(launch, home, err);
 }

@@ -1,12 +1,3 @@
-/* Ignore a home directory that this process may not search, because a program in the sandbox may
- * not search it either. */
-#include "base/base.h"
-#include "launch/launch.h"
-
-#include <sys/mount.h>
-
-#define OPTIONS (MS_NOSUID | MS_NODEV)
-
 /*
  * Scratch, the tmpfs for the files of a sandbox.
  *
@@ -15,6 +6,14 @@
  * mount can't be sources of bind mounts, so the files of the sandbox are on a second tmpfs, which
  * is mounted in the first.
  */
+#include "base/base.h"
+#include "launch/launch.h"
+
+#include <sys/mount.h>
+
+#define OPTIONS (MS_NOSUID | MS_NODEV)
+
+/* Returns whether a path leads to a directory, and no component of the path is a symbolic link. */
 static bool is_real_directory(const char *path)
 {
     struct stat status;

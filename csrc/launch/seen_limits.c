@@ -1,4 +1,12 @@
-/* Returns whether a path leads to a directory, and no component of the path is a symbolic link. */
+/*
+ * Making the limits of the sandbox and of its control group visible to the program in the sandbox.
+ *
+ * gVisor reports the memory of the whole host, which runsc reads from /proc/meminfo, and the number
+ * of processors in runsc's CPU affinity. Programs such as Node and the JVM derive the sizes of
+ * their heaps and thread pools from these two numbers. So a file with the memory limit is
+ * bind-mounted on /proc/meminfo in the mount namespace of runsc, and a CPU quota becomes a CPU
+ * affinity with as many processors.
+ */
 #include "base/base.h"
 #include "facts/facts.h"
 #include "launch/launch.h"
@@ -9,15 +17,8 @@
 
 #define MEMINFO "/proc/meminfo"
 
-/*
- * Making the limits of the sandbox and of its control group visible to the program in the sandbox.
- *
- * gVisor reports the memory of the whole host, which runsc reads from /proc/meminfo, and the number
- * of processors in runsc's CPU affinity. Programs such as Node and the JVM derive the sizes of
- * their heaps and thread pools from these two numbers. So a file with the memory limit is
- * bind-mounted on /proc/meminfo in the mount namespace of runsc, and a CPU quota becomes a CPU
- * affinity with as many processors.
- */
+/* The minimum memory limit in bytes. Even the command `true` takes 16 MiB in gVisor if one id is
+ * mapped, and 21 MiB if all ids are mapped (runsc 20240729 on x86-64). */
 #define LEAST_MEMORY (24U << 20)
 
 static int refuse_little_memory(uint64_t memory, struct un_error *err)
@@ -53,8 +54,8 @@ int un_leave_mount_namespace(struct un_error *err)
 static int cover_meminfo(const char *path, uint64_t memory, bool shares_mounts,
                          struct un_error *err)
 {
-    /* The minimum memory limit in bytes. Even the command `true` takes 16 MiB in gVisor if one id
-     * is mapped, and 21 MiB if all ids are mapped (runsc 20240729 on x86-64). */
+    /* Do nothing if /proc/meminfo is missing, because the error message of runsc is then clear
+     * enough. */
     if (faccessat(AT_FDCWD, MEMINFO, F_OK, 0))
         return 0;
     if (write_meminfo(path, memory, err) || (shares_mounts && un_leave_mount_namespace(err)))

@@ -1,10 +1,3 @@
-/* Do nothing if /proc/meminfo is missing, because the error message of runsc is then clear
- * enough. */
-#include "base/base.h"
-#include "launch/launch.h"
-
-#include <sys/sendfile.h>
-
 /*
  * Copying the public files of a directory of the host.
  *
@@ -12,19 +5,25 @@
  * cover a private file such as /etc/shadow, but not a new file that later replaces it. So the
  * sandbox of root receives copies of those files that every user may read.
  */
-#define FILE_BYTES_MAX (1 << 20)
+#include "base/base.h"
+#include "launch/launch.h"
+
+#include <sys/sendfile.h>
+
 /* Maximum size of a copied file in bytes. Larger files are bind-mounted. A bind mount, like a copy,
  * still shows the same file after another file has replaced it on the host. */
+#define FILE_BYTES_MAX (1 << 20)
+/* Maximum total size of all copies in bytes. When it is reached, the remaining files are
+ * bind-mounted. */
 #define TOTAL_BYTES_MAX (32 << 20)
 
 struct snapshot {
-    /* Maximum total size of all copies in bytes. When it is reached, the remaining files are
-     * bind-mounted. */
-    int target;
-    off_t left; /* the directory in which entries are created */
+    int target; /* the directory in which entries are created */
+    off_t left; /* number of bytes that may still be copied */
 };
 
-/* number of bytes that may still be copied */
+/* Copies the contents of a file if every user may read it. Returns the number of bytes copied, or
+ * -1 with errno set. */
 static off_t copy_bytes(int source, int out)
 {
     struct stat status;
@@ -34,8 +33,8 @@ static off_t copy_bytes(int source, int out)
     if (file < 0)
         return -1;
     int failed = fstat(file, &status);
-    /* Copies the contents of a file if every user may read it. Returns the number of bytes copied,
-     * or -1 with errno set. */
+    /* Check the mode and the size of the open file, because they may have changed since the entry
+     * was visited. */
     while (!failed && un_is_public(status.st_mode) && copied < status.st_size &&
            copied < FILE_BYTES_MAX && count) {
         count = sendfile(out, file, NULL, FILE_BYTES_MAX);
@@ -87,8 +86,9 @@ static int copy_directory(struct un_visit *visit, struct un_launch *launch, int 
     return failed ? -1 : un_root_set_mode(launch, created, status->st_mode, name, err);
 }
 
-/* Check the mode and the size of the open file, because they may have changed since the entry was
- * visited. */
+/* Copies a symbolic link without opening it, which saves time, because most entries of /etc are
+ * links. Returns 0 after copying a link, 1 to visit any other entry, or a link that can't be read,
+ * or -1 with errno set. */
 static int copy_link(const struct un_visit *visit, int source, const struct dirent *entry)
 {
     const struct snapshot *snapshot = visit->arg;

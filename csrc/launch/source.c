@@ -1,19 +1,17 @@
-/* Copies a symbolic link without opening it, which saves time, because most entries of /etc are
- * links. Returns 0 after copying a link, 1 to visit any other entry, or a link that can't be read,
- * or -1 with errno set. */
+/* Opening the source files of a launch before the namespaces are entered, and checking that the
+ * host is still as the launch assumes. */
 #include "base/base.h"
 #include "launch/launch.h"
 #include "sys/sys.h"
 
 #include <inttypes.h>
 
-/* Opening the source files of a launch before the namespaces are entered, and checking that the
- * host is still as the launch assumes. */
+/* Fills in `err` for a host that has changed since the launch was frozen. Evaluates to -1. */
 #define OUTDATED(launch, err, filename, ...)                                                       \
     (set_outdated_remedy(launch, filename),                                                        \
      un_fail(err, UN_STEP_LAUNCH, 0, "launch-outdated", __VA_ARGS__))
 
-/* Fills in `err` for a host that has changed since the launch was frozen. Evaluates to -1. */
+/* The part of the remedy for an image without Python, in which `usernsctl freeze` can't run. */
 #define WITHOUT_PYTHON                                                                             \
     "    # in an image without Python: build the image again, with runsc, /opt/usernsctl and "     \
     "/etc/usernsctl from the same build of prelude"
@@ -25,7 +23,8 @@ static void set_outdated_remedy(struct un_launch *launch, const char *filename)
                          remedy ? un_record_argument(remedy, 0) : NULL);
 }
 
-/* The part of the remedy for an image without Python, in which `usernsctl freeze` can't run. */
+/* Fails if a program has changed since the launch was frozen. Checks the descriptor that is
+ * executed later, so that no other program can take its place after the check. */
 static int check_assumed(struct un_launch *launch, const struct un_record *record,
                          struct un_error *err)
 {
@@ -63,8 +62,8 @@ static int check_version(struct un_launch *launch, struct un_error *err)
                     launch->version, un_version());
 }
 
-/* Fails if a program has changed since the launch was frozen. Checks the descriptor that is
- * executed later, so that no other program can take its place after the check. */
+/* Sets the OOM score adjustment of this process, which its descendants inherit. runsc would set it
+ * only after the command has started, and would fail if the command has already exited. */
 static int take_oom_score(struct un_launch *launch, const char *score, struct un_error *err)
 {
     static const char path[] = "/proc/self/oom_score_adj";
@@ -114,9 +113,8 @@ static int open_source(struct un_launch *launch, struct un_source *source, const
         return fail_source(launch, how, path, real, foreign, err);
     source->is_ours = true;
     source->path = strdup(real);
-    /* Sets the OOM score adjustment of this process, which its descendants inherit. runsc would set
-     * it only after the command has started, and would fail if the command has already exited. */
     /* un_launch_close() frees source->path. */
+    /* NOLINTNEXTLINE(analyzer-malloc-leak) */
     return source->path ? 0 : un_launch_fail_file(launch, path, err);
 }
 
@@ -128,8 +126,8 @@ static int take_source(struct un_launch *launch, struct un_source *source, int f
         return un_launch_fail_file(launch, path, err);
     source->fd = fd;
     source->path = strdup(real);
-    /* un_launch_close() frees the path. */
     /* un_launch_close() frees source->path. */
+    /* NOLINTNEXTLINE(analyzer-malloc-leak) */
     return source->path ? 0 : un_launch_fail_file(launch, path, err);
 }
 
@@ -148,7 +146,7 @@ static int open_sources(struct un_launch *launch, const int *fds, struct un_erro
     return 0;
 }
 
-/* Fails if the root filesystem is not a directory. */
+/* Fails if the source of the root filesystem is not a directory. */
 static int check_tree(struct un_launch *launch, struct un_error *err)
 {
     struct stat status;

@@ -1,4 +1,4 @@
-/* Fails if the source of the root filesystem is not a directory. */
+/* The verbs of records, and the validation of their arguments. */
 #include "launch/verbs.h"
 #include "base/base.h"
 
@@ -48,7 +48,7 @@ static bool is_name(const char *word, size_t length)
     return length && length <= NAME_MAX && !is_dots;
 }
 
-/* The verbs of records, and the validation of their arguments. */
+/* Returns whether a string is a relative path whose names are separated by single slashes. */
 static bool is_relative(const char *word)
 {
     for (;;) {
@@ -82,7 +82,8 @@ static bool is_setting(const char *word)
     return strchr(word, '=') && *word != '=';
 }
 
-/* Returns whether a string is a relative path whose names are separated by single slashes. */
+/* Returns whether an argument is an option of usernsctl-exec that maps ids. Other options of
+ * usernsctl-exec are not allowed in a launch. */
 static bool is_id_option(const char *word)
 {
     return !strcmp(word, "-r") || !strcmp(word, "-c") || !strncmp(word, "--map-", 6) ||

@@ -1,5 +1,4 @@
-/* Returns whether an argument is an option of usernsctl-exec that maps ids. Other options of
- * usernsctl-exec are not allowed in a launch. */
+/* The records of a launch: their verbs and arguments. Internal. */
 #ifndef USERNSCTL_LAUNCH_VERBS_H
 #define USERNSCTL_LAUNCH_VERBS_H
 

@@ -124,7 +124,8 @@ bool un_view_is_of_gvisor(const char *inside)
     return false;
 }
 
-/* A last file without a descriptor is a directory that gVisor will create above a mount point. */
+/* Returns whether users in the sandbox may be able to search a directory that this process may not
+ * search, because the sandbox maps the directory's owner and group. */
 static bool may_be_searched(const struct un_view *view, int directory)
 {
     struct stat status;
@@ -133,8 +134,8 @@ static bool may_be_searched(const struct un_view *view, int directory)
            un_map_find(&view->owners->of[UN_GID], UN_OUTSIDE, status.st_gid);
 }
 
-/* Returns whether users in the sandbox may be able to search a directory that this process may not
- * search, because the sandbox maps the directory's owner and group. */
+/* Returns whether a lookup that failed with `errnum` will certainly fail with the same errno in the
+ * sandbox. */
 static bool is_certain(const struct un_view *view, struct un_trail *trail, int errnum)
 {
     if (errnum == EACCES)
@@ -149,8 +150,8 @@ static void fill_reached(const struct un_view *view, struct un_trail *trail,
 {
     char wanted[UN_PATH_MAX];
     const struct un_place *last = un_trail_last(trail);
-    /* Returns whether a lookup that failed with `errnum` will certainly fail with the same errno in
-     * the sandbox. */
+    /* Cut off the name whose lookup has failed, because extend() has already appended it to the
+     * path. */
     trail->path[last->length] = '\0';
     strcpy(reached->inside, un_view_inside(trail));
     if (reached->errnum) {
@@ -158,8 +159,8 @@ static void fill_reached(const struct un_view *view, struct un_trail *trail,
         return;
     }
     strcpy(reached->missing, trail->missing);
-    /* Cut off the name whose lookup has failed, because extend() has already appended it to the
-     * path. */
+    /* Ignore a failure, after which the path is truncated, because un_view_is_of_gvisor() compares
+     * only its beginning. */
     (void)un_view_wanted(trail, wanted);
     reached->is_of_gvisor = un_view_is_of_gvisor(wanted);
     reached->is_implicit = last->fd < 0;

@@ -1,10 +1,3 @@
-/* Ignore a failure, after which the path is truncated, because un_view_is_of_gvisor() compares only
- * its beginning. */
-#include "base/base.h"
-#include "launch/launch.h"
-
-#define PENDING_MAX (4 * UN_PATH_MAX)
-
 /*
  * Resolving paths by descriptors.
  *
@@ -12,6 +5,12 @@
  * step opens a single name relative to a descriptor, with O_NOFOLLOW. The contents of a symbolic
  * link are read and resolved component by component in the same way.
  */
+#include "base/base.h"
+#include "launch/launch.h"
+
+#define PENDING_MAX (4 * UN_PATH_MAX)
+
+/* The part of the path that is not yet resolved: text + at. */
 struct pending {
     char text[PENDING_MAX];
     size_t at;
@@ -47,7 +46,7 @@ void un_trail_begin(struct un_trail *trail, int root)
     trail->is_limited = false;
 }
 
-/* The part of the path that is not yet resolved: text + at. */
+/* Shortens a trail to its first `count` files, and closes the descriptors of the other files. */
 static void cut_trail(struct un_trail *trail, size_t count)
 {
     while (trail->count > count) {
@@ -71,7 +70,7 @@ static int fail_limited(struct un_trail *trail)
     return -1;
 }
 
-/* Shortens a trail to its first `count` files, and closes the descriptors of the other files. */
+/* Inserts `text`, such as the contents of a symbolic link, at the beginning of the pending path. */
 static int put_first(struct un_trail *trail, struct pending *pending, const char *text)
 {
     size_t length = strlen(text);
@@ -83,7 +82,8 @@ static int put_first(struct un_trail *trail, struct pending *pending, const char
     return 0;
 }
 
-/* Inserts `text`, such as the contents of a symbolic link, at the beginning of the pending path. */
+/* Removes the first name from the pending path, and stores it in `name`. Returns false at the end
+ * of the path, or after a failure, which sets *failed to -1. */
 static bool take_name(struct pending *pending, char name[NAME_MAX + 1], int *failed)
 {
     const char *from = pending->text + pending->at;
@@ -104,8 +104,7 @@ static bool is_nothing(const char *name)
     return !*name || !strcmp(name, ".");
 }
 
-/* Removes the first name from the pending path, and stores it in `name`. Returns false at the end
- * of the path, or after a failure, which sets *failed to -1. */
+/* Stores `first` and the pending path in trail->missing, without empty names and ".". */
 static int note_missing(struct un_trail *trail, const char *first, struct pending *pending)
 {
     char name[NAME_MAX + 1];
@@ -122,7 +121,7 @@ static int note_missing(struct un_trail *trail, const char *first, struct pendin
     return failed;
 }
 
-/* Stores `first` and the pending path in trail->missing, without empty names and ".". */
+/* Appends a name to trail->path. */
 static int extend(struct un_trail *trail, const char *name)
 {
     size_t length = un_trail_last(trail)->length, more = strlen(name);
@@ -144,7 +143,8 @@ static int follow_link(struct un_trail *trail, const char *link, struct pending 
     return put_first(trail, pending, link);
 }
 
-/* Appends a name to trail->path. */
+/* Resolves one name of the path. Returns 1 if the rest of the path does not exist, 0 if the name
+ * was resolved, or -1 with errno set. */
 static int step(struct un_trail *trail, const char *name, struct pending *pending, int *links,
                 un_lookup_function *lookup, void *arg)
 {
