@@ -1,4 +1,4 @@
-"""Commands on a machine with misconfigurations, which causes/broken.py applies."""
+"""Commands that run with misconfigurations, which causes/broken.py applies."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ UNSUPPORTED = 77
 def run_broken(
     ways: Sequence[str], command: Sequence[str], env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command with the misconfigurations `ways`, as a user other than root."""
+    """Run a command with the misconfigurations `ways`; root first changes to another user."""
     if os.geteuid() == 0 and not may_map_any_id():
         pytest.skip("root of a container can neither mount nor become everybody")
     done = capture(
@@ -40,12 +40,12 @@ def run_broken(
     return done
 
 
-# The timeout is long enough for an emulated processor, so that doctor skips no probe.
+# On an emulated CPU, doctor would exceed its default time limit and skip probes.
 DOCTOR = [USERNSCTL, "doctor", "--within", "300"]
 
 
 class Diagnosis:
-    """Report of doctor on a machine with the misconfigurations `ways`."""
+    """Report of doctor, run with the misconfigurations `ways`."""
 
     def __init__(self, ways: Sequence[str], purpose: str = "run", *options: str) -> None:
         command = [*DOCTOR, "--json", "--for", purpose, *options]
@@ -68,7 +68,7 @@ def diagnose(ways: Sequence[str], purpose: str = "run") -> Diagnosis:
 
 
 def named_by_command(ways: Sequence[str], *options: str) -> str:
-    """Return the cause that usernsctl-exec reports with the misconfigurations `ways`."""
+    """Return the cause that usernsctl-exec reports, run with the misconfigurations `ways`."""
     done = run_broken(ways, [PRELUDE, *options, "--", "true"])
     assert done.returncode == 125, done
     named = re.findall(r"^  why: .* \[([a-z0-9-]+)\]$", done.stderr, re.MULTILINE)

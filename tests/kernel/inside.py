@@ -1,4 +1,4 @@
-"""Test programs to run in a namespace, and functions that read the output of the programs."""
+"""Programs that tests run in a namespace, and functions that read the programs' output."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 from typing import IO
 
-# Program that prints "ready PID", waits for a signal, and exits with status 100 + the number of the
-# signal.
+# Program that prints "ready PID", waits for a signal, and exits with 100 + the signal's number.
 WAITER = [
     sys.executable,
     "-c",
@@ -20,7 +19,7 @@ WAITER = [
     "os._exit(100 + signal.sigwait(wanted))\n",
 ]
 
-# Shell script that prints whether an orphaned grandchild is reaped.
+# Shell script that prints whether its orphaned grandchild was reaped.
 ORPHAN = """
 orphan=$(sh -c 'sleep 0.1 >/dev/null & echo $!')
 tries=0
@@ -28,19 +27,19 @@ while [ -e /proc/$orphan ] && [ $tries -lt 100 ]; do sleep 0.1; tries=$((tries +
 [ -e /proc/$orphan ] && echo left || echo gone
 """
 
-# Maximum number of seconds for which a test waits.
+# Timeout of a test's waits, in seconds.
 PATIENCE = 20
 
 
 def read_ready(output: IO[str]) -> int:
-    """Wait until WAITER is ready; return the pid of WAITER in its own PID namespace."""
+    """Wait until WAITER is ready; return its pid in its own PID namespace."""
     word, pid = output.readline().split()
     assert word == "ready"
     return int(pid)
 
 
 def wait_for_end(output: IO[str]) -> str:
-    """Return the rest of the output, up to end of file, when all writers have closed the pipe."""
+    """Read until all writers have closed the pipe; return the rest of the output."""
     rest = b""
     while select.select([output], [], [], PATIENCE)[0]:
         chunk = os.read(output.fileno(), 4096)

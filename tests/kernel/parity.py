@@ -1,4 +1,4 @@
-"""Interfaces that must behave like subprocess, and subprocess itself."""
+"""The APIs that must behave like subprocess, and subprocess itself, for use in the same tests."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import usernsctl as un
 
 WAYS = ["subprocess", "fresh", "kept"]
 CALLS = ["Popen", "run", "call", "check_call", "check_output"]
-# The interface "sandbox", which only tests in tests/runsc use.
+# Name of the API of sandboxes, which only tests in tests/runsc use.
 SANDBOX = "sandbox"
 
 
 @contextmanager
 def opened(way: str) -> Iterator[Any]:
-    """Yield an object with the functions of subprocess: a module, a namespace or a sandbox."""
+    """Yield an object with the functions of subprocess, for a module, a Namespace or a sandbox."""
     modules: dict[str, ModuleType] = {"subprocess": subprocess, "fresh": un}
     if way in modules:
         yield modules[way]
@@ -38,7 +38,7 @@ def opened(way: str) -> Iterator[Any]:
 
 
 def of_sandbox(box: un.Sandbox) -> Any:
-    """Return an object with the functions of subprocess, which run commands in `box`."""
+    """Return an object with the functions of subprocess that run commands in `box`."""
 
     def call(args: Any, **options: Any) -> int:
         return box.run(args, **options).returncode

@@ -1,4 +1,4 @@
-"""Helper functions for the tests of kernel rules: system calls, and child processes."""
+"""Helper functions for the tests of kernel rules: system calls and child processes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CLONE_NEWNS = 0x00020000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWUTS = 0x04000000
 
-# The id to which unmapped ids are translated (/proc/sys/kernel/overflowuid).
+# The overflow id, which stands for unmapped ids (/proc/sys/kernel/overflowuid).
 OVERFLOW_ID = 65534
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -49,14 +49,14 @@ def set_hostname(name: bytes) -> None:
 
 @contextlib.contextmanager
 def refused(number: int) -> Iterator[None]:
-    """Check that the block raises an OSError with the errno `number`."""
+    """Check that the block raises an OSError with errno `number`."""
     with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is looked at
         yield
     assert os.strerror(caught.value.errno or 0) == os.strerror(number)
 
 
 def in_child(action: Callable[[], Result]) -> Result:
-    """Call `action` in a forked child; return the result, or raise the exception of `action`."""
+    """Call `action` in a forked child; return its result, or raise its exception."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -80,7 +80,7 @@ def in_child(action: Callable[[], Result]) -> Result:
 
 @contextlib.contextmanager
 def waiting_child(prepare: Callable[[], object]) -> Iterator[int]:
-    """Yield the pid of a child that has called `prepare`, and exits after the ``with`` block."""
+    """Fork a child that calls `prepare`, and exits after the block; yield its pid."""
     ready, over = os.pipe(), os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -102,7 +102,7 @@ def waiting_child(prepare: Callable[[], object]) -> Iterator[int]:
 
 
 def write(path: str, text: str) -> None:
-    """Write text to the start of a file in one system call, as the kernel requires for maps."""
+    """Write text to a file in one system call, as the kernel requires for uid_map and gid_map."""
     fd = os.open(path, os.O_WRONLY)
     try:
         os.write(fd, text.encode())
@@ -111,7 +111,7 @@ def write(path: str, text: str) -> None:
 
 
 def map_self(inside: int = 0) -> None:
-    """Enter a new user namespace that maps only the caller's own ids."""
+    """Enter a new user namespace whose maps contain only the caller's own ids."""
     uid, gid = os.geteuid(), os.getegid()
     unshare(CLONE_NEWUSER)
     write("/proc/self/setgroups", "deny")
@@ -120,7 +120,7 @@ def map_self(inside: int = 0) -> None:
 
 
 def effective(pid: int | str = "self") -> int:
-    """Return the effective capabilities of a process as a bit mask. Bit N is capability N."""
+    """Return a process's effective capabilities as a bit mask, in which bit N is capability N."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("CapEff:"):
             return int(line.split()[1], 16)

@@ -1,4 +1,4 @@
-"""Tests of create_subprocess_exec() of asyncio and of usernsctl, in several event loops."""
+"""Tests of create_subprocess_exec() from asyncio and from usernsctl, in several event loops."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ Run = Callable[[Coroutine[Any, Any, Any]], Any]
 FOREVER = ["sleep", "1000"]
 
 
-# Create a loop before any test counts descriptors, because libuv's first loop opens a pipe that
-# stays open until the process exits.
+# Create a loop now: libuv's first loop opens a pipe that stays open until the process exits, and
+# later tests count descriptors.
 uvloop.new_event_loop().close()
 
 
@@ -45,14 +45,13 @@ def run(request: pytest.FixtureRequest) -> Run:
     return runner(request.param)
 
 
-# uvloop's own create_subprocess_exec() is not tested, since it leaks a pipe and raises other
-# exceptions.
+# create_subprocess_exec() of uvloop is not tested: it leaks a pipe and raises other exceptions.
 @pytest.fixture(
     params=[(asyncio, asyncio), (asyncio, un), (uvloop, un)],
     ids=["asyncio-its-own", "asyncio-ours", "uvloop-ours"],
 )
 def pair(request: pytest.FixtureRequest) -> tuple[Run, Any]:
-    """Return a runner for an event loop, and the create_subprocess_exec of asyncio or usernsctl."""
+    """Return a runner for an event loop, and create_subprocess_exec() of asyncio or usernsctl."""
     loop, api = request.param
     return runner(loop), api.create_subprocess_exec
 
@@ -64,7 +63,7 @@ def test_streams_carry_input_and_output(pair: tuple[Run, Any]) -> None:
         process = await start(
             "sh", "-c", "cat; echo err >&2; exit 3", stdin=un.PIPE, stdout=un.PIPE, stderr=un.PIPE
         )
-        # More data than the pipes and the stream buffers can hold.
+        # More data than the pipes and the stream buffers hold together.
         much = os.urandom(1 << 20)
         assert await process.communicate(much) == (much, b"err\n")
         assert process.returncode == 3
@@ -197,7 +196,7 @@ def test_create_subprocess_exec_adds_no_thread_and_no_signal_handler(run: Run) -
         assert threading.active_count() == threads
         assert signal.getsignal(signal.SIGCHLD) is handler
         for process in processes:
-            # Python 3.11 closes the pipe only if communicate() has input.
+            # In Python 3.11, communicate() closes the pipe only if it has input.
             await process.communicate(b"")
 
     run(main())
@@ -239,8 +238,7 @@ def test_create_subprocess_exec_block_waits_at_its_end(run: Run) -> None:
 
 def test_create_subprocess_exec_block_closes_the_pipes_first(run: Run) -> None:
     async def main() -> None:
-        # `yes` exits when its standard output has no reader, and `cat` when its standard input has
-        # no writer.
+        # `yes` exits when its output has no reader, and `cat` when its input has no writer.
         async with await un.create_subprocess_exec("yes", stdout=un.PIPE) as process:
             assert (await process.stdout.readline()) == b"y\n"
         assert process.returncode in (1, -signal.SIGPIPE)
@@ -271,7 +269,7 @@ def test_create_subprocess_exec_block_writes_its_buffered_input(run: Run, tmp_pa
 
 
 def test_create_subprocess_exec_block_never_blocks_the_loop(run: Run) -> None:
-    """Check that timers of the event loop run while the end of the block waits for the command."""
+    """Check that leaving the block waits for the command without blocking the event loop."""
 
     async def main() -> None:
         theirs, ours = os.pipe()
@@ -324,13 +322,13 @@ def test_create_subprocess_exec_waits_for_a_tracer_that_reaps_first() -> None:
     output = subprocess.check_output(script, text=True, timeout=PATIENCE).splitlines()
     turns, status = map(int, output[-1].split())
     assert status == -signal.SIGKILL
-    # Without a tracer, the loop takes one or two turns until the exit is known. With a tracer, the
-    # loop takes many turns, until the tracer has exited.
+    # Without a tracer, the loop learns the exit status after one or two turns. With a tracer, it
+    # needs many turns, until the tracer has exited.
     assert turns >= 20 or output[0] == "refused"
 
 
 async def cancel(work: Callable[[], Coroutine[Any, Any, None]], turns: int) -> None:
-    """Start three tasks, and cancel all after `turns` turns of the event loop."""
+    """Start three tasks; cancel all of them after `turns` turns of the event loop."""
     tasks = [asyncio.create_task(work()) for _ in range(3)]
     for _ in range(turns):
         await asyncio.sleep(0)
@@ -338,13 +336,13 @@ async def cancel(work: Callable[[], Coroutine[Any, Any, None]], turns: int) -> N
         task.cancel()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert {type(result) for result in results} == {asyncio.CancelledError}
-    # The event loop needs some turns to close the pipes of the cancelled tasks.
+    # The event loop needs some turns to close the cancelled tasks' pipes.
     for _ in range(10):
         await asyncio.sleep(0)
 
 
 def test_cancelled_tasks_leave_nothing(run: Run) -> None:
-    """Cancel tasks while the tasks start a command or wait for a command; nothing may be left."""
+    """Cancel tasks that start a command or wait for it; check that they leave nothing behind."""
 
     async def work() -> None:
         streams = {"stdin": un.PIPE, "stdout": un.PIPE, "stderr": un.PIPE}
@@ -352,7 +350,7 @@ def test_cancelled_tasks_leave_nothing(run: Run) -> None:
             await process.communicate()
 
     async def main() -> None:
-        # On first use, an event loop opens some descriptors that stay open.
+        # An event loop opens some descriptors at its first use, which stay open.
         await cancel(work, turns=12)
         before = open_descriptors(), children()
         for turns in range(12):

@@ -1,4 +1,4 @@
-"""Tests of doctor on the test host: output, leaked processes, required programs, duration."""
+"""Tests of doctor on the test host: its output, processes, required programs and duration."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from usernsctl.gvisor.launch.network import PROGRAMS
 
 pytestmark = pytest.mark.each_user
 
-# Calls main() as the script usernsctl does, but import of rich fails.
+# Program that calls main() as the script usernsctl does, but can't import rich.
 WITHOUT_RICH = """
 import sys
 sys.modules["rich"] = None
@@ -38,7 +38,8 @@ def test_a_healthy_machine_has_no_finding() -> None:
 
 
 def test_doctor_reports_a_tun_device_that_can_not_be_opened() -> None:
-    # diagnose() runs doctor as a user other than root, for whom the device's mode decides.
+    # diagnose() runs doctor as a user other than root, so the device's mode decides whether it can
+    # be opened.
     found = diagnose([])
     probe = found.report["probes"]["tun"]
     device = Path("/dev/net/tun")
@@ -47,13 +48,12 @@ def test_doctor_reports_a_tun_device_that_can_not_be_opened() -> None:
         os.close(os.open(device, os.O_RDWR))
         if device.stat().st_mode & 0o006 != 0o006:
             expected = errno.EACCES
-    except OSError as error:  # such as ENODEV, if the kernel lacks the module
+    except OSError as error:  # for example ENODEV, if the kernel lacks the module
         expected = error.errno
     assert probe["outcome"] == ("ok" if expected is None else "failed")
     assert probe["errno"] == (expected or 0)
     assert probe["cause"] == (None if expected is None else "tun-missing")
-    # The purpose of this diagnosis is a run with --network=none, which does not need the TUN
-    # device.
+    # This diagnosis is for a run with --network=none, which does not need the TUN device.
     assert "tun-missing" not in found.ids
 
 
@@ -79,10 +79,10 @@ def test_doctor_runs_a_program_in_gvisor() -> None:
 def test_doctor_in_a_sandbox_names_already_in_gvisor() -> None:
     shown = [option for place in {sys.prefix, sys.base_prefix} for option in ("--bind", place)]
     doctor = [*DOCTOR, "--no-runsc", "--json"]
-    # The virtual machine of `make vm` takes more than a minute under load.
+    # doctor takes more than a minute in the virtual machine of `make vm` under load.
     done = capture([USERNSCTL, "run", *shown, "--", *doctor], env=ENVIRONMENT, timeout=110)
     assert done.returncode == 1, done.stderr
-    # Other probes fail in gVisor as well, but doctor reports no further causes.
+    # Other probes fail in gVisor as well, but doctor does not report their causes.
     assert [finding["id"] for finding in json.loads(done.stdout)["findings"]] == [
         "already-in-gvisor"
     ]
@@ -110,8 +110,8 @@ def test_plain_text_needs_no_rich_and_no_locale() -> None:
     assert done.stderr == b""
     lines = done.stdout.decode("ascii").split("\n")
     assert lines[0].startswith("Ready for a command in gVisor")
-    # Lines with remedies may be longer, because users copy commands from them. Here a remedy has
-    # the user's name and a free range of subordinate ids.
+    # Remedies may be longer, because users copy them. This one contains the user's name and a free
+    # subordinate range.
     assert all(len(line) <= 80 or line.startswith("   remedy   ") for line in lines)
 
 
@@ -137,7 +137,7 @@ print(json.dumps([facts.privileges.denies_write_execute, facts.security.landlock
 
 @pytest.mark.parametrize("deny", [[], ["deny"]])
 def test_facts_include_mdwe_and_landlock(deny: list[str]) -> None:
-    """Check that the facts have memory-deny-write-execute (PR_SET_MDWE) and Landlock."""
+    """Check that the facts include memory-deny-write-execute (PR_SET_MDWE) and Landlock."""
     done = subprocess.run([sys.executable, "-c", TELL_CALLED, *deny], capture_output=True)
     if done.returncode == 77:
         pytest.skip("the kernel has no PR_SET_MDWE")

@@ -1,4 +1,4 @@
-"""Tests of the causes that frozen launches report without Python, which must be those of run."""
+"""Tests that frozen launches, which start no Python, report the same causes as `usernsctl run`."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_launch_names_the_cause_that_run_names(
 
 
 def test_a_refused_fork_of_the_watcher_is_named(usernsctl: Program, seen_by_all: Path) -> None:
-    """Check that the error names fork(2), not the creation of namespaces, which has succeeded."""
+    """Check that the error names fork(2), which fails after the namespaces have been created."""
     file = seen_by_all / "launch"
     assert usernsctl("freeze", "-o", file, "--", "echo", "ran").returncode == 0
     done = run_broken(["seccomp-fork"], [PRELUDE, "--launch", str(file)])

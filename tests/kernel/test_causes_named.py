@@ -1,4 +1,4 @@
-"""Tests of the causes of failures of `usernsctl ns`, and of the remedies in the messages."""
+"""Tests of the causes and remedies in the errors of `usernsctl ns`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.each_user
 
 @pytest.fixture(autouse=True)
 def state(runtime: Path) -> Iterator[Path]:
-    """Return the state directory; afterwards, remove the namespaces that the test left."""
+    """Yield the state directory; afterwards, remove the namespaces that the test has left."""
     yield runtime / "usernsctl"
     for left in named.list_named():
         named.remove_named(left.name)

@@ -1,4 +1,4 @@
-"""Tests of the causes that prevent maps of several ids, each with a misconfiguration."""
+"""Tests of causes that prevent id maps with several ids. Each test applies a misconfiguration."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ pytestmark = as_root
 
 AUTO = ["-r", "--map-auto"]
 
-#: Pairs of a misconfiguration (see broken.py) and the id of the cause that must be reported.
+# : Misconfigurations (see broken.py) and the ids of their causes.
 CASES = [
     ("helpers-missing", "helper-missing"),
     ("helpers-powerless", "helper-not-setuid"),
@@ -56,8 +56,8 @@ def test_run_and_ns_create_name_the_same_range_to_grant() -> None:
 
 
 def test_doctor_finds_an_entry_by_gid() -> None:
-    # usernsctl-exec does not search for an entry by gid, because the search takes too long. doctor
-    # searches for the entry.
+    # usernsctl-exec does not search for an entry by gid, because this would take too long. doctor
+    # does.
     assert named_by_command(["gid-entry"], *AUTO) == "no-subordinate-range"
     assert diagnose(["gid-entry"], "range").ids == ["subgid-by-gid"]
 

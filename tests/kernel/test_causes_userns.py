@@ -1,4 +1,4 @@
-"""Tests of the causes that prevent user namespaces or maps, each with a misconfiguration."""
+"""Tests of causes that prevent user namespaces or maps. Each test applies a misconfiguration."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from usernsctl.explain.catalogue import get
 
 pytestmark = pytest.mark.each_user
 
-#: Tuples of a misconfiguration (see broken.py), options with which usernsctl-exec then fails, and
-#: the id of the cause that must be reported.
+# : Misconfigurations (see broken.py), usernsctl-exec options that then fail, and the ids of the
+# causes.
 CASES = [
     ("seccomp-engine", ["-r"], "seccomp-denies-userns"),
     ("seccomp-flags", ["-r"], "seccomp-denies-userns"),
@@ -39,8 +39,8 @@ def test_doctor_and_the_failing_command_name_the_cause(
     assert found.status == 1
     assert found.blocking == [cause]
     if os.geteuid() == 0:
-        # Only root is certain to have subordinate ranges. An unprivileged user, or root of a nested
-        # namespace, may lack ranges.
+        # As root, NOBODY has subordinate ranges. Otherwise the user may have none, which doctor
+        # also reports.
         assert [one for one in found.ids if one != "no-subordinate-range"] == [cause]
 
 
@@ -82,7 +82,7 @@ def test_root_without_capabilities_needs_setfcap() -> None:
 def test_two_causes_are_named_in_the_order_in_which_they_block(
     ways: list[str], causes: list[str]
 ) -> None:
-    # doctor also reports the second cause if a fact proves it independently of the first cause.
+    # The second cause blocks as well, if a fact proves it independently of the first.
     assert diagnose(ways).blocking == causes
     assert named_by_command(ways, "-r", "-m") == causes[0]
 

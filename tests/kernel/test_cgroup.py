@@ -1,4 +1,4 @@
-"""Tests of starting a command in a control group, and of the errors for unsuitable groups."""
+"""Tests of starting a command in a control group, and of the errors for unusable groups."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ WIDE = un.IdMap.extents(["0:100000:10"], ["0:100000:10"])
 
 
 def group_of(told: str) -> str:
-    """Return the path of the version 2 control group in the text of /proc/PID/cgroup."""
+    """Return the path of the cgroup v2 control group in the text of /proc/PID/cgroup."""
     return next(line[3:] for line in told.splitlines() if line.startswith("0::"))
 
 
 def unified() -> Path:
-    """Return the mount point of the cgroup2 file system."""
+    """Return the mount point of the cgroup2 filesystem."""
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         fields, kind = line.split(" - ")
         if kind.startswith("cgroup2 "):
@@ -138,7 +138,7 @@ def failure(in_cgroup: Any, **arguments: Any) -> un.NamespaceError:
 
 
 def test_an_invalid_group_below_a_threaded_one_is_refused(group: Path) -> None:
-    """Check that a group of the type "domain invalid" (cgroups(7)) is rejected."""
+    """Reject a control group with type "domain invalid" (cgroups(7))."""
     threaded, invalid = group / "threaded", group / "threaded" / "invalid"
     threaded.mkdir()
     (threaded / "cgroup.type").write_text("threaded")
@@ -207,7 +207,7 @@ def test_in_cgroup_fails_where_clone3_is_filtered() -> None:
     assert output.stdout.split() == ["cgroup", str(errno.ENOSYS), "clone-into-cgroup-missing"]
 
 
-# Program that tries to start a command in each group, and prints the results.
+# Program that tries to start a command in each of its control groups, and prints the errors.
 TRY = """
 import sys
 import usernsctl as un
@@ -226,7 +226,7 @@ for group in sys.argv[1:]:
 
 
 def tried(own: Path, groups: list[Path], user: int) -> set[str]:
-    """Return the results of TRY for a user whose processes are in the control group `own`."""
+    """Run TRY as `user` in the control group `own`; return the results for `groups`."""
     script = 'echo 0 >"$1/cgroup.procs" && shift && exec "$@"'
     become = ["setpriv", "--reuid", str(user), "--regid", str(user), "--clear-groups", "--"]
     done = capture(
@@ -240,7 +240,7 @@ def tried(own: Path, groups: list[Path], user: int) -> set[str]:
 
 @as_root
 def test_a_user_starts_commands_in_a_delegated_subtree(group: Path) -> None:
-    """Start commands in a delegated subtree; a process outside the subtree may not enter it.
+    """Start commands in a delegated subtree; check that a process outside it may not enter it.
 
     The kernel requires write access to cgroup.procs of the common ancestor (cgroups(7)).
     """

@@ -1,4 +1,4 @@
-"""Tests of the cost of starting a command.
+"""Tests that starting a command costs no more than documented.
 
 The counts must not exceed bench/counts.json, and the system calls must match docs/prelude.md.
 """
@@ -25,7 +25,7 @@ ROW = re.compile(r"\| `(\w+)` \|(?: (\d+)(\+?) \|)? (.*) \|")
 
 
 def table(heading: str) -> list[tuple[str, int, bool, str]]:
-    """Return the rows below `heading`: call, count, whether more are allowed, reason."""
+    """Return the table rows below `heading`: call, count, whether more are allowed, and reason."""
     (section,) = [part for part in PAGE.read_text().split("\n## ") if part.startswith(heading)]
     rows = [ROW.fullmatch(line) for line in section.splitlines()]
     found = [(row[1], int(row[2] or 1), bool(row[3]), row[4]) for row in rows if row]
@@ -75,9 +75,9 @@ def test_counted_calls_are_as_recorded(tmp_path: Path) -> None:
 
 
 def changed(counts: dict[str, int], recorded: dict[str, int], sign: int) -> dict[str, str]:
-    """Return the counts that exceed the recorded ones by more than ALLOWANCE.
+    """Return the counts that exceed the recorded counts by more than ALLOWANCE.
 
-    With the sign -1, return the counts that fall below the recorded counts by more than ALLOWANCE.
+    With sign -1, return the counts that are lower than the recorded counts by more than ALLOWANCE.
     """
     return {
         name: f"{now}, was {recorded[name]}"

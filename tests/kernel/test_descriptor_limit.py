@@ -1,4 +1,4 @@
-"""Tests of starts without free descriptors, which must report the right cause and leak nothing."""
+"""Tests of starts without free descriptors: errors name the right cause, and nothing leaks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from usernsctl.namespaces import named
 
 @contextmanager
 def out_of_descriptors() -> Iterator[list[un.UsernsError]]:
-    """Check that a failure of the block has the cause descriptor-limit; yield the errors."""
+    """Yield a list for the block's error; check that the error's cause is descriptor-limit."""
     failed: list[un.UsernsError] = []
     try:
         yield failed

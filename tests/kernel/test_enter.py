@@ -1,6 +1,6 @@
 """Tests of usernsctl.enter and usernsctl.exec.
 
-Each test runs in a new Python process, since a process can't leave a namespace after entering.
+Each test uses a new Python process, because a process can't leave a namespace that it has entered.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def test_entering_twice_nests() -> None:
     assert seen["maps"] == [["5", "0", "1"], ["6", "0", "1"]]
 
 
-# The error message contains the number of threads, and ThreadSanitizer adds a thread.
+# The test expects the error message to contain "2 threads", but ThreadSanitizer adds a thread.
 @pytest.mark.unsanitized
 @pytest.mark.parametrize("call", ["un.enter(un.IdMap.root())", "un.exec(['echo', 'ran'])"])
 def test_enter_and_exec_refuse_a_process_with_threads(call: str) -> None:

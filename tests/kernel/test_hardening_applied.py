@@ -1,4 +1,4 @@
-"""Tests of hardening. Each test applies a hardening to a new process."""
+"""Tests of hardening: each test applies restrictions to a new process."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ else:
 
 
 def applied(times: int = 1, **wanted: Any) -> Any:
-    """Apply the hardening `wanted` in a new process; return the restrictions in effect."""
+    """Apply the hardening `wanted` to a new process; return the restrictions in effect there."""
     command = [sys.executable, "-c", SCRIPT, json.dumps(wanted), str(times)]
     done = capture(command)
     assert done.returncode == 0, done.stderr
@@ -74,7 +74,7 @@ def test_securebits_are_added() -> None:
 
 
 def test_changing_a_locked_securebit_is_reported() -> None:
-    """Check that the error names securebits if a securebit to be changed is locked."""
+    """Check that the error names securebits if one to be changed is locked."""
     script = SCRIPT.replace(
         "try:", 'hardening.Hardening(securebits=frozenset({"noroot_locked"})).apply()\ntry:', 1
     )

@@ -1,4 +1,4 @@
-"""Tests of all values of an `idmap` argument, and of the warning if only a single id is mapped."""
+"""Tests of all values of `idmap`, and of the warning if only a single id is mapped."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ def test_run_with_idmap_all() -> None:
 
 @pytest.fixture
 def single(monkeypatch: pytest.MonkeyPatch) -> un.IdMap:
-    """Return a map that the caller can't write, and that allows a single id instead."""
+    """Return an id map that the caller can't write, and that allows a fallback to a single id."""
     monkeypatch.setenv("PATH", "/no/such/directory")
     if UID == 0:
-        # Root can map given ids without helpers. But root has no subordinate ranges on the test
-        # host, so root can't use an automatic map.
+        # Root can map given ids without helpers, but not automatic ranges: root has none on the
+        # test host.
         return un.IdMap.auto(allow_single_id=True)
     return un.IdMap(
         map_user=0, map_group=0, map_users=(un.Extent(1, 2**32 - 2, 1),), allow_single_id=True

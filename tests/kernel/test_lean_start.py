@@ -1,8 +1,8 @@
-"""Tests of the modules that a start imports: only listed ones, because imports take long.
+"""Tests that a start imports only listed modules, because imports take long.
 
-The lists have top-level packages, and the submodules of usernsctl. Private modules of the standard
-library are not listed, since public modules import them. Before you add a name to a list, consider
-importing the module where it is needed.
+The lists contain top-level packages and submodules of usernsctl, but no private modules of the
+standard library, since public modules import them. Before you add a name to a list, consider
+importing the module only where it is needed.
 """
 
 from __future__ import annotations
@@ -39,9 +39,8 @@ VERSION = names(
 )
 RUN = VERSION | names("usernsctl.commands usernsctl.gvisor usernsctl.maps")
 
-# Program that prints all imported modules, and the modules that were imported after the process had
-# entered a mount namespace. It prints them when the core is about to execute another program, or at
-# the end.
+# Program that prints all imported modules, and those imported after the process has entered a mount
+# namespace. It prints them before the core executes another program, or at exit.
 TOLD = """
 import json, os, sys
 
@@ -70,7 +69,7 @@ sys.argv = ["usernsctl", *sys.argv[1:]]
 def imports_of(
     code: str, *words: str, environ: dict[str, str] | None = None
 ) -> tuple[set[str], Any]:
-    """Return the packages that a program imports, and the modules that it imports in namespaces."""
+    """Return a program's imported packages, and the modules it imports in a new mount namespace."""
     done = capture([sys.executable, "-c", f"{TOLD}\n{code}\ntell()", *words], env=environ)
     try:
         modules, late = json.loads(done.stderr.splitlines()[-1])
@@ -80,7 +79,7 @@ def imports_of(
 
 
 def root(module: str) -> str | None:
-    """Return the top-level package, or the submodule of usernsctl, of `module`.
+    """Return the top-level package of `module`, or the submodule if the package is usernsctl.
 
     Return None for private modules of the standard library.
     """
@@ -144,8 +143,8 @@ def test_run_in_a_named_namespace_imports_nothing_inside(
     try:
         _, late = imports_of(CALL, "run", "--in", "box", "true", environ=environ)
         assert late == []
-        # Error messages must not import modules either, after the process has entered the
-        # namespace.
+        # Errors that are reported after the process has entered the namespace must not import
+        # modules, either.
         for wrong in (["--wd", "/nonsense", "true"], ["nonsense"]):
             _, late = imports_of(CALL, "run", "--in", "box", *wrong, environ=environ)
             assert late == []
@@ -153,7 +152,7 @@ def test_run_in_a_named_namespace_imports_nothing_inside(
         usernsctl("ns", "remove", "box", env=environ)
 
 
-# Packages with slow imports, which only programs with an event loop, a bundle or a template need.
+# Packages with slow imports, needed only for an event loop, a bundle or a template.
 LARGE = names("argparse asyncio dataclasses inspect msgspec random rich ssl tempfile")
 
 

@@ -33,14 +33,14 @@ UID, GID = os.geteuid(), os.getegid()
 
 @pytest.fixture(autouse=True)
 def state(runtime: Path) -> Iterator[Path]:
-    """Return the directory of records; afterwards, remove the namespaces that the test left."""
+    """Yield the directory of records; afterwards, remove the namespaces that the test has left."""
     yield runtime / "usernsctl" / "namespaces"
     for left in named.list_named():
         named.remove_named(left.name)
 
 
 def ns(usernsctl: Program, *arguments: str, status: int = 0) -> str:
-    """Run `usernsctl ns`; return its standard output, or its standard error if it must fail."""
+    """Run `usernsctl ns`; return its output, or its standard error if it is expected to fail."""
     done = usernsctl("ns", *arguments, env=dict(os.environ))
     assert done.returncode == status, done.stderr
     assert (done.stdout if status else done.stderr) == ""
@@ -56,7 +56,7 @@ def only_one() -> NamedNamespace:
 def test_state_in_tmp_is_named_by_the_uid_outside(
     prelude: Program, usernsctl: Program, tmp_path: Path, inside: int
 ) -> None:
-    """Check that root inside does not use the state directory of root outside."""
+    """Check that the state directory is named after the uid outside, not after the uid inside."""
     ids = (f"--map-user={inside}", f"--map-group={inside}")
     env = {"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path)}
     prelude.check_output(*ids, "--", usernsctl.path, "ns", "list", env=env)
@@ -147,14 +147,14 @@ def test_a_named_namespace_outlives_its_creator() -> None:
     with Namespace.open("web") as kept:
         assert kept.has("mount")
         assert kept.check_output(LINK, text=True) == inside
-    # open_or_create() returns the existing namespace unchanged, whatever the options are.
+    # open_or_create() returns the existing namespace unchanged, whichever options are passed.
     with Namespace.open_or_create("web", un.IdMap.current(), uts=True) as kept:
         assert not kept.has("uts")
         assert kept.check_output(LINK, text=True) == inside
 
 
-# Program that creates a namespace, and kills itself after it has sent the order to stay ("+") to
-# the holder, but before the holder has read the order.
+# Program that creates a namespace, and kills itself after it has sent the holder the order to stay
+# ("+"), and before the holder has read the order.
 KILLED_EARLY = """
 import os, signal
 from usernsctl.namespaces import named
@@ -174,7 +174,10 @@ named.create_named("web", ["-r"])
 
 
 def test_list_finds_a_holder_whose_creator_was_killed(usernsctl: Program) -> None:
-    """Check that the holder is listed: users could not remove a namespace that is not listed."""
+    """Check that a holder is listed even if it has not yet read its order to stay.
+
+    Users could not remove a namespace that is not listed.
+    """
     done = subprocess.run(
         [sys.executable, "-c", KILLED_EARLY], stdout=subprocess.PIPE, text=True, timeout=PATIENCE
     )
@@ -295,7 +298,7 @@ def test_the_environment_of_the_creator_is_hidden_inside(
 def test_ns_exec_keeps_the_working_directory_as_nsenter_does(
     usernsctl: Program, tmp_path: Path
 ) -> None:
-    """Check that the command can use its working directory, although a parent is not searchable."""
+    """Check that the command can use its working directory below a directory it can't search."""
     public = tmp_path / "private" / "public"
     public.mkdir(parents=True)
     (public / "file").write_text("read\n")
@@ -313,8 +316,8 @@ def test_ns_create_warns_that_it_maps_a_single_id(usernsctl: Program) -> None:
     environment = dict(os.environ) | {"PATH": "/no/such/directory"}
     options = ["-r", "--map-users=1:4294967294:1", "--allow-single-id"]
     if UID == 0:
-        # Root can map given ids without helpers. But root has no subordinate ranges on the test
-        # host, so root can't use an automatic map.
+        # Root can map given ids without helpers, but not automatic ranges: root has none on the
+        # test host.
         options = ["-r", "--map-auto", "--allow-single-id"]
     done = usernsctl("ns", "create", "web", *options, env=environment)
     assert done.returncode == 0
@@ -352,7 +355,7 @@ def test_the_holder_is_small_and_inherits_nothing() -> None:
 
 
 def test_pipes_of_the_creator_close_at_its_exit(usernsctl: Program) -> None:
-    """Check that `$(usernsctl ns create web)` in a shell does not wait for the holder to exit."""
+    """Check that `$(usernsctl ns create web)` does not wait until the holder exits."""
     command = ["sh", "-c", f'told=$({usernsctl.path} ns create web 2>&1); echo "<$told>"']
     done = capture(command, timeout=PATIENCE)
     assert done.stdout == "<>\n"
@@ -402,7 +405,7 @@ def test_remove_kills_only_the_holder() -> None:
         holder = only_one().pid
         named.remove_named("web")
         assert "Z" in Path(f"/proc/{holder}/stat").read_text().rpartition(")")[2].split()[0]
-        # The descriptors of `kept` keep the namespace alive after the holder was killed.
+        # The descriptors of `kept` keep the namespace alive after the holder's death.
         kept.run(["true"], check=True)
 
 
@@ -484,7 +487,7 @@ def test_a_holder_that_is_killed_during_the_creation_is_reported(
 
 
 def test_remove_reports_a_holder_that_does_not_exit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Check that an error names a holder that survives SIGKILL, like a PID 1 whose child hangs."""
+    """Check that an error names a holder that survives SIGKILL, like a PID 1 with a hung child."""
     with Namespace.open_or_create("web"):
         pid = only_one().pid
     with monkeypatch.context() as patched:

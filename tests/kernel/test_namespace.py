@@ -1,4 +1,4 @@
-"""Tests of usernsctl.Namespace, which keeps namespaces alive by open descriptors."""
+"""Tests of usernsctl.Namespace, which keeps namespaces alive with open descriptors."""
 
 from __future__ import annotations
 
@@ -233,7 +233,7 @@ def test_an_unreferenced_namespace_is_closed_with_a_warning() -> None:
 
 @pytest.mark.userns
 def test_the_kernel_frees_a_closed_namespace() -> None:
-    """Check that the kernel frees a closed namespace soon, so that a new one can be created."""
+    """Check that a closed namespace soon stops counting against max_user_namespaces."""
     Path("/proc/sys/user/max_user_namespaces").write_text("1")
     with Namespace.create():
         with pytest.raises(un.NamespaceError) as caught:

@@ -1,4 +1,4 @@
-"""Tests of usernsctl.Namespace in concurrent threads, also if a thread closes the Namespace."""
+"""Tests of usernsctl.Namespace in concurrent threads, one of which may close it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_many_threads_start_commands_in_it() -> None:
 
 @without_us
 def test_changing_ids_does_not_disturb_other_threads() -> None:
-    """Check that this process stays dumpable, so that it can open files in /proc/self."""
+    """Check that starts with a change of ids leave this process dumpable (/proc/self readable)."""
     with Namespace.create(MAP_WITHOUT_US) as ns, ThreadPoolExecutor(THREADS) as pool:
         starts = [pool.submit(ns.run, ["true"], check=True) for _ in range(5 * THREADS)]
         while not all(start.done() for start in starts):
@@ -73,8 +73,8 @@ def test_a_wide_map_is_written_for_many_threads_at_once() -> None:
 def test_closing_waits_for_starts_and_ends_the_rest(round_number: int) -> None:
     """Check that each start either enters the namespace or raises that the Namespace is closed.
 
-    A start must never fail with EBADF, and never enter another namespace whose descriptors have
-    reused the numbers.
+    A start must not fail with EBADF, nor enter another namespace whose descriptor has reused a
+    number.
     """
     ns = Namespace.create(uts=True)
     inside = ns.check_output(LINK)
@@ -97,8 +97,8 @@ def test_closing_waits_for_starts_and_ends_the_rest(round_number: int) -> None:
         for _ in range(round_number):
             ns.check_output(LINK)
         ns.close()
-        # Open new files, which reuse the descriptor numbers at once, so that the use of a stale
-        # number is detected.
+        # The new files reuse the closed descriptor numbers at once, so the use of a stale number is
+        # detected.
         others = [os.open("/", os.O_RDONLY) for _ in range(4)]
         assert all(result.result() >= 0 for result in results)
     for fd in others:

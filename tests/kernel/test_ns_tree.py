@@ -21,7 +21,7 @@ pytestmark = pytest.mark.also_root
 
 @contextlib.contextmanager
 def nested(prelude: Program) -> Iterator[dict[str, int]]:
-    """Create two nested namespaces; yield both inode numbers, and the pid of the inner process."""
+    """Create two nested namespaces; yield their inode numbers and the pid of the inner process."""
     name = r"printf '\''\033]0;x\007(\n'\'' >/proc/self/comm"
     inner = f"{name}; echo $(stat -Lc %i /proc/self/ns/user) $$; read line"
     script = f"stat -Lc %i /proc/self/ns/user; exec \"$0\" -r -- sh -c '{inner}'"
@@ -55,13 +55,13 @@ def test_the_tree_shows_parents_and_children(usernsctl: Program, prelude: Progra
     assert found[made["outer"]]["parent"] == own
     inner = found[made["inner"]]
     assert (inner["parent"], inner["owner"]) == (made["outer"], os.geteuid())
-    # The tree shows outside uids as seen from this process, to which uid 0 of the outer namespace
-    # is the caller's uid.
+    # The tree translates outside uids to this process's namespace, where uid 0 of the outer
+    # namespace is the caller's uid.
     assert [(one["inside"], one["outside"], one["count"]) for one in inner["uid"]] == [
         (0, os.geteuid(), 1)
     ]
     assert [one["pid"] for one in inner["processes"]] == [made["pid"]]
-    # The process that created the outer namespace has entered the inner namespace.
+    # The process that created the outer namespace is now in the inner namespace.
     assert found[made["outer"]]["processes"] == []
     lines = text.splitlines()
     (at,) = (n for n, line in enumerate(lines) if line.endswith(f"─ {made['inner']}"))
@@ -124,7 +124,7 @@ def test_the_tree_tolerates_processes_that_exit(usernsctl: Program, count: int) 
 def test_the_tree_in_a_nested_namespace_lacks_names(
     usernsctl: Program, prelude: Program, tmp_path: Path
 ) -> None:
-    """Check that the tree lacks names if the state directory is not trusted."""
+    """Check that the tree shows no names if the state directory is not trusted."""
     others = tmp_path / "usernsctl-0"
     others.mkdir()
     others.chmod(0o777)

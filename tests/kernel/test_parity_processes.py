@@ -1,4 +1,4 @@
-"""Tests of arguments, errors, waits and signals, with subprocess and with namespaces."""
+"""Tests of arguments, errors, waits and signals, with subprocess and with usernsctl's APIs."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_relative_paths_are_resolved_in_cwd(api: Any, how: str, tmp_path: Path) 
     assert output == f"{tmp_path}\n"
     with pytest.raises(FileNotFoundError):
         api.check_output(cwd="/", **arguments)
-    # Relative directories in PATH are relative to `cwd`, and an empty directory means `cwd`.
+    # Relative directories in PATH are relative to `cwd`, and an empty entry means `cwd`.
     for path in ("bin", "/no/such:bin"):
         assert api.check_output("tool", cwd=tmp_path, text=True, env={"PATH": path}) == output
     assert api.check_output("tool", cwd=tool.parent, env={"PATH": ""}) == os.fsencode(
@@ -116,7 +116,7 @@ def test_relative_paths_are_resolved_in_cwd(api: Any, how: str, tmp_path: Path) 
 
 
 def made(tmp_path: Path, what: str) -> str:
-    """Create a file of the kind `what` that can't be executed; return the path."""
+    """Create a file that can't be executed for the reason `what`; return its path."""
     file = tmp_path / what
     texts = {"plain": "no program\n", "orphan": "#!/no/such/interpreter\n", "denied": "#!/bin/sh\n"}
     if what in texts:
@@ -214,7 +214,7 @@ with opened(sys.argv[1]) as api:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_malformed_environment_entries_are_passed_on(way: str) -> None:
-    """Check that entries without a name, and entries that are not UTF-8, are passed on."""
+    """Pass on environment entries without a name, and entries that are not UTF-8."""
     script = 'import os, sys; os.execve(sys.argv[1], sys.argv[1:], {b"A": b"\\xff"})'
     odd = [sys.executable, "-c", ODD_ENVIRONMENT, way]
     wrapped = [sys.executable, "-c", script, *odd]
@@ -289,7 +289,7 @@ def test_repr_of_popen_matches_subprocess(api: Any) -> None:
 def test_a_signal_that_comes_too_late_hits_nobody(api: Any, end: str) -> None:
     arguments = [signal.SIGTERM] if end == "send_signal" else []
     process = api.Popen(["true"])
-    # Reap the child by waitpid(2), so that `process` can't know that the child has exited.
+    # Reap the child with waitpid(2), so that `process` does not know of its exit.
     os.waitpid(process.pid, 0)
     assert process.returncode is None
     getattr(process, end)(*arguments)
@@ -330,7 +330,7 @@ def test_an_unreferenced_process_warns_and_is_reaped_later(api: Any) -> None:
 
 
 def check_collected(api: Any, pid: int) -> None:
-    """Check that the next start reaps a child that has exited and has no Popen object any more."""
+    """Check that the next start reaps an exited child whose Popen object was dropped."""
     pidfd = os.pidfd_open(pid)
     os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)
     os.close(pidfd)
@@ -340,9 +340,9 @@ def check_collected(api: Any, pid: int) -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_unreferenced_process_is_reaped_if_warnings_are_errors() -> None:
-    """Check that the child is reaped, so that the child does not keep its namespace alive.
+    """Check that a dropped Popen's child is reaped, so that it does not keep its namespace alive.
 
-    subprocess never reaps the child if warnings are errors, as in these tests.
+    subprocess never reaps such a child if warnings are errors, as in these tests.
     """
     process = un.Popen(["cat"], stdin=un.PIPE)
     pid, stdin = process.pid, process.stdin
@@ -352,8 +352,8 @@ def test_an_unreferenced_process_is_reaped_if_warnings_are_errors() -> None:
 
 
 def interrupted(api: Any) -> bool:
-    # The command reads its input, and then sends SIGINT to its parent. The signal interrupts
-    # communicate().
+    # The command reads its input before it sends SIGINT to its parent, so the signal interrupts the
+    # wait in communicate().
     try:
         api.run(["sh", "-c", "read x; kill -INT $PPID; exec sleep 1000"], input=b"x\n")
     except KeyboardInterrupt:
@@ -362,11 +362,11 @@ def interrupted(api: Any) -> bool:
 
 
 def test_an_interrupt_kills_the_command(api: Any) -> None:
-    """Check that the child is killed, and that no descriptor is leaked.
+    """Check that an interrupt of run() kills the child and leaks no descriptor.
 
-    run() does not wait for the killed child, so the Popen object may issue a ResourceWarning. (It
-    does not if SIGINT arrives between the write of the input and the wait.) A fixture of this
-    module checks that the child exits.
+    run() does not wait for the killed child, so its Popen object emits a ResourceWarning, unless
+    SIGINT arrives between the write of the input and the wait. A fixture of this module checks that
+    the child exits.
     """
     before = open_descriptors()
     with warnings.catch_warnings(record=True) as caught:

@@ -1,4 +1,4 @@
-"""Tests of streams, pipes, text mode and descriptors, with subprocess and with namespaces."""
+"""Tests of streams, pipes, text mode and descriptors, with subprocess and with usernsctl's APIs."""
 
 from __future__ import annotations
 
@@ -121,7 +121,8 @@ def test_unspecified_streams_are_inherited(way: str, how: str, stdout: str, stde
     assert (done.returncode, done.stdout, done.stderr) == (0, stdout, stderr)
 
 
-# The second child must not inherit the parent's end of the pipe to the first child.
+# If the second child inherited the parent's end of the first child's pipe, the first would not read
+# end of file.
 def test_pipes_are_not_inherited_by_other_children(api: Any) -> None:
     with (
         api.Popen(["cat"], stdin=api.PIPE, stdout=api.PIPE) as first,
@@ -240,7 +241,7 @@ def test_high_descriptors_are_closed_and_passed(api: Any) -> None:
     high = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 700)
     os.set_inheritable(high, True)
     try:
-        # Descriptors above a lowered RLIMIT_NOFILE stay open.
+        # A descriptor above RLIMIT_NOFILE stays open if the limit was lowered after it was opened.
         resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
         assert str(high) not in api.check_output(SHOW_FDS, text=True).split()
         assert str(high) in api.check_output(SHOW_FDS, text=True, pass_fds=[high]).split()
@@ -293,8 +294,8 @@ with opened(way) as api:
 """
 
 
-# Pairs of names of standard streams, and the descriptors that the streams have before the start: a
-# permutation of 0, 1 and 2, or two exchanged descriptors while the third is closed.
+# Names of standard streams, and the descriptors they have before the start: a permutation of 0, 1
+# and 2, or two exchanged descriptors while the third is closed.
 @pytest.mark.parametrize(
     ("names", "places"),
     [

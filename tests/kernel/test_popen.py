@@ -1,4 +1,4 @@
-"""Tests of run, check_output and Popen of usernsctl, which must behave like those of subprocess."""
+"""Tests of usernsctl's run, check_output and Popen, which must behave like those of subprocess."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_output_is_captured(api: Any) -> None:
 def test_input_is_passed(api: Any) -> None:
     assert api.run(CAT, input=b"\0\xff", stdout=api.PIPE).stdout == b"\0\xff"
     assert api.check_output(CAT, input="hi", text=True) == "hi"
-    # More data than a pipe can hold, in both directions.
+    # More data than a pipe holds, in both directions.
     much = b"x" * (1 << 20)
     assert api.run(CAT, input=much, stdout=api.PIPE).stdout == much
 
@@ -57,7 +57,7 @@ def test_a_signal_gives_a_negative_status(api: Any) -> None:
 def test_a_timeout_returns_the_output_so_far(api: Any, call: str) -> None:
     script = ["sh", "-c", "echo early; exec sleep 1000"]
     arguments = {"stdout": api.PIPE} if call == "run" else {}
-    # On a slow machine, the output may not arrive within one second.
+    # On a slow host, the output may not arrive within one second.
     for timeout in (1, 10):
         with pytest.raises(api.TimeoutExpired) as caught:
             getattr(api, call)(script, timeout=timeout, **arguments)
@@ -76,7 +76,7 @@ def test_a_wait_that_times_out_does_not_kill(api: Any) -> None:
         process.send_signal(signal.SIGUSR1)
         assert process.wait(PATIENCE) == 100 + signal.SIGUSR1
         assert process.poll() == process.returncode
-        # A signal to a command that has exited must be ignored.
+        # send_signal() must ignore a signal to a command that has exited.
         process.terminate()
         process.kill()
 
@@ -140,7 +140,7 @@ def test_pipes_pass_lines_back_and_forth(api: Any) -> None:
 
 
 def session(api: Any, **arguments: Any) -> tuple[int, int, int]:
-    """Return the pid, the process group and the session of a command that is started by `api`."""
+    """Start a command with `api`; return its pid, process group and session."""
     show = "import os; print(os.getpid(), os.getpgid(0), os.getsid(0))"
     output = api.check_output([sys.executable, "-Ic", show], text=True, **arguments)
     pid, group, sid = map(int, output.split())
@@ -197,7 +197,7 @@ def test_paths_may_contain_any_bytes(api: Any, tmp_path: Path) -> None:
     assert api.check_output([tool], cwd=os.fsencode(tmp_path)).strip() == os.fsencode(tmp_path)
 
 
-# Program that starts a command while some standard streams of the program are closed.
+# Program that starts a command while some of its own standard streams are closed.
 LOW_DESCRIPTORS = """
 import importlib, os, sys
 name, closed, report = sys.argv[1], sys.argv[2], os.open(sys.argv[3], os.O_WRONLY)

@@ -26,7 +26,7 @@ PIDS = ["sh", "-c", "echo $$ $PPID"]
 
 @contextmanager
 def waiting(*command: str, **arguments: Any) -> Iterator[un.Popen[str]]:
-    """Start a command; yield the process when the command has printed its first line."""
+    """Start a command; yield its process after its first line of output."""
     started = un.Popen(command, stdout=un.PIPE, text=True, **INIT, **arguments)
     with started as process:
         try:
@@ -105,8 +105,8 @@ def test_the_end_of_the_command_kills_its_descendants() -> None:
 
 
 def test_a_stop_is_passed_on() -> None:
-    # The process group is not orphaned, because the parent of its leader is in another group. The
-    # kernel discards SIGTSTP in orphaned process groups (setpgid(2)), such as after setsid(1).
+    # The kernel discards SIGTSTP in an orphaned process group (setpgid(2)). The new group is not
+    # orphaned, because its leader's parent is in another group of the session.
     with waiting("sh", "-c", "echo ready; exec sleep 1000", process_group=0) as process:
         (command,) = children_of(process.pid)
         process.send_signal(signal.SIGTSTP)
@@ -169,7 +169,7 @@ def test_init_passes_on_the_parent_death_signal() -> None:
 
 
 def test_the_caller_may_ignore_sigchld() -> None:
-    """Check that the command inherits the ignored SIGCHLD, and that PID 1 reaps the command."""
+    """Check that the command inherits the ignored SIGCHLD, and that PID 1 still reaps it."""
     command = [
         sys.executable,
         "-c",
@@ -217,7 +217,7 @@ def test_processes_inside_can_not_read_process_1() -> None:
         text=True,
         **INIT,
     )
-    # Root outside can list /proc/1/fd, which appears empty, so root gets one error less.
+    # For root outside, /proc/1/fd can be listed but appears empty, so root gets one error less.
     refused = done.stderr.lower().count("permission denied")
     assert refused == 3 + (os.geteuid() != 0), done.stderr
     assert done.stdout == ""

@@ -32,7 +32,7 @@ class Interrupted(BaseException):
 
 @contextmanager
 def interrupting(function: Any) -> Iterator[None]:
-    """Raise Interrupted from a signal handler while `function` is executed."""
+    """Raise Interrupted from a signal handler while `function` runs."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         if frame is not None and frame.f_code is function.__code__:
@@ -88,13 +88,13 @@ def test_many_threads_wait_for_one_process() -> None:
             assert process.poll() is None
             process.stdin.close()
             assert [one.result(PATIENCE) for one in waiting] == [7] * 8
-        # subprocess.Popen.poll() must return the status, too. The lock in that method alone would
-        # not make concurrent waits safe.
+        # subprocess.Popen.poll() must return the status, too. Its own lock would not make
+        # concurrent waits safe.
         assert subprocess.Popen.poll(process) == 7
 
 
 def children() -> set[str]:
-    """Return the pids of this thread's children, which may include children of earlier tests."""
+    """Return the pids of this thread's children, which may include children of other tests."""
     return set(Path("/proc/thread-self/children").read_text().split())
 
 
@@ -114,7 +114,7 @@ def test_an_interrupted_start_leaves_nothing(namespaces: dict[str, bool], functi
             interrupted += 1
         else:
             end(process)
-    # The other functions are too short to be interrupted reliably within 20 attempts.
+    # All other functions are too short to be interrupted reliably within 20 attempts.
     assert interrupted or function is not _core.spawn
     assert children() <= others
     assert settled_descriptors() == before
@@ -135,8 +135,8 @@ def test_an_interrupted_creation_leaves_no_namespaces() -> None:
     assert settled_descriptors() == before
 
 
-# Objects that are lost by an interrupt issue a ResourceWarning when collected. In these tests, the
-# warning is an exception.
+# A Popen object that an interrupt drops emits a ResourceWarning when it is collected. Here,
+# warnings are errors.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("way", ["create", "from_pid", "from_fd"])
 @pytest.mark.sampled(2)

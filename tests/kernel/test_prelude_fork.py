@@ -1,4 +1,4 @@
-"""Tests of usernsctl-exec --fork, which waits for a child and forwards signals to the child."""
+"""Tests of usernsctl-exec --fork, which waits for its child and forwards signals to it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from inside import PATIENCE, WAITER, read_ready, wait_for_end
 
 @contextmanager
 def waiting(prelude: Program, *options: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """Start usernsctl-exec with WAITER; yield the process and the pid of WAITER."""
+    """Start usernsctl-exec with WAITER; yield its process and WAITER's pid."""
     command: list[str | Path] = [prelude.path, *options, "--", *WAITER]
-    # Create a process group that is not orphaned, because the parent of its leader is in another
-    # group. Orphaned groups are not stopped by SIGTSTP.
+    # SIGTSTP does not stop an orphaned process group. The new group is not orphaned, because its
+    # leader's parent is in another group of the session.
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, process_group=0) as process:
         try:
             yield process, read_ready(process.stdout)
@@ -32,7 +32,8 @@ def waiting(prelude: Program, *options: str) -> Iterator[tuple[subprocess.Popen[
 def test_death_by_a_signal_exits_with_128_plus_its_number(
     prelude: Program, options: list[str]
 ) -> None:
-    # PID 1 of a PID namespace ignores signals from inside, so a child of PID 1 kills itself.
+    # A PID 1 can't kill itself (pid_namespaces(7)), so its child does, and `sh` exits with the
+    # status.
     script = "sh -c 'kill -TERM $$'"
     assert prelude(*options, "--", "sh", "-c", f"{script}; exit $?").returncode == 143
     if "-rp" not in options:
@@ -85,7 +86,7 @@ def test_kill_child_sets_the_signal(prelude: Program) -> None:
         orphan = read_ready(process.stdout)
         process.kill()
         process.wait(PATIENCE)
-        # This process is a child subreaper, so the kernel makes this process the parent of orphans.
+        # This process is a child subreaper, so the kernel reparents orphans to it.
         _, status = os.waitpid(orphan, 0)
     assert os.waitstatus_to_exitcode(status) == 100 + signal.SIGUSR1
 
@@ -95,7 +96,7 @@ def test_kill_child_accepts_names_of_signals(prelude: Program) -> None:
         "import ctypes; told = ctypes.c_int(); "
         "ctypes.CDLL(None).prctl(2, ctypes.byref(told)); print(told.value)"  # PR_GET_PDEATHSIG
     )
-    # Aliases of SIGCHLD, SIGPOLL and SIGABRT.
+    # SIGCLD, SIGIO and SIGIOT are aliases of SIGCHLD, SIGPOLL and SIGABRT.
     others = {"SIGCLD", "SIGIO", "SIGIOT"}
     named = {
         name.removeprefix("SIG"): f"{int(number)}\n"
@@ -138,7 +139,7 @@ def test_sigtstp_to_the_parent_stops_the_child(prelude: Program) -> None:
 
 @pytest.mark.parametrize("options", ["-rf", "-r --init"])
 def test_the_caller_may_ignore_sigchld(prelude: Program, options: str) -> None:
-    """Check that the exit status is known with SIGCHLD ignored, when waitpid(2) fails (ECHILD)."""
+    """Check that the exit status is reported although waitpid(2) fails with ECHILD."""
     script = "import os, signal; print(signal.getsignal(signal.SIGCHLD).name); os._exit(7)"
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
@@ -155,7 +156,7 @@ def test_the_caller_may_ignore_sigchld(prelude: Program, options: str) -> None:
         finally:
             process.kill()
     assert process.returncode == 7
-    # The command inherits the disposition of SIGCHLD from the caller.
+    # The command inherits the caller's disposition of SIGCHLD.
     assert chosen == "SIG_IGN\n"
 
 

@@ -28,10 +28,10 @@ INIT = ["-r", "--init", "--"]
 def running(
     prelude: Program, *command: str, options: tuple[str, ...] = ()
 ) -> Iterator[subprocess.Popen[str]]:
-    """Start usernsctl-exec --init with a command; yield the process."""
+    """Start usernsctl-exec --init with a command; yield its process."""
     words: list[str | Path] = [prelude.path, *options, *INIT, *command]
-    # Create a process group that is not orphaned, because the parent of its leader is in another
-    # group. Orphaned groups are not stopped by SIGTSTP.
+    # SIGTSTP does not stop an orphaned process group. The new group is not orphaned, because its
+    # leader's parent is in another group of the session.
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, process_group=0) as process:
         try:
             yield process
@@ -79,7 +79,7 @@ def test_an_unhandled_signal_kills_the_command(prelude: Program, number: int) ->
 
 
 def test_without_init_sigterm_is_ignored(prelude: Program) -> None:
-    """Check that PID 1 without --init ignores SIGTERM (pid_namespaces(7)), as the manual warns."""
+    """Check that without --init, PID 1 ignores SIGTERM (pid_namespaces(7)), as the manual warns."""
     words = [prelude.path, "-rp", "--", "sh", "-c", "echo ready; exec sleep 1000"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -106,7 +106,7 @@ def test_process_1_forwards_signals_from_inside(prelude: Program) -> None:
 
 
 def test_sigterm_at_any_moment_ends_usernsctl_exec(prelude: Program) -> None:
-    """Check that no SIGTERM is lost, whether it arrives before or after the fork."""
+    """Send SIGTERM before or after the fork; check that it always ends usernsctl-exec."""
     chance = random.Random(0)
     ends = set()
     for _ in range(60):
@@ -143,7 +143,7 @@ while left := set(filter(str.isdecimal, os.listdir("/proc"))) - {{"1", str(os.ge
 """
 
 
-# TSan adds a thread, so os.fork() would warn that the process is multithreaded.
+# ThreadSanitizer adds a thread, so os.fork() would warn that the process is multithreaded.
 @pytest.mark.unsanitized
 def test_process_1_reaps_orphans(prelude: Program) -> None:
     prelude.check_output("--mount-proc", *INIT, sys.executable, "-c", ORPHANS, timeout=2 * PATIENCE)
@@ -172,7 +172,7 @@ def test_the_command_does_not_outlive_its_supervisors(prelude: Program, victim: 
 def test_kill_child_with_init_signals_the_command(
     prelude: Program,
 ) -> None:
-    """Check that PID 1 forwards the signal to the command, and waits for the command."""
+    """Kill usernsctl-exec; check that PID 1 then signals the command and waits for it."""
     script = "trap 'echo caught; exit' USR1; echo ready; while :; do sleep 0.05; done"
     with running(prelude, "sh", "-c", script, options=("--kill-child=USR1",)) as process:
         assert process.stdout.readline() == "ready\n"
@@ -210,7 +210,7 @@ def test_sigtstp_to_usernsctl_exec_stops_the_command(prelude: Program) -> None:
 
 @pytest.mark.also_root
 def test_process_1_closes_the_descriptors_of_the_command(prelude: Program) -> None:
-    """Check that PID 1 has no descriptors that could keep a pipe of the command open."""
+    """Check that PID 1 keeps no descriptors that would hold a pipe of the command open."""
     output, passed = os.pipe()
     words = [prelude.path, f"--preserve-fd={passed}", *INIT, *WAITER]
     with subprocess.Popen(
@@ -221,7 +221,7 @@ def test_process_1_closes_the_descriptors_of_the_command(prelude: Program) -> No
         try:
             read_ready(process.stdout)
             first = first_process(process.pid)
-            # Root outside may inspect PID 1. The command must not.
+            # Root outside may read PID 1's descriptors, but the command may not.
             if os.geteuid() == 0:
                 links = [
                     os.readlink(f"/proc/{first}/fd/{n}") for n in os.listdir(f"/proc/{first}/fd")

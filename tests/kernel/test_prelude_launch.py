@@ -29,7 +29,7 @@ CONFIG = [
     *("json\0" + ', "uid": [', "json-uid-map", "json\0]}"),
 ]
 ROOT = ["make\0bundle\000700"]
-# Records of a launch file that mount the directories with the programs of the host.
+# Launch file records that mount the host's directories of programs.
 PROGRAMS = ("machine\0bin", "machine\0usr")
 
 Write = Callable[..., Path]
@@ -37,7 +37,7 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Return a function that writes a launch file with the given and the required records."""
+    """Return a function that writes a launch file with the required records and additional ones."""
 
     def write(
         moment: tuple[str, ...] = (),
@@ -123,7 +123,7 @@ def test_check_verifies_a_launch(prelude: Program, write: Write) -> None:
 def test_launch_does_not_search_path_for_helpers(
     prelude: Program, write: Write, tmp_path: Path
 ) -> None:
-    """Check that helpers are not searched in PATH, which may contain directories of other users."""
+    """Check that helpers are not searched in PATH, whose directories may belong to other users."""
     traps = tmp_path / "traps"
     traps.mkdir()
     for name in ("newuidmap", "newgidmap", "getent", "getsubids"):
@@ -133,7 +133,7 @@ def test_launch_does_not_search_path_for_helpers(
     done = prelude("--launch", launch, "--", "/bin/true", env={"PATH": str(traps)})
     assert len(config_of(done)["uid"]) > 0
     assert not (tmp_path / "mark").exists()
-    # Check that the attack works without a launch, when usernsctl-exec searches PATH for helpers.
+    # The same attack succeeds without a launch file: usernsctl-exec then searches PATH for helpers.
     prelude("-r", "--map-auto", "--", "true", env={"PATH": str(traps)})
     assert os.geteuid() == 0 or (tmp_path / "mark").exists()
 
@@ -217,9 +217,9 @@ def test_launch_files_of_other_users_are_refused(prelude: Program, write: Write)
 def test_access_control_lists_of_the_directory_are_respected(
     prelude: Program, write: Write, tmp_path: Path
 ) -> None:
-    """Check that a launch file is rejected if an ACL lets other users write to its directory.
+    """Reject a launch file if an ACL lets other users write to its directory.
 
-    With an ACL, the group bits of the mode are the mask of the ACL.
+    If a file has an ACL, the group bits of its mode are the mask of the ACL (acl(5)).
     """
     launch = write()
     tmp_path.chmod(0o775)
@@ -332,8 +332,8 @@ def test_an_unusable_command_is_reported_before_the_start(
     for name, line in (("script", "#!/no/python -u"), ("venv", "#! /opt/python")):
         (tmp_path / name).write_text(f"{line}\nimport sys\n")
         (tmp_path / name).chmod(0o755)
-    # ELF files that begin with the identification, the type ET_EXEC and the machine (elf(5)): of a
-    # 32-bit program, and of a program for the processor 8, MIPS.
+    # Starts of ELF files (elf(5)), with e_ident, type ET_EXEC and machine: a 32-bit program for
+    # machine 3 (x86), and a 64-bit program for machine 8 (MIPS).
     for name, content in (
         ("crlf", b"#!/bin/sh\r\n"),
         ("elf32", b"\x7fELF\1\1\1" + bytes(9) + b"\2\0\3\0" + bytes(64)),

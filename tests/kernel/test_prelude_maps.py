@@ -84,7 +84,7 @@ def test_options_match_unshare(prelude: Program, options: list[str]) -> None:
 def test_subordinate_ranges_include_those_that_unshare_maps(
     prelude: Program, options: list[str], kind: str
 ) -> None:
-    """Check that usernsctl maps all ranges, and so the first range, the only one that unshare maps.
+    """Check that usernsctl maps all subordinate ranges; unshare maps only the first.
 
     If the caller's own id is mapped as well, unshare maps one subordinate id less. The test does
     not run as root, because unshare then uses the ranges of any user whose name is not a number.
@@ -97,7 +97,7 @@ def test_subordinate_ranges_include_those_that_unshare_maps(
 
 
 def extents(text: str) -> dict[tuple[int, int], int]:
-    """Return the count of each extent, by the first id inside and the first id outside."""
+    """Parse uid_map or gid_map; return counts by the extents' first inside and outside ids."""
     lines = (map(int, line.split()) for line in text.splitlines())
     return {(inside, outside): count for inside, outside, count in lines}
 
@@ -125,8 +125,8 @@ def test_root_maps_any_extents_and_keeps_setgroups(prelude: Program) -> None:
 @pytest.mark.parametrize(
     ("options", "identity"),
     [
-        # A caller whose id is mapped keeps the id. Otherwise the caller becomes root, without the
-        # former groups.
+        # A caller whose ids are mapped keeps them. Any other caller becomes root and loses its
+        # groups.
         (["--map-users=5:0:1", "--map-groups=6:0:1"], "5 6 6"),
         (["--map-users=0:100000:10", "--map-groups=0:200000:10"], "0 0 0"),
         (["--map-users=0:100000:10", "--map-groups=0:200000:10", "-S", "3", "-G", "4"], "3 4 4"),

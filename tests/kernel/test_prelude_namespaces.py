@@ -13,7 +13,7 @@ from processes import capture, check_output
 
 pytestmark = pytest.mark.also_root
 
-# Options that create a namespace, and the name of the namespace's link in /proc/PID/ns.
+# Options, each with the name in /proc/PID/ns of the namespace that it creates.
 KINDS = {
     "--mount": "mnt",
     "--net": "net",
@@ -27,7 +27,7 @@ SHORT = {"m": "mnt", "n": "net", "i": "ipc", "u": "uts", "C": "cgroup", "T": "ti
 
 
 def links(prelude: Program, *options: str) -> dict[str, str]:
-    """Return the links in /proc/self/ns of a command in the new namespaces."""
+    """Run a command with `options`; return the links in its /proc/self/ns."""
     names = ["user", *KINDS.values()]
     done = prelude(*options, "--", "readlink", *(f"/proc/self/ns/{name}" for name in names))
     assert done.stderr == ""
@@ -37,7 +37,7 @@ def links(prelude: Program, *options: str) -> dict[str, str]:
 @pytest.mark.parametrize("option", [*KINDS, *(f"-{letter}" for letter in SHORT)])
 def test_each_option_creates_its_namespace_only(prelude: Program, option: str) -> None:
     wanted = KINDS.get(option) or SHORT[option[1:]]
-    # Before Linux 6.1, only a child of the caller enters a new time namespace.
+    # Before Linux 6.1, unshare(CLONE_NEWTIME) moves only later children to the new time namespace.
     inside = links(prelude, "-r", option, "--fork")
     new = {name for name, link in inside.items() if link != namespace(name)}
     assert new == {"user", wanted}
@@ -50,7 +50,7 @@ def test_all_namespaces_can_be_created_at_once(prelude: Program) -> None:
 
 @pytest.fixture
 def needs_new_proc() -> None:
-    """Skip the test if a new /proc can't be mounted, as in a container with a masked /proc."""
+    """Skip the test if proc can't be mounted anew, as in a container with a masked /proc."""
     tried = capture(["unshare", "-Urpf", "--mount-proc", "true"])
     if tried.returncode:
         pytest.skip(f"unshare can't mount proc either: {tried.stderr.strip()}")
@@ -73,7 +73,7 @@ def test_mount_proc_at_a_missing_directory_fails(prelude: Program) -> None:
 
 
 def root_propagation(mountinfo: str) -> set[str]:
-    """Return the propagation types of the root mount, without the numbers of peer groups."""
+    """Return the propagation types of the root mount without peer group ids."""
     for line in mountinfo.splitlines():
         fields = line.split()
         if fields[4] == "/":
@@ -84,8 +84,8 @@ def root_propagation(mountinfo: str) -> set[str]:
 
 @pytest.mark.parametrize("mode", [None, "private", "slave", "shared", "unchanged"])
 def test_mounts_propagate_as_with_unshare(prelude: Program, mode: str | None) -> None:
-    # The values of --propagation differ only if the caller's mount namespace has shared mounts. A
-    # shell keeps that namespace alive, because a slave mount becomes private when its master is
+    # The values of --propagation differ only if the outer mount namespace has shared mounts. The
+    # shell stays in that namespace, because a slave mount becomes private when its master is
     # removed.
     stay = ["sh", "-c", '"$@"; exit $?', "sh"]
     outer: list[str | Path] = [prelude.path, "-rm", "--propagation=shared", "--", *stay]

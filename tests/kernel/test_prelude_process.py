@@ -67,8 +67,8 @@ def test_a_missing_command_exits_with_127(prelude: Program) -> None:
         assert done.returncode == 127
         assert done.stderr.startswith(f"usernsctl-exec: lookup: {command}: No such file")
         assert "[command-not-found]" in done.stderr
-    # The command can't search /root, because root of the new namespace is another user outside. So
-    # the search of PATH must skip /root.
+    # Root of the new namespace is another user outside, and can't search /root. The search must
+    # skip it.
     done = prelude("-r", "--", "no-such-tool", env={"PATH": "/root:/usr/bin"})
     assert done.returncode == 127
     assert "[command-not-found]" in done.stderr
@@ -129,7 +129,7 @@ def test_a_missing_root_fails(prelude: Program) -> None:
     assert "chroot: /no/such/dir: No such file or directory" in done.stderr
 
 
-# Program that tries each descriptor number, because /proc may belong to another PID namespace.
+# Program that tries every descriptor number, because /proc may show another PID namespace.
 LIST_DESCRIPTORS = """
 import os
 for fd in range(256):

@@ -1,4 +1,4 @@
-"""Tests of the output of usernsctl-probe, and of the exit of its child processes."""
+"""Tests of usernsctl-probe: its output, and the exit of its child processes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_the_profile_probe_does_not_run_the_program(tmp_path: Path, program: str
     done = capture(words, timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (0, "")
     assert not mark.exists()
-    # With AppArmor, each output line has a label and the path of a program that can be executed.
+    # With AppArmor, each line consists of a label and the path of a program that can be executed.
     for line in done.stdout.splitlines():
         assert line.partition("\t")[2] in (program, str(script))
 
@@ -53,7 +53,7 @@ def test_the_profile_probe_ends_if_kill_fails() -> None:
 @pytest.mark.userns_requires("strace")
 @pytest.mark.parametrize("call", ["ptrace", "exit_group"])
 def test_the_traced_child_ends_with_its_tracer(call: str) -> None:
-    """Check that the child exits if the tracer is killed before or after PTRACE_TRACEME."""
+    """Kill the tracer before or after PTRACE_TRACEME; check that its child exits."""
     before = children()
     inject = f"inject={call}:signal=SIGKILL"
     done = subprocess.run(
@@ -61,7 +61,7 @@ def test_the_traced_child_ends_with_its_tracer(call: str) -> None:
         timeout=PATIENCE,
     )
     assert done.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL)
-    # The orphaned child becomes a child of this process, which is a subreaper.
+    # The orphan is reparented to this process, a child subreaper.
     for pid in children().keys() - before.keys():
         _, status = os.waitpid(pid, 0)
         assert os.waitstatus_to_exitcode(status) in (-signal.SIGKILL, 1)

@@ -1,4 +1,4 @@
-"""Tests of the usage messages of internal native programs for wrong arguments."""
+"""Tests of the usage messages that internal native programs print for wrong arguments."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from processes import capture
 import usernsctl as un
 
 PROGRAMS = Path(un.__file__).parent / "_bin"
-#: Wrong arguments of each program. FIRST and SECOND are placeholders for open descriptors.
+# : Wrong arguments by program. FIRST and SECOND stand for open descriptors.
 WRONG = {
     "build": ["x"],
     "detach": ["", "x", "FIRST x"],

@@ -1,4 +1,4 @@
-"""Tests of real clients that connect to allowed names through a proxy: curl, pip and Python."""
+"""Tests that curl, pip and Python reach allowed names through a proxy."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_curl_reaches_an_allowed_name_and_no_other(
     done = proxied.world.run("sandbox", *curl, "https://evil.example/", **VARIABLES)
     assert done.returncode == 56
     assert "403" in done.stderr
-    # Without the proxy variables, curl fails, because the sandbox has no name resolution.
+    # Without the proxy variables, curl fails, because the sandbox can't resolve names.
     done = proxied.world.run("sandbox", *curl, "https://index.example/")
     assert done.returncode == 6
 

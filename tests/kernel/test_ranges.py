@@ -1,4 +1,4 @@
-"""Tests of maps of subordinate ranges, which must be as planned, and the same as by unshare(1)."""
+"""Tests that maps of subordinate ranges are as planned, and the same as those of unshare(1)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ UID, GID = os.geteuid(), os.getegid()
 
 @pytest.fixture
 def granted() -> tuple[int, int]:
-    """Return the first subordinate uid and gid of the caller."""
+    """Return the caller's first subordinate uid and gid."""
     firsts = []
     for option in ([], ["-g"]):
         line = subprocess.check_output(["getsubids", *option, os.environ["USER"]], text=True)
@@ -76,7 +76,7 @@ def test_maps_of_ranges_match_unshare(prelude: Program, granted: tuple[int, int]
     ):
         ours = maps(prelude.path, *options)
         theirs = maps("unshare", *options)
-        # Compare the maps without the order of extents, which does not matter.
+        # Ignore the order of the extents, which has no effect.
         assert sorted_extents(ours) == sorted_extents(theirs), options
 
 
@@ -119,7 +119,7 @@ def test_files_have_mapped_owners_inside_and_outside(
         "first": (uid, gid),
         "thousandth": (uid + 999, gid + 1000),
     }
-    # The files belong to subordinate ids, so only root inside may remove them.
+    # The files belong to subordinate ids, so only root of such a namespace may remove them.
     assert prelude("-r", "--map-auto", "--", "rm", "first", "thousandth", cwd=tmp_path).stderr == ""
 
 
@@ -150,7 +150,7 @@ def test_extents_outside_the_granted_range_are_refused(
     [
         (["setpriv", "--no-new-privs"], "no-new-privs"),
         (["env", "PATH=/no/such/directory"], "helper-missing"),
-        # The process is root inside, but its subordinate ranges are those of the caller outside.
+        # This process is root inside, but looks up subordinate ranges of the caller outside.
         (["PRELUDE", "-r", "--"], "no-subordinate-range"),
     ],
 )

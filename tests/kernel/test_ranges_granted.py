@@ -1,6 +1,6 @@
-"""Tests of maps and causes with various /etc/subuid, /etc/subgid and helpers.
+"""Tests of maps and causes with various /etc/subuid and /etc/subgid files and helpers.
 
-Root prepares the files in a mount namespace of each test, and runs usernsctl-exec there as nobody.
+Each test has a mount namespace, in which root prepares the files and runs usernsctl-exec as nobody.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ COPIES = "cp -p /usr/bin/newuidmap /usr/bin/newgidmap /mnt\n"
 
 @dataclass
 class Machine:
-    """A host with /etc/subuid and /etc/subgid of its own, on which `nobody` runs usernsctl-exec."""
+    """A mount namespace with its own subid files, in which `nobody` runs usernsctl-exec."""
 
     prelude: Path
     directory: Path
@@ -154,7 +154,7 @@ def test_an_extent_may_span_adjacent_ranges(
     ],
 )
 def test_login_defs_names_the_group_of_helpers(machine: Machine, line: str, granted: bool) -> None:
-    """Check that GRANT_AUX_GROUP_SUBIDS allows maps if the caller's gid differs from passwd(5)."""
+    """Use a gid that differs from passwd(5), which GRANT_AUX_GROUP_SUBIDS in login.defs allows."""
     login = machine.directory / "login.defs"
     login.write_text(f"{Path('/etc/login.defs').read_text()}\n{line}\n")
     login.chmod(0o644)
@@ -174,7 +174,7 @@ def test_directories_in_path_are_not_taken_for_helpers(machine: Machine) -> None
 
 @pytest.mark.parametrize("name", ["subuid", "subgid"])
 def test_fifos_in_place_of_subid_files_do_not_block(machine: Machine, name: str) -> None:
-    """Check that a FIFO is rejected, which an image may have in place of a subid file."""
+    """Reject a FIFO in place of a subid file without opening it, since an image may contain one."""
     prepare = f"mkfifo -m 644 /mnt/fifo; mount --bind /mnt/fifo /etc/{name}\n"
     machine.refused("subid-not-a-file", f"/etc/{name} is not a regular file", prepare=prepare)
 
@@ -253,7 +253,8 @@ def test_root_maps_granted_ranges_without_helpers(machine: Machine) -> None:
 def test_root_without_capabilities_gets_the_cause(machine: Machine) -> None:
     bare = "setpriv --bounding-set=-all --inh-caps=-all"
     machine.refused("needs-setfcap", "uid 0 of this namespace", "-r", become=bare)
-    # With an empty bounding set, newuidmap gains no privilege, so subordinate ranges don't help.
+    # Without capabilities in its bounding set, newuidmap gains no privilege, so a granted range
+    # doesn't help.
     machine.grant("root:100000:9\n", "root:100000:9\n")
     machine.refused("bounding-set", "", "--map-auto", become=bare)
 

@@ -29,20 +29,20 @@ from rules import (
 
 pytestmark = pytest.mark.also_root
 
-# From linux/prctl.h (prctl(2)). python-prctl does not have these constants.
+# From linux/prctl.h (prctl(2)). python-prctl lacks these constants.
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_RAISE = 2
 
 
 def after_exec() -> int:
-    """Return the effective capabilities of a program that is executed by this process."""
+    """Return the effective capabilities of a program that this process executes."""
     show = ["grep", "^CapEff:", "/proc/self/status"]
     return int(subprocess.check_output(show, text=True).split()[1], 16)
 
 
 @pytest.mark.userns
 def test_the_first_process_has_all_capabilities() -> None:
-    """The first process has all capabilities in a new user namespace.
+    """The first process in a new user namespace has all capabilities.
 
     See user_namespaces(7), "Capabilities".
     """
@@ -51,7 +51,7 @@ def test_the_first_process_has_all_capabilities() -> None:
 
 @pytest.mark.userns
 def test_capabilities_apply_to_owned_namespaces_only() -> None:
-    """Capabilities over a namespace depend on the user namespace that owns the namespace.
+    """Capabilities apply to a namespace only if the process's user namespace owns it.
 
     See user_namespaces(7), "Interaction of user namespaces and other types of namespaces".
     """
@@ -74,7 +74,7 @@ def test_mounts_need_an_own_mount_namespace() -> None:
 
 @pytest.mark.userns(mount=True)
 def test_file_systems_on_devices_can_not_be_mounted() -> None:
-    """Only some filesystem types can be mounted, and none on block devices.
+    """Only some filesystem types can be mounted, and none from block devices.
 
     See user_namespaces(7), "Interaction of user namespaces and other types of namespaces".
     """
@@ -97,7 +97,7 @@ def test_operations_without_a_namespace_are_denied() -> None:
 
 @pytest.mark.userns
 def test_root_keeps_capabilities_across_exec() -> None:
-    """Root keeps its capabilities at exec.
+    """Root keeps its capabilities across execve(2).
 
     See capabilities(7), "Capabilities and execution of programs by root".
     """
@@ -107,7 +107,7 @@ def test_root_keeps_capabilities_across_exec() -> None:
 @pytest.mark.userns(map="current")
 @unprivileged
 def test_other_users_lose_capabilities_at_exec() -> None:
-    """A process whose uids are not 0 loses its capabilities at exec.
+    """A process without uid 0 loses its capabilities at execve(2).
 
     See capabilities(7), "Capabilities and execution of programs by root".
     """
@@ -118,7 +118,7 @@ def test_other_users_lose_capabilities_at_exec() -> None:
 @pytest.mark.userns(map="current")
 @unprivileged
 def test_ambient_capabilities_survive_exec() -> None:
-    """Ambient capabilities are kept at exec (capabilities(7), since Linux 4.3)."""
+    """Ambient capabilities survive execve(2) (capabilities(7), since Linux 4.3)."""
     prctl.cap_inheritable.sys_admin = True
     call("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, prctl.CAP_SYS_ADMIN, 0, 0)
     assert after_exec() == 1 << prctl.CAP_SYS_ADMIN
@@ -136,7 +136,7 @@ def test_changing_the_uid_drops_capabilities() -> None:
 
 @pytest.mark.userns(map="auto")
 def test_keepcaps_keeps_capabilities_permitted() -> None:
-    """PR_SET_KEEPCAPS keeps permitted capabilities at a change of uid (PR_SET_KEEPCAPS(2const))."""
+    """PR_SET_KEEPCAPS keeps the permitted set when the uid changes (PR_SET_KEEPCAPS(2const))."""
     prctl.set_keepcaps(True)
     os.setresuid(1, 1, 1)
     assert effective() == 0
@@ -153,7 +153,7 @@ def test_unmapped_ids_fail_with_einval() -> None:
 
 @pytest.mark.userns
 def test_capabilities_return_below_but_not_above() -> None:
-    """A process gains all capabilities in a new namespace, but has none in the parent namespace.
+    """A process has all capabilities in a new user namespace, and none in the parent namespace.
 
     See user_namespaces(7), "Capabilities".
     """
@@ -165,7 +165,7 @@ def test_capabilities_return_below_but_not_above() -> None:
 
     def above() -> None:
         map_self()
-        # The UTS namespace is owned by the parent user namespace.
+        # The parent user namespace owns the UTS namespace.
         set_hostname(b"above")
 
     assert in_child(below) == all_capabilities()
@@ -193,7 +193,7 @@ def test_the_bounding_set_and_securebits_are_reset() -> None:
 
 @pytest.fixture
 def made_inside(tmp_path: Path) -> Iterator[Path]:
-    """Yield a path at which the test creates a file; afterwards, check the owner outside."""
+    """Yield a path where the test creates a file; then check that its owner is the caller."""
     path = tmp_path / "made"
     yield path
     assert path.stat().st_uid == os.geteuid()
@@ -201,7 +201,7 @@ def made_inside(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.userns
 def test_files_of_root_inside_belong_to_the_caller_outside(made_inside: Path) -> None:
-    """The ids of a file are translated by the maps.
+    """A file's owner is translated by uid_map and gid_map.
 
     See user_namespaces(7), "User ID and group ID mapping".
     """
@@ -212,7 +212,7 @@ def test_files_of_root_inside_belong_to_the_caller_outside(made_inside: Path) ->
 @pytest.mark.userns
 @unprivileged
 def test_root_inside_has_no_power_over_files_of_unmapped_owners() -> None:
-    """Capabilities over a file need its uid and gid to be mapped (since Linux 3.8).
+    """Capabilities apply to a file only if its uid and gid are mapped (since Linux 3.8).
 
     See user_namespaces(7), "Accessing files".
     """
@@ -236,10 +236,10 @@ def test_a_file_can_not_be_given_to_an_unmapped_owner(tmp_path: Path) -> None:
 
 @pytest.mark.userns(map="auto")
 def test_a_file_can_be_given_to_a_mapped_owner(tmp_path: Path) -> None:
-    """CAP_CHOWN is sufficient to give a file to a mapped id (capabilities(7))."""
+    """CAP_CHOWN suffices to give a file to a mapped id (capabilities(7))."""
     path = tmp_path / "file"
     path.write_text("")
     os.chown(path, 1, 1)
     assert path.stat().st_uid == 1
-    # Return the file to the caller, so that the caller can remove the directory.
+    # Give the file back to the caller, who can then remove the directory.
     os.chown(path, 0, 0)

@@ -37,14 +37,14 @@ NS_GET_PARENT = 0xB702
 
 
 def made_below() -> tuple[int, str]:
-    """Create a child user namespace without processes; return a descriptor and its /proc link."""
+    """Create a child user namespace without processes; return its descriptor and /proc link."""
     with waiting_child(map_self) as pid:
         return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY), link("user", pid)
 
 
 @pytest.mark.userns
 def test_joining_a_child_namespace_gives_all_capabilities() -> None:
-    """A process that joins a user namespace gains all capabilities in the namespace.
+    """A process that joins a child user namespace gains all capabilities there.
 
     setns(2) needs CAP_SYS_ADMIN in the joined namespace. The open descriptor keeps the namespace
     alive (namespaces(7), "Namespace lifetime").
@@ -67,7 +67,7 @@ def test_the_own_user_namespace_can_not_be_joined() -> None:
 
 @pytest.mark.userns
 def test_the_parent_can_not_be_joined() -> None:
-    """setns(2) fails with EPERM for the parent, where the caller has no capabilities."""
+    """setns(2) fails with EPERM for the parent namespace, where the caller has no capabilities."""
     parent = os.open("/proc/self/ns/user", os.O_RDONLY)
     map_self()
     with refused(errno.EPERM):
@@ -77,7 +77,7 @@ def test_the_parent_can_not_be_joined() -> None:
 
 @pytest.mark.userns
 def test_the_kind_of_a_descriptor_is_checked() -> None:
-    """setns(2) fails with EINVAL if the descriptor's namespace has another type."""
+    """setns(2) fails with EINVAL if the descriptor refers to a namespace of another type."""
     fd = os.open("/proc/self/ns/uts", os.O_RDONLY)
     with refused(errno.EINVAL):
         setns(fd, CLONE_NEWUSER)
@@ -112,11 +112,11 @@ def test_a_bind_mount_keeps_a_namespace(tmp_path: Path) -> None:
     assert os.uname().nodename == "kept"
 
 
-# TSan kills a process that starts a thread after fork(2).
+# ThreadSanitizer kills a process that starts a thread after fork(2).
 @pytest.mark.unsanitized
 @pytest.mark.userns
 def test_threads_may_not_join() -> None:
-    """setns(2) to a user namespace fails with EINVAL if the calling process is multithreaded."""
+    """setns(2) into a user namespace fails with EINVAL in a multithreaded process."""
     fd, _ = made_below()
     over = threading.Event()
     thread = threading.Thread(target=over.wait)
@@ -132,10 +132,10 @@ def test_threads_may_not_join() -> None:
 
 @pytest.mark.userns
 def test_joining_a_mount_namespace_needs_capabilities_in_the_own_one() -> None:
-    """Joining a mount namespace also needs capabilities in the caller's own user namespace.
+    """setns(2) into a mount namespace also needs capabilities in the caller's user namespace.
 
-    setns(2) needs CAP_SYS_CHROOT and CAP_SYS_ADMIN in the caller's own user namespace, and
-    CAP_SYS_ADMIN in the user namespace that owns the mount namespace.
+    They are CAP_SYS_CHROOT and CAP_SYS_ADMIN. CAP_SYS_ADMIN is also needed in the user namespace
+    that owns the mount namespace.
     """
     with waiting_child(lambda: unshare(CLONE_NEWNS)) as pid:
         fd = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY)
@@ -149,7 +149,7 @@ def test_joining_a_mount_namespace_needs_capabilities_in_the_own_one() -> None:
 
 @pytest.mark.userns(pid=True)
 def test_an_ancestor_pid_namespace_can_not_be_joined() -> None:
-    """setns(2) fails with EINVAL unless the PID namespace is the caller's or a descendant."""
+    """setns(2) into a PID namespace fails with EINVAL unless it is the caller's or a descendant."""
     above = os.open("/proc/self/ns/pid", os.O_RDONLY)
     setns(above, CLONE_NEWPID)
 
@@ -164,7 +164,7 @@ def test_an_ancestor_pid_namespace_can_not_be_joined() -> None:
 
 @pytest.mark.userns(map="auto")
 def test_the_creator_has_all_capabilities_in_the_namespace() -> None:
-    """A process in the parent with the creator's uid has all capabilities in a user namespace.
+    """A process in the parent namespace with the creator's uid has all capabilities in the child.
 
     Other users have no capabilities there. See user_namespaces(7), "Capabilities".
     """
@@ -175,7 +175,7 @@ def test_the_creator_has_all_capabilities_in_the_namespace() -> None:
 
     def make() -> None:
         as_user(1)
-        # A process that has changed its ids is not dumpable, so root would own its files in /proc.
+        # The change of ids made this process non-dumpable, so root owns its files in /proc.
         prctl.set_dumpable(True)
         unshare(CLONE_NEWUSER)
 
@@ -194,7 +194,7 @@ def test_the_creator_has_all_capabilities_in_the_namespace() -> None:
 
 @pytest.mark.userns
 def test_ioctl_returns_parent_and_owner() -> None:
-    """ioctl_nsfs(2) returns parent and owner, but fails with EPERM above the caller's namespace."""
+    """ioctl_nsfs(2) returns parent and owner, or fails with EPERM above the caller's namespace."""
     fd, _ = made_below()
     parent = fcntl.ioctl(fd, NS_GET_PARENT)
     unshare(CLONE_NEWUTS)
@@ -211,7 +211,7 @@ def test_ioctl_returns_parent_and_owner() -> None:
 
 @pytest.mark.userns
 def test_a_namespace_keeps_its_parent() -> None:
-    """A namespace keeps its parent alive (namespaces(7), "Namespace lifetime")."""
+    """A namespace keeps its parent namespace alive (namespaces(7), "Namespace lifetime")."""
 
     def make() -> None:
         map_self()
@@ -219,7 +219,7 @@ def test_a_namespace_keeps_its_parent() -> None:
 
     with waiting_child(make) as pid:
         fd = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY)
-    # The only process of both namespaces has exited.
+    # The only process in either namespace has exited.
     parent = fcntl.ioctl(fd, NS_GET_PARENT)
     setns(parent, CLONE_NEWUSER)
     setns(fd, CLONE_NEWUSER)

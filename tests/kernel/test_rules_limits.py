@@ -20,13 +20,13 @@ from rules import (
 
 DEEPEST = 33
 LIMIT = "/proc/sys/user/max_user_namespaces"
-# Maximum number of seconds until the kernel frees a namespace that is no longer used.
+# Timeout in seconds for the kernel to free an unused namespace.
 PATIENCE = 20
 
 
 @pytest.mark.userns
 def test_namespaces_nest_32_levels_deep() -> None:
-    """User namespaces nest 32 levels deep; then unshare(2) fails with ENOSPC.
+    """User namespaces nest at most 32 levels deep; unshare(2) then fails with ENOSPC.
 
     See user_namespaces(7), "Nested user namespaces". Before Linux 4.9, the error was EUSERS.
     """
@@ -42,7 +42,7 @@ def test_namespaces_nest_32_levels_deep() -> None:
 
 @pytest.mark.userns
 def test_limits_of_namespaces_apply_to_the_creator() -> None:
-    """The limits apply per creator, also in all ancestors (namespaces(7), "/proc/sys/user")."""
+    """A limit applies per creating user, also in ancestors (namespaces(7), "/proc/sys/user")."""
     write("/proc/sys/user/max_user_namespaces", "0")
     write("/proc/sys/user/max_uts_namespaces", "0")
     with refused(errno.ENOSPC):
@@ -53,7 +53,7 @@ def test_limits_of_namespaces_apply_to_the_creator() -> None:
 
 @pytest.mark.userns
 def test_unmapped_ids_can_not_create_namespaces() -> None:
-    """unshare(2) fails with EPERM if the caller's effective ids are not mapped."""
+    """unshare(CLONE_NEWUSER) fails with EPERM if the caller's effective ids are not mapped."""
     unshare(CLONE_NEWUSER)
     with refused(errno.EPERM):
         unshare(CLONE_NEWUSER)
@@ -81,7 +81,7 @@ def test_a_limit_counts_namespaces_of_descendants() -> None:
     """A namespace counts against the limits of all ancestors (namespaces(7), "/proc/sys/user")."""
     write(LIMIT, "1")
     map_self()
-    # The limit of this namespace is higher, so the limit of the parent namespace applies.
+    # The limit of this namespace is higher, so the limit of its parent takes effect.
     write(LIMIT, "1000")
     with refused(errno.ENOSPC):
         unshare(CLONE_NEWUSER)

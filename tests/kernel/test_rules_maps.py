@@ -1,8 +1,8 @@
 """Tests of the kernel rules for id maps.
 
 The rules are in user_namespaces(7), "Defining user and group ID mappings", unless another source is
-named. Each test runs as root of a user namespace that has only id 0, so that the results are the
-same for all users, and creates further namespaces inside.
+named. Each test runs as root of a user namespace in which only id 0 is mapped, so that the results
+are the same for all users, and creates other namespaces in it.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def fresh() -> None:
-    """Enter a new user namespace whose maps are not yet written."""
+    """Enter a new user namespace; leave its maps unwritten."""
     unshare(CLONE_NEWUSER)
 
 
 def test_a_new_namespace_has_no_map() -> None:
-    """A new user namespace has no maps."""
+    """uid_map and gid_map of a new user namespace are empty."""
     fresh()
     with open(MAP) as file:
         assert file.read() == ""
 
 
 def test_ids_without_a_map_show_as_the_overflow_id() -> None:
-    """Unmapped ids are shown as the overflow id ("Unmapped user and group IDs")."""
+    """Unmapped ids appear as the overflow id ("Unmapped user and group IDs")."""
     fresh()
     assert (os.getuid(), os.getgid()) == (OVERFLOW_ID, OVERFLOW_ID)
 
 
 def test_a_map_is_written_once() -> None:
-    """The second write to a uid_map file fails with EPERM."""
+    """A second write to uid_map fails with EPERM."""
     fresh()
     write(MAP, "0 0 1")
     with refused(errno.EPERM):
@@ -74,7 +74,7 @@ def test_a_map_is_written_once() -> None:
     ],
 )
 def test_malformed_maps_fail_with_einval(text: str) -> None:
-    """A map consists of lines with three numbers; a count of 0 or an overflow fails with EINVAL."""
+    """A map line has three numbers; a count of 0 or an overflow fails with EINVAL."""
     fresh()
     with refused(errno.EINVAL):
         write(MAP, text)
@@ -82,7 +82,7 @@ def test_malformed_maps_fail_with_einval(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["0 0 2\n1 2 1", "0 0 1\n0 1 1", "0 0 2\n2 1 1"])
 def test_ranges_do_not_overlap(text: str) -> None:
-    """The ranges of different lines must not overlap."""
+    """Ranges of different lines that overlap fail with EINVAL."""
     fresh()
     with refused(errno.EINVAL):
         write(MAP, text)
@@ -90,19 +90,19 @@ def test_ranges_do_not_overlap(text: str) -> None:
 
 @pytest.mark.userns_requires("kernel>=4.15")
 def test_a_map_has_340_lines_at_most() -> None:
-    """A map has at most 340 lines (since Linux 4.15); more fail with EINVAL."""
+    """A map has at most 340 lines (since Linux 4.15); a longer map fails with EINVAL."""
     lines = "\n".join(f"{2 * n} {2 * n} 1" for n in range(341))
     assert len(lines) < PAGE
     fresh()
     with refused(errno.EINVAL):
         write(MAP, lines)
-    # A well-formed map fails with EPERM, because the parent namespace does not have the ids.
+    # The map is well-formed, but fails with EPERM because the parent namespace lacks its ids.
     with refused(errno.EPERM):
         write(MAP, lines.rpartition("\n")[0])
 
 
 def test_a_map_is_shorter_than_a_page() -> None:
-    """A map must be shorter than a page, or the write fails with EINVAL."""
+    """A map that is not shorter than a page fails with EINVAL."""
     fresh()
     with refused(errno.EINVAL):
         write(MAP, "0 0 1".ljust(PAGE))
@@ -110,7 +110,7 @@ def test_a_map_is_shorter_than_a_page() -> None:
 
 
 def test_a_map_is_written_from_its_start() -> None:
-    """A write to a map must start at offset 0, or the write fails with EINVAL."""
+    """A write to uid_map at an offset other than 0 fails with EINVAL."""
     fresh()
     fd = os.open(MAP, os.O_WRONLY)
     os.lseek(fd, 1, os.SEEK_SET)
@@ -121,7 +121,7 @@ def test_a_map_is_written_from_its_start() -> None:
 
 @pytest.mark.parametrize("text", ["0 1 1", "0 0 2", "0 0 1\n1 1 1"])
 def test_a_process_may_map_its_own_id_only(text: str) -> None:
-    """Without CAP_SETUID in the parent, a process may map only its own effective id."""
+    """Without CAP_SETUID in the parent namespace, a process may map only its own effective uid."""
     fresh()
     with refused(errno.EPERM):
         write(MAP, text)
@@ -129,33 +129,33 @@ def test_a_process_may_map_its_own_id_only(text: str) -> None:
 
 @pytest.mark.parametrize("inside", [0, 1, 1000, 4294967294])
 def test_the_own_id_can_be_mapped_to_any_id(inside: int) -> None:
-    """A process may map its own id to any id inside."""
+    """A process may map its own uid to any uid inside."""
     fresh()
     write(MAP, f"{inside} 0 1")
     assert os.getuid() == inside
 
 
 def written_from_outside(text: str, prepare: Callable[[], None] = lambda: None) -> None:
-    """Write the uid_map of a child's new namespace from the parent namespace, after `prepare`."""
+    """Call `prepare`; write `text` to the uid_map of a child that is in a new user namespace."""
     with waiting_child(fresh) as pid:
         prepare()
         write(f"/proc/{pid}/uid_map", text)
 
 
 def test_a_process_in_the_parent_may_write_the_map() -> None:
-    """A process in the parent namespace may write the map of a child's namespace."""
+    """A process in the parent namespace may write the uid_map of a child namespace."""
     written_from_outside("0 0 1")
 
 
 def test_ids_that_the_parent_lacks_can_not_be_mapped() -> None:
-    """All ids of a map must exist in the parent namespace, or the write fails with EPERM."""
+    """A map fails with EPERM if one of its ids is not mapped in the parent namespace."""
     with refused(errno.EPERM):
         written_from_outside("0 1 1")
 
 
 @pytest.mark.userns_requires("kernel>=5.12")
 def test_mapping_id_0_of_the_parent_needs_cap_setfcap() -> None:
-    """Mapping id 0 of the parent needs CAP_SETFCAP (since Linux 5.12), or fails with EPERM."""
+    """Mapping id 0 of the parent fails with EPERM without CAP_SETFCAP (since Linux 5.12)."""
 
     def drop() -> None:
         prctl.cap_effective.setfcap = False
@@ -170,7 +170,7 @@ def test_mapping_other_ids_needs_cap_setuid_in_the_parent() -> None:
     written_from_outside("0 1 1")
     with refused(errno.EPERM):
         written_from_outside("0 1 1", drop_setuid)
-    # Without CAP_SETUID, a process in the parent namespace may still map its own id.
+    # A process in the parent namespace may map its own id without CAP_SETUID.
     written_from_outside("5 0 1", drop_setuid)
 
 
@@ -180,7 +180,7 @@ def drop_setuid() -> None:
 
 @pytest.mark.userns(map="auto")
 def test_the_opener_of_the_map_needs_cap_setuid_too() -> None:
-    """Both the opening and the writing process of uid_map need CAP_SETUID, or get EPERM."""
+    """A write to uid_map fails with EPERM unless opener and writer both have CAP_SETUID."""
 
     def write_without(fd: int) -> None:
         drop_setuid()
@@ -195,20 +195,20 @@ def test_the_opener_of_the_map_needs_cap_setuid_too() -> None:
 
 
 def test_a_process_in_a_sibling_may_not_write_the_map() -> None:
-    """A process in a sibling namespace may not write the map of a user namespace."""
+    """A process in a sibling namespace may not write a user namespace's uid_map."""
     with pytest.raises(PermissionError):
         written_from_outside("0 0 1", map_self)
 
 
-# An unprivileged user can only get a map with setgroups allowed from newgidmap.
+# An unprivileged user gets a gid map without denying setgroups(2) only from newgidmap.
 @pytest.mark.also_root
 @pytest.mark.userns(
     map=un.IdMap.auto() if os.geteuid() else un.IdMap(map_user=0, map_group=0, setgroups="allow")
 )
 def test_gid_map_needs_setgroups_denied() -> None:
-    """An unprivileged process must deny setgroups(2) before the write of gid_map, or gets EPERM.
+    """An unprivileged write to gid_map fails with EPERM before setgroups(2) is denied.
 
-    The rule prevents a process from dropping a group that is denied access ("The
+    Otherwise a process could drop a group to which a file's mode denies access ("The
     /proc/PID/setgroups file").
     """
     fresh()
@@ -222,7 +222,7 @@ def test_gid_map_needs_setgroups_denied() -> None:
 
 
 def test_denied_setgroups_can_not_be_allowed_again() -> None:
-    """After "deny" was written to setgroups, "allow" fails with EPERM.
+    """Writing "allow" to /proc/PID/setgroups after "deny" fails with EPERM.
 
     A child namespace inherits "deny".
     """
@@ -243,21 +243,20 @@ def test_denied_setgroups_can_not_be_allowed_again() -> None:
 
 
 def test_setgroups_needs_a_gid_map() -> None:
-    """setgroups(2) is denied until gid_map is written, even if /proc/PID/setgroups has "allow"."""
+    """setgroups(2) fails until gid_map is written, even if /proc/PID/setgroups has "allow"."""
     fresh()
     with refused(errno.EPERM):
         os.setgroups([])
 
 
 def test_maps_are_shown_in_ids_of_the_reader() -> None:
-    """The second field of a map is relative to the user namespace of the opening process."""
+    """The second field of a uid_map line is relative to the user namespace of its opener."""
     map_self(5)
 
     def nested() -> list[str]:
         map_self(7)
         with open(MAP) as file:
-            # In the map of the reader's own namespace, the outside ids are ids of the parent
-            # namespace.
+            # A process in the namespace itself reads outside ids as ids of the parent namespace.
             return file.read().split()
 
     assert in_child(nested) == ["7", "5", "1"]

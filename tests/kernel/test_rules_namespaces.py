@@ -21,7 +21,7 @@ PTRACE_DETACH = 17
 
 @pytest.mark.userns
 def test_a_pid_namespace_is_entered_by_children() -> None:
-    """unshare(CLONE_NEWPID) does not move the caller. The caller's first child becomes PID 1."""
+    """unshare(CLONE_NEWPID) does not move the caller; the caller's first child becomes PID 1."""
     before = os.getpid()
     unshare(CLONE_NEWPID)
     assert os.getpid() == before
@@ -31,11 +31,11 @@ def test_a_pid_namespace_is_entered_by_children() -> None:
         os.fork()
 
 
-# TSan delays a signal until the process calls certain functions of libc.
+# ThreadSanitizer delays a signal until the process calls certain functions of libc.
 @pytest.mark.unsanitized
 @pytest.mark.userns(pid=True, init=False)
 def test_process_1_ignores_unhandled_signals_from_inside() -> None:
-    """PID 1 ignores signals from inside for which it has no handler, even SIGKILL.
+    """PID 1 ignores signals from inside if it has no handler for them, even SIGKILL.
 
     See pid_namespaces(7), "The namespace init process".
     """
@@ -72,7 +72,7 @@ def test_process_1_adopts_orphans() -> None:
 
 @pytest.mark.userns(pid=True)
 def test_the_end_of_process_1_kills_its_namespace() -> None:
-    """When PID 1 exits, the kernel kills all processes of the namespace (pid_namespaces(7))."""
+    """When PID 1 exits, the kernel kills all processes in its namespace (pid_namespaces(7))."""
     told, teller = os.pipe()
 
     def be_process_1() -> None:
@@ -84,13 +84,13 @@ def test_the_end_of_process_1_kills_its_namespace() -> None:
     unshare(CLONE_NEWPID)
     in_child(be_process_1)
     os.close(teller)
-    # The pipe reaches end of file when the grandchild, the last writer, has been killed.
+    # The grandchild is the pipe's last writer, so end of file shows that it was killed.
     assert os.read(told, 1) == b""
 
 
 @pytest.mark.userns
 def test_processes_of_the_parent_namespace_can_not_be_read() -> None:
-    """A process can't inspect processes of the parent namespace, even with the same uid.
+    """A process can't inspect a process in the parent user namespace, even with the same uid.
 
     See ptrace(2), "Ptrace access mode checking".
     """
@@ -109,7 +109,7 @@ def test_processes_of_the_parent_namespace_can_not_be_read() -> None:
 
 @pytest.mark.userns
 def test_processes_of_a_child_namespace_can_be_traced() -> None:
-    """CAP_SYS_PTRACE in the user namespace of the traced process is sufficient (ptrace(2))."""
+    """CAP_SYS_PTRACE in the user namespace of the traced process suffices (ptrace(2))."""
     with waiting_child(map_self) as pid:
         assert link("user", pid) != link("user")
         assert os.readlink(f"/proc/{pid}/exe") == os.readlink("/proc/self/exe")
@@ -121,7 +121,7 @@ def test_processes_of_a_child_namespace_can_be_traced() -> None:
 
 @pytest.mark.userns
 def test_processes_of_the_parent_namespace_can_not_be_traced() -> None:
-    """ptrace(2) fails with EPERM without CAP_SYS_PTRACE in the namespace of the traced process."""
+    """ptrace(2) fails with EPERM without CAP_SYS_PTRACE in the traced process's namespace."""
 
     def below(pid: int) -> None:
         map_self()
@@ -132,13 +132,13 @@ def test_processes_of_the_parent_namespace_can_not_be_traced() -> None:
         in_child(lambda: below(pid))
 
 
-# TSan delays a signal until the process calls certain functions of libc.
+# ThreadSanitizer delays a signal until the process calls certain functions of libc.
 @pytest.mark.unsanitized
 @pytest.mark.userns
 def test_the_same_user_can_be_signalled_from_inside() -> None:
-    """kill(2) needs no capability if both processes have the same kernel uid.
+    """kill(2) needs no capability if both processes have the same uid in the kernel.
 
-    The uid may look different in the two user namespaces.
+    The uid may have different values in the two user namespaces.
     """
 
     def below() -> None:
@@ -154,14 +154,14 @@ def test_the_same_user_can_be_signalled_from_inside() -> None:
 @pytest.mark.userns
 @unprivileged
 def test_root_inside_can_not_signal_other_users_outside() -> None:
-    """kill(2) fails with EPERM without CAP_KILL in the user namespace of the signalled process."""
+    """kill(2) fails with EPERM without CAP_KILL in the signaled process's user namespace."""
     with refused(errno.EPERM):
         os.kill(1, 0)
 
 
 @pytest.mark.userns(map="auto")
 def test_root_inside_can_signal_all_users_inside() -> None:
-    """Root inside may signal all processes inside, by CAP_KILL in the namespace (kill(2))."""
+    """Root inside has CAP_KILL in its namespace, so it may signal all processes there (kill(2))."""
     ready, ours = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -176,7 +176,7 @@ def test_root_inside_can_signal_all_users_inside() -> None:
 
 @pytest.mark.userns(map="auto")
 def test_other_users_inside_can_not_signal_root() -> None:
-    """Other users inside may not signal root. kill(2) fails with EPERM without CAP_KILL."""
+    """Other users inside lack CAP_KILL, so kill(2) of a process of root fails with EPERM."""
     root = os.getpid()
 
     def attack() -> None:
@@ -189,7 +189,7 @@ def test_other_users_inside_can_not_signal_root() -> None:
 
 @pytest.mark.userns(mount=True)
 def test_inherited_mounts_are_locked() -> None:
-    """Inherited mounts can't be unmounted individually, or made less restrictive.
+    """Inherited mounts can't be unmounted one by one, or made less restrictive.
 
     See mount_namespaces(7), "Restrictions on mount namespaces".
     """

@@ -1,4 +1,4 @@
-"""Tests with callers that ignore SIGCHLD, so that the kernel reaps children without a status.
+"""Tests of callers that ignore SIGCHLD, so that the kernel reaps their children by itself.
 
 All starts must succeed, and commands must inherit the ignored SIGCHLD.
 """
@@ -17,7 +17,7 @@ from inside import PATIENCE
 from kept import in_python
 from processes import check_output
 
-# Root needs no helpers to map several ids.
+# Root maps several ids without helpers.
 needs_helpers = [unprivileged, pytest.mark.userns_requires("subid")]
 
 IGNORE = "env --ignore-signal=CHLD"
@@ -25,19 +25,19 @@ SHOW = ["sed", "-n", "s/^SigIgn:\t//p", "/proc/self/status"]
 # The SigIgn mask in /proc/PID/status of a process that ignores only SIGCHLD.
 SIGCHLD_ONLY = f"{1 << (signal.SIGCHLD - 1):016x}\n"
 
-# True if the kernel reports the exit status of a child that the kernel has reaped itself.
+# True if the kernel reports the exit status of children that it has reaped by itself.
 TELLS = tuple(map(int, platform.release().split(".")[:2])) >= (6, 15)
 
 
 def with_helpers(test: Callable[..., None]) -> Callable[..., None]:
-    """Mark `test` as a test that needs newuidmap and newgidmap."""
+    """Add the marks for a test that needs newuidmap and newgidmap."""
     for mark in needs_helpers:
         test = mark(test)
     return test
 
 
 def ignoring(*command: str | Path) -> str:
-    """Run a command whose process ignores SIGCHLD at the start; return the output."""
+    """Run a command that ignores SIGCHLD from the start; return its output."""
     return check_output([*IGNORE.split(), *command], timeout=PATIENCE)
 
 
@@ -55,7 +55,7 @@ def test_the_prelude_starts_a_command(prelude: Program, options: str) -> None:
 
 @with_helpers
 def test_exec_restores_sigpipe_and_sigxfsz(usernsctl: Program) -> None:
-    """Check that the command does not inherit the ignored SIGPIPE and SIGXFSZ of Python."""
+    """Check that the command does not inherit Python's ignored SIGPIPE and SIGXFSZ."""
     assert ignoring(usernsctl.path, "exec", "-r", "--map-auto", "--", *SHOW) == SIGCHLD_ONLY
 
 
@@ -111,7 +111,7 @@ except ChildProcessError:
 
 @with_helpers
 def test_children_of_other_threads_leave_no_zombies() -> None:
-    """Check that the children of other threads, which the kernel reaps, leave no zombies."""
+    """Check that children of other threads, which the kernel reaps, don't remain as zombies."""
     assert in_python(THREADS) == "nobody is left\n"
 
 
@@ -124,6 +124,6 @@ for script in ("exit 3", "kill -TERM $$", "exit 0"):
 
 
 def test_returncodes() -> None:
-    """Check that the status is 0, as in subprocess, unless Linux reports the status (6.15)."""
+    """Check that the status is 0, as in subprocess, unless the kernel reports it (Linux 6.15)."""
     told = "3 3\n-15 0\n0 0\n" if TELLS else "0 0\n0 0\n0 0\n"
     assert in_python(RETURNCODES) == told

@@ -1,4 +1,4 @@
-"""Tests of usernsctl-child: its namespaces, its descriptors, and its exit."""
+"""Tests of usernsctl-child: its namespaces, descriptors and exit."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ pytestmark = pytest.mark.also_root
 
 USER = "usernsctl-test"
 
-# Program with a thread that forks children in a loop. The children inherit all descriptors that
-# are open at the time of the fork, and keep running.
+# Program with a thread that forks children all the time. Each child inherits the descriptors that
+# are open at its fork, and keeps running.
 FORKING = """
 import os, signal, sys, threading, time
 import usernsctl as un
@@ -101,7 +101,7 @@ def test_the_child_program_refuses_other_callers() -> None:
 
 @several_ids
 def test_helpers_work_with_sigchld_ignored() -> None:
-    """Check that helpers work with SIGCHLD ignored, and that all threads keep this disposition."""
+    """Check that helpers work while SIGCHLD is ignored, and that it stays ignored."""
     if may_map_any_id():
         pytest.skip("root needs no helper")
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -164,7 +164,7 @@ def test_forty_thousand_groups_can_be_set() -> None:
 
 
 def test_proc_is_mounted_below_the_new_root(prelude: Program, tmp_path: Path) -> None:
-    """Check that /proc is mounted after chroot(2), as by unshare(1)."""
+    """Check that proc is mounted after chroot(2), as unshare(1) does."""
     inner = f"{prelude.path} -mpf --root={tmp_path} --mount-proc -- sh -c 'echo $$ /proc/[0-9]*'"
     script = f"mount --rbind / {tmp_path} && {inner} && ls -d /proc/{os.getpid()}"
     done = prelude("-rm", "--", "sh", "-c", script)
@@ -174,7 +174,7 @@ def test_proc_is_mounted_below_the_new_root(prelude: Program, tmp_path: Path) ->
 
 @as_root
 def test_the_callers_children_are_in_another_pid_namespace() -> None:
-    """Check that helpers work if getppid() of a child is 0 and /proc has other pids."""
+    """Check that helpers work if the caller is in another PID namespace, so that getppid() is 0."""
     try:
         subprocess.run(["getent", "passwd", USER], check=True, stdout=subprocess.DEVNULL)
     except subprocess.CalledProcessError:
@@ -196,7 +196,7 @@ def test_an_undumpable_process_stays_undumpable_inside() -> None:
 
 
 def test_exec_closes_descriptors_before_it_joins_a_namespace() -> None:
-    """Check by a failing setns(2) that the descriptors are closed before the call."""
+    """Let setns(2) fail; check that the descriptors were closed before the call."""
     script = (
         "import os, usernsctl as un\n"
         "secret = os.open('/', os.O_RDONLY)\n"

@@ -1,4 +1,4 @@
-"""Tests of the standard streams of usernsctl.spawn, and of invalid arguments."""
+"""Tests of the standard streams of usernsctl.spawn and of its invalid arguments."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def end(child: un.Child) -> int:
 
 
 def streams_of(written_to: str, **streams: Any) -> list[str]:
-    """Start a command with `streams`; return the files of its standard streams."""
+    """Start a command with `streams`; return the targets of its three standard streams."""
     ours, theirs = os.pipe()
     files = [f"/proc/self/fd/{fd}" for fd in range(3)]
     redirected = [] if written_to == "stdout" else ["sh", "-c", 'exec "$@" >&2', "sh"]
@@ -41,7 +41,7 @@ def test_spawn_inherits_streams_or_opens_dev_null(stdin: Any, other: Any) -> Non
     before = open_descriptors()
     first, _, third = streams_of("stdout", stdin=stdin, stderr=other)
     assert (first, third) == (link(0, stdin), link(2, other))
-    # readlink inherits the standard output of `sh`, which is redirected to the pipe.
+    # `sh` redirects its standard output to the pipe; readlink inherits it.
     first, *_ = streams_of("stderr", stdin=stdin, stdout=other)
     assert first == link(0, stdin)
     assert open_descriptors() == before

@@ -1,4 +1,4 @@
-"""Tests of the timeout for the start of a command (start_timeout)."""
+"""Tests of start_timeout, the timeout for the start of a command."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import usernsctl as un
 from usernsctl._core import calls
 from usernsctl._core.calls import _CHILD
 
-# Timeout in seconds of starts that must time out.
+# Timeout in seconds for starts that are expected to time out.
 SHORT = 0.3
 
 
@@ -42,7 +42,7 @@ STARTS: dict[str, Callable[[], object]] = {
     "call": lambda: un.call(["true"], start_timeout=SHORT),
     "check_output": lambda: un.check_output(["true"], start_timeout=SHORT),
     "spawn": lambda: un.spawn(["true"], start_timeout=SHORT),
-    # `timeout` limits the complete command, and `start_timeout` only the start.
+    # `timeout` limits the whole run of the command, and `start_timeout` only its start.
     "run, timeout": lambda: un.run(["true"], start_timeout=SHORT, timeout=PATIENCE),
 }
 
@@ -90,7 +90,7 @@ def test_invalid_start_timeouts_raise(call: Callable[..., object]) -> None:
 def test_a_hanging_start_does_not_block_the_event_loop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Check that the event loop keeps running, and that a cancelled start leaves no thread."""
+    """Check that the event loop keeps running, and that a cancelled start's thread exits."""
 
     async def ticks(work: asyncio.Task[object]) -> int:
         count = 0
@@ -121,7 +121,8 @@ def test_a_hanging_start_does_not_block_the_event_loop(
         program.chmod(0o755)
         monkeypatch.setattr(calls, "_CHILD", os.fsencode(program))
         asyncio.run(main(namespace))
-        # Let the waiting program continue, so that the thread of the cancelled start can exit.
+        # Let the program that replaces usernsctl-child continue, so that the cancelled start's
+        # thread exits.
         go_on.write_text("x\n")
     for thread in threading.enumerate():
         if thread.name == "usernsctl":

@@ -1,4 +1,4 @@
-"""Tests of usernsctl-init and usernsctl-detach with closed or unusual descriptors 0 to 2."""
+"""Tests of usernsctl-init and usernsctl-detach with closed or replaced standard streams."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ import usernsctl as un
 
 PROGRAMS = Path(un.__file__).with_name("_bin")
 
-# Command that records its standard streams, and starts a background process that exits with status
-# 7.
+# Command that records its standard streams, and starts a background process that later exits with
+# status 7.
 COMMAND = """#!/bin/sh
 zero=$(readlink /proc/$$/fd/0) one=$(readlink /proc/$$/fd/1) two=$(readlink /proc/$$/fd/2)
 echo "$zero $one $two" >"$0.seen"
@@ -29,8 +29,8 @@ sh -c 'read line <"$0.go"; exit 7' "$0" </dev/null >/dev/null 2>&1 &
 echo $! >"$0.pid"
 """
 
-# Program that moves the given descriptors to 0, 1, ..., closes the rest of 0 to 2, and executes
-# another program.
+# Program that moves the given descriptors to 0, 1, ..., closes the remaining standard streams, and
+# executes another program.
 AT_THE_START = """
 import os, sys
 count = int(sys.argv[1])
@@ -60,7 +60,10 @@ def creator() -> Iterator[int]:
 
 
 def moved(at_the_start: bool, fds: list[int]) -> tuple[list[str], list[str]]:
-    """Return a command that moves the descriptors, and the new numbers of the descriptors."""
+    """Return a command prefix that moves `fds` to 0, 1, ..., and the new descriptor numbers.
+
+    If `at_the_start` is false, the prefix only closes the standard streams.
+    """
     if at_the_start:
         first = [sys.executable, "-c", AT_THE_START, str(len(fds)), *map(str, fds)]
         return first, [str(number) for number in range(len(fds))]
@@ -72,7 +75,7 @@ def moved(at_the_start: bool, fds: list[int]) -> tuple[list[str], list[str]]:
 def test_init_needs_no_standard_streams(
     prelude: Program, command: Path, creator: int, at_the_start: bool, ignored: bool
 ) -> None:
-    """Check that usernsctl-init works without standard streams, also if SIGCHLD is ignored."""
+    """Check that usernsctl-init works without standard streams, and if SIGCHLD is ignored."""
     ready, theirs = os.pipe()
     first, numbers = moved(at_the_start, [creator, theirs])
     keep = [f"--preserve-fd={fd}" for fd in (creator, theirs)]
@@ -92,7 +95,7 @@ def test_init_needs_no_standard_streams(
             assert process.wait(PATIENCE) == 7
         finally:
             process.kill()
-    # The command gets /dev/null, and inherits no descriptor of usernsctl-init.
+    # The command's streams are /dev/null, not descriptors of usernsctl-init.
     assert Path(f"{command}.seen").read_text() == "/dev/null /dev/null /dev/null\n"
 
 

@@ -26,7 +26,7 @@ from processes import check_output, children_of, status_of, wait_until
 
 import usernsctl as un
 
-# Program that prints the number of each received signal until it receives SIGUSR1.
+# Program that prints the number of each signal it receives, until SIGUSR1.
 TELLER = """
 import os, signal
 wanted = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}
@@ -39,7 +39,7 @@ print("end", flush=True)
 """
 IN_A_GROUP_OF_ITS_OWN = "os.setpgid(0, 0)"
 
-# Program that sets the terminal to raw mode, prints a line, and waits or exits.
+# Program that sets the terminal to raw mode, prints a line, and then waits or exits.
 RAW = """
 import os, signal, time, tty
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
@@ -71,7 +71,7 @@ def supervised(
 
 
 class Terminal:
-    """A pseudoterminal, of which both ends are open."""
+    """A pseudoterminal with both ends open."""
 
     def __init__(self) -> None:
         self.ours, self.theirs = os.openpty()
@@ -95,7 +95,7 @@ class Terminal:
         )
 
     def line(self) -> str:
-        """Return the next line that the terminal prints, which is output or echoed input."""
+        """Return the next line from the terminal, which is either output or echoed input."""
         while b"\n" not in self.read:
             self.read += os.read(self.ours, 1000)
         line, self.read = self.read.split(b"\n", 1)
@@ -125,10 +125,10 @@ def ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]
 
 
 def status_with_alarms(command: list[str | Path]) -> int:
-    """Return the exit status of a command to which the kernel sends SIGALRM repeatedly.
+    """Run a command while the kernel sends SIGALRM repeatedly; return its exit status.
 
-    The first alarm may arrive before the supervisor can forward signals. If so, run the command
-    again with a later alarm.
+    If the first signal arrives before the supervisor can forward it, run the command again with a
+    later first signal.
     """
     for seconds in (0.3, 1.5, 5):
         alarm = f"signal.setitimer(signal.ITIMER_REAL, {seconds}, {seconds})"
@@ -140,7 +140,7 @@ def status_with_alarms(command: list[str | Path]) -> int:
 
 
 def test_sigalrm_of_the_supervisor_is_passed_on(supervised: list[str]) -> None:
-    """Check that the command receives SIGALRM, which the kernel sends only to the supervisor."""
+    """Check that the command receives the SIGALRM that the kernel sends to the supervisor."""
     wait = "signal.signal(signal.SIGALRM, lambda *_: os._exit(142)); signal.pause()"
     command = [*supervised, *python(f"import os, signal; {wait}")]
     assert status_with_alarms(command) == 128 + signal.SIGALRM
@@ -164,7 +164,7 @@ def test_a_hangup_signals_the_leader_and_the_command(
 def test_a_hangup_leaves_no_supervisor_behind_its_shell(
     supervised: list[str], terminal: Terminal, group: str
 ) -> None:
-    """Check that a supervisor exits after a hangup of the terminal has killed its shell."""
+    """Hang up the terminal, which kills the supervisor's shell; check that the supervisor exits."""
     script = (
         "import os, signal\n"
         f"{group}\n"
@@ -178,7 +178,7 @@ def test_a_hangup_leaves_no_supervisor_behind_its_shell(
         (supervisor,) = children_of(shell.pid)
         terminal.hang_up()
         assert shell.wait(PATIENCE) == -signal.SIGHUP
-    # The orphaned supervisor becomes a child of this process, which is a subreaper.
+    # The orphaned supervisor is reparented to this process, a child subreaper.
     _, status = os.waitpid(supervisor, 0)
     assert os.waitstatus_to_exitcode(status) == 0
 
@@ -205,7 +205,7 @@ def test_signals_of_the_terminal_arrive_once(
     sig: signal.Signals,
     send: Callable[[Terminal], None],
 ) -> None:
-    """Check that a command receives each signal of the terminal once, in any process group."""
+    """Check that a command gets each signal of the terminal once, whatever its process group."""
     told, output = os.pipe()
     command = [*supervised, *python(TELLER % group)]
     with ended(terminal.lead(command, stdout=output)) as process, open(told) as lines:
@@ -213,8 +213,7 @@ def test_signals_of_the_terminal_arrive_once(
         read_ready(lines)
         send(terminal)
         assert lines.readline() == f"{int(sig)}\n"
-        # If the supervisor forwarded the signal twice, the second signal would arrive before
-        # SIGUSR1.
+        # A signal that was forwarded twice would arrive again before SIGUSR1.
         process.send_signal(signal.SIGUSR1)
         assert lines.read() == "end\n"
         assert process.wait(PATIENCE) == 0
@@ -234,8 +233,8 @@ def test_a_command_ignores_the_signals_that_its_caller_ignores(supervised: list[
         assert process.wait(PATIENCE) == 7
 
 
-# A shell with job control: starts a job in the foreground, and prints when the job stops or exits.
-# A line of input continues the job in the foreground.
+# A shell with job control: runs a job in the foreground, and prints when the job stops or exits. A
+# line of input continues the job.
 JOB_CONTROL = """
 import os, signal, sys
 job = os.fork()
@@ -271,7 +270,8 @@ def test_terminal_keys_stop_and_end_a_command_without_handlers(
         f"{begin}\n"
         "signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTTOU})\n"
         "signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
-        # SIGCONT may arrive twice, and print() fails if a handler that calls print() interrupts it.
+        # SIGCONT may arrive twice. print() in the handler would fail if it interrupted another
+        # print().
         "signal.signal(signal.SIGCONT, lambda *_: os.write(1, b'goes on\\n'))\n"
         "print('ready', flush=True)\n"
         "while True: time.sleep(99)\n"
@@ -323,8 +323,8 @@ def test_the_foreground_is_taken_back_from_a_dead_group(
     with ended(terminal.lead(shell)) as process:
         terminal.wait_for("ready")
         os.kill(supervisors.payload_of(process.pid), signal.SIGKILL)
-        # The shell reads the line only if the terminal is in cooked mode and the shell's process
-        # group is in the foreground.
+        # The shell reads the line only if its process group is in the foreground and the terminal
+        # is in cooked mode.
         wait_until(lambda: termios.tcgetattr(terminal.theirs) == terminal.mode)
         terminal.type(b"hello\n")
         terminal.wait_for("got hello")
@@ -340,7 +340,7 @@ def test_the_foreground_is_taken_back_from_a_dead_group(
 def test_the_mode_of_a_shared_terminal_is_kept(
     supervised: list[str], terminal: Terminal, shell: str
 ) -> None:
-    """Check that usernsctl keeps the terminal's mode if another process may have set the mode."""
+    """Check that usernsctl keeps a terminal mode that another process may have set."""
     raw = python(RAW % ("pass", "os._exit(0)"))
     with ended(terminal.lead(["sh", "-c", shell, "sh", *supervised, *raw])) as process:
         assert process.wait(PATIENCE) == 0
@@ -367,7 +367,7 @@ def test_signals_after_the_end_are_ignored(supervised: list[str]) -> None:
 
 @pytest.fixture(params=supervisors.KINDS)
 def as_first(request: pytest.FixtureRequest, prelude: Program) -> list[str]:
-    """Return the argv of a supervisor that is PID 1 of a new PID namespace."""
+    """Return the argv of a supervisor that runs as PID 1 of a new PID namespace."""
     supervised = supervisors.words(request.param, prelude.path)
     return [str(prelude.path), "-rp", "--mount-proc", "--", *supervised]
 
@@ -387,8 +387,8 @@ def test_process_1_leaves_a_stopped_child_stopped(as_first: list[str]) -> None:
             payload = supervisors.payload_of(first)
             os.kill(payload, signal.SIGSTOP)
             wait_until(lambda: status_of(payload)["State"].startswith("T"))
-            # The supervisor handles the stop before it forwards SIGWINCH, whose number is greater
-            # than SIGCHLD's.
+            # SIGWINCH has a greater number than SIGCHLD, so the supervisor handles the stop before
+            # it forwards SIGWINCH.
             os.kill(first, signal.SIGWINCH)
             bit = 1 << (signal.SIGWINCH - 1)
             wait_until(lambda: bool(int(status_of(payload)["ShdPnd"], 16) & bit))
@@ -399,8 +399,8 @@ def test_process_1_leaves_a_stopped_child_stopped(as_first: list[str]) -> None:
             process.kill()
 
 
-# Script that mounts a FIFO over /dev/null. The command that the watcher runs to forward a signal
-# writes to its standard error, and would block if this were /dev/null.
+# Script that mounts a FIFO over /dev/null. A command that the watcher starts to forward a signal
+# would block if it opened /dev/null for its standard error.
 ANOTHER_NULL = """
 mkfifo fifo
 mount --bind fifo /dev/null
@@ -411,7 +411,7 @@ exec "$0" /usr/bin/env "$1" "$1" "$2" "$1" -- \\
 
 
 def test_a_signal_is_passed_on_where_dev_null_is_a_fifo(tmp_path: Path) -> None:
-    """Check that a signal is forwarded although /dev/null is a FIFO, which blocks writers."""
+    """Check that a signal is forwarded even if /dev/null is a FIFO, on which open(2) blocks."""
     none, ended_log = supervisors.LOGS[0], supervisors.LOGS[2]
     words = ["sh", "-c", ANOTHER_NULL, supervisors.WATCHER, none, ended_log]
     with un.Popen(words, mount=True, cwd=tmp_path, stdout=un.PIPE, text=True) as process:

@@ -1,4 +1,4 @@
-"""Tests of starts during concurrent threads, forks and signals. Nothing may deadlock or leak."""
+"""Tests of starts beside concurrent threads, forks and signals: nothing may deadlock or leak."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def namespace() -> Iterator[un.Namespace]:
 
 
 def start_many(namespace: un.Namespace, count: int) -> None:
-    """Run `count` commands in several threads, by three functions in turn."""
+    """Run `count` commands in several threads, with each of three functions in turn."""
 
     def once(number: int) -> None:
         if number % 3 == 0:
@@ -47,10 +47,10 @@ def start_many(namespace: un.Namespace, count: int) -> None:
             result.result(SECONDS)
 
 
-# Since Python 3.12, os.fork() warns if the process has threads.
+# Since Python 3.12, os.fork() warns if the process is multithreaded.
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_forks_in_another_thread_do_not_disturb_starts(namespace: un.Namespace) -> None:
-    """Check that starts work during os.fork(), which copies locks, in another thread."""
+    """Check that starts work while another thread calls os.fork(), which copies locked locks."""
     done = threading.Event()
     statuses = []
 
@@ -58,7 +58,7 @@ def test_forks_in_another_thread_do_not_disturb_starts(namespace: un.Namespace) 
         while not done.is_set():
             pid = os.fork()
             if pid == 0:
-                # The forked child must be able to start commands, too.
+                # Commands can also be started in the forked child.
                 code = namespace.run(["sh", "-c", "exit 7"]).returncode
                 os._exit(code)
             statuses.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
@@ -76,7 +76,7 @@ def test_forks_in_another_thread_do_not_disturb_starts(namespace: un.Namespace) 
 
 @pytest.mark.parametrize("number", [signal.SIGALRM, signal.SIGCHLD, signal.SIGUSR1], ids=str)
 def test_signals_do_not_disturb_starts(namespace: un.Namespace, number: int) -> None:
-    """Check that signal handlers run only in this process, and that no start fails."""
+    """Check that signal handlers never run in a starting child, and that no start fails."""
     mine = os.getpid()
     pids = set()
 
@@ -94,7 +94,7 @@ def test_signals_do_not_disturb_starts(namespace: un.Namespace, number: int) -> 
     sender = threading.Thread(target=send)
     sender.start()
     try:
-        # Start commands in the main thread, which the handlers interrupt, and then in other
+        # First start commands in the main thread, which the handlers interrupt, and then in other
         # threads.
         for _ in range(30):
             assert namespace.run(["true"]).returncode == 0
@@ -117,9 +117,9 @@ def test_a_blocked_signal_is_still_pending_after_a_start(namespace: un.Namespace
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
 
 
-# Program that starts commands in threads while its process group receives signals. A signal also
-# reaches a child before its exec. The child shares the program's memory, so Python's handler must
-# not run in the child and write to the wakeup descriptor.
+# Program that starts commands in threads while its process group receives signals. A child receives
+# a signal before its execve(2), too. The child shares the program's memory (vfork(2)), so Python's
+# handler must not run there and write to the wakeup descriptor.
 GROUP = """
 import os, select, signal, threading
 import usernsctl as un
@@ -209,7 +209,7 @@ except ChildProcessError:
 
 
 def test_a_large_process_with_threads_forks_and_signals_starts_commands() -> None:
-    # Since Python 3.12, os.fork() warns if the process has threads.
+    # Since Python 3.12, os.fork() warns if the process is multithreaded.
     options = ["-W", "ignore::DeprecationWarning"]
     assert check_output([sys.executable, *options, "-c", LOADED], timeout=SECONDS) == ""
 
@@ -239,7 +239,7 @@ def test_threads_may_read_the_first_config_concurrently() -> None:
         check_output([sys.executable, "-c", AT_ONCE], timeout=SECONDS)
 
 
-# The test measures memory use. ASan keeps memory after free(3).
+# The test measures memory, and AddressSanitizer keeps memory after free(3).
 @pytest.mark.unsanitized
 def test_thousands_of_starts_leave_nothing(namespace: un.Namespace) -> None:
     start_many(namespace, 50)

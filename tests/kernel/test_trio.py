@@ -1,4 +1,4 @@
-"""Test of the example function for Trio in docs/python.md."""
+"""Test of the Trio example in docs/python.md."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DOCUMENTATION = Path(__file__).parents[2] / "docs" / "python.md"
 
 
 def documented() -> Any:
-    """Return the function in the section "Trio" of docs/python.md."""
+    """Execute the code block in the section "Trio" of docs/python.md; return its function."""
     section = DOCUMENTATION.read_text().split("## Trio")[1]
     found = re.search(r"```python\n(.*?)```", section, re.DOTALL)
     names: dict[str, Any] = {}
@@ -28,8 +28,7 @@ async def in_turn(output_of: Any) -> None:
     assert await output_of("sh", "-c", "echo out; exit 3") == (3, b"out\n")
     with un.Namespace.create() as ns:
         for arguments in ({}, {"namespace": ns}, {"namespace": ns, "pid": True}):
-            # Cancel output_of() once while it waits for output, and once while it waits for the
-            # exit.
+            # Cancel output_of() while it waits for output, and again while it waits for the exit.
             for script in ("exec sleep 1000", "exec sleep 1000 >&-"):
                 with trio.move_on_after(0.05) as scope:
                     await output_of("sh", "-c", script, **arguments)

@@ -1,4 +1,4 @@
-"""Tests of annotations, which need no import of typing before they are resolved."""
+"""Tests of annotations, which resolve to real types, and which import typing only then."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_annotations_do_not_import_typing() -> None:
 
 
 def callables_of(of: Any) -> Iterator[Any]:
-    """Yield `of` and all callable attributes of `of`."""
+    """Yield `of` and its callable attributes."""
     yield of
     if inspect.ismodule(of):
         for name in of.__all__:
@@ -53,7 +53,7 @@ def callables_of(of: Any) -> Iterator[Any]:
 
 
 def public_callables() -> Iterator[Callable[..., Any]]:
-    """Yield all public callables, and all overloads of each."""
+    """Yield all public callables and each of their overloads."""
     for name in un.__all__:
         for one in callables_of(getattr(un, name)):
             if callable(one):
@@ -68,8 +68,7 @@ def test_all_public_annotations_can_be_resolved() -> None:
         typing.get_type_hints(one, include_extras=True)
 
 
-# Pairs of a function whose keyword arguments are declared by a TypedDict, and a key of the
-# TypedDict.
+# Functions whose keyword arguments a TypedDict declares, and one of its keys.
 @pytest.mark.parametrize(
     ("function", "keyword"),
     [
@@ -98,7 +97,7 @@ def test_keywords_of_typed_dicts_can_be_resolved(
 
 @pytest.mark.parametrize("protocol", [HasFileno, Joinable, Starter])
 def test_public_protocols_can_be_checked_at_runtime(protocol: type) -> None:
-    """Check that each public protocol supports isinstance(), by which pydantic checks arguments."""
+    """Check that public protocols support isinstance(), with which pydantic checks arguments."""
     assert not isinstance(object(), protocol)
     methods = dict.fromkeys(["fileno", "target", "start"], print)
     assert isinstance(type("Made", (), methods)(), protocol)

@@ -1,4 +1,4 @@
-"""Tests of usernsctl.bigframe, which runs programs as Python does, but in a large frame."""
+"""Tests of usernsctl.bigframe, which runs programs as Python does, but in a large stack frame."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from usernsctl import bigframe
 
 CROSSINGS = Path(__file__).parents[1] / "crossings.py"
 
-# Source texts of programs, by file name in the working directory.
+# Programs' source texts by their file names in the working directory.
 FILES = {
     "tell.py": """
 import os, sys
@@ -109,7 +109,7 @@ except RecursionError as error:
     "directory/__main__.py": "import near, sys\nprint(sys.argv, __spec__.name, near.number)\n",
     "directory/near.py": "number = 1\n",
     "empty/nothing.txt": "",
-    # A console script in the form that pip generates, without a suffix.
+    # A console script without a suffix, in the form that pip generates.
     "console-script": "#!/usr/bin/python\nimport sys\nfrom directory.near import number\n"
     "if __name__ == '__main__':\n    sys.exit(number)\n",
 }
@@ -145,11 +145,11 @@ PROGRAMS = [
 
 @pytest.fixture
 def launcher(tmp_path: Path) -> list[str]:
-    """Copy bigframe.py into a new directory; return the path of the copy as arguments."""
+    """Copy bigframe.py into a new directory; return the arguments that run the copy."""
     copy = tmp_path / "launcher" / "bigframe.py"
     copy.parent.mkdir()
     copy.write_bytes(Path(bigframe.__file__).read_bytes())
-    # Create a trap: this near.py would be imported if the directory of bigframe.py were searched.
+    # This near.py would be imported if the directory of bigframe.py were searched.
     (copy.parent / "near.py").write_text("raise AssertionError\n")
     return [str(copy)]
 
@@ -215,9 +215,9 @@ def test_bigframe_as_module_adds_only_runpy_to_tracebacks(run: Run, program: lis
 
 
 def without_runpy(text: str) -> list[str]:
-    """Return the lines of a traceback without the lines of runpy.
+    """Return the lines of a traceback without those of runpy.
 
-    The line "Traceback ..." is removed, too, since a SyntaxError without frames has no such line.
+    The line "Traceback ..." is removed, too, because a SyntaxError without frames has no such line.
     """
     lines = [line for line in text.splitlines() if "<frozen runpy>" not in line]
     return [line for line in lines if line != "Traceback (most recent call last):"]
@@ -295,7 +295,7 @@ def test_deleted_working_directory_behaves_as_in_plain_python(
 def test_no_call_depth_maps_memory(run: Run, launcher: list[str]) -> None:
     plain, ours = run(str(CROSSINGS)), run(*launcher, str(CROSSINGS))
     assert (plain[0], ours) == (0, (0, "0\n", ""))
-    # crossings.py counts calls of mmap(2). The count must agree with bigframe's own measurement.
+    # crossings.py counts mmap(2) calls from outside, to confirm bigframe's own measurement.
     assert (int(plain[1]) > 0) == thrashes(run, launcher)
 
 

@@ -1,4 +1,4 @@
-"""Tests of tools/c_layers.py, which must find violations of the layers in csrc/."""
+"""Tests that tools/c_layers.py finds violations of the layers in csrc/."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import c_layers
 import pytest
 
-# Source files of a valid program, which uses several layers correctly.
+# Source files of a program that uses several layers correctly.
 RIGHT = {
     "include/usernsctl.h": "int un_act(void);\n",
     "base/low.h": '#include "include/usernsctl.h"\nint un_low(void);\n',
@@ -20,7 +20,7 @@ RIGHT = {
 
 
 def check_with(directory: Path, **source: str) -> list[str]:
-    """Return the errors for RIGHT with more files; ``base__low_c`` stands for base/low.c."""
+    """Return the errors for RIGHT and `more` files; ``base__low_c`` stands for base/low.c."""
     files = RIGHT | {
         name.replace("__", "/").removesuffix("_c") + ".c": text for name, text in source.items()
     }

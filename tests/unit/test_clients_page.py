@@ -1,4 +1,4 @@
-"""Tests of the table in docs/clients.md: the tested releases and the sizes of the adapters."""
+"""Tests of the table in docs/clients.md: tested releases and sizes of adapters."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ ADAPTERS = {
     "Jupyter": "jupyter_kernel.py",
 }
 PACKAGES = {"Jupyter": "jupyter_client", "PyAirbyte": "airbyte"}
-# Statements that are not counted, because the client or Python prescribes them.
+# Statements that don't count, because the client library or Python prescribes them.
 _PRESCRIBED = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 def rows() -> dict[str, list[str]]:
-    """Return the cells of each row of the table in docs/clients.md, by name of the client."""
+    """Return the table's rows in docs/clients.md as lists of cells, by the client's name."""
     text = (TREE / "docs" / "clients.md").read_text()
     lines = re.findall(r"^\| \[(\w+(?:[-_]\w+)*)\]\(.*?\) \| (.*) \|$", text, re.MULTILINE)
     return {name: [cell.strip() for cell in rest.split("|")] for name, rest in lines}
 
 
 def lines_of_code(source: str) -> int:
-    """Return the number of statements and exception handlers, except for prescribed statements.
+    """Count the statements and exception handlers, except statements that are prescribed.
 
-    If a string contains a program, the statements of the program count, too.
+    If a string contains a program, count the program's statements, too.
     """
     count = 0
     for node in ast.walk(ast.parse(source)):

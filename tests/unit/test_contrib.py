@@ -1,4 +1,4 @@
-"""Tests of importing usernsctl and usernsctl.contrib without the optional packages."""
+"""Tests that usernsctl and usernsctl.contrib can be imported without the optional packages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the cffi binding, such as the Python types of results. Only _core may import cffi."""
+"""Tests of the cffi binding, such as the types of its results; only _core may import cffi."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the API reference: all public names, and only parameters that exist."""
+"""Tests that the API reference lists all public names, and no parameters that don't exist."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REFERENCE = Path(__file__).parents[2] / "docs" / "api"
 
 
 def test_reference_lists_each_public_name_once() -> None:
-    # ray.rst is the reference of usernsctl.contrib.ray. A test in tests/on_ray checks that page.
+    # ray.rst documents usernsctl.contrib.ray; a test in tests/on_ray checks that page.
     pages = set(REFERENCE.glob("*.rst")) - {REFERENCE / "ray.rst"}
     text = "\n".join(page.read_text() for page in pages)
     found = re.findall(
@@ -33,7 +33,7 @@ def test_reference_index_lists_each_page() -> None:
         assert f"\n   {page}\n" in hidden
 
 
-# Public names defined in this package, except for constants and names from subprocess.
+# Public names that this package defines, except constants and names from subprocess.
 OURS = [
     name
     for name in usernsctl.__all__
@@ -48,7 +48,7 @@ def test_every_public_name_has_a_docstring(name: str) -> None:
 
 @cache
 def nodes() -> list[tuple[Path, ast.AST]]:
-    """Return all syntax tree nodes of the package, each with the path of the source file."""
+    """Return the package's syntax tree nodes, each with its source file's path."""
     return [
         (path, node)
         for path in sorted(PACKAGE.rglob("*.py"))
@@ -66,7 +66,7 @@ def names_of(node: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
     more = [one for one in (every.vararg, every.kwarg) if one is not None]
     found = {one.arg for one in [*every.posonlyargs, *every.args, *every.kwonlyargs, *more]}
     if every.kwarg is not None and every.kwarg.annotation is not None:
-        # Matches Unpack[module.Name[...]]. The keywords are the keys of the TypedDict `Name`.
+        # Matches Unpack[module.Name[...]], whose keywords are the keys of the TypedDict `Name`.
         listed = re.match(r"Unpack\[(?:\w+\.)*(\w+)", ast.unparse(every.kwarg.annotation))
         found |= keyword_lists()[listed[1]] if listed else set()
     return found
@@ -75,7 +75,7 @@ def names_of(node: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
 def fields_of(node: ast.ClassDef) -> set[str]:
     """Return the parameters of a class's constructor, or the fields of a dataclass.
 
-    If a class has no constructor, include the parameters of the constructors of all bases.
+    For a class without a constructor, return the parameters of all its bases' constructors.
     """
     parameters = annotated_names(node)
     constructors = [
@@ -101,7 +101,7 @@ def annotated_names(node: ast.ClassDef) -> set[str]:
 
 @cache
 def keyword_lists() -> dict[str, set[str]]:
-    """Return the keys of each TypedDict of the package, including inherited keys."""
+    """Return the keys of the package's TypedDicts, including inherited keys."""
     own = {
         name: (
             [ast.unparse(base).partition("[")[0] for base in node.bases],
@@ -118,7 +118,7 @@ def keyword_lists() -> dict[str, set[str]]:
 
 
 def documented_parameters() -> Iterator[tuple[str, str, set[str], set[str]]]:
-    """Yield path, name, documented and actual parameters of each function and class."""
+    """Yield path, name, documented parameters and actual parameters of each function and class."""
     for path, node in nodes():
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             where, parameters = node.name, names_of(node)

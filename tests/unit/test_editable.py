@@ -1,4 +1,4 @@
-"""Test of an editable installation: import of the package, and use of the native programs."""
+"""Test that an editable installation can be imported and finds the native programs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from processes import capture
 TREE = Path(__file__).parents[2]
 BUILT_FROM = ("csrc", "src", "setup.py", "pyproject.toml", "README.md")
 
-# Calls the build backend as pip does for `pip install --editable` (PEP 660).
+# Calls the build backend as `pip install --editable` does (PEP 660).
 BUILD = "import setuptools.build_meta as backend; print(backend.build_editable('wheel'))"
 
 USE = """
@@ -27,7 +27,7 @@ print(un.run(["id", "-u"], capture_output=True, text=True, check=True).stdout)
 """
 
 
-# The build compiles all files of csrc/, which can take minutes.
+# The build compiles all of csrc/, which can take minutes.
 @pytest.mark.timeout(600)
 @pytest.mark.userns_requires("userns")
 @pytest.mark.thorough
@@ -42,14 +42,14 @@ def test_run_in_an_editable_installation(tmp_path: Path) -> None:
             shutil.copy(source, tree / name)
     (tree / "LICENSE").touch()
     (tree / "wheel").mkdir()
-    # Full optimization would take half as long again, and does not affect the paths of files.
+    # Full optimization would take half as long again, and doesn't affect where files are found.
     env = os.environ | {"CFLAGS": "-Og"}
     built = capture([sys.executable, "-c", BUILD], cwd=tree, env=env, timeout=None)
     assert built.returncode == 0, built.stderr
     site = tmp_path / "site"
     with zipfile.ZipFile(tree / "wheel" / built.stdout.splitlines()[-1]) as wheel:
         wheel.extractall(site)
-    # Directory of the packages on which usernsctl depends, but without the installed usernsctl.
+    # Directory with the packages that usernsctl needs, but not with the installed usernsctl.
     needed = tmp_path / "needed"
     needed.mkdir()
     for name in ("_cffi_backend", "msgspec", "prctl"):

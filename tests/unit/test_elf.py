@@ -1,4 +1,4 @@
-"""Tests of how the native programs and the extension module are linked, by their ELF files."""
+"""Tests of how native programs and the extension module are linked, as their ELF files show."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ PROGRAMS = [
     *(SCRIPTS / name for name in ("usernsctl-exec", "usernsctl-entrypoint")),
 ]
 EXTENSION = Path(str(importlib.import_module("usernsctl._native").__file__))
-# Programs without libc, without relocations and with a fixed address, and therefore without a
-# writable table of addresses (csrc/layout.py).
+# Programs without libc and relocations, linked at a fixed address, so without a writable table of
+# addresses (csrc/layout.py).
 WITHOUT_LIBC = ("usernsctl-verify", "usernsctl-agent")
 RELOCATED = [file for file in (*PROGRAMS, EXTENSION) if file.name not in WITHOUT_LIBC]
 
@@ -78,12 +78,11 @@ def test_programs_without_libc_have_no_relocations(elf: ELFFile) -> None:
     assert elf.get_section_by_name(".got.plt") is None or elf.get_section_by_name(".plt") is None
 
 
-# Sanitizers do not intercept fortified functions, so tools/environment builds without
-# fortification.
+# Sanitizers do not intercept fortified functions, so tools/environment builds unfortified.
 @pytest.mark.unsanitized
 @for_elf_files(EXTENSION)
 def test_extension_has_stack_protector_and_fortify(elf: ELFFile) -> None:
-    """Check the fortification of the extension. Programs contain musl, which is not fortified."""
+    """Check that the extension is fortified. Programs contain musl, which is not fortified."""
     symbols = elf.get_section_by_name(".dynsym")
     assert isinstance(symbols, SymbolTableSection)
     names = {symbol.name for symbol in symbols.iter_symbols()}
@@ -94,7 +93,7 @@ def test_extension_has_stack_protector_and_fortify(elf: ELFFile) -> None:
 @for_elf_files(*RELOCATED)
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="other processors have other marks")
 def test_code_has_endbr64_marks(elf: ELFFile) -> None:
-    """Count ENDBR64 instructions, as the ELF file has no IBT property, which would imply them.
+    """Count ENDBR64 instructions in the code, because the ELF file lacks the IBT property.
 
     The linker sets the property only if all objects have it, and objects of Debian's libc lack it.
     """

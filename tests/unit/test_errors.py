@@ -1,4 +1,4 @@
-"""Tests of the exceptions, subclasses of OSError whose attributes survive pickle and copy."""
+"""Tests of the exceptions: subclasses of OSError whose attributes survive pickle and copy."""
 
 from __future__ import annotations
 

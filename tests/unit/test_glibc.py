@@ -1,7 +1,7 @@
-"""Tests of tools/dist/glibc.py: files must work with the oldest supported glibc.
+"""Tests of tools/dist/glibc.py, which checks that files work with the oldest supported glibc.
 
-`make dist` links the extension with an old glibc, and checks all files. These tests check files
-that were linked with the glibc of this machine, and so find errors earlier.
+`make dist` links the extension with an old glibc and checks all files. These tests check files
+linked with the host's glibc, and so find errors earlier.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def build(directory: Path, text: str) -> Path:
 
 
 def test_function_newer_than_the_oldest_glibc_is_found(tmp_path: Path) -> None:
-    """Check that gettid(), which glibc has since 2.30, is found among older functions."""
+    """Check that gettid(), which glibc has had since 2.30, is found among older functions."""
     made = build(tmp_path, NEWER_FUNCTION)
     assert {"strlen", "gettid"} <= glibc.needed(made).keys()
     assert [name for name in glibc.too_new(made) if not glibc.is_renamed(name)] == ["gettid"]

@@ -15,25 +15,25 @@ WORKFLOWS = sorted((TREE / ".github" / "workflows").iterdir())
 FORMS = sorted(set((TREE / ".github" / "ISSUE_TEMPLATE").iterdir()) - {
     TREE / ".github" / "ISSUE_TEMPLATE" / "config.yml"
 })  # fmt: skip
-# Pairs of a workflow and a job that may write. The job publishes releases.
+# Workflows and their jobs that have write permission: only the job that publishes releases.
 MAY_WRITE = {("release.yml", "publish")}
 OWN_WORKFLOWS = "./.github/workflows/"
 
 
 def read(path: Path) -> Any:
-    # BaseLoader parses the key "on" as a string. Under YAML 1.1, the key would be true.
+    # BaseLoader parses the key "on" as a string. Other loaders would parse it as true (YAML 1.1).
     return yaml.load(path.read_text(), yaml.BaseLoader)
 
 
 def targets() -> set[str]:
-    """Return the phony targets of the Makefile."""
+    """Return the names of the phony targets in the Makefile."""
     text = (TREE / "Makefile").read_text().replace("\\\n", " ")
     [listed] = re.findall(r"^\.PHONY:(.*)", text, re.MULTILINE)
     return set(listed.split())
 
 
 def commands(workflow: Any) -> Iterator[str]:
-    """Return the commands that a workflow passes to the workflow in-debian.yml."""
+    """Return the commands that a workflow passes to in-debian.yml, which it calls."""
     for job in workflow["jobs"].values():
         if "with" in job:
             command = job["with"]["command"]
@@ -67,8 +67,8 @@ def test_actions_of_workflows_are_local_or_pinned(path: Path) -> None:
             if "uses" in step:
                 assert re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40}", step["uses"])
             else:
-                # A script must not contain a ${{ }} expression, because GitHub inserts the value
-                # without quoting.
+                # GitHub inserts the values of ${{ }} expressions into a script without quoting
+                # them.
                 assert "${{" not in step["run"]
 
 
@@ -78,7 +78,7 @@ def test_workflows_call_only_public_make_targets(path: Path) -> None:
     called = list(commands(workflow))
     assert called or "workflow_call" in workflow["on"]
     for command in called:
-        # A word with "=" sets a variable, and is no target.
+        # A word with "=" sets a variable, and is not a target.
         program, *words = (word for word in command.split() if "=" not in word)
         assert program == ".ci/run" or (program == "make" and words)
         assert {*words} <= targets()

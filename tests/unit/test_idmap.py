@@ -1,4 +1,4 @@
-"""Tests of extents and id maps, and of the errors for invalid extents and maps."""
+"""Tests of extents and id maps, and of the errors for invalid ones."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def test_extent_is_parsed_and_printed_as_by_unshare() -> None:
     assert str(extent) == "0:100000:65536"
 
 
-# Invalid texts for the Python interface, such as digits that int() would accept, and NUL.
-# tests/c/map/test_idmap.c tests further invalid texts.
+# Texts that are invalid in the Python API, such as digits that int() would accept, and NUL.
+# tests/c/map/test_idmap.c tests other invalid texts.
 @pytest.mark.parametrize(
     "text",
     [

@@ -17,7 +17,7 @@ FILES = {"runsc": "main", "gvisor-bin/gvisor_sentry": "sentry"}
 
 @pytest.fixture
 def context(tmp_path: Path) -> Path:
-    """Create a build context that contains a release of runsc as a directory and as a tarball."""
+    """Create a build context with a release of runsc, as a directory and as a tarball."""
     release = tmp_path / "context" / "release"
     for name, text in FILES.items():
         path = release / name
@@ -76,7 +76,7 @@ def test_missing_tarball_is_refused(context: Path) -> None:
 def test_links_and_fifos_in_a_release_are_refused(
     context: Path, name: str, target: str | None
 ) -> None:
-    """Check that FIFOs and links are rejected: by a link, tenants could replace runsc's files."""
+    """Reject FIFOs and links: tenants could replace the target of a link."""
     checksum = sum_of(context / "release")
     path = context / "release" / name
     os.mkfifo(path) if target is None else path.symlink_to(target)
@@ -88,7 +88,7 @@ def test_links_and_fifos_in_a_release_are_refused(
 
 @pytest.mark.parametrize("name", ["it's", 'z"/runsc', "z\\/runsc", "a b", "z\n./runsc", "z*"])
 def test_file_names_that_xargs_misreads_are_refused(context: Path, name: str) -> None:
-    """Check that names with quotes, blanks or backslashes, which xargs interprets, are rejected."""
+    """Reject file names with quotes, blanks or backslashes, which xargs would interpret."""
     path = context / "release" / name
     path.parent.mkdir(exist_ok=True)
     path.write_text("more")

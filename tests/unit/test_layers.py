@@ -1,4 +1,4 @@
-"""Test of import-linter, which must report violations of the layers in pyproject.toml."""
+"""Test that import-linter reports violations of the layers in pyproject.toml."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def violation_report(tree: Path) -> str:
-    """Return the report of import-linter about a tree that contains a violation."""
+    """Run import-linter on a tree with a violation; return its report."""
     done = capture(CHECK, cwd=tree, env={"PYTHONPATH": str(tree / "src"), "COLUMNS": "200"})
     assert done.returncode == 1, done.stdout + done.stderr
     return done.stdout

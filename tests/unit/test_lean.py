@@ -1,4 +1,4 @@
-"""Tests of dataclasses of _lean, which must behave like those of the standard library."""
+"""Tests that the dataclasses of _lean behave like those of the standard library."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ FUNCTIONS = {LEAN: _lean, STANDARD: dataclasses}
 
 
 def result_of(call: str, made: Any) -> str:
-    """Return the repr of the value of the expression `call`, or the exception of `call`."""
+    """Evaluate the expression `call`; return its value's repr, or its exception."""
     names = {"Extent": made.Extent, "Setup": made.Setup, "dc": dataclasses, "copy": copy}
     names["asdict"] = FUNCTIONS[made].asdict
     try:
@@ -119,7 +119,7 @@ def test_public_dataclasses_can_be_pickled_and_copied(made: Any) -> None:
 def test_replace_accepts_dataclasses_without_replace_method(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Check that replace() accepts dataclasses as before Python 3.13, without __replace__()."""
+    """Check that replace() accepts dataclasses without __replace__(), as before Python 3.13."""
     standard = make(dataclasses).Extent
     monkeypatch.delattr(standard, "__replace__", raising=False)
     assert _lean.replace(standard(0, 1), count=9) == standard(0, 1, 9)

@@ -1,4 +1,4 @@
-"""Tests of tools/manuals.py. The manual pages must have all options of the programs."""
+"""Tests that tools/manuals.py puts all options of the programs into the manual pages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from conftest import TREE
 
 from usernsctl.cli.parser import VERBS, Parser, usernsctl
 
-# Options of usernsctl-exec that are not documented, because only usernsctl passes these options.
+# Undocumented options of usernsctl-exec, which only usernsctl passes.
 HIDDEN = {"hold"}
 
 

@@ -1,4 +1,4 @@
-"""Tests of the files of the installed package, of its imports and of its version."""
+"""Tests of the installed package: its files, imports and version."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def test_import_usernsctl_imports_nothing_until_a_name_is_used() -> None:
         "assert ours() == {'usernsctl'}, ours()\n"
         "assert {n for n in dir(un) if not n.startswith('__')} == set(un.__all__)\n"
         "un.IdMap.root()\n"
-        # Using any name imports all modules at once, because the process may later be unable to
-        # read the package.
+        # The first use of a name imports all modules at once, because the process may later lose
+        # access to the package.
         "before = ours()\n"
         "for name in {*un.__all__} - {*un._APART, *un._MODULES}: getattr(un, name)\n"
         "assert ours() == before\n"

@@ -1,4 +1,4 @@
-"""Tests of plan() for this process, and of the causes if a plan is impossible."""
+"""Tests of plan() for this process, and of the causes of impossible plans."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of tools/plots.py. The plots must show the measured values."""
+"""Tests that the plots of tools/plots.py show the measured values."""
 
 from __future__ import annotations
 

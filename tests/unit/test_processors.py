@@ -1,4 +1,4 @@
-"""Tests of builds for an unsupported processor, which must fail with an explanation."""
+"""Tests that a build for an unsupported processor fails with an explanation."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_setup_fails_for_another_processor(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("option", ["-U__x86_64__", "-U__AARCH64EL__", "-U__LP64__"])
 def test_core_does_not_compile_for_another_processor(option: str) -> None:
-    """Check that predefined macros decide, not the compiler's name (as in ``gcc -mx32``)."""
+    """Check that predefined macros decide, not the compiler's name or options (``gcc -mx32``)."""
     is_of_another = (
         option
         not in {

@@ -1,4 +1,4 @@
-"""Tests of the security profiles for container engines, and of commands that print profiles."""
+"""Tests of the security profiles for container engines, and of the commands that print them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from conftest import Program
 from processes import capture
 
-# System calls that were used to escape from containers or to attack the kernel.
+# System calls that exploits have used to escape from containers or to attack the kernel.
 DANGEROUS = {
     "acct", "add_key", "bpf", "delete_module", "fanotify_init", "finit_module", "fsmount", "fsopen",
     "init_module", "io_uring_setup", "ioperm", "iopl", "kcmp", "kexec_file_load", "kexec_load",
@@ -39,7 +39,7 @@ def profile(usernsctl: Program) -> dict[str, Any]:
 
 
 def holds(condition: dict[str, Any], arguments: tuple[int, ...]) -> bool:
-    """Return whether the arguments of a system call fulfil a condition of seccomp_rule_add(3)."""
+    """Return whether a system call's arguments meet a condition of seccomp_rule_add(3)."""
     argument, value = arguments[condition["index"]], condition["value"]
     match condition["op"]:
         case "SCMP_CMP_EQ":
@@ -61,7 +61,7 @@ def allows(profile: dict[str, Any], name: str, *arguments: int) -> bool:
 
 def test_seccomp_profile_denies_by_default(profile: dict[str, Any]) -> None:
     assert (profile["defaultAction"], profile["defaultErrnoRet"]) == ("SCMP_ACT_ERRNO", 1)
-    # The profile has no rules that only apply to containers with more or fewer capabilities.
+    # No rule depends on the container's capabilities.
     assert not any("includes" in rule or "excludes" in rule for rule in profile["syscalls"])
 
 
@@ -112,7 +112,7 @@ def test_seccomp_profile_checks_arguments(
 
 
 def test_clone3_fails_with_enosys(profile: dict[str, Any]) -> None:
-    """Check that clone3() fails with ENOSYS, the only errno after which a libc calls clone()."""
+    """Check that clone3() fails with ENOSYS: only then does libc call clone() instead."""
     rules = [rule for rule in profile["syscalls"] if "clone3" in rule["names"]]
     assert rules == [{"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38}]
 

@@ -1,4 +1,4 @@
-"""Tests of the progress messages of demo/run, which are printed only on a terminal."""
+"""Tests of demo/run's progress messages, which are printed only on a terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STEPS = ["[1 of 3]", "[2 of 3]", "[3 of 3]"]
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Create a tree with demo/run, and with fast fakes of the programs that demo/run calls."""
+    """Create a tree with demo/run and with fast fakes of the programs that it calls."""
     shutil.copytree(TREE / "demo", tmp_path / "demo")
     (tmp_path / "tools").mkdir()
     for name in ("tools/environment", "tools/user", "tools/as-user", "id"):

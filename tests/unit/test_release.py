@@ -1,4 +1,4 @@
-"""Tests of the release tools (tools/release_*), for the version, the notes and the checks."""
+"""Tests of the release tools (tools/release_*): version, notes and checks."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_sources_do_not_contain_the_version() -> None:
 
 
 def test_tools_do_not_shadow_modules() -> None:
-    """Check that no tool has the name of a Python module: tools would import the tool instead."""
+    """Check that no tool has a Python module's name: other tools would import it instead."""
     project = tomllib.loads((TREE / "pyproject.toml").read_text())
     needed = [*project["build-system"]["requires"]]
     for group in project["project"]["optional-dependencies"].values():
@@ -92,7 +92,7 @@ def test_version_without_notes_raises(wanted: str, message: str) -> None:
 
 
 def test_changelog_has_notes_of_this_version() -> None:
-    """Check that CHANGELOG.md has notes of the next release, or otherwise of this version."""
+    """Check that CHANGELOG.md has notes for the next release, or else for this version."""
     done = capture([sys.executable, TREE / "tools" / "release_notes.py", "Unreleased"])
     if done.returncode:
         assert release_notes.notes((TREE / "CHANGELOG.md").read_text(), VERSION)
@@ -116,7 +116,7 @@ clean:
 
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Create a repository with fast make targets.
+    """Create a repository whose make targets are fast.
 
     `make clean` appends the current directory to the file "log" beside the repository.
     """
@@ -170,7 +170,7 @@ def check(tree: Path) -> subprocess.CompletedProcess[str]:
 
 
 def assert_clone_is_removed(tree: Path) -> None:
-    """Check that release-check has run `make clean` in the clone, and has removed the clone."""
+    """Check that release-check has run `make clean` in its clone, and has removed the clone."""
     [clone] = (tree.parent / "log").read_text().split()
     assert not Path(clone).parent.exists()
 
@@ -211,7 +211,7 @@ def test_release_check_ends_at_the_first_failure(tree: Path) -> None:
 def test_signal_ends_release_check_and_its_children(tree: Path, number: signal.Signals) -> None:
     fifo = tree.parent / "fifo"
     os.mkfifo(fifo)
-    # The child of the shell keeps the FIFO open until it exits.
+    # The shell's child keeps the FIFO open until it exits.
     script = f"#!/bin/sh\nsleep 1000 >{fifo}\nexit 1\n"
     (tree / ".ci" / "run").write_text(script)
     commit(tree)

@@ -1,4 +1,4 @@
-"""Tests of tools/root_pages.py. Links must lead to the same page in the tree and on the website."""
+"""Tests of tools/root_pages.py: links must lead to the same page in the tree and on the website."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of choosing the sample of parametrized tests that `make test` runs."""
+"""Tests of the sample of parametrized tests that `make test` runs."""
 
 from __future__ import annotations
 

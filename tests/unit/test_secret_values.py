@@ -1,4 +1,4 @@
-"""Tests of error messages, which must not contain the values of environment variables."""
+"""Tests that error messages do not contain values of environment variables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the type hints. mypy and basedpyright check calls of the public functions."""
+"""Tests of the type hints: mypy and basedpyright check calls of public functions."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ STRICT_MYPY = ("mypy", "--strict", "--no-error-summary", "--hide-error-context")
 def errors_by_line(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[int, str]:
-    """Map line numbers of typed_calls.py to the errors that a type checker reports there."""
-    # Copy the file to another directory, so that the type checker finds the installed package and
-    # not our pyproject.toml.
+    """Return the errors that a type checker reports for typed_calls.py, by line number."""
+    # Copy the file elsewhere: the type checker must use the installed package, and not our
+    # pyproject.toml.
     directory = tmp_path_factory.mktemp("types")
     (directory / "pyrightconfig.json").write_text('{"typeCheckingMode": "standard"}')
     calls = shutil.copy(CALLS, directory)

@@ -1,4 +1,4 @@
-"""Correct and wrong calls, which type checkers check for test_typing.py, and which never run.
+"""Right and wrong calls, which are never executed: type checkers check them in test_typing.py.
 
 mypy and basedpyright must report each line that is marked `type error`, and no other line.
 """

@@ -1,8 +1,9 @@
 """Run a command with misconfigurations: ``python broken.py WAY... -- COMMAND...``.
 
 The misconfigurations apply only to this process and its mount namespace, so nothing remains when
-the command exits. Root first changes to NOBODY, a user who has subordinate ranges only in that
-mount namespace. Other users keep their ids, and can only use misconfigurations in FOR_ANYBODY.
+the command exits. Root changes to NOBODY, a user whom only that mount namespace's files grant
+subordinate ranges. Other users keep their ids, and can only use misconfigurations in EARLY and
+FOR_ANYBODY.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ from calls import (
 NOBODY = 65534
 RANGE = f"{NOBODY}:100000:65536\n"
 
-# Exit status if a misconfiguration is impossible with this kernel.
+# Exit status if the kernel does not support a misconfiguration.
 UNSUPPORTED = 77
 
 # Mount point of a tmpfs for the files of all misconfigurations.
@@ -58,7 +59,7 @@ HELPERS = ("newuidmap", "newgidmap")
 
 
 def cover(path: str, content: str) -> None:
-    """Bind-mount a file with `content` over the file `path`."""
+    """Cover the file `path` with a bind mount of a file with `content`."""
     own = SCRATCH / path.replace("/", "_")
     own.write_text(content)
     mount(str(own), path, None, MS_BIND)
@@ -94,7 +95,7 @@ def seccomp_mount() -> None:
 
 
 def seccomp_mount_bind() -> None:
-    """Deny the mount calls that old seccomp profiles lack or allow only with CAP_SYS_ADMIN."""
+    """Deny the mount calls that old seccomp profiles deny, or allow only with CAP_SYS_ADMIN."""
     refuse([(call, 0, errno.EPERM) for call in ("open_tree", "move_mount", "mount_setattr")])
 
 
@@ -138,7 +139,7 @@ def no_processes() -> None:
 
 
 def landlock(*allowed: str) -> None:
-    """Deny writes to all files, including id maps, except below the directories `allowed`."""
+    """Deny writes, also to uid_map and gid_map, except to files below the directories `allowed`."""
     rules = struct.pack("Q", LANDLOCK_WRITE_FILE)
     ruleset = check(libc.syscall(LANDLOCK_CREATE, rules, len(rules), 0), "landlock")
     for path in allowed:
@@ -189,7 +190,7 @@ def no_cgroup_namespaces() -> None:
 
 
 def chroot() -> None:
-    """Change the root to a plain directory, below which all files are bind-mounted."""
+    """Change the root to a directory that is not a mount point, with all files mounted below it."""
     root = SCRATCH / "root"
     root.mkdir()
     for entry in Path("/").iterdir():
@@ -217,7 +218,7 @@ def no_proc_sys() -> None:
 
 
 def read_only() -> None:
-    """Make all mounts read-only except for /proc and /dev, as docker run --read-only does."""
+    """Make all mounts read-only except /proc and /dev, as docker run --read-only does."""
     own = [place for place in ("/tmp", "/var/tmp", "/run") if os.path.isdir(place)]
     for place in own:
         mount(place, place, None, MS_BIND)
@@ -230,7 +231,7 @@ def proc_masked() -> None:
 
 
 def powerless_root() -> None:
-    """Empty the bounding set, so that root has no capabilities after the next exec."""
+    """Empty the bounding set, so that root loses all capabilities at the next execve(2)."""
     last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
     for capability in range(last + 1):
         prctl(PR_CAPBSET_DROP, capability)
@@ -241,7 +242,7 @@ def use_path(directory: Path) -> None:
 
 
 def helpers_missing() -> None:
-    """Set PATH to a directory with all programs except for newuidmap and newgidmap."""
+    """Set PATH to a directory with all programs except newuidmap and newgidmap."""
     directory = SCRATCH / "bin"
     directory.mkdir()
     for program in (*Path("/usr/bin").iterdir(), *Path("/usr/sbin").iterdir()):
@@ -304,7 +305,7 @@ def ranges_of_service() -> None:
 
 
 def gid_entry() -> None:
-    """Grant a range by gid in /etc/subgid, to a user whose uid differs from the gid."""
+    """In /etc/subgid, grant a range to the gid of a user, which differs from the user's uid."""
     cover("/etc/passwd", f"odd:x:{NOBODY}:1234:odd:/:/bin/sh\n")
     cover("/etc/subgid", "1234:100000:65536\n")
 
@@ -320,7 +321,7 @@ def other_group() -> None:
 def few_ids() -> None:
     """Enter a user namespace with the ids 0 to 65535, as in a container.
 
-    The namespace does not have the subordinate ids of NOBODY.
+    NOBODY's subordinate ids are not mapped in this namespace.
     """
     ready, told = os.pipe(), os.pipe()
     pid = os.getpid()
@@ -339,7 +340,8 @@ def few_ids() -> None:
         os.close(descriptor)
 
 
-#: Misconfigurations that only root can apply, before this process changes to NOBODY.
+# : Misconfigurations that only root can apply. They are applied before this process changes to
+# NOBODY.
 FOR_ROOT: dict[str, Callable[[], None]] = {
     "chroot": chroot,
     "proc-read-only": proc_read_only,
@@ -362,8 +364,8 @@ FOR_ROOT: dict[str, Callable[[], None]] = {
     "other-group": other_group,
     "few-ids": few_ids,
 }
-#: Misconfigurations that any user can apply. As root, this process applies them before changing to
-#: NOBODY, since they would need no_new_privs afterwards.
+# : Misconfigurations that any user can apply. Root applies them before it changes to NOBODY,
+# because a process without CAP_SYS_ADMIN could load a filter only with no_new_privs.
 EARLY: dict[str, Callable[[], None]] = {
     "seccomp-engine": seccomp_engine,
     "seccomp-flags": seccomp_flags,
@@ -376,7 +378,7 @@ EARLY: dict[str, Callable[[], None]] = {
     "seccomp-vfork": seccomp_vfork,
     "landlock": landlock,
 }
-#: Misconfigurations that any user can apply. As root, this process first changes to NOBODY.
+# : Misconfigurations that any user can apply. Root applies them after it has changed to NOBODY.
 LATE: dict[str, Callable[[], None]] = {
     "seccomp-prctl": seccomp_prctl,
     "no-new-privs": no_new_privs,
@@ -390,7 +392,7 @@ FOR_ANYBODY = EARLY.keys() | LATE.keys()
 
 
 def prepare() -> None:
-    """As root, create a mount namespace with a tmpfs, and with subordinate ranges for NOBODY."""
+    """As root, create a mount namespace with a tmpfs, and grant NOBODY subordinate ranges there."""
     unshare(CLONE_NEWNS)
     mount("none", "/", None, MS_REC | MS_PRIVATE)
     mount("broken", str(SCRATCH), "tmpfs", 0)
@@ -403,8 +405,8 @@ def become_nobody(gid: int) -> None:
     os.setgroups([])
     os.setresgid(gid, gid, gid)
     os.setresuid(NOBODY, NOBODY, NOBODY)
-    # A process that has changed its ids is not dumpable, so it could not open the files of its own
-    # /proc directory.
+    # The change of ids made this process non-dumpable, so it could not open the files in
+    # /proc/self.
     prctl(PR_SET_DUMPABLE, 1)
 
 

@@ -1,4 +1,4 @@
-"""System calls for broken.py that are missing in Python's standard library."""
+"""System calls that broken.py needs and Python's standard library lacks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 4, 22, 2
 SECCOMP_MODE_FILTER = 2
 CAP_SETGID, CAP_SETUID = 6, 7
 
-# Numbers of system calls (syscalls(2)). Numbers from 424 on are the same on all processors.
+# System call numbers (syscalls(2)). From 424 on, they are the same on all architectures.
 CALLS = {
     "x86_64": {
         "unshare": 272, "clone": 56, "mount": 165, "ptrace": 101, "setns": 308, "kill": 62,
@@ -90,7 +90,7 @@ def prctl(option: int, argument: int) -> None:
 
 LOAD, JUMP_EQUAL, JUMP_ANY_BIT, RETURN = 0x20, 0x15, 0x45, 0x06
 ALLOW, REFUSE = 0x7FFF0000, 0x00050000
-#: : Value in place of an errno in a rule, so that the filter kills the process.
+# : In place of an errno in a rule: the filter kills the process.
 KILLED = 0x80000000 - REFUSE
 OFFSET_NUMBER, OFFSET_FIRST_ARGUMENT = 0, 16
 
@@ -98,8 +98,8 @@ OFFSET_NUMBER, OFFSET_FIRST_ARGUMENT = 0, 16
 def refuse(rules: list[tuple[str, int, int]]) -> None:
     """Load a seccomp filter.
 
-    Each rule is a tuple of a system call, bits of the first argument (the rule applies if any of
-    these bits is set; 0: always), and the errno with which the call fails, or KILLED.
+    :param rules: tuples of a system call, bits of its first argument, and an errno or KILLED. A
+        rule applies if any of the bits is set, or if they are 0. Its call fails with the errno.
     """
     lines = [(LOAD, 0, 0, OFFSET_NUMBER)]
     for call, bits, number in rules:
@@ -117,7 +117,7 @@ def refuse(rules: list[tuple[str, int, int]]) -> None:
 
 
 def refuse_value(call: str, value: int, number: int) -> None:
-    """Load a seccomp filter that denies calls of `call` whose first argument is `value`."""
+    """Load a seccomp filter that denies `call` if its first argument is `value`."""
     _load_filter(
         [
             (LOAD, 0, 0, OFFSET_NUMBER),

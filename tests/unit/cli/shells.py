@@ -1,4 +1,4 @@
-"""Real shells that complete command lines, for tests of the completion scripts."""
+"""Real shells that complete command lines, for the tests of the completion scripts."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing import Protocol
 SHELLS = ("bash", "zsh", "fish")
 _SECONDS = 60
 
-# Script for bash, which binds the key ^O to insert all completions of a word into the line, and ^G
-# to write the line to a file and clear the line.
+# Script for bash that binds ^O to insert all completions of a word, and ^G to write the line to a
+# file and clear it.
 _BASH = r"""
 PS1=
 source "$SCRIPT"
@@ -40,8 +40,8 @@ bindkey '^G' write_line
 bindkey '^O' all
 : >"$OUT.ready"
 """
-# Script for fish, which reads command lines from standard input. For each line, the script prints
-# the completions, one per line, and then an empty line.
+# Script for fish that reads command lines from standard input, and answers each with its
+# completions, one per line, and an empty line.
 _FISH = """
 source $SCRIPT
 while read --line line
@@ -54,13 +54,13 @@ end
 class Shell(Protocol):
     """A shell that has sourced a completion script.
 
-    :ivar home: the home directory and current directory of the shell.
+    :ivar home: the shell's home directory, which is also its current directory.
     """
 
     home: Path
 
     def complete(self, line: str) -> str:
-        """Return the line with all completions of the last word; fish returns only completions."""
+        """Return `line` with all completions of its last word (fish: only the completions)."""
 
 
 @contextlib.contextmanager
@@ -77,7 +77,7 @@ def start_shell(shell: str, script: str, home: Path, env: Mapping[str, str]) -> 
 
 
 class Fish:
-    """A fish process that prints completions with their descriptions, without a terminal."""
+    """A fish process without a terminal, which prints completions and their descriptions."""
 
     def __init__(self, home: Path, environ: dict[str, str]) -> None:
         self.home = home
@@ -95,7 +95,7 @@ class Fish:
             )
 
     def describe(self, line: str) -> dict[str, str]:
-        """Return the completions of the last word of `line`, each with its description."""
+        """Return the completions of the last word of `line` with their descriptions."""
         self._process.stdin.write(f"{line}\n")
         rows = [
             row.rstrip("\n").partition("\t") for row in iter(self._process.stdout.readline, "\n")
@@ -111,7 +111,7 @@ class Fish:
 
 
 class _OnTerminal:
-    """A bash or zsh on a pseudo-terminal, to which tests send keys."""
+    """A bash or zsh process on a pseudoterminal, to which tests send keys."""
 
     def __init__(self, shell: str, home: Path, environ: dict[str, str]) -> None:
         self.home = home
@@ -140,13 +140,13 @@ class _OnTerminal:
         return completed
 
     def _type(self, keys: bytes, answer: Path) -> None:
-        """Type `keys`, and wait until the shell has created the file `answer`."""
+        """Type `keys`; wait until the shell has created the file `answer`."""
         os.write(self._leader, keys)
         deadline = time.monotonic() + _SECONDS
         output = b""
         while not answer.exists():
             assert time.monotonic() < deadline, output
-            # Read the output, because a full terminal buffer would block the shell.
+            # Read the shell's output, because the shell would block on a full terminal buffer.
             with contextlib.suppress(BlockingIOError):
                 output += os.read(self._leader, 65536)
             time.sleep(0.005)

@@ -1,4 +1,4 @@
-"""Tests of verbs that are interrupted, or whose output is closed or on a full disk."""
+"""Tests of subcommands that are interrupted, or whose output is closed or on a full disk."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from conftest import Program
 from processes import capture
 
-# Command lines, and True if the command writes to standard error instead of standard output.
+# Command lines, and whether they write to standard error instead of standard output.
 CALLS = {
     "--help": False,
     "--version": False,
@@ -59,7 +59,7 @@ def test_pipe_closed_while_writing_ends_with_sigpipe_status(
     usernsctl: Program, unbuffered: bool
 ) -> None:
     reading, writing = os.pipe()
-    # The pipe has one page, the minimum size, so that the output does not fit into the pipe.
+    # Give the pipe its minimum capacity, one page, which is smaller than the output.
     fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
     process = subprocess.Popen(
         [usernsctl.path, "seccomp-profile"],
@@ -74,7 +74,7 @@ def test_pipe_closed_while_writing_ends_with_sigpipe_status(
     assert (process.returncode, stderr_output) == (128 + signal.SIGPIPE, b"")
 
 
-# The output of the last two commands is larger than the buffer of sys.stdout.
+# The output of these commands is larger than the buffer of sys.stdout.
 @pytest.mark.parametrize(
     "words", ["--version", "plan -r --json", "--help", "seccomp-profile", "completion zsh"]
 )
@@ -118,8 +118,8 @@ def test_closed_standard_output_is_not_an_error(usernsctl: Program) -> None:
         assert done.returncode == 0 or "doctor" in words
 
 
-# Source of a fake module. usernsctl imports the fake instead of the real module, and receives
-# SIGINT during the import.
+# Source of a fake module that interrupts its own import: usernsctl imports it in place of a real
+# module.
 INTERRUPTED = """
 import os, signal, time
 os.kill(os.getpid(), signal.SIGINT)

@@ -1,4 +1,4 @@
-"""Tests of usage errors and help texts, such as suggestions for misspelled verbs and options."""
+"""Tests of usage errors and help texts, such as suggestions for misspelled subcommands."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_help_is_as_wide_as_the_terminal_up_to_100_columns(
     monkeypatch.setenv("COLUMNS", str(width))
     assert main([*words, "--help"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    # The help does not wrap examples and the usage line, all of which contain "usernsctl".
+    # Examples and the usage line are not wrapped; each of them contains "usernsctl".
     wide = [line for line in lines if len(line) > min(width, 100)]
     assert not [line for line in wide if "usernsctl" not in line]
 
@@ -169,7 +169,7 @@ def test_run_does_not_check_options_of_the_command(capsys: pytest.CaptureFixture
     ],
 )
 def test_run_refuses_empty_option_values(usernsctl: Program, option: str, missing: str) -> None:
-    """Check that run rejects empty values, as a shell passes for `--in "$NAME"` without NAME."""
+    """Reject empty option values, which a shell passes for `--in "$NAME"` if NAME is unset."""
     done = usernsctl("run", option, "", "--", "id")
     assert done.returncode == 125
     assert done.stderr.endswith(f"Error: {option} needs {missing}, not an empty string\n")

@@ -39,16 +39,16 @@ def shell(
 
 
 def offered_words(shell: shells.Shell, line: str) -> set[str]:
-    """Return the completions that the shell offers for the last word of `line`."""
+    """Return the completions that `shell` offers for the last word of `line`."""
     begin = line[: line.rindex(" ") + 1]
     completed = shell.complete(line)
     if isinstance(shell, shells.Fish):
-        # If no completion begins with the typed letters, fish offers words that contain the
-        # letters.
+        # fish also offers completions that only contain the typed letters, if none begins with
+        # them.
         return {word for word in completed.split() if word.startswith(line.removeprefix(begin))}
     assert completed.startswith(begin)
     words = set(completed.removeprefix(begin).split())
-    # If a word has no completions, bash and zsh leave the word in the line unchanged.
+    # bash and zsh leave a word without completions unchanged in the line.
     return words - ({line.removeprefix(begin)} if len(words) == 1 else set())
 
 
@@ -104,8 +104,8 @@ def test_files_and_directories_are_completed(shell: shells.Shell, tmp_path: Path
     assert found == {f"{files_dir}/document"}
 
 
-# Names that completion must not offer, because shells, commands or terminals would interpret the
-# names.
+# File names that completion must not offer, because a shell, a command or the terminal would
+# interpret them.
 HOSTILE = (
     "$(touch pwned)",
     "`touch pwned`",
@@ -163,7 +163,7 @@ def test_completion_does_not_execute_earlier_words(shell: shells.Shell) -> None:
 
 
 def test_completion_does_not_start_the_typed_program(shell: shells.Shell, tmp_path: Path) -> None:
-    """Check that completion does not run the typed command, which may be an untrusted file."""
+    """Check that completion does not execute the typed command, which may be an untrusted file."""
     trap = tmp_path / "usernsctl"
     trap.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
     trap.chmod(0o755)
@@ -195,7 +195,7 @@ def test_wrong_arguments_of_completion_are_refused(usernsctl: Program, words: li
 
 
 def test_completion_has_all_options_of_usernsctl_exec(prelude: Program) -> None:
-    """Check that completion finds all options in --help, and which options take a value."""
+    """Check that completion offers all options in --help, and knows which of them take a value."""
     text = prelude("--help").stdout
     flags_by_name = {name: flag for flag in model.native_flags(text) for name in flag.names}
     assert set(re.findall(r"(?<![\w-])--?[a-zA-Z][a-z-]*", text.partition("Exit")[0])) <= set(

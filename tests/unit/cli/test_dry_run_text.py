@@ -1,4 +1,4 @@
-"""Tests of the text and JSON of ``usernsctl run --dry-run``."""
+"""Tests of the text and JSON output of ``usernsctl run --dry-run``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of ``usernsctl plan``, with output as text and as JSON."""
+"""Tests of ``usernsctl plan`` with text and JSON output."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_json_equals_the_plan_of_the_api(capsys: pytest.CaptureFixture[str]) -> 
 def test_plan_without_map_options_is_the_default_map_of_run(
     capsys: pytest.CaptureFixture[str], options: list[str]
 ) -> None:
-    """Check that plan without map options needs no subordinate ranges. Root may have none."""
+    """Check that plan without map options plans a single id, which needs no subordinate ranges."""
     alone = plan_json(capsys, *options)
     assert alone == plan_json(capsys, "-r")
     assert (extents(alone, "uid"), extents(alone, "gid")) == ([(0, UID, 1)], [(0, GID, 1)])
@@ -93,7 +93,7 @@ def test_plan_text_shows_extents_with_bars(capsys: pytest.CaptureFixture[str]) -
     assert main(["plan", "-r"]) == 0
     output = capsys.readouterr()
     assert output.err == ""
-    # The output depends on the user only in the uid and the gid.
+    # The output differs between users only in the uid and the gid.
     assert [line.replace("━▶", "=>").split() for line in output.out.splitlines()] == [
         ["uid", "map,", "written", "by", "self:", "one", "id,", "the", "caller's", "own"],
         ["inside", "outside", "count"],
@@ -124,7 +124,7 @@ def test_bars_use_characters_of_the_locale(
 def test_text_explains_single_id_fallback(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Check that plan explains why it maps only one id if newuidmap is missing."""
+    """Check that plan explains its fallback to a single id if newuidmap is missing."""
     monkeypatch.setenv("PATH", "/no/such/directory")
     arguments = ["plan", "--map-users=1:4294967294:1", "-r", "--allow-single-id"]
     assert main(arguments) == 0

@@ -8,7 +8,7 @@ from processes import capture
 
 
 def argument_error(prelude: Program, *arguments: str) -> str:
-    """Return the error message that usernsctl-exec prints for wrong arguments."""
+    """Return the error message of usernsctl-exec for wrong arguments."""
     done = prelude(*arguments)
     assert done.returncode == 125
     assert done.stdout == ""
@@ -53,8 +53,8 @@ def argument_error(prelude: Program, *arguments: str) -> str:
     ],
 )
 def test_wrong_arguments_are_named(prelude: Program, arguments: list[str], message: str) -> None:
-    # An option lacks its value only at the end of the command line. For all other mistakes,
-    # complete the command line, so that the mistake is the only error.
+    # A value can be missing only at the end of the command line. Otherwise append a command, so
+    # that the tested mistake is the only one.
     command = [] if "needs a value" in message else ["--", "echo", "ran"]
     assert message in argument_error(prelude, *arguments, *command)
 

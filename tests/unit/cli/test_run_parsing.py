@@ -99,12 +99,12 @@ def test_values_have_the_types_of_the_request() -> None:
 
 
 class Performed(Exception):
-    """Exception by which the fake Parser.perform() returns the parsed options."""
+    """Exception with which the fake Parser.perform() passes the parsed options to the test."""
 
 
 @pytest.fixture
 def parse_call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
-    """Return a function that parses a command line, and returns the options and the environment."""
+    """Return a function that parses a command line into options and environment."""
 
     def perform(self: Parser, given: Any, environ: Any, words: Any) -> None:
         raise Performed({"given": given, "environ": environ})

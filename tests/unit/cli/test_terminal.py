@@ -30,14 +30,14 @@ def without_rich(tmp_path: Path) -> dict[str, str]:
 
 
 def terminal_output(words: list[str], environ: dict[str, str]) -> tuple[int, str]:
-    """Return the exit status and output of usernsctl on a terminal, without site-packages."""
+    """Run usernsctl on a terminal, with the base interpreter; return its exit status and output."""
     command = [os.path.realpath(sys.executable), "-m", "usernsctl", *words]
     environ = {"PATH": os.environ["PATH"], "TERM": "xterm", "COLUMNS": "100", **environ}
     return on_terminal(command, environ)
 
 
 def pipe_output(words: list[str], environ: dict[str, str]) -> tuple[int, str]:
-    """Return the exit status and output of usernsctl with a pipe as standard output."""
+    """Run usernsctl with a pipe as standard output; return its exit status and output."""
     done = capture(
         [os.path.realpath(sys.executable), "-m", "usernsctl", *words],
         env={"PATH": os.environ["PATH"], **environ},
@@ -50,12 +50,12 @@ def pipe_output(words: list[str], environ: dict[str, str]) -> tuple[int, str]:
 DOCTOR = ["doctor", "--for", "range", "--no-runsc"]
 VERBS = [["plan", "-r"], DOCTOR]
 ESCAPE = r"\x1b\[[0-9;]*m"
-# Matches the escape sequences of colours, but not the sequences of bold or dim text.
+# Matches escape sequences that set a colour, but not those for bold or dim text.
 COLOUR = r"\x1b\[(\d+;)*[349][0-9][;m]"
 
 
-# A sanitized interpreter is a file in the virtual environment, not a symbolic link, and so finds
-# rich.
+# With sanitizers, the interpreter is a file in the virtual environment, not a symbolic link out of
+# it, and so finds rich.
 @pytest.mark.unsanitized
 @pytest.mark.parametrize("words", VERBS, ids=["plan", "doctor"])
 def test_output_without_rich_is_the_same_as_on_a_pipe(
@@ -64,8 +64,8 @@ def test_output_without_rich_is_the_same_as_on_a_pipe(
     on_terminal, on_pipe = terminal_output(words, without_rich), pipe_output(words, without_rich)
     assert "\x1b" not in on_terminal[1]
     assert on_terminal[0] == on_pipe[0]
-    # Each run of doctor probes anew, so numbers in the later lines may differ. Compare only the
-    # first line and the number of lines.
+    # Numbers in doctor's later lines may differ between runs, so compare only the first line and
+    # the number of lines.
     assert on_terminal[1].splitlines()[0] == on_pipe[1].splitlines()[0]
     assert len(on_terminal[1].splitlines()) == len(on_pipe[1].splitlines())
 
@@ -84,7 +84,7 @@ def test_output_with_rich_has_bold_tables() -> None:
 def test_no_color_and_dumb_terminals_disable_colours(variables: dict[str, str]) -> None:
     """Check that NO_COLOR and a dumb terminal disable colours and bold type.
 
-    See https://no-color.org/. The test also checks that the output is coloured by default.
+    See https://no-color.org/. By default, the output is coloured.
     """
     environ = {"PYTHONPATH": str(INSTALLED)}
     assert re.search(COLOUR, terminal_output(DOCTOR, environ)[1])
@@ -110,7 +110,7 @@ def test_output_fits_into_80_columns(words: list[str], variables: dict[str, str]
 
 
 def is_command(line: str) -> bool:
-    """Return whether a line is a command that users copy, and that must not be wrapped."""
+    """Return whether a line is a command to copy, which must not be wrapped."""
     return line.strip().startswith(("usernsctl ", "usermod ", "docker "))
 
 

@@ -10,7 +10,7 @@ from usernsctl.namespaces.tree import Tree, UserNamespace
 
 
 class Counted(tuple[Any, ...]):
-    """A tuple that counts how often it is iterated over."""
+    """A tuple that counts its iterations."""
 
     times = 0
 

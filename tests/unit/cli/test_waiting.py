@@ -1,4 +1,4 @@
-"""Tests of the forwarding of signals to a command that usernsctl waits for."""
+"""Tests of forwarding signals to a command that usernsctl waits for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from usernsctl.cli.waiting import exit_status
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    """Restore the signal handlers of this process after the test."""
+    """Restore this process's signal handlers after the test."""
     old = {number: signal.getsignal(number) for number in waiting._FORWARDED}
     yield
     for number, handler in old.items():
@@ -34,14 +34,14 @@ class Child:
 
 
 class SignalFinalizer:
-    """Object whose finalizer raises SIGTERM. Python ignores exceptions in finalizers."""
+    """Object whose finalizer raises SIGTERM: Python discards exceptions in finalizers."""
 
     def __del__(self) -> None:
         signal.raise_signal(signal.SIGTERM)
 
 
 def start_and_signal(child: Child) -> Child:
-    """Raise SIGTERM while a command starts, in a finalizer; return the fake command."""
+    """Raise SIGTERM in a finalizer while a command starts; return the fake command."""
     SignalFinalizer()
     return child
 

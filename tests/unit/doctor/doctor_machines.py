@@ -1,4 +1,4 @@
-"""Facts and probe results of simulated machines, for tests of doctor."""
+"""Facts and probe results of simulated hosts, for the tests of doctor."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ STEPS = (
 
 
 def healthy(**changes: Any) -> Facts:
-    """Return the facts of a machine without problems, for an unprivileged user."""
+    """Return the facts of a host without problems, as an unprivileged user sees them."""
     helper = Helper(mode=0o4755, owner=0, privileged=True)
     facts = Facts(
         supported=True,
@@ -72,7 +72,7 @@ def healthy(**changes: Any) -> Facts:
 
 
 def nested(**changes: Any) -> Facts:
-    """Return the facts of a machine without problems, in a nested user namespace."""
+    """Return the facts of a host without problems, as seen in a nested user namespace."""
     return healthy(initial=False, sysctls={"user/max_user_namespaces": NO_LIMIT}, **changes)
 
 
@@ -86,13 +86,13 @@ def failed(name: str, number: int = 0, detail: str = "", cause: str | None = Non
 
 
 def probes(*broken: Probe) -> dict[str, Probe]:
-    """Return the results of all probes. All succeed, except for the failed probes in `broken`."""
+    """Return the results of all probes, which succeed except those in `broken`."""
     found = {name: Probe(name=name, outcome="ok") for name in STEPS}
     return found | {probe.name: probe for probe in broken}
 
 
 def labelled_programs(*labels: str) -> Probe:
-    """Return the result of the probe that lists programs with their AppArmor labels."""
+    """Return the result of the probe that lists programs with AppArmor labels."""
     lines = [f"{label}\t/opt/program{number}" for number, label in enumerate(labels)]
     return Probe(name="profiles", outcome="ok", detail="\n".join(lines))
 

@@ -1,4 +1,4 @@
-"""Tests of reading facts below any root directory, with complete and with missing files."""
+"""Tests of reading facts below a given root directory, in which files may be missing."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_facts_are_unknown_in_an_empty_tree(tmp_path: Path) -> None:
 def test_ids_and_privileges_are_read_from_proc_status(tmp_path: Path) -> None:
     facts = read(write_tree(tmp_path, {"proc/self/status": STATUS}))
     assert facts.has_proc
-    # The second id of each line (Uid, Gid) in /proc/PID/status is the effective id.
+    # In the Uid and Gid lines of /proc/PID/status, the second id is the effective one.
     assert (facts.ids.uid, facts.ids.gid, facts.ids.groups) == (1001, 2001, (27, 2000))
     assert facts.threads == 3
     assert facts.privileges.no_new_privs is True
@@ -73,7 +73,7 @@ def test_ids_and_privileges_are_read_from_proc_status(tmp_path: Path) -> None:
     assert facts.privileges.holds("setuid", "setgid")
     assert not facts.privileges.holds("sys_admin")
     assert facts.privileges.lacks_bounding("setuid", "setgid", "setfcap") == ("setuid", "setgid")
-    # The tree has /proc/self, but no ns/user, as if the kernel had no user namespaces.
+    # The tree contains /proc/self but no ns/user, as on a kernel without user namespaces.
     assert facts.supported is False
 
 
@@ -177,7 +177,7 @@ def test_helpers_are_searched_along_path(tmp_path: Path) -> None:
     (tmp_path / "usr/bin/newuidmap").chmod(0o755)
     facts = read(tmp_path, PATH="relative:/nowhere:/opt/bin:/usr/bin")
     helper = facts.helpers["newuidmap"]
-    # The search skips /opt/bin/newuidmap, which is not executable.
+    # /opt/bin/newuidmap is not executable, so the search continues after it.
     assert (helper.path, helper.mode, helper.privileged) == ("/usr/bin/newuidmap", 0o755, False)
     assert helper.nosuid is None
     assert facts.helpers["newgidmap"].path is None
@@ -222,9 +222,9 @@ def test_subordinate_source_and_gid_entries_are_read(tmp_path: Path) -> None:
 def test_parent_is_reported_if_its_limits_are_the_same(
     tmp_path: Path, hard: str, inherited: bool
 ) -> None:
-    """Check that the parent is reported only if the parent has the same limits as this process.
+    """Check that the parent is reported only if its limits are the same as this process's.
 
-    systemd limits its services but not itself, so a remedy must not change the limits of systemd.
+    systemd sets limits for its services but not for itself, so a remedy must not change systemd's.
     """
     limits = "Limit  Soft  Hard  Units\nMax open files   50   {}  files\n"
     write_tree(

@@ -1,4 +1,4 @@
-"""Tests of the causes that follow from facts and probe results, and of their order."""
+"""Tests of the causes that doctor derives from facts and probe results, and of their order."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ RESTRICTED = {
 FEW = (Extent(0, 100000, 10),)
 REFUSED = eperm_probes("unshare-user")
 
-#: Tuples of the id of a cause, facts and probe results. The cause must be the only finding.
+# : Ids of causes with facts and probe results for which the cause must be the only finding.
 BLOCKING: list[tuple[str, Facts, dict[str, Probe]]] = [
     ("already-in-gvisor", healthy(kernel=Kernel(gvisor=True)), probes()),
     ("no-proc", healthy(has_proc=False), probes()),
@@ -172,7 +172,7 @@ def test_blocking_cause_is_the_only_finding(
 NOSUID = {"newuidmap": Helper(path="/home/newuidmap", privileged=True, nosuid="/home")}
 UNREADY = probes(failed("range-map", cause="helper-failed", detail="newuidmap failed"))
 
-#: Tuples of the id of a cause that prevents maps of more than one id, facts and probe results.
+# : Ids of causes that prevent maps of more than one id, with facts and probe results.
 RANGE_CAUSES: list[tuple[str, Facts, dict[str, Probe]]] = [
     ("helper-missing", healthy(helpers={"newgidmap": Helper()}), probes()),
     ("helper-not-setuid", healthy(helpers=HELPER_WITHOUT_SETUID), UNREADY),
@@ -240,7 +240,7 @@ def test_range_cause_is_only_a_warning_for_run(
     wanted = findings_of(facts, tried, "range")
     assert ids(wanted) == [cause]
     assert wanted[0].blocks
-    # A run needs only one id, so the finding about ranges is only a warning.
+    # A run needs only one id, so the range's cause is a warning.
     found = findings_of(facts, tried, "run")
     assert ids(found) == [cause]
     assert not found[0].blocks
@@ -334,13 +334,14 @@ def test_programs_without_apparmor_profile_are_named() -> None:
 
 
 def test_single_facts_do_not_prove_a_cause() -> None:
-    # Each machine has only one of two facts. Only both facts together would prove a cause.
+    # Each of these hosts has only one of the two facts that together prove a cause.
     assert findings_of(healthy(container=Container(chroot=True))) == ()
     assert findings_of(healthy(sysctls=RESTRICTED)) == ()
     assert findings_of(healthy(privileges=privileges(seccomp=2))) == ()
     assert findings_of(healthy(sysctls={"kernel/unprivileged_userns_clone": 0})) == ()
     assert findings_of(healthy(sysctls={"kernel/yama/ptrace_scope": 3})) == ()
-    # The program has an AppArmor profile, so the restriction of unconfined programs does not apply.
+    # The program has an AppArmor profile, so the restriction, which is for unconfined programs,
+    # does not apply.
     confined = healthy(sysctls=RESTRICTED, security=Modules(label="mine (enforce)"))
     assert "apparmor-restricts-userns" not in cause_ids(confined, eperm_probes("one-id-map"))
 
@@ -380,7 +381,7 @@ def test_hung_runsc_is_attributed_to_the_signal_limit(
     assert finding.blocks
     assert ids([finding]) == [found]
     assert findings_of(facts, probes()) == ()
-    # A probe that failed has exited, so it did not hang because of a signal limit.
+    # A failed probe has exited, and so has not hung because of a signal limit.
     assert "signal-limit" not in ids(findings_of(facts, probes(failed("runsc"))))
 
 
@@ -397,7 +398,7 @@ def test_inside_gvisor_is_the_only_finding() -> None:
 def test_rules_match_the_catalogue() -> None:
     known = catalogue()
     assert [rule.id for rule in RULES if rule.id not in known] == []
-    # Only one rule may prove a cause, but further rules may guess the same cause.
+    # At most one rule proves a cause, but other rules may guess it.
     sure = [rule.id for rule in RULES if not rule.guessed]
     assert len(set(sure)) == len(sure)
     assert set(CONSEQUENCES) <= {rule.id for rule in RULES}
@@ -421,7 +422,7 @@ def test_denied_call_of_an_optional_probe_does_not_block(name: str) -> None:
     filtered = healthy(privileges=privileges(seccomp=2))
     tried = probes(failed(name, EPERM, cause="seccomp-denies-call"))
     assert not any(finding.blocks for finding in findings_of(filtered, tried))
-    # The failure of a step that is not optional (runsc) still blocks.
+    # runsc is not an optional probe, so its failure blocks.
     tried |= probes(failed(name, EPERM, cause="seccomp-denies-call"), failed("runsc"))
     found = findings_of(filtered, tried)
     assert [finding.id for finding in found if finding.blocks] == ["seccomp-denies-call"]

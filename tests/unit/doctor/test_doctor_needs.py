@@ -1,4 +1,4 @@
-"""Tests of the settings that machines and containers need, and of the state of each setting."""
+"""Tests of the settings that hosts and containers need, and of each setting's state."""
 
 from __future__ import annotations
 

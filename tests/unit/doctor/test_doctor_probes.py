@@ -1,4 +1,4 @@
-"""Tests of the outcomes of probes, and of the order in which probes run."""
+"""Tests of the outcomes of doctor's probes, and of their order."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_steps_after_a_failed_one_are_skipped() -> None:
 
 
 def test_exit_status_is_known_with_sigchld_ignored() -> None:
-    """Check that statuses are known with SIGCHLD ignored, when subprocess returns 0 for all."""
+    """Check that exit statuses are known although SIGCHLD is ignored (subprocess returns 0)."""
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
         tried = try_steps(
@@ -138,8 +138,7 @@ def test_all_steps_share_a_deadline_that_kills_their_processes(tmp_path: Path) -
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    # Each step is a process that blocks forever. The process of the first step has a child, which
-    # blocks as well.
+    # Each step is a process that blocks forever. The first one has a child that blocks, too.
     waits = f"import signal; held = open({str(pipe)!r}, 'w'); signal.pause()"
     forks = f"import os; os.fork(); {waits}"
     started = time.monotonic()
@@ -147,15 +146,15 @@ def test_all_steps_share_a_deadline_that_kills_their_processes(tmp_path: Path) -
     assert time.monotonic() - started < 20
     for name in ("one", "two"):
         assert (tried[name].outcome, tried[name].cause) == ("skipped", LATE)
-    # The read reaches end of file only when no process has the pipe open for writing.
+    # End of file shows that no process has the pipe open for writing.
     os.set_blocking(reader, True)
     assert os.read(reader, 1) == b""
     os.close(reader)
 
 
-# Program that creates an inner PID namespace for usernsctl-probe, without a new /proc, so that
-# /proc shows the pids of the outer namespace. The pid of the probe's child in the outer namespace
-# is also the pid of an unrelated process in the inner namespace.
+# Program that runs usernsctl-probe in an inner PID namespace without mounting a new /proc, so /proc
+# shows the pids of the outer namespace. The outer pid of the probe's child equals the inner pid of
+# an unrelated process.
 _OUTER = """
 import subprocess, sys
 open("/proc/sys/kernel/ns_last_pid", "w").write("999")

@@ -1,4 +1,4 @@
-"""Tests of the values that remedies take from the facts of a machine."""
+"""Tests of the values that remedies take from a host's facts."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_unreadable_subgid_means_no_known_free_range(tmp_path: Path) -> None:
 
 
 def unprivileged_helper_remedy(**changes: Any) -> str:
-    """Return the remedy for a newuidmap without set-user-ID bit and file capability."""
+    """Return the remedy for a newuidmap with neither set-user-ID bit nor file capability."""
     helper = Helper(**{"path": "/usr/bin/newuidmap", "mode": 0o755, "owner": 0} | changes)
     facts = healthy(helpers={**healthy().helpers, "newuidmap": helper})
     return remedy_of(facts, failed("range-map", cause="helper-not-setuid"))
@@ -158,7 +158,7 @@ def test_remedy_names_a_runsc_that_is_not_executable() -> None:
 
 
 def test_remedy_does_not_make_untrusted_runsc_executable() -> None:
-    """Check that no command makes a runsc in /tmp (from USERNSCTL_RUNSC) executable."""
+    """Check that no command makes executable a runsc in /tmp, which USERNSCTL_RUNSC names."""
     wanted = "mount -o remount,bind,exec '/a b'"
     assert unexecutable_runsc_remedy("/a b/runsc", noexec="/a b") == wanted
     text = unexecutable_runsc_remedy(None, noexec="/tmp")
@@ -183,7 +183,7 @@ LIMITED = failed("range-map", cause="process-limit")
     [
         ({}, 7, "ulimit -S -u unlimited 2>&- || ulimit -S -p unlimited"),
         ({"processes": 200}, 7, "ulimit -S -u 200 2>&- || ulimit -S -p 200"),
-        # Only root can raise the hard limit of a process.
+        # Only root can raise a process's hard limit.
         ({"processes": 9}, 7, "prlimit --pid 7 --nproc=4096:4096    # as root"),
     ],
 )
@@ -294,14 +294,14 @@ def test_wildcards_in_profile_paths_are_escaped() -> None:
 
 
 def test_host_profile_names_the_scripts_of_the_commands() -> None:
-    """Check that the profile names scripts, by whose path AppArmor selects a profile."""
+    """Check that the AppArmor profile lists the scripts, because AppArmor attaches by path."""
     found = profiles.host_programs(None)
     for name in ("usernsctl", "usernsctl-exec"):
         assert os.path.realpath(Path(sys.executable).with_name(name)) in found
 
 
 def test_host_profile_does_not_name_the_interpreter() -> None:
-    """Check that no profile applies to the Python interpreter, and so to every Python script."""
+    """Check that the profile does not apply to the Python interpreter, and so to all scripts."""
     for path in profiles.host_programs("/bin/true"):
         assert not os.path.samefile(path, sys.executable)
         with open(path, "rb") as file:
@@ -348,7 +348,7 @@ def test_loaded_profiles_meet_the_apparmor_setting(
 ) -> None:
     name = "kernel.apparmor_restrict_unprivileged_userns"
     sysctls = {"kernel/apparmor_restrict_unprivileged_userns": 1 if restricted else None}
-    # Set a label for doctor's own process, which must not change the state of the setting.
+    # The label of doctor's own process must not affect the state of the setting.
     security = dataclasses.replace(healthy().security, label="mine (unconfined)")
     facts = healthy(sysctls=sysctls, security=security)
     _, settings = report_and_needs(facts, probes(labelled_programs(*labels)))
@@ -366,8 +366,8 @@ def test_label_of_the_process_meets_the_apparmor_setting() -> None:
         assert [one.state for one in settings if one.name == name] == [state]
 
 
-#: Ids of causes whose remedy is not a command, even on a machine with all facts. ``BY_HAND`` has
-#: the reasons.
+# : Ids of causes whose remedy is not a command, even if all facts are known. ``BY_HAND`` lists the
+# reasons.
 STAYS_BY_HAND = """
 already-in-gvisor caller-id-unmapped cgroup-not-delegated child-missing
 helper-failed helper-hung helper-killed helper-status-lost helper-stopped
@@ -389,7 +389,7 @@ def script_for(facts: Facts, cause_id: str) -> str:
 
 
 def machine_with_all_facts() -> Facts:
-    """Return a machine that has all facts used in remedies."""
+    """Return the facts of a host that has every fact that remedies use."""
     inside = (Extent(0, 0, 65536),)
     return healthy(
         ids=Ids(uid=1000, gid=1000, uid_map=inside, gid_map=inside),

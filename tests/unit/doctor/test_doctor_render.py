@@ -76,7 +76,7 @@ def test_plain_text_fits_into_80_columns(case: str) -> None:
         for line in remedy.split("\n")
     }
     for line in text.split("\n"):
-        # Commands that the user copies may be longer, because they are not wrapped.
+        # Commands to copy may be longer, because they are not wrapped.
         assert len(line) <= 80 or line.strip().removeprefix("remedy").strip() in copied
 
 
@@ -184,7 +184,7 @@ def test_terminal_of_80_columns_gets_all_settings(
     start = next(line for line in lines if line.startswith("setting")).index("found")
     for need in settings:
         assert any(line.startswith(need.name) for line in lines)
-        # Compare without spaces, because the table continues long words on the next line.
+        # The table wraps long words, so compare without spaces.
         text_of_need = need.found + ("" if need.state == "met" else f"wanted:{need.wanted}")
         found = "".join(line[start:] for line in lines)
         assert text_of_need.replace(" ", "") in found.replace(" ", "")

@@ -1,4 +1,4 @@
-"""Parser of csrc/explain/messages/, from which the core's table of messages is generated."""
+"""Parser of csrc/explain/messages/, the source of the core's table of messages."""
 
 from __future__ import annotations
 
@@ -14,12 +14,10 @@ class Text(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """A message that a program prints.
 
     :ivar says: an example of the message, as a program has printed it.
-    :ivar pattern: the regular expression (:data:`re.ASCII`) that finds the message within a line.
+    :ivar pattern: the regular expression (:data:`re.ASCII`) that matches the message within a line.
     :ivar causes: ids of the possible causes, likeliest first.
-    :ivar since: the first release of runsc with the message (YYYYMMDD); None if all releases have
-        the message.
-    :ivar until: the first later release of runsc without the message; None if all later releases
-        have the message.
+    :ivar since: the first release of runsc that prints the message (YYYYMMDD), or None for all.
+    :ivar until: the first later release of runsc that no longer prints the message, or None.
     """
 
     says: str

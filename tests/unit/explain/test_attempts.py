@@ -1,4 +1,4 @@
-"""Tests of causes that are found by the operation and the error that an unlisted message names."""
+"""Tests of causes for unlisted messages, which explain finds by the operation and the error."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def test_text_of_an_ordinary_program_has_no_cause(text: str) -> None:
 def test_unrelated_messages_have_no_cause_together() -> None:
     """Check that explain does not combine an operation and an error from unrelated lines."""
     assert len(UNRELATED) > 100
-    # Leave out failed mounts, because other lines of the text mention a container, where a failed
-    # mount may have a known cause.
+    # Omit failed mounts: other lines mention a container, in which a failed mount may have a known
+    # cause.
     lines = [
         line for line in UNRELATED if not re.search("^mount|Failed to mount|mount failed", line)
     ]
@@ -102,11 +102,11 @@ def test_operation_and_error_may_be_in_neighbouring_lines() -> None:
     assert causes_of("cloning a user namespace\nOperation not permitted") != []
     assert causes_of("Operation not permitted\ncloning a user namespace") != []
     assert causes_of("cloning a user namespace\n\n\nOperation not permitted") == []
-    # "setfacl: file: ..." names the program and the file of the error, so the error has nothing to
-    # do with the user namespace.
+    # "setfacl: file: ..." names another program and its file, so this error does not belong to the
+    # user namespace.
     assert causes_of("cloning a user namespace\nsetfacl: file: Operation not permitted") == []
-    # A vague error such as "refused", with neither an errno nor a text of strerror(3), is only
-    # combined with an operation in the same line.
+    # A vague error such as "refused", which is neither an errno nor a text of strerror(3), belongs
+    # only to an operation in its own line.
     assert causes_of("a user namespace\nrefused") == []
 
 

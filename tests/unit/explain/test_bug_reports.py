@@ -1,4 +1,4 @@
-"""Measurements of the accuracy of explain with texts from bug reports (met.toml and others)."""
+"""Measurements of explain's accuracy with texts from bug reports (met.toml and others)."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class BugReportText(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     :ivar seen: the URL or name of the report.
     :ivar program: the program that printed the text.
-    :ivar causes: ids of the true causes; empty if the catalogue has no true cause.
+    :ivar causes: ids of the true causes; empty if none is in the catalogue.
     :ivar says: the printed lines.
-    :ivar cause_is: a description of the true cause, if the catalogue lacks the cause.
+    :ivar cause_is: a description of the true cause if the catalogue lacks it.
     """
 
     seen: str
@@ -65,7 +65,7 @@ BUG_REPORT_TEXTS = tuple(
     for text in read(f"{name}.toml")
 )
 
-# Reports whose texts explain can't recognise, since the texts look like many harmless ones.
+# Reports whose texts explain can't recognise, because many harmless texts look like them.
 UNRECOGNISABLE = {"obeone/docker-nfs-server#11"}
 
 
@@ -79,7 +79,7 @@ def cause_ids(met: BugReportText) -> list[str]:
 
 
 def score(texts: Iterable[BugReportText]) -> Counter[str]:
-    """Count the texts: all, with any cause, with a right first cause, with only wrong causes."""
+    """Count texts, and those recognised, with a right first cause, and with only wrong causes."""
     found: Counter[str] = Counter()
     for met in texts:
         causes = cause_ids(met)
@@ -122,7 +122,7 @@ def test_accuracy_of_explain_for_tuned_texts() -> None:
 
 
 def test_accuracy_of_explain_for_texts_that_were_kept_out() -> None:
-    """Check the accuracy for texts that were not used to write the first patterns."""
+    """Check the accuracy for texts that nobody used when the first patterns were written."""
     kept = score(texts_of("kept out", ours=True))
     print(f"kept out: {dict(kept)}")
     assert kept["recognised"] >= 75
@@ -132,7 +132,7 @@ def test_accuracy_of_explain_for_texts_that_were_kept_out() -> None:
 
 
 def test_accuracy_of_explain_for_fresh_texts() -> None:
-    """Check the accuracy for texts that are newer than all patterns except for a corrected one."""
+    """Check the accuracy for texts newer than all patterns, except one corrected pattern."""
     fresh = score(texts_of("fresh", ours=True))
     print(f"fresh: {dict(fresh)}")
     assert fresh["texts"] >= 40
@@ -182,7 +182,10 @@ def test_accuracy_of_explain_for_fresh_texts() -> None:
 def test_accuracy_of_explain_for_collected_texts(
     half: Half, texts: int, recognised: int, right: int, others: int, others_named: int
 ) -> None:
-    """Check the accuracy for texts whose collectors had read no pattern, and for `seen`."""
+    """Check the accuracy for texts that were collected without knowledge of the patterns.
+
+    The texts `seen` are an exception.
+    """
     found = score(texts_of(half, ours=True))
     print(f"{half}: {dict(found)}")
     assert found["texts"] >= texts

@@ -1,4 +1,4 @@
-"""Tests of the catalogue of causes, which must be complete and consistent."""
+"""Tests that the catalogue of causes is complete and consistent."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ TREE = Path(__file__).parents[3]
 ID = re.compile(r"[a-z]+(?:-[a-z]+)+")
 C_STRING = re.compile(r'"([a-z]+(?:-[a-z]+)+)"')
 
-# Names of functions and classes that take the id of a cause as an argument.
+# Names of functions and classes that take a cause's id as an argument.
 TAKES_ID = re.compile(r".*(?:Error|_error|Finding|MappingFault|Rule)")
 
-# Files in csrc/ whose strings look like ids of causes, but are options, verbs or steps.
+# Files in csrc/ whose strings look like causes' ids, but are options, verbs or steps.
 WITHOUT_CAUSES = {
-    # texts.c is generated from the catalogue and the messages, whose patterns contain words that
-    # look like ids.
+    # texts.c is generated from the catalogue and the messages. Patterns contain words that look
+    # like ids.
     "explain/texts.c",
     "launch/files.c",
     "programs/entrypoint/main.c",
@@ -38,16 +38,17 @@ WITHOUT_CAUSES = {
     "programs/verify/main.c",
 }
 
-# Reasons in the result of a run (docs/run.md), which look like ids of causes.
+# Values of `reason` in a run's result (docs/run.md), which look like ids of causes.
 REASONS = {"output-limit", "sandbox-ended", "start-failed"}
 
-# Directories of tests that provoke causes, on the test host (False) or in a virtual machine (True).
+# Directories of tests that provoke causes: on the test host (False), and in a virtual machine
+# (True).
 REAL = {
     False: ("environments", "kernel", "runsc", "docker", "faults"),
     True: ("vm",),
 }
 
-# Ids of causes that must not change, since users may depend on the ids.
+# Ids of causes that must not change, because users may depend on them.
 PROMISED_IDS = """
 seccomp-denies-userns in-chroot caller-id-unmapped multithreaded clone-flags-conflict
 nesting-too-deep max-user-namespaces unprivileged-userns-clone-off no-config-user-ns
@@ -66,7 +67,7 @@ wrong-architecture mapped-sandbox-eof-unknown
 
 
 def python_ids() -> Iterator[tuple[str, str]]:
-    """Yield all ids of causes in Python sources, each with the path of its file."""
+    """Yield the ids of causes in Python sources, each with its file's path."""
     for file in sorted((TREE / "src").rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
             for value in cause_arguments(node):
@@ -87,7 +88,7 @@ def cause_arguments(node: ast.AST) -> list[ast.expr]:
 
 
 def constants(value: ast.expr) -> list[str]:
-    """Return the ids of causes to which a constant or a conditional expression can evaluate."""
+    """Return the ids of causes to which the expression `value` can evaluate."""
     if isinstance(value, ast.IfExp):
         return constants(value.body) + constants(value.orelse)
     if isinstance(value, ast.Constant) and ID.fullmatch(str(value.value)):
@@ -100,7 +101,7 @@ def c_ids() -> Iterator[tuple[str, str]]:
         name = str(file.relative_to(TREE / "csrc"))
         if name not in WITHOUT_CAUSES:
             for found in C_STRING.findall(file.read_text()):
-                # Names of programs look like ids of causes.
+                # Program names look like causes' ids.
                 if not found.startswith(("usernsctl-", "in-gvisor")):
                     yield found, name
 
@@ -113,7 +114,7 @@ def test_every_raised_id_is_in_the_catalogue() -> None:
 
 
 def test_causes_of_rules_without_facts_are_named_elsewhere() -> None:
-    """Check that each cause that no rule can prove is named in the sources or by a message."""
+    """Check that causes without a rule's proof are named in the sources or by a message."""
     listed = {"doctor/rules.py", "doctor/remedies.py"}
     python = ((TREE / "src/usernsctl").rglob("*.py"), TREE / "src/usernsctl")
     native = ((TREE / "csrc").rglob("*.c"), TREE / "csrc")
@@ -179,7 +180,7 @@ def test_reasons_for_not_reproducing_a_cause_are_sentences() -> None:
 
 @pytest.mark.parametrize("cause_id", list(catalogue()))
 def test_remedies_fit_into_100_columns(cause_id: str) -> None:
-    """Check that lines have at most 96 columns, because four columns of indentation are added."""
+    """Check that no line exceeds 96 columns, because messages indent remedies by four."""
     for text in catalogue()[cause_id].remedies.values():
         assert all(len(line) <= 96 for line in text.split("\n"))
 
@@ -193,12 +194,12 @@ def test_remedies_never_disable_seccomp() -> None:
 
 @pytest.mark.parametrize("cause_id", ["helper-not-executable", "runsc-not-executable"])
 def test_remedies_for_unexecutable_files_do_not_use_command_v(cause_id: str) -> None:
-    # In dash(1), `command -v` finds only executable files, and so would not find the file.
+    # In dash(1), `command -v` finds only executable files, so it would not find this one.
     assert "command -v" not in catalogue()[cause_id].remedies["host"]
 
 
 def test_commands_of_own_remedies_can_be_typed() -> None:
-    """Check that remedies in Python sources contain no alternative in prose ("rm FILE, or ...")."""
+    """Check that remedies in Python sources contain no prose alternatives ("rm FILE, or ...")."""
     prose = re.compile(r'f?"(?:(?:usernsctl|chmod|mv|rm) |\{error\.remedy\})[^#"]*, or ')
     files = sorted((TREE / "src").rglob("*.py"))
     assert [(file.name, found) for file in files for found in prose.findall(file.read_text())] == []

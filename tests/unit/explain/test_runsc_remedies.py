@@ -1,4 +1,4 @@
-"""Tests of the remedies for messages of runsc, from the catalogue or by `usernsctl doctor`."""
+"""Tests of remedies for messages of runsc: the catalogue's, or `usernsctl doctor`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from usernsctl._core.messages import explain_runsc
 from usernsctl.explain.catalogue import get
 from usernsctl.explain.explanation import explain
 
-# Causes that can't apply after the namespace of a sandbox was created (csrc/explain/runsc.c).
+# Causes that can't apply once a sandbox's namespace has been created (csrc/explain/runsc.c).
 RULED_OUT = {"in-chroot", "yama-ptrace-scope"}
 
 

@@ -1,4 +1,4 @@
-"""Fakes for tests of a pool's keeper, with sandboxes that start immediately."""
+"""Fakes for the tests of a pool's keeper; fake sandboxes start at once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PATIENCE = 20
 class FakeSandbox:
     """Fake sandbox.
 
-    :ivar log: names of the operations that the pool has performed on the sandbox.
+    :ivar log: names of the operations that the pool has applied to the sandbox.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class FakeSandbox:
         self.ended, self._end = os.pipe()
 
     def end(self) -> None:
-        """Make `ended` readable, like the pidfd of a process that has exited."""
+        """Let `ended` reach end of file; then it is readable, like an exited process's pidfd."""
         end, self._end = self._end, -1
         if end >= 0:
             os.close(end)
@@ -44,8 +44,8 @@ class FakeSandbox:
 class FakeFactory:
     """Factory of fake sandboxes.
 
-    :ivar made: all fake sandboxes that were created so far.
-    :ivar gate: an event for which each start waits.
+    :ivar made: all fake sandboxes created so far.
+    :ivar gate: an event that each start waits for.
     :ivar failure: the exception that each start raises, or None.
     :ivar attempts: the times (time.monotonic()) at which starts began.
     """
@@ -103,7 +103,7 @@ class FakeFactory:
 
 @contextlib.contextmanager
 def open_factory() -> Iterator[FakeFactory]:
-    """Yield a factory; afterwards, check that the factory's sandboxes and threads have ended."""
+    """Yield a factory; then check that its sandboxes have ended and its threads have exited."""
     factory = FakeFactory()
     threads = threading.active_count()
     yield factory

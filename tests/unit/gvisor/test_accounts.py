@@ -1,4 +1,4 @@
-"""Tests of errors in /etc/passwd and /etc/group of a sandbox."""
+"""Tests of errors in a sandbox's /etc/passwd and /etc/group."""
 
 from __future__ import annotations
 

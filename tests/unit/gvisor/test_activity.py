@@ -1,4 +1,4 @@
-"""Tests of the activity file, whose lock shows a watcher that commands run, without a sandbox."""
+"""Tests, without a sandbox, of the activity file: its lock shows a watcher that commands run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from usernsctl.gvisor.sandbox.records import open_activity
 
 @contextlib.contextmanager
 def open_as_watcher(path: Path) -> Iterator[int]:
-    """Yield a descriptor of the activity file, opened as by a watcher."""
+    """Yield a descriptor of the activity file, opened as a watcher opens it."""
     fd = os.open(path / "activity", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
     try:
         yield fd
@@ -63,15 +63,14 @@ def test_activity_lock_is_held_until_end(tmp_path: Path) -> None:
 def test_end_in_two_threads_touches_no_other_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Check that end() in two threads changes no file that reuses the descriptor number."""
+    """Call end() in two threads; check that it changes no other file with the same descriptor."""
     utime = os.utime
     others: list[int] = []
 
     def change_late(fd: int, **times: Any) -> None:
         monkeypatch.setattr(activity.os, "utime", utime)
         running.end()
-        # If end() has closed the activity file, one of these new files gets the same descriptor
-        # number.
+        # If end() has closed the activity file, one of the new files gets its descriptor number.
         for name in ("one", "two", "three"):
             others.append(os.open(tmp_path / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC))
         utime(fd, **times)
@@ -88,7 +87,7 @@ def test_end_in_two_threads_touches_no_other_file(
 
 def test_interrupted_end_leaves_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(fd: int, **times: Any) -> None:
-        # Duplicate the descriptor, as fork(2) does. Both descriptors share the lock.
+        # Duplicate the descriptor, as fork(2) does: both descriptors then share the lock.
         copies.append(os.dup(fd))
         raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""Tests of frozen launches, and of values that are determined only when the launch starts."""
+"""Tests of frozen launches, and of values that are unknown until the launch starts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from usernsctl.gvisor.oci import Rlimit
 
 @pytest.fixture
 def caller(tmp_path: Path) -> dict[str, str]:
-    """Return the environment of a caller, with a fake runsc in USERNSCTL_RUNSC."""
+    """Return a caller's environment, in which USERNSCTL_RUNSC is a fake runsc."""
     program = tmp_path / "bin" / "runsc"
     program.parent.mkdir()
     program.write_text("#!/bin/sh\necho runsc version release-20260101.0\n")
@@ -104,7 +104,7 @@ def test_bind_mounts_that_show_state_are_refused(caller: dict[str, str], source:
 def test_state_that_only_root_can_search_allows_other_bind_mounts(
     caller: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Check that a state directory that only root can search does not prevent other bind mounts."""
+    """Check that a state directory that only root can search allows bind mounts of other paths."""
     monkeypatch.setattr(freeze, "_STATES", ("/root", "/root/state"))
     assert freeze_request(caller, binds=(Bind(str(tmp_path), "/x"),)).steps
     with pytest.raises(BindError) as caught:

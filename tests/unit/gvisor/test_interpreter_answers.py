@@ -1,4 +1,4 @@
-"""Tests of malformed answers of a persistent interpreter, which must not affect the host."""
+"""Tests of a persistent interpreter's malformed answers, which must not affect the host."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VALUES = st.recursive(
     max_leaves=5,
 )
 FIELDS = st.dictionaries(st.sampled_from(["id", "text", "error", "more"]), VALUES)
-# Answers with all required fields, whose values may have the wrong type.
+# Answers that contain all required fields, but may have values of the wrong type.
 TYPES = st.fixed_dictionaries(
     {
         "error": st.none() | st.lists(VALUES, min_size=3, max_size=3),
@@ -36,7 +36,7 @@ ANSWERS = (
 
 
 class Peer:
-    """Fake connection that returns prepared messages, and then end of file."""
+    """Fake connection from which prepared messages are received, and then end of file."""
 
     def __init__(self, *messages: bytes) -> None:
         self.messages = list(messages)
@@ -46,7 +46,7 @@ class Peer:
 
 
 def received(exchange: _Exchange, *messages: bytes) -> Any:
-    """Return the fields of the answer that `exchange` receives in `messages`."""
+    """Return the fields of the answer that `exchange` gets if `messages` are received."""
     peer: Any = Peer(*messages)
     while not exchange.receive(peer):
         pass

@@ -1,4 +1,4 @@
-"""Tests of the parsing of limits, and of the choice of mechanisms that enforce limits."""
+"""Tests of parsing limits, and of choosing the mechanisms that enforce them."""
 
 from __future__ import annotations
 

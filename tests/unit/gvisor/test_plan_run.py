@@ -31,7 +31,7 @@ def steps(planned: Launch) -> list[tuple[str, ...]]:
 
 
 def config(planned: Launch, *, several: bool = False) -> dict[str, object]:
-    """Return the config.json of `planned` with sample values in place of the placeholders."""
+    """Return the config.json of `planned`, with sample values for its placeholders."""
     assert planned.config is not None
     values: dict[Record, object] = {
         record(f"json-{name}"): value
@@ -87,8 +87,7 @@ def test_plan_mounts_the_programs_of_the_host() -> None:
         ("home", "/data"),
         ("home", "/home/me"),
     ]
-    # The homes are hidden after the last mount of the host's files, and before the root becomes
-    # read-only.
+    # Homes are hidden after the last mount of a host file, and before the root is made read-only.
     assert planned[-8:] == [
         ("home", "/data"),
         ("home", "/home/me"),
@@ -240,7 +239,8 @@ def test_user_must_be_mapped_unless_the_verifier_maps_inside() -> None:
     with pytest.raises(PlanError, match="uid 70 is not mapped"):
         launch(user=(70, 0), ids=SEVERAL)
     assert launch(user=(7, 0), ids=SEVERAL).config
-    # The verifier maps these ids inside the sandbox, in place of the only id of the namespace.
+    # The verifier maps these ids in a namespace inside, so the outer namespace need not contain
+    # them.
     assert launch(user=(70, 71)).start_values == replace(
         START, user=(70, 71), env=("HOME=/", "LANG=C")
     )

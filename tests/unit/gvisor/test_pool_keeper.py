@@ -30,7 +30,8 @@ from usernsctl.gvisor.pool.keeper import Keeper, PoolStats, Waiter
 from usernsctl.gvisor.pool.pool import AsyncLease
 
 MANY = 200
-# Exceptions of an acquire: a timeout, or a failure after three unhealthy sandboxes in a row.
+# Exceptions of acquire(): for a timeout, and for a failure after three unhealthy sandboxes in a
+# row.
 EXPECTED = (TimeoutError, un.PoolError)
 
 
@@ -46,7 +47,7 @@ def test_pool_keeps_size_idle_sandboxes(factory: FakeFactory) -> None:
         assert factory.most_at_once <= 2
         with lease(pool) as one:
             assert one is factory.made[0]
-            # The keeper starts another sandbox as soon as an idle sandbox is leased.
+            # The keeper starts another sandbox as soon as an idle one is leased.
             wait_until(stats_are(pool, idle=3, leased=1, started=4))
         assert "killed" in one.log
         wait_until(stats_are(pool, idle=3, leased=0, started=4, acquired=1))
@@ -100,7 +101,7 @@ def test_acquire_with_timeout_0_needs_an_idle_sandbox(factory: FakeFactory) -> N
 
 
 def test_waiters_are_served_in_order(factory: FakeFactory) -> None:
-    """Check that waiters in threads and in asyncio share one queue."""
+    """Check that waiters from threads and from asyncio share one queue."""
     order: list[int] = []
     with open_keeper(factory, limit=1) as pool:
         wait_until(stats_are(pool, idle=1))
@@ -198,7 +199,7 @@ def test_unhealthy_sandbox_is_replaced(factory: FakeFactory) -> None:
 
 def test_last_failure_keeps_no_frames_alive(factory: FakeFactory) -> None:
     class Local:
-        """Object to which only the stack frames of the failure refer."""
+        """Object that only the stack frames of a failure refer to."""
 
     locals_of_frames: list[weakref.ref[Local]] = []
 
@@ -223,7 +224,7 @@ def test_last_failure_keeps_no_frames_alive(factory: FakeFactory) -> None:
         with pytest.raises(un.PoolError, match="at last"), lease(pool):
             pass
         wait_until(lambda: pool.stats.failed == 3)
-        # The exceptions of failed waiters refer to the failure, so collect these exceptions first.
+        # Failed waiters' exceptions refer to the failure, so first collect them as garbage.
         gc.collect()
         assert str(pool.stats.last_failure) == "at last"
         assert len(locals_of_frames) >= 6
@@ -256,7 +257,7 @@ def test_idle_sandbox_that_ends_is_replaced(factory: FakeFactory) -> None:
 
 def test_failed_starts_are_reported_and_retried_after_a_pause(factory: FakeFactory) -> None:
     factory.failure = un.RunscError("broken", step="runsc", cause="runsc-missing", remedy="mend")
-    # Block the first two starts, so that both are in progress before either of them fails.
+    # Let both starts begin before either fails.
     factory.gate.clear()
     with open_keeper(factory, size=4, starts=2, pauses=(0.05, 0.2, 0.4)) as pool:
         wait_until(lambda: factory.at_once == 2)
@@ -270,7 +271,7 @@ def test_failed_starts_are_reported_and_retried_after_a_pause(factory: FakeFacto
             ):
                 pass
             assert (told.value.cause, told.value.remedy) == ("runsc-missing", "mend")
-        # The first two starts are concurrent, so there is no pause between them.
+        # These starts were concurrent, so there was no pause between them.
         pauses = [after - before for before, after in zip(factory.attempts[1:],
                   factory.attempts[2:], strict=False)]  # fmt: skip
         assert all(pause >= 0.05 for pause in pauses)
@@ -299,7 +300,7 @@ def test_pauses_between_failed_starts_grow_up_to_a_limit(factory: FakeFactory) -
 def test_idle_keeper_does_not_wake_up(
     factory: FakeFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Check that the keeper sleeps while a start is pending, and in the pause after a failure."""
+    """Check that the keeper sleeps while a start is pending or retries are paused."""
     turns = 0
     wait = Keeper._await_news
 
@@ -323,8 +324,8 @@ def test_idle_keeper_does_not_wake_up(
         with lease(pool):
             wait_until(stats_are(pool, idle=2, started=3))
         wait_until(stats_are(pool, leased=0))
-        # Each attempt takes about two turns of the keeper's loop. A busy machine makes more
-        # attempts, so the limit depends on the number of attempts.
+        # An attempt takes about two turns of the keeper's loop. A busy host makes more attempts, so
+        # the limit depends on their number.
         assert turns < 8 * len(factory.attempts)
 
 
@@ -362,7 +363,7 @@ def test_released_sandboxes_beyond_size_are_ended(factory: FakeFactory) -> None:
 
 def test_idle_timeout_ends_sandboxes(factory: FakeFactory) -> None:
     with open_keeper(factory, size=2, idle_timeout=0.1) as pool:
-        # Wait for the final number of idle sandboxes, since earlier numbers depend on the timing.
+        # Wait for the final number of idle sandboxes: earlier numbers depend on timing.
         wait_until(stats_are(pool, started=2, idle=0))
         wait_until(lambda: all("ended" in one.log for one in factory.made))
         assert pool.stats.started == 2

@@ -1,4 +1,4 @@
-"""Tests of determining the release of a runsc, and of the cache of releases."""
+"""Tests of finding out the release of a runsc, and of the cache of releases."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FakeRunscFactory = Callable[[str], Path]
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the path of the cache file of releases."""
+    """Return the path of the cache file."""
     (tmp_path / "cache").mkdir(mode=0o700)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "usernsctl" / "runsc-releases.json"
@@ -33,7 +33,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def program(tmp_path: Path) -> FakeRunscFactory:
-    """Return a function that creates a fake runsc, which counts its calls."""
+    """Return a function that creates a fake runsc that counts its calls."""
 
     def make(answer: str, name: str = "runsc") -> Path:
         path = tmp_path / name
@@ -212,7 +212,7 @@ def test_runsc_that_does_not_end_is_refused(
 def test_runsc_that_can_not_be_killed_is_not_waited_for(
     cache: Path, program: FakeRunscFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Check that release_of() does not wait for a program that this user can't kill (setuid)."""
+    """Check that release_of() does not wait for a setuid program, which it can't kill."""
     groups = []
     with monkeypatch.context() as patch:
         patch.setattr(os, "killpg", lambda pid, signal: groups.append(pid))
@@ -233,7 +233,8 @@ def test_a_wrapper_is_killed_with_its_children(
     try:
         with pytest.raises(RunscError, match="the output of --version is not runsc's"):
             release_of(wrapper, seconds=600)
-        # The reader becomes readable at end of file, when no process has the FIFO open for writing.
+        # The FIFO's reader becomes readable at end of file, once no process has it open for
+        # writing.
         assert wait_readable(reader, timeout=60)
     finally:
         os.close(reader)
@@ -246,7 +247,7 @@ def test_missing_runsc_raises(cache: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def side(program: FakeRunscFactory, tmp_path: Path) -> Path:
-    """Create the directory gvisor-bin of a complete release of runsc."""
+    """Create the directory gvisor-bin, which complete releases of runsc include."""
     program(f"echo runsc version {LABEL}")
     directory = tmp_path / "gvisor-bin"
     directory.mkdir()

@@ -1,4 +1,4 @@
-"""Tests of the search for runsc, and of runsc's command line."""
+"""Tests of the search for runsc, and of its command line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NATIVE = struct.unpack_from("<H", Path("/proc/self/exe").read_bytes(), 18)[0]
 
 
 def elf(path: Path, machine: int, note: bytes) -> Path:
-    """Return a 64-bit ELF file that has only a header and a note named `note`."""
+    """Return a 64-bit ELF file that consists of a header and a note named `note`."""
     header = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
     header += struct.pack("<HHIQQQIHHHHHH", 2, machine, 1, 0, 64, 0, 0, 64, 56, 1, 0, 0, 0)
     contents = struct.pack("<III", len(note), 0, 4) + note
@@ -65,7 +65,7 @@ def test_usernsctl_runsc_variable_comes_before_path(tmp_path: Path, named: str) 
 
 
 def test_go_program_is_recognised_without_executing(tmp_path: Path) -> None:
-    """Check that a file without code, which can't be executed, is recognised as runsc."""
+    """Check that an ELF file without code, which can't be executed, is recognised as runsc."""
     elf(tmp_path / "runsc", NATIVE, b"Go\0\0")
     assert find_runsc({"PATH": str(tmp_path)})
 

@@ -1,4 +1,4 @@
-"""Tests of the preparation of a run, before any process starts."""
+"""Tests of preparing a run before any process is started."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the causes of runsc failures whose messages fit several causes."""
+"""Tests of the causes of runsc failures whose message fits several causes."""
 
 from __future__ import annotations
 
@@ -56,5 +56,5 @@ def test_limit_that_was_hit_is_the_cause_of_an_ambiguous_message() -> None:
     assert error.cause == "process-limit"
     assert error.remedy is not None
     assert "--pids-limit" in error.remedy
-    # An unambiguous message keeps its cause, even if a limit was hit.
+    # A message with only one cause keeps it, even if a limit was hit.
     assert explain_runsc(PIVOT_ROOT, "out-of-memory").cause == "mount-denied"

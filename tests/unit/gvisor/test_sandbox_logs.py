@@ -1,4 +1,4 @@
-"""Tests of the watcher's messages about runsc's log files, also about forged log files."""
+"""Tests of the watcher's messages about runsc's log files, which may be forged."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def write(directory: Path, *messages: str, run: str = "", crash: str = "") -> Lo
 
 
 def end_of(directory: Path, written: Logs, status: int) -> tuple[int, str]:
-    """Return the exit status and output of the watcher for a runsc that exits with `status`."""
+    """Run the watcher with a runsc that exits with `status`; return status and output."""
     files = (written.errors, written.crash, written.debug, str(directory))
     command = [str(WATCHER), "/bin/sh", *files, "--", "--", "--", "sh", "-c", f"exit {status}"]
     done = capture(command)
@@ -52,7 +52,7 @@ def end_of(directory: Path, written: Logs, status: int) -> tuple[int, str]:
 def watcher_message(
     directory: Path, status: int, *messages: str, run: str = "", crash: str = ""
 ) -> str:
-    """Return the error message of the watcher for a runsc that exits with `status`."""
+    """Run the watcher with a runsc that exits with `status`; return the error message."""
     ended, text = end_of(directory, write(directory, *messages, run=run, crash=crash), status)
     assert ended == 125
     return text
@@ -91,8 +91,7 @@ def test_first_logged_error_is_reported(tmp_path: Path) -> None:
 
 def test_crash_of_the_sandbox_is_reported(tmp_path: Path) -> None:
     line = PANIC.split("\n")[0]
-    # If the sandbox crashes after the start, runsc logs the exit status of the sandbox as if it
-    # were the exit status of the command.
+    # If the sandbox crashes after the start, runsc logs the sandbox's exit status as the command's.
     for messages, run in (((EOF,), "started"), ((), END)):
         text = watcher_message(tmp_path, CRASHED, *messages, run=run, crash=PANIC)
         assert f'runsc says: "{line}"' in text
@@ -184,7 +183,7 @@ def test_text_from_config_json_is_not_explained() -> None:
         f"<{words}>", f"\a'{words}'\x7f",
     ):  # fmt: skip
         config = json.dumps({"process": {"cwd": phrase}}, ensure_ascii=False)
-        # Try the text quoted as in Go, quoted as in JSON, and unquoted.
+        # Try the text as Go quotes it, as JSON quotes it, and unquoted.
         for form in (go_quoted(phrase), json.dumps(phrase), phrase):
             said = f"true: {form.strip()}: failed"
             assert explain_runsc(said, config=config).cause is None, (said, config)
@@ -202,7 +201,7 @@ def test_short_texts_in_config_json_hide_no_cause() -> None:
 
 
 def go_quoted(text: str) -> str:
-    """Quote `text` as strconv.Quote in Go does."""
+    """Quote `text` as Go's strconv.Quote does."""
     named = dict(zip('"\\\a\b\f\n\r\t\v', '"\\abfnrtv', strict=True))
     return "".join(
         f"\\{named[char]}" if char in named else char if char.isprintable() else ascii(char)[1:-1]

@@ -1,4 +1,4 @@
-"""Tests of the records of detached sandboxes, without a sandbox."""
+"""Tests, without a sandbox, of the records of detached sandboxes."""
 
 from __future__ import annotations
 
@@ -55,8 +55,7 @@ def test_another_process_in_place_of_the_proxy_is_refused(monkeypatch: pytest.Mo
     before = settled_descriptors()
     with pytest.raises(ForeignProcessError, match=f"{os.getppid()} was not started") as caught:
         record_of(os.getpid(), proxy=os.getppid()).open_processes()
-    # The descriptors are closed although `caught` still refers to the error and the frames of its
-    # traceback.
+    # The descriptors are closed although `caught` still refers to the traceback and its frames.
     assert settled_descriptors() == before
     del caught
 
@@ -67,8 +66,7 @@ def test_foreign_process_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch) -
     before = settled_descriptors()
     with pytest.raises(ForeignProcessError) as caught:
         record.open_processes()
-    # The descriptors are closed although `caught` still refers to the error and the frames of its
-    # traceback.
+    # The descriptors are closed although `caught` still refers to the traceback and its frames.
     assert settled_descriptors() == before
     assert caught.value.cause == "state-directory-unusable"
 
@@ -91,7 +89,7 @@ def test_reports_that_are_written_between_two_reads_are_not_lost(
         return text
 
     monkeypatch.setattr(detached, "read_open_report", read_once)
-    # The keeper is slow, and writes both files after the first read.
+    # The keeper is late: it writes both files after they were read for the first time.
     monkeypatch.setattr(detached, "await_ends", lambda _: False)
     while box.status is None:
         box._read_report()

@@ -1,4 +1,4 @@
-"""Test that usernsctl-verify, which checks for gVisor's kernel, fails on another kernel."""
+"""Test that usernsctl-verify, which must detect gVisor's kernel, fails on another kernel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of resolving paths, and of searching for commands, as in a sandbox."""
+"""Tests of resolving paths and looking up commands as a sandbox would."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from usernsctl.gvisor.launch.view import COMMAND_LINE, PYTHON, Remedies, View, W
 from usernsctl.gvisor.runsc.command import DEFAULT_PATH
 from usernsctl.maps import Extent, MappedIds
 
-# The map of a namespace that has only the uid and the gid of this process.
+# Map of a namespace in which only this process's uid and gid are mapped.
 OURS = MappedIds(uid=(Extent(0, os.getuid(), 1),), gid=(Extent(0, os.getgid(), 1),), become=(0, 0))
 
 
@@ -269,8 +269,7 @@ def test_search_along_path_leaks_no_descriptor(view: View) -> None:
     before = open_descriptors()
     with pytest.raises(CommandNotFoundError) as caught:
         check(view, "absent", search=":".join(["/usr/bin"] * 5000), PATH="/nonexistent")
-    # The number may also become smaller, because the garbage collector may close files of earlier
-    # tests.
+    # The number may also decrease, if the garbage collector closes files of earlier tests.
     assert open_descriptors() <= before
     assert caught.value.cause == "command-not-found"
 
@@ -285,7 +284,7 @@ def test_remedy_binds_the_directory_of_the_command(view: View, tmp_path: Path) -
     view.add_bind(str(tmp_path), open_program(str(tmp_path)))
     with pytest.raises(CommandNotFoundError) as caught:
         check(view, "mine", PATH=str(tool.parent))
-    # The remedy adds only the command's directory, not the rest of the caller's PATH.
+    # The remedy adds the command's directory to PATH, but not the rest of the caller's PATH.
     assert caught.value.remedy == f"add --env PATH={tool.parent}:{DEFAULT_PATH}"
 
 
@@ -388,7 +387,7 @@ def test_bind_option_for_a_program(path: str, option: str) -> None:
         ("/home/me/,rw", None, "add --bind /home/me/,rw"),
         ("data:rw", None, "add --bind ."),
         ("../data", "/usr", "add --bind ../data:/data"),
-        # With --bind, each of these paths would be parsed as another file, or as a writable mount.
+        # Paths that --bind would parse as another file, or as a writable mount.
         ("/home/me:rw", None, UNNAMEABLE),
         ("/home/me:ro", None, UNNAMEABLE),
         ("/home/me:/etc", None, UNNAMEABLE),

@@ -1,4 +1,4 @@
-"""Tests of encoding a launch as records (a verb and arguments each) with a config.json."""
+"""Tests of encoding a launch as records (a verb with arguments) and a config.json."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the interpreter process of a Python template, without a sandbox."""
+"""Tests, without a sandbox, of a Python template's interpreter process."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_signal_at_once_reaches_the_program(number: int) -> None:
 
 @pytest.mark.parametrize("status", [0, 3])
 def test_exit_status_is_seen_at_any_time(status: int) -> None:
-    # The interpreter handles SIGCHLD and SIGCONT itself, and neither may kill the program.
+    # The interpreter has handlers for SIGCHLD and SIGCONT. Neither signal must kill the program.
     assert run(signal.SIGCHLD, status) == status
     assert run(signal.SIGCONT, status) == status
 

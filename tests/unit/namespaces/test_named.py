@@ -1,4 +1,4 @@
-"""Tests of names of namespaces, and of untrusted state files. No namespace is created."""
+"""Tests of namespace names and of untrusted state files, which create no namespace."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def state(runtime: Path) -> Path:
 
 @pytest.fixture
 def records(state: Path) -> Path:
-    """Return the path of the directory of namespace records, which does not exist yet."""
+    """Return the path of the directory for namespace records, which does not exist yet."""
     return state / "namespaces"
 
 
 def write_record(records: Path, name: str, content: bytes | str) -> Path:
-    """Write the record of a namespace, as any process with the owner's uid could."""
+    """Write a namespace's record, as any process with the owner's uid could."""
     file = records / name / "record.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     records.parent.chmod(0o700)
@@ -124,8 +124,8 @@ def test_list_without_namespaces_is_empty(state: Path, capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     "forge",
     [
-        # A forged record names this process, which exists but holds no namespace, as after the
-        # reuse of a pid.
+        # The forged record names this process, which exists but holds no namespace, as if the pid
+        # had been reused.
         lambda: state_of(os.getpid()),
         lambda: state_of(os.getpid(), start_time=start_time(os.getpid()) - 1),
         lambda: state_of(os.getpid(), boot_id="00000000-0000-0000-0000-000000000000"),

@@ -1,4 +1,4 @@
-"""Tests of --allow rules that are addresses or address ranges."""
+"""Tests of --allow with addresses and address ranges."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of parsing the server name in a TLS ClientHello."""
+"""Tests of finding the server name in a TLS ClientHello."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the system calls that are denied to the process of a proxy."""
+"""Tests of the system calls that a proxy's process is denied."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ ATTEMPTS = {
     "type": "fcntl.ioctl(terminal, 0x5412, b'x')",
     "type with high bits": "syscall(ioctl, terminal, ctypes.c_ulong(0x100005412), b'x')",
     "paste": "fcntl.ioctl(terminal, 0x541C, b'x')",
-    # A datagram socket of a pair can also send to other Unix sockets.
+    # A datagram socket of socketpair() could also send to other Unix sockets.
     "socket pair": "socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)",
     "gain": "call(libc.prctl, 38, 0, 0, 0, 0)",
 }
@@ -83,7 +83,7 @@ def test_confined_process_is_denied(attempt: str, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("text")
     done = capture([sys.executable, "-c", SCRIPT, ATTEMPTS[attempt], file])
-    # The errno is EPERM, or EINVAL for a process attribute that can't be cleared.
+    # The error is EPERM, or EINVAL for a process attribute that can't be cleared.
     assert (done.stdout.strip(), done.returncode) in [("1", 0), ("22", 0)], done.stderr
     assert sorted(os.listdir(tmp_path)) == ["file"]
     assert file.read_text() == "text"
@@ -99,7 +99,7 @@ def test_confined_process_is_denied(attempt: str, tmp_path: Path) -> None:
     ],
 )
 def test_confined_process_can_open_only_ip_sockets(attempt: str, tmp_path: Path) -> None:
-    """Check that Unix sockets are denied, since services such as D-Bus and Docker listen there."""
+    """Check that Unix sockets are denied: services such as D-Bus and Docker listen on them."""
     file = tmp_path / "file"
     file.touch()
     done = capture([sys.executable, "-c", SCRIPT, attempt, file])
@@ -133,8 +133,8 @@ def test_filter_has_numbers_for_all_syscalls(machine: str) -> None:
     program = confinement._filter(machine)
     assert len(program) % 8 == 0
     assert 100 < len(program) // 8 < 4096
-    # Each entry consists of a name and two numbers, one for each architecture. A missing number
-    # would shift all later numbers to the wrong architecture.
+    # Each entry consists of a name and a number per architecture. If one were missing, all later
+    # numbers would be taken for the wrong architecture.
     words = f"{confinement._DENIED} {confinement._MISSING}".split()
     assert len(words) % 3 == 0
     assert all(name.replace("_", "").isalnum() and not name.isdigit() for name in words[::3])

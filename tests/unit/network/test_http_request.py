@@ -1,4 +1,4 @@
-"""Tests of the HTTP requests that the proxy accepts, and of the forwarded requests."""
+"""Tests of the HTTP requests that the proxy accepts, and of what it forwards."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ MALFORMED = [
     (lines("GET http://a.b/ HTTP/1.1\n", "Host: a.b"), "speaks HTTP/1.1"),
     (lines("GET http://a.b/ http/1.1", "Host: a.b"), "speaks HTTP/1.1"),
     (lines("PRI * HTTP/2.0"), "speaks HTTP/1.1"),
-    # Requests with invalid hosts
+    # Requests with invalid hosts.
     (lines("GET http://a.b/ HTTP/1.1"), "has no Host"),
     (lines("GET http://a.b/ HTTP/1.1", "Host:"), "name is empty"),
     (lines("GET http://a.b/ HTTP/1.1", "Host: a.b", "Host: a.b"), "host more than once"),
@@ -170,7 +170,7 @@ MALFORMED = [
     (lines("GET http://[::1]:80/ HTTP/1.1", "Host: a.b"), "IPv6 address"),
     (lines("GET http://::1:80/ HTTP/1.1", "Host: a.b"), "IPv6 address"),
     (lines("GET http://[::ffff:127.0.0.1]/ HTTP/1.1", "Host: a.b"), "IPv6 address"),
-    # Requests with invalid header fields
+    # Requests with invalid header fields.
     (lines("GET http://a.b/ HTTP/1.1", "Host: a.b", "X"), "header field is malformed"),
     (lines("GET http://a.b/ HTTP/1.1", "Host: a.b", ": x"), "header field is malformed"),
     (lines("GET http://a.b/ HTTP/1.1", "Host : a.b"), "header field is malformed"),
@@ -188,7 +188,7 @@ MALFORMED = [
     (lines("GET http://a.b/ HTTP/1.1", "Host: a.b", "Connection: host"), "Connection names"),
     (lines("GET http://a.b/ HTTP/1.1", "Host: a.b", "Connection: a,Content-Length"), "Connection"),
     (lines("GET http://a.b/ HTTP/1.1", "Host: a.b", "Connection: transfer-encoding"), "Connection"),
-    # Requests with invalid bodies
+    # Requests with invalid bodies.
     (lines("GET http://a.b/ HTTP/1.1", "Host: a.b", "Content-Length: -1"), "malformed"),
     (lines("GET http://a.b/ HTTP/1.1", "Host: a.b", "Content-Length: +1"), "malformed"),
     (lines("GET http://a.b/ HTTP/1.1", "Host: a.b", "Content-Length: 0x1"), "malformed"),

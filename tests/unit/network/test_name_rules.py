@@ -1,4 +1,4 @@
-"""Tests of --allow rules that are names, NAME[:PORT] and *.NAME[:PORT]."""
+"""Tests of --allow with names: NAME[:PORT] and *.NAME[:PORT]."""
 
 from __future__ import annotations
 
@@ -140,6 +140,6 @@ def test_requested_name_must_be_ascii(text: str) -> None:
 
 
 def test_kelvin_sign_is_not_an_ascii_letter() -> None:
-    # str.lower() converts the Kelvin sign (U+212A) to an ASCII k.
+    # str.lower() turns the Kelvin sign (U+212A) into an ASCII "k".
     with pytest.raises(NotAName):
         normal_name("\u212a.example")

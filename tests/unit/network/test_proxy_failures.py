@@ -1,4 +1,4 @@
-"""Tests of proxies that fail to start or can't be killed, and that must leak no descriptor."""
+"""Tests of proxies that fail to start or can't be killed: neither must leak descriptors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_failed_proxy_start_leaves_no_descriptor(
     monkeypatch.setattr(os, "memfd_create", create_or_fail)
     monkeypatch.setattr(proxy_process, "_start", fail)
     before = os.listdir("/proc/self/fd")
-    # `caught` refers to the traceback and so to the failed object. Otherwise, the garbage collector
+    # `caught` keeps the traceback and so the failed object alive. Otherwise the garbage collector
     # could close the sockets before the check.
     with pytest.raises(OSError, match=r"memfd_create|fork") as caught:
         proxy_process.ProxyProcess(parse_rules(["a.example"]))

@@ -1,4 +1,4 @@
-"""Tests of is_proxy(), which recognises the proxy of a sandbox by the command line."""
+"""Tests of is_proxy(), which recognises a sandbox's proxy by its command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the table in which the proxy counts denied connections."""
+"""Tests of the table that counts the connections that the proxy has denied."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the addresses that the proxy denies even if an allowed name resolves to them."""
+"""Tests of the addresses that the proxy denies, even if an allowed name resolves to them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_public_address_is_not_refused(address: str) -> None:
 
 
 def test_networks_that_python_calls_private_are_refused() -> None:
-    """Check that the first and last address of each network that is not global are denied."""
+    """Check that the first and last address of each non-global network are denied."""
     for version in (4, 6):
         constants = getattr(ipaddress, f"_IPv{version}Constants")
         for network in (*constants._private_networks, constants._multicast_network):
@@ -59,7 +59,7 @@ def test_other_address_families_are_refused() -> None:
 
 def test_own_address_is_recognised_by_its_route() -> None:
     assert is_own(socket.AF_INET, "127.0.0.1")
-    # This process has no route to the documentation address 3fff::1.
+    # This host has no route to 3fff::1, an address for documentation.
     assert not is_own(socket.AF_INET6, "3fff::1")
 
 
@@ -69,7 +69,7 @@ def test_own_address_is_recognised_by_its_route() -> None:
         b"",
         bytes(16),
         bytes.fromhex("1000000018000000") + bytes(8),
-        # Netlink errors: EOPNOTSUPP, and EPERM in the next line.
+        # Netlink errors: EOPNOTSUPP here, EPERM in the next line.
         bytes.fromhex("2400000002000000") + bytes(8) + bytes.fromhex("a1ffffff"),
         bytes.fromhex("2400000002000000") + bytes(8) + bytes.fromhex("ffffffff"),
         OSError(),

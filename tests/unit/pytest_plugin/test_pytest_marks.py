@@ -1,4 +1,4 @@
-"""Tests of the marks of the pytest plugin, and of the requirements that tests declare."""
+"""Tests of the pytest plugin's marks, and of the requirements that tests declare."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 import pytest
 from conftest import RunTests
 
-# Mark for tests that run as root and as a user, who differ in ids, ranges and capabilities.
+# Mark for tests that run as root and as a plain user, whose ids, ranges and capabilities differ.
 each_user = pytest.mark.each_user
 
 
@@ -37,7 +37,7 @@ def test_unmet_requirements_skip_with_a_reason(
         [f"SKIPPED [[]1] test_*.py:{line}: kernel>=99.1: this kernel is *" for line in (9, 13)]
     )
     must = session.runpytest_subprocess("--userns-must-work=kernel>=99.1")
-    # pytest counts a failure in the setup of a test as an error.
+    # pytest reports a failed setup as an error.
     must.assert_outcomes(passed=1, errors=1, failed=1)
     must.stdout.fnmatch_lines(["kernel>=99.1 must work, but this kernel is *"] * 2)
 
@@ -61,8 +61,8 @@ def test_capabilities_are_those_outside_the_namespace(run_tests: RunTests) -> No
 
 
 LIMIT = "/proc/sys/user/max_user_namespaces"
-# Tuples of a requirement, a command that runs pytest without fulfilling the requirement, and the
-# expected reason of the skip.
+# Requirements, a command that runs pytest where the requirement is not met, and the expected reason
+# for the skip.
 UNMET_REQUIREMENTS = [
     (
         "userns",
@@ -88,8 +88,8 @@ def test_unmet_requirement_is_reported_with_its_cause(
     check_skipped(session, word, command_prefix, message)
 
 
-# A shell script that runs a command while /etc/subuid and /etc/subgid are empty. As no ids are
-# granted, the remedy can name free ranges, and is a complete command.
+# Shell script that runs a command with empty /etc/subuid and /etc/subgid. All ids are free, so the
+# remedy names a range and is a whole command.
 NO_GRANTS = """
 touch empty
 mount --bind empty /etc/subuid && mount --bind empty /etc/subgid && exec "$@"
@@ -109,7 +109,7 @@ def test_skip_reason_has_a_remedy_for_the_machine(session: pytest.Pytester) -> N
 def check_skipped(
     session: pytest.Pytester, word: str, command_prefix: list[str], message_pattern: str
 ) -> None:
-    """Check that a test that requires `word` is skipped if pytest runs after `command_prefix`."""
+    """Run pytest with `command_prefix`; check that a test that requires `word` is skipped."""
     session.makepyfile(
         f"""
         import pytest

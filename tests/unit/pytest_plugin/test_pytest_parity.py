@@ -1,4 +1,4 @@
-"""Tests of the results that pytest reports, which must be the same without namespaces."""
+"""Tests that pytest reports the same results with and without namespaces."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftest import RunTests
 
-# A conftest.py that records the reports, exceptions and warnings that plugins receive.
+# conftest.py that records the reports, exceptions and warnings that plugins receive.
 CONFTEST = """
     import json, re
     import pytest

@@ -166,7 +166,7 @@ def test_coverage_includes_lines_executed_in_the_child(
     session: pytest.Pytester, command: list[str]
 ) -> None:
     session.makepyfile(module=MODULE, test_it=COVERED)
-    # coverage leaves its database open, which causes a ResourceWarning.
+    # coverage leaves its database open, so Python emits a ResourceWarning.
     result = session.run(sys.executable, "-m", *command, "-W", "ignore::ResourceWarning")
     result.assert_outcomes(passed=1)
     coverage = [sys.executable, "-m", "coverage"]
@@ -262,6 +262,6 @@ def test_example_file_runs_as_any_user(session: pytest.Pytester) -> None:
     session.makepyfile(test_kernel_rules=text)
     outcomes = session.runpytest_subprocess().parseoutcomes()
     skipped = outcomes.pop("skipped", 0)
-    # Three of the ten tests need subordinate id ranges or privileges.
+    # Three of the ten tests need subordinate ids or privileges.
     assert outcomes == {"passed": 10 - skipped}
     assert skipped <= 3

@@ -1,4 +1,4 @@
-"""Tests of the child process in which the pytest plugin runs a test."""
+"""Tests of the child process in which the pytest plugin runs each test."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def process_names() -> str:
 
 
 def run_until_timeout(session: pytest.Pytester, code: str, *words: str) -> pytest.RunResult:
-    """Run tests whose timeout SECONDS expires after they have created the file "hangs".
+    """Run tests that hang, with a timeout that expires after they have created the file "hangs".
 
-    On a slow machine, the tests run again with a longer timeout.
+    On a slow host, the tests run again with a longer timeout.
     """
     for seconds in (1, 5, 25):
         session.makepyfile(code.replace("SECONDS", str(seconds)))
@@ -53,8 +53,7 @@ def test_timeout_kills_all_processes_of_the_test(session: pytest.Pytester, pid: 
         *("-p", "no:unraisableexception"),
     )
     result.assert_outcomes(failed=1)
-    # The report shows the source line at which the timeout interrupted the test, as without a
-    # namespace.
+    # As without a namespace, the report shows the source line that the timeout interrupted.
     result.stdout.fnmatch_lines(
         [">*subprocess.run(*unshare*", "E * Failed: Timeout (>*s) from pytest-timeout."]
     )
@@ -142,7 +141,7 @@ def test_passed_test_leaves_no_process(run_tests: RunTests) -> None:
     assert seconds not in process_names()
 
 
-# Under a sanitizer, SIGSEGV leads to a report and an exit, and does not kill the process.
+# With a sanitizer, SIGSEGV does not kill the process, but makes it report and exit.
 @pytest.mark.unsanitized
 def test_death_of_the_test_process_is_a_failure(run_tests: RunTests) -> None:
     result = run_tests(
@@ -214,7 +213,8 @@ def test_session_with_sigchld_ignored_reports_failures(session: pytest.Pytester)
     )
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
-        # pytest ignores SIGCHLD, so the kernel reaps the child and the exit status is unknown.
+        # pytest ignores SIGCHLD, so the kernel reaps the child, and pytest does not learn its exit
+        # status.
         result = session.runpytest_subprocess()
     finally:
         signal.signal(signal.SIGCHLD, before)
@@ -223,7 +223,7 @@ def test_session_with_sigchld_ignored_reports_failures(session: pytest.Pytester)
 
 
 def test_exit_status_and_signal_in_a_pid_namespace_are_reported(run_tests: RunTests) -> None:
-    """Check that status 143 and SIGTERM are distinguished, though PID 1 exits with 143 for both."""
+    """Check that status 143 and SIGTERM are distinguished: PID 1 exits with 143 for both."""
     result = run_tests(
         """
         import signal
@@ -339,7 +339,7 @@ def test_killed_session_leaves_no_test_process(session: pytest.Pytester) -> None
     with subprocess.Popen(command, cwd=session.path, stderr=subprocess.PIPE) as process:
         assert process.stderr.readline() == b"ready\n"
         process.send_signal(signal.SIGKILL)
-        # The pipe reaches end of file when the last process with the write end has exited.
+        # End of file shows that the last process with the pipe's write end has exited.
         assert process.stderr.read() == b""
 
 
@@ -390,7 +390,7 @@ def test_files_of_other_users_left_by_a_test_can_be_deleted(
     left = [*base.rglob("*")]
     assert {os.lstat(path).st_uid for path in left} == {os.geteuid()}
     assert os.lstat("/etc/passwd").st_uid == 0
-    # The next pytest session must be able to delete the files of the first session.
+    # The next pytest session must be able to delete the files that this one has left.
     session.makepyfile("def test_nothing(tmp_path): pass")
     result = session.runpytest_subprocess(f"--basetemp={base}")
     result.assert_outcomes(passed=1)

@@ -1,4 +1,4 @@
-"""Tests of descriptors that threads and signal handlers use and close concurrently."""
+"""Tests of descriptors that threads and signal handlers use and close at the same time."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_shared_descriptors_are_closed_after_their_last_use() -> None:
                 pass
         assert is_open(fd)
     assert not is_open(fd)
-    # Reuse the number of the closed descriptor, as the next opened file would.
+    # Open a file that gets the number of the closed descriptor.
     assert fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, fd) == fd
     shared.close()
     assert is_open(fd)
@@ -66,7 +66,7 @@ def test_failed_open_closes_the_descriptors_before_it() -> None:
         opened.append(os.open(path, os.O_RDONLY))
         return opened[-1]
 
-    # `caught` keeps the traceback, and so the frames of the constructor.
+    # `caught` keeps the traceback, and so the constructor's frames.
     with pytest.raises(FileNotFoundError) as caught:
         Shared("it", map(open_one, ["/dev/null", "/no/such/file"]))
     assert len(opened) == 1
@@ -108,7 +108,7 @@ def test_exception_ends_the_use_of_shared_descriptors() -> None:
 def test_threads_that_use_and_close_share_descriptors_safely(
     users: list[int], closers: int
 ) -> None:
-    """Check that the descriptor is unchanged during each use, and closed after the last use."""
+    """Check that a descriptor stays open during each use, and is closed after the last one."""
     ours, theirs = os.pipe()
     shared = Shared("it", [ours])
     wanted = os.fstat(ours)
@@ -172,8 +172,8 @@ def test_object_is_closed_by_block_or_garbage_collection() -> None:
             ClosingLog([])
 
 
-# If warnings are errors, the warning raises in the garbage collector, where Python ignores
-# exceptions.
+# If warnings are errors, this warning becomes an exception in the garbage collector, which Python
+# discards.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_garbage_collection_closes_with_warnings_as_errors() -> None:
     log = ["begin"]

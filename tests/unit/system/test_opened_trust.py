@@ -1,6 +1,6 @@
-"""Test of is_trusted(), which decides by the owner of a symbolic link whether to follow the link.
+"""Test of is_trusted(), which decides by a symbolic link's owner whether to follow the link.
 
-tests/c/launch/test_follow.c tests the decision where root is not mapped.
+tests/c/launch/test_follow.c tests the decision in a namespace where root is not mapped.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tests of following a path by components, which must open the file that the kernel opens."""
+"""Tests of opening a path component by component, which must find the same file as the kernel."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def top(tmp_path: Path) -> Path:
 
 
 def outcome(opens: Callable[[], int]) -> tuple[int, int] | int | None:
-    """Return the device and inode of the file that `opens` opens, or the errno."""
+    """Return the device and inode of the file that `opens` opens, or the errno of its failure."""
     try:
         fd = opens()
     except OSError as error:
@@ -56,5 +56,5 @@ def test_path_beneath_a_file_raises_notadirectoryerror(top: Path, end: str) -> N
 
 
 def test_descriptor_whose_constructor_was_interrupted_is_dropped() -> None:
-    """Check that __del__() works without __init__(). A warning fails the test."""
+    """Check that __del__() works if __init__() was interrupted; a warning would fail the test."""
     PathDescriptor.__new__(PathDescriptor)

@@ -1,4 +1,4 @@
-"""Tests of the descriptors that objects such as sockets and directories own."""
+"""Tests of descriptors that belong to objects such as sockets and directories."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def linger(connection: socket.socket, seconds: int) -> None:
 
 @pytest.fixture
 def lingering() -> Iterator[socket.socket]:
-    """Return a connection whose close() takes LINGERING_SECONDS, since the peer reads nothing."""
+    """Return a connection whose close() takes LINGERING_SECONDS, because its peer does not read."""
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
         socket.create_connection(server.getsockname()) as made,
@@ -93,7 +93,7 @@ def test_interrupt_leaks_no_path_descriptor(tmp_path: Path) -> None:
 
     run()
     before = open_descriptors()
-    # Interrupt after the calls that open descriptors, and after the calls that follow them.
+    # Interrupt after each call that opens a descriptor, and after the call that follows it.
     names = ("open", "dup", "fstat", "readlink")
     for call in itertools.count(1):
         was_interrupted = run_interrupted(run, call, places=("c_return",), names=names)

@@ -1,4 +1,4 @@
-"""Tests of Python children, which must import the parent's package from any installation."""
+"""Tests that Python children import the parent's package, however it is installed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from usernsctl.errors import CommandError
 PACKAGE = Path(usernsctl.__file__).parent
 INSTALLED = PACKAGE.parent
 
-# Program that starts a child of python_child. The child imports all modules of the verb `run`.
+# Program that starts a child with python_child, which imports all modules of the subcommand `run`.
 ASK = """
 import subprocess, sys
 from usernsctl._system import python_child
@@ -36,7 +36,7 @@ def run(words: list[str], **options: object) -> str:
 
 
 def on_pythonpath(home: Path) -> dict[str, str]:
-    """Put the package and the package's dependencies into two directories of PYTHONPATH."""
+    """Put the package and its dependencies into two directories of PYTHONPATH."""
     package, needed = home / "package", home / "needed"
     package.mkdir()
     needed.mkdir()
@@ -58,7 +58,7 @@ def in_user_site(home: Path) -> dict[str, str]:
 
 
 def editable(home: Path) -> dict[str, str]:
-    """Put the package into a directory that is named by a .pth file in the user's site-packages."""
+    """Put the package into a directory that a .pth file in the user's site-packages names."""
     on_pythonpath(home)
     user_site(home).parent.mkdir(parents=True)
     (home / "needed").rename(user_site(home))
@@ -71,8 +71,7 @@ def test_child_finds_the_package_of_its_parent(
     installation: Callable[[Path], dict[str, str]], tmp_path: Path
 ) -> None:
     environ = installation(tmp_path)
-    # The base interpreter of the virtual environment, which does not find the environment's
-    # packages.
+    # Use the base interpreter, which does not find the packages of the virtual environment.
     base = os.path.realpath(sys.executable)
     probe = subprocess.run([base, "-I", "-c", "import usernsctl"], capture_output=True, timeout=60)
     if probe.returncode == 0:
@@ -120,14 +119,14 @@ def test_unknown_interpreter_raises(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_only_python_child_starts_the_interpreter() -> None:
-    """Check that only python_child starts Python, since python_child sets the search path."""
+    """Check that only python_child, which sets the search path, starts Python."""
     starts = [
         str(file.relative_to(PACKAGE))
         for file in PACKAGE.rglob("*.py")
         if "sys.executable" in file.read_text()
     ]
-    # Files that use the path of the interpreter for other purposes: to read the interpreter, to
-    # bind-mount it, or to write the path into a script.
+    # Files that use the interpreter's path for other purposes: to read the file, to bind-mount it,
+    # or to write its path into a script.
     others = [
         "bigframe.py",
         "cli/wrap.py",

@@ -1,4 +1,4 @@
-"""Tests of permissions, invalid records and locks in the state directory."""
+"""Tests of the state directory: permissions, invalid records and locks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from usernsctl.namespaces import named
 
 pytestmark = pytest.mark.also_root
 
-# Maximum number of seconds for calls that must not wait for a lock or a file.
+# Time limit in seconds for calls that must not wait for a lock or a file.
 AT_MOST = 2
 
 
@@ -114,7 +114,7 @@ def test_path_component_of_another_owner_is_refused(
     ],
 )
 def test_id_outside_follows_the_id_map(text: str, outside: int) -> None:
-    """Check that an id that is not mapped is returned unchanged."""
+    """Check that an unmapped id is returned unchanged."""
     assert id_outside(7, text) == outside
 
 
@@ -154,8 +154,7 @@ def make_fifo(path: Path) -> None:
 
 
 def make_socket(path: Path) -> None:
-    # Bind a path relative to the directory's descriptor, because sun_path has only 108 bytes
-    # (unix(7)).
+    # Bind a path below the directory's descriptor: sun_path has only 108 bytes (unix(7)).
     here = os.open(path.parent, os.O_PATH)
     with socket.socket(socket.AF_UNIX) as made:
         made.bind(f"/proc/self/fd/{here}/{path.name}")
@@ -327,7 +326,7 @@ def test_failed_write_leaves_no_record(state: Path) -> None:
 def test_state_directory_follows_tmpdir(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], where: str
 ) -> None:
-    """Check that usernsctl uses one directory only, so that a full disk can't move the state."""
+    """Check that usernsctl uses only one directory: a full disk must not move the state."""
     (tmp_path / "directory").mkdir()
     monkeypatch.chdir(tmp_path)
     for name in ("XDG_RUNTIME_DIR", "TMPDIR", "TEMP", "TMP"):

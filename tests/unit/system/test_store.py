@@ -1,4 +1,4 @@
-"""Tests of stores of records, with concurrent processes and processes killed at any line."""
+"""Tests of stores of records that processes use concurrently or are killed in, at any line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from usernsctl._system import records
 from usernsctl._system.records import RECORD, Directory, Store, TakenError, open_state
 from usernsctl.gvisor.template import store as templates
 
-# Only every STRIDE-th line is tested, since killing a process at every line takes a minute.
+# Children are killed at every STRIDE-th line only, since killing at every line takes a minute.
 STRIDE = 5
 
 FILES = {module.__file__ for module in (records, templates)}
@@ -31,13 +31,13 @@ FILES = {module.__file__ for module in (records, templates)}
 
 @pytest.fixture(autouse=True)
 def top(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the path of the stores' parent directory, which does not exist yet."""
+    """Return the path of the directory for stores, which does not exist yet."""
     monkeypatch.setenv("XDG_DATA_HOME", str(runtime))
     return runtime / "usernsctl"
 
 
 class Number:
-    """Fake record that counts as alive unless `number` is negative."""
+    """Fake record, which is alive unless `number` is negative."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -70,9 +70,9 @@ def numbers() -> list[int]:
 
 
 def is_killed_before_line(line: int, call: Callable[[], object]) -> bool:
-    """Run `call` in a forked child that kills itself before the `line`-th line in FILES.
+    """Run `call` in a forked child that kills itself before executed line number `line` of FILES.
 
-    Return false if `call` executes fewer lines of FILES.
+    Return False if `call` executes fewer lines of FILES.
     """
     child = os.fork()
     if child:
@@ -96,14 +96,14 @@ def is_killed_before_line(line: int, call: Callable[[], object]) -> bool:
 
 
 def kill_at_lines(call: Callable[[], object], check: Callable[[], object]) -> None:
-    """Kill child processes at every STRIDE-th line of `call`, and run `check` after each."""
+    """Run `call` in children, killing each at a later line of FILES; run `check` after each."""
     line = first = random.randint(1, STRIDE)
     print(f"from line {first}")
     while is_killed_before_line(line, call):
         check()
         line += STRIDE
     check()
-    # A smaller number would mean that the trace function had counted no lines.
+    # If this number were smaller, the trace function would not have counted lines.
     assert line > 40
 
 
@@ -127,7 +127,7 @@ def save_as(number: int) -> Callable[[str], None]:
 
 
 def saved_numbers(top: Path) -> list[tuple[str, str]]:
-    """Return a pair for each template: the number in the record and the number in the image."""
+    """Return for each template the number in its record and the number in its image."""
     assert [one.name for one in templates.list_all()] == os.listdir(top / "templates")
     return [
         (json.loads((path / RECORD).read_text())["number"], (path / "image").read_text())
@@ -137,7 +137,7 @@ def saved_numbers(top: Path) -> list[tuple[str, str]]:
 
 def test_sigkill_during_replacement_leaves_a_consistent_store(top: Path) -> None:
     def check() -> None:
-        # The record and the image must both be old, or both be new.
+        # Either record and image are both old, or both are new.
         assert saved_numbers(top) in ([(1, "1")], [(2, "2")])
         templates.keep(save_as(1), "one", replace=True)
 
@@ -231,7 +231,7 @@ def test_full_disk_leaves_no_entry(top: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_failed_lock_of_a_directory_raises(
     top: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """Check that errors of flock(2) are raised, as NFS returns for files not open for writing."""
+    """Check that errors of flock(2) are raised: NFS returns one for files not open for writing."""
 
     def flock(fd: int, operation: int) -> None:
         if operation & fcntl.LOCK_EX:

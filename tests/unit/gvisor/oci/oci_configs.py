@@ -29,7 +29,7 @@ def mapping(container: int, host: int, size: int) -> dict[str, int]:
 def with_user_namespace(
     *mappings: dict[str, int], namespaces: tuple[dict[str, str], ...] = ({"type": "user"},)
 ) -> dict[str, Any]:
-    """Return a config with a user namespace and with `mappings` for both uids and gids."""
+    """Return a config with a user namespace, and with `mappings` as uidMappings and gidMappings."""
     both = list(mappings)
     return minimal() | {
         "linux": {"namespaces": list(namespaces), "uidMappings": both, "gidMappings": both}
@@ -37,7 +37,7 @@ def with_user_namespace(
 
 
 def changed(config: dict[str, Any], path: str, value: object) -> dict[str, Any]:
-    """Return a copy of `config` with another `value` at a path such as ``process.user.uid``."""
+    """Return a copy of `config` with `value` at a path such as ``process.user.uid``."""
     result = copy.deepcopy(config)
     *parents, last = path.split(".")
     parent = result
@@ -48,7 +48,7 @@ def changed(config: dict[str, Any], path: str, value: object) -> dict[str, Any]:
 
 
 def outcome(function: Callable[..., Any], *args: object) -> Any:
-    """Return the result of `function`, or the BundleError that `function` raises."""
+    """Return the result of `function`, or the BundleError that it raises."""
     try:
         return function(*args)
     except BundleError as error:
@@ -56,7 +56,7 @@ def outcome(function: Callable[..., Any], *args: object) -> Any:
 
 
 def places(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
-    """Yield the paths of all values in `value`."""
+    """Return the path of `value` and the paths of all values within it."""
     members: Any = ()
     if isinstance(value, dict):
         members = value.items()
@@ -78,7 +78,7 @@ RICH = minimal() | {
 
 
 def mutated(path: tuple[str | int, ...], value: object) -> dict[str, Any]:
-    """Return a copy of RICH with another `value` at `path`."""
+    """Return a copy of RICH with `value` at `path`."""
     config: Any = copy.deepcopy(RICH)
     parent = config
     for key in path[:-1]:
@@ -90,7 +90,7 @@ def mutated(path: tuple[str | int, ...], value: object) -> dict[str, Any]:
 def objects(
     keys: st.SearchStrategy[str], members: st.SearchStrategy[Any], max_size: int | None = None
 ) -> st.SearchStrategy[dict[str, Any]]:
-    """Return a strategy for JSON objects in which no two keys differ only in case."""
+    """Return a strategy for JSON objects without keys that differ only in case."""
     pairs = st.lists(st.tuples(keys, members), max_size=max_size, unique_by=_folded)
     return pairs.map(dict)
 

@@ -1,4 +1,4 @@
-"""Tests of each rule of check() for a config.json."""
+"""Tests of each rule with which check() examines a config.json."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from usernsctl.maps import Extent
 
 pytestmark = pytest.mark.also_root
 
-# The map of a user who owns no files, and so has only the permissions of "others".
+# The map of a user who owns no files, and so has only the mode's permissions for others.
 STRANGER = [Extent(0, 3_000_000_000, 1)]
 GOOD = minimal() | {
     "process": {"args": ["/bin/true"], "user": {"uid": 0, "gid": 0}},
@@ -34,7 +34,7 @@ GOOD = minimal() | {
 
 @pytest.fixture
 def bundle() -> Iterator[Path]:
-    """Create a bundle directory that all users can search, with an empty root filesystem."""
+    """Create a bundle directory that all users can search, and that contains an empty rootfs."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         directory.chmod(0o755)
@@ -45,7 +45,7 @@ def bundle() -> Iterator[Path]:
 def check_config(
     config: dict[str, Any], bundle: Path, extents: list[Extent] | None = None, **check_options: Any
 ) -> list[Violation]:
-    """Return the violations in `config`, by default for a namespace in which the caller is root."""
+    """Return the violations in `config`, by default for a caller who is mapped to root."""
     if extents is None:
         own_map = ([Extent(0, os.geteuid(), 1)], [Extent(0, os.getegid(), 1)])
         return check(config, bundle, *own_map, **check_options)
@@ -57,7 +57,7 @@ def paths_and_ids(findings: list[Violation]) -> list[tuple[str, str]]:
 
 
 def only_finding(findings: list[Violation], path: str, cause: str) -> Violation:
-    """Check that there is only one finding, with this path and cause; return the finding."""
+    """Check that there is one finding, with `path` and `cause`; return it."""
     assert paths_and_ids(findings) == [(path, cause)]
     return findings[0]
 
@@ -233,8 +233,7 @@ def test_bind_source_below_a_private_directory_is_found(bundle: Path) -> None:
     )
     assert finding.problem == f"{bundle / 'private'} can't be searched"
     assert check_config(config, bundle) == []
-    # Only the parent directories of the bind source must be searchable. The source itself may be
-    # unreadable.
+    # Only the source's parent directories must be searchable; the source itself may be unreadable.
     (bundle / "private").chmod(0o755)
     (bundle / "private/source").chmod(0o700)
     assert check_config(config, bundle, STRANGER) == []

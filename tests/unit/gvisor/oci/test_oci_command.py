@@ -1,4 +1,4 @@
-"""Tests of the output, the written files and the exit status of `usernsctl bundle`."""
+"""Tests of `usernsctl bundle`: its output, written files and exit status."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Output = pytest.CaptureFixture[str]
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
-    """Create a bundle whose config.json has `"linux": {}`, which rootless runsc rejects."""
+    """Create a bundle with `"linux": {}` in config.json, which rootless runsc rejects."""
     (tmp_path / "rootfs").mkdir()
     (tmp_path / "config.json").write_text(json.dumps(minimal() | {"linux": {}}))
     return tmp_path

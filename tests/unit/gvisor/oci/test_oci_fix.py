@@ -1,4 +1,4 @@
-"""Tests of the changes that fix() makes. A second call must change nothing."""
+"""Tests of the changes that fix() makes, of which a second call must make none."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ configs = st.builds(
 
 
 def without_fixed_parts(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the parts of `config` that fix() must not change, in their original order."""
+    """Return the parts of `config` that fix() must neither change nor reorder."""
     rest = copy.deepcopy(config)
     rest["process"].pop("user", None)
     ours = rest["linux"] = rest["linux"] or {}

@@ -1,4 +1,4 @@
-"""Tests of parsing config.json, and of writing a parsed config.json without changes."""
+"""Tests that config.json is parsed, and written again without changes."""
 
 from __future__ import annotations
 

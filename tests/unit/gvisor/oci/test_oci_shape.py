@@ -1,4 +1,4 @@
-"""Tests of the validation of config.json. Errors contain the path and the expected value."""
+"""Tests of the validation of config.json: errors name the path and the expected value."""
 
 from __future__ import annotations
 
