@@ -1,10 +1,10 @@
 /*
- * Running newuidmap(1) and newgidmap(1), the setuid programs that write maps with ids that
+ * Running newuidmap(1) and newgidmap(1), the setuid programs that write maps with the ids that
  * /etc/subuid and /etc/subgid grant.
  *
- * The helpers receive the pid of the target process, not a descriptor, because old releases of
- * shadow accept only a pid. The pid can't be reused meanwhile, because the target is an unreaped
- * child of this process.
+ * The helpers get the pid of the target process, because old releases of shadow accept no
+ * descriptor of its /proc directory. The target is an unreaped child of this process, so its pid
+ * can't be reused.
  */
 #include "base/base.h"
 #include "explain/explain.h"
@@ -25,7 +25,7 @@ struct call {
     char output[OUTPUT_MAX]; /* beginning of the helper's output */
 };
 
-/* Builds the arguments of a helper: the target's pid, and the numbers in the text of the map. */
+/* Builds the arguments of a helper: its path, the pid of the target, and the numbers of the map. */
 static void make_argv(struct call *call, const char *target, const struct un_plan *plan)
 {
     size_t count = 0;
@@ -49,9 +49,9 @@ static int fail_helper(const char *helper, const char *cause, const char *how, i
                    length, output);
 }
 
-/* Returns whether the helper has failed to open the map file because of a seccomp filter. The
- * kernel itself never returns the two errors in the output to the owner of the file. Debian's
- * shadow calls openat2(2) since 1:4.17.4-2+deb13u1, which older filters deny. */
+/* Returns whether a seccomp filter denied the open of the map file to the helper. For the owner of
+ * the file, the kernel itself never returns the two errors in the helper's output. Debian's shadow
+ * calls openat2(2) since 1:4.17.4-2+deb13u1, which older filters deny. */
 static bool is_open_filtered(const char *output)
 {
     return strstr(output, "open of ") &&
@@ -60,8 +60,8 @@ static bool is_open_filtered(const char *output)
            un_proc_status("/proc", "Seccomp:") == 2;
 }
 
-/* Returns the cause for which a setuid-root helper gains too few capabilities to open the map file,
- * or NULL if no cause is found (capabilities(7), "Capabilities and execution of programs by root"
+/* Returns the cause for which a setuid-root helper does not gain the capabilities to open the map
+ * file, or NULL if none is found (capabilities(7), "Capabilities and execution of programs by root"
  * and "Set-user-ID-root programs that have file capabilities"). */
 static const char *cause_of_powerless_root(const char *helper)
 {
@@ -74,8 +74,8 @@ static const char *cause_of_powerless_root(const char *helper)
     return bits >= 0 && bits & SECBIT_NOROOT ? "securebits-noroot" : NULL;
 }
 
-/* Returns whether a helper has file capabilities, but not the capability that is needed to write
- * the map. */
+/* Returns whether a helper has file capabilities, but lacks the one that writing the map
+ * requires. */
 static bool has_wrong_capability(const char *helper)
 {
     struct vfs_ns_cap_data caps;
@@ -85,17 +85,16 @@ static bool has_wrong_capability(const char *helper)
                                                 !(caps.data[0].permitted & 1U << needed));
 }
 
-/* Returns the cause for which a helper fails to open the map file with EACCES, or NULL if no cause
- * is found. */
+/* Returns the cause for which a helper failed to open the map file with EACCES, or NULL if none is
+ * found. */
 static const char *cause_of_closed_map(const char *helper)
 {
     const char *cause = un_cause_of_closed_proc("/proc");
     return cause ? cause : cause_of_powerless_root(helper);
 }
 
-/* Returns the cause of a helper's failure that the helper's output shows (shadow's
- * lib/idmapping.c), or NULL. Sets the detail of `filter` if a seccomp filter denies a system call
- * that all helpers need. */
+/* Returns the cause that a helper's output reveals (shadow's lib/idmapping.c), or NULL. If a
+ * seccomp filter denies a system call that all helpers need, fills in the detail of `filter`. */
 static const char *cause_in(const char *helper, const char *output, struct un_error *filter)
 {
     if (strstr(output, "Read-only file system"))
@@ -106,14 +105,14 @@ static const char *cause_in(const char *helper, const char *output, struct un_er
         return closed;
     if (is_open_filtered(output) || un_filter_forbids(&un_helper_calls, filter))
         return "seccomp-denies-helper";
-    /* Check the real ids, because newuidmap looks up the real uid and gid, which may differ from
-     * the effective ids in the plan. */
+    /* Check the real ids: newuidmap looks up the user by its real ids, while the plan contains the
+     * effective ones. */
     if (strstr(output, "Cannot determine your user name"))
         return "no-passwd-entry";
     if (strstr(output, " is owned by a different user") && getuid() == geteuid())
         return "gid-differs-from-passwd";
-    /* A setuid-root helper needs CAP_SYS_ADMIN, too, because the caller owns the namespace, not
-     * root. */
+    /* A setuid-root helper needs CAP_SYS_ADMIN, too, because the namespace is owned by the caller,
+     * not by root. */
     if (strstr(output, "_map failed: Operation not permitted") &&
         prctl(PR_CAPBSET_READ, CAP_SYS_ADMIN, 0, 0, 0) == 0)
         return "bounding-set";
@@ -135,7 +134,7 @@ static int fail_exited_helper(const struct un_job *job, struct un_error *err)
     return -1;
 }
 
-/* Fails unless a helper has exited with status 0. */
+/* Fails unless the helper exited with status 0. */
 static int judge_helper(const struct un_job *job, struct un_error *err)
 {
     const char *helper = job->argv[0];
@@ -157,7 +156,7 @@ static int judge_helper(const struct un_job *job, struct un_error *err)
     return 0;
 }
 
-/* Returns the cause of a failure to execute a helper, or NULL if the cause is unknown. */
+/* Returns the cause for which execve(2) of a helper failed, or NULL if it is unknown. */
 static const char *cause_of_exec(const struct un_error *err)
 {
     switch (err->errnum) {
@@ -168,8 +167,8 @@ static const char *cause_of_exec(const struct un_error *err)
     case ENOEXEC:
         return "helper-not-a-program";
     case ENOENT:
-        /* Either the helper's interpreter is missing, or the helper itself has been removed since
-         * the plan was made. */
+        /* Either the interpreter of the helper is missing, or the helper was removed after the plan
+         * had been made. */
         return access(err->detail, F_OK) ? "helper-failed" : "helper-not-a-program";
     case EAGAIN:
         return "process-limit";
@@ -178,9 +177,9 @@ static const char *cause_of_exec(const struct un_error *err)
     }
 }
 
-/* Reads the pid of the process whose /proc directory is open as `dir`. Uses the pid in that
- * directory, because the helpers use the same /proc, which may belong to another PID namespace than
- * this process. */
+/* Reads the pid of a process whose /proc directory is open as `dir`. The pid must come from that
+ * directory: the helpers use the same procfs, which may belong to another PID namespace than this
+ * process. */
 static int read_target_pid(int dir, char *pid, size_t size, struct un_error *err)
 {
     if (un_read_file(dir, "stat", pid, size) < 0)
@@ -200,8 +199,8 @@ static int run_calls(struct call *calls, size_t count, const struct un_plan *pla
             .output_size = sizeof calls[i].output,
         };
     if (un_run_jobs(jobs, count, plan->helper_timeout_ms, err)) {
-        /* Replace UN_STEP_LOOKUP or UN_STEP_EXEC, which would refer to the user's command, not to
-         * the helper. */
+        /* Replace UN_STEP_LOOKUP and UN_STEP_EXEC, which users would take for a failure of their
+         * own command. */
         err->step = UN_STEP_HELPER;
         err->cause = cause_of_exec(err);
         return -1;
@@ -220,7 +219,7 @@ int un_run_helpers(int dir, const struct un_plan *plan, struct un_error *err)
         return 0;
     if (read_target_pid(dir, pid, sizeof pid, err))
         return -1;
-    /* The calls are allocated, because two calls do not fit a small stack. */
+    /* Allocated, because two of these structures do not fit a small stack. */
     un_auto_free struct call *calls = calloc(2, sizeof *calls);
     if (!calls)
         return un_fail_errno(err, UN_STEP_HELPER, "the arguments of a helper");

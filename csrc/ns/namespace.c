@@ -1,4 +1,4 @@
-/* Creating and entering namespaces. */
+/* Creating namespaces and moving this process into them. */
 #include "base/base.h"
 #include "ns/ns.h"
 #include "sys/sys.h"
@@ -7,18 +7,19 @@
 #include <sys/stat.h>
 #include <time.h>
 
-/* Timeout in microseconds for the holder, the process that keeps new namespaces alive, to become
- * dumpable after end of file on the holder's socket. The holder makes only one or two system calls
- * in between. */
+/* Timeout in microseconds until the holder, the process that keeps the new namespaces alive, is
+ * dumpable. After the holder has closed its socket, it makes only one or two system calls before
+ * that. */
 #define DUMPABLE_TIMEOUT_US 10000000
 #define LONGEST_NAP_US 1000
 
 /*
- * Waits until the holder, the child program that keeps the new namespaces alive, is dumpable, so
- * that newuidmap, which runs with the caller's ids, can write the holder's map files. The holder
- * has already closed all its descriptors, so it can't send a message. But the map files belong to
- * the caller as soon as the holder is dumpable (proc_pid(5)). Before, a /proc with hidepid hides
- * them (ENOENT).
+ * Waits until the holder, the child program that keeps the new namespaces alive, is dumpable. Only
+ * then can newuidmap, which runs with the caller's ids, write the map files of the holder.
+ *
+ * The holder has closed all its descriptors before, so it can't send a message. But as soon as it
+ * is dumpable, its map files belong to the caller (proc_pid(5)). Until then, a procfs with hidepid
+ * even hides them (ENOENT).
  */
 static int wait_until_open(int dir, int pidfd, struct un_error *err)
 {
@@ -40,8 +41,8 @@ static int wait_until_open(int dir, int pidfd, struct un_error *err)
     return un_fail_errno(err, UN_STEP_UID_MAP, "uid_map");
 }
 
-/* Receives a descriptor of the /proc directory of the process that keeps the new namespaces alive,
- * and descriptors of the namespaces in `flags`. */
+/* Receives descriptors from the process that keeps the new namespaces alive: its /proc directory,
+ * and the namespaces in `flags`. */
 static int receive_namespaces(const struct un_start *start, uint64_t flags, int *dir,
                               struct un_namespace *ns, struct un_error *err)
 {
@@ -121,8 +122,8 @@ int un_namespace_create(const struct un_plan *plan, uint64_t flags, const char *
     return failed;
 }
 
-/* Sets the error of unshare(2) of a user namespace, which fails with EINVAL in a process with
- * several threads. */
+/* Sets the error for a process with several threads, in which unshare(2) of a user namespace fails
+ * with EINVAL. */
 static int fail_multithreaded(int threads, struct un_error *err)
 {
     return un_fail(err, UN_STEP_UNSHARE, EINVAL, "multithreaded", "this process has %d threads",
@@ -145,14 +146,14 @@ static int enter_and_write(const struct un_plan *plan, uint64_t flags, struct un
     return threads > 1 ? fail_multithreaded(threads, err) : failed;
 }
 
-/* Makes the child program create the user namespace, joins it, and creates the other namespaces in
- * `flags`. */
+/* Makes the child program create the user namespace, joins that, and then creates the other
+ * namespaces in `flags`. */
 static int create_and_join(const struct un_plan *plan, uint64_t flags, const char *child,
                            struct un_error *err)
 {
     struct un_namespace ns;
-    /* Check the number of threads first, because setns(2) would fail with the same EINVAL, but only
-     * after the namespace is created. */
+    /* Check the threads before creating anything: setns(2) would only later fail with EINVAL for
+     * the same reason. */
     int threads = un_thread_count();
     if (threads > 1)
         return fail_multithreaded(threads, err);
@@ -165,8 +166,8 @@ static int create_and_join(const struct un_plan *plan, uint64_t flags, const cha
     if (!flags || !unshare((int)flags))
         return 0;
     un_fail_errno(err, UN_STEP_UNSHARE, "");
-    /* The limit of mount namespaces of an outer user namespace was exceeded, because the new user
-     * namespace has no mount namespaces yet. */
+    /* The new user namespace has no mount namespaces yet, so it is an outer user namespace whose
+     * limit is exceeded. */
     if (err->errnum == ENOSPC && flags == CLONE_NEWNS)
         err->cause = "max-mnt-namespaces";
     return -1;

@@ -1,7 +1,7 @@
 /*
- * Starting a command in a child process. If the command needs namespaces or other ids, the child
- * program executes the command (start_child.c, child/enter.c); otherwise the child executes the
- * command directly (sys/bare_command.c).
+ * Starting a command in a child process. A command that needs namespaces or other ids is executed
+ * by the child program (start_child.c, child/enter.c), any other command by the child itself
+ * (sys/bare_command.c).
  */
 #include "base/base.h"
 #include "explain/explain.h"
@@ -27,12 +27,12 @@ static void describe(const struct un_spawn *spawn, const struct un_own_maps *map
         memcpy(task->fd + UN_TASK_NS, spawn->join->fd, sizeof spawn->join->fd);
 }
 
-/* The state of a start, as received from the child and its second child. */
+/* What the messages of the child and the second child have reported so far. */
 struct start_state {
     bool here;
     pid_t pid;  /* pid of the second child */
     int pidfd;  /* pidfd of the second child; -1 before it is received */
-    int failed; /* -1 after a failure, whose error has been stored; otherwise 0 */
+    int failed; /* -1 if a failure was reported, with its error in `err`; otherwise 0 */
 };
 
 static void record_message(struct un_received *received, struct start_state *start_state,
@@ -42,8 +42,8 @@ static void record_message(struct un_received *received, struct start_state *sta
         start_state->failed = un_received_failure(received, err);
     if (received->message.type == UN_MESSAGE_EXECUTING)
         start_state->here = true;
-    /* The sender of the first UN_MESSAGE_EXECUTING or UN_MESSAGE_INIT is the second child. If the
-     * second child is PID 1, the command's process sends a later UN_MESSAGE_EXECUTING, whose sender
+    /* The first UN_MESSAGE_EXECUTING or UN_MESSAGE_INIT comes from the second child. If that is PID
+     * 1, it forks the command, whose own UN_MESSAGE_EXECUTING follows; the sender of that message
      * is ignored. */
     if (start_state->pid <= 0 && (received->message.type == UN_MESSAGE_EXECUTING ||
                                   received->message.type == UN_MESSAGE_INIT))
@@ -53,10 +53,10 @@ static void record_message(struct un_received *received, struct start_state *sta
     un_close_each(received->fd, received->fd_count);
 }
 
-/* Maximum number of failed attempts to receive a message. */
+/* Maximum number of errors after which receiving continues. */
 #define RECEIVE_TRIES 16
 
-/* Receives messages until execve(2) of the command has succeeded or no child remains. */
+/* Receives messages until the execve(2) of the command has succeeded, or until no child is left. */
 static void receive_all_messages(const struct un_start *start, struct start_state *start_state,
                                  struct un_error *err)
 {
@@ -71,15 +71,15 @@ static void receive_all_messages(const struct un_start *start, struct start_stat
         if (!start_state->failed)
             *err = receive_error;
         start_state->failed = -1;
-        /* After any other error, continue to receive: the next message may contain the pidfd of a
-         * second child, which must be killed too. */
+        /* Continue after any other error, because the next message may contain the pidfd of a
+         * second child that has to be killed, too. */
         if (receive_error.errnum == ETIMEDOUT || !--tries)
             return;
     }
 }
 
-/* Appends the signal that has stopped the child, if any, to the detail of a timeout error. Returns
- * whether the child is stopped. */
+/* If a signal has stopped the child, appends that to the detail of a timeout error, and returns
+ * true. */
 static bool note_stop(int pidfd, struct un_error *err)
 {
     int number = un_stopped_by(pidfd);
@@ -98,10 +98,10 @@ static void read_comm(pid_t pid, char name[64])
     un_read_file(AT_FDCWD, path, name, 64);
 }
 
-/* Returns a pidfd of the process `pid`, or -1 if the process is not a fork of the process `first`.
- * Compares the names of both processes, because a fork inherits the name (proc_pid_comm(5)). The
- * pid alone does not suffice, because it may have been reused, it may belong to another PID
- * namespace, or the process may be an adopted orphan. */
+/* Returns a pidfd of the process `pid`, or -1 unless it seems to be a fork of the process `first`:
+ * a fork inherits the name (proc_pid_comm(5)), so the names are compared. The pid alone proves
+ * nothing: it may be reused, it may be valid in another PID namespace only, or the process may be
+ * an adopted orphan. */
 static int open_copy(pid_t pid, pid_t first)
 {
     char names[2][64];
@@ -115,12 +115,12 @@ static int open_copy(pid_t pid, pid_t first)
     return -1;
 }
 
-/* Returns a pidfd of a second child that has sent no message, or -1 if it is not found. This
- * happens because root inside can stop both children before they send a message. First kills the
- * first child, so that it forks no further child. Then takes the process after the first child in
- * the list of this thread's children. The kernel lists them in order of creation
- * (proc_tid_children(5)), and only the first child creates further children of this thread
- * meanwhile. */
+/* Returns a pidfd of a second child that has not sent a message, or -1 if it is not found. Root
+ * inside may have stopped both children, so that neither sends one.
+ *
+ * Kills the first child, so that it can't fork any more. Then takes the next process in the list of
+ * this thread's children: the list is in order of creation (proc_tid_children(5)), and only the
+ * first child can have added children to it since. */
 static int find_second(const struct un_start *start)
 {
     int pid, found = -1;
@@ -135,18 +135,18 @@ static int find_second(const struct un_start *start)
     return found;
 }
 
-/* Returns a pidfd of the second child, or -1 if there is none or it can't be found. */
+/* Returns a pidfd of the second child, or -1 if it does not exist or is not found. */
 static int open_second(const struct un_start *start, const struct start_state *start_state)
 {
     if (!start->has_second || start_state->pidfd >= 0)
         return start_state->pidfd;
-    /* If a pid but no pidfd was received, because the descriptor table of this process was full,
-     * open a pidfd now. */
+    /* The pidfd is missing if this process's descriptor table was full when the message arrived.
+     * The pid is known then. */
     return start_state->pid > 0 ? un_pidfd_open(start_state->pid) : find_second(start);
 }
 
-/* Kills the child and the second child after a failed start. If no error was received, fills in
- * `err` from the exit of the children. Adds the signal that has stopped a child to a timeout error.
+/* Kills both children after a failure. If no message has reported an error, fills in `err` from the
+ * exit of the children. If the error is a timeout, adds the signal that has stopped a child.
  * Returns -1. */
 static int kill_after_failure(const struct un_start *start, const struct start_state *start_state,
                               struct un_error *err)
@@ -240,8 +240,8 @@ static int watch_parent_and_spawn(struct un_spawn *spawn, pid_t *pid, int *pidfd
     return failed;
 }
 
-/* Starts the command. If the map has other ids than the caller's own, the child can't write the map
- * itself, so this process creates the user namespace first. */
+/* Starts the command. If the child can't write the maps itself, because they contain other ids than
+ * the caller's own, this process first creates the user namespace. */
 static int make_and_spawn(struct un_spawn *spawn, pid_t *pid, int *pidfd, struct un_error *err)
 {
     struct un_namespace created;

@@ -1,15 +1,15 @@
 /*
- * Starting the child program, and receiving its messages.
+ * Starting the child program and receiving its messages.
  *
- * Until the child executes the child program, it shares this process's memory, so that the cost
- * does not grow with the heap. Meanwhile this thread is suspended (CLONE_VFORK). Other threads
- * continue and may hold any lock, so the child makes only system calls. Errors are stored in the
- * shared memory.
+ * Until the child executes the child program, it shares the memory of this process, so that the
+ * time for the start does not grow with the heap. This thread is suspended meanwhile (CLONE_VFORK),
+ * but other threads continue and may hold any lock. So the child makes only system calls, and
+ * stores an error in the shared memory.
  *
- * Afterwards the child sends messages over a socket. End of file on the socket means that the
- * command has been executed. So no other process, such as a child that another thread forks at the
- * same time, may have the child's end of the socket. Hence the child creates the socket pair in its
- * own descriptor table, and sends the parent's end to the parent.
+ * Afterwards the child program sends messages over a socket. End of file means that the command has
+ * been executed, so no other process may have the child's end of the socket, not even a child that
+ * another thread forks at the same time. Hence the child creates the socket pair itself, in its own
+ * descriptor table, and sends the parent's end to the parent.
  */
 #include "base/base.h"
 #include "explain/explain.h"
@@ -24,19 +24,19 @@ struct child {
     const struct un_start *start;
     const struct un_task *task;
     struct un_task_argv *words;
-    struct un_error *err; /* error of the child; step UN_STEP_NONE means no error */
-    int handover[2]; /* socket pair over which the child sends the parent's end of the socket for
-                        messages; handover[0] is the parent's end of this pair */
+    struct un_error *err; /* error of the child; its step is UN_STEP_NONE if there is none */
+    int handover[2];      /* another socket pair, over which the child sends the parent's end of the
+                             socket for messages; handover[0] stays in the parent */
 };
 
-/* A buffer for control messages, with room for all descriptors of a message and the sender's
+/* A buffer for the control messages of a message: all its descriptors and the sender's
  * credentials. */
 union control {
     struct cmsghdr header;
     char room[CMSG_SPACE(UN_MESSAGE_FDS * sizeof(int)) + CMSG_SPACE(sizeof(struct ucred))];
 };
 
-/* Extracts the descriptors and the pid of the sender from the control messages of a message. */
+/* Extracts the descriptors and the sender's pid from the control messages of a message. */
 static void take_control(struct msghdr *header, struct un_received *received)
 {
     struct ucred sender;
@@ -74,15 +74,14 @@ static ssize_t receive(int socket, void *data, size_t size, int flags, struct un
     take_control(&header, received);
     if (!(header.msg_flags & (MSG_TRUNC | MSG_CTRUNC)))
         return got;
-    /* Fail with EMFILE, because the kernel has dropped descriptors that did not fit this process's
-     * descriptor table. */
+    /* The kernel dropped those descriptors that did not fit this process's descriptor table. */
     un_close_each(received->fd, received->fd_count);
     errno = EMFILE;
     return -1;
 }
 
-/* Creates the socket pair for messages, and sends one end to the parent. Returns the other end, or
- * -1. The returned descriptor is above 2, because the command's stdio is placed at 0 to 2. */
+/* Creates the socket pair for messages, and sends the parent's end to the parent. Returns the
+ * child's end, or -1. It is above 2, so that the command's stdio does not replace it. */
 static int make_socket(const struct child *child)
 {
     int ends[2], on = 1, empty = child->start->is_empty;
@@ -99,8 +98,8 @@ static int make_socket(const struct child *child)
     return moved;
 }
 
-/* Duplicates the descriptors of the task to numbers above 2, because the original descriptors may
- * also be passed on to the command. */
+/* Duplicates the descriptors of the task to numbers above 2. The originals are left, because the
+ * command may inherit them as well. */
 static int copy_fds(const struct child *child, int fd[UN_TASK_FDS])
 {
     int copy = child->start->is_empty ? F_DUPFD : F_DUPFD_CLOEXEC;
@@ -115,15 +114,15 @@ static int copy_fds(const struct child *child, int fd[UN_TASK_FDS])
     return 0;
 }
 
-/* Executes the child program in the child. Returns only on failure. */
+/* Runs in the child, and executes the child program. Returns only on failure. */
 static int execute_program(void *arg)
 {
     static char *const nothing[] = {NULL};
     struct child *child = arg;
     const struct un_start *start = child->start;
     int fd[UN_TASK_FDS];
-    /* Set close-on-exec on all descriptors that exist now. The child program inherits only
-     * descriptors that are created below. */
+    /* Set close-on-exec on all existing descriptors. Only those that are created below are
+     * inherited. */
     if (start->is_empty)
         un_close_all_fds_at_exec();
     if (copy_fds(child, fd))
@@ -137,8 +136,7 @@ static int execute_program(void *arg)
     execve(start->program, (char *const *)child->words->argv,
            start->environment ? (char *const *)start->environment : nothing);
     un_fail_errno(child->err, UN_STEP_CLONE, start->program);
-    /* Blame the command for E2BIG, because nearly all arguments and the environment are the
-     * command's. */
+    /* E2BIG is due to the command, to which the environment and nearly all arguments belong. */
     if (errno == E2BIG && !start->is_empty)
         un_fail_errno(child->err, UN_STEP_EXEC, child->task->command.file);
     else if (errno == ENOENT || errno == EACCES)
@@ -146,15 +144,15 @@ static int execute_program(void *arg)
     return -1;
 }
 
-/* Receives the parent's end of the socket for messages, and lets the child continue. The child
- * waits for this function, because the parent learns only from the messages on this socket which
- * processes to kill. */
+/* Receives the parent's end of the socket for messages, and then lets the child continue. The child
+ * must not continue before: only messages on this socket tell the parent which processes to
+ * kill. */
 static int receive_socket(int handover, struct un_start *start, struct un_error *err)
 {
     struct un_received received;
     char byte;
-    /* MSG_DONTWAIT suffices, because the child has sent the socket before it executed the child
-     * program. */
+    /* The socket is already there if the child is still running, because the child sends it before
+     * it executes the child program. */
     ssize_t got = receive(handover, &byte, 1, MSG_DONTWAIT, &received);
     if (got < 0 && errno == EAGAIN)
         return un_fail_ended(start->pidfd, err);
@@ -223,7 +221,7 @@ void un_end_child(const struct un_start *start)
     close(start->pidfd);
 }
 
-/* Waits until the child has sent a message, at most until the deadline. */
+/* Waits until a message from the child can be received, but not past the deadline. */
 static int wait_for_child_message(const struct un_start *start, struct un_error *err)
 {
     int64_t left = start->deadline - un_now_ms();
@@ -245,8 +243,8 @@ int un_receive_message(const struct un_start *start, struct un_received *receive
     if (wait_for_child_message(start, err))
         return -1;
     ssize_t got = receive(start->socket, message, sizeof *message, 0, received);
-    /* Treat ECONNRESET like end of file, because it means that the child has exited before it read
-     * the parent's byte. */
+    /* ECONNRESET means that the child exited before it read the parent's byte, so treat it like end
+     * of file. */
     if (got == 0 || (got < 0 && errno == ECONNRESET))
         return 0;
     if (got < 0)
@@ -272,7 +270,7 @@ int un_received_failure(const struct un_received *received, struct un_error *err
 int un_fail_ended(int pidfd, struct un_error *err)
 {
     siginfo_t how;
-    /* SIGSYS proves that a seccomp filter has killed the child. */
+    /* Only a seccomp filter sends SIGSYS. */
     if (un_kill_and_reap(pidfd, &how) && how.si_code != CLD_EXITED)
         return un_fail(err, UN_STEP_CLONE, 0,
                        how.si_status == SIGSYS ? "seccomp-denies-call" : "child-killed",

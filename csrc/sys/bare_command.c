@@ -1,7 +1,7 @@
 /*
- * Starting a bare command. Until the child executes the command, it shares the memory of the
- * parent, so that the cost does not grow with the heap. In this time the child makes little but
- * system calls: it allocates nothing, and uses neither stdio nor locks.
+ * Starting a bare command. Until the child executes the command, it shares the memory of its
+ * parent, so that the time for the start does not grow with the heap. In this time the child makes
+ * little but system calls: it does not allocate memory, use stdio, or take locks.
  */
 #include "base/base.h"
 #include "sys/sys.h"
@@ -46,7 +46,7 @@ bool un_spawn_is_bare(const struct un_spawn *spawn)
 
 struct bare {
     const struct un_spawn *spawn;
-    struct un_error *err; /* error of the child; step UN_STEP_NONE means no error */
+    struct un_error *err; /* error of the child; its step is UN_STEP_NONE if there is none */
     const struct un_clone *clone;
 };
 

@@ -8,7 +8,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* CLONE_CLEAR_SIGHAND of linux/sched.h, which can't be included together with sched.h. */
+/* CLONE_CLEAR_SIGHAND, from linux/sched.h, which can't be included together with sched.h. */
 #define CLEAR_SIGHAND 0x100000000ULL
 
 #if defined(__has_feature)
@@ -20,9 +20,9 @@
 #endif
 #ifdef WITH_ASAN
 void __asan_unpoison_memory_region(const volatile void *at, size_t size);
-/* Tells the address sanitizer that the stack below this frame is unused. The sanitizer has marked
- * the frames of functions that the child called there, and from which the child never returned,
- * because it called execve(2) or exited. */
+/* Tells AddressSanitizer that the stack below this frame is unused. It has marked the frames of
+ * functions that the child called there; they never returned, because the child called execve(2) or
+ * exited. */
 static void forget_frames_of_child(void)
 {
     enum { BELOW = 32 * 1024 };
@@ -45,15 +45,15 @@ struct clone3_args {
     uint64_t stack;
     uint64_t stack_size;
     uint64_t tls;
-    uint64_t set_tid; /* field since Linux 5.5 */
+    uint64_t set_tid; /* since Linux 5.5 */
     uint64_t set_tid_size;
-    uint64_t cgroup; /* field since Linux 5.7 */
+    uint64_t cgroup; /* since Linux 5.7 */
 };
 
 /*
- * Calls clone3(2). The child then calls `run` and exits. The child must never return from this
- * function, because with CLONE_VM the stack frame is also the parent's. The child may overwrite the
- * stack below the red zone, because the parent is suspended until the child has separate memory
+ * Calls clone3(2). In the child, calls `run` and exits with its result. The child must never return
+ * from this function, because with CLONE_VM the stack frame is also the parent's. The child may use
+ * the stack below the red zone, because the parent is suspended as long as they share memory
  * (CLONE_VFORK), as with vfork(2).
  */
 #if defined(__x86_64__)
@@ -116,8 +116,8 @@ static long call_and_run(long number, long first, long second, long third, int (
 }
 #endif
 
-/* Stores the pid that the system call returned in `clone`. Returns 0, or -1 with errno set if the
- * system call failed. */
+/* Stores the pid that the system call has returned in `clone`. Returns 0, or -1 with errno set if
+ * the system call has failed. */
 static int take_pid(struct un_clone *clone, long result)
 {
     clone->pid = (pid_t)result;
@@ -139,8 +139,8 @@ static int try_clone3(struct un_clone *clone)
     return take_pid(clone, pid);
 }
 
-/* Resets all signal handlers, as CLONE_CLEAR_SIGHAND does in clone3(2), because clone(2) has no
- * such flag, and calls the function to run in the child. */
+/* Resets all signal handlers, and calls the function that runs in the child. clone(2) has no flag
+ * like CLONE_CLEAR_SIGHAND of clone3(2). */
 static int reset_handlers_and_run(void *arg)
 {
     const struct un_clone *clone = arg;
@@ -190,9 +190,9 @@ int un_clone(struct un_clone *clone)
         clone->pidfd = -1;
     }
     int failed = clone->is_plain ? try_clone(clone) : try_clone3(clone);
-    /* Retry with clone(2) also after EPERM, because some filters return EPERM for unknown system
-     * calls. If the kernel itself denies the flags, clone(2) fails with EPERM, too. Do not retry
-     * with a cgroup, which clone(2) does not support. */
+    /* Also try clone(2) after EPERM, the error of some filters for unknown system calls. If the
+     * kernel itself denied the flags, clone(2) fails with EPERM, too. With a cgroup, clone(2) can't
+     * be used. */
     if (failed && !clone->is_plain && !(clone->flags & UN_CLONE_INTO_CGROUP) &&
         (errno == ENOSYS || errno == EPERM || errno == EINVAL || errno == E2BIG))
         failed = try_clone(clone);
@@ -211,7 +211,7 @@ pid_t un_fork(void)
 
 bool un_clone3_works(void)
 {
-    /* Pass the size 0, for which clone3(2) itself fails with EINVAL. */
+    /* The kernel itself fails with EINVAL for the size 0. */
     return !syscall(UN_SYS_CLONE3, NULL, 0) || (errno != ENOSYS && errno != EPERM);
 }
 

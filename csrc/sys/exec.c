@@ -1,9 +1,8 @@
-/* Searching PATH for a command, and executing the command. */
+/* Searching PATH for a command and executing the command. */
 #include "base/base.h"
 
 /* Returns whether the last execve(2) failed because the file does not exist. ENOENT alone does not
- * prove that the file does not exist, because execve(2) also fails with ENOENT if the interpreter
- * of the file is missing. */
+ * prove it, because that is also the error if the file's interpreter is missing. */
 static bool is_absent(const char *file)
 {
     int errnum = errno;
@@ -12,8 +11,8 @@ static bool is_absent(const char *file)
     return absent;
 }
 
-/* Returns whether the last execve(2) failed with EACCES on an existing file. EACCES may also mean
- * that a directory of the path can't be searched. */
+/* Returns whether the last execve(2) failed with EACCES for a file that exists. EACCES may also
+ * mean that a directory in the path can't be searched. */
 static bool is_denied(const char *file)
 {
     int errnum = errno;
@@ -32,9 +31,9 @@ static void exec_file(const struct un_command *command, const char *file)
     execve(file, (char *const *)command->argv, (char *const *)command->envp);
 }
 
-/* Searches the directories in command->path for the command, and executes the command, as execvp(3)
- * does, with two differences: a file without "#!" is not passed to a shell, and a directory that
- * this process can't search counts as empty, as in shells. */
+/* Searches command->path for the command and executes it, as execvp(3) does, with two differences:
+ * a file without "#!" is not passed to a shell, and a directory that can't be searched counts as
+ * empty, as in shells. */
 static int exec_along_path(const struct un_command *command, struct un_error *err)
 {
     const char *at = command->path ? command->path : UN_DEFAULT_PATH;
@@ -53,8 +52,7 @@ static int exec_along_path(const struct un_command *command, struct un_error *er
 
 int un_exec(const struct un_command *command, struct un_error *err)
 {
-    /* Do not search for an empty name, because the search would find the directories of PATH
-     * themselves. */
+    /* A search for an empty name would find the directories in PATH themselves. */
     if (*command->file && !un_has_slash(command->file))
         return exec_along_path(command, err);
     exec_file(command, command->file);

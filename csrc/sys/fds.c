@@ -1,4 +1,4 @@
-/* Closing descriptors, and passing descriptors on to a command. */
+/* Closing descriptors and passing descriptors to a command. */
 #include "base/base.h"
 #include "sys/sys.h"
 
@@ -12,7 +12,7 @@
 #define CLOSE_RANGE_CLOEXEC 4U
 #endif
 
-/* Converts a name in /proc/self/fd to a descriptor number. Returns -1 for "." and "..". */
+/* Converts a name in /proc/self/fd to a number. Returns -1 for "." and "..". */
 static int fd_number(const char *name)
 {
     uint64_t fd;
@@ -20,11 +20,11 @@ static int fd_number(const char *name)
     return end && !*end ? (int)fd : -1;
 }
 
-/* When to close a descriptor: now, or at the next execve(2). */
+/* When descriptors are closed: now, or by the next execve(2). */
 enum what { CLOSE, CLOSE_AT_EXEC };
 
-/* Closes a descriptor, now or at the next execve(2). Failures are ignored, because fcntl(2) can
- * fail only for a closed descriptor. */
+/* Closes a descriptor, or sets close-on-exec on it. Ignores failures, because fcntl(2) fails only
+ * if the descriptor is not open. */
 static void close_one(int fd, enum what what)
 {
     if (what == CLOSE)
@@ -33,9 +33,9 @@ static void close_one(int fd, enum what what)
         fcntl(fd, F_SETFD, FD_CLOEXEC);
 }
 
-/* Closes those descriptors from `first` to `last` that /proc/self/fd lists. Uses getdents64(2),
- * because readdir(3) allocates. Returns false if /proc can't be read or is not a proc file system.
- */
+/* Closes the descriptors from `first` to `last` that are listed in /proc/self/fd. Uses
+ * getdents64(2), because readdir(3) allocates memory. Returns false if /proc/self/fd can't be read
+ * or is not on procfs. */
 static bool close_listed(unsigned first, unsigned last, enum what what)
 {
     _Alignas(struct dirent) char entries[1024];
@@ -81,10 +81,10 @@ static void close_from_to(unsigned first, unsigned last, enum what what)
     unsigned flags = what == CLOSE ? 0 : CLOSE_RANGE_CLOEXEC;
     if (first > last || close_range_now(first, last, flags))
         return;
-    /* close_range(2) has failed, because the kernel lacks it (before Linux 5.9, or its flag before
-     * 5.11), or because a seccomp filter denies it. Close each number up to RLIMIT_NOFILE only if
-     * /proc can't be read either, because the limit may be a billion, and because descriptors above
-     * the limit, which were opened before the limit was lowered, are missed. */
+    /* close_range(2) failed: the kernel lacks the call (before Linux 5.9) or its flag (before
+     * 5.11), or a seccomp filter denies it. Closing every number up to RLIMIT_NOFILE is the last
+     * resort: the limit may be a billion, and descriptors above it are missed if it was lowered
+     * after they had been opened. */
     if (close_listed(first, last, what))
         return;
     struct rlimit limit;
@@ -94,8 +94,8 @@ static void close_from_to(unsigned first, unsigned last, enum what what)
         close_one((int)fd, what);
 }
 
-/* Sets the error of a failed call on a descriptor. Formats the number itself, because printf(3) is
- * not async-signal-safe. */
+/* Fills in the error of a failed call on a descriptor. Formats the number itself, because printf(3)
+ * is not async-signal-safe. */
 static int fail_descriptor(enum un_step step, int fd, struct un_error *err)
 {
     char text[sizeof "descriptor -2147483648"] = "descriptor -";
@@ -163,7 +163,7 @@ void un_close_all_fds_at_exec(void)
 
 void un_make_fd_room(void)
 {
-    /* Use O_PATH, so that the descriptor can be neither read nor written. */
+    /* With O_PATH, nothing can be read from the descriptor or written to it. */
     un_auto_close int nothing = openat(AT_FDCWD, "/dev/null", O_PATH);
     if (nothing < 0)
         return;
@@ -173,8 +173,8 @@ void un_make_fd_room(void)
 int un_place_stdio(const int stdio[3], struct un_error *err)
 {
     int from[3];
-    /* Duplicate sources below 3 to higher numbers first, because dup2(2) to descriptor 0 could
-     * otherwise overwrite the source for descriptor 1. */
+    /* First duplicate the sources below 3 to higher numbers. Otherwise dup2(2) to descriptor 0, for
+     * example, could overwrite the source of descriptor 1. */
     for (int to = 0; to < 3; to++) {
         from[to] = stdio[to];
         if (from[to] < 0 || from[to] > 2 || from[to] == to)
@@ -189,7 +189,8 @@ int un_place_stdio(const int stdio[3], struct un_error *err)
                 return -1;
             continue;
         }
-        /* gcc's analyzer assumes that dup2(2) creates a new descriptor, and reports a leak. */
+        /* gcc's analyzer assumes that dup2(2) creates another descriptor, which it reports as a
+         * leak. */
         /* NOLINTNEXTLINE(analyzer-fd-leak) */
         if (from[to] >= 0 && dup2(from[to], to) < 0)
             return fail_descriptor(UN_STEP_STDIO, from[to], err);

@@ -19,31 +19,30 @@
 #define NO_PID (-1L)
 #define NO_SUCH_PID INT_MAX
 
-/* A system call that a filter may make fail, because the caller handles or reports the error. Only
- * a filter that kills the caller counts as forbidding the call. */
+/* A system call whose errors are handled or reported by its caller. A filter forbids it only by
+ * killing the caller. */
 #define USED(call, ...) {SYS_##call, {__VA_ARGS__}, #call, UN_STEP_SANDBOX, DENIED, false}
-/* A system call that a filter forbids even if the filter only makes the call fail with an error,
- * because the later failure of usernsctl or runsc would not name the filter. */
+/* A system call that a filter also forbids by returning an error, because what fails later in
+ * usernsctl or runsc would not name the filter. */
 #define NEEDED(call, ...) {SYS_##call, {__VA_ARGS__}, #call, UN_STEP_SANDBOX, DENIED, true}
 #define DENIED "seccomp-denies-call"
 #define MOUNT(number, name, ...)                                                                   \
     {number, {__VA_ARGS__}, name, UN_STEP_MOUNT, "mount-by-descriptor-missing", false}
 
-/* unshare(2) comes first, so that errors name unshare(2) if a filter denies it; such filters, for
- * example those of container engines, also deny other calls of this list. The kernel itself never
- * denies unshare(0). */
+/* unshare(2) comes first, so that errors name it: filters that deny it, such as those of container
+ * engines, also deny other calls in this list. The kernel itself never denies unshare(0). */
 static const struct un_probe_call launch_calls[] = {
     {SYS_unshare, {0}, "unshare", UN_STEP_UNSHARE, "seccomp-denies-userns", true},
     {SYS_mount, {0}, "mount", UN_STEP_MOUNT, "mount-denied", false},
     MOUNT(UN_SYS_OPEN_TREE, "open_tree", NO_FD, 0, NO_FLAG),
     MOUNT(UN_SYS_MOVE_MOUNT, "move_mount", NO_FD, 0, NO_FD, 0, NO_FLAG),
     MOUNT(UN_SYS_MOUNT_SETATTR, "mount_setattr", NO_FD, 0, NO_FLAG),
-    /* usernsctl-watch starts runsc by clone3(2), and by clone(2) where clone3(2) is denied. */
+    /* usernsctl-watch starts runsc by clone3(2), or by clone(2) if clone3(2) is denied. */
     {UN_SYS_CLONE3, {0}, "clone3", UN_STEP_CLONE, DENIED, false},
     {SYS_clone, {CLONE_THREAD}, "clone", UN_STEP_CLONE, DENIED, true},
     {SYS_ptrace, {NO_FLAG, NO_PID}, "ptrace", UN_STEP_SANDBOX, "ptrace-denied", true},
     {SYS_pivot_root, {0}, "pivot_root", UN_STEP_SANDBOX, "mount-denied", false},
-    /* System calls that build the root filesystem. */
+    /* The calls that build the root filesystem. */
     NEEDED(chdir, 0),
     NEEDED(getcwd, 0, 1),
     USED(clock_nanosleep, NO_FLAG),
@@ -59,15 +58,15 @@ static const struct un_probe_call launch_calls[] = {
     USED(setresgid, -1, -1, -1),
     USED(setresuid, -1, -1, -1),
     NEEDED(prlimit64, 0, NO_FLAG),
-    NEEDED(writev, NO_FD), /* musl's stdio writes messages by writev(2) */
-    /* System calls without which Python and Go fail at startup. */
+    NEEDED(writev, NO_FD), /* musl's stdio writes by writev(2) */
+    /* The calls without which Python or Go fails at startup. */
     NEEDED(rt_sigaction, 0),
     NEEDED(rt_sigprocmask, 0),
     NEEDED(lseek, NO_FD),
     NEEDED(capget, 0),
     NEEDED(capset, 0),
     NEEDED(prctl, PR_SET_PDEATHSIG, NO_FLAG),
-#ifdef SYS_chmod /* AArch64 has only the newer variants of these calls. */
+#ifdef SYS_chmod /* The older variants of calls, which AArch64 lacks. */
     NEEDED(access, 0),
     NEEDED(getrlimit, 0),
     NEEDED(chmod, 0),
@@ -80,8 +79,8 @@ static const struct un_probe_call launch_calls[] = {
     USED(copy_file_range, NO_FD, 0, NO_FD, 0, 0, NO_FLAG),
     USED(unlinkat, NO_FD, 0, NO_FLAG),
     USED(umask, 0),
-    /* System calls that are needed to start runsc and wait for it, or that runsc itself makes. */
-    NEEDED(wait4, NO_PID, 0, NO_FLAG), /* tried before all other calls, see wait_call */
+    /* The calls that start runsc and wait for it, and those that runsc makes itself. */
+    NEEDED(wait4, NO_PID, 0, NO_FLAG), /* wait_call tries wait4(2) before all other calls */
     NEEDED(waitid, 0, 0, 0, NO_FLAG),
     NEEDED(setsid, 0),
     NEEDED(setuid, NO_FLAG),
@@ -123,8 +122,8 @@ static const struct un_probe_call launch_calls[] = {
     USED(sched_yield, 0),
     USED(madvise, 1),
     USED(membarrier, NO_FLAG, NO_FLAG),
-    /* System calls of gVisor and of the programs in gVisor. A filter is applied to a program's call
-     * before gVisor intercepts the call. */
+    /* The calls that gVisor makes, and those that programs in gVisor make: a filter applies to a
+     * program's call before gVisor intercepts it. */
     USED(statx, NO_FD, 0, NO_FLAG),
     NEEDED(fgetxattr, NO_FD),
     USED(fallocate, NO_FD),
@@ -133,8 +132,8 @@ static const struct un_probe_call launch_calls[] = {
     USED(syslog, NO_FLAG),
 };
 
-/* System calls of un_spawn(), of Python's subprocess module, and of doctor itself, to start and
- * watch the probes. */
+/* The system calls by which un_spawn(), Python's subprocess module and doctor start and watch the
+ * probes. */
 static const struct un_probe_call doctor_calls[] = {
     {UN_SYS_CLONE3, {0}, "clone3", UN_STEP_CLONE, DENIED, false},
     USED(waitid, 0, 0, 0, NO_FLAG),
@@ -153,10 +152,9 @@ static const struct un_probe_call doctor_calls[] = {
 #endif
 };
 
-/* System calls that enter a new user namespace. For most of them, only a filter that kills the
- * caller counts, because the caller reports an error. For getpid(2), whose result no caller checks,
- * a filter that returns an error counts, too. The flag 1 is invalid, so unshare(2) fails and
- * changes nothing. */
+/* The system calls that enter a new user namespace. Their callers report errors, so a filter
+ * forbids most of them only by killing the caller. An exception is getpid(2), whose result is never
+ * checked. The flag 1 makes unshare(2) invalid, so that it changes nothing. */
 static const struct un_probe_call enter_calls[] = {
     {SYS_unshare,
      {CLONE_NEWUSER | CLONE_NEWNS | 1},
@@ -176,7 +174,7 @@ static const struct un_probe_call enter_calls[] = {
 #endif
 };
 
-/* System calls that find the subordinate ranges and the helpers, and run the helpers. */
+/* The system calls that find the subordinate ranges, and that find and run the helpers. */
 static const struct un_probe_call ranges_calls[] = {
     USED(uname, 0), USED(statfs, 0), USED(pipe2, 0, NO_FLAG), USED(waitid, 0, 0, 0, NO_FLAG),
 #ifdef SYS_stat
@@ -184,8 +182,8 @@ static const struct un_probe_call ranges_calls[] = {
 #endif
 };
 
-/* System calls of newuidmap and newgidmap, and of the dynamic loader that starts them. The calls
- * change nothing, because mprotect(2) rejects the address, and fcntl(2) the descriptor. */
+/* The system calls of newuidmap and newgidmap, and of the dynamic loader that loads them. They
+ * change nothing: mprotect(2) rejects the address, fcntl(2) the descriptor. */
 static const struct un_probe_call helper_calls[] = {
     NEEDED(lseek, NO_FD),
     NEEDED(fcntl, NO_FD),
@@ -204,24 +202,24 @@ const struct un_probe_calls un_ranges_calls = LIST(ranges_calls);
 const struct un_probe_calls un_helper_calls = LIST(helper_calls);
 const struct un_probe_calls un_join_calls = LIST(join_calls);
 
-/* Returns whether a filter has denied the last call. The errors that this function checks are those
- * that filters usually return, and that the kernel itself never returns for the arguments of these
- * calls. systemd's RestrictAddressFamilies= returns EAFNOSUPPORT. */
+/* Returns whether a filter has denied the last call. Checks for the errors that filters usually
+ * return, and that the kernel itself never returns for these arguments. EAFNOSUPPORT is the error
+ * of systemd's RestrictAddressFamilies=. */
 static bool is_denied(long result)
 {
     return result < 0 &&
            (errno == EPERM || errno == EACCES || errno == ENOSYS || errno == EAFNOSUPPORT);
 }
 
-/* A call of wait4(2) that waits for no process, because the kernel rejects the flag. */
+/* A wait4(2) that never waits, because the kernel rejects the flag. */
 static const struct un_probe_call wait_call = USED(wait4, NO_PID, 0, NO_FLAG);
 
-/* The results of the child, which are in memory that the child shares with its parent. */
+/* What the child has found out, in memory that it shares with its parent. */
 struct trial {
-    size_t begun;   /* number of system calls that the child has begun to try */
-    bool can_wait;  /* whether wait4(2) has not killed the child */
-    bool has_ended; /* whether no system call has killed the child */
-    bool is_denied; /* whether a filter has denied the last system call that the child tried */
+    size_t begun;   /* number of system calls that the child has tried, including the current one */
+    bool can_wait;  /* whether the child has survived wait4(2) */
+    bool has_ended; /* whether the child has survived all system calls */
+    bool is_denied; /* whether a filter has denied the last system call */
 };
 
 static long call(const struct un_probe_call *call)
@@ -232,8 +230,8 @@ static long call(const struct un_probe_call *call)
 
 static _Noreturn void try_in_child(const struct un_probe_calls *calls, struct trial *trial)
 {
-    /* Prevent a core dump in case a filter kills this child. Ignore a failure, whose only
-     * consequence may be a core dump. */
+    /* If a filter kills this child, it leaves no core dump. Ignore a failure, which at worst allows
+     * a core dump. */
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
     signal(SIGSYS, SIG_DFL);
     call(&wait_call);
@@ -246,8 +244,8 @@ static _Noreturn void try_in_child(const struct un_probe_calls *calls, struct tr
     _exit(0);
 }
 
-/* Returns whether a child would become PID 1 of a new PID namespace, which would end with the exit
- * of the child. Checks whether stat(2) of ns/pid_for_children fails, as it does until PID 1 exists
+/* Returns whether a child of this process would become PID 1 of a new PID namespace, which would
+ * then end with that child. Until PID 1 exists, stat(2) of ns/pid_for_children fails
  * (pidns_for_children_get()). */
 static bool would_be_first(void)
 {
@@ -256,10 +254,10 @@ static bool would_be_first(void)
            stat("/proc/thread-self/ns/pid_for_children", &status) != 0;
 }
 
-/* Forks a child with all signals blocked, so that handlers of this process don't run in the child.
- * The child has no exit signal, so that neither a SIGCHLD handler nor a wait for any child notices
- * it. Returns after the child has exited (CLONE_VFORK), so that no system call is needed to wait
- * for it. */
+/* Forks a child with all signals blocked, so that no handler of this process runs in the child. The
+ * child has no exit signal, so neither a SIGCHLD handler nor a thread that waits for any child
+ * notices it. Because of CLONE_VFORK, returns only after the child has exited, so that it can be
+ * waited for without another system call. */
 static pid_t run_child(const struct un_probe_calls *calls, struct trial *trial)
 {
     sigset_t all, before;
@@ -276,7 +274,7 @@ static pid_t run_child(const struct un_probe_calls *calls, struct trial *trial)
 static bool was_killed(pid_t child, const struct trial *trial)
 {
     int status;
-    /* Leave the child as a zombie if a filter kills callers of wait4(2). */
+    /* If a filter kills callers of wait4(2), the child must stay a zombie. */
     if (!trial->can_wait)
         return true;
     while (waitpid(child, &status, __WALL) < 0)

@@ -4,7 +4,7 @@
 #include <poll.h>
 #include <signal.h>
 
-/* Interval in milliseconds at which jobs are checked for a stop by a signal. */
+/* How often the jobs are checked for a stop by a signal, in milliseconds. */
 #define SLICE_MS 200
 #define JOBS_MAX 2
 
@@ -42,8 +42,8 @@ static size_t room(const struct un_job *job)
     return job->output_size - 1 - job->length;
 }
 
-/* Reads once from the output pipe of a job. The read does not block, because poll(2) has reported
- * `events` for the pipe. Output that exceeds the buffer is discarded. */
+/* Reads once from the output pipe of a job, for which poll(2) has reported `events`, so that the
+ * read does not block. Discards output that exceeds the buffer. */
 static void read_output(struct un_job *job, short events)
 {
     char spare[4096];
@@ -61,8 +61,8 @@ static void read_output(struct un_job *job, short events)
     job->output[job->length] = '\0';
 }
 
-/* Reads the rest of the output of a job that has ended. Does not wait for end of file, because
- * other processes may still have the pipe open. */
+/* Reads the output that a job has left in its pipe. Does not wait for end of file, because other
+ * processes may have the pipe open, too. */
 static void read_last_output(struct un_job *job)
 {
     struct pollfd end = {.fd = job->pipe, .events = POLLIN};
@@ -82,8 +82,8 @@ static void finish(struct un_job *job, bool (*reap)(int pidfd, siginfo_t *how))
     read_last_output(job);
 }
 
-/* Waits for at most `timeout` milliseconds until a job has written output or exited. Reads the
- * output, and reaps the jobs that have exited. */
+/* Waits until a job writes output or exits, at most `timeout` milliseconds. Reads the output, and
+ * reaps the jobs that have exited. */
 static void wait_round(struct un_job *jobs, size_t count, int timeout)
 {
     struct pollfd fds[2 * JOBS_MAX];
@@ -128,9 +128,9 @@ static void wait_all(struct un_job *jobs, size_t count, int timeout_ms)
     }
 }
 
-/* Returns the read end of an empty pipe. Jobs use this pipe as their standard input, so that they
- * don't read the standard input of the command. /dev/null is not used, because root in the current
- * namespaces may have mounted a file there that blocks the reader. */
+/* Returns the read end of an empty pipe, which becomes the standard input of jobs, so that they
+ * don't read that of the command. /dev/null could be another file, mounted there by root in the
+ * current namespaces, that blocks the reader. */
 static int open_empty(void)
 {
     int ends[2];

@@ -5,9 +5,9 @@
 #include <string.h>
 #include <sys/socket.h>
 
-/* Maximum number of attempts, one per millisecond, while sendmsg(2) fails with ETOOMANYREFS. The
- * limit of descriptors in flight is common to all processes of the user (unix(7)), so other
- * processes may soon receive theirs. */
+/* Maximum number of attempts, one per millisecond, while sendmsg(2) fails with ETOOMANYREFS. All
+ * processes of a user share the limit of descriptors in flight (unix(7)), so an attempt may succeed
+ * after other processes have received theirs. */
 #define TRIES_MAX 1000
 
 bool un_send(int socket, const void *data, size_t size, const int *fds, size_t count)
@@ -38,7 +38,7 @@ bool un_send(int socket, const void *data, size_t size, const int *fds, size_t c
     return sent == (ssize_t)size;
 }
 
-/* Stores the descriptors of a received message in `fds`. Returns their number. */
+/* Moves the descriptors in a received message to `fds`. Returns how many there are. */
 static size_t take_fds(struct msghdr *letter, int fds[UN_MESSAGE_FDS])
 {
     size_t count = 0;

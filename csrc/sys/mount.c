@@ -1,10 +1,8 @@
 /*
- * Mounting by path and by descriptor.
- *
- * A user with write permission for a directory can replace an entry by a symbolic link between the
- * check of a path and its use. A descriptor keeps referring to the same file. So files and mount
- * points that another user may replace are passed as descriptors to open_tree(2) and move_mount(2),
- * which exist since Linux 5.2, and to mount_setattr(2), which exists since Linux 5.12.
+ * Mounting by path and by descriptor. Who may write to a directory can replace an entry by a
+ * symbolic link after a path was checked and before it is used; a descriptor always refers to the
+ * same file. So files and mount points that another user could replace are passed by descriptor, to
+ * open_tree(2) and move_mount(2) (since Linux 5.2) and mount_setattr(2) (since Linux 5.12).
  */
 #include "base/base.h"
 #include "sys/sys.h"
@@ -12,8 +10,8 @@
 #include <sys/mount.h>
 #include <sys/syscall.h>
 
-/* Define these constants here, because linux/mount.h can't be included together with sys/mount.h,
- * and some libcs lack them. */
+/* Defined here, because some libcs lack these constants, and linux/mount.h can't be included
+ * together with sys/mount.h. */
 #ifndef AT_RECURSIVE
 #define AT_RECURSIVE 0x8000
 #endif
@@ -40,15 +38,15 @@ int un_mount(const char *source, const char *target, const char *type, unsigned 
     return 0;
 }
 
-/* Returns whether the last system call failed because the kernel lacks the call or a filter denies
- * it. Otherwise the call fails with EBADF, because the descriptor is -1. */
+/* Returns whether the last system call, whose descriptor was -1, failed because the kernel lacks
+ * the call or a filter denies it. Otherwise its error is EBADF. */
 static bool is_call_missing(long result)
 {
     return result < 0 && errno != EBADF;
 }
 
-/* Returns whether one of the mount system calls is missing or denied by a filter. Two of the calls
- * check CAP_SYS_ADMIN first, but only processes with that capability call this function. */
+/* Returns whether one of the mount calls is missing or denied by a filter. Two of the calls also
+ * fail without CAP_SYS_ADMIN, but all callers of this function have that capability. */
 static bool is_mount_denied(void)
 {
     const struct attributes read_only = {.set = 1};
@@ -81,8 +79,8 @@ int un_mount_restrict(int top, uint64_t set, uint64_t clear, const char *name, s
 
 int un_bind(int source, int target, uint64_t attributes, const char *name, struct un_error *err)
 {
-    /* The copy must be recursive, because a user namespace other than the owner of the mounts may
-     * not bind-mount a directory without the mounts below it, which may hide files
+    /* The copy must be recursive. A user namespace that does not own the mounts may not bind-mount
+     * a directory without the mounts below it, because they may hide files
      * (mount_namespaces(7)). */
     unsigned flags = OPEN_TREE_CLONE | AT_EMPTY_PATH | AT_RECURSIVE | O_CLOEXEC;
     un_auto_close int tree = (int)syscall(UN_SYS_OPEN_TREE, source, "", flags);

@@ -1,4 +1,4 @@
-/* The types of namespaces, and joining them. */
+/* The types of namespaces, and how to join them. */
 #include "base/base.h"
 #include "sys/sys.h"
 
@@ -6,7 +6,7 @@
 
 static const struct {
     uint64_t flag;
-    const char *file; /* path of the namespace file, relative to /proc/PID */
+    const char *file; /* path of the namespace file in /proc/PID */
 } kinds[UN_NS_COUNT] = {
     [UN_NS_USER] = {CLONE_NEWUSER, "ns/user"},
     [UN_NS_MOUNT] = {CLONE_NEWNS, "ns/mnt"},
@@ -15,8 +15,7 @@ static const struct {
     [UN_NS_IPC] = {CLONE_NEWIPC, "ns/ipc"},
     [UN_NS_UTS] = {CLONE_NEWUTS, "ns/uts"},
     [UN_NS_CGROUP] = {CLONE_NEWCGROUP, "ns/cgroup"},
-    /* Use the namespace for children, because a child starts in the time namespace that its parent
-     * has set for its children. */
+    /* Use the time namespace for children, because the command will be a child, too. */
     [UN_NS_TIME] = {CLONE_NEWTIME, "ns/time_for_children"},
 };
 
@@ -43,8 +42,8 @@ int un_namespace_join(const struct un_namespace *ns, struct un_error *err)
 {
     if (un_filter_forbids(&un_join_calls, err) || un_hide_process(err))
         return -1;
-    /* Join the user namespace first, because this grants the capabilities that setns(2) needs for
-     * the other namespaces. */
+    /* Join the user namespace first: that grants the capabilities which setns(2) requires for the
+     * others. */
     for (int kind = 0; kind < UN_NS_COUNT; kind++)
         if (un_namespace_join_one(ns->fd[kind], kind, err))
             return -1;

@@ -16,7 +16,7 @@ static bool is_null(int fd)
 int un_fill_stdio(void)
 {
     for (int fd = 0; fd < 3; fd++)
-        /* The new descriptor is `fd`, because open(2) uses the lowest free number. */
+        /* open(2) returns the lowest free number, which is `fd`. */
         if (fcntl(fd, F_GETFD) < 0 && (un_open_null(O_RDWR) != fd || fcntl(fd, F_SETFD, 0)))
             return -1;
     return 0;
@@ -25,8 +25,8 @@ int un_fill_stdio(void)
 int un_open_null(int mode)
 {
     int fd = openat(AT_FDCWD, "/dev/null", mode | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-    /* Clear O_NONBLOCK, which was needed only for the open, because programs that inherit the
-     * descriptor don't expect it. */
+    /* O_NONBLOCK was only needed to open the file. Programs that inherit the descriptor don't
+     * expect it. */
     if (fd < 0 || (is_null(fd) && !fcntl(fd, F_SETFL, mode)))
         return fd;
     close(fd);

@@ -1,4 +1,4 @@
-/* Writing this process's own setgroups, uid_map and gid_map. */
+/* Writing the files setgroups, uid_map and gid_map of this process itself. */
 #include "base/base.h"
 #include "sys/sys.h"
 
@@ -22,7 +22,7 @@ int un_map_file_open(int dir, int file, struct un_error *err)
     return fd < 0 ? fail_map_file(file, err) : fd;
 }
 
-/* The kernel accepts the text of setgroups, uid_map and gid_map only in a single write(2). */
+/* The kernel accepts the content of each of these files only as a single write(2). */
 int un_map_file_write(int fd, int file, const char *text, struct un_error *err)
 {
     ssize_t length = (ssize_t)strlen(text), written = write(fd, text, (size_t)length);
@@ -49,10 +49,10 @@ static int write_files(const char *const text[UN_MAP_FILES], const int fd[UN_MAP
     return 0;
 }
 
-/* Opens the map files of this non-dumpable process. Because the process is non-dumpable, its files
- * in /proc belong to uid 0 of the user namespace in which its program was executed (proc_pid(5)),
- * or, on old kernels, to uid 0 of the initial user namespace. Unless this process is that uid 0,
- * and can open the files, it becomes dumpable while it opens them. */
+/* Opens the map files of this process while it is non-dumpable. Its files in /proc then belong to
+ * uid 0 of the user namespace in which its program was executed (proc_pid(5)), or, on old kernels,
+ * of the initial user namespace. If this process is that uid 0, it tries to open the files as they
+ * are. Otherwise, or if that fails, it is dumpable while it opens them. */
 static int open_while_hidden(int dir, const struct un_own_maps *maps,
                              const char *const text[UN_MAP_FILES], int fd[UN_MAP_FILES],
                              struct un_error *err)
@@ -62,7 +62,7 @@ static int open_while_hidden(int dir, const struct un_own_maps *maps,
         if (!failed || err->errnum != EACCES)
             return failed;
     }
-    /* Ignore a failure, because open_files() then fails, too. */
+    /* Ignore a failure, after which open_files() fails, too. */
     prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
     int failed = open_files(dir, text, fd, err);
     struct un_error ignored;
@@ -76,8 +76,8 @@ static int write_own_maps(const struct un_own_maps *maps, struct un_error *err)
         [UN_FILE_UID_MAP] = maps->map[UN_UID],
         [UN_FILE_GID_MAP] = maps->map[UN_GID],
     };
-    /* The directory is in the same array as the map files, so that one un_close_each() closes all
-     * descriptors. */
+    /* The directory is in the array of the map files, so that one un_close_each() closes all of
+     * them. */
     int all[1 + UN_MAP_FILES] = {un_open_self(err), -1, -1, -1}, *fd = all + 1;
     if (all[0] < 0)
         return -1;

@@ -8,10 +8,11 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Records a wait status of the command, or of PID 1, which is the parent of the command. PID 1
- * exits after the command, with a different status. The status of PID 1 counts only if PID 1 was
- * killed before it reported the exit of the command. Returns whether `status` means that the
- * process has exited or was killed. */
+/* Records a wait status of the command, or of PID 1, which is the command's parent. Returns whether
+ * the process has exited or was killed.
+ *
+ * PID 1 exits after the command, with another status. So the status of PID 1 counts only if PID 1
+ * was killed before it reported the exit of the command. */
 static bool note_status(struct un_watched_child *child, int status)
 {
     bool ended = WIFEXITED(status) || WIFSIGNALED(status);
@@ -30,7 +31,7 @@ static void take_reports(struct un_watched_child *child)
         note_status(child, status);
 }
 
-/* Records the status changes of the child, and reaps all other children. */
+/* Records all changes of the child's status, and reaps all other children. */
 static void take_changes(struct un_watched_child *child)
 {
     int status;
@@ -38,19 +39,18 @@ static void take_changes(struct un_watched_child *child)
     while ((whose = waitpid(-1, &status, WNOHANG | WUNTRACED | WCONTINUED)) > 0) {
         if (whose != child->pid)
             continue;
-        /* Read the reports that PID 1 has written before its exit, then the wait status of PID 1.
-         */
+        /* Read what PID 1 reported before it exited, and only then its own status. */
         take_reports(child);
         child->ended = note_status(child, status);
-        /* Ignore that the report is lost if the pipe is full. The reader is stopped in this case,
-         * and will read a later report. */
+        /* A full pipe means that the reader is stopped. It will read a later report, so this one
+         * may be lost. */
         if (child->report >= 0)
             (void)!write(child->report, &status, sizeof status);
     }
     take_reports(child);
 }
 
-/* Returns whether the kernel has sent the signal to the child, too; see un_pass_on_by_kill. */
+/* Returns whether the kernel has sent this signal to the child as well (see un_pass_on_by_kill). */
 static bool is_for_all(pid_t child, const siginfo_t *info)
 {
     if (info->si_code != SI_KERNEL || getpgid(child) != getpgid(0))
@@ -71,8 +71,7 @@ static bool is_for_all(pid_t child, const siginfo_t *info)
     }
 }
 
-/* Signalling the pid is safe, because only this thread reaps the child, so the pid can't have been
- * reused. */
+/* Only this thread reaps the child, so its pid can't have been reused. */
 void un_pass_on_by_kill(pid_t child, const siginfo_t *info, void *arg)
 {
     (void)arg;
@@ -80,18 +79,18 @@ void un_pass_on_by_kill(pid_t child, const siginfo_t *info, void *arg)
         kill(child, info->si_signo);
 }
 
-/* All signals, including those that libc reserves. musl reserves signal 34, which is the first
- * real-time signal for programs with glibc. */
+/* All signals, including those that libc reserves: musl, for example, reserves signal 34, which
+ * glibc's programs use as their first real-time signal. */
 static const uint64_t every_signal = ~UINT64_C(0);
 
-/* Waits for any signal. Returns the signal number, or -1 with errno set. */
+/* Waits for any signal. Returns its number, or -1 with errno set. */
 static int wait_for_signal(siginfo_t *info, const struct timespec *timeout)
 {
     return (int)syscall(SYS_rt_sigtimedwait, &every_signal, info, timeout, sizeof every_signal);
 }
 
-/* Waits for any signal for at most `timeout_ms`, or until the descriptor of `checkup` reports an
- * event. Returns the signal number, or -1. */
+/* Waits for any signal, but at most `timeout_ms`, and only until the descriptor of `checkup` has an
+ * event. Returns the signal's number, or -1. */
 static int wait_for_signal_or_event(siginfo_t *info, const struct un_checkup *checkup,
                                     int timeout_ms)
 {
@@ -143,8 +142,7 @@ void un_pass_on_until_end(struct un_watched_child *child, un_pass_on *pass_on, v
         }
         int timeout_ms =
             child->checkup ? child->checkup->check(child->pid, child->checkup->arg) : -1;
-        /* The SIGCONT that resumes this process after SIGSTOP is forwarded like any other signal.
-         */
+        /* The SIGCONT that resumes this process is forwarded like any other signal. */
         int sig = wait_for_signal_or_event(&info, child->checkup, timeout_ms);
         if (sig > 0 && sig != SIGCHLD)
             pass_on(child->pid, &info, arg);

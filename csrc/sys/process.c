@@ -9,7 +9,7 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-/* Timeout in milliseconds for the exit of a child after SIGKILL. */
+/* How long to wait for a child after SIGKILL, in milliseconds. */
 #define END_MS 2000
 
 int un_pidfd_open(pid_t pid)
@@ -32,7 +32,7 @@ int un_wait_readable(int fd, int timeout_ms)
 struct pidfd_info {
     uint64_t mask;
     uint64_t cgroup;
-    uint32_t ids[11]; /* pid, tgid, ppid, and the uids and gids of the process */
+    uint32_t ids[11]; /* the ids of the process */
     int32_t exit_code;
 };
 #define PIDFD_INFO_EXIT 8 /* flag since Linux 6.15 */
@@ -73,8 +73,7 @@ int un_reap_exited(int pidfd, struct un_usage *usage)
 {
     siginfo_t how = {.si_pid = 0};
     struct rusage used;
-    /* Make the system call directly, because libc's waitid() has no parameter for the resource
-     * usage. */
+    /* libc's waitid() lacks the parameter for the resource usage. */
     if (syscall(SYS_waitid, UN_BY_PIDFD, pidfd, &how, WEXITED | WNOHANG | __WALL, &used) ||
         !how.si_pid)
         return -1;
@@ -91,8 +90,8 @@ int un_stopped_by(int pidfd)
     return waitid(UN_BY_PIDFD, (id_t)pidfd, &how, options) || !how.si_pid ? 0 : how.si_status;
 }
 
-/* Sends SIGKILL to a child by its pid. The child has not been reaped yet, so the pid can't have
- * been reused. */
+/* Kills a child by its pid, which can't have been reused, because the child has not been reaped
+ * yet. */
 static void kill_by_number(int pidfd)
 {
     int64_t pid = un_fd_info(pidfd, "Pid:");
@@ -102,8 +101,8 @@ static void kill_by_number(int pidfd)
 
 void un_kill(int pidfd)
 {
-    /* If a seccomp filter denies this system call, kill the child by its pid, because the caller
-     * would otherwise wait for ever. */
+    /* A seccomp filter denies this system call. Use the pid instead, because the caller waits for
+     * the exit of the child. */
     if (syscall(UN_SYS_PIDFD_SEND_SIGNAL, pidfd, SIGKILL, NULL, 0) && errno != ESRCH)
         kill_by_number(pidfd);
 }

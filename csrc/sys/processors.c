@@ -4,7 +4,8 @@
 #include <sched.h>
 #include <sys/syscall.h>
 
-/* Size of an affinity mask in bytes, for 8192 processors, the maximum of Linux (CONFIG_NR_CPUS). */
+/* Size of an affinity mask in bytes, for 8192 processors, the most that Linux supports
+ * (CONFIG_NR_CPUS). */
 #define SET_BYTES 1024
 #define SET_BITS (SET_BYTES * 8)
 
@@ -17,8 +18,8 @@ static bool has_processor(const struct processors *set, unsigned number)
     return set->bits[number / 8] >> number % 8 & 1;
 }
 
-/* Reads the affinity mask of this thread. Makes the system call directly, because libc's cpu_set_t
- * has only 1024 processors. */
+/* Reads the affinity mask of this thread by a direct system call, because libc's cpu_set_t has room
+ * for 1024 processors only. */
 static bool read_affinity(struct processors *set)
 {
     memset(set, 0, sizeof *set);
@@ -42,8 +43,8 @@ void un_use_processors(uint64_t count)
     unsigned first = 0;
     if (!read_affinity(&all) || syscall(SYS_getcpu, &first, NULL, NULL))
         return;
-    /* Begin with the current processor, because the scheduler has started this process on a
-     * processor with little work. */
+    /* Begin with the current processor, which the scheduler has chosen because it had little
+     * work. */
     for (unsigned i = 0; i < SET_BITS && count; i++) {
         unsigned number = (first + i) % SET_BITS;
         if (!has_processor(&all, number))

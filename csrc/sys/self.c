@@ -51,7 +51,7 @@ int un_capability_count(void)
 {
     for (int count = 0; count < 64; count++)
         if (prctl(PR_CAPBSET_READ, count, 0, 0, 0) < 0)
-            /* EINVAL means that the kernel has no such capability. Any other errno comes from a
+            /* The kernel returns EINVAL if it has no such capability. Any other errno comes from a
              * seccomp filter. */
             return errno == EINVAL ? count : -1;
     return 64;

@@ -1,4 +1,4 @@
-/* The setup inside the namespaces, before the command is executed. */
+/* The setup in the namespaces, before the command is executed. */
 #include "base/base.h"
 #include "sys/sys.h"
 
@@ -19,8 +19,8 @@ static int apply_mount_proc(const struct un_setup *setup, struct un_error *err)
 {
     if (!setup->mount_proc)
         return 0;
-    /* Make the mount point private. If it were shared, the new proc file system would also be
-     * mounted in the caller's mount namespace. */
+    /* If the mount point were shared, the new procfs would also be mounted in the caller's mount
+     * namespace. */
     if (mount("none", setup->mount_proc, NULL, MS_PRIVATE | MS_REC, NULL) && errno != EINVAL)
         return un_fail_errno(err, UN_STEP_MOUNT, setup->mount_proc);
     if (mount("proc", setup->mount_proc, "proc", MS_NOSUID | MS_NOEXEC | MS_NODEV, NULL))
@@ -28,8 +28,8 @@ static int apply_mount_proc(const struct un_setup *setup, struct un_error *err)
     return 0;
 }
 
-/* Drops capabilities and installs restrictions. Must precede the change of ids, which may clear the
- * capabilities that these steps need. */
+/* Drops capabilities and installs filters. Must be done before the ids change, because that may
+ * clear the capabilities that are needed here. */
 static int apply_restrictions(const struct un_setup *setup, struct un_error *err)
 {
     if (un_caps_drop_bounding(setup->drop_bounding))
@@ -41,7 +41,7 @@ static int apply_restrictions(const struct un_setup *setup, struct un_error *err
     return 0;
 }
 
-/* Sets the error of a failed change to an id. Formats the id itself, because printf(3) is not
+/* Fills in the error of a failed change to an id. Formats the id itself, because printf(3) is not
  * async-signal-safe. */
 static int fail_change(enum un_step step, const char *kind, int64_t id, struct un_error *err)
 {
@@ -51,8 +51,8 @@ static int fail_change(enum un_step step, const char *kind, int64_t id, struct u
     return un_fail_errno(err, step, text);
 }
 
-/* Changes the groups and ids by direct system calls, because libc's wrappers change the ids of all
- * threads, under a lock. */
+/* Changes the groups and ids of this thread by direct system calls. libc's wrappers would take a
+ * lock and change the ids of all threads. */
 static int apply_credentials(const struct un_setup *setup, struct un_error *err)
 {
     bool changes = setup->gid >= 0 || setup->uid >= 0;
@@ -90,8 +90,8 @@ int un_die_with_parent(int sig, int parent_pidfd, struct un_error *err)
 
 int un_setup_apply(const struct un_setup *setup, struct un_error *err)
 {
-    /* Call un_own_stdio() first, because the new root directory may have no /proc, and a process
-     * with the new ids may have no permission to open the files. */
+    /* Call un_own_stdio() first. Later there may be no /proc in the new root directory, or the new
+     * ids may not allow opening the files. */
     if (setup->own_stdio)
         un_own_stdio();
     if (setup->propagation && mount("none", "/", NULL, MS_REC | setup->propagation, NULL))
@@ -104,7 +104,7 @@ int un_setup_apply(const struct un_setup *setup, struct un_error *err)
         return un_fail_errno(err, UN_STEP_CWD, setup->cwd);
     if (apply_restrictions(setup, err) || apply_credentials(setup, err))
         return -1;
-    /* Set the parent-death signal last, because a change of credentials clears it
+    /* Set the parent-death signal last, because each change of credentials clears it
      * (PR_SET_PDEATHSIG(2const)). */
     return setup->pdeathsig ? un_die_with_parent(setup->pdeathsig, setup->parent_pidfd, err) : 0;
 }

@@ -1,4 +1,4 @@
-/* Giving standard input, output and error private open file descriptions. */
+/* Making the open file descriptions of standard input, output and error private. */
 #include "sys/sys.h"
 
 #include <fcntl.h>
@@ -19,8 +19,7 @@ static void reopen(int fd)
     int flags = fcntl(fd, F_GETFL);
     if (flags < 0 || flags & O_PATH || (!is_pipe(fd) && !isatty(fd)))
         return;
-    /* Use O_NONBLOCK, because otherwise the open of a named pipe that no other process has open
-     * would block. */
+    /* Without O_NONBLOCK, opening a named pipe whose other end is not open would block. */
     int reopened = openat(AT_FDCWD, path, (flags & O_ACCMODE) | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
     if (reopened < 0)
         return;

@@ -16,18 +16,17 @@ bool un_stdio_is_terminal(void)
     return true;
 }
 
-/* Returns whether standard input and output are the same terminal, and this process group is in the
- * foreground of the terminal. If only one of the two is a terminal, the mode of the terminal must
- * not be restored: in `command | less`, less is in the foreground, too, and needs the mode that
- * less has set. */
+/* Returns whether standard input and output are the same terminal, and this process group is in its
+ * foreground. If only one of them is the terminal, its mode must not be restored: in `command |
+ * less`, less is in the foreground, too, and has set the mode that it needs. */
 static bool has_terminal(void)
 {
     return tcgetpgrp(0) == getpgrp() && tcgetpgrp(1) == getpgrp();
 }
 
-/* Returns whether this process group is in the foreground of the terminal. Before the check, if the
- * foreground process group that a child has set no longer exists, makes this process group the
- * foreground process group again. */
+/* Returns whether this process group is in the foreground of the terminal. If a child has made
+ * another group the foreground group, and that group no longer exists, first makes this group the
+ * foreground group again. */
 static bool take_foreground(void)
 {
     pid_t group = tcgetpgrp(0);
@@ -36,7 +35,7 @@ static bool take_foreground(void)
     return group > 1 && kill(-group, 0) && errno == ESRCH && !tcsetpgrp(0, getpgrp());
 }
 
-/* The signal settings that this process had before it began to supervise a child. */
+/* The signal mask and the action for SIGCHLD that this process had before it supervised a child. */
 struct signal_settings {
     uint64_t mask;            /* the signal mask of this thread */
     struct sigaction sigchld; /* the action for SIGCHLD */
@@ -54,21 +53,22 @@ static void restore_signals(const struct signal_settings *signal_settings)
     un_set_signals(signal_settings->mask);
 }
 
-/* Reads the mode of the terminal. Returns false if has_terminal() is false or the mode can't be
+/* Reads the mode of the terminal. Returns false if has_terminal() does, or if the mode can't be
  * read. */
 static bool read_terminal(struct termios *mode)
 {
     return has_terminal() && !tcgetattr(0, mode);
 }
 
-/* Waits for the child, then restores the mode of the terminal, unless `terminal` is NULL. Returns
- * whether a terminating signal is pending after that (un_discard_signals()). */
+/* Waits for the child. Then restores the mode of the terminal, unless `terminal` is NULL, and
+ * discards the pending signals. Returns whether a terminating signal was among them
+ * (un_discard_signals()). */
 static bool wait_and_restore(struct un_watched_child *child, un_pass_on *pass_on, void *arg,
                              const struct termios *terminal)
 {
     un_pass_on_until_end(child, pass_on, arg);
-    /* tcsetattr(3) can't stop this process, even if another process group takes the foreground
-     * meanwhile, because SIGTTOU is blocked. */
+    /* SIGTTOU is blocked, so tcsetattr(3) can't stop this process, even if another process group
+     * has become the foreground group. */
     if (terminal && take_foreground())
         tcsetattr(0, TCSANOW, terminal);
     return un_discard_signals();
@@ -90,20 +90,19 @@ void un_reraise(int sig)
 {
     if (sig < 1 || sig >= NSIG)
         return;
-    /* Make this process non-dumpable, so that it leaves no core dump. RLIMIT_CORE would not
-     * suffice, because it does not limit a core dump that is piped to a program (core(5)). Ignore a
-     * failure, whose only consequence may be a core dump. */
+    /* A non-dumpable process leaves no core dump. RLIMIT_CORE does not prevent all of them: it does
+     * not apply if they are piped to a program (core(5)). Ignore a failure, which at worst allows a
+     * core dump. */
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
-    /* Restore the default action, and unblock the signal, because the caller may have ignored or
-     * blocked the signal. */
+    /* The caller may have ignored or blocked the signal. */
     signal(sig, SIG_DFL);
     un_set_signals(un_signal_mask() & ~(UINT64_C(1) << (sig - 1)));
     kill(getpid(), sig);
 }
 
-/* Opens a pipe through which PID 1 reports the wait status of the command, since PID 1 can't signal
- * a process outside its PID namespace. reports[0] is the read end; each report raises SIGCHLD in
- * this process. */
+/* Opens the pipe by which PID 1 reports the wait statuses of the command: PID 1 can't send signals
+ * to processes outside its PID namespace. Each report raises SIGCHLD in this process. reports[0] is
+ * the read end. */
 static int open_reports(int reports[2], struct un_error *err)
 {
     if (pipe2(reports, O_CLOEXEC | O_NONBLOCK))
@@ -116,8 +115,8 @@ static int open_reports(int reports[2], struct un_error *err)
     return -1;
 }
 
-/* Forks a child of PID 1 for the command, and waits for the child in PID 1. Returns only in the
- * child, or on failure. */
+/* Makes PID 1 fork the command and wait for it. Returns only in the command's process, or on
+ * failure. */
 static pid_t fork_command(const struct un_supervision *how, int parent_pidfd, int report,
                           struct un_error *err)
 {
@@ -129,8 +128,7 @@ static pid_t fork_command(const struct un_supervision *how, int parent_pidfd, in
     return child < 0 ? un_fail_errno(err, UN_STEP_CLONE, "fork") : 0;
 }
 
-/* Forks with all signals blocked, so that a signal that arrives before this process can forward it
- * is not lost. */
+/* Forks with all signals blocked, so that none is lost before this process can forward it. */
 static pid_t fork_and_wait(struct un_supervision *how, int self, int reports[2],
                            struct un_error *err)
 {
