@@ -1,7 +1,7 @@
 """Build the cffi extension and the native programs from csrc/.
 
-csrc/layout.py lists the sources of each program. The declarations for cffi are extracted from the
-core's interface, csrc/include/usernsctl.h.
+csrc/layout.py lists the sources of each program. cffi's declarations are extracted from the
+interface of the core, csrc/include/usernsctl.h.
 """
 
 from __future__ import annotations
@@ -25,11 +25,10 @@ from setuptools import setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
-# setuptools provides this module in place of the standard library, and exports this command under
-# no other name.
+# setuptools replaces the standard distutils, and exports this command under no other name.
 from distutils.command.build_scripts import build_scripts  # isort: skip
 
-# setuptools requires a relative path.
+# setuptools rejects absolute paths here.
 CSRC = Path("csrc")
 sys.path.insert(0, str(CSRC.resolve()))
 import layout  # noqa: E402
@@ -37,9 +36,9 @@ import layout  # noqa: E402
 PYPROJECT = tomllib.loads(Path("pyproject.toml").read_text())
 # Programs that users call. The other programs are data files of the package.
 SCRIPTS = ["usernsctl-exec", "usernsctl-entrypoint"]
-# The directory of an older libc with which to link the extension, so that the extension works with
-# that libc and all later versions (tools/dist/sysroot.py). The programs are static, and use the
-# libc of this machine.
+# The directory of an older libc with which the extension is linked, so that it works with that libc
+# and all later ones (tools/dist/sysroot.py). The programs are static, and contain the libc of the
+# host.
 SYSROOT = os.environ.get("USERNSCTL_SYSROOT")
 INTERFACE = "include/usernsctl.h"
 DEFINES = [("USERNSCTL_VERSION", '"{}"'.format(PYPROJECT["project"]["version"]))]
@@ -47,10 +46,10 @@ DEFINES = [("USERNSCTL_VERSION", '"{}"'.format(PYPROJECT["project"]["version"]))
 
 @functools.cache
 def processor() -> str:
-    """Return the target processor of the compiler, in the form of platform.machine().
+    """Return the processor for which the compiler compiles, in the form of platform.machine().
 
-    Without a compiler, returns the processor of this machine, so that the metadata of the package
-    can still be read.
+    Without a compiler, return the host's processor, so that the metadata of the package can still
+    be read.
     """
     try:
         target = subprocess.run([*compiler(), "-dumpmachine"], capture_output=True, text=True)
@@ -60,7 +59,7 @@ def processor() -> str:
 
 
 def runs_here(program: Path) -> bool:
-    """Return whether a program runs. A program for another processor is assumed to run."""
+    """Return whether a program runs. Programs for other processors are assumed to run."""
     if processor() != platform.machine():
         return True
     return subprocess.run([program], stdout=subprocess.DEVNULL).returncode == 0
@@ -71,10 +70,9 @@ def compiler() -> list[str]:
 
 
 FLAGS = layout.flags(CSRC)
-# Compiler flags for control-flow protection against forged returns and jumps, by processors that
-# support it.
+# Compiler flags for processors that detect forged return addresses and jump targets.
 BRANCHES = {"x86_64": ["-fcf-protection=full"], "aarch64": ["-mbranch-protection=standard"]}
-# -U_FORTIFY_SOURCE comes first, because compilers of some distributions define the macro with
+# -U_FORTIFY_SOURCE comes first, because the compilers of some distributions define the macro to
 # another level.
 RELEASE = [
     *("-O2", "-fstack-protector-strong", "-fstack-clash-protection"),
@@ -92,16 +90,16 @@ PROGRAM_LDFLAGS = [
     "-s",
 ]
 
-# Compiler flags for each method to link a program, in order of preference. A static program starts
-# in less than half the time, and also runs in images with another libc or no libc.
+# The ways to link a program, as compiler flags, in order of preference. A static program starts in
+# less than half the time, and also runs in images with another libc or none.
 LINK_MODES = [["-fPIE", "-static-pie"], ["-static"], ["-fPIE", "-pie"]]
 
-# The types of <sys/types.h> in the header. cffi queries the compiler for the parts that are "...".
+# The types of <sys/types.h> that the header uses. For a "...", cffi asks the compiler.
 SYSTEM_TYPES = "typedef int... pid_t; typedef int... uid_t; typedef int... gid_t;"
 
 
 def declarations(header: str) -> str:
-    """Return a C header without the parts that cffi can't parse.
+    """Return a C header without everything that cffi can't parse.
 
     The only preprocessor directives that remain are ``#define NAME number``.
     """
@@ -114,7 +112,7 @@ def declarations(header: str) -> str:
 
 
 def older_libc() -> list[str]:
-    """Return flags that select the libc in SYSROOT, even for a cross compiler with its own libc."""
+    """Return flags for the libc in SYSROOT, even for a cross compiler with its own libc."""
     if not SYSROOT:
         return []
     headers, system = f"{SYSROOT}/usr/include", f"{processor()}-linux-gnu"
@@ -127,8 +125,8 @@ def extension() -> Any:
     libc = older_libc()
     ffi = FFI()
     ffi.cdef(SYSTEM_TYPES + declarations((CSRC / INTERFACE).read_text()))
-    # BuildExtension adds the core. The generated binding is compiled without warnings, because this
-    # project can't fix it.
+    # BuildExtension adds the sources of the core. Warnings are disabled, because the binding is
+    # generated, and this project can't fix it.
     ffi.set_source(
         "usernsctl._native",
         f'#include "{INTERFACE}"',
@@ -156,7 +154,7 @@ def link_mode(compiler: list[str]) -> list[str]:
 
 
 class ProgramBuilder:
-    """Builder of the native programs, which compiles the core once for all of them.
+    """Builder of the native programs. Compiles the core only once for all of them.
 
     :param scratch: an empty directory for object files.
     """
@@ -174,7 +172,7 @@ class ProgramBuilder:
         return compile_all([*self._compiler, *PROGRAM_FLAGS, *self._mode], sources, self._scratch)
 
     def build(self, program: Path) -> None:
-        """Build the program of layout.PROGRAMS that is named by the last component of a path."""
+        """Build the program whose name in layout.PROGRAMS is the last component of `path`."""
         objects = [*self._compile(layout.program(program.name, CSRC)), *self._core]
         flags = [*RELEASE, *self._mode, *PROGRAM_LDFLAGS, *own_flags()]
         link(program, [*self._compiler, *flags], objects)
@@ -182,16 +180,15 @@ class ProgramBuilder:
 
 @functools.cache
 def program_builder(build_temp: str) -> ProgramBuilder:
-    """Return the program builder, which all commands of setuptools share."""
+    """Return the program builder, which all setuptools commands share."""
     return ProgramBuilder(empty_directory(Path(build_temp, "programs")))
 
 
 def program_compiler(scratch: Path) -> list[str]:
-    """Return the compiler for the programs: musl-gcc if possible, otherwise the default compiler.
+    """Return the compiler for the programs: musl-gcc if that works, otherwise the default compiler.
 
-    Programs that are linked with glibc work, too, but take twice as long to start: glibc determines
-    the features of the processor by CPUID instructions, and in a virtual machine, each of these
-    instructions traps to the hypervisor.
+    Programs with glibc work, too, but take twice as long to start. glibc queries the processor's
+    features by CPUID instructions, each of which traps to the hypervisor in a virtual machine.
     """
     if chosen := os.environ.get("USERNSCTL_PROGRAM_CC"):
         return shlex.split(chosen)
@@ -201,8 +198,8 @@ def program_compiler(scratch: Path) -> list[str]:
 
 
 def build_freestanding(program: Path) -> None:
-    # Flags that a program without libc requires come last, because they override earlier flags such
-    # as -fstack-protector-strong.
+    # Put the flags that a program without libc requires last, so that they override others, such as
+    # -fstack-protector-strong.
     flags = [*FLAGS, "-O2", *own_flags(), *layout.freestanding_flags(processor())]
     sources = layout.freestanding(program.name, CSRC)
     chosen = shlex.split(os.environ.get("USERNSCTL_FREESTANDING_CC", ""))
@@ -210,16 +207,16 @@ def build_freestanding(program: Path) -> None:
 
 
 def own_flags() -> list[str]:
-    """Return the compiler flags in the environment, as make uses them.
+    """Return the compiler flags in the environment variables that make uses, too.
 
-    setuptools adds these flags only to its own calls of the compiler.
+    setuptools adds these flags only to its own compiler calls.
     """
     names = ("CPPFLAGS", "CFLAGS", "LDFLAGS")
     return [flag for name in names for flag in shlex.split(os.environ.get(name, ""))]
 
 
 def empty_directory(directory: Path) -> Path:
-    """Create a directory, or empty it, because objects of an earlier build may be outdated."""
+    """Create an empty directory, or empty an existing one, whose object files may be outdated."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     return directory
@@ -228,8 +225,8 @@ def empty_directory(directory: Path) -> Path:
 def compile_all(compiler: list[str], sources: list[Path], scratch: Path) -> list[Path]:
     """Compile sources in parallel.
 
-    :returns: the object files, in the order of the sources, in the directory ``scratch``.
-    :raises CompileError: a source can't be compiled; the compiler has printed the reason.
+    :returns: the paths of the object files in ``scratch``, in the order of the sources.
+    :raises CompileError: a source can't be compiled. The compiler has printed the reason.
     """
     flags = [f"-D{name}={value}" for name, value in DEFINES] + own_flags()
 
@@ -244,9 +241,9 @@ def compile_all(compiler: list[str], sources: list[Path], scratch: Path) -> list
 
 
 def link(program: Path, compiler: list[str], inputs: list[Path]) -> None:
-    """Link object files, or compile and link sources, into an executable program.
+    """Link object files (or compile and link sources) to a program.
 
-    :raises CompileError: linking failed; the compiler has printed the reason.
+    :raises CompileError: linking failed. The compiler has printed the reason.
     """
     program.parent.mkdir(parents=True, exist_ok=True)
     command = [*compiler, *map(str, inputs), "-o", str(program)]
@@ -261,10 +258,10 @@ def run_compiler(command: list[str], name: str) -> None:
 
 
 class BuildExtension(build_ext):
-    """The command build_ext, which also builds the programs that are data files of the package."""
+    """The command build_ext. Also builds the programs that are data files of the package."""
 
     def build_extension(self, ext: Any) -> None:
-        """Compile the core in parallel, because setuptools would compile its files in sequence."""
+        """Compile the core in parallel. setuptools would compile one file after the other."""
         command = [*compiler(), *older_libc(), *FLAGS, *EXTENSION_FLAGS, "-fPIC"]
         scratch = empty_directory(Path(self.build_temp, "core"))
         ext.extra_objects = [str(path) for path in compile_all(command, layout.core(CSRC), scratch)]
@@ -280,20 +277,20 @@ class BuildExtension(build_ext):
         programs = self._package() / "_bin"
         for name in layout.FREESTANDING:
             build_freestanding(programs / name)
-        # These programs include a copy of usernsctl-exec, because the package can't always find
-        # installed scripts.
+        # These programs contain a copy of usernsctl-exec: the package can't always find installed
+        # scripts.
         for name in layout.PROGRAMS.keys() - {"usernsctl-entrypoint"}:
             program_builder(self.build_temp).build(programs / name)
 
     def _package(self) -> Path:
-        """Return the package's directory, in the source tree for an editable installation."""
+        """Return the package's directory: in the source tree, for an editable installation."""
         if self.inplace or self.editable_mode:
             return Path(self.get_finalized_command("build_py").get_package_dir("usernsctl"))
         return Path(self.build_lib, "usernsctl")
 
 
 class BuildScripts(build_scripts):
-    """The command build_scripts, which compiles the scripts. setuptools treats them as text."""
+    """The command build_scripts. Compiles the scripts, which setuptools treats as text."""
 
     def run(self) -> None:
         build_temp = self.get_finalized_command("build").build_temp

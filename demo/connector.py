@@ -1,4 +1,4 @@
-"""Calls of the Airbyte connector `source-declarative-manifest`, in gVisor or on the host."""
+"""Calls of the Airbyte connector `source-declarative-manifest`, in gVisor or natively."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ import usernsctl.bigframe
 
 DEMO = Path(__file__).parent
 USERNSCTL = Path(sysconfig.get_path("scripts"), "usernsctl")
-# Path of the script that halves a program's start time in gVisor (docs/bigframe.md).
+# Path of the script by which a Python program starts twice as fast in gVisor (docs/bigframe.md).
 BIGFRAME = Path(usernsctl.bigframe.__file__)
-# Timeout for a connector, which takes a few seconds, but may take much longer on a busy machine.
+# Timeout for a command of the connector, which takes a few seconds, but much longer on a busy host.
 TIMEOUT_SECONDS = 300
 
 Message = dict[str, Any]
 
 
 class ConnectorError(Exception):
-    """Failure of the connector, or of the command that runs it."""
+    """Error for a failed connector, or for a failure of the command that runs it."""
 
 
 @dataclass(frozen=True)
 class Connector:
-    """Airbyte connector that is installed in a virtual environment.
+    """An Airbyte connector in a virtual environment.
 
     :ivar environment: the path of the virtual environment.
-    :ivar files: a directory for the connector's manifest, configuration and catalog.
+    :ivar files: the directory of the connector's manifest, configuration and catalog.
     :ivar url: the URL of the server from which the connector reads.
     """
 
@@ -46,7 +46,7 @@ class Connector:
         (self.files / "config.json").write_text(json.dumps({"url": self.url}))
 
     def command(self, verb: str) -> list[str]:
-        """Return the argv for one of the verbs spec, check, discover and read."""
+        """Return the argv for one of the connector's commands: spec, check, discover or read."""
         command = [str(self.environment / "bin" / "source-declarative-manifest"), verb]
         if verb != "spec":
             command += ["--config", str(self.files / "config.json")]
@@ -56,11 +56,11 @@ class Connector:
         return command
 
     def in_big_frame(self, verb: str) -> list[str]:
-        """Return the argv for a verb, run by usernsctl.bigframe."""
+        """Return the argv that runs a command of the connector through usernsctl.bigframe."""
         return [str(self.environment / "bin" / "python"), str(BIGFRAME), *self.command(verb)]
 
     def sandbox(self, network: str) -> list[str]:
-        """Return the prefix that runs a command in gVisor, with the connector's files mounted."""
+        """Return the argv prefix that runs a command in gVisor, with the connector's files."""
         shown = [self.environment, self.files, BIGFRAME]
         interpreter = (self.environment / "bin" / "python").resolve()
         if not interpreter.is_relative_to("/usr"):
@@ -69,11 +69,11 @@ class Connector:
         return [str(USERNSCTL), "run", "--network", network, *binds, "--"]
 
     def sandboxed(self, verb: str) -> list[str]:
-        """Return the argv for a verb in gVisor, with the host's network for verbs that need one."""
+        """Return the argv for a connector command in gVisor, with a network if it needs one."""
         return [*self.sandbox("none" if verb == "spec" else "host"), *self.in_big_frame(verb)]
 
     def call(self, verb: str, *, sandboxed: bool) -> list[Message]:
-        """Call the connector with a verb; return the messages that it prints.
+        """Run a command of the connector, and return the messages that it prints.
 
         :raises ConnectorError: the exit status is not 0, or the output contains no valid message.
         """
@@ -94,7 +94,7 @@ class Connector:
 
 
 def of_type(messages: list[Message], kind: str) -> list[Message]:
-    """Return the bodies of all messages of a type, such as RECORD."""
+    """Return the body of each message of a type, such as RECORD."""
     bodies = {"CONNECTION_STATUS": "connectionStatus"}
     field = bodies.get(kind, kind.lower())
     return [message[field] for message in messages if message["type"] == kind]

@@ -27,8 +27,8 @@ def show(text: str) -> None:
 def show_sandbox(connector: Connector) -> None:
     """Print the kernel version that a sandboxed program reads, and the sandbox's id maps.
 
-    `cat` repeats a line of input, which shows that `cat` is running. `cat` then waits for end of
-    file, so that the process of `cat` can be inspected from the host.
+    The program is `cat`. Once it has repeated an empty line of input, it is known to run. It then
+    waits for more input, so that the maps of its process can be read from the host.
     """
     title("The kernel, outside and inside")
     show(Path("/proc/version").read_text())
@@ -56,13 +56,13 @@ def show_sandbox(connector: Connector) -> None:
 
 
 def call(connector: Connector, verb: str, kind: str) -> list[Message]:
-    """Call a verb in gVisor; return the bodies of the printed messages of a type."""
+    """Run a command of the connector in gVisor; return the bodies of its messages of a type."""
     title(f"The connector's {verb}, in gVisor")
     return of_type(connector.call(verb, sandboxed=True), kind)
 
 
 def only(connector: Connector, verb: str, kind: str) -> Message:
-    """Call a verb in gVisor; return the body of the only message of a type."""
+    """Run a command of the connector in gVisor; return the body of its only message of a type."""
     found = call(connector, verb, kind)
     if len(found) != 1:
         raise ConnectorError(f"{verb}: expected one {kind} message, got {len(found)}")

@@ -1,4 +1,4 @@
-"""HTTP server on 127.0.0.1 that serves the demo's records, as pages of JSON."""
+"""HTTP server on 127.0.0.1 that serves the demo's records as pages of JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PAGE_SIZE = 25
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Handler of GET /stations?page=N, which returns a page and the number of the next page."""
+    """Handler of GET /stations?page=N, which returns page N and the number of the next page."""
 
     def do_GET(self) -> None:
         url = urlsplit(self.path)
@@ -36,12 +36,12 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Log nothing, so that the demo prints only the connector's messages."""
+        """Log nothing, so that only the connector's messages appear in the demo."""
 
 
 @contextlib.contextmanager
 def serve() -> Iterator[str]:
-    """Run the server in a thread until the ``with`` block exits; yield the server's URL."""
+    """Run the server in a thread during a ``with`` block; yield the server's URL."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()

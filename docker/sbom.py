@@ -1,11 +1,11 @@
-"""Print a software bill of materials of an image, in SPDX 2.3 (JSON).
+"""Print the software bill of materials (SBOM) of an image, in SPDX 2.3 (JSON).
 
     sbom.py NAME ROOT
 
-ROOT is the root filesystem of the image. The builds of Dockerfile.gvisor run this script with a
-Python that has usernsctl, and store the output as /opt/usernsctl/share/sbom.spdx.json in the image.
-The document lists Debian's packages, Python's packages in virtual environments, and runsc and
-usernsctl's own programs with checksums.
+NAME is the name of the image, and ROOT the directory of its root filesystem. Dockerfile.gvisor runs
+this script by a Python that has usernsctl, and stores the output in the image, as
+/opt/usernsctl/share/sbom.spdx.json. The SBOM lists the Debian packages, the Python packages of
+virtual environments, and runsc and usernsctl's programs, with checksums of the latter.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ DOCUMENT = "SPDXRef-DOCUMENT"
 
 
 def identifier(*words: str) -> str:
-    """Return a valid SPDX identifier, which has only letters, digits, dots and hyphens."""
+    """Return `text` as a valid SPDX identifier: letters, digits, dots and hyphens only."""
     return "SPDXRef-" + re.sub(r"[^A-Za-z0-9.-]", "-", "-".join(words))
 
 
 def package(kind: str, name: str, version: str, purl: str | None = None) -> Package:
-    """Return the entry of a package, with the package URL that scanners recognize."""
+    """Return the SBOM entry of a package, with the package URL (purl) that scanners use."""
     found: Package = {
         "SPDXID": identifier(kind, name, version),
         "name": name,
@@ -55,7 +55,7 @@ def package(kind: str, name: str, version: str, purl: str | None = None) -> Pack
 
 
 def debian_packages(root: Path) -> Iterator[Package]:
-    """Yield the Debian packages that the image's dpkg database lists as installed."""
+    """Yield an entry for each package that dpkg lists as installed in the image."""
     shown = r"${db:Status-Status}\t${Package}\t${Version}\t${Architecture}\n"
     query = ["dpkg-query", f"--admindir={root}/var/lib/dpkg", "--show", f"--showformat={shown}"]
     done = subprocess.run(query, capture_output=True, text=True, check=True)
@@ -68,7 +68,7 @@ def debian_packages(root: Path) -> Iterator[Package]:
 
 
 def python_packages(root: Path) -> Iterator[Package]:
-    """Yield the Python packages of the image's virtual environments in /opt."""
+    """Yield an entry for each Python package in the image's virtual environments below /opt."""
     for site in sorted(root.glob("opt/*/lib/python3*/site-packages")):
         found = importlib.metadata.distributions(path=[str(site)])
         for one in sorted(found, key=lambda one: one.name):
@@ -77,20 +77,20 @@ def python_packages(root: Path) -> Iterator[Package]:
 
 
 def release_of_runsc(root: Path) -> str:
-    """Run the image's runsc; return the release that runsc prints."""
+    """Return the release that the image's runsc prints."""
     command = [resolve(root, Path("usr/bin/runsc")), "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return done.stdout.split("\n")[0].removeprefix("runsc version ")
 
 
 def resolve(root: Path, path: Path) -> Path:
-    """Return the host's path of a file of the image. An absolute link leads into the image."""
+    """Return where a path in the image is on the host. An absolute link stays in the image."""
     found = root / path
     return root / found.readlink().relative_to("/") if found.is_symlink() else found
 
 
 def native_programs(root: Path, version: str) -> Iterator[Package]:
-    """Yield runsc and usernsctl's native programs, with their checksums."""
+    """Yield the entries of runsc and of usernsctl's native programs, with checksums."""
     files = [(Path("usr/bin/runsc"), release_of_runsc(root))]
     own = sorted(root.glob("opt/usernsctl/bin/usernsctl-*"))
     files += [(file.relative_to(root), version) for file in own if not file.is_symlink()]
@@ -105,10 +105,10 @@ def native_programs(root: Path, version: str) -> Iterator[Package]:
 
 
 def document(name: str, root: Path) -> dict[str, Any]:
-    """Return the SPDX document of an image."""
+    """Return the SPDX document for an image."""
     version = importlib.metadata.version("usernsctl")
     found = [*native_programs(root, version), *debian_packages(root), *python_packages(root)]
-    # Remove duplicates, because two virtual environments may have the same package.
+    # Two virtual environments may contain the same package, which is listed once.
     packages = list({one["SPDXID"]: one for one in found}.values())
     unique = hashlib.sha256(json.dumps(packages).encode()).hexdigest()
     return {

@@ -1,17 +1,19 @@
-"""A web server that runs an Airbyte connector in a new sandbox for each request.
+"""A web server that runs an Airbyte connector, in a new sandbox for each request.
 
     python examples/connector_server.py ENVIRONMENT 8000 [host|none]
     curl http://127.0.0.1:8000/spec
     curl --data-binary @files.json http://127.0.0.1:8000/read
 
-ENVIRONMENT is a virtual environment with airbyte-cdk. The body of a POST is a JSON object of files
-by name: config.json, manifest.yaml, and for read configured_catalog.json. The response is the
-connector's output, one message per line, with the exit status in the header X-Exit-Status.
+ENVIRONMENT is a virtual environment with airbyte-cdk. The body of a POST is a JSON object that maps
+file names to contents: config.json, manifest.yaml and, for read, configured_catalog.json. The
+response is the connector's output, one message per line. The header X-Exit-Status contains the exit
+status.
 
-The connector's imports take seconds. They run once, when the server starts and creates a template;
-each request starts a sandbox from the template, with the posted files. The connector uses the
-host's network unless the argument is none, which is for older releases of runsc: they can't save a
-sandbox with the host's network. Without a network, only spec is useful.
+The imports of the connector take seconds. They run only once, when the server starts and creates a
+template. Each request starts a sandbox from the template, with the posted files.
+
+By default the connector uses the host's network. The argument none is for older releases of runsc,
+which can't save a sandbox with the host's network. Without a network, only spec is useful.
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ VERBS = ("spec", "check", "discover", "read")
 LONGEST = 1 << 20
 SECONDS = 60
 
-# The program that runs in the sandbox. It writes the posted files, which are removed with the
-# sandbox, and runs the connector.
+# The program in the sandbox. It writes the posted files, which disappear with the sandbox, and runs
+# the connector.
 PROGRAM = f"""
 import json, sys
 from {MODULE} import run
@@ -43,7 +45,7 @@ sys.exit(run())
 
 
 class Server(ThreadingHTTPServer):
-    """A server with one template, from which each request starts a sandbox."""
+    """A server with a template, from which it starts a sandbox for each request."""
 
     def __init__(self, environment: str, address: tuple[str, int], network: Network) -> None:
         super().__init__(address, Handler)
@@ -61,7 +63,7 @@ class Server(ThreadingHTTPServer):
         self.host.close()
 
     def call(self, verb: str, files: bytes) -> tuple[int, bytes]:
-        """Run a command of the connector; return the exit status and the output."""
+        """Run a command of the connector; return its exit status and output."""
         words = [verb]
         if verb != "spec":
             words += ["--config", "/tmp/config.json", "--manifest-path", "/tmp/manifest.yaml"]

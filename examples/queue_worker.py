@@ -4,15 +4,17 @@ r"""A worker that takes commands from a queue in Redis, and runs each in a sandb
     redis-cli XADD tasks '*' command 'echo hello'
     redis-cli BLPOP results 0
 
-Any number of workers, on any number of machines, serve the same queue. The second argument is the
-number of commands that a worker runs at a time. The queue is a stream of Redis, with a consumer
-group: a command stays in the stream until a worker has written its result. If a worker is lost,
-another worker takes over the command after two minutes. So a command may run more than once, but at
-most three times, and never again once it has exited, whatever its exit status.
+Any number of workers on any number of hosts can serve the same queue. The second argument is how
+many commands a worker runs at the same time.
 
-A result is a JSON object with the id of the task, the exit status, the output and the reason for
-the command's end. A command has no network. It is killed after a minute, or when it has printed 64
-KiB. After SIGTERM, the worker takes no more commands, and exits when all its commands have exited.
+The queue is a Redis stream with a consumer group. A command stays in the stream until a worker has
+written its result. If a worker is lost, another one takes over its commands after two minutes. So a
+command may run more than once, but at most three times. Once it has exited, with whatever status,
+it never runs again.
+
+A result is a JSON object: the id of the task, the exit status, the output, and why the command
+ended. A command has no network. It is killed after a minute, or when it has printed 64 KiB. After
+SIGTERM, the worker takes no more commands, and exits when its commands have exited.
 
 The worker requires redis-py (``pip install redis``). docs/kubernetes.md runs workers in a cluster.
 """
@@ -32,8 +34,7 @@ import usernsctl as un
 TASKS = "tasks"
 RESULTS = "results"
 GROUP = "workers"
-# The time limits of a command, of the wait for a task, and of the wait for a free sandbox, in
-# seconds.
+# Timeouts in seconds: for a command, for waiting for a task, and for waiting for a free sandbox.
 SECONDS = 60
 WAIT = 2
 PATIENCE = 60
@@ -44,7 +45,7 @@ TRIES = 3
 class Task:
     """A task that this worker has taken from the queue.
 
-    :ivar tries: the number of attempts to run the task, including this one.
+    :ivar tries: how often the task has been tried, including this time.
     """
 
     def __init__(self, id: bytes, fields: dict[bytes, bytes], tries: int = 1) -> None:
@@ -54,7 +55,7 @@ class Task:
 
 
 class Queue:
-    """The queue of tasks, for the consumer `name` of the workers' group.
+    """The queue of tasks, as seen by the consumer `name` of the workers' group.
 
     :param redis: a client of Redis, a ``redis.Redis``.
     """
@@ -64,7 +65,7 @@ class Queue:
         self._name = name
 
     def create(self) -> None:
-        """Create the consumer group if it does not exist."""
+        """Create the consumer group unless it exists."""
         try:
             self._redis.xgroup_create(TASKS, GROUP, id="0", mkstream=True)
         except Exception as error:
@@ -72,7 +73,7 @@ class Queue:
                 raise
 
     def take(self) -> Task | None:
-        """Return a task of a lost worker, else the next new task, or None after WAIT seconds."""
+        """Return a task of a lost worker, otherwise a new task, or None after WAIT seconds."""
         idle = 2 * SECONDS * 1000
         _, lost, *_ = self._redis.xautoclaim(TASKS, GROUP, self._name, idle, count=1)
         for id, fields in lost:
@@ -85,7 +86,7 @@ class Queue:
         return None
 
     def finish(self, task: Task, result: dict[str, Any]) -> None:
-        """Write the result of a task and remove the task, atomically."""
+        """Write the result of a task and remove the task, in one transaction."""
         pipeline = self._redis.pipeline()
         pipeline.rpush(RESULTS, json.dumps({"id": task.id.decode(), **result}))
         pipeline.xack(TASKS, GROUP, task.id)
@@ -94,7 +95,7 @@ class Queue:
 
 
 def run(pool: un.SandboxPool, task: Task) -> dict[str, Any] | None:
-    """Run a task in a sandbox; return its result, or None if the sandbox ended before the task."""
+    """Run a task in a sandbox; return its result, or None if the sandbox ended first."""
     if task.tries > TRIES:
         return {"status": None, "reason": "lost", "output": ""}
     try:
@@ -121,7 +122,7 @@ def run(pool: un.SandboxPool, task: Task) -> dict[str, Any] | None:
 
 
 def work(queue: Queue, pool: un.SandboxPool, stop: threading.Event) -> None:
-    """Take tasks from the queue, and run them, until `stop` is set."""
+    """Take tasks from the queue and run them, until the event `stop` is set."""
     while not stop.is_set():
         task = queue.take()
         while task is not None:
@@ -133,14 +134,14 @@ def work(queue: Queue, pool: un.SandboxPool, stop: threading.Event) -> None:
 
 
 def serve(queues: Iterable[Queue], pool: un.SandboxPool, stop: threading.Event) -> int:
-    """Serve each queue in a thread; return 1 if a thread fails, for example without Redis."""
+    """Serve each queue in a thread; return 1 if a thread fails, for example if Redis is down."""
     failures: list[BaseException] = []
 
     def serve_one(queue: Queue) -> None:
         try:
             work(queue, pool, stop)
         except Exception as error:
-            # Stop all threads and exit, so that a supervisor starts another process.
+            # Stop all threads, so that the process exits and a supervisor starts a new one.
             failures.append(error)
             stop.set()
 

@@ -2,8 +2,8 @@
 
     python examples/sandbox_executor.py
 
-A task is a function of a module that the sandbox can import, as for a ProcessPoolExecutor. Its
-arguments and its result are sent as JSON, because output of a sandbox must not be unpickled.
+As with a ProcessPoolExecutor, a task is a function of a module that the sandbox can import.
+Arguments and results are transferred as JSON: the output of a sandbox must not be unpickled.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ json.dump(getattr(importlib.import_module(module), name)(*arguments), sys.stdout
 
 
 class TaskError(Exception):
-    """Error for a failed task. The message is the task's standard error."""
+    """Error for a failed task, whose standard error is the message."""
 
 
 class SandboxExecutor(Executor):
-    """An executor that runs each task in a new sandbox, in at most `max_workers` at a time."""
+    """An executor that runs each task in a new sandbox, at most `max_workers` at the same time."""
 
     def __init__(self, max_workers: int) -> None:
         self._host = un.SandboxHost()

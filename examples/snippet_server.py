@@ -1,23 +1,23 @@
 r"""A web server that runs posted Python snippets, each in a new sandbox.
 
-A pool starts the sandboxes in advance, so that requests don't wait for the start of a sandbox.
-
     python examples/snippet_server.py 127.0.0.1:8000
     curl --data-binary 'print(6 * 7)' http://127.0.0.1:8000/
 
-The response is the snippet's output, with the exit status in the header X-Exit-Status, and the
-reason for the snippet's end in X-Reason. A snippet can read the host's programs but no data, and
-has no network. It is killed after five seconds, or when it has printed 64 KiB. Each of its
-processes is limited to 512 MiB of memory, and the complete sandbox, including files in memory, to 1
-GiB and to 64 processes. At most 20 snippets run at the same time; further requests wait.
+The response is the snippet's output. The header X-Exit-Status contains its exit status, and
+X-Reason why it ended. A pool starts sandboxes in advance, so that requests don't wait for that.
+
+A snippet can read the host's programs, but no data, and has no network. It is killed after five
+seconds, or when it has printed 64 KiB. Each of its processes may use 512 MiB of memory; the whole
+sandbox may use 1 GiB, including files in memory, and 64 processes. At most 20 snippets run at the
+same time; other requests wait.
 
 A snippet with files is posted as JSON. The response then contains the requested result files:
 
     curl --json '{"code": "open(\"b\", \"w\").write(open(\"a\").read() * 2)",
                   "files": {"a": "text"}, "results": ["b"]}' http://127.0.0.1:8000/
 
-The server also works in a container: docs/docker.md has an image. GET returns the state of the
-pool. After SIGTERM, the server finishes the requests that it has received, and exits.
+The server also works in a container; docs/docker.md has an image. GET returns the state of the
+pool. After SIGTERM, the server answers the requests that it has received, and exits.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LONGEST = 64 * 1024
 MEMORY = 512 * 1024 * 1024
 WAITING = 2
 AT_ONCE = 20
-# The time limit for a sandbox to become free, and for a client to send its request, in seconds.
+# Timeouts in seconds: for a sandbox to become free, and for a client to send its request.
 PATIENCE = 30
 PYTHON = "/usr/bin/python3"
 
@@ -45,14 +45,14 @@ PYTHON = "/usr/bin/python3"
 class Server(ThreadingHTTPServer):
     """A server whose threads share a pool of sandboxes."""
 
-    # Make server_close() wait for the threads of all requests.
+    # Make server_close() wait until the threads of all requests have ended.
     daemon_threads = False
     request_queue_size = 128
 
     def __init__(self, address: tuple[str, int]) -> None:
         super().__init__(address, Handler)
-        # As root in a container, no control group may be available to limit processes. The limit of
-        # the container applies then.
+        # Root in a container may be unable to create a control group that limits processes. The
+        # container's own limit applies then.
         self.host = un.SandboxHost(
             rlimits=[f"as={MEMORY}"],
             memory=2 * MEMORY,
@@ -68,7 +68,7 @@ class Server(ThreadingHTTPServer):
         self.host.close()
 
     def run_snippet(self, task: dict[str, Any]) -> tuple[un.Result[bytes], dict[str, str]]:
-        """Run a snippet; return its result with the output, and the requested files."""
+        """Run a snippet; return its output, its exit status, and the requested files."""
         with self.free, self.pool.acquire(PATIENCE) as sandbox:
             for name, content in task.get("files", {}).items():
                 sandbox.write_file(f"/tmp/{name}", content.encode())
@@ -77,7 +77,7 @@ class Server(ThreadingHTTPServer):
 
 
 def run_limited(sandbox: un.Sandbox, code: bytes) -> un.Result[bytes]:
-    """Run a snippet in a sandbox; kill the snippet at the limit of time or output."""
+    """Run a snippet in a sandbox; kill it when it exceeds the limit of time or output."""
     command = [PYTHON, "-"]
     try:
         return sandbox.run(
@@ -97,7 +97,7 @@ def run_limited(sandbox: un.Sandbox, code: bytes) -> un.Result[bytes]:
 
 
 def read_result(sandbox: un.Sandbox, name: str) -> str:
-    """Return the content of a file in the sandbox, or the reason why it can't be read."""
+    """Return the content of a file in the sandbox, or why it can't be read."""
     try:
         return sandbox.read_file(f"/tmp/{name}", max_bytes=LONGEST).decode(errors="replace")
     except un.SandboxFileError as error:
@@ -148,14 +148,14 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Log nothing."""
+        """Log nothing, not even a line for each request."""
 
 
 def main() -> None:
     address = sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:8000"
     name, _, port = address.rpartition(":")
     with Server((name, int(port))) as server:
-        # Call shutdown() in a new thread, because it waits for serve_forever(), which runs in this
+        # Call shutdown() in another thread: it waits for serve_forever(), which runs in this
         # thread.
         signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
         print(f"listening on http://{name}:{server.server_port}/", flush=True)

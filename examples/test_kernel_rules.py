@@ -1,8 +1,8 @@
-"""Tests of the kernel's rules, with usernsctl's pytest plugin alone.
+"""Tests of the kernel's rules for namespaces, which need only usernsctl's pytest plugin.
 
     pytest examples/test_kernel_rules.py
 
-Any user can run these tests. They change nothing on the host. A test that can't run on a machine is
+Any user can run these tests. They change nothing on the host. A test that the host can't run is
 skipped with the reason.
 """
 
@@ -22,7 +22,7 @@ from usernsctl.pytest_plugin import Subids
 
 @pytest.mark.userns
 def test_we_are_root_but_only_here() -> None:
-    """Check that root inside can't change the hostname of the machine (user_namespaces(7))."""
+    """Check that root inside can't change the host name of the host (user_namespaces(7))."""
     assert os.getuid() == 0
     with pytest.raises(PermissionError):
         socket.sethostname("elsewhere")
@@ -30,7 +30,7 @@ def test_we_are_root_but_only_here() -> None:
 
 @pytest.mark.userns(uts=True)
 def test_the_name_of_the_host_is_ours_to_change() -> None:
-    """Check that a UTS namespace has a host name of its own (uts_namespaces(7))."""
+    """Check that a UTS namespace has its own host name (uts_namespaces(7))."""
     socket.sethostname("here")
     assert os.uname().nodename == "here"
 
@@ -51,7 +51,7 @@ def test_nobody_else_is_seen() -> None:
 
 @pytest.fixture
 def file_made_inside(tmp_path: Path) -> Iterator[Path]:
-    """Yield the path of a file that the test must create; then check the file's owner outside.
+    """Yield the path of a file that the test must create, then check its owner on the host.
 
     Fixtures run outside the namespace.
     """
@@ -62,7 +62,7 @@ def file_made_inside(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.userns
 def test_a_file_has_an_owner_on_either_side(file_made_inside: Path) -> None:
-    """Check that stat(2) translates the owners of files to ids inside (user_namespaces(7))."""
+    """Check that stat(2) shows the owner of a file as an id inside (user_namespaces(7))."""
     file_made_inside.write_text("")
     assert file_made_inside.stat().st_uid == 0
 
@@ -70,7 +70,7 @@ def test_a_file_has_an_owner_on_either_side(file_made_inside: Path) -> None:
 @pytest.mark.userns(map="auto")
 @pytest.mark.parametrize("inside", [1, 1000])
 def test_others_can_be_had_where_they_are_mapped(inside: int, userns_subids: Subids) -> None:
-    """Check that a process can change to an id that its user namespace maps (setuid(2))."""
+    """Check that a process can switch to an id that its user namespace maps (setuid(2))."""
     if not any(inside < extent.inside + extent.count for extent in userns_subids.uids):
         pytest.skip("the subordinate ranges are shorter")
     os.setresuid(inside, inside, inside)
@@ -80,7 +80,7 @@ def test_others_can_be_had_where_they_are_mapped(inside: int, userns_subids: Sub
 @pytest.mark.userns_requires("kernel>=5.6")
 @pytest.mark.userns(time=True)
 def test_a_clock_of_ones_own() -> None:
-    """Check that timens_offsets has the clock offsets of a time namespace (time_namespaces(7))."""
+    """Check that /proc/self/timens_offsets lists the clock offsets (time_namespaces(7))."""
     assert Path("/proc/self/timens_offsets").read_text().split()[:2] == ["monotonic", "0"]
 
 
@@ -94,5 +94,5 @@ def test_commands_run_in_a_kept_namespace(userns: un.Namespace) -> None:
 
 @pytest.mark.userns_requires("cap:SYS_ADMIN")
 def test_root_may_do_the_same_without() -> None:
-    """Check that CAP_SYS_ADMIN suffices for a mount namespace (mount_namespaces(7))."""
+    """Check that CAP_SYS_ADMIN is enough to create a mount namespace (mount_namespaces(7))."""
     subprocess.run(["unshare", "--mount", "true"], check=True)

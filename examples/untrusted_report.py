@@ -2,9 +2,9 @@
 
     python examples/untrusted_report.py DIRECTORY
 
-The program can read the directory, and write its result to another directory. It has no access to
-other files of yours. The result is not trusted, either: it may be a symbolic link to one of your
-files, or not a regular file, so the example checks the file.
+The program can read DIRECTORY, and can write its result to another directory. It has no access to
+other files of yours. The result is untrusted, too: it may be a symbolic link to one of your files,
+or not be a regular file. So the example checks the file before reading it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PROGRAM = "find /data -type f | wc -l >/results/report"
 
 
 def report_on(directory: str) -> str:
-    """Run the program on a directory, and return its result."""
+    """Run the untrusted program on a directory, and return its result."""
     with tempfile.TemporaryDirectory() as results:
         un.gvisor.run(
             ["sh", "-c", PROGRAM],
@@ -36,12 +36,12 @@ def report_on(directory: str) -> str:
 
 
 def read_result(path: str) -> bytes:
-    """Return the beginning of a file that a sandbox has created.
+    """Return the beginning of a file that a sandbox may have created.
 
-    :raises OSError: the file is a symbolic link, or missing.
-    :raises ValueError: the path is not a regular file.
+    :raises OSError: the file is a symbolic link, or is missing.
+    :raises ValueError: the path does not name a regular file.
     """
-    # Without O_NONBLOCK, opening a FIFO would wait for a writer.
+    # Without O_NONBLOCK, open(2) of a FIFO would wait for a writer.
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):

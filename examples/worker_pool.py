@@ -2,7 +2,7 @@
 
     python examples/worker_pool.py 20
 
-A task is a command in one of the sandboxes of a pool.
+A task is a command that runs in one sandbox of a pool.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ TASK = "import sys; n = int(sys.argv[1]); print(sum(i * i for i in range(n)))"
 
 
 async def work(pool: un.SandboxPool, number: int) -> int:
-    """Run a task in the next free sandbox; return its result."""
+    """Run a task in the next free sandbox, and return its result."""
     command = (PYTHON, "-c", TASK, str(number))
     # If this task is cancelled, the ``async with`` block kills the command and releases the
     # sandbox.
@@ -31,7 +31,7 @@ async def work(pool: un.SandboxPool, number: int) -> int:
 
 
 async def main(tasks: int) -> dict[int, int]:
-    # The tasks trust each other, so a sandbox may be reused.
+    # The tasks trust each other, so a sandbox may be reused for another task.
     async with (
         un.SandboxHost() as host,
         host.pool(WORKERS, limit=WORKERS, max_uses=100) as pool,

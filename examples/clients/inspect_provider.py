@@ -1,10 +1,10 @@
-"""Provider of gVisor sandboxes for the evaluations of inspect_ai.
+"""Provider of gVisor sandboxes for evaluations with inspect_ai.
 
     inspect eval task.py --sandbox usernsctl
 
-Each sample has a sandbox of its own, which has this machine's programs and no network. Commands run
-in /tmp as an ordinary user. The user root may add accounts and install packages, which are stored
-in memory. Import this module in the file of the task.
+Each sample has its own sandbox, which contains the host's programs and has no network. Commands run
+in /tmp as an ordinary user; the user root can add accounts and install packages. All changes are
+stored in memory. Import this module in the file of the task.
 """
 
 # mypy: ignore-errors

@@ -1,10 +1,10 @@
-"""Install a kernel spec for Jupyter whose kernels run in gVisor.
+"""Install a kernel spec for Jupyter, whose kernels run in gVisor.
 
     python jupyter_kernel.py gvisor
 
-Run this program with the Python of the virtual environment that has ipykernel and usernsctl.
-Kernels need the host's network, because they listen on TCP ports of the host's loopback device. A
-kernel sees this machine's programs and its own virtual environment. Add `--bind` options for data.
+Run this script with the Python of a virtual environment that contains ipykernel and usernsctl.
+Kernels use the host's network, because they listen on TCP ports of its loopback device. A kernel
+sees the host's programs and its own virtual environment. Add `--bind` options for data.
 """
 
 # mypy: ignore-errors

@@ -1,7 +1,7 @@
-"""Session of llm-sandbox whose commands run in gVisor.
+"""Session of llm-sandbox, whose commands run in gVisor.
 
-llm-sandbox starts its launchers in a new environment without the caller's PATH, so the paths of
-usernsctl and runsc are absolute. The session overrides a private method of llm-sandbox.
+llm-sandbox starts its launchers without the caller's PATH, so usernsctl and runsc are called by
+absolute paths. The session overrides a private method of llm-sandbox.
 """
 
 # mypy: ignore-errors

@@ -1,12 +1,14 @@
-"""Executor of smolagents that runs the code of an agent in a gVisor sandbox.
+"""Executor of smolagents that runs an agent's code in a gVisor sandbox.
 
     agent = CodeAgent(tools, model, executor=GvisorExecutor([], AgentLogger()))
 
-The code can import the modules in the virtual environment of the program itself. That environment
-must have the packages that the agent's tools require: numpy and pillow. The sandbox has no network.
-The sandbox ends after an hour, with the agent, or by cleanup(). Variables and imports persist
-between the steps of the agent. A step of more than five minutes ends the interpreter. Answers of
-the sandbox are parsed as JSON, and never unpickled.
+The code can import the modules of the virtual environment that this program runs in. That
+environment must contain what the agent's tools import: numpy and pillow. Variables and imports
+persist between the steps of an agent.
+
+The sandbox has no network. It ends by cleanup(), with the agent, or after an hour. A step of more
+than five minutes ends the interpreter. What the sandbox answers is parsed as JSON, and never
+unpickled.
 """
 
 # mypy: ignore-errors
