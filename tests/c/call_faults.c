@@ -1,10 +1,10 @@
 /*
  * Wrappers of libc functions that simulate failures, for tools/c_faults.py.
  *
- * objcopy(1) renames the functions in the objects of csrc/: read() becomes faulty_read(). Each
- * wrapper records the call site of each call in the file $USERNSCTL_CALL_FAULTS/PROGRAM. If the
- * file names this call site as the one that must fail, the wrapper fails once. All processes of a
- * program share a mapping of the file.
+ * objcopy(1) renames the functions in the object files of csrc/: read() becomes faulty_read(). Each
+ * wrapper records the call sites from which it is called in the file
+ * $USERNSCTL_CALL_FAULTS/PROGRAM. If that file says that a call site must fail, the wrapper fails
+ * there once. All processes of a program map the file, and so share it.
  */
 #include <errno.h>
 #include <stdbool.h>
@@ -16,8 +16,8 @@
 #define SITES_MAX 4094
 #define O_RDWR_CREAT_CLOEXEC 02000102
 
-/* The functions that can be made to fail: name, return value that means a failure, and errno to
- * simulate. tools/c_faults.py parses the names. */
+/* The functions that can fail on purpose: name, return value of a failure, and errno.
+ * tools/c_faults.py parses the names. */
 #define CALLS(X)                                                                                   \
     X(accept4, -1, EMFILE)                                                                         \
     X(access, -1, EACCES)                                                                          \
@@ -106,10 +106,10 @@
     X(waitid, -1, EINVAL)                                                                          \
     X(write, -1, EIO)
 
-/* The content of the file $USERNSCTL_CALL_FAULTS/PROGRAM. Call sites are return addresses, as
- * offsets in the program. */
+/* The content of $USERNSCTL_CALL_FAULTS/PROGRAM. A call site is a return address, relative to the
+ * start of the program. */
 struct record {
-    uint64_t chosen; /* call site that must fail, or 0 */
+    uint64_t chosen; /* the call site that must fail; 0 for none */
     uint64_t count;
     uint64_t site[SITES_MAX];
 };
@@ -150,8 +150,7 @@ static void note_site(uint64_t site)
         record->site[count] = site;
 }
 
-/* Records the call site with the return address `address`, and returns whether its call must
- * fail. */
+/* Records the call site whose return address is `address`. Returns whether the call must fail. */
 static bool is_due(const void *address)
 {
     if (!record)
@@ -165,8 +164,8 @@ static bool is_due(const void *address)
     return false;
 }
 
-/* Defines a wrapper, which always passes seven arguments. No wrapped function has more, and a
- * function with fewer parameters ignores the surplus arguments. */
+/* Defines a wrapper that passes seven arguments on. No wrapped function has more, and one with
+ * fewer ignores the rest. */
 #define WRAPPER(name, failure, error)                                                              \
     long real_##name(long, long, long, long, long, long, long) __asm__(#name);                     \
     long faulty_##name(long, long, long, long, long, long, long);                                  \

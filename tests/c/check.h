@@ -1,4 +1,4 @@
-/* Checks for the C tests. A failed check prints its file and line, and exits with status 1. */
+/* Checks for the C tests. A check that fails prints its file and line, and exits with status 1. */
 #ifndef CHECK_H
 #define CHECK_H
 
@@ -13,7 +13,7 @@
 #define CHECK_TEXT(got, want) check_text((got), (want), __FILE__, __LINE__, #got)
 /* Checks that `text` contains `part`. */
 #define CHECK_HAS(text, part) check_has((text), (part), __FILE__, __LINE__, #text)
-/* Checks that a call that stores errors in `err` returns 0. Prints the error if it does not. */
+/* Checks that a call, which fills in `err` on failure, returns 0. Otherwise prints the error. */
 #define CHECK_OK(call, err) check_ok((call), (err), __FILE__, __LINE__, #call)
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))

@@ -1,5 +1,5 @@
-/* Functions that run a part of a test in a child process, because this part changes its process in
- * a way that can't be undone. */
+/* Functions that run a part of a test in a child process, because the part changes the process
+ * irreversibly. */
 #ifndef FORKED_H
 #define FORKED_H
 
@@ -9,7 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Waits for the exit of a child. Returns its exit status, or 128+N if signal N has killed it. */
+/* Waits for the exit of a child. Returns its exit status, or 128+N if signal N killed it. */
 static inline int wait_for(pid_t pid)
 {
     int status;
@@ -20,8 +20,7 @@ static inline int wait_for(pid_t pid)
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
-/* Calls `run` in a child process, which exits with the result as its exit status. Returns the exit
- * status. */
+/* Calls `run` in a child process, which exits with the result. Returns the exit status. */
 static inline int forked(int (*run)(void *), void *arg)
 {
     pid_t pid = fork();
@@ -31,7 +30,7 @@ static inline int forked(int (*run)(void *), void *arg)
     return wait_for(pid);
 }
 
-/* Runs a test in a child process, and checks that the test succeeds. */
+/* Runs a test in a child process, and checks that it succeeds there. */
 static inline void check_in_child(void (*test)(void))
 {
     pid_t pid = fork();

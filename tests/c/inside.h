@@ -1,5 +1,5 @@
-/* Functions for tests that run in new namespaces, with a scratch directory on a tmpfs that only
- * these namespaces have. */
+/* Functions for tests that run in new namespaces, with a scratch directory on a tmpfs that exists
+ * only there. */
 #ifndef INSIDE_H
 #define INSIDE_H
 
@@ -33,8 +33,8 @@ static inline void make_directory(const char *path, mode_t mode)
     CHECK_INT(chmod(path, mode), 0);
 }
 
-/* Enters a new user and mount namespace as root. Mounts an empty tmpfs on /tmp, creates
- * /tmp/scratch, and makes /tmp the working directory. */
+/* Enters a new user namespace, as root, and a new mount namespace. Mounts an empty tmpfs on /tmp,
+ * creates /tmp/scratch, and changes to /tmp. */
 static inline void enter_inside(void)
 {
     struct un_error err;
@@ -52,7 +52,7 @@ static inline void enter_inside(void)
     make_directory("scratch", 0755);
 }
 
-/* Returns the number of open descriptors of this process. */
+/* Returns how many descriptors this process has open. */
 static inline int count_fds(void)
 {
     int count = 0;

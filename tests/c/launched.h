@@ -1,10 +1,10 @@
-/* Functions that write and parse launch files in C tests. */
+/* Functions by which C tests write and parse launch files. */
 #ifndef LAUNCHED_H
 #define LAUNCHED_H
 
 #include "check.h"
 
-/* The text of a launch file under construction. */
+/* The text of a launch file that a test is writing. */
 struct draft {
     char bytes[65536];
     size_t size;
@@ -18,7 +18,7 @@ static inline void add_word(struct draft *draft, const char *word)
     draft->size += length;
 }
 
-/* Adds the words of a line to a launch file. A space after a backslash is part of a word. */
+/* Appends the words of a line to a launch file. A space after a backslash does not end a word. */
 static inline void add_line(struct draft *draft, const char *line)
 {
     char word[4096];
@@ -38,7 +38,7 @@ static inline void add_line(struct draft *draft, const char *line)
     add_word(draft, word);
 }
 
-/* Writes the header of a launch file and `lines`, which is terminated by NULL. */
+/* Writes the header of a launch file and then `lines`, which NULL terminates. */
 static inline void write_draft(struct draft *draft, const char *const *lines)
 {
     draft->size = 0;
@@ -47,8 +47,8 @@ static inline void write_draft(struct draft *draft, const char *const *lines)
         add_line(draft, *lines);
 }
 
-/* Parses the launch that consists of the header, `lines` and "end", and checks that the launch is
- * valid. Returns the launch. */
+/* Parses a launch that consists of the header, `lines` and "end", and checks that it is valid.
+ * Returns it. */
 static inline struct un_launch *launch_of(struct draft *draft, const char *const *lines)
 {
     struct un_launch *launch;

@@ -1,5 +1,5 @@
-/* Requirements of the C tests. On a machine that lacks a requirement, a test that needs it is
- * skipped, or fails if the environment variable USERNSCTL_MUST_WORK names the requirement. */
+/* Requirements of C tests. If the host does not meet a requirement of a test, the test is skipped,
+ * or fails if the environment variable USERNSCTL_MUST_WORK names the requirement. */
 #ifndef NEEDS_H
 #define NEEDS_H
 
@@ -13,7 +13,7 @@ static inline int make_user_namespace(void *arg)
     return unshare(CLONE_NEWUSER) ? errno : 0;
 }
 
-/* Ends the test as skipped or failed if user namespaces can't be created, see docs/pytest.md. */
+/* Skips or fails the test if user namespaces can't be created (docs/pytest.md). */
 static inline void need_user_namespaces(void)
 {
     int errnum = forked(make_user_namespace, NULL);
@@ -26,7 +26,7 @@ static inline void need_user_namespaces(void)
     exit(must ? 1 : 0);
 }
 
-/* Plans maps in which the ids of this process become `uid` and `gid` in the user namespace. */
+/* Plans maps with which the ids of this process are `uid` and `gid` in the user namespace. */
 static inline void plan_own_ids(uint32_t uid, uint32_t gid, struct un_plan *plan)
 {
     struct un_request request;

@@ -1,4 +1,4 @@
-/* Files, facts and requests for tests of subordinate id ranges. */
+/* Files, facts and requests for the tests of subordinate id ranges. */
 #ifndef RANGES_H
 #define RANGES_H
 
@@ -6,7 +6,7 @@
 
 #include <unistd.h>
 
-/* A temporary file, which remove_file() deletes. */
+/* A temporary file. remove_file() removes it. */
 struct scratch {
     char path[64];
 };
@@ -29,7 +29,7 @@ static inline void remove_file(struct scratch *file)
     CHECK_INT(unlink(file->path), 0);
 }
 
-/* Fills in facts of a current kernel: the initial user namespace, in which all ids exist, working
+/* Fills in facts: a current kernel, the initial user namespace (where all ids exist), a working
  * newuidmap and newgidmap, and no subordinate id ranges. */
 static inline void init_user(struct un_facts *facts, uint32_t uid, uint32_t gid)
 {
@@ -59,8 +59,8 @@ static inline void grant(struct un_facts *facts, int kind, uint32_t start, uint3
     ranges->range[ranges->len++] = (struct un_range){start, count};
 }
 
-/* Fills in a request that maps the caller's uid and gid to `self`, or maps neither if `self` is
- * -1. */
+/* Fills in a request that maps the caller's own uid and gid to `self`, or does not map them if
+ * `self` is -1. */
 static inline void init_wanted(struct un_request *request, int64_t self, int fill)
 {
     memset(request, 0, sizeof *request);

@@ -10,8 +10,8 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
-/* Installs a seccomp filter that returns `answer` for the system call `call` if its argument number
- * `argument` is `value`. If `argument` is -1, the filter returns `answer` for any arguments. */
+/* Installs a seccomp filter. It returns `answer` for the system call `call` if the argument with
+ * the number `argument` is `value`, or for any arguments if `argument` is -1. */
 static inline void filter_argument(unsigned call, int argument, unsigned value, unsigned answer)
 {
     unsigned offset = (unsigned)offsetof(struct seccomp_data, args) + 8 * (unsigned)argument;
@@ -28,13 +28,13 @@ static inline void filter_argument(unsigned call, int argument, unsigned value, 
     CHECK_INT(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
 }
 
-/* Installs a seccomp filter that returns `answer` for the system call `call` with any arguments. */
+/* Installs a seccomp filter that returns `answer` for each call of the system call `call`. */
 static inline void filter_call(unsigned call, unsigned answer)
 {
     filter_argument(call, -1, 0, answer);
 }
 
-/* Makes the system call `call` fail with `errnum` from now on, by a seccomp filter. */
+/* Makes the system call `call` fail with `errnum`, by a seccomp filter. */
 static inline void refuse_call(unsigned call, int errnum)
 {
     filter_call(call, SECCOMP_RET_ERRNO | (unsigned)errnum);

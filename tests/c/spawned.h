@@ -1,4 +1,4 @@
-/* Functions that spawn a command in a C test, and collect its exit status and output. */
+/* Functions by which C tests start a command, and get its exit status and output. */
 #ifndef SPAWNED_H
 #define SPAWNED_H
 
@@ -8,8 +8,8 @@
 
 static char child_path[UN_PATH_MAX];
 
-/* Sets child_path to the path of usernsctl-child in the directory of the test. The function is a
- * constructor, so that it runs before the test starts threads. */
+/* Sets child_path to the usernsctl-child in the directory of the test program. A constructor, so
+ * that this is done before the test starts threads. */
 __attribute__((constructor)) static inline void find_child_program(void)
 {
     ssize_t length = readlink("/proc/self/exe", child_path, sizeof child_path - 32);
@@ -24,8 +24,8 @@ static inline const char *child_program(void)
     return child_path;
 }
 
-/* Prepares a spawn of argv[0] with only PATH in the environment. Closes all descriptors except 0 to
- * 2 in the command. */
+/* Prepares the start of argv[0], with only PATH in its environment and only the descriptors 0 to
+ * 2. */
 static inline void init_command(struct un_spawn *spawn, const char *const *argv)
 {
     static const char *const environment[] = {"PATH=/usr/bin:/bin", NULL};
@@ -35,7 +35,7 @@ static inline void init_command(struct un_spawn *spawn, const char *const *argv)
     spawn->close_fds = true;
 }
 
-/* Spawns a command and waits for its exit. Returns its exit status, or 128+N if signal N has killed
+/* Starts a command and waits for its exit. Returns its exit status, or 128+N if signal N killed
  * it. */
 static inline int status_of(const struct un_spawn *spawn)
 {
@@ -49,7 +49,7 @@ static inline int status_of(const struct un_spawn *spawn)
     return wait_for(pid);
 }
 
-/* Spawns a command and waits for its exit. Returns its exit status, and stores its standard output
+/* Starts a command and waits for its exit. Returns its exit status, and stores its standard output
  * in `text`. */
 static inline int output_of(struct un_spawn *spawn, char *text, size_t size)
 {

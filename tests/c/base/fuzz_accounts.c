@@ -1,5 +1,5 @@
-/* Fuzz target: looking up any name in any /etc/passwd and /etc/group yields only valid ids, and no
- * more groups than fit the result. The first line of the input is the name, and the rest is the
+/* Fuzz target: looking up any name in any /etc/passwd and /etc/group yields only valid ids, and at
+ * most as many groups as fit the result. The input consists of the name, a line feed, and the
  * content of both files. */
 #include "base/base.h"
 
@@ -29,8 +29,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     const uint8_t *line = size ? memchr(data, '\n', size) : NULL;
     size_t length = line ? (size_t)(line - data) : size;
     size_t rest = line ? size - length - 1 : 0;
-    /* Copy the name and the files to buffers of exactly their size, so that AddressSanitizer
-     * detects reads beyond the end. */
+    /* Copy the name and the content to buffers of exactly their size, so that AddressSanitizer
+     * detects reads past the end. */
     un_auto_free char *name = malloc(length + 1), *bytes = malloc(rest ? rest : 1);
     if (!name || !bytes)
         return 0;

@@ -1,5 +1,5 @@
-/* Fuzz target: any text is printed without control characters, and any number that is parsed is
- * formatted as the same digits. */
+/* Fuzz target: any text is printed without control characters, and a number that is parsed from it
+ * has the same digits when it is formatted. */
 #include "base/base.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

@@ -1,4 +1,4 @@
-/* Tests of looking up users and groups in the content of /etc/passwd and /etc/group. */
+/* Tests of looking up users and groups in /etc/passwd and /etc/group. */
 #include "base/base.h"
 #include "check.h"
 

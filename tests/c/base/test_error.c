@@ -1,5 +1,5 @@
-/* Tests of struct un_error: filling in all fields, formatting an error as one line, and the exit
- * status for an error, which is the same as in shells. */
+/* Tests of struct un_error: filling in its members, formatting it as one line, and its exit status,
+ * which is the shells'. */
 #include "base/base.h"
 #include "check.h"
 
@@ -62,7 +62,7 @@ static void a_reason_is_one_line(void)
     CHECK_TEXT(un_error_reason(&err, text, sizeof text), "two lines?[1m");
 }
 
-/* Checks that un_errno_text() returns the texts of glibc with every libc, because Python and other
+/* Checks that un_errno_text() returns glibc's texts with any libc, because Python and other
  * programs print these texts. */
 static void errno_texts_do_not_depend_on_the_libc(void)
 {
@@ -71,9 +71,10 @@ static void errno_texts_do_not_depend_on_the_libc(void)
     CHECK_TEXT(un_errno_text(ENOENT), "No such file or directory");
 }
 
-/* Checks that error texts contain no characters that a terminal interprets (CSI as one character, a
- * bidirectional override, a line separator, an invisible tag), and no invalid UTF-8 (a lone CSI
- * byte, a truncated sequence, an overlong NUL, a surrogate), but escapes instead. */
+/* Checks that errors are printed without characters that a terminal interprets (CSI as one
+ * character, a bidirectional override, a line separator, an invisible tag) and without invalid
+ * UTF-8 (a lone CSI byte, a truncated sequence, an overlong NUL, a surrogate), and that both are
+ * escaped. */
 static void untrusted_text_is_escaped(void)
 {
     char text[64];

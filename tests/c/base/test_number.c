@@ -1,5 +1,4 @@
-/* Tests of parsing decimal numbers, which consist only of digits and do not exceed a given
- * maximum. */
+/* Tests of parsing decimal numbers: only digits are accepted, up to a given maximum. */
 #include "base/base.h"
 #include "check.h"
 

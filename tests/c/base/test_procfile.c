@@ -1,4 +1,5 @@
-/* Tests of reading the control group, security label and mounts of this process from /proc. */
+/* Tests of facts about this process that are read from /proc: its control group, AppArmor label and
+ * mounts. */
 #include "base/base.h"
 #include "check.h"
 
@@ -34,8 +35,8 @@ static void each_hierarchy_has_its_own_path(void)
     check_cgroup("cpuacct", "/c");
 }
 
-/* Checks that the line with the longest path that the kernel prints is parsed as one line, even if
- * the end of the path looks like a separate line. */
+/* Checks that the longest line that the kernel prints is parsed as one line, even if the end of the
+ * path in it looks like another line. */
 static void a_long_path_is_one_line(void)
 {
     static const char end[] = "0::/evil\n";
@@ -85,7 +86,7 @@ static void a_label_has_no_end_of_line(void)
     CHECK(!un_proc_apparmor(proc, "self", label, sizeof label));
 }
 
-/* Removes the files and directories of the fake /proc, innermost first. */
+/* Removes the fake /proc, the innermost files first. */
 static void remove_all(void)
 {
     static const char *const directories[] = {"/self/attr/apparmor", "/self/attr", "/self", ""};

@@ -1,5 +1,5 @@
-/* Fuzz target: a task that is parsed from any arguments is encoded as the same arguments again. In
- * the input, a tab ends an argument. */
+/* Fuzz target: if arguments are parsed as a task, encoding the task results in the same arguments.
+ * In the input, a tab ends an argument. */
 #include "base/base.h"
 #include "child/child.h"
 

@@ -1,4 +1,4 @@
-/* Tests of encoding a task as arguments of usernsctl-child, and of parsing these arguments. */
+/* Tests of converting a task to arguments of usernsctl-child and back. */
 #include "check.h"
 #include "child/child.h"
 

@@ -1,6 +1,6 @@
-/* Fuzz target: explaining any messages of runsc with any config.json does not read out of bounds,
- * and prints no control characters. The input consists of the content of config.json, up to the
- * first NUL or line feed, and of the messages of runsc. */
+/* Fuzz target: explaining any message of runsc, with any config.json, reads no bytes out of bounds
+ * and prints no control characters. The input consists of the config.json, a NUL or line feed, and
+ * the messages. */
 #include "base/base.h"
 #include "explain/explain.h"
 
@@ -36,8 +36,8 @@ static void explain(const char *message, const char *config, size_t size)
             abort();
     }
     check_quoted(message);
-    /* Use the text as a pattern, too, which may be malformed. Long patterns would take too much
-     * time. */
+    /* Use the text as a pattern, too, which may be malformed. Matching a long pattern would take
+     * too long. */
     if (strlen(message) < 24)
         un_match(message, "a text\n", 7);
 }
@@ -48,7 +48,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     size_t length = 0;
     while (length < size && data[length] && data[length] != '\n')
         length++;
-    /* Copy the input to buffers of exactly its size, so that AddressSanitizer detects reads beyond
+    /* Copy the input to buffers of exactly its size, so that AddressSanitizer detects reads past
      * the end. */
     char *config = malloc(length + 1);
     char *text = malloc(size - length + 1);

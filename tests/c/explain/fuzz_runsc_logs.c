@@ -1,6 +1,6 @@
-/* Fuzz target: reading runsc's error log, crash report and debug log, each of which has the input
- * as its content. Checks that a reason is found only among messages, and that the reported line of
- * the crash report is a single line. */
+/* Fuzz target: reads runsc's error log, crash report and debug log, each with the input as its
+ * content. Checks that there is a reason only if there are messages, and that the line of the crash
+ * report is a single line. */
 #include "base/base.h"
 #include "explain/explain.h"
 

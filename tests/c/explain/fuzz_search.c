@@ -1,6 +1,6 @@
-/* Fuzz target: searching any text for messages of the catalogue does not read out of bounds, and
- * reports each message and each cause only once. The input consists of two pieces of a text, which
- * the first line feed separates. */
+/* Fuzz target: searching any text for messages of the catalogue reads no bytes out of bounds, and
+ * finds each message and each cause only once. In the input, the first line feed separates two
+ * pieces of the text. */
 #include "explain/explain.h"
 
 #include <stdlib.h>
@@ -28,7 +28,7 @@ static void check_occurrences(const struct un_search *search, size_t from, size_
 static void add(struct un_search *search, const uint8_t *data, size_t size)
 {
     size_t before = search->count;
-    /* Copy the piece to a buffer of exactly its size, so that AddressSanitizer detects reads beyond
+    /* Copy the piece to a buffer of exactly its size, so that AddressSanitizer detects reads past
      * the end. */
     char *piece = malloc(size ? size : 1);
     if (!piece)

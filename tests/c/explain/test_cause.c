@@ -1,4 +1,4 @@
-/* Tests of the catalogue of causes. */
+/* Tests of looking up causes in the catalogue. */
 #include "check.h"
 
 static void a_cause_is_found_by_its_whole_id(void)

@@ -1,5 +1,5 @@
 /* Tests of un_diagnose(), which finds the cause of an error by the error's step and errno, and by
- * files of /proc, here of a fake /proc. */
+ * files of /proc. The tests use a fake /proc. */
 #include "explain/explain.h"
 #include "inside.h"
 #include "needs.h"
@@ -17,8 +17,8 @@ static const struct {
     enum un_step step;
     int errnum;
     const char *detail;
-    const char *file[2][2]; /* names and contents of files in the fake /proc */
-    const char *cause;      /* id of the expected cause, or "" */
+    const char *file[2][2]; /* two files in the fake /proc, each as name and content */
+    const char *cause;      /* id of the expected cause; "" for none */
 } errors[] = {
     {UN_STEP_UNSHARE, EMFILE, "", {{0}}, "descriptor-limit"},
     {UN_STEP_EXEC, EFBIG, "", {{0}}, "file-size-limit"},
@@ -71,8 +71,8 @@ static const struct {
     {UN_STEP_MOUNT, EPERM, "/proc", {{0}}, "mount-without-owned-ns"},
 };
 
-/* Errors of clone3(2) with a control group. `below` is the text that follows the path of the
- * control group in the error's detail. */
+/* Errors of clone3(2) with a control group. `below` is expected to follow the path of the control
+ * group in the detail of the error. */
 static const struct {
     int errnum;
     const char *cause, *below;
@@ -85,7 +85,7 @@ static const struct {
     {EACCES, "cgroup-not-delegated", "/cgroup.procs"},
 };
 
-/* Creates the file `name` in the directory `top`, and its missing parent directories. */
+/* Creates the file `name` below the directory `top`, with its parent directories. */
 static void make_below(const char *top, const char *name, const char *text)
 {
     char path[128];

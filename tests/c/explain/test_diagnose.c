@@ -1,5 +1,5 @@
-/* Tests of un_diagnose() with a fake /proc: the causes for which unshare(2) fails with EPERM,
- * mounts fail with ENOSPC, and system calls fail with ENOSYS. */
+/* Tests of un_diagnose() with a fake /proc: for EPERM of unshare(2), ENOSPC of mounts, and ENOSYS
+ * of any system call. */
 #include "check.h"
 #include "explain/explain.h"
 #include "needs.h"
@@ -32,8 +32,8 @@ static void the_cause_is(const char *top, const char *modules, const char *own, 
     CHECK_TEXT(err.cause, cause);
 }
 
-/* Checks the cause that is found for ENOSPC. open_tree(2) and mount(2) fail with ENOSPC if the
- * limit of mount namespaces or of mounts is reached. */
+/* Checks which cause is found for ENOSPC. open_tree(2) and mount(2) return it at the limit of mount
+ * namespaces or of mounts. */
 static void a_full_mount_means(const char *top, const char *most, const char *cause)
 {
     char proc[128];
@@ -44,8 +44,8 @@ static void a_full_mount_means(const char *top, const char *most, const char *ca
     CHECK_TEXT(err.cause ? err.cause : "", cause);
 }
 
-/* Checks the cause that is found for ENOSYS, which must come from a seccomp filter, because
- * supported kernels have every system call that usernsctl uses. */
+/* Checks which cause is found for ENOSYS. It must come from a seccomp filter, because every
+ * supported kernel has all system calls that usernsctl makes. */
 static void a_missing_call_means(const char *top, const char *status, const char *cause)
 {
     char proc[128];

@@ -1,4 +1,4 @@
-/* Tests of un_match, which finds a pattern in a text. */
+/* Tests of un_match(), which finds a sequence in a text. */
 #include "check.h"
 #include "explain/explain.h"
 
@@ -51,8 +51,8 @@ static void excluded_sequences_do_not_match(void)
     CHECK(has("denied\2: check\003", "denied: why"));
     CHECK(!has("denied\2: check\003", "denied: check"));
     CHECK(has("denied\2: check\003", "denied: check denied"));
-    /* The pattern excludes an "a" that no letter follows, so it does not match "-a", but matches
-     * "-ab". */
+    /* The sequence matches no "a" before a character that is not a letter. So it does not match
+     * "-a", but it matches "-ab". */
     CHECK(!has("-\2a\2\1a-z\0011,1;\003\003", "-a"));
     CHECK(has("-\2a\2\1a-z\0011,1;\003\003", "-ab"));
     CHECK(has("-\2a\003\2b\003c", "-c"));
@@ -71,7 +71,7 @@ static void malformed_patterns_match_nothing(void)
     CHECK(!has("\2x\2", "y"));
 }
 
-/* Checks that a text ends at its size, not at a NUL. */
+/* Checks that the size ends a text, not a NUL. */
 static void text_may_contain_any_bytes(void)
 {
     static const char text[] = "a\0b denied";
@@ -81,10 +81,10 @@ static void text_may_contain_any_bytes(void)
     CHECK(!un_match("denie\1d\0011,1;", text, sizeof text - 2));
     CHECK(un_match("denie\2d\003", text, sizeof text - 2) == text + 4);
     CHECK(!un_match("a", "", 0));
-    /* un_match() finds the leftmost match, whichever part of the pattern it searches for first. */
+    /* Whichever literal part un_match() searches for first, it finds the leftmost match. */
     CHECK(un_match("\0010-9\0011,2; denied", "1 x 23 denied", 13));
     CHECK_TEXT(un_match("\0010-9\0011,2; denied", "1 x 23 denied", 13), "23 denied");
-    /* A byte sequence of more than four bytes does not count as one character. */
+    /* More than four bytes never count as one character. */
     CHECK(!has("a\1^\n\0011,1;b", "a\xf0\x9f\x98\x80\x80"
                                   "b"));
     CHECK(has("a\1^\n\0012,2;b", "a\xf0\x9f\x98\x80\x80"

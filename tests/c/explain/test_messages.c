@@ -1,8 +1,8 @@
-/* Tests of parsing messages in runsc's JSON log. */
+/* Tests of extracting messages from runsc's JSON log. */
 #include "check.h"
 #include "explain/explain.h"
 
-/* Returns the messages in a JSON log, joined by "|". */
+/* Returns the messages of a JSON log, joined by "|". */
 static const char *read_from(const char *json, size_t size)
 {
     static char found[4096];

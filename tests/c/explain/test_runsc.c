@@ -1,4 +1,4 @@
-/* Tests of explaining failures of runsc by its messages. */
+/* Tests of explaining a failure of runsc by the message of runsc. */
 #include "base/base.h"
 #include "check.h"
 #include "explain/explain.h"
@@ -40,7 +40,7 @@ static void one_cause_is_named(void)
                "runsc says: \"x: unable to run a rootless container without userns\"");
     CHECK_HAS(failure.cause.why, "Without a user namespace");
     CHECK_HAS(failure.remedy, "usernsctl run --bundle DIR\n#");
-    /* The explanation of the failure is the text of the cause in the catalogue. */
+    /* failure.cause has the same text as the catalogue. */
     failure = explained("error setting up chroot: operation not permitted", "", "{}");
     struct un_cause known;
     CHECK(un_cause_find("mount-denied", &known));
@@ -67,8 +67,8 @@ static void strings_of_the_config_become_dots(void)
     quotations_become("a \\u001b]x y z\\n", "[\"\\u001b]x y\\nz\"]", "a \\u001b... z\\n");
     quotations_become("path /a/b-c.d=e, word", "[\"/a/b-c.d=e\", \"word\", \": \", \",\"]",
                       "path /a/b-c.d=e, word");
-    /* Words that occur in strings of config.json are replaced by dots; numbers are not. Malformed
-     * JSON is tolerated. */
+    /* Strings in config.json that occur in a message are replaced by dots; numbers are not.
+     * Malformed JSON is tolerated. */
     quotations_become("a: 5, 6", "{\"x\": [5, 6]}", "a: 5, 6");
     quotations_become("a b c", "{\"x\": \"a b", "... c");
     quotations_become("a b c", "\"\\", "a b c");
@@ -88,7 +88,7 @@ static void untrusted_text_selects_no_cause(void)
         "usernsctl doctor");
 }
 
-/* Returns a string of `length` bytes that repeats `text`. The caller must free it. */
+/* Returns `length` bytes of `text`, repeated as often as necessary. The caller must free them. */
 static char *repeated(const char *text, size_t length)
 {
     char *copy = malloc(length + 1);
@@ -99,8 +99,8 @@ static char *repeated(const char *text, size_t length)
     return copy;
 }
 
-/* Checks that the time for explaining a message does not grow with the product of the lengths of
- * the message and of config.json. Each case would take minutes if it did. */
+/* Checks that the time to explain a message does not grow with the product of its length and that
+ * of config.json. If it did, each case would take minutes. */
 static void long_strings_take_linear_time(void)
 {
     static const char known[] = "unable to run a rootless container without userns: ";
@@ -109,7 +109,7 @@ static void long_strings_take_linear_time(void)
     has_cause(message, "{}", "bundle-no-mappings");
     has_cause(message, config, NULL);
     /* A config.json with one long string, in which the beginning of the message occurs at every
-     * second character. */
+     * other byte. */
     memset(config + 1, 'a', 1 << 17);
     for (size_t i = 2; i < 1 << 17; i += 2)
         config[i] = ' ';
@@ -117,7 +117,7 @@ static void long_strings_take_linear_time(void)
     message = repeated("a ", 1 << 18);
     has_cause(message, config, NULL);
     free(message);
-    /* The message contains many beginnings of messages of the catalogue. */
+    /* The message repeats the beginning of a message of the catalogue. */
     message = repeated("unshare x mount: \"runsc: \" to rootfs mounting ", 1 << 18);
     has_cause(message, "{}", NULL);
     free(message);

@@ -1,4 +1,4 @@
-/* Tests of reading the command's exit status from runsc's log. */
+/* Tests of reading the exit status of the command from runsc's debug log. */
 #include "check.h"
 #include "explain/explain.h"
 
@@ -11,7 +11,7 @@
     "W1125 01:43:37.998100   66184 sandbox.go:1224] Wait on container \"c\" failed: connecting: "  \
     "connection refused. Will try waiting on the sandbox process instead.\n"
 
-/* Returns the wait status that a log with the content `text` reports, or -1 if it reports none. */
+/* Returns the wait status in a debug log with the content `text`, or -1 if it contains none. */
 static int status_of_log(const char *text)
 {
     char path[] = "/tmp/test_runsc_files.XXXXXX";

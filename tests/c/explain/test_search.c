@@ -1,12 +1,12 @@
-/* Tests of searching a text for messages of the catalogue, and of listing the causes of these
+/* Tests of searching a text for messages of the catalogue, and of ranking the causes of these
  * messages. */
 #include "check.h"
 #include "explain/explain.h"
 
 static const char two_causes[] = "pivot_root failed, make sure that the root mount has a parent";
 
-/* Checks that a search of `pieces`, the pieces of a text, finds the causes in `want`. `want`
- * contains the ids of the causes in order, each after a space. */
+/* Checks that searching a text, read as `pieces`, finds the causes `want`: their ids in order, each
+ * after a space. */
 static void causes_are(const char *const pieces[], size_t count, const char *want)
 {
     struct un_search search = {.count = 0};
@@ -75,7 +75,7 @@ static void any_bytes_are_accepted(void)
     CHECK_TEXT(search.occurrence[0].causes, "in-chroot");
     CHECK_TEXT(search.occurrence[1].causes, "duplicate-id");
     CHECK_INT((long long)search.occurrence[1].at, 14);
-    /* The search does not read bytes after the end of the text. */
+    /* Bytes after the end of the text are not searched. */
     search.count = 0;
     un_search_add(&search, "container already exists", 23);
     un_search_add(&search, "[in-chroot]", 9);
@@ -84,8 +84,8 @@ static void any_bytes_are_accepted(void)
     CHECK_INT((long long)search.count, 0);
 }
 
-/* Checks that the time of a search grows linearly with the length of the text. Each case would take
- * minutes if the time grew with the square of the length. */
+/* Checks that the time of a search grows linearly with the length of the text. If it grew
+ * quadratically, each case would take minutes. */
 static void no_text_takes_superlinear_time(void)
 {
     static const char *const parts[] = {

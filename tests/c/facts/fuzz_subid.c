@@ -1,5 +1,5 @@
-/* Fuzz target: each range that is parsed in an /etc/subuid with any content has at least one id,
- * and does not contain the last id, 4294967295. */
+/* Fuzz target: each range that is parsed from any /etc/subuid has at least one id, and does not
+ * contain 4294967295, which is not an id. */
 #include "base/base.h"
 #include "facts/facts.h"
 

@@ -1,5 +1,5 @@
-/* Tests of reading the limits of control groups, from files on an ordinary file system that imitate
- * a cgroup file system. */
+/* Tests of reading the limits of control groups. Files on an ordinary filesystem imitate a cgroup
+ * filesystem. */
 #include "check.h"
 #include "facts/facts.h"
 
@@ -20,7 +20,7 @@ static void remove_all(const char *path)
     CHECK_INT(nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS), 0);
 }
 
-/* Writes `text` to the file `name` below the directory `top`, and creates the missing parent
+/* Writes `text` to the file `name` below the directory `top`, and creates its parent
  * directories. */
 static void write_file(const char *name, const char *text)
 {
@@ -48,8 +48,8 @@ static void check_limits(uint64_t memory, uint64_t processors)
     CHECK(limits.processors == processors);
 }
 
-/* Creates a new tree of control groups and a fake /proc. `line` is the content of
- * /proc/self/cgroup, which names the control group of this process. */
+/* Creates an empty tree of control groups, and a fake /proc. `line` becomes the content of
+ * /proc/self/cgroup, which names this process's control group. */
 static void begin(const char *line)
 {
     struct stat status;
@@ -151,8 +151,8 @@ static void only_regular_groups_count(void)
     snprintf(path, sizeof path, "%s/mounts/a/memory.max", top);
     CHECK_INT(symlink("../other", path), 0);
     check_limits(UINT64_MAX, UINT64_MAX);
-    /* Unless groups.is_copy is set, a directory that is not on a cgroup file system does not count
-     * as a control group. */
+    /* A directory that is not on a cgroup filesystem is not a control group, unless groups.is_copy
+     * is set. */
     begin("0::/a\n");
     write_file("mounts/a/memory.max", "5\n");
     check_limits(5, UINT64_MAX);
@@ -191,7 +191,7 @@ static void the_closest_group_with_a_file_is_opened(void)
     CHECK_INT(version, 1);
 }
 
-/* Creates a control group of version 2 in which child groups with limits may be created. */
+/* Creates a version 2 control group in which this process may create child groups with limits. */
 static void write_delegated(const char *group)
 {
     static const char *const files[][2] = {{"cgroup.procs", "1\n"},
@@ -247,8 +247,8 @@ static void a_unit_of_systemd_must_be_delegated(void)
     }
 }
 
-/* Creates the control group of `unit`, a unit of the systemd manager of the user `uid`. The group
- * has the files of a delegated group. */
+/* Creates the control group of `unit`, a unit of the systemd manager of the user `uid`, with the
+ * files of a delegated group. */
 static void begin_unit(uint32_t uid, const char *unit)
 {
     char line[128], directory[128];
@@ -300,7 +300,7 @@ static void a_long_unit_file_is_read_up_to_a_limit(void)
     static const char begin[] = "[Scope]\nEnvironment=", end[] = "Delegate=yes\nA=b\n";
     static const struct {
         size_t length;
-        char last; /* character before the terminating NUL of the text `end` */
+        char last; /* the last character of `end` */
         bool is_delegated;
     } cases[] = {
         {255, '\n', true},    {256, '\n', true},      {255, 'x', false},
@@ -322,8 +322,8 @@ static void a_long_unit_file_is_read_up_to_a_limit(void)
     }
 }
 
-/* Checks that a unit file that is a symbolic link, a FIFO or a directory, or does not exist,
- * delegates no group. A user can create such files in the user's runtime directory. */
+/* Checks that a group is not delegated if its unit file is missing, or is a symbolic link, FIFO or
+ * directory. A user can create such files in the runtime directory of the user. */
 static void a_malformed_unit_file_delegates_nothing(void)
 {
     char path[256];
@@ -342,8 +342,8 @@ static void a_malformed_unit_file_delegates_nothing(void)
     }
 }
 
-/* Checks that a unit is delegated if its processes are in a subgroup, as with DelegateSubgroup= or
- * after usernsctl has moved them. */
+/* Checks that a unit is delegated even if its processes are in a child group: with
+ * DelegateSubgroup=, or after usernsctl has moved them. */
 static void a_unit_with_a_group_for_its_processes_is_delegated(void)
 {
     char group[128];

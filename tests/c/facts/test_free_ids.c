@@ -1,10 +1,10 @@
-/* Tests of finding free ids to grant to a user without subordinate ids. */
+/* Tests of finding ids that can be granted to a user without subordinate ids. */
 #include "needs.h"
 
 #include <sys/stat.h>
 
 static char dir[] = "/tmp/usernsctl-test-XXXXXX";
-static char file[4][64]; /* paths of subuid, subgid, passwd and group */
+static char file[4][64]; /* paths of the files subuid, subgid, passwd and group */
 static const struct un_map whole = {1, {{0, 0, UINT32_MAX}}};
 
 static void put(int which, const char *text)
@@ -33,7 +33,7 @@ static void free_ids_are_above_all_granted_ids(void)
     static const struct {
         const char *subuid;
         const char *subgid;
-        uint32_t first; /* first free id, or 0 if there are no free ids */
+        uint32_t first; /* the first of the free ids; 0 if there are none */
     } cases[] = {
         {"", "", 100000},
         {"one:100000:65536\n", "", 165536},

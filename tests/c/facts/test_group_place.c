@@ -1,5 +1,5 @@
-/* Tests of un_group_sweep(), which removes the control groups of sandboxes that have ended. Instead
- * of control groups, the tests use ordinary directories, which can be locked in the same way. */
+/* Tests of un_group_sweep(), which removes the control groups of sandboxes that have ended. The
+ * tests use ordinary directories in place of control groups, because these can be locked, too. */
 #include "check.h"
 #include "facts/facts.h"
 
@@ -10,7 +10,7 @@
 #define NAME UN_GROUP_PREFIX "0123"
 
 static int place;
-static bool is_replaced; /* whether the test's flock() replaces the control group */
+static bool is_replaced; /* whether flock(), which this test defines, replaces the control group */
 
 int flock(int fd, int operation)
 {
@@ -46,9 +46,9 @@ static void a_locked_group_is_not_removed(void)
     CHECK(!exists());
 }
 
-/* Checks that a group is not removed if it has replaced the group that was locked. Such a
- * replacement happens if a starting sandbox, whose group was removed, creates a new group of the
- * same name. */
+/* Checks that a control group is not removed if it is not the one that was locked, but a later one
+ * of the same name. A sandbox that is just starting creates such a group if its first one was
+ * removed. */
 static void a_replacing_group_is_not_removed(void)
 {
     CHECK_INT(mkdirat(place, NAME, 0700), 0);

@@ -1,4 +1,4 @@
-/* Tests of collecting facts about subordinate id ranges from files and from programs. */
+/* Tests of determining subordinate id ranges and helpers from files and by running programs. */
 #include "needs.h"
 #include "ranges.h"
 
@@ -9,10 +9,10 @@ static struct un_facts facts;
 static struct un_plan plan;
 static struct un_error err;
 
-/* A directory with files and programs that replace the machine's files and programs. */
+/* A directory with files and programs that are used in place of the host's. */
 struct place {
     char dir[64];
-    char file[5][96]; /* paths of subuid, subgid, passwd, nsswitch.conf and login.defs */
+    char file[5][96]; /* paths of the files subuid, subgid, passwd, nsswitch.conf and login.defs */
     struct un_sources sources;
 };
 
@@ -90,7 +90,7 @@ static void facts_come_from_the_files(void)
     CHECK_INT(facts.id[UN_UID].helper_state, UN_HELPER_MISSING);
     CHECK_TEXT(facts.id[UN_UID].helper, "");
 
-    /* The line "subid: files" in nsswitch.conf has the same meaning as no line. */
+    /* "subid: files" in nsswitch.conf means the same as no such line. */
     put(place.file[3], "passwd: files\nsubid: files\n", 0644);
     read_facts(&place);
     CHECK_INT(facts.id[UN_UID].ranges.len, 1);
@@ -104,8 +104,8 @@ static void a_helper_is_judged_by_its_file(void)
     read_facts(&place);
     CHECK_INT(facts.id[UN_UID].helper_state, UN_HELPER_NOT_EXECUTABLE);
 
-    /* A script without a setuid bit counts as a working helper, because the script may start a
-     * setuid program. */
+    /* A script counts as a working helper even without a setuid bit, because it may start a setuid
+     * program. */
     put_program(&place, "newuidmap", "#!/bin/sh\n", 0755);
     read_facts(&place);
     CHECK_INT(facts.id[UN_UID].helper_state, UN_HELPER_READY);
@@ -115,10 +115,10 @@ static void a_helper_is_judged_by_its_file(void)
     read_facts(&place);
     CHECK_INT(facts.id[UN_UID].helper_state, UN_HELPER_NOT_SETUID);
     CHECK_HAS(facts.id[UN_UID].helper, "/newuidmap");
-    /* The helper's setuid bit counts only if root owns the program. */
+    /* A setuid bit makes a helper work only if root owns the file. */
     CHECK_INT(facts.id[UN_GID].helper_state, geteuid() ? UN_HELPER_NOT_SETUID : UN_HELPER_READY);
 
-    /* The search along PATH skips a directory that has the name of the helper. */
+    /* The search skips a directory that has the helper's name. */
     char directory[128], two[256];
     snprintf(directory, sizeof directory, "%s/getent", place.dir);
     CHECK_INT(mkdir(directory, 0755), 0);
@@ -133,7 +133,7 @@ static void a_helper_is_judged_by_its_file(void)
     CHECK_INT(rmdir(inner), 0);
     CHECK_INT(rmdir(directory), 0);
 
-    /* The search uses the first helper along PATH, and ignores relative directories in PATH. */
+    /* The search finds the first helper in PATH, and ignores relative directories in PATH. */
     char path[256];
     snprintf(path, sizeof path, "relative::%s:/usr/bin", place.dir);
     place.sources.path = path;
@@ -252,8 +252,8 @@ static void login_defs_sets_any_group(void)
     make_place(&place);
     put(place.file[4], "GRANT_AUX_GROUP_SUBIDS yes\n", 0644);
     read_facts(&place);
-    /* GRANT_AUX_GROUP_SUBIDS in login.defs does not apply to the user's primary group, which passwd
-     * names. */
+    /* GRANT_AUX_GROUP_SUBIDS in login.defs is not needed if the gid is that of the user's passwd
+     * entry. */
     CHECK_INT(facts.any_group, false);
     snprintf(line, sizeof line, "anna:x:%u:%u::/:\n", geteuid(), getegid() + 1);
     put(place.file[2], line, 0644);
@@ -279,7 +279,7 @@ static void the_helpers_are_looked_for_as_a_pair(void)
     read_facts(&place);
     snprintf(want, sizeof want, "%s/newgidmap", other.dir);
     CHECK_TEXT(facts.id[UN_GID].helper, want);
-    /* The search along PATH skips a helper that is not executable, and uses the next helper. */
+    /* The search skips a helper that is not executable, and finds the next one in PATH. */
     put_program(&other, "newgidmap", "", 0644);
     read_facts(&place);
     snprintf(want, sizeof want, "%s/newgidmap", place.dir);
@@ -288,8 +288,8 @@ static void the_helpers_are_looked_for_as_a_pair(void)
     remove_place(&other);
 }
 
-/* Checks that only regular files are opened. The /etc of an untrusted image may contain other
- * files: the open of a FIFO blocks, and reading a device may never end. */
+/* Checks that only regular files are opened. In an untrusted image, /etc may contain other files: a
+ * FIFO blocks when it is opened, and a device may be endless. */
 static void only_regular_files_are_read(void)
 {
     static const mode_t kinds[] = {S_IFIFO, S_IFSOCK, S_IFLNK};
@@ -335,8 +335,8 @@ static void a_missing_grant_is_suggested_with_free_ids(void)
     CHECK_INT(un_plan_for_caller(&request, &place.sources, &facts, &plan, &err), -1);
     CHECK_TEXT(err.cause, "no-subordinate-range");
     bool exist;
-    /* Check the remedy only if the ids exist: the user namespace of a container may lack such high
-     * ids. */
+    /* Check the remedy only if these high ids exist, which the user namespace of a container may
+     * lack. */
     if (un_map_run(&facts.id[UN_UID].parent, UN_INSIDE, 300016, 65536, &exist) == 65536 && exist)
         CHECK_TEXT(err.remedy, wanted);
     char remedy[UN_DETAIL_MAX];

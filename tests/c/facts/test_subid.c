@@ -1,4 +1,5 @@
-/* Tests of parsing /etc/subuid and /etc/subgid: which lines match a user, and malformed lines. */
+/* Tests of parsing /etc/subuid and /etc/subgid: which lines belong to a user, and which are
+ * malformed. */
 #include "ranges.h"
 
 #include <errno.h>
@@ -49,22 +50,22 @@ static void lines_match_by_exact_name_or_uid(void)
         {"annabel:7:1\nann:7:1\nANNA:7:1\n", "anna", 1000, 0},
         {" anna:7:1\nanna :7:1\n", "anna", 1000, 0},
         {"10000:7:1\n100:7:1\n1000x:7:1\n01000:7:1\n+1000:7:1\n0x3e8:7:1\n", "anna", 1000, 0},
-        /* strtoul(3) parses each of these names as 0, but a line belongs to root only if it names
-         * "root" or "0". */
+        /* strtoul(3) would parse each of these names as 0, but only lines with "root" or "0" belong
+         * to root. */
         {"anna:7:1\n0x0:7:1\n00:7:1\n-0:7:1\n:7:1\n   :7:1\n", "root", 0, 0},
         {"root:7:1\n", "root", 0, 1},
         {"0:7:1\n", "root", 0, 1},
         {"0x0:7:1\n", "0x0", 5, 1},
         {"0x0:7:1\n", "root", 0, 0},
-        /* The user with uid 0 need not have the name root, and the user named root may have another
-         * uid. */
+        /* The user with the uid 0 may have another name than root, and the user root another uid
+         * than 0. */
         {"root:7:1\n", "toor", 0, 0},
         {"0:7:1\n", "root", 5, 0},
-        /* If the user's name consists of digits, a line that begins with this name matches the
-         * user, although the uid differs. */
+        /* If a user's name consists of digits, lines that begin with the name belong to the user,
+         * although the uid differs. */
         {"2000:7:1\n", "2000", 5, 1},
-        /* A line matches a user without a name only by the uid, and a line with an empty name
-         * matches no user. */
+        /* Lines belong to a user without a name only by the uid. A line with an empty name belongs
+         * to nobody. */
         {":7:1\n", "", 1000, 0},
         {"1000:7:1\n", "", 1000, 1},
         {"4294967294:7:1\n", "", 4294967294, 1},
@@ -143,7 +144,7 @@ static void the_last_id_may_be_in_a_range(void)
     CHECK_INT(notices.len, 0);
 }
 
-/* Checks a file that is larger than the blocks in which it is read, so that lines span two
+/* Checks a file that is larger than the blocks in which it is read, so that some lines span two
  * blocks. */
 static void a_large_file_is_read_to_its_end(void)
 {
@@ -156,7 +157,7 @@ static void a_large_file_is_read_to_its_end(void)
     CHECK_INT(ranges.len, 2);
     check_range(0, 5, 1);
     check_range(1, 100000, 65536);
-    /* Lines of other users that precede the user's lines are checked for overlaps, too. */
+    /* Overlaps with lines of other users are found even if these lines come first. */
     CHECK_INT(notices.len, 1);
     CHECK_HAS(notices.text[0], "grants last ids that this user has too: 100001:1");
     memcpy(text, "early:5:3\n#", 11);
@@ -168,7 +169,7 @@ static void a_large_file_is_read_to_its_end(void)
 static void lines_that_are_too_long_are_skipped(void)
 {
     static char text[5000];
-    /* If a line is too long, the rest of the line must not be parsed as another line. */
+    /* The rest of a line that is too long must not be parsed as another line. */
     memset(text, 'x', 1023);
     strcpy(text + 1023, "\nanna:1:1\n");
     read_text(text, "anna", 1000);
@@ -275,14 +276,14 @@ static void more_ranges_than_a_map_holds_are_left_out(void)
     for (int i = 0; i < UN_MAP_MAX; i++)
         at += snprintf(at, 32, "anna:%d:1\n", 100000 + 2 * i);
     read_text(text, "anna", 1000);
-    /* The caller's own id needs an extent, too, of the UN_MAP_MAX extents of a map. */
+    /* One of the UN_MAP_MAX extents of a map is needed for the caller's own id. */
     CHECK_INT(ranges.len, UN_MAP_MAX - 1);
     check_range(UN_MAP_MAX - 2, 100000 + 2 * (UN_MAP_MAX - 2), 1);
     CHECK_INT(notices.len, 1);
     CHECK_HAS(notices.text[0], "line 340 is skipped: more ranges than a map can hold");
 }
 
-/* Checks that numbers are parsed as strtoul(3) parses them, which newuidmap uses. */
+/* Checks that numbers are parsed as strtoul(3) parses them, because newuidmap uses strtoul(3). */
 static void numbers_are_parsed_as_newuidmap_does(void)
 {
     read_text("anna: 100000:\t65536\nanna:+200000:0x10\nanna:0100:010\n", "anna", 1000);
@@ -312,7 +313,7 @@ static void a_file_that_can_not_be_read_is_an_error(void)
     struct scratch file;
     write_file(&file, "anna:1:1\n", 9);
     CHECK_INT(chmod(file.path, 0), 0);
-    /* Root can read the file regardless of its mode, so the error occurs only for other users. */
+    /* Root can read a file of any mode, so only other users get the error. */
     if (geteuid() != 0) {
         CHECK_INT(un_subid_read(file.path, "anna", 1000, &ranges, &notices, &err), -1);
         CHECK_INT(err.errnum, EACCES);

@@ -1,4 +1,4 @@
-/* Tests of measuring the resource usage of a sandbox's processes. */
+/* Tests of measuring the resource usage of the processes of a sandbox. */
 #include "check.h"
 #include "facts/facts.h"
 #include "forked.h"
@@ -8,13 +8,13 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 
-/* Number of children whose list in /proc is so long that it requires several reads. */
+/* Number of children of which the list in /proc takes several reads. */
 #define CHILDREN 300
 
 struct seen {
     pid_t child[CHILDREN];
     int count;
-    pid_t last; /* child at which the callback stops, or 0 */
+    pid_t last; /* the child at which the callback stops; 0 for none */
 };
 
 static bool record_child(pid_t pid, void *arg)
@@ -67,8 +67,8 @@ static void a_visit_sees_each_child_once(void)
 static void a_new_process_has_another_last_pid(void)
 {
     int file = un_open_last_pid();
-    /* End the test if un_open_last_pid() fails, as in containers in which lxcfs or the like
-     * emulates the file. */
+    /* End the test if un_open_last_pid() fails, as it does in containers where lxcfs emulates the
+     * file. */
     if (file < 0)
         return;
     int64_t before = un_last_pid(file);
@@ -93,8 +93,8 @@ static void a_reaped_process_uses_nothing(void)
     CHECK(un_processor_time(0) > 0);
 }
 
-/* Checks that memory is found in /proc/PID/status even after a long list of supplementary groups.
- * Requires root, because only root may set groups. */
+/* Checks that the memory in /proc/PID/status is found after a long list of supplementary groups.
+ * Only root may set the groups. */
 static void many_groups_hide_no_memory(void)
 {
     static gid_t groups[4096];

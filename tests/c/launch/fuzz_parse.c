@@ -1,6 +1,6 @@
-/* Fuzz target: parsing a launch file with any content and generating its config.json does not read
- * out of bounds. In the input, a line feed represents the NUL that ends a word, so that the seeds
- * are readable. */
+/* Fuzz target: parsing any launch file, and generating its config.json, reads no bytes out of
+ * bounds. In the input, a line feed stands for the NUL at the end of a word, so that the seeds are
+ * readable. */
 #include "launch/launch.h"
 
 #include <stdlib.h>
@@ -8,7 +8,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-/* Sets the members of the launch that building the root filesystem would have set. */
+/* Sets those members of a launch that are otherwise set when the root filesystem is built. */
 static void fill_in_build_results(struct un_launch *launch)
 {
     strcpy(launch->marks.scratch, "/mnt/usernsctl");
@@ -45,7 +45,7 @@ static void read_launch(const char *bytes, size_t size)
         return;
     fill_in_build_results(launch);
     expand(launch);
-    /* Use parts of the input, which may be invalid UTF-8, as arguments and environment. */
+    /* Parts of the input, which may be invalid UTF-8, become arguments and environment. */
     const char *const args[] = {launch->record[0].arguments, bytes, NULL};
     const struct un_launch_params params = {
         .args = args, .env = args, .cwd = bytes, .hostname = bytes};
@@ -56,7 +56,7 @@ static void read_launch(const char *bytes, size_t size)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    /* Copy the input to a buffer of exactly its size, so that AddressSanitizer detects reads beyond
+    /* Copy the input to a buffer of exactly its size, so that AddressSanitizer detects reads past
      * the end. */
     char *bytes = malloc(size ? size : 1);
     if (!bytes)

@@ -1,4 +1,4 @@
-/* Tests of building the root filesystem of a sandbox and the other files of a launch. */
+/* Tests of building the files of a launch, including the root filesystem of the sandbox. */
 #include "forked.h"
 #include "inside.h"
 #include "launch/launch.h"
@@ -15,7 +15,7 @@ static char remedy[UN_PATH_MAX];
 #define SCRATCH "/tmp/scratch/usernsctl"
 #define ROOT SCRATCH "/root"
 
-/* Builds the launch that consists of `lines`, and returns it. The caller must close the launch. */
+/* Builds a launch from `lines`, and returns it. The caller must close it. */
 static struct un_launch *build_launch(const char *const *lines)
 {
     struct un_launch *launch = launch_of(&draft, lines);
@@ -25,8 +25,8 @@ static struct un_launch *build_launch(const char *const *lines)
     return launch;
 }
 
-/* Checks that building the launch that consists of `lines` fails with `part` in the error's detail,
- * and leaves no descriptors or mounts behind. Stores the remedy of the error for further checks. */
+/* Checks that building a launch from `lines` fails with `part` in the error's detail, and leaves no
+ * descriptors or mounts behind. Stores the remedy, so that the caller can check it. */
 static void check_build_fails(const char *const *lines, const char *part)
 {
     int fds = count_fds(), mounts = count_mounts();
@@ -69,7 +69,7 @@ static void programs_of_the_host_are_visible(void)
     CHECK_INT(count_fds(), fds);
 }
 
-/* Creates a root filesystem that contains symbolic links and directories with several modes. */
+/* Creates a root filesystem with symbolic links, and with directories of several modes. */
 static void make_tree(void)
 {
     make_directory("tree", 0755);
@@ -108,9 +108,9 @@ static void a_tree_shows_its_files(void)
     un_launch_close(launch);
 }
 
-/* Checks the mount points that are created for bind mounts. Symbolic links in the root filesystem
- * must be followed within the root filesystem. A world-writable directory on the path must be
- * replaced by a copy, so that no other user can redirect the mount point. */
+/* Checks how mount points for bind mounts are created. Symbolic links in the root filesystem must
+ * be followed within it. A world-writable directory in the path must be replaced by a copy, so that
+ * no other user can redirect the mount point. */
 static void a_bind_creates_its_mount_point(void)
 {
     enter_inside();
@@ -133,7 +133,7 @@ static void a_bind_creates_its_mount_point(void)
     int writable = open(path, O_WRONLY | O_CLOEXEC);
     CHECK(writable >= 0);
     close(writable);
-    /* The view contains the planned mounts of the sandbox, not the current mounts of the host. */
+    /* The view contains the mounts that the sandbox will have, not those of the host. */
     CHECK(un_view_has_directory(&launch->view, "/link/made/here"));
     CHECK(!un_view_has_directory(&launch->view, "/link/made/here/data"));
     un_launch_close(launch);
@@ -181,9 +181,8 @@ static void special_files_are_no_mount_points(void)
     close(server);
 }
 
-/* Checks an /etc/resolv.conf that is a symbolic link to a file in /run, as on hosts with systemd.
- * The host's file must be copied to the target of the link inside, because the sandbox does not see
- * the host's /run. */
+/* Checks an /etc/resolv.conf that links to a file in /run, as on hosts with systemd. The sandbox
+ * does not see the host's /run, so the file must be copied to the target of the link inside. */
 static void resolv_conf_is_copied_to_the_link_target(void)
 {
     enter_inside();
@@ -206,8 +205,8 @@ static void resolv_conf_is_copied_to_the_link_target(void)
     un_launch_close(launch);
 }
 
-/* Checks that mounts on / and on usernsctl-verify are rejected, even if symbolic links in the root
- * filesystem lead there. */
+/* Checks that mounts on / and on usernsctl-verify are rejected, even through symbolic links in the
+ * root filesystem. */
 static void nothing_is_mounted_over_the_root_or_the_verifier(void)
 {
     enter_inside();
@@ -246,7 +245,7 @@ static void private_files_are_hidden(void)
     un_launch_close(launch);
 }
 
-/* Mounts a tmpfs over /etc, with files of each kind that a snapshot of /etc treats differently. */
+/* Mounts a tmpfs on /etc, with a file of each kind that a snapshot of /etc treats differently. */
 static void make_etc(void)
 {
     CHECK_OK(un_mount("test", "/etc", "tmpfs", 0, "mode=0755", &err), &err);
@@ -276,8 +275,8 @@ static void check_etc(const struct un_launch *launch)
     CHECK_TEXT(target, "sub/tool");
     CHECK_TEXT(read_text(ROOT "/etc/large"), "large\n");
     CHECK_INT(open(ROOT "/etc/large", O_WRONLY), -1);
-    /* A file that is created after the build is visible in a bind mount of /etc, but not in a
-     * snapshot of /etc. */
+    /* A bind mount of /etc shows a file that was created after the build, but a snapshot of /etc
+     * does not. */
     make_file("/etc/later", "later\n", 0644);
     CHECK_INT(access(ROOT "/etc/later", F_OK), launch->is_root ? -1 : 0);
 }

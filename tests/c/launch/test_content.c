@@ -1,12 +1,12 @@
-/* Tests of the checksum by which a frozen launch recognizes programs. */
+/* Tests of the checksum by which a frozen launch detects that a program has changed. */
 #include "base/base.h"
 #include "check.h"
 #include "launch/launch.h"
 
 #include <sys/mman.h>
 
-/* Size in bytes of a large file, of which un_content_sum() reads only samples. The size is not a
- * multiple of the block size. */
+/* Size in bytes of a file of which un_content_sum() reads only samples. It is not a multiple of the
+ * block size. */
 #define LARGE (10U * 1048576 + 123)
 
 static int new_file(size_t size)
@@ -17,7 +17,7 @@ static int new_file(size_t size)
     return fd;
 }
 
-/* Overwrites `length` bytes of a file with the byte `byte`. */
+/* Writes the byte `byte` to `length` bytes of a file. */
 static void fill(int fd, size_t offset, size_t length, char byte)
 {
     static char bytes[LARGE];
@@ -25,8 +25,8 @@ static void fill(int fd, size_t offset, size_t length, char byte)
     CHECK_INT(pwrite(fd, bytes, length, (off_t)offset), (long long)length);
 }
 
-/* Checks whether the checksum changes if `length` zeros at `offset` are overwritten. Restores the
- * zeros. */
+/* Returns whether the checksum changes if `length` zeros at `offset` are overwritten. Then restores
+ * the zeros. */
 static bool notices(int fd, size_t offset, size_t length)
 {
     char before[UN_CONTENT_SUM_ROOM], changed[UN_CONTENT_SUM_ROOM], after[UN_CONTENT_SUM_ROOM];
@@ -50,9 +50,9 @@ static void a_small_file_is_read_whole(void)
     }
 }
 
-/* Checks that the checksum of another build differs. Another build id changes the checksum, because
- * the checksum covers each byte of the head of the file. Moved code changes the checksum, because
- * the changed bytes extend over more than the distance between two samples. */
+/* Checks that another build has another checksum. A changed build id is noticed, because every byte
+ * of the head is read. Moved code is noticed, because the changed bytes extend further than the
+ * distance of two samples. */
 static void another_build_of_a_large_file_is_noticed(void)
 {
     un_auto_close int fd = new_file(LARGE);
@@ -62,7 +62,7 @@ static void another_build_of_a_large_file_is_noticed(void)
         CHECK(notices(fd, offset, LARGE / 60));
 }
 
-/* Checks that a file of any size requires only a limited number of reads. */
+/* Checks that the number of reads is limited, however large a file is. */
 static void a_huge_sparse_file_is_sampled(void)
 {
     char sum[UN_CONTENT_SUM_ROOM];

@@ -1,5 +1,5 @@
-/* Tests of which symbolic links are followed, depending on the owner of a link. The kernel shows
- * all owners that are not mapped in the user namespace as the same overflow id. */
+/* Tests of which symbolic links are followed, depending on the link's owner. The kernel shows every
+ * owner that the user namespace does not map as the same overflow id. */
 #include "forked.h"
 #include "inside.h"
 #include "launch/launch.h"
@@ -42,8 +42,7 @@ static void only_directories_of_root_are_trusted(void)
     CHECK(!un_owner_is_trusted(12345, "/etc/x"));
 }
 
-/* Checks for several lines of group(5) about the group 12345 whether the group counts as private to
- * the caller. */
+/* Checks whether the group 12345 counts as private to the caller, for several lines of group(5). */
 static void only_groups_without_members_are_private(void)
 {
     static const struct {
@@ -76,8 +75,8 @@ static void only_groups_without_members_are_private(void)
     close(file);
 }
 
-/* Sets an access ACL with one named entry on a directory. The ACL's mask `mask` appears as the
- * group bits of the directory's mode. */
+/* Sets an access ACL with one named entry on a directory. `mask` is the mask of the ACL, which
+ * stat(2) shows as the group bits of the mode. */
 static void set_list(const char *path, uint16_t tag, uint16_t permissions, uint16_t mask)
 {
     struct {
@@ -90,8 +89,7 @@ static void set_list(const char *path, uint16_t tag, uint16_t permissions, uint1
                   {htole16(ACL_GROUP_OBJ), htole16(5), 0},
                   {htole16(ACL_MASK), htole16(mask), 0},
                   {htole16(ACL_OTHER), htole16(5), 0}}};
-    /* The kernel requires that an ACL's entry of a named group follows the entry of the owning
-     * group. */
+    /* The kernel requires the entry of the owning group before that of a named group. */
     if (tag == ACL_GROUP) {
         struct posix_acl_xattr_entry named = list.entry[1];
         list.entry[1] = list.entry[2];
@@ -100,8 +98,8 @@ static void set_list(const char *path, uint16_t tag, uint16_t permissions, uint1
     CHECK_INT(setxattr(path, "system.posix_acl_access", &list, sizeof list, 0), 0);
 }
 
-/* Checks that un_others_may_write() detects an ACL with which other users may write to a directory
- * of the caller and the caller's private group. */
+/* Checks that un_others_may_write() detects an ACL that lets others write, on a directory that
+ * belongs to the caller and the caller's private group. */
 static void an_acl_may_let_others_write(void)
 {
     static const struct {
@@ -140,8 +138,8 @@ static void only_the_group_of_the_users_uid_is_private(void)
     CHECK(!un_group_is_private(12345));
 }
 
-/* Opens a path by un_open_follow(), one component at a time, and checks that open(2) opens the same
- * file, or fails with the same error. */
+/* Opens a path by un_open_follow(), one component after the other. Checks that open(2) opens the
+ * same file or fails with the same errno. */
 static void opens_what_the_kernel_opens(const char *path)
 {
     char real[UN_PATH_MAX];

@@ -1,5 +1,5 @@
-/* Tests of the checks that a launch exposes no directories that a sandbox must not see, and no
- * launch file to which a sandbox must not write. */
+/* Tests that a launch is rejected if the sandbox could see a hidden directory, or write to the
+ * launch file. */
 #include "base/base.h"
 #include "forked.h"
 #include "inside.h"
@@ -16,8 +16,8 @@ static int hold(const char *path)
     return fd;
 }
 
-/* Checks that a bind mount of `path` is rejected with `part` in the error's detail, or allowed if
- * `part` is NULL. `kept` is the protected directory. */
+/* Checks that a bind mount of `path` is rejected with `part` in the error's detail, or is allowed
+ * if `part` is NULL. `kept` is the directory to hide. */
 static void check_refused(const char *path, const char *kept, const char *part)
 {
     size_t which;
@@ -72,22 +72,21 @@ static void hidden_directories_are_rejected(void)
     check_refused("/tmp/link", "/tmp/a/state", "contains");
     check_refused("/tmp/a", "/tmp/link", "contains");
     check_refused("/tmp/a/state/inner", "/tmp/a/state", "is in");
-    /* The protected directory must not be exposed by bind mounts of its parents at other paths,
-     * either. */
+    /* Bind mounts of the directory's parents must not expose it at other paths either. */
     check_refused("/tmp/a b", "/tmp/a/state", "contains");
     check_refused("/tmp/a b/state/inner", "/tmp/a/state", "is in");
     check_refused("/tmp/other", "/tmp/a/state", "contains");
     check_refused("/tmp/other/mount/inner", "/tmp/a/state", "is in");
     check_refused("/tmp/a/state", "/tmp/a b/state", "contains");
-    /* The protected state directory need not exist yet. */
+    /* The state directory to hide need not exist yet. */
     check_refused("/tmp/a", "/tmp/a/later/state", "contains");
     check_refused("/tmp/a/state", "/tmp/a/later/state", NULL);
     check_refused("/tmp/a/state", "/tmp/scratch/state", NULL);
     check_refused("/tmp/other", "/tmp/a/later", NULL);
 }
 
-/* Checks protected paths that contain a symbolic link in the bind-mounted directory, because a
- * command with write access could replace the link. */
+/* Checks bind mounts of directories that contain a symbolic link on the path of a hidden directory:
+ * a command that can write there could replace the link. */
 static void links_to_hidden_directories_are_rejected(void)
 {
     prepare();
@@ -99,15 +98,15 @@ static void links_to_hidden_directories_are_rejected(void)
     check_refused("/tmp/a", "/tmp/first/way/state", "contains");
     check_refused("/tmp/a/state/inner", "/tmp/first/way/state", "is in");
     check_refused("/tmp/first", "/tmp/second/way/state", NULL);
-    /* The check must work if the path of the protected directory contains a symbolic link to
+    /* The check must end even if a symbolic link on the path of the hidden directory links to
      * itself. */
     check_refused("/tmp/loop", "/tmp/loop/way/state", "contains");
     check_refused("/tmp/a", "/tmp/loop/way/state", NULL);
     check_refused("/tmp/second", "/tmp/a/state", NULL);
 }
 
-/* Opens a launch with a bind mount of `source`, as if read from the launch file /tmp/a/launch, and
- * checks the error of un_launch_guard(). */
+/* Opens a launch with a bind mount of `source` and checks the error of un_launch_guard(), for the
+ * launch file /tmp/a/launch. */
 static void check_launch_guard(const char *source, const char *access, const char *templates,
                                const char *cause, const char *part)
 {
@@ -158,8 +157,8 @@ static void a_launch_shows_no_hidden_directory(void)
     check_launch_guard("/tmp/beside", "rw", "/tmp/a/state", cause, NULL);
 }
 
-/* Checks that a mount of a kernel file system is ignored if another mount hides it, because a bind
- * mount does not expose a hidden mount. */
+/* Checks that a kernel filesystem is ignored if another mount hides it, because a bind mount does
+ * not expose it then. */
 static void hidden_mounts_do_not_count(void)
 {
     const char *none = "/nonexistent/templates", *uts = "/proc/self/ns/uts";

@@ -1,4 +1,4 @@
-/* Tests of the last steps of a launch: writing config.json, dropping privileges, and execve(2). */
+/* Tests of the last steps of a launch: writing config.json, dropping privileges and execve(2). */
 #include "forked.h"
 #include "inside.h"
 #include "launch/launch.h"
@@ -8,7 +8,7 @@
 static struct draft draft;
 static struct un_error err;
 
-/* Lines of a launch that executes a shell, with scratch files in /tmp/scratch. */
+/* The lines of a launch that executes a shell, with its files in /tmp/scratch. */
 #define SHELL                                                                                      \
     "source own /bin/sh", "scratch /tmp/scratch", "make bundle 0700", "make programs 0700",        \
         "program-link 0 programs/shell"
@@ -77,8 +77,8 @@ static void ids_and_terminal_come_from_the_params(void)
     const struct un_launch_params other = {.args = LINES("id"), .id = {70000, 5}};
     config_is(LINES("scratch /mnt", "json-user", "json ;", "json-args", "json ;", "json-terminal"),
               &mapped, "{\"uid\": 7, \"gid\": 0};\"id\";true");
-    /* If the command has ids other than 0, usernsctl-verify must receive --as, with which it maps
-     * the ids in gVisor. */
+    /* For a command with other ids than 0, usernsctl-verify must get the option --as, so that it
+     * maps the ids in gVisor. */
     config_is(LINES("scratch /mnt", "json-user", "json ;", "json-args", "json ;", "json-terminal"),
               &other, "{\"uid\": 0, \"gid\": 0};\"--as\", \"70000\", \"5\", \"id\";false");
 }
@@ -160,8 +160,8 @@ static int become_shell(void *arg)
     CHECK_OK(un_launch_build(launch, NULL, &err), &err);
     int file = open("/tmp/log", O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
     CHECK_INT(write(file, "before\n", 7), 7);
-    /* The duplicated descriptors are not close-on-exec, so un_launch_exec() must itself ensure that
-     * the shell does not inherit descriptor 100. */
+    /* dup2(2) clears close-on-exec, so un_launch_exec() itself must ensure that the shell does not
+     * inherit descriptor 100. */
     CHECK_INT(dup2(*(int *)arg, 1), 1);
     CHECK_INT(dup2(file, 2), 2);
     CHECK_INT(fcntl(file, F_DUPFD, 100), 100);
@@ -192,14 +192,14 @@ static void the_watcher_gets_its_arguments_and_descriptors(void)
     CHECK_HAS(text, "{\"true\", \"it\"}\n");
     CHECK_HAS(text, "NoNewPrivs:\t1\n");
     CHECK_HAS(text, "Seccomp:\t2\n");
-    /* The bounding set contains CAP_SETGID, CAP_SETUID, CAP_SYS_CHROOT, CAP_SYS_ADMIN and
+    /* The bounding set consists of CAP_SETGID, CAP_SETUID, CAP_SYS_CHROOT, CAP_SYS_ADMIN and
      * CAP_SETFCAP. */
     CHECK_HAS(text, "CapBnd:\t00000000802400c0\n");
     CHECK_HAS(text, "0077\n/\n");
-    /* Standard output has the flags O_WRONLY and O_APPEND. */
+    /* The flags of standard output are O_WRONLY and O_APPEND. */
     CHECK_HAS(text, "2001\n/dev/null\n");
-    /* Only descriptors 0 to 2 and the descriptor with which the shell lists them are open. */
-    int fds = 0; /* number of commas in the list of open descriptors */
+    /* Only descriptors 0 to 2 are open, and the one by which the shell lists them. */
+    int fds = 0; /* the number of commas in the list of descriptors */
     for (const char *at = strchr(text, '\n') + 1; *at != '\n'; at++)
         fds += *at == ',';
     CHECK_INT(fds, 3);

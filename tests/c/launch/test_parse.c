@@ -1,4 +1,4 @@
-/* Tests of parsing launch files: valid files are accepted, and errors name what is invalid. */
+/* Tests of parsing launch files: what is valid, and which errors invalid files cause. */
 #include "launch/launch.h"
 #include "launched.h"
 
@@ -110,7 +110,7 @@ static void every_verb_is_known(void)
     un_launch_close(launch);
 }
 
-/* Checks that a launch file that is truncated at any position is rejected. */
+/* Checks that a launch file is rejected wherever it is truncated. */
 static void truncated_launches_are_rejected(void)
 {
     struct draft draft;

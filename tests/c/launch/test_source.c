@@ -1,5 +1,5 @@
-/* Tests of opening the sources of a launch, which are files of the host, and of checking the
- * launch's assumptions about them. */
+/* Tests of opening a launch's sources, which are files of the host, and of checking its assumptions
+ * about them. */
 #include "base/base.h"
 #include "forked.h"
 #include "inside.h"
@@ -82,8 +82,8 @@ static void kernel_files_are_not_writable(void)
     opens(LINES("source follow /dev/null", "scratch /tmp/scratch", "bind 0 /x rw"), "/dev/null");
 }
 
-/* Checks that the symbolic link of another user is not followed. Requires root, because only root
- * can change the owner of a link. */
+/* Checks that another user's symbolic link is not followed. Only root can give a link to another
+ * user. */
 static void links_of_other_users_are_not_followed(void)
 {
     CHECK_INT(unshare(CLONE_NEWNS), 0);
@@ -116,8 +116,8 @@ static void given_descriptors_are_used(void)
     CHECK(fcntl(fds[0], F_GETFD) >= 0);
 }
 
-/* Writes to `line` an assumption about the first source, /tmp/file, with a size that differs by
- * `size`, and a mode that differs by `mode`. */
+/* Writes the assumption about the first source, /tmp/file, to `line`. Its size is wrong by `size`,
+ * and its mode by `mode`. */
 static void write_assumption(char line[256], long size, unsigned mode)
 {
     struct stat status;
@@ -139,8 +139,8 @@ static void programs_are_recognised_by_content(void)
     make_file("file", "12345", 0644);
     write_assumption(line, 0, 0);
     opens(LINES(remedy, source, line), "/tmp/file");
-    /* A changed modification time must not matter, because builders of images set the times of
-     * files to a fixed value. */
+    /* The modification time may differ, because image builders set the times of all files to a
+     * fixed value. */
     CHECK_INT(utimensat(AT_FDCWD, "file", times, 0), 0);
     opens(LINES(remedy, source, line), "/tmp/file");
     write_assumption(line, 1, 0);

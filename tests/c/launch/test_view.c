@@ -1,4 +1,4 @@
-/* Tests of resolving paths in the root filesystem of a sandbox. */
+/* Tests of following paths in the root filesystem of a sandbox. */
 #include "forked.h"
 #include "inside.h"
 #include "needs.h"
@@ -14,7 +14,7 @@ static struct un_view *view_of(const char *path)
     return view;
 }
 
-/* Resolves a path in a view, and closes the descriptor of the resulting file. Returns the
+/* Follows a path in a view, and closes the descriptor of the file that is reached. Returns the
  * result. */
 static struct un_reached *follow(const struct un_view *view, const char *path)
 {
@@ -25,7 +25,6 @@ static struct un_reached *follow(const struct un_view *view, const char *path)
     return &reached;
 }
 
-/* Creates a root filesystem for the tests. */
 static void make_root(void)
 {
     enter_inside();

@@ -1,5 +1,5 @@
-/* Fuzz target: parsing any text as a map and as an extent. Checks that formatting a valid map and
- * parsing the text again yields the same map, and that each id of the map is found. */
+/* Fuzz target: parses any text as a map and as an extent. Checks that formatting a valid map and
+ * parsing the result yields the same map, and that each of its ids is found. */
 #include "base/base.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

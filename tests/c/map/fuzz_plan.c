@@ -1,11 +1,11 @@
-/* Fuzz target: planning with any request and any facts. Checks that a plan maps only ids that exist
- * in the parent namespace, obeys the kernel's rules for maps, contains the path of each helper that
- * it requires, and is the same for the same request and facts. */
+/* Fuzz target: plans any request with any facts. Checks that the plan maps only ids that exist in
+ * the parent namespace, obeys the kernel's rules for maps, and contains the path of each helper
+ * that it needs; and that planning again yields the same plan. */
 #include "base/base.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-/* The bytes of the input that are not used yet. */
+/* The rest of the input, which has not been used yet. */
 struct input {
     const uint8_t *at;
     size_t left;
@@ -19,8 +19,8 @@ static uint32_t next(struct input *in, size_t bytes)
     return number;
 }
 
-/* Returns an id from a small set, so that extents often touch or overlap, and the first and the
- * last id occur. */
+/* Returns one of few ids, so that extents often touch or overlap, and the first and the last id
+ * occur. */
 static uint32_t next_id(struct input *in)
 {
     uint32_t byte = next(in, 1);
@@ -102,8 +102,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct un_error err, other;
     fill(&in, &request, &facts);
     for (int kind = UN_UID; kind <= UN_GID; kind++) {
-        /* Skip facts that can't occur: the kernel keeps the maps of the parent namespace valid, and
-         * the ranges are checked when the file is read. */
+        /* Skip impossible facts: the kernel keeps the maps of the parent namespace valid, and
+         * ranges are checked when a file is read. */
         const struct un_map *parent = &facts.id[kind].parent;
         if (!parent->len || un_map_check(parent, UN_MAP_MAX, 4096, &err))
             return 0;

@@ -1,5 +1,5 @@
-/* Tests of planning maps with subordinate id ranges: the resulting extents, and the ids that are
- * omitted. */
+/* Tests of building maps with subordinate id ranges: which extents result, and which ids are left
+ * out. */
 #include "ranges.h"
 
 enum { MINE = 1000 };
@@ -101,8 +101,8 @@ static void identity_maps_each_id_to_itself(void)
     grant(&facts, UN_UID, 120000, 100000);
     check_uid_map("0 1000 1\n100000 100000 65536\n165536 165536 54464\n");
 
-    /* The id 100000 of the namespace can't map both to the caller's own id and to the id 100000 of
-     * the subordinate range. */
+    /* The id 100000 inside can't stand for both the caller's own id and the id 100000 of the
+     * subordinate range. */
     init_granted(100000, UN_FILL_IDENTITY);
     check_refused("map-invalid", "overlap inside");
 }
@@ -113,7 +113,7 @@ static void named_extents_come_first_and_ranges_fill_what_is_left(void)
     want_extent(&request, UN_UID, (struct un_extent){10, 100000, 5});
     check_uid_map("0 1000 1\n10 100000 5\n1 100005 9\n15 100014 65522\n");
 
-    /* Overlapping extents in a request are rejected, not adjusted. */
+    /* Extents of a request that overlap are an error; they are not adjusted. */
     init_granted(0, UN_FILL_NONE);
     want_extent(&request, UN_UID, (struct un_extent){0, 100000, 5});
     check_refused("map-invalid", "0:1000:1 and 0:100000:5 overlap inside");
@@ -137,8 +137,8 @@ static void each_kind_has_its_own_ranges(void)
     CHECK_INT(plan.setgroups, UN_SETGROUPS_DENY);
 }
 
-/* Checks subordinate ranges with parent maps like those that `unshare -r`, Docker's userns-remap
- * and Kubernetes' hostUsers: false create, in which not all ids exist. */
+/* Checks subordinate ranges of which not all ids exist, with the parent maps that `unshare -r`,
+ * Docker's userns-remap and Kubernetes' hostUsers: false create. */
 static void ranges_are_clipped_to_what_exists_here(void)
 {
     static const struct un_extent container[] = {{0, 231072, 65536}};
@@ -188,7 +188,7 @@ static void all_maps_every_id_of_the_parent_to_itself(void)
     set_parent(UN_GID, parent, COUNT(parent));
     check_uid_map("0 0 1\n1 1 65536\n");
     CHECK_INT(plan.writer[UN_UID], UN_WRITER_PARENT);
-    /* The initial namespace contains all ids except 4294967295, which is not a valid id. */
+    /* In the initial namespace all ids exist; 4294967295 is not an id. */
     init_user(&facts, 0, 0);
     facts.caps = UINT64_MAX;
     check_uid_map("0 0 4294967295\n");
@@ -228,14 +228,14 @@ static void more_than_a_map_holds_is_refused(void)
     check_refused("map-invalid", "no more than 340 extents");
 
     facts.id[UN_UID].ranges.len = UN_MAP_MAX - 1;
-    /* If the text of the map is longer than a page, only the ranges that fit are mapped. */
+    /* If the text of the whole map does not fit a page, only those ranges are mapped that fit. */
     facts.page_size = 4096;
     CHECK_OK(un_plan_make(&request, &facts, &plan, &err), &err);
     CHECK(plan.map.of[UN_UID].len > 200 && plan.map.of[UN_UID].len < UN_MAP_MAX - 1);
 }
 
-/* Checks a subordinate range that the parent map splits into more extents than fit a page of text.
- * Only some of the extents are mapped. */
+/* Checks a subordinate range that the parent map splits into more extents than fit a page. Only the
+ * first extents are mapped. */
 static void a_range_is_cut_to_the_free_ids(void)
 {
     enum { EXTENTS = 300, FIRST = 2000000000 };

@@ -1,4 +1,4 @@
-/* Tests of extents and id maps: parsing, validation, and the text that is written to the kernel. */
+/* Tests of extents and id maps: parsing, checking, and formatting for the kernel. */
 #include "check.h"
 
 #include <fcntl.h>
@@ -88,7 +88,8 @@ static struct un_map map_of(const struct un_extent *extents, uint32_t count)
     return map;
 }
 
-/* Returns a map of `count` extents of one id each, whose ids have as many digits as possible. */
+/* Returns a map of `count` extents with one id each, whose numbers have as many digits as
+ * possible. */
 static struct un_map longest_map(uint32_t count)
 {
     struct un_map map = {.len = 0};
@@ -111,7 +112,7 @@ static void maps_that_the_kernel_refuses_are_refused(void)
     static const struct {
         struct un_extent extent[3];
         uint32_t len;
-        const char *says; /* expected part of the error's detail, or NULL if the map is valid */
+        const char *says; /* expected part of the error's detail; NULL if the map is valid */
     } cases[] = {
         {{{0, 1000, 1}}, 1, NULL},
         {{{0, 1000, 1}, {1, 100000, 65536}}, 2, NULL},
@@ -142,15 +143,14 @@ static void limits_are_those_of_the_kernel(void)
     CHECK_INT(un_map_check(&six, 5, 4096, &err), -1);
     CHECK_HAS(err.detail, "has 6 extents; this kernel allows at most 5");
 
-    /* Each line has 24 bytes, so 170 lines are shorter than a page of 4096 bytes, and 171 are
-     * not. */
+    /* A line has 24 bytes, so 170 lines are shorter than a page of 4096 bytes, but 171 are not. */
     struct un_map fits = longest_map(170);
     struct un_map page = longest_map(171);
     CHECK_OK(un_map_check(&fits, UN_MAP_MAX, 4096, &err), &err);
     CHECK_INT(un_map_check(&page, UN_MAP_MAX, 4096, &err), -1);
     CHECK_HAS(err.detail, "4104 bytes as text");
     CHECK_OK(un_map_check(&page, UN_MAP_MAX, 65536, &err), &err);
-    /* A text of exactly one page is rejected, too: user_namespaces(7) says "less than". */
+    /* A text of exactly one page is too long: user_namespaces(7) says "less than". */
     CHECK_INT(un_map_check(&fits, UN_MAP_MAX, 170 * 24, &err), -1);
     CHECK_OK(un_map_check(&fits, UN_MAP_MAX, 170 * 24 + 1, &err), &err);
 }
@@ -166,7 +166,7 @@ static void a_map_is_written_as_the_kernel_reads_it(void)
     CHECK_INT((long long)un_map_format(&map, text), 0);
     CHECK_TEXT(text, "");
 
-    /* The longest possible map fills the buffer of un_map_format() to the last byte. */
+    /* The longest possible map fills the buffer of un_map_format() completely. */
     for (map.len = 0; map.len < UN_MAP_MAX; map.len++)
         map.extent[map.len] = (struct un_extent){UINT32_MAX, UINT32_MAX, UINT32_MAX};
     CHECK_INT((long long)un_map_format(&map, text), UN_MAP_TEXT_MAX - 1);

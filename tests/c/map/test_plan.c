@@ -1,5 +1,4 @@
-/* Tests of planning id maps from a request and facts: the maps, which process writes them, and
- * errors. */
+/* Tests of planning from a request and facts: the maps, their writers, and errors. */
 #include "check.h"
 
 #include <linux/capability.h>
@@ -14,7 +13,7 @@ static struct un_error err;
 
 enum { MINE_UID = 1000, MINE_GID = 1001 };
 
-/* Fills in facts of a current kernel and the initial user namespace, in which all ids exist. */
+/* Fills in the facts of a current kernel, in the initial user namespace, where all ids exist. */
 static void init_facts(struct un_facts *facts, uint32_t uid, uint32_t gid, uint64_t caps)
 {
     const struct un_extent all = {0, 0, UINT32_MAX};
@@ -97,8 +96,7 @@ static void an_empty_request_has_no_writer(void)
     CHECK(!plan.drop_groups);
 }
 
-/* Fills in a request that maps the caller's own uid and gid, and one more extent of uids and of
- * gids. */
+/* Fills in a request for the caller's own uid and gid, and for one more extent of each kind. */
 static void make_wide_request(struct un_request *request)
 {
     init_request(request, 0, 0);
@@ -149,9 +147,9 @@ static void mapping_the_parents_root_takes_setfcap_since_5_12(void)
         {0, CAP(CAP_SETUID) | CAP(CAP_SETGID), 5, 11, true},
         {0, CAP(CAP_SETUID) | CAP(CAP_SETGID), 4, 20, true},
         {0, CAP(CAP_SETFCAP), 6, 1, true},
-        /* CAP_SETFCAP is required only if the parent namespace's uid 0 is mapped. */
+        /* CAP_SETFCAP is needed only to map uid 0 of the parent namespace. */
         {0, 0, 6, 1, false},
-        /* The caller's uid is not the parent namespace's uid 0, so mapping it requires no
+        /* The caller is not uid 0 of the parent namespace, so its own id is mapped without
          * CAP_SETFCAP. */
         {MINE_UID, 0, 6, 1, true},
     };
@@ -175,7 +173,7 @@ static void a_range_that_has_root_in_it_takes_setfcap_too(void)
     CHECK_INT(un_plan_make(&request, &facts, &plan, &err), -1);
     CHECK_TEXT(err.cause, "needs-setfcap");
 
-    /* CAP_SETFCAP is required only for uid 0: mapping gid 0 requires only CAP_SETGID. */
+    /* CAP_SETFCAP is needed only for uid 0. Mapping gid 0 needs only CAP_SETGID. */
     init_request(&request, -1, -1);
     want(&request, UN_GID, 0, 0, 1000);
     init_facts(&facts, 0, 0, CAP(CAP_SETGID));
@@ -200,9 +198,8 @@ static void an_id_that_does_not_exist_here_can_not_be_mapped(void)
     CHECK_HAS(err.detail, "120000");
 }
 
-/* Checks for which requests a plan needs the parent namespace's maps. These maps are read only if
- * needed, because for a map of the caller's own ids, reading them takes longer than all other
- * steps. */
+/* Checks which requests need the maps of the parent namespace. They are read only if needed: to map
+ * the caller's own ids, reading them would take longer than all other steps. */
 static void the_own_ids_are_mapped_in_any_namespace(void)
 {
     static const struct {
@@ -213,10 +210,10 @@ static void the_own_ids_are_mapped_in_any_namespace(void)
         {MINE_UID, MINE_GID, 0, false},
         {MINE_UID, 0, 0, false},
         {0, 0, ROOT_CAPS, false},
-        /* A plan that maps uid 0 needs the maps, because whether uid 0 may be mapped depends on the
-         * kernel's version, which is read together with the maps. */
+        /* A map of uid 0 needs them: the kernel version, which is read together with the maps,
+         * decides whether uid 0 may be mapped. */
         {0, 0, CAP(CAP_SETUID), true},
-        /* 65534 may be a real id, or the overflow id that the kernel shows for unmapped ids, so the
+        /* 65534 may be an id, or the overflow id that the kernel shows for all unmapped ids, so the
          * maps are needed. */
         {65534, MINE_GID, 0, true},
         {MINE_UID, 65534, 0, true},
@@ -241,15 +238,15 @@ static void the_own_ids_are_mapped_in_any_namespace(void)
     check_map(&plan.map.of[UN_GID], "5 1001 1\n");
 }
 
-/* Checks that extents are split, because the kernel accepts an extent only if one extent of the
- * parent's map contains it, and otherwise fails with EPERM. */
+/* Checks that extents are split: the kernel accepts an extent only if a single extent of the
+ * parent's map contains it, and fails with EPERM otherwise. */
 static void extents_are_split_along_the_parent_map(void)
 {
     init_request(&request, -1, -1);
     want(&request, UN_UID, 100, 5, 30);
     init_facts(&facts, 0, 0, ROOT_CAPS);
-    /* The ids 0 to 9, 10 to 29 and 30 to 39 exist in this namespace, but are not adjacent in the
-     * parent namespace. */
+    /* In this namespace the ids 0 to 9, 10 to 29 and 30 to 39 exist. In the parent namespace these
+     * ranges are not adjacent. */
     facts.id[UN_UID].parent.len = 3;
     facts.id[UN_UID].parent.extent[0] = (struct un_extent){10, 1010, 20};
     facts.id[UN_UID].parent.extent[1] = (struct un_extent){0, 2000, 10};
@@ -264,7 +261,7 @@ static void limits_are_those_of_the_kernel_and_its_page(void)
         uint32_t extents;
         uint32_t major, minor;
         size_t page;
-        const char *says; /* expected part of the error's detail, or NULL if the map is valid */
+        const char *says; /* expected part of the error's detail; NULL if the map is valid */
     } cases[] = {
         {5, 4, 14, 4096, NULL},
         {6, 4, 14, 4096, "this kernel allows at most 5"},
@@ -310,8 +307,8 @@ static void setgroups_stays_allowed_only_with_cap_setgid(void)
     static const struct {
         int policy;
         uint64_t caps;
-        int writer;  /* expected writer of the gid map, or -1 if planning must fail */
-        int written; /* expected text for /proc/PID/setgroups */
+        int writer;  /* expected writer of the gid map; -1 if planning must fail */
+        int written; /* expected content of /proc/PID/setgroups */
     } cases[] = {
         {UN_SETGROUPS_AUTO, 0, UN_WRITER_SELF, UN_SETGROUPS_DENY},
         {UN_SETGROUPS_DENY, 0, UN_WRITER_SELF, UN_SETGROUPS_DENY},
@@ -341,14 +338,15 @@ static void the_id_inside_is_the_own_id_or_root(void)
         int64_t uid_inside, gid_inside;
         bool drop_groups;
     } cases[] = {
-        /* The extent contains the caller's own id, so the child keeps that id in the namespace. */
+        /* The extent contains the caller's own id, so the child keeps the id to which it is
+         * mapped. */
         {{0, 0, 2000}, {500, 1000, 10}, UN_SETGROUPS_AUTO, 1000, 501, false},
-        /* The caller's own id is not mapped, so the child becomes root in the namespace. */
+        /* The caller's own id is not mapped, so the child switches to root inside. */
         {{0, 100000, 10}, {0, 100000, 10}, UN_SETGROUPS_AUTO, 0, 0, true},
         {{0, 100000, 10}, {0, 100000, 10}, UN_SETGROUPS_ALLOW, 0, 0, true},
-        /* If setgroups(2) is denied, the child can't drop its supplementary groups. */
+        /* The child can't drop its supplementary groups if setgroups(2) is denied. */
         {{0, 100000, 10}, {0, 100000, 10}, UN_SETGROUPS_DENY, 0, 0, false},
-        /* Neither the caller's own id nor root is mapped, so the child changes no ids. */
+        /* Neither the caller's own id nor 0 is mapped, so the child does not switch ids. */
         {{5, 100000, 10}, {5, 100000, 10}, UN_SETGROUPS_AUTO, -1, -1, false},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {

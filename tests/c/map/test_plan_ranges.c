@@ -1,4 +1,4 @@
-/* Tests of which process writes a map of subordinate id ranges, and of what prevents such a map. */
+/* Tests of the writers of maps with subordinate id ranges, and of what prevents such maps. */
 #include "needs.h"
 #include "ranges.h"
 
@@ -86,8 +86,7 @@ static void helpers_are_planned_only_for_granted_ids(void)
         init_granted();
         init_wanted(&request, -1, UN_FILL_NONE);
         want_extent(&request, UN_UID, cases[i].extent);
-        /* Add a second extent, because the caller could write a map of only its own id without a
-         * helper. */
+        /* With a second extent, the caller can't write the map itself, and needs a helper. */
         want_extent(&request, UN_UID, (struct un_extent){100000, 120000, 1});
         if (cases[i].extent.outside <= 120000 &&
             cases[i].extent.count > 120000 - cases[i].extent.outside)
@@ -117,7 +116,7 @@ static void an_extent_may_span_adjacent_ranges(void)
         {{{100000, 10}, {100010, 10}}, {0, 100000, 21}, false},
         {{{100000, 10}, {100011, 10}}, {0, 100000, 20}, false},
         {{{100000, 10}, {100011, 10}}, {0, 100010, 2}, false},
-        /* newuidmap allows the caller's own id only as a separate extent. */
+        /* newuidmap accepts the caller's own id only as a separate extent. */
         {{{MINE - 5, 5}, {MINE + 1, 5}}, {0, MINE - 5, 11}, false},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
@@ -172,7 +171,7 @@ static void one_id_is_enough_only_if_allowed(void)
     request.allow_single_id = false;
     check_refused("no-subordinate-range", "/etc/subgid");
 
-    /* An invalid map is an error even if allow_single_id permits a map of a single id instead. */
+    /* An invalid map is an error even with allow_single_id. */
     init_granted();
     request.allow_single_id = true;
     want_extent(&request, UN_UID, (struct un_extent){0, 100000, 1});

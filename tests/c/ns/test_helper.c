@@ -1,5 +1,4 @@
-/* Tests of running newuidmap and newgidmap: the arguments of the helpers, and each kind of
- * failure. */
+/* Tests of running newuidmap and newgidmap: their arguments, and each kind of failure. */
 #include "forked.h"
 #include "seccomp.h"
 
@@ -11,12 +10,11 @@
 
 enum { PATIENCE_MS = 20000 };
 
-/* A directory with two scripts that replace newuidmap and newgidmap, and a plan that requires
- * them. */
+/* A directory with scripts in place of newuidmap and newgidmap, and a plan that needs both. */
 struct place {
     char dir[64];
-    char log[2][80]; /* paths of the files to which the scripts write; the variable LOG of a script
-                        contains the path of its file */
+    char log[2][80]; /* paths of the files to which the scripts write; $LOG in a script is the path
+                        of its file */
     struct un_plan plan;
 };
 
@@ -62,7 +60,7 @@ static void remove_place(const struct place *place)
     CHECK_INT(rmdir(place->dir), 0);
 }
 
-/* Runs newuidmap and newgidmap, or their replacements, for the calling process. */
+/* Runs the helpers of a plan for this process. */
 static int call(struct place *place, struct un_error *err)
 {
     int dir = open("/proc/self", O_PATH | O_DIRECTORY | O_CLOEXEC);
@@ -165,8 +163,8 @@ static void each_failure_has_its_cause(void)
         }
 }
 
-/* Runs helpers with a seccomp filter that denies openat2(2), as older filters do. The helpers in
- * Debian's shadow 1:4.17.4-2+deb13u1 open the map by openat2(2). */
+/* Runs helpers with a seccomp filter that denies openat2(2), as older filters do. The newuidmap of
+ * Debian's shadow 1:4.17.4-2+deb13u1 opens the map by openat2(2). */
 static void call_below_a_filter(void)
 {
     static const struct {
@@ -190,7 +188,7 @@ static void call_below_a_filter(void)
     }
 }
 
-/* Runs helpers with a seccomp filter that denies pread64(2), which the dynamic loader calls. */
+/* Runs helpers with a seccomp filter that denies pread64(2), which the dynamic loader needs. */
 static void call_without_pread64(void)
 {
     refuse_call(SYS_pread64, EPERM);
@@ -242,8 +240,8 @@ static void ignore_children(int signal_number)
 static int call_and_ignore_children(void *arg)
 {
     signal(SIGUSR1, ignore_children);
-    /* With the filter, PIDFD_GET_INFO does not return the exit status of reaped children, as in
-     * Linux before 6.15. */
+    /* With this filter, PIDFD_GET_INFO can't provide the exit status of a reaped child, as before
+     * Linux 6.15. */
     refuse_call(SYS_ioctl, ENOTTY);
     CHECK_INT(call(arg, &err), -1);
     CHECK_TEXT(err.cause, "helper-status-lost");
@@ -262,8 +260,8 @@ static void a_helper_without_a_known_status_has_failed(void)
 static void a_helper_that_hangs_is_ended(void)
 {
     make_place(&place, "true", "echo asking; exec sleep 1000");
-    /* On a slow machine, the script may have printed nothing before the timeout. Retry with a
-     * longer timeout. */
+    /* A slow host may reach the timeout before the script has printed anything. Retry with a longer
+     * one. */
     for (int ms = 300; ms <= PATIENCE_MS; ms *= 5) {
         place.plan.helper_timeout_ms = ms;
         CHECK_INT(call(&place, &err), -1);
@@ -286,8 +284,8 @@ static void missing_helpers_are_reported(void)
     remove_place(&place);
 }
 
-/* Checks that both helpers run at the same time. Each helper waits for the other, so they would
- * time out if they ran one after the other. */
+/* Checks that the helpers run in parallel: each waits for the other, so one after the other they
+ * would time out. */
 static void both_run_at_the_same_time(void)
 {
     char body[2][192];
@@ -314,8 +312,8 @@ static int call_with_stdio_closed(void *arg)
            fcntl(3, F_GETFD) != -1;
 }
 
-/* Checks that helpers can be run if descriptors 0 to 2 of this process are closed. The descriptor
- * of the target's /proc directory is then 0, and must still be open after the helpers have run. */
+/* Checks that helpers run if descriptors 0 to 2 of this process are closed. The target's /proc
+ * directory then gets descriptor 0, which must still be open afterwards. */
 static void helpers_run_while_our_standard_streams_are_closed(void)
 {
     char text[64];

@@ -1,4 +1,4 @@
-/* Tests of creating, pinning and joining real namespaces with the planned maps. */
+/* Tests of creating namespaces with the planned maps, keeping them alive, and joining them. */
 #include "check.h"
 #include "forked.h"
 #include "needs.h"
@@ -82,8 +82,7 @@ static void without_a_plan_no_user_namespace_is_made(void)
     CHECK(inode_of("/proc/self/ns/uts") != uts);
 }
 
-/* Checks a map of a range, which the parent process writes. Requires root, because only root may
- * write arbitrary maps. */
+/* Checks a map of a range, which the parent process writes. Only root may write any map. */
 static void a_range_is_written_from_outside(void)
 {
     static struct un_request request;
@@ -135,7 +134,7 @@ static void a_map_that_is_refused_leaves_nothing(void)
     struct un_namespace ns;
     int before = open_count();
     plan_own_ids(0, 0, &plan);
-    /* Map the same id twice, which is invalid, and which the planner never does. */
+    /* Map one id twice, which is invalid. The planner never does that. */
     plan.map.of[UN_UID].len = 2;
     plan.map.of[UN_UID].extent[1] = plan.map.of[UN_UID].extent[0];
     CHECK_INT(un_namespace_create(&plan, 0, child_program(), &ns, &err), -1);
@@ -195,7 +194,7 @@ static void a_process_with_threads_can_not_enter(void)
     pthread_join(thread, NULL);
 }
 
-/* Checks that each kind of namespace has a flag with one bit that no other kind has. */
+/* Checks that each type of namespaces has a flag, with a single bit that no other type has. */
 static void every_namespace_has_its_flag(void)
 {
     uint64_t seen = 0;

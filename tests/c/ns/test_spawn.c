@@ -1,5 +1,5 @@
-/* Tests of spawning a command: what the command inherits, and that failures leave no processes or
- * descriptors behind. */
+/* Tests of starting a command: what it inherits, and that a failure leaves no process or descriptor
+ * behind. */
 #include "check.h"
 #include "spawned.h"
 #include "sys/sys.h"
@@ -52,8 +52,7 @@ static void a_failure_has_its_step_and_leaves_nothing(void)
         close(next);
         CHECK_INT(un_spawn(&spawn[i], &pid, &pidfd, &err), -1);
         CHECK_TEXT(un_step_name(err.step), un_step_name(steps[i]));
-        /* For users other than root, chroot(2) or joining a group fails with EPERM before the
-         * expected error. */
+        /* If this user is not root, chroot(2) or joining a group fails with EPERM first. */
         CHECK(err.errnum == errnums[i] || err.errnum == EPERM);
         check_no_child_left();
         CHECK_INT(dup(0), next);
@@ -81,13 +80,13 @@ static void the_command_gets_what_was_asked_for(void)
     CHECK_TEXT(text, "0027\n/usr\nhello\nunset\n");
     close(input[0]);
     close(spawn.stdio[2]);
-    /* The command's umask must not change the parent's. */
+    /* The umask of the command must not change that of the parent. */
     mode_t mask = umask(022);
     umask(mask);
     CHECK(mask != 027);
 }
 
-/* Reads the command's parent, process group and session, which follow the name and the state in
+/* Reads the command's ppid, process group and session, which follow its name and state in
  * /proc/self/stat. */
 static void read_session(struct un_spawn *spawn, int *pid, int *group, int *session)
 {
@@ -124,7 +123,7 @@ static void ignore_signal(int sig)
     (void)sig;
 }
 
-/* Returns the command's signal set `name` from /proc/self/status. */
+/* Returns the signal set `name` in the command's /proc/self/status. */
 static uint64_t signal_set(struct un_spawn *spawn, const char *name)
 {
     char text[4096];
@@ -180,7 +179,7 @@ static void only_named_descriptors_are_passed(void)
     spawn.keep = &kept;
     spawn.keep_count = 1;
     CHECK_INT(output_of(&spawn, text, sizeof text), 0);
-    /* Descriptor 3 is the directory that ls itself has opened. */
+    /* Descriptor 3 is the directory that ls itself opens. */
     CHECK_TEXT(text, "0\n1\n2\n3\n40\n");
     spawn.close_fds = false;
     CHECK_INT(output_of(&spawn, text, sizeof text), 0);
@@ -190,7 +189,7 @@ static void only_named_descriptors_are_passed(void)
     close(other);
 }
 
-/* Starts a long-running command, writes the command's pid, and is killed. */
+/* Starts a command that runs for long, writes its pid, and is killed. */
 static int die_before_the_command(void *arg)
 {
     static const char *const argv[] = {"sleep", "1000", NULL};
@@ -219,15 +218,15 @@ static void the_command_dies_with_its_parent_if_asked_to(void)
     close(ends[1]);
 }
 
-/* Stores the signal mask of the child before an execve(2). */
+/* Stores the child's signal mask, as it is before execve(2). */
 static int report_mask(void *arg)
 {
     uint64_t *mask = arg;
     return (int)syscall(SYS_rt_sigprocmask, SIG_BLOCK, NULL, mask, sizeof *mask);
 }
 
-/* Checks that a vfork child blocks all signals, including libc's internal signals: 32 cancels a
- * thread, and 33 changes the ids of threads. */
+/* Checks that all signals are blocked in a vfork child, including those that libc uses itself: 32
+ * cancels a thread, and 33 changes the ids of threads. */
 static void all_signals_are_blocked_in_a_vfork_child(void)
 {
     uint64_t mask = 0, before = un_block_signals();

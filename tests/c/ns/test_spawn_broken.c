@@ -1,5 +1,5 @@
-/* Tests of a usernsctl-child that fails before it executes the command: the errors, and that no
- * process remains. */
+/* Tests of a usernsctl-child that fails before the execve(2) of the command: which error is
+ * reported, and that no process is left. */
 #include "check.h"
 #include "needs.h"
 #include "seccomp.h"
@@ -13,7 +13,7 @@
 
 static struct un_spawn spawn;
 
-/* Prepares a command that usernsctl-child starts without new namespaces. */
+/* Prepares a command that needs usernsctl-child, but no new namespaces. */
 static void init_inside(struct un_spawn *spawn)
 {
     static const char *const argv[] = {"true", NULL};
@@ -35,7 +35,7 @@ static void check_fails(const struct un_spawn *spawn, const char *cause, const c
     check_no_child_left();
 }
 
-/* Writes a script with the content `body`, to be used instead of usernsctl-child, and stores its
+/* Writes a script with the content `body`, which is used in place of usernsctl-child. Stores its
  * path in `path`. */
 static void make_script(char path[64], const char *body)
 {
@@ -47,7 +47,7 @@ static void make_script(char path[64], const char *body)
     close(fd);
 }
 
-/* Checks the error if the child is killed, before and after the parent has let it continue. */
+/* Checks the error if the child is killed before the parent lets it continue, and after that. */
 static void a_child_that_is_killed(void)
 {
     static const char *const bodies[] = {"kill -KILL $$", "sleep 0.05; kill -KILL $$"};
@@ -82,8 +82,8 @@ static void a_child_that_exits(void)
     CHECK_INT(unlink(path), 0);
 }
 
-/* Checks that the parent kills a child that is stopped, because root in the namespaces that a child
- * enters can stop the child. */
+/* Checks that the parent kills a child that is stopped. Root in the namespaces that the child
+ * enters can stop it. */
 static void a_child_that_is_stopped(void)
 {
     char path[64];
@@ -103,7 +103,7 @@ static void a_child_that_hangs(void)
     spawn.child = path;
     spawn.start_timeout_ms = 300;
     check_fails(&spawn, "start-timeout", "within 0.3 s");
-    /* With a timeout of 0, the start fails immediately. */
+    /* A timeout of 0 has already passed when the child starts. */
     spawn.start_timeout_ms = 0;
     check_fails(&spawn, "start-timeout", "within 0 s");
     CHECK_INT(unlink(path), 0);
@@ -125,7 +125,7 @@ static void with_prctl_lethal(void)
         check_fails(&spawn, "seccomp-denies-call", "killed by signal 31");
 }
 
-/* Checks the error if a seccomp filter kills the child before it executes usernsctl-child. */
+/* Checks the error if a seccomp filter kills the child before it can execute usernsctl-child. */
 static void with_sendmsg_lethal(void)
 {
     init_inside(&spawn);
@@ -133,7 +133,7 @@ static void with_sendmsg_lethal(void)
     check_fails(&spawn, "seccomp-denies-call", "killed by signal 31");
 }
 
-/* Checks the error if a seccomp filter kills the second child, which is in the new PID
+/* Checks the error if a seccomp filter kills the second child, which runs in the new PID
  * namespace. */
 static int with_chdir_lethal(void *arg)
 {
@@ -147,8 +147,8 @@ static int with_chdir_lethal(void *arg)
     return 0;
 }
 
-/* Checks the error if the parent can't receive the child's messages, because recvmsg(2) always
- * fails. */
+/* Checks the error if recvmsg(2) always fails, so that the parent receives no messages from the
+ * child. */
 static void with_recvmsg_refused(void)
 {
     init_inside(&spawn);

@@ -1,4 +1,4 @@
-/* Tests of spawning a command in new namespaces by clone3(2), or by clone(2) if clone3(2) is
+/* Tests of starting a command in new namespaces, by clone3(2), and by clone(2) if clone3(2) is
  * denied. */
 #include "check.h"
 #include "needs.h"
@@ -68,8 +68,8 @@ static void the_command_is_a_child_of_an_init_if_asked_for(void)
     }
 }
 
-/* Checks a command that joins an existing namespace and starts in a new PID namespace, which
- * requires a second child. */
+/* Checks a command that joins a namespace and gets a new PID namespace. This requires a second
+ * child. */
 static void a_pid_namespace_can_be_added_to_a_created_namespace(void)
 {
     static const char *const argv[] = {"sh", "-c", "exit $$", NULL};
@@ -106,7 +106,7 @@ static void a_refused_map_leaves_nothing(void)
     pid_t pid;
     int pidfd;
     plan_own_ids(0, 0, &plan);
-    /* Use an invalid map, which the planner never returns. */
+    /* Use an invalid map, which planning never returns. */
     plan.map.of[UN_UID].extent[0].count = 0;
     init_command(&spawn, argv);
     spawn.plan = &plan;
@@ -127,8 +127,8 @@ static int in_every_way(void *arg)
     return 0;
 }
 
-/* Makes clone3(2) fail as the seccomp filters of container engines do, with ENOSYS or, in older
- * versions, with EPERM. */
+/* Makes clone3(2) fail as the seccomp filters of container engines do: with ENOSYS, or with EPERM
+ * in older versions. */
 static void take_clone3_away(int errnum)
 {
     refuse_call(SYS_clone3, errnum);
@@ -148,13 +148,13 @@ enum { THREADS = 16, SPAWNS = 20 };
 struct storm {
     struct un_plan plan;
     pid_t self;
-    volatile sig_atomic_t here; /* number of signals handled in the test's process */
-    volatile sig_atomic_t
-        elsewhere; /* number of signals handled in a vfork child, which shares the memory */
+    volatile sig_atomic_t here;      /* number of signals that were handled in this process */
+    volatile sig_atomic_t elsewhere; /* number of signals that were handled in a vfork child, which
+                                        shares this memory */
     atomic_bool over;
 };
 
-/* Global, because a signal handler has no argument for data. */
+/* Global, because no data can be passed to a signal handler. */
 static struct storm storm;
 
 static void note_where(int sig)
@@ -185,8 +185,8 @@ static void *spawn_many(void *arg)
     return NULL;
 }
 
-/* Sends SIGWINCH to the process group, and so also to the children, until the test ends, as a
- * terminal does. The signal does no harm to commands, which ignore SIGWINCH by default. */
+/* Sends SIGWINCH to the process group until the test ends, as a terminal may, and thus also to its
+ * children. Commands ignore SIGWINCH by default. */
 static void *signal_everybody(void *arg)
 {
     (void)arg;
@@ -223,8 +223,8 @@ static int no_handler_runs_in_a_child_of_clone(void *arg)
     return no_handler_runs_in_a_child(arg);
 }
 
-/* Checks that this process stays dumpable. When a child changes its ids, the kernel makes the
- * child's memory non-dumpable, and a vfork child shares the memory of this process. */
+/* Checks that this process stays dumpable. When a vfork child changes its ids, the kernel makes its
+ * memory non-dumpable, and that is also the memory of this process. */
 static void we_stay_dumpable(void)
 {
     static const char *const argv[] = {"true", NULL};
@@ -256,7 +256,7 @@ int main(void)
         CHECK_INT(forked(in_every_way_without_clone3, &refusals[i]), 0);
     CHECK_INT(forked(no_handler_runs_in_a_child, NULL), 0);
     CHECK_INT(forked(no_handler_runs_in_a_child_of_clone, NULL), 0);
-    /* Only root may map an id other than its own. */
+    /* Only root may map another id than its own. */
     if (geteuid() == 0)
         check_in_child(we_stay_dumpable);
     check_no_child_left();

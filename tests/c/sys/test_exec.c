@@ -1,4 +1,4 @@
-/* Tests of un_exec: the search along PATH, and the causes of failures. */
+/* Tests of un_exec(): searching PATH, and the causes of failures. */
 #include "check.h"
 
 #include <errno.h>
@@ -8,10 +8,10 @@
 #include <unistd.h>
 
 /* The tests run in a directory with these files:
- *   a/            b/
- *     tool  0644    tool  0755, exits 7      (a script)
- *     noexec 0644   orphan 0755              (a script with a missing interpreter)
- *     dir/          garbage 0755             (not a program) */
+ *   a/tool 0644, a/noexec 0644, a/dir/,
+ *   b/tool 0755 (a script that exits with status 7),
+ *   b/orphan 0755 (a script whose interpreter is missing),
+ *   b/garbage 0755 (not a program) */
 static void make_file(const char *path, const char *text, mode_t mode)
 {
     int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
@@ -56,13 +56,13 @@ static void missing_and_not_executable_commands_differ(void)
         const char *path;
         int step;
         int errnum;
-        const char *cause; /* id of the expected cause, or NULL */
+        const char *cause; /* id of the expected cause; NULL for none */
     } cases[] = {
         {"missing", "a:b", UN_STEP_LOOKUP, ENOENT, "command-not-found"},
         {"missing", "/no/such/dir", UN_STEP_LOOKUP, ENOENT, "command-not-found"},
         {"missing", "a/noexec:b", UN_STEP_LOOKUP, ENOENT, "command-not-found"},
         {"missing", NULL, UN_STEP_LOOKUP, ENOENT, "command-not-found"},
-        /* The directory `closed` is not searchable, except for root. */
+        /* Only root can search the directory `closed`. */
         {"missing", "closed:a", UN_STEP_LOOKUP, ENOENT, "command-not-found"},
         {"missing", "a:closed", UN_STEP_LOOKUP, ENOENT, "command-not-found"},
         {"noexec", "a:closed", UN_STEP_EXEC, EACCES, "command-not-executable"},
@@ -94,7 +94,7 @@ static void missing_and_not_executable_commands_differ(void)
     }
 }
 
-/* Executes the command in a child. Returns its exit status, or 99 if un_exec() fails. */
+/* Executes the command in a child process. Returns its exit status, or 99 if un_exec() fails. */
 static int status_of(const char *file, const char *path)
 {
     const char *const argv[] = {file, NULL};
@@ -116,12 +116,13 @@ static void the_first_executable_along_path_is_run(void)
 {
     CHECK_INT(status_of("b/tool", NULL), 7);
     CHECK_INT(status_of("tool", "b"), 7);
-    /* The search continues after a file that is not executable, and after a missing directory. */
+    /* The search does not end at a file that is not executable, or at a missing directory. */
     CHECK_INT(status_of("tool", "a:b"), 7);
     CHECK_INT(status_of("tool", "/no/such/dir:a/noexec:b"), 7);
     CHECK_INT(status_of("true", NULL), 0);
     CHECK_INT(status_of("false", NULL), 1);
-    /* An empty entry in PATH means the current directory. The default path has no empty entry. */
+    /* An empty element of PATH means the current directory. The default path has no such
+     * element. */
     CHECK_INT(chdir("b"), 0);
     CHECK_INT(status_of("tool", ":/no/such/dir"), 7);
     CHECK_INT(status_of("tool", "/no/such/dir:"), 7);

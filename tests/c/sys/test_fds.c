@@ -1,4 +1,4 @@
-/* Tests of the descriptors that a command inherits, with and without close_range(2). */
+/* Tests of which descriptors a command inherits, with close_range(2) and without it. */
 #include "check.h"
 #include "forked.h"
 #include "seccomp.h"
@@ -35,7 +35,7 @@ static void open_at(int fd)
     }
 }
 
-/* Opens descriptors 3 to 8 and two with high numbers, all close-on-exec. */
+/* Opens the descriptors 3 to 8 and two with higher numbers, all with close-on-exec. */
 static void open_some(void)
 {
     for (int fd = 3; fd <= 8; fd++)
@@ -76,7 +76,8 @@ static void a_kept_descriptor_must_be_open(void)
     CHECK_HAS(err.detail, "9");
 }
 
-/* Makes close_range(2) fail with ENOSYS, as before Linux 5.9 and with some seccomp filters. */
+/* Makes close_range(2) fail with ENOSYS, as it does before Linux 5.9 and with some seccomp
+ * filters. */
 static void take_close_range_away(void)
 {
     refuse_call(SYS_close_range, ENOSYS);
@@ -84,8 +85,8 @@ static void take_close_range_away(void)
     CHECK_INT(errno, ENOSYS);
 }
 
-/* Checks un_close_fds() if close_range(2) fails. Descriptors above a lowered RLIMIT_NOFILE must be
- * closed, too. With a huge limit, close(2) must not be called for each possible descriptor. */
+/* Checks un_close_fds() without close_range(2). It must close descriptors above a RLIMIT_NOFILE
+ * that was lowered. If the limit is huge, it must not call close(2) for each number. */
 static void the_fallback_closes_what_is_open(void)
 {
     struct rlimit limit;
@@ -105,7 +106,7 @@ static int the_fallback_keeps_the_listed_descriptors(void *arg)
     return all_others_are_closed(arg);
 }
 
-/* Makes descriptors 0 to 2 the read ends of pipes, each of which contains the number of its
+/* Replaces the descriptors 0 to 2 by read ends of pipes, each of which contains the number of its
  * descriptor. */
 static void number_the_standard_descriptors(void)
 {
@@ -126,11 +127,11 @@ static void number_the_standard_descriptors(void)
 
 struct placing {
     int stdio[3];
-    char want[3]; /* number of the pipe that is expected at each of the descriptors 0 to 2 */
+    char want[3]; /* the number that is expected to be read from each of the descriptors 0 to 2 */
 };
 
-/* Checks that un_place_stdio() moves the descriptors as expected. Returns an exit status instead of
- * using CHECK, because standard error is one of the moved descriptors. */
+/* Checks where un_place_stdio() puts the descriptors. Does not use CHECK, which prints to standard
+ * error, one of these descriptors, but returns an exit status. */
 static int stdio_is_placed(void *arg)
 {
     const struct placing *placing = arg;
@@ -147,8 +148,8 @@ static int stdio_is_placed(void *arg)
         bool first = true;
         for (int other = 0; other < fd; other++)
             first = first && placing->want[other] != placing->want[fd];
-        /* Each pipe contains one byte, its number. Several descriptors may refer to the same pipe,
-         * so read the byte only from the first of these descriptors. */
+        /* A pipe contains a single byte, its number. If several descriptors refer to it, only the
+         * first one is read. */
         if (first && (read(fd, &got, 1) != 1 || got != placing->want[fd]))
             return 3;
     }
@@ -183,7 +184,7 @@ static void the_table_is_grown(void)
     char byte;
     CHECK_INT(read(511, &byte, 1), -1);
     CHECK_INT(errno, EBADF);
-    /* All descriptors except those that are passed to the command must be closed. */
+    /* No descriptors are open but those that the command is to inherit. */
     for (int fd = 3; fd < 511; fd++)
         CHECK(!is_open(fd));
 }

@@ -1,5 +1,5 @@
-/* Tests of detecting system calls that a seccomp filter forbids. A filter that kills callers must
- * kill only a child of the test's process. */
+/* Tests of detecting system calls that a seccomp filter forbids. If a filter kills its callers,
+ * only a child of the test's process must be killed. */
 #include "check.h"
 #include "forked.h"
 #include "seccomp.h"
@@ -15,7 +15,7 @@ static struct un_error err;
 static volatile sig_atomic_t is_signalled;
 
 static pid_t own;
-static int *elsewhere; /* number of signals handled in processes other than the test's process */
+static int *elsewhere; /* number of signals that were handled in another process than the test's */
 
 static void count_signal_elsewhere(int number)
 {
@@ -42,16 +42,16 @@ static void without_filter(void)
     check_survives_all();
 }
 
-/* Checks that a filter that makes mount(2) fail is accepted, because the later mount(2) reports the
- * error. */
+/* Checks that a filter is accepted if it makes mount(2) fail, because the later mount(2) reports
+ * the error. */
 static void with_refusal(void)
 {
     filter_call(SYS_mount, SECCOMP_RET_ERRNO | 1);
     check_survives_all();
 }
 
-/* Checks that a filter is rejected if it makes accept4(2), which runsc needs, fail with the errno
- * *arg. */
+/* Checks that a filter is rejected if it makes accept4(2) fail with the errno *arg, because runsc
+ * needs accept4(2). */
 static int with_refusal_of_needed(void *arg)
 {
     filter_call(SYS_accept4, SECCOMP_RET_ERRNO | *(unsigned *)arg);
@@ -63,8 +63,8 @@ static int with_refusal_of_needed(void *arg)
     return 0;
 }
 
-/* Checks that a filter is rejected if it denies system calls that a launch needs, such as
- * unshare(2), as the default filters of container engines do. */
+/* Checks that a filter is rejected if it denies calls such as unshare(2) that a launch needs, as
+ * the default filters of container engines do. */
 static void with_engine(void)
 {
     filter_call(SYS_umount2, SECCOMP_RET_ERRNO | EPERM);
@@ -89,8 +89,8 @@ static int with_killer(void *arg)
     return 0;
 }
 
-/* Checks that a filter is detected even if SIGCHLD is ignored. In this case the kernel reaps each
- * child whose exit signal is SIGCHLD, and the exit status of the child is lost. */
+/* Checks that a filter is detected even if SIGCHLD is ignored. The kernel then reaps children whose
+ * exit signal is SIGCHLD, and discards their exit status. */
 static int with_ignored_children(void *arg)
 {
     signal(SIGCHLD, SIG_IGN);
@@ -100,8 +100,8 @@ static int with_ignored_children(void *arg)
     return 0;
 }
 
-/* Checks that a filter is detected even if it kills callers of wait4(2) or waitid(2), with which
- * the parent waits for the probing child. The probing child may remain as a zombie. */
+/* Checks that a filter is detected even if it kills callers of wait4(2) or waitid(2), with which a
+ * parent waits for the child that tries the calls. That child may stay a zombie. */
 static int with_killed_wait(void *arg)
 {
     const char *expected =
@@ -135,7 +135,7 @@ static _Noreturn void signal_all(void)
     _exit(0);
 }
 
-/* Checks that a signal for the process group, as from a terminal, is handled only in the test's
+/* Checks that a signal to the process group, as a terminal sends it, is handled only in the test's
  * process. */
 static void with_signals(void)
 {
@@ -156,8 +156,8 @@ static void with_signals(void)
     CHECK_INT(*elsewhere, 0);
 }
 
-/* Checks that the probing child does not become PID 1 of a new PID namespace, which would end when
- * the child exits. */
+/* Checks that the child that tries the calls does not become PID 1 of a new PID namespace, which
+ * would end with this child. */
 static void with_children_elsewhere(void)
 {
     CHECK_INT(unshare(CLONE_NEWUSER | CLONE_NEWPID), 0);

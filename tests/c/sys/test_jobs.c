@@ -1,4 +1,4 @@
-/* Tests of running helper programs in parallel: their output and exit statuses. */
+/* Tests of running helper programs in parallel, and of their output and exit statuses. */
 #include "forked.h"
 #include "sys/sys.h"
 
@@ -8,7 +8,7 @@
 
 static struct un_error err;
 
-/* Timeout in ms that is much longer than the time of any job, and much shorter than the time limit
+/* A timeout in milliseconds, much longer than any job takes, and much shorter than the time limit
  * of a test. */
 enum { PATIENCE_MS = 20000 };
 
@@ -62,8 +62,8 @@ static void endless_output_is_read_and_discarded(void)
 static void a_job_that_hangs_is_killed_at_the_timeout(void)
 {
     struct shell shell;
-    /* On a slow machine, the job may have printed nothing before the timeout. Retry with a longer
-     * timeout. */
+    /* A slow host may reach the timeout before the job has printed anything. Retry with a longer
+     * one. */
     for (int ms = 300; ms <= PATIENCE_MS; ms *= 5) {
         run_one(&shell, "echo waiting; exec sleep 1000", ms);
         if (*shell.output)
@@ -101,7 +101,7 @@ static void a_grandchild_that_keeps_the_pipe_is_not_waited_for(void)
     CHECK(mkdtemp(dir) != NULL);
     snprintf(path, sizeof path, "%s/fifo", dir);
     CHECK_INT(mkfifo(path, 0600), 0);
-    /* The grandchild exits when the test closes this end of the FIFO. */
+    /* The grandchild exits once the test closes this end of the FIFO. */
     int end = open(path, O_RDWR | O_CLOEXEC);
     CHECK(end >= 0);
     snprintf(script, sizeof script, "exec 3<%s; cat <&3 & echo started", path);
@@ -116,8 +116,8 @@ static void a_grandchild_that_keeps_the_pipe_is_not_waited_for(void)
     check_no_child_left();
 }
 
-/* Checks that jobs run in parallel. Each job waits for the other, so they would never exit if they
- * ran one after the other. */
+/* Checks that jobs run in parallel: each waits for the other, so one after the other they would
+ * never exit. */
 static void jobs_run_at_the_same_time(void)
 {
     struct shell shells[2];
@@ -172,7 +172,7 @@ static void a_job_inherits_no_input_descriptor_or_environment(void)
     CHECK(fd >= 0);
     CHECK_INT(setenv("SECRET", "x", 1), 0);
     run_one(&shell, "cat; ls /proc/self/fd | tr '\\n' ' '; echo ${SECRET-none}", PATIENCE_MS);
-    /* Descriptor 3 is the directory that ls itself has opened. */
+    /* Descriptor 3 is the directory that ls itself opens. */
     CHECK_TEXT(shell.output, "0 1 2 3 none\n");
     CHECK_INT(unsetenv("SECRET"), 0);
     close(fd);
@@ -198,8 +198,8 @@ static void a_program_that_is_not_there_leaves_none_running(void)
     CHECK_INT(after, before);
 }
 
-/* Actions of SIGCHLD with which the kernel reaps the children of a process itself, so that their
- * exit status is lost. */
+/* Actions of SIGCHLD with which the kernel itself reaps the children of a process and discards
+ * their exit status. */
 static const struct sigaction reaping[] = {
     {.sa_handler = SIG_IGN},
     {.sa_handler = SIG_DFL, .sa_flags = SA_NOCLDWAIT},
@@ -222,7 +222,7 @@ static void a_job_is_waited_for_where_the_kernel_reaps_children(void)
         CHECK_INT(shell.job.status, 3);
         CHECK_TEXT(shell.output, "said\n");
 
-        /* Execute grep without a shell, because a shell might unblock signals. */
+        /* grep is executed without a shell, which might unblock signals. */
         init_shell(&shell, "");
         memcpy(shell.argv, grep, sizeof grep);
         CHECK_OK(un_run_jobs(&shell.job, 1, PATIENCE_MS, &err), &err);
@@ -247,7 +247,7 @@ static void a_job_is_waited_for_where_the_kernel_reaps_children(void)
     CHECK_INT(sigprocmask(SIG_SETMASK, &mask, NULL), 0);
 }
 
-/* Checks that the kernel still reaps a child that another thread has started while a job runs. */
+/* Checks that the kernel still reaps a child that another thread starts while a job is running. */
 static void the_kernel_continues_to_reap_other_children(void)
 {
     struct shell shell;
@@ -286,12 +286,12 @@ static int ignore_children_meanwhile(void *arg)
     return shell.job.ended == CLD_EXITED ? shell.job.status : 100 + shell.job.ended;
 }
 
-/* Checks that a job with an unknown exit status does not count as successful. */
+/* Checks that a job whose exit status is unknown is not taken for a successful one. */
 static void a_lost_status_is_unknown(void)
 {
     int status = forked(ignore_children_meanwhile, NULL);
-    /* 3 is the status of the job: since Linux 6.15, the exit status of a reaped child is available
-     * through its pidfd. 100 means that the status is unknown. */
+    /* 3 is the exit status of the job, which its pidfd provides since Linux 6.15, even after it was
+     * reaped. 100 means that the status is unknown. */
     CHECK(status == 3 || status == 100);
 }
 

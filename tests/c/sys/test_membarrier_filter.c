@@ -1,5 +1,5 @@
-/* Tests of the seccomp filter for membarrier(2), which makes only the registration of private
- * expedited barriers succeed without effect, and must not change other calls. */
+/* Tests of the seccomp filter for membarrier(2). The registration for private expedited membarriers
+ * must return success without any effect, and no other call may change. */
 #include "check.h"
 #include "forked.h"
 #include "sys/sys.h"
@@ -9,7 +9,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* Commands of membarrier(2), from linux/membarrier.h. */
+/* The commands of membarrier(2), from linux/membarrier.h. */
 enum {
     QUERY = 0,
     REGISTER_GLOBAL_EXPEDITED = 1 << 2,
@@ -65,7 +65,7 @@ static int registration_works_without_the_filter(void *arg)
 static int without_the_capability_nothing_changes(void *arg)
 {
     int user = *(int *)arg;
-    /* Drop root's privileges, because root may install filters. */
+    /* Root may install filters in any case, so drop its privileges. */
     if (geteuid() == 0 && setresuid((uid_t)user, (uid_t)user, (uid_t)user))
         return 0;
     bool had_filter = has_filter();

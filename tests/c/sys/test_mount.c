@@ -1,4 +1,4 @@
-/* Tests of mounting by descriptors, in a separate mount namespace. */
+/* Tests of mounting by descriptor, in a mount namespace of their own. */
 #include "check.h"
 #include "forked.h"
 #include "needs.h"
@@ -30,8 +30,8 @@ static void write_text(const char *path, const char *text)
     close(fd);
 }
 
-/* Enters new namespaces. Mounts a tmpfs, makes it the working directory, and creates two
- * directories there, the first of which contains a mount. */
+/* Enters new namespaces, mounts a tmpfs and changes to it. Creates two directories there, the first
+ * of which contains another mount. */
 static void enter_own(void)
 {
     char text[32];
@@ -69,7 +69,7 @@ static void a_bind_is_read_only_with_all_mounts_below(void)
     CHECK_INT(access("target/file", F_OK), 0);
     CHECK_INT(make("target/new"), EROFS);
     CHECK_INT(make("target/below/new"), EROFS);
-    /* The source directory of the read-only bind mount stays writable. */
+    /* The bind mount is read-only, but its source stays writable. */
     CHECK_INT(make("source/new"), 0);
     CHECK_INT(make("source/below/new"), 0);
 }
@@ -143,8 +143,7 @@ int main(void)
         a_tree_is_restricted_later,
         files_of_different_types_are_rejected,
     };
-    /* The numbers of open_tree(2), move_mount(2) and mount_setattr(2), which are equal on all
-     * architectures. */
+    /* open_tree(2), move_mount(2) and mount_setattr(2) have these numbers on all architectures. */
     static const unsigned calls[] = {428, 429, 442};
     need_user_namespaces();
     for (size_t i = 0; i < COUNT(parts); i++)

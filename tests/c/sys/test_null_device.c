@@ -1,5 +1,5 @@
-/* Tests of opening /dev/null, which must fail if the file at this path is not the null device, and
- * must never block. */
+/* Tests of opening /dev/null. It must never block, and must fail if another file is mounted
+ * there. */
 #include "needs.h"
 #include "sys/sys.h"
 
@@ -31,7 +31,7 @@ static void check_refused(void)
         int next = dup(0);
         close(next);
         CHECK_INT(un_open_null(modes[i]), -1);
-        /* ENXIO is the error for a FIFO without readers. */
+        /* ENXIO is the error for a FIFO that no reader has open. */
         CHECK(errno == ENODEV || errno == ENXIO);
         CHECK_INT(dup(0), next);
         close(next);
@@ -50,13 +50,13 @@ static void a_job_is_run(void)
     CHECK(atoi(output) > 0);
 }
 
-/* Mounts another file over /dev/null, as root in a user namespace can. */
+/* Mounts another file on /dev/null, as root in a user namespace can. */
 static int with_another_file(void *path)
 {
     CHECK_INT(unshare(CLONE_NEWUSER | CLONE_NEWNS), 0);
     CHECK_INT(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), 0);
     CHECK_INT(mount(path, "/dev/null", NULL, MS_BIND, NULL), 0);
-    /* Kill the test if an open blocks. */
+    /* SIGALRM ends the test if the open blocks. */
     alarm(30);
     check_refused();
     a_job_is_run();

@@ -1,4 +1,4 @@
-/* Tests of restricting a process to some of its processors. */
+/* Tests of restricting a process to some of the processors on which it may run. */
 #include "check.h"
 #include "sys/sys.h"
 
@@ -42,6 +42,6 @@ int main(void)
     a_child_uses(count, count);
     a_child_uses(count + 1, count);
     a_child_uses(UINT64_MAX, count);
-    /* A set without processors is rejected, and the affinity is unchanged. */
+    /* An empty set of processors is rejected, and the affinity stays as it was. */
     a_child_uses(0, count);
 }

@@ -1,5 +1,5 @@
-/* Functions that start usernsctl-agent on the host's kernel, outside of a sandbox, and communicate
- * with the agent as the host of a sandbox does. */
+/* Functions that run usernsctl-agent on the host's kernel, outside of a sandbox, and communicate
+ * with it as a SandboxHost does. */
 #ifndef AGENT_PROCESS_H
 #define AGENT_PROCESS_H
 
@@ -19,7 +19,7 @@ struct agent_process {
     pid_t pid;
 };
 
-/* A command to start. The message omits members that are 0 or NULL. */
+/* A command to start. Members that are 0 or NULL are left out of the message. */
 struct request {
     const char *const *argv;
     const char *const *envp;
@@ -28,12 +28,12 @@ struct request {
     unsigned flags;
     const struct agent_limit *limits;
     unsigned limit_count;
-    uint32_t umask; /* umask of the command, or 0 to inherit the agent's umask */
-    int stdio[3];   /* descriptors for standard input, output and error; 0 means /dev/null */
+    uint32_t umask; /* umask of the command; 0 for the agent's umask */
+    int stdio[3];   /* descriptors that become standard input, output and error; 0 for /dev/null */
     uint16_t rows;
     uint16_t columns;
-    int strings; /* with AGENT_STRINGS_APART, the descriptor to which the strings are written, or 0
-                    for a memory file */
+    int strings; /* with AGENT_STRINGS_APART: the descriptor to which the strings are written; 0 for
+                    a memfd */
 };
 
 static inline void socket_pair(int fd[2])
@@ -71,7 +71,7 @@ static inline void start_agent(struct agent_process *agent)
     start_agent_within(agent, 0, NULL);
 }
 
-/* Ends the agent by closing its socket. Returns the exit status of the agent. */
+/* Ends the agent by closing its socket. Returns its exit status. */
 static inline int stop_agent(struct agent_process *agent)
 {
     close(agent->control);
@@ -112,7 +112,7 @@ static inline uint32_t add_strings(char **to, const char *const *strings)
     return count;
 }
 
-/* Encodes a message and, after it, the strings. Returns the offset of the strings. */
+/* Encodes a message, followed by its strings. Returns the offset of the strings. */
 static inline size_t encode(const struct request *request, char *bytes)
 {
     static const char *const path[] = {"PATH=/usr/bin:/bin", NULL};
@@ -143,7 +143,7 @@ static inline size_t encode(const struct request *request, char *bytes)
     return fixed;
 }
 
-/* Starts a command. Returns the host's end of the command's socket. */
+/* Starts a command. Returns the host's end of its socket. */
 static inline int send_request(const struct agent_process *agent, const struct request *request)
 {
     static char bytes[4 << 20];
@@ -206,7 +206,7 @@ static inline pid_t receive_start(int socket)
     return answer.note.value;
 }
 
-/* Receives the wait status of a command, as of waitpid(2), from the command's socket. */
+/* Receives the wait status of a command (waitpid(2)) from its socket. */
 static inline int receive_end(int socket)
 {
     struct answer answer = receive_answer(socket);
@@ -259,9 +259,9 @@ static inline int run_script(const struct agent_process *agent, const char *scri
     return status;
 }
 
-/* Starts a shell script, and waits for its first line of output. Returns the command's socket.
- * Stores in *alive the read end of a pipe that reaches end of file when all processes of the script
- * have exited. */
+/* Starts a shell script, and waits for its first line of output. Returns the socket of the command.
+ * Stores the read end of a pipe in *alive, at which end of file means that all processes of the
+ * script have exited. */
 static inline int start_script(const struct agent_process *agent, const char *script, int *alive,
                                pid_t *pid)
 {

@@ -1,5 +1,5 @@
-/* Fuzz target: no sequence of records makes the agent create a file outside of the tree, or a
- * device, FIFO or set-user-id file. */
+/* Fuzz target: whatever the records, the agent creates no file outside the tree, and no device,
+ * FIFO or set-user-id file. */
 #include "programs/agent/agent.h"
 
 #include <fcntl.h>
@@ -22,8 +22,8 @@ static int check_one(const char *path, const struct stat *found, int kind, struc
     return remove(path);
 }
 
-/* Checks the types and modes of the files that the agent has created in `tree`, and removes the
- * files. */
+/* Checks the types and modes of all files that the agent has created in `tree`, and removes
+ * them. */
 static void check_tree(const char *tree)
 {
     struct stat found;
@@ -61,7 +61,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     snprintf(tree, sizeof tree, "%s/tree", top);
     create(data + 1, size - 1, tree, data[0]);
     check_tree(tree);
-    /* rmdir(2) fails if a file was created beside the tree. */
+    /* If the agent has created a file beside the tree, rmdir(2) fails. */
     if (rmdir(top))
         abort();
     return 0;

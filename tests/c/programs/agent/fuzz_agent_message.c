@@ -1,4 +1,5 @@
-/* Fuzz target: parsing any bytes as a command's message yields only pointers into the message. */
+/* Fuzz target: any bytes, parsed as the message of a command, yield only pointers into the
+ * message. */
 #include "programs/agent/agent.h"
 
 #include <stdlib.h>
@@ -14,7 +15,7 @@ static size_t lengths(const char *const *strings)
     return all;
 }
 
-/* Accumulates all values that are read, so that the compiler does not remove the reads. */
+/* All values that are read go into this sum, so that the compiler keeps the reads. */
 static volatile uint64_t seen;
 
 static void use(const struct agent_loaded *loaded)
@@ -38,8 +39,7 @@ static void use(const struct agent_loaded *loaded)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    /* Allocate a buffer that ends at the end of the message, so that AddressSanitizer detects reads
-     * beyond the end. */
+    /* The buffer ends with the message, so that AddressSanitizer detects reads past its end. */
     struct agent_request *request = malloc(offsetof(struct agent_request, bytes) + size);
     static struct agent_loaded loaded;
     request->size = size;

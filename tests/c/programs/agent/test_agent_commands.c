@@ -1,5 +1,5 @@
-/* Tests of commands that the agent starts: what they inherit, how they exit, and failures of the
- * start. */
+/* Tests of commands that the agent starts: what they inherit, how they exit, and failures to start
+ * them. */
 #include "agent_process.h"
 
 #include <sys/resource.h>
@@ -26,7 +26,7 @@ static void a_command_has_only_its_own_descriptors(struct agent_process *agent)
     CHECK_INT(run_script(agent, "ls /proc/self/fd | tr '\\n' ' '", (struct request){0}, text,
                          sizeof text),
               0);
-    /* Descriptor 3 is the directory that ls has opened. */
+    /* Descriptor 3 is the directory that ls itself opens. */
     CHECK_TEXT(text, "0 1 2 3 ");
 }
 
@@ -71,13 +71,13 @@ static void check_start_fails(struct agent_process *agent, struct request reques
         request.argv = found;
     int socket = send_request(agent, &request);
     receive_failure(socket, step, errnum);
-    /* After reporting the failure, the agent closes the command's socket. */
+    /* The agent closes the command's socket after it has reported the failure. */
     CHECK_INT(receive_answer(socket).size, 0);
     close(socket);
 }
 
-/* Writes an executable file. `path` is a template that ends with XXXXXX, which this function
- * replaces, so that `path` is the path of the file. */
+/* Writes an executable file. `path` ends with XXXXXX, which is replaced so that the path is unique
+ * (mkstemp(3)). */
 static void make_program(char *path, const char *text)
 {
     size_t length = strlen(text);
@@ -141,8 +141,8 @@ static void a_string_that_is_too_long_is_reported(struct agent_process *agent)
                       AGENT_STEP_EXEC, E2BIG);
 }
 
-/* Checks that other commands are not delayed if the host writes the strings of a command slowly to
- * the pipe, or closes the pipe without writing them. */
+/* Checks that the agent starts other commands while the host writes the strings of a command
+ * slowly, or closes the pipe without writing them. */
 static void strings_in_a_pipe_are_waited_for(struct agent_process *agent)
 {
     const char *const argv[] = {"sh", "-c", "exit 4", NULL};
@@ -230,7 +230,7 @@ static void invalid_messages_of_the_host_are_rejected(struct agent_process *agen
     CHECK_INT(receive_answer(socket).note.kind, AGENT_REFUSED);
     send_note(socket, AGENT_SIGNAL, AGENT_TO_PROCESS, SIGTERM);
     CHECK_INT(receive_end(socket), SIGTERM);
-    /* A signal to processes that have exited is not an error. */
+    /* Signalling processes that have exited is not an error. */
     send_note(socket, AGENT_SIGNAL, AGENT_TO_PROCESS, SIGTERM);
     send_note(socket, AGENT_SIGNAL, AGENT_TO_GROUP, SIGTERM);
     send_note(socket, AGENT_SIGNAL, AGENT_TO_TREE, SIGTERM);
@@ -296,7 +296,7 @@ static void lost_descriptors_are_reported(void)
     struct agent_process agent;
     struct rlimit before;
     CHECK_INT(getrlimit(RLIMIT_NOFILE, &before), 0);
-    /* The limit leaves two descriptors, because the agent itself uses five. */
+    /* The agent uses five descriptors itself, so the limit leaves two. */
     const struct rlimit few = {.rlim_cur = 7, .rlim_max = before.rlim_max};
     start_agent_within(&agent, RLIMIT_NOFILE, &few);
     int socket = send_request(&agent, &request);

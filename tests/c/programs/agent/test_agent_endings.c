@@ -1,8 +1,8 @@
-/* Tests that no process of a command survives the end of the host's connection, the agent or the
- * command's keeper. */
+/* Tests that all processes of a command end when the host's connection, the agent, or the command's
+ * keeper ends. */
 #include "agent_process.h"
 
-/* Scripts that print a line when all their processes are running. */
+/* Scripts that print a line once all their processes run. */
 static const char *const scripts[] = {
     "echo; exec sleep 1000",
     "sleep 1000 & echo; wait",
@@ -12,8 +12,8 @@ static const char *const scripts[] = {
     "echo; while :; do (sleep 0.01 &); done",
 };
 
-/* The events that end a command: its socket or the agent's socket is closed, its process tree is
- * signalled, or the agent or the command's keeper is killed. */
+/* What ends a command: its socket is closed, the agent's socket is closed, its process tree is
+ * signalled, the agent is killed, or the command's keeper is killed. */
 enum way { SOCKET, CONTROL, TREE, AGENT, KEEPER, WAYS };
 
 static pid_t parent_of(pid_t pid)
@@ -58,8 +58,8 @@ static void nothing_is_left(const char *script, enum way way)
     CHECK_INT(wait_for(agent.pid), way == AGENT ? 128 + SIGKILL : 0);
 }
 
-/* Checks that a daemon survives the command that has started it once the host has received the
- * command's exit status, and that a signal to the process tree kills the daemon. */
+/* Checks that a daemon survives its command once the host has received the command's exit status,
+ * and that a signal to the process tree still kills the daemon. */
 static void a_daemon_outlives_its_command(void)
 {
     struct agent_process agent;
@@ -83,7 +83,7 @@ static void a_daemon_outlives_its_command(void)
 
 static void signals_reach_their_recipients(void)
 {
-    /* Each process of the script sets its trap before it starts the next process. */
+    /* Each process in the script sets its trap before it starts the next one. */
     static const char script[] =
         "trap 'echo p' TERM; sh -c 'trap \"echo g; exit\" TERM; "
         "setsid sh -c \"trap \\\"echo t; exit\\\" TERM; echo; while :; do sleep 0.01; done\" & "

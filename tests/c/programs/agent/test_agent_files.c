@@ -1,4 +1,4 @@
-/* Tests of copying files by the agent: the records that it sends, and the files that it creates. */
+/* Tests of copying files by the agent: which records it sends, and which files it creates. */
 #include "check.h"
 #include "programs/agent/agent.h"
 
@@ -66,7 +66,7 @@ struct received {
     char text[1024];
 };
 
-/* Sends `path` by agent_copy_out() to a memory file. Returns whether all records were written. */
+/* Makes agent_copy_out() send `path` to a memfd. Returns whether it wrote all records. */
 static bool send_to_file(struct received *received, const char *path, enum agent_sending what)
 {
     received->fd = memfd_create("records", 0);
@@ -217,8 +217,8 @@ static void add(struct sent *sent, uint32_t kind, mode_t mode, const char *text)
     CHECK_INT(write(sent->input, text, strlen(text)), (long long)strlen(text));
 }
 
-/* Adds a record of a symbolic link. `text` is the link's name, which has `length` characters, and
- * its target. */
+/* Adds the record of a symbolic link. `text` contains its name, of `length` characters, and its
+ * target. */
 static void add_link(struct sent *sent, const char *text, uint64_t length)
 {
     const struct agent_record record = {
@@ -227,8 +227,8 @@ static void add_link(struct sent *sent, const char *text, uint64_t length)
     CHECK_INT(write(sent->input, text, strlen(text)), (long long)strlen(text));
 }
 
-/* Creates the files at `path` from the records that were added. Returns the errno in the answer, or
- * 0 for AGENT_DONE. */
+/* Makes the agent create files at `path` from the records that were added. Returns the errno in its
+ * answer, or 0 for AGENT_DONE. */
 static int create(struct sent *sent, const char *path, bool single)
 {
     lseek(sent->input, 0, SEEK_SET);
@@ -276,8 +276,8 @@ static void test_a_tree_is_created_with_modes_and_times(void)
     remove_tree(below("a"));
 }
 
-/* Creates a directory from the record of the directory and one more record. Returns the errno in
- * the answer. */
+/* Makes the agent create a directory from two records, of which the first is the directory's.
+ * Returns the errno in its answer. */
 static int create_one(uint32_t kind, const char *name)
 {
     struct sent sent;
@@ -357,7 +357,7 @@ static void test_depth_is_limited(void)
 static void test_invalid_records_end_the_copy(void)
 {
     static const struct {
-        const char *text; /* text after the last record; may be shorter than the record's size */
+        const char *text; /* what follows the last record; may be shorter than the record says */
         struct agent_record record[3];
     } cases[] = {
         {"", {{.kind = 99}}},
@@ -406,12 +406,12 @@ static void test_a_file_is_written_or_left_as_it_was(void)
     CHECK_TEXT(text_of(path), "content");
     CHECK_INT(mode_of(path), S_IFREG | 0640);
     CHECK_INT(unlink(path), 0);
-    /* If the input ends before the last record, the file is removed. */
+    /* If the input ends too early, the incomplete file is removed. */
     begin(&sent);
     add(&sent, AGENT_DATA, 0, "content");
     CHECK_INT(create(&sent, path, true), EPROTO);
     CHECK_INT(access(path, F_OK), -1);
-    /* The agent never writes to a FIFO, even if the FIFO has a reader. */
+    /* The agent does not write to a FIFO, even if a reader has it open. */
     CHECK_INT(mkfifo(path, 0600), 0);
     int reader = open(path, O_RDONLY | O_NONBLOCK);
     begin(&sent);

@@ -1,11 +1,11 @@
-/* Tests of reusing idle keepers that the agent has not recorded yet, because a keeper may be idle
+/* Tests of idle keepers that are reused before the agent has recorded them: a keeper may be idle
  * before clone(2) returns in the agent. */
 #include "agent_process.h"
 #include "programs/agent/agent.h"
 
 #define KEEPERS 2
 
-/* The state that all keepers share in memory, as in a sandbox. */
+/* The state in the memory that the agent and all keepers share. */
 struct shared {
     struct agent agent;
     struct agent_idle idle;
@@ -24,8 +24,8 @@ static struct agent_block *share_block(void)
     return (struct agent_block *)(at - at % AGENT_BLOCK_SIZE);
 }
 
-/* Forks a keeper. `sockets` are the host's ends of the keepers' sockets. The keeper closes these
- * ends, because otherwise it would never reach end of file on its own socket. */
+/* Forks a keeper. The keeper closes `sockets`, the host's ends of all keepers' sockets. Otherwise
+ * it would never read end of file from its own socket. */
 static pid_t start_keeper(struct agent_block *block, const int sockets[KEEPERS])
 {
     pid_t pid = fork();
@@ -89,7 +89,7 @@ int main(void)
     }
     while (!are_idle(&shared->idle))
         usleep(1000);
-    /* The listener runs the first command, so the waiting keeper must run the next command. */
+    /* The keeper that listens runs the first command, so the waiting one must run the next. */
     int busy = request_program(&host, "sleep", "1000");
     receive_start(busy);
     int next = request_program(&host, "true", NULL);

@@ -1,11 +1,11 @@
-/* Tests of commands with a terminal, whose input and output the agent copies from and to the host's
- * descriptors. */
+/* Tests of commands in a terminal. The agent copies the input of the terminal from a descriptor of
+ * the host, and its output to another. */
 #include "agent_process.h"
 
 struct terminal_command {
     int socket;
-    int in;  /* write end of a pipe to the terminal's input */
-    int out; /* read end of a pipe with the terminal's output */
+    int in;  /* write end of the pipe for the input of the terminal */
+    int out; /* read end of the pipe for the output of the terminal */
 };
 
 static struct terminal_command start_in_terminal(struct agent_process *agent, const char *script)
@@ -45,7 +45,7 @@ static void expect_output(const struct terminal_command *terminal_command, const
     }
 }
 
-/* Reads the remaining output of the command into `text`. Returns the command's wait status. */
+/* Reads the rest of the output into `text`. Returns the wait status of the command. */
 static int finish_in_terminal(struct terminal_command *terminal_command, char *text, size_t size)
 {
     read_all(terminal_command->out, text, size);
@@ -101,7 +101,8 @@ static void end_of_input_is_typed(struct agent_process *agent)
     }
 }
 
-/* Checks that terminal output that the host does not read does not block another command. */
+/* Checks that a command with much output, which the host does not read, does not block another
+ * command. */
 static void a_slow_reader_does_not_block_other_commands(struct agent_process *agent)
 {
     struct terminal_command slow =
@@ -112,7 +113,7 @@ static void a_slow_reader_does_not_block_other_commands(struct agent_process *ag
     ssize_t part;
     while ((part = read(slow.out, text, sizeof text)) > 0)
         length += (size_t)part;
-    /* Each line consists of its digits, and CR and LF, which the terminal adds. */
+    /* Each line consists of the digits, and of the CR and LF that the terminal adds. */
     CHECK_INT((long long)length, 10 + 90 * 2 + 900 * 3 + 9000 * 4 + 10000 * 5 + 20000 * 2);
     close(slow.out);
     slow.out = open("/dev/null", O_RDONLY);

@@ -1,4 +1,4 @@
-/* Tests of killing all descendants in a PID namespace, as the agent does in a sandbox. */
+/* Tests of killing all descendants of a process, as the agent does in a sandbox. */
 #include "agent_process.h"
 #include "inside.h"
 #include "needs.h"
@@ -15,9 +15,9 @@ static pid_t start_sleeper(void)
     return pid;
 }
 
-/* Forks a process that forks a sleeping child. With `waits`, the process waits for the child, and
- * exits with status 0 if SIGKILL has killed the child. Otherwise the process only sleeps, too.
- * Returns the pid of the process when both exist. */
+/* Forks a process that itself forks a sleeping child. If `waits` is set, the process waits for its
+ * child, and exits with status 0 if the child was killed by SIGKILL; otherwise it only sleeps.
+ * Returns the pid of the process once the child exists. */
 static pid_t start_parent(bool waits)
 {
     int ready[2];
@@ -38,8 +38,8 @@ static pid_t start_parent(bool waits)
     return pid;
 }
 
-/* Checks that agent_kill_while_stopped() kills only the descendants of `root`, and continues the
- * other processes. */
+/* Checks that agent_kill_while_stopped() kills only the descendants of `root`, and lets all other
+ * processes continue. */
 static void descendants_are_killed_while_all_is_stopped(void)
 {
     pid_t root = start_parent(true), other = start_sleeper();
@@ -74,7 +74,7 @@ static void children_and_orphans_end_without_proc(void)
     check_no_child_left();
 }
 
-/* A simulated process tree that survives the first rounds of killing. */
+/* A simulated process tree, of which processes are left after the first rounds of killing. */
 struct process_tree {
     int rounds, helps;
 };
@@ -101,7 +101,7 @@ static void help_is_requested_after_some_rounds(void)
     close(proc);
 }
 
-/* Makes `pid` the pid of the next process of the PID namespace. */
+/* Sets the pid of the next process in this PID namespace to `pid`. */
 static void reuse_pid(pid_t pid)
 {
     char text[16];
@@ -109,16 +109,15 @@ static void reuse_pid(pid_t pid)
     write_to(LAST_PID, text, 0);
 }
 
-/* Checks that killing the background processes of an ended command does not kill the keeper of a
- * later command. That keeper has the pid of the ended command, and leads a process group with this
- * id. */
+/* Checks that killing the background processes of an exited command spares the keeper of a later
+ * command, even if that keeper has got the pid of the exited command, and is the leader of the
+ * process group with that id. */
 static void a_later_command_with_the_pid_of_an_ended_one_survives(void)
 {
     struct agent_process agent;
     int alive, again;
     pid_t pid, other;
-    /* End the test in a kernel without CONFIG_CHECKPOINT_RESTORE, in which the next pid can't be
-     * chosen. */
+    /* The next pid can't be set on a kernel without CONFIG_CHECKPOINT_RESTORE. */
     if (access(LAST_PID, W_OK))
         return;
     start_agent(&agent);
@@ -138,8 +137,8 @@ static void a_later_command_with_the_pid_of_an_ended_one_survives(void)
     CHECK_INT(stop_agent(&agent), 0);
 }
 
-/* Checks that the agent reports one exit status of a command, although a background process of the
- * command gets the pid of the ended command, and exits as a child of the keeper. */
+/* Checks that the agent reports only one exit status of a command, even if a background process
+ * gets the pid of the exited command, and then exits as a child of the keeper. */
 static void a_background_process_with_the_pid_of_its_command_reports_no_end(void)
 {
     static const char script[] =
@@ -164,7 +163,7 @@ static void a_background_process_with_the_pid_of_its_command_reports_no_end(void
     CHECK_INT(stop_agent(&agent), 0);
 }
 
-/* Runs the tests as PID 1 of a PID namespace. */
+/* Runs the tests in a process that is PID 1 of a PID namespace. */
 static int run_tests(void *arg)
 {
     struct un_error err;

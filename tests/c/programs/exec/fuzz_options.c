@@ -1,5 +1,5 @@
-/* Fuzz target: parsing any arguments of usernsctl-exec, and any line of passwd(5). A line feed ends
- * an argument. */
+/* Fuzz target: parses any arguments of usernsctl-exec, and any line of passwd(5). In the input, a
+ * line feed ends an argument. */
 #include "base/base.h"
 #include "programs/exec/exec.h"
 

@@ -1,8 +1,8 @@
-/* Tests of setting the user of a command by --run-as. */
+/* Tests of choosing the user of a command by --run-as. */
 #include "check.h"
 #include "programs/exec/exec.h"
 
-/* Static, because a launch does not fit a small stack. */
+/* Static, because it does not fit a small stack. */
 static struct un_launch launch;
 
 static void numbers_are_set_before_namespaces_are_entered(void)

@@ -7,7 +7,7 @@
 
 #define WORDS 5
 
-/* Parses arguments. The strings in `options` are valid until the next call. */
+/* Parses arguments into `options`, whose strings stay valid until the next call. */
 static int parse(const char *const *given, struct un_options *options, struct un_error *err)
 {
     static char copies[WORDS][64], *words[WORDS + 2] = {"usernsctl-exec"};

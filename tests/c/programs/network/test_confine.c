@@ -1,4 +1,5 @@
-/* Tests of confine.c, which restricts the processes that forward published ports. */
+/* Tests of confine.c, which restricts the processes that forward connections and datagrams to
+ * published ports. */
 #include "check.h"
 #include "forked.h"
 #include "programs/network/network.h"
@@ -23,9 +24,9 @@
         CHECK_INT(errno, EPERM);                                                                   \
     } while (0)
 
-/* Checks that connect(2) and sendto(2) can't connect the socket of an accepted client to another
- * address. With such a connection, the process could reach this machine, because the socket belongs
- * to this machine's network namespace. `inside` is the last of the allowed addresses. */
+/* Checks that the socket of an accepted client can't be connected to another address by connect(2)
+ * or sendto(2). It belongs to the host's network namespace, so the process could reach the host by
+ * it. `inside` is the last allowed address. */
 static void check_served(int served, const struct sockaddr_in *inside)
 {
     struct sockaddr_in copy = *inside;
@@ -43,13 +44,13 @@ static void check_served(int served, const struct sockaddr_in *inside)
         CHECK_DENIED((int)syscall(SYS_connect, served, others[i], sizeof copy));
     CHECK_DENIED((int)syscall(SYS_sendto, served, "x", 1, MSG_FASTOPEN, &copy, sizeof copy));
     CHECK_DENIED((int)syscall(SYS_sendto, served, "x", 1, MSG_FASTOPEN, 1ULL << 32, sizeof copy));
-    /* connect(2) to an allowed address does not change the connection of the client's socket. */
+    /* connect(2) to an allowed address is not denied, but the socket is already connected. */
     CHECK_INT(connect(served, (const struct sockaddr *)inside, sizeof *inside), -1);
     CHECK_INT(errno, EISCONN);
 }
 
-/* Connects a client to `inside`, the address of the test's own listening socket, accepts the
- * connection, and serves the client. */
+/* Connects a client to `inside`, the address on which the test itself listens, and accepts the
+ * connection. Then checks the accepted socket. */
 static void serve_one_client(int listener, const struct sockaddr_in *inside)
 {
     char byte = 0;
@@ -70,7 +71,7 @@ static void serve_one_client(int listener, const struct sockaddr_in *inside)
     close(client);
 }
 
-/* Checks that the page with the addresses of the sandbox's ports can't be changed or replaced. */
+/* Checks that the page with the addresses of the sandbox's ports can't be written or replaced. */
 static void check_page(const struct sockaddr_in *inside, int readable)
 {
     void *page = (void *)(uintptr_t)inside;
@@ -89,8 +90,8 @@ static void check_page(const struct sockaddr_in *inside, int readable)
     CHECK_INT(errno, EFAULT);
 }
 
-/* Restricts this process by confine_forwarder() for one or many published ports, and checks which
- * system calls still work. */
+/* Restricts this process by confine_forwarder(), for one or more published ports. Checks which
+ * system calls it can still make. */
 static int only_forwards(void *arg)
 {
     static struct network network;
@@ -112,7 +113,7 @@ static int only_forwards(void *arg)
     CHECK_INT(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, report), 0);
     CHECK_INT(send(report[1], "x", 1, 0), 1);
     int other = open("/dev/null", O_RDONLY);
-    /* An unprivileged process may call chroot(2) only in a user namespace. */
+    /* Without privileges, chroot(2) is allowed only in a user namespace. */
     if (unshare(CLONE_NEWUSER) && geteuid())
         return 0;
     const struct sockaddr_in *inside = confine_forwarder(&network, report[0], &err);
@@ -123,8 +124,8 @@ static int only_forwards(void *arg)
     check_page(inside, report[0]);
     CHECK_INT(close(report[0]), 0);
     serve_one_client(listener, &inside[network.tcp.count - 1]);
-    /* A listening socket must not be connected, because it belongs to this machine's network
-     * namespace. */
+    /* The listening sockets belong to the host's network namespace, so they must not be
+     * connected. */
     for (size_t i = 0; i < network.tcp.count; i++) {
         CHECK_DENIED(connect(network.tcp.port[i].socket, &unspecific, sizeof unspecific));
         CHECK_DENIED(
@@ -138,13 +139,12 @@ static int only_forwards(void *arg)
     CHECK_DENIED(fork());
     CHECK_DENIED(unshare(CLONE_NEWUSER));
     CHECK_DENIED(setns(0, 0));
-    /* Exit by the system call, because a sanitizer makes forbidden system calls when the process
-     * exits. */
+    /* Use the system call: exit(3) with a sanitizer makes system calls that are forbidden now. */
     return (int)syscall(SYS_exit_group, 0);
 }
 
-/* Creates the socket of a published UDP port, bound to a free port of this machine, which also
- * serves as the port in the sandbox. */
+/* Creates the socket of a published UDP port, bound to a free port of the host. The port in the
+ * sandbox has the same number. */
 static int bind_udp(struct network *network, struct sockaddr_in *address)
 {
     socklen_t size = sizeof *address;
@@ -157,7 +157,8 @@ static int bind_udp(struct network *network, struct sockaddr_in *address)
     return bound;
 }
 
-/* Checks that this process can't create descriptors or processes, or open files. */
+/* Checks that this process can neither open files, nor create sockets, other descriptors or
+ * processes. */
 static void check_no_others(void)
 {
     CHECK_DENIED(dup(0));
@@ -189,7 +190,7 @@ static int only_receives(void *arg)
     CHECK_INT(from.sin_port, address.sin_port);
     CHECK_INT(send(ends[0], "x", 1, MSG_NOSIGNAL), -1);
     CHECK_INT(errno, EPIPE);
-    /* The receiver can't send answers to clients, because only the sender does that. */
+    /* Only the sender may answer clients, not the receiver. */
     CHECK_DENIED((int)sendto(bound, "x", 1, 0, (struct sockaddr *)&from, sizeof from));
     CHECK_DENIED((int)sendmsg(bound, &head, 0));
     CHECK_DENIED(connect(bound, (struct sockaddr *)&from, sizeof from));
@@ -201,8 +202,8 @@ static int only_receives(void *arg)
     return (int)syscall(SYS_exit_group, 0);
 }
 
-/* Checks that the seccomp filter allows sendmsg(2) only with pointers to the structures in
- * `replies`, which the receiver fills in, and that this process can't change them. */
+/* Checks that sendmsg(2) is allowed only for the structures in `replies`, which the receiver fills
+ * in, and that this process can't change them. */
 static void check_replies(int bound, struct client_reply *replies, int readable)
 {
     struct client_reply copy = replies[CLIENTS_MAX - 1];
@@ -213,7 +214,7 @@ static void check_replies(int bound, struct client_reply *replies, int readable)
         last - (1ULL << 32), 0};
     for (size_t i = 0; i < COUNT(others); i++)
         CHECK_DENIED((int)syscall(SYS_sendmsg, bound, others[i], 0));
-    /* The filter allows this sendmsg(2), which fails because an entry without a client has no
+    /* This entry has no client, so the sendmsg(2) is not denied, but fails for lack of an
      * address. */
     CHECK_INT((int)syscall(SYS_sendmsg, bound, &replies[0].head, 0), -1);
     CHECK_INT((int)syscall(SYS_sendmsg, bound, &replies[CLIENTS_MAX - 1].head, 0), 1);
@@ -249,8 +250,8 @@ static int only_sends(void *arg)
     check_replies(bound, replies, ends[0]);
     CHECK_INT(read(bound, &byte, 1), 1);
     CHECK_INT(byte, 'x');
-    /* The published port's socket can't be connected. New sockets, one for each client, can be
-     * connected to the port in the sandbox. */
+    /* The socket of the published port can't be connected. A new socket, of which there is one for
+     * each client, can be connected to the port in the sandbox. */
     CHECK_DENIED(connect(bound, (const struct sockaddr *)allowed, sizeof *allowed));
     int client = socket(AF_INET, SOCK_DGRAM, 0);
     inside = *allowed;

@@ -1,4 +1,4 @@
-/* Tests of reading the routes of a machine, which a network namespace imitates, and of making
+/* Tests of reading the routes of a host, which is imitated by a network namespace, and of making
  * addresses unreachable. */
 #include "forked.h"
 #include "inside.h"
@@ -8,8 +8,8 @@
 #include <arpa/inet.h>
 #include <sys/socket.h>
 
-/* Commands that set up a machine with routes over several gateways, and over gateways of another
- * address family. */
+/* Commands that set up the network of a host, with routes over several gateways, and over gateways
+ * of another address family. */
 static const char machine[] =
     "ip link set lo up; ip link add lan type veth peer name port; ip link set port up;"
     "ip link set lan up; ip address add 10.79.0.2/24 dev lan;"
@@ -41,7 +41,7 @@ static void addresses_and_gateways_are_found(struct prefixes *found)
     CHECK(!has_prefix(found, AF_INET, "10.81.0.0", 16));
 }
 
-/* Returns 0 if the kernel has a route to the address, otherwise the errno of connect(2). */
+/* Returns 0 if the kernel has a route to an address, otherwise the errno of connect(2). */
 static int connect_to(const char *address)
 {
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(9)};
