@@ -16,8 +16,8 @@ static int step_read_only(struct un_launch *launch, const struct un_record *reco
     return un_mount_restrict(launch->view.top, UN_ATTR_RDONLY, 0, "the root filesystem", err);
 }
 
-/* The function that performs each record of the build, indexed by enum un_verb. NULL for verbs that
- * the build does not use. */
+/* Functions that perform the records of the build, indexed by enum un_verb. NULL for verbs that the
+ * build does not use. */
 static un_step_function *const step_functions[UN_VERB_COUNT] = {
     [UN_VERB_BIND] = un_step_bind,
     [UN_VERB_DEBUG_LOG] = un_step_debug_log,

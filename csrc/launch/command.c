@@ -34,7 +34,7 @@ enum found {
     EXECUTABLE
 };
 
-/* A command to look up, and the view and the working directory for the lookup. */
+/* A command to look up in the filesystem `view`, relative to the working directory `cwd`. */
 struct wanted {
     const struct un_view *view;
     const char *command;

@@ -8,7 +8,7 @@
 /* A path in scratch, split into its parent directory, which is open, and its last component. */
 struct scratch_entry {
     int directory;
-    char path[UN_PATH_MAX]; /* path relative to scratch */
+    char path[UN_PATH_MAX]; /* path of the entry, relative to scratch */
     const char *name;       /* last component of `path` */
 };
 

@@ -75,7 +75,7 @@ static bool has_members(gid_t gid)
     return false;
 }
 
-/* * Returns whether a group contains only the caller and root. Users who share a primary group are
+/* Returns whether a group contains only the caller and root. Users who share a primary group are
  * not listed as members of the group, so the gid must also equal the uid, as for a group that was
  * created together with its user (pam_umask(8), usergroups). */
 bool un_group_is_private(gid_t gid)
@@ -104,8 +104,8 @@ static bool acl_grants_write(int fd)
     return false;
 }
 
-/* Checks the access control list only if the group may write: in a directory with such a list, the
- * group bits are the mask that limits the permissions of all named users and groups (acl(5)). */
+/* Checks the access control list only if the group has write permission, because the group bits of
+ * a directory with such a list are the mask that limits all its named users and groups (acl(5)). */
 bool un_others_may_write(int directory)
 {
     struct stat status;

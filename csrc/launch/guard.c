@@ -28,7 +28,7 @@ struct hidden_dir {
     int fd[1 + UN_LINKS_MAX];
     size_t count;
     bool is_there; /* whether the hidden directory exists */
-    /* location of the file whose element of `fd` is compared with the sources */
+    /* location of that file in `fd` that is being compared with the bind-mount sources */
     struct place place;
     struct un_mounts mounts;
 };
@@ -58,7 +58,7 @@ static int find_place(const struct un_mounts *mounts, int fd, struct place *plac
     return 0;
 }
 
-/* Returns whether a place lies on the filesystem `device` in the directory `inner`. */
+/* Returns whether a place lies on the filesystem `device`, in or below the directory `inner`. */
 static bool mount_holds(const char *device, const char *inner, const struct place *place)
 {
     return !strcmp(device, place->device) && un_is_below(place->inner, inner);

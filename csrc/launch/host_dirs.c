@@ -121,8 +121,8 @@ static const char *const of_gvisor[] = {"dev", "proc", "sys", NULL};
 static int show_tree(struct un_launch *launch, const struct un_source *source, struct un_error *err)
 {
     struct stat status;
-    /* Mirror a second mount of the source, because the tmpfs of scratch may cover a directory in
-     * the source. */
+    /* Mirror a bind mount of the source, because the tmpfs of scratch may cover a directory in the
+     * source itself. */
     un_auto_close int copy = un_root_show(launch, source->fd, launch->root.spare,
                                           UN_ATTR_HARMLESS | UN_ATTR_RDONLY, NULL, err);
     if (copy < 0)

@@ -48,7 +48,7 @@ struct un_bind {
     char *destination; /* path in the sandbox, without symbolic links */
 };
 
-/* A mount that runsc will make at a path inside the sandbox. */
+/* A mount that runsc will make in the sandbox. */
 struct un_cover {
     char *inside; /* path of the mount point, without symbolic links */
     /* path of the bind-mounted file on the host; "" if the mount is not a bind mount */
@@ -83,14 +83,15 @@ struct un_launch {
     struct un_record *record;
     size_t record_count;
     size_t of_verb[UN_VERB_COUNT]; /* number of records of each verb, indexed by enum un_verb */
-    struct un_source *source;      /* of_verb[UN_VERB_SOURCE] sources */
-    struct un_bind *bind;          /* room for of_verb[UN_VERB_BIND] bind mounts */
-    size_t bind_count;             /* number of elements of `bind` that are set */
-    bool is_root;                  /* whether the process that opened the sources was root */
+    struct un_source *source;      /* the launch's sources, of_verb[UN_VERB_SOURCE] elements */
+    /* the bind mounts of runsc, with room for of_verb[UN_VERB_BIND] elements */
+    struct un_bind *bind;
+    size_t bind_count; /* number of elements of `bind` that are set */
+    bool is_root;      /* whether the process that opened the sources was root */
     struct un_root root;
     struct un_view view; /* the root filesystem with the mounts that runsc will add */
     struct un_marks marks;
-    /* remedy of the last failure; "" stands for the general remedy of its cause */
+    /* remedy of the last failure, or "" if the general remedy of its cause applies */
     char remedy[UN_PATH_MAX];
     char filename[UN_PATH_MAX];
 };
@@ -151,7 +152,7 @@ void un_text_free(struct un_text *text);
 struct un_place {
     int fd; /* O_PATH descriptor of the file, or -1 for a directory that only gVisor will create */
     bool is_ours;
-    size_t length; /* number of bytes of trail->path that are the path of this file */
+    size_t length; /* length of this file's path, which is a prefix of trail->path */
 };
 
 /* The state of a path resolution: the files from the root directory to the last file reached. */
@@ -305,10 +306,8 @@ int un_place_fail_missing(struct un_launch *launch, const struct un_trail *trail
  * root. */
 #define UN_ATTR_HARMLESS (UN_ATTR_NOSUID | UN_ATTR_NODEV)
 
-/*
- * On failure, the functions un_root_...() fill in `err` and return -1. The step is UN_STEP_SANDBOX
- * for a failed call on a file, and UN_STEP_MOUNT for a failed mount.
- */
+/* On failure, the functions un_root_...() fill in `err` and return -1. err->step is
+ * UN_STEP_SANDBOX for a failed call on a file, and UN_STEP_MOUNT for a failed mount. */
 
 /* Creates the directories of struct un_root in scratch, which must be open. */
 int un_root_begin(struct un_launch *launch, struct un_error *err);

@@ -3,7 +3,7 @@
 #include "launch/launch.h"
 
 /* Maximum number of attempts to resolve the path of a mount point. After each attempt, one
- * directory of the trail is covered by a copy, and none twice. */
+ * directory of the trail is covered by a copy. No directory is covered twice. */
 #define OPEN_UP_MAX (2 * UN_TRAIL_MAX)
 
 /* Quotes a string for a shell. Truncates the result to `size` bytes. */

@@ -1,9 +1,9 @@
-/* Hiding files from the sandbox that not every user may read, because the caller might read them
+/* Hiding files that not every user may read from the sandbox, because the caller might read them
  * only as a member of a group. */
 #include "base/base.h"
 #include "launch/launch.h"
 
-/* Returns 1 if an entry is a directory, or a file that not every user may read, 0 if it is not, or
+/* Returns 1 for a directory, and for a file that not every user may read, 0 for any other entry, or
  * -1 with errno set. */
 static int may_be_private(const struct un_visit *visit, int directory, const struct dirent *entry)
 {

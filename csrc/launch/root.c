@@ -18,8 +18,8 @@ int un_root_set_mode(struct un_launch *launch, int fd, mode_t mode, const char *
     return chmod(un_fd_path(fd, path), mode & 07777) ? un_launch_fail_file(launch, name, err) : 0;
 }
 
-/* Returns an O_PATH descriptor of an entry that was just created. If `failed` is set, reports the
- * failure of the creation from errno. */
+/* Returns an O_PATH descriptor of an entry that was just created. If `failed` is set, because it
+ * could not be created, fails with errno. */
 static int open_created(struct un_launch *launch, int failed, int parent, const char *name,
                         struct un_error *err)
 {

@@ -1,4 +1,4 @@
-/* The records of a launch: their verbs and arguments. Internal. */
+/* The records of a launch: their verbs and arguments. Internal to usernsctl. */
 #ifndef USERNSCTL_LAUNCH_VERBS_H
 #define USERNSCTL_LAUNCH_VERBS_H
 
@@ -138,7 +138,7 @@ enum un_verb un_verb_find(const char *name);
  * message. `sources` and `binds` are the numbers of `source` and `bind` records that precede the
  * argument. */
 const char *un_argument_fault(int argument, const char *word, size_t sources, size_t binds);
-/* Convert a valid argument from decimal or octal to a number. */
+/* Return the value of a valid decimal argument, and of a valid octal argument. */
 uint64_t un_argument_number(const char *word);
 unsigned un_argument_mode(const char *word);
 

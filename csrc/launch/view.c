@@ -34,7 +34,7 @@ const struct un_cover *un_view_cover_at(const struct un_view *view, const char *
 }
 
 /* Returns whether a path is a mount point of runsc or an ancestor of one. gVisor creates such an
- * ancestor if it is missing, or if a mount hides the host's. */
+ * ancestor if it is missing, or if a mount hides the host's directory. */
 static bool leads_to_cover(const struct un_view *view, const char *path)
 {
     for (size_t i = 0; i < view->cover_count; i++)

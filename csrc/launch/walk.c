@@ -10,7 +10,7 @@
 
 #define PENDING_MAX (4 * UN_PATH_MAX)
 
-/* The part of the path that is not yet resolved: text + at. */
+/* The part of the path that is not yet resolved, which begins at text + at. */
 struct pending {
     char text[PENDING_MAX];
     size_t at;

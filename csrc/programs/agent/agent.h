@@ -26,9 +26,9 @@ void agent_read_caps(struct agent_caps *caps);
 bool agent_switch_to_unused_uid(void);
 
 /* Sets the effective uid, which will own the files that this process creates. Does not change the
- * real uid, so that no other processes may send signals to this process. Returns the previous
- * effective uid, for agent_restore_uid(). Ignores a failure, because change_ids() then fails, too,
- * and reports it. */
+ * real uid, which determines the processes that may send signals to this process. Returns the
+ * previous effective uid, for agent_restore_uid(). Ignores a failure, because change_ids() then
+ * fails, too, and reports it. */
 uid_t agent_set_effective_uid(uid_t uid);
 void agent_restore_uid(uid_t own);
 
@@ -112,7 +112,7 @@ struct agent_request {
 int agent_receive(int socket, struct agent_request *request);
 
 struct agent_wait {
-    int fd;     /* descriptor that the caller waits to become readable */
+    int fd;     /* descriptor whose readability ends the wait */
     int socket; /* socket of the command, on which end of file or SIGKILL ends the wait; or -1 */
     int other;  /* descriptor for which `notify` is called once, when it becomes readable; or -1 */
     void (*notify)(void *arg);
@@ -131,9 +131,9 @@ bool agent_answer_failure(int socket, int step, int errnum);
 
 /* ---- block.c: memory blocks of keepers ------------------------------------------------------- */
 
-/* Size and alignment of a stack, and size of a block, which contains two stacks. The memory below
- * each stack begins, at an aligned address, with the errno of the process that uses the stack.
- * libc.c computes the address of errno from any address on the stack. */
+/* Size and alignment of a stack, and size of a block, which contains two stacks. Each stack grows
+ * down in an aligned memory region, which begins with the errno of the process that uses the stack.
+ * libc.c finds that region from any address on the stack. */
 #define AGENT_STACK_SIZE (128 * 1024)
 #define AGENT_BLOCK_SIZE (2 * AGENT_STACK_SIZE)
 
@@ -159,13 +159,13 @@ struct agent_block *agent_block_free(struct agent_blocks *blocks);
 /* Moves the first free block to the list of used blocks, and records that the process `keeper` uses
  * it. */
 void agent_block_use(struct agent_blocks *blocks, pid_t keeper);
-/* Returns the block of the keeper that has exited to the list of free blocks. Returns the block, or
- * NULL if no process with the pid `keeper` uses one. */
+/* Moves the block of a keeper that has exited back to the list of free blocks. Returns the block,
+ * or NULL if no process with the pid `keeper` uses one. */
 struct agent_block *agent_block_leave(struct agent_blocks *blocks, pid_t keeper);
-/* Returns whether the process `keeper` is a keeper, which uses a block. */
+/* Returns whether the process `keeper` uses a block, as every keeper does. */
 bool agent_block_has(const struct agent_blocks *blocks, pid_t keeper);
-/* Return the top of the keeper's stack, and the top of the stack on which the keeper's command
- * starts. */
+/* These functions return the top of the keeper's stack, and of the stack on which the keeper's
+ * command starts. */
 void *agent_block_stack(struct agent_block *block);
 void *agent_block_command_stack(struct agent_block *block);
 
@@ -297,7 +297,7 @@ struct agent_start {
     const struct agent_strings *strings;
     const gid_t *groups; /* supplementary groups from the message */
     int stdio[3];
-    struct agent_wait wait; /* how to wait for the execve(2), with `fd` unset */
+    struct agent_wait wait; /* parameters of the wait for the execve(2); wait.fd is ignored */
     /* top of the stack for the command, or NULL to use the parent's stack */
     void *stack;
     /* whether `stdio` is the terminal that becomes the command's controlling terminal */
@@ -327,7 +327,8 @@ struct agent_terminal {
     int input;  /* descriptor of the host's input, or -1 after end of file; the caller closes it */
     int output;
     bool is_mid_line; /* whether the last input byte was not a newline */
-    int ends;         /* how often VEOF must still be written to signal end of file */
+    /* number of VEOF characters that must still be written to signal end of file */
+    int ends;
     struct agent_flow in;
     struct agent_flow out;
 };

@@ -63,8 +63,8 @@ static bool reap_for_keeper(void *arg)
     pid_t pid = 1;
     for (int i = 0; i < AT_ONCE && pid > 0; i++) {
         pid = wait4(-1, &status, WNOHANG, &used);
-        /* After the command was reaped, another process may get its pid, so check that it was
-         * not. */
+        /* Check that the command was not reaped before, because another process may since have got
+         * its pid. */
         if (pid > 0 && pid == keeper->command && !keeper->ended)
             send_status(keeper, status, &used);
     }
@@ -155,8 +155,8 @@ static void receive_request(struct keeper *keeper)
     if (size <= 0) {
         close(keeper->socket);
         keeper->socket = -1;
-        /* Kill the command's processes only if its exit status was not sent yet. Afterwards,
-         * background processes of the command may outlive the socket. */
+        /* Kill the command's processes only if the command's exit status was not sent yet.
+         * Afterwards, background processes of the command may outlive the socket. */
         if (!keeper->ended)
             kill_descendants_of_keeper(keeper);
         agent_terminal_close(&keeper->terminal);

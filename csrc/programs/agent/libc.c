@@ -1,5 +1,5 @@
 /* The agent's own libc: system calls, and the functions that compilers assume to exist. The agent
- * must run in any root filesystem, so it can't use a shared libc. The processes that it starts
+ * must run in any root filesystem, so it can't use a libc from there. The processes that it starts
  * share its memory until they execute a command, which no other libc supports. */
 #include "base/freestanding.h"
 #include "programs/agent/agent.h"
@@ -56,7 +56,7 @@ __attribute__((always_inline)) static inline long call(long number, long a, long
     return -1;
 }
 
-/* Define functions of libc that make a system call with their own arguments. `type` is the type of
+/* Define libc functions that pass their arguments unchanged to a system call. `type` is the type of
  * the result; A to D are the types of the arguments. */
 #define CALL_0(type, name, number)                                                                 \
     type name(void)                                                                                \

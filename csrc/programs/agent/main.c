@@ -1,5 +1,5 @@
 /*
- * * usernsctl-agent starts commands in a sandbox for the host: the process at the other end of the
+ * usernsctl-agent starts commands in a sandbox for the host: the process at the other end of the
  * socket that is the agent's descriptor 0. First it checks that the kernel is gVisor's.
  * docs/agent.md describes the protocol.
  *

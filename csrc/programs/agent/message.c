@@ -39,8 +39,8 @@ size_t agent_pointers(const struct agent_header *header)
     return (size_t)header->args + header->env + 2;
 }
 
-/* Returns the string at *at, and sets *at to the end of the string. Returns NULL if the string has
- * no NUL before `end`. */
+/* Returns the string at *at, and advances *at past its NUL. Returns NULL if the string has no NUL
+ * before `end`. */
 static const char *take_string(const char **at, const char *end)
 {
     const char *word = *at;

@@ -10,7 +10,7 @@ struct variable {
     unsigned round; /* number of the launch record that set the variable */
 };
 
-/* A set of variables with different names. */
+/* A set of environment variables, with each name at most once. */
 struct variables {
     struct variable *variable;
     size_t count;

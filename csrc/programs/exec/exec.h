@@ -16,7 +16,8 @@ struct un_options {
     enum { UN_RUN, UN_HELP, UN_VERSION } action;
     bool user; /* whether to create a user namespace */
     struct un_request request;
-    uint64_t flags; /* CLONE_NEW... flags of the other namespaces to create */
+    /* CLONE_NEW... flags of the namespaces to create, apart from the user namespace */
+    uint64_t flags;
     bool fork;
     /* whether usernsctl-exec must kill itself by the signal that killed the command */
     bool reraise_signal;
@@ -135,7 +136,7 @@ int un_environment_make(const struct un_launch *launch, char **environment, cons
 /* Returns the value of the environment variable `name`, or NULL if it is not set. */
 const char *un_environment_value(char **environment, const char *name);
 
-/* ---- launch_params.c: parameters that are known when a launch is performed ------------------- */
+/* ---- launch_params.c: parameters known only when a launch is performed ----------------------- */
 
 /* The parameters of a launch, and the memory to which the pointers in `base` refer. */
 struct launch_params {

@@ -43,8 +43,8 @@ static bool send_ready(int socket)
 }
 
 /* Makes this process a holder: creates the network of the namespaces, if one is requested, and
- * stores a pidfd of usernsctl-network in *network; starts a session; closes descriptors. Returns 0,
- * or -1 with the error in `err`. */
+ * stores a pidfd of usernsctl-network in *network; starts a session; and closes all other
+ * descriptors. Returns 0, or -1 with the error in `err`. */
 static int prepare_holder(int socket, const struct un_options *options, int *network,
                           struct un_error *err)
 {
@@ -63,8 +63,8 @@ static int prepare_holder(int socket, const struct un_options *options, int *net
     int keep[] = {socket, *network};
     if (un_close_fds(keep, un_sort_fds(keep, *network < 0 ? 1 : 2), err))
         return -1;
-    /* Close standard input, output and error: as long as the holder kept the write end of a pipe
-     * open, the reader of that pipe would not reach end of file. */
+    /* Close standard input, output and error, because as long as the holder keeps the write end of
+     * a pipe open, the reader does not reach end of file. */
     for (int fd = 0; fd < 3; fd++)
         if (fd != socket && fd != *network)
             close(fd);

@@ -1,10 +1,10 @@
 /*
- * usernsctl-exec --launch FILE performs the launch FILE in a single process, up to the execve(2) of
- * the watcher.
+ * usernsctl-exec --launch FILE performs the launch FILE in a single process, up to the execve(2)
+ * of the watcher.
  *
  * The launch file contains all decisions that were made when it was written. The other parameters
- * are known only now: the command, its environment and working directory, the host name, and the
- * ids that the caller may map.
+ * are known only when it is performed: the command, its environment and working directory, the host
+ * name, and the ids that the caller may map.
  */
 #include "base/base.h"
 #include "programs/exec/exec.h"

@@ -154,7 +154,7 @@ static int resolve_cwd(struct un_launch *launch, struct launch_params *params, s
                        "%.300s, the working directory of the launch, does not exist in the sandbox",
                        wanted);
     }
-    /* params->cwd is an array, and so never NULL, as clang's analyzer wrongly assumes. */
+    /* clang's analyzer wrongly assumes that params->cwd may be NULL, although it is an array. */
     bool has = shows_machine(launch) && un_view_has_directory(&launch->view, params->cwd);
     /* NOLINTNEXTLINE(clang-analyzer-core.NullDereference) */
     params->base.cwd = has ? params->cwd : "/";

@@ -38,7 +38,7 @@ static int enter_namespaces(struct un_options *options, struct un_error *err)
     return un_exec_enter(&decision, options->flags, &options->setup, err);
 }
 
-/* Sets up this process, and executes the command. Returns only on failure, -1 with the error in
+/* Sets up this process, and executes the command. Returns only on failure: -1, with the error in
  * `err`. */
 static int exec_command(const struct un_options *options, struct un_error *err)
 {

@@ -26,8 +26,9 @@
 
 /* The buffer for one direction of a connection. */
 struct half {
-    char *bytes;       /* belongs to this array element even while the element is not in use */
-    size_t at, length; /* the `length` bytes from bytes[at] on are not written yet */
+    /* the buffer, which stays with its element of `connection` while that is unused */
+    char *bytes;
+    size_t at, length; /* bytes[at] to bytes[at + length - 1] are not written yet */
     bool has_ended;    /* whether the source has reached end of file */
     bool is_shut;      /* whether shutdown(2) was called for the destination */
 };
@@ -183,7 +184,7 @@ static void wait_for_events(struct forwarder *forwarder)
     forwarder->is_exhausted = false;
 }
 
-/* Closes a connection, and moves the last open connection to its array element. */
+/* Closes a connection, and moves the last open connection into its array element. */
 static void remove_connection(struct forwarder *forwarder, struct connection *connection)
 {
     struct connection ended = *connection, *last = &forwarder->connection[--forwarder->count];

@@ -14,8 +14,8 @@
 
 #define BACKLOG 128
 
-/* Setting by which gVisor, which has no capabilities in this network namespace, may bind all ports,
- * as programs in the sandbox may expect. */
+/* Setting that lets gVisor, which has no capabilities in this network namespace, bind all ports,
+ * because programs in the sandbox may listen on any port. */
 #define LOW_PORTS "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 #define ALL_PORTS "0"
 

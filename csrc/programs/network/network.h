@@ -72,7 +72,7 @@ int routes_deny(const struct prefixes *denied, struct un_error *err);
  * pasta-failed if no process serves the device. Returns 0, or -1 with the error in `err`. */
 int route_name_server(const char *device, struct un_error *err);
 
-/* ---- inside.c: in the network namespace of the sandbox --------------------------------------- */
+/* ---- inside.c: setting up the network namespace of the sandbox ------------------------------- */
 
 /*
  * Runs in a child of usernsctl-network, and does not return. Creates the network namespace, brings
@@ -120,7 +120,7 @@ struct client_reply {
         struct sockaddr any;
         struct sockaddr_in four;
         struct sockaddr_in6 six;
-        /* the bytes of the address, with 0 in unused ones */
+        /* the bytes of the address; unused bytes are 0 */
         char bytes[sizeof(struct sockaddr_in6)];
     } address;
     /* Control message IP_PKTINFO or IPV6_PKTINFO with the host's address to which the client has
@@ -132,8 +132,7 @@ struct client_reply {
 };
 
 /* Returns an array of CLIENTS_MAX structures, in memory that forked children share, aligned to the
- * size of the array, or NULL with errno set. `answer` is the data of the datagram for all
- * headers. */
+ * size of the array, or NULL with errno set. All headers refer to `answer` for the data to send. */
 struct client_reply *make_replies(struct iovec *answer);
 /* Starts the two processes that serve the published UDP ports in the network namespace `namespace`.
  * Returns 0 when both are restricted (confine.c), or -1 with the error in `err`. */

@@ -42,7 +42,7 @@ struct receiver {
     int sender;
     struct client_reply *reply; /* array of headers for replies, indexed by the client's number */
     struct {
-        /* time of the client's last datagram in ms (un_now_ms()), or 0 if the number is not in
+        /* time of the client's last datagram in ms (un_now_ms()), or 0 if the element is not in
          * use */
         int64_t active;
         uint16_t port;

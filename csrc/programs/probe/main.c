@@ -132,7 +132,7 @@ static int wait_for_errno(pid_t child, enum un_step step, const char *what, stru
 }
 
 /* Forks a child in new namespaces by clone(2), as runsc does, because a seccomp filter may treat
- * clone(2) and unshare(2) differently. Returns as fork(2) does, with an error in `err`. */
+ * clone(2) and unshare(2) differently. Returns as fork(2) does; on failure, fills in `err`. */
 static pid_t fork_into(uint64_t flags, struct un_error *err)
 {
     pid_t child = (pid_t)syscall(SYS_clone, flags | SIGCHLD, NULL, NULL, NULL, NULL);
@@ -149,7 +149,7 @@ static int blame_filter(struct un_error *err)
     return -1;
 }
 
-/* Forks a child in new namespaces, which exits at once. Returns 0, or -1 with the error in
+/* Forks a child in new namespaces. The child exits at once. Returns 0, or -1 with the error in
  * `err`. */
 static int try_fork_into(uint64_t flags, const char *what, struct un_error *err)
 {

@@ -62,10 +62,10 @@ static bool reap_ended(void)
 }
 
 /*
- * * Kills and reaps all descendants. Repeats the search for children, because the orphans of a
- * killed child become children of this process. If kill_own_children() fails, kills the process
- * group of the child `first`. The child is not reaped yet, so the kernel can't have reused the id
- * of the group.
+ * Kills and reaps all descendants. Repeats the search for children, because the orphans of a killed
+ * child become children of this process. If kill_own_children() fails, kills the process group of
+ * the child `first`. The child is not reaped yet, so the kernel can't have reused the id of the
+ * group.
  *
  * If kill_own_children() succeeds and finds no child but the exited one, calls neither kill(2) nor
  * pidfd_send_signal(2), because a seccomp filter may kill a process that calls them.

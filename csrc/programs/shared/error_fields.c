@@ -14,8 +14,8 @@ int error_send(int fd, struct un_error *err)
     return -1;
 }
 
-/* Returns the field at *at, and sets *at to the end of the field. Returns NULL if the field does
- * not end before `end`. */
+/* Returns the field at *at, and advances *at past its NUL. Returns NULL if the field does not end
+ * before `end`. */
 static const char *next_field(const char **at, const char *end)
 {
     const char *field = *at;

@@ -204,8 +204,8 @@ static bool find_sentry(pid_t pid, void *arg)
         return false;
     watch->sentry = pid;
     bool has_rlimit = watch->limits.pids && !watch->is_bound && counts_by_namespace();
-    /* Repeat this, because a process that was forked in the previous round may have inherited the
-     * previous limit. */
+    /* Set the limit repeatedly, because a process that was forked in the previous round may have
+     * inherited the old limit. */
     for (int i = 0; i < 3 && has_rlimit; i++)
         limit_tasks(pid, watch);
     watch->is_bound = watch->is_bound || (has_rlimit && !is_real_root());

@@ -22,8 +22,8 @@
  * the killed process may take some time to exit. */
 #define CHECKS 40
 #define CHECK_INTERVAL_MS 50
-/* Number of checks after which the kernel has probably killed a process of another sandbox, if no
- * process of this one is missing. */
+/* If this number of checks after an OOM kill has found no missing process, the kernel has probably
+ * killed a process of another sandbox. */
 #define UNCERTAIN_CHECKS 20
 /* The kernel counts memory in batches, and may consider a limit reached while up to 1/ROUGHLY of it
  * is unused. */
@@ -134,8 +134,8 @@ static bool has_own_proc(void)
 bool oom_watch_check(struct oom_watch *watch, pid_t parent)
 {
     int64_t now = un_now_ms();
-    /* Return until the next check is due. Other limits make the watcher call this function more
-     * often, but a check soon after another would see the same processes. */
+    /* Return early if the next check is not due. Other limits make the watcher call this function
+     * more often, but a check soon after another would see the same processes. */
     if ((!watch->has_events || watch->checks) && now < watch->next)
         return false;
     watch->next = now + INTERVAL_MS;

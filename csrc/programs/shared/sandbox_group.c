@@ -48,7 +48,8 @@ static int write_number(int dir, const char *file, uint64_t number)
 }
 
 /* Writes a number to a file of a control group. Returns 0 on success, and also if the file does not
- * exist, as that for swap without swap accounting. Otherwise returns -1 with errno set. */
+ * exist, like the file for swap on a kernel without swap accounting. Otherwise returns -1 with
+ * errno set. */
 static int write_optional(int dir, const char *file, uint64_t number)
 {
     return write_number(dir, file, number) && errno != ENOENT ? -1 : 0;

@@ -239,7 +239,7 @@ struct limit_watch {
     struct un_limits limits;
     bool measures;        /* whether the watcher must measure the sandbox */
     uint64_t most_memory; /* memory limit in bytes that the watcher must enforce, or 0 */
-    int64_t start;        /* time of the start */
+    int64_t start;        /* time at which the watch started */
     int activity;         /* descriptor of the file "activity" (limit_watch_idle()), or -1 */
     /* last time at which a command is known to have run, or 0 before the sandbox has started */
     int64_t active;
@@ -251,10 +251,10 @@ struct limit_watch {
     int pids;              /* descriptor for un_last_pid(), or -1 */
     int64_t last_pid;      /* last pid that the kernel had assigned at the last walk, or -1 */
     uint64_t bytes_per_ms; /* maximum growth of the memory usage in bytes per ms */
-    /* The first LIMIT_PROCESSES processes that the last walk has found. */
+    /* The processes that the last walk has found, up to LIMIT_PROCESSES. */
     struct limit_process process[LIMIT_PROCESSES];
     size_t process_count;
-    bool has_all;  /* whether `process` contains all of them */
+    bool has_all;  /* whether `process` contains all processes that the last walk has found */
     pid_t sentry;  /* pid of the sentry, gVisor's kernel, or 0 if it was not found yet */
     bool is_bound; /* whether the kernel itself limits the tasks, by pids.max or RLIMIT_NPROC */
     struct un_memory_files files; /* memfds in which the sentry keeps the memory of the sandbox */
@@ -293,7 +293,7 @@ struct sandbox_wait {
     int network;                   /* pidfd of usernsctl-network, or -1 */
     int end_fds[SANDBOX_WAIT_FDS]; /* descriptors whose readability ends the wait, or -1 */
     int directory;                 /* descriptor of the directory that contains `end_file` */
-    /* path of the file to write the reason for the sandbox's end to, or NULL */
+    /* path of the file for the reason of the sandbox's end, or NULL */
     const char *end_file;
     char *const *command; /* command line of runsc, NULL-terminated */
     struct sandbox_group group;

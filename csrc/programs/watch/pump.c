@@ -102,7 +102,8 @@ static void write_tail(struct output *output)
     if (output->tail_total > output->tail_size)
         write_out(output, output->tail + at, output->tail_size - at);
     write_out(output, output->tail, at);
-    /* A buffer that was filled exactly has not been written yet, because `at` is 0. */
+    /* If the ring buffer was filled exactly once, `at` is 0, and the calls above have written
+     * nothing. */
     if (output->tail_total == output->tail_size)
         write_out(output, output->tail, output->tail_size);
 }

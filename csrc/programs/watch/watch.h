@@ -10,7 +10,7 @@
  * bundle. */
 enum { ERRORS, CRASH, DEBUG, BUNDLE, FILES };
 
-/* Prints why runsc has failed to standard error. Prints nothing if runsc's log shows a normal exit,
+/* Prints to standard error why runsc has failed. Prints nothing if runsc's log shows a normal exit,
  * because `status`, the exit status of runsc, then is that of the command. `limit` is the cause id
  * of a limit that was exceeded while runsc ran, or "". Returns the exit status of the watcher. */
 int explain_runsc(char *const *files, int status, const char *limit);
@@ -28,15 +28,15 @@ void mark_reported(char *const *files);
 
 struct start_limit {
     uint32_t seconds; /* time limit in seconds, or 0 for no limit */
-    int64_t until; /* deadline in ms (un_now_ms()); 0 if there is none, or after it was checked */
-    bool is_over;  /* whether the sandbox had not started at the deadline */
+    int64_t until;    /* deadline in ms (un_now_ms()); 0 if there is none, or if it has passed */
+    bool is_over;     /* whether the sandbox had not started at the deadline */
 };
 
 void start_limit_begin(struct start_limit *limit);
 /* Returns whether the deadline has passed and the sandbox has not started. `command` is the command
  * line of `runsc run`. */
 bool start_limit_is_over(struct start_limit *limit, char *const *command);
-/* Returns the time in ms until the deadline, or -1 if there is none, or after it was checked. */
+/* Returns the time in ms until the deadline, or -1 if there is none, or if it has passed. */
 int start_limit_interval(const struct start_limit *limit);
 
 /* ---- pump.c: limiting the output ------------------------------------------------------------- */
