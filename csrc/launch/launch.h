@@ -44,7 +44,7 @@ struct un_source {
 
 /* A bind mount that runsc will make. */
 struct un_bind {
-    char *source;      /* path of the source, where no other user can replace it */
+    char *source;      /* path at which no other user can replace the source */
     char *destination; /* path in the sandbox, without symbolic links */
 };
 

@@ -41,7 +41,7 @@ enum un_argument {
     UN_ARG_SCORE,       /* an OOM score adjustment, -1000 to 1000 */
     UN_ARG_HOW,         /* the way to open a source: own, follow or exact */
     UN_ARG_ACCESS,      /* the access to a bind mount: ro or rw */
-    UN_ARG_KIND,        /* the contents of a mounted filesystem: empty or other */
+    UN_ARG_KIND,        /* whether a mounted filesystem is empty: empty or other */
     UN_ARG_ID_OPTION,   /* an option of usernsctl-exec that maps ids */
     UN_ARG_VARIABLE,    /* the name of an environment variable */
     UN_ARG_SETTING      /* an environment variable with its value, NAME=VALUE */

@@ -433,8 +433,9 @@ int agent_handle_files(char **argv);
 
 /* ---- libc.c: the agent's own libc ------------------------------------------------------------ */
 
-/* Gives each process that shares the agent's memory its own errno, below its stack
- * (AGENT_STACK_SIZE). The agent must call this function before it starts other processes. */
+/* Gives each process that shares the agent's memory its own errno, at the beginning of the memory
+ * region of its stack (AGENT_STACK_SIZE). The agent must call this function before it starts other
+ * processes. */
 void agent_split_errno(void);
 
 #endif

@@ -101,7 +101,8 @@ void un_hold_report(int socket, const struct un_error *err);
 #define UN_HOMES_MAX 4
 
 struct un_homes {
-    const char *list[UN_HOMES_MAX + 1]; /* absolute paths, terminated by NULL */
+    /* absolute paths of the home directories, terminated by NULL */
+    const char *list[UN_HOMES_MAX + 1];
     char path[UN_HOMES_MAX][UN_PATH_MAX];
     size_t count;
 };

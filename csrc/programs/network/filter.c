@@ -17,11 +17,11 @@
 #define FILTER_MS 10000
 #define OUTPUT_MAX 400
 
-/* The rules before those for denied addresses. They accept IPv6 neighbor discovery, without which
- * no address is reachable, and pass DNS queries to the name server on to the chain "allowed",
- * because the address of the name server is link-local and thus denied. pasta answers for the name
- * server. Multicast packets are dropped, because they could reach the host, too. If no rule of
- * "allowed" accepts a packet, the policy of the chain "output" applies. */
+/* The first rules of the filter, before those for denied addresses. IPv6 neighbor discovery is
+ * accepted, because no address is reachable without it. DNS queries to the name server go to the
+ * chain "allowed", because the address of the name server, for which pasta answers, is link-local
+ * and would be denied. Multicast packets are dropped, because they could reach the host, too. If no
+ * rule of "allowed" accepts a packet, the policy of the chain "output" applies. */
 #define OUTPUT                                                                                     \
     "chain output {\ntype filter hook output priority 0; policy %s;\n"                             \
     "oifname \"lo\" accept\n"                                                                      \

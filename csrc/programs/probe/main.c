@@ -260,8 +260,8 @@ static int mount_proc(const char *path, struct un_error *err)
     return wait_for_errno(child, UN_STEP_MOUNT, "/proc", err);
 }
 
-/* Tries pivot_root(2). The new root is /proc, because /proc exists on any host on which the
- * previous steps have succeeded. */
+/* Tries pivot_root(2). The new root is a tmpfs on /proc, because /proc exists on any host on which
+ * the previous steps have succeeded. */
 static int pivot_root(const char *path, struct un_error *err)
 {
     (void)path;

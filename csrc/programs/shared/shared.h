@@ -24,7 +24,7 @@ struct report {
     const char *level; /* "warning", "notice", or NULL for "error" */
     const char *step;
     const char *message; /* what has failed and why, in one line */
-    const char *cause;   /* cause id; an unknown id without `why` is not printed */
+    const char *cause;   /* cause id; printed only if the id is known, or `why` is set */
     const char *why;     /* explanation, instead of that of the cause */
     const char *details; /* additional lines to print after the message */
     const char *remedy;  /* lines that replace the remedy of the cause */
@@ -248,7 +248,7 @@ struct limit_watch {
     int64_t next_walk;     /* time of the next walk through all processes */
     int64_t last_walk;     /* time at which the last walk through all processes started */
     int64_t walk_time;     /* CPU time of the sentry at the last walk in microseconds, or -1 */
-    int pids;              /* descriptor for un_last_pid(), or -1 */
+    int pids;              /* descriptor from un_open_last_pid(), or -1 */
     int64_t last_pid;      /* last pid that the kernel had assigned at the last walk, or -1 */
     uint64_t bytes_per_ms; /* maximum growth of the memory usage in bytes per ms */
     /* The processes that the last walk has found, up to LIMIT_PROCESSES. */

@@ -76,8 +76,7 @@ uint64_t pump_truncated(const struct pump *pump, int stream);
 /* Returns whether the sandbox must be killed because its output exceeds the limit, which is then
  * described in `end`. */
 bool pump_is_over(const struct pump *pump, struct un_end *end);
-/* Prints a notice for each of standard output and standard error from which the pump has dropped
- * bytes. */
+/* Prints how many bytes of standard output and of standard error the pump has dropped, if any. */
 void pump_report(const struct pump *pump);
 
 /* ---- result.c: the file for the result ------------------------------------------------------- */
