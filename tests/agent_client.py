@@ -1,4 +1,4 @@
-"""Minimal host of usernsctl-agent, written from the description of the protocol (docs/agent.md)."""
+"""Minimal client of usernsctl-agent, written from the protocol's description in docs/agent.md."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PATIENCE = 60
 
 @dataclass(kw_only=True)
 class Command:
-    """Request to start a command. The default values are those of the protocol."""
+    """Request to start a command, with the protocol's default values."""
 
     args: Sequence[str]
     env: Sequence[str] = (PATH,)
@@ -38,7 +38,7 @@ class Command:
     stdio: dict[int, int] = field(default_factory=dict)
 
     def encode(self) -> tuple[bytes, bytes]:
-        """Return the request's message, and the strings that follow the message."""
+        """Return the request's message and the strings that are sent after it."""
         words = "".join(f"{word}\0" for word in (self.cwd, *self.args, *self.env)).encode()
         flags = self.flags
         flags |= IDS if self.ids is not None else 0
@@ -53,7 +53,7 @@ class Command:
 
 
 class Running:
-    """Host's end of the socket of a running command."""
+    """The client's end of a running command's socket."""
 
     def __init__(self, own: socket.socket, out: int | None) -> None:
         self.socket = own
@@ -72,7 +72,7 @@ class Running:
         return kind, value, *struct.unpack_from(more, answer, 8)
 
     def started(self) -> int:
-        """Receive the message that the command was started; return the command's pid."""
+        """Receive the message that the command has started; return the command's pid."""
         answer = self.hear()
         assert answer[0] == STARTED, answer
         return answer[1]
@@ -121,7 +121,7 @@ class Running:
 
 
 class Client:
-    """Host's end of the agent's control socket."""
+    """The client's end of the agent's control socket."""
 
     def __init__(self, control: socket.socket) -> None:
         self.control = control
@@ -169,7 +169,7 @@ class Client:
             return one.status(), text
 
     def failure(self, *args: str, **options: object) -> tuple[int, ...]:
-        """Return the errno and the number of the step at which the start of a command fails."""
+        """Check that a start fails; return the errno and the number of the step that failed."""
         with self.running(*args, **options) as one:
             answer = one.hear()
             assert answer[0] == FAILED, answer
@@ -181,7 +181,7 @@ class Client:
 
 
 def kill_tree(one: Running) -> None:
-    """Ask the agent to kill a command and its descendants; wait for end of file on the socket."""
+    """Let the agent kill a command and its descendants; wait until it closes the socket."""
     one.signal(signal.SIGKILL, TO_TREE)
     while one.hear():
         pass

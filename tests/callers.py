@@ -11,15 +11,16 @@ import usernsctl as un
 
 
 def may_map_any_id() -> bool:
-    """Return whether the caller may map any id, which root in some containers may not."""
+    """Return whether the caller may map any id. Root in a container may lack this privilege."""
     maps = (Path(f"/proc/self/{kind}_map").read_text().split() for kind in ("uid", "gid"))
     return os.geteuid() == 0 and all(ids == ["0", "0", "4294967295"] for ids in maps)
 
 
-# Marks of tests that run only as root (tests/conftest.py), or only as another user.
+# Marks of tests that run only as root (tests/conftest.py), and of those that run only as other
+# users.
 as_root = pytest.mark.as_root
 unprivileged = pytest.mark.unprivileged
 
-# Id map of several ids, and the mark for tests that use this map.
+# An id map with several ids, and the mark for tests that use it.
 MAP_OF_SEVERAL = un.IdMap.extents(["0:0:100"], ["0:0:100"]) if may_map_any_id() else un.IdMap.auto()
 several_ids = pytest.mark.userns_requires("userns" if may_map_any_id() else "subid")

@@ -1,6 +1,6 @@
-"""Fixtures for all tests, among them the installed commands, and a check for leaks.
+"""Fixtures for all tests, such as the installed commands and a check for leaks.
 
-usernsctl's pytest plugin skips tests whose directory requires something that the machine lacks
+usernsctl's pytest plugin skips tests whose directory requires something that the host lacks
 (docs/pytest.md).
 """
 
@@ -32,8 +32,8 @@ import usernsctl as un
 
 pytest_plugins = ["pytester", "sampling", "score", "strangers", "tally"]
 
-# Hypothesis must not limit the time of an example, or of generating its input, since both depend on
-# the load of the machine.
+# Hypothesis must not limit the time of an example or of generating its input: both depend on the
+# load of the host.
 hypothesis.settings.register_profile(
     "usernsctl", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
@@ -41,17 +41,17 @@ hypothesis.settings.load_profile("usernsctl")
 
 TESTS = Path(__file__).parent
 TREE = TESTS.parent
-# Tests of the tools import modules from these directories.
+# Tests of the tools import the tools' modules from these directories.
 sys.path += [str(TREE / "tools"), str(TREE / "tools" / "dist")]
 SCRIPTS = Path(sysconfig.get_path("scripts"))
-# Ignore tests/on_ray, which `make ray` runs in an environment with Ray.
+# `make ray` runs tests/on_ray in an environment with Ray.
 collect_ignore: list[str] = [] if importlib.util.find_spec("ray") else ["on_ray"]
-# Timeout in seconds for a test's processes to exit after the test.
+# Timeout in seconds for processes that a test leaves behind to exit.
 EXIT_SECONDS = 10
-# Option of waitpid(2) (__WALL) to wait also for children that were cloned without SIGCHLD.
+# __WALL, the option of waitpid(2) to wait for children cloned without SIGCHLD, too.
 WALL = 0x40000000
 
-# Requirements of all tests in a directory. `nothing_left` checks the tests of these directories for
+# Requirements of a directory's tests. `nothing_left` checks only tests in these directories for
 # leaks.
 REQUIRED = {
     "clients": ["userns", "runsc"],
@@ -64,9 +64,9 @@ REQUIRED = {
 }
 # Directories whose tests may run in parallel.
 PARALLEL = {"environments", "fuzz", "kernel", "runsc", "unit"}
-# Marks of tests that run also, or only, as another user than the one with subordinate id ranges.
+# Marks of tests that also, or only, run as other users than the one with subordinate ranges.
 MARKS_OF_USERS = {"each_user", "also_root", "as_root"}
-# Marks of tests that the user who runs pytest can't run, with the reasons.
+# Marks of tests that the current user can't run, with the reasons.
 UNFIT = {}
 if not may_map_any_id():
     UNFIT["as_root"] = "only root, outside of containers, may map any id"
@@ -76,7 +76,7 @@ if os.geteuid() == 0:
 
 @dataclass(frozen=True)
 class Program:
-    """Installed command, run as a user would run the command."""
+    """An installed command, run as users run it."""
 
     path: Path
 
@@ -89,13 +89,13 @@ class Program:
         cwd: Path | None = None,
         pass_fds: tuple[int, ...] = (),
     ) -> subprocess.CompletedProcess[str]:
-        """Run the command; `env` is the complete environment, and `timeout` is in seconds."""
+        """Run the command with the whole environment `env`, for at most `timeout` seconds."""
         return capture(
             [self.path, *args], input=input, env=env, timeout=timeout, cwd=cwd, pass_fds=pass_fds
         )
 
     def check_output(self, *args: str | Path, **options: Any) -> str:
-        """Run the command, check that it succeeds without error output, and return the output."""
+        """Run the command; check that it succeeds and prints no errors; return its output."""
         return check_output([self.path, *args], **options)
 
 
@@ -113,31 +113,31 @@ def prelude() -> Program:
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[un.SandboxHost]:
-    """Yield a SandboxHost with the host's programs, shared by all tests of a file."""
+    """Yield a SandboxHost with the host's programs, which all tests of a file share."""
     with un.SandboxHost() as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def box(host: un.SandboxHost) -> Iterator[un.Sandbox]:
-    """Yield a sandbox without a command, shared by all tests of a file."""
+    """Yield a sandbox without a first command, which all tests of a file share."""
     with host.start(None) as box:
-        # The first call of run() starts the agent. Started here, the agent does not count as a
-        # process that the first test leaves behind.
+        # The first run() starts the agent. If the first test started it, the agent would count as a
+        # leaked process.
         box.run(["true"], check=True)
         yield box
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[networks.World]:
-    """Yield a virtual network (networks.py), shared by all tests of a file."""
+    """Yield a virtual network (networks.py), which all tests of a file share."""
     with networks.world(tmp_path_factory.mktemp("world")) as world:
         yield world
 
 
 @pytest.fixture
 def let_init_reap() -> Iterator[None]:
-    """Let PID 1 reap orphans, as outside the tests, by resetting PR_SET_CHILD_SUBREAPER."""
+    """Reset PR_SET_CHILD_SUBREAPER for a test, so that PID 1 reaps orphans as usual."""
     prctl.set_child_subreaper(False)
     yield
     prctl.set_child_subreaper(True)
@@ -145,7 +145,7 @@ def let_init_reap() -> Iterator[None]:
 
 @pytest.fixture
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Return a function that makes usernsctl use a script as its runsc."""
+    """Return a function that makes usernsctl use a script in place of runsc."""
 
     def use(script: str) -> None:
         fake = tmp_path / "runsc"
@@ -158,7 +158,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
 
 @pytest.fixture
 def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Set $XDG_RUNTIME_DIR to the test's temporary directory, and return the directory."""
+    """Set $XDG_RUNTIME_DIR to the test's temporary directory; return the directory."""
     tmp_path.chmod(0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     return tmp_path
@@ -166,7 +166,7 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def detached_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Yield the directory of detached sandboxes' records; check afterwards that it is empty."""
+    """Yield the directory of detached sandboxes' records; then check that it is empty."""
     runtime = tmp_path / "runtime"
     runtime.mkdir(mode=0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
@@ -180,7 +180,7 @@ def detached_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 @pytest.fixture
 def session(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    """Return a Pytester, which runs nested sessions of pytest in a separate directory."""
+    """Return a Pytester that runs nested pytest sessions in a separate directory."""
     monkeypatch.delenv("USERNSCTL_MUST_WORK", raising=False)
     options = "-p no:cacheprovider -p no:hypothesispytest --strict-markers -ra"
     pytester.makeini(f"[pytest]\naddopts = {options}\nfilterwarnings = error\n")
@@ -202,19 +202,20 @@ def run_tests(session: pytest.Pytester) -> RunTests:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Ignore a late SIGALRM, since the kernel may deliver SIGALRM to another thread after a test has
-    # stopped its timer.
+    # The kernel may deliver SIGALRM to another thread after a test has stopped its timer, so ignore
+    # a late signal.
     signal.signal(signal.SIGALRM, lambda *_: None)
     if not is_controller(config):
-        # Become the parent of orphans, so that `nothing_left` finds them.
+        # As a child subreaper, this process becomes the parent of orphans, so `nothing_left` finds
+        # them.
         prctl.set_child_subreaper(True)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Create the file $USERNSCTL_SESSION_ENDED, which tools/to-the-end requires after the session.
+    """Create the file $USERNSCTL_SESSION_ENDED, whose existence tools/to-the-end checks.
 
-    A test could replace the pytest process by another program, so the exit status alone does not
-    prove that all tests were run.
+    The exit status alone does not prove that all tests were run: a test could replace the pytest
+    process by another program.
     """
     file = os.environ.get("USERNSCTL_SESSION_ENDED")
     if file and not hasattr(session.config, "workerinput"):
@@ -222,7 +223,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def is_controller(config: pytest.Config) -> bool:
-    """Return whether this process only starts the workers of pytest-xdist, and runs no tests.
+    """Return whether this process is pytest-xdist's controller, which runs no tests itself.
 
     Each worker checks for leaks in its own process.
     """
@@ -234,7 +235,7 @@ def pytest_userns_needs() -> dict[str, Callable[[], str | None]]:
 
 
 def try_strace() -> str | None:
-    """Return the reason why strace(1) can't run, or None if strace(1) works."""
+    """Return why strace(1) can't run, or None if it works."""
     try:
         done = capture(["strace", "-o", os.devnull, "true"])
     except FileNotFoundError as error:
@@ -243,7 +244,7 @@ def try_strace() -> str | None:
 
 
 def try_valgrind() -> str | None:
-    """Return the reason why valgrind(1) can't run, or None if valgrind(1) works."""
+    """Return why valgrind(1) can't run, or None if it works."""
     try:
         done = capture(["valgrind", "--version"])
     except FileNotFoundError as error:
@@ -256,9 +257,9 @@ def directory_of(path: Path) -> str:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Skip directories and files of which tools/test-as deselects all tests by their marks.
+    """Skip directories and files in which the mark expression deselects all tests.
 
-    Each worker would need seconds to collect these tests.
+    tools/test-as passes the expression. Collecting these tests would take each worker seconds.
     """
     if TESTS not in collection_path.parents:
         return None
@@ -270,10 +271,10 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def lacks_marks(path: Path, expression: str) -> bool:
-    """Return whether a file of tests contains none of the marks in the first part of `expression`.
+    """Return whether a test file contains none of the marks in the first part of `expression`.
 
-    For example, the first part of "(also_root or as_root) and not thorough" has two marks, of which
-    one suffices.
+    For example, the first part of "(also_root or as_root) and not thorough" has two marks, either
+    of which suffices.
     """
     marks = set(expression.partition(" and ")[0].strip("()").split(" or "))
     if path.suffix != ".py" or not marks <= MARKS_OF_USERS:
@@ -295,22 +296,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    # Exclude the collected tests from garbage collection, because the leak check collects garbage
-    # often.
+    # The leak check often collects garbage, so exclude the collected tests from garbage collection.
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(autouse=True)
 def cleanliness(request: pytest.FixtureRequest) -> None:
-    # The processes and descriptors of a Ray cluster outlive a test, so tests/on_ray has its own
-    # check for leaks.
+    # A Ray cluster's processes and descriptors outlive a test, so tests/on_ray checks for leaks
+    # itself.
     if directory_of(request.path) in REQUIRED.keys() - {"on_ray"}:
         request.getfixturevalue("nothing_left")
 
 
 def open_descriptors() -> set[str]:
-    """Return this process's descriptors with their targets, without the one that lists them."""
+    """Return this process's open descriptors with their targets."""
     found = set()
     for entry in Path("/proc/self/fd").iterdir():
         try:
@@ -330,7 +330,7 @@ def settled_descriptors() -> set[str]:
 
 
 def mounts() -> set[str]:
-    """Return the lines of mountinfo, except for mounts of tests that other xdist workers run."""
+    """Return the lines of mountinfo, without mounts of tests that other xdist workers run."""
     own = os.environ.get("PYTEST_XDIST_WORKER", "")
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     return {line for line in lines if "/popen-gw" not in line or f"/popen-{own}/" in line}
@@ -342,7 +342,7 @@ def files_below(directory: Path) -> set[str]:
 
 
 def are_any_children() -> bool:
-    """Return whether this process has any children. The call is faster than a scan of /proc."""
+    """Return whether this process has children; faster than a scan of /proc."""
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT | WALL)
     except ChildProcessError:
@@ -357,24 +357,24 @@ def children() -> dict[int, str]:
         return found
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            # A process can have a name that is not UTF-8.
+            # A process name need not be UTF-8.
             text = stat.read_text(errors="replace")
         except (FileNotFoundError, ProcessLookupError):
             continue
         name, fields = text.split("(", 1)[1].rsplit(") ", 1)
         state, parent = fields.split()[:2]
         if int(parent) == os.getpid():
-            # A live child alternates between running and sleeping, so only the state of a zombie is
-            # added.
+            # A live child's state alternates between running and sleeping, so only a zombie's state
+            # is added.
             found[int(stat.parent.name)] = f"{name} (zombie)" if state == "Z" else name
     return found
 
 
 def end(pid: int) -> None:
-    """Kill a child, and reap the child if it exits within EXIT_SECONDS.
+    """Kill a child, and reap it if it exits within EXIT_SECONDS.
 
-    PID 1 of a PID namespace exits only after all other processes of the namespace were reaped. Some
-    of these processes may be children of this process, too (see :func:`left_children`).
+    A PID 1 of a PID namespace exits only when all other processes there have been reaped. Some of
+    them may be this process's children (see :func:`left_children`).
     """
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
@@ -385,10 +385,10 @@ def end(pid: int) -> None:
 
 
 def left_children(before: Container[int], seconds: float) -> dict[int, str]:
-    """Reap exited children; return the children that are still alive after a timeout.
+    """Reap exited children that are not in `before`; return those still alive after `seconds`.
 
-    The children are reaped in any order, because PID 1 of a PID namespace exits only after all
-    other processes of the namespace were reaped. These may be children of this process, too.
+    The order of reaping varies, because a PID 1 of a PID namespace exits only when all other
+    processes there have been reaped. Some of them may be this process's children.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -404,7 +404,7 @@ def left_children(before: Container[int], seconds: float) -> dict[int, str]:
 
 @pytest.fixture
 def nothing_left() -> Iterator[None]:
-    """Check that a test leaves no process, descriptor or mount behind."""
+    """Check that the test leaves no process, descriptor or mount behind."""
     left: dict[str, Callable[[], set[str]]] = {"descriptors": open_descriptors, "mounts": mounts}
     before = {what: look() for what, look in left.items()}
     old_children = children()

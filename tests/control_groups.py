@@ -15,12 +15,12 @@ _MOUNTS = Path("/sys/fs/cgroup")
 _PATIENCE = 30
 _numbers = itertools.count()
 
-# File with the memory limit of a control group, by the version of control groups.
+# A control group's file with its memory limit, by cgroup version.
 _MEMORY = {1: "memory.limit_in_bytes", 2: "memory.max"}
 
 
 def _make(controller: str) -> tuple[int, Path]:
-    """Create a control group; return the version of control groups and the group's path."""
+    """Create a control group; return the cgroup version and the group's path."""
     name = f"usernsctl-test-{os.getpid()}-{next(_numbers)}"
     for version, top in ((1, _MOUNTS / controller), (2, _MOUNTS)):
         listed = top / "cgroup.subtree_control"
@@ -34,7 +34,7 @@ def _make(controller: str) -> tuple[int, Path]:
 
 @contextlib.contextmanager
 def _removed(path: Path) -> Iterator[None]:
-    """Remove a control group when the ``with`` block exits."""
+    """Remove a control group after the ``with`` block."""
     try:
         yield
     finally:
@@ -44,8 +44,8 @@ def _removed(path: Path) -> Iterator[None]:
                 path.rmdir()
                 break
             except OSError:
-                # Retry until a deadline, because a zombie stays in the control group until PID 1
-                # reaps the zombie.
+                # A zombie stays in the control group until PID 1 reaps it, so retry until a
+                # deadline.
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.01)
@@ -60,7 +60,7 @@ def _group(controller: str) -> Iterator[tuple[int, Path]]:
 
 @contextlib.contextmanager
 def child_of(group: Path) -> Iterator[Path]:
-    """Create a child control group without limits; remove it when the ``with`` block exits."""
+    """Create a child control group without limits for the ``with`` block."""
     path = group / "child"
     path.mkdir()
     with _removed(path):
@@ -69,7 +69,7 @@ def child_of(group: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def memory_group(limit: int) -> Iterator[Path]:
-    """Create a control group with a memory limit in bytes, for the time of a ``with`` block."""
+    """Create a control group with a memory limit in bytes for the ``with`` block."""
     with _group("memory") as (version, path):
         (path / _MEMORY[version]).write_text(str(limit))
         yield path
@@ -77,7 +77,7 @@ def memory_group(limit: int) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def process_group(limit: int) -> Iterator[Path]:
-    """Create a control group with a limit of tasks (threads), for the time of a ``with`` block."""
+    """Create a control group with a limit on tasks (threads) for the ``with`` block."""
     with _group("pids") as (_, path):
         (path / "pids.max").write_text(str(limit))
         yield path
@@ -85,7 +85,7 @@ def process_group(limit: int) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def processor_group(quota: int, period: int) -> Iterator[Path]:
-    """Create a control group with `quota` microseconds of CPU time in each `period`."""
+    """Create a control group with `quota` of CPU time per `period`, both in microseconds."""
     with _group("cpu") as (version, path):
         if version == 1:
             (path / "cpu.cfs_period_us").write_text(str(period))

@@ -1,8 +1,8 @@
-"""Counts of the system calls and instructions of a start, independent of the load of the machine.
+"""Counts of a start's system calls and instructions, independent of the load of the host.
 
 `make counts` writes the counts to bench/counts.json.
 
-The counts omit what differs between machines or between two runs:
+The counts omit what differs between hosts or between two runs:
 
 - system calls that wait (how often depends on timing), allocate memory, or read files of /etc,
   which may be long;
@@ -25,12 +25,12 @@ from pathlib import Path
 from processes import capture
 
 PRELUDE = Path(sysconfig.get_path("scripts"), "usernsctl-exec")
-# Fixed environment, whose PATH has the directory of newuidmap and newgidmap.
+# Fixed environment; its PATH contains the directory of newuidmap and newgidmap.
 ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
 WAITING = {"poll", "ppoll", "nanosleep", "clock_nanosleep", "restart_syscall", "sched_yield"}
 MEMORY = {"brk", "mmap", "munmap", "mremap", "madvise", "mprotect", "futex"}
-# System calls that are not counted. newfstatat is among them, because it is repeated until the
-# holder process has opened its own files.
+# System calls that are not counted. The number of newfstatat calls varies: one is repeated until
+# the holder has opened its own files.
 READING = {"read", "newfstatat"}
 SECONDS = 120
 TINY = "void _start(void) { for (;;) %s; }"
@@ -38,8 +38,8 @@ EXIT = {
     "x86_64": '__asm__ volatile("syscall" : : "a"(231), "D"(0))',
     "aarch64": '__asm__ volatile("mov x8, 94; mov x0, 0; svc 0" : : : "x0", "x8")',
 }
-# Program that starts a command N times. The difference between the counts for two values of N,
-# divided by the difference of the values, is the cost of one start.
+# Program that starts a command N times. The cost of one start is the difference between the counts
+# for two values of N, divided by the difference of those values.
 SPAWNING = """
 import sys, usernsctl as un
 times, program = int(sys.argv[1]), sys.argv[2]
@@ -71,9 +71,9 @@ def tiny_program(directory: Path) -> Path:
 
 
 def trace(*command: str | Path, follow: bool = False) -> dict[int, list[str]]:
-    """Return the names of the system calls of each process, in order, beginning with the command.
+    """Return the names of each process's system calls, in order, by pid; the command is the first.
 
-    A traced program does not gain privileges from its file (set-user-ID bit or capabilities).
+    execve(2) of a traced program grants no privileges (set-user-ID bit or file capabilities).
     """
     with tempfile.NamedTemporaryFile() as log:
         options = ["-qqq", "-e", "signal=none", "-o", log.name, *(["-f"] if follow else [])]
@@ -90,13 +90,13 @@ def trace(*command: str | Path, follow: bool = False) -> dict[int, list[str]]:
 
 
 def own_calls(names: list[str]) -> list[str]:
-    """Return usernsctl-exec's system calls between libc's start and the exec of the command.
+    """Return usernsctl-exec's system calls after libc's start, up to the command's execve(2).
 
     :raises ValueError: usernsctl-exec has not executed the command.
     """
     end = names.index("execve", 1) + 1
     names = names[1:end]
-    # set_tid_address is the last system call of musl's start.
+    # set_tid_address is the last system call of musl's startup.
     return names[names.index("set_tid_address") + 1 :]
 
 
@@ -106,7 +106,7 @@ def trace_prelude(program: Path, *options: str) -> list[str]:
 
 
 def count_in_python(make: str, once: str, program: Path) -> Counter[str]:
-    """Count the system calls that one call in Python makes, including the child's system calls."""
+    """Count the system calls of one call in Python, including those of its child."""
     script = SPAWNING.format(make=make, once=once)
 
     def total(times: int) -> Counter[str]:
@@ -145,7 +145,7 @@ def may_map_ranges() -> bool:
 
 
 def count(directory: Path) -> dict[str, int]:
-    """Count the system calls and instructions of each kind of start that this user may make."""
+    """Count the system calls and instructions of each kind of start that this user can do."""
     tiny = tiny_program(directory)
     text = "int main(void) { return 0; }"
     nothing = compile_c(text, directory / "nothing", "-static-pie", compiler="musl-gcc")
@@ -153,7 +153,7 @@ def count(directory: Path) -> dict[str, int]:
     counts = {}
     for options in ("-r", "-rmniuC"):
         counts[f"usernsctl-exec {options}: calls"] = len(trace_prelude(tiny, options))
-        # The command does not exist, so that only instructions of usernsctl-exec are counted.
+        # If the command does not exist, only usernsctl-exec's instructions are counted.
         failing = [PRELUDE, options, "--", "/nonexistent/command"]
         counts[f"usernsctl-exec {options}: instructions"] = instructions(*failing) - start
     if may_map_ranges():
@@ -167,13 +167,13 @@ def count(directory: Path) -> dict[str, int]:
 def kind_of_user() -> str:
     """Return "root" if this process runs as root, otherwise "user".
 
-    The counts of both differ, because programs make other system calls if they have capabilities.
+    The counts differ between the two, because programs with capabilities make other system calls.
     """
     return "root" if os.geteuid() == 0 else "user"
 
 
 def main() -> int:
-    """Read JSON with counts from standard input; print the JSON with this user's counts updated."""
+    """Read counts as JSON from standard input; print them with this user's counts updated."""
     known = json.loads(sys.stdin.read() or "{}")
     with tempfile.TemporaryDirectory() as scratch:
         known[kind_of_user()] = count(Path(scratch))

@@ -1,4 +1,4 @@
-"""Program that counts the call depths at which a call maps memory and its return unmaps it."""
+"""Program that counts the call depths at which a call maps memory that its return unmaps."""
 
 import os
 
@@ -10,18 +10,18 @@ def leaf() -> bytes:
     return os.pread(STATM, 64, 0)
 
 
-# A frame of leaf() must be larger than a frame of walk(), so that leaf() is the call that needs a
-# new chunk of the interpreter's stack.
+# leaf() needs a larger frame than walk(), so that a new chunk of the interpreter's stack is
+# allocated for leaf().
 leaf.__code__ = leaf.__code__.replace(co_stacksize=100)
 
 
 def walk(depth: int) -> int:
-    # A call of leaf() needs a Python frame; a call of os.pread() does not.
+    # leaf() has a Python frame, and os.pread() has none.
     within, after = leaf(), os.pread(STATM, 64, 0)
     crosses = int(within.split()[0]) > int(after.split()[0])
     return crosses + (walk(depth - 1) if depth > 1 else 0)
 
 
-# The second walk reuses the memory that the first walk has allocated.
+# The first walk allocates memory that the second one reuses.
 walk(DEPTHS)
 print(walk(DEPTHS))

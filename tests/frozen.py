@@ -1,4 +1,4 @@
-"""Functions for tests of frozen launches, and of launches that fail before the command."""
+"""Helper functions for tests of frozen launches, and of launches that fail before the command."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from conftest import SCRIPTS, Program
 
 from usernsctl.gvisor.launch.steps import VERBS, Record, record
 
-#: The default command of a launch in the tests.
+#: Default command of the launches in the tests.
 COMMAND = ("sh", "-c", "echo ran")
 
 
@@ -28,7 +28,7 @@ def freeze(file: Path, *options: str, command: tuple[str, ...] = COMMAND) -> Pat
 def assert_refused(
     done: subprocess.CompletedProcess[str], *says: str, cause: str | None = None
 ) -> None:
-    """Check that a launch failed with status 125 and one message, without running the command."""
+    """Check that a launch failed with status 125 and one message, and did not run the command."""
     assert (done.returncode, done.stdout) == (125, ""), done.stderr
     first, *rest = done.stderr.splitlines()
     assert first.startswith("usernsctl-exec: "), done.stderr
@@ -43,7 +43,7 @@ def assert_ran(done: subprocess.CompletedProcess[str], output: str = "ran\n") ->
 
 
 def decoded(text: bytes) -> tuple[list[str], list[Record]]:
-    """Return the header and the records of an encoded frozen launch."""
+    """Return the header and the records of a frozen launch."""
     assert text.endswith(b"\0")
     words = [os.fsdecode(word) for word in text[:-1].split(b"\0")]
     header, rest = words[:3], words[3:]

@@ -1,4 +1,4 @@
-"""Texts by which programs recognize gVisor, valid for all releases."""
+"""Texts from which programs recognise gVisor in all its releases."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import shutil
 
 from usernsctl.gvisor.runsc.releases import Release, release_of
 
-#: Build information in gVisor's /proc/version, the same since 2018.
+#: Build information in gVisor's /proc/version, which is the same since 2018.
 BUILD = "#1 SMP Sun Jan 10 15:06:54 PST 2016"
 
-# Kernel release in gVisor: 4.4.0, or 4.19.0-gvisor since release 20260427.
+# gVisor's kernel release: 4.4.0, and since release 20260427 4.19.0-gvisor.
 RELEASE = re.compile(r"\d+\.\d+\.\d+(-gvisor)?")
 VERSION = re.compile(rf"Linux version {RELEASE.pattern} {re.escape(BUILD)}\n")
 
 
 def path() -> str:
-    """Return the path of the tests' runsc, from an environment variable or from PATH."""
+    """Return the path of the tests' runsc, from an environment variable or by a search of PATH."""
     found = shutil.which(os.environ.get("USERNSCTL_RUNSC", "runsc"))
     assert found is not None
     return found
@@ -30,7 +30,7 @@ def release() -> Release:
 
 
 def is_of_2026() -> bool:
-    """Return whether the tests' runsc was released on 17 August 2026 or later."""
+    """Return whether the tests' runsc is of release 20260817 or later."""
     day = release().day
     return day is None or day >= datetime.date(2026, 8, 17)
 
@@ -41,7 +41,7 @@ def saves_host_network() -> bool:
 
 
 def is_version(text: str) -> bool:
-    """Return whether `text` is the complete content of /proc/version in a sandbox."""
+    """Return whether `text` is the whole content of /proc/version in a sandbox."""
     return VERSION.fullmatch(text) is not None
 
 

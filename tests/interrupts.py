@@ -9,14 +9,14 @@ from collections.abc import Callable, Container, Iterator
 from types import FrameType
 from typing import Any
 
-# Events after which Python runs signal handlers: the return of a C function, and the call of a
-# Python function.
+# Events after which Python runs signal handlers: a C function's return, and a Python function's
+# call.
 PLACES = ("c_return", "call")
 
 
 @contextlib.contextmanager
 def alarm(handle: Callable[..., object], seconds: float, interval: float = 0) -> Iterator[None]:
-    """Handle SIGALRM from a timer, which fires after `seconds` and then at each `interval`.
+    """Handle SIGALRM from a timer that fires after `seconds`, and then at each `interval`.
 
     :param seconds: 0 for no timer.
     """
@@ -31,7 +31,7 @@ def alarm(handle: Callable[..., object], seconds: float, interval: float = 0) ->
 
 @contextlib.contextmanager
 def handled(do: Callable[[], object], seconds: float) -> Iterator[list[Any]]:
-    """Call `do` in a handler of SIGALRM; yield the list of results.
+    """Call `do` in a handler of SIGALRM; yield a list to which the results are appended.
 
     :param seconds: time until a timer sends SIGALRM, or 0 for no timer.
     """
@@ -50,7 +50,7 @@ class Interrupt:
         places: tuple[str, ...] = PLACES,
         names: Container[str] | None = None,
     ) -> None:
-        """Count the events in `places`, or with `names` only calls of C functions in `names`."""
+        """Count events in `places`, or with `names` only calls of the C functions in `names`."""
         self.left = number
         self._names = names
         self._handle = handle
@@ -69,7 +69,7 @@ def raise_interrupt() -> None:
 
 
 def run_handled(run: Callable[[], object], handle: Callable[[], object], number: int) -> bool:
-    """Call `run`, and call `handle` at the Nth event; return whether there was an Nth event."""
+    """Call `run`, and call `handle` at the Nth event; return whether there were N events."""
     interrupt = Interrupt(handle, number)
     try:
         sys.setprofile(interrupt)
@@ -85,7 +85,7 @@ def run_interrupted(
     places: tuple[str, ...] = PLACES,
     names: Container[str] | None = None,
 ) -> bool:
-    """Call `run`; raise KeyboardInterrupt at the Nth event; return whether there was one."""
+    """Call `run`; raise KeyboardInterrupt at the Nth event; return whether there were N events."""
     interrupt = Interrupt(raise_interrupt, number, places, names)
     try:
         sys.setprofile(interrupt)

@@ -1,4 +1,4 @@
-"""Limits on the resources of the test process."""
+"""Limits on the test process's resources."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def descriptors_left(count: int) -> Iterator[None]:
-    """Leave only `count` free descriptors to this process during a ``with`` block."""
+    """Leave this process only `count` free descriptors during a ``with`` block."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     ballast = []
     try:

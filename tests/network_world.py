@@ -1,14 +1,14 @@
-"""A virtual network of network namespaces for tests: a machine, an internet, and a sandbox.
+"""Virtual network of three network namespaces for tests: a machine, an internet and a sandbox.
 
-- *machine* has a default route to the internet, resolvers that ask the internet's name server, and
-  a public address of its own.
+- *machine*, the simulated host, has a default route to the internet, resolvers that ask the
+  internet's name server, and a public address of its own.
 - *internet* has public, private and metadata addresses on its loopback device.
 - *sandbox* has only its loopback device.
 
 This file is also the program that creates the namespaces in a new user namespace, and then creates
-sockets and starts processes in these namespaces for the test. A socket stays in the namespace in
-which it was created, so the test's own threads can be servers and clients. No packet can leave the
-virtual network, because it has no real device.
+sockets and starts processes there for the test. A socket stays in the namespace in which it was
+created, so the test's own threads can be servers and clients. No packet can leave the virtual
+network, because it has no real device.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ CLONE_NEWNET = 0x40000000
 PUBLIC = "93.184.215.14"
 OTHER_PUBLIC = "93.184.215.15"
 PUBLIC6 = "2606:2800::1"
-# Public address of the machine itself.
+# Public address of the simulated host.
 MACHINE = "93.184.216.200"
-# Second address of the machine in one network. Connections of the machine to this address have the
-# machine's first address as their source.
+# Second address of the simulated host in the same network. Its own connections to this address have
+# the first address as their source.
 MACHINE_SECONDARY = "93.184.216.3"
-# Addresses in networks of which every address is local to the machine (AnyIP).
+# Addresses in networks whose every address is local to the simulated host (AnyIP).
 MACHINE_ANY = "93.184.218.7"
 MACHINE_ANY6 = "2606:2802::7"
-# Broadcast address of the machine's network.
+# Broadcast address of the simulated host's network.
 MACHINE_BROADCAST = "93.184.216.255"
 NAME_SERVER = "93.184.215.53"
 PRIVATE = (
@@ -73,7 +73,7 @@ machine route add local 2606:2802::/64 dev lo
 
 
 class World:
-    """Client of the helper program that creates the virtual network."""
+    """Client of the helper program that creates and serves the virtual network."""
 
     def __init__(self, directory: Path) -> None:
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -151,7 +151,7 @@ class World:
 class NameServer:
     """DNS server of the internet, in a thread of the test.
 
-    :ivar names: the addresses of each name, or a function that returns the addresses.
+    :ivar names: the addresses of each name, or a function that returns them.
     :ivar asked: the names in the received queries, in order.
     """
 
@@ -163,7 +163,7 @@ class NameServer:
         self._thread.start()
 
     def close(self) -> None:
-        # shutdown(2) fails on a datagram socket, but wakes recvfrom(), which returns 0 bytes.
+        # shutdown(2) fails for a datagram socket, but wakes recvfrom(), which returns 0 bytes.
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._thread.join()
@@ -202,7 +202,9 @@ class NameServer:
 
 @contextlib.contextmanager
 def made(directory: Path, names: Mapping[str, Sequence[str]] | None = None) -> Iterator[World]:
-    """Create a virtual network, and write the files that its machine sees in /etc to `directory`.
+    """Create a virtual network; yield its client.
+
+    The files that the simulated host sees in /etc are written to `directory`.
 
     :param names: addresses by name for the internet's name server, or None for no name server.
     """
@@ -248,8 +250,8 @@ class _Program:
             path = directory / name
             path.write_text(text)
             subprocess.run(["mount", "--bind", path, f"/etc/{name}"], check=True)
-        # Hide the sockets in /run, because libc would use the sockets to query the real host's
-        # resolver or cache.
+        # With the sockets in /run, libc would query the real host's resolver or cache, so hide
+        # them.
         subprocess.run(["mount", "-t", "tmpfs", "none", "/run"], check=True)
 
     def _enter(self, where: str) -> None:

@@ -1,9 +1,9 @@
-"""A virtual network of network namespaces: a machine, its neighbour and router, and an internet.
+"""Virtual network of network namespaces: a machine, its neighbour and router, and an internet.
 
-No packet leaves the virtual network, since its namespaces have only virtual devices. The network is
-created in a user namespace, so no test needs root. Tests start sandboxes on the machine
-(:meth:`World.run`). The machine has a default route, a separate route to the metadata service, as
-in some clouds, a name server, and services that no sandbox may reach.
+The machine is the simulated host on which tests start sandboxes (:meth:`World.run`). It has a
+default route, a separate route to the metadata service, as in some clouds, a name server, and
+services that no sandbox may reach. No packet leaves the virtual network, since its namespaces have
+only virtual devices. The network is created in a user namespace, so no test needs root.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# The machine's addresses: two IPv4 addresses of the device with the default route and one of
-# another device; then the IPv6 address of each device, of which pasta copies only MACHINE_6, and
+# Addresses of the simulated host: two IPv4 addresses of the device with the default route and one
+# of another device; then the IPv6 address of each device, of which pasta copies only MACHINE_6, and
 # the anycast address of BRIDGE_6's subnet.
 MACHINE, MACHINE_2, BRIDGE = "10.77.0.2", "10.77.0.3", "172.30.0.1"
 MACHINE_6, BRIDGE_6, BRIDGE_ANYCAST_6 = "fd77::2", "fd78::1", "fd78::"
 ROUTER, ROUTER_6 = "10.77.0.1", "fd77::1"
 NEIGHBOUR, BROADCAST = "10.77.0.9", "10.77.0.255"
-#: Addresses in the internet, of two web servers (the first also has an IPv6 address) and of a name
-#: server.
+#: Addresses in the internet: of two web servers, the first of which also has an IPv6 address, and
+#: of a name server.
 WEB, OTHER_WEB, WEB_6, DNS = "198.51.100.7", "203.0.113.9", "2001:db8::7", "198.51.100.53"
 METADATA, METADATA_6 = "169.254.169.254", "fd00:ec2::254"
-#: Addresses of other metadata services: of Alibaba, Azure and Oracle; then, by IPv6, of Google,
-#: Oracle, Akamai, Scaleway and Alibaba.
+#: Addresses of other metadata services: IPv4 addresses of Alibaba, Azure and Oracle; then IPv6
+#: addresses of Google, Oracle, Akamai, Scaleway and Alibaba.
 OTHER_METADATA = ("100.100.100.200", "168.63.129.16", "192.0.0.192")
 OTHER_METADATA_6 = (
     *("fd20:ce::254", "fd00:c1::a9fe:a9fe", "fd00:a9fe:a9fe::1", "fd00:42::42"),
     "fd00:100::100:200",
 )
-#: Addresses of a server in the internet, with the prefixes of IPv6 translators (NAT64).
+#: Addresses of a server in the internet, with prefixes of IPv6 translators (NAT64).
 WEB_64, LOCAL_64 = "64:ff9b::c633:6407", "64:ff9b:1::c633:6407"
 BRIDGE_64, METADATA_64 = "64:ff9b::ac1e:1", "64:ff9b::a9fe:a9fe"
-#: Addresses of the names that the name server resolves.
+#: Names that the name server resolves, and their addresses.
 NAMES = {
     "web.example": WEB,
     "www.web.example": WEB,
@@ -47,12 +47,12 @@ NAMES = {
     "metadata.example": METADATA,
     "loopback.example": "127.0.0.1",
 }
-#: Ports of the web servers in the internet and on the machine.
+#: Ports of the web servers in the internet and on the simulated host.
 PORTS = (80, 443, 8080)
-#: Name of an abstract Unix socket of the machine.
+#: Name of an abstract Unix socket on the simulated host.
 ABSTRACT = "usernsctl-test-world"
-#: Program that sends a request to web servers, each given as ADDRESS/PORT, and prints the answer or
-#: the error of each.
+#: Program that sends a request to each web server ADDRESS/PORT in its arguments, and prints the
+#: answer or error.
 ASK = """
 import socket, sys
 for word in sys.argv[1:]:
@@ -94,16 +94,15 @@ ip route add {METADATA}/32 via {ROUTER}
 mount --bind $2 /etc/resolv.conf
 """
 
-# Script that waits until no route has the flag "linkdown", because pasta can't copy routes with
-# that flag (EINVAL). The kernel removes the flag when it has noticed that the route's device is
-# connected.
+# Script that waits until no route has the flag "linkdown", because pasta can't copy such routes
+# (EINVAL). The kernel removes the flag when it notices that the route's device is connected.
 _WAIT_FOR_LINKS = """
 while ip route | grep -q linkdown || ip -6 route | grep -q linkdown; do sleep 0.01; done
 """
 
-# Program with a web server on each port, which answers with the server's address, and a name server
-# on one address. The program also collects the datagrams that arrive on port 5353, including
-# multicasts; the web servers list the datagrams at /datagrams.
+# Program that runs a web server on each port, which answers with its address, and a name server on
+# one address. It also records the datagrams that arrive on port 5353, including multicasts; the web
+# servers list them at /datagrams.
 _SERVERS = """
 import selectors, socket, struct, sys
 names, ports, kind = eval(sys.argv[1]), eval(sys.argv[2]), sys.argv[3]
@@ -169,7 +168,7 @@ while True:
 
 
 class World:
-    """Virtual network, with its namespaces and the processes in them."""
+    """A virtual network: its namespaces and the processes in them."""
 
     def __init__(self, undo: contextlib.ExitStack, directory: Path) -> None:
         self._undo = undo
@@ -221,13 +220,13 @@ class World:
         self._undo.callback(popen.kill)
 
     def command(self, *command: str) -> list[str]:
-        """Return the argv that runs `command` on the machine."""
+        """Return the argv that runs `command` on the simulated host."""
         return [*self._enter("-U", "-m", "-n"), *command]
 
     def run(
         self, *command: str, timeout: float = 60, env: Mapping[str, str] | None = None, **how: Any
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command on the machine, as the root user of its user namespace."""
+        """Run a command on the simulated host, as root of its user namespace."""
         variables = dict(os.environ if env is None else env)
         variables["PATH"] = f"{variables.get('PATH', os.environ['PATH'])}:/usr/sbin:/sbin"
         return subprocess.run(
@@ -241,7 +240,7 @@ class World:
 
     @contextlib.contextmanager
     def serving(self, *command: str) -> Iterator[subprocess.Popen[str]]:
-        """Start a server on the machine, which prints "ready"; kill it after the ``with`` block."""
+        """Start a server on the host, and wait for "ready"; kill it after the ``with`` block."""
         with subprocess.Popen(
             self.command(*command), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         ) as popen:
@@ -255,7 +254,7 @@ class World:
                 popen.communicate()
 
     def ask(self, client: str, *words: object) -> str:
-        """Run a Python client on the machine; return its output and the last line of its errors."""
+        """Run a Python client on the simulated host; return its output and last error line."""
         done = self.run("/usr/bin/python3", "-c", client, *map(str, words))
         return done.stdout.strip() + done.stderr.strip().rpartition("\n")[2]
 
@@ -265,6 +264,6 @@ _HOLD = "echo ready; exec cat"
 
 @contextlib.contextmanager
 def world(directory: Path) -> Iterator[World]:
-    """Create a virtual network, whose files are in `directory`."""
+    """Create a virtual network whose files are in `directory`; yield it."""
     with contextlib.ExitStack() as undo:
         yield World(undo, directory)

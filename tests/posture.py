@@ -1,8 +1,9 @@
 """Postures: properties of a sandbox's processes as seen from the host, written as words in a table.
 
-A table in posture_table.py has a :class:`Posture` for each kind of process, and :func:`differences`
-returns the cells in which a process differs from the table. The words depend neither on the machine
-nor on the release of runsc. For example, ``caller`` stands for ids or files of the caller.
+A table in posture_table.py contains a :class:`Posture` for each kind of process.
+:func:`differences` returns the cells in which a process differs from the table. The words depend
+neither on the host nor on the release of runsc. For example, ``caller`` stands for the caller's ids
+or files.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from pathlib import Path
 import prctl
 from processes import children_of, status_of
 
-# Source of the mounts that usernsctl creates, and the name of the directory that contains them.
+# Source of usernsctl's mounts, and name of the directory that contains them.
 SCRATCH = "usernsctl"
 FLAGS = ("ro", "rw", "nosuid", "nodev", "noexec")
-# Directories of the host whose programs a command in a sandbox may see.
+# Top-level directories of the host from which a command in a sandbox may see programs.
 PROGRAMS = {"bin", "etc", "lib", "lib32", "lib64", "libx32", "opt", "sbin", "usr"}
 CAPABILITIES = {
     int(getattr(prctl, f"CAP_{name.upper()}")): name
@@ -38,7 +39,7 @@ KINDS = {
     "runsc": "runsc",
     "runsc-gofer": "gofer",
     "runsc-sandbox": "sandbox",
-    # Name of the sandbox process in releases with separate programs (since 20260817).
+    # Sandbox process in releases with separate programs (since 20260817).
     "gvisor_sentry": "sandbox",
 }
 IDS = {"user": "Uid", "group": "Gid"}
@@ -60,24 +61,24 @@ class Posture:
 
     In a table, ``a|b`` matches either word, and a word that begins with ``?`` is optional.
 
-    :ivar parent: the kind of the parent, ``caller``, or ``outside`` for any other process.
+    :ivar parent: the parent's kind, ``caller``, or ``outside`` for any other process.
     :ivar session: the owner of the session and process group: ``caller``, ``own`` or a kind.
     :ivar ids: ``caller`` if the ids, seen from the host, are the caller's. Otherwise the real,
-        effective, saved and file system uids, then the gids.
+        effective, saved and filesystem uids, then the gids.
     :ivar groups: ``caller`` if the supplementary groups are the caller's, or ``other``.
     :ivar maps: the id maps, and the state of setgroups(2).
     :ivar effective: the effective capabilities. `permitted`, `bounding`, `inheritable` and
         `ambient` are the other capability sets.
-    :ivar no_new_privs: True if execve(2) grants no new privileges.
-    :ivar seccomp: True if a filter restricts the system calls.
-    :ivar traceable: True if another process of the same user namespace, with the same ids and all
+    :ivar no_new_privs: whether execve(2) grants no new privileges.
+    :ivar seccomp: whether a filter restricts the system calls.
+    :ivar traceable: whether another process of the same user namespace, with the same ids and all
         capabilities but CAP_SYS_PTRACE, may read the process's memory and open its descriptors. In
         a table, None means that the test can't check this.
     :ivar namespaces: the namespaces that are not the caller's, with their owners.
     :ivar cgroup: the owner of the control group.
     :ivar cwd: the current directory; ``/`` is the process's root directory.
-    :ivar mounts: the mounts below the process's root directory. A mount of a file system of the
-        host has the flag ``ro`` or ``rw``; other mounts have all flags.
+    :ivar mounts: the mounts below the process's root directory. A mount of a host filesystem has
+        the flag ``ro`` or ``rw``; other mounts have all flags.
     :ivar descriptors: the targets of the descriptors, and how they are open.
     :ivar environment: all environment variables.
     :ivar tells: the names of the caller's secrets in the arguments, which every user may read.
@@ -112,7 +113,7 @@ def words(text: str) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class Mount:
-    """Mount in a line of proc_pid_mountinfo(5)."""
+    """A mount, parsed from a line of proc_pid_mountinfo(5)."""
 
     device: str
     root: str
@@ -162,7 +163,7 @@ class Caller:
     :param given: descriptors or paths of the files that the creator passes to the sandbox, by the
         files' names in the table.
     :param secrets: texts that no other process may learn, by their names in the table.
-    :param asked: mount points in the sandbox where the creator has requested mounts of further host
+    :param asked: mount points in the sandbox where the creator has requested mounts of other host
         files.
     :param pid: a process with the creator's ids, namespaces, mounts and cgroup; this process by
         default.
@@ -194,12 +195,12 @@ def family_of(pid: int) -> Iterator[int]:
 
 
 def kind_of(pid: int) -> str:
-    """Return the kind of a process by its name. An unknown name is returned as the kind."""
+    """Return a process's kind, which its name determines; an unknown name is its own kind."""
     if Path(f"/proc/{pid}/comm").read_text() == "usernsctl-hold\n":
         return "holder"
     name = Path(f"/proc/{pid}/cmdline").read_bytes().partition(b"\0")[0].decode()
     if not name:
-        # Stubs, which run the command's code, are clones of the sandbox process, and have an empty
+        # Stubs, which run the command's code, are clones of the sandbox process with an empty
         # /proc/PID/cmdline.
         return "stub"
     name = name.rpartition("/")[2]
@@ -207,25 +208,25 @@ def kind_of(pid: int) -> str:
 
 
 class Family:
-    """Processes of a sandbox at one point in time."""
+    """A sandbox's processes at one point in time."""
 
     def __init__(self, caller: Caller, pids: Iterable[int]) -> None:
         self.caller = caller
-        # Read the mounts of the caller anew, because they may have changed: if a mount point is
-        # removed, the kernel detaches its mount in all mount namespaces.
+        # The caller's mounts may have changed: when a mount point is removed, the kernel detaches
+        # its mount in all mount namespaces. So read the mounts anew.
         callers = mounts_of(caller.pid).values()
         self.callers_mounts = {mount.place for mount in callers}
         self.machine = {mount.device: mount.type for mount in callers}
         self.kinds: dict[int, str] = {}
         self.mounts: dict[int, str] = {}
-        # Names of file systems by device, used for descriptors whose mount no process sees.
+        # Names of filesystems by device, for descriptors whose mount no process sees.
         self.devices = dict(self.machine)
         self._namespaces: dict[str, str] = {}
         for pid in pids:
             with gone_is_fine():
                 kind = kind_of(pid)
-                # Collect the mounts of all processes, since a process may have a descriptor of a
-                # mount that only another process sees.
+                # A process may have a descriptor of a mount that only another process sees, so
+                # collect the mounts of all.
                 mounts = mounts_of(pid)
                 self.mounts |= self._labels(mounts)
                 for mount in mounts.values():
@@ -237,7 +238,7 @@ class Family:
                 self.kinds[pid] = kind
 
     def postures(self) -> Iterator[tuple[str, int, Posture]]:
-        """Yield the kind, the pid and the posture of each process that still exists."""
+        """Yield kind, pid and posture of each process that still exists."""
         for pid, kind in self.kinds.items():
             with gone_is_fine():
                 yield kind, pid, self._posture(pid, kind)
@@ -278,7 +279,7 @@ class Family:
         return "caller" if same else f"{status['Uid']} {status['Gid']}"
 
     def _maps(self, pid: int) -> frozenset[str]:
-        """Return the first extents of the id maps as words; later extents depend on the caller."""
+        """Return the first extents of the id maps as words. Later extents depend on the caller."""
         found = set()
         for kind, name in (("uid", "Uid"), ("gid", "Gid")):
             extents = Path(f"/proc/{pid}/{kind}_map").read_text().split()
@@ -304,7 +305,7 @@ class Family:
         return "/" if cwd == root else cwd
 
     def _labels(self, mounts: Mapping[int, Mount]) -> dict[int, str]:
-        """Return the table's names of the mounts that a process sees, by id and without flags."""
+        """Return the table's names of a process's mounts, without flags, by mount id."""
         everything = self.callers_mounts <= {mount.place for mount in mounts.values()}
         tops = [mount.point for mount in mounts.values() if mount.is_top_of_ours]
         top = tops[-1] if tops else None
@@ -316,24 +317,24 @@ class Family:
         }
 
     def _label(self, mount: Mount, top: str | None) -> str:
-        """Return the name of a mount in the table.
+        """Return the table's name of a mount.
 
-        :param top: the mount point of usernsctl's tmpfs, if the process sees it, or None.
+        :param top: the mount point of usernsctl's tmpfs, or None if the process does not see it.
         """
         inside = None
         if top is not None and f"{mount.point}/".startswith(f"{top}/"):
             inside = mount.point.removeprefix(top)
         if mount.source == SCRATCH:
             return label_of_ours(mount.point, top, inside)
-        # All mounts of namespaces have the same device. `machine` contains this device if the
-        # caller has mounted a namespace.
+        # All mounts of namespaces (nsfs) have the same device. `machine` contains it if the caller
+        # has mounted a namespace.
         if mount.device not in self.machine or mount.point.endswith("/state/null-netns"):
             return mount.type if inside else f"{mount.source} at {mount.point}"
         shown = mount.point if inside is None else inside.removeprefix("/root")
         if shown.split("/")[1] in PROGRAMS:
             return "programs"
         if shown.split("/")[1] == "proc":
-            # Includes mounts with which a container engine masks files of /proc.
+            # This includes the mounts with which a container engine masks files of /proc.
             return "/proc"
         return shown if shown in self.caller.asked else "machine"
 
@@ -342,7 +343,7 @@ class Family:
         for id, label in self._labels(mounts).items():
             mount = mounts[id]
             if label == "caller's":
-                # The mount is the caller's own, so its flags are not part of the posture.
+                # The flags of the caller's own mount are not part of the posture.
                 yield label
                 continue
             machines = mount.device in self.machine
@@ -368,15 +369,15 @@ class Family:
         how = "path" if flags & O_PATH else ("r", "w", "rw")[flags & os.O_ACCMODE]
         if link == os.devnull:
             return f"null {how}"
-        # The Go runtime since 1.25 keeps the control group's files with the CPU limit open. The
-        # gofer, after its chroot, sees only the last components of their paths.
+        # Since Go 1.25, the Go runtime keeps the control group's files with the CPU limit open. The
+        # gofer has called chroot(2), and sees only the last components of their paths.
         if re.search(r"/cpu\.(max|cfs_(quota|period)_us)$", link):
             return f"limit of processors {how}"
-        # Directory of a detached sandbox's record.
+        # The directory of a detached sandbox's record.
         if re.search(r"/usernsctl/sandboxes/[^/]+$", link):
             return f"record {how}"
         device = os.stat(entry).st_dev
-        # If no process sees a mount of the file's device, the file's directory is used as the name.
+        # If no process sees a mount of the file's device, use the file's directory as the name.
         directory = re.sub(rf"^/.*/{SCRATCH}/(.*)/[^/]*$", r"\1", link)
         unknown = self.devices.get(f"{os.major(device)}:{os.minor(device)}", directory)
         return f"{self.mounts.get(int(info['mnt_id']), unknown)} {how}"
@@ -388,7 +389,7 @@ class Family:
 
 @contextlib.contextmanager
 def gone_is_fine() -> Iterator[None]:
-    """Suppress the errors for a process that exits while it is inspected."""
+    """Ignore errors about a process that exits while it is inspected."""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         yield
 
@@ -396,11 +397,12 @@ def gone_is_fine() -> Iterator[None]:
 def label_of_ours(point: str, top: str | None, inside: str | None) -> str:
     """Return the table's name of a mount that usernsctl has created.
 
-    :meth:`Family._label` explains the parameters `top` and `inside`.
+    :param top: see :meth:`Family._label`.
+    :param inside: the mount point relative to `top`, or None if it is not below `top`.
     """
     if top is None:
-        # A process that does not see usernsctl's tmpfs has the root filesystem that usernsctl has
-        # built as its root directory.
+        # A process that does not see usernsctl's tmpfs has as its root the root filesystem that
+        # usernsctl has built.
         if point == "/":
             return "root"
         return "hidden" if point.split("/")[1] in PROGRAMS else point
@@ -419,22 +421,20 @@ def capabilities(mask: str) -> frozenset[str]:
 
 def environment_of(pid: int) -> Iterator[str]:
     for entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-        # The values of runsc's own environment variables differ between releases, so only their
-        # names are returned.
+        # The values of runsc's own variables differ between releases, so yield only their names.
         if entry:
             yield re.sub(r"^(GVISOR_\w+)=.*", r"\1", entry.decode(errors="replace"))
 
 
 def may_be_traced(pid: int) -> bool:
-    """Return whether a process without CAP_SYS_PTRACE in the same user namespace may inspect `pid`.
+    """Return whether another process in the user namespace of `pid` may inspect `pid`.
 
-    The inspecting process has all other capabilities. See PTRACE_MODE_READ in ptrace(2).
+    That process has all capabilities except CAP_SYS_PTRACE. See PTRACE_MODE_READ in ptrace(2).
     """
     join = ["nsenter", "--user", f"--target={pid}", "--preserve-credentials", "--"]
     drop = ["setpriv", "--bounding-set=-sys_ptrace", "--"]
     ids = {name: int(status_of(pid)[field].split()[0]) for name, field in IDS.items()}
-    # Root may inspect containers of other users, but must first switch to ids that the container
-    # maps.
+    # To inspect a container of another user, root must first change to ids that the container maps.
     become = {} if ids["user"] == os.geteuid() else ids
     done = subprocess.run(
         [*join, *drop, "readlink", f"/proc/{pid}/exe"], capture_output=True, **become
@@ -443,7 +443,7 @@ def may_be_traced(pid: int) -> bool:
 
 
 def differences(table: Mapping[str, Posture], family: Family) -> list[str]:
-    """Return how processes differ from a table, as one line for each differing cell."""
+    """Return the differences between processes and a table, one line for each differing cell."""
     found = []
     seen = set()
     for kind, pid, posture in family.postures():
@@ -464,7 +464,7 @@ def differences(table: Mapping[str, Posture], family: Family) -> list[str]:
 def lasting_differences(
     table: Mapping[str, Posture], look: Callable[[], Family], seconds: float
 ) -> list[str]:
-    """Return the differences that remain after short-lived processes of a start have exited."""
+    """Return the differences that remain once a start's short-lived processes have exited."""
     deadline = time.monotonic() + seconds
     while (found := differences(table, look())) and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -1,8 +1,8 @@
 """Intended postures of all processes that run a sandbox.
 
-Each kind of process has a row, and each property a column. Whoever changes a posture must change
-the table, too, which confirms that the change is intended. Comments name postures that could be
-better. `posture.py` explains the columns and the words in their cells.
+Each kind of process has a row, and each property a column, which `posture.py` explains with its
+words. Whoever changes a posture must change the table, too, to confirm that the change is intended.
+Comments name postures that could be better.
 """
 
 from __future__ import annotations
@@ -16,26 +16,25 @@ from posture import Posture, words
 ONE_ID = words("uid 0 is caller, gid 0 is caller, setgroups deny")
 SEVERAL_IDS = words("uid 0 is caller of several, gid 0 is caller of several")
 PATH = frozenset({"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"})
-# Capabilities in the prepared user namespace. They are needed for mounts and for creating the
-# nested user namespaces.
+# Capabilities in the prepared user namespace, for mounts and for the creation of nested user
+# namespaces.
 PREPARED = words("setfcap, setgid, setuid, sys_admin, sys_chroot")
-# Capabilities for access to files, in the nested user namespaces that runsc creates.
+# Capabilities to access files, in the nested user namespaces that runsc creates.
 FILES = words("chown, dac_override, dac_read_search, fowner, fsetid")
 STREAMS = words("stdin, stdout, stderr")
-# Newer releases of runsc pass capabilities to their child programs as ambient capabilities.
+# Newer releases of runsc pass ambient capabilities to their child programs.
 INHERITED = frozenset(f"?{name}" for name in FILES)
-# Descriptors of every runsc process. The optional ones exist only for a moment, or in some
-# releases.
+# Descriptors of every runsc process; the optional ones exist only briefly or in some releases.
 GO = words("eventfd, eventpoll, pipe, socket, ?io_uring, ?memfd, ?limit of processors r")
-# Writable descriptors of runsc's error log, which is in the tmpfs of the launch, and of the crash
-# report, which is in another tmpfs of 1 MiB.
+# Writable descriptors: of runsc's error log, in the tmpfs of the launch, and of the crash report,
+# in another tmpfs of 1 MiB.
 LOG = frozenset({"scratch w"})
 CRASH = frozenset({"log/crash w"})
-# Mounts in the command's root filesystem, through which no file of the host can be written.
+# Mounts in the command's root filesystem, through which no host file can be written.
 ROOT = words("root ro nosuid nodev, programs ro, ?hidden ro nosuid nodev, /.usernsctl-verify ro")
-# Mounts of the prepared mount namespace. The namespace still contains all files of the host, as
-# writable as for the caller, although these processes need only the runsc executable. "machine ro"
-# is the mount of usernsctl-watch's file, on a mount point over which nothing can be mounted.
+# Mounts of the prepared mount namespace. It still contains all host files, as writable as for the
+# caller, although these processes need only runsc's executable. "machine ro" is the mount of
+# usernsctl-watch's file, on a mount point over which nothing can be mounted.
 PLACE = ROOT | words(
     "caller's, scratch rw nosuid nodev, log/crash rw nosuid nodev, machine ro, ?nsfs rw"
 )
@@ -47,15 +46,14 @@ WATCHER = Posture(
     effective=PREPARED,
     permitted=PREPARED,
     bounding=PREPARED,
-    # Filter that only restricts membarrier(2) (csrc/sys/membarrier_filter.c).
+    # Filter that restricts only membarrier(2) (csrc/sys/membarrier_filter.c).
     seccomp=True,
-    # Only a named namespace (`usernsctl ns create`) may have processes that could trace the
-    # command.
+    # Processes that could trace the command exist only in named namespaces (`usernsctl ns create`).
     traceable=True,
     namespaces=words("user own, mnt own"),
     mounts=PLACE,
-    # "caller's path" is the descriptor through which runsc is executed. "caller's r" is the control
-    # group's file with the counter of OOM kills.
+    # "caller's path" is the descriptor with which runsc is executed. "caller's r" is the control
+    # group's file with the OOM kill counter.
     descriptors=STREAMS | words("pidfd, caller's path, ?caller's r"),
     environment=PATH,
 )
@@ -63,7 +61,7 @@ RUNSC = replace(
     WATCHER,
     parent="watcher",
     namespaces=words("user of watcher, mnt of watcher"),
-    # "null path" is a descriptor with a high number, which makes the kernel allocate a large
+    # "null path" is a descriptor with a high number, for which the kernel allocates a large
     # descriptor table. runsc's children close it.
     descriptors=STREAMS | GO | LOG | words("pidfd, null path"),
 )
@@ -80,7 +78,7 @@ GOFER = Posture(
     traceable=True,
     namespaces=words("user own, mnt own, pid own, net own, ipc own, uts own"),
     mounts=ROOT,
-    # "proc r" is a /proc that is no longer mounted. "scratch r" is config.json.
+    # "proc r" is a /proc that has been unmounted. "scratch r" is config.json.
     descriptors=GO | LOG | words("memfd, null r, null w, proc r, root r, scratch r"),
     environment=PATH,
 )
@@ -92,7 +90,8 @@ SANDBOX = Posture(
     permitted=FILES | words("sys_ptrace"),
     bounding=FILES | words("sys_ptrace"),
     seccomp=True,
-    # The sandbox process has CAP_SYS_PTRACE, so a tracer needs CAP_SYS_PTRACE, too.
+    # The sandbox process has CAP_SYS_PTRACE, so a process without it may not trace the sandbox
+    # process.
     traceable=False,
     # Debian's runsc leaves the sandbox process in the caller's PID namespace, with the caller's
     # /proc. Code that escapes from gVisor can therefore see the caller's processes, as far as the
@@ -113,7 +112,7 @@ SANDBOX = Posture(
 
 
 def stub_of(sandbox: Posture) -> Posture:
-    """Return the row of the stubs, clones of the sandbox process that run the command's code."""
+    """Return the row of the stubs: clones of the sandbox process that run the command's code."""
     of_sandbox = {
         word.replace(" own", " of sandbox") if word.endswith(" own") else word
         for word in sandbox.namespaces
@@ -133,7 +132,7 @@ def table(**kinds: Posture) -> dict[str, Posture]:
 
 RUN = table(watcher=WATCHER, runsc=RUNSC, gofer=GOFER, sandbox=SANDBOX)
 
-# With several mapped ids, the gofer needs capabilities for files of all these ids, and the sandbox
+# With several mapped ids, the gofer needs capabilities for files of all of them, and the sandbox
 # needs capabilities to change ids.
 SEVERAL_PREPARED = {
     "maps": SEVERAL_IDS | words("setgroups allow"),
@@ -160,7 +159,7 @@ RUN_WITH_SEVERAL_IDS = table(
 
 
 def showing(sandboxes: Mapping[str, Posture], shown: str) -> dict[str, Posture]:
-    """Return the table `sandboxes` with further mounts of the host, such as ``/data ro``."""
+    """Return the table `sandboxes` with additional mounts of the host, such as ``/data ro``."""
     mounts = words(shown)
     opened = {f"?{word.split()[0]} {how}" for word in mounts for how in ("r", "path")}
     table = dict(sandboxes)
@@ -172,7 +171,7 @@ def showing(sandboxes: Mapping[str, Posture], shown: str) -> dict[str, Posture]:
 
 # A read-only --bind is read-only in runsc's mount namespace, too.
 BINDS = "/shown ro, /open rw"
-# Mount in the prepared mount namespace from which runsc bind-mounts, through a descriptor.
+# Mount in the prepared mount namespace from which runsc bind-mounts through a descriptor.
 OPEN = words("machine rw")
 RUN_WITH_BINDS = showing(RUN, BINDS) | {
     "watcher": replace(WATCHER, mounts=PLACE | OPEN),
@@ -180,7 +179,7 @@ RUN_WITH_BINDS = showing(RUN, BINDS) | {
 }
 RUN_WITH_EXPOSED_ROOT = showing(RUN, "machine ro")
 NETWORK = words("?net_admin, ?net_bind_service")
-# gVisor's hostinet reads the state of the host's networks in /proc.
+# gVisor's hostinet reads the state of host networks in /proc.
 RUN_WITH_NETWORK = table(
     watcher=WATCHER,
     runsc=RUNSC,
@@ -197,15 +196,16 @@ RUN_WITH_NETWORK = table(
     ),
 )
 
-# Mount of the agent's program, which runsc creates in the sandboxes of a SandboxHost.
+# Mount of the agent's program, which runsc creates in sandboxes of a SandboxHost.
 AGENT = words("/.usernsctl-agent ro")
-# Sandbox of a SandboxHost. No runsc process waits for the sandbox, and PID 1 is usernsctl-init.
+# Sandbox of a SandboxHost: no runsc process waits for it, and PID 1 is usernsctl-init.
 INIT = replace(
     WATCHER,
     namespaces=words("user own, mnt own, pid own"),
     mounts=PLACE - {"log/crash rw nosuid nodev"}
     | words("boxes/.crash rw nosuid nodev, proc at /proc rw nosuid nodev noexec"),
-    # "null rw" replaces the standard descriptors 0 to 2, so that no other file gets these numbers.
+    # /dev/null takes the place of descriptors 0 to 2 ("null rw"), so that no other file gets these
+    # numbers.
     descriptors=words("pidfd, signalfd, null rw, ?caller's r"),
 )
 # Directory for the crash reports of all sandboxes of a SandboxHost.
@@ -231,7 +231,8 @@ HELD = table(
     ),
 )
 HELD_WITH_BINDS = showing(HELD, BINDS) | {"init": replace(INIT, mounts=INIT.mounts | OPEN)}
-# Idle sandbox of a pool. None of its descriptors is the caller's, and a socket leads to the agent.
+# Idle sandbox of a pool: none of its descriptors is the caller's, and a socket connects it to the
+# agent.
 POOLED = table(
     init=INIT,
     gofer=replace(
@@ -239,20 +240,20 @@ POOLED = table(
     ),
     sandbox=replace(
         HELD["sandbox"],
-        # No /.usernsctl-verify, because the agent itself checks that the kernel is gVisor's.
+        # There is no /.usernsctl-verify: the agent itself checks that the kernel is gVisor's.
         descriptors=HELD["sandbox"].descriptors - STREAMS - words("/.usernsctl-verify r")
         | words("null rw, socket"),
     ),
 )
-# Detached sandbox, which has no PID namespace of its own and therefore no init process.
+# Detached sandbox, which has no PID namespace and therefore no init process.
 DETACHED = table(
     keeper=replace(
         INIT,
-        # usernsctl-detach created the session, and has exited.
+        # usernsctl-detach has created the session and exited.
         session="outside",
         namespaces=words("user own, mnt own"),
         mounts=PLACE - {"log/crash rw nosuid nodev"} | {"boxes/.crash rw nosuid nodev"},
-        # "record r" is the directory to which the exit status is written.
+        # "record r" is the directory in which the exit status is written.
         descriptors=words("signalfd, null rw, record r, ?caller's r"),
     ),
     gofer=replace(HELD["gofer"], parent="keeper"),
@@ -261,7 +262,7 @@ DETACHED = table(
 
 
 def restored(sandbox: Posture) -> Posture:
-    """Return the row of a restored sandbox: fewer open files, no /proc, the image is closed."""
+    """Return the row of a restored sandbox, which has fewer open files and no /proc."""
     start = words("root path, programs path, /.usernsctl-verify r")
     return replace(
         sandbox,
@@ -282,8 +283,8 @@ RESTORED_DETACHED = table(
     sandbox=restored(DETACHED["sandbox"]),
 )
 
-# Holder process of `usernsctl ns create`. Processes that enter the holder's namespace must be able
-# to open the namespace, and gain all of the holder's capabilities there in any case.
+# Holder process of `usernsctl ns create`. Processes that enter its namespace must be able to open
+# the namespace, and gain all of the holder's capabilities there anyway.
 HOLDER = replace(
     WATCHER,
     session="own",
@@ -292,7 +293,7 @@ HOLDER = replace(
     bounding=words("all"),
     no_new_privs=False,
     seccomp=False,
-    # The holder has CAP_SYS_PTRACE.
+    # The holder has CAP_SYS_PTRACE, so a process without it may not trace the holder.
     traceable=False,
     namespaces=words("user own"),
     mounts=words("caller's"),
@@ -311,10 +312,10 @@ RUN_IN_KEPT = RUN | {
 def in_container(sandboxes: Mapping[str, Posture]) -> dict[str, Posture]:
     """Return the table for a container whose PID 1 is usernsctl-watch.
 
-    The container's own seccomp filter applies to all processes.
+    The container's own seccomp filter applies to all of its processes.
     """
     filtered = {kind: replace(row, seccomp=True) for kind, row in sandboxes.items()}
-    # Docker masks some files of /proc, and makes others read-only.
+    # Docker masks some files of /proc and makes others read-only.
     masked = {
         kind: replace(filtered[kind], mounts=filtered[kind].mounts | words("?/proc ro"))
         for kind in ("sandbox", "stub")
@@ -325,7 +326,7 @@ def in_container(sandboxes: Mapping[str, Posture]) -> dict[str, Posture]:
 def in_remapped(sandboxes: Mapping[str, Posture]) -> dict[str, Posture]:
     """Return the table for a container with a separate user namespace.
 
-    A process outside of the user namespace can't assume ids that are mapped there, so `traceable`
+    A process outside can't assume ids that are mapped only in the user namespace, so `traceable`
     can't be tested.
     """
     return {kind: replace(row, traceable=None) for kind, row in in_container(sandboxes).items()}
@@ -333,6 +334,6 @@ def in_remapped(sandboxes: Mapping[str, Posture]) -> dict[str, Posture]:
 
 RUN_IN_CONTAINER = in_container(RUN)
 RUN_IN_REMAPPED = in_remapped(RUN)
-# Frozen launches in our container images use --expose-root.
+# Frozen launches in usernsctl's container images use --expose-root.
 LAUNCH_IN_CONTAINER = in_container(RUN_WITH_EXPOSED_ROOT)
 LAUNCH_IN_REMAPPED = in_remapped(RUN_WITH_EXPOSED_ROOT)

@@ -1,4 +1,4 @@
-"""Functions that start processes, and that read facts about processes from /proc."""
+"""Functions that start processes, and functions that read facts about processes in /proc."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def capture(
     timeout: float | None = 60,
     **options: Any,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command with captured output, as text.
+    """Run a command; capture its output as text.
 
     :param input: text for standard input; /dev/null by default.
-    :param options: further arguments of subprocess.run().
+    :param options: additional arguments of subprocess.run().
     """
     if input is None:
         options.setdefault("stdin", subprocess.DEVNULL)
@@ -35,14 +35,14 @@ def capture(
 
 
 def check_output(command: Sequence[str | Path], **options: Any) -> str:
-    """Run a command with :func:`capture`; check status 0 and no error output; return the output."""
+    """Run a command; check that it succeeds and prints no errors; return its output."""
     done = capture(command, **options)
     assert (done.returncode, done.stderr) == (0, ""), done
     return done.stdout
 
 
 def kill_and_wait(pid: int, seconds: float = 30) -> None:
-    """Kill a process, which need not be a child, and wait until the process has exited."""
+    """Kill a process, which need not be a child; wait until it has exited."""
     pidfd = os.pidfd_open(pid)
     os.kill(pid, signal.SIGKILL)
     assert select.select([pidfd], [], [], seconds)[0], f"process {pid} goes on"
@@ -52,7 +52,7 @@ def kill_and_wait(pid: int, seconds: float = 30) -> None:
 def reset_peak_memory() -> int:
     """Reset this process's peak memory (:func:`peak_memory`); return the current memory in KiB.
 
-    Without a reset, a test can't measure a peak below the peak of earlier tests.
+    Without a reset, a test could not measure a peak below that of an earlier test.
     """
     Path("/proc/self/clear_refs").write_text("5")
     return peak_memory()
@@ -63,23 +63,23 @@ def peak_memory() -> int:
 
 
 def children_of(pid: int) -> list[int]:
-    """Return the children of all threads of a process, since any thread of runsc may start one."""
+    """Return the children of all threads of a process: any thread of runsc may start one."""
     lists = Path(f"/proc/{pid}/task").glob("*/children")
     return [int(word) for file in lists for word in file.read_text().split()]
 
 
 def stop(pid: int, seconds: float) -> None:
-    """Stop a process with SIGSTOP, and wait until all its threads are stopped.
+    """Send SIGSTOP to a process; wait until all its threads have stopped.
 
-    SIGSTOP may still be pending when kill(2) returns. Until the first thread handles the signal,
-    all threads keep running, and may answer requests.
+    SIGSTOP may still be pending when kill(2) returns. Until the first thread handles it, all
+    threads keep running, and may answer requests.
     """
     os.kill(pid, signal.SIGSTOP)
     wait_until(lambda: set(thread_states(pid)) == {"T"}, seconds, lambda: f"process {pid} goes on")
 
 
 def thread_states(pid: int) -> Iterator[str]:
-    """Yield the state of each thread of a process, a letter (see proc_pid_stat(5))."""
+    """Yield the state of each thread of a process, a letter of proc_pid_stat(5)."""
     for path in Path(f"/proc/{pid}/task").glob("*/stat"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             yield path.read_text().rpartition(")")[2].split()[0]
@@ -132,6 +132,6 @@ def wait_until_gone(word: str, seconds: float) -> list[str]:
 
 
 def status_of(pid: int) -> dict[str, str]:
-    """Return the fields of a process's proc_pid_status(5), by name."""
+    """Return the fields of a process's /proc/PID/status by name (proc_pid_status(5))."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}

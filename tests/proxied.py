@@ -1,4 +1,4 @@
-"""Proxy for allowed names in a virtual network, and servers behind the proxy."""
+"""Proxy for allowed names in a virtual network, and servers that it can reach."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from usernsctl.network.proxy_process import ProxyProcess
 PORT = 3128
 SECONDS = 30
 
-# Program that fetches each URL in its arguments and prints the page's status and text, or the
+# Program that fetches each URL in its arguments, and prints the page's status and text, or the
 # error.
 FETCH = """
 import sys, urllib.error, urllib.request
@@ -37,10 +37,10 @@ for url in sys.argv[1:]:
 
 
 class Server:
-    """Server in the internet, which records the bytes that it receives, and answers.
+    """Server in the internet that records the bytes that it receives, and answers them.
 
     :ivar received: the bytes that each client has sent, in the order of the connections.
-    :ivar pages: pages by their paths, for servers that serve pages.
+    :ivar pages: pages by path, for servers that serve pages.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Server:
             self._serve(self, connection, received)
 
     def serve_http(self, connection: socket.socket, received: bytearray) -> None:
-        """Answer the first request; then read to end of file, to record any further request."""
+        """Answer the first request; then read until end of file, to record any other request."""
         while b"\r\n\r\n" not in received:
             data = connection.recv(65536)
             if not data:
@@ -110,7 +110,7 @@ class Server:
 
 
 class Proxied:
-    """Proxy process on the machine, whose listening socket is in the sandbox's namespace."""
+    """Proxy process on the simulated host; its listening socket is in the sandbox's namespace."""
 
     def __init__(self, world: World, *rules: str, names: NameServer, port: int = PORT) -> None:
         self.world = world
@@ -120,8 +120,8 @@ class Proxied:
         with theirs, world.listen("sandbox", "127.0.0.1", port) as listener:
             self.log = os.memfd_create("log")
             os.set_inheritable(self.log, True)
-            # Pass this process's module search path on, since the proxy's parent imports modules of
-            # the tests.
+            # The proxy's parent imports modules of the tests, so pass it this process's module
+            # search path.
             self._pid = world.start(
                 "machine",
                 [sys.executable, __file__, "{3}", *rules],
@@ -132,7 +132,7 @@ class Proxied:
         self.proxy_pid = json.loads(self._lines.readline())["pid"]
 
     def report(self) -> dict[str, Any]:
-        """Return the number of denied requests, and each error text with its count."""
+        """Return the number of denied requests, and the error texts with their counts."""
         self._commands.sendall(b"?\n")
         answer: dict[str, Any] = json.loads(self._lines.readline())
         return answer
@@ -166,13 +166,13 @@ class Proxied:
         return client
 
     def send(self, request: bytes) -> bytes:
-        """Send a request to the proxy; return the complete answer."""
+        """Send a request to the proxy; return the whole answer."""
         with self.connect() as client:
             client.sendall(request)
             return read_all(client)
 
     def get(self, url: str, *fields: str, host: str | None = None) -> bytes:
-        """Send a GET request to the proxy; return the complete answer."""
+        """Send a GET request to the proxy; return the whole answer."""
         host = url.split("/")[2] if host is None else host
         head = "\r\n".join([f"GET {url} HTTP/1.1", f"Host: {host}", *fields, "", ""])
         return self.send(head.encode("latin-1"))
@@ -201,12 +201,12 @@ def read_all(client: socket.socket) -> bytes:
 
 
 def status(answer: bytes) -> int:
-    """Return the status code of an HTTP answer."""
+    """Return the status code in an HTTP answer."""
     return int(answer.split(b" ", 2)[1])
 
 
 def client_hello(name: str | None) -> bytes:
-    """Return the first message of a TLS client (ClientHello), with `name` as the server name."""
+    """Return a TLS client's first message (ClientHello), with `name` as the server name."""
     context = ssl.create_default_context()
     context.check_hostname = False
     outgoing = ssl.MemoryBIO()
@@ -217,9 +217,9 @@ def client_hello(name: str | None) -> bytes:
 
 
 def _main(listener: int, rules: Sequence[str]) -> None:
-    """Run a proxy; print a report of denied requests for each line of standard input."""
-    # Create a process group, so that the test can send SIGINT to the group. The proxy must survive
-    # SIGINT, although execve(2) resets the signal handler of this process.
+    """Run a proxy; for each line of standard input, print a report of denied requests."""
+    # The test sends SIGINT to this new process group. The proxy must survive, although execve(2)
+    # resets this process's signal handler.
     os.setpgid(0, 0)
     signal.signal(signal.SIGINT, lambda *_: None)
     proxy = ProxyProcess(parse_rules(rules), log=None)

@@ -1,6 +1,6 @@
-"""Mark `sampled`: `make test` runs a sample of a test's variants, and `make test-all` runs all.
+"""The mark `sampled`: `make test` runs a sample of a test's variants; `make test-all` runs all.
 
-`sampled` without a count selects variants so that each value of each parameter occurs;
+`sampled` without a count selects variants so that each value of each parameter occurs.
 `sampled(COUNT)` selects COUNT variants. All other variants get the mark `thorough`.
 """
 
@@ -13,9 +13,9 @@ import pytest
 
 
 def covering(variants: Sequence[Mapping[str, Hashable]]) -> list[bool]:
-    """Return, for each variant, whether it belongs to a sample with each value of each parameter.
+    """Return for each variant whether it is in a sample that covers each value of each parameter.
 
-    A variant maps the names of the parameters to their values.
+    A variant maps parameter names to values.
     """
     missing = {value for variant in variants for value in variant.items()}
     taken = set()
@@ -28,9 +28,9 @@ def covering(variants: Sequence[Mapping[str, Hashable]]) -> list[bool]:
 
 
 def spread(total: int, count: int) -> list[bool]:
-    """Return, for each of `total` variants, whether it belongs to an even sample of `count`.
+    """Return for each of `total` variants whether it is in an evenly spaced sample of `count`.
 
-    A sample of two or more variants has the first and the last variant.
+    A sample of two or more variants contains the first and the last one.
     """
     count = min(count, total)
     taken = {step * (total - 1) // max(count - 1, 1) for step in range(count)}
@@ -38,14 +38,14 @@ def spread(total: int, count: int) -> list[bool]:
 
 
 def tries(few: int, many: int) -> pytest.MarkDecorator:
-    """Return a decorator that sets `count` to `few`, and in `make test-all` also to `many`."""
+    """Return a decorator that sets `count` to `few`, and in `make test-all` to `many`, too."""
     return pytest.mark.parametrize("count", [few, pytest.param(many, marks=pytest.mark.thorough)])
 
 
 def values_of(item: pytest.Function) -> dict[str, int]:
     """Return the id() of each value of a variant's parameters, because a value may be unhashable.
 
-    The positions in `item.callspec.indices` can't be used, since they number variants, not values.
+    The positions in `item.callspec.indices` are of no use, since they number variants, not values.
     """
     return {name: id(value) for name, value in item.callspec.params.items()}
 

@@ -1,4 +1,4 @@
-"""Score of the trials in broken environments, printed at the end of a test session."""
+"""Score of the trials in misconfigured environments, printed at the end of a test session."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _PROPERTY = "trials"
 
 @pytest.fixture
 def score(record_property: pytest.RecordProperty) -> Iterator[Counter[str]]:
-    """Count the trials that were "right" or "wrong", and the environments that were "healed".
+    """Count trials that were "right" or "wrong", and environments that were "healed".
 
-    Counts with other names are printed after these counts.
+    Counts with other names are printed after these.
     """
     counted: Counter[str] = Counter()
     yield counted

@@ -1,4 +1,4 @@
-"""HTTPS server in tests/network_world.py's internet, which serves an index with one package."""
+"""HTTPS server in the internet of tests/network_world.py, which serves a package index."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def make_certificate(directory: Path) -> Path:
 
 
 def secure_server(world: World, certificate: Path) -> Server:
-    """Return a server for index.example, which answers requests for its pages over TLS."""
+    """Return a server that answers requests for pages of index.example over TLS."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
 
@@ -55,7 +55,7 @@ def secure_server(world: World, certificate: Path) -> Server:
 
 
 def package_pages() -> dict[str, bytes]:
-    """Return the pages of a package index with one package, `tiny`, by their paths."""
+    """Return the pages of an index with one package, `tiny`, by path."""
     files = {
         "tiny.py": "VALUE = 7\n",
         "tiny-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n",

@@ -1,4 +1,4 @@
-"""Files that another user replaces in a directory while the caller uses the directory."""
+"""Files that another user replaces in a directory while the caller uses it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ import usernsctl as un
 
 SOURCES = Path(__file__).parent / "hostile"
 
-#: Name and value of an extended attribute: an access control list (acl(5)) with rwx for user 54321.
-#: The value has the kernel's format: a version, then a tag, permissions and an id for each entry
-#: (linux/posix_acl_xattr.h).
+#: Name and value of the extended attribute of an access control list (acl(5)) with rwx for user
+#: 54321. The value has the kernel's format (linux/posix_acl_xattr.h): a version, then tag,
+#: permissions and id of each entry.
 LIST_WITH_ANOTHER = (
     "system.posix_acl_access",
     struct.pack("<I" + "HHI" * 5, 2, 1, 7, 0, 2, 7, 54321, 4, 5, 0, 16, 7, 0, 32, 5, 0),
@@ -30,7 +30,7 @@ other_users = pytest.mark.userns_requires("userns" if may_map_any_id() else "sub
 
 @pytest.fixture(scope="session")
 def programs() -> Iterator[Path]:
-    """Compile the program that swaps files, the fake runsc, and the attacker's program."""
+    """Compile the program that swaps files, the fake runsc and the attacker's program."""
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("there is no C compiler")
@@ -58,7 +58,7 @@ def place() -> Iterator[Path]:
 
 @pytest.fixture
 def secret(place: Path) -> Path:
-    """Return a private directory of the caller, which no sandbox may see."""
+    """Return a private directory of the caller that no sandbox may see."""
     directory = place / "private"
     (directory / "data").mkdir(parents=True)
     for path in (directory, directory / "data"):
@@ -88,7 +88,7 @@ class Stranger:
 
     @contextlib.contextmanager
     def swaps(self) -> Iterator[Path]:
-        """Yield a path `x` that keeps changing between a directory and a link to the secret."""
+        """Yield a path `x` that alternates between a directory and a link to the secret."""
         directory = self.directory
         directory.mkdir()
         directory.chmod(0o777)

@@ -12,7 +12,7 @@ WATCHER = Path(un.__file__).with_name("_bin") / "usernsctl-watch"
 
 LOGS = ("/none", "/none", str(Path(__file__).with_name("ended.log")), "/none")
 
-#: Program that prints the number of each received signal until it receives SIGUSR1.
+#: Program that prints the number of each signal it receives, until SIGUSR1.
 TELLER = """
 import signal
 wanted = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}
@@ -35,8 +35,8 @@ def words(kind: str, prelude: Path) -> list[str]:
         "fork": [str(prelude), "-rf", "--"],
         "pid": [str(prelude), "-rp", "--"],
         "init": [str(prelude), "-r", "--init", "--"],
-        # usernsctl-watch runs env(1) in place of runsc. According to the log ended.log, the command
-        # has exited, so no exit status counts as a failure of runsc.
+        # usernsctl-watch runs env(1) in place of runsc. The log ended.log says that the command has
+        # exited, so no exit status counts as a failure of runsc.
         "watch": [str(WATCHER), "/usr/bin/env", *LOGS, "--", "--", "--", "env"],
     }[kind]
 

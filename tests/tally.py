@@ -1,7 +1,7 @@
-"""Counts of attacks and of their successes.
+"""Counts of an attacker's attempts and successes.
 
-`pytest -k hostile` tries each attack a few times, so that it can run with all other tests; `make
-hostile` (USERNSCTL_HOSTILE=full) tries often enough to win a race.
+`pytest -k hostile` tries each attack a few times, so that it can run with all other tests. `make
+hostile` (USERNSCTL_HOSTILE=full) tries each often enough to win a race.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ FULL = os.environ.get("USERNSCTL_HOSTILE") == "full"
 
 
 class Tally:
-    """Counter of an attacker's attempts. The test fails if any succeeds, or if none was made."""
+    """Counter of an attacker's attempts. The test fails if any succeeds or none was made."""
 
     def __init__(self) -> None:
         self.tries = 0
@@ -23,14 +23,14 @@ class Tally:
 
     @staticmethod
     def rounds(short: int, full: int) -> int:
-        """Return `full` with `make hostile`, otherwise `short`, as the number of attempts."""
+        """Return the number of attempts: `full` with `make hostile`, otherwise `short`."""
         return full if FULL else short
 
     def tried(self, count: int = 1) -> None:
         self.tries += count
 
     def succeeded(self, how: str) -> None:
-        """Record a success of the attacker, described by `how`."""
+        """Record a success of the attacker; `how` describes it."""
         self.successes.append(how)
 
 

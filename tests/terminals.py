@@ -28,7 +28,7 @@ def on_terminal(
     try:
         while part := os.read(leader, 65536):
             told += part
-    except OSError:  # EIO: all writers have closed the terminal
+    except OSError:  # EIO: no process has the terminal open
         pass
     finally:
         os.close(leader)
@@ -36,7 +36,7 @@ def on_terminal(
 
 
 class Session:
-    """Command that leads a session with a controlling terminal of 24 rows and 80 columns."""
+    """A command that leads a session with a controlling terminal of 24 rows and 80 columns."""
 
     def __init__(self, command: Sequence[str | Path], env: Mapping[str, str] | None = None) -> None:
         self.pid, self._leader = pty.fork()
@@ -53,15 +53,15 @@ class Session:
         fcntl.ioctl(self._leader, termios.TIOCSWINSZ, size)
 
     def type(self, keys: str, *wanted: str) -> None:
-        """Type keys, then read the output until each text of `wanted` has appeared, in order."""
+        """Type keys; then read the output until each text of `wanted` has appeared, in order."""
         os.write(self._leader, keys.encode())
         for text in wanted:
             self.read_until(text)
 
     def read_until(self, wanted: str) -> str:
-        """Read the output up to `wanted`, with a timeout of a minute; return the preceding text.
+        """Read the output up to `wanted`, for at most a minute; return the text before it.
 
-        The terminal echoes typed text, so typed text must not contain `wanted`: type end''ed for
+        The terminal echoes typed text, which therefore must not contain `wanted`: type end''ed for
         ended.
         """
         deadline = time.monotonic() + 60
@@ -75,7 +75,7 @@ class Session:
         return before.decode(errors="replace")
 
     def wait(self) -> int:
-        """Read the remaining output, wait for the command, and return its exit status."""
+        """Read the rest of the output; wait for the command; return its exit status."""
         while part := self._read():
             self._output += part
         _, status = os.waitpid(self.pid, 0)
@@ -91,5 +91,5 @@ class Session:
     def _read(self) -> bytes:
         try:
             return os.read(self._leader, 65536)
-        except OSError:  # EIO: all writers have closed the terminal
+        except OSError:  # EIO: no process has the terminal open
             return b""

@@ -1,7 +1,7 @@
-"""Traps, files that record when a program outside of gVisor imports, loads or executes them.
+"""Traps: files that record when a program outside gVisor imports, loads or executes them.
 
-The record is a line in the file `marks`. In gVisor no line reaches the host's file, since writes
-stay in memory there.
+The record is a line in the file `marks`. In gVisor, writes stay in memory, so no line reaches the
+host's file.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from pathlib import Path
 
 GVISOR = "#1 SMP Sun Jan 10 15:06:54 PST 2016"
 
-# Names of modules that usernsctl, its dependencies or Python itself could import.
+# Modules that usernsctl, its dependencies or Python itself may try to import.
 MODULES = [
     "_cffi_backend", "argparse", "json", "msgspec", "pickle", "prctl", "rich", "runpy",
     "sitecustomize", "usercustomize", "usernsctl",
 ]  # fmt: skip
 
-# Names of programs that could be searched for in PATH.
+# Programs that may be looked up in PATH.
 PROGRAMS = [
     "cat", "env", "fusermount", "getent", "getsubids", "id", "mount", "newgidmap", "newuidmap",
     "nsenter", "python", "python3", "runsc", "sh", "true", "umount", "unshare", "usernsctl",
@@ -39,7 +39,7 @@ __attribute__((constructor)) static void run(void)
 unsigned la_version(unsigned version) { return version; }
 """
 
-# Environment variables of a container that name code to load. {} stands for the traps' directory.
+# A container's environment variables that name code to load. {} stands for the traps' directory.
 VARIABLES = [
     "PATH={}", "LD_PRELOAD={}/trap.so", "LD_AUDIT={}/trap.so", "LD_LIBRARY_PATH={}/libraries",
     "GCONV_PATH={}/libraries", "LOCPATH={}", "LC_ALL=trap.TRAP", "OPENSSL_CONF={}/openssl.cnf",
@@ -51,8 +51,8 @@ VARIABLES = [
 ]  # fmt: skip
 
 
-# Content of an openssl.cnf (config(5ssl)), which programs that use OpenSSL read, such as Python
-# with hashlib.
+# Content of openssl.cnf (config(5ssl)), which programs that use OpenSSL read, such as Python for
+# hashlib.
 OPENSSL = """
 openssl_conf = start
 [start]
@@ -86,7 +86,7 @@ def set_traps(directory: Path, seen_as: Path | None = None) -> Path:
     subprocess.run(
         ["cc", "-shared", "-fPIC", "-o", traps / "trap.so", source], check=True, timeout=60
     )
-    # Trap libraries have the names of libraries that Python and other programs load.
+    # The trap libraries are named like libraries that Python and other programs load.
     (traps / "libraries").mkdir()
     for name in ("libc.so.6", "libm.so.6", "libz.so.1", "libexpat.so.1", "TRAP.so"):
         (traps / "libraries" / name).symlink_to("../trap.so")
@@ -94,6 +94,6 @@ def set_traps(directory: Path, seen_as: Path | None = None) -> Path:
 
 
 def marks(traps: Path) -> list[str]:
-    """Return the lines of the file `marks`, one for each time that a trap was triggered."""
+    """Return the lines of the file `marks`, one for each time a trap was triggered."""
     file = traps.parent / "marks"
     return file.read_text().splitlines() if file.exists() else []

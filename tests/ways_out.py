@@ -1,4 +1,4 @@
-"""Program that tries, from inside a sandbox with a network, all known ways out at once.
+"""Program that tries all known ways out of a sandbox with a network.
 
     python3 ways_out.py ADDRESSES [NAME...]
 
@@ -32,16 +32,16 @@ SOCK_DCCP, IPPROTO_DCCP, IPPROTO_L2TP = 6, 33, 115
 SIOCSIFFLAGS, SIOCSIFADDR, TUNSETIFF = 0x8914, 0x8916, 0x400454CA
 CLONE_NEWNET = 0x40000000
 RTM_NEWLINK, RTM_NEWADDR, RTM_NEWROUTE, RTM_DELROUTE, RTM_NEWRULE = 16, 20, 24, 25, 32
-# DNS query for the address of web.example.
+# DNS query for web.example's IPv4 address.
 QUERY = b"\0\1\1\0\0\1\0\0\0\0\0\0\3web\7example\0\0\1\0\1"
 
 
 class Targets:
     """Addresses that the ways try to reach, in the virtual network of tests/networks.py.
 
-    :ivar web: a server in the internet, which some sandboxes may reach.
+    :ivar web: a server in the internet that some sandboxes may reach.
     :ivar other: a server in the internet that sandboxes with allowed addresses may not reach.
-    :ivar published: a published port of the machine, which leads to another sandbox.
+    :ivar published: a published port of the simulated host, which leads to another sandbox.
     """
 
     def __init__(self, text: str) -> None:
@@ -96,7 +96,7 @@ def page(host: str, port: int = 80) -> str:
 
 
 def page_by(family: int, address: tuple[object, ...], *options: tuple[int, int, object]) -> str:
-    """Return a web server's answer to a request over a socket with the socket options `options`."""
+    """Request a page over a socket with `options`; return the web server's answer."""
     with socket.socket(family) as connection:
         connection.settimeout(SECONDS)
         for level, option, value in options:
@@ -112,7 +112,7 @@ def ask(
     options: tuple[tuple[int, int, object], ...] = (),
     query: bytes = QUERY,
 ) -> str:
-    """Send a datagram with control messages; return the server's answer."""
+    """Send `query` in a datagram with control messages; return the server's answer."""
     with socket.socket(family, socket.SOCK_DGRAM) as datagrams:
         datagrams.settimeout(SECONDS)
         for level, option, value in options:
@@ -124,12 +124,13 @@ def ask(
 def send(
     family: int, address: tuple[object, ...], name: str, *options: tuple[int, int, object]
 ) -> str:
-    """Send `name` as a datagram to a service on the machine, which records the datagram."""
+    """Send `name` as a datagram to a service on the simulated host, which records it."""
     with socket.socket(family, socket.SOCK_DGRAM) as datagrams:
         for level, option, value in options:
             datagrams.setsockopt(level, option, value)  # type: ignore[call-overload]
         datagrams.sendto(name.encode(), address)
-    # The sender can't know whether the datagram arrived, so the test queries the services' records.
+    # The sender can't know whether the datagram has arrived. The test queries the services'
+    # records.
     raise OSError("sent")
 
 
@@ -138,13 +139,13 @@ def as_number(address: str) -> int:
 
 
 def embedded(prefix: str, address: str, suffix: str = "") -> str:
-    """Return an IPv6 address that embeds an IPv4 address after `prefix`."""
+    """Return an IPv6 address in which an IPv4 address follows `prefix`."""
     text = socket.inet_aton(address).hex()
     return f"{prefix}{text[:4]}:{text[4:]}{suffix}"
 
 
 def _add_connections() -> None:
-    """Add the ways that only connect to a service's address."""
+    """Add ways that do nothing but connect to a service's address."""
     hosts: dict[str, Callable[[Targets], str]] = {
         "the loopback address": lambda _: "127.0.0.1",
         "another loopback address": lambda _: "127.9.9.9",
@@ -407,7 +408,7 @@ def _(_: Targets) -> str:
 @way("other families of sockets")
 def _(_: Targets) -> str:
     found = []
-    # Other functions of this file try the excluded families: Unix, IPv4, IPv6, netlink and packet.
+    # Unix, IPv4, IPv6, netlink and packet sockets are excluded, because other functions try them.
     for family in set(range(1, 46)) - {1, 2, 10, 16, 17}:
         for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_RAW, socket.SOCK_SEQPACKET):
             with contextlib.suppress(OSError):
@@ -489,10 +490,10 @@ def _(to: Targets) -> str:
 
 
 def request(kind: int, flags: int, body: bytes) -> str:
-    """Send a request to rtnetlink; return a text if the kernel accepts it, or raise OSError."""
+    """Send a request to rtnetlink; return "accepted", or raise the kernel's error."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
         netlink.settimeout(SECONDS)
-        # 5 is NLM_F_REQUEST and NLM_F_ACK.
+        # 5 is NLM_F_REQUEST | NLM_F_ACK.
         netlink.send(struct.pack("=IHHII", 16 + len(body), kind, flags | 5, 1, 0) + body)
         answer = netlink.recv(4096)
         kind, code = struct.unpack_from("=H", answer, 4)[0], struct.unpack_from("=i", answer, 16)[0]
@@ -625,7 +626,7 @@ def _(_: Targets) -> str:
 
 
 def attempt(name: str, to: Targets) -> tuple[str, str]:
-    """Try a way; return "reached" or "failed", and a description of the result."""
+    """Try a way out; return "reached" or "failed", and a description of the result."""
     try:
         return "reached", WAYS[name](to)
     except Exception as error:

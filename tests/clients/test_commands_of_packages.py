@@ -1,4 +1,4 @@
-"""Tests of packages that start commands, when `usernsctl run` runs the commands in gVisor."""
+"""Tests of packages that start commands, with each command run in gVisor by `usernsctl run`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RUN = [USERNSCTL, "run", "--"]
 
 
 def assert_no_sandbox_left() -> None:
-    """Check that all processes of sandboxes exit within EXIT_SECONDS."""
+    """Check that all sandbox processes exit within EXIT_SECONDS."""
     deadline = time.monotonic() + EXIT_SECONDS
     while left := [name for name in children().values() if "zombie" not in name]:
         assert time.monotonic() < deadline, left

@@ -1,6 +1,6 @@
-"""Test of the package gvisor, which starts runsc itself, in a namespace of usernsctl.
+"""Test of the package gvisor, which starts runsc itself, in a namespace created by usernsctl.
 
-A helper module of the tests is called gvisor, too, so a separate program imports the package.
+A helper module of the tests is also called gvisor, so a separate program imports the package.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from gvisor import Sandbox
 with Sandbox() as box:
     print(box.exec("cat", "/proc/version"))
 """
-# PID 1 of the namespace reaps orphans, because runsc waits until its orphans are reaped. Without
-# this PID 1, the orphans would become children of pytest, which does not reap them.
+# runsc waits until its orphans are reaped. With --init, PID 1 of the namespace reaps them;
+# otherwise they would be reparented to pytest, which does not.
 NAMESPACE = [SCRIPTS / "usernsctl-exec", "-c", "-m", "--init", "--mount-proc", "--"]
 
 

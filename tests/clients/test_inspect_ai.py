@@ -1,4 +1,4 @@
-"""Tests of inspect_ai's sandboxes, with the sandbox provider of examples/clients."""
+"""Tests of inspect_ai with the sandbox provider in examples/clients."""
 
 from __future__ import annotations
 

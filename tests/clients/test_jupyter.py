@@ -1,4 +1,4 @@
-"""Tests of a Jupyter kernel in gVisor, from the kernel spec that examples/clients installs."""
+"""Tests of a Jupyter kernel in gVisor, with the kernel spec that examples/clients installs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jupyter_core.utils import ensure_event_loop
 from processes import capture
 
 PATIENCE = 60
-# Create jupyter_client's event loop first, because all kernels of the process share this loop.
+# All kernels of the process share jupyter_client's event loop, so create it before the tests.
 ensure_event_loop()
 
 
@@ -28,7 +28,7 @@ def _jupyter_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def execute(client: Any, code: str) -> tuple[str, str]:
-    """Run code in the kernel; return the status and the output."""
+    """Run code in the kernel; return its status and output."""
     request_id = client.execute(code)
     output = ""
     while True:

@@ -1,4 +1,4 @@
-"""Tests of an llm-sandbox session in gVisor, with the session class of examples/clients."""
+"""Tests of an llm-sandbox session in gVisor, with the session class in examples/clients."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llm_sandbox.exceptions import SandboxTimeoutError
 
 @pytest.fixture
 def open_session(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return the class GvisorSession, whose module must be imported with usernsctl in PATH."""
+    """Return the class GvisorSession; usernsctl must be in PATH when its module is imported."""
     monkeypatch.setenv("PATH", f"{SCRIPTS}:{os.environ['PATH']}")
     return importlib.import_module("llm_sandbox_session").GvisorSession
 

@@ -30,7 +30,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.fixture(scope="module")
 def secure(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Path]]:
-    """Yield a server of index.example with a package and a git repository, and the certificate."""
+    """Yield a server of index.example with a package and a git repository, and its certificate."""
     directory = tmp_path_factory.mktemp("secure")
     certificate = make_certificate(directory)
     with secure_server(world, certificate) as server:
@@ -41,7 +41,7 @@ def secure(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
 
 
 def repository_pages(directory: Path) -> dict[str, bytes]:
-    """Return the files of a git repository, by path, for an HTTP server without git."""
+    """Return the files of a git repository by path, so that a plain HTTP server can serve them."""
     bare = directory / "repo.git"
     work = str(directory / "work")
     identity = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
@@ -87,8 +87,8 @@ def test_curl_reaches_an_allowed_name_and_follows_its_redirects(
     )
     with Server(world, answer=redirect):
         done = run_allowed(world, secure[1], "sh", "-c", CURL)
-    # Curl fails with 56 if the proxy opens no tunnel, and with 6 because names can't be resolved
-    # without the proxy.
+    # curl fails with 56 if the proxy denies a tunnel, and with 6 without the proxy, because names
+    # can't be resolved.
     assert done.stdout.splitlines() == ["page", "page", "status 56", "status 6"], done.stderr
     assert "refused evil.example:443" in done.stderr
 

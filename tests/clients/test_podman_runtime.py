@@ -1,4 +1,4 @@
-"""Tests of rootless Podman with runsc as its runtime, also in a namespace of usernsctl."""
+"""Tests of rootless Podman with runsc as its runtime, also in a namespace created by usernsctl."""
 
 from __future__ import annotations
 
@@ -55,5 +55,5 @@ def test_podman_runs_containers_in_gvisor(prefix: list[str], tmp_path: Path) -> 
         assert gvisor.BUILD in call("exec", "one", "/bin/busybox", "cat", "/proc/version")
     finally:
         call("rm", "--force", "--time=0", "--ignore", "one")
-        # Stop the process that keeps Podman's own user namespace.
+        # This stops Podman's pause process, which keeps its user namespace alive.
         call("system", "migrate")

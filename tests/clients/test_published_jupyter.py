@@ -1,4 +1,4 @@
-"""Test of a Jupyter kernel in gVisor without a network. Clients use its published ports."""
+"""Test of a Jupyter kernel in gVisor without a network, whose published ports clients use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jupyter_core.utils import ensure_event_loop
 
 USERNSCTL = str(SCRIPTS / "usernsctl")
 PATIENCE = 60
-# Create jupyter_client's event loop first, because all kernels of the process share this loop.
+# All kernels of the process share jupyter_client's event loop, so create it before the tests.
 ensure_event_loop()
 
 
@@ -57,7 +57,7 @@ def test_published_jupyter_kernel_has_no_network(tmp_path: Path) -> None:
 
 
 def wait_for_kernel(port: int) -> None:
-    """Wait for the kernel's ZMTP greeting. A published port closes each connection until then."""
+    """Wait for the kernel's ZMTP greeting; until then, the port closes each connection."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         with (
@@ -71,7 +71,7 @@ def wait_for_kernel(port: int) -> None:
 
 
 def execute(client: BlockingKernelClient, code: str) -> str:
-    """Run code in the kernel; return the output."""
+    """Run code in the kernel; return its output."""
     output = ""
 
     def hook(message: dict[str, dict[str, str]]) -> None:

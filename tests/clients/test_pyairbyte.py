@@ -1,4 +1,4 @@
-"""Tests of PyAirbyte with a connector in gVisor, which a script of `usernsctl wrap` starts."""
+"""Tests of PyAirbyte with a connector in gVisor, started by a script from `usernsctl wrap`."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ pytestmark = pytest.mark.timeout(600)
 NEEDED = pytest.mark.skipif(
     not ENVIRONMENT or not CONNECTOR, reason="no environment with PyAirbyte"
 )
-# Program that reads no records, because a template with a network needs a later release of runsc
-# than Debian's.
+# Program that calls the connector but reads no records: reading needs a network, and a template
+# with a network needs a later release of runsc than Debian's.
 DISCOVER = """
 import json, sys
 import airbyte, yaml
@@ -50,8 +50,8 @@ open("result", "w").write(json.dumps([names, required]))
 def run_pyairbyte(program: str, script: Path, url: str, directory: Path) -> Any:
     """Run `program` with PyAirbyte and the connector `script`; return the content of `result`.
 
-    PyAirbyte does not query the connector registry, and writes its logs below `directory`. The
-    program writes the file `result` there.
+    PyAirbyte does not query the connector registry, and writes its logs below `directory`, where
+    the program writes the file `result`.
     """
     variables = {
         "AIRBYTE_OFFLINE_MODE": "1",
@@ -74,8 +74,8 @@ def test_pyairbyte_reads_from_a_connector_in_gvisor(usernsctl: Program, tmp_path
     files.mkdir()
     script = tmp_path / "source-stations"
     connector = Path(CONNECTOR or "", "bin", "source-declarative-manifest")
-    # Mount this virtual environment by --bind: usernsctl does not mount it by default, because
-    # tools/environment has added a file to the environment.
+    # usernsctl would not mount this virtual environment by default, because tools/environment has
+    # added a file to it. So use --bind.
     options = ["--network", "host", "--bind", files, "--bind", CONNECTOR or ""]
     usernsctl.check_output("wrap", "-o", script, *options, "--", connector)
     with serve() as url:
@@ -88,7 +88,7 @@ def test_pyairbyte_reads_from_a_connector_in_gvisor(usernsctl: Program, tmp_path
 def test_pyairbyte_discovers_with_a_connector_from_a_template(
     usernsctl: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Templates are stored below the home directory, where the script must find them, too.
+    # Templates are stored in the home directory, where the script must find them.
     monkeypatch.setenv("HOME", str(tmp_path))
     files = tmp_path / "files"
     files.mkdir()

@@ -1,4 +1,4 @@
-"""Tests of a smolagents agent whose code runs in gVisor. A list of answers replaces the model."""
+"""Tests of a smolagents agent whose code runs in gVisor. Prepared answers replace the model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from smolagents_executor import GvisorExecutor
 
 
 class Script(Model):
-    """Mock model that returns prepared answers."""
+    """Fake model that returns prepared answers."""
 
     def __init__(self, *steps: str) -> None:
         super().__init__()

@@ -1,1 +1,1 @@
-"""Tests with private Docker engines, run as root by `make docker`."""
+"""Tests with private Docker engines, which `make docker` runs as root."""

@@ -1,4 +1,4 @@
-"""Fixtures of two Docker engines, one with userns-remap, and of the images of Dockerfile.gvisor."""
+"""Fixtures: two Docker engines, one with userns-remap, and the images of Dockerfile.gvisor."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ CONNECTOR = "usernsctl-test/connector"
 # Image names by build targets of Dockerfile.gvisor.
 IMAGES = {"prelude": PRELUDE, "prelude-python": PRELUDE_PYTHON, "connector": CONNECTOR}
 
-# Build arguments for the images' labels. The build checks the version.
+# Build arguments for the images' labels; the build checks the version.
 SOURCE = "https://example.org/usernsctl"
 LABELS = [f"--build-arg=VERSION={version('usernsctl')}", f"--build-arg=SOURCE={SOURCE}"]
 
-# User whose subordinate ranges userns-remap uses, and who runs Podman. tools/user creates the user.
+# User who runs Podman, and whose subordinate ranges userns-remap uses. tools/user creates the user.
 USER = "usernsctl-test"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(TREE / "tests" / "docker"):
-            # The fixtures build the images, which takes longer than a test's timeout, so limit only
-            # the test function.
+            # Building the images in fixtures takes longer than a test's timeout, so limit only the
+            # test function.
             item.add_marker(pytest.mark.timeout(300, func_only=True))
 
 
 def objection() -> str | None:
-    """Return the reason why the tests can't start a Docker engine here, or None."""
+    """Return why the tests can't start a Docker engine here, or None if they can."""
     if os.geteuid() != 0:
         return "only root can start a Docker engine"
     if not (TREE / "Dockerfile.gvisor").exists():
@@ -49,7 +49,7 @@ def objection() -> str | None:
 
 @pytest.fixture(scope="session")
 def plain(userns_requires: Needs) -> Iterator[Engine]:
-    """Start an engine with default settings, and build all images."""
+    """Start an engine with default settings and build all images; yield it."""
     if "docker" not in userns_requires.must_work:
         pytest.skip("it starts a Docker engine, which has not been asked for: make docker")
     if reason := objection():
@@ -73,7 +73,7 @@ def remapped(plain: Engine) -> Iterator[Engine]:
 
 @pytest.fixture
 def engine(request: pytest.FixtureRequest) -> Engine:
-    """Return the engine whose fixture a test's parameter names."""
+    """Return the engine whose fixture is the test's parameter."""
     found = request.getfixturevalue(request.param)
     assert isinstance(found, Engine)
     return found

@@ -1,4 +1,4 @@
-"""Private Docker engine for the tests, and functions that build images."""
+"""Private Docker engines for the tests, and functions that build images."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TREE = Path(__file__).parent.parent.parent
-# Directory in which images and the build cache persist between test runs.
+# Directory in which images and the build cache are kept between test runs.
 CACHE = Path("/var/cache/usernsctl/docker")
 
 _FORWARDS = Path("/proc/sys/net/ipv4/ip_forward")
 
-# Warning of docker run on a host that forwards no packets. The tests' containers need no
-# forwarding.
+# Warning of docker run on a host that forwards no packets, which the tests' containers don't need.
 _WARNING = "WARNING: IPv4 forwarding is disabled. Networking will not work.\n"
 
 START_SECONDS = 60
 STOP_SECONDS = 60
 BUILD_SECONDS = 900
 
-# Command line of dockerd, which creates no bridge or firewall rules, and does not change the host's
-# packet forwarding.
+# Command line of a dockerd that creates no bridge or firewall rules and leaves packet forwarding
+# unchanged.
 _DAEMON = [
     "dockerd",
     "--bridge=none",
@@ -41,14 +40,14 @@ _DAEMON = [
 
 
 class EngineError(Exception):
-    """Failure of a Docker engine or of a docker command."""
+    """A Docker engine or a docker command has failed."""
 
 
 @dataclass(frozen=True)
 class Engine:
-    """Running Docker engine.
+    """A running Docker engine.
 
-    :ivar directory: the temporary directory with the engine's socket and the settings of docker.
+    :ivar directory: the temporary directory with the engine's socket and docker's settings.
     """
 
     directory: Path
@@ -63,9 +62,9 @@ class Engine:
     def __call__(
         self, *arguments: str, input: str | None = None, timeout: float = 120
     ) -> subprocess.CompletedProcess[str]:
-        """Run a docker command in the source tree; `timeout` is in seconds.
+        """Run a docker command in the source tree for at most `timeout` seconds.
 
-        The warning that the host forwards no packets is removed from standard error.
+        Docker's warning that the host forwards no packets is removed from standard error.
         """
         done = subprocess.run(
             self.command(*arguments),
@@ -81,7 +80,7 @@ class Engine:
         return done
 
     def must(self, *arguments: str, timeout: float = BUILD_SECONDS) -> str:
-        """Run a docker command that must succeed; return its output.
+        """Run a docker command and check that it succeeds; return its output.
 
         :raises EngineError: the command fails.
         """
@@ -98,20 +97,20 @@ class Engine:
 
 
 def wait_for_output(engine: Engine, container: str) -> None:
-    """Wait until a container has written something to its output.
+    """Wait until a container has written output.
 
     :raises EngineError: the container has exited.
     """
     while not (written := engine("logs", container)).stdout:
         if engine.must("inspect", "--format={{.State.Running}}", container).strip() != "true":
             raise EngineError(f"{container} has ended: {written.stderr}")
-        # Poll, because docker logs --follow would not return before the container exits.
+        # Poll: docker logs --follow would not return before the container exits.
         time.sleep(0.1)
 
 
 @contextlib.contextmanager
 def started(name: str, *options: str) -> Iterator[Engine]:
-    """Start an engine; stop it when the ``with`` block exits, and check for leftovers.
+    """Start an engine for the ``with`` block; afterwards, stop it and check for leftovers.
 
     :param name: the name of the engine's cache directory, which only one engine at a time can use.
     :raises EngineError: the engine does not start, changes the host's packet forwarding, or leaves
@@ -125,8 +124,8 @@ def started(name: str, *options: str) -> Iterator[Engine]:
         tempfile.TemporaryDirectory(prefix="usernsctl-docker-") as scratch,
     ):
         fcntl.flock(lock, fcntl.LOCK_EX)
-        # With userns-remap, root in containers is mapped to another user, who must be able to
-        # search this directory. Otherwise the engine uses other directories.
+        # With userns-remap, a container's root is another user of the host, who must be able to
+        # search this directory. If it can't, the engine uses other directories.
         os.chmod(scratch, 0o711)
         directory = Path(scratch)
         log = directory / "log"
@@ -161,7 +160,7 @@ def _wait_for(engine: Engine, daemon: subprocess.Popen[bytes], log: Path) -> Non
     while engine("version").returncode != 0:
         if daemon.poll() is not None or time.monotonic() > deadline:
             raise EngineError(f"dockerd did not start: {log.read_text()[-4000:]}")
-        # Poll, because the socket exists before the engine answers.
+        # Poll: the socket exists before the engine answers.
         time.sleep(0.1)
 
 
@@ -180,7 +179,7 @@ def _stop(engine: Engine, daemon: subprocess.Popen[bytes]) -> None:
 
 
 def unmount_below(*directories: Path) -> None:
-    """Unmount all mounts that an engine has left below `directories`, such as namespaces."""
+    """Unmount everything that an engine has left below `directories`, such as namespaces."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     points = [line.split()[4] for line in lines]
     for point in sorted(points, reverse=True):
@@ -189,7 +188,7 @@ def unmount_below(*directories: Path) -> None:
 
 
 def make_base(engine: Engine, image: str, suite: str) -> None:
-    """Build a minimal Debian image with debootstrap, unless the engine already has the image.
+    """Build a minimal Debian image with debootstrap, unless the engine already has it.
 
     :raises EngineError: debootstrap fails.
     """
@@ -201,7 +200,7 @@ def make_base(engine: Engine, image: str, suite: str) -> None:
         )
         if made.returncode != 0:
             raise EngineError(f"debootstrap: {made.stderr}{made.stdout[-4000:]}")
-        # Every user must be able to search the image's root directory.
+        # All users must be able to search the image's root directory.
         os.chmod(root, 0o755)
         for kept in ("var/cache/apt/archives", "var/lib/apt/lists"):
             shutil.rmtree(Path(root, kept))
@@ -221,21 +220,21 @@ def make_base(engine: Engine, image: str, suite: str) -> None:
 def build(engine: Engine, target: str, image: str, base: str, *options: str) -> None:
     """Build a target of Dockerfile.gvisor, with the host's CA certificates for pip.
 
-    :param options: further options of `docker build`.
+    :param options: additional options of `docker build`.
     :raises EngineError: the build fails.
     """
     named = [f"--target={target}", f"--tag={image}", f"--build-arg=BASE={base}", *options]
     certificates = os.environ.get("PIP_CERT") or os.environ.get("SSL_CERT_FILE")
     if certificates:
         named.append(f"--secret=id=ca,src={certificates}")
-    # The engine has no bridge, so only the host's network is available in a build.
+    # The engine has no bridge, so a build can only use the host's network.
     engine.must("build", "--network=host", "--file=Dockerfile.gvisor", *named, ".")
 
 
 def hand_over(images: Sequence[str], source: Engine, target: Engine) -> None:
-    """Copy images to another engine, unless the engine already has the same images.
+    """Copy images to another engine, unless it already has the same images.
 
-    :raises EngineError: copying fails.
+    :raises EngineError: an image can't be copied.
     """
     if all(target.has(one) and target.image_id(one) == source.image_id(one) for one in images):
         return

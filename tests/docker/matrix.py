@@ -1,4 +1,4 @@
-"""Table of configurations of a container, and the causes and remedies expected for each."""
+"""Table of container configurations, with the causes and remedies expected for each."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ NO_NEW_PRIVILEGES = "--security-opt=no-new-privileges"
 NONE_LEFT = "--cap-drop=ALL"
 FOR_HELPERS = ("--cap-add=SETUID", "--cap-add=SETGID")
 
-# Error message of Docker itself, which then does not start the container.
+# Docker's own error message, after which it does not start the container.
 REFUSED = "privileged mode is incompatible with user namespaces"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Configuration of a container and the expected result, a cell of the table.
+    """A container's configuration and the expected result: a cell of the table.
 
     :ivar options: options of ``docker run``.
-    :ivar ids: "one" or "all", the user's ids that the command maps.
+    :ivar ids: "one" or "all": the user's ids that the command maps.
     :ivar causes: ids of the causes that are reported one after another as remedies are applied;
         empty if the command works at once.
     """
@@ -48,13 +48,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Remedy:
-    """How the tests apply a remedy.
+    """A remedy's text, and how the tests apply it.
 
     :ivar text: a part of the remedy's text as printed.
     :ivar add: options of ``docker run`` to add.
     :ivar drop: options of ``docker run`` to remove.
-    :ivar shell: a command that root must run in the container or its image. UID is replaced by the
-        user's id, and USER by the user's name.
+    :ivar shell: a command that root must run in the container or its image. UID stands for the
+        user's id, and USER for the user's name.
     """
 
     text: str
@@ -74,7 +74,7 @@ REMEDIES = {
     "no-new-privs": Remedy("without --security-opt no-new-privileges", drop=(NO_NEW_PRIVILEGES,)),
     "bounding-set": Remedy("--cap-add SETUID --cap-add SETGID", add=FOR_HELPERS),
     "needs-setfcap": Remedy("--cap-add SETFCAP", add=("--cap-add=SETFCAP",)),
-    # This remedy also adds subordinate ranges, because useradd does so for each new user.
+    # useradd also grants each new user subordinate ranges, so this remedy does so, too.
     "no-passwd-entry": Remedy("useradd --uid UID NAME", shell="useradd --uid=UID USER"),
     "no-subordinate-range": _grant("100000-165535"),
     "range-outside-parent": _grant("1001-65535"),
@@ -88,7 +88,7 @@ def _both(
     causes: Sequence[str] = (),
     for_all: Sequence[str] | None = None,
 ) -> Iterable[Cell]:
-    """Yield cells with one id and with all ids; `for_all` replaces `causes` in the second cell."""
+    """Yield a cell for one id and a cell for all ids, which expects `for_all` if given."""
     yield Cell(daemon, options, "one", tuple(causes))
     yield Cell(daemon, options, "all", tuple(causes if for_all is None else for_all))
 
@@ -138,7 +138,7 @@ CELLS = [
 
 
 def cause_of(done: subprocess.CompletedProcess[str]) -> str:
-    """Return the id of the only cause in standard error, or REFUSED for an error of Docker."""
+    """Return the id of the only cause in standard error, or REFUSED for Docker's own error."""
     if REFUSED in done.stderr:
         return REFUSED
     named = re.findall(r"^  why: .* \[([a-z-]+)\]$", done.stderr, re.MULTILINE)
@@ -153,7 +153,7 @@ _DAEMONS = {
 
 
 def table(found: dict[Cell, tuple[str, ...]]) -> str:
-    """Return the text of docs/docker-matrix.md, with the causes that were found."""
+    """Return the text of docs/docker-matrix.md with the causes in `found`."""
     text = [
         "# What works in Docker",
         "",

@@ -1,4 +1,4 @@
-"""Builds of the Dockerfiles in the documentation."""
+"""Builds of the Dockerfiles that the documentation contains."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def build_recipe(
 ) -> None:
     """Build an image from the Dockerfile whose first lines are `begin`.
 
-    The documentation page `page` must have exactly one such Dockerfile.
+    The documentation page `page` must contain exactly one such Dockerfile.
 
     :param begin: the first lines of the Dockerfile.
     :param context: the build's context directory, to which this function adds a program that the
@@ -40,7 +40,7 @@ def build_recipe(
     program = context / "program"
     program.write_text(SHOW_VERSION)
     program.chmod(0o755)
-    # The engine has no bridge, so only the host's network is available in a build.
+    # The engine has no bridge, so a build can only use the host's network.
     build = ["build", "--network=host", f"--tag={image}"]
     built = plain(*build, str(context), timeout=600)
     assert built.returncode == 0, built.stderr

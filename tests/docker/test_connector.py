@@ -1,4 +1,4 @@
-"""Tests of the connector's container: messages, signals, exit statuses and error messages."""
+"""Tests of the connector's container: messages, signals, exit statuses and errors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Message = dict[str, Any]
 
 
 class Station:
-    """HTTP server of records in pages, which can delay the second page."""
+    """HTTP server that serves records in pages, and can delay the second page."""
 
     def __init__(self) -> None:
         self.waiting = threading.Event()
@@ -57,7 +57,7 @@ class Station:
                 self.wfile.write(body)
 
             def log_message(self, format: str, *args: object) -> None:
-                """Log nothing, to keep the tests' output short."""
+                """Log nothing, so that the tests print less."""
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
@@ -139,7 +139,7 @@ def test_the_connector_runs_in_gvisor(plain: Engine) -> None:
 
 
 def test_python_variables_affect_the_program_only(plain: Engine) -> None:
-    """Check that code named by PYTHON* variables runs in gVisor only."""
+    """Check that code which PYTHON* variables name runs only in gVisor."""
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-path-") as made:
         os.chmod(made, 0o755)
         report = "import sys; sys.stderr.write(open('/proc/version').read())\n"
@@ -191,16 +191,15 @@ def test_docker_stop_ends_a_read(plain: Engine, files: Path, station: Station) -
         assert station.waiting.wait(120)
         plain.must("stop", "--time=60", name)
         reading.communicate(timeout=30)
-    # 143 is the exit status after SIGTERM. docker stop sends SIGKILL after a timeout, which gives
-    # 137.
+    # 143 is the exit status after SIGTERM. docker stop later sends SIGKILL, which would give 137.
     assert reading.returncode == 143
 
 
 def takes_signal(pid: int, signal: Signals) -> bool:
-    """Return whether PID 1 of a container blocks or handles a signal."""
+    """Return whether the process, a container's PID 1, blocks or handles a signal."""
     status = status_of(pid)
     masks = int(status["SigBlk"], 16) | int(status["SigCgt"], 16)
-    # usernsctl-watch waits in sigtimedwait(2), during which /proc does not show the signals as
+    # usernsctl-watch waits in sigtimedwait(2), during which /proc does not show its signals as
     # blocked.
     return bool(masks & 1 << signal - 1) or status["Name"] == "usernsctl-watch"
 
@@ -219,9 +218,9 @@ def takes_signal(pid: int, signal: Signals) -> bool:
 def test_a_signal_before_the_sandbox_starts_is_not_lost(
     signal: Signals, start: list[str], plain: Engine
 ) -> None:
-    """Send a signal as soon as the entrypoint handles or blocks the signal.
+    """Send a signal as soon as the entrypoint handles or blocks it.
 
-    Until then, the kernel discards a signal that is sent to PID 1 of a container.
+    Until then, the kernel discards signals to a container's PID 1.
     """
     name = f"usernsctl-early-{os.getpid()}-{signal.name}"
     run = ["run", "--detach", f"--name={name}", *PROTECTED, *start]
@@ -271,7 +270,7 @@ def test_an_obsolete_variable_is_named(name: str, plain: Engine) -> None:
 
 
 def test_docker_exec_runs_outside_unless_it_names_the_entrypoint(plain: Engine) -> None:
-    """Check that docker exec runs a command outside of gVisor unless it names the entrypoint."""
+    """Check that docker exec runs a command outside gVisor unless it names the entrypoint."""
     name = f"usernsctl-exec-{os.getpid()}"
     plain.must("run", "--detach", f"--name={name}", *PROTECTED, IN_GVISOR, CONNECTOR, "sleep", "99")
     try:
@@ -288,14 +287,14 @@ def test_docker_exec_runs_outside_unless_it_names_the_entrypoint(plain: Engine) 
 @pytest.mark.parametrize("user", ["1000", "0", "12345"])
 @pytest.mark.sampled(2)
 def test_the_health_check_works_in_a_running_container(plain: Engine, user: str) -> None:
-    """Check that the health check succeeds, and fails if the container's gVisor does not answer."""
+    """Check that the health check succeeds, and fails while the container's gVisor is stopped."""
     shown = plain.must("image", "inspect", "--format={{json .Config.Healthcheck.Test}}", CONNECTOR)
     kind, *command = json.loads(shown)
     assert kind == "CMD"
     name = f"usernsctl-health-{os.getpid()}-{user}"
     run = ["run", "--detach", f"--name={name}", f"--user={user}", SECCOMP, IN_GVISOR, CONNECTOR]
     plain.must(*run, "sh", "-c", "echo begun; exec sleep 99")
-    # The image has no pkill(1), so the script searches /proc for the process.
+    # The image has no pkill(1), so search /proc for the process.
     find = "for p in /proc/[0-9]*; do grep -q ^runsc-sandbox $p/cmdline && "
     stop = f"{find} kill -$0 ${{p#/proc/}}; done"
     try:
@@ -314,8 +313,8 @@ def test_the_health_check_works_in_a_running_container(plain: Engine, user: str)
     assert again.returncode == 0
 
 
-# With the lowest of these limits on processes, runsc crashes. The highest of the limits are still
-# too low for a sandbox.
+# With the lowest of these process limits, runsc crashes. The highest is still too low for a
+# sandbox.
 @pytest.mark.parametrize("limit", [5, 7, 8, 10, 12, 16])
 @pytest.mark.sampled(3)
 def test_a_low_pids_limit_is_named(limit: int, plain: Engine) -> None:
@@ -325,8 +324,7 @@ def test_a_low_pids_limit_is_named(limit: int, plain: Engine) -> None:
     assert "--pids-limit" in done.stderr.partition("  remedy:")[2]
 
 
-# These limits on descriptors begin at 10, because the Docker engine can't start a container with a
-# lower one.
+# The Docker engine can't start a container with a limit on descriptors below 10.
 @pytest.mark.parametrize("limit", [10, 12, 16, 20, 24, 32, 64, 100])
 @pytest.mark.sampled(3)
 def test_a_low_descriptor_limit_is_named(limit: int, plain: Engine) -> None:
@@ -336,7 +334,7 @@ def test_a_low_descriptor_limit_is_named(limit: int, plain: Engine) -> None:
 
 
 def test_a_low_memory_limit_is_named(plain: Engine) -> None:
-    """Check that the error names the limit if the kernel kills the command, but not gVisor."""
+    """Check that the error names the memory limit if the kernel kills only the command."""
     grow = "held = []\nwhile True: held.append(b'x' * 10**7)"
     limits = ["--memory=300m", "--memory-swap=300m", IN_GVISOR]
     done = plain("run", "--rm", *PROTECTED, *limits, CONNECTOR, "python3", "-c", grow)
@@ -356,7 +354,7 @@ def test_hostname_and_working_directory_of_the_container_apply(plain: Engine) ->
 
 
 def test_doctor_is_plain_on_a_terminal(plain: Engine) -> None:
-    """Check that doctor prints no colors, because the image lacks the package rich."""
+    """Check that doctor prints no colours, because the image lacks the package rich."""
     done = plain("run", "--rm", "--tty", SECCOMP, PRELUDE_PYTHON, "doctor")
     assert done.returncode == 0, done.stdout
     assert done.stdout.startswith("Ready for a command in gVisor")

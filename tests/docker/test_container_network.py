@@ -1,4 +1,4 @@
-"""Tests of ``in-gvisor --network=private`` in containers of an image from docs/docker.md."""
+"""Tests of ``in-gvisor --network=private`` in containers, with an image from docs/docker.md."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pytest
 from docker.engine import TREE, Engine
 from docker.recipes import build_recipe
 
-# Profile that allows the system calls of pasta and nft, which docker/seccomp.json denies.
+# Profile that also allows the system calls of pasta and nft, which docker/seccomp.json denies.
 SECCOMP = f"--security-opt=seccomp={TREE}/docker/seccomp-private-network.json"
 IMAGE = "usernsctl-test/network"
 RUN = ["run", "--rm", "--network=host", SECCOMP, "--entrypoint=/usr/local/bin/in-gvisor"]
-# Program that tries to reach services of the host; the container has the host's network.
+# Program that tries to connect to services of the host, whose network the container uses.
 ASK = """
 import socket, sys
 print(open("/etc/resolv.conf").read().split())
@@ -45,7 +45,7 @@ def server() -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def tun(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return the docker option for a TUN device that all users may open, as on most systems."""
+    """Return the docker option for a TUN device that all users may open, as on most hosts."""
     device = tmp_path_factory.mktemp("device") / "tun"
     os.mknod(device, 0o666 | stat.S_IFCHR, os.makedev(10, 200))
     device.chmod(0o666)

@@ -28,7 +28,7 @@ from docker.matrix import EXEC, NO_NEW_PRIVILEGES, SECCOMP
 from docker.recipes import RECIPE_IMAGE, build_recipe
 
 KUBERNETES = TREE / "deploy" / "kubernetes"
-# Releases of Kubernetes in which pods have the field hostUsers by default.
+# Kubernetes releases in which the pod field hostUsers is enabled by default.
 VERSIONS = ["1.33", "1.35", "1.37"]
 
 
@@ -36,9 +36,9 @@ def objects(name: str) -> list[dict[str, Any]]:
     return list(yaml.safe_load_all((KUBERNETES / name).read_text()))
 
 
-# OpenShift's SecurityContextConstraints are not part of Kubernetes.
+# SecurityContextConstraints belong to OpenShift, not to Kubernetes.
 OPENSHIFT = "openshift.yaml"
-# Files with pods whose programs run in gVisor.
+# Files that define pods whose programs run in gVisor.
 PODS = ["job.yaml", "deployment.yaml", "snippets.yaml", "indexed-job.yaml", "worker.yaml"]
 
 
@@ -70,7 +70,7 @@ def test_documented_kubernetes_objects_are_valid(version: str) -> None:
 
 
 def test_the_operator_s_resource_has_the_profile(usernsctl: Program) -> None:
-    """Check that the documented command prints a SeccompProfile with the fields of v1beta1."""
+    """Check that the documented command prints a SeccompProfile with fields of v1beta1."""
     shell = re.findall(r"^```sh\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     (command,) = [block for block in shell if "SeccompProfile" in block]
     command, _, _ = command.partition(" | kubectl")
@@ -82,7 +82,7 @@ def test_the_operator_s_resource_has_the_profile(usernsctl: Program) -> None:
     assert made.pop("metadata") == {"name": "usernsctl"}
     profile = json.loads((TREE / "docker" / "seccomp.json").read_text())
     assert made == {"spec": profile}
-    # A SeccompProfile of the operator has these fields, among others.
+    # The operator's SeccompProfile supports these fields.
     assert set(profile) <= {"defaultAction", "defaultErrnoRet", "architectures", "syscalls"}
     for rule in profile["syscalls"]:
         assert set(rule) <= {"names", "action", "errnoRet", "args"}
@@ -90,7 +90,7 @@ def test_the_operator_s_resource_has_the_profile(usernsctl: Program) -> None:
             assert set(argument) <= {"index", "value", "valueTwo", "op"}
 
 
-# Fields that are required in a SecurityContextConstraints.
+# Required fields of a SecurityContextConstraints object.
 REQUIRED = {
     *["allowHostDirVolumePlugin", "allowHostIPC", "allowHostNetwork", "allowHostPID"],
     *["allowHostPorts", "allowPrivilegedContainer", "readOnlyRootFilesystem"],
@@ -119,7 +119,7 @@ def test_openshift_permits_the_pod(name: str) -> None:
 
 
 def test_validation_finds_unknown_fields() -> None:
-    """Check that the validator itself rejects unknown fields."""
+    """Check that the validator rejects unknown fields."""
     job = objects("job.yaml")[1]
     job["spec"]["template"]["spec"]["hostUser"] = False
     with pytest.raises(kubernetes_validate.ValidationError):
@@ -127,7 +127,7 @@ def test_validation_finds_unknown_fields() -> None:
 
 
 def docker_options(name: str) -> list[str]:
-    """Return the options of docker run for the security context of a file's pod."""
+    """Return the docker run options that correspond to the security context of a file's pod."""
     pod = pod_of(name)["spec"]
     (container,) = pod["containers"]
     context, own = pod["securityContext"], container["securityContext"]
@@ -147,7 +147,7 @@ def docker_options(name: str) -> list[str]:
 
 @pytest.mark.timeout(300)
 def test_the_job_s_security_context_lets_the_connector_run(remapped: Engine) -> None:
-    """Run the Job's container with userns-remap. Like hostUsers: false, it gives 65,536 ids."""
+    """Run the Job's container with userns-remap, which like hostUsers: false maps 65,536 ids."""
     done = remapped("run", "--rm", *docker_options("job.yaml"), CONNECTOR, "spec")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["type"] == "SPEC"
@@ -166,7 +166,7 @@ def test_the_deployment_s_probe_works(
 ) -> None:
     """Run the probe with docker exec, in the namespaces of the container's PID 1.
 
-    PID 1 also passes signals on to the program, and exits with the program's status.
+    PID 1 also forwards signals to the program, and exits with the program's status.
     """
     (container,) = pod_of("deployment.yaml")["spec"]["containers"]
     name = f"deployment-{os.getpid()}"
@@ -197,7 +197,7 @@ def test_a_service_runs_as_the_deployment_says(remapped: Engine) -> None:
 
 
 def test_only_tasks_that_did_not_run_are_repeated() -> None:
-    """Check that the Job repeats tasks only after a lost node, or if gVisor did not start (125)."""
+    """Check that the Job retries a task only if its node was lost or gVisor did not start (125)."""
     (rules,) = [one["spec"]["podFailurePolicy"]["rules"] for one in objects("indexed-job.yaml")]
     lost, failed = rules
     assert lost["action"] == "Ignore"
@@ -222,7 +222,7 @@ def test_a_task_of_the_indexed_job_knows_its_number(remapped: Engine) -> None:
     done = remapped("run", "--rm", *options, *entry, PRELUDE, "--network=none", "--", *args)
     assert done.returncode == 7, done.stderr
     assert 7 not in fails["onExitCodes"]["values"]
-    # gVisor can't start with this root filesystem, so no part of the task has run.
+    # gVisor can't start with a missing root filesystem, so nothing of the task has run.
     wrong = ["--rootfs=/no/such/directory", "--", *args]
     done = remapped(
         "run", "--rm", *options, *["--entrypoint=usernsctl"], PRELUDE_PYTHON, "run", *wrong
@@ -249,7 +249,7 @@ def daemon_set() -> dict[str, Any]:
 
 
 def copy_profile(plain: Engine, directory: Path) -> subprocess.CompletedProcess[str]:
-    """Run the DaemonSet's command, with docker options for its security context."""
+    """Run the DaemonSet's command, with docker options that correspond to its security context."""
     (copy,) = daemon_set()["initContainers"]
     limit = copy["resources"]["limits"]["memory"].replace("Mi", "m")
     return plain(
@@ -262,7 +262,7 @@ def copy_profile(plain: Engine, directory: Path) -> subprocess.CompletedProcess[
 
 @pytest.fixture
 def node() -> Iterator[Path]:
-    """Yield a directory with the DaemonSet's mounts: the profile, and the kubelet's directory."""
+    """Yield a directory with the DaemonSet's mounts: the profile and the kubelet's directory."""
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-seccomp-") as made:
         Path(made, "profile").mkdir()
         Path(made, "kubelet").mkdir()
@@ -282,8 +282,7 @@ def test_the_profile_is_copied_as_the_daemonset_says(plain: Engine, node: Path) 
             assert target.read_text() == (TREE / "docker" / "seccomp.json").read_text()
             assert [file.name for file in target.parent.iterdir()] == ["usernsctl.json"]
             assert target.stat().st_mode & 0o777 == 0o644
-            # The new file has replaced the old one by rename(2), so the old file was not written
-            # to.
+            # rename(2) has replaced the old file, which was not written to.
             assert not os.path.samestat(os.fstat(before.fileno()), target.stat())
 
 
@@ -326,8 +325,8 @@ def test_the_daemonset_has_few_privileges() -> None:
     assert "volumeMounts" not in done
 
 
-# Addresses of metadata services that give out a machine's credentials, from the documentation of
-# AWS, Google, Azure, Alibaba, Oracle, Scaleway and Akamai, and of cloud-init.
+# Metadata service addresses, which give out a host's credentials, from the documentation of AWS,
+# Google, Azure, Alibaba, Oracle, Scaleway, Akamai and cloud-init.
 METADATA = [
     *[networks.METADATA, "169.254.170.2", "169.254.170.23", *networks.OTHER_METADATA],
     *[networks.METADATA_6, "fd00:ec2::23", "fe80::a9fe:a9fe", *networks.OTHER_METADATA_6],
@@ -372,12 +371,12 @@ def test_compose_runs_the_connector(plain: Engine) -> None:
 
 
 def test_daemon_json_is_sufficient(plain: Engine, tmp_path: Path) -> None:
-    """Check that docker/daemon.json and its profile suffice, without options of docker run."""
+    """Check that docker/daemon.json and its profile suffice, without docker run options."""
     settings = json.loads((TREE / "docker" / "daemon.json").read_text())
     assert settings["userns-remap"] == "default"
     assert settings["seccomp-profile"] == "/etc/docker/usernsctl-seccomp.json"
-    # Replace the user dockremap and the path in /etc, because the test must not create a user or a
-    # file in /etc.
+    # dockremap and the file in /etc are replaced: the test must not create a user or a file in
+    # /etc.
     subprocess.run([TREE / "tools" / "user", USER, "ranges"], check=True)
     settings["userns-remap"] = USER
     settings["seccomp-profile"] = str(TREE / "docker" / "seccomp.json")
@@ -424,7 +423,7 @@ def test_the_documented_image_builds_and_runs(
 @pytest.mark.thorough
 @pytest.mark.timeout(900)
 def test_an_image_is_rebuilt_with_a_new_prelude(plain: Engine, tmp_path: Path) -> None:
-    """Check that a rebuild reuses the cached programs, but generates the launch files anew."""
+    """Check that a rebuild uses the cached programs but generates the launch files anew."""
     recipe = ("docs/docker.md", "FROM my-image\n")
     build_recipe(plain, *recipe, tmp_path)
     build(plain, "prelude", PRELUDE_AGAIN, BASE, "--no-cache-filter=build,launches")
@@ -465,7 +464,7 @@ def test_the_documented_launch_with_ptrace_works(plain: Engine, tmp_path: Path) 
 
 
 def test_images_have_no_world_writable_files(plain: Engine) -> None:
-    """Check for world-writable files, and for CA certificates that the base image lacks."""
+    """Check that images have no world-writable files, and no CA certificates of the build host."""
     found = plain(
         *["run", "--rm", "--user=0", "--entrypoint=sh", CONNECTOR, "-c"],
         "find / -xdev -perm -0002 ! -type l ! -path '/tmp' ! -path '/var/tmp' ! -path /run/lock "
@@ -475,7 +474,7 @@ def test_images_have_no_world_writable_files(plain: Engine) -> None:
     assert found.stdout == base.stdout == ""
 
 
-# Maximum size of the prelude image without its base image, in MB. runsc takes 30 MB.
+# Maximum size in MB that the prelude image adds to its base image. runsc takes 30 MB.
 PRELUDE_MEGABYTES = 45
 
 

@@ -1,6 +1,6 @@
-"""Attacks by environment variables, files and arguments of a container.
+"""Attacks with the environment variables, files and arguments of a container.
 
-Each attack tries to run code in the container, but outside of gVisor.
+Each attack tries to run code in the container, but outside gVisor.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from docker.engine import Engine, wait_for_output
 from docker.matrix import EXEC, IN_GVISOR, NO_NEW_PRIVILEGES, NONE_LEFT, SECCOMP
 
 PROTECTED = [NONE_LEFT, NO_NEW_PRIVILEGES, SECCOMP]
-# The path is absolute because a bare name would be searched for in the attacked PATH.
+# The path is absolute, because a bare name would be looked up in the attacked PATH.
 VERSION = ["/bin/cat", "/proc/version"]
 
 LAUNCH = [EXEC, PRELUDE]
@@ -29,8 +29,8 @@ LAUNCH = [EXEC, PRELUDE]
 # Environment variables that libc and runsc read.
 OF_OTHERS = ["GLIBC_TUNABLES=glibc.malloc.check=3", "GVISOR_SIDECAR_BINARIES_DIR={}"]
 
-# Commands to start in gVisor, and programs to start outside of gVisor, with each image: options and
-# image for docker run, and arguments of the entrypoint.
+# Programs to start, with options and image for docker run, and arguments for the entrypoint. Most
+# of them start a command in gVisor.
 STARTS: dict[str, tuple[list[str], list[str]]] = {
     "the connector": ([CONNECTOR], ["spec"]),
     "in-gvisor": ([IN_GVISOR, CONNECTOR], ["--", *VERSION]),
@@ -41,22 +41,22 @@ STARTS: dict[str, tuple[list[str], list[str]]] = {
     "run": ([PRELUDE_PYTHON], ["run", "--env-all", "--expose-root", "--", *VERSION]),
     "doctor": ([PRELUDE_PYTHON], ["doctor"]),
 }
-# Keys of STARTS for which the complete output must come from the command in gVisor.
+# Keys of STARTS whose whole output comes from the command in gVisor.
 SHOWN = set(STARTS) - {"the connector", "doctor"}
-# Keys of STARTS that map all ids, which needs a privilege that the other containers do not have.
+# Keys of STARTS that map all ids, which needs a privilege that other containers lack.
 PRIVILEGED = {"all ids", "a launch of all ids"}
 
 
 @pytest.fixture
 def volume() -> Iterator[Path]:
-    """Yield a directory for traps (tests/traps.py), which is mounted as /traps in the container."""
+    """Yield a directory for traps (tests/traps.py), which the container mounts as /traps."""
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-traps-") as made:
         os.chmod(made, 0o777)
         yield Path(made)
 
 
 def test_the_traps_work_in_a_container(plain: Engine, volume: Path) -> None:
-    """Check that a shell as the entrypoint triggers the traps, or the attacks prove nothing."""
+    """Check that a shell as entrypoint triggers the traps; otherwise the attacks prove nothing."""
     traps = set_traps(volume, Path("/traps"))
     for setting in ("LD_PRELOAD=/traps/traps/trap.so", "PATH=/traps/traps"):
         plain(
@@ -85,7 +85,7 @@ def test_variables_and_volumes_choose_no_program_outside_gvisor(
         if start in SHOWN and done.returncode == 0 and GVISOR not in done.stdout:
             tally.succeeded(f"{chosen}: {done.stdout!r}")
         if start in SHOWN and not any(one.startswith("LD_") for one in chosen):
-            # The command's output shows that the traps did not simply prevent the start.
+            # The command's output shows that the traps did not just prevent the start.
             assert GVISOR in done.stdout, done.stderr
     for mark in marks(traps):
         tally.succeeded(mark)
@@ -95,7 +95,7 @@ def test_variables_and_volumes_choose_no_program_outside_gvisor(
 def test_variables_choose_no_program_of_the_health_check(
     image: str, plain: Engine, volume: Path, tally: Tally
 ) -> None:
-    """Run the health check, which runs outside gVisor, with traps in variables and directory."""
+    """Run the health check, which runs outside gVisor, with traps in variables and in its cwd."""
     traps = set_traps(volume, Path("/traps"))
     shown = plain.must("image", "inspect", "--format={{json .Config}}", image)
     kind, *command = json.loads(shown)["Healthcheck"]["Test"]
@@ -106,8 +106,7 @@ def test_variables_choose_no_program_of_the_health_check(
     start = ["run", *PROTECTED, "--network=none", f"--volume={volume}:/traps"]
     given = [f"--env-file={variables}", "--workdir=/traps/traps"]
     if image == PRELUDE:
-        # The health check queries a running sandbox, so this container starts without the traps'
-        # variables.
+        # The health check queries a running sandbox, which starts without the traps' variables.
         how = ["--detach", f"--name={name}"]
         plain.must(*start, *how, image, "sh", "-c", "echo begun; exec sleep 99")
         wait_for_output(plain, name)
@@ -125,7 +124,7 @@ def test_variables_choose_no_program_of_the_health_check(
 
 @pytest.mark.parametrize("image", [PRELUDE, PRELUDE_PYTHON, CONNECTOR])
 def test_hostile_path_finds_no_entrypoint(image: str, plain: Engine, tally: Tally) -> None:
-    """Check that images start programs by absolute paths to files that only root may write."""
+    """Check that images start programs by absolute paths of files that only root may write."""
     config = json.loads(plain.must("image", "inspect", "--format={{json .Config}}", image))
     started = [config["Entrypoint"], config["Healthcheck"]["Test"][1:]]
     for command in started:
@@ -139,7 +138,7 @@ def test_hostile_path_finds_no_entrypoint(image: str, plain: Engine, tally: Tall
 
 
 def test_hostile_user_changes_no_launch(plain: Engine, tally: Tally) -> None:
-    """Check that only root may change a launch file, which defines privileges of later commands."""
+    """Check that only root may change a launch file, which sets privileges of later commands."""
     listed = "stat -c '%U %a' /etc/usernsctl /etc/usernsctl/*"
     attacks = ["echo x >>launch", "mv launch.all-ids launch", "rm -f launch", "touch launch.x"]
     attacks.append("chmod 666 launch")
@@ -153,9 +152,9 @@ def test_hostile_user_changes_no_launch(plain: Engine, tally: Tally) -> None:
 
 
 def test_hostile_arguments_change_no_policy(plain: Engine, tally: Tally) -> None:
-    """Check that arguments of docker run are passed to the command, not parsed as options.
+    """Check that the command gets the arguments of docker run, none of which becomes an option.
 
-    The options in the image's entrypoint end with --.
+    The image's entrypoint ends its options with --.
     """
     for word in ("--network=host", "--ids=all", "--runsc=/traps/runsc", "--", "--help"):
         done = plain("run", "--rm", *PROTECTED, "--network=none", CONNECTOR, word)
@@ -190,7 +189,7 @@ os.waitpid(child, 0)
 def test_hostile_process_outside_gvisor_leaves_a_setuid_file_of_another_id(
     protected: bool, plain: Engine, tally: Tally
 ) -> None:
-    """Check that newuidmap maps ids for any process of the user unless no-new-privileges is set."""
+    """Check that newuidmap maps ids for any process unless no-new-privileges is set."""
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-files-") as made:
         os.chmod(made, 0o777)
         options = [SECCOMP, NO_NEW_PRIVILEGES] if protected else [SECCOMP]

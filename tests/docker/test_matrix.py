@@ -1,4 +1,4 @@
-"""Tests of container configurations: gVisor works, or the cause and the remedy are reported."""
+"""Tests of container configurations: gVisor works, or cause and remedy are reported."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from docker.matrix import CELLS, REMEDIES, Cell, Remedy, cause_of, table
 PAGE = TREE / "docs" / "docker-matrix.md"
 WRITE = "USERNSCTL_WRITE_MATRIX"
 
-# File that only a command outside of gVisor leaves, because all writes in the sandbox go to an
-# overlay.
+# File that only a command outside gVisor leaves behind: writes in the sandbox go to an overlay.
 TRACE = "ran"
 PAYLOAD = [
     *["sh", "-c"],
@@ -30,19 +29,19 @@ PAYLOAD = [
 ]
 NAMES = {"0": "root", "1000": "airbyte"}
 
-# Maximum number of remedies to apply one after another.
+# Maximum number of remedies that are applied one after another.
 REMEDIES_MAX = 4
 
 
 @pytest.fixture(scope="module")
 def found_causes() -> dict[Cell, tuple[str, ...]]:
-    """Return the dictionary in which the tests record the causes found for each cell."""
+    """Return the dictionary in which tests record the causes found for each cell."""
     return {}
 
 
 @pytest.fixture
 def canary() -> Iterator[Path]:
-    """Yield a directory that every user of every container can access and write to."""
+    """Yield a directory that every user of any container can search and write to."""
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-canary-") as made:
         os.chmod(made, 0o777)
         yield Path(made)
@@ -50,7 +49,7 @@ def canary() -> Iterator[Path]:
 
 @dataclass
 class Attempt:
-    """Configuration of a container, changed by the remedies applied so far."""
+    """A container's configuration, including the remedies applied so far."""
 
     cell: Cell
     options: list[str]
@@ -71,7 +70,7 @@ class Attempt:
         return in_container(engine, canary, options, run)
 
     def _as_root(self, options: list[str]) -> tuple[list[str], str]:
-        """Return options and a script for root that applies remedies, then starts the command."""
+        """Return options and a script with which root applies remedies and starts the command."""
         user = self.cell.user
         name = NAMES.get(user, "someone")
         steps = [step.replace("UID", user).replace("USER", name) for step in self.shell]
@@ -84,7 +83,7 @@ class Attempt:
 def in_container(
     engine: Engine, canary: Path, options: list[str], command: list[str]
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command in a container of the connector's image, with `canary` mounted as /canary."""
+    """Run a command in a container of the connector's image that mounts `canary` as /canary."""
     options = [*options, f"--volume={canary}:/canary", f"--entrypoint={command[0]}"]
     return engine("run", "--rm", *options, CONNECTOR, *command[1:])
 

@@ -1,4 +1,4 @@
-"""Tests of containers with limits on memory and CPUs."""
+"""Tests of containers with memory and CPU limits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GROW = {
 
 
 def node_volumes() -> list[str]:
-    """Return docker options that mount the host's Node.js and the libraries of Node.js."""
+    """Return docker options that mount the host's Node.js and its libraries."""
     node = shutil.which("node")
     assert node is not None, "nodejs is in docker/packages.apt"
     told = subprocess.run(["ldd", node], capture_output=True, text=True, check=True).stdout
@@ -49,7 +49,7 @@ def test_oom_kill_ends_the_container_with_the_cause(
 
 
 def test_messages_can_be_json(plain: Engine) -> None:
-    """Check the causes in JSON of a failed start, an OOM kill and a failed health check."""
+    """Check the JSON messages of a failed start, an OOM kill and a failed health check."""
     limits = ["--memory=150m", "--memory-swap=150m"]
     wrong = [one for one in PROTECTED if one != SECCOMP]
     for options, status, cause in (

@@ -1,4 +1,4 @@
-"""Tests of Podman with the images and options of the Docker tests, as root and as another user."""
+"""Tests of Podman with the Docker tests' images and options, as root and as another user."""
 
 from __future__ import annotations
 
@@ -25,21 +25,20 @@ class Podman:
     """Podman with private storage.
 
     :ivar user: the user who runs Podman.
-    :ivar directory: a temporary directory of the user.
+    :ivar directory: the user's temporary directory.
     """
 
     user: str
     directory: Path
 
     def __call__(self, *arguments: str) -> str:
-        """Run a podman command in `directory`, which must succeed; return its output."""
+        """Run a podman command in `directory` and check that it succeeds; return its output."""
         places = {"root": "storage", "runroot": "state", "tmpdir": "tmp"}
         done = capture(
             [
                 *["setpriv", f"--reuid={self.user}", f"--regid={self.user}", "--init-groups"],
                 *["podman", "--log-level=error", "--storage-driver=overlay"],
-                # Podman's default runtime, crun, fails on hosts that have control groups of both
-                # versions.
+                # Podman's default runtime, crun, fails on hosts that mount both cgroup versions.
                 *["--runtime=runc", "--cgroup-manager=cgroupfs"],
                 *[f"--{option}={self.directory / name}" for option, name in places.items()],
                 *arguments,
@@ -59,7 +58,7 @@ class Podman:
 
 @pytest.fixture(scope="module", params=[pytest.param("root", marks=pytest.mark.thorough), USER])
 def podman(plain: Engine, request: pytest.FixtureRequest) -> Iterator[Podman]:
-    """Yield Podman with the tests' images loaded."""
+    """Yield a Podman into whose storage the tests' images have been loaded."""
     subprocess.run([TREE / "tools" / "user", USER, "ranges"], check=True)
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-podman-") as made:
         directory = Path(made)
@@ -98,7 +97,7 @@ def test_docker_args_for_podman_work(podman: Podman, ids: str, option: str) -> N
 
 
 def test_an_image_with_rewritten_times_works(podman: Podman) -> None:
-    """Check that a frozen launch works in an image whose files all have the modification time 0."""
+    """Check that a frozen launch works in an image whose files have the modification time 0."""
     context = podman.directory / "context"
     context.mkdir(mode=0o755)
     (context / "Containerfile").write_text(f"FROM {PRELUDE}\nLABEL rewritten=1\n")

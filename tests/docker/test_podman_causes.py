@@ -38,7 +38,7 @@ def archive(files: dict[str, bytes], owner: int = 0) -> bytes:
 
 
 def image(owner: int) -> bytes:
-    """Return an image, in the format of `docker save`, with one file that belongs to `owner`."""
+    """Return an image in the format of `docker save`, with one file that belongs to `owner`."""
     layer = archive({"file": b""}, owner)
     digest = hashlib.sha256(layer).hexdigest()
     rootfs = {"type": "layers", "diff_ids": [f"sha256:{digest}"]}
@@ -55,13 +55,13 @@ def image(owner: int) -> bytes:
 
 
 class Podman:
-    """Podman run by the user nobody, with private storage in `directory`."""
+    """Podman with private storage in `directory`, run by the user nobody."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
     def __call__(self, command: str, *ways: str) -> subprocess.CompletedProcess[str]:
-        """Run a shell command with podman, under the misconfigurations `ways` (broken.py)."""
+        """Run a shell command that calls podman, with the misconfigurations `ways` (broken.py)."""
         places = {"root": "storage", "runroot": "state", "tmpdir": "tmp"}
         options = [f"--{option}={self._directory / name}" for option, name in places.items()]
         words = [shutil.which("podman") or "", "--storage-driver=vfs", *options]
@@ -80,7 +80,7 @@ class Podman:
         )
 
     def causes(self, owner: int, *ways: str) -> list[str]:
-        """Load an image with a file of `owner`; return the ids of the failure's causes, if any."""
+        """Load an image with a file of `owner`; return the causes of a failure."""
         (self._directory / "image.tar").write_bytes(image(owner))
         done = self("podman load --quiet --input=image.tar", *ways)
         if done.returncode == 0:
@@ -96,7 +96,8 @@ def podman(userns_requires: Needs) -> Iterator[Podman]:
         os.chown(made, NOBODY, NOBODY)
         called = Podman(Path(made))
         yield called
-        # The commands also stop Podman's pause process, which keeps the user namespace alive.
+        # The misconfigured commands also stop Podman's pause process, which keeps its user
+        # namespace alive.
         called("podman system reset --force; podman system migrate")
 
 

@@ -1,4 +1,4 @@
-"""Tests of the security attributes of a container's processes, as in tests/posture_table.py."""
+"""Tests of the security attributes of a container's processes (tests/posture_table.py)."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ SECRET = "what the container was told"
 SETTLING = 20
 
 
-# Script that starts a process, and then a command in gVisor. `docker exec` can't start the process,
-# because it would enter the mount namespace of PID 1, which is no longer the container's.
+# Script that starts a process outside the sandbox and then a command in gVisor. A process of
+# `docker exec` would not do: it enters PID 1's mount namespace, which is not the container's.
 SCRIPT = "sleep 1000 & exec {} -- sh -c 'echo ready; read line'"
-# Program that starts a command in gVisor, by image.
+# Programs that start a command in gVisor, by image.
 STARTS = {
     PRELUDE_PYTHON: "usernsctl run",
     PRELUDE: "usernsctl-exec --launch /etc/usernsctl/launch.no-network",
@@ -72,7 +72,7 @@ def test_posture(image: str, engine: Engine, expected: Mapping[str, Posture]) ->
         given = {name: f"/proc/{first}/fd/{number}" for number, name in enumerate(streams)}
         caller = Caller(given, {"TOKEN": SECRET}, pid=beside)
 
-        # With userns-remap, PID 1 stays outside of the sandbox's user namespace.
+        # With userns-remap, PID 1 stays outside the sandbox's user namespace.
         others = {beside}
         if expected in (RUN_IN_REMAPPED, LAUNCH_IN_REMAPPED):
             assert kind_of(first) in ("usernsctl", "usernsctl-exec")

@@ -1,4 +1,4 @@
-"""Tests of the seccomp profile, which must suffice, be minimal, and deny all other calls."""
+"""Tests of the seccomp profile: it must suffice, be minimal, and deny all other calls."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ SOURCE = tomllib.loads((TREE / "docker" / "seccomp.toml").read_text())
 ADDITIONS = [entry["name"] for entry in SOURCE["addition"]]
 
 # Commands that together use all system calls of the profile. Mapping all ids needs more calls than
-# mapping one, because the namespaces are then entered by setns(2).
+# mapping one, because setns(2) then enters the namespaces.
 RUNS = [["run"], ["run", "--map-auto"], ["run", "--network=host"]]
 
 # Program that tries system calls as root with CAP_SYS_ADMIN, so that only the filter can deny them.
-# The numbers are the calls' numbers on x86-64 and Arm64 (asm/unistd.h). The arguments make each
-# call harmless.
+# It takes the calls' numbers on x86-64 and Arm64 (asm/unistd.h), and arguments with which a call
+# does no harm.
 PROBE = """
 import ctypes, errno, json, platform
 calls = {
@@ -43,7 +43,7 @@ print(json.dumps(found))
 """
 
 
-# Arguments of socket(2) by name of the socket: domain, type, protocol.
+# Arguments of socket(2), by the socket's name: domain, type, protocol.
 SOCKETS = {
     "unix": (1, 1, 0), "unix seqpacket": (1, 5, 0), "tcp": (2, 1, 0), "tcp6": (10, 1, 6),
     "tcp cloexec nonblock": (2, 1 | 0x80800, 0), "udp": (2, 2, 0), "udp6": (10, 2, 17),
@@ -56,8 +56,8 @@ NO_SOCKETS = {
     "sctp": (2, 1, 132), "mptcp": (2, 1, 262), "udplite": (2, 2, 136), "l2tp": (2, 2, 115),
     "dccp": (2, 6, 33), "smc": (43, 1, 0), "wrapped": (2 | 1 << 32, 1, 0),
 }  # fmt: skip
-# Sockets that the profile denies with the errno of a kernel without these sockets. Programs for
-# which a socket is optional then continue.
+# Sockets that the profile denies with the errno of a kernel without them, so that programs for
+# which they are optional continue.
 ABSENT_SOCKETS = {
     "nf_tables": (16, 3, 12), "xfrm": (16, 3, 6), "audit": (16, 3, 9), "uevent": (16, 2, 15),
     "generic": (16, 3, 16), "crypto": (16, 3, 21), "rdma": (16, 3, 20), "sock_diag": (16, 3, 4),
@@ -74,7 +74,7 @@ for name, words in json.loads(sys.argv[1]).items():
 print(json.dumps(found))
 """
 
-# Values of CLONE_NEW* in sched.h, which Docker's profile denies without CAP_SYS_ADMIN.
+# CLONE_NEW* flags of sched.h, which Docker's profile denies without CAP_SYS_ADMIN.
 KINDS = {
     "mount": 0x00020000,
     "UTS": 0x04000000,
@@ -84,13 +84,13 @@ KINDS = {
     "network": 0x40000000,
 }
 ALL_KINDS = 0x7E020000
-# Pairs of a system call and a kind of namespace that the call may create under the profile.
+# System calls, and a type of namespace that each may create with the profile.
 CALLS_BY_KIND = [("unshare", kind) for kind in ("user", "mount")]
 CALLS_BY_KIND += [("clone", kind) for kind in KINDS]
 
 
 def forbid(profile: dict[str, Any], call: str, bits: int) -> None:
-    """Change a profile to allow a system call only if its first argument has none of `bits` set."""
+    """Let a profile allow a system call only if none of `bits` is set in its first argument."""
     for rule in profile["syscalls"]:
         rule["names"] = [name for name in rule["names"] if name != call]
     profile["syscalls"] = [rule for rule in profile["syscalls"] if rule["names"]]
@@ -100,19 +100,19 @@ def forbid(profile: dict[str, Any], call: str, bits: int) -> None:
 
 
 def without(call: str) -> dict[str, Any]:
-    """Return usernsctl's profile without `call`, which Docker's profile does not allow."""
+    """Return usernsctl's profile without the rules that allow `call`, as in Docker's profile."""
     profile: dict[str, Any] = json.loads(PROFILE.read_text())
     for rule in profile["syscalls"]:
         rule["names"] = [name for name in rule["names"] if name != call]
     profile["syscalls"] = [rule for rule in profile["syscalls"] if rule["names"]]
     if call == "clone":
-        # Docker's own profile allows clone(2), but not with flags for namespaces.
+        # Docker's profile allows clone(2), but not with flags for namespaces.
         forbid(profile, "clone", ALL_KINDS)
     return profile
 
 
 def without_kind(call: str, kind: str) -> dict[str, Any]:
-    """Return usernsctl's profile with one kind of namespace denied for `call`."""
+    """Return usernsctl's profile with `call` denied for one type of namespace."""
     profile: dict[str, Any] = json.loads(PROFILE.read_text())
     (rule,) = [rule for rule in profile["syscalls"] if rule["names"] == [call]]
     forbid(profile, call, rule["args"][0]["value"] | KINDS[kind])
@@ -120,7 +120,7 @@ def without_kind(call: str, kind: str) -> dict[str, Any]:
 
 
 def fails(plain: Engine, directory: Path, profile: dict[str, Any]) -> bool:
-    """Return whether any command of RUNS fails under a profile. A failure must have status 125."""
+    """Return whether any of RUNS fails with a profile; check that its exit status is 125."""
     file = directory / "seccomp.json"
     file.write_text(json.dumps(profile))
     failed = []
@@ -149,7 +149,7 @@ def test_every_kind_of_namespace_of_the_profile_is_needed(
 
 
 def test_all_runs_work_with_the_whole_profile(plain: Engine, tmp_path: Path) -> None:
-    """Check that all RUNS work under the unchanged profile, or the failures prove nothing."""
+    """Check that all RUNS work with the unchanged profile, or their failures prove nothing."""
     assert not fails(plain, tmp_path, json.loads(PROFILE.read_text()))
 
 
@@ -161,7 +161,7 @@ def test_profile_denies_other_kinds_of_namespaces() -> None:
 
 
 def sockets(plain: Engine, wanted: dict[str, tuple[int, ...]]) -> dict[str, str]:
-    """Try to open each socket as root with all capabilities; return the errno names."""
+    """Try to open each socket as root with all capabilities; return the names of the errnos."""
     done = plain(
         *["run", "--rm", "--user=0", "--cap-add=ALL", f"--security-opt=seccomp={PROFILE}"],
         *["--entrypoint=python3", PRELUDE_PYTHON, "-c", SOCKET_PROBE, json.dumps(wanted)],
@@ -172,7 +172,7 @@ def sockets(plain: Engine, wanted: dict[str, tuple[int, ...]]) -> dict[str, str]
 
 def test_sockets_of_the_profile_are_allowed(plain: Engine) -> None:
     assert set(sockets(plain, SOCKETS).values()) == {""}
-    # The sysctl ping_group_range may deny ICMP sockets even if the profile allows them.
+    # The sysctl ping_group_range may deny ICMP sockets that the profile allows.
     echo = sockets(plain, {"icmp": (2, 2, 1), "icmp6": (10, 2, 58)})
     assert set(echo.values()) <= {"", "EACCES"}
 
@@ -186,7 +186,7 @@ def test_hostile_sockets_are_refused(plain: Engine, tally: Tally) -> None:
 
 
 def test_users_can_be_added(plain: Engine) -> None:
-    """Check useradd, which fails if its audit socket is denied with an unexpected errno."""
+    """Check that useradd works: it fails if its audit socket is denied with an unexpected errno."""
     done = plain(
         *["run", "--rm", "--user=0", f"--security-opt=seccomp={PROFILE}", "--entrypoint=sh"],
         *[PRELUDE, "-c", "useradd new && usermod --add-subuids 5000-5999 new && id -un new"],
@@ -222,14 +222,14 @@ def test_the_profile_denies_dangerous_calls(plain: Engine) -> None:
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    # The probe must report an allowed call as allowed.
+    # Check that the probe reports an allowed call as allowed.
     assert found.pop("getpid") == ""
     assert found.pop("clone3") == "ENOSYS"
     assert set(found.values()) == {"EPERM"}, found
 
 
 def test_the_image_is_ready_under_the_profile(plain: Engine) -> None:
-    """Check that doctor and the program of HEALTHCHECK report readiness under the profile."""
+    """Check that doctor and the HEALTHCHECK program report readiness with the profile."""
     with_it = ["run", "--rm", f"--security-opt=seccomp={PROFILE}"]
     done = plain(*with_it, PRELUDE_PYTHON, "doctor")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -27,12 +27,12 @@ PATIENCE = 60
 
 LIMITS = ["--read-only", "--tmpfs=/tmp", "--pids-limit=1000", "--memory=2g"]
 AS_USER = [NONE_LEFT, NO_NEW_PRIVILEGES, SECCOMP, *LIMITS]
-# Root in a container has CAP_SETFCAP by default, which is needed to map uid 0.
+# Mapping uid 0 needs CAP_SETFCAP, which root in a container has by default.
 AS_ROOT = ["--user=0", NO_NEW_PRIVILEGES, SECCOMP, *LIMITS]
 
-# Program for PID 1 of a container, which runs the service as its child. When the service has
-# exited, PID 1 waits up to ten seconds until no other process is left, and prints the number of
-# checks and the processes that are left.
+# PID 1 of a container, which runs the service as its child. When the service has exited, it waits
+# for up to ten seconds until no other process is left, and prints the number of checks and the
+# remaining processes.
 WATCH = """
 trap 'kill -TERM $service' TERM
 "$@" &
@@ -58,7 +58,7 @@ find /tmp ! -type d
 
 @pytest.fixture(scope="module")
 def service(plain: Engine, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Build the service's image from docs/docker.md; return the image's name."""
+    """Build the service's image from docs/docker.md; return its name."""
     context = tmp_path_factory.mktemp("service")
     (context / "examples").mkdir()
     shutil.copy(TREE / "examples" / "snippet_server.py", context / "examples")
@@ -69,9 +69,9 @@ def service(plain: Engine, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 class Service:
-    """Running container of the service.
+    """A running container of the service.
 
-    :ivar url: the service's address in the host's network.
+    :ivar url: the service's URL in the host's network.
     """
 
     def __init__(self, engine: Engine, image: str, options: list[str]) -> None:
@@ -109,12 +109,12 @@ class Service:
         self._engine.must("exec", self._name, *command)
 
     def stop(self) -> str:
-        """Send SIGTERM to the container; return its complete output."""
+        """Send SIGTERM to the container; return its whole output."""
         self._engine.must("stop", f"--time={PATIENCE}", self._name)
         return self.end()
 
     def end(self) -> str:
-        """Wait until the container exits; return its complete output."""
+        """Wait until the container exits; return its whole output."""
         self._engine.must("wait", self._name)
         done = self._engine("logs", self._name)
         return done.stdout + done.stderr
@@ -147,7 +147,7 @@ def test_requests_that_were_received_are_answered_after_sigterm(running: Service
     with ThreadPoolExecutor(AT_ONCE) as threads:
         snippet = "import time; print('begun', flush=True); time.sleep(2); print('done')"
         answer = threads.submit(running.post, snippet)
-        # Wait until the request has leased a sandbox.
+        # Wait until the request's sandbox has been leased.
         while "leased=1" not in urllib.request.urlopen(running.url).read().decode():
             time.sleep(0.1)
         output = running.stop()
@@ -162,7 +162,7 @@ def test_a_killed_service_leaves_nothing(running: Service) -> None:
     assert re.fullmatch(r"listening .*\nstatus 137 after \d+ looks:\nKilled\n", running.end())
 
 
-# Program that uses each kind of sandbox, and prints the processes that are left at the end.
+# Program that uses each kind of sandbox, and prints the processes that remain at the end.
 USES = """
 import asyncio, contextlib, os, pathlib, subprocess, sys, time
 import usernsctl as un
@@ -228,8 +228,7 @@ def test_every_kind_of_sandbox_works(engine: Engine, options: list[str]) -> None
 
 SECRET = "what only the service may know"
 
-# Snippets that try to access anything outside of their sandbox. Each snippet prints what it could
-# access.
+# Snippets that try to access something outside their sandbox, and print what they could access.
 ATTACKS = {
     "files of the container": """
 import os
@@ -333,7 +332,7 @@ for name, major, minor in (("disk", 254, 0), ("memory", 1, 1), ("kvm", 10, 232))
 """,
 }
 
-# Snippets that exhaust resources which the service's sandboxes share.
+# Snippets that exhaust resources that the service's sandboxes share.
 HOGS = {
     "processes": """
 import os
@@ -380,7 +379,7 @@ def test_hostile_snippet_gets_nothing_of_the_service(
         running.execute("sh", "-c", f"echo '{SECRET}' > /tmp/secret")
         port = running.url.rstrip("/").rpartition(":")[2]
         with ThreadPoolExecutor(4) as threads:
-            # Start other sandboxes, which the snippet could find.
+            # Start other sandboxes, which the snippet must not find.
             others = [threads.submit(running.post, "import time; time.sleep(4)") for _ in range(2)]
             for name, snippet in ATTACKS.items() if others else ():
                 tally.tried()
@@ -400,7 +399,7 @@ def test_hostile_hog_leaves_the_service_usable(plain: Engine, service: str, tall
                 running.post(snippet)
             if running.post("print(1)") != ("0", "1\n"):
                 tally.succeeded(name)
-        # Reports of sandboxes that ran out of memory are on standard error, which end() appends.
+        # Reports of sandboxes that ran out of memory are on standard error, which end() includes.
         lines = [line for line in running.stop().splitlines() if not line.startswith("503: ")]
         assert lines[-1] == "status 0 after 1 looks:"
     finally:

@@ -1,4 +1,4 @@
-"""Tests of terminals, signals, ids and limits of containers whose program runs in gVisor."""
+"""Tests of terminals, signals, ids and limits in containers whose program runs in gVisor."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ RUN = ["run", "--rm", *PROTECTED, IN_GVISOR]
 
 
 def test_the_program_gets_the_terminal_of_the_container(plain: Engine) -> None:
-    """Check the program's terminal with docker run -t, and its pipes without -t."""
+    """Check that the program has the terminal of docker run -t, and pipes without -t."""
     command = ["--network=none", "--", "bash", "--norc", "--noediting", "-i"]
     session = Session(plain.command(*RUN, "-it", PRELUDE, *command), plain.environ)
     try:
         session.type("test -t 0 && test -t 1 && test -t 2 && echo a terminal''.\n", "a terminal.")
-        # gVisor may lose a signal that arrives during execve(2), so this job executes no further
+        # gVisor may lose a signal that arrives during execve(2), so this job executes no other
         # program.
         session.type("stty size; bash -c \"echo sleeps''.; while :; do read -t 0.1; done\"\n")
         session.read_until("24 80")
         session.read_until("sleeps.")
         session.type("\x1a", "Stopped")
         session.resize(31, 99)
-        # Wait until the size has changed, because the engine forwards the new size after a delay.
+        # The engine forwards a new size after a delay, so wait for it.
         session.type("until test \"$(stty size)\" = '31 99'; do sleep 0.1; done; echo resized''.\n")
         session.read_until("resized.")
         session.type("exit 7\n")

@@ -1,4 +1,4 @@
-"""Tests of in-gvisor --user in containers, with names from the container's own /etc/passwd."""
+"""Tests of in-gvisor --user with names from the container's own /etc/passwd."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ IMAGE = "usernsctl-test/accounts"
 
 
 def test_a_name_of_the_image_is_a_user(plain: Engine) -> None:
-    """Run as a named user of the image; with one mapped id there are no supplementary groups."""
+    """Run as a named user of the image; with one mapped id, there are no supplementary groups."""
     done = plain(*ONE_ID, PRELUDE, "--user=airbyte", *IDS)
     assert (done.stdout, done.stderr) == ("1000 1000 1000 /home/airbyte\n", "")
     done = plain(*ONE_ID, PRELUDE, "--user=games:tty", *IDS)
@@ -42,7 +42,7 @@ def test_a_name_of_the_image_is_a_user(plain: Engine) -> None:
 
 @pytest.mark.parametrize("engine", ["plain", "remapped"], indirect=True)
 def test_a_name_has_the_groups_of_the_container(engine: Engine, tmp_path: Path) -> None:
-    """Check that in-gvisor and Docker itself give the same ids and groups to a name."""
+    """Check that in-gvisor and Docker give a name the same ids and groups."""
     (tmp_path / "Dockerfile").write_text(ACCOUNTS)
     engine.must("build", "--network=host", f"--tag={IMAGE}", str(tmp_path))
     for user, ids in [
@@ -78,7 +78,7 @@ def test_unknown_names_are_refused(plain: Engine) -> None:
     ],
 )
 def test_hostile_files_are_refused(plain: Engine, make: str, says: str) -> None:
-    """Replace /etc/passwd after Docker has read the file for Docker's own option --user."""
+    """Replace /etc/passwd after Docker has read it for its own option --user."""
     script = f"rm /etc/passwd && {make} && exec /usr/local/bin/in-gvisor --user=airbyte -- true"
     hostile = ["run", "--rm", "--user=0", NO_NEW_PRIVILEGES, SECCOMP, "--entrypoint=sh"]
     done = plain(*hostile, PRELUDE, "-c", script)

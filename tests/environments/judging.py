@@ -1,4 +1,4 @@
-"""Comparison of the results of commands with those that the table of environments expects."""
+"""Comparison of the results of commands with those in the table of environments."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from table import STEP, Environment
 
 #: Causes that prevent a sandbox, but not a namespace with a map of more than one id. A string that
-#: ends with a hyphen is the beginning of several causes.
+#: ends with a hyphen is a prefix of several causes.
 SANDBOX_ONLY = (
     "mount-denied", "mount-by-descriptor-missing", "ptrace-denied", "seccomp-denies-call",
     "address-space-limit", "file-size-limit", "dev-null-missing", "runsc-", "not-runsc",
@@ -41,7 +41,7 @@ def in_range(environment: Environment) -> Expected:
 
 
 def faults(environment: Environment, command: str, answer: Answer) -> Iterator[str]:
-    """Yield each fault in the result of a command, general faults before specific ones."""
+    """Yield the faults in a command's result, general ones before specific ones."""
     if answer["status"] is None:
         yield f"it had not ended after {environment.seconds} s"
         return

@@ -1,7 +1,7 @@
 """Pairs of environments: two misconfigurations at once, chosen at random.
 
-No table has the results of a pair. Instead, doctor must report "ready" if and only if the command
-works, and the first reported cause must be a cause of one of the two environments.
+No table contains the results of pairs. Instead, doctor must report "ready" if and only if the
+command works, and the first reported cause must be a cause of one of the two environments.
 """
 
 from __future__ import annotations
@@ -17,38 +17,37 @@ from typing import Any
 from judging import Answer, Expected, causes, faults, in_range
 from table import ENVIRONMENTS, KINDS, Environment
 
-#: Number of pairs, and seed of the random choice. The nightly CI chooses more pairs, with another
+#: Number of pairs, and seed of the random choice. The nightly CI chooses more pairs and a different
 #: seed each time.
 COUNT = int(os.environ.get("USERNSCTL_PAIRS") or 40)
 SEED = int(os.environ.get("USERNSCTL_PAIRS_SEED") or 1)
 
-#: The commands to run in a pair. `exec` shows whether a map of more than one id works.
+#: Commands that are run in a pair. `exec` shows whether a map of more than one id works.
 TRIED = ("run", "auto", "exec", "doctor", "range")
 
-#: The kind of environments that is applied last, because root can't mount in a container's user
+#: Kind of environments that is applied last, because root can't mount in a container's user
 #: namespace.
 LAST = "callers and containers"
-#: Environments in which root can't replace files for another environment. The other environment is
-#: therefore applied first.
+#: Environments that are applied last, because root can't replace files in them.
 LATE = ("etc-closed", "etc-0750", "read-only", "no-mount-point")
-#: Environments in which root can't create a container, or further namespaces, before the command.
+#: Environments in which root can no longer create a container or other namespaces.
 CLOSED = (
     *("no-proc", "no-proc-sys", "proc-subset", "proc-read-only", "proc-of-outer-pids"),
     *("proc-of-other-pids", "landlock", "chroot", "chroot-into-mount-point", *LATE),
 )
-#: The kinds of environments that set the ids or the subordinate ranges of the caller.
+#: Kinds of environments that set the caller's ids or subordinate ranges.
 OF_CALLER = ("subordinate ranges", LAST)
-#: Kinds of environments that change one object. In a pair of the same kind, the second environment
-#: would cover the first.
+#: Kinds of environments that change the same object: in a pair of one kind, the second would hide
+#: the first.
 EXCLUSIVE = (
     "subordinate ranges",
     "newuidmap and newgidmap",
     "runsc",
     LAST,
 )
-#: Causes that doctor may guess for a failed sandbox in an environment with a limit. The keys are
-#: beginnings of the names of such environments. A limit that suffices for a sandbox alone can be
-#: too low together with another misconfiguration, which doctor can't detect.
+#: Causes that doctor may guess for a failed sandbox with a limit, by prefixes of environment names.
+#: A limit that suffices for a sandbox alone can be too low together with another misconfiguration,
+#: which doctor can't detect.
 GUESSES_OF_LIMITS = {
     "nproc-": "process-limit",
     "nofile-": "descriptor-limit",
@@ -56,24 +55,25 @@ GUESSES_OF_LIMITS = {
     "data-": "address-space-limit",
     "fsize-": "file-size-limit",
 }
-#: Causes that doctor may guess for a failed sandbox in an environment with a seccomp filter. The
-#: keys are kinds of such environments. No program can read the rules of a filter.
+#: Causes that doctor may guess for a failed sandbox with a seccomp filter, by kinds of
+#: environments. No program can read a filter's rules.
 GUESSES_OF_FILTERS = {
     "filters of single calls": "seccomp-denies-call",
     "filters of namespaces, mounts and tracing": "seccomp-denies-call",
 }
 
-#: In a pair of environments, further causes that are as correct as the expected cause.
+#: Pairs with causes that are as correct as the expected ones.
 AS_RIGHT = {
-    # Landlock is a security module. doctor guesses a filter first, and can't read what the filter
-    # denies.
+    # doctor can't read what a filter denies, so it guesses a filter before a security module such
+    # as Landlock.
     "landlock-denies-mount": ("mount-denied",),
-    # A script in place of runsc can't run with few descriptors, because dash(1) uses descriptor 10.
+    # A shell script in place of runsc needs descriptor 10, which dash(1) uses.
     "descriptor-limit": ("not-runsc",),
-    # In a container's user namespace, the kernel hides file capabilities of other user namespaces.
+    # In a container's user namespace, the kernel ignores file capabilities of other user
+    # namespaces.
     "helper-caps-other-userns": ("helper-not-setuid",),
 }
-#: Exit statuses of a native program that was killed by a seccomp filter or by a low memory limit.
+#: Exit statuses of a native program that a seccomp filter or a low memory limit has killed.
 KILLED = (-signal.SIGSYS, -signal.SIGKILL, -signal.SIGSEGV)
 
 #: Pairs that have revealed a bug in doctor or in another command.
@@ -97,7 +97,7 @@ REMEMBERED = (
 
 
 def find(name: str) -> Environment:
-    """Return the environment `name`, or the combination of the pair `name`."""
+    """Return the environment `name`, or the combined environment if `name` is a pair."""
     first, plus, second = name.partition("+")
     return combine(ENVIRONMENTS[first], ENVIRONMENTS[second]) if plus else ENVIRONMENTS[name]
 
@@ -110,7 +110,7 @@ ORDINARY = caller(ENVIRONMENTS["healthy"])
 
 
 def contradiction(first: Environment, second: Environment) -> str | None:
-    """Return why two environments can't be combined, or ``None`` if they can be combined."""
+    """Return why two environments can't be combined, or ``None`` if they can."""
     if first.quiet or second.quiet:
         return "output can't be read"
     if "range" not in first.tried or "range" not in second.tried:
@@ -127,7 +127,7 @@ def contradiction(first: Environment, second: Environment) -> str | None:
     limited = len(limits) == 1 and limits <= GUESSES_OF_LIMITS.keys()
     if late or limited or (first.kind == second.kind and first.kind in EXCLUSIVE):
         return "the same object"
-    # Only the second environment can be of the kind LAST, because draw() sorts the pair.
+    # draw() sorts each pair, so only the second environment can be of the kind LAST.
     closed = first.name in CLOSED or (second.late and (first.early or first.kind == "limits"))
     if second.kind == LAST and closed:
         return "a container can't be made"
@@ -139,7 +139,7 @@ def contradiction(first: Environment, second: Environment) -> str | None:
 def combine(first: Environment, second: Environment) -> Environment:
     other = first if caller(first) != ORDINARY else second
     both = (first, second)
-    # Root with an empty bounding set has no CAP_SETFCAP either.
+    # Root with an empty bounding set also lacks CAP_SETFCAP.
     names = {first.name, second.name}
     more = "needs-setfcap" if other.user == "root" and "bounding-set-empty" in names else None
     within = [one.within for one in both if one.within is not None]
@@ -167,9 +167,9 @@ def union(*several: Expected) -> tuple[str, ...]:
 
 
 def draw(count: int, seed: int) -> tuple[list[str], Counter[str]]:
-    """Return the names of random pairs, and the reasons for rejected pairs with their counts.
+    """Return the names of random pairs, and counts of rejected pairs by reason.
 
-    Each kind of environment is chosen with the same probability, however many environments it has.
+    Each kind of environment is equally probable, whatever the number of environments of that kind.
     """
     chance = random.Random(seed)
     by_kind = {
@@ -198,7 +198,7 @@ def works(answer: Answer) -> bool:
 
 
 def doctors(first: Environment, second: Environment) -> Expected:
-    """Return all causes that doctor may report for a failed sandbox in a pair of environments."""
+    """Return all causes that doctor may report for a pair in which the sandbox fails."""
     guesses = [
         guess
         for one in (first, second)
@@ -212,7 +212,7 @@ def doctors(first: Environment, second: Environment) -> Expected:
 
 
 def faults_of_pair(pair: Environment, answers: Mapping[str, Any]) -> Iterator[str]:
-    """Yield each wrong result of a command, as text that begins with the name of the command."""
+    """Yield each wrong result of a command in a pair, beginning with the command's name."""
     judged = replace(
         pair,
         run=None if works(answers["run"]) else pair.run,
@@ -223,15 +223,15 @@ def faults_of_pair(pair: Environment, answers: Mapping[str, Any]) -> Iterator[st
     within = in_range(pair)
     for command, answer in answers.items():
         if command == "exec" and answer["status"] in KILLED:
-            # The kernel has killed usernsctl-exec itself. Its caller sees the signal, so no message
+            # If the kernel kills usernsctl-exec itself, its caller sees the signal, so no message
             # is needed.
             continue
         expected = judged
         if command == "doctor" and judged.run is not None:
             expected = replace(judged, run=doctors(first, second))
         elif command == "range" and works(answers["exec"]) and "process-limit" in causes(within):
-            # RLIMIT_NPROC also counts doctor's own processes. If doctor can't start a process,
-            # doctor reports this limit, whatever the other misconfiguration is.
+            # RLIMIT_NPROC also counts doctor's own processes. If doctor can't start one, it reports
+            # this limit, whatever the other misconfiguration is.
             expected = replace(judged, range_="process-limit", sometimes=True)
         for fault in faults(expected, command, answer):
             yield f"{command}: {fault}"

@@ -1,4 +1,4 @@
-"""Table of environments: which commands work in each, and the causes if commands fail."""
+"""Table of environments: the commands that work in each, and the causes if they fail."""
 
 from __future__ import annotations
 
@@ -13,42 +13,42 @@ import ways as w
 from broken import NOBODY, landlock, nest
 from calls import CLONE_NEWUSER, MS_NOSUID, MS_RDONLY
 
-#: The commands to try: `usernsctl run`, `usernsctl run --map-auto`, and doctor for a run, and for a
+#: Commands to try: `usernsctl run`, `usernsctl run --map-auto`, doctor for a run, and doctor for a
 #: map of more than one id.
 COMMANDS = ("run", "auto", "doctor", "range")
-#: The commands to try in an environment that affects only maps of more than one id.
+#: Commands to try if an environment affects only maps of more than one id.
 RANGE = ("auto", "range")
 
-#: Expected in place of a cause that the catalogue does not have. The command must report the failed
+#: Expected in place of a cause that is not in the catalogue. The command must report the failed
 #: step.
 STEP = "unknown"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """Environment in which the commands are tried, with the expected results.
+    """An environment in which the commands are tried, with the expected results.
 
     :ivar kind: one of KINDS.
     :ivar root: misconfigurations that root applies; a string is the name of a misconfiguration in
         broken.py.
-    :ivar early: misconfigurations that root applies to the process of a command before the process
+    :ivar early: misconfigurations that root applies to a command's process before the process
         changes its user.
-    :ivar late: misconfigurations that are applied to the process of a command after the change of
+    :ivar late: misconfigurations that are applied to a command's process after it has changed its
         user.
     :ivar user: the user who runs the commands, ``"nobody"`` or ``"root"``.
     :ivar uid: the uid of `user`.
-    :ivar run: the cause that `usernsctl run` must report, or several causes, any of which is
-        correct, or ``None`` if the command must work.
+    :ivar run: the cause that `usernsctl run` must report; or several causes, any of which is
+        correct; or ``None`` if the command must work.
     :ivar auto: the cause or causes that `usernsctl run --map-auto` must report, as for `run`.
     :ivar range_: the cause or causes for a map of more than one id; by default the value of `auto`.
     :ivar status: the exit status of a command that works.
-    :ivar sometimes: true if the commands may also work, depending on the release of a program.
+    :ivar sometimes: whether the commands may also work, depending on a program's release.
     :ivar tried: the COMMANDS to try.
-    :ivar apart: true if each command needs a new environment, since the kernel counts a namespace
-        for some time after the exit of its last process.
-    :ivar silent: true if no message can be printed, so that only the exit status is checked.
-    :ivar quiet: true if the output can't be read, so that only the exit status is checked.
-    :ivar within: the timeout of doctor in seconds, or ``None`` for doctor's default.
+    :ivar apart: whether each command needs a new environment, because the kernel counts a namespace
+        for some time after its last process has exited.
+    :ivar silent: whether no message can be printed, so that only the exit status is checked.
+    :ivar quiet: whether the output can't be read, so that only the exit status is checked.
+    :ivar within: doctor's time limit in seconds, or ``None`` for its default.
     :ivar seconds: the timeout of each command.
     """
 
@@ -75,7 +75,7 @@ class Environment:
 
 
 ENVIRONMENTS: dict[str, Environment] = {}
-#: The kinds of environments. Each section of this table appends its kind.
+#: Kinds of environments, to which each section of this table appends one.
 KINDS: list[str] = []
 
 
@@ -88,7 +88,7 @@ def add(
 ) -> None:
     """Add an environment to the table.
 
-    :param both: the cause that `run` and `run --map-auto` must report.
+    :param both: the cause that both `run` and `run --map-auto` must report.
     """
     assert name not in ENVIRONMENTS, name
     ENVIRONMENTS[name] = Environment(
@@ -101,17 +101,17 @@ def add(
 
 
 def add_range(name: str, **more: object) -> None:
-    """Add an environment that affects only maps of more than one id; try only such maps."""
+    """Add an environment that affects only maps of more than one id; only these are tried."""
     add(name, tried=RANGE, **more)  # type: ignore[arg-type]
 
 
 def add_counted(name: str, uid: int, **more: object) -> None:
-    """Add an environment with its own user, whose processes alone count for RLIMIT_NPROC."""
+    """Add an environment with its own user, since RLIMIT_NPROC counts all of a user's processes."""
     add(name, root=[w.another_user(uid)], uid=uid, gid=uid, **more)  # type: ignore[arg-type]
 
 
 def filter_of(name: str, *calls: str, **more: object) -> None:
-    """Add an environment with a seccomp filter that denies `calls` with EPERM."""
+    """Add an environment with a seccomp filter that denies the system calls `calls` with EPERM."""
     add(name, early=[w.denied(*calls)], **more)  # type: ignore[arg-type]
 
 
@@ -168,7 +168,7 @@ add("stack-256k", late=[w.limit("STACK", 256 << 10)])
 add("stack-1m", late=[w.limit("STACK", 1 << 20)])
 add("nofile-64", late=[w.limit("NOFILE", 64, 64)], both="descriptor-limit", range_=None)
 add("nofile-256", late=[w.limit("NOFILE", 256, 256)], both="descriptor-limit", range_=None)
-# runsc, like all Go programs, raises the soft limit to the hard limit.
+# runsc raises its soft limit to the hard limit, as every Go program does.
 add("nofile-64-soft", late=[w.limit("NOFILE", 64)])
 add("as-64g", late=[w.limit("AS", 512 << 30)])
 
@@ -179,7 +179,7 @@ REFUSED = ("seccomp-denies-call", "seccomp-denies-userns")
 for one in ("fchdir", "clone3", "close_range", "keyctl", "bpf", "personality", "sethostname",
             "membarrier", "mknodat", "process_vm_writev"):  # fmt: skip
     filter_of(f"no-{one}", one)
-# newuidmap of Debian's shadow calls openat2(2) since release 1:4.17.4-2+deb13u1.
+# Debian's newuidmap calls openat2(2) since shadow 1:4.17.4-2+deb13u1.
 filter_of("no-openat2", "openat2", auto="seccomp-denies-helper", sometimes=True)
 add("no-clone3-enosys", early=[w.denied("clone3", number=errno.ENOSYS)])
 add("no-setns", early=[w.denied("setns")], both="seccomp-denies-userns")
@@ -245,7 +245,8 @@ add(
     range_="seccomp-denies-call",
 )
 for one in ("setresgid", "setresuid"):
-    # An unprivileged user can load a filter only with no_new_privs, which also disables newuidmap.
+    # An unprivileged user must set no_new_privs before loading a filter, which also disables
+    # newuidmap.
     add(
         f"no-{one}",
         late=[w.denied(one)],
@@ -255,17 +256,16 @@ for one in ("setresgid", "setresuid"):
     )
     add(f"{one}-killed", late=[w.killed(one)], run="seccomp-denies-call", tried=("run", "doctor"))
 if platform.machine() == "x86_64":
-    # Processors other than x86-64 have no poll(2), so libc uses ppoll(2) for every poll(3).
+    # Only x86-64 has poll(2). On other architectures, libc implements poll(3) with ppoll(2).
     add("ppoll-killed", early=[w.killed("ppoll")], both=("seccomp-denies-call", "runsc-killed"))
 add("kill-killed", early=[w.killed("kill")], both="seccomp-denies-call")
 if platform.machine() == "x86_64":
     add("no-dup2", early=[w.denied("dup2")], run="seccomp-denies-call", tried=("run", "doctor"))
     add("poll-killed", early=[w.killed("poll")], run=REFUSED, tried=("run", "doctor"))
-    # musl's fork(3) and Python's subprocess use these system calls. usernsctl uses clone(2)
-    # instead.
+    # System calls of musl's fork(3) and Python's subprocess. usernsctl calls clone(2) instead.
     for one in ("fork", "vfork"):
         add(f"{one}-killed", early=[w.killed(one)])
-# System calls of usernsctl or runsc. A process that is killed by a filter can't report the call.
+# System calls of usernsctl or runsc. A process that a filter kills can't report the call.
 for one in ("chdir", "mkdirat", "symlinkat", "readlinkat", "recvmsg", "sendmsg", "getpid",
             "close_range", "pidfd_send_signal", "rt_sigtimedwait", "seccomp", "bind",
             "epoll_ctl", "flock", "eventfd2", "faccessat", "dup3", "connect", "socket", "waitid",
@@ -273,14 +273,14 @@ for one in ("chdir", "mkdirat", "symlinkat", "readlinkat", "recvmsg", "sendmsg",
             "fgetxattr", "syslog", "clock_nanosleep", "getuid", "geteuid", "getegid"):  # fmt: skip
     add(f"{one}-killed", early=[w.killed(one)], run=REFUSED, tried=("run", "doctor"))
 add("getrusage-killed", early=[w.killed("getrusage")], run=REFUSED, tried=("run", "doctor"))
-# System calls that a sandbox does not need, so doctor must not call them either.
+# System calls that a sandbox does not need, so doctor must work without them.
 for one in ("getxattr", "setpgid"):
     add(f"{one}-killed", early=[w.killed(one)], tried=("run", "doctor"))
-# The search for subordinate ranges calls statfs(2), and Python's subprocess calls pipe2(2).
+# statfs(2) is called in the search for subordinate ranges, and pipe2(2) by Python's subprocess.
 for one, run in (("statfs", None), ("pipe2", "seccomp-denies-call")):
     cause = "seccomp-denies-call"
     add(f"{one}-killed", early=[w.killed(one)], run=run, auto=cause, range_=cause)
-# Without accept4(2), wait4(2) or shutdown(2), runsc waits forever.
+# runsc waits forever without accept4(2), wait4(2) or shutdown(2).
 for one in ("accept4", "wait4", "shutdown"):
     for number in (errno.EPERM, errno.ENOSYS):
         add(
@@ -311,7 +311,7 @@ for one in ("getppid", "munmap"):
         run="seccomp-denies-call",
         tried=("run", "doctor"),
     )
-# Python can't start without these system calls, but usernsctl-exec must report the cause.
+# Python can't start without these calls, but usernsctl-exec must still report the cause.
 for one in ("newfstatat", "openat"):
     add(
         f"no-{one}",
@@ -319,7 +319,7 @@ for one in ("newfstatat", "openat"):
         range_="seccomp-denies-call",
         tried=("exec",),
     )
-# Python fails without these system calls before doctor can report a cause.
+# Without these calls, Python fails before doctor can report a cause.
 for one in ("rt_sigaction", "rt_sigprocmask", "getpid", "geteuid", "getegid",
             "getpriority"):  # fmt: skip
     for number in (errno.EPERM, errno.ENOSYS):
@@ -333,7 +333,7 @@ if platform.machine() == "x86_64":
     for one in ("access", "getrlimit"):
         add(f"no-{one}", early=[w.denied(one)], run="seccomp-denies-call", tried=("run",))
 add("epoll_create1-killed", early=[w.killed("epoll_create1")], run=REFUSED, tried=("run", "doctor"))
-# Python can't start without these system calls, but usernsctl-exec must not blame newuidmap.
+# Python can't start without these calls, but usernsctl-exec must not blame newuidmap.
 for one in ("lseek", "mprotect", "pread64"):
     add(
         f"no-{one}",
@@ -409,7 +409,7 @@ add(
     both=("address-space-limit", STEP),
     range_=None,
 )
-# The limit is too low even for the Python interpreter.
+# This limit is too low even for the Python interpreter.
 add(
     "data-8m",
     late=[w.limit("DATA", 8 << 20)],
@@ -431,8 +431,8 @@ add("chroot", root=["chroot"], both="in-chroot")
 add("chroot-into-mount-point", root=[w.chroot_into_mount_point], both="in-chroot")
 add("dev-empty", root=[w.empty("/dev")], both="dev-null-missing")
 add("dev-null-0600", root=[w.devices("null"), w.mode("/dev/null", 0o600)], both="dev-null-missing")
-# `usernsctl run` works in a control group with a memory limit, because `run` then mounts a file
-# with the limit over /proc/meminfo.
+# In a control group with a memory limit, `usernsctl run` mounts its own file over /proc/meminfo,
+# and so works.
 for name, way in {
     "covered": w.device("/proc/meminfo", "/dev/null"),
     "closed": w.covered_mode("/proc/meminfo", 0),
@@ -686,7 +686,7 @@ for most in range(11):
         range_="max-user-namespaces" if most < 1 else None,
         apart=True,
     )
-# Number of namespaces of each kind that a sandbox needs. A sandbox has no cgroup namespace.
+# Number of namespaces of each type that a sandbox needs; it has no cgroup namespace.
 for kind, needed, cause in (
     ("net", 2, "max-net-namespaces"),
     ("mnt", 3, "max-mnt-namespaces"),
@@ -752,7 +752,7 @@ add(
 add("runsc-exits-128", root=[w.runsc(w.VERSION + "exit 128\n")], both="runsc-refused-call")
 add("runsc-crashes", root=[w.runsc(w.VERSION + "kill -SEGV $$\n")], both="runsc-killed")
 add("runsc-killed", root=[w.runsc(w.VERSION + "kill -KILL $$\n")], both="runsc-killed")
-# In a pair with a seccomp filter, a message that blames the filter is correct.
+# If the environment is paired with a seccomp filter, a message may blame the filter.
 add(
     "runsc-killed-by-filter",
     root=[w.runsc(w.VERSION + "kill -SYS $$\n")],
@@ -761,7 +761,7 @@ add(
 add("runsc-wrapped", root=[w.runsc('#!/bin/sh\nexec /usr/bin/runsc "$@"\n')])
 add("runsc-hangs", root=[w.runsc("#!/bin/sh\nexec sleep 100\n")], both="not-runsc", within=12)
 
-#: Environments in which the commands work after the remedies of doctor have been applied.
+#: Environments in which the commands work once doctor's remedies have been applied.
 HEALED = (
     *(f"ranges-{name}" for name in ("none", "of-another", "count-0", "negative", "past-the-end")),
     *(f"ranges-{name}" for name in ("two-fields", "words", "crlf", "by-gid-name", "upper-case")),

@@ -1,8 +1,8 @@
 """Try the commands in one environment: ``python trial.py NAME [COMMAND...]``.
 
-NAME is the name of an environment in table.py, or of a pair, in the form FIRST+SECOND. The script
-prints the results of the commands as JSON. The script becomes PID 1 of a new PID namespace, with a
-new mount namespace, and so adopts the processes that a command leaves.
+NAME is an environment in table.py, or a pair in the form FIRST+SECOND. The script prints the
+commands' results as JSON. It becomes PID 1 of a new PID namespace, with a new mount namespace, and
+so adopts the processes that a command leaves behind.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pairs import find
 from table import Environment
 
 SECONDS_TO_GO = 5
-# Maximum number of seconds between two searches for orphans.
+# Maximum time in seconds between two searches for orphans.
 SECONDS_TO_LOOK = 0.02
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 USERNSCTL = str(SCRIPTS / "usernsctl")
@@ -51,7 +51,7 @@ def look_up(way: str | ways.Way) -> ways.Way:
 
 
 def keep_capabilities(numbers: list[int]) -> None:
-    """Drop all capabilities but `numbers`; keep these over the next exec (capabilities(7))."""
+    """Drop all capabilities except `numbers`, which are kept across execve(2) (capabilities(7))."""
     bits = sum(1 << number for number in numbers)
     header = struct.pack("Ii", 0x20080522, 0)
     low, high = bits & 0xFFFFFFFF, bits >> 32
@@ -62,7 +62,7 @@ def keep_capabilities(numbers: list[int]) -> None:
 
 
 def become(environment: Environment, words: list[str], output: int, errors: int) -> None:
-    """Apply the environment's misconfigurations to this child, and execute the command `words`."""
+    """Apply the environment's misconfigurations to this child; execute the command `words`."""
     os.setsid()
     nothing, end = os.pipe()
     os.close(end)
@@ -106,7 +106,7 @@ def start(environment: Environment, words: list[str]) -> tuple[int, dict[int, by
 
 
 def collect_others(pid: int) -> None:
-    """Reap exited orphans, as PID 1 must, because zombies count for the limits on processes."""
+    """Reap exited orphans, as PID 1 must: zombies count towards the limits on processes."""
     while True:
         try:
             found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -122,8 +122,7 @@ def wait(pid: int, outputs: dict[int, bytearray], seconds: float) -> int | None:
     deadline = time.monotonic() + seconds
     pidfd = os.pidfd_open(pid)
     left = {pidfd, *outputs}
-    # When the child has exited, the rest of the output is read below from pipes that are still
-    # open.
+    # The pipes stay open after the child's exit; the rest of its output is read below.
     while pidfd in left and time.monotonic() < deadline:
         rest = max(0.0, deadline - time.monotonic())
         ready, _, _ = select.select(left, [], [], min(rest, SECONDS_TO_LOOK))
@@ -148,7 +147,7 @@ def wait(pid: int, outputs: dict[int, bytearray], seconds: float) -> int | None:
 
 
 def remaining() -> list[str]:
-    """Kill the processes that remain after a grace period; return their command lines."""
+    """Wait until no process is left; after a grace period, kill the rest and return their names."""
     deadline = time.monotonic() + SECONDS_TO_GO
     while True:
         try:
@@ -172,7 +171,7 @@ def remaining() -> list[str]:
 
 
 def mounts() -> set[str]:
-    """Return the lines of /proc/self/mountinfo, or an empty set if the file can't be read."""
+    """Return the lines of /proc/self/mountinfo, or an empty set if it can't be read."""
     try:
         return set(Path("/proc/self/mountinfo").read_text().splitlines())
     except OSError:
@@ -207,9 +206,9 @@ def text_of(environment: Environment, words: list[str]) -> str:
 
 
 def heal(environment: Environment) -> dict[str, Any]:
-    """Apply the remedies that doctor prints, and try the command again; return the result."""
-    # If the trial is root of a user namespace that the environment has created, the trial may be
-    # unable to mount. The remedies then need no copy of /etc.
+    """Apply doctor's remedies and try the command again; return the result."""
+    # If the environment created a user namespace in which the trial is root, mounting may fail. The
+    # remedies then need no copy of /etc.
     with contextlib.suppress(PermissionError):
         ways.own_etc()
     purpose = ["--for", "run"] if environment.run else ["--no-runsc", "--for", "range"]
@@ -222,8 +221,7 @@ def heal(environment: Environment) -> dict[str, Any]:
     if typed.startswith(("ulimit", "export")):
         words = ["/bin/sh", "-c", f'{typed}\nexec "$@"', "sh", *words]
     elif "\nif ask " in script:
-        # The script asks before each change. The changes are in the order in which the causes
-        # block.
+        # The script asks before each change. The changes come in the order in which causes block.
         typed = script
         done = subprocess.run(["sh", "-c", script], input="y\n" * 9, capture_output=True, text=True)
     else:

@@ -1,8 +1,7 @@
 """Misconfigurations of an environment, in addition to those in ../kernel/causes/broken.py.
 
-Root applies some misconfigurations to files, mounts and programs, in a mount namespace of the
-trial, and some to the process of the command before the process changes its user to nobody. The
-user nobody applies the others.
+Some are applied by root to files, mounts and programs in the trial's mount namespace, some by root
+to the command's process before it becomes nobody, and the others by nobody.
 """
 
 from __future__ import annotations
@@ -69,12 +68,12 @@ def file(path: str, content: str) -> Way:
 
 
 def mode(path: str, bits: int) -> Way:
-    """Return a misconfiguration that sets the mode of a file that was replaced before."""
+    """Return a misconfiguration that sets the mode of a file that an earlier one has replaced."""
     return partial(os.chmod, path, bits)
 
 
 def covered_mode(path: str, bits: int) -> Way:
-    """Return a misconfiguration that sets the mode of `path`, by mounting a copy over `path`."""
+    """Return a misconfiguration that mounts a copy over `path`, and sets the copy's mode."""
 
     def show() -> None:
         own = SCRATCH / f"copy{path.replace('/', '_')}"
@@ -102,7 +101,7 @@ def device(path: str, source: str) -> Way:
 
 
 def own_etc() -> None:
-    """Mount a copy of /etc over /etc, in which programs can replace files by rename(2)."""
+    """Mount a copy of /etc over /etc, so that programs can replace its files by rename(2)."""
     own = SCRATCH / "own-etc"
     if own.exists():
         return
@@ -120,9 +119,9 @@ def own_etc() -> None:
 
 
 def another_user(uid: int) -> Way:
-    """Return a misconfiguration that adds a new user.
+    """Return a misconfiguration that adds a user.
 
-    RLIMIT_NPROC counts the processes of a user in all trials, so each trial with this limit has a
+    RLIMIT_NPROC counts a user's processes in all trials, so each trial with this limit needs a
     separate user.
     """
 
@@ -135,7 +134,7 @@ def another_user(uid: int) -> Way:
 
 
 def slow_nss() -> None:
-    """Make getent and getsubids hang, and remove the user from /etc/passwd."""
+    """Make getent and getsubids hang; remove the user from /etc/passwd."""
     cover("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\n")
     programs("getent", "getsubids", text="#!/bin/sh\nexec sleep 100\n")()
 
@@ -146,7 +145,7 @@ def slow_nss() -> None:
 def empty(path: str) -> Way:
     def hide() -> None:
         mount("none", path, "tmpfs", 0)
-        # Let all users search the empty directory, which is the root of a tmpfs.
+        # The empty directory is the root of a tmpfs, which all users must be able to search.
         os.chmod(path, 0o755)
 
     return hide
@@ -161,7 +160,7 @@ def remounted(path: str, flags: int) -> Way:
 
 
 def devices(*names: str, flags: int = 0) -> Way:
-    """Return a misconfiguration that mounts a /dev with only these devices, as in containers."""
+    """Return a misconfiguration that mounts a /dev with only these devices, as in a container."""
 
     def make() -> None:
         kept = SCRATCH / "dev"
@@ -188,12 +187,12 @@ def proc(options: str) -> Way:
 
 
 def proc_of_outer_pids() -> None:
-    """Unmount the trial's /proc, below which is the /proc of the outer PID namespace."""
+    """Unmount the trial's /proc, which covers the /proc of the outer PID namespace."""
     check(libc.umount2(b"/proc", MNT_DETACH), "umount")
 
 
 def proc_of_other_pids() -> None:
-    """Mount the /proc of another PID namespace, which does not contain the trial."""
+    """Mount the /proc of a PID namespace that does not contain the trial."""
     maker = os.fork()
     if maker == 0:
         unshare(CLONE_NEWPID)
@@ -206,7 +205,7 @@ def proc_of_other_pids() -> None:
 
 
 def chroot_into_mount_point() -> None:
-    """Change the root to a mount point that is not the root of the mount namespace."""
+    """Change the root to a mount point other than the mount namespace's root."""
     root = SCRATCH / "whole"
     root.mkdir()
     mount("/", str(root), None, MS_BIND | MS_REC)
@@ -214,12 +213,12 @@ def chroot_into_mount_point() -> None:
     os.chdir("/")
 
 
-# The directories on which `usernsctl run` can mount its private tmpfs.
+# Directories on which `usernsctl run` can mount its private tmpfs.
 MOUNT_POINTS = ("mnt", "media", "srv", "tmp", "run", "var/tmp", "home", "boot")
 
 
 def no_mount_point() -> None:
-    """Change the root to a directory without MOUNT_POINTS."""
+    """Change the root to a directory that lacks MOUNT_POINTS."""
     root = SCRATCH / "root"
     root.mkdir()
     mount("none", str(root), "tmpfs", 0)
@@ -318,7 +317,7 @@ def only_newuidmap() -> None:
 def helper_capabilities(root_id: int | None) -> Way:
     """Return a misconfiguration that gives the helpers file capabilities.
 
-    :param root_id: the root uid of the user namespace to which the file capabilities apply, or
+    :param root_id: the root uid of the user namespace in which the file capabilities apply, or
         ``None`` for all user namespaces.
     """
 
@@ -335,7 +334,7 @@ def helper_capabilities(root_id: int | None) -> Way:
 
 
 def helpers_setuid_and_capable() -> None:
-    """Give the helpers both the set-user-ID bit and file capabilities."""
+    """Give the helpers the set-user-ID bit and file capabilities."""
     helper_capabilities(None)()
     for name in HELPERS:
         own = SCRATCH / "bin" / name
@@ -345,7 +344,7 @@ def helpers_setuid_and_capable() -> None:
 
 
 def helper_wrong_capability() -> None:
-    """Give each helper the file capability that only the other helper needs."""
+    """Give each helper the file capability that only the other one needs."""
     helpers(0o755)()
     for name, bit in (("newuidmap", CAP_SETGID), ("newgidmap", CAP_SETUID)):
         value = struct.pack("<IIIII", 0x02000001, 1 << bit, 0, 0, 0)
@@ -373,11 +372,11 @@ def runsc_copy(bits: int = 0o755, size: int | None = None) -> Way:
 
 
 def runsc_damaged() -> None:
-    """Overwrite the first page of runsc's code by invalid instructions."""
+    """Overwrite the first page of runsc's code with invalid instructions."""
     runsc_copy()()
     with open(SCRATCH / "runsc", "r+b") as file:
         file.seek(1 << 12)
-        # The invalid instructions are UD2 on x86-64 (0f 0b), and UDF on AArch64 (zeros).
+        # Invalid instructions: UD2 on x86-64 (0f 0b), and UDF on AArch64 (zeros).
         file.write(b"\x0f\x0b" * (1 << 11) if os.uname().machine == "x86_64" else bytes(1 << 12))
 
 
@@ -425,7 +424,7 @@ int main(void)
 
 
 def runsc_other_go_program() -> None:
-    """Put another Go program with the name runsc into the first directory of PATH."""
+    """Put another Go program under the name runsc into the first directory of PATH."""
     directory = SCRATCH / "first"
     directory.mkdir(exist_ok=True)
     subprocess.run(
@@ -434,7 +433,7 @@ def runsc_other_go_program() -> None:
     use_path(directory)
 
 
-#: First lines of a shell script that prints a release, as runsc does.
+#: First lines of a shell script that prints a release like runsc.
 VERSION = """#!/bin/sh
 case "$*" in
 *--version*) echo 'runsc version release-20240729.0'; echo 'spec: 1.1.0-rc.1'; exit 0 ;;
@@ -458,7 +457,7 @@ def killed(*calls: str) -> Way:
 
 
 def denied_value(call: str, value: int, number: int = errno.EPERM) -> Way:
-    """Return a misconfiguration that denies calls of `call` whose first argument is `value`."""
+    """Return a misconfiguration that denies `call` if its first argument is `value`."""
     return partial(refuse_value, call, value, number)
 
 
@@ -539,7 +538,7 @@ def mdwe() -> None:
 
 
 def ids(*, uids: tuple[int, int, int], gids: tuple[int, int, int]) -> Way:
-    """Return a misconfiguration that sets the real, effective and saved ids, as root."""
+    """As root, return a misconfiguration that sets the real, effective and saved ids."""
 
     def become() -> None:
         os.setgroups([])
@@ -550,12 +549,12 @@ def ids(*, uids: tuple[int, int, int], gids: tuple[int, int, int]) -> Way:
 
 
 def no_root() -> None:
-    """Set SECBIT_NOROOT, so that programs of root gain no capabilities (capabilities(7))."""
+    """Set SECBIT_NOROOT, with which root gains no capabilities at execve(2) (capabilities(7))."""
     prctl(PR_SET_SECUREBITS, 1)
 
 
 def ambient(*capabilities: int) -> Way:
-    """Return a misconfiguration that sets ambient capabilities as systemd does."""
+    """Return a misconfiguration that sets ambient capabilities, as systemd does."""
 
     def keep() -> None:
         os.environ["TRIAL_AMBIENT"] = ",".join(map(str, capabilities))
@@ -578,7 +577,7 @@ def socket_input() -> None:
 
 
 def container(limits: dict[str, int] | None = None) -> Way:
-    """Return a misconfiguration that enters the user namespace of a container, with ids 0 to 65535.
+    """Return a misconfiguration that enters a container's user namespace, with ids 0 to 65535.
 
     :param limits: values that root of the namespace writes to files of /proc/sys/user.
     """

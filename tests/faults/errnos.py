@@ -1,9 +1,9 @@
 """Table of the errors that each system call can return according to its manual page.
 
-Only errors that can occur in calls of usernsctl are listed: EINTR for each call that may sleep,
+Only errors that can occur in usernsctl's calls are listed: EINTR for each call that may sleep,
 ENOMEM and EPERM (from a seccomp filter or a security module) for nearly every call. EBADF is not
-listed, since programs use only descriptors that they have opened. EPIPE is not listed either, since
-it means that the peer has exited, which other tests cover.
+listed, since programs use only descriptors that they have opened, nor is EPIPE, which means that
+the peer has exited; other tests cover this case.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from functools import cache
 from pathlib import Path
 
-#: System calls into which no errors are injected, and the reasons.
+#: System calls into which no errors are injected, with the reasons.
 EXCEPTIONS = {
     "exit": "never returns",
     "exit_group": "never returns",
@@ -133,7 +133,7 @@ NAMED = {
     "readlink": f"{_PATH} EINVAL EIO",
     "readlinkat": f"{_PATH} EINVAL EIO",
     "recvfrom": "EAGAIN ECONNREFUSED EINTR ENOMEM",
-    # Receiving from a Unix socket allocates no memory (unix_dgram_recvmsg in net/unix/af_unix.c).
+    # recvmsg(2) on a Unix socket allocates no memory (unix_dgram_recvmsg in net/unix/af_unix.c).
     "recvmsg": "EAGAIN ECONNREFUSED EINTR",
     "rename": f"{_PATH} EBUSY EDQUOT ENOSPC EPERM EROFS",
     "renameat": f"{_PATH} EBUSY EDQUOT ENOSPC EPERM EROFS",
@@ -173,26 +173,26 @@ NAMED = {
     "unshare": "EINVAL ENOMEM ENOSPC EPERM EUSERS",
     "utimensat": f"{_PATH} EPERM EROFS",
     "vfork": "EAGAIN ENOMEM",
-    # EINTR is missing here, because it can only occur in calls without WNOHANG.
+    # wait4(2) can fail with EINTR only if it is called without WNOHANG.
     "wait4": "ECHILD",
     "waitid": "ECHILD EINTR",
     "write": f"{_FD} EDQUOT EFBIG ENOSPC EPERM",
     "writev": f"{_FD} EAGAIN EDQUOT EFBIG ENOSPC EPERM",
 }
-#: Errors for system calls that are not in the table.
+#: Errors of each system call that the table above does not list.
 ELSE = "EPERM ENOMEM"
-#: System calls whose third argument is a number of bytes, and which may transfer fewer bytes.
+#: System calls that may transfer fewer bytes than their third argument says.
 SHORT = ("read", "write", "pread64", "pwrite64", "recvfrom", "sendto")
 
 
 def errors_of(call: str) -> list[str]:
-    """Return the names of the errors to inject, none for calls in :data:`EXCEPTIONS`."""
+    """Return the names of the errors to inject into `call`: none for :data:`EXCEPTIONS`."""
     return [] if call in EXCEPTIONS else NAMED.get(call, ELSE).split()
 
 
 @cache
 def names() -> dict[int, str]:
-    """Return the names of the system calls on this processor, by number."""
+    """Return the names of x86-64's system calls by number."""
     header = next(Path("/usr/include").glob("x86_64-linux-gnu/asm/unistd_64.h"))
     found = re.findall(r"^#define __NR_(\w+) (\d+)", header.read_text(), re.MULTILINE)
     return {int(number): name for name, number in found}

@@ -1,6 +1,6 @@
-"""Injection of errors into system calls by strace(1).
+"""Injection of errors into system calls with strace(1).
 
-Tests that use this module must declare strace as a requirement.
+Tests that use this module must declare that they require strace.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def run_with(
     if path is not None:
         options += ["-P", path]
     done = capture(["strace", *options, "--", *command], timeout=SECONDS, pass_fds=pass_fds)
-    # Remove the line "strace: Requested path ...", in which strace reports the resolution of
+    # Remove the line "strace: Requested path ...", with which strace reports how it resolved
     # `path`.
     output = [line for line in done.stderr.splitlines() if not line.startswith("strace: Requested")]
     done.stderr = "\n".join(output)

@@ -1,13 +1,13 @@
 /*
- * injector [-u USER] COMMAND...: run a command, and let the command request failures of its calls.
+ * injector [-u USER] COMMAND...: run a command that can let its system calls fail.
  *
- * The injector traces the command, and each program of usernsctl that the command starts, by
- * ptrace(2). The command itself sends orders to the injector. An order is a call of close(2) for
- * the descriptor MARK, which never exists, with further arguments (enum order). All other programs,
- * such as runsc, run untraced.
+ * The injector traces the command with ptrace(2), and each program of usernsctl that the command
+ * starts. Other programs, such as runsc, run untraced. The command sends orders to the injector: an
+ * order (enum order) is a close(2) call with additional arguments for the descriptor MARK, which
+ * does not exist.
  *
- * -u: run the command as USER. Needs root. Only with -u can newuidmap be traced successfully,
- * because the kernel gives a setuid program its privileges only if the tracer is privileged.
+ * -u: run the command as USER. Needs root. newuidmap can be traced only with -u, because the kernel
+ * gives a set-user-ID program its privileges only if the tracer is privileged.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -31,18 +31,18 @@
 #define SITES 100000
 #define TRACEES 1024
 
-/* An order, which is the second argument of close(2) with the descriptor MARK. */
+/* An order: the second argument of a close(2) call for the descriptor MARK. */
 enum order {
-    ARM, /* start to count system calls. Arguments: the number of the system call that fails, plus
-          * 2^32 times the occurrence that fails (from 1; 0 for none); enum fault; the value of
-          * the fault; and the pid of a process whose calls are not counted (0 for none; 1 to
-          * count only calls of native programs) */
+    ARM, /* start to count system calls. Arguments: the number of the failing system call, plus 2^32
+          * times its failing occurrence (from 1; 0 for none); enum fault; the fault's value; and
+          * the pid of a process whose calls are not counted (0 for none; 1 to count only native
+          * programs' calls) */
     DISARM, /* stop counting; returns the number of counted calls */
     BEFORE, /* returns the number of counted calls before the first exec of an untraced program */
     NR,     /* returns the number of the system call at a site; argument: index of the site */
     WHO,    /* returns seven bytes of the name of the program that made the call at a site, without
              * the prefix "usernsctl-"; argument: index of the site */
-    HIT     /* returns which counted call (from 1) had the fault, or 0 if no call had */
+    HIT     /* returns which counted call (from 1) had the fault, or 0 if none had */
 };
 
 /* A fault that is injected into a system call. Some faults have a value. */
@@ -51,7 +51,7 @@ enum fault {
     ERROR,     /* the call has no effect, and fails; value: errno */
     SHORTENED, /* the call reads or writes at most half of the requested bytes */
     SIGNAL,    /* the process receives a signal before the call; value: number of the signal */
-    PAUSE,     /* the process is stopped and continued before the call */
+    PAUSE,     /* the process is stopped, and continued, before the call */
     VICTIM     /* a process is killed before the call; value: pid */
 };
 
@@ -190,7 +190,7 @@ static bool is_counted(uint64_t nr, pid_t pid)
     return !state.excluded || access(path, F_OK) != 0;
 }
 
-/* Halves the third argument, which is the number of bytes of read(2), write(2) and the like. */
+/* Halves the third argument, which is the number of bytes of calls such as read(2) and write(2). */
 static void shorten(struct user_regs_struct *regs)
 {
     if (regs->rdx > 1)
@@ -204,7 +204,7 @@ static void inject(struct tracee *tracee, struct user_regs_struct *regs)
     state.hit = state.count;
     switch (state.fault) {
     case ERROR:
-        /* Let close(2) run, since Linux closes the descriptor even if close(2) fails. */
+        /* Let close(2) run: Linux closes the descriptor even if the call fails. */
         if (regs->orig_rax != SYS_close)
             regs->orig_rax = (unsigned long long)-1;
         tracee->has_result = true;
@@ -252,7 +252,7 @@ static void enter_call(struct tracee *tracee, struct user_regs_struct *regs,
         inject(tracee, regs);
 }
 
-/* Handles the entry or the exit of a system call. Does nothing if the tracee was killed. */
+/* Handles the entry or the exit of a system call. Does nothing if the tracee has been killed. */
 static void at_call(struct tracee *tracee)
 {
     struct __ptrace_syscall_info info;
@@ -285,8 +285,8 @@ static void at_stop(pid_t pid, int status)
         return;
     }
     if (event == PTRACE_EVENT_STOP && sig != SIGTRAP) {
-        ptrace(PTRACE_LISTEN, pid, NULL,
-               NULL); /* A signal has stopped the tracee, which must stay stopped until SIGCONT. */
+        /* A signal has stopped the tracee, which must stay stopped until it receives SIGCONT. */
+        ptrace(PTRACE_LISTEN, pid, NULL, NULL);
         return;
     }
     if (sig == (SIGTRAP | 0x80)) {

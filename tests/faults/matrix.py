@@ -1,7 +1,7 @@
 """Make each system call of each operation fail, one per run, and check for leftovers.
 
 The injector runs this script: ``injector PYTHON matrix.py [OPTION...]``. The script prints one JSON
-object for each operation (:class:`Outcome`).
+object per operation (:class:`Outcome`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ import usernsctl as un
 MARK = -4242
 SECONDS = 60
 GRACE_SECONDS = 10
-# From prctl(2). With this attribute, orphans become children of this process.
+# From prctl(2): PR_SET_CHILD_SUBREAPER makes this process the parent of orphans.
 PR_SET_CHILD_SUBREAPER = 36
 
 # The values of enum order and enum fault in injector.c.
@@ -48,16 +48,16 @@ libc.syscall.restype = ctypes.c_long
 
 
 def order(what: int, *arguments: int) -> int:
-    """Send the order `what` to the injector, and return the answer."""
+    """Send the order `what` to the injector; return its answer."""
     words = (MARK, what, *arguments, *(0 for _ in range(4 - len(arguments))))
     return int(libc.syscall(*(ctypes.c_long(word) for word in (3, *words))))
 
 
 @dataclass(frozen=True)
 class Fault:
-    """An event that is injected at a system call.
+    """An event that is injected into a system call.
 
-    :ivar label: the name of the event in the table.
+    :ivar label: the event's name in the table.
     """
 
     kind: int
@@ -70,7 +70,7 @@ class Fault:
 
 
 SHORT = Fault(SHORTENED, 0, "short")
-#: Signals that are sent to the calling process. SIGTERM and SIGKILL also kill a Python program.
+#: Signals that are sent to the calling process. SIGTERM and SIGKILL kill even a Python program.
 HARMLESS = (
     Fault(SIGNAL, signal.SIGCHLD, "SIGCHLD"),
     Fault(PAUSE, 0, "SIGSTOP, SIGCONT"),
@@ -89,7 +89,7 @@ NO_FAULT = Fault(NOTHING, 0, "")
 
 @dataclass(frozen=True)
 class Site:
-    """A system call of a run: its number, and its position among the calls with the same number."""
+    """A system call of a run: its number, and its position among the calls of that number."""
 
     number: int
     occurrence: int
@@ -107,7 +107,7 @@ NOWHERE = Site(0, 0)
 
 @dataclass
 class Outcome:
-    """The results of all faults of one operation."""
+    """The results of one operation with all its faults."""
 
     path: str
     user: str
@@ -120,7 +120,7 @@ class Outcome:
 
 
 class Hung(BaseException):
-    """Exception that is raised if an operation has not returned within its time limit."""
+    """An operation has not returned within its time limit."""
 
 
 def descriptors() -> set[str]:
@@ -133,7 +133,7 @@ def descriptors() -> set[str]:
 
 
 def children() -> set[str]:
-    """Reap zombies, and return the living children of this process."""
+    """Reap zombies; return this process's living children."""
     found = set()
     for task in os.listdir("/proc/self/task"):
         for pid in Path(f"/proc/self/task/{task}/children").read_text().split():
@@ -147,7 +147,7 @@ def children() -> set[str]:
 
 
 def unused(group: Path) -> bool:
-    """Return whether a control group is empty and not locked, since its sandbox has exited."""
+    """Return whether a control group is empty and not locked, as after its sandbox's exit."""
     try:
         descriptor = os.open(group, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
@@ -163,7 +163,7 @@ def unused(group: Path) -> bool:
 
 @dataclass
 class State:
-    """Descriptors, processes, mounts, files and control groups, none of which may be left."""
+    """Descriptors, processes, mounts, files and control groups, of which a run must leave none."""
 
     descriptors: set[str]
     children: set[str]
@@ -187,7 +187,7 @@ class State:
 
 
 def left_over(before: State, directory: Path) -> dict[str, set[str]]:
-    """Return the items of the state that are new since `before`, and remain after GRACE_SECONDS."""
+    """Return what is new in the state since `before`, and still there after GRACE_SECONDS."""
     deadline = time.monotonic() + GRACE_SECONDS
     while (found := State.now(directory).extra(before)) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -208,18 +208,18 @@ def limited() -> Iterator[None]:
 
 
 class Matrix:
-    """All faults of one operation (`path`)."""
+    """One operation (`path`) with all its faults."""
 
     def __init__(self, path: paths.FaultPath, user: str) -> None:
         self.path = path
-        # Pid of a process whose calls are not counted. Or 1, to count only calls of native
-        # programs. Or 0, to count all calls.
+        # Pid of a process whose calls are not counted; 1 to count only native programs' calls, and
+        # 0 to count all calls.
         self.excluded = 1 if path.native_only else 0
         self.outcome = Outcome(path.name, user)
         self.output = path.directory / "output"
 
     def run_once(self, site: Site, fault: Fault) -> str:
-        """Run the operation with one fault, and return the result."""
+        """Run the operation with one fault; return the result."""
         self.path.prepare()
         with self.output.open("w+") as output, limited():
             end = self._end(output, site, fault)
@@ -309,7 +309,7 @@ class Matrix:
             os._exit(status)
 
     def record(self) -> list[Site]:
-        """Run the operation without a fault, and return the sites of the run."""
+        """Run the operation without a fault; return the sites of its system calls."""
         end = self.run_once(NOWHERE, NO_FAULT)
         self.path.settle()
         if end != "success":
@@ -323,7 +323,7 @@ class Matrix:
         return found
 
     def faults(self, sites: list[Site]) -> Iterator[tuple[Site, Fault]]:
-        """Yield all pairs of a site and a fault that can be injected at the site."""
+        """Yield all pairs of a site and a fault that can be injected there."""
         for site in sites:
             call = site.call
             for name in errnos.errors_of(call):
@@ -336,11 +336,11 @@ class Matrix:
                 yield site, CREATOR
 
     def try_all(self, rounds: int) -> Outcome:
-        """Inject `rounds` random pairs of a site and a fault, or all pairs if `rounds` is 0."""
+        """Try `rounds` random pairs of a site and a fault, or all pairs if `rounds` is 0."""
         self.path.set_up()
         try:
             for _ in range(2):
-                self.record()  # the first run also imports modules and fills caches
+                self.record()  # This run also imports modules and fills caches.
             sites = self.record()
             every = list(self.faults(sites))
             self.outcome.sites, self.outcome.pairs = len(sites), len(every)
@@ -355,7 +355,7 @@ class Matrix:
             self.path.tear_down()
         return self.outcome
 
-    # Description of the last fault, and the error that the operation raised.
+    # Description of the last fault, and the error that the operation has raised.
     last = error = ""
 
     def try_one(self, site: Site, fault: Fault) -> None:
@@ -381,7 +381,7 @@ class Matrix:
         self.path.settle()
         left = left_over(before, self.path.directory)
         if is_deadly and "files" in left:
-            # A killed process may leave files, which the next run of the operation removes.
+            # A killed process may leave files behind, which the next run of the operation removes.
             self.expect_success(f"after {self.last}")
             left = left_over(before, self.path.directory)
         if left and not end.startswith("defect"):

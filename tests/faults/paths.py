@@ -1,4 +1,4 @@
-"""The operations whose system calls matrix.py makes fail, one class for each operation."""
+"""The operations in which matrix.py makes system calls fail, one class each."""
 
 from __future__ import annotations
 
@@ -18,32 +18,31 @@ from usernsctl.gvisor.sandbox import records as sandbox_records
 from usernsctl.namespaces import named
 
 BIN = Path(sys.executable).parent
-#: The payload of each operation. Its output shows that the payload ran.
+#: Payload of each operation; its output shows that it ran.
 PAYLOAD = ["sh", "-c", "echo ran"]
 RAN = "ran\n"
 START_SECONDS = 30
 
 
 class Refused(Exception):
-    """Failure that a native program has reported in the documented form."""
+    """A native program has reported a failure in the documented form."""
 
 
 class Killed(Exception):
-    """Death of a native program, or of its child, by a signal."""
+    """A signal has killed a native program or its child."""
 
 
 class Misbehaved(Exception):
-    """Failure of a program in an undocumented form."""
+    """A program has failed without an error message in the documented form."""
 
 
 class FaultPath:
     """An operation that starts PAYLOAD with `output` as standard output.
 
-    :ivar native_only: true if only system calls of native programs fail; false if calls of this
-        process fail, too.
-    :ivar is_sandbox: true if the operation starts a sandbox, which takes tenths of a second.
-    :ivar starts_program: true if the payload cannot run before the first exec of a program that is
-        not part of usernsctl.
+    :ivar native_only: whether only native programs' system calls fail, and not this process's.
+    :ivar is_sandbox: whether the operation starts a sandbox, which takes tenths of a second.
+    :ivar starts_program: whether the payload can't run before the first execve(2) of a program that
+        is not part of usernsctl.
     """
 
     name = ""
@@ -58,17 +57,17 @@ class FaultPath:
         """Create the objects that all runs of the operation share."""
 
     def prepare(self) -> None:
-        """Prepare one run. No faults are injected here."""
+        """Prepare a run; no faults are injected during this call."""
 
     def run(self, output: IO[str]) -> None:
-        """Start the payload, and wait for the exit of the payload."""
+        """Start the payload; wait until it has exited."""
         raise NotImplementedError
 
     def settle(self) -> None:
-        """Remove the objects that a run has created. No faults are injected here."""
+        """Remove the objects that a run has created; no faults are injected during this call."""
 
     def clean(self) -> None:
-        """Remove the namespaces and detached sandboxes that a killed run may have left."""
+        """Remove namespaces and detached sandboxes that a killed run may have left behind."""
 
     def remove_partial(self) -> None:
         """Remove a partial result, which remains if the process that calls usernsctl is killed."""
@@ -108,7 +107,7 @@ class Native(FaultPath):
 
 
 def check_report(status: int, text: str) -> None:
-    """Check that an error message and exit status have the documented form and value."""
+    """Check that error message and exit status have the documented form and value."""
     first, *rest = text.splitlines() or [""]
     is_form = first.startswith(("usernsctl-exec: ", "usernsctl-watch: ", "usernsctl: ", "warning"))
     if status not in (125, 126, 127) or not is_form:
@@ -118,7 +117,7 @@ def check_report(status: int, text: str) -> None:
 
 
 class LaunchFile(Native):
-    """A launch from a file, which starts a sandbox."""
+    """A launch from a launch file, which starts a sandbox."""
 
     is_sandbox = True
 
@@ -134,7 +133,7 @@ class LaunchFile(Native):
 
 
 class Call(FaultPath):
-    """An operation of the Python interface that is passed as a function."""
+    """An operation of the Python API, given as a function."""
 
     def __init__(self, directory: Path, name: str, function: Callable[[IO[str]], Any]) -> None:
         super().__init__(directory)
@@ -158,7 +157,7 @@ class InNamespace(FaultPath):
 
 
 class NamedCreate(FaultPath):
-    """The creation of a named namespace, and a command in the namespace."""
+    """Creation of a named namespace, and of a command in it."""
 
     name = "ns create, exec"
     is_created = False
@@ -179,7 +178,7 @@ class NamedCreate(FaultPath):
 
 
 class NamedRemove(NamedCreate):
-    """The removal of a named namespace."""
+    """Removal of a named namespace."""
 
     name = "ns remove"
     starts_program = False
@@ -224,7 +223,7 @@ class Start(InHost):
 
 
 class InSandbox(InHost):
-    """An operation in one sandbox, which all runs share while the sandbox is alive."""
+    """An operation in a sandbox, which all runs share as long as it lives."""
 
     starts_program = False
 
@@ -236,7 +235,7 @@ class InSandbox(InHost):
             self.box.run(["true"])
 
     def settle(self) -> None:
-        """Close the sandbox if a fault has killed the sandbox."""
+        """Close the sandbox if a fault has killed it."""
         if self.box is not None and self.box.poll() is not None:
             self.tear_down_box()
 
@@ -272,7 +271,7 @@ class Files(InSandbox):
 
 
 def make_tree(tree: Path) -> None:
-    """Create a tree of files for :func:`read_tree`, unless the tree exists."""
+    """Create a tree of files for :func:`read_tree`, unless it exists."""
     if not tree.exists():
         (tree / "inner").mkdir(parents=True)
         (tree / "inner" / "file").write_text(RAN)
@@ -280,14 +279,14 @@ def make_tree(tree: Path) -> None:
 
 
 def read_tree(tree: Path, output: IO[str]) -> None:
-    """Write the content of the file in a copy of the tree to `output`."""
+    """Write to `output` the content of the file in a copy of the tree."""
     assert (tree / "link").is_symlink()
     output.write((tree / "inner" / "file").read_text())
     output.flush()
 
 
 class Trees(InSandbox):
-    """Copies of a tree into a sandbox and out of the sandbox."""
+    """Copying a tree into a sandbox and out of it."""
 
     name = "trees in and out"
 
@@ -302,7 +301,7 @@ class Trees(InSandbox):
         read_tree(self.directory / "copy", output)
 
     def settle(self) -> None:
-        """Remove the complete copy of the tree on the host."""
+        """Remove the complete copy of the tree from the host."""
         remove_complete_copy(self.directory / "copy")
         super().settle()
 
@@ -311,7 +310,7 @@ class Trees(InSandbox):
 
 
 def remove_complete_copy(copy: Path) -> None:
-    """Remove `copy` if the copy is complete. A partial copy remains, and counts as a defect."""
+    """Remove `copy` if it is complete; otherwise keep it, because a partial copy is a defect."""
     if (copy / "link").is_symlink() and (copy / "inner" / "file").exists():
         shutil.rmtree(copy)
 
@@ -349,7 +348,7 @@ class TemplateRestore(InHost):
 
 
 class Detach(InHost):
-    """The start of a detached sandbox."""
+    """Start of a detached sandbox."""
 
     name = "detach"
     is_started = False
@@ -371,7 +370,7 @@ class Detach(InHost):
 
 
 class Attach(Detach):
-    """A command in a detached sandbox, which all runs share while the sandbox is alive."""
+    """A command in a detached sandbox, which all runs share as long as it lives."""
 
     name = "attach"
     starts_program = False
@@ -393,7 +392,7 @@ class Attach(Detach):
 
 
 class Copy(Attach):
-    """Copies of a tree by usernsctl cp, into a detached sandbox and out of the sandbox."""
+    """Copying a tree into a detached sandbox and out of it with usernsctl cp."""
 
     name = "cp"
 
@@ -423,8 +422,8 @@ class NetworkedHost(HostItself):
     server = (
         "import socket; server = socket.create_server(('127.0.0.1', 8000));"
         "print('ready', flush=True); client = server.accept()[0];"
-        # recv() keeps the sandbox alive until the client has read the answer. The exit of the
-        # sandbox would discard data in transit.
+        # recv() keeps the sandbox alive until the client has read the answer. Data in transit would
+        # be discarded if the sandbox exited.
         "client.sendall(b'ran\\n'); client.recv(1)"
     )
 
@@ -440,7 +439,7 @@ class NetworkedHost(HostItself):
                 with socket.create_connection(box.ports[8000], START_SECONDS) as client:
                     output.write(client.makefile().readline())
             except ConnectionError as error:
-                # The failure of the network has killed the sandbox.
+                # The network has failed, so the sandbox was killed.
                 raise un.CalledProcessError(box.wait(START_SECONDS), command) from error
             output.flush()
             if status := box.wait(START_SECONDS):
@@ -448,7 +447,7 @@ class NetworkedHost(HostItself):
 
 
 class NetworkedNamespace(NamedCreate):
-    """The creation of a named namespace with a private network, and a command in the namespace."""
+    """Creation of a named namespace with a private network, and of a command in it."""
 
     name = "ns create with a private network"
 
@@ -466,7 +465,7 @@ def limited_run(output: IO[str]) -> None:
 
 
 def every_path(directory: Path) -> Iterator[FaultPath]:
-    """Yield all operations that this user can run."""
+    """Yield all operations that this user may run."""
     is_root = os.geteuid() == 0
     yield Native(directory, "exec, one id", "-r")
     yield Native(directory, "exec, forked, with namespaces", "-rmpinu", "-f", "--mount-proc")

@@ -1,4 +1,4 @@
-"""Tests of usernsctl-child with failing system calls, while the calls of Python succeed."""
+"""Tests of usernsctl-child with failing system calls; Python's own calls succeed."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ pytestmark = pytest.mark.userns_requires("strace")
 def fail_in_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Return a function that injects a fault into each usernsctl-child that starts later.
 
-    The argument of the function is a fault in the form of strace's ``-e inject=``.
+    The function's argument is a fault in the form of strace's ``-e inject=``.
     """
 
     def fail(fault: str) -> None:
         name = fault.partition(":")[0]
-        # With -D, strace runs as a grandchild, and usernsctl-child keeps the pid that its caller
-        # knows.
+        # With -D, strace runs as a grandchild, so usernsctl-child has the pid that its caller
+        # expects.
         tracer = ["strace", "-D", "-f", "-qq", "-o", os.devnull]
         traced = [*tracer, "-e", f"trace={name}", "-e", f"inject={fault}", os.fsdecode(child)]
         program = tmp_path / "child"
@@ -40,7 +40,7 @@ def fail_in_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[
 def test_a_command_inherits_no_descriptor_of_the_child(
     fail_in_child: Callable[[str], None],
 ) -> None:
-    """Regression test: the start waited for the command, which inherited the child's socket."""
+    """Regression test: a command that had inherited the child's socket delayed the start."""
     fail_in_child("fcntl:error=EPERM:when=1")
     with pytest.raises(un.NamespaceError) as caught:
         un.run(["true"])

@@ -1,4 +1,4 @@
-"""Regression tests of the defects that tests/faults/matrix.py has found, each with one fault."""
+"""Regression tests of defects that tests/faults/matrix.py has found, each with one fault."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from usernsctl._system.processes import ProcessIdentity
 from usernsctl.gvisor.sandbox import attached, detached
 from usernsctl.namespaces import named
 
-# Objects that are dropped without close() issue a warning. Without these filters, the warning would
-# be an error.
+# Objects that are dropped without close() emit warnings, which pytest would report as errors.
 pytestmark = [
     pytest.mark.usefixtures("runtime"),
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
@@ -32,7 +31,7 @@ pytestmark = [
 
 @pytest.fixture
 def removed() -> Iterator[None]:
-    """Remove the namespace "web" after the test, if the test has left the namespace."""
+    """Remove the namespace "web" after the test if the test has left it behind."""
     yield
     if any(one.name == "web" for one in named.list_named()):
         named.remove_named("web")
@@ -50,7 +49,7 @@ def raising(error: Exception) -> Callable[..., Any]:
 
 
 def interrupt_each(run: Callable[[], object], *names: str) -> None:
-    """Interrupt `run` after each call of the C functions `names` (all, if empty), one per run.
+    """Interrupt `run` after each call of the C functions `names` (by default all), one per run.
 
     Check that no run leaks a descriptor.
     """
@@ -68,7 +67,7 @@ def interrupt_each(run: Callable[[], object], *names: str) -> None:
 def test_a_namespace_that_its_creator_cannot_open_is_removed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Regression test: formerly, the namespace remained, with its holder and its record."""
+    """Regression test: the namespace remained, with its holder and its record."""
     with monkeypatch.context() as patch:
         patch.setattr(un.Namespace, "of_holder", failing(errno.EMFILE))
         with pytest.raises(OSError, match="Too many open files"):
@@ -106,7 +105,7 @@ def test_a_draft_is_removed_without_further_descriptors(monkeypatch: pytest.Monk
 
 
 def test_a_draft_that_can_not_be_opened_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Regression test: formerly, the new directory remained until the next call."""
+    """Regression test: the new directory remained until the next call."""
     store = records.Store("a name", named.NamedNamespace, lambda _: records.open_state("drafts"))
     real_open, tried = records.Directory.open, list[str]()
 
@@ -124,7 +123,7 @@ def test_a_draft_that_can_not_be_opened_is_removed(monkeypatch: pytest.MonkeyPat
 
 
 def test_leaving_a_closed_entry_raises_nothing() -> None:
-    """Regression test: formerly, a ValueError for descriptor -1 replaced the original exception."""
+    """Regression test: a ValueError for descriptor -1 replaced the original exception."""
     store = records.Store("a name", named.NamedNamespace, lambda _: records.open_state("closed"))
     with store.draft("web") as entry:
         entry.remove()
@@ -143,7 +142,7 @@ def test_no_pidfd_is_lost_by_an_interrupt() -> None:
 
 
 def test_no_pipe_of_a_command_is_lost_by_an_interrupt() -> None:
-    """Regression test: formerly, an interrupted Popen leaked pipes without file objects."""
+    """Regression test: an interrupted Popen leaked pipes that had no file objects yet."""
     interrupt_each(lambda: un.run(["true"], capture_output=True), "open")
 
 
@@ -167,7 +166,7 @@ def test_no_descriptor_of_a_namespace_is_lost_by_an_interrupt() -> None:
 @pytest.mark.userns_requires("runsc")
 class TestSandboxes:
     def test_an_interrupted_start_frees_its_id(self, host: un.SandboxHost) -> None:
-        """Regression test: formerly, an interrupt after mkdir(2) left the sandbox's directory."""
+        """Regression test: an interrupt after mkdir(2) left the sandbox's directory behind."""
 
         def start() -> None:
             host.start(["true"], id="web").close()
@@ -183,7 +182,7 @@ class TestSandboxes:
     def test_no_descriptor_of_a_detached_sandbox_is_lost_by_an_interrupt(
         self, host: un.SandboxHost
     ) -> None:
-        """Regression test: formerly, an interrupt leaked pidfds and a namespace's descriptor."""
+        """Regression test: an interrupt leaked pidfds and a namespace's descriptor."""
         host.start(None, id="web", detach=True).release()
         try:
             run = lambda: un.Sandbox.attach("web").release()  # noqa: E731
@@ -192,7 +191,7 @@ class TestSandboxes:
             un.Sandbox.attach("web").close()
 
     def test_no_descriptor_of_a_view_is_lost_by_an_interrupt(self, host: un.SandboxHost) -> None:
-        """Regression test: formerly, an interrupt leaked descriptors below the mount points."""
+        """Regression test: an interrupt leaked descriptors of directories below mount points."""
         prepared = host.prepared
         names = "un_view_follow", "un_view_new", "un_view_add"
         interrupt_each(lambda: prepared.view().close(), *names)
@@ -200,7 +199,7 @@ class TestSandboxes:
     def test_a_failed_open_of_namespaces_does_not_hang(
         self, host: un.SandboxHost, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Regression test: formerly, host.start() waited for the sandbox's exit after the error."""
+        """Regression test: after the error, host.start() waited for the sandbox's exit."""
         gone = un.NamespaceError("process 5 is gone", step="setns", cause="target-gone")
         monkeypatch.setattr(attached, "_EXIT_SECONDS", 0.1)
         monkeypatch.setattr(un.Namespace, "from_pid", raising(gone))

@@ -1,6 +1,6 @@
 """Tests of usernsctl-exec --launch in which each system call fails, one per run.
 
-Either usernsctl-exec prints one error message and does not run the command, or the command runs,
+Either usernsctl-exec prints one error message and does not run the command, or the command runs
 because the failed call was not necessary.
 """
 
@@ -27,18 +27,18 @@ pytestmark = [
 
 ERRORS = ("EMFILE", "ENOMEM", "EPERM")
 
-# System calls into which no faults are injected: they never fail, can fail in ways that the test
-# does not know, or are made by libc before main().
+# System calls into which no faults are injected: they never fail, fail in ways that the test does
+# not know, or are libc's before main().
 LIBC = ("arch_prctl", "brk", "close", "exit_group", "mprotect")
 
 
 @pytest.fixture
 def launch(prelude: Program, tmp_path: Path) -> Path:
-    """Create a launch file that contains each kind of step; return its path."""
+    """Create a launch file that contains every kind of step; return its path."""
     for name in ("root/bin", "root/etc", "data/inner"):
         (tmp_path / name).mkdir(parents=True)
-    # The launch searches for the command "sh" in the root filesystem. A static program needs no
-    # further files.
+    # The launch looks up the command "sh" in the root filesystem. The program is static, so it
+    # needs no other files.
     shutil.copy(prelude.path, tmp_path / "root/bin/sh")
     options = [
         *("--rootfs", str(tmp_path / "root"), "--network", "host"),
@@ -50,7 +50,7 @@ def launch(prelude: Program, tmp_path: Path) -> Path:
 
 
 def calls_of(command: list[str | Path], trace: Path) -> collections.Counter[str]:
-    """Return how often each system call occurs before the exec of another program."""
+    """Count each system call of a command before the last execve(2), except libc's own calls."""
     subprocess.run(["strace", "-f", "-o", trace, "--", *command], check=True, capture_output=True)
     made = re.findall(r"^\d+ +(\w+)\(", trace.read_text().rpartition(" execve(")[0], re.MULTILINE)
     return collections.Counter(name for name in made if name not in LIBC)
@@ -91,7 +91,7 @@ def test_a_launch_may_be_killed_at_each_call(
     for name, when in random.sample(every, tally.rounds(10, 200)):
         done = run_with(f"{name}:signal={signal}:when={when}", command=command)
         tally.tried()
-        # If the signal arrives during execve(2), the kernel delivers the signal to the new program,
-        # which may already have printed.
+        # A signal that arrives during execve(2) is delivered to the new program, which may already
+        # have printed.
         if done.stdout and name != "execve":
             tally.succeeded(f"{name}, the {when}th: {done}")

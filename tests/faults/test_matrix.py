@@ -1,4 +1,4 @@
-"""A short form of `make faults`, in which always the same few system calls fail."""
+"""Short form of `make faults`, which always makes the same few system calls fail."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = [
 
 FAULTS = TESTS / "faults"
 SEED = "0"
-# A user with subordinate id ranges, whom tools/user creates.
+# User with subordinate id ranges, whom tools/user creates.
 USER = "usernsctl-test"
 
 
@@ -36,14 +36,13 @@ def injector(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_matrix(injector: Path, paths: list[str], rounds: int, user: str | None = None) -> None:
-    """Inject random faults into each operation, and check that every result is documented.
+    """Inject random faults into each operation; check that every result is documented.
 
-    One process performs all operations, because start and imports are slow in a traced process.
+    One process runs all operations, because starting and importing is slow in a traced process.
     """
     as_user = ["-u", user] if user else []
     given = [f"--rounds={rounds}", f"--seed={SEED}", *(f"--path={path}" for path in paths)]
-    # Copy the scripts to another directory, because `user` may not be able to access pytest's
-    # directories.
+    # `user` may not be able to access pytest's directories, so copy the scripts elsewhere.
     with tempfile.TemporaryDirectory(dir="/tmp") as name:
         top = Path(name)
         top.chmod(0o755)
@@ -60,8 +59,8 @@ def run_matrix(injector: Path, paths: list[str], rounds: int, user: str | None =
     assert len(outcomes) == len(paths)
     for outcome in outcomes:
         assert outcome["defects"] == [], done.stderr
-        # A fault may not occur, if it is chosen for a system call that the run with the fault does
-        # not reach. So check only that some faults have occurred.
+        # A fault does not occur if the run with the fault does not reach its system call. So check
+        # only that some faults have occurred.
         assert sum(outcome["tried"].values()) > 0, outcome
 
 
@@ -78,7 +77,7 @@ def test_a_sandbox_may_fail_at_each_call(injector: Path) -> None:
 
 @as_root
 def test_the_helpers_may_fail_at_each_call(injector: Path) -> None:
-    """Inject faults into newuidmap and newgidmap as root.
+    """As root, inject faults into newuidmap and newgidmap.
 
     If an unprivileged process traces a program, execve(2) ignores the program's set-user-ID bit.
     """

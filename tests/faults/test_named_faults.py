@@ -1,4 +1,4 @@
-"""Tests of named namespaces whose creator is killed at any point: nothing may remain.
+"""Tests that kill the creator of a named namespace at any point: nothing may remain.
 
 The next call with the same name must succeed.
 """
@@ -18,8 +18,8 @@ from injecting import SECONDS, run_with
 from processes import capture
 
 # Program that kills a creator before its Nth line, for N = 1, 1 + STEP, ..., until a creator
-# finishes. After each kill, the next caller must get a working namespace. The program prints the
-# last N.
+# finishes. After each kill, the next caller must get a working namespace. Finally, the last N is
+# printed.
 SWEEP = """
 import os, signal, sys
 from usernsctl._system import records
@@ -72,7 +72,7 @@ def test_a_creator_may_be_killed_anywhere(step: int, tmp_path: Path) -> None:
         env=dict(os.environ) | {"XDG_RUNTIME_DIR": str(tmp_path)},
     )
     assert (done.returncode, done.stderr) == (0, "")
-    # A smaller number would mean that the trace function had not counted lines.
+    # If this number were smaller, the trace function would not have counted lines.
     assert int(done.stdout) > 50
 
 
@@ -80,11 +80,11 @@ def test_a_creator_may_be_killed_anywhere(step: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("when", range(1, 46, 2))
 @pytest.mark.sampled(8)
 def test_the_prelude_may_be_killed_anywhere(when: int) -> None:
-    """Check that no holder remains if parent and holder are killed at the Nth call of each."""
+    """Kill parent and holder at the Nth system call of each; check that no holder remains."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     command = [SCRIPTS / "usernsctl-exec", f"--hold={theirs.fileno()}", "-rm"]
-    # The holder reads end of file, as if its creator had exited. The holder's messages stay in the
-    # socket's buffer until the test reads them below.
+    # The holder reads end of file, as if its creator had exited. Its messages stay in the socket's
+    # buffer until the test reads them below.
     ours.shutdown(socket.SHUT_WR)
     with ours:
         with theirs:
@@ -97,7 +97,7 @@ def test_the_prelude_may_be_killed_anywhere(when: int) -> None:
 @pytest.mark.userns_requires("strace")
 @pytest.mark.parametrize(("when", "call"), [(1, "PR_SET_NAME"), (2, "PR_SET_DUMPABLE")])
 def test_a_holder_that_can_not_be_opened_does_not_stay(when: int, call: str) -> None:
-    """Check that a holder exits if prctl(2) fails. Only root may trace the undumpable holder."""
+    """Check that a holder exits if prctl(2) fails, since it would not be dumpable."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.settimeout(SECONDS)
     fault = f"inject=prctl:error=EINVAL:when={when}"

@@ -1,4 +1,4 @@
-"""Tests of failing system calls of usernsctl-exec, which must name the step and run nothing."""
+"""Tests of usernsctl-exec with failing system calls: it must name the step and run nothing."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Fault:
 FAULTS = [
     Fault("uname", "EFAULT", "facts", options=(*WIDE,)),
     Fault("capget", "EINVAL", "facts"),
-    # Select the call by number, because strace without privileges can't read the path any more.
+    # An unprivileged strace can no longer read the path, so select the call by its number.
     Fault("openat", "ENOENT", "facts", when="1"),
     Fault("openat", "EACCES", "facts", options=(*WIDE,), path="/proc/self/uid_map"),
     Fault("openat", "ENOENT", "facts", options=(*WIDE,), path="/proc/self/gid_map"),
@@ -51,11 +51,11 @@ FAULTS = [
         Fault("openat", error, "setgroups", path="setgroups")
         for error in ("EACCES", "ENOENT", "EROFS")
     ),
-    # If usernsctl-exec runs as root and the call fails, a dumpable process repeats the call.
+    # If usernsctl-exec runs as root, a dumpable process repeats the failed call.
     Fault("openat", "EACCES", "uid_map", path="uid_map"),
     Fault("openat", "EROFS", "gid_map", path="gid_map"),
     Fault("openat", "EMFILE", "gid_map", path="gid_map"),
-    # The first write is to setgroups, the second to uid_map, and the third to gid_map.
+    # The first write(2) goes to setgroups, the second to uid_map, and the third to gid_map.
     Fault("write", "EPERM", "setgroups", when="1"),
     Fault("write", "EPERM", "uid_map", when="2"),
     Fault("write", "EINVAL", "uid_map", when="2"),
@@ -66,7 +66,7 @@ FAULTS = [
     Fault("mount", "EBUSY", "mount", options=("-rp", "--mount-proc"), when="3"),
     Fault("chroot", "EPERM", "chroot", options=("-r", "--root=/")),
     Fault("chdir", "EACCES", "chdir", options=("-r", "--wd=/")),
-    # usernsctl-exec calls setresgid(2) and setresuid(2) only if the ids differ.
+    # usernsctl-exec calls setresgid(2) and setresuid(2) only if ids differ.
     Fault("setresgid", "EPERM", "setresgid", options=("-r", "--setgid=0")),
     Fault("setresuid", "EAGAIN", "setresuid", options=("-r", "--setuid=0")),
     Fault("capset", "EPERM", "capabilities", options=("-r", "--keep-caps")),
@@ -111,7 +111,7 @@ def check(prelude: Program, fault: Fault) -> None:
 def test_children_are_killed_without_pidfd_send_signal(prelude: Program, error: str) -> None:
     """Check that the child is killed even if pidfd_send_signal(2) fails.
 
-    newuidmap fails under strace, so that usernsctl-exec has to kill its child.
+    newuidmap fails under strace, so usernsctl-exec has to kill its child.
     """
     done = run_with(
         f"pidfd_send_signal:error={error}",
@@ -124,7 +124,7 @@ def test_children_are_killed_without_pidfd_send_signal(prelude: Program, error: 
 @unprivileged
 @pytest.mark.userns_requires("subid")
 def test_a_helper_without_exit_status_is_a_failure(prelude: Program) -> None:
-    """Check that a reaped helper counts as failed if no ioctl(2) reports its status."""
+    """Check that a helper counts as failed if neither waitid(2) nor ioctl(2) reports its status."""
     done = run_with(
         "waitid:error=ECHILD",
         "ioctl:error=ENOTTY",
@@ -197,9 +197,9 @@ int main(void)
 def test_descriptors_are_not_read_from_proc_of_the_new_root(
     prelude: Program, tmp_path: Path
 ) -> None:
-    """Check that without close_range(2), descriptors are read from the original /proc.
+    """Check that without close_range(2), descriptors are listed in the original /proc.
 
-    The program must not read /proc of the new root filesystem, which is not trusted.
+    The /proc of the new root filesystem is not trusted.
     """
     (tmp_path / "proc" / "self" / "fd").mkdir(parents=True)
     (tmp_path / "list.c").write_text(LISTING)
@@ -260,7 +260,7 @@ def test_an_interrupted_poll_of_the_parent_is_repeated(prelude: Program) -> None
 @pytest.mark.userns_requires("subid")
 @pytest.mark.parametrize("error", ["EPERM", "ENOSYS", "EIO"])
 def test_a_helper_on_an_unreadable_mount_is_run(prelude: Program, error: str) -> None:
-    # A traced process gains no privileges by execve(2), so newuidmap starts, and then fails.
+    # A traced process gains no privileges at execve(2), so newuidmap starts but fails.
     command = [prelude.path, "-r", "--map-auto", "--", "/bin/echo", "ran"]
     done = run_with(f"statfs:error={error}", f"statfs64:error={error}", command=command)
     assert (done.returncode, done.stdout) == (125, "")
@@ -269,7 +269,7 @@ def test_a_helper_on_an_unreadable_mount_is_run(prelude: Program, error: str) ->
 
 
 def test_a_parent_that_is_already_dead_is_noticed(prelude: Program) -> None:
-    # Let poll(2) report the pidfd of the parent as readable, as if the parent had exited.
+    # Let poll(2) report the parent's pidfd as readable, as if the parent had exited.
     done = run_with("poll:retval=1", command=[prelude.path, "-rf", "--", "/bin/echo", "ran"])
     assert (done.returncode, done.stdout) == (125, "")
     assert "pdeathsig: the parent has ended: No such process" in done.stderr

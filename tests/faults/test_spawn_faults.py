@@ -1,4 +1,4 @@
-"""Tests of failing system calls of usernsctl.Popen, which must raise and leak nothing."""
+"""Tests of usernsctl.Popen with failing system calls: it must raise and leak nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from injecting import run_with
 
 pytestmark = pytest.mark.userns_requires("strace")
 
-# Program that starts a command once, and prints the result and any leaks.
+# Program that starts a command once, and prints the result and leaks.
 SCRIPT = """
 import os, signal, sys
 import usernsctl as un
@@ -52,7 +52,7 @@ def attempt(*faults: str, arguments: str = "", path: str | None = None) -> list[
 
 
 def test_a_start_waits_for_descriptors_in_flight() -> None:
-    """Check that the start waits until other processes of the user close descriptors (unix(7))."""
+    """Check that a start retries sendmsg(2) while too many descriptors are in flight (unix(7))."""
     assert attempt("sendmsg:error=ETOOMANYREFS:when=1..5")[0].startswith("ran ")
 
 
@@ -71,10 +71,10 @@ def test_descriptors_that_stay_in_flight_are_reported() -> None:
 @pytest.mark.parametrize(
     ("fault", "path", "arguments", "message"),
     [
-        # Restrict the fault by path, since Python itself may make the same call earlier.
+        # Python itself may make the same call earlier, so restrict the fault to a path.
         ("openat:error=EACCES", "setgroups", "", "NamespaceError setgroups EACCES"),
-        # Let the second write(2) fail: strace counts per process, and the child writes first to
-        # setgroups, and then to the maps.
+        # Let the second write(2) fail: strace counts per process, and a child writes to setgroups
+        # before it writes to a map.
         ("write:error=EPERM:when=2", None, "", "NamespaceError uid_map EPERM"),
         ("write:error=EINVAL:when=3", None, "", "NamespaceError gid_map EINVAL"),
         ("openat:error=EACCES:when=1+", "gid_map", "", "NamespaceError gid_map EACCES"),
@@ -84,7 +84,7 @@ def test_descriptors_that_stay_in_flight_are_reported() -> None:
         ("setresuid:error=EAGAIN", None, "", "NamespaceError setresuid EAGAIN"),
         ("chdir:error=EACCES", None, "cwd='/'", "CommandNotExecutableError chdir EACCES"),
         ("setsid:error=EPERM", None, "start_new_session=True", "* session EPERM"),
-        # The first execve(2) of a child starts usernsctl-child, and the second starts the command.
+        # A child's first execve(2) starts usernsctl-child, and the second starts the command.
         ("execve:error=ENOMEM:when=2", None, "", "CommandError exec ENOMEM"),
         ("execve:error=EACCES:when=2", None, "", "CommandNotExecutableError exec EACCES"),
         ("unshare:error=ENOSPC", None, "", "NamespaceError unshare ENOSPC"),
@@ -119,14 +119,14 @@ def test_time_namespaces_do_not_need_clone3(error: str) -> None:
 @pytest.mark.parametrize("arguments", ["", "pid=True", "pid=True, init=True"])
 @pytest.mark.sampled(17)
 def test_faults_during_a_start_leave_nothing(call: str, when: int, arguments: str) -> None:
-    """Check that a fault during the start is reported by an exception, or has no effect."""
+    """Check that a fault during the start raises an exception or has no effect."""
     (told,) = attempt(f"{call}:error=ENOMEM:when={when}", arguments=arguments)
     assert told.split()[0] in ("ran", "NamespaceError", "CommandError", "PlanError")
 
 
 @pytest.mark.parametrize("arguments", ["", "pid=True", "mount=True, pid=True"])
 def test_spawn_runs_nothing_if_the_child_can_not_report(arguments: str) -> None:
-    """Check that the command does not start, because no process would wait for it."""
+    """Check that the command does not start if no process could wait for it."""
     script = (
         "import usernsctl as un\n"
         "try:\n"

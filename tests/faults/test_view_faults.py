@@ -1,4 +1,4 @@
-"""Tests of errors while following a path in a sandbox, which do not mean a missing path."""
+"""Tests of errors other than a missing path while a path in a sandbox is followed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from injecting import run_with
 
 pytestmark = pytest.mark.userns_requires("strace")
 
-# Program that searches for commands and directories that do not exist in a root filesystem.
+# Program that looks up missing commands and directories in a root filesystem.
 SCRIPT = """
 import sys
 from usernsctl._system.paths import open_program

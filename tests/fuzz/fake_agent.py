@@ -1,4 +1,4 @@
-"""Fake agent, a thread of the test that answers with given messages."""
+"""Fake agent: a thread of the test that answers with given messages."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ HEADER = struct.Struct("<IHH8IHHQ")
 STARTED = struct.pack("<HHi", 1, 0, 4711)
 ENDED = struct.pack("<HHiQQQ", 3, 0, 7 << 8, 1, 2, 3)
 
-# Messages that the fake agent sends to a command's socket, in order. None closes the socket.
+# Messages that the fake agent sends to a command's socket, in this order. None closes the socket.
 Answers = list[bytes | None]
 
 
 @dataclass
 class ReceivedMessage:
-    """A received message, and the descriptors that were received with the message."""
+    """A received message, and the descriptors that came with it."""
 
     message: bytes
     fds: list[int]
@@ -50,7 +50,7 @@ def receive(connection: socket.socket) -> ReceivedMessage | None:
 
 
 class FakeAgent:
-    """Fake agent that handles the socket of each command with the function `answer`.
+    """Fake agent that handles each command's socket with the function `answer`.
 
     :ivar place: the argument of SandboxPopen() for commands of this agent.
     """
@@ -113,7 +113,7 @@ def agent(answer: Callable[[socket.socket], object], **options: Any) -> Iterator
 
 
 def send_messages(answers: Answers) -> Callable[[socket.socket], None]:
-    """Return a function for :class:`FakeAgent` that sends `answers` without blocking."""
+    """Return an `answer` for :class:`FakeAgent` that sends `answers` without blocking."""
 
     def answer(own: socket.socket) -> None:
         own.setblocking(False)

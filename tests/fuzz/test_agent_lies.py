@@ -1,4 +1,4 @@
-"""Tests of forged messages of a compromised agent: no deadlock, no leak, no wrong result."""
+"""Tests of a compromised agent's forged messages: no deadlock, no leak, no wrong result."""
 
 from __future__ import annotations
 
@@ -231,8 +231,8 @@ def test_descriptors_sent_by_the_agent_are_closed() -> None:
             try:
                 socket.send_fds(own, [message], many)
             except PermissionError:
-                # Send the message without the descriptors, because Linux 6.16 and later does not
-                # deliver them.
+                # Linux 6.16 and later delivers no descriptors here, so send the message without
+                # them.
                 own.send(message)
 
     with agent(answer) as fake, fake.popen() as process:
@@ -267,7 +267,7 @@ def test_agent_that_reads_no_signals_raises_agentunresponsive() -> None:
         with pytest.raises(AgentUnresponsive):
             send_without_end(process)
         process.kill()
-        # wait() reports SIGKILL, as if the connection had been closed.
+        # wait() reports SIGKILL, as it does after the connection was closed.
         assert process.wait(PATIENCE) == -signal.SIGKILL
 
 
@@ -276,7 +276,7 @@ def test_signals_wait_for_a_slow_agent() -> None:
 
     def answer(own: socket.socket) -> None:
         own.send(STARTED)
-        time.sleep(0.05)  # time for the caller to fill the socket's buffer
+        time.sleep(0.05)  # time in which the caller fills the socket's buffer
         for _ in range(orders):
             own.recv(100)
         own.send(ENDED)

@@ -1,4 +1,4 @@
-"""Tests of forged records about files from a compromised sandbox: only the copy is ever written."""
+"""Tests of forged file records from a compromised sandbox: only the copy is ever written."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ streams = st.builds(
 
 
 class ForgingStarter:
-    """Fake starter of programs. Each program writes the same bytes to its output."""
+    """Fake starter of programs, each of which writes the same bytes to its output."""
 
     def __init__(self, output: bytes) -> None:
         self._output = output
@@ -98,7 +98,7 @@ def place_of(output: bytes) -> file_copies.Place:
 
 @contextlib.contextmanager
 def directory() -> Iterator[Path]:
-    """Yield a directory with a canary; check afterwards that the canary has not changed."""
+    """Yield a directory with a canary; then check that the canary has not changed."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as parent:
         (Path(parent) / "canary").mkdir()
         (Path(parent) / "canary" / "file").write_text("canary")
@@ -123,8 +123,8 @@ def check_copy(copy: Path) -> None:
 @EXAMPLES
 @example(record(DIRECTORY) + link(b"a", b"..") + record(LEAVE) + record(DONE))
 @example(
-    # Records of a symbolic link to a parent directory, and of a second link that leads out of the
-    # copy through the first link.
+    # Records of two symbolic links: the first leads to a parent directory, and the second leads out
+    # of the copy through the first.
     record(DIRECTORY)
     + record(DIRECTORY, b"d")
     + link(b"up", b"..")
@@ -178,7 +178,7 @@ def test_malformed_records_leak_no_descriptor() -> None:
 )
 @EXAMPLES
 def test_symlinks_that_pass_the_check_stay_in_the_tree(found: list[bytes], depth: int) -> None:
-    """Create links at several depths; links that pass the check must not lead out of the tree."""
+    """Create links at several depths; those that pass the check must not lead out of the tree."""
     with directory() as parent:
         here = parent / "copy"
         here.mkdir()

@@ -17,21 +17,21 @@ NUMBERS = st.one_of(
     st.integers(0, 20), st.integers(0, LAST), st.sampled_from([0, 1, LAST - 1, LAST, LAST + 1])
 )
 EXTENTS = st.tuples(NUMBERS, NUMBERS, NUMBERS)
-# Text that is an extent, or nearly an extent.
+# Text that is an extent, or almost one.
 ALMOST_EXTENTS = st.one_of(
     st.text(alphabet="0123456789:+- \t\n\0xa\u0661", max_size=40),
     st.lists(st.one_of(NUMBERS.map(str), st.text(max_size=3)), max_size=5).map(":".join),
     st.text(),
 )
 
-# Without a deadline, because a shared machine may be suspended for longer than any deadline.
+# No deadline: a shared host may be suspended for longer than any deadline.
 without_deadline = settings(deadline=None, max_examples=300)
 
 
 def is_extent(inside: int, outside: int, count: int) -> bool:
     """Return whether three numbers are a valid extent.
 
-    See user_namespaces(7): the count is 1 or more, and no id is above 4294967294.
+    In user_namespaces(7), the count is at least 1, and no id is above 4294967294.
     """
     return count >= 1 and inside + count <= LAST and outside + count <= LAST
 
@@ -71,7 +71,7 @@ def overlap(extents: list[tuple[int, int, int]], side: int) -> bool:
 
 
 def merge_adjacent(extents: Iterable[Iterable[int]]) -> list[tuple[int, ...]]:
-    """Merge adjacent extents, because a plan splits extents where the parent's map is split."""
+    """Merge adjacent extents: a plan splits extents where the parent's map is split."""
     result: list[tuple[int, ...]] = []
     for inside, outside, count in extents:
         if result:
@@ -101,7 +101,8 @@ def test_any_map_is_planned_unchanged_or_refused(
         assert not sound
         assert error.cause == "map-invalid"
     except PlanError as error:
-        # Only root may use the map, so PlanError with a cause is raised even if the map is valid.
+        # Some maps can only be written by root. For these, PlanError with a cause is raised, even
+        # though they are valid.
         assert error.cause
     else:
         assert sound

@@ -1,7 +1,7 @@
 """Tests of the proxy with arbitrary requests: it may open only connections that rules allow.
 
-Forwarded requests are also parsed by Python's http.server, which is independent of the proxy's own
-parser.
+Python's http.server, which is independent of the proxy's own parser, also parses forwarded
+requests.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ HOSTS = st.sampled_from(
         "",
     ]
 )
-# Texts to insert into a request at an arbitrary position.
+# Texts that are inserted into a request at an arbitrary position.
 FRAGMENTS = st.one_of(
     st.sampled_from(
         ["\n", "\r", "\r\n", "\r\n ", "\0", "\t", " ", ":", ";x", "@evil.example", "%2e"]
@@ -82,7 +82,7 @@ BODIES = st.sampled_from(
 
 @st.composite
 def requests(draw: st.DrawFn) -> bytes:
-    """Return a request with a few changes, followed by further data of the client."""
+    """Return a request with a few random changes, followed by other data from the client."""
     host = draw(st.one_of(st.sampled_from(["good.example", "a.wild.example:8080"]), HOSTS))
     target = draw(st.sampled_from([f"http://{host}/a", f"http://{host}?b", host]))
     if draw(st.booleans()):
@@ -99,7 +99,7 @@ def requests(draw: st.DrawFn) -> bytes:
 
 
 class ServerRequest(BaseHTTPRequestHandler):
-    """Request as Python's http.server parses it."""
+    """A request as Python's http.server parses it."""
 
     def __init__(self, sent: bytes) -> None:
         self.rfile = io.BytesIO(sent)
@@ -109,7 +109,7 @@ class ServerRequest(BaseHTTPRequestHandler):
 
 
 def check_forwarded(sent: bytes, asked: list[tuple[str, int]]) -> None:
-    """Check that a server parses `sent` as one request, for the host that the proxy resolved."""
+    """Check that a server parses `sent` as one request for the host that the proxy has resolved."""
     parsed = ServerRequest(sent)
     ((name, port),) = asked
     assert parsed.headers.get_all("Host") == [name if port == 80 else f"{name}:{port}"]
@@ -169,7 +169,7 @@ def test_any_request_connects_only_to_allowed_names(request: bytes) -> None:
 
 
 def client_hello_name(sent: bytes) -> str:
-    """Return the name in a ClientHello, which must be exactly one of the tests' names."""
+    """Return the server name in a ClientHello; check that it is one of the tests' names."""
     assert sent.startswith(b"\x16\x03\x01")
     (name,) = (name for name in ("good.example", "evil.example") if name.encode() in sent[:1000])
     return name

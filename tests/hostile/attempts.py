@@ -1,7 +1,7 @@
 """Start a sandbox COUNT times, each in a new process: ``attempts.py COUNT REQUEST``.
 
-REQUEST is a JSON object with fields of a Request (`binds` as lists) and `env_file`. For each start,
-the script prints one line: the output of the fake runsc, joined by commas, or the error.
+REQUEST is a JSON object with fields of a Request (`binds` as lists) and `env_file`. The script
+prints one line for each start: the output of the fake runsc, joined by commas, or the error.
 """
 
 from __future__ import annotations

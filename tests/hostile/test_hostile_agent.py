@@ -1,4 +1,4 @@
-"""Attacks by root of a sandbox on the agent, and attacks by a fake agent on the host."""
+"""Attacks by root of a sandbox on the agent, and by a fake agent on the host."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ pytestmark = pytest.mark.userns_requires("runsc")
 PATIENCE = 20
 PYTHON = ["/usr/bin/python3", "-c"]
 
-# Program that attacks all processes except for itself and its ancestors, and prints each attack
-# that succeeded.
+# Program that attacks all processes except itself and its ancestors, and prints the attacks that
+# succeeded.
 ATTACK = """
 import ctypes, os, signal, sys
 
@@ -92,7 +92,7 @@ def test_root_without_capabilities_can_not_reach_the_agent(
                 assert box.run(["true"], timeout=PATIENCE).returncode == 0
 
 
-# Script that tries to replace the agent's program, by all methods of root without capabilities.
+# Script that tries all methods that root without capabilities has to replace the agent's program.
 REPLACING = r"""
 cat >/tmp/evil <<'END'
 #!/bin/sh
@@ -118,10 +118,10 @@ exec sleep 1000
 
 
 def test_root_can_not_replace_the_agent(host: un.SandboxHost, tally: Tally, runtime: Path) -> None:
-    """Attack the agent's program. A replacement would have capabilities that commands lack."""
+    """Attack the agent's program: a replacement would have capabilities that commands lack."""
     for detach in (False, True):
         with host.start(["sh", "-c", REPLACING], stdout=un.PIPE, detach=detach) as box:
-            # The agent starts only with the first command of run(), after the attack.
+            # The agent starts at the first call of run(), after the attack.
             assert box.stdout.readline() == b"done\n"
             tally.tried(11)
             try:
@@ -135,7 +135,7 @@ def test_root_can_not_replace_the_agent(host: un.SandboxHost, tally: Tally, runt
 
 @several_ids
 def test_an_agent_killed_by_root_is_replaced(tally: Tally) -> None:
-    """Check that the next command gets a new agent, and that no call blocks."""
+    """Kill the agent; check that the next command gets a new agent, and that no call blocks."""
     with un.SandboxHost(MAP_OF_SEVERAL) as host:
         for number in (signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM):
             for _ in range(Tally.rounds(1, 10)):
@@ -151,20 +151,20 @@ def test_an_agent_killed_by_root_is_replaced(tally: Tally) -> None:
                         tally.succeeded(f"it took {time.monotonic() - begin} seconds")
 
 
-# Program that allows any process to trace it, so that a tracer can delay its exit.
+# Program that allows every process to trace it, so that a tracer can delay its exit.
 WILLING = """
 import ctypes, time
 anybody = ctypes.c_ulong(-1)
 print(ctypes.CDLL(None).prctl(0x59616D61, anybody, 0, 0, 0), flush=True)
 time.sleep(1000)
 """
-# Program that traces a process, and never waits for the process.
+# Program that traces a process and never waits for it.
 TRACER = """
 import ctypes, sys, time
 print(ctypes.CDLL(None).ptrace(0x4206, int(sys.argv[1]), None, None), flush=True)
 time.sleep(1000)
 """
-# Program that counts SIGCONT signals, and prints the count for each line of input.
+# Program that counts the SIGCONT signals it receives, and prints the count for each line of input.
 STOPPED = """
 import signal, sys
 counted = []
@@ -184,7 +184,7 @@ def count_later(other: un.SandboxPopen[str]) -> int:
 def test_kill_tree_leaves_no_process_stopped_for_a_tracer(
     host: un.SandboxHost, tally: Tally
 ) -> None:
-    """Check that no other process stays stopped while a killed process awaits its tracer."""
+    """Check that no process is left stopped while a killed process waits for its tracer."""
 
     def command(code: str, *words: str) -> un.SandboxPopen[str]:
         streams = {"stdin": un.PIPE, "stdout": un.PIPE}
@@ -204,7 +204,7 @@ def test_kill_tree_leaves_no_process_stopped_for_a_tracer(
             killing = pool.submit(victim.kill_tree, 2 * PATIENCE)
             counts = [count_later(other), count_later(other)]
             deadline = time.monotonic() + PATIENCE
-            # kill_tree() may briefly stop all processes until the killed process has exited.
+            # kill_tree() may stop all processes briefly, until the killed process has exited.
             while counts[-2] != counts[-1] and time.monotonic() < deadline:
                 counts.append(count_later(other))
             if counts[-2] != counts[-1]:
@@ -214,7 +214,7 @@ def test_kill_tree_leaves_no_process_stopped_for_a_tracer(
             assert killing.result()
 
 
-# Fake agent. The file `mode` selects the kind of misbehaviour.
+# Fake agent. The file `mode` selects how it misbehaves.
 LIAR = """#!/usr/bin/python3
 import array, os, socket, struct, sys, time
 
@@ -373,7 +373,7 @@ async def from_asyncio(box: un.Sandbox) -> None:
 def test_a_stopped_agent_does_not_block_the_event_loop(
     liar: Path, tally: Tally, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Check that an agent that is stopped by root does not block the event loop."""
+    """Check that an agent that root has stopped does not block the event loop."""
     monkeypatch.setattr(start, "AGENT_INSIDE", "/liar/agent")
     monkeypatch.setattr(commands, "START_SECONDS", 2)
     (liar.parent / "mode").write_text("deaf")
@@ -386,8 +386,8 @@ def test_a_stopped_agent_does_not_block_the_event_loop(
             await asyncio.sleep(0)
 
     async def ask() -> None:
-        # Use a large message: the socket's buffer has space for only a few, so some of the calls
-        # must wait.
+        # The socket's buffer has space for only a few messages of this size, so some calls must
+        # wait.
         await box.create_subprocess_exec("true", env={"A": "x" * 20_000}, stdin=un.DEVNULL)
 
     async def main() -> None:

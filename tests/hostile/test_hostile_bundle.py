@@ -1,4 +1,4 @@
-"""Attacks by a bundle, through its config.json or by swapping files during the start.
+"""Attacks by a bundle, with its config.json or by swapping files during the start.
 
 An attack succeeds if it reads a file outside the bundle (SECRET), or runs a program outside gVisor.
 """
@@ -31,10 +31,10 @@ from usernsctl.maps import Extent, MappedIds
 pytestmark = pytest.mark.userns_requires("runsc")
 
 SECRET = "the caller's secret"
-# Timeout in seconds, under load, for bundles that must be rejected immediately.
+# Timeout in seconds, under load, for bundles that must be rejected at once.
 AT_MOST = 20
 
-# Program that prints the content of each file in its arguments that can be opened.
+# C program that prints the content of each file in its arguments that it can open.
 SHOW = """\
 #include <stdio.h>
 int main(int argc, char **argv)
@@ -65,7 +65,7 @@ def show(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def secret(tmp_path: Path) -> Path:
-    """Create a directory outside the bundle, with a file that contains SECRET."""
+    """Create a directory outside the bundle that contains a file with SECRET."""
     directory = tmp_path / "private"
     directory.mkdir()
     (directory / "secret").write_text(SECRET)
@@ -101,7 +101,7 @@ def bind(source: str, **more: Any) -> dict[str, Any]:
 
 
 def read(directory: Path, **how: Any) -> OpenBundle:
-    """Open a bundle as `usernsctl run --bundle` does before any process starts."""
+    """Open a bundle as `usernsctl run --bundle` does before it starts a process."""
     own = MappedIds(
         uid=(Extent(0, os.geteuid(), 1),),
         gid=(Extent(0, os.getegid(), 1),),
@@ -121,7 +121,7 @@ def is_refused(directory: Path, cause: str, **how: Any) -> bool:
 
 @contextlib.contextmanager
 def repeated_beside(work: Callable[[], None]) -> Iterator[None]:
-    """Run `work` repeatedly in another process until the end of the context."""
+    """Run `work` again and again in another process during the ``with`` block."""
     attacker = get_context("fork").Process(target=repeat, args=(work,))
     attacker.start()
     try:
@@ -133,7 +133,7 @@ def repeated_beside(work: Callable[[], None]) -> Iterator[None]:
 
 
 def repeat(work: Callable[[], None]) -> None:
-    # Block SIGTERM, so that each round of `work` is completed and all files are back in place.
+    # SIGTERM is blocked, so a round of `work` always completes and puts all files back in place.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     parent = os.getppid()
     while os.getppid() == parent and not signal.sigpending():
@@ -170,7 +170,7 @@ def test_hostile_hooks_run_nothing(
         for name in ("HOOKS", "Hooks", "hook\u017f", "hoo\u212as", "HOO\u212a\u017f")
         for moment in MOMENTS
     ]
-    # Run only some of the bundles. For all other bundles, only check that reading the bundle fails.
+    # Run some of the bundles; for the others, only check that they can't be opened.
     for number, (hooks, moment, spelled) in enumerate(folded):
         write(bundle, config(**{hooks: {spelled: [hook]}}))
         tally.tried()
@@ -185,7 +185,7 @@ def test_hostile_hooks_run_nothing(
 
 
 def test_hostile_hooks_twice_over_run_nothing(tally: Any, bundle: Path) -> None:
-    """Check that duplicate keys are rejected, since some parsers use the first, others the last."""
+    """Reject duplicate keys, because some parsers use the first one and others the last."""
     hooks = '{"prestart": [{"path": "/usr/bin/true"}]}'
     start = '"process": {"args": ["/bin/show"]}, "root": {"path": "rootfs"}'
     spellings = ("hooks", "HOOKS", "hoo\\u212as", "hook\\u017f")
@@ -198,7 +198,7 @@ def test_hostile_hooks_twice_over_run_nothing(tally: Any, bundle: Path) -> None:
 
 
 def test_hostile_keys_never_reach_runsc(tally: Any, bundle: Path) -> None:
-    """Check that runsc receives no unknown keys, and no keys that act outside the sandbox."""
+    """Check that runsc receives no unknown keys, and no keys with effects outside the sandbox."""
     acting = {
         "process": ["apparmorProfile", "ioPriority", "scheduler", "execCPUAffinity", "commandLine"],
         "linux": ["cgroupsPath", "intelRdt", "netDevices", "resources", "memoryPolicy"],
@@ -260,7 +260,7 @@ def test_hostile_sources_show_nothing_outside(tally: Any, bundle: Path, secret: 
 
 
 def test_hostile_sources_never_show_the_machine(tally: Any, bundle: Path) -> None:
-    """Check that even a trusted bundle can't mount /proc, /sys or /dev of the host."""
+    """Check that even a trusted bundle can't mount the host's /proc, /sys or /dev."""
     (bundle / "proc").symlink_to("/proc")
     (bundle / "fd").symlink_to("/proc/self/fd")
     (bundle / "root").symlink_to("/proc/self/root")
@@ -371,7 +371,7 @@ def test_hostile_config_files_are_an_error_at_once(tally: Any, bundle: Path, kin
 
 
 def test_hostile_swaps_do_not_lead_a_descriptor_out(tally: Any, bundle: Path, secret: Path) -> None:
-    """Check that no file outside the bundle is opened when a symlink replaces a directory."""
+    """Replace a directory by a symbolic link; check that no file outside the bundle is opened."""
     outside = (secret.stat().st_dev, secret.stat().st_ino)
     (secret / "deep").mkdir()
     deep = (secret / "deep").stat().st_ino
@@ -379,7 +379,7 @@ def test_hostile_swaps_do_not_lead_a_descriptor_out(tally: Any, bundle: Path, se
     rounds, patience = tally.rounds(short=4000, full=400_000), time.monotonic() + 30
     with repeated_beside(swapper(bundle / "data", secret)), oci.Bundle(bundle) as opened:
         for number in itertools.count():
-            # On a busy machine, the swapper may not be scheduled for a long time.
+            # On a busy host, the swapper may not be scheduled for a long time.
             is_seen = {0, errno.EXDEV} <= seen or time.monotonic() > patience
             if number >= rounds and is_seen:
                 break
@@ -401,7 +401,7 @@ def test_hostile_swaps_do_not_lead_a_descriptor_out(tally: Any, bundle: Path, se
 def test_hostile_swaps_do_not_show_what_is_outside(
     tally: Any, usernsctl: Any, bundle: Path, secret: Path, show: Path
 ) -> None:
-    """Check that runs do not print the secret while an attacker swaps directories."""
+    """Swap directories during runs; check that no run prints the secret."""
     (bundle / "rootfs/bin").mkdir()
     shutil.copy(show, bundle / "rootfs/bin")
     wanted = bind("data")
@@ -420,7 +420,7 @@ def test_hostile_swaps_do_not_show_what_is_outside(
 def test_hostile_swaps_of_the_bundle_show_no_other_one(
     tally: Any, bundle: Path, show: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Check that the checked bundle is used, even if another bundle then takes its path."""
+    """Check that the bundle which was checked is used, even if another one then takes its path."""
     (bundle / "rootfs/bin").mkdir()
     shutil.copy(show, bundle / "rootfs/bin")
     write(bundle, bind("data"))

@@ -1,4 +1,4 @@
-"""Attacks by programs that open as many host files through gVisor as possible."""
+"""Attacks by programs that open as many host files through gVisor as they can."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ pytestmark = pytest.mark.userns_requires("runsc")
 
 PATIENCE = 60
 
-# Program that opens files until an error occurs, and keeps the files open until end of file on
-# standard input.
+# Program that opens files until an error occurs, and keeps them open until end of file on its
+# input.
 OPENING = """
 import os, resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
@@ -53,7 +53,7 @@ def descendants(pid: int) -> Iterator[int]:
 
 
 def check_descriptors(pid: int, tally: Tally) -> None:
-    """Check that no descendant of `pid` has, or may have, more descriptors than the limit."""
+    """Check that no descendant of `pid` has, or could have, more descriptors than the limit."""
     counts = {}
     for one in descendants(pid):
         with contextlib.suppress(FileNotFoundError):
@@ -71,13 +71,13 @@ def test_a_sandbox_of_a_host_opens_few_descriptors_of_the_machine(tally: Tally) 
     with un.SandboxHost() as host, host.start(None) as box:
         with box.popen(COMMAND, stdin=un.PIPE, stdout=un.PIPE, text=True) as hoarder:
             output = hoarder.stdout.readline()
-            # A program must be able to open 2,000 files, besides the descriptors of gVisor itself.
+            # A program may open 2,000 files, in addition to gVisor's own descriptors.
             assert int(output.split()[-1]) > 2000, output
             tally.tried()
             check_descriptors(box.init.pid, tally)
             with pytest.raises((OSError, un.UsernsError)):
                 box.run(["ls", "/"], timeout=PATIENCE, check=True)
-        # The program has exited and its files are closed, so the sandbox must work again.
+        # The program has exited, so its files are closed and the sandbox must work again.
         assert box.run(["ls", "/"], stdout=un.DEVNULL, timeout=PATIENCE).returncode == 0
 
 
@@ -95,7 +95,7 @@ def test_a_run_opens_few_descriptors_of_the_machine(tally: Tally) -> None:
 
 @pytest.mark.thorough
 def test_many_mounts_leave_descriptors_for_programs(tmp_path: Path) -> None:
-    """Check that the number of files that gVisor keeps open does not grow with the mounts."""
+    """Check that the number of files that gVisor keeps open does not depend on the mounts."""
     binds = []
     for mount in range(10):
         directory = tmp_path / str(mount)

@@ -1,4 +1,4 @@
-"""Attacks by text from a sandbox that imitates messages of runsc or of usernsctl."""
+"""Attacks by text from a sandbox that imitates messages of runsc or usernsctl."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import usernsctl as un
 pytestmark = pytest.mark.userns_requires("runsc")
 
 PATIENCE = 20
-# Lines that imitate the formats of runsc's logs and of crashes of Go programs.
+# Lines in the format of runsc's logs and of crash reports of Go programs.
 FORGED = (
     "x] FATAL ERROR: forged by the command\n"
     "W1124 15:44:06.773580       1 util.go:64] FATAL ERROR: forged by the command\n"
@@ -26,7 +26,7 @@ FORGED = (
     "runtime: failed to create new OS thread: forged by the command\n"
     "I1124 15:44:06.773580       1 main.go:222] Exiting with status: 0\n"
 )
-# Exit statuses of runsc itself after a failure and after a crash.
+# runsc's own exit statuses after a failure and after a crash.
 STATUSES = (128, 2)
 
 
@@ -34,7 +34,7 @@ STATUSES = (128, 2)
 def test_hostile_arguments_of_a_command_choose_no_cause(
     usernsctl: Any, tally: Any, status: int
 ) -> None:
-    """Check that forged messages in arguments and file names change no status and no output."""
+    """Forge messages in arguments and file names; check that status and output don't change."""
     script = f"'./not there '\"$0\" 2>/dev/null; cat '/no/'\"$0\" 2>/dev/null; exit {status}"
     for _ in range(tally.rounds(1, 50)):
         tally.tried()
@@ -73,14 +73,14 @@ def bundle(tmp_path: Path, **process: Any) -> Path:
 
 
 def test_hostile_text_of_a_bundle_is_quoted(usernsctl: Any, tally: Any, tmp_path: Path) -> None:
-    """Check that text of a bundle in a message of runsc is quoted, and forges no line."""
+    """Check that text of a bundle in runsc's message is quoted, and can't forge a line."""
     ends = ("\x1b]0;owned\x07\x1b[2J", '"', "", "\u202e", "\\")
     for end in ends[: tally.rounds(2, len(ends))]:
         text = f"{FORGED}usernsctl: all is well{end}"
         tally.tried()
         done = usernsctl("run", "--no-verify", "--bundle", bundle(tmp_path, cwd=f"/{text}"))
         assert done.returncode == 125, done.stderr
-        # Standard error also contains text of the bundle. Lines of usernsctl follow this prefix.
+        # Standard error also contains the bundle's text. usernsctl's lines follow this prefix.
         _, ours = done.stderr.split("usernsctl: runsc: ", 1)
         told, *rest = ours.splitlines()
         assert told.startswith('runsc says: "'), done.stderr
@@ -129,7 +129,7 @@ def test_hostile_logs_of_an_earlier_run_choose_no_cause(
 
 
 def test_hostile_neighbours_read_no_debug_logs(usernsctl: Any, tally: Any, tmp_path: Path) -> None:
-    """Check that only the owner can read debug logs, which contain the environment."""
+    """Check that only the owner can read debug logs, because they contain the environment."""
     logs = tmp_path / "logs"
     logs.mkdir(mode=0o755)
     with umask(0):
@@ -148,14 +148,14 @@ def test_hostile_neighbours_read_no_debug_logs(usernsctl: Any, tally: Any, tmp_p
 
 
 def used_bytes(host: un.SandboxHost) -> int:
-    """Return the used bytes of the filesystem that contains the files of the host's sandboxes."""
+    """Return the number of used bytes in the filesystem of the host's sandbox files."""
     used = os.fstatvfs(host.directory)
     return (used.f_blocks - used.f_bfree) * used.f_frsize
 
 
 @pytest.mark.parametrize("detach", [False, True], ids=["held", "detached"])
 def test_hostile_commands_fill_no_logs(tally: Any, detach: bool, runtime: Path) -> None:
-    """Check that a failing execve(2) in a loop, by which logs could grow fast, fills no logs."""
+    """Check that a loop of failing execve(2) calls, which make logs grow fast, fills no logs."""
     seconds = tally.rounds(1, 10)
     script = (
         "import os, time\n"
@@ -168,7 +168,7 @@ def test_hostile_commands_fill_no_logs(tally: Any, detach: bool, runtime: Path) 
     )
     with un.SandboxHost() as host:
         command = ["python3", "-c", script]
-        # If root creates a SandboxHost, its directory contains a copy of /etc.
+        # The directory of a SandboxHost that root has created contains a copy of /etc.
         before = used_bytes(host)
         with host.start(command, detach=detach, stdout=un.PIPE) as box:
             assert box.stdout.readline() == b"done\n"
@@ -182,10 +182,10 @@ def test_hostile_commands_fill_no_logs(tally: Any, detach: bool, runtime: Path) 
 
 
 def test_hostile_text_of_a_command_does_not_end_the_host(tally: Any) -> None:
-    """Check that text of the command, which runsc quotes in its error, does not choose the cause.
+    """Check that the command's text, which runsc quotes in its error, does not choose the cause.
 
     The command is below /proc, which only gVisor knows, so usernsctl lets runsc try to start it.
-    Each component of the path is shorter than NAME_MAX, since usernsctl rejects longer components
+    Each component of the path is shorter than NAME_MAX, because usernsctl rejects longer components
     before it starts runsc.
     """
     path = "/proc/no/" + FORGED.replace("\n", "/\n") + "\x1b[2J"

@@ -1,6 +1,6 @@
-"""Attacks through the working directory or the environment of a program.
+"""Attacks with a program's working directory or environment.
 
-No module or program of the attacker may run, because it would run outside gVisor as the user.
+No module or program of the attacker may run: it would run outside gVisor, as the user.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ with un.SandboxHost() as host:
 """
 TRIAL = "from usernsctl.pytest_plugin.needs import _try_runsc; assert _try_runsc() is None"
 
-# Arguments of the Python interpreter, by name. Each program that they start runs Python, or another
-# program, as a child process.
+# Arguments of the Python interpreter, by name. Each program starts Python, or another program, as a
+# child.
 STARTS = {
     "doctor": [SCRIPTS / "usernsctl", "doctor"],
     "run": [SCRIPTS / "usernsctl", "run", "--", "true"],
@@ -54,7 +54,7 @@ def traps(tmp_path: Path) -> Path:
 
 
 def attack(name: str, traps: Path, directory: Path, environ: dict[str, str]) -> None:
-    """Start the program `name` in a directory with traps; check that the program works."""
+    """Start the program `name` in a directory with traps; check that it works."""
     expected = 0
     if name == "explained":
         runsc = traps.parent / "runsc"
@@ -72,7 +72,7 @@ def attack(name: str, traps: Path, directory: Path, environ: dict[str, str]) -> 
 
 
 def test_the_traps_work(traps: Path) -> None:
-    """Check that Python and a shell run the traps, as the attacks would prove nothing otherwise."""
+    """Check that Python and a shell trigger the traps, or the attacks would prove nothing."""
     subprocess.run([sys.executable, "-c", "import argparse"], cwd=traps, timeout=60)
     subprocess.run(["/bin/sh", "-c", "getent"], env={"PATH": str(traps)}, timeout=60)
     assert {"module argparse", "program getent"} <= set(marks(traps))
@@ -129,7 +129,7 @@ def test_a_relative_path_names_what_runs_outside_gvisor(
 
 
 def test_the_library_works(traps: Path) -> None:
-    """Check that the trap library is loaded, as the attacks would prove nothing otherwise."""
+    """Check that the trap library is loaded; otherwise the attacks would prove nothing."""
     subprocess.run(
         ["/bin/true"], env={"LD_PRELOAD": str(traps / "trap.so")}, timeout=60, check=True
     )
@@ -142,10 +142,10 @@ def test_the_library_works(traps: Path) -> None:
 def test_variables_choose_no_program_that_a_frozen_launch_runs(
     options: list[str], tally: Tally, prelude: Program
 ) -> None:
-    """Check that no variable or directory of a tenant determines the programs outside gVisor.
+    """Check that no variable or directory of a tenant chooses a program outside gVisor.
 
-    The launch runs getent(1) for a uid that /etc/passwd doesn't list, so one tested uid isn't
-    listed.
+    The launch runs getent(1) for a uid that is missing in /etc/passwd, so one of the tested uids
+    is.
     """
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
@@ -174,12 +174,11 @@ def test_variables_choose_no_program_that_a_frozen_launch_runs(
 def test_variables_of_a_container_choose_no_program(
     words: list[str], traps: Path, tally: Tally
 ) -> None:
-    """Check that the images' entrypoint runs no program that an environment variable names."""
+    """Check that the images' entrypoint runs no program that a variable names."""
     program = traps.parent / words[0]
     program.symlink_to(SCRIPTS / "usernsctl-entrypoint")
     settings = dict(entry.format(traps).split("=", 1) for entry in VARIABLES)
-    # Try all variables together, and each variable alone, because a variable can prevent the effect
-    # of another.
+    # Try all variables together, and each alone: a variable can cancel another's effect.
     alone = [{name: value} for name, value in settings.items()][: tally.rounds(4, len(settings))]
     for environ in [settings, *alone] * tally.rounds(1, 3):
         done = capture(
@@ -191,7 +190,7 @@ def test_variables_of_a_container_choose_no_program(
         tally.tried()
         if done.returncode == 0 and GVISOR not in done.stdout:
             tally.succeeded(f"{environ}: {done.stdout!r}")
-        # Inside gVisor, the variables may harm the command itself, and some prevent the command's
+        # In gVisor, the variables may harm the command itself; with some of them, it does not
         # start.
         if not any(name.startswith("LD_") for name in environ):
             assert GVISOR in done.stdout, done.stderr

@@ -1,4 +1,4 @@
-"""Attacks by programs in a sandbox on files that are copied into and out of the sandbox."""
+"""Attacks by programs in a sandbox on files that are copied into the sandbox and out of it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.userns_requires("runsc")
 PATIENCE = 20
 PYTHON = ["/usr/bin/python3", "-c"]
 
-# First lines of each attacker's program. Each program prints "begun" before its first attack.
+# First lines of each attacker's program, which prints "begun" before its first attack.
 PRELUDE = """
 import os, signal, struct, sys, time
 
@@ -46,7 +46,7 @@ def record(kind, mode=0, text=b"", length=0):
     return struct.pack("<IIIIqQ", kind, mode, len(text), 0, 0, length) + text
 """
 
-# Create the directory /tmp/other with a file that no copy of the directory /tmp/t may contain.
+# Create the directory /tmp/other with a file that must not get into a copy of /tmp/t.
 SCENE = "mkdir -p /tmp/t/sub /tmp/other; echo secret >/tmp/other/file; echo usual >/tmp/t/sub/file"
 
 # Attacker that replaces a directory by a symbolic link, and a file by a link, a FIFO, a directory
@@ -80,8 +80,8 @@ with open("t/growing", "wb", buffering=0) as file:
     time.sleep(1000)
 """
 
-# Attacker that moves the directories of a copy away as soon as they are created, and creates links
-# in their place.
+# Attacker that moves each directory of a copy away as soon as it is created, and puts a link in its
+# place.
 REDIRECT = """
 print("begun", flush=True)
 number = 0
@@ -95,7 +95,7 @@ while True:
     quietly(os.symlink, "/tmp/other", "in/sub")
 """
 
-# Attacker that sends a signal to each program that copies files.
+# Attacker that sends a signal to every program that copies files.
 SIGNAL = """
 number = int(sys.argv[1])
 print("begun", flush=True)
@@ -104,7 +104,7 @@ while True:
         quietly(os.kill, pid, number)
 """
 
-# Attacker that writes forged records into the output of each program that copies files.
+# Attacker that writes forged records into the output of every program that copies files.
 IMITATE = """
 lies = [
     record(1, 0o755, b"..") + record(2, 0o6777, b"evil") + record(5, 0, b"x"),
@@ -159,7 +159,7 @@ def box(host: un.SandboxHost) -> Iterator[un.Sandbox]:
 
 @contextlib.contextmanager
 def attacker(box: un.Sandbox, code: str, *args: str) -> Iterator[None]:
-    """Run the program `code` in the sandbox during a block."""
+    """Run the program `code` in the sandbox during the ``with`` block."""
     with box.popen([*PYTHON, PRELUDE + code, *args], stdout=un.PIPE, stderr=un.STDOUT) as process:
         assert process.stdout.readline() == b"begun\n", process.stdout.read()
         yield
@@ -168,7 +168,7 @@ def attacker(box: un.Sandbox, code: str, *args: str) -> Iterator[None]:
 
 
 class Outside:
-    """Directory for a copy, with a file and a directory beside the copy that must not change."""
+    """Directory for a copy. The file and the directory beside the copy must not change."""
 
     def __init__(self, tmp_path: Path) -> None:
         self.place = tmp_path / "place"
@@ -178,7 +178,7 @@ class Outside:
         self.copy = self.place / "copy"
 
     def check(self, tally: Tally) -> None:
-        """Check the copy and the files beside the copy, and remove the copy."""
+        """Check the copy and the files beside it; remove the copy."""
         around = sorted(os.listdir(self.place))
         if around not in (["canary"], ["canary", "copy"]):
             tally.succeeded(f"files beside the copy: {around}")
@@ -222,7 +222,7 @@ def outside(tmp_path: Path) -> Outside:
 
 
 def attempt(tally: Tally, call: Callable[[], object]) -> None:
-    """Make a call, which must end in time, with success or with a complete SandboxFileError."""
+    """Check that a call ends in time, with success or a complete SandboxFileError."""
     begin = time.monotonic()
     tally.tried()
     try:
@@ -272,7 +272,7 @@ def test_links_made_during_a_copy_do_not_leave_the_directory(
         for _ in range(tally.rounds(10, 1000)):
             attempt(tally, lambda: box.put(tmp_path / "in", "/tmp/in", merge=merge, timeout=15))
             box.run(["rm", "-rf", "/tmp/in"])
-    # Only the path /tmp/in itself may follow a link, if the attacker replaces the top of the tree.
+    # Only /tmp/in itself, the top of the tree, may be a link that is followed.
     found = box.check_output(["find", "/tmp/other", "-path", "*put*"], text=True)
     if found:
         tally.succeeded(found)
@@ -295,7 +295,7 @@ def test_signals_to_the_copying_program_give_one_error(
             attempt(tally, lambda: box.read_file("/tmp/t/large", timeout=timeout))
     if (left := settled_descriptors() - before) and len(left) > 1:
         tally.succeeded(f"open descriptors: {left}")
-    # Check that the sandbox still works after the failures.
+    # Check that the sandbox still works after the failed copies.
     assert box.read_file("/tmp/other/file") == b"secret\n"
 
 

@@ -1,4 +1,4 @@
-"""Attacks by code in a persistent interpreter on the process that started the interpreter."""
+"""Attacks by code in a persistent interpreter on the process that started it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ import usernsctl as un
 pytestmark = pytest.mark.userns_requires("runsc")
 
 PYTHON = "/usr/bin/python3"
-# Time limit in seconds of an attack that waits, and the maximum duration of each attack under load.
+# Timeout in seconds for attacks that wait, and the maximum duration of an attack under load.
 SECONDS = 4
 AT_MOST = 40
-# Maximum growth of this process in KiB, and the size of the answers that must not cause more
-# growth.
+# Maximum growth of this process in KiB; larger answers must not make it grow more.
 GROWTH = 64 << 10
 FLOOD = 1 << 28
 
-# Functions of attackers: find() finds the connection to the host, and request() the id of the
-# request in a frame of the loop.
+# Functions for attackers: find() returns the descriptor of the connection to the host, and
+# request() the id of the request, from a frame of the interpreter's loop.
 FIND = """
 import os, json, socket, stat, sys, threading, time
 def find():
@@ -115,7 +114,7 @@ def box() -> Iterator[un.Sandbox]:
 
 
 def attack(box: un.Sandbox, code: str, tally: Tally, timeout: float = AT_MOST / 2) -> un.Execution:
-    """Run the code of an attack; check that this process neither blocks nor grows."""
+    """Run an attack's code; check that this process neither blocks nor grows."""
     tally.tried()
     before = reset_peak_memory()
     with box.interpreter(PYTHON) as python:
@@ -161,14 +160,13 @@ def test_hostile_interpreter_that_continues(box: un.Sandbox, name: str, tally: T
 
 
 def test_hostile_answer_in_advance_is_not_of_later_code(box: un.Sandbox, tally: Tally) -> None:
-    """Check that a second answer, which is left from earlier code, is not used for later code."""
+    """Check that a second answer from earlier code is not taken for the answer of later code."""
     for _ in range(Tally.rounds(2, 100)):
         tally.tried()
         with box.interpreter(PYTHON) as python:
             python.run(FIND)
             first = python.run("send('forged', id=request())")
-            # The value may be forged, because the forged answer comes from the code itself, as any
-            # value does.
+            # The value may be forged, since it comes from the same code as any value.
             assert first.value in ("forged", None)
             if first.reason is None:
                 second = python.run("'honest'")
@@ -178,7 +176,7 @@ def test_hostile_answer_in_advance_is_not_of_later_code(box: un.Sandbox, tally: 
 
 
 def test_hostile_output_of_earlier_code_is_not_kept(box: un.Sandbox, tally: Tally) -> None:
-    """Check that later code receives at most a full pipe of the output of earlier code."""
+    """Check that later code gets at most one full pipe of earlier code's output."""
     tally.tried()
     with box.interpreter(PYTHON) as python:
         python.run(

@@ -1,8 +1,8 @@
-"""Attacks with known vulnerabilities of other tools, each with a reference.
+"""Attacks that use known vulnerabilities of other tools, each with a reference.
 
-Two vulnerabilities have files of their own: CVE-2017-5226 (a payload inserts input into the
-terminal of its caller) has test_hostile_terminal_payload.py, and CVE-2016-9962 (root inside
-inspects a process that enters) has test_hostile_memory.py.
+Two vulnerabilities are tested elsewhere: CVE-2017-5226 (a payload inserts input into its caller's
+terminal) in test_hostile_terminal_payload.py, and CVE-2016-9962 (root inside inspects a process
+that enters) in test_hostile_memory.py.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from tally import Tally
 import usernsctl as un
 from usernsctl.gvisor.runsc.find import find_runsc
 
-# Program that drops all groups of the user. A file may deny access to a group, and allow it to all
-# others.
+# Program that drops all of the user's groups. A file's mode may deny access to a group and allow it
+# to all others.
 DROP_GROUPS = "import os\nos.setgroups([])"
 
 
@@ -36,7 +36,7 @@ def box(host: un.SandboxHost) -> Iterator[un.Sandbox]:
 
 
 def run_python(box: un.Sandbox, code: str) -> str:
-    """Run the host's Python in a sandbox; return the output."""
+    """Run the host's Python in a sandbox; return its output."""
     done = box.run(
         ["/usr/bin/python3", "-c", textwrap.dedent(code)], capture_output=True, text=True
     )
@@ -45,7 +45,7 @@ def run_python(box: un.Sandbox, code: str) -> str:
 
 @unprivileged
 def test_hostile_drop_of_a_group(tally: Tally) -> None:
-    """CVE-2014-8989: setgroups(2) in a user namespace removed a group that denies access."""
+    """CVE-2014-8989: setgroups(2) in a user namespace dropped a group that denies access."""
     tally.tried()
     done = un.run(["/usr/bin/python3", "-c", DROP_GROUPS], capture_output=True, text=True)
     if done.returncode == 0:
@@ -57,7 +57,7 @@ def test_hostile_drop_of_a_group(tally: Tally) -> None:
 @unprivileged
 @pytest.mark.userns_requires("subid")
 def test_hostile_drop_of_a_group_with_a_map_by_the_helper(prelude: Program, tally: Tally) -> None:
-    """CVE-2018-7169: newgidmap allowed setgroups(2) for a map of only the caller's own gid."""
+    """CVE-2018-7169: newgidmap allowed setgroups(2) with a map of the caller's own gid only."""
     tally.tried()
     done = prelude(
         "-r", "--map-users=auto", "--", "/usr/bin/python3", "-c", f"{DROP_GROUPS}\nprint('dropped')"
@@ -78,7 +78,7 @@ def test_hostile_write_to_the_running_programs(box: un.Sandbox, tally: Tally) ->
 
 
 def test_hostile_filesystem_context(box: un.Sandbox, tally: Tally) -> None:
-    """CVE-2022-0185: fsconfig(2) overflowed a buffer of the host's kernel."""
+    """CVE-2022-0185: fsconfig(2) overflowed a buffer in the host's kernel."""
     tally.tried()
     found = run_python(
         box,
@@ -107,14 +107,14 @@ def test_hostile_working_directory(box: un.Sandbox, tmp_path: Path, tally: Tally
 
 
 def test_hostile_inherited_descriptor(box: un.Sandbox, tally: Tally) -> None:
-    """CVE-2024-21626 and CVE-2016-9962: a payload inherited descriptors of the runtime."""
+    """CVE-2024-21626 and CVE-2016-9962: a payload inherited the runtime's descriptors."""
     first, second = os.pipe()
     os.set_inheritable(first, True)
     try:
         for run in (box.run, un.run):
             tally.tried()
             done = run(["ls", "/proc/self/fd"], capture_output=True, text=True)
-            # Descriptor 3 is the directory that ls itself has opened, so only 0 to 2 are inherited.
+            # Descriptor 3 is the directory that ls(1) has opened, so only 0 to 2 are inherited.
             if done.stdout.split() != ["0", "1", "2", "3"]:
                 tally.succeeded(done.stdout)
     finally:
@@ -125,9 +125,9 @@ def test_hostile_inherited_descriptor(box: un.Sandbox, tally: Tally) -> None:
 @unprivileged
 @pytest.mark.userns_requires("subid", "strace")
 def test_the_helpers_get_a_pid(prelude: Program, tmp_path: Path, tally: Tally) -> None:
-    """Check that helpers receive a pid, as Debian's shadow 1:4.17.4-2+deb13u1 rejects ``fd:N``.
+    """Check that helpers receive a pid: Debian's shadow 1:4.17.4-2+deb13u1 rejects ``fd:N``.
 
-    The pid of a child that is not yet reaped can't be reused, so a pid is safe.
+    A pid is safe, because the pid of a child that has not been reaped can't be reused.
     """
     trace = tmp_path / "trace"
     command = ["strace", "-f", "-e", "trace=execve", "-o", trace]

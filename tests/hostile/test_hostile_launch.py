@@ -1,4 +1,4 @@
-"""Attacks on a launch file by another user, by the launched sandbox, and by signals.
+"""Attacks on a launch file by another user, by the launched sandbox, and with signals.
 
 In most tests, a fake runsc prints what a payload would have obtained (stand_in.c).
 """
@@ -34,7 +34,7 @@ def runsc(place: Path, programs: Path) -> Path:
 
 
 def attack(tally: Tally, launch: Path, count: int) -> None:
-    """Start a launch file `count` times, and count the attacker's successes."""
+    """Start a launch file `count` times; count the attacker's successes."""
     shown = 0
     for _ in range(count):
         done = capture(
@@ -82,7 +82,7 @@ def test_the_root_filesystem_becomes_a_link(
 
 @other_users
 def test_the_launch_becomes_another_one(tally: Tally, runsc: Path, stranger: Stranger) -> None:
-    """Replace the launch file by another launch file of the caller, which mounts a secret."""
+    """Swap the launch file for another of the caller's, which mounts a secret."""
     options = ["--runsc", str(runsc), "--no-verify"]
     freeze(stranger.secret / "env", *options, "--bind", f"{stranger.secret}:/opt")
     with stranger.swaps() as x:
@@ -91,7 +91,7 @@ def test_the_launch_becomes_another_one(tally: Tally, runsc: Path, stranger: Str
 
 @pytest.mark.userns_requires("runsc")
 def test_a_launch_that_is_killed_leaves_nothing(tally: Tally, tmp_path: Path) -> None:
-    """Kill launches at random moments, and check that no process or file of a launch is left."""
+    """Kill launches after random delays; check that they leave no process and no file."""
     seconds = f"1{random.randrange(10**6):06}.5"
     (tmp_path / "data").mkdir()
     options = ["--bind", f"{tmp_path}/data:/data:rw"]

@@ -1,6 +1,6 @@
-"""Attacks on a caller's memory, descriptors, environment and root directory from a namespace.
+"""Attacks from a namespace on a caller's memory, descriptors, environment and root directory.
 
-An attacker (memory/attacker.c) inspects all new processes by all methods, while a caller
+An attacker (memory/attacker.c) inspects all new processes by all methods while a caller
 (memory/caller.py) starts commands. The attacker is root in the namespace that the commands enter,
 or has the caller's uid outside, and so all capabilities in the caller's namespaces.
 """
@@ -76,7 +76,7 @@ def attack(kind: str, rounds: int, place: Path, tally: Tally, *before: str) -> N
 
 
 def attack_beside(kind: str, rounds: int, place: Path, tally: Tally) -> None:
-    """Attack a caller with capabilities from a process of the same user without capabilities."""
+    """Attack a caller with capabilities from a process of the same user that has none."""
     if os.geteuid() == 0:
         attack(kind, rounds, place, tally)
         return
@@ -114,8 +114,7 @@ def attack_unguarded(place: Path) -> str | None:
 def test_the_attack_on_memory_works_without_protection(place: Path) -> None:
     wanted = {"process_vm_readv", "mem", "fd", "environ", "root", "ptrace"}
     ways: set[str] = set()
-    # Repeat the attack, because on a busy machine one attacker may not have the time to try all
-    # methods.
+    # Repeat the attack: on a busy host, one attacker may have no time to try all methods.
     for _ in range(5):
         output = attack_unguarded(place) or ""
         ways |= {line.partition(" ")[0] for line in output.splitlines()}
@@ -158,8 +157,8 @@ def test_hostile_same_user_beside_a_holder(place: Path, tally: Tally) -> None:
     attack_beside("named", tally.rounds(20, FULL_ROUNDS), place, tally)
 
 
-# Program that prints the environment and the descriptors of a process, and the memory mappings that
-# contain a secret.
+# Program that prints a process's environment and descriptors, and its memory mappings that contain
+# a secret.
 SEARCH = """
 import os, sys
 pid, secret = sys.argv[1], bytes(~byte & 255 for byte in bytes.fromhex(sys.argv[2]))
@@ -199,7 +198,7 @@ def test_hostile_root_inside_a_named_namespace(
 @as_root
 @pytest.mark.parametrize("kind", ["fresh-newuidmap", "prelude-newuidmap"])
 def test_hostile_same_user_while_newuidmap_writes(kind: str, place: Path, tally: Tally) -> None:
-    """Attack a caller with a capability: without one, the user's other processes may trace it."""
+    """Attack a caller that has a capability. Without one, its user could trace it anyway."""
     try:
         subprocess.run(["getent", "passwd", USER], check=True, stdout=subprocess.DEVNULL)
     except subprocess.CalledProcessError:

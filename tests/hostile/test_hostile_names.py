@@ -1,4 +1,4 @@
-"""Attempts to escape from a sandbox that may connect only to some names, with real sockets."""
+"""Attempts to escape, over real sockets, from a sandbox that may connect only to some names."""
 
 from __future__ import annotations
 
@@ -191,12 +191,12 @@ def test_a_name_in_the_machines_hosts_file_does_not_lead_to_it(proxied: Proxied)
 
 
 def test_a_name_that_changes_its_address_is_checked_for_each_connection(proxied: Proxied) -> None:
-    """Check the address of each connection, since a name may change its address (DNS rebinding)."""
+    """Check each connection's address, since a name may change its address (DNS rebinding)."""
     answers = iter(([PUBLIC], ["169.254.169.254"]))
     asked: list[list[str]] = []
 
     def rebind() -> list[str]:
-        # Return the same answer to the IPv4 and the IPv6 query of one name resolution.
+        # Give the IPv4 and the IPv6 query of one name resolution the same answer.
         asked.append(next(answers) if len(asked) % 2 == 0 else asked[-1])
         return asked[-1]
 
@@ -221,7 +221,7 @@ def test_internal_addresses_beside_public_ones_are_not_tried(proxied: Proxied) -
         assert status(proxied.get("http://good.example/")) == 200
     assert len(public.received) == 1
     assert metadata.received == []
-    # Without a server at the public address, the proxy must not fall back to the internal
+    # There is no server at the public address, but the proxy must not fall back to internal
     # addresses.
     with Server(proxied.world, "169.254.169.254", 80) as metadata:
         assert status(proxied.get("http://good.example/")) == 403
@@ -293,7 +293,7 @@ POST = "POST http://good.example/ HTTP/1.1\r\nHost: good.example\r\n"
 @pytest.mark.parametrize(
     "request_text",
     [
-        # Requests with two lengths of the body.
+        # Requests with two body lengths.
         POST + "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + EVIL,
         POST + "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n" + EVIL,
         POST + "Content-Length: 0\r\nContent-Length: 50\r\n\r\n" + EVIL,
@@ -357,7 +357,7 @@ def test_an_ambiguous_chunk_ends_the_request(proxied: Proxied, body: str) -> Non
 
 @pytest.mark.parametrize("size", ["Content-Length: 3\r\n\r\nabc", "\r\n"])
 def test_a_second_request_on_a_connection_is_not_served(proxied: Proxied, size: str) -> None:
-    """Check that a second request, pipelined or after the answer, is not served."""
+    """Check that a second request on a connection, pipelined or after the answer, is not served."""
     with (
         Server(proxied.world) as good,
         Server(proxied.world, OTHER_PUBLIC) as evil,
@@ -366,7 +366,7 @@ def test_a_second_request_on_a_connection_is_not_served(proxied: Proxied, size: 
         client.sendall((POST + size + EVIL).encode())
         assert status(read_all(client)) == 200
         with contextlib.suppress(OSError):
-            # sendall() may fail, because the proxy has closed the connection.
+            # sendall() may fail if the proxy has already closed the connection.
             client.sendall(EVIL.encode())
     assert evil.received == []
     assert len(good.received) == 1
@@ -374,7 +374,7 @@ def test_a_second_request_on_a_connection_is_not_served(proxied: Proxied, size: 
 
 
 def test_an_upgraded_connection_is_no_tunnel(proxied: Proxied) -> None:
-    """Check that no tunnel opens if a hostile server answers a request with status 101."""
+    """Check that no tunnel opens if a hostile server answers with status 101."""
     answer = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n"
     with Server(proxied.world, answer=answer) as good, proxied.connect() as client:
         client.sendall(
@@ -419,7 +419,7 @@ def test_a_first_message_may_come_in_pieces(proxied: Proxied) -> None:
 
 
 def fragmented(name: str) -> bytes:
-    """Return a ClientHello that is split into two TLS records within the name."""
+    """Return a ClientHello that is split into two TLS records within the server name."""
     message = client_hello(name)[5:]
     cut = message.index(name.encode()) + 3
     return b"".join(
@@ -456,7 +456,7 @@ def with_extension(name: str, kind: int) -> bytes:
     ],
 )
 def test_a_tunnel_carries_tls_to_its_name_only(proxied: Proxied, first: bytes, reason: str) -> None:
-    """Check that a tunnel for one name carries no TLS for another name at the same address."""
+    """Check that a tunnel for one name can't carry TLS for another name at the same address."""
     before = proxied.report()["denied"]
     with (
         Server(proxied.world, port=443, serve=Server.serve_echo) as server,
@@ -465,7 +465,7 @@ def test_a_tunnel_carries_tls_to_its_name_only(proxied: Proxied, first: bytes, r
         client.sendall(first)
         alert = read_all(client)
     assert alert == b"" or alert.startswith(b"\x15\x03\x01\x00\x02\x02")
-    # The list may lack a connection that the server has not yet accepted, so check only that no
+    # A connection that the server has not yet accepted is not in the list, so check only that no
     # bytes were received.
     assert not any(server.received)
     assert proxied.report()["denied"] == before + 1
@@ -490,7 +490,7 @@ def test_a_huge_head_is_refused(proxied: Proxied) -> None:
 
 
 def test_an_answer_without_an_end_does_not_fill_the_memory(proxied: Proxied) -> None:
-    """Check that the proxy stops reading from a server if the client does not read."""
+    """Check that the proxy stops reading from a server whose answer the client does not read."""
     sent = []
     is_blocked = threading.Event()
 
@@ -514,13 +514,13 @@ def test_a_client_that_disconnects_leaves_nothing_in_the_proxy(proxied: Proxied)
             with proxied.tunnel("good.example:443") as client:
                 client.sendall(client_hello("good.example"))
                 client.recv(1)
-        # The end of the block closes the server, after the server has recorded all connections.
+        # At the end of the block, the server records all connections before it closes.
     assert len(server.received) == 20
 
 
 @pytest.fixture
 def own(world: World, names: NameServer, shared: Proxied) -> Iterator[Proxied]:
-    """Yield a proxy for one test, on a different port from the shared proxy."""
+    """Yield a separate proxy for one test, on another port than the shared one."""
     own = Proxied(world, "good.example", names=names, port=3129)
     names.names = {"good.example": [PUBLIC]}
     yield own
@@ -528,7 +528,7 @@ def own(world: World, names: NameServer, shared: Proxied) -> Iterator[Proxied]:
 
 
 def test_slow_clients_are_cut_off(own: Proxied) -> None:
-    """Check that slow clients, which use all connections of the proxy, are disconnected."""
+    """Check that slow clients that use up all connections of the proxy are disconnected."""
     with (
         Server(own.world, port=443, serve=Server.serve_echo) as tls,
         Server(own.world) as good,
@@ -545,7 +545,7 @@ def test_slow_clients_are_cut_off(own: Proxied) -> None:
                     client.sendall(b"G")
             time.sleep(0.2)
         assert own.refused() == ["good.example:443: no ClientHello came in time"]
-        # The proxy has disconnected a slow client, and must serve the next client.
+        # The proxy has disconnected a slow client, and so must serve the next one.
         assert status(own.get("http://good.example/")) == 200
         assert {read_all(client)[:12] for client in slow} <= {b"HTTP/1.1 408", b""}
     assert [bytes(received) for received in tls.received] == [b""]
@@ -588,8 +588,9 @@ def test_the_proxy_ends_with_its_parent(own: Proxied) -> None:
 
 
 def test_an_interrupt_of_the_terminal_leaves_the_proxy(own: Proxied) -> None:
-    """Check that Ctrl-C does not kill the proxy, as the sandbox may handle SIGINT and continue."""
-    # Python handles SIGINT, so the kernel delivers the signal even to PID 1 of a namespace.
+    """Check that Ctrl-C does not kill the proxy: the sandbox may handle SIGINT and continue."""
+    # The proxy has a handler for SIGINT, so the kernel delivers the signal although the proxy is
+    # PID 1 of its PID namespace.
     own.interrupt()
     with Server(own.world):
         assert status(own.get("http://good.example/")) == 200
@@ -646,5 +647,5 @@ def test_only_some_addresses_of_a_name_are_tried() -> None:
 
 
 def client_hello_with(name: bytes) -> bytes:
-    """Return a ClientHello in which the server name consists of the bytes `name`."""
+    """Return a ClientHello whose server name consists of the bytes `name`."""
     return client_hello("a" * len(name)).replace(b"a" * len(name), name)

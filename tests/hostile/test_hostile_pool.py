@@ -1,4 +1,4 @@
-"""Attacks on a pool by an earlier lease of a sandbox, and by killing the owner of the pool."""
+"""Attacks on a pool by a sandbox's earlier lease, and by killing the pool's owner."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ import usernsctl as un
 
 pytestmark = pytest.mark.usefixtures("runtime")
 
-# Maximum number of seconds from the fork to the kill, and from the creation of the pool to the
-# kill.
+# Maximum delays in seconds before the kill: from the fork, and from the creation of the pool.
 HOST_SECONDS = 0.4
 POOL_SECONDS = 1.5
 
 
 def use_pool(told: int) -> None:
-    """Acquire sandboxes, run commands in the sandboxes and release them, in an endless loop."""
+    """Endlessly acquire sandboxes, run commands in them and release them."""
     uses = 1 + os.getpid() % 2
     with un.SandboxHost() as host, host.pool(2, max_uses=uses, idle_timeout=0.3) as pool:
         os.write(told, b"+")
@@ -38,7 +37,7 @@ def use_pool(told: int) -> None:
 
 
 def kill_at_random(moments: random.Random) -> None:
-    """Fork a child that uses a pool, and kill the child at a random moment."""
+    """Fork a child that uses a pool; kill it after a random delay."""
     ours, theirs = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -71,7 +70,7 @@ def test_a_pool_ends_with_its_creator(
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     moments = random.Random(seed)
-    # Use a host once, because some files remain after the first use.
+    # Use a host once before the comparison, because some files remain after the first use.
     un.SandboxHost().close()
     before, kept = set(children()), files_below(runtime)
     for _ in range(tally.rounds(5, 200)):
@@ -85,8 +84,8 @@ def test_a_pool_ends_with_its_creator(
             tally.succeeded(f"temporary files: {stay}")
 
 
-# Program that sets Yama's ptrace_scope in gVisor to 0, which allows tracing all processes of the
-# user. The program prints each process of the sandbox that it can trace.
+# Program that sets Yama's ptrace_scope in gVisor to 0, with which all of the user's processes may
+# be traced, and prints each process of the sandbox that it can trace.
 TAKING = """
 import ctypes, os
 
@@ -111,7 +110,7 @@ set_scope("1")
 def test_process_1_of_a_leased_sandbox_can_not_be_taken_over(
     idmap: tuple[un.IdMap], tally: Tally
 ) -> None:
-    """Check that PID 1, which survives the lease, can't be traced by the sandbox's user."""
+    """Check that the sandbox's user can't trace PID 1, which survives the lease."""
     with un.SandboxHost(*idmap) as host, host.pool(1, limit=1, max_uses=2) as pool:
         with pool.acquire(EXIT_SECONDS) as one:
             output = one.check_output(["/usr/bin/python3", "-c", TAKING], text=True).splitlines()
@@ -124,8 +123,8 @@ def test_process_1_of_a_leased_sandbox_can_not_be_taken_over(
             again.run(["true"], check=True)
 
 
-# Program that creates an object that outlives its creator, and prints the objects that earlier
-# leases have left.
+# Program that creates an object that outlives its creator, and prints the objects left by earlier
+# leases.
 LEAVING = """
 import ctypes, os, socket, struct, sys
 
@@ -207,7 +206,7 @@ if len(sys.argv) > 1:
     assert os.waitpid(pid, 0)[1] == 0
 print(sorted(found()))
 """
-# Objects that belong to namespaces, and are removed with the processes of the namespaces.
+# Objects in namespaces, which are removed with the namespaces' processes.
 OF_NAMESPACES = [
     *("shared memory", "semaphores", "message queue", "POSIX message queue", "interface"),
 ]
@@ -235,8 +234,7 @@ def test_only_files_remain_for_the_next_lease(
         with pool.acquire(EXIT_SECONDS) as box:
             fresh = leave_and_look(box)
         used = set()
-        # Take three leases, because the first lease of a sandbox has a different agent from the
-        # later leases.
+        # Take three leases: the first lease of a sandbox has another agent than later ones.
         for _ in range(3):
             with pool.acquire(EXIT_SECONDS) as box:
                 used.add(box.id)

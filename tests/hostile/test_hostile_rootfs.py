@@ -1,7 +1,7 @@
-"""Attacks that replace a directory by a symbolic link while a sandbox mounts the directory.
+"""Attacks that replace a directory by a symbolic link while a sandbox mounts it.
 
-The attacker swaps paths in a loop (swapper.c). A fake runsc prints what a payload would have
-obtained (stand_in.c), because the fake allows many starts.
+The attacker swaps paths in a loop (swapper.c). A fake runsc, which allows many starts, prints what
+a payload would have obtained (stand_in.c).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SHORT, FULL = 15, 2000
 
 @pytest.fixture
 def victim(place: Path, programs: Path) -> Path:
-    """Create the directory of the caller's runsc, over which the attacker wants to mount."""
+    """Create the directory of the caller's runsc, over which the attacker tries to mount."""
     directory = place / "bin"
     directory.mkdir()
     shutil.copy(programs / "runsc", directory)
@@ -46,10 +46,10 @@ def rootfs(place: Path, programs: Path) -> Path:
 
 
 def attempts(victim: Path, count: int, *, some_start: bool = True, **fields: Any) -> list[str]:
-    """Return the output of each of `count` starts.
+    """Start `count` times; return the output of each start.
 
-    If `some_start`, repeat until a start has succeeded, because an attacker that is not scheduled
-    may leave its link in place all the time.
+    With `some_start`, repeat until a start has succeeded: an attacker that is not scheduled may
+    leave its link in place all the time.
     """
     lines = attempts_once(victim, count, **fields)
     for _ in range(100 if some_start else 0):
@@ -74,7 +74,7 @@ def attempts_once(victim: Path, count: int, **fields: Any) -> list[str]:
 
 
 def judge(tally: Tally, lines: list[str], *, some_start: bool = True) -> None:
-    """Count the attacker's successes. If `some_start`, check that a start has succeeded."""
+    """Count the attacker's successes; with `some_start`, check that a start has succeeded."""
     assert not some_start or any("ours" in line for line in lines), lines[:2]
     for line in lines:
         tally.tried()

@@ -1,4 +1,4 @@
-"""Attacks by a payload on host files that are mounted in its sandbox."""
+"""Attacks by a payload on the host files that its sandbox mounts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from usernsctl.gvisor.launch.request import Bind
 
 pytestmark = [pytest.mark.also_root, pytest.mark.userns_requires("runsc")]
 
-# Script that tries all changes of files and directories that sh can make.
+# Script that tries every change of files and directories that sh can make.
 ATTACK = """
 for file in "$@"; do
     true >"$file"; echo x >"$file"; echo x >>"$file"; rm -f "$file"; mv "$file" "$file".moved
@@ -73,7 +73,7 @@ def test_a_payload_can_not_change_binds_of_a_host(tally: Tally, shown_dir: Path)
 def test_a_payload_can_not_change_its_root_filesystem(
     tally: Tally, usernsctl: Program, tmp_path: Path, shown_dir: Path
 ) -> None:
-    """Check that a payload can't change files of --rootfs, of a bundle, or of --expose-root."""
+    """Check that a payload can't change files of --rootfs, a bundle or --expose-root."""
     before = state_of(shown_dir)
     (tmp_path / "bundle").mkdir()
     config = {
@@ -100,7 +100,7 @@ def bind_of(name: str) -> list[str]:
 
 
 def mounts_of(pid: int) -> dict[str, list[str]]:
-    """Return the options of the mounts of a process, by path below usernsctl's directory."""
+    """Return the options of a process's mounts below usernsctl's directory, by relative path."""
     lines = Path(f"/proc/{pid}/mountinfo").read_text().splitlines()
     fields = [line.split(" ") for line in lines]
     ours = [(one[4].partition("/usernsctl/")[2], one[5].split(",")) for one in fields]
@@ -109,7 +109,7 @@ def mounts_of(pid: int) -> dict[str, list[str]]:
 
 @pytest.fixture
 def sandbox_pid(usernsctl: Program, tmp_path: Path) -> Iterator[int]:
-    """Start a sandbox with one writable and two read-only bind mounts; return its pid."""
+    """Start a sandbox with one writable and two read-only bind mounts; yield its pid."""
     (tmp_path / "dir").mkdir()
     (tmp_path / "file").touch()
     binds = [f"{tmp_path}/dir:/w:rw", f"{tmp_path}/dir:/r", f"{tmp_path}/file:/f"]
@@ -125,7 +125,7 @@ def sandbox_pid(usernsctl: Program, tmp_path: Path) -> Iterator[int]:
 
 
 def test_read_only_mounts_are_read_only_on_the_host(tally: Tally, sandbox_pid: int) -> None:
-    """Check that mounts are read-only outside gVisor, too, for a compromised sentry or gofer."""
+    """Check that mounts are read-only outside gVisor, too: a sentry or gofer may be compromised."""
     mounts = mounts_of(sandbox_pid)
     shown = sorted(int(name[6:]) for name in mounts if name.startswith("shown/"))
     writable, *others = (f"shown/{number}" for number in shown)
@@ -143,7 +143,7 @@ def test_read_only_mounts_are_read_only_on_the_host(tally: Tally, sandbox_pid: i
 
 @as_root
 def test_a_file_of_etc_that_becomes_private_is_hidden(tally: Tally, usernsctl: Program) -> None:
-    """Check that a file replaced by a private one is hidden, as /etc/shadow after chpasswd."""
+    """Replace a public file by a private one, as chpasswd does; check that it is hidden."""
     old, new = (Path(f"/etc/usernsctl-hostile-{os.getpid()}-{name}") for name in ("old", "new"))
     old.write_text("public\n")
     script = f"echo ready; read go; cat {old} {new}; ls -l {old} >/dev/null"
@@ -212,7 +212,7 @@ def test_a_home_that_has_the_programs_in_it_is_refused(usernsctl: Program, tally
 def test_no_mount_point_is_created_on_the_host(
     tally: Tally, usernsctl: Program, tmp_path: Path, order: str
 ) -> None:
-    """Check that run fails if gVisor would have to create the mount point on the host.
+    """Check that a run fails if gVisor would have to create a mount point on the host.
 
     gVisor would create the mount point in the writable directory, with mode 0777.
     """

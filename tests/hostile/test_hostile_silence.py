@@ -1,4 +1,4 @@
-"""Attacks by a sentry (gVisor's kernel) that does not answer, because the test has stopped it."""
+"""Attacks by a sentry (gVisor's kernel) that does not answer because the test has stopped it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.userns_requires("runsc")
 
 FOREVER = ["sleep", "1000"]
 LIMIT = 0.5
-# Maximum duration in seconds, under load, of calls that must give up after LIMIT seconds.
+# Maximum duration in seconds, under load, of calls that time out after LIMIT seconds.
 AT_MOST = 20
 
 
@@ -73,8 +73,7 @@ def test_hostile_silence_ends_at_the_deadline(
                     tally.succeeded(f"{call} waited")
             assert wait_until_gone(f"state {box.id}", AT_MOST) == []
             assert wait_until_gone(f"kill {box.id}", AT_MOST) == []
-        # Raise the timeout, because gVisor works again here, but may need more than LIMIT seconds
-        # to answer.
+        # gVisor runs again, but may need more than LIMIT seconds to answer.
         monkeypatch.setattr(container, "_ANSWER_SECONDS", AT_MOST)
         assert box.state()["status"] == "running"
         with silent(box.id):
@@ -100,7 +99,7 @@ def test_hostile_silence_does_not_block_an_interpreter(
 
 
 def test_hostile_silence_does_not_block_a_pool(host: un.SandboxHost, tally: Tally) -> None:
-    """Check that a pool replaces sandboxes that do not answer while they are cleaned."""
+    """Check that a pool replaces sandboxes that do not answer during cleanup."""
     with host.pool(1, max_uses=2) as pool, contextlib.ExitStack() as held:
         seen = set()
         for _ in range(tally.rounds(4, 40)):

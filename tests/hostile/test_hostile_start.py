@@ -1,4 +1,4 @@
-"""Attacks by root of an existing namespace, which stops new commands during the start."""
+"""Attacks by root of an existing namespace, which stops new commands while they start."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tally import Tally
 import usernsctl as un
 from usernsctl.namespaces import named
 
-# Timeouts in seconds, for a start and for all other operations.
+# Timeouts in seconds: START for a start, and PATIENCE for everything else.
 START = 0.3
 PATIENCE = 20
 
@@ -35,7 +35,7 @@ while True:
 
 @pytest.fixture
 def hostile(runtime: Path) -> Iterator[un.Namespace]:
-    """Create a PID namespace in which one process stops all other processes in a loop."""
+    """Create a PID namespace in which one process stops all others in a loop."""
     with un.Namespace.open_or_create("hostile", pid=True) as namespace:
         try:
             stopper = namespace.popen([sys.executable, "-c", STOPPER], stdout=un.PIPE)
@@ -47,8 +47,8 @@ def hostile(runtime: Path) -> Iterator[un.Namespace]:
             named.remove_named("hostile")
 
 
-# Program that stops the children of a process if the children are in the program's own user
-# namespace. The program may not signal other children.
+# Program that stops the children of a process once they are in the program's own user namespace.
+# Before that, it may not signal them.
 STOPPER_OF_CHILDREN = """
 import contextlib, os, signal, sys
 children = f"/proc/{sys.argv[1]}/task/{sys.argv[1]}/children"
@@ -69,7 +69,7 @@ def children() -> set[str]:
 @pytest.mark.parametrize("more", [{"pid": True}, {"pid": True, "init": True}, {"time": True}])
 @pytest.mark.sampled(2)
 def test_hostile_stop_of_two_children(more: dict[str, bool], tally: Tally) -> None:
-    """Check that no child is left if the first child is stopped before it reports the second."""
+    """Check that no child remains if the first child is stopped before it reports the second."""
     given_up, rounds = 0, tally.rounds(short=20, full=300)
     with un.Namespace.create(MAP_WITHOUT_US) as namespace:
         words = [sys.executable, "-c", STOPPER_OF_CHILDREN, str(os.getpid())]
@@ -94,12 +94,12 @@ def test_hostile_stop_of_two_children(more: dict[str, bool], tally: Tally) -> No
 
 def test_hostile_stop_of_joining_commands(hostile: un.Namespace, tally: Tally) -> None:
     given_up, rounds = 0, tally.rounds(short=10, full=300)
-    # At least one command must have been stopped before its exec, because the attack proves nothing
-    # otherwise.
+    # Continue until a command was stopped before its execve(2); otherwise the attack proves
+    # nothing.
     while tally.tries < rounds or not given_up:
         tally.tried()
         began = time.monotonic()
-        # If the command is stopped after its exec, run() times out.
+        # run() times out if the command is stopped after its execve(2).
         try:
             hostile.run(["true"], start_timeout=START, timeout=2 * START)
         except un.TimeoutExpired:

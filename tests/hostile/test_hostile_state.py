@@ -41,7 +41,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @contextlib.contextmanager
 def victim(command: list[str] | None = None) -> Iterator[int]:
-    """Start a process that must not be killed; yield its pid once the process is ready."""
+    """Start a process that must not be killed; yield its pid when it is ready."""
     script = "echo ready; exec sleep 1000"
     words = ["sh", "-c", script] if command is None else command
     with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
@@ -67,14 +67,14 @@ def in_a_namespace_of_another_purpose() -> list[str]:
 
 
 def in_execve() -> list[str]:
-    """Return a command that executes itself endlessly, so its command line is often empty."""
+    """Return a command that executes itself endlessly, so that its command line is often empty."""
     again = 'exec sh -c "$0" "$0"'
     words = ["sh", "-c", 'echo ready; exec sh -c "$0" "$0"', again]
     return [str(SCRIPTS / "usernsctl-exec"), "-r", "--", *words]
 
 
 def with_the_words_of_a_sandbox() -> list[str]:
-    """Return a command with the arguments of a sandbox's process, but without a new namespace."""
+    """Return a command that has a sandbox process's arguments, but creates no namespace."""
     script = "import time; print('ready', flush=True); time.sleep(1000)"
     return [sys.executable, "-c", script, "--bundle=/mnt/usernsctl/boxes/box"]
 
@@ -95,7 +95,7 @@ def forge_box(state: Path, *pids: int, **more: Any) -> Path:
         "args": ["true"],
         "created": 1.0,
         "processes": [asdict(ProcessIdentity.of(pid)) for pid in pids],
-        # Forge these fields, because earlier versions of usernsctl trusted them.
+        # Forge fields that earlier versions of usernsctl trusted.
         "runsc": "/bin/false",
         "env": [],
     }
@@ -106,7 +106,7 @@ def forge_box(state: Path, *pids: int, **more: Any) -> Path:
 
 
 def use_box() -> None:
-    """Make all calls that read records, and that might kill the processes named in the records."""
+    """Make all calls that read records and might kill the processes recorded there."""
     un.Sandbox.list_detached()
     with contextlib.suppress(un.UsernsError):
         un.Sandbox.attach("box").close()
@@ -155,7 +155,7 @@ def test_hostile_record_names_another_sandbox(
 def test_hostile_record_names_a_program(
     state: Path, host: un.SandboxHost, tally: Any, tmp_path: Path
 ) -> None:
-    """Check that fields that could name a program, such as runsc's path, have no effect."""
+    """Check that fields which could name a program, such as runsc's path, have no effect."""
     program, mark = tmp_path / "program", tmp_path / "mark"
     program.write_text(f'#!/bin/sh\necho $0 >>{mark}\nexec runsc "$@"\n')
     program.chmod(0o755)
@@ -228,7 +228,7 @@ def test_hostile_record_of_a_name(
 
 
 def test_hostile_record_hides_the_others(state: Path, host: un.SandboxHost, tally: Any) -> None:
-    """Check that a record whose pid has become a thread id does not hide later records."""
+    """Check that a record whose pid is now a thread id does not hide later records."""
     with host.start(FOREVER, id="live", detach=True), threading_pid() as thread:
         for pid in (thread, 1, 1 << 21):
             record = me() | {"pid": pid}
@@ -315,7 +315,7 @@ def test_hostile_bind_shows_a_future_state_directory(
             tally.succeeded(f"{path} is shown")
         except un.BindError as error:
             assert error.cause == "bind-shows-state"
-    # A directory beside the state directory may be bind-mounted.
+    # A directory beside the state directory may be mounted.
     (later / "data").mkdir()
     un.SandboxHost(binds=[Bind(str(later / "data"), "/shown", False)]).close()
 
@@ -323,7 +323,7 @@ def test_hostile_bind_shows_a_future_state_directory(
 def test_hostile_bind_shows_the_state_by_another_mount(
     state: Path, tmp_path: Path, tally: Any
 ) -> None:
-    """Check that a bind mount of another mount point of the state directory is rejected."""
+    """Reject a bind mount of another mount point of the state directory."""
     other = tmp_path.parent / f"{tmp_path.name}-other"
     (other / "below" / "mount").mkdir(parents=True)
     script = (
@@ -341,7 +341,7 @@ def test_hostile_bind_shows_the_state_by_another_mount(
 
 
 def test_hostile_full_disk_moves_the_state(tmp_path: Path, tally: Any) -> None:
-    """Check that usernsctl does not lose its state in a full /tmp, or expose the state."""
+    """Fill /tmp; check that usernsctl still finds its state and does not expose it."""
     script = (
         "mount -t tmpfs -o size=64k none /mnt && "
         f"{SCRIPTS}/usernsctl ns create name -r && "

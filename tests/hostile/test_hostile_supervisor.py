@@ -1,4 +1,4 @@
-"""Attacks that kill a supervisor at a random moment. The command must be killed, too."""
+"""Attacks that kill a supervisor after a random delay; the command must die, too."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def test_hostile_kill_of_a_supervisor_leaves_its_command(
         os.close(held)
         select.select([output], [], [], chance.uniform(0, 0.01))
         process.send_signal(chance.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGHUP]))
-        # Send SIGKILL after any other signal, because a supervisor that is PID 1 of a PID namespace
-        # may ignore SIGTERM and SIGHUP.
+        # Always send SIGKILL last: a supervisor that is PID 1 of a PID namespace may ignore SIGTERM
+        # and SIGHUP.
         select.select([output], [], [], chance.uniform(0, 0.005))
         process.kill()
         process.wait()
         tally.tried()
-        # The pipe reaches end of file when the last process with the write end has exited.
+        # End of file shows that the last process with the pipe's write end has exited.
         left = not select.select([output], [], [], PATIENCE)[0]
         os.close(output)
         if left:
@@ -44,7 +44,7 @@ def test_hostile_kill_of_a_supervisor_leaves_its_command(
 
 
 def reap_orphans() -> None:
-    """Reap orphaned processes, which are now children of this process and have already exited."""
+    """Reap exited orphans, which have been reparented to this process."""
     while True:
         try:
             os.waitpid(-1, 0)

@@ -1,4 +1,4 @@
-"""Attacks on the user of a template, by the template's payload and by replaced files."""
+"""Attacks on a template's user by the template's payload and by replaced files."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ pytestmark = pytest.mark.userns_requires("runsc")
 PATIENCE = 60
 SCRIPT = ["sh", "-c", "echo READY; read line; echo $line"]
 
-# Maximum number of seconds for the steps during which a creator is killed: first the creation of a
-# host and a template, then the start of a sandbox and a command.
+# Maximum random delays in seconds before a creator is killed: while it creates a host and a
+# template, and while it starts a sandbox and a command.
 CREATE_SECONDS = 1.2
 START_SECONDS = 0.6
 
@@ -46,7 +46,7 @@ def saved(host: un.SandboxHost, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def try_to_start(tally: Tally, directory: Path, host: un.SandboxHost) -> None:
-    """Load and start a template; check that the saved program works, or that an error is raised."""
+    """Load and start a template; check that the saved program works or that an error is raised."""
     tally.tried()
     before = open_descriptors()
     try:
@@ -98,7 +98,7 @@ def put(directory: Path, **fields: Any) -> None:
 def test_a_record_can_not_add_binds_to_a_host(
     tally: Tally, host: un.SandboxHost, saved: Path, tmp_path: Path
 ) -> None:
-    """Check that a record, which is trusted otherwise, can't add mounts or hooks to a host."""
+    """Check that a record, although trusted otherwise, can't add mounts or hooks to a host."""
     secret = tmp_path / "secret"
     secret.write_text("secret")
     config = json.loads((saved / "record.json").read_text())["config"]
@@ -180,7 +180,7 @@ def test_a_template_removed_during_load_is_not_called_damaged(
     monkeypatch: pytest.MonkeyPatch,
     replaces: bool,
 ) -> None:
-    """Check that load() uses a replaced or removed template completely or not at all."""
+    """Replace or remove a template during load(), which must use all of the old one or none."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     read = template.read
 
@@ -208,7 +208,7 @@ def test_a_template_removed_during_load_is_not_called_damaged(
 
 # Tests of attacks by programs in templates.
 
-# Attacks of a payload before its checkpoint is saved, and after it was restored.
+# Attacks by a payload before its checkpoint, and after it has been restored.
 ATTACK = """
 import ctypes, json, os, socket, sys, threading, time
 found = []
@@ -244,7 +244,7 @@ def test_a_payload_can_not_read_its_image(tally: Tally, host: un.SandboxHost) ->
                 tally.succeeded(out.decode())
 
 
-# Messages of a hostile interpreter over its connection to the host.
+# Messages that a hostile interpreter sends over its connection to the host.
 LIES = [
     "os.write(0, b'x' * 200_000)",
     "os.write(0, json.dumps({'error': ['x'] * 10}).encode())",
@@ -262,7 +262,7 @@ LIES = [
 def test_a_lying_interpreter_is_detected_or_harmless(
     tally: Tally, host: un.SandboxHost, lie: str
 ) -> None:
-    """Check that forged messages, which preloaded code can send, leak no descriptors."""
+    """Check that forged messages from preloaded code leak no descriptors."""
     before = open_descriptors()
     code = f"import json, os, socket, time\n{lie}\ntime.sleep(1000)"
     tally.tried()
@@ -291,7 +291,7 @@ def test_a_false_cat_does_not_delay_a_template(tally: Tally, tmp_path: Path, scr
         assert open_descriptors() == before
 
 
-# Tests of killing the process that creates a template.
+# Tests that kill the process that creates a template.
 
 
 def create_sandboxes(id: str) -> None:
@@ -302,9 +302,9 @@ def create_sandboxes(id: str) -> None:
 
 
 def collect_all() -> None:
-    """Reap all orphans, which have become children of this process, in any order.
+    """Reap all orphans, which have been reparented to this process, in any order.
 
-    PID 1 of a PID namespace exits only after all other processes of the namespace are reaped.
+    A PID 1 of a PID namespace exits only when all other processes there have been reaped.
     """
     deadline = time.monotonic() + EXIT_SECONDS
     with contextlib.suppress(ChildProcessError):
@@ -336,8 +336,8 @@ def test_a_killed_creator_leaves_nothing(
         tally.tried()
         if left := wait_until_gone(id, EXIT_SECONDS):
             tally.succeeded(f"processes are left: {left}")
-    # Processes of a template that is still being saved do not have `id` in their arguments. Search
-    # for the script instead.
+    # While a template is being saved, its processes don't have `id` in their arguments. So search
+    # for the script.
     assert wait_until_gone("echo READY; read line; echo $line", EXIT_SECONDS) == []
     assert list(runtime.iterdir()) == []
 

@@ -1,4 +1,4 @@
-"""Attacks on the directory of templates by a program in a sandbox."""
+"""Attacks by a program in a sandbox on the directory of templates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.userns_requires("runsc")
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Create a template in a directory to which XDG_DATA_HOME leads through a symbolic link."""
+    """Create a template in a directory that XDG_DATA_HOME names through a symbolic link."""
     place = tmp_path / "data" / "usernsctl" / "templates"
     (place / "one").mkdir(parents=True, mode=0o700)
     (place / "one" / "record.json").write_text("{}")
@@ -48,11 +48,11 @@ def ways_to(place: Path, tmp_path: Path) -> dict[str, Path]:
 
 
 def run(usernsctl: Program, prelude: Program, bind: str, launch: Path) -> list[str]:
-    """Bind-mount a directory with run and with frozen launches; return the error messages."""
+    """Try to bind-mount a directory with run and with frozen launches; return the errors."""
     found = [usernsctl("run", "--bind", bind, "--", "ls", "/shown", env=dict(os.environ)).stderr]
     frozen = usernsctl("freeze", "--bind", bind, "-o", launch, "--", "ls", env=dict(os.environ))
     found.append(frozen.stderr)
-    # The user who freezes a launch may have other variables than the user who starts the launch.
+    # The user who freezes a launch and the user who starts it may have different variables.
     env = {**os.environ, "XDG_DATA_HOME": "/nonexistent"}
     frozen = usernsctl("freeze", "--bind", bind, "-o", launch, "--", "ls", "/shown", env=env)
     assert frozen.returncode == 0, frozen.stderr

@@ -1,4 +1,4 @@
-"""Attacks by a program that can write to the record of a template."""
+"""Attacks by a program that can write to a template's record."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.userns_requires("runsc")
 
 SECRET = "a secret of the machine"
 READY = ["--ready", "READY", "--", "sh", "-c"]
-# Command that searches for the secret. The pattern does not match the command's own text.
+# Command that searches for the secret, with a pattern that does not match the command itself.
 LOOK = "grep -rash 's[e]cret of' /.usernsctl-agent /shown /tmp /mnt"
 SCRIPT = f"echo READY; read line; echo $line; {LOOK}"
 
@@ -39,7 +39,7 @@ def template_data(tmp_path_factory: pytest.TempPathFactory, usernsctl: Program) 
 
 @pytest.fixture
 def data(template_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Copy the data directory, and create `secret`, `evil` and `bundle` beside the copy."""
+    """Copy the data directory; create `secret`, `evil` and `bundle` beside the copy."""
     shutil.copytree(template_data, tmp_path / "data")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     (tmp_path / "secret").mkdir()
@@ -68,7 +68,7 @@ def put(data: Path, name: str, change: Callable[[dict[str, Any]], object]) -> No
 
 
 def attack(tally: Tally, usernsctl: Program, data: Path, what: str) -> None:
-    """Start each template by each method, as the owner; count the attacker's successes."""
+    """Start each template by each method, as its owner; count the attacker's successes."""
     place, env = data.parent, dict(os.environ)
     told = []
     words = ("-c", f"import os; os.system({LOOK!r})")
@@ -100,7 +100,7 @@ def attack(tally: Tally, usernsctl: Program, data: Path, what: str) -> None:
 
 
 def options_that_were_believed(place: Path) -> dict[str, Any]:
-    """Return hostile values of host options, in the format of records of earlier versions."""
+    """Return hostile values of host options, in the format of earlier versions' records."""
     evil, secret = str(place / "evil"), str(place / "secret")
     return {
         "runsc": {"runsc": evil},
@@ -134,7 +134,7 @@ def test_hostile_options_of_a_record_are_not_used(
 
 
 def fields_of_the_inside(place: Path) -> dict[str, Callable[[dict[str, Any]], object]]:
-    """Return functions that change config.json, or another field, in a record."""
+    """Return functions that each change config.json or another field in a record."""
     evil, secret = str(place / "evil"), str(place / "secret")
     hook = {"path": evil, "args": [evil]}
 
@@ -206,7 +206,7 @@ def test_hostile_fields_of_a_record_are_not_used(
 
 
 def test_fields_of_a_record_about_the_inside_are_used(usernsctl: Program, data: Path) -> None:
-    """Check that the unchanged templates start, as the attacks would prove nothing otherwise."""
+    """Check that the unchanged templates start, or the attacks would prove nothing."""
     env = dict(os.environ)
     done = usernsctl("template", "run", "command", input="line\n", env=env)
     assert (done.returncode, done.stdout, done.stderr) == (2, "line\n", "")

@@ -1,4 +1,4 @@
-"""Attacks by a fake runsc that connects, and sends no terminal, several, or nothing at all."""
+"""Attacks by a fake runsc that connects and sends no terminal, several, or nothing at all."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ from usernsctl.gvisor.runsc.stdio import receive_terminal
 
 @pytest.fixture
 def console(tmp_path: Path) -> Iterator[socket.socket]:
-    """Return a listening Unix socket, like the console socket to which runsc connects."""
+    """Return a listening Unix socket like the console socket to which runsc connects."""
     with socket.socket(socket.AF_UNIX) as made, open_path(str(tmp_path)) as here:
-        # Bind the socket by a path that begins with a descriptor in /proc, because a socket's path
-        # must be short (unix(7)).
+        # A socket's path must be short (unix(7)), so bind a path below a descriptor in /proc.
         made.bind(f"/proc/self/fd/{here.fd}/console")
         made.listen(1)
         yield made
@@ -44,7 +43,7 @@ def send(sender: socket.socket, *fds: int) -> None:
 
 
 def send_nothing(sender: socket.socket) -> None:
-    """Send nothing, and keep the connection open."""
+    """Send nothing; leave the connection open."""
 
 
 def send_text(sender: socket.socket) -> None:
@@ -105,7 +104,7 @@ def test_hostile_sender_of_other_files_than_terminals(
 
 
 def test_hostile_sender_of_many_terminals(console: socket.socket, tally: Tally) -> None:
-    """Check that the first terminal is used, and that all other descriptors are closed."""
+    """Check that the first terminal is used and that all other descriptors are closed."""
     before = os.listdir("/proc/self/fd")
     ours, theirs = pty.openpty()
     with connected(console) as sender:

@@ -1,4 +1,4 @@
-"""Attacks by a payload on the terminal of its caller, and by signals at any time."""
+"""Attacks by a payload on its caller's terminal, and with signals at any time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tally import Tally
 
 pytestmark = pytest.mark.userns_requires("runsc")
 
-# Attacks of a payload on its terminal. None of these programs prints anything for the caller.
+# Attacks by a payload on its terminal, none of which prints anything for the caller.
 INJECT = """
 import fcntl, termios
 for request in (termios.TIOCSTI, 0x541C):  # TIOCLINUX
@@ -76,7 +76,7 @@ def read_until(ours: int, wanted: bytes) -> None:
 
 
 def test_hostile_payload_types_nothing_for_its_caller(usernsctl: Program, tally: Tally) -> None:
-    """Check that a payload can't insert commands into the input queue of its caller's terminal."""
+    """Check that a payload can't insert input into its caller's terminal."""
     for _ in range(tally.rounds(1, 20)):
         with started(usernsctl, INJECT) as (process, _, theirs):
             assert process.wait(60) == 0
@@ -98,7 +98,7 @@ def test_hostile_payload_leaves_the_mode_of_the_terminal(usernsctl: Program, tal
 
 @pytest.mark.parametrize("script", [PLAY + WAIT, FLOOD], ids=["play", "flood"])
 def test_hostile_payload_can_be_ended(usernsctl: Program, tally: Tally, script: str) -> None:
-    """Check that a payload whose output is not read exits without delay after SIGTERM."""
+    """Check that SIGTERM ends at once a payload whose output nobody reads."""
     for _ in range(tally.rounds(1, 10)):
         with started(usernsctl, script) as (process, ours, _):
             read_until(ours, b"done." if script is not FLOOD else b"\x1b[2J")
@@ -125,13 +125,13 @@ def test_hostile_payload_that_stops_itself_is_continued(usernsctl: Program, tall
                 tally.succeeded(f"status {process.returncode}")
 
 
-# Signals that kill the command or have no effect. SIGSTOP and similar signals are missing, since
-# the command would need a shell to continue it.
+# Signals that kill the command or have no effect. Stop signals such as SIGSTOP are missing, because
+# only a shell would continue the command.
 RACED = [1, 2, 3, 10, 12, 15, 18, 28, 34, 37, 64]
 
 
 def test_hostile_signals_at_any_time(usernsctl: Program, tally: Tally, tmp_path: Path) -> None:
-    """Check that a signal at a random time leaves no process, and causes no false exit status."""
+    """Send a signal after a random delay; check that no process remains and no status is wrong."""
     state = tmp_path / "state"
     chance = random.Random(str(state))
     for _ in range(tally.rounds(10, 300)):
@@ -148,7 +148,7 @@ def test_hostile_signals_at_any_time(usernsctl: Program, tally: Tally, tmp_path:
             process.send_signal(sent)
             tally.tried()
             _, said = process.communicate(timeout=60)
-        # Before the watcher runs, the signal kills usernsctl itself. Python may then exit with
+        # Until the watcher runs, the signal reaches usernsctl itself, and Python may exit with
         # status 1.
         is_early = said.endswith("KeyboardInterrupt\n")
         if not is_early and process.returncode not in (0, 128 + sent, -sent):

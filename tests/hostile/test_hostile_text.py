@@ -1,4 +1,4 @@
-"""Attacks by names and texts with control characters for a terminal, or with shell syntax."""
+"""Attacks with names and texts that contain control characters for a terminal, or shell syntax."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from usernsctl._core.messages import explain_runsc
 from usernsctl.cli import main, print_error
 from usernsctl.errors import BundleError
 
-# Texts that a terminal would interpret: set the title, clear the screen, forge a line, hide and
-# reverse text. Another text has CSI as one character.
+# Texts that a terminal interprets, for example to set the title, clear the screen, forge a line, or
+# hide or reverse text. One contains CSI as a single character (U+009B).
 NASTY = (
     "\x1b]0;owned\x07",
     "\x1b[2J\x1b[H",
@@ -39,12 +39,12 @@ ALLOWED = "\n"
 
 
 def raw(output: str) -> list[str]:
-    """Return the characters of `output` that control a terminal."""
+    """Return the characters of `output` that a terminal interprets."""
     return [char for char in output if not char.isprintable() and char not in ALLOWED]
 
 
 def configs() -> Iterator[dict[str, Any]]:
-    """Yield a config.json for each field whose value appears in a message."""
+    """Yield config.json files with hostile text in each field whose value messages quote."""
     plain = {"process": {"args": ["x"]}, "root": {"path": "rootfs"}}
     for text in (*NASTY, TEXT):
         bare = text.replace("\0", "")
@@ -90,7 +90,7 @@ def test_hostile_bundles_do_not_speak_to_the_terminal(
 def test_hostile_names_do_not_speak_to_the_terminal(
     tally: Any, usernsctl: Any, tmp_path: Path
 ) -> None:
-    """Check that messages escape names of bundles, commands, bind mounts and interpreters."""
+    """Check that messages escape the names of bundles, commands, bind mounts and interpreters."""
     for text in NASTY:
         name = text.replace("\0", "").replace("/", "")
         bundle = tmp_path / name
@@ -132,7 +132,7 @@ def test_hostile_names_do_not_speak_through_the_core(tally: Any, prelude: Any) -
                 [prelude.path, "-r", "--", *words] if words[0] == name else [prelude.path, *words],
                 capture_output=True,
             )
-            # Decode invalid UTF-8 as well, because an 8-bit terminal may interpret such bytes.
+            # Invalid UTF-8 is decoded, too, because an 8-bit terminal may interpret such bytes.
             output = done.stderr.decode("utf-8", "surrogateescape")
             if found := raw(output):
                 tally.succeeded(f"{words}: {found}")
@@ -166,7 +166,7 @@ def test_hostile_text_does_not_speak_through_any_part_of_an_error(
 
 
 def test_hostile_characters_are_all_escaped(tally: Any) -> None:
-    """Check that control, format and surrogate characters and line separators are escaped."""
+    """Check that control, format and surrogate characters, and line separators, are escaped."""
     for code in range(sys.maxunicode + 1):
         char = chr(code)
         if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp"):

@@ -10,7 +10,7 @@ pytestmark = as_root
 
 AUTO = ["-r", "--map-auto"]
 
-# : Misconfigurations (see broken.py) and the ids of their causes.
+#: Misconfigurations (see broken.py) and the ids of their causes.
 CASES = [
     ("helpers-missing", "helper-missing"),
     ("helpers-powerless", "helper-not-setuid"),

@@ -13,8 +13,8 @@ from usernsctl.explain.catalogue import get
 
 pytestmark = pytest.mark.each_user
 
-# : Misconfigurations (see broken.py), usernsctl-exec options that then fail, and the ids of the
-# causes.
+#: Misconfigurations (see broken.py), usernsctl-exec options that then fail, and the ids of the
+#: causes.
 CASES = [
     ("seccomp-engine", ["-r"], "seccomp-denies-userns"),
     ("seccomp-flags", ["-r"], "seccomp-denies-userns"),

@@ -11,7 +11,7 @@ from processes import capture
 import usernsctl as un
 
 PROGRAMS = Path(un.__file__).parent / "_bin"
-# : Wrong arguments by program. FIRST and SECOND stand for open descriptors.
+#: Wrong arguments by program. FIRST and SECOND stand for open descriptors.
 WRONG = {
     "build": ["x"],
     "detach": ["", "x", "FIRST x"],

@@ -1,4 +1,4 @@
-"""Fixtures of a Ray cluster of three nodes with real processes, and of a check for leftovers."""
+"""Fixtures: a Ray cluster of three nodes with real processes, and a check for leftovers."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from ray.cluster_utils import Cluster
 
 # Number of sandboxes that each node offers.
 PER_NODE = 2
-# Size of a node's object store in bytes, the minimum that Ray accepts.
+# Size of each node's object store in bytes: the minimum that Ray accepts.
 STORE_BYTES = 80 << 20
 # Timeout for the start of a node, in seconds.
 START_SECONDS = 120
-# Prefixes of the names of a sandbox's processes.
+# Prefixes of sandbox processes' names.
 SANDBOX_NAMES = ("exe", "runsc", "usernsctl")
-# Prefixes of the command lines of Ray's own processes.
+# Prefixes of Ray processes' command lines.
 RAY = ("ray::", sys.executable, f"{sysconfig.get_path('purelib')}/ray/")
 
 
 def descendants() -> dict[int, str]:
-    """Return the command lines of this process's descendants, which include reparented orphans."""
+    """Return the command lines of this process's descendants, including reparented orphans."""
     parents: dict[int, tuple[int, str]] = {}
     for directory in Path("/proc").glob("[0-9]*"):
         try:
@@ -46,8 +46,8 @@ def descendants() -> dict[int, str]:
         if state != "Z":
             parents[int(directory.name)] = int(parent), words
         elif int(parent) == os.getpid() and name.startswith(SANDBOX_NAMES):
-            # Reap an orphan of a sandbox, because PID 1 of a PID namespace exits only after all of
-            # the namespace's orphans were reaped.
+            # A PID 1 of a PID namespace exits only when all orphans there have been reaped, so reap
+            # a sandbox's orphan.
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(int(directory.name), os.WNOHANG)
     found: dict[int, str] = {}
@@ -59,17 +59,17 @@ def descendants() -> dict[int, str]:
 
 
 def sandbox_processes() -> dict[int, str]:
-    """Return the command lines of all processes of sandboxes (empty for gVisor's stubs)."""
+    """Return the command lines of all sandbox processes, which are empty for gVisor's stubs."""
     return {pid: words for pid, words in descendants().items() if not words.startswith(RAY)}
 
 
 def kernels() -> list[int]:
-    """Return the pids of the processes that run gVisor's kernel, one for each sandbox."""
+    """Return the pids of the processes that run gVisor's kernel, one per sandbox."""
     return [pid for pid, words in sandbox_processes().items() if words.startswith("runsc-sandbox")]
 
 
 class ThreeNodes:
-    """Cluster of a head node without sandboxes, and three nodes with PER_NODE sandboxes each."""
+    """Cluster of a head node without sandboxes and three nodes with PER_NODE sandboxes each."""
 
     def __init__(self) -> None:
         self.cluster = Cluster()
@@ -89,19 +89,19 @@ class ThreeNodes:
                     wait=False, num_cpus=1, object_store_memory=STORE_BYTES, **options
                 )
             except Exception:
-                # Ray's limit for the start of a node is 30 seconds, too few on a busy machine.
+                # Ray's own timeout for a node's start, 30 seconds, is too short on a busy host.
                 if time.monotonic() >= deadline:
                     raise
 
     def kill(self, number: int) -> str:
-        """Kill a node with all its processes, as a loss of power does; return the node's id."""
+        """Kill a node and all its processes, as a loss of power does; return the node's id."""
         node = self.nodes.pop(number)
         self.cluster.remove_node(node, allow_graceful=False)
         found: str = node.unique_id
         return found
 
     def restore(self) -> None:
-        """Add nodes until the cluster has three nodes with sandboxes again."""
+        """Add nodes until the cluster again has three nodes with sandboxes."""
         while len(self.nodes) < 3:
             self.nodes.append(self.add())
         self.cluster.wait_for_nodes(START_SECONDS)
@@ -113,8 +113,8 @@ class ThreeNodes:
 
 @pytest.fixture(scope="module")
 def three_nodes() -> Iterator[ThreeNodes]:
-    # Ray creates sockets in this directory, so its path must be short: a socket's path has at most
-    # 107 characters.
+    # Ray creates sockets in this directory. A socket's path has at most 107 characters, so the
+    # directory's path must be short.
     directory = tempfile.mkdtemp(prefix="ray", dir="/tmp")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TMPDIR", directory)
@@ -124,8 +124,8 @@ def three_nodes() -> Iterator[ThreeNodes]:
             yield cluster
         finally:
             cluster.close()
-            # Kill the agents of a killed node: they exit only when PID 1 becomes their parent, but
-            # here this process becomes their parent.
+            # The agents of a killed node exit only when they are reparented to PID 1. Here they are
+            # reparented to this process, so kill them.
             for pid in descendants():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
@@ -134,7 +134,7 @@ def three_nodes() -> Iterator[ThreeNodes]:
 
 @pytest.fixture
 def nodes(three_nodes: ThreeNodes) -> Iterator[ThreeNodes]:
-    """Yield a cluster of three nodes; check afterwards that nothing of a sandbox is left."""
+    """Yield a cluster of three nodes; then check that no sandbox has left anything behind."""
     before = set(os.listdir(tempfile.gettempdir()))
     yield three_nodes
     wait_until(lambda: not sandbox_processes(), explain=sandbox_processes)

@@ -130,7 +130,7 @@ def test_runtime_refuses_invalid_arguments(
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
-    """Create an archive of a root filesystem with programs of the host for the tests."""
+    """Create an archive of a root filesystem with those host programs that the tests use."""
     tree = tmp_path / "tree"
     for name in ("bin", "etc", "tmp", "lib", "lib64"):
         (tree / name).mkdir(parents=True)

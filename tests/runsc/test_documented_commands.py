@@ -90,7 +90,7 @@ def blocks_of(page: str) -> Iterator[Block]:
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 BLOCKS += [block for block in blocks_of(PYTHON_PAGE) if block.language == "python"]
 
-# : Names of blocks that can't be executed here, and the reasons.
+#: Names of blocks that can't be executed here, and the reasons.
 EXCLUDED = {
     "README.md: make demo": ("it installs from PyPI; `make test` runs this test"),
     "README.md: docker build -f Dockerfile.gvisor -t connector .": "it takes Docker",
@@ -127,7 +127,7 @@ EXCLUDED = {
     ),
 }
 
-# : Exit statuses of blocks whose pages say that they fail.
+#: Exit statuses of blocks whose pages say that they fail.
 STATUS = {
     "docs/run.md: usernsctl run --bind ~/venv -- ~/venv/bin/tool": 126,
     # Root may map any id, so the plan succeeds.
@@ -136,7 +136,7 @@ STATUS = {
 
 BOX = "docs/migration.md: usernsctl ns create box -r -m"
 
-# : Blocks that need a namespace or a template, and the block of the same page that creates it.
+#: Blocks that need a namespace or a template, and the block of the same page that creates it.
 AFTER = {
     "README.md: usernsctl ns exec web -- id": "README.md: usernsctl ns create web -r -m",
     "README.md: usernsctl run --in web -- id": "README.md: usernsctl ns create web -r -m",

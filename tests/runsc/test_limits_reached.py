@@ -40,8 +40,8 @@ def with_tasks_of_a_group(limit: int) -> Iterator[tuple[str, ...]]:
 
 Limit = Callable[[int], contextlib.AbstractContextManager[tuple[str, ...]]]
 
-# : Resource limits by name: the function that sets the limit, a value that is too low, a value that
-# suffices, and the cause that a failed run reports.
+#: Resource limits by name: the function that sets the limit, a value that is too low, a value that
+#: suffices, and the cause that a failed run reports.
 LIMITS: dict[str, tuple[Limit, int, int, str]] = {
     "RLIMIT_NOFILE": (with_descriptors, 16, 1024, "descriptor-limit"),
     "RLIMIT_NPROC": (with_processes, 8, 200, "process-limit"),

@@ -134,7 +134,7 @@ def test_invalid_arguments_raise_the_same_error_everywhere(
     assert (open_descriptors(), sorted(os.listdir(host.directory))) == before
 
 
-# : Calls by name of all functions that accept a timeout.
+#: Calls by name of all functions that accept a timeout.
 TIMEOUTS: dict[str, Callable[[un.SandboxHost, un.Sandbox, Any], Any]] = {
     "run": lambda host, box, timeout: un.run(["true"], timeout=timeout),
     "call": lambda host, box, timeout: un.call(["true"], timeout=timeout),

@@ -19,7 +19,7 @@ TUTORIALS = Path(__file__).resolve().parents[2] / "docs" / "tutorials"
 STEP = re.compile(r"(Save\s+this\s+as\s+`([\w.]+)`:\n\n)?^```(\w+)\n(.*?)^```$", re.M | re.S)
 SECONDS = 120
 
-# : Reason not to execute `sh` blocks, which show no output.
+#: Reason not to execute `sh` blocks, which show no output.
 DOCKER = "it takes Docker; tests/docker builds and runs these images"
 
 

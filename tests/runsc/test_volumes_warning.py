@@ -14,8 +14,8 @@ from frozen import freeze
 Mounted = Callable[..., "subprocess.CompletedProcess[str]"]
 
 ALL = ("--expose-root", "--wd", "/")
-# : Mount point of the volume. gVisor mounts a tmpfs on /tmp, where the tests' other files are, so
-# use another directory.
+#: Mount point of the volume. gVisor mounts a tmpfs on /tmp, where the tests' other files are, so
+#: use another directory.
 SRV = "/srv"
 
 

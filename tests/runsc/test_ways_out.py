@@ -30,7 +30,7 @@ USERNSCTL = str(SCRIPTS / "usernsctl")
 PROGRAM = (Path(__file__).parent.parent / "ways_out.py").read_text()
 PUBLISHED = 18080
 
-# : Options of `usernsctl run` for each kind of sandbox.
+#: Options of `usernsctl run` for each kind of sandbox.
 KINDS = {
     "private": ["--network", "private"],
     "all-ranges": ["--allow", "0.0.0.0/0", "--allow", "::/0"],
@@ -40,7 +40,7 @@ KINDS = {
 }
 # Kinds of sandboxes that may reach all hosts except the simulated host and metadata services.
 OPEN_KINDS = ("private", "all-ranges")
-# : Ways to other hosts, which succeed in the sandboxes of OPEN_KINDS.
+#: Ways to other hosts, which succeed in the sandboxes of OPEN_KINDS.
 TO_OTHERS = {
     "an address that is not allowed",
     "an address that is not allowed, IPv4-mapped",
@@ -50,9 +50,9 @@ TO_OTHERS = {
     "the name server inside (DNS tunnel)",
     "a name (DNS tunnel)",
 }
-# : Ways that would change the simulated host's own network.
+#: Ways that would change the simulated host's own network.
 CHANGES = {name for name in WAYS if name.endswith(("(netlink)", "(ioctl)", "(nftables)", "(TUN)"))}
-# : Ways that may fail on the simulated host itself, because it or the kernel may lack the service.
+#: Ways that may fail on the simulated host itself, because it or the kernel may lack the service.
 NOT_ON_THE_MACHINE = {
     "the machine's address through NAT64",
     "the machine's address through 6to4",
@@ -84,7 +84,7 @@ NOT_ON_THE_MACHINE = {
     "an echo request to the machine (ICMPv6)",
     "the network namespace of another process",
 }
-# : Ways that a private network blocks only with its packet filter.
+#: Ways that a private network blocks only with its packet filter.
 ONLY_FILTERED = {
     "a socket bound to the device (SO_BINDTODEVICE)",
     "a datagram of a bound socket, IPv4-mapped (SO_BINDTODEVICE)",

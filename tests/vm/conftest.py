@@ -1,4 +1,4 @@
-"""Fixtures for tests in the virtual machine: a user's login, and settable sysctls."""
+"""Fixtures for tests in the virtual machine: a user's login, and sysctls that can be set."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def user() -> Login:
 
 @pytest.fixture
 def sysctl() -> Iterator[Callable[[str, int], None]]:
-    """Yield a function that sets a sysctl; restore the old values after the test."""
+    """Yield a function that sets a sysctl; then restore the old values."""
     before: dict[Path, str] = {}
 
     def write(name: str, value: int) -> None:

@@ -1,4 +1,4 @@
-"""Logins of the virtual machine's users, and reports of doctor for these users."""
+"""Logins of the virtual machine's users, and the users' reports from doctor."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from typing import Any
 
 SCRIPTS = sysconfig.get_path("scripts")
 USER = "usernsctl-test"
-# Timeout in seconds. The virtual machine is emulated, and about a hundred times slower than the
-# host.
+# Timeout in seconds. The virtual machine is emulated, about a hundred times slower than the host.
 PATIENCE = 900
 WITHIN = "300"
 
 
 @dataclass(frozen=True)
 class Login:
-    """Login of a user of the virtual machine."""
+    """A user of the virtual machine, as whom commands are run."""
 
     name: str
 
@@ -38,7 +37,7 @@ class Login:
         return done
 
     def diagnose(self, *before: str, runsc: bool = True) -> dict[str, Any]:
-        """Run doctor as the user, with the command prefix `before`; return doctor's report."""
+        """Run doctor as the user, with the command prefix `before`; return its report."""
         words = ["usernsctl", "doctor", "--json", "--within", WITHIN]
         if not runsc:
             words.append("--no-runsc")
@@ -58,5 +57,5 @@ def remedy(report: dict[str, Any], cause_id: str) -> str:
 
 
 def run_as_root(text: str) -> None:
-    """Run the command `text` of a remedy as root, exactly as printed."""
+    """Run a remedy's command `text` as root, exactly as it was printed."""
     subprocess.run(["sh", "-e", "-c", text], check=True, capture_output=True, timeout=PATIENCE)

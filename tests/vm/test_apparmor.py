@@ -1,4 +1,4 @@
-"""Tests of AppArmor profiles that allow or deny usernsctl's programs to create namespaces."""
+"""Tests of AppArmor profiles that allow or deny namespaces to usernsctl's programs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Confined = Callable[..., list[str]]
 
 @pytest.fixture
 def load_profile(tmp_path: Path) -> Iterator[Confined]:
-    """Yield a function that loads a profile, and returns a command prefix to apply the profile."""
+    """Yield a function that loads a profile and returns a command prefix that applies it."""
     file, name = tmp_path / "profile", "usernsctl-vm-confined"
 
     def load(*omitted: str) -> list[str]:
@@ -80,8 +80,8 @@ def test_doctor_knows_whether_the_host_profile_is_loaded(user: Login) -> None:
     try:
         run_as_root(f"apparmor_parser -r {file}")
         assert apparmor_setting(user) == "absent; a profile is loaded for each program of usernsctl"
-        # AppArmor selects the profile by the path of doctor's script, and child processes inherit
-        # the profile.
+        # AppArmor attaches the profile by the path of doctor's script, and child processes inherit
+        # it.
         report = user.diagnose(runsc=False)
         assert report["facts"]["security"]["label"].startswith("usernsctl-host-")
         shown = user("usernsctl-exec", "-r", "--", "cat", "/proc/self/attr/apparmor/current")

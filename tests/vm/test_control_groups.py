@@ -1,4 +1,4 @@
-"""Tests of limits by control groups of version 2, in root's services and in a user's scopes."""
+"""Tests of limits enforced by cgroup v2, in root's services and in a user's scopes."""
 
 from __future__ import annotations
 
@@ -20,15 +20,14 @@ from logins import PATIENCE, SCRIPTS, USER
 from processes import causes_in
 
 MIB = 1 << 20
-# Bytes that the kernel may charge beyond a memory limit (memory.peak).
+# Number of bytes that the kernel may charge beyond a memory limit (memory.peak).
 SLACK = 1 << 16
 MEMORY_HOG = "held = []\nwhile True: held.append(b'x' * 10**6)"
 FORK_BOMB = "import os, time\nwhile True:\n if os.fork() == 0: time.sleep(1000)"
 BURN = "import os\nos.fork()\nprint('burns', flush=True)\nwhile True: pass"
 BY_GROUP = "a control group, version 2"
 
-# Program with two sandboxes, which prints how the sandboxes' limits are enforced and why the
-# sandboxes exited.
+# Program that starts two sandboxes, and prints how their limits are enforced and why they ended.
 HOST = f"""
 import json, usernsctl as un
 with un.SandboxHost(memory="160M", pids=80) as host:
@@ -45,7 +44,7 @@ with un.SandboxHost(memory="160M", pids=80) as host:
 """
 
 
-#: Command prefixes that start a command in a system service, and in a scope of a user's systemd.
+#: Command prefixes that start a command in a system service or in a user's scope.
 SYSTEM = ("systemd-run", "--quiet", "--pipe", "--wait", "--collect")
 SCOPE = ("systemd-run", "--user", "--scope")
 DELEGATED = ("-p", "Delegate=yes")
@@ -98,7 +97,7 @@ class Service:
 
 @pytest.fixture
 def results() -> Iterator[Path]:
-    """Yield a directory that all users may write to; check that no control group is left."""
+    """Yield a directory that all users may write to; then check that no control group is left."""
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o777)
         yield Path(directory)
@@ -107,7 +106,7 @@ def results() -> Iterator[Path]:
 
 @pytest.fixture
 def scope(results: Path) -> Iterator[Service]:
-    """Yield a runner in a user's delegated scopes; check that systemd removes the scopes."""
+    """Yield a runner in a user's delegated scopes; then check that systemd removes the scopes."""
     yield Service(results, as_user(*SCOPE, *DELEGATED))
     deadline = time.monotonic() + PATIENCE
     while list(Path("/sys/fs/cgroup/user.slice").glob("**/run-*.scope")):
@@ -173,7 +172,7 @@ def seconds_of(group: Path) -> float:
 
 
 def test_memory_limit_of_the_service_is_out_of_memory(service: Service) -> None:
-    """Set a memory limit for the control group of the caller, and none for the sandbox."""
+    """Limit the memory of the caller's control group, but not of the sandbox."""
     done, result = service.run_limited(code=MEMORY_HOG, properties=("MemoryMax=250M",))
     assert (done.returncode, result["reason"]) == (137, "memory-limit")
     assert causes_in(done.stderr) == ["out-of-memory"]
@@ -189,7 +188,7 @@ def test_sandboxes_of_a_host_have_control_groups(service: Service) -> None:
 
 
 def test_the_remedy_starts_usernsctl_in_a_delegated_scope(scope: Service) -> None:
-    """Run the command that the error in a scope without delegation suggests."""
+    """Start usernsctl in an undelegated scope; run the command that its error suggests."""
     limits = ("--memory=128M", "--cpus=0.5")
     done = Service(scope.results, as_user(*SCOPE))("usernsctl", "run", *limits, "--", "true")
     assert (done.returncode, done.stdout) == (125, "")
@@ -218,7 +217,7 @@ DelegateSubgroup=usernsctl-callers
 
 
 def test_a_service_of_a_user_delegates_by_a_subgroup(scope: Service) -> None:
-    """Check the drop-in of docs/limits.md for services that have a unit file."""
+    """Check that the drop-in in docs/limits.md delegates a control group to a user's service."""
     output = Path(f"/run/user/{pwd.getpwnam(USER).pw_uid}/usernsctl-test")
     unit = Path("/run/systemd/user/usernsctl-test.service")
     drop_in = Path(f"{unit}.d/delegate.conf")

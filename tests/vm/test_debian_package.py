@@ -1,4 +1,4 @@
-"""Tests of the Debian package of the native programs, on a machine with AppArmor enabled."""
+"""Tests of the native programs' Debian package, on a host with AppArmor enabled."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def loaded_profiles() -> dict[str, str]:
 
 @pytest.fixture
 def package() -> Iterator[None]:
-    """Install only the native package, because the Python package's dependencies need a network."""
+    """Install the native package alone: the Python package's dependencies would need a network."""
     [file] = Path("build/debian").glob(f"{NAME}_*.deb")
     assert loaded_profiles() == {}
     run_as_root("dpkg", "--install", str(file))

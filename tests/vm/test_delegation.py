@@ -1,4 +1,4 @@
-"""Tests of control groups of version 2 that systemd delegates to a user."""
+"""Tests of cgroup v2 control groups that systemd delegates to a user."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def test_commands_start_in_control_groups_created_by_a_user() -> None:
     assert done.returncode == 0
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 20  # type: ignore[index]
     reasons = set(re.findall(r"^SKIPPED .*: (.*)$", done.stdout, re.MULTILINE))
-    # Allowed reasons for skipped tests. Some tests, as root, create control groups for other users
-    # without delegation.
+    # Accepted reasons for skipped tests: as root, some tests create control groups for other users,
+    # which needs no delegation.
     allowed = {"only root, outside of containers, may map any id"}
-    # A control group with processes, as the tests have here, can't enable controllers for its
+    # A control group that contains processes, such as the tests', can't enable controllers for its
     # children.
     allowed.add("no controller is enabled for the groups here")
     assert reasons <= allowed

@@ -8,8 +8,8 @@ import subprocess
 import pytest
 from logins import SCRIPTS, USER, WITHIN, blocking, remedy, run_as_root
 
-#: Shell script of the user, which runs doctor, waits until root has applied the remedy, and then
-#: runs a command in gVisor.
+#: Shell script of the user: runs doctor, waits until root has applied the remedy, and then runs a
+#: command in gVisor.
 SHELL = f"""
 usernsctl doctor --json --within {WITHIN} | tr -d '\\n'
 echo
@@ -22,7 +22,8 @@ exec usernsctl run -- echo ran
     ("limits", "cause"),
     [
         (["--nofile=64:64"], "descriptor-limit"),
-        # --as sets the hard limit, too, which only root can raise; --data sets only the soft limit.
+        # --as sets soft and hard limit, and only root can raise the latter; --data sets only the
+        # soft limit.
         (["--as=1073741824:1073741824", "--data=1073741824:"], "address-space-limit"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Tests of AppArmor in the virtual machine, and of all programs installed there."""
+"""Tests of the virtual machine's AppArmor, and of all programs installed there."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def test_machine_has_the_expected_kernel_and_systemd() -> None:
 
 
 def test_kernel_lacks_the_apparmor_sysctl_of_ubuntu() -> None:
-    """Check that the kernel lacks a sysctl that only Ubuntu's kernels have.
+    """Check that the kernel lacks the sysctl that only Ubuntu's kernels have.
 
-    Without the sysctl, the cause apparmor-restricts-userns can't occur.
+    Without it, the cause apparmor-restricts-userns can't occur.
     """
     assert not Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").exists()
     features = Path("/sys/kernel/security/apparmor/features")

@@ -1,4 +1,4 @@
-"""Tests of Yama's ptrace_scope. Scope 3 can't be lowered again, so this file must run last."""
+"""Tests of Yama's ptrace_scope. Its value 3 can't be lowered again, so this file must run last."""
 
 from __future__ import annotations
 
@@ -30,5 +30,5 @@ def test_ptrace_scope_3_fails_with_yama_ptrace_scope(user: Login) -> None:
     assert CAUSE in done.stderr
     report = user.diagnose()
     assert blocking(report) == [CAUSE]
-    # Id maps and namespaces do not depend on ptrace(2).
+    # Namespaces with id maps can be created without ptrace(2).
     assert user("usernsctl-exec", "-r", "--map-auto", "--", "true").returncode == 0

@@ -1,16 +1,18 @@
 /*
  * attacker HOW ADDRESS MARKER DEVICE INODE VARIABLE PATH OWN
  *
- * Inspects every new process by ptrace(2), process_vm_readv(2) and /proc, until end of file on
- * standard input. Prints a line for each success. A success is to find MARKER in memory at ADDRESS,
- * a descriptor of the file with DEVICE and INODE, VARIABLE in an environment, the file PATH below a
- * root directory, or OWN in a command line. OWN is a value from the environment of commands, and
- * must not be in their command lines, which are public.
- * MARKER, VARIABLE and OWN are passed inverted, so that they are not found in the attacker itself.
- * The last line has the number of inspected processes.
+ * Inspects every new process with ptrace(2), process_vm_readv(2) and /proc, until end of file on
+ * standard input. Prints a line for each success, and then the number of inspected processes. A
+ * success is to find one of these: MARKER in memory at ADDRESS, a descriptor of the file with
+ * DEVICE and INODE, VARIABLE in an environment, the file PATH below a root directory, or OWN in a
+ * command line. OWN is a value from commands' environment, and must not be in their command lines,
+ * which are public.
  *
- * HOW is "drop" to drop all capabilities first, "keep" to keep them, or "look" to keep them and not
- * use ptrace(2), because gVisor kills a command if another process traces its processes.
+ * MARKER, VARIABLE and OWN are passed with inverted bits, so that the attacker does not find its
+ * own arguments.
+ *
+ * HOW is "drop" to drop all capabilities first, "keep" to keep them, or "look" to keep them without
+ * using ptrace(2), because gVisor kills a command whose processes another process traces.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -61,7 +63,7 @@ static bool is_marker(const unsigned char *data)
     return !memcmp(data, marker, marker_length);
 }
 
-/* Tries to read the marker by process_vm_readv(2). Returns false if the process has exited. */
+/* Tries to read the marker with process_vm_readv(2). Returns false if the process has exited. */
 static bool by_vm_read(pid_t pid)
 {
     unsigned char data[64];
@@ -123,8 +125,8 @@ static void by_root(pid_t pid)
         got("root", pid);
 }
 
-/* Waits until the traced process stops or exits. Returns true if the process has exited. waitpid(2)
- * has then reaped the process for the tracer, so that the parent's waitpid(2) can return. */
+/* Waits until the traced process stops or exits. Returns true if it has exited. In that case,
+ * waitpid(2) has reaped it for the tracer, so that its parent's waitpid(2) can return. */
 static bool has_ended(pid_t pid)
 {
     int status;
@@ -179,7 +181,8 @@ static void drop_capabilities(void)
     struct __user_cap_data_struct data[2] = {{0, 0, 0}, {0, 0, 0}};
     if (syscall(SYS_capset, &header, data))
         perror("capset"), exit(2);
-    /* Dropping capabilities makes this process undumpable, which does not affect the attacks. */
+    /* A process that has dropped capabilities is not dumpable, which does not affect the
+       attacks. */
 }
 
 int main(int argc, char **argv)

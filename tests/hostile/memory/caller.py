@@ -1,8 +1,8 @@
 """Start commands while an attacker runs: ``caller.py KIND ROUNDS ATTACKER DIRECTORY``.
 
-This process, the victim, has a marker in its memory, a descriptor of a file and a variable in its
-environment. Commands inherit none of these. The process prints each item that the attacker has
-obtained, one per line, and then the number of processes that the attacker has inspected.
+This process, the victim, has a marker in its memory, a descriptor of a file, and a variable in its
+environment, none of which commands inherit. It prints each item that the attacker has obtained, one
+per line, and then the number of processes that the attacker has inspected.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from usernsctl.namespaces.named import remove_named
 
 KIND, ROUNDS, ATTACKER, DIRECTORY = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
 MARKER = ctypes.create_string_buffer(os.urandom(32), 32)
-# An inheritable descriptor that no command may have, neither before its exec nor after it.
+# An inheritable descriptor that no command may have, before or after its execve(2).
 SECRET = os.open(f"{DIRECTORY}/secret/file", os.O_RDONLY)
 os.set_inheritable(SECRET, True)
 TRUE = f"{DIRECTORY}/true"
-# Value of a variable in the environment of commands, which other users must not be able to read.
+# Value of a variable in commands' environment, which other users must not be able to read.
 OWN = os.urandom(16).hex()
 ENV = {"OWN": OWN}
 OTHER = {"user": 1, "group": 1}
@@ -69,7 +69,7 @@ def again(call: Callable[[], Any]) -> None:
 
 
 def kept(idmap: un.IdMap | None = None, **options: Any) -> None:
-    """Run commands in a namespace whose root attacks them. Root can't see the secret directory."""
+    """Run commands in a namespace whose root attacks them, and can't see the secret directory."""
     time = options.pop("time_namespace", False)
     with un.Namespace.create(idmap, mount=True, time=time) as ns:
         ns.run(["mount", "-t", "tmpfs", "none", f"{DIRECTORY}/secret"], check=True)
@@ -78,13 +78,13 @@ def kept(idmap: un.IdMap | None = None, **options: Any) -> None:
 
 
 def fresh(**options: Any) -> None:
-    """Run commands with capabilities, attacked by the same user without capabilities."""
+    """Run commands with capabilities; the same user without capabilities attacks them."""
     with attacked(subprocess.Popen, "drop"):
         again(lambda: un.run([TRUE], env=ENV, check=True, **options))
 
 
 def stranger(*, inside: bool) -> None:
-    """Run commands as root, attacked by root inside or, from outside, by that root's host uid."""
+    """Run commands as root of a namespace; root inside or its uid outside attacks them."""
     idmap = un.IdMap.extents(["0:100000:9"], ["0:100000:9"])
     with un.Namespace.create(idmap) as ns:
         if not inside:
@@ -103,7 +103,7 @@ def stranger(*, inside: bool) -> None:
 
 
 def executed() -> None:
-    """Execute commands in place of forks of this process, as ``usernsctl ns exec`` does."""
+    """Let forks of this process execute commands in a namespace, as ``usernsctl ns exec`` does."""
     with un.Namespace.create(mount=True) as ns:
         ns.run(["mount", "-t", "tmpfs", "none", f"{DIRECTORY}/secret"], check=True)
 
@@ -121,7 +121,7 @@ def executed() -> None:
 
 
 def entered() -> None:
-    """Enter namespaces with the calling process, as ``usernsctl run`` and usernsctl.enter() do."""
+    """Let this process enter namespaces, as ``usernsctl run`` and usernsctl.enter() do."""
     with attacked(subprocess.Popen, "drop"):
 
         def once() -> None:
@@ -138,7 +138,7 @@ def entered() -> None:
 
 
 def named() -> None:
-    """Create a named namespace, whose holder starts with this environment and remains inside."""
+    """Create a named namespace, whose holder starts with this environment and stays inside."""
     os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp()
 
     def once() -> None:
@@ -151,14 +151,14 @@ def named() -> None:
 
 
 def prelude(*options: str) -> None:
-    """Run commands with usernsctl-exec, which must not pass the secret descriptor to commands."""
+    """Run commands with usernsctl-exec, which must not pass the secret descriptor to them."""
     with attacked(subprocess.Popen, "drop"):
         command = [program_path("usernsctl-exec"), *options, "--", TRUE]
         again(lambda: subprocess.run(command, env=ENV, check=True, pass_fds=[SECRET]))
 
 
 def sandbox() -> None:
-    """Run commands in sandboxes, attacked by root of the host's namespace, as after an escape."""
+    """Run commands in sandboxes; root of the host's namespace attacks them, as after an escape."""
     with (
         un.SandboxHost() as host,
         host.start(["sleep", "1000000"]) as box,
@@ -168,7 +168,7 @@ def sandbox() -> None:
 
 
 def unguarded() -> None:
-    """Enter a namespace without protection, to show that the attacks work in this case."""
+    """Enter a namespace without protection, which shows that the attacks can work."""
     with un.Namespace.create(mount=True) as ns:
         ns.run(["mount", "-t", "tmpfs", "none", f"{DIRECTORY}/secret"], check=True)
         with attacked(ns.popen, "keep", f"{DIRECTORY}/secret/file"):

@@ -340,8 +340,8 @@ def few_ids() -> None:
         os.close(descriptor)
 
 
-# : Misconfigurations that only root can apply. They are applied before this process changes to
-# NOBODY.
+#: Misconfigurations that only root can apply. They are applied before this process changes to
+#: NOBODY.
 FOR_ROOT: dict[str, Callable[[], None]] = {
     "chroot": chroot,
     "proc-read-only": proc_read_only,
@@ -364,8 +364,8 @@ FOR_ROOT: dict[str, Callable[[], None]] = {
     "other-group": other_group,
     "few-ids": few_ids,
 }
-# : Misconfigurations that any user can apply. Root applies them before it changes to NOBODY,
-# because a process without CAP_SYS_ADMIN could load a filter only with no_new_privs.
+#: Misconfigurations that any user can apply. Root applies them before it changes to NOBODY, because
+#: a process without CAP_SYS_ADMIN could load a filter only with no_new_privs.
 EARLY: dict[str, Callable[[], None]] = {
     "seccomp-engine": seccomp_engine,
     "seccomp-flags": seccomp_flags,
@@ -378,7 +378,7 @@ EARLY: dict[str, Callable[[], None]] = {
     "seccomp-vfork": seccomp_vfork,
     "landlock": landlock,
 }
-# : Misconfigurations that any user can apply. Root applies them after it has changed to NOBODY.
+#: Misconfigurations that any user can apply. Root applies them after it has changed to NOBODY.
 LATE: dict[str, Callable[[], None]] = {
     "seccomp-prctl": seccomp_prctl,
     "no-new-privs": no_new_privs,

@@ -366,8 +366,8 @@ def test_label_of_the_process_meets_the_apparmor_setting() -> None:
         assert [one.state for one in settings if one.name == name] == [state]
 
 
-# : Ids of causes whose remedy is not a command, even if all facts are known. ``BY_HAND`` lists the
-# reasons.
+#: Ids of causes whose remedy is not a command, even if all facts are known. ``BY_HAND`` lists the
+#: reasons.
 STAYS_BY_HAND = """
 already-in-gvisor caller-id-unmapped cgroup-not-delegated child-missing
 helper-failed helper-hung helper-killed helper-status-lost helper-stopped
