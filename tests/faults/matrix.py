@@ -208,7 +208,7 @@ def limited() -> Iterator[None]:
 
 
 class Matrix:
-    """One operation (`path`) with all its faults."""
+    """An operation (`path`) and all its faults."""
 
     def __init__(self, path: paths.FaultPath, user: str) -> None:
         self.path = path
