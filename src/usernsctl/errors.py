@@ -1,9 +1,9 @@
 """Exceptions of usernsctl: a class for each kind of failure.
 
 Each class is an :class:`OSError`, so ``except OSError`` keeps working in code that used
-:mod:`subprocess` before. An exception carries the step, the errno, the cause and the remedy of the
-failure. ``str(error)`` says what failed; a traceback shows the cause and the remedy as notes below
-the message (:pep:`678`).
+:mod:`subprocess` before. An exception contains the step, the errno, the cause and the remedy of the
+    failure. ``str(error)`` says what failed; a traceback shows the cause and the remedy as notes
+    below the message (:pep:`678`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from usernsctl._text import shown, shown_lines
 # calls.
 _EXIT_STATUS = {"lookup": 127, "exec": 126}
 
-# The cause of errnos that have only one cause, whichever system call fails.
+# The cause of each errno that has only one cause, whichever system call fails.
 _ONLY_CAUSE = {_EMFILE: "descriptor-limit"}
 
 
@@ -84,7 +84,7 @@ class UsernsError(OSError):
 
     @classmethod
     def kind_for(cls, errno: int) -> type[Self]:
-        """Return the subclass of this class for `errno`, or this class.
+        """Return the subclass of this class for `errno`, or this class if there is none.
 
         :class:`OSError` chooses :class:`FileNotFoundError` for ENOENT in the same way.
 
@@ -97,7 +97,7 @@ class UsernsError(OSError):
     @classmethod
     @contextlib.contextmanager
     def instead(cls, what: str, *, step: str) -> Iterator[None]:
-        """Convert an :class:`OSError` of a ``with`` block to an exception of this class.
+        """Convert an :class:`OSError` that a ``with`` block raises to an exception of this class.
 
         :meta private:
         :param what: the subject of the failure, such as a path.
@@ -111,7 +111,7 @@ class UsernsError(OSError):
             raise cls.from_os_error(error, what, step=step, filename=error.filename) from error
 
     def explain(self, *, cause: str | None = None, remedy: str | None = None) -> None:
-        """Set the cause and the remedy unless they are set already, and add them as notes.
+        """Set the cause and the remedy unless they are set already, and add each as a note.
 
         :meta private:
         """
@@ -126,7 +126,7 @@ class UsernsError(OSError):
     def exit_status(self) -> int:
         """The exit status of ``usernsctl run`` and ``usernsctl-exec`` for this error.
 
-        127 if the command does not exist, 126 if the command can't be executed, else 125.
+        It is 127 if the command does not exist, 126 if the command can't be executed, else 125.
         """
         return _EXIT_STATUS.get(self.step, 125)
 
@@ -154,7 +154,7 @@ class MapError(UsernsError, ValueError):
 
 
 class PlanError(UsernsError):
-    """This user may not use the requested id map on this machine.
+    """This user may not use the requested id map on this host.
 
     For example, /etc/subuid does not grant a range, or newuidmap is missing. Nothing was started.
     """
@@ -168,7 +168,7 @@ class NamespaceError(UsernsError):
 
 
 class CommandError(UsernsError):
-    """A command could not be started in a namespace that was ready.
+    """A command could not be started, although its namespaces were set up.
 
     `filename` is the path of the command, or of its working directory.
     """
@@ -230,14 +230,15 @@ class RunscError(UsernsError):
 
 
 class LimitError(RunscError):
-    """A sandbox was ended because of a limit, or because memory ran out.
+    """A sandbox was killed because it exceeded a limit, or because memory ran out.
 
     `cause` names the limit, such as ``"memory-limit"``, ``"pids-limit"``, ``"timeout"`` or
     ``"out-of-memory"``.
 
     :ivar limit: the value of the limit, in bytes, processes and threads, or seconds; ``None`` if it
         is unknown.
-    :ivar used: the use of the limited resource, in the unit of `limit`; ``None`` if it is unknown.
+    :ivar used: how much of the resource was used, in the unit of `limit`; ``None`` if it is
+        unknown.
     """
 
     limit: float | None = None
@@ -287,7 +288,7 @@ class PoolError(UsernsError):
 class PoolTimeoutError(PoolError, TimeoutError):
     """No sandbox of a pool became free before the deadline.
 
-    The reason describes the state of the pool and its last failed start.
+    `reason` describes the state of the pool, and the last start of a sandbox that failed.
     """
 
 

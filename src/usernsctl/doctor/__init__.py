@@ -1,4 +1,4 @@
-"""Diagnosis of a machine: facts, probes, causes and remedies."""
+"""Diagnosis of a host: facts, probes, causes and remedies."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ def diagnose(
     root: str = "/",
     seconds: float | None = None,
 ) -> Report:
-    """Try each step of starting a sandbox on this machine; report the causes of failures.
+    """Try each step of starting a sandbox on this host; report the causes of failures.
 
-    Child processes try the steps. No process, namespace or file of a step remains.
+    Child processes try the steps, and leave no process, namespace or file behind.
 
-    :param purpose: the use of the machine: ``"run"``, ``"range"``, ``"docker"`` or
-        ``"kubernetes"``. The use decides which findings block.
-    :param runsc: whether to run a program in gVisor, too, which takes longer than all other steps.
-    :param root: the directory whose subdirectories proc, sys and etc the facts are read from. The
-        steps are always tried on this machine.
+    :param purpose: the use of the host: ``"run"``, ``"range"``, ``"docker"`` or ``"kubernetes"``.
+        The use decides which findings are blocking.
+    :param runsc: whether one of the steps runs a program in gVisor, which takes longer than all
+        others.
+    :param root: the directory whose subdirectories proc, sys and etc contain the facts. The steps
+        are always tried on this host.
     :param seconds: the time limit of all steps together, in seconds; by default 30.
     :returns: a report with the findings (each with a cause and remedies), the results of the steps,
         and the facts.
@@ -46,8 +47,8 @@ def examine(
     root: str = "/",
     seconds: float | None = None,
 ) -> tuple[Report, tuple[Need, ...]]:
-    """Return the report of :func:`diagnose`, and the settings that production use needs."""
-    # Import these modules only here, because users of the catalogue alone do not need them.
+    """Return the report of :func:`diagnose`, and the settings that production use requires."""
+    # Import these modules only here, because code that only reads the catalogue does not need them.
     from usernsctl.doctor.findings import attributed, findings
     from usernsctl.doctor.needs import needs
     from usernsctl.doctor.probes import DEADLINE, skip_all, try_all, try_own_calls

@@ -1,4 +1,4 @@
-"""Facts about this machine, as values. :mod:`usernsctl.doctor.reading` reads them."""
+"""Facts about this host, as values; :mod:`usernsctl.doctor.reading` reads them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 #: Bit numbers of capabilities in capability sets (linux/capability.h).
 CAPABILITIES = {"setgid": 6, "setuid": 7, "sys_admin": 21, "sys_resource": 24, "setfcap": 31}
 
-#: The default of the limits on namespaces in a new user namespace (kernel/ucount.c).
+#: The default limit on namespaces in a new user namespace (kernel/ucount.c).
 NO_LIMIT = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kernel:
-    """The kernel of this machine.
+    """The kernel of this host.
 
     :ivar gvisor: whether the kernel is gVisor's, because this process is in a gVisor sandbox.
     """
@@ -36,8 +36,9 @@ class Kernel:
 class Ids:
     """The ids of this process, and the maps of its user namespace.
 
-    :ivar uid: the effective uid. `gid` is the effective gid.
-    :ivar uid_map: the extents of the uid map; ``None`` if /proc can't be read, as for `gid_map`.
+    :ivar uid: the effective uid; `gid`: the effective gid.
+    :ivar uid_map: the extents of the uid map; ``None`` if /proc can't be read. `gid_map`: the same
+        for gids.
     """
 
     uid: int = 0
@@ -51,8 +52,8 @@ class Ids:
 class Privileges:
     """The privileges and restrictions of this process. Unknown values are ``None``.
 
-    :ivar effective: the effective capabilities, with bit N set for capability N, as in the other
-        capability sets.
+    :ivar effective: the effective capabilities; bit N stands for capability N, here and in the
+        other sets.
     :ivar seccomp: 0 for none, 1 for strict mode, 2 for a filter (proc_pid_status(5)).
     :ivar seccomp_filters: the number of seccomp filters.
     :ivar dumpable: whether other processes of the user may trace this process (PR_SET_DUMPABLE).
@@ -88,14 +89,14 @@ class Privileges:
 class Limits:
     """Resource limits. A value is ``None`` if no limit is set, or if the limit is unknown.
 
-    :ivar processes: RLIMIT_NPROC, a soft limit as all fields up to `pending_signals`.
+    :ivar processes: RLIMIT_NPROC; like all fields up to `pending_signals`, the soft limit.
     :ivar address_space: RLIMIT_AS, in bytes.
     :ivar data: RLIMIT_DATA, in bytes.
     :ivar file_size: RLIMIT_FSIZE, in bytes.
     :ivar open_files: RLIMIT_NOFILE.
     :ivar pending_signals: RLIMIT_SIGPENDING.
     :ivar pending_signals_current: the number of queued signals of all processes of the user.
-    :ivar hard: the hard limits, by the names of the fields above.
+    :ivar hard: the hard limits, keyed by the names of the fields above.
     :ivar pids: the lowest pids.max of this process's control group and its ancestors.
     :ivar pids_current: the number of processes in the control group with the lowest pids.max.
     """
@@ -120,9 +121,9 @@ class SecurityModules:
     :ivar label: the label of this process, such as ``"docker-default (enforce)"``, or its SELinux
         context.
     :ivar selinux_enforcing: whether SELinux is in enforcing mode; ``None`` without SELinux.
-    :ivar landlock: the version of Landlock's ABI; 0 if the kernel does not support or denies
-        Landlock; ``None`` if the version is unknown, because a seccomp filter may kill a process
-        that queries the version. The kernel does not reveal whether Landlock confines this process.
+    :ivar landlock: the version of Landlock's ABI; 0 if the kernel lacks or denies Landlock;
+        ``None`` if a seccomp filter is active, which may kill a process that queries the version.
+        The kernel does not reveal whether Landlock confines this process.
     """
 
     names: tuple[str, ...] | None = None
@@ -138,14 +139,14 @@ class SecurityModules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Container:
-    """The container that this process is in.
+    """The container in which this process runs.
 
     :ivar engine: the container engine; ``None`` if there is no sign of a container.
     :ivar sign: the evidence that this process is in a container, as text.
     :ivar chroot: whether the root directory of this process differs from the root directory of its
         mount namespace; ``None`` if that is unknown.
-    :ivar docker_daemon: whether the socket of a Docker daemon exists on this machine.
-    :ivar userns_remap: the daemon's setting userns-remap, or ``None``.
+    :ivar docker_daemon: whether the socket of a Docker daemon exists on this host.
+    :ivar userns_remap: the value of userns-remap in the daemon's configuration, or ``None``.
     """
 
     engine: Engine | None = None
@@ -166,8 +167,8 @@ class Helper:
         starts a privileged program.
     :ivar nosuid: the mount point of the helper's filesystem if the mount is nosuid, otherwise
         ``None``.
-    :ivar system: the path with symbolic links resolved, if only root can replace the file and the
-        file is in a directory for the system's programs; otherwise ``None``.
+    :ivar system: `path` with symbolic links resolved, if the file is in a system directory such as
+        /usr/bin and only root can replace it; otherwise ``None``.
     """
 
     path: str | None = None
@@ -188,8 +189,8 @@ class Subordinate:
     :ivar source: the service that nsswitch.conf names for ``subid``, or ``None`` for the files
         subuid and subgid.
     :ivar user: the name of the user, or ``None`` if the user has no entry in /etc/passwd.
-    :ivar free: the first of `free_count` ids that neither file grants and that this user namespace
-        maps; ``None`` if no id is free.
+    :ivar free: the first of `free_count` ids that neither subuid nor subgid grants and that this
+        user namespace maps; ``None`` if no id is free.
     :ivar free_count: the number of free ids from `free` on, at most 65536.
     :ivar gid_entries: the lines of /etc/subgid that begin with the user's gid. The lines have no
         effect, because the file contains uids.
@@ -212,7 +213,7 @@ class Subordinate:
 class Cgroup:
     """The control group of this process.
 
-    :ivar directory: the path of the group's directory; ``None`` without a hierarchy of version 2.
+    :ivar directory: the path of the group's directory; ``None`` without a cgroup v2 hierarchy.
     :ivar delegated: whether this process may create child groups.
     """
 
@@ -234,15 +235,15 @@ class Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runsc:
-    """The runsc that usernsctl would use on this machine.
+    """The runsc that usernsctl would use on this host.
 
     :ivar path: the path of runsc; ``None`` if no runsc can be used, and `cause` and `problem`
         explain why.
     :ivar refused: the path of a runsc that exists, but can't be used.
-    :ivar system: the path `path` or `refused` with symbolic links resolved, if the file's name is
-        runsc and only root can replace the file; otherwise ``None``.
+    :ivar system: `path` or `refused` with symbolic links resolved, if the file's name is runsc and
+        only root can replace the file; otherwise ``None``.
     :ivar noexec: the mount point of `refused` if the mount is noexec.
-    :ivar other: the path of another runsc that works, is in a directory for the system's programs,
+    :ivar other: the path of another runsc that works, is in a system directory such as /usr/bin,
         and can be replaced only by root; otherwise ``None``.
     :ivar release: the release that runsc prints, such as ``"release-20260817.0"``.
     :ivar age: the age of the release in days; ``None`` if its name has no date.
@@ -261,20 +262,21 @@ class Runsc:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """All facts about this machine and this process.
+    """All facts about this host and this process.
 
     :ivar has_proc: whether /proc is mounted. Without /proc, most facts are unknown.
     :ivar supported: whether the kernel supports user namespaces; ``None`` if that is unknown.
     :ivar initial: whether this process is in the initial user namespace; ``None`` if that is
         unknown.
-    :ivar namespaces: the namespaces of this process, each as "TYPE:[INODE]", by the names in
-        /proc/self/ns.
+    :ivar namespaces: the namespaces of this process, each as "TYPE:[INODE]", keyed by the file name
+        in /proc/self/ns.
     :ivar threads: the number of threads of this process.
-    :ivar parent: the pid of the parent, such as a shell, if this process inherits its limits;
-        otherwise 0.
-    :ivar sysctls: the value of each sysctl, by its path below /proc/sys; ``None`` if this kernel
-        lacks the sysctl.
-    :ivar programs: the path of each program that a private network needs, or ``None``.
+    :ivar parent: the pid of the parent, such as a shell, if this process has inherited the parent's
+        limits; otherwise 0.
+    :ivar sysctls: the value of each sysctl, keyed by its path below /proc/sys; ``None`` if this
+        kernel lacks the sysctl.
+    :ivar programs: the path of each program that a private network needs, keyed by the program's
+        name; ``None`` if it is missing.
     :ivar mounts: the restrictions of each mount point: ``"ro"``, ``"nosuid"``, ``"nodev"``,
         ``"noexec"``.
     """
@@ -301,7 +303,7 @@ class Facts:
     runsc: Runsc | None = None
 
     def masked_proc(self) -> tuple[str, ...]:
-        """Return the mount points below /proc, because of which the kernel denies a new /proc."""
+        """Return the mount points below /proc that make the kernel deny a mount of a new /proc."""
         # The kernel ignores a mount on this empty directory (fs/namespace.c,
         # mnt_already_visible()).
         empty = "/proc/sys/fs/binfmt_misc"

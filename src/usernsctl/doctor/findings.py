@@ -1,4 +1,4 @@
-"""Derivation of findings from facts and probes, as a pure function."""
+"""Pure functions that derive findings from facts and probes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from usernsctl.explain.model import Finding, Probe, Purpose
 _ANY: tuple[Purpose, ...] = ("run", "range", "docker", "kubernetes")
 _SANDBOX: tuple[Purpose, ...] = ("run", "docker", "kubernetes")
 
-#: The purposes that each probe blocks if it fails. Probes that are not listed block no purpose.
+#: The purposes that the failure of each probe blocks. The failure of a probe that is not listed
+#: blocks no purpose.
 STANDS_IN_THE_WAY_OF: Mapping[str, tuple[Purpose, ...]] = {
     "start": _ANY,
     "unshare-nothing": _ANY,
@@ -34,12 +35,11 @@ STANDS_IN_THE_WAY_OF: Mapping[str, tuple[Purpose, ...]] = {
     "runsc": _SANDBOX,
 }
 
-#: The probes for an id map of more than one id. A cause that only these probes show blocks only
-#: such a map.
+#: The probes of an id map of more than one id. A cause that makes only these probes fail blocks
+#: only such a map.
 _OF_RANGES = ("ranges", "range-map", "range-mount")
 
-#: The id of the cause of runsc's message that one of its processes exited, if the reason is
-#: unknown.
+#: The id of the cause to report if runsc prints that one of its processes exited, but not why.
 _EOF_UNKNOWN = "mapped-sandbox-eof-unknown"
 
 
@@ -51,7 +51,7 @@ def findings(
     Each finding with a cause has evidence. A failed probe without a known cause yields a finding
     without a cause.
 
-    :param probes: the probes by name; missing probes count as not tried.
+    :param probes: the probes, keyed by name; a missing probe counts as not tried.
     """
     seen = Seen(facts, probes)
     held = hold(seen)
@@ -66,7 +66,7 @@ def findings(
 
 
 def attributed(facts: Facts, probes: Mapping[str, Probe]) -> dict[str, Probe]:
-    """Return the probes, with the causes of failed probes that the rules have determined."""
+    """Return the probes; set the causes that the rules have found for failed probes."""
     held = hold(Seen(facts, probes))
     found = dict(probes)
     for name, probe in probes.items():
@@ -77,7 +77,7 @@ def attributed(facts: Facts, probes: Mapping[str, Probe]) -> dict[str, Probe]:
 
 
 def hold(seen: Seen) -> list[tuple[Rule, Evidence]]:
-    """Return all rules that hold, with their evidence, even for causes that block no purpose."""
+    """Return all rules that hold, with their evidence, including rules that block no purpose."""
     held: dict[str, tuple[Rule, Evidence]] = {}
     for rule in RULES:
         evidence = rule.evidence(seen)
@@ -92,7 +92,7 @@ def hold(seen: Seen) -> list[tuple[Rule, Evidence]]:
 
 
 def _explained(held: Mapping[str, tuple[Rule, Evidence]], guessed: Rule) -> bool:
-    """Return whether a rule that holds explains any probe that the guessed cause would explain."""
+    """Return whether a rule in `held` explains a probe that the guessed cause would explain."""
     return any(set(guessed.explains) & set(rule.explains) for rule, _ in held.values())
 
 
@@ -108,7 +108,7 @@ def _weigh(rule: Rule, evidence: Evidence, seen: Seen, purpose: Purpose) -> Find
     if purpose in concerned:
         return Finding(cause=cause, evidence=evidence, blocks=not rule.warns)
     if "range" in concerned or rule.always:
-        # The purpose needs only one mapped id, but the user may want to map more than one.
+        # Warn, because the user may want to map more ids than the one that the purpose requires.
         return Finding(cause=cause, evidence=evidence, blocks=False)
     return None
 
@@ -127,14 +127,14 @@ def _unknown(seen: Seen, held: list[Rule], purpose: Purpose) -> list[Finding]:
         cause_id = probe.cause or (_by_output(probe.detail) if name == "runsc" else None)
         cause = catalogue().get(cause_id) if cause_id else None
         found.append(Finding(cause=cause, evidence=_shown(probe), blocks=blocks))
-        # Report no later probe, because it may have failed for the same cause.
+        # Report no later probe, because the same cause may have made it fail.
         if blocks:
             break
     return found
 
 
 def _by_output(output: str) -> str | None:
-    """Return the id of the cause of a message in runsc's output, or None if no cause is known."""
+    """Return the cause id of a message in runsc's output, or None if no cause is known."""
     if cause := only_cause(output.encode("utf-8", "replace")):
         return cause
     return _EOF_UNKNOWN if "waiting for sandbox to start: EOF" in output else None

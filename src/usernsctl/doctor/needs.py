@@ -1,4 +1,4 @@
-"""Settings that production use requires on a machine and in its containers."""
+"""Settings that production use requires on a host and in its containers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from usernsctl.doctor.probes import PROFILES
 from usernsctl.doctor.rules import without_profile
 from usernsctl.explain.model import Probe, Purpose
 
-#: The number of ids of a container with userns-remap, and of a Pod with hostUsers: false.
+#: The number of ids that a container with userns-remap, or a Pod with hostUsers: false, gets.
 _CONTAINER_IDS = 65536
 _ALL_IDS = 2**32 - 1
 _YEAR = 366  # the maximum age of a recent release, in days
@@ -78,13 +78,13 @@ def _label(facts: Facts) -> str:
 
 
 def _has_profile(facts: Facts) -> bool:
-    """Return whether AppArmor confines this process by a profile, such as the host's profile."""
+    """Return whether an AppArmor profile other than unconfined applies to this process."""
     label = facts.security.label
     return bool(label) and not str(label).startswith("unconfined")
 
 
 def _profiles(facts: Facts, probes: Mapping[str, Probe]) -> tuple[bool, str]:
-    """Return whether each program of usernsctl has an AppArmor profile, and a text about that."""
+    """Return whether each program of usernsctl has an AppArmor profile, and a description."""
     probe = probes.get(PROFILES)
     if probe is None or not probe.detail:
         return _has_profile(facts), _label(facts) if _has_profile(facts) else ""
@@ -109,7 +109,7 @@ def _apparmor(facts: Facts, probes: Mapping[str, Probe]) -> Need:
 
 
 def _release(facts: Facts) -> list[Need]:
-    """Return a list of the requirement of a recent runsc; an empty list if no release is known."""
+    """Return a list with the Need for a recent runsc; empty if runsc's release is unknown."""
     runsc = facts.runsc
     if runsc is None or runsc.release is None:
         return []
@@ -126,7 +126,7 @@ def _release(facts: Facts) -> list[Need]:
 
 
 def _own(name: str, inside: bool, look: Callable[[], tuple[bool, str]], wanted: str) -> Need:
-    """Return a setting of a container, whose value can be read only inside the container."""
+    """Return the Need for a setting of a container that is visible only inside the container."""
     if not inside:
         return Need(
             name=name, state="open", found="visible only inside the container", wanted=wanted

@@ -1,9 +1,9 @@
 """Probes: the steps of starting a sandbox, each tried in a child process, one after the other.
 
-Parallel probes could together exceed a limit that none of them exceeds alone. Each child executes a
-native program (csrc/programs/probe/main.c), so that a probe takes a millisecond and does not depend
-on an interpreter. That program also kills the remaining processes of its probe
-(csrc/programs/probe/within.c).
+The steps are not tried in parallel, because together they could exceed a limit that none exceeds
+alone. Each child executes a native program, usernsctl-probe (csrc/programs/probe/main.c), so that a
+probe takes a millisecond and does not depend on an interpreter. usernsctl-probe also kills
+processes that its probe leaves behind (csrc/programs/probe/within.c).
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ PROGRAM = program_path("usernsctl-probe")
 #: The probe that fails if no child process can be started. All other probes are then skipped.
 START = "start"
 
-#: The probe that lists the AppArmor profile of each of usernsctl's programs.
+#: The probe that prints the AppArmor profile of each program of usernsctl.
 PROFILES = "profiles"
 
 #: Default time limit of all probes together, in seconds.
 DEADLINE = 30.0
 
-#: The id of the cause of a probe that timed out.
+#: The cause id of a probe that timed out.
 LATE = "no-answer-in-time"
 
-# Maximum share of the remaining time for one probe, so that a probe that hangs leaves time for
-# other probes.
+# Maximum share of the remaining time for one probe, so that a hanging probe leaves time for the
+# others.
 _SHARE = 0.5
 _LATE_STATUS = 124  # UN_PROBE_LATE in csrc/programs/probe
 _FAILED_STATUS = 125
@@ -51,13 +51,13 @@ _GRACE = 3.0
 
 _FULL = (errno.ENOSPC, errno.EUSERS)
 _FULL_TEXTS = ("no space left on device",)
-# The steps that always create a namespace, by the kind of namespace.
+# The steps that always create a namespace, keyed by the kind of namespace.
 _MAKERS = {
     "user": ("unshare-user", "runsc"),
     "mnt": ("namespaces", "mount", "mount-proc", "runsc"),
     **dict.fromkeys(("net", "pid", "ipc", "uts"), ("namespaces", "runsc")),
 }
-# The Debian packages of the programs that --network private needs, by program.
+# The Debian packages of the programs that --network private needs, keyed by program.
 _PACKAGES = {"pasta": "passt", "nft": "nftables"}
 
 _PAUSES = (0.05, 0.2, 0.8, 2.0)  # delays before retries, in seconds
@@ -68,7 +68,7 @@ class Step:
     """A step to try.
 
     :ivar name: the name of the step and of its probe.
-    :ivar words: the step's arguments for the probe program, or ``--`` and a command.
+    :ivar words: the arguments of usernsctl-probe that select the step, or ``--`` and a command.
     :ivar needs: the names of the probes that must be ok before this step is tried; otherwise the
         step is skipped.
     :ivar package: the Debian package of the optional program that the step executes; empty for
@@ -82,7 +82,7 @@ class Step:
 
 
 def steps(facts: Facts, *, runsc: bool) -> tuple[Step, ...]:
-    """Return the steps to try on this machine, each after the steps that must succeed first.
+    """Return the steps to try on this host, each after the steps that must succeed first.
 
     Steps that query the user database come last, because the query may hang.
     """
@@ -114,8 +114,7 @@ def steps(facts: Facts, *, runsc: bool) -> tuple[Step, ...]:
         programs = host_programs(facts.runsc.path if facts.runsc else None)
         found.append(Step(name=PROFILES, words=(PROFILES, *programs)))
     if runsc:
-        # The step runs `usernsctl run`, because the output of that command explains why runsc
-        # failed.
+        # Run `usernsctl run` instead of runsc, because its output explains why runsc failed.
         path = ":".join(filter(None, (os.environ.get("PATH"), DEFAULT_PATH)))
         run = ("run", "--no-terminal", "--env", f"PATH={path}", "--", "true")
         words = command("usernsctl", *run)
@@ -131,13 +130,12 @@ def steps(facts: Facts, *, runsc: bool) -> tuple[Step, ...]:
 def try_steps(
     wanted: Iterable[Step], deadline: float, vain: Mapping[str, Container[str]] | None = None
 ) -> dict[str, Probe]:
-    """Try steps one after the other; return their probes by name.
+    """Try steps one after the other; return their probes, keyed by name.
 
     :param deadline: the time of :func:`time.monotonic` at which a running step is killed, with all
         processes that the step has started.
-    :param vain: for each cause, the steps for which a retry is in vain, because they would fail
-        again.
-    :raises CommandError: the probe program is missing.
+    :param vain: for each cause, the steps that are not retried, because they would fail again.
+    :raises CommandError: usernsctl-probe is missing.
     """
     results: dict[str, Probe] = {}
     for step in wanted:
@@ -154,7 +152,7 @@ def try_steps(
             results[START] = probe
             probe = _skipped(step, START)
         if step.package and probe.outcome == "ok":
-            # pasta releases of 2025 print no version if standard output is a pipe.
+            # Expect an empty output, too: pasta releases of 2025 print no version into a pipe.
             version = probe.detail.split("\n")[0] or f"{step.words[1]}, of unknown version"
             probe = replace(probe, detail=version)
         results[step.name] = probe
@@ -164,8 +162,9 @@ def try_steps(
 def _try_often(step: Step, deadline: float, vain: Mapping[str, Container[str]]) -> Probe:
     """Try a step, and retry a few times while a limit on namespaces makes it fail.
 
-    The kernel removes a namespace some time after the exit of its processes, so namespaces of
-    earlier probes may still count. With a limit of 0, a retry would fail again.
+    Namespaces of earlier probes may still count against the limit, because the kernel removes a
+    namespace only some time after its last process has exited. A limit of 0 makes a retry
+    pointless.
     """
     for pause in (*_PAUSES, None):
         probe = _try(step, max(0.0, deadline - time.monotonic()) * _SHARE)
@@ -194,7 +193,8 @@ def _try(step: Step, seconds: float) -> Probe:
             cause="process-limit" if error.errno == errno.EAGAIN else None,
         )
     if status == -signal.SIGSYS:
-        # The filter has killed usernsctl-probe itself, which reports steps that were killed.
+        # The filter has killed usernsctl-probe itself: if a filter kills only the step,
+        # usernsctl-probe reports that and exits normally.
         return Probe(
             name=step.name,
             outcome="failed",
@@ -206,9 +206,9 @@ def _try(step: Step, seconds: float) -> Probe:
 
 
 def _run(words: list[str], seconds: float) -> tuple[bytes, int]:
-    """Run the probe program with a time limit; return its output and exit status."""
+    """Run usernsctl-probe with a time limit; return its output and exit status."""
     with empty_input() as nothing:
-        # Start the program in a new session, so that all its processes can be killed.
+        # Start the program in a new session, so that _wait() can kill its whole process group.
         process: Popen[bytes] = Popen(
             words,
             namespace=OwnNamespaces(),
@@ -225,7 +225,7 @@ def _wait(process: Popen[bytes], seconds: float) -> tuple[bytes, int]:
     try:
         output, _ = process.communicate(timeout=seconds)
     except TimeoutExpired as late:
-        # The process was not reaped yet, so its pid still identifies its process group.
+        # The process has not been reaped, so its pid still identifies its process group.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         assert process.stdout is not None
@@ -237,17 +237,17 @@ def _wait(process: Popen[bytes], seconds: float) -> tuple[bytes, int]:
 
 
 def _split_status(output: bytes, status: int) -> tuple[bytes, int]:
-    """Split the output of the probe program into the text and the exit status at its end.
+    """Split the output of usernsctl-probe into the text and the exit status at its end.
 
-    Before Linux 6.15, the exit status from Popen is 0 for every program if this process ignores
-    SIGCHLD.
+    The output contains the exit status, because Popen reports 0 before Linux 6.15 if this process
+    ignores SIGCHLD.
     """
     text, mark, number = output.rpartition(b"\0")
     return (text, int(number)) if mark and number.isdigit() else (output, status or _FAILED_STATUS)
 
 
 def judge(name: str, status: int, output: str, seconds: float) -> Probe:
-    """Return the probe for an exit status and an output of the probe program.
+    """Return the probe for the exit status and the output of usernsctl-probe.
 
     :param status: the exit status; 128+N or -N if signal N killed the program.
     :param output: the output, in the format that csrc/programs/probe/main.c describes.
@@ -268,7 +268,7 @@ def judge(name: str, status: int, output: str, seconds: float) -> Probe:
         detail = f"killed by signal {sig}"
         by_filter = sig == signal.SIGSYS
         if by_filter:
-            # In practice, only a seccomp filter causes SIGSYS.
+            # Attribute SIGSYS to a seccomp filter, because nothing else sends it in practice.
             detail += ", as a seccomp filter does"
         return Probe(
             name=name,
@@ -293,20 +293,19 @@ def judge(name: str, status: int, output: str, seconds: float) -> Probe:
 
 
 def _says_already(step: str, name: str, reason: str) -> bool:
-    """Return whether a message need not repeat the name of the step.
+    """Return whether a message can omit the name of the step.
 
-    The message has the name already if the name of the probe, or the reason, begins with the name
-    of the step.
+    The message contains the name already if the name of the probe, or the reason, begins with it.
     """
     return step == "none" or name.startswith(step) or reason.startswith(step)
 
 
 def try_all(facts: Facts, *, runsc: bool = True, seconds: float = DEADLINE) -> dict[str, Probe]:
-    """Try all steps; return their probes by name.
+    """Try all steps; return their probes, keyed by name.
 
-    :param runsc: whether to run a program in gVisor, too.
+    :param runsc: whether one of the steps runs a program in gVisor.
     :param seconds: the time limit of all steps together.
-    :raises CommandError: the probe program is missing.
+    :raises CommandError: usernsctl-probe is missing.
     """
     wanted = steps(facts, runsc=runsc)
     vain = {
@@ -331,7 +330,7 @@ def try_own_calls() -> Probe | None:
 
 
 def skip_all(facts: Facts, failed: Probe, *, runsc: bool = True) -> dict[str, Probe]:
-    """Return `failed` and a skipped probe for every step, if no step can be tried."""
+    """Return `failed`, and a skipped probe for every step."""
     return {failed.name: failed} | {
         step.name: _skipped(step, failed.name) for step in steps(facts, runsc=runsc)
     }
@@ -350,12 +349,12 @@ def _skipped(step: Step, needed: str) -> Probe:
 
 RUNSC = "runsc"
 
-# Matches the cause in the output of usernsctl's own commands, which is an indented line: "why: ...
-# [id]" or "cause: id".
+# Matches the indented line that names the cause in the output of usernsctl's own commands: "why:
+# ... [id]" or "cause: id".
 _CAUSE = re.compile(r"^  (?:why: .*\[([a-z0-9-]+)\]|cause: ([a-z0-9-]+))$", re.MULTILINE)
 
-# Maximum number of characters of runsc's output in a report: the last characters, which have the
-# reason; or the first characters of a crash message, because stack traces follow it.
+# Maximum number of characters of runsc's output in a report. The report contains the end of the
+# output, where the reason is, or the beginning of a crash message, which stack traces follow.
 _DETAIL_MAX = 2000
 _CRASH = re.compile(r"^(?:fatal error|panic): ", re.MULTILINE)
 
@@ -363,7 +362,7 @@ _CRASH = re.compile(r"^(?:fatal error|panic): ", re.MULTILINE)
 def _judge_runsc(text: str, status: int, seconds: float) -> Probe:
     """Return the probe for a failed `usernsctl run`."""
     named = _CAUSE.findall(text)
-    # usernsctl itself has added the indented lines, which are about the cause.
+    # Drop the indented lines, in which usernsctl itself explains the cause.
     message = "\n".join(line for line in text.split("\n") if not line.startswith("  "))
     crash = _CRASH.search(message)
     detail = message[-_DETAIL_MAX:] if crash is None else message[crash.start() :][:_DETAIL_MAX]

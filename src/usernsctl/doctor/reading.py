@@ -1,4 +1,4 @@
-"""Functions that read facts about a machine from files below a root directory."""
+"""Functions that read facts about a host from files below a root directory."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ class Tree:
 
     @property
     def is_real(self) -> bool:
-        """True if the root directory is the machine's own."""
+        """True if the root directory is the host's own."""
         return not self._root
 
     def path(self, path: str) -> str:
-        """Return the path on this machine of a path in the tree."""
+        """Return the path on this host of a path in the tree."""
         return f"{self._root}/{path.lstrip('/')}"
 
     def text(self, path: str) -> str | None:
         """Return the text of a regular file, or None if the file can't be read."""
         try:
-            # Without O_NONBLOCK, opening a FIFO would wait for a writer.
+            # Set O_NONBLOCK, because opening a FIFO would otherwise wait for a writer.
             fd = os.open(self.path(path), os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
             with open_file(fd) as file:
                 is_file = stat.S_ISREG(os.fstat(fd).st_mode)
@@ -85,7 +85,7 @@ class Tree:
             return None
 
     def is_absent(self, path: str) -> bool:
-        """Return whether the file certainly does not exist; false if its existence is unknown."""
+        """Return whether the file does not exist; false if this process can't find out."""
         try:
             os.lstat(self.path(path))
         except FileNotFoundError:
@@ -106,12 +106,12 @@ class Tree:
         return os.path.exists(self.path(path))
 
     def real(self, path: str) -> str:
-        """Return a path of the tree with all symbolic links resolved."""
+        """Return a path in the tree with all symbolic links resolved."""
         real = os.path.realpath(self.path(path))
         return real.removeprefix(os.path.realpath(self._root or "/").rstrip("/")) or "/"
 
     def is_roots(self, path: str) -> bool:
-        """Return whether only root can replace the file at a path without symbolic links."""
+        """Return whether only root can replace the file at `path`, which has no symbolic links."""
         while True:
             try:
                 found = os.lstat(self.path(path))
@@ -147,8 +147,8 @@ class Tree:
 
     def has_attribute(self, path: str, attribute: str) -> bool:
         """Return whether a file has an extended attribute (xattr(7)) whose value is not empty."""
-        # Prefer fgetxattr(2), which gVisor uses, too: a seccomp filter may kill callers of
-        # getxattr(2).
+        # Prefer fgetxattr(2), which a seccomp filter must allow for gVisor, to getxattr(2), whose
+        # callers a filter may kill.
         file = self.path(path)
         try:
             fd = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
@@ -163,8 +163,8 @@ class Tree:
                 os.close(fd)
 
 
-# The build date in gVisor's /proc/version since 2018 (csrc/programs/verify/main.c searches for it,
-# too).
+# The build date that gVisor's /proc/version has contained since 2018. csrc/programs/verify/main.c
+# searches for the same text.
 _GVISOR_BUILD = "Sun Jan 10 15:06:54 PST 2016"
 
 _KUBERNETES_SECRETS = "var/run/secrets/kubernetes.io"
@@ -175,7 +175,7 @@ _UNIFIED = ("sys/fs/cgroup", "sys/fs/cgroup/unified")
 def read_container(
     tree: Tree, environ: Mapping[str, str], points: Mapping[str, tuple[str, ...]] | None
 ) -> Container:
-    """Return the facts about the container that this process is in.
+    """Return the facts about the container in which this process runs.
 
     :param points: the mount points in this mount namespace, or ``None`` if they are unknown.
     """
@@ -183,7 +183,8 @@ def read_container(
     return Container(
         engine=engine,
         sign=sign,
-        # A mount namespace has a mount at "/", which a process in a chroot can't see.
+        # Each mount namespace has a mount at "/", but a process in a chroot does not see it in
+        # mountinfo.
         chroot=None if points is None else "/" not in points,
         docker_daemon=any(tree.exists(path) for path in _DOCKER_SOCKETS),
         userns_remap=_userns_remap(tree),
@@ -191,8 +192,8 @@ def read_container(
 
 
 def _engine(tree: Tree, environ: Mapping[str, str]) -> tuple[Engine | None, str]:
-    # Check the most specific engine first: the container of a Pod also has signs of containerd or
-    # Docker.
+    # Check the most specific engine first: the container of a Pod also shows the signs of
+    # containerd or Docker.
     if is_gvisor(tree):
         return "gvisor", "/proc/version is gVisor's"
     if "KUBERNETES_SERVICE_HOST" in environ:
@@ -223,7 +224,7 @@ def _userns_remap(tree: Tree) -> str | None:
 
 
 def _own_groups(tree: Tree) -> dict[str, str]:
-    """Return this process's control groups by their controllers; "" is the key for version 2."""
+    """Return this process's control groups, keyed by controller; "" is the key for cgroup v2."""
     groups = {}
     for line in (tree.text("proc/self/cgroup") or "").split("\n"):
         _, _, rest = line.partition(":")
@@ -234,7 +235,7 @@ def _own_groups(tree: Tree) -> dict[str, str]:
 
 
 def read_cgroup(tree: Tree) -> Cgroup:
-    """Return the control group of this process in the hierarchy of version 2."""
+    """Return the control group of this process in the cgroup v2 hierarchy."""
     path = _own_groups(tree).get("")
     for top in _UNIFIED:
         if path is not None and tree.exists(f"{top}/cgroup.procs"):
@@ -248,9 +249,9 @@ def read_cgroup(tree: Tree) -> Cgroup:
 
 
 def read_pids(tree: Tree) -> tuple[int | None, int | None]:
-    """Return the lowest pids.max of this process's control groups, and that group's pids.current.
+    """Return the lowest pids.max that applies to this process, and that group's pids.current.
 
-    Ancestors of the groups are included.
+    The limit may be set on a control group of this process or on an ancestor of the group.
     """
     groups = _own_groups(tree)
     places = [(f"sys/fs/cgroup/{names}", path) for names, path in groups.items() if names == "pids"]
@@ -288,13 +289,13 @@ SYSCTLS = (
 HELPERS = ("newuidmap", "newgidmap")
 DEVICES = ("/dev/null", "/dev/net/tun", "/dev/kvm")
 
-# Time limit of each program that is started to read a fact, in seconds.
+# Time limit for each program that is started to read a fact, in seconds.
 _PROGRAM_SECONDS = 10.0
 
 # The inode number of the initial user namespace, PROC_USER_INIT_INO (linux/proc_ns.h).
 _INITIAL = "user:[4026531837]"
 
-# The options of mount points that Facts records, as proc_pid_mountinfo(5) names them.
+# The mount options that Facts records, as proc_pid_mountinfo(5) names them.
 _RESTRICTIONS = ("ro", "nosuid", "nodev", "noexec")
 
 
@@ -305,13 +306,13 @@ def read_facts(
     only_files: bool = False,
     seconds: float = 30.0,
 ) -> Facts:
-    """Read all facts. The only program that is started is runsc, if its release is not known yet.
+    """Read all facts. Starts no program but runsc, and runsc only if its release is unknown.
 
     :param root: the directory that contains proc, sys, etc, dev and usr. Facts that only system
         calls return are unknown unless `root` is ``/``.
     :param environ: the environment variables, such as PATH; by default ``os.environ``.
-    :param only_files: whether to start no program and not to call uname(2) or fgetxattr(2), because
-        a seccomp filter kills callers of the necessary system calls.
+    :param only_files: whether to only read files: to start no program, and not to call uname(2) or
+        fgetxattr(2), because a seccomp filter would kill this process.
     :param seconds: the time limit of all started programs together, in seconds.
     """
     environ = os.environ if environ is None else environ
@@ -348,7 +349,7 @@ def read_facts(
 
 @dataclass(frozen=True, slots=True)
 class _Status:
-    """The fields of /proc/self/status (proc_pid_status(5)), by their names."""
+    """The fields of /proc/self/status (proc_pid_status(5)), keyed by name."""
 
     fields: Mapping[str, str]
 
@@ -434,7 +435,7 @@ def _privileges(status: _Status, *, live: bool) -> Privileges:
 
 
 def _called() -> tuple[tuple[str, ...] | None, bool | None]:
-    """Return the names of this process's securebits, and whether the process is dumpable."""
+    """Return the names of the securebits that are set, and whether this process is dumpable."""
     from usernsctl.hardening import SECUREBITS
 
     bits = _core.securebits()
@@ -442,7 +443,7 @@ def _called() -> tuple[tuple[str, ...] | None, bool | None]:
     return None if names is None else tuple(names), _core.is_dumpable()
 
 
-# Names of the limits in /proc/self/limits, by the fields of Limits.
+# Names of the limits in /proc/self/limits, keyed by the fields of Limits.
 _LIMITS = {
     "processes": "Max processes",
     "address_space": "Max address space",
@@ -454,10 +455,10 @@ _LIMITS = {
 
 
 def _parent(tree: Tree, status: _Status) -> int:
-    """Return the pid of the parent process if it has the hard limits of this process, otherwise 0.
+    """Return the pid of the parent if its hard limits equal those of this process, otherwise 0.
 
-    If the limits differ, a service manager such as systemd may have set lower ones for this process
-    alone. A remedy that sets the parent's limits to sufficient values could then lower them.
+    If they differ, a service manager such as systemd may have lowered the limits of this process
+    alone. A remedy that sets the limits of the parent could then lower the parent's limits.
     """
     parent = status.number("PPid", 10) or 0
     return parent if _limits_of(tree, f"{parent}")[1] == _limits_of(tree, "self")[1] else 0
@@ -477,7 +478,7 @@ def _limits(tree: Tree, status: _Status) -> Limits:
 
 
 def _limits_of(tree: Tree, process: str) -> tuple[dict[str, int], dict[str, int]]:
-    """Return the soft limits and the hard limits of a process, each by the fields of Limits."""
+    """Return the soft and the hard limits of a process, each keyed by the fields of Limits."""
     soft: dict[str, int] = {}
     hard: dict[str, int] = {}
     for line in (tree.text(f"proc/{process}/limits") or "").split("\n"):
@@ -498,8 +499,7 @@ def _security(tree: Tree, status: _Status) -> SecurityModules:
         names=None if names is None else tuple(names.strip().split(",")),
         label=label.strip("\0\n ") or None if label else None,
         selinux_enforcing=None if enforcing is None else enforcing == 1,
-        # Query Landlock only without a seccomp filter, which may kill a process for the system
-        # call.
+        # Query Landlock only if no seccomp filter is active, because a filter may kill the caller.
         landlock=_core.landlock_version()
         if tree.is_real and status.number("Seccomp", 10) == 0
         else None,
@@ -522,12 +522,13 @@ def _helper(
     if path is None:
         return Helper()
     found = os.stat(tree.path(path))
-    # A seccomp filter may kill callers of fgetxattr(2). Assume then that the helper is privileged.
+    # Assume that the helper is privileged if fgetxattr(2) can't be called, because a seccomp filter
+    # may kill the caller.
     file_capabilities = not only_files and tree.has_attribute(path, "security.capability")
     real = tree.real(path)
     point = _mount_point(real, points)
-    # Trust only files in these directories: elsewhere, a file of root may be on a filesystem that
-    # other users have written.
+    # Trust only files in these directories: elsewhere, a file that belongs to root may be on a
+    # filesystem that other users have written.
     is_systems = os.path.dirname(real) in map(tree.real, DEFAULT_PATH.split(":"))
     return Helper(
         path=path,
@@ -601,7 +602,7 @@ def _device(tree: Tree, path: str) -> Device:
 
 
 def _share(deadline: float) -> float:
-    """Return the time limit of the next program, which is at most half of the remaining time."""
+    """Return the time limit for the next program: at most half of the remaining time."""
     return min(_PROGRAM_SECONDS, max(0.0, deadline - time.monotonic()) / 2)
 
 
@@ -624,7 +625,7 @@ def _runsc(
             noexec=point if "noexec" in points.get(point, ()) else None,
             other=_other_runsc(tree, refused, deadline),
         )
-    # Ignore the error, because other facts explain why no program can be started.
+    # Ignore the error if runsc can't be started, because other facts explain it.
     release = None
     with contextlib.suppress(RunscError):
         release = release_of(path, remember=False, seconds=_share(deadline))
@@ -654,8 +655,8 @@ def _other_runsc(tree: Tree, path: str | None, deadline: float) -> str | None:
 def _systems_runsc(tree: Tree, path: str | None) -> str | None:
     """Return the real path of `path` if its name is runsc and only root can replace the file.
 
-    A remedy makes only such a file executable for all users: an environment variable can name any
-    file as runsc, even a secret one.
+    Remedies make only such a file executable for all users, because an environment variable can
+    name any file as runsc, even a secret one.
     """
     real = tree.real(os.path.abspath(path)) if path else ""
     return real if os.path.basename(real) == "runsc" and tree.is_roots(real) else None

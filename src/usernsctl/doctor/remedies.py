@@ -1,4 +1,4 @@
-"""Remedies for this machine: commands for root, with names and numbers from the facts."""
+"""Remedies for this host: commands for root, with names and numbers from the facts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from usernsctl._text import operand, quoted, shown
 from usernsctl.doctor.facts import CAPABILITIES
 from usernsctl.explain.model import Cause, Place, Report
 
-#: The first words of commands for the shell that starts the sandboxed command.
+#: The first words of commands that only the shell that starts the sandboxed command can run.
 FOR_SHELL = ("ulimit", "export")
 
 _Facts = Mapping[str, Any]
@@ -19,7 +19,7 @@ _BY_STARTER = "a parent process must be changed, and doctor can't find out which
 _BY_CALLER = "the program that made this request must be changed, or its arguments"
 _BY_LOOKING = "the remedy depends on the output of these commands"
 
-#: Causes that no script can remedy, with the reason. Root or the user must decide or act.
+#: Causes that no script can remedy, each with the reason: root or the user must decide or act.
 BY_HAND: Mapping[str, str] = {
     "no-config-user-ns": "only another kernel has user namespaces",
     "already-in-gvisor": "no command in a sandbox can change the kernel of the sandbox",
@@ -102,18 +102,18 @@ def typed(text: str) -> list[str]:
 
 
 def remedy(report: Report, cause: Cause, where: Place) -> str:
-    """Return the remedy for a cause, in the form for a container engine or for the host."""
+    """Return the remedy for a cause at the place `where`, a container engine or the host."""
     if where == "host":
         return commands(report, cause) or cause.remedies["host"]
     return cause.remedies.get(where) or cause.remedies["host"]
 
 
 def commands(report: Report, cause: Cause) -> str:
-    """Return the commands that remedy a cause on this machine; empty if the facts don't suffice.
+    """Return the commands that remedy a cause on this host; empty if the facts don't suffice.
 
-    The commands are for root, except ``ulimit`` and ``export``, which are for the shell that starts
-    the sandboxed command. If users other than root can replace a file, comments take the place of
-    commands that would give the file privileges.
+    Root must run the commands, except ``ulimit`` and ``export``, which belong into the shell that
+    starts the sandboxed command. If users other than root can replace a file, the result contains
+    comments instead of commands that would give the file privileges.
     """
     known = _KNOWN.get(cause.id)
     lines = known(report.facts) if known else []
@@ -129,7 +129,8 @@ def _user(facts: _Facts) -> str | None:
 def _grant(facts: _Facts, *files: str) -> list[str]:
     """Return the command that grants subordinate id ranges to the user; empty if facts are missing.
 
-    :param files: the paths of the files without a range for the user; by default both files.
+    :param files: those of /etc/subuid and /etc/subgid that grant the user no range; by default
+        both.
     """
     ranges = facts.get("subordinate", {})
     user, first = _user(facts), ranges.get("free")
@@ -145,7 +146,7 @@ def _grant(facts: _Facts, *files: str) -> list[str]:
 
 
 def _grant_others(facts: _Facts) -> list[str]:
-    """Return commands that replace the granted ranges by ranges inside this user namespace."""
+    """Return commands that replace the granted ranges with ranges inside this user namespace."""
     user, uid, added = _user(facts), facts.get("ids", {}).get("uid"), _grant(facts)
     if user is None or not re.fullmatch("[A-Za-z0-9_-]+", user) or not added:
         return []
@@ -153,7 +154,7 @@ def _grant_others(facts: _Facts) -> list[str]:
 
 
 def _replace(facts: _Facts) -> list[str]:
-    """Return commands that replace /etc/subuid and /etc/subgid by regular files."""
+    """Return commands that replace /etc/subuid and /etc/subgid with regular files."""
     found = facts.get("subordinate", {}).get("no_files", ())
     made = [f"mv {file} {file}.old && touch {file}" for file in found]
     return [*made, *_grant(facts, *found)] if made else []
@@ -162,7 +163,8 @@ def _replace(facts: _Facts) -> list[str]:
 def _bounding(facts: _Facts) -> list[str]:
     """Return commands that give the helpers file capabilities instead of the setuid bit.
 
-    A setuid program requires more capabilities in the bounding set than the helpers use.
+    As set-user-id programs, the helpers require more capabilities in the bounding set than they
+    use.
     """
     bounding = facts.get("privileges", {}).get("bounding")
     needed = [CAPABILITIES[name] for name in ("setuid", "setgid")]
@@ -174,7 +176,7 @@ def _bounding(facts: _Facts) -> list[str]:
 def _capable(facts: _Facts, *before: str) -> list[str]:
     """Return commands that set file capabilities on newuidmap and newgidmap.
 
-    :param before: templates of commands to run on each helper first.
+    :param before: templates of commands to run before, on each helper.
     """
     lines = []
     for name, capability in (("newuidmap", "setuid"), ("newgidmap", "setgid")):
@@ -192,7 +194,8 @@ def _name(facts: _Facts) -> list[str]:
     uid, gid = ids.get("uid"), ids.get("gid")
     if not uid:
         return []
-    # newuidmap denies the map if the caller's gid differs from the gid of the passwd entry.
+    # Create the user with this process's gid, because newuidmap denies the map if the caller's gid
+    # differs from the gid in passwd.
     return [
         f"getent group {gid} || groupadd --gid {gid} user{uid}",
         f"useradd --uid {uid} --gid {gid} --no-create-home user{uid}",
@@ -200,7 +203,7 @@ def _name(facts: _Facts) -> list[str]:
 
 
 def _group(facts: _Facts) -> list[str]:
-    """Return the command that sets the primary group in passwd to the gid of this process."""
+    """Return the command that sets the user's primary group in passwd to this process's gid."""
     user, gid = _user(facts), facts.get("ids", {}).get("gid")
     if user is None or gid is None:
         return []
@@ -208,7 +211,7 @@ def _group(facts: _Facts) -> list[str]:
 
 
 def _filter(*options: str, calls: str) -> Callable[[_Facts], list[str]]:
-    """Return a function that returns the remedy for a seccomp filter outside container engines."""
+    """Return a function that returns the remedy for a seccomp filter outside of containers."""
 
     def fill(facts: _Facts) -> list[str]:
         if facts.get("container", {}).get("engine") or not facts.get("privileges", {}).get(
@@ -226,7 +229,7 @@ def _filter(*options: str, calls: str) -> Callable[[_Facts], list[str]]:
 
 
 def _mounts(facts: _Facts) -> list[str]:
-    """Return the remedy for denied mounts, for an AppArmor profile or for a seccomp filter."""
+    """Return the remedy for mounts that an AppArmor profile or a seccomp filter denies."""
     label = facts.get("security", {}).get("label") or ""
     name = label.removesuffix(" (enforce)")
     if name == label or facts.get("container", {}).get("engine"):
@@ -255,7 +258,7 @@ def _helpers(*lines: str, which: Callable[[_Facts], bool]) -> Callable[[_Facts],
 
 
 def _mend_helper(helper: _Facts, lines: tuple[str, ...]) -> list[str]:
-    """Return the commands for a helper, or comments if other users can replace the helper."""
+    """Return `lines` for a helper, or comments if other users can replace the helper."""
     file, point = helper["system"], helper["nosuid"] or "/"
     if not file or not (file + point).isprintable():
         return [
@@ -294,7 +297,7 @@ def _other_runsc(facts: _Facts) -> list[str]:
     return [f"export USERNSCTL_RUNSC={quoted(other)}"] if other else []
 
 
-# The values to which remedies raise hard limits. Sandboxes need less.
+# The values to which remedies raise hard limits; sandboxes need less.
 _ENOUGH = {"nofile": 4096, "nproc": 4096}
 
 # The options of ulimit and of prlimit(1) for each limit in the facts.
@@ -346,12 +349,11 @@ def _by_shell(name: str, hard: int | None) -> str:
     option, long = _LIMITS[name]
     most = "unlimited" if hard is None else hard
     if name == "pending_signals":
-        # The shell dash has no ulimit -i.
+        # dash has no ulimit -i.
         return f"ulimit -S -i {most} 2>&- || prlimit --pid $$ --{long}={most}:"
     if name != "processes":
         return f"ulimit -S -{option} $(ulimit -H -{option})"
-    # The process limit may forbid even the process for a $(...). The shell dash has -p in place of
-    # -u.
+    # Avoid $(...), for which the process limit may forbid a process. dash has -p instead of -u.
     return f"ulimit -S -u {most} 2>&- || ulimit -S -p {most}"
 
 

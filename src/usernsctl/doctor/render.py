@@ -30,8 +30,8 @@ _PLACES: dict[str, Place] = {"docker": "docker", "podman": "podman", "kubernetes
 def place(report: Report) -> Place:
     """Return the place for which the report shows remedies: a container engine or the host.
 
-    The engine of the container that this process is in takes precedence over an engine that is the
-    purpose of the report.
+    The engine of the container in which this process runs takes precedence over the engine that the
+    report's purpose names.
     """
     container = report.facts.get("container")
     engine = container.get("engine") if isinstance(container, dict) else None
@@ -94,13 +94,13 @@ def _labelled(label: str, text: str) -> list[str]:
 
 
 def outcome(probe: Probe, purpose: Purpose) -> str:
-    """Return the outcome of a probe, or "advice" if it failed but does not prevent `purpose`."""
+    """Return the outcome of a probe, or "advice" if its failure does not block `purpose`."""
     blocks = purpose in STANDS_IN_THE_WAY_OF.get(probe.name, ())
     return "advice" if probe.outcome == "failed" and not blocks else probe.outcome
 
 
 def reason(probe: Probe) -> str:
-    """Return why a probe failed or was skipped, or a program's version, in one line."""
+    """Return in one line why a probe failed or was skipped, or which version a program has."""
     if probe.outcome == "ok":
         return probe.detail if probe.name in PROGRAMS else ""
     parts = [f"[{probe.cause}]"] if probe.cause else []
@@ -126,7 +126,7 @@ set -eu
 
 
 def as_script(report: Report) -> str:
-    """Return the report as a script for sh(1), in which everything but commands is a comment."""
+    """Return the report as a script for sh(1), in which all lines but commands are comments."""
     lines = [_HEAD.rstrip("\n"), f"# {headline(report)}"]
     if any(_asked(report, finding) for finding in report.findings):
         lines += ["", _ASK.rstrip("\n")]
@@ -135,7 +135,7 @@ def as_script(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
-# An empty answer, or the end of standard input, counts as no, so that nothing is changed.
+# An empty answer, or end of file on standard input, counts as no, so that nothing is changed.
 _ASK = """
 ask() {
     printf '%s [y/N] ' "$1"
@@ -146,11 +146,11 @@ ask() {
 
 
 def _asked(report: Report, finding: Finding) -> str:
-    """Return the commands that the script runs for a finding if the user agrees, or "" if none."""
+    """Return the commands that the script offers to run for a finding, or "" if there are none."""
     if finding.cause is None:
         return ""
     found = remedy(report, finding.cause, place(report))
-    # Do not run commands for the user's shell, because they have no effect in the script's shell.
+    # Leave out commands for the user's shell, because they have no effect in the script's shell.
     is_read = is_sentence(finding.cause, found) or by_hand(finding.cause, found)
     return found if not (found.startswith(FOR_SHELL) or is_read) and typed(found) else ""
 

@@ -1,4 +1,4 @@
-"""The report of doctor for a terminal, with colours and tables."""
+"""Display of doctor's report on a terminal, with colours and tables."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _STYLES = {
 
 def show(report: Report, needs: Sequence[Need]) -> None:
     """Print the report and the required settings on standard output."""
-    # Disable all styles with NO_COLOR: Rich would still print bold type, which users may take for a
-    # colour.
+    # If NO_COLOR is set, disable all styles: Rich itself would still print bold type, which users
+    # may take for a colour.
     console = Console(highlight=False, color_system=None if "NO_COLOR" in os.environ else "auto")
     console.print(Text(render.headline(report), "bold green" if report.ready else "bold red"))
     for number, finding in enumerate(report.findings, 1):
@@ -47,7 +47,7 @@ def show(report: Report, needs: Sequence[Need]) -> None:
     longest = max((len(need.name) for need in needs), default=0)
     settings.columns[0].no_wrap = longest < console.width * 2 // 3
     for need in needs:
-        # If the machine is ready, print unmet settings in the colour of advice, not in red.
+        # If the host is ready, print unmet settings in the colour of advice, not in red.
         style = "advice" if report.ready and need.state == "unmet" else need.state
         state = Text(need.state, _STYLES[style])
         settings.add_row(_text(need.name), state, _text(need.found))

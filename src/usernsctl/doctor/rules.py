@@ -1,7 +1,7 @@
 """Rules that decide which causes apply. They are pure functions from facts and probes to evidence.
 
-The native core determines most causes itself when a probe fails (csrc/explain/diagnose.c). Rules
-that read facts also find further causes, which no probe reaches because an earlier step fails.
+When a probe fails, the C core determines most causes itself (csrc/explain/diagnose.c). Rules that
+read facts also find causes of steps that are not tried because an earlier step fails.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from usernsctl.explain.model import Probe
 from usernsctl.gvisor.runsc.releases import Release
 from usernsctl.profiles import is_own_profile
 
-#: Errors with which the kernel or a security module denies a call.
+#: The errors with which the kernel or a security module denies a system call.
 _REFUSALS = (errno.EPERM, errno.EACCES)
 
 Evidence = tuple[str, ...]
@@ -35,7 +35,7 @@ class Seen:
     probes: Mapping[str, Probe]
 
     def failed(self, *names: str, errnos: tuple[int, ...] = ()) -> Probe | None:
-        """Return the first of the named probes that failed, with one of `errnos` if given."""
+        """Return the first failed probe in `names`, or None; only with one of `errnos` if given."""
         for name in names:
             probe = self.probes.get(name)
             if probe and probe.outcome == "failed" and (not errnos or probe.errno in errnos):
@@ -57,7 +57,7 @@ class Seen:
         return tuple(message_of(p) for p in probes if p.cause == cause_id)
 
     def unprivileged(self) -> bool:
-        """Return whether this process can map a range of ids only by newuidmap and newgidmap."""
+        """Return whether this process needs newuidmap and newgidmap to map a range of ids."""
         return not self.facts.privileges.holds("setuid", "setgid")
 
     def without_profile(self) -> tuple[str, ...]:
@@ -81,7 +81,7 @@ def without_profile(probes: Mapping[str, Probe]) -> tuple[str, ...]:
 
 
 def message_of(probe: Probe) -> str:
-    """Return the name and the message of a probe, as a text of evidence."""
+    """Return the name and the message of a probe as evidence."""
     return f"{probe.name}: {probe.detail}"
 
 
@@ -89,12 +89,12 @@ _Holds = Callable[[Seen], Evidence]
 
 
 def only_named(seen: Seen) -> Evidence:
-    """Return no evidence, because only the core or a message of runsc can show this cause."""
+    """Return no evidence: only the core, or a message of runsc, can reveal this cause."""
     return ()
 
 
 def fails(*names: str, errnos: tuple[int, ...] = ()) -> _Holds:
-    """Return the `holds` function of a rule that holds if a named probe failed.
+    """Return a `holds` function for a rule that holds if one of the named probes failed.
 
     If `errnos` is given, the probe must have failed with one of these errors.
     """
@@ -111,8 +111,8 @@ class Rule:
     """A rule that decides whether a cause applies.
 
     :ivar explains: the names of the probes whose failure the cause explains.
-    :ivar holds: a function that returns the evidence in the facts; :meth:`evidence` adds the probes
-        whose failure the core attributed to the cause.
+    :ivar holds: a function that returns the evidence for the cause, empty if it does not hold;
+        :meth:`evidence` adds the probes whose failure the core attributed to the cause.
     :ivar warns: whether the cause is a warning that never blocks a purpose.
     :ivar always: whether the cause is reported even if it does not concern the purpose.
     :ivar guessed: whether the cause applies only if no other cause explains the failed sandbox.
@@ -128,7 +128,7 @@ class Rule:
     eclipses: bool = False
 
     def evidence(self, seen: Seen) -> Evidence:
-        """Return distinct texts of evidence for the cause; empty if the cause does not hold."""
+        """Return the evidence for the cause without duplicates, or () if the cause does not hold."""
         return tuple(dict.fromkeys(self.holds(seen) + seen.named(self.id)))
 
 
@@ -150,7 +150,8 @@ def not_supported(seen: Seen) -> Evidence:
 def filtered(seen: Seen) -> Evidence:
     probe, mode = seen.failed("unshare-nothing"), seen.facts.privileges.seccomp
     shown = () if mode is None else (f"Seccomp is {mode} in /proc/self/status",)
-    # If the probe has a cause, but no errno of the call, a step before or after the call failed.
+    # A probe with a cause but without an errno failed in a step before or after unshare(2), not in
+    # the call itself.
     if probe is not None and (probe.cause is None or probe.errno not in (0, errno.EAGAIN)):
         return (message_of(probe), "the kernel itself never refuses unshare(0)", *shown)
     return shown if seen.named("seccomp-denies-userns") else ()
@@ -164,7 +165,7 @@ def clone_off(seen: Seen) -> Evidence:
 
 
 def _full(seen: Seen) -> Probe | None:
-    """Return the failed probe "runsc" if a low limit on user namespaces made it fail, else None."""
+    """Return the probe "runsc" if a low limit on user namespaces made it fail, else None."""
     low = (seen.facts.sysctls.get("user/max_user_namespaces") or NO_LIMIT) < _NEEDED
     return (
         seen.failed("runsc") if low and seen.printed("runsc", "no space left on device") else None
@@ -248,8 +249,8 @@ def apparmor_restricted(seen: Seen) -> Evidence:
 
 def denied_by_module(seen: Seen) -> Evidence:
     security = seen.facts.security
-    # Under a profile, consider later steps, too: a profile may allow the creation of a user
-    # namespace, but deny the capabilities in it.
+    # If a profile confines this process, also consider later steps: the profile may allow the
+    # creation of a user namespace, but deny the capabilities in it.
     confined = (security.label or "").endswith("(enforce)")
     names = ("unshare-user", "setgroups", "one-id-map") if confined else ("unshare-user",)
     probe = seen.failed(*names, errnos=(errno.EACCES,))
@@ -367,7 +368,7 @@ def from_service(seen: Seen) -> Evidence:
 def shared(seen: Seen) -> Evidence:
     probe = seen.probes.get("ranges")
     lines = probe.detail.split("\n") if probe and probe.outcome == "ok" else []
-    # These words occur in the core's notice about overlapping ranges (csrc/facts/subid.c).
+    # The core's notice about overlapping ranges contains these words (csrc/facts/subid.c).
     return tuple(line for line in lines if "ids that this user has too" in line)
 
 
@@ -402,8 +403,8 @@ def selinux_nested(seen: Seen) -> Evidence:
 def yama(seen: Seen) -> Evidence:
     scope = seen.facts.sysctls.get("kernel/yama/ptrace_scope")
     probe = seen.failed("ptrace", errnos=(errno.EPERM,))
-    # Only value 3 prevents the sandbox. Value 2 requires CAP_SYS_PTRACE, which this user has in a
-    # new user namespace (ptrace(2)).
+    # Report only the value 3. With the value 2, tracing requires CAP_SYS_PTRACE, which this user
+    # has in a new user namespace (ptrace(2)).
     if scope is None or scope < 3 or probe is None:
         return ()
     return (f"kernel.yama.ptrace_scope is {scope}", message_of(probe))
@@ -447,7 +448,7 @@ def no_null(seen: Seen) -> Evidence:
     probe = seen.failed("null")
     if probe is None or probe.cause is not None:
         return ()
-    # If /dev/null exists and its mount is not nodev, other rules explain EPERM and EACCES.
+    # Leave EPERM and EACCES to other rules if /dev/null exists and its mount is not nodev.
     nodev = [
         point for point in ("/dev", "/dev/null") if "nodev" in seen.facts.mounts.get(point, ())
     ]
@@ -461,8 +462,8 @@ def no_null(seen: Seen) -> Evidence:
 def short_of(limits: Mapping[str, tuple[str, int | None]], seen: Seen) -> Evidence:
     """Return the resource limits that are too low if running a program in gVisor failed.
 
-    :param limits: for each field of the facts' limits, the name of the limit and a value that
-        always suffices, or None if any finite limit may be too low.
+    :param limits: for each field of :class:`Limits`, the name of the limit and a value that always
+        suffices, or None if any finite limit may be too low.
     """
     probe, found = seen.failed("runsc"), []
     for fact, (name, enough) in limits.items():
@@ -473,7 +474,7 @@ def short_of(limits: Mapping[str, tuple[str, int | None]], seen: Seen) -> Eviden
 
 
 def signals_lost(seen: Seen) -> Evidence:
-    """Return evidence of lost signals; newer releases of runsc wait forever for a lost signal."""
+    """Return evidence that a full queue lost a signal, for which newer runscs wait forever."""
     probe, limits = seen.probes.get("runsc"), seen.facts.limits
     most, queued = limits.pending_signals, limits.pending_signals_current or 0
     if probe and probe.cause == LATE and most is not None and most - queued < _SIGNALS:
@@ -481,14 +482,14 @@ def signals_lost(seen: Seen) -> Evidence:
     return ()
 
 
-# The maximum number of signals that a new sandbox queues, one for each thread.
+# The maximum number of signals that a starting sandbox queues, one for each thread.
 _SIGNALS = 100
 
-# Limits that suffice: gVisor starts dozens of threads and opens dozens of files for any program.
+# Limits that suffice for any program: gVisor starts dozens of threads and opens dozens of files.
 _PROCESSES = {"processes": ("RLIMIT_NPROC", 100)}
 _OPEN_FILES = {"open_files": ("RLIMIT_NOFILE", 300)}
 _FILE_SIZE = {"file_size": ("RLIMIT_FSIZE", None)}
-# The size of an address space, in bytes, that suffices for a sandbox: runsc reserves less.
+# The size of an address space, in bytes, that suffices for a sandbox, because runsc reserves less.
 _ADDRESSES = 1 << 38
 _MEMORY = {"address_space": ("RLIMIT_AS", _ADDRESSES), "data": ("RLIMIT_DATA", _ADDRESSES)}
 
@@ -629,11 +630,11 @@ RULES: tuple[Rule, ...] = (
     Rule("kvm-denied", ("kvm",), fails("kvm", errnos=_REFUSALS)),
 )
 
-#: For each cause that may be a consequence of other causes, these other causes. If one of the other
-#: causes holds, the consequence is not reported.
+#: For each cause that may only be a consequence, the causes that it may follow from. If one of them
+#: holds, the consequence is not reported.
 CONSEQUENCES: Mapping[str, tuple[str, ...]] = {
-    # The rule for this cause checks only the limit on user namespaces. So a limit that the core or
-    # another rule has found takes precedence.
+    # The rule for nesting-too-deep checks only the limit on user namespaces, so any limit that the
+    # core or another rule has found takes precedence.
     "nesting-too-deep": (
         "max-user-namespaces",
         *(rule.id for rule in RULES if rule.id.startswith("max-")),
@@ -648,10 +649,10 @@ CONSEQUENCES: Mapping[str, tuple[str, ...]] = {
         "mount-by-descriptor-missing",
         "ptrace-denied",
     ),
-    # The helpers seem to belong to user nobody if root's id is not mapped, and root's id is usually
-    # not mapped if the caller's id is not mapped.
+    # If the caller's id is not mapped, root's usually is not either, and the helpers seem to belong
+    # to nobody.
     "helper-not-setuid": ("caller-id-unmapped",),
-    # The core reports this cause for any helper that failed without a known message.
+    # The core reports helper-failed for any helper that failed without a known message.
     "helper-failed": tuple(
         rule.id for rule in RULES if "range-map" in rule.explains and rule.id != "helper-failed"
     ),

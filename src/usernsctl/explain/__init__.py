@@ -1,1 +1,1 @@
-"""The catalogue of causes of failures, and the explanation of error messages."""
+"""The catalogue of causes of failures, and explanations of error messages."""

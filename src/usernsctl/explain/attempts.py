@@ -1,9 +1,9 @@
-"""Causes of unlisted messages, by the attempted operation and the error in the message.
+"""Search for causes of unlisted messages by the operation and the error that they name.
 
 The messages in csrc/explain/messages are exact, but no list of messages is complete. An unlisted
 message still names an operation, such as ``clone`` or ``uid_map``, and an error, such as
-``Operation not permitted``, in the same line or in neighbouring lines. ``operations.toml`` has the
-causes of each pair of operation and error, and ``errors.toml`` the texts of the errors.
+``Operation not permitted``, in the same line or in neighbouring lines. ``operations.toml`` contains
+the causes of each pair of operation and error, ``errors.toml`` the texts of the errors.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _NUMBER = re.compile(
     r"(?<!exit )(?<!exited with )(?<!exited with return )(?<!exited with error )"
     r"\b(?:errno|os error|error code|error|err|code|ret|rc|returned|result)\b\W{1,4}-?(\d{1,3})\b"
 )
-# Words that occur in texts about sandboxes. A search for each word is faster than one regular
+# Words that occur in texts about sandboxes. Searching for each word is faster than one regular
 # expression for all.
 _SANDBOX = (
     b"namespace userns sandbox container jail rootless unshare bwrap bubblewrap flatpak chroot"
@@ -35,11 +35,11 @@ _SANDBOX = (
     b" charliecloud snap-confine landlock toolbox distrobox kubernetes bazel guix /nix nix- nix:"
     b" pressure-vessel clone_new rootfs /snap. /snap/ overlay2 graphdriver"
 ).split()
-# Maximum number of bytes of a line to search before and after an error, so that a very long line
-# costs little time.
+# Maximum number of bytes to search before and after an error in its line, so that a very long line
+# takes little time.
 _AROUND = 512
-# Maximum number of bytes to search, in the lines with errors and their neighbouring lines. A text
-# with more such lines is probably a log; the rest of the text is not searched.
+# Maximum number of bytes to search in lines with errors and in their neighbouring lines. The rest
+# of a longer text, which is probably a log, is not searched.
 _READ_MAX = 1 << 20
 _KEPT_MAX = 64
 # Maximum number of lines, before a line that contains only an error, that may name the failed
@@ -52,9 +52,9 @@ _HARMLESS = re.compile(r"\W{0,2}(?:warn|info|debu|notice|trace)")
 # Matches messages of programs that continue without the failed operation.
 _GOES_ON = re.compile(r"\b(?:trying|falling back|going forward|ignoring|ignored|continuing)\b")
 # Matches text that says nothing about the operation: dates, log levels, exception names and
-# numbers. If the line of an error has only such text and one more word ("ptrace: Operation not
-# permitted."), the error may belong to an operation in another line. A line such as "setfacl: FILE:
-# Operation not permitted" is about another operation.
+# numbers. If the line of an error contains only such text and one other word ("ptrace: Operation
+# not permitted."), the error may belong to an operation in another line. A line such as "setfacl:
+# FILE: Operation not permitted" names an operation of its own.
 _NOISE = re.compile(
     r"\[[^\]]*\]|\((?:os error )?-?\w{1,7}\)"
     r"|\b\w*(?:error|exception|failure|warning|fatal|caused by|info)\b|[\d\W_]+"
@@ -72,7 +72,7 @@ class _Operation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Errors(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The texts of errors.toml, by the symbolic names of the errors."""
+    """The texts of errors.toml, keyed by the symbolic name of the error."""
 
     exact: dict[str, tuple[str, ...]]
     vague: dict[str, tuple[str, ...]]
@@ -89,7 +89,7 @@ class Attempt:
 
     :ivar line: the line with the error.
     :ivar causes: the ids of the possible causes, the likeliest first.
-    :ivar common: whether programs without a sandbox print such lines, too.
+    :ivar common: whether programs that have nothing to do with sandboxes print such lines, too.
     :ivar strength: how certain the error is: 2 for an exact error; 1 for words such as "failed",
         and for a missing file, which may have another cause; 0 for mere advice.
     """
@@ -117,7 +117,7 @@ def _other_subjects() -> re.Pattern[str]:
 
 @functools.cache
 def errors() -> _Errors:
-    """Return the texts of errors.toml, by the symbolic names of the errors."""
+    """Return the texts of errors.toml, keyed by the symbolic name of the error."""
     return msgspec.convert(_read_table("errors.toml"), _Errors)
 
 
@@ -132,7 +132,7 @@ def _patterns() -> tuple[tuple[re.Pattern[str], _Operation], ...]:
 
 
 class AttemptReader:
-    """A reader that collects failed attempts from a text, given in pieces of whole lines."""
+    """Reader that collects failed attempts from a text, to which :meth:`add` adds whole lines."""
 
     def __init__(self) -> None:
         self._found: dict[Attempt, None] = {}
@@ -140,7 +140,7 @@ class AttemptReader:
         self._is_about_sandboxes = False
 
     def add(self, piece: bytes) -> None:
-        """Search the next piece of the text. Does nothing once a limit for the text is reached."""
+        """Search `piece`, the next lines of the text, unless the text has reached a limit."""
         if self._is_full():
             return
         text = piece.lower()
@@ -168,8 +168,8 @@ class AttemptReader:
 def _lines_before(text: bytes, start: int) -> Iterator[bytes]:
     """Yield the lines before the line at `start`, nearest first, up to an empty line.
 
-    Only the last bytes of a long line are yielded. A heading such as "Caused by:" may follow an
-    empty line.
+    Of a long line, only the last bytes are yielded. An empty line before a heading such as "Caused
+    by:" does not end the search.
     """
     left, skipped = _BEFORE_MAX, 0
     after_heading = False
@@ -195,21 +195,21 @@ def _line_after(text: bytes, end: int) -> bytes:
 
 @functools.cache
 def _literals() -> tuple[bytes, ...]:
-    """Return words of which each line with an error contains at least one; exact errors first."""
+    """Return words, exact errors first, of which each line with an error contains at least one."""
     known = errors()
     exact, vague = ([*itertools.chain(*table.values())] for table in (known.exact, known.vague))
     names = [name.lower() for name in known.exact]
     words = (*exact, *names, "errno", *vague)
-    # bytes.lower() does not change non-ASCII letters, so search for both cases of these letters.
+    # Search for both cases of non-ASCII letters, which bytes.lower() does not change.
     forms = (form for word in words for form in (word, word.capitalize()))
     found = dict.fromkeys(form.encode().lower() for form in forms)
-    # Drop words that contain another word, because each line with the longer word contains the
-    # shorter one, too.
+    # Drop a word that contains another word, because each line with the longer word also contains
+    # the shorter one.
     return tuple(one for one in found if not any(other in one for other in found if other != one))
 
 
 def _error_lines(text: bytes) -> Iterator[tuple[int, int]]:
-    """Yield the bounds of each line with an error; in a long line, of the part around it."""
+    """Yield start and end of each line with an error; of the part around it in a long line."""
     lines: dict[int, tuple[int, int]] = {}
     is_ascii = text.isascii()
     for literal in _literals():
@@ -226,8 +226,8 @@ def _error_lines(text: bytes) -> Iterator[tuple[int, int]]:
 def _attempt(text: str, near: Sequence[str]) -> Attempt | None:
     """Return the failed attempt that a line with an error and its neighbouring lines report.
 
-    An operation in the line itself takes precedence over an operation in a neighbouring line. Words
-    for a failure without an exact error only count for operations in their own line.
+    An operation in the line itself takes precedence over an operation in a neighbouring line. Vague
+    words for a failure, such as "failed", count only for an operation in the same line.
     """
     line = text.lower()
     near = [one for one in near if not _HARMLESS.match(one.lower())]

@@ -1,7 +1,7 @@
 """The catalogue of causes, read from the files in ``causes/``.
 
-The C core contains the ids, the reasons and the host's remedies, too. csrc/explain/texts.py
-generates a C table of them from the same files when the core is built.
+When the C core is built, csrc/explain/texts.py generates a C table of the ids, the reasons and the
+host's remedies from the same files.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ AREAS = ("namespaces", "maps", "helpers", "runsc", "network", "bundle", "command
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A cause as parsed from its file. :class:`usernsctl.explain.model.Cause` has the other fields.
+    """A cause, parsed from its file. :class:`usernsctl.explain.model.Cause` documents most fields.
 
     :ivar in_vm: whether only tests in the virtual machine reproduce the cause, because not every
-        machine can have the failure.
-    :ivar given: the reason why no test reproduces the cause, or ``None`` if a test does. The other
-        tests pass the facts or the message of the cause to usernsctl.
+        host can have the failure.
+    :ivar given: the reason why no test reproduces the cause, or ``None`` if a test does. The tests
+        of such a cause pass its facts or its message to usernsctl.
     """
 
     id: str
@@ -46,7 +46,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def entries() -> Iterator[tuple[str, Entry]]:
-    """Yield each entry of the files, with the name of its file's area."""
+    """Yield each entry of the catalogue's files, with the area that its file is named after."""
     directory = Path(__file__).with_name("causes")
     for area in AREAS:
         table = tomllib.loads((directory / f"{area}.toml").read_text(encoding="utf-8"))
@@ -56,7 +56,7 @@ def entries() -> Iterator[tuple[str, Entry]]:
 
 @functools.cache
 def catalogue() -> Mapping[str, Cause]:
-    """Return all causes by their ids, in the order of the files of the catalogue."""
+    """Return all causes, keyed by id, in the order of the catalogue's files."""
     return MappingProxyType({entry.id: _complete(entry) for _, entry in entries()})
 
 

@@ -1,4 +1,4 @@
-"""Explanations of a text: the possible causes of the error messages that it contains."""
+"""Search a text for error messages, and explain them by their possible causes."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from usernsctl.explain.logs import SHOWN_MAX, Failure, message_at, printable
 from usernsctl.explain.model import Cause, Finding, Report
 
 _BLOCK = 1 << 20
-# Length of the pieces of a longer line, in bytes. The pieces overlap by this length, so that no
-# message is lost.
+# Maximum number of bytes by which two pieces overlap within a long line, so that no message is
+# lost.
 _LINE_MAX = 4096
-#: Maximum number of bytes of a text that are searched; the rest is ignored.
+#: Maximum number of bytes to search in a text; the rest is ignored.
 INPUT_MAX = 16 << 20
-# Minimum size of a block that is checked for binary data. A search of smaller blocks for messages
-# is cheap.
+# Minimum size, in bytes, of a block that is checked for binary data. Smaller blocks are cheap to
+# search.
 _BINARY_MIN = 1 << 16
 # Control characters that do not occur in text. Terminals use backspace, tab, line ends and escape.
 _CONTROLS = bytes(code for code in range(32) if code not in b"\b\t\n\f\r\x1b")
-# A block counts as binary if more than one byte in this number of bytes is a control character.
+# A block counts as binary if more than one in this many bytes is a control character.
 _CONTROLS_RARE = 16
 
 
@@ -33,7 +33,7 @@ class Candidate:
     """A possible cause of an error message in the input.
 
     :ivar seen: the lines with messages of this cause, each cut to a few hundred characters.
-    :ivar finding: the finding of doctor for this cause on this machine, or ``None``.
+    :ivar finding: the finding of doctor for this cause on this host, or ``None``.
     """
 
     cause: Cause
@@ -47,8 +47,8 @@ class Explanation:
 
     :ivar candidates: the possible causes: first the causes that the probes confirm, then the other
         causes, the likeliest first.
-    :ivar others: findings on this machine whose causes match no message in the input.
-    :ivar probed: whether this machine was probed.
+    :ivar others: findings on this host whose causes match no message in the input.
+    :ivar probed: whether this host was probed.
     :ivar empty: whether the input was empty.
     :ivar truncated: whether the input was longer than :data:`INPUT_MAX`.
     """
@@ -66,10 +66,10 @@ class Explanation:
 
 
 def explain(stream: BinaryIO) -> Explanation:
-    """Return the possible causes of the error messages in a stream; do not probe this machine.
+    """Return the possible causes of the error messages in a stream; do not probe this host.
 
-    The stream may contain any bytes; memory use does not grow with its length. If the text has no
-    message of the catalogue, the operations and errors that it names determine the causes.
+    The stream may contain any bytes; memory use does not grow with its length. If the text contains
+    no message of the catalogue, the operations and errors that it names determine the causes.
 
     :raises OSError: the stream can't be read.
     """
@@ -95,7 +95,7 @@ def explain(stream: BinaryIO) -> Explanation:
 
 
 def explain_failures(failures: Sequence[Failure]) -> Explanation:
-    """Return the causes of the first known failure in the debug logs of a call of runsc.
+    """Return the causes of the first known failure in `failures`, from runsc's debug logs.
 
     Failures of unknown cause are skipped, because a process often reports only that another process
     has exited.
@@ -109,10 +109,10 @@ def explain_failures(failures: Sequence[Failure]) -> Explanation:
 
 
 def confirm(explanation: Explanation, report: Report) -> Explanation:
-    """Sort the causes by the findings of doctor: causes that hold on this machine come first.
+    """Sort the causes by the findings of doctor: causes that hold on this host come first.
 
-    The causes that hold are in the order in which they block the start. They are followed by the
-    causes that a setting of this machine suggests, and then by all others.
+    The causes that hold are sorted in the order in which they block the start. The causes that a
+    setting of this host suggests follow, and then all others.
     """
     order = {finding.id: place for place, finding in enumerate(report.findings)}
     order |= {cause: len(order) for cause in _spoken_for(report) if cause not in order}
@@ -135,8 +135,8 @@ def confirm(explanation: Explanation, report: Report) -> Explanation:
     )
 
 
-# Causes that the value of a sysctl suggests. A program without an AppArmor profile may fail where
-# usernsctl's probes, which may have a profile, succeed.
+# Causes that the value of a sysctl suggests even if the probes succeed: usernsctl's probes may have
+# an AppArmor profile that the failed program lacks.
 _BY_SYSCTL = {"apparmor-restricts-userns": ("kernel/apparmor_restrict_unprivileged_userns", 1)}
 
 
@@ -178,14 +178,14 @@ def _pieces(stream: _Limited) -> Iterator[bytes]:
         block = block.replace(b"\0", b"")
         if _is_binary(block):
             continue
-        # Text from other systems may have CR or CR LF as line ends.
+        # Convert line ends of other systems (CR, CR LF).
         piece = rest + block.replace(b"\r", b"\n")
         yield piece
         rest = piece[max(piece.rfind(b"\n") + 1, len(piece) - _LINE_MAX) :]
 
 
 def _is_binary(block: bytes) -> bool:
-    """Return whether a block without NUL bytes is one repeated byte or has many control codes."""
+    """Return whether a block without NULs is one repeated byte or has many control characters."""
     if len(block) < _BINARY_MIN:
         return not block
     controls = len(block) - len(block.translate(None, _CONTROLS))

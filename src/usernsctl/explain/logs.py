@@ -1,8 +1,9 @@
-"""Failures in runsc's debug logs, which runsc itself reports only as ``EOF``.
+"""Search in runsc's debug logs for failures that runsc itself reports only as ``EOF``.
 
 A call of runsc has three processes, each with a log: the process that the caller starts, the gofer,
 which serves the root filesystem, and the sandbox (``boot``). If the gofer or the sandbox exits
-during the start, the first process only sees a closed connection, and the other log has the reason.
+during the start, the first process only sees a closed connection; the log of the process that
+exited contains the reason.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from usernsctl._core.messages import MessageSearch
 from usernsctl._lean import dataclass
 from usernsctl._text import shown
 
-# Maximum number of bytes that are read at the end of a log. The reason is there, but a stack trace
-# of each thread may follow it.
+# Maximum number of bytes to read from the end of a log: enough for the reason and the stack traces
+# of all threads that may follow it.
 _TAIL = 4 << 20
 
 # Matches runsc.log.DATE-TIME.COMMAND.txt. All logs of a call have the same date and time.
 _NAME = re.compile(r"(?P<call>.*\.\d{8}-\d{6}\.\d+)\.(?P<command>[a-z-]+)\.txt")
 
-# The processes, by the commands of runsc that they execute. The sandbox needs the gofer; the
+# The processes, keyed by the runsc subcommand that they run. The sandbox needs the gofer, and the
 # process that the caller starts needs both.
 _PROCESSES = {"gofer": "gofer", "boot": "sandbox", "panic": "sandbox"}
 _ORDER = ("gofer", "sandbox", "runsc")
@@ -30,8 +31,8 @@ _ORDER = ("gofer", "sandbox", "runsc")
 # Matches a fatal message of runsc. The "]" after the source location distinguishes it from output
 # of the sandboxed program.
 _FATAL = re.compile(r"\] FATAL ERROR: (?=\S)")
-# Matches a crash. Go's runtime prints the reason of some fatal errors in the line before "fatal
-# error:".
+# Matches a crash of a Go program. For some fatal errors, Go's runtime prints the reason in the line
+# before "fatal error:".
 _CRASH = re.compile(r"^(?:runtime: failed |(?:panic|fatal error|SIG[A-Z]+): )[^\n]*", re.MULTILINE)
 _HELPER_SAID = re.compile(r"^(?:newuidmap|newgidmap): [^\n]+", re.MULTILINE)
 _HELPER_FAILED = re.compile(r"new[ug]idmap failed")
@@ -50,7 +51,7 @@ class Failure:
     """The reason why one of runsc's processes failed.
 
     :ivar process: ``"gofer"``, ``"sandbox"`` or ``"runsc"``, the process that the caller starts.
-    :ivar filename: the path of the log with the reason.
+    :ivar filename: the path of the log that contains the reason.
     :ivar message: the reason, in one line.
     """
 
@@ -60,17 +61,17 @@ class Failure:
 
     @property
     def is_of_helper(self) -> bool:
-        """True if newuidmap or newgidmap failed, which only the process "runsc" executes."""
+        """True if newuidmap or newgidmap failed; only the process "runsc" executes them."""
         return self.process == "runsc" and bool(
             _HELPER_SAID.match(self.message) or _HELPER_FAILED.search(self.message)
         )
 
 
 def root_failure(directory: str | os.PathLike[str]) -> str | None:
-    """Return the reason why the newest failed call of runsc failed, in runsc's own words.
+    """Return runsc's own message about the failure of the newest call that failed.
 
     :param directory: the argument of runsc's ``--debug-log``.
-    :returns: the reason in one line, or ``None`` if no log in the directory has a failure.
+    :returns: the reason in one line, or ``None`` if no log in the directory contains a failure.
     :raises OSError: the directory, or a log in the directory, can't be read.
     """
     found = failures(directory)
@@ -85,8 +86,8 @@ def failures(directory: str | os.PathLike[str]) -> tuple[Failure, ...]:
     for logs in _calls(directory):
         found = [failure for log in logs if (failure := log.failure()) is not None]
         if found:
-            # Sort a failed helper first: the gofer has no id map then, and fails, too, unless runsc
-            # kills the gofer before.
+            # Sort a failed helper first: without an id map, the gofer fails, too, unless runsc
+            # kills it before.
             return tuple(sorted(found, key=lambda failure: not failure.is_of_helper))
     return ()
 
@@ -106,8 +107,8 @@ class _Log:
         if message is None:
             return None
         if _HELPER_FAILED.search(message):
-            # Prefer the message of newuidmap or newgidmap, which is in runsc's log before runsc's
-            # own message, because it has the reason.
+            # Prefer the message of newuidmap or newgidmap, which precedes runsc's own message in
+            # the log, because it names the reason.
             said = _HELPER_SAID.findall(text)
             message = said[-1] if said else message
         return Failure(process=self.process, filename=self.filename, message=printable(message))
@@ -127,8 +128,8 @@ def _calls(directory: str | os.PathLike[str]) -> Iterator[list[_Log]]:
             if not entry.is_file(follow_symlinks=False):
                 continue
             name = _NAME.fullmatch(entry.name)
-            # A log with another name belongs to no known call: the user has chosen the name by
-            # --debug-log=PATTERN.
+            # Logs with other names, which the user has chosen with --debug-log=PATTERN, count as
+            # one call.
             call, command = (name["call"], name["command"]) if name else ("", _guess(entry.name))
             calls.setdefault(call, []).append(_Log(entry.path, command))
     for call in sorted(calls, reverse=True):
@@ -158,7 +159,7 @@ _JSON_MESSAGE = re.compile(r'"(?:msg|log|message)":\s?"((?:[^"\\]|\\.)*)"')
 
 
 def message_at(line: str, place: int) -> str:
-    """Return the JSON message that contains the offset `place` of a line, or the line itself."""
+    """Return the JSON message at the offset `place` in a line, or the line if there is none."""
     for message in _JSON_MESSAGE.finditer(line):
         if message.start() <= place < message.end():
             return _unescape(message[1])

@@ -1,4 +1,4 @@
-"""Causes, findings and reports: the values that the parts of doctor exchange."""
+"""Causes, findings and reports, the types that the modules of doctor exchange."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from usernsctl._lean import dataclass, field
 #: A place where a user applies remedies: the host, or a container engine.
 Place = Literal["host", "docker", "kubernetes", "podman"]
 
-#: The use of a machine. A cause matters only for some purposes.
+#: The use of a host. A cause matters only for some purposes.
 #:
 #: run: a command in gVisor with one id; range: an id map of more than one id; docker and
 #: kubernetes: a command in gVisor, inside an ordinary container of Docker or a Pod.
@@ -21,14 +21,15 @@ Purpose = Literal["run", "range", "docker", "kubernetes"]
 class Cause:
     """An entry of the catalogue, which describes a cause of failures.
 
-    :ivar id: the stable id, which never changes once released.
+    :ivar id: the stable id; a released id is never renamed.
     :ivar title: the cause in a few words.
-    :ivar why: what the cause makes impossible, and by which rule; one or two sentences.
+    :ivar why: what the cause prevents, and the rule behind it, in one or two sentences.
     :ivar told_by: how to distinguish the cause from others with the same errno or text.
-    :ivar remedies: shell commands, by the place where they apply; the key ``"host"`` always exists.
+    :ivar remedies: shell commands, keyed by the place where they apply; the key ``"host"`` always
+        exists.
     :ivar prose: whether the remedy for the host is prose instead of shell commands.
     :ivar purposes: the purposes that the cause blocks.
-    :ivar reference: a manual page, a kernel version, or a document, that states the rule.
+    :ivar reference: a manual page, a kernel release or a document that states the rule.
     """
 
     id: str
@@ -43,11 +44,12 @@ class Cause:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """A cause that holds on this machine.
+    """A cause that holds on this host.
 
     :ivar cause: the entry of the catalogue, or ``None`` if no entry matches.
     :ivar evidence: short sentences, each with a fact or the result of a probe.
-    :ivar blocks: whether the cause makes the purpose impossible; otherwise it is a warning.
+    :ivar blocks: whether the cause makes the purpose impossible; otherwise the finding is a
+        warning.
     """
 
     cause: Cause | None
@@ -68,7 +70,8 @@ class Probe:
     :ivar outcome: ``"ok"``, ``"failed"``, or ``"skipped"`` if a probe that must succeed before this
         probe has failed.
     :ivar errno: the error number of the system call that failed, or 0.
-    :ivar detail: the message of the failure, for example of newuidmap; or the output of the step.
+    :ivar detail: the error message, for example newuidmap's, or the output of a step that
+        succeeded.
     :ivar cause: the id of the cause that the core determined, or ``None``.
     :ivar seconds: the duration of the step.
     """
@@ -85,11 +88,11 @@ class Probe:
 class Report:
     """The result of ``usernsctl doctor``.
 
-    :ivar purpose: the purpose that the machine was examined for.
+    :ivar purpose: the purpose for which the host was examined.
     :ivar findings: the findings: first the blocking ones, in the order in which they block the
         start.
-    :ivar probes: the probes by name.
-    :ivar facts: the facts that were read, as plain values by name.
+    :ivar probes: the probes, keyed by name.
+    :ivar facts: the facts, as plain values keyed by name.
     """
 
     purpose: Purpose

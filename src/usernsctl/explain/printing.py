@@ -1,4 +1,4 @@
-"""Printing of prose in lines of limited width."""
+"""Print prose in lines of limited width."""
 
 from __future__ import annotations
 
