@@ -1,21 +1,19 @@
 """Restrictions of this process and of commands. A restricted process can't lift them.
 
-Only :meth:`Hardening.apply` and :func:`read`, which concern this process, require python-prctl. The
-installation of python-prctl requires a compiler and libcap's headers, so python-prctl is in the
-extra ``prctl``. The core restricts commands (:func:`prepare`).
+:meth:`Hardening.apply` and :func:`read` concern this process, and require python-prctl, which is in
+    the extra ``prctl`` because its installation requires a compiler and libcap's headers. The C
+    core restricts commands, with the settings that :func:`prepare` adds.
 
 ``usernsctl run`` applies all restrictions under which runsc works (:func:`for_run`):
 
-- no_new_privs is set, so that runsc and its children can't gain privileges by a set-user-id
-  program. no_new_privs is set after the id map was written, because newuidmap is a set-user-id
-  program.
-- The bounding set keeps only :data:`RUNSC_CAPABILITIES`. This set restricts runsc in the
-  prepared namespace. runsc's sandbox process has all capabilities in a nested user namespace
-  (user_namespaces(7)), but only over that namespace.
+- no_new_privs is set, so that runsc and its children can't gain privileges from a set-user-id
+  program. It is set only after the id map was written, because newuidmap is such a program.
+- The bounding set keeps only :data:`RUNSC_CAPABILITIES`. The bounding set restricts runsc in the
+  namespace that usernsctl has prepared. runsc's sandbox process has all capabilities in a nested
+  user namespace (user_namespaces(7)), but only over that namespace.
 - No securebits are set: NOROOT would remove runsc's capabilities at exec, and the kernel resets the
   other securebits in the nested namespace.
-- The dumpable attribute is not changed, because the kernel resets it at exec
-  (PR_SET_DUMPABLE(2const)).
+- The dumpable attribute is not changed, because execve(2) resets it (PR_SET_DUMPABLE(2const)).
 - pdeathsig is not set, because a run must continue if the process that started it exits.
 """
 
@@ -34,8 +32,8 @@ from usernsctl.errors import HardeningError
 
 RUNSC_CAPABILITIES = frozenset(
     {
-        # Without these four capabilities, runsc executes itself again in a user namespace that it
-        # creates.
+        # If runsc lacks one of these four capabilities, it creates a user namespace, and executes
+        # itself again inside.
         "sys_admin",
         "sys_chroot",
         "setuid",
@@ -88,13 +86,13 @@ class Hardening:
         (PR_SET_DUMPABLE(2const)); ``None`` changes nothing.
     :ivar pdeathsig: the number of the signal that the process receives when its parent exits, or 0
         for no signal (PR_SET_PDEATHSIG(2const)); ``None`` changes nothing. The kernel clears this
-        setting at the exec of a set-user-id program.
+        setting when the process executes a set-user-id program.
     :ivar bounding: the capabilities that the bounding set keeps; ``None`` changes nothing.
-    :ivar securebits: the names, in :data:`SECUREBITS`, of further securebits to set; ``None``
-        changes nothing.
-    :ivar no_membarrier: whether a seccomp filter, in place of the kernel, answers the command's
-        registrations for memory barriers (csrc/sys/membarrier_filter.c). This restriction is only
-        for runsc.
+    :ivar securebits: the names of the securebits to set (:data:`SECUREBITS`), in addition to those
+        already set; ``None`` changes nothing.
+    :ivar no_membarrier: whether a seccomp filter answers the command's registrations for
+        membarrier(2) in place of the kernel (csrc/sys/membarrier_filter.c). This restriction is
+        only for runsc.
     """
 
     no_new_privs: bool = False
@@ -107,8 +105,8 @@ class Hardening:
     def apply(self) -> None:
         """Apply the restrictions to this process.
 
-        To change securebits and the bounding set requires CAP_SETPCAP, which the process keeps
-        until the next exec.
+        Changing securebits and the bounding set requires CAP_SETPCAP, which this process keeps
+        until the next execve(2).
 
         :raises HardeningError: a name is unknown, prctl(2) failed, or a restriction is not in force
             afterwards. Restrictions that were applied before the failure remain.
@@ -147,9 +145,9 @@ class Hardening:
 
 
 def prepare(setup: _core.Setup, restrictions: Hardening) -> None:
-    """Add restrictions to the settings of a command that will be started in a namespace.
+    """Add restrictions to the settings of a command that will start in a namespace.
 
-    :param setup: the settings of the command, which are changed.
+    :param setup: the settings of the command, which this function changes.
     :param restrictions: the restrictions, of which only `no_new_privs`, `bounding` and
         `no_membarrier` have an effect.
     :raises HardeningError: a name is unknown.
@@ -174,7 +172,8 @@ def for_run(
 ) -> Hardening:
     """Return the restrictions for runsc.
 
-    :param no_new_privs: whether runsc can't gain privileges by set-user-id programs.
+    :param no_new_privs: whether to set no_new_privs, so that runsc can't gain privileges from
+        set-user-id programs.
     :param drop_bounding: whether runsc keeps only the capabilities that it needs.
     :param ids: the number of ids that the prepared namespace maps.
     :param no_membarrier: as for :class:`Hardening`.
@@ -214,7 +213,7 @@ def effective() -> frozenset[str]:
 
 
 def names() -> frozenset[str]:
-    """Return the names of all capabilities that this kernel or :data:`CAPABILITIES` has."""
+    """Return the names of all capabilities of this kernel and all in :data:`CAPABILITIES`."""
     known = frozenset(name for name, _ in _capabilities())
     return known.union(name.removeprefix("CAP_").lower() for name in CAPABILITIES)
 
@@ -250,7 +249,7 @@ def _call(what: str, function: Callable[..., Any], *arguments: int) -> Any:
 def _capabilities() -> list[tuple[str, int]]:
     """Return the name and the number of each capability of this kernel.
 
-    A capability that is not in :data:`CAPABILITIES` has its number as its name, as for capsh(1), so
+    The name of a capability that is not in :data:`CAPABILITIES` is its number, as for capsh(1), so
     that it can be dropped, too.
     """
     names = {number: name.removeprefix("CAP_").lower() for number, name in enumerate(CAPABILITIES)}

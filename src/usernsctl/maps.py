@@ -1,4 +1,4 @@
-"""Id maps: requests for id maps, and the core's plans for them."""
+"""Requests for id maps, and the core's plans for writing them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Extent:
     def parse(cls, text: str) -> Extent:
         """Parse ``inside:outside:count``, three decimal numbers as for unshare(1).
 
-        :raises MapError: `text` is malformed, or any kernel would reject the extent.
+        :raises MapError: `text` is malformed, or is an extent that every kernel rejects.
         """
         return cls(*_core.parse_extent(text))
 
@@ -43,7 +43,7 @@ class Extent:
         return self.inside <= inside and inside + count <= self.inside + self.count
 
     def has_outside(self, outside: int) -> bool:
-        """Return whether the extent maps some id inside to `outside`."""
+        """Return whether the extent maps an id inside to `outside`."""
         return 0 <= outside - self.outside < self.count
 
     def __iter__(self) -> Iterator[int]:
@@ -58,7 +58,7 @@ def parse_map(text: str) -> tuple[Extent, ...]:
     return tuple(Extent(*map(int, line.split())) for line in text.splitlines())
 
 
-#: An extent as an argument: an Extent, a tuple of its numbers, or a string
+#: The argument for an extent: an Extent, a tuple of its numbers, or a string
 #: ``"inside:outside:count"``.
 AnyExtent = Extent | tuple[int, int, int] | str
 
@@ -80,19 +80,19 @@ class IdMap:
         caller's uid unmapped.
     :ivar map_group: the gid inside to which the caller's gid is mapped; ``None`` to leave the
         caller's gid unmapped.
-    :ivar map_users: further extents of uids.
-    :ivar map_groups: further extents of gids.
-    :ivar fill_users: the further uids to map: ``"none"``; ``"auto"`` for all subordinate uids of
+    :ivar map_users: additional extents of uids.
+    :ivar map_groups: additional extents of gids.
+    :ivar fill_users: which other uids to map: ``"none"``; ``"auto"`` for all subordinate uids of
         the caller (subuid(5)), mapped to the free ids from 0 on; ``"subids"`` for the subordinate
         uids, each mapped to itself; ``"all"`` for all uids of the caller's user namespace, each
         mapped to itself.
-    :ivar fill_groups: the further gids to map, as for `fill_users` (subgid(5)).
+    :ivar fill_groups: which other gids to map, as for `fill_users` (subgid(5)).
     :ivar setgroups: whether setgroups(2) is permitted inside: ``"allow"``, ``"deny"``, or
         ``"auto"`` to deny setgroups(2) only where the kernel requires that (user_namespaces(7),
         "The /proc/PID/setgroups file").
-    :ivar bool allow_single_id: whether to map only the caller's own id, with a
-        :class:`usernsctl.SingleIdWarning`, if the other ids can't be mapped. Otherwise
-        :class:`usernsctl.PlanError` is raised then.
+    :ivar bool allow_single_id: whether to map only the caller's own id, and issue a
+        :class:`usernsctl.SingleIdWarning`, if the other ids can't be mapped. If false,
+        :class:`usernsctl.PlanError` is raised in that case.
     :raises ValueError: `setgroups`, `fill_users` or `fill_groups` has an unknown value.
     :raises MapError: an extent is malformed.
     """
@@ -169,8 +169,8 @@ class IdMap:
 
 Word = Literal["root", "current", "auto", "subids", "all"]
 
-#: An id map as an argument; see :func:`requested`. Extents that are strings must be in a list or
-#: a tuple: a str is a Sequence[str], so with Sequence, type checkers would accept any str.
+#: The argument for an id map; see :func:`requested`. Strings must be in a list or a tuple, because
+#: type checkers would accept any str as a Sequence[str].
 AnyIdMap = (
     IdMap
     | Word
@@ -194,32 +194,32 @@ _WORDS: dict[str, Callable[[], IdMap]] = {
 }
 
 
-def requested(given: AnyIdMap | None, name: str = "idmap") -> IdMap:
+def requested(idmap: AnyIdMap | None, name: str = "idmap") -> IdMap:
     """Return the id map that an argument requests.
 
-    :param given: an :class:`IdMap`; ``"root"``, ``"current"`` or ``"auto"`` for the result of the
+    :param idmap: an :class:`IdMap`; ``"root"``, ``"current"`` or ``"auto"`` for the result of the
         class method with that name; ``"subids"`` for the caller's own and subordinate ids, each
         mapped to itself; ``"all"`` for all ids of the caller's user namespace, each mapped to
         itself; extents, for uids and gids alike; or ``None``, the same as ``"root"``.
     :param name: the name of the argument, for error messages.
-    :raises TypeError: `given` has another type.
-    :raises ValueError: `given` is an unknown word.
+    :raises TypeError: `idmap` has another type.
+    :raises ValueError: `idmap` is an unknown word.
     :raises MapError: an extent is malformed.
     """
-    if given is None:
+    if idmap is None:
         return IdMap.root()
-    if isinstance(given, IdMap):
-        return given
+    if isinstance(idmap, IdMap):
+        return idmap
     words = ", ".join(map(repr, _WORDS))
-    if isinstance(given, str):
-        if given not in _WORDS:
-            raise ValueError(f"{name} must be one of {words}, an IdMap or extents, not {given!r}")
-        return _WORDS[given]()
-    extents = list(given) if isinstance(given, Iterable) else [given]
-    if not isinstance(given, Iterable) or not all(map(_is_extent, extents)):
+    if isinstance(idmap, str):
+        if idmap not in _WORDS:
+            raise ValueError(f"{name} must be one of {words}, an IdMap or extents, not {idmap!r}")
+        return _WORDS[idmap]()
+    extents = list(idmap) if isinstance(idmap, Iterable) else [idmap]
+    if not isinstance(idmap, Iterable) or not all(map(_is_extent, extents)):
         raise TypeError(
             f"{name} must be an IdMap, one of {words}, or extents, each an Extent, three numbers "
-            f"or 'inside:outside:count', not {given!r}"
+            f"or 'inside:outside:count', not {idmap!r}"
         )
     return IdMap.extents(extents, extents)
 
@@ -235,7 +235,7 @@ Writer = Literal["none", "self", "parent", "helper"]
 
 @dataclass(frozen=True, slots=True, order=True)
 class Range:
-    """A range of `count` ids from `start` on."""
+    """A range of ids: `count` ids from `start` on."""
 
     start: int
     count: int
@@ -243,7 +243,7 @@ class Range:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The id map for a command, and which process writes each file of the map.
+    """The id map for a command, and the processes that write uid_map and gid_map.
 
     :ivar uid: the extents of uids.
     :ivar gid: the extents of gids.
@@ -254,9 +254,9 @@ class Plan:
         /etc/subgid.
     :ivar uid_reason: the reason for `uid_writer`, a sentence.
     :ivar gid_reason: the reason for `gid_writer`, a sentence.
-    :ivar setgroups: the content to write to /proc/PID/setgroups; ``"auto"`` if the file is not
-        changed.
-    :ivar become: the uid and the gid of a command inside; -1 if the caller's id is not mapped.
+    :ivar setgroups: the value to write to /proc/PID/setgroups; ``"auto"`` if nothing is written.
+    :ivar become: the uid and the gid of a command inside; -1 for an id of the caller that is not
+        mapped.
     :ivar drop_groups: whether a command loses the caller's supplementary groups, because its gid
         outside differs from the caller's gid.
     :ivar clipped_uid: the subordinate uids that can't be mapped, because the caller's user
@@ -284,7 +284,7 @@ class Plan:
 
 
 class SingleIdWarning(UserWarning):
-    """Only one id is mapped, as `allow_single_id` permits, although more ids were requested."""
+    """Warning that only one id is mapped, as `allow_single_id` permits, instead of several."""
 
 
 def plan(idmap: AnyIdMap) -> Plan:
@@ -321,7 +321,7 @@ def decide(idmap: AnyIdMap | None) -> _core.NativePlan:
 
 
 def warn_single_id(reason: str) -> None:
-    """Issue a :class:`SingleIdWarning` for the line of code that called this package."""
+    """Issue a :class:`SingleIdWarning` that points to the line that called this package."""
     frame, level = sys._getframe(), 1
     while frame.f_back and frame.f_globals["__name__"].partition(".")[0] == "usernsctl":
         frame, level = frame.f_back, level + 1
@@ -343,7 +343,7 @@ def _decide(idmap: IdMap) -> _core.NativePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MappedIds:
-    """The ids that are mapped in a user namespace.
+    """The mapped ids of a user namespace.
 
     :ivar uid: the map of uids.
     :ivar gid: the map of gids.
@@ -356,12 +356,12 @@ class MappedIds:
 
     @classmethod
     def of_plan(cls, plan: Plan) -> Self:
-        """Return the ids of a new user namespace, as planned."""
+        """Return the ids that will be mapped in the new user namespace of a plan."""
         return cls(uid=plan.uid, gid=plan.gid, become=plan.become)
 
     @classmethod
     def of_setup(cls, uid: tuple[Extent, ...], gid: tuple[Extent, ...], setup: _core.Setup) -> Self:
-        """Return the ids of an existing user namespace; -1 in `become` stands for an unchanged id.
+        """Return the mapped ids of an existing user namespace; in `become`, -1 keeps an id.
 
         :param setup: the settings of a command in the namespace.
         """

@@ -1,1 +1,1 @@
-"""Persistent namespaces, which descriptors or a named holder keep alive."""
+"""Persistent namespaces, which descriptors or a holder process keep alive."""

@@ -1,7 +1,8 @@
 """Named namespaces, which any process of the same user can find.
 
-A holder, a sleeping process of ``usernsctl-exec``, keeps each namespace alive. The namespace has a
-record in a store (:mod:`usernsctl._system.records`), and is valid only while the holder runs.
+A holder, a sleeping ``usernsctl-exec`` process, keeps each namespace alive. A store
+(:mod:`usernsctl._system.records`) contains a record of each namespace, which is valid only while
+the holder runs.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from usernsctl.maps import Extent, IdMap, parse_map
 STEP = "name"
 
 _HOLDER_NAME = "usernsctl-hold"  # UN_HOLDER_NAME in csrc/programs/exec/exec.h
-# The name of the holder's process until the process sets it to _HOLDER_NAME.
+# The process name of a holder until it changes the name to _HOLDER_NAME.
 _STARTING_NAME = "usernsctl-exec"
 _OPEN_SECONDS = 2
 _END_SECONDS = 10
@@ -52,9 +53,9 @@ class NamedNamespace:
     :ivar namespaces: the kinds of the namespaces that the holder keeps alive, including ``"user"``.
     :ivar uid: the map of uids.
     :ivar gid: the map of gids.
-    :ivar network: ``"private"`` for a private network, or an empty string.
-    :ivar notice: the output of usernsctl-exec when it created the namespace, such as a warning;
-        often empty.
+    :ivar network: ``"private"`` if the namespace has a private network, else an empty string.
+    :ivar notice: the output, often empty, of the usernsctl-exec that created the namespace, such as
+        a warning.
     """
 
     name: str
@@ -84,7 +85,7 @@ class NamedNamespace:
 
     @contextlib.contextmanager
     def alive(self) -> Iterator[None]:
-        """Check at the end of a ``with`` block that the holder has run all the time.
+        """Check that the holder runs throughout a ``with`` block.
 
         :raises NamespaceError: the holder has exited.
         :raises ForeignProcessError: the holder is in a namespace that this user did not create.
@@ -92,7 +93,7 @@ class NamedNamespace:
         with self._open_holder() as pidfd:
             if pidfd is not None:
                 yield
-                # If the holder still runs, its pid was not reused during the block.
+                # If the process of the pidfd still runs, the pid was not reused during the block.
                 if not wait_readable(pidfd.number, timeout=0):
                     return
         raise _error(
@@ -134,8 +135,8 @@ class NamedNamespace:
     def from_json(cls, name: str, state: Mapping[str, Any]) -> NamedNamespace:
         """Return the record from the JSON object that :meth:`to_json` returned.
 
-        :raises ValueError: the record is malformed. The other exceptions of ``NONSENSE`` mean the
-            same.
+        :raises ValueError: the record is malformed, which other exceptions in ``NONSENSE`` mean,
+            too.
         """
         namespaces = tuple(state["namespaces"])
         if not set(namespaces) <= set(_core.ALL_NAMESPACES):
@@ -161,10 +162,10 @@ class NamedNamespace:
         return self._identity().is_foreign()
 
     def is_alive(self) -> bool:
-        """Return whether the holder runs; also true if `pid` belongs to another PID namespace.
+        """Return whether the holder runs, or may run because `pid` is of another PID namespace.
 
-        A holder sets its process name when its creator has published the record. If the creator was
-        killed before that, the process keeps its old name, exits soon, and is no holder.
+        A holder sets its process name once its creator has published the record. If the creator was
+        killed before that, the process keeps its starting name, exits soon, and is not a holder.
 
         :raises ForeignProcessError: the holder is in a namespace that this user did not create.
         """
@@ -176,8 +177,8 @@ class NamedNamespace:
     def discard(self) -> None:
         """Kill the holder, and wait until it has exited.
 
-        If the holder is PID 1 of a PID namespace, it exits after all other processes of that
-        namespace. A FUSE filesystem that root inside has mounted can block the exit of a process.
+        If the holder is PID 1 of a PID namespace, it exits only after all other processes of that
+        namespace. Root inside can block the exit of a process with a FUSE filesystem.
 
         :raises NamespaceError: the holder has not exited after 10 seconds.
         :raises ForeignProcessError: the holder is in a namespace that this user did not create.
@@ -217,11 +218,10 @@ def _is_other(pid: int) -> bool:
 
 
 def _may_be_holder(process: ProcessIdentity) -> bool:
-    """Return whether a process may be opened as a holder, which is false for a foreign holder.
+    """Return false if a process is a holder in a namespace that this user did not create.
 
-    A foreign holder is in a namespace that this user did not create. The function waits while the
-    process may still become a holder. :meth:`NamedNamespace._open_holder` detects processes that
-    are not holders.
+    The function waits while the process may still become a holder. It returns true for a process
+    that is not a holder, which :meth:`NamedNamespace._open_holder` detects.
     """
     deadline = time.monotonic() + _OPEN_SECONDS
     while _is_becoming_holder(process.pid) and process.is_running():
@@ -232,10 +232,11 @@ def _may_be_holder(process: ProcessIdentity) -> bool:
 
 
 def _is_becoming_holder(pid: int) -> bool:
-    """Return whether a process may become a holder that other processes can open.
+    """Return whether a process is not yet, but may become, a holder that others can open.
 
-    A process with the starting name may still receive the message of a creator that was killed. A
-    holder sets its process name a moment before other processes can open its namespaces.
+    A process with the starting name may still receive the message that makes it a holder, even if
+    its creator was killed. A holder sets its process name shortly before other processes can open
+    its namespaces.
     """
     name = name_of(pid)
     if name == _HOLDER_NAME:
@@ -252,7 +253,8 @@ def read_map(path: str) -> tuple[Extent, ...]:
         return parse_map(file.read())
 
 
-# Time limit for a holder to become ready, in seconds. newuidmap may query a slow user database.
+# Time limit for a holder to become ready, in seconds: long, because newuidmap may query a slow user
+# database.
 _READY_SECONDS = 30
 
 _STORE = Store("the name of a namespace", NamedNamespace, lambda _: open_state("namespaces"))
@@ -301,8 +303,9 @@ def open_or_create(name: str, options: Iterable[str]) -> Iterator[NamedNamespace
     :raises NamespaceError: as :func:`create_named` does, except if the name is taken.
     """
     while (found := _find(name)) is None:
-        # The lock is taken only after newuidmap has run. If several processes create the namespace
-        # at the same time, one process publishes it, and the others find that namespace.
+        # The lock is acquired only after newuidmap has run. If several processes create the
+        # namespace at the same time, one of them publishes it, and the others find the published
+        # namespace.
         with (
             _Holder(options) as holder,
             contextlib.suppress(TakenError),
@@ -322,7 +325,7 @@ def open_or_create(name: str, options: Iterable[str]) -> Iterator[NamedNamespace
 
 
 def list_named() -> list[NamedNamespace]:
-    """Return all named namespaces of this user; remove the records of dead holders.
+    """Return the records of all named namespaces of this user; remove those of dead holders.
 
     Namespaces whose holders are in another PID namespace are omitted.
 
@@ -345,7 +348,7 @@ def remove_named(name: str) -> None:
 
 
 def options_of(idmap: IdMap, namespaces: Iterable[str]) -> list[str]:
-    """Return the options of ``usernsctl-exec`` that request an id map and further namespaces."""
+    """Return the options of ``usernsctl-exec`` that request an id map and namespaces."""
     options = ["--user", *(f"--{name}" for name in namespaces)]
     if idmap.map_user is not None:
         options.append(f"--map-user={idmap.map_user}")
@@ -373,7 +376,7 @@ def _error(reason: str, cause: str | None = None, remedy: str | None = None) -> 
 
 
 def _find(name: str) -> Entry[NamedNamespace] | None:
-    """Return the locked entry of a namespace, for the caller to close; ``None`` if no holder runs.
+    """Return the locked entry of a namespace, which the caller closes; ``None`` if no holder runs.
 
     :raises NamespaceError: the holder is in another PID namespace, or the record is invalid.
     """
@@ -390,7 +393,7 @@ def _find(name: str) -> Entry[NamedNamespace] | None:
 
 
 def _open(name: str) -> Entry[NamedNamespace]:
-    """Return the locked entry of a namespace, for the caller to close.
+    """Return the locked entry of a namespace, which the caller closes.
 
     :raises NamespaceError: as :func:`_find` does, or no namespace has that name.
     """
@@ -402,10 +405,10 @@ def _open(name: str) -> Entry[NamedNamespace]:
 
 
 class _Holder(Closing):
-    """A process that keeps a namespace alive. Without :meth:`keep`, it exits with its creator."""
+    """A process that keeps a namespace alive, after :meth:`keep` even if its creator exits."""
 
     def __init__(self, options: Iterable[str], network: Sequence[str] = ()) -> None:
-        """Start the process, and wait until its namespace is complete.
+        """Start the process, and wait until its namespaces and id maps are set up.
 
         :param network: as for :func:`create_named`.
         :raises NamespaceError: the namespace can't be created.
@@ -448,8 +451,8 @@ class _Holder(Closing):
         entry.publish()
         with NamespaceError.instead(f"the holder of the namespace {name!r}", step=STEP):
             self._connection.send(b"+")
-            # The holder closes the connection once other processes can open its namespaces, or
-            # sends an error.
+            # The holder either closes the connection, once other processes can open its namespaces,
+            # or sends an error.
             answer = self._connection.recv(4096)
         word, _, rest = answer.decode(errors="replace").partition(" ")
         if word == "error":
@@ -465,7 +468,7 @@ class _Holder(Closing):
 
 
 def _wait_until_ready(ours: socket.socket, started: CompletedProcess[str]) -> tuple[int, list[int]]:
-    """Wait until the holder is ready; return its pid, and descriptors for the caller to close.
+    """Wait until the holder is ready; return its pid, and descriptors that the caller closes.
 
     :raises NamespaceError: the namespace can't be created.
     """
@@ -477,7 +480,7 @@ def _wait_until_ready(ours: socket.socket, started: CompletedProcess[str]) -> tu
             word, _, rest = data.decode(errors="replace").partition(" ")
             if word == "error":
                 raise _reported_error(rest)
-            # Two processes send the pid and the descriptors, so the messages arrive in any order.
+            # Accept the pid and the descriptors in any order, because two processes send them.
             if word == "pid":
                 pid = int(rest)
             elif word == "ready":

@@ -29,7 +29,7 @@ else:
     aio = LateModule("usernsctl.commands.aio")
     options = LateModule("usernsctl.commands.options")
 
-# The request of ioctl_nsfs(2) that returns the kind of a namespace as a CLONE_NEW... flag.
+# NS_GET_NSTYPE of ioctl_nsfs(2), which returns the kind of a namespace as a CLONE_NEW* flag.
 _NS_GET_NSTYPE = 0xB703
 _CLONE_NEWUSER = 0x10000000
 
@@ -37,15 +37,15 @@ _CLONE_NEWUSER = 0x10000000
 def enter(idmap: AnyIdMap, **arguments: Unpack[options.EnterOptions]) -> Plan:
     """Move this process into a new user namespace, and into new namespaces of the requested kinds.
 
-    The process must have one thread only, unlike callers of :func:`usernsctl.run` and
-    :class:`usernsctl.Popen`. A process can't leave the namespaces. After a failure, it may be
-    inside only some of them, so it should exit.
+    The process must have only one thread, unlike callers of :func:`usernsctl.run` and
+    :class:`usernsctl.Popen`. A process can't leave the namespaces. If an exception is raised, the
+    process should exit, because it may be inside some of the namespaces.
 
-    The process keeps its memory and its descriptors, so it becomes not dumpable
+    The process keeps its memory and its descriptors, so it becomes undumpable
     (PR_SET_DUMPABLE(2const)): no process inside can trace it or read its /proc/PID/environ, and it
-    leaves no core file. Root then owns the process's files in /proc, so that the process can't
-    write its /proc/self/oom_score_adj, for example. A program that the process executes is dumpable
-    again.
+    leaves no core file. As a consequence, root owns the process's files in /proc, and the process
+    can't write /proc/self/oom_score_adj, for example. A program that the process executes is
+    dumpable again.
 
     :param idmap: the ids inside, as for :class:`usernsctl.Popen`.
     :param arguments: ``mount=True``, and likewise `net`, `ipc`, `uts` and `cgroup`; `propagation`
@@ -68,7 +68,7 @@ def enter(idmap: AnyIdMap, **arguments: Unpack[options.EnterOptions]) -> Plan:
 
 
 class Namespace(Closing):
-    """A user namespace, and further namespaces that belong to it, kept open without a process.
+    """A user namespace, and other namespaces that belong to it, kept open without a process.
 
     Several threads may start commands in a Namespace at the same time. The kernel keeps the
     namespaces until the Namespace is closed and no process is inside. A Namespace is a context
@@ -77,7 +77,7 @@ class Namespace(Closing):
     descriptor :meth:`fileno` to the other process.
 
     The class methods create and find namespaces; the constructor raises :class:`TypeError`. On a
-    closed Namespace, all but :meth:`close` and :attr:`closed` raise :class:`ValueError`.
+    closed Namespace, all methods but :meth:`close` and :attr:`closed` raise :class:`ValueError`.
     """
 
     _what = "the namespace"
@@ -106,7 +106,7 @@ class Namespace(Closing):
 
     @classmethod
     def create(cls, idmap: AnyIdMap | None = None, **namespaces: Unpack[options.KeptKinds]) -> Self:
-        """Create a user namespace, and further namespaces that belong to it.
+        """Create a user namespace, and other namespaces that belong to it.
 
         A descriptor can't keep a PID namespace alive, because the namespace ends with its first
         process. Use :meth:`open_or_create`, or give each command a new PID namespace: ``ns.run(...,
@@ -130,8 +130,8 @@ class Namespace(Closing):
     def from_pid(cls, pid: int) -> Self:
         """Open the namespaces of a process that differ from the caller's namespaces.
 
-        Commands have the caller's ids if the user namespace maps these ids, else 0:0. If
-        setgroups(2) is permitted, commands have no supplementary groups.
+        Commands run with the caller's ids if the user namespace maps these ids, else as 0:0. If
+        setgroups(2) is permitted, they run without supplementary groups.
 
         :param pid: the pid of the process in the caller's PID namespace.
         :raises NamespaceError: there is no such process, its user namespace is the caller's own or
@@ -140,9 +140,9 @@ class Namespace(Closing):
         directory: list[int] = []
         try:
             with _reported(f"process {pid}"):
-                # The directory becomes empty when the process exits, and never refers to another
-                # process. extend() stores the descriptor before a signal handler can raise an
-                # exception.
+                # Open /proc/PID only once: its descriptor never refers to another process, because
+                # the directory becomes empty when the process exits. extend() stores the descriptor
+                # before a signal handler can raise an exception.
                 flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
                 directory.extend(map(os.open, [f"/proc/{pid}"], [flags]))
             fds = _core.NamespaceFds()
@@ -150,7 +150,7 @@ class Namespace(Closing):
                 _open_foreign(fds, pid, *directory)
                 return cls._holding(fds, _identity(pid, *directory))
             except BaseException:
-                # Close `fds` now, because the traceback of the error keeps a reference.
+                # Close `fds` now, because the traceback of the error keeps the object alive.
                 fds.close()
                 raise
         finally:
@@ -212,7 +212,7 @@ class Namespace(Closing):
         wanted = requested(idmap)
         with named.open_or_create(name, named.options_of(wanted, names)) as known:
             namespace = cls.of_holder(known)
-        # `notice` is the output of usernsctl-exec when it created the namespace.
+        # `notice` is the output of the usernsctl-exec that created the namespace.
         _, is_single, reason = known.notice.partition("--allow-single-id allows: ")
         if is_single and wanted.allow_single_id:
             warn_single_id(reason.split("\n")[0])
@@ -234,13 +234,13 @@ class Namespace(Closing):
         return namespace
 
     def target(self) -> Target:
-        """Return the namespaces in which to start a command, and the settings of the command.
+        """Return the Target for a command: the namespaces to join, and the command's settings.
 
         :meta private:
         """
         setup = replace(self._identity)
-        # Restore the working directory: joining a mount namespace changes it to the root
-        # (setns(2)).
+        # Pass the working directory, because joining a mount namespace changes it to the root
+        # directory (setns(2)).
         if self._fds[1] >= 0:
             with contextlib.suppress(FileNotFoundError):
                 setup.cwd = os.getcwdb()
@@ -397,9 +397,7 @@ class Namespace(Closing):
         *args: StrOrBytesPath,
         **arguments: Unpack[options.StreamOptions],
     ) -> aio.Process:
-        """Start a command in the namespaces from asyncio.
-
-        See :func:`usernsctl.create_subprocess_exec`.
+        """Start a command in the namespaces; see :func:`usernsctl.create_subprocess_exec`.
 
         :param arguments: the arguments of :func:`usernsctl.create_subprocess_exec`, except `idmap`.
         :raises ValueError: the Namespace is closed, or text was requested.
@@ -411,16 +409,18 @@ class Namespace(Closing):
         """Start a command in the namespaces without a Popen object, like :func:`usernsctl.spawn`.
 
         :param arguments: the arguments of :func:`usernsctl.spawn`, except `idmap`.
-        :raises ValueError: the Namespace is closed, or a stream is PIPE, STDOUT or no descriptor.
+        :raises ValueError: the Namespace is closed; or a stream is PIPE or STDOUT, or is not a
+            descriptor.
         :raises UsernsError: as :class:`usernsctl.Popen` does.
         """
         return commands.spawn(args, namespace=self, **arguments)
 
     def enter(self) -> None:
-        """Move this process, which must have one thread only, into the namespaces.
+        """Move this process, which must have only one thread, into the namespaces.
 
-        A process can't leave the namespaces. The process becomes not dumpable before it enters
-        them; see :func:`usernsctl.enter`. First close all descriptors that must not be used inside.
+        A process can't leave the namespaces. The process becomes undumpable before it enters them;
+        see :func:`usernsctl.enter`. Before this call, close all descriptors that must not be used
+        inside.
 
         :raises NamespaceError: the namespaces could not be entered; cause ``"multithreaded"`` if
             the process has several threads.
@@ -429,10 +429,9 @@ class Namespace(Closing):
         self.target().enter()
 
     def exec(self, args: Args, **arguments: Unpack[options.ExecOptions]) -> NoReturn:
-        """Replace this process by a command in the namespaces, like :func:`usernsctl.exec`.
+        """Replace this process with a command in the namespaces, like :func:`usernsctl.exec`.
 
-        The Namespace must not have a PID namespace, because only children of a process can enter
-        it.
+        The Namespace must not contain a PID namespace, which only children of a process can enter.
 
         :param arguments: the arguments of :func:`usernsctl.exec`, except `idmap`.
         :raises ValueError: the Namespace is closed.
@@ -441,7 +440,7 @@ class Namespace(Closing):
         commands.exec(args, namespace=self, **arguments)
 
     def has(self, kind: str) -> bool:
-        """Return whether this Namespace has a namespace of a kind; False once it is closed.
+        """Return whether this Namespace contains a namespace of a kind; False once it is closed.
 
         :param kind: ``"user"``, ``"mount"``, ``"net"``, ``"pid"``, ``"ipc"``, ``"uts"``,
             ``"cgroup"`` or ``"time"``.
@@ -466,7 +465,7 @@ class Namespace(Closing):
         return self._shared.closed
 
     def close(self) -> None:
-        """Close the descriptors of the namespaces as soon as no start of a command uses them.
+        """Close the descriptors of the namespaces once no thread uses them to start a command.
 
         Does not wait. Any thread may call this method at any time.
         """
@@ -493,7 +492,7 @@ class _SharedFds(Shared):
     """The descriptors of a Namespace. A thread may close them while other threads use them."""
 
     def __init__(self, owner: _core.NamespaceFds) -> None:
-        """Take over descriptors from their owner."""
+        """Take over the descriptors from the object that owns them."""
         self._owner = owner
         super().__init__("the namespace", owner.numbers())
 
@@ -512,7 +511,7 @@ def _reported(what: str) -> Iterator[None]:
 
 
 def _open_foreign(fds: _core.NamespaceFds, pid: int, directory: int) -> None:
-    """Open the namespaces of a process that differ from the caller's, through /proc."""
+    """Open, through /proc, the namespaces of a process that differ from the caller's."""
     for index, name in enumerate(_core.NAMESPACE_FILES):
         with _reported(f"the {name} namespace of process {pid}"):
             theirs = os.stat(f"ns/{name}", dir_fd=directory)

@@ -1,7 +1,7 @@
 """The tree of all user namespaces with processes, as far as this process may read /proc.
 
-All facts about a process are read through one descriptor of its directory in /proc, which never
-refers to another process. A process that exits meanwhile is omitted.
+All facts about a process are read through one descriptor of its directory in /proc, so that they
+can't come from two processes with the same pid. A process that exits meanwhile is omitted.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class UserNamespace:
     :ivar inode: the inode number of the namespace (namespaces(7)).
     :ivar parent: the inode number of the parent namespace; ``None`` for this process's own
         namespace.
-    :ivar owner: the owner's uid, as a uid of this process's user namespace.
+    :ivar owner: the owner's uid in this process's user namespace.
     :ivar uid: the map of uids, or ``None`` if no process has a readable map.
     :ivar gid: the map of gids, or ``None`` as for `uid`.
     :ivar names: the names of the namespace, if it is a named namespace of usernsctl.
@@ -57,8 +57,8 @@ class Tree:
     :ivar namespaces: the namespaces, each after its parent. The first is this process's own
         namespace.
     :ivar unseen: the number of processes whose user namespaces this process may not read.
-    :ivar nameless: the reason why the names could not be read, or ``None``. Root of a nested
-        namespace may find another user's state directory, because the path contains the uid.
+    :ivar nameless: the reason why the names could not be read, or ``None``. For example, root of a
+        nested namespace may find another user's state directory, because the path contains the uid.
     """
 
     namespaces: tuple[UserNamespace, ...]
@@ -67,7 +67,7 @@ class Tree:
 
 
 def look() -> Tree:
-    """Return the tree of user namespaces of all processes in /proc, below this process's own.
+    """Return the tree of this process's user namespace and its descendants, from /proc.
 
     :raises OSError: /proc can't be read.
     """
@@ -95,7 +95,7 @@ def look() -> Tree:
 
 
 def _add(found: dict[int, UserNamespace], own: int, pid: int, name: str | None) -> None:
-    """Add a process, with its user namespace, to `found`.
+    """Add a process to its user namespace in `found`, and the namespace if it is missing.
 
     :raises PermissionError: this process may not read the namespace of the process `pid`.
     :raises OSError: the process has exited.
@@ -107,7 +107,7 @@ def _add(found: dict[int, UserNamespace], own: int, pid: int, name: str | None) 
         try:
             inode = os.fstat(namespace).st_ino
             if inode not in found and not _add_namespaces(found, own, namespace):
-                # The namespace does not descend from this process's own.
+                # The namespace does not descend from this process's user namespace.
                 raise PermissionError
         finally:
             os.close(namespace)
@@ -124,7 +124,7 @@ def _add(found: dict[int, UserNamespace], own: int, pid: int, name: str | None) 
 
 
 def _add_namespaces(found: dict[int, UserNamespace], own: int, namespace: int) -> bool:
-    """Return whether a namespace descends from `own`; then also add it and its ancestors."""
+    """Add a namespace and its ancestors if it descends from `own`; return whether it does."""
     new: list[UserNamespace] = []
     with contextlib.ExitStack() as opened:
         while (inode := os.fstat(namespace).st_ino) not in found:

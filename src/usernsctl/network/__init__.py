@@ -1,1 +1,1 @@
-"""Networks of sandboxes: allowed names and addresses, published ports, and the proxy."""
+"""Sandbox networks: allowed names and addresses, published ports, and the proxy."""

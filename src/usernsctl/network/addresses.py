@@ -1,9 +1,9 @@
 """Addresses to which the proxy never connects, even if an allowed name resolves to them.
 
-The owner of a name decides what the name resolves to. So the proxy connects only to addresses of
-the public internet. Otherwise an allowed name could lead to a service of this machine, of its
-neighbours, or of its cloud's metadata. The table follows IANA's registries of special-purpose
-addresses (RFC 6890).
+The owner of a name decides what the name resolves to, so an allowed name could lead to a service of
+this host, of a neighbour, or of the cloud's metadata. The proxy therefore connects only to
+addresses of the public internet. The tables follow IANA's registries of special-purpose addresses
+(RFC 6890).
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ _ROUTE = struct.Struct("=8BI")  # struct rtmsg: family, length of the destinatio
 _TYPE_AT = _HEADER.size + 7  # the offset of rtm_type in a message
 _NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH)
 
-# Forbidden networks, each with the reason. The first network that contains an address counts.
+# Forbidden networks, each with the reason. For an address in several networks, the first reason
+# counts.
 _IPV4 = (
     ("0.0.0.0", 8, "an address of this machine"),  # noqa: S104
     ("10.0.0.0", 8, "a private address"),
@@ -52,12 +53,12 @@ _IPV4 = (
     ("203.0.113.0", 24, "an address for documentation"),
     ("224.0.0.0", 4, "a multicast address"),
     ("240.0.0.0", 4, "a reserved address"),
-    # Azure's platform service has a public address that can be reached only inside Azure.
+    # Azure's platform service has a public address, but can be reached only inside Azure.
     ("168.63.129.16", 32, "the metadata service of Azure"),
 )
 
 # Forbidden IPv6 networks. All addresses outside 2000::/3, the public internet, are forbidden; the
-# table has the reasons for common networks.
+# table contains the reasons for common networks.
 _IPV6 = (
     ("::", 128, "the unspecified address"),
     ("::1", 128, "a loopback address"),
@@ -77,7 +78,7 @@ _IPV6 = (
 def _table(
     family: int, bits: int, rows: tuple[tuple[str, int, str], ...]
 ) -> list[tuple[int, int, str]]:
-    """Return for each network the prefix as a number, the number of other bits, and the reason."""
+    """Return the prefix (as a number), the number of other bits, and the reason for each row."""
     return [
         (int.from_bytes(inet_pton(family, network)) >> (bits - prefix), bits - prefix, reason)
         for network, prefix, reason in rows
@@ -100,7 +101,7 @@ def refusal(family: int, address: str) -> str | None:
     try:
         number = int.from_bytes(inet_pton(family, address))
     except OSError:
-        # The address has a zone, as in fe80::1%eth0.
+        # inet_pton(3) rejects an address with a zone, such as fe80::1%eth0.
         return "an address of one link"
     for network, shift, reason in _IPV4_TABLE if family == AF_INET else _IPV6_TABLE:
         if number >> shift == network:
@@ -111,12 +112,11 @@ def refusal(family: int, address: str) -> str | None:
 
 
 def is_own(family: int, address: str) -> bool:
-    """Return whether a connection to an address could stay on this machine.
+    """Return whether a connection to an address could stay on this host.
 
-    The function queries the kernel's route to the address, which may be public. Addresses of this
-    machine include secondary addresses and complete networks (``ip route add local``), and a
-    broadcast or anycast route may lead back to this machine. If the query fails, the result is
-    true.
+    The function queries the kernel's route to the address, because this host may have public
+    addresses: secondary addresses, and whole networks (``ip route add local``). A broadcast or
+    anycast route may also lead back to this host. If the query fails, the result is true.
 
     :param family: AF_INET or AF_INET6.
     :param address: the address as text, for which :func:`refusal` returns None.
@@ -126,7 +126,7 @@ def is_own(family: int, address: str) -> bool:
         _, kind, *_ = _HEADER.unpack_from(answer)
         if kind == _NLMSG_ERROR:
             (number,) = struct.unpack_from("=i", answer, _HEADER.size)
-            # An address without a route is not this machine's; the connection will fail.
+            # An address without a route is not an address of this host; the connection will fail.
             return -number not in _NO_ROUTE
         return kind != _RTM_NEWROUTE or answer[_TYPE_AT] != _RTN_UNICAST
     except (OSError, struct.error, IndexError):
@@ -144,5 +144,5 @@ def _ask_route(family: int, destination: bytes) -> bytes:
     question = _HEADER.pack(size, _RTM_GETROUTE, _NLM_F_REQUEST, 0, 0) + route
     with socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE) as kernel:
         kernel.send(question)
-        # The kernel has sent the answer before send() returns, so do not wait.
+        # Do not wait, because the kernel sends its answer before send() returns.
         return kernel.recv(8192, MSG_DONTWAIT)

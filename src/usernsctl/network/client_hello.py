@@ -1,6 +1,6 @@
 """Parser for the server name (server_name, RFC 6066) in the first message of a TLS client.
 
-The parser is strict: it rejects a message that a server could parse in another way.
+The parser is strict: it rejects a message that a server could parse differently.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _CLIENT_HELLO = 1
 _MAX_RECORD = 1 << 14
 _MAX_RECORDS = 16
 _SERVER_NAME = 0
-# Extensions of Encrypted Client Hello (RFC 9849) and its drafts, which have a second, encrypted
+# Extensions of Encrypted Client Hello (RFC 9849) and its drafts, which contain a second, encrypted
 # name.
 _ENCRYPTED = (0xFE0D, 0xFF03, 0xFF02, 0xFFCE)
 
@@ -28,7 +28,7 @@ UNRECOGNIZED_NAME = 112
 
 
 class NotAllowed(Exception):
-    """Error for a ClientHello that the proxy does not forward; its message is the reason.
+    """Error for a ClientHello that the proxy does not forward; the message is the reason.
 
     :ivar alert: the description of the fatal alert to send to the client; ``None`` if the client
         does not speak TLS.
@@ -39,12 +39,12 @@ class NotAllowed(Exception):
         self.alert = alert
 
     def record(self) -> bytes:
-        """Return the alert as a TLS record; empty for a client that does not speak TLS."""
+        """Return the alert as a TLS record, or no bytes for a client that does not speak TLS."""
         return b"" if self.alert is None else bytes((21, 3, 1, 0, 2, 2, self.alert))
 
 
 class _Reader:
-    """A reader of consecutive fields in a part of the message, with the current position."""
+    """A reader of consecutive fields of the message, which keeps the current position."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -70,7 +70,7 @@ class _Reader:
 
 
 def server_name(received: bytes) -> str | None:
-    """Return the name in a ClientHello, or None if `received` is not the complete message yet.
+    """Return the name in a ClientHello, or None while `received` is only a part of the message.
 
     :param received: all bytes from the client so far.
     :raises NotAllowed: `received` does not begin with a ClientHello that names one host.
@@ -100,7 +100,7 @@ def server_name(received: bytes) -> str | None:
 
 
 def _message(received: bytes) -> bytes | None:
-    """Join the records of the handshake message; return its body, or None if it is incomplete."""
+    """Join the TLS records of the message; return its body, or None if bytes are missing."""
     body = b""
     at = 0
     for _ in range(_MAX_RECORDS):

@@ -1,7 +1,7 @@
 """Restrictions of the proxy process, applied before the proxy answers the first request.
 
-The proxy parses data from hostile programs. A program that exploited a bug in Python to control the
-proxy could open IP connections, and read files that the user may read. The program could not gain
+The proxy parses data from hostile programs. A program that takes control of the proxy, through a
+bug in Python, can still open IP connections, and read files that the user may read. It can't gain
 privileges, execute another program, change a file, signal or trace another process, or connect to
 the user's services at Unix sockets, such as D-Bus and Docker.
 """
@@ -61,18 +61,17 @@ fchmod 91 52     fchown 93 55        fsetxattr 190 7   setxattrat 463 463  remov
 lremovexattr 198 15        fremovexattr 199 16         removexattrat 466 466
 open_tree_attr 467 467     file_setattr 469 469       socketpair 53 199
 """
-# System calls with arguments in memory, which a filter can't read. They fail with ENOSYS, so that
-# the C library uses other system calls.
+# System calls with flags in memory, which a filter can't read. They fail with ENOSYS, so that the C
+# library falls back to older system calls.
 _MISSING = "clone3 435 435  openat2 437 437"
 # System calls that open files, each with the index of its flags argument.
 _OPEN = (("open 2 -", 1), ("openat 257 56", 2))
 _CLONE = "clone 56 220"
-# Netlink is allowed, because glibc reads the addresses of this machine, and the proxy queries
-# routes.
+# Allow netlink, by which glibc reads the addresses of this host and the proxy queries routes.
 _SOCKET = "socket 41 198"
 _FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK)
-# The ioctl(2) commands that insert input into a terminal are denied, because the log may be a
-# terminal. The kernel uses only the lower 32 bits of a command.
+# Deny the ioctl(2) commands that insert input into a terminal, because standard error may be a
+# terminal. The kernel reads only the lower 32 bits of a command.
 _IOCTL = "ioctl 16 29"
 _TYPING = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
 
@@ -117,7 +116,7 @@ def _raise(call: str) -> None:
 
 
 def _filter(machine: str) -> bytes:
-    """Return the filter as an array of struct sock_filter; empty for an unknown architecture."""
+    """Return the filter as an array of struct sock_filter; empty for another architecture."""
     if machine not in _AUDIT:
         return b""
     denied = _RET_ERRNO | errno.EPERM
@@ -128,7 +127,8 @@ def _filter(machine: str) -> bytes:
         (_LOAD, 0, 0, _NUMBER),
     ]
     if machine == "x86_64":
-        # The system calls of the x32 ABI have the same AUDIT_ARCH number as those of x86_64.
+        # Kill callers of the x32 ABI, whose system calls have other numbers but the AUDIT_ARCH of
+        # x86_64.
         lines += [(_IF_SET, 0, 1, _X32), (_RETURN, 0, 0, _RET_KILL)]
     for listed, error in ((_DENIED, errno.EPERM), (_MISSING, errno.ENOSYS)):
         for number in _numbers(listed, machine):
@@ -160,10 +160,10 @@ def _filter(machine: str) -> bytes:
 def _among(
     call: int, index: int, values: tuple[int, ...], error: int, *, is_allowed: bool
 ) -> list[tuple[int, int, int, int]]:
-    """Return filter code that allows or denies a system call with the given argument values.
+    """Return filter code that allows or denies a system call by the value of one argument.
 
-    :param index: the index of the argument, of which only the lower 32 bits are compared, as the
-        kernel does.
+    :param index: the index of the argument. Only its lower 32 bits are compared, because the kernel
+        ignores the others.
     :param error: the error number with which a denied call fails.
     """
     refused = _RET_ERRNO | error

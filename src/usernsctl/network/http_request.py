@@ -1,10 +1,12 @@
 """A strict parser for HTTP/1.1 requests to the proxy, and the requests that the proxy forwards.
 
-A request that two programs could parse in different ways is rejected, not repaired. Otherwise the
-proxy could check one host, and a server or another proxy could answer for another host (request
-smuggling). So this parser rejects forms that RFC 9112 allows a recipient to accept: line endings
-without CR, folded lines, repeated Host or Content-Length, a length beside a transfer coding, chunk
-extensions and trailers. The proxy sends a new request, which it composes of the parsed fields.
+The parser rejects a request that two programs could parse in different ways. Otherwise the proxy
+could check one host, and a server or another proxy could answer for another (request smuggling). It
+therefore rejects forms that RFC 9112 allows a recipient to accept: line endings without CR, folded
+lines, repeated Host or Content-Length, a length beside a transfer coding, chunk extensions and
+trailers.
+
+The proxy forwards a new request, which it composes of the parsed fields.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ _OWN = frozenset((b"host", b"content-length", b"transfer-encoding"))
 class BadRequest(Exception):
     """Error for a request that the proxy can't parse. The message is the reason.
 
-    :ivar status: the status code and reason phrase of the answer.
+    :ivar status: the status code and reason phrase of the response.
     """
 
     def __init__(self, reason: str, status: str = "400 Bad Request") -> None:
@@ -60,7 +62,7 @@ class BadRequest(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A parsed request for a host.
+    """A parsed request, which names one host.
 
     :ivar is_connect: whether the client requests a tunnel.
     :ivar name: the host, as :func:`usernsctl.network.names.normal_name` returns it.
@@ -162,7 +164,7 @@ def _absolute(target: bytes) -> tuple[str, int, bytes]:
 
 
 def _authority(text: bytes, default: int | None) -> tuple[str, int]:
-    """Parse ``HOST[:PORT]``; `default` is the port of HOST alone, or None if PORT is required."""
+    """Parse ``HOST[:PORT]``; `default` is the port if PORT is missing, None to require PORT."""
     if b"@" in text:
         raise BadRequest("the target has a user")
     host, colon, port = text.rpartition(b":") if not text.endswith(b"]") else (text, b"", b"")
@@ -183,14 +185,14 @@ def _authority(text: bytes, default: int | None) -> tuple[str, int]:
 def _check_host(host: bytes | None, version: bytes, name: str, port: int, default: int) -> None:
     """Reject a Host that differs from the request target.
 
-    Some servers and proxies use Host, others the target.
+    Some servers and proxies serve the host in Host, others the host in the request target.
     """
     if host is None:
         if version == b"HTTP/1.1":
             raise BadRequest("the request has no Host")
         return
     given, given_port = _authority(host, default)
-    # Some clients omit the port in the Host of a CONNECT request.
+    # Accept a Host without a port, which some clients send in a CONNECT request.
     if given != name or (given_port != port and b":" in host):
         raise BadRequest("Host is not the host of the target")
 
@@ -209,7 +211,7 @@ def _body_length(fields: list[tuple[bytes, bytes]], version: bytes) -> int | Non
 
 
 def _end_to_end(fields: list[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
-    """Return the header fields to forward, without fields that the proxy writes itself."""
+    """Return the header fields to forward, except those that the proxy writes itself."""
     named = {
         word.strip(b" \t").lower()
         for field, value in fields
@@ -233,14 +235,14 @@ def _number(text: bytes, digits: int) -> int:
 
 
 class SizedBody:
-    """A body of known size. Further bytes are dropped."""
+    """A body of known size. Bytes after the body are dropped."""
 
     def __init__(self, length: int) -> None:
         self._left = length
 
     @property
     def is_complete(self) -> bool:
-        """Return whether the body is complete."""
+        """Return whether the whole body was fed."""
         return self._left == 0
 
     def feed(self, data: bytes) -> bytes:
@@ -251,7 +253,7 @@ class SizedBody:
 
 
 class ChunkedBody:
-    """A chunked body, which is parsed, and encoded again for the server.
+    """Parser of a chunked body, which encodes the body again for the server.
 
     :ivar is_complete: whether the last chunk was parsed.
     """
@@ -265,7 +267,7 @@ class ChunkedBody:
     def feed(self, data: bytes) -> bytes:
         """Parse `data`, and return the bytes to forward; bytes after the body are dropped.
 
-        :raises BadRequest: `data` is malformed, or has extensions or trailers.
+        :raises BadRequest: `data` is malformed, or contains extensions or trailers.
         """
         out = []
         while data and not self.is_complete:

@@ -1,6 +1,6 @@
 """Rules for the hosts that a sandbox may reach by name: ``NAME[:PORT]`` and ``*.NAME[:PORT]``.
 
-This module imports no slow modules, because the proxy process imports this module when it starts.
+This module imports no slow modules, because the proxy imports it when it starts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _MAX_LABEL = 63
 
 _DIGITS = frozenset("0123456789")
 _HEX_DIGITS = _DIGITS | frozenset("abcdef")
-# Characters of a label. Host names have no underscores (RFC 952), but names in the DNS may have.
+# Characters of a label. Underscores are not valid in host names (RFC 952), but occur in the DNS.
 _LABEL = _DIGITS | frozenset("abcdefghijklmnopqrstuvwxyz-_")
 
 
@@ -35,7 +35,7 @@ class AllowedName:
 
     :ivar name: the name, in lower case and in the ASCII form of international names, without a
         final dot.
-    :ivar subdomains: whether the rule is for all subdomains of `name`, instead of `name` itself.
+    :ivar subdomains: whether the rule allows all subdomains of `name`, but not `name` itself.
     :ivar port: the only allowed port; ``None`` for :data:`DEFAULT_PORTS`.
     """
 
@@ -103,7 +103,7 @@ def parse_rules(texts: Iterable[str]) -> tuple[AllowedName, ...]:
 
 
 def distinct(rules: Iterable[AllowedName]) -> tuple[AllowedName, ...]:
-    """Return the distinct rules.
+    """Return `rules` without duplicates.
 
     :raises ValueError: there are more than :data:`MAX_RULES`.
     """
@@ -116,13 +116,13 @@ def distinct(rules: Iterable[AllowedName]) -> tuple[AllowedName, ...]:
 def normal_name(text: str) -> str:
     """Return the name of a host in lower case, without a final dot.
 
-    Numbers that resolvers parse as IPv4 addresses (inet_aton(3): ``127.1``, ``0x7f.1``,
-    ``2130706433``) are not names.
+    Numbers that resolvers parse as IPv4 addresses (``127.1``, ``0x7f.1`` or ``2130706433``; see
+    inet_aton(3)) are not names.
 
     :raises NotAName: `text` is an address or is not a name in ASCII.
     """
     if not text.isascii():
-        # Check before lower(), which converts some non-ASCII letters to ASCII.
+        # Reject non-ASCII letters before lower(), which converts some of them to ASCII.
         raise NotAName(f"{text!r} has a character other than letters, digits, '-' and '_'")
     name = text.lower().removesuffix(".")
     if not name:
@@ -153,7 +153,7 @@ def _check_label(label: str) -> None:
 
 
 def _is_number(label: str) -> bool:
-    """Return whether resolvers parse a name with this last label as an IPv4 address."""
+    """Return whether resolvers parse a name that ends with this label as an IPv4 address."""
     if label.startswith("0x"):
         return _HEX_DIGITS.issuperset(label[2:])
     return _DIGITS.issuperset(label)
@@ -162,12 +162,12 @@ def _is_number(label: str) -> bool:
 def _to_ascii(name: str) -> str:
     """Return the ASCII form of an international name (RFC 3490).
 
-    :raises NotAName: the name has no ASCII form, or the two IDNA standards define different ones,
+    :raises NotAName: the name has no ASCII form, or IDNA 2003 and IDNA 2008 define different ones,
         as for ``ß``.
     """
     try:
         if name.isascii():
-            # Decode the result to detect labels that begin with xn-- but are not valid Punycode.
+            # Decode the result, because a label that begins with xn-- may be invalid Punycode.
             if "xn--" in name.lower():
                 name.encode("ascii").decode("idna")
             return name

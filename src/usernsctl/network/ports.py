@@ -1,4 +1,4 @@
-"""Ports of this machine that are forwarded to ports of a sandbox: ``[ADDR:]HOST:INSIDE[/udp]``."""
+"""Ports of this host that are forwarded to ports of a sandbox: ``[ADDR:]HOST:INSIDE[/udp]``."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass(frozen=True, slots=True, order=True)
 class PublishedPort:
-    """A port of this machine that is forwarded to a port of a sandbox.
+    """A port of this host that is forwarded to a port of a sandbox.
 
-    :ivar outside: the port of this machine.
+    :ivar outside: the port of this host.
     :ivar inside: the port in the sandbox, on 127.0.0.1.
-    :ivar address: the address of this machine on which the port is published.
+    :ivar address: the address of this host on which the port is published.
     :ivar is_udp: whether both ports are UDP ports instead of TCP ports.
     """
 
@@ -34,7 +34,7 @@ class PublishedPort:
 
     @classmethod
     def parse_free(cls, text: str) -> PublishedPort:
-        """Parse a text as :meth:`parse` does; 0 for HOST stands for any free port.
+        """Parse a text as :meth:`parse` does, and also accept 0 for HOST: any free port.
 
         :raises ValueError: `text` is malformed.
         """
@@ -42,7 +42,7 @@ class PublishedPort:
 
     @classmethod
     def _parse(cls, text: str, least: int) -> PublishedPort:
-        """Parse a text in which the number for HOST must be at least `least`."""
+        """Parse `[ADDR:]HOST:INSIDE[/udp]`, in which HOST must be at least `least`."""
         import ipaddress
 
         form = f"{text!r} is not [ADDR:]HOST:INSIDE[/udp], such as 8080:80 or 0.0.0.0:5353:53/udp"

@@ -1,13 +1,13 @@
 """A forward proxy that connects its clients only to hosts with allowed names.
 
-Each connection has one request and a thread of its own. The number of simultaneous connections, the
-sizes of buffers and all waiting times are limited, so a client can't exhaust the memory and the
-threads of the machine. The rate of connections is not limited, and the processor time of the proxy
-is not part of the sandbox's limits.
+The proxy answers one request per connection, each in a thread of its own. The number of
+simultaneous connections, the sizes of buffers and all waiting times are limited, so a client can't
+exhaust the memory or the threads of the host. The rate of connections is not limited, and the
+sandbox's limits do not include the CPU time of the proxy.
 
-A tunnel (CONNECT) must be used for TLS, and the first TLS message must have the same name as the
-request. Otherwise a tunnel to an allowed host would also reach other hosts at the same address (as
-in a content delivery network).
+Only TLS may pass through a tunnel (CONNECT), and the first TLS message must name the same host as
+the request. Otherwise a tunnel to an allowed host would also reach other hosts at the same address,
+as in a content delivery network.
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ MAX_ADDRESSES = 16
 """Maximum number of addresses of a host to which the proxy tries to connect."""
 
 _BLOCK = 64 * 1024
-# Maximum number of bytes to read of a refused request. If the proxy closes a connection with unread
-# bytes, the client may receive a reset instead of the response.
+# Maximum number of bytes to read from a client after an error response; see _send_error().
 _MAX_DRAINED = 1024 * 1024
 _FULL_SECONDS = 0.2
 
@@ -41,7 +40,7 @@ class Refused(Exception):
     """Error for a connection that the rules do not allow. The message is the reason.
 
     :ivar status: the status code and reason phrase of the response.
-    :ivar target: the host and the port, as far as they are known.
+    :ivar target: the host and the port, or the part of them that is known.
     """
 
     def __init__(self, reason: str, status: str = "403 Forbidden", target: str = "") -> None:
@@ -65,7 +64,7 @@ class Failed(Exception):
 class Limits:
     """Limits of a proxy.
 
-    :ivar connections: the maximum number of simultaneous connections; further connections wait.
+    :ivar connections: the maximum number of simultaneous connections; additional connections wait.
     :ivar head_time: the time limit for the head of a request, and for the first TLS message, in
         seconds.
     :ivar connect_time: the time limit for a connection to a host, in seconds.
@@ -79,19 +78,19 @@ class Limits:
 
 
 def resolve(name: str, port: int) -> list[tuple[int, str]]:
-    """Return the family and the text of each address of a host.
+    """Return the family of each address of a host, and the address as text.
 
     :raises OSError: the host has no address.
     """
-    # Pass bytes, because Python would import a codec for a str.
+    # Pass bytes, because getaddrinfo() would import a codec for a str.
     found = socket.getaddrinfo(name.encode("ascii"), port, type=socket.SOCK_STREAM)
     return [(family, str(address[0])) for family, _, _, _, address in found]
 
 
 class Proxy:
-    """A proxy that answers the requests of connections.
+    """A proxy that answers the requests of its clients.
 
-    :param rules: the names and ports that are allowed.
+    :param rules: the allowed names and ports.
     :param refuse: a function that is called with the text of each refusal, in any thread.
     """
 
@@ -109,7 +108,7 @@ class Proxy:
         self._resolver = resolver
 
     def answer(self, client: socket.socket) -> None:
-        """Answer the request of a client's connection, and close the connection."""
+        """Answer the request on a client's connection, and close the connection."""
         with client:
             try:
                 self._answer(client)
@@ -119,8 +118,7 @@ class Proxy:
             except Failed as error:
                 _send_error(client, error.status, str(error))
             except OSError:
-                # Nothing can be answered: the client has closed the connection, or reads too
-                # slowly.
+                # Send no response: the client has closed the connection, or reads too slowly.
                 pass
 
     def _answer(self, client: socket.socket) -> None:
@@ -139,7 +137,7 @@ class Proxy:
                 self._forward(client, server, more, request, target)
 
     def _connect(self, name: str, port: int, target: str) -> socket.socket:
-        """Connect to a host, at an address that is not forbidden; return the connection.
+        """Connect to an address of a host that is not forbidden; return the connection.
 
         The name is resolved once, and the connection goes to the address that was checked. Only the
         first :data:`MAX_ADDRESSES` addresses are tried.
@@ -198,15 +196,15 @@ class Proxy:
         try:
             relay.run(request.head + body.feed(more))
         except http_request.BadRequest as error:
-            # Send no error response, because a part of a response may have been sent already.
+            # Send no error response, because the client may have received a part of a response.
             self._refuse(f"{target}: {error}")
 
 
 class _Relay:
     """A relay of bytes between a client and a server.
 
-    A tunnel is relayed until both sides send end of file, a request until the server does. At most
-    one block is buffered for each direction.
+    The relay of a tunnel ends when both sides have sent end of file, that of a request when the
+    server has. At most one block is buffered for each direction.
 
     :param body: the parser of the request's body, or None for a tunnel.
     """
@@ -228,7 +226,7 @@ class _Relay:
         self._ended: set[socket.socket] = set()
 
     def run(self, first: bytes) -> None:
-        """Forward bytes between client and server, until the connection ends or is idle too long.
+        """Forward bytes between client and server until the connection ends or is idle too long.
 
         :param first: the first bytes to send to the server.
         :raises BadRequest: the body is malformed.
@@ -260,7 +258,7 @@ class _Relay:
         return self._server if sock is self._client else self._client
 
     def _wanted(self) -> dict[socket.socket, int]:
-        """Return the events of poll(2) to wait for, by socket; omit sockets without events."""
+        """Return for each socket the events of poll(2) to wait for; omit sockets without events."""
         wanted = {}
         for sock in (self._client, self._server):
             events = select.POLLOUT if self._pending[sock] else 0
@@ -282,8 +280,8 @@ class _Relay:
         elif sock is self._client and self._body is not None:
             self._pending[self._server] = self._body.feed(data)
             if self._body.is_complete:
-                # The connection is for one request, so the proxy reads no more bytes from the
-                # client.
+                # Read no more bytes from the client, because the proxy answers one request per
+                # connection.
                 self._ended.add(sock)
         else:
             self._pending[self._other(sock)] = data
@@ -316,7 +314,7 @@ def _connect_to(family: int, address: str, port: int, deadline: float) -> socket
 
 
 def _read_head(client: socket.socket, deadline: float) -> tuple[bytes, bytes]:
-    """Return the head of a request, up to the empty line, and the bytes received after the head."""
+    """Return the head of a request (up to the empty line), and the bytes received after it."""
     head = b""
     while True:
         head += _receive(client, deadline, "the request did not come in time")
@@ -373,7 +371,8 @@ def _remaining(deadline: float) -> float:
 def _send_error(client: socket.socket, status: str, reason: str) -> None:
     """Send an error response, and then drain the connection.
 
-    If the proxy closed a connection with unread bytes, the client could receive a reset instead.
+    If a connection with unread bytes were closed, the client could receive a reset instead of the
+    response.
     """
     text = f"usernsctl: {reason}\n".encode("ascii", "backslashreplace")
     try:
@@ -405,11 +404,11 @@ def _why(error: Exception) -> str:
 
 
 def serve(listener: socket.socket, proxy: Proxy, ended: int, connections: int) -> None:
-    """Answer connections until the descriptor `ended` becomes readable or is hung up.
+    """Accept and answer connections until the descriptor `ended` is readable or hung up.
 
     :param listener: the listening socket.
     :param ended: a descriptor, for example a pidfd or the read end of a pipe.
-    :param connections: the maximum number of simultaneous connections; further connections wait.
+    :param connections: the maximum number of simultaneous connections; additional connections wait.
     """
     free = threading.Semaphore(connections)
 
@@ -424,20 +423,20 @@ def serve(listener: socket.socket, proxy: Proxy, ended: int, connections: int) -
     poll.register(listener, select.POLLIN)
     poll.register(ended, select.POLLIN)
     while all(fd != ended for fd, _ in poll.poll()):
-        # Use a time limit, so that the proxy can also exit while all connections are in use.
+        # Wait with a time limit, so that the proxy can exit while all connections are in use.
         if not free.acquire(timeout=_FULL_SECONDS):
             continue
         try:
             client, _ = listener.accept()
         except OSError:
-            # accept(2) failed, because the client has closed the connection, or for lack of
-            # descriptors or memory. Try again later.
+            # Try again later: the client has closed the connection, or descriptors or memory are
+            # lacking.
             free.release()
             time.sleep(_FULL_SECONDS)
             continue
         try:
             threading.Thread(target=answer, args=(client,), daemon=True).start()
         except RuntimeError:
-            # Close the client's connection, because a limit prevents the start of a thread for it.
+            # Close the client's connection, because a limit prevents starting a thread for it.
             client.close()
             free.release()

@@ -1,10 +1,12 @@
 """The process of a proxy: ``python -m usernsctl.network.proxy_child FD FD FD FORMAT NAME``.
 
-:mod:`usernsctl.network.proxy_process` starts the process. The process reads the rules from standard
-input, one per line. The descriptors are the table of refusals, a Unix socket and a pidfd of the
-creator. Over the socket the process reports that it is ready, and receives the listening socket and
-a pipe; the process exits when the pipe is closed. FORMAT is the format of the log on standard
-error, ``json`` or ``text``. NAME only identifies the process in its command line.
+:mod:`usernsctl.network.proxy_process` starts the process, which reads the rules from standard
+    input, one per line. The descriptors FD are the table of refusals, a Unix socket and a pidfd of
+    the creator. FORMAT is the format of the log on standard error, ``json`` or ``text``. NAME only
+    identifies the process in its command line.
+
+Over the Unix socket, the process reports that it is ready, and receives the listening socket and
+the read end of a pipe. The process exits when the pipe is closed.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ _STACK = 512 * 1024
 
 
 class _Log:
-    """A log that counts refusals, and prints each distinct text once until the table is full.
+    """A log that counts refusals in the table, and prints each text that is new in the table.
 
     :param is_json: whether to print JSON, as ``usernsctl run --log json`` does.
     """
@@ -63,8 +65,8 @@ class _Log:
 
 def _json_line() -> Callable[[str], str]:
     """Return a function that formats a message as a line of JSON."""
-    # Import json only for proxies that need it, and before confine(): a confined process must not
-    # depend on files.
+    # Import json only for a proxy that prints JSON, but before confine(), because a confined
+    # process must not depend on files.
     import json
 
     def line(message: str) -> str:
@@ -82,18 +84,17 @@ def _json_line() -> Callable[[str], str]:
 
 
 def _receive(handover: socket.socket, creator: int) -> list[int]:
-    """Return the listening socket and the pipe; an empty list if the creator did not send them.
+    """Return the descriptors of the listening socket and the pipe, or [] if none were sent.
 
-    :param creator: a pidfd of the creator, because a fork of the creator may keep the other end of
-        the Unix socket open.
+    :param creator: a pidfd of the creator. Its exit must be watched, too, because a forked child
+        may keep the creator's end of the Unix socket open.
     """
     poll = select.poll()
     poll.register(handover, select.POLLIN)
     poll.register(creator, select.POLLIN)
     if all(fd == creator for fd, _ in poll.poll()):
         return []
-    # Ignore ECONNRESET, which means that the creator has closed the socket without reading this
-    # process's message.
+    # Ignore ECONNRESET: the creator has closed the socket without reading this process's message.
     with contextlib.suppress(ConnectionError):
         return list(socket.recv_fds(handover, 1, 2)[1])
     return []
@@ -103,9 +104,9 @@ def main(words: list[str]) -> NoReturn:
     """Run the proxy until the network of its sandbox has been removed."""
     refusals_fd, handover_fd, creator = map(int, words[:3])
     rules = Rules(map(AllowedName.parse, sys.stdin.read().split()))
-    os.dup2(1, 0)  # replace the rules' file by /dev/null, which is standard output
-    # Prevent the resolver from appending domains to a name, because it would query names that are
-    # not allowed.
+    os.dup2(1, 0)  # replace the file of rules with /dev/null, to which standard output refers
+    # Keep the resolver from appending search domains to a name, because it would query names that
+    # are not allowed.
     os.environ["LOCALDOMAIN"] = "."
     os.environ["RES_OPTIONS"] = "ndots:1 timeout:3 attempts:2"
     threading.stack_size(_STACK)
@@ -120,7 +121,7 @@ def main(words: list[str]) -> NoReturn:
     os.close(creator)
     if len(fds) == 2:
         serve(socket.socket(fileno=fds[0]), proxy, fds[1], limits.connections)
-    # Exit without waiting for threads, which may be waiting for a resolver.
+    # Exit without joining threads, which may still wait for the resolver.
     os._exit(0)
 
 

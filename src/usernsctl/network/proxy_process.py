@@ -1,4 +1,4 @@
-"""Proxies for allowed names; each proxy is a process without privileges."""
+"""Start and stop proxies for allowed names, which are processes without privileges."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from usernsctl.network.refusals import Refusal
 
 START_SECONDS = 30.0
 
-# Time limit for the exit of a killed proxy, in seconds.
+# Time limit for waiting for a killed proxy, in seconds.
 _END_SECONDS = 5
 
 _MODULE = "usernsctl.network.proxy_child"
 
-# Python's options for the proxy; python_child.command() adds the last one.
+# Python's options for the proxy. python_child.command() adds the last of them.
 _OPTIONS = ["-S", "-B", "-I"]
 
 
 class ProxyProcess:
     """A running proxy process.
 
-    The process has the caller's id in a user namespace of its own, has no capabilities there, and
-    sees no other processes. Its environment is empty. Besides the standard streams, it inherits
-    three descriptors; it closes the creator's pidfd before it answers clients.
+    The process has the caller's id and no capabilities in a user namespace of its own, sees no
+    other processes, and has an empty environment. In addition to the standard streams, it inherits
+    three descriptors, of which it closes the creator's pidfd before it answers clients.
 
     :ivar pid: the pid of the process.
     :ivar handover: a Unix socket (SOCK_STREAM) over which the creator sends the byte ``+`` with two
         descriptors, the listening socket and the read end of a pipe. The proxy exits when the pipe
-        is closed. Until it has the descriptors, it exits when all copies of the Unix socket are
-        closed, or when the creator exits.
+        is closed. Before it has received the descriptors, it exits when all copies of the Unix
+        socket are closed, or when the creator exits.
     """
 
     def __init__(
@@ -56,8 +56,8 @@ class ProxyProcess:
         :param log: the proxy's standard error, on which it prints each new refusal; a value as for
             `stderr` of :class:`subprocess.Popen`.
         :param is_json: whether the proxy prints JSON, as ``usernsctl run --log json`` does.
-        :param table: the file of the table of refusals, which this object closes; by default a file
-            in memory.
+        :param table: the file of the table of refusals, which this object closes; by default a
+            memfd.
         :param name: the last argument of the proxy, by which :func:`is_proxy` recognises the proxy
             of a detached sandbox; empty for other proxies.
         :raises UsernsError: the process could not be started.
@@ -81,12 +81,13 @@ class ProxyProcess:
     def wait_ready(self, timeout: float | None = None) -> None:
         """Wait until the proxy is ready to receive its listening socket.
 
-        :param timeout: the time limit, in seconds, if it is less than :data:`START_SECONDS`.
+        :param timeout: the time limit in seconds; at most :data:`START_SECONDS` count.
         :raises TimeoutExpired: the proxy was not ready in `timeout` seconds.
         :raises CommandError: the proxy has exited, or was not ready in :data:`START_SECONDS`.
         """
         limit = START_SECONDS if timeout is None else min(timeout, START_SECONDS)
-        # A socket object is non-blocking if the program has called socket.setdefaulttimeout().
+        # Make the socket blocking, which it is not if the program has called
+        # socket.setdefaulttimeout().
         self.handover.setblocking(True)
         ready = b""
         if wait_readable(self.handover.fileno(), timeout=limit):
@@ -122,22 +123,22 @@ class ProxyProcess:
         try:
             self._process.wait(_END_SECONDS)
         except TimeoutExpired:
-            # The proxy is in a system call that SIGKILL does not interrupt, such as a read from an
-            # NFS server that does not respond.
+            # Give up: the proxy is in a system call that SIGKILL does not interrupt, such as a read
+            # from an NFS server that does not respond.
             self._process._disown()
         self._table.close()
 
     def release(self) -> None:
-        """Close the descriptors. The proxy exits when the network of its sandbox ends."""
+        """Close the descriptors, but let the proxy run until the network of its sandbox ends."""
         self.handover.close()
         self._process._disown()
         self._table.close()
 
 
 def is_proxy(argv: list[str], name: str) -> bool:
-    """Return whether the arguments `argv` are those of the proxy of the detached sandbox `name`."""
-    # The arguments are, as _command() returns them, Python's options, the script and directories,
-    # the module, and five arguments of the module.
+    """Return whether `argv` is the command line of the proxy of the detached sandbox `name`."""
+    # _command() returns Python, its options, the script and directories, the module, and five
+    # arguments of the module.
     options, paths, words = argv[1:4], argv[4:-6], argv[-6:]
     return (
         options == _OPTIONS
@@ -161,8 +162,8 @@ def _start(
         idmap="current",
         pid=True,
         ipc=True,
-        # Start a new session, because Ctrl-C on the caller's terminal is meant for the sandbox,
-        # which may continue and need the proxy.
+        # Start a new session, so that Ctrl-C on the caller's terminal does not kill the proxy: the
+        # sandbox may survive Ctrl-C, and need the proxy.
         start_new_session=True,
         stdin=rules,
         stdout=DEVNULL,

@@ -64,7 +64,7 @@ class AllowedRange:
 
     @property
     def condition(self) -> str:
-        """The rule as a condition for nft(8)."""
+        """The rule as an nft(8) match expression."""
         family = "ip6" if ":" in self.network else "ip"
         condition = f"{family} daddr {self.network}"
         if self.first is None:
@@ -87,7 +87,7 @@ def parse_allowed(text: str) -> AllowedName | AllowedRange:
 
 
 def _host_of_url(text: str) -> str | None:
-    """Return the host of a URL or of a name with a path; None for any other text."""
+    """Return the host in a URL, or in a name with a path; None for any other text."""
     _, has_scheme, rest = text.partition("://")
     if has_scheme:
         return rest.partition("/")[0]

@@ -1,10 +1,11 @@
-"""The refusals of a proxy, counted in memory that the proxy's parent reads.
+"""The refusals of a proxy, counted in a table that the proxy's parent reads.
 
-The memory is a memfd, or a file of a detached sandbox. The memory has a fixed size, and is a table
-of rows. Row 0 counts all refusals; each further row has a distinct text and the number of its
-occurrences. Readers stop at a row with the count 0; the proxy writes the text of a row before the
-count, and writes each count by one aligned store. So the proxy and its parent need no lock, and the
-counts outlive the proxy.
+The table is a memfd, or a file of a detached sandbox, so that the counts outlive the proxy. It has
+a fixed number of rows. Row 0 counts all refusals; each other row contains a distinct text and the
+number of its occurrences.
+
+The proxy and its readers need no lock: the proxy writes the text of a row before its count, and
+each count with one aligned store, and readers stop at a row whose count is 0.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _ROW = 512
 _SIZE = _ROW * (MAX_TEXTS + 1)
 _COUNT = struct.Struct("=Q")
 
-# Errors of open(2) if the file does not exist or is not a regular file.
+# The errors of open(2) for a file that does not exist or is not a regular file.
 _NO_TABLE = (errno.ENOENT, errno.EISDIR, errno.ELOOP, errno.ENXIO)
 
 
@@ -42,8 +43,7 @@ _NO_TABLE = (errno.ENOENT, errno.EISDIR, errno.ELOOP, errno.ENXIO)
 class Refusal:
     """A distinct refusal of a proxy.
 
-    :ivar text: the host with its port, as far as they are known, and the reason, in one line of
-        printable characters.
+    :ivar text: the host and port (if known) and the reason, in one line of printable characters.
     :ivar count: the number of occurrences.
     """
 
@@ -58,7 +58,7 @@ def create() -> FileIO:
     with contextlib.ExitStack() as failed:
         failed.enter_context(file)
         os.ftruncate(file.fileno(), _SIZE)
-        # Seal the file, so that the proxy can't shorten the table, which would make readers fail.
+        # Seal the file, so that a hijacked proxy can't shorten the table and make readers fail.
         fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
         failed.pop_all()
     return file
@@ -74,10 +74,10 @@ def create_file(path: str, directory: int) -> FileIO:
     file = FileIO(path, "r+", opener=lambda name, _: os.open(name, flags, 0o600, dir_fd=directory))
     with contextlib.ExitStack() as failed:
         failed.enter_context(file)
-        # Set the mode explicitly, because the umask may take permissions from later readers.
+        # Set the mode explicitly, because the umask may deny later readers access.
         os.fchmod(file.fileno(), 0o600)
-        # Allocate blocks for the file, because otherwise a full disk would kill the proxy by
-        # SIGBUS.
+        # Allocate all blocks of the file now. Otherwise, a write to the mapped file on a full disk
+        # would kill the proxy with SIGBUS.
         os.posix_fallocate(file.fileno(), 0, _SIZE)
         failed.pop_all()
     return file
@@ -97,12 +97,12 @@ class _SharedFile(Shared):
 class Reader:
     """A reader of a table that another process writes.
 
-    After :meth:`close`, the last content can still be read. Any thread may call any method at any
+    After :meth:`close`, the methods return the last content. Any thread may call any method at any
     time.
     """
 
     def __init__(self, file: FileIO) -> None:
-        """Take over the file of a table. :meth:`close` closes it."""
+        """Take over the file of a table, which :meth:`close` closes."""
         self._shared = _SharedFile(file)
         self._last: tuple[int, tuple[Refusal, ...]] = (0, ())
 
@@ -112,7 +112,7 @@ class Reader:
 
         :raises NamespaceError: the file can't be opened, or other users may have written it.
         """
-        # Import this module only here, because proxies do not need it.
+        # Import records only here, because a proxy does not need the module.
         from usernsctl._system.records import fault_of, invalid_record, wrap_os_errors
 
         path, fd = f"{directory.path}/{name}", directory.fd
@@ -160,7 +160,7 @@ class Reader:
 
 
 def total(fd: int) -> int:
-    """Return the number of all refusals."""
+    """Return the total number of refusals."""
     return _read_count(fd, 0)
 
 
@@ -171,13 +171,12 @@ def listed(fd: int) -> Iterator[Refusal]:
         if not count:
             return
         text = os.pread(fd, _ROW - _COUNT.size, row * _ROW + _COUNT.size)
-        # The text is untrusted, because the proxy parses data from its clients, which may control
-        # it.
+        # Do not trust the text, because a hostile client may have taken control of the proxy.
         yield Refusal(shown(text.rstrip(b"\0").decode("utf-8", "replace")), count)
 
 
 def _read_count(fd: int, row: int) -> int:
-    # A file that another program has written may be shorter than a table.
+    # Pad the count, because another program may have made the file shorter than a table.
     count: int = _COUNT.unpack(os.pread(fd, _COUNT.size, row * _ROW).ljust(_COUNT.size, b"\0"))[0]
     return count
 
@@ -211,7 +210,7 @@ class Table:
 
     @property
     def is_full(self) -> bool:
-        """True if the table is full, so that further texts are only counted."""
+        """True if the table is full: new texts are then counted in row 0 only."""
         return len(self._rows) == MAX_TEXTS
 
     def _increment(self, row: int) -> None:

@@ -19,7 +19,7 @@ _APPARMOR_ENABLED = Path("/sys/module/apparmor/parameters/enabled")
 
 
 def read(profile: Profile) -> str:
-    """Return the text of a profile, in the format of container engines or of apparmor_parser(8)."""
+    """Return the text of a profile, in the format of container engines or apparmor_parser(8)."""
     return Path(__file__).with_name(profile).read_text(encoding="utf-8")
 
 
@@ -34,29 +34,30 @@ include <tunables/global>
 def host_programs(runsc: str | None) -> list[str]:
     """Return the real paths of the programs of this installation that create user namespaces.
 
-    The Python interpreter is not included, because any script could create user namespaces then.
+    The Python interpreter is not included, because its profile would let any script create user
+    namespaces.
 
-    :param runsc: the path of runsc, which is included; or ``None``.
+    :param runsc: the path of runsc, to include it; or ``None``.
     """
     from usernsctl._core.values import program_path
 
     names = ("child", "exec", "init", "probe", "watch")
     programs = [program_path(f"usernsctl-{name}") for name in names]
-    # AppArmor selects a profile by the path of a script, not by the path of the script's
+    # Include scripts, because AppArmor selects a profile by the path of the script, not of its
     # interpreter.
     scripts = [
         os.path.join(os.path.dirname(sys.executable), name)
         for name in ("usernsctl-exec", "usernsctl")
     ]
     found = [*programs, *scripts, *([runsc] if runsc else [])]
-    # AppArmor selects a profile by the path with symbolic links resolved.
+    # Resolve symbolic links, because AppArmor selects a profile by the real path.
     return list(dict.fromkeys(os.path.realpath(path) for path in found if os.path.exists(path)))
 
 
 def host_profile(runsc: str | None) -> str:
-    """Return AppArmor profiles that allow user namespaces to the programs of this installation.
+    """Return AppArmor profiles that let the programs of this installation create user namespaces.
 
-    :param runsc: the path of runsc, which is included; or ``None``.
+    :param runsc: the path of runsc, to include it; or ``None``.
     """
     return for_programs(host_programs(runsc))
 
@@ -76,7 +77,7 @@ def for_programs(paths: Iterable[str]) -> str:
 def _name_part(path: str) -> str:
     """Return the basename of `path` without the characters that are special in a profile's name.
 
-    `path` may contain any characters, because an environment variable selects the runsc program.
+    `path` may contain any characters, because an environment variable may name runsc's path.
     """
     return "".join(re.findall("[A-Za-z0-9_.+-]", os.path.basename(path)))
 
@@ -84,8 +85,9 @@ def _name_part(path: str) -> str:
 def is_own_profile(label: str, path: str) -> bool:
     """Return whether an AppArmor label names a profile for the program at `path` itself.
 
-    A program without a profile inherits the unconfined profile of its parent process. So a profile
-    of :func:`for_programs` counts only for the program whose name is part of the profile's name.
+    A program without a profile inherits the unconfined profile of its parent process. Therefore a
+    profile from :func:`for_programs` counts only for the program whose name is part of the
+    profile's name.
 
     :param label: the text in /proc/PID/attr/apparmor/current, such as ``"NAME (enforce)"``.
     :param path: the path of the program.
@@ -103,7 +105,7 @@ def _escaped(path: str) -> str:
 
 
 def has_apparmor() -> bool:
-    """Return whether the kernel has AppArmor enabled; container engines then use it by default."""
+    """Return whether the kernel has AppArmor enabled, which container engines use by default."""
     try:
         return _APPARMOR_ENABLED.read_text().strip() == "Y"
     except OSError:
@@ -119,11 +121,11 @@ def engine_options(*, seccomp: str, apparmor: bool, ids: Ids = "one") -> list[st
     :param ids: ``"one"`` if sandboxes map only the caller's own ids, ``"all"`` if they also map
         subordinate ids.
     """
-    # runsc needs capabilities only in its own user namespace.
+    # Drop all capabilities, because runsc needs capabilities only in its own user namespace.
     options = ["--cap-drop=ALL"]
     if ids == "all":
-        # The file capabilities of newuidmap and newgidmap are effective only if the bounding set
-        # has them and no_new_privs is not set.
+        # newuidmap and newgidmap gain their file capabilities only if the bounding set contains
+        # them and no_new_privs is not set.
         options += ["--cap-add=SETUID", "--cap-add=SETGID"]
     else:
         options.append("--security-opt=no-new-privileges")
