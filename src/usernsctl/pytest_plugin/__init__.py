@@ -1,7 +1,7 @@
 """Pytest plugin that runs tests in their own namespaces, and skips tests with unmet requirements.
 
-docs/pytest.md describes the plugin. Every pytest session loads the plugin where usernsctl is
-installed, so other modules are imported only when a test uses a mark or fixture of the plugin.
+docs/pytest.md describes the plugin. If usernsctl is installed, every pytest session loads this
+module, so it imports the other modules only when a test uses a mark or fixture of the plugin.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import usernsctl as un
     from usernsctl.pytest_plugin.needs import Needs
 
-# The hook wrappers are old-style (hookwrapper=True), so that older releases of pytest can at least
+# Define old-style hook wrappers (hookwrapper=True), so that older releases of pytest can at least
 # load the plugin.
 
 _MARKERS = {
@@ -32,20 +32,21 @@ _VARIABLE = "USERNSCTL_MUST_WORK"
 
 
 class Subids(NamedTuple):
-    """Extents of the caller's subordinate id ranges, as ``IdMap.auto()`` maps them."""
+    """The extents with which ``IdMap.auto()`` maps the caller's subordinate ids."""
 
     uids: tuple[un.Extent, ...]
     gids: tuple[un.Extent, ...]
 
 
 class _Hooks:
-    """Specification of the hook by which a test suite adds requirements."""
+    """Specification of the hook with which a test suite adds requirements."""
 
     @pytest.hookspec
     def pytest_userns_needs(self) -> Mapping[str, Callable[[], str | None]]:  # type: ignore[empty-body]
-        """Return requirements for the mark ``userns_requires``, each with a function that tests it.
+        """Return additional requirements for the mark ``userns_requires``, keyed by name.
 
-        Each function returns the reason why its requirement is not met, or ``None`` if it is met.
+        Each value is a function that returns the reason why the requirement is not met, or ``None``
+        if it is met.
         """
 
 
@@ -99,7 +100,7 @@ def _has_mark(item: pytest.Item) -> bool:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Report all errors in marks before any test runs."""
+    """Report all invalid marks before any test runs."""
     items = [item for item in session.items if _has_mark(item)]
     if items:
         from usernsctl.pytest_plugin import marks
@@ -108,7 +109,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip a test if this machine does not meet the test's requirements."""
+    """Skip a test whose requirements this host does not meet."""
     if _has_mark(item):
         from usernsctl.pytest_plugin import marks
 
@@ -123,14 +124,14 @@ def pytest_fixture_setup(request: pytest.FixtureRequest) -> Generator[None, Any,
     if request.fixturename == "tmp_path" and item.get_closest_marker("userns") is not None:
         from usernsctl.pytest_plugin import leftovers
 
-        # This finalizer runs before the finalizer of `tmp_path` itself, and after the finalizers of
-        # fixtures that use `tmp_path`.
+        # Finalizers run in reverse order: those of fixtures that use `tmp_path`, then this one,
+        # then that of `tmp_path` itself.
         request.addfinalizer(lambda: leftovers.take_back(item))
 
 
 @pytest.hookimpl(hookwrapper=True, trylast=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, None]:
-    """Record the warnings of the child process together with the parent's warnings."""
+    """Record the warnings of a test's child process together with the parent's warnings."""
     if item.get_closest_marker("userns") is None:
         yield
     else:
@@ -156,12 +157,12 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, None]:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, Any, None]:
-    """Replace pytest's report of a test by the report of the child process.
+    """Replace pytest's report of a test with the report of the child process.
 
     trylast makes this wrapper the innermost one, so that all other wrappers see the child's report.
     """
     outcome = yield
-    # The stash is empty if no test of the session uses a mark or fixture of the plugin.
+    # Without the stash entry, no test of the session uses a mark or fixture of the plugin.
     if _NEEDS in item.config.stash:
         from usernsctl.pytest_plugin import running
 
@@ -172,8 +173,8 @@ def pytest_runtest_makereport(
 def userns_requires(request: pytest.FixtureRequest) -> Needs:
     """Return a function that skips the calling test unless requirements are met.
 
-    The function is for requirements of a part of a test, the mark of the same name for a complete
-    test.
+    Use this fixture for requirements of a part of a test, and the mark of the same name for those
+    of a whole test.
     """
     return _needs(request.config)
 
@@ -190,7 +191,7 @@ def userns(userns_requires: Needs) -> Iterator[un.Namespace]:
 
 @pytest.fixture(scope="session")
 def kept_userns(userns_requires: Needs) -> Iterator[un.Namespace]:
-    """Create a user namespace, like `userns`, that all tests of the session share."""
+    """Create a user namespace like `userns`, which all tests of the session share."""
     import usernsctl as un
 
     userns_requires("userns")
@@ -200,7 +201,7 @@ def kept_userns(userns_requires: Needs) -> Iterator[un.Namespace]:
 
 @pytest.fixture(scope="session")
 def userns_subids(userns_requires: Needs) -> Subids:
-    """Return the caller's subordinate id ranges, as ``IdMap.auto()`` maps them from 1 on."""
+    """Return the extents with which ``IdMap.auto()`` maps the caller's subordinate ids."""
     import usernsctl as un
 
     userns_requires("subid")

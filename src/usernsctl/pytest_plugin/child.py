@@ -1,4 +1,4 @@
-"""The child process that runs a test, and its messages to the parent."""
+"""The child process in which a test runs, and the messages that it sends to the parent."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from usernsctl.errors import UsernsError
 
 
 def sendable(value: Any) -> Any:
-    """Return `value`, in which parts that can't be pickled are replaced by their repr()."""
+    """Return `value`, with the repr() of each part that can't be pickled in place of the part."""
     try:
         pickle.loads(pickle.dumps(value))  # noqa: S301
-    except Exception:  # methods of an unknown class may raise anything
+    except Exception:  # methods of the value may raise anything
         if isinstance(value, dict):
             return {key: sendable(part) for key, part in value.items()}
         if isinstance(value, list | tuple):
@@ -38,15 +38,16 @@ def sendable(value: Any) -> Any:
 
 
 def describe(error: BaseException) -> list[bytes]:
-    """Return pickles of an exception, and of its base classes with the same text.
+    """Return pickles of an exception, and of substitutes of its base classes with the same text.
 
     The parent uses the first pickle that it can load.
     """
     try:
         text = str(error)
-    except Exception:  # __str__() of an unknown class may raise anything
+    except Exception:  # __str__() may raise anything
         text = type(error).__name__
-    # The arguments of an unknown exception's constructor are unknown, except for exception groups.
+    # Keep the arguments of exception groups only, because other constructors may take any
+    # arguments.
     grouped = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
     parts = [describe(part) for part in grouped]
     found = []
@@ -59,7 +60,7 @@ def describe(error: BaseException) -> list[bytes]:
 
 
 def rebuild(description: list[bytes]) -> BaseException:
-    """Return the exception that :func:`describe` has pickled, or an exception of a base class."""
+    """Return the exception that :func:`describe` has pickled, or a substitute of a base class."""
     for data in description:
         with contextlib.suppress(Exception):
             found = _Unpickler(io.BytesIO(data)).load()
@@ -75,8 +76,8 @@ def rebuild(description: list[bytes]) -> BaseException:
 class _Pickler(pickle.Pickler):
     """Pickler that refers to exception classes by name, even if they can't be imported.
 
-    Local classes and pytest's can't be imported, but the parent has all classes that existed at the
-    fork.
+    Local classes and pytest's can't be imported, but the parent already contains all classes that
+    existed at the fork.
     """
 
     def persistent_id(self, value: Any) -> tuple[str, str] | None:
@@ -100,20 +101,20 @@ def _with_subclasses(cls: type[BaseException]) -> Iterator[type[BaseException]]:
 
 
 _LENGTH = struct.Struct("!Q")
-# Maximum number of searches for processes in a namespace, in case some processes can't be killed.
+# Maximum number of searches for processes in a namespace, because some processes may survive.
 _SWEEPS = 1000
-# Seconds by which the parent's alarm is later than the child's, so that the child, whose report is
-# more detailed, can report the timeout first.
+# Seconds by which the parent's timer is later than the child's, so that the child reports a timeout
+# first: its report is more detailed.
 _GRACE = 2.0
-# Time limit, in seconds, for the child to enter its namespaces. Root inside could delay that.
+# Time limit, in seconds, for the child to enter its namespaces. Root inside could delay the child.
 _START_SECONDS = _core.START_SECONDS
 
 
 class Channel:
-    """Connection over which the child sends its user namespace, and then messages, to the parent.
+    """Connection for a descriptor of the child's user namespace, and messages to the parent.
 
-    :ivar alarm: the alarm that was set before fork(2), with the values of setitimer(2). A child
-        does not inherit the alarm, so both processes set it again.
+    :ivar alarm: the timer that was set before fork(2), as setitimer(2) returned it. The child does
+        not inherit the timer, so both processes set it again.
     """
 
     def __init__(self, connection: socket.socket, alarm: tuple[float, float] = (0, 0)) -> None:
@@ -147,7 +148,7 @@ class Channel:
         return fds[0] if fds else -1
 
     def send(self, message: dict[str, Any]) -> None:
-        """Send a message to the parent. Parts that can't be pickled become their repr()."""
+        """Send a message to the parent, with the repr() of each part that can't be pickled."""
         data = pickle.dumps(sendable(message))
         if not self._has_sent_namespace:
             self._connection.sendall(b"-")
@@ -178,7 +179,7 @@ class Channel:
         poll.register(pidfd, select.POLLIN)
         while len(data) < size:
             ready = {fd for fd, _ in poll.poll()}
-            # If the connection is not readable, the child has exited without sending more data.
+            # If the connection is not readable now, the child has exited without sending more data.
             if connection not in ready:
                 return None
             more = self._connection.recv(size - len(data))
@@ -189,7 +190,7 @@ class Channel:
 
 
 class Child:
-    """The parent's handle for the process that runs a test, and for all processes of the test."""
+    """The parent's handle for the process that runs a test, and for the test's other processes."""
 
     def __init__(self, pid: int, channel: Channel) -> None:
         self._pid = pid
@@ -198,12 +199,12 @@ class Child:
         self._namespace = -1
         left, interval = channel.alarm
         if left:
-            # The child's alarm interrupts the test, so that the report has the interrupted line.
-            # The parent's alarm is for tests that block SIGALRM.
+            # The child's timer interrupts the test, so that the report names the interrupted line.
+            # The parent's timer is for tests that block SIGALRM.
             signal.setitimer(signal.ITIMER_REAL, left + _GRACE, interval)
 
     def messages(self) -> Iterator[dict[str, Any]]:
-        """Yield the messages of the child. The caller stops the iteration after the last message.
+        """Yield the messages of the child. The caller must stop after the last message.
 
         :raises pytest.fail.Exception: the child exited before the end of the test, or did not enter
             its namespaces in time.
@@ -220,8 +221,7 @@ class Child:
 
     def close(self) -> None:
         """Kill all processes of the test, and close the connection to the child."""
-        # Stop the alarm, so that it can't interrupt this method. The remaining time is set again
-        # below.
+        # Stop the timer, so that SIGALRM can't interrupt this method. The timer is set again below.
         left, interval = signal.setitimer(signal.ITIMER_REAL, 0)
         self._end()
         if left > _GRACE:
@@ -230,7 +230,7 @@ class Child:
     def _end(self) -> None:
         if self._pid:
             if self._namespace < 0:
-                # The child may have entered its namespace without sending the descriptor yet.
+                # The child may have entered its namespace, but not have sent the descriptor.
                 with contextlib.suppress(OSError):
                     self._namespace = os.open(f"/proc/{self._pid}/ns/user", os.O_RDONLY)
                     if _is_ours(self._namespace):
@@ -250,7 +250,7 @@ class Child:
         try:
             return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         except ChildProcessError:
-            # The kernel has reaped the child, because the session ignores SIGCHLD.
+            # The kernel has reaped the child, because this process ignores SIGCHLD.
             return _core.lost_returncode(self._pidfd)
 
 
@@ -268,17 +268,17 @@ def _how_ended(code: int | None) -> str:
 def fork() -> Child | Channel:
     """Fork; return a :class:`Child` in the parent, and a :class:`Channel` in the child.
 
-    The parent must close the Child, and the child must exit by :func:`leave`.
+    The parent must close the Child. The child must exit by calling :func:`leave`.
     """
     sys.stdout.flush()
     sys.stderr.flush()
     ours, theirs = socket.socketpair()
-    # Stop the alarm during the fork, because os.fork() ignores exceptions in its callbacks, and
-    # thus an exception of the alarm's handler.
+    # Stop the timer during the fork: if the handler of SIGALRM raised an exception in a callback of
+    # os.fork(), Python would ignore it.
     alarm = signal.setitimer(signal.ITIMER_REAL, 0)
     with warnings.catch_warnings():
-        # Python warns about fork() in a process with threads, which may hold locks. Threads of
-        # pytest and its plugins hold no locks that a test function needs.
+        # Ignore Python's warning that other threads may hold locks at a fork: threads of pytest and
+        # its plugins hold no locks that a test function needs.
         warnings.simplefilter("ignore", DeprecationWarning)
         try:
             pid = os.fork()
@@ -293,21 +293,22 @@ def fork() -> Child | Channel:
 
 
 def move(target: Target, *, mount_proc: bool, channel: Channel) -> None:
-    """Move this process, the child, into the namespaces, and send the parent a descriptor.
+    """Move this process, the child, into the namespaces.
 
-    The descriptor refers to the user namespace.
+    The parent receives a descriptor of the user namespace.
 
     :raises pytest.fail.Exception: a namespace can't be created or entered.
     """
-    # The child must not outlive the parent, even if the parent is killed.
+    # Let the kernel kill the child when the parent exits or is killed.
     target.setup.pdeathsig = signal.SIGKILL
     proc = "/proc" if mount_proc else None
     try:
         # Import the module before entering the namespaces, because the test's ids inside may not be
-        # permitted to read the module's file.
+        # allowed to read the module's file.
         prctl = hardening.python_prctl()
         target.enter()
-        # Make the process dumpable, so that the test may use its own files in /proc, as outside.
+        # Make the process dumpable again, so that the test may write its own files in /proc, as
+        # outside.
         prctl.set_dumpable(True)
         channel.send_namespace()
         if not {"pid", "time"}.isdisjoint(target.namespaces):
@@ -335,13 +336,14 @@ _REPORTS_MAX = 1 << 16
 
 
 def _continue_in_child(*, has_init: bool) -> None:
-    """Fork and return in the child, because only children enter a new PID or time namespace.
+    """Fork, and return in the child, because only children enter a new PID or time namespace.
 
-    The parent waits for the child, and then exits with its exit status or by its signal
-    (unshare(2)).
+    The parent waits for the child, and then exits with the child's exit status, or kills itself
+    with the signal that killed the child (unshare(2)).
 
-    :param has_init: whether the child forks once more. The child is then PID 1 of the new PID
-        namespace, and the test runs in the grandchild, whose wait status PID 1 reports.
+    :param has_init: whether the child, PID 1 of the new PID namespace, forks once more. The
+        function then returns in the grandchild, which runs the test, and PID 1 reports the
+        grandchild's wait status.
     """
     is_ignored = signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN
     if is_ignored:
@@ -358,15 +360,15 @@ def _continue_in_child(*, has_init: bool) -> None:
         return
     os.close(report)
     _, status = os.waitpid(pid, 0)
-    # Use the wait status in the report of PID 1, which has the signal that killed the test. PID 1
-    # itself exits with 128+N after signal N.
+    # Use the wait status that PID 1 has reported, which contains the signal that killed the test;
+    # PID 1 itself exits with 128+N after signal N.
     for (reported,) in _STATUS.iter_unpack(os.read(reports, _REPORTS_MAX)):
         if not os.WIFSTOPPED(reported) and not os.WIFCONTINUED(reported):
             status = reported
     code = os.waitstatus_to_exitcode(status)
     if code < 0:
-        # Exit by the same signal, because the parent learns from this process's status how the test
-        # ended.
+        # Kill this process with the same signal, because its parent derives from its wait status
+        # how the test ended.
         if -code != signal.SIGKILL:
             signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
@@ -374,7 +376,7 @@ def _continue_in_child(*, has_init: bool) -> None:
 
 
 def _continue_below_process_1(report: int) -> None:
-    """Fork and return in the child. The parent, PID 1, forwards signals and reaps orphans."""
+    """Fork, and return in the child. The parent, PID 1, forwards signals and reaps orphans."""
     _core.apply_setup(_core.Setup(pdeathsig=signal.SIGKILL))
     os.set_blocking(report, False)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -401,8 +403,8 @@ def leave(channel: Channel, message: dict[str, Any]) -> NoReturn:
 def save_coverage() -> str | None:
     """Save the coverage data of this process, if coverage is measured.
 
-    :returns: the reason why the data can't be saved; None if they were saved or coverage is not
-        measured.
+    :returns: the reason why the data can't be saved; None if the data were saved, or if coverage is
+        not measured.
     """
     coverage = sys.modules.get("coverage")
     current = coverage.Coverage.current() if coverage is not None else None
@@ -423,8 +425,7 @@ def _is_ours(namespace: int) -> bool:
 def _kill_all_in(namespace: int) -> None:
     """Kill all processes in a user namespace and in its descendant namespaces.
 
-    The open descriptor keeps the namespace alive, so no other namespace can have the same inode
-    number.
+    The descriptor keeps the namespace alive, so that no other namespace can get its inode number.
     """
     for _ in range(_SWEEPS):
         found = [int(name) for name in os.listdir("/proc") if name.isdecimal()]
@@ -433,8 +434,8 @@ def _kill_all_in(namespace: int) -> None:
 
 
 def _kill_in(namespace: int, pid: int) -> bool:
-    """Kill a process if it is in the namespace; return whether it was there and running."""
-    # Check before opening a pidfd, because most processes are in other namespaces.
+    """Kill a process if it is in the namespace; return whether it was there, and running."""
+    # Check before pidfd_open(2), because most processes are in other namespaces.
     if not _is_in(pid, namespace):
         return False
     try:

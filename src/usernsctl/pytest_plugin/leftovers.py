@@ -1,4 +1,4 @@
-"""Function that makes the caller the owner of a test's files, so that pytest can remove them."""
+"""Make the caller the owner of a test's files, so that pytest can remove them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from usernsctl.pytest_plugin.marks import wanted
 def take_back(item: pytest.Item) -> None:
     """Make the caller the owner of all files in the ``tmp_path`` of a test.
 
-    chown(2) requires a user namespace with the id map of the test.
+    A process in a user namespace with the test's id map calls chown(2), because the caller itself
+    may not.
     """
     mark, path = wanted(item), getattr(item, "funcargs", {}).get("tmp_path")
     if mark is not None and isinstance(path, Path) and any(_foreign(path, os.geteuid())):
@@ -27,7 +28,7 @@ def take_back(item: pytest.Item) -> None:
 
 
 def _foreign(path: Path, uid: int) -> Iterator[tuple[int, str]]:
-    """Yield the directory's descriptor and the name of each file below `path` of another owner."""
+    """Yield directory descriptor and name of each file below `path` that has another owner."""
     for _, directories, files, fd in os.fwalk(path):
         for name in (*directories, *files):
             with contextlib.suppress(FileNotFoundError):

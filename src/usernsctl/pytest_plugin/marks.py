@@ -1,4 +1,4 @@
-"""Parsing of the marks ``userns`` and ``userns_requires``."""
+"""Parse the marks ``userns`` and ``userns_requires``."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Wanted(NamedTuple):
 
 
 def wanted(item: pytest.Item) -> Wanted | None:
-    """Return the arguments of a test's closest ``userns`` mark, or None without a mark.
+    """Return the arguments of a test's closest ``userns`` mark, or None if it has no such mark.
 
     :raises ValueError: the mark has invalid arguments.
     """

@@ -1,4 +1,4 @@
-"""Requirements of tests, and functions that find out whether the machine meets them."""
+"""Requirements of tests, and functions that find out whether the host meets them."""
 
 from __future__ import annotations
 
@@ -24,19 +24,21 @@ _SECONDS = 60
 
 
 class Lacking(pytest.skip.Exception):  # type: ignore[name-defined,misc]
-    """The skip of a test because the machine does not meet a requirement."""
+    """Exception that skips a test because the host does not meet a requirement."""
 
 
 class Needs:
-    """The known requirements, each of which is tested once, when it is first used.
+    """The known requirements, each of which is checked once, when a test first needs it.
 
-    :ivar must_work: the requirements that fail a test, instead of skipping it, if they are not met.
+    :ivar must_work: the requirements that make a test fail, instead of skipping it, if they are not
+        met.
     """
 
     def __init__(self, must_work: Iterable[str], trials: Mapping[str, Trial]) -> None:
         """Check that each requirement in `must_work` is known.
 
-        :param trials: functions that test requirements which the plugin itself does not know.
+        :param trials: functions that check the requirements which the plugin itself does not know,
+            keyed by name.
         :raises pytest.UsageError: a requirement is unknown.
         """
         self.must_work: frozenset[str] = frozenset(must_work)
@@ -62,7 +64,7 @@ class Needs:
         )
 
     def __call__(self, *words: str) -> None:
-        """Skip the calling test if the machine does not meet a requirement in `words`.
+        """Skip the calling test if the host does not meet a requirement in `words`.
 
         The test fails instead if the requirement is in `must_work`.
 
@@ -126,7 +128,7 @@ def _try_map(idmap: un.IdMap, purpose: Literal["run", "range"]) -> str | None:
 
 
 def _diagnosed(error: str, cause_id: str | None, purpose: Literal["run", "range"]) -> str:
-    """Return the error with the cause and remedy that doctor finds, or with `cause_id`."""
+    """Return the error with the cause that doctor finds, or else `cause_id`, and its remedy."""
     from usernsctl.doctor import diagnose
     from usernsctl.doctor.remedies import remedy
     from usernsctl.doctor.render import place

@@ -1,4 +1,4 @@
-"""Execution of a test in a child process, and its report in the parent."""
+"""Run a test in a child process, and report the result in the parent."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from usernsctl.pytest_plugin.needs import Lacking
 class _Inside:
     """Pytest plugin that is registered only in the child process.
 
-    :ivar over: whether the test function has returned or raised.
+    :ivar over: whether the test function has returned or raised an exception.
     """
 
     def __init__(self, item: pytest.Item, channel: Channel, warned: int) -> None:
@@ -41,7 +41,7 @@ class _Inside:
         self.over = False
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Send the report of a subtest to the parent, which counts and prints subtests."""
+        """Send the report of a subtest to the parent, which counts it and prints it."""
         self.channel.send({"subtest": _to_data(self.item.config, report)})
 
     def pytest_fixture_setup(self, fixturedef: Any) -> None:
@@ -68,23 +68,24 @@ _WARNINGS = pytest.StashKey[list[warnings.WarningMessage]]()
 def warnings_of_both(item: pytest.Item) -> Iterator[None]:
     """Record the warnings of parent and child during a ``with`` block, and then show them again.
 
-    Other recorders, such as pytest's own, then receive the warnings.
+    Showing them again passes them to other recorders, such as pytest's own.
     """
     with warnings.catch_warnings(record=True) as recorded:
         item.stash[_WARNINGS] = recorded
         yield
     for found in recorded:
-        # showwarning() applies no filters. The filters of the test were applied when the warning
-        # was recorded.
+        # Call showwarning(), which applies no filters: the test's filters were applied when the
+        # warning was recorded.
         warnings.showwarning(found.message, found.category, found.filename, found.lineno)
 
 
 @contextlib.contextmanager
 def run_in_child(item: pytest.Item) -> Iterator[None]:
-    """Replace the test's function, during a ``with`` block, by a function that forks a child."""
+    """Replace the test's function, during a ``with`` block, with a function that forks a child."""
     mark = wanted(item)
     assert mark is not None
-    # pytest's innermost hook calls item.runtest, so no hook can run the test in the parent.
+    # Replace item.runtest, which only pytest's innermost hook calls, so that no other hook runs the
+    # test in the parent.
     inner = item.runtest
     setattr(item, "runtest", lambda: _run(item, mark, inner))  # noqa: B010 - a method of its own
     try:
@@ -114,7 +115,8 @@ def _run(item: pytest.Item, mark: Wanted, inner: Callable[[], None]) -> None:
             move(target, mount_proc=mark.mount_proc, channel=process)
             inner()
         except (KeyboardInterrupt, pytest.exit.Exception) as error:
-            # These exceptions end the session. The parent raises them again, and makes no report.
+            # Send the exception without a report. The parent raises it again, which ends the
+            # session.
             _leave(inside, None, error)
         finally:
             if process.closed:
@@ -142,7 +144,7 @@ def _follow(item: pytest.Item, process: Child) -> dict[str, Any]:
         if "subtest" not in message:
             return message
         report = _from_data(item.config, message["subtest"])
-        # Disable capturing, because the printed report is not an output of the test.
+        # Disable capturing, because the printed report is not part of the test's output.
         with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
             item.ihook.pytest_runtest_logreport(report=report)
     raise AssertionError("messages() raises when the child has ended")
@@ -151,7 +153,7 @@ def _follow(item: pytest.Item, process: Child) -> dict[str, Any]:
 def _relay_subtests(inside: _Inside) -> None:
     """Disable the report handlers of other plugins in the child, and register `inside`.
 
-    In the parent, these handlers receive the reports of the child.
+    The parent calls these handlers with the reports of the child.
     """
     config, session = inside.item.config, inside.item.session
     for found in config.hook.pytest_runtest_logreport.get_hookimpls():
@@ -167,7 +169,7 @@ def _ignore(*_: object) -> None:
 
 
 def report(item: pytest.Item, call: pytest.CallInfo[None], outcome: Any) -> None:
-    """Replace pytest's report of a test by the child's; report unmet requirements as skips."""
+    """Replace pytest's report of a test with the child's; report unmet requirements as skips."""
     if call.when == "call" and _REPORT in item.stash:
         child_report = item.stash[_REPORT]
         del item.stash[_REPORT]
@@ -175,14 +177,14 @@ def report(item: pytest.Item, call: pytest.CallInfo[None], outcome: Any) -> None
         item.user_properties[:] = child_report.user_properties
         _add_sections(item, child_report)
     if call.excinfo and isinstance(call.excinfo.value, Lacking):
-        # Report the location of the test, not a line of this plugin, for the skip.
+        # Report the location of the test, not a line of this plugin, as that of the skip.
         path, line, _ = item.reportinfo()
         location = os.fspath(path), (line or 0) + 1
         outcome.get_result().longrepr = (*location, str(call.excinfo.value))
 
 
 def _add_sections(item: pytest.Item, report: pytest.TestReport) -> None:
-    """Add the child's captured output to the report of the teardown."""
+    """Add the output that was captured in the child to the report of the teardown."""
     for title, text in report.sections:
         what, _, when = title.removeprefix("Captured ").rpartition(" ")
         if when == "call":
@@ -192,7 +194,7 @@ def _add_sections(item: pytest.Item, report: pytest.TestReport) -> None:
 def _end(inside: _Inside, outcome: Any, call: pytest.CallInfo[None]) -> NoReturn:
     try:
         config, report = inside.item.config, outcome.get_result()
-        # In this hook, pytest marks a test as failed if one of its subtests has failed.
+        # Call this hook, in which pytest marks a test as failed if one of its subtests has failed.
         config.hook.pytest_report_teststatus(report=report, config=config)
         _leave(inside, _to_data(config, report), call.excinfo.value if call.excinfo else None)
     finally:
