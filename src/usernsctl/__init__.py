@@ -164,8 +164,8 @@ _TOGETHER = (
     "usernsctl.maps",
     "usernsctl.namespaces.namespace",
 )
-# Names that many programs never use, with their modules, each of which is imported separately
-# because the import takes long.
+# The modules of names that many programs never use. Each module is imported separately, because its
+# import takes long.
 _APART = {
     "Bind": "usernsctl.gvisor.launch.request",
     "CopyReport": "usernsctl.gvisor.agent.file_copies",
@@ -211,7 +211,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    # dir() lists only the public names, without imported submodules and TYPE_CHECKING.
+    # Return the public names, without imported submodules and TYPE_CHECKING.
     return [*__all__, *(name for name in globals() if name.startswith("__"))]
 
 

@@ -44,7 +44,7 @@ def main() -> int:
 
 
 class _Output(io.FileIO):
-    """Raw standard output whose errors have a filename, "standard output", for messages."""
+    """Raw standard output, whose errors name "standard output" as their filename."""
 
     def write(self, data: Buffer) -> int:
         try:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-# Type checkers treat this constant as true, Python as false.
+# False at run time; type checkers treat TYPE_CHECKING as true.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -59,9 +59,9 @@ else:
 
 
 class LateModule:
-    """A module that is imported when one of its attributes is read, for use in annotations.
+    """Stand-in for a module in annotations, which imports the module when an attribute is read.
 
-    :func:`typing.get_type_hints` reads the attributes, for example for pydantic.
+    :func:`typing.get_type_hints`, which pydantic calls, reads the attributes.
     """
 
     def __init__(self, name: str) -> None:
@@ -126,7 +126,7 @@ class _Record:
 
     __slots__ = ()
 
-    # _dataclass() sets these attributes for each class.
+    # _dataclass() sets these class attributes.
     __match_args__: tuple[str, ...]
     _own_fields: tuple[_Field, ...]
     _options: dict[str, bool]

@@ -1,8 +1,8 @@
-"""Escaping of untrusted text for a terminal, and quoting of words for a shell.
+"""Escape untrusted text for a terminal, and quote words for a shell.
 
 Paths, arguments, bundles and runsc's messages may contain any characters: escape sequences that
 rewrite the screen, newlines that begin a forged message, or bidirectional controls that reorder the
-text. All output of this package is escaped by :func:`shown`. un_make_printable() in
+text. :func:`shown` therefore escapes all output of this package. un_make_printable() in
 csrc/base/printable.c follows the same rule for programs in C.
 """
 
@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Iterable
 
-# Characters that are not special in a shell, the same as in :mod:`shlex`.
+# Characters that a shell does not treat specially, as in :mod:`shlex`.
 _PLAIN = {*"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_@%+=:,./-"}
 
 
@@ -52,7 +52,7 @@ def quoted(word: str) -> str:
 
 
 def operand(path: str) -> str:
-    """Return a path, with ``./`` in front if commands would parse it as an option."""
+    """Return a path, prefixed with ``./`` if commands would parse it as an option."""
     return f"./{path}" if path.startswith("-") else path
 
 

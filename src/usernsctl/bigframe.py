@@ -40,8 +40,8 @@ USAGE = "usage: bigframe [-m MODULE | -c CODE | SCRIPT | -] [ARG...]"
 def main() -> None:
     """Run the program that this process's arguments select, as the module ``__main__``.
 
-    :raises SystemExit: the arguments select no program. Any exception of the program is raised,
-        too.
+    :raises SystemExit: the arguments select no program. Exceptions that the program raises are
+        passed on.
     """
     run, program = _parse(sys.argv[1:])
     if not _safe_path():
@@ -49,7 +49,7 @@ def main() -> None:
         # of the program takes its place.
         del sys.path[0]
     sys.modules["__main__"] = module = type(sys)("__main__")
-    # Set only the attributes that Python sets in __main__ but not in other new modules.
+    # Set only the attributes of __main__ that a new module object lacks.
     if sys.version_info < (3, 14):
         module.__annotations__ = {}
     module.__dict__.update(__loader__=BuiltinImporter, __builtins__=builtins)
@@ -59,7 +59,7 @@ def main() -> None:
 def thrashes() -> bool:
     """Return whether this interpreter unmaps a chunk when the last frame of the chunk returns.
 
-    If so, the process has less memory mapped after a call than during the call.
+    In that case, the process has less memory mapped after a call than during the call.
     """
     try:
         # Measure during the second call, because the interpreter keeps some memory that the first
@@ -140,7 +140,7 @@ def _module(name: str, _: dict[str, Any]) -> None:
 
 
 def _script(path: str, namespace: dict[str, Any]) -> None:
-    """Run a file of source code or bytecode, or a directory or archive with a __main__.py."""
+    """Run a file of source code or bytecode, or the __main__.py of a directory or archive."""
     absolute = _absolute(path)
     if _holds_modules(absolute):
         import runpy

@@ -191,8 +191,8 @@ def free_ids(
 ) -> tuple[int, int] | None:
     """Find a range of ids that are neither in use nor granted to a user.
 
-    The range has 65,536 ids above all ids in use, like a range that useradd(8) chooses. The range
-    is smaller if this user namespace does not map that many ids.
+    Like a range that useradd(8) chooses, it contains 65,536 ids above all ids in use, or fewer if
+    this user namespace does not map that many.
 
     :param etc: the directory that contains subuid, subgid, passwd and group.
     :param uid_map: the uid map of this user namespace.
@@ -257,7 +257,7 @@ class NativePlan:
     def __init__(self, result: Any, notices: Any, owner: Any) -> None:
         self.cdata = result
         self._notices = notices
-        self._owner = owner  # keeps alive the object that owns the memory of `notices`
+        self._owner = owner  # owns the memory of `notices`
 
     def setup(self) -> Setup:
         """Return the Setup that switches a process to its ids in the new user namespace."""
@@ -329,9 +329,9 @@ def machine_part(descriptor: int) -> str | None:
 def is_trusted(uid: int, path: str) -> bool:
     """Return whether the owner of a file is trusted: the caller, root, or the owner of ``/``.
 
-    In a user namespace that does not map root, files of root and of all other unmapped users have
-    the overflow uid (user_namespaces(7)). There a file of the overflow uid is trusted if only root
-    can have created it.
+    In a user namespace that does not map root, files of root and of all other unmapped users seem
+    to belong to the overflow uid (user_namespaces(7)). Such a file is trusted if only root can have
+    created it.
 
     :param uid: the uid of the owner.
     :param path: the path of the file. Only the last component may be a symbolic link.
@@ -342,9 +342,9 @@ def is_trusted(uid: int, path: str) -> bool:
 def others_may_write(directory: int) -> bool:
     """Return whether a user other than the caller and root may write to a directory.
 
-    The mode and the access control list (acl(5)) are checked. Write permission of a group does not
-    count if the group is root's group or the caller's user private group, whose gid is the caller's
-    uid and which has no members.
+    The function checks the mode and the access control list (acl(5)). It ignores the write
+    permission of two groups: root's group, and the caller's user private group (a group without
+    members whose gid is the caller's uid).
 
     :param directory: a descriptor of the directory, which may be opened with O_PATH.
     """
@@ -379,8 +379,7 @@ def append_at_end(descriptor: int) -> None:
 def denies_write_execute() -> bool | None:
     """Return whether the kernel denies this process memory that is writable and executable.
 
-    :returns: true or false; ``None`` if the kernel lacks PR_GET_MDWE(2const), which is in Linux 6.3
-        and later.
+    :returns: whether it does; ``None`` before Linux 6.3, which lacks PR_GET_MDWE(2const).
     """
     answer = lib.un_denies_write_execute()
     return None if answer < 0 else bool(answer)
@@ -413,13 +412,13 @@ def is_dumpable() -> bool | None:
 def landlock_version() -> int:
     """Return the ABI version of Landlock (landlock_create_ruleset(2)); 0 if it is unavailable.
 
-    A process can't find out whether Landlock confines it.
+    No system call reveals whether Landlock confines a process.
     """
     return int(lib.un_landlock_version())
 
 
 # The program that a child executes before it enters namespaces, so that no process inside can read
-# the memory of the calling process.
+# this process's memory through the child.
 _CHILD = os.fsencode(program_path("usernsctl-child"))
 # The longest time limit, in seconds, whose milliseconds fit an int. A longer one means no limit.
 _SECONDS_MAX = (2**31 - 1) // 1000
@@ -516,7 +515,7 @@ def spawn(request: Spawn) -> tuple[int, int]:
 
 
 def _milliseconds(seconds: float | None) -> int:
-    """Return a time limit in milliseconds for the core, or -1 for no limit."""
+    """Convert a time limit from seconds to milliseconds; -1 stands for no limit."""
     if seconds is None or seconds > _SECONDS_MAX:
         return -1
     return math.ceil(max(seconds, 0) * 1000)
@@ -634,7 +633,7 @@ def check_single_thread() -> None:
 
 
 def apply_setup(setup: Setup) -> None:
-    """Apply settings to this process, which has entered its namespaces already.
+    """Apply the settings of a command to this process, which has already entered the namespaces.
 
     :raises NamespaceError: a system call failed.
     """
@@ -682,10 +681,11 @@ def reraise(number: int) -> None:
 def be_init(child: int, report: int) -> NoReturn:
     """Act as PID 1 of a PID namespace until the command exits; see un_be_init().
 
-    The caller must have blocked all signals before it started the command.
+    The caller must block all signals before it starts the command.
 
     :param child: the pid of the command.
-    :param report: the descriptor of a pipe to which each wait status of the command is written.
+    :param report: the descriptor of a pipe, to which this function writes each wait status of the
+        command.
     """
     lib.un_be_init(child, report)
     os.abort()
@@ -713,7 +713,7 @@ FAILURE_FIELDS = 6
 
 
 def failure(fields: Sequence[bytes]) -> UsernsError:
-    """Return the exception for a failure of usernsctl-build, -init or -detach.
+    """Return the exception for a failure of usernsctl-build, usernsctl-init or usernsctl-detach.
 
     :param fields: the fields that the program printed (csrc/programs/build/main.c).
     """
@@ -752,7 +752,8 @@ class NativeView:
         :raises MemoryError: malloc(3) failed.
         """
         native_view = ffi.gc(ffi.new("struct un_view **"), lib.un_view_free)
-        # Python runs no signal handler between detach() and the call.
+        # No signal handler can leak the descriptor, because Python runs none between detach() and
+        # the call of the C function.
         if lib.un_view_new(top.detach(), native_view):
             raise MemoryError
         view = cls(native_view[0], native_view)
@@ -776,7 +777,8 @@ class NativeView:
         :param file: the descriptor of the source, of which the view takes ownership.
         :raises MemoryError: malloc(3) failed.
         """
-        # Python runs no signal handler between detach() and the call.
+        # No signal handler can leak the descriptor, because Python runs none between detach() and
+        # the call of the C function.
         if lib.un_view_add(self._view, os.fsencode(inside), b"", file.detach()):
             raise MemoryError
 

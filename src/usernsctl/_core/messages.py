@@ -29,7 +29,7 @@ class MessageSearch:
         return [(one.at, _strings(one.causes, one.count)) for one in found if not one.is_hint]
 
     def add_causes(self, causes: Sequence[str]) -> None:
-        """Add causes to the ranking, as if the text contained one more message with these causes.
+        """Rank causes as if the text contained an additional message with these causes.
 
         :param causes: the ids of the causes, the likeliest first.
         """
@@ -68,9 +68,9 @@ def first_message(written: bytes) -> str | None:
 def read_runsc_failure(errors: str, crash: str, debug: str) -> str | None:
     """Return the message of a failure of runsc from its log files, or None if there is no message.
 
-    :param errors: the path of the file that runsc writes for ``--log``.
-    :param crash: the path of the file for ``--panic-log``.
-    :param debug: the argument of ``--debug-log``, a pattern of paths.
+    :param errors: the path of the log file (``--log``).
+    :param crash: the path of the panic log (``--panic-log``).
+    :param debug: the pattern for the paths of the debug logs (``--debug-log``).
     :raises MemoryError: malloc(3) failed.
     """
     memory, logs = Memory(), ffi.new("struct un_runsc_logs *")

@@ -31,7 +31,7 @@ class Descriptor:
     __slots__ = ("cdata",)
 
     def __init__(self, number: int = -1) -> None:
-        """Take over a descriptor; -1 stands for no descriptor."""
+        """Take ownership of a descriptor; -1 stands for no descriptor."""
         self.cdata: Any = ffi.gc(ffi.new("int *", number), lib.un_close_fd)
 
     @property
@@ -68,7 +68,7 @@ class Descriptor:
 
 
 class Memory:
-    """Owner of the memory to which C structs point. cffi frees the memory with this object."""
+    """Owner of the memory to which C structs point, which cffi frees with this object."""
 
     def __init__(self) -> None:
         self._alive: list[Any] = []
@@ -110,13 +110,13 @@ START_SECONDS: float = lib.UN_START_TIMEOUT_MS / 1000
 #: Maximum size of /etc/passwd and of /etc/group in a sandbox, in bytes.
 ACCOUNT_FILE_MAX: int = lib.UN_ACCOUNT_FILE_MAX
 
-#: Maximum number of open descriptors of each of a sandbox's processes on this machine.
+#: Maximum RLIMIT_NOFILE of each process of a sandbox on the host.
 SANDBOX_FILES_MAX: int = lib.UN_SANDBOX_FILES_MAX
 
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """The explanation and the remedy of a cause of failures, from the catalogue."""
+    """The catalogue's explanation and remedy for a cause of failures."""
 
     why: str
     remedy: str
@@ -261,7 +261,7 @@ class ExitedChild:
 
 
 def program_path(name: str) -> str:
-    """Return the path of a native program of this package. The program may be missing."""
+    """Return the path of a native program of this package, even if the program is missing."""
     return os.path.join(_DIRECTORY, name)
 
 

@@ -82,7 +82,7 @@ def pipe(flags: int = 0) -> tuple[FileIO, FileIO]:
 
 
 class Connection(_socket.socket):
-    """A socket of a connection that preserves message boundaries (SOCK_SEQPACKET, unix(7))."""
+    """A connected Unix socket that preserves message boundaries (SOCK_SEQPACKET, unix(7))."""
 
     __slots__ = ()
 
@@ -100,8 +100,8 @@ def socket_pair() -> tuple[Connection, Connection]:
     """Create a connected pair of sockets, the first for this process, the second for another.
 
     The first socket is non-blocking, and has a number above 2 even if standard streams are closed.
-    Since Linux 6.16, this socket can't receive descriptors, because the sender of a descriptor
-    would decide how long it takes to close the descriptor (SO_LINGER, socket(7)).
+    Since Linux 6.16, it refuses descriptors, because the sender of a descriptor can delay close(2)
+    of it (SO_LINGER, socket(7)).
 
     :raises OSError: no descriptors are left.
     """
@@ -129,7 +129,7 @@ def _higher(low: Connection) -> Connection:
 
 
 def deadline_after(timeout: float | None) -> float | None:
-    """Return the time.monotonic() in `timeout` seconds, or None if `timeout` is None."""
+    """Return the value of time.monotonic() after `timeout` seconds, or None for None."""
     return None if timeout is None else time.monotonic() + timeout
 
 
@@ -138,7 +138,7 @@ def seconds_left(deadline: float | None) -> float | None:
     return None if deadline is None else max(deadline - time.monotonic(), 0)
 
 
-# poll(2) takes an int of milliseconds. Longer timeouts, such as math.inf, mean no limit.
+# poll(2) takes milliseconds as an int. Longer timeouts, such as math.inf, mean no limit.
 _POLL_SECONDS_MAX = (2**31 - 1) // 1000
 
 
@@ -194,7 +194,7 @@ def receive(connection: socket.socket, size: int, count: int) -> tuple[bytes, li
     :raises OSError: recvmsg(2) failed; EMFILE if this process has too few free descriptors to
         receive all.
     """
-    # Import this module only here, because `usernsctl run` does not call the function.
+    # Import socket only here, because `usernsctl run` does not call this function.
     import socket
 
     fds = array.array("i")
@@ -280,8 +280,8 @@ class AsyncClosing:
     async def __aenter__(self) -> Self:
         """Enter the block.
 
-        :raises RuntimeError: the caller is not a task of asyncio. The object is closed then,
-            because the end of the block can't close it without asyncio.
+        :raises RuntimeError: the caller is not a task of asyncio. In that case, this method closes
+            the object, because the end of the block can't close it without asyncio.
         :raises ValueError: the object is closed.
         """
         if not _in_asyncio_task():
@@ -343,7 +343,7 @@ class Shared:
     """
 
     def __init__(self, what: str, fds: Iterable[int]) -> None:
-        """Take over descriptors; -1 stands for no descriptor.
+        """Take ownership of descriptors; -1 stands for no descriptor.
 
         :param what: the noun for the descriptors in the error message of :class:`ClosedError`.
         :param fds: the descriptors. With an iterator such as ``map(os.pidfd_open, [pid])``, Python
@@ -409,17 +409,17 @@ class Shared:
             self._release()
 
     def _release(self) -> None:
-        # map() pops and closes each descriptor in C, so that no signal handler runs between the two
-        # steps. pop() raises IndexError when the list is empty.
+        # map() pops and closes each descriptor in C code, so that no signal handler runs between
+        # the two steps. pop() ends the loop with IndexError when the list is empty.
         with contextlib.suppress(IndexError):
             deque(map(os.close, filter(_IS_OPEN, iter(self._unclosed.pop, None))), 0)
 
 
 class SharedDescriptors(Shared):
-    """Shared descriptors that belong to :class:`Descriptor` objects."""
+    """Shared descriptors that :class:`Descriptor` objects own."""
 
     def __init__(self, what: str, owners: Sequence[Descriptor]) -> None:
-        """Take over the descriptors of `owners`."""
+        """Take ownership of the descriptors of `owners`."""
         self._owners = owners
         super().__init__(what, [owner.number for owner in owners])
 
@@ -432,7 +432,7 @@ class SharedSocket(Shared):
     """A socket that :meth:`close` closes once no thread uses it; use it only inside :meth:`use`."""
 
     def __init__(self, what: str, connection: Connection) -> None:
-        """Take over a connected socket."""
+        """Take ownership of a connected socket."""
         self.socket = connection
         super().__init__(what, [connection.fileno()])
 

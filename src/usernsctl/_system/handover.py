@@ -69,7 +69,7 @@ def close_inherited() -> None:
                 os.close(int(name))
 
 
-# The signals that were ignored when this process started, but have their default action now.
+# The signals that were ignored when this process started, but now have their default action.
 _IGNORED: set[int] = set()
 
 

@@ -22,7 +22,7 @@ _ENTRY = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class _Step(Protocol):
-    """Interface of a component of a path that :func:`walk` has opened."""
+    """Interface of a file or directory that :func:`walk` has opened."""
 
     def check_directory(self, name: str) -> None: ...
 
@@ -355,9 +355,8 @@ def open_file(descriptor: int) -> BinaryIO:
 def open_trusted(path: str) -> PathDescriptor:
     """Open a directory whose path no other user can redirect.
 
-    Each directory on the path, and on the paths of its symbolic links, must be writable only for
-    this user and root. Alternatively, a directory may be sticky (like /tmp), if the next entry
-    belongs to this user or root.
+    Each directory on the path, and on the targets of symbolic links, must be writable only for this
+    user and root, or be sticky (like /tmp) with a next entry that belongs to this user or root.
 
     :param path: an absolute path.
     :returns: the directory, which the caller must close.
@@ -375,7 +374,7 @@ def open_trusted(path: str) -> PathDescriptor:
 
 
 def _look_at_part(trail: list[PathDescriptor], name: str) -> PathDescriptor | str:
-    """Open the next entry of a trusted path, or return the target of a symbolic link."""
+    """Open an entry of the last directory in `trail`, or return the target of a symbolic link."""
     is_shared = bool(trail[-1].status.st_mode & 0o022)
     found = trail[-1].child(name)
     try:
@@ -387,7 +386,7 @@ def _look_at_part(trail: list[PathDescriptor], name: str) -> PathDescriptor | st
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), found.path)
         _check(found)
     except BaseException:
-        # Close the descriptor now, because the traceback of the error keeps this object alive.
+        # Close `found` now, because the traceback of the error keeps the object alive.
         found.close()
         raise
     return found
@@ -412,10 +411,10 @@ def _foreign(found: PathDescriptor) -> UntrustedPathError:
 def open_beneath(directory: int, path: str) -> int:
     """Open `path` below `directory`, as openat2(2) with RESOLVE_BENEATH does, on any kernel.
 
-    Each component is opened in the descriptor of the previous directory, without following symbolic
-    links. The targets of links are resolved in the same way. ``..`` goes back to the previous
-    descriptor. So a process that renames directories, or replaces them by links, can't redirect the
-    path.
+    Each component is opened relative to the descriptor of the previous directory, without following
+    symbolic links. The targets of links are resolved in the same way. ``..`` returns to the
+    previous descriptor. A process that renames directories, or replaces them with links, therefore
+    can't redirect the path.
 
     :param directory: a descriptor of the directory.
     :param path: a relative path.
@@ -467,10 +466,10 @@ def state_directory() -> str:
     """Return the path of the state directory.
 
     The path is $XDG_RUNTIME_DIR/usernsctl, or usernsctl-UID in $TMPDIR or /tmp. UID is the uid
-    outside, so that a user who is root in a namespace does not use the directory of root. The path
-    depends only on environment variables and the uid. :func:`tempfile.gettempdir` is not used,
-    because its result changes when a disk is full: records would then be lost, and sandboxes could
-    bind-mount the old directory.
+    outside of the user namespace, so that a user who is root inside does not use the directory of
+    root. The path depends only on environment variables and the uid, not on
+    :func:`tempfile.gettempdir`, whose result changes when a disk is full: records would then be
+    lost, and sandboxes could bind-mount the old directory.
     """
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime:
@@ -535,7 +534,7 @@ NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}"
 
 
 class InvalidNameError(NamespaceError, ValueError):
-    """Error for a text that can't be the name of a namespace or template, or a sandbox's id."""
+    """Error for a text that can't be the name of a namespace or template, or a sandbox id."""
 
 
 def check_name(name: str, what: str) -> str:

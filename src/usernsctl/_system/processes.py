@@ -24,7 +24,7 @@ _MOMENT_MAX = 1 << 40
 # PF_EXITING (include/linux/sched.h), the flag of an exiting process in proc_pid_stat(5).
 _PF_EXITING = 4
 
-# Time limit of the wait for another process's execve(2), and the interval of the checks, both in
+# Time limit for waiting for another process's execve(2), and interval between checks, both in
 # seconds.
 _EXEC_SECONDS = 1
 _LOOK_SECONDS = 0.001
@@ -36,7 +36,7 @@ _NS_GET_OWNER_UID = 0xB704
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessIdentity:
-    """The identity of a process, which no other process ever has.
+    """The identity of a process, which no other process ever shares.
 
     :ivar pid: the process id in `pid_namespace`.
     :ivar start_time: the start time of the process, in clock ticks after boot (proc_pid_stat(5)).
@@ -84,8 +84,8 @@ class ProcessIdentity:
     def is_foreign(self) -> bool:
         """Return whether the pid belongs to another PID namespace, such as a container's.
 
-        The result is false for a process of an earlier boot, which no longer runs. A foreign
-        process may still run.
+        False for a process of an earlier boot, which no longer runs; a foreign process may still
+        run.
         """
         return self.boot_id == _boot_id() and self.pid_namespace != _pid_namespace()
 
@@ -103,8 +103,7 @@ class ProcessIdentity:
         except ProcessLookupError:
             return None
         except OSError as error:
-            # EINVAL means that the process has exited, and that the pid is now the id of a thread
-            # (pidfd_open(2)).
+            # EINVAL: the process has exited, and the pid is now the id of a thread (pidfd_open(2)).
             if error.errno in (errno.ENOENT, errno.EINVAL):
                 return None
             what = f"process {self.pid}"
@@ -116,7 +115,7 @@ class ProcessIdentity:
         if not is_same or wait_readable(pidfd.number, timeout=0):
             return None
         if not is_accepted:
-            # Close the descriptor now, because the traceback of the error keeps this object alive.
+            # Close the descriptor now, because the traceback of the error keeps `pidfd` alive.
             pidfd.close()
             raise ForeignProcessError(
                 f"process {self.pid} was not started by usernsctl",
@@ -153,8 +152,8 @@ def name_of(pid: int) -> str | None:
 def command_line_of(pid: int) -> list[str] | None:
     """Return the command line of a process; ``None`` if the process has exited or is exiting.
 
-    The command line is empty for a moment during execve(2), but also while the process exits. The
-    function waits up to a second until the two can be distinguished.
+    The command line is empty both for a moment during execve(2) and while the process exits. The
+    function waits up to a second to distinguish the two.
     """
     deadline = time.monotonic() + _EXEC_SECONDS
     while True:

@@ -24,9 +24,9 @@ _NEEDED = ("_cffi_backend", "msgspec", "prctl", "rich")
 def command(module: str, *words: str) -> list[str]:
     """Return a command that runs a module of this package, like ``python -m MODULE ARGUMENTS``.
 
-    With ``-I``, Python ignores the current directory and PYTHONPATH. The child imports modules from
-    its own standard library and packages if possible, and otherwise from the directories in the
-    arguments.
+    The command contains ``-I``, with which Python ignores the current directory and PYTHONPATH. The
+    child imports modules from its own standard library and packages if possible, and otherwise from
+    directories that the command passes as arguments.
 
     :param module: the full name of a module or package that ``python -m`` can run.
     :raises CommandError: the path of this interpreter is unknown.
@@ -71,8 +71,7 @@ def _is_trusted(entry: str) -> bool:
 def _run(places: list[str], module: str) -> None:
     """Run a module of this package in the child.
 
-    :param places: the directories to append to ``sys.path``, which the parent has passed as
-        arguments.
+    :param places: the directories, from the arguments, to append to ``sys.path``.
     """
     import importlib.util
     import runpy

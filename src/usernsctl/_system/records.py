@@ -1,14 +1,15 @@
 """Stores of records that outlive the process that wrote them, in directories of this user.
 
-There are stores for named namespaces, for detached sandboxes and for templates. A store is a
-directory that contains, for each entry, a directory NAME with ``record.json``. A new entry is
-called ``.NAME`` until it is complete; the rename to NAME is the last step. A process that creates,
-reads or removes an entry locks it (flock(2)). The kernel releases the lock when the process exits,
-so a killed process leaves a ``.NAME`` that is not locked.
+Named namespaces, detached sandboxes and templates have stores. A store is a directory that
+contains, for each entry, a directory NAME with a file ``record.json``. A new entry is called
+``.NAME`` until it is complete, and is renamed to NAME as the last step.
+
+A process that creates, reads or removes an entry locks it (flock(2)). The kernel releases the lock
+when the process exits, so a killed process leaves a ``.NAME`` that is not locked.
 
 A record is only a hint, because other programs of the same user may have written it. Readers check
 the processes that a record names (:mod:`usernsctl._system.processes`), and execute no program that
-a record names. Each file is opened by its name in the descriptor of a directory.
+a record names. Files are opened relative to the descriptor of their directory (openat(2)).
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ _HIDDEN = re.compile(rf"\.(?P<name>{NAME})(?P<aside>~[0-9a-f]{{8}})?")
 # Maximum number of attempts while other processes remove or rename the entry.
 _ATTEMPTS = 100
 
-# Time limit of the wait for a lock, in seconds. Each process holds a lock only for milliseconds,
+# Time limit for waiting for a lock, in seconds. Each process holds a lock only for milliseconds,
 # but many processes may wait.
 _LOCK_SECONDS = 10.0
 _LOCK_PAUSE_SECONDS = 0.02
@@ -133,7 +134,7 @@ class Directory(OpenFile):
         status = os.fstat(found.fd)
         fault = fault_of(status, forbidden)
         if fault is not None:
-            # Close the descriptor now, because the traceback of the error keeps this object alive.
+            # Close the descriptor now, because the traceback of the error keeps its owner alive.
             found.close()
             remedy = f"chmod 700 {quoted(path)}" if status.st_uid == os.geteuid() else None
             raise UntrustedPathError(path, f"is not private: {fault}", remedy)
@@ -180,8 +181,8 @@ class Directory(OpenFile):
     def lock(self, seconds: float | None = None) -> bool:
         """Lock the directory for this process, and for children that inherit the descriptor.
 
-        :param seconds: the time limit, in seconds, of the wait for another process's lock; by
-            default 10.
+        :param seconds: the time limit, in seconds, for waiting while another process holds the
+            lock; by default 10.
         :returns: whether this process has acquired the lock.
         :raises NamespaceError: the filesystem can't lock directories, as NFS can't.
         """
@@ -377,7 +378,7 @@ class Entry(Closing, Generic[R]):
         self._parent.remove(self.name, self.directory)
 
     def close(self) -> None:
-        """Close the descriptors. The lock remains while a forked child has copies of them."""
+        """Close the descriptors. The entry stays locked while a forked child has copies of them."""
         self.directory.close()
         self._parent.close()
 
@@ -402,7 +403,7 @@ class Store(Generic[R]):
     def __init__(
         self, what: str, kind: type[R], open_directory: Callable[[bool], Directory]
     ) -> None:
-        """Create the store; don't open its directory yet.
+        """Create the object; the store's directory is opened later.
 
         :param what: the noun for a name in errors, such as ``"the name of a namespace"``.
         :param kind: the class of the records.
@@ -661,7 +662,7 @@ def _unusable(path: str, error: OSError, elsewhere: str) -> NamespaceError:
         )
     remedy = _removal(path) if number in _OF_ANOTHER_KIND else elsewhere
     if number == errno.ELOOP:
-        # because of O_NOFOLLOW, ELOOP means that the file is a symbolic link
+        # with O_NOFOLLOW, ELOOP means that the file is a symbolic link
         number = errno.ENOTDIR
     return NamespaceError(
         f"{path}: {os.strerror(number)}",
@@ -674,9 +675,9 @@ def _unusable(path: str, error: OSError, elsewhere: str) -> NamespaceError:
 
 
 def invalid_record(path: str, why: str) -> NamespaceError:
-    """Return the exception for a record that usernsctl can't have written.
+    """Return the exception for a record that usernsctl itself can't have written.
 
-    :param why: the reason, as a sentence without a full stop.
+    :param why: the reason, a sentence without a full stop.
     """
     return NamespaceError(
         f"{path} can't be trusted: {why}",

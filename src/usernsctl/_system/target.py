@@ -1,4 +1,4 @@
-"""The target namespaces of a command, which may be new or existing namespaces."""
+"""The namespaces in which a command starts: new or existing ones."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Target:
     :ivar plan: the plan of a new user namespace, or ``None``.
     :ivar join: the descriptors of namespaces to join first, in the order of
         :data:`_core.ALL_NAMESPACES`; -1 for a kind that is not joined.
-    :ivar namespaces: the kinds of other namespaces to create.
+    :ivar namespaces: the kinds of namespaces to create, except ``"user"``.
     :ivar has_init: whether PID 1 of a new PID namespace is a process of usernsctl, the parent of
         the command.
     :ivar setup: the settings to apply in the namespaces before the command starts.
@@ -83,7 +83,7 @@ class OwnNamespaces:
     """
 
     def target(self) -> Target:
-        """Return a target that changes nothing."""
+        """Return a target with which a command starts in the caller's namespaces."""
         return Target()
 
 
@@ -106,7 +106,7 @@ def make_target(
 ) -> Target:
     """Return the target for a new user namespace, or for existing namespaces.
 
-    :param namespaces: the kinds of other namespaces to create.
+    :param namespaces: the kinds of namespaces to create, except ``"user"``.
     :param init: whether PID 1 of a new PID namespace is a process of usernsctl, the parent of the
         command.
     :param idmap: the id map of a new user namespace; by default the caller is root there.

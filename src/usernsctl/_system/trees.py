@@ -1,4 +1,4 @@
-"""Functions that read and create directory trees, safe from symbolic links within a tree."""
+"""Functions that read and create directory trees without following symbolic links in them."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _OWNER_ALL = 0o700
 def leads_out(target: bytes, depth: int) -> bool:
     """Return whether a symbolic link in a tree may lead out of the tree.
 
-    A target is safe if it begins with at most `depth` components ``..``, and has none later. Each
-    leading ``..`` goes up from a real directory of the tree. A later ``..`` could follow another
-    symbolic link, and go up from a directory of another depth.
+    A target is safe if it begins with at most `depth` components ``..``, and contains none later.
+    Each leading ``..`` goes up from a real directory of the tree. A later ``..`` could go up from
+    the target of another symbolic link, at another depth.
 
     :param depth: the number of directories between the link and the top of the tree.
     """
@@ -57,8 +57,8 @@ class _Level:
 class TreeWriter:
     """Writer of a new file or directory tree, entry by entry, through open descriptors.
 
-    Only the path of the directory that will contain the tree is resolved. Each entry is created by
-    its name in the descriptor of an open directory, and never replaces another entry.
+    The path of the parent directory is resolved once. Each entry is created relative to the
+    descriptor of an open directory, and never replaces another entry.
     """
 
     def __init__(self, path: str) -> None:
@@ -72,13 +72,13 @@ class TreeWriter:
         self._name = os.fsencode(name)
         if not is_file_name(self._name):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
-        # O_PATH requires no read permission, and the directory is never listed.
+        # Use O_PATH, which requires no read permission, because the directory is never listed.
         flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
         self._parent = OpenFile.own(parent or ".", os.open, parent or ".", flags)
         self._levels: list[_Level] = []
         self._names: list[bytes] = []
         self._has_begun = False
-        #: True once all files and directories of the tree were created.
+        #: True once the whole tree has been created.
         self.is_complete = False
         self._is_kept = False
 
@@ -209,7 +209,7 @@ class TreeWriter:
             return
         from shutil import rmtree
 
-        # rmtree() works with descriptors, and follows no symbolic links.
+        # rmtree() is safe here: it works with descriptors, and follows no symbolic links.
         rmtree(os.fsdecode(self._name), dir_fd=self._parent.fd)
 
 
@@ -316,8 +316,8 @@ def _open_entry(
 ) -> tuple[TreeEntry, OpenFile | None]:
     """Return an entry of a directory. Open it if it is a regular file or a directory.
 
-    If another process replaces the entry meanwhile, the result has the old attributes and no open
-    file.
+    If another process replaces the entry meanwhile, the result contains the old attributes, but no
+    open file.
 
     :raises OSError: the entry can't be read.
     """

@@ -52,8 +52,8 @@ def _call_and_flush(argv: list[str]) -> int:
     try:
         default_sigchld()
         status = _call(argv)
-        # Call print() instead of sys.stdout.flush(), because sys.stdout is None if standard output
-        # is closed.
+        # Flush with print(), because sys.stdout is None, and has no flush(), if standard output is
+        # closed.
         print(end="", flush=True)
         return status
     except OSError as error:
@@ -67,8 +67,8 @@ def _call_and_flush(argv: list[str]) -> int:
 def print_error(error: UsernsError) -> None:
     """Print on standard error what failed, why, and the remedy.
 
-    The function imports only modules that are loaded already, because a run that fails in a user
-    namespace may be unable to read the files of others.
+    The function imports only modules that are loaded already, because a run that fails inside a
+    user namespace may be unable to read the files of other modules.
     """
     from usernsctl import _core
     from usernsctl._text import say, shown_lines
@@ -133,8 +133,8 @@ def _call(argv: list[str]) -> int:
     if argv in (["--version"], ["-V"]):
         print(version(), end="")
         return 0
-    # Import this module only here: argparse takes most of the import time, and neither --version
-    # nor completion needs it.
+    # Import the parser only here: neither --version nor completion needs argparse, which takes most
+    # of the import time.
     from usernsctl.cli.parser import Answer, usernsctl
 
     words = argv

@@ -161,9 +161,9 @@ def _default_map() -> tuple[list[Extent], list[Extent]]:
 
 
 def _rootfs_for(directory: str, rootfs: str) -> str:
-    """Return the path for ``root.path``, relative if the root filesystem is inside the bundle.
+    """Return the value of ``root.path``; relative if the root filesystem is inside the bundle.
 
-    With a relative path, the bundle can be moved.
+    A bundle whose ``root.path`` is relative can be moved.
 
     :raises BundleError: `rootfs` is not a directory.
     """

@@ -1,4 +1,4 @@
-"""``usernsctl doctor``: find the causes of failures on this machine, and their remedies."""
+"""``usernsctl doctor``: find the causes of failures on this host, and their remedies."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def show(request: Request, notify: Callable[[str], object], *, as_json: bool) ->
 
 
 def described(launch: Launch, facts: Facts) -> dict[str, Any]:
-    """Return a launch as a JSON object, with ``ID`` and ``TIME`` for values of a real start."""
+    """Return a launch as a JSON object; ``ID`` and ``TIME`` stand for a start's id and time."""
     place = _Names(launch)
     return {
         "version": launch.version,
@@ -168,8 +168,8 @@ class _Names:
         assert start is not None
         user = start.user if facts.ids.has(start.user) else (0, 0)
         values: dict[Record, Any] = {
-            # If the user's id is not mapped, usernsctl-verify switches to it. The id is passed to
-            # usernsctl-verify in arguments before the command (launch/config.c).
+            # Ids that are not mapped are passed in arguments before the command to
+            # usernsctl-verify, which sets them (csrc/launch/config.c).
             record("json-args"): (
                 *((VERIFY_AS, *map(str, start.user)) if user != start.user else ()),
                 *start.args,

@@ -119,7 +119,7 @@ def _probe(explanation: Explanation) -> tuple[Explanation, Report | None]:
     from usernsctl.explain.explanation import confirm
 
     try:
-        # The findings for "run" include the findings for all other purposes, at least as warnings.
+        # Probe for "run", whose findings include those of all other purposes, at least as warnings.
         report = diagnose("run")
     except UsernsError as error:
         say(f"usernsctl: explain: can't probe this machine: {error}")
@@ -191,7 +191,7 @@ def _verdict(
 
 
 def _likeliest(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return the causes to print in full: the likeliest ones, and that of a vague message."""
+    """Return the causes to print in full: the likeliest ones, and the one for vague messages."""
     return [
         candidate
         for position, candidate in enumerate(candidates)

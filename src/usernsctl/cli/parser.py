@@ -145,8 +145,8 @@ class Parser(argparse.ArgumentParser):
         self._passes_unknown = passes_unknown
         self._wants = wants
         self._wrong_usage = wrong_usage
-        # Use an argument group, because add_argument() of a parser queries the terminal's width at
-        # each call.
+        # Use an argument group, because the parser's own add_argument() queries the terminal's
+        # width at each call.
         self._added = self.add_argument_group()
         if has_help:
             self.add_answer("-h", "--help", self.format_help, "Show this message and exit.")
@@ -253,7 +253,7 @@ class Parser(argparse.ArgumentParser):
         given = vars(namespace)
         for operand in self.operands:
             if operand.nargs == argparse.REMAINDER:
-                # argparse keeps a leading "--" only in an operand with REMAINDER.
+                # Remove a leading "--", which argparse keeps only in an operand with REMAINDER.
                 found = given[operand.dest]
                 given[operand.dest] = tuple(found[1:] if found[:1] == ["--"] else found)
         if self.verbs and not given["words"]:
@@ -312,7 +312,7 @@ class Parser(argparse.ArgumentParser):
         return [*options, "--", *operands] if operands else options
 
     def _split_option(self, word: str, rest: list[str]) -> Iterator[str]:
-        """Yield the options in `word`, each with its value, which may be the next of `rest`."""
+        """Yield the options in `word`, each with its value, which may be taken from `rest`."""
         flag, equals, value = word.partition("=")
         if not word.startswith("--"):
             # Short options may be combined, as in -rc, or have a value, as in -oFILE.
@@ -420,7 +420,7 @@ def usernsctl() -> Parser:
 
 
 def integer(least: int, most: int) -> Callable[[str], int]:
-    """Return a parser of whole numbers from `least` to `most`; the parser may raise ValueError."""
+    """Return a function that parses a whole number from `least` to `most`, or raises ValueError."""
 
     def parse(text: str) -> int:
         # int() alone would also accept underscores, and digits of other scripts.
@@ -474,7 +474,7 @@ def _for_argparse(parse: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def _read_environ(text: str) -> dict[str, str]:
-    """Read environment variables from the descriptor with number `text`, and close the descriptor.
+    """Read environment variables from the descriptor whose number is `text`, and close it.
 
     The format is that of proc_pid_environ(5). csrc/programs/entrypoint/main.c passes the
     container's environment as data, so that the variables don't affect programs outside of gVisor.
@@ -500,7 +500,7 @@ def _read_environ(text: str) -> dict[str, str]:
 
 
 def near(word: str, known: Collection[str]) -> str:
-    """Return " Did you mean ...?" with the words in `known` most similar to `word`, or ""."""
+    """Return " Did you mean ...?" with the words in `known` that resemble `word`, or ""."""
     from difflib import get_close_matches
 
     near = [one for one in known if word and one.startswith(word)]
@@ -523,7 +523,7 @@ def _wrapped(text: str, width: int, indent: str) -> list[str]:
 
 
 def _columns(rows: Sequence[tuple[str, str]], width: int) -> Iterator[str]:
-    """Yield the lines of a table with two columns. A wide first column gets a line of its own."""
+    """Yield the lines of a table with two columns, in which a wide first cell gets its own line."""
     indent = 4 + min(max(len(name) for name, _ in rows), _NAMES_MAX)
     for name, text in rows:
         first, *rest = _wrapped(text, width, " " * indent)

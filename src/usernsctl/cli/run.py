@@ -88,7 +88,7 @@ def add_options(parser: Parser, options: Iterable[tuple[str, Option, Any]]) -> N
 
 
 def file_parser(prog: str, write: Callable[..., int | None], heading: str, what: str) -> Parser:
-    """Return the parser of a verb that writes a run to a file; the caller adds the run's options.
+    """Return the parser of a subcommand that writes a run to a file, without the run's options.
 
     :param heading: the heading of ``--output`` in ``--help``.
     :param what: the noun for the written file, in the help text.
@@ -200,7 +200,7 @@ def _run(
 
 @contextmanager
 def _result_file(path: str | None) -> Iterator[ResultFile | None]:
-    """Yield the result file, or None without a path; if the block fails, record the failure in it.
+    """Yield the open result file, or None without a path; write a failure of the block to it.
 
     :raises CommandError: the file can't be opened.
     """
@@ -237,7 +237,7 @@ def _output_limit(given: dict[str, Any]) -> str | None:
 
 
 def request_of(given: dict[str, Any], environ: Mapping[str, str]) -> Request:
-    """Return the request for the options `given`, and remove some of the options from `given`.
+    """Return the request for the options in `given`; remove the options that it converts.
 
     :param environ: the environment variables that the command may receive.
     """
@@ -252,9 +252,9 @@ def _notify(text: str) -> None:
 def _import_the_rest(*, joins_namespace: bool) -> None:
     """Import modules that are needed after this process has entered the namespace.
 
-    :param joins_namespace: whether the namespace is an existing one. Root inside could have mounted
-        other files over usernsctl's modules, so no module may be imported there, not even to report
-        an error.
+    :param joins_namespace: whether the namespace exists already. Root inside could have mounted
+        other files over usernsctl's modules, so no module may be imported inside, not even to
+        report an error.
     """
     codecs.lookup("ascii")  # Python imports a module for each encoding
     if joins_namespace:
@@ -314,7 +314,7 @@ def _check_network(given: dict[str, Any]) -> None:
 
     :raises UsageError: options exclude each other, or too many ports are published.
     """
-    # `publish` may be missing, because templates have no published ports.
+    # `publish` is missing for templates, which have no published ports.
     network, ports = given["network"], given.get("publish", ())
     if ports and network == "host":
         raise UsageError("--publish and --network host exclude each other")

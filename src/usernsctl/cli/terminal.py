@@ -17,7 +17,7 @@ WIDTH = 80
 
 
 def can_draw() -> bool:
-    """Return whether standard output is a terminal and the optional package rich is installed."""
+    """Return whether standard output is a terminal, and the optional package rich is installed."""
     # sys.stdout is None if standard output is closed.
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     return is_terminal and importlib.util.find_spec("rich") is not None
@@ -72,8 +72,8 @@ def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
 def progress() -> Iterator[Callable[[str], None]]:
     """Yield a function that replaces a progress line on standard error; erase the line at the end.
 
-    The function does nothing if standard error is not a terminal, or if TERM is ``dumb``, because
-    such a terminal can't erase a line.
+    The function does nothing if standard error is not a terminal, or is one that can't erase a line
+    (TERM is ``dumb``).
     """
     is_shown = (
         sys.stderr is not None
@@ -84,8 +84,8 @@ def progress() -> Iterator[Callable[[str], None]]:
     def report(text: str) -> None:
         if not is_shown:
             return
-        # Cut the text to one line, because a second line could not be erased. Ignore an OSError,
-        # which means that the terminal was closed.
+        # Cut the text to one line, because a second line could not be erased. Ignore an OSError of
+        # a closed terminal.
         with contextlib.suppress(OSError):
             columns = os.get_terminal_size(sys.stderr.fileno()).columns or WIDTH
             sys.stderr.write(f"\r\x1b[K{shown(text)[: columns - 1]}")

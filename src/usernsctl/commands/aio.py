@@ -1,4 +1,4 @@
-"""Commands in namespaces for asyncio, with arguments, streams and results as in asyncio."""
+"""Commands in namespaces, with arguments, streams and results as in asyncio."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ _BYTES_ONLY: dict[str, tuple[Any, ...]] = {
 class Process(asyncio.subprocess.Process, AsyncClosing):
     """An :class:`asyncio.subprocess.Process` that :func:`create_subprocess_exec` has started.
 
-    A Process is an asynchronous context manager. At the end of the block, the caller's ends of the
-    pipes are closed, as by :class:`subprocess.Popen`: a command that writes receives SIGPIPE, and a
-    command that reads receives end of file (pipe(7)). Then the Process waits for the command. If an
-    exception, such as a timeout or a cancellation, ends the block, the command is killed first.
+    A Process is an asynchronous context manager. At the end of the block, it closes the caller's
+    ends of the pipes, as :class:`subprocess.Popen` does: a command that writes receives SIGPIPE,
+    and a command that reads receives end of file (pipe(7)). Then it waits for the command. If an
+    exception, such as a timeout or a cancellation, ends the block, it kills the command first.
     """
 
     async def _leave(self, error: BaseException | None) -> None:
@@ -89,15 +89,16 @@ async def create_subprocess_exec(
     """Start a command in new namespaces, like :func:`asyncio.create_subprocess_exec`.
 
     The exit of the command is detected through a pidfd, without a signal handler, in any event loop
-    that has ``add_reader``. The start blocks the event loop for a millisecond, but longer if
-    newuidmap writes the id map. In that case, use an existing :class:`usernsctl.Namespace`. Root
-    inside an existing namespace may delay the start, so a thread starts commands there, except with
-    `pdeathsig`.
+    that has ``add_reader``.
+
+    Starting a command blocks the event loop for a millisecond, or longer if newuidmap writes the id
+    map; an existing :class:`usernsctl.Namespace` avoids that. Because root inside an existing
+    namespace could delay the start, a thread starts commands there, except with `pdeathsig`.
 
     If this call is cancelled, the command is killed and reaped before the call returns. If a thread
-    is still starting the command, another thread kills the command as soon as the start is
-    complete. If a Process is garbage collected while the command runs, the command is killed, with
-    a :class:`ResourceWarning`.
+    is still starting the command, another thread kills it as soon as it has started. If a Process
+    is garbage collected while the command runs, the command is killed, with a
+    :class:`ResourceWarning`.
 
     :param program: the command.
     :param args: the arguments of the command.
@@ -176,7 +177,7 @@ async def wait_for_end(pidfd: int) -> None:
 async def wait_readable(fd: int) -> None:
     """Wait until a descriptor can be read, or is at end of file.
 
-    No other task may wait for the same descriptor, because an event loop has only one reader for
+    Only one task at a time may wait for a descriptor, because an event loop has only one reader for
     each descriptor.
     """
     loop = asyncio.get_running_loop()
@@ -196,7 +197,7 @@ def _set(readable: asyncio.Future[None]) -> None:
 class _Transport(asyncio.SubprocessTransport):
     """The transport between a command and the event loop.
 
-    In addition to the documented methods, :class:`asyncio.subprocess.Process` calls `_wait`.
+    :class:`asyncio.subprocess.Process` calls the documented methods of a transport, and `_wait`.
     """
 
     def __init__(
@@ -318,8 +319,8 @@ class _Transport(asyncio.SubprocessTransport):
         """Kill the command and, in a sandbox, all processes that it started."""
         self._popen._kill_all()
         if self._popen.returncode is None and self._giving_up is None:
-            # In a sandbox, the agent kills the command, but root in the sandbox may have stopped
-            # the agent.
+            # Wait only for a limited time: in a sandbox, the agent kills the command, but root in
+            # the sandbox may have stopped the agent.
             self._giving_up = self._loop.call_later(_GIVE_UP_SECONDS, self._popen._abandon)
 
     def is_closing(self) -> bool:
@@ -360,7 +361,7 @@ class _Transport(asyncio.SubprocessTransport):
 def _wait_for_killed(popen: Any) -> None:
     """Reap a killed command without an event loop.
 
-    A command that has changed its uid may survive; subprocess reaps it later.
+    A command that has changed its uid may survive the signal; subprocess reaps it later.
     """
     with contextlib.suppress(TimeoutExpired, UsernsError):
         popen.wait(_END_SECONDS)

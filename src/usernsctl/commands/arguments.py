@@ -35,7 +35,7 @@ _INHERITED = -1  # stands for the caller's own stream (struct un_spawn)
 #: The arguments that request text streams if they are true.
 TEXT_ARGUMENTS = ("text", "universal_newlines", "encoding", "errors")
 
-# The greatest uid or gid. The next number is -1, which stands for no id (setresuid(2)).
+# The greatest uid or gid. The next number equals -1, which stands for no id (setresuid(2)).
 _MAX_ID = 2**32 - 2
 _MAX_FD = 2**31 - 1
 
@@ -75,7 +75,7 @@ def _encoded_word(word: StrOrBytesPath) -> bytes:
 
 
 def _encoded_variables(env: Mapping[Any, Any]) -> dict[bytes, bytes]:
-    """Return an environment as bytes. Errors do not contain values, which may be secret."""
+    """Return an environment as bytes. Error messages do not quote values, which may be secret."""
     if not isinstance(env, Mapping):
         raise TypeError(f"env must be a mapping of names to values, not {type(env).__name__}")
     try:
@@ -87,7 +87,7 @@ def _encoded_variables(env: Mapping[Any, Any]) -> dict[bytes, bytes]:
 def make_command(
     args: Args, executable: StrOrBytesPath | None, env: Mapping[Any, Any] | None
 ) -> _core.Command:
-    """Return the request to execute a command, for the core.
+    """Return the core's description of a command to execute.
 
     :raises TypeError: an argument has the wrong type.
     :raises ValueError: `args` is empty.
@@ -102,7 +102,7 @@ class ChildArguments(NamedTuple):
     """The arguments of ``_execute_child``, a private method of subprocess.Popen.
 
     The method has the same parameters in Python 3.11 to 3.14. The pipes are descriptors or -1. The
-    child reads from `p2cread`, to which the parent writes by `p2cwrite`.
+    child reads from `p2cread` what the parent writes to `p2cwrite`.
     """
 
     args: Args
@@ -173,8 +173,8 @@ def check_keywords(
     """Check the names of keyword arguments; raise the same error as Python itself.
 
     :param function: the name of the function, for the error message.
-    :param hint: the end of the error message if no known name is similar to the unknown name.
-    :raises TypeError: a name in `given` is not in `known`.
+    :param hint: the end of the error message if no known name is similar.
+    :raises TypeError: a keyword argument has an unknown name.
     """
     for name in given:
         if name not in known:
@@ -287,7 +287,7 @@ def _directory(path: str) -> Iterator[int]:
         fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise NamespaceError.from_os_error(error, path, step="cgroup", filename=path) from error
-    except ValueError as error:  # the path has a NUL character
+    except ValueError as error:  # the path contains a NUL character
         raise ValueError(f"in_cgroup: {path!r} can't be a path: {error}") from None
     try:
         yield fd

@@ -40,10 +40,10 @@ class ClosingMixin(Closing, AsyncClosing):
 async def start_in_executor(start: Callable[[], _T], undo: Callable[[_T], object]) -> _T:
     """Call `start` in a thread of the event loop's executor, and return its result.
 
-    The executor limits the number of simultaneous calls. If this coroutine is cancelled, `undo` is
-    called in another thread, as soon as `start` has returned, with the result of `start`.
+    The executor limits the number of simultaneous calls. If this coroutine is cancelled, another
+    thread calls `undo` with the result of `start`, as soon as `start` has returned.
 
-    :raises BaseException: the exception of `start`.
+    :raises BaseException: `start` raised an exception.
     """
     loop = asyncio.get_running_loop()
     return await _result_of(start, undo, lambda job: loop.run_in_executor(None, job))
@@ -52,7 +52,7 @@ async def start_in_executor(start: Callable[[], _T], undo: Callable[[_T], object
 async def start_in_thread(start: Callable[[], _T], undo: Callable[[_T], object]) -> _T:
     """Call `start` in a new thread, and return its result; see :func:`start_in_executor`.
 
-    :raises BaseException: the exception of `start`.
+    :raises BaseException: `start` raised an exception.
     """
     return await _result_of(start, undo, _in_thread)
 

@@ -101,8 +101,8 @@ class SpawnOptions(_ChildOptions, total=False):
 class _ProcessOptions(_ChildOptions, total=False):
     """Options with the same meaning as for subprocess, except the options about text and output.
 
-    :ivar user: a uid *inside*, or the name of a user outside, which stands for the user's uid. The
-        same applies to `group` and `extra_groups`.
+    :ivar user: a uid *inside*, or the name of a user outside, whose uid is then used as the uid
+        inside. `group` and `extra_groups` take gids and names of groups alike.
     """
 
     executable: StrOrBytesPath | None

@@ -1,4 +1,4 @@
-"""Commands in new or existing namespaces, with the arguments and results of subprocess."""
+"""Commands in new or existing namespaces, with arguments and results as in subprocess."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 else:
     options = LateModule("usernsctl.commands.options")
 
-# The interval, in seconds, of polling an exited child that its tracer has not released yet.
+# The interval, in seconds, between checks of an exited child that its tracer has not released.
 TRACER_SECONDS = 0.001
 
 
@@ -76,8 +76,8 @@ class Collected(subprocess.Popen[AnyStr]):
     # _internal_poll and _wait override private methods of subprocess, which are the same in Python
     # 3.11 to 3.14. The original methods lose the exit status if a signal handler raises an
     # exception after waitpid(2), notice the exit up to 50 ms late, and return 0 if SIGCHLD is
-    # ignored. The original methods are still called if the pidfd is closed, for example while the
-    # object is garbage collected.
+    # ignored. They are called only if the pidfd is closed, for example while the object is garbage
+    # collected.
 
     def _internal_poll(self, _deadstate: int | None = None, **_: Any) -> int | None:
         """Reap the child if it has exited; return its exit status, or None while it runs."""
@@ -143,7 +143,7 @@ class Collected(subprocess.Popen[AnyStr]):
         except ClosedError:
             super().send_signal(sig)
 
-    # SandboxPopen has the following methods, too, so that aio and pools can use either class.
+    # SandboxPopen defines the following methods, too, so that aio and pools can use either class.
 
     def _signal(self, sig: int) -> None:
         """Send a signal to the child without reaping it, because an event loop reaps it."""
@@ -165,7 +165,7 @@ class Collected(subprocess.Popen[AnyStr]):
         self.wait()
 
     def _abandon(self) -> None:
-        """Do nothing, because subprocess reaps the killed child later."""
+        """Do nothing, because subprocess itself reaps the killed child later."""
 
     def _disown(self) -> None:
         """Close the pidfd, and let the child outlive this object without a ResourceWarning.
@@ -180,10 +180,10 @@ class Collected(subprocess.Popen[AnyStr]):
             waiting.append(self)
 
     def _watch(self) -> None:
-        """Do nothing; a SandboxPopen keeps a connection for background processes here."""
+        """Do nothing; in a SandboxPopen, keep a connection for background processes."""
 
     def _unwatch(self) -> None:
-        """Do nothing; a SandboxPopen releases the connection for background processes here."""
+        """Do nothing; in a SandboxPopen, release the connection that :meth:`_watch` keeps."""
 
     def __del__(self, *arguments: Any) -> None:
         if self.pidfd >= 0:
@@ -197,9 +197,9 @@ class Collected(subprocess.Popen[AnyStr]):
         try:
             super().__del__(*arguments)
         finally:
-            # With -W error, __del__ of subprocess raises an exception before it appends the child
-            # to _active, the list of children to reap later. The child would stay a zombie, and so
-            # would its PID namespace.
+            # Under -W error, Popen.__del__() raises an exception before it appends the child to
+            # _active, the list of children to reap later. The child would stay a zombie, and its
+            # PID namespace would remain.
             waiting = subprocess._active  # type: ignore[attr-defined]
             is_running = self.returncode is None
             if is_running and waiting is not None and self not in waiting:
@@ -209,7 +209,7 @@ class Collected(subprocess.Popen[AnyStr]):
 def drop_streams(popen: subprocess.Popen[Any]) -> None:
     """Close a forked child's copies of pipes to a command, without flushing them.
 
-    The copies of the buffers contain data that the parent will flush itself.
+    The parent itself will flush the data in these buffers.
     """
     for stream in (popen.stdin, popen.stdout, popen.stderr):
         buffered = getattr(stream, "buffer", stream)
@@ -374,8 +374,8 @@ class Popen(Collected[AnyStr]):
         except BaseException as error:
             if self._ends:
                 self._close_unopened()
-            # A plain OSError is an error of subprocess, which failed to create pipes because no
-            # descriptors are free. Errors of usernsctl are instances of subclasses.
+            # A plain OSError, not of a subclass from usernsctl, means that subprocess could not
+            # create pipes because no descriptors are free.
             if type(error) is not OSError:
                 raise
             raise CommandError.from_os_error(error, "the standard streams", step="stdio") from error
@@ -434,8 +434,8 @@ class Popen(Collected[AnyStr]):
             self._child_created = True
             self._close_pipe_fds(*child.pipes)  # type: ignore[attr-defined]
         except BaseException:
-            # If a signal handler has raised an exception after the start, the pidfd of the child is
-            # stored only in `request`.
+            # If a signal handler has raised an exception after the child was started, only
+            # `request` contains the pidfd of the child.
             if request.pidfd >= 0:
                 self._undo(request.pidfd)
             raise

@@ -128,7 +128,7 @@ class Rule:
     eclipses: bool = False
 
     def evidence(self, seen: Seen) -> Evidence:
-        """Return the evidence for the cause without duplicates, or () if the cause does not hold."""
+        """Return the distinct evidence for the cause, or () if the cause does not hold."""
         return tuple(dict.fromkeys(self.holds(seen) + seen.named(self.id)))
 
 

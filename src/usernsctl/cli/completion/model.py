@@ -91,7 +91,7 @@ def words_of(kind: str) -> list[str]:
 
 
 def prelude() -> Verb:
-    """Return the model of ``usernsctl-exec``, which is parsed from its ``--help``.
+    """Parse ``usernsctl-exec --help``; return the model of ``usernsctl-exec``.
 
     :raises CommandError: the program is not installed.
     """
@@ -127,7 +127,7 @@ def help_entries(text: str) -> Iterator[tuple[str, str, str]]:
             heading = "Other"
 
 
-# Matches "-w, --wd=DIR" and "--kill-child[=SIGNAL]".
+# Matches an option in --help, such as "-w, --wd=DIR" or "--kill-child[=SIGNAL]".
 _NAMES_AND_VALUE = re.compile(r"(?:(-\w), )?(--[a-z-]+)(?:(\[?=)([^,\]]+)\]?)?")
 
 

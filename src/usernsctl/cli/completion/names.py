@@ -16,7 +16,7 @@ def print_names(kind: str) -> None:
 
     Errors are ignored, and no directory is created: the shell calls this function while the user
     types, and messages would disturb the command line. All names match
-    :data:`usernsctl._system.paths.NAME`, which has no characters that are special in a shell.
+    :data:`usernsctl._system.paths.NAME`, which allows no characters that are special in a shell.
 
     :param kind: an element of :data:`KINDS`.
     """

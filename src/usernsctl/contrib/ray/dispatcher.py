@@ -33,13 +33,13 @@ from usernsctl.contrib.ray.tasks import (
 from usernsctl.errors import PoolError, PoolTimeoutError, SandboxEndedError
 from usernsctl.gvisor.result import Result
 
-# Number of failed starts, since the last result, after which an actor is not replaced.
+# Number of failed starts since the last result after which an actor is not replaced any more.
 _ERRORS_MAX = 3
 # Maximum delay before a lost actor is replaced, in seconds. Ray may need that time to notice that a
 # node was lost; until then, it starts new actors on the lost node.
 _DELAY_MAX = 16.0
-# Time limit for the actors to close their sandboxes, in seconds. Then the actors are killed, which
-# ends their sandboxes as well.
+# Time limit, in seconds, for the actors to close their sandboxes. After that, the actors are
+# killed, which ends their sandboxes as well.
 _CLOSE_SECONDS = 10
 # Interval between checks that this process is connected to the cluster, in seconds.
 _CHECK_SECONDS = 5.0
@@ -62,7 +62,7 @@ CLOSED = "the pool is closed"
 class Task:
     """A task, from its submission to its result.
 
-    :ivar ref: Ray's object reference of the result, while an actor has the task; else None.
+    :ivar ref: Ray's reference to the result, while an actor has the task; else None.
     :ivar attempts: the number of times that the task was sent to an actor.
     """
 
@@ -200,7 +200,7 @@ class Dispatcher:
     # Actors
 
     def _next_event(self) -> Callable[[], object]:
-        """Return the next event, or a no-op when a delayed start or a check is due."""
+        """Return the next queued function, or a no-op when a delayed start or a check is due."""
         seconds = _CHECK_SECONDS
         if self._delayed:
             seconds = max(0, min(seconds, self._delayed[0][0] - time.monotonic()))
@@ -212,7 +212,7 @@ class Dispatcher:
     def _check_connection(self) -> None:
         """Check that this process is connected to the cluster, and raise an error if it is not.
 
-        Without a connection, most calls of Ray start a new cluster on this machine.
+        Without a connection, most calls of Ray would start a new cluster on this host.
         """
         if not ray.is_initialized():
             raise NodeLostError("this process is disconnected from the Ray cluster", step="pool")
@@ -230,10 +230,10 @@ class Dispatcher:
         self._await(slot.actor.start.remote(), partial(self._started, slot))
 
     def _await(self, ref: Any, function: Callable[[Future[Any]], object]) -> None:
-        """Call a function in this thread with the future of `ref`, once the future is done.
+        """Once the result of `ref` exists, call a function with its future in this thread.
 
-        Ray itself runs callbacks in its own thread, where a call of Ray could wait for that same
-        thread.
+        Ray's own thread runs callbacks. There, a call of Ray could wait for that same thread
+        forever.
         """
         ref.future().add_done_callback(partial(self._put, function))
 
@@ -258,8 +258,8 @@ class Dispatcher:
             return
         slot.is_retired = True
         self._slots.remove(slot)
-        # Kill the actor even if its node seems lost: the node may be connected to other nodes, and
-        # still run the actor's tasks.
+        # Kill the actor even if its node seems lost, because the node may still be connected to
+        # other nodes, and run the actor's tasks.
         ray.kill(slot.actor)
         self._counts["actors"] -= bool(slot.node)
         self._last_failure = _failure_of(why)
@@ -267,8 +267,8 @@ class Dispatcher:
         if isinstance(why, _ACTOR_LOST):
             lost += 1
         else:
-            # Do not retry with arguments that an actor has rejected, because they are wrong on
-            # every node.
+            # Do not start another actor with arguments that this actor has rejected, because they
+            # are wrong on every node.
             errors = _ERRORS_MAX if isinstance(why, TypeError | ValueError) else errors + 1
         if errors < _ERRORS_MAX:
             delay = min(2.0 ** (lost + errors - 2), _DELAY_MAX)
@@ -334,7 +334,7 @@ class Dispatcher:
         try:
             task.ref = slot.actor.run.remote(spec.argv, spec.input, spec.options)
         except Exception as error:
-            # The arguments can't be pickled, or the object store is full.
+            # Fail the task: its arguments can't be pickled, or the object store is full.
             self._fail(task, error)
             return
         slot.tasks += 1
@@ -354,7 +354,7 @@ class Dispatcher:
         if isinstance(answer, ray_errors.TaskCancelledError):
             task.future.cancel()
         elif isinstance(answer, (*_LOST, SandboxEndedError, PoolError)):
-            # The command has not run, or its result was lost.
+            # Retry the task: the command has not run, or its result was lost.
             self._retry(task, answer)
         elif isinstance(answer, BaseException):
             self._fail(task, _failure_of(answer))
@@ -410,7 +410,8 @@ class Dispatcher:
         task.is_finished = True
         self._take(task)
         self._counts["cancelled"] += 1
-        # concurrent.futures.wait() notices the cancellation only after this call.
+        # Notify the future, because concurrent.futures.wait() notices a cancellation only after
+        # this call.
         task.future.set_running_or_notify_cancel()
         if task.ref is not None and ray.is_initialized():
             ray.cancel(task.ref, recursive=False)
@@ -450,7 +451,7 @@ def _answer_of(future: Future[Any]) -> Any:
 
 
 def _failure_of(error: BaseException, beginning: str = "") -> Exception:
-    """Return the exception to raise in the caller for an exception of Ray or of an actor."""
+    """Convert an exception of Ray or of an actor to the exception that the caller receives."""
     if isinstance(error, _LOST):
         lost = NodeLostError(f"{beginning}{last_line(error)}", step="pool")
         lost.__cause__ = error

@@ -100,7 +100,8 @@ class RayPool(ClosingMixin):
         if not ray.is_initialized():
             raise ValueError("this process is not connected to a Ray cluster: call ray.init first")
         count = _room_for(sandboxes) if actors is None else checks.count("actors", actors)
-        # Keep a reference, because Ray removes objects without references from the object store.
+        # Keep a reference to the files, because Ray removes objects without references from the
+        # object store.
         self._template = None if template is None else ray.put(_files_of(template))
         remote = ray.remote(SandboxActor).options(
             **{

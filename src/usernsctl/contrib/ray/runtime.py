@@ -187,7 +187,7 @@ class UsernsctlBackend(_Backend):
 
         The exit status is 127 if the command can't be started, and 128+N after signal N.
 
-        :param command: a list of arguments, or a text for the shell.
+        :param command: a list of arguments, or a command line for the shell.
         :param timeout: the time limit, in seconds, after which the command and all processes that
             it has started are killed.
         :raises SandboxTimeoutError: the time limit was reached.
@@ -234,7 +234,7 @@ class UsernsctlBackend(_Backend):
         """Write a file in a sandbox, and create missing directories above it.
 
         :param path: the path in the sandbox; a relative path starts at the working directory.
-        :param bool append: whether to keep the existing content, and write after it.
+        :param bool append: whether to append to the existing content.
         :raises SandboxError: the file can't be written.
         """
         found = self._get(sandbox_id)
@@ -273,7 +273,7 @@ class UsernsctlBackend(_Backend):
 
 
 def _change(spec: dict[str, Any], change: Any) -> Any:
-    """Make gVisor keep writes to the root filesystem in memory, then apply the caller's function.
+    """Keep writes to the root filesystem in memory (gVisor's overlay), then call `change`.
 
     :param spec: the config.json of the sandbox.
     :param change: the function that changes the config.json, or None.
@@ -286,7 +286,7 @@ def _change(spec: dict[str, Any], change: Any) -> Any:
 def _errors(kind: Any) -> Iterator[None]:
     """Convert exceptions of usernsctl in a ``with`` block to exceptions of Ray's interface.
 
-    :param kind: the class of the exceptions, except for timeouts.
+    :param kind: the class of the exceptions. Timeouts have their own class.
     """
     try:
         yield

@@ -72,7 +72,7 @@ class RayResult(Result[AnyStr]):
 class NodeLostError(PoolError):
     """A task has no result because the nodes or actors that ran it were lost.
 
-    The command may have run, partly or completely, on each of these nodes.
+    The command may have run, in part or as a whole, on each of these nodes.
     """
 
 
@@ -100,7 +100,7 @@ class Progress(NamedTuple):
 class Spec(NamedTuple):
     """The checked arguments of a task.
 
-    :ivar args: the command in the caller's form, for the result.
+    :ivar args: the command as the caller passed it, for the result.
     :ivar options: the options of ``Sandbox.run``, without `input` and `check`.
     """
 
@@ -155,7 +155,7 @@ def check_input(given: Any, options: Mapping[str, Any]) -> None:
 
 
 def finished(spec: Spec, found: Result[Any], node: str, attempts: int) -> RayResult[Any]:
-    """Return the result of a task for the caller.
+    """Return the result of a task as the caller receives it.
 
     :raises CalledProcessError: the task had ``check=True``, and the exit status is not 0.
     """

@@ -21,9 +21,9 @@ from usernsctl.gvisor.template.template import Template
 class TemplateFiles:
     """The files of a saved template, which ``ray.put`` stores in Ray's object store without a copy.
 
-    A node that fetches the object has it in memory once, for all actors of the node.
+    All actors on a node share the node's single copy of the object in memory.
 
-    :param files: the content of each file, by the file's name.
+    :param files: the content of each file, keyed by the file's name.
     """
 
     def __init__(self, files: dict[str, Any]) -> None:
@@ -48,8 +48,8 @@ class TemplateFiles:
         :param directory: the path of the directory.
         :raises RunscError: there is no template (cause ``"no-such-template"``), the template is
             incomplete (``"template-damaged"``), other users may have modified it
-            (``"template-untrusted"``), or it is a :class:`usernsctl.PythonTemplate`, which runs no
-            further commands.
+            (``"template-untrusted"``), or it is a :class:`usernsctl.PythonTemplate`, in which no
+            other command can be run.
         """
         return cls(use(os.path.abspath(os.fsdecode(directory)), _read_files))
 
@@ -72,13 +72,13 @@ class TemplateFiles:
             return Template.load(directory, host=host)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Pass buffers, because Ray copies bytes into the pickled object, but stores buffers beside
-        # it.
+        # Pickle the files as buffers: Ray stores buffers beside the pickle, but would copy bytes
+        # into it.
         return type(self), ({name: pickle.PickleBuffer(f) for name, f in self._files.items()},)
 
 
 def _read_files(directory: Directory) -> dict[str, bytes]:
-    """Return the content of the files of a saved template, by their names."""
+    """Return the content of each file of a saved template, keyed by the file's name."""
     record = read(directory)
     if record.kind == "python":
         raise wrong_kind(directory.path, record.kind)
