@@ -23,7 +23,7 @@ from usernsctl._lean import dataclass
 
 # Matches the number of an error, but not the number of an exit status.
 _NUMBER = re.compile(
-    r"(?<!exit )(?<!exited with )(?<!exited with return )(?<!exited with error )"
+    r"(?<!exit )(?<!exited with )(?<!exited with return )(?<!exited with error )(?<!exiting with )"
     r"\b(?:errno|os error|error code|error|err|code|ret|rc|returned|result)\b\W{1,4}-?(\d{1,3})\b"
 )
 # Words that occur in texts about sandboxes. Searching for each word is faster than one regular

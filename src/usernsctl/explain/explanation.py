@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import BinaryIO
 
@@ -22,6 +23,8 @@ INPUT_MAX = 16 << 20
 # Minimum size, in bytes, of a block that is checked for binary data. Smaller blocks are cheap to
 # search.
 _BINARY_MIN = 1 << 16
+# Matches the end of a long line that a terminal or a mail program has wrapped.
+_WRAPPED = re.compile(rb"(?<=[^\n]{50})\n[ \t]*(?=[a-z])")
 # Control characters that do not occur in text. Terminals use backspace, tab, line ends and escape.
 _CONTROLS = bytes(code for code in range(32) if code not in b"\b\t\n\f\r\x1b")
 # A block counts as binary if more than one in this many bytes is a control character.
@@ -75,11 +78,9 @@ def explain(stream: BinaryIO) -> Explanation:
     """
     search, reader, text = MessageSearch(), AttemptReader(), _Limited(stream)
     seen: dict[str, dict[str, None]] = {}
+    piece = b""
     for piece in _pieces(text):
-        for at, causes in search.add(piece):
-            line = _line_at(piece, at)
-            for cause_id in causes:
-                seen.setdefault(cause_id, {})[line] = None
+        _add_messages(seen, search, piece)
         if not seen:
             reader.add(piece)
     if not seen:
@@ -87,11 +88,21 @@ def explain(stream: BinaryIO) -> Explanation:
             search.add_causes(attempt.causes)
             for cause_id in attempt.causes:
                 seen.setdefault(cause_id, {})[printable(attempt.line)] = None
+    if not seen and text.size <= _BLOCK:
+        _add_messages(seen, search, _WRAPPED.sub(b" ", piece))
     known = catalogue()
     candidates = tuple(
         Candidate(cause=known[cause_id], seen=tuple(seen[cause_id])) for cause_id in search.causes()
     )
     return Explanation(candidates=candidates, empty=not text.size, truncated=text.is_truncated)
+
+
+def _add_messages(seen: dict[str, dict[str, None]], search: MessageSearch, piece: bytes) -> None:
+    """Add the lines with messages of the catalogue to `seen`, by the ids of their causes."""
+    for at, causes in search.add(piece):
+        line = _line_at(piece, at)
+        for cause_id in causes:
+            seen.setdefault(cause_id, {})[line] = None
 
 
 def explain_failures(failures: Sequence[Failure]) -> Explanation:

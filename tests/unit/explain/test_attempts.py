@@ -98,6 +98,11 @@ def test_other_errors_are_not_taken_for_eperm(error: str) -> None:
     assert causes_of(f"tool: make a new user namespace: {error}") == []
 
 
+def test_exit_status_is_not_taken_for_eperm() -> None:
+    assert causes_of("cannot create jail, error 1") != []
+    assert causes_of("cannot create jail, exiting with error 1") == []
+
+
 def test_operation_and_error_may_be_in_neighbouring_lines() -> None:
     assert causes_of("cloning a user namespace\nOperation not permitted") != []
     assert causes_of("Operation not permitted\ncloning a user namespace") != []
@@ -134,6 +139,21 @@ def test_seen_line_is_the_line_with_the_error() -> None:
 )
 def test_system_named_in_the_text_ranks_causes(context: str, first: str) -> None:
     assert causes_of(f"tool: new user namespace: EPERM\n{context}")[0] == first
+
+
+def test_message_that_a_terminal_has_wrapped_is_found() -> None:
+    line = "[421602:0723/183305.941550:FATAL:zygote_host_impl_linux.cc(126)] No usable sandbox!"
+    wrapped = line.replace(" usable", "\n    usable")
+    assert causes_of(wrapped) == causes_of(line) != []
+    # A short line, or a line before a capital letter, ends a sentence.
+    assert causes_of("No\nusable sandbox!") == []
+    assert causes_of(wrapped.replace("usable", "Usable")) == []
+
+
+def test_explicit_map_ranks_ids_that_the_outer_map_lacks_first() -> None:
+    error = "Error: writing file `/proc/664087/gid_map`: Operation not permitted"
+    assert causes_of(error)[0] == "setgroups-order"
+    assert causes_of(f"$ podman run --uidmap 0:0:2 fedora\n{error}")[0] == "outside-parent-map"
 
 
 def test_only_lines_with_errors_count_for_the_read_limit(monkeypatch: pytest.MonkeyPatch) -> None:

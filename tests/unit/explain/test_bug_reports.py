@@ -29,6 +29,7 @@ Half = Literal[
     "withheld",
     "surveyed",
     "afterwards",
+    "recent",
 ]
 
 
@@ -61,7 +62,7 @@ def read(name: str) -> tuple[BugReportText, ...]:
 
 BUG_REPORT_TEXTS = tuple(
     text
-    for name in ("met", "gathered", "independent", "searched", "surveyed")
+    for name in ("met", "gathered", "independent", "searched", "surveyed", "recent")
     for text in read(f"{name}.toml")
 )
 
@@ -177,6 +178,10 @@ def test_accuracy_of_explain_for_fresh_texts() -> None:
         # When the texts were collected, explain recognised 13 of them, 12 with the right cause
         # first and 1 with only wrong causes.
         ("afterwards", 17, 16, 15, 1, 0),
+        # When the texts were collected, explain recognised 31 of 40 texts, 23 with the right cause
+        # first and 3 with only wrong causes. It also recognised 5 of 10 texts without a cause in
+        # the catalogue, and 3 of 14 unrelated texts.
+        ("recent", 38, 38, 33, 26, 4),
     ],
 )
 def test_accuracy_of_explain_for_collected_texts(
