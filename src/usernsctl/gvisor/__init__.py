@@ -1,6 +1,7 @@
-"""Sandboxes: commands in gVisor, without root.
+"""Sandboxes, which run commands in gVisor without root.
 
-:func:`run` runs one command in gVisor, as :func:`subprocess.run` does on the host's kernel.
+:func:`run` runs one command in gVisor, as :func:`subprocess.run` runs a command on the host's
+kernel.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""Exchange of input and output with a command from asyncio, with a limit for the output."""
+"""Transfer of a command's standard input and output in an event loop, with an output limit."""
 
 from __future__ import annotations
 
@@ -102,8 +102,8 @@ async def communicate(
     :param process: an object with the pipes `stdin`, `stdout` and `stderr`.
     :param wait: a function that waits for the command to exit.
     :param end: a function that kills the command, and waits for its exit.
-    :raises TimeoutExpired: the command did not exit within `timeout` seconds. The exception has the
-        captured output.
+    :raises TimeoutExpired: the command did not exit within `timeout` seconds. The exception
+        contains the captured output.
     """
     exchange = AsyncExchange(process, input, bounds)
     try:
@@ -121,6 +121,6 @@ async def communicate(
         if bounds.overflow is not None:
             await end()
     finally:
-        # Close the pipes only after the command was killed. Otherwise its writes would fail with
-        # SIGPIPE or EPIPE before it is killed.
+        # Close the pipes after the command was killed: until then, a write to a closed pipe would
+        # raise SIGPIPE or fail with EPIPE.
         exchange.close()

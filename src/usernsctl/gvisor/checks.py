@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from usernsctl.commands import popen
     from usernsctl.commands.arguments import Args, StrOrBytesPath
 else:
-    # Import this module on first use: it imports subprocess, which `usernsctl run` does not need.
+    # Import this module on first use: it imports subprocess, which ``usernsctl run`` doesn't need.
     popen = LateModule("usernsctl.commands.popen")
 
 
 def argv(args: Args) -> tuple[str, ...]:
-    """Return a command and its arguments as strings; `args` has any type that subprocess accepts.
+    """Convert `args`, of any type that subprocess accepts, to a command and its arguments.
 
     :raises TypeError: an argument is neither text nor a path.
     :raises ValueError: an argument has a NUL character.
@@ -48,7 +48,8 @@ def sandbox_id(id: str) -> str:
     return check_name(id, "the id of a sandbox")
 
 
-#: The greatest uid or gid: the next number equals -1, which means "no id" (setresuid(2)).
+#: The greatest uid or gid: the next greater number is -1 as a uid_t, which means "no id"
+#: (setresuid(2)).
 ID_MAX = 2**32 - 2
 #: The maximum length of the name of a user or a group, in bytes (csrc/base/base.h).
 NAME_MAX = 256
@@ -75,10 +76,10 @@ AnyUser = str | tuple[int, int] | NamedUser
 
 
 def parse_user(text: str) -> tuple[int, int] | NamedUser:
-    """Parse ``UID[:GID]``, ``NAME[:GROUP]`` or a mixture of both; a missing GID equals UID.
+    """Parse ``USER[:GROUP]``, each a number or a name; a missing gid equals the uid.
 
-    :param text: the user and the group. A component that consists of digits is a number.
-    :raises ValueError: `text` has another format.
+    :param text: the user and the group. A part that consists of digits is a number.
+    :raises ValueError: `text` has the wrong format.
     """
     first, colon, second = text.partition(":")
     user, group = _id_or_name(first), _id_or_name(second) if colon else None
@@ -92,12 +93,12 @@ def parse_user(text: str) -> tuple[int, int] | NamedUser:
 
 
 def _id_or_name(text: str) -> int | str | None:
-    """Return an int for digits, the text itself if it can be a name, or else None."""
+    """Return an int if `text` is an id, the text itself if it can be a name, else None."""
     if text.isascii() and text.isdecimal():
         is_id = len(text) <= 10 and int(text) <= ID_MAX
         return int(text) if is_id else None
-    # Reject a leading -, which would look like a negative number, and + and -, which begin NIS
-    # entries of passwd (nsswitch.conf(5)).
+    # Reject a leading + or -, which begins an NIS entry of passwd (nsswitch.conf(5)); a - would
+    # also look like a negative number.
     is_name = text[:1] not in ("", "+", "-") and text.isprintable()
     is_name = is_name and len(text.encode()) <= NAME_MAX
     return text if is_name and not set(text) & set(" :,/") else None
@@ -107,8 +108,8 @@ def user_of(given: Any) -> tuple[int, int] | NamedUser:
     """Return a user as a pair of uid and gid, or as a NamedUser.
 
     :param given: a pair of a uid and a gid, a text for :func:`parse_user`, or a NamedUser.
-    :raises TypeError: `given` has another type.
-    :raises ValueError: a number is not an id, or the text has another format.
+    :raises TypeError: `given` has the wrong type.
+    :raises ValueError: a number is not an id, or the text has the wrong format.
     """
     if isinstance(given, NamedUser):
         return given
@@ -131,7 +132,7 @@ def user_of(given: Any) -> tuple[int, int] | NamedUser:
 def user_ids(given: Any) -> tuple[int, int]:
     """Return a user as a pair of uid and gid.
 
-    :raises TypeError: `given` has another type.
+    :raises TypeError: `given` has the wrong type.
     :raises ValueError: a number is not an id, or `given` has the name of a user or group.
     """
     user = user_of(given)
@@ -143,15 +144,15 @@ def user_ids(given: Any) -> tuple[int, int]:
 # The maximum length of a hostname, in bytes (__NEW_UTS_LEN of linux/utsname.h).
 _HOSTNAME_MAX = 64
 
-# The maximum number of supplementary groups, which all fit into one message to the agent.
+# The maximum number of supplementary groups: that many fit into one message to the agent.
 _GROUPS_MAX = 4096
 
 
 def gids(given: Any) -> list[int]:
-    """Check `given`, and return it as a tuple of supplementary groups.
+    """Check `given`, the argument `groups`, and return it as a list of gids.
 
     :raises TypeError: `given` is not a list of numbers.
-    :raises ValueError: a number is not a gid, or there are too many.
+    :raises ValueError: a number is not a gid, or there are more than 4096.
     """
     if isinstance(given, str | bytes) or not isinstance(given, Iterable):
         raise TypeError(f"groups must be a list of gids, not {given!r}")
@@ -167,7 +168,7 @@ def gids(given: Any) -> list[int]:
 
 
 def hostname(given: str | None) -> str | None:
-    """Check the hostname of a sandbox, and return it; None stays None.
+    """Check the hostname of a sandbox, and return it; accept None.
 
     :raises TypeError: `given` is not a string.
     :raises ValueError: `given` is empty, longer than the kernel allows (64 bytes), or has a NUL.
@@ -188,7 +189,8 @@ def variables(env: Mapping[str, str] | None) -> dict[str, str]:
     Errors do not quote values, which may be secret.
 
     :raises TypeError: `env` is not a mapping of text to text.
-    :raises ValueError: a name is empty or has a ``=``, or a name or value has a NUL character.
+    :raises ValueError: a name is empty or contains ``=``, or a name or value contains a NUL
+        character.
     """
     if env is None:
         return {}
@@ -211,7 +213,7 @@ def variables(env: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def check_utf8(name: str, text: str) -> None:
-    """Check that `text`, the argument `name`, can be encoded in a config.json (RFC 8259).
+    """Check that `text`, the argument `name`, can be encoded in UTF-8, as JSON is (RFC 8259).
 
     :raises ValueError: `text` can't be encoded in UTF-8; the message doesn't quote it.
     """
@@ -252,7 +254,7 @@ def relative_error(reason: str, cwd: str) -> CommandError:
 def stream(name: str, given: Any) -> None:
     """Check that `given` is a standard stream of a type that subprocess accepts.
 
-    :raises TypeError: `given` has another type, such as a path.
+    :raises TypeError: `given` has the wrong type, such as a path.
     """
     if given is not None and not isinstance(given, int) and not hasattr(given, "fileno"):
         raise TypeError(
@@ -261,9 +263,9 @@ def stream(name: str, given: Any) -> None:
 
 
 def check_no_command(**options: Any) -> None:
-    """Check that no option is set that requires a first command.
+    """Check that a sandbox without a first command gets no option that applies to one.
 
-    :raises ValueError: an option that requires a first command is set.
+    :raises ValueError: an option is set that applies only to a first command.
     """
     for name, given in options.items():
         if given not in (None, False, popen.DEVNULL):
@@ -282,8 +284,8 @@ def check_streams(
 
     :param has_command: whether the sandbox has a first command.
     :raises TypeError: an argument can't be a standard stream.
-    :raises ValueError: `terminal` and a standard stream are both given, or one of them is given
-        without a first command.
+    :raises ValueError: `terminal` and a standard stream are both set, or one of them is set without
+        a first command.
     """
     if not has_command:
         check_no_command(terminal=terminal, stdin=stdin, stdout=stdout, stderr=stderr)

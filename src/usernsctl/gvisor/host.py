@@ -1,4 +1,4 @@
-"""Hosts of sandboxes, and :func:`run`, which runs one command in a sandbox."""
+""":class:`SandboxHost`, in which sandboxes are started, and :func:`run`, for a single command."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class SandboxOptions(CommandOptions, HostOptions, total=False):
 
 
 class RunOptions(SandboxOptions, total=False):
-    """Arguments of :func:`usernsctl.gvisor.run` whose types do not depend on `text`."""
+    """Arguments of :func:`usernsctl.gvisor.run` whose types don't depend on the argument `text`."""
 
     capture_output: bool
     timeout: float | None
@@ -70,54 +70,54 @@ class SandboxHost(HostBase):
     """A persistent namespace in which any thread or asyncio task can start sandboxes.
 
     The constructor writes the id map and builds a root filesystem, as ``usernsctl run`` does. This
-    takes a few tenths of a second, so call :meth:`create_async` in an event loop. The start of each
-    sandbox then takes as long as runsc does. All files of the host are in mounts in the namespace,
-    which disappear when the host is closed and its last sandbox has ended. Only processes of
-    sandboxes run in the namespace.
+    takes a few tenths of a second, so call :meth:`create_async` in an event loop. Each sandbox then
+    starts as fast as runsc starts. The files of the SandboxHost are in mounts of the namespace,
+    which the kernel removes once the SandboxHost is closed and its last sandbox has ended. Only
+    processes of sandboxes run in the namespace.
 
     A SandboxHost is a context manager, also an asynchronous one, that closes the host on exit.
 
-    :param idmap: the ids in the namespace, as for :class:`usernsctl.Popen`; by default only the
-        caller's id is mapped, to root.
+    :param idmap: the id map of the namespace, as for :class:`usernsctl.Popen`; by default, only the
+        caller's own id is mapped, to root.
     :param namespace: a persistent :class:`usernsctl.Namespace`, or its name, in which the sandboxes
         are started, instead of `idmap`. The caller may close the Namespace afterwards.
     :param bundle: the directory of an OCI bundle. Its config.json sets each option that no argument
         sets. Without `bundle`, `rootfs` and `expose_root`, the root filesystem of a sandbox has the
         host's program directories, such as /usr.
     :param bool trust: whether the bundle's bind mounts, annotations and capabilities apply
-        unchanged. By default, a bind mount from outside of the bundle raises
-        :class:`usernsctl.BundleError`, and only harmless annotations reach runsc.
+        unchanged. By default, a bind mount whose source is outside of the bundle raises
+        :class:`usernsctl.BundleError`, and runsc receives only harmless annotations.
     :param bool allow_hooks: whether runsc executes the bundle's hooks for each sandbox. Hooks are
         programs OUTSIDE gVisor, on the host's kernel, with the caller's privileges.
     :param rootfs: the directory of a root filesystem.
     :param bool expose_root: whether the host's root directory is the root filesystem, read-only.
     :param bool writable_root: whether root in the sandbox may write to all files of the root
         filesystem, such as those in /etc and /usr, whoever owns them. Writes stay in memory.
-    :param binds: further bind mounts, each a path, a text ``"SRC[:DST][:ro|rw]"`` as for
+    :param binds: additional bind mounts, each a path, a text ``"SRC[:DST][:ro|rw]"`` as for
         ``--bind``, or a :class:`usernsctl.Bind`.
     :param str hostname: the hostname in the sandbox.
     :param rlimits: limits of each process in the sandbox, which gVisor enforces; each a text
         ``"NAME=SOFT[:HARD]"`` as for ``--rlimit``, in the units of setrlimit(2), or a
         :class:`usernsctl.Rlimit`.
-    :param memory: the memory limit of each sandbox, gVisor's own memory and files in memory
-        included: a number of bytes, or a text such as ``"512M"`` or ``"1.5GiB"``. See
+    :param memory: the memory limit of each sandbox, which includes gVisor's own memory and files in
+        memory: a number of bytes, or a text such as ``"512M"`` or ``"1.5GiB"``. See
         :class:`Sandbox` for what happens to a sandbox that exceeds a limit.
-    :param int pids: the maximum number of host processes and threads of each sandbox. gVisor alone
-        has about 20, and each process in the sandbox has one or two.
+    :param int pids: the maximum number of host processes and threads of each sandbox. gVisor itself
+        has about 20, and runs each process of the sandbox in one or two.
     :param cpus: the number of processors that each sandbox may use.
     :param disk: how much each sandbox may write to its root filesystem, and to each tmpfs such as
-        /tmp; a size as for `memory`. Further writes fail with ENOSPC.
+        /tmp; a size as for `memory`. Writes beyond the limit fail with ENOSPC.
     :param ttl: the time after which each sandbox is killed; seconds, or a text such as ``"2m"``.
     :param idle_timeout: the time without a running command after which each sandbox without a first
         command is killed; seconds, or a text. In a pool, only the time while a sandbox is leased
         counts.
-    :param str limits: ``"strict"``, the default, if a limit that can't be enforced on this host is
-        an error; ``"best-effort"`` if it is ignored.
-    :param str network: ``"none"``, the default, for a loopback device alone, ``"host"`` for the
-        network of the host, or ``"private"`` for a network of each sandbox that reaches other
-        machines but not the host.
-    :param allow: what each sandbox may reach, either names, by HTTP and HTTPS through a proxy
-        (``"NAME[:PORT]"`` or ``"*.NAME[:PORT]"``), or addresses (``"CIDR[:PORT]"``).
+    :param str limits: ``"strict"``, the default, to raise an error for a limit that can't be
+        enforced on this host; ``"best-effort"`` to ignore the limit.
+    :param str network: ``"none"``, the default, for a loopback device only; ``"host"`` for the
+        network of the host; or ``"private"`` for a separate network of each sandbox, which reaches
+        other machines but not the host.
+    :param allow: the destinations that each sandbox may reach: either names (``"NAME[:PORT]"`` or
+        ``"*.NAME[:PORT]"``), by HTTP and HTTPS through a proxy, or addresses (``"CIDR[:PORT]"``).
     :param str platform: the platform of gVisor: ``"systrap"``, ``"ptrace"`` or ``"kvm"``; by
         default runsc chooses.
     :param debug_log: a directory for runsc's debug logs, which have no size limit; it is
@@ -128,10 +128,11 @@ class SandboxHost(HostBase):
         command starts.
     :param bool no_new_privs: whether runsc, its children and the commands in the sandbox are
         prevented from gaining privileges by set-user-id programs (PR_SET_NO_NEW_PRIVS(2const)).
-    :param bool drop_bounding: whether runsc keeps only the capabilities that it needs.
+    :param bool drop_bounding: whether runsc's capability bounding set has only the capabilities
+        that runsc needs.
     :raises ValueError: an argument has a wrong value; two arguments exclude each other, such as
-        `bundle` and `rootfs`; `trust` or `allow_hooks` is given without `bundle`; the Namespace
-        is closed, or keeps a PID namespace.
+        `bundle` and `rootfs`; `trust` or `allow_hooks` is given without `bundle`; the Namespace is
+        closed, or has a PID namespace.
     :raises TypeError: an argument has the wrong type, or is unknown.
     :raises BindError: a bind mount is impossible or not allowed. The error is also a
         :class:`FileNotFoundError` if the source does not exist.
@@ -177,8 +178,8 @@ class SandboxHost(HostBase):
             its standard output; ``"file:PATH"``, once that path exists in the sandbox;
             ``"port:N"``, once a process in the sandbox listens on that TCP port. A text without one
             of these prefixes is a path if it begins with ``/``, else a line. A function is called
-            with the sandbox, and returns when the command is ready. Optional only if `args` is
-            ``None``.
+            with the sandbox, and returns when the command is ready. `ready` may be missing only if
+            `args` is ``None``.
         :param options: `env`, `cwd` and `user`, as for :class:`Sandbox`; `timeout`, the time limit
             of the call, in seconds, 300 by default.
         :returns: the template.
@@ -258,7 +259,7 @@ class SandboxHost(HostBase):
 
         Threads of the pool start the sandboxes; :meth:`usernsctl.SandboxPool.acquire` leases them.
 
-        :param int size: the number of idle sandboxes.
+        :param int size: the number of idle sandboxes that the pool keeps ready.
         :param options: the other arguments of :class:`SandboxPool`.
         :raises TypeError: an argument has the wrong type, or is unknown.
         :raises ValueError: an argument has a wrong value.
@@ -268,7 +269,7 @@ class SandboxHost(HostBase):
 
 
 def _check_template(method: str, options: Mapping[str, Any]) -> None:
-    """Check the names of the keyword arguments of a method that creates a template.
+    """Check that `method`, which creates a template, has all keywords in `options`.
 
     :raises TypeError: a keyword is unknown.
     """
@@ -326,21 +327,21 @@ def run(args: Args = (), **options: Unpack[AnyRunOptions]) -> Result[Any]:
         for a bundle, whose config.json has a command.
     :param options: `input`, `capture_output`, `timeout` (in seconds, the start included), `check`,
         `text`, `encoding` and `errors`, as for :func:`subprocess.run`, but text is UTF-8 by
-        default. `max_output`, the number of bytes to capture of the standard output, and of the
-        standard error: one half from the beginning, one from the end. Further bytes are only
-        counted. `on_overflow`, ``"kill"`` to kill a command that writes more than `max_output`, or
-        ``"truncate"``, the default. `host`, the :class:`usernsctl.SandboxHost` in which the sandbox
-        is started, by default a new one. `env`, `cwd`, `user`, `stdin`, `stdout`, `stderr` and
-        `in_cgroup`, as for :class:`usernsctl.Sandbox`; without `host`, also the arguments of
-        :class:`usernsctl.SandboxHost`.
+        default. `max_output`, the number of bytes to capture from standard output, and as many from
+        standard error: half of them from the beginning of the output, half from the end. The bytes
+        between are only counted. `on_overflow`, ``"kill"`` to kill a command that writes more than
+        `max_output`, or ``"truncate"``, the default. `host`, the :class:`usernsctl.SandboxHost` in
+        which the sandbox is started, by default a new one. `env`, `cwd`, `user`, `stdin`, `stdout`,
+        `stderr` and `in_cgroup`, as for :class:`usernsctl.Sandbox`; without `host`, also the
+        arguments of :class:`usernsctl.SandboxHost`.
     :returns: the exit status of the command, or -N after signal N, its output, and the reason for
         its exit.
     :raises TimeoutExpired: the command took more than `timeout` seconds, and was killed.
     :raises CalledProcessError: `check` is true, and the exit status of the command is not 0.
     :raises TypeError: an argument has the wrong type, or is unknown.
-    :raises ValueError: `input` and `stdin` are both given, or `capture_output` and `stdout` or
-        `stderr`; and as :class:`usernsctl.Sandbox` does.
-    :raises UsernsError: as :class:`usernsctl.Sandbox` does.
+    :raises ValueError: `input` and `stdin` are both given; `capture_output` is true, and `stdout`
+        or `stderr` is given; or :class:`usernsctl.Sandbox` raises ValueError.
+    :raises UsernsError: for the same reasons as :class:`usernsctl.Sandbox`.
     """
     call = _call_of(args, **options)
     try:
@@ -430,11 +431,11 @@ async def run_async(args: Args = (), **options: Unpack[AnyRunOptions]) -> Result
 
 
 class _Call(NamedTuple):
-    """The checked arguments of a call of :func:`run`.
+    """The checked arguments of :func:`run` or :func:`run_async`.
 
     :ivar input: the standard input, as bytes.
-    :ivar coding: the encoding of the text, and the handling of errors; ``None`` if the streams
-        carry bytes.
+    :ivar coding: the encoding of the standard streams, and the error handler; ``None`` if the
+        streams carry bytes.
     :ivar options: the arguments of the Sandbox.
     """
 
@@ -447,7 +448,7 @@ class _Call(NamedTuple):
     options: dict[str, Any]
 
     def completed(self, box: Sandbox, result: Result[Any], out: Any, err: Any) -> Result[Any]:
-        """Return a result with the output of the command.
+        """Add the arguments and the output of the command to `result`, and return it.
 
         :raises LimitError: `check` is true, and the sandbox was killed because of a limit.
         :raises CalledProcessError: `check` is true, and the exit status of the command is not 0.
@@ -480,7 +481,7 @@ def _call_of(
     host: HostBase | None = None,
     **options: Unpack[SandboxOptions],
 ) -> _Call:
-    """Check the arguments of a call of :func:`run`.
+    """Check the arguments of :func:`run` or :func:`run_async`.
 
     :raises TypeError: an argument has the wrong type, or is unknown.
     :raises ValueError: two arguments exclude each other, or one has a wrong value.

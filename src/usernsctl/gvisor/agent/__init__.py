@@ -1,1 +1,1 @@
-"""The agent, a program of usernsctl that starts further commands in a running sandbox."""
+"""The interface to ``usernsctl-agent``, which starts commands in a running sandbox."""

@@ -1,4 +1,4 @@
-"""The activity file of a sandbox, by which an idle timeout's watcher detects running commands."""
+"""The activity file of a sandbox, which shows the watcher whether the sandbox is idle."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import time
 
 from usernsctl._system.descriptors import ClosedError, Shared
 
-# The time limit of the wait for the lock on the activity file, in seconds. The wait blocks a
-# caller's event loop. Usually, the watcher holds the lock for some microseconds. When it kills the
-# sandbox, it holds the lock until the sandbox has ended, and no command can start.
+# The time limit for taking the lock on the activity file, in seconds. The limit is short because
+# the wait blocks the caller's event loop. The watcher usually holds its lock for some microseconds.
+# Only a watcher that kills the sandbox holds the lock longer, until the sandbox has ended.
 _LOCK_SECONDS = 0.1
 _LOOK_SECONDS = 0.001
 
 
 class Activity:
-    """A running command of a sandbox; until :meth:`end` is called, the sandbox is not idle.
+    """A command that runs in a sandbox: the sandbox is not idle until :meth:`end` is called.
 
-    The watcher (csrc/programs/shared/limit_watch.c) reads the activity file. A shared lock
-    (flock(2)) on the file means that a command is running. The modification time of the file is the
-    time, by CLOCK_MONOTONIC, at which the last command exited.
+    The watcher (csrc/programs/shared/limit_watch.c) enforces the idle timeout, and reads the
+    activity file. A shared lock (flock(2)) on the file means that a command is running. The
+    modification time of the file is the time, by CLOCK_MONOTONIC, at which the last command exited.
     """
 
     def __init__(self, file: Shared) -> None:
-        """Lock the activity file `file` of the sandbox; this object closes it."""
+        """Take a shared lock on the sandbox's activity file, and take ownership of `file`."""
         self._file = file
         self._owner = os.getpid()
         deadline = time.monotonic() + _LOCK_SECONDS
@@ -40,17 +40,17 @@ class Activity:
                     time.sleep(_LOOK_SECONDS)
 
     def end(self) -> None:
-        """Release the lock, unless in a forked child. Any thread may call this repeatedly."""
+        """Release the lock, except in a forked child. Safe to call repeatedly, from any thread."""
         file = self._file
         with contextlib.suppress(ClosedError), contextlib.closing(file), file.use() as (fd,):
             if os.getpid() == self._owner:
                 self._release(fd)
 
     def _release(self, fd: int) -> None:
-        """Write the current time into the activity file, and release the lock.
+        """Set the activity file's modification time to the current time, and release the lock.
 
-        A signal handler may raise at any time. The lock is released explicitly, since close(2)
-        alone would not release the lock if a forked child has a copy of the descriptor.
+        The lock is released even if a signal handler raises an exception. flock(2) releases it,
+        since close(2) would keep the lock if a forked child has a copy of the descriptor.
         """
         now = time.monotonic_ns()
         try:

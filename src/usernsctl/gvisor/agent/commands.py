@@ -1,4 +1,4 @@
-"""Commands that the agent of a running sandbox starts."""
+"""Methods that start commands in a running sandbox, by requests to the sandbox's agent."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ else:
 
 
 class CommandOptions(TypedDict, total=False):
-    """Keyword arguments of both :class:`usernsctl.Sandbox` and :func:`usernsctl.gvisor.run`."""
+    """Keyword arguments that :class:`usernsctl.Sandbox` and :func:`usernsctl.gvisor.run` share."""
 
     env: Mapping[str, str] | None
     cwd: StrOrBytesPath | None
@@ -82,7 +82,7 @@ _REFUSED = (
     *("pass_fds", "in_cgroup", "pdeathsig", "group", "extra_groups"),
 )
 
-# All known keyword arguments, from which an error about an unknown one suggests a similar one.
+# All known keyword arguments. The error for an unknown keyword suggests a similar known keyword.
 _KEYWORDS = frozenset(
     (
         *keywords_of(subprocess.Popen.__init__),
@@ -91,7 +91,8 @@ _KEYWORDS = frozenset(
     )
 )
 
-# The rows and columns of a new terminal if no standard stream of the caller is a terminal.
+# The rows and columns of a command's terminal if no standard stream of the caller is a terminal
+# whose size could be copied.
 _SIZE = (24, 80)
 
 
@@ -111,9 +112,9 @@ class CommandDefaults(NamedTuple):
     env: Mapping[str, str] | None = None
 
     def complete(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the options of a command, completed with these defaults.
+        """Return the options of a command, with these defaults in place of missing options.
 
-        If `options` has a user, neither the groups nor the environment variables of these defaults
+        If `options` sets the user, the default groups and the default environment variables don't
         apply.
         """
         completed = dict(options)
@@ -131,7 +132,7 @@ class CommandDefaults(NamedTuple):
 
 
 def _absolute(base: str, given: Any) -> Any:
-    """Return `given` as an absolute path if it is a path. Other values are rejected later."""
+    """Return `given` as an absolute path; return a value that is not a path unchanged."""
     try:
         path = os.fsdecode(given)
     except TypeError:
@@ -154,7 +155,7 @@ class _Run(NamedTuple):
     deadline: float | None
 
     def start(self, args: Args) -> tuple[CommandSpec, Args, float, dict[str, Any]]:
-        """Return the arguments for :class:`SandboxPopen`, which starts the command."""
+        """Return the positional arguments of :meth:`SandboxCommands._start`."""
         deadline = time.monotonic() + START_SECONDS
         if self.deadline is not None:
             deadline = min(self.deadline, deadline)
@@ -172,11 +173,11 @@ class _Run(NamedTuple):
 
 
 class AgentCache:
-    """The agent of a sandbox, which is started for the first command and shared by all commands.
+    """A cache for the agent of a sandbox, which the first command starts and all commands share.
 
     If the agent has exited, the next command starts a new one. The class uses no lock, because a
-    forked child would inherit an acquired lock, and an exception of a signal handler could leave a
-    lock acquired.
+    forked child would inherit a held lock, and an exception that a signal handler raises could
+    leave the lock held.
     """
 
     def __init__(
@@ -186,31 +187,32 @@ class AgentCache:
     ) -> None:
         """Create a cache without an agent.
 
-        :param start: a function that starts an agent before a deadline by :func:`time.monotonic`.
+        :param start: a function that starts an agent. Its argument is the deadline of the start, as
+            a :func:`time.monotonic` time.
         :param start_async: a function like `start` that does not block an event loop.
         """
         self._start = start
         self._start_async = start_async
         self._agent: Agent | None = None
         self._closed = False
-        # The agent starts in progress. Each entry has the pid of this process (a forked child
-        # inherits the set), the thread, and an object that makes the entry unique.
+        # An entry for each agent that is being started: the pid of this process (since a forked
+        # child inherits the set), the thread, and an object that makes the entry unique.
         self._starters: set[tuple[int, int, object]] = set()
 
     def current(self) -> Agent | None:
-        """Return the agent if it has been started and is alive."""
+        """Return the agent if one is alive, else None."""
         agent = self._agent
         return agent if agent is not None and agent.is_alive() else None
 
     def get(self, deadline: float) -> Agent:
         """Return the agent; start it if none is alive.
 
-        :raises AgentTimeout: another thread's start of the agent took too long.
-        :raises BaseException: the exception of the agent's start.
+        :raises AgentTimeout: another thread was still starting the agent at the deadline.
+        :raises BaseException: the agent could not be started.
         """
         thread = threading.get_ident()
-        # Do not wait for an agent start by this thread: a task of its event loop, which this call
-        # blocks, performs that start.
+        # Do not wait for an agent that this thread is starting: the start is a task of the thread's
+        # event loop, which this call blocks.
         while (agent := self.current()) is None and self._is_being_started(but_by=thread):
             pause(deadline)
         if agent is not None:
@@ -219,10 +221,10 @@ class AgentCache:
             return self.adopt(self._start(deadline))
 
     async def get_async(self, deadline: float) -> Agent:
-        """Return the agent from asyncio; start it if none is alive.
+        """Return the agent, without blocking the event loop; start it if none is alive.
 
-        :raises AgentTimeout: another thread's or task's start of the agent took too long.
-        :raises BaseException: the exception of the agent's start.
+        :raises AgentTimeout: another thread or task was still starting the agent at the deadline.
+        :raises BaseException: the agent could not be started.
         """
         assert self._start_async is not None
         while (agent := self.current()) is None and self._is_being_started():
@@ -265,9 +267,9 @@ class AgentCache:
         return new
 
     def close(self) -> None:
-        """Close the connection to the agent, which then kills its commands.
+        """Close the connection to the agent, which then kills the commands that it started.
 
-        Do not wait until they have exited.
+        Return without waiting for the commands to exit.
         """
         self._closed = True
         agent = self._agent
@@ -326,14 +328,15 @@ class SandboxCommands:
         except SandboxEndedError as error:
             return error
         except ValueError:
-            # This object has released the sandbox.
+            # _life() raises ValueError if the Sandbox object was closed or has released the
+            # sandbox.
             return None
 
     def _limit_error(self, is_gone: bool) -> RunscError | None:
         try:
             return self._life().awaited_limit_error(is_gone=is_gone)
         except (SandboxEndedError, ValueError):
-            # The sandbox was removed, or this object has released it.
+            # The sandbox was removed, or the Sandbox object has released it.
             return None
 
     def _kill(self) -> None:
@@ -349,7 +352,7 @@ class SandboxCommands:
         return None if file is None else Activity(file)
 
     def adopt(self, agent: Agent) -> None:
-        """Use an agent that is already running to start further commands."""
+        """Start the following commands with `agent`, which is already running."""
         self._agents.adopt(agent)
 
     def popen(self, args: Args, options: Mapping[str, Any]) -> SandboxPopen[Any]:
@@ -363,7 +366,7 @@ class SandboxCommands:
     ) -> SandboxPopen[Any]:
         """Check `args`, and start the command.
 
-        The result's attribute `args` is the unchanged `args`.
+        The returned object has `args` as its attribute `args`, even if `args` is a string.
         """
         argv = list(checks.argv(args))
         started = SandboxPopen[Any](self._place, spec, argv, deadline=deadline, **arguments)
@@ -376,7 +379,7 @@ class SandboxCommands:
         """Start a program of usernsctl in the sandbox; kill it when the returned object is freed.
 
         :param options: as for :meth:`popen`.
-        :param deadline: the deadline of the start, by :func:`time.monotonic`, or ``None``.
+        :param deadline: the deadline of the start, as a :func:`time.monotonic` time, or ``None``.
         :raises AgentUnresponsive: the agent did not answer before the deadline.
         """
         arguments = dict(options)
@@ -519,19 +522,20 @@ class SandboxCommands:
             try:
                 return self._start(spec, args, deadline, arguments)
             except AgentUnresponsive:
-                # Another thread or task has filled the agent's socket since the check for room.
+                # Another thread or task has filled the agent's socket since await_room_async()
+                # returned.
                 if not seconds_left(deadline):
                     raise
             await pause_async()
 
     def close(self) -> None:
-        """Stop the agent, which kills the commands that it started. Do not wait for that."""
+        """Stop the agent, which kills the commands that it started; return without waiting."""
         self._agents.close()
 
     def _command_spec(self, function: str, arguments: dict[str, Any]) -> CommandSpec:
-        """Remove the attributes of a command from the arguments of a Popen; return the attributes.
+        """Move the options that form a CommandSpec out of `arguments`, and return the CommandSpec.
 
-        :param function: the name of the method that was called with the arguments, for error
+        :param function: the name of the public method that received `arguments`, for error
             messages.
         :raises TypeError: an argument has the wrong type, or is unknown.
         :raises ValueError: an argument has a wrong value, or is not supported.
@@ -565,7 +569,7 @@ class SandboxCommands:
 
 
 def _take_bounds(arguments: dict[str, Any]) -> output.BoundedOutput | None:
-    """Remove the output limit from the arguments of a ``run()``; return the limit, or None.
+    """Remove the options that limit the output from `arguments`; return the limit, or None.
 
     :raises TypeError: the output limit has the wrong type.
     :raises ValueError: the output limit has a wrong value, or no output is captured.
@@ -579,7 +583,7 @@ def _take_bounds(arguments: dict[str, Any]) -> output.BoundedOutput | None:
 
 
 def _size(given: Any) -> tuple[int, int] | None:
-    """Return the rows and columns for the value of the option `terminal`; None for no terminal."""
+    """Convert the option `terminal` to rows and columns; None if the command gets no terminal."""
     if isinstance(given, tuple | list):
         if len(given) != 2:
             raise ValueError(f"terminal must be true, or columns and rows, not {given!r}")

@@ -1,9 +1,9 @@
 """Copies of files into and out of a running sandbox.
 
 The program ``usernsctl-agent --files`` reads or creates the files in the sandbox. The program runs
-as a command of the sandbox, with the same user and limits, and needs no file of the root
-filesystem. Nothing in the sandbox is trusted. Files on the host are created by
-:mod:`usernsctl._system.trees`, and every copy has limits and a deadline.
+as a command of the sandbox, with the user and the limits of a command, and needs no file of the
+root filesystem. Nothing in the sandbox is trusted. :mod:`usernsctl._system.trees` creates the files
+on the host. Copies out of the sandbox have size limits, and every copy may have a deadline.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ else:
 
 _T = TypeVar("_T")
 
-# The size to request for each pipe, in bytes. The kernel limits how many large pipes a user may
-# have (pipe(7)).
+# The capacity to request for each pipe (F_SETPIPE_SZ), in bytes. The request fails if the user's
+# pipes have too many pages (pipe(7)); the pipe then keeps its default capacity.
 _PIPE_SIZE = 1 << 20
 
 # The time limit for the exit of ``usernsctl-agent --files`` after its last record, in seconds.
@@ -77,7 +77,8 @@ _TYPES = {
 class FileEntry:
     """An entry of a directory in a sandbox.
 
-    :ivar name: the file name. Bytes that are not UTF-8 are surrogate escapes (:pep:`383`).
+    :ivar name: the file name. Bytes that are not UTF-8 are decoded as surrogate escapes
+        (:pep:`383`).
     :ivar type: ``"file"``, ``"directory"``, ``"symlink"``, ``"fifo"``, ``"socket"``,
         ``"block device"`` or ``"character device"``.
     :ivar size: the size in bytes.
@@ -121,7 +122,7 @@ class CopyReport:
 
 
 class _Counts:
-    """Counters and lists for a CopyReport."""
+    """The counters and lists of which a :class:`CopyReport` is made."""
 
     def __init__(self) -> None:
         self.files = self.directories = self.links = self.bytes = 0
@@ -134,7 +135,7 @@ class _Counts:
         return self.files + self.directories + self.links + self.skipped_count
 
     def skip(self, path: bytes, mode: int) -> None:
-        """Count an entry that is not copied.
+        """Record `path` as an entry that is not copied.
 
         :param mode: the mode of the FIFO, socket or device; 0 if the entry was replaced during the
             copy.
@@ -176,7 +177,7 @@ class BinaryReader(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """The sandbox of a copy, and the settings that all copies share.
+    """The sandbox and the options of a copy.
 
     :ivar commands: the object that starts commands in the sandbox.
     :ivar id: the container id.
@@ -218,7 +219,7 @@ def path_inside(name: str, path: StrOrBytesPath, base: str | None = None) -> str
 
 
 class _Copy:
-    """A copy of files, and the program in the sandbox that performs it."""
+    """A context manager that runs the copying program in the sandbox for one copy."""
 
     def __init__(self, place: Place, verb: str, path: str, *options: str) -> None:
         self.place = place
@@ -255,8 +256,8 @@ class _Copy:
             options["user"] = self.place.user
         self._command = self.place.commands.start_program(self._argv, options, self._deadline)
         self._opened.callback(_end, self._command)
-        # The pipes are closed before the wait for the program, which exits on end of file and
-        # removes a partial file.
+        # ExitStack closes the pipes before it calls _end(), because the copying program exits at
+        # end of file, after it has removed a partial file.
         self._opened.callback(pipes.close)
         theirs_in.close()
         theirs_out.close()
@@ -273,14 +274,15 @@ class _Copy:
                 raise self._ended_error() from None
 
     def inside(self, path: bytes = b"") -> str:
-        """Return the absolute path in the sandbox of a file below the path of the copy."""
+        """Return the absolute path in the sandbox of `path`, a path below the copied directory."""
         return os.path.join(self.path, os.fsdecode(path)) if path else self.path
 
     def failure(self, number: int, path: bytes = b"", why: str | None = None) -> SandboxFileError:
         """Return the error for a path in the sandbox.
 
         :param number: the errno.
-        :param path: the path relative to the path of the copy.
+        :param path: the path, relative to the copied file or directory.
+        :param why: the reason, in place of the text for `number`.
         """
         name = self.inside(path)
         kind = SandboxFileError.kind_for(number)
@@ -322,10 +324,10 @@ class _Copy:
         return self.program_error(f"has ended too early, with status {status}")
 
     def read(self, directory: bytes = b"") -> Record:
-        """Return the next record of the copying program; raise if it reports an error.
+        """Return the next record from the copying program, unless it reports an error.
 
-        :param directory: the directory to which the name in the record of an error refers, relative
-            to the path of the copy.
+        :param directory: the directory to which the path in an error record is relative. It is
+            itself relative to the copied directory.
         :raises SandboxFileError: the program has reported an error.
         """
         record = self.reader.read()
@@ -335,7 +337,7 @@ class _Copy:
 
     @contextlib.contextmanager
     def sending(self, final: Record) -> Iterator[RecordWriter]:
-        """Yield a writer of records for a block; then write `final`, and read the answer.
+        """Yield the writer of records; after the block, write `final` and check the answer.
 
         :raises SandboxFileError: the program in the sandbox has reported an error.
         """
@@ -348,7 +350,7 @@ class _Copy:
             raise records.InvalidRecordError(f"the answer has the invalid kind {answer.kind}")
 
 
-# The meanings of errnos from the copying program for which the texts of strerror(3) would mislead.
+# Texts for those errnos of the copying program for which strerror(3) would mislead.
 _REASONS = {
     errno.EINVAL: "neither a regular file nor a directory",
     errno.ENXIO: "a FIFO or socket, not a regular file",
@@ -364,7 +366,7 @@ _REMEDIES = {
 
 
 def _end(command: SandboxPopen[Any]) -> None:
-    """Wait for the exit of the copying program; kill it if it does not exit in time."""
+    """Wait for the copying program to exit; kill it after `_END_SECONDS`."""
     try:
         command.wait(_END_SECONDS)
     except (TimeoutExpired, OSError):
@@ -373,7 +375,7 @@ def _end(command: SandboxPopen[Any]) -> None:
 
 @contextlib.contextmanager
 def _outside(path: str) -> Iterator[None]:
-    """Convert each OSError of a block to the error for a path on the host.
+    """Convert an OSError that the block raises to the error for a path on the host.
 
     :raises SandboxFileError: the block raised an OSError.
     """
@@ -387,7 +389,7 @@ def _outside(path: str) -> Iterator[None]:
 
 
 def _outside_error(error: OSError, path: str) -> SandboxFileError:
-    """Return the error for a path on the host."""
+    """Convert `error` to the error for a path on the host."""
     number = error.errno or 0
     return SandboxFileError.kind_for(number)(
         f"{path}: {error.strerror}",
@@ -416,7 +418,7 @@ def read_file(place: Place, path: str, max_bytes: int) -> bytes:
             raise records.InvalidRecordError(f"the first record has the invalid kind {record.kind}")
         if record.size > max_bytes:
             raise _limit_error(copy, b"", "max_bytes", max_bytes)
-        # Allocate the complete size at once, because a growing buffer would be copied repeatedly.
+        # Allocate the whole size at once, because a growing buffer would be copied repeatedly.
         # getvalue() does not copy a full buffer.
         content = io.BytesIO(bytes(record.size))
         more = bytearray()
@@ -429,16 +431,16 @@ def read_file(place: Place, path: str, max_bytes: int) -> bytes:
 def _read_content(copy: _Copy, view: memoryview, more: bytearray, max_bytes: int) -> int:
     """Read the data of a file into `view`; append the data for which `view` has no room to `more`.
 
-    The data in `more` begin with the first record for which `view` has too little room.
+    The first record that does not fit into the rest of `view`, and all later records, go to `more`.
 
-    :returns: the number of bytes in `view`.
+    :returns: the number of bytes read into `view`.
     """
     size = 0
     while (record := copy.read()).kind == records.DATA:
         if record.size > max_bytes - size - len(more):
             raise _limit_error(copy, b"", "max_bytes", max_bytes)
         if more or record.size > len(view) - size:
-            # The file is larger than its reported size, which is 0 in /proc.
+            # The file is larger than its reported size: files in /proc report 0.
             for part in copy.reader.data(record.size):
                 more += part
             continue
@@ -477,7 +479,7 @@ def _entry_of(record: Record) -> FileEntry:
 
 
 class _Getting:
-    """A copy of a directory tree out of the sandbox."""
+    """A copy of a file or directory out of the sandbox."""
 
     def __init__(self, copy: _Copy, destination: str, max_bytes: int, max_files: int) -> None:
         self._copy = copy
@@ -515,9 +517,9 @@ class _Getting:
         )
 
     def _perform(self, writer: trees.TreeWriter, record: Record) -> None:
-        """Create the file or directory that one record describes, or write its data.
+        """Create the file or directory that `record` describes, or write the record's data.
 
-        :raises ValueError: the record is invalid at this point.
+        :raises ValueError: the record can't follow the previous record.
         :raises OSError: a file on the host can't be created or written.
         """
         if record.kind == records.DATA:
@@ -587,7 +589,7 @@ def write_file(
     """Write a file: see :meth:`usernsctl.Sandbox.write_file`."""
     options = ["--parents"] if parents else []
     if isinstance(data, bytes | bytearray | memoryview):
-        # The cast may raise TypeError, so it comes before the file is truncated.
+        # Cast before the copying program truncates the file, since the cast may raise TypeError.
         data = memoryview(data).cast("B")
     with (
         _Copy(place, "write", path, *options) as copy,
@@ -605,7 +607,8 @@ def put(place: Place, tree: str, path: str, *, merge: bool, parents: bool) -> Co
     options = [*(["--merge"] if merge else []), *(["--parents"] if parents else [])]
     counts = _Counts()
     with _outside(tree), contextlib.closing(trees.walk_tree(tree, records.DEPTH_MAX)) as entries:
-        # Open the tree before the program in the sandbox is started.
+        # Open the tree before the copying program is started, so that an unreadable tree changes
+        # nothing in the sandbox.
         first = next(entries)
         with (
             _Copy(place, "put", path, *options) as copy,
@@ -622,7 +625,7 @@ def put(place: Place, tree: str, path: str, *, merge: bool, parents: bool) -> Co
 
 
 def _send_entry(writer: RecordWriter, entry: trees.TreeEntry, counts: _Counts) -> None:
-    """Write the records that describe a file on the host.
+    """Write the records for `entry`, a file or directory on the host, and the content of a file.
 
     :raises OSError: the file on the host can't be read.
     """
@@ -646,7 +649,7 @@ def _send_entry(writer: RecordWriter, entry: trees.TreeEntry, counts: _Counts) -
 
 
 def _send_content(writer: RecordWriter, entry: trees.TreeEntry, file: int, counts: _Counts) -> None:
-    """Send the content of a file on the host, at most the size that the file had when opened."""
+    """Send the content of a file on the host, up to the size that it had when it was opened."""
     most = entry.status.st_size or _SIZE_MAX
     sent = 0
     while sent < most and (part := writer.write_from(file, most - sent)):
@@ -661,12 +664,11 @@ def _send_content(writer: RecordWriter, entry: trees.TreeEntry, file: int, count
 
 
 async def call_in_thread(copy: Callable[[Stop], _T]) -> _T:
-    """Perform a copy in another thread, and return its result.
+    """Call `copy` in another thread, and return its result.
 
-    If this call is cancelled, the copy is stopped; the call returns after that.
+    If this call is cancelled, it stops the copy, and raises CancelledError once the thread is done.
 
-    :param copy: a function that performs the copy, and stops the copy when its argument, a Stop, is
-        set.
+    :param copy: a function that copies files, and stops when its argument, a :class:`Stop`, is set.
     :raises CancelledError: this call was cancelled.
     """
     stop = Stop()
@@ -688,6 +690,6 @@ async def call_in_thread(copy: Callable[[Stop], _T]) -> _T:
 
 
 def _ignore_result(task: asyncio.Future[Any]) -> None:
-    """Retrieve the exception of a task without a waiter, to prevent a log message of asyncio."""
+    """Retrieve the exception of a cancelled call's task, so that asyncio does not log it."""
     if not task.cancelled():
         task.exception()

@@ -1,4 +1,4 @@
-"""Records about files, which the program ``usernsctl-agent --files`` in a sandbox reads and writes.
+"""Records that describe files, which ``usernsctl-agent --files`` in a sandbox reads and writes.
 
 csrc/programs/agent/protocol.h defines the records. Any program in the sandbox may have written the
 received records, so each record is checked, and each wait has a deadline.
@@ -17,19 +17,19 @@ from typing import NamedTuple
 
 from usernsctl._system.descriptors import ClosedError, Shared
 
-#: The kinds of records, as csrc/programs/agent/protocol.h numbers them.
+#: The record kinds, with their numbers in csrc/programs/agent/protocol.h.
 DIRECTORY, FILE, LINK, OTHER, DATA, LEAVE, STOPPED, DONE = range(1, 9)
 
-#: The maximum number of nested directories in a tree.
+#: The maximum depth of the directories in a copied tree.
 DEPTH_MAX = 256
 #: The maximum size of the data in one record, in bytes.
 DATA_MAX = 256 * 1024
-#: The maximum lengths in bytes: of a file name, and of a path or the target of a link (limits.h).
+#: The maximum length of a file name, and of a path or link target, in bytes (limits.h).
 NAME_MAX, PATH_MAX = 255, 4095
 
 # The maximum length of a path relative to a copied tree, in bytes.
 _DEEP_PATH_MAX = (DEPTH_MAX + 2) * (NAME_MAX + 1)
-# The maximum length of the text in each kind of record, in bytes.
+# The maximum length of the name and the link target in each kind of record, in bytes.
 _TEXT_MAX = {
     DIRECTORY: NAME_MAX,
     FILE: NAME_MAX,
@@ -47,27 +47,27 @@ _ERRNO_MAX = 4095
 
 
 class InvalidRecordError(ValueError):
-    """Error of a received record that ``usernsctl-agent`` never writes."""
+    """The error for a received record that ``usernsctl-agent`` never writes."""
 
 
 class StreamEndError(Exception):
-    """Error of a program in the sandbox that exited before its last record."""
+    """The error for a copying program that exited before it wrote its last record."""
 
 
 class EarlyAnswerError(Exception):
-    """Error of a program in the sandbox that answered or exited, and reads no further records."""
+    """The error for a copying program that answered or exited before it read all records."""
 
 
 class ExpiredError(Exception):
-    """Error of a copy whose deadline has passed."""
+    """The error for a copy whose deadline has passed."""
 
 
 class StoppedError(Exception):
-    """Error of a copy that the caller has cancelled."""
+    """The error for a copy that the caller has cancelled."""
 
 
 class Record(NamedTuple):
-    """A record without data.
+    """A record, without the data that follow a DATA record.
 
     :ivar mode: the type and the permissions of a file (inode(7)). In a STOPPED record, an errno; in
         a LEAVE record, 1 if the file has changed while it was read.
@@ -100,23 +100,23 @@ class Stop:
     def __init__(self) -> None:
         """Open the eventfd that :meth:`set` makes readable.
 
-        :raises OSError: no file descriptor is available.
+        :raises OSError: the process or the host has no free file descriptor.
         """
         flags = os.EFD_CLOEXEC | os.EFD_NONBLOCK
         self._shared = Shared("the order", map(os.eventfd, [0], [flags]))
 
     def set(self) -> None:
-        """Stop the copy. Does nothing once the copy is complete."""
+        """Stop the copy. Does nothing once the copy has ended."""
         with contextlib.suppress(ClosedError), self._shared.use() as fds:
             os.eventfd_write(fds[0], 1)
 
     def fileno(self) -> int:
-        """Return the descriptor that becomes readable; only the copying thread may use it."""
+        """Return the eventfd that :meth:`set` makes readable. Only for the copying thread."""
         with self._shared.use() as fds:
             return fds[0]
 
     def close(self) -> None:
-        """Close the descriptor. Only the copying thread may call this."""
+        """Close the eventfd. Only the copying thread may call this."""
         self._shared.close()
 
 
@@ -124,7 +124,7 @@ class Patience:
     """The deadline of a copy, and the event that stops the copy."""
 
     def __init__(self, deadline: float | None, stop: Stop | None = None) -> None:
-        """Set the deadline, by :func:`time.monotonic`; ``None`` for no deadline."""
+        """Set the deadline, as a :func:`time.monotonic` time; ``None`` for no deadline."""
         self.deadline = deadline
         self._stop = None if stop is None else stop.fileno()
 
@@ -141,7 +141,7 @@ class Patience:
         return left
 
     def wait(self, *wanted: tuple[int, int]) -> int:
-        """Wait for an event of poll(2), and return the descriptor that has an event.
+        """Wait until a descriptor is ready (poll(2)), and return that descriptor.
 
         :param wanted: pairs of a descriptor and the events to wait for. If several are ready, the
             last of them is returned.
@@ -174,7 +174,7 @@ class RecordReader:
         self._from = self._to = 0
 
     def _fill(self) -> None:
-        """Read more bytes into the buffer, after the unread bytes.
+        """Read more bytes into the buffer, behind the bytes that were not returned yet.
 
         :raises StreamEndError: the pipe is at end of file.
         """
@@ -240,7 +240,7 @@ class RecordReader:
         return Record(kind, mode, text, target, length, seconds * _NANOSECONDS + nanoseconds)
 
     def data(self, size: int) -> Iterator[memoryview]:
-        """Yield the data of a record in parts. Each part is valid until the next one is read.
+        """Yield the data of a record in parts. Each part is valid until the next part is read.
 
         :raises StreamEndError: as :meth:`read` does.
         """
@@ -271,7 +271,11 @@ class RecordWriter:
     """A writer of records to a non-blocking pipe, with a buffer of fixed size."""
 
     def __init__(self, fd: int, answers: int, patience: Patience) -> None:
-        """Write to the pipe `fd`, until the descriptor `answers` becomes readable."""
+        """Create a writer to the pipe `fd`.
+
+        :param answers: the descriptor from which the program's answer is read. If it becomes
+            readable while the pipe is full, the write fails.
+        """
         self._fd = fd
         self._answers = answers
         self._patience = patience
@@ -281,7 +285,7 @@ class RecordWriter:
     def write(self, record: Record) -> None:
         """Write a record without data.
 
-        :raises EarlyAnswerError: the program in the sandbox reads no further records.
+        :raises EarlyAnswerError: the program in the sandbox reads no more records.
         :raises ExpiredError: the deadline has passed.
         :raises StoppedError: the caller has stopped the copy.
         """
@@ -310,8 +314,8 @@ class RecordWriter:
         :raises EarlyAnswerError: as :meth:`write` does.
         :raises OSError: the file can't be read.
         """
-        # Flush the buffer if less than a page fits, because small reads would need many system
-        # calls.
+        # Flush the buffer if it has less than a page of free space, because small reads would need
+        # many system calls.
         if _BUFFER_SIZE - self._size < _HEADER.size + 4096:
             self.flush()
         start = self._size + _HEADER.size

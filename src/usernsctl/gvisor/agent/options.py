@@ -53,7 +53,7 @@ class _SandboxOutput(_SandboxCommand, Generic[_Input], total=False):
 class _SandboxRun(_SandboxOutput[_Input], total=False):
     """Options of ``run()``.
 
-    :ivar max_output: the number of bytes to capture of each stream; ``None`` for no limit.
+    :ivar max_output: the number of bytes to capture from each stream; ``None`` for no limit.
     :ivar on_overflow: what happens to a command that writes more than `max_output` bytes.
     """
 
@@ -69,7 +69,7 @@ class _SandboxPopen(_SandboxCommand, total=False):
 
 
 class SandboxStreamOptions(_SandboxPopen, total=False):
-    """Options of :meth:`usernsctl.Sandbox.create_subprocess_exec`, whose streams carry bytes.
+    """Options of :meth:`usernsctl.Sandbox.create_subprocess_exec`; the streams carry bytes.
 
     :ivar limit: the size of the streams' buffers, in bytes.
     """

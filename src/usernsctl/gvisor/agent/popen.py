@@ -1,4 +1,4 @@
-"""Commands that the agent of a sandbox starts, with the interface of subprocess."""
+"""Commands in a sandbox, with the interface of :class:`subprocess.Popen`."""
 
 from __future__ import annotations
 
@@ -53,32 +53,32 @@ else:
 #: The default time limit of the start of a command, in seconds.
 START_SECONDS = 60
 
-# The time limit for the exit of a killed command, in seconds. Afterwards the connection is closed,
-# so that the agent kills the command.
+# The time limit for a killed command to exit, in seconds. After that, the command's socket is
+# closed, which also makes the agent kill the command.
 _END_SECONDS = 1
 
 #: The default time limit of :meth:`SandboxPopen.kill_tree`, in seconds.
 KILL_SECONDS = 10
 
-# The time limit of a write to the connection, in seconds. An agent that reads nothing for that long
-# is assumed to be stopped.
+# The time limit for a write to the command's socket, in seconds. An agent that does not read for
+# that long is assumed to be stopped.
 _ROOM_SECONDS = 1
 
-# The maximum number of messages to read about one command, against a hostile agent. usernsctl-agent
-# sends fewer.
+# The maximum number of messages that are read and dropped when a command's socket is closed.
+# usernsctl-agent sends fewer; a hostile agent could send messages without end.
 _MESSAGES_MAX = 8
 
 _MAX_INT = 2**31 - 1
 
-# A number above all pids, which are below 2**22 (PID_MAX_LIMIT, proc_sys_kernel(5)), and have at
-# most 30 bits in futex(2).
+# A number greater than every pid: pids are less than 2**22 (PID_MAX_LIMIT, proc_sys_kernel(5)), and
+# a futex has 30 bits for a pid (FUTEX_TID_MASK, linux/futex.h).
 _NO_PROCESS = 2**30
 
 
 class CommandSpec(NamedTuple):
     """The attributes of a command, besides its arguments and standard streams.
 
-    :ivar env: the complete environment, as ``NAME=VALUE`` entries.
+    :ivar env: the whole environment, as ``NAME=VALUE`` entries.
     :ivar audited: the environment variables that the caller passed, for the audit event.
     """
 
@@ -96,15 +96,16 @@ class Place(NamedTuple):
     """The sandbox in which a command is started.
 
     :ivar id: the container id.
-    :ivar get_agent: a function that returns the sandbox's agent. If no agent is alive, it starts
-        one before a deadline by :func:`time.monotonic`.
+    :ivar get_agent: a function that returns the sandbox's agent, and starts an agent if none is
+        alive. The argument is the deadline of the start, as a :func:`time.monotonic` time.
     :ivar current_agent: a function that returns the agent if one is alive.
-    :ivar ended: a function that returns an error if the sandbox has ended or is about to end, else
-        ``None``.
+    :ivar ended: a function that returns an error if the sandbox has ended or ends within seconds,
+        else ``None``.
     :ivar limit_error: a function that returns an error if the sandbox ends because it exceeded a
         limit or memory ran out, else ``None``. The argument says whether the exit status of the
         command is unknown.
-    :ivar kill: a function that kills the sandbox, and does not wait for the sandbox's end.
+    :ivar kill: a function that kills the sandbox, and returns without waiting for the sandbox to
+        end.
     :ivar begin: a function that is called before the start of a command. It returns an object whose
         ``end()`` must be called after the command's exit, or ``None``.
     """
@@ -130,12 +131,12 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
 
     :ivar int pid_inside: the pid of the command in the sandbox.
     :ivar rusage: the resource usage of the command as gVisor counts it (getrusage(2)): `utime` and
-        `stime` in seconds, `maxrss` in KiB; ``None`` until the command was waited for.
+        `stime` in seconds, `maxrss` in KiB; ``None`` until the command has been waited for.
     """
 
-    #: A descriptor that is readable once the command has exited, for selectors and event loops,
-    #: like a pidfd (pidfd_open(2)); -1 once the command was waited for. It is a socket: do not read
-    #: it.
+    #: A descriptor for selectors and event loops that becomes readable when the command exits, like
+    #: a pidfd (pidfd_open(2)); -1 once the command has been waited for. The descriptor is a socket:
+    #: do not read from it.
     pidfd: int = -1
 
     pid: int
@@ -149,11 +150,11 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
     _is_watched = False
     _shared: SharedSocket | None = None
     _activity: Activity | None = None
-    # The error of a limit because of which the sandbox was killed. poll() and wait() raise the
-    # error if _raises_limit is true; otherwise the caller reads this attribute afterwards.
+    # The error for the limit because of which the sandbox was killed. poll() and wait() raise it if
+    # _raises_limit is true; otherwise SandboxCommands.run() reads this attribute.
     _limit_error: RunscError | None = None
     _raises_limit = True
-    # True if the agent has exited, or the sandbox has ended, before the command exited.
+    # True if the agent exited, or the sandbox ended, before the command exited.
     _is_lost = False
 
     def __init__(
@@ -169,9 +170,9 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
     ) -> None:
         """Ask the agent to start the command.
 
-        :param deadline: the deadline of the start, by :func:`time.monotonic`.
+        :param deadline: the deadline of the start, as a :func:`time.monotonic` time.
         :param is_awaited: whether to wait for the start. If false, the caller awaits
-            :meth:`_start_async`, and a full socket of the agent counts as no answer.
+            :meth:`_start_async`, and this call fails at once if the agent's socket is full.
         :param outlives: whether the command keeps running when this object is garbage collected, as
             for :class:`subprocess.Popen`.
         :param arguments: the arguments of :class:`subprocess.Popen`; `stdin` is DEVNULL by default.
@@ -216,10 +217,11 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         self._close_pipe_fds(*child.pipes)  # type: ignore[attr-defined]
 
     def _command(self, argv: Sequence[StrOrBytesPath], child: ChildArguments) -> wire.Command:
-        """Return the command in the form in which it is sent to the agent.
+        """Return the command as a :class:`usernsctl.gvisor.agent.protocol.Command`.
 
         :raises OverflowError: a number is too large.
-        :raises ValueError: `process_group` is an existing group, which a command cannot join.
+        :raises ValueError: `process_group` is the id of an existing group, which a command cannot
+            join.
         """
         spec = self._spec
         for name, number in (("umask", child.umask), ("process_group", child.group)):
@@ -265,8 +267,8 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             raise CommandError.from_os_error(error, what, step="agent") from error
 
     def _send_once_or_twice(self, message: bytes, fds: Sequence[int]) -> None:
-        """Send the start request to the agent; if the agent has just exited, use a new one."""
-        # If the start is awaited in an event loop, this call must not block.
+        """Send the start request to the agent, or to a new agent if the first has just exited."""
+        # This call must not block if _start_async() awaits the start in an event loop.
         deadline = self._deadline if self._is_awaited else time.monotonic()
         for _ in range(2):
             agent = self._place.get_agent(deadline)
@@ -320,8 +322,8 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         if isinstance(start, wire.Failed):
             raise self._failure(start)
         self.pid_inside = start.pid
-        # Add the number of the descriptor, so that the pid is unique in this process. The pid must
-        # not be None, which psutil would take for the calling process.
+        # Add the descriptor, a number that is unique in this process, so that the pid is unique,
+        # too. The pid must not be None, which psutil would take for the calling process.
         self.pid = _NO_PROCESS + self.pidfd
         self._child_created = True
 
@@ -357,13 +359,13 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
     # `pid` is not a child process. The overridden methods are the same from Python 3.11 to 3.14.
 
     def _internal_poll(self, _deadstate: int | None = None, **_: Any) -> int | None:
-        """Return the exit status if the command has exited, else None."""
+        """Return the exit status of the command, or None while the command runs."""
         if self.returncode is None:
             try:
                 self._read_end()
             except RunscError:
-                # subprocess passes _deadstate when it polls objects that were garbage collected. No
-                # caller could receive an error from such a poll.
+                # subprocess passes _deadstate when it polls objects that were garbage collected; no
+                # caller could handle the error then.
                 if _deadstate is None:
                     raise
         return self.returncode
@@ -382,7 +384,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         return self.returncode
 
     def _read_end(self) -> None:
-        """Read the exit status if the command has exited. Safe to call from several threads."""
+        """Set `returncode` if the command has exited. Safe to call from several threads."""
         try:
             # MSG_PEEK leaves the message in the socket, for other threads that wait for the
             # command's exit.
@@ -403,20 +405,21 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             self._end_with(-signal.SIGKILL)
             raise agent_error(self._place.id, f"sent an invalid message: {lie}") from None
         if ended.returncode:
-            # Check for a limit, since the host's OOM killer may have killed the command's process.
+            # Check whether the sandbox exceeded its memory limit: the host's OOM killer may have
+            # killed the host process that runs the command.
             self._end_after_look(ended.returncode, ended.usage, is_gone=False)
         else:
             self._end_with(ended.returncode, ended.usage)
 
     def _end_after_look(self, status: int, usage: Usage | None = None, *, is_gone: bool) -> None:
-        """Call :meth:`_look_for_limit`, which may block; mark the command as ended after that."""
+        """Call :meth:`_look_for_limit`, which may block; then mark the command as ended."""
         try:
             self._look_for_limit(is_gone=is_gone)
         finally:
             self._end_with(status, usage)
 
     def _look_for_limit(self, *, is_gone: bool) -> None:
-        """Set `_limit_error`; also raise that error, unless a ``run()`` reads it.
+        """Set `_limit_error` if the sandbox exceeded a limit; raise it if `_raises_limit` is true.
 
         :param is_gone: whether the exit status of the command is unknown.
         """
@@ -462,7 +465,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         self._is_watched = True
 
     def _unwatch(self) -> None:
-        """Close the socket, but not before the exit status of the command is known."""
+        """Close the socket, now or as soon as the exit status of the command is known."""
         self._is_watched = False
         if self.returncode is not None:
             self._close_unless_watched()
@@ -492,7 +495,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
                     return
 
     def _abandon(self) -> None:
-        """Order the agent to kill the command and all processes that it started; do not wait.
+        """Request that the agent kill the command and all processes that it started; do not wait.
 
         An event loop that watches the socket sees end of file.
         """
@@ -514,14 +517,14 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             self._abandon()
 
     async def _wait_async(self) -> None:
-        """Wait for the exit of the command from asyncio."""
+        """Wait for the command to exit, without blocking the event loop."""
         while self.returncode is None:
             with contextlib.suppress(ClosedError):
                 await aio.wait_for_end(self._get().socket.fileno())
             self._read_end()
 
     async def _end_async(self) -> None:
-        """Kill the command and all processes that it started: see :meth:`_end`."""
+        """Kill the command and all processes that it started, without blocking the event loop."""
         self._kill_all()
         try:
             async with asyncio.timeout(_END_SECONDS):
@@ -575,7 +578,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         self._send(sig)
 
     def _kill_all(self) -> None:
-        """Kill the command and all processes that it started; do not wait for that."""
+        """Kill the command and all processes that it started; return without waiting."""
         self._send(signal.SIGKILL, wire.TO_TREE)
 
     def kill_tree(self, timeout: float = KILL_SECONDS) -> bool:
@@ -584,9 +587,9 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         Returns when all of them have exited. Does nothing once the exit status of the command is
         known.
 
-        :param timeout: the time limit, in seconds. Afterwards the complete sandbox is killed,
-            because a fork bomb may leave the agent no processor time, and root in the sandbox may
-            have stopped the agent.
+        :param timeout: the time limit, in seconds. After that, the whole sandbox is killed, because
+            a fork bomb may leave the agent no CPU time, and root in the sandbox may have stopped
+            the agent.
         :returns: whether the sandbox still runs.
         """
         deadline = time.monotonic() + timeout
@@ -621,11 +624,10 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             raise self._unresponsive_error()
 
     def _order(self, message: bytes, seconds: float = 0) -> bool:
-        """Send a message about the running command to the agent; return False if it can't be sent.
-
-        The message can't be sent if the agent's socket stays full.
+        """Send a message about the running command to the agent.
 
         :param seconds: how long to wait for room in the socket.
+        :returns: ``False`` if the socket stayed full, else ``True``, even if the agent has exited.
         """
         try:
             shared = self._get()

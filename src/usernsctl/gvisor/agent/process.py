@@ -1,4 +1,4 @@
-"""Commands that the agent of a sandbox starts, with the interface of asyncio."""
+"""Commands in a sandbox, with the interface of :class:`asyncio.subprocess.Process`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from usernsctl.gvisor.result import Usage
 class SandboxProcess(aio.Process):
     """A command in a sandbox, which :meth:`usernsctl.Sandbox.create_subprocess_exec` returns.
 
-    The object is an :class:`asyncio.subprocess.Process` with further methods of
+    The object is an :class:`asyncio.subprocess.Process` with additional methods, those of
     :class:`usernsctl.SandboxPopen`. A signal to a command that has exited has no effect.
     """
 
@@ -30,7 +30,7 @@ class SandboxProcess(aio.Process):
 
     @property
     def rusage(self) -> Usage | None:
-        """The resource usage of the command; ``None`` until the command was waited for."""
+        """The resource usage of the command; ``None`` until the command has been waited for."""
         return self._popen.rusage
 
     def send_signal_to_group(self, sig: int) -> None:
@@ -52,9 +52,9 @@ class SandboxProcess(aio.Process):
             whether the sandbox still runs.
         """
         loop = asyncio.get_running_loop()
-        # While an event loop watches a SandboxPopen, its connection stays open after the exit of
-        # the command. kill_tree() would then kill the command's background processes, which must
-        # survive.
+        # Do nothing after the command's exit, which background processes survive. While an event
+        # loop watches a SandboxPopen, its socket stays open after the exit, so
+        # SandboxPopen.kill_tree() would kill the background processes.
         if self.returncode is None:
             return loop.run_in_executor(None, self._popen.kill_tree, timeout)
         done = loop.create_future()

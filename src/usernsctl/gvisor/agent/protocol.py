@@ -42,7 +42,8 @@ NEW_SESSION, TERMINAL, _STRINGS_APART, _PROGRAM, _IDS, NEW_GROUP, _CAPABILITIES 
 #: started.
 TO_PROCESS, TO_GROUP, TO_TREE = range(3)
 
-#: The value of the umask, or of the number of groups, for a command that keeps the agent's own.
+#: The value of the field umask or group count that makes a command keep the agent's umask or
+#: groups.
 UNCHANGED = 0xFFFFFFFF
 
 _HELLO = struct.Struct("<IHHI")
@@ -56,7 +57,7 @@ _ORDER = struct.Struct("<HHi")
 _STARTED_KIND, _FAILED_KIND, _ENDED_KIND = 1, 2, 3
 _SIGNAL_KIND, _SIZE_KIND = 1, 2
 
-#: The size of the buffer for a message of the agent, in bytes. All valid messages are shorter.
+#: The size of the buffer for a message from the agent, in bytes. All valid messages are shorter.
 MESSAGE_MAX = 256
 
 # The maximum size of one message to the agent, in bytes. Longer arguments are sent in a memfd.
@@ -65,7 +66,7 @@ _TOGETHER_MAX = 32 << 10
 #: limit for an RLIMIT_STACK of 8 MiB (execve(2)).
 WORDS_MAX = 2 << 20
 
-# The greatest errno (linux/err.h), and the greatest number of a signal (signal(7)).
+# The greatest errno (MAX_ERRNO, linux/err.h), and the greatest signal number (signal(7)).
 _ERRNO_MAX = 4095
 _SIGNAL_MAX = 64
 
@@ -83,11 +84,11 @@ STEPS = {
 
 
 class ProtocolError(ValueError):
-    """Error of a message from the sandbox that is malformed, or not allowed at that time."""
+    """The error for a message from the agent that is malformed or unexpected."""
 
 
 class Started(NamedTuple):
-    """The agent's message that a command runs; `pid` is the command's pid in the sandbox."""
+    """The agent's message that a command was started; `pid` is its pid in the sandbox."""
 
     pid: int
 
@@ -109,8 +110,8 @@ class Ended(NamedTuple):
 class Command(NamedTuple):
     """A command for the agent to start.
 
-    :ivar program: the file to execute, if it is not the first of `args`.
-    :ivar env: the complete environment, as ``NAME=VALUE`` entries.
+    :ivar program: the file to execute; ``None`` for the first of `args`.
+    :ivar env: the whole environment, as ``NAME=VALUE`` entries.
     :ivar user: the uid and the gid of the command, or ``None`` for the agent's own.
     :ivar groups: the supplementary groups, or ``None`` for the agent's own.
     :ivar rlimits: resource limits, each a resource, a soft limit and a hard limit (setrlimit(2)).
@@ -133,7 +134,7 @@ class Command(NamedTuple):
 
 
 def rlimit(name: str, soft: int, hard: int) -> tuple[int, int, int]:
-    """Return a resource limit as messages encode it, with a number for the resource.
+    """Return a resource limit for a message to the agent, with a number in place of `name`.
 
     :param name: the name of the resource, such as ``"RLIMIT_NOFILE"``.
     :raises ValueError: no resource has that name.
@@ -147,8 +148,8 @@ def rlimit(name: str, soft: int, hard: int) -> tuple[int, int, int]:
 def encode(command: Command) -> tuple[bytes, bytes]:
     """Encode the message that asks the agent to start a command.
 
-    :returns: the message, and the content of a separate file for arguments that are too long for
-        the message (else empty).
+    :returns: the message, and the content of the memfd for arguments that are too long for the
+        message (empty if they fit).
     :raises ValueError: an argument or a variable has a NUL character.
     :raises OSError: the arguments and the environment are too long (E2BIG).
     """
@@ -207,8 +208,8 @@ def terminal_size(size: Sequence[int]) -> tuple[int, int]:
 
 def size_order(rows: int, columns: int) -> bytes:
     """Encode the message that changes the size of a command's terminal."""
-    # This format has an unsigned number: rows above 32767 do not fit into the signed field of
-    # _ORDER.
+    # Pack an unsigned number: with more than 32767 rows, the number does not fit into the signed
+    # field of _ORDER.
     return struct.pack("<HHI", _SIZE_KIND, 0, rows << 16 | columns)
 
 
@@ -267,9 +268,9 @@ def _kind_and_value(data: bytes) -> tuple[int, int]:
 
 
 def _returncode(status: int) -> int:
-    """Convert a wait status (wait(2)) to a return code as in subprocess.
+    """Convert a wait status (wait(2)) to a return code as :mod:`subprocess` defines it.
 
-    :raises ProtocolError: the process with this status has not exited.
+    :raises ProtocolError: `status` is not the status of a process that has exited.
     """
     number = status & 0x7F
     if number == 0 and not status & ~0xFF00:
@@ -286,22 +287,22 @@ def environment(inherited: Iterable[str], added: Mapping[str, str]) -> list[byte
     return [os.fsencode(entry) for entry in entries]
 
 
-# The pause before a message is sent again, in seconds.
+# The pause between two attempts to send a message, in seconds.
 _LOOK_SECONDS = 0.005
 
 _SEND_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
 
 class AgentClosed(Exception):
-    """Error of a call whose message did not reach the agent, since the agent has exited."""
+    """The error for an agent that exited before it received or sent a message."""
 
 
 class AgentTimeout(Exception):
-    """Error of a call whose deadline passed before the agent read or sent a message."""
+    """The error for an agent that did not read or send a message before the deadline."""
 
 
 class AgentUnresponsive(RunscError):
-    """Error of a command whose agent did not answer before the deadline."""
+    """The error for a command whose agent did not answer before the deadline."""
 
 
 def agent_error(id: str, what: str, kind: type[RunscError] = RunscError) -> RunscError:
@@ -321,16 +322,17 @@ def agent_error(id: str, what: str, kind: type[RunscError] = RunscError) -> Runs
 def shut(connection: Connection) -> None:
     """Shut a connection down, so that its peer sees end of file.
 
-    close(2) does not suffice, because a forked child of this process may also have the descriptor.
+    close(2) alone is not enough, because a forked child of this process may have a copy of the
+    descriptor.
     """
     with contextlib.suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
 
 
 def send_order(connection: Connection, message: bytes, deadline: float) -> None:
-    """Send a message about a running command on the socket of that command.
+    """Send a message to the agent, on the socket of a running command.
 
-    :param deadline: the deadline, by :func:`time.monotonic`.
+    :param deadline: the deadline, as a :func:`time.monotonic` time.
     :raises AgentTimeout: the socket stayed full because the agent does not read.
     :raises ConnectionError: the agent has exited.
     """
@@ -366,7 +368,7 @@ class Agent:
         """Send the request to start a command.
 
         :param fds: the descriptors to send with the message. The caller closes its copies.
-        :param deadline: the deadline, by :func:`time.monotonic`.
+        :param deadline: the deadline, as a :func:`time.monotonic` time.
         :raises AgentClosed: the agent has exited, and did not receive the message.
         :raises AgentTimeout: the message could not be sent before the deadline.
         """
@@ -382,8 +384,8 @@ class Agent:
                     except OSError as error:
                         if error.errno != errno.ETOOMANYREFS:
                             raise
-                        # ETOOMANYREFS (unix(7)): this user has sent too many descriptors that are
-                        # not received yet.
+                        # ETOOMANYREFS (unix(7)): too many descriptors that this user has sent have
+                        # not been received yet.
                         pause(deadline)
         except (BrokenPipeError, ConnectionError, ClosedError) as error:
             raise AgentClosed from error
@@ -391,7 +393,7 @@ class Agent:
     async def await_room_async(self, deadline: float) -> None:
         """Wait until a message can be sent without blocking, or the agent has exited.
 
-        :param deadline: the deadline, by :func:`time.monotonic`.
+        :param deadline: the deadline, as a :func:`time.monotonic` time.
         :raises AgentTimeout: the socket stayed full because the agent does not read.
         """
         while not self._has_room():
@@ -409,9 +411,10 @@ class Agent:
             return True
 
     def receive_failure(self) -> Failed | None:
-        """Read a failure to start a command that the agent reports on this connection.
+        """Return the start failure that the agent has reported on this connection, or None.
 
-        The agent reports a failure here if it could not receive the socket of the command.
+        The agent uses this connection for the report if it could not receive the command's own
+        socket.
         """
         with contextlib.suppress(OSError, ClosedError, ProtocolError), self._shared.use():
             answer = read_start(self._shared.socket.recv(MESSAGE_MAX))
@@ -419,7 +422,7 @@ class Agent:
         return None
 
     def is_alive(self) -> bool:
-        """Return whether the agent has not closed the connection."""
+        """Return whether the agent's end of the connection is open."""
         try:
             with self._shared.use():
                 poll = select.poll()
@@ -431,7 +434,8 @@ class Agent:
     def close(self) -> None:
         """Close the connection: the agent then kills the commands that it started, and exits.
 
-        In a forked child of the process that opened the connection, only close the descriptor.
+        A forked child of the process that opened the connection only closes its copy of the
+        descriptor.
         """
         with contextlib.suppress(ClosedError), self._shared.use():
             if os.getpid() == self._owner:
@@ -446,7 +450,7 @@ def _packed(fds: Sequence[int]) -> bytes:
 
 
 def pause(deadline: float) -> None:
-    """Pause before a message is sent again.
+    """Pause before the next attempt to send a message.
 
     :raises AgentTimeout: the deadline has passed.
     """
@@ -457,7 +461,7 @@ def pause(deadline: float) -> None:
 
 
 async def pause_async() -> None:
-    """Pause before a message is sent again, without blocking the event loop."""
+    """Pause before the next attempt to send a message, without blocking the event loop."""
     import asyncio
 
     await asyncio.sleep(_LOOK_SECONDS)
@@ -466,7 +470,7 @@ async def pause_async() -> None:
 def receive_hello(connection: Connection, deadline: float) -> int:
     """Wait for the first message of an agent, and return the agent's pid in the sandbox.
 
-    :param deadline: the deadline, by :func:`time.monotonic`.
+    :param deadline: the deadline, as a :func:`time.monotonic` time.
     :raises AgentClosed: the agent has exited before its first message.
     :raises AgentTimeout: the agent sent no message before the deadline.
     :raises ProtocolError: the message is not a valid first message of an agent.

@@ -52,8 +52,8 @@ _UNSHARE_CAPABILITY = "CAP_SYS_ADMIN"
 #: (csrc/programs/agent/main.c).
 OWN_IPC, OWN_NET = "--own-ipc", "--own-net"
 
-#: The annotation of a config.json that contains the settings of commands if PID 1 of the sandbox is
-#: the agent. The ``process`` of such a config.json describes only the agent.
+#: The annotation of config.json that holds the settings of commands if the agent is PID 1 of the
+#: sandbox. The ``process`` then describes only the agent.
 COMMANDS_ANNOTATION = "usernsctl.commands"
 
 
@@ -66,7 +66,8 @@ class ProcessDefaults:
         limit.
     :ivar capabilities: the names of the capabilities of a command that runs as root.
     :ivar capability_set: `capabilities` as a bit mask (capabilities(7)).
-    :ivar no_new_privs: whether set-user-id bits of programs have no effect.
+    :ivar no_new_privs: whether programs can't gain privileges by set-user-id bits
+        (PR_SET_NO_NEW_PRIVS(2const)).
     """
 
     env: tuple[str, ...] = ()
@@ -116,13 +117,13 @@ def agent_process(
 ) -> dict[str, Any]:
     """Return the ``process`` object (OCI runtime specification) that starts an agent.
 
-    The agent itself has no environment, which every process in the sandbox could read, and no
-    resource limits. The agent sets both for each command.
+    The agent itself has no environment variables, since every process in the sandbox could read
+    them, and no resource limits. It sets both for each command.
 
     :param argv: the program and the arguments of the agent.
-    :param is_bounded: whether the agent has the bounding set of its commands. Otherwise the agent's
-        bounding set has all capabilities of the agent, and the agent reduces the bounding set of
-        each command.
+    :param is_bounded: whether the agent's capability bounding set is that of its commands.
+        Otherwise the set has all capabilities of the agent, and the agent reduces it for each
+        command.
     """
     capabilities = {*inherited.capabilities, *_AGENT_CAPABILITIES}
     if not {OWN_IPC, OWN_NET}.isdisjoint(argv):
@@ -144,8 +145,8 @@ def agent_process(
 def set_agent_as_init(config: dict[str, Any], release: Release, *argv: str) -> None:
     """Change a config.json so that PID 1 of the sandbox is the agent instead of the command.
 
-    Older releases of runsc apply the capability bounding set of PID 1 to the sentry's process on
-    the host, too. For these releases, the agent's bounding set is therefore that of the command.
+    Older releases of runsc also apply the capability bounding set of PID 1 to the sentry's host
+    process. With these releases, the agent therefore has the command's bounding set.
 
     :param release: the release of the runsc that starts the sandbox.
     :param argv: the program and the arguments of the agent.
@@ -163,7 +164,7 @@ def set_agent_as_init(config: dict[str, Any], release: Release, *argv: str) -> N
 # The maximum number of bytes to read from the agent's standard error.
 _STDERR_MAX = 4096
 
-# The time limit for the exit of runsc after it closed the connection, in seconds.
+# The time limit for ``runsc exec`` to exit after the agent's connection was closed, in seconds.
 _END_SECONDS = 5
 
 # The part of an error message of runsc which means that a file does not exist in the sandbox.
@@ -183,14 +184,14 @@ class AgentContainer(Container, Protocol):
         """The settings that all commands of the sandbox share."""
 
     def awaited_limit_error(self, *, is_gone: bool = False) -> RunscError | None:
-        """Return an error if the sandbox ends because of a limit or for lack of memory.
+        """Return an error if the sandbox ends because of a limit or for lack of memory, else None.
 
-        :param is_gone: whether the exit status of the command is unknown, as if the sandbox had
-            ended.
+        :param is_gone: whether the exit status of the command is unknown, which suggests that the
+            sandbox has ended.
         """
 
     def open_activity(self) -> Shared | None:
-        """Open the activity file for the watcher; None if the sandbox has no idle timeout."""
+        """Open the sandbox's activity file; return None if the sandbox has no idle timeout."""
 
     def kill(self) -> None:
         """Kill everything in the sandbox; do not wait until it has ended."""
@@ -201,16 +202,16 @@ def start_agent(
 ) -> Agent:
     """Start an agent in a running sandbox.
 
-    ``runsc exec`` is killed after the agent's first message, since it would wait for the agent's
-    exit.
+    ``runsc exec`` is killed after the agent's first message, because it would otherwise run until
+    the agent exits.
 
     :param id: the id of the sandbox.
-    :param deadline: the deadline, by :func:`time.monotonic`.
+    :param deadline: the deadline, as a :func:`time.monotonic` time.
     :param options: the command line options of the agent.
     :raises SandboxEndedError: the sandbox has ended.
     :raises RunscError: the agent could not be started, or its first message is invalid.
     :raises AgentTimeout: the agent sent no message before the deadline.
-    :raises OSError: no file descriptor is available.
+    :raises OSError: the process or the host has no free file descriptor.
     """
     with _connection() as (ours, theirs), _starter(life, id, theirs, options) as starter:
         try:
@@ -246,9 +247,10 @@ async def start_agent_async(
 def _connection() -> Iterator[tuple[Connection, Connection]]:
     """Create a connection to an agent; yield this process's end and the agent's end.
 
-    Leaving the block closes the agent's end, and, after an exception, also this process's end.
+    The agent's end is closed when the block is left. This process's end is closed only if the block
+    raises an exception.
 
-    :raises OSError: no file descriptor is available.
+    :raises OSError: the process or the host has no free file descriptor.
     """
     ours, theirs = socket_pair()
     try:
@@ -283,7 +285,7 @@ class InitAgent:
         """Create the connection to the agent, and the pipe for the agent's standard error.
 
         :param id: the id of the sandbox.
-        :raises OSError: no file descriptor is available.
+        :raises OSError: the process or the host has no free file descriptor.
         """
         self._id = id
         self._is_connected = False
@@ -304,7 +306,7 @@ class InitAgent:
         """Wait for the agent's first message, and return the agent.
 
         :param life: the running sandbox.
-        :param deadline: the deadline, by :func:`time.monotonic`.
+        :param deadline: the deadline, as a :func:`time.monotonic` time.
         :raises AgentTimeout: the agent sent no message before the deadline.
         :raises RunscError: the agent has exited, or its first message is invalid.
         """
@@ -342,7 +344,7 @@ def _early_end_error(id: str, stderr: int) -> RunscError:
 
 
 class _Starter:
-    """The ``runsc exec`` that starts an agent, with the log and standard error of runsc."""
+    """The ``runsc exec`` process that starts an agent, with its log and its standard error."""
 
     def __init__(
         self,
@@ -359,7 +361,7 @@ class _Starter:
         self._stderr = stderr
 
     def failure(self, deadline: float) -> RunscError | SandboxEndedError:
-        """Return the error for an agent that has closed its end of the connection."""
+        """Return the error for an agent that closed the connection before its first message."""
         with contextlib.suppress(TimeoutExpired):
             self._popen.wait(min(_END_SECONDS, seconds_left(deadline) or 0))
         logged = logs.own_failure(self._log)
@@ -387,7 +389,8 @@ def _starter(
 ) -> Iterator[_Starter]:
     """Start an agent with ``runsc exec``, and kill runsc at the end of the block.
 
-    :param theirs: the standard input of the agent; closed once runsc has inherited it.
+    :param theirs: the agent's end of the connection, which becomes its standard input. The block's
+        process closes it once runsc has inherited it.
     """
     process = json.dumps(agent_process(life.inherited, AGENT_INSIDE, *options))
     with (
@@ -407,7 +410,8 @@ def _starter(
             needed = {**needed, "pass_fds": fds}
             popen = Popen[bytes](command, stdin=theirs, stdout=null, stderr=stderr_writer, **needed)
         try:
-            # Register runsc, so that another thread that ends the sandbox now can reap it.
+            # Register the ``runsc exec`` process, so that a thread that ends the sandbox meanwhile
+            # can reap it.
             needed["namespace"].commands.add(popen)
             stderr_writer.close()
             theirs.close()
