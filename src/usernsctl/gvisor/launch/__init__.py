@@ -1,1 +1,1 @@
-"""Launch of a command in gVisor: the request, facts about the host, the plan, and its execution."""
+"""Launch of a command in gVisor: request, facts about the host, plan, and execution of the plan."""

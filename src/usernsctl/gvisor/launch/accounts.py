@@ -1,7 +1,7 @@
 """The users and groups of a sandbox, read from the sandbox's /etc/passwd and /etc/group.
 
 Both files are untrusted: they may come from an image. Their paths are resolved below the sandbox's
-root directory, and their size is limited. The core parses their content. The user database of the
+root directory, and their size is limited. The C core parses the files. The user database of the
 host is never used.
 """
 
@@ -24,7 +24,7 @@ PASSWD, GROUP = "/etc/passwd", "/etc/group"
 
 #: The maximum size of /etc/passwd, and of /etc/group, in bytes. More than 100,000 users fit.
 BYTES_MAX = _core.ACCOUNT_FILE_MAX
-# Errors that are caused by a lack of memory or descriptors, or by the disk, and not by the file.
+# Error numbers whose cause is not the file, but a lack of memory or descriptors, or the disk.
 _UNRELATED = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO)
 _REMEDY = (
     "give numbers, as in 1000:1000, or names that the sandbox's /etc/passwd and /etc/group contain"
@@ -39,7 +39,7 @@ class Account:
     :ivar gid: the gid in the sandbox.
     :ivar groups: the supplementary groups. The groups are read from /etc/group if the user was
         requested by name and without a group; otherwise there are none.
-    :ivar home: the home directory in /etc/passwd, or ``None``.
+    :ivar home: the home directory in /etc/passwd, or ``None`` if the file does not name one.
     """
 
     uid: int
@@ -49,9 +49,9 @@ class Account:
 
 
 def unusable(reason: str, errnum: int = 0) -> CommandError:
-    """Return the error for an /etc/passwd or /etc/group that can't be used.
+    """Return the error for a sandbox's /etc/passwd or /etc/group that can't be used.
 
-    :param reason: the path of the file, and the reason.
+    :param reason: the path of the file, and why it can't be used.
     """
     if errnum in _UNRELATED:
         return CommandError(reason, step="user", errno=errnum)
@@ -74,11 +74,12 @@ def read_account(named: NamedUser, read: Callable[[str], bytes | None]) -> Accou
 
 
 def read_file(view: View, path: str, *, of_machine: Sequence[str] | None = None) -> bytes | None:
-    """Read a file of a sandbox that is not started yet; return None if it does not exist.
+    """Read a file of a sandbox that is not running yet; return None if the file does not exist.
 
-    :param of_machine: the paths of the bind mounts in a sandbox with the host's programs; ``None``
-        in other sandboxes. Outside of bind mounts, a sandbox with the host's programs has only the
-        directories ``SHOWN``, and in them only the files that every user may read.
+    :param of_machine: the mount points of the bind mounts, if the sandbox has the host's programs;
+        ``None`` for other sandboxes. Outside of bind mounts, a sandbox with the host's programs
+        contains only the directories ``SHOWN``, and only those of their files that every user may
+        read.
     :raises CommandError: the file is not a regular file, is too large, is in a filesystem that
         gVisor mounts, or can't be read (cause ``user-unknown``).
     """
@@ -95,7 +96,8 @@ def read_file(view: View, path: str, *, of_machine: Sequence[str] | None = None)
                 return None
             if not stat.S_ISREG(mode):
                 raise OSError(errno.EINVAL, "not a regular file")
-            # Open the file by its descriptor, because another process could replace the path.
+            # Open the file by its O_PATH descriptor, because another process could replace the file
+            # at the path.
             with open(file.open(os.O_RDONLY | os.O_NONBLOCK), "rb") as content:
                 found = content.read(BYTES_MAX + 1)
     except OSError as error:
@@ -138,12 +140,13 @@ def with_numbers(
 def _add_mount(view: View, destination: str, source: PathDescriptor | None) -> str:
     """Add a mount to a view, and return the mount point.
 
-    A filesystem that gVisor mounts is represented by a file, so that no path below it is found.
+    A filesystem that gVisor mounts is represented by /dev/null, so that no path below the mount
+    point is found.
     """
     try:
         place = view.walk(destination).wanted
     except OSError:
-        # Ignore the error here, because the launch will report the same error about the mount.
+        # Ignore the error: the launch will fail with the same error, and report it.
         return destination
     if source is None:
         null = os.O_PATH | os.O_CLOEXEC

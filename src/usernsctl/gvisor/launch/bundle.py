@@ -1,4 +1,4 @@
-"""Functions that load an OCI bundle, and reject entries that reach outside of the bundle."""
+"""Functions that load an OCI bundle, and reject paths and hooks that leave the bundle."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from usernsctl.maps import MappedIds
 class OpenBundle:
     """An OCI bundle, whose files were opened before the process entered the namespace.
 
-    :ivar config: the config.json with usernsctl's fixes, without keys that runsc must not receive.
+    :ivar config: the content of config.json with usernsctl's fixes, without keys that runsc must
+        not receive.
     :ivar tree: the bundle's root filesystem.
-    :ivar sources: the open sources of the bundle's bind mounts, by their paths in `config`.
+    :ivar sources: a mapping from the paths of bind mount sources in `config` to the open sources.
     """
 
     config: dict[str, Any]
@@ -72,7 +73,7 @@ def _open_source(directory: oci.Bundle, path: str, place: str, *, trusted: bool)
 
 
 def _with_path(descriptor: int) -> PathDescriptor:
-    """Return a PathDescriptor with the file's real path, by which runsc opens the file again."""
+    """Return `descriptor` with the file's real path, by which runsc will open the file again."""
     owner = Descriptor(descriptor)
     return PathDescriptor(owner, os.readlink(f"/proc/self/fd/{descriptor}"))
 
@@ -103,8 +104,8 @@ def read_bundle(request: Request, bundle: oci.Bundle, ids: MappedIds) -> dict[st
     for finding in oci.check(
         config, bundle, ids.uid, ids.gid, network=network, memory_overlay=True
     ):
-        # Accept a missing mount point, because the launch creates it in the root filesystem that it
-        # builds.
+        # Accept a missing mount point: the launch builds a root filesystem, in which it creates
+        # mount points.
         if finding.blocks and finding.id != "bundle-bind-target":
             raise _refusal(bundle, [finding])
     config = oci.for_runsc(config)
@@ -116,11 +117,11 @@ def read_bundle(request: Request, bundle: oci.Bundle, ids: MappedIds) -> dict[st
 
 
 def _refuse_escapes(request: Request, bundle: oci.Bundle, config: dict[str, Any]) -> None:
-    """Reject bundle entries that reach outside of the bundle, unless an option allows them.
+    """Reject entries of config.json that reach outside of the bundle, unless an option allows them.
 
-    A single error lists all these entries, so that the user sees all of them before allowing them.
+    The error lists all such entries, so that the user can read all of them before allowing any.
 
-    :raises BundleError: the bundle has such entries.
+    :raises BundleError: config.json has such entries.
     """
     granted = {
         name

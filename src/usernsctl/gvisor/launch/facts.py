@@ -51,13 +51,13 @@ else:
 
 
 def refuse_own(used: HostFiles, others: Iterable[str] = ()) -> None:
-    """Reject bind mounts that contain, or are inside, usernsctl's state or template directory.
+    """Reject bind mounts that contain usernsctl's state or template directory, or are inside one.
 
-    Directories are compared by device and inode, so symbolic links and other mounts don't hide
-    them. The state and template directories need not exist yet. While the template directory does
-    not exist, a read-only bind mount may contain its path, since there is no template to read.
+    Directories are compared by device and inode, so neither a symbolic link nor another mount can
+    hide them. The state and template directories need not exist yet. While the template directory
+    does not exist, a read-only bind mount may contain its path, since there is no template to read.
 
-    :param others: paths of further directories that no sandbox may see.
+    :param others: paths of other directories that no sandbox may see.
     :raises BindError: a source is rejected (cause ``bind-shows-state``).
     """
     shown = {name: source.fd for name, source in used.sources.items()}
@@ -74,7 +74,7 @@ def refuse_own(used: HostFiles, others: Iterable[str] = ()) -> None:
 # The mount flags of /proc: MS_NOSUID, MS_NODEV and MS_NOEXEC (mount(2), linux/mount.h).
 _PROC_FLAGS = 0x2 | 0x4 | 0x8
 
-# Candidate mount points for the run's tmpfs: directories that most machines have and few runs use.
+# Candidate mount points for the run's tmpfs: directories that most hosts have and few runs use.
 _SCRATCH_DIRECTORIES = ("/mnt", "/media", "/srv", "/tmp", "/run", "/var/tmp", "/home", "/boot")  # noqa: S108
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -84,14 +84,14 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__fil
 class HostFiles:
     """Open files of the host that a run uses.
 
-    :ivar runsc: runsc. If runsc is a script, it is executed by its path, on which the script may
-        depend.
+    :ivar runsc: the program runsc. A script is executed by its path, because the script may depend
+        on the path.
     :ivar watcher: the program that waits for runsc and forwards signals.
     :ivar verifier: the program that checks that the kernel is gVisor's, or ``None``.
     :ivar tree: the root filesystem, or ``None`` for the host's programs.
     :ivar network: the program that creates the network of the sandbox, or ``None``.
     :ivar binds: the bind mounts of the request.
-    :ivar sources: the sources of all bind mounts, by their paths in `binds` and config.json.
+    :ivar sources: a mapping from the source paths in `binds` and config.json to the open sources.
     :ivar state: the directory for runsc's state, or ``None`` for a private directory.
     :ivar debug_log: the directory for runsc's debug logs, or ``None`` if the logs are discarded.
     :ivar bundle: the config.json of the bundle (``OpenBundle.config``), or ``None``.
@@ -122,16 +122,16 @@ class HostFiles:
         ]
 
     def writable_sources(self) -> set[str]:
-        """Return the sources of the writable bind mounts, as they are in `sources`."""
+        """Return the source paths of the writable bind mounts."""
         mounts = oci.bind_mounts(self.bundle) if self.bundle is not None else []
         return {bind.source for bind in self.binds if not bind.read_only} | {
             mount["source"] for mount in mounts if not oci.is_read_only(mount)
         }
 
     def scratch_places(self, others: Iterable[str] = ()) -> tuple[str, ...]:
-        """Return mount points for a tmpfs that do not hide a path that the run still uses.
+        """Return candidate mount points for the run's tmpfs that hide no path the run still uses.
 
-        :param others: further paths that must stay visible.
+        :param others: additional paths that must stay visible.
         :raises NamespaceError: every candidate contains a path that the run uses.
         """
         needed = [file.path for file in (self.runsc, self.state) if file is not None]
@@ -151,7 +151,7 @@ class HostFiles:
 
 
 def free_places(needed: Iterable[str]) -> tuple[str, ...]:
-    """Return the candidate mount points of the run's tmpfs that contain no path in `needed`."""
+    """Return those candidate mount points for the run's tmpfs that contain no path in `needed`."""
     paths = list(needed)
     return tuple(
         place
@@ -174,9 +174,9 @@ def open_files(request: Request, program: str, ids: MappedIds, *, makes: bool = 
     """Open the files that a request names, and the request's bundle.
 
     :param program: the path of runsc.
-    :param ids: the mapped ids, for which the bundle is checked.
-    :param makes: whether to create missing directories for runsc's state and logs; otherwise a
-        missing directory is None in the result.
+    :param ids: the mapped ids, which must include the ids in the bundle.
+    :param makes: whether to create missing directories for runsc's state and logs; if not, the
+        fields of missing directories are ``None``.
     :raises BindError: a source of a bind mount does not exist.
     :raises BundleError: as :func:`usernsctl.gvisor.launch.bundle.open_bundle` does.
     :raises RunscError: a program of this package is missing, or the directory for state or logs is
@@ -186,8 +186,7 @@ def open_files(request: Request, program: str, ids: MappedIds, *, makes: bool = 
     config: dict[str, Any] | None = None
     tree: PathDescriptor | None = None
     if request.bundle:
-        # Import the module here, since this module imports msgspec, which runs without a bundle
-        # don't need.
+        # Import the module here, because it imports msgspec, which only runs with a bundle need.
         from usernsctl.gvisor.launch.bundle import open_bundle
 
         bundle = open_bundle(request, request.bundle, ids)
@@ -237,8 +236,8 @@ def _open_tree(path: str) -> PathDescriptor:
                 f"unpack it: mkdir image; tar -C image --no-same-owner -xf {quoted(path)}\n"
                 "an archive of `docker save` needs skopeo and umoci: docs/run.md, Images"
             )
-        # Do not assign the new error to a variable: the frame in its traceback would keep
-        # descriptors open.
+        # Raise the new error without assigning it to a variable, which would form a reference cycle
+        # with the frame in its traceback and keep descriptors open.
         raise _error(
             BindError,
             f"the root filesystem {path} {known.get(error.errno or 0, '')}".rstrip(),
@@ -284,11 +283,11 @@ def _error(
     remedy: str | None = None,
     says: bool = True,
 ) -> UsernsError:
-    """Return the error for a file that could not be opened.
+    """Convert `error` to a UsernsError for the file `path`, which could not be opened.
 
     :param says: whether to append the text of strerror(3) to `what`.
     """
-    # Remove the traceback, whose frames keep descriptors open.
+    # Remove the traceback, since its frames would keep descriptors open.
     error.__traceback__ = None
     known = error if isinstance(error, ForeignLinkError | WritableByOthersError) else None
     return kind.kind_for(error.errno or 0)(
@@ -302,24 +301,24 @@ def _error(
 
 
 def home_directories(environ: Mapping[str, str]) -> set[str]:
-    """Return the home directories of the caller, from the variable HOME and from the user database.
+    """Return the caller's home directories, from the variable HOME and from the user database.
 
-    :returns: each directory as an absolute path, and in addition as a path without symbolic links.
+    :returns: each directory twice: as an absolute path, and as a path without symbolic links.
     """
     homes = {environ.get("HOME", "")}
     with contextlib.suppress(KeyError):
         homes.add(pwd.getpwuid(os.getuid()).pw_dir)
-    # Reduce two leading slashes, which os.path.normpath() preserves.
+    # Replace two leading slashes, which os.path.normpath() preserves, by one.
     named = {"/" + os.path.normpath(home).lstrip("/") for home in homes if home.startswith("/")}
     return (named | {os.path.realpath(home) for home in named}) - {"/"}
 
 
 def _refuse_kernel(name: str, source: PathDescriptor) -> None:
-    """Reject a writable source that acts on the host's kernel, such as /proc or /sys.
+    """Reject a writable bind mount source in which writes act on the host's kernel, such as /proc.
 
-    Devices are allowed.
+    Device files are allowed.
 
-    :raises BindError: the source acts on the kernel, or contains a file that does (cause
+    :raises BindError: writes to the source, or to a file in it, act on the kernel (cause
         ``bind-writes-machine``).
     """
     part = _core.machine_part(source.fd)
@@ -337,7 +336,7 @@ def _refuse_kernel(name: str, source: PathDescriptor) -> None:
 def own_program(name: str, purpose: str) -> PathDescriptor:
     """Open a native program of this package.
 
-    :param purpose: the program's purpose, for the error if the program is missing.
+    :param purpose: what the program does, for the error message if the program is missing.
     :raises CommandError: the program is missing, or can't be opened.
     """
     path = find_program(name, purpose)
@@ -364,11 +363,10 @@ def _network() -> PathDescriptor:
 def _resolver(
     binds: Iterable[Bind], config: dict[str, Any] | None, sources: dict[str, PathDescriptor]
 ) -> list[Bind]:
-    """Return the bind mount of /etc/resolv.conf that a private network needs; empty if one exists.
+    """Return the bind mount of /etc/resolv.conf for a private network; empty if the run has one.
 
     :param config: the config.json of a bundle.
-    :param sources: the sources of all bind mounts, to which the source of the returned mount is
-        added.
+    :param sources: the sources of all bind mounts. The source of the returned bind mount is added.
     """
     inside = "/etc/resolv.conf"
     mounts = (config or {}).get("mounts") or ()
@@ -394,12 +392,11 @@ def _destination(bind: Bind) -> str:
 
 
 def _make_directory(path: str | None, *, makes: bool) -> PathDescriptor | None:
-    """Open a directory for runsc's state or logs; create a missing one if `makes` is true.
-
-    Return None if the directory is missing and `makes` is false.
+    """Open a directory for runsc's state or logs; create it if it is missing and `makes` is true.
 
     :raises RunscError: the directory can't be created, is not writable, or is writable by other
-        users, who could plant symbolic links that runsc follows.
+        users, who could plant symbolic links for runsc to follow.
+    :returns: the directory, or ``None`` if it is missing and `makes` is false.
     """
     if path is None or not (makes or os.path.lexists(path)):
         return None
@@ -409,8 +406,7 @@ def _make_directory(path: str | None, *, makes: bool) -> PathDescriptor | None:
         if not os.access(f"/proc/self/fd/{directory.fd}", os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
-        # Do not assign the new error to a variable: the frame in its traceback would keep
-        # descriptors open.
+        # Raise the new error without assigning it to a variable, as in _open_tree().
         raise _error(
             RunscError,
             what,
@@ -426,8 +422,8 @@ def _make_directory(path: str | None, *, makes: bool) -> PathDescriptor | None:
 def check_ids(ids: MappedIds, user: tuple[int, int], *, nests: bool = False) -> None:
     """Check that runsc will be 0:0 in the namespace, and that the command's ids are mapped.
 
-    :param nests: whether the verifier, a program in the sandbox, maps the command's ids if the
-        namespace maps only id 0.
+    :param nests: whether the verifier, a program in the sandbox, creates a nested user namespace
+        with the command's ids if the namespace maps only id 0.
     :raises PlanError: an id is not mapped.
     """
     if ids.become != (0, 0):
@@ -454,7 +450,7 @@ def check_ids(ids: MappedIds, user: tuple[int, int], *, nests: bool = False) -> 
 
 
 def ids_of(request: Request) -> tuple[int, int]:
-    """Return the uid and the gid of a request, which must have numbers instead of names."""
+    """Return the uid and the gid of `request`, whose user must not be a name."""
     assert request.user is None or isinstance(request.user, tuple)
     return request.user or (0, 0)
 
@@ -467,7 +463,7 @@ def with_account(request: Request, used: HostFiles) -> Request:
     """
     if request.user is None or isinstance(request.user, tuple):
         return request
-    # Import the module here, since most requests have no names of users.
+    # Import the module here, because few requests name a user.
     from usernsctl.gvisor.launch import accounts
 
     config = used.bundle or {}
@@ -485,7 +481,7 @@ def _range(extent: Extent) -> str:
     return str(extent.inside) if extent.count == 1 else f"{extent.inside} to {last}"
 
 
-# The namespaces that each run creates, even if the run joins a named user namespace.
+# The namespaces that each run creates, even a run that joins a named user namespace.
 _NAMESPACES = ("mount",)
 
 
@@ -495,9 +491,9 @@ class TargetNamespace:
 
     :ivar ids: the mapped ids.
     :ivar target: the namespaces to create or join.
-    :ivar pid: whether the run has a PID namespace, which only a child process can be in.
-    :ivar single_id_reason: the reason why only one id is mapped although the caller requested more,
-        or ``None``.
+    :ivar pid: whether the run joins a PID namespace, which only a child process can enter.
+    :ivar single_id_reason: the reason why only one id is mapped although the caller requested
+        several, or ``None``.
     """
 
     ids: MappedIds
@@ -507,7 +503,7 @@ class TargetNamespace:
 
     @classmethod
     def new(cls, idmap: IdMap) -> TargetNamespace:
-        """Plan a new user namespace for the run.
+        """Plan a new user namespace with the id map `idmap`.
 
         :raises MapError: the map is malformed.
         :raises PlanError: the caller may not use the map.
@@ -528,7 +524,7 @@ class TargetNamespace:
         :raises NamespaceError: no namespace has this name.
         :raises CommandError: the namespace lacks the network `wanted`.
         """
-        # Import the module here, since most runs use no named namespace.
+        # Import the module here, because few runs use a named namespace.
         from usernsctl.namespaces.named import find_named
         from usernsctl.namespaces.namespace import Namespace
 
@@ -547,7 +543,7 @@ class TargetNamespace:
 
         Standard input, output and error stay open. If the run has a PID namespace, this method
         forks, and returns in the child, which is in that namespace. The parent waits for the child,
-        and exits with the child's status.
+        and exits with the child's exit status.
 
         :param reraise_signal: whether the parent kills itself by the signal that killed the child,
             instead of exiting with status 128+N.
@@ -561,12 +557,12 @@ class TargetNamespace:
 
 
 def _mount_own_proc() -> None:
-    """Mount a /proc of this process's PID namespace, unless /proc already belongs to it.
+    """Mount procfs for this process's PID namespace on /proc, unless that is mounted already.
 
     runsc looks up its children in /proc, by their pids in its own PID namespace.
 
-    :raises NamespaceError: the mount failed. In a container, the mount fails if parts of its /proc
-        are masked.
+    :raises NamespaceError: the mount failed. A container whose /proc is partly masked denies the
+        mount.
     """
     with contextlib.suppress(FileNotFoundError):
         if os.readlink("/proc/self") == str(os.getpid()):
@@ -576,8 +572,8 @@ def _mount_own_proc() -> None:
 
 def _continue_in_child(*, reraise_signal: bool) -> None:
     parent = os.pidfd_open(os.getpid())
-    # Block all signals: those that arrive before un_supervise_child() stay pending, and
-    # un_supervise_child() forwards them to the child.
+    # Block all signals, so that a signal that arrives before un_supervise_child() stays pending;
+    # un_supervise_child() then forwards it to the child.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     child = os.fork()
     if child:
@@ -600,26 +596,26 @@ class Facts:
 
     :ivar version: the version of this package.
     :ivar ids: the mapped ids.
-    :ivar is_root: whether the caller is root, who may read files that programs in the sandbox
-        should not read.
+    :ivar is_root: whether the caller is root. Root can read files of the host that programs in the
+        sandbox must not read.
     :ivar homes: the home directories of the caller, which are hidden in the sandbox. ``None`` in a
-        frozen launch: they are then the home directories of the user who starts it.
+        frozen launch, which hides the home directories of the user who starts it.
     :ivar runsc: the path of runsc, which may be a symbolic link.
     :ivar runsc_file: the path of runsc without symbolic links.
-    :ivar runsc_is_script: whether runsc has to be executed by its path.
+    :ivar runsc_is_script: whether runsc is a script, which has to be executed by its path.
     :ivar watcher: the path of the program that waits for runsc.
     :ivar verifier: the path of the program that checks that the kernel is gVisor's, or ``None``.
     :ivar runsc_env: the environment of runsc.
-    :ivar network_command: the path and the options of usernsctl-network; empty if that program
-        creates no network for the sandbox.
+    :ivar network_command: the path and the options of usernsctl-network; empty if the sandbox needs
+        no network of its own.
     :ivar tree: the root filesystem, or ``None`` for the host's programs.
     :ivar binds: the bind mounts of the request, with sources without symbolic links.
-    :ivar sources: the real paths of all sources, by their paths in `binds` and `bundle`.
+    :ivar sources: a mapping from the source paths in `binds` and `bundle` to the real paths.
     :ivar state: the directory for runsc's state, or ``None`` for a private directory.
     :ivar debug_log: the directory for runsc's debug logs, or ``None`` if the logs are discarded.
     :ivar bundle: the config.json of a bundle as :func:`read_bundle` returned it, or ``None``.
     :ivar scratch: candidate mount points for the run's tmpfs.
-    :ivar enforced: the limits of the sandbox, or ``None``.
+    :ivar enforced: the limits of the sandbox, each with its mechanism, or ``None``.
     """
 
     version: str
@@ -644,16 +640,17 @@ class Facts:
 
     @property
     def disk(self) -> int:
-        """The limit of the writes to the root filesystem, in bytes; 0 means no limit."""
+        """The limit for writes to the root filesystem, in bytes; 0 means no limit."""
         return 0 if self.enforced is None else self.enforced.disk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """Results of :func:`inspect`.
+    """The result of :func:`inspect`.
 
     :ivar request: the request, with numbers in place of the names of its user and group.
-    :ivar used: the open files, so that the launch uses the same files that were inspected.
+    :ivar used: the open files. The launch uses these, so that it uses the files that were
+        inspected.
     :ivar place: the namespaces in which runsc will run.
     """
 
@@ -678,8 +675,8 @@ def inspect(
     :raises UsernsError: a file or namespace is missing or denied.
     """
     if request.terminal and not _core.stdio_is_terminal():
-        # gVisor uses one of the three standard streams as the terminal of all three, so output to
-        # the other streams would be lost.
+        # gVisor uses one of the caller's standard streams as the command's terminal, so output to
+        # the other two streams would be lost.
         raise CommandError(
             "--terminal needs a terminal as standard input, output and error",
             step="stdio",
@@ -713,14 +710,14 @@ def _with_virtual_env(
     used: HostFiles,
     notify: Callable[[str], object],
 ) -> HostFiles:
-    """Return `used`, with the caller's active virtual environment if it contains the command.
+    """Add the caller's active virtual environment to `used` if it contains the command.
 
-    :param notify: a function that is called with a message if the sandbox can't see the virtual
-        environment.
+    :param notify: a function that is called with a message if the virtual environment can't be
+        mounted.
     """
     if not request.virtual_env or not request.args or used.tree is not None:
         return used
-    # Import the module here, since few callers have an active virtual environment.
+    # Import the module here, because few callers have an active virtual environment.
     from usernsctl.gvisor.launch import virtualenv
 
     command = virtualenv.find_command(request.args[0], request.env.get("PATH", DEFAULT_PATH))
@@ -750,7 +747,7 @@ def collect_facts(
     *,
     scratch: tuple[str, ...],
 ) -> Facts:
-    """Return the facts about the host for a run whose files are open.
+    """Return the facts about the host for a run, whose files `used` are open.
 
     :param program: the path of runsc, which may be a symbolic link.
     :param scratch: candidate mount points for the run's tmpfs.
@@ -786,7 +783,7 @@ def limits_of(
     """Return the limits of a request, each with the mechanism that will enforce it.
 
     :param writable: the sources of the writable bind mounts.
-    :param groups: whether the sandbox may have control groups of its own.
+    :param groups: whether the sandbox may get its own cgroups.
     :raises RunscError: a limit is out of range, or can't be enforced on this host.
     """
     wanted = limits.Limits(
@@ -805,13 +802,13 @@ def limits_of(
 
 
 def descriptors(launch: Launch, files: Iterable[PathDescriptor]) -> list[int]:
-    """Return the descriptors in `sources`, in the order that the launch expects."""
+    """Return the descriptors of the launch's sources, in the order of ``launch.sources``."""
     descriptor_of = {file.path: file.fd for file in files}
     return [descriptor_of[source.path] for source in launch.sources]
 
 
 def _directory(found: PathDescriptor | None, wanted: str | None) -> str | None:
-    """Return the absolute path of a directory that need not exist yet."""
+    """Return the path of `found`, or the absolute path of `wanted`, which does not exist yet."""
     if found is not None or wanted is None:
         return found.path if found is not None else None
     return os.path.abspath(wanted)

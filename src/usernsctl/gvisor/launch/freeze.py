@@ -1,8 +1,8 @@
-"""Frozen launches: planned runs in files, for ``usernsctl-exec --launch``, without Python.
+"""Frozen launches: planned runs in files, which ``usernsctl-exec`` performs without Python.
 
-The file contains the plan of the run. The process that performs the launch determines the home
-directories to hide, the ids, the working directory, the hostname, the values of environment
-variables that the file names, and optionally another command.
+The file contains the plan of the run. The process that performs the launch determines the rest: the
+home directories to hide, the ids, the working directory, the hostname, the values of the
+environment variables that the file names, and optionally the command.
 """
 
 from __future__ import annotations
@@ -34,27 +34,27 @@ from usernsctl.gvisor.runsc.command import DEFAULT_PATH
 from usernsctl.gvisor.runsc.find import SIDE_VARIABLE, find_runsc, side_programs
 from usernsctl.maps import Extent, MappedIds
 
-# Mode of a frozen launch's file: any user may perform the launch, and only the owner may change it.
+# Mode of a frozen launch's file: every user may perform the launch, but only the owner may change
+# it.
 _MODE = 0o644
 
-# State directories of a user who performs the launch and may be root. The directories need not
-# exist yet.
+# State directories of root, who may perform the launch. The directories need not exist yet.
 _STATES = ("/tmp/usernsctl-0", "/run/user/0/usernsctl")  # noqa: S108
 
-# The largest id map that a launch can have, and the id map of a launch with a single id.
+# The extents of the largest id map that a launch can have, and of an id map of one id.
 _ALL_IDS = (Extent(0, 0, 1), Extent(1, 1, 2**32 - 2))
 _ONE_ID = (Extent(0, 0, 1),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FreezePolicy:
-    """Settings of a frozen launch that apply when the launch is performed.
+    """Settings of a frozen launch that take effect when the launch is performed.
 
     :ivar ids: options of ``usernsctl-exec`` that create the user namespace.
-    :ivar has_several: whether the options `ids` map more than one id.
-    :ivar env: the records of :func:`environment_of` for the command's variables.
-    :ivar terminal: whether the command needs a terminal; ``None`` if it uses a terminal only if one
-        is available.
+    :ivar has_several: whether the options in `ids` map more than one id.
+    :ivar env: records for the command's environment, from :func:`environment_of`.
+    :ivar terminal: whether the command needs a terminal; ``None`` for a command that uses a
+        terminal if one is available.
     :ivar remedy: the shell command that writes the frozen launch again.
     """
 
@@ -74,7 +74,7 @@ def environment_of(
         is performed.
     :param files: paths of files that contain settings.
     :param everything: whether the command inherits all variables of the process that performs the
-        launch; by default PATH, LANG and TERM.
+        launch. By default, it inherits only PATH, LANG and TERM.
     :param bare: whether the command has only the variables in `settings` and `files`.
     :raises CommandError: one of `files` can't be read, or a setting is malformed.
     """
@@ -94,11 +94,11 @@ def environment_of(
 
 
 def freeze(request: Request, caller: Mapping[str, str], later: FreezePolicy) -> Launch:
-    """Plan a launch that is to be performed later.
+    """Plan a launch that will be performed later, possibly by another user.
 
     :param request: the request, whose `env` and `idmap` are ignored.
-    :param caller: the environment of the caller, by which runsc is found.
-    :param later: the settings that apply when the launch is performed.
+    :param caller: the environment of the caller, whose variables name or locate runsc.
+    :param later: the settings that take effect when the launch is performed.
     :raises UsernsError: a file of the request is missing or denied now.
     """
     if request.cwd is not None and request.cwd != HERE and not request.cwd.startswith("/"):
@@ -115,11 +115,11 @@ def freeze(request: Request, caller: Mapping[str, str], later: FreezePolicy) -> 
     used = open_files(request, program, ids)
     refuse_own(used, _STATES)
     request = with_account(request, used)
-    # Choose mount points for the tmpfs that hide no path that is looked up after the tmpfs is
-    # mounted.
+    # Choose mount points for the tmpfs that contain neither path of runsc: runsc is looked up by
+    # its path after the tmpfs is mounted.
     scratch = free_places([program, used.runsc.path])
     now = collect_facts(request, caller, program, used, ids, scratch=scratch)
-    # The user who performs the launch may be root, and has different home directories.
+    # The launch may be performed by root, or by a user with other home directories.
     facts = replace(now, is_root=True, homes=None)
     programs = [used.runsc, used.watcher, *([used.verifier] if used.verifier is not None else [])]
     beside = side_programs(program, facts.runsc_env.get(SIDE_VARIABLE))
@@ -137,7 +137,7 @@ def freeze(request: Request, caller: Mapping[str, str], later: FreezePolicy) -> 
 
 
 def _recognise(program: PathDescriptor) -> tuple[int, str, str]:
-    """Return the size, the mode and the checksum by which a launch detects a replaced program.
+    """Return a program's size, mode and checksum, by which the launch detects a replaced program.
 
     :raises CommandError: the program can't be read.
     """
@@ -173,7 +173,7 @@ def _recognise_by_path(path: str) -> tuple[str, tuple[int, str, str]]:
 
 
 def write(launch: Launch, path: str) -> None:
-    """Write a launch to a file, atomically replacing an existing file.
+    """Write a frozen launch to the file `path`. Replace an existing file atomically.
 
     :raises CommandError: the file can't be written, the launch can't be encoded, or `path` is not a
         regular file.
@@ -182,9 +182,9 @@ def write(launch: Launch, path: str) -> None:
 
 
 def write_file(content: bytes, path: str, mode: int, step: str) -> None:
-    """Write a file, atomically replacing an existing file.
+    """Write `content` to the file `path`. Replace an existing file atomically.
 
-    :param step: the name of the failed step, for errors.
+    :param step: the step to name in a CommandError.
     :raises CommandError: the file can't be written, or `path` is not a regular file.
     """
     temporary = os.path.join(os.path.dirname(path), f".usernsctl-{os.urandom(8).hex()}")
@@ -224,9 +224,9 @@ def _check_replaceable(path: str) -> None:
 
 
 def remedy_of(argv: Sequence[str]) -> str:
-    """Return the shell command that writes a frozen launch again, without the values of --env.
+    """Return the shell command that writes a frozen launch again, with ``...`` for values of --env.
 
-    :param argv: the arguments of the call, without ``usernsctl freeze``.
+    :param argv: the arguments of ``usernsctl freeze``, without these two words.
     """
     command = ["usernsctl", "freeze"]
     rest = iter(argv)

@@ -1,4 +1,4 @@
-"""Limits of a sandbox, and the mechanisms by which this host enforces them."""
+"""Limits of a sandbox, and the mechanisms that enforce them on this host."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from usernsctl import _core
 from usernsctl._lean import Any, dataclass, field, fields
 from usernsctl.errors import RunscError
 
-# The least limits of memory, in bytes, and of processes and threads. gVisor alone uses 16 to 21
-# MiB, and 15 to 25 processes and threads (runsc 20240729).
+# The least memory limit, in bytes, and the least limit for processes and threads. gVisor alone uses
+# 16 to 21 MiB, and 15 to 25 processes and threads (runsc 20240729).
 MEMORY_MIN = 24 << 20
 PIDS_MIN = 30
-# The least limit of written data, in bytes, which is less than any program needs.
+# The least limit for written data, in bytes, which is lower than any program needs.
 DISK_MIN = 1 << 20
 
 _UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
@@ -45,7 +45,7 @@ def parse_size(text: str) -> int:
 
 
 def shown_size(size: int) -> str:
-    """Return a size as text in the largest unit that divides it, such as ``10M``."""
+    """Format a size in the largest unit of which it is a multiple, such as ``10M``."""
     if not size:
         return "0 bytes"
     unit, power = max(
@@ -56,7 +56,7 @@ def shown_size(size: int) -> str:
 
 
 def shown(name: str, limit: float) -> str:
-    """Return a limit as text with its unit, in the format that ``usernsctl run`` parses."""
+    """Format a limit with its unit, for messages."""
     if name in ("memory", "disk"):
         return shown_size(int(limit))
     unit = {"pids": " processes and threads", "timeout": " s", "idle_timeout": " s"}
@@ -89,7 +89,8 @@ def parse_duration(text: str) -> float:
     """Parse a duration in the format of timeout(1), such as ``30s``, ``2m`` or ``1.5``.
 
     :returns: seconds.
-    :raises ValueError: `text` is not a duration, is less than a millisecond, or too long.
+    :raises ValueError: `text` is not a duration, has too many digits, or is less than a
+        millisecond.
     """
     match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhd]?)", text)
     if match is None:
@@ -108,7 +109,7 @@ def _check_above_zero(text: str, number: float) -> None:
 def _check_number(
     name: str, given: Any, parse: Callable[[str], Any], types: tuple[type, ...], form: str
 ) -> Any:
-    """Convert an argument to a limit; None stays None, and text is parsed by `parse`."""
+    """Check an argument, and convert it with `parse`; accept None."""
     if given is None:
         return None
     if isinstance(given, bool) or not isinstance(given, (str, *types)):
@@ -122,9 +123,9 @@ def _check_number(
 
 
 def check_size(name: str, given: Any) -> int | None:
-    """Convert an argument to a size in bytes; text is parsed by :func:`parse_size`.
+    """Convert an argument to a size in bytes; parse text with :func:`parse_size`.
 
-    :raises TypeError: `given` has another type.
+    :raises TypeError: `given` has the wrong type.
     :raises ValueError: `given` is not a size, or is 0.
     """
     size: int | None = _check_number(name, given, parse_size, (int,), _SIZE_FORM)
@@ -134,8 +135,8 @@ def check_size(name: str, given: Any) -> int | None:
 def check_count(name: str, given: Any) -> int | None:
     """Convert an argument to a number of processes.
 
-    :raises TypeError: `given` is not an int.
-    :raises ValueError: `given` is below 1.
+    :raises TypeError: `given` is neither an int nor text.
+    :raises ValueError: `given` is less than 1.
     """
     count: int | None = _check_number(name, given, parse_count, (int,), "a whole number")
     return count
@@ -152,9 +153,9 @@ def check_cpus(name: str, given: Any) -> float | None:
 
 
 def check_duration(name: str, given: Any) -> float | None:
-    """Convert an argument to seconds; text is parsed by :func:`parse_duration`.
+    """Convert an argument to seconds; parse text with :func:`parse_duration`.
 
-    :raises TypeError: `given` has another type.
+    :raises TypeError: `given` has the wrong type.
     :raises ValueError: `given` is not a duration, or is less than a millisecond.
     """
     form = "a number of seconds, or a text such as '30s'"
@@ -166,12 +167,12 @@ def check_duration(name: str, given: Any) -> float | None:
 class Limits:
     """The requested limits of a sandbox; ``None`` for no limit.
 
-    :ivar memory: the memory of the complete sandbox in bytes, including gVisor's own memory and
-        files in memory.
-    :ivar pids: the number of host processes and threads of the sandbox.
+    :ivar memory: the memory of the whole sandbox, including gVisor's own memory and files in
+        memory, in bytes.
+    :ivar pids: the number of the sandbox's processes and threads on the host.
     :ivar cpus: the number of processors.
-    :ivar disk: the size of the data written to the root filesystem, and of each tmpfs in
-        config.json, in bytes.
+    :ivar disk: the size of the data that the sandbox may write to the root filesystem, and to each
+        tmpfs in config.json, in bytes.
     :ivar timeout: the time limit of the run, in seconds.
     :ivar idle_timeout: the time without a running command, in seconds, after which a sandbox
         without a first command is killed.
@@ -187,17 +188,18 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """Facts about this host, or about the control group of this process.
+    """Facts about this host, or about the cgroup of this process, for :func:`enforce`.
 
-    :ivar memory: the memory of the host or control group, in bytes.
+    :ivar memory: the memory of the host or the cgroup, in bytes.
     :ivar processors: the number of processors that this process may use.
     :ivar pids: the number of processes and threads that this user may have.
-    :ivar is_root: whether runsc runs as root, whose processes RLIMIT_NPROC does not limit.
-    :ivar writable: the source of a writable bind mount, or ``None``.
+    :ivar is_root: whether the caller may be root of the initial user namespace, whom RLIMIT_NPROC
+        does not limit.
+    :ivar writable: the source of one writable bind mount, or ``None`` if there is none.
     :ivar counts_by_namespace: whether RLIMIT_NPROC counts the processes of each user namespace
         separately.
-    :ivar groups: the limits that a control group of a sandbox can enforce on this host, each with
-        the version of control groups (1 or 2).
+    :ivar groups: the limits that a cgroup can enforce for a sandbox on this host, each with the
+        cgroup version (1 or 2).
     """
 
     memory: int
@@ -213,7 +215,7 @@ class Machine:
         """Return the facts about this host.
 
         :param writable: the sources of the writable bind mounts.
-        :param groups: whether the sandbox may have control groups of its own.
+        :param groups: whether the sandbox may get its own cgroups.
         """
         import resource
 
@@ -243,10 +245,11 @@ class LimitPart:
 
     :ivar name: ``"memory"``, ``"pids"``, ``"cpus"``, ``"disk"``, ``"timeout"`` or
         ``"idle_timeout"``.
-    :ivar limit: the limit, in bytes, processes and threads, processors, or seconds.
+    :ivar limit: the limit, a number of bytes, of processes and threads, of processors, or of
+        seconds.
     :ivar means: the mechanism that enforces the limit, or ``None`` if the limit is not enforced
         (best effort).
-    :ivar is_grouped: whether a control group of the sandbox enforces the limit.
+    :ivar is_grouped: whether a cgroup of the sandbox enforces the limit.
     """
 
     name: str
@@ -260,9 +263,9 @@ class LimitPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnforcedLimits:
-    """The limits of a sandbox, each with the mechanism by which this host enforces it.
+    """The limits of a sandbox, each with the mechanism that enforces it.
 
-    :ivar parts: the requested limits.
+    :ivar parts: the requested limits, including those that are not enforced (best effort).
     """
 
     parts: tuple[LimitPart, ...] = ()
@@ -281,22 +284,22 @@ class EnforcedLimits:
 
     @property
     def memory(self) -> int:
-        """The memory size that gVisor shows to programs, in bytes; 0 means no limit."""
+        """The memory size that gVisor shows to programs, in bytes; 0 means that of the host."""
         return int(self._enforced("memory"))
 
     @property
     def processors(self) -> int:
-        """The number of processors that gVisor shows to programs; 0 means no limit."""
+        """The number of processors that gVisor shows to programs; 0 means those of the host."""
         return math.ceil(self._enforced("cpus"))
 
     @property
     def disk(self) -> int:
-        """The limit of the data written to the root filesystem, in bytes; 0 means no limit."""
+        """The limit for data written to the root filesystem, in bytes; 0 means no limit."""
         return int(self._enforced("disk"))
 
     @property
     def groups(self) -> int:
-        """The limits that control groups enforce, as bits (enum un_group_part); 0 for none."""
+        """The limits that cgroups enforce, as a bit mask (enum un_group_part); 0 for none."""
         return sum(1 << _GROUPS.index(name) for name in self._grouped)
 
     @property
@@ -305,7 +308,7 @@ class EnforcedLimits:
 
     @property
     def words(self) -> str:
-        """The limits in the format that csrc/programs/shared/limits.c parses."""
+        """The enforced limits, in the format that csrc/programs/shared/limits.c parses."""
         values = {
             "memory": self.memory,
             "pids": int(self._enforced("pids")),
@@ -323,7 +326,7 @@ NO_LIMITS = EnforcedLimits()
 
 
 def enforce(limits: Limits, machine: Machine, *, best_effort: bool = False) -> EnforcedLimits:
-    """Choose the mechanism for each limit.
+    """Choose a mechanism that enforces each limit on this host.
 
     :param best_effort: whether to ignore a limit that can't be enforced on this host, instead of
         raising an error.
@@ -357,10 +360,10 @@ def enforce(limits: Limits, machine: Machine, *, best_effort: bool = False) -> E
 
 
 def _means(name: str, limit: float, machine: Machine) -> tuple[str | None, str | None, str]:
-    """Return the mechanism that enforces a limit, and the reason if enforcement is incomplete.
+    """Return the mechanism, other than a cgroup, that enforces a limit, and its shortcoming.
 
-    :returns: the mechanism, or ``None`` if there is none; the reason why the limit is enforced
-        incompletely or not at all, or ``None``; and a remedy for this reason.
+    :returns: the mechanism, or ``None`` if there is none; the reason why the limit is enforced only
+        partly or not at all, or ``None``; and the remedy for this reason.
     """
     if name == "cpus" and limit != int(limit):
         why = "only a control group can limit a sandbox to a part of a processor"
@@ -409,10 +412,10 @@ def _check_range(limits: Limits, machine: Machine) -> None:
             continue
         is_low = limit < least
         needs = "gVisor alone needs" if name == "pids" else "the least is"
-        # Round down to whole MiB, so that the user can easily read and type the limit.
+        # Round the greatest size down to whole MiB, so that the user can easily read and type it.
         is_size = name in ("memory", "disk")
         bound = shown(name, least if is_low else most >> 20 << 20 if is_size else most)
-        # Write the unit of the pids and of the processors once, after the bound.
+        # Write the units of pids and cpus once, after the bound.
         value = str(limit) if name == "pids" else shown(name, limit)
         bound += " processors" if name == "cpus" else ""
         raise RunscError(
@@ -425,7 +428,7 @@ def _check_range(limits: Limits, machine: Machine) -> None:
 
 
 _WATCHER = "a watcher ends the sandbox"
-# The limits that control groups enforce, in the order of enum un_group_part.
+# The limits that cgroups can enforce, in the order of enum un_group_part.
 _GROUPS = ("memory", "pids", "cpus")
 
 

@@ -21,17 +21,16 @@ if TYPE_CHECKING:
 #: (csrc/programs/shared/shared.h).
 NETWORK = "--network"
 
-#: The programs that a private network needs, each with the directories that are searched for the
-#: program. The caller's PATH is not used, because the programs run as root of the sandbox's
-#: namespaces.
+#: The programs that a private network needs, each with the directories in which usernsctl searches
+#: it. The caller's PATH is not used, because the programs run as root of the sandbox's namespaces.
 PROGRAMS: Mapping[str, Sequence[str]] = {
     "pasta": ("/usr/local/bin", "/usr/bin", "/bin"),
     "nft": ("/usr/local/sbin", "/usr/sbin", "/sbin"),
 }
 
-#: The network of a sandbox that reaches only allowed names: a loopback device with a proxy.
+#: The network of a sandbox that reaches only allowed names: a loopback device, with a proxy on it.
 NAMES = "names"
-#: The network of a sandbox that reaches nothing, but has published ports.
+#: The network of a sandbox with published ports that can't connect to anything outside.
 LOOPBACK = "loopback"
 #: The network of a sandbox that joins persistent namespaces and uses their private network.
 JOINED = "joined"
@@ -40,8 +39,9 @@ MADE = ("private", NAMES, LOOPBACK)
 
 #: The port of the proxy for allowed names, on 127.0.0.1 in the sandbox.
 PROXY_PORT = 3128
-# The option of usernsctl-network for the listening socket of the proxy. FD is a placeholder for the
-# descriptor of the Unix socket over which the proxy receives the listening socket.
+# The option with which usernsctl-network creates the listening socket of the proxy. FD is a
+# placeholder for the descriptor of the Unix socket over which the proxy receives the listening
+# socket.
 _LISTEN = f"--listen={PROXY_PORT}:FD"
 
 _RESOLVER = "/etc/resolv.conf"
@@ -53,14 +53,14 @@ _RESOLVER_BYTES = 1 << 16
 
 
 def with_network(request: Request) -> Request:
-    """Return a request with the network that its allowed names or addresses, and its ports, need.
+    """Return `request` with the network that its allowed names or addresses and its ports need.
 
     The proxy's environment variables replace the caller's variables of the same names, because the
     sandbox can reach no other proxy.
 
-    :raises CommandError: the request allows both names and addresses, or names persistent
-        namespaces whose network can't have the requested ports or private network.
-    :raises NamespaceError: no persistent namespaces have the requested name.
+    :raises CommandError: the request allows both names and addresses, or names a persistent
+        namespace whose network does not support published ports or is not private.
+    :raises NamespaceError: no persistent namespace has the requested name.
     """
     ranges = tuple(rule for rule in request.allow if hasattr(rule, "condition"))
     if ranges and len(ranges) < len(request.allow):
@@ -84,28 +84,28 @@ def with_network(request: Request) -> Request:
 
 
 def check_joined(network: str, known: NamedNamespace) -> None:
-    """Check that the namespaces that a sandbox joins still have the expected private network.
+    """Check that the namespace `known` still has the private network that a sandbox joins.
 
-    Since :func:`with_network`, the name may have been reused for other namespaces.
+    Since :func:`with_network` checked the network, another namespace may have got the name.
 
-    :raises CommandError: the namespaces have no private network.
+    :raises CommandError: the namespace has no private network.
     """
     if network == JOINED and known.network != "private":
         raise CommandError(f"the namespace {known.name} has no private network", step="network")
 
 
 def proxy_variables() -> Mapping[str, str]:
-    """Return the environment variables by which programs find the proxy for allowed names."""
+    """Return the environment variables in which programs find the proxy for allowed names."""
     proxy = f"http://127.0.0.1:{PROXY_PORT}"
     own = "localhost,127.0.0.1,::1"
-    # Set each variable in upper and lower case, since programs differ in this. curl reads
-    # http_proxy, and ignores HTTP_PROXY.
+    # Set each variable in upper and lower case, because some programs read only one of them: curl
+    # reads http_proxy and ignores HTTP_PROXY.
     upper = {"HTTP_PROXY": proxy, "HTTPS_PROXY": proxy, "NO_PROXY": own}
     return {**upper, **{name.lower(): value for name, value in upper.items()}}
 
 
 def options_of(request: Request) -> tuple[str, ...]:
-    """Return the options of usernsctl-network that create the network of a request.
+    """Return the options with which usernsctl-network creates the network of a request.
 
     :raises RunscError: a program that the network needs is missing (causes ``pasta-missing``,
         ``nft-missing``).
@@ -125,23 +125,23 @@ def _private_options() -> list[str]:
 
 
 def private_command() -> list[str]:
-    """Return the arguments of usernsctl-exec for a private network of persistent namespaces.
+    """Return the arguments with which usernsctl-exec creates a namespace with a private network.
 
     :raises RunscError: a program that the network needs is missing.
     """
     program = find_program("usernsctl-network", "makes the network of a namespace")
-    # The last argument is a dummy command: the process that holds the namespaces executes nothing.
+    # The last argument stands for a command: the process that holds the namespaces executes none.
     return [NETWORK, program, *_private_options(), "--", "-"]
 
 
 def _joins_private(request: Request, name: str) -> bool:
-    """Return whether a sandbox joins the private network of the namespaces `name`.
+    """Return whether a sandbox joins the private network of the persistent namespace `name`.
 
-    :raises NamespaceError: no persistent namespaces have this name.
-    :raises CommandError: the request publishes ports, but the namespaces have a network of their
-        own; or the request has a private network, but the namespaces have another one.
+    :raises NamespaceError: no persistent namespace has this name.
+    :raises CommandError: the request publishes ports, but the namespace has its own network; or the
+        request needs a private network, but the namespace has a network that is not private.
     """
-    # Import the module here, since few sandboxes join persistent namespaces.
+    # Import the module here, because few sandboxes join persistent namespaces.
     from usernsctl.namespaces.named import find_named
 
     known = find_named(name)
@@ -173,7 +173,7 @@ def _find(name: str) -> str:
 
 
 def with_handover(words: Sequence[str], handover: int) -> list[str]:
-    """Return the arguments with the descriptor of a running proxy's Unix socket filled in.
+    """Replace the placeholder FD in `words` by the descriptor of the running proxy's Unix socket.
 
     :param words: a command line with the path and the options of usernsctl-network.
     """
@@ -187,11 +187,12 @@ def hand_over(
     above: contextlib.ExitStack,
     timeout: float | None,
 ) -> list[str]:
-    """Wait until a proxy is ready; return :func:`with_handover` for its Unix socket.
+    """Wait until a proxy is ready; return `words` with its Unix socket, as with_handover() does.
 
-    :param fds: a list to which this function adds the descriptor that the command must inherit.
-    :param above: the exit stack that closes the duplicate of a descriptor with the number 0, 1 or
-        2.
+    :param fds: a list of the descriptors that the command inherits, to which this function adds
+        one.
+    :param above: the exit stack that closes the added descriptor if it is a duplicate, since 0, 1
+        and 2 can't be passed on.
     :param timeout: the time limit, in seconds, or ``None``.
     :raises TimeoutExpired: the proxy was not ready in `timeout` seconds.
     :raises CommandError: the proxy did not start.
@@ -202,9 +203,9 @@ def hand_over(
 
 
 def words_for(network: Sequence[str], programs: str) -> list[str]:
-    """Return the arguments to put before runsc's argv, which create the network of a sandbox.
+    """Return the command that creates a sandbox's network and then executes the argv that follows.
 
-    :param network: the path and the options of usernsctl-network, or empty.
+    :param network: the path and the options of usernsctl-network; empty for no such command.
     :param programs: the directory of usernsctl-network in the sandbox's mount namespace.
     """
     if not network:
@@ -219,7 +220,7 @@ def open_resolver() -> PathDescriptor:
 
 
 def family_of_name_server() -> str:
-    """Return the IP version by which a private network reaches a name server of the host.
+    """Return the IP version of the host's name server that a private network uses.
 
     :returns: ``"4"`` if a name server has an IPv4 address or the host has no name server, else
         ``"6"``.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def one_of(*known: str) -> Callable[[str], str]:
-    """Return a parser that accepts only `known`, and raises ValueError for other strings."""
+    """Return a parser that accepts only the strings `known`, and raises ValueError for others."""
 
     def parse(text: str) -> str:
         if text not in known:
@@ -34,7 +34,7 @@ def one_of(*known: str) -> Callable[[str], str]:
 
 
 def is_one_of(*known: str | None) -> Callable[[str, Any], Any]:
-    """Return a check that accepts only the values `known`, and raises ValueError for others."""
+    """Return a check of an argument that accepts only the values `known`; it raises ValueError."""
 
     def check(name: str, given: Any) -> Any:
         if given not in known:
@@ -46,14 +46,14 @@ def is_one_of(*known: str | None) -> Callable[[str, Any], Any]:
 
 
 def as_bool(name: str, given: Any) -> bool:
-    """Return the truth value of `given`, an argument of any type."""
+    """Convert `given`, an argument of any type, to a bool."""
     return bool(given)
 
 
 def as_text(name: str, given: Any) -> Any:
-    """Return an argument if it is a string or None.
+    """Return `given` if it is a string or None.
 
-    :raises TypeError: `given` has another type.
+    :raises TypeError: `given` has the wrong type.
     """
     if given is not None and not isinstance(given, str):
         raise TypeError(f"{name} must be str, not {given!r}")
@@ -61,10 +61,10 @@ def as_text(name: str, given: Any) -> Any:
 
 
 def as_idmap(name: str, given: Any) -> IdMap:
-    """Return the id map for an argument, which :func:`usernsctl.maps.requested` accepts.
+    """Convert an argument of a type that :func:`usernsctl.maps.requested` accepts to an id map.
 
-    :raises TypeError: `given` has another type.
-    :raises ValueError: `given` is a string that names no map.
+    :raises TypeError: `given` has the wrong type.
+    :raises ValueError: `given` is a string, but not the name of an id map.
     """
     return requested(given, name)
 
@@ -73,8 +73,8 @@ def as_idmap(name: str, given: Any) -> IdMap:
 class Option:
     """An option of ``usernsctl run``.
 
-    :ivar flags: the names of the option, or ``--on/--off`` for a pair.
-    :ivar heading: the heading in ``--help``.
+    :ivar flags: the names of the option; a single string ``--on/--off`` for a pair of flags.
+    :ivar heading: the heading in ``--help`` under which the option is listed.
     :ivar name: the name of the value in cli/run.py, by default the name of the field.
     :ivar metavar: the placeholder for the value in ``--help``, or ``None`` for a flag.
     :ivar multiple: whether the option may be given several times.
@@ -98,8 +98,8 @@ class Argument:
     """An argument of :class:`usernsctl.SandboxHost`.
 
     :ivar name: the name of the keyword argument.
-    :ivar check: a function of the argument's name and value that returns the value for the field,
-        or raises TypeError or ValueError.
+    :ivar check: a function that takes the argument's name and value; it returns the value for the
+        field, or raises TypeError or ValueError.
     """
 
     name: str
@@ -111,16 +111,16 @@ LIMITS = "Limits"
 
 
 def by(*options: Option, argument: Argument | None = None) -> dict[str, Any]:
-    """Return the metadata of a field of Request: the options and arguments that set the field."""
+    """Return the metadata of a Request field: the options and the argument that set the field."""
     return {"options": options, "argument": argument}
 
 
 def parse_user(text: str) -> tuple[int, int] | NamedUser:
     """Parse the value of ``--user``: see :func:`usernsctl.gvisor.checks.parse_user`.
 
-    :raises ValueError: `text` has another format.
+    :raises ValueError: `text` has the wrong format.
     """
-    # Import the module here, since most runs don't use --user.
+    # Import the module here, because few runs use --user.
     from usernsctl.gvisor import checks
 
     return checks.parse_user(text)
@@ -129,7 +129,7 @@ def parse_user(text: str) -> tuple[int, int] | NamedUser:
 def parse_start_timeout(text: str) -> int:
     """Parse the value of ``--start-timeout``, a number of seconds.
 
-    :raises ValueError: `text` is not an integer from 0 to a million.
+    :raises ValueError: `text` is not an integer from 0 to 1,000,000.
     """
     if not (text.isascii() and text.isdecimal() and len(text) <= 7 and int(text) <= 1_000_000):
         raise ValueError(f"{text!r} is not a number of seconds from 0 to 1000000")
@@ -139,9 +139,9 @@ def parse_start_timeout(text: str) -> int:
 def parse_allowed(text: str) -> AllowedName | AllowedRange:
     """Parse a value of ``--allow``: see :func:`usernsctl.network.ranges.parse_allowed`.
 
-    :raises ValueError: `text` has another format.
+    :raises ValueError: `text` has the wrong format.
     """
-    # Import the module here, since most runs don't use --allow.
+    # Import the module here, because few runs use --allow.
     from usernsctl.network import ranges
 
     return ranges.parse_allowed(text)
@@ -150,20 +150,20 @@ def parse_allowed(text: str) -> AllowedName | AllowedRange:
 def parse_publish(text: str) -> PublishedPort:
     """Parse the value of ``--publish``: see :class:`usernsctl.network.ports.PublishedPort`.
 
-    :raises ValueError: `text` has another format.
+    :raises ValueError: `text` has the wrong format.
     """
-    # Import the module here, since most runs don't use --publish.
+    # Import the module here, because few runs use --publish.
     from usernsctl.network.ports import PublishedPort
 
     return PublishedPort.parse(text)
 
 
 def allowed_names(name: str, given: Iterable[AllowedName | str]) -> tuple[Any, ...]:
-    """Convert an argument to names or addresses; strings are parsed as by ``--allow``.
+    """Convert an argument to allowed names or addresses; parse strings as ``--allow`` does.
 
     :param name: the name of the argument.
-    :raises TypeError: `given` is not a sequence of strings and AllowedName.
-    :raises ValueError: a string has another format, or the sequence is too long.
+    :raises TypeError: `given` is not an iterable of strings and AllowedName objects.
+    :raises ValueError: a string has the wrong format, or there are too many.
     """
     from usernsctl.network.names import AllowedName, distinct
 
@@ -179,7 +179,7 @@ def parse_network(text: str) -> str:
     """Parse the value of ``--network``: ``none``, ``host`` or ``private``.
 
     :raises RunscError: `text` is ``sandbox``, runsc's own default, which needs root.
-    :raises ValueError: `text` is no known network.
+    :raises ValueError: `text` is not the name of a network.
     """
     if text == "sandbox":
         raise RunscError(
@@ -192,7 +192,7 @@ def parse_network(text: str) -> str:
 
 
 def parser_of_limit(function: str) -> Callable[[str], Any]:
-    """Return a parser of :mod:`usernsctl.gvisor.launch.limits`, imported at the first call."""
+    """Return a parser that calls `function` of the module limits, and imports the module then."""
 
     def parse(text: str) -> Any:
         from usernsctl.gvisor.launch import limits
@@ -203,7 +203,7 @@ def parser_of_limit(function: str) -> Callable[[str], Any]:
 
 
 def check_of_limit(function: str) -> Callable[[str, Any], Any]:
-    """Return a conversion of :mod:`usernsctl.gvisor.launch.limits` that also accepts ``None``."""
+    """Return a check that calls `function` of the module limits, but accepts None."""
 
     def check(name: str, given: Any) -> Any:
         if given is None:
@@ -216,10 +216,10 @@ def check_of_limit(function: str) -> Callable[[str, Any], Any]:
 
 
 def rlimits(name: str, given: Iterable[Rlimit | str]) -> tuple[Rlimit, ...]:
-    """Convert an argument to resource limits; strings are parsed as by ``--rlimit``.
+    """Convert an argument to resource limits; parse strings as ``--rlimit`` does.
 
     :param name: the name of the argument.
-    :raises TypeError: `given` is not a sequence of strings and Rlimit.
+    :raises TypeError: `given` is not an iterable of strings and Rlimit objects.
     :raises ValueError: a string is not ``NAME=SOFT[:HARD]``.
     """
     limits = []
@@ -233,9 +233,9 @@ def rlimits(name: str, given: Iterable[Rlimit | str]) -> tuple[Rlimit, ...]:
 
 
 def iterable(name: str, given: Any) -> Iterable[Any]:
-    """Return an argument that is iterable, but neither a string nor a path.
+    """Return `given` if it is iterable, but neither a string nor a path.
 
-    :raises TypeError: `given` has another type.
+    :raises TypeError: `given` has the wrong type.
     """
     if isinstance(given, str | bytes | os.PathLike) or not isinstance(given, Iterable):
         raise TypeError(f"{name} must be a list, not {given!r}")
@@ -243,7 +243,7 @@ def iterable(name: str, given: Any) -> Iterable[Any]:
 
 
 def parse_argument(name: str, parse: Callable[[str], Any], text: str) -> Any:
-    """Return the result of `parse` for a string in an argument.
+    """Parse a string in the argument `name` with `parse`.
 
     :raises ValueError: `text` is invalid; the error names the argument.
     """
@@ -254,9 +254,9 @@ def parse_argument(name: str, parse: Callable[[str], Any], text: str) -> Any:
 
 
 def as_namespace(name: str, given: Any) -> Any:
-    """Return an argument if it is a Namespace, the name of a namespace, or None.
+    """Return `given` if it is a Namespace, the name of a namespace, or None.
 
-    :raises TypeError: `given` has another type.
+    :raises TypeError: `given` has the wrong type.
     """
     from usernsctl.namespaces.namespace import Namespace
 
@@ -269,16 +269,17 @@ def as_namespace(name: str, given: Any) -> Any:
 
 PASSED_ON = ("PATH", "LANG", "TERM")
 
-# Maximum size of an --env-file, in bytes. The limit is well above the environment of any command,
-# and stops the reading of a device such as /dev/zero.
+# Maximum size of an --env-file, in bytes. The limit is far above the environment of any command,
+# and prevents endless reads from a device such as /dev/zero.
 _ENV_FILE_BYTES_MAX = 8 << 20
 
-# Names of variables that errors may quote. Other text before a = may be a part of a secret value.
+# A pattern for variable names that errors may quote. Other text before a = may be part of a secret
+# value.
 _PLAIN_NAME = "[A-Z_][A-Z0-9_]{0,39}"
 
 
 def base_environment(caller: Mapping[str, str], *, everything: bool) -> dict[str, str]:
-    """Return the variables of the command's environment that are set without any option.
+    """Return the environment variables that a command has without any option.
 
     :param caller: the environment of the caller.
     :param everything: whether the command inherits all variables of the caller, secrets included.
@@ -296,10 +297,10 @@ def default_home(uid: int) -> str:
 
 
 def read_settings(settings: Iterable[str], caller: Mapping[str, str]) -> dict[str, str]:
-    """Parse the values of ``--env``: ``NAME=VALUE``, or ``NAME`` to use the caller's value.
+    """Parse values of ``--env``: ``NAME=VALUE``, or ``NAME`` for the caller's value.
 
-    :raises CommandError: a setting is malformed, or names a variable that the caller's environment
-        lacks.
+    :raises CommandError: a setting is malformed, or names a variable that is not in the caller's
+        environment.
     """
     return dict(_variable(text, where, caller) for text, where in _listed(settings))
 
@@ -310,7 +311,7 @@ def read_env_file(path: str, caller: Mapping[str, str]) -> dict[str, str]:
     Empty lines and lines that begin with # are skipped. Quotes are part of a value.
 
     :raises CommandError: the file can't be read, a line is malformed, or a line names a variable
-        that the caller's environment lacks.
+        that is not in the caller's environment.
     """
     return dict(_variable(text, where, caller) for text, where in _settings_in_file(path))
 
@@ -318,7 +319,7 @@ def read_env_file(path: str, caller: Mapping[str, str]) -> dict[str, str]:
 def names_in(settings: Iterable[str]) -> list[tuple[str, str | None]]:
     """Return the variables that values of ``--env`` set, as pairs of name and value.
 
-    A value of None means that the caller's value is used.
+    The value None stands for the value that the variable has in the caller's environment.
 
     :raises CommandError: a setting is malformed.
     """
@@ -328,7 +329,7 @@ def names_in(settings: Iterable[str]) -> list[tuple[str, str | None]]:
 def names_in_env_file(path: str) -> list[tuple[str, str | None]]:
     """Return the variables that an ``--env-file`` sets, as pairs of name and value.
 
-    A value of None means that the caller's value is used.
+    The value None stands for the value that the variable has in the caller's environment.
 
     :raises CommandError: the file can't be read, or a line is malformed.
     """
@@ -336,17 +337,17 @@ def names_in_env_file(path: str) -> list[tuple[str, str | None]]:
 
 
 def _listed(settings: Iterable[str]) -> list[tuple[str, str]]:
-    """Return each value of ``--env`` together with its location, for errors."""
+    """Return each value of ``--env`` with its position on the command line, for errors."""
     return [(text, f"--env, number {number}") for number, text in enumerate(settings, 1)]
 
 
 def _settings_in_file(path: str) -> list[tuple[str, str]]:
-    """Return each setting in an ``--env-file`` together with its location, for errors."""
+    """Return each setting in an ``--env-file`` with its path and line number, for errors."""
     content = _settings_text(path)
     try:
         text = content.decode()
     except UnicodeDecodeError as error:
-        # Don't chain the UnicodeDecodeError, which contains the complete text, secrets included.
+        # Don't chain the UnicodeDecodeError, which contains the whole file, secrets included.
         line = content.count(b"\n", 0, error.start) + 1
         raise _env_error(
             f"--env-file {path}, line {line}: a byte that is not UTF-8", path
@@ -384,8 +385,8 @@ def _read_settings_file(path: str) -> bytes:
     :raises OSError: the file can't be read, or is a FIFO.
     """
     with open_path(path) as found:
-        # Reject a FIFO, since opening it without a writer blocks. The shell's <(COMMAND) is a pipe
-        # that is already open and has no path.
+        # Reject a FIFO that has a path, because open(2) blocks until a writer opens it. The shell's
+        # <(COMMAND) is a pipe without a path, which the shell has already opened.
         if stat.S_ISFIFO(found.status.st_mode) and found.path.startswith("/"):
             raise OSError(errno.EINVAL, "a FIFO; give a regular file, or in a shell <(COMMAND)")
         with open(found.open(), "rb") as file:
@@ -393,9 +394,9 @@ def _read_settings_file(path: str) -> bytes:
 
 
 def _setting(text: str, where: str) -> tuple[str, str | None]:
-    """Split a setting into the name and the value; the value of ``NAME`` alone is None."""
+    """Split ``NAME=VALUE`` into name and value; without ``=``, the value is None."""
     name, equals, value = text.partition("=")
-    # Don't quote malformed text: it may be a part of a secret value, such as the second line of a
+    # Don't quote malformed text, which may be part of a secret value, such as the second line of a
     # private key.
     if not name:
         raise _env_error(f"{where}: the name before the = is missing; write NAME=VALUE or NAME")

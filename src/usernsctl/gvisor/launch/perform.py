@@ -1,8 +1,9 @@
-"""Execution of a request: inspect the host, plan the launch, and perform it.
+"""Execution of a request in three steps: inspect the host, plan the launch, perform the launch.
 
-:mod:`usernsctl.gvisor.launch.plan` makes the plan, and the core performs it, up to the exec of
-runsc. Every error occurs before that exec, when the command has not run yet. All mounts and files
-of a run are in a mount namespace of this process, so they disappear when the process exits.
+:mod:`usernsctl.gvisor.launch.plan` makes the plan, and the C core performs it up to the execve(2)
+of runsc. Errors are raised before that execve(2), so a command whose launch fails has not run. All
+mounts and files of a run are in a mount namespace of this process, so the kernel removes them when
+the process exits.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from usernsctl.gvisor.launch.result_file import ResultFile
     from usernsctl.network.proxy_process import ProxyProcess
 else:
-    # Import this module on first use, because most runs have no network.
+    # Import this module on first use, because few runs have a network.
     network = LateModule("usernsctl.gvisor.launch.network")
 
 
@@ -39,17 +40,16 @@ def run_in_place(
     """Replace this process by a watcher, which runs the command in gVisor and waits for runsc.
 
     The command inherits this process's standard input, output and error. The process exits with the
-    command's exit status, 128+N after signal N, or 125, after printing an explanation, if runsc
-    failed and the command did not run. Signals to this process are forwarded to the command. The
-    process must be single-threaded.
+    command's exit status, or with 128+N after signal N. If runsc failed before the command ran, the
+    process prints an explanation, and exits with 125. Signals to this process are forwarded to the
+    command. The process must be single-threaded.
 
     :param environ: the environment of the caller, ``os.environ`` by default.
     :param notify: a function that is called with messages for the user before the command starts.
     :param result: the file into which the watcher writes the result.
-    :param max_output: the limit of the output, in the format that csrc/programs/watch/pump.c
-        parses.
-    :raises UsernsError: the launch failed. If this process has already entered the namespace, it
-        can only report the error and exit.
+    :param max_output: the output limit, in the format that csrc/programs/watch/pump.c parses.
+    :raises UsernsError: the launch failed. This process may already have entered the namespace; it
+        must then report the error and exit.
     """
     caller = os.environ if environ is None else environ
     check_filter()
@@ -92,7 +92,7 @@ def run_in_place(
 
 
 def _start_proxy(request: Request) -> ProxyProcess | None:
-    """Start the proxy for allowed names, which prints denied requests on standard error.
+    """Start the proxy for allowed names, which reports denied requests on standard error.
 
     The proxy stays in the namespaces of the caller, and exits when the sandbox's network ends.
 
@@ -100,14 +100,14 @@ def _start_proxy(request: Request) -> ProxyProcess | None:
     """
     if not request.allow:
         return None
-    # Import the module here, since most runs need no proxy.
+    # Import the module here, because few runs need a proxy.
     from usernsctl.network.proxy_process import ProxyProcess
 
     return ProxyProcess(request.allow, log=None, is_json=request.log == "json")
 
 
 def _with_handover(facts: Facts, proxy: ProxyProcess | None) -> Facts:
-    """Return the facts with the descriptor over which the proxy receives its listening socket."""
+    """Return `facts`, with the descriptor on which `proxy` receives its listening socket."""
     if proxy is None:
         return facts
     words = network.with_handover(facts.network_command, proxy.handover.fileno())
@@ -117,7 +117,7 @@ def _with_handover(facts: Facts, proxy: ProxyProcess | None) -> Facts:
 def _watch_options(
     result: ResultFile | None, proxy: ProxyProcess | None, max_output: str | None
 ) -> list[str]:
-    """Return the options that the watcher needs in addition to the launch's options."""
+    """Return the options of the watcher that are not part of the planned launch."""
     return [
         *([] if result is None else [result.option]),
         *([] if result is None or proxy is None else [f"--denied={proxy.counts}"]),
@@ -126,7 +126,7 @@ def _watch_options(
 
 
 def _watch_fds(result: ResultFile | None, proxy: ProxyProcess | None) -> list[int]:
-    """Return the descriptors that the watcher inherits in addition to the launch's descriptors."""
+    """Return the descriptors that the watcher inherits in addition to those of the launch."""
     fds = [] if result is None else [*result.descriptors]
     if proxy is not None:
         fds += [proxy.handover.fileno(), proxy.counts]
@@ -143,7 +143,7 @@ def _current_directory() -> str:
 
 
 def _files_named(words: Iterable[str], directory: str) -> list[str]:
-    """Return the arguments of a command that are paths of files on the host.
+    """Return those of a command's arguments `words` that are paths of files on the host.
 
     Relative paths refer to `directory`.
     """
@@ -154,8 +154,8 @@ def _files_named(words: Iterable[str], directory: str) -> list[str]:
     ]
 
 
-# The functions below import launch/view only on failure. If the sandbox runs in a persistent
-# namespace, cli/run imports the module before the process enters the namespace.
+# The functions below import launch/view only to report a failure. For a persistent namespace,
+# cli/run imports the module earlier, before the process enters the namespace.
 
 
 def _check_command(
@@ -204,9 +204,9 @@ def _notify_hidden(
     cwd: str,
     notify: Callable[[str], object],
 ) -> None:
-    """Notify the user of an argument that names a file of the host which the sandbox lacks.
+    """Notify the user if an argument names a file of the host that does not exist in the sandbox.
 
-    The error messages of most programs don't make this cause clear.
+    The program itself would only report that the file does not exist.
 
     :param named: the arguments that name existing files of the host.
     """

@@ -1,4 +1,4 @@
-"""Planning of a launch from a request and facts about the host, without access to the host."""
+"""Functions that plan a launch from a request and facts, without access to the host."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from usernsctl.gvisor.runsc.command import (
 )
 from usernsctl.maps import MappedIds
 
-# Empty directories of the root filesystem that programs expect, with their modes.
+# Directories that programs expect in a root filesystem, with their modes. They are created empty.
 EMPTY = {
     "dev": 0o755,
     "home": 0o755,
@@ -65,7 +65,7 @@ LINKS = {"var/run": "/run", "var/lock": "/run/lock"}
 
 
 # Capabilities that root in the sandbox needs to use several ids, and to write to files of other
-# users. Only gVisor's kernel grants them.
+# users. They apply only in gVisor's kernel, not in the host's.
 _ROOT_CAPABILITIES = (
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
@@ -83,8 +83,7 @@ def for_command(
     """Build the config.json for a command, with ``cwd`` set to ``/``.
 
     :param binds: the bind mounts of the request, with real paths as sources.
-    :raises BundleError: a value is not allowed in a config.json, such as a string that is not
-        UTF-8.
+    :raises BundleError: config.json can't hold a value, such as a string that is not UTF-8.
     """
     uid, gid = launch_facts.ids_of(request)
     return oci.build(
@@ -94,8 +93,8 @@ def for_command(
             uid_map=ids.uid,
             gid_map=ids.gid,
             env=env,
-            # Do not set the root to read-only, because runsc creates no overlay over a read-only
-            # root. The root is mounted read-only on the host.
+            # Do not declare the root read-only, because runsc creates no overlay over a read-only
+            # root. The writes go to the overlay: on the host, the root is mounted read-only.
             read_only=False,
             uid=uid,
             gid=gid,
@@ -112,10 +111,10 @@ def for_command(
 def apply_request(
     config: dict[str, Any], request: Request, rootfs: str, binds: tuple[Bind, ...]
 ) -> None:
-    """Apply the options of a request to the config.json of a bundle, in place.
+    """Change the config.json of a bundle, in place, as the options of a request require.
 
     :param config: the result of :func:`read_bundle`.
-    :param rootfs: the path of the root filesystem.
+    :param rootfs: the path of the root filesystem, for the member ``root``.
     """
     config["root"]["path"] = rootfs
     process = config["process"]
@@ -162,22 +161,23 @@ def _mount(bind: Bind) -> oci.Mount:
 #: The value of --wd by which a frozen launch starts in the current directory of its caller.
 HERE = "."
 
-# Placeholder for the command of a launch whose command is given at the start, because a config.json
-# must have a command.
+# A command to put in config.json, which must have one, for a launch whose command is known only
+# when it is performed.
 _NO_COMMAND = ("true",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FreezeOptions:
-    """Attributes of a frozen launch that other launches don't have.
+    """The attributes that a frozen launch has in addition to those of other launches.
 
-    :ivar programs: paths of runsc and of programs of this package, each with the arguments of the
-        ``assume`` record that checks the program.
+    :ivar programs: runsc and programs of this package. Each has a path, and the arguments of the
+        ``assume`` record by which the core checks that the program is unchanged.
     :ivar remedy: the shell command that writes the launch again, or ``None``.
     :ivar ids: options of ``usernsctl-exec`` that create the user namespace.
-    :ivar env: records of the command's environment variables, in addition to those of a bundle.
-    :ivar terminal: whether the command needs a terminal; ``None`` if it uses a terminal only if one
-        is available.
+    :ivar env: records for environment variables of the command, in addition to the variables that a
+        bundle sets.
+    :ivar terminal: whether the command needs a terminal; ``None`` for a command that uses a
+        terminal if one is available.
     """
 
     programs: tuple[tuple[str, tuple[object, ...]], ...] = ()
@@ -191,9 +191,8 @@ def plan_run(request: Request, facts: Facts, frozen: FreezeOptions | None = None
     """Plan the launch of a command.
 
     :param frozen: the options of a frozen launch, or ``None`` if the launch is not frozen.
-    :raises PlanError: a required id is not mapped.
-    :raises BundleError: a value is not allowed in a config.json, such as a string that is not
-        UTF-8.
+    :raises PlanError: an id that the run needs is not mapped.
+    :raises BundleError: config.json can't hold a value, such as a string that is not UTF-8.
     """
     launch_facts.check_ids(
         facts.ids, launch_facts.ids_of(request), nests=facts.verifier is not None
@@ -230,14 +229,13 @@ def plan_host(
 ) -> tuple[Launch, dict[str, Any]]:
     """Plan the root filesystem and the files that all sandboxes of a SandboxHost share.
 
-    :param programs: paths of programs of this package that are mounted in the directory
+    :param programs: paths of programs of this package, which are mounted in the directory
         ``programs``.
-    :param agent: the path of the program that starts further commands in a sandbox.
+    :param agent: the path of the agent, the program that starts commands in a running sandbox.
     :returns: a launch without a command, and the config.json for a sandbox, with a
         :class:`Placeholder` for each value that is known only when the launch is performed.
-    :raises PlanError: a required id is not mapped.
-    :raises BundleError: a value is not allowed in a config.json, such as a string that is not
-        UTF-8.
+    :raises PlanError: an id that the run needs is not mapped.
+    :raises BundleError: config.json can't hold a value, such as a string that is not UTF-8.
     """
     launch_facts.check_ids(facts.ids, (0, 0))
     sources = _Sources(facts, [*programs, agent])
@@ -267,16 +265,17 @@ def _host_files(facts: Facts, programs: Sequence[str], sources: _Sources) -> Ite
         yield record("debug-log", sources.user_file(facts.debug_log))
     for path in programs:
         yield record("program", sources.own(path))
-    # Execute runsc by its path, because it searches sidecar programs in the same directory.
+    # Execute runsc by its path, because runsc searches its own directory for sidecar programs.
     yield record("program-path", sources.own(facts.runsc_file))
 
 
 class _Sources:
-    """A list of the files that a launch opens; records refer to the files by their index."""
+    """The list of the files that a launch opens, to which its records refer by index."""
 
     def __init__(self, facts: Facts, programs: Iterable[str], *, is_frozen: bool = False) -> None:
-        # Paths in a frozen launch have no symbolic links. A link that appears in such a path later
-        # is rejected, because a program in a sandbox may have planted it in a writable directory.
+        # Paths in a frozen launch contain no symbolic links. When the launch is performed, a
+        # symbolic link in a path is rejected, because a program in a sandbox may have planted it in
+        # a writable directory.
         self._follow_rule = "exact" if is_frozen else "follow"
         self.all: list[Source] = []
         for path in programs:
@@ -285,11 +284,11 @@ class _Sources:
             self.user_file(path)
 
     def own(self, path: str) -> int:
-        """Return the index of runsc or of a program of this package; first add a missing one."""
+        """Return the index of runsc or of a program of this package; add the file if necessary."""
         return self._index(Source("own", path))
 
     def user_file(self, path: str) -> int:
-        """Return the index of a file that the user has named; first add a missing one."""
+        """Return the index of a file that the user has named; add the file if necessary."""
         return self._index(Source(self._follow_rule, path))
 
     def _index(self, source: Source) -> int:
@@ -299,7 +298,7 @@ class _Sources:
 
 
 def make_config(request: Request, facts: Facts) -> dict[str, Any]:
-    """Return a new config.json for a request, whose paths are paths on the host."""
+    """Return a config.json for a request, in which sources of bind mounts are paths on the host."""
     if facts.bundle is not None:
         import copy
 
@@ -310,8 +309,8 @@ def make_config(request: Request, facts: Facts) -> dict[str, Any]:
         env = {"HOME": default_home(uid), **request.env}
         named = replace(request, args=request.args or _NO_COMMAND)
         wanted = for_command(named, facts.ids, "/", facts.binds, env)
-    # Sort the mounts as gVisor does, parent directories first, so that runsc uses the same order: a
-    # mount hides earlier mounts below it.
+    # Sort the mounts as gVisor does, parent directories first, so that runsc keeps the order. A
+    # mount over a parent directory would hide earlier mounts below it.
     limit_tmpfs(wanted, facts.disk)
     mounted = wanted.get("mounts") or []
     mounted.sort(key=lambda mount: os.path.normpath(mount["destination"]).count("/"))
@@ -325,10 +324,10 @@ def root_steps(
     sources: _Sources,
     agent: str | None = None,
 ) -> Iterable[Record]:
-    """Yield the records that create the root filesystem; put placeholders for binds into `wanted`.
+    """Yield the records that create the root filesystem, and put placeholders in `wanted`.
 
-    :param wanted: the config.json, changed in place.
-    :param agent: the path of the agent, if `wanted` has a bind mount of it.
+    :param wanted: the config.json, in which the paths of bind mounts become placeholders.
+    :param agent: the path of the agent if `wanted` contains a bind mount of the agent.
     """
     if facts.tree is None:
         yield from _machine(facts)
@@ -356,17 +355,17 @@ def root_steps(
 
 
 def _machine(facts: Facts) -> Iterable[Record]:
-    """Yield the records for a root filesystem of the host's programs, without private files."""
+    """Yield the records for a root filesystem with the host's programs, but no private files."""
     for name in SHOWN:
         if name != "etc":
             yield record("machine", name)
         elif facts.homes is None:
-            # The user who will start a frozen launch is not known yet. When the launch is
-            # performed, the record "guarded" has the effect of "snapshot" for root, or of the last
-            # case below for other users.
+            # The user who will perform a frozen launch is not known yet. At that time, the record
+            # "guarded" has the effect of "snapshot" for root, and of the records in the else clause
+            # for other users.
             yield record("guarded", name)
         elif facts.is_root:
-            # Copy /etc now: as root, runsc could also read private files that are created there
+            # Copy /etc, because runsc as root could read private files that are created in /etc
             # later.
             yield record("snapshot", name)
         else:
@@ -422,8 +421,8 @@ def _files(facts: Facts, sources: _Sources) -> Iterable[Record]:
     if facts.runsc_is_script:
         yield record("program-path", number)
     else:
-        # Create a symbolic link instead of a mount, because runsc searches sidecar programs in the
-        # directory of its real path. The link has runsc's name, which becomes the name of the
+        # Create a symbolic link, not a bind mount, because runsc searches for sidecar programs in
+        # the directory of its real path. The link is named as runsc is, which sets the name of the
         # process.
         yield record("program-link", number, f"programs/{literal(os.path.basename(facts.runsc))}")
 
@@ -470,19 +469,22 @@ def _commands(request: Request, facts: Facts) -> tuple[tuple[str, ...], tuple[st
 def _network_words(facts: Facts, programs: str) -> list[str]:
     if not facts.network_command:
         return []
-    # Import the module here, since most runs have no network.
+    # Import the module here, because few runs have a network.
     from usernsctl.gvisor.launch.network import words_for
 
     return words_for([*map(literal, facts.network_command)], programs)
 
 
 def skips_membarrier(request: Request, *, is_script: bool) -> bool:
-    """Return whether to suppress membarrier(2) in runsc (csrc/sys/membarrier_filter.c).
+    """Return whether runsc's registrations for membarrier(2) are suppressed by a seccomp filter.
 
-    The registration for membarrier(2) delays the start of each process of runsc, and only the
-    platform kvm uses membarrier(2). The filter is not installed if programs other than runsc would
-    inherit it, since they may depend on the call, nor without no_new_privs, since a set-user-id
-    program would see a false result.
+    A registration delays the start of each process of runsc, and only the platform kvm uses
+    membarrier(2). The filter (csrc/sys/membarrier_filter.c) makes a registration succeed without
+    effect.
+
+    The filter is not installed if programs other than runsc would inherit it, because those may
+    depend on the registration. Nor is it installed without no_new_privs, because a set-user-id
+    program would then inherit it, too.
 
     :param is_script: whether an interpreter executes runsc.
     """
@@ -507,8 +509,8 @@ def _start_values(request: Request, facts: Facts, wanted: Mapping[str, Any]) -> 
     if cwd is None and facts.bundle is not None:
         cwd = process.get("cwd") or "/"
     if cwd is None and facts.tree not in (None, "/"):
-        # Start in /, because in this root filesystem, the path of the caller's current directory
-        # would name another directory.
+        # Start in /: the path of the caller's current directory would name another directory in
+        # this root filesystem.
         cwd = "/"
     return StartValues(
         args=tuple(process["args"]),
@@ -521,10 +523,7 @@ def _start_values(request: Request, facts: Facts, wanted: Mapping[str, Any]) -> 
 
 
 def _with_placeholders(wanted: dict[str, Any], request: Request, facts: Facts) -> dict[str, Any]:
-    """Put placeholders into `wanted` for values that are known only at the start of the launch.
-
-    Return `wanted`.
-    """
+    """Put placeholders in `wanted` for values that are known only at the start; return `wanted`."""
     process = wanted["process"]
     verifier = [] if facts.verifier is None else [VERIFIER_INSIDE]
     if verifier and request.log == "json":
@@ -546,7 +545,7 @@ def _with_placeholders(wanted: dict[str, Any], request: Request, facts: Facts) -
 
 
 def _freeze(launch: Launch, request: Request, facts: Facts, frozen: FreezeOptions) -> Launch:
-    """Return `launch` as a frozen launch, without the values that are known only at its start."""
+    """Convert `launch` to a frozen launch, without the values that are known only at the start."""
     assert launch.config is not None
     assert launch.start_values is not None
     import copy
@@ -568,8 +567,8 @@ def _freeze(launch: Launch, request: Request, facts: Facts, frozen: FreezeOption
         policy += [record("arg", word) for word in launch.start_values.args]
     user = launch_facts.ids_of(request)
     programs = [Source("own", path) for path, _ in frozen.programs]
-    # Add the sidecar programs: runsc executes them itself, so no step of the launch has added them
-    # as sources.
+    # Add the sidecar programs, which are not in launch.sources: runsc executes them itself, so no
+    # step of the launch refers to them.
     sources = [*launch.sources, *(one for one in programs if one not in launch.sources)]
     return replace(
         launch,

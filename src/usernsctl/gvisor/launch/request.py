@@ -56,7 +56,7 @@ class Bind:
     :ivar source: the path of the file or directory; a relative path refers to the current
         directory.
     :ivar destination: the mount point in the sandbox, an absolute path.
-    :ivar read_only: whether the mount is read-only; otherwise writes in the sandbox change the
+    :ivar read_only: whether the bind mount is read-only. If not, writes in the sandbox change the
         source.
     """
 
@@ -66,16 +66,16 @@ class Bind:
 
     @classmethod
     def shown(cls, source: str, destination: str = "", *, read_only: bool = True) -> Self:
-        """Return a bind mount of `source` at `destination`, by default at the path of `source`."""
+        """Return a Bind of `source` at `destination`, by default at the path of `source`."""
         return cls(source, destination or os.path.abspath(source), read_only)
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Parse the value of ``--bind``: ``SRC[:DST][:ro|rw]``.
 
-        :param text: SRC and DST have no colons. By default, DST is SRC, and the mount is read-only
-            (``ro``).
-        :raises ValueError: `text` has another format.
+        :param text: a bind mount, in which SRC and DST contain no colons. By default, DST is SRC,
+            and the mount is read-only (``ro``).
+        :raises ValueError: `text` has the wrong format.
         """
         source, *more = text.split(":")
         before, comma, listed = more[-1].rpartition(",") if more else ("", "", "")
@@ -94,10 +94,10 @@ class Bind:
 
 
 def binds(name: str, given: Iterable[Bind | StrOrBytesPath]) -> tuple[Bind, ...]:
-    """Convert an argument to bind mounts; strings are parsed as by ``--bind``.
+    """Convert an argument to bind mounts; parse strings as ``--bind`` does.
 
     :param name: the name of the argument.
-    :raises TypeError: `given` is not a sequence of paths, strings and Bind.
+    :raises TypeError: `given` is not an iterable of paths, strings and Bind objects.
     :raises ValueError: a string is not ``SRC[:DST][:ro|rw]``, or a source is not a valid path.
     """
     mounts = tuple(_bind(name, element) for element in iterable(name, given))
@@ -120,50 +120,50 @@ def _bind(name: str, given: Any) -> Bind:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """A command and its sandbox, for :func:`usernsctl.gvisor.launch.perform.run_in_place`.
+    """A request to run a command in a sandbox, or the options of all sandboxes of a SandboxHost.
 
-    The root filesystem consists of the host's programs without the host's data (the default), of
-    all files of the host (`expose_root`), of a directory (`rootfs`), or of the root filesystem of
-    an OCI bundle (`bundle`). The bundle's config.json supplies the values that this request leaves
-    out.
+    The root filesystem is one of four: the host's programs without the host's data (the default),
+    all files of the host (`expose_root`), a directory (`rootfs`), or that of an OCI bundle
+    (`bundle`). The bundle's config.json sets each option that this request does not set.
 
     :ivar args: the command and its arguments; empty for the command of a bundle.
     :ivar trust_bundle: whether the bundle may mount any file of the host, and set annotations.
-    :ivar allow_hooks: whether runsc may run the bundle's hooks, which run OUTSIDE gVisor, on the
-        host's kernel, as the caller.
-    :ivar env: the complete environment; with a bundle, variables in addition to the bundle's.
+    :ivar allow_hooks: whether runsc executes the bundle's hooks, which run OUTSIDE gVisor, on the
+        host's kernel, with the caller's privileges.
+    :ivar env: the whole environment of the command; with a bundle, variables in addition to the
+        bundle's.
     :ivar cwd: the working directory of the command, or ``None`` for the current directory if it
         exists in the sandbox, else ``/``.
     :ivar user: the uid and gid in the sandbox, or names that :func:`inspect` replaces by numbers,
         or ``None`` for 0 and 0.
     :ivar groups: the supplementary groups of the command.
-    :ivar virtual_env: the path of the caller's active virtual environment, which is mounted if the
-        command lies in it.
+    :ivar virtual_env: the path of the caller's active virtual environment, which is mounted if it
+        contains the command.
     :ivar terminal: whether the command has a pseudo-terminal.
     :ivar reraise_signal: whether the watcher kills itself by the signal that killed the command,
-        instead of exiting with status 128+N; if the watcher is PID 1 of a container, it always
-        exits with the status.
+        instead of exiting with status 128+N. A watcher that is PID 1 of a container always exits
+        with the status.
     :ivar log: ``"json"`` if the watcher prints its messages in JSON.
     :ivar idmap: the id map of a new user namespace.
-    :ivar kept: the name of a persistent namespace in which to run, or for sandboxes of a
-        SandboxHost the Namespace itself; ``None`` for a new namespace.
+    :ivar kept: the persistent namespace in which the sandbox runs: its name, or a Namespace object
+        for sandboxes of a SandboxHost; ``None`` for a new namespace.
     :ivar network: the network, one of :data:`usernsctl.gvisor.runsc.command.NETWORKS`, or a network
         that :func:`usernsctl.gvisor.launch.network.with_network` has chosen.
     :ivar allow: the names that the sandbox may reach through a proxy, or the addresses that it may
         reach.
     :ivar ranges: the addresses that the sandbox may reach, which ``with_network`` moves here from
         `allow`.
-    :ivar publish: the ports of the host that are forwarded to the sandbox.
+    :ivar publish: the ports of the host from which connections are forwarded to the sandbox.
     :ivar verify: whether to check that the sandbox's kernel is gVisor before the command starts.
     :ivar no_new_privs: whether to set no_new_privs for runsc and its children.
     :ivar drop_bounding: whether to drop the capabilities that runsc does not need.
     :ivar memory: the memory limit of the sandbox, in bytes.
-    :ivar pids: the limit of processes and threads.
-    :ivar cpus: the limit of processors.
-    :ivar disk: the limit of the writes to each filesystem in memory, in bytes.
+    :ivar pids: the limit for processes and threads.
+    :ivar cpus: the number of processors that the sandbox may use.
+    :ivar disk: the limit for data written to each filesystem in memory, in bytes.
     :ivar timeout: the time limit of the run, in seconds.
-    :ivar limits: ``"strict"`` if a limit that can't be enforced is an error, else
-        ``"best-effort"``.
+    :ivar limits: ``"strict"`` to raise an error for a limit that can't be enforced,
+        ``"best-effort"`` to ignore it.
     :ivar program: the path of runsc, or ``None`` to search for it.
     :ivar start_timeout: the time limit of the sandbox's start, in seconds; 0 for no limit, ``None``
         for the watcher's default.
@@ -447,8 +447,8 @@ class Request:
         ),
         default=None,
     )
-    # This field is only an argument in Python. A sandbox of ``usernsctl run`` is never idle,
-    # because its command runs.
+    # Only SandboxHost has this argument: a sandbox of ``usernsctl run`` is never idle, because it
+    # ends when its command exits.
     idle_timeout: float | None = field(
         metadata=by(argument=Argument("idle_timeout", check_of_limit("check_duration"))),
         default=None,
@@ -664,12 +664,12 @@ class Request:
 
     @property
     def has_network(self) -> bool:
-        """Return whether the sandbox has a network of its own, other than a loopback device."""
+        """Return whether the sandbox needs a network that usernsctl creates, or a proxy."""
         return self.network not in ("none", "host") or bool(self.allow or self.publish)
 
     @property
     def has_limits(self) -> bool:
-        """Return whether the request has a limit for the complete sandbox."""
+        """Return whether the request has a limit for the whole sandbox."""
         limits = (
             *(self.memory, self.pids, self.cpus, self.disk),
             *(self.timeout, self.idle_timeout),
@@ -687,7 +687,7 @@ class Request:
 
     @classmethod
     def checked(cls, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Check the arguments of SandboxHost, and return the values of the fields that they set.
+        """Check arguments of SandboxHost, and return the values of the fields that they set.
 
         :raises TypeError: an argument has the wrong type.
         :raises ValueError: an argument has an invalid value.

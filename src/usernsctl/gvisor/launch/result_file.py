@@ -1,7 +1,7 @@
-"""The file for the result of ``usernsctl run --result``.
+"""The file to which ``usernsctl run --result`` writes the result of the command.
 
-The file is opened before the command is started, so that an unwritable location is an error before
-the command runs. The watcher writes the result (csrc/programs/watch/result.c).
+The file is opened before the command is started, so that a location that is not writable fails
+before the command runs. The watcher writes the result (csrc/programs/watch/result.c).
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from usernsctl import _core
 from usernsctl._system.paths import open_path
 from usernsctl.errors import BindError, CommandError
 
-# The errors of open(2) on a filesystem that does not support O_TMPFILE.
+# The errors with which open(2) fails on filesystems that do not support O_TMPFILE.
 _NO_NAMELESS_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
 
-# The members of the JSON result that are unknown or zero if the command was not started.
+# Those members of the JSON result that are null or zero if the command was not started.
 _NOTHING = (
     '"limit": null, "used": null, "rusage": null, "peak_memory": null, "denied": 0, '
     '"stdout_truncated": 0, "stderr_truncated": 0'
@@ -27,13 +27,13 @@ _NOTHING = (
 
 
 class ResultFile:
-    """An open file beside the result's path, without a name or with a temporary name.
+    """An open file, nameless or with a temporary name, in the directory of the result.
 
-    :ivar path: the path of the result.
+    :ivar path: the path that the file will get as the result.
     """
 
     def __init__(self, path: str) -> None:
-        """Open a file in the directory of the result.
+        """Open a file in the directory of `path`, with O_TMPFILE or a temporary name.
 
         :raises CommandError: a file can't be created in that directory, or `path` exists and is not
             a regular file.
@@ -72,7 +72,7 @@ class ResultFile:
         return os.open(self._temporary, flags, mode, dir_fd=self._directory)
 
     def _check_old(self) -> bool:
-        """Return whether the result of an earlier run exists at the path.
+        """Return whether the path exists, as the result of an earlier run.
 
         :raises OSError: the path exists, but is not a regular file.
         """
@@ -97,9 +97,10 @@ class ResultFile:
     def prepare(self, writable: Mapping[str, int]) -> None:
         """Check that the sandbox can't replace the result, and remove the result of an earlier run.
 
-        Otherwise, a reader could mistake the old result for the result of this run.
+        A reader could mistake an old result for the result of this run.
 
-        :param writable: the sources of writable bind mounts, as a map from paths to descriptors.
+        :param writable: the sources of the writable bind mounts: a mapping from paths to
+            descriptors.
         :raises CommandError: a writable bind mount contains the result's directory, or the old
             result can't be removed.
         """
@@ -143,6 +144,6 @@ class ResultFile:
             self.discard()
 
     def discard(self) -> None:
-        """Remove the file if it still has its temporary name."""
+        """Remove the file's temporary name, if it has one."""
         with contextlib.suppress(OSError):
             os.unlink(self._temporary, dir_fd=self._directory)

@@ -1,12 +1,12 @@
-"""Launches: the steps of a run in gVisor, as data.
+"""Launches, which are lists of records that describe the steps of a run in gVisor.
 
-:mod:`usernsctl.gvisor.launch.plan` creates a launch. The core (csrc/launch/) reads its records,
-which consist of NUL-terminated strings, and performs them. A launch can be printed, compared and
-written to a file.
+:mod:`usernsctl.gvisor.launch.plan` creates a launch. The C core (csrc/launch/) reads the records,
+which consist of NUL-terminated strings, and performs them. A launch can also be printed, compared
+and written to a file.
 
-Paths of the run's own files have placeholders for values that are known only at the start.
+Paths of the run's own files contain placeholders for values that are known only at the start.
 :data:`SCRATCH` stands for the path of the run's tmpfs, :data:`ID` for a random id, :data:`STAMP`
-for the start time. ``@@`` is a literal ``@``.
+for the start time. ``@@`` stands for a single ``@``.
 """
 
 from __future__ import annotations
@@ -22,29 +22,32 @@ SCRATCH, ID, STAMP = "@s", "@i", "@t"
 #: Name of an empty directory among the run's own files.
 EMPTY_DIRECTORY = "empty"
 
-# The maximum number of strings in a launch, and of their bytes, as in csrc/launch/.
+# The maximum number of strings in a launch, and their maximum total size in bytes, as in
+# csrc/launch/.
 WORDS_MAX = 1 << 18
 BYTES_MAX = 32 << 20
 _HEADER = ("usernsctl-launch", "2")
 
 
 def literal(word: str) -> str:
-    """Escape ``@`` in an argument of a record, so that it does not begin a placeholder."""
+    """Escape each ``@`` in an argument of a record, so that it does not begin a placeholder."""
     return word.replace("@", "@@")
 
 
-#: Verbs of records, each with the names of its arguments, and a description for --dry-run.
+#: The verbs of records, each with the names of its arguments and with a description that --dry-run
+#: prints.
 VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
-    # The remedy that is printed if an assumption of a frozen launch is wrong.
+    # The remedy of a frozen launch, which is printed if an assumption no longer holds.
     "remedy": (("command",), "if the launch is outdated: {command}"),
-    # Id maps, uid and gids of the command, and its oom_score_adj (proc_pid_oom_score_adj(5)).
+    # The id maps; the uid, the gid and the groups of the command; its oom_score_adj
+    # (proc_pid_oom_score_adj(5)).
     "idmap": (("option",), "{option}"),
     "user": (("uid", "gid"), "run the command as uid {uid} and gid {gid}"),
     "group": (("gid",), "run the command with the supplementary group {gid}"),
     "oom-score": (("score",), "set the oom score to {score}"),
     # Files of the host to open.
     "source": (("how", "path"), "open {path}"),
-    # Assumptions that a frozen launch checks.
+    # Assumptions that the core checks when it performs a frozen launch.
     "assume": (
         ("source", "size", "mode", "sum"),
         "{source} still has {size} bytes, the mode {mode} and the checksum {sum}",
@@ -121,7 +124,7 @@ VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A step of a launch, which consists of a verb from :data:`VERBS` and its arguments."""
+    """A step of a launch, which consists of a verb from :data:`VERBS` and the verb's arguments."""
 
     verb: str
     words: tuple[str, ...] = ()
@@ -145,8 +148,8 @@ def record(verb: str, *words: object) -> Record:
 class Source:
     """A file of the host that is opened before the process enters the namespace.
 
-    :ivar how: the symbolic links to follow: ``"own"`` for all, ``"follow"`` for those of root and
-        the caller, ``"exact"`` for none.
+    :ivar how: the rule for symbolic links: ``"own"`` follows all, ``"follow"`` those that root or
+        the caller owns, ``"exact"`` none.
     :ivar path: the file's absolute path.
     """
 
@@ -158,9 +161,9 @@ class Source:
 class Placeholder:
     """A value in config.json that is known only at the start.
 
-    A placeholder in a list may be replaced by many elements.
+    A placeholder in a list may be replaced by any number of elements.
 
-    :ivar record: the record that the core replaces by the value.
+    :ivar record: the record in place of which the core writes the value.
     """
 
     record: Record
@@ -168,14 +171,14 @@ class Placeholder:
 
 @dataclass(frozen=True, slots=True)
 class IfSeveralIds:
-    """A member of an object in config.json that is written only if several ids are mapped."""
+    """A member of config.json that the core writes only if several ids are mapped."""
 
     value: Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartValues:
-    """Values of a run that come from the process that starts it.
+    """The values of a run that depend on the process that starts it.
 
     :ivar args: the command and its arguments.
     :ivar env: the command's environment, as ``NAME=VALUE`` entries.
@@ -183,7 +186,8 @@ class StartValues:
         exists in the sandbox, else /.
     :ivar hostname: the hostname in the sandbox, or ``None`` for runsc's default.
     :ivar user: the uid and gid of the command.
-    :ivar groups: the supplementary groups of the command, if several ids are mapped.
+    :ivar groups: the supplementary groups of the command, which it gets only if several ids are
+        mapped.
     :ivar terminal: whether the command has a terminal.
     """
 
@@ -198,7 +202,7 @@ class StartValues:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """All steps of a run; the core performs them in the order of these fields.
+    """All steps of a run, in the order of the fields, in which the core performs them.
 
     Only frozen launches have `remedy`, `assumptions`, `ids`, `user`, `groups` and `policy`.
 
@@ -208,7 +212,7 @@ class Launch:
     :ivar user: the uid and gid of the command, which must be mapped.
     :ivar groups: the supplementary groups of the command.
     :ivar oom_score: the oom_score_adj of the process and its descendants (proc(5)), or ``None``.
-    :ivar sources: the files of the host, to which records refer by their index.
+    :ivar sources: the files of the host; records refer to a file by its index.
     :ivar assumptions: records by which the core checks that programs among `sources` are unchanged.
     :ivar scratch: candidate mount points for the run's tmpfs; the first existing one is used.
     :ivar steps: records that create the root filesystem.
@@ -216,11 +220,10 @@ class Launch:
     :ivar config: config.json, with a :class:`Placeholder` for each value that is known only at the
         start, or ``None`` if the launch has no command.
     :ivar start_values: the values for the placeholders, or ``None`` if `policy` determines them.
-    :ivar policy: records of the command's environment, directory, hostname and arguments, some of
-        which come from the process that performs the launch.
-    :ivar given_up: records of privileges that are dropped before the exec.
-    :ivar watcher: the argv to execute, which is the argv of the watcher followed by the argv of
-        runsc.
+    :ivar policy: records that set the command's environment, working directory, hostname and
+        arguments, some of them to values of the process that performs the launch.
+    :ivar given_up: records that drop privileges before the watcher is executed.
+    :ivar watcher: the argv to execute: the watcher and its arguments, followed by runsc's argv.
     :ivar runsc: the argv of runsc.
     :ivar runsc_env: the environment of the watcher and runsc, as ``NAME=VALUE`` entries.
     """
@@ -268,7 +271,7 @@ class Launch:
         yield record("end")
 
     def encode(self) -> bytes:
-        """Return the launch as NUL-terminated strings, for the core or for a frozen launch's file.
+        """Encode the launch as NUL-terminated strings, for the C core or for a file.
 
         :raises CommandError: a string has a NUL character, or the launch exceeds the core's limits.
         """
@@ -294,7 +297,7 @@ class Launch:
 
 
 def pieces(config: Mapping[str, Any]) -> list[Record]:
-    """Return the records that write a config.json, piece by piece."""
+    """Convert a config.json to the records that write it: literal text and placeholders."""
     found: list[Record] = []
     texts: list[str] = []
     for piece in _pieces(config):
@@ -338,10 +341,10 @@ def _member(name: str, value: Any, *, is_first: bool) -> Iterator[str | Record]:
 
 
 def completed(config: Mapping[str, Any], values: Mapping[Record, Any], *, several: bool) -> Any:
-    """Return `config` with its placeholders replaced.
+    """Return `config` with values in place of its placeholders.
 
-    :param values: a map from the records of placeholders to their values. For a placeholder in a
-        list, the value is a list of elements.
+    :param values: a mapping from the record of each placeholder to its value, which is a list of
+        elements for a placeholder in a list.
     :param several: whether more than one uid or gid is mapped.
     """
 
@@ -368,7 +371,7 @@ def completed(config: Mapping[str, Any], values: Mapping[Record, Any], *, severa
 
 
 try:
-    # Import json's encoder of strings directly, because importing json takes longer.
+    # Import json's string encoder directly, because importing json takes longer.
     from _json import encode_basestring
 except ImportError:
     from json.encoder import encode_basestring
@@ -377,7 +380,7 @@ _CONSTANTS = {True: "true", False: "false", None: "null"}
 
 
 def dumps(value: Any) -> str:
-    """Return ``json.dumps(value, ensure_ascii=False)``, without importing json for simple values.
+    """Return ``json.dumps(value, ensure_ascii=False)``, but import json only for complex values.
 
     :raises TypeError: `value` can't be encoded as JSON.
     """
@@ -394,15 +397,16 @@ def dumps(value: Any) -> str:
 
 #: Path in the sandbox of the verifier, which checks that the kernel is gVisor.
 VERIFIER_INSIDE = "/.usernsctl-verify"
-#: Option of the verifier to map the uid and the gid that follow to 0, for the command.
+#: The verifier's option that runs the command as the uid and the gid that follow, in a nested user
+#: namespace.
 VERIFY_AS = "--as"
 #: Path in the sandbox of the agent, which starts commands; only sandboxes of a SandboxHost have it.
 AGENT_INSIDE = "/.usernsctl-agent"
 
-#: Directory in a SandboxHost's tmpfs that contains a directory for each sandbox, named by the
+#: The directory in a SandboxHost's tmpfs with one directory for each sandbox, named by the
 #: sandbox's id.
 BOXES = "boxes"
-#: Directory in BOXES for the crash reports of all sandboxes. The directory is a tmpfs of limited
-#: size, and contains no other logs.
+#: The directory in BOXES for the crash reports of all sandboxes, a tmpfs of limited size with no
+#: other files.
 CRASH_DIRECTORY = ".crash"
 CRASHES = f"{BOXES}/{CRASH_DIRECTORY}"

@@ -1,4 +1,4 @@
-"""Resolution of the paths that a command will see in the sandbox, before the command runs."""
+"""Functions that resolve paths as a command will see them in the sandbox, before it is started."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from usernsctl.maps import MappedIds
 
 
 class Remedies(Protocol):
-    """Remedies for the command line or for Python, as text that may contain untrusted names."""
+    """The interface of the texts of remedies, which differ between the command line and Python."""
 
     def show(self, source: str, destination: str = "") -> str:
-        """Return the option or argument that mounts `source`, by default at the same path."""
+        """Return the remedy that mounts `source`, at its own path if `destination` is empty."""
 
     def search(self, directory: str) -> str:
-        """Return the option or argument that adds `directory` to the default PATH."""
+        """Return the remedy that adds `directory` to the default PATH."""
 
     def name_by_path(self, command: str) -> str:
-        """Return the remedy for a command that is a bare file name in the current directory."""
+        """Return the remedy for a command that is a file name in the current directory."""
 
     def separate_words(self, command: str) -> str:
-        """Return the remedy for a command line that was passed as a single argument."""
+        """Return the remedy for a command and arguments that were passed as a single argument."""
 
 
 class CommandLine:
     """Remedies for callers of ``usernsctl run``."""
 
     def show(self, source: str, destination: str = "") -> str:
-        """Return the remedy that mounts `source`: to add the option ``--bind`` for this path.
+        """Return the remedy that mounts `source`: an option ``--bind`` for the path.
 
-        The syntax of ``--bind`` is SRC[:DST][:ro|rw]. If a path contains a part that looks like
-        DST or rw, the option can't name the path, and the remedy is to rename the file.
+        The syntax of ``--bind`` is SRC[:DST][:ro|rw]. For a path with a part that looks like DST or
+        rw, which the option can't name, the remedy is to rename the file.
         """
         words = [source, destination] if destination else [source]
         if not _is_read_as(":".join(words), Bind.shown(source, destination)):
@@ -48,7 +48,7 @@ class CommandLine:
         return f"add --bind {':'.join(map(quoted, words))}"
 
     def search(self, directory: str) -> str:
-        """Return the option that adds `directory` to the default PATH."""
+        """Return the remedy that adds `directory` to the default PATH: an option ``--env``."""
         return f"add --env PATH={quoted(_default_path_with(directory))}"
 
     def name_by_path(self, command: str) -> str:
@@ -57,7 +57,7 @@ class CommandLine:
         return f"name a file of the current directory by its path, as in: --bind . -- {by_path}"
 
     def separate_words(self, command: str) -> str:
-        """Return advice to pass the words of `command` separately, or to run a shell."""
+        """Return advice to pass the words of `command` as separate arguments, or to run a shell."""
         return f"give each word as a separate argument, or run a shell: sh -c {quoted(command)}"
 
 
@@ -65,7 +65,7 @@ class PythonCall:
     """Remedies for callers of the Python package."""
 
     def show(self, source: str, destination: str = "") -> str:
-        """Return the argument that mounts `source`."""
+        """Return the remedy that mounts `source`: an argument `binds`."""
         text = f"{source}:{destination}" if destination else source
         if _is_read_as(text, Bind.shown(source, destination)):
             return f"binds=[{text!r}]"
@@ -73,7 +73,7 @@ class PythonCall:
         return f"binds=[usernsctl.Bind.shown({', '.join(map(repr, words))})]"
 
     def search(self, directory: str) -> str:
-        """Return the argument that adds `directory` to the default PATH."""
+        """Return the remedy that adds `directory` to the default PATH: an argument `env`."""
         return f"env={ {'PATH': _default_path_with(directory)}!r}"
 
     def name_by_path(self, command: str) -> str:
@@ -83,7 +83,7 @@ class PythonCall:
         return f"name a file of the current directory by its path: {shown}, args=[{path!r}]"
 
     def separate_words(self, command: str) -> str:
-        """Return advice to pass the parts of `command` as separate items of `args`."""
+        """Return advice to pass the words of `command` as separate items of `args`."""
         return f"give each word as a separate item: args={command.split()!r}"
 
 
@@ -91,7 +91,7 @@ COMMAND_LINE, PYTHON = CommandLine(), PythonCall()
 
 
 def _default_path_with(directory: str) -> str:
-    """Return the default PATH, preceded by `directory` unless PATH has it already."""
+    """Return the default PATH, with `directory` as its first entry unless PATH contains it."""
     if directory in DEFAULT_PATH.split(":"):
         return DEFAULT_PATH
     return f"{directory}:{DEFAULT_PATH}"
@@ -106,13 +106,15 @@ def _is_read_as(text: str, bind: Bind) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Walk:
-    """The result of resolving a path in the sandbox, as far as the path exists.
+    """The result of resolving a path in the sandbox, whose last components may not exist.
 
-    :ivar inside: the path in the sandbox of the last existing file, without symbolic links.
+    :ivar inside: the path in the sandbox of the last file on the path that exists, without symbolic
+        links.
     :ivar missing: the remaining components of the path, which don't exist.
-    :ivar file: the last existing file; ``None`` for a directory that gVisor will create as a parent
-        of a mount point.
-    :ivar is_unknown: whether the path is below a filesystem whose contents only gVisor knows.
+    :ivar file: the last file on the path that exists; ``None`` for a directory that gVisor will
+        create as the parent of a mount point.
+    :ivar is_unknown: whether the path is in a filesystem whose contents only gVisor knows, such as
+        its /proc.
     """
 
     inside: str
@@ -122,12 +124,12 @@ class Walk:
 
     @property
     def complete(self) -> bool:
-        """True if the complete path exists."""
+        """True if the whole path exists."""
         return not self.missing
 
     @property
     def is_directory(self) -> bool:
-        """True if the last existing file of the path is a directory."""
+        """True if the last file on the path that exists is a directory."""
         return self.file is None or self.file.is_directory
 
     @property
@@ -144,12 +146,11 @@ class View:
 
     @classmethod
     def of_root(cls, top: PathDescriptor, owners: MappedIds | None = None) -> Self:
-        """Return the view of a root filesystem.
+        """Return the view of a root filesystem without bind mounts.
 
         :param top: the directory that becomes ``/``; the view closes the descriptor.
-        :param owners: ids whose directories root in the sandbox may search, even if this process
-            may not. By default, root in the sandbox may search the same directories as this
-            process.
+        :param owners: the mapped ids. Root in the sandbox may search all directories that these ids
+            own. By default, it may search only the directories that this process may search.
         """
         extents = None
         if owners is not None:
@@ -171,7 +172,7 @@ class View:
         """Return the view of a root filesystem that another process has already built.
 
         :param scratch: the path of the run's tmpfs.
-        :param binds: the sources and destinations of the bind mounts.
+        :param binds: the source and the destination of each bind mount.
         :param empty: the paths on which gVisor will mount an empty filesystem.
         :param open_path: a function that opens a path in the run's tmpfs (O_PATH).
         :param owners: as for :meth:`of_root`.
@@ -200,7 +201,7 @@ class View:
     def add_bind(self, inside: str, source: PathDescriptor) -> None:
         """Add a mount of `source` at a path in the sandbox that has no symbolic links.
 
-        Of two mounts at the same path, the first applies.
+        If two mounts are added at the same path, the first one is used.
 
         :param source: the mounted file; the view closes the descriptor.
         """
@@ -220,7 +221,7 @@ class View:
         return _walk_of(reached)
 
     def fault_of_command(self, command: str, search: str, cwd: str) -> CommandFault | None:
-        """Return why a command can't be started in the sandbox, as far as this process can know.
+        """Return the reason why a command can't be started in the sandbox, or None.
 
         :param search: the PATH of the command.
         :param cwd: the working directory of the command, a path in the sandbox.
@@ -230,7 +231,7 @@ class View:
     def fault_of_directory(self, path: str) -> tuple[int, str] | None:
         """Return the errno and the reason why a directory can't be the command's working directory.
 
-        Directories whose state only gVisor knows count as usable.
+        A directory that only gVisor can check counts as usable. The result is then None.
         """
         reached = self._native.follow(path, "/")
         walk = _walk_of(reached)
@@ -268,15 +269,15 @@ def check(
 ) -> None:
     """Check that the command can be found and executed in the sandbox.
 
-    Failures that this process can't foresee are reported by the sandbox when it starts.
+    The check can't foresee all failures; the sandbox reports the others when it starts.
 
     :param search: the PATH of the command.
     :param cwd: the working directory of the command, a path in the sandbox.
-    :param caller: the caller's environment, whose PATH finds the command on the host, for the
-        remedy.
-    :param tree: the root filesystem, if it has its own programs. Remedies then don't mount programs
-        of the host.
-    :param remedies: the wording of remedies.
+    :param caller: the caller's environment. Its PATH is searched for the command on the host, which
+        the remedy then mounts.
+    :param tree: the root filesystem, if the sandbox has one with programs of its own; remedies then
+        don't mount the host's programs.
+    :param remedies: the texts of the remedies.
     :raises CommandNotFoundError: the command, or its interpreter, does not exist in the sandbox.
     :raises CommandNotADirectoryError: a component of the command's path is not a directory.
     :raises CommandNotExecutableError: the command is not executable, or a directory of its path may
@@ -298,10 +299,10 @@ def check(
 def check_directory(view: View, cwd: str, named: str, remedy: str | None) -> None:
     """Check that the command can be started in a working directory.
 
-    Failures that this process can't foresee are reported by the sandbox when it starts.
+    The check can't foresee all failures; the sandbox reports the others when it starts.
 
-    :param named: the option or argument that names the directory, for errors.
-    :param remedy: the remedy that mounts the directory, if any.
+    :param named: the option or argument that sets the directory, for the error message.
+    :param remedy: the remedy that mounts the directory, or ``None``.
     :raises CommandError: the path is not absolute.
     :raises CommandNotFoundError: the directory does not exist in the sandbox.
     :raises CommandNotADirectoryError: the path is not a directory.
@@ -319,7 +320,7 @@ def check_directory(view: View, cwd: str, named: str, remedy: str | None) -> Non
 def _missing(
     command: str, view: View, caller: Mapping[str, str], tree: str | None, remedies: Remedies
 ) -> tuple[str, str | None]:
-    """Return why a command is not found in the sandbox, and the remedy."""
+    """Return the reason why a command is not found in the sandbox, and the remedy."""
     where = "" if "/" in command else " along PATH"
     nowhere = f"{command!r} was not found{where} in the sandbox"
     if tree is not None:
@@ -327,7 +328,8 @@ def _missing(
         return f"{nowhere}, whose root filesystem is {tree}", remedy
     import shutil
 
-    # Plain users of Debian have no directory sbin in PATH.
+    # Also search the default PATH: on Debian, the PATH of a user other than root lacks the
+    # directories sbin.
     own = shutil.which(command, path=caller.get("PATH")) or shutil.which(command, path=DEFAULT_PATH)
     if own is None and "/" in command and os.path.isfile(command):
         own = command
@@ -344,13 +346,13 @@ def _missing(
         known_as = f"{command!r}" if command == own else f"{command!r} ({own} here)"
         wanted = hidden.wanted if hidden is not None else own
         return f"{known_as} is not in the sandbox", show_program(wanted, remedies)
-    # Do not print the other directories of PATH, since environment variables may be secret.
+    # Do not print the rest of PATH, since environment variables may contain secrets.
     reason = f"{command!r} is {own}, but PATH in the sandbox lacks this directory"
     return reason, remedies.search(os.path.dirname(own))
 
 
 def show_program(path: str, remedies: Remedies = COMMAND_LINE) -> str:
-    """Return the remedy that mounts a program's directory, or the installation around a ``bin``."""
+    """Return the remedy that mounts a program's directory, or the parent of a directory ``bin``."""
     directory = os.path.dirname(path)
     prefix = os.path.dirname(directory)
     whole = os.path.basename(directory) in ("bin", "sbin") and prefix.count("/") > 1
@@ -362,8 +364,8 @@ def how_to_show(path: str, *, directory: str, cwd: str | None) -> str:
 
     :param path: the path in the arguments of the command.
     :param directory: the caller's current directory, to which a relative path refers on the host.
-    :param cwd: the directory to which a relative path refers in the sandbox, or ``None`` for
-        `directory`, if that is mounted.
+    :param cwd: the directory to which a relative path refers in the sandbox; ``None`` if that will
+        be `directory` once it is mounted.
     """
     if os.path.isabs(path):
         return COMMAND_LINE.show(path)

@@ -1,9 +1,9 @@
-"""Bind mounts of the caller's active virtual environment, for commands in that environment.
+"""Bind mounts of the caller's active virtual environment, for a command that is in it.
 
 The caller sets ``VIRTUAL_ENV``, but an untrusted program may have written the files in the
 environment, for example in a sandbox with a writable bind mount. So the directory is mounted only
-if it has no other entries than a virtual environment has. Of the directories that files in the
-environment name, only installations of Python are mounted.
+if all its entries belong to a virtual environment. Of the directories that files in the environment
+name, only Python installations are mounted.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Shown = tuple[Bind, PathDescriptor]
 
 
 class _UnsuitableError(Exception):
-    """Error for a directory that is not mounted unless the caller explicitly requests the mount."""
+    """The error for a virtual environment that is mounted only if the caller requests the mount."""
 
 
 def find_command(command: str, search: str) -> str | None:
@@ -55,15 +55,15 @@ def show(
     homes: Iterable[str],
     notify: Callable[[str], object],
 ) -> list[Shown]:
-    """Return read-only bind mounts of the virtual environment in which a command lies.
+    """Return read-only bind mounts of the virtual environment that contains a command.
 
     :param environment: the value of ``VIRTUAL_ENV``.
     :param command: the path of the command on the host.
     :param binds: the bind mounts that the caller has requested.
     :param homes: the home directories of the caller, which the sandbox hides.
     :param notify: a function that is called with a message if the environment can't be mounted.
-    :returns: the bind mounts, each with its open source; empty if the command does not lie in a
-        virtual environment.
+    :returns: the bind mounts, each with its open source; empty if `environment` does not contain
+        the command.
     """
     place = os.path.normpath(environment)
     if not environment.startswith("/") or not _is_below(command, place):
@@ -90,7 +90,7 @@ def show(
 
 
 class _Hidden:
-    """The set of the host's paths that are hidden in the sandbox."""
+    """The set of the host's paths that the sandbox does not contain without more bind mounts."""
 
     def __init__(self, places: list[str], homes: list[str]) -> None:
         self._places = places
@@ -108,9 +108,9 @@ def _is_below(path: str, directory: str) -> bool:
 
 
 def _mounts(source: PathDescriptor, place: str) -> Iterator[Shown]:
-    """Yield the mounts of a directory at `place`, and at its path without symbolic links.
+    """Yield the bind mounts of a directory at `place` and at its path without symbolic links.
 
-    Programs find their files by either of the two paths.
+    A program may look up its files by either path.
     """
     for destination in dict.fromkeys([place, source.path]):
         again = PathDescriptor.own(source.path, os.dup, source.fd)
@@ -138,12 +138,12 @@ def _read_config(top: PathDescriptor) -> dict[str, str]:
 
 
 def _check_environment(top: PathDescriptor) -> None:
-    """Check that a directory has only the entries of a virtual environment.
+    """Check that a directory contains only the entries of a virtual environment.
 
     Other entries may be secret: the virtual environment may have been created in the top directory
     of a project, and a pip.conf may contain passwords.
 
-    :raises _UnsuitableError: the directory has any other entry.
+    :raises _UnsuitableError: the directory contains another entry.
     """
     fd = top.open()
     try:
@@ -155,7 +155,7 @@ def _check_environment(top: PathDescriptor) -> None:
 
 
 def _prefixes(place: str, config: dict[str, str]) -> Iterable[str]:
-    """Return the directories of the Python installation on which a virtual environment is based.
+    """Return the prefixes of the Python installation on which a virtual environment is based.
 
     :param place: the path of the virtual environment.
     """
@@ -170,10 +170,10 @@ def _is_plain_bin(path: str) -> bool:
 
 
 def _installation(prefix: str, homes: Iterable[str]) -> list[Shown]:
-    """Return the mounts of a Python installation; empty if the directory is not an installation.
+    """Return the bind mounts of a Python installation; empty if `prefix` is not an installation.
 
-    If the result is empty, the command fails with an error that names the interpreter and the
-    option to mount it.
+    Without these bind mounts, the command fails with an error that names the interpreter and the
+    option that mounts it.
 
     :param homes: home directories, which must not be mounted.
     """
@@ -188,7 +188,7 @@ def _installation(prefix: str, homes: Iterable[str]) -> list[Shown]:
 
 
 def _has_library(prefix: PathDescriptor) -> bool:
-    """Return whether a directory has a standard library of Python, reached without symbolic links.
+    """Return whether `prefix` contains a Python standard library, without following symbolic links.
 
     :raises OSError: the directory can't be read.
     """
