@@ -75,7 +75,7 @@ class Result(CompletedProcess[AnyStr]):
         a running sandbox, the time that gVisor counts for the command and the children for which it
         has waited. For a complete sandbox, the time of all its processes on the host. ``None`` if
         the time is not known, as for a detached sandbox.
-    :ivar peak_memory: the peak memory usage of the complete sandbox, in bytes, as its memory limit
+    :ivar peak_memory: the peak memory usage of the whole sandbox, in bytes, as its memory limit
         counts it. ``None`` if the sandbox has not reached that limit; the file of ``usernsctl run
         --result`` has the number for every run with a limit of memory or processes.
     :ivar int denied: the number of connections that the proxy for allowed names (`allow`) denied,

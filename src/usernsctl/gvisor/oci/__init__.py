@@ -51,7 +51,8 @@ __all__ = [
     "validate",
 ]
 
-# Import these modules on first use, because most of them import msgspec, which only bundles need.
+# Import these modules on first use, because most of them import msgspec, which only runs with a
+# bundle need.
 _MODULES = {
     "builder": (
         "BuildOptions",

@@ -1,4 +1,4 @@
-"""Builder of config.json files for runsc."""
+"""Functions that build a config.json for runsc."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _UNLIMITED = 2**64 - 1  # the value of RLIM_INFINITY in config.json
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A mount of the container.
+    """A mount in the container.
 
     :ivar destination: the mount point in the container, an absolute path.
     :ivar type: ``"bind"``, or a filesystem type of runsc (``"tmpfs"``, ``"proc"``, …).
@@ -43,7 +43,7 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class Rlimit:
-    """A resource limit; `type` is a name such as ``"RLIMIT_NOFILE"``.
+    """A resource limit of a process; `type` is a name such as ``"RLIMIT_NOFILE"``.
 
     The limits are in the units of setrlimit(2).
     """
@@ -56,10 +56,10 @@ class Rlimit:
     def parse(cls, text: str) -> Self:
         """Parse the value of ``--rlimit``: ``NAME=SOFT[:HARD]``.
 
-        :param text: NAME is a limit of setrlimit(2), such as ``nofile`` or ``RLIMIT_NOFILE``; SOFT
-            and HARD are numbers in the unit of that limit, or ``unlimited``. By default, HARD is
-            SOFT.
-        :raises ValueError: `text` has another format.
+        :param text: the limit. NAME is a resource of setrlimit(2), such as ``nofile`` or
+            ``RLIMIT_NOFILE``. SOFT and HARD are numbers in the unit of that resource, or
+            ``unlimited``; by default, HARD is SOFT.
+        :raises ValueError: `text` has the wrong format.
         """
         import resource
 
@@ -96,17 +96,18 @@ class BuildOptions:
     :ivar uid_map: the uid extents of the prepared namespace; the `outside` ids are ignored, since
         they have no meaning in that namespace.
     :ivar gid_map: the gid extents of the prepared namespace.
-    :ivar env: the complete environment of the command.
+    :ivar env: the whole environment of the command.
     :ivar cwd: the working directory of the command, an absolute path in the container.
     :ivar read_only: whether the root filesystem is read-only.
     :ivar uid: the command's uid in the container; `gid` and `additional_gids` likewise.
     :ivar hostname: the hostname in the container, or ``None`` for runsc's default.
     :ivar mounts: mounts in addition to /proc, /dev, /sys and /tmp; a mount with one of these
         destinations replaces the default.
-    :ivar terminal: whether stdin, stdout and stderr are a new pseudo-terminal.
+    :ivar terminal: whether the command gets a new pseudo-terminal as stdin, stdout and stderr.
     :ivar rlimits: resource limits of the command.
     :ivar capabilities: capabilities of the command, such as ``"CAP_CHOWN"``.
-    :ivar no_new_privileges: whether set-user-id bits have no effect in the container.
+    :ivar no_new_privileges: whether programs in the container can't gain privileges by set-user-id
+        bits.
     """
 
     args: Sequence[str]
@@ -130,11 +131,10 @@ class BuildOptions:
 def build(options: BuildOptions) -> dict[str, Any]:
     """Build the config.json for a command.
 
-    The result has a user namespace with the identity map of the prepared namespace, so the
-    config.json is valid no matter how runsc is started in the prepared namespace.
+    The config.json has a user namespace with the identity map of the prepared namespace, so runsc
+    accepts it however it is started in the prepared namespace.
 
-    :raises BundleError: a value is not allowed in a config.json; the message contains the JSON path
-        of the value.
+    :raises BundleError: config.json can't hold a value; the message contains the value's JSON path.
     """
     for name in options.env:
         if "=" in name:
@@ -163,10 +163,10 @@ def build(options: BuildOptions) -> dict[str, Any]:
 
 
 def _is_surely_valid(options: BuildOptions) -> bool:
-    """Return whether a config.json built from `options` is valid, by a fast, incomplete check.
+    """Return whether a fast, incomplete check finds that `options` give a valid config.json.
 
-    The check accepts nearly all options that occur in practice. If the check fails, the caller uses
-    :func:`validate`, whose import takes longer than the check.
+    The check accepts nearly all options that occur in practice. If it fails, the caller calls
+    :func:`validate`, which is exact, but takes longer to import.
     """
     mounts = options.mounts
     texts = [*options.args, options.rootfs, options.cwd, options.hostname or ""]
@@ -196,7 +196,7 @@ def _is_capability(name: str) -> bool:
 
 
 def _is_text(value: object) -> bool:
-    """Return whether `value` is a string that UTF-8 can encode, without NUL."""
+    """Return whether `value` is a string without NUL that can be encoded in UTF-8."""
     if not isinstance(value, str) or "\0" in value:
         return False
     try:
@@ -227,7 +227,7 @@ def binds(kind: str | None, options: Sequence[str] | None) -> bool:
 
 
 def bind_mounts(config: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the elements of ``mounts`` in config.json that are bind mounts."""
+    """Return those elements of ``mounts`` in config.json that are bind mounts."""
     return [
         mount
         for mount in config.get("mounts") or ()
@@ -236,7 +236,7 @@ def bind_mounts(config: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def is_read_only(mount: dict[str, Any]) -> bool:
-    """Return whether runsc mounts an element of ``mounts`` read-only; the last ro or rw applies."""
+    """Return whether runsc mounts an element of ``mounts`` read-only: the last ro or rw decides."""
     access = [name for name in mount.get("options") or () if name in ("ro", "rro", "rw")]
     return bool(access) and access[-1] != "rw"
 
@@ -279,7 +279,7 @@ def _process(options: BuildOptions) -> dict[str, Any]:
 def _mounts(wanted: Sequence[Mount]) -> list[dict[str, Any]]:
     standard = (
         Mount("/proc", "proc", "proc"),
-        # This entry is for other runtimes: runsc mounts /dev even without it.
+        # The entry for /dev is for other runtimes: runsc mounts /dev even without an entry.
         Mount("/dev", "tmpfs", "tmpfs", ("nosuid", "strictatime", "mode=755", "size=65536k")),
         Mount("/sys", "sysfs", "sysfs", ("nosuid", "noexec", "nodev", "ro")),
         Mount.tmpfs("/tmp", mode=0o1777),  # noqa: S108

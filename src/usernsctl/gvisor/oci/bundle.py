@@ -1,4 +1,4 @@
-"""Bundle directories and their config.json; each directory is opened only once."""
+"""Access to bundle directories and their config.json, through one descriptor for each directory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_BYTES = 16 * 1024 * 1024
 
 
 class Bundle(Closing):
-    """An open bundle directory, from whose descriptor all paths of the bundle are resolved.
+    """An open bundle directory. All paths of the bundle are resolved from its descriptor.
 
     :ivar path: the path by which the directory was opened, for messages.
     """
@@ -49,7 +49,7 @@ class Bundle(Closing):
         return os.path.join(self.path, CONFIG_NAME)
 
     def load(self) -> dict[str, Any]:
-        """Read, parse and validate config.json; see :func:`load`."""
+        """Read, parse and validate the bundle's config.json: see the function :func:`load`."""
         config = parse(self.read(), filename=self.filename)
         validate(config, filename=self.filename)
         return config
@@ -67,7 +67,7 @@ class Bundle(Closing):
         return text
 
     def open_config(self) -> int:
-        """Open config.json for reading; symbolic links must not lead out of the bundle.
+        """Open config.json for reading; fail if a symbolic link leads out of the bundle.
 
         :returns: a descriptor for the caller to close.
         :raises BundleError: config.json is missing, isn't a regular file, or can't be read.
@@ -75,8 +75,8 @@ class Bundle(Closing):
         try:
             found = open_beneath(self.descriptor, CONFIG_NAME)
             try:
-                # Check the type on an O_PATH descriptor: opening a device may have an effect, and
-                # opening a FIFO blocks.
+                # Check the type on an O_PATH descriptor: opening a device may have side effects,
+                # and opening a FIFO blocks.
                 if not stat.S_ISREG(os.fstat(found).st_mode):
                     self._refuse(f"{self.filename} is not a regular file")
                 return _reopen(found)
@@ -88,10 +88,10 @@ class Bundle(Closing):
             self._refuse_config(error)
 
     def within(self, path: str) -> str | None:
-        """Return `path` relative to the bundle; None if it does not begin with the bundle's path.
+        """Return `path` relative to the bundle, or None if it lacks the bundle's path as prefix.
 
-        Only the text is compared; :func:`open_beneath` rejects symbolic links that lead out of the
-        bundle.
+        The paths are compared as text. :func:`open_beneath` later rejects symbolic links that lead
+        out of the bundle.
         """
         if not path.startswith("/"):
             return path
@@ -107,10 +107,10 @@ class Bundle(Closing):
 
         :param anywhere: whether the path may lead out of the bundle.
         :returns: a descriptor (O_PATH, close-on-exec) for the caller to close.
-        :raises ForeignLinkError: `anywhere` is true, and the path has a symbolic link that another
-            user may change.
-        :raises OSError: EXDEV if the path leads out of the bundle and `anywhere` is false;
-            otherwise the kernel's error.
+        :raises ForeignLinkError: `anywhere` is true, and the path contains a symbolic link that
+            another user may change.
+        :raises OSError: the path can't be opened; with EXDEV, it leads out of the bundle, and
+            `anywhere` is false.
         """
         if anywhere:
             here = os.readlink(f"/proc/self/fd/{self.descriptor}")
@@ -130,7 +130,7 @@ class Bundle(Closing):
         os.link(old, new, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
 
     def rename(self, old: str, new: str) -> None:
-        """Rename a file in the bundle; an existing file `new` is replaced."""
+        """Rename a file in the bundle; replace an existing file `new`."""
         os.rename(old, new, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
 
     def unlink(self, name: str) -> None:
@@ -138,7 +138,7 @@ class Bundle(Closing):
         os.unlink(name, dir_fd=self.descriptor)
 
     def sync(self) -> None:
-        """Write the bundle's directory entries to the disk (fsync(2))."""
+        """Write the entries of the bundle's directory to disk (fsync(2))."""
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         directory = os.open(".", flags, dir_fd=self.descriptor)
         try:
@@ -147,7 +147,7 @@ class Bundle(Closing):
             os.close(directory)
 
     def close(self) -> None:
-        """Close the bundle directory; further calls do nothing."""
+        """Close the descriptor of the bundle directory. Repeated calls do nothing."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
@@ -157,7 +157,7 @@ class Bundle(Closing):
             self.close()
 
     def _command_that_creates(self) -> str:
-        """Return the command that creates this bundle."""
+        """Return the shell command that creates a bundle in this directory."""
         argv = ["usernsctl", "bundle", "init", operand(self.path)]
         return f"{command(argv)} --rootfs ROOTFS -- COMMAND"
 
@@ -191,7 +191,7 @@ class Bundle(Closing):
 def load(bundle: str | os.PathLike[str]) -> dict[str, Any]:
     """Read, parse and validate the config.json in the directory `bundle`.
 
-    The result has every key of the file, in the file's order.
+    The result has all keys of the file, in the file's order, including unknown keys.
 
     :raises BundleError: the directory or file is missing or can't be read, or the file is invalid
         (see :func:`parse` and :func:`validate`).
@@ -201,7 +201,7 @@ def load(bundle: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _reopen(descriptor: int) -> int:
-    """Open the file behind an O_PATH descriptor for reading."""
+    """Open the file of an O_PATH descriptor for reading."""
     return os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
@@ -209,11 +209,11 @@ ORIGINAL_NAME = CONFIG_NAME + ".orig"
 
 
 def create(bundle: str | os.PathLike[str], config: dict[str, Any]) -> Path:
-    """Write `config` to a new config.json in the directory `bundle`, creating the directory.
+    """Write `config` to a new config.json in the directory `bundle`; create a missing directory.
 
     :returns: the path of the new config.json.
-    :raises BundleError: config.json exists already, or can't be written. If this call has created
-        the directory, it is removed again.
+    :raises BundleError: config.json exists already, or can't be written. A directory that this call
+        has created is removed then.
     """
     directory = Path(bundle)
     filename = directory / CONFIG_NAME
@@ -234,8 +234,8 @@ def replace(bundle: Bundle, config: dict[str, Any]) -> Path:
     the same owner.
 
     :returns: the path of config.json.orig.
-    :raises BundleError: config.json.orig exists already, or a file can't be read or written. In
-        both cases, the bundle is unchanged.
+    :raises BundleError: config.json.orig exists already, or a file can't be read or written. The
+        bundle is then unchanged.
     """
     original = Path(bundle.path) / ORIGINAL_NAME
     with contextlib.ExitStack() as undo, _bundle_errors(original):
@@ -254,7 +254,7 @@ def replace(bundle: Bundle, config: dict[str, Any]) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class _Attributes:
-    """Mode and owner of an old file, which the new file receives."""
+    """The mode and the owner of an old file, which its replacement gets."""
 
     mode: int
     uid: int
@@ -268,10 +268,10 @@ class _Attributes:
 
 @contextlib.contextmanager
 def _new_file(bundle: Bundle, text: bytes, like: _Attributes | None = None) -> Iterator[str]:
-    """Write a temporary file in the bundle; yield its name, and remove it unless it was renamed."""
+    """Write a temporary file in the bundle; yield its name, and remove the name after the block."""
     name = f".{CONFIG_NAME}.{os.urandom(8).hex()}"
-    # The mode of `like` may be private, so other users must not be able to open the file before
-    # that mode is applied.
+    # Create the file with a private mode: other users must not be able to open the file before the
+    # mode of `like`, which may be private, is set.
     descriptor = bundle.create_file(name, 0o666 if like is None else 0o600)
     try:
         with open(descriptor, "wb") as file:
@@ -289,7 +289,7 @@ def _new_file(bundle: Bundle, text: bytes, like: _Attributes | None = None) -> I
 
 @contextlib.contextmanager
 def _bundle_errors(filename: Path) -> Iterator[None]:
-    """Convert an OSError in a ``with`` block to a BundleError about `filename`."""
+    """Convert an OSError that the block raises to a BundleError for `filename`."""
     try:
         yield
     except BundleError:

@@ -1,4 +1,4 @@
-"""Checks that find everything in an untrusted bundle that reaches outside of its directory."""
+"""Checks of an untrusted bundle for settings that reach outside of the bundle's directory."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ OWN_FILESYSTEMS = frozenset(
     ("", "none", "cgroup", "cgroup2", "devpts", "devtmpfs", "mqueue", "proc", "sysfs", "tmpfs")
 )
 
-#: Docker's default capabilities of a container. Any other capability is reported, because runsc
-#: before 20240909 also gives the command's capabilities to its own process, on the host kernel, in
-#: the user namespace in which runsc runs.
+#: Docker's default capabilities of a container. Other capabilities are reported: releases of runsc
+#: before 20240909 also give the command's capabilities to runsc's own process on the host's kernel,
+#: in the user namespace in which runsc runs.
 HARMLESS_CAPABILITIES = frozenset(
     f"CAP_{name}"
     for name in (
@@ -60,12 +60,12 @@ def harmless_annotations(config: dict[str, Any]) -> dict[str, str]:
 
 
 def open_source(bundle: Bundle, path: str, *, trusted: bool) -> int:
-    """Open the source of a bind mount, and check through the descriptor that mounting is allowed.
+    """Open the source of a bind mount, and check on the open file that it may be mounted.
 
     :param trusted: whether the bundle may use files outside of its directory.
     :returns: a descriptor (O_PATH, close-on-exec) for the caller to close.
-    :raises OSError: EXDEV, with the reason as its message, if the source may not be mounted;
-        otherwise the kernel's error.
+    :raises OSError: the source can't be opened; with EXDEV, it may not be mounted, for the reason
+        in the message.
     """
     try:
         source = bundle.open_path(path, anywhere=trusted)
@@ -86,7 +86,7 @@ def open_source(bundle: Bundle, path: str, *, trusted: bool) -> int:
 
 
 class ForbiddenSource(OSError):
-    """Error for a source that not even a trusted bundle may mount, such as the host's /proc."""
+    """The error for a source that not even a trusted bundle may mount, such as the host's /proc."""
 
 
 def _denied(reason: str, path: str) -> OSError:
@@ -145,21 +145,22 @@ def _check_mount(mount: MountEntry, path: str, bundle: Bundle) -> Iterator[Viola
 
 
 def _outside_source(bundle: Bundle, source: str, path: str, reason: str) -> Violation:
-    """Return the violation for a bind-mount source outside the bundle.
+    """Return the violation for a bind mount source that an untrusted bundle may not mount.
 
-    No option of usernsctl allows a source that not even a trusted bundle may mount.
+    Some sources may not be mounted by a trusted bundle either, so the remedy names no option for
+    them.
     """
     try:
         os.close(open_source(bundle, source, trusted=True))
     except ForbiddenSource as error:
         return _forbidden(path, f"{source}: {error.strerror}")
     except OSError:
-        pass  # a missing file outside of the bundle is a violation as well
+        pass  # a source outside of the bundle is a violation even if it does not exist
     remedy = "move the source into the bundle"
     return _outside(path, "bundle-bind-outside", f"{source}: {reason}", remedy)
 
 
-# Annotations by which a bundle sets its root filesystem to a disk image (EROFS).
+# Annotations that make runsc use a disk image (EROFS) as the root filesystem.
 _ROOT_ANNOTATIONS = ("dev.gvisor.spec.rootfs.source", "dev.gvisor.spec.rootfs.type")
 
 
@@ -227,5 +228,5 @@ def _forbidden(path: str, problem: str) -> Violation:
 
 
 def is_bind(mount: MountEntry) -> bool:
-    """Return whether runsc creates a bind mount for an element of ``mounts`` (:func:`binds`)."""
+    """Return whether runsc creates a bind mount for an element of ``mounts``: see :func:`binds`."""
     return binds(mount.type, mount.options)

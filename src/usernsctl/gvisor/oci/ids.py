@@ -1,4 +1,4 @@
-"""Checks of a bundle's ids and file permissions against the maps of the prepared namespace."""
+"""Checks of a bundle's ids and file permissions against the id maps of the prepared namespace."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ WRITE, SEARCH = 2, 1
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """Permissions of 0:0 in a namespace with these id maps, computed from outside the namespace.
+    """The file permissions of 0:0 in a namespace, computed outside of it from its id maps.
 
     Root of a user namespace overrides the mode of files whose owner *and* group are both mapped in
-    the namespace (the kernel's capable_wrt_inode_uidgid()). For all other files, root of the
-    namespace has the permissions of the outside id to which 0 is mapped.
+    the namespace (the kernel's capable_wrt_inode_uidgid()). For other files, it has the permissions
+    of the outside id to which 0 is mapped.
     """
 
     ids: IdView
 
     def blocked_at(self, path: str, need: int) -> str | None:
-        """Return the file that denies access to `path`, or ``None`` if access is allowed.
+        """Return the file whose permissions deny access to `path`, or ``None``.
 
-        The result is the first directory that can't be searched, or `path` itself if the
-        permissions `need` (WRITE, SEARCH) are denied on it. Files that the caller can't stat count
-        as allowed, since the namespace may map ids that the caller does not have.
+        The result is the first directory that can't be searched, or `path` itself if it denies one
+        of the permissions `need` (WRITE, SEARCH). A file that the caller can't stat counts as
+        accessible, since the namespace may map ids that the caller does not have.
 
         :raises OSError: `path` doesn't exist, or a component of it is not a directory.
         """
         real = os.path.realpath(path)
-        with contextlib.suppress(PermissionError):  # the loop below finds the denying directory
+        with contextlib.suppress(PermissionError):  # the loop finds the directory
             os.stat(real)
         try:
             for directory in _ancestors(real):
@@ -53,8 +53,8 @@ class Reach:
             return True
         uid, gid = _outside_root(uid_map), _outside_root(gid_map)
         if uid == os.geteuid() != 0:
-            # Root of the namespace is the caller outside of it, so access(2) answers the question.
-            # The call also respects ACLs and supplementary groups, which the mode does not show.
+            # Outside of the namespace, its root is the caller, so access(2) gives the answer.
+            # access(2) also respects ACLs and supplementary groups, which the mode does not show.
             return os.access(path, need)
         shift = 6 if status.st_uid == uid else 3 if status.st_gid == gid else 0
         return (stat.S_IMODE(status.st_mode) >> shift) & need == need
@@ -79,7 +79,7 @@ _MAX_MAPPINGS = 340  # UID_GID_MAP_MAX_EXTENTS since Linux 4.15
 
 @dataclass(frozen=True, slots=True)
 class IdView:
-    """The uid and gid extents of the prepared namespace, with access by kind."""
+    """The uid extents and the gid extents of the prepared namespace."""
 
     uid_map: Sequence[Extent]
     gid_map: Sequence[Extent]
@@ -101,10 +101,10 @@ class MappingFault:
 def mapping_fault(
     mappings: Sequence[IdMapping] | None, extents: Sequence[Extent]
 ) -> MappingFault | None:
-    """Return the fault of `mappings` for a namespace whose parent has `extents`, or None.
+    """Return why `mappings` is unusable for a namespace whose parent has `extents`, or None.
 
-    The kernel requires that each extent lies within one extent of the parent
-    (user_namespaces(7)). runsc requires that 0 is mapped, since its processes become 0:0.
+    The kernel requires that each extent lies within one extent of the parent (user_namespaces(7)).
+    runsc requires that 0 is mapped, because its processes switch to 0:0.
     """
     if not mappings:
         return MappingFault(

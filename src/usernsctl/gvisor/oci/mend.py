@@ -1,4 +1,4 @@
-"""Fixes for an existing bundle's config.json, so that rootless runsc accepts it."""
+"""Fixes to the config.json of an existing bundle, after which rootless runsc accepts it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from usernsctl.maps import Extent
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A change to a config.json that :func:`fix` made.
+    """A change that :func:`fix` made to a config.json.
 
     :ivar path: the JSON path of the changed value.
     :ivar text: the change in words, such as ``'added {"type": "user"}'``.
@@ -34,13 +34,14 @@ def fix(
     *,
     keep_hooks: bool = False,
 ) -> tuple[dict[str, Any], list[Change]]:
-    """Return a copy of `config`, fixed for runsc in a prepared namespace with these id maps.
+    """Return a copy of `config` that runsc accepts in a prepared namespace with the given id maps.
 
-    Adds a user namespace, mappings and ``process.user`` where they are missing. Replaces mappings
-    that the kernel or runsc would refuse with the identity map of the prepared namespace. Removes
-    hooks. Keeps all other keys, in their order. A second call changes nothing.
+    The function adds a missing user namespace, missing mappings and a missing ``process.user``. It
+    replaces mappings that the kernel or runsc would refuse by the identity map of the prepared
+    namespace, and removes hooks. All other keys stay as they are, in their order. A second call
+    changes nothing.
 
-    :param keep_hooks: whether to keep hooks, which are programs that runsc runs outside of gVisor.
+    :param keep_hooks: whether to keep hooks, programs that runsc runs outside gVisor.
     :returns: the fixed copy, and the list of changes.
     :raises BundleError: `config` does not have the structure of a config.json (:func:`validate`).
     """
@@ -86,7 +87,7 @@ def _fix_namespaces(linux: dict[str, Any], changes: list[Change]) -> None:
 
 
 def for_runsc(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy of a valid `config` without unknown keys, and without keys of type Withheld."""
+    """Return a copy of a valid `config` without unknown keys and keys of the type Withheld."""
     filtered: dict[str, Any] = _filter_keys(config, Config)
     return filtered
 
@@ -114,7 +115,7 @@ def _is_withheld(kind: Any) -> bool:
 
 
 def _bare_type(kind: Any) -> Any:
-    """Return the type `kind` without ``| None`` and without its Annotated metadata."""
+    """Return the type `kind` without ``| None`` and without ``Annotated``."""
     while type(None) in get_args(kind) or get_origin(kind) is Annotated:
         kind = get_args(kind)[0]
     return kind

@@ -1,4 +1,4 @@
-"""Checks of a config.json for values that rootless runsc rejects, and for unusable files."""
+"""Checks of a config.json for values that rootless runsc rejects, and for files it can't use."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from usernsctl.gvisor.oci.schema import Config, Linux, MountEntry, Violation, va
 from usernsctl.maps import Extent
 
 _EOF = "runsc: `waiting for sandbox to start: EOF`"
-# The command for remedies. `usernsctl run` does not write to the bundle, because usernsctl copies
-# the directory tree, and keeps all writes in memory.
+# The command that remedies name. `usernsctl run` needs no writable bundle: it builds a copy of the
+# directory tree, and keeps all writes in memory.
 _RUN = "usernsctl run --bundle"
 _MOVE = "move the bundle to a directory that these ids may search"
 _MAX_LINKS = 40  # the limit of the kernel (path_resolution(7))
@@ -26,7 +26,7 @@ _MAX_LINKS = 40  # the limit of the kernel (path_resolution(7))
 
 @dataclass(frozen=True, slots=True)
 class FileView:
-    """A bundle's directory, the permissions of mapped ids, and whether runsc uses an overlay."""
+    """The inputs of file checks: the bundle's directory, the file permissions, and the overlay."""
 
     bundle: str
     reach: Reach
@@ -37,17 +37,17 @@ class FileView:
         return os.path.join(self.bundle, config.root.path)
 
     def advise(self, argv: list[str], path: str, otherwise: str) -> str:
-        """Return the shell command `argv` with `path`; `otherwise` if `path` is not in the bundle.
+        """Return `argv` with `path` as a shell command, or `otherwise` if `path` leaves the bundle.
 
-        A remedy must not advise the user to create or chmod files outside of the bundle, because an
-        untrusted bundle may have named them.
+        A remedy must not advise the user to create files outside of the bundle or change their
+        mode, because an untrusted bundle may have named them.
         """
         own = f"{os.path.realpath(self.bundle)}/"
         return command([*argv, path]) if f"{path}/".startswith(own) else otherwise
 
 
 def check_files(config: Config, view: FileView) -> Iterator[Violation]:
-    """Yield the faults of the root filesystem and the bind mounts of `config`."""
+    """Yield violations for the root filesystem and the bind mounts of `config`."""
     rootfs_findings = list(_check_rootfs(config, view))
     yield from rootfs_findings
     for index, mount in enumerate(config.mounts or ()):
@@ -98,10 +98,9 @@ def _check_rootfs(config: Config, view: FileView) -> Iterator[Violation]:
 
 
 def _check_source(mount: MountEntry, view: FileView, path: str) -> Violation | None:
-    """Check that the source of a bind mount exists and that its directories can be searched.
+    """Check that the source of a bind mount exists, and that runsc can search its directories.
 
-    The source itself need not be readable: the mount works, and only reading the source in the
-    sandbox fails.
+    The source need not be readable: the mount works anyway, and only reads in the sandbox fail.
     """
     if not mount.source:
         problem, remedy = "missing", "name the path of the source"
@@ -126,7 +125,7 @@ def _check_target(
 ) -> Iterator[Violation]:
     """Check that the mount point of a bind mount exists or can be created.
 
-    runsc creates a missing mount point on the disk, if the root filesystem is writable.
+    runsc creates a missing mount point on the host, if the root filesystem is writable there.
     """
     if _below_another_bind(config, mount):
         return
@@ -168,11 +167,11 @@ def _below_another_bind(config: Config, mount: MountEntry) -> bool:
 
 
 def resolve_in_root(root: str, path: str) -> tuple[str, str]:
-    """Resolve `path` as in a process whose root directory is `root` (chroot(2)).
+    """Resolve `path` as a process whose root directory is `root` (chroot(2)) would.
 
-    :returns: the existing part of the path, as a path on the host, and the missing components, or
-        ``""`` if the complete path exists. After :data:`_MAX_LINKS` symbolic links, the remaining
-        components count as missing.
+    :returns: the part of the path that exists, as a path on the host, and the missing components,
+        which are ``""`` if the whole path exists. After :data:`_MAX_LINKS` symbolic links, the
+        remaining components count as missing.
     :raises OSError: the caller can't search a directory of the path, or a component is too long.
     """
     here, todo, links = root, path.split("/"), 0
@@ -214,7 +213,7 @@ Network = Literal["none", "host"]
 
 
 def check_refusals(config: Config, network: Network) -> Iterator[Violation]:
-    """Yield the values in a config.json that runsc refuses or ignores with this ``--network``."""
+    """Yield violations for values that runsc refuses or ignores with ``--network`` `network`."""
     linux = config.linux or Linux()
     yield from _check_platform(config)
     yield from _check_joins(linux, network)
@@ -334,10 +333,10 @@ def check(
     network: Network = "none",
     memory_overlay: bool = False,
 ) -> list[Violation]:
-    """Return the settings that rootless runsc would refuse or that reach outside of the bundle.
+    """Return violations: settings that rootless runsc would refuse, or that leave the bundle.
 
     The id maps describe the user namespace in which runsc will run. Call this function outside of
-    that namespace, because file permissions are computed for the outside ids of the maps.
+    that namespace, because it compares file owners with the outside ids of the maps.
 
     :param bundle: the bundle's directory, to which relative paths of `config` refer, as a path or
         an open Bundle.

@@ -181,7 +181,7 @@ class Keeper(Generic[_T]):
         """Start the keeper's thread, which immediately begins to start sandboxes.
 
         :raises RuntimeError: no thread can be started.
-        :raises OSError: no file descriptor is available.
+        :raises OSError: the process or the host has no free file descriptor.
         """
         self.maker = maker
         self.rules = rules

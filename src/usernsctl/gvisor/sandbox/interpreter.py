@@ -526,7 +526,7 @@ def _connected(
 
     :raises TypeError: an argument has the wrong type, or is unknown.
     :raises ValueError: an argument has a wrong value.
-    :raises CommandError: no file descriptor is available.
+    :raises CommandError: the process or the host has no free file descriptor.
     """
     check_keywords("Sandbox.interpreter", options, InterpreterOptions.__annotations__)
     check_max_output(max_output)
@@ -551,7 +551,7 @@ def _connected(
 def _program() -> str:
     """Return the source of the program that the interpreter runs.
 
-    :raises OSError: no file descriptor is available.
+    :raises OSError: the process or the host has no free file descriptor.
     """
     from importlib import resources
 

@@ -473,8 +473,8 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
     def init(self) -> Popen[bytes]:
         """The child of this process that holds the sandbox, and exits when the sandbox ends.
 
-        SIGTERM to the process kills the complete sandbox. So does SIGKILL, unless parts of /proc
-        are covered, as in a container, since the process is then not PID 1 of a PID namespace.
+        SIGTERM to the process kills the whole sandbox. So does SIGKILL, unless parts of /proc are
+        covered, as in a container, since the process is then not PID 1 of a PID namespace.
 
         :raises ValueError: the sandbox is detached, and is not held by a child of this process.
         """
@@ -610,7 +610,7 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
             ) from None
 
     def send_signal(self, sig: int) -> None:
-        """Send a signal to the command, unless it has exited. SIGKILL kills the complete sandbox.
+        """Send a signal to the command, unless it has exited. SIGKILL kills the whole sandbox.
 
         A signal handler may call this method.
 

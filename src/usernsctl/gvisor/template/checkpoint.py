@@ -110,7 +110,7 @@ class Ready:
         """Wait until the command is ready.
 
         :param output: the reader of the command's output.
-        :param deadline: the deadline, by :func:`time.monotonic`, or ``None``.
+        :param deadline: the deadline, as a :func:`time.monotonic` time, or ``None``.
         :raises RunscError: the command has exited.
         :raises TimeoutExpired: the command was not ready before the deadline.
         :raises BaseException: the exception of the function to call.
@@ -340,7 +340,7 @@ class TemplateSandbox(Sandbox):
     def start_program(self, args: Sequence[str], deadline: float | None) -> SandboxPopen[bytes]:
         """Start a command in the sandbox, with a pipe from its standard output.
 
-        :param deadline: the deadline of the start, by :func:`time.monotonic`, or ``None``.
+        :param deadline: the deadline of the start, as a :func:`time.monotonic` time, or ``None``.
         :raises TimeoutExpired: the agent did not start the command before the deadline.
         :raises UsernsError: as :meth:`usernsctl.Sandbox.popen` does.
         """
@@ -357,7 +357,7 @@ class TemplateSandbox(Sandbox):
 
         runsc can't save a sandbox in which a process has a host file open, as these processes do.
 
-        :param deadline: the deadline, by :func:`time.monotonic`.
+        :param deadline: the deadline, as a :func:`time.monotonic` time.
         :raises TimeoutExpired: the agent has not exited before the deadline.
         :raises RunscError: the agent does not exit, or runsc does not answer.
         """
@@ -507,7 +507,7 @@ def _checkpoint(box: TemplateSandbox, image: Image, deadline: float) -> None:
 
     gVisor closes the files of a command slightly later than the agent reports the command's exit.
 
-    :param deadline: the deadline, by :func:`time.monotonic`.
+    :param deadline: the deadline, as a :func:`time.monotonic` time.
     :raises TimeoutExpired: runsc has not exited before the deadline.
     :raises RunscError: the sandbox can't be saved, or has ended.
     """
