@@ -1,4 +1,4 @@
-"""Captured output of a command, limited to a number of bytes."""
+"""Capture of a command's output, up to a number of bytes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from usernsctl._system.descriptors import deadline_after, seconds_left
 from usernsctl.commands.popen import PIPE, TimeoutExpired
 from usernsctl.gvisor.result import Result
 
-#: The handling of a command that writes more than `max_output` bytes.
+#: The treatment of a command that writes more than `max_output` bytes.
 OnOverflow = Literal["truncate", "kill"]
 
 #: The maximum number of bytes to read from a pipe at once.
 READ_BYTES = 1 << 16
 
-# The greatest timeout for one call of poll(2), in seconds. After each call, the loop checks the
-# deadline.
+# The maximum timeout for one call of poll(2), in seconds. The loop checks the deadline after each
+# call.
 _PATIENCE = 3600.0
 
 # The maximum length of an encoded character, in bytes.
@@ -31,12 +31,13 @@ _CHARACTER_BYTES = 4
 
 
 class KeptOutput:
-    """The captured beginning and end of the output to one stream, and its total size."""
+    """The beginning and the end of a command's output to one stream, and its total size."""
 
     def __init__(self, limit: int) -> None:
         """Create an empty capture.
 
-        :param limit: the number of bytes to capture, half of them from the beginning of the output.
+        :param limit: the number of bytes to capture: half from the beginning of the output, half
+            from the end.
         """
         self._limit = limit
         self._head = bytearray()
@@ -44,14 +45,14 @@ class KeptOutput:
         self.total: int = 0
 
     def add(self, data: bytes) -> None:
-        """Append bytes to the output; discard bytes between its beginning and its end."""
+        """Append `data` to the output; discard bytes that belong to neither half."""
         self.total += len(data)
         room = self._limit // 2 - len(self._head)
         if room > 0:
             self._head += data[:room]
             data = data[room:]
         self._tail += data
-        # Trim the tail only when it has become twice too large, because each trim copies it.
+        # Trim the tail only when it is twice as large as needed, because each trim copies it.
         if len(self._tail) > 2 * self._tail_size + READ_BYTES:
             self._cut()
 
@@ -73,9 +74,9 @@ class KeptOutput:
         return bytes(self._head + self._tail)
 
     def text(self, encoding: str, errors: str) -> str:
-        """Decode the captured bytes, without the incomplete characters around discarded bytes.
+        """Decode the captured bytes, without characters that are incomplete because of the limit.
 
-        Line ends are converted to newlines, as :mod:`subprocess` does.
+        Line ends are converted to newlines, as in :mod:`subprocess`.
 
         :raises UnicodeDecodeError: the output is not text.
         """
@@ -106,19 +107,20 @@ def check_max_output(limit: int) -> None:
 
 
 class BoundedOutput:
-    """The exchange of input and output with a command whose output is limited."""
+    """The input to a command, and the capture of its output up to a limit."""
 
     def __init__(
         self, limit: int | None, on_overflow: OnOverflow, stdout: Any, stderr: Any
     ) -> None:
         """Prepare the exchange.
 
-        :param limit: the number of bytes to capture, for each stream.
-        :param on_overflow: whether a command that writes more than `limit` bytes is killed.
+        :param limit: the number of bytes to capture from each stream.
+        :param on_overflow: ``"kill"`` to kill a command that writes more than `limit` bytes,
+            ``"truncate"`` to discard the rest.
         :param stdout: the argument for the standard output of the command.
         :param stderr: the argument for the standard error of the command.
         :raises TypeError: an argument has the wrong type.
-        :raises ValueError: an argument has a wrong value, or neither stream is a pipe.
+        :raises ValueError: an argument has a wrong value, or neither stream is PIPE.
         """
         if on_overflow not in ("truncate", "kill"):
             raise ValueError(f"on_overflow must be 'truncate' or 'kill', not {on_overflow!r}")
@@ -137,14 +139,14 @@ class BoundedOutput:
 
     @classmethod
     def without_limit(cls) -> BoundedOutput:
-        """Return an object that captures all output."""
+        """Create an object that captures all output."""
         made = cls.__new__(cls)
         made._set(sys.maxsize, "truncate")
         return made
 
     @property
     def overflow(self) -> KeptOutput | None:
-        """The stream whose output has exceeded the limit and caused the kill, or ``None``."""
+        """The stream whose output exceeded the limit if that kills the command, or ``None``."""
         if self._is_killing:
             for kept in (self.stdout, self.stderr):
                 if kept.truncated:
@@ -163,11 +165,11 @@ class BoundedOutput:
         """Write to a command and read its output, until the command exits.
 
         :param process: an object with the pipes `stdin`, `stdout` and `stderr`.
-        :param wait: a function that waits for the exit of the command, with a time limit in
+        :param wait: a function that waits for the command to exit; its argument is a time limit in
             seconds.
         :param kill: a function that kills the command.
-        :raises TimeoutExpired: the command did not exit within `timeout` seconds. The exception has
-            the captured output.
+        :raises TimeoutExpired: the command did not exit within `timeout` seconds. The exception
+            contains the captured output.
         """
         deadline = deadline_after(timeout)
         try:
@@ -181,7 +183,7 @@ class BoundedOutput:
         kill()
 
     def output_of(self, process: Any, input: Any, timeout: float | None) -> tuple[Any, Any]:
-        """Communicate with a SandboxPopen until it exits, and return the captured output.
+        """Communicate with the SandboxPopen `process` until it exits; return the captured output.
 
         :raises TimeoutExpired: as :meth:`communicate` does.
         """
@@ -200,7 +202,7 @@ class BoundedOutput:
         return self.data(process)
 
     def _exchange(self, process: Any, input: bytes | None, deadline: float | None) -> None:
-        """Write `input`, and read both streams to end of file, or until one exceeds the limit."""
+        """Write `input`, and read both streams to end of file, or until one is over the limit."""
         kept = {process.stdout: self.stdout, process.stderr: self.stderr}
         left = memoryview(input or b"")
         with selectors.PollSelector() as selector:
@@ -228,7 +230,7 @@ class BoundedOutput:
                             stream.close()
 
     def describe(self, result: Result[Any]) -> None:
-        """Set the fields of `result` that describe the output."""
+        """Set the attributes of `result` that describe discarded output and an exceeded limit."""
         result.stdout_truncated = self.stdout.truncated
         result.stderr_truncated = self.stderr.truncated
         if (overflow := self.overflow) is not None:
@@ -254,16 +256,16 @@ class BoundedOutput:
 
 
 def encoded_input(process: Any, input: Any) -> Any:
-    """Return the input of a SandboxPopen encoded as bytes."""
+    """Encode `input` as the SandboxPopen `process` does; return bytes or None unchanged."""
     if process.text_mode and input is not None:
         return input.encode(process.stdin.encoding, process.stdin.errors)
     return input
 
 
 def _write(fd: int, data: memoryview) -> int:
-    """Write to a pipe that has room; return the number of bytes that need not be written again.
+    """Write to a pipe that has room; return the number of bytes that are done.
 
-    If the pipe has no reader, return the number of all bytes.
+    All bytes of `data` are done if the pipe has no reader.
     """
     try:
         return os.write(fd, data[: select.PIPE_BUF])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from subprocess import CompletedProcess
 from typing import AnyStr, Literal, NamedTuple
 
-#: The reasons why a command has exited, as described for :class:`Result`.
+#: The values of :attr:`Result.reason`.
 Reason = Literal[
     "exited",
     "signalled",
@@ -24,8 +24,8 @@ Reason = Literal[
 class Usage(NamedTuple):
     """The resource usage of a command and of the children for which it has waited (getrusage(2)).
 
-    gVisor counts the processor time (`utime` and `stime`) in seconds, and the peak of the memory
-    (`maxrss`) in KiB.
+    gVisor counts the CPU time (`utime` for user mode, `stime` for system calls) in seconds, and the
+    peak memory usage (`maxrss`) in KiB.
     """
 
     utime: float
@@ -34,19 +34,19 @@ class Usage(NamedTuple):
 
 
 class SandboxUsage(NamedTuple):
-    """Memory, processes and processor time of a running sandbox.
+    """The memory, the processes and the CPU time of a running sandbox.
 
     The numbers include gVisor's own processes.
 
-    :ivar int memory: the memory in bytes to which the limit `memory` applies. This is the memory of
-        the programs and of the files that they write into memory (the blocks of gVisor's memory
-        file, ``st_blocks``), and the anonymous memory and the page tables of gVisor's processes
-        (``RssAnon`` and ``VmPTE`` of proc_pid_status(5)).
+    :ivar int memory: the memory to which the limit `memory` applies, in bytes. This is the sum of
+        two parts: the memory of programs and of files in memory (``st_blocks`` of gVisor's memory
+        file, a memfd), and the anonymous memory and page tables of gVisor's own processes
+        (``RssAnon`` and ``VmPTE``, proc_pid_status(5)).
     :ivar int pids: the number of host processes and threads to which the limit `pids` applies.
         These are the threads of gVisor's kernel, and of the processes that it has started
         (``/proc/PID/task``).
-    :ivar float processor_time: the processor time in seconds, user and system time together, of all
-        processes that run now (clock_getcpuclockid(3)).
+    :ivar float processor_time: the CPU time of all processes that run now, user and system time
+        together, in seconds (clock_getcpuclockid(3)).
     """
 
     memory: int
@@ -64,30 +64,29 @@ class Result(CompletedProcess[AnyStr]):
     :ivar reason: the reason why the command ended. ``"exited"`` means that the command exited, with
         any exit status; ``"signalled"`` that a signal killed the command; ``"killed"`` that the
         caller killed the command, or killed or closed the sandbox; ``"sandbox-ended"`` that the
-        sandbox ended first; ``"memory-limit"``, ``"timeout"`` (`ttl`), ``"idle-timeout"`` and so on
-        that a limit was reached. The Python functions raise an exception instead of returning
-        ``"start-failed"``.
-    :ivar limit: the limit that was reached, in bytes, processes and threads, or, for ``"timeout"``
-        and ``"idle-timeout"``, seconds; ``None`` if no limit was reached, or the value of the limit
-        is not known.
+        sandbox ended before the command exited. ``"memory-limit"``, ``"timeout"`` (`ttl`),
+        ``"idle-timeout"`` and the other limits mean that the limit was reached. The Python
+        functions raise an exception instead of returning ``"start-failed"``.
+    :ivar limit: the limit that was reached: a number of bytes, of processes and threads, or, for
+        ``"timeout"`` and ``"idle-timeout"``, of seconds. ``None`` if no limit was reached, or its
+        value is not known.
     :ivar used: the usage that reached the limit, in the unit of `limit`.
-    :ivar rusage: the processor time of the command, in seconds (`utime`, `stime`). For a command in
-        a running sandbox, the time that gVisor counts for the command and the children for which it
-        has waited. For a complete sandbox, the time of all its processes on the host. ``None`` if
-        the time is not known, as for a detached sandbox.
+    :ivar rusage: the resource usage of the command. For a command in a running sandbox, gVisor
+        counts it, for the command and the children for which it has waited. For the first command
+        of a sandbox, it is that of all the sandbox's host processes. ``None`` if it is not known,
+        as for a detached sandbox.
     :ivar peak_memory: the peak memory usage of the whole sandbox, in bytes, as its memory limit
-        counts it. ``None`` if the sandbox has not reached that limit; the file of ``usernsctl run
-        --result`` has the number for every run with a limit of memory or processes.
-    :ivar int denied: the number of connections that the proxy for allowed names (`allow`) denied,
-        for a sandbox's first command since the sandbox's start, for other commands while the
-        command ran.
+        counts it. ``None`` if the sandbox has not reached that limit. The file of ``usernsctl run
+        --result`` contains the number for every run with a limit for memory or processes.
+    :ivar int denied: the number of connections that the proxy for allowed names (`allow`) denied:
+        since the sandbox's start for its first command, else while the command ran.
     :ivar int stdout_truncated: the number of bytes that are missing in the middle of `stdout`,
-        which has at most `max_output` bytes, half of them from the beginning.
+        because it contains only `max_output` bytes, half of them from the beginning.
     :ivar int stderr_truncated: the number of bytes that are missing in the middle of `stderr`.
     """
 
-    # Class attributes, which the creator of a result overrides, because a constructor in Python
-    # would cost each command some microseconds.
+    # Set defaults as class attributes, because a constructor in Python would cost each command some
+    # microseconds.
     reason: Reason = "exited"
     limit: float | None = None
     used: float | None = None
@@ -99,7 +98,7 @@ class Result(CompletedProcess[AnyStr]):
 
     @property
     def exit_status(self) -> int:
-        """The exit status as in a shell, 128+N after signal N, else :attr:`returncode`."""
+        """The exit status as a shell reports it: 128+N after signal N, else :attr:`returncode`."""
         return self.returncode if self.returncode >= 0 else 128 - self.returncode
 
     def __repr__(self) -> str:

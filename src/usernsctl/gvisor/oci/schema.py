@@ -1,4 +1,4 @@
-"""Model of config.json: its types, strict parsing, and serialisation."""
+"""The types of a config.json's values, a strict parser and validator, and a serialiser."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ WholeNumber = Annotated[
 ]
 Limit = Annotated[int, Meta(ge=0, description="a whole number, 0 or more")]
 Flag = Annotated[bool, Meta(description="true or false")]
-# A character that runsc accepts in JSON. UTF-8 has no surrogates, to which Python decodes invalid
-# bytes.
+# A pattern for characters that runsc accepts in JSON: all but surrogates, which UTF-8 can't encode.
+# Python decodes invalid bytes to surrogates.
 _CHARACTER = r"[^\0\ud800-\udfff]"
 _UTF8 = "UTF-8, without NUL characters"
 
@@ -62,7 +62,7 @@ Strings = Annotated[dict[str, Text], Meta(description="an object whose values ar
 #: The type of values that may contain secrets, which error messages don't quote.
 SECRET = EnvEntry
 
-#: The type of values that are not passed to runsc, and are therefore not checked.
+#: The type of values that usernsctl does not pass to runsc, and therefore does not check.
 Withheld = Annotated[Any, Meta(extra={"withheld": True})]
 WithheldText = Annotated[
     str,
@@ -151,7 +151,7 @@ class MountEntry(Struct, rename="camel"):
 
 
 class Hook(Struct, rename="camel"):
-    """Element of ``hooks``: a program that runsc runs on the host kernel, as the caller."""
+    """Element of ``hooks``: a program that runsc runs as the caller, on the host's kernel."""
 
     path: AbsolutePath
     args: list[Text] | None = None
@@ -160,7 +160,7 @@ class Hook(Struct, rename="camel"):
 
 
 class Hooks(Struct, rename="camel"):
-    """``hooks``: lists of programs, by the stage of the container at which runsc runs them."""
+    """``hooks``: one list of programs for each stage of the container's life."""
 
     prestart: list[Hook] | None = None
     create_runtime: list[Hook] | None = None
@@ -180,7 +180,7 @@ class NamespaceEntry(Struct, rename="camel"):
 class IdMapping(Struct, rename="camel"):
     """Element of ``linux.uidMappings`` or ``linux.gidMappings``: an extent.
 
-    ``hostID`` is an id of the namespace in which the runtime is started.
+    ``hostID`` is an id in the user namespace in which runsc is started.
     """
 
     container_id: Id = field(name="containerID")
@@ -207,7 +207,7 @@ class SyscallRule(Struct, rename="camel"):
 
 
 class Seccomp(Struct, rename="camel"):
-    """``linux.seccomp``: a filter in gVisor; runsc applies it only with ``--oci-seccomp``."""
+    """``linux.seccomp``: a filter for the command; runsc applies it only with ``--oci-seccomp``."""
 
     default_action: NonEmptyText
     default_errno_ret: Limit | None = None
@@ -264,7 +264,7 @@ class Config(Struct, rename="camel"):
 
 
 def hook_names(hooks: Hooks | None) -> list[str]:
-    """Return the names of the hook lists that are not empty, as in the OCI specification."""
+    """Return the names (in the OCI specification) of the hook lists that are not empty."""
     if hooks is None:
         return []
     fields = msgspec.structs.fields(hooks)
@@ -277,15 +277,16 @@ Permission = Literal["--trust-bundle", "--allow-hooks"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Violation:
-    """A value of config.json that rootless runsc refuses or ignores, or that leaves the bundle.
+    """A value in config.json that rootless runsc refuses or ignores, or that leaves the bundle.
 
     :ivar path: the JSON path of the value, such as ``"$.linux.namespaces"``.
-    :ivar id: the id of the cause, which never changes.
+    :ivar id: the id of the cause, which stays the same in all releases of usernsctl.
     :ivar problem: what is wrong with the value.
-    :ivar why: the reason why runsc refuses or ignores the value.
+    :ivar why: why runsc refuses or ignores the value, or why usernsctl does.
     :ivar remedy: the correction, in words or as a shell command.
     :ivar fixable: whether :func:`usernsctl.gvisor.oci.fix` corrects the value.
-    :ivar blocks: whether runsc fails. Otherwise the command runs, but not exactly as configured.
+    :ivar blocks: whether runsc fails because of the value. If not, the command runs, but not
+        exactly as configured.
     :ivar outside: whether the value reaches outside of the bundle, so that ``usernsctl run``
         refuses the bundle.
     :ivar allowed_by: the option of ``usernsctl run`` that allows the value, or ``None``.
@@ -306,7 +307,7 @@ STEP = "bundle"
 
 
 def serialise(config: dict[str, Any]) -> bytes:
-    """Return `config` as the text of a config.json, indented, with its keys in the same order."""
+    """Encode `config` as the indented text of a config.json, with the keys in the same order."""
     import json
 
     try:
@@ -322,7 +323,7 @@ def serialise(config: dict[str, Any]) -> bytes:
 
 
 def fault(reason: str, filename: str | None) -> BundleError:
-    """Return the error for an invalid config.json; `filename` is None for data in memory."""
+    """Return the error for an invalid config.json; `filename` is None if it is not a file."""
     return BundleError(
         f"{filename}: {reason}" if filename else reason, step=STEP, filename=filename
     )
@@ -339,9 +340,9 @@ _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 def parse(text: bytes, *, filename: str | None = None) -> dict[str, Any]:
     """Parse the text of a config.json.
 
-    :raises BundleError: `text` isn't a JSON object in UTF-8, has a key twice (ignoring case), or
-        has more than :data:`MAX_DEPTH` nested objects and arrays. The message has the line and
-        column, or the JSON path.
+    :raises BundleError: `text` isn't a JSON object in UTF-8, has two keys that are equal except for
+        case, or nests objects and arrays more than :data:`MAX_DEPTH` deep. The message contains the
+        line and column, or the JSON path.
     """
     try:
         decoded = text.decode("utf-8")
@@ -366,7 +367,7 @@ def parse(text: bytes, *, filename: str | None = None) -> dict[str, Any]:
 
 
 def child(path: str, key: str | int) -> str:
-    """Return the JSON path of member or element `key` of the object or array at `path`."""
+    """Return the JSON path of the member or element `key` of the object or array at `path`."""
     if isinstance(key, int):
         return f"{path}[{key}]"
     if _PLAIN_KEY.match(key) and len(key) <= _SHOWN_MAX:
@@ -375,7 +376,7 @@ def child(path: str, key: str | int) -> str:
 
 
 def describe(value: object, *, secret: bool = False) -> str:
-    """Return a description of `value` for an error message: shortened JSON, or the type.
+    """Describe `value` for an error message, by shortened JSON or by its type.
 
     :param secret: whether to hide the contents of a string.
     """
@@ -390,7 +391,7 @@ def describe(value: object, *, secret: bool = False) -> str:
 
 
 class _Fault:
-    """A placeholder for an invalid value, until the JSON path of the value is known."""
+    """A parsed value that is invalid, kept in the tree until its JSON path is known."""
 
     def __init__(self, reason: str, key: str | None = None) -> None:
         self.reason = reason
@@ -474,29 +475,27 @@ def _refuse(reason: str, filename: str | None) -> NoReturn:
     raise fault(reason, filename)
 
 
-# msgspec collects the types of a class and its fields on first use. If two threads did so at the
-# same time, the process would crash. So create a decoder during the import, which only one thread
-# performs.
+# msgspec collects the types of a class's fields on first use, and would crash if two threads did so
+# at the same time. Create a decoder during the import, which only one thread executes.
 msgspec.json.Decoder(Config)
 
 
-_UINT64_MAX = 2**64 - 1  # the greatest number that runsc reads
+_UINT64_MAX = 2**64 - 1  # the greatest number that runsc accepts
 
 
 def validate(config: dict[str, Any], *, filename: str | None = None) -> Config:
-    """Check the keys of `config` that runsc reads; return `config` as a typed model.
+    """Check the values of the keys that runsc reads; return `config` as a typed object.
 
     :raises BundleError: a value has the wrong type or is out of range, a required key is missing,
-        or a key differs from a key of the specification only in upper and lower case. The message
-        has the JSON path, and the actual and the expected value, but no environment variable's
-        value.
+        or a key differs from a key of the specification only in case. The message contains the JSON
+        path, the value and the expected type, but no values of environment variables.
     """
     _Shape(filename).check(config, Config, "$")
     return msgspec.convert(config, Config)
 
 
 class _Shape:
-    """A validator that walks a value and its type together, so that errors have the exact path."""
+    """A validator that walks a value and its type in parallel, so that errors name the path."""
 
     def __init__(self, filename: str | None) -> None:
         self._filename = filename
@@ -541,7 +540,8 @@ class _Shape:
         """Reject keys such as ``Process`` for ``process``, which Go's decoder would accept.
 
         Go compares keys by Unicode's simple folding (encoding/json, foldName), where \u017f equals
-        s and the Kelvin sign equals k. casefold() treats these and further characters as equal.
+        s and the Kelvin sign equals k. casefold() also treats these characters, and others, as
+        equal.
         """
         folded = {name.casefold(): name for name in names}
         for key in value:

@@ -1,8 +1,9 @@
-"""The keeper of a pool: the thread that starts sandboxes, leases them and kills them.
+"""The keeper of a pool: the thread that decides when to start, lease and kill sandboxes.
 
-Other threads send messages to the keeper, without blocking. So an exception from a signal handler
-leaves no lock held and no message partly handled. Worker threads start, clean and kill sandboxes,
-which takes long. The keeper's class is generic, since tests use it with fake sandboxes.
+Other threads send messages to the keeper without blocking, so an exception that a signal handler
+raises leaves no lock held and no message half handled. Worker threads start, clean and kill
+sandboxes, which would block the keeper. The class is generic, because tests use it with fake
+sandboxes.
 """
 
 from __future__ import annotations
@@ -26,17 +27,18 @@ from usernsctl._system.descriptors import ClosedError, Shared
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolStats:
-    """Counters of a pool, and its state at one moment.
+    """A snapshot of a pool's counters and state.
 
     :ivar started: the number of sandboxes that the pool has started.
     :ivar starting: the number of sandboxes that are being started.
     :ivar idle: the number of idle sandboxes.
     :ivar leased: the number of leased sandboxes.
-    :ivar queued: the number of pending calls of ``acquire``.
+    :ivar queued: the number of calls of ``acquire`` that wait for a sandbox.
     :ivar acquired: the number of calls of ``acquire`` that received a sandbox.
     :ivar waited: the total time that these calls waited, in seconds.
     :ivar longest_wait: the longest time that one of these calls waited, in seconds.
-    :ivar failed: the number of sandboxes that could not be started, or failed while idle.
+    :ivar failed: the number of sandboxes that could not be started, or ended or failed after the
+        start.
     :ivar last_failure: the exception of the last failure.
     """
 
@@ -54,25 +56,25 @@ class PoolStats:
 
 _T = TypeVar("_T")
 
-# The number of consecutive unhealthy sandboxes after which a call of acquire() fails.
+# The number of unhealthy sandboxes in a row after which a call of acquire() fails.
 _REJECTIONS_MAX = 3
 
-# The time after a lease before the next sandbox is started if no caller waits, in seconds. An
-# immediate start would take processor time from the first command of the leased sandbox.
+# The delay between the start of a lease and the start of the next sandbox, in seconds, if no caller
+# waits. Without the delay, the start would take CPU time from the first command of the lease.
 _START_DELAY_SECONDS = 0.02
 
 
 class Maker(Protocol[_T]):
-    """Interface of the operations of a pool on its sandboxes."""
+    """The interface of the operations that a pool performs on its sandboxes."""
 
     def make(self) -> _T:
-        """Start a sandbox, and return it when it can be used."""
+        """Start a sandbox; return it once it can be used."""
 
     def check(self, sandbox: _T) -> None:
         """Check that a sandbox can be used; raise if it can't."""
 
     async def check_async(self, sandbox: _T) -> None:
-        """Check from asyncio that a sandbox can be used; raise if it can't."""
+        """Check that a sandbox can be used, without blocking the event loop; raise if it can't."""
 
     def clean(self, sandbox: _T) -> None:
         """Kill everything in a sandbox so that it can be leased again; raise if anything survives.
@@ -81,10 +83,10 @@ class Maker(Protocol[_T]):
         """
 
     def kill(self, sandbox: _T) -> None:
-        """Kill a sandbox; do not wait until it has ended."""
+        """Kill a sandbox; return without waiting for it to end."""
 
     def expire(self, sandbox: _T, ttl: float, used: float) -> None:
-        """Kill a sandbox whose lease has lasted `used` seconds, beyond the time limit `ttl`."""
+        """Kill a sandbox whose lease has lasted `used` seconds, more than its time limit `ttl`."""
 
     def end(self, sandbox: _T) -> None:
         """Kill a sandbox, and return when it has ended."""
@@ -98,14 +100,13 @@ class Rules:
     """The limits of a pool.
 
     :ivar size: the number of idle sandboxes that the pool maintains.
-    :ivar limit: the maximum number of sandboxes, including sandboxes that are being started or
-        killed.
-    :ivar starts: the maximum number of simultaneous starts.
+    :ivar limit: the maximum number of sandboxes, including those that are being started or killed.
+    :ivar starts: the maximum number of sandboxes that are started at the same time.
     :ivar max_uses: the maximum number of leases of one sandbox.
     :ivar idle_timeout: the time without a call of acquire(), in seconds, after which the idle
-        sandboxes are killed, or ``None`` to never kill them.
-    :ivar pauses: pauses between attempts to start a sandbox, in seconds: after the first of several
-        consecutive failures, the maximum while a caller waits, and the maximum otherwise.
+        sandboxes are killed; ``None`` to keep them.
+    :ivar pauses: three pauses after a failed start, in seconds: the pause after the first failure
+        in a row, the maximum pause while a caller waits, and the maximum pause while none waits.
     """
 
     size: int
@@ -117,9 +118,9 @@ class Rules:
 
 
 class Slot(Generic[_T]):
-    """A sandbox of a pool.
+    """A sandbox of a pool, with the number of its leases.
 
-    :ivar uses: the number of leases of the sandbox so far.
+    :ivar uses: the number of leases that the sandbox has had, including the current lease.
     """
 
     __slots__ = ("sandbox", "uses")
@@ -134,16 +135,16 @@ class Waiter(Generic[_T]):
     """A pending call of acquire().
 
     :ivar slot: the leased sandbox, or ``None``.
-    :ivar failure: the reason why the call fails, or ``None``.
+    :ivar failure: the exception with which the call fails, or ``None``.
     :ivar is_last: whether this is the last lease of the sandbox.
     :ivar ttl: the time limit of the lease, in seconds; infinity means no limit.
-    :ivar end: the deadline of the lease by :func:`time.monotonic`; infinity before the time limit
-        begins and after it has expired.
+    :ivar end: the deadline of the lease, as a :func:`time.monotonic` time; infinity until the time
+        limit begins, and after it has expired.
     :ivar is_expired: whether the sandbox was killed because the time limit expired.
     """
 
     def __init__(self, notify: Callable[[], object], ttl: float = math.inf) -> None:
-        """Create a waiter without adding it to the queue.
+        """Create a waiter that is not in the queue yet.
 
         :param notify: a function that is called when :attr:`slot` or :attr:`failure` is set. The
             function raises RuntimeError if the event loop of the caller is closed.
@@ -161,11 +162,11 @@ class Waiter(Generic[_T]):
 
 
 class Closed(Exception):
-    """Error of a call on a closed pool."""
+    """The error for a call on a closed pool."""
 
 
 class PoolTimeout(Exception):
-    """Error of a call of acquire() for which no sandbox became idle before the call's deadline."""
+    """The error for a call of acquire() that received no sandbox before its deadline."""
 
 
 class Keeper(Generic[_T]):
@@ -174,7 +175,8 @@ class Keeper(Generic[_T]):
     :ivar rules: the limits of the pool.
     :ivar maker: the operations on sandboxes.
     :ivar creator: the pid of the process that created the pool.
-    :ivar stats: the counters of the pool, as an object that each change replaces by a new one.
+    :ivar stats: the pool's counters and state. The keeper replaces the object, and never changes
+        it.
     """
 
     def __init__(self, maker: Maker[_T], rules: Rules) -> None:
@@ -208,15 +210,15 @@ class Keeper(Generic[_T]):
         try:
             threading.Thread(target=self._keep, name="usernsctl-pool", daemon=True).start()
         except BaseException:
-            # Stop the keeper's thread, since a signal handler may have raised the exception after
-            # the thread was started.
+            # Stop the keeper's thread: if a signal handler raised the exception, the thread may
+            # already run.
             self._post(self._on_close, None)
             raise
 
     # Methods that other threads call.
 
     def enqueue(self, waiter: Waiter[_T]) -> None:
-        """Add a waiter to the queue. The keeper notifies the waiter of a sandbox or a failure.
+        """Add a waiter to the queue; the keeper notifies it when it receives a sandbox or fails.
 
         :raises Closed: the pool is closed.
         :raises ValueError: this process is a forked child of the process that created the pool.
@@ -231,11 +233,11 @@ class Keeper(Generic[_T]):
         self._post(self._on_acquire, waiter)
 
     def expire(self, waiter: Waiter[_T]) -> None:
-        """Lease an idle sandbox to a waiter at once, or else fail the waiter with PoolTimeout."""
+        """Lease an idle sandbox to a waiter now, or make the waiter fail with PoolTimeout."""
         self._post(self._on_expire, waiter)
 
     def abandon(self, waiter: Waiter[_T]) -> None:
-        """Remove a waiter from the queue; a sandbox leased to the waiter becomes idle again."""
+        """Remove a waiter from the queue; make a sandbox that is leased to it idle again."""
         self._post(self._on_abandon, waiter)
 
     def reject(self, waiter: Waiter[_T], error: BaseException) -> None:
@@ -243,7 +245,7 @@ class Keeper(Generic[_T]):
         self._post(self._on_reject, (waiter, error))
 
     def begin(self, waiter: Waiter[_T]) -> None:
-        """Begin the time limit of a lease, after the sandbox was checked."""
+        """Begin the time limit of a lease. Called once the sandbox has been checked."""
         if waiter.ttl != math.inf:
             self._post(self._on_begin, waiter)
 
@@ -263,7 +265,7 @@ class Keeper(Generic[_T]):
     def close(self) -> None:
         """Kill all sandboxes, and wait until they have ended.
 
-        In a forked child, only close descriptors.
+        A forked child only closes its descriptors.
         """
         if os.getpid() != self.creator:
             self._is_closing = True
@@ -273,8 +275,8 @@ class Keeper(Generic[_T]):
             self._wake.close()
             return
         self._post(self._on_close, None)
-        # Do not wait in a thread of the pool, which would wait for itself: a finaliser may call
-        # this method in any thread.
+        # Do not wait in a thread of the pool, in which a finaliser may have called this method: the
+        # thread would wait for itself.
         if not sys.is_finalizing() and threading.current_thread() not in self._threads:
             self._end_future.result()
 
@@ -308,19 +310,19 @@ class Keeper(Generic[_T]):
                     self._end_overdue()
                     self._lease_ready()
         except BaseException as error:
-            # Only a bug in this module can raise this exception. Close the pool, so that waiters
-            # don't wait for a thread that has exited.
+            # Only a bug in this module can cause this exception. Close the pool, so that no waiter
+            # waits for the keeper's thread, which exits.
             bug = error
             self._on_close(None)
         finally:
             self._publish()
             self._has_ended = True
-            # Handle the last messages. From now on, each thread that sends a message handles the
-            # message itself (see _post()).
+            # Handle the last messages. From now on, a thread that sends a message also handles it
+            # (see _post()).
             self._read_inbox()
             if bug is None:
-                # Wait for the worker threads before closing self._wake: even finished ones may
-                # still use its descriptor.
+                # Wait for the worker threads before closing self._wake, whose descriptor they use
+                # to report that their work is done.
                 for thread in self._threads - {keeper}:
                     thread.join()
             self._wake.close()
@@ -333,13 +335,13 @@ class Keeper(Generic[_T]):
         return busy + len(self._ready) + len(self._leased)
 
     def _fill(self) -> float:
-        """Start the sandboxes that are due; return the seconds until the next start."""
+        """Start the sandboxes that are due; return the seconds until the next ones are due."""
         rules = self.rules
         reusable = sum(slot.uses < rules.max_uses for slot in self._leased.values())
         stock = 0 if self._is_dormant else max(rules.size - reusable, 0)
         wanted = len(self._queue) + stock
         coming = len(self._ready) + self._starting + self._cleaning
-        # After a failure, start only one sandbox at a time.
+        # After a failed start, start only one sandbox at a time.
         starts = 1 if self._is_failing else rules.starts
         room = min(rules.limit - self._count_alive(), starts - self._starting)
         count = min(wanted - coming, room)
@@ -355,7 +357,7 @@ class Keeper(Generic[_T]):
         return math.inf
 
     def _earliest_start(self) -> float:
-        """Return the time by :func:`time.monotonic` before which no sandbox is started."""
+        """Return the earliest start of the next sandbox, as a :func:`time.monotonic` time."""
         delayed = -math.inf if self._queue else self._last_lease + _START_DELAY_SECONDS
         if not self._is_failing:
             return delayed
@@ -365,14 +367,14 @@ class Keeper(Generic[_T]):
         return max(delayed, self._failed_at + pause)
 
     def _seconds_until_dormant(self) -> float:
-        """Return the seconds until the idle sandboxes are killed, if acquire() is not called."""
+        """Return the seconds until the idle sandboxes are killed if acquire() is not called."""
         timeout = self.rules.idle_timeout
         if timeout is None or self._is_dormant or self._queue:
             return math.inf
         return self._last_acquire + timeout - time.monotonic()
 
     def _publish(self) -> None:
-        """Update :attr:`stats`, then notify the waiters that have received a sandbox or failure."""
+        """Update :attr:`stats`, then notify the waiters that received a sandbox or failed."""
         self.stats = PoolStats(
             started=self._started,
             starting=self._starting,
@@ -405,7 +407,7 @@ class Keeper(Generic[_T]):
         watched = {fd: slot for fd, slot in pidfds if fd >= 0}
         for fd in watched:
             poll.register(fd, select.POLLIN)
-        # Wait for at most a day, because the argument of poll(2) is an int, in milliseconds.
+        # Wait for at most a day, because the timeout of poll(2) is an int of milliseconds.
         most = None if left == math.inf else math.ceil(1000 * min(max(left, 0), 86400))
         for fd, _ in poll.poll(most):
             if fd == wake:
@@ -428,13 +430,13 @@ class Keeper(Generic[_T]):
             self._ready.clear()
 
     def _end_overdue(self) -> None:
-        """Kill the sandboxes whose leases have exceeded `ttl`, but let them stay leased."""
+        """Kill the sandboxes whose leases have exceeded `ttl`; they stay leased until released."""
         now = time.monotonic()
         for waiter in [one for one in self._leased if one.end <= now]:
             used = now - waiter.end + waiter.ttl
             waiter.end = math.inf
             waiter.is_expired = True
-            # Ignore errors: a sandbox that can't be killed has already ended, or ends when this
+            # Ignore errors: a sandbox that can't be killed has ended already, or ends when this
             # process exits.
             with contextlib.suppress(Exception):
                 self.maker.expire(self._leased[waiter].sandbox, waiter.ttl, used)
@@ -445,8 +447,7 @@ class Keeper(Generic[_T]):
             slot.uses += 1
             waiter.slot = slot
             waiter.is_last = slot.uses >= self.rules.max_uses
-            # Reset the time limit, which may have begun for an earlier sandbox of this waiter that
-            # was rejected.
+            # Reset the time limit, which may have begun for a sandbox that this waiter rejected.
             waiter.end, waiter.is_expired = math.inf, False
             self._leased[waiter] = slot
             self._last_lease = time.monotonic()
@@ -491,7 +492,7 @@ class Keeper(Generic[_T]):
         waiter, error = told
         slot = self._leased.pop(waiter, None)
         if slot is None:
-            # The pool was closed after the message was sent.
+            # The pool was closed after the waiter had sent the message.
             self._fail([waiter], Closed())
             return
         self._acquired -= 1
@@ -527,8 +528,8 @@ class Keeper(Generic[_T]):
     def _on_cleaned(self, result: Slot[_T] | BaseException) -> None:
         self._cleaning -= 1
         if isinstance(result, BaseException):
-            # Count the failure, but do not delay the next start: processes of the lease caused the
-            # failure.
+            # Count the failure, but do not delay the next start, since processes of the lease
+            # caused it.
             self._failed += 1
             self._last_failure = _without_traceback(result)
         else:
@@ -584,7 +585,7 @@ class Keeper(Generic[_T]):
     def _run_in_thread(self, work: Callable[[], Any], tell: Callable[[Any], None]) -> None:
         """Call `work` in a new thread, and send its result or exception to the keeper.
 
-        :param tell: the keeper's handler of the message with the result or exception.
+        :param tell: the handler that the keeper calls with the result or exception.
         """
 
         def run() -> None:
@@ -601,8 +602,8 @@ class Keeper(Generic[_T]):
             thread.start()
         except RuntimeError as error:
             self._threads.discard(thread)
-            # No thread can be started. The keeper's thread then cleans and kills sandboxes itself;
-            # a start fails.
+            # No thread can be started. Fail the start of a sandbox; clean or kill a sandbox in this
+            # thread.
             self._post(tell, error if work == self.maker.make else _result_of(work))
 
     def _replace_ended(self, slot: Slot[_T]) -> None:
@@ -665,9 +666,9 @@ def _result_of(work: Callable[[], Any]) -> Any:
 
 
 def _without_traceback(error: BaseException) -> BaseException:
-    """Remove the tracebacks of an exception and of its causes and contexts.
+    """Remove the tracebacks of an exception, of its causes and of its contexts; return it.
 
-    The frames in tracebacks would keep sandboxes and descriptors alive.
+    The frames in the tracebacks would keep sandboxes and descriptors alive.
     """
     left, seen = [error], set()
     while left:

@@ -1,7 +1,7 @@
-"""Checks that a lease has left no changed kernel settings and no shared memory in a sandbox.
+"""Checks that a lease has changed neither kernel settings nor shared memory of a sandbox.
 
-The agent's program reads both in the sandbox (csrc/programs/agent/leftovers.c), because all other
-programs in the sandbox may have been replaced during the lease.
+usernsctl-agent reads both in the sandbox (csrc/programs/agent/leftovers.c). Every other program in
+the sandbox may have been replaced during the lease.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from usernsctl.gvisor.sandbox.sandbox import Sandbox
 
 _COMMAND = (AGENT_INSIDE, "--leftovers")
-# The maximum size of the agent program's output, in bytes (TEXT_SIZE in
+# The maximum size of the output of ``usernsctl-agent --leftovers``, in bytes (TEXT_SIZE in
 # csrc/programs/agent/leftovers.c).
 _BYTES_MAX = 65536
 
@@ -30,9 +30,9 @@ def read_leftovers(box: Sandbox, seconds: float) -> set[tuple[bytes, bytes]] | N
 
     :param box: the sandbox.
     :param seconds: the time limit, in seconds.
-    :returns: the path and the content of each file, without the contents of the files in /dev/shm;
-        ``None`` if the agent's program fails, or its output is too long.
-    :raises TimeoutExpired: the agent's program took more than `seconds`.
+    :returns: the path and the content of each file; the content is empty for files in /dev/shm.
+        ``None`` if usernsctl-agent fails, or its output is too long.
+    :raises TimeoutExpired: usernsctl-agent took more than `seconds`.
     :raises UsernsError: as :meth:`usernsctl.Sandbox.popen` does.
     """
     deadline = time.monotonic() + seconds
@@ -51,7 +51,7 @@ def read_leftovers(box: Sandbox, seconds: float) -> set[tuple[bytes, bytes]] | N
 
 
 def _read(fd: int, deadline: float) -> bytes:
-    """Read a pipe to end of file, but at most one byte more than the maximum.
+    """Read a pipe until end of file, but at most `_BYTES_MAX` + 1 bytes.
 
     :raises TimeoutExpired: the pipe is not at end of file before the deadline.
     """
@@ -67,12 +67,13 @@ def _read(fd: int, deadline: float) -> bytes:
 
 
 def check_leftovers(box: Sandbox, before: set[tuple[bytes, bytes]] | None, seconds: float) -> None:
-    """Check that no lease has changed the settings or shared memory of a sandbox.
+    """Check that the kernel settings and shared memory of a sandbox are unchanged.
 
     :param box: the sandbox.
     :param before: the result of :func:`read_leftovers` before the first lease.
     :param seconds: the time limit, in seconds.
-    :raises RunscError: a setting or file was changed, or can't be read.
+    :raises RunscError: a kernel setting or a file in /dev/shm was changed, or the settings can't be
+        read.
     :raises TimeoutExpired: as :func:`read_leftovers` does.
     :raises UsernsError: likewise.
     """

@@ -1,4 +1,4 @@
-"""Pools of sandboxes that are started in advance, and leases of these sandboxes."""
+"""Pools of sandboxes that are started in advance, and the leases of such sandboxes."""
 
 from __future__ import annotations
 
@@ -50,18 +50,18 @@ else:
 #: The time limit for the agent's answer when an idle sandbox is checked before a lease, in seconds.
 CHECK_SECONDS = 5
 
-# The time limit for killing the processes of a lease, in seconds.
+# The time limit for killing the processes of a lease that has ended, in seconds.
 _CLEAN_SECONDS = 10
 
-# A command that fails with EACCES in every root filesystem (execve(2)), but only after the agent
-# has forked. This tests the agent without any program of the sandbox.
+# A command that tests the agent without any program of the root filesystem. The agent forks, and
+# its child's execve(2) of a directory fails with EACCES.
 _PROBE_COMMAND = "/"
 _WARMING_COMMAND = ("true",)
 _STREAMS: dict[str, Any] = {"stdin": DEVNULL, "stdout": DEVNULL, "stderr": DEVNULL}
 
 
 class SandboxMaker:
-    """The operations of a pool on its sandboxes, as ``keeper.Maker`` defines them."""
+    """The operations of a pool on its sandboxes: the implementation of ``keeper.Maker``."""
 
     def __init__(
         self,
@@ -73,30 +73,30 @@ class SandboxMaker:
     ) -> None:
         """Store the settings, without starting a sandbox.
 
-        :param start: a function that starts a sandbox, and returns the sandbox when it runs.
+        :param start: a function that starts a sandbox, and returns it once it runs.
         :param start_seconds: the time limit for the first answer of the sandbox's agent, in
             seconds.
-        :param warms: whether to run ``true`` in each new sandbox. gVisor then has the files of the
-            C library open, and the next command starts faster.
+        :param warms: whether to run ``true`` in each new sandbox. gVisor then keeps the files of
+            the C library open, so the next command starts faster.
         :param reuses: whether a sandbox is leased more than once.
         """
         self._start = start
         self._start_seconds = start_seconds
         self._warms = warms
         self._reuses = reuses
-        # The kernel settings and shared memory of each sandbox before its first lease.
+        # The kernel settings and the files in /dev/shm of each sandbox, as they were before its
+        # first lease.
         self._initial_leftovers: WeakKeyDictionary[Sandbox, set[tuple[bytes, bytes]] | None] = (
             WeakKeyDictionary()
         )
-        # The activities of sandboxes that are not leased. While a sandbox has an activity, its idle
-        # timeout does not run.
+        # The activities that stop the idle timeouts of sandboxes that are not leased.
         self._kept: WeakKeyDictionary[Sandbox, Activity] = WeakKeyDictionary()
 
     def make(self) -> Sandbox:
         """Start a sandbox and its agent, and return the sandbox.
 
-        :raises PoolError: the sandbox is detached, and so would outlive the pool.
-        :raises BaseException: the exception of the start, or of :meth:`check`.
+        :raises PoolError: the sandbox is detached, so it would outlive the pool.
+        :raises BaseException: the sandbox could not be started, or its agent does not answer.
         """
         box = self._start()
         try:
@@ -147,7 +147,7 @@ class SandboxMaker:
         raise _invalid_answer_error(box)
 
     async def check_async(self, box: Sandbox) -> None:
-        """Check from asyncio that the agent of a sandbox starts commands.
+        """Check that the agent of a sandbox starts commands, without blocking the event loop.
 
         :raises TimeoutError: the agent does not answer.
         :raises UsernsError: the agent failed, or the sandbox has ended.
@@ -162,10 +162,10 @@ class SandboxMaker:
         raise _invalid_answer_error(box)
 
     def clean(self, box: Sandbox) -> None:
-        """Kill all processes of a lease, and check that settings and shared memory are unchanged.
+        """Kill all processes of a lease; check that settings and shared memory are unchanged.
 
         :raises TimeoutExpired: the agent does not answer.
-        :raises UsernsError: a process survived, or a setting or shared memory was changed.
+        :raises UsernsError: a process survived, or a kernel setting or shared memory was changed.
         """
         self._keep(box)
         box._end_others(_CLEAN_SECONDS)
@@ -177,7 +177,7 @@ class SandboxMaker:
         box.kill()
 
     def expire(self, box: Sandbox, ttl: float, used: float) -> None:
-        """Kill a sandbox whose lease has exceeded its time limit, with the reason ``timeout``."""
+        """Kill a sandbox whose lease has exceeded its time limit; report the reason ``timeout``."""
         box._end_by(
             SandboxEnd(
                 reason="timeout",
@@ -194,7 +194,7 @@ class SandboxMaker:
         box.close()
 
     def pidfd(self, box: Sandbox) -> int:
-        """Return the pidfd of PID 1 of the sandbox's PID namespace."""
+        """Return the pidfd of the host process that exits when the sandbox ends."""
         return box.init.pidfd
 
 
@@ -208,8 +208,8 @@ _T = TypeVar("_T")
 class _Lease(Generic[_T]):
     """Base class of the context managers that lease a sandbox.
 
-    The finaliser also ends the lease, because a signal handler may raise an exception just before
-    or just after the ``with`` block.
+    The finaliser also ends the lease: a signal handler may raise an exception before the ``with``
+    block is entered or after it is left.
     """
 
     _waiter: Waiter[_T] | None = None
@@ -217,10 +217,9 @@ class _Lease(Generic[_T]):
     _is_released = False
 
     def __init__(self, keeper: Keeper[_T], timeout: float | None, ttl: float | None = None) -> None:
-        """Prepare a lease, which begins when the ``with`` block is entered.
+        """Store the options of a lease, which begins when the ``with`` block is entered.
 
-        :param timeout: the time limit of the wait for a sandbox, in seconds; ``None`` means no
-            limit.
+        :param timeout: how long to wait for a sandbox, in seconds; ``None`` means no limit.
         :param ttl: the time limit of the lease, in seconds; ``None`` means no limit.
         """
         self._ttl = math.inf if ttl is None else ttl
@@ -228,9 +227,9 @@ class _Lease(Generic[_T]):
         self._timeout = timeout
 
     def _deadline(self) -> float | None:
-        """Return the deadline of the wait by :func:`time.monotonic`, or ``None`` for no deadline.
+        """Return the deadline for receiving a sandbox, or ``None``.
 
-        :raises ValueError: the context manager was entered before.
+        :raises ValueError: this context manager has been entered before.
         """
         if self._waiter is not None:
             raise ValueError("a lease can be entered only once: call acquire again")
@@ -245,7 +244,7 @@ class _Lease(Generic[_T]):
         return waiter
 
     def _result_of(self, waiter: Waiter[_T]) -> _T:
-        """Return the sandbox that a waiter has received; raise if the waiter has failed.
+        """Return the sandbox that a waiter has received; raise the error if the waiter failed.
 
         :raises PoolError: no sandbox could be started.
         :raises PoolTimeoutError: no sandbox became idle before the deadline.
@@ -265,7 +264,7 @@ class _Lease(Generic[_T]):
 
     @contextlib.contextmanager
     def _reject_on_error(self, waiter: Waiter[_T]) -> Iterator[None]:
-        """Reject a waiter's sandbox if the block raises; the waiter then receives another one."""
+        """Reject the waiter's sandbox if the block raises; the waiter then waits for another."""
         try:
             yield
         except Exception as error:
@@ -285,7 +284,7 @@ class _Lease(Generic[_T]):
         raise PoolTimeoutError(text, step="pool", **_diagnosis_of(failure)) from failure
 
     def _abandon(self) -> None:
-        """Leave the pool's queue; a sandbox that is not used yet goes to the next waiter."""
+        """Leave the pool's queue, and return a sandbox that has not been used yet."""
         self._is_leased = False
         if self._waiter is not None:
             self._keeper.abandon(self._waiter)
@@ -305,7 +304,7 @@ class _Lease(Generic[_T]):
 
 
 class Lease(_Lease[_T], contextlib.AbstractContextManager[_T]):
-    """A lease of a sandbox for a ``with`` block."""
+    """A context manager that leases a sandbox for a ``with`` block."""
 
     def __enter__(self) -> _T:
         deadline = self._deadline()
@@ -335,7 +334,7 @@ class Lease(_Lease[_T], contextlib.AbstractContextManager[_T]):
 
 
 class AsyncLease(_Lease[_T], contextlib.AbstractAsyncContextManager[_T]):
-    """A lease of a sandbox for an ``async with`` block."""
+    """A context manager that leases a sandbox for an ``async with`` block."""
 
     async def __aenter__(self) -> _T:
         deadline = self._deadline()
@@ -374,7 +373,7 @@ def _closed_error() -> ValueError:
 
 
 def _diagnosis_of(failure: BaseException) -> dict[str, Any]:
-    """Return the cause and the remedy of a failure, as keyword arguments for an error."""
+    """Return the cause and the remedy of `failure`, as keyword arguments for a PoolError."""
     return {name: getattr(failure, name, None) for name in ("cause", "remedy")}
 
 
@@ -384,7 +383,7 @@ START_SECONDS = 30
 
 @runtime_checkable
 class Starter(Protocol):
-    """An object that starts sandboxes, such as a template."""
+    """The interface of an object that starts a pool's sandboxes, such as a template."""
 
     def start(
         self,
@@ -395,7 +394,7 @@ class Starter(Protocol):
         in_cgroup: StrOrBytesPath | int | None = None,
         timeout: float | None = None,
     ) -> Sandbox:
-        """Start a sandbox, and return it when it is ready: see :class:`usernsctl.Sandbox`."""
+        """Start a sandbox, and return it once it is ready: see :class:`usernsctl.Sandbox`."""
 
 
 class PoolOptions(TypedDict, total=False):
@@ -416,10 +415,10 @@ class PoolOptions(TypedDict, total=False):
 
 
 class _ReusableSandbox(Sandbox):
-    """A sandbox that is leased more than once, and survives the end of the agent's connection.
+    """A sandbox for several leases, whose agent runs on after its connection is closed.
 
-    PID 1 of the sandbox, which survives when the processes of a lease are killed, is the agent.
-    Root in the sandbox could have taken over any other program by ptrace(2).
+    The agent is PID 1 of the sandbox, which is not killed with the other processes of a lease. Any
+    other program in its place could have been taken over by ptrace(2).
     """
 
     _agent_outlives = True
@@ -430,7 +429,7 @@ class SandboxPool(Closing, AsyncClosing):
 
     :meth:`usernsctl.SandboxHost.pool` creates a pool. Threads of the pool start the sandboxes, and
     replace leased ones. All sandboxes of the pool, including leased ones, end when the pool is
-    closed, and when the process that created the pool exits.
+    closed, or when the process that created the pool exits.
 
     A SandboxPool is a context manager, also an asynchronous one, that closes the pool on exit.
 
@@ -441,23 +440,22 @@ class SandboxPool(Closing, AsyncClosing):
         which starts the sandboxes. By default, the sandboxes have no first command.
     :param int max_uses: the maximum number of leases of one sandbox, 1 by default. If it is
         greater, the pool kills all processes of a lease before the next lease, and kills a sandbox
-        in which settings of the kernel were changed. Files that a lease has changed stay changed,
-        including programs.
+        whose kernel settings were changed. Changed files, including programs, are not restored.
     :param float idle_timeout: the time without a call of :meth:`acquire`, in seconds, after which
-        the pool kills its idle sandboxes, and starts new ones only after the next call; ``None``
-        means never.
+        the pool kills its idle sandboxes, and starts none until the next call; ``None`` to keep
+        them.
     :param int limit: the maximum number of sandboxes, including sandboxes that are being started or
-        killed. A call of :meth:`acquire` waits if all are in use. The default is twice `size`.
-    :param int starts: the maximum number of simultaneous starts; the default is the number of
-        processors.
-    :param float start_timeout: the time limit of one start, in seconds.
+        killed. If all are in use, :meth:`acquire` waits. The default is twice `size`.
+    :param int starts: the maximum number of sandboxes that are started at the same time; the
+        default is the number of processors.
+    :param float start_timeout: the time limit for the start of one sandbox, in seconds.
     :param env: environment variables of the sandboxes, as for :class:`usernsctl.Sandbox`; not with
-        `template`, which has variables of its own.
-    :param in_cgroup: the control group of the sandboxes, as for :class:`usernsctl.Sandbox`.
-    :param publish: ports that are forwarded to ports of each sandbox, as for
-        :class:`usernsctl.Sandbox`; not with `template`. A port of the host is forwarded to only one
-        sandbox. So with a `limit` of more than one, the kernel must choose the port:
-        ``[ADDR:]0:INSIDE`` or the number INSIDE. ``box.ports`` has the chosen number.
+        `template`, whose command has its variables already.
+    :param in_cgroup: the cgroup of the sandboxes, as for :class:`usernsctl.Sandbox`.
+    :param publish: ports of the host that are forwarded to ports of each sandbox, as for
+        :class:`usernsctl.Sandbox`; not with `template`. A port of the host can be forwarded to one
+        sandbox only. With a `limit` greater than 1, the kernel must therefore choose the port: pass
+        ``[ADDR:]0:INSIDE``, or INSIDE as a number. ``box.ports`` contains the chosen port.
     :param stdin: the standard input of the template's command, DEVNULL by default; likewise
         `stdout` and `stderr`.
     :raises TypeError: an argument has the wrong type.
@@ -485,13 +483,13 @@ class SandboxPool(Closing, AsyncClosing):
         stdout: Stream = DEVNULL,
         stderr: Stream = DEVNULL,
     ) -> None:
-        """Start the pool's threads, which start sandboxes, and return at once."""
+        """Start the pool's threads, which start sandboxes; return without waiting for sandboxes."""
         rules = _rules(size, limit, starts, max_uses, idle_timeout)
         seconds = checks.seconds("start_timeout", start_timeout)
         how: dict[str, Any] = {"stdout": stdout, "stderr": stderr}
         if stdin != DEVNULL:
-            # Set stdin only with a template: a sandbox without a first command does not accept the
-            # argument.
+            # Pass stdin only if the caller has set it: a sandbox without a first command does not
+            # accept it.
             how["stdin"] = stdin
         for name, stream in how.items():
             checks.stream(name, stream)
@@ -523,22 +521,24 @@ class SandboxPool(Closing, AsyncClosing):
     ) -> AbstractContextManager[Sandbox]:
         """Lease a sandbox for a ``with`` block.
 
-        The caller that has waited longest, in a thread or in asyncio, receives the next sandbox,
-        after the sandbox's agent has answered. At the end of the block, all processes in the
-        sandbox are killed. The sandbox is closed, unless `max_uses` permits a further lease. The
-        pool replaces a sandbox that the block has closed.
+        The caller that has waited longest, in a thread or in asyncio, receives the next sandbox.
+        Before that, the pool checks that the sandbox's agent answers.
 
-        :param timeout: the time limit of the wait, in seconds; ``None`` means no limit.
+        At the end of the block, all processes in the sandbox are killed. The sandbox is closed,
+        unless `max_uses` permits another lease. If the block closes the sandbox, the pool starts a
+        new one.
+
+        :param timeout: how long to wait for a sandbox, in seconds; ``None`` means no limit.
         :param ttl: the time limit of the ``with`` block, as seconds, or as a text such as ``"2m"``.
-            At the limit, the pool kills the sandbox, and the reason for the end of its commands is
-            ``"timeout"``.
-        :returns: a context manager, which waits when the block is entered, and raises the following
-            errors.
+            When it expires, the pool kills the sandbox, and the results of its commands have the
+            reason ``"timeout"``.
+        :returns: a context manager. It waits when the block is entered, and then raises these
+            errors:
         :raises PoolTimeoutError: no sandbox became idle within `timeout` seconds.
-        :raises PoolError: no sandbox could be started; `__cause__` is the exception of the start,
-            from which `cause` and `remedy` are copied.
-        :raises ValueError: the pool is closed, possibly while the call waits, or belongs to the
-            parent of this forked process.
+        :raises PoolError: no sandbox could be started. The exception of the failed start is in
+            `__cause__`; its `cause` and `remedy` are copied.
+        :raises ValueError: the pool is closed, or is closed during the wait; or it was created
+            before this process was forked.
         """
         check_timeout(timeout)
         return Lease(self._get(), timeout, check_duration("ttl", ttl))
@@ -548,10 +548,10 @@ class SandboxPool(Closing, AsyncClosing):
     ) -> AbstractAsyncContextManager[Sandbox]:
         """Lease a sandbox for an ``async with`` block: see :meth:`acquire`.
 
-        If the task is cancelled, a sandbox that it has not used yet goes to the next waiter, and a
-        sandbox that it has used is closed.
+        If the task is cancelled before the block is entered, the sandbox goes to the next waiter;
+        if it is cancelled in the block, the lease ends.
 
-        :param timeout: the time limit of the wait, in seconds; ``None`` means no limit.
+        :param timeout: how long to wait for a sandbox, in seconds; ``None`` means no limit.
         :param ttl: the time limit of the lease, as for :meth:`acquire`.
         """
         check_timeout(timeout)
@@ -569,15 +569,15 @@ class SandboxPool(Closing, AsyncClosing):
     def close(self) -> None:
         """Kill all sandboxes, including leased ones, and return when they have ended.
 
-        Pending calls of :meth:`acquire` raise ValueError. A start in progress delays the return by
-        `start_timeout` at most. Any thread may call this method at any time. In a forked child of
-        the process that created the pool, the method only closes descriptors.
+        Pending calls of :meth:`acquire` raise ValueError. A sandbox that is being started delays
+        the return, by `start_timeout` at most. Any thread may call this method at any time. In a
+        forked child of the process that created the pool, the method only closes descriptors.
         """
         if self._keeper is not None:
             self._keeper.close()
 
     async def close_async(self) -> None:
-        """Kill all sandboxes from asyncio: see :meth:`close`."""
+        """Kill all sandboxes, without blocking the event loop: see :meth:`close`."""
         await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(self.close)))
 
     def _holds(self) -> bool:
@@ -600,7 +600,7 @@ def _check_ports(given: Iterable[str | int], host: HostBase, rules: Rules) -> tu
     """Check the argument `publish` of a pool, and return it as a tuple.
 
     :raises TypeError: the argument has the wrong type.
-    :raises ValueError: the argument has a wrong value, or the pool's sandboxes can't have these
+    :raises ValueError: the argument has a wrong value, or the pool's sandboxes can't publish these
         ports.
     """
     if given == ():
@@ -626,7 +626,7 @@ def _rules(
     max_uses: int,
     idle_timeout: float | None,
 ) -> Rules:
-    """Check the arguments of a pool, and return its limits.
+    """Check the numeric arguments of a pool, and return its limits.
 
     :raises TypeError: an argument has the wrong type.
     :raises ValueError: an argument has a wrong value.
