@@ -1,1 +1,1 @@
-"""Interface to runsc: its path, releases, command lines, logs, containers and standard streams."""
+"""The interface to runsc: path, releases, command lines, logs, containers, standard streams."""

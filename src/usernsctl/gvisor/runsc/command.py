@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from usernsctl._lean import Literal, dataclass
 from usernsctl.errors import RunscError
 
-# The umask of runsc, because runsc's state and logs may contain secrets of the command.
+# The umask of runsc, whose state and logs may contain secrets of the command.
 PRIVATE_UMASK = 0o077
 
 Network = Literal["none", "host", "private"]
@@ -17,8 +17,8 @@ Platform = Literal["systrap", "ptrace", "kvm"]
 NETWORKS: tuple[Network, ...] = ("none", "host", "private")
 PLATFORMS: tuple[Platform, ...] = ("systrap", "ptrace", "kvm")
 
-# Exit statuses of `runsc run` after an error of runsc, and after a crash of runsc (a panic of a Go
-# program). A command in the sandbox may exit with the same statuses.
+# The exit statuses of `runsc run` after an error, and after a crash (a Go panic). A command in the
+# sandbox may exit with the same statuses.
 FAILED = 128
 CRASHED = 2
 
@@ -29,20 +29,21 @@ _SIGNAL_MAX = 64
 
 
 def returncode_of(status: int) -> int:
-    """Convert an exit status of runsc to a return code as in :mod:`subprocess`.
+    """Convert an exit status of runsc to a return code as :mod:`subprocess` defines it.
 
-    runsc exits with 128+N if signal N has killed the command, but a command may exit with the same
-    status.
+    runsc exits with 128+N if signal N killed the command. A command that itself exits with such a
+    status can't be told apart.
     """
     return 128 - status if 128 < status <= 128 + _SIGNAL_MAX else status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Logs:
-    """Absolute paths of runsc's log files.
+    """The absolute paths of runsc's log files.
 
     :ivar errors: the file for the fatal errors of all processes of runsc (``--log``).
-    :ivar crash: the file for Go's report of a crashed process (``--panic-log``).
+    :ivar crash: the file for the report that the Go runtime writes when a process of runsc crashes
+        (``--panic-log``).
     :ivar debug: the files for all other messages (``--debug-log``); runsc replaces ``%COMMAND%`` by
         the name of the process: run, boot or gofer.
     """
@@ -58,14 +59,14 @@ class RunOptions:
 
     :ivar state: the directory for runsc's own state, an absolute path (``--root``).
     :ivar bundle: the directory with config.json, an absolute path.
-    :ivar container_id: an id that is unique in `state`.
-    :ivar network: one of :data:`NETWORKS`; runsc uses the network namespace in which it runs for
-        every network but ``none``.
+    :ivar container_id: the id of the container, which is unique in `state`.
+    :ivar network: one of :data:`NETWORKS`. For each of them but ``none``, runsc uses the network
+        namespace in which it runs.
     :ivar platform: one of :data:`PLATFORMS`, or ``None`` for runsc's default.
     :ivar logs: the log files.
-    :ivar debug: whether the debug logs contain all messages, instead of only errors.
-    :ivar disk: a directory for the file with the writes to the root filesystem, or ``None`` to
-        store the writes in memory.
+    :ivar debug: whether the debug logs contain all messages. If not, they contain only errors.
+    :ivar disk: a directory for the file in which gVisor stores writes to the root filesystem, or
+        ``None`` to store them in memory.
     :ivar image: the directory of a checkpoint to restore, an absolute path, or ``None`` to start a
         new container.
     """
@@ -99,17 +100,18 @@ _CACHED_FILES = 2000
 
 
 def command_line(runsc: str, options: RunOptions) -> list[str]:
-    """Return the argv, beginning with `runsc`, that runs a container in the foreground.
+    """Return the argv, beginning with `runsc`, that runs or restores a container in the foreground.
 
-    - ``--ignore-cgroups``: an unprivileged user usually may not configure control groups.
+    - ``--ignore-cgroups``: an unprivileged user usually may not configure cgroups.
     - ``--overlay2=root:memory``: by default, runsc creates a file in the root filesystem.
-    - ``--host-uds=none``: this is runsc's default, but a default may change.
-    - ``--dcache``: by default gVisor caches 1,000 files for each mount and keeps them open, so with
-      many bind mounts, no descriptors would remain for the programs in the sandbox.
+    - ``--host-uds=none``: runsc's current default, which a later release may change.
+    - ``--dcache``: a limit for the files that gVisor caches and keeps open. Its default is 1,000
+      files for each mount, so with many bind mounts, no descriptors would remain for the programs
+      in the sandbox.
     """
     command = [
         runsc,
-        # `runsc restore` refuses --rootless, and does not need it in a prepared namespace.
+        # `runsc restore` refuses --rootless, and doesn't need the flag in a prepared namespace.
         *(["--rootless"] if options.image is None else []),
         f"--root={options.state}",
         "--ignore-cgroups",
@@ -136,11 +138,10 @@ def kill_command(runsc: str, options: RunOptions) -> list[str]:
 
 
 def raise_command(runsc: str, options: RunOptions, verifier: str) -> list[str]:
-    """Return the argv that sends a real-time signal to the command in a container.
+    """Return the argv that sends a real-time signal to a container's command, without the signal.
 
-    The caller appends the number of the signal.
-
-    ``runsc kill`` does not support real-time signals, so the verifier in the sandbox sends them.
+    The verifier in the sandbox sends the signal, because ``runsc kill`` does not support real-time
+    signals.
 
     :param verifier: the path of usernsctl-verify in the container.
     """
@@ -155,7 +156,7 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def search_path(settings: Iterable[str]) -> str:
-    """Return the value of PATH in `settings`, ``NAME=VALUE`` entries, or the default PATH."""
+    """Return the value of PATH in `settings` (``NAME=VALUE`` entries), or the default PATH."""
     found = DEFAULT_PATH
     for setting in settings:
         name, _, value = setting.partition("=")
@@ -164,34 +165,34 @@ def search_path(settings: Iterable[str]) -> str:
     return found
 
 
-#: Environment variables that name runsc. The first one that is set is used. Other programs use the
-#: second one, too.
+#: The environment variables that name runsc, of which the first that is set is used. Other projects
+#: use RUNSC_PATH, too.
 VARIABLES = ("USERNSCTL_RUNSC", "RUNSC_PATH")
 
-#: Maximum size of all crash reports together, in bytes. A report has the stacks of all threads, up
-#: to megabytes.
+#: The maximum total size of all crash reports, in bytes. A report contains the stacks of all
+#: threads, which may take megabytes.
 CRASH_BYTES = 1 << 20
 
 _COMMANDS = ("run", "boot", "gofer")
 
-#: Names of the debug logs that are symbolic links to /dev/null, unless the caller has requested
+#: The file names of debug logs that are symbolic links to /dev/null if the caller has not requested
 #: debug logs.
 DISCARDED_LOGS = tuple(f"{command}.txt" for command in _COMMANDS[1:])
 
 
 def private_log_paths(directory: str, crash: str) -> Logs:
-    """Return the log files of a run without debug logs.
+    """Return the log paths of a run without debug logs.
 
-    :param directory: the run's own log directory, prepared by :func:`make_log_directory`.
+    :param directory: the run's own log directory, which :func:`make_log_directory` has prepared.
     :param crash: the path of the crash report.
     """
     return Logs(errors=f"{directory}/errors", debug=f"{directory}/%COMMAND%.txt", crash=crash)
 
 
 def make_log_directory(directory: str, dir_fd: int | None = None) -> None:
-    """Create the links to /dev/null for the discarded logs of :func:`private_log_paths`.
+    """Create symbolic links to /dev/null for the logs that runsc writes and nobody reads.
 
-    :param directory: the log directory, which exists already.
+    :param directory: the existing directory that :func:`private_log_paths` uses.
     :param dir_fd: a descriptor of the directory to which a relative `directory` refers.
     """
     for name in DISCARDED_LOGS:
@@ -199,7 +200,7 @@ def make_log_directory(directory: str, dir_fd: int | None = None) -> None:
 
 
 def seen_from(logs: Logs, here: str, there: str) -> Logs:
-    """Return the paths of the logs for a process that sees the directory `here` as `there`."""
+    """Return the log paths for a process in whose mount namespace `here` is at `there`."""
     return Logs(
         errors=there + logs.errors.removeprefix(here),
         crash=there + logs.crash.removeprefix(here),
@@ -208,14 +209,15 @@ def seen_from(logs: Logs, here: str, there: str) -> Logs:
 
 
 def debug_log_files(stamp: str) -> list[str]:
-    """Return the file names of the debug logs of one start; the last is the crash report."""
+    """Return the file names of the debug logs of a run; the last is that of the crash report."""
     return [f"runsc.log.{stamp}.{name}.txt" for name in (*_COMMANDS, "panic")]
 
 
 def debug_log_paths(directory: str, own: str, stamp: str) -> Logs:
-    """Return the log files of a run with debug logs; the files must exist.
+    """Return the log paths of a run with debug logs; the files must exist.
 
-    :param directory: the directory for the debug logs, which have runsc's default names.
+    :param directory: the directory for the debug logs, which have the file names that runsc chooses
+        by default.
     :param own: the run's own directory, for the error log.
     :param stamp: the time of the start, in runsc's format.
     """
@@ -228,9 +230,10 @@ def debug_log_paths(directory: str, own: str, stamp: str) -> Logs:
 
 
 def create_debug_logs(directory: str, own: str) -> Logs:
-    """Create the debug logs of a run, with mode 0600, and return the log files of the run.
+    """Create the debug logs of a run, with mode 0600, and return the log paths of the run.
 
-    :param directory: the directory for the debug logs, which have runsc's default names.
+    :param directory: the directory for the debug logs, which have the file names that runsc chooses
+        by default.
     :param own: the run's own directory, for the error log.
     :raises OSError: a file can't be created.
     """

@@ -15,10 +15,10 @@ from usernsctl.gvisor.result import Reason, Result
 
 
 class Container(Protocol):
-    """Interface of a sandbox, attached or detached, for running runsc commands."""
+    """The interface to run runsc commands for a sandbox, attached or detached."""
 
     def runsc(self, *argv: str) -> AbstractContextManager[tuple[list[str], dict[str, Any]]]:
-        """Return a context manager that yields the argv of a runsc command, and arguments of Popen.
+        """Return a context manager that yields the argv of a runsc command and Popen's arguments.
 
         :raises SandboxEndedError: the sandbox has ended.
         """
@@ -27,13 +27,14 @@ class Container(Protocol):
         """Return whether the sandbox ends within `seconds`."""
 
     def end_error(self) -> SandboxEndedError:
-        """Return the error to raise for a command whose sandbox has ended."""
+        """Return the error for a command that failed because its sandbox has ended."""
 
 
 def ended_error(id: str, reason: RunscError | None = None) -> SandboxEndedError:
     """Return the error to raise for a command whose sandbox `id` has ended.
 
-    :param reason: the error that says why the sandbox has ended, if the reason is known.
+    :param reason: the error that explains why the sandbox has ended, or ``None`` if the reason is
+        not known.
     """
     if reason is None:
         return SandboxEndedError(f"the sandbox {id} has ended", step="sandbox")
@@ -53,7 +54,7 @@ _REASONS: dict[str | None, Reason] = {
 
 
 def describe_limit(result: Result[Any], error: RunscError) -> None:
-    """Set the fields of `result` that describe `error`, the reason why the sandbox was killed."""
+    """Set the attributes of `result` that describe `error`, the reason why the sandbox ended."""
     result.reason = _REASONS.get(error.cause, "sandbox-ended")
     if isinstance(error, LimitError):
         result.limit, result.used = error.limit, error.used
@@ -61,16 +62,18 @@ def describe_limit(result: Result[Any], error: RunscError) -> None:
             result.peak_memory = int(error.used)
 
 
-# A sandbox doesn't answer between the exit of its command and its own end. So if the sandbox ends
-# within this number of seconds after a failure of runsc, the end is the reason for the failure.
+# How long after a failure of runsc to wait for the sandbox to end, in seconds. Between the exit of
+# its command and its own end, a sandbox doesn't answer runsc; if it ends within this time, that is
+# the reason for the failure.
 ENDING_SECONDS = 1
 
 
 @contextlib.contextmanager
 def raise_if_ended(life: Container, id: str) -> Iterator[None]:
-    """Convert a NamespaceError of a ``with`` block to SandboxEndedError if the sandbox has ended.
+    """Convert a NamespaceError that the block raises to SandboxEndedError if the sandbox has ended.
 
-    In a PID namespace whose PID 1 has exited, fork() fails with ENOMEM (pid_namespaces(7)).
+    Such an error occurs because fork(2) fails with ENOMEM in a PID namespace whose PID 1 has exited
+    (pid_namespaces(7)).
 
     :raises SandboxEndedError: the sandbox has ended.
     """
@@ -82,17 +85,17 @@ def raise_if_ended(life: Container, id: str) -> Iterator[None]:
         raise life.end_error() from error
 
 
-# The time limit of a runsc command, in seconds: gVisor, for whose answer runsc waits, may be
+# The time limit of a runsc command, in seconds. runsc waits for an answer of gVisor, which may be
 # stopped, or compromised and silent.
 _ANSWER_SECONDS = 60
 
 
 def query(life: Container, id: str, *argv: str, seconds: float | None = None) -> str | None:
-    """Run a command of runsc for a sandbox; return its output, or None if the sandbox has ended.
+    """Run a runsc subcommand for a sandbox; return its output, or None if the sandbox has ended.
 
     :param id: the id of the sandbox.
-    :param argv: the command of runsc and its arguments.
-    :param seconds: the timeout in seconds, by default 60.
+    :param argv: the subcommand of runsc and its arguments.
+    :param seconds: the time limit, in seconds; ``None`` means 60.
     :raises RunscError: the command failed or timed out.
     """
     limit = _ANSWER_SECONDS if seconds is None else seconds

@@ -1,4 +1,4 @@
-"""Functions that find runsc, and check runsc and the sidecar programs installed beside it."""
+"""Functions that find runsc, and check it and the sidecar programs that are installed beside it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from usernsctl.gvisor.runsc.command import (
     not_runsc,
 )
 
-# Import this module on first use, because most runs need no release.
+# Import this module on first use, because few runs need runsc's release.
 if TYPE_CHECKING:
     from usernsctl.gvisor.runsc import releases
 else:
     releases = LateModule("usernsctl.gvisor.runsc.releases")
 
-# Names of the machine types (elf(5)) for which runsc is built, and of other common machine types.
+# The names of machine types (elf(5)): those for which runsc is built, and other common ones.
 _MACHINES = {3: "x86 (32 bits)", 40: "Arm (32 bits)", 62: "x86-64", 183: "Arm64", 243: "RISC-V"}
 
 _PT_NOTE = 4
@@ -33,11 +33,11 @@ _PROGRAM_HEADER_MAX = 64
 def find_runsc(
     environ: Mapping[str, str], named: str | None = None, *, seconds: float | None = None
 ) -> str:
-    """Return the absolute path of runsc, from `named`, a variable of VARIABLES, or PATH.
+    """Return the absolute path of runsc, from `named`, a variable in VARIABLES, or PATH.
 
-    The file is read but not executed, since executing it takes longer than everything else before
-    the start of a sandbox. ``runsc --version`` is executed only if the file isn't a Go program for
-    the host's machine type, or can't be read.
+    The file is read but not executed, since an execution would take longer than all other steps
+    before the start of a sandbox. ``runsc --version`` is executed only if the file isn't a Go
+    program for the host's machine type, or can't be read.
 
     :param seconds: the time limit of ``runsc --version``, by default 10.
     :raises RunscError: runsc is missing (cause ``runsc-missing``), the file is another program
@@ -50,7 +50,8 @@ def find_runsc(
         raise not_runsc(path, "not a regular file")
     if not os.access(path, os.X_OK):
         raise _not_executable(path)
-    # Execute a file that can't be read or isn't a Go program, to check that it is runsc.
+    # Execute a file that can't be read or isn't a Go program: it may still be runsc, such as a
+    # wrapper script.
     if not (os.access(path, os.R_OK) and _is_go_program(path)):
         releases.release_of(path, seconds=seconds)
     # Pass the same directory as runsc_environment(): the sidecar programs of a runsc that the
@@ -109,23 +110,22 @@ def _check_named(path: str) -> str:
 
 
 def _search(name: str, environ: Mapping[str, str]) -> str | None:
-    """Search PATH for a program; return the program's path, or None if it is not found.
+    """Search PATH for the program `name`; return its path, or None if it is not found.
 
-    Relative directories in PATH are skipped: the current directory may contain untrusted files, and
-    runsc runs outside of gVisor.
+    Relative directories in PATH are skipped, because the current directory may contain untrusted
+    files, and runsc runs outside gVisor.
     """
     search = environ.get("PATH", os.defpath).split(os.pathsep)
     paths = [os.path.join(directory, name) for directory in filter(os.path.isabs, search)]
     for path in paths:
         if os.access(path, os.X_OK) and not os.path.isdir(path):
             return path
-    # Fall back to a file that is not executable, so that the error names this reason instead of
-    # "not found".
+    # Fall back to a file that is not executable, so that the error says so instead of "not found".
     return next(filter(os.path.isfile, paths), None)
 
 
 def _is_unreachable(path: str) -> bool:
-    """Return whether a directory on the path to `path` can't be searched."""
+    """Return whether a directory in `path` can't be searched."""
     try:
         os.stat(path)
     except PermissionError:
@@ -150,7 +150,7 @@ def _not_executable(path: str) -> RunscError:
 
 
 def _is_go_program(path: str) -> bool:
-    """Return whether the file is a Go program for this machine type, as every build of runsc is.
+    """Return whether the file is a Go program for the host's machine type, as runsc is.
 
     :raises RunscError: the file is a program for another machine type.
     """
@@ -171,7 +171,7 @@ def _is_go_program(path: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _ElfHeader:
-    """Fields of an ELF header (elf(5)); `kind` is the class, byte order and machine type."""
+    """The fields of an ELF header (elf(5)); `kind` is the class, byte order and machine type."""
 
     kind: tuple[int, int, int]
     program_headers: int
@@ -201,7 +201,7 @@ class _ElfHeader:
         return _MACHINES.get(machine, f"machine type {machine}")
 
     def has_go_note(self, file: BinaryIO) -> bool:
-        """Return whether a 64-bit little-endian file has the Go linker's note; else False."""
+        """Return whether a 64-bit little-endian file contains the Go linker's note."""
         if self.kind[:2] != (2, 1) or self.entry_size != 56:
             return False
         for index in range(min(self.entry_count, _PROGRAM_HEADER_MAX)):
@@ -217,31 +217,31 @@ class _ElfHeader:
         return False
 
 
-#: Name of the directory beside runsc that contains the sidecar programs of a release, which runsc
-#: executes; and name of the environment variable that selects another directory.
+#: The directory beside runsc with the sidecar programs of a release, which runsc executes, and the
+#: environment variable that names another directory.
 SIDE_DIRECTORY = "gvisor-bin"
 SIDE_VARIABLE = "GVISOR_SIDECAR_BINARIES_DIR"
 
-#: Sidecar programs that start a sandbox; further sidecar programs serve checkpoints and metrics.
-#: Only the first program reports its release by --version.
+#: The sidecar programs that start a sandbox. Others serve checkpoints and metrics. Only the first
+#: program prints its release with --version.
 SIDE_PROGRAMS = ("gvisor_sentry", "gvisor-sentry-prewarmer")
 
 
 def named_side_directory() -> str | None:
     """Return the directory that the environment variable :data:`SIDE_VARIABLE` names.
 
-    Return None if the variable is not set, or is not an absolute path.
+    The result is None if the variable is not set, or is not an absolute path.
     """
     named = os.environ.get(SIDE_VARIABLE)
     return named if named and os.path.isabs(named) else None
 
 
 def check_side_programs(path: str, directory: str | None) -> None:
-    """Check that the sidecar programs are complete, and of the same release as runsc.
+    """Check that no sidecar program is missing, and that all are of the same release as runsc.
 
     Releases of runsc without the ability "side-programs" use their own code in place of missing
-    programs. Without a directory of sidecar programs, nothing is checked: if runsc needs the
-    programs, runsc itself fails, which takes no longer than to determine its release here.
+    programs. If there is no directory of sidecar programs, nothing is checked: a runsc that needs
+    the programs fails by itself, which takes no longer than a check of its release would.
 
     :param path: the absolute path of runsc.
     :param directory: the directory that :data:`SIDE_VARIABLE` names, or ``None``.
@@ -266,7 +266,7 @@ def check_side_programs(path: str, directory: str | None) -> None:
 def side_programs(path: str, directory: str | None) -> list[str]:
     """Return the paths of all files in the directory of the sidecar programs.
 
-    The directory may be missing.
+    The result is empty if the directory does not exist.
 
     :param path: the absolute path of runsc.
     :param directory: the directory that :data:`SIDE_VARIABLE` names, or ``None``.
@@ -278,7 +278,7 @@ def side_programs(path: str, directory: str | None) -> list[str]:
 
 
 def _side_directory(path: str) -> str | None:
-    """Return the gvisor-bin directory beside `path` or beside the target of the link, or None."""
+    """Return the directory gvisor-bin beside `path`, or beside its link target, or None."""
     parents = [os.path.dirname(path), os.path.dirname(os.path.realpath(path))]
     candidates = [os.path.join(parent, SIDE_DIRECTORY) for parent in parents]
     return next(filter(os.path.isdir, candidates), None)
@@ -306,11 +306,11 @@ def _sidecar_error(path: str, why: str) -> RunscError:
 def runsc_environment(*, is_named: bool = False) -> dict[str, str]:
     """Return the environment for runsc, without the caller's secrets.
 
-    Other processes of the caller can read the environment of runsc's processes. The directory of
-    the sidecar programs is taken from this process's environment, never from the command's
-    environment.
+    Other processes of the caller could read secrets in the environment of runsc's processes. The
+    directory of the sidecar programs is taken from this process's environment, never from the
+    command's.
 
-    :param is_named: whether the caller has named runsc explicitly; if so, :data:`SIDE_VARIABLE` is
+    :param is_named: whether the caller has named runsc explicitly, so that :data:`SIDE_VARIABLE` is
         ignored.
     """
     directory = None if is_named else named_side_directory()

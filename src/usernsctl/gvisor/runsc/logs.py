@@ -1,12 +1,12 @@
-"""Readers of those logs of runsc that untrusted text can't forge.
+"""Functions that read failures from runsc's logs, from those parts that untrusted text can't forge.
 
 The debug logs quote the bundle and the command (names, options, arguments), so they are not
-searched. Only runsc itself writes the following signs of a failure:
+searched for messages. Only runsc itself writes the following signs of a failure:
 
 - Each process of runsc writes its fatal error to one file, as JSON (``--log``).
-- ``runsc run``, if it exits normally, writes an exit status as the last line of its own debug log,
-  which is the status of the command, or of the sandbox if the sandbox has crashed.
-- Go writes its report of a crash to a separate file (``--panic-log``).
+- ``runsc run`` writes an exit status as the last line of its own debug log when it exits normally.
+  It is the status of the command, or of the sandbox if the sandbox has crashed.
+- The Go runtime writes its report of a crash to a separate file (``--panic-log``).
 
 A command in the sandbox can make the debug logs of the processes "boot" and "gofer" grow, so these
 logs are discarded unless the caller has requested debug logs.
@@ -19,12 +19,12 @@ import os
 from usernsctl._core import messages
 from usernsctl.gvisor.runsc import command as runsc_command
 
-# The maximum number of bytes to read of a log, which is enough for all messages of a start.
+# The maximum number of bytes to read from a log, which is enough for all messages of a start.
 _READ_MAX = 1 << 18
 
 
 def read_failure(logs: runsc_command.Logs) -> str | None:
-    """Return the message with which runsc failed, or None if the logs have no message.
+    """Return the message with which runsc failed, or None if the logs contain none.
 
     The message may quote untrusted text: escape it before printing.
     """
@@ -32,16 +32,16 @@ def read_failure(logs: runsc_command.Logs) -> str | None:
 
 
 def own_failure(fd: int) -> str | None:
-    """Return the error that a runsc command has written to an open file (``--log``).
+    """Return the error message that a runsc command has written to its log `fd` (``--log``).
 
-    :returns: the message, or None if runsc did not fail. The exit status of runsc is then the exit
-        status of the command.
+    :returns: the message, or ``None`` if runsc did not fail; its exit status is then that of the
+        command.
     """
     return messages.first_message(os.pread(fd, _READ_MAX, 0))
 
 
 def quote_runsc(message: str) -> str:
-    """Return a message of runsc, escaped and labelled as a message of runsc."""
+    """Return a message from runsc, escaped and labelled as such."""
     from usernsctl.explain.logs import quoted
 
     return f"runsc says: {quoted(message)}"

@@ -1,8 +1,7 @@
-"""Releases of runsc: detection of a program's release, and the differences between releases.
+"""Releases of runsc: the differences between them, and detection of a program's release.
 
 The name of a release contains the day on which it was cut from gVisor's sources. A release without
-a day, or of a later day than all releases in ABILITIES, is treated as the newest release in
-ABILITIES.
+a day is treated as having all ABILITIES, as is a release later than all of these.
 """
 
 from __future__ import annotations
@@ -28,16 +27,17 @@ if TYPE_CHECKING:
 #: The environment in which ``runsc --version`` is executed.
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 _SECONDS = 10.0
-# The time limit for the exit of a killed process, in seconds.
+# The time limit for a killed process to exit, in seconds.
 _KILL_SECONDS = 2
 # The maximum number of bytes to read of the output of ``runsc --version``. runsc itself prints
 # about 60 bytes, but a crash prints the stacks of all goroutines.
 _OUTPUT_MAX = 1 << 16
 
-# Error numbers of a program start that failed for lack of resources, each with the id of the cause.
+# Error numbers for which a program can't be started for lack of resources, with the ids of the
+# causes.
 _NO_RESOURCE = {errno.EMFILE: "descriptor-limit", errno.EAGAIN: "process-limit"}
 
-# Matches the day in release-20260817.0, and in Debian's 0.0~20240729.0.
+# A pattern for the day in release-20260817.0, and in Debian's 0.0~20240729.0.
 _DAY = r"\b(20\d{6})\.\d+"
 _FIRST_LINE = r"runsc version (\S{1,100})"
 
@@ -45,7 +45,7 @@ _CACHE = "runsc-releases.json"
 _CACHE_BYTES = 1 << 16
 _CACHE_ENTRIES = 20
 
-#: The first year of usable releases: older ones can't run in a prepared user namespace.
+#: The year of the first usable releases: older releases can't run in a prepared user namespace.
 FIRST_YEAR = 2023
 
 #: Differences between releases, each with the first release that has the ability (YYYYMMDD), and a
@@ -91,7 +91,8 @@ class Release:
     """A release of runsc.
 
     :ivar label: the release as ``runsc --version`` prints it, such as ``"release-20260817.0"``.
-    :ivar day: the day of the release's sources, or ``None`` if the label has no day.
+    :ivar day: the day on which the release was cut from the sources, or ``None`` if the label has
+        no day.
     """
 
     label: str
@@ -99,7 +100,7 @@ class Release:
 
     @classmethod
     def parse(cls, label: str) -> Release:
-        """Parse the label of a release; any text is valid."""
+        """Parse the label of a release; any text is a valid label."""
         import datetime
         import re
 
@@ -133,7 +134,7 @@ def release_of(path: str, *, remember: bool = True, seconds: float | None = None
     The cache identifies a program by its path, device, inode, size and modification time.
 
     :param path: the absolute path of runsc.
-    :param remember: whether to write the release to the cache.
+    :param remember: whether to write a release that was not in the cache to it.
     :param seconds: the time limit of ``runsc --version``, by default 10.
     :raises RunscError: the program is not runsc (cause ``"not-runsc"``), or can't be read.
     """
@@ -174,8 +175,8 @@ def _query_label(path: str, seconds: float) -> str:
         return found[1]
     from usernsctl.explain.logs import only_cause
 
-    # In practice, only a seccomp filter causes SIGSYS. The program may also be a wrapper whose
-    # runsc has crashed, for example for lack of memory.
+    # In practice, only a seccomp filter causes SIGSYS. The program may also be a wrapper, and the
+    # runsc that it executes may have crashed, for example for lack of memory.
     cause = "seccomp-denies-call" if status == -signal.SIGSYS else only_cause(output)
     if cause:
         raise RunscError(f"{path} --version failed", step="runsc", filename=path, cause=cause)
@@ -183,7 +184,7 @@ def _query_label(path: str, seconds: float) -> str:
 
 
 def _run_version(path: str, seconds: float) -> tuple[bytes, int | None]:
-    """Return the output of ``runsc --version`` and its exit status.
+    """Run ``runsc --version``, and return its output and its exit status.
 
     The exit status is None if the program was killed because it printed at least _OUTPUT_MAX bytes.
 
@@ -203,7 +204,7 @@ def _run_version(path: str, seconds: float) -> tuple[bytes, int | None]:
             stderr=STDOUT,
             env=_ENVIRONMENT,
             cwd="/",
-            # Start a session, so that all processes of a wrapper can be killed by their process
+            # Start a new session, so that all processes of a wrapper can be killed as a process
             # group.
             start_new_session=True,
         )
@@ -224,9 +225,9 @@ def _run_version(path: str, seconds: float) -> tuple[bytes, int | None]:
 
 @contextlib.contextmanager
 def _killed(process: Popen[bytes]) -> Iterator[None]:
-    """Kill the group of a process after a block, unless the block has reaped the process.
+    """Kill the process group of `process` after the block, unless the block has reaped `process`.
 
-    A process that another user has started, such as a setuid program, may survive.
+    A process with another user's uid, such as a set-user-id program, may survive.
     """
     import signal
 
@@ -237,7 +238,8 @@ def _killed(process: Popen[bytes]) -> Iterator[None]:
     finally:
         assert process.stdout is not None
         process.stdout.close()
-        # If the process was not reaped, its pid was not reused, and still names the process group.
+        # While the process has not been reaped, its pid can't be reused, so it is the id of the
+        # process group.
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -255,7 +257,7 @@ def _cache_directory(*, make: bool) -> Iterator[int]:
     :raises OSError: the directory is missing and can't be created, or other users may write to it.
     """
     top = os.environ.get("XDG_CACHE_HOME") or _home()
-    # Reject another user's home directory, in which root (sudo) must not create files.
+    # Reject a home directory of another user: with sudo, root would create files in it.
     _check_ours(os.stat(top), top)
     path = os.path.join(top, "usernsctl" if "XDG_CACHE_HOME" in os.environ else ".cache/usernsctl")
     if make:
@@ -281,7 +283,7 @@ def _check_ours(status: os.stat_result, path: str) -> None:
 
 
 def _entries(directory: int) -> dict[str, list[object]]:
-    """Return the cache's entries, or an empty dictionary if the file can't be read or trusted."""
+    """Return the entries of the cache; empty if the file can't be read or trusted."""
     import json
 
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -307,7 +309,7 @@ def _cached_label(path: str, identity: list[int]) -> str | None:
 
 
 def _cache_label(path: str, identity: list[int], label: str) -> None:
-    """Add a label to the cache. Ignore errors, as ``runsc --version`` can be executed again."""
+    """Add a label to the cache. Ignore errors: ``runsc --version`` can be executed again."""
     import json
 
     with (

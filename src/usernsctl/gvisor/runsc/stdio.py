@@ -1,4 +1,4 @@
-"""Standard input, output and error of a sandbox and of its commands."""
+"""Functions that prepare the standard input, output and error of a sandbox and of its commands."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 
 def check_file(name: str, fd: int) -> None:
-    """Check that gVisor can pass a file of the host to a program in the sandbox.
+    """Check that gVisor can pass the host's open file `fd` to a program in the sandbox.
 
-    gVisor fails to import other files, such as a pidfd, and then answers late or never.
+    gVisor can't import some files, such as a pidfd, and then answers late or never.
 
-    :param name: the name of the argument, for errors.
+    :param name: the name of the argument that contains `fd`, for errors.
     :raises OSError: `fd` is not open.
     :raises CommandError: gVisor can't use the file.
     """
     mode = os.fstat(fd).st_mode
     can_use = stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode)
     if stat.S_ISREG(mode):
-        # Files of nsfs, and pidfds of newer kernels, look like regular files, but lseek(2) fails on
-        # them. lseek(2) also fails on a descriptor that was opened with O_PATH.
+        # fstat(2) reports namespace files (nsfs), and pidfds on newer kernels, as regular files,
+        # but lseek(2) fails on them. lseek(2) also fails on O_PATH descriptors.
         with contextlib.suppress(OSError):
             os.lseek(fd, 0, os.SEEK_CUR)
             can_use = True
@@ -46,9 +46,9 @@ def check_file(name: str, fd: int) -> None:
 
 
 def prepared_input(stream: Any) -> Any:
-    """Check the argument for standard input, and return it unchanged.
+    """Check the argument `stdin`, and return it unchanged.
 
-    :param stream: the standard input, as subprocess accepts it.
+    :param stream: the standard input, of a type that subprocess accepts.
     :raises CommandError: `stream` is not open, or gVisor can't use the file.
     """
     if stream is not None and (not isinstance(stream, int) or stream >= 0):
@@ -67,10 +67,10 @@ def _not_open(name: str, error: OSError) -> CommandError:
 
 
 def prepared_output(name: str, stream: Any, inherited: int) -> Any:
-    """Set O_APPEND on an output at the end of its file, so that gVisor doesn't overwrite data.
+    """Set O_APPEND on an output at its file's end, so that gVisor doesn't overwrite data.
 
     :param name: the name of the argument, for errors.
-    :param stream: the output, as subprocess accepts it.
+    :param stream: the output, of a type that subprocess accepts.
     :param inherited: the descriptor of this process that the command inherits if `stream` is
         ``None``.
     :returns: `stream`.
@@ -92,7 +92,7 @@ def prepared_output(name: str, stream: Any, inherited: int) -> Any:
 
 
 def prepared_streams(stdin: Any, stdout: Any, stderr: Any, detach: bool) -> dict[str, Any]:
-    """Return standard input, output and error for a command in gVisor, as arguments of Popen.
+    """Return the standard streams for a command in gVisor, as arguments for Popen.
 
     :param detach: whether the command outlives this process. If so, a stream that is ``None``
         becomes /dev/null.
@@ -115,16 +115,17 @@ def receive_terminal(console: socket.socket) -> FileIO:
     """Receive the master of the pseudo-terminal that runsc has created (``--console-socket``).
 
     :param console: the listening socket, to which runsc has already connected and sent the
-        descriptor.
-    :raises RunscError: no terminal was sent. In a persistent namespace, root of the namespace may
-        have connected instead of runsc.
+        terminal's descriptor.
+    :raises RunscError: no terminal was received. In a persistent namespace, root of the namespace
+        may have connected before runsc did.
     """
     console.setblocking(False)
     fds: list[int] = []
     with contextlib.suppress(BlockingIOError):
         connection, _ = console.accept()
         with connection:
-            # Set O_NONBLOCK, which accept(2) does not copy from the listening socket.
+            # Set O_NONBLOCK, because the new socket does not inherit it from the listening socket
+            # (accept(2)).
             connection.setblocking(False)
             _, fds = receive(connection, 4096, 1)
     for fd in fds:
@@ -138,11 +139,11 @@ _FLAGS = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 def closed_streams() -> frozenset[int]:
-    """Return which of the descriptors 0, 1 and 2 commands do not inherit from this process.
+    """Return those of the descriptors 0, 1 and 2 that commands do not inherit from this process.
 
-    These are closed descriptors, and descriptors that are close-on-exec. If a program has closed
-    its standard streams, usernsctl's own descriptors, which are close-on-exec, may have their
-    numbers.
+    A descriptor is not inherited if it is closed or close-on-exec. In a program that has closed its
+    standard streams, usernsctl's own descriptors, which are close-on-exec, may have the numbers 0,
+    1 and 2.
     """
     return frozenset(fd for fd in (0, 1, 2) if not _is_inheritable(fd))
 
@@ -155,16 +156,16 @@ def _is_inheritable(fd: int) -> bool:
 
 
 class Streams:
-    """Descriptors 0, 1 and 2 for a command.
+    """The descriptors that become 0, 1 and 2 of a command.
 
     The context manager closes the descriptors that it has opened.
     """
 
     def __init__(self, absent: frozenset[int]) -> None:
-        """Create an object without descriptors.
+        """Create an object to which no descriptors have been added.
 
-        :param absent: which of this process's descriptors 0, 1 and 2 are replaced by /dev/null,
-            such as closed ones, whose numbers other files may have reused.
+        :param absent: those of this process's descriptors 0, 1 and 2 that are replaced by
+            /dev/null, such as closed ones, whose numbers other files may have reused.
         """
         self.fds: list[int] = []
         self._absent = absent
@@ -173,8 +174,8 @@ class Streams:
     def add(self, given: int, *, is_fresh: bool) -> None:
         """Add the command's next descriptor.
 
-        :param given: a descriptor, or -1 for this process's descriptor with the same number as the
-            descriptor that is added.
+        :param given: a descriptor, or -1 for this process's descriptor with the number that the
+            command's descriptor gets.
         :param is_fresh: whether `given` is the end of a new pipe that only this command inherits.
         :raises OSError: `given` is not open.
         :raises CommandError: gVisor can't use the file.
@@ -197,9 +198,9 @@ class Streams:
         self.fds.append(self._opened.enter_context(file).fileno())
 
     def _reopen(self, fd: int) -> FileIO | None:
-        """Open a pipe or terminal again, so that the command has its own file status flags.
+        """Open a pipe or terminal again, so that the command gets its own file status flags.
 
-        :returns: the new file; None for other files, which the command may share, and if open(2)
+        :returns: the new file; ``None`` for other files, which the command may share, or if open(2)
             fails.
         """
         mode = os.fstat(fd).st_mode
@@ -210,12 +211,12 @@ class Streams:
         if not stat.S_ISFIFO(mode) and not (stat.S_ISCHR(mode) and os.isatty(fd)):
             return None
         try:
-            # Open with O_NONBLOCK, since opening a FIFO otherwise blocks until its other end is
-            # open.
+            # Open with O_NONBLOCK, since open(2) of a FIFO would otherwise block until its other
+            # end is open.
             reopened = open_owned(os.open, f"/proc/self/fd/{fd}", (flags & os.O_ACCMODE) | _FLAGS)
         except OSError:
-            # Use the original descriptor if this user may not open the file, such as another user's
-            # terminal.
+            # Use the original descriptor if this user may not open the file, which may be another
+            # user's terminal.
             return None
         try:
             fcntl.fcntl(reopened, fcntl.F_SETFL, flags)
