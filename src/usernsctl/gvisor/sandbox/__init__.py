@@ -1,1 +1,1 @@
-"""Sandboxes, and the namespaces of a SandboxHost in which sandboxes are started."""
+"""Sandboxes, and the namespaces of a SandboxHost in which they are started."""

@@ -54,13 +54,13 @@ if TYPE_CHECKING:
 else:
     aio = LateModule("usernsctl.commands.aio")
 
-# The time limit for the exit of usernsctl-init, in seconds. usernsctl-init may be PID 1 of a
-# namespace, whose exit waits for another child of this process. If only the event loop of this
-# thread can reap that child, the wait must time out first.
+# The time limit for usernsctl-init to exit, in seconds. As PID 1 of a namespace, it exits only
+# after another child of this process in the namespace has been reaped. If only the event loop of
+# this thread can reap that child, this wait must time out first.
 _END_SECONDS = 5
 _LOOK_SECONDS = 0.01
 
-# The time limit, in seconds, until a process that has left its namespaces can be reaped.
+# How long to wait until a process that has left its namespaces can be reaped, in seconds.
 _EXIT_SECONDS = 5
 
 
@@ -68,10 +68,12 @@ class AttachedSandbox:
     """A running sandbox that is killed when usernsctl-init, a child of this process, exits.
 
     usernsctl-init exits when the sandbox ends. Usually usernsctl-init is PID 1 of a PID namespace,
-    so its exit kills all processes of the sandbox. But runsc needs a /proc of its PID namespace,
-    and the kernel refuses to mount a /proc if parts of the existing /proc are covered, as in a
-    container. In this case usernsctl-init is an ordinary process, and kills its descendants when it
-    receives SIGTERM, or when its creator exits.
+    so the kernel kills all processes of the sandbox when it exits.
+
+    This is not possible if parts of the existing /proc are covered, as in a container: runsc needs
+    a procfs of its own PID namespace, and the kernel refuses to mount one. usernsctl-init is then
+    an ordinary process. It kills its descendants when it receives SIGTERM, or when its creator
+    exits.
 
     :ivar popen: the process of usernsctl-init.
     :ivar network: the network, one of :data:`usernsctl.gvisor.runsc.command.NETWORKS`, or a network
@@ -94,10 +96,10 @@ class AttachedSandbox:
     ) -> None:
         """Start a sandbox, and return once it runs.
 
-        :param how: the standard streams, and other arguments of Popen.
+        :param how: the standard streams, and other keyword arguments for Popen.
         :param timeout: the time limit of the start, in seconds; ``None`` means no limit.
-        :param limits: the limits of the sandbox.
-        :param ports: the published ports, or ``None``.
+        :param limits: the limits of the sandbox, or ``None``.
+        :param ports: the sockets of the published ports, or ``None``.
         :raises TimeoutExpired: the start took more than `timeout` seconds.
         :raises RunscError: runsc failed.
         :raises NamespaceError: a system call failed.
@@ -117,8 +119,8 @@ class AttachedSandbox:
         self._is_killed = False
         self._commands: weakref.WeakSet[Popen[Any]] = weakref.WeakSet()
         self._is_init = host.prepared.can_mount_proc
-        # The pidfd with which to kill the sandbox, if usernsctl-init is not PID 1 of a PID
-        # namespace: the sandbox would then survive a SIGKILL to usernsctl-init.
+        # The pidfd by which the sandbox is killed if usernsctl-init is not PID 1 of a PID
+        # namespace: the sandbox would survive a SIGKILL to usernsctl-init.
         self._shared = Shared("the sandbox", [])
         with contextlib.ExitStack() as failed:
             self.proxy: ProxyProcess | None = host.start_proxy()
@@ -155,7 +157,8 @@ class AttachedSandbox:
                 command = files.command(self._state, disk, accepts)
                 args = [*map(str, fds[:2]), words, files.pid_file, *command]
                 if self.proxy is not None:
-                    # Wait for the proxy, which must be ready before a command of the sandbox runs.
+                    # Wait until the proxy is ready, because commands of the sandbox may use it at
+                    # once.
                     args = hand_over(args, self.proxy, fds, given, seconds_left(deadline))
                 place = RunscNamespace(
                     host.namespace, host.restrictions_with(accepts), mount_proc=self._is_init
@@ -164,7 +167,7 @@ class AttachedSandbox:
                 self.popen = self._start_init(host, args, seconds_left(deadline), started)
             theirs.close()
             if self.proxy is not None:
-                # Close this copy of the descriptor, so that the proxy exits even if the network of
+                # Close this process's copy of the socket, so that the proxy exits if the network of
                 # the sandbox is never created.
                 self.proxy.handover.close()
             self._wait_until_ready(ready, files, timeout, deadline)
@@ -182,13 +185,13 @@ class AttachedSandbox:
         """Start usernsctl-init, and return its process.
 
         :param args: the arguments of usernsctl-init.
-        :param how: the standard streams, the namespace, and other arguments of Popen.
+        :param how: the standard streams, the namespace, and other keyword arguments for Popen.
         """
         return start_within(
             timeout,
             [host.prepared.program("usernsctl-init"), *args],
-            # Create a mount namespace, so that mounts which runsc leaves in its state directory
-            # (null-netns, since 20260803) disappear with the sandbox.
+            # Create a mount namespace, so that the kernel removes the mounts that runsc leaves in
+            # its state directory (null-netns, since 20260803) when the sandbox ends.
             mount=True,
             pid=self._is_init,
             # PID 1 needs no session, because signals of the caller's terminal or process group
@@ -205,7 +208,8 @@ class AttachedSandbox:
     ) -> None:
         """Wait until usernsctl-init reports that the sandbox runs.
 
-        :param ready: the pipe to which usernsctl-init writes ``+``, or the fields of an error.
+        :param ready: the pipe to which usernsctl-init writes ``+`` when the sandbox runs, or the
+            fields of an error.
         :raises TimeoutExpired: usernsctl-init reported nothing before the deadline.
         :raises UsernsError: usernsctl-init has exited.
         """
@@ -219,22 +223,22 @@ class AttachedSandbox:
         raise files.failure(status, answer or b"")
 
     def _open_sandbox(self, pid: int) -> None:
-        """Open a pidfd of the sandbox, unless the sandbox has already ended."""
+        """Open a pidfd of `pid`, the sandbox's main process, unless that process has exited."""
         try:
             pidfd = open_owned(os.pidfd_open, pid)
         except ProcessLookupError:
             return
         with pidfd:
-            # If the pid is a child of usernsctl-init, it was not reused, because usernsctl-init has
-            # not reaped its children.
+            # If the pid is that of a child of usernsctl-init, it was not reused, because
+            # usernsctl-init does not reap its children yet.
             if pid in children_of(self.popen.pid):
-                # Avoid the numbers 0 to 2, which commands inherit, and which might be closed in
-                # this process.
+                # Duplicate the pidfd to a number above 2: a command would inherit the numbers 0 to
+                # 2, which may be free in this process.
                 above = map(fcntl.fcntl, [pidfd.fileno()], [fcntl.F_DUPFD_CLOEXEC], [3])
                 self._shared = Shared("the sandbox", above)
 
     def _open_namespace(self) -> Namespace | None:
-        """Open the namespaces of usernsctl-init for further commands of runsc.
+        """Open the namespaces of usernsctl-init, in which later runsc commands run.
 
         :returns: the namespaces, or ``None`` if the sandbox has already ended.
         """
@@ -243,8 +247,7 @@ class AttachedSandbox:
         except NamespaceError as error:
             if error.cause != "target-gone":
                 raise
-            # The process may be about to exit: a process leaves its namespaces before it can be
-            # reaped.
+            # The process may be exiting: a process leaves its namespaces before it can be reaped.
             if not wait_readable(self.popen.pidfd, timeout=_EXIT_SECONDS):
                 raise
             self.popen.wait()
@@ -257,7 +260,7 @@ class AttachedSandbox:
 
     @property
     def status(self) -> int | None:
-        """The exit status, or -N after signal N; ``None`` until the sandbox was waited for."""
+        """The exit status, or -N after signal N; ``None`` until the sandbox has been waited for."""
         status = self.popen.returncode
         if status == TIME_IS_OVER and self.limit_error() is not None:
             return -signal.SIGKILL
@@ -270,12 +273,12 @@ class AttachedSandbox:
 
     @property
     def is_killed(self) -> bool:
-        """True if the sandbox has ended because :meth:`kill` was called."""
+        """True if the sandbox has ended because :meth:`kill` killed it."""
         return self._is_killed and self.status == -signal.SIGKILL
 
     @property
     def rusage(self) -> Usage | None:
-        """The resource usage of all processes; ``None`` until the sandbox was waited for."""
+        """The resource usage of all host processes; ``None`` until the sandbox was waited for."""
         usage = self.popen._usage
         return None if usage is None else Usage(*usage)
 
@@ -284,33 +287,33 @@ class AttachedSandbox:
         return self.popen.poll() is not None
 
     def limit_error(self) -> RunscError | None:
-        """Return an error if the sandbox was killed because of a limit or for lack of memory."""
+        """Return an error if a limit or lack of memory has ended the sandbox, else None."""
         if self._end.end is None and self.has_ended():
-            # Read the reason now, because the files of the sandbox will be removed.
+            # Read the reason now, before the files of the sandbox are removed.
             self._end.end = self._files.read_end()
         return self._end.error()
 
     def awaited_limit_error(self, *, is_gone: bool = False) -> RunscError | None:
-        """Return :meth:`limit_error`, after a wait if a limit may just have been exceeded.
+        """Return :meth:`limit_error`, after a wait if the sandbox may just have exceeded a limit.
 
-        :param is_gone: whether the exit status of the command is unknown, as if the sandbox had
-            ended.
+        :param is_gone: whether the exit status of the command is unknown, which suggests that the
+            sandbox has ended.
         """
         self._end.await_end(self.ends_within, is_gone=is_gone)
         return self.limit_error()
 
     def open_activity(self) -> Shared | None:
-        """Open the activity file for the watcher; None if the sandbox has no idle timeout."""
+        """Open the sandbox's activity file; return None if the sandbox has no idle timeout."""
         return self._files.open_activity() if self.counts_idle else None
 
     def end_by(self, end: SandboxEnd) -> None:
-        """Kill the sandbox because of a limit of which usernsctl-init does not know."""
+        """Kill the sandbox because of a limit that usernsctl-init does not enforce."""
         if not self.has_ended():
             self._end.end = end
             self.kill()
 
     def end_error(self) -> SandboxEndedError:
-        """Return the error to raise for a command whose sandbox has ended."""
+        """Return the error for a command that failed because its sandbox has ended."""
         return ended_error(self._id, self.limit_error())
 
     def ends_within(self, seconds: float) -> bool:
@@ -336,13 +339,13 @@ class AttachedSandbox:
         return self._streams.communicate(self.popen, input, timeout)
 
     async def wait_async(self) -> int:
-        """Wait from asyncio until the sandbox has ended."""
+        """Wait until the sandbox has ended, without blocking the event loop."""
         if not self.has_ended():
             await aio.wait_for_end(self.popen.pidfd)
         return self.wait(None)
 
     def kill(self) -> None:
-        """Kill all processes of the sandbox; do not wait until they have exited."""
+        """Kill all processes of the sandbox; return without waiting for their exit."""
         self._is_killed = True
         if self._is_init:
             self.popen.kill()
@@ -354,7 +357,7 @@ class AttachedSandbox:
 
     @contextlib.contextmanager
     def runsc(self, *arguments: str) -> Iterator[tuple[list[str], dict[str, Any]]]:
-        """Yield the argv of a runsc command for the sandbox, and arguments of Popen.
+        """Yield the argv of a runsc command for the sandbox, and keyword arguments for Popen.
 
         :param arguments: the arguments of runsc after the global options.
         :raises SandboxEndedError: the sandbox has ended.
@@ -384,22 +387,22 @@ class AttachedSandbox:
             self.release()
 
     def _wait_for_end(self) -> None:
-        """Reap usernsctl-init, after this process's other children in the same PID namespace.
+        """Reap usernsctl-init, but first this process's other children in the same PID namespace.
 
         PID 1 exits only after all processes of its namespace were reaped (pid_namespaces(7)),
-        including those that this process has started. This call blocks the thread's event loop,
-        which therefore can't reap these processes.
+        including those that this process has started. Since this call blocks the thread's event
+        loop, the event loop can't reap them.
         """
         deadline = time.monotonic() + _END_SECONDS
         while time.monotonic() < deadline:
             for command in list(self._commands):
                 command.poll()
-            # Reap the children whose Popen was garbage collected, for example after an exception of
-            # a signal handler during their start. subprocess has a list of them.
+            # Reap children whose Popen was garbage collected, for example because a signal handler
+            # raised an exception during their start. subprocess keeps a list of them.
             subprocess._cleanup()  # type: ignore[attr-defined]
             with contextlib.suppress(TimeoutExpired):
                 self.popen.wait(_LOOK_SECONDS)
-                # Remove the control groups, which usernsctl-init has not removed if it was killed
+                # Remove the sandbox's cgroups, which usernsctl-init leaves behind if it is killed
                 # by SIGKILL.
                 _core.sweep_groups(self._groups)
                 return

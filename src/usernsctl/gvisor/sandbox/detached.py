@@ -72,9 +72,9 @@ else:
     aio = LateModule("usernsctl.commands.aio")
     refusals = LateModule("usernsctl.network.refusals")
 
-# The path of the directory for runsc's state, which is the working directory of all commands of
-# runsc. This path is the same in each process, which is necessary because runsc stores the path of
-# its socket in the state.
+# The path of the directory for runsc's state: the working directory, in which all runsc commands of
+# the sandbox are started. runsc stores the path of its socket in the state, so the path must be the
+# same in all processes.
 _HERE = "/proc/self/cwd"
 
 
@@ -82,17 +82,17 @@ class DetachedSandbox:
     """A detached sandbox, which any process of the same user can use.
 
     :ivar record: the record of the sandbox.
-    :ivar popen: the process that started the sandbox, with the caller's ends of the pipes; ``None``
-        if the sandbox was found by its id.
+    :ivar popen: the process that started the sandbox, with the caller's ends of the pipes to the
+        command; ``None`` if the sandbox was found by its id.
     :ivar proxy: the reader of the table of connections that the proxy for allowed names has denied,
         or ``None``.
-    :ivar rusage: always ``None``, because no process that waits for the sandbox is the sandbox's
-        parent.
+    :ivar rusage: always ``None``, because only a parent that waits for a process learns its
+        resource usage.
     """
 
     rusage = None
-    # Only the keeper knows whether the sandbox has an idle timeout, so open_activity() checks
-    # whether the activity file exists.
+    # True means that there may be an idle timeout, of which only the keeper knows. open_activity()
+    # checks whether the activity file exists.
     counts_idle = True
 
     def __init__(
@@ -104,11 +104,13 @@ class DetachedSandbox:
         *,
         is_limited: bool = True,
     ) -> None:
-        """Open descriptors of the sandbox's processes and of its namespace.
+        """Open pidfds of the sandbox's processes, and its namespaces.
 
-        :param host: the host of a sandbox that was just started.
-        :param inherited: the settings that all commands of the sandbox share, if they are known.
-        :param is_limited: whether the sandbox may have limits of its own.
+        :param host: the host of a sandbox that has just been started; ``None`` for a sandbox that
+            was found.
+        :param inherited: the settings that all commands of the sandbox share; ``None`` to read them
+            when they are needed.
+        :param is_limited: whether the sandbox may have limits.
         :raises ForeignProcessError: the record names a process that does not belong to the sandbox.
         :raises NamespaceError: a descriptor can't be opened.
         """
@@ -133,8 +135,9 @@ class DetachedSandbox:
             # Close the descriptor explicitly, because the error's traceback would keep it open.
             state.close()
             raise
-        # Descriptors of the directory for runsc's state, of the process in which the command runs
-        # (unless it has exited), of runsc's other processes, and of the proxy for allowed names.
+        # A descriptor of the directory for runsc's state, followed by pidfds: of the process that
+        # runs the command (unless it has exited), of runsc's other processes, and of the proxy for
+        # allowed names.
         owners = [state, *(pidfd for pidfd in opened if pidfd is not None)]
         self._shared = SharedDescriptors("the sandbox", owners)
         running = opened[: len(self.record.processes)]
@@ -163,10 +166,10 @@ class DetachedSandbox:
 
     @contextlib.contextmanager
     def runsc(self, *arguments: str) -> Iterator[tuple[list[str], dict[str, Any]]]:
-        """Yield the argv of a runsc command for the sandbox, and arguments of Popen.
+        """Yield the argv of a runsc command for the sandbox, and keyword arguments for Popen.
 
-        The caller's runsc is used, because a record must not name a program to execute. runsc's
-        state directory is the working directory of the command.
+        The runsc of the caller is used, because the record must not determine a program to execute.
+        runsc's state directory is the working directory of the command.
 
         :param arguments: the arguments of runsc after the global options.
         :raises SandboxEndedError: the sandbox has ended.
@@ -194,7 +197,7 @@ class DetachedSandbox:
 
     @property
     def watcher(self) -> int:
-        """The pid of the keeper, which is the parent of the sandbox's main processes.
+        """The pid of the keeper, which is the parent of the sandbox's processes on the host.
 
         :raises OSError: the sandbox has ended.
         """
@@ -202,34 +205,34 @@ class DetachedSandbox:
 
     @property
     def is_killed(self) -> bool:
-        """True if the sandbox has ended because :meth:`kill` was called."""
+        """True if the sandbox has ended because :meth:`kill` killed it."""
         return self._is_killed and self.status == -signal.SIGKILL
 
     def limit_error(self) -> RunscError | None:
-        """Return an error if the sandbox was killed because of a limit or for lack of memory."""
+        """Return an error if a limit or lack of memory has ended the sandbox, else None."""
         if self.has_ended():
             self._read_report()
         return self._end_report.error()
 
     def awaited_limit_error(self, *, is_gone: bool = False) -> RunscError | None:
-        """Return :meth:`limit_error`, after a wait if a limit may just have been exceeded.
+        """Return :meth:`limit_error`, after a wait if the sandbox may just have exceeded a limit.
 
-        :param is_gone: whether the exit status of the command is unknown, as if the sandbox had
-            ended.
+        :param is_gone: whether the exit status of the command is unknown, which suggests that the
+            sandbox has ended.
         """
         self._end_report.await_end(self.ends_within, is_gone=is_gone)
         return self.limit_error()
 
     def open_activity(self) -> Shared | None:
-        """Open the activity file for the keeper; None if the sandbox has no idle timeout."""
-        # The activity file is in the parent of runsc's state directory. If another thread has
-        # closed or released this object, the start of the command will fail anyway.
+        """Open the sandbox's activity file; return None if the sandbox has no idle timeout."""
+        # The activity file is in the parent of runsc's state directory. Return None if another
+        # thread has closed or released this object, since the command can't be started anyway.
         with contextlib.suppress(ClosedError), self._shared.use() as (state, *_):
             return open_activity("../activity", state)
         return None
 
     def end_error(self) -> SandboxEndedError:
-        """Return the error to raise for a command whose sandbox has ended."""
+        """Return the error for a command that failed because its sandbox has ended."""
         return ended_error(self.record.id, self.limit_error())
 
     @classmethod
@@ -260,12 +263,12 @@ class DetachedSandbox:
     ) -> DetachedSandbox:
         """Start a sandbox, and return it once it runs.
 
-        :param how: the standard streams, and other arguments of Popen.
+        :param how: the standard streams, and other keyword arguments for Popen.
         :param timeout: the time limit of the start, in seconds; ``None`` means no limit.
-        :param limits: the limits of the sandbox.
-        :param ports: the published ports, or ``None``.
+        :param limits: the limits of the sandbox, or ``None``.
+        :param ports: the sockets of the published ports, or ``None``.
         :raises TimeoutExpired: the start took more than `timeout` seconds.
-        :raises RunscError: runsc failed, or another sandbox has the id.
+        :raises RunscError: runsc failed, or another detached sandbox has the same id.
         :raises NamespaceError: a system call failed, or the state directory can't be used.
         """
         entry = draft_detached(id)
@@ -304,8 +307,8 @@ class DetachedSandbox:
 
     def ends_within(self, seconds: float) -> bool:
         """Return whether the sandbox ends within `seconds`."""
-        # Wait only while the sandbox runs: self._shared has no pidfd if the sandbox had ended
-        # before this object was created.
+        # Wait only while the sandbox runs: if it had ended before this object was created,
+        # self._shared has no pidfd of the main process.
         if not self._has_ended:
             with contextlib.suppress(ClosedError), self._shared.use() as (_, pidfd, *_others):
                 wait_readable(pidfd, timeout=seconds)
@@ -343,7 +346,7 @@ class DetachedSandbox:
             self._read_report()
 
     async def wait_async(self) -> int:
-        """Wait from asyncio until the sandbox has ended."""
+        """Wait until the sandbox has ended, without blocking the event loop."""
         if not self._has_ended:
             with contextlib.suppress(ClosedError), self._end() as pidfd:
                 await aio.wait_for_end(pidfd.fileno())
@@ -351,7 +354,7 @@ class DetachedSandbox:
         return self._known_status()
 
     def _end(self) -> FileIO:
-        """Return a duplicate of the main pidfd, because another thread may close this object."""
+        """Return a duplicate of the main pidfd, which stays open if a thread closes this object."""
         with self._shared.use() as (_, pidfd, *_others):
             return open_owned(fcntl.fcntl, pidfd, fcntl.F_DUPFD_CLOEXEC, 3)
 
@@ -362,7 +365,7 @@ class DetachedSandbox:
             status = -signal.SIGKILL
         if self.status is None and status is not None:
             self.status = returncode_of(status)
-        # Reap the child last, because a thread that finds the child already reaped relies on
+        # Set self.status before reaping the child: another thread that finds the child reaped reads
         # self.status.
         reap(pidfd)
 
@@ -378,7 +381,7 @@ class DetachedSandbox:
         return self.status
 
     def _read_report(self) -> None:
-        """Read the files that the keeper (csrc/programs/detach/main.c) writes before it exits."""
+        """Read the exit status and the reason that the keeper writes before it exits."""
         if self._is_reported:
             return
         with (
@@ -386,29 +389,30 @@ class DetachedSandbox:
             self._shared.use() as (_, *pidfds),
             self._reports.use() as reports,
         ):
-            # Do not wait for the proxy, whose pidfd is the last one: a stopped proxy would delay
-            # this until the deadline.
+            # Do not wait for the proxy, whose pidfd is the last: a stopped proxy would use up the
+            # time limit.
             ended = await_ends(pidfds[: self._process_count])
-            # Read the status first: the keeper writes it last, so the report of the end is complete
-            # if there is a status.
+            # Read the exit status first. The keeper writes it last, so if it exists, the report of
+            # the end is complete.
             status, end = map(read_open_report, reports)
             self._end_report.end = SandboxEnd.parse(end)
             if status.isdecimal():
                 self.status = returncode_of(int(status))
             if self.status == TIME_IS_OVER and self._end_report.end is not None:
                 self.status = -signal.SIGKILL
-            # On a busy machine, the keeper may write its last file, the status, later.
+            # On a busy host, the keeper may not have written the status yet. Read the files again
+            # later.
             self._is_reported = ended or bool(status)
 
     def kill(self) -> None:
-        """Kill all processes of the sandbox; do not wait until they have exited."""
+        """Kill all processes of the sandbox; return without waiting for their exit."""
         if not self.has_ended():
             with contextlib.suppress(ClosedError), self._shared.use() as (_, pidfd, *_others):
                 self._is_killed = True
                 processes.kill(pidfd)
 
     def close(self) -> None:
-        """Kill the sandbox, wait until it has ended, and remove its entry."""
+        """Kill the sandbox, wait until it has ended, and remove its state directory entry."""
         try:
             with contextlib.suppress(ClosedError), self._shared.use() as (_, *pidfds):
                 self._end_and_remove(pidfds)
@@ -416,8 +420,8 @@ class DetachedSandbox:
             self.release()
 
     def _end_and_remove(self, pidfds: list[int]) -> None:
-        # If another process has locked the entry, do not remove the entry: that process is ending
-        # the sandbox, and will remove the entry.
+        # Do not remove an entry that another process has locked: that process is ending the
+        # sandbox, and will remove the entry.
         is_locked = False
         with self._unless_closed():
             is_locked = self._entry.lock()
@@ -434,7 +438,7 @@ class DetachedSandbox:
 
     @contextlib.contextmanager
     def _unless_closed(self) -> Iterator[None]:
-        """Suppress errors of a ``with`` block if a signal handler has called :meth:`close`."""
+        """Suppress errors of the block if a signal handler has called :meth:`close` meanwhile."""
         try:
             yield
         except (OSError, ValueError, NamespaceError):
@@ -458,9 +462,9 @@ class DetachedSandbox:
 def _started_proxy(
     host: HostNamespace, entry: Entry[DetachedRecord], id: str
 ) -> Iterator[ProxyProcess | None]:
-    """Start the proxy if the SandboxHost allows any names; close it if the ``with`` block raises.
+    """Start the proxy if the SandboxHost allows names; close it if the block raises.
 
-    After the block, the proxy runs until the network of the sandbox ends.
+    After the block, the proxy keeps running until the network of the sandbox ends.
     """
     if not host.request.allow:
         yield None
@@ -488,8 +492,8 @@ def _starter(
 ) -> Iterator[Popen[bytes]]:
     """Start a sandbox with usernsctl-detach (csrc/programs/detach/main.c).
 
-    usernsctl-detach kills the sandbox if the ``with`` block raises, or if this process exits in the
-    block.
+    usernsctl-detach kills the sandbox if the block raises an exception, or if this process exits
+    during the block.
     """
     deadline = deadline_after(timeout)
     disk = f"{entry.path}/disk" if limits is not None and limits.disk else None
@@ -518,8 +522,8 @@ def _starter(
                 env=host.environ,
                 cwd=f"/proc/self/fd/{entry.fd}/{STATE}",
                 umask=PRIVATE_UMASK,
-                # Start a session, so that signals of the caller's terminal don't reach the sandbox
-                # (setsid(2)).
+                # Start a new session (setsid(2)), so that signals from the caller's terminal don't
+                # reach the sandbox.
                 start_new_session=True,
                 **how,
             )
@@ -546,7 +550,7 @@ def _wait_for_start(
 ) -> None:
     """Wait until usernsctl-detach reports that the sandbox runs.
 
-    :raises TimeoutExpired: usernsctl-detach has not reported before the deadline.
+    :raises TimeoutExpired: usernsctl-detach reported nothing before the deadline.
     :raises UsernsError: the sandbox could not be started.
     """
     if not wait_readable(connection.fileno(), popen.pidfd, timeout=seconds_left(deadline)):
@@ -558,7 +562,7 @@ def _wait_for_start(
 
 
 def _read_answer(connection: socket.socket) -> bytes:
-    """Return the report of usernsctl-detach, which is ``+``, the fields of an error, or empty."""
+    """Return the report of usernsctl-detach: ``+``, the fields of an error, or an empty string."""
     connection.setblocking(False)
     # Do not block: if usernsctl-detach has exited, a forked child of this process may still have
     # the other end of the connection open.
@@ -568,9 +572,9 @@ def _read_answer(connection: socket.socket) -> bytes:
 
 
 def _namespace_of_runsc(pid: int, pidfd: int) -> Namespace | None:
-    """Open the user namespace in which runsc was started, the parent of the sandbox's namespace.
+    """Open the user namespace in which runsc was started, the parent of the sandbox's own.
 
-    :param pidfd: a pidfd of the process with this pid, which is in the sandbox's namespace.
+    :param pidfd: a pidfd of the process `pid`, which is in the sandbox's own user namespace.
     :returns: the namespace, or ``None`` if the sandbox has just ended.
     :raises NamespaceError: the namespace can't be opened.
     """
@@ -579,8 +583,8 @@ def _namespace_of_runsc(pid: int, pidfd: int) -> Namespace | None:
     except FileNotFoundError:
         return None
     with own:
-        # If the process still runs, its pid was not reused, so the open file is the process's
-        # namespace.
+        # If the process still runs, its pid was not reused, so the opened namespace is that of the
+        # process.
         if wait_readable(pidfd, timeout=0):
             return None
         parent = parent_namespace(own.fileno())

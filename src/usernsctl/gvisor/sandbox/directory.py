@@ -1,4 +1,4 @@
-"""A sandbox's directory on the SandboxHost, and the caller's ends of the pipes to its command."""
+"""A sandbox's directory in its SandboxHost, the report of its end, and the pipes to its command."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ from usernsctl.gvisor.sandbox.records import (
 
 
 class PopenStreams:
-    """The caller's ends of the pipes to a process, which are closed when no thread uses them.
+    """The caller's ends of the pipes to a process, which are closed once no thread uses them.
 
-    close() may be called while another thread is in communicate(). If the pipes were closed at
-    once, the kernel could give their numbers to other files, which communicate() would read.
+    close() may be called while another thread is in communicate(). If it closed the pipes at once,
+    their descriptor numbers could be reused for other files, from which communicate() would read.
     """
 
     def __init__(self) -> None:
@@ -82,39 +82,39 @@ def close_streams(popen: Popen[bytes]) -> None:
 
 
 class EndReport:
-    """The error of a sandbox that was killed because of a limit or for lack of memory.
+    """The reason why a sandbox was killed: a limit, or lack of memory.
 
-    :ivar end: the reason for which the sandbox was killed; ``None`` if there is none, or the
-        sandbox runs.
+    :ivar end: the reason why the sandbox was killed; ``None`` while the sandbox runs, or if it
+        ended without such a reason.
     """
 
     def __init__(self, *, is_limited: bool) -> None:
-        """Start to count OOM kills.
+        """Read the OOM kill counter, with which :meth:`await_end` compares.
 
-        :param is_limited: whether the sandbox may have limits of its own.
+        :param is_limited: whether the sandbox may have limits.
         """
         self.end: SandboxEnd | None = None
         self._is_limited = is_limited
         self._kills = self._count()
 
     def _count(self) -> int:
-        # With limits, count the OOM kills of the complete host, because the sandbox may have a
-        # control group of its own.
+        # With limits, read the OOM kill counter of the whole host, because the sandbox may be in a
+        # cgroup of its own.
         return _core.oom_kills(of_machine=self._is_limited)
 
     def error(self) -> RunscError | None:
-        """Return the error, or ``None`` if no reason was reported."""
+        """Return the error that reports the reason, or ``None`` without a reason."""
         return None if self.end is None else self.end.error("sandbox")
 
     def await_end(self, ends_within: Callable[[float], bool], *, is_gone: bool) -> None:
-        """Wait until the sandbox ends if a limit may just have been exceeded.
+        """Wait for the sandbox to end if it may just have exceeded a limit.
 
-        The watching process may kill the sandbox some time after a command in it has failed.
+        The watcher may kill the sandbox some time after a command in it has failed.
 
-        :param ends_within: a function that waits until the sandbox ends, for at most the given
-            number of seconds.
-        :param is_gone: whether the exit status of the command is unknown, as if the sandbox had
-            ended.
+        :param ends_within: a function that waits for the sandbox to end; its argument is the time
+            limit in seconds.
+        :param is_gone: whether the exit status of the command is unknown, which suggests that the
+            sandbox has ended.
         """
         kills = self._count()
         if kills > self._kills or (is_gone and self._is_limited):
@@ -124,9 +124,8 @@ class EndReport:
 
 _CONSOLE = "console"
 
-# The time limit for the end of a sandbox after the kernel has killed a process for lack of memory,
-# in seconds. The watching process checks for killed processes twice a second
-# (csrc/programs/shared/oom_watch.c).
+# How long to wait for a sandbox to end after an OOM kill, in seconds. The watcher reads the OOM
+# kill counter twice a second (csrc/programs/shared/oom_watch.c).
 _OOM_SECONDS = 2
 
 #: The maximum size of an error report of usernsctl-init or usernsctl-detach, in bytes.
@@ -139,7 +138,7 @@ class SandboxDirectory:
     def __init__(
         self, host: HostNamespace, id: str, config: bytes, image: str | None = None
     ) -> None:
-        """Create the directory.
+        """Create the directory, with its subdirectories and config.json.
 
         :param config: the content of config.json.
         :param image: the path of a checkpoint to restore, in the mount namespace of the host.
@@ -154,7 +153,7 @@ class SandboxDirectory:
         self.pid_file: str = f"{self.inside}/pid"
         self._config = config.decode()
         self._image = image
-        # Use a separate descriptor, so that the host may be closed while the sandbox runs.
+        # Open another descriptor, so that the SandboxHost may be closed while the sandbox runs.
         self._top = host.open_directory()
         self._exists = False
         self._console = False
@@ -182,34 +181,35 @@ class SandboxDirectory:
         except FileExistsError as error:
             raise duplicate_id(f"sandbox {self.id!r} of this host") from error
         except BaseException:
-            # A signal handler may have raised after mkdir(2). rmdir(2) removes only an empty
-            # directory, so none that is in use.
+            # A signal handler may have raised an exception just after mkdir(2). rmdir(2) removes
+            # only an empty directory, and a directory in use is not empty.
             with contextlib.suppress(OSError):
                 os.rmdir(self.id, dir_fd=self._top.fd)
             raise
         self._exists = True
         for name in ("state", "log"):
             make_private(f"{self.id}/{name}", self._top.fd)
-        # The path of the directory for runsc's logs, through /proc/self/fd.
+        # The path, below /proc/self/fd, of the directory for runsc's logs.
         own = f"{self._here}/{self.id}/log"
         if self._host.request.debug_log is None:
             make_log_directory(f"{self.id}/log", self._top.fd)
             self._logs = private_log_paths(own, f"{self._here}/{CRASH_DIRECTORY}/{self.id}")
         else:
             self._logs = create_debug_logs(f"{self._here}/../debug-log", own)
-        # With an opener, open() calls os.open() in C, so no signal handler runs before the file
-        # object owns the descriptor.
+        # open() calls an opener from C, so no signal handler runs before the file object owns the
+        # descriptor.
         opener = functools.partial(os.open, mode=0o600, dir_fd=self._top.fd)
         with open(f"{self.id}/config.json", "xb", opener=opener) as file:
-            # Set the mode explicitly, because the umask may take read permission from runsc.
+            # Set the mode explicitly, because the umask may have removed runsc's read permission.
             os.fchmod(file.fileno(), 0o600)
             file.write(config)
 
     def command(self, state: str, disk: str | None = None, ports: Sequence[str] = ()) -> list[str]:
-        """Return the command that starts the sandbox and writes its pid to :attr:`pid_file`.
+        """Return the argv that starts the sandbox and writes its pid to :attr:`pid_file`.
 
         :param state: the directory for runsc's state.
-        :param disk: the directory for the writes to the root filesystem, or ``None`` for memory.
+        :param disk: the directory in which gVisor stores writes to the root filesystem, or ``None``
+            for memory.
         :param ports: the options of usernsctl-network for published ports.
         """
         network, words = self._host.network_with(ports)
@@ -233,7 +233,7 @@ class SandboxDirectory:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[socket.socket]:
-        """Listen on a Unix socket, to which runsc sends the master of the pseudoterminal.
+        """Listen on a Unix socket, to which runsc will send the master of the pseudoterminal.
 
         :raises OSError: the socket can't be created.
         """
@@ -245,7 +245,7 @@ class SandboxDirectory:
 
     @property
     def _here(self) -> str:
-        """The path of the directory of all sandboxes, through /proc/self/fd."""
+        """The path, below /proc/self/fd, of the directory with all sandboxes' directories."""
         return f"/proc/self/fd/{self._top.fd}"
 
     def read_pid(self) -> int:
@@ -254,15 +254,15 @@ class SandboxDirectory:
             return int(file.read())
 
     def read_end(self) -> SandboxEnd | None:
-        """Return the reason why the watching process has killed the sandbox, or ``None``."""
+        """Return the reason why the watcher killed the sandbox, or ``None``."""
         return SandboxEnd.parse(read_report(f"{self.id}/end", self._top.fd))
 
     def open_activity(self) -> Shared | None:
-        """Open the activity file for the watcher; None if the sandbox has no idle timeout."""
+        """Open the sandbox's activity file; return None if the sandbox has no idle timeout."""
         return open_activity(f"{self.id}/activity", self._top.fd)
 
     def failure(self, status: int, answer: bytes = b"") -> UsernsError:
-        """Return the error for a sandbox that did not start, with runsc's message.
+        """Return the error for a sandbox that could not be started, with runsc's message.
 
         :param status: the exit status of usernsctl-init or usernsctl-detach.
         :param answer: the fields of an error that occurred before the start of runsc, or empty.
@@ -282,7 +282,8 @@ class SandboxDirectory:
     def remove(self) -> None:
         """Remove the directory, so that the sandbox's id can be reused.
 
-        If the removal fails, for example with EMFILE, the next sandbox of the host tries again.
+        If the removal fails, for example with EMFILE, it is repeated when the SandboxHost starts
+        its next sandbox.
         """
         if self._exists:
             if not self._remove(self.id):
@@ -293,15 +294,15 @@ class SandboxDirectory:
     def _remove_leftovers(self) -> None:
         """Remove directories of earlier sandboxes that could not be removed when they ended."""
         for id in list(self._host.unremoved):
-            # Take the id out of the set first, so that two threads don't remove the same directory:
-            # a new sandbox may have created a directory of that name in between.
+            # Take the id out of the set first, so that only one thread removes the directory. A
+            # second thread might remove the directory of a new sandbox with the same id.
             with contextlib.suppress(KeyError):
                 self._host.unremoved.remove(id)
                 if not self._remove(id):
                     self._host.unremoved.add(id)
 
     def _remove(self, id: str) -> bool:
-        """Remove the directory of a sandbox; return whether the directory no longer exists."""
+        """Remove the directory of the sandbox `id`; return whether it no longer exists."""
         shutil.rmtree(id, ignore_errors=True, dir_fd=self._top.fd)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{CRASH_DIRECTORY}/{id}", dir_fd=self._top.fd)

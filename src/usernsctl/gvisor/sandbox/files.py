@@ -1,4 +1,4 @@
-"""Copies of files into and out of a running sandbox: the public methods."""
+"""The public methods of a sandbox that copy files into and out of it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ COPY_SECONDS = 300.0
 READ_BYTES = 64 << 20
 #: The default maximum size of a copied tree, in bytes.
 GET_BYTES = 1 << 30
-#: The default maximum number of files, directories and links of a copied tree, and of entries of a
+#: The default maximum number of files, directories and links in a copied tree, and of entries in a
 #: listed directory.
 GET_FILES = 100_000
 
@@ -37,10 +37,10 @@ GET_FILES = 100_000
 class FileOptions(TypedDict, total=False):
     """Keyword arguments of all methods of :class:`usernsctl.Sandbox` that copy files.
 
-    :ivar user: the user in the sandbox who reads or creates the files, as a uid and a gid, or as
-        text as in :meth:`usernsctl.Sandbox.run`, such as ``"app"``, with names of /etc/passwd and
-        /etc/group in the sandbox. The default is the user of the sandbox's commands
-        (:class:`usernsctl.Sandbox`), or 0 and 0. Created files belong to that user.
+    :ivar user: the user in the sandbox who reads or creates the files: a uid and a gid, or a text
+        as in :meth:`usernsctl.Sandbox.run`, such as ``"app"``. Names are looked up in the sandbox's
+        /etc/passwd and /etc/group. The default is the user of the sandbox's commands
+        (:class:`usernsctl.Sandbox`), or else 0 and 0. Created files belong to the user.
     :ivar timeout: the time limit of the copy, in seconds, 300 by default; ``None`` means no limit.
     """
 
@@ -56,7 +56,7 @@ class SandboxFiles:
     _defaults = CommandDefaults()
 
     def _inside(self, path: StrOrBytesPath) -> str:
-        """Return the absolute path in the sandbox for a path that the caller passed.
+        """Convert `path`, an argument of the caller, to an absolute path in the sandbox.
 
         :raises TypeError: `path` is not a path.
         :raises ValueError: `path` has a wrong value, or is relative in a sandbox without `cwd`.
@@ -77,7 +77,7 @@ class SandboxFiles:
     def _place(
         self, options: FileOptions, stop: file_records.Stop | None = None
     ) -> file_copies.Place:
-        """Return the sandbox and the settings of a copy, with numbers in place of a user's name.
+        """Return the sandbox and the checked options of a copy, with ids in place of a user's name.
 
         :raises CommandError: a name does not exist in the sandbox (cause ``user-unknown``).
         :raises TypeError: an option has the wrong type, or is unknown.
@@ -106,7 +106,7 @@ class SandboxFiles:
     async def _copy_async(
         self, copy: Callable[[file_copies.Place], _T], options: FileOptions
     ) -> _T:
-        """Perform a copy in another thread, for asyncio."""
+        """Call `copy` in another thread, without blocking the event loop."""
         self._check_options(options)
         return await file_copies.call_in_thread(lambda stop: copy(self._place(options, stop)))
 
@@ -119,8 +119,8 @@ class SandboxFiles:
     ) -> bytes:
         """Return the content of a regular file in the sandbox.
 
-        No program of the root filesystem is needed. A program of usernsctl reads the file in the
-        sandbox, so symbolic links in `path` never lead out of the sandbox.
+        usernsctl-agent reads the file in the sandbox, so symbolic links in `path` never lead out of
+        the sandbox, and the root filesystem need not contain any program.
 
         :param path: the path in the sandbox, absolute unless the sandbox has a working directory.
         :param int max_bytes: the maximum size of the file, in bytes.
@@ -165,20 +165,19 @@ class SandboxFiles:
     ) -> None:
         """Create a file in the sandbox, or replace the content of an existing file.
 
-        After a failure, a new file is removed, and an existing file has a part of the new content.
+        After a failure, a new file is removed, but an existing file may contain a part of the new
+        content.
 
         :param path: the path in the sandbox, as for :meth:`read_file`. Symbolic links are resolved
             in the sandbox.
-        :param data: the content, or a file opened in binary mode, which is read to end of file.
-        :param int mode: the permissions of the file (chmod(2)), which an existing file receives as
-            well.
+        :param data: the content, or a file opened in binary mode, which is read until end of file.
+        :param int mode: the permissions of the file (chmod(2)), which an existing file also gets.
         :param bool parents: whether to create missing directories of `path`.
         :param options: `user` and `timeout`, see :class:`usernsctl.FileOptions`.
         :raises SandboxFileError: the file can't be written; see :meth:`read_file`.
         :raises CommandError: as :meth:`read_file` does.
         :raises RunscError: as :meth:`read_file` does.
-        :raises TypeError: an argument has the wrong type; `data`, for example, must not be a
-            string.
+        :raises TypeError: an argument has the wrong type. For example, `data` must not be a string.
         :raises ValueError: as :meth:`read_file` does.
         """
         self._writing(path, data, mode, parents)(self._place(options))
@@ -227,8 +226,8 @@ class SandboxFiles:
         :param int max_entries: the maximum number of entries.
         :param options: `user` and `timeout`, see :class:`usernsctl.FileOptions`.
         :raises SandboxFileError: the directory can't be listed, or has more than `max_entries`
-            entries. The error is also a :class:`NotADirectoryError` for another file; see
-            :meth:`read_file`.
+            entries. The error is also a :class:`NotADirectoryError` if `path` is another type of
+            file; see :meth:`read_file`.
         :raises CommandError: as :meth:`read_file` does.
         :raises RunscError: as :meth:`read_file` does.
         :raises TypeError: as :meth:`read_file` does.
@@ -264,19 +263,20 @@ class SandboxFiles:
     ) -> file_copies.CopyReport:
         """Copy a file or directory of the host into the sandbox.
 
-        The copy has the permissions and times of the tree, but no set-user-id bits. Symbolic links
-        are copied as links, hard links as separate files. FIFOs, sockets and devices are skipped.
-        The memory usage does not depend on the size of the tree. After a failure, the partial copy
-        is not removed.
+        The copies have the permissions and times of the originals, but no set-user-id bits.
+        Symbolic links are copied as links, hard links as separate files. FIFOs, sockets and devices
+        are skipped. The memory usage of the call does not depend on the size of the tree. After a
+        failure, the partial copy is not removed.
 
-        :param tree: the path on the host. If it is a symbolic link, the target is copied.
+        :param tree: the path of the file or directory on the host. If it is a symbolic link, the
+            target is copied.
         :param path: the path to create in the sandbox, absolute unless the sandbox has a working
             directory.
         :param bool merge: whether `path` may exist. If so, files are added to existing directories,
-            and replace existing files; the modes of existing directories do not change.
+            and existing files are replaced. Existing directories keep their modes.
         :param bool parents: whether to create missing directories above `path`.
         :param options: `user` and `timeout`, see :class:`usernsctl.FileOptions`.
-        :returns: a report about the files that were copied, and those that were not.
+        :returns: a report on the files that were copied, and on those that were not.
         :raises SandboxFileError: a file can't be copied. The error is also a
             :class:`FileExistsError` if `path` exists; see :meth:`read_file`. Its `step` is
             ``"inside"`` if `filename` is a path in the sandbox, or ``"outside"`` if it is a path on
@@ -320,21 +320,22 @@ class SandboxFiles:
     ) -> file_copies.CopyReport:
         """Copy a file or directory out of the sandbox.
 
-        Only `destination` is written, whatever the programs in the sandbox do. The copy has the
-        permissions and times of the tree, but no set-user-id bits; the owner may always write to
-        copied directories. Symbolic links are copied as links if they stay in the tree. Links that
-        lead out of the tree, FIFOs, sockets and devices are skipped. The memory usage does not
-        depend on the size of the tree. After a failure, the partial copy is removed.
+        Whatever the programs in the sandbox do, only `destination` is written. The copies have the
+        permissions and times of the originals, but no set-user-id bits. Copied directories are
+        always writable by their owner. Symbolic links are copied as links if they stay in the tree.
+        Links that lead out of the tree, FIFOs, sockets and devices are skipped. The memory usage of
+        the call does not depend on the size of the tree. After a failure, the partial copy is
+        removed.
 
         :param path: the path in the sandbox, as for :meth:`read_file`. If it is a symbolic link,
             the target is copied.
         :param destination: the path to create on the host, which must not exist.
-        :param int max_bytes: the maximum size of all files together, in bytes.
+        :param int max_bytes: the maximum total size of the files, in bytes.
         :param int max_files: the maximum number of files, directories and links.
         :param options: `user` and `timeout`, see :class:`usernsctl.FileOptions`.
-        :returns: a report about the files that were copied, and those that were not.
+        :returns: a report on the files that were copied, and on those that were not.
         :raises SandboxFileError: a file can't be copied (see :meth:`put`), or the tree exceeds
-            `max_bytes`, `max_files` or 256 levels.
+            `max_bytes` or `max_files`, or is more than 256 directories deep.
         :raises CommandError: as :meth:`read_file` does.
         :raises RunscError: as :meth:`read_file` does.
         :raises TypeError: as :meth:`read_file` does.
@@ -369,7 +370,7 @@ class SandboxFiles:
 
 
 def _path_outside(name: str, given: StrOrBytesPath) -> str:
-    """Return a path on the host as an absolute path, which a later chdir(2) does not affect.
+    """Convert a path on the host to an absolute path, which a later chdir(2) does not affect.
 
     :raises TypeError: `given` is not a path.
     :raises ValueError: `given` is empty or has a NUL character.

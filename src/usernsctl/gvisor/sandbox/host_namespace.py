@@ -1,4 +1,4 @@
-"""The namespaces of a SandboxHost, with the root filesystem of its sandboxes."""
+"""The namespaces of a SandboxHost, and the root filesystem of its sandboxes."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ LimitsMode = Literal["strict", "best-effort"]
 
 
 class LimitOptions(TypedDict, total=False):
-    """Keyword arguments for the limits of a sandbox, or of each sandbox of a SandboxHost."""
+    """Keyword arguments that set limits: for one sandbox, or for each sandbox of a SandboxHost."""
 
     memory: int | str | None
     pids: int | None
@@ -123,12 +123,13 @@ class HostOptions(NamedHostOptions, total=False):
 
 
 class RunscNamespace:
-    """Namespaces for commands of runsc, with the restrictions under which runsc works.
+    """Namespaces in which runsc commands are started, and the restrictions that apply to them.
 
     :param restrictions: the result of :func:`restrictions_of_runsc`.
-    :param mount_proc: whether to mount a /proc of the PID namespace, which runsc reads.
-    :ivar commands: the commands that were started in these namespaces. Closing the sandbox reaps
-        them.
+    :param mount_proc: whether to mount a procfs of the new PID namespace on /proc, which runsc
+        reads.
+    :ivar commands: the runsc commands that were started in these namespaces, and are reaped when
+        the sandbox is closed.
     """
 
     def __init__(
@@ -144,12 +145,12 @@ class RunscNamespace:
         self.commands: weakref.WeakSet[Popen[Any]] = weakref.WeakSet()
 
     def target(self) -> Target:
-        """Return the namespaces and the restrictions for one start of a command.
+        """Return the namespaces and the restrictions for the start of one command.
 
-        The command receives new open file descriptions for its standard streams, since gVisor sets
-        O_NONBLOCK on them. If the descriptions were shared, the caller's streams would also have
-        that flag. So would the second of two streams that share a description (``2>&1``), which
-        gVisor would then treat differently.
+        The command's standard streams get new open file descriptions, because gVisor sets
+        O_NONBLOCK on them. On shared descriptions, the caller's streams would get the flag, too. So
+        would the second of two streams with the same description (``2>&1``), and gVisor treats such
+        a stream differently.
         """
         target = self._namespace.target()
         target.setup.own_stdio = True
@@ -162,7 +163,7 @@ class RunscNamespace:
 
 
 def restrictions_of_runsc(**options: Any) -> _core.Setup:
-    """Return the restrictions under which runsc runs, as settings of the core.
+    """Return the restrictions that apply to runsc, as a setup for the C core.
 
     :param options: the arguments of :func:`usernsctl.hardening.for_run`.
     """
@@ -171,7 +172,7 @@ def restrictions_of_runsc(**options: Any) -> _core.Setup:
     return setup
 
 
-# The program that creates the networks of sandboxes.
+# The name of the program that creates the networks of sandboxes.
 _NETWORK_PROGRAM = "usernsctl-network"
 
 # The programs that start sandboxes in the namespaces, each with its purpose, for error messages.
@@ -181,8 +182,8 @@ _PROGRAMS = {
     _NETWORK_PROGRAM: "makes the network of a sandbox",
 }
 
-# The command in the config.json of a SandboxHost. A config.json must have a command; each sandbox
-# replaces this one.
+# A command for the config.json of a SandboxHost, since a config.json must have one. Each sandbox
+# replaces it.
 _NO_COMMAND = ("true",)
 
 
@@ -194,17 +195,18 @@ _SEARCHING = frozenset(("CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH"))
 class HostNamespace:
     """The namespaces and the root filesystem that the sandboxes of a SandboxHost share.
 
-    :ivar request: the options that the sandboxes have in common.
+    :ivar request: the options that all sandboxes share.
     :ivar runsc: the path of runsc.
     :ivar environ: the environment of runsc.
-    :ivar restrictions: the privileges that runsc drops, as settings of the core.
+    :ivar restrictions: the privileges that runsc drops, as a setup for the C core.
     :ivar namespace: the namespaces in which runsc runs.
-    :ivar prepared: the files in the mount namespace.
-    :ivar directory: a descriptor of the directory for the files of the sandboxes.
+    :ivar prepared: the layout of the files in the mount namespace.
+    :ivar directory: a descriptor of the directory that contains the sandboxes' directories.
     :ivar enforced: the limits of the sandboxes, or ``None``.
     :ivar network: the path and the options of usernsctl-network; empty without a private network.
     :ivar writable: the sources of the writable bind mounts.
-    :ivar unremoved: the ids of ended sandboxes whose directories could not be removed.
+    :ivar unremoved: the ids of sandboxes that have ended, but whose directories could not be
+        removed.
     """
 
     request: Request
@@ -222,7 +224,7 @@ class HostNamespace:
         """Create the namespaces and the root filesystem.
 
         :raises UsernsError: for the same reasons as ``usernsctl run``.
-        :raises ValueError: the persistent namespaces are closed, or include a PID namespace.
+        :raises ValueError: the persistent Namespace is closed, or has a PID namespace.
         """
         self.unremoved: set[str] = set()
         with NamespaceError.instead("the SandboxHost could not be created", step="sandbox"):
@@ -240,8 +242,7 @@ class HostNamespace:
             else:
                 joined, self._ids = _join(request.kept, request.network)
                 undo.callback(joined.close)
-            # Drop the reference to the caller's Namespace, since `joined` has duplicates of its
-            # descriptors.
+            # Do not keep the caller's Namespace alive: `joined` has duplicates of its descriptors.
             self.request = request = replace(request, kept=None)
             self.runsc = find_runsc(os.environ, request.program)
             self.environ = runsc_environment(is_named=request.program is not None)
@@ -266,7 +267,7 @@ class HostNamespace:
         self._shared = Shared("the host", [self.directory])
 
     def network_with(self, ports: Sequence[str]) -> tuple[str, Sequence[str]]:
-        """Return the network of a sandbox, and the path and the options of usernsctl-network.
+        """Return a sandbox's network, and the path and the options of usernsctl-network for it.
 
         :param ports: the options for published ports, or empty.
         """
@@ -276,7 +277,7 @@ class HostNamespace:
         return network, (*(self.network or (_NETWORK_PROGRAM,)), *ports)
 
     def restrictions_with(self, ports: Sequence[str]) -> _core.Setup:
-        """Return the privileges that runsc drops in a sandbox with these published ports.
+        """Return the privileges that runsc drops for a sandbox with published ports.
 
         :param ports: the options for published ports, or empty.
         """
@@ -286,13 +287,13 @@ class HostNamespace:
         """Start the proxy for the names that a sandbox may reach; return None if there are none.
 
         :param id: the id of a detached sandbox, whose record names the proxy.
-        :param table: a file for the table of denied connections, which the proxy's object closes;
-            by default a file in memory.
+        :param table: a file for the table of denied connections, which the returned object closes;
+            by default a memfd.
         :raises UsernsError: the process could not be started.
         """
         if not self.request.allow:
             return None
-        # Import the module here, since most sandboxes need no proxy.
+        # Import the module here, because few sandboxes need a proxy.
         from usernsctl.network.proxy_process import ProxyProcess
 
         return ProxyProcess(self.request.allow, table=table, name=id)
@@ -300,10 +301,10 @@ class HostNamespace:
     def enforced_with(
         self, own: Mapping[str, Any] | None, *, groups: bool
     ) -> EnforcedLimits | None:
-        """Return the limits of a sandbox, with the mechanisms that enforce them; ``None`` if none.
+        """Return the limits of a sandbox, each with its mechanism; ``None`` without limits.
 
-        :param own: the limits of the sandbox that replace those of the host.
-        :param groups: whether the sandbox may have control groups of its own.
+        :param own: the limits of this sandbox, which replace those of the SandboxHost.
+        :param groups: whether the sandbox may get its own cgroups.
         :raises RunscError: a limit is out of range, or can't be enforced on this host.
         """
         if not own and (groups or self.enforced is None):
@@ -312,7 +313,7 @@ class HostNamespace:
 
     @functools.cached_property
     def _release(self) -> Release:
-        """The release of runsc, cached because release_of() may start runsc."""
+        """The release of runsc, cached because release_of() may execute runsc."""
         return release_of(self.runsc)
 
     def config_for(
@@ -331,15 +332,17 @@ class HostNamespace:
         """Return the config.json of one sandbox.
 
         :param args: the command; ``None`` for a sandbox whose PID 1 is the agent.
-        :param user: the uid and gid of the command, or names that the sandbox has.
+        :param user: the uid and gid of the command, or names from the sandbox's /etc/passwd and
+            /etc/group.
         :param groups: the supplementary groups of the command; ``None`` for the groups of `user`.
         :param hostname: the hostname in the sandbox; ``None`` for that of the SandboxHost.
-        :param outlives: whether the agent as PID 1 keeps running after its connection has ended.
+        :param outlives: whether an agent that is PID 1 keeps running after its connection is
+            closed.
         :param disk: the size of each tmpfs, in bytes; 0 means no limit.
         :raises PlanError: an id of `user` is not mapped.
-        :raises NamespaceError: usernsctl was reinstalled since the SandboxHost was created.
+        :raises NamespaceError: usernsctl was reinstalled after the SandboxHost had been created.
         :raises CommandError: the command or `cwd` does not exist in the sandbox, or can't be used.
-        :raises ValueError: an argument, a variable or `cwd` is not UTF-8.
+        :raises ValueError: an argument, a variable or `cwd` can't be encoded in UTF-8.
         """
         self._check_agent()
         variables = checks.variables(env)
@@ -368,7 +371,7 @@ class HostNamespace:
             options = ["--outlives"] if outlives else []
             set_agent_as_init(wanted, self._release, AGENT_INSIDE, *options)
         else:
-            # Remove the annotation of a bundle, because only set_agent_as_init() may set it.
+            # Remove the annotation if a bundle contains it: only set_agent_as_init() may set it.
             (wanted.get("annotations") or {}).pop(COMMANDS_ANNOTATION, None)
             if self.request.verify:
                 process["args"] = [VERIFIER_INSIDE, *nested, *process["args"]]
@@ -381,16 +384,16 @@ class HostNamespace:
         user: tuple[int, int] | checks.NamedUser,
         groups: Sequence[int] | None,
     ) -> Request:
-        """Return the request of a sandbox with the user of its command.
+        """Return `request` with the user of the sandbox's command.
 
-        :param groups: the groups that the caller requested, in place of the user's own groups; or
-            ``None``.
+        :param groups: the supplementary groups that the caller requested in place of those of
+            `user`, or ``None``.
         :raises CommandError: a name does not exist in the sandbox (cause ``user-unknown``).
         :raises PlanError: an id is not mapped.
         """
         home_directory = None
         if isinstance(user, checks.NamedUser):
-            # Import the module here, since few sandboxes have a user that is given by name.
+            # Import the module here, because few sandboxes have a user that is given by name.
             from usernsctl.gvisor.launch import accounts
 
             with self.view() as seen:
@@ -407,12 +410,13 @@ class HostNamespace:
     def _nested_ids(
         self, request: Request, groups: Sequence[int] | None
     ) -> tuple[list[str], Request]:
-        """Return the arguments by which usernsctl-verify maps the command's unmapped ids.
+        """Return arguments with which usernsctl-verify maps the ids of a command itself.
 
-        A command with such ids has no supplementary groups, because these are not mapped either.
+        The arguments are empty if the ids are mapped. A command with ids that are not mapped gets
+        no supplementary groups, because these are not mapped either.
 
         :param groups: the supplementary groups that the caller requested.
-        :returns: the arguments, and the request without the unmapped ids.
+        :returns: the arguments, and the request with 0 in place of the ids that are not mapped.
         :raises PlanError: the caller requested supplementary groups.
         """
         if request.user is None:
@@ -430,7 +434,7 @@ class HostNamespace:
         return [VERIFY_AS, *map(str, user)], replace(request, user=(0, 0), groups=())
 
     def open_directory(self) -> OpenFile:
-        """Open the directory for the sandboxes' files; the caller must close it.
+        """Open the directory that contains the sandboxes' directories; the caller must close it.
 
         :raises ValueError: the host is closed.
         """
@@ -441,9 +445,9 @@ class HostNamespace:
     def _check_agent(self) -> None:
         """Check that usernsctl-agent was not replaced.
 
-        If it was replaced, the old file is unlinked, and can't be bind-mounted any more.
+        A file that was replaced has no links, so it can't be bind-mounted any more.
 
-        :raises NamespaceError: the file was unlinked.
+        :raises NamespaceError: usernsctl-agent was replaced.
         """
         source = next(source for source, inside in self.prepared.binds if inside == AGENT_INSIDE)
         below = source.removeprefix(self.prepared.scratch)
@@ -469,7 +473,7 @@ class HostNamespace:
         try:
             seen = self.view()
         except PermissionError:
-            # Skip the check if this process may not search a directory on the path of a mount. Only
+            # Skip the check if this process may not search a directory above a mount point. Only
             # runsc can then check the command.
             return
         with seen:
@@ -493,14 +497,14 @@ class HostNamespace:
         """Return ids whose directories root in the sandbox may search even if this process may not.
 
         These are all mapped ids if root in the sandbox has a capability to search any directory, or
-        if other users are mapped (user_namespaces(7)). Otherwise the result is None.
+        if more than one id is mapped (user_namespaces(7)). Otherwise the result is None.
         """
         granted = self.prepared.config["process"].get("capabilities") or {}
         overrides = _SEARCHING.intersection(granted.get("effective") or ())
         return self._ids if overrides or self._ids.count > 1 else None
 
     def view(self) -> View:
-        """Return the view of a sandbox's files, through a descriptor into the mount namespace.
+        """Return the view of a sandbox's files, which are opened from outside the mount namespace.
 
         :raises ValueError: the host is closed.
         """
@@ -526,7 +530,7 @@ class HostNamespace:
 
 
 class HostBase(ClosingMixin):
-    """Base class of :class:`SandboxHost`, without the methods that start sandboxes."""
+    """The base class of :class:`SandboxHost`, without the methods that start sandboxes."""
 
     _what = "a SandboxHost"
 
@@ -539,7 +543,7 @@ class HostBase(ClosingMixin):
     async def create_async(
         cls, idmap: AnyIdMap | None = None, **options: Unpack[NamedHostOptions]
     ) -> Self:
-        """Create a host from asyncio, and return when it is ready.
+        """Create a SandboxHost without blocking the event loop, and return it when it is ready.
 
         If this call is cancelled, the new host is closed.
 
@@ -561,7 +565,7 @@ class HostBase(ClosingMixin):
 
     @property
     def request(self) -> Request:
-        """The arguments that all sandboxes of the host have in common.
+        """The arguments that all sandboxes of the host share.
 
         :meta private:
         """
@@ -569,7 +573,7 @@ class HostBase(ClosingMixin):
 
     @property
     def directory(self) -> int:
-        """A descriptor of the directory with the sandboxes' files; -1 once the host is closed.
+        """A descriptor of the directory with all sandboxes' directories; -1 once closed.
 
         :meta private:
         """
@@ -606,7 +610,7 @@ class HostBase(ClosingMixin):
 
 
 def _check_utf8(args: Iterable[str], variables: Mapping[str, str], cwd: str) -> None:
-    """Check that a config.json can contain these strings.
+    """Check that config.json can contain the command, the variables and the working directory.
 
     :raises ValueError: a string can't be encoded in UTF-8.
     """
@@ -618,14 +622,14 @@ def _check_utf8(args: Iterable[str], variables: Mapping[str, str], cwd: str) -> 
 
 
 def _join(kept: Namespace | str, network: str) -> tuple[Namespace, MappedIds]:
-    """Open persistent namespaces, with a new mount namespace for a root filesystem.
+    """Open a persistent namespace, with a new mount namespace for the root filesystem.
 
     :param network: the network of the sandboxes.
-    :returns: the namespaces, with descriptors of their own, and the mapped ids.
-    :raises ValueError: the namespaces are closed, or include a PID namespace, whose /proc runsc
-        would lack.
-    :raises NamespaceError: no persistent namespaces have the name `kept`, or a system call failed.
-    :raises CommandError: the namespaces don't have the network `network`.
+    :returns: the namespaces, as an object with its own descriptors, and the mapped ids.
+    :raises ValueError: the Namespace is closed, or has a PID namespace, for which runsc would have
+        no /proc.
+    :raises NamespaceError: no persistent namespace has the name `kept`, or a system call failed.
+    :raises CommandError: the namespace doesn't have the network `network`.
     """
     with contextlib.ExitStack() as undo:
         if isinstance(kept, str):
@@ -634,8 +638,8 @@ def _join(kept: Namespace | str, network: str) -> tuple[Namespace, MappedIds]:
             kept = undo.enter_context(Namespace.of_holder(known))
         if kept.has("pid"):
             raise ValueError("namespace: sandboxes can't be started in a PID namespace")
-        # Start a process in the namespaces, because only such a process can create the mount
-        # namespace. The process then waits for SIGKILL.
+        # Start a process in the namespaces, because only such a process can create a mount
+        # namespace that belongs to them. The process waits until it is killed.
         maker = undo.enter_context(kept.popen([_builder()], mount=True, cwd="/", stdin=PIPE))
         undo.callback(maker.kill)
         uid, gid = (read_map(f"/proc/{maker.pid}/{name}_map") for name in ("uid", "gid"))
@@ -645,11 +649,11 @@ def _join(kept: Namespace | str, network: str) -> tuple[Namespace, MappedIds]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostLayout:
-    """The files of a SandboxHost in its mount namespace.
+    """The paths of a SandboxHost's files in its mount namespace.
 
-    :ivar scratch: the path of the tmpfs with the files, in the mount namespace.
-    :ivar can_mount_proc: whether a /proc can be mounted for a new PID namespace.
-    :ivar binds: the sources and destinations of runsc's bind mounts.
+    :ivar scratch: the path of the tmpfs that contains the files.
+    :ivar can_mount_proc: whether a procfs can be mounted in a new PID namespace.
+    :ivar binds: the source and the destination of each bind mount that runsc creates.
     :ivar empty: the paths in the sandbox on which gVisor mounts an empty filesystem.
     :ivar config: the config.json from which the config.json of each sandbox is derived.
     """
@@ -661,20 +665,20 @@ class HostLayout:
     config: dict[str, Any]
 
     def program(self, name: str) -> str:
-        """Return the path in the mount namespace of a program of this package."""
+        """Return the path of a program of this package in the mount namespace."""
         return f"{self.scratch}/programs/{name}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _HostPlan:
-    """The plan for the files of a SandboxHost.
+    """A plan to create the files of a SandboxHost.
 
     :ivar config: the config.json from :func:`usernsctl.gvisor.launch.plan.plan_host`.
-    :ivar files: the open files that the launch names.
+    :ivar files: the open files to which the launch refers.
     :ivar is_script: whether runsc is a script, which an interpreter executes.
     :ivar several: whether more than one id is mapped.
     :ivar enforced: the limits of the sandboxes, or ``None``.
-    :ivar network: the path and the options of usernsctl-network, or empty.
+    :ivar network: the path and the options of usernsctl-network; empty without a private network.
     :ivar writable: the sources of the writable bind mounts.
     """
 
@@ -721,9 +725,10 @@ def _plan_host(request: Request, ids: MappedIds, program: str) -> _HostPlan:
 
 
 def _build_host(namespace: Namespace, order: _HostPlan) -> tuple[HostLayout, int]:
-    """Run usernsctl-build in the namespaces to create the root filesystem.
+    """Run usernsctl-build in the namespaces, which creates the root filesystem.
 
-    :returns: the layout of the files, and a descriptor of the directory for the sandboxes' files.
+    :returns: the layout of the files, and a descriptor of the directory that will contain the
+        sandboxes' directories.
     :raises UsernsError: a file could not be created.
     """
     sources = descriptors(order.launch, order.files)
@@ -735,12 +740,12 @@ def _build_host(namespace: Namespace, order: _HostPlan) -> tuple[HostLayout, int
             command = [_builder(), *map(str, numbers)]
             pass_fds = sorted({*numbers})
             try:
-                # Use / as the working directory, because root in the namespace may not be permitted
-                # to search the caller's.
+                # Use / as the working directory, because root in the namespace may not be allowed
+                # to search the caller's working directory.
                 done = namespace.run(command, cwd="/", stdout=PIPE, stderr=PIPE, pass_fds=pass_fds)
             except CommandNotExecutableError as error:
-                # The command is usernsctl's own program, so this error means that root in the
-                # namespace may not reach the program's path.
+                # The command is a program of usernsctl, which is executable, so the error means
+                # that root in the namespace may not search a directory of its path.
                 raise NamespaceError.from_os_error(
                     error, command[0], step="sandbox", cause="path-closed-inside"
                 ) from None
@@ -768,17 +773,17 @@ def _build_host(namespace: Namespace, order: _HostPlan) -> tuple[HostLayout, int
 
 
 def _check_place_of_agent(prepared: HostLayout, directory: int) -> None:
-    """Check that the mount point of the agent is a regular file, or missing.
+    """Check that the agent's mount point is a regular file, or does not exist.
 
-    If it were a symbolic link, the agent's mount would cover the target of the link. FIFOs were
-    already rejected, as for every bind mount.
+    If it were a symbolic link, the bind mount would cover the target of the link. FIFOs have been
+    rejected already, as for every bind mount.
 
-    :param directory: a descriptor of the directory for the sandboxes' files.
+    :param directory: a descriptor of the directory that contains the sandboxes' directories.
     :raises BindError: the mount point is another type of file.
     """
     is_file = any(inside == AGENT_INSIDE for _, inside in prepared.binds)
-    # If this process may not search the directory, only the mount of the agent can detect another
-    # type of file.
+    # Ignore PermissionError, with which this process may not search the directory: the agent's bind
+    # mount will fail later if the mount point has another type.
     with contextlib.suppress(PermissionError, FileNotFoundError):
         found = os.stat(f"../root{AGENT_INSIDE}", dir_fd=directory, follow_symlinks=False)
         is_file = is_file and stat.S_ISREG(found.st_mode)
@@ -797,7 +802,7 @@ def _builder() -> str:
 
 
 def _failure(done: CompletedProcess[bytes]) -> UsernsError:
-    """Return the error for a failed run of usernsctl-build."""
+    """Return the error for `done`, a usernsctl-build that failed."""
     fields = done.stdout.split(b"\0")[:-1]
     if done.returncode == 1 and len(fields) == _core.FAILURE_FIELDS:
         return _core.failure(fields)
@@ -807,7 +812,7 @@ def _failure(done: CompletedProcess[bytes]) -> UsernsError:
 
 
 def _places(scratch: str, binds: Iterable[tuple[str, str]]) -> dict[Record, Any]:
-    """Return the values for the placeholders of paths in a SandboxHost's config.json."""
+    """Return the paths that replace the placeholders in a SandboxHost's config.json."""
     found: dict[Record, Any] = {record("json-root"): f"{scratch}/root"}
     for number, (source, destination) in enumerate(binds):
         found[record("json-bind-source", number)] = source

@@ -42,19 +42,19 @@ else:
 
 #: The default time limit of :meth:`Interpreter.run`, in seconds.
 RUN_SECONDS = 300.0
-#: The default maximum size of the value, and of each captured output, of one execution, in bytes.
+#: The default maximum size of an execution's value and of its captured output per stream, in bytes.
 OUTPUT_BYTES = 1 << 20
 
-# The time limit for the exit of an interpreter that was killed or has closed its connection, in
+# The time limit for an interpreter to exit after it was killed or has closed its connection, in
 # seconds.
 _END_SECONDS = 1
 
-#: The reasons why an interpreter has exited, as described for :class:`Execution`.
+#: The values of :attr:`Execution.reason`.
 EndReason = Reason | Literal["invalid-answer"]
 
 
 class InterpreterOptions(TypedDict, total=False):
-    """Keyword arguments of :meth:`usernsctl.Sandbox.interpreter`, like those of ``popen()``."""
+    """Keyword arguments of :meth:`usernsctl.Sandbox.interpreter` that ``popen()`` has, too."""
 
     env: Mapping[str, str] | None
     cwd: StrOrBytesPath | None
@@ -64,10 +64,10 @@ class InterpreterOptions(TypedDict, total=False):
 
 
 class ExceptionInfo(NamedTuple):
-    """The interpreter's description of an exception that the executed code raised.
+    """The description, from the interpreter, of an exception that the executed code raised.
 
     :ivar str type: the name of the exception's class, such as ``"ZeroDivisionError"``.
-    :ivar str message: the text of the exception.
+    :ivar str message: the exception's message, as :class:`str` returns it.
     :ivar str traceback: the traceback that Python would print.
     """
 
@@ -81,26 +81,26 @@ class ExceptionInfo(NamedTuple):
 
 
 class Execution(NamedTuple):
-    """The result of code that a persistent interpreter has run.
+    """The result of running code in a persistent interpreter.
 
-    Only `reason` and the numbers come from this process. Everything else comes from the sandbox,
-    where the code may have forged it.
+    Only `reason` and the numbers come from this process. All other values come from the sandbox,
+    where the code may have forged them.
 
     :ivar str stdout: the output to descriptor 1, including the output of subprocesses.
     :ivar str stderr: the output to descriptor 2, including the output of subprocesses.
-    :ivar value: the value of the last statement if that is an expression, converted to JSON and
-        back, so that tuples become lists. ``None`` if the value can't be converted to JSON, is too
-        long for `max_output`, or becomes JSON that Python can't parse, such as an int of more than
-        4300 digits.
-    :ivar text: the :func:`repr` of the value; ``None`` without a value. In a long text, the middle
-        is missing.
-    :ivar error: the exception that the code raised, or ``None``. In a long text, the middle is
-        missing.
-    :ivar reason: ``None`` while the interpreter keeps running. Otherwise the reason why it exited,
-        as in :class:`usernsctl.Result`: the code exited or crashed the interpreter, or the
-        interpreter was killed. The reason is ``"timeout"`` also if the code took more than
-        `timeout` seconds, and ``"invalid-answer"`` if the interpreter sent an invalid answer, or
-        closed its connection without exiting.
+    :ivar value: the value of the last statement if that is an expression. The value was converted
+        to JSON and back, so tuples have become lists. ``None`` if the value can't be converted to
+        JSON, if the JSON is longer than `max_output`, or if Python can't parse the JSON, such as an
+        int of more than 4300 digits.
+    :ivar text: the :func:`repr` of the value; ``None`` without a value. The middle of a long text
+        is left out.
+    :ivar error: the exception that the code raised, or ``None``. The middle of a long text is left
+        out.
+    :ivar reason: ``None`` while the interpreter keeps running. Once the interpreter has exited, the
+        reason, as in :class:`usernsctl.Result`: the code exited or crashed the interpreter, or the
+        interpreter was killed. ``"timeout"`` also means that the code took more than `timeout`
+        seconds. ``"invalid-answer"`` means that the interpreter sent an invalid answer, or closed
+        its connection without exiting.
     :ivar int stdout_truncated: the number of bytes that are missing in the middle of `stdout`.
     :ivar int stderr_truncated: the number of bytes that are missing in the middle of `stderr`.
     """
@@ -116,12 +116,13 @@ class Execution(NamedTuple):
 
 
 class _Exchange:
-    """A request to an interpreter, its unsent part, and the answer and output received so far."""
+    """A request to an interpreter, of which a part may be unsent, and the data received so far."""
 
     def __init__(self, code: str, variables: Mapping[str, Any], limit: int) -> None:
         """Encode the request.
 
-        :param limit: the maximum size of the value, and of each captured output, in bytes.
+        :param limit: the maximum size of the value, of the captured standard output and of the
+            captured standard error, in bytes each.
         :raises TypeError: a variable can't be converted to JSON.
         :raises ValueError: a variable can't be converted to JSON.
         """
@@ -129,11 +130,11 @@ class _Exchange:
             names = json.dumps(variables)
         except RecursionError:
             raise ValueError("variables are nested too deeply to be converted to JSON") from None
-        # Use a random id, so that running code can't answer the next request in advance.
+        # Use a random id, so that code can't write the answer to the next request in advance.
         self._id = os.urandom(16).hex()
         self._limit = limit + ENVELOPE_BYTES
-        # The variables are a JSON text in the JSON text of the request, because the interpreter may
-        # fail to parse them. It then reports the exception as the error of the code.
+        # Nest the JSON of the variables as a string in the JSON of the request: if the interpreter
+        # can't parse the variables, it can still report the exception as the error of the code.
         fields = {"id": self._id, "code": code, "variables": names, "limit": self._limit}
         self._left = memoryview(json.dumps(fields).encode() + b"\n")
         self._answer = bytearray()
@@ -141,21 +142,22 @@ class _Exchange:
         self.stderr = KeptOutput(limit)
 
     def send(self, connection: Connection) -> bool:
-        """Send a part of the request; return whether a part remains to be sent."""
+        """Send a part of the request; return whether another part has to be sent."""
         try:
-            # The untrusted interpreter may close its end of the connection at any time, so avoid
-            # SIGPIPE, whose default action would kill this process.
+            # Avoid SIGPIPE, whose default action would kill this process: the untrusted interpreter
+            # may close its end of the connection at any time.
             sent = connection.send(self._left[:MESSAGE_BYTES], socket.MSG_NOSIGNAL)
             self._left = self._left[sent:]
         except BlockingIOError:
             pass
         except ConnectionError:
-            # The interpreter has closed its end of the connection, so receive() will return true.
+            # The interpreter has closed its end of the connection; receive() will report end of
+            # file.
             self._left = self._left[:0]
         return bool(self._left)
 
     def receive(self, connection: Connection) -> bool:
-        """Receive a part of the answer; return whether it is the last part.
+        """Receive a part of the answer; return whether it was the last part.
 
         If a hostile program sends descriptors along, recv(2) discards them.
         """
@@ -170,7 +172,7 @@ class _Exchange:
 
     @property
     def has_answer(self) -> bool:
-        """Return whether a complete line, or too much data for an answer, was received."""
+        """Return whether a whole line has been received, or more data than an answer may have."""
         return self._answer.endswith(b"\n") or len(self._answer) > self._limit
 
     def decode(self) -> dict[str, Any] | None:
@@ -205,19 +207,21 @@ def _loads(text: bytearray) -> Any:
 class Interpreter(ClosingMixin):
     """A persistent Python interpreter in a sandbox: see :meth:`usernsctl.Sandbox.interpreter`.
 
-    The interpreter runs one piece of code at a time, in the namespace of ``__main__``, and keeps
-    its variables. The interpreter ends when it is closed, when its sandbox ends, when the code
-    exits or crashes, when :meth:`run` reaches its time limit or is interrupted, and when its answer
-    is invalid. All processes that it has started are then killed. An Interpreter is a context
-    manager, also an asynchronous one, that closes the interpreter on exit.
+    The interpreter runs the code of one call at a time, in the namespace of ``__main__``, and keeps
+    the variables. It ends when it is closed, when its sandbox ends, when the code exits or crashes
+    it, when :meth:`run` exceeds its time limit or is interrupted, or when its answer is invalid.
+    All processes that it has started are then killed.
 
-    Code in the interpreter can change what later code does and answers, so use one interpreter only
-    for code of one user.
+    An Interpreter is a context manager, also an asynchronous one, that closes the interpreter on
+    exit.
+
+    Code can change the effect and the answer of later code in the same interpreter, so don't run
+    code of different users in one interpreter.
     """
 
     _what = "an interpreter"
-    # The reason why the interpreter has ended and its descriptors are closed, or None while it
-    # runs.
+    # The reason why the interpreter has ended; None while it runs. Once it is set, the descriptors
+    # are closed.
     _reason: EndReason | None = "start-failed"
 
     def __init__(
@@ -227,7 +231,7 @@ class Interpreter(ClosingMixin):
         connection: Connection,
         max_output: int,
     ) -> None:
-        """Take ownership of an interpreter's process and connection.
+        """Take ownership of the process of an interpreter, and of the connection to it.
 
         Not for users of the package.
         """
@@ -235,7 +239,7 @@ class Interpreter(ClosingMixin):
         self._process = process
         self._connection = connection
         self._limit = max_output
-        # A list that is empty while a thread or task uses the interpreter, see _claim().
+        # A list that is empty while a thread or task uses the interpreter (see _claim()).
         self._unclaimed: list[object] = [None]
         self._streams: dict[str, Any] = {"stdout": process.stdout, "stderr": process.stderr}
         # All files that _release() closes.
@@ -263,18 +267,19 @@ class Interpreter(ClosingMixin):
         variables: Mapping[str, Any] | None = None,
         timeout: float | None = RUN_SECONDS,
     ) -> Execution:
-        """Run code in the interpreter, and wait until the code has run.
+        """Run code in the interpreter, and wait until it has finished.
 
-        Output that background threads and processes write after the code has run belongs to the
-        result of the next call.
+        Output that background threads and processes write after that belongs to the result of the
+        next call.
 
         :param str code: the source of the code. If it ends with an expression, the result contains
             the expression's value.
-        :param variables: variables to set before the code runs, by name. The values must be
-            convertible to JSON. If the interpreter's Python can't parse this JSON, because its
-            limits are lower, the code does not run, and the result has the `error`.
+        :param variables: variables to set before the code runs: a mapping from names to values,
+            which must be convertible to JSON. If the interpreter's Python can't parse the JSON,
+            because its limits are lower, the code does not run, and the exception is the result's
+            `error`.
         :param float timeout: the time limit, in seconds, by default 300; ``None`` means no limit.
-            At the limit, the interpreter is killed with all processes that it has started.
+            When it expires, the interpreter and all processes that it has started are killed.
         :raises TypeError: an argument has the wrong type, or a variable can't be converted to JSON.
         :raises ValueError: the interpreter has ended, or an argument has a wrong value.
         :raises RuntimeError: the interpreter is already running code.
@@ -293,7 +298,7 @@ class Interpreter(ClosingMixin):
         variables: Mapping[str, Any] | None = None,
         timeout: float | None = RUN_SECONDS,
     ) -> Execution:
-        """Run code in the interpreter from asyncio: see :meth:`run`.
+        """Run code in the interpreter, without blocking the event loop: see :meth:`run`.
 
         If this call is cancelled, the interpreter is killed.
         """
@@ -312,11 +317,12 @@ class Interpreter(ClosingMixin):
         timeout: float | None,
         results: list[Execution],
     ) -> Generator[float | None, None, None]:
-        """Run code.
+        """Run code, as a generator that never blocks.
 
-        Whenever the selector has no event, yield the number of seconds to wait, or None.
+        While the code runs, the generator yields the number of seconds for which the caller must
+        wait for an event of the selector; ``None`` means no limit.
 
-        :param results: a list to which the result is added.
+        :param results: a list to which the generator appends the result.
         """
         if not isinstance(code, str):
             raise TypeError(f"code must be str, not {code!r}")
@@ -332,7 +338,7 @@ class Interpreter(ClosingMixin):
                 yield seconds_left(deadline)
             fields = exchange.decode() if is_over else None
             if fields is not None:
-                # Read the output that was written before the answer, which is in the pipes now.
+                # Read the output that the code wrote before the answer. It is in the pipes by now.
                 self._read_output(exchange)
                 results.append(exchange.execution(**fields))
                 return
@@ -342,7 +348,7 @@ class Interpreter(ClosingMixin):
 
     @contextlib.contextmanager
     def _exclusive(self) -> Iterator[None]:
-        """Exclude other threads and tasks from the interpreter; kill it if the block raises."""
+        """Reserve the interpreter for the block; kill the interpreter if the block raises."""
         if os.getpid() != self._creator:
             raise ValueError("the interpreter belongs to the process that has started it")
         try:
@@ -358,16 +364,18 @@ class Interpreter(ClosingMixin):
                     self._release("killed")
                     raise
         finally:
-            # A concurrent close() in another thread leaves the remaining steps to this thread.
+            # If another thread called close() meanwhile, it has left the rest of the work to this
+            # thread.
             if self._is_closed:
                 self.close()
 
     @contextlib.contextmanager
     def _claim(self) -> Iterator[bool]:
-        """Claim the interpreter for a block; yield whether no other thread or task uses it.
+        """Reserve the interpreter for the block; yield False if another thread or task uses it.
 
-        The method uses no lock, because an exception of a signal handler could leave a lock
-        acquired. Python runs no signal handler while `extend` moves the list's item in C.
+        The method uses no lock, because an exception that a signal handler raises could leave a
+        lock held. It moves the item of the list by `extend`, in C, where Python runs no signal
+        handler.
         """
         claimed: list[object] = []
         try:
@@ -378,7 +386,7 @@ class Interpreter(ClosingMixin):
             self._unclaimed.extend(claimed)
 
     def _step(self, exchange: _Exchange) -> bool:
-        """Send and receive data without blocking; return whether the exchange is complete."""
+        """Send and receive data without blocking; return whether the exchange is over."""
         ready = {key.fileobj: events for key, events in self._selector.select(0)}
         self._read_output(exchange)
         events = ready.get(self._connection, 0)
@@ -389,7 +397,7 @@ class Interpreter(ClosingMixin):
         return self._pidfd in ready
 
     def _read_output(self, exchange: _Exchange) -> None:
-        """Read all output from the pipes, which can contain at most READ_BYTES (pipe(7))."""
+        """Read all output that is in the pipes. A pipe contains at most READ_BYTES (pipe(7))."""
         for name, stream in list(self._streams.items()):
             with contextlib.suppress(BlockingIOError):
                 data = os.read(stream.fileno(), READ_BYTES)
@@ -401,16 +409,16 @@ class Interpreter(ClosingMixin):
     def _end(
         self, exchange: _Exchange, reason: EndReason | None
     ) -> Generator[float | None, None, None]:
-        """Kill the interpreter; yield the seconds to wait, as :meth:`_execute` does.
+        """Kill the interpreter, as a generator that never blocks: see :meth:`_execute`.
 
         :param reason: the reason why the interpreter is killed; ``None`` if it has closed its
-            connection, as an interpreter that exits does.
+            connection, which an exiting interpreter does.
         """
         self._selector.unregister(self._connection)
         if reason is None and not (yield from self._await_end(exchange)):
             reason = "invalid-answer"
-        # Kill all processes even if the interpreter has exited, since processes that it has started
-        # may still run.
+        # Kill all processes even if the interpreter has exited, since processes that it started may
+        # still run.
         self._process._kill_all()
         yield from self._await_end(exchange)
         self._process._raises_limit = False
@@ -421,7 +429,7 @@ class Interpreter(ClosingMixin):
         self._release("killed" if self.closed else reason or result.reason)
 
     def _await_end(self, exchange: _Exchange) -> Generator[float | None, None, bool]:
-        """Wait up to _END_SECONDS for the process to exit; return whether it has exited."""
+        """Wait until the process exits, for at most _END_SECONDS; return whether it has exited."""
         deadline = time.monotonic() + _END_SECONDS
         while self._pidfd not in [key.fileobj for key, _ in self._selector.select(0)]:
             if time.monotonic() >= deadline:
@@ -431,21 +439,21 @@ class Interpreter(ClosingMixin):
         return True
 
     def _release(self, reason: EndReason) -> None:
-        """Set the reason for the interpreter's end, and close all descriptors."""
+        """Set :attr:`reason` unless it is set already, and close all descriptors."""
         self._reason = self._reason or reason
         for file in self._files:
             file.close()
 
     @property
     def reason(self) -> EndReason | None:
-        """The reason for the interpreter's end (:class:`Execution`), once a call has noticed it."""
+        """The reason why the interpreter has ended, as in :class:`Execution`, or ``None``."""
         return self._reason
 
     def close(self) -> None:
-        """Kill the interpreter and all processes that it has started; further calls do nothing.
+        """Kill the interpreter and all processes that it has started. Repeated calls do nothing.
 
-        Any thread may call this method at any time, which ends a :meth:`run` in another thread. In
-        a forked child of the process that started the interpreter, the method only closes
+        Any thread may call this method at any time. A :meth:`run` in another thread then ends. In a
+        forked child of the process that started the interpreter, the method only closes
         descriptors.
         """
         self._is_closed = True
@@ -458,8 +466,8 @@ class Interpreter(ClosingMixin):
                 return
             if self._reason is None:
                 self._process._end()
-            # Release the descriptors at each call, since an exception may have interrupted the
-            # first call.
+            # Close the descriptors at each call, since an exception may have interrupted the first
+            # call.
             self._release("killed")
 
     def _holds(self) -> bool:
@@ -486,11 +494,11 @@ class InterpreterMixin:
     ) -> Interpreter:
         """Start a Python interpreter in the sandbox that runs code and keeps its variables.
 
-        :param python: the interpreter in the sandbox, Python 3.8 or later, as a path, or as a name
-            that is searched along PATH.
-        :param int max_output: the number of bytes to capture of the standard output and of the
-            standard error of each execution; by default 1 MiB. As JSON, the value and the texts of
-            the result have at most 4 KiB more.
+        :param python: the interpreter in the sandbox, which must be Python 3.8 or later: a path, or
+            a name that is looked up in PATH.
+        :param int max_output: the number of bytes to capture from standard output, and as many from
+            standard error, in each execution; by default 1 MiB. The JSON of the value and of the
+            result's texts may have 4 KiB more.
         :param options: `env`, `cwd`, `user`, `groups` and `rlimits`, as for :meth:`popen`.
         :raises TypeError: an argument has the wrong type, or is unknown.
         :raises ValueError: an argument has a wrong value.
@@ -508,7 +516,7 @@ class InterpreterMixin:
         max_output: int = OUTPUT_BYTES,
         **options: Unpack[InterpreterOptions],
     ) -> Interpreter:
-        """Start a Python interpreter from asyncio: see :meth:`interpreter`.
+        """Start a Python interpreter, without blocking the event loop: see :meth:`interpreter`.
 
         If this call is cancelled, the interpreter is killed.
         """
@@ -522,7 +530,7 @@ class InterpreterMixin:
 def _connected(
     python: StrOrBytesPath, max_output: int, options: InterpreterOptions
 ) -> Iterator[tuple[Args, Mapping[str, Any], Connection]]:
-    """Yield the command and the options that start an interpreter, and the connection to it.
+    """Yield the command and the options to start an interpreter, and this end of the connection.
 
     :raises TypeError: an argument has the wrong type, or is unknown.
     :raises ValueError: an argument has a wrong value.
@@ -549,7 +557,7 @@ def _connected(
 
 @cache
 def _program() -> str:
-    """Return the source of the program that the interpreter runs.
+    """Return the source of interpreter_loop.py, the program that the interpreter runs.
 
     :raises OSError: the process or the host has no free file descriptor.
     """

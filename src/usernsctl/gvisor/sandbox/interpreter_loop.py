@@ -1,10 +1,11 @@
-"""The program of a persistent interpreter, which runs the code that the host sends.
+"""The program that a persistent interpreter runs: it executes the code that the host sends.
 
-The interpreter receives the source of this module as the argument of ``-c``. This module imports
-nothing of usernsctl, since the interpreter may have another version of Python. Descriptor 0 is a
-socket to the host. Each request is a line of JSON. Each answer is a line of two JSON texts with a
-tab between them; the second text is the value. Requests and answers are sent in messages of at most
-MESSAGE_BYTES.
+The interpreter receives the source of this module as the argument of ``-c``. It imports no other
+module of usernsctl, since the interpreter may be another version of Python. Descriptor 0 is a
+socket to the host.
+
+Each request is a line of JSON. Each answer is a line of two JSON texts that are separated by a tab;
+the second is the value. Requests and answers are sent in messages of at most MESSAGE_BYTES.
 """
 
 from __future__ import annotations
@@ -23,21 +24,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-#: The maximum size of a message, in bytes, well below the limit of a Unix socket (200 KiB,
+#: The maximum size of a message, in bytes, far below the send buffer of a Unix socket (200 KiB,
 #: unix(7)).
 MESSAGE_BYTES = 1 << 16
-#: The maximum size of an answer without the value, in bytes, see :func:`_encode`.
+#: The maximum size of an answer without the value, in bytes: see :func:`_encode`.
 ENVELOPE_BYTES = 4096
 
-# If the value is long, each text in an answer has at most _FEW characters. If an answer is too long
-# even without the value, each text has at most a _PART-th of the maximum size: an answer has at
-# most three texts, and JSON needs at most 12 bytes for a character.
+# _FEW is the length in characters to which texts are shortened to make room for a long value. If an
+# answer is too long even without the value, its texts are shortened to 1/_PART of the maximum size:
+# an answer has at most three texts, and JSON needs at most 12 bytes for a character.
 _FEW = 80
 _PART = 50
 
 
 def serve() -> None:
-    """Run the code of each request, until the host closes the socket."""
+    """Run the code of each request and answer it, until the host closes the socket."""
     connection = os.dup(0)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
@@ -52,11 +53,11 @@ def serve() -> None:
     for number, request in enumerate(_requests(connection), 1):
         answer, value = _run(request, vars(main), f"<code {number}>")
         for stream in streams:
-            # The code may have closed the stream, so ignore errors.
+            # Ignore errors: the code may have closed the stream.
             with contextlib.suppress(Exception):
                 stream.flush()
         if os.getpid() != process:
-            # The code has forked, and this is the child: only the parent may answer.
+            # This process is a child that the code has forked. Only the parent may answer.
             os._exit(0)
         line = _encode(answer, value, request["limit"])
         for start in range(0, len(line), MESSAGE_BYTES):
@@ -73,14 +74,14 @@ def _requests(connection: int) -> Iterator[dict[str, Any]]:
 
 
 def _run(request: dict[str, Any], names: dict[str, Any], file: str) -> tuple[dict[str, Any], Any]:
-    """Run code; return the answer without a value, and the value of the last expression."""
+    """Run the code of a request; return the answer without the value, and the value."""
     code = request["code"]
-    # Register the lines of the code, which tracebacks contain.
+    # Register the source lines, so that tracebacks can quote them.
     linecache.cache[file] = (len(code), None, code.splitlines(True), file)
     answer = {"id": request["id"], "text": None, "error": None}
     try:
         names.update(json.loads(request["variables"]))
-        # The arguments of compile() are source, filename, mode, flags and dont_inherit.
+        # The positional arguments are source, filename, mode, flags and dont_inherit.
         tree: Any = compile(code, file, "exec", PyCF_ONLY_AST, True)
         last = tree.body.pop() if tree.body and isinstance(tree.body[-1], Expr) else None
         exec(compile(tree, file, "exec", 0, True), names)  # noqa: S102
@@ -88,7 +89,7 @@ def _run(request: dict[str, Any], names: dict[str, Any], file: str) -> tuple[dic
             return answer, None
         value = eval(compile(Expression(last.value), file, "eval", 0, True), names)  # noqa: S307
         if value is not None:
-            # Convert an instance of a subclass, whose methods may raise, to an exact str.
+            # Convert an instance of a subclass of str, whose methods may raise, to an exact str.
             answer["text"] = str.__str__(repr(value))
         return answer, value
     except BaseException as error:
@@ -97,7 +98,7 @@ def _run(request: dict[str, Any], names: dict[str, Any], file: str) -> tuple[dic
 
 
 def _describe(error: BaseException) -> list[str]:
-    """Return the name of an exception's class, the text, and the traceback as text."""
+    """Return the name of the class of an exception, its message, and its traceback as text."""
     below = error.__traceback__
     while below is not None and below.tb_frame.f_globals is globals():
         below = below.tb_next
@@ -110,9 +111,9 @@ def _describe(error: BaseException) -> list[str]:
 
 
 def _call(default: str, make: Callable[[], str]) -> str:
-    """Return what `make` returns, as an exact str; return `default` if that raises.
+    """Return the result of `make()` as an exact str; return `default` if `make` raises.
 
-    `make` calls methods of the code's classes.
+    `make` calls methods of classes that the code has defined, so it may raise any exception.
     """
     try:
         return str.__str__(make())
@@ -123,14 +124,14 @@ def _call(default: str, make: Callable[[], str]) -> str:
 def _encode(answer: dict[str, Any], value: Any, limit: int) -> bytes:
     """Return an answer as a line of at most `limit` bytes.
 
-    If the answer is too long, its texts are shortened. If it is still too long, or the value can't
-    be converted to JSON, the value is omitted.
+    The texts of an answer that is too long are shortened. If it is still too long, or the value
+    can't be converted to JSON, the value is left out.
     """
     line = ""
     for size, kept in ((limit, value), (_FEW, value), (limit, None), (limit // _PART, None)):
         error = answer["error"] and [_shorten(text, size) for text in answer["error"]]
         text = answer["text"] and _shorten(answer["text"], size)
-        # The value may not be convertible to JSON, or its methods may raise.
+        # Ignore exceptions: the value may not be convertible to JSON, or its methods may raise.
         with contextlib.suppress(BaseException):
             fields = json.dumps({"id": answer["id"], "text": text, "error": error})
             line = f"{fields}\t{json.dumps(kept)}"
