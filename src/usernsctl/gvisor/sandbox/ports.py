@@ -1,4 +1,4 @@
-"""Ports of the host that are forwarded to a sandbox."""
+"""Published ports: ports of the host that are forwarded to a sandbox."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from usernsctl.network.ports import MAX_PORTS, PublishedPort
 
 _BACKLOG = 128
 
-# The ids of the causes of failures of bind(2) and listen(2), as in csrc/programs/network/bind.c.
+# The cause ids for errors of bind(2) and listen(2), as in csrc/programs/network/bind.c.
 _CAUSES = {
     errno.EADDRINUSE: "port-taken",
     errno.EACCES: "port-privileged",
@@ -28,11 +28,12 @@ _CAUSES = {
 def parse_ports(given: Iterable[str | int]) -> tuple[PublishedPort, ...]:
     """Parse the argument `publish` of a sandbox.
 
-    :param given: strings ``[ADDR:]HOST:INSIDE[/udp]``, in which the HOST 0 means any free port, or
-        numbers of TCP ports in the sandbox, each for any free port of 127.0.0.1.
-    :raises TypeError: `given` is not a list of strings and numbers.
-    :raises ValueError: a string has another format, a number is not a port, or the list is too
-        long.
+    :param given: an iterable of strings ``[ADDR:]HOST:INSIDE[/udp]``, in which the HOST 0 means any
+        free port, and of numbers. A number is a TCP port in the sandbox, to which any free port of
+        127.0.0.1 is forwarded.
+    :raises TypeError: `given` is not an iterable of strings and numbers.
+    :raises ValueError: a string has the wrong format, a number is not a port, or there are too many
+        ports.
     """
     ports = []
     for one in iterable("publish", given):
@@ -46,9 +47,9 @@ def parse_ports(given: Iterable[str | int]) -> tuple[PublishedPort, ...]:
 
 
 def check_network(ports: Sequence[PublishedPort], network: str) -> None:
-    """Check that sandboxes with the network `network` can have published ports.
+    """Check that sandboxes with the network `network` can publish `ports`.
 
-    :raises ValueError: the network belongs to the host or to persistent namespaces.
+    :raises ValueError: the network belongs to the host or to a persistent namespace.
     """
     if ports and network == "host":
         raise ValueError("publish and network='host' exclude each other")
@@ -57,10 +58,10 @@ def check_network(ports: Sequence[PublishedPort], network: str) -> None:
 
 
 def bind_ports(ports: Sequence[PublishedPort], network: str) -> BoundPorts:
-    """Create sockets for published ports in the network namespace of the caller.
+    """Create the sockets of published ports, in the network namespace of the caller.
 
     :param network: the network of the sandbox's SandboxHost.
-    :raises ValueError: the sandbox has the network of the host or of persistent namespaces.
+    :raises ValueError: the sandbox uses the network of the host or of a persistent namespace.
     :raises RunscError: a port can't be bound, because it is in use (cause ``port-taken``), requires
         a privilege (``port-privileged``), or no network device has the address
         (``port-address-missing``).
@@ -72,9 +73,10 @@ def bind_ports(ports: Sequence[PublishedPort], network: str) -> BoundPorts:
 
 
 class BoundPorts(contextlib.AbstractContextManager["BoundPorts"]):
-    """This process's sockets of a sandbox's published ports, which :meth:`close` closes.
+    """This process's sockets for the published ports of a sandbox.
 
-    :ivar published: the ports, with the numbers that the kernel has chosen.
+    :ivar published: the ports, in which a HOST of 0 is replaced by the port that the kernel has
+        chosen.
     """
 
     def __init__(
@@ -91,11 +93,12 @@ class BoundPorts(contextlib.AbstractContextManager["BoundPorts"]):
         )
 
     def options(self, fds: list[int], above: contextlib.ExitStack) -> list[str]:
-        """Return the options by which usernsctl-network accepts connections on the sockets.
+        """Return the options with which usernsctl-network accepts connections on the sockets.
 
-        :param fds: a list to which this method adds the descriptors that the command must inherit.
-        :param above: the exit stack that closes the duplicates of descriptors with the numbers 0, 1
-            and 2.
+        :param fds: a list of the descriptors that the command inherits, to which this method adds
+            the sockets.
+        :param above: the exit stack that closes duplicates. Sockets with the numbers 0, 1 and 2 are
+            duplicated, since the command's standard streams get these numbers.
         """
         words = []
         for port, one in zip(self.published, self._sockets, strict=True):
@@ -104,7 +107,7 @@ class BoundPorts(contextlib.AbstractContextManager["BoundPorts"]):
         return words
 
     def close(self) -> None:
-        """Close this process's sockets, so that the ports become free when the sandbox ends."""
+        """Close this process's sockets, so that the end of the sandbox frees the ports."""
         self._undo.close()
 
     def __exit__(self, *exception: object) -> None:
@@ -116,7 +119,7 @@ def addresses_of(
 ) -> dict[int, tuple[str, int]]:
     """Return the host's address and port for each published port in the sandbox.
 
-    If a port in the sandbox is published several times, the first address and port are returned.
+    For a port that is published several times, the first address and port are returned.
 
     :param is_udp: whether to return UDP ports instead of TCP ports.
     """

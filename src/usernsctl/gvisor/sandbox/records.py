@@ -1,8 +1,8 @@
-"""Records of detached sandboxes, through which any process of the same user finds a sandbox.
+"""Records of detached sandboxes, by which any process of the same user can find them.
 
-Each sandbox has an entry in a store (:mod:`usernsctl._system.records`), which also contains runsc's
-state. The entry is locked while the sandbox is started or killed. A sandbox is alive while the
-first process in its record runs.
+Each sandbox has an entry in a store (:mod:`usernsctl._system.records`). The entry is a directory
+that contains the record and runsc's state. It is locked while the sandbox is started or killed. A
+sandbox is alive while the first process in its record runs.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ from usernsctl.errors import LimitError, RunscError
 from usernsctl.gvisor.agent.start import ProcessDefaults
 from usernsctl.network.ports import PublishedPort
 
-#: The name of the directory for runsc's state, in the directory of a sandbox's entry.
+#: The name of the directory for runsc's state in a sandbox's entry.
 STATE = "state"
 
-#: The name of the file for the table of denied connections (:mod:`usernsctl.network.refusals`), in
-#: the directory of a sandbox's entry.
+#: The name of the file with the table of denied connections (:mod:`usernsctl.network.refusals`) in
+#: a sandbox's entry.
 REFUSALS = "refusals"
 
-# The maximum number of processes in a record: the keeper and the processes of runsc, which are two,
-# but may be more in later releases.
+# The maximum number of processes in a record: the keeper and runsc's processes. runsc has two, but
+# a later release may have more.
 _PROCESSES_MAX = 8
 
 # The maximum size of a report about the end of a sandbox, in bytes.
@@ -59,8 +59,8 @@ _REPORT_BYTES = 4096
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 _END_SECONDS = 60
-# The time limit, in seconds, for the exit of a sandbox's other processes after the main process has
-# exited.
+# The time limit for a sandbox's other processes to exit after the main process has exited, in
+# seconds.
 _KEEPER_SECONDS = 2
 
 
@@ -71,9 +71,10 @@ class DetachedRecord:
     :ivar id: the container id.
     :ivar args: the command and its arguments; empty for the command of the bundle.
     :ivar created: the time of the start, in seconds since 1970.
-    :ivar processes: the processes of the sandbox, beginning with the process that runs the command.
+    :ivar processes: the sandbox's processes on the host. The first is the runsc process that runs
+        the command.
     :ivar ports: the published ports.
-    :ivar proxy: the proxy for allowed names, or ``None``.
+    :ivar proxy: the process of the proxy for allowed names, or ``None``.
     """
 
     id: str
@@ -89,11 +90,11 @@ class DetachedRecord:
         return self.processes[0].pid
 
     def is_foreign(self) -> bool:
-        """Return whether the pids belong to another PID namespace, such as a container's."""
+        """Return whether the pids are those of another PID namespace, such as a container's."""
         return self.processes[0].is_foreign()
 
     def open_processes(self) -> list[Descriptor | None]:
-        """Return pidfds of :attr:`processes` and of :attr:`proxy`; ``None`` for exited processes.
+        """Return pidfds of :attr:`processes` and :attr:`proxy`, with ``None`` for exited processes.
 
         :meta private:
         :raises ForeignProcessError: a process does not belong to the sandbox.
@@ -104,7 +105,7 @@ class DetachedRecord:
         return [one.open(check) for one, check in checked]
 
     def _is_ours(self, pid: int) -> bool:
-        """Return whether a process is in a namespace of this user, and its argv names the bundle.
+        """Return whether a process is in this user's namespace and has the bundle in its argv.
 
         An exiting process has no argv (proc_pid_cmdline(5)), so only its namespace is checked.
         """
@@ -112,14 +113,14 @@ class DetachedRecord:
         return is_in_our_namespace(pid) and (argv is None or _has_bundle(argv, self.id))
 
     def _is_our_proxy(self, pid: int) -> bool:
-        # Import the module here, since few sandboxes have a proxy.
+        # Import the module here, because few sandboxes have a proxy.
         from usernsctl.network.proxy_process import is_proxy
 
         argv = command_line_of(pid)
         return is_in_our_namespace(pid) and (argv is None or is_proxy(argv, self.id))
 
     def is_alive(self) -> bool:
-        """Return whether the sandbox is alive; true if its pids belong to another PID namespace.
+        """Return whether the sandbox runs, or may run because it is in another PID namespace.
 
         :meta private:
         :raises ForeignProcessError: a process does not belong to the sandbox.
@@ -158,8 +159,8 @@ class DetachedRecord:
         """Parse a record from the JSON object that :meth:`to_json` returned.
 
         :meta private:
-        :raises ValueError: the record is malformed; the exception may also be another of the tuple
-            ``NONSENSE``.
+        :raises ValueError: the record is malformed. Any exception in the tuple ``NONSENSE`` has
+            this meaning.
         """
         processes = tuple(map(ProcessIdentity.from_json, state["processes"]))
         if not 0 < len(processes) <= _PROCESSES_MAX:
@@ -176,7 +177,7 @@ class DetachedRecord:
 
     @classmethod
     def read(cls, name: str, directory: Directory) -> DetachedRecord:
-        """Read the record from the directory of a sandbox's entry.
+        """Read the record from `directory`, the directory of a sandbox's entry.
 
         :meta private:
         """
@@ -187,7 +188,7 @@ _STORE = Store("the id of a sandbox", DetachedRecord, lambda _: open_state("sand
 
 
 def open_runsc_state(entry: Entry[DetachedRecord]) -> Directory:
-    """Open the directory for runsc's state; the caller must close it.
+    """Open the directory with runsc's state in `entry`; the caller must close it.
 
     :raises NamespaceError: the directory does not exist, or can't be trusted.
     """
@@ -198,12 +199,13 @@ def open_runsc_state(entry: Entry[DetachedRecord]) -> Directory:
 
 
 def read_defaults(entry: Entry[DetachedRecord]) -> ProcessDefaults:
-    """Read, from runsc's state file, the settings that all commands of a sandbox share.
+    """Read the settings that all commands of a sandbox share, from runsc's state file.
 
-    The record of the sandbox does not contain these settings, because one of them is the
-    environment, which may contain secrets.
+    The record of the sandbox does not contain the settings, because the environment is one of them
+    and may contain secrets.
 
-    :raises RunscError: the state file of this release of runsc has an unknown format.
+    :raises RunscError: the state file has an unknown format, which another release of runsc may
+        have written.
     """
     with contextlib.suppress(*NONSENSE), open_runsc_state(entry) as state:
         found = state.names(r".*\.state")
@@ -218,10 +220,10 @@ def read_defaults(entry: Entry[DetachedRecord]) -> ProcessDefaults:
 
 
 def draft_detached(id: str) -> Entry[DetachedRecord]:
-    """Create the entry of a new sandbox, with a directory for runsc's state.
+    """Create the entry of a new sandbox, which contains a directory for runsc's state.
 
     :returns: the locked entry, which the caller must close.
-    :raises RunscError: another sandbox has this id.
+    :raises RunscError: another detached sandbox has this id.
     :raises NamespaceError: the state directory can't be used.
     """
     try:
@@ -236,7 +238,7 @@ def draft_detached(id: str) -> Entry[DetachedRecord]:
 
 
 def find_detached(id: str) -> Entry[DetachedRecord]:
-    """Find a detached sandbox. If another process is killing it, wait until that is done.
+    """Find a detached sandbox; first wait if another process is starting or killing it.
 
     :returns: the locked entry of the sandbox, which the caller must close.
     :raises RunscError: no sandbox has this id, or the sandbox has ended and its entry was removed.
@@ -269,7 +271,8 @@ class SandboxEnd:
     """The reason why a watcher killed a sandbox (csrc/programs/shared/sandbox_end.c).
 
     :ivar reason: the id of a cause, such as ``"memory-limit"``.
-    :ivar limit: the limit in bytes, tasks or milliseconds; 0 if it is unknown.
+    :ivar limit: the limit: a number of bytes, of processes and threads, or of milliseconds; 0 if it
+        is unknown.
     :ivar used: the usage, in the unit of `limit`.
     :ivar text: a sentence about the limit and the usage.
     """
@@ -281,7 +284,7 @@ class SandboxEnd:
 
     @classmethod
     def parse(cls, report: str) -> SandboxEnd | None:
-        """Parse the report that a watcher has written; return ``None`` if it is incomplete."""
+        """Parse a report that a watcher has written; return ``None`` if it is incomplete."""
         numbers, _, text = report.partition("\n")
         fields = numbers.split(" ")
         if len(fields) != 3 or not text.endswith("\n"):
@@ -298,10 +301,10 @@ class SandboxEnd:
 
 
 def open_activity(path: str, directory: int) -> Shared | None:
-    """Open the activity file for a watcher; return None if the file does not exist.
+    """Open the activity file of a sandbox; return None if the file does not exist.
 
     :param directory: a descriptor of the directory to which `path` refers. If another thread has
-        closed it, the result is None, and the start of the command fails later.
+        closed it, the result is ``None``, and the command can't be started anyway.
     :raises OSError: the file can't be opened.
     """
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -317,7 +320,7 @@ def open_activity(path: str, directory: int) -> Shared | None:
 def read_report(path: str, directory: int) -> str:
     """Read a report of usernsctl-init or usernsctl-detach about a sandbox's end.
 
-    Return ``""`` if there is no report.
+    The result is ``""`` if there is no report.
 
     :param directory: a descriptor of the directory to which a relative `path` refers.
     """
@@ -331,27 +334,28 @@ def read_report(path: str, directory: int) -> str:
 
 
 def open_reports(entry: Entry[DetachedRecord]) -> Shared:
-    """Open the files "status" and "end", which the keeper (csrc/programs/detach/main.c) will write.
+    """Open the files "status" and "end", which the keeper (csrc/programs/detach/main.c) writes.
 
-    Creates them first if they are missing. Once the sandbox has ended, another process may remove
-    the files; their contents can be read through the descriptors nevertheless.
+    Missing files are created. When the sandbox has ended, another process may remove the files, but
+    they can still be read through the descriptors.
 
     :raises NamespaceError: a file can't be opened.
     """
     opener = functools.partial(os.open, dir_fd=entry.fd)
     with wrap_os_errors(entry.path):
-        # The keeper, too, creates them with this mode.
+        # Use the mode with which the keeper creates the files.
         names, flags = ("status", "end"), _READ | os.O_CREAT
         reports = Shared("the sandbox", map(opener, names, [flags] * 2, [0o600] * 2))
         with reports.use() as fds:
             for fd in fds:
-                # Set the mode explicitly, because the umask may take permissions from the keeper.
+                # Set the mode explicitly, because the umask may have removed permissions that the
+                # keeper needs.
                 os.fchmod(fd, 0o600)
         return reports
 
 
 def read_open_report(fd: int) -> str:
-    """Return the text of an open report, ``""`` if it was not written yet."""
+    """Return the text of an open report, or ``""`` if the keeper has not written it yet."""
     return os.pread(fd, _REPORT_BYTES, 0).decode("ascii", "replace")
 
 
@@ -365,8 +369,8 @@ def _read_end(id: str) -> SandboxEnd | None:
 def list_detached() -> list[DetachedRecord]:
     """Return the records of this user's detached sandboxes; remove entries of ended sandboxes.
 
-    Sandboxes are omitted if they are being started or killed, are in another PID namespace, or have
-    an invalid record.
+    The result lacks sandboxes that are being started or killed, that are in another PID namespace,
+    or whose record is invalid.
 
     :raises NamespaceError: the state directory can't be used.
     """
@@ -381,13 +385,14 @@ def describe_detached(
     ports: tuple[PublishedPort, ...],
     proxy: int | None,
 ) -> DetachedRecord:
-    """Return the record of a sandbox that was just started.
+    """Return the record of a sandbox that has just been started.
 
-    The processes in the record are the sandbox's main process, its other processes, and their
-    parent, the keeper (csrc/programs/detach/main.c). Only processes whose command line names the
-    bundle are recorded, so that they can be recognised later. The process runsc-fd-parking (since
-    release 20260831) is omitted, because its command line does not name the bundle. The process
-    exits when the sandbox ends.
+    The record lists the sandbox's main process, its other processes, and their parent, the keeper
+    (csrc/programs/detach/main.c).
+
+    It lists only processes whose command line names the bundle, by which they are recognised later.
+    The command line of runsc-fd-parking (since release 20260831) does not, so the record lacks this
+    process, which exits when the sandbox ends.
 
     :param pid: the pid of the sandbox's main process.
     :param starter: the pid of usernsctl-detach.
@@ -416,7 +421,7 @@ def _has_bundle(argv: list[str], id: str) -> bool:
 
 
 def await_ends(pidfds: Sequence[int]) -> bool:
-    """Wait up to _KEEPER_SECONDS for the processes of a sandbox; return whether all have exited."""
+    """Wait at most _KEEPER_SECONDS for the processes to exit; return whether all have exited."""
     deadline = deadline_after(_KEEPER_SECONDS)
     return all(wait_readable(pidfd, timeout=seconds_left(deadline)) for pidfd in pidfds)
 
@@ -424,8 +429,8 @@ def await_ends(pidfds: Sequence[int]) -> bool:
 def end_processes(id: str, main: int | None, others: list[int]) -> None:
     """Kill the processes of a sandbox, and wait until they have exited.
 
-    The keeper is killed only if it does not exit by itself in time, because before it exits, it
-    stops the network, which holds published ports.
+    The keeper is killed only if it does not exit within `_KEEPER_SECONDS`: before it exits, it
+    stops the network, which occupies the published ports.
 
     :param main: a pidfd of the process that runs the command; ``None`` if it has exited.
     :param others: pidfds of the other processes.
@@ -452,7 +457,7 @@ def end_processes(id: str, main: int | None, others: list[int]) -> None:
 
 
 def duplicate_id(sandbox: str) -> RunscError:
-    """Return the error for a new sandbox whose id is already used by another sandbox.
+    """Return the error for a new sandbox whose id another sandbox already has.
 
     :param sandbox: the kind and the id of the other sandbox, such as ``"detached sandbox 'a'"``.
     """

@@ -1,4 +1,4 @@
-"""The class Sandbox: a first command in gVisor, and further commands in the same sandbox."""
+"""The class :class:`Sandbox`, which starts a command in gVisor and more commands beside it."""
 
 from __future__ import annotations
 
@@ -91,74 +91,77 @@ class CreateOptions(StartOptions, HostOptions, total=False):
 
 
 class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
-    """A sandbox, which is a gVisor kernel with a first command and any number of further commands.
+    """A sandbox: a gVisor kernel that runs a first command and any number of other commands.
 
     A sandbox ends when its first command exits, when the sandbox is closed, or when the process
     that created it exits. On the host, it consists of two processes of runsc, and of PID 1 of their
-    PID namespace, a program of usernsctl that uses a few hundred KiB.
+    PID namespace, a program of usernsctl that uses a few hundred KiB of memory.
 
     A detached sandbox outlives the process that created it. On the host, it consists of the two
     processes of runsc, and of a process of usernsctl that writes the exit status into a file. Any
     process of the same user in the same PID namespace may :meth:`attach` to it.
 
     A Sandbox is a context manager, also an asynchronous one, that closes the sandbox on exit, even
-    if it is detached; after :meth:`release`, a detached sandbox keeps running.
+    a detached sandbox. Call :meth:`release` to keep a detached sandbox running.
 
     The start takes some tenths of a second, so call :meth:`create_async` in an event loop.
 
     :param args: the command and its arguments, or a string as a command without arguments. Optional
-        for a bundle, whose config.json has a command. ``None`` means that the sandbox has no first
-        command. PID 1 is then the agent, which starts the commands of :meth:`run` and
-        :meth:`popen`. The sandbox ends when it is closed or receives a signal (:meth:`terminate`).
-        `cwd`, `user` and `groups` are then the defaults of these commands and of the methods that
-        copy files, and relative paths refer to `cwd`. Objects of :meth:`attach` don't have these
+        for a bundle, whose config.json has a command. With ``None``, the sandbox has no first
+        command: PID 1 is the agent, which starts the commands of :meth:`run` and :meth:`popen`, and
+        the sandbox ends when it is closed or receives a signal (:meth:`terminate`). `cwd`, `user`
+        and `groups` are then defaults for these commands and for the methods that copy files, and
+        relative paths refer to `cwd`. An object that :meth:`attach` returns does not have these
         defaults.
     :param SandboxHost host: the host in which the sandbox is started; by default a new host with
         `host_options`.
     :param host_options: the arguments of :class:`SandboxHost`, if `host` is not given. With `host`,
-        only `memory`, `pids`, `cpus`, `disk`, `ttl`, `idle_timeout` and `limits` are allowed, and
-        replace the limits of the host. If the sandbox exceeds a limit, all its processes are
-        killed, and :meth:`wait` raises :class:`usernsctl.LimitError` with the cause
+        only the limits `memory`, `pids`, `cpus`, `disk`, `ttl` and `idle_timeout`, and `limits`,
+        are allowed; they replace those of the host. If the sandbox exceeds a limit, all its
+        processes are killed, and :meth:`wait` raises :class:`usernsctl.LimitError` whose cause is
         ``"memory-limit"``, ``"pids-limit"``, ``"timeout"`` (`ttl`) or ``"idle-timeout"``
-        (`idle_timeout`), which is also the `reason` in the results of the sandbox's commands.
+        (`idle_timeout`). The cause is also the `reason` in the results of the sandbox's commands.
     :param str id: the container id for runsc; by default a random id.
     :param env: environment variables to set in addition to PATH, LANG and TERM, or to the bundle's
         variables.
     :param cwd: the working directory of the command, an absolute path in the sandbox; by default
-        ``/``, or the directory in the bundle.
-    :param user: the user of the command in the sandbox, as a uid and a gid, or as text, ``"uid"``,
-        ``"uid:gid"``, ``"name"`` or ``"name:group"``, with names in the sandbox's own /etc/passwd
-        and /etc/group. A user that is given by name has the supplementary groups of /etc/group,
-        unless `user` names a group. The default is 0 and 0, or the user in the bundle.
+        ``/``, or the directory that the bundle sets.
+    :param user: the user of the command in the sandbox: a uid and a gid, or a text ``"uid"``,
+        ``"uid:gid"``, ``"name"`` or ``"name:group"``. Names are looked up in the sandbox's own
+        /etc/passwd and /etc/group. A user that is given by name has the supplementary groups of
+        /etc/group, unless `user` also names a group. The default is 0 and 0, or the user that the
+        bundle sets.
     :param groups: a list of gids, the supplementary groups of the command in the sandbox; by
         default none, or the groups of a user that is given by name.
     :param str hostname: the hostname in the sandbox; by default the hostname that `host` sets.
     :param stdin: the standard input of the command, as for :class:`subprocess.Popen`, but DEVNULL
         by default.
     :param stdout: the standard output, as for :class:`subprocess.Popen`. gVisor appends to a
-        regular file, because gVisor has a file offset of its own.
+        regular file, because it does not share the caller's file offset.
     :param stderr: the standard error, as for `stdout`.
-    :param bool terminal: whether the standard input, output and error of the command are a new
-        terminal; :attr:`terminal` is the caller's end of that terminal.
+    :param bool terminal: whether the command gets a new terminal as standard input, output and
+        error; :attr:`terminal` is the caller's end of the terminal.
     :param bool detach: whether the sandbox outlives this process. If so, ``None`` for a stream
-        means DEVNULL, because a reader of the caller's output would otherwise wait for the sandbox.
-        When this process exits, its ends of pipes are closed, so that the command reads end of
-        file, and its writes fail with EPIPE.
-    :param in_cgroup: the directory of a control group v2, as a path or a descriptor, in which all
-        processes of the sandbox are started, as for :class:`usernsctl.Popen`. ``memory.max`` of
-        that group limits the sandbox's memory, including gVisor's kernel and files.
+        means DEVNULL: a reader of the caller's output would otherwise wait until the sandbox ends.
+        When this process exits, the kernel closes its ends of the pipes. The command then reads end
+        of file, and its writes fail with EPIPE.
+    :param in_cgroup: the directory of a cgroup v2, as a path or a descriptor, in which all
+        processes of the sandbox are started, as for :class:`usernsctl.Popen`. ``memory.max`` of the
+        cgroup limits the sandbox's memory, including that of gVisor's kernel and of files in
+        memory.
     :param publish: ports of the host that are forwarded to ports of the sandbox, with the networks
         ``"none"`` and ``"private"``. Each is a text ``"[ADDR:]HOST:INSIDE[/udp]"`` as for
-        ``--publish``, in which the HOST 0 means any free port, or the number INSIDE, for any free
-        TCP port of 127.0.0.1. :attr:`ports` and :attr:`udp_ports` have the numbers.
+        ``--publish``, in which the HOST 0 means any free port, or INSIDE as a number, to which any
+        free TCP port of 127.0.0.1 is forwarded. :attr:`ports` and :attr:`udp_ports` contain the
+        ports that were chosen.
     :param float timeout: the time limit of the start, in seconds; ``None`` means no limit.
     :raises TypeError: an argument has the wrong type, or is unknown.
-    :raises ValueError: `host` and `host_options`, or `terminal` and streams, are both given, or
-        `args` is empty.
+    :raises ValueError: `host` is given together with `host_options`, or `terminal` with a stream;
+        or `args` is empty.
     :raises TimeoutExpired: the start took more than `timeout` seconds, and everything it created
         was removed.
-    :raises RunscError: runsc failed; cause ``"duplicate-id"`` if another sandbox of this host, or
-        another detached sandbox of this user, has the same id.
+    :raises RunscError: runsc failed. The cause is ``"duplicate-id"`` if another sandbox of the
+        host, or another detached sandbox of this user, has the same id.
     :raises CommandError: the command could not be started. The error is also a
         :class:`FileNotFoundError` if the command or `cwd` does not exist in the sandbox, a
         :class:`PermissionError` if the command may not be executed, and a
@@ -174,13 +177,14 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
     _terminal: FileIO | None = None
     _is_released = False
     _what = "a sandbox"
-    # True if the agent as PID 1 keeps running after the host has closed the agent's connection.
+    # True if an agent that is PID 1 keeps running after the host has closed the connection to it.
     _agent_outlives = False
     # True if PID 1 of the sandbox is the agent.
     _is_agent_first = False
-    # The ports of the argument `publish`, which are published when the sandbox is started.
+    # The ports in the argument `publish`, which _start() publishes.
     _published: tuple[PublishedPort, ...] = ()
-    # The limits of this sandbox that replace limits of its host, and the limits that result.
+    # The limits of this sandbox that replace those of its host, and the resulting limits with their
+    # mechanisms.
     _own_limits: Mapping[str, Any] | None = None
     _enforced: launch_limits.EnforcedLimits | None = None
     # True if the sandbox has no first command, so that `idle_timeout` applies.
@@ -248,7 +252,7 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
 
     @classmethod
     async def create_async(cls, args: Args | None = (), **options: Unpack[CreateOptions]) -> Self:
-        """Start a sandbox from asyncio, and return it once its first command runs.
+        """Start a sandbox without blocking the event loop; return it once its first command runs.
 
         If this call is cancelled, the sandbox is closed.
 
@@ -264,11 +268,13 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
     def _take_limits(
         self, argv: tuple[str, ...] | None, options: LimitOptions, *, has_host: bool = True
     ) -> None:
-        """Check the limits in `options`, and remove them unless a new host is created with them.
+        """Check the limits in `options`, and remove them from `options` if `has_host` is true.
 
         :param argv: the first command, or ``None``.
+        :param has_host: whether the host exists. If not, a new host is created with the limits.
         :raises TypeError: a limit has the wrong type.
-        :raises ValueError: a limit has a wrong value, or a first command excludes `idle_timeout`.
+        :raises ValueError: a limit has a wrong value, or `idle_timeout` is set for a sandbox with a
+            first command.
         """
         if argv is not None and options.get("idle_timeout") is not None:
             raise ValueError(
@@ -313,7 +319,8 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
                 else:
                     self._life = AttachedSandbox(host, files, how, timeout, enforced, ports)
             except TimeoutExpired as expired:
-                # Set the timeout of the complete start, of which only a part has raised.
+                # Set the time limit of the whole start. The exception has the time that was left
+                # for one step.
                 expired.timeout = timeout or 0
                 raise
             if console is not None:
@@ -349,7 +356,7 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
                 raise agent_error(self.id, "does not answer", AgentUnresponsive) from None
 
     def _end_by(self, end: records.SandboxEnd) -> None:
-        """Kill a sandbox that is not detached, because of a limit of its lease."""
+        """Kill a sandbox that is not detached, because its lease exceeded a limit."""
         life = self._get()
         assert isinstance(life, AttachedSandbox)
         life.end_by(end)
@@ -357,7 +364,7 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
     def _find_defaults(
         self, cwd: str | None, user: tuple[int, int] | NamedUser | None, groups: list[int] | None
     ) -> CommandDefaults:
-        """Return the default options of commands, with numbers in place of a user's names.
+        """Return the default options of commands, with ids in place of the user's names.
 
         :raises CommandError: a name does not exist in the sandbox (cause ``user-unknown``).
         """
@@ -370,7 +377,7 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
         )
 
     def _adopt(self, agent: Agent) -> None:
-        """Start further commands through the agent, which is PID 1."""
+        """Start the following commands through `agent`, which is PID 1 of the sandbox."""
         self._is_agent_first = True
         self._commands.adopt(agent)
 
@@ -403,14 +410,14 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
         """Return the detached sandbox with the given id.
 
         :attr:`stdin`, :attr:`stdout` and :attr:`stderr` of the result are ``None``, because only
-        the process that created the sandbox has these pipes.
+        the process that created the sandbox has the ends of the pipes.
 
         :param id: the container id.
         :raises TypeError: `id` is not a str.
         :raises ValueError: `id` is malformed.
         :raises RunscError: no detached sandbox of this user has this id (cause
-            ``"no-such-sandbox"``), or the sandbox has ended. The files of an ended sandbox are
-            removed, and its id can be reused.
+            ``"no-such-sandbox"``), or the sandbox has ended. The files of a sandbox that has ended
+            are removed, so its id can be reused.
         :raises NamespaceError: the state directory can't be used, or a system call failed.
         """
         life = DetachedSandbox.attach(checks.sandbox_id(id))
@@ -423,7 +430,7 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
     def list_detached() -> list[DetachedRecord]:
         """Return the records of all detached sandboxes of this user.
 
-        The files of ended sandboxes are removed.
+        The files of sandboxes that have ended are removed.
 
         :raises NamespaceError: the state directory can't be used.
         """
@@ -438,7 +445,7 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
     def limits(self) -> tuple[launch_limits.LimitPart, ...]:
         """The limits of the sandbox, each with the mechanism that enforces it.
 
-        Empty without limits, and for an object of :meth:`attach`.
+        The tuple is empty without limits, and for an object that :meth:`attach` returned.
         """
         self._get()
         return () if self._enforced is None else self._enforced.parts
@@ -447,7 +454,7 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
     def ports(self) -> dict[int, tuple[str, int]]:
         """The host's address and port for each published TCP port of the sandbox.
 
-        If a port of the sandbox is published several times, the first address and port.
+        For a port that is published several times, the first address and port are used.
         """
         published = self._get().ports
         return published_ports.addresses_of(published) if published else {}
@@ -465,7 +472,7 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
         return 0 if proxy is None else proxy.denied
 
     def refusals(self) -> tuple[refusals.Refusal, ...]:
-        """Return the distinct connections that the proxy has denied (at most 255), with counts."""
+        """Return the connections that the proxy has denied (at most 255), each with a count."""
         proxy = self._get().proxy
         return () if proxy is None else proxy.refusals()
 
@@ -473,10 +480,10 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
     def init(self) -> Popen[bytes]:
         """The child of this process that holds the sandbox, and exits when the sandbox ends.
 
-        SIGTERM to the process kills the whole sandbox. So does SIGKILL, unless parts of /proc are
-        covered, as in a container, since the process is then not PID 1 of a PID namespace.
+        SIGTERM to the process kills the whole sandbox. SIGKILL does so only if the process is PID 1
+        of a PID namespace. It is not if parts of /proc are covered, as in a container.
 
-        :raises ValueError: the sandbox is detached, and is not held by a child of this process.
+        :raises ValueError: the sandbox is detached, so no child of this process holds it.
         """
         life = self._get()
         if isinstance(life, DetachedSandbox):
@@ -503,7 +510,8 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
         """The caller's end of the command's terminal, an unbuffered binary file (pty(7)).
 
         :meth:`close` closes the file, and the command receives SIGHUP. A read fails with EIO once
-        no process in the sandbox has the other end open. ``None`` without ``terminal=True``.
+        no process in the sandbox has the other end open. The attribute is ``None`` without
+        ``terminal=True``.
         """
         self._get()
         return self._terminal
@@ -524,9 +532,9 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
         return self._get().status
 
     def poll(self) -> int | None:
-        """Return :attr:`returncode`, after checking whether the command has exited.
+        """Check whether the command has exited, and return :attr:`returncode`.
 
-        :raises RunscError: the command has exited with an unknown status, see :meth:`wait`.
+        :raises RunscError: the command has exited with an unknown status: see :meth:`wait`.
         """
         return self._get().poll()
 
@@ -535,8 +543,8 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
 
         :param timeout: the time limit, in seconds; ``None`` means no limit.
         :raises TimeoutExpired: the command did not exit in `timeout` seconds, and keeps running.
-        :raises RunscError: the sandbox is detached, and its keeper was killed (cause
-            ``"exit-status-unknown"``); or memory ran out, and the kernel killed a process of gVisor
+        :raises RunscError: one of three: the sandbox is detached, and its keeper was killed (cause
+            ``"exit-status-unknown"``); memory ran out, and the kernel killed a process of gVisor
             (``"out-of-memory"``); or the sandbox exceeded a limit (``"memory-limit"``,
             ``"pids-limit"``, ``"timeout"``). In the last two cases, the sandbox was killed, and
             :attr:`returncode` is -9.
@@ -553,8 +561,8 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
     def result(self, timeout: float | None = None) -> Result[Any]:
         """Wait for the command to exit, and return its exit status and the reason for its exit.
 
-        The result has no output (see :meth:`communicate`). If the sandbox was killed because of a
-        limit, the limit is the reason in the result, while :meth:`wait` raises an error.
+        The result contains no output (see :meth:`communicate`). If a limit ended the sandbox, this
+        method reports the limit as the result's reason, whereas :meth:`wait` raises an error.
 
         :param timeout: as for :meth:`wait`.
         :raises TimeoutExpired: as :meth:`wait` does.
@@ -563,7 +571,7 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
         return self._result(self._await_end(timeout))
 
     async def result_async(self) -> Result[Any]:
-        """Wait for the command to exit from asyncio: see :meth:`result`."""
+        """Wait for the command to exit, without blocking the event loop: see :meth:`result`."""
         return self._result(await self._get().wait_async())
 
     def _result(self, status: int) -> Result[Any]:
@@ -580,9 +588,9 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
         return result
 
     async def wait_async(self) -> int:
-        """Wait for the command to exit from asyncio, and return its exit status.
+        """Wait for the command to exit, without blocking the event loop; return its exit status.
 
-        See :meth:`wait`. A cancelled call has no effect on the command.
+        See :meth:`wait`. The cancellation of the call does not affect the command.
         """
         life = self._get()
         return _unless_limited(life, await life.wait_async())
@@ -590,16 +598,17 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
     def communicate(
         self, input: bytes | None = None, timeout: float | None = None
     ) -> tuple[Any, Any]:
-        """Write to standard input and read the output of the command until it exits.
+        """Write to the command's standard input, and read its output, until the command exits.
 
-        See :meth:`subprocess.Popen.communicate`. Afterwards, :attr:`returncode` is set if known.
+        See :meth:`subprocess.Popen.communicate`. After the call, :attr:`returncode` is set if the
+        exit status is known.
 
         :param bytes input: the data for standard input, if `stdin` is PIPE.
         :param float timeout: the time limit, in seconds; ``None`` means no limit.
         :returns: the standard output and the standard error, as bytes, or ``None`` for a stream
             that is not a pipe.
         :raises TimeoutExpired: the command did not exit within `timeout` seconds. The command keeps
-            running, and a further call returns all output.
+            running, and the next call returns all its output.
         """
         check_timeout(timeout)
         try:
@@ -673,8 +682,8 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
         :raises TimeoutExpired: the command took more than `timeout` seconds, its start included.
             The command was killed, with all processes that it had started.
         :raises CalledProcessError: `check` is true, and the exit status of the command is not 0.
-        :raises SandboxEndedError: the sandbox has ended before the start of the command, or, with
-            `check`, before the command exited.
+        :raises SandboxEndedError: the sandbox ended before the command was started, or, if `check`
+            is true, before it exited.
         :raises TypeError: an option has the wrong type, or is unknown.
         :raises ValueError: an option has a wrong value, or is not supported.
         :raises CommandError: as :meth:`popen` does.
@@ -707,7 +716,7 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
     ) -> Result[Any]: ...
 
     async def run_async(self, args: Args, **options: Any) -> Result[Any]:
-        """Run another command in the sandbox from asyncio, and wait for it: see :meth:`run`.
+        """Run another command in the sandbox, without blocking the event loop: see :meth:`run`.
 
         If this call is cancelled, the command and all processes that it started are killed.
         """
@@ -766,20 +775,21 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
     def popen(self, args: Args, **options: Any) -> SandboxPopen[Any]:
         """Start another command in the sandbox, and return once it runs.
 
-        The agent, a small program of usernsctl in the sandbox, starts the command. For the first
-        call, runsc starts the agent. A command needs no thread in this process, and no process
+        The agent, a small program of usernsctl in the sandbox, starts the command. The first call
+        starts the agent, by runsc. A command needs neither a thread in this process nor a process
         outside the sandbox. The agent and all commands that it started are killed when this object
         is closed or released, even if the sandbox is detached and keeps running.
 
         :param args: the command and its arguments, or a string as a command without arguments.
-        :param options: the options of :class:`subprocess.Popen`. The following options differ:
-            `stdin` is DEVNULL by default, and ``None`` is the caller's standard input; `env` has
-            variables to set in addition to those of the sandbox; `cwd` is a path in the sandbox,
-            ``/`` by default; `user` is a uid and a gid in the sandbox, 0 and 0 by default, or text
-            as for :class:`Sandbox`, whose names are looked up in the sandbox's current files;
-            `groups` is a list of gids; `rlimits` is as for :class:`SandboxHost`; `terminal` is true
-            for a new terminal behind the standard streams, or the size of that terminal in columns
-            and rows. Options about namespaces and `pass_fds` are not supported.
+        :param options: the options of :class:`subprocess.Popen`, of which these differ: `stdin` is
+            DEVNULL by default, and ``None`` for the caller's standard input. `env` contains
+            variables to set in addition to those of the sandbox. `cwd` is a path in the sandbox, by
+            default ``/``. `user` is a uid and a gid in the sandbox, by default 0 and 0, or a text
+            as for :class:`Sandbox`, whose names are looked up in the current /etc/passwd and
+            /etc/group. There are three more options: `groups` is a list of gids. `rlimits` is as
+            for :class:`SandboxHost`. `terminal` is true for a new terminal as the standard streams,
+            or the columns and rows of that terminal. `pass_fds` and the options for namespaces are
+            not supported.
         :raises TypeError: an option has the wrong type, or is unknown.
         :raises ValueError: an option has a wrong value, or is not supported.
         :raises CommandError: the command could not be started, or the sandbox has ended. The error
@@ -796,16 +806,17 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
         *args: StrOrBytesPath,
         **options: Unpack[options.SandboxStreamOptions],
     ) -> process.SandboxProcess:
-        """Start another command in the sandbox from asyncio.
+        """Start another command in the sandbox, without blocking the event loop.
 
         If this call is cancelled, the command and all processes that it started are killed.
 
         :param program: the command.
         :param args: the arguments of the command.
-        :param options: the options of :meth:`popen`, except those about text, and `limit`, the size
-            of the streams' buffers in bytes.
+        :param options: the options of :meth:`popen` without those for text, which are not
+            supported; and `limit`, the size of the streams' buffers in bytes.
         :raises TypeError: as :meth:`popen` does.
-        :raises ValueError: text was requested (the streams carry bytes), or as :meth:`popen` does.
+        :raises ValueError: an option for text is given, although the streams carry bytes; or as
+            :meth:`popen` does.
         :raises CommandError: as :meth:`popen` does.
         :raises RunscError: as :meth:`popen` does.
         """
@@ -814,14 +825,14 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
         )
 
     async def _with_defaults_async(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the result of :meth:`_with_defaults`, from asyncio."""
+        """Return what :meth:`_with_defaults` returns, without blocking the event loop."""
         options = self._defaults.complete(options)
         if not isinstance(options.get("user"), str):
             return options
         return await users.with_numbers_async(options, self.read_file_async)
 
     def _with_defaults(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Add defaults to the options of a command; replace the names of its user by numbers."""
+        """Add the defaults to the options of a command; replace the names of its user by ids."""
         options = self._defaults.complete(options)
         if not isinstance(options.get("user"), str):
             return options
@@ -830,10 +841,12 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
     def _end_others(self, seconds: float) -> None:
         """Kill all processes of the sandbox except the first command.
 
-        The agent kills its commands when it exits; the next command starts a new agent. If the
-        sandbox has no first command, the new agent creates new namespaces, so that IPC objects, and
-        root's changes of the loopback network, stay in the namespaces of the old agent. A process
-        that could kill the old agent may have survived, so runsc lists the remaining processes.
+        The agent kills its commands and exits; the next command starts a new agent. In a sandbox
+        without a first command, the new agent creates new namespaces, so that it does not share IPC
+        objects, and root's changes to the loopback network, with the old agent.
+
+        A process may have killed the old agent and survived, so runsc then lists the processes that
+        are left.
 
         :param seconds: the time limit, in seconds.
         :raises RunscError: a process has survived, or runsc failed.
@@ -860,7 +873,7 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
                 )
 
     def close(self) -> None:
-        """Kill the sandbox if it runs, and remove its files. Further calls do nothing.
+        """Kill the sandbox if it runs, and remove its files. Repeated calls do nothing.
 
         Any thread may call this method at any time. In a forked child of the process that created
         or attached to the sandbox, the method only closes descriptors.
@@ -868,9 +881,9 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
         self._finish(end=os.getpid() == self._creator)
 
     def release(self) -> None:
-        """Close all descriptors of a detached sandbox, including pipes. The sandbox keeps running.
+        """Close the descriptors and pipes of a detached sandbox. The sandbox keeps running.
 
-        Afterwards, :meth:`close` does nothing, and other methods raise :class:`ValueError`.
+        After this call, :meth:`close` does nothing, and other methods raise :class:`ValueError`.
 
         :raises ValueError: the sandbox is not detached.
         """
@@ -880,7 +893,7 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
         self._is_released = True
 
     def _finish(self, *, end: bool) -> None:
-        # Use an exit stack, which calls the later callbacks even if an earlier callback raises.
+        # Use an exit stack, because it calls all callbacks even if one raises an exception.
         with self._closing, contextlib.ExitStack() as rest:
             if self._is_released:
                 return
@@ -890,12 +903,12 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
             if self._own_host is not None:
                 rest.callback(self._own_host.close)
             if self._files is not None:
-                # The removal frees the sandbox's id, so it must run after the sandbox was killed.
+                # The removal of the files frees the sandbox's id, so it must come after the kill.
                 is_ours = os.getpid() == self._creator
                 rest.callback(self._files.remove if is_ours else self._files.release)
             rest.callback(self._commands.close)
-            # Kill the sandbox before the connection to the agent is closed, because an agent that
-            # is PID 1 would then exit with a status of its own.
+            # Kill the sandbox before the connection to the agent is closed: an agent that is PID 1
+            # would otherwise exit first, and its exit status would become that of the sandbox.
             if self._life is not None:
                 self._life.close() if end else self._life.release()
 
@@ -924,14 +937,14 @@ _KEYWORDS = frozenset((*keywords_of(Sandbox.__init__), *HostOptions.__annotation
 
 
 def _ending(status: int | None) -> str:
-    """Describe a return code in words, for __repr__()."""
+    """Describe the return code `status` in words, for __repr__()."""
     if status is None:
         return "no exit status"
     return f"exit status {status}" if status >= 0 else f"killed by signal {-status}"
 
 
 def _unless_limited(life: AttachedSandbox | DetachedSandbox, status: int) -> int:
-    """Return `status`, the exit status of a sandbox; raise if a limit was exceeded.
+    """Return `status`, the exit status of a sandbox, unless the sandbox exceeded a limit.
 
     :raises LimitError: the sandbox was killed because it exceeded a limit, or memory ran out.
     """
@@ -944,7 +957,7 @@ _LIMITS = ("memory", "pids", "cpus", "disk", "ttl", "idle_timeout", "limits")
 
 
 def take_limits(options: HostOptions | LimitOptions) -> Mapping[str, Any] | None:
-    """Remove the limits from `options`, and return them; ``None`` if `options` has no limits.
+    """Move the limits out of `options`, and return them; ``None`` if `options` sets no limits.
 
     :raises TypeError: a limit has the wrong type.
     :raises ValueError: a limit has a wrong value.
@@ -959,9 +972,9 @@ def take_limits(options: HostOptions | LimitOptions) -> Mapping[str, Any] | None
 def _host_of(
     options: HostOptions, host: HostBase | None, argv: Sequence[str] | None
 ) -> Callable[[], HostNamespace]:
-    """Return a function that returns `host`'s namespaces, or a new host with `options`.
+    """Return a function that returns the namespaces of `host`, or creates new ones with `options`.
 
-    :param argv: the command of the sandbox; empty for the command of the host's bundle.
+    :param argv: the command of the sandbox; empty for the command in the host's bundle.
     :raises TypeError: an option is unknown, or has the wrong type.
     :raises ValueError: an option has a wrong value, `options` and `host` are both given, or the
         command is missing.

@@ -1,4 +1,4 @@
-"""The methods of a sandbox that measure its resource usage."""
+"""The mixin class with a sandbox's methods that measure its resource usage."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class UsageMixin:
         raise NotImplementedError
 
     def usage(self) -> SandboxUsage:
-        """Return the memory, the processes and the processor time that the sandbox uses now.
+        """Return the memory, the processes and the CPU time that the sandbox uses now.
 
-        The call reads some files of /proc for each process of the sandbox, in about a millisecond,
-        and does not disturb the sandbox. The sandbox need not have limits. If a control group
-        enforces the memory limit, the kernel counts slightly more than this call, because it also
-        counts its own buffers and the files of `disk`.
+        The call reads a few files in /proc for each process of the sandbox, which takes about a
+        millisecond and does not disturb the sandbox. The sandbox need not have limits. If a cgroup
+        enforces the memory limit, the kernel counts slightly more than this call: it adds its own
+        buffers, and the files that count towards `disk`.
 
         :raises SandboxEndedError: the sandbox has ended.
         :raises NamespaceError: the processes of the sandbox can't be read.
@@ -43,14 +43,14 @@ class UsageMixin:
                 what = f"the processes of the sandbox {self.id}"
                 raise NamespaceError.from_os_error(error, what, step="sandbox") from error
             raise life.end_error() from None
-        # Discard the numbers if the sandbox has ended, since its pids may have been reused for
-        # other processes.
+        # Discard the numbers if the sandbox has ended: its pids may have been reused for other
+        # processes while they were read.
         if life.has_ended():
             raise life.end_error()
         return found
 
     async def usage_async(self) -> SandboxUsage:
-        """Return the resource usage of the sandbox, from asyncio: see :meth:`usage`.
+        """Return the resource usage of the sandbox from asyncio: see :meth:`usage`.
 
         :raises SandboxEndedError: the sandbox has ended.
         :raises NamespaceError: the processes of the sandbox can't be read.

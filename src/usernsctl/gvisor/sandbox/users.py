@@ -1,4 +1,4 @@
-"""Conversion of names of users and groups to ids, by the files in /etc of a running sandbox."""
+"""Functions that look up users and groups in /etc/passwd and /etc/group of a running sandbox."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from usernsctl.gvisor.launch import accounts
 
 
 def with_numbers(options: Mapping[str, Any], read: Callable[..., bytes]) -> dict[str, Any]:
-    """Return the options of a command, with numbers in place of its user's names.
+    """Return the options of a command, with ids in place of the names of its user and group.
 
-    :param read: the method that reads a file in the sandbox. A process in the sandbox may change
+    :param read: the method that reads a file in the sandbox. Processes in the sandbox may change
         the file at any time.
     :raises CommandError: a name does not exist, or /etc/passwd or /etc/group can't be used (cause
         ``user-unknown``).
@@ -29,7 +29,7 @@ def with_numbers(options: Mapping[str, Any], read: Callable[..., bytes]) -> dict
 async def with_numbers_async(
     options: Mapping[str, Any], read: Callable[..., Awaitable[bytes]]
 ) -> dict[str, Any]:
-    """Return the result of :func:`with_numbers`, for a `read` that is a coroutine function."""
+    """Return what :func:`with_numbers` returns, but call `read`, a coroutine function."""
     user = user_of(options["user"])
     if not isinstance(user, NamedUser):
         return {**options, "user": user}
@@ -64,9 +64,9 @@ def _content(path: str, read: Callable[[], bytes]) -> bytes | None:
 
 
 def _completed(options: Mapping[str, Any], account: accounts.Account) -> dict[str, Any]:
-    """Return the options with the ids, the groups and the home directory of a user.
+    """Return `options` with the ids, the groups and the home directory of `account`.
 
-    `groups` and HOME in the given options take precedence.
+    `groups` and HOME in `options` take precedence.
     """
     completed = {**options, "user": (account.uid, account.gid)}
     if options.get("groups") is None:
