@@ -1,1 +1,1 @@
-"""Templates: checkpoints of commands that are ready, from which sandboxes are started."""
+"""Templates: checkpoints of ready commands, from which sandboxes are started."""

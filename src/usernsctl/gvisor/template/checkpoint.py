@@ -1,4 +1,4 @@
-"""Checkpoints of commands: start a command, wait until it is ready, and save it."""
+"""Functions that start a command, wait until it is ready, and save a checkpoint of it."""
 
 from __future__ import annotations
 
@@ -54,29 +54,29 @@ from usernsctl.gvisor.template import record
 from usernsctl.gvisor.template.image import Image, not_ready, unsavable
 from usernsctl.gvisor.template.record import TemplateRecord
 
-# The interval of checks whether a command is ready, in seconds.
+# The interval at which to check whether a command is ready, in seconds.
 _NEWS_SECONDS = 0.02
 
-# The number of bytes that are buffered of each output stream, to search a line, and to quote the
-# last line in an error.
+# The number of bytes to keep of each output stream. They are searched for a line, and their last
+# line is quoted in errors.
 _TAIL_BYTES = 1 << 16
 
-# Matches a listening socket in /proc/net/tcp (proc(5)); the group is the local port.
+# A pattern for a listening socket in /proc/net/tcp (proc_pid_net(5)); the group is the local port.
 _LISTENING = re.compile(rb"^ *\d+: [0-9A-F]+:([0-9A-F]{4}) [0-9A-F]+:[0-9A-F]{4} 0A ", re.MULTILINE)
 
-# The maximum size of the files /proc/net/tcp and tcp6 together, in bytes.
+# The maximum total size of /proc/net/tcp and /proc/net/tcp6, in bytes.
 _CONTENT_MAX = 16 << 20
 
-#: The type of a condition that tells when a command is ready.
+#: The types of the argument `ready`, the condition that a ready command fulfils.
 AnyReady: TypeAlias = str | Callable[[Sandbox], object]
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The condition that tells when a command is ready.
+    """The condition that a command fulfils once it is ready.
 
     :ivar kind: ``"line"``, ``"file"``, ``"port"`` or ``"call"``.
-    :ivar what: the line, the path, the port or the function to call.
+    :ivar what: the line, the path, the port, or the function to call, depending on `kind`.
     """
 
     kind: str
@@ -113,7 +113,7 @@ class Ready:
         :param deadline: the deadline, as a :func:`time.monotonic` time, or ``None``.
         :raises RunscError: the command has exited.
         :raises TimeoutExpired: the command was not ready before the deadline.
-        :raises BaseException: the exception of the function to call.
+        :raises BaseException: the function to call raised this exception.
         """
         if self.kind == "call":
             self.what(box)
@@ -149,11 +149,11 @@ class Ready:
 
 
 def _has_file(box: Sandbox, path: str, deadline: float | None) -> bool:
-    """Return whether a path exists in the sandbox; run no program of the root filesystem."""
+    """Return whether `path` exists in the sandbox; run no program of the root filesystem."""
     try:
-        # The path of the command has a slash after a regular file, so the exec always fails
-        # (ENOTDIR). Before that, the agent changes to the directory `cwd`. If this fails, the error
-        # names `path`.
+        # Before execve(2), the agent changes to the directory `cwd`. If that fails, the error names
+        # `path`, which is missing or not a directory. If it succeeds, execve(2) fails with ENOTDIR,
+        # because a slash follows the name of a regular file.
         box.run([f"{AGENT_INSIDE}/"], cwd=path, timeout=seconds_left(deadline))
     except (CommandNotFoundError, CommandNotADirectoryError) as error:
         return error.filename != path or isinstance(error, CommandNotADirectoryError)
@@ -178,9 +178,9 @@ def _listens(box: TemplateSandbox, port: int, deadline: float | None) -> bool:
 
 
 def _read(cat: SandboxPopen[bytes], deadline: float | None) -> bytes:
-    """Read the output of cat(1), which prints a file of the sandbox, and return it.
+    """Return the output of `cat`, which prints files in the sandbox.
 
-    The size of the output and the time are limited, because the sandbox's cat(1) may be a hostile
+    The size of the output and the time are limited, because cat(1) in the sandbox may be a hostile
     program.
     """
     assert cat.stdout is not None
@@ -201,7 +201,7 @@ def _read(cat: SandboxPopen[bytes], deadline: float | None) -> bytes:
 class OutputReader:
     """A thread that reads the output of a command, so that the command never blocks in write(2).
 
-    :ivar news: an event that is set and immediately cleared whenever new output was read.
+    :ivar news: an event that is set, and cleared at once, whenever output has been read.
     """
 
     def __init__(self, box: Sandbox) -> None:
@@ -230,11 +230,11 @@ class OutputReader:
                     self.news.clear()
 
     def has_line(self, line: bytes) -> bool:
-        """Return whether the command has written a line to standard output."""
+        """Return whether the command has written `line` to standard output."""
         return b"\n" + line + b"\n" in self._tails["stdout"].replace(b"\r\n", b"\n")
 
     def last_line(self) -> str:
-        """Return the last line of standard error, or, if that is empty, of standard output."""
+        """Return the last line of standard error, or, if there is none, of standard output."""
         self._thread.join(_NEWS_SECONDS * 50)
         for name in ("stderr", "stdout"):
             if text := self._tails[name].decode(errors="replace").strip():
@@ -248,11 +248,11 @@ class OutputReader:
         os.close(self._stop)
 
 
-# The time limit for the exit of the agent and its commands, in seconds.
+# The time limit for the agent and its commands to exit, in seconds.
 _GONE_SECONDS = 3
 _STATE_SECONDS = 0.01
 
-# The agent's name in the output of ``runsc ps``, cut to the 15 bytes of PR_SET_NAME(2const).
+# The agent's name in the output of ``runsc ps``, which has at most 15 bytes (PR_SET_NAME(2const)).
 _AGENT = os.path.basename(AGENT_INSIDE)[:15]
 
 
@@ -272,7 +272,7 @@ class Source:
 
 
 class TemplateSandbox(Sandbox):
-    """A sandbox of which a checkpoint is made, or which was restored from a checkpoint."""
+    """A sandbox that will be saved in a checkpoint, or that was restored from a checkpoint."""
 
     def __init__(
         self,
@@ -291,14 +291,14 @@ class TemplateSandbox(Sandbox):
     ) -> None:
         """Start the sandbox, and return once it runs.
 
-        The remaining arguments are those of :class:`usernsctl.Sandbox`.
+        The arguments that are not listed here are those of :class:`usernsctl.Sandbox`.
 
-        :param limits: the limits of the sandbox that replace those of its host.
-        :param is_agent_first: whether the command of the checkpoint is the agent.
-        :param connect: a function that is called with this object and the caller's end of a
-            connection once the sandbox runs. The other end is the standard input of the sandbox, in
+        :param limits: the limits of this sandbox, which replace those of its host.
+        :param is_agent_first: whether the checkpoint is one of the agent as PID 1.
+        :param connect: a function that is called once the sandbox runs, with this object and the
+            caller's end of a connection. The other end becomes the standard input of PID 1, in
             place of `stdin`.
-        :raises UsernsError: the sandbox could not be started; the sandbox's files are removed.
+        :raises UsernsError: the sandbox could not be started. Its files have been removed.
         """
         wanted = chosen_id(id)
         checks.check_streams(stdin, stdout, stderr)
@@ -334,7 +334,7 @@ class TemplateSandbox(Sandbox):
         return self._get()
 
     def adopt(self, agent: Agent) -> None:
-        """Start further commands through an agent that is PID 1 of the sandbox."""
+        """Start the following commands through `agent`, which is PID 1 of the sandbox."""
         self._adopt(agent)
 
     def start_program(self, args: Sequence[str], deadline: float | None) -> SandboxPopen[bytes]:
@@ -355,11 +355,11 @@ class TemplateSandbox(Sandbox):
     def end_agent(self, deadline: float) -> None:
         """Stop an agent that is not PID 1, and all processes that it started.
 
-        runsc can't save a sandbox in which a process has a host file open, as these processes do.
+        These processes have host files open, and runsc can't save a sandbox with such a process.
 
         :param deadline: the deadline, as a :func:`time.monotonic` time.
-        :raises TimeoutExpired: the agent has not exited before the deadline.
-        :raises RunscError: the agent does not exit, or runsc does not answer.
+        :raises TimeoutExpired: the agent did not exit before the deadline.
+        :raises RunscError: the agent did not exit within `_GONE_SECONDS`, or runsc did not answer.
         """
         self._commands.close()
         end = time.monotonic() + _GONE_SECONDS
@@ -375,37 +375,37 @@ class TemplateSandbox(Sandbox):
         """Return the names of the processes in the sandbox, except PID 1."""
         argv = ("ps", "--format=table", self.id)
         table = query(self.life, self.id, *argv, seconds=seconds_left(deadline)) or ""
-        # Take the name from the last column (CMD): the columns before it differ between releases of
-        # runsc.
+        # Take the name from the last column (CMD), because the other columns differ between
+        # releases of runsc.
         head, *lines = [line.split() for line in table.splitlines()] or [["PID"]]
         number = head.index("PID")
         return [line[-1] for line in lines if len(line) > number and line[number] != "1"]
 
 
-# A part of runsc's error message which means that a process in the sandbox has a host file open.
+# The part of runsc's error message that means that a process in the sandbox has a host file open.
 _FILES_OPEN = "is not savable"
 
-# The time limit of retries while runsc prints the message _FILES_OPEN, in seconds.
+# The time limit for retries while runsc fails with the message _FILES_OPEN, in seconds.
 _SAVED_GONE_SECONDS = 3
 _RETRY_SECONDS = 0.05
 
-# A part of the error message of releases before 20260817, which can't save a sandbox that uses the
-# network of its namespace.
+# A part of the error message of runsc releases before 20260817, which can't save a sandbox that
+# uses the network of its namespace.
 _HOST_NETWORK = "not supported when using hostinet"
 
-#: The default time limit until a command is ready, in seconds.
+#: The default time limit for a command to become ready, in seconds.
 READY_SECONDS = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """A command that is started and of which a checkpoint is saved.
+    """A command to start and to save in a checkpoint.
 
     :ivar kind: one of :data:`usernsctl.gvisor.template.record.KINDS`.
     :ivar stdin: the standard input of the command; ``None`` for a pipe.
-    :ivar wait: a function that waits until the command is ready, given the sandbox, its output and
-        a deadline. It returns paths in the sandbox of further files that must not change until a
-        restore.
+    :ivar wait: a function that waits until the command is ready. Its arguments are the sandbox, the
+        reader of its output, and a deadline. It returns paths in the sandbox of additional files
+        that must be unchanged at a restore.
     """
 
     kind: str
@@ -419,7 +419,7 @@ class Wanted:
 
 
 def for_command(ready: Ready) -> Callable[[TemplateSandbox, OutputReader, float], list[str]]:
-    """Return a function that waits until a command is ready."""
+    """Return a function for :attr:`Wanted.wait` that waits until a command is ready."""
 
     def wait(box: TemplateSandbox, output: OutputReader, deadline: float) -> list[str]:
         ready.wait(box, output, deadline)
@@ -431,10 +431,10 @@ def for_command(ready: Ready) -> Callable[[TemplateSandbox, OutputReader, float]
 def for_agent(
     ours: Connection, ready: Ready | None
 ) -> Callable[[TemplateSandbox, OutputReader, float], list[str]]:
-    """Return a function that waits until an agent that is PID 1 is ready.
+    """Return a function for :attr:`Wanted.wait` that waits until an agent that is PID 1 is ready.
 
     :param ours: the caller's end of the connection to the agent.
-    :param ready: a further condition, or ``None``.
+    :param ready: an additional condition, or ``None``.
     """
 
     def wait(box: TemplateSandbox, output: OutputReader, deadline: float) -> list[str]:
@@ -468,7 +468,7 @@ def create(host: HostBase, wanted: Wanted) -> tuple[TemplateRecord, Image]:
     try:
         config = _config(prepared, wanted)
         source = Source(host=prepared, args=wanted.args, config=config)
-        # Use pipes for standard output and error, because all releases of runsc can restore them.
+        # Use pipes for standard output and error, because all releases of runsc can restore pipes.
         stdin = PIPE if wanted.stdin is None else wanted.stdin.fileno()
         with TemplateSandbox(source, timeout=seconds, stdin=stdin, stdout=PIPE, stderr=PIPE) as box:
             if wanted.stdin is not None:
@@ -495,20 +495,20 @@ def create(host: HostBase, wanted: Wanted) -> tuple[TemplateRecord, Image]:
 def _config(prepared: HostNamespace, wanted: Wanted) -> dict[str, Any]:
     args = None if wanted.kind == "agent" else wanted.args
     cwd = checks.directory_inside(wanted.cwd)
-    # An agent that is PID 1 must outlive its connection, because it receives a new connection after
-    # a restore.
+    # An agent that is PID 1 must outlive its connection: it gets a new one at a restore.
     given = prepared.config_for(args, env=wanted.env, cwd=cwd, user=wanted.user, outlives=True)
     found: dict[str, Any] = json.loads(given)
     return found
 
 
 def _checkpoint(box: TemplateSandbox, image: Image, deadline: float) -> None:
-    """Save a sandbox with ``runsc checkpoint``; retry while a process inside has a host file open.
+    """Save a sandbox with ``runsc checkpoint``; retry while a process in it has a host file open.
 
-    gVisor closes the files of a command slightly later than the agent reports the command's exit.
+    Retries are necessary because gVisor closes a command's files slightly after the agent has
+    reported the command's exit.
 
     :param deadline: the deadline, as a :func:`time.monotonic` time.
-    :raises TimeoutExpired: runsc has not exited before the deadline.
+    :raises TimeoutExpired: runsc did not exit before the deadline.
     :raises RunscError: the sandbox can't be saved, or has ended.
     """
     end = time.monotonic() + _SAVED_GONE_SECONDS
@@ -526,29 +526,29 @@ def _checkpoint_once(box: TemplateSandbox, image: Image, deadline: float) -> tup
     """Run ``runsc checkpoint`` once; return runsc's exit status and error message."""
     with memory_file("errors") as errors:
         log = [f"--log=/proc/self/fd/{errors.fileno()}", "--log-format=json"]
-        # Do not compress the image, since a compressed image takes longer to read. Let the sandbox
-        # run (--leave-running), since the end of the sandbox kills all processes of the sandbox's
-        # PID namespace, including this runsc.
+        # Do not compress the image, because a compressed image takes longer to read. Keep the
+        # sandbox running (--leave-running): its end would kill all processes in its PID namespace,
+        # including this runsc.
         options = [f"--image-path={image.inside}", "--compression=none", "--leave-running"]
         argv = ["checkpoint", *options, box.id]
         life = box.life
         with life.runsc(*log, *argv) as (command, needed), raise_if_ended(life, box.id):
             fds = [*needed["pass_fds"], errors.fileno()]
             needed = {**needed, "pass_fds": fds, "timeout": seconds_left(deadline)}
-            # With the caller's umask, runsc might be unable to read the checkpoint.
+            # Set the umask, because runsc could otherwise be unable to read the checkpoint.
             needed["umask"] = PRIVATE_UMASK
             done = run_command(command, **needed, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL)
         return done.returncode, logs.own_failure(errors.fileno())
 
 
 def _unsaved(message: str | None, status: int) -> RunscError:
-    """Return the error for a sandbox that was not saved, with runsc's message."""
+    """Return the error for a sandbox that runsc could not save, with runsc's message."""
     if message is None:
         return unsavable(f"runsc could not save the sandbox, and ended with status {status}")
     remedy = None
     if _HOST_NETWORK in message:
         remedy = "use network='none' (--network none), or runsc 20260817 or later"
-    # Quote only the first line of the message, which the stack traces of runsc's goroutines follow.
+    # Quote only the first line of the message: the stack traces of runsc's goroutines follow it.
     said = logs.quote_runsc(message.partition("\n")[0])
     return unsavable(f"runsc could not save the sandbox: {said}", remedy)
 

@@ -1,7 +1,7 @@
 """Checkpoint images: the files that ``runsc checkpoint`` writes, in a SandboxHost's tmpfs.
 
-Only processes in the host's mount namespace can open the files, which disappear with the host.
-Saving a template copies the files to a directory.
+Only processes in the host's mount namespace can open the files, and the kernel removes them when
+the host has ended. :meth:`Image.save` copies them to a directory.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ def unsavable(why: str, remedy: str | None = None) -> RunscError:
 
 
 def outdated(what: str, remedy: str | None) -> RunscError:
-    """Return the error for a template that can't be started any more because of a change.
+    """Return the error for a template from which nothing can be started any more, due to a change.
 
-    :param what: the change since the template was created, for the message.
-    :param remedy: the command that recreates the template.
+    :param what: what has changed since the template was created, for the message.
+    :param remedy: the shell command that recreates the template, or ``None``.
     """
     return RunscError(
         f"the template is outdated: {what}",
@@ -51,8 +51,8 @@ def outdated(what: str, remedy: str | None) -> RunscError:
 def other_host(options: Sequence[str], remedy: str | None) -> RunscError:
     """Return the error for a template that was created in a SandboxHost with other options.
 
-    :param options: the options that differ, as text.
-    :param remedy: the command that recreates the template.
+    :param options: descriptions of the options that differ.
+    :param remedy: the shell command that recreates the template, or ``None``.
     """
     return RunscError(
         f"the template was created with other options: {'; '.join(options)}",
@@ -64,9 +64,9 @@ def other_host(options: Sequence[str], remedy: str | None) -> RunscError:
 
 
 def wrong_kind(path: str, kind: str) -> RunscError:
-    """Return the error for a saved template that is loaded as a template of another kind.
+    """Return the error for a saved template that was loaded by the wrong class.
 
-    :param kind: the kind of the template.
+    :param kind: the kind of the saved template.
     """
     name = "PythonTemplate" if kind == "python" else "Template"
     return RunscError(
@@ -78,7 +78,7 @@ def wrong_kind(path: str, kind: str) -> RunscError:
 
 
 def damaged(path: str, why: str) -> RunscError:
-    """Return the error for a saved template that is incomplete or was changed.
+    """Return the error for a saved template that is incomplete or was modified.
 
     :param path: the directory of the template.
     """
@@ -103,23 +103,23 @@ def untrusted(path: str, why: str) -> RunscError:
     )
 
 
-# The directory for images, in the parent of the sandboxes' directories. Its name can't be the id of
-# a sandbox, since an id can't begin with a dot.
+# The directory for images, beside the sandboxes' directories. Its name can't be the id of a
+# sandbox, because an id can't begin with a dot.
 _DIRECTORY = ".images"
 
-# The maximum number of files of an image. runsc writes three files; a later release may write more.
+# The maximum number of files in an image. runsc writes three; a later release may write more.
 _FILES_MAX = 16
 
 _CHUNK = 1 << 20
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
-#: A map from the names of an image's files to the size and the SHA-256 digest of each file.
+#: A mapping from the names of an image's files to their sizes and SHA-256 digests.
 Sums = Mapping[str, tuple[int, str]]
 
 
 class Image:
-    """A directory of checkpoint files, in the tmpfs of a SandboxHost.
+    """A checkpoint image: a directory of files in the tmpfs of a SandboxHost.
 
     :ivar inside: the path of the directory in the mount namespace of the host.
     """
@@ -131,7 +131,7 @@ class Image:
         :raises NamespaceError: the directory can't be created.
         """
         name = os.urandom(8).hex()
-        # Use a new descriptor, so that the host may be closed while the image is used.
+        # Open another descriptor, so that the SandboxHost may be closed while the image is used.
         self._top = host.open_directory()
         self.inside: str = f"{self._top.path}/{_DIRECTORY}/{name}"
         self._name = f"{_DIRECTORY}/{name}"
@@ -149,13 +149,14 @@ class Image:
                 raise
 
     def save(self, directory: int) -> dict[str, tuple[int, str]]:
-        """Copy the image's files into a directory, and return the size and digest of each file.
+        """Copy the image's files to a directory; return the size and the digest of each file.
 
         :param directory: a descriptor of the directory.
         :raises OSError: a file can't be read or written.
         """
-        # Open the directory again, because threads that list a directory through the same open file
-        # description share its offset, so that each thread would see only some of the names.
+        # Open the directory again to get a new open file description. Threads that list the
+        # directory through the same description would share its offset, and each would see only
+        # some of the names.
         own = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._file.fd)
         try:
             return {name: _copy(name, own, directory) for name in sorted(os.listdir(own))}
@@ -163,7 +164,7 @@ class Image:
             os.close(own)
 
     def load(self, directory: int, path: str, sums: Sums) -> None:
-        """Copy the files of a saved image from a directory, and check that they are unchanged.
+        """Copy the files of a saved image from a directory; check that they are unchanged.
 
         :param path: the path of `directory`, for messages.
         :raises RunscError: a file was changed, or other users could have modified it.
@@ -184,8 +185,8 @@ class Image:
     def close(self) -> None:
         """Remove the image's directory. Sandboxes that were started from the image keep running."""
         self._file.close()
-        # Move the descriptor first, so that another thread in this method does not close it while
-        # it is used.
+        # Take the descriptor out of self._top first, so that another thread in this method can't
+        # close it while it is used.
         with OpenFile(self._top.descriptor.move(), self._top.path) as top:
             if top.fd >= 0:
                 with contextlib.suppress(FileNotFoundError):
@@ -198,9 +199,9 @@ class Image:
 
 
 def sums_from_json(given: Mapping[str, object]) -> Sums:
-    """Convert the JSON form of the result of :meth:`Image.save` back to that result.
+    """Parse the JSON form of the value that :meth:`Image.save` returned.
 
-    :raises ValueError: the list is malformed.
+    :raises ValueError: the JSON is malformed.
     """
     found: dict[str, tuple[int, str]] = {}
     for name, one in given.items():
@@ -229,7 +230,7 @@ def _check_file(name: str, directory: int, path: str, size: int) -> None:
 
 
 def _copy(name: str, source: int, target: int) -> tuple[int, str]:
-    """Copy a file from one directory to another, and return its size and its digest."""
+    """Copy a file from one directory to another; return its size and its SHA-256 digest."""
     import hashlib
 
     digest, size = hashlib.sha256(), 0

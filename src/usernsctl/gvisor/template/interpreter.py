@@ -1,11 +1,12 @@
-"""The program of a Python template, which imports modules and waits for a program to run.
+"""The program that a Python template runs: it imports modules, and waits for a program to start.
 
-The interpreter receives the source of this module and of bigframe as the argument of ``-c``. This
-module imports nothing of usernsctl, since the interpreter may have another version of Python.
-Descriptor 0 is a socket to the host. The interpreter sends a JSON message when all modules are
-loaded or an error has occurred. After a restore, the host sends the descriptors of the standard
-streams of the user's program, and of a file with the program's arguments, environment and working
-directory in JSON.
+The interpreter receives the source of this module and of bigframe as the argument of ``-c``. It
+imports no other module of usernsctl, since the interpreter may be another version of Python.
+
+Descriptor 0 is a socket to the host. The interpreter sends a JSON message when it has imported all
+modules, or when an error has occurred. After a restore, the host sends four descriptors: the
+standard streams of the user's program, and a file that contains the program's arguments,
+environment and working directory in JSON.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from types import ModuleType, TracebackType
     from typing import Any, NoReturn
 
-# The number of descriptors in the host's message, and the size of the buffer for the message, in
-# bytes.
+# The number of descriptors in the message from the host, and the size of the buffer for the
+# message, in bytes.
 _FDS = 4
 _MESSAGE_BYTES = 16
 
@@ -33,7 +34,7 @@ _SOCKET = 0
 
 
 def serve(bigframe_text: str, preload: Iterable[str], code: str | None) -> ModuleType:
-    """Import modules, wait for a restore, and fork; return bigframe's module in the child."""
+    """Import modules, wait for a restore, and fork; return the module bigframe in the child."""
     import gc
     import json
     import socket
@@ -41,8 +42,8 @@ def serve(bigframe_text: str, preload: Iterable[str], code: str | None) -> Modul
     control = socket.socket(fileno=os.dup(_SOCKET))
     bigframe = _module("usernsctl_bigframe", bigframe_text)
     hello = _load(preload, code)
-    # Freeze all objects, so that later collections skip them. A collection would write to their
-    # pages, which would then be copied after a fork.
+    # Freeze all objects, so that the garbage collector skips them. It would write to their pages,
+    # and each page would be copied after a fork.
     gc.collect()
     gc.freeze()
     if "error" not in hello:
@@ -61,7 +62,7 @@ def serve(bigframe_text: str, preload: Iterable[str], code: str | None) -> Modul
 
 
 def _forget_our_text() -> None:
-    """Clear the cache of source lines, since the user's program may also be called ``<string>``."""
+    """Clear the cached lines of ``<string>``, as which the user's program may also be compiled."""
     import linecache
 
     linecache.clearcache()
@@ -69,7 +70,7 @@ def _forget_our_text() -> None:
 
 
 def _expect_preloaded() -> None:
-    """Suppress the warning of ``python -m`` about a module that is already imported."""
+    """Suppress the warning of ``python -m`` that a module has already been imported."""
     import warnings
 
     message = ".* found in sys.modules after import of package"
@@ -83,7 +84,7 @@ def _module(name: str, text: str) -> ModuleType:
 
 
 def _load(preload: Iterable[str], code: str | None) -> dict[str, Any]:
-    """Import modules and run code; return {}, or a dictionary with the text of the error."""
+    """Import modules and run code; return {}, or a dictionary with the last line of an error."""
     import importlib
     import traceback
 
@@ -103,15 +104,14 @@ def _load(preload: Iterable[str], code: str | None) -> dict[str, Any]:
         child = os.fork()
     if child == 0:
         os._exit(0)
-    # There may be no child to wait for, since the kernel reaps it if the code ignores SIGCHLD
-    # (wait(2)).
+    # If the code ignores SIGCHLD, the kernel has reaped the child (wait(2)).
     with contextlib.suppress(ChildProcessError):
         os.waitpid(child, 0)
     return {}
 
 
 def _threads() -> list[str]:
-    """Return the names of all threads but the current thread."""
+    """Return the names of all threads except the current thread."""
     import threading
 
     known: dict[int | None, str] = {one.native_id: one.name for one in threading.enumerate()}
@@ -120,7 +120,7 @@ def _threads() -> list[str]:
 
 
 def _sockets(ours: set[int]) -> list[str]:
-    """Return a description of each open socket except the descriptors `ours`."""
+    """Return descriptions of all open sockets except the descriptors in `ours`."""
     import socket
 
     found = []
@@ -137,7 +137,7 @@ def _sockets(ours: set[int]) -> list[str]:
 
 
 def _files() -> list[str]:
-    """Return the paths of the mapped files, and the directories from which modules are imported."""
+    """Return the paths of mapped files, and of directories from which modules are imported."""
     mapped = set()
     with open("/proc/self/maps", errors="surrogateescape") as file:
         for line in file:
@@ -155,7 +155,7 @@ def _receive(control: socket) -> list[int]:
     room = socket.CMSG_LEN(_FDS * fds.itemsize)
     data, parts, _, _ = control.recvmsg(_MESSAGE_BYTES, room)
     if not data:
-        # The host has closed the connection, and starts no program.
+        # The host has closed the connection without starting a program.
         os._exit(0)
     for level, kind, content in parts:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
@@ -166,7 +166,7 @@ def _receive(control: socket) -> list[int]:
 def _start(control: socket, wanted: dict[str, Any], fds: list[int]) -> None:
     """Fork a child for the user's program, and return in the child.
 
-    The parent waits for the child, and exits with its status.
+    The parent waits for the child, and exits with its exit status.
     """
     import json
 
@@ -182,8 +182,7 @@ def _start(control: socket, wanted: dict[str, Any], fds: list[int]) -> None:
         os.close(fd)
     import signal
 
-    # Reset SIGCHLD, because the exit status of the program would be lost while it is ignored
-    # (wait(2)).
+    # Reset SIGCHLD: while it is ignored, the exit status of the program would be lost (wait(2)).
     is_ignored = signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN
     if is_ignored:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -191,8 +190,8 @@ def _start(control: socket, wanted: dict[str, Any], fds: list[int]) -> None:
     if child:
         _close_streams()
         every = _block_signals()
-        # Send this only after signals were blocked, since the host may send a signal as soon as it
-        # has received the message.
+        # Send the message after signals were blocked, since the host may send a signal as soon as
+        # it has received the message.
         control.send(b"{}")
         control.close()
         _wait(child, every)
@@ -211,7 +210,7 @@ def _close_streams() -> None:
 
 
 def _block_signals() -> set[Any]:
-    """Block all signals, and return the signals, which :func:`_wait` receives by sigwait(3)."""
+    """Block all signals, so that :func:`_wait` can receive them by sigwait(3); return them."""
     import signal
 
     every = set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}
@@ -220,10 +219,10 @@ def _block_signals() -> set[Any]:
 
 
 def _wait(child: int, every: set[Any]) -> NoReturn:
-    """Forward signals to the child until the child exits, and exit with its status.
+    """Forward signals to the child until the child exits; then exit with its exit status.
 
-    sigwait(3) receives the signals. If a signal arrived just before wait(2), Python would run a
-    signal handler only after the exit of the child.
+    The signals are received with sigwait(3), not by signal handlers: for a signal that arrived just
+    before wait(2), Python would run the handler only after the child's exit.
     """
     import signal
 
@@ -236,7 +235,7 @@ def _wait(child: int, every: set[Any]) -> NoReturn:
 
 
 def _end_with(child: int) -> None:
-    """Reap all exited children; if the user's program is among them, exit with its exit status."""
+    """Reap all children that have exited; exit with the status of the user's program if it has."""
     ended = -1
     while ended:
         ended, status = os.waitpid(-1, os.WNOHANG)
@@ -245,7 +244,7 @@ def _end_with(child: int) -> None:
 
 
 def _renew() -> None:
-    """Seed random generators again, since several processes are restored from the same state."""
+    """Seed random number generators again, since several processes are restored from one state."""
     modules = sys.modules
     if "random" in modules:
         modules["random"].seed()
@@ -256,14 +255,14 @@ def _renew() -> None:
     if "multiprocessing.process" in modules:
         modules["multiprocessing.process"].current_process().authkey = os.urandom(32)
     for stream, is_line in ((sys.stdout, os.isatty(1)), (sys.stderr, True)):
-        # The code of the template may have replaced the stream by an object without this method.
+        # The template's code may have replaced the stream by an object without this method.
         if hasattr(stream, "reconfigure"):
             through = bool(os.environ.get("PYTHONUNBUFFERED"))
             stream.reconfigure(line_buffering=is_line, write_through=through)
 
 
 def _arguments(args: list[str]) -> list[str]:
-    """Return the arguments for bigframe; replace the name of a console script by its path."""
+    """Return `args` for bigframe, with the path of a console script in place of its name."""
     first = args[0] if args else "-"
     if first[:1] != "-" and "/" not in first and not os.path.exists(first):
         script = os.path.join(os.path.dirname(sys.executable), first)
@@ -273,7 +272,7 @@ def _arguments(args: list[str]) -> list[str]:
 
 
 def without(traceback: TracebackType | None, *ours: object) -> TracebackType | None:
-    """Return a traceback without the first frames, which belong to this module."""
+    """Return `traceback` without its first frames, whose globals are among `ours`."""
     while traceback is not None and any(traceback.tb_frame.f_globals is one for one in ours):
         traceback = traceback.tb_next
     return traceback

@@ -1,4 +1,4 @@
-"""Templates of Python interpreters that have imported modules, to start Python programs."""
+"""Templates of Python interpreters that have imported modules, which then start Python programs."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ class PythonStartOptions(RestoreOptions, total=False):
     cwd: StrOrBytesPath | None
 
 
-# The default time limit of the start of a program from a template, in seconds.
+# The default time limit for the start of a program from a template, in seconds.
 _START_SECONDS = 60
 
-# The time limit for the exit of an interpreter that has closed its connection, in seconds.
+# The time limit for an interpreter to exit after it has closed its connection, in seconds.
 _END_SECONDS = 5
 
-# The maximum size of a message of an interpreter, in bytes.
+# The maximum size of a message from an interpreter, in bytes.
 _MESSAGE_MAX = 1 << 18
 
 _TAIL = """
@@ -65,8 +65,8 @@ except BaseException as error:
 class PythonTemplate(Template):
     """A checkpoint of a Python interpreter that has imported modules.
 
-    :meth:`usernsctl.SandboxHost.python_template` creates this template. The other methods are those
-    of :class:`Template`.
+    :meth:`usernsctl.SandboxHost.python_template` creates such a template. Methods that are not
+    described here are those of :class:`Template`.
     """
 
     _kinds = ("python",)
@@ -101,16 +101,17 @@ class PythonTemplate(Template):
         return cls(Parts(host=host, record=made, image=image, config=made.config))
 
     def start(self, args: Args = (), **options: Unpack[PythonStartOptions]) -> Sandbox:
-        """Start a Python program from the checkpoint, and return when the program starts to run.
+        """Start a Python program from the checkpoint, and return when the program is about to run.
 
         The interpreter is PID 1 of the sandbox, and the program runs in a child of the interpreter.
 
         :param args: the arguments of ``python``: ``["script.py", ...]``, ``["-m", "module", ...]``,
-            ``["-c", "source", ...]`` or ``["-"]``. A first argument without ``/`` that is not a
-            file may be a console script in the directory of the interpreter.
+            ``["-c", "source", ...]`` or ``["-"]``. If the first argument has no ``/`` and is not a
+            file, it may name a console script in the directory of the interpreter.
         :param options: `env`, environment variables to set in addition to those of the template;
-            `cwd`, the working directory, by default the template's; and `id`, `stdin`, `stdout`,
-            `stderr`, `detach`, `in_cgroup`, `timeout` and `ttl`, as for :class:`usernsctl.Sandbox`.
+            `cwd`, the working directory, by default that of the template; and `id`, `stdin`,
+            `stdout`, `stderr`, `detach`, `in_cgroup`, `timeout` and `ttl`, as for
+            :class:`usernsctl.Sandbox`.
         :raises TypeError: an option has the wrong type, or is unknown.
         :raises CommandError: `cwd` is not a directory in the sandbox.
         :raises UsernsError: as :meth:`Template.start` does.
@@ -119,7 +120,7 @@ class PythonTemplate(Template):
         return self._start_program(args, **options).__enter__()
 
     async def start_async(self, args: Args = (), **options: Unpack[PythonStartOptions]) -> Sandbox:
-        """Start a Python program from asyncio: see :meth:`start`.
+        """Start a Python program, without blocking the event loop: see :meth:`start`.
 
         If this call is cancelled, the sandbox is closed.
         """
@@ -179,7 +180,7 @@ _START_KEYWORDS = ("args", *PythonStartOptions.__annotations__)
 def _interpreter_argv(
     python: StrOrBytesPath, preload: Iterable[str], code: str | None
 ) -> tuple[str, ...]:
-    """Return the command of a template, which is an interpreter that runs interpreter.py.
+    """Return the command of a template: an interpreter that runs interpreter.py.
 
     :raises ValueError: an argument has a wrong value.
     :raises TypeError: an argument has the wrong type.
@@ -206,7 +207,7 @@ def _interpreter_argv(
 def _wait_until_loaded(
     ours: Connection,
 ) -> Callable[[TemplateSandbox, OutputReader, float], list[str]]:
-    """Return a function that waits until an interpreter has loaded its modules.
+    """Return a function for ``Wanted.wait`` that waits until an interpreter is ready.
 
     :param ours: the caller's end of the connection to the interpreter.
     """
@@ -230,7 +231,7 @@ def _wait_until_loaded(
 
 
 def _receive_message(ours: Connection, deadline: float) -> dict[str, Any] | None:
-    """Receive a JSON message of the interpreter.
+    """Receive a JSON message from the interpreter.
 
     :returns: the message; ``None`` if the interpreter has exited.
     :raises TimeoutExpired: the interpreter sent no message before the deadline.
@@ -259,7 +260,7 @@ def _hand_over(
     closed: frozenset[int],
     deadline: float,
 ) -> None:
-    """Send the program, and the program's standard streams, to the interpreter."""
+    """Send the program's arguments, environment and standard streams to the interpreter."""
     with (
         contextlib.ExitStack() as pipes,
         memory_file("program", json.dumps(wanted).encode()) as file,
@@ -286,8 +287,8 @@ def _hand_over(
             raise _no_directory(wanted["cwd"], answer["errno"])
         popen = box.life.popen
         assert popen is not None
-        # Store the caller's ends of pipes in this Popen, whose pipes Sandbox.communicate() and
-        # close() use.
+        # Store the caller's ends of the pipes in this Popen, where Sandbox.communicate() and
+        # close() look for them.
         for name, end in own.items():
             setattr(popen, name, end)
         own.clear()
@@ -296,11 +297,11 @@ def _hand_over(
 def _add(
     given: Streams, name: str, stream: Any, own: dict[str, Any], pipes: contextlib.ExitStack
 ) -> None:
-    """Add a standard stream of the program to `given`.
+    """Add `stream`, a standard stream of the program, to `given`.
 
-    :param own: a dictionary to which the caller's end of a pipe is added, by the name of the
-        stream.
-    :param pipes: the exit stack that closes the program's end of a pipe.
+    :param own: a dictionary from stream names to the caller's ends of pipes. If `stream` is PIPE,
+        an end is added.
+    :param pipes: the exit stack that closes the program's ends of pipes.
     """
     if isinstance(stream, int) and stream == PIPE:
         ends = os.pipe2(os.O_CLOEXEC)

@@ -1,4 +1,4 @@
-"""Template records. A record lists what a host must have to start sandboxes from the template."""
+"""Template records, which list what a host must have to start sandboxes from a template."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ _VERSION = 1
 #: The kinds of templates, in which PID 1 is a command, the agent, or a Python interpreter.
 KINDS = ("command", "agent", "python")
 
-# The directories of programs and libraries. The modification time of a directory changes when a
-# package manager replaces a file in it.
+# The directories of programs and libraries. When a package manager replaces a file, the
+# modification time of its directory changes.
 _LIBRARIES = ("/usr/bin", "/usr/lib", "/usr/lib64", "/usr/local/bin", "/usr/local/lib")
 
 # The maximum number of files in a record. An interpreter maps fewer files.
 _FILES_MAX = 4096
 
-# The fields of `process` in config.json that have no effect outside of the sandbox.
+# The members of ``process`` in config.json that have no effect outside of the sandbox.
 _OF_PROCESS = ("args", "env", "cwd", "user")
 _ANY_COMMAND = ("true",)
 
-# The maximum length of an option's value in an error, in characters.
+# The maximum length of an option's value in an error message, in characters.
 _VALUE_MAX = 200
 
-# Options whose values at the restore may differ from those at the checkpoint. The path of runsc
-# (program) is not compared, because runsc's release and the attributes of its file are compared
+# The Request fields whose values at a restore may differ from those at the checkpoint. The path of
+# runsc (program) may differ, because runsc's release, file size and modification time are compared
 # instead.
 _INDIFFERENT = (
     *("program", "debug_log"),
@@ -57,22 +57,23 @@ Stamp = tuple[str, int, int]
 class TemplateRecord:
     """The record of a template, which is not trusted.
 
-    A program that can write a record, for example in a sandbox with a bind mount of the file, must
-    not gain privileges outside of its sandbox. So the caller chooses the runsc and the host for a
-    template, and usernsctl only compares them with the record. Sandboxes use only the settings of
-    their process from the record.
+    A program that can write the record, for example in a sandbox with a bind mount of the file,
+    must not gain privileges outside of its sandbox. Therefore, the caller chooses the runsc and the
+    host for a template, and usernsctl only compares these with the record. Sandboxes take no
+    settings from the record except those of their process.
 
     :ivar kind: one of :data:`KINDS`.
     :ivar args: the command.
     :ivar version: the version of this package.
-    :ivar runsc: the label of runsc's release, and the size and modification time of the file.
-    :ivar flags: the network and the platform of the host, see :func:`flags_of`.
-    :ivar scratch: the directory of the host's files.
+    :ivar runsc: the label of runsc's release, and the size and modification time of the program
+        file.
+    :ivar flags: the network and the platform of the host: see :func:`flags_of`.
+    :ivar scratch: the directory of the host's files in its mount namespace.
     :ivar config: the config.json of the sandbox.
-    :ivar files: the files of the root filesystem that must not change until a restore.
-    :ivar options: the options of ``usernsctl run`` that correspond to the host, with their values
-        as text, only for messages.
-    :ivar images: the files of the checkpoint, if it was saved.
+    :ivar files: the files of the root filesystem that must be unchanged at a restore.
+    :ivar options: the options of ``usernsctl run`` that would create the host, with their values as
+        text. They serve only for messages.
+    :ivar images: the files of the checkpoint; ``None`` if it was not saved.
     """
 
     kind: str
@@ -87,17 +88,17 @@ class TemplateRecord:
     images: Sums | None = None
 
     def check_runsc(self, path: str, remedy: str | None = None) -> None:
-        """Check that a file is the runsc that saved the template.
+        """Check that the file `path` is the runsc that saved the template.
 
-        :param remedy: the command that recreates the template.
-        :raises RunscError: the file `path` has changed (cause ``"template-outdated"``), or it is
+        :param remedy: the shell command that recreates the template, or ``None``.
+        :raises RunscError: the file is another runsc (cause ``"template-outdated"``), or is
             missing.
         """
         label, *rest = self.runsc
         try:
             found = _stat_of(path)
         except OSError:
-            # Report a missing runsc as find_runsc() does. If find_runsc() does not raise, the file
+            # Let find_runsc() raise the error for a missing runsc. If it raises none, the file
             # exists again.
             find_runsc({}, path)
             found = _stat_of(path)
@@ -107,11 +108,11 @@ class TemplateRecord:
             raise outdated(f"{path} was {label} when the template was created{other}", remedy)
 
     def check(self, host: HostBase, remedy: str | None = None) -> dict[str, Any]:
-        """Check that the template's sandboxes can be started in a host.
+        """Check that sandboxes can be started from the template in `host`.
 
-        :param remedy: the command that recreates the template.
-        :returns: the config.json of the template's sandboxes, which is the host's config.json with
-            the process of the record.
+        :param remedy: the shell command that recreates the template, or ``None``.
+        :returns: the config.json for these sandboxes: that of the host, with the process from the
+            record.
         :raises RunscError: the host was created with other options (cause
             ``"template-host-differs"``), or runsc, usernsctl or a file has changed
             (``"template-outdated"``).
@@ -135,9 +136,9 @@ class TemplateRecord:
         return config
 
     def _changes(self, host: HostNamespace, config: Mapping[str, Any]) -> str | None:
-        """Return a description of a difference between a host and the record, or ``None``.
+        """Describe the first difference between `host` and the record; return ``None`` without one.
 
-        :param config: the config.json of the template's sandboxes in that host.
+        :param config: the config.json for sandboxes of the template in `host`.
         """
         if self.flags != flags_of(host):
             return "the network was {}, and the platform {}".format(*self.flags)
@@ -171,8 +172,8 @@ class TemplateRecord:
     def from_json(cls, given: Mapping[str, Any]) -> TemplateRecord:
         """Parse a record from the JSON object that :meth:`to_json` returned.
 
-        :raises ValueError: the record is malformed; the exception may also be another of the tuple
-            ``NONSENSE``.
+        :raises ValueError: the record is malformed. Any exception in the tuple ``NONSENSE`` has
+            this meaning.
         """
         if given["format"] != _VERSION or given["kind"] not in KINDS:
             raise ValueError("the version is unknown")
@@ -196,7 +197,7 @@ class TemplateRecord:
 
 
 def runsc_of(host: HostNamespace) -> tuple[str, int, int]:
-    """Return the release of a host's runsc, and the size and modification time of runsc's file."""
+    """Return the release of a host's runsc, and the size and modification time of its file."""
     return (release_of(host.runsc).label, *_stat_of(host.runsc))
 
 
@@ -219,14 +220,14 @@ def _config(given: Mapping[str, Any]) -> dict[str, Any]:
     oci.validate(found)
     if not found["process"]["args"] or not found["root"]["path"]:
         raise ValueError("there is no command")
-    # Check the annotation with the settings of an agent's commands, which validate() does not
-    # parse.
+    # Also parse the annotation with the settings of an agent's commands, which validate() does not
+    # check.
     ProcessDefaults.of_config(found)
     return found
 
 
 def _move(config: dict[str, Any], before: str, now: str) -> None:
-    """Replace the directory `before` of a host's files by `now` in a config.json's paths."""
+    """Replace the directory `before` by `now` in the paths of a config.json, in place."""
 
     def moved(path: str) -> str:
         return now + path.removeprefix(before) if path.startswith(f"{before}/") else path
@@ -239,7 +240,7 @@ def _move(config: dict[str, Any], before: str, now: str) -> None:
 
 
 def deciding_files(config: Mapping[str, Any]) -> list[str]:
-    """Return the paths in the sandbox of files that must not change until a restore.
+    """Return the paths in the sandbox of the files that must be unchanged at a restore.
 
     Files in bind mounts are not included, because they are usually data, which may change.
 
@@ -248,7 +249,7 @@ def deciding_files(config: Mapping[str, Any]) -> list[str]:
     machine = f"/usr/lib/{os.uname().machine}-linux-gnu"
     process = config["process"]
     path = next((e[5:] for e in process["env"] if e.startswith("PATH=")), "")
-    # Skip usernsctl-verify, because it belongs to this package, whose version is compared.
+    # Skip usernsctl-verify, a program of this package, whose version is compared instead.
     argv = [word for word in process["args"] if not word.startswith("/.usernsctl-")]
     named = [word for word in argv if word.startswith("/")]
     if argv and "/" not in argv[0]:
@@ -257,7 +258,7 @@ def deciding_files(config: Mapping[str, Any]) -> list[str]:
 
 
 def stamps(host: HostNamespace, paths: Iterable[str]) -> tuple[Stamp, ...]:
-    """Return the sizes and modification times of files, by their paths in the sandbox."""
+    """Return each of `paths` in the sandbox with its file's size and modification time."""
     with host.view() as seen:
         return tuple(_stamp(seen, path) for path in list(paths)[:_FILES_MAX])
 
@@ -274,7 +275,7 @@ def _stamp(seen: View, path: str) -> Stamp:
 
 
 def _host_fields() -> dict[str, str]:
-    """Return the fields of a request that must be the same at a restore, by their options."""
+    """Return a mapping from options to those Request fields that must be the same at a restore."""
     return {
         ", ".join(option.flags[0].partition("/")[0] for option in one.metadata["options"]): one.name
         for one in fields(Request)
@@ -283,7 +284,7 @@ def _host_fields() -> dict[str, str]:
 
 
 def options_of(request: Request) -> dict[str, str]:
-    """Return the options of ``usernsctl run`` that correspond to a host, with values as text.
+    """Return the options of ``usernsctl run`` that would create a host, with values as text.
 
     Options with their default values are omitted.
     """
@@ -296,7 +297,7 @@ def options_of(request: Request) -> dict[str, str]:
 
 
 def _text_of(name: str, value: Any) -> str:
-    """Return the value of an option as text for messages."""
+    """Format the value of an option for messages."""
     if name == "binds":
         return ", ".join(
             f"{os.path.abspath(bind.source)}:{bind.destination}:{'ro' if bind.read_only else 'rw'}"
@@ -316,7 +317,7 @@ def _text_of(name: str, value: Any) -> str:
 
 
 def _differences(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Return a text for each option that differs; ignore unknown options of the record."""
+    """Describe each option that differs; ignore unknown options in the record."""
 
     def quote(value: str | None) -> str:
         return "left out" if value is None else repr(value[:_VALUE_MAX])

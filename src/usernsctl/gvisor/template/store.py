@@ -1,4 +1,4 @@
-"""Saved and named templates; each is a directory with a checkpoint and a record."""
+"""Saved and named templates, which are directories with a checkpoint and a record."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _T = TypeVar("_T")
 
 
 def use(path: str, work: Callable[[Directory], _T]) -> _T:
-    """Call `work` with the directory of a saved template, and return its result.
+    """Call `work` with the open directory of a saved template, and return its result.
 
-    If `work` fails because the template was replaced during the call, `work` is called again, with
-    the directory that is now at `path`.
+    If `work` fails, and the template was replaced meanwhile, `work` is called again, with the
+    directory that is now at `path`.
 
-    :param path: an absolute path.
+    :param path: the absolute path of the directory.
     :raises RunscError: the template does not exist, or other users could have modified it.
-    :raises UsernsError: the exception of `work`.
+    :raises UsernsError: `work` raised this exception.
     """
     while True:
         with _open_saved(path) as directory:
@@ -53,7 +53,7 @@ def _open_saved(path: str) -> Directory:
 
 
 def _is_current(directory: Directory) -> bool:
-    """Return whether the path of an open directory still leads to the same directory."""
+    """Return whether the path of the open directory `directory` still leads to it."""
     try:
         now = os.stat(directory.path, follow_symlinks=False)
     except OSError:
@@ -64,7 +64,7 @@ def _is_current(directory: Directory) -> bool:
 def make_empty(path: str) -> Directory:
     """Create a directory for a template, or open an existing empty directory.
 
-    :param path: an absolute path.
+    :param path: the absolute path of the directory.
     :raises NamespaceError: the directory is not empty.
     :raises RunscError: other users could write to the directory.
     :raises OSError: the directory can't be created.
@@ -126,7 +126,7 @@ class Named:
 
     @classmethod
     def read(cls, name: str, directory: Directory) -> Named:
-        """Read the record and the files of a named template; the template may be damaged."""
+        """Read the record and the file sizes of a named template, which may be damaged."""
         size, created = 0, 0.0
         with contextlib.suppress(UsernsError, OSError):
             created = os.fstat(directory.fd).st_mtime
@@ -137,11 +137,11 @@ class Named:
         return cls(name=name, size=size, created=created)
 
     def is_alive(self) -> bool:
-        """Return True, even for a damaged template, which only its owner may remove."""
+        """Return True: even a damaged template is kept until its owner removes it."""
         return True
 
     def discard(self) -> None:
-        """Do nothing, because a template has no processes."""
+        """Do nothing, because a template has no processes to kill."""
 
     def to_json(self) -> Mapping[str, Any]:
         """Raise NotImplementedError, because :meth:`usernsctl.Template.save` writes the record."""
@@ -192,7 +192,7 @@ _STORE = Store("the name of a template", Named, _open_directory)
 def path_of(name: str) -> str:
     """Return the path of the directory of a named template, which need not exist.
 
-    :raises InvalidNameError: `name` is not a valid name of a template.
+    :raises InvalidNameError: `name` is not a valid template name.
     """
     return os.path.join(directory(), _STORE.check_name(name))
 
@@ -226,20 +226,20 @@ def _absent(name: str) -> RunscError:
 def check_free(name: str) -> None:
     """Check that no template has the name `name`.
 
-    :raises InvalidNameError: `name` is not a valid name of a template.
-    :raises RunscError: a template has the name.
+    :raises InvalidNameError: `name` is not a valid template name.
+    :raises RunscError: a template has this name.
     """
     if _exists(_STORE.check_name(name)):
         raise _taken(name)
 
 
 def keep(save: Callable[[str], None], name: str, *, replace: bool) -> None:
-    """Save a template under a name.
+    """Save a template under the name `name`.
 
     :param save: a function that writes the template to an empty directory, like
         :meth:`Template.save`.
-    :param replace: whether to replace an existing template with the name.
-    :raises RunscError: a template has the name, and `replace` is false.
+    :param replace: whether to replace an existing template with the same name.
+    :raises RunscError: another template has the name, and `replace` is false.
     :raises UsernsError: as :meth:`Template.save` does.
     """
     try:
@@ -254,7 +254,7 @@ def find(name: str) -> tuple[str, TemplateRecord]:
     """Return the directory of a named template, and its record.
 
     :raises RunscError: no template has the name, or the template is damaged or can't be trusted.
-    :raises InvalidNameError: `name` is not a valid name of a template.
+    :raises InvalidNameError: `name` is not a valid template name.
     """
     path = path_of(name)
     if not _exists(name):
@@ -263,7 +263,7 @@ def find(name: str) -> tuple[str, TemplateRecord]:
 
 
 def list_all() -> list[Named]:
-    """Return all named templates, including damaged ones; remove drafts of killed processes.
+    """Return all named templates, even damaged ones; remove drafts that killed processes left.
 
     :raises UsernsError: the directory of templates can't be used.
     """
@@ -291,12 +291,12 @@ def remove(name: str) -> None:
     """Remove a named template.
 
     :raises RunscError: no template has the name.
-    :raises InvalidNameError: `name` is not a valid name of a template.
+    :raises InvalidNameError: `name` is not a valid template name.
     """
     entry = _STORE.find(name)
     if entry is None:
         raise _absent(name)
     with entry:
-        # Set the directory aside in one step: readers take no lock, and find the complete template
-        # or none.
+        # Rename the directory in one step: readers take no lock, and must find either the whole
+        # template or none.
         entry.set_aside()

@@ -1,4 +1,4 @@
-"""Templates, from which sandboxes are started: checkpoints of a command or of the agent."""
+"""Templates: checkpoints of a command or of the agent, from which sandboxes are started."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ class RestoreOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """The parts of a template.
+    """The objects of which a template consists.
 
     :ivar config: the config.json of the template's sandboxes.
-    :ivar is_own_host: whether the template created the host, and closes it.
-    :ivar remedy: the command that recreates the template.
+    :ivar is_own_host: whether the template created the host, and must therefore close it.
+    :ivar remedy: the shell command that recreates the template, or ``None``.
     """
 
     host: HostBase
@@ -77,9 +77,9 @@ class Parts:
 class Template(ClosingMixin):
     """A checkpoint of a command that is ready, from which any number of sandboxes can be started.
 
-    :meth:`usernsctl.SandboxHost.template` creates a template. The checkpoint is in the host's
-    memory, and is removed when this object or the host is closed; :meth:`save` copies it to a
-    directory.
+    :meth:`usernsctl.SandboxHost.template` creates a template. The checkpoint is in a tmpfs of the
+    SandboxHost. It is removed when this object or the SandboxHost is closed, but :meth:`save` can
+    copy it to a directory.
 
     A Template is a context manager, also an asynchronous one, that closes the template on exit.
     """
@@ -88,11 +88,11 @@ class Template(ClosingMixin):
     _kinds: tuple[str, ...] = ("command", "agent")
 
     def __init__(self, made: Parts) -> None:
-        """Take ownership of the parts of a template."""
+        """Take ownership of `made`."""
         self._made: Parts = made
 
     def _holds(self) -> bool:
-        # _made does not exist if a signal handler has raised in the constructor.
+        # _made does not exist if a signal handler raised an exception during the constructor.
         return hasattr(self, "_made") and not self._is_closed
 
     @classmethod
@@ -160,7 +160,7 @@ class Template(ClosingMixin):
         return self._made
 
     def start(self, **options: Unpack[RestoreOptions]) -> Sandbox:
-        """Start a sandbox from the checkpoint, and return when the command has resumed.
+        """Start a sandbox from the checkpoint, and return when the command runs again.
 
         The command has the environment, working directory, ids and files that it had at the
         checkpoint. Sandboxes do not change the checkpoint, and several may start at the same time.
@@ -179,7 +179,7 @@ class Template(ClosingMixin):
         return self._restored(**options).__enter__()
 
     async def start_async(self, **options: Unpack[RestoreOptions]) -> Sandbox:
-        """Start a sandbox from asyncio: see :meth:`start`.
+        """Start a sandbox, without blocking the event loop: see :meth:`start`.
 
         If this call is cancelled, the sandbox is closed.
         """
@@ -214,8 +214,8 @@ class Template(ClosingMixin):
     def save(self, directory: StrOrBytesPath) -> None:
         """Copy the checkpoint to a directory that only this user may read.
 
-        The checkpoint contains all memory of the command, including secrets, for example in the
-        environment.
+        The checkpoint contains the whole memory of the command, including secrets such as those in
+        its environment.
 
         :param directory: the path of a directory that does not exist or is empty.
         :raises ValueError: the template is closed.
@@ -242,20 +242,20 @@ class Template(ClosingMixin):
         host: HostBase | None = None,
         remedy: str | None = None,
     ) -> Self:
-        """Load a template from a directory that :meth:`save` wrote.
+        """Load a template from a directory to which :meth:`save` has copied it.
 
         :param directory: the path of the directory.
         :param SandboxHost host: the host in which the sandboxes are started; by default a new
-            ``SandboxHost()``. The host's arguments must be the same as those of the host in which
-            the template was created, except `debug_log`, and `runsc`, which must be the same
-            release.
+            ``SandboxHost()``. Its arguments must be the same as those of the host in which the
+            template was created. Exceptions are `debug_log`, and the path `runsc`, if the program
+            is the same.
         :param str remedy: the shell command that recreates the template, for errors about an
             outdated template.
-        :raises RunscError: the template does not exist (cause ``"no-such-template"``); it was
-            created in a host with other arguments (``"template-host-differs"``), or with another
-            release of runsc, other files or another version of usernsctl (``"template-outdated"``);
-            it is incomplete (``"template-damaged"``); or other users may have modified it
-            (``"template-untrusted"``).
+        :raises RunscError: the template can't be used. Its causes: the template does not exist
+            (``"no-such-template"``); it was created in a host with other arguments
+            (``"template-host-differs"``); runsc, usernsctl or a file in the root filesystem has
+            changed since then (``"template-outdated"``); it is incomplete (``"template-damaged"``);
+            or other users may have modified it (``"template-untrusted"``).
         :raises UsernsError: as :class:`usernsctl.SandboxHost` does.
         """
         path = _absolute(directory)
@@ -269,7 +269,7 @@ class Template(ClosingMixin):
         host: HostBase | None = None,
         remedy: str | None = None,
     ) -> Self:
-        """Load a template from asyncio: see :meth:`load`.
+        """Load a template, without blocking the event loop: see :meth:`load`.
 
         If this call is cancelled, the template is closed.
         """
@@ -278,7 +278,7 @@ class Template(ClosingMixin):
         )
 
     def close(self) -> None:
-        """Remove the checkpoint from memory. Running sandboxes are not affected.
+        """Remove the checkpoint from the SandboxHost. Running sandboxes are not affected.
 
         In a forked child of the process that created the template, this method only closes
         descriptors.
