@@ -269,7 +269,7 @@ class SandboxHost(HostBase):
 
 
 def _check_template(method: str, options: Mapping[str, Any]) -> None:
-    """Check that `method`, which creates a template, has all keywords in `options`.
+    """Check that `method`, which creates a template, accepts all keywords in `options`.
 
     :raises TypeError: a keyword is unknown.
     """

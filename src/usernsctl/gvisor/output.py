@@ -263,9 +263,9 @@ def encoded_input(process: Any, input: Any) -> Any:
 
 
 def _write(fd: int, data: memoryview) -> int:
-    """Write to a pipe that has room; return the number of bytes that are done.
+    """Write to a pipe that has room; return the number of bytes that were written.
 
-    All bytes of `data` are done if the pipe has no reader.
+    If the pipe has no reader, the result is the size of `data`, so that the caller stops writing.
     """
     try:
         return os.write(fd, data[: select.PIPE_BUF])

@@ -132,7 +132,7 @@ class CommandDefaults(NamedTuple):
 
 
 def _absolute(base: str, given: Any) -> Any:
-    """Return `given` as an absolute path; return a value that is not a path unchanged."""
+    """Return `given` as an absolute path, or unchanged if it is not a path."""
     try:
         path = os.fsdecode(given)
     except TypeError:
@@ -352,7 +352,7 @@ class SandboxCommands:
         return None if file is None else Activity(file)
 
     def adopt(self, agent: Agent) -> None:
-        """Start the following commands with `agent`, which is already running."""
+        """Start all later commands with `agent`, which is already running."""
         self._agents.adopt(agent)
 
     def popen(self, args: Args, options: Mapping[str, Any]) -> SandboxPopen[Any]:

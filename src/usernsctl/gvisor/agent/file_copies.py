@@ -324,7 +324,7 @@ class _Copy:
         return self.program_error(f"has ended too early, with status {status}")
 
     def read(self, directory: bytes = b"") -> Record:
-        """Return the next record from the copying program, unless it reports an error.
+        """Return the next record from the copying program; raise the error that it reports.
 
         :param directory: the directory to which the path in an error record is relative. It is
             itself relative to the copied directory.

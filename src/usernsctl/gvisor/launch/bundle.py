@@ -1,4 +1,4 @@
-"""Functions that load an OCI bundle, and reject paths and hooks that leave the bundle."""
+"""Functions that load an OCI bundle, and reject one that reaches outside of its directory."""
 
 from __future__ import annotations
 

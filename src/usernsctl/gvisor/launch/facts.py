@@ -186,7 +186,7 @@ def open_files(request: Request, program: str, ids: MappedIds, *, makes: bool = 
     config: dict[str, Any] | None = None
     tree: PathDescriptor | None = None
     if request.bundle:
-        # Import the module here, because it imports msgspec, which only runs with a bundle need.
+        # Import the module here, because it imports msgspec, which is needed only for bundles.
         from usernsctl.gvisor.launch.bundle import open_bundle
 
         bundle = open_bundle(request, request.bundle, ids)

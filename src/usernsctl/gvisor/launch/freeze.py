@@ -119,7 +119,8 @@ def freeze(request: Request, caller: Mapping[str, str], later: FreezePolicy) -> 
     # its path after the tmpfs is mounted.
     scratch = free_places([program, used.runsc.path])
     now = collect_facts(request, caller, program, used, ids, scratch=scratch)
-    # The launch may be performed by root, or by a user with other home directories.
+    # Plan for any user: the launch may be performed by root, or by a user with other home
+    # directories.
     facts = replace(now, is_root=True, homes=None)
     programs = [used.runsc, used.watcher, *([used.verifier] if used.verifier is not None else [])]
     beside = side_programs(program, facts.runsc_env.get(SIDE_VARIABLE))

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 NETWORK = "--network"
 
 #: The programs that a private network needs, each with the directories in which usernsctl searches
-#: it. The caller's PATH is not used, because the programs run as root of the sandbox's namespaces.
+#: for it. The caller's PATH is not used, because the programs run as root of the sandbox's
+#: namespaces.
 PROGRAMS: Mapping[str, Sequence[str]] = {
     "pasta": ("/usr/local/bin", "/usr/bin", "/bin"),
     "nft": ("/usr/local/sbin", "/usr/sbin", "/sbin"),
@@ -30,7 +31,7 @@ PROGRAMS: Mapping[str, Sequence[str]] = {
 
 #: The network of a sandbox that reaches only allowed names: a loopback device, with a proxy on it.
 NAMES = "names"
-#: The network of a sandbox with published ports that can't connect to anything outside.
+#: The network of a sandbox that has published ports, but can't connect to the outside.
 LOOPBACK = "loopback"
 #: The network of a sandbox that joins persistent namespaces and uses their private network.
 JOINED = "joined"

@@ -360,9 +360,9 @@ def _machine(facts: Facts) -> Iterable[Record]:
         if name != "etc":
             yield record("machine", name)
         elif facts.homes is None:
-            # The user who will perform a frozen launch is not known yet. At that time, the record
-            # "guarded" has the effect of "snapshot" for root, and of the records in the else clause
-            # for other users.
+            # The user who will perform a frozen launch is not known yet. When the launch is
+            # performed, the record "guarded" acts as "snapshot" for root, and as the records in the
+            # else clause for other users.
             yield record("guarded", name)
         elif facts.is_root:
             # Copy /etc, because runsc as root could read private files that are created in /etc

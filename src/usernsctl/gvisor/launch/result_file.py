@@ -72,7 +72,7 @@ class ResultFile:
         return os.open(self._temporary, flags, mode, dir_fd=self._directory)
 
     def _check_old(self) -> bool:
-        """Return whether the path exists, as the result of an earlier run.
+        """Return whether the result of an earlier run exists at :attr:`path`.
 
         :raises OSError: the path exists, but is not a regular file.
         """

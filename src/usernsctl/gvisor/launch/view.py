@@ -27,7 +27,7 @@ class Remedies(Protocol):
         """Return the remedy that adds `directory` to the default PATH."""
 
     def name_by_path(self, command: str) -> str:
-        """Return the remedy for a command that is a file name in the current directory."""
+        """Return the remedy for a command whose file is in the current directory, not in PATH."""
 
     def separate_words(self, command: str) -> str:
         """Return the remedy for a command and arguments that were passed as a single argument."""
@@ -108,11 +108,11 @@ def _is_read_as(text: str, bind: Bind) -> bool:
 class Walk:
     """The result of resolving a path in the sandbox, whose last components may not exist.
 
-    :ivar inside: the path in the sandbox of the last file on the path that exists, without symbolic
+    :ivar inside: the path in the sandbox of the last existing file on the path, without symbolic
         links.
     :ivar missing: the remaining components of the path, which don't exist.
-    :ivar file: the last file on the path that exists; ``None`` for a directory that gVisor will
-        create as the parent of a mount point.
+    :ivar file: the last existing file on the path; ``None`` for a directory that gVisor will create
+        as the parent of a mount point.
     :ivar is_unknown: whether the path is in a filesystem whose contents only gVisor knows, such as
         its /proc.
     """
@@ -129,7 +129,7 @@ class Walk:
 
     @property
     def is_directory(self) -> bool:
-        """True if the last file on the path that exists is a directory."""
+        """True if the last existing file on the path is a directory."""
         return self.file is None or self.file.is_directory
 
     @property

@@ -51,8 +51,8 @@ __all__ = [
     "validate",
 ]
 
-# Import these modules on first use, because most of them import msgspec, which only runs with a
-# bundle need.
+# Import these modules on first use, because most of them import msgspec, which is needed only for
+# bundles.
 _MODULES = {
     "builder": (
         "BuildOptions",

@@ -31,8 +31,8 @@ _SIGNAL_MAX = 64
 def returncode_of(status: int) -> int:
     """Convert an exit status of runsc to a return code as :mod:`subprocess` defines it.
 
-    runsc exits with 128+N if signal N killed the command. A command that itself exits with such a
-    status can't be told apart.
+    runsc exits with 128+N if signal N killed the command. A command may also exit with such a
+    status, which is then taken for a signal.
     """
     return 128 - status if 128 < status <= 128 + _SIGNAL_MAX else status
 
@@ -190,7 +190,7 @@ def private_log_paths(directory: str, crash: str) -> Logs:
 
 
 def make_log_directory(directory: str, dir_fd: int | None = None) -> None:
-    """Create symbolic links to /dev/null for the logs that runsc writes and nobody reads.
+    """Create symbolic links to /dev/null in place of the logs in :data:`DISCARDED_LOGS`.
 
     :param directory: the existing directory that :func:`private_log_paths` uses.
     :param dir_fd: a descriptor of the directory to which a relative `directory` refers.

@@ -31,7 +31,7 @@ class Container(Protocol):
 
 
 def ended_error(id: str, reason: RunscError | None = None) -> SandboxEndedError:
-    """Return the error to raise for a command whose sandbox `id` has ended.
+    """Return the error for a command that failed because its sandbox `id` has ended.
 
     :param reason: the error that explains why the sandbox has ended, or ``None`` if the reason is
         not known.

@@ -400,8 +400,8 @@ class DetachedSandbox:
                 self.status = returncode_of(int(status))
             if self.status == TIME_IS_OVER and self._end_report.end is not None:
                 self.status = -signal.SIGKILL
-            # On a busy host, the keeper may not have written the status yet. Read the files again
-            # later.
+            # On a busy host, the keeper may not have written the status yet. A later call then
+            # reads the files again.
             self._is_reported = ended or bool(status)
 
     def kill(self) -> None:

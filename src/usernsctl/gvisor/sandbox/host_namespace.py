@@ -410,7 +410,7 @@ class HostNamespace:
     def _nested_ids(
         self, request: Request, groups: Sequence[int] | None
     ) -> tuple[list[str], Request]:
-        """Return arguments with which usernsctl-verify maps the ids of a command itself.
+        """Return the arguments with which usernsctl-verify maps ids that the namespace lacks.
 
         The arguments are empty if the ids are mapped. A command with ids that are not mapped gets
         no supplementary groups, because these are not mapped either.

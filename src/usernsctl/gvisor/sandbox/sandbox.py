@@ -377,7 +377,7 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
         )
 
     def _adopt(self, agent: Agent) -> None:
-        """Start the following commands through `agent`, which is PID 1 of the sandbox."""
+        """Start all later commands through `agent`, which is PID 1 of the sandbox."""
         self._is_agent_first = True
         self._commands.adopt(agent)
 

@@ -334,7 +334,7 @@ class TemplateSandbox(Sandbox):
         return self._get()
 
     def adopt(self, agent: Agent) -> None:
-        """Start the following commands through `agent`, which is PID 1 of the sandbox."""
+        """Start all later commands through `agent`, which is PID 1 of the sandbox."""
         self._adopt(agent)
 
     def start_program(self, args: Sequence[str], deadline: float | None) -> SandboxPopen[bytes]:

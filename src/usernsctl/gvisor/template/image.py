@@ -35,7 +35,7 @@ def unsavable(why: str, remedy: str | None = None) -> RunscError:
 
 
 def outdated(what: str, remedy: str | None) -> RunscError:
-    """Return the error for a template from which nothing can be started any more, due to a change.
+    """Return the error for a template that can't be used any more because of a change.
 
     :param what: what has changed since the template was created, for the message.
     :param remedy: the shell command that recreates the template, or ``None``.

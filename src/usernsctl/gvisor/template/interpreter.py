@@ -62,7 +62,7 @@ def serve(bigframe_text: str, preload: Iterable[str], code: str | None) -> Modul
 
 
 def _forget_our_text() -> None:
-    """Clear the cached lines of ``<string>``, as which the user's program may also be compiled."""
+    """Clear the cache of source lines, since the user's program may have the same file name."""
     import linecache
 
     linecache.clearcache()
@@ -235,7 +235,7 @@ def _wait(child: int, every: set[Any]) -> NoReturn:
 
 
 def _end_with(child: int) -> None:
-    """Reap all children that have exited; exit with the status of the user's program if it has."""
+    """Reap all children that have exited; if `child` is one of them, exit with its exit status."""
     ended = -1
     while ended:
         ended, status = os.waitpid(-1, os.WNOHANG)

@@ -1,4 +1,4 @@
-"""Templates of Python interpreters that have imported modules, which then start Python programs."""
+"""Templates of Python interpreters with imported modules, from which programs are started."""
 
 from __future__ import annotations
 
