@@ -1,8 +1,8 @@
-"""Analyze csrc/ with clang-tidy and gcc -fanalyzer: analyze.py CLANG_TIDY [SOURCE...].
+"""Check csrc/ with clang-tidy and gcc -fanalyzer: analyze.py CLANG_TIDY [SOURCE...].
 
-Fails if an analyzer reports a finding. .clang-tidy lists the checks of clang-tidy. A comment with
-NOLINTNEXTLINE(CHECK) suppresses a finding in the next line, also of gcc, whose check
--Wanalyzer-fd-leak has the name analyzer-fd-leak there.
+Fails if one of them reports a finding. .clang-tidy lists the checks of clang-tidy. The comment
+NOLINTNEXTLINE(CHECK) suppresses findings in the next line, also those of gcc: -Wanalyzer-fd-leak is
+called analyzer-fd-leak there.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CSRC = Path("csrc")
 sys.path.insert(0, str(CSRC.resolve()))
 import layout  # noqa: E402
 
-# The compiler of Debian 13 (tools/analyze.apt), because other releases report other findings.
+# The gcc of Debian 13 (tools/analyze.apt). Other releases report other findings.
 GCC = ["gcc-14", "-O1", "-fanalyzer", "-fdiagnostics-plain-output", "-o/dev/null", "-c"]
 GCC_FINDING = re.compile(r"^(?P<file>[^:\n]+):(?P<line>\d+):\d+: warning: .*\[-W(?P<check>\S+)\]$")
 
@@ -30,7 +30,7 @@ def is_suppressed(finding: re.Match[str]) -> bool:
 
 
 def run_gcc(flags: list[str], source: Path) -> str:
-    """Return the warnings of gcc that are not suppressed, or gcc's complete output if gcc fails."""
+    """Return gcc's warnings that are not suppressed, or all of gcc's output if gcc fails."""
     done = subprocess.run([*GCC, *flags, source], stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         return done.stderr
@@ -45,17 +45,17 @@ def run_clang_tidy(program: str, flags: list[str], source: Path) -> str:
 
 
 def analyze(clang_tidy: str, source: Path) -> str:
-    """Return the findings of clang-tidy and gcc in a source file."""
+    """Return what clang-tidy and gcc report for a source file."""
     flags = [*layout.flags(CSRC), '-DUSERNSCTL_VERSION="0"']
     if source.relative_to(CSRC).as_posix() == layout.AGENT_LIBC:
-        # With -ffreestanding, gcc does not assume that these functions behave like the functions of
-        # a standard libc.
+        # With -ffreestanding, gcc does not assume that functions with names of libc behave like
+        # libc's.
         flags += ["-ffreestanding", "-fno-builtin"]
     return run_clang_tidy(clang_tidy, flags, source) + run_gcc(flags, source)
 
 
 def main(clang_tidy: str, names: list[str]) -> int:
-    layout.core(CSRC)  # the call generates one of the source files
+    layout.core(CSRC)  # called because it generates one of the sources
     sources = [Path(name) for name in names] or sorted(CSRC.rglob("*.c"))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         findings = list(pool.map(lambda source: analyze(clang_tidy, source), sources))

@@ -1,10 +1,10 @@
-"""Run tests/c while one libc call in csrc/ fails in each run: c_faults.py [TOOLCHAIN].
+"""Run tests/c many times, each time with one failing libc call: c_faults.py [TOOLCHAIN].
 
-First, each test runs without a fault, and must pass. Then each call site fails once, with the error
-in tests/c/call_faults.c, in the first TESTS_PER_SITE tests that reach the call site. A test with a
-fault may pass, fail a check, or hang, but must not crash or cause a sanitizer's report. The script
-needs root to create a PID namespace for each test, because after a fault a test may leave processes
-behind, or send signals to wrong processes.
+Each test first runs without a fault, and must pass. Then each call site in csrc/ fails, with the
+errno in tests/c/call_faults.c, in the first TESTS_PER_SITE tests that reach it. With a fault, a
+test may pass, fail a check, or hang. It must not crash or make a sanitizer report an error. The
+script needs root to run each test in a PID namespace, because after a fault a test may leave
+processes behind, or send signals to wrong processes.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from pathlib import Path
 import c_tests
 
 TESTS_PER_SITE = 2
-# Time limit in seconds for a test with a fault, after which the test counts as hung and is killed.
+# Timeout in seconds for a test with a fault. After that the test counts as hung, and is killed.
 SECONDS = 10
-# The accepted exit statuses of a test with a fault. None means that the test hangs.
+# The accepted exit statuses of a test with a fault. None stands for a test that hangs.
 PASSED = (0, 1, None)
-# The command that runs each test in a PID namespace. PID 1 is a shell, so that orphans do not
-# become children of the test.
+# The prefix of a command that runs a test in a PID namespace. PID 1 is a shell, so that the test
+# does not become the parent of orphans.
 APART = (
     *("unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private"),
     *("sh", "-c", '"$@"; exit $?', "sh"),
 )
-# Size in bytes of the numbers in struct record of tests/c/call_faults.c.
+# Size in bytes of each number in struct record (tests/c/call_faults.c).
 WORD = 8
 SANITIZER_STATUS = 99
 SANITIZERS = {
@@ -45,12 +45,12 @@ SANITIZERS = {
 
 @dataclass(frozen=True)
 class Site:
-    """A call site of a libc function in a program that a test runs.
+    """A call of a libc function at one position in a program that a test runs.
 
     :ivar address: the return address of the call.
     :ivar line: the source line of the call.
-    :ivar offset: the return address relative to the start of the function. All programs link the
-        same object files, so the line and the offset identify a call site in all programs.
+    :ivar offset: the return address relative to the start of the calling function. Programs link
+        the same object files, so the line and the offset identify a call site across programs.
     """
 
     program: Path
@@ -66,9 +66,9 @@ def numbers(record: Path) -> list[int]:
 
 
 def source_lines(program: Path, addresses: list[int]) -> list[str]:
-    """Return the source line of the call that precedes each return address."""
+    """Return the source line of the call before each return address."""
     command = ["addr2line", "-e", program, *(hex(address - 1) for address in addresses)]
-    # Capture standard error, because GNU addr2line prints warnings about clang's line tables.
+    # Discard standard error, on which GNU addr2line prints warnings about clang's line tables.
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return [line.partition(" (")[0] for line in done.stdout.splitlines()]
 
@@ -92,7 +92,7 @@ def run(
 
     Print the output of the test if its exit status is not accepted.
 
-    :param accepted: accepted exit statuses, where None means that the test hangs.
+    :param accepted: the accepted exit statuses. None stands for a test that hangs.
     :returns: the exit status of the test, or None if the test hangs.
     """
     environment = os.environ | SANITIZERS | {"USERNSCTL_CALL_FAULTS": str(directory)}
@@ -118,7 +118,7 @@ def run(
 
 @contextlib.contextmanager
 def record_directory() -> Iterator[Path]:
-    """Yield the path of a directory for call site records, to which each user can write."""
+    """Yield a directory for call site records, to which all users can write."""
     with tempfile.TemporaryDirectory(dir=c_tests.BUILD) as name:
         directory = Path(name).absolute()
         directory.chmod(0o777)
@@ -128,7 +128,7 @@ def record_directory() -> Iterator[Path]:
 def sites_of(command: list[Path | str]) -> list[Site] | None:
     """Run a test without faults.
 
-    Return the call sites that its programs reach, or None if the test fails.
+    Return the call sites that the test and the programs it runs reach, or None if the test fails.
     """
     found: list[Site] = []
     with record_directory() as directory:
@@ -144,7 +144,7 @@ def sites_of(command: list[Path | str]) -> list[Site] | None:
 
 
 def try_site(command: list[Path | str], site: Site) -> str | None:
-    """Run a test while a call fails. Return a description of the defect, or None without one."""
+    """Run a test while a call fails. Return what is wrong, or None if nothing is."""
     with record_directory() as directory:
         record = directory / site.program.name
         record.write_bytes(site.address.to_bytes(WORD, "little"))
@@ -158,7 +158,7 @@ def try_site(command: list[Path | str], site: Site) -> str | None:
 def choose(
     commands: list[list[Path | str]], reached: list[list[Site] | None]
 ) -> list[tuple[list[Path | str], Site]]:
-    """Return pairs of a test and a call site: for each call site, the first tests that reach it."""
+    """Return pairs of a test and a call site: up to TESTS_PER_SITE tests for each call site."""
     used: collections.Counter[tuple[str, int]] = collections.Counter()
     chosen = []
     for command, sites in zip(commands, reached, strict=True):

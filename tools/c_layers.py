@@ -1,9 +1,9 @@
-"""Check that the sources in csrc/ depend on each other as csrc/layout.py allows.
+"""Check that the dependencies between sources in csrc/ are those that csrc/layout.py allows.
 
-A source file depends on the headers that it includes, and on the source files that define the
-undefined symbols of its object file. Allowed dependencies, without cycles, are files in the same
-directory and in lower layers, and for programs also files in programs/shared/. Pure source files
-call no function whose result depends on the system.
+A source depends on the headers that it includes, and on the sources that define the undefined
+symbols of its object file. It may depend on files in its own directory, in lower layers and, if it
+is part of a program, in programs/shared/. There must be no cycles. Pure sources must not call
+functions whose result depends on the system.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ PURE_CALLS = re.compile(
 
 @dataclass
 class Symbols:
-    """The symbols that an object file defines, and its undefined symbols."""
+    """The symbols that an object file defines, and those that it leaves undefined."""
 
     defined: set[str] = field(default_factory=set)
     wanted: set[str] = field(default_factory=set)
 
 
 def read_symbols(csrc: Path, source: Path, target: Path) -> Symbols:
-    """Compile a source file, and return the symbols of its object file.
+    """Compile a source, and return the symbols of its object file.
 
-    :raises subprocess.CalledProcessError: the source file does not compile.
+    :raises subprocess.CalledProcessError: the source does not compile.
     """
     compiler = shlex.split(os.environ.get("CC", "cc"))
     flags = [*layout.flags(csrc), "-w", '-DUSERNSCTL_VERSION=""']
@@ -68,12 +68,12 @@ def name_of(csrc: Path, path: Path) -> str:
 
 
 def place_of(name: str) -> str:
-    """Return the directory of a file, which is a layer or a program."""
+    """Return the directory of a file, which stands for a layer or a program."""
     return name.rpartition("/")[0]
 
 
 def dependencies(csrc: Path) -> tuple[dict[str, dict[str, str]], list[str]]:
-    """Return the dependencies of each file, each with an example, and a list of errors."""
+    """Return the dependencies of each file, with an example for each dependency, and the errors."""
     sources = sorted(csrc.rglob("*.c"))
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(os.cpu_count()) as pool:
         targets = [Path(scratch, f"{number}.o") for number in range(len(sources))]
@@ -108,7 +108,7 @@ def dependencies(csrc: Path) -> tuple[dict[str, dict[str, str]], list[str]]:
 
 
 def is_allowed(user: str, used: str) -> bool:
-    """Return whether files in the directory `user` may depend on files in the directory `used`."""
+    """Return whether files in the directory `user` may depend on files in `used`."""
     if used in ("include", user):
         return True
     if user == "include" or used.startswith("programs/"):
@@ -127,17 +127,18 @@ def circle(uses: dict[str, dict[str, str]]) -> Iterator[str]:
     try:
         TopologicalSorter({name: list(of) for name, of in uses.items()}).prepare()
     except CycleError as error:
-        # Reverse the cycle that graphlib has found, in which each file is used by the next file.
+        # graphlib returns the cycle so that each file is used by the next one; print it in the
+        # reverse order.
         way = error.args[1][::-1]
         steps = [f"{a} {uses[a][b]} ({b})" for a, b in pairwise(way)]
         yield "a circle: " + ", ".join(steps)
 
 
 def check(csrc: Path) -> list[str]:
-    """Return the violations in a tree of source files, one line for each violation.
+    """Return a line for each violation in a tree of sources.
 
     :param csrc: a directory like csrc/, with a compile_flags.txt.
-    :raises subprocess.CalledProcessError: a source file does not compile.
+    :raises subprocess.CalledProcessError: a source does not compile.
     """
     uses, wrong = dependencies(csrc)
     unknown = {place for place in map(place_of, uses) if not is_known(place)}

@@ -1,14 +1,17 @@
 """Build csrc/ and tests/c with each toolchain, and run the tests: c_tests.py [TOOLCHAIN...].
 
-By default, gcc with ASan and UBSan builds and runs the tests, and clang only checks for warnings.
-With ``$USERNSCTL_TEST_ALL``, clang with ASan and UBSan, and gcc with musl, the libc of the released
-programs, build and run the tests, too. The toolchain ``aarch64`` cross-compiles, and runs the tests
-that start no other program in an emulator; it needs the packages in tools/dist/packages.apt. If
-``$ONLY`` is set, only gcc is used, for the tests whose names contain the value of ``$ONLY``.
+A test is a program that is linked with the core. It fails by an exit status other than 0. The
+native programs are built, too, so that the compiler checks every line.
 
-A test is a program that is linked with the core. A nonzero exit status means failure. The native
-programs are built, too, so that the compiler checks every line. clang's libFuzzer runs each
-``fuzz_*.c`` for some seconds, with the seeds in the directory ``seeds`` beside the file.
+By default, the tests are built by gcc with ASan and UBSan and run, and clang only prints its
+warnings. If ``$USERNSCTL_TEST_ALL`` is set, they are also built and run by clang with ASan and
+UBSan, and by gcc with musl, the libc of the released programs. The toolchain ``aarch64``
+cross-compiles, and runs those tests that start no other program in an emulator; it needs the
+packages in tools/dist/packages.apt. If ``$ONLY`` is set, only gcc is used, and only for tests whose
+names contain its value.
+
+If clang is used, its libFuzzer runs each ``fuzz_*.c`` for some seconds. The seeds are in the
+directory ``seeds`` beside the file.
 """
 
 from __future__ import annotations
@@ -33,8 +36,8 @@ CALL_FAULTS = TESTS / "call_faults.c"
 BUILD = Path("build/c")
 DEFAULT_SIGNALS = Path(__file__).with_name("default-signals")
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-# The pattern for the names of profiles. All processes of a program (%m) count in a mapping of one
-# file (%c), so processes that are killed or execute another program are counted, too.
+# Pattern for the file names of coverage profiles. %m is one file per program, and %c makes all
+# processes count in a mapping of it, even those that are killed or execute another program.
 PROFILES = BUILD.absolute() / "coverage" / "profiles"
 COUNTED = (f"-fprofile-instr-generate={PROFILES}/%m%c.profraw",)
 FLAGS = [*layout.flags(CSRC), "-Werror", "-g", "-O1", f"-I{TESTS}"]
@@ -45,12 +48,12 @@ FUZZ_SECONDS = 2
 
 @dataclass(frozen=True)
 class Toolchain:
-    """A compiler with its options, and how to run its programs on this machine.
+    """A compiler with its options, and how the host runs the programs that it builds.
 
     :ivar links: linker options for programs and tests.
-    :ivar fuzzes: compiler options for fuzz targets, or none if the compiler has no libFuzzer.
-    :ivar runner: the command that precedes the path of a program of another architecture to run it.
-    :ivar fails: whether tools/c_faults.py can make libc calls fail.
+    :ivar fuzzes: compiler options for fuzz targets; none if the compiler has no libFuzzer.
+    :ivar runner: the command before the path of a program, such as an emulator, that runs it.
+    :ivar fails: whether tools/c_faults.py can make libc calls fail in its programs.
     """
 
     name: str
@@ -63,18 +66,18 @@ class Toolchain:
     fails: bool = False
 
     def runs(self, test: Path) -> bool:
-        """Return whether this toolchain can build and run a test.
+        """Return whether a test can be built and run with this toolchain.
 
-        The agent is never linked with musl, because its processes share memory, and with musl also
-        errno, so that one process could see the errno of another process.
+        The agent is not linked with musl: its processes share memory, and with musl also errno, so
+        one of them could see the errno of another.
         """
         if self.name == "musl" and test.parent.name == "agent":
             return False
         return not self.runner or test.relative_to(TESTS).parts[0] in ALONE
 
 
-# Layers whose tests start no programs and create no namespaces, neither of which works in the
-# emulator, which has an additional thread.
+# Layers whose tests neither start programs nor create namespaces. The emulator supports neither,
+# because it has another thread of its own.
 ALONE = ("base", "map", "child", "facts", "explain")
 TOOLCHAINS = {
     made.name: made
@@ -96,10 +99,10 @@ TOOLCHAINS = {
             flags=("-fPIE", *layout.musl_flags(BUILD / "kernel-headers")),
             links=("-static-pie",),
         ),
-        # For tools/c_faults.py, which identifies a call site by the call's return address. So the
-        # compiler must not turn calls into jumps, which have none.
+        # For tools/c_faults.py, which identifies a call site by its return address: a call that the
+        # compiler turns into a jump (tail call) has none.
         Toolchain("faults", "gcc", (*SANITIZE, "-fno-optimize-sibling-calls"), fails=True),
-        # Counts executed lines for tools/coverage.py.
+        # For tools/coverage.py: counts how often each line is executed.
         Toolchain(
             "coverage",
             "clang",
@@ -129,21 +132,21 @@ def compile_to_object(toolchain: Toolchain, source: Path, version: str) -> Path:
 
 @functools.cache
 def failing() -> list[str]:
-    """Return the names of the libc functions that tests/c/call_faults.c can make fail."""
+    """Return the names of the libc functions for which tests/c/call_faults.c has wrappers."""
     return re.findall(r"^ {4}X\((\w+),", CALL_FAULTS.read_text(), re.MULTILINE)
 
 
 def run(command: list[str | Path], **environment: str) -> None:
-    """Run a command with a time limit.
+    """Run a command with a timeout.
 
-    :raises subprocess.CalledProcessError: the command exits with another status than 0.
-    :raises subprocess.TimeoutExpired: the command exceeds the time limit.
+    :raises subprocess.CalledProcessError: the exit status is not 0.
+    :raises subprocess.TimeoutExpired: the timeout expires before the command exits.
     """
     subprocess.run(command, check=True, timeout=TEST_SECONDS, env=os.environ | environment)
 
 
 def build(toolchain: Toolchain, pool: ThreadPoolExecutor) -> list[list[Path | str]]:
-    """Build all tests with a toolchain. Return the commands that run them."""
+    """Build all tests with a toolchain, and return the commands that run them."""
     version = tomllib.loads(Path("pyproject.toml").read_text())["project"]["version"]
     directory = BUILD / toolchain.name
 
@@ -168,13 +171,13 @@ def build(toolchain: Toolchain, pool: ThreadPoolExecutor) -> list[list[Path | st
     agent = compile_all(layout.agent(CSRC))
 
     def parts(source: Path) -> list[Path]:
-        """Return the object files to link with the test of a program, besides the core."""
+        """Return the object files that a test of a program is linked with besides the core."""
         if source.parent.name == "agent":
             return list(agent.values())
         own = programs.get(f"usernsctl-{source.parent.name}", [])
         return [objects[file] for file in own if file.name != "main.c"]
 
-    # Tests search for usernsctl-child in their own directory, so link them into its directory.
+    # Link usernsctl-child into the directory of each test, where the tests search for it.
     linked = {
         source: link([made, *parts(source)], directory / made.stem)
         for source, made in tests.items()
@@ -198,7 +201,7 @@ def build(toolchain: Toolchain, pool: ThreadPoolExecutor) -> list[list[Path | st
 
 
 def fuzz_command(source: Path, program: Path) -> list[Path | str]:
-    """Return a command that fuzzes a target for some seconds, and stores new inputs beside it."""
+    """Return a command that fuzzes a target for some seconds, and keeps new inputs beside it."""
     found = program.with_suffix(".corpus")
     found.mkdir(exist_ok=True)
     options = ["-close_fd_mask=1", "-verbosity=0", "-max_len=4096", f"-artifact_prefix={program}-"]
@@ -207,7 +210,7 @@ def fuzz_command(source: Path, program: Path) -> list[Path | str]:
 
 
 def check_with_clang() -> None:
-    """Check for clang's warnings. Omit code generation, which takes most of a build's time."""
+    """Print clang's warnings. Generate no code, which would take most of the time of a build."""
     sources = [*CSRC.rglob("*.c"), *sources_of_tests("test"), *sources_of_tests("fuzz")]
     command = ["clang", *FLAGS, '-DUSERNSCTL_VERSION=""', "-fsyntax-only"]
     directories = [
@@ -219,7 +222,7 @@ def check_with_clang() -> None:
 
 
 def build_fuzzers() -> dict[str, list[Path | str]]:
-    """Build all fuzz targets. Return the commands that run them, by the targets' names."""
+    """Build all fuzz targets, and return the commands that run them, by name."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         commands = build(TOOLCHAINS["clang"], pool)
     found = {Path(command[0]).name: command for command in commands}
@@ -227,9 +230,9 @@ def build_fuzzers() -> dict[str, list[Path | str]]:
 
 
 def build_freestanding(toolchain: Toolchain) -> None:
-    """Build the programs that are linked without libraries, and so without sanitizers.
+    """Build the programs that use no library, and therefore no sanitizer.
 
-    The tests use separate builds of these programs with libc and sanitizers.
+    For the tests, the same sources are built with libc and sanitizers.
     """
     if toolchain.machine not in layout.FREESTANDING_MACHINES:
         return

@@ -1,6 +1,6 @@
-"""Write docs/causes.md from the catalogue of causes, or check the page, with --check.
+"""Write docs/causes.md from the catalogue of causes, or check it, with --check.
 
-The script needs an environment in which usernsctl is installed from this tree.
+usernsctl must be installed from this tree in the environment that runs the script.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ HEADINGS = {
     "commands": "Commands and names",
     "containers": "Container engines and images",
 }
-# Matches names of files, options, programs and system calls, which stay in lower case at the
+# Matches file names, options, programs and system calls, which stay in lower case even at the
 # beginning of a sentence.
 NAME = re.compile(r"(newuidmap|nft|pasta|podman|proc|runsc|setgroups)\b|\S*[_.(]")
 PLACES = {"host": "Host", "docker": "Docker", "podman": "Podman", "kubernetes": "Kubernetes"}

@@ -1,10 +1,11 @@
-"""Measure the coverage of csrc/ by tests, and write bench/coverage.json: coverage.py DIRECTORY.
+"""Measure how much of csrc/ the tests cover, and write bench/coverage.json: coverage.py DIRECTORY.
 
 DIRECTORY is the virtual environment whose extension and programs count executed lines
-(`tools/environment counted`). The script first runs the C tests and the fuzz targets with their
-seeds, also while libc calls fail (tools/c_faults.py). Then it runs the Python tests as each kind of
-user that the caller can become. Failures of Python tests are printed and ignored, because LLVM's
-runtime adds environment variables, descriptors and system calls. The script needs clang and llvm.
+(`tools/environment counted`). The script first runs the C tests, the fuzz targets with their seeds,
+and the C tests again while libc calls fail (tools/c_faults.py). Then it runs the Python tests as
+each kind of user that the caller can become. Failed Python tests are printed, but ignored, because
+LLVM's runtime adds environment variables, descriptors and system calls. The script needs clang and
+llvm.
 """
 
 from __future__ import annotations
@@ -25,13 +26,12 @@ import layout
 
 TARGET = Path(__file__).parent.parent / "bench" / "coverage.json"
 BUILD = c_tests.BUILD / "coverage"
-# Arguments of pytest for the Python tests that run in parallel, and for those that run
-# sequentially.
+# Arguments of pytest: for the Python tests that run in parallel, and for the others.
 TESTS = (
     ["tests/kernel", "tests/runsc", "tests/environments", f"-n{os.cpu_count()}"],
     ["tests/faults"],
 )
-# Users, and pytest's expressions of marks that select the tests for each user, as in tools/test-as.
+# Users, each with the expression (pytest -m) that selects its tests, as in tools/test-as.
 USERS = {
     "usernsctl-test": "not as_root",
     "root": "(each_user or also_root or as_root) and not unprivileged",
@@ -39,7 +39,7 @@ USERS = {
 
 
 def run_python_tests(environment: Path) -> str:
-    """Run the Python tests. Return the sum of pytest's summaries, such as "2 failed, 40 passed"."""
+    """Run the Python tests; return the sum of pytest's summaries ("2 failed, 40 passed")."""
     results: collections.Counter[str] = collections.Counter()
     users = USERS
     if os.geteuid() == 0:
@@ -52,7 +52,7 @@ def run_python_tests(environment: Path) -> str:
 
 
 def run_pytest(environment: Path, user: str, options: list[str]) -> collections.Counter[str]:
-    """Run pytest as a user. Return the number of tests with each result."""
+    """Run pytest as a user, and return the number of tests by result."""
     python = environment / "bin" / "python"
     summary = ""
     with subprocess.Popen(
@@ -67,7 +67,7 @@ def run_pytest(environment: Path, user: str, options: list[str]) -> collections.
 
 
 def programs(environment: Path) -> list[Path]:
-    """Return the programs and the extension that are instrumented for coverage."""
+    """Return the extension and the programs that count executed lines."""
     built = sorted(path for path in BUILD.iterdir() if path.is_file() and os.access(path, os.X_OK))
     package = next(environment.glob("lib/python3*/site-packages/usernsctl"))
     return [
@@ -79,7 +79,7 @@ def programs(environment: Path) -> list[Path]:
 
 
 def create_profiles(environment: Path) -> None:
-    """Create an empty profile of each program, to which processes of all users can write."""
+    """Create an empty profile for each program, to which processes of all users can write."""
     for program in programs(environment):
         if program.parent != BUILD:
             command = [program, "--help"]
@@ -91,7 +91,7 @@ def create_profiles(environment: Path) -> None:
 
 
 def count_lines(environment: Path, profiles: list[Path]) -> dict[str, tuple[int, int]]:
-    """Return the number of lines and the number of executed lines of each file in csrc/."""
+    """Return for each file in csrc/ how many lines it has, and how many of them were executed."""
     merged = BUILD / "all.profdata"
     merge = ["llvm-profdata", "merge", "--sparse", "--failure-mode=all", *profiles, "-o", merged]
     subprocess.run(merge, check=True)

@@ -1,6 +1,7 @@
-"""Write the table of environments in docs/doctor.md, or check the table, with --check.
+"""Write the table of environments in docs/doctor.md, or check it, with --check.
 
-The script imports tests/environments/table.py, and so needs the modules that this file imports.
+The script imports tests/environments/table.py, so everything that this file imports must be
+installed.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def row(name: str, environments: Collection[Environment]) -> str:
 
 
 def named(environment: Environment) -> Iterator[str]:
-    """Yield the ids of the causes that usernsctl's commands may report in an environment."""
+    """Yield the ids of the causes that commands of usernsctl may report in an environment."""
     for expected in (environment.run, environment.auto, in_range(environment)):
         yield from causes(expected)
 

@@ -1,9 +1,11 @@
 """Run tests/faults/matrix.py for each kind of user, and write bench/faults.json.
 
-faults.py [--rounds N] [--path PATTERN] [--seed TEXT] injects N faults into each code path, which
-are drawn at random with the seed. 0, the default, means all faults, which takes hours. The script
-needs root, because only root can trace newuidmap, and the virtual environment in which usernsctl is
-installed from this tree. It prints each defect, and exits with status 1 if there is any.
+    faults.py [--rounds N] [--path PATTERN] [--seed TEXT]
+
+Injects N faults into each code path; the seed determines which. 0, the default, injects all faults,
+which takes hours. Prints each defect, and exits with status 1 if there is any. The script needs
+root, because only root can trace newuidmap, and a virtual environment in which usernsctl is
+installed from this tree.
 """
 
 from __future__ import annotations
@@ -23,16 +25,16 @@ TREE = Path(__file__).parent.parent
 FAULTS = TREE / "tests" / "faults"
 TARGET = TREE / "bench" / "faults.json"
 USER = "usernsctl-test"
-# The code paths that root runs, too. For root, they execute other code to write maps of several ids
-# and to limit sandboxes.
+# The code paths that root runs as well: for root, other code writes maps of several ids and limits
+# sandboxes.
 AS_ROOT = ["exec, map by the parent", "spawn, map by the parent", "run with control groups"]
 
 
 def run(directory: Path, user: str, options: list[str]) -> list[dict[str, Any]]:
-    """Run all code paths as one user, and return their outcomes."""
-    # Use a new mount namespace, because mounts of other programs must not count as leftovers.
+    """Inject faults into all code paths as one user, and return the outcomes."""
+    # Run in a new mount namespace, where mounts of other programs can't be mistaken for leftovers.
     apart = ["unshare", "--mount", "--propagation", "private"]
-    # Private networks need /dev/net/tun.
+    # A private network needs /dev/net/tun.
     apart += [str(TREE / "tools" / "with-tun"), str(directory)]
     traced = [str(directory / "injector"), "-u", user, sys.executable, "-B", "matrix.py"]
     environment = {"PATH": os.environ["PATH"], "HOME": "/", "LANG": "C.UTF-8"}
@@ -76,7 +78,7 @@ def main() -> int:
         as_root = [f"--path={one}" for one in AS_ROOT if fnmatch.fnmatch(one, given.path)]
         if as_root:
             outcomes += run(directory, "root", [*options[:1], *as_root, options[2]])
-    # Keep the outcomes of earlier runs for the code paths that this run has not tried.
+    # Keep earlier outcomes of the code paths that this run did not try.
     old = json.loads(TARGET.read_text(encoding="utf-8")) if TARGET.exists() else []
     merged = {(one["user"], one["path"]): one for one in [*old, *outcomes]}
     TARGET.write_text(json.dumps([*merged.values()], indent=1) + "\n", encoding="utf-8")

@@ -1,8 +1,8 @@
 """Run each fuzz target for some seconds, and update bench/fuzz.json: fuzz.py SECONDS.
 
-The script adds the number of executions of each target to the file. It needs clang. If ``$ONLY`` is
-set, it runs only the targets whose names contain its value. The inputs that libFuzzer has found
-stay in build/c/clang/NAME.corpus, and the next run begins with them.
+Adds the number of executions of each target to bench/fuzz.json. Needs clang. If ``$ONLY`` is set,
+only the targets whose names contain its value are run. Inputs that libFuzzer finds are kept in
+build/c/clang/NAME.corpus, where the next run begins.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TARGET = Path(__file__).parent.parent / "bench" / "fuzz.json"
 
 
 def fuzz(command: list[Path | str], seconds: int) -> tuple[int, str]:
-    """Run a fuzz target. Return the number of executions, and the output."""
+    """Run a fuzz target; return its number of executions, and its output."""
     options = [f"-max_total_time={seconds}", "-print_final_stats=1", "-verbosity=1"]
     done = subprocess.run(
         [*command[:1], *options, *(word for word in command[1:] if word != "-verbosity=0")],
@@ -42,14 +42,14 @@ def main(seconds: int) -> int:
     failed = 0
     counts = json.loads(TARGET.read_text(encoding="utf-8")) if TARGET.exists() else {}
     for name, command in sorted(c_tests.build_fuzzers().items()):
-        # If an option is given several times, libFuzzer uses the last value.
+        # libFuzzer uses the last value if an option is given twice.
         short = [word for word in command if not str(word).startswith("-max_total_time")]
         executions, output = fuzz(short, seconds)
         print(f"{name}: {executions} executions in {seconds} s", flush=True)
         if output:
             print(output[-4000:])
             failed += 1
-        # Add the executions of this run to the executions of earlier runs.
+        # Add the executions to those of earlier runs.
         counts[name] = executions + counts.get(name, 0)
         TARGET.write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
     return 1 if failed else 0

@@ -1,4 +1,4 @@
-"""Command line of tools that write a generated file, or check that the file is up to date."""
+"""Command line of tools that write a generated file, or check whether it is up to date."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 def run(arguments: list[str], target: Path, document: Callable[[], str]) -> int:
     """Write or check a generated file.
 
-    :param arguments: the tool's arguments, which are none or ``--check``.
-    :param target: path of the generated file.
-    :param document: a function that generates the text of the file.
+    :param arguments: the arguments of the tool: none, or ``--check``.
+    :param target: the path of the generated file.
+    :param document: a function that returns the content of the file.
     :returns: the exit status, which is 1 if the file is out of date.
     """
     tool = Path(sys.argv[0]).name

@@ -1,19 +1,21 @@
 """Run operations of usernsctl many times, and check that nothing grows.
 
-load.py [--spawns N] [--threads N] [--kept N] [--pooled N] [--restored N] [--detached N] [--races N]
-    [--pairs PATTERN] [--seed TEXT] [--memory-growth MIB]
+    load.py [--spawns N] [--threads N] [--kept N] [--pooled N] [--restored N] [--detached N]
+            [--races N] [--pairs PATTERN] [--seed TEXT] [--memory-growth MIB]
 
-After a warm-up, the script counts the resources of its process: descriptors, memory, threads,
-children, zombies, mounts, and files in the state directory. It adopts orphans, and counts them
-as children. Namespaces are not counted, because each lives only as long as a process, a descriptor
-or a mount. The counts must be the same after each load. Only the memory may grow, by
---memory-growth MiB, because the heap of Python and libc never becomes completely stable.
+After a warm-up, the script counts what its process has: descriptors, memory, threads, children,
+zombies, mounts, and files in the state directory. It adopts orphans, so they count as children.
+Namespaces need not be counted, because each lives only as long as a process, a descriptor or a
+mount.
 
---races N runs each pair of operations on one object N times, in two threads with random delays,
-processors and switch intervals, which are drawn with --seed. Each operation must succeed or raise a
-documented error, and must return within a minute.
+After each load, the counts must be the same as before. Only the memory may grow, by --memory-growth
+MiB, because the heap of Python and libc never becomes quite stable.
 
-The script prints a line for each load, and exits with status 1 if a count has grown or an operation
+--races N runs pairs of operations on one object, each pair N times, in two threads. Delays,
+processors and switch intervals are drawn at random with --seed. Each operation must succeed or
+raise a documented error, within a minute.
+
+The script prints a line for each load. It exits with status 1 if a count has grown or an operation
 has failed.
 """
 
@@ -43,21 +45,21 @@ WARM_UP = 50
 SETTLE_SECONDS = 20
 RACE_SECONDS = 60
 MIB = 1 << 20
-# Option of prctl(2) with which orphans become children of this process.
+# Option of prctl(2) that makes orphans children of this process.
 PR_SET_CHILD_SUBREAPER = 36
 
 Counts = dict[str, int]
 
 
 def memory() -> int:
-    """Return the size of this process's resident anonymous memory in bytes."""
+    """Return the size of this process's resident anonymous memory, in bytes."""
     text = Path("/proc/self/smaps_rollup").read_text(encoding="ascii")
     (line,) = (line for line in text.splitlines() if line.startswith("Anonymous:"))
     return int(line.split()[1]) << 10
 
 
 def children() -> list[str]:
-    """Return the states of this process's children, as letters of proc_pid_stat(5)."""
+    """Return the states of this process's children, each as a letter of proc_pid_stat(5)."""
     found = []
     for task in os.listdir("/proc/self/task"):
         with contextlib.suppress(OSError):
@@ -82,13 +84,13 @@ def count(state: Path) -> Counts:
 
 
 class Load:
-    """A series of loads with a common state directory, and whether all loads have succeeded."""
+    """Several loads that share a state directory, and whether all of them have succeeded."""
 
     def __init__(self, state: Path, growth: int) -> None:
         self.state, self.growth, self.is_good = state, growth, True
 
     def run(self, name: str, number: int, many: Callable[[int], None]) -> None:
-        """Run a load of `number` operations after a warm-up. Print the counts that have changed."""
+        """Run a load of `number` operations after a warm-up; print which counts have changed."""
         if not number:
             return
         many(min(number, WARM_UP))
@@ -97,7 +99,7 @@ class Load:
         many(number)
         seconds = time.monotonic() - start
         deadline = time.monotonic() + SETTLE_SECONDS
-        # Wait, because a killed process stays a zombie, with its namespaces, for a moment.
+        # Wait: for a moment, a killed process is a zombie, and its namespaces exist.
         while (after := count(self.state)) != before and time.monotonic() < deadline:
             time.sleep(0.1)
         grown = {key: after[key] - before[key] for key in before if after[key] != before[key]}
@@ -114,15 +116,15 @@ def spawn(number: int, threads: int) -> None:
         for _ in numbers:
             un.run(["true"], check=True)
 
-    # Create a future for each thread, not for each command, because the futures of all commands
-    # would use more and more memory.
+    # Create a future for each thread, not for each command: the futures of all commands would need
+    # ever more memory.
     with ThreadPoolExecutor(threads) as executor:
         for done in [executor.submit(run) for _ in range(threads)]:
             done.result()
 
 
 def keep(number: int) -> None:
-    """Create `number` namespaces, as many at the same time as the limit of descriptors allows."""
+    """Create `number` namespaces, at any time as many as the limit of descriptors allows."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     left, most = number, (soft - 200) // 2
     while left > 0:
@@ -147,7 +149,7 @@ def restore(number: int) -> None:
 
 
 def detach(number: int) -> None:
-    """Start `number` detached sandboxes at the same time, and end them."""
+    """Start `number` detached sandboxes in parallel, and then end them."""
     names = [f"load-{os.getpid()}-{index}" for index in range(number)]
     started = []
     try:
@@ -162,7 +164,7 @@ def detach(number: int) -> None:
 
 
 def reap_orphans() -> None:
-    """Reap the keepers of detached sandboxes, which are orphans that this process has adopted."""
+    """Reap the keepers of detached sandboxes, orphans that this process has adopted."""
     deadline = time.monotonic() + SETTLE_SECONDS
     with contextlib.suppress(ChildProcessError):
         while time.monotonic() < deadline:
@@ -173,7 +175,7 @@ def reap_orphans() -> None:
 def command_operations() -> tuple[Callable[[], None], dict[str, Callable[[], object]]]:
     """Start a command.
 
-    Return a function that ends the command, and operations on the command by name.
+    Return a function that ends it, and operations on it by name.
     """
     popen = un.Popen(["sleep", "1000"], pid=True, init=True)
 
@@ -195,7 +197,7 @@ def command_operations() -> tuple[Callable[[], None], dict[str, Callable[[], obj
 def namespace_operations() -> tuple[Callable[[], None], dict[str, Callable[[], object]]]:
     """Create a namespace.
 
-    Return a function that closes the namespace, and operations on the namespace by name.
+    Return a function that closes it, and operations on it by name.
     """
     namespace = un.Namespace.create()
     return namespace.close, {
@@ -207,9 +209,9 @@ def namespace_operations() -> tuple[Callable[[], None], dict[str, Callable[[], o
 
 
 def sandbox_operations() -> tuple[Callable[[], None], dict[str, Callable[[], object]]]:
-    """Start a sandbox in a shared SandboxHost.
+    """Start a sandbox, in a SandboxHost that all races share.
 
-    Return a function that ends the sandbox, and operations on the sandbox by name.
+    Return a function that ends it, and operations on it by name.
     """
     box = HOST[0].start(None)
     return box.close, {
@@ -228,8 +230,8 @@ HOST: list[un.SandboxHost] = []
 def fork() -> None:
     """Fork a child that drops all usernsctl objects that it has inherited.
 
-    The child blocks SIGINT, because after a KeyboardInterrupt the child, as a second process, would
-    continue to run the loads.
+    The child blocks SIGINT. A KeyboardInterrupt would make it continue the loads, as a second
+    process.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
@@ -245,7 +247,7 @@ def fork() -> None:
 
 
 def interrupt() -> None:
-    """Raise KeyboardInterrupt in the main thread, as Ctrl-C does."""
+    """Raise KeyboardInterrupt in the main thread, as by Ctrl-C."""
     ident = threading.main_thread().ident
     assert ident is not None
     signal.pthread_kill(ident, signal.SIGINT)
@@ -255,7 +257,7 @@ Make = Callable[[], tuple[Callable[[], None], dict[str, Callable[[], object]]]]
 
 
 class Race:
-    """Two operations that run on one object at the same time, the first in the main thread."""
+    """Two operations on one object at the same time, of which the first runs in the main thread."""
 
     def __init__(self, make: Make, first: str, second: str, seed: str) -> None:
         self.make, self.first, self.second = make, first, second
@@ -280,7 +282,7 @@ class Race:
             barrier.wait()
             time.sleep(delay)
             try:
-                # Ignore documented errors, because the other thread may have closed the object.
+                # The other thread may have closed the object, so ignore documented errors.
                 with contextlib.suppress(un.UsernsError, ValueError, un.TimeoutExpired):
                     operations[name]()
             except Exception as error:
@@ -306,7 +308,7 @@ class Race:
 
 
 def races(load: Load, rounds: int, seed: str, only: str) -> None:
-    """Run a race for each pair of operations whose name contains `only`."""
+    """Run a race for each pair of operations whose names contain `only`."""
     kinds: dict[str, Make] = {
         "command": command_operations,
         "namespace": namespace_operations,

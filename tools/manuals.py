@@ -1,8 +1,8 @@
 """A Sphinx extension that generates manual pages, with descriptions from the programs' --help.
 
-The page of each verb is generated from the verb's argument parser. A manually written page includes
-the options of a native program, the list of verbs or the records of a launch by the directive
-``from-program``.
+The page of a subcommand is generated from its argument parser. Other pages are written by hand, and
+include generated texts by the directive ``from-program``: the options of a native program, the list
+of subcommands, or the records of a launch.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from usernsctl.cli.completion.model import help_entries
 from usernsctl.cli.parser import VERBS, Parser, option_metavar, usernsctl
 from usernsctl.gvisor.launch.steps import VERBS as RECORDS
 
-#: Directories of all manual pages and of the generated manual pages, relative to Sphinx's source
+#: The directories of all manual pages, and of the generated ones, relative to Sphinx's source
 #: directory.
 PAGES = "manual"
 MADE = f"{PAGES}/verbs"
 
-#: The manually written pages, with their sections and descriptions. The page of `usernsctl-exec`
-#: is also the page of the verb exec.
+#: The pages that are written by hand, with their sections and descriptions. The page of the program
+#: usernsctl-exec is also that of the subcommand exec.
 WRITTEN = {
     "usernsctl": ("1", "run programs in user namespaces and in gVisor, without root"),
     "usernsctl-exec": ("1", "execute a command in a new user namespace, or in gVisor"),
@@ -44,7 +44,7 @@ WRITTEN = {
     "usernsctl-launch": ("5", "file with the steps of a program's start in gVisor"),
 }
 
-# For each verb, by its first word, the page of the documentation site with more information.
+# The page of the documentation site with more about a subcommand, by the subcommand's first word.
 _MORE = {
     "run": ("run.md", "Running a command in gVisor"),
     "freeze": ("run.md", "Running a command in gVisor"),
@@ -62,8 +62,8 @@ _MORE = {
     "docker-args": ("docker.md", "Docker"),
 }
 
-# The core's table of launch records, and a pattern for a record's name and the part of a launch to
-# which the record belongs.
+# The core's table of launch records, and a pattern that matches the name of a record and the part
+# of a launch to which it belongs.
 _RULES = Path(__file__).parent.parent / "csrc" / "launch" / "verbs.h"
 _RULE = re.compile(r'VERB\(\w+, "([a-z-]+)", ([A-Z_]+),')
 _PARTS = {
@@ -80,7 +80,7 @@ _PARTS = {
     "WATCHER": "What is executed",
     "END": "The end",
 }
-# The arguments and the effect of each record that RECORDS does not describe.
+# The arguments and effects of the records that are not in RECORDS.
 _EFFECTS: dict[str, tuple[tuple[str, ...], str]] = {
     "idmap": (("option",), "an option of usernsctl-exec about the map of ids"),
     "json": (("text",), "write {text}"),
@@ -104,19 +104,19 @@ _EFFECTS: dict[str, tuple[tuple[str, ...], str]] = {
     "end": ((), "nothing follows"),
 }
 
-# Matches a word of a manual page. Escapes with a backslash, and links, may contain spaces.
+# Matches a word of a manual page. A backslash escape or a link may contain spaces.
 _WORD = re.compile(r"(?:\\X'[^']*'|\\.|[^ \\])+")
 
-# Descriptions of options for which --help has no text.
+# Descriptions of options that --help lists without a text.
 _ALWAYS = {"-h, --help": "show a summary and end", "-V, --version": "show the version and end"}
 
-# The maximum number of characters of a text line in a manual page.
+# Maximum length of a line of text in a manual page.
 _WIDTH = 80
 
-# Address of the site with manual pages of other projects.
+# Address of the manual pages of other projects.
 _OTHERS = "https://manpages.debian.org/"
 
-# For each verb, the related manual pages besides usernsctl(1).
+# Related manual pages of each subcommand, besides usernsctl(1).
 _RELATED = {
     "run": ("usernsctl-freeze(1)", "usernsctl-doctor(1)", "usernsctl-explain(1)"),
     "freeze": ("usernsctl-run(1)", "usernsctl-exec(1)", "usernsctl-launch(5)"),
@@ -131,8 +131,7 @@ _RELATED = {
     "bundle": ("usernsctl-run(1)",),
 }
 
-# Matches an option, a variable or a program of usernsctl in a sentence. Matches are formatted as
-# literal text.
+# Matches an option, variable or program of usernsctl in a sentence, to format it as literal text.
 _TYPED = re.compile(
     r"`([^`]+)`"
     r"|(?<![\w-])(--?[A-Za-z][\w-]*|\$[A-Z_]+|--"
@@ -145,7 +144,7 @@ _SPACES = re.compile(r"\s+")
 
 @dataclass(frozen=True)
 class Option:
-    """The names and the argument of an option, as one text, and its description."""
+    """An option as written in a manual page, with its names and argument, and its description."""
 
     written: str
     help: str
@@ -155,7 +154,7 @@ class Option:
 
 
 def prose(text: str) -> str:
-    """Return a text of --help as Markdown, with escaped special characters and literal options."""
+    """Return a text of --help as Markdown: special characters escaped, options as literals."""
     text = _SPACES.sub(" ", text)
     found, end = "", 0
     for typed in _TYPED.finditer(text):
@@ -172,7 +171,7 @@ def _block(name: str, argument: str, content: Iterable[str] = ()) -> Iterator[st
 
 
 def _listed(program: str, options: Iterable[Option]) -> Iterator[str]:
-    """Yield the lines of the Sphinx directives for a program's options."""
+    """Yield lines with a Sphinx directive for each of a program's options."""
     yield from _block("program", program)
     for option in options:
         yield from _block("option", option.written, [prose(option.help)])
@@ -182,7 +181,7 @@ def _listed(program: str, options: Iterable[Option]) -> Iterator[str]:
 
 
 def _help_parts(verb: Parser) -> tuple[list[str], list[str], list[str]]:
-    """Return a verb's description, the paragraphs about its exit status, and its examples."""
+    """Return a subcommand's description, the paragraphs about its exit status, and its examples."""
     description: list[str] = []
     status: list[str] = []
     examples: list[str] = []
@@ -197,7 +196,7 @@ def _help_parts(verb: Parser) -> tuple[list[str], list[str], list[str]]:
 
 
 def commands_of(verb: Parser) -> Iterator[Parser]:
-    """Yield the verb `verb`, or, if `verb` is a group of verbs, all verbs in the group."""
+    """Yield the subcommand `verb`, or all subcommands of the group `verb`."""
     if not verb.verbs:
         yield verb
     for name in verb.verbs:
@@ -206,7 +205,7 @@ def commands_of(verb: Parser) -> Iterator[Parser]:
 
 def _options_section(verb: Parser, level: str) -> Iterator[str]:
     for heading, actions in verb.headings.items():
-        # Omit --help, which every verb has.
+        # Omit --help, because every subcommand has it.
         options = [
             Option(_written(one), str(one.help))
             for one in actions
@@ -224,7 +223,7 @@ def _written(option: argparse.Action) -> str:
 
 
 def _one_command(verb: Parser) -> Iterator[str]:
-    """Yield the lines of the sections about a verb that is not a group."""
+    """Yield the lines of all sections about a subcommand that is not a group."""
     description, status, examples = _help_parts(verb)
     sections = (
         ("Description", description),
@@ -263,7 +262,7 @@ def _page(name: str, verb: Parser) -> str:
 
 
 def help_of(program: str, *words: str) -> list[str]:
-    """Return the lines that an installed program, or one of its commands, prints for ``--help``."""
+    """Return the lines of an installed program's ``--help``, or of its subcommand `words`."""
     places = f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"
     path = shutil.which(program, path=places)
     if path is None:
@@ -273,7 +272,7 @@ def help_of(program: str, *words: str) -> list[str]:
 
 
 def native_options(program: str) -> dict[str, list[Option]]:
-    """Return the options that a native program's ``--help`` describes, grouped by heading."""
+    """Return the options in a native program's ``--help``, by heading."""
     found: dict[str, list[Option]] = {}
     for heading, written, about in help_entries("\n".join(help_of(program))):
         option = Option(written, about or _ALWAYS.get(written, ""))
@@ -294,7 +293,7 @@ def _page_list(pages: Iterable[tuple[str, str, str]]) -> Iterator[str]:
 
 
 def _rules() -> dict[str, list[str]]:
-    """Return the names of launch records in the core's table, grouped by part of the launch."""
+    """Return the names of launch records in csrc/launch/verbs.h, by part of the launch."""
     found: dict[str, list[str]] = {}
     for name, part in _RULE.findall(_RULES.read_text()):
         found.setdefault(part, []).append(name)
@@ -316,7 +315,7 @@ def _records() -> Iterator[str]:
     rules = _rules()
     for part, heading in _PARTS.items():
         yield from (f"### {heading}", "")
-        # Sort records in the order of RECORDS, which is the order in most launches.
+        # Sort the records as in RECORDS, which has the order of most launches.
         order = [*RECORDS, *_EFFECTS]
         for name in sorted(rules.pop(part), key=order.index):
             yield from _record(name)
@@ -325,10 +324,10 @@ def _records() -> Iterator[str]:
 
 
 class FromProgram(SphinxDirective):
-    """The directive ``from-program``, which includes texts of programs.
+    """The directive ``from-program``, which includes generated texts.
 
-    The argument is the name of a native program, whose options are included, or ``verbs``,
-    ``records`` (of a launch) or ``index`` (of manual pages).
+    Its argument is the name of a native program, whose options are included, or ``verbs`` (the list
+    of subcommands), ``records`` (of a launch) or ``index`` (of the manual pages).
     """
 
     required_arguments = 1
@@ -346,7 +345,7 @@ class FromProgram(SphinxDirective):
 
 
 def pages() -> dict[str, str]:
-    """Return the text of each generated page in MyST's Markdown, by the page's name."""
+    """Return the text of each generated page, as MyST's Markdown, by the name of the page."""
     whole = usernsctl()
     return {
         f"usernsctl-{name}": _page(name, whole.find(name))
@@ -372,7 +371,7 @@ def manuals() -> list[tuple[str, str, str, list[str], str]]:
 
 
 def tidy(page: str) -> str:
-    """Remove unneeded macros from a manual page, and wrap long lines; mandoc(1) warns of both."""
+    """Remove unneeded macros from a manual page, and wrap long lines. mandoc(1) warns of both."""
     lines: list[str] = []
     block = ""
     for line in page.splitlines():
@@ -387,7 +386,7 @@ def tidy(page: str) -> str:
 
 
 def _wrapped(line: str) -> Iterator[str]:
-    """Yield the parts of a wrapped text line, none of which looks like a macro."""
+    """Wrap a line of text. Yield its parts, none of which looks like a macro."""
     short = ""
     for word in _WORD.findall(line):
         if short and len(short) + len(word) >= _WIDTH:
@@ -410,9 +409,9 @@ def _write(app: Sphinx) -> None:
 
 
 def _link(app: Sphinx, doctree: nodes.document, docname: str) -> None:
-    """Link references to manual pages to the pages of this site or of other projects.
+    """Link each reference to a manual page to the page, on this site or that of another project.
 
-    Sphinx's setting ``manpages_url`` would write the addresses into manual pages, too.
+    Sphinx's setting ``manpages_url`` would also add the addresses to the manual pages themselves.
     """
     if app.builder.format != "html":
         return

@@ -14,26 +14,26 @@ TREE = Path(__file__).resolve().parent.parent
 RESULTS = TREE / "bench" / "results.txt"
 TARGET = TREE / "docs" / "pictures" / "performance.svg"
 
-# Matches the style of a picture. All pictures have the style of MODEL, which is drawn manually.
+# Matches the style sheet of a picture. All pictures have that of MODEL, which is drawn by hand.
 STYLE = re.compile(r"  <style>.*?</style>\n", re.DOTALL)
 MODEL = TREE / "docs" / "pictures" / "time.svg"
 
 WIDTH = 440
 LEFT = 20
-# The length of the longer bar, which leaves space for the number to its right.
+# Length of the longer bar; the number fits to its right.
 LENGTH = 300
 ROW = 106
 TOP = 20
 
-ROUNDED = 10  # Times of at least this many milliseconds have no decimals.
+ROUNDED = 10  # From this number of milliseconds on, times are shown without decimals.
 
 
 @dataclass(frozen=True)
 class Row:
-    """A comparison of another tool's time and usernsctl's time.
+    """A comparison of the times of usernsctl and of another tool.
 
-    :ivar what: name of the program that is started, or ``""``.
-    :ivar theirs: time of the other tool in milliseconds. `ours` is the time of usernsctl.
+    :ivar what: the name of the program that is started, or ``""``.
+    :ivar theirs: the time of the other tool in milliseconds; `ours` is that of usernsctl.
     """
 
     their_name: str
@@ -44,7 +44,7 @@ class Row:
 
 
 def rows(text: str) -> list[Row]:
-    """Return the comparisons in the output of bench/aims.py."""
+    """Return the comparisons that bench/aims.py has printed."""
     found = []
     for names, theirs, ours in re.findall(r"^(.* / .*?) +([\d.]+) +([\d.]+) +[\d.]+", text, re.M):
         their_name, _, our_name = names.partition(" / ")
@@ -65,7 +65,7 @@ def _bar(kind: str, top: int, name: str, taken: float, length: float) -> str:
 def picture() -> str:
     """Return the picture as SVG, with two bars for each comparison.
 
-    The longer bar of each comparison has the length LENGTH.
+    The longer of the two bars always has the length LENGTH.
     """
     measured = rows(RESULTS.read_text())
     style = STYLE.search(MODEL.read_text())

@@ -1,4 +1,4 @@
-"""Print the section of CHANGELOG.md about a version as release notes: release_notes.py VERSION."""
+"""Print CHANGELOG.md's section about a version as release notes: release_notes.py VERSION."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _HEADING = re.compile(r"## \[([^]]+)\](?: - \d{4}-\d\d-\d\d)?")
 
 
 class NoNotes(Exception):
-    """Missing notes about a version in the changelog. The text of the exception is the reason."""
+    """Error for a version without release notes. The message is the reason."""
 
 
 def notes(changelog: str, wanted: str) -> str:
-    """Return the changelog's section about a version, one line per paragraph and list item.
+    """Return CHANGELOG.md's section about a version, with each paragraph and list item in one line.
 
-    Each paragraph is one line because code hosting sites show line breaks in release notes.
+    Code hosting sites show the line breaks of release notes, so there must be none in a paragraph.
 
     :raises NoNotes: the section is missing or empty.
     """

@@ -1,7 +1,7 @@
-"""Write the tables in docs/reliability.md, or check the tables, with --check.
+"""Write the tables in docs/reliability.md, or check them, with --check.
 
-The numbers are from bench/faults.json, bench/fuzz.json and bench/coverage.json, which `make
-faults`, `make fuzz` and `make coverage` write.
+The numbers come from bench/faults.json, bench/fuzz.json and bench/coverage.json, which are written
+by `make faults`, `make fuzz` and `make coverage`.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def coverage_row(name: str, files: list[list[int]]) -> list[object]:
 
 
 def coverage_table() -> str:
-    """Return the table of the covered lines of each directory in csrc/, as Markdown."""
+    """Return a table of how much of each directory in csrc/ is covered by tests, as Markdown."""
     found = json.loads((TREE / "bench" / "coverage.json").read_text(encoding="utf-8"))
     counts = found["lines"]
     directories: dict[str, list[list[int]]] = {}

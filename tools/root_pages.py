@@ -1,7 +1,7 @@
 """A Sphinx extension that adds pages from the top directory, such as SECURITY.md, to the site.
 
-The extension copies the pages to a directory in Sphinx's source directory. It adapts the links
-in the copies to the new location, and the links in other pages to the copies.
+Copies the pages to a directory in Sphinx's source directory. Changes the links in the copies, so
+that they lead to the same targets, and the links in other pages, so that they lead to the copies.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ROOT = re.compile(rf"(\]\((?:\.\./)*)\.\./({'|'.join(NAMES)})\.md")
 
 
 def copy_text(text: str) -> str:
-    """Return the text of a page from the top directory, with links adapted to the copy's place."""
+    """Return the text of a page in the top directory, with links that work in its copy."""
 
     def moved(link: re.Match[str]) -> str:
         target = link[2]
@@ -35,14 +35,14 @@ def copy_text(text: str) -> str:
 
 
 def link_copies(text: str) -> str:
-    """Return the text of a page in docs/, with links to the copies instead of the originals."""
+    """Return the text of a page in docs/, with links to copies in place of the originals."""
     return _ROOT.sub(lambda link: f"{link[1]}{MADE}/{link[2].lower()}.md", text)
 
 
 def write_changed(directory: Path, files: dict[str, str]) -> None:
-    """Write `files` to a directory, and remove other files.
+    """Write `files` to a directory, and remove all other files there.
 
-    Unchanged files keep their modification time.
+    A file whose content is the same keeps its modification time.
     """
     directory.mkdir(exist_ok=True)
     for path in directory.iterdir():

@@ -23,9 +23,9 @@ Rule = dict[str, Any]
 
 
 def with_private_network(source: dict[str, Any]) -> dict[str, Any]:
-    """Add the rules for a private network.
+    """Return the rules of `source`, with those for a private network added.
 
-    The refusals for a private network replace other refusals of the same system call.
+    If a system call has refusals for a private network, these replace its other refusals.
     """
     extra = source["private_network"]
     replaced = {entry["name"] for entry in extra["refusal"]}
@@ -39,7 +39,7 @@ def with_private_network(source: dict[str, Any]) -> dict[str, Any]:
 
 
 def profile(source: dict[str, Any]) -> Rule:
-    """Return the profile in the OCI format (runtime-spec) for Docker, Podman and Kubernetes."""
+    """Return the seccomp profile in the OCI format, for Docker, Podman and Kubernetes."""
     names = sorted(name for group in source["base"].values() for name in group.split())
     rules = [_rule(names)]
     for entry in source["conditional"]:
@@ -62,7 +62,7 @@ def _rule(names: list[str], *arguments: Rule) -> Rule:
 
 
 def _conditions(only: list[dict[str, Any]]) -> Iterator[list[Rule]]:
-    """Yield the argument conditions of one rule for each combination of allowed argument values."""
+    """Yield the conditions of a rule for each combination of allowed argument values."""
     choices = ([_condition(entry, value) for value in entry["values"]] for entry in only)
     yield from map(list, itertools.product(*choices))
 
@@ -74,9 +74,9 @@ def _condition(entry: dict[str, Any], value: int) -> Rule:
 
 
 def _masked(argument: int, mask: int, value: int) -> Rule:
-    """Return a condition that compares a masked argument.
+    """Return the condition that an argument has a value after a mask is applied.
 
-    In OCI's format, the member `value` is the mask, and `valueTwo` the expected result.
+    In the OCI format, `value` is the mask, and `valueTwo` the expected result.
     """
     return {"index": argument, "value": mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ"}
 

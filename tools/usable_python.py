@@ -1,8 +1,8 @@
-"""Print the real path of this Python if it is suitable for usernsctl's virtual environments.
+"""Print the real path of this Python if virtual environments of usernsctl can be based on it.
 
-The interpreter must be able to build an extension. Other users must be able to use the environments
-that root creates, so an interpreter in root's home directory is not suitable for root. This script
-must run on any Python 3, so it uses no new features.
+An extension must be built with the interpreter. If root creates the environments, other users must
+be able to use them, so the interpreter must not be in root's home directory. The script must run on
+every Python 3, so it uses no new features.
 """
 
 import os
@@ -12,7 +12,7 @@ import sysconfig
 
 
 def open_to_all(path):
-    """Return whether every user can reach and read this file or directory."""
+    """Return whether every user can reach and read a file or directory."""
     path = os.path.realpath(path)
     if not os.stat(path).st_mode & stat.S_IROTH:
         return False
@@ -24,7 +24,7 @@ def open_to_all(path):
 
 
 def objection():
-    """Return why this interpreter is not suitable, or None if it is suitable."""
+    """Return why this interpreter is unsuitable, or None if it is suitable."""
     if sys.version_info < (3, 11):
         return "it is older than 3.11"
     try:

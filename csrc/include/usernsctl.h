@@ -746,7 +746,7 @@ int un_account_find(const char *user, const char *group, const struct un_account
                     const struct un_account_file *groups, struct un_account *account,
                     struct un_error *err);
 
-/* ---- the file system of a sandbox (launch/view.c, launch/command.c) -------------------------- */
+/* ---- the filesystem of a sandbox (launch/view.c, launch/command.c) --------------------------- */
 
 /* The directory tree that a sandbox will have: a root filesystem, and the mounts that runsc adds to
  * it. */

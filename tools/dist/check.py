@@ -1,4 +1,4 @@
-"""Check the files in dist/, and write software bills of materials of the wheels (CycloneDX)."""
+"""Check the files in dist/, and write an SBOM (CycloneDX) for each wheel."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ from elftools.elf.elffile import ELFFile
 from wheels import BUILDS, OUTPUT, TREE, last_commit
 
 ELF = b"\x7fELF"
-# A string in every program that is statically linked with glibc.
+# A text that every program contains that is statically linked with glibc.
 GLIBC = b"glibc"
 TOOLS = Path(sys.executable).parent
-# Expected warnings of check-wheel-contents. The wheel of usernsctl contains one command twice, in
-# bin/ for users and in the package. The wheel of the native programs contains only scripts.
+# Warnings of check-wheel-contents that are expected. One command is twice in the wheel of
+# usernsctl: in bin/ for users, and in the package. The wheel of the native programs contains only
+# scripts.
 EXPECTED = {"usernsctl": "W002", "usernsctl_prelude": "W007"}
 
 
 def run(program: str, *words: str | Path) -> str:
-    """Run a tool of this virtual environment, and return its output. Exit if the tool fails."""
+    """Run a tool of this virtual environment; return its output. Exit if the tool fails."""
     done = subprocess.run([TOOLS / program, *words], capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{program}:\n{done.stdout}{done.stderr}")
@@ -40,14 +41,14 @@ def name_of(file: Path) -> str:
 
 
 def machine_of(wheel: Path) -> str:
-    """Return the architecture of a wheel."""
+    """Return the processor architecture for which a wheel is built."""
     return next(machine for machine in BUILDS if wheel.stem.endswith(machine))
 
 
 def glibc_of(wheel: Path) -> tuple[int, int]:
-    """Return the oldest glibc that a wheel supports according to manylinux's policies.
+    """Return the oldest glibc with which a wheel works according to manylinux's policies.
 
-    :returns: the version of glibc, or (0, 0) if the wheel needs no glibc.
+    :returns: the version of glibc, or (0, 0) if the wheel does not need glibc.
     """
     told = json.loads(run("auditwheel", "show", "--json", wheel))
     version = re.fullmatch(r"manylinux_(\d+)_(\d+)_\w+", told["overall_tag"])
@@ -59,9 +60,9 @@ def glibc_of(wheel: Path) -> tuple[int, int]:
 
 
 def check_programs(wheel: Path) -> None:
-    """Check that programs are static, and that the extension needs no glibc newer than OLDEST.
+    """Check that the programs are static, and that the extension works with glibc OLDEST.
 
-    All files must be for the wheel's architecture.
+    All of them must be built for the architecture of the wheel.
     """
     expected = {"x86_64": "x64", "aarch64": "AArch64"}[machine_of(wheel)]
     with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(wheel) as archive:
@@ -84,7 +85,7 @@ def check_programs(wheel: Path) -> None:
 
 
 def check_start(program: Path, machine: str) -> None:
-    """Check that a program starts, in an emulator if the program is for another architecture."""
+    """Check that a program starts, by an emulator if it is built for another architecture."""
     emulator = [f"qemu-{machine}"] if BUILDS[machine] else []
     program.chmod(0o755)
     for option, beginning in (("--version", "usernsctl-exec "), ("--help", "Usage:")):
@@ -106,7 +107,7 @@ def check_wheel(wheel: Path) -> None:
 
 
 def libc_of_programs() -> dict[str, str]:
-    """Return the CycloneDX component of musl, with which the static programs are linked."""
+    """Return the CycloneDX component for musl, which the static programs contain."""
     fields = "${source:Package} ${source:Version}"
     command = ["dpkg-query", "-W", "-f", fields, "musl-dev"]
     name, version = subprocess.run(
@@ -117,7 +118,7 @@ def libc_of_programs() -> dict[str, str]:
 
 
 def list_components(wheel: Path, target: Path) -> None:
-    """Write the software bill of materials of a wheel, including the libc in its programs."""
+    """Write the SBOM of a wheel, including the libc that its programs contain."""
     with tempfile.TemporaryDirectory() as scratch:
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", scratch], check=True)
         python = Path(scratch, "bin/python")

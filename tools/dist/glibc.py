@@ -1,4 +1,4 @@
-"""Functions that determine from ELF files which versions of glibc programs and extensions need."""
+"""Functions that read from ELF files which versions of glibc they need."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.gnuversions import GNUVerNeedSection, GNUVerSymSection
 from elftools.elf.sections import SymbolTableSection
 
-# The oldest glibc that the wheel supports (Debian 10, RHEL 8, Ubuntu 18.10), and the wheel's
+# The oldest glibc with which the wheel works (Debian 10, RHEL 8, Ubuntu 18.10), and the wheel's
 # platform tag for it (PEP 600).
 OLDEST = (2, 28)
 PLATFORM = "manylinux_{}_{}".format(*OLDEST)
 
-# Functions that also OLDEST has, but that programs compiled with current headers need by a newer
-# name or version. The wheel is compiled with older headers (sysroot.py), and so needs the old names.
+# Functions that OLDEST has under an older name or version than the one that programs need if they
+# are compiled with current headers. The wheel is compiled with old headers (sysroot.py), and so
+# needs the old ones.
 RENAMED = frozenset({"stat", "fstat", "lstat", "fstatat", "mknod", "mknodat"})
 RENAMED_PREFIXES = ("__isoc23_", "pthread_", "sem_", "dl")
 
 
 def needed(file: Path) -> dict[str, tuple[int, ...]]:
-    """Return the functions that a file needs from glibc, with their versions, such as (2, 17).
+    """Return the functions of glibc that a file needs, each with its version, such as (2, 17).
 
-    :param file: an ELF file. A static program needs no functions.
+    :param file: an ELF file; a static program needs no functions.
     """
     with file.open("rb") as stream:
         elf = ELFFile(stream)
@@ -49,10 +50,10 @@ def needed(file: Path) -> dict[str, tuple[int, ...]]:
 
 
 def too_new(file: Path) -> list[str]:
-    """Return the functions that a file needs, but that OLDEST does not have."""
+    """Return the functions that a file needs and that glibc OLDEST lacks."""
     return sorted(name for name, version in needed(file).items() if version > OLDEST)
 
 
 def is_renamed(name: str) -> bool:
-    """Return whether OLDEST has a function under an older name or version than current headers."""
+    """Return whether glibc OLDEST has a function under an older name or version."""
     return name in RENAMED or name.startswith(RENAMED_PREFIXES)

@@ -1,8 +1,7 @@
-"""Builder of the wheel usernsctl-prelude, which contains only usernsctl's native programs.
+"""Builder of the wheel usernsctl-prelude, which contains only the native programs of usernsctl.
 
-The wheel is for container images. Its programs are static, and so need neither Python nor a libc.
-Hence the wheel has platform tags for glibc and for musl. Its programs are identical to the programs
-in usernsctl's wheel.
+The wheel is for container images. It needs neither Python nor a libc, because its programs are
+static; so it has platform tags for glibc and for musl. The programs are those of usernsctl's wheel.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from pathlib import Path
 import glibc
 
 NAME = "usernsctl_prelude"
-# The platform tags of the wheel. Static programs depend only on Linux, so these are the oldest tags
-# (PEP 600, PEP 656).
+# The platform tags of the wheel: the oldest ones, because static programs need only Linux (PEP 600,
+# PEP 656).
 PLATFORMS = ("manylinux_2_17", "manylinux2014", "musllinux_1_1")
 ABOUT = """\
 # usernsctl-prelude
@@ -36,7 +35,7 @@ Install either this or `usernsctl`, which has the same programs and the Python p
 
 
 def programs(wheel: zipfile.ZipFile) -> dict[str, bytes]:
-    """Return the contents of the native programs in usernsctl's wheel, by name."""
+    """Return the native programs in usernsctl's wheel: their contents by name."""
     return {
         Path(name).name: wheel.read(name)
         for name in sorted(wheel.namelist())
@@ -59,7 +58,7 @@ def metadata(project: dict[str, object]) -> str:
 
 
 def record(files: dict[str, bytes], own_name: str) -> bytes:
-    """Return the text of RECORD, the list of all files in a wheel with their hashes."""
+    """Return the text of RECORD, which lists all files of a wheel with their hashes."""
     lines = []
     for name, content in files.items():
         digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
@@ -70,10 +69,10 @@ def record(files: dict[str, bytes], own_name: str) -> bytes:
 def repack(wheel: Path, target: Path, source: Path, epoch: int) -> Path:
     """Build the wheel of the native programs from usernsctl's wheel.
 
-    :param wheel: usernsctl's wheel.
+    :param wheel: the path of usernsctl's wheel.
     :param target: the directory for the new wheel.
     :param source: the source tree from which ``wheel`` was built.
-    :param epoch: the modification time of all files in the new wheel.
+    :param epoch: the modification time of all files in the new wheel, in seconds since the epoch.
     """
     project = tomllib.loads((source / "pyproject.toml").read_text())["project"]
     stem = f"{NAME}-{project['version']}"
@@ -85,7 +84,7 @@ def repack(wheel: Path, target: Path, source: Path, epoch: int) -> Path:
     profiles = source / "src/usernsctl/profiles"
     with zipfile.ZipFile(wheel) as whole:
         files = {f"{stem}.data/scripts/{n}": body for n, body in programs(whole).items()}
-    # The paths at which `usernsctl-entrypoint` opens the profiles.
+    # Where `usernsctl-entrypoint` opens the profiles.
     for profile, name in (("seccomp.json", "seccomp"), ("apparmor", "apparmor")):
         path = f"{stem}.data/data/share/{name}-profile"
         files[path] = (profiles / profile).read_bytes()

@@ -1,8 +1,8 @@
-"""Creation of sysroots, directories with another libc and its headers, to link with that libc.
+"""Creation of sysroots: directories with another libc and its headers, to link with that libc.
 
-A program that is linked with a version of glibc works with this and all later versions. So the
+A program that is linked with one version of glibc works with that and all later versions. So the
 extension is compiled by the host's compiler, but with the glibc of an older Debian. apt downloads
-the packages and checks their signatures, without changes of the host, and without root.
+the packages and checks their signatures. This needs no root, and changes nothing on the host.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "csrc"))
 import layout  # noqa: E402
 
-# The release with the oldest glibc in Debian's archive, 2.31. The extension uses no function newer
-# than glibc 2.25, and `make dist` checks that (glibc.py).
+# The release with the oldest glibc that Debian's archive still has, 2.31. The extension uses no
+# function that is newer than glibc 2.25, which `make dist` checks (glibc.py).
 SUITE = "bullseye"
-#: Names of architectures in Debian, by Python's names.
+#: Debian's names of architectures, by Python's names.
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 PACKAGES = ("libc6", "libc6-dev", "linux-libc-dev")
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 
 def mirror() -> str:
-    """Return the URI of the host's Debian mirror."""
+    """Return the URI of the Debian mirror that the host uses."""
     command = ["apt-get", "indextargets", "--format", "$(CODENAME) $(COMPONENT) $(REPO_URI)"]
     listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     for line in listed.splitlines():
@@ -45,7 +45,7 @@ def own_suite() -> str:
 
 
 def download(target: Path, uri: str, suite: str, machine: str, *packages: str) -> list[Path]:
-    """Download packages into the empty directory ``target`` by an apt with separate state."""
+    """Download packages into the empty directory ``target``, by an apt with its own state."""
     for name in ("lists/partial", "cache/archives/partial", "parts"):
         (target / name).mkdir(parents=True)
     (target / "status").touch()
@@ -60,8 +60,7 @@ def download(target: Path, uri: str, suite: str, machine: str, *packages: str) -
         "Dir::Etc::sourceparts": target / "parts",
         "Dir::Etc::preferences": os.devnull,
         "Dir::Etc::preferencesparts": target / "parts",
-        # Download as this user. By default apt downloads as the user _apt, who may be unable to
-        # write here.
+        # Download as this user. apt's default user, _apt, may be unable to write to this directory.
         "APT::Sandbox::User": "",
     }
     options = [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
@@ -78,8 +77,8 @@ def unpack(packages: list[Path], target: Path) -> None:
 def make_musl(root: Path, machine: str) -> list[str]:
     """Create the directory ``root`` with musl for another architecture, unless it exists.
 
-    :returns: the compiler command that links with this musl, as musl-gcc does with the host's musl.
-    :raises subprocess.CalledProcessError: apt or dpkg-deb failed, and has printed why.
+    :returns: a compiler command that links with this musl, as musl-gcc links with the host's musl.
+    :raises subprocess.CalledProcessError: apt or dpkg-deb failed. It has printed the reason.
     """
     here, there = f"{platform.machine()}-linux-musl", f"{machine}-linux-musl"
     specs = root / "musl-gcc.specs"
@@ -96,7 +95,7 @@ def make_musl(root: Path, machine: str) -> list[str]:
 
 
 def add_python(root: Path, scratch: Path, machine: str) -> None:
-    """Add the Python headers that Debian installs in libc's directory of headers."""
+    """Add those headers of Python that Debian installs in the directory of libc's headers."""
     headers = Path(sysconfig.get_path("include")).name
     multiarch = Path("usr/include", f"{machine}-linux-gnu", headers)
     system = Path("/", multiarch)
@@ -112,7 +111,7 @@ def add_python(root: Path, scratch: Path, machine: str) -> None:
 def make(root: Path, machine: str) -> None:
     """Create the sysroot ``root`` for an architecture, unless the directory exists.
 
-    :raises subprocess.CalledProcessError: apt or dpkg-deb failed, and has printed why.
+    :raises subprocess.CalledProcessError: apt or dpkg-deb failed. It has printed the reason.
     """
     if root.is_dir():
         return

@@ -1,7 +1,7 @@
-"""Build the sdist and the wheels of usernsctl and usernsctl-prelude in dist/.
+"""Build the sdist, and the wheels of usernsctl and usernsctl-prelude, in dist/.
 
-All files are built twice, in directories with different names, and both builds must be identical.
-So anyone with the same compiler and libc can verify that a wheel was built from its sources.
+Each file is built twice, in directories with different names, and the results must be identical. So
+anyone with the same compiler and libc can verify that a wheel was built from its sources.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import sysroot
 
 TREE = Path(__file__).resolve().parents[2]
 OUTPUT = TREE / "dist"
-#: Environment variables with which setup.py and setuptools use a cross compiler and linker.
+#: Environment variables that make setup.py and setuptools use a cross compiler and linker.
 CROSS = {
     "CC": "aarch64-linux-gnu-gcc",
     "LDSHARED": "aarch64-linux-gnu-gcc -shared",
@@ -34,7 +34,7 @@ BUILDS.setdefault("aarch64", CROSS)
 
 
 def last_commit() -> str:
-    """Return the time of the last commit, which all built files get, in seconds since the epoch."""
+    """Return the time of the last commit in seconds since the epoch, which all built files get."""
     command = ["git", "-C", TREE, "log", "-1", "--format=%ct"]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
@@ -44,7 +44,7 @@ def sysroot_for(machine: str) -> Path:
 
 
 def build_package(kind: str, source: Path, target: Path, *options: str, **environ: str) -> Path:
-    """Build ``source`` with ``python -m build --KIND`` into ``target``. Return the built file."""
+    """Build ``source`` by ``python -m build --KIND``; return the file written to ``target``."""
     command = [sys.executable, "-m", "build", f"--{kind}", "--no-isolation", *options]
     log = target / "log"
     with log.open("w") as output:
@@ -60,7 +60,7 @@ def build_package(kind: str, source: Path, target: Path, *options: str, **enviro
 
 
 def remove_build_details(sdist: Path, epoch: int) -> None:
-    """Remove the builder's name and the time of the build from an sdist."""
+    """Remove the name of the builder and the time of the build from an sdist."""
     with tarfile.open(sdist) as archive:
         members = sorted(archive.getmembers(), key=lambda member: member.name)
         contents = [archive.extractfile(m) if m.isfile() else None for m in members]
@@ -80,7 +80,7 @@ def remove_build_details(sdist: Path, epoch: int) -> None:
 
 
 def build_all(scratch: Path, target: Path, epoch: str) -> None:
-    """Build the sdist into ``target``, and the wheels from the sdist."""
+    """Build the sdist in ``target``, and the wheels from that sdist."""
     source, sdists = scratch / "source", scratch / "sdist"
     for directory in (target, source, sdists):
         directory.mkdir(parents=True)
@@ -93,7 +93,7 @@ def build_all(scratch: Path, target: Path, epoch: str) -> None:
 
 
 def build_wheels(sdist: Path, scratch: Path, target: Path, machine: str, epoch: str) -> None:
-    """Build the wheels of usernsctl and usernsctl-prelude for an architecture into ``target``."""
+    """Build the wheels of usernsctl and usernsctl-prelude for an architecture in ``target``."""
     unpacked, wheels = scratch / "tree", scratch / "wheel"
     for directory in (unpacked, wheels):
         directory.mkdir(parents=True)
@@ -119,7 +119,7 @@ def hashes(directory: Path) -> dict[str, str]:
 def main() -> None:
     os.umask(0o022)
     epoch = last_commit()
-    # Build without debugging information, which would contain the names of build directories.
+    # Build without debugging information, because it contains the names of build directories.
     os.environ.update(SOURCE_DATE_EPOCH=epoch, CFLAGS="-g0")
     os.environ.pop("LDFLAGS", None)
     for machine in BUILDS:

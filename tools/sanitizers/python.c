@@ -1,6 +1,6 @@
-/* A Python interpreter that is linked with the runtime of a sanitizer, because an extension that is
- * built with the sanitizer needs the runtime. LD_PRELOAD would not do, because tests clear
- * environment variables, and other programs that tests start would load the runtime, too. */
+/* A Python interpreter that is linked with a sanitizer's runtime, which an extension built with the
+ * sanitizer needs. LD_PRELOAD would not do: tests clear the environment, and other programs that
+ * tests start would load the runtime, too. */
 #include <Python.h>
 
 const char *__asan_default_options(void);
@@ -8,7 +8,7 @@ const char *__tsan_default_options(void);
 const char *__tsan_default_suppressions(void);
 const char *__ubsan_default_options(void);
 
-/* Leaks are not detected, because CPython does not free all of its memory. tests/c detects leaks of
+/* CPython does not free all of its memory, so leaks are not detected here. tests/c detects leaks of
  * the core. */
 const char *__asan_default_options(void)
 {
@@ -20,9 +20,9 @@ const char *__tsan_default_options(void)
     return "report_signal_unsafe=0:exitcode=66";
 }
 
-/* Suppressions for children with CLONE_VM, which share memory with TSan but have separate
- * descriptor tables. TSan confuses the descriptors of such a child with the parent's descriptors of
- * the same numbers, and reports races. */
+/* Suppressions for children with CLONE_VM. Such a child shares memory with TSan, but has its own
+ * descriptor table. TSan takes the child's descriptors for the parent's descriptors of the same
+ * numbers, and reports races. */
 const char *__tsan_default_suppressions(void)
 {
     return "race:interceptor_close$\n"
@@ -42,8 +42,8 @@ const char *__ubsan_default_options(void)
 
 int main(int argc, char **argv)
 {
-    /* Let Python allocate memory by malloc(3), so that the sanitizer detects accesses beyond cffi's
-     * buffers. */
+    /* Make Python allocate memory by malloc(3), so that the sanitizer detects accesses past the end
+     * of cffi's buffers. */
     PyPreConfig config;
     PyPreConfig_InitPythonConfig(&config);
     config.allocator = PYMEM_ALLOCATOR_MALLOC;
