@@ -272,7 +272,7 @@ bool un_account_is_id(const char *name);
  * follows the path. Returns -1. */
 int un_account_fail_file(const char *path, int errnum, const char *why, struct un_error *err);
 
-/* ---- mounts.c: the table of mounts ----------------------------------------------------------- */
+/* ---- mounts.c: reading the mount table ------------------------------------------------------- */
 
 /* An entry of the mount table (proc_pid_mountinfo(5)): the directory `root` of a filesystem is
  * mounted on `point`. */
@@ -304,7 +304,7 @@ const struct un_mounted *un_mounts_by_id(const struct un_mounts *mounts, int id)
  * belongs to another mount namespace. Returns 0, or -1 with errno set. */
 int un_mounts_find(const struct un_mounts *mounts, int fd, const struct un_mounted **found);
 
-/* ---- procfile.c: facts of /proc that distinguish the causes of an errno ---------------------- */
+/* ---- procfile.c: facts in /proc that tell the causes of an errno apart ----------------------- */
 
 /* Returns the number in the file `file` below `proc`, such as "sys/user/max_user_namespaces", or -1
  * if the file can't be read. */
@@ -339,7 +339,7 @@ bool un_proc_apparmor(const char *proc, const char *who, char *label, size_t siz
  * has no such control group. */
 bool un_proc_cgroup(const char *proc, const char *controller, char *path, size_t size);
 
-/* ---- caps.c: capabilities, by the bare system calls ------------------------------------------ */
+/* ---- caps.c: capabilities, by direct system calls -------------------------------------------- */
 
 /* Buffer for capget(2) and capset(2). In version 3 of the interface, each 64-bit set is split into
  * two words of 32 bits, the lower one first. */
@@ -366,7 +366,7 @@ int un_caps_drop_bounding(uint64_t dropped);
  * Async-signal-safe. */
 int un_caps_keep(void);
 
-/* ---- notice.c: struct un_notices ------------------------------------------------------------- */
+/* ---- notice.c: adding notices to struct un_notices ------------------------------------------- */
 
 /* Formats a notice as printf(3) does, truncates it to UN_NOTICE_MAX bytes, and adds it to
  * `notices`. */

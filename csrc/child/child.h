@@ -4,7 +4,7 @@
 
 #include "sys/sys.h"
 
-/* ---- task.c: the task of the child program, and its messages --------------------------------- */
+/* ---- task.c: the child program's task and its messages --------------------------------------- */
 
 /*
  * The task of the child program is passed by its command-line arguments, with numbers in decimal.
@@ -26,13 +26,12 @@ struct un_task {
     bool holds;    /* whether the child only keeps new namespaces alive, and runs no command */
     bool has_init; /* whether the second child is PID 1, which forks the command and calls
                       un_be_init() */
-    bool restore_signals; /* whether to reset SIGPIPE and SIGXFSZ to the default action, as in
-                             struct un_spawn */
-    uint64_t flags;       /* CLONE_NEW... flags of the namespaces to create */
-    uint64_t signals;     /* signal mask of the command */
-    struct un_own_maps
-        maps; /* setup in the namespaces; setup.parent_pidfd is passed as fd[UN_TASK_PARENT] */
-    struct un_setup setup; /* setup inside; setup.parent_pidfd is passed as fd[UN_TASK_PARENT] */
+    bool restore_signals;      /* whether to reset SIGPIPE and SIGXFSZ to the default action, as in
+                                  struct un_spawn */
+    uint64_t flags;            /* CLONE_NEW... flags of the namespaces to create */
+    uint64_t signals;          /* signal mask of the command */
+    struct un_own_maps maps;   /* maps of the new user namespace */
+    struct un_setup setup;     /* setup in the namespaces; its parent_pidfd is fd[UN_TASK_PARENT] */
     struct un_command command; /* the command; its environment is that of the child program */
 };
 

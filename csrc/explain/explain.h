@@ -82,7 +82,7 @@ int un_remove_quotations(char *message, const char *config, size_t size);
  * may contain runsc's placeholder %COMMAND%. */
 bool un_runsc_has_ended(const char *debug, int *wait_status);
 
-/* ---- diagnose.c: causes that several steps share --------------------------------------------- */
+/* ---- diagnose.c: finding causes that several sources report ---------------------------------- */
 
 /* Returns the cause for which the owner of a file in `proc` can't open it (EACCES): the security
  * module that confines this process, or the helper that writes the file. Returns NULL if no cause
@@ -99,7 +99,7 @@ const char *un_cause_of_closed_proc(const char *proc);
  * error is due to the cgroup, adds the cause and the cgroup's path to `err`. */
 void un_explain_cgroup(struct un_error *err, int dir);
 
-/* ---- limits.c: counters of exceeded limits of the control group ------------------------------ */
+/* ---- limits.c: how often the control group has reached its limits ---------------------------- */
 
 enum un_limit {
     UN_LIMIT_MEMORY, /* count of processes that the OOM killer has killed */

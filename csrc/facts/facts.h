@@ -79,7 +79,7 @@ void un_group_limits(const struct un_groups *groups, struct un_group_limits *lim
  * process may run. */
 void un_limit_to_machine(struct un_group_limits *limits);
 
-/* ---- group_place.c: where this process may make control groups ------------------------------- */
+/* ---- group_place.c: the parent group of sandboxes' control groups ---------------------------- */
 
 /* Opens the parent group for sandboxes: a directory in which this process may create control groups
  * that limit the resource `part`. *version becomes 1 or 2. Returns a descriptor for
@@ -111,7 +111,7 @@ int un_group_write(int group, const char *file, const char *text);
 /* Removes the control groups that sandboxes have left in the parent group `place`. */
 void un_group_sweep(int place);
 
-/* ---- usage.c: what the processes of a sandbox use -------------------------------------------- */
+/* ---- usage.c: resource usage of a sandbox's processes ---------------------------------------- */
 
 /* Calls `visit` for each child of a process, until `visit` returns true. Returns whether it did.
  * Sets *failed if the children can't be read. */

@@ -109,7 +109,7 @@ void un_diagnose(struct un_error *err, const char *proc);
  * the command was not found, 126 if it could not be executed, 125 for any other error. */
 int un_exit_status(const struct un_error *err);
 
-/* ---- limits of the control group (facts/control_group.c) ------------------------------------- */
+/* ---- limits and usage of control groups (facts/control_group.c) ------------------------------ */
 
 struct un_group_limits {
     uint64_t memory;     /* memory limit in bytes; UINT64_MAX for no limit */
@@ -127,9 +127,8 @@ void un_seen_limits(struct un_group_limits *limits);
 struct un_sandbox_usage {
     uint64_t memory; /* memory of the programs inside, plus anonymous memory and page tables of all
                         processes of the sandbox, in bytes */
-    uint64_t
-        tasks; /* number of threads of gVisor's kernel and of the processes that it has started */
-    uint64_t time; /* CPU time of the processes that still exist, in microseconds */
+    uint64_t tasks;  /* threads of gVisor's kernel and of the processes that it has started */
+    uint64_t time;   /* CPU time of the processes that still exist, in microseconds */
 };
 
 /* Measures the resource usage of the sandbox whose main processes are children of the process
@@ -337,7 +336,7 @@ struct un_notices {
 int un_subid_read(const char *path, const char *user, uint32_t uid, struct un_ranges *ranges,
                   struct un_notices *notices, struct un_error *err);
 
-/* ---- facts (facts/) -------------------------------------------------------------------------- */
+/* ---- facts about the caller (facts/) --------------------------------------------------------- */
 
 #define UN_USER_MAX 256
 #define UN_PATH_MAX 4096
@@ -357,9 +356,8 @@ enum un_helper_state {
 };
 
 struct un_id_facts {
-    uint32_t own; /* effective uid or gid of the caller */
-    struct un_map
-        parent; /* map of the caller's user namespace, which contains all ids that exist there */
+    uint32_t own;         /* effective uid or gid of the caller */
+    struct un_map parent; /* map of the caller's user namespace, which contains all existing ids */
     struct un_ranges ranges;
     int helper_state;         /* state of the helper (enum un_helper_state) */
     char helper[UN_PATH_MAX]; /* path of the helper; "" if it is missing */
@@ -466,9 +464,8 @@ struct un_id_request {
 };
 
 struct un_request {
-    struct un_id_request
-        id[2];            /* requests for the uid map and the gid map, indexed by enum un_kind */
-    int setgroups;        /* requested policy for setgroups(2) (enum un_setgroups) */
+    struct un_id_request id[2]; /* requests for the two maps, indexed by enum un_kind */
+    int setgroups;              /* requested policy for setgroups(2) (enum un_setgroups) */
     bool allow_single_id; /* whether to map only the caller's own id if the full request can't be
                              planned */
 };
@@ -582,22 +579,20 @@ int un_enter(const struct un_plan *plan, uint64_t flags, const char *child, bool
 /* What to set up in the namespaces, in the order of the fields. NULL, 0, false or -1 skips a
  * step. */
 struct un_setup {
-    bool own_stdio; /* whether to call un_own_stdio() */
-    unsigned long
-        propagation;        /* propagation type of all mounts: MS_PRIVATE, MS_SLAVE or MS_SHARED */
-    const char *root;       /* new root directory (chroot(2)) */
-    const char *mount_proc; /* path below `root` on which to mount a new procfs */
-    const char *cwd;        /* new working directory (chdir(2)) */
-    uint64_t
-        drop_bounding; /* capabilities to drop from the bounding set, with bit N for capability N */
-    bool no_new_privs; /* whether to set no_new_privs (PR_SET_NO_NEW_PRIVS(2const)) */
-    bool no_membarrier;  /* whether to call un_add_membarrier_filter() */
-    const gid_t *groups; /* supplementary groups to set (setgroups(2)) */
-    int32_t group_count; /* number of gids in `groups`; -1 keeps the current groups */
-    int64_t gid;         /* gid to switch to (setresgid(2)); -1 keeps the gid */
-    int64_t uid;         /* uid to switch to (setresuid(2)); -1 keeps the uid */
-    bool keep_caps;      /* whether to keep the capabilities across execve(2), by the ambient set */
-    int pdeathsig; /* signal to get when the parent dies (PR_SET_PDEATHSIG(2const)); 0 for none */
+    bool own_stdio;            /* whether to call un_own_stdio() */
+    unsigned long propagation; /* of all mounts: MS_PRIVATE, MS_SLAVE or MS_SHARED */
+    const char *root;          /* new root directory (chroot(2)) */
+    const char *mount_proc;    /* path below `root` on which to mount a new procfs */
+    const char *cwd;           /* new working directory (chdir(2)) */
+    uint64_t drop_bounding; /* capabilities to drop from the bounding set (bit N: capability N) */
+    bool no_new_privs;      /* whether to set no_new_privs (PR_SET_NO_NEW_PRIVS(2const)) */
+    bool no_membarrier;     /* whether to call un_add_membarrier_filter() */
+    const gid_t *groups;    /* supplementary groups to set (setgroups(2)) */
+    int32_t group_count;    /* number of gids in `groups`; -1 keeps the current groups */
+    int64_t gid;            /* gid to switch to (setresgid(2)); -1 keeps the gid */
+    int64_t uid;            /* uid to switch to (setresuid(2)); -1 keeps the uid */
+    bool keep_caps; /* whether to keep the capabilities across execve(2), by the ambient set */
+    int pdeathsig;  /* signal to get when the parent dies (PR_SET_PDEATHSIG(2const)); 0 for none */
     int parent_pidfd; /* pidfd of the parent, by which its death before PR_SET_PDEATHSIG is noticed
                        */
 };
@@ -638,10 +633,9 @@ int un_close_fds(const int *keep, size_t keep_count, struct un_error *err);
 #define UN_START_TIMEOUT_MS 30000
 
 struct un_spawn {
-    const char *child;          /* path of usernsctl-child; NULL for a bare command */
-    const struct un_plan *plan; /* plan for a new user namespace; NULL if none is created */
-    const struct un_namespace
-        *join;      /* namespaces to join before others are created; NULL if none is joined */
+    const char *child;               /* path of usernsctl-child; NULL for a bare command */
+    const struct un_plan *plan;      /* plan for a new user namespace; NULL if none is created */
+    const struct un_namespace *join; /* namespaces to join first; NULL if none is joined */
     uint64_t flags; /* CLONE_NEW... flags of the namespaces to create besides the user namespace */
     bool has_init;  /* whether PID 1 of the new PID namespace (CLONE_NEWPID) is a separate process:
                        it forks the command, forwards signals to it, reaps orphans, and exits with
@@ -768,12 +762,12 @@ void un_view_free(struct un_view **view);
 
 /* Where a path in a sandbox leads. */
 struct un_reached {
-    int errnum;      /* errno with which the path could not be followed; 0 on success */
-    bool is_certain; /* whether the path will certainly fail with `errnum` in the sandbox, too */
-    bool
-        is_of_gvisor; /* whether the path leads into a filesystem whose content only gVisor knows */
-    bool is_implicit; /* whether gVisor creates the last file, a directory, as a parent of a mount
-                         point */
+    int errnum;        /* errno with which the path could not be followed; 0 on success */
+    bool is_certain;   /* whether the path will certainly fail with `errnum` in the sandbox, too */
+    bool is_of_gvisor; /* whether only gVisor knows the content of the filesystem to which the path
+                          leads */
+    bool is_implicit;  /* whether gVisor creates the last file, a directory, as a parent of a mount
+                          point */
     int fd; /* O_PATH descriptor of the last file, which the caller must close; -1 if the file can't
                be opened */
     char inside[UN_PATH_MAX]; /* path inside of the last file that exists, without symbolic links */
@@ -805,7 +799,7 @@ struct un_command_fault {
 bool un_view_check_command(const struct un_view *view, const char *command, const char *search,
                            const char *cwd, struct un_command_fault *fault);
 
-/* ---- launches (launch/) ---------------------------------------------------------------------- */
+/* ---- performing launches (launch/) ----------------------------------------------------------- */
 
 /*
  * A launch describes all steps from a request to the execve(2) of runsc. It is a sequence of

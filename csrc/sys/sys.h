@@ -71,7 +71,7 @@ uint64_t un_signal_mask(void);
 /* Resets SIGPIPE and SIGXFSZ, which Python ignores, to the default action. Async-signal-safe. */
 void un_restore_signals(void);
 
-/* ---- process.c: other processes, by pidfd, and their wait status ----------------------------- */
+/* ---- process.c: waiting for processes and killing them, by pidfd ----------------------------- */
 
 /* P_PIDFD of waitid(2), since Linux 5.4. Some libcs lack it. */
 #define UN_BY_PIDFD 3
@@ -268,7 +268,7 @@ extern const struct un_probe_calls un_launch_calls, un_ranges_calls, un_helper_c
  */
 bool un_filter_forbids(const struct un_probe_calls *calls, struct un_error *err);
 
-/* ---- setup.c: part of the setup inside namespaces -------------------------------------------- */
+/* ---- setup.c: the parent-death signal -------------------------------------------------------- */
 
 /* Makes the kernel send the signal `sig` to this process when its parent dies
  * (PR_SET_PDEATHSIG(2const)). Fails if the parent has died already, because the signal would then
@@ -283,7 +283,7 @@ int un_die_with_parent(int sig, int parent_pidfd, struct un_error *err);
 #define UN_AUDIT_ARCH AUDIT_ARCH_AARCH64
 #endif
 
-/* ---- membarrier_filter.c: keeping runsc from registering for memory barriers ----------------- */
+/* ---- membarrier_filter.c: preventing runsc from registering for membarrier(2) ---------------- */
 
 /* Installs a seccomp filter for runsc. With the filter, the command
  * MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED of membarrier(2) returns 0, but does not register this

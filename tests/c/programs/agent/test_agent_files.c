@@ -58,7 +58,7 @@ static mode_t mode_of(const char *path)
     return found.st_mode;
 }
 
-/* ---- sending --------------------------------------------------------------------------------- */
+/* ---- tests of sending files ------------------------------------------------------------------ */
 
 struct received {
     int fd;
@@ -191,7 +191,7 @@ static void test_a_full_output_ends_the_copy(void)
     CHECK_INT(unlink(below("file")), 0);
 }
 
-/* ---- creating -------------------------------------------------------------------------------- */
+/* ---- tests of creating files ----------------------------------------------------------------- */
 
 struct sent {
     int input;
