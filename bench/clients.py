@@ -71,7 +71,7 @@ def llm_sandbox() -> Iterator[tuple[Call, Call]]:
 
 
 def gvisor_package() -> tuple[Call, Call]:
-    """Return two functions that start a sandbox, run a command in the sandbox and end it.
+    """Return two functions that start a sandbox, run a command in it, and close the sandbox.
 
     The first function runs the gvisor package under usernsctl-exec, the second without it.
     """

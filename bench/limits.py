@@ -213,7 +213,7 @@ def measure(name: str, hog: Hog, runs: int) -> str:
 
 
 def price(memory: str | None, count: int = 10, seconds: int = 30) -> float:
-    """Return the CPU seconds that the watchers of idle sandboxes use per second."""
+    """Return the CPU seconds that the watchers of idle sandboxes use per second of elapsed time."""
     limits = {} if memory is None else {"memory": memory}
     with un.SandboxHost(**limits) as host:  # type: ignore[arg-type]
         boxes = [host.start(None) for _ in range(count)]

@@ -3,7 +3,7 @@
     sbom.py NAME ROOT
 
 NAME is the name of the image, and ROOT the directory of its root filesystem. Dockerfile.gvisor runs
-this script by a Python that has usernsctl, and stores the output in the image, as
+this script with a Python that has usernsctl, and stores the output in the image, as
 /opt/usernsctl/share/sbom.spdx.json. The SBOM lists the Debian packages, the Python packages of
 virtual environments, and runsc and usernsctl's programs, with checksums of the latter.
 """
@@ -84,7 +84,7 @@ def release_of_runsc(root: Path) -> str:
 
 
 def resolve(root: Path, path: Path) -> Path:
-    """Return where a path in the image is on the host. An absolute link stays in the image."""
+    """Return the host's path of a file in the image. An absolute link leads into the image."""
     found = root / path
     return root / found.readlink().relative_to("/") if found.is_symlink() else found
 

@@ -22,7 +22,7 @@ from usernsctl.pytest_plugin import Subids
 
 @pytest.mark.userns
 def test_we_are_root_but_only_here() -> None:
-    """Check that root inside can't change the host name of the host (user_namespaces(7))."""
+    """Check that root inside can't change the name of the host (user_namespaces(7))."""
     assert os.getuid() == 0
     with pytest.raises(PermissionError):
         socket.sethostname("elsewhere")

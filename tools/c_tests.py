@@ -52,7 +52,7 @@ class Toolchain:
 
     :ivar links: linker options for programs and tests.
     :ivar fuzzes: compiler options for fuzz targets; none if the compiler has no libFuzzer.
-    :ivar runner: the command before the path of a program, such as an emulator, that runs it.
+    :ivar runner: the command, such as an emulator, that precedes the path of a program to run it.
     :ivar fails: whether tools/c_faults.py can make libc calls fail in its programs.
     """
 
@@ -99,10 +99,11 @@ TOOLCHAINS = {
             flags=("-fPIE", *layout.musl_flags(BUILD / "kernel-headers")),
             links=("-static-pie",),
         ),
-        # For tools/c_faults.py, which identifies a call site by its return address: a call that the
-        # compiler turns into a jump (tail call) has none.
+        # This toolchain is for tools/c_faults.py, which identifies a call site by its return
+        # address. A call that the compiler turns into a jump (tail call) has none.
         Toolchain("faults", "gcc", (*SANITIZE, "-fno-optimize-sibling-calls"), fails=True),
-        # For tools/coverage.py: counts how often each line is executed.
+        # This toolchain is for tools/coverage.py: its programs count how often each line is
+        # executed.
         Toolchain(
             "coverage",
             "clang",
@@ -171,7 +172,7 @@ def build(toolchain: Toolchain, pool: ThreadPoolExecutor) -> list[list[Path | st
     agent = compile_all(layout.agent(CSRC))
 
     def parts(source: Path) -> list[Path]:
-        """Return the object files that a test of a program is linked with besides the core."""
+        """Return the object files, besides the core, with which a program's test is linked."""
         if source.parent.name == "agent":
             return list(agent.values())
         own = programs.get(f"usernsctl-{source.parent.name}", [])

@@ -99,7 +99,7 @@ class Load:
         many(number)
         seconds = time.monotonic() - start
         deadline = time.monotonic() + SETTLE_SECONDS
-        # Wait: for a moment, a killed process is a zombie, and its namespaces exist.
+        # Wait, because for a moment a killed process is still a zombie, whose namespaces exist.
         while (after := count(self.state)) != before and time.monotonic() < deadline:
             time.sleep(0.1)
         grown = {key: after[key] - before[key] for key in before if after[key] != before[key]}

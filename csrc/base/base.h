@@ -127,7 +127,7 @@ static inline void un_release_memory(const void *memory)
 /* Writes the path DIRECTORY/NAME to `path`. Returns 0, or -1 with errno ENAMETOOLONG if the path is
  * too long. */
 int un_path_join(char path[UN_PATH_MAX], const char *directory, const char *name);
-/* Returns whether `path` is `top` or lies below it, judged by the text of the paths alone. */
+/* Returns whether `path` is `top` or lies below it. Compares only the text of the paths. */
 bool un_is_below(const char *path, const char *top);
 
 #define UN_FD_PATH_MAX 32
@@ -183,7 +183,7 @@ static inline bool un_has_slash(const char *name)
 }
 
 /*
- * Iterates over the paths at which a search for `name` looks. *at is the rest of a list of
+ * Iterates over the candidate paths of a search for `name`. *at is the rest of a list of
  * directories separated by colons, in which an empty element means the current directory. Writes
  * the path in the first of these directories to `path`, and removes the directory from *at. Skips
  * paths that exceed PATH_MAX. Returns false when no directory is left.

@@ -14,7 +14,7 @@ static bool is_on_cgroup2(const char *path)
     return !statfs(path, &fs) && (uint64_t)fs.f_type == CGROUP2_SUPER_MAGIC;
 }
 
-/* Returns the length of the beginning of `path` that is the mount point of its cgroup2
+/* Returns how many bytes at the beginning of `path` are the mount point of its cgroup2
  * filesystem. */
 static size_t mount_length(const char *path)
 {
@@ -29,8 +29,8 @@ static size_t mount_length(const char *path)
     return length;
 }
 
-/* Returns the length of the longest path that is an ancestor of both paths, such as 2 ("/a") for
- * "/a/b" and "/a/bc". */
+/* Returns the length of the path of the closest common ancestor of two paths, such as 2 (for "/a")
+ * with "/a/b" and "/a/bc". */
 static size_t common_length(const char *a, const char *b)
 {
     size_t common = 0;
@@ -84,8 +84,8 @@ void un_explain_cgroup(struct un_error *err, int dir)
     switch (err->errnum) {
     case ENOSYS:
     case EPERM:
-        /* If clone3(2) works without the cgroup, these errors come from the requested
-         * namespaces. */
+        /* If clone3(2) exists and no filter denies it, these errors come from the requested
+         * namespaces, not from the cgroup. */
         if (!un_clone3_works())
             set_cgroup_cause(err, "clone-into-cgroup-missing", path);
         break;

@@ -6,7 +6,7 @@
 #define END '\3'
 #define MARKS "\1\2\3"
 
-/* A limit of repetitions above all limits in the catalogue. */
+/* Upper limit of LEAST and MOST when they are parsed; no sequence of the catalogue reaches it. */
 #define MANY 1000
 
 /* Maximum number of bytes of a character in UTF-8. */

@@ -62,8 +62,8 @@ static bool take_granted(char *line, void *into)
     return add_span(into, start, start + count);
 }
 
-/* Parses a line of passwd(5) or group(5), and raises *into to the id after that in the line, unless
- * *into is already higher. */
+/* Parses a line of passwd(5) or group(5). If the id in the line is *into or higher, sets *into to
+ * the next id. */
 static bool take_user(char *line, void *into)
 {
     uint64_t *behind = into, id;

@@ -46,8 +46,8 @@ int un_facts_read_parents(struct un_facts *facts, struct un_error *err)
 
 int un_thread_count(void)
 {
-    /* Derive the number of threads from the link count of /proc/self/task: 2, and 1 for each
-     * thread's subdirectory. */
+    /* The link count of /proc/self/task is 2 plus the number of threads, each of which has a
+     * subdirectory. */
     struct stat task;
     if (stat("/proc/self/task", &task) || task.st_nlink < 3)
         return -1;

@@ -148,8 +148,8 @@ uint64_t un_task_count(pid_t pid)
 {
     char path[64];
     struct stat status;
-    /* Derive the number of threads from the link count of /proc/PID/task: 2, and 1 for each
-     * thread's subdirectory. */
+    /* The link count of /proc/PID/task is 2 plus the number of threads, each of which has a
+     * subdirectory. */
     snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
     return !stat(path, &status) && status.st_nlink > 2 ? (uint64_t)status.st_nlink - 2 : 0;
 }

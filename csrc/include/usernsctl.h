@@ -34,7 +34,7 @@
 
 #define UN_DETAIL_MAX 512
 
-/* Steps of a setup, named in the errors of functions that fail. */
+/* Steps of a setup. The error of a failed function names the step that failed. */
 enum un_step {
     UN_STEP_NONE,
     UN_STEP_ARGUMENT,    /* checking the arguments */
@@ -87,7 +87,7 @@ struct un_error {
 struct un_cause {
     const char *id;     /* id of the cause; never renamed after a release */
     const char *why;    /* explanation of the cause in one or two sentences */
-    const char *remedy; /* the user's remedy, with a shell command if there is one */
+    const char *remedy; /* what the user can do, with a shell command if possible */
 };
 
 const char *un_version(void);
@@ -190,7 +190,7 @@ void un_runsc_explain_silence(int status, const char *limit, const char *proc,
 /* A list of strings, each terminated by NUL, one directly after the other. */
 struct un_messages {
     char *bytes;
-    size_t size;  /* size of `bytes` */
+    size_t size;  /* total size of the strings in bytes */
     size_t count; /* number of strings in `bytes` */
 };
 
@@ -222,8 +222,8 @@ void un_runsc_logs_free(struct un_runsc_logs *logs);
 
 /* ---- messages of other programs (explain/search.c) ------------------------------------------- */
 
-#define UN_CAUSES_MAX 256      /* at least the causes of the catalogue */
-#define UN_OCCURRENCES_MAX 512 /* at least the messages, hints and causes of the catalogue */
+#define UN_CAUSES_MAX 256      /* maximum number of causes in the catalogue */
+#define UN_OCCURRENCES_MAX 512 /* maximum number of messages, hints and causes together */
 
 /* An occurrence in a text: of a message or hint of the catalogue, or of the id of a cause. */
 struct un_occurrence {
@@ -297,9 +297,9 @@ int un_map_parse(const char *text, struct un_map *map, struct un_error *err);
 int un_map_read(int dir, const char *name, struct un_map *map, struct un_error *err);
 /* Returns the extent that contains `id` on the side `side` (enum un_side), or NULL if none does. */
 const struct un_extent *un_map_find(const struct un_map *map, int side, uint32_t id);
-/* Returns how many of the `count` ids from `id` on are alike, from the first one up to the first
- * different one. Ids are alike if one extent contains them all on this side of the map (then
- * *mapped becomes true), or if none of them is mapped (then *mapped becomes false). */
+/* Returns the length of the run of ids that begins at `id`, at most `count`. In a run, either one
+ * extent contains all ids on this side of the map, and *mapped becomes true, or no id is mapped,
+ * and *mapped becomes false. */
 uint32_t un_map_run(const struct un_map *map, int side, uint32_t id, uint32_t count, bool *mapped);
 /* Returns whether two maps map the same ids to the same ids. The order of the extents, and how they
  * are split, does not matter. */
@@ -580,7 +580,7 @@ int un_enter(const struct un_plan *plan, uint64_t flags, const char *child, bool
  * step. */
 struct un_setup {
     bool own_stdio;            /* whether to call un_own_stdio() */
-    unsigned long propagation; /* of all mounts: MS_PRIVATE, MS_SLAVE or MS_SHARED */
+    unsigned long propagation; /* propagation type to set on all mounts, such as MS_PRIVATE */
     const char *root;          /* new root directory (chroot(2)) */
     const char *mount_proc;    /* path below `root` on which to mount a new procfs */
     const char *cwd;           /* new working directory (chdir(2)) */
@@ -593,13 +593,12 @@ struct un_setup {
     int64_t uid;            /* uid to switch to (setresuid(2)); -1 keeps the uid */
     bool keep_caps; /* whether to keep the capabilities across execve(2), by the ambient set */
     int pdeathsig;  /* signal to get when the parent dies (PR_SET_PDEATHSIG(2const)); 0 for none */
-    int parent_pidfd; /* pidfd of the parent, by which its death before PR_SET_PDEATHSIG is noticed
-                       */
+    int parent_pidfd; /* pidfd of the parent, to notice that it died before PR_SET_PDEATHSIG */
 };
 
 void un_setup_init(struct un_setup *setup);
-/* Does the setup in the order of the fields of `setup`. A non-dumpable process stays non-dumpable.
- * Async-signal-safe. */
+/* Performs the setup in the order of the fields of `setup`. A non-dumpable process stays
+ * non-dumpable. Async-signal-safe. */
 int un_setup_apply(const struct un_setup *setup, struct un_error *err);
 /* Calls mount(2). On failure, fills in `err`. Async-signal-safe. */
 int un_mount(const char *source, const char *target, const char *type, unsigned long flags,
@@ -624,7 +623,7 @@ struct un_command {
     const char *const *envp; /* environment of the command, terminated by NULL */
 };
 
-/* Executes a command. Returns -1, and only on failure. Async-signal-safe. */
+/* Executes a command. Returns only on failure, with -1. Async-signal-safe. */
 int un_exec(const struct un_command *command, struct un_error *err);
 /* Closes all descriptors from 3 on, except those in `keep`. Clears close-on-exec on these. `keep`
  * must be sorted and without duplicates. Async-signal-safe. */
@@ -681,7 +680,7 @@ int un_lost_status(int pidfd);
 struct un_usage {
     int64_t user_us;   /* CPU time in user mode, in microseconds */
     int64_t system_us; /* CPU time in the kernel, in microseconds */
-    int64_t max_kib;   /* peak of resident memory, of the process for which it is highest, in KiB */
+    int64_t max_kib;   /* highest peak of resident memory of any of these processes, in KiB */
 };
 /* Reaps a child if it has exited, and stores its resource usage in `usage`. Does not wait
  * (WNOHANG). Returns 0 if the child was reaped. Returns -1 with errno set if waitid(2) fails, for
@@ -754,13 +753,14 @@ int un_view_new(int top, struct un_view **view);
  * file. `source` is the path of that file on the host, or "" if the host has no such file. Returns
  * 0, or -1 with errno set. */
 int un_view_add(struct un_view *view, const char *inside, const char *source, int fd);
-/* Sets the ids that the sandbox maps. Their directories then count as searchable in the sandbox,
- * even if this process can't search them. Returns 0, or -1 with errno set. */
+/* Sets the ids that the sandbox maps. Directories of these users and groups then count as
+ * searchable in the sandbox, even if this process can't search them. Returns 0, or -1 with errno
+ * set. */
 int un_view_set_owners(struct un_view *view, const struct un_idmap *ids);
 /* Frees the view *view, and sets *view to NULL. Does nothing if *view is NULL. */
 void un_view_free(struct un_view **view);
 
-/* Where a path in a sandbox leads. */
+/* The result of following a path in a sandbox. */
 struct un_reached {
     int errnum;        /* errno with which the path could not be followed; 0 on success */
     bool is_certain;   /* whether the path will certainly fail with `errnum` in the sandbox, too */
@@ -781,7 +781,7 @@ int un_view_follow(const struct un_view *view, const char *start, const char *pa
 /* Returns whether the sandbox will have a directory at the absolute path `inside`. */
 bool un_view_has_directory(const struct un_view *view, const char *inside);
 
-/* Why a command can't start in a sandbox. */
+/* The reason why a command can't start in a sandbox. */
 struct un_command_fault {
     int step;               /* UN_STEP_LOOKUP if the command is not found, otherwise UN_STEP_EXEC */
     int errnum;             /* the errno with which execve(2) will fail in the sandbox */
@@ -872,8 +872,8 @@ int un_launch_guard(struct un_launch *launch, int file, const struct un_hidden *
  * mounts must be private. On failure, no mount remains. */
 int un_launch_build(struct un_launch *launch, const struct un_launch_params *params,
                     struct un_error *err);
-/* Writes config.json, drops privileges, and executes the program that waits for runsc. Returns -1,
- * and only on failure; privileges may have been dropped by then. */
+/* Writes config.json, drops privileges, and executes the program that waits for runsc. Returns only
+ * on failure, with -1; privileges may have been dropped by then. */
 int un_launch_exec(struct un_launch *launch, const struct un_launch_params *params,
                    struct un_error *err);
 /* Closes the descriptors of a launch and frees it. Its mounts remain. Does nothing if `launch` is

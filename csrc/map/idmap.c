@@ -14,8 +14,8 @@ static const char *read_map_id(const char *text, uint32_t *id)
     return end;
 }
 
-/* Returns whether the `count` ids from `first` on are all valid. 4294967295 is not (map_write() in
- * the kernel). */
+/* Returns whether the `count` ids from `first` on are all valid. 4294967295 is not a valid id
+ * (map_write() in the kernel). */
 static bool extent_fits(uint32_t first, uint32_t count)
 {
     return count <= NO_ID - first;
@@ -84,9 +84,9 @@ static int check_overlap(struct un_extent a, struct un_extent b, struct un_error
 }
 
 /*
- * Checks what the kernel rejects with a mere EINVAL: an empty map, an empty extent, ids after the
- * last one, extents that overlap inside or outside, too many extents, and a text of a page or more
- * (user_namespaces(7), "Defining user and group ID mappings").
+ * Checks what the kernel rejects with EINVAL, without naming the reason: an empty map, an empty
+ * extent, ids after the last one, extents that overlap inside or outside, too many extents, and a
+ * text of a page or more (user_namespaces(7), "Defining user and group ID mappings").
  */
 int un_map_check(const struct un_map *map, uint32_t max_extents, size_t page_size,
                  struct un_error *err)

@@ -10,10 +10,10 @@ struct un_kind_facts {
     const char *name;        /* "uid" or "gid" */
     const char *subid;       /* path of the file that grants ranges (subuid(5), subgid(5)) */
     const char *helper;      /* name of the helper that maps granted ids: newuidmap or newgidmap */
-    const char *helper_does; /* why the helper writes a map: which ids it may map, as a sentence */
+    const char *helper_does; /* sentence with the reason for choosing the helper */
     const char *capability;  /* name of the capability with which a process may write any map */
     int cap;                 /* number of that capability */
-    const char *privileged;  /* why the caller writes a map: a sentence about its capability */
+    const char *privileged;  /* sentence with the reason why the caller writes the map */
 };
 
 /* The constants of uids and of gids, indexed by enum un_kind. */
@@ -33,8 +33,8 @@ int un_compose(int kind, const struct un_request *request, const struct un_facts
 
 /* ---- plan.c: parts of planning that other sources call --------------------------------------- */
 
-/* Plans a map of only the caller's own id. Called after the full request, with allow_single_id, has
- * failed with the error `err`, which is stored in the plan. */
+/* Plans a map of only the caller's own id, after the full request (with allow_single_id) has failed
+ * with the error `err`. Stores that error in the plan. */
 int un_plan_single_id(const struct un_request *request, const struct un_facts *facts,
                       struct un_plan *plan, struct un_error *err);
 

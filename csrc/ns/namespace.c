@@ -7,9 +7,9 @@
 #include <sys/stat.h>
 #include <time.h>
 
-/* Timeout in microseconds until the holder, the process that keeps the new namespaces alive, is
- * dumpable. After the holder has closed its socket, it makes only one or two system calls before
- * that. */
+/* How long to wait, in microseconds, until the holder, the process that keeps the new namespaces
+ * alive, is dumpable. The holder makes only one or two system calls between closing its socket and
+ * becoming dumpable. */
 #define DUMPABLE_TIMEOUT_US 10000000
 #define LONGEST_NAP_US 1000
 
@@ -146,7 +146,7 @@ static int enter_and_write(const struct un_plan *plan, uint64_t flags, struct un
     return threads > 1 ? fail_multithreaded(threads, err) : failed;
 }
 
-/* Makes the child program create the user namespace, joins that, and then creates the other
+/* Makes the child program create the user namespace, joins it, and then creates the other
  * namespaces in `flags`. */
 static int create_and_join(const struct un_plan *plan, uint64_t flags, const char *child,
                            struct un_error *err)

@@ -15,7 +15,7 @@ struct un_start {
     int timeout_ms;      /* timeout for all messages together, in milliseconds; -1 for none */
     /* The child calls prepare(arg, err) before it executes the child program, unless is_empty is
      * set. */
-    int (*prepare)(const void *arg, struct un_error *err); /* async-signal-safe function */
+    int (*prepare)(const void *arg, struct un_error *err); /* must be async-signal-safe */
     const void *arg;
     const char *const *environment; /* environment of the command; NULL for an empty one */
     /* un_start_child() fills in the following fields: the child's pid, pidfd and socket, and the

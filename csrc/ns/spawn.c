@@ -27,7 +27,7 @@ static void describe(const struct un_spawn *spawn, const struct un_own_maps *map
         memcpy(task->fd + UN_TASK_NS, spawn->join->fd, sizeof spawn->join->fd);
 }
 
-/* What the messages of the child and the second child have reported so far. */
+/* What the child and the second child have reported so far in their messages. */
 struct start_state {
     bool here;
     pid_t pid;  /* pid of the second child */
@@ -53,7 +53,7 @@ static void record_message(struct un_received *received, struct start_state *sta
     un_close_each(received->fd, received->fd_count);
 }
 
-/* Maximum number of errors after which receiving continues. */
+/* Number of failed attempts to receive a message after which the parent gives up. */
 #define RECEIVE_TRIES 16
 
 /* Receives messages until the execve(2) of the command has succeeded, or until no child is left. */

@@ -74,7 +74,8 @@ static ssize_t receive(int socket, void *data, size_t size, int flags, struct un
     take_control(&header, received);
     if (!(header.msg_flags & (MSG_TRUNC | MSG_CTRUNC)))
         return got;
-    /* The kernel dropped those descriptors that did not fit this process's descriptor table. */
+    /* Fail with EMFILE: the kernel has dropped those descriptors that did not fit this process's
+     * descriptor table. */
     un_close_each(received->fd, received->fd_count);
     errno = EMFILE;
     return -1;

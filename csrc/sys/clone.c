@@ -116,7 +116,7 @@ static long call_and_run(long number, long first, long second, long third, int (
 }
 #endif
 
-/* Stores the pid that the system call has returned in `clone`. Returns 0, or -1 with errno set if
+/* Stores in `clone` the pid that the system call has returned. Returns 0, or -1 with errno set if
  * the system call has failed. */
 static int take_pid(struct un_clone *clone, long result)
 {
@@ -211,7 +211,7 @@ pid_t un_fork(void)
 
 bool un_clone3_works(void)
 {
-    /* The kernel itself fails with EINVAL for the size 0. */
+    /* With the size 0, the kernel itself fails with EINVAL, so this call creates no process. */
     return !syscall(UN_SYS_CLONE3, NULL, 0) || (errno != ENOSYS && errno != EPERM);
 }
 

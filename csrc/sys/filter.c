@@ -19,11 +19,11 @@
 #define NO_PID (-1L)
 #define NO_SUCH_PID INT_MAX
 
-/* A system call whose errors are handled or reported by its caller. A filter forbids it only by
- * killing the caller. */
+/* A system call whose errors its caller handles or reports. The call counts as forbidden only if a
+ * filter kills the caller. */
 #define USED(call, ...) {SYS_##call, {__VA_ARGS__}, #call, UN_STEP_SANDBOX, DENIED, false}
-/* A system call that a filter also forbids by returning an error, because what fails later in
- * usernsctl or runsc would not name the filter. */
+/* A system call that counts as forbidden even if a filter only returns an error, because a later
+ * failure of usernsctl or runsc would not name the filter. */
 #define NEEDED(call, ...) {SYS_##call, {__VA_ARGS__}, #call, UN_STEP_SANDBOX, DENIED, true}
 #define DENIED "seccomp-denies-call"
 #define MOUNT(number, name, ...)                                                                   \
@@ -152,9 +152,9 @@ static const struct un_probe_call doctor_calls[] = {
 #endif
 };
 
-/* The system calls that enter a new user namespace. Their callers report errors, so a filter
- * forbids most of them only by killing the caller. An exception is getpid(2), whose result is never
- * checked. The flag 1 makes unshare(2) invalid, so that it changes nothing. */
+/* The system calls that enter a new user namespace. Their callers report errors, so most of them
+ * count as forbidden only if a filter kills the caller. An exception is getpid(2), whose result is
+ * never checked. The flag 1 makes unshare(2) invalid, so that it changes nothing. */
 static const struct un_probe_call enter_calls[] = {
     {SYS_unshare,
      {CLONE_NEWUSER | CLONE_NEWNS | 1},
@@ -230,8 +230,8 @@ static long call(const struct un_probe_call *call)
 
 static _Noreturn void try_in_child(const struct un_probe_calls *calls, struct trial *trial)
 {
-    /* If a filter kills this child, it leaves no core dump. Ignore a failure, which at worst allows
-     * a core dump. */
+    /* Prevent a core dump if a filter kills this child. Ignore a failure, which at worst allows a
+     * core dump. */
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
     signal(SIGSYS, SIG_DFL);
     call(&wait_call);

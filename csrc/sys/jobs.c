@@ -4,7 +4,7 @@
 #include <poll.h>
 #include <signal.h>
 
-/* How often the jobs are checked for a stop by a signal, in milliseconds. */
+/* Interval in milliseconds at which it is checked whether a signal has stopped a job. */
 #define SLICE_MS 200
 #define JOBS_MAX 2
 

@@ -1,8 +1,10 @@
 /*
- * Mounting by path and by descriptor. Who may write to a directory can replace an entry by a
- * symbolic link after a path was checked and before it is used; a descriptor always refers to the
- * same file. So files and mount points that another user could replace are passed by descriptor, to
- * open_tree(2) and move_mount(2) (since Linux 5.2) and mount_setattr(2) (since Linux 5.12).
+ * Mounting by path and by descriptor.
+ *
+ * A user with write permission for a directory can replace an entry by a symbolic link after a path
+ * is checked and before it is used. A descriptor always refers to the same file. So files and mount
+ * points that another user could replace are passed by descriptor, to open_tree(2) and
+ * move_mount(2) (since Linux 5.2) and mount_setattr(2) (since Linux 5.12).
  */
 #include "base/base.h"
 #include "sys/sys.h"

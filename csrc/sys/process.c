@@ -32,7 +32,7 @@ int un_wait_readable(int fd, int timeout_ms)
 struct pidfd_info {
     uint64_t mask;
     uint64_t cgroup;
-    uint32_t ids[11]; /* the ids of the process */
+    uint32_t ids[11]; /* pid, ppid, uids and gids of the process */
     int32_t exit_code;
 };
 #define PIDFD_INFO_EXIT 8 /* flag since Linux 6.15 */
@@ -73,7 +73,8 @@ int un_reap_exited(int pidfd, struct un_usage *usage)
 {
     siginfo_t how = {.si_pid = 0};
     struct rusage used;
-    /* libc's waitid() lacks the parameter for the resource usage. */
+    /* Make the system call directly, because libc's waitid() has no parameter for the resource
+     * usage. */
     if (syscall(SYS_waitid, UN_BY_PIDFD, pidfd, &how, WEXITED | WNOHANG | __WALL, &used) ||
         !how.si_pid)
         return -1;
@@ -101,8 +102,8 @@ static void kill_by_number(int pidfd)
 
 void un_kill(int pidfd)
 {
-    /* A seccomp filter denies this system call. Use the pid instead, because the caller waits for
-     * the exit of the child. */
+    /* If a seccomp filter denies this system call, kill the child by its pid, because the caller
+     * waits for the exit of the child. */
     if (syscall(UN_SYS_PIDFD_SEND_SIGNAL, pidfd, SIGKILL, NULL, 0) && errno != ESRCH)
         kill_by_number(pidfd);
 }

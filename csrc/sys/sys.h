@@ -110,15 +110,13 @@ void un_restore_cancel(int state);
 
 /*
  * Calls `run`, a function that starts children and waits for them, and that should do little but
- * system calls. Returns its result: 0, or -1 with `err` filled in.
- *
- * If this process ignores SIGCHLD or uses SA_NOCLDWAIT, the kernel reaps all children and discards
- * their statuses (wait(2)). To reset the action of SIGCHLD would affect all threads and their
- * children. So `run` is then called in a child process that shares this memory, but not the signal
- * actions, while this thread is suspended. All signals are blocked in that process, and `signals`
- * is the mask of this thread, for the programs that `run` starts.
- *
- * Otherwise `run` is called in this process, and `signals` is NULL.
+ * system calls. Returns its result: 0, or -1 with `err` filled in. If this process ignores SIGCHLD
+ * or uses SA_NOCLDWAIT, the kernel reaps all children and discards their statuses (wait(2)).
+ * Resetting the action of SIGCHLD would affect all threads and their children. So `run` is then
+ * called in a child process that shares this memory, but not the signal actions, while this thread
+ * is suspended. All signals are blocked in that process, and `signals` is the mask of this thread,
+ * for the programs that `run` starts. Otherwise `run` is called in this process, and `signals` is
+ * NULL.
  */
 int un_call_waiting(int (*run)(void *arg, const uint64_t *signals), void *arg,
                     struct un_error *err);
@@ -148,7 +146,7 @@ struct un_job {
 };
 
 /* Runs jobs in parallel. Returns 0 once all of them have ended and their results are filled in. If
- * a job can't be started, kills those that were, and returns -1. */
+ * a job can't be started, kills the jobs that were started, and returns -1. */
 int un_run_jobs(struct un_job *jobs, size_t count, int timeout_ms, struct un_error *err);
 
 /* ---- self.c: this process's dumpable attribute, and its directory in /proc ------------------- */
@@ -191,11 +189,11 @@ int un_namespace_join_one(int fd, int ns, struct un_error *err);
  */
 enum { UN_FILE_SETGROUPS, UN_FILE_UID_MAP, UN_FILE_GID_MAP, UN_MAP_FILES };
 
-#define UN_SETGROUPS_FILE "/proc/PID/setgroups" /* how errors name the setgroups file */
+#define UN_SETGROUPS_FILE "/proc/PID/setgroups" /* name of the setgroups file in errors */
 
 struct un_map_file {
     const char *name;   /* path of the file in /proc/PID */
-    const char *object; /* how errors name the file */
+    const char *object; /* name of the file in errors */
     enum un_step step;  /* step of errors about the file */
 };
 
@@ -397,12 +395,12 @@ typedef void un_pass_on(pid_t child, const siginfo_t *info, void *arg);
  */
 un_pass_on un_pass_on_by_kill;
 
-/* A check before each wait for a signal. `check` returns after how many milliseconds it must be
- * called again, or -1 if a signal or an event can be awaited. */
+/* A check before each wait for a signal. `check` returns the milliseconds until it must be called
+ * again, or -1 if it need not be called before the next signal or event. */
 struct un_checkup {
     int (*check)(pid_t child, void *arg);
     void *arg;
-    int fd;      /* descriptor of which an event (POLLPRI) ends the wait, too; -1 for none */
+    int fd;      /* descriptor whose events (POLLPRI) end the wait for a signal, too; -1 for none */
     int signals; /* signalfd from un_open_signals(); needed only if `fd` is not -1 */
 };
 
@@ -445,8 +443,8 @@ struct un_supervision {
     un_pass_on *pass_on;
     void *arg;                        /* argument for pass_on */
     const struct un_checkup *checkup; /* check before each wait for a signal; NULL for none */
-    bool has_init;     /* whether the child is forked by a PID 1 between it and this process, which
-                          calls un_be_init(); for a new PID namespace */
+    bool has_init;     /* for a new PID namespace: whether to fork PID 1, which forks the child and
+                          calls un_be_init() */
     int init_deathsig; /* signal to PID 1 when this process dies; 0 for none */
     int parent_pidfd;  /* output in the child: pidfd of its parent; -1 with has_init, because the
                           child dies with PID 1 */

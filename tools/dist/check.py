@@ -19,7 +19,7 @@ from elftools.elf.elffile import ELFFile
 from wheels import BUILDS, OUTPUT, TREE, last_commit
 
 ELF = b"\x7fELF"
-# A text that every program contains that is statically linked with glibc.
+# A text that occurs in every program that is statically linked with glibc.
 GLIBC = b"glibc"
 TOOLS = Path(sys.executable).parent
 # Warnings of check-wheel-contents that are expected. One command is twice in the wheel of

@@ -1,5 +1,5 @@
-/* Tests of struct un_error: filling in its members, formatting it as one line, and its exit status,
- * which is the shells'. */
+/* Tests of struct un_error: filling in its members, formatting it as one line, and the exit status
+ * for it, which is the same as in shells. */
 #include "base/base.h"
 #include "check.h"
 

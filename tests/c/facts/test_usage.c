@@ -8,7 +8,7 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 
-/* Number of children of which the list in /proc takes several reads. */
+/* Number of children whose list in /proc takes several reads. */
 #define CHILDREN 300
 
 struct seen {

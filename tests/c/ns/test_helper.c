@@ -261,7 +261,7 @@ static void a_helper_that_hangs_is_ended(void)
 {
     make_place(&place, "true", "echo asking; exec sleep 1000");
     /* A slow host may reach the timeout before the script has printed anything. Retry with a longer
-     * one. */
+     * timeout. */
     for (int ms = 300; ms <= PATIENCE_MS; ms *= 5) {
         place.plan.helper_timeout_ms = ms;
         CHECK_INT(call(&place, &err), -1);

@@ -52,7 +52,8 @@ static void a_failure_has_its_step_and_leaves_nothing(void)
         close(next);
         CHECK_INT(un_spawn(&spawn[i], &pid, &pidfd, &err), -1);
         CHECK_TEXT(un_step_name(err.step), un_step_name(steps[i]));
-        /* If this user is not root, chroot(2) or joining a group fails with EPERM first. */
+        /* For users other than root, chroot(2) or joining a group fails with EPERM before the
+         * expected error. */
         CHECK(err.errnum == errnums[i] || err.errnum == EPERM);
         check_no_child_left();
         CHECK_INT(dup(0), next);
@@ -189,7 +190,8 @@ static void only_named_descriptors_are_passed(void)
     close(other);
 }
 
-/* Starts a command that runs for long, writes its pid, and is killed. */
+/* Starts a long-running command with a parent-death signal, writes the command's pid to *arg, and
+ * exits before the command does. */
 static int die_before_the_command(void *arg)
 {
     static const char *const argv[] = {"sleep", "1000", NULL};

@@ -63,7 +63,7 @@ static void a_job_that_hangs_is_killed_at_the_timeout(void)
 {
     struct shell shell;
     /* A slow host may reach the timeout before the job has printed anything. Retry with a longer
-     * one. */
+     * timeout. */
     for (int ms = 300; ms <= PATIENCE_MS; ms *= 5) {
         run_one(&shell, "echo waiting; exec sleep 1000", ms);
         if (*shell.output)

@@ -74,7 +74,7 @@ static void children_and_orphans_end_without_proc(void)
     check_no_child_left();
 }
 
-/* A simulated process tree, of which processes are left after the first rounds of killing. */
+/* A simulated process tree with processes that survive the first rounds of killing. */
 struct process_tree {
     int rounds, helps;
 };

@@ -25,8 +25,8 @@
     } while (0)
 
 /* Checks that the socket of an accepted client can't be connected to another address by connect(2)
- * or sendto(2). It belongs to the host's network namespace, so the process could reach the host by
- * it. `inside` is the last allowed address. */
+ * or sendto(2). The socket belongs to the host's network namespace, so the process could otherwise
+ * reach the host. `inside` is the last allowed address. */
 static void check_served(int served, const struct sockaddr_in *inside)
 {
     struct sockaddr_in copy = *inside;
