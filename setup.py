@@ -283,7 +283,7 @@ class BuildExtension(build_ext):
             program_builder(self.build_temp).build(programs / name)
 
     def _package(self) -> Path:
-        """Return the package's directory: in the source tree, for an editable installation."""
+        """Return the package's directory, for an editable install in the source tree."""
         if self.inplace or self.editable_mode:
             return Path(self.get_finalized_command("build_py").get_package_dir("usernsctl"))
         return Path(self.build_lib, "usernsctl")

@@ -25,8 +25,8 @@ CALLS = {
     "usernsctl plan --help": [USERNSCTL, "plan", "--help"],
     "usernsctl run, refused": [USERNSCTL, "run", "--user", "7", "--", "true"],
 }
-# Targets in milliseconds. The target of --version applies to the total time, that of any other
-# command to the time beyond that of an empty Python program.
+# Targets in milliseconds. For --version, the target applies to the total time; for any other
+# command, to the time beyond the time of an empty Python program.
 AIMS = {
     "python -c 'import usernsctl'": "+12",
     "... and of SandboxHost": "+50",

@@ -76,8 +76,8 @@ class Toolchain:
         return not self.runner or test.relative_to(TESTS).parts[0] in ALONE
 
 
-# Layers whose tests neither start programs nor create namespaces. The emulator supports neither,
-# because it has another thread of its own.
+# Layers whose tests neither start programs nor create namespaces. Neither works in the emulator: it
+# has an additional thread.
 ALONE = ("base", "map", "child", "facts", "explain")
 TOOLCHAINS = {
     made.name: made

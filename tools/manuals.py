@@ -409,7 +409,7 @@ def _write(app: Sphinx) -> None:
 
 
 def _link(app: Sphinx, doctree: nodes.document, docname: str) -> None:
-    """Link each reference to a manual page to the page, on this site or that of another project.
+    """Link each reference to a manual page to the page on this site, or on the site of its project.
 
     Sphinx's setting ``manpages_url`` would also add the addresses to the manual pages themselves.
     """

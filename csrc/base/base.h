@@ -169,7 +169,7 @@ int64_t un_now_ms(void);
 
 /* ---- path: searching PATH, without libc ------------------------------------------------------ */
 
-/* The search path if PATH is not set: that of execvp(3), but without the current directory. */
+/* The search path of execvp(3) if PATH is not set, but without the current directory. */
 #define UN_DEFAULT_PATH "/bin:/usr/bin"
 
 /* The search path for system programs that usernsctl itself runs, such as getent(1). */

@@ -49,9 +49,9 @@ struct un_task {
     TEXT(setup.root) TEXT(setup.cwd) TEXT(command.file) TEXT(command.path)
 /* clang-format on */
 
-/* How many numbers the arguments of a task contain. Two precede those of UN_EACH_TASK_NUMBER: the
- * number of the command's arguments, and a bit set of the texts that are not NULL, with bit N for
- * text N. */
+/* The number of numbers in the arguments of a task. Two numbers precede the members in
+ * UN_EACH_TASK_NUMBER: the number of the command's arguments, and a bit set of the texts that are
+ * not NULL (bit N for text N). */
 #define UN_TASK_COUNT(member) +1
 enum {
     UN_TASK_NUMBERS = 2 UN_EACH_TASK_NUMBER(UN_TASK_COUNT),

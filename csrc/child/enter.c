@@ -153,10 +153,10 @@ static int run_task(struct inside *inside)
     return second ? run_second(inside) : become_task_command(inside);
 }
 
-/* Creates namespaces, sends descriptors of them to the caller, and keeps them alive. The caller and
- * the helpers can write the maps of the user namespace only while this process is dumpable, so it
- * becomes dumpable, but closes all its descriptors before that. The end of file on the socket tells
- * the caller that they are closed. */
+/* Creates namespaces, sends descriptors of them to the caller, and keeps them alive. Then closes
+ * all descriptors and becomes dumpable, because the caller and the helpers can write the maps of
+ * the user namespace only while this process is dumpable. The end of file on the socket tells the
+ * caller that all descriptors are closed. */
 static int hold_namespaces(struct un_task *task, struct un_error *err)
 {
     const struct un_message holding = {.type = UN_MESSAGE_HOLDING};

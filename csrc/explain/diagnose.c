@@ -225,9 +225,9 @@ const char *un_cause_of_closed_proc(const char *proc)
         return "apparmor-restricts-userns";
     if (is_confined_by_apparmor(proc))
         return "lsm-denies-userns";
-    /* No system call tells whether Landlock confines a process. But of the mechanisms that deny a
-     * file to its owner, only Landlock is left here. A ruleset that denies writing to uid_map also
-     * denies writing to the other files in /proc, so try one of those. */
+    /* No system call tells whether Landlock confines a process. But of the mechanisms that can deny
+     * a file to its owner, only Landlock is left here. A ruleset that denies writing to uid_map
+     * also denies writing to all other files in /proc, so try another file. */
     return un_landlock_version() && !may_write_own_file(proc) ? "landlock" : NULL;
 }
 

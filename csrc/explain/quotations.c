@@ -74,9 +74,9 @@ static const char *skip_escape(const char *at, const char *end)
     return (size_t)(end - at) < length ? end : at + length;
 }
 
-/* Marks the strings of a JSON document that occur in the message as quotations. Only those parts of
- * a string are searched for that runsc never escapes, because runsc has several forms of escaping
- * the other characters. */
+/* Marks the parts of the message that quote strings of a JSON document. Searches the message only
+ * for the parts of a string that runsc never escapes, because runsc escapes the other characters in
+ * several ways. */
 static void mark_strings(struct message *message, const char *at, const char *end)
 {
     bool is_string = false;

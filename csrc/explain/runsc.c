@@ -17,9 +17,9 @@
 static const char *const no_directory[] = {"creating working directory",
                                            "create process working directory"};
 
-/* Returns whether a cause is impossible now: it would have prevented the creation of the sandbox's
- * namespaces, or it is a seccomp filter and runsc inherits none, or it is Yama with a setting that
- * does not affect runsc. */
+/* Returns whether a cause can be excluded: a cause that would have prevented the creation of the
+ * sandbox's namespaces, a seccomp filter if runsc inherits none, or Yama if its setting does not
+ * affect runsc. */
 static bool is_ruled_out(const char *id, const char *proc)
 {
     if (un_begins(id, "seccomp-denies-"))

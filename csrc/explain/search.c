@@ -117,7 +117,7 @@ static const char *find_id_end(const char *at, const char *end)
     while (at < end &&
            (is_lower(*at) || (*at == '-' && at > start && at + 1 < end && is_lower(at[1]))))
         at++;
-    /* Another word character follows, so the last word only looks like a part of an id: cut it
+    /* If another word character follows, the last word is not a whole word of an id, so cut it
      * off. */
     if (at < end && is_word(*at))
         while (at > start && *at != '-')

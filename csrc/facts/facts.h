@@ -94,9 +94,9 @@ void un_group_release(int place, int version);
  * nothing for version 1. Returns 0, or -1 with errno set. */
 int un_group_prepare(int place, enum un_group_part part, int version);
 
-/* Calls `visit` for each process in a control group, until `visit` returns true. Returns whether it
- * did. Skips processes that are not visible in this PID namespace, for which the group's list
- * contains the pid 0. */
+/* Calls `visit` for each process in a control group, until `visit` returns true. Returns whether
+ * `visit` has returned true. Skips processes that are not visible in this PID namespace, for which
+ * the group's list contains the pid 0. */
 bool un_group_any_process(int group, bool (*visit)(pid_t pid, void *arg), void *arg);
 bool un_group_has_process(int group, pid_t pid);
 
@@ -113,8 +113,8 @@ void un_group_sweep(int place);
 
 /* ---- usage.c: resource usage of a sandbox's processes ---------------------------------------- */
 
-/* Calls `visit` for each child of a process, until `visit` returns true. Returns whether it did.
- * Sets *failed if the children can't be read. */
+/* Calls `visit` for each child of a process, until `visit` returns true. Returns whether `visit`
+ * has returned true. Sets *failed if the children can't be read. */
 bool un_any_child(pid_t pid, bool (*visit)(pid_t child, void *arg), void *arg, bool *failed);
 
 /* Maximum number of memfds with the memory of one sandbox. There is usually one; a restored sandbox

@@ -22,8 +22,8 @@
  * clock_gettime(2) does anyway. */
 #define PROCESS_CLOCK(pid) ((clockid_t)(~(unsigned)(pid) << 3 | 2))
 
-/* Calls `visit` for each child in the file `path`, until `visit` returns true. Returns whether it
- * did. */
+/* Calls `visit` for each child in the file `path`, until `visit` returns true. Returns whether
+ * `visit` has returned true. */
 static bool any_child_in(const char *path, bool (*visit)(pid_t child, void *arg), void *arg)
 {
     char text[512];

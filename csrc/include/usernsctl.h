@@ -562,9 +562,9 @@ uint64_t un_ns_flag(int ns);
 int un_namespace_create(const struct un_plan *plan, uint64_t flags, const char *child,
                         struct un_namespace *ns, struct un_error *err);
 void un_namespace_close(struct un_namespace *ns);
-/* Moves this process into the namespaces, the user namespace first. Makes it non-dumpable before
- * that (PR_SET_DUMPABLE(2const)), so that processes inside can't ptrace it. The caller must first
- * close all descriptors that processes inside must never obtain. Async-signal-safe. */
+/* Moves this process into the namespaces, the user namespace first. First makes this process
+ * non-dumpable (PR_SET_DUMPABLE(2const)), so that processes inside can't ptrace it. The caller must
+ * have closed all descriptors that processes inside must never obtain. Async-signal-safe. */
 int un_namespace_join(const struct un_namespace *ns, struct un_error *err);
 /* Moves this process, which must be single-threaded, into new namespaces. If `plan` is NULL,
  * creates no user namespace. The process becomes non-dumpable; it is dumpable only while it opens
@@ -625,8 +625,8 @@ struct un_command {
 
 /* Executes a command. Returns only on failure, with -1. Async-signal-safe. */
 int un_exec(const struct un_command *command, struct un_error *err);
-/* Closes all descriptors from 3 on, except those in `keep`. Clears close-on-exec on these. `keep`
- * must be sorted and without duplicates. Async-signal-safe. */
+/* Closes all descriptors from 3 on, except the descriptors in `keep`, on which it clears
+ * close-on-exec. `keep` must be sorted and without duplicates. Async-signal-safe. */
 int un_close_fds(const int *keep, size_t keep_count, struct un_error *err);
 
 #define UN_START_TIMEOUT_MS 30000
@@ -882,8 +882,9 @@ void un_launch_close(struct un_launch *launch);
 
 /* Returns the view of the sandbox's filesystem, which the launch owns. */
 const struct un_view *un_launch_view(const struct un_launch *launch);
-/* Return details of the last failure: the remedy, and the path of the file at fault. Each returns
- * NULL if the launch has none; without a remedy, that of the error's cause applies. */
+/* The first function returns the remedy for the last failure of the launch, the second the path of
+ * the file at fault. Both return NULL if the launch has recorded none. Without a remedy, the remedy
+ * of the error's cause applies. */
 const char *un_launch_remedy(const struct un_launch *launch);
 const char *un_launch_filename(const struct un_launch *launch);
 

@@ -143,10 +143,10 @@ static int choose_writer(int kind, const struct un_request *request, const struc
     const struct un_map *map = &plan->map.of[kind];
     bool own = is_own_id(map, facts->id[kind].own);
     bool privileged = has_capability(facts, un_kinds[kind].cap);
-    /* If setgroups(2) is to stay allowed, the process can't write its gid map itself. A file mode
-     * may deny to a group what it grants to others, and a process that can call setgroups(2) could
-     * leave the group. So an unprivileged process may map a gid only after setgroups(2) is denied
-     * (user_namespaces(7), "The /proc/PID/setgroups file"). */
+    /* If setgroups(2) is to stay allowed, the process can't write its gid map itself. The mode of a
+     * file may deny the group what it grants to others, so a process must not be able to leave a
+     * group by setgroups(2). Hence the kernel lets an unprivileged process map a gid only after
+     * setgroups(2) is denied (user_namespaces(7), "The /proc/PID/setgroups file"). */
     bool self = own && !(kind == UN_GID && request->setgroups == UN_SETGROUPS_ALLOW);
 
     if (map->len == 0) {

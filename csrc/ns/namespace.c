@@ -15,11 +15,10 @@
 
 /*
  * Waits until the holder, the child program that keeps the new namespaces alive, is dumpable. Only
- * then can newuidmap, which runs with the caller's ids, write the map files of the holder.
- *
- * The holder has closed all its descriptors before, so it can't send a message. But as soon as it
- * is dumpable, its map files belong to the caller (proc_pid(5)). Until then, a procfs with hidepid
- * even hides them (ENOENT).
+ * then can newuidmap, which runs with the caller's ids, write the map files of the holder. The
+ * holder can't send a message, because it has already closed all its descriptors. But as soon as it
+ * is dumpable, its map files belong to the caller (proc_pid(5)). Before that, a procfs with hidepid
+ * hides them (ENOENT).
  */
 static int wait_until_open(int dir, int pidfd, struct un_error *err)
 {

@@ -122,8 +122,8 @@ static int execute_program(void *arg)
     struct child *child = arg;
     const struct un_start *start = child->start;
     int fd[UN_TASK_FDS];
-    /* Set close-on-exec on all existing descriptors. Only those that are created below are
-     * inherited. */
+    /* Set close-on-exec on all existing descriptors, so that the child program inherits only the
+     * descriptors that are created below. */
     if (start->is_empty)
         un_close_all_fds_at_exec();
     if (copy_fds(child, fd))

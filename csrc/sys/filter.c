@@ -79,7 +79,8 @@ static const struct un_probe_call launch_calls[] = {
     USED(copy_file_range, NO_FD, 0, NO_FD, 0, 0, NO_FLAG),
     USED(unlinkat, NO_FD, 0, NO_FLAG),
     USED(umask, 0),
-    /* The calls that start runsc and wait for it, and those that runsc makes itself. */
+    /* The system calls that start runsc and wait for it, and the system calls that runsc makes
+     * itself. */
     NEEDED(wait4, NO_PID, 0, NO_FLAG), /* wait_call tries wait4(2) before all other calls */
     NEEDED(waitid, 0, 0, 0, NO_FLAG),
     NEEDED(setsid, 0),
@@ -122,8 +123,8 @@ static const struct un_probe_call launch_calls[] = {
     USED(sched_yield, 0),
     USED(madvise, 1),
     USED(membarrier, NO_FLAG, NO_FLAG),
-    /* The calls that gVisor makes, and those that programs in gVisor make: a filter applies to a
-     * program's call before gVisor intercepts it. */
+    /* The system calls of gVisor, and of programs in gVisor: a filter is applied to a program's
+     * call before gVisor intercepts the call. */
     USED(statx, NO_FD, 0, NO_FLAG),
     NEEDED(fgetxattr, NO_FD),
     USED(fallocate, NO_FD),

@@ -129,8 +129,8 @@ static void wait_all(struct un_job *jobs, size_t count, int timeout_ms)
 }
 
 /* Returns the read end of an empty pipe, which becomes the standard input of jobs, so that they
- * don't read that of the command. /dev/null could be another file, mounted there by root in the
- * current namespaces, that blocks the reader. */
+ * don't read the command's standard input. /dev/null is not used, because root in the current
+ * namespaces may have mounted another file there that blocks the reader. */
 static int open_empty(void)
 {
     int ends[2];

@@ -39,7 +39,8 @@ static void take_changes(struct un_watched_child *child)
     while ((whose = waitpid(-1, &status, WNOHANG | WUNTRACED | WCONTINUED)) > 0) {
         if (whose != child->pid)
             continue;
-        /* Read what PID 1 reported before it exited, and only then its own status. */
+        /* Read the reports that PID 1 wrote before it exited, and then the status of PID 1
+         * itself. */
         take_reports(child);
         child->ended = note_status(child, status);
         /* A full pipe means that the reader is stopped. It will read a later report, so this one

@@ -130,7 +130,7 @@ void un_default_sigchld(struct sigaction *before);
 
 struct un_job {
     const char *const *argv; /* path of the program and its arguments, terminated by NULL */
-    char *output; /* buffer for the job's output, of which output_size - 1 bytes are kept */
+    char *output;            /* buffer for the first output_size - 1 bytes of the job's output */
     size_t output_size;
     int input; /* descriptor that becomes standard input; 0 for an empty pipe */
     /* The following fields are the results of the job, set by un_run_jobs(). */
@@ -219,8 +219,8 @@ int un_make_and_map(uint64_t flags, const struct un_own_maps *maps, struct un_er
 
 /* ---- map_files.c: setgroups, uid_map and gid_map of a process -------------------------------- */
 
-/* Fills in `maps` with those maps of a plan that the process writes itself. Their contents are
- * stored in `text`. */
+/* Fills in `maps` with the maps of a plan that the process writes itself. Stores their contents in
+ * `text`. */
 void un_own_maps_of(const struct un_plan *plan, char text[2][UN_MAP_TEXT_MAX],
                     struct un_own_maps *maps);
 
@@ -341,9 +341,9 @@ int un_fill_stdio(void);
 /* ---- stdio.c: private open file descriptions for standard input, output and error ------------ */
 
 /*
- * Reopens those of standard input, output and error that are pipes or terminals. Their open file
- * descriptions are then private to this process, and so are their status flags, such as O_NONBLOCK.
- * Leaves a descriptor unchanged that can't be reopened, such as another user's pipe.
+ * Reopens standard input, output and error if they are pipes or terminals. The open file
+ * descriptions are then private to this process, and so are the status flags, such as O_NONBLOCK.
+ * Leaves a descriptor unchanged if it can't be reopened, such as another user's pipe.
  * Async-signal-safe.
  */
 void un_own_stdio(void);
@@ -428,8 +428,7 @@ struct un_watched_child {
  */
 void un_pass_on_until_end(struct un_watched_child *child, un_pass_on *pass_on, void *arg);
 
-/* Returns whether a signal is one of those by which users end programs: SIGHUP, SIGINT, SIGQUIT or
- * SIGTERM. */
+/* Returns whether users end programs by this signal: SIGHUP, SIGINT, SIGQUIT or SIGTERM. */
 bool un_is_terminating(int sig);
 
 /* Discards the pending signals, which were meant for a child that has already exited. Returns

@@ -1,5 +1,5 @@
 /* A Python interpreter that is linked with a sanitizer's runtime, which an extension built with the
- * sanitizer needs. LD_PRELOAD would not do: tests clear the environment, and other programs that
+ * sanitizer needs. LD_PRELOAD is not enough: tests clear the environment, and other programs that
  * tests start would load the runtime, too. */
 #include <Python.h>
 

@@ -133,7 +133,7 @@ static void a_bind_creates_its_mount_point(void)
     int writable = open(path, O_WRONLY | O_CLOEXEC);
     CHECK(writable >= 0);
     close(writable);
-    /* The view contains the mounts that the sandbox will have, not those of the host. */
+    /* The view contains the future mounts of the sandbox, not the mounts of the host. */
     CHECK(un_view_has_directory(&launch->view, "/link/made/here"));
     CHECK(!un_view_has_directory(&launch->view, "/link/made/here/data"));
     un_launch_close(launch);

@@ -5,8 +5,8 @@
 
 #include <sys/mman.h>
 
-/* Size in bytes of a file of which un_content_sum() reads only samples. It is not a multiple of the
- * block size. */
+/* Size in bytes of a large file, of which un_content_sum() reads only samples. The size is not a
+ * multiple of the block size. */
 #define LARGE (10U * 1048576 + 123)
 
 static int new_file(size_t size)

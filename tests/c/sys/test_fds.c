@@ -184,7 +184,7 @@ static void the_table_is_grown(void)
     char byte;
     CHECK_INT(read(511, &byte, 1), -1);
     CHECK_INT(errno, EBADF);
-    /* No descriptors are open but those that the command is to inherit. */
+    /* All descriptors are closed except those that the command is to inherit. */
     for (int fd = 3; fd < 511; fd++)
         CHECK(!is_open(fd));
 }

@@ -2,7 +2,7 @@
  * keeper ends. */
 #include "agent_process.h"
 
-/* Scripts that print a line once all their processes run. */
+/* Scripts, each of which prints a line once all its processes are running. */
 static const char *const scripts[] = {
     "echo; exec sleep 1000",
     "sleep 1000 & echo; wait",

@@ -276,8 +276,8 @@ static void test_a_tree_is_created_with_modes_and_times(void)
     remove_tree(below("a"));
 }
 
-/* Makes the agent create a directory from two records, of which the first is the directory's.
- * Returns the errno in its answer. */
+/* Makes the agent create a directory from two records: the record of the directory, and another
+ * one. Returns the errno in the agent's answer. */
 static int create_one(uint32_t kind, const char *name)
 {
     struct sent sent;

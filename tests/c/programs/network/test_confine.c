@@ -250,8 +250,8 @@ static int only_sends(void *arg)
     check_replies(bound, replies, ends[0]);
     CHECK_INT(read(bound, &byte, 1), 1);
     CHECK_INT(byte, 'x');
-    /* The socket of the published port can't be connected. A new socket, of which there is one for
-     * each client, can be connected to the port in the sandbox. */
+    /* The socket of the published port can't be connected. Each client gets a new socket, which can
+     * be connected to the port in the sandbox. */
     CHECK_DENIED(connect(bound, (const struct sockaddr *)allowed, sizeof *allowed));
     int client = socket(AF_INET, SOCK_DGRAM, 0);
     inside = *allowed;
