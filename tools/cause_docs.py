@@ -1,4 +1,4 @@
-"""Write docs/causes.md from the catalogue of causes, or check it, with --check.
+"""Write docs/causes.md from the catalogue of causes. With --check, only check it.
 
 usernsctl must be installed from this tree in the environment that runs the script.
 """

@@ -1,4 +1,4 @@
-"""Write the table of environments in docs/doctor.md, or check it, with --check.
+"""Write the table of environments in docs/doctor.md. With --check, only check it.
 
 The script imports tests/environments/table.py, so everything that this file imports must be
 installed.

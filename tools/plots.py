@@ -1,4 +1,4 @@
-"""Write docs/pictures/performance.svg from bench/results.txt, or check it, with --check."""
+"""Write docs/pictures/performance.svg from bench/results.txt. With --check, only check it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Write the tables in docs/reliability.md, or check them, with --check.
+"""Write the tables in docs/reliability.md. With --check, only check them.
 
 The numbers come from bench/faults.json, bench/fuzz.json and bench/coverage.json, which are written
 by `make faults`, `make fuzz` and `make coverage`.

@@ -1,4 +1,4 @@
-"""Write the seccomp profiles from docker/seccomp.toml, or check them, with --check."""
+"""Write the seccomp profiles from docker/seccomp.toml. With --check, only check them."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ static inline bool un_begins(const char *text, const char *start)
     return !*start;
 }
 
-/* ---- number.c: strict decimal numbers, without libc ------------------------------------------ */
+/* ---- number.c: parsing and formatting decimal numbers, without libc -------------------------- */
 
 /* Parses the decimal digits at the beginning of `text`. Returns a pointer to the first byte after
  * the digits, or NULL if there are no digits or the number exceeds `most`. Async-signal-safe. */
@@ -54,7 +54,7 @@ const char *un_number_read(const char *text, uint64_t most, uint64_t *number);
  * to the NUL. Async-signal-safe. */
 char *un_number_write(char *to, uint64_t number);
 
-/* ---- utf8.c: strict UTF-8 -------------------------------------------------------------------- */
+/* ---- utf8.c: decoding UTF-8 strictly --------------------------------------------------------- */
 
 /* Decodes the non-ASCII character at the beginning of `text` into *code. Returns the length of the
  * character in bytes, or 0 for invalid UTF-8, such as a surrogate, a value above U+10FFFF, or an
@@ -122,7 +122,7 @@ static inline void un_release_memory(const void *memory)
     errno = errnum;
 }
 
-/* ---- files.c: paths, and reading and writing files ------------------------------------------- */
+/* ---- files.c: joining paths, and reading and writing files ----------------------------------- */
 
 /* Writes the path DIRECTORY/NAME to `path`. Returns 0, or -1 with errno ENAMETOOLONG if the path is
  * too long. */
@@ -162,7 +162,7 @@ int64_t un_field_number(const char *path, const char *key);
  * errno set. */
 int64_t un_fd_info(int fd, const char *key);
 
-/* ---- clock.c: the clock for deadlines -------------------------------------------------------- */
+/* ---- clock.c: reading the clock for deadlines ------------------------------------------------ */
 
 /* Returns the time of CLOCK_MONOTONIC in milliseconds. */
 int64_t un_now_ms(void);
@@ -247,7 +247,7 @@ void un_lines_rewind(struct un_lines *lines);
 void un_lines_close(const struct un_lines *lines);
 #define un_auto_lines __attribute__((cleanup(un_lines_close)))
 
-/* ---- accounts.c: users and groups in the content of /etc/passwd and /etc/group --------------- */
+/* ---- accounts.c: looking up users and groups in /etc/passwd and /etc/group ------------------- */
 
 #define UN_ACCOUNT_PASSWD "/etc/passwd"
 #define UN_ACCOUNT_GROUP "/etc/group"

@@ -75,7 +75,7 @@ void un_search_add_messages(struct un_search *search, const char *text, size_t s
  */
 int un_remove_quotations(char *message, const char *config, size_t size);
 
-/* ---- runsc_files.c: the last line of runsc's debug log --------------------------------------- */
+/* ---- runsc_files.c: reading the command's status from runsc's debug log ---------------------- */
 
 /* Returns whether runsc's debug log shows a normal exit of runsc, so that the exit status is the
  * command's. Stores the wait status of the command (waitpid(2)) in *wait_status. The path `debug`
@@ -93,7 +93,7 @@ const char *un_cause_of_closed_proc(const char *proc);
  * descriptor. */
 #define UN_CHILD_DESCRIPTOR "a descriptor for usernsctl-child"
 
-/* ---- cgroup.c: failures to start a child in a control group ---------------------------------- */
+/* ---- cgroup.c: explaining failures to start a child in a cgroup ------------------------------ */
 
 /* Explains `err`, the error of clone3(2) with the cgroup whose directory is open as `dir`. If the
  * error is due to the cgroup, adds the cause and the cgroup's path to `err`. */

@@ -65,7 +65,8 @@ static bool leads_up(const char *path)
 
 /* Finds the path of this process's control group relative to the mount point. In a container, the
  * path in /proc/self/cgroup may be valid only on the host, or begin with /..
- * (cgroup_namespaces(7)). Then the mount point itself is the control group of the container. */
+ * (cgroup_namespaces(7)). In both cases, the mount point itself is the control group of the
+ * container. */
 static bool find_group(const struct un_groups *groups, const char *controller, int mount,
                        char group[UN_PATH_MAX])
 {

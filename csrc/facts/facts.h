@@ -35,14 +35,14 @@ const char *un_subid_path(const struct un_sources *sources, int kind);
  * Returns a pointer to the byte after `end`, or NULL if the text is malformed. */
 const char *un_subid_number(const char *text, char end, uint64_t most, uint64_t *number);
 
-/* ---- user.c: a user's line in the user database ---------------------------------------------- */
+/* ---- user.c: finding a user's line in the user database -------------------------------------- */
 
 /* Finds the passwd(5) line of a uid: in the file `passwd`, otherwise in the output of getent(1),
  * for which `path` is searched. A long line may be truncated. Returns false if the uid has no
  * line. */
 bool un_user_line(const char *passwd, const char *path, uint32_t uid, char line[UN_LINE_MAX]);
 
-/* ---- control_group.c: the control group of this process -------------------------------------- */
+/* ---- control_group.c: finding and reading this process's control group ----------------------- */
 
 /* Paths at which the files of control groups are found. */
 struct un_groups {

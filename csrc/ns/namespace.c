@@ -151,8 +151,8 @@ static int create_and_join(const struct un_plan *plan, uint64_t flags, const cha
                            struct un_error *err)
 {
     struct un_namespace ns;
-    /* Check the threads before creating anything: setns(2) would only later fail with EINVAL for
-     * the same reason. */
+    /* Check the number of threads first. Otherwise setns(2) would fail with EINVAL for the same
+     * reason, but only after the namespace has been created. */
     int threads = un_thread_count();
     if (threads > 1)
         return fail_multithreaded(threads, err);

@@ -140,8 +140,8 @@ static int open_second(const struct un_start *start, const struct start_state *s
 {
     if (!start->has_second || start_state->pidfd >= 0)
         return start_state->pidfd;
-    /* The pidfd is missing if this process's descriptor table was full when the message arrived.
-     * The pid is known then. */
+    /* If this process's descriptor table was full, the kernel dropped the pidfd, but the pid has
+     * been received: open a pidfd now. */
     return start_state->pid > 0 ? un_pidfd_open(start_state->pid) : find_second(start);
 }
 

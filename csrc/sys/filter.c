@@ -184,7 +184,7 @@ static const struct un_probe_call ranges_calls[] = {
 };
 
 /* The system calls of newuidmap and newgidmap, and of the dynamic loader that loads them. They
- * change nothing: mprotect(2) rejects the address, fcntl(2) the descriptor. */
+ * change nothing: mprotect(2) rejects the address, and fcntl(2) rejects the descriptor. */
 static const struct un_probe_call helper_calls[] = {
     NEEDED(lseek, NO_FD),
     NEEDED(fcntl, NO_FD),

@@ -106,7 +106,7 @@ int un_exit_status_of(int wait_status);
 int un_forbid_cancel(void);
 void un_restore_cancel(int state);
 
-/* ---- sigchld.c: waiting for children where the caller ignores SIGCHLD ------------------------ */
+/* ---- sigchld.c: waiting for children even if the caller ignores SIGCHLD ---------------------- */
 
 /*
  * Calls `run`, a function that starts children and waits for them, and that should do little but
@@ -126,7 +126,7 @@ int un_call_waiting(int (*run)(void *arg, const uint64_t *signals), void *arg,
  * for a command. */
 void un_default_sigchld(struct sigaction *before);
 
-/* ---- jobs.c: running helper programs in parallel and capturing their output ------------------ */
+/* ---- jobs.c: running programs in parallel and capturing their output ------------------------- */
 
 struct un_job {
     const char *const *argv; /* path of the program and its arguments, terminated by NULL */
@@ -312,7 +312,7 @@ void un_close_all_fds_at_exec(void);
  * Async-signal-safe. */
 void un_make_fd_room(void);
 
-/* ---- open_files.c: the limit of descriptors -------------------------------------------------- */
+/* ---- open_files.c: lowering the limit of open descriptors ------------------------------------ */
 
 /* Lowers RLIMIT_NOFILE (getrlimit(2)) to `most`, for this process and its descendants. Leaves a
  * lower limit unchanged. Returns 0, or -1 with errno set. Async-signal-safe. */
@@ -338,7 +338,7 @@ int un_open_null(int mode);
  * these numbers. Does not set close-on-exec. Returns 0, or -1 with errno set. */
 int un_fill_stdio(void);
 
-/* ---- stdio.c: private open file descriptions for standard input, output and error ------------ */
+/* ---- stdio.c: making the open file descriptions of stdio private ----------------------------- */
 
 /*
  * Reopens standard input, output and error if they are pipes or terminals. The open file
@@ -348,7 +348,7 @@ int un_fill_stdio(void);
  */
 void un_own_stdio(void);
 
-/* ---- message.c: messages with descriptors over a socket -------------------------------------- */
+/* ---- message.c: sending and receiving messages with descriptors ------------------------------ */
 
 /* Maximum number of descriptors in a message: a /proc directory, and a namespace of each type. */
 #define UN_MESSAGE_FDS (1 + UN_NS_COUNT)

@@ -71,7 +71,7 @@ static void malformed_patterns_match_nothing(void)
     CHECK(!has("\2x\2", "y"));
 }
 
-/* Checks that the size ends a text, not a NUL. */
+/* Checks that a text ends at its size, even if it contains a NUL. */
 static void text_may_contain_any_bytes(void)
 {
     static const char text[] = "a\0b denied";
