@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -14,7 +15,7 @@ import pytest
 from callers import unprivileged
 from conftest import Program
 from inside import PATIENCE
-from processes import capture
+from processes import capture, wait_until
 
 import usernsctl as un
 
@@ -153,6 +154,48 @@ def test_detach_leaves_no_directory_if_it_can_make_no_control_group(
     os.close(lock)
     assert b"limit-unenforceable" in told
     assert not directory.exists()
+
+
+def test_init_leaves_no_process_if_its_creator_has_closed_the_pipe(
+    command: Path, creator: int
+) -> None:
+    """Check that SIGPIPE does not kill a usernsctl-init that must kill its processes itself."""
+    ready, theirs = os.pipe()
+    os.close(ready)
+    words = [str(PROGRAMS / "usernsctl-init"), str(creator), str(theirs), ""]
+    words += [f"{command}.pid", str(command)]
+    with subprocess.Popen(words, pass_fds=(creator, theirs)) as process:
+        os.close(theirs)
+        status = process.wait(PATIENCE)
+    started = int(Path(f"{command}.pid").read_text())
+    try:
+        assert status == 125
+        assert not Path(f"/proc/{started}").exists()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(started, signal.SIGKILL)
+
+
+def test_the_keeper_outlives_a_killed_parent(command: Path, tmp_path: Path, creator: int) -> None:
+    directory = tmp_path / "state"
+    directory.mkdir()
+    ours, theirs = socket.socketpair()
+    lock = os.open(directory, os.O_RDONLY)
+    fds = [creator, theirs.fileno(), lock]
+    words = [str(PROGRAMS / "usernsctl-detach"), *map(str, fds), "", str(directory)]
+    words += [f"{command}.pid", str(command)]
+    with subprocess.Popen(words, pass_fds=fds) as process, ours:
+        theirs.close()
+        os.close(lock)
+        ours.settimeout(PATIENCE)
+        assert ours.recv(1) == b"+"
+        process.kill()
+        process.wait(PATIENCE)
+        ours.send(b"+")
+        assert ours.recv(1) == b""
+    Path(f"{command}.go").write_text("go\n")
+    status = directory / "status"
+    wait_until(lambda: status.exists() and status.read_text() == "7")
 
 
 @pytest.mark.parametrize("program", ["usernsctl-init", "usernsctl-detach"])

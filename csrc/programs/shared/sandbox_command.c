@@ -77,9 +77,10 @@ pid_t sandbox_start_command(char **argv, const struct sandbox_group *group, int 
     sigaddset(&handled, SIGCHLD);
     sigaddset(&handled, SIGTERM);
     sigprocmask(SIG_BLOCK, &handled, &before);
-    /* Unblock SIGTERM for the command, because this program and not its caller has blocked it
-     * (sandbox_wait_init()). */
+    /* Unblock these signals for the command, because this program and not its caller has blocked
+     * them (sandbox_wait_init()). */
     sigdelset(&before, SIGTERM);
+    sigdelset(&before, SIGPIPE);
     un_auto_close int nothing = un_open_null(O_RDWR);
     *signals = signalfd(-1, &handled, SFD_CLOEXEC | SFD_NONBLOCK);
     if (nothing < 0 || *signals < 0) {

@@ -11,6 +11,7 @@ void sandbox_wait_init(struct sandbox_wait *wait, char *const *command)
     sigset_t handled;
     sigemptyset(&handled);
     sigaddset(&handled, SIGTERM);
+    sigaddset(&handled, SIGPIPE);
     sigprocmask(SIG_BLOCK, &handled, NULL);
     for (int i = 0; i < SANDBOX_WAIT_FDS; i++)
         wait->end_fds[i] = -1;
