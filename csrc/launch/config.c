@@ -2,8 +2,10 @@
 #include "base/base.h"
 #include "launch/launch.h"
 #include "map/map.h"
+#include "sys/sys.h"
 
 #include <inttypes.h>
+#include <signal.h>
 #include <sys/resource.h>
 
 /* Parameters that the functions that write config.json share. */
@@ -127,6 +129,22 @@ static void add_nested_ids(struct writing *writing)
     un_text_add(writing->text, ", ");
 }
 
+/* Adds the argument with which usernsctl-verify ignores the terminating signals that this process
+ * ignores, because nohup(1) or a shell has set that. The watcher forwards these signals, too, since
+ * the command may handle them. */
+static void add_ignored_signals(struct writing *writing)
+{
+    uint64_t ignored = 0;
+    for (int sig = 1; sig < NSIG; sig++)
+        if (un_is_terminating(sig) && un_is_ignored(sig))
+            ignored |= UINT64_C(1) << (sig - 1);
+    if (!ignored || !has_verifier(writing->launch))
+        return;
+    un_text_add(writing->text, "\"" UN_VERIFY_IGNORE);
+    un_text_add_number(writing->text, ignored);
+    un_text_add(writing->text, "\", ");
+}
+
 /* Adds the caller's RLIMIT_NOFILE to config.json. Otherwise the command would inherit RLIMIT_NOFILE
  * from runsc, which raises its own limit. */
 static int add_open_files(struct writing *writing)
@@ -154,6 +172,7 @@ static int add_args(struct writing *writing)
     }
     if (writing->params->log_json && has_verifier(writing->launch))
         un_text_add(writing->text, "\"" UN_LOG_JSON "\", ");
+    add_ignored_signals(writing);
     add_nested_ids(writing);
     return add_strings(writing, args, "$.process.args");
 }

@@ -413,6 +413,9 @@ un_step_function un_step_directory, un_step_link, un_step_resolver;
 /* Option of usernsctl-verify to run the payload as another user. The uid, the gid and the payload
  * follow. */
 #define UN_VERIFY_AS "--as"
+/* Option of usernsctl-verify to ignore signals, as the payload then does. The value is a decimal
+ * mask, in which the bit N - 1 stands for signal N. */
+#define UN_VERIFY_IGNORE "--ignore="
 un_step_function un_step_file, un_step_bind, un_step_mount;
 /* Steps in files.c, which create files outside the root filesystem. */
 un_step_function un_step_make, un_step_tmpfs, un_step_touch, un_step_discard;

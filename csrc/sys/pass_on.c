@@ -119,6 +119,12 @@ bool un_is_terminating(int sig)
     return sig == SIGHUP || sig == SIGINT || sig == SIGQUIT || sig == SIGTERM;
 }
 
+bool un_is_ignored(int sig)
+{
+    struct sigaction now;
+    return !sigaction(sig, NULL, &now) && now.sa_handler == SIG_IGN;
+}
+
 bool un_discard_signals(void)
 {
     const struct timespec now = {.tv_sec = 0};

@@ -430,6 +430,8 @@ void un_pass_on_until_end(struct un_watched_child *child, un_pass_on *pass_on, v
 
 /* Returns whether users end programs by this signal: SIGHUP, SIGINT, SIGQUIT or SIGTERM. */
 bool un_is_terminating(int sig);
+/* Returns whether this process ignores a signal. */
+bool un_is_ignored(int sig);
 
 /* Discards the pending signals, which were meant for a child that has already exited. Returns
  * whether a terminating signal was among them. */

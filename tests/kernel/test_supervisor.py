@@ -219,11 +219,13 @@ def test_signals_of_the_terminal_arrive_once(
         assert process.wait(PATIENCE) == 0
 
 
+IGNORING = ["sh", "-c", "trap '' HUP INT QUIT; exec \"$@\"", "sh"]
+
+
 def test_a_command_ignores_the_signals_that_its_caller_ignores(supervised: list[str]) -> None:
     """Check that nohup(1), and a background job of a script, work with a supervised command."""
-    ignoring = ["sh", "-c", "trap '' HUP INT QUIT; exec \"$@\"", "sh"]
     script = "trap 'exit 7' USR1; echo ready; while :; do sleep 0.1; done"
-    command = [*ignoring, *supervised, "sh", "-c", script]
+    command = [*IGNORING, *supervised, "sh", "-c", script]
     with ended(subprocess.Popen(command, stdout=subprocess.PIPE)) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
@@ -231,6 +233,22 @@ def test_a_command_ignores_the_signals_that_its_caller_ignores(supervised: list[
             process.send_signal(ignored)
         process.send_signal(signal.SIGUSR1)
         assert process.wait(PATIENCE) == 7
+
+
+@pytest.mark.parametrize("sig", [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT])
+def test_an_ignored_signal_does_not_end_a_runsc_that_has_not_started(sig: signal.Signals) -> None:
+    """Check that the watcher kills runsc only by signals that would kill the command."""
+    fails = ["env", "false"]
+    runsc = ["env", "sh", "-c", "echo ready; read line; exit 7"]
+    words = [str(supervisors.WATCHER), "/usr/bin/env", *supervisors.LOGS]
+    command = [*IGNORING, *words, "--", *fails, "--", "--", *runsc]
+    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with ended(subprocess.Popen(command, **streams)) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(sig)
+        process.communicate(b"go\n", timeout=PATIENCE)
+        assert process.returncode == 7
 
 
 # A shell with job control: runs a job in the foreground, and prints when the job stops or exits. A

@@ -2,9 +2,12 @@
  * usernsctl-verify is the first program of a sandbox. It checks that the kernel is gVisor's, and
  * then executes the payload.
  *
- * usernsctl-verify [--log=json] [--health] [--as UID GID] PAYLOAD [ARGUMENT...]
+ * usernsctl-verify [--log=json] [--health] [--ignore=MASK] [--as UID GID] PAYLOAD [ARGUMENT...]
  *
  * usernsctl-verify --signal NUMBER
+ *
+ * With --ignore, the payload ignores the signals whose bits are set in the decimal number MASK,
+ * until it sets handlers. Bit N - 1 stands for signal N.
  *
  * With --as, the payload has the ids UID and GID, in a new user namespace of gVisor that maps them
  * to the ids of this process. The option is needed if only one id of the host is mapped, because
@@ -250,6 +253,18 @@ static bool become_user(const char *uid, const char *gid)
     return is_id(uid, call(__NR_geteuid, 0, 0, 0)) && is_id(gid, call(__NR_getegid, 0, 0, 0));
 }
 
+/* Ignores the signals in a mask, which is a decimal number. execve(2) preserves this. */
+static void ignore_signals(const char *mask)
+{
+    /* The kernel's struct sigaction, of which the first member is the handler SIG_IGN. */
+    const long action[4] = {1};
+    uint64_t ignored = 0;
+    un_number_read(mask, UINT64_MAX, &ignored);
+    for (long sig = 1; sig <= SIGNAL_MAX; sig++)
+        if (ignored >> (sig - 1) & 1)
+            un_raw_call(__NR_rt_sigaction, sig, (long)action, 0, sizeof(uint64_t), 0, 0);
+}
+
 static int run_payload(int argc, char **argv, char **envp)
 {
     const char *path = UN_DEFAULT_PATH;
@@ -266,6 +281,11 @@ static int run_payload(int argc, char **argv, char **envp)
         argv++;
         if (argc < 2)
             return 0;
+    }
+    if (argc > 2 && un_begins(argv[1], UN_VERIFY_IGNORE)) {
+        ignore_signals(argv[1] + text_length(UN_VERIFY_IGNORE));
+        argc--;
+        argv++;
     }
     if (argc > 4 && is_option(argv[1], UN_VERIFY_AS)) {
         if (!become_user(argv[2], argv[3]))

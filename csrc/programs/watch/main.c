@@ -363,6 +363,9 @@ static void pass_on_by_runsc(pid_t child, const siginfo_t *info, void *arg)
     if (is_of_runsc)
         return;
     bool delivered = run_kill(args->program, sig < REALTIME_MIN ? args->kill : args->raise, sig);
+    /* A command that has not started yet will ignore the signal, as this process does. */
+    if (un_is_ignored(sig))
+        return;
     if (un_is_terminating(sig))
         args->undelivered = delivered ? 0 : un_now_ms();
     if (!delivered && !is_job_control)

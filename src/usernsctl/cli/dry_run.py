@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +119,17 @@ def _seen(facts: Facts) -> tuple[int, int]:
     return memory, processors
 
 
+# The signals that the command ignores if the caller does (add_ignored_signals() in
+# csrc/launch/config.c).
+_TERMINATING = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
+
+
+def _ignored_signals() -> int:
+    """Return the mask of the terminating signals that this process ignores."""
+    found = (one for one in _TERMINATING if signal.getsignal(one) is signal.SIG_IGN)
+    return sum(1 << (one - 1) for one in found)
+
+
 def _open_files() -> dict[str, Any]:
     """Return RLIMIT_NOFILE as the core writes it to config.json."""
     import resource
@@ -161,16 +173,18 @@ class _Names:
     def config(self, facts: Facts) -> Any:
         """Return config.json with the values that would be inserted if the sandbox started now."""
         from usernsctl.gvisor import oci
-        from usernsctl.gvisor.launch.steps import VERIFY_AS, completed, record
+        from usernsctl.gvisor.launch.steps import VERIFY_AS, VERIFY_IGNORE, completed, record
 
         launch, start = self._launch, self._launch.start_values
         assert launch.config is not None
         assert start is not None
         user = start.user if facts.ids.has(start.user) else (0, 0)
+        ignored = _ignored_signals()
         values: dict[Record, Any] = {
-            # Ids that are not mapped are passed in arguments before the command to
-            # usernsctl-verify, which sets them (csrc/launch/config.c).
+            # Signals to ignore, and ids that are not mapped, are passed in arguments before the
+            # command to usernsctl-verify, which sets them (csrc/launch/config.c).
             record("json-args"): (
+                *((f"{VERIFY_IGNORE}{ignored}",) if facts.verifier and ignored else ()),
                 *((VERIFY_AS, *map(str, start.user)) if user != start.user else ()),
                 *start.args,
             ),

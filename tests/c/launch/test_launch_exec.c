@@ -5,6 +5,8 @@
 #include "launched.h"
 #include "needs.h"
 
+#include <signal.h>
+
 static struct draft draft;
 static struct un_error err;
 
@@ -81,6 +83,19 @@ static void ids_and_terminal_come_from_the_params(void)
      * maps the ids in gVisor. */
     config_is(LINES("scratch /mnt", "json-user", "json ;", "json-args", "json ;", "json-terminal"),
               &other, "{\"uid\": 0, \"gid\": 0};\"--as\", \"70000\", \"5\", \"id\";false");
+}
+
+static void the_command_ignores_terminating_signals_like_the_caller(void)
+{
+    const struct un_launch_params params = {.args = LINES("id")};
+    signal(SIGHUP, SIG_IGN);
+    signal(SIGUSR1, SIG_IGN);
+    config_is(
+        LINES("source own /bin/true", "scratch /mnt", "file 0 " UN_VERIFIER_INSIDE, "json-args"),
+        &params, "\"--ignore=1\", \"id\"");
+    config_is(LINES("scratch /mnt", "json-args"), &params, "\"id\"");
+    signal(SIGHUP, SIG_DFL);
+    signal(SIGUSR1, SIG_DFL);
 }
 
 static void ids_are_mapped_or_can_be_mapped_inside(void)
@@ -246,6 +261,7 @@ int main(void)
 {
     json_fragments_are_joined();
     ids_and_terminal_come_from_the_params();
+    the_command_ignores_terminating_signals_like_the_caller();
     ids_are_mapped_or_can_be_mapped_inside();
     invalid_utf8_is_reported_by_its_path();
     need_user_namespaces();

@@ -400,6 +400,8 @@ VERIFIER_INSIDE = "/.usernsctl-verify"
 #: The verifier's option that runs the command as the uid and the gid that follow, in a nested user
 #: namespace.
 VERIFY_AS = "--as"
+#: Option of the verifier to ignore the signals in a mask, for the command.
+VERIFY_IGNORE = "--ignore="
 #: Path in the sandbox of the agent, which starts commands; only sandboxes of a SandboxHost have it.
 AGENT_INSIDE = "/.usernsctl-agent"
 
