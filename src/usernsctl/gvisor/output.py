@@ -146,7 +146,7 @@ class BoundedOutput:
 
     @property
     def overflow(self) -> KeptOutput | None:
-        """The stream whose output exceeded the limit if that kills the command, or ``None``."""
+        """The stream that exceeded the limit; ``None`` without one, or if it is only truncated."""
         if self._is_killing:
             for kept in (self.stdout, self.stderr):
                 if kept.truncated:

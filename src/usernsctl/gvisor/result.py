@@ -24,7 +24,7 @@ Reason = Literal[
 class Usage(NamedTuple):
     """The resource usage of a command and of the children for which it has waited (getrusage(2)).
 
-    gVisor counts the CPU time (`utime` for user mode, `stime` for system calls) in seconds, and the
+    As gVisor counts it: the user and the system CPU time (`utime`, `stime`) in seconds, and the
     peak memory usage (`maxrss`) in KiB.
     """
 

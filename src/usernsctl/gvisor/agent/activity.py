@@ -49,8 +49,9 @@ class Activity:
     def _release(self, fd: int) -> None:
         """Set the activity file's modification time to the current time, and release the lock.
 
-        The lock is released even if a signal handler raises an exception. flock(2) releases it,
-        since close(2) would keep the lock if a forked child has a copy of the descriptor.
+        The lock is released even if a signal handler raises an exception. flock(2) is called
+        explicitly, since close(2) alone would not release the lock if a forked child has a copy of
+        the descriptor.
         """
         now = time.monotonic_ns()
         try:

@@ -429,7 +429,7 @@ def read_file(place: Place, path: str, max_bytes: int) -> bytes:
 
 
 def _read_content(copy: _Copy, view: memoryview, more: bytearray, max_bytes: int) -> int:
-    """Read the data of a file into `view`; append the data for which `view` has no room to `more`.
+    """Read the data of a file into `view`, and the data that don't fit there into `more`.
 
     The first record that does not fit into the rest of `view`, and all later records, go to `more`.
 

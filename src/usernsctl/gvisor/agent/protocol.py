@@ -208,8 +208,8 @@ def terminal_size(size: Sequence[int]) -> tuple[int, int]:
 
 def size_order(rows: int, columns: int) -> bytes:
     """Encode the message that changes the size of a command's terminal."""
-    # Pack an unsigned number: with more than 32767 rows, the number does not fit into the signed
-    # field of _ORDER.
+    # Pack rows and columns as one unsigned number, since more than 32767 rows do not fit into the
+    # signed field of _ORDER.
     return struct.pack("<HHI", _SIZE_KIND, 0, rows << 16 | columns)
 
 

@@ -394,9 +394,9 @@ def _destination(bind: Bind) -> str:
 def _make_directory(path: str | None, *, makes: bool) -> PathDescriptor | None:
     """Open a directory for runsc's state or logs; create it if it is missing and `makes` is true.
 
+    :returns: the directory, or ``None`` if it is missing and `makes` is false.
     :raises RunscError: the directory can't be created, is not writable, or is writable by other
         users, who could plant symbolic links for runsc to follow.
-    :returns: the directory, or ``None`` if it is missing and `makes` is false.
     """
     if path is None or not (makes or os.path.lexists(path)):
         return None

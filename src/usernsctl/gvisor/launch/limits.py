@@ -88,7 +88,7 @@ def parse_cpus(text: str) -> float:
 def parse_duration(text: str) -> float:
     """Parse a duration in the format of timeout(1), such as ``30s``, ``2m`` or ``1.5``.
 
-    :returns: seconds.
+    :returns: the duration, in seconds.
     :raises ValueError: `text` is not a duration, has too many digits, or is less than a
         millisecond.
     """

@@ -192,8 +192,8 @@ def hand_over(
 
     :param fds: a list of the descriptors that the command inherits, to which this function adds
         one.
-    :param above: the exit stack that closes the added descriptor if it is a duplicate, since 0, 1
-        and 2 can't be passed on.
+    :param above: the exit stack that closes a duplicate. A socket with the number 0, 1 or 2 is
+        duplicated, since the command's standard streams get these numbers.
     :param timeout: the time limit, in seconds, or ``None``.
     :raises TimeoutExpired: the proxy was not ready in `timeout` seconds.
     :raises CommandError: the proxy did not start.
@@ -206,7 +206,8 @@ def hand_over(
 def words_for(network: Sequence[str], programs: str) -> list[str]:
     """Return the command that creates a sandbox's network and then executes the argv that follows.
 
-    :param network: the path and the options of usernsctl-network; empty for no such command.
+    :param network: the path and the options of usernsctl-network; empty if the sandbox does not
+        need that program.
     :param programs: the directory of usernsctl-network in the sandbox's mount namespace.
     """
     if not network:

@@ -352,7 +352,7 @@ def _missing(
 
 
 def show_program(path: str, remedies: Remedies = COMMAND_LINE) -> str:
-    """Return the remedy that mounts a program's directory, or the parent of a directory ``bin``."""
+    """Return the remedy that mounts a program's directory, or its parent if it is a ``bin``."""
     directory = os.path.dirname(path)
     prefix = os.path.dirname(directory)
     whole = os.path.basename(directory) in ("bin", "sbin") and prefix.count("/") > 1

@@ -147,8 +147,7 @@ def _check_mount(mount: MountEntry, path: str, bundle: Bundle) -> Iterator[Viola
 def _outside_source(bundle: Bundle, source: str, path: str, reason: str) -> Violation:
     """Return the violation for a bind mount source that an untrusted bundle may not mount.
 
-    Some sources may not be mounted by a trusted bundle either, so the remedy names no option for
-    them.
+    If not even a trusted bundle may mount the source, the remedy names no option that allows it.
     """
     try:
         os.close(open_source(bundle, source, trusted=True))

@@ -1,7 +1,7 @@
 """Checks that a lease has changed neither kernel settings nor shared memory of a sandbox.
 
-usernsctl-agent reads both in the sandbox (csrc/programs/agent/leftovers.c). Every other program in
-the sandbox may have been replaced during the lease.
+usernsctl-agent reads both in the sandbox (csrc/programs/agent/leftovers.c), because every other
+program there may have been replaced during the lease.
 """
 
 from __future__ import annotations

@@ -417,8 +417,8 @@ class PoolOptions(TypedDict, total=False):
 class _ReusableSandbox(Sandbox):
     """A sandbox for several leases, whose agent runs on after its connection is closed.
 
-    The agent is PID 1 of the sandbox, which is not killed with the other processes of a lease. Any
-    other program in its place could have been taken over by ptrace(2).
+    PID 1 of the sandbox is not killed with the other processes of a lease. It must be the agent,
+    because any other program could have been taken over by ptrace(2).
     """
 
     _agent_outlives = True
@@ -532,8 +532,8 @@ class SandboxPool(Closing, AsyncClosing):
         :param ttl: the time limit of the ``with`` block, as seconds, or as a text such as ``"2m"``.
             When it expires, the pool kills the sandbox, and the results of its commands have the
             reason ``"timeout"``.
-        :returns: a context manager. It waits when the block is entered, and then raises these
-            errors:
+        :returns: a context manager. It waits for a sandbox when the block is entered, which raises
+            the following errors.
         :raises PoolTimeoutError: no sandbox became idle within `timeout` seconds.
         :raises PoolError: no sandbox could be started. The exception of the failed start is in
             `__cause__`; its `cause` and `remedy` are copied.

@@ -138,10 +138,10 @@ def kill_command(runsc: str, options: RunOptions) -> list[str]:
 
 
 def raise_command(runsc: str, options: RunOptions, verifier: str) -> list[str]:
-    """Return the argv that sends a real-time signal to a container's command, without the signal.
+    """Return the argv, up to the number, that sends a real-time signal to a container's command.
 
-    The verifier in the sandbox sends the signal, because ``runsc kill`` does not support real-time
-    signals.
+    The caller appends the number of the signal. The verifier in the sandbox sends it, because
+    ``runsc kill`` does not support real-time signals.
 
     :param verifier: the path of usernsctl-verify in the container.
     """

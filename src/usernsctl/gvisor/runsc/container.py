@@ -18,7 +18,7 @@ class Container(Protocol):
     """The interface to run runsc commands for a sandbox, attached or detached."""
 
     def runsc(self, *argv: str) -> AbstractContextManager[tuple[list[str], dict[str, Any]]]:
-        """Return a context manager that yields the argv of a runsc command and Popen's arguments.
+        """Return a context manager that yields the argv of a runsc command and Popen arguments.
 
         :raises SandboxEndedError: the sandbox has ended.
         """

@@ -54,7 +54,7 @@ EndReason = Reason | Literal["invalid-answer"]
 
 
 class InterpreterOptions(TypedDict, total=False):
-    """Keyword arguments of :meth:`usernsctl.Sandbox.interpreter` that ``popen()`` has, too."""
+    """Keyword arguments that :meth:`usernsctl.Sandbox.interpreter` shares with ``popen()``."""
 
     env: Mapping[str, str] | None
     cwd: StrOrBytesPath | None
@@ -90,8 +90,8 @@ class Execution(NamedTuple):
     :ivar str stderr: the output to descriptor 2, including the output of subprocesses.
     :ivar value: the value of the last statement if that is an expression. The value was converted
         to JSON and back, so tuples have become lists. ``None`` if the value can't be converted to
-        JSON, if the JSON is longer than `max_output`, or if Python can't parse the JSON, such as an
-        int of more than 4300 digits.
+        JSON, if the JSON is longer than `max_output`, or if Python can't parse the JSON, such as
+        that of an int with more than 4300 digits.
     :ivar text: the :func:`repr` of the value; ``None`` without a value. The middle of a long text
         is left out.
     :ivar error: the exception that the code raised, or ``None``. The middle of a long text is left
@@ -233,7 +233,7 @@ class Interpreter(ClosingMixin):
     ) -> None:
         """Take ownership of the process of an interpreter, and of the connection to it.
 
-        Not for users of the package.
+        Users of the package call :meth:`usernsctl.Sandbox.interpreter` instead.
         """
         self._commands = commands
         self._process = process

@@ -1,7 +1,7 @@
 """The program that a persistent interpreter runs: it executes the code that the host sends.
 
-The interpreter receives the source of this module as the argument of ``-c``. It imports no other
-module of usernsctl, since the interpreter may be another version of Python. Descriptor 0 is a
+The interpreter receives the source of this module as the argument of ``-c``. This module imports no
+other module of usernsctl, since the interpreter may be another version of Python. Descriptor 0 is a
 socket to the host.
 
 Each request is a line of JSON. Each answer is a line of two JSON texts that are separated by a tab;

@@ -17,7 +17,7 @@ def with_numbers(options: Mapping[str, Any], read: Callable[..., bytes]) -> dict
         the file at any time.
     :raises CommandError: a name does not exist, or /etc/passwd or /etc/group can't be used (cause
         ``user-unknown``).
-    :raises ValueError: `user` has another format.
+    :raises ValueError: `user` has the wrong format.
     """
     user = user_of(options["user"])
     if not isinstance(user, NamedUser):

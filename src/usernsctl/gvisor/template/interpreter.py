@@ -1,7 +1,7 @@
 """The program that a Python template runs: it imports modules, and waits for a program to start.
 
-The interpreter receives the source of this module and of bigframe as the argument of ``-c``. It
-imports no other module of usernsctl, since the interpreter may be another version of Python.
+The interpreter receives the source of this module and of bigframe as the argument of ``-c``. This
+module imports no other module of usernsctl, since the interpreter may be another version of Python.
 
 Descriptor 0 is a socket to the host. The interpreter sends a JSON message when it has imported all
 modules, or when an error has occurred. After a restore, the host sends four descriptors: the
@@ -62,7 +62,7 @@ def serve(bigframe_text: str, preload: Iterable[str], code: str | None) -> Modul
 
 
 def _forget_our_text() -> None:
-    """Clear the cache of source lines, since the user's program may have the same file name."""
+    """Clear the cache of source lines: the user's program may also have the name ``<string>``."""
     import linecache
 
     linecache.clearcache()
