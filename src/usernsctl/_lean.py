@@ -11,8 +11,8 @@ another, annotations are strings (``from __future__ import annotations``), every
 and only frozen classes have an order.
 
 :mod:`typing` takes as long to import as twenty modules of this package. If no other module has
-    imported :mod:`typing`, nothing evaluates annotations, and this module defines placeholders for
-    the names of :mod:`typing`.
+imported :mod:`typing`, nothing evaluates annotations, and this module defines placeholders for the
+names of :mod:`typing`.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ class _Frozen(_Record):
 
 
 class _Ordered(_Frozen):
-    """The methods of frozen dataclasses with an order."""
+    """The methods of frozen dataclasses with ``order=True``."""
 
     __slots__ = ()
 

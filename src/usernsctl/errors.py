@@ -2,8 +2,8 @@
 
 Each class is an :class:`OSError`, so ``except OSError`` keeps working in code that used
 :mod:`subprocess` before. An exception contains the step, the errno, the cause and the remedy of the
-    failure. ``str(error)`` says what failed; a traceback shows the cause and the remedy as notes
-    below the message (:pep:`678`).
+failure. ``str(error)`` says what failed; a traceback shows the cause and the remedy as notes below
+the message (:pep:`678`).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from errno import ETIMEDOUT as _ETIMEDOUT
 from usernsctl._lean import Any, Self
 from usernsctl._text import shown, shown_lines
 
-# Exit status by failed step; must match un_exit_status() of csrc/base/error.c, which usernsctl-exec
-# calls.
+# The exit status for each failed step, the same as in un_exit_status() (csrc/base/error.c), which
+# usernsctl-exec calls.
 _EXIT_STATUS = {"lookup": 127, "exec": 126}
 
 # The cause of each errno that has only one cause, whichever system call fails.
@@ -41,7 +41,7 @@ class UsernsError(OSError):
     :ivar filename: the path that the failure is about, or ``None``.
     :ivar cause: the stable id of the cause, such as ``"multithreaded"``, or ``None`` if unknown;
         ``usernsctl explain ID`` describes it.
-    :ivar remedy: what to do about the failure, if possible a shell command, or ``None``.
+    :ivar remedy: the remedy, if possible a shell command, or ``None``.
     """
 
     def __init__(
@@ -274,7 +274,7 @@ class SandboxFileIsADirectoryError(SandboxFileError, IsADirectoryError):
 
 
 class SandboxFileTooLargeError(SandboxFileError):
-    """The file or tree is larger than a limit of the copy or of the sandbox (EFBIG)."""
+    """The file or tree exceeds a size limit of the copy or of the sandbox (EFBIG)."""
 
 
 class SandboxFileTimeoutError(SandboxFileError, TimeoutError):

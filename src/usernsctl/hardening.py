@@ -1,8 +1,8 @@
 """Restrictions of this process and of commands. A restricted process can't lift them.
 
 :meth:`Hardening.apply` and :func:`read` concern this process, and require python-prctl, which is in
-    the extra ``prctl`` because its installation requires a compiler and libcap's headers. The C
-    core restricts commands, with the settings that :func:`prepare` adds.
+the extra ``prctl`` because its installation requires a compiler and libcap's headers. The C core
+restricts commands, with the settings that :func:`prepare` adds.
 
 ``usernsctl run`` applies all restrictions under which runsc works (:func:`for_run`):
 
@@ -176,7 +176,7 @@ def for_run(
         set-user-id programs.
     :param drop_bounding: whether runsc keeps only the capabilities that it needs.
     :param ids: the number of ids that the prepared namespace maps.
-    :param no_membarrier: as for :class:`Hardening`.
+    :param no_membarrier: see :class:`Hardening`.
     :param makes_network: whether to keep the capabilities that create the network of a sandbox.
     """
     needed = RUNSC_CAPABILITIES if ids == 1 else RUNSC_CAPABILITIES | FILE_CAPABILITIES

@@ -32,7 +32,7 @@ class Extent:
 
     @classmethod
     def parse(cls, text: str) -> Extent:
-        """Parse ``inside:outside:count``, three decimal numbers as for unshare(1).
+        """Parse ``inside:outside:count``, three decimal numbers, as unshare(1) does.
 
         :raises MapError: `text` is malformed, or is an extent that every kernel rejects.
         """
@@ -86,7 +86,7 @@ class IdMap:
         the caller (subuid(5)), mapped to the free ids from 0 on; ``"subids"`` for the subordinate
         uids, each mapped to itself; ``"all"`` for all uids of the caller's user namespace, each
         mapped to itself.
-    :ivar fill_groups: which other gids to map, as for `fill_users` (subgid(5)).
+    :ivar fill_groups: which other gids to map; see `fill_users` (subgid(5)).
     :ivar setgroups: whether setgroups(2) is permitted inside: ``"allow"``, ``"deny"``, or
         ``"auto"`` to deny setgroups(2) only where the kernel requires that (user_namespaces(7),
         "The /proc/PID/setgroups file").
@@ -160,7 +160,7 @@ class IdMap:
         :param uids: the extents of uids, each an :class:`Extent`, three numbers, or a string such
             as ``"0:100000:65536"``.
         :param gids: the extents of gids.
-        :param setgroups: as for :class:`IdMap`.
+        :param setgroups: see :class:`IdMap`.
         :raises MapError: an extent is malformed.
         :raises TypeError: `uids` or `gids` is a string instead of a list.
         """
@@ -250,7 +250,7 @@ class Plan:
     :ivar uid_writer: the writer of uid_map: ``"self"`` for the process in the namespace, which may
         map its own id; ``"parent"`` for a process outside with CAP_SETUID; ``"helper"`` for
         newuidmap(1), which maps ranges of /etc/subuid; ``"none"`` if no uid is mapped.
-    :ivar gid_writer: the writer of gid_map, as for `uid_writer`, with CAP_SETGID, newgidmap(1) and
+    :ivar gid_writer: the writer of gid_map; see `uid_writer`, but with CAP_SETGID, newgidmap(1) and
         /etc/subgid.
     :ivar uid_reason: the reason for `uid_writer`, a sentence.
     :ivar gid_reason: the reason for `gid_writer`, a sentence.
@@ -261,7 +261,7 @@ class Plan:
         outside differs from the caller's gid.
     :ivar clipped_uid: the subordinate uids that can't be mapped, because the caller's user
         namespace does not map them.
-    :ivar clipped_gid: the subordinate gids that can't be mapped, as for `clipped_uid`.
+    :ivar clipped_gid: the subordinate gids that can't be mapped for the same reason.
     :ivar notices: remarks on the subordinate id ranges, one sentence each.
     :ivar single_id_reason: the reason why only one id is mapped, as `allow_single_id` permits; else
         ``None``.
@@ -290,7 +290,7 @@ class SingleIdWarning(UserWarning):
 def plan(idmap: AnyIdMap) -> Plan:
     """Return the core's plan for an id map that the caller requests; start no process.
 
-    :param idmap: the requested map, as for :class:`usernsctl.Popen`.
+    :param idmap: the requested map; see :class:`usernsctl.Popen`.
     :raises MapError: the kernel would reject the map (EINVAL in user_namespaces(7)).
     :raises PlanError: the caller may not use the map; `cause` is the reason.
     :raises TypeError: `idmap` is neither an :class:`IdMap`, nor a word, nor extents.

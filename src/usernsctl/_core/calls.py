@@ -83,7 +83,7 @@ def seen_limits() -> tuple[int, int]:
 def read_usage(parent: int) -> tuple[int, int, float]:
     """Return a sandbox's memory use in bytes, number of tasks, and CPU time in seconds.
 
-    :param parent: the pid of the parent of the sandbox's main processes.
+    :param parent: the pid of the process whose children are the sandbox's main processes.
     :raises OSError: the sandbox has ended (ESRCH), or its processes can't be read.
     """
     usage = ffi.new("struct un_sandbox_usage *")
@@ -812,7 +812,7 @@ class NativeView:
         return bool(lib.un_view_has_directory(self._view, memory.string(path)))
 
     def lacks(self, path: str, start: str) -> bool:
-        """Return whether a path certainly does not exist in the sandbox.
+        """Return whether a path does not exist in the sandbox; false if that is unknown.
 
         :param start: the directory in the sandbox at which a relative path starts.
         :raises ValueError: a path contains a NUL character.

@@ -175,7 +175,7 @@ class Spawn:
 
     :ivar start_timeout: the time limit, in seconds, within which the child must execute the
         command; ``None`` for no limit.
-    :ivar pidfd: the pidfd of the child once the start has succeeded. The caller closes the pidfd.
+    :ivar pidfd: the pidfd of the child once the command has started. The caller closes the pidfd.
     """
 
     command: Command

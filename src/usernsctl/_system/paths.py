@@ -154,8 +154,8 @@ def walk(
     """Follow a path from the last directory of `trail`, or from the first if the path is absolute.
 
     On return, `trail` contains the directories down to the file, and then the file. ``..`` returns
-    to the previous element of `trail`, but not above the first, even if another process moves a
-    directory meanwhile.
+    to the previous element of `trail`, but never above the first, even if another process moves a
+    directory at the same time.
 
     :param look: a function that opens an entry of the last directory in `trail`. It returns the
         target of a symbolic link as a string, an object for any other file, or ``None`` if the

@@ -54,7 +54,7 @@ class ProcessIdentity:
         """Return the identity of a process, which may be a zombie.
 
         :raises FileNotFoundError: no process has that pid.
-        :raises ProcessLookupError: the process has exited meanwhile.
+        :raises ProcessLookupError: the process exited during this call.
         """
         return cls(
             pid=pid,
@@ -188,7 +188,7 @@ def parent_of(pid: int) -> int:
     """Return the pid of the parent of a process.
 
     :raises FileNotFoundError: no process has that pid.
-    :raises ProcessLookupError: the process has exited meanwhile.
+    :raises ProcessLookupError: the process exited during this call.
     """
     return int(_stat(pid)[1][1])
 

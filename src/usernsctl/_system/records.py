@@ -93,7 +93,8 @@ class Directory(OpenFile):
     """An open directory that belongs to this user.
 
     :ivar elsewhere: the remedy in errors about the directory and its files, such as the advice to
-        use another state directory. Errors about a file of the wrong type have their own remedy.
+        use another state directory. Only errors about a file of the wrong type contain another
+        remedy.
     """
 
     elsewhere: str = _ELSEWHERE
@@ -106,8 +107,8 @@ class Directory(OpenFile):
         :param make: whether to create the directory if it is missing. Its parent directory must
             exist.
         :param elsewhere: the remedy in errors about the directory and its files, such as the advice
-            to use another state directory. Errors about a file of the wrong type have their own
-            remedy.
+            to use another state directory. Only errors about a file of the wrong type contain
+            another remedy.
         :raises UntrustedPathError: other users may access the directory, or replace a directory on
             its path.
         :raises OSError: the directory does not exist, or can't be opened or created.
@@ -159,7 +160,7 @@ class Directory(OpenFile):
     def make(self, name: str, *, exist_ok: bool = False) -> Directory:
         """Create a subdirectory, and open it.
 
-        :raises FileNotFoundError: another process has removed the subdirectory meanwhile.
+        :raises FileNotFoundError: another process removed the subdirectory during this call.
         :raises NamespaceError: the subdirectory can't be created or opened.
         """
         try:
@@ -557,7 +558,7 @@ class Store(Generic[R]):
     ) -> Entry[R] | None:
         """Open and lock an entry, which the caller must close.
 
-        :returns: the entry; ``None`` if another process has removed or renamed it meanwhile.
+        :returns: the entry; ``None`` if another process removed or renamed it during this call.
         :raises FileNotFoundError: the entry does not exist.
         :raises BusyError: another process holds the lock for too long.
         """
@@ -589,7 +590,7 @@ def _sweep_one(top: Directory, name: str, directory: Directory) -> None:
         return
     try:
         if found["aside"] and RECORD in os.listdir(directory.fd):
-            with contextlib.suppress(OSError):  # another entry already has the old name
+            with contextlib.suppress(OSError):  # another entry already has the original name
                 os.rename(name, found["name"], src_dir_fd=top.fd, dst_dir_fd=top.fd)
                 return
         top.remove(name, directory)
@@ -641,7 +642,7 @@ def wrap_os_errors(path: str, elsewhere: str = _ELSEWHERE) -> Iterator[None]:
     """Convert an OSError of a ``with`` block to a NamespaceError about `path`.
 
     :param elsewhere: the remedy in the error, such as the advice to use another state directory.
-        Errors about a file of the wrong type have their own remedy.
+        Only an error about a file of the wrong type contains another remedy.
     :raises NamespaceError: a system call failed.
     """
     try:

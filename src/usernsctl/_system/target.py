@@ -112,7 +112,7 @@ def make_target(
     :param idmap: the id map of a new user namespace; by default the caller is root there.
     :param namespace: existing namespaces to join, in place of `idmap`.
     :param planned: the plan of an id map, in place of `idmap`. The caller of this function must
-        warn if the plan maps only a single id.
+        warn if the plan maps only one id.
     :raises MapError: the id map is malformed.
     :raises PlanError: the caller may not use the id map.
     :raises TypeError: `idmap` is not an id map, or `namespace` is not a namespace.

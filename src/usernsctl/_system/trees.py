@@ -316,8 +316,8 @@ def _open_entry(
 ) -> tuple[TreeEntry, OpenFile | None]:
     """Return an entry of a directory. Open it if it is a regular file or a directory.
 
-    If another process replaces the entry meanwhile, the result contains the old attributes, but no
-    open file.
+    If another process replaces the entry during this call, the result contains the old attributes,
+    but no open file.
 
     :raises OSError: the entry can't be read.
     """

@@ -103,8 +103,8 @@ def _read(file: str | None) -> Explanation:
             return explained(stream)
     if sys.stdin.isatty():
         print("Paste the output with the error, then press Ctrl-D.", file=sys.stderr)
-        # explained() reads until end of file, and a terminal reports end of file only once per
-        # Ctrl-D.
+        # Read the terminal here, because explained() reads again after end of file, and the user
+        # would have to press Ctrl-D twice.
         return explained(io.BytesIO(sys.stdin.buffer.read(INPUT_MAX + 1)))
     return explained(sys.stdin.buffer)
 

@@ -110,8 +110,8 @@ def file_parser(prog: str, write: Callable[..., int | None], heading: str, what:
 # Maximum value of --max-output, MAX_OUTPUT_MAX in csrc/programs/watch/watch.h.
 _OUTPUT_MAX = 1 << 30
 
-# Options that reject an empty string, which is often the value of an unset shell variable, and
-# would mean the current directory, or the same as no option.
+# Options that reject an empty string. It is often the value of an unset shell variable, and would
+# mean the current directory, or the same as no option.
 _NEVER_EMPTY = {
     "rootfs": ("--rootfs", "a directory"),
     "bundle": ("--bundle", "a directory"),

@@ -1,4 +1,4 @@
-"""Wait for a command, and forward signals to it meanwhile."""
+"""Functions that wait for a command, and forward signals to it."""
 
 from __future__ import annotations
 

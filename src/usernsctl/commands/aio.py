@@ -102,7 +102,7 @@ async def create_subprocess_exec(
 
     :param program: the command.
     :param args: the arguments of the command.
-    :param idmap: the ids inside, as for :class:`usernsctl.Popen`.
+    :param idmap: the id map of the new user namespace; see :class:`usernsctl.Popen`.
     :param namespace: an existing namespace to join instead of `idmap`.
     :param arguments: the arguments of :class:`usernsctl.Popen`, except the arguments about text;
         and `limit`, the size of the streams' buffers in bytes.

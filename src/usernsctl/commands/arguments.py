@@ -1,4 +1,4 @@
-"""Checks and conversions of the arguments that are the same as for subprocess."""
+"""Check and convert arguments that have the same meaning as in subprocess."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def check_timeout(timeout: Any, name: str = "timeout") -> None:
 def check_ids(uid: int | None, gid: int | None, gids: Iterable[int] | None) -> None:
     """Check that ids are not too large for the kernel, which would truncate them.
 
-    The exceptions are the same as for subprocess.
+    The exceptions are those of subprocess.
 
     :raises OverflowError: `uid` or `gid` is too large.
     :raises ValueError: one of `gids` is too large.

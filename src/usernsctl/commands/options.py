@@ -99,7 +99,7 @@ class SpawnOptions(_ChildOptions, total=False):
 
 
 class _ProcessOptions(_ChildOptions, total=False):
-    """Options with the same meaning as for subprocess, except the options about text and output.
+    """Options that mean the same as in subprocess, without the options about text and output.
 
     :ivar user: a uid *inside*, or the name of a user outside, whose uid is then used as the uid
         inside. `group` and `extra_groups` take gids and names of groups alike.

@@ -108,7 +108,7 @@ class Collected(subprocess.Popen[AnyStr]):
         return self.returncode
 
     def _look(self, pidfd: int) -> None:
-        """Record the exit status and reap the child if it has exited. Safe to call from threads."""
+        """Reap the child and record its exit status, if it has exited; any thread may do so."""
         try:
             ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
@@ -260,7 +260,7 @@ class Popen(Collected[AnyStr]):
     `preexec_fn` and ``shell=True`` raise :class:`ValueError`.
 
     If a Popen is garbage collected while the command runs, a :class:`ResourceWarning` is issued,
-    the command keeps running, as for :mod:`subprocess`, and `pidfd` is closed.
+    the command keeps running, as with :mod:`subprocess`, and `pidfd` is closed.
 
     :param idmap: the ids inside: an :class:`IdMap`; extents, for uids and gids alike; or a word:
         ``"root"``, the default, maps the caller to root; ``"current"`` and ``"auto"`` are
@@ -289,11 +289,12 @@ class Popen(Collected[AnyStr]):
         ``None``. Root inside a joined namespace may stop the child before the child executes the
         command.
     :raises TypeError: an argument has the wrong type, or is unknown.
-    :raises ValueError: an argument has a wrong value, or is not supported.
+    :raises ValueError: an argument has an invalid value, or is not supported.
     :raises MapError: the id map is malformed.
     :raises PlanError: the caller may not use the id map.
-    :raises NamespaceError: the kernel denied the namespaces or the control group, or the start took
-        more than `start_timeout` seconds (cause ``"start-timeout"``). The command has not run.
+    :raises NamespaceError: the kernel denied the namespaces or the control group, or starting the
+        command took more than `start_timeout` seconds (cause ``"start-timeout"``). The command has
+        not run.
     :raises CommandError: the command could not be started. The error is also a
         :class:`FileNotFoundError` if the command does not exist, and a :class:`PermissionError` if
         the caller may not execute it.
@@ -463,7 +464,7 @@ def start_within(
     """Start the command of a ``run()`` call; `timeout` limits the start, too.
 
     :param timeout: the time limit of the command, in seconds; no limit if ``None``.
-    :raises TimeoutExpired: the start alone took more than `timeout` seconds.
+    :raises TimeoutExpired: starting the command took more than `timeout` seconds.
     """
     patience = arguments.get("start_timeout", START_SECONDS)
     check_timeout(patience, "start_timeout")
@@ -495,12 +496,12 @@ def spawn(
 
     :param args: the command and its arguments, or a string, the name of a command without
         arguments.
-    :param idmap: the ids inside, as for :class:`Popen`.
+    :param idmap: the id map of the new user namespace; see :class:`Popen`.
     :param namespace: an existing namespace to join instead of `idmap`.
-    :param arguments: ``mount=True`` and the other kinds, `init`, `propagation`, `pdeathsig`,
-        `in_cgroup`, `env`, `cwd`, `pass_fds` and `start_timeout`, as for :class:`Popen`; `stdin`,
-        `stdout` and `stderr`, each a descriptor, an object with a method ``fileno()``, DEVNULL, or
-        ``None`` for the caller's own stream.
+    :param arguments: `mount` and the other kinds of namespaces, `init`, `propagation`, `pdeathsig`,
+        `in_cgroup`, `env`, `cwd`, `pass_fds` and `start_timeout`, which :class:`Popen` describes;
+        and `stdin`, `stdout` and `stderr`, each a descriptor, an object with a method ``fileno()``,
+        DEVNULL, or ``None`` for the caller's own stream.
     :returns: the pid and a pidfd of the command. The caller must reap the command.
     :raises TypeError: an argument has the wrong type, or is unknown.
     :raises ValueError: a stream is PIPE or STDOUT, or is not a descriptor; or `args` is empty.
@@ -560,7 +561,7 @@ def call(
 
     :param args: the command and its arguments, or a string, the name of a command without
         arguments.
-    :param idmap: the ids inside, as for :class:`Popen`.
+    :param idmap: the id map of the new user namespace; see :class:`Popen`.
     :param namespace: an existing namespace to join instead of `idmap`.
     :param arguments: the arguments of :class:`Popen`, and `timeout`, the time limit in seconds.
     :returns: the exit status, or -N if signal N killed the command.
@@ -595,7 +596,7 @@ def check_call(
 
     :param args: the command and its arguments, or a string, the name of a command without
         arguments.
-    :param idmap: the ids inside, as for :class:`Popen`.
+    :param idmap: the id map of the new user namespace; see :class:`Popen`.
     :param namespace: an existing namespace to join instead of `idmap`.
     :param arguments: the arguments of :class:`Popen`, and `timeout`, the time limit in seconds.
     :returns: 0.
@@ -842,11 +843,11 @@ def exec(
 
     :param args: the command and its arguments, or a string, the name of a command without
         arguments.
-    :param idmap: the ids inside, as for :class:`Popen`.
+    :param idmap: the id map of the new user namespace; see :class:`Popen`.
     :param namespace: an existing namespace to join instead of `idmap`.
-    :param arguments: ``mount=True``, and likewise `net`, `ipc`, `uts` and `cgroup`; `propagation`,
-        `executable`, `env` and `cwd`, as for :class:`Popen`; `pass_fds`, the descriptors from 3 on
-        that the command inherits.
+    :param arguments: `mount`, `net`, `ipc`, `uts`, `cgroup`, `propagation`, `executable`, `env` and
+        `cwd`, which :class:`Popen` describes; and `pass_fds`, the descriptors from 3 on that the
+        command inherits.
     :raises TypeError: an argument has the wrong type, or is unknown.
     :raises MapError: the id map is malformed.
     :raises PlanError: the caller may not use the id map.

@@ -24,7 +24,8 @@ NO_LIMIT = 2**31 - 1
 class Kernel:
     """The kernel of this host.
 
-    :ivar gvisor: whether the kernel is gVisor's, because this process is in a gVisor sandbox.
+    :ivar gvisor: whether the kernel is gVisor's, that is, whether this process is in a gVisor
+        sandbox.
     """
 
     release: str | None = None

@@ -443,7 +443,7 @@ def _called() -> tuple[tuple[str, ...] | None, bool | None]:
     return None if names is None else tuple(names), _core.is_dumpable()
 
 
-# Names of the limits in /proc/self/limits, keyed by the fields of Limits.
+# The name of each limit in /proc/self/limits, keyed by the field of Limits.
 _LIMITS = {
     "processes": "Max processes",
     "address_space": "Max address space",

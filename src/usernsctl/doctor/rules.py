@@ -35,7 +35,7 @@ class Seen:
     probes: Mapping[str, Probe]
 
     def failed(self, *names: str, errnos: tuple[int, ...] = ()) -> Probe | None:
-        """Return the first failed probe in `names`, or None; only with one of `errnos` if given."""
+        """Return the first probe in `names` that failed (with one of `errnos`, if any), or None."""
         for name in names:
             probe = self.probes.get(name)
             if probe and probe.outcome == "failed" and (not errnos or probe.errno in errnos):
@@ -460,7 +460,7 @@ def no_null(seen: Seen) -> Evidence:
 
 
 def short_of(limits: Mapping[str, tuple[str, int | None]], seen: Seen) -> Evidence:
-    """Return the resource limits that are too low if running a program in gVisor failed.
+    """Return evidence of resource limits that may have made a program in gVisor fail.
 
     :param limits: for each field of :class:`Limits`, the name of the limit and a value that always
         suffices, or None if any finite limit may be too low.
@@ -474,7 +474,7 @@ def short_of(limits: Mapping[str, tuple[str, int | None]], seen: Seen) -> Eviden
 
 
 def signals_lost(seen: Seen) -> Evidence:
-    """Return evidence that a full queue lost a signal, for which newer runscs wait forever."""
+    """Return evidence that a signal was lost, which makes newer releases of runsc hang."""
     probe, limits = seen.probes.get("runsc"), seen.facts.limits
     most, queued = limits.pending_signals, limits.pending_signals_current or 0
     if probe and probe.cause == LATE and most is not None and most - queued < _SIGNALS:

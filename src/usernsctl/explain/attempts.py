@@ -91,7 +91,7 @@ class Attempt:
     :ivar causes: the ids of the possible causes, the likeliest first.
     :ivar common: whether programs that have nothing to do with sandboxes print such lines, too.
     :ivar strength: how certain the error is: 2 for an exact error; 1 for words such as "failed",
-        and for a missing file, which may have another cause; 0 for mere advice.
+        and for a missing file, which may have another cause; 0 for advice.
     """
 
     line: str
@@ -209,7 +209,7 @@ def _literals() -> tuple[bytes, ...]:
 
 
 def _error_lines(text: bytes) -> Iterator[tuple[int, int]]:
-    """Yield start and end of each line with an error; of the part around it in a long line."""
+    """Yield start and end of each line with an error, or of a long line's part around it."""
     lines: dict[int, tuple[int, int]] = {}
     is_ascii = text.isascii()
     for literal in _literals():
@@ -246,7 +246,7 @@ def _attempt(text: str, near: Sequence[str]) -> Attempt | None:
 
 
 def _is_error_alone(line: str) -> bool:
-    """Return whether a line contains little more than an error, and no path."""
+    """Return whether a line contains an error, hardly any other text, and no path."""
     for texts in errors().exact.values():
         for text in texts:
             line = line.replace(text, "")

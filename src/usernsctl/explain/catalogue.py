@@ -16,7 +16,8 @@ import msgspec
 
 from usernsctl.explain.model import Cause, Place, Purpose
 
-#: The files of the catalogue, in the order in which their causes prevent a start.
+#: The names of the catalogue's files, in the order in which their causes prevent a sandbox from
+#: starting.
 AREAS = ("namespaces", "maps", "helpers", "runsc", "network", "bundle", "commands", "containers")
 
 
@@ -46,7 +47,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def entries() -> Iterator[tuple[str, Entry]]:
-    """Yield each entry of the catalogue's files, with the area that its file is named after."""
+    """Yield each entry of the catalogue, together with its area (the name of its file)."""
     directory = Path(__file__).with_name("causes")
     for area in AREAS:
         table = tomllib.loads((directory / f"{area}.toml").read_text(encoding="utf-8"))

@@ -122,8 +122,8 @@ def explain_failures(failures: Sequence[Failure]) -> Explanation:
 def confirm(explanation: Explanation, report: Report) -> Explanation:
     """Sort the causes by the findings of doctor: causes that hold on this host come first.
 
-    The causes that hold are sorted in the order in which they block the start. The causes that a
-    setting of this host suggests follow, and then all others.
+    The causes that hold are sorted in the order in which they prevent a sandbox from starting. The
+    causes that a setting of this host suggests follow, and then all others.
     """
     order = {finding.id: place for place, finding in enumerate(report.findings)}
     order |= {cause: len(order) for cause in _spoken_for(report) if cause not in order}

@@ -1,9 +1,9 @@
 """Search in runsc's debug logs for failures that runsc itself reports only as ``EOF``.
 
 A call of runsc has three processes, each with a log: the process that the caller starts, the gofer,
-which serves the root filesystem, and the sandbox (``boot``). If the gofer or the sandbox exits
-during the start, the first process only sees a closed connection; the log of the process that
-exited contains the reason.
+which serves the root filesystem, and the sandbox (``boot``). If the gofer or the sandbox exits too
+early, the first process only sees a closed connection; the log of the process that exited contains
+the reason.
 """
 
 from __future__ import annotations

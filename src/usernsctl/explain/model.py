@@ -89,8 +89,8 @@ class Report:
     """The result of ``usernsctl doctor``.
 
     :ivar purpose: the purpose for which the host was examined.
-    :ivar findings: the findings: first the blocking ones, in the order in which they block the
-        start.
+    :ivar findings: the findings: first the blocking ones, in the order in which they prevent a
+        sandbox from starting.
     :ivar probes: the probes, keyed by name.
     :ivar facts: the facts, as plain values keyed by name.
     """

@@ -218,10 +218,10 @@ def _is_other(pid: int) -> bool:
 
 
 def _may_be_holder(process: ProcessIdentity) -> bool:
-    """Return false if a process is a holder in a namespace that this user did not create.
+    """Return whether a process is not a holder in a namespace that another user created.
 
-    The function waits while the process may still become a holder. It returns true for a process
-    that is not a holder, which :meth:`NamedNamespace._open_holder` detects.
+    The function waits while the process may still become a holder.
+    :meth:`NamedNamespace._open_holder` then detects a process that is not a holder at all.
     """
     deadline = time.monotonic() + _OPEN_SECONDS
     while _is_becoming_holder(process.pid) and process.is_running():
@@ -299,7 +299,7 @@ def open_or_create(name: str, options: Iterable[str]) -> Iterator[NamedNamespace
 
     Any number of processes may call this function at the same time.
 
-    :param options: as for :func:`create_named`; ignored if the namespace exists.
+    :param options: see :func:`create_named`; ignored if the namespace exists.
     :raises NamespaceError: as :func:`create_named` does, except if the name is taken.
     """
     while (found := _find(name)) is None:
@@ -410,7 +410,7 @@ class _Holder(Closing):
     def __init__(self, options: Iterable[str], network: Sequence[str] = ()) -> None:
         """Start the process, and wait until its namespaces and id maps are set up.
 
-        :param network: as for :func:`create_named`.
+        :param network: see :func:`create_named`.
         :raises NamespaceError: the namespace can't be created.
         """
         with NamespaceError.instead("the process that holds the namespace", step=STEP):

@@ -47,9 +47,9 @@ def enter(idmap: AnyIdMap, **arguments: Unpack[options.EnterOptions]) -> Plan:
     can't write /proc/self/oom_score_adj, for example. A program that the process executes is
     dumpable again.
 
-    :param idmap: the ids inside, as for :class:`usernsctl.Popen`.
-    :param arguments: ``mount=True``, and likewise `net`, `ipc`, `uts` and `cgroup`; `propagation`
-        is the propagation of the mounts in a new mount namespace.
+    :param idmap: the id map of the new user namespace; see :class:`usernsctl.Popen`.
+    :param arguments: `mount`, `net`, `ipc`, `uts` and `cgroup`, each true to create a namespace of
+        that kind; and `propagation`, the propagation of the mounts in a new mount namespace.
     :returns: the plan of the id map.
     :raises TypeError: an argument has the wrong type, or is unknown.
     :raises MapError: the id map is malformed.
@@ -112,9 +112,9 @@ class Namespace(Closing):
         process. Use :meth:`open_or_create`, or give each command a new PID namespace: ``ns.run(...,
         pid=True)``.
 
-        :param idmap: the ids inside, as for :class:`usernsctl.Popen`.
-        :param namespaces: ``mount=True``, and likewise `net`, `ipc`, `uts`, `cgroup` and `time`,
-            for the namespaces to create.
+        :param idmap: the id map of the new user namespace; see :class:`usernsctl.Popen`.
+        :param namespaces: `mount`, `net`, `ipc`, `uts`, `cgroup` and `time`, each true to create a
+            namespace of that kind.
         :raises TypeError: an argument has the wrong type, or is unknown.
         :raises MapError: the id map is malformed.
         :raises PlanError: the caller may not use the id map.
@@ -134,7 +134,7 @@ class Namespace(Closing):
         setgroups(2) is permitted, they run without supplementary groups.
 
         :param pid: the pid of the process in the caller's PID namespace.
-        :raises NamespaceError: there is no such process, its user namespace is the caller's own or
+        :raises NamespaceError: no process has that pid, its user namespace is the caller's own or
             does not descend from the caller's own, or the caller may not open its namespaces.
         """
         directory: list[int] = []
@@ -200,8 +200,8 @@ class Namespace(Closing):
         NAME`` removes it.
 
         :param name: 1 to 64 letters, digits, dots, dashes and underscores.
-        :param idmap: the ids inside a new namespace, as for :class:`usernsctl.Popen`.
-        :param namespaces: the same as for :meth:`create`, and ``pid=True``.
+        :param idmap: the id map of a new namespace; see :class:`usernsctl.Popen`.
+        :param namespaces: those of :meth:`create`, and `pid`.
         :raises TypeError: an argument has the wrong type, or is unknown.
         :raises NamespaceError: the namespaces could not be created, or the state directory can't be
             trusted, because other users may write to it.
@@ -492,7 +492,7 @@ class _SharedFds(Shared):
     """The descriptors of a Namespace. A thread may close them while other threads use them."""
 
     def __init__(self, owner: _core.NamespaceFds) -> None:
-        """Take over the descriptors from the object that owns them."""
+        """Keep `owner`, whose finaliser would close the descriptors."""
         self._owner = owner
         super().__init__("the namespace", owner.numbers())
 

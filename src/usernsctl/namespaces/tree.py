@@ -1,7 +1,7 @@
 """The tree of all user namespaces with processes, as far as this process may read /proc.
 
 All facts about a process are read through one descriptor of its directory in /proc, so that they
-can't come from two processes with the same pid. A process that exits meanwhile is omitted.
+can't come from two processes with the same pid. A process that exits while it is read is omitted.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class UserNamespace:
         namespace.
     :ivar owner: the owner's uid in this process's user namespace.
     :ivar uid: the map of uids, or ``None`` if no process has a readable map.
-    :ivar gid: the map of gids, or ``None`` as for `uid`.
+    :ivar gid: the map of gids, or ``None``, like `uid`.
     :ivar names: the names of the namespace, if it is a named namespace of usernsctl.
     """
 
@@ -147,7 +147,7 @@ def _read(directory: int, name: str) -> str:
 
 
 def by_parent(namespaces: Iterable[UserNamespace]) -> dict[int | None, list[UserNamespace]]:
-    """Map each parent's inode number to its child namespaces, sorted by their inode numbers."""
+    """Return the children of each namespace, keyed by its inode number, sorted by theirs."""
     below: dict[int | None, list[UserNamespace]] = {}
     for one in sorted(namespaces, key=lambda one: one.inode):
         below.setdefault(one.parent, []).append(one)

@@ -26,7 +26,7 @@ class PublishedPort:
 
     @classmethod
     def parse(cls, text: str) -> PublishedPort:
-        """Parse ``[ADDR:]HOST:INSIDE[/udp]``, as for ``--publish``. IPv6 addresses need brackets.
+        """Parse ``[ADDR:]HOST:INSIDE[/udp]`` (``--publish``). IPv6 addresses need brackets.
 
         :raises ValueError: `text` is malformed.
         """

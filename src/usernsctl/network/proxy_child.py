@@ -1,9 +1,9 @@
 """The process of a proxy: ``python -m usernsctl.network.proxy_child FD FD FD FORMAT NAME``.
 
 :mod:`usernsctl.network.proxy_process` starts the process, which reads the rules from standard
-    input, one per line. The descriptors FD are the table of refusals, a Unix socket and a pidfd of
-    the creator. FORMAT is the format of the log on standard error, ``json`` or ``text``. NAME only
-    identifies the process in its command line.
+input, one per line. The descriptors FD are the table of refusals, a Unix socket and a pidfd of the
+creator. FORMAT is the format of the log on standard error, ``json`` or ``text``. NAME only
+identifies the process in its command line.
 
 Over the Unix socket, the process reports that it is ready, and receives the listening socket and
 the read end of a pipe. The process exits when the pipe is closed.

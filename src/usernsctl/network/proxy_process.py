@@ -53,8 +53,8 @@ class ProxyProcess:
     ) -> None:
         """Start a proxy; do not wait until it is ready.
 
-        :param log: the proxy's standard error, on which it prints each new refusal; a value as for
-            `stderr` of :class:`subprocess.Popen`.
+        :param log: the proxy's standard error, on which it prints each new refusal; a value that
+            :class:`subprocess.Popen` accepts for `stderr`.
         :param is_json: whether the proxy prints JSON, as ``usernsctl run --log json`` does.
         :param table: the file of the table of refusals, which this object closes; by default a
             memfd.

@@ -102,7 +102,7 @@ class Reader:
     """
 
     def __init__(self, file: FileIO) -> None:
-        """Take over the file of a table, which :meth:`close` closes."""
+        """Take ownership of the file of a table, which :meth:`close` closes."""
         self._shared = _SharedFile(file)
         self._last: tuple[int, tuple[Refusal, ...]] = (0, ())
 

@@ -12,7 +12,7 @@ KINDS = ("namespaces", "templates", "causes")
 
 
 def print_names(kind: str) -> None:
-    """Print the existing names of a kind, one per line.
+    """Print the existing names of one kind, one per line.
 
     Errors are ignored, and no directory is created: the shell calls this function while the user
     types, and messages would disturb the command line. All names match

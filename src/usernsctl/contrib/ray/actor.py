@@ -57,7 +57,7 @@ class SandboxActor:
     async def start(self) -> str | Exception:
         """Create the host, load the template, and wait until one sandbox has started.
 
-        :returns: the id of the node, or the exception that prevented the start.
+        :returns: the id of the node, or the exception because of which no sandbox started.
         """
         try:
             self._pool = await asyncio.to_thread(self._make_pool)
@@ -101,7 +101,7 @@ class SandboxActor:
             return error
 
     async def stats(self) -> PoolStats | None:
-        """Return the counters of the pool, or None before the start."""
+        """Return the counters of the pool, or None before :meth:`start` has created the pool."""
         return None if self._pool is None else self._pool.stats()
 
     async def close(self) -> None:

@@ -100,7 +100,7 @@ class Dispatcher:
     :param make_actor: a function that creates an actor with the methods of :class:`SandboxActor`,
         and returns its handle.
     :param count: the number of actors.
-    :param at_once: the maximum number of tasks that an actor has at a time.
+    :param at_once: the maximum number of tasks that an actor has at the same time.
     :param retries: the number of retries of a task.
     :param start_timeout: the time in seconds after which queued tasks fail if no actor is ready.
     :ivar progress: the current numbers of tasks and actors.
@@ -127,8 +127,8 @@ class Dispatcher:
         # tuples with an old number are ignored.
         self._free: list[tuple[int, int, Slot]] = []
         self._serial = itertools.count()
-        # A heap of the actors to start later: tuples of the time of the start (time.monotonic()),
-        # and `lost` and `errors` for the new slot.
+        # A heap of the actors to start later: tuples of the start time, in time.monotonic(), and of
+        # `lost` and `errors` for the new slot.
         self._delayed: list[tuple[float, int, int]] = []
         self._counts: Counter[str] = Counter()
         self._last_failure: Exception | None = None
@@ -197,7 +197,7 @@ class Dispatcher:
         counts = {name: self._counts[name] for name in Progress._fields}
         self.progress = Progress(**counts | {"running": len(self._running)})
 
-    # Actors
+    # ---- actors ----------------------------------------------------------------------------------
 
     def _next_event(self) -> Callable[[], object]:
         """Return the next queued function, or a no-op when a delayed start or a check is due."""
@@ -250,7 +250,7 @@ class Dispatcher:
         self._offer(slot)
 
     def _retire(self, slot: Slot, why: BaseException) -> None:
-        """Send no more tasks to an actor, and schedule the start of another actor in its place.
+        """Send no more tasks to an actor, and schedule another actor to take its place.
 
         If the actor has ended, its remaining tasks fail with an error of Ray, and are retried.
         """
@@ -295,7 +295,7 @@ class Dispatcher:
             )
             self._fail_queued(error)
 
-    # Tasks
+    # ---- tasks -----------------------------------------------------------------------------------
 
     def _enqueue(self, task: Task) -> None:
         if task.is_finished:

@@ -60,7 +60,7 @@ class RayPool(ClosingMixin):
     :param template: a :class:`usernsctl.Template`, or the directory of a saved template, from which
         to start the sandboxes. Ray copies the template to each node once. The nodes need the same
         usernsctl, runsc and root filesystem (:meth:`usernsctl.Template.load`).
-    :param int max_uses: the number of commands that a sandbox runs, as for
+    :param int max_uses: the number of commands that a sandbox runs; see
         :class:`usernsctl.SandboxPool`.
     :param int retries: the maximum number of retries of a task.
     :param float start_timeout: the time limit, in seconds, for starting a sandbox. Queued tasks
@@ -68,7 +68,7 @@ class RayPool(ClosingMixin):
     :param actor_options: a dictionary of additional options with which Ray creates the actors, such
         as ``memory``, ``num_cpus``, ``runtime_env`` and ``scheduling_strategy``.
     :raises TypeError: an argument has the wrong type.
-    :raises ValueError: an argument has a wrong value, or this process is not connected to a
+    :raises ValueError: an argument has an invalid value, or this process is not connected to a
         cluster.
     :raises PoolError: `actors` is not given, and no node of the cluster has room for an actor.
     :raises UsernsError: the template can't be read.
@@ -147,7 +147,7 @@ class RayPool(ClosingMixin):
             :class:`NodeLostError` or :class:`usernsctl.SandboxEndedError` if all retries failed;
             :class:`usernsctl.PoolError` if no sandbox could be started on any node.
         :raises TypeError: an argument has the wrong type, or is unknown.
-        :raises ValueError: an argument has a wrong value, or the pool is closed.
+        :raises ValueError: an argument has an invalid value, or the pool is closed.
         :raises CommandError: `cwd` is relative.
         """
         return self._get().submit(check_task(args, options))
@@ -166,14 +166,14 @@ class RayPool(ClosingMixin):
         for each sandbox are pending. Closing the iterator cancels the pending tasks, and so does an
         exception.
 
-        :param commands: the commands, each as for :meth:`submit`.
+        :param commands: the commands; see :meth:`submit`.
         :param progress: a function that is called after each result, with the value of
             :meth:`progress`.
         :param bool return_exceptions: whether the iterator yields the exception of a failed task in
             place of its result, and continues. By default the iterator raises the exception.
         :param options: the options of each task; see :class:`TaskOptions`.
         :raises TypeError: an argument has the wrong type, or is unknown.
-        :raises ValueError: an argument has a wrong value, or the pool is closed.
+        :raises ValueError: an argument has an invalid value, or the pool is closed.
         :raises CommandError: `cwd` is relative.
         """
         check_task("true", options)
@@ -210,18 +210,18 @@ class RayPool(ClosingMixin):
         return_exceptions: bool = False,
         **options: Unpack[TaskOptions],
     ) -> Iterator[tuple[int, Any]]:
-        """Run commands, and return an iterator of their numbers and results, as they finish.
+        """Run commands; return an iterator of (number, result), in the order in which they finish.
 
-        The number is the position of the command in `commands`, from 0 on. Everything else is as
-        for :meth:`map`.
+        The number is the position of the command in `commands`, from 0 on. For everything else, see
+        :meth:`map`.
 
-        :param commands: the commands, each as for :meth:`submit`.
+        :param commands: the commands; see :meth:`submit`.
         :param progress: a function that is called after each result, with the value of
             :meth:`progress`.
-        :param bool return_exceptions: as for :meth:`map`.
+        :param bool return_exceptions: see :meth:`map`.
         :param options: the options of each task; see :class:`TaskOptions`.
         :raises TypeError: an argument has the wrong type, or is unknown.
-        :raises ValueError: an argument has a wrong value, or the pool is closed.
+        :raises ValueError: an argument has an invalid value, or the pool is closed.
         :raises CommandError: `cwd` is relative.
         """
         check_task("true", options)

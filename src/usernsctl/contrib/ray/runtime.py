@@ -103,7 +103,7 @@ class UsernsctlBackend(_Backend):
         """Start a sandbox, and return its id.
 
         :param config: the configuration, a ``SandboxConfig`` of Ray.
-        :raises SandboxTimeoutError: the start took more than ``config.timeout_seconds``.
+        :raises SandboxTimeoutError: the sandbox did not start within ``config.timeout_seconds``.
         :raises SandboxCreationError: the sandbox could not be started.
         """
         name = f"ray-sandbox-{uuid.uuid4().hex[:12]}"
@@ -348,7 +348,7 @@ def create(
 ) -> Any:
     """Start a sandbox on a node of the cluster, like ``ray.experimental.sandbox.create``.
 
-    :param image: as for :class:`RaySandbox`.
+    :param image: see :class:`RaySandbox`.
     :param cpu: the number of CPUs.
     :param memory: the memory limit, a number of bytes or a text such as ``"1Gi"``.
     :param resources: custom resources that the actor takes.

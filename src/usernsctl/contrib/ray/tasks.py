@@ -40,7 +40,7 @@ class TaskOptions(TypedDict, total=False):
     :ivar on_overflow: ``"truncate"`` (the default) to drop output beyond `max_output`, or
         ``"kill"`` to kill the command when it exceeds `max_output`.
 
-    The other arguments are as for :meth:`usernsctl.Sandbox.run`.
+    :meth:`usernsctl.Sandbox.run` describes the other arguments.
     """
 
     input: Any
@@ -72,7 +72,7 @@ class RayResult(Result[AnyStr]):
 class NodeLostError(PoolError):
     """A task has no result because the nodes or actors that ran it were lost.
 
-    The command may have run, in part or as a whole, on each of these nodes.
+    The command may have run, even to its end, on each of these nodes.
     """
 
 
@@ -115,7 +115,7 @@ def check_task(args: Args, options: Mapping[str, Any]) -> Spec:
     """Check the arguments of a task, as far as possible without a sandbox host.
 
     :raises TypeError: an argument has the wrong type, or is unknown.
-    :raises ValueError: an argument has a wrong value.
+    :raises ValueError: an argument has an invalid value.
     :raises CommandError: `cwd` is relative.
     """
     check_keywords("submit", options, TaskOptions.__annotations__)
