@@ -19,7 +19,7 @@ STRINGS, CWD, IDS_STEP, LIMITS, EXEC, FORK, TERMINAL_STEP, LOOKUP = range(1, 9)
 TO_PROCESS, TO_GROUP, TO_TREE = 0, 1, 2
 UNCHANGED = 0xFFFFFFFF
 PATH = "PATH=/usr/bin:/bin"
-#: Timeout in seconds for messages that the agent must send.
+#: Timeout in seconds for each message that the agent must send.
 PATIENCE = 60
 
 
@@ -90,7 +90,7 @@ class Running:
         self.tell(1, to, number)
 
     def line(self) -> bytes:
-        """Read one line of the command's output."""
+        """Read and return one line of the command's output."""
         assert self.out is not None
         text = b""
         while not text.endswith(b"\n"):
@@ -98,7 +98,7 @@ class Running:
         return text
 
     def rest(self) -> bytes:
-        """Read the command's output until the command and all its children have closed the pipe."""
+        """Read and return the output until the command and all its children have closed it."""
         text = b""
         while part := self._read():
             text += part
@@ -156,7 +156,7 @@ class Client:
 
     @contextlib.contextmanager
     def running(self, *args: str, **options: object) -> Iterator[Running]:
-        """Start a command; close the host's end of its socket when the ``with`` block exits."""
+        """Start a command; close the client's end of its socket after the ``with`` block."""
         one = self.ask(Command(args=args, **options))  # type: ignore[arg-type]
         with contextlib.closing(one):
             yield one

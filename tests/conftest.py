@@ -41,18 +41,18 @@ hypothesis.settings.load_profile("usernsctl")
 
 TESTS = Path(__file__).parent
 TREE = TESTS.parent
-# Tests of the tools import the tools' modules from these directories.
+# Directories of the tools' modules, which the tools' tests import.
 sys.path += [str(TREE / "tools"), str(TREE / "tools" / "dist")]
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 # `make ray` runs tests/on_ray in an environment with Ray.
 collect_ignore: list[str] = [] if importlib.util.find_spec("ray") else ["on_ray"]
-# Timeout in seconds for processes that a test leaves behind to exit.
+# Timeout in seconds for the exit of processes that a test leaves behind.
 EXIT_SECONDS = 10
 # __WALL, the option of waitpid(2) to wait for children cloned without SIGCHLD, too.
 WALL = 0x40000000
 
-# Requirements of a directory's tests. `nothing_left` checks only tests in these directories for
-# leaks.
+# Requirements of all tests in a directory. Tests in other directories are not checked by
+# `nothing_left`.
 REQUIRED = {
     "clients": ["userns", "runsc"],
     "environments": ["userns", "runsc"],
@@ -64,7 +64,7 @@ REQUIRED = {
 }
 # Directories whose tests may run in parallel.
 PARALLEL = {"environments", "fuzz", "kernel", "runsc", "unit"}
-# Marks of tests that also, or only, run as other users than the one with subordinate ranges.
+# Marks of tests that also, or only, run as users other than the one with subordinate ranges.
 MARKS_OF_USERS = {"each_user", "also_root", "as_root"}
 # Marks of tests that the current user can't run, with the reasons.
 UNFIT = {}
@@ -89,7 +89,7 @@ class Program:
         cwd: Path | None = None,
         pass_fds: tuple[int, ...] = (),
     ) -> subprocess.CompletedProcess[str]:
-        """Run the command with the whole environment `env`, for at most `timeout` seconds."""
+        """Run the command for at most `timeout` seconds. `env` is its whole environment."""
         return capture(
             [self.path, *args], input=input, env=env, timeout=timeout, cwd=cwd, pass_fds=pass_fds
         )
@@ -180,7 +180,7 @@ def detached_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 @pytest.fixture
 def session(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    """Return a Pytester that runs nested pytest sessions in a separate directory."""
+    """Return a Pytester, which runs nested pytest sessions in a separate directory."""
     monkeypatch.delenv("USERNSCTL_MUST_WORK", raising=False)
     options = "-p no:cacheprovider -p no:hypothesispytest --strict-markers -ra"
     pytester.makeini(f"[pytest]\naddopts = {options}\nfilterwarnings = error\n")
@@ -223,9 +223,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def is_controller(config: pytest.Config) -> bool:
-    """Return whether this process is pytest-xdist's controller, which runs no tests itself.
+    """Return whether this process is pytest-xdist's controller, which runs no tests.
 
-    Each worker checks for leaks in its own process.
+    The controller need not check for leaks: each worker checks its own process.
     """
     return not hasattr(config, "workerinput") and bool(getattr(config.option, "numprocesses", None))
 
@@ -257,9 +257,10 @@ def directory_of(path: Path) -> str:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Skip directories and files in which the mark expression deselects all tests.
+    """Skip a directory or file if the mark expression deselects all of its tests.
 
-    tools/test-as passes the expression. Collecting these tests would take each worker seconds.
+    tools/test-as passes the expression with -m. Otherwise each worker would need seconds to collect
+    the tests.
     """
     if TESTS not in collection_path.parents:
         return None
@@ -342,7 +343,7 @@ def files_below(directory: Path) -> set[str]:
 
 
 def are_any_children() -> bool:
-    """Return whether this process has children; faster than a scan of /proc."""
+    """Return whether this process has children, without a slow scan of /proc."""
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT | WALL)
     except ChildProcessError:
@@ -371,10 +372,10 @@ def children() -> dict[int, str]:
 
 
 def end(pid: int) -> None:
-    """Kill a child, and reap it if it exits within EXIT_SECONDS.
+    """Kill a child; reap it if it exits within EXIT_SECONDS.
 
-    A PID 1 of a PID namespace exits only when all other processes there have been reaped. Some of
-    them may be this process's children (see :func:`left_children`).
+    The child may not exit: if it is PID 1 of a PID namespace, all other processes there must be
+    reaped first, and some of them may be this process's children (see :func:`left_children`).
     """
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
@@ -387,8 +388,8 @@ def end(pid: int) -> None:
 def left_children(before: Container[int], seconds: float) -> dict[int, str]:
     """Reap exited children that are not in `before`; return those still alive after `seconds`.
 
-    The order of reaping varies, because a PID 1 of a PID namespace exits only when all other
-    processes there have been reaped. Some of them may be this process's children.
+    Children are reaped repeatedly and in any order: a PID 1 of a PID namespace exits only when all
+    other processes there, which may be this process's children, have been reaped.
     """
     deadline = time.monotonic() + seconds
     while True:

@@ -15,12 +15,12 @@ _MOUNTS = Path("/sys/fs/cgroup")
 _PATIENCE = 30
 _numbers = itertools.count()
 
-# A control group's file with its memory limit, by cgroup version.
+# Name of the control file with the memory limit, by cgroup version.
 _MEMORY = {1: "memory.limit_in_bytes", 2: "memory.max"}
 
 
 def _make(controller: str) -> tuple[int, Path]:
-    """Create a control group; return the cgroup version and the group's path."""
+    """Create a control group for `controller`; return the cgroup version and the group's path."""
     name = f"usernsctl-test-{os.getpid()}-{next(_numbers)}"
     for version, top in ((1, _MOUNTS / controller), (2, _MOUNTS)):
         listed = top / "cgroup.subtree_control"
@@ -34,7 +34,7 @@ def _make(controller: str) -> tuple[int, Path]:
 
 @contextlib.contextmanager
 def _removed(path: Path) -> Iterator[None]:
-    """Remove a control group after the ``with`` block."""
+    """Remove the control group `path` after the ``with`` block."""
     try:
         yield
     finally:

@@ -29,8 +29,8 @@ PRELUDE = Path(sysconfig.get_path("scripts"), "usernsctl-exec")
 ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
 WAITING = {"poll", "ppoll", "nanosleep", "clock_nanosleep", "restart_syscall", "sched_yield"}
 MEMORY = {"brk", "mmap", "munmap", "mremap", "madvise", "mprotect", "futex"}
-# System calls that are not counted. The number of newfstatat calls varies: one is repeated until
-# the holder has opened its own files.
+# System calls that are not counted. newfstatat is one of them, because it is repeated until the
+# holder has opened its own files.
 READING = {"read", "newfstatat"}
 SECONDS = 120
 TINY = "void _start(void) { for (;;) %s; }"
@@ -90,7 +90,7 @@ def trace(*command: str | Path, follow: bool = False) -> dict[int, list[str]]:
 
 
 def own_calls(names: list[str]) -> list[str]:
-    """Return usernsctl-exec's system calls after libc's start, up to the command's execve(2).
+    """Return usernsctl-exec's system calls between libc's startup and the command's execve(2).
 
     :raises ValueError: usernsctl-exec has not executed the command.
     """
@@ -145,7 +145,7 @@ def may_map_ranges() -> bool:
 
 
 def count(directory: Path) -> dict[str, int]:
-    """Count the system calls and instructions of each kind of start that this user can do."""
+    """Count the system calls and instructions of each kind of start that this user may make."""
     tiny = tiny_program(directory)
     text = "int main(void) { return 0; }"
     nothing = compile_c(text, directory / "nothing", "-static-pie", compiler="musl-gcc")
@@ -153,7 +153,7 @@ def count(directory: Path) -> dict[str, int]:
     counts = {}
     for options in ("-r", "-rmniuC"):
         counts[f"usernsctl-exec {options}: calls"] = len(trace_prelude(tiny, options))
-        # If the command does not exist, only usernsctl-exec's instructions are counted.
+        # Use a command that does not exist, so that only usernsctl-exec's instructions are counted.
         failing = [PRELUDE, options, "--", "/nonexistent/command"]
         counts[f"usernsctl-exec {options}: instructions"] = instructions(*failing) - start
     if may_map_ranges():

@@ -28,7 +28,7 @@ def freeze(file: Path, *options: str, command: tuple[str, ...] = COMMAND) -> Pat
 def assert_refused(
     done: subprocess.CompletedProcess[str], *says: str, cause: str | None = None
 ) -> None:
-    """Check that a launch failed with status 125 and one message, and did not run the command."""
+    """Check that a launch failed with status 125 and one message, without running the command."""
     assert (done.returncode, done.stdout) == (125, ""), done.stderr
     first, *rest = done.stderr.splitlines()
     assert first.startswith("usernsctl-exec: "), done.stderr

@@ -1,4 +1,4 @@
-"""Texts from which programs recognise gVisor in all its releases."""
+"""Texts by which programs recognise gVisor, in all releases."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from usernsctl.gvisor.runsc.releases import Release, release_of
 #: Build information in gVisor's /proc/version, which is the same since 2018.
 BUILD = "#1 SMP Sun Jan 10 15:06:54 PST 2016"
 
-# gVisor's kernel release: 4.4.0, and since release 20260427 4.19.0-gvisor.
+# Kernel release in gVisor: 4.4.0, or 4.19.0-gvisor since release 20260427.
 RELEASE = re.compile(r"\d+\.\d+\.\d+(-gvisor)?")
 VERSION = re.compile(rf"Linux version {RELEASE.pattern} {re.escape(BUILD)}\n")
 
 
 def path() -> str:
-    """Return the path of the tests' runsc, from an environment variable or by a search of PATH."""
+    """Return the path of the tests' runsc: an environment variable's value, or found in PATH."""
     found = shutil.which(os.environ.get("USERNSCTL_RUNSC", "runsc"))
     assert found is not None
     return found

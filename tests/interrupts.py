@@ -31,7 +31,7 @@ def alarm(handle: Callable[..., object], seconds: float, interval: float = 0) ->
 
 @contextlib.contextmanager
 def handled(do: Callable[[], object], seconds: float) -> Iterator[list[Any]]:
-    """Call `do` in a handler of SIGALRM; yield a list to which the results are appended.
+    """Call `do` in a handler of SIGALRM; yield the list to which its results are appended.
 
     :param seconds: time until a timer sends SIGALRM, or 0 for no timer.
     """
@@ -69,7 +69,7 @@ def raise_interrupt() -> None:
 
 
 def run_handled(run: Callable[[], object], handle: Callable[[], object], number: int) -> bool:
-    """Call `run`, and call `handle` at the Nth event; return whether there were N events."""
+    """Call `run`, and call `handle` at the Nth event; return whether N events occurred."""
     interrupt = Interrupt(handle, number)
     try:
         sys.setprofile(interrupt)
@@ -85,7 +85,7 @@ def run_interrupted(
     places: tuple[str, ...] = PLACES,
     names: Container[str] | None = None,
 ) -> bool:
-    """Call `run`; raise KeyboardInterrupt at the Nth event; return whether there were N events."""
+    """Call `run`; raise KeyboardInterrupt at the Nth event; return whether N events occurred."""
     interrupt = Interrupt(raise_interrupt, number, places, names)
     try:
         sys.setprofile(interrupt)

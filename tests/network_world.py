@@ -33,8 +33,8 @@ OTHER_PUBLIC = "93.184.215.15"
 PUBLIC6 = "2606:2800::1"
 # Public address of the simulated host.
 MACHINE = "93.184.216.200"
-# Second address of the simulated host in the same network. Its own connections to this address have
-# the first address as their source.
+# Second address of the simulated host in the same network. If the host connects to it, the source
+# is the first address.
 MACHINE_SECONDARY = "93.184.216.3"
 # Addresses in networks whose every address is local to the simulated host (AnyIP).
 MACHINE_ANY = "93.184.218.7"
@@ -120,8 +120,8 @@ class World:
     ) -> int:
         """Start a process in the network namespace `where`; return its pid.
 
-        :param command: argv, in which ``{N}`` is replaced by the process's number for the
-            descriptor ``fds[N]``.
+        :param command: argv, in which ``{N}`` stands for the number that the descriptor
+            ``fds[N]`` has in the process.
         :param fds: descriptors for the process. The first three become standard input, output and
             error.
         """
@@ -250,8 +250,7 @@ class _Program:
             path = directory / name
             path.write_text(text)
             subprocess.run(["mount", "--bind", path, f"/etc/{name}"], check=True)
-        # With the sockets in /run, libc would query the real host's resolver or cache, so hide
-        # them.
+        # Hide the sockets in /run: libc would use them to query the real host's resolver or cache.
         subprocess.run(["mount", "-t", "tmpfs", "none", "/run"], check=True)
 
     def _enter(self, where: str) -> None:

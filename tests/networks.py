@@ -240,7 +240,7 @@ class World:
 
     @contextlib.contextmanager
     def serving(self, *command: str) -> Iterator[subprocess.Popen[str]]:
-        """Start a server on the host, and wait for "ready"; kill it after the ``with`` block."""
+        """Start a server on the simulated host; wait for "ready"; kill it after the block."""
         with subprocess.Popen(
             self.command(*command), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         ) as popen:

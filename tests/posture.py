@@ -39,7 +39,7 @@ KINDS = {
     "runsc": "runsc",
     "runsc-gofer": "gofer",
     "runsc-sandbox": "sandbox",
-    # Sandbox process in releases with separate programs (since 20260817).
+    # Name of the sandbox process in releases with separate programs (since 20260817).
     "gvisor_sentry": "sandbox",
 }
 IDS = {"user": "Uid", "group": "Gid"}
@@ -51,7 +51,7 @@ SETS = {
     "ambient": "Amb",
 }
 OURS = ("/.usernsctl-verify", "/.usernsctl-agent")
-# Value of O_PATH in fdinfo (open(2), proc_pid_fdinfo(5)).
+# O_PATH in the flags of fdinfo (open(2), proc_pid_fdinfo(5)).
 O_PATH = 0o10000000
 
 
@@ -195,7 +195,7 @@ def family_of(pid: int) -> Iterator[int]:
 
 
 def kind_of(pid: int) -> str:
-    """Return a process's kind, which its name determines; an unknown name is its own kind."""
+    """Return the kind of the process, by its name. If the name is unknown, return the name."""
     if Path(f"/proc/{pid}/comm").read_text() == "usernsctl-hold\n":
         return "holder"
     name = Path(f"/proc/{pid}/cmdline").read_bytes().partition(b"\0")[0].decode()
@@ -212,8 +212,8 @@ class Family:
 
     def __init__(self, caller: Caller, pids: Iterable[int]) -> None:
         self.caller = caller
-        # The caller's mounts may have changed: when a mount point is removed, the kernel detaches
-        # its mount in all mount namespaces. So read the mounts anew.
+        # The caller's mounts may have changed, so read them again: when a mount point is removed,
+        # the kernel detaches its mount in all mount namespaces.
         callers = mounts_of(caller.pid).values()
         self.callers_mounts = {mount.place for mount in callers}
         self.machine = {mount.device: mount.type for mount in callers}
@@ -373,7 +373,7 @@ class Family:
         # gofer has called chroot(2), and sees only the last components of their paths.
         if re.search(r"/cpu\.(max|cfs_(quota|period)_us)$", link):
             return f"limit of processors {how}"
-        # The directory of a detached sandbox's record.
+        # This is the directory of a detached sandbox's record.
         if re.search(r"/usernsctl/sandboxes/[^/]+$", link):
             return f"record {how}"
         device = os.stat(entry).st_dev
@@ -397,12 +397,12 @@ def gone_is_fine() -> Iterator[None]:
 def label_of_ours(point: str, top: str | None, inside: str | None) -> str:
     """Return the table's name of a mount that usernsctl has created.
 
-    :param top: see :meth:`Family._label`.
+    :param top: the mount point of usernsctl's tmpfs, or None if the process does not see it.
     :param inside: the mount point relative to `top`, or None if it is not below `top`.
     """
     if top is None:
-        # A process that does not see usernsctl's tmpfs has as its root the root filesystem that
-        # usernsctl has built.
+        # If a process does not see usernsctl's tmpfs, its root directory is the root filesystem
+        # that usernsctl has built.
         if point == "/":
             return "root"
         return "hidden" if point.split("/")[1] in PROGRAMS else point

@@ -1,8 +1,8 @@
 """Intended postures of all processes that run a sandbox.
 
-Each kind of process has a row, and each property a column, which `posture.py` explains with its
-words. Whoever changes a posture must change the table, too, to confirm that the change is intended.
-Comments name postures that could be better.
+Each kind of process has a row, and each property a column; `posture.py` explains the columns and
+the words in the cells. Whoever changes a posture must change the table, too, to confirm that the
+change is intended. Comments name postures that could be better.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from posture import Posture, words
 ONE_ID = words("uid 0 is caller, gid 0 is caller, setgroups deny")
 SEVERAL_IDS = words("uid 0 is caller of several, gid 0 is caller of several")
 PATH = frozenset({"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"})
-# Capabilities in the prepared user namespace, for mounts and for the creation of nested user
-# namespaces.
+# Capabilities in the prepared user namespace, for mounting and for creating nested user namespaces.
 PREPARED = words("setfcap, setgid, setuid, sys_admin, sys_chroot")
-# Capabilities to access files, in the nested user namespaces that runsc creates.
+# Capabilities to access files in the nested user namespaces that runsc creates.
 FILES = words("chown, dac_override, dac_read_search, fowner, fsetid")
 STREAMS = words("stdin, stdout, stderr")
 # Newer releases of runsc pass ambient capabilities to their child programs.
@@ -52,8 +51,8 @@ WATCHER = Posture(
     traceable=True,
     namespaces=words("user own, mnt own"),
     mounts=PLACE,
-    # "caller's path" is the descriptor with which runsc is executed. "caller's r" is the control
-    # group's file with the OOM kill counter.
+    # "caller's path" is the O_PATH descriptor with which runsc is executed. "caller's r" is the
+    # control group's file with the OOM kill counter.
     descriptors=STREAMS | words("pidfd, caller's path, ?caller's r"),
     environment=PATH,
 )
@@ -90,8 +89,7 @@ SANDBOX = Posture(
     permitted=FILES | words("sys_ptrace"),
     bounding=FILES | words("sys_ptrace"),
     seccomp=True,
-    # The sandbox process has CAP_SYS_PTRACE, so a process without it may not trace the sandbox
-    # process.
+    # The sandbox process has CAP_SYS_PTRACE, so a tracer needs it, too.
     traceable=False,
     # Debian's runsc leaves the sandbox process in the caller's PID namespace, with the caller's
     # /proc. Code that escapes from gVisor can therefore see the caller's processes, as far as the
@@ -208,7 +206,7 @@ INIT = replace(
     # numbers.
     descriptors=words("pidfd, signalfd, null rw, ?caller's r"),
 )
-# Directory for the crash reports of all sandboxes of a SandboxHost.
+# File for the crash reports of all sandboxes of a SandboxHost.
 IN_BOX = {"boxes/.crash w"}
 HELD = table(
     init=INIT,
@@ -262,7 +260,7 @@ DETACHED = table(
 
 
 def restored(sandbox: Posture) -> Posture:
-    """Return the row of a restored sandbox, which has fewer open files and no /proc."""
+    """Return the row of a restored sandbox, which has fewer open files and does not see /proc."""
     start = words("root path, programs path, /.usernsctl-verify r")
     return replace(
         sandbox,
@@ -293,7 +291,7 @@ HOLDER = replace(
     bounding=words("all"),
     no_new_privs=False,
     seccomp=False,
-    # The holder has CAP_SYS_PTRACE, so a process without it may not trace the holder.
+    # The holder has CAP_SYS_PTRACE, so a tracer needs it, too.
     traceable=False,
     namespaces=words("user own"),
     mounts=words("caller's"),
@@ -326,8 +324,8 @@ def in_container(sandboxes: Mapping[str, Posture]) -> dict[str, Posture]:
 def in_remapped(sandboxes: Mapping[str, Posture]) -> dict[str, Posture]:
     """Return the table for a container with a separate user namespace.
 
-    A process outside can't assume ids that are mapped only in the user namespace, so `traceable`
-    can't be tested.
+    A process outside can't assume ids that only that user namespace maps, so `traceable` can't be
+    tested.
     """
     return {kind: replace(row, traceable=None) for kind, row in in_container(sandboxes).items()}
 

@@ -79,7 +79,7 @@ def stop(pid: int, seconds: float) -> None:
 
 
 def thread_states(pid: int) -> Iterator[str]:
-    """Yield the state of each thread of a process, a letter of proc_pid_stat(5)."""
+    """Yield the state of each thread of a process as a letter (proc_pid_stat(5))."""
     for path in Path(f"/proc/{pid}/task").glob("*/stat"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             yield path.read_text().rpartition(")")[2].split()[0]

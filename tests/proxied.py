@@ -91,7 +91,7 @@ class Server:
             self._serve(self, connection, received)
 
     def serve_http(self, connection: socket.socket, received: bytearray) -> None:
-        """Answer the first request; then read until end of file, to record any other request."""
+        """Answer the first request; then read until end of file, to record further requests."""
         while b"\r\n\r\n" not in received:
             data = connection.recv(65536)
             if not data:
@@ -148,7 +148,7 @@ class Proxied:
         os.close(self.log)
 
     def interrupt(self) -> None:
-        """Send SIGINT to the process group of the proxy's parent, as Ctrl-C does."""
+        """Send SIGINT to the process group of the proxy's parent, as a terminal does for Ctrl-C."""
         os.killpg(self.process_group(), signal.SIGINT)
 
     def process_group(self) -> int:

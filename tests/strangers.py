@@ -1,4 +1,4 @@
-"""Files that another user replaces in a directory while the caller uses it."""
+"""Files that another user replaces in a directory while the caller uses the directory."""
 
 from __future__ import annotations
 

@@ -59,10 +59,10 @@ class Session:
             self.read_until(text)
 
     def read_until(self, wanted: str) -> str:
-        """Read the output up to `wanted`, for at most a minute; return the text before it.
+        """Read the output up to `wanted`, for at most a minute; return the text before `wanted`.
 
-        The terminal echoes typed text, which therefore must not contain `wanted`: type end''ed for
-        ended.
+        The terminal echoes typed text, which therefore must not contain `wanted`. For example, type
+        end''ed if `wanted` is "ended".
         """
         deadline = time.monotonic() + 60
         while wanted.encode() not in self._output:

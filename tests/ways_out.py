@@ -2,10 +2,10 @@
 
     python3 ways_out.py ADDRESSES [NAME...]
 
-ADDRESSES is a JSON object with the addresses that the ways try (:class:`Targets`). The program
-prints a JSON object with the result of each way, or of each way in NAME: ``reached`` or ``failed``,
-and a description of the result. Only the standard library is used, because the tests pass this
-file's text to the sandbox's Python.
+ADDRESSES is a JSON object with the addresses to reach (:class:`Targets`). The program prints a JSON
+object with the result of each way, or of each way in NAME: ``reached`` or ``failed``, and a
+description of the result. Only the standard library is used, because the tests pass this file's
+text to the sandbox's Python.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def embedded(prefix: str, address: str, suffix: str = "") -> str:
 
 
 def _add_connections() -> None:
-    """Add ways that do nothing but connect to a service's address."""
+    """Add ways that only connect to a service's address."""
     hosts: dict[str, Callable[[Targets], str]] = {
         "the loopback address": lambda _: "127.0.0.1",
         "another loopback address": lambda _: "127.9.9.9",

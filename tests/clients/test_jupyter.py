@@ -14,7 +14,7 @@ from jupyter_core.utils import ensure_event_loop
 from processes import capture
 
 PATIENCE = 60
-# All kernels of the process share jupyter_client's event loop, so create it before the tests.
+# Create jupyter_client's event loop before the tests, because all kernels of the process share it.
 ensure_event_loop()
 
 

@@ -87,8 +87,8 @@ def test_curl_reaches_an_allowed_name_and_follows_its_redirects(
     )
     with Server(world, answer=redirect):
         done = run_allowed(world, secure[1], "sh", "-c", CURL)
-    # curl fails with 56 if the proxy denies a tunnel, and with 6 without the proxy, because names
-    # can't be resolved.
+    # curl fails with 56 if the proxy denies a tunnel. Without the proxy, it fails with 6, because
+    # it can't resolve names.
     assert done.stdout.splitlines() == ["page", "page", "status 56", "status 6"], done.stderr
     assert "refused evil.example:443" in done.stderr
 

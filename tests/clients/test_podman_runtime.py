@@ -11,7 +11,7 @@ import pytest
 from conftest import SCRIPTS
 from processes import capture
 
-# Script that Podman runs as its OCI runtime, as in docs/clients.md.
+# Script that runs runsc as Podman's OCI runtime, as in docs/clients.md.
 RUNTIME = """#!/bin/sh
 exec {runsc} --root {state} --ignore-cgroups --network=none "$@"
 """

@@ -18,7 +18,7 @@ from smolagents_executor import GvisorExecutor
 
 
 class Script(Model):
-    """Fake model that returns prepared answers."""
+    """Fake model, which returns prepared answers."""
 
     def __init__(self, *steps: str) -> None:
         super().__init__()

@@ -21,7 +21,7 @@ CONNECTOR = "usernsctl-test/connector"
 # Image names by build targets of Dockerfile.gvisor.
 IMAGES = {"prelude": PRELUDE, "prelude-python": PRELUDE_PYTHON, "connector": CONNECTOR}
 
-# Build arguments for the images' labels; the build checks the version.
+# Build arguments for the images' labels. The Dockerfile checks the version.
 SOURCE = "https://example.org/usernsctl"
 LABELS = [f"--build-arg=VERSION={version('usernsctl')}", f"--build-arg=SOURCE={SOURCE}"]
 
@@ -49,7 +49,7 @@ def objection() -> str | None:
 
 @pytest.fixture(scope="session")
 def plain(userns_requires: Needs) -> Iterator[Engine]:
-    """Start an engine with default settings and build all images; yield it."""
+    """Yield an engine with default settings in which all images have been built."""
     if "docker" not in userns_requires.must_work:
         pytest.skip("it starts a Docker engine, which has not been asked for: make docker")
     if reason := objection():
@@ -64,7 +64,7 @@ def plain(userns_requires: Needs) -> Iterator[Engine]:
 
 @pytest.fixture(scope="session")
 def remapped(plain: Engine) -> Iterator[Engine]:
-    """Start an engine whose containers have 65,536 ids (userns-remap), with the same images."""
+    """Yield an engine whose containers have 65,536 ids (userns-remap), with the same images."""
     subprocess.run([TREE / "tools" / "user", USER, "ranges"], check=True)
     with started("remapped", f"--userns-remap={USER}") as engine:
         hand_over([*IMAGES.values()], plain, engine)

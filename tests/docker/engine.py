@@ -19,7 +19,7 @@ CACHE = Path("/var/cache/usernsctl/docker")
 
 _FORWARDS = Path("/proc/sys/net/ipv4/ip_forward")
 
-# Warning of docker run on a host that forwards no packets, which the tests' containers don't need.
+# Warning that docker run prints on a host that forwards no packets, which these tests don't need.
 _WARNING = "WARNING: IPv4 forwarding is disabled. Networking will not work.\n"
 
 START_SECONDS = 60
@@ -47,7 +47,7 @@ class EngineError(Exception):
 class Engine:
     """A running Docker engine.
 
-    :ivar directory: the temporary directory with the engine's socket and docker's settings.
+    :ivar directory: the temporary directory with the engine's socket and the settings of docker(1).
     """
 
     directory: Path
@@ -124,8 +124,8 @@ def started(name: str, *options: str) -> Iterator[Engine]:
         tempfile.TemporaryDirectory(prefix="usernsctl-docker-") as scratch,
     ):
         fcntl.flock(lock, fcntl.LOCK_EX)
-        # With userns-remap, a container's root is another user of the host, who must be able to
-        # search this directory. If it can't, the engine uses other directories.
+        # With userns-remap, the containers' root is another host user, who must be able to search
+        # this directory. Otherwise, the engine would use other directories.
         os.chmod(scratch, 0o711)
         directory = Path(scratch)
         log = directory / "log"
@@ -179,7 +179,7 @@ def _stop(engine: Engine, daemon: subprocess.Popen[bytes]) -> None:
 
 
 def unmount_below(*directories: Path) -> None:
-    """Unmount everything that an engine has left below `directories`, such as namespaces."""
+    """Unmount what an engine has left mounted below `directories`, such as network namespaces."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     points = [line.split()[4] for line in lines]
     for point in sorted(points, reverse=True):

@@ -1,4 +1,4 @@
-"""Builds of the Dockerfiles that the documentation contains."""
+"""Builds of Dockerfiles from the documentation."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from docker.matrix import IN_GVISOR, NO_NEW_PRIVILEGES, NONE_LEFT, SECCOMP, caus
 
 UNCONFINED = ["run", "--rm", NONE_LEFT, NO_NEW_PRIVILEGES, IN_GVISOR]
 PROTECTED = [*UNCONFINED, SECCOMP]
-# System calls that the seccomp profiles of earlier usernsctl versions do not allow.
+# System calls that the seccomp profiles of earlier usernsctl versions lack.
 NEWER_CALLS = {"open_tree", "move_mount", "mount_setattr"}
 
 
@@ -48,7 +48,7 @@ def test_a_false_control_group_does_no_harm(plain: Engine, tmp_path: Path, lie: 
 
 
 def test_tty_without_a_terminal_works(plain: Engine) -> None:
-    """Check that docker run -t creates a terminal although its own standard input is none."""
+    """Check that docker run -t creates a terminal although docker's standard input is not one."""
     done = plain(*PROTECTED, "--tty", PRELUDE, "--", "sh", "-c", "test -t 1 && echo terminal")
     assert (done.returncode, done.stdout, done.stderr) == (0, "terminal\n", "")
 

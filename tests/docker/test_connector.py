@@ -139,7 +139,7 @@ def test_the_connector_runs_in_gvisor(plain: Engine) -> None:
 
 
 def test_python_variables_affect_the_program_only(plain: Engine) -> None:
-    """Check that code which PYTHON* variables name runs only in gVisor."""
+    """Check that code that PYTHON* variables name runs only in gVisor."""
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-path-") as made:
         os.chmod(made, 0o755)
         report = "import sys; sys.stderr.write(open('/proc/version').read())\n"
@@ -191,7 +191,8 @@ def test_docker_stop_ends_a_read(plain: Engine, files: Path, station: Station) -
         assert station.waiting.wait(120)
         plain.must("stop", "--time=60", name)
         reading.communicate(timeout=30)
-    # 143 is the exit status after SIGTERM. docker stop later sends SIGKILL, which would give 137.
+    # 143 is the exit status after SIGTERM. If docker stop times out, it sends SIGKILL, which gives
+    # 137.
     assert reading.returncode == 143
 
 

@@ -36,14 +36,14 @@ def objects(name: str) -> list[dict[str, Any]]:
     return list(yaml.safe_load_all((KUBERNETES / name).read_text()))
 
 
-# SecurityContextConstraints belong to OpenShift, not to Kubernetes.
+# File with SecurityContextConstraints, which belong to OpenShift, not to Kubernetes.
 OPENSHIFT = "openshift.yaml"
 # Files that define pods whose programs run in gVisor.
 PODS = ["job.yaml", "deployment.yaml", "snippets.yaml", "indexed-job.yaml", "worker.yaml"]
 
 
 def pod_of(name: str) -> dict[str, Any]:
-    """Return the template of the only pod in the file `name`."""
+    """Return the template of the only pod that the file `name` defines."""
     (found,) = [
         one["spec"]["template"] for one in objects(name) if "template" in one.get("spec", {})
     ]
@@ -147,7 +147,7 @@ def docker_options(name: str) -> list[str]:
 
 @pytest.mark.timeout(300)
 def test_the_job_s_security_context_lets_the_connector_run(remapped: Engine) -> None:
-    """Run the Job's container with userns-remap, which like hostUsers: false maps 65,536 ids."""
+    """Run the Job's container with userns-remap, which maps 65,536 ids like hostUsers: false."""
     done = remapped("run", "--rm", *docker_options("job.yaml"), CONNECTOR, "spec")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["type"] == "SPEC"
@@ -197,7 +197,10 @@ def test_a_service_runs_as_the_deployment_says(remapped: Engine) -> None:
 
 
 def test_only_tasks_that_did_not_run_are_repeated() -> None:
-    """Check that the Job retries a task only if its node was lost or gVisor did not start (125)."""
+    """Check that the Job retries a task only if its node was lost or its exit status is 125.
+
+    The status 125 means that gVisor did not start, so the task did not run.
+    """
     (rules,) = [one["spec"]["podFailurePolicy"]["rules"] for one in objects("indexed-job.yaml")]
     lost, failed = rules
     assert lost["action"] == "Ignore"
@@ -222,7 +225,7 @@ def test_a_task_of_the_indexed_job_knows_its_number(remapped: Engine) -> None:
     done = remapped("run", "--rm", *options, *entry, PRELUDE, "--network=none", "--", *args)
     assert done.returncode == 7, done.stderr
     assert 7 not in fails["onExitCodes"]["values"]
-    # gVisor can't start with a missing root filesystem, so nothing of the task has run.
+    # gVisor can't start with a missing root filesystem, so no part of the task has run.
     wrong = ["--rootfs=/no/such/directory", "--", *args]
     done = remapped(
         "run", "--rm", *options, *["--entrypoint=usernsctl"], PRELUDE_PYTHON, "run", *wrong
@@ -371,12 +374,12 @@ def test_compose_runs_the_connector(plain: Engine) -> None:
 
 
 def test_daemon_json_is_sufficient(plain: Engine, tmp_path: Path) -> None:
-    """Check that docker/daemon.json and its profile suffice, without docker run options."""
+    """Check that docker/daemon.json and its profile suffice without options of docker run."""
     settings = json.loads((TREE / "docker" / "daemon.json").read_text())
     assert settings["userns-remap"] == "default"
     assert settings["seccomp-profile"] == "/etc/docker/usernsctl-seccomp.json"
-    # dockremap and the file in /etc are replaced: the test must not create a user or a file in
-    # /etc.
+    # The test must not create a user or a file in /etc, so replace dockremap and the profile's
+    # path.
     subprocess.run([TREE / "tools" / "user", USER, "ranges"], check=True)
     settings["userns-remap"] = USER
     settings["seccomp-profile"] = str(TREE / "docker" / "seccomp.json")

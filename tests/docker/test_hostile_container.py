@@ -106,7 +106,8 @@ def test_variables_choose_no_program_of_the_health_check(
     start = ["run", *PROTECTED, "--network=none", f"--volume={volume}:/traps"]
     given = [f"--env-file={variables}", "--workdir=/traps/traps"]
     if image == PRELUDE:
-        # The health check queries a running sandbox, which starts without the traps' variables.
+        # The health check queries a running sandbox, so start this one without the traps'
+        # variables.
         how = ["--detach", f"--name={name}"]
         plain.must(*start, *how, image, "sh", "-c", "echo begun; exec sleep 99")
         wait_for_output(plain, name)
@@ -189,7 +190,7 @@ os.waitpid(child, 0)
 def test_hostile_process_outside_gvisor_leaves_a_setuid_file_of_another_id(
     protected: bool, plain: Engine, tally: Tally
 ) -> None:
-    """Check that newuidmap maps ids for any process unless no-new-privileges is set."""
+    """Check that newuidmap maps ids for any process of the user unless no-new-privileges is set."""
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-files-") as made:
         os.chmod(made, 0o777)
         options = [SECCOMP, NO_NEW_PRIVILEGES] if protected else [SECCOMP]

@@ -35,13 +35,13 @@ REMEDIES_MAX = 4
 
 @pytest.fixture(scope="module")
 def found_causes() -> dict[Cell, tuple[str, ...]]:
-    """Return the dictionary in which tests record the causes found for each cell."""
+    """Return the dictionary in which the tests record the causes that they find for each cell."""
     return {}
 
 
 @pytest.fixture
 def canary() -> Iterator[Path]:
-    """Yield a directory that every user of any container can search and write to."""
+    """Yield a directory in which every user of any container can create files."""
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-canary-") as made:
         os.chmod(made, 0o777)
         yield Path(made)

@@ -80,7 +80,7 @@ class Podman:
         )
 
     def causes(self, owner: int, *ways: str) -> list[str]:
-        """Load an image with a file of `owner`; return the causes of a failure."""
+        """Load an image with a file of `owner`; return the ids of the causes if this fails."""
         (self._directory / "image.tar").write_bytes(image(owner))
         done = self("podman load --quiet --input=image.tar", *ways)
         if done.returncode == 0:
@@ -96,7 +96,7 @@ def podman(userns_requires: Needs) -> Iterator[Podman]:
         os.chown(made, NOBODY, NOBODY)
         called = Podman(Path(made))
         yield called
-        # The misconfigured commands also stop Podman's pause process, which keeps its user
+        # The commands with misconfigurations stop Podman's pause process, too, which keeps its user
         # namespace alive.
         called("podman system reset --force; podman system migrate")
 

@@ -24,8 +24,8 @@ SECRET = "what the container was told"
 SETTLING = 20
 
 
-# Script that starts a process outside the sandbox and then a command in gVisor. A process of
-# `docker exec` would not do: it enters PID 1's mount namespace, which is not the container's.
+# Script that starts a process outside the sandbox, and then a command in gVisor. `docker exec`
+# could not start that process in the container's mount namespace, because PID 1 has left it.
 SCRIPT = "sleep 1000 & exec {} -- sh -c 'echo ready; read line'"
 # Programs that start a command in gVisor, by image.
 STARTS = {

@@ -22,8 +22,7 @@ ADDITIONS = [entry["name"] for entry in SOURCE["addition"]]
 RUNS = [["run"], ["run", "--map-auto"], ["run", "--network=host"]]
 
 # Program that tries system calls as root with CAP_SYS_ADMIN, so that only the filter can deny them.
-# It takes the calls' numbers on x86-64 and Arm64 (asm/unistd.h), and arguments with which a call
-# does no harm.
+# It contains the calls' numbers on x86-64 and Arm64 (asm/unistd.h), and harmless arguments.
 PROBE = """
 import ctypes, errno, json, platform
 calls = {
@@ -43,7 +42,7 @@ print(json.dumps(found))
 """
 
 
-# Arguments of socket(2), by the socket's name: domain, type, protocol.
+# Domain, type and protocol for socket(2), by the socket's name.
 SOCKETS = {
     "unix": (1, 1, 0), "unix seqpacket": (1, 5, 0), "tcp": (2, 1, 0), "tcp6": (10, 1, 6),
     "tcp cloexec nonblock": (2, 1 | 0x80800, 0), "udp": (2, 2, 0), "udp6": (10, 2, 17),
@@ -84,7 +83,7 @@ KINDS = {
     "network": 0x40000000,
 }
 ALL_KINDS = 0x7E020000
-# System calls, and a type of namespace that each may create with the profile.
+# Pairs of a system call and a type of namespace that the profile lets it create.
 CALLS_BY_KIND = [("unshare", kind) for kind in ("user", "mount")]
 CALLS_BY_KIND += [("clone", kind) for kind in KINDS]
 
@@ -100,7 +99,7 @@ def forbid(profile: dict[str, Any], call: str, bits: int) -> None:
 
 
 def without(call: str) -> dict[str, Any]:
-    """Return usernsctl's profile without the rules that allow `call`, as in Docker's profile."""
+    """Return usernsctl's profile, in which `call` is allowed only as in Docker's profile."""
     profile: dict[str, Any] = json.loads(PROFILE.read_text())
     for rule in profile["syscalls"]:
         rule["names"] = [name for name in rule["names"] if name != call]
@@ -112,7 +111,7 @@ def without(call: str) -> dict[str, Any]:
 
 
 def without_kind(call: str, kind: str) -> dict[str, Any]:
-    """Return usernsctl's profile with `call` denied for one type of namespace."""
+    """Return usernsctl's profile in which `call` may not create one type of namespace."""
     profile: dict[str, Any] = json.loads(PROFILE.read_text())
     (rule,) = [rule for rule in profile["syscalls"] if rule["names"] == [call]]
     forbid(profile, call, rule["args"][0]["value"] | KINDS[kind])
@@ -120,7 +119,7 @@ def without_kind(call: str, kind: str) -> dict[str, Any]:
 
 
 def fails(plain: Engine, directory: Path, profile: dict[str, Any]) -> bool:
-    """Return whether any of RUNS fails with a profile; check that its exit status is 125."""
+    """Return whether a command of RUNS fails with `profile`; check that its exit status is 125."""
     file = directory / "seccomp.json"
     file.write_text(json.dumps(profile))
     failed = []
@@ -222,7 +221,7 @@ def test_the_profile_denies_dangerous_calls(plain: Engine) -> None:
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    # Check that the probe reports an allowed call as allowed.
+    # The probe must report an allowed call as allowed.
     assert found.pop("getpid") == ""
     assert found.pop("clone3") == "ENOSYS"
     assert set(found.values()) == {"EPERM"}, found

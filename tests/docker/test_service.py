@@ -30,8 +30,8 @@ AS_USER = [NONE_LEFT, NO_NEW_PRIVILEGES, SECCOMP, *LIMITS]
 # Mapping uid 0 needs CAP_SETFCAP, which root in a container has by default.
 AS_ROOT = ["--user=0", NO_NEW_PRIVILEGES, SECCOMP, *LIMITS]
 
-# PID 1 of a container, which runs the service as its child. When the service has exited, it waits
-# for up to ten seconds until no other process is left, and prints the number of checks and the
+# PID 1 of a container, which runs the service as its child. After the service's exit, PID 1 waits
+# for up to ten seconds until no other process is left; it prints the number of checks and the
 # remaining processes.
 WATCH = """
 trap 'kill -TERM $service' TERM
@@ -399,7 +399,7 @@ def test_hostile_hog_leaves_the_service_usable(plain: Engine, service: str, tall
                 running.post(snippet)
             if running.post("print(1)") != ("0", "1\n"):
                 tally.succeeded(name)
-        # Reports of sandboxes that ran out of memory are on standard error, which end() includes.
+        # end() returns standard error, too, with the reports of sandboxes that ran out of memory.
         lines = [line for line in running.stop().splitlines() if not line.startswith("503: ")]
         assert lines[-1] == "status 0 after 1 looks:"
     finally:

@@ -18,7 +18,7 @@ RUN = ["run", "--rm", *PROTECTED, IN_GVISOR]
 
 
 def test_the_program_gets_the_terminal_of_the_container(plain: Engine) -> None:
-    """Check that the program has the terminal of docker run -t, and pipes without -t."""
+    """Check that the program has a terminal with docker run -t, and pipes without -t."""
     command = ["--network=none", "--", "bash", "--norc", "--noediting", "-i"]
     session = Session(plain.command(*RUN, "-it", PRELUDE, *command), plain.environ)
     try:

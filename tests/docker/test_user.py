@@ -33,7 +33,7 @@ IMAGE = "usernsctl-test/accounts"
 
 
 def test_a_name_of_the_image_is_a_user(plain: Engine) -> None:
-    """Run as a named user of the image; with one mapped id, there are no supplementary groups."""
+    """Run as a user named in the image; with one mapped id, there are no supplementary groups."""
     done = plain(*ONE_ID, PRELUDE, "--user=airbyte", *IDS)
     assert (done.stdout, done.stderr) == ("1000 1000 1000 /home/airbyte\n", "")
     done = plain(*ONE_ID, PRELUDE, "--user=games:tty", *IDS)

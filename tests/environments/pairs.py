@@ -22,13 +22,13 @@ from table import ENVIRONMENTS, KINDS, Environment
 COUNT = int(os.environ.get("USERNSCTL_PAIRS") or 40)
 SEED = int(os.environ.get("USERNSCTL_PAIRS_SEED") or 1)
 
-#: Commands that are run in a pair. `exec` shows whether a map of more than one id works.
+#: Commands to run in a pair. `exec` shows whether a map of more than one id works.
 TRIED = ("run", "auto", "exec", "doctor", "range")
 
-#: Kind of environments that is applied last, because root can't mount in a container's user
-#: namespace.
+#: Kind of environments that is applied last, because root can't mount in the user namespace of a
+#: container.
 LAST = "callers and containers"
-#: Environments that are applied last, because root can't replace files in them.
+#: Environments in which root can't replace files. They are applied after the other one of a pair.
 LATE = ("etc-closed", "etc-0750", "read-only", "no-mount-point")
 #: Environments in which root can no longer create a container or other namespaces.
 CLOSED = (
@@ -45,9 +45,9 @@ EXCLUSIVE = (
     "runsc",
     LAST,
 )
-#: Causes that doctor may guess for a failed sandbox with a limit, by prefixes of environment names.
-#: A limit that suffices for a sandbox alone can be too low together with another misconfiguration,
-#: which doctor can't detect.
+#: Causes that doctor may guess for a failed sandbox, by prefixes of the names of environments with
+#: a limit. A limit that suffices for a sandbox alone may be too low together with another
+#: misconfiguration, which doctor can't detect.
 GUESSES_OF_LIMITS = {
     "nproc-": "process-limit",
     "nofile-": "descriptor-limit",
@@ -55,19 +55,20 @@ GUESSES_OF_LIMITS = {
     "data-": "address-space-limit",
     "fsize-": "file-size-limit",
 }
-#: Causes that doctor may guess for a failed sandbox with a seccomp filter, by kinds of
-#: environments. No program can read a filter's rules.
+#: Causes that doctor may guess for a failed sandbox, by kinds of environments with a seccomp
+#: filter. No program can read a filter's rules.
 GUESSES_OF_FILTERS = {
     "filters of single calls": "seccomp-denies-call",
     "filters of namespaces, mounts and tracing": "seccomp-denies-call",
 }
 
-#: Pairs with causes that are as correct as the expected ones.
+#: Other causes that are as correct as the expected one in a pair, by the expected cause.
 AS_RIGHT = {
-    # doctor can't read what a filter denies, so it guesses a filter before a security module such
+    # doctor can't read what a filter denies, so it suspects a filter before a security module such
     # as Landlock.
     "landlock-denies-mount": ("mount-denied",),
-    # A shell script in place of runsc needs descriptor 10, which dash(1) uses.
+    # dash(1) uses descriptor 10, so a shell script in place of runsc can't run with fewer
+    # descriptors.
     "descriptor-limit": ("not-runsc",),
     # In a container's user namespace, the kernel ignores file capabilities of other user
     # namespaces.
@@ -167,9 +168,9 @@ def union(*several: Expected) -> tuple[str, ...]:
 
 
 def draw(count: int, seed: int) -> tuple[list[str], Counter[str]]:
-    """Return the names of random pairs, and counts of rejected pairs by reason.
+    """Return the names of random pairs, and the number of rejected pairs for each reason.
 
-    Each kind of environment is equally probable, whatever the number of environments of that kind.
+    All kinds of environments are equally probable, however many environments a kind has.
     """
     chance = random.Random(seed)
     by_kind = {
@@ -198,7 +199,7 @@ def works(answer: Answer) -> bool:
 
 
 def doctors(first: Environment, second: Environment) -> Expected:
-    """Return all causes that doctor may report for a pair in which the sandbox fails."""
+    """Return all causes that doctor may report if the sandbox of a pair fails."""
     guesses = [
         guess
         for one in (first, second)

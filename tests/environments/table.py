@@ -19,8 +19,7 @@ COMMANDS = ("run", "auto", "doctor", "range")
 #: Commands to try if an environment affects only maps of more than one id.
 RANGE = ("auto", "range")
 
-#: Expected in place of a cause that is not in the catalogue. The command must report the failed
-#: step.
+#: Stands for a cause that the catalogue lacks. The command must then report the failed step.
 STEP = "unknown"
 
 
@@ -75,7 +74,7 @@ class Environment:
 
 
 ENVIRONMENTS: dict[str, Environment] = {}
-#: Kinds of environments, to which each section of this table appends one.
+#: Kinds of environments; each section of this table appends one.
 KINDS: list[str] = []
 
 
@@ -245,7 +244,7 @@ add(
     range_="seccomp-denies-call",
 )
 for one in ("setresgid", "setresuid"):
-    # An unprivileged user must set no_new_privs before loading a filter, which also disables
+    # An unprivileged user can load a filter only after setting no_new_privs, which disables
     # newuidmap.
     add(
         f"no-{one}",
@@ -262,10 +261,11 @@ add("kill-killed", early=[w.killed("kill")], both="seccomp-denies-call")
 if platform.machine() == "x86_64":
     add("no-dup2", early=[w.denied("dup2")], run="seccomp-denies-call", tried=("run", "doctor"))
     add("poll-killed", early=[w.killed("poll")], run=REFUSED, tried=("run", "doctor"))
-    # System calls of musl's fork(3) and Python's subprocess. usernsctl calls clone(2) instead.
+    # System calls that musl's fork(3) and Python's subprocess make. usernsctl calls clone(2)
+    # instead.
     for one in ("fork", "vfork"):
         add(f"{one}-killed", early=[w.killed(one)])
-# System calls of usernsctl or runsc. A process that a filter kills can't report the call.
+# System calls that usernsctl or runsc makes. A process that a filter kills can't report the call.
 for one in ("chdir", "mkdirat", "symlinkat", "readlinkat", "recvmsg", "sendmsg", "getpid",
             "close_range", "pidfd_send_signal", "rt_sigtimedwait", "seccomp", "bind",
             "epoll_ctl", "flock", "eventfd2", "faccessat", "dup3", "connect", "socket", "waitid",
@@ -280,7 +280,7 @@ for one in ("getxattr", "setpgid"):
 for one, run in (("statfs", None), ("pipe2", "seccomp-denies-call")):
     cause = "seccomp-denies-call"
     add(f"{one}-killed", early=[w.killed(one)], run=run, auto=cause, range_=cause)
-# runsc waits forever without accept4(2), wait4(2) or shutdown(2).
+# Without accept4(2), wait4(2) or shutdown(2), runsc hangs.
 for one in ("accept4", "wait4", "shutdown"):
     for number in (errno.EPERM, errno.ENOSYS):
         add(
@@ -431,8 +431,8 @@ add("chroot", root=["chroot"], both="in-chroot")
 add("chroot-into-mount-point", root=[w.chroot_into_mount_point], both="in-chroot")
 add("dev-empty", root=[w.empty("/dev")], both="dev-null-missing")
 add("dev-null-0600", root=[w.devices("null"), w.mode("/dev/null", 0o600)], both="dev-null-missing")
-# In a control group with a memory limit, `usernsctl run` mounts its own file over /proc/meminfo,
-# and so works.
+# In a control group with a memory limit, `usernsctl run` mounts its own file over /proc/meminfo, so
+# the commands may also work.
 for name, way in {
     "covered": w.device("/proc/meminfo", "/dev/null"),
     "closed": w.covered_mode("/proc/meminfo", 0),
@@ -686,7 +686,7 @@ for most in range(11):
         range_="max-user-namespaces" if most < 1 else None,
         apart=True,
     )
-# Number of namespaces of each type that a sandbox needs; it has no cgroup namespace.
+# Number of namespaces of each type that a sandbox needs. No sandbox has a cgroup namespace.
 for kind, needed, cause in (
     ("net", 2, "max-net-namespaces"),
     ("mnt", 3, "max-mnt-namespaces"),
@@ -752,7 +752,7 @@ add(
 add("runsc-exits-128", root=[w.runsc(w.VERSION + "exit 128\n")], both="runsc-refused-call")
 add("runsc-crashes", root=[w.runsc(w.VERSION + "kill -SEGV $$\n")], both="runsc-killed")
 add("runsc-killed", root=[w.runsc(w.VERSION + "kill -KILL $$\n")], both="runsc-killed")
-# If the environment is paired with a seccomp filter, a message may blame the filter.
+# In a pair with a seccomp filter, a message may blame the filter instead.
 add(
     "runsc-killed-by-filter",
     root=[w.runsc(w.VERSION + "kill -SYS $$\n")],

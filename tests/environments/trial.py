@@ -1,8 +1,8 @@
 """Try the commands in one environment: ``python trial.py NAME [COMMAND...]``.
 
 NAME is an environment in table.py, or a pair in the form FIRST+SECOND. The script prints the
-commands' results as JSON. It becomes PID 1 of a new PID namespace, with a new mount namespace, and
-so adopts the processes that a command leaves behind.
+commands' results as JSON. The script becomes PID 1 of a new PID namespace, with a new mount
+namespace, and so adopts the orphans of the commands.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def wait(pid: int, outputs: dict[int, bytearray], seconds: float) -> int | None:
     deadline = time.monotonic() + seconds
     pidfd = os.pidfd_open(pid)
     left = {pidfd, *outputs}
-    # The pipes stay open after the child's exit; the rest of its output is read below.
+    # The child has exited. Its pipes are still open, and the rest of its output is read below.
     while pidfd in left and time.monotonic() < deadline:
         rest = max(0.0, deadline - time.monotonic())
         ready, _, _ = select.select(left, [], [], min(rest, SECONDS_TO_LOOK))
@@ -147,7 +147,10 @@ def wait(pid: int, outputs: dict[int, bytearray], seconds: float) -> int | None:
 
 
 def remaining() -> list[str]:
-    """Wait until no process is left; after a grace period, kill the rest and return their names."""
+    """Wait until no process is left; after a grace period, kill the rest.
+
+    Return the command lines of the killed processes.
+    """
     deadline = time.monotonic() + SECONDS_TO_GO
     while True:
         try:
@@ -207,8 +210,8 @@ def text_of(environment: Environment, words: list[str]) -> str:
 
 def heal(environment: Environment) -> dict[str, Any]:
     """Apply doctor's remedies and try the command again; return the result."""
-    # If the environment created a user namespace in which the trial is root, mounting may fail. The
-    # remedies then need no copy of /etc.
+    # If the trial is root of a user namespace that the environment has created, it may be unable to
+    # mount. The remedies then need no copy of /etc.
     with contextlib.suppress(PermissionError):
         ways.own_etc()
     purpose = ["--for", "run"] if environment.run else ["--no-runsc", "--for", "range"]
@@ -221,7 +224,8 @@ def heal(environment: Environment) -> dict[str, Any]:
     if typed.startswith(("ulimit", "export")):
         words = ["/bin/sh", "-c", f'{typed}\nexec "$@"', "sh", *words]
     elif "\nif ask " in script:
-        # The script asks before each change. The changes come in the order in which causes block.
+        # Answer yes before each change. The script makes the changes in the order in which the
+        # causes block.
         typed = script
         done = subprocess.run(["sh", "-c", script], input="y\n" * 9, capture_output=True, text=True)
     else:

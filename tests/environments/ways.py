@@ -68,7 +68,7 @@ def file(path: str, content: str) -> Way:
 
 
 def mode(path: str, bits: int) -> Way:
-    """Return a misconfiguration that sets the mode of a file that an earlier one has replaced."""
+    """Return a misconfiguration that sets the mode of a file; another one has replaced the file."""
     return partial(os.chmod, path, bits)
 
 
@@ -160,7 +160,7 @@ def remounted(path: str, flags: int) -> Way:
 
 
 def devices(*names: str, flags: int = 0) -> Way:
-    """Return a misconfiguration that mounts a /dev with only these devices, as in a container."""
+    """Return a misconfiguration that mounts a /dev with only `names`, as in a container."""
 
     def make() -> None:
         kept = SCRATCH / "dev"
@@ -538,7 +538,7 @@ def mdwe() -> None:
 
 
 def ids(*, uids: tuple[int, int, int], gids: tuple[int, int, int]) -> Way:
-    """As root, return a misconfiguration that sets the real, effective and saved ids."""
+    """Return a misconfiguration with which root sets the real, effective and saved ids."""
 
     def become() -> None:
         os.setgroups([])

@@ -173,7 +173,7 @@ NAMED = {
     "unshare": "EINVAL ENOMEM ENOSPC EPERM EUSERS",
     "utimensat": f"{_PATH} EPERM EROFS",
     "vfork": "EAGAIN ENOMEM",
-    # wait4(2) can fail with EINTR only if it is called without WNOHANG.
+    # wait4(2) fails with EINTR only if it is called without WNOHANG.
     "wait4": "ECHILD",
     "waitid": "ECHILD EINTR",
     "write": f"{_FD} EDQUOT EFBIG ENOSPC EPERM",
@@ -181,7 +181,7 @@ NAMED = {
 }
 #: Errors of each system call that the table above does not list.
 ELSE = "EPERM ENOMEM"
-#: System calls that may transfer fewer bytes than their third argument says.
+#: System calls that may transfer fewer bytes than their third argument requests.
 SHORT = ("read", "write", "pread64", "pwrite64", "recvfrom", "sendto")
 
 

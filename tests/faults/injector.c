@@ -1,5 +1,5 @@
 /*
- * injector [-u USER] COMMAND...: run a command that can let its system calls fail.
+ * injector [-u USER] COMMAND...: runs a command that can let its own system calls fail.
  *
  * The injector traces the command with ptrace(2), and each program of usernsctl that the command
  * starts. Other programs, such as runsc, run untraced. The command sends orders to the injector: an
@@ -33,15 +33,15 @@
 
 /* An order: the second argument of a close(2) call for the descriptor MARK. */
 enum order {
-    ARM, /* start to count system calls. Arguments: the number of the failing system call, plus 2^32
-          * times its failing occurrence (from 1; 0 for none); enum fault; the fault's value; and
-          * the pid of a process whose calls are not counted (0 for none; 1 to count only native
-          * programs' calls) */
+    ARM,    /* start to count system calls. First argument: the number of the system call to fail,
+             * plus 2^32 times the occurrence to fail (from 1; 0 for none). Then: enum fault; the
+             * fault's value; the pid of a process whose calls are not counted (0 for none; 1 to
+             * count only native programs' calls) */
     DISARM, /* stop counting; returns the number of counted calls */
     BEFORE, /* returns the number of counted calls before the first exec of an untraced program */
     NR,     /* returns the number of the system call at a site; argument: index of the site */
-    WHO,    /* returns seven bytes of the name of the program that made the call at a site, without
-             * the prefix "usernsctl-"; argument: index of the site */
+    WHO,    /* returns seven bytes of the name, without the prefix "usernsctl-", of the program
+             * that made the call at a site; argument: index of the site */
     HIT     /* returns which counted call (from 1) had the fault, or 0 if none had */
 };
 
@@ -269,7 +269,7 @@ static void at_call(struct tracee *tracee)
     }
 }
 
-/* Handles a stop of a tracee, and continues the tracee. */
+/* Handles a stop of a tracee, and lets the tracee continue. */
 static void at_stop(pid_t pid, int status)
 {
     struct tracee *tracee = find(pid);

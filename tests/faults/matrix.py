@@ -89,7 +89,7 @@ NO_FAULT = Fault(NOTHING, 0, "")
 
 @dataclass(frozen=True)
 class Site:
-    """A system call of a run: its number, and its position among the calls of that number."""
+    """A system call in a run: its number, and its position among the calls with that number."""
 
     number: int
     occurrence: int
@@ -147,7 +147,7 @@ def children() -> set[str]:
 
 
 def unused(group: Path) -> bool:
-    """Return whether a control group is empty and not locked, as after its sandbox's exit."""
+    """Return whether a control group is empty and unlocked, because its sandbox has exited."""
     try:
         descriptor = os.open(group, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
@@ -163,7 +163,7 @@ def unused(group: Path) -> bool:
 
 @dataclass
 class State:
-    """Descriptors, processes, mounts, files and control groups, of which a run must leave none."""
+    """Descriptors, processes, mounts, files and control groups. A run must leave none behind."""
 
     descriptors: set[str]
     children: set[str]
@@ -212,8 +212,8 @@ class Matrix:
 
     def __init__(self, path: paths.FaultPath, user: str) -> None:
         self.path = path
-        # Pid of a process whose calls are not counted; 1 to count only native programs' calls, and
-        # 0 to count all calls.
+        # Pid of a process whose calls are not counted. Special values: 0 to count all calls, and 1
+        # to count only native programs' calls.
         self.excluded = 1 if path.native_only else 0
         self.outcome = Outcome(path.name, user)
         self.output = path.directory / "output"
@@ -355,7 +355,7 @@ class Matrix:
             self.path.tear_down()
         return self.outcome
 
-    # Description of the last fault, and the error that the operation has raised.
+    # Description of the last fault and of the error that the operation then raised.
     last = error = ""
 
     def try_one(self, site: Site, fault: Fault) -> None:

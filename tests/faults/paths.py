@@ -1,4 +1,4 @@
-"""The operations in which matrix.py makes system calls fail, one class each."""
+"""The operations in which matrix.py makes system calls fail; each is a class."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Misbehaved(Exception):
 class FaultPath:
     """An operation that starts PAYLOAD with `output` as standard output.
 
-    :ivar native_only: whether only native programs' system calls fail, and not this process's.
+    :ivar native_only: whether faults are injected into native programs only.
     :ivar is_sandbox: whether the operation starts a sandbox, which takes tenths of a second.
     :ivar starts_program: whether the payload can't run before the first execve(2) of a program that
         is not part of usernsctl.
@@ -133,7 +133,7 @@ class LaunchFile(Native):
 
 
 class Call(FaultPath):
-    """An operation of the Python API, given as a function."""
+    """An operation of the Python API, which is passed as a function."""
 
     def __init__(self, directory: Path, name: str, function: Callable[[IO[str]], Any]) -> None:
         super().__init__(directory)
@@ -279,7 +279,7 @@ def make_tree(tree: Path) -> None:
 
 
 def read_tree(tree: Path, output: IO[str]) -> None:
-    """Write to `output` the content of the file in a copy of the tree."""
+    """Read the file in a copy of the tree; write its content to `output`."""
     assert (tree / "link").is_symlink()
     output.write((tree / "inner" / "file").read_text())
     output.flush()

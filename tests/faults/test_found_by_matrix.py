@@ -67,7 +67,7 @@ def interrupt_each(run: Callable[[], object], *names: str) -> None:
 def test_a_namespace_that_its_creator_cannot_open_is_removed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Regression test: the namespace remained, with its holder and its record."""
+    """Regression test: after an error, the namespace remained, with its holder and its record."""
     with monkeypatch.context() as patch:
         patch.setattr(un.Namespace, "of_holder", failing(errno.EMFILE))
         with pytest.raises(OSError, match="Too many open files"):
@@ -105,7 +105,7 @@ def test_a_draft_is_removed_without_further_descriptors(monkeypatch: pytest.Monk
 
 
 def test_a_draft_that_can_not_be_opened_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Regression test: the new directory remained until the next call."""
+    """Regression test: after an error, the draft's directory remained until the next call."""
     store = records.Store("a name", named.NamedNamespace, lambda _: records.open_state("drafts"))
     real_open, tried = records.Directory.open, list[str]()
 

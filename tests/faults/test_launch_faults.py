@@ -27,8 +27,8 @@ pytestmark = [
 
 ERRORS = ("EMFILE", "ENOMEM", "EPERM")
 
-# System calls into which no faults are injected: they never fail, fail in ways that the test does
-# not know, or are libc's before main().
+# System calls into which no faults are injected: they never fail, fail in ways that the test can't
+# judge, or belong to libc's startup.
 LIBC = ("arch_prctl", "brk", "close", "exit_group", "mprotect")
 
 

@@ -1,4 +1,4 @@
-"""Tests that kill the creator of a named namespace at any point: nothing may remain.
+"""Tests that kill the creator of a named namespace at any point; nothing may remain.
 
 The next call with the same name must succeed.
 """

@@ -37,11 +37,11 @@ class Fault:
 FAULTS = [
     Fault("uname", "EFAULT", "facts", options=(*WIDE,)),
     Fault("capget", "EINVAL", "facts"),
-    # An unprivileged strace can no longer read the path, so select the call by its number.
+    # Without privileges, strace can no longer read the path, so select the call by its number.
     Fault("openat", "ENOENT", "facts", when="1"),
     Fault("openat", "EACCES", "facts", options=(*WIDE,), path="/proc/self/uid_map"),
     Fault("openat", "ENOENT", "facts", options=(*WIDE,), path="/proc/self/gid_map"),
-    # Errors of seccomp filters, sysctls, limits and old kernels.
+    # Errors that seccomp filters, sysctls, limits or old kernels cause.
     *(
         Fault("unshare", error, "unshare", options=options)
         for error in ("EPERM", "ENOSPC", "EINVAL", "ENOMEM", "EUSERS", "ENOSYS")
@@ -111,7 +111,7 @@ def check(prelude: Program, fault: Fault) -> None:
 def test_children_are_killed_without_pidfd_send_signal(prelude: Program, error: str) -> None:
     """Check that the child is killed even if pidfd_send_signal(2) fails.
 
-    newuidmap fails under strace, so usernsctl-exec has to kill its child.
+    A traced newuidmap fails, so usernsctl-exec has to kill its child.
     """
     done = run_with(
         f"pidfd_send_signal:error={error}",

@@ -1,4 +1,4 @@
-"""Tests of errors other than a missing path while a path in a sandbox is followed."""
+"""Tests of following a path in a sandbox with errors that don't mean a missing path."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ HEADER = struct.Struct("<IHH8IHHQ")
 STARTED = struct.pack("<HHi", 1, 0, 4711)
 ENDED = struct.pack("<HHiQQQ", 3, 0, 7 << 8, 1, 2, 3)
 
-# Messages that the fake agent sends to a command's socket, in this order. None closes the socket.
+# Messages that the fake agent sends to a command's socket, in order. None closes the socket.
 Answers = list[bytes | None]
 
 

@@ -35,7 +35,7 @@ PATIENCE = 20
 EXAMPLES = settings(max_examples=150)
 
 words = st.binary(max_size=300)
-# Most generated messages are nearly correct.
+# Most generated messages are almost valid.
 events = st.one_of(
     words,
     st.builds(
@@ -231,8 +231,8 @@ def test_descriptors_sent_by_the_agent_are_closed() -> None:
             try:
                 socket.send_fds(own, [message], many)
             except PermissionError:
-                # Linux 6.16 and later delivers no descriptors here, so send the message without
-                # them.
+                # Since Linux 6.16, sendmsg(2) fails with EPERM here, so send the message without
+                # the descriptors.
                 own.send(message)
 
     with agent(answer) as fake, fake.popen() as process:
@@ -267,7 +267,7 @@ def test_agent_that_reads_no_signals_raises_agentunresponsive() -> None:
         with pytest.raises(AgentUnresponsive):
             send_without_end(process)
         process.kill()
-        # wait() reports SIGKILL, as it does after the connection was closed.
+        # wait() reports SIGKILL, as after a closed connection.
         assert process.wait(PATIENCE) == -signal.SIGKILL
 
 

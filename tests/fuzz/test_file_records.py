@@ -43,7 +43,7 @@ targets = st.one_of(
     st.lists(st.sampled_from([b"..", b"a", b"b", b".", b""]), max_size=6).map(b"/".join),
     st.sampled_from([b"/etc/passwd", b"../canary/file"]),
 )
-# Most generated records are nearly correct.
+# Most generated records are almost valid.
 one_record = st.one_of(
     st.builds(record, st.sampled_from([DIRECTORY, DIRECTORY, FILE]), names, st.integers(0, 0o7777)),
     st.builds(link, names, targets),

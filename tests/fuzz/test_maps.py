@@ -31,7 +31,7 @@ without_deadline = settings(deadline=None, max_examples=300)
 def is_extent(inside: int, outside: int, count: int) -> bool:
     """Return whether three numbers are a valid extent.
 
-    In user_namespaces(7), the count is at least 1, and no id is above 4294967294.
+    According to user_namespaces(7), the count is at least 1, and no id is above 4294967294.
     """
     return count >= 1 and inside + count <= LAST and outside + count <= LAST
 
@@ -101,8 +101,7 @@ def test_any_map_is_planned_unchanged_or_refused(
         assert not sound
         assert error.cause == "map-invalid"
     except PlanError as error:
-        # Some maps can only be written by root. For these, PlanError with a cause is raised, even
-        # though they are valid.
+        # PlanError is raised even for a valid map if only root may write it. Its cause must be set.
         assert error.cause
     else:
         assert sound

@@ -1,8 +1,6 @@
-/*
- * A fake runsc. Prints IDENTITY, and "secret" for each file named `secret` that the sandbox would
+/* Fake runsc: prints IDENTITY, and "secret" for each file named `secret` that the sandbox would
  * see in its root filesystem or in a bind mount, or if config.json contains "SECRET". Creates a
- * file in the directory of each option --root and --debug-log.
- */
+ * file in the directory of each option --root and --debug-log. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdio.h>
@@ -34,7 +32,8 @@ static void leave(const char *directory)
         close(fd);
 }
 
-/* Calls `see` with each string that follows `name` (a key with quotes and colon) in config.json. */
+/* Calls `see` with each string that config.json contains after `name`, a key with quotes and
+   colon. */
 static void each(const char *name, void (*see)(const char *))
 {
     char value[4096];

@@ -92,7 +92,8 @@ def test_root_without_capabilities_can_not_reach_the_agent(
                 assert box.run(["true"], timeout=PATIENCE).returncode == 0
 
 
-# Script that tries all methods that root without capabilities has to replace the agent's program.
+# Script that tries every method with which root without capabilities could replace the agent's
+# program.
 REPLACING = r"""
 cat >/tmp/evil <<'END'
 #!/bin/sh

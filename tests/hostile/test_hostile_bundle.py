@@ -31,7 +31,7 @@ from usernsctl.maps import Extent, MappedIds
 pytestmark = pytest.mark.userns_requires("runsc")
 
 SECRET = "the caller's secret"
-# Timeout in seconds, under load, for bundles that must be rejected at once.
+# Timeout in seconds, under load, for bundles that must be rejected without delay.
 AT_MOST = 20
 
 # C program that prints the content of each file in its arguments that it can open.
@@ -65,7 +65,7 @@ def show(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def secret(tmp_path: Path) -> Path:
-    """Create a directory outside the bundle that contains a file with SECRET."""
+    """Create a directory with a file that contains SECRET, outside the bundle."""
     directory = tmp_path / "private"
     directory.mkdir()
     (directory / "secret").write_text(SECRET)
@@ -121,7 +121,7 @@ def is_refused(directory: Path, cause: str, **how: Any) -> bool:
 
 @contextlib.contextmanager
 def repeated_beside(work: Callable[[], None]) -> Iterator[None]:
-    """Run `work` again and again in another process during the ``with`` block."""
+    """Run `work` repeatedly in another process during the ``with`` block."""
     attacker = get_context("fork").Process(target=repeat, args=(work,))
     attacker.start()
     try:
@@ -170,7 +170,7 @@ def test_hostile_hooks_run_nothing(
         for name in ("HOOKS", "Hooks", "hook\u017f", "hoo\u212as", "HOO\u212a\u017f")
         for moment in MOMENTS
     ]
-    # Run some of the bundles; for the others, only check that they can't be opened.
+    # Run some of the bundles. For the others, only check that opening them fails.
     for number, (hooks, moment, spelled) in enumerate(folded):
         write(bundle, config(**{hooks: {spelled: [hook]}}))
         tally.tried()
@@ -420,7 +420,7 @@ def test_hostile_swaps_do_not_show_what_is_outside(
 def test_hostile_swaps_of_the_bundle_show_no_other_one(
     tally: Any, bundle: Path, show: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Check that the bundle which was checked is used, even if another one then takes its path."""
+    """Check that the bundle that was checked is used, even if another one then takes its path."""
     (bundle / "rootfs/bin").mkdir()
     shutil.copy(show, bundle / "rootfs/bin")
     write(bundle, bind("data"))

@@ -20,8 +20,7 @@ pytestmark = pytest.mark.userns_requires("runsc")
 
 PATIENCE = 60
 
-# Program that opens files until an error occurs, and keeps them open until end of file on its
-# input.
+# Program that opens files until an error occurs, and keeps them open until end of file on stdin.
 OPENING = """
 import os, resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
@@ -95,7 +94,7 @@ def test_a_run_opens_few_descriptors_of_the_machine(tally: Tally) -> None:
 
 @pytest.mark.thorough
 def test_many_mounts_leave_descriptors_for_programs(tmp_path: Path) -> None:
-    """Check that the number of files that gVisor keeps open does not depend on the mounts."""
+    """Check that the number of files that gVisor keeps open does not grow with the mounts."""
     binds = []
     for mount in range(10):
         directory = tmp_path / str(mount)

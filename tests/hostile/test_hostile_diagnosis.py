@@ -1,4 +1,4 @@
-"""Attacks by text from a sandbox that imitates messages of runsc or usernsctl."""
+"""Attacks with text from a sandbox that imitates messages of runsc or usernsctl."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FORGED = (
     "runtime: failed to create new OS thread: forged by the command\n"
     "I1124 15:44:06.773580       1 main.go:222] Exiting with status: 0\n"
 )
-# runsc's own exit statuses after a failure and after a crash.
+# Exit statuses of runsc itself after a failure and after a crash.
 STATUSES = (128, 2)
 
 
@@ -148,14 +148,14 @@ def test_hostile_neighbours_read_no_debug_logs(usernsctl: Any, tally: Any, tmp_p
 
 
 def used_bytes(host: un.SandboxHost) -> int:
-    """Return the number of used bytes in the filesystem of the host's sandbox files."""
+    """Return the number of used bytes in the filesystem that contains the host's sandbox files."""
     used = os.fstatvfs(host.directory)
     return (used.f_blocks - used.f_bfree) * used.f_frsize
 
 
 @pytest.mark.parametrize("detach", [False, True], ids=["held", "detached"])
 def test_hostile_commands_fill_no_logs(tally: Any, detach: bool, runtime: Path) -> None:
-    """Check that a loop of failing execve(2) calls, which make logs grow fast, fills no logs."""
+    """Check that a loop of failing execve(2) calls, whose errors are logged, fills no logs."""
     seconds = tally.rounds(1, 10)
     script = (
         "import os, time\n"

@@ -32,8 +32,8 @@ with un.SandboxHost() as host:
 """
 TRIAL = "from usernsctl.pytest_plugin.needs import _try_runsc; assert _try_runsc() is None"
 
-# Arguments of the Python interpreter, by name. Each program starts Python, or another program, as a
-# child.
+# Arguments of the Python interpreter, by test name. Each program starts Python, or another program,
+# as a child.
 STARTS = {
     "doctor": [SCRIPTS / "usernsctl", "doctor"],
     "run": [SCRIPTS / "usernsctl", "run", "--", "true"],
@@ -144,8 +144,8 @@ def test_variables_choose_no_program_that_a_frozen_launch_runs(
 ) -> None:
     """Check that no variable or directory of a tenant chooses a program outside gVisor.
 
-    The launch runs getent(1) for a uid that is missing in /etc/passwd, so one of the tested uids
-    is.
+    The launch runs getent(1) only for a uid that /etc/passwd lacks, so one of the tested uids is
+    such a uid.
     """
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
@@ -190,8 +190,7 @@ def test_variables_of_a_container_choose_no_program(
         tally.tried()
         if done.returncode == 0 and GVISOR not in done.stdout:
             tally.succeeded(f"{environ}: {done.stdout!r}")
-        # In gVisor, the variables may harm the command itself; with some of them, it does not
-        # start.
+        # The variables may harm the command in gVisor. Some even prevent its start.
         if not any(name.startswith("LD_") for name in environ):
             assert GVISOR in done.stdout, done.stderr
     for mark in marks(traps):

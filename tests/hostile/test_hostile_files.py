@@ -46,7 +46,7 @@ def record(kind, mode=0, text=b"", length=0):
     return struct.pack("<IIIIqQ", kind, mode, len(text), 0, 0, length) + text
 """
 
-# Create the directory /tmp/other with a file that must not get into a copy of /tmp/t.
+# Script that creates the directory /tmp/other with a file that must not get into a copy of /tmp/t.
 SCENE = "mkdir -p /tmp/t/sub /tmp/other; echo secret >/tmp/other/file; echo usual >/tmp/t/sub/file"
 
 # Attacker that replaces a directory by a symbolic link, and a file by a link, a FIFO, a directory
@@ -222,7 +222,7 @@ def outside(tmp_path: Path) -> Outside:
 
 
 def attempt(tally: Tally, call: Callable[[], object]) -> None:
-    """Check that a call ends in time, with success or a complete SandboxFileError."""
+    """Check that a call ends before a deadline, with success or a complete SandboxFileError."""
     begin = time.monotonic()
     tally.tried()
     try:
@@ -272,7 +272,7 @@ def test_links_made_during_a_copy_do_not_leave_the_directory(
         for _ in range(tally.rounds(10, 1000)):
             attempt(tally, lambda: box.put(tmp_path / "in", "/tmp/in", merge=merge, timeout=15))
             box.run(["rm", "-rf", "/tmp/in"])
-    # Only /tmp/in itself, the top of the tree, may be a link that is followed.
+    # Only the path /tmp/in itself may be followed if the attacker replaces it by a link.
     found = box.check_output(["find", "/tmp/other", "-path", "*put*"], text=True)
     if found:
         tally.succeeded(found)

@@ -18,7 +18,7 @@ PYTHON = "/usr/bin/python3"
 # Timeout in seconds for attacks that wait, and the maximum duration of an attack under load.
 SECONDS = 4
 AT_MOST = 40
-# Maximum growth of this process in KiB; larger answers must not make it grow more.
+# Maximum growth of this process's memory in KiB, even if an answer is larger.
 GROWTH = 64 << 10
 FLOOD = 1 << 28
 
@@ -114,7 +114,7 @@ def box() -> Iterator[un.Sandbox]:
 
 
 def attack(box: un.Sandbox, code: str, tally: Tally, timeout: float = AT_MOST / 2) -> un.Execution:
-    """Run an attack's code; check that this process neither blocks nor grows."""
+    """Run an attack's code; check that this process neither blocks nor uses much more memory."""
     tally.tried()
     before = reset_peak_memory()
     with box.interpreter(PYTHON) as python:
@@ -166,7 +166,7 @@ def test_hostile_answer_in_advance_is_not_of_later_code(box: un.Sandbox, tally: 
         with box.interpreter(PYTHON) as python:
             python.run(FIND)
             first = python.run("send('forged', id=request())")
-            # The value may be forged, since it comes from the same code as any value.
+            # The forged answer comes from the code whose value it is, so "forged" is a valid value.
             assert first.value in ("forged", None)
             if first.reason is None:
                 second = python.run("'honest'")

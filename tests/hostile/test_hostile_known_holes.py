@@ -57,7 +57,7 @@ def test_hostile_drop_of_a_group(tally: Tally) -> None:
 @unprivileged
 @pytest.mark.userns_requires("subid")
 def test_hostile_drop_of_a_group_with_a_map_by_the_helper(prelude: Program, tally: Tally) -> None:
-    """CVE-2018-7169: newgidmap allowed setgroups(2) with a map of the caller's own gid only."""
+    """CVE-2018-7169: newgidmap allowed setgroups(2) in a map of only the caller's own gid."""
     tally.tried()
     done = prelude(
         "-r", "--map-users=auto", "--", "/usr/bin/python3", "-c", f"{DROP_GROUPS}\nprint('dropped')"

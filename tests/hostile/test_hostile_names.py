@@ -1,4 +1,4 @@
-"""Attempts to escape, over real sockets, from a sandbox that may connect only to some names."""
+"""Attempts to escape from a sandbox that may connect only to some names, over real sockets."""
 
 from __future__ import annotations
 
@@ -520,7 +520,7 @@ def test_a_client_that_disconnects_leaves_nothing_in_the_proxy(proxied: Proxied)
 
 @pytest.fixture
 def own(world: World, names: NameServer, shared: Proxied) -> Iterator[Proxied]:
-    """Yield a separate proxy for one test, on another port than the shared one."""
+    """Yield a separate proxy for one test, on a port other than that of the shared proxy."""
     own = Proxied(world, "good.example", names=names, port=3129)
     names.names = {"good.example": [PUBLIC]}
     yield own
@@ -545,7 +545,7 @@ def test_slow_clients_are_cut_off(own: Proxied) -> None:
                     client.sendall(b"G")
             time.sleep(0.2)
         assert own.refused() == ["good.example:443: no ClientHello came in time"]
-        # The proxy has disconnected a slow client, and so must serve the next one.
+        # A slow client was disconnected, so the proxy has a free connection for the next client.
         assert status(own.get("http://good.example/")) == 200
         assert {read_all(client)[:12] for client in slow} <= {b"HTTP/1.1 408", b""}
     assert [bytes(received) for received in tls.received] == [b""]
@@ -588,9 +588,9 @@ def test_the_proxy_ends_with_its_parent(own: Proxied) -> None:
 
 
 def test_an_interrupt_of_the_terminal_leaves_the_proxy(own: Proxied) -> None:
-    """Check that Ctrl-C does not kill the proxy: the sandbox may handle SIGINT and continue."""
-    # The proxy has a handler for SIGINT, so the kernel delivers the signal although the proxy is
-    # PID 1 of its PID namespace.
+    """Check that Ctrl-C does not kill the proxy, which the sandbox needs if it handles SIGINT."""
+    # The proxy handles SIGINT, so the kernel delivers it although the proxy is PID 1 of its PID
+    # namespace.
     own.interrupt()
     with Server(own.world):
         assert status(own.get("http://good.example/")) == 200

@@ -23,7 +23,7 @@ POOL_SECONDS = 1.5
 
 
 def use_pool(told: int) -> None:
-    """Endlessly acquire sandboxes, run commands in them and release them."""
+    """Acquire sandboxes, run commands in them and release them, in an endless loop."""
     uses = 1 + os.getpid() % 2
     with un.SandboxHost() as host, host.pool(2, max_uses=uses, idle_timeout=0.3) as pool:
         os.write(told, b"+")
@@ -234,7 +234,7 @@ def test_only_files_remain_for_the_next_lease(
         with pool.acquire(EXIT_SECONDS) as box:
             fresh = leave_and_look(box)
         used = set()
-        # Take three leases: the first lease of a sandbox has another agent than later ones.
+        # Take three leases, because a sandbox's first lease has another agent than later ones.
         for _ in range(3):
             with pool.acquire(EXIT_SECONDS) as box:
                 used.add(box.id)

@@ -46,10 +46,10 @@ def rootfs(place: Path, programs: Path) -> Path:
 
 
 def attempts(victim: Path, count: int, *, some_start: bool = True, **fields: Any) -> list[str]:
-    """Start `count` times; return the output of each start.
+    """Start a sandbox `count` times; return the output of each start.
 
-    With `some_start`, repeat until a start has succeeded: an attacker that is not scheduled may
-    leave its link in place all the time.
+    With `some_start`, repeat this until a start has succeeded: an attacker that is not scheduled
+    may leave its link in place all the time.
     """
     lines = attempts_once(victim, count, **fields)
     for _ in range(100 if some_start else 0):

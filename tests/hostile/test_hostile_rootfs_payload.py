@@ -18,7 +18,7 @@ from usernsctl.gvisor.launch.request import Bind
 
 pytestmark = [pytest.mark.also_root, pytest.mark.userns_requires("runsc")]
 
-# Script that tries every change of files and directories that sh can make.
+# Script that tries every change to files and directories that sh can make.
 ATTACK = """
 for file in "$@"; do
     true >"$file"; echo x >"$file"; echo x >>"$file"; rm -f "$file"; mv "$file" "$file".moved
@@ -125,7 +125,7 @@ def sandbox_pid(usernsctl: Program, tmp_path: Path) -> Iterator[int]:
 
 
 def test_read_only_mounts_are_read_only_on_the_host(tally: Tally, sandbox_pid: int) -> None:
-    """Check that mounts are read-only outside gVisor, too: a sentry or gofer may be compromised."""
+    """Check that mounts are read-only on the host, too: a sentry or gofer may be compromised."""
     mounts = mounts_of(sandbox_pid)
     shown = sorted(int(name[6:]) for name in mounts if name.startswith("shown/"))
     writable, *others = (f"shown/{number}" for number in shown)

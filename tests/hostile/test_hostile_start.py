@@ -1,4 +1,4 @@
-"""Attacks by root of an existing namespace, which stops new commands while they start."""
+"""Attacks by root of an existing namespace that stops new commands while they start."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def hostile(runtime: Path) -> Iterator[un.Namespace]:
             named.remove_named("hostile")
 
 
-# Program that stops the children of a process once they are in the program's own user namespace.
-# Before that, it may not signal them.
+# Program that stops the children of a process. It may signal them only once they are in its own
+# user namespace.
 STOPPER_OF_CHILDREN = """
 import contextlib, os, signal, sys
 children = f"/proc/{sys.argv[1]}/task/{sys.argv[1]}/children"
@@ -94,7 +94,7 @@ def test_hostile_stop_of_two_children(more: dict[str, bool], tally: Tally) -> No
 
 def test_hostile_stop_of_joining_commands(hostile: un.Namespace, tally: Tally) -> None:
     given_up, rounds = 0, tally.rounds(short=10, full=300)
-    # Continue until a command was stopped before its execve(2); otherwise the attack proves
+    # Continue until some command was stopped before its execve(2); otherwise the attack proves
     # nothing.
     while tally.tries < rounds or not given_up:
         tally.tried()

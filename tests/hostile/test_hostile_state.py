@@ -106,7 +106,7 @@ def forge_box(state: Path, *pids: int, **more: Any) -> Path:
 
 
 def use_box() -> None:
-    """Make all calls that read records and might kill the processes recorded there."""
+    """Make all calls that read records and might kill the recorded processes."""
     un.Sandbox.list_detached()
     with contextlib.suppress(un.UsernsError):
         un.Sandbox.attach("box").close()
@@ -155,7 +155,7 @@ def test_hostile_record_names_another_sandbox(
 def test_hostile_record_names_a_program(
     state: Path, host: un.SandboxHost, tally: Any, tmp_path: Path
 ) -> None:
-    """Check that fields which could name a program, such as runsc's path, have no effect."""
+    """Check that fields that could name a program, such as runsc's path, have no effect."""
     program, mark = tmp_path / "program", tmp_path / "mark"
     program.write_text(f'#!/bin/sh\necho $0 >>{mark}\nexec runsc "$@"\n')
     program.chmod(0o755)

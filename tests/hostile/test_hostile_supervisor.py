@@ -1,4 +1,4 @@
-"""Attacks that kill a supervisor after a random delay; the command must die, too."""
+"""Attacks that kill a supervisor after a random delay. The command must be killed, too."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def test_hostile_kill_of_a_supervisor_leaves_its_command(
         os.close(held)
         select.select([output], [], [], chance.uniform(0, 0.01))
         process.send_signal(chance.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGHUP]))
-        # Always send SIGKILL last: a supervisor that is PID 1 of a PID namespace may ignore SIGTERM
-        # and SIGHUP.
+        # Send SIGKILL last, because a supervisor that is PID 1 of a PID namespace may ignore
+        # SIGTERM and SIGHUP.
         select.select([output], [], [], chance.uniform(0, 0.005))
         process.kill()
         process.wait()

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.userns_requires("runsc")
 PATIENCE = 60
 SCRIPT = ["sh", "-c", "echo READY; read line; echo $line"]
 
-# Maximum random delays in seconds before a creator is killed: while it creates a host and a
+# Maximum delays in seconds before a creator is killed at random: while it creates a host and a
 # template, and while it starts a sandbox and a command.
 CREATE_SECONDS = 1.2
 START_SECONDS = 0.6
@@ -180,7 +180,7 @@ def test_a_template_removed_during_load_is_not_called_damaged(
     monkeypatch: pytest.MonkeyPatch,
     replaces: bool,
 ) -> None:
-    """Replace or remove a template during load(), which must use all of the old one or none."""
+    """Replace or remove a template during load(), which must return the old template or fail."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     read = template.read
 
@@ -277,7 +277,7 @@ def test_a_lying_interpreter_is_detected_or_harmless(
 
 @pytest.mark.parametrize("script", ["exec sleep 1000", "exec yes", "printf '\\377\\n'"])
 def test_a_false_cat_does_not_delay_a_template(tally: Tally, tmp_path: Path, script: str) -> None:
-    """Check that a hostile cat(1), by which usernsctl reads the sandbox's ports, delays nothing."""
+    """Check that a hostile cat(1), which usernsctl runs to read ports, delays nothing."""
     (tmp_path / "cat").write_text(f"#!/bin/sh\n{script}\n")
     (tmp_path / "cat").chmod(0o755)
     env = {"PATH": "/mnt/evil:/usr/bin:/bin"}

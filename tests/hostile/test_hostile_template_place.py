@@ -48,11 +48,12 @@ def ways_to(place: Path, tmp_path: Path) -> dict[str, Path]:
 
 
 def run(usernsctl: Program, prelude: Program, bind: str, launch: Path) -> list[str]:
-    """Try to bind-mount a directory with run and with frozen launches; return the errors."""
+    """Try to bind-mount a directory, with run and with frozen launches; return the errors."""
     found = [usernsctl("run", "--bind", bind, "--", "ls", "/shown", env=dict(os.environ)).stderr]
     frozen = usernsctl("freeze", "--bind", bind, "-o", launch, "--", "ls", env=dict(os.environ))
     found.append(frozen.stderr)
-    # The user who freezes a launch and the user who starts it may have different variables.
+    # The user who freezes a launch may have other environment variables than the user who starts
+    # it.
     env = {**os.environ, "XDG_DATA_HOME": "/nonexistent"}
     frozen = usernsctl("freeze", "--bind", bind, "-o", launch, "--", "ls", "/shown", env=env)
     assert frozen.returncode == 0, frozen.stderr

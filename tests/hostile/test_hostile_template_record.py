@@ -39,7 +39,7 @@ def template_data(tmp_path_factory: pytest.TempPathFactory, usernsctl: Program) 
 
 @pytest.fixture
 def data(template_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Copy the data directory; create `secret`, `evil` and `bundle` beside the copy."""
+    """Copy the data directory; create the attacker's `secret`, `evil` and `bundle` beside it."""
     shutil.copytree(template_data, tmp_path / "data")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     (tmp_path / "secret").mkdir()

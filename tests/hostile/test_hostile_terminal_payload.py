@@ -22,7 +22,7 @@ from tally import Tally
 
 pytestmark = pytest.mark.userns_requires("runsc")
 
-# Attacks by a payload on its terminal, none of which prints anything for the caller.
+# Programs that attack the terminal on which they run, and print nothing for the caller.
 INJECT = """
 import fcntl, termios
 for request in (termios.TIOCSTI, 0x541C):  # TIOCLINUX
@@ -98,7 +98,7 @@ def test_hostile_payload_leaves_the_mode_of_the_terminal(usernsctl: Program, tal
 
 @pytest.mark.parametrize("script", [PLAY + WAIT, FLOOD], ids=["play", "flood"])
 def test_hostile_payload_can_be_ended(usernsctl: Program, tally: Tally, script: str) -> None:
-    """Check that SIGTERM ends at once a payload whose output nobody reads."""
+    """Check that SIGTERM immediately ends a payload whose output is not read."""
     for _ in range(tally.rounds(1, 10)):
         with started(usernsctl, script) as (process, ours, _):
             read_until(ours, b"done." if script is not FLOOD else b"\x1b[2J")
@@ -131,7 +131,7 @@ RACED = [1, 2, 3, 10, 12, 15, 18, 28, 34, 37, 64]
 
 
 def test_hostile_signals_at_any_time(usernsctl: Program, tally: Tally, tmp_path: Path) -> None:
-    """Send a signal after a random delay; check that no process remains and no status is wrong."""
+    """Send a signal after a random delay; check that no process remains and the status is true."""
     state = tmp_path / "state"
     chance = random.Random(str(state))
     for _ in range(tally.rounds(10, 300)):
@@ -148,7 +148,7 @@ def test_hostile_signals_at_any_time(usernsctl: Program, tally: Tally, tmp_path:
             process.send_signal(sent)
             tally.tried()
             _, said = process.communicate(timeout=60)
-        # Until the watcher runs, the signal reaches usernsctl itself, and Python may exit with
+        # Before the watcher runs, the signal reaches usernsctl itself, and Python may exit with
         # status 1.
         is_early = said.endswith("KeyboardInterrupt\n")
         if not is_early and process.returncode not in (0, 128 + sent, -sent):

@@ -44,7 +44,7 @@ def raw(output: str) -> list[str]:
 
 
 def configs() -> Iterator[dict[str, Any]]:
-    """Yield config.json files with hostile text in each field whose value messages quote."""
+    """Yield config.json files, each with hostile text in a field whose value messages quote."""
     plain = {"process": {"args": ["x"]}, "root": {"path": "rootfs"}}
     for text in (*NASTY, TEXT):
         bare = text.replace("\0", "")
@@ -132,7 +132,7 @@ def test_hostile_names_do_not_speak_through_the_core(tally: Any, prelude: Any) -
                 [prelude.path, "-r", "--", *words] if words[0] == name else [prelude.path, *words],
                 capture_output=True,
             )
-            # Invalid UTF-8 is decoded, too, because an 8-bit terminal may interpret such bytes.
+            # Also decode invalid UTF-8, because an 8-bit terminal may interpret such bytes.
             output = done.stderr.decode("utf-8", "surrogateescape")
             if found := raw(output):
                 tally.succeeded(f"{words}: {found}")

@@ -1,4 +1,4 @@
-"""Commands that run with misconfigurations, which causes/broken.py applies."""
+"""Commands that run with misconfigurations applied by causes/broken.py."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ DOCTOR = [USERNSCTL, "doctor", "--within", "300"]
 
 
 class Diagnosis:
-    """Report of doctor, run with the misconfigurations `ways`."""
+    """A report of doctor, which ran with the misconfigurations `ways`."""
 
     def __init__(self, ways: Sequence[str], purpose: str = "run", *options: str) -> None:
         command = [*DOCTOR, "--json", "--for", purpose, *options]
@@ -68,7 +68,7 @@ def diagnose(ways: Sequence[str], purpose: str = "run") -> Diagnosis:
 
 
 def named_by_command(ways: Sequence[str], *options: str) -> str:
-    """Return the cause that usernsctl-exec reports, run with the misconfigurations `ways`."""
+    """Run usernsctl-exec with the misconfigurations `ways`; return the cause that it reports."""
     done = run_broken(ways, [PRELUDE, *options, "--", "true"])
     assert done.returncode == 125, done
     named = re.findall(r"^  why: .* \[([a-z0-9-]+)\]$", done.stderr, re.MULTILINE)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import IO
 
-# Program that prints "ready PID", waits for a signal, and exits with 100 + the signal's number.
+# Program that prints "ready PID", waits for a signal, and exits with status 100 plus its number.
 WAITER = [
     sys.executable,
     "-c",
@@ -27,7 +27,7 @@ while [ -e /proc/$orphan ] && [ $tries -lt 100 ]; do sleep 0.1; tries=$((tries +
 [ -e /proc/$orphan ] && echo left || echo gone
 """
 
-# Timeout of a test's waits, in seconds.
+# Timeout in seconds of each wait in a test.
 PATIENCE = 20
 
 

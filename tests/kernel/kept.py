@@ -16,7 +16,7 @@ LINK = ["readlink", "/proc/self/ns/user"]
 WHO = ["sh", "-c", "id -u; id -g; id -G"]
 
 
-# An id map that does not include the caller's ids, and the pytest mark for tests that write it.
+# An id map without the caller's ids, and the pytest mark for tests that write such a map.
 MAP_WITHOUT_US = (
     un.IdMap.extents(["0:100000:10"], ["0:200000:10"])
     if ROOT

@@ -25,8 +25,8 @@ Run = Callable[[Coroutine[Any, Any, Any]], Any]
 FOREVER = ["sleep", "1000"]
 
 
-# Create a loop now: libuv's first loop opens a pipe that stays open until the process exits, and
-# later tests count descriptors.
+# Create a loop before tests count descriptors: libuv's first loop opens a pipe that stays open
+# until the process exits.
 uvloop.new_event_loop().close()
 
 
@@ -45,7 +45,8 @@ def run(request: pytest.FixtureRequest) -> Run:
     return runner(request.param)
 
 
-# create_subprocess_exec() of uvloop is not tested: it leaks a pipe and raises other exceptions.
+# uvloop's create_subprocess_exec() is not tested, because it leaks a pipe and raises other
+# exceptions.
 @pytest.fixture(
     params=[(asyncio, asyncio), (asyncio, un), (uvloop, un)],
     ids=["asyncio-its-own", "asyncio-ours", "uvloop-ours"],
@@ -350,7 +351,7 @@ def test_cancelled_tasks_leave_nothing(run: Run) -> None:
             await process.communicate()
 
     async def main() -> None:
-        # An event loop opens some descriptors at its first use, which stay open.
+        # At its first use, an event loop opens some descriptors that stay open.
         await cancel(work, turns=12)
         before = open_descriptors(), children()
         for turns in range(12):

@@ -1,4 +1,4 @@
-"""Tests of doctor on the test host: its output, processes, required programs and duration."""
+"""Tests of doctor on the test host: its output, its processes, required programs and duration."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from usernsctl.gvisor.launch.network import PROGRAMS
 
 pytestmark = pytest.mark.each_user
 
-# Program that calls main() as the script usernsctl does, but can't import rich.
+# Program that calls main() as the script usernsctl does, in an interpreter that can't import rich.
 WITHOUT_RICH = """
 import sys
 sys.modules["rich"] = None

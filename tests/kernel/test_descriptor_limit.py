@@ -18,7 +18,7 @@ from usernsctl.namespaces import named
 
 @contextmanager
 def out_of_descriptors() -> Iterator[list[un.UsernsError]]:
-    """Yield a list for the block's error; check that the error's cause is descriptor-limit."""
+    """Yield a list for the block's error; check that this error has the cause descriptor-limit."""
     failed: list[un.UsernsError] = []
     try:
         yield failed

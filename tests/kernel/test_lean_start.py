@@ -39,8 +39,8 @@ VERSION = names(
 )
 RUN = VERSION | names("usernsctl.commands usernsctl.gvisor usernsctl.maps")
 
-# Program that prints all imported modules, and those imported after the process has entered a mount
-# namespace. It prints them before the core executes another program, or at exit.
+# Program that prints all imported modules, and separately those imported after it has entered a
+# mount namespace. It prints them before the core executes another program, or at exit.
 TOLD = """
 import json, os, sys
 
@@ -69,7 +69,7 @@ sys.argv = ["usernsctl", *sys.argv[1:]]
 def imports_of(
     code: str, *words: str, environ: dict[str, str] | None = None
 ) -> tuple[set[str], Any]:
-    """Return a program's imported packages, and the modules it imports in a new mount namespace."""
+    """Return a program's imported packages, and the modules imported in a new mount namespace."""
     done = capture([sys.executable, "-c", f"{TOLD}\n{code}\ntell()", *words], env=environ)
     try:
         modules, late = json.loads(done.stderr.splitlines()[-1])
@@ -95,7 +95,7 @@ CALL = "from usernsctl.__main__ import main; main()"
 
 def test_import_usernsctl_imports_importlib_only() -> None:
     found, _ = imports_of("import usernsctl")
-    # Until Python 3.12, importlib imports warnings.
+    # Until Python 3.12, importlib imports the module warnings.
     theirs = {"warnings"} if sys.version_info < (3, 13) else set()
     assert found - theirs <= {"usernsctl", "__future__", "importlib"}
 
@@ -107,7 +107,7 @@ def test_version_imports_neither_parser_nor_metadata() -> None:
 
 @pytest.fixture
 def runsc(tmp_path: Path) -> dict[str, str]:
-    """Return an environment in which USERNSCTL_RUNSC is a fake runsc."""
+    """Return environment variables in which USERNSCTL_RUNSC names a fake runsc."""
     path = tmp_path / "runsc"
     own = struct.unpack_from("<H", Path("/proc/self/exe").read_bytes(), 18)[0]
     header = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")

@@ -56,7 +56,7 @@ def only_one() -> NamedNamespace:
 def test_state_in_tmp_is_named_by_the_uid_outside(
     prelude: Program, usernsctl: Program, tmp_path: Path, inside: int
 ) -> None:
-    """Check that the state directory is named after the uid outside, not after the uid inside."""
+    """Check that the name of the state directory contains the uid outside, not the uid inside."""
     ids = (f"--map-user={inside}", f"--map-group={inside}")
     env = {"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path)}
     prelude.check_output(*ids, "--", usernsctl.path, "ns", "list", env=env)

@@ -330,7 +330,7 @@ def test_an_unreferenced_process_warns_and_is_reaped_later(api: Any) -> None:
 
 
 def check_collected(api: Any, pid: int) -> None:
-    """Check that the next start reaps an exited child whose Popen object was dropped."""
+    """Check that the next start reaps an exited child whose Popen object has been dropped."""
     pidfd = os.pidfd_open(pid)
     os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)
     os.close(pidfd)

@@ -88,8 +88,8 @@ def test_many_threads_wait_for_one_process() -> None:
             assert process.poll() is None
             process.stdin.close()
             assert [one.result(PATIENCE) for one in waiting] == [7] * 8
-        # subprocess.Popen.poll() must return the status, too. Its own lock would not make
-        # concurrent waits safe.
+        # subprocess.Popen.poll() must return the status, too. The lock in that method would not
+        # make concurrent waits safe.
         assert subprocess.Popen.poll(process) == 7
 
 
@@ -114,7 +114,7 @@ def test_an_interrupted_start_leaves_nothing(namespaces: dict[str, bool], functi
             interrupted += 1
         else:
             end(process)
-    # All other functions are too short to be interrupted reliably within 20 attempts.
+    # The other functions return too soon to be interrupted reliably within 20 attempts.
     assert interrupted or function is not _core.spawn
     assert children() <= others
     assert settled_descriptors() == before
@@ -135,8 +135,8 @@ def test_an_interrupted_creation_leaves_no_namespaces() -> None:
     assert settled_descriptors() == before
 
 
-# A Popen object that an interrupt drops emits a ResourceWarning when it is collected. Here,
-# warnings are errors.
+# Python emits a ResourceWarning when it collects a Popen object that an interrupt has dropped. In
+# these tests, warnings are errors.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("way", ["create", "from_pid", "from_fd"])
 @pytest.mark.sampled(2)

@@ -32,8 +32,8 @@ def waiting(prelude: Program, *options: str) -> Iterator[tuple[subprocess.Popen[
 def test_death_by_a_signal_exits_with_128_plus_its_number(
     prelude: Program, options: list[str]
 ) -> None:
-    # A PID 1 can't kill itself (pid_namespaces(7)), so its child does, and `sh` exits with the
-    # status.
+    # PID 1 of a PID namespace can't kill itself (pid_namespaces(7)). So its child kills itself, and
+    # `sh` exits with that status.
     script = "sh -c 'kill -TERM $$'"
     assert prelude(*options, "--", "sh", "-c", f"{script}; exit $?").returncode == 143
     if "-rp" not in options:

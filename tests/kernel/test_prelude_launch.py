@@ -29,7 +29,7 @@ CONFIG = [
     *("json\0" + ', "uid": [', "json-uid-map", "json\0]}"),
 ]
 ROOT = ["make\0bundle\000700"]
-# Launch file records that mount the host's directories of programs.
+# Launch file records that mount the host's program directories.
 PROGRAMS = ("machine\0bin", "machine\0usr")
 
 Write = Callable[..., Path]
@@ -133,7 +133,7 @@ def test_launch_does_not_search_path_for_helpers(
     done = prelude("--launch", launch, "--", "/bin/true", env={"PATH": str(traps)})
     assert len(config_of(done)["uid"]) > 0
     assert not (tmp_path / "mark").exists()
-    # The same attack succeeds without a launch file: usernsctl-exec then searches PATH for helpers.
+    # Without a launch file, usernsctl-exec searches PATH for helpers, so the same attack succeeds.
     prelude("-r", "--map-auto", "--", "true", env={"PATH": str(traps)})
     assert os.geteuid() == 0 or (tmp_path / "mark").exists()
 

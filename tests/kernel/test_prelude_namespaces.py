@@ -13,7 +13,7 @@ from processes import capture, check_output
 
 pytestmark = pytest.mark.also_root
 
-# Options, each with the name in /proc/PID/ns of the namespace that it creates.
+# Options that create a namespace, and the namespace's name in /proc/PID/ns.
 KINDS = {
     "--mount": "mnt",
     "--net": "net",
@@ -73,7 +73,7 @@ def test_mount_proc_at_a_missing_directory_fails(prelude: Program) -> None:
 
 
 def root_propagation(mountinfo: str) -> set[str]:
-    """Return the propagation types of the root mount without peer group ids."""
+    """Return the propagation types of the root mount, without the ids of peer groups."""
     for line in mountinfo.splitlines():
         fields = line.split()
         if fields[4] == "/":

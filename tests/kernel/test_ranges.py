@@ -119,7 +119,7 @@ def test_files_have_mapped_owners_inside_and_outside(
         "first": (uid, gid),
         "thousandth": (uid + 999, gid + 1000),
     }
-    # The files belong to subordinate ids, so only root of such a namespace may remove them.
+    # The files belong to subordinate ids, so only root inside may remove them.
     assert prelude("-r", "--map-auto", "--", "rm", "first", "thousandth", cwd=tmp_path).stderr == ""
 
 
@@ -150,7 +150,7 @@ def test_extents_outside_the_granted_range_are_refused(
     [
         (["setpriv", "--no-new-privs"], "no-new-privs"),
         (["env", "PATH=/no/such/directory"], "helper-missing"),
-        # This process is root inside, but looks up subordinate ranges of the caller outside.
+        # This process is root inside, but it looks up the caller's subordinate ranges outside.
         (["PRELUDE", "-r", "--"], "no-subordinate-range"),
     ],
 )

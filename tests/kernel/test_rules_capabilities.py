@@ -201,7 +201,7 @@ def made_inside(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.userns
 def test_files_of_root_inside_belong_to_the_caller_outside(made_inside: Path) -> None:
-    """A file's owner is translated by uid_map and gid_map.
+    """The kernel translates a file's owner by uid_map and gid_map.
 
     See user_namespaces(7), "User ID and group ID mapping".
     """

@@ -46,8 +46,8 @@ def made_below() -> tuple[int, str]:
 def test_joining_a_child_namespace_gives_all_capabilities() -> None:
     """A process that joins a child user namespace gains all capabilities there.
 
-    setns(2) needs CAP_SYS_ADMIN in the joined namespace. The open descriptor keeps the namespace
-    alive (namespaces(7), "Namespace lifetime").
+    setns(2) needs CAP_SYS_ADMIN in the joined namespace, which the open descriptor keeps alive
+    (namespaces(7), "Namespace lifetime").
     """
     fd, identity = made_below()
     setns(fd, CLONE_NEWUSER)
@@ -134,8 +134,8 @@ def test_threads_may_not_join() -> None:
 def test_joining_a_mount_namespace_needs_capabilities_in_the_own_one() -> None:
     """setns(2) into a mount namespace also needs capabilities in the caller's user namespace.
 
-    They are CAP_SYS_CHROOT and CAP_SYS_ADMIN. CAP_SYS_ADMIN is also needed in the user namespace
-    that owns the mount namespace.
+    There, it needs CAP_SYS_CHROOT and CAP_SYS_ADMIN. In the user namespace that owns the mount
+    namespace, it needs CAP_SYS_ADMIN.
     """
     with waiting_child(lambda: unshare(CLONE_NEWNS)) as pid:
         fd = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY)
@@ -219,7 +219,7 @@ def test_a_namespace_keeps_its_parent() -> None:
 
     with waiting_child(make) as pid:
         fd = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY)
-    # The only process in either namespace has exited.
+    # The only process of both namespaces has exited.
     parent = fcntl.ioctl(fd, NS_GET_PARENT)
     setns(parent, CLONE_NEWUSER)
     setns(fd, CLONE_NEWUSER)

@@ -51,7 +51,7 @@ def test_ids_without_a_map_show_as_the_overflow_id() -> None:
 
 
 def test_a_map_is_written_once() -> None:
-    """A second write to uid_map fails with EPERM."""
+    """Writing uid_map a second time fails with EPERM."""
     fresh()
     write(MAP, "0 0 1")
     with refused(errno.EPERM):
@@ -82,7 +82,7 @@ def test_malformed_maps_fail_with_einval(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["0 0 2\n1 2 1", "0 0 1\n0 1 1", "0 0 2\n2 1 1"])
 def test_ranges_do_not_overlap(text: str) -> None:
-    """Ranges of different lines that overlap fail with EINVAL."""
+    """Overlapping ranges in different lines fail with EINVAL."""
     fresh()
     with refused(errno.EINVAL):
         write(MAP, text)
@@ -136,7 +136,7 @@ def test_the_own_id_can_be_mapped_to_any_id(inside: int) -> None:
 
 
 def written_from_outside(text: str, prepare: Callable[[], None] = lambda: None) -> None:
-    """Call `prepare`; write `text` to the uid_map of a child that is in a new user namespace."""
+    """Call `prepare`; then write `text` to the uid_map of a child in a new user namespace."""
     with waiting_child(fresh) as pid:
         prepare()
         write(f"/proc/{pid}/uid_map", text)
@@ -200,13 +200,13 @@ def test_a_process_in_a_sibling_may_not_write_the_map() -> None:
         written_from_outside("0 0 1", map_self)
 
 
-# An unprivileged user gets a gid map without denying setgroups(2) only from newgidmap.
+# Only newgidmap gives an unprivileged user a gid map without setgroups(2) being denied.
 @pytest.mark.also_root
 @pytest.mark.userns(
     map=un.IdMap.auto() if os.geteuid() else un.IdMap(map_user=0, map_group=0, setgroups="allow")
 )
 def test_gid_map_needs_setgroups_denied() -> None:
-    """An unprivileged write to gid_map fails with EPERM before setgroups(2) is denied.
+    """An unprivileged write to gid_map fails with EPERM unless setgroups(2) is denied first.
 
     Otherwise a process could drop a group to which a file's mode denies access ("The
     /proc/PID/setgroups file").

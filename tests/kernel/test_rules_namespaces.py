@@ -154,7 +154,7 @@ def test_the_same_user_can_be_signalled_from_inside() -> None:
 @pytest.mark.userns
 @unprivileged
 def test_root_inside_can_not_signal_other_users_outside() -> None:
-    """kill(2) fails with EPERM without CAP_KILL in the signaled process's user namespace."""
+    """kill(2) fails with EPERM without CAP_KILL in the signalled process's user namespace."""
     with refused(errno.EPERM):
         os.kill(1, 0)
 
@@ -176,7 +176,7 @@ def test_root_inside_can_signal_all_users_inside() -> None:
 
 @pytest.mark.userns(map="auto")
 def test_other_users_inside_can_not_signal_root() -> None:
-    """Other users inside lack CAP_KILL, so kill(2) of a process of root fails with EPERM."""
+    """Other users inside lack CAP_KILL, so kill(2) fails with EPERM for a process of root."""
     root = os.getpid()
 
     def attack() -> None:

@@ -101,7 +101,7 @@ def test_the_child_program_refuses_other_callers() -> None:
 
 @several_ids
 def test_helpers_work_with_sigchld_ignored() -> None:
-    """Check that helpers work while SIGCHLD is ignored, and that it stays ignored."""
+    """Check that helpers work although SIGCHLD is ignored, and that it stays ignored."""
     if may_map_any_id():
         pytest.skip("root needs no helper")
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -174,7 +174,7 @@ def test_proc_is_mounted_below_the_new_root(prelude: Program, tmp_path: Path) ->
 
 @as_root
 def test_the_callers_children_are_in_another_pid_namespace() -> None:
-    """Check that helpers work if the caller is in another PID namespace, so that getppid() is 0."""
+    """Check that helpers work if getppid() is 0, because the caller is in another PID namespace."""
     try:
         subprocess.run(["getent", "passwd", USER], check=True, stdout=subprocess.DEVNULL)
     except subprocess.CalledProcessError:

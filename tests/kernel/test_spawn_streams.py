@@ -18,7 +18,7 @@ def end(child: un.Child) -> int:
 
 
 def streams_of(written_to: str, **streams: Any) -> list[str]:
-    """Start a command with `streams`; return the targets of its three standard streams."""
+    """Start a command with `streams`; return the files to which its standard streams refer."""
     ours, theirs = os.pipe()
     files = [f"/proc/self/fd/{fd}" for fd in range(3)]
     redirected = [] if written_to == "stdout" else ["sh", "-c", 'exec "$@" >&2', "sh"]

@@ -61,7 +61,7 @@ def creator() -> Iterator[int]:
 
 
 def moved(at_the_start: bool, fds: list[int]) -> tuple[list[str], list[str]]:
-    """Return a command prefix that moves `fds` to 0, 1, ..., and the new descriptor numbers.
+    """Return a command prefix that moves `fds` to 0, 1, ..., and the descriptors' new numbers.
 
     If `at_the_start` is false, the prefix only closes the standard streams.
     """
@@ -76,7 +76,7 @@ def moved(at_the_start: bool, fds: list[int]) -> tuple[list[str], list[str]]:
 def test_init_needs_no_standard_streams(
     prelude: Program, command: Path, creator: int, at_the_start: bool, ignored: bool
 ) -> None:
-    """Check that usernsctl-init works without standard streams, and if SIGCHLD is ignored."""
+    """Check that usernsctl-init works without standard streams, even if SIGCHLD is ignored."""
     ready, theirs = os.pipe()
     first, numbers = moved(at_the_start, [creator, theirs])
     keep = [f"--preserve-fd={fd}" for fd in (creator, theirs)]

@@ -127,8 +127,8 @@ def ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]
 def status_with_alarms(command: list[str | Path]) -> int:
     """Run a command while the kernel sends SIGALRM repeatedly; return its exit status.
 
-    If the first signal arrives before the supervisor can forward it, run the command again with a
-    later first signal.
+    The first signal may arrive before the supervisor can forward it. If so, run the command again
+    with a longer delay.
     """
     for seconds in (0.3, 1.5, 5):
         alarm = f"signal.setitimer(signal.ITIMER_REAL, {seconds}, {seconds})"
@@ -213,7 +213,8 @@ def test_signals_of_the_terminal_arrive_once(
         read_ready(lines)
         send(terminal)
         assert lines.readline() == f"{int(sig)}\n"
-        # A signal that was forwarded twice would arrive again before SIGUSR1.
+        # If the supervisor forwarded the signal twice, the command would receive it again before
+        # SIGUSR1.
         process.send_signal(signal.SIGUSR1)
         assert lines.read() == "end\n"
         assert process.wait(PATIENCE) == 0
@@ -417,8 +418,8 @@ def test_process_1_leaves_a_stopped_child_stopped(as_first: list[str]) -> None:
             process.kill()
 
 
-# Script that mounts a FIFO over /dev/null. A command that the watcher starts to forward a signal
-# would block if it opened /dev/null for its standard error.
+# Script that mounts a FIFO over /dev/null. To forward a signal, the watcher runs a command, which
+# would block if its standard error were /dev/null.
 ANOTHER_NULL = """
 mkfifo fifo
 mount --bind fifo /dev/null

@@ -47,10 +47,10 @@ def start_many(namespace: un.Namespace, count: int) -> None:
             result.result(SECONDS)
 
 
-# Since Python 3.12, os.fork() warns if the process is multithreaded.
+# os.fork() in a multithreaded process emits a DeprecationWarning since Python 3.12.
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_forks_in_another_thread_do_not_disturb_starts(namespace: un.Namespace) -> None:
-    """Check that starts work while another thread calls os.fork(), which copies locked locks."""
+    """Check that starts work while another thread calls os.fork(), even if a lock is held."""
     done = threading.Event()
     statuses = []
 
@@ -58,7 +58,7 @@ def test_forks_in_another_thread_do_not_disturb_starts(namespace: un.Namespace) 
         while not done.is_set():
             pid = os.fork()
             if pid == 0:
-                # Commands can also be started in the forked child.
+                # The forked child can start commands, too.
                 code = namespace.run(["sh", "-c", "exit 7"]).returncode
                 os._exit(code)
             statuses.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
@@ -209,7 +209,7 @@ except ChildProcessError:
 
 
 def test_a_large_process_with_threads_forks_and_signals_starts_commands() -> None:
-    # Since Python 3.12, os.fork() warns if the process is multithreaded.
+    # os.fork() in a multithreaded process emits a DeprecationWarning since Python 3.12.
     options = ["-W", "ignore::DeprecationWarning"]
     assert check_output([sys.executable, *options, "-c", LOADED], timeout=SECONDS) == ""
 

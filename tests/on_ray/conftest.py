@@ -46,8 +46,8 @@ def descendants() -> dict[int, str]:
         if state != "Z":
             parents[int(directory.name)] = int(parent), words
         elif int(parent) == os.getpid() and name.startswith(SANDBOX_NAMES):
-            # A PID 1 of a PID namespace exits only when all orphans there have been reaped, so reap
-            # a sandbox's orphan.
+            # Reap a sandbox's orphan: a PID 1 of a PID namespace exits only when all orphans there
+            # have been reaped.
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(int(directory.name), os.WNOHANG)
     found: dict[int, str] = {}
@@ -124,8 +124,8 @@ def three_nodes() -> Iterator[ThreeNodes]:
             yield cluster
         finally:
             cluster.close()
-            # The agents of a killed node exit only when they are reparented to PID 1. Here they are
-            # reparented to this process, so kill them.
+            # The agents of a killed node exit only when they are reparented to PID 1. In the tests,
+            # they are reparented to this process instead, so kill them.
             for pid in descendants():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)

@@ -447,8 +447,8 @@ def test_asyncio_process_has_the_methods_of_popen(box: un.Sandbox) -> None:
             process.send_signal_to_group(999)
         process.send_signal_to_group(signal.SIGUSR1)
         assert await process.wait() == 7
-        # send_signal_to_group() has not signaled the second process group, and has no effect after
-        # the command has exited.
+        # The signal reached only one process group, not the second one. send_signal_to_group() has
+        # no effect after the command has exited.
         assert process_list(box).splitlines().count("sleep 1011") == 1
         process.send_signal_to_group(signal.SIGUSR1)
         assert await process.kill_tree()
@@ -508,8 +508,8 @@ def test_cancelled_async_with_kills_the_process_tree(box: un.Sandbox) -> None:
 def test_a_cancelled_start_leaks_nothing(box: un.Sandbox) -> None:
     """Cancel starts after different numbers of event loop turns; check that no command is left.
 
-    With `seconds`, each turn blocks until the agent has answered. If the command had started before
-    the cancellation, the test kills the command.
+    Each turn blocks for `seconds`, in which the agent may answer. If the start succeeds before it
+    is cancelled, the test kills the command.
     """
 
     async def cancel(turns: int, seconds: float) -> None:
@@ -552,7 +552,7 @@ def test_forked_children_share_the_sandbox_without_closing_it(box: un.Sandbox) -
 def is_interrupted(box: un.Sandbox, seconds: float) -> bool:
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
-        # Send SIGALRM every 5 s: if the first KeyboardInterrupt is raised in a finalizer, Python
+        # Send SIGALRM again every 5 s: if KeyboardInterrupt is raised in a finalizer, Python
         # discards it.
         signal.setitimer(signal.ITIMER_REAL, seconds, 5)
         box.run(["sleep", "1008"])
@@ -565,8 +565,8 @@ def is_interrupted(box: un.Sandbox, seconds: float) -> bool:
 
 
 # If a signal interrupts socketpair(), the garbage collector closes the sockets and emits a
-# ResourceWarning. If a signal interrupts a finalizer, Python discards the exception and pytest
-# warns.
+# ResourceWarning. If a signal interrupts a finalizer, Python discards the exception, and pytest
+# emits a warning.
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupted_start_leaks_nothing(box: un.Sandbox, host: un.SandboxHost) -> None:
@@ -629,8 +629,8 @@ def test_run_works_when_standard_streams_are_closed(closed: str) -> None:
     assert done.stderr == (b"" if "2" in closed else b"err\nerr\n")
 
 
-# Program that starts a command with a given method, and then prints what the command left unread of
-# the program's standard input.
+# Program that starts a command with a given method, and then prints what the command has not read
+# of the program's standard input.
 UNNAMED = """
 import asyncio, sys
 import usernsctl as un

@@ -45,7 +45,7 @@ def test_process_1_is_the_only_agent(host: un.SandboxHost) -> None:
         assert {line.split()[1] for line in processes(box)} == {"/.usernsctl-agent"}
         assert processes(box)[0].split()[0] == "1"
         assert output_of(box, "printenv", "A") == "of all\n"
-        # Newer releases of runsc do not even allow commands to read /proc/1/environ.
+        # In newer releases of runsc, commands can't even read /proc/1/environ.
         seen = box.run(["cat", "/proc/1/environ"], stdout=un.PIPE, stderr=un.DEVNULL)
         assert b"of all" not in seen.stdout
         with box.popen(FOREVER) as process:
@@ -118,7 +118,7 @@ def test_start_none_ignores_the_command_of_a_bundle(tmp_path: Path) -> None:
     )
     bundle = tmp_path / "bundle"
     config = oci.build(options)
-    # start(None) must ignore the bundle's command, so it must not parse this invalid annotation.
+    # start(None) must ignore the bundle's command, and so must not parse this invalid annotation.
     config["annotations"] = {"usernsctl.commands": "no JSON"}
     oci.create(bundle, config)
     with un.SandboxHost(bundle=bundle, trust=True) as host:
@@ -133,7 +133,7 @@ def test_start_none_ignores_the_command_of_a_bundle(tmp_path: Path) -> None:
 def test_special_files_at_the_path_of_the_agent_are_refused(tmp_path: Path, kind: str) -> None:
     """Reject links and special files at the agent's path in an untrusted root filesystem.
 
-    If the file is a FIFO, runsc would block for ever when it opens the file.
+    If the file were a FIFO, runsc would block forever on opening it.
     """
     rootfs = tmp_path / "rootfs"
     (rootfs / "bin").mkdir(parents=True)

@@ -38,9 +38,9 @@ def agents(box: un.Sandbox) -> set[int]:
 
 
 def wait_for_surplus_to_exit(box: un.Sandbox) -> bool:
-    """Wait until only an idle agent's processes remain. Return False after a deadline."""
+    """Wait until only an idle agent's processes remain; return False if they don't in time."""
     deadline = time.monotonic() + EXIT_SECONDS
-    # Add 1, because the command that lists the processes has a keeper, too.
+    # The command that lists the processes has a keeper, too, so add 1.
     while len(agents(box)) > AT_REST + 1:
         if time.monotonic() > deadline:
             return False

@@ -26,7 +26,8 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[un.Sandbox]:
     # The sandbox must mount the directory in which the tests create files.
     shown = {"expose_root": True, "binds": [tmp_path_factory.getbasetemp()]}
     with un.SandboxHost(**shown) as host, host.start(["sleep", "1000"]) as made:
-        # Call run() once to start the agent. A test that started it would report a leaked process.
+        # Call run() once to start the agent. If a test started it, the leak check would report it
+        # as left behind.
         made.run(["true"], check=True)
         yield made
 
@@ -41,8 +42,8 @@ def pair(request: pytest.FixtureRequest, box: un.Sandbox) -> tuple[Any, Any]:
     return test_aio.runner(request.param), box.create_subprocess_exec
 
 
-# Tests with the fixture `api` or `pair` that don't apply to sandboxes, because they check names and
-# pids of processes on the host, the whole environment, texts of errors, or inherited descriptors.
+# Tests with the fixture `api` or `pair` that don't apply to sandboxes: they check names and pids of
+# processes on the host, the whole environment, texts of errors, or inherited descriptors.
 EXCLUDED = {
     "test_a_signal_that_comes_too_late_hits_nobody",
     "test_an_empty_environment_is_empty",

@@ -24,8 +24,8 @@ from usernsctl.maps import Extent
 
 PRINT_VERSION = ["/bin/cat", "/proc/version"]
 LASTING = ["/bin/sh", "-c", "/bin/cat /proc/version; sleep 1"]
-# Command that waits for ten seconds before it prints the kernel's version, so runsc can kill it
-# first.
+# Command that prints the kernel's version after ten seconds, so that runsc can kill the sandbox
+# before.
 LATE = ["/bin/sh", "-c", "sleep 10; /bin/cat /proc/version"]
 OWN_ROOT = [{"containerID": 0, "hostID": 0, "size": 1}]
 GRANTED_TO_NOBODY = [{"containerID": 0, "hostID": 4_000_000_000, "size": 65536}]
@@ -190,8 +190,8 @@ BLOCKED = [
     ("bundle-selinux", process(selinuxLabel="a:b:c")),
     ("bundle-other-system", WORKS | {"windows": {"layerFolders": []}}),
     ("bundle-other-system", WORKS | {"solaris": {}}),
-    # runsc sets oomScoreAdj after the start. LATE is still running then; a short command might not
-    # be.
+    # runsc sets oomScoreAdj after the start. LATE still runs then, while a short command may have
+    # exited.
     ("bundle-oom-score", process(args=LATE, oomScoreAdj=-1000)),
     ("rootfs-missing", process() | {"root": {"path": "missing", "readonly": True}}),
     ("rootfs-missing", process() | {"root": {"path": "/etc/passwd", "readonly": True}}),
@@ -225,8 +225,8 @@ NOTED = [
     ("cgroup-not-delegated", linux(cgroupsPath="/a/b")),
     (None, process()),
     (None, bind("/usr", "/mnt", "rslave", "nosuid")),
-    # runsc sets oomScoreAdj after the start. LASTING is still running then; a short command might
-    # not be.
+    # runsc sets oomScoreAdj after the start. LASTING still runs then, while a short command may
+    # have exited.
     (None, process(args=LASTING, oomScoreAdj=1000)),
 ]
 

@@ -20,7 +20,7 @@ TRUST, HOOKS = "--trust-bundle", "--allow-hooks"
 
 @pytest.fixture
 def shared(tmp_path: Path) -> Path:
-    """Create a directory with a file beside the bundle."""
+    """Create a directory that contains a file, beside the bundle."""
     directory = tmp_path / "shared"
     directory.mkdir()
     (directory / "file").write_text("from outside\n")
@@ -64,8 +64,8 @@ def test_references_outside_the_bundle_are_refused(
     bundle = make_bundle(tmp_path, "echo it ran", **parts)
     done = usernsctl("run", "--bundle", bundle)
     assert (done.returncode, done.stdout) == (125, "")
-    # The error lists every reference to a file outside the bundle. The root filesystem of these
-    # bundles is always listed.
+    # The error lists every reference to a file outside the bundle, in these bundles always the root
+    # filesystem.
     assert path in done.stderr
     assert "$.root.path: / is outside of the bundle" in done.stderr
     if cause != "bundle-bind-machine":
@@ -148,7 +148,7 @@ def test_trusted_bundles_may_not_bind_system_directories(
 def test_annotations_of_a_trusted_bundle_reach_runsc(
     usernsctl: Program, tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Bind a relative path: the path of a Unix socket has at most 107 bytes (unix(7)).
+    # bind(2) needs a relative path, because a Unix socket's path has at most 107 bytes (unix(7)).
     monkeypatch.chdir(shared)
     code = 'import socket; socket.socket(socket.AF_UNIX).connect("/mnt/socket"); print("connected")'
     process = {"args": ["/usr/bin/python3", "-I", "-c", code]}

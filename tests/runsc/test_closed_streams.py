@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-# Program that closes some of its standard streams, so that its SandboxHost gets descriptors from 0
-# to 2.
+# Program that closes some of its standard streams, so that descriptors of its SandboxHost get
+# numbers from 0 to 2.
 CLOSED = """
 import os, sys
 import usernsctl as un

@@ -31,7 +31,7 @@ def connector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connector]:
 
 
 def without_variable_parts(messages: list[Message]) -> list[Message]:
-    """Return the messages without the parts that differ between runs (logs, progress, times)."""
+    """Return the messages without parts that differ between runs (logs, progress, times)."""
     kept = [message for message in messages if message["type"] not in ("LOG", "TRACE")]
     for record in of_type(kept, "RECORD"):
         del record["emitted_at"]

@@ -40,7 +40,7 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def cover() -> None:
-    """Mount over a file of /proc, as container engines do, as root of the test's namespace."""
+    """As root of the test's namespace, mount over a file of /proc, as container engines do."""
     subprocess.run(["mount", "--bind", "/dev/null", "/proc/uptime"], check=True)
 
 
@@ -50,7 +50,7 @@ def covered_host() -> un.SandboxHost:
 
 
 def id_of(name: str) -> str:
-    """Return an id that no other test uses, so that a search for it finds only one sandbox."""
+    """Return a sandbox id that no other test uses, because tests search command lines for it."""
     return f"covered-{name}-{os.getpid()}"
 
 
@@ -134,8 +134,8 @@ def test_the_sandbox_ends_when_usernsctl_init_is_killed(sig: signal.Signals) -> 
     with creator:
         os.kill(init, sig)
         assert creator.wait(PATIENCE) == 0
-    # After SIGTERM, usernsctl-init kills all processes and waits for them before it exits. After
-    # SIGKILL, the creator kills them, which takes longer.
+    # SIGTERM: usernsctl-init kills all processes and waits for them before it exits. SIGKILL: the
+    # creator kills them after usernsctl-init's death, which takes longer.
     assert wait_until_gone(id, EXIT_SECONDS if sig == signal.SIGKILL else 0) == []
 
 

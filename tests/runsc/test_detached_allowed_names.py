@@ -146,8 +146,8 @@ def test_stopped_proxy_delays_no_exit_status(marker: str, monkeypatch: pytest.Mo
             with monkeypatch.context() as patched:
                 patched.setattr(detached, "wait_readable", wait)
                 assert box.wait(PATIENCE) == -signal.SIGKILL
-            # The exit status was available at once: no wait() timed out, although the proxy still
-            # runs.
+            # No wait() timed out, although the proxy is still running: the exit status was
+            # available at once.
             assert results.count(False) == 0
             assert not wait_readable(pidfd, timeout=0)
         finally:

@@ -38,9 +38,9 @@ PAGES = [
         )
     ),
 ]
-# Page whose Python blocks are executed, but no other blocks.
+# Page of which only the Python blocks are executed.
 PYTHON_PAGE = "docs/python.md"
-# `make test` executes every block of these pages, and `make test-all` those of all pages.
+# Pages whose blocks `make test` executes. `make test-all` executes those of all pages.
 QUICK_PAGES = ("README.md", PYTHON_PAGE)
 LANGUAGES = {"sh", "console", "python", "text", "json", "dockerfile"}
 
@@ -130,7 +130,7 @@ EXCLUDED = {
 #: Exit statuses of blocks whose pages say that they fail.
 STATUS = {
     "docs/run.md: usernsctl run --bind ~/venv -- ~/venv/bin/tool": 126,
-    # Root may map any id, so the plan succeeds.
+    # For root, the plan succeeds, because root may map any id.
     "docs/maps.md: usernsctl plan -r --map-users 1:500:1": 125 if os.geteuid() else 0,
 }
 

@@ -81,8 +81,8 @@ os.setresuid(os.getuid(), os.getuid(), os.getuid())
 open("/proc/self/uid_map", "w")
 """
 
-# Program that calls clone(2) with CLONE_FS. The kernel rejects CLONE_FS together with
-# CLONE_NEWUSER.
+# Program that calls clone(2) with CLONE_NEWUSER and CLONE_FS, a combination that the kernel
+# rejects.
 CLONE_FS = """
 import ctypes, os, sys
 sys.path.insert(0, sys.argv[1])
@@ -157,7 +157,8 @@ def test_remedy_for_locked_flags_of_a_mount_heals() -> None:
         ("no-ranges", RANGES, "no-subordinate-range"),
         ("other-group", RANGES, "gid-differs-from-passwd"),
         ("nameless", RANGES, "no-passwd-entry"),
-        # The maps of OVERLAPPING overlap, whether or not the filesystem is read-only.
+        # The cause is range-overlap on any filesystem, read-only or not, because the maps of
+        # OVERLAPPING overlap.
         ("read-only", OVERLAPPING, "range-overlap"),
     ],
 )
@@ -340,7 +341,7 @@ STDLIB = "import sysconfig; print(sysconfig.get_path('stdlib'))"
 
 
 def test_remedies_for_the_library_of_python_heal(usernsctl: Program, tmp_path: Path) -> None:
-    """Check the remedies for a Python library that is not mounted or not readable."""
+    """Check the remedies for a Python library that is not mounted, or is mounted but unreadable."""
     library = Path(capture(["/usr/bin/python3", "-c", STDLIB]).stdout.strip())
     parent = tmp_path / "python/lib"
     parent.mkdir(parents=True)

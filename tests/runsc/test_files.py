@@ -133,7 +133,7 @@ def test_symlinks_and_proc_files_are_read(box: un.Sandbox, inside: str) -> None:
 
 
 def failure(side: str, number: int, path: str, call: Callable[[], object]) -> un.SandboxFileError:
-    """Check that `call` raises a SandboxFileError with these attributes; return the exception."""
+    """Check that `call` raises a SandboxFileError with these attributes; return the error."""
     with pytest.raises(un.SandboxFileError) as caught:
         call()
     error = caught.value
@@ -184,7 +184,7 @@ def test_read_file_raises_above_max_bytes(box: un.Sandbox, inside: str) -> None:
     error = failure("inside", errno.EFBIG, path, lambda: box.read_file(path, max_bytes=4))
     assert error.remedy == "pass a larger max_bytes"
     assert isinstance(error, un.SandboxFileTooLargeError)
-    # read_file() rejects a sparse file of one TiB by its size, before it transfers data.
+    # A sparse file of one TiB: read_file() must reject it by its size, before it transfers data.
     shell(box, 'truncate -s 1T "$1"', path)
     failure("inside", errno.EFBIG, path, lambda: box.read_file(path))
 
@@ -534,8 +534,8 @@ def test_files_get_the_owner_given_by_name(tmp_path: Path) -> None:
         with pytest.raises(un.CommandError) as caught:
             box.read_file("/tmp/mine", user="nobody-here")
         assert caught.value.cause == "user-unknown"
-        # A program in the sandbox may replace /etc/passwd by a FIFO. The lookup of the user must
-        # fail, and not wait for a writer.
+        # A program in the sandbox may replace /etc/passwd by a FIFO. Then the lookup of the user
+        # must fail without waiting for a writer.
         box.run(["sh", "-c", "rm /etc/passwd; mkfifo /etc/passwd"], check=True)
         with pytest.raises(un.CommandError) as caught:
             box.write_file("/tmp/mine", b"y", user="app", timeout=30)
@@ -572,7 +572,7 @@ def test_files_get_owner_and_permissions_of_the_given_user(tmp_path: Path) -> No
 
 
 def exercise(box: un.Sandbox, tmp_path: Path, directory: str = "/tmp") -> None:
-    """Copy files into and out of a sandbox with each of its file methods."""
+    """Copy files into and out of a sandbox, with each method of the sandbox that does so."""
     tree = make_tree(tmp_path / "tree")
     box.write_file(f"{directory}/x", b"content")
     assert box.read_file(f"{directory}/x") == b"content"

@@ -1,4 +1,4 @@
-"""Tests of forked children that drop copies of objects, which must keep working in the parent."""
+"""Tests of forked children that drop their copies of objects that the parent still uses."""
 
 from __future__ import annotations
 

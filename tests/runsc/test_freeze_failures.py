@@ -116,8 +116,8 @@ def test_messages_of_runsc_are_mapped_to_causes(
     known = explain(io.BytesIO(said.encode())).candidates
     if cause is None:
         assert rest[0] == '  runsc also says: "and more"'
-        # The remedy lists only causes that are possible. The causes about seccomp filters are not:
-        # no filter is active.
+        # The remedy lists only possible causes. No filter is active, so seccomp filters are not
+        # possible causes.
         possible = [one for one in known if not one.cause.id.startswith("seccomp-")]
         told = rest[1].removeprefix("  remedy: usernsctl doctor").split(", ")
         assert len(possible) - 1 <= (len(told) if known else 0)
@@ -135,8 +135,8 @@ def test_crashes_and_empty_logs_of_runsc_are_explained(fail_launch: Fails) -> No
     assert "[process-limit]" in fail_launch(error_log("EOF"), crash=crash, status=2).stderr
     assert "runsc crashed" in fail_launch(b"", status=2).stderr
     assert "[runsc-refused-call]" in fail_launch(b"").stderr
-    # If runsc's log does not record that the command exited, any exit status of runsc is its own
-    # failure.
+    # Any exit status of runsc is a failure of runsc, unless its log records that the command
+    # exited.
     assert 'runsc says: "x"' in fail_launch(error_log("x"), status=3).stderr
     assert "[runsc-ran-nothing]" in fail_launch(b"", status=0).stderr
 
@@ -189,7 +189,7 @@ def test_denied_kvm_is_explained_as_run_does(
 def test_failed_launch_starts_no_python(
     fail_launch: Fails, prelude: Program, tmp_path: Path
 ) -> None:
-    """Trace a failed launch with strace(1); check that it executes only native programs."""
+    """Trace a failed launch with strace(1); check that it does not execute Python."""
     fail_launch(error_log("something new"))
     trace = tmp_path / "trace"
     command = ["strace", "-f", "-e", "trace=execve", "-o", trace, prelude.path]

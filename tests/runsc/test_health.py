@@ -47,7 +47,7 @@ Script = Callable[[str], "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def script(tmp_path: Path) -> Script:
-    """Return a function that runs a shell script with FUNCTIONS in a new PID namespace."""
+    """Return a function that runs FUNCTIONS and a shell script in a new PID namespace."""
     programs = tmp_path / "bin"
     programs.mkdir()
     shutil.copy(SCRIPTS / "usernsctl-entrypoint", programs / "in-gvisor")
@@ -148,7 +148,8 @@ def test_health_is_not_fooled_by_a_fake_watcher(
 ) -> None:
     """Start an older process with the watcher's name. The health check must not succeed.
 
-    The check may fail, because the process has its uid and could change its memory anyway.
+    The check may fail: the process has the check's uid, and so could change the check's memory
+    anyway.
     """
     decoy = tmp_path / "decoy"
     decoy.write_text("echo begun; sleep 600\n")

@@ -222,8 +222,7 @@ def test_each_sandbox_of_a_pool_has_its_own_port(host: un.SandboxHost, max_uses:
             assert (box.id in ids) == (max_uses == 2)
             if max_uses == 2:
                 assert box.ports[8000] in addresses
-            # The server of the first lease was killed at the end of that lease, so it does not
-            # answer.
+            # The first lease's server was killed when that lease ended, so it no longer answers.
             with pytest.raises(OSError, match=r"closed connection|reset|refused"):
                 urllib.request.urlopen("http://{}:{}/".format(*box.ports[8000]), timeout=30)
 

@@ -101,7 +101,7 @@ def test_unknown_user_names_are_refused(usernsctl: Program, tree: Path, user: st
     error = refusal(usernsctl, "--rootfs", str(tree), "--user", user)
     assert "the sandbox has no " in error
     assert "has no such name" in error
-    # If the sandbox has no /etc/passwd, not even "root" is looked up in the host's user database.
+    # Even "root" is looked up only in the sandbox, which now lacks /etc/passwd.
     (tree / "etc/passwd").unlink()
     assert "it has no /etc/passwd" in refusal(usernsctl, "--rootfs", str(tree), "--user", "root")
 

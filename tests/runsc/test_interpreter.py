@@ -314,7 +314,7 @@ def test_wrong_arguments(box: un.Sandbox, python: un.Interpreter) -> None:
     with pytest.raises(TypeError):
         python.run("1", timeout="1")  # type: ignore[arg-type]
     assert python.run("1").value == 1
-    # /bin/echo is no Python interpreter: it prints its arguments and exits.
+    # /bin/echo is not a Python interpreter: it prints its arguments and exits.
     with box.interpreter("/bin/echo") as echo:
         done = echo.run("1", timeout=PATIENCE)
         assert done.reason == "exited"
@@ -341,7 +341,7 @@ def test_run_needs_no_free_descriptors(box: un.Sandbox) -> None:
 
     async def main() -> None:
         with box.interpreter(PYTHON) as python:
-            await python.run_async("1")  # asyncio imports modules at its first use
+            await python.run_async("1")  # asyncio imports modules when it is first used
             with descriptors_left(0):
                 assert python.run(code).value == 42
                 assert (await python.run_async(code)).value == 42

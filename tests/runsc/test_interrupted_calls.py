@@ -23,7 +23,7 @@ CREATORS = ("dup", "memfd_create", "pidfd_open", "pipe", "pipe2", "socketpair")
 
 
 def run(box: un.Sandbox, call: int, **streams: int) -> bool:
-    """Start a command and interrupt C call number `call`; return whether there was such a call."""
+    """Start a command; interrupt the C call with number `call`; return whether there was one."""
     return run_interrupted(lambda: box.run(["true"], **streams), call, places=("c_return",))
 
 
@@ -58,7 +58,7 @@ def test_interrupted_agent_start_leaks_no_descriptor(host: un.SandboxHost) -> No
             new = open_descriptors() - before
             if new:
                 break
-        # The only new descriptor is the connection to the agent.
+        # The only new descriptor is the connection to the agent, which stays open.
         box.run(["true"])
         assert open_descriptors() - before == new
         assert children() == processes

@@ -16,7 +16,7 @@ from processes import capture
 
 # File name with an escape sequence, a forged line, quotes and a bidirectional control character.
 HOSTILE = '/no\x1b[2J\n{"level": "error"}\\"\u202e'
-# HOSTILE with trailing bytes that are not UTF-8.
+# HOSTILE, followed by bytes that are not UTF-8.
 BYTES = os.fsdecode(HOSTILE.encode() + b"\xff\xc3")
 
 

@@ -160,7 +160,7 @@ def containers(
 
 
 def check_all_states(containers: Containers, name: str) -> None:
-    """Take a container through all its states; restore a second container from its checkpoint."""
+    """Take a container through all its states; restore a second container from a checkpoint."""
     containers.runsc("create", containers.bundle, name)
     assert containers.state(name)["status"] == "created"
     containers.runsc("start", name)
@@ -221,7 +221,7 @@ def test_containers_in_a_namespace_call_no_newuidmap(
     assert not log.exists()
     assert not list((directory / "state").glob("*.state"))
 
-    # Outside the namespace, runsc itself calls newuidmap, which shows that the fake helper logs
+    # Outside the namespace, runsc itself calls newuidmap. This shows that the fake helpers log
     # calls.
     done = subprocess.run(
         [*global_options(directory), "run", containers.bundle, "alone"],

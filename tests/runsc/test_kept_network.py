@@ -22,7 +22,7 @@ DENIED = [f"{address}/80" for address in (networks.BRIDGE, networks.MACHINE, net
 
 
 class Kept:
-    """Named namespace ``web`` with a private network, in which commands can be run."""
+    """The named namespace ``web``, which has a private network, and commands in it."""
 
     def __init__(self, world: World, directory: Path) -> None:
         self.world = world
@@ -80,8 +80,8 @@ def test_sandboxes_and_commands_share_the_network(kept: Kept) -> None:
     for words in (in_web, ("ns", "exec", "web")):
         answers = kept.ask(*words, "--")
         assert {word: answers[word] for word in REACHED} == REACHED
-        # pasta gives the namespace one of the simulated host's addresses. A connection to it is
-        # refused, not unreachable.
+        # The namespace has a copy of one of the simulated host's addresses (pasta). A connection to
+        # this address is refused, not unreachable.
         refused = {"ConnectionRefusedError", "OSError", "TimeoutError"}
         assert {answers[word] for word in DENIED} <= refused
     done = kept.run(*in_web, "--", "/usr/bin/python3", "-c", ASK, "web.example/443")
@@ -120,7 +120,7 @@ def test_publish_in_a_named_namespace_is_refused(kept: Kept, network: tuple[str,
 def test_a_namespace_with_another_network_is_refused(
     world: World, tmp_path: Path, option: str
 ) -> None:
-    """Reject a namespace with another type of network, in which no host addresses are blocked."""
+    """Reject a namespace with another type of network, which would not deny host addresses."""
     made = Kept(world, tmp_path)
     done = made.run("ns", "create", "web", "-r", "--net")
     assert done.returncode == 0, done.stderr

@@ -28,7 +28,7 @@ def launch(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def perform(prelude: Program, launch: Path) -> Callable[..., None]:
-    """Return a function that starts an invalid launch file and checks the error."""
+    """Return a function that starts an invalid launch file and checks the error message."""
 
     def perform(file: Path | str, *says: str, cause: str | None = "launch-malformed") -> None:
         assert_refused(prelude("--launch", file), *says, cause=cause)
@@ -196,7 +196,7 @@ def test_unreadable_launch_is_refused(perform: Refused, launch: Path) -> None:
 
 @as_root
 def test_other_users_may_start_a_launch_of_root(prelude: Program) -> None:
-    """Let any user start root's launch file, but do not let root start another user's."""
+    """Let every user start root's launch file, but do not let root start another user's."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as name:
@@ -239,7 +239,7 @@ def test_launch_writable_by_the_sandbox_is_refused(
 def test_launch_with_a_bind_mount_of_the_state_is_refused(
     prelude: Program, perform: Refused, tmp_path: Path
 ) -> None:
-    """Reject a bind mount of the state directory, although its path is unknown before the start."""
+    """Reject a bind mount of the state directory, whose path is unknown until the start."""
     runtime = tmp_path / "runtime"
     (runtime / "usernsctl" / "inner").mkdir(parents=True)
     (tmp_path / "beside").mkdir()

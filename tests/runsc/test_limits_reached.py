@@ -1,4 +1,4 @@
-"""Tests of `usernsctl run` with resource limits around the lowest that suffices.
+"""Tests of `usernsctl run` with resource limits around the lowest value that suffices.
 
 A run with a lower limit must report the cause, and a later run with a higher limit must succeed.
 """
@@ -19,7 +19,7 @@ from tally import Tally
 
 pytestmark = pytest.mark.userns_requires("runsc")
 
-# Prefix that creates a user namespace, whose process count excludes the user's other processes
+# Command prefix that creates a user namespace in which the user's other processes don't count
 # (setrlimit(2), RLIMIT_NPROC).
 ALONE = ("unshare", "--user", "--map-current-user", "--pid", "--fork", "--mount-proc")
 
@@ -89,7 +89,7 @@ def test_run_around_the_lowest_sufficient_limit(
             high = middle
         else:
             low = middle
-    # The number of runsc's threads varies, so runs with these values may succeed or fail.
+    # With these limits, a run may succeed or fail, because the number of runsc's threads varies.
     for value in range(low - 2, high + Tally.rounds(1, 10)):
         works(run_with(limit, value, usernsctl, tmp_path), cause)
     assert works(run_with(limit, 2 * high, usernsctl, tmp_path), cause)

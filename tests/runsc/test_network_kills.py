@@ -23,8 +23,7 @@ from tally import FULL
 USERNSCTL = str(SCRIPTS / "usernsctl")
 FIRST_PORT = 18100
 COUNT, ROUNDS = (20, 5) if FULL else (4, 1)
-# Maximum delay before the first kill, in seconds. Some kills hit a sandbox that is still starting;
-# most do not.
+# Maximum delay before the first kill, in seconds. Most sandboxes have been started by then.
 LONGEST_LIFE = 1 + COUNT
 PATIENCE = 60
 
@@ -97,8 +96,8 @@ def test_killed_private_networks_leave_no_process_or_mount(world: World, number:
     for popen, life in sorted(starts, key=lambda item: item[1]):
         time.sleep(max(0, begin + life - time.monotonic()))
         while popen.poll() is None and time.monotonic() < begin + PATIENCE:
-            # The sandbox may survive the death of some processes, so kill others until the creator
-            # has exited.
+            # The sandbox may survive the death of a process, so kill others until the creator has
+            # exited.
             names.append(kill_one(popen, choice))
             with contextlib.suppress(subprocess.TimeoutExpired):
                 popen.wait(2)

@@ -15,7 +15,8 @@ pytestmark = as_root
 
 MIB = 1 << 20
 PATIENCE = 60
-# Timeout in seconds, longer than the watcher examines its sandbox's processes after an OOM kill.
+# Timeout in seconds. After an OOM kill, the watcher examines its sandbox's processes for a shorter
+# time.
 OBSERVED_SECONDS = 3
 
 GROW = {

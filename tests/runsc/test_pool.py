@@ -131,7 +131,8 @@ def test_sandbox_with_unreadable_sysctls_is_not_reused(
         assert "can't be read" in str(pool.stats().last_failure)
 
 
-# Python programs for sandboxes: SERVER listens on port 5000 and sends "answer" to CLIENT.
+# Python programs for sandboxes: SERVER sends "answer" to every client on port 5000, and CLIENT
+# prints it.
 SERVER = """
 import socket, sys
 with socket.create_server(("127.0.0.1", 5000)) as server:
@@ -142,7 +143,7 @@ CLIENT = 'import socket; print(socket.create_connection(("127.0.0.1", 5000)).rec
 
 
 def test_each_lease_connects_to_servers_in_its_sandbox(host: un.SandboxHost) -> None:
-    """Check that each lease's client reaches the server in its own sandbox.
+    """Check that the client of each lease reaches the server in its own sandbox.
 
     The server comes from the template or is started by the lease.
     """
@@ -304,17 +305,18 @@ def test_exit_without_close_leaves_no_process() -> None:
     assert left_children(before, EXIT_SECONDS) == {}
 
 
-# An interrupted start drops its SandboxPopen, which emits a ResourceWarning, as subprocess does.
+# If a start is interrupted, its SandboxPopen is dropped and emits a ResourceWarning, as in
+# subprocess.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_interrupted_leases_leak_nothing(host: un.SandboxHost) -> None:
     interrupt_at_each_step(host)
-    # The leak checks run after the test, so collect the pool's reference cycles first.
+    # The leak checks run after the test, so first collect the pool's reference cycles.
     gc.collect()
 
 
 def interrupt_at_each_step(host: un.SandboxHost) -> None:
-    """Interrupt leases of a pool of `host`, each after a longer delay than the previous one."""
+    """Interrupt leases of `host`'s pool again and again, each after a longer delay."""
     with host.pool(1, limit=2) as pool:
         wait_until(lambda: pool.stats().idle == 1)
         before = signal.signal(signal.SIGALRM, interrupt)

@@ -51,7 +51,7 @@ COMMAND = ["sh", "-c", f"echo ready; : {SECRETS['argument']}; read line"]
 
 @dataclass
 class Scene:
-    """Caller of a sandbox: its process, its secrets, and the command's standard streams."""
+    """Caller of a sandbox, with its secrets and with the descriptors for the command."""
 
     caller: Caller
     directory: Path

@@ -56,8 +56,7 @@ def test_denied_addresses_are_unreachable(world: World, addresses: tuple[str, ..
 
 @pytest.mark.also_root
 def test_denied_addresses_have_unreachable_routes_first(world: World) -> None:
-    # The kernel of an IPv6 router adds a route to the router's own anycast address and answers
-    # there.
+    # The kernel of an IPv6 router adds a route to its own anycast address, and answers there.
     anycast = ["ip", "-6", "route", "replace", "anycast", networks.BRIDGE_ANYCAST_6, "dev"]
     assert world.run(*anycast, "bridge", "table", "local").returncode == 0
     command = world.command(USERNSCTL, "run", "--network", "private", "--", "cat")
@@ -148,8 +147,8 @@ def test_error_of_nft_is_reported_if_its_process_exits_late(world: World, tmp_pa
     other.write_text("#!/bin/sh\nexit 3\n")
     other.chmod(0o755)
     hide = f'mount --bind {other} /usr/sbin/nft; exec "$@"'
-    # After two requests for routes, usernsctl-network sends its third message to the process in the
-    # namespace. The delays let that process report its error and exit before usernsctl-network
+    # usernsctl-network's first two messages request routes, and the third one goes to the process in
+    # the namespace. The delays let that process report its error and exit before usernsctl-network
     # reads the report.
     faults = ["exit_group:delay_enter=1000000", "sendto:delay_exit=500000:when=3"]
     late = ["strace", "-f", "-o", os.devnull, "-e", "trace=exit_group,sendto"]
@@ -180,14 +179,15 @@ def test_sandbox_with_allowed_names_reaches_only_the_proxy(world: World) -> None
     done = world.run(*command, "/usr/bin/python3", "-c", PROXIED + ASK, *words)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    # The proxy must not connect to a private address, whichever name resolves to it.
+    # The proxy must not connect to a private address, whatever name resolves to it.
     assert lines[:-3] == ["web.example 403", "other.example 403", "private.example 403"]
     assert [line for line in lines if "outside" in line or "machine" in line] == []
     assert "private.example" in done.stderr
     assert processes_left(world) == []
 
 
-# Program that starts an attached and a detached sandbox, and prints the servers' answers to both.
+# Program that starts an attached and a detached sandbox, and prints the answers that both get from
+# the servers.
 HOST = """
 import signal, sys, usernsctl
 host = usernsctl.SandboxHost(network="private")
@@ -269,7 +269,7 @@ def test_frozen_launch_has_a_private_network(world: World, tmp_path: Path) -> No
 
 
 def run_with(world: World, files: dict[str, str], directory: Path) -> tuple[int, str]:
-    """Run a sandbox while `files`, such as fake programs, are mounted over paths of the host."""
+    """Run a sandbox on the simulated host while `files` are mounted over paths of the host."""
     mounts = []
     for number, (path, text) in enumerate(files.items()):
         file = directory / str(number)
@@ -286,7 +286,7 @@ def run_with(world: World, files: dict[str, str], directory: Path) -> tuple[int,
 
 
 def processes_of(world: World) -> dict[str, int]:
-    """Return the pids of the processes in the host's network namespace, by process name."""
+    """Return the pids of the processes in the simulated host's network, by process name."""
     wanted = os.readlink(f"/proc/{world.machine.pid}/ns/net")
     found = {}
     for directory in Path("/proc").glob("[0-9]*"):
@@ -383,7 +383,7 @@ def test_private_network_fails_without_the_tun_device(world: World) -> None:
     assert causes_in(done.stderr) == ["tun-missing"], done.stderr
 
 
-# Tests that private networks end with their sandboxes.
+# Tests that private networks are removed when their sandboxes exit.
 
 
 def start_waiting(world: World, *prefix: str) -> subprocess.Popen[str]:

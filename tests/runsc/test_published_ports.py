@@ -69,7 +69,7 @@ def ask(world: World, address: str, port: int, count: int = 1, size: int = 1000)
 def test_published_port_reaches_the_sandbox(world: World, network: str) -> None:
     with serving(world, "--network", network, "--publish", "18080:80"):
         assert ask(world, "127.0.0.1", 18080, 20, 300_000) == "20"
-        # The port is published only on one address, so other addresses refuse connections.
+        # The port is published on one address only, so connections to other addresses are refused.
         assert "ConnectionRefusedError" in ask(world, networks.MACHINE, 18080)
 
 

@@ -16,8 +16,9 @@ from processes import children_of
 USERNSCTL = str(SCRIPTS / "usernsctl")
 
 # Server that numbers its clients in the order of their first datagrams, and answers each datagram
-# with the client's number and the datagram. On "release" from any client, it sends "late" to all
-# clients that have sent "hold" and nothing since.
+# with the client's number and the datagram. A client that sends "hold" gets no answer at first.
+# When any client sends "release", the server sends "late" to each client whose last datagram was
+# "hold".
 SERVER = """
 import socket, sys
 server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -77,14 +78,14 @@ def test_published_udp_port_reaches_the_sandbox(world: World, network: str) -> N
         assert ask(world, "127.0.0.1", 18053, 20) == "20"
         assert ask(world, "127.0.0.1", 18053, 1, size=60_000) == "1"
         assert ask(world, "127.0.0.1", 18053, 1, size=0) == "1"
-        # The port is published only on one address, so other addresses do not answer.
+        # The port is published on one address only, so datagrams to other addresses get no answer.
         assert "ConnectionRefusedError" in ask(world, networks.MACHINE, 18053)
 
 
 def test_more_udp_clients_than_sockets_are_served(world: World) -> None:
     with serving(world, "--publish", "18054:53/udp"):
-        # The sandbox's sockets are closed and their ports reused, so some of the 600 clients share
-        # a number.
+        # Ports of sockets in the sandbox are reused, so SERVER takes some of the 600 clients for
+        # the same one.
         assert int(ask(world, "127.0.0.1", 18054, 600, 10)) > 500
 
 
@@ -105,7 +106,7 @@ def test_tcp_and_udp_may_publish_the_same_port(world: World) -> None:
         assert ask(world, "127.0.0.1", 18056, 3) == "3"
 
 
-# Client whose answer comes only after many other clients have received theirs.
+# Client that gets its answer only after many other clients have got theirs.
 LATE = """
 import socket, sys
 def connected():
@@ -210,8 +211,8 @@ def test_udp_datagram_without_memory_is_lost(world: World) -> None:
         assert tracer.stderr.read().count("(INJECTED)") == len(pids)
 
 
-# Program that sends datagrams to the sockets that represent the clients in the sandbox, so that
-# they might reach other clients.
+# Program that sends datagrams to the sandbox's sockets for clients, in order to reach those
+# clients.
 FORGER = """
 import socket, threading
 server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -253,8 +254,8 @@ print(client.recv(100))
 """
 
 
-# Client that sends one datagram before and one after the server starts to listen, and waits for the
-# answer to the second.
+# Client that sends a datagram before the server listens and another one afterwards, and prints when
+# the second is answered.
 EARLY = """
 import socket, sys
 client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -318,7 +319,7 @@ def test_udp_forwarders_hold_only_their_sockets(world: World) -> None:
         assert len(found) == 2
         for pid in found:
             opened = [os.readlink(file) for file in Path(f"/proc/{pid}/fd").iterdir()]
-            # The three sockets belong to the two published ports and to the connection with the
+            # Two of the three sockets are for the published ports, and one is connected to the
             # other usernsctl-network process.
             assert sum(name.startswith("socket:") for name in opened) == 3
             assert [name for name in opened if name.endswith("/null")] == ["/dev/null"] * 3

@@ -22,7 +22,7 @@ from supervisors import TELLER
 
 @contextmanager
 def start_run(usernsctl: Program, *args: str) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
-    """Start a run in a new process group and wait for its command; kill the run after the block."""
+    """Start a run in a new process group; wait for its command; kill the run after the block."""
     with subprocess.Popen(
         [usernsctl.path, "run", *args, "--", "sh", "-c", "echo ready; exec sleep 1000"],
         stdin=subprocess.DEVNULL,
@@ -93,14 +93,14 @@ def test_sigterm_ends_the_command(usernsctl: Program) -> None:
         below = children_of(process.pid)
         process.terminate()
         assert process.wait(timeout=20) == 128 + signal.SIGTERM
-        # Every process inherits the pipe, so end of file shows that all have exited.
+        # Each process inherits the pipe, so end of file shows that all of them have exited.
         assert output.read() == ""
         assert below
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM])
 def test_signal_before_the_start_ends_the_run(usernsctl: Program, number: signal.Signals) -> None:
-    """Check that a signal before the command starts ends the run, even if runsc ignores it."""
+    """Send a signal before the command starts; check that the run ends even if runsc ignores it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     try:
         # usernsctl-watch inherits the blocked signal, and reads the pending signal from its
@@ -148,8 +148,9 @@ def test_all_signals_reach_the_command(usernsctl: Program, has_terminal: bool) -
             stdin=theirs if has_terminal else subprocess.DEVNULL,
             stdout=theirs,
             stderr=theirs,
-            # A process of an orphaned process group ignores SIGTSTP, SIGTTIN and SIGTTOU. The new
-            # group is not orphaned: its leader's parent is in another group of the same session.
+            # The kernel does not stop an orphaned process group by SIGTSTP, SIGTTIN or SIGTTOU. The
+            # new group is not orphaned: its leader's parent is in another group of the same
+            # session.
             process_group=0,
         ) as process,
         open(ours, "rb") as lines,
@@ -199,7 +200,7 @@ def test_death_of_the_watcher_ends_the_sandbox(usernsctl: Program) -> None:
         pids = [runsc, *children_of(runsc)]
         process.kill()
         assert process.wait(timeout=20) == -signal.SIGKILL
-        # Every process inherits the pipe, so end of file shows that all have exited.
+        # Each process inherits the pipe, so end of file shows that all of them have exited.
         assert output.read() == ""
         assert len(pids) == 3
 
@@ -270,8 +271,8 @@ def test_signals_reach_a_command_on_a_terminal(usernsctl: Program) -> None:
         with open(ours, "rb", buffering=0) as terminal:
             seen = b""
             while b"passed on" not in seen:
-                # Repeat the signal: runsc forwards signals only from a short time after the
-                # command's start.
+                # runsc begins to forward signals only shortly after the command's start, so repeat
+                # the signal.
                 if b"ready" in seen and not select.select([terminal], [], [], 0.05)[0]:
                     process.send_signal(signal.SIGWINCH)
                     continue

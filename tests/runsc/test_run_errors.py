@@ -184,7 +184,7 @@ def test_directory_of_the_user_private_group_is_trusted(
 
 
 def test_doctor_names_a_kernel_without_open_tree(usernsctl: Program) -> None:
-    """Deny open_tree(2) and move_mount(2), which old kernels lack and some filters deny."""
+    """Deny open_tree(2) and move_mount(2), which old kernels lack and old seccomp profiles deny."""
     way = "seccomp-mount-bind"
     done = capture([sys.executable, BREAK, way, "--", usernsctl.path, "run", "--", "true"])
     assert done.returncode == 125
@@ -206,7 +206,7 @@ def test_run_works_with_umask_0777(usernsctl: Program, tmp_path: Path) -> None:
 
 @pytest.fixture
 def umask_0777(tmp_path: Path) -> Iterator[None]:
-    """Set the umask, after pytest has created `tmp_path` with a normal umask."""
+    """Set the umask to 0777, after pytest has created `tmp_path`."""
     assert tmp_path.exists()
     with umask(0o777):
         yield

@@ -64,7 +64,7 @@ def tree(directory: Path) -> set[str]:
 
 
 def write_bundle(directory: Path, linux: dict[str, Any] | None, **more: Any) -> Path:
-    """Write config.json of a bundle with the root filesystem `rootfs`; return the bundle."""
+    """Write a bundle's config.json with the root filesystem `rootfs`; return the bundle's path."""
     config = {
         "ociVersion": "1.0.2",
         "process": {"args": ["/bin/probe", "own"], "cwd": "/", "env": ["A=b"]},
@@ -270,7 +270,7 @@ def test_missing_file_argument_suggests_a_bind_option(
 
 
 def test_no_bind_is_suggested_for_a_path_with_a_colon(usernsctl: Program, tmp_path: Path) -> None:
-    """Don't suggest --bind for a file `mine:rw`: that option would mount `mine` writable."""
+    """Don't suggest --bind for the file `mine:rw`, since the option would mount `mine` writable."""
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine:rw").write_text("a stranger's")
     told = usernsctl("run", "--", "cat", f"{tmp_path}/mine:rw")

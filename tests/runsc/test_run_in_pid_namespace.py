@@ -106,8 +106,8 @@ def test_control_c_ends_the_command(usernsctl: Program, pid_namespace: str) -> N
         try:
             while b"ready" not in told:
                 told += os.read(ours, 1000)
-            # Repeat the key press: runsc forwards signals only from a short time after the
-            # command's start.
+            # runsc begins to forward signals only shortly after the command's start, so repeat the
+            # key press.
             deadline = time.monotonic() + PATIENCE
             while process.poll() is None and time.monotonic() < deadline:
                 os.write(ours, b"\x03")
@@ -125,7 +125,7 @@ def test_command_ends_when_its_watcher_is_killed(usernsctl: Program, pid_namespa
         process.kill()
         assert process.wait(PATIENCE) == -signal.SIGKILL
         assert process.stdout.read() == ""
-    # The orphan is now a child of pytest, a subreaper. Its PID namespace persists until pytest
-    # reaps it.
+    # The orphan is now a child of pytest, a subreaper. The PID namespace persists until pytest
+    # reaps the orphan.
     _, status = os.waitpid(inside, 0)
     assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL

@@ -1,6 +1,6 @@
 """Tests of the seccomp filter in csrc/sys/membarrier_filter.c, which must not affect the command.
 
-The filter prevents the registration of runsc's own processes with membarrier(2).
+The filter prevents runsc's own processes from registering for expedited barriers (membarrier(2)).
 """
 
 from __future__ import annotations

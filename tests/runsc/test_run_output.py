@@ -28,7 +28,7 @@ def notice(stream: str, truncated: int, first: int) -> str:
 
 
 def is_running(pid: str) -> bool:
-    """Return whether a process is running. A zombie has no command line."""
+    """Return whether a process is running. Zombies don't count: they have no command line."""
     try:
         return Path("/proc", pid, "cmdline").read_bytes() != b""
     except (FileNotFoundError, ProcessLookupError):

@@ -1,4 +1,4 @@
-"""Tests of usernsctl run --result FILE, which writes how and why a command has exited."""
+"""Tests of usernsctl run --result FILE, which records how and why a command has exited."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def sentry_of(pid: int) -> int:
 
 @pytest.fixture
 def started(usernsctl: Program, result: Path) -> Iterator[subprocess.Popen[str]]:
-    """Start a command whose shell handles no signals; yield it after its first line of output."""
+    """Start a command whose shell handles no signals; wait for its output; yield the process."""
     script = "echo started; sleep 1000"
     with subprocess.Popen(
         [usernsctl.path, "run", "--result", result, "--", "sh", "-c", script],
@@ -156,7 +156,7 @@ def test_killed_sandbox_writes_a_result(started: subprocess.Popen[str], result: 
 
 
 def test_result_counts_processor_time_of_all_processes(usernsctl: Program, result: Path) -> None:
-    """Check that the CPU time includes that of gVisor's processes, which runsc does not reap."""
+    """Check that the result counts CPU time of gVisor's processes, which runsc does not reap."""
     work = ["python3", "-c", "import os\nfor i in range(2 * 10**7): pass\nprint(os.times().user)"]
     least = float(capture(work, timeout=PATIENCE).stdout)
     usernsctl("run", "--result", result, "--", *work, timeout=PATIENCE)
@@ -179,7 +179,7 @@ def test_crash_of_gvisor_writes_a_result(result: Path, tmp_path: Path) -> None:
 
 
 def test_result_that_can_not_be_written_leaves_no_file(result: Path) -> None:
-    # Simulate a full filesystem that does not support O_TMPFILE, so the temporary file has a name.
+    # Simulate a full filesystem without O_TMPFILE, on which the temporary file has a name.
     temporary = result.with_suffix(".new")
     temporary.touch()
     fds = [os.open(result.parent, os.O_RDONLY), os.open("/dev/full", os.O_WRONLY)]

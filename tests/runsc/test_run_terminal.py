@@ -1,4 +1,4 @@
-"""Tests of commands on a terminal (job control, sizes, keys) and of runs without a terminal."""
+"""Tests of commands on a terminal (job control, sizes, keys), and of launches without one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Start = Callable[..., Session]
 def start(
     request: pytest.FixtureRequest, usernsctl: Program, prelude: Program, tmp_path: Path
 ) -> Iterator[Start]:
-    """Return a function that starts a command on a terminal, with `run` or as a frozen launch."""
+    """Return a function that starts a command on a terminal, by a run or by a frozen launch."""
     sessions: list[Session] = []
 
     def start(*command: str, options: tuple[str, ...] = ()) -> Session:
@@ -36,9 +36,9 @@ def start(
         session.close()
 
 
-# Job for python3 -c "$JOB", which prints when it starts and when it continues. A shell instead
-# would block if it were stopped during vfork(2). The sleeps are short, because a signal that comes
-# between Python's check for signals and the sleep is handled only after the sleep.
+# Job for python3 -c "$JOB", which prints when it starts and when it continues. It is a single
+# process: a shell would block if it were stopped during vfork(2). The sleeps are short, because
+# Python handles a signal that arrives just before a sleep only after the sleep.
 JOB = """
 import os, signal, time
 signal.signal(signal.SIGINT, signal.SIG_DFL)

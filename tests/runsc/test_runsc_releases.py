@@ -1,4 +1,4 @@
-"""Tests of the differences between releases of runsc, with fakes of releases that are missing."""
+"""Tests of differences between releases of runsc, with fakes of releases not installed."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from frozen import assert_ran, assert_refused, freeze
 LABEL = "release-20260831.0"
 CAUSE = "runsc-sidecars-missing"
 
-# Fake runsc that prints another release's version, and executes the installed runsc for other
-# calls.
+# Fake runsc that prints another release's version, and otherwise executes the installed runsc.
 RUNSC = """#!/bin/sh
 [ "$1" != --version ] || {{ echo runsc version {label}; exit; }}
 exec {runsc} "$@"

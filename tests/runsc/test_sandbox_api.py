@@ -163,8 +163,8 @@ def test_duplicate_id_raises_and_keeps_the_first_sandbox(host: un.SandboxHost) -
         assert caught.value.cause == "duplicate-id"
         assert box.run(["true"]).returncode == 0
         box.close()
-        # The id of a closed sandbox is free for another. close() of the first sandbox must not
-        # affect the second.
+        # The id of a closed sandbox may be used again. A second close() must not affect the new
+        # sandbox with that id.
         with host.start(FOREVER, id="mine") as second:
             box.close()
             assert second.state()["status"] == "running"

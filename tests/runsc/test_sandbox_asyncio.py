@@ -22,8 +22,8 @@ from usernsctl.commands.async_start import _fill
 
 PATIENCE = 20
 FOREVER = ["sleep", "1000"]
-# Minimum number of turns that another task gets during an operation. It would get at most one turn
-# if the operation blocked the event loop.
+# Minimum number of turns that another task gets during an operation. An operation that blocked the
+# event loop would leave it at most one turn.
 TURNS = 20
 
 
@@ -36,9 +36,9 @@ def check_no_descriptor_leaked(runtime: Path) -> Iterator[None]:
 
 
 class Others:
-    """Task of the event loop that counts its own turns.
+    """Task of the event loop that counts its turns.
 
-    :ivar wanted: the number of turns for which functions wrapped by `before` wait.
+    :ivar wanted: the count of turns that functions wrapped by `before` wait for.
     """
 
     def __init__(self) -> None:
@@ -50,9 +50,10 @@ class Others:
             await asyncio.sleep(0)
 
     def before(self, do: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a function that waits for `wanted` turns of this task, and then calls `do`.
+        """Return a function that waits until `wanted` turns have passed, and then calls `do`.
 
-        Without the wait, `do` could return in its thread before the event loop runs this task.
+        It is called in a thread. Without the wait, `do` could return before the event loop runs
+        this task.
         """
 
         def do_later(*arguments: Any) -> Any:
@@ -65,7 +66,7 @@ class Others:
 
     @contextlib.contextmanager
     def expect_turns(self) -> Iterator[None]:
-        """Check that this task has TURNS turns during the ``with`` block."""
+        """Check that this task gets at least TURNS turns during the ``with`` block."""
         self.wanted = self.turns + TURNS
         yield
         assert self.turns >= self.wanted
@@ -177,7 +178,7 @@ def test_invalid_arguments_raise_in_a_loop() -> None:
 
 @pytest.fixture
 def creation_allowed(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Yield an event; until it is set, threads that initialize sandboxes and hosts wait for it."""
+    """Yield an event. Threads that initialize sandboxes and hosts block until the test sets it."""
     may_go_on = threading.Event()
     fill = _fill
 
@@ -219,7 +220,7 @@ def test_cancelled_creation_leaks_nothing(what: str, creation_allowed: threading
 
 
 def wait_for_threads() -> None:
-    """Wait until usernsctl's threads that close objects of cancelled calls have exited."""
+    """Wait until usernsctl's threads have exited, which close the objects of cancelled calls."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         if not [one for one in threading.enumerate() if one.name.startswith("usernsctl")]:

@@ -67,7 +67,8 @@ def test_detached_sandbox_outlives_its_killed_creator(marker: str, detached_stat
         assert (box.id, box.args, box.detached) == (marker, tuple(TRAP), True)
         assert [box.stdin, box.stdout, box.stderr] == [None, None, None]
         assert box.state()["status"] == "running"
-        # ls runs for the first time, so gVisor must read it: the root filesystem is still mounted.
+        # ls has not been executed before, so its start shows that the root filesystem is still
+        # mounted.
         done = box.run(["sh", "-c", "ls /etc/passwd; exit 3"], capture_output=True, text=True)
         assert (done.returncode, done.stdout) == (3, "/etc/passwd\n")
         assert box.poll() is None
@@ -137,8 +138,8 @@ def test_duplicate_id_raises_and_keeps_the_first_sandbox(host: un.SandboxHost, m
     assert len(won) == 1
     with won[0] as box:
         assert start(0) is None
-        # Ids of attached sandboxes are unique only within a host, so an attached sandbox may have
-        # the id, too.
+        # Ids of attached sandboxes are unique only within a host. So an attached sandbox may have
+        # the id of a detached one.
         with host.start(FOREVER, id=marker):
             assert box.run(["true"]).returncode == 0
     with un.Sandbox(FOREVER, id=marker, detach=True):
@@ -216,7 +217,7 @@ def test_process_that_survives_sigkill_blocks_no_caller(
         patch.setattr(records, "_END_SECONDS", 0.1)
         with pytest.raises(un.NamespaceError, match="was killed, and has not ended"):
             un.Sandbox.attach(marker).close()
-        # Let the sandbox's main process appear to have exited, while another process survives.
+        # Simulate that the sandbox's main process has exited, while another process survives.
         patch.setattr(un.DetachedRecord, "is_alive", lambda self: False)
         assert un.Sandbox.list_detached() == []
         with pytest.raises(un.NamespaceError, match="was killed, and has not ended"):
@@ -242,8 +243,8 @@ def test_exit_status_is_known_only_while_the_watcher_lives(
         if not keeper_dies:
             assert (other.wait(), box.poll(), asyncio.run(box.wait_async())) == (7, 7, 7)
             return
-        # Call wait() first: the command line of an exiting process, for which wait_until_gone()
-        # searches, vanishes before the process has exited.
+        # Call wait() first: wait_until_gone() searches command lines, and an exiting process loses
+        # its command line before it has exited.
         for look in (other.wait, box.poll, lambda: asyncio.run(box.wait_async())):
             with pytest.raises(un.RunscError, match="not known") as caught:
                 look()
@@ -337,7 +338,7 @@ def test_output_is_appended_to_files(host: un.SandboxHost, marker: str, tmp_path
 
 
 def test_pipes_close_when_the_creator_exits(marker: str) -> None:
-    """Let the creator exit; the command must read end of file, and fail to write more output."""
+    """Let the creator exit; the command must read end of file and then fail to write its output."""
     script = "echo ready; cat; trap '' PIPE; while echo more; do :; done; exec sleep 1000"
     command = ["sh", "-c", script]
     script = (
@@ -481,7 +482,7 @@ def run_out_of_descriptors(host: un.SandboxHost) -> None:
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         assert open_descriptors() == before
-        # The failed start could not remove the sandbox's files. It released their lock, so
-        # list_detached() removes them.
+        # The failed start has left the sandbox's files, but not their lock, so list_detached()
+        # removes them.
         assert un.Sandbox.list_detached() == []
     assert failures

@@ -22,7 +22,7 @@ from usernsctl.gvisor.agent import commands
 pytestmark = pytest.mark.usefixtures("detached_state")
 
 PATIENCE = 20
-# Seconds for which threads repeat a call. The command SHORT exits earlier.
+# Seconds for which threads repeat a call. The command SHORT exits within that time.
 CALL_SECONDS = 0.5
 FOREVER = ["sleep", "1000"]
 SHORT = ["sh", "-c", "sleep 0.15; exit 7"]
@@ -188,7 +188,7 @@ def test_fd_parking_process_does_not_delay_the_end(
 
 @pytest.mark.filterwarnings("ignore:.*was forgotten:ResourceWarning")
 def test_interrupt_at_the_end_of_a_start_ends_the_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Raise KeyboardInterrupt after the sandbox has started, but before the object refers to it."""
+    """Raise KeyboardInterrupt after the sandbox has started, but before an object refers to it."""
 
     def start_and_interrupt(_box: un.Sandbox, begin: Callable[[], object]) -> None:
         begin()

@@ -26,7 +26,7 @@ PATIENCE = 60
 PREFIX = "usernsctl-sandbox-"
 
 # Tuples of the option that sets a limit, a function that creates the control group in which
-# usernsctl runs, and the contents of the control files of cgroup v1 and v2.
+# usernsctl runs, and the values of the limit's files in cgroup v1 and v2.
 LIMITS: dict[str, tuple[str, Callable[[], Any], dict[str, str]]] = {
     "memory": (
         "--memory=128M",
@@ -120,7 +120,7 @@ def test_next_run_removes_control_groups_of_a_killed_watcher(usernsctl: Program)
 
 
 def test_locked_control_groups_are_not_removed(usernsctl: Program) -> None:
-    """Check that a sweep removes only control groups whose lock is free."""
+    """Check that the removal of unused control groups skips those that are locked."""
     import fcntl
 
     with memory_group(1 << 30) as group, ExitStack() as opened:
@@ -143,8 +143,7 @@ def test_memory_limit_of_the_caller_has_its_own_cause(usernsctl: Program) -> Non
         done = capture(within(group, *run), timeout=PATIENCE)
     assert done.returncode in (125, 137)
     (cause,) = causes_in(done.stderr)
-    # A limit above that of the caller's own control group may be rejected before any process
-    # starts.
+    # A limit above that of the caller's own control group may be rejected before a process starts.
     assert cause in ("limit-out-of-range", "out-of-memory")
 
 
@@ -224,7 +223,7 @@ COVER = 'mount -t tmpfs cover /sys/fs/cgroup && exec "$@"'
 
 
 def test_pids_limit_of_root_needs_control_groups(usernsctl: Program) -> None:
-    """Check that root needs control groups for a pids limit, because RLIMIT_NPROC exempts root."""
+    """Check that root can't set a pids limit without control groups (RLIMIT_NPROC exempts root)."""
     covered = ["unshare", "-m", "sh", "-c", COVER, "sh", usernsctl.path, "run"]
     done = capture([*covered, "--pids=100", "--", "echo", "x"], timeout=PATIENCE)
     assert (done.returncode, done.stdout) == (125, "")

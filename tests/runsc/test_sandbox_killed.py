@@ -105,8 +105,8 @@ def test_killed_creator_leaves_no_sandbox_or_a_working_one(
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     moments = random.Random(seed)
-    # Some directories remain after the first detached sandbox, so create them before comparing
-    # files.
+    # The first detached sandbox leaves directories behind, so create them before the files are
+    # compared.
     un.Sandbox(FOREVER, detach=True).close()
     before = files_below(runtime)
     lived = 0

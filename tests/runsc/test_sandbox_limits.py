@@ -1,4 +1,4 @@
-"""Tests of sandbox limits, which control groups enforce for root, and a watcher for other users."""
+"""Tests of sandbox limits, enforced by control groups for root and by a watcher for others."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_memory_limit_ends_a_memory_hog(hog: str, usernsctl: Program) -> None:
     assert limit <= used <= limit + EXCESS // MIB
 
 
-# Program that maps one host file again and again. The mappings share its pages, but not page
+# Program that maps one host file repeatedly. The mappings share the file's pages, but not page
 # tables.
 MAPPINGS = (
     "import mmap, os\nfd = os.open('/data/file', os.O_RDONLY)\nheld = []\n"
@@ -258,8 +258,8 @@ def test_limits_of_a_host_apply_to_its_sandboxes(host: un.SandboxHost) -> None:
     with host.start(None) as box:
         assert [(part.name, part.limit) for part in box.limits] == [("memory", 300 * MIB)]
         ended = box.run(["python3", "-c", MEMORY_HOGS["heap"]])
-        # The kernel may kill only the gVisor process that runs the program, before usernsctl kills
-        # the sandbox.
+        # The kernel may first kill only the gVisor process that runs the program. Then usernsctl
+        # kills the sandbox.
         assert ended.reason == "memory-limit"
         assert ended.returncode != 0
         with pytest.raises(un.RunscError, match=r"its limit is 300\.0 MiB") as error:
@@ -309,7 +309,7 @@ def test_gvisor_run_accepts_limits() -> None:
 
 
 def test_limit_of_one_sandbox_does_not_end_another(host: un.SandboxHost) -> None:
-    """Check that each sandbox has its own limit, although they share a user namespace."""
+    """Check that each sandbox has its own limit, although the sandboxes share a user namespace."""
     with host.start(None, pids=60) as other, host.start(None, pids=60, memory="100M") as box:
         assert box.run(FORK_BOMBS["python"]).reason == "pids-limit"
         assert other.run(["true"]).returncode == 0

@@ -45,7 +45,7 @@ def run_in_loop(start: Callable[..., Any], args: Any, options: dict[str, Any]) -
 
 
 def accept_list(start: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that unpacks a list of arguments for `start`."""
+    """Return a function that passes the items of a list to `start` as separate arguments."""
     return lambda args, **options: start(*([args] if isinstance(args, str) else args), **options)
 
 
@@ -134,7 +134,7 @@ def test_invalid_arguments_raise_the_same_error_everywhere(
     assert (open_descriptors(), sorted(os.listdir(host.directory))) == before
 
 
-#: Calls by name of all functions that accept a timeout.
+#: Functions that call each function that accepts a timeout, by that function's name.
 TIMEOUTS: dict[str, Callable[[un.SandboxHost, un.Sandbox, Any], Any]] = {
     "run": lambda host, box, timeout: un.run(["true"], timeout=timeout),
     "call": lambda host, box, timeout: un.call(["true"], timeout=timeout),
@@ -254,8 +254,8 @@ def test_directory_of_path_with_mode_0_is_skipped(tmp_path: Path) -> None:
 
 
 def test_unsearchable_directory_of_path_is_skipped() -> None:
-    # /root has mode 0700, so only the host's root may search it, and root of another user namespace
-    # may not.
+    # /root has mode 0700: the host's root may search it, but root of another user namespace may
+    # not.
     env = {"PATH": "/root:/usr/bin:/bin"}
     with un.SandboxHost(expose_root=True) as open_host:
         with pytest.raises(FileNotFoundError) as caught:

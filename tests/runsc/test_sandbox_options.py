@@ -352,7 +352,7 @@ def test_gvisor_run_works_in_four_threads(host: un.SandboxHost) -> None:
 
 
 def test_host_options_match_the_fields_of_request() -> None:
-    """Compare the fields of HostOptions, which type checkers use, with those of Request."""
+    """Check that HostOptions, which type checkers use, has the same fields as Request."""
     fields = Request.__dataclass_fields__.values()
     known = {one.metadata["argument"].name for one in fields if one.metadata.get("argument")}
     assert set(get_type_hints(un.HostOptions)) == known

@@ -1,6 +1,6 @@
-"""Tests of limits on the control group of a SandboxHost and its sandboxes.
+"""Tests of a SandboxHost in a control group with limits.
 
-Each test runs a Python program in such a control group; the program prints results as JSON.
+Each test runs a Python program in the control group; the program prints its results as JSON.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ print(json.dumps(caught(lambda: un.Sandbox.attach(ID).wait(60))))
     with memory_group(250 * MIB) as group:
         (id,) = run(group, creator)
         (result,) = run(group, f"ID = {id!r}\n{waiter}")
-    # The sandbox exits either before attach(), or while wait() runs.
+    # The sandbox exits either before attach() or during wait().
     assert is_oom(result, "RunscError") or is_oom(result), result
 
 

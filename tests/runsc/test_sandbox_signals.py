@@ -24,7 +24,7 @@ from usernsctl.gvisor.agent import commands
 pytestmark = pytest.mark.usefixtures("detached_state")
 
 PATIENCE = 20
-# Approximate number of lines of Sandbox.close() before which the test kills a sandbox.
+# Number of times that the test kills a sandbox: before lines of Sandbox.close() at equal distances.
 STEPS = 20
 FOREVER = ["sleep", "1000"]
 both_kinds = pytest.mark.parametrize("detach", [False, True], ids=["held", "detached"])
@@ -83,7 +83,7 @@ def test_signal_handler_kills_during_run(detach: bool, monkeypatch: pytest.Monke
     communicate = commands.communicate
 
     def ring(*arguments: Any, **options: Any) -> Any:
-        # The command has started, so SIGALRM interrupts the wait for its exit.
+        # The command has started, so SIGALRM interrupts the wait for the command's exit.
         signal.setitimer(signal.ITIMER_REAL, 0.1)
         return communicate(*arguments, **options)
 
@@ -109,7 +109,7 @@ def test_signal_handler_kills_during_close(detach: bool) -> None:
 
 
 def close_and_kill(box: un.Sandbox, step: int) -> int:
-    """Close `box`; kill it before line number `step` of close(), as a signal handler could.
+    """Close `box`; kill it before the `step`-th executed line of close(), as a handler could.
 
     :returns: the number of executed lines of close().
     """
@@ -166,7 +166,7 @@ def test_four_threads_close_while_four_wait(detach: bool) -> None:
 
 @both_kinds
 def test_signal_handler_kills_during_communicate(detach: bool, shared_dir: Path) -> None:
-    """Kill the sandbox during communicate(), which must return output and close the pipes."""
+    """Kill the sandbox during communicate(), which must then return output and close the pipes."""
     pipes: dict[str, Any] = {"stdin": un.PIPE, "stdout": un.PIPE, "stderr": un.PIPE}
     script = ["sh", "-c", "read x; echo early; touch /told/it; sleep 1000"]
     with un.SandboxHost(binds=[f"{shared_dir}:/told:rw"]) as host:

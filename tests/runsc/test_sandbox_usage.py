@@ -15,7 +15,7 @@ HOLDER = "import sys\nheld = b'x' * (100 << 20)\nprint('ready', flush=True)\nsys
 SPINNER = "import time\nwhile time.process_time() < 1: pass"
 
 
-# A sandbox that root starts with a limit has a control group, so its usage is read there.
+# For root, a sandbox with a limit has a control group, which then reports the usage.
 LIMITED = pytest.param("limited", marks=pytest.mark.also_root)
 
 

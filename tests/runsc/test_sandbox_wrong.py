@@ -1,4 +1,4 @@
-"""Tests of invalid arguments of sandboxes and hosts: errors name the argument; nothing leaks."""
+"""Tests of invalid arguments of sandboxes and hosts: errors name the argument, and leak nothing."""
 
 from __future__ import annotations
 
@@ -310,7 +310,7 @@ def test_id_is_free_again_after_emfile(host: un.SandboxHost, detach: bool, runti
 
 
 def test_error_about_debug_log_leaks_no_descriptor(tmp_path: Path) -> None:
-    """Check without garbage collection that no reference cycle keeps descriptors open."""
+    """Check that an error leaves no reference cycle that keeps descriptors open."""
     file = tmp_path / "file"
     file.touch()
     gc.collect()

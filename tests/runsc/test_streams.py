@@ -25,7 +25,7 @@ LOOK = (
     "print([fd for fd in (0, 1, 2) if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_NONBLOCK])"
 )
 PYTHON = ["/usr/bin/python3", "-c"]
-# Number of starts: gVisor examines its descriptors in an order that varies between starts.
+# Number of starts. Several are needed, because gVisor examines its descriptors in varying order.
 TRIES = 8
 # Size of output that exceeds a pipe's capacity of 65,536 bytes (pipe(7)).
 OUTPUT_BYTES = 200_000

@@ -1,4 +1,4 @@
-"""Tests of templates, which save a checkpoint of a ready command and start sandboxes from it."""
+"""Tests of templates: checkpoints of ready commands, from which sandboxes are started."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ TUTORIALS = Path(__file__).resolve().parents[2] / "docs" / "tutorials"
 STEP = re.compile(r"(Save\s+this\s+as\s+`([\w.]+)`:\n\n)?^```(\w+)\n(.*?)^```$", re.M | re.S)
 SECONDS = 120
 
-#: Reason not to execute `sh` blocks, which show no output.
+#: Reason why blocks of `sh`, which show no output, are not executed.
 DOCKER = "it takes Docker; tests/docker builds and runs these images"
 
 
@@ -37,7 +37,7 @@ def commands(transcript: str) -> Iterator[tuple[str, str]]:
 
 
 def is_shown(shown: str, printed: str) -> bool:
-    """Return whether `printed` matches `shown`, where an ellipsis stands for any text."""
+    """Return whether `printed` matches `shown`, in which an ellipsis stands for any text."""
     # Newer releases of gVisor report kernel 4.19.0-gvisor; the tutorials show the older 4.4.0.
     printed = printed.replace("4.19.0-gvisor", "4.4.0")
     return re.fullmatch(".*".join(map(re.escape, shown.split("…"))), printed, re.S) is not None

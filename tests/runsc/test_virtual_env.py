@@ -27,7 +27,7 @@ class Environment:
         self.path = home / "project" / ".venv"
 
     def make(self, python: Path | str = "/usr/bin/python3", *options: str) -> None:
-        """Create the environment with the module venv, without pip."""
+        """Create the environment with the module venv, but without pip."""
         command = [str(python), "-m", "venv", "--without-pip", *options, str(self.path)]
         capture(command, check=True)
 
@@ -62,7 +62,7 @@ def environment(usernsctl: Program, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def standalone(environment: Environment) -> Path:
-    """Create a Python installation in the home directory, as uv does; return its prefix."""
+    """Create a Python installation in the home directory, as uv does; return its path."""
     version = f"3.{sys.version_info.minor}.1"
     prefix = environment.home / ".local/share/uv/python" / f"cpython-{version}"
     (prefix / "bin").mkdir(parents=True)

@@ -14,8 +14,7 @@ from frozen import freeze
 Mounted = Callable[..., "subprocess.CompletedProcess[str]"]
 
 ALL = ("--expose-root", "--wd", "/")
-#: Mount point of the volume. gVisor mounts a tmpfs on /tmp, where the tests' other files are, so
-#: use another directory.
+#: Mount point of the volume. It is not below /tmp, since gVisor mounts a tmpfs there.
 SRV = "/srv"
 
 
@@ -75,7 +74,7 @@ def test_no_warning_for_read_only_volumes_files_and_checks(
     tmp_path: Path,
     commands: list[str],
 ) -> None:
-    """Mount a read-only volume, a file or a tmpfs, or only check the launch; expect no warning."""
+    """Check that read-only volumes, files, tmpfs mounts and checks of a launch cause no warning."""
     done = launch_with_mounts(freeze(tmp_path / "launch", *ALL), *commands)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -101,7 +100,7 @@ def test_no_warning_for_an_invisible_volume(
 def test_hostile_names_of_volumes_are_escaped(
     launch_with_mounts: Mounted, volume: Path, tmp_path: Path
 ) -> None:
-    """Use mount points with a newline and an escape character, and more than one warning lists."""
+    """Use mount points with a newline and an escape character, and too many for one warning."""
     names = ["a\nb\x1b[31m", *(f"{number}-{'x' * 200}" for number in range(9))]
     for name in names:
         (volume / name).mkdir()

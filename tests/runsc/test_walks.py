@@ -31,8 +31,8 @@ from usernsctl.__main__ import main
 main()
 """
 
-# Program that prints the package's files whose functions host.start() and box.run() call, after
-# earlier calls have imported all modules.
+# Program that prints the package's files whose functions host.start() and box.run() call. Earlier
+# calls have already imported all modules.
 CALL = """
 import gc, json, os, sys, threading, usernsctl as un
 

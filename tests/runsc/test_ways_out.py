@@ -1,4 +1,4 @@
-"""Tests that try to escape from a sandbox with a network (tests/ways_out.py) in a virtual network.
+"""Tests of the ways out of a sandbox with a network (tests/ways_out.py), in a virtual network.
 
 One sandbox of each kind tries all ways in one run. The simulated host runs the same program, which
 shows that the ways work unless something denies them.
@@ -23,7 +23,7 @@ from conftest import SCRIPTS, TREE
 from networks import World
 from ways_out import WAYS
 
-# The first test is slow, because it tries all ways in each kind of sandbox.
+# The first test is slow, because it tries all ways out of each kind of sandbox.
 pytestmark = pytest.mark.timeout(300)
 
 USERNSCTL = str(SCRIPTS / "usernsctl")
@@ -177,7 +177,7 @@ def received(world: World) -> set[str]:
 
 
 def try_all(world: World, addresses: dict[str, object]) -> dict[str, Results]:
-    """Try all ways in each kind of sandbox and on the simulated host; return the results."""
+    """Try all ways out in each kind of sandbox and on the simulated host; return the results."""
 
     def command(kind: str) -> list[str]:
         return [USERNSCTL, "run", *KINDS[kind], "--", "/usr/bin/python3"]
@@ -201,7 +201,7 @@ def try_all(world: World, addresses: dict[str, object]) -> dict[str, Results]:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Results]:
-    """Return the results of :func:`try_all`; only one worker of pytest-xdist calls it."""
+    """Return the results of :func:`try_all`, which only one of pytest-xdist's workers calls."""
     directory = tmp_path_factory.getbasetemp()
     run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
     file = (directory.parent if run else directory) / f"ways-out-{run}.json"

@@ -1,4 +1,4 @@
-"""Tests of annotations, which resolve to real types, and which import typing only then."""
+"""Tests of annotations, which resolve to real types, and import typing only when resolved."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_all_public_annotations_can_be_resolved() -> None:
         typing.get_type_hints(one, include_extras=True)
 
 
-# Functions whose keyword arguments a TypedDict declares, and one of its keys.
+# Pairs of a function whose keyword arguments a TypedDict declares, and a key of that TypedDict.
 @pytest.mark.parametrize(
     ("function", "keyword"),
     [

@@ -17,7 +17,7 @@ from usernsctl import bigframe
 
 CROSSINGS = Path(__file__).parents[1] / "crossings.py"
 
-# Programs' source texts by their file names in the working directory.
+# Source texts of programs, by file name in the working directory.
 FILES = {
     "tell.py": """
 import os, sys
@@ -295,7 +295,8 @@ def test_deleted_working_directory_behaves_as_in_plain_python(
 def test_no_call_depth_maps_memory(run: Run, launcher: list[str]) -> None:
     plain, ours = run(str(CROSSINGS)), run(*launcher, str(CROSSINGS))
     assert (plain[0], ours) == (0, (0, "0\n", ""))
-    # crossings.py counts mmap(2) calls from outside, to confirm bigframe's own measurement.
+    # crossings.py counts mmap(2) calls independently; the count must agree with bigframe's own
+    # measurement.
     assert (int(plain[1]) > 0) == thrashes(run, launcher)
 
 

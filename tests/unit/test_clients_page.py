@@ -22,7 +22,7 @@ _PRESCRIBED = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef
 
 
 def rows() -> dict[str, list[str]]:
-    """Return the table's rows in docs/clients.md as lists of cells, by the client's name."""
+    """Return the rows of the table in docs/clients.md as lists of cells, by the client's name."""
     text = (TREE / "docs" / "clients.md").read_text()
     lines = re.findall(r"^\| \[(\w+(?:[-_]\w+)*)\]\(.*?\) \| (.*) \|$", text, re.MULTILINE)
     return {name: [cell.strip() for cell in rest.split("|")] for name, rest in lines}

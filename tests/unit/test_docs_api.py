@@ -75,7 +75,7 @@ def names_of(node: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
 def fields_of(node: ast.ClassDef) -> set[str]:
     """Return the parameters of a class's constructor, or the fields of a dataclass.
 
-    For a class without a constructor, return the parameters of all its bases' constructors.
+    If a class has no constructor, return the parameters of the constructors of all its bases.
     """
     parameters = annotated_names(node)
     constructors = [

@@ -42,14 +42,14 @@ def test_run_in_an_editable_installation(tmp_path: Path) -> None:
             shutil.copy(source, tree / name)
     (tree / "LICENSE").touch()
     (tree / "wheel").mkdir()
-    # Full optimization would take half as long again, and doesn't affect where files are found.
+    # Full optimization would take half as long again, and does not affect the paths of files.
     env = os.environ | {"CFLAGS": "-Og"}
     built = capture([sys.executable, "-c", BUILD], cwd=tree, env=env, timeout=None)
     assert built.returncode == 0, built.stderr
     site = tmp_path / "site"
     with zipfile.ZipFile(tree / "wheel" / built.stdout.splitlines()[-1]) as wheel:
         wheel.extractall(site)
-    # Directory with the packages that usernsctl needs, but not with the installed usernsctl.
+    # Directory of the packages that usernsctl needs, without the installed usernsctl.
     needed = tmp_path / "needed"
     needed.mkdir()
     for name in ("_cffi_backend", "msgspec", "prctl"):

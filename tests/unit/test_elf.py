@@ -21,7 +21,7 @@ PROGRAMS = [
     *(SCRIPTS / name for name in ("usernsctl-exec", "usernsctl-entrypoint")),
 ]
 EXTENSION = Path(str(importlib.import_module("usernsctl._native").__file__))
-# Programs without libc and relocations, linked at a fixed address, so without a writable table of
+# Programs without libc and relocations, and with a fixed address. They need no writable table of
 # addresses (csrc/layout.py).
 WITHOUT_LIBC = ("usernsctl-verify", "usernsctl-agent")
 RELOCATED = [file for file in (*PROGRAMS, EXTENSION) if file.name not in WITHOUT_LIBC]

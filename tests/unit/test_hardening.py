@@ -45,7 +45,7 @@ def test_prepare_drops_all_other_bounding_capabilities() -> None:
     setup = _core.Setup()
     hardening.prepare(setup, Hardening(no_new_privs=True, bounding=frozenset({"chown", "setuid"})))
     last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
-    # CAP_CHOWN is number 0 and CAP_SETUID number 7 (linux/capability.h).
+    # CAP_CHOWN is capability 0, and CAP_SETUID is capability 7 (linux/capability.h).
     assert setup.drop_bounding == (1 << last + 1) - 1 - (1 << 0) - (1 << 7)
     assert setup.no_new_privs
     with pytest.raises(HardeningError, match="'magic' is not a capability"):
@@ -87,7 +87,8 @@ def test_missing_python_prctl_raises_with_a_remedy(
         assert caught.value.remedy.startswith("apt-get install libcap-dev gcc")
 
 
-# Program that uses functions and subcommands that need no python-prctl, and so must not import it.
+# Program that uses functions and subcommands that need no python-prctl. The program must not import
+# python-prctl.
 USES = """
 import sys
 sys.modules["prctl"] = None

@@ -15,7 +15,7 @@ WORKFLOWS = sorted((TREE / ".github" / "workflows").iterdir())
 FORMS = sorted(set((TREE / ".github" / "ISSUE_TEMPLATE").iterdir()) - {
     TREE / ".github" / "ISSUE_TEMPLATE" / "config.yml"
 })  # fmt: skip
-# Workflows and their jobs that have write permission: only the job that publishes releases.
+# Pairs of a workflow and a job with write permission. Only the job that publishes releases has it.
 MAY_WRITE = {("release.yml", "publish")}
 OWN_WORKFLOWS = "./.github/workflows/"
 
@@ -33,7 +33,7 @@ def targets() -> set[str]:
 
 
 def commands(workflow: Any) -> Iterator[str]:
-    """Return the commands that a workflow passes to in-debian.yml, which it calls."""
+    """Return the commands that a workflow passes to in-debian.yml, a workflow that it calls."""
     for job in workflow["jobs"].values():
         if "with" in job:
             command = job["with"]["command"]

@@ -45,7 +45,7 @@ FUNCTIONS = {LEAN: _lean, STANDARD: dataclasses}
 
 
 def result_of(call: str, made: Any) -> str:
-    """Evaluate the expression `call`; return its value's repr, or its exception."""
+    """Evaluate the expression `call`; return the repr of its value, or its exception."""
     names = {"Extent": made.Extent, "Setup": made.Setup, "dc": dataclasses, "copy": copy}
     names["asdict"] = FUNCTIONS[made].asdict
     try:

@@ -70,8 +70,8 @@ def test_import_usernsctl_imports_nothing_until_a_name_is_used() -> None:
         "assert ours() == {'usernsctl'}, ours()\n"
         "assert {n for n in dir(un) if not n.startswith('__')} == set(un.__all__)\n"
         "un.IdMap.root()\n"
-        # The first use of a name imports all modules at once, because the process may later lose
-        # access to the package.
+        # The first use of any name imports all modules, because the process may later be unable to
+        # read the package.
         "before = ours()\n"
         "for name in {*un.__all__} - {*un._APART, *un._MODULES}: getattr(un, name)\n"
         "assert ours() == before\n"

@@ -61,7 +61,7 @@ def allows(profile: dict[str, Any], name: str, *arguments: int) -> bool:
 
 def test_seccomp_profile_denies_by_default(profile: dict[str, Any]) -> None:
     assert (profile["defaultAction"], profile["defaultErrnoRet"]) == ("SCMP_ACT_ERRNO", 1)
-    # No rule depends on the container's capabilities.
+    # The profile has no rules that depend on the container's capabilities.
     assert not any("includes" in rule or "excludes" in rule for rule in profile["syscalls"])
 
 

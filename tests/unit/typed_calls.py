@@ -1,4 +1,4 @@
-"""Right and wrong calls, which are never executed: type checkers check them in test_typing.py.
+"""Right and wrong calls, which are never executed. test_typing.py runs type checkers on them.
 
 mypy and basedpyright must report each line that is marked `type error`, and no other line.
 """

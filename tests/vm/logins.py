@@ -1,4 +1,4 @@
-"""Logins of the virtual machine's users, and the users' reports from doctor."""
+"""Logins of the virtual machine's users, and doctor's reports to these users."""
 
 from __future__ import annotations
 

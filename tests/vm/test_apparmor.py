@@ -1,4 +1,4 @@
-"""Tests of AppArmor profiles that allow or deny namespaces to usernsctl's programs."""
+"""Tests of AppArmor profiles that allow or deny usernsctl's programs to create namespaces."""
 
 from __future__ import annotations
 

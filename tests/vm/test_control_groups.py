@@ -188,7 +188,7 @@ def test_sandboxes_of_a_host_have_control_groups(service: Service) -> None:
 
 
 def test_the_remedy_starts_usernsctl_in_a_delegated_scope(scope: Service) -> None:
-    """Start usernsctl in an undelegated scope; run the command that its error suggests."""
+    """Start usernsctl in a scope without delegation; run the command that its error suggests."""
     limits = ("--memory=128M", "--cpus=0.5")
     done = Service(scope.results, as_user(*SCOPE))("usernsctl", "run", *limits, "--", "true")
     assert (done.returncode, done.stdout) == (125, "")

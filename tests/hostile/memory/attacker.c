@@ -125,8 +125,8 @@ static void by_root(pid_t pid)
         got("root", pid);
 }
 
-/* Waits until the traced process stops or exits. Returns true if it has exited. In that case,
- * waitpid(2) has reaped it for the tracer, so that its parent's waitpid(2) can return. */
+/* Waits until the traced process stops or exits. Returns true if it has exited: waitpid(2) has
+ * then reaped it on the tracer's side, so the parent's waitpid(2) can return. */
 static bool has_ended(pid_t pid)
 {
     int status;

@@ -84,7 +84,7 @@ def fresh(**options: Any) -> None:
 
 
 def stranger(*, inside: bool) -> None:
-    """Run commands as root of a namespace; root inside or its uid outside attacks them."""
+    """Run commands as root of a namespace. The attacker is root inside, or has its uid outside."""
     idmap = un.IdMap.extents(["0:100000:9"], ["0:100000:9"])
     with un.Namespace.create(idmap) as ns:
         if not inside:
@@ -138,7 +138,7 @@ def entered() -> None:
 
 
 def named() -> None:
-    """Create a named namespace, whose holder starts with this environment and stays inside."""
+    """Create a named namespace, whose holder has the victim's environment and stays inside."""
     os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp()
 
     def once() -> None:
@@ -168,7 +168,7 @@ def sandbox() -> None:
 
 
 def unguarded() -> None:
-    """Enter a namespace without protection, which shows that the attacks can work."""
+    """Enter a namespace without protection, to show that the attacks can succeed."""
     with un.Namespace.create(mount=True) as ns:
         ns.run(["mount", "-t", "tmpfs", "none", f"{DIRECTORY}/secret"], check=True)
         with attacked(ns.popen, "keep", f"{DIRECTORY}/secret/file"):

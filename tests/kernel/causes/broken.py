@@ -59,7 +59,7 @@ HELPERS = ("newuidmap", "newgidmap")
 
 
 def cover(path: str, content: str) -> None:
-    """Cover the file `path` with a bind mount of a file with `content`."""
+    """Bind-mount a new file with `content` over the file `path`."""
     own = SCRATCH / path.replace("/", "_")
     own.write_text(content)
     mount(str(own), path, None, MS_BIND)
@@ -95,7 +95,7 @@ def seccomp_mount() -> None:
 
 
 def seccomp_mount_bind() -> None:
-    """Deny the mount calls that old seccomp profiles deny, or allow only with CAP_SYS_ADMIN."""
+    """Deny the mount calls that old seccomp profiles lack, or allow only with CAP_SYS_ADMIN."""
     refuse([(call, 0, errno.EPERM) for call in ("open_tree", "move_mount", "mount_setattr")])
 
 
@@ -139,7 +139,7 @@ def no_processes() -> None:
 
 
 def landlock(*allowed: str) -> None:
-    """Deny writes, also to uid_map and gid_map, except to files below the directories `allowed`."""
+    """Deny writes to all files, such as uid_map, except below the directories `allowed`."""
     rules = struct.pack("Q", LANDLOCK_WRITE_FILE)
     ruleset = check(libc.syscall(LANDLOCK_CREATE, rules, len(rules), 0), "landlock")
     for path in allowed:
@@ -305,7 +305,7 @@ def ranges_of_service() -> None:
 
 
 def gid_entry() -> None:
-    """In /etc/subgid, grant a range to the gid of a user, which differs from the user's uid."""
+    """Grant a range in /etc/subgid by gid, to a user whose uid differs from the gid."""
     cover("/etc/passwd", f"odd:x:{NOBODY}:1234:odd:/:/bin/sh\n")
     cover("/etc/subgid", "1234:100000:65536\n")
 
@@ -365,7 +365,7 @@ FOR_ROOT: dict[str, Callable[[], None]] = {
     "few-ids": few_ids,
 }
 #: Misconfigurations that any user can apply. Root applies them before it changes to NOBODY, because
-#: a process without CAP_SYS_ADMIN could load a filter only with no_new_privs.
+#: loading a filter would otherwise require no_new_privs.
 EARLY: dict[str, Callable[[], None]] = {
     "seccomp-engine": seccomp_engine,
     "seccomp-flags": seccomp_flags,
@@ -405,8 +405,7 @@ def become_nobody(gid: int) -> None:
     os.setgroups([])
     os.setresgid(gid, gid, gid)
     os.setresuid(NOBODY, NOBODY, NOBODY)
-    # The change of ids made this process non-dumpable, so it could not open the files in
-    # /proc/self.
+    # The change of ids made this process non-dumpable, so it could not open its own files in /proc.
     prctl(PR_SET_DUMPABLE, 1)
 
 

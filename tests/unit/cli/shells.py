@@ -111,7 +111,7 @@ class Fish:
 
 
 class _OnTerminal:
-    """A bash or zsh process on a pseudoterminal, to which tests send keys."""
+    """A bash or zsh process on a pseudoterminal to which tests send keys."""
 
     def __init__(self, shell: str, home: Path, environ: dict[str, str]) -> None:
         self.home = home

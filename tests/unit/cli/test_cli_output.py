@@ -12,7 +12,7 @@ import pytest
 from conftest import Program
 from processes import capture
 
-# Command lines, and whether they write to standard error instead of standard output.
+# Command lines; the value says whether the command writes to standard error, not standard output.
 CALLS = {
     "--help": False,
     "--version": False,
@@ -118,8 +118,8 @@ def test_closed_standard_output_is_not_an_error(usernsctl: Program) -> None:
         assert done.returncode == 0 or "doctor" in words
 
 
-# Source of a fake module that interrupts its own import: usernsctl imports it in place of a real
-# module.
+# Source of a fake module, which usernsctl imports in place of a real one. The import receives
+# SIGINT.
 INTERRUPTED = """
 import os, signal, time
 os.kill(os.getpid(), signal.SIGINT)

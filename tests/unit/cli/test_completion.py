@@ -48,7 +48,7 @@ def offered_words(shell: shells.Shell, line: str) -> set[str]:
         return {word for word in completed.split() if word.startswith(line.removeprefix(begin))}
     assert completed.startswith(begin)
     words = set(completed.removeprefix(begin).split())
-    # bash and zsh leave a word without completions unchanged in the line.
+    # If a word has no completions, bash and zsh leave it in the line unchanged.
     return words - ({line.removeprefix(begin)} if len(words) == 1 else set())
 
 
@@ -195,7 +195,7 @@ def test_wrong_arguments_of_completion_are_refused(usernsctl: Program, words: li
 
 
 def test_completion_has_all_options_of_usernsctl_exec(prelude: Program) -> None:
-    """Check that completion offers all options in --help, and knows which of them take a value."""
+    """Check that completion offers all options in --help, and knows which options take a value."""
     text = prelude("--help").stdout
     flags_by_name = {name: flag for flag in model.native_flags(text) for name in flag.names}
     assert set(re.findall(r"(?<![\w-])--?[a-zA-Z][a-z-]*", text.partition("Exit")[0])) <= set(

@@ -124,7 +124,7 @@ def test_bars_use_characters_of_the_locale(
 def test_text_explains_single_id_fallback(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Check that plan explains its fallback to a single id if newuidmap is missing."""
+    """Check that plan explains why it maps a single id if newuidmap is missing."""
     monkeypatch.setenv("PATH", "/no/such/directory")
     arguments = ["plan", "--map-users=1:4294967294:1", "-r", "--allow-single-id"]
     assert main(arguments) == 0

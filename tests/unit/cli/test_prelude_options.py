@@ -53,8 +53,8 @@ def argument_error(prelude: Program, *arguments: str) -> str:
     ],
 )
 def test_wrong_arguments_are_named(prelude: Program, arguments: list[str], message: str) -> None:
-    # A value can be missing only at the end of the command line. Otherwise append a command, so
-    # that the tested mistake is the only one.
+    # Only at the end of the command line can an option lack its value. For all other mistakes,
+    # append a command, so that the mistake is the only error.
     command = [] if "needs a value" in message else ["--", "echo", "ran"]
     assert message in argument_error(prelude, *arguments, *command)
 

@@ -34,7 +34,7 @@ class Child:
 
 
 class SignalFinalizer:
-    """Object whose finalizer raises SIGTERM: Python discards exceptions in finalizers."""
+    """Object whose finalizer raises SIGTERM; Python discards exceptions in finalizers."""
 
     def __del__(self) -> None:
         signal.raise_signal(signal.SIGTERM)

@@ -222,9 +222,10 @@ def test_subordinate_source_and_gid_entries_are_read(tmp_path: Path) -> None:
 def test_parent_is_reported_if_its_limits_are_the_same(
     tmp_path: Path, hard: str, inherited: bool
 ) -> None:
-    """Check that the parent is reported only if its limits are the same as this process's.
+    """Check that the parent is reported only if it has the same limits as this process.
 
-    systemd sets limits for its services but not for itself, so a remedy must not change systemd's.
+    systemd sets limits for its services but not for itself, so a remedy must not change systemd's
+    own limits.
     """
     limits = "Limit  Soft  Hard  Units\nMax open files   50   {}  files\n"
     write_tree(

@@ -43,7 +43,7 @@ RESTRICTED = {
 FEW = (Extent(0, 100000, 10),)
 REFUSED = eperm_probes("unshare-user")
 
-#: Ids of causes with facts and probe results for which the cause must be the only finding.
+#: Ids of causes, with the facts and probe results for which doctor must find only that cause.
 BLOCKING: list[tuple[str, Facts, dict[str, Probe]]] = [
     ("already-in-gvisor", healthy(kernel=Kernel(gvisor=True)), probes()),
     ("no-proc", healthy(has_proc=False), probes()),
@@ -172,7 +172,7 @@ def test_blocking_cause_is_the_only_finding(
 NOSUID = {"newuidmap": Helper(path="/home/newuidmap", privileged=True, nosuid="/home")}
 UNREADY = probes(failed("range-map", cause="helper-failed", detail="newuidmap failed"))
 
-#: Ids of causes that prevent maps of more than one id, with facts and probe results.
+#: Ids of causes that prevent maps of more than one id, with the facts and probe results.
 RANGE_CAUSES: list[tuple[str, Facts, dict[str, Probe]]] = [
     ("helper-missing", healthy(helpers={"newgidmap": Helper()}), probes()),
     ("helper-not-setuid", healthy(helpers=HELPER_WITHOUT_SETUID), UNREADY),
@@ -240,7 +240,7 @@ def test_range_cause_is_only_a_warning_for_run(
     wanted = findings_of(facts, tried, "range")
     assert ids(wanted) == [cause]
     assert wanted[0].blocks
-    # A run needs only one id, so the range's cause is a warning.
+    # A run needs only one id, so a cause that concerns ranges is only a warning.
     found = findings_of(facts, tried, "run")
     assert ids(found) == [cause]
     assert not found[0].blocks
@@ -340,8 +340,8 @@ def test_single_facts_do_not_prove_a_cause() -> None:
     assert findings_of(healthy(privileges=privileges(seccomp=2))) == ()
     assert findings_of(healthy(sysctls={"kernel/unprivileged_userns_clone": 0})) == ()
     assert findings_of(healthy(sysctls={"kernel/yama/ptrace_scope": 3})) == ()
-    # The program has an AppArmor profile, so the restriction, which is for unconfined programs,
-    # does not apply.
+    # The program has an AppArmor profile, so the restriction of unconfined programs does not apply
+    # to it.
     confined = healthy(sysctls=RESTRICTED, security=Modules(label="mine (enforce)"))
     assert "apparmor-restricts-userns" not in cause_ids(confined, eperm_probes("one-id-map"))
 
@@ -398,7 +398,7 @@ def test_inside_gvisor_is_the_only_finding() -> None:
 def test_rules_match_the_catalogue() -> None:
     known = catalogue()
     assert [rule.id for rule in RULES if rule.id not in known] == []
-    # At most one rule proves a cause, but other rules may guess it.
+    # At most one rule may prove a cause, but other rules may guess the same cause.
     sure = [rule.id for rule in RULES if not rule.guessed]
     assert len(set(sure)) == len(sure)
     assert set(CONSEQUENCES) <= {rule.id for rule in RULES}

@@ -111,7 +111,7 @@ def test_steps_after_a_failed_one_are_skipped() -> None:
 
 
 def test_exit_status_is_known_with_sigchld_ignored() -> None:
-    """Check that exit statuses are known although SIGCHLD is ignored (subprocess returns 0)."""
+    """Check that exit statuses are known with SIGCHLD ignored, when subprocess would return 0."""
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
         tried = try_steps(
@@ -152,9 +152,9 @@ def test_all_steps_share_a_deadline_that_kills_their_processes(tmp_path: Path) -
     os.close(reader)
 
 
-# Program that runs usernsctl-probe in an inner PID namespace without mounting a new /proc, so /proc
-# shows the pids of the outer namespace. The outer pid of the probe's child equals the inner pid of
-# an unrelated process.
+# Program that runs usernsctl-probe in an inner PID namespace without a new /proc, so that /proc
+# shows pids of the outer namespace. The outer pid of the probe's child is also the inner pid of an
+# unrelated process.
 _OUTER = """
 import subprocess, sys
 open("/proc/sys/kernel/ns_last_pid", "w").write("999")

@@ -57,8 +57,8 @@ def test_text_of_an_ordinary_program_has_no_cause(text: str) -> None:
 def test_unrelated_messages_have_no_cause_together() -> None:
     """Check that explain does not combine an operation and an error from unrelated lines."""
     assert len(UNRELATED) > 100
-    # Omit failed mounts: other lines mention a container, in which a failed mount may have a known
-    # cause.
+    # Omit failed mounts: other lines mention a container, and a failed mount in a container may
+    # have a known cause.
     lines = [
         line for line in UNRELATED if not re.search("^mount|Failed to mount|mount failed", line)
     ]
@@ -110,8 +110,8 @@ def test_operation_and_error_may_be_in_neighbouring_lines() -> None:
     # "setfacl: file: ..." names another program and its file, so this error does not belong to the
     # user namespace.
     assert causes_of("cloning a user namespace\nsetfacl: file: Operation not permitted") == []
-    # A vague error such as "refused", which is neither an errno nor a text of strerror(3), belongs
-    # only to an operation in its own line.
+    # A vague error such as "refused", neither an errno nor a text of strerror(3), belongs only to
+    # an operation in the same line.
     assert causes_of("a user namespace\nrefused") == []
 
 

@@ -80,7 +80,7 @@ def cause_ids(met: BugReportText) -> list[str]:
 
 
 def score(texts: Iterable[BugReportText]) -> Counter[str]:
-    """Count texts, and those recognised, with a right first cause, and with only wrong causes."""
+    """Count all texts, those with a cause, with a right first cause, and with only wrong causes."""
     found: Counter[str] = Counter()
     for met in texts:
         causes = cause_ids(met)
@@ -123,7 +123,7 @@ def test_accuracy_of_explain_for_tuned_texts() -> None:
 
 
 def test_accuracy_of_explain_for_texts_that_were_kept_out() -> None:
-    """Check the accuracy for texts that nobody used when the first patterns were written."""
+    """Check the accuracy for texts that were not used to write the first patterns."""
     kept = score(texts_of("kept out", ours=True))
     print(f"kept out: {dict(kept)}")
     assert kept["recognised"] >= 75
@@ -187,9 +187,9 @@ def test_accuracy_of_explain_for_fresh_texts() -> None:
 def test_accuracy_of_explain_for_collected_texts(
     half: Half, texts: int, recognised: int, right: int, others: int, others_named: int
 ) -> None:
-    """Check the accuracy for texts that were collected without knowledge of the patterns.
+    """Check the accuracy for texts whose collectors did not know the patterns.
 
-    The texts `seen` are an exception.
+    Texts of the collection `seen` are an exception.
     """
     found = score(texts_of(half, ours=True))
     print(f"{half}: {dict(found)}")

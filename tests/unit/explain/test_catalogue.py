@@ -114,7 +114,7 @@ def test_every_raised_id_is_in_the_catalogue() -> None:
 
 
 def test_causes_of_rules_without_facts_are_named_elsewhere() -> None:
-    """Check that causes without a rule's proof are named in the sources or by a message."""
+    """Check that each cause that no rule proves is named in the sources or by a message."""
     listed = {"doctor/rules.py", "doctor/remedies.py"}
     python = ((TREE / "src/usernsctl").rglob("*.py"), TREE / "src/usernsctl")
     native = ((TREE / "csrc").rglob("*.c"), TREE / "csrc")
@@ -180,7 +180,7 @@ def test_reasons_for_not_reproducing_a_cause_are_sentences() -> None:
 
 @pytest.mark.parametrize("cause_id", list(catalogue()))
 def test_remedies_fit_into_100_columns(cause_id: str) -> None:
-    """Check that no line exceeds 96 columns, because messages indent remedies by four."""
+    """Check that no line exceeds 96 columns: messages indent remedies by four columns."""
     for text in catalogue()[cause_id].remedies.values():
         assert all(len(line) <= 96 for line in text.split("\n"))
 
@@ -194,7 +194,8 @@ def test_remedies_never_disable_seccomp() -> None:
 
 @pytest.mark.parametrize("cause_id", ["helper-not-executable", "runsc-not-executable"])
 def test_remedies_for_unexecutable_files_do_not_use_command_v(cause_id: str) -> None:
-    # In dash(1), `command -v` finds only executable files, so it would not find this one.
+    # In dash(1), `command -v` finds only executable files, and so would not find a file that is not
+    # executable.
     assert "command -v" not in catalogue()[cause_id].remedies["host"]
 
 

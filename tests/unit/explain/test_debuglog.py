@@ -57,7 +57,7 @@ def test_newuidmap_message_is_the_root_failure(tmp_path: Path) -> None:
 
 
 def test_newuidmap_failure_precedes_that_of_the_gofer(tmp_path: Path) -> None:
-    """Check that newuidmap's failure comes before the error of the gofer, which runsc kills."""
+    """Check that newuidmap's failure precedes the error of the gofer, which runsc then kills."""
     message = "newuidmap: uid range [0-4294967295) -> [0-4294967295) not allowed"
     failed = "cannot create gofer process: newuidmap failed: exit status 1"
     gofer = fatal("failed to set UID: invalid argument")

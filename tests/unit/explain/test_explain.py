@@ -1,4 +1,4 @@
-"""Tests of the causes that explain finds in texts, and of arbitrary input."""
+"""Tests of the causes that explain finds in texts, and of explain with arbitrary input."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ SEVERAL = [
         "flag override disabled\ncontainer already exists",
         ["duplicate-id", "bundle-annotation-refused"],
     ),
-    # A cause of several messages has the best of its ranks. The other causes keep their order.
+    # If several messages have a cause, its best rank counts. The other causes keep their order.
     (
         f"{MANY_CAUSES}\nnewuidmap: Cannot determine your user name.",
         [
@@ -312,7 +312,7 @@ def test_unrelated_text_has_no_cause(text: str) -> None:
 
 
 def test_messages_in_json_logs_are_recognised() -> None:
-    """Check that explain finds messages in JSON logs, in which runsc writes no newlines."""
+    """Check that explain finds messages in JSON logs, which runsc writes without newlines."""
     first = {"msg": 'say "hello"\n', "level": "error"}
     second = {"msg": f"FATAL ERROR: {EOF}\n", "level": "warning"}
     log = (json.dumps(first) + json.dumps(second)).encode()
@@ -528,7 +528,7 @@ def test_explain_command_accepts_the_id_of_a_cause(
     monkeypatch.chdir(tmp_path)
     assert main(["explain", "--no-probe", "range-not-granted"]) == 0
     assert get("range-not-granted").why in re.sub(r"\s+", " ", capsys.readouterr().out)
-    # If a file has the name of a cause's id, explain reads the file.
+    # If a file's name is the id of a cause, explain reads the file.
     (tmp_path / "range-not-granted").write_text("nothing\n")
     assert main(["explain", "--no-probe", "range-not-granted"]) == 1
     assert "no known error message" in capsys.readouterr().out

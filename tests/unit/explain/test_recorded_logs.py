@@ -1,4 +1,4 @@
-"""Tests with recorded logs of failed runs, in which explain must find the failure's cause.
+"""Tests with recorded logs of failed runs, in which explain must find the cause.
 
 `logs/RELEASE/CAUSE` contains the logs of runsc RELEASE for a failure with the cause CAUSE.
 """
@@ -15,8 +15,8 @@ from usernsctl.explain.logs import failures
 LOGS = Path(__file__).parent / "logs"
 RECORDED = sorted(path for path in LOGS.glob("*/*"))
 
-# Logs that contain a misleading message of runsc, and that message's cause. explain must name it
-# before the true cause, the name of the log's directory.
+# Logs that contain a misleading message of runsc, with the cause of that message. explain names
+# this cause before the true one, the name of the log's directory.
 LATER = {"20240729/bundle-no-mappings": "false-max-userns-hint"}
 
 

@@ -1,4 +1,4 @@
-"""Tests of remedies for messages of runsc: the catalogue's, or `usernsctl doctor`."""
+"""Tests of the remedies for messages of runsc: from the catalogue, or `usernsctl doctor`."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class FakeSandbox:
         self.ended, self._end = os.pipe()
 
     def end(self) -> None:
-        """Let `ended` reach end of file; then it is readable, like an exited process's pidfd."""
+        """Let `ended` reach end of file, so that it is readable, like an exited process's pidfd."""
         end, self._end = self._end, -1
         if end >= 0:
             os.close(end)

@@ -23,7 +23,7 @@ from usernsctl.gvisor.oci import Rlimit
 
 @pytest.fixture
 def caller(tmp_path: Path) -> dict[str, str]:
-    """Return a caller's environment, in which USERNSCTL_RUNSC is a fake runsc."""
+    """Return a caller's environment variables, in which USERNSCTL_RUNSC names a fake runsc."""
     program = tmp_path / "bin" / "runsc"
     program.parent.mkdir()
     program.write_text("#!/bin/sh\necho runsc version release-20260101.0\n")

@@ -46,7 +46,7 @@ class Peer:
 
 
 def received(exchange: _Exchange, *messages: bytes) -> Any:
-    """Return the fields of the answer that `exchange` gets if `messages` are received."""
+    """Return the fields of the answer that `exchange` receives as `messages`."""
     peer: Any = Peer(*messages)
     while not exchange.receive(peer):
         pass

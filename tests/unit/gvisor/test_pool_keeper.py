@@ -30,8 +30,7 @@ from usernsctl.gvisor.pool.keeper import Keeper, PoolStats, Waiter
 from usernsctl.gvisor.pool.pool import AsyncLease
 
 MANY = 200
-# Exceptions of acquire(): for a timeout, and for a failure after three unhealthy sandboxes in a
-# row.
+# Exceptions of acquire(): after a timeout, and after three unhealthy sandboxes in a row.
 EXPECTED = (TimeoutError, un.PoolError)
 
 
@@ -224,7 +223,7 @@ def test_last_failure_keeps_no_frames_alive(factory: FakeFactory) -> None:
         with pytest.raises(un.PoolError, match="at last"), lease(pool):
             pass
         wait_until(lambda: pool.stats.failed == 3)
-        # Failed waiters' exceptions refer to the failure, so first collect them as garbage.
+        # The exceptions of failed waiters refer to the failure, so first collect them as garbage.
         gc.collect()
         assert str(pool.stats.last_failure) == "at last"
         assert len(locals_of_frames) >= 6

@@ -75,9 +75,9 @@ class Interrupt(BaseException):
 
 
 def lease_with_interrupt(pool: Keeper[FakeSandbox], step: int) -> bool:
-    """Lease a sandbox; raise Interrupt before executed line number `step` of usernsctl.gvisor.pool.
+    """Lease a sandbox; raise Interrupt before the `step`-th executed line of usernsctl.gvisor.pool.
 
-    :returns: whether Interrupt was raised: False if fewer lines were executed.
+    :returns: True if Interrupt was raised; False if fewer lines were executed.
     """
     lines = 0
 
@@ -116,7 +116,7 @@ def test_forked_child_can_not_use_the_pool(factory: FakeFactory) -> None:
         wait_until(stats_are(pool, idle=1))
         ours, theirs = os.pipe()
         with warnings.catch_warnings():
-            # Python warns that this process has threads when it forks, but the child takes no lock.
+            # Python warns about a fork in a multithreaded process, but this child takes no lock.
             warnings.simplefilter("ignore", DeprecationWarning)
             pid = os.fork()
         if pid == 0:
@@ -165,7 +165,7 @@ def test_close_leaves_no_descriptors(
     def write_slowly(fd: int, value: int) -> None:
         write(fd, value)
         if threading.current_thread() is not threading.main_thread():
-            # Keep this thread running until long after it has woken the keeper.
+            # Delay this thread's exit until long after it has woken the keeper.
             time.sleep(0.05)
 
     monkeypatch.setattr(os, "eventfd_write", write_slowly)

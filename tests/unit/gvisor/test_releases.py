@@ -212,7 +212,7 @@ def test_runsc_that_does_not_end_is_refused(
 def test_runsc_that_can_not_be_killed_is_not_waited_for(
     cache: Path, program: FakeRunscFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Check that release_of() does not wait for a setuid program, which it can't kill."""
+    """Check that release_of() does not wait for a set-user-ID program, which it can't kill."""
     groups = []
     with monkeypatch.context() as patch:
         patch.setattr(os, "killpg", lambda pid, signal: groups.append(pid))

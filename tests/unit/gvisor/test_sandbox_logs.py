@@ -52,7 +52,7 @@ def end_of(directory: Path, written: Logs, status: int) -> tuple[int, str]:
 def watcher_message(
     directory: Path, status: int, *messages: str, run: str = "", crash: str = ""
 ) -> str:
-    """Run the watcher with a runsc that exits with `status`; return the error message."""
+    """Run the watcher with a runsc that exits with `status`; return the watcher's error message."""
     ended, text = end_of(directory, write(directory, *messages, run=run, crash=crash), status)
     assert ended == 125
     return text
@@ -91,7 +91,8 @@ def test_first_logged_error_is_reported(tmp_path: Path) -> None:
 
 def test_crash_of_the_sandbox_is_reported(tmp_path: Path) -> None:
     line = PANIC.split("\n")[0]
-    # If the sandbox crashes after the start, runsc logs the sandbox's exit status as the command's.
+    # If the sandbox crashes after the start, runsc logs its exit status as if it were the
+    # command's.
     for messages, run in (((EOF,), "started"), ((), END)):
         text = watcher_message(tmp_path, CRASHED, *messages, run=run, crash=PANIC)
         assert f'runsc says: "{line}"' in text

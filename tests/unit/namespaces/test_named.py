@@ -1,4 +1,4 @@
-"""Tests of namespace names and of untrusted state files, which create no namespace."""
+"""Tests of namespace names and of untrusted state files; they create no namespace."""
 
 from __future__ import annotations
 
@@ -124,8 +124,8 @@ def test_list_without_namespaces_is_empty(state: Path, capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     "forge",
     [
-        # The forged record names this process, which exists but holds no namespace, as if the pid
-        # had been reused.
+        # The forged record names this process, which exists but holds no namespace, as after the
+        # reuse of a pid.
         lambda: state_of(os.getpid()),
         lambda: state_of(os.getpid(), start_time=start_time(os.getpid()) - 1),
         lambda: state_of(os.getpid(), boot_id="00000000-0000-0000-0000-000000000000"),

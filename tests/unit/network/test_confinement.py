@@ -1,4 +1,4 @@
-"""Tests of the system calls that a proxy's process is denied."""
+"""Tests of the system calls that are denied to a proxy's process."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_confined_process_is_denied(attempt: str, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("text")
     done = capture([sys.executable, "-c", SCRIPT, ATTEMPTS[attempt], file])
-    # The error is EPERM, or EINVAL for a process attribute that can't be cleared.
+    # The errno is EPERM, or EINVAL for a process attribute that can't be cleared.
     assert (done.stdout.strip(), done.returncode) in [("1", 0), ("22", 0)], done.stderr
     assert sorted(os.listdir(tmp_path)) == ["file"]
     assert file.read_text() == "text"
@@ -133,8 +133,8 @@ def test_filter_has_numbers_for_all_syscalls(machine: str) -> None:
     program = confinement._filter(machine)
     assert len(program) % 8 == 0
     assert 100 < len(program) // 8 < 4096
-    # Each entry consists of a name and a number per architecture. If one were missing, all later
-    # numbers would be taken for the wrong architecture.
+    # Each entry consists of a name and one number per architecture. A missing number would shift
+    # all later numbers to the wrong architecture.
     words = f"{confinement._DENIED} {confinement._MISSING}".split()
     assert len(words) % 3 == 0
     assert all(name.replace("_", "").isalnum() and not name.isdigit() for name in words[::3])

@@ -1,4 +1,4 @@
-"""Tests of the HTTP requests that the proxy accepts, and of what it forwards."""
+"""Tests of the HTTP requests that the proxy accepts, and of the requests that it forwards."""
 
 from __future__ import annotations
 

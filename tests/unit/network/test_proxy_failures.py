@@ -1,4 +1,4 @@
-"""Tests of proxies that fail to start or can't be killed: neither must leak descriptors."""
+"""Tests of proxies that fail to start or can't be killed; they must leak no descriptor."""
 
 from __future__ import annotations
 

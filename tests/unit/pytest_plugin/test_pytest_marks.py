@@ -9,7 +9,7 @@ import sys
 import pytest
 from conftest import RunTests
 
-# Mark for tests that run as root and as a plain user, whose ids, ranges and capabilities differ.
+# Mark for tests that run as root and as another user, whose ids, ranges and capabilities differ.
 each_user = pytest.mark.each_user
 
 
@@ -61,8 +61,8 @@ def test_capabilities_are_those_outside_the_namespace(run_tests: RunTests) -> No
 
 
 LIMIT = "/proc/sys/user/max_user_namespaces"
-# Requirements, a command that runs pytest where the requirement is not met, and the expected reason
-# for the skip.
+# Tuples of a requirement, a command that runs pytest where the requirement is not met, and the
+# expected reason for the skip.
 UNMET_REQUIREMENTS = [
     (
         "userns",
@@ -88,8 +88,8 @@ def test_unmet_requirement_is_reported_with_its_cause(
     check_skipped(session, word, command_prefix, message)
 
 
-# Shell script that runs a command with empty /etc/subuid and /etc/subgid. All ids are free, so the
-# remedy names a range and is a whole command.
+# Shell script that runs a command with empty /etc/subuid and /etc/subgid. As all ids are free, the
+# remedy names a range, and is a whole command.
 NO_GRANTS = """
 touch empty
 mount --bind empty /etc/subuid && mount --bind empty /etc/subgid && exec "$@"

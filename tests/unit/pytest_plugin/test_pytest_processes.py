@@ -53,7 +53,8 @@ def test_timeout_kills_all_processes_of_the_test(session: pytest.Pytester, pid: 
         *("-p", "no:unraisableexception"),
     )
     result.assert_outcomes(failed=1)
-    # As without a namespace, the report shows the source line that the timeout interrupted.
+    # The report shows the source line at which the timeout interrupted the test, as without a
+    # namespace.
     result.stdout.fnmatch_lines(
         [">*subprocess.run(*unshare*", "E * Failed: Timeout (>*s) from pytest-timeout."]
     )
@@ -141,7 +142,7 @@ def test_passed_test_leaves_no_process(run_tests: RunTests) -> None:
     assert seconds not in process_names()
 
 
-# With a sanitizer, SIGSEGV does not kill the process, but makes it report and exit.
+# With a sanitizer, SIGSEGV causes a report and an exit, and does not kill the process.
 @pytest.mark.unsanitized
 def test_death_of_the_test_process_is_a_failure(run_tests: RunTests) -> None:
     result = run_tests(
@@ -213,8 +214,7 @@ def test_session_with_sigchld_ignored_reports_failures(session: pytest.Pytester)
     )
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
-        # pytest ignores SIGCHLD, so the kernel reaps the child, and pytest does not learn its exit
-        # status.
+        # pytest ignores SIGCHLD, so the kernel reaps the child, and its exit status is lost.
         result = session.runpytest_subprocess()
     finally:
         signal.signal(signal.SIGCHLD, before)

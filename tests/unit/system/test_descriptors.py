@@ -108,7 +108,7 @@ def test_exception_ends_the_use_of_shared_descriptors() -> None:
 def test_threads_that_use_and_close_share_descriptors_safely(
     users: list[int], closers: int
 ) -> None:
-    """Check that a descriptor stays open during each use, and is closed after the last one."""
+    """Check that the descriptor stays open during each use, and is closed after the last use."""
     ours, theirs = os.pipe()
     shared = Shared("it", [ours])
     wanted = os.fstat(ours)
@@ -172,7 +172,7 @@ def test_object_is_closed_by_block_or_garbage_collection() -> None:
             ClosingLog([])
 
 
-# If warnings are errors, this warning becomes an exception in the garbage collector, which Python
+# If warnings are errors, the garbage collector raises this warning as an exception, which Python
 # discards.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_garbage_collection_closes_with_warnings_as_errors() -> None:

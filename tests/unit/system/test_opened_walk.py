@@ -56,5 +56,5 @@ def test_path_beneath_a_file_raises_notadirectoryerror(top: Path, end: str) -> N
 
 
 def test_descriptor_whose_constructor_was_interrupted_is_dropped() -> None:
-    """Check that __del__() works if __init__() was interrupted; a warning would fail the test."""
+    """Check that __del__() works after an interrupted __init__(); a warning would fail the test."""
     PathDescriptor.__new__(PathDescriptor)

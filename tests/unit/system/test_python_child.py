@@ -18,7 +18,8 @@ from usernsctl.errors import CommandError
 PACKAGE = Path(usernsctl.__file__).parent
 INSTALLED = PACKAGE.parent
 
-# Program that starts a child with python_child, which imports all modules of the subcommand `run`.
+# Program that starts a child with python_child; the child imports all modules of the subcommand
+# `run`.
 ASK = """
 import subprocess, sys
 from usernsctl._system import python_child

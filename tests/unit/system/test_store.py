@@ -1,4 +1,4 @@
-"""Tests of stores of records that processes use concurrently or are killed in, at any line."""
+"""Tests of stores of records, with concurrent processes and with processes killed at any line."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def numbers() -> list[int]:
 
 
 def is_killed_before_line(line: int, call: Callable[[], object]) -> bool:
-    """Run `call` in a forked child that kills itself before executed line number `line` of FILES.
+    """Run `call` in a forked child that kills itself before the `line`-th executed line of FILES.
 
     Return False if `call` executes fewer lines of FILES.
     """
@@ -103,7 +103,7 @@ def kill_at_lines(call: Callable[[], object], check: Callable[[], object]) -> No
         check()
         line += STRIDE
     check()
-    # If this number were smaller, the trace function would not have counted lines.
+    # If `line` were smaller, the trace function would not have counted lines.
     assert line > 40
 
 
@@ -137,7 +137,7 @@ def saved_numbers(top: Path) -> list[tuple[str, str]]:
 
 def test_sigkill_during_replacement_leaves_a_consistent_store(top: Path) -> None:
     def check() -> None:
-        # Either record and image are both old, or both are new.
+        # The record and the image are either both old or both new.
         assert saved_numbers(top) in ([(1, "1")], [(2, "2")])
         templates.keep(save_as(1), "one", replace=True)
 

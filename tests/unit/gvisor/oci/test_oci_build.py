@@ -161,7 +161,7 @@ OPTIONS = st.builds(
     rootfs=TEXT,
     uid_map=st.just([Extent(0, 0, 1)]),
     gid_map=st.just([Extent(0, 0, 1)]),
-    # Names that contain "=" are rejected before a config.json is built.
+    # A name that contains "=" is rejected before a config.json is built.
     env=st.dictionaries(TEXT.filter(lambda name: "=" not in name), TEXT, max_size=2),
     cwd=TEXT,
     uid=st.integers(-1, 2**32),

@@ -19,7 +19,7 @@ from usernsctl.maps import Extent
 
 pytestmark = pytest.mark.also_root
 
-# The map of a user who owns no files, and so has only the mode's permissions for others.
+# The map of a user who owns no files, and so has only the permissions for others.
 STRANGER = [Extent(0, 3_000_000_000, 1)]
 GOOD = minimal() | {
     "process": {"args": ["/bin/true"], "user": {"uid": 0, "gid": 0}},
@@ -45,7 +45,7 @@ def bundle() -> Iterator[Path]:
 def check_config(
     config: dict[str, Any], bundle: Path, extents: list[Extent] | None = None, **check_options: Any
 ) -> list[Violation]:
-    """Return the violations in `config`, by default for a caller who is mapped to root."""
+    """Return the violations in `config`, by default with a map of the caller to root."""
     if extents is None:
         own_map = ([Extent(0, os.geteuid(), 1)], [Extent(0, os.getegid(), 1)])
         return check(config, bundle, *own_map, **check_options)
