@@ -16,8 +16,7 @@ def may_map_any_id() -> bool:
     return os.geteuid() == 0 and all(ids == ["0", "0", "4294967295"] for ids in maps)
 
 
-# Marks of tests that run only as root (tests/conftest.py), and of those that run only as other
-# users.
+# Marks of tests that run only as root (`as_root`, see tests/conftest.py) or only as another user.
 as_root = pytest.mark.as_root
 unprivileged = pytest.mark.unprivileged
 

@@ -206,7 +206,7 @@ INIT = replace(
     # numbers.
     descriptors=words("pidfd, signalfd, null rw, ?caller's r"),
 )
-# File for the crash reports of all sandboxes of a SandboxHost.
+# Directory for the crash reports of all sandboxes of a SandboxHost.
 IN_BOX = {"boxes/.crash w"}
 HELD = table(
     init=INIT,

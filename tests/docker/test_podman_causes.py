@@ -96,8 +96,8 @@ def podman(userns_requires: Needs) -> Iterator[Podman]:
         os.chown(made, NOBODY, NOBODY)
         called = Podman(Path(made))
         yield called
-        # The commands with misconfigurations stop Podman's pause process, too, which keeps its user
-        # namespace alive.
+        # `podman system migrate` also stops Podman's pause process, which keeps the user namespace
+        # alive.
         called("podman system reset --force; podman system migrate")
 
 

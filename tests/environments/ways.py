@@ -160,7 +160,7 @@ def remounted(path: str, flags: int) -> Way:
 
 
 def devices(*names: str, flags: int = 0) -> Way:
-    """Return a misconfiguration that mounts a /dev with only `names`, as in a container."""
+    """Return a misconfiguration: a /dev with only the devices `names`, as in a container."""
 
     def make() -> None:
         kept = SCRATCH / "dev"

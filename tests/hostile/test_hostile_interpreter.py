@@ -18,7 +18,8 @@ PYTHON = "/usr/bin/python3"
 # Timeout in seconds for attacks that wait, and the maximum duration of an attack under load.
 SECONDS = 4
 AT_MOST = 40
-# Maximum growth of this process's memory in KiB, even if an answer is larger.
+# Maximum growth of this process's memory in KiB, and the size in bytes of an answer that must not
+# cause more growth.
 GROWTH = 64 << 10
 FLOOD = 1 << 28
 

@@ -84,8 +84,8 @@ def test_a_pool_ends_with_its_creator(
             tally.succeeded(f"temporary files: {stay}")
 
 
-# Program that sets Yama's ptrace_scope in gVisor to 0, with which all of the user's processes may
-# be traced, and prints each process of the sandbox that it can trace.
+# Program that sets Yama's ptrace_scope in gVisor to 0, which allows tracing all of the user's
+# processes, and prints each process of the sandbox that it can trace.
 TAKING = """
 import ctypes, os
 

@@ -180,7 +180,7 @@ def test_a_template_removed_during_load_is_not_called_damaged(
     monkeypatch: pytest.MonkeyPatch,
     replaces: bool,
 ) -> None:
-    """Replace or remove a template during load(), which must return the old template or fail."""
+    """Replace or remove a template during load(), which must use one whole template or fail."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     read = template.read
 

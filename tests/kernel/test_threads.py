@@ -118,7 +118,7 @@ def test_a_blocked_signal_is_still_pending_after_a_start(namespace: un.Namespace
 
 
 # Program that starts commands in threads while its process group receives signals. A child receives
-# a signal before its execve(2), too. The child shares the program's memory (vfork(2)), so Python's
+# a signal before its execve(2), too. The child shares the program's memory (CLONE_VM), so Python's
 # handler must not run there and write to the wakeup descriptor.
 GROUP = """
 import os, select, signal, threading

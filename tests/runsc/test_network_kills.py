@@ -23,7 +23,8 @@ from tally import FULL
 USERNSCTL = str(SCRIPTS / "usernsctl")
 FIRST_PORT = 18100
 COUNT, ROUNDS = (20, 5) if FULL else (4, 1)
-# Maximum delay before the first kill, in seconds. Most sandboxes have been started by then.
+# Maximum delay before the first kill, in seconds. Some kills come during a start, and most come
+# later.
 LONGEST_LIFE = 1 + COUNT
 PATIENCE = 60
 

@@ -42,7 +42,7 @@ def tree(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def launch(tree: Path, tmp_path: Path) -> Path:
-    """Freeze a launch with the root filesystem `tree`, without a command; return the file."""
+    """Freeze a launch of the root filesystem `tree`, without a command; return its path."""
     return freeze(tmp_path / "launch", "--rootfs", str(tree), command=())
 
 

@@ -228,7 +228,7 @@ def test_notices_about_output_are_json(usernsctl: Program) -> None:
 def start_with_stuck_reader(
     command: list[str | Path], stdin: int = subprocess.DEVNULL
 ) -> tuple[subprocess.Popen[bytes], int]:
-    """Start a command whose output is a pipe that is never read; return it and the read end."""
+    """Start a command whose output pipe is never read; return the process and the read end."""
     reader, writer = os.pipe()
     try:
         process = subprocess.Popen(command, stdin=stdin, stdout=writer, stderr=subprocess.PIPE)

@@ -80,7 +80,7 @@ def test_launch_refuses_a_replaced_sidecar(prelude: Program, release: Path) -> N
     """Replace a sidecar program, which runs outside gVisor, after the launch was frozen."""
     runsc = release / "runsc"
     sentry = release / "gvisor-bin" / "gvisor_sentry"
-    # The fake runsc executes one of its sidecar programs, as runsc does.
+    # Let the fake runsc execute one of its sidecar programs.
     write(runsc, runsc.read_text().replace("exec", f"{sentry} >/dev/null\nexec"))
     other = release / "gvisor-bin" / "runsc-fd-parking"
     write(other, "#!/bin/sh\n")

@@ -283,7 +283,7 @@ def test_exit_status_is_known_with_umask_0777(host: un.SandboxHost, marker: str)
 
 
 def test_exit_status_outlives_the_record(host: un.SandboxHost, marker: str) -> None:
-    """Let list_detached() remove the record, as `usernsctl ps` does, before the status is read."""
+    """Let list_detached() remove the record, as `usernsctl ps` would, before the status is read."""
     command = ["sh", "-c", "read line; exit 7"]
     with (
         host.start(command, id=marker, detach=True, stdin=un.PIPE) as box,

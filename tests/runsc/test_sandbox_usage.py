@@ -15,7 +15,7 @@ HOLDER = "import sys\nheld = b'x' * (100 << 20)\nprint('ready', flush=True)\nsys
 SPINNER = "import time\nwhile time.process_time() < 1: pass"
 
 
-# For root, a sandbox with a limit has a control group, which then reports the usage.
+# For root, a sandbox with a limit has a control group.
 LIMITED = pytest.param("limited", marks=pytest.mark.also_root)
 
 

@@ -118,7 +118,7 @@ def keyword_lists() -> dict[str, set[str]]:
 
 
 def documented_parameters() -> Iterator[tuple[str, str, set[str], set[str]]]:
-    """Yield path, name, documented parameters and actual parameters of each function and class."""
+    """Yield path, name, documented and actual parameters of each function and class."""
     for path, node in nodes():
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             where, parameters = node.name, names_of(node)

@@ -37,7 +37,7 @@ def test_sources_do_not_contain_the_version() -> None:
 
 
 def test_tools_do_not_shadow_modules() -> None:
-    """Check that no tool has a Python module's name: other tools would import it instead."""
+    """Check that no tool has a Python module's name: tools would import the tool instead."""
     project = tomllib.loads((TREE / "pyproject.toml").read_text())
     needed = [*project["build-system"]["requires"]]
     for group in project["project"]["optional-dependencies"].values():

@@ -365,7 +365,7 @@ FOR_ROOT: dict[str, Callable[[], None]] = {
     "few-ids": few_ids,
 }
 #: Misconfigurations that any user can apply. Root applies them before it changes to NOBODY, because
-#: loading a filter would otherwise require no_new_privs.
+#: they would otherwise require no_new_privs.
 EARLY: dict[str, Callable[[], None]] = {
     "seccomp-engine": seccomp_engine,
     "seccomp-flags": seccomp_flags,

@@ -60,7 +60,7 @@ class Shell(Protocol):
     home: Path
 
     def complete(self, line: str) -> str:
-        """Return `line` with all completions of its last word (fish: only the completions)."""
+        """Return the line with its last word completed in all ways (fish: only the completions)."""
 
 
 @contextlib.contextmanager

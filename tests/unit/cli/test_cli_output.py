@@ -74,7 +74,7 @@ def test_pipe_closed_while_writing_ends_with_sigpipe_status(
     assert (process.returncode, stderr_output) == (128 + signal.SIGPIPE, b"")
 
 
-# The output of these commands is larger than the buffer of sys.stdout.
+# The output of the last two commands is larger than the buffer of sys.stdout.
 @pytest.mark.parametrize(
     "words", ["--version", "plan -r --json", "--help", "seccomp-profile", "completion zsh"]
 )

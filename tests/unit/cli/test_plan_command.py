@@ -79,7 +79,7 @@ def test_json_equals_the_plan_of_the_api(capsys: pytest.CaptureFixture[str]) -> 
 def test_plan_without_map_options_is_the_default_map_of_run(
     capsys: pytest.CaptureFixture[str], options: list[str]
 ) -> None:
-    """Check that plan without map options plans a single id, which needs no subordinate ranges."""
+    """Check that plan, by default, plans a single id, which needs no subordinate ranges."""
     alone = plan_json(capsys, *options)
     assert alone == plan_json(capsys, "-r")
     assert (extents(alone, "uid"), extents(alone, "gid")) == ([(0, UID, 1)], [(0, GID, 1)])

@@ -43,7 +43,7 @@ RESTRICTED = {
 FEW = (Extent(0, 100000, 10),)
 REFUSED = eperm_probes("unshare-user")
 
-#: Ids of causes, with the facts and probe results for which doctor must find only that cause.
+#: Tuples of the id of a cause, facts and probe results. The cause must be the only finding.
 BLOCKING: list[tuple[str, Facts, dict[str, Probe]]] = [
     ("already-in-gvisor", healthy(kernel=Kernel(gvisor=True)), probes()),
     ("no-proc", healthy(has_proc=False), probes()),
@@ -172,7 +172,7 @@ def test_blocking_cause_is_the_only_finding(
 NOSUID = {"newuidmap": Helper(path="/home/newuidmap", privileged=True, nosuid="/home")}
 UNREADY = probes(failed("range-map", cause="helper-failed", detail="newuidmap failed"))
 
-#: Ids of causes that prevent maps of more than one id, with the facts and probe results.
+#: Tuples of the id of a cause that prevents maps of more than one id, facts and probe results.
 RANGE_CAUSES: list[tuple[str, Facts, dict[str, Probe]]] = [
     ("helper-missing", healthy(helpers={"newgidmap": Helper()}), probes()),
     ("helper-not-setuid", healthy(helpers=HELPER_WITHOUT_SETUID), UNREADY),

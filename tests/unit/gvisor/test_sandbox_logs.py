@@ -41,7 +41,7 @@ def write(directory: Path, *messages: str, run: str = "", crash: str = "") -> Lo
 
 
 def end_of(directory: Path, written: Logs, status: int) -> tuple[int, str]:
-    """Run the watcher with a runsc that exits with `status`; return status and output."""
+    """Run the watcher with a runsc that exits with `status`; return its status and output."""
     files = (written.errors, written.crash, written.debug, str(directory))
     command = [str(WATCHER), "/bin/sh", *files, "--", "--", "--", "sh", "-c", f"exit {status}"]
     done = capture(command)

@@ -96,7 +96,7 @@ def is_killed_before_line(line: int, call: Callable[[], object]) -> bool:
 
 
 def kill_at_lines(call: Callable[[], object], check: Callable[[], object]) -> None:
-    """Run `call` in children, killing each at a later line of FILES; run `check` after each."""
+    """Kill children before every STRIDE-th line of `call`; run `check` after each of them."""
     line = first = random.randint(1, STRIDE)
     print(f"from line {first}")
     while is_killed_before_line(line, call):
