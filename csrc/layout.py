@@ -102,7 +102,7 @@ def musl_flags(headers: Path, system: Path = Path("/usr/include")) -> list[str]:
     """Return flags for musl-gcc that add kernel headers and disable warnings about musl's macros.
 
     :param headers: a directory, in which this function creates links to the kernel headers in
-        ``system``, so that the libc headers there are not found.
+        ``system``, but not to the libc headers there.
     """
     machine = [system / "asm", *system.glob(f"{platform.machine()}-linux-gnu/asm")]
     asm = next(directory for directory in machine if directory.is_dir())

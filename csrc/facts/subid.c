@@ -79,8 +79,8 @@ static void read_ours(struct reader *reader, char *line, bool cut, unsigned numb
             return;
         fault = parse_range(colon + 1, &range);
     }
-    /* Accept one range less than a map has extents (UN_MAP_MAX), because the caller's own id needs
-     * an extent, too. */
+    /* Accept one range less than the UN_MAP_MAX extents of a map, because the caller's own id also
+     * needs an extent. */
     if (!fault && reader->ranges->len == UN_MAP_MAX - 1)
         fault = "more ranges than a map can hold";
     if (fault)

@@ -37,32 +37,32 @@
 /* Steps of a setup. The error of a failed function names the step that failed. */
 enum un_step {
     UN_STEP_NONE,
-    UN_STEP_ARGUMENT,    /* checking the arguments */
-    UN_STEP_FACTS,       /* reading ids, capabilities and namespaces of the caller */
-    UN_STEP_SUBID,       /* reading the caller's subordinate id ranges */
-    UN_STEP_PLAN,        /* choosing the maps and their writers */
-    UN_STEP_CLONE,       /* calling clone3(2) */
-    UN_STEP_CGROUP,      /* starting a process in another cgroup (CLONE_INTO_CGROUP) */
-    UN_STEP_UNSHARE,     /* creating a namespace */
-    UN_STEP_SETNS,       /* joining a namespace */
-    UN_STEP_SETGROUPS,   /* writing /proc/PID/setgroups or calling setgroups(2) */
-    UN_STEP_UID_MAP,     /* writing /proc/PID/uid_map */
-    UN_STEP_GID_MAP,     /* writing /proc/PID/gid_map */
+    UN_STEP_ARGUMENT, /* checking the arguments */
+    UN_STEP_FACTS,    /* reading ids, capabilities and namespaces of the caller */
+    UN_STEP_SUBID,    /* reading the caller's subordinate id ranges */
+    UN_STEP_PLAN,     /* choosing the maps and their writers */
+    UN_STEP_CLONE,
+    UN_STEP_CGROUP, /* starting a process in another cgroup (CLONE_INTO_CGROUP) */
+    UN_STEP_UNSHARE,
+    UN_STEP_SETNS,
+    UN_STEP_SETGROUPS, /* writing /proc/PID/setgroups or calling setgroups(2) */
+    UN_STEP_UID_MAP,
+    UN_STEP_GID_MAP,
     UN_STEP_HELPER,      /* running newuidmap or newgidmap */
     UN_STEP_PROPAGATION, /* setting the propagation type of mounts */
-    UN_STEP_MOUNT,       /* calling mount(2) */
-    UN_STEP_ROOT,        /* changing the root directory (chroot(2)) */
-    UN_STEP_CWD,         /* changing the working directory (chdir(2)) */
+    UN_STEP_MOUNT,
+    UN_STEP_ROOT, /* changing the root directory (chroot(2)) */
+    UN_STEP_CWD,  /* changing the working directory (chdir(2)) */
     UN_STEP_SETRESGID,
     UN_STEP_SETRESUID,
     UN_STEP_CAPABILITIES,
     UN_STEP_SESSION,
     UN_STEP_PDEATHSIG,
-    UN_STEP_STDIO,   /* setting up standard input, output and error */
-    UN_STEP_FDS,     /* passing descriptors to the command and closing all others */
-    UN_STEP_LOOKUP,  /* searching PATH for the command */
-    UN_STEP_EXEC,    /* executing the command (execve(2)) */
-    UN_STEP_WAIT,    /* waiting for a child */
+    UN_STEP_STDIO,  /* setting up standard input, output and error */
+    UN_STEP_FDS,    /* passing descriptors to the command and closing all others */
+    UN_STEP_LOOKUP, /* searching PATH for the command */
+    UN_STEP_EXEC,
+    UN_STEP_WAIT,
     UN_STEP_LAUNCH,  /* parsing a launch */
     UN_STEP_SANDBOX, /* creating the files of a sandbox */
     UN_STEP_ROOTFS,  /* building the root filesystem of a sandbox */
@@ -168,8 +168,8 @@ uint64_t un_machine_oom_kills(void);
 struct un_runsc_failure {
     char what[4096]; /* one line that describes the failure: runsc's message in quotation marks, or
                         how runsc exited without a message */
-    bool has_cause;  /* whether `cause` is set */
-    struct un_cause cause; /* the cause of the failure, if it is known */
+    bool has_cause;
+    struct un_cause cause; /* the cause of the failure, if has_cause is set */
     char remedy[4096];     /* what the user can do, in one or more lines */
 };
 
@@ -401,10 +401,10 @@ struct un_facts {
 /* Paths of the files that un_facts_read_ranges() reads; NULL for the default path. */
 struct un_sources {
     const char *subid[2]; /* paths of /etc/subuid and /etc/subgid, indexed by enum un_kind */
-    const char *passwd;   /* path of /etc/passwd */
-    const char *nsswitch; /* path of /etc/nsswitch.conf */
-    const char *login;    /* path of /etc/login.defs */
-    const char *path;     /* search path for the helpers, separated by colons */
+    const char *passwd;
+    const char *nsswitch;
+    const char *login; /* path of /etc/login.defs */
+    const char *path;  /* search path for the helpers, separated by colons */
 };
 
 /* Reads those facts about the calling process that every plan needs. */
@@ -579,7 +579,7 @@ int un_enter(const struct un_plan *plan, uint64_t flags, const char *child, bool
 /* What to set up in the namespaces, in the order of the fields. NULL, 0, false or -1 skips a
  * step. */
 struct un_setup {
-    bool own_stdio;            /* whether to call un_own_stdio() */
+    bool own_stdio;
     unsigned long propagation; /* propagation type to set on all mounts, such as MS_PRIVATE */
     const char *root;          /* new root directory (chroot(2)) */
     const char *mount_proc;    /* path below `root` on which to mount a new procfs */
@@ -645,9 +645,9 @@ struct un_spawn {
     struct un_command command;
     int stdio[3]; /* descriptors that become standard input, output and error; -1 keeps the caller's
                    */
-    bool close_fds;       /* whether to close all descriptors from 3 on except those in `keep` */
-    const int *keep;      /* other descriptors that the command inherits, sorted, no duplicates */
-    size_t keep_count;    /* number of descriptors in `keep` */
+    bool close_fds;  /* whether to close all descriptors from 3 on except those in `keep` */
+    const int *keep; /* other descriptors that the command inherits, sorted, no duplicates */
+    size_t keep_count;
     bool restore_signals; /* whether to reset SIGPIPE and SIGXFSZ, which Python ignores, to the
                              default action */
     int start_timeout_ms; /* timeout in milliseconds for the execve(2) of the command; -1 for none

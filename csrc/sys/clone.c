@@ -45,9 +45,9 @@ struct clone3_args {
     uint64_t stack;
     uint64_t stack_size;
     uint64_t tls;
-    uint64_t set_tid; /* since Linux 5.5 */
+    uint64_t set_tid; /* this field exists since Linux 5.5 */
     uint64_t set_tid_size;
-    uint64_t cgroup; /* since Linux 5.7 */
+    uint64_t cgroup; /* this field exists since Linux 5.7 */
 };
 
 /*

@@ -37,8 +37,8 @@ static bool take_foreground(void)
 
 /* The signal mask and the action for SIGCHLD that this process had before it supervised a child. */
 struct signal_settings {
-    uint64_t mask;            /* the signal mask of this thread */
-    struct sigaction sigchld; /* the action for SIGCHLD */
+    uint64_t mask;
+    struct sigaction sigchld;
 };
 
 static void save_signals(struct signal_settings *signal_settings)

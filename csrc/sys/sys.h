@@ -455,13 +455,12 @@ struct un_supervision {
 };
 
 /*
- * Forks a child, in which it returns 0. In the parent, waits for the child and forwards signals to
- * it (un_pass_on_until_end()), and then returns the pid of the child, or of PID 1 with has_init.
- * Returns -1 if fork(2) fails; with has_init, also in PID 1 if PID 1 can't fork.
- *
- * A child in the foreground of the terminal may leave the terminal in any mode. If standard input
- * and output are the terminal, and no other process group is in its foreground, restores the mode
- * that the terminal had before the fork.
+ * Forks a child and waits for it. Returns 0 in the child. In the parent, forwards signals to the
+ * child until it exits (un_pass_on_until_end()), and then returns the pid of the child, or of PID 1
+ * with has_init. Returns -1 if fork(2) fails; with has_init, also returns -1 in PID 1 if the
+ * fork(2) of PID 1 fails. A child in the foreground of the terminal may leave the terminal in any
+ * mode. If standard input and output are the terminal, and no other process group is in its
+ * foreground, restores the mode that the terminal had before the fork.
  */
 pid_t un_supervise(struct un_supervision *how, struct un_error *err);
 
