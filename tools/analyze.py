@@ -45,7 +45,7 @@ def run_clang_tidy(program: str, flags: list[str], source: Path) -> str:
 
 
 def analyze(clang_tidy: str, source: Path) -> str:
-    """Return what clang-tidy and gcc report for a source file."""
+    """Return the findings of clang-tidy and gcc in a source file."""
     flags = [*layout.flags(CSRC), '-DUSERNSCTL_VERSION="0"']
     if source.relative_to(CSRC).as_posix() == layout.AGENT_LIBC:
         # With -ffreestanding, gcc does not assume that functions with names of libc behave like

@@ -8,7 +8,7 @@
 struct reader {
     const char *at;
     const char *end;
-    char *to; /* where to copy the string that is being parsed; NULL if it is skipped */
+    char *to; /* destination of the string that is being parsed; NULL if it is skipped */
 };
 
 static bool take_byte(struct reader *reader, char wanted)

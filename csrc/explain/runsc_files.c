@@ -21,8 +21,8 @@ static const char end_line[] =
  * killed the command (runsc/sandbox/sandbox.go, since 2018). */
 static const char waited_for_sandbox[] = "Will try waiting on the sandbox process instead.";
 
-/* How lines of Go's crash reports begin. For some errors, a line that explains the error precedes
- * the line that names it. */
+/* Beginnings of lines in Go's crash reports. For some errors, a line that explains the error
+ * precedes the line that names the error. */
 static const char *const crash_lines[] = {"runtime: failed ",
                                           "panic: ", "fatal error: ", "SIG\1A-Z\0011,99;: "};
 

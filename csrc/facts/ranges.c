@@ -78,7 +78,7 @@ static bool grants_any_group(const char *login)
 }
 
 /* Parses the output of getsubids(1), which has one line per range, such as "0: user 100000 65536".
- * Returns what is malformed in the output, or NULL if nothing is. */
+ * Returns a message about malformed output, or NULL if the output is valid. */
 static const char *take_subids(const char *text, struct un_ranges *ranges)
 {
     while (*text) {

@@ -22,8 +22,8 @@ const char *un_subid_number(const char *text, char end, uint64_t most, uint64_t 
     return end ? at + 1 : at;
 }
 
-/* Parses the fields after the user name in a line into `range`. Returns what is malformed in the
- * line, or NULL if nothing is. */
+/* Parses the fields after the user name in a line into `range`. Returns a message about a malformed
+ * line, or NULL if the line is valid. */
 static const char *parse_range(const char *text, struct un_range *range)
 {
     uint64_t start, count;

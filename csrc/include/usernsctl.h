@@ -79,7 +79,8 @@ struct un_error {
     int step;                   /* the step that failed (enum un_step) */
     int errnum;                 /* errno of the system call that failed; 0 if none failed */
     const char *cause;          /* id of a struct un_cause; NULL if it is unknown */
-    char detail[UN_DETAIL_MAX]; /* what failed, such as a path, an extent or a helper's message */
+    char detail[UN_DETAIL_MAX]; /* object of the failure, such as a path, an extent or a helper's
+                                   message */
     char remedy[UN_DETAIL_MAX]; /* remedy for this failure; "" if the cause's remedy applies */
 };
 
@@ -87,7 +88,7 @@ struct un_error {
 struct un_cause {
     const char *id;     /* id of the cause; never renamed after a release */
     const char *why;    /* explanation of the cause in one or two sentences */
-    const char *remedy; /* what the user can do, with a shell command if possible */
+    const char *remedy; /* remedy for the user, with a shell command if there is one */
 };
 
 const char *un_version(void);
@@ -122,8 +123,8 @@ struct un_group_limits {
  * also counts, because it restricts the processors on which this process may run. */
 void un_seen_limits(struct un_group_limits *limits);
 
-/* How much memory and CPU time the processes of a sandbox use at present, and how many tasks
- * exist. */
+/* The memory and CPU time that the processes of a sandbox use at present, and the number of
+ * tasks. */
 struct un_sandbox_usage {
     uint64_t memory; /* memory of the programs inside, plus anonymous memory and page tables of all
                         processes of the sandbox, in bytes */
@@ -170,7 +171,7 @@ struct un_runsc_failure {
                         how runsc exited without a message */
     bool has_cause;
     struct un_cause cause; /* the cause of the failure, if has_cause is set */
-    char remedy[4096];     /* what the user can do, in one or more lines */
+    char remedy[4096];     /* remedy for the user, in one or more lines */
 };
 
 /* Searches the message of a failed runsc for messages of the catalogue, and fills in `failure`.
@@ -447,7 +448,7 @@ enum un_writer {
                          grants */
 };
 
-/* Which ids are mapped in addition to the caller's own id and the extents of the request. */
+/* The ids to map in addition to the caller's own id and the extents of the request. */
 enum un_fill {
     UN_FILL_NONE,
     UN_FILL_PACKED, /* all ids of the caller's subordinate ranges, mapped to the free ids from 0 on
@@ -460,7 +461,7 @@ struct un_id_request {
     bool map_self;      /* whether to map the caller's own id */
     uint32_t self;      /* the id inside to which the caller's own id is mapped */
     struct un_map more; /* additional extents to map */
-    int fill;           /* which other ids to map (enum un_fill) */
+    int fill;           /* the other ids to map (enum un_fill) */
 };
 
 struct un_request {
@@ -482,7 +483,8 @@ struct un_plan {
                                     caller's user namespace */
     bool single_id; /* whether the plan maps only the caller's own id, because the full request
                        could not be planned */
-    struct un_error wanted; /* why the full request could not be planned, if single_id is set */
+    struct un_error
+        wanted;        /* reason why the full request could not be planned, if single_id is set */
     int setgroups;     /* policy to write to /proc/PID/setgroups; with UN_SETGROUPS_AUTO nothing is
                           written */
     int64_t become[2]; /* ids inside to which the process must switch, indexed by enum un_kind; -1
@@ -576,7 +578,7 @@ int un_enter(const struct un_plan *plan, uint64_t flags, const char *child, bool
 
 /* ---- setup inside the namespaces (sys/setup.c, sys/mount.c) ---------------------------------- */
 
-/* What to set up in the namespaces, in the order of the fields. NULL, 0, false or -1 skips a
+/* The setup in the namespaces, performed in the order of the fields. NULL, 0, false or -1 skips a
  * step. */
 struct un_setup {
     bool own_stdio;
@@ -788,7 +790,7 @@ struct un_command_fault {
     char path[UN_PATH_MAX]; /* path inside of the file that is at fault, or the command as given by
                                the caller */
     char reason[4 * UN_PATH_MAX];  /* explanation in one sentence; "" for UN_STEP_LOOKUP */
-    const char *remedy;            /* what the user can do; "" if that depends on the caller */
+    const char *remedy;            /* remedy for the user; "" if it depends on the caller */
     char interpreter[UN_PATH_MAX]; /* path inside of the missing interpreter of a script; "" for any
                                       other fault */
 };

@@ -7,9 +7,9 @@
 #include <sys/stat.h>
 #include <time.h>
 
-/* How long to wait, in microseconds, until the holder, the process that keeps the new namespaces
- * alive, is dumpable. The holder makes only one or two system calls between closing its socket and
- * becoming dumpable. */
+/* Timeout in microseconds until the holder, the process that keeps the new namespaces alive, is
+ * dumpable. The holder makes only one or two system calls between closing its socket and becoming
+ * dumpable. */
 #define DUMPABLE_TIMEOUT_US 10000000
 #define LONGEST_NAP_US 1000
 

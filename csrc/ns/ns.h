@@ -23,7 +23,7 @@ struct un_start {
     pid_t pid;
     int pidfd;
     int socket;       /* socket from which to receive the child's messages */
-    int64_t deadline; /* when the timeout expires, as a time of un_now_ms() */
+    int64_t deadline; /* time (un_now_ms()) at which the timeout expires */
 };
 
 /* Starts a child that executes the child program. Returns 0 once the child program runs and can

@@ -27,7 +27,7 @@ static void describe(const struct un_spawn *spawn, const struct un_own_maps *map
         memcpy(task->fd + UN_TASK_NS, spawn->join->fd, sizeof spawn->join->fd);
 }
 
-/* What the child and the second child have reported so far in their messages. */
+/* The state of a spawn, as reported by the messages of the child and the second child. */
 struct start_state {
     bool here;
     pid_t pid;  /* pid of the second child */

@@ -20,7 +20,7 @@ static int fd_number(const char *name)
     return end && !*end ? (int)fd : -1;
 }
 
-/* When descriptors are closed: now, or by the next execve(2). */
+/* The time at which descriptors are closed: now, or at the next execve(2). */
 enum what { CLOSE, CLOSE_AT_EXEC };
 
 /* Closes a descriptor, or sets close-on-exec on it. Ignores failures, because fcntl(2) fails only

@@ -215,7 +215,7 @@ static bool is_denied(long result)
 /* A wait4(2) that never waits, because the kernel rejects the flag. */
 static const struct un_probe_call wait_call = USED(wait4, NO_PID, 0, NO_FLAG);
 
-/* What the child has found out, in memory that it shares with its parent. */
+/* The results of the child, in memory that the child shares with its parent. */
 struct trial {
     size_t begun;   /* number of system calls that the child has tried, including the current one */
     bool can_wait;  /* whether the child has survived wait4(2) */

@@ -12,8 +12,8 @@ static const char *const scripts[] = {
     "echo; while :; do (sleep 0.01 &); done",
 };
 
-/* What ends a command: its socket is closed, the agent's socket is closed, its process tree is
- * signalled, the agent is killed, or the command's keeper is killed. */
+/* The events that end a command: its socket or the agent's socket is closed, its process tree is
+ * signalled, or the agent or the command's keeper is killed. */
 enum way { SOCKET, CONTROL, TREE, AGENT, KEEPER, WAYS };
 
 static pid_t parent_of(pid_t pid)

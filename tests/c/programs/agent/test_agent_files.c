@@ -357,7 +357,7 @@ static void test_depth_is_limited(void)
 static void test_invalid_records_end_the_copy(void)
 {
     static const struct {
-        const char *text; /* what follows the last record; may be shorter than the record says */
+        const char *text; /* text after the last record; may be shorter than the record's size */
         struct agent_record record[3];
     } cases[] = {
         {"", {{.kind = 99}}},
