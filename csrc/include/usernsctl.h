@@ -483,8 +483,7 @@ struct un_plan {
                                     caller's user namespace */
     bool single_id; /* whether the plan maps only the caller's own id, because the full request
                        could not be planned */
-    struct un_error
-        wanted;        /* reason why the full request could not be planned, if single_id is set */
+    struct un_error wanted; /* why the full request failed, if single_id is set */
     int setgroups;     /* policy to write to /proc/PID/setgroups; with UN_SETGROUPS_AUTO nothing is
                           written */
     int64_t become[2]; /* ids inside to which the process must switch, indexed by enum un_kind; -1
@@ -594,7 +593,8 @@ struct un_setup {
     int64_t gid;            /* gid to switch to (setresgid(2)); -1 keeps the gid */
     int64_t uid;            /* uid to switch to (setresuid(2)); -1 keeps the uid */
     bool keep_caps; /* whether to keep the capabilities across execve(2), by the ambient set */
-    int pdeathsig;  /* signal to get when the parent dies (PR_SET_PDEATHSIG(2const)); 0 for none */
+    int pdeathsig;  /* signal to receive when the parent dies (PR_SET_PDEATHSIG(2const)); 0 for none
+                     */
     int parent_pidfd; /* pidfd of the parent, to notice that it died before PR_SET_PDEATHSIG */
 };
 
@@ -607,8 +607,8 @@ int un_mount(const char *source, const char *target, const char *type, unsigned 
              const char *data, struct un_error *err);
 /* Bind-mounts the file or directory `source`, with all mounts below it, on `target`. Both are
  * descriptors of files of the same type (O_PATH suffices) in this mount namespace. The mount has
- * the attributes `attributes` (MOUNT_ATTR_... of mount_setattr(2)) from the moment it becomes
- * visible. Error messages call the mount `name`. Before Linux 5.12, fails with the cause
+ * the attributes `attributes` (MOUNT_ATTR_... of mount_setattr(2)) as soon as it is visible. Error
+ * messages call the mount `name`. Before Linux 5.12, fails with the cause
  * mount-by-descriptor-missing. */
 int un_bind(int source, int target, uint64_t attributes, const char *name, struct un_error *err);
 /* Sets and clears attributes (`set` and `clear`) on the mount whose root is open as `top`, and on

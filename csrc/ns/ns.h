@@ -48,8 +48,8 @@ int un_receive_message(const struct un_start *start, struct un_received *receive
                        struct un_error *err);
 /* Fills in `err` from a UN_MESSAGE_FAILED message. Returns -1. */
 int un_received_failure(const struct un_received *received, struct un_error *err);
-/* Kills and reaps a child that has stopped sending messages, and fills in `err` from the way it
- * ended. Returns -1. */
+/* Kills and reaps a child that has stopped sending messages. Fills in `err` with the signal that
+ * killed the child, or with its exit. Returns -1. */
 int un_fail_ended(int pidfd, struct un_error *err);
 
 #endif
