@@ -29,7 +29,7 @@ def main() -> int:
     exit_on_interrupt()
     _replace_stdout()
     if sys.stderr is None:
-        # print(file=None) would write error messages to standard output.
+        # With sys.stderr as None, print() would write error messages to standard output.
         sys.stderr = io.StringIO()
     try:
         # Import cli inside the try block, because the import itself may raise MemoryError.

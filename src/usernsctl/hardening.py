@@ -45,10 +45,10 @@ RUNSC_CAPABILITIES = frozenset(
 )
 
 FILE_CAPABILITIES = frozenset({"chown", "dac_override", "dac_read_search", "fowner", "fsetid"})
-"""Further capabilities of the gofer for files of several owners, if the map has several ids."""
+"""Additional capabilities of the gofer, for files of several owners, if several ids are mapped."""
 
 NETWORK_CAPABILITIES = frozenset({"net_admin", "setpcap"})
-"""Capabilities that create the network of a sandbox. They are dropped before runsc starts."""
+"""Capabilities for creating the network of a sandbox, dropped before runsc starts."""
 
 _NAMES = """
 CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE

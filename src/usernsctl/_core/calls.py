@@ -379,7 +379,8 @@ def append_at_end(descriptor: int) -> None:
 def denies_write_execute() -> bool | None:
     """Return whether the kernel denies this process memory that is writable and executable.
 
-    :returns: whether it does; ``None`` before Linux 6.3, which lacks PR_GET_MDWE(2const).
+    :returns: whether it does; ``None`` if the kernel is older than Linux 6.3, and so lacks
+        PR_GET_MDWE(2const).
     """
     answer = lib.un_denies_write_execute()
     return None if answer < 0 else bool(answer)

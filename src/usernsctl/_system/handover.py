@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 INTERRUPTED = 128 + signal.SIGINT
-"""Exit status of usernsctl after SIGINT, as for shells."""
+"""Exit status of usernsctl after SIGINT, the same as in shells."""
 
 
 def exit_on_interrupt() -> None:

@@ -31,7 +31,7 @@ _T = TypeVar("_T", bound="_Step")
 
 
 class ForeignLinkError(PermissionError):
-    """Error for a path with a symbolic link of another user, who could redirect the path."""
+    """Error for a path with a symbolic link that another user owns, and so could redirect."""
 
     cause = "foreign-link"
     remedy = "name the file that the symbolic link leads to"

@@ -62,9 +62,9 @@ def examine(form: str | None, no_runsc: bool, purpose: Purpose, seconds: int) ->
     try:
         _core.check_filter(of_doctor=True)
     except UsernsError:
-        # Hide epoll and poll before the import of subprocess. It imports selectors, which would
-        # call epoll_create1(2) or poll(2), and the seccomp filter may kill their caller. Neither is
-        # needed, because doctor will start no process under this filter.
+        # Hide epoll and poll before doctor imports subprocess, which imports selectors: selectors
+        # calls epoll_create1(2) or poll(2), and the seccomp filter may kill their caller. Neither
+        # is needed, because doctor will start no process under this filter.
         for name in ("epoll", "poll"):
             vars(select).pop(name, None)
     from usernsctl import doctor

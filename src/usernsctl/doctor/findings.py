@@ -66,7 +66,7 @@ def findings(
 
 
 def attributed(facts: Facts, probes: Mapping[str, Probe]) -> dict[str, Probe]:
-    """Return the probes; set the causes that the rules have found for failed probes."""
+    """Return the probes, with the causes of failed probes as the rules determine them."""
     held = hold(Seen(facts, probes))
     found = dict(probes)
     for name, probe in probes.items():

@@ -353,7 +353,8 @@ def _by_shell(name: str, hard: int | None) -> str:
         return f"ulimit -S -i {most} 2>&- || prlimit --pid $$ --{long}={most}:"
     if name != "processes":
         return f"ulimit -S -{option} $(ulimit -H -{option})"
-    # Avoid $(...), for which the process limit may forbid a process. dash has -p instead of -u.
+    # Avoid $(...), which starts a process that the process limit may forbid. dash calls the option
+    # -p instead of -u.
     return f"ulimit -S -u {most} 2>&- || ulimit -S -p {most}"
 
 

@@ -68,7 +68,7 @@ class Failure:
 
 
 def root_failure(directory: str | os.PathLike[str]) -> str | None:
-    """Return runsc's own message about the failure of the newest call that failed.
+    """Return runsc's own message about the newest call that failed.
 
     :param directory: the argument of runsc's ``--debug-log``.
     :returns: the reason in one line, or ``None`` if no log in the directory contains a failure.

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from usernsctl._system.records import Directory
 
 MAX_TEXTS = 255
-"""Maximum number of distinct refusals that are listed. Further refusals are only counted."""
+"""Maximum number of distinct refusals that are listed. Others are only counted."""
 
 _ROW = 512
 _SIZE = _ROW * (MAX_TEXTS + 1)
@@ -84,7 +84,7 @@ def create_file(path: str, directory: int) -> FileIO:
 
 
 class _SharedFile(Shared):
-    """A file that is closed once no thread uses it."""
+    """A file that :meth:`close` closes once no thread uses it."""
 
     def __init__(self, file: FileIO) -> None:
         self.file = file

@@ -162,7 +162,7 @@ def pytest_runtest_makereport(
     trylast makes this wrapper the innermost one, so that all other wrappers see the child's report.
     """
     outcome = yield
-    # Without the stash entry, no test of the session uses a mark or fixture of the plugin.
+    # If the stash entry is missing, no test of the session uses a mark or fixture of the plugin.
     if _NEEDS in item.config.stash:
         from usernsctl.pytest_plugin import running
 

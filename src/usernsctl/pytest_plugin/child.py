@@ -230,7 +230,8 @@ class Child:
     def _end(self) -> None:
         if self._pid:
             if self._namespace < 0:
-                # The child may have entered its namespace, but not have sent the descriptor.
+                # Open the namespace here: the child may have entered it, but not have sent the
+                # descriptor.
                 with contextlib.suppress(OSError):
                     self._namespace = os.open(f"/proc/{self._pid}/ns/user", os.O_RDONLY)
                     if _is_ours(self._namespace):
@@ -261,7 +262,7 @@ def _how_ended(code: int | None) -> str:
         return f"ended with status {code}"
     try:
         return f"was killed by {signal.Signals(-code).name}"
-    except ValueError:  # the number of a real-time signal
+    except ValueError:  # Signals lacks most real-time signals
         return f"was killed by signal {-code}"
 
 
@@ -324,7 +325,7 @@ def move(target: Target, *, mount_proc: bool, channel: Channel) -> None:
 
 
 def refuse(error: UsernsError) -> NoReturn:
-    """Fail the test, because its namespaces can't be created."""
+    """Fail the test with an error about its namespaces, which can't be created."""
     remedy = f"\nremedy: {error.remedy}" if error.remedy else ""
     reason = f"can't create the namespaces of the test: {error}{remedy}"
     raise pytest.fail.Exception(reason, pytrace=False) from None
