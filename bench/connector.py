@@ -42,8 +42,8 @@ def main() -> int:
             "in gVisor": [*sandbox, *plain],
             "in gVisor, from a big frame (aim: 1.9)": [*sandbox, *big],
         }
-        # Run one additional round first, whose times are discarded, because the caches are still
-        # cold.
+        # Run one round more than requested, because the times of the first round, with cold caches,
+        # are discarded.
         taken = [[seconds(command) for command in commands.values()] for _ in range(rounds + 1)]
     medians = [statistics.median(times) for times in zip(*taken[1:], strict=True)]
     print(f"{f'the connector, {VERB}: median of {rounds} rounds':<58}{'s':>9}{'share':>8}")

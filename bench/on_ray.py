@@ -32,7 +32,7 @@ PER_NODE = 2
 # SECONDS is how long a task sleeps, TASKS is the number of tasks per sandbox.
 SECONDS = 4
 TASKS = 8
-# The number of tasks that only run true(1), by which the CPU time per task is measured.
+# The number of tasks that only run true(1), to measure the CPU time per task.
 SHORT = 200
 STORE_BYTES = 80 << 20
 TICKS = os.sysconf("SC_CLK_TCK")

@@ -5,7 +5,7 @@
 NAME is the name of the image, and ROOT the directory of its root filesystem. Dockerfile.gvisor runs
 this script with a Python that has usernsctl, and stores the output in the image, as
 /opt/usernsctl/share/sbom.spdx.json. The SBOM lists the Debian packages, the Python packages of
-virtual environments, and runsc and usernsctl's programs, with checksums of the latter.
+virtual environments, and, with checksums, runsc and usernsctl's programs.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def document(name: str, root: Path) -> dict[str, Any]:
     """Return the SPDX document for an image."""
     version = importlib.metadata.version("usernsctl")
     found = [*native_programs(root, version), *debian_packages(root), *python_packages(root)]
-    # Two virtual environments may contain the same package, which is listed once.
+    # List a package only once: two virtual environments may contain the same package.
     packages = list({one["SPDXID"]: one for one in found}.values())
     unique = hashlib.sha256(json.dumps(packages).encode()).hexdigest()
     return {

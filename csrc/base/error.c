@@ -111,8 +111,8 @@ const char *un_error_reason(const struct un_error *err, char *text, size_t size)
     const char *detail = is_name && !*err->detail ? "\"\"" : err->detail;
     const char *between = *kernel && *detail ? ": " : "";
     snprintf(text, size, "%s%s%s", detail, between, kernel);
-    /* Paths, arguments and the messages of helpers may contain any bytes, but an error must be
-     * printed as one line without control sequences. */
+    /* Make the text printable: paths, arguments and the messages of helpers may contain any bytes,
+     * but an error must be one line without control sequences. */
     if (size)
         un_make_printable(text);
     return text;

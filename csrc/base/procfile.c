@@ -120,7 +120,7 @@ bool un_proc_cgroup(const char *proc, const char *controller, char *path, size_t
             continue;
         *group++ = '\0';
         group[strcspn(group, "\n")] = '\0';
-        /* The line of version 2 has an empty list of controllers. */
+        /* Find the line of version 2 by its empty list of controllers. */
         if (*controller ? !lists(name, controller) : *name)
             continue;
         return snprintf(path, size, "%s", group) < (int)size;

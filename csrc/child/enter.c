@@ -65,8 +65,8 @@ static int become_task_command(void *arg)
         close_fd(&task->fd[UN_TASK_PARENT]);
         if (task->restore_signals)
             un_restore_signals();
-        /* A closed socket means that the caller has given up and has reported a failure, so the
-         * command must not run. */
+        /* A closed socket means that the caller has given up and has reported a failure. Do not
+         * execute the command in this case. */
         if (!un_send_message(task->fd[UN_TASK_SOCKET], &here, NULL, 0))
             return FAILED;
         un_set_signals(task->signals);
@@ -98,7 +98,7 @@ static int become_init(void *arg)
     };
     struct un_error err;
     int deathsig = task->setup.pdeathsig;
-    /* The command needs no parent-death signal of its own, because the kernel kills it when PID 1
+    /* Set no parent-death signal for the command, because the kernel kills the command when PID 1
      * dies. */
     task->setup.pdeathsig = 0;
     if (deathsig && un_die_with_parent(deathsig, task->fd[UN_TASK_PARENT], &err))
@@ -195,8 +195,8 @@ void un_child_main(char **words, char **environment)
         _exit(125);
     }
     task->command.envp = (const char *const *)environment;
-    /* A process that only keeps namespaces alive executes nothing, so its descriptors need no
-     * close-on-exec. */
+    /* Set no close-on-exec if this process only keeps namespaces alive, because such a process
+     * executes nothing. */
     for (int i = 0; i < UN_TASK_FDS && !task->holds && !failed; i++)
         if (task->fd[i] >= 0 && fcntl(task->fd[i], F_SETFD, FD_CLOEXEC))
             failed = un_fail_errno(&err, UN_STEP_CLONE, "a descriptor of usernsctl-child");

@@ -187,7 +187,7 @@ bool un_task_parse(char **words, struct un_task *task)
     texts >>= 1;
     UN_EACH_TASK_TEXT(TAKE)
 #undef TAKE
-    /* A task without a command is valid only if it keeps namespaces alive. */
+    /* Require a command, unless the task only keeps namespaces alive. */
     if (!task->holds && !(task->command.file && argc))
         return false;
     if (chunks && !read_groups(&words, (size_t)task->setup.group_count, task))

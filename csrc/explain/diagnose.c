@@ -104,7 +104,7 @@ static bool is_unshare_filtered(void)
 
 static const char *creation_denied(const struct un_error *err, const char *proc)
 {
-    /* The kernel itself allows unshare(0), so EPERM comes from a seccomp filter. */
+    /* The kernel itself never denies unshare(0), so EPERM comes from a seccomp filter. */
     if (syscall(SYS_unshare, 0) && errno == EPERM)
         return "seccomp-denies-userns";
     if (!un_proc_has_mount(proc, "/", false))
@@ -274,7 +274,8 @@ static const char *mount_failed(const struct un_error *err, const char *proc)
         return is_filtered(proc) ? "mount-denied" : NULL;
     if (err->errnum != EPERM && err->errnum != EACCES)
         return NULL;
-    /* The kernel itself fails with EFAULT or EINVAL here, so EPERM comes from a seccomp filter. */
+    /* For these arguments, the kernel itself fails with EFAULT or EINVAL, so EPERM comes from a
+     * seccomp filter. */
     if (syscall(SYS_mount, NULL, NULL, NULL, 0, NULL) && errno == EPERM)
         return "mount-denied";
     if (strcmp(err->detail, "/proc") && is_filtered(proc))
@@ -363,7 +364,7 @@ void un_diagnose(struct un_error *err, const char *proc)
 {
     if (err->cause)
         return;
-    /* These errnos have the same cause for every system call. */
+    /* For these errnos, the cause does not depend on the system call. */
     if (err->errnum == EMFILE || err->errnum == ETOOMANYREFS)
         err->cause = "descriptor-limit";
     else if (err->errnum == EFBIG)

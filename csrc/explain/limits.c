@@ -23,7 +23,7 @@ int un_limit_open(enum un_limit limit, int *version)
 {
     const char *controller = limits[limit].controller;
     int fd = un_group_open(&un_groups_here, controller, limits[limit].files, version);
-    /* The root group has no such file. For a process in that group, use the OOM kills of the whole
+    /* If this process is in the root group, which has no such file, use the OOM kills of the whole
      * host (since Linux 4.13). */
     if (fd < 0 && limit == UN_LIMIT_MEMORY) {
         *version = 0;

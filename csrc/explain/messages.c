@@ -107,7 +107,8 @@ static bool read_string(struct reader *reader)
                 return false;
             continue;
         }
-        /* un_utf8_read() stops at the NUL after the text. */
+        /* un_utf8_read() does not read past the end of the text, because NUL terminates the
+         * text. */
         size_t length = byte < 0x80 ? 1 : un_utf8_read(reader->at, &code);
         if (length)
             append_bytes(reader, reader->at, length);

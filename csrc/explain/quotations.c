@@ -48,7 +48,7 @@ static bool is_phrase(const char *text, size_t length)
 
 static void mark_quotations(struct message *message, const char *text, size_t length)
 {
-    /* Spaces at both ends don't count, because no message of the catalogue begins or ends with a
+    /* Ignore spaces at both ends, because no message of the catalogue begins or ends with a
      * space. */
     while (length && *text == ' ') {
         text++;

@@ -24,8 +24,8 @@ static bool is_ruled_out(const char *id, const char *proc)
 {
     if (un_begins(id, "seccomp-denies-"))
         return un_proc_status(proc, "Seccomp:") == 0;
-    /* The sandbox's user namespace exists, and the kernel creates none for a process in a
-     * chroot. */
+    /* Exclude a chroot: the sandbox's user namespace exists, and the kernel creates no user
+     * namespace for a process in a chroot. */
     if (!strcmp(id, "in-chroot"))
         return true;
     return !strcmp(id, "yama-ptrace-scope") && un_proc_number(proc, YAMA_FILE) < YAMA_ADMIN_ONLY;
@@ -77,7 +77,8 @@ static void find_runsc_causes(const char *own, const char *limit, const char *pr
     struct un_search search = {.count = 0};
     const char *ids[UN_CAUSES_MAX];
     /* runsc writes the maps of its children to /proc/PID. In the procfs of another PID namespace,
-     * these pids belong to other processes or to none, so the message of runsc can be arbitrary. */
+     * these pids belong to other processes or to none, so the message of runsc does not show the
+     * cause. */
     if (is_of_other_pids(proc)) {
         set_cause(failure, "no-proc");
         return;
@@ -141,7 +142,8 @@ static const char *judge_silence(int status, const char *proc, struct un_runsc_f
             snprintf(failure->what, sizeof failure->what,
                      "runsc ended with status %d, and did not log the command's exit status",
                      status);
-        /* Only a seccomp filter makes the kernel send SIGSYS. */
+        /* If a seccomp filter is active, SIGSYS comes from the filter: the kernel sends SIGSYS for
+         * no other reason. */
         if (sig == SIGSYS && un_proc_status(proc, "Seccomp:") == 2)
             return "seccomp-denies-call";
         return sig > 0 && sig < NSIG ? "runsc-killed" : "runsc-ran-nothing";

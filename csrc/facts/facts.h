@@ -75,8 +75,8 @@ bool un_group_number(const struct un_groups *groups, const char *controller,
 /* Reads the lowest limits of this process's control group and of the group's parents. In a
  * container, only the parents inside its cgroup namespace are read. */
 void un_group_limits(const struct un_groups *groups, struct un_group_limits *limits);
-/* Lowers the limits to the memory size of the host, and to the number of processors on which this
- * process may run. */
+/* Lowers the memory limit to the memory size of the host, and the limit of processors to the number
+ * of processors on which this process may run, if these are lower. */
 void un_limit_to_machine(struct un_group_limits *limits);
 
 /* ---- group_place.c: the parent group of sandboxes' control groups ---------------------------- */

@@ -155,8 +155,8 @@ static bool find_free_range(const struct un_grant_files *files,
     }
     if (range_exists(parents, FIRST))
         return false;
-    /* The ids from 100000 on may not exist, as in many containers. Then choose ids above all ids of
-     * users. An unreadable file of users counts as empty. */
+    /* If the ids from 100000 on do not exist, as in many containers, choose ids above the ids of
+     * all users. An unreadable file of users counts as empty. */
     for (int kind = UN_UID; kind <= UN_GID; kind++)
         take_each_line(files->users[kind], take_user, &behind);
     if (!add_span(taken, 0, behind) || !add_span(taken, last, END))

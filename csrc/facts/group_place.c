@@ -247,8 +247,8 @@ int un_group_prepare(int place, enum un_group_part part, int version)
     if (version == 1 || lists(place, "cgroup.subtree_control", controllers[part]))
         return 0;
     snprintf(word, sizeof word, "+%s", controllers[part]);
-    /* Only the root group of the host has no cgroup.type. Its processes need not be moved, because
-     * the root group may have both processes and children with controllers. */
+    /* Only the root group of the host has no cgroup.type. Do not move its processes, because the
+     * root group may have both processes and children with controllers. */
     if (faccessat(place, "cgroup.type", F_OK, 0))
         return un_group_write(place, "cgroup.subtree_control", word);
     if (mkdirat(place, LEAF, 0755) && errno != EEXIST)
@@ -302,9 +302,8 @@ void un_group_versions(int versions[UN_GROUP_PARTS])
         versions[part] = find_version(&un_groups_here, (enum un_group_part)part);
 }
 
-/* Returns whether root in a user namespace could not create TOP in this process's version 1 group,
- * because of the group's mode. Such a group is never removed, so a TOP that is left in it does no
- * harm. */
+/* Returns whether the mode of this process's version 1 group prevents root in a user namespace from
+ * creating TOP. Such a group is never removed, so a TOP that remains in it does no harm. */
 static bool is_closed(enum un_group_part part)
 {
     char group[UN_PATH_MAX];

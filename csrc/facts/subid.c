@@ -34,7 +34,7 @@ static const char *parse_range(const char *text, struct un_range *range)
         return strchr(text, '\r') ? "the line ends with CR LF" : "expected name:start:count";
     if (count == 0)
         return "the count is 0";
-    /* The largest id is 4294967294, so no range may contain 4294967295. */
+    /* Reject a range that contains 4294967295: the largest id is 4294967294. */
     if (start + count > UINT32_MAX)
         return "the range goes past 4294967294, the last id";
     *range = (struct un_range){(uint32_t)start, (uint32_t)count};

@@ -31,8 +31,8 @@ static bool any_child_in(const char *path, bool (*visit)(pid_t child, void *arg)
     ssize_t length = 0;
     bool found = false;
     un_auto_close int fd = open(path, O_RDONLY | O_CLOEXEC);
-    /* Each number is followed by a space. Without it, the number is incomplete, and the next
-     * read(2) continues it. */
+    /* A space follows each number. If there is no space, the number is incomplete, and the next
+     * read(2) returns the rest. */
     while (fd >= 0 && !found && (length = read(fd, text + kept, sizeof text - 1 - kept)) > 0) {
         text[kept + (size_t)length] = '\0';
         char *at = text, *end;

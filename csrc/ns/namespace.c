@@ -165,8 +165,8 @@ static int create_and_join(const struct un_plan *plan, uint64_t flags, const cha
     if (!flags || !unshare((int)flags))
         return 0;
     un_fail_errno(err, UN_STEP_UNSHARE, "");
-    /* The new user namespace has no mount namespaces yet, so it is an outer user namespace whose
-     * limit is exceeded. */
+    /* The new user namespace has no mount namespaces yet, so the limit of an outer user namespace
+     * has been exceeded. */
     if (err->errnum == ENOSPC && flags == CLONE_NEWNS)
         err->cause = "max-mnt-namespaces";
     return -1;

@@ -137,7 +137,8 @@ static int execute_program(void *arg)
     execve(start->program, (char *const *)child->words->argv,
            start->environment ? (char *const *)start->environment : nothing);
     un_fail_errno(child->err, UN_STEP_CLONE, start->program);
-    /* E2BIG is due to the command, to which the environment and nearly all arguments belong. */
+    /* Report E2BIG as an error of the command, because the environment and nearly all arguments
+     * belong to the command. */
     if (errno == E2BIG && !start->is_empty)
         un_fail_errno(child->err, UN_STEP_EXEC, child->task->command.file);
     else if (errno == ENOENT || errno == EACCES)
@@ -152,8 +153,8 @@ static int receive_socket(int handover, struct un_start *start, struct un_error 
 {
     struct un_received received;
     char byte;
-    /* The socket is already there if the child is still running, because the child sends it before
-     * it executes the child program. */
+    /* If the child is still running, it has already sent the socket: it sends the socket before it
+     * executes the child program. */
     ssize_t got = receive(handover, &byte, 1, MSG_DONTWAIT, &received);
     if (got < 0 && errno == EAGAIN)
         return un_fail_ended(start->pidfd, err);
@@ -244,8 +245,7 @@ int un_receive_message(const struct un_start *start, struct un_received *receive
     if (wait_for_child_message(start, err))
         return -1;
     ssize_t got = receive(start->socket, message, sizeof *message, 0, received);
-    /* ECONNRESET means that the child exited before it read the parent's byte, so treat it like end
-     * of file. */
+    /* Treat ECONNRESET like end of file: the child has exited before it read the parent's byte. */
     if (got == 0 || (got < 0 && errno == ECONNRESET))
         return 0;
     if (got < 0)
@@ -271,7 +271,7 @@ int un_received_failure(const struct un_received *received, struct un_error *err
 int un_fail_ended(int pidfd, struct un_error *err)
 {
     siginfo_t how;
-    /* Only a seccomp filter sends SIGSYS. */
+    /* SIGSYS means that a seccomp filter has killed the child. */
     if (un_kill_and_reap(pidfd, &how) && how.si_code != CLD_EXITED)
         return un_fail(err, UN_STEP_CLONE, 0,
                        how.si_status == SIGSYS ? "seccomp-denies-call" : "child-killed",

@@ -52,7 +52,7 @@ static int exec_along_path(const struct un_command *command, struct un_error *er
 
 int un_exec(const struct un_command *command, struct un_error *err)
 {
-    /* A search for an empty name would find the directories in PATH themselves. */
+    /* Reject an empty name: the search would find the directories in PATH themselves. */
     if (*command->file && !un_has_slash(command->file))
         return exec_along_path(command, err);
     exec_file(command, command->file);

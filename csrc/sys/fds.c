@@ -163,7 +163,7 @@ void un_close_all_fds_at_exec(void)
 
 void un_make_fd_room(void)
 {
-    /* With O_PATH, nothing can be read from the descriptor or written to it. */
+    /* Use O_PATH, so that nothing can be read from the descriptor or written to it. */
     un_auto_close int nothing = openat(AT_FDCWD, "/dev/null", O_PATH);
     if (nothing < 0)
         return;

@@ -50,7 +50,8 @@ int un_write_maps(int dir, const struct un_plan *plan, struct un_error *err)
 
 int un_map_read(int dir, const char *name, struct un_map *map, struct un_error *err)
 {
-    /* A line of a map has 33 bytes: the kernel pads each number to ten columns. */
+    /* Each line of a map in /proc has 33 bytes, because the kernel pads each number to ten
+     * columns. */
     char text[UN_MAP_MAX * 33 + 1];
     if (un_read_file(dir, name, text, sizeof text) < 0)
         return un_fail_errno(err, UN_STEP_FACTS, name);

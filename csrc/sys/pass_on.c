@@ -43,8 +43,8 @@ static void take_changes(struct un_watched_child *child)
          * itself. */
         take_reports(child);
         child->ended = note_status(child, status);
-        /* A full pipe means that the reader is stopped. It will read a later report, so this one
-         * may be lost. */
+        /* Ignore that a report is lost if the pipe is full: the reader is stopped then, and will
+         * read a later report. */
         if (child->report >= 0)
             (void)!write(child->report, &status, sizeof status);
     }
@@ -72,7 +72,8 @@ static bool is_for_all(pid_t child, const siginfo_t *info)
     }
 }
 
-/* Only this thread reaps the child, so its pid can't have been reused. */
+/* Signalling the child by its pid is safe: only this thread reaps the child, so the pid can't have
+ * been reused. */
 void un_pass_on_by_kill(pid_t child, const siginfo_t *info, void *arg)
 {
     (void)arg;
@@ -149,7 +150,7 @@ void un_pass_on_until_end(struct un_watched_child *child, un_pass_on *pass_on, v
         }
         int timeout_ms =
             child->checkup ? child->checkup->check(child->pid, child->checkup->arg) : -1;
-        /* The SIGCONT that resumes this process is forwarded like any other signal. */
+        /* Forward the SIGCONT that resumes this process, too, like any other signal. */
         int sig = wait_for_signal_or_event(&info, child->checkup, timeout_ms);
         if (sig > 0 && sig != SIGCHLD)
             pass_on(child->pid, &info, arg);

@@ -51,8 +51,8 @@ int un_capability_count(void)
 {
     for (int count = 0; count < 64; count++)
         if (prctl(PR_CAPBSET_READ, count, 0, 0, 0) < 0)
-            /* The kernel returns EINVAL if it has no such capability. Any other errno comes from a
-             * seccomp filter. */
+            /* The kernel itself fails with EINVAL for a capability that does not exist. Any other
+             * errno comes from a seccomp filter. */
             return errno == EINVAL ? count : -1;
     return 64;
 }

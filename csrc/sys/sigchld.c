@@ -29,8 +29,8 @@ int un_call_waiting(int (*run)(void *arg, const uint64_t *signals), void *arg, s
     if (!are_children_reaped_by_kernel())
         return run(arg, NULL);
     struct call call = {.run = run, .arg = arg};
-    /* Without an exit signal, the kernel does not reap the child automatically, and threads that
-     * wait for any child do not find it unless they use __WALL. */
+    /* The child has no exit signal. So the kernel does not reap it automatically, and threads that
+     * wait for any child do not find it, unless they use __WALL. */
     struct un_clone clone = {
         .flags = CLONE_VM | CLONE_VFORK | CLONE_PIDFD,
         .run = call_in_child,

@@ -90,11 +90,12 @@ void un_reraise(int sig)
 {
     if (sig < 1 || sig >= NSIG)
         return;
-    /* A non-dumpable process leaves no core dump. RLIMIT_CORE does not prevent all of them: it does
-     * not apply if they are piped to a program (core(5)). Ignore a failure, which at worst allows a
-     * core dump. */
+    /* Make this process non-dumpable, so that it leaves no core dump. RLIMIT_CORE is not enough,
+     * because it does not apply to core dumps that are piped to a program (core(5)). Ignore a
+     * failure, which at worst allows a core dump. */
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
-    /* The caller may have ignored or blocked the signal. */
+    /* Restore the default action and unblock the signal, because the caller may have ignored or
+     * blocked it. */
     signal(sig, SIG_DFL);
     un_set_signals(un_signal_mask() & ~(UINT64_C(1) << (sig - 1)));
     kill(getpid(), sig);

@@ -284,8 +284,8 @@ static void missing_helpers_are_reported(void)
     remove_place(&place);
 }
 
-/* Checks that the helpers run in parallel: each waits for the other, so one after the other they
- * would time out. */
+/* Checks that the helpers run in parallel. Each helper waits for the other, so they would time out
+ * if they ran one after the other. */
 static void both_run_at_the_same_time(void)
 {
     char body[2][192];

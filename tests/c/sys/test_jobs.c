@@ -116,8 +116,8 @@ static void a_grandchild_that_keeps_the_pipe_is_not_waited_for(void)
     check_no_child_left();
 }
 
-/* Checks that jobs run in parallel: each waits for the other, so one after the other they would
- * never exit. */
+/* Checks that jobs run in parallel. Each job waits for the other, so they would never exit if they
+ * ran one after the other. */
 static void jobs_run_at_the_same_time(void)
 {
     struct shell shells[2];
