@@ -45,7 +45,7 @@ SANITIZERS = {
 
 @dataclass(frozen=True)
 class Site:
-    """A call of a libc function at one position in a program that a test runs.
+    """A call site of a libc function in a program that a test runs.
 
     :ivar address: the return address of the call.
     :ivar line: the source line of the call.

@@ -14,8 +14,8 @@ static bool is_on_cgroup2(const char *path)
     return !statfs(path, &fs) && (uint64_t)fs.f_type == CGROUP2_SUPER_MAGIC;
 }
 
-/* Returns how many bytes at the beginning of `path` are the mount point of its cgroup2
- * filesystem. */
+/* Returns the length of the mount point of the cgroup2 filesystem that contains `path`; the mount
+ * point is the beginning of `path`. */
 static size_t mount_length(const char *path)
 {
     char above[UN_PATH_MAX];

@@ -86,7 +86,7 @@ bool un_memory_files_open(pid_t pid, struct un_memory_files *files)
     return files->count;
 }
 
-/* Several descriptors may refer to the same memfd, which counts once. */
+/* Count each memfd once, even if several descriptors refer to it. */
 uint64_t un_memory_files_size(const struct un_memory_files *files)
 {
     struct stat status[UN_MEMORY_FILES];

@@ -19,8 +19,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "csrc"))
 import layout  # noqa: E402
 
-# The release with the oldest glibc that Debian's archive still has, 2.31. The extension uses no
-# function that is newer than glibc 2.25, which `make dist` checks (glibc.py).
+# The release with the oldest glibc (2.31) in Debian's archive. The extension uses no function that
+# is newer than glibc 2.25, which `make dist` checks (glibc.py).
 SUITE = "bullseye"
 #: Debian's names of architectures, by Python's names.
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}

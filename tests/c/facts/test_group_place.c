@@ -46,9 +46,8 @@ static void a_locked_group_is_not_removed(void)
     CHECK(!exists());
 }
 
-/* Checks that a control group is not removed if it is not the one that was locked, but a later one
- * of the same name. A sandbox that is just starting creates such a group if its first one was
- * removed. */
+/* Checks that a control group is not removed if it has replaced the group that was locked. A
+ * starting sandbox creates such a group, with the same name, if its first group was removed. */
 static void a_replacing_group_is_not_removed(void)
 {
     CHECK_INT(mkdirat(place, NAME, 0700), 0);

@@ -290,7 +290,7 @@ static int ignore_children_meanwhile(void *arg)
 static void a_lost_status_is_unknown(void)
 {
     int status = forked(ignore_children_meanwhile, NULL);
-    /* 3 is the exit status of the job, which its pidfd provides since Linux 6.15, even after it was
+    /* The job exits with status 3, which its pidfd provides since Linux 6.15 even after the job was
      * reaped. 100 means that the status is unknown. */
     CHECK(status == 3 || status == 100);
 }
