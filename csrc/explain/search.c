@@ -3,8 +3,8 @@
 
 #include <string.h>
 
-/* The rank of a cause, which grows with the number of causes of its message and with its position
- * among them. The lowest rank comes first. */
+/* The rank of a cause: first the number of causes of its message, then its position among them.
+ * Causes with lower ranks come first. */
 struct rank {
     size_t of;
     size_t place;

@@ -37,7 +37,7 @@
 /* Steps of a setup. The error of a failed function names the step that failed. */
 enum un_step {
     UN_STEP_NONE,
-    UN_STEP_ARGUMENT, /* checking the arguments */
+    UN_STEP_ARGUMENT, /* checking the caller's arguments */
     UN_STEP_FACTS,    /* reading ids, capabilities and namespaces of the caller */
     UN_STEP_SUBID,    /* reading the caller's subordinate id ranges */
     UN_STEP_PLAN,     /* choosing the maps and their writers */

@@ -147,7 +147,7 @@ static int execute_program(void *arg)
 }
 
 /* Receives the parent's end of the socket for messages, and then lets the child continue. The child
- * must not continue before: only messages on this socket tell the parent which processes to
+ * waits until then, because only messages on this socket tell the parent which processes to
  * kill. */
 static int receive_socket(int handover, struct un_start *start, struct un_error *err)
 {

@@ -4,7 +4,7 @@
 #include <poll.h>
 #include <signal.h>
 
-/* Interval in milliseconds at which it is checked whether a signal has stopped a job. */
+/* Interval in milliseconds between checks for jobs that a signal has stopped. */
 #define SLICE_MS 200
 #define JOBS_MAX 2
 

@@ -194,7 +194,7 @@ enum { UN_FILE_SETGROUPS, UN_FILE_UID_MAP, UN_FILE_GID_MAP, UN_MAP_FILES };
 struct un_map_file {
     const char *name;   /* path of the file in /proc/PID */
     const char *object; /* name of the file in errors */
-    enum un_step step;  /* step of errors about the file */
+    enum un_step step;  /* step (enum un_step) of an error about this file */
 };
 
 extern const struct un_map_file un_map_files[UN_MAP_FILES];
@@ -206,9 +206,9 @@ int un_map_file_open(int dir, int file, struct un_error *err);
 int un_map_file_write(int fd, int file, const char *text, struct un_error *err);
 
 struct un_own_maps {
-    const char *policy; /* content for setgroups; NULL if it is not written */
-    const char *map[2]; /* contents for uid_map and gid_map, indexed by enum un_kind; NULL for a
-                           file that is not written */
+    const char *policy; /* content to write to setgroups; NULL skips the file */
+    const char *map[2]; /* contents to write to uid_map and gid_map, indexed by enum un_kind; NULL
+                           skips a file */
     bool is_root;       /* whether this process is uid 0 in the user namespace that it leaves */
 };
 

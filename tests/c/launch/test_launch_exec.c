@@ -213,7 +213,7 @@ static void the_watcher_gets_its_arguments_and_descriptors(void)
     CHECK_HAS(text, "0077\n/\n");
     /* The flags of standard output are O_WRONLY and O_APPEND. */
     CHECK_HAS(text, "2001\n/dev/null\n");
-    /* Only descriptors 0 to 2 are open, and the one by which the shell lists them. */
+    /* Only the descriptors 0 to 2, and the descriptor by which the shell lists them, are open. */
     int fds = 0; /* the number of commas in the list of descriptors */
     for (const char *at = strchr(text, '\n') + 1; *at != '\n'; at++)
         fds += *at == ',';
