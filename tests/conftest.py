@@ -374,8 +374,8 @@ def children() -> dict[int, str]:
 def end(pid: int) -> None:
     """Kill a child; reap it if it exits within EXIT_SECONDS.
 
-    The child may not exit: if it is PID 1 of a PID namespace, all other processes there must be
-    reaped first, and some of them may be this process's children (see :func:`left_children`).
+    The child may take longer if it is PID 1 of a PID namespace: all other processes there must be
+    reaped first. Some of them may be this process's children (see :func:`left_children`).
     """
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
@@ -388,8 +388,8 @@ def end(pid: int) -> None:
 def left_children(before: Container[int], seconds: float) -> dict[int, str]:
     """Reap exited children that are not in `before`; return those still alive after `seconds`.
 
-    Children are reaped repeatedly and in any order: a PID 1 of a PID namespace exits only when all
-    other processes there, which may be this process's children, have been reaped.
+    Children are reaped repeatedly and in any order. PID 1 of a PID namespace exits only when all
+    other processes there have been reaped, and some of these may be this process's children, too.
     """
     deadline = time.monotonic() + seconds
     while True:

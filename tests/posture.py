@@ -226,7 +226,7 @@ class Family:
             with gone_is_fine():
                 kind = kind_of(pid)
                 # A process may have a descriptor of a mount that only another process sees, so
-                # collect the mounts of all.
+                # collect the mounts of all processes.
                 mounts = mounts_of(pid)
                 self.mounts |= self._labels(mounts)
                 for mount in mounts.values():
@@ -326,15 +326,15 @@ class Family:
             inside = mount.point.removeprefix(top)
         if mount.source == SCRATCH:
             return label_of_ours(mount.point, top, inside)
-        # All mounts of namespaces (nsfs) have the same device. `machine` contains it if the caller
-        # has mounted a namespace.
+        # All nsfs mounts, which keep namespaces alive, have the same device. If the caller has such
+        # a mount, `machine` contains that device, too.
         if mount.device not in self.machine or mount.point.endswith("/state/null-netns"):
             return mount.type if inside else f"{mount.source} at {mount.point}"
         shown = mount.point if inside is None else inside.removeprefix("/root")
         if shown.split("/")[1] in PROGRAMS:
             return "programs"
         if shown.split("/")[1] == "proc":
-            # This includes the mounts with which a container engine masks files of /proc.
+            # Mounts with which a container engine masks files of /proc are labelled "/proc", too.
             return "/proc"
         return shown if shown in self.caller.asked else "machine"
 
@@ -373,7 +373,7 @@ class Family:
         # gofer has called chroot(2), and sees only the last components of their paths.
         if re.search(r"/cpu\.(max|cfs_(quota|period)_us)$", link):
             return f"limit of processors {how}"
-        # This is the directory of a detached sandbox's record.
+        # Directory of a detached sandbox's record.
         if re.search(r"/usernsctl/sandboxes/[^/]+$", link):
             return f"record {how}"
         device = os.stat(entry).st_dev

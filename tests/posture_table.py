@@ -31,9 +31,9 @@ LOG = frozenset({"scratch w"})
 CRASH = frozenset({"log/crash w"})
 # Mounts in the command's root filesystem, through which no host file can be written.
 ROOT = words("root ro nosuid nodev, programs ro, ?hidden ro nosuid nodev, /.usernsctl-verify ro")
-# Mounts of the prepared mount namespace. It still contains all host files, as writable as for the
-# caller, although these processes need only runsc's executable. "machine ro" is the mount of
-# usernsctl-watch's file, on a mount point over which nothing can be mounted.
+# Mounts of the prepared mount namespace. The namespace still contains all host files, as writable
+# as for the caller, although these processes need only runsc's executable. "machine ro" is the
+# mount of usernsctl-watch's file, on a mount point over which nothing can be mounted.
 PLACE = ROOT | words(
     "caller's, scratch rw nosuid nodev, log/crash rw nosuid nodev, machine ro, ?nsfs rw"
 )

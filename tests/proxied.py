@@ -91,7 +91,7 @@ class Server:
             self._serve(self, connection, received)
 
     def serve_http(self, connection: socket.socket, received: bytearray) -> None:
-        """Answer the first request; then read until end of file, to record further requests."""
+        """Answer the first request; then read until end of file, to record any other request."""
         while b"\r\n\r\n" not in received:
             data = connection.recv(65536)
             if not data:

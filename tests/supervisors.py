@@ -27,7 +27,7 @@ KINDS = ("fork", "pid", "init", "watch")
 
 
 def words(kind: str, prelude: Path) -> list[str]:
-    """Return the argv of a supervisor of the given kind, to which a command can be appended.
+    """Return the argv of a supervisor of kind `kind`, to which a command can be appended.
 
     :param prelude: path of usernsctl-exec.
     """

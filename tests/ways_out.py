@@ -626,7 +626,7 @@ def _(_: Targets) -> str:
 
 
 def attempt(name: str, to: Targets) -> tuple[str, str]:
-    """Try a way out; return "reached" or "failed", and a description of the result."""
+    """Try the way out `name`; return "reached" or "failed", and a description of the result."""
     try:
         return "reached", WAYS[name](to)
     except Exception as error:

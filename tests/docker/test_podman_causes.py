@@ -61,7 +61,7 @@ class Podman:
         self._directory = directory
 
     def __call__(self, command: str, *ways: str) -> subprocess.CompletedProcess[str]:
-        """Run a shell command that calls podman, with the misconfigurations `ways` (broken.py)."""
+        """Run a shell command that calls podman under the misconfigurations `ways` (broken.py)."""
         places = {"root": "storage", "runroot": "state", "tmpdir": "tmp"}
         options = [f"--{option}={self._directory / name}" for option, name in places.items()]
         words = [shutil.which("podman") or "", "--storage-driver=vfs", *options]
@@ -80,7 +80,7 @@ class Podman:
         )
 
     def causes(self, owner: int, *ways: str) -> list[str]:
-        """Load an image with a file of `owner`; return the ids of the causes if this fails."""
+        """Load an image with a file that belongs to `owner`; return the causes if this fails."""
         (self._directory / "image.tar").write_bytes(image(owner))
         done = self("podman load --quiet --input=image.tar", *ways)
         if done.returncode == 0:

@@ -1,7 +1,8 @@
 """Pairs of environments: two misconfigurations at once, chosen at random.
 
-No table contains the results of pairs. Instead, doctor must report "ready" if and only if the
-command works, and the first reported cause must be a cause of one of the two environments.
+No table contains the results of pairs. Instead, there are two rules. doctor must report "ready" if
+and only if the command works. And the first reported cause must be a cause of one of the two
+environments.
 """
 
 from __future__ import annotations

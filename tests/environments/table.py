@@ -409,7 +409,7 @@ add(
     both=("address-space-limit", STEP),
     range_=None,
 )
-# This limit is too low even for the Python interpreter.
+# With this limit, even the Python interpreter can't start.
 add(
     "data-8m",
     late=[w.limit("DATA", 8 << 20)],

@@ -1,7 +1,7 @@
 """Misconfigurations of an environment, in addition to those in ../kernel/causes/broken.py.
 
-Some are applied by root to files, mounts and programs in the trial's mount namespace, some by root
-to the command's process before it becomes nobody, and the others by nobody.
+Root applies some to files, mounts and programs in the trial's mount namespace. Root applies others
+to the command's process before this process becomes nobody. The user nobody applies the rest.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def file(path: str, content: str) -> Way:
 
 
 def mode(path: str, bits: int) -> Way:
-    """Return a misconfiguration that sets the mode of a file; another one has replaced the file."""
+    """Return a misconfiguration that sets the mode of a file, which an earlier one has replaced."""
     return partial(os.chmod, path, bits)
 
 

@@ -2,8 +2,8 @@
 
 Only errors that can occur in usernsctl's calls are listed: EINTR for each call that may sleep,
 ENOMEM and EPERM (from a seccomp filter or a security module) for nearly every call. EBADF is not
-listed, since programs use only descriptors that they have opened, nor is EPIPE, which means that
-the peer has exited; other tests cover this case.
+listed, since programs use only descriptors that they have opened. EPIPE is not listed either: other
+tests cover the exit of a peer.
 """
 
 from __future__ import annotations

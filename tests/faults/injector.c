@@ -181,7 +181,7 @@ static bool is_counted(uint64_t nr, pid_t pid)
     case SYS_exit_group:
     case SYS_rt_sigreturn:
     case SYS_restart_syscall:
-        return false; /* These calls never fail, or are made by the kernel. */
+        return false; /* System calls that never fail, or that the kernel itself makes. */
     }
     if (state.excluded == 1)
         return is_native(pid);

@@ -340,7 +340,7 @@ class Matrix:
         self.path.set_up()
         try:
             for _ in range(2):
-                self.record()  # This run also imports modules and fills caches.
+                self.record()  # The first run also imports modules and fills caches.
             sites = self.record()
             every = list(self.faults(sites))
             self.outcome.sites, self.outcome.pairs = len(sites), len(every)

@@ -27,8 +27,8 @@ pytestmark = [
 
 ERRORS = ("EMFILE", "ENOMEM", "EPERM")
 
-# System calls into which no faults are injected: they never fail, fail in ways that the test can't
-# judge, or belong to libc's startup.
+# System calls into which no faults are injected: they never fail, they fail in ways that the test
+# can't judge, or libc makes them before main().
 LIBC = ("arch_prctl", "brk", "close", "exit_group", "mprotect")
 
 

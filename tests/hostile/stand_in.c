@@ -1,6 +1,6 @@
-/* Fake runsc: prints IDENTITY, and "secret" for each file named `secret` that the sandbox would
- * see in its root filesystem or in a bind mount, or if config.json contains "SECRET". Creates a
- * file in the directory of each option --root and --debug-log. */
+/* Fake runsc. Prints IDENTITY. Prints "secret" for each file named `secret` that the sandbox
+ * would see in its root filesystem or in a bind mount, and if config.json contains "SECRET".
+ * Creates a file in the directory of each option --root and --debug-log. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdio.h>

@@ -141,7 +141,7 @@ def repeat(work: Callable[[], None]) -> None:
 
 
 def swapper(place: Path, other: Path) -> Callable[[], None]:
-    """Return a function that replaces the directory `place` by a link, and then restores it."""
+    """Return a function that replaces the directory `place` by a link, and then undoes this."""
     beside = place.with_name(place.name + "-real")
     link = place.with_name(place.name + "-link")
     link.symlink_to(other)
@@ -420,7 +420,7 @@ def test_hostile_swaps_do_not_show_what_is_outside(
 def test_hostile_swaps_of_the_bundle_show_no_other_one(
     tally: Any, bundle: Path, show: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Check that the bundle that was checked is used, even if another one then takes its path."""
+    """Replace the bundle after the check; check that the run uses the bundle that was checked."""
     (bundle / "rootfs/bin").mkdir()
     shutil.copy(show, bundle / "rootfs/bin")
     write(bundle, bind("data"))

@@ -144,8 +144,8 @@ def test_variables_choose_no_program_that_a_frozen_launch_runs(
 ) -> None:
     """Check that no variable or directory of a tenant chooses a program outside gVisor.
 
-    The launch runs getent(1) only for a uid that /etc/passwd lacks, so one of the tested uids is
-    such a uid.
+    The launch runs getent(1) only for a uid that /etc/passwd lacks, so the test includes such a
+    uid.
     """
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)

@@ -46,7 +46,7 @@ def record(kind, mode=0, text=b"", length=0):
     return struct.pack("<IIIIqQ", kind, mode, len(text), 0, 0, length) + text
 """
 
-# Script that creates the directory /tmp/other with a file that must not get into a copy of /tmp/t.
+# Code that creates the directory /tmp/other with a file that must not get into a copy of /tmp/t.
 SCENE = "mkdir -p /tmp/t/sub /tmp/other; echo secret >/tmp/other/file; echo usual >/tmp/t/sub/file"
 
 # Attacker that replaces a directory by a symbolic link, and a file by a link, a FIFO, a directory

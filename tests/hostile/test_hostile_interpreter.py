@@ -23,8 +23,8 @@ AT_MOST = 40
 GROWTH = 64 << 10
 FLOOD = 1 << 28
 
-# Functions for attackers: find() returns the descriptor of the connection to the host, and
-# request() the id of the request, from a frame of the interpreter's loop.
+# Functions for attackers. find() returns the descriptor of the connection to the host. request()
+# returns the request's id, which it finds in a frame of the interpreter's loop.
 FIND = """
 import os, json, socket, stat, sys, threading, time
 def find():

@@ -1,8 +1,8 @@
 """Attacks that use known vulnerabilities of other tools, each with a reference.
 
-Two vulnerabilities are tested elsewhere: CVE-2017-5226 (a payload inserts input into its caller's
-terminal) in test_hostile_terminal_payload.py, and CVE-2016-9962 (root inside inspects a process
-that enters) in test_hostile_memory.py.
+Other files test two vulnerabilities. test_hostile_terminal_payload.py tests CVE-2017-5226: a
+payload inserts input into its caller's terminal. test_hostile_memory.py tests CVE-2016-9962: root
+inside inspects a process that enters.
 """
 
 from __future__ import annotations

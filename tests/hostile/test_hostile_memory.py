@@ -1,8 +1,8 @@
 """Attacks from a namespace on a caller's memory, descriptors, environment and root directory.
 
 An attacker (memory/attacker.c) inspects all new processes by all methods while a caller
-(memory/caller.py) starts commands. The attacker is root in the namespace that the commands enter,
-or has the caller's uid outside, and so all capabilities in the caller's namespaces.
+(memory/caller.py) starts commands. The attacker is root in the namespace that the commands enter.
+Or it has the caller's uid outside, which gives it all capabilities in the caller's namespaces.
 """
 
 from __future__ import annotations

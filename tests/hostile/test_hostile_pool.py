@@ -84,8 +84,8 @@ def test_a_pool_ends_with_its_creator(
             tally.succeeded(f"temporary files: {stay}")
 
 
-# Program that sets Yama's ptrace_scope in gVisor to 0, which allows tracing all of the user's
-# processes, and prints each process of the sandbox that it can trace.
+# Program that sets Yama's ptrace_scope in gVisor to 0, so that all of the user's processes may be
+# traced. It prints each process of the sandbox that it can trace.
 TAKING = """
 import ctypes, os
 
@@ -234,7 +234,7 @@ def test_only_files_remain_for_the_next_lease(
         with pool.acquire(EXIT_SECONDS) as box:
             fresh = leave_and_look(box)
         used = set()
-        # Take three leases, because a sandbox's first lease has another agent than later ones.
+        # Take three leases: a sandbox's first lease has another agent than its later leases.
         for _ in range(3):
             with pool.acquire(EXIT_SECONDS) as box:
                 used.add(box.id)

@@ -28,8 +28,8 @@ pytestmark = pytest.mark.userns_requires("runsc")
 PATIENCE = 60
 SCRIPT = ["sh", "-c", "echo READY; read line; echo $line"]
 
-# Maximum delays in seconds before a creator is killed at random: while it creates a host and a
-# template, and while it starts a sandbox and a command.
+# Maximum delays in seconds before a creator is killed. In the first case, it creates a host and a
+# template; in the second, it starts a sandbox and a command.
 CREATE_SECONDS = 1.2
 START_SECONDS = 0.6
 

@@ -28,7 +28,7 @@ UNSUPPORTED = 77
 def run_broken(
     ways: Sequence[str], command: Sequence[str], env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command with the misconfigurations `ways`; root first changes to another user."""
+    """Apply the misconfigurations `ways`, and run a command; root first changes to another user."""
     if os.geteuid() == 0 and not may_map_any_id():
         pytest.skip("root of a container can neither mount nor become everybody")
     done = capture(
@@ -45,7 +45,7 @@ DOCTOR = [USERNSCTL, "doctor", "--within", "300"]
 
 
 class Diagnosis:
-    """A report of doctor, which ran with the misconfigurations `ways`."""
+    """Report of doctor on a host with the misconfigurations `ways`."""
 
     def __init__(self, ways: Sequence[str], purpose: str = "run", *options: str) -> None:
         command = [*DOCTOR, "--json", "--for", purpose, *options]
@@ -68,7 +68,7 @@ def diagnose(ways: Sequence[str], purpose: str = "run") -> Diagnosis:
 
 
 def named_by_command(ways: Sequence[str], *options: str) -> str:
-    """Run usernsctl-exec with the misconfigurations `ways`; return the cause that it reports."""
+    """Return the cause that usernsctl-exec reports on a host with the misconfigurations `ways`."""
     done = run_broken(ways, [PRELUDE, *options, "--", "true"])
     assert done.returncode == 125, done
     named = re.findall(r"^  why: .* \[([a-z0-9-]+)\]$", done.stderr, re.MULTILINE)

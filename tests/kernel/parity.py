@@ -1,4 +1,4 @@
-"""The APIs that must behave like subprocess, and subprocess itself, for use in the same tests."""
+"""APIs that must behave like subprocess, together with subprocess, for tests that run with each."""
 
 from __future__ import annotations
 

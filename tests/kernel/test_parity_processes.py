@@ -340,7 +340,7 @@ def check_collected(api: Any, pid: int) -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_unreferenced_process_is_reaped_if_warnings_are_errors() -> None:
-    """Check that a dropped Popen's child is reaped, so that it does not keep its namespace alive.
+    """Check that the child of a dropped Popen is reaped: a zombie would keep its namespace alive.
 
     subprocess never reaps such a child if warnings are errors, as in these tests.
     """
@@ -364,9 +364,9 @@ def interrupted(api: Any) -> bool:
 def test_an_interrupt_kills_the_command(api: Any) -> None:
     """Check that an interrupt of run() kills the child and leaks no descriptor.
 
-    run() does not wait for the killed child, so its Popen object emits a ResourceWarning, unless
-    SIGINT arrives between the write of the input and the wait. A fixture of this module checks that
-    the child exits.
+    run() does not wait for the killed child, so its Popen object emits a ResourceWarning. An
+    exception is a SIGINT between the write of the input and the wait. A fixture of this module
+    checks that the child exits.
     """
     before = open_descriptors()
     with warnings.catch_warnings(record=True) as caught:

@@ -294,8 +294,8 @@ with opened(way) as api:
 """
 
 
-# Names of standard streams, and the descriptors that they have before the start: a permutation of
-# 0, 1 and 2, or two exchanged descriptors while the third one is closed.
+# Names of standard streams, and the descriptors that they have before the start. These are a
+# permutation of 0, 1 and 2, or two exchanged descriptors while the third one is closed.
 @pytest.mark.parametrize(
     ("names", "places"),
     [

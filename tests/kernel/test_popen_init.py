@@ -217,7 +217,7 @@ def test_processes_inside_can_not_read_process_1() -> None:
         text=True,
         **INIT,
     )
-    # For root outside, /proc/1/fd can be listed but appears empty, so root gets one error less.
+    # Root outside may list /proc/1/fd, which appears empty, so root gets one error less.
     refused = done.stderr.lower().count("permission denied")
     assert refused == 3 + (os.geteuid() != 0), done.stderr
     assert done.stdout == ""

@@ -1,8 +1,8 @@
 """Tests of the kernel rules for id maps.
 
 The rules are in user_namespaces(7), "Defining user and group ID mappings", unless another source is
-named. Each test runs as root of a user namespace in which only id 0 is mapped, so that the results
-are the same for all users, and creates other namespaces in it.
+named. Each test runs as root of a user namespace in which only id 0 is mapped, and creates other
+namespaces in it. So the results are the same for all users.
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ sh -c 'read line <"$0.go"; exit 7' "$0" </dev/null >/dev/null 2>&1 &
 echo $! >"$0.pid"
 """
 
-# Program that moves the given descriptors to 0, 1, ..., closes the remaining standard streams, and
-# executes another program.
+# Program that moves given descriptors to 0, 1, ..., closes the other standard streams, and executes
+# another program.
 AT_THE_START = """
 import os, sys
 count = int(sys.argv[1])

@@ -42,8 +42,9 @@ def pair(request: pytest.FixtureRequest, box: un.Sandbox) -> tuple[Any, Any]:
     return test_aio.runner(request.param), box.create_subprocess_exec
 
 
-# Tests with the fixture `api` or `pair` that don't apply to sandboxes: they check names and pids of
-# processes on the host, the whole environment, texts of errors, or inherited descriptors.
+# Tests that don't apply to sandboxes, although they use the fixture `api` or `pair`. They check
+# names and pids of processes on the host, the whole environment, texts of errors, or inherited
+# descriptors.
 EXCLUDED = {
     "test_a_signal_that_comes_too_late_hits_nobody",
     "test_an_empty_environment_is_empty",

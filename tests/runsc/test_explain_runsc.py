@@ -99,8 +99,8 @@ libc = ctypes.CDLL(None, use_errno=True)
 if libc.mount(None, b"/mnt", None, 0x1021 | int(sys.argv[1]), None):
     sys.exit(f"sandbox: remount: {os.strerror(ctypes.get_errno())}")
 """
-# Command prefix that mounts a tmpfs with nosuid at /mnt in a user namespace, and runs the command
-# in a nested user namespace, where nosuid is locked.
+# Command prefix that mounts a tmpfs with nosuid at /mnt in a user namespace. The command runs in a
+# nested user namespace, where nosuid is locked.
 FLAGGED = [*PREPARED, "sh", "-c", 'mount -t tmpfs -o nosuid none /mnt; exec "$@"', "sh", *PREPARED]
 # Script that opens /dev/fuse where /dev has no devices, as in a container.
 EMPTY_DEV = "mount -t tmpfs none /dev; exec python3 -c \"import os; os.open('/dev/fuse', 2)\""

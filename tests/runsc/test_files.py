@@ -572,7 +572,7 @@ def test_files_get_owner_and_permissions_of_the_given_user(tmp_path: Path) -> No
 
 
 def exercise(box: un.Sandbox, tmp_path: Path, directory: str = "/tmp") -> None:
-    """Copy files into and out of a sandbox, with each method of the sandbox that does so."""
+    """Copy files into and out of a sandbox with each method for copying."""
     tree = make_tree(tmp_path / "tree")
     box.write_file(f"{directory}/x", b"content")
     assert box.read_file(f"{directory}/x") == b"content"

@@ -148,8 +148,7 @@ def test_health_is_not_fooled_by_a_fake_watcher(
 ) -> None:
     """Start an older process with the watcher's name. The health check must not succeed.
 
-    The check may fail: the process has the check's uid, and so could change the check's memory
-    anyway.
+    The check may fail, because the process has the check's uid and could change its memory anyway.
     """
     decoy = tmp_path / "decoy"
     decoy.write_text("echo begun; sleep 600\n")

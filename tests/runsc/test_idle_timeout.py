@@ -261,7 +261,7 @@ def test_ttl_ends_a_lease(uses: int) -> None:
             with pytest.raises(un.SandboxEndedError) as lost:
                 box.run(["true"])
             assert lost.value.cause == "timeout"
-        # The next lease has no `ttl`, and so another sandbox.
+        # The next lease has no `ttl`, so it gets another sandbox.
         with pool.acquire(PATIENCE) as box:
             assert box.run(["sleep", "3"]).reason == "exited"
 

@@ -154,8 +154,9 @@ def test_failure_of_runsc_in_a_running_sandbox_raises(
         box.state()
 
 
-# Fake runsc that leaves a child process that waits for the sandbox's exit, as runsc-fd-parking does
-# (since 20260831). The child's command line does not contain the sandbox's id.
+# Fake runsc that leaves a child process behind, which waits for the sandbox's exit, as
+# runsc-fd-parking does (since 20260831). The child's command line does not contain the sandbox's
+# id.
 PARKING_RUNSC = """#!/bin/sh
 case " $* " in *" --detach "*) ;; *) exec RUNSC "$@" ;; esac
 RUNSC "$@" || exit

@@ -1,7 +1,7 @@
-"""Tests of the ways out of a sandbox with a network (tests/ways_out.py), in a virtual network.
+"""Tests of known ways out of a sandbox with a network (tests/ways_out.py), in a virtual network.
 
-One sandbox of each kind tries all ways in one run. The simulated host runs the same program, which
-shows that the ways work unless something denies them.
+One sandbox of each kind tries all ways in one run. The same program on the simulated host shows
+that the ways work unless something denies them.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ WITHIN = "300"
 
 @dataclass(frozen=True)
 class Login:
-    """A user of the virtual machine, as whom commands are run."""
+    """Login of a user of the virtual machine; calling it runs a command as that user."""
 
     name: str
 

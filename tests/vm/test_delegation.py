@@ -34,8 +34,8 @@ def test_commands_start_in_control_groups_created_by_a_user() -> None:
     assert done.returncode == 0
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 20  # type: ignore[index]
     reasons = set(re.findall(r"^SKIPPED .*: (.*)$", done.stdout, re.MULTILINE))
-    # Accepted reasons for skipped tests. As root, some tests create control groups for other users,
-    # and so need no delegation.
+    # Accepted reasons for skipped tests. Tests that create control groups for other users as root
+    # need no delegation, and so may be skipped.
     allowed = {"only root, outside of containers, may map any id"}
     # A control group that contains processes, such as the tests', can't enable controllers for its
     # children.

@@ -60,7 +60,7 @@ class Shell(Protocol):
     home: Path
 
     def complete(self, line: str) -> str:
-        """Return the line with its last word completed in all ways (fish: only the completions)."""
+        """Complete the last word of `line`; return the whole line (fish: only the completions)."""
 
 
 @contextlib.contextmanager

@@ -381,7 +381,7 @@ def test_hung_runsc_is_attributed_to_the_signal_limit(
     assert finding.blocks
     assert ids([finding]) == [found]
     assert findings_of(facts, probes()) == ()
-    # A failed probe has exited, and so has not hung because of a signal limit.
+    # A failed probe has exited, so it has not hung because of a signal limit.
     assert "signal-limit" not in ids(findings_of(facts, probes(failed("runsc"))))
 
 

@@ -168,7 +168,7 @@ def test_accuracy_of_explain_for_fresh_texts() -> None:
         # first. It also recognised 2 unrelated texts.
         ("searched", 23, 23, 20, 16, 0),
         # When the texts were collected, explain recognised 17 of them, 14 with the right cause
-        # first and 1 with only wrong causes. It also recognised 4 unrelated texts, and 3 when the
+        # first and 1 with only wrong causes. It also recognised 4 unrelated texts, or 3 once the
         # rules for "searched" were complete.
         ("withheld", 22, 22, 20, 16, 0),
         # When the texts were collected, explain recognised 27 of them, 22 with the right cause

@@ -19,7 +19,7 @@ from usernsctl.maps import Extent
 
 pytestmark = pytest.mark.also_root
 
-# The map of a user who owns no files, and so has only the permissions for others.
+# The map of a user who owns no files, so that only the permissions for others apply.
 STRANGER = [Extent(0, 3_000_000_000, 1)]
 GOOD = minimal() | {
     "process": {"args": ["/bin/true"], "user": {"uid": 0, "gid": 0}},

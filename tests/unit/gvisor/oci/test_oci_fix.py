@@ -1,4 +1,4 @@
-"""Tests of the changes that fix() makes, of which a second call must make none."""
+"""Tests of fix(): the changes that it makes, and that a second call makes no more changes."""
 
 from __future__ import annotations
 
