@@ -100,8 +100,8 @@ def socket_pair() -> tuple[Connection, Connection]:
     """Create a connected pair of sockets, the first for this process, the second for another.
 
     The first socket is non-blocking, and has a number above 2 even if standard streams are closed.
-    Since Linux 6.16, it refuses descriptors, because the sender of a descriptor can delay close(2)
-    of it (SO_LINGER, socket(7)).
+    Since Linux 6.16, it refuses to receive descriptors (SO_PASSRIGHTS), because the sender of a
+    socket could make close(2) of it block (SO_LINGER, socket(7)).
 
     :raises OSError: no descriptors are left.
     """

@@ -80,7 +80,7 @@ class Answer(Exception):
     """A text to print instead of running the subcommand: the help, or a usage error.
 
     :ivar text: the text, with a newline at the end.
-    :ivar status: the exit status. If it is not 0, the text is for standard error.
+    :ivar status: the exit status. The text is printed on standard error unless the status is 0.
     :ivar reason: the reason why the arguments are wrong, which is a part of `text`; ``None`` for
         help.
     """

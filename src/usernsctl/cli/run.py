@@ -256,7 +256,7 @@ def _import_the_rest(*, joins_namespace: bool) -> None:
         other files over usernsctl's modules, so no module may be imported inside, not even to
         report an error.
     """
-    codecs.lookup("ascii")  # Python imports a module for each encoding
+    codecs.lookup("ascii")  # imports the module of the codec
     if joins_namespace:
         # The search for a missing command, and tracebacks, need these modules.
         for module in ("shutil", "usernsctl.gvisor.launch.view", "traceback"):

@@ -301,7 +301,7 @@ class Popen(Collected[AnyStr]):
     """
 
     pid: int
-    returncode: int | Any  # None until the exit status is known; the annotation is as in typeshed
+    returncode: int | Any  # None until the exit status is known, but annotated as in typeshed
 
     @overload
     def __init__(

@@ -111,8 +111,8 @@ def remedy(report: Report, cause: Cause, where: Place) -> str:
 def commands(report: Report, cause: Cause) -> str:
     """Return the commands that remedy a cause on this host; empty if the facts don't suffice.
 
-    Root must run the commands, except ``ulimit`` and ``export``, which belong into the shell that
-    starts the sandboxed command. If users other than root can replace a file, the result contains
+    Root must run the commands, except ``ulimit`` and ``export``, which only the shell that starts
+    the sandboxed command can run. If users other than root can replace a file, the result contains
     comments instead of commands that would give the file privileges.
     """
     known = _KNOWN.get(cause.id)

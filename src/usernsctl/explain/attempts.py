@@ -140,7 +140,7 @@ class AttemptReader:
         self._is_about_sandboxes = False
 
     def add(self, piece: bytes) -> None:
-        """Search `piece`, the next lines of the text, unless the text has reached a limit."""
+        """Search `piece`, the next lines of the text, unless enough of the text was searched."""
         if self._is_full():
             return
         text = piece.lower()

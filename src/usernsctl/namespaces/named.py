@@ -104,7 +104,7 @@ class NamedNamespace:
     def describe(
         cls, name: str, pid: int, fds: Sequence[int], *, network: str = "", notice: str
     ) -> NamedNamespace:
-        """Return the record of a holder.
+        """Return a new record of the namespaces that a holder keeps alive.
 
         :param fds: descriptors of the holder's namespaces, in the order of
             :data:`_core.NAMESPACE_FILES`.
