@@ -175,9 +175,10 @@ int un_step_mount(struct un_launch *launch, const struct un_record *record, stru
     if (refuse_own(launch, record->arguments, wanted, err))
         return -1;
     const struct un_cover *cover = un_view_cover_at(&launch->view, trail.path, strlen(trail.path));
-    /* A missing mount point is an error only in a writable filesystem, because in a read-only
-     * filesystem gVisor creates the mount point itself. */
-    if (*trail.missing && cover && is_writable(cover->fd))
+    /* A missing mount point is an error only in a writable bind mount, because gVisor itself
+     * creates the mount point in a read-only filesystem, and in a filesystem of its own. */
+    bool is_bind = cover && *cover->source;
+    if (*trail.missing && is_bind && is_writable(cover->fd))
         return un_place_fail_missing(launch, &trail, err);
     return strcmp(un_record_argument(record, 1), "empty") ? 0 : cover_by_empty(launch, wanted, err);
 }

@@ -139,6 +139,29 @@ def test_usernsctl_runs_bundles_that_runsc_refuses(
     assert os.listdir(bundle) == ["config.json"]
 
 
+# The mounts in the config.json that `runc spec`, umoci and containerd write.
+COMMON_MOUNTS = [
+    {"destination": "/proc", "type": "proc", "source": "proc"},
+    {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]},
+    {"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["gid=5"]},
+    {"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["mode=1777"]},
+    {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue"},
+    {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["ro"]},
+    {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro"]},
+]
+
+
+@pytest.mark.also_root
+def test_mounts_may_lie_in_filesystems_of_gvisor(usernsctl: Program, tmp_path: Path) -> None:
+    nested = [{"destination": path, "type": "tmpfs"} for path in ("/srv", "/srv/a", "/srv/a/b/c")]
+    command = process(args=["/bin/sh", "-c", "cut -d ' ' -f 2 /proc/mounts"])
+    bundle = make_bundle(tmp_path / "b", **command, mounts=COMMON_MOUNTS + nested)
+    done = usernsctl("run", "--trust-bundle", "--bundle", bundle)
+    assert (done.returncode, done.stderr) == (0, "")
+    mounted = set(done.stdout.split())
+    assert {"/dev", "/dev/pts", "/dev/shm", "/srv", "/srv/a", "/srv/a/b/c"} <= mounted
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_runsc_alone_runs_a_bundle_after_fix(usernsctl: Program, tmp_path: Path, name: str) -> None:
     bundle = make_bundle(tmp_path / "b", **REFUSED[name])

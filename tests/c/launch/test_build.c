@@ -139,6 +139,18 @@ static void a_bind_creates_its_mount_point(void)
     un_launch_close(launch);
 }
 
+/* gVisor creates the mount points in a filesystem of its own, such as /dev/pts in the tmpfs /dev.
+ */
+static void a_mount_may_lie_in_a_filesystem_of_gvisor(void)
+{
+    enter_inside();
+    make_tree();
+    struct un_launch *launch = build_launch(LINES(TREE, "mount /data empty", "mount /data/x empty",
+                                                  "mount /data/x/y/z other", "read-only"));
+    CHECK(un_view_has_directory(&launch->view, "/data/x"));
+    un_launch_close(launch);
+}
+
 static void bind_failures_name_the_file(void)
 {
     enter_inside();
@@ -395,6 +407,7 @@ int main(void)
         programs_of_the_host_are_visible,
         a_tree_shows_its_files,
         a_bind_creates_its_mount_point,
+        a_mount_may_lie_in_a_filesystem_of_gvisor,
         bind_failures_name_the_file,
         special_files_are_no_mount_points,
         resolv_conf_is_copied_to_the_link_target,
