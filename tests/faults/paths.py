@@ -157,7 +157,7 @@ class InNamespace(FaultPath):
 
 
 class NamedCreate(FaultPath):
-    """Creation of a named namespace, and of a command in it."""
+    """Creation of a named namespace, and start of a command in it."""
 
     name = "ns create, exec"
     is_created = False
@@ -447,7 +447,7 @@ class NetworkedHost(HostItself):
 
 
 class NetworkedNamespace(NamedCreate):
-    """Creation of a named namespace with a private network, and of a command in it."""
+    """Creation of a named namespace with a private network, and start of a command in it."""
 
     name = "ns create with a private network"
 

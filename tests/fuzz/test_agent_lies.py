@@ -267,7 +267,7 @@ def test_agent_that_reads_no_signals_raises_agentunresponsive() -> None:
         with pytest.raises(AgentUnresponsive):
             send_without_end(process)
         process.kill()
-        # wait() reports SIGKILL, as after a closed connection.
+        # wait() reports death by SIGKILL, as it does after a closed connection.
         assert process.wait(PATIENCE) == -signal.SIGKILL
 
 

@@ -200,7 +200,7 @@ def test_a_process_in_a_sibling_may_not_write_the_map() -> None:
         written_from_outside("0 0 1", map_self)
 
 
-# Only newgidmap gives an unprivileged user a gid map without setgroups(2) being denied.
+# An unprivileged user can get a gid map without denying setgroups(2) only from newgidmap.
 @pytest.mark.also_root
 @pytest.mark.userns(
     map=un.IdMap.auto() if os.geteuid() else un.IdMap(map_user=0, map_group=0, setgroups="allow")

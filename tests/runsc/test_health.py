@@ -99,7 +99,7 @@ def test_health_without_a_sandbox_fails(script: Script) -> None:
     ],
 )
 def test_health_with_a_failing_command_fails(script: Script, command: str, says: str) -> None:
-    """Run health checks whose command fails or hangs; check that none stays in the sandbox."""
+    """Run health checks whose command fails or hangs; check that no such command remains."""
     done = script(f"begin one; health -- {command}; health -- sh -c 'cat /proc/[0-9]*/cmdline'")
     first, rest = done.stdout.split("\n", 1)
     assert first == "status 1"

@@ -448,7 +448,7 @@ def test_changed_runsc_raises_template_outdated(echo: un.Template) -> None:
 
 
 def test_removed_runsc_raises_runsc_missing(tmp_path: Path) -> None:
-    """Remove runsc, as a package upgrade does before it installs the new file."""
+    """Remove runsc, as a package upgrade does before it installs the new version."""
     own = tmp_path / "runsc"
     shutil.copy(gvisor.path(), own)
     with un.SandboxHost(runsc=own) as host, host.template([*PYTHON, ECHO], ready="READY") as made:
