@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import gvisor
 import pytest
 from callers import MAP_OF_SEVERAL, as_root, several_ids
 from conftest import open_descriptors
+from processes import umask
 
 import usernsctl as un
 
@@ -75,6 +79,18 @@ def test_saved_template_is_private(saved: Path) -> None:
     assert saved.stat().st_mode & 0o777 == 0o700
     for file in saved.iterdir():
         assert file.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o002, 0o077])
+def test_template_of_a_ray_cluster_is_loaded_with_any_umask(
+    saved: Path, host: un.SandboxHost, monkeypatch: pytest.MonkeyPatch, mask: int
+) -> None:
+    # Replace Ray by an empty module, because template_files does not use Ray itself.
+    monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))
+    template_files = importlib.import_module("usernsctl.contrib.ray.template_files")
+    files = template_files.TemplateFiles.read(saved)
+    with umask(mask), files.load(host) as found:
+        assert answer(found) == b"word x"
 
 
 def test_load_needs_the_host_options_of_save(tmp_path: Path) -> None:

@@ -68,7 +68,11 @@ class TemplateFiles:
             for name, content in self._files.items():
                 if name != os.path.basename(name) or name in ("", ".", ".."):
                     raise ValueError(f"the template has a file named {name!r}")
-                Path(directory, name).write_bytes(memoryview(content))
+                file = Path(directory, name)
+                file.touch()
+                # Template.load() rejects files that other users may write, as with the umask 002.
+                file.chmod(0o600)
+                file.write_bytes(memoryview(content))
             return Template.load(directory, host=host)
 
     def __reduce__(self) -> tuple[Any, ...]:
