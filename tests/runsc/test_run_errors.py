@@ -224,6 +224,12 @@ def test_sandbox_and_template_work_with_umask_0777(tmp_path: Path) -> None:
         assert box.run(["true"]).returncode == 0
 
 
+@pytest.mark.usefixtures("umask_0777")
+def test_sandbox_with_a_terminal_works_with_umask_0777() -> None:
+    with un.Sandbox(["test", "-t", "0"], terminal=True) as box:
+        assert box.wait(60) == 0
+
+
 @pytest.mark.parametrize("options", [["--bind", "."], ["--wd", "."], ["--bundle", "."]])
 def test_removed_current_directory_is_named(
     usernsctl: Program, tmp_path: Path, options: list[str]

@@ -14,7 +14,6 @@ from usernsctl._text import shown_lines
 from usernsctl.cli import terminal
 from usernsctl.cli.parser import Parser, UsageError
 from usernsctl.cli.waiting import supervise
-from usernsctl.commands.popen import spawn
 from usernsctl.gvisor.launch.network import private_command
 from usernsctl.namespaces import named
 from usernsctl.namespaces.named import NamedNamespace
@@ -137,9 +136,7 @@ def exec_(name: str, command: tuple[str, ...], environ: Mapping[str, str]) -> in
         namespace.exec(command, env=environ)
     # With a PID namespace, start a child: setns(2) moves only later children of the caller into a
     # PID namespace.
-    return supervise(
-        lambda: spawn(command, namespace=namespace, env=environ, pdeathsig=signal.SIGKILL).pid
-    )
+    return supervise(lambda: namespace.spawn(command, env=environ, pdeathsig=signal.SIGKILL).pid)
 
 
 def remove(names: Sequence[str]) -> None:

@@ -239,6 +239,9 @@ class SandboxDirectory:
         """
         with socket.socket(socket.AF_UNIX) as console:
             console.bind(f"{self._here}/{self.id}/{_CONSOLE}")
+            # Set the mode explicitly: connect(2) needs write permission (unix(7)), which the umask
+            # may have removed.
+            os.chmod(f"{self.id}/{_CONSOLE}", 0o600, dir_fd=self._top.fd)
             console.listen(1)
             self._console = True
             yield console
