@@ -7,6 +7,8 @@ usernsctl's pytest plugin skips tests whose directory requires something that th
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import functools
 import gc
 import importlib.util
 import os
@@ -16,7 +18,7 @@ import sys
 import sysconfig
 import textwrap
 import time
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -252,8 +254,27 @@ def try_valgrind() -> str | None:
     return done.stderr.strip() if done.returncode else None
 
 
+@functools.cache
 def directory_of(path: Path) -> str:
     return path.relative_to(TESTS).parts[0]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Let the first worker of pytest-xdist collect the tests alone, before all other workers.
+
+    The first worker compiles the tests, and all other workers read the compiled modules.
+    """
+    lock = os.open(TESTS, os.O_RDONLY)
+    try:
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+    try:
+        return (yield)
+    finally:
+        os.close(lock)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -262,7 +283,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     tools/test-as passes the expression with -m. Otherwise each worker would need seconds to collect
     the tests.
     """
-    if TESTS not in collection_path.parents:
+    if not str(collection_path).startswith(f"{TESTS}/"):
         return None
     expression = config.option.markexpr
     is_parallel = directory_of(collection_path) in PARALLEL
