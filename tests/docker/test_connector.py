@@ -107,13 +107,16 @@ def messages(done: subprocess.CompletedProcess[str]) -> list[Message]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+# test_matrix.py prints the spec with both engines, too.
 @pytest.mark.parametrize("engine", ["plain", "remapped"], indirect=True)
+@pytest.mark.sampled(1)
 def test_the_connector_prints_its_spec(engine: Engine) -> None:
     found = messages(engine("run", "--rm", *PROTECTED, CONNECTOR, "spec"))
     (spec,) = of_type(found, "SPEC")
     assert "connectionSpecification" in spec
 
 
+@pytest.mark.thorough
 def test_the_connector_prints_its_spec_with_all_ids(plain: Engine) -> None:
     done = plain(
         *["run", "--rm", SECCOMP, IN_GVISOR, CONNECTOR],

@@ -93,7 +93,7 @@ def in_container(
     [pytest.param(cell.daemon, cell, id=str(cell)) for cell in CELLS],
     indirect=["engine"],
 )
-@pytest.mark.sampled(9)
+@pytest.mark.sampled(7)
 def test_suggested_remedies_make_the_container_run(
     engine: Engine, cell: Cell, canary: Path, found_causes: dict[Cell, tuple[str, ...]]
 ) -> None:

@@ -133,6 +133,8 @@ def running(plain: Engine, service: str, request: pytest.FixtureRequest) -> Iter
 SHOW = "import os; print({}, open('/proc/version').read(), end='')"
 
 
+# The next two tests send requests to the service as root, too.
+@pytest.mark.sampled(1)
 def test_requests_run_in_sandboxes_and_leave_nothing(running: Service) -> None:
     with ThreadPoolExecutor(AT_ONCE) as threads:
         answers = list(threads.map(running.post, (SHOW.format(n) for n in range(AT_ONCE))))

@@ -77,6 +77,7 @@ def test_signals_of_docker_kill_reach_the_program(
 
 
 @pytest.mark.parametrize("engine", ["plain", "remapped"], indirect=True)
+@pytest.mark.sampled(1)
 def test_a_program_that_refuses_root_runs_without_privileges(engine: Engine) -> None:
     script = 'test "$(id -u)" != 0 && id -u && id -g && touch /tmp/file && stat -c %u /tmp/file'
     for user, told in (("1000:1001", "1000\n1001\n1000\n"), ("7", "7\n7\n7\n")):

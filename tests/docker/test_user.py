@@ -41,6 +41,7 @@ def test_a_name_of_the_image_is_a_user(plain: Engine) -> None:
 
 
 @pytest.mark.parametrize("engine", ["plain", "remapped"], indirect=True)
+@pytest.mark.sampled(1)
 def test_a_name_has_the_groups_of_the_container(engine: Engine, tmp_path: Path) -> None:
     """Check that in-gvisor and Docker give a name the same ids and groups."""
     (tmp_path / "Dockerfile").write_text(ACCOUNTS)
