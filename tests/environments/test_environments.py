@@ -37,7 +37,7 @@ def answers(environment: Environment) -> dict[str, Any]:
 
 @as_root
 @pytest.mark.parametrize("name", HEALED)
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(4)
 def test_what_doctor_says_mends_it(name: str, score: Counter[str]) -> None:
     answer = trial(name, "heal")["heal"]
     assert (answer["status"], answer["stdout"]) == (0, "ran\n"), answer
@@ -46,7 +46,7 @@ def test_what_doctor_says_mends_it(name: str, score: Counter[str]) -> None:
 
 @as_root
 @pytest.mark.parametrize("name", ENVIRONMENTS)
-@pytest.mark.sampled(24)
+@pytest.mark.sampled(16)
 def test_the_truth_is_told(name: str, score: Counter[str]) -> None:
     wrong = []
     environment = ENVIRONMENTS[name]

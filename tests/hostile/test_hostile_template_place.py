@@ -62,6 +62,7 @@ def run(usernsctl: Program, prelude: Program, bind: str, launch: Path) -> list[s
 
 
 @pytest.mark.parametrize("mode", ["ro", "rw"])
+@pytest.mark.sampled(1)
 def test_hostile_bind_shows_the_templates(
     tally: Tally, usernsctl: Program, prelude: Program, place: Path, tmp_path: Path, mode: str
 ) -> None:

@@ -35,6 +35,7 @@ def test_doctor_and_the_failing_command_name_the_cause(way: str, cause: str) -> 
 
 
 @pytest.mark.parametrize(("way", "cause"), CASES)
+@pytest.mark.sampled(3)
 def test_missing_ranges_do_not_block_a_map_of_one_id(way: str, cause: str) -> None:
     found = diagnose([way])
     assert found.status == 0

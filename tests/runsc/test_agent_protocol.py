@@ -134,6 +134,7 @@ def test_a_script_without_interpreter_fails_with_enoexec(agent: Client) -> None:
 
 @pytest.mark.parametrize("script", STUBBORN.values(), ids=STUBBORN)
 @pytest.mark.parametrize("way", ["socket", "tree", "control"])
+@pytest.mark.sampled
 def test_killed_commands_leave_no_process(box: un.Sandbox, script: str, way: str) -> None:
     with start_agent_beside(box) as agent:
         one = agent.ask(Command(args=["sh", "-c", script]))

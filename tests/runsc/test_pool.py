@@ -103,6 +103,7 @@ SETTING = "/proc/sys/net/ipv4/tcp_sack"
 
 
 @pytest.mark.parametrize("has_command", [False, True])
+@pytest.mark.sampled(1)
 def test_sandbox_with_changed_sysctl_is_not_reused(host: un.SandboxHost, has_command: bool) -> None:
     template = Template(host) if has_command else None
     stdin = un.PIPE if has_command else un.DEVNULL

@@ -56,6 +56,7 @@ def stop_job(session: Session) -> None:
 
 @pytest.mark.parametrize("shell", SHELLS, ids=["bash", "sh"])
 @pytest.mark.parametrize("user", [(), ("--user", "1000:1000")], ids=["root", "user"])
+@pytest.mark.sampled
 def test_shells_have_job_control(start: Start, shell: list[str], user: tuple[str, ...]) -> None:
     session = start(*shell, options=("--env", f"JOB={JOB}", "--env", "PS1=ready> ", *user))
     session.read_until("ready> ")

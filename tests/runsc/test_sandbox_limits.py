@@ -277,6 +277,7 @@ def test_start_may_replace_limits_of_the_host(host: un.SandboxHost) -> None:
 
 
 @pytest.mark.parametrize("attached", [False, True])
+@pytest.mark.sampled(1)
 def test_limits_apply_to_detached_sandboxes(attached: bool, host: un.SandboxHost) -> None:
     with ExitStack() as opened:
         box = opened.enter_context(host.start(None, detach=True, memory="100M", pids=70))

@@ -81,6 +81,7 @@ with un.SandboxHost() as h:
         "gvisor.run(GROW, host=h)",
     ],
 )
+@pytest.mark.sampled(2)
 def test_oom_kill_is_the_reason_of_the_result(call: str) -> None:
     script = f"""
 with un.SandboxHost() as h:
@@ -166,6 +167,7 @@ with un.SandboxHost() as h, h.start(None) as one, h.start(["sleep", "1000"]) as 
 
 
 @pytest.mark.parametrize("detach", [False, True])
+@pytest.mark.sampled(1)
 def test_sandboxes_see_the_memory_limit_of_the_caller(detach: bool) -> None:
     script = f"""
 with un.SandboxHost() as h:

@@ -15,6 +15,7 @@ IDS = "id -u; id -g; id -G; cat /proc/self/uid_map; grep CapEff /proc/self/statu
 
 @pytest.mark.each_user
 @pytest.mark.parametrize("user", ["1000:1000", "0:5", "7", "4294967294"])
+@pytest.mark.sampled(2)
 def test_user_option_maps_one_id_to_the_caller(
     usernsctl: Program, prelude: Program, tmp_path: Path, user: str
 ) -> None:

@@ -24,9 +24,11 @@ CALLS = Path(__file__).with_name("typed_calls.py")
 
 
 STRICT_MYPY = ("mypy", "--strict", "--no-error-summary", "--hide-error-context")
+# `make lint` runs basedpyright, too, which checks that all public functions have types.
+PYRIGHT = pytest.param(("basedpyright", "--level=error"), marks=pytest.mark.thorough)
 
 
-@pytest.fixture(scope="module", params=[STRICT_MYPY, ("basedpyright", "--level=error")])
+@pytest.fixture(scope="module", params=[STRICT_MYPY, PYRIGHT])
 def errors_by_line(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[int, str]:

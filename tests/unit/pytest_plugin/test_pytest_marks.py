@@ -60,28 +60,32 @@ def test_capabilities_are_those_outside_the_namespace(run_tests: RunTests) -> No
         result.stdout.fnmatch_lines(["*cap:SYS_ADMIN: this process does not hold CAP_SYS_ADMIN"])
 
 
+NOWHERE = ["env", "PATH=/usr/bin/nowhere"]
 LIMIT = "/proc/sys/user/max_user_namespaces"
 # Tuples of a requirement, a command that runs pytest where the requirement is not met, and the
 # expected reason for the skip.
 UNMET_REQUIREMENTS = [
-    (
+    pytest.param(
         "userns",
         ["unshare", "-Ur", "sh", "-c", f'echo 0 >{LIMIT}; exec "$@"', "-"],
         "*max-user-namespaces: *sysctl*",
+        marks=each_user,
+        id="userns",
     ),
-    ("subid", ["unshare", "-Ur"], "*[[]no-subordinate-range: *usermod*"),
-    ("runsc", ["env", "PATH=/usr/bin/nowhere"], "*runsc*"),
-    ("docker", ["env", "PATH=/usr/bin/nowhere"], "*docker: No such file or directory*"),
+    pytest.param(
+        "subid",
+        ["unshare", "-Ur"],
+        "*[[]no-subordinate-range: *usermod*",
+        marks=each_user,
+        id="subid",
+    ),
+    pytest.param("runsc", NOWHERE, "*runsc*", id="runsc"),
+    pytest.param("docker", NOWHERE, "*docker: No such file or directory*", id="docker"),
 ]
 
 
 @pytest.mark.userns_requires("userns")
-@pytest.mark.parametrize(
-    ("word", "command_prefix", "message"),
-    UNMET_REQUIREMENTS,
-    ids=[one[0] for one in UNMET_REQUIREMENTS],
-)
-@each_user
+@pytest.mark.parametrize(("word", "command_prefix", "message"), UNMET_REQUIREMENTS)
 def test_unmet_requirement_is_reported_with_its_cause(
     session: pytest.Pytester, word: str, command_prefix: list[str], message: str
 ) -> None:

@@ -162,6 +162,7 @@ COVERED = """
     ],
     ids=["pytest-cov", "pytest-cov and xdist", "coverage run"],
 )
+@pytest.mark.sampled(2)
 def test_coverage_includes_lines_executed_in_the_child(
     session: pytest.Pytester, command: list[str]
 ) -> None:
