@@ -14,6 +14,7 @@ import pytest
 from callers import as_root
 from conftest import TESTS, TREE
 from processes import capture
+from sampling import tries
 
 pytestmark = [
     pytest.mark.userns_requires("strace"),
@@ -65,21 +66,24 @@ def run_matrix(injector: Path, paths: list[str], rounds: int, user: str | None =
 
 
 @pytest.mark.also_root
-def test_a_command_may_fail_at_each_call(injector: Path) -> None:
+@tries(3, 6)
+def test_a_command_may_fail_at_each_call(injector: Path, count: int) -> None:
     paths = ["exec, one id", "exec, forked*", "spawn", "spawn in*", "ns create, exec"]
-    run_matrix(injector, paths, 6)
+    run_matrix(injector, paths, count)
 
 
 @pytest.mark.userns_requires("runsc")
-def test_a_sandbox_may_fail_at_each_call(injector: Path) -> None:
-    run_matrix(injector, ["start", "agent command", "files*", "launch*"], 4)
+@tries(2, 4)
+def test_a_sandbox_may_fail_at_each_call(injector: Path, count: int) -> None:
+    run_matrix(injector, ["start", "agent command", "files*", "launch*"], count)
 
 
 @as_root
-def test_the_helpers_may_fail_at_each_call(injector: Path) -> None:
+@tries(3, 6)
+def test_the_helpers_may_fail_at_each_call(injector: Path, count: int) -> None:
     """As root, inject faults into newuidmap and newgidmap.
 
     If an unprivileged process traces a program, execve(2) ignores the program's set-user-ID bit.
     """
     subprocess.run([TREE / "tools" / "user", USER, "ranges"], check=True)
-    run_matrix(injector, ["exec, ranges*", "spawn, ranges"], 6, USER)
+    run_matrix(injector, ["exec, ranges*", "spawn, ranges"], count, USER)

@@ -63,7 +63,7 @@ print(line)
 """
 
 
-@pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("step", [10, pytest.param(1, marks=pytest.mark.thorough)])
 @pytest.mark.timeout(600)
 def test_a_creator_may_be_killed_anywhere(step: int, tmp_path: Path) -> None:
     done = capture(

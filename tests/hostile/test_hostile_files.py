@@ -269,7 +269,7 @@ def test_links_made_during_a_copy_do_not_leave_the_directory(
         for number in range(20):
             (tmp_path / directory / f"put{number}").write_text("x")
     with attacker(box, REDIRECT):
-        for _ in range(tally.rounds(10, 1000)):
+        for _ in range(tally.rounds(5, 1000)):
             attempt(tally, lambda: box.put(tmp_path / "in", "/tmp/in", merge=merge, timeout=15))
             box.run(["rm", "-rf", "/tmp/in"])
     # Only the path /tmp/in itself may be followed if the attacker replaces it by a link.
@@ -324,7 +324,7 @@ def test_files_in_proc_and_dev_neither_block_nor_fill_the_disk(
 
 
 def test_many_and_deep_files_are_limited(box: un.Sandbox, outside: Outside, tally: Tally) -> None:
-    count = tally.rounds(3_000, 100_001)
+    count = tally.rounds(1_000, 100_001)
     box.run([*PYTHON, PRELUDE + MANY, str(count)], check=True, stdout=un.DEVNULL)
     box.run([*PYTHON, PRELUDE + DEEP, "3000"], check=True, stdout=un.DEVNULL)
     for call in (

@@ -73,7 +73,7 @@ def test_a_pool_ends_with_its_creator(
     # Use a host once before the comparison, because some files remain after the first use.
     un.SandboxHost().close()
     before, kept = set(children()), files_below(runtime)
-    for _ in range(tally.rounds(5, 200)):
+    for _ in range(tally.rounds(3, 200)):
         kill_at_random(moments)
         tally.tried()
         if found := left_children(before, EXIT_SECONDS):

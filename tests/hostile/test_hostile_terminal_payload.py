@@ -134,7 +134,7 @@ def test_hostile_signals_at_any_time(usernsctl: Program, tally: Tally, tmp_path:
     """Send a signal after a random delay; check that no process remains and the status is true."""
     state = tmp_path / "state"
     chance = random.Random(str(state))
-    for _ in range(tally.rounds(10, 300)):
+    for _ in range(tally.rounds(6, 300)):
         command = [usernsctl.path, "run", "--root", state, "--", "sleep", "0.1"]
         with subprocess.Popen(
             command,

@@ -123,7 +123,7 @@ def test_a_command_stopped_before_exec_is_killed_by_its_timeout(
     """
     with box.popen([*PYTHON, STOPPING], user=(0, 0), stdout=un.PIPE) as neighbour:
         assert neighbour.stdout.readline() == b"\n"
-        for _ in range(Tally.rounds(10, 200)):
+        for _ in range(Tally.rounds(5, 200)):
             tally.tried()
             try:
                 box.run(["true"], stdin=un.DEVNULL, timeout=0.3)

@@ -16,7 +16,7 @@ PATIENCE = 60
 LIMIT = 1000
 MIB = 1 << 20
 # Size of a command's output. The caller's memory must grow by less than this.
-FLOOD_BYTES = 32_000_000
+FLOOD_BYTES = 20_000_000
 FLOOD = f"yes | head -c {FLOOD_BYTES}"
 
 Run = Callable[..., "un.Result[Any]"]

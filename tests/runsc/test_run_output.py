@@ -87,7 +87,7 @@ def test_on_overflow_kill_reports_a_short_excess(usernsctl: Program, tmp_path: P
 
 
 def test_truncated_output_uses_bounded_memory(usernsctl: Program) -> None:
-    words = ["run", "--max-output", "1M", "--", "sh", "-c", "head -c 100M /dev/zero"]
+    words = ["run", "--max-output", "1M", "--", "sh", "-c", "head -c 30M /dev/zero"]
     with subprocess.Popen(
         [usernsctl.path, *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
     ) as process:

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from interrupts import handled, run_handled
+from sampling import tries
 
 import usernsctl as un
 from usernsctl.gvisor.agent import commands
@@ -25,7 +26,6 @@ pytestmark = pytest.mark.usefixtures("detached_state")
 
 PATIENCE = 20
 # Number of times that the test kills a sandbox: before lines of Sandbox.close() at equal distances.
-STEPS = 20
 FOREVER = ["sleep", "1000"]
 both_kinds = pytest.mark.parametrize("detach", [False, True], ids=["held", "detached"])
 
@@ -131,15 +131,16 @@ def close_and_kill(box: un.Sandbox, step: int) -> int:
 
 
 @both_kinds
-def test_kill_before_any_line_of_close_works(detach: bool) -> None:
+@tries(8, 20)
+def test_kill_before_any_line_of_close_works(detach: bool, count: int) -> None:
     with un.SandboxHost() as host:
         before = sorted(os.listdir(host.directory))
-        count = close_and_kill(host.start(FOREVER, detach=detach), 0)
-        first = random.randrange(1, 1 + count // STEPS)
-        print(f"from step {first} of {count}")
-        for step in range(first, count, count // STEPS):
+        steps = close_and_kill(host.start(FOREVER, detach=detach), 0)
+        first = random.randrange(1, 1 + steps // count)
+        print(f"from step {first} of {steps}")
+        for step in range(first, steps, steps // count):
             box = host.start(FOREVER, detach=detach)
-            assert close_and_kill(box, step) >= step or step > count // 2
+            assert close_and_kill(box, step) >= step or step > steps // 2
             assert box.returncode == -signal.SIGKILL, step
             assert sorted(os.listdir(host.directory)) == before, step
             assert un.Sandbox.list_detached() == [], step

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Program
+from sampling import tries
 
 import usernsctl as un
 
@@ -25,8 +26,8 @@ LOOK = (
     "print([fd for fd in (0, 1, 2) if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_NONBLOCK])"
 )
 PYTHON = ["/usr/bin/python3", "-c"]
-# Number of starts. Several are needed, because gVisor examines its descriptors in varying order.
-TRIES = 8
+# Numbers of starts. Several are needed, because gVisor examines its descriptors in varying order.
+several = tries(4, 8)
 # Size of output that exceeds a pipe's capacity of 65,536 bytes (pipe(7)).
 OUTPUT_BYTES = 200_000
 
@@ -41,9 +42,10 @@ def is_blocking(fd: int) -> bool:
     return not fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_NONBLOCK
 
 
-def test_run_keeps_a_shared_output_pipe_blocking(usernsctl: Program) -> None:
+@several
+def test_run_keeps_a_shared_output_pipe_blocking(usernsctl: Program, count: int) -> None:
     command = [usernsctl.path, "run", "--", *PYTHON, LOOK]
-    for _ in range(TRIES):
+    for _ in range(count):
         done = subprocess.run(
             command,
             stdin=subprocess.DEVNULL,
@@ -112,15 +114,17 @@ def look_by_run(host: un.SandboxHost) -> bytes:
 
 
 @pytest.mark.parametrize("call", [look_by_start, look_by_detach, look_by_run])
+@several
 def test_sandboxes_keep_a_shared_output_pipe_blocking(
-    host: un.SandboxHost, call: Callable[[un.SandboxHost], bytes]
+    host: un.SandboxHost, call: Callable[[un.SandboxHost], bytes], count: int
 ) -> None:
-    assert [call(host) for _ in range(TRIES)] == [b"[]\n"] * TRIES
+    assert [call(host) for _ in range(count)] == [b"[]\n"] * count
 
 
-def test_output_read_late_is_complete(host: un.SandboxHost) -> None:
+@several
+def test_output_read_late_is_complete(host: un.SandboxHost, count: int) -> None:
     code = f"import time; print('x' * {OUTPUT_BYTES}, flush=True); time.sleep(0.1)"
-    for _ in range(TRIES):
+    for _ in range(count):
         with host.start([*PYTHON, code], stdin=un.DEVNULL, stdout=un.PIPE, stderr=un.STDOUT) as box:
             assert box.communicate()[0] == b"x" * OUTPUT_BYTES + b"\n"
             assert box.wait() == 0
@@ -137,6 +141,7 @@ UNUSABLE = {
 
 @pytest.mark.parametrize("name", ["stdin", "stdout", "stderr"])
 @pytest.mark.parametrize("kind", UNUSABLE)
+@pytest.mark.sampled
 def test_unsupported_descriptors_as_streams_raise(
     host: un.SandboxHost, kind: str, name: str
 ) -> None:

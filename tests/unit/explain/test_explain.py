@@ -564,11 +564,11 @@ def cost(stream: BinaryIO) -> float:
     return time.process_time() - before
 
 
-@pytest.mark.parametrize("path", ["/dev/zero", "/dev/urandom"])
-def test_endless_device_takes_less_time_than_a_short_log(path: str) -> None:
-    log = io.BytesIO(b"an error of the container failed\n" * (1 << 17))
-    with open(path, "rb") as device:
-        assert cost(device) < cost(log)
+def test_endless_device_takes_less_time_than_a_short_log() -> None:
+    cost_of_log = cost(io.BytesIO(b"an error of the container failed\n" * (1 << 17)))
+    for path in ("/dev/zero", "/dev/urandom"):
+        with open(path, "rb") as device:
+            assert cost(device) < cost_of_log
 
 
 def test_message_among_binary_data_or_in_utf_16_is_found() -> None:

@@ -23,8 +23,8 @@ from usernsctl._system import records
 from usernsctl._system.records import RECORD, Directory, Store, TakenError, open_state
 from usernsctl.gvisor.template import store as templates
 
-# Children are killed at every STRIDE-th line only, since killing at every line takes a minute.
-STRIDE = 5
+# Children are killed at every `stride`-th line only, since killing at every line takes a minute.
+strides = pytest.mark.parametrize("stride", [20, pytest.param(5, marks=pytest.mark.thorough)])
 
 FILES = {module.__file__ for module in (records, templates)}
 
@@ -95,19 +95,20 @@ def is_killed_before_line(line: int, call: Callable[[], object]) -> bool:
         os._exit(0)
 
 
-def kill_at_lines(call: Callable[[], object], check: Callable[[], object]) -> None:
-    """Kill children before every STRIDE-th line of `call`; run `check` after each of them."""
-    line = first = random.randint(1, STRIDE)
+def kill_at_lines(call: Callable[[], object], check: Callable[[], object], stride: int) -> None:
+    """Kill children before every `stride`-th line of `call`; run `check` after each of them."""
+    line = first = random.randint(1, stride)
     print(f"from line {first}")
     while is_killed_before_line(line, call):
         check()
-        line += STRIDE
+        line += stride
     check()
     # If `line` were smaller, the trace function would not have counted lines.
     assert line > 40
 
 
-def test_sigkill_during_creation_leaves_a_consistent_store(top: Path) -> None:
+@strides
+def test_sigkill_during_creation_leaves_a_consistent_store(top: Path, stride: int) -> None:
     def check() -> None:
         if numbers() == []:
             make("one", 1)
@@ -115,7 +116,7 @@ def test_sigkill_during_creation_leaves_a_consistent_store(top: Path) -> None:
         assert os.listdir(top / "numbers") == ["one"]
         (top / "numbers" / "one" / RECORD).write_text('{"number": -1}')
 
-    kill_at_lines(lambda: make("one", 1), check)
+    kill_at_lines(lambda: make("one", 1), check, stride)
 
 
 def save_as(number: int) -> Callable[[str], None]:
@@ -135,23 +136,25 @@ def saved_numbers(top: Path) -> list[tuple[str, str]]:
     ]
 
 
-def test_sigkill_during_replacement_leaves_a_consistent_store(top: Path) -> None:
+@strides
+def test_sigkill_during_replacement_leaves_a_consistent_store(top: Path, stride: int) -> None:
     def check() -> None:
         # The record and the image are either both old or both new.
         assert saved_numbers(top) in ([(1, "1")], [(2, "2")])
         templates.keep(save_as(1), "one", replace=True)
 
     templates.keep(save_as(1), "one", replace=True)
-    kill_at_lines(lambda: templates.keep(save_as(2), "one", replace=True), check)
+    kill_at_lines(lambda: templates.keep(save_as(2), "one", replace=True), check, stride)
 
 
-def test_sigkill_during_removal_leaves_a_consistent_store(top: Path) -> None:
+@strides
+def test_sigkill_during_removal_leaves_a_consistent_store(top: Path, stride: int) -> None:
     def check() -> None:
         assert saved_numbers(top) in ([(1, "1")], [])
         templates.keep(save_as(1), "one", replace=True)
 
     templates.keep(save_as(1), "one", replace=True)
-    kill_at_lines(lambda: templates.remove("one"), check)
+    kill_at_lines(lambda: templates.remove("one"), check, stride)
 
 
 def test_one_of_many_processes_creates_the_entry(top: Path) -> None:
