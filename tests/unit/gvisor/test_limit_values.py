@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -68,6 +69,19 @@ def test_numbers_are_accepted_as_limits() -> None:
         for number in (0, -1):
             with pytest.raises(ValueError, match=r"^name: "):
                 check("name", number)
+
+
+def test_floats_are_rounded_to_thousandths() -> None:
+    assert limits.check_duration("ttl", 10 / 3) == 3.333
+    assert limits.check_duration("ttl", 1e6 + 0.0004) == 1e6
+    assert limits.check_cpus("cpus", 2 / 3) == 0.667
+    for few in (1e-9, 0.0004):
+        with pytest.raises(ValueError, match="must be at least a millisecond"):
+            limits.check_duration("ttl", few)
+    for wrong in (math.inf, math.nan, 1e30, -1.5):
+        for check in (limits.check_duration, limits.check_cpus):
+            with pytest.raises(ValueError, match=r"name: .* is not a number of"):
+                check("name", wrong)
 
 
 @pytest.mark.parametrize(

@@ -114,8 +114,10 @@ def _check_number(
         return None
     if isinstance(given, bool) or not isinstance(given, (str, *types)):
         raise TypeError(f"{name} must be {form}, not {given!r}")
-    # str() of a float may contain an exponent, which `parse` does not accept.
-    text = f"{given:.12g}" if isinstance(given, float) else str(given)
+    # str() of a float may contain an exponent, or more decimals than `parse` accepts.
+    text = str(given)
+    if isinstance(given, float):
+        text = f"{given:.3f}" if given >= 0.001 else f"{given:.9f}"
     try:
         return parse(text)
     except ValueError as error:
