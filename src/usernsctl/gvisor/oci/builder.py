@@ -136,12 +136,18 @@ def build(options: BuildOptions) -> dict[str, Any]:
 
     :raises BundleError: config.json can't hold a value; the message contains the value's JSON path.
     """
-    for name in options.env:
+    for name, value in options.env.items():
         if "=" in name:
             before = name.partition("=")[0]
             from usernsctl.gvisor.oci.schema import fault
 
             raise fault(f"$.process.env: the name that begins with {before!r} contains =", None)
+        if _is_text(name) and not _is_text(value):
+            from usernsctl.gvisor.oci.schema import fault
+
+            raise fault(
+                f"$.process.env: the value of {name!r} is not UTF-8, or has a NUL character", None
+            )
     config: dict[str, Any] = {
         "ociVersion": OCI_VERSION,
         "process": _process(options),
