@@ -124,6 +124,7 @@ def test_invalid_types_of_start_options_raise(
         ({"binds": "/data"}, "binds"),
         ({"binds": [5]}, "binds"),
         ({"binds": un.Bind("/usr", "/x")}, "binds"),
+        ({"binds": {"/usr": "/x"}}, "binds must be a list"),
         ({"rlimits": "nofile=5"}, "rlimits"),
         ({"rlimits": [("nofile", 5)]}, "rlimits"),
         ({"namespace": 5}, "namespace"),

@@ -233,11 +233,12 @@ def rlimits(name: str, given: Iterable[Rlimit | str]) -> tuple[Rlimit, ...]:
 
 
 def iterable(name: str, given: Any) -> Iterable[Any]:
-    """Return `given` if it is iterable, but neither a string nor a path.
+    """Return `given` if it is iterable, but neither a string nor a path nor a mapping.
 
     :raises TypeError: `given` has the wrong type.
     """
-    if isinstance(given, str | bytes | os.PathLike) or not isinstance(given, Iterable):
+    is_wrong = isinstance(given, str | bytes | os.PathLike | Mapping)
+    if is_wrong or not isinstance(given, Iterable):
         raise TypeError(f"{name} must be a list, not {given!r}")
     return given
 
