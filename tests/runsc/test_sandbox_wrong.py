@@ -159,6 +159,9 @@ PATHS = ("rootfs", "bundle", "debug_log", "runsc")
         ({"binds": [un.Bind("", "/x")]}, "binds: SRC is empty"),
         ({"binds": ["/a\0b:/x"]}, r"binds: SRC: '/a\\x00b' has a NUL character"),
         ({"bundle": "", "trust": True}, "bundle is empty"),
+        *(({"hostname": name}, "hostname must have 1 to 64 bytes") for name in ("", "x" * 65)),
+        ({"hostname": "a\0b"}, "hostname must have .* no NUL"),
+        ({"hostname": "\udcff"}, "hostname is not UTF-8"),
     ],
 )
 def test_invalid_host_options_raise(options: dict[str, Any], told: str) -> None:

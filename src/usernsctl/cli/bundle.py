@@ -14,7 +14,7 @@ from usernsctl._text import operand, shown
 from usernsctl.cli.parser import Parser, UsageError
 from usernsctl.errors import BundleError
 from usernsctl.gvisor import oci
-from usernsctl.gvisor.launch.options import read_settings
+from usernsctl.gvisor.launch.options import parse_hostname, read_settings
 from usernsctl.gvisor.oci.rules import Network
 from usernsctl.gvisor.runsc.command import DEFAULT_PATH
 from usernsctl.maps import Extent
@@ -57,7 +57,7 @@ def parser(prog: str) -> Parser:
         metavar="DIR",
         help="Start the command in DIR, a directory inside.",
     )
-    verb.add_option("--hostname", metavar="NAME", help="The hostname inside.")
+    verb.add_option("--hostname", parse=parse_hostname, metavar="NAME", help="The hostname inside.")
     verb.add_flag("--terminal", help="Give the command a terminal of its own.")
     verb = group.add_verb(
         "check",

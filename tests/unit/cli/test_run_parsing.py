@@ -32,7 +32,7 @@ def parse_run(*words: str) -> dict[str, Any]:
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(["--env", "--map-users", "--wd", "--hostname"]),
+            st.sampled_from(["--env", "--map-users", "--wd", "--rootfs"]),
             TEXT.filter(lambda text: text != "--"),
             st.booleans(),
         ),
@@ -46,13 +46,13 @@ def test_values_and_command_arguments_are_parsed_unchanged(
     options: list[tuple[str, str, bool]], command: list[str]
 ) -> None:
     words: list[str] = []
-    expected: dict[str, Any] = {"settings": (), "map_users": (), "cwd": None, "hostname": None}
+    expected: dict[str, Any] = {"settings": (), "map_users": (), "cwd": None, "rootfs": None}
     names = {"--env": "settings", "--map-users": "map_users", "--wd": "cwd"}
     for flag, value, is_one_word in options:
         words += [f"{flag}={value}"] if is_one_word else [flag, value]
-        name = names.get(flag, "hostname")
+        name = names.get(flag, "rootfs")
         expected[name] = (*expected[name], value) if expected[name] is not None else value
-        if name in ("cwd", "hostname"):
+        if name in ("cwd", "rootfs"):
             expected[name] = value
     parsed = parse_run(*words, "--", *command)
     assert {name: parsed[name] for name in expected} == expected
@@ -84,6 +84,14 @@ def test_wrong_arguments_raise_usage_or_usernserror(words: list[str]) -> None:
 def test_missing_option_value_is_reported(words: list[str]) -> None:
     with pytest.raises(Answer, match="Error: --bind needs a value: --bind SRC"):
         parse_run(*words)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("", "1 to 64 bytes"), ("x" * 65, "1 to 64 bytes"), ("\udcff", "not UTF-8")]
+)
+def test_an_invalid_hostname_is_refused(name: str, told: str) -> None:
+    with pytest.raises(Answer, match=f"Error: --hostname: hostname .*{told}"):
+        parse_run("--hostname", name, "--", "true")
 
 
 def test_last_option_of_a_pair_wins() -> None:

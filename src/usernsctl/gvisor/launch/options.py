@@ -50,16 +50,6 @@ def as_bool(name: str, given: Any) -> bool:
     return bool(given)
 
 
-def as_text(name: str, given: Any) -> Any:
-    """Return `given` if it is a string or None.
-
-    :raises TypeError: `given` has the wrong type.
-    """
-    if given is not None and not isinstance(given, str):
-        raise TypeError(f"{name} must be str, not {given!r}")
-    return given
-
-
 def as_idmap(name: str, given: Any) -> IdMap:
     """Convert an argument of a type that :func:`usernsctl.maps.requested` accepts to an id map.
 
@@ -124,6 +114,26 @@ def parse_user(text: str) -> tuple[int, int] | NamedUser:
     from usernsctl.gvisor import checks
 
     return checks.parse_user(text)
+
+
+def parse_hostname(text: str) -> str | None:
+    """Check the value of ``--hostname``: see :func:`usernsctl.gvisor.checks.hostname`.
+
+    :raises ValueError: `text` has the wrong length, or can't be encoded in UTF-8.
+    """
+    return as_hostname("hostname", text)
+
+
+def as_hostname(name: str, given: Any) -> str | None:
+    """Return `given`, the argument `name`, if it is a valid hostname or None.
+
+    :raises TypeError: `given` has the wrong type.
+    :raises ValueError: `given` has the wrong length, has a NUL, or can't be encoded in UTF-8.
+    """
+    # Import the module here, because few runs set a hostname.
+    from usernsctl.gvisor import checks
+
+    return checks.hostname(given)
 
 
 def parse_start_timeout(text: str) -> int:
