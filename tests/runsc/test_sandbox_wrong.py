@@ -260,6 +260,13 @@ def test_entering_a_closed_object_raises(host: un.SandboxHost) -> None:
             asyncio.run(enter(one))
 
 
+def test_entering_a_closed_interpreter_names_it(box: un.Sandbox) -> None:
+    interpreter = box.interpreter()
+    interpreter.close()
+    with pytest.raises(ValueError, match=r"^the interpreter is closed$"), interpreter:
+        pytest.fail("the block was entered")
+
+
 def test_bind_accepts_path_objects() -> None:
     bind: Any = un.Bind(Path("/usr"), Path("/shown"))  # type: ignore[arg-type]
     with un.Sandbox(["ls", "/shown"], binds=[bind], stdout=un.PIPE) as started:
@@ -348,3 +355,11 @@ def test_sandbox_and_host_can_not_be_pickled_or_copied(
     with pytest.raises(TypeError, match="create one in each process"):
         how(host)
     assert box.poll() is None
+
+
+@pytest.mark.parametrize("how", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_an_interpreter_can_not_be_pickled_or_copied(box: un.Sandbox, how: Any) -> None:
+    with box.interpreter() as interpreter:
+        with pytest.raises(TypeError, match="an Interpreter can't be copied or pickled"):
+            how(interpreter)
+        assert interpreter.run("6 * 7").value == 42

@@ -239,7 +239,7 @@ class Closing:
         :raises ValueError: the object is closed.
         """
         if getattr(self, "closed", False):
-            raise ValueError(f"the {self._what.removeprefix('a ')} is closed")
+            raise ValueError(f"the {self._what.partition(' ')[2]} is closed")
 
     def __enter__(self) -> Self:
         self._check_open()

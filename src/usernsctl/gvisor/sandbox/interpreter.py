@@ -10,7 +10,7 @@ import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from functools import cache
 from selectors import EVENT_READ, EVENT_WRITE, EpollSelector
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypedDict, Unpack
 
 from usernsctl._lean import LateModule
 from usernsctl._system.descriptors import (
@@ -469,6 +469,11 @@ class Interpreter(ClosingMixin):
             # Close the descriptors at each call, since an exception may have interrupted the first
             # call.
             self._release("killed")
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "an Interpreter can't be copied or pickled, because of its descriptors; start another"
+        )
 
     def _holds(self) -> bool:
         return self._reason is None
