@@ -274,6 +274,17 @@ def test_close_does_not_wait_for_a_hung_start(stand_in: Callable[[str], None]) -
         pool.close()
 
 
+def test_a_pool_without_a_template_or_an_open_host_is_refused_at_once(
+    host: un.SandboxHost,
+) -> None:
+    wrong: Any = 5
+    with pytest.raises(TypeError, match="template must have a method start, not 5"):
+        host.pool(1, template=wrong)
+    host.close()
+    with pytest.raises(ValueError, match="the SandboxHost is closed"):
+        host.pool(1)
+
+
 def test_close_kills_leased_sandboxes(host: un.SandboxHost) -> None:
     with host.pool(2) as pool, pool.acquire(PATIENCE) as box:
         process = box.popen(["sleep", "1000"])

@@ -245,6 +245,21 @@ def test_gvisor_run_without_args_raises(host: un.SandboxHost) -> None:
             un.gvisor.run(None, timeout=PATIENCE, **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("given", [5, "web", un.SandboxHost])
+def test_a_host_of_the_wrong_type_raises(given: Any, host: un.SandboxHost, tmp_path: Path) -> None:
+    saved = tmp_path / "saved"
+    with host.template() as made:
+        made.save(saved)
+    for use in (
+        lambda: un.gvisor.run(["true"], host=given),
+        lambda: un.Sandbox(None, host=given),
+        lambda: un.SandboxPool(given, 1),
+        lambda: un.Template.load(saved, host=given),
+    ):
+        with pytest.raises(TypeError, match="host must be a SandboxHost, not "):
+            use()
+
+
 def test_entering_a_closed_object_raises(host: un.SandboxHost) -> None:
     made: list[Any] = [un.SandboxHost(), host.start(FOREVER), host.template(), host.pool(1)]
 

@@ -262,7 +262,7 @@ class SandboxHost(HostBase):
         :param int size: the number of idle sandboxes that the pool keeps ready.
         :param options: the other arguments of :class:`SandboxPool`.
         :raises TypeError: an argument has the wrong type, or is unknown.
-        :raises ValueError: an argument has a wrong value.
+        :raises ValueError: an argument has a wrong value, or the host is closed.
         """
         check_keywords("pool", options, pools.PoolOptions.__annotations__)
         return pools.SandboxPool(self, size, **options)

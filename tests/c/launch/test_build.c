@@ -139,8 +139,7 @@ static void a_bind_creates_its_mount_point(void)
     un_launch_close(launch);
 }
 
-/* gVisor creates the mount points in a filesystem of its own, such as /dev/pts in the tmpfs /dev.
- */
+/* gVisor creates mount points in its own filesystems, such as /dev/pts in the tmpfs /dev. */
 static void a_mount_may_lie_in_a_filesystem_of_gvisor(void)
 {
     enter_inside();

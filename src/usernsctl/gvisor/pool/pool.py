@@ -38,7 +38,7 @@ from usernsctl.gvisor.launch.limits import check_duration
 from usernsctl.gvisor.launch.options import iterable
 from usernsctl.gvisor.pool.keeper import Closed, Keeper, PoolStats, PoolTimeout, Rules, Waiter
 from usernsctl.gvisor.pool.leftovers import check_leftovers, read_leftovers
-from usernsctl.gvisor.sandbox.host_namespace import HostBase
+from usernsctl.gvisor.sandbox.host_namespace import HostBase, check_host
 from usernsctl.gvisor.sandbox.records import SandboxEnd
 from usernsctl.gvisor.sandbox.sandbox import Sandbox
 
@@ -459,7 +459,7 @@ class SandboxPool(Closing, AsyncClosing):
     :param stdin: the standard input of the template's command, DEVNULL by default; likewise
         `stdout` and `stderr`.
     :raises TypeError: an argument has the wrong type.
-    :raises ValueError: an argument has a wrong value.
+    :raises ValueError: an argument has a wrong value, or `host` is closed.
     """
 
     _what = "a SandboxPool"
@@ -484,6 +484,9 @@ class SandboxPool(Closing, AsyncClosing):
         stderr: Stream = DEVNULL,
     ) -> None:
         """Start the pool's threads, which start sandboxes; return without waiting for sandboxes."""
+        check_host(host)._check_open()
+        if template is not None and not isinstance(template, Starter):
+            raise TypeError(f"template must have a method start, not {template!r}")
         rules = _rules(size, limit, starts, max_uses, idle_timeout)
         seconds = checks.seconds("start_timeout", start_timeout)
         how: dict[str, Any] = {"stdout": stdout, "stderr": stderr}

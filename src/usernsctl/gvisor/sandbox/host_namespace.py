@@ -609,6 +609,16 @@ class HostBase(ClosingMixin):
         )
 
 
+def check_host(given: Any) -> HostBase:
+    """Return `given`, the argument `host`, if it is a SandboxHost.
+
+    :raises TypeError: `given` has the wrong type.
+    """
+    if not isinstance(given, HostBase):
+        raise TypeError(f"host must be a SandboxHost, not {given!r}")
+    return given
+
+
 def _check_utf8(args: Iterable[str], variables: Mapping[str, str], cwd: str) -> None:
     """Check that config.json can contain the command, the variables and the working directory.
 

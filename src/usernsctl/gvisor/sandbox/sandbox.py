@@ -52,6 +52,7 @@ from usernsctl.gvisor.sandbox.host_namespace import (
     HostNamespace,
     HostOptions,
     LimitOptions,
+    check_host,
 )
 from usernsctl.gvisor.sandbox.interpreter import InterpreterMixin
 from usernsctl.gvisor.sandbox.records import DetachedRecord
@@ -983,7 +984,7 @@ def _host_of(
     check_keywords("Sandbox", options, _KEYWORDS, hint)
     if host is not None and options:
         raise ValueError(f"{', '.join(options)}: pass to SandboxHost(), not to its sandboxes")
-    request = Request.for_host(options) if host is None else host.request
+    request = Request.for_host(options) if host is None else check_host(host).request
     if argv == () and request.bundle is None:
         raise ValueError("args is empty: args must contain a command, or be None")
     return lambda: HostNamespace(request) if host is None else host.prepared

@@ -16,7 +16,7 @@ from usernsctl.errors import NamespaceError
 from usernsctl.gvisor import checks
 from usernsctl.gvisor.agent.protocol import Agent
 from usernsctl.gvisor.launch.steps import AGENT_INSIDE
-from usernsctl.gvisor.sandbox.host_namespace import HostBase
+from usernsctl.gvisor.sandbox.host_namespace import HostBase, check_host
 from usernsctl.gvisor.sandbox.sandbox import Sandbox
 from usernsctl.gvisor.template import store
 from usernsctl.gvisor.template.checkpoint import (
@@ -317,6 +317,8 @@ def _load(path: str, host: HostBase | None, kinds: tuple[str, ...], remedy: str 
 def _load_from(
     directory: Directory, host: HostBase | None, kinds: tuple[str, ...], remedy: str | None
 ) -> Parts:
+    if host is not None:
+        check_host(host)
     path = directory.path
     made = read(directory)
     if made.kind not in kinds:
