@@ -52,6 +52,7 @@ static const struct un_probe_call launch_calls[] = {
     NEEDED(readlinkat, NO_FD),
     NEEDED(getrandom, 0, 0, NO_FLAG),
     NEEDED(uname, 0),
+    NEEDED(getpid, 0),
     USED(getuid, 0),
     NEEDED(geteuid, 0),
     NEEDED(getegid, 0),
@@ -133,11 +134,12 @@ static const struct un_probe_call launch_calls[] = {
     USED(syslog, NO_FLAG),
 };
 
-/* The system calls by which un_spawn(), Python's subprocess module and doctor start and watch the
- * probes. */
+/* The system calls by which un_spawn(), Python's subprocess module, doctor and usernsctl-probe
+ * start and watch the probes. */
 static const struct un_probe_call doctor_calls[] = {
     {UN_SYS_CLONE3, {0}, "clone3", UN_STEP_CLONE, DENIED, false},
     USED(waitid, 0, 0, 0, NO_FLAG),
+    NEEDED(wait4, NO_PID, 0, NO_FLAG),
     USED(uname, 0),
     USED(pipe2, 0, NO_FLAG),
     USED(clock_nanosleep, NO_FLAG),

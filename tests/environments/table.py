@@ -758,7 +758,16 @@ add(
     root=[w.runsc(w.VERSION + "kill -SYS $$\n")],
     both=("runsc-killed", "seccomp-denies-call"),
 )
-add("runsc-wrapped", root=[w.runsc('#!/bin/sh\nexec /usr/bin/runsc "$@"\n')])
+WRAPPED = w.runsc('#!/bin/sh\nexec /usr/bin/runsc "$@"\n')
+add("runsc-wrapped", root=[WRAPPED])
+# usernsctl calls getpid(2) when it asks a script for its release, before it enters a namespace.
+add(
+    "runsc-wrapped-getpid-killed",
+    root=[WRAPPED],
+    early=[w.killed("getpid")],
+    run=REFUSED,
+    tried=("run", "doctor"),
+)
 add("runsc-hangs", root=[w.runsc("#!/bin/sh\nexec sleep 100\n")], both="not-runsc", within=12)
 
 #: Environments in which the commands work once doctor's remedies have been applied.
