@@ -906,7 +906,7 @@ int un_machine_part(int fd, const char **part);
 bool un_owner_is_trusted(uid_t uid, const char *path);
 /* Returns whether other users than the caller and root may write to an open directory, by its mode
  * or its ACL. The owning group does not count if it is root's, or if its gid equals the caller's
- * uid and it has no other members. */
+ * uid and /etc/group lists no members of it. */
 bool un_others_may_write(int directory);
 /* Writes a checksum of an open file's content to `text`. O_PATH suffices for the descriptor. A file
  * of up to 256 KiB is read whole; of a larger file, only the head and samples are read

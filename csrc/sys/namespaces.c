@@ -15,7 +15,7 @@ static const struct {
     [UN_NS_IPC] = {CLONE_NEWIPC, "ns/ipc"},
     [UN_NS_UTS] = {CLONE_NEWUTS, "ns/uts"},
     [UN_NS_CGROUP] = {CLONE_NEWCGROUP, "ns/cgroup"},
-    /* Use the time namespace for children, because the command will be a child, too. */
+    /* Use the time namespace for children: a process that creates one does not enter it itself. */
     [UN_NS_TIME] = {CLONE_NEWTIME, "ns/time_for_children"},
 };
 

@@ -32,7 +32,7 @@ int un_wait_readable(int fd, int timeout_ms)
 struct pidfd_info {
     uint64_t mask;
     uint64_t cgroup;
-    uint32_t ids[11]; /* pid, ppid, uids and gids of the process */
+    uint32_t ids[11]; /* pid, tgid, ppid, uids and gids of the process */
     int32_t exit_code;
 };
 #define PIDFD_INFO_EXIT 8 /* flag since Linux 6.15 */

@@ -97,7 +97,10 @@ def test_the_prelude_may_be_killed_anywhere(when: int) -> None:
 @pytest.mark.userns_requires("strace")
 @pytest.mark.parametrize(("when", "call"), [(1, "PR_SET_NAME"), (2, "PR_SET_DUMPABLE")])
 def test_a_holder_that_can_not_be_opened_does_not_stay(when: int, call: str) -> None:
-    """Check that a holder exits if prctl(2) fails, since it would not be dumpable."""
+    """Check that a holder exits if prctl(2) fails before other processes can open its namespaces.
+
+    Only root may trace the holder, which is not dumpable yet.
+    """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.settimeout(SECONDS)
     fault = f"inject=prctl:error=EINVAL:when={when}"

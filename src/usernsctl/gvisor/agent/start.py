@@ -389,8 +389,8 @@ def _starter(
 ) -> Iterator[_Starter]:
     """Start an agent with ``runsc exec``, and kill runsc at the end of the block.
 
-    :param theirs: the agent's end of the connection, which becomes its standard input. The block's
-        process closes it once runsc has inherited it.
+    :param theirs: the agent's end of the connection, which becomes its standard input. This
+        function closes it once runsc has inherited it.
     """
     process = json.dumps(agent_process(life.inherited, AGENT_INSIDE, *options))
     with (

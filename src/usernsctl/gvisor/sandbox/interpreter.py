@@ -446,7 +446,10 @@ class Interpreter(ClosingMixin):
 
     @property
     def reason(self) -> EndReason | None:
-        """The reason why the interpreter has ended, as in :class:`Execution`, or ``None``."""
+        """The reason why the interpreter has ended, as in :class:`Execution`.
+
+        ``None`` while the interpreter runs, and until a call of this object has noticed its end.
+        """
         return self._reason
 
     def close(self) -> None:

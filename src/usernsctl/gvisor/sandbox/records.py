@@ -238,7 +238,7 @@ def draft_detached(id: str) -> Entry[DetachedRecord]:
 
 
 def find_detached(id: str) -> Entry[DetachedRecord]:
-    """Find a detached sandbox; first wait if another process is starting or killing it.
+    """Find a detached sandbox; first wait while another process locks it, for example to kill it.
 
     :returns: the locked entry of the sandbox, which the caller must close.
     :raises RunscError: no sandbox has this id, or the sandbox has ended and its entry was removed.
