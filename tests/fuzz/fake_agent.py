@@ -52,7 +52,7 @@ def receive(connection: socket.socket) -> ReceivedMessage | None:
 class FakeAgent:
     """Fake agent that handles each command's socket with the function `answer`.
 
-    :ivar place: the argument of SandboxPopen() for commands of this agent.
+    :ivar place: the object to pass to SandboxPopen(), so that this agent runs the command.
     """
 
     def __init__(self, answer: Callable[[socket.socket], object], *, ended: bool = False) -> None:

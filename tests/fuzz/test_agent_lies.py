@@ -130,7 +130,7 @@ def test_long_arguments_are_sent_apart_and_too_long_ones_raise() -> None:
 
 
 def outcome_timeout(answers: list[bytes | None], short: float) -> float:
-    """Return the timeout for a command: `short` if `answers` may lead to no outcome."""
+    """Return a long timeout if `answers` settle a command's outcome, otherwise `short`."""
     begin = (answers[:1], answers[:2])
     is_end = begin[0] in ([None], [b""]) or begin[1] in ([STARTED, ENDED], [STARTED, None])
     return PATIENCE if is_end else short
@@ -231,8 +231,8 @@ def test_descriptors_sent_by_the_agent_are_closed() -> None:
             try:
                 socket.send_fds(own, [message], many)
             except PermissionError:
-                # Since Linux 6.16, sendmsg(2) fails with EPERM here, so send the message without
-                # the descriptors.
+                # Since Linux 6.16, sendmsg(2) fails with EPERM if the receiver accepts no
+                # descriptors (SO_PASSRIGHTS), so send the message without them.
                 own.send(message)
 
     with agent(answer) as fake, fake.popen() as process:
@@ -267,7 +267,8 @@ def test_agent_that_reads_no_signals_raises_agentunresponsive() -> None:
         with pytest.raises(AgentUnresponsive):
             send_without_end(process)
         process.kill()
-        # wait() reports death by SIGKILL, as it does after a closed connection.
+        # Although this agent does not answer, wait() reports death by SIGKILL, as it does after a
+        # closed connection.
         assert process.wait(PATIENCE) == -signal.SIGKILL
 
 

@@ -122,7 +122,8 @@ def test_root_can_not_replace_the_agent(host: un.SandboxHost, tally: Tally, runt
     """Attack the agent's program: a replacement would have capabilities that commands lack."""
     for detach in (False, True):
         with host.start(["sh", "-c", REPLACING], stdout=un.PIPE, detach=detach) as box:
-            # The agent starts at the first call of run(), after the attack.
+            # Wait for the attack to end: the agent starts only afterwards, at the first call of
+            # run().
             assert box.stdout.readline() == b"done\n"
             tally.tried(11)
             try:
@@ -205,7 +206,8 @@ def test_kill_tree_leaves_no_process_stopped_for_a_tracer(
             killing = pool.submit(victim.kill_tree, 2 * PATIENCE)
             counts = [count_later(other), count_later(other)]
             deadline = time.monotonic() + PATIENCE
-            # kill_tree() may stop all processes briefly, until the killed process has exited.
+            # Wait until the count stops growing: kill_tree() may stop all processes until the
+            # killed process has exited.
             while counts[-2] != counts[-1] and time.monotonic() < deadline:
                 counts.append(count_later(other))
             if counts[-2] != counts[-1]:

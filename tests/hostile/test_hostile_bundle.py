@@ -141,7 +141,7 @@ def repeat(work: Callable[[], None]) -> None:
 
 
 def swapper(place: Path, other: Path) -> Callable[[], None]:
-    """Return a function that replaces the directory `place` by a link, and then undoes this."""
+    """Return a function that replaces the directory `place` with a link, and then undoes this."""
     beside = place.with_name(place.name + "-real")
     link = place.with_name(place.name + "-link")
     link.symlink_to(other)
@@ -170,7 +170,8 @@ def test_hostile_hooks_run_nothing(
         for name in ("HOOKS", "Hooks", "hook\u017f", "hoo\u212as", "HOO\u212a\u017f")
         for moment in MOMENTS
     ]
-    # Run some of the bundles. For the others, only check that opening them fails.
+    # Run only some of the bundles, because a run takes long. For the others, check that opening
+    # them fails.
     for number, (hooks, moment, spelled) in enumerate(folded):
         write(bundle, config(**{hooks: {spelled: [hook]}}))
         tally.tried()
@@ -185,7 +186,7 @@ def test_hostile_hooks_run_nothing(
 
 
 def test_hostile_hooks_twice_over_run_nothing(tally: Any, bundle: Path) -> None:
-    """Reject duplicate keys, because some parsers use the first one and others the last."""
+    """Check that duplicate keys are rejected: some parsers use the first one, others the last."""
     hooks = '{"prestart": [{"path": "/usr/bin/true"}]}'
     start = '"process": {"args": ["/bin/show"]}, "root": {"path": "rootfs"}'
     spellings = ("hooks", "HOOKS", "hoo\\u212as", "hook\\u017f")
@@ -371,7 +372,7 @@ def test_hostile_config_files_are_an_error_at_once(tally: Any, bundle: Path, kin
 
 
 def test_hostile_swaps_do_not_lead_a_descriptor_out(tally: Any, bundle: Path, secret: Path) -> None:
-    """Replace a directory by a symbolic link; check that no file outside the bundle is opened."""
+    """Replace a directory with a symbolic link; check that no file outside the bundle is opened."""
     outside = (secret.stat().st_dev, secret.stat().st_ino)
     (secret / "deep").mkdir()
     deep = (secret / "deep").stat().st_ino
@@ -379,7 +380,8 @@ def test_hostile_swaps_do_not_lead_a_descriptor_out(tally: Any, bundle: Path, se
     rounds, patience = tally.rounds(short=4000, full=400_000), time.monotonic() + 30
     with repeated_beside(swapper(bundle / "data", secret)), oci.Bundle(bundle) as opened:
         for number in itertools.count():
-            # On a busy host, the swapper may not be scheduled for a long time.
+            # Continue until both results have occurred: on a busy host, the swapper may not be
+            # scheduled for a long time.
             is_seen = {0, errno.EXDEV} <= seen or time.monotonic() > patience
             if number >= rounds and is_seen:
                 break

@@ -80,7 +80,8 @@ def test_hostile_text_of_a_bundle_is_quoted(usernsctl: Any, tally: Any, tmp_path
         tally.tried()
         done = usernsctl("run", "--no-verify", "--bundle", bundle(tmp_path, cwd=f"/{text}"))
         assert done.returncode == 125, done.stderr
-        # Standard error also contains the bundle's text. usernsctl's lines follow this prefix.
+        # Standard error also contains the bundle's text, before this prefix of usernsctl's own
+        # lines. Check only the latter.
         _, ours = done.stderr.split("usernsctl: runsc: ", 1)
         told, *rest = ours.splitlines()
         assert told.startswith('runsc says: "'), done.stderr
@@ -168,7 +169,8 @@ def test_hostile_commands_fill_no_logs(tally: Any, detach: bool, runtime: Path) 
     )
     with un.SandboxHost() as host:
         command = ["python3", "-c", script]
-        # The directory of a SandboxHost that root has created contains a copy of /etc.
+        # Subtract what the filesystem already contains: if root creates a SandboxHost, a copy of
+        # /etc.
         before = used_bytes(host)
         with host.start(command, detach=detach, stdout=un.PIPE) as box:
             assert box.stdout.readline() == b"done\n"

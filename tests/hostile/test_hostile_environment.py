@@ -54,7 +54,7 @@ def traps(tmp_path: Path) -> Path:
 
 
 def attack(name: str, traps: Path, directory: Path, environ: dict[str, str]) -> None:
-    """Start the program `name` in a directory with traps; check that it works."""
+    """Start the program `name` in a directory with traps; check that the program works."""
     expected = 0
     if name == "explained":
         runsc = traps.parent / "runsc"
@@ -72,7 +72,7 @@ def attack(name: str, traps: Path, directory: Path, environ: dict[str, str]) -> 
 
 
 def test_the_traps_work(traps: Path) -> None:
-    """Check that Python and a shell trigger the traps, or the attacks would prove nothing."""
+    """Check that Python and a shell trigger the traps: otherwise, the attacks prove nothing."""
     subprocess.run([sys.executable, "-c", "import argparse"], cwd=traps, timeout=60)
     subprocess.run(["/bin/sh", "-c", "getent"], env={"PATH": str(traps)}, timeout=60)
     assert {"module argparse", "program getent"} <= set(marks(traps))
@@ -142,7 +142,7 @@ def test_the_library_works(traps: Path) -> None:
 def test_variables_choose_no_program_that_a_frozen_launch_runs(
     options: list[str], tally: Tally, prelude: Program
 ) -> None:
-    """Check that no variable or directory of a tenant chooses a program outside gVisor.
+    """Check that a tenant's environment variables and cwd choose no program outside gVisor.
 
     The launch runs getent(1) only for a uid that /etc/passwd lacks, so the test includes such a
     uid.
@@ -174,11 +174,11 @@ def test_variables_choose_no_program_that_a_frozen_launch_runs(
 def test_variables_of_a_container_choose_no_program(
     words: list[str], traps: Path, tally: Tally
 ) -> None:
-    """Check that the images' entrypoint runs no program that a variable names."""
+    """Check that the images' entrypoint runs no program that an environment variable names."""
     program = traps.parent / words[0]
     program.symlink_to(SCRIPTS / "usernsctl-entrypoint")
     settings = dict(entry.format(traps).split("=", 1) for entry in VARIABLES)
-    # Try all variables together, and each alone: a variable can cancel another's effect.
+    # Try all environment variables together, and each alone: one can cancel another's effect.
     alone = [{name: value} for name, value in settings.items()][: tally.rounds(4, len(settings))]
     for environ in [settings, *alone] * tally.rounds(1, 3):
         done = capture(
@@ -190,7 +190,8 @@ def test_variables_of_a_container_choose_no_program(
         tally.tried()
         if done.returncode == 0 and GVISOR not in done.stdout:
             tally.succeeded(f"{environ}: {done.stdout!r}")
-        # The variables may harm the command in gVisor. Some even prevent its start.
+        # LD_* variables may prevent the command's start in gVisor. With all others, the command
+        # must work.
         if not any(name.startswith("LD_") for name in environ):
             assert GVISOR in done.stdout, done.stderr
     for mark in marks(traps):

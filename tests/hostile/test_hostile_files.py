@@ -1,4 +1,4 @@
-"""Attacks by programs in a sandbox on files that are copied into the sandbox and out of it."""
+"""Attacks by programs in a sandbox on the copying of files into the sandbox and out of it."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def record(kind, mode=0, text=b"", length=0):
 # Code that creates the directory /tmp/other with a file that must not get into a copy of /tmp/t.
 SCENE = "mkdir -p /tmp/t/sub /tmp/other; echo secret >/tmp/other/file; echo usual >/tmp/t/sub/file"
 
-# Attacker that replaces a directory by a symbolic link, and a file by a link, a FIFO, a directory
-# and a large file.
+# Attacker that replaces a directory with a symbolic link, and a file with a link, a FIFO, a
+# directory and a large file.
 SWAP = """
 print("begun", flush=True)
 while True:
@@ -222,7 +222,7 @@ def outside(tmp_path: Path) -> Outside:
 
 
 def attempt(tally: Tally, call: Callable[[], object]) -> None:
-    """Check that a call ends before a deadline, with success or a complete SandboxFileError."""
+    """Check that a call returns, or raises a complete SandboxFileError, before a deadline."""
     begin = time.monotonic()
     tally.tried()
     try:
@@ -272,7 +272,8 @@ def test_links_made_during_a_copy_do_not_leave_the_directory(
         for _ in range(tally.rounds(5, 1000)):
             attempt(tally, lambda: box.put(tmp_path / "in", "/tmp/in", merge=merge, timeout=15))
             box.run(["rm", "-rf", "/tmp/in"])
-    # Only the path /tmp/in itself may be followed if the attacker replaces it by a link.
+    # If the attacker replaces /tmp/in itself with a link, put() may follow the link. It must follow
+    # no link below /tmp/in.
     found = box.check_output(["find", "/tmp/other", "-path", "*put*"], text=True)
     if found:
         tally.succeeded(found)

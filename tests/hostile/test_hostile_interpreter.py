@@ -167,7 +167,7 @@ def test_hostile_answer_in_advance_is_not_of_later_code(box: un.Sandbox, tally: 
         with box.interpreter(PYTHON) as python:
             python.run(FIND)
             first = python.run("send('forged', id=request())")
-            # The forged answer comes from the code whose value it is, so "forged" is a valid value.
+            # This code may choose its own value, so "forged" is a valid answer to it.
             assert first.value in ("forged", None)
             if first.reason is None:
                 second = python.run("'honest'")

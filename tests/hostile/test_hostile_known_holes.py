@@ -2,7 +2,7 @@
 
 Other files test two vulnerabilities. test_hostile_terminal_payload.py tests CVE-2017-5226: a
 payload inserts input into its caller's terminal. test_hostile_memory.py tests CVE-2016-9962: root
-inside inspects a process that enters.
+inside a namespace inspects a process that enters it.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from tally import Tally
 import usernsctl as un
 from usernsctl.gvisor.runsc.find import find_runsc
 
-# Program that drops all of the user's groups. A file's mode may deny access to a group and allow it
-# to all others.
+# Program that drops all of the user's groups. This would give access to a file whose mode denies
+# access to one of these groups and allows it to all other users.
 DROP_GROUPS = "import os\nos.setgroups([])"
 
 

@@ -1,4 +1,4 @@
-"""Attacks on a launch file by another user and by the launched sandbox, and by signals.
+"""Attacks on a launch file by another user, by the launched sandbox and with signals.
 
 In most tests, a fake runsc prints what a payload would have obtained (stand_in.c).
 """
@@ -82,7 +82,7 @@ def test_the_root_filesystem_becomes_a_link(
 
 @other_users
 def test_the_launch_becomes_another_one(tally: Tally, runsc: Path, stranger: Stranger) -> None:
-    """Swap the launch file for another launch file of the caller, which mounts a secret."""
+    """Swap the launch file for another one of the same caller that mounts a secret."""
     options = ["--runsc", str(runsc), "--no-verify"]
     freeze(stranger.secret / "env", *options, "--bind", f"{stranger.secret}:/opt")
     with stranger.swaps() as x:

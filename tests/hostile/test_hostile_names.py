@@ -196,7 +196,8 @@ def test_a_name_that_changes_its_address_is_checked_for_each_connection(proxied:
     asked: list[list[str]] = []
 
     def rebind() -> list[str]:
-        # Give the IPv4 and the IPv6 query of one name resolution the same answer.
+        # Change the answer only for every second query: each name resolution makes an IPv4 and an
+        # IPv6 query.
         asked.append(next(answers) if len(asked) % 2 == 0 else asked[-1])
         return asked[-1]
 
@@ -293,7 +294,7 @@ POST = "POST http://good.example/ HTTP/1.1\r\nHost: good.example\r\n"
 @pytest.mark.parametrize(
     "request_text",
     [
-        # Requests with two body lengths.
+        # Requests with invalid or contradictory body lengths.
         POST + "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + EVIL,
         POST + "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n" + EVIL,
         POST + "Content-Length: 0\r\nContent-Length: 50\r\n\r\n" + EVIL,
@@ -366,7 +367,7 @@ def test_a_second_request_on_a_connection_is_not_served(proxied: Proxied, size: 
         client.sendall((POST + size + EVIL).encode())
         assert status(read_all(client)) == 200
         with contextlib.suppress(OSError):
-            # sendall() may fail if the proxy has already closed the connection.
+            # sendall() fails if the proxy has already closed the connection.
             client.sendall(EVIL.encode())
     assert evil.received == []
     assert len(good.received) == 1
@@ -514,7 +515,7 @@ def test_a_client_that_disconnects_leaves_nothing_in_the_proxy(proxied: Proxied)
             with proxied.tunnel("good.example:443") as client:
                 client.sendall(client_hello("good.example"))
                 client.recv(1)
-        # At the end of the block, the server records all connections before it closes.
+        # Leaving the block waits until the server has recorded all connections.
     assert len(server.received) == 20
 
 
@@ -574,7 +575,7 @@ def test_the_proxy_has_no_privileges(own: Proxied) -> None:
     assert own_status["NoNewPrivs"] == "1"
     assert own_status["Seccomp"] == "2"
     assert Path(f"/proc/{own.proxy_pid}/environ").read_bytes() == b""
-    # The proxy is PID 1 of its own PID namespace.
+    # Check that the proxy is PID 1 of its own PID namespace.
     assert own_status["NSpid"].split()[-1] == "1"
 
 
@@ -588,7 +589,7 @@ def test_the_proxy_ends_with_its_parent(own: Proxied) -> None:
 
 
 def test_an_interrupt_of_the_terminal_leaves_the_proxy(own: Proxied) -> None:
-    """Check that Ctrl-C does not kill the proxy, which the sandbox needs if it handles SIGINT."""
+    """Check that Ctrl-C does not kill the proxy: a command that handles SIGINT still needs it."""
     # The proxy handles SIGINT, so the kernel delivers it although the proxy is PID 1 of its PID
     # namespace.
     own.interrupt()

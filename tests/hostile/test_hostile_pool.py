@@ -198,7 +198,8 @@ def found():
                 yield f"{path}={open(path).read()}"
 
 if len(sys.argv) > 1:
-    # A process in another user namespace can't create more of these objects.
+    # Create the objects in a child. None of the children has another user namespace, since it could
+    # create no other objects there.
     pid = os.fork()
     if pid == 0:
         leave(sys.argv[1])
@@ -234,7 +235,8 @@ def test_only_files_remain_for_the_next_lease(
         with pool.acquire(EXIT_SECONDS) as box:
             fresh = leave_and_look(box)
         used = set()
-        # Take three leases: a sandbox's first lease has another agent than its later leases.
+        # Take three leases, because the later leases of a sandbox have another agent than the
+        # first.
         for _ in range(3):
             with pool.acquire(EXIT_SECONDS) as box:
                 used.add(box.id)

@@ -99,7 +99,8 @@ def test_hostile_stop_of_joining_commands(hostile: un.Namespace, tally: Tally) -
     while tally.tries < rounds or not given_up:
         tally.tried()
         began = time.monotonic()
-        # run() times out if the command is stopped after its execve(2).
+        # The whole run also needs a timeout: `start_timeout` has no effect on a command that is
+        # stopped after its execve(2).
         try:
             hostile.run(["true"], start_timeout=START, timeout=2 * START)
         except un.TimeoutExpired:

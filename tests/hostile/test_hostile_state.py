@@ -1,4 +1,4 @@
-"""Attacks by a program that can write to the state directory, as after a wrong bind mount."""
+"""Attacks by a program that can write to the state directory, as through a wrong bind mount."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def forge_box(state: Path, *pids: int, **more: Any) -> Path:
         "args": ["true"],
         "created": 1.0,
         "processes": [asdict(ProcessIdentity.of(pid)) for pid in pids],
-        # Forge fields that earlier versions of usernsctl trusted.
+        # Forge fields that only earlier versions of usernsctl read, and trusted.
         "runsc": "/bin/false",
         "env": [],
     }
@@ -315,7 +315,7 @@ def test_hostile_bind_shows_a_future_state_directory(
             tally.succeeded(f"{path} is shown")
         except un.BindError as error:
             assert error.cause == "bind-shows-state"
-    # A directory beside the state directory may be mounted.
+    # Check that a directory beside the state directory can be mounted.
     (later / "data").mkdir()
     un.SandboxHost(binds=[Bind(str(later / "data"), "/shown", False)]).close()
 
@@ -323,7 +323,7 @@ def test_hostile_bind_shows_a_future_state_directory(
 def test_hostile_bind_shows_the_state_by_another_mount(
     state: Path, tmp_path: Path, tally: Any
 ) -> None:
-    """Reject a bind mount of another mount point of the state directory."""
+    """Reject a bind mount from a second mount point at which the state directory is visible."""
     other = tmp_path.parent / f"{tmp_path.name}-other"
     (other / "below" / "mount").mkdir(parents=True)
     script = (

@@ -1,4 +1,4 @@
-"""Attacks on a template's user by the template's payload and by replaced files."""
+"""Attacks on a template's user by the template's payload and with replaced files."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ pytestmark = pytest.mark.userns_requires("runsc")
 PATIENCE = 60
 SCRIPT = ["sh", "-c", "echo READY; read line; echo $line"]
 
-# Maximum delays in seconds before a creator is killed. In the first case, it creates a host and a
-# template; in the second, it starts a sandbox and a command.
+# Durations in seconds of a creator's two steps: it creates a host and a template, and then starts a
+# sandbox and a command. It is killed within the sum of both.
 CREATE_SECONDS = 1.2
 START_SECONDS = 0.6
 

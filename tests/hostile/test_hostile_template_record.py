@@ -143,7 +143,7 @@ def fields_of_the_inside(place: Path) -> dict[str, Callable[[dict[str, Any]], ob
         return {"destination": destination, "source": secret, "type": "bind", "options": options}
 
     def agent(record: dict[str, Any]) -> None:
-        """Change the source of the agent's mount, which each host replaces by its own."""
+        """Change the source of the agent's mount. This has no effect: each host sets the source."""
         for mount in record["config"]["mounts"]:
             if mount["destination"] == "/.usernsctl-agent":
                 mount["source"] = f"{secret}/file"
@@ -206,7 +206,7 @@ def test_hostile_fields_of_a_record_are_not_used(
 
 
 def test_fields_of_a_record_about_the_inside_are_used(usernsctl: Program, data: Path) -> None:
-    """Check that the unchanged templates start, or the attacks would prove nothing."""
+    """Check that the unchanged templates start; otherwise the attacks would prove nothing."""
     env = dict(os.environ)
     done = usernsctl("template", "run", "command", input="line\n", env=env)
     assert (done.returncode, done.stdout, done.stderr) == (2, "line\n", "")

@@ -1,4 +1,4 @@
-"""Attacks by a fake runsc that connects and sends no terminal, several, or nothing at all."""
+"""Attacks by a fake runsc that sends wrong files, or nothing, through the console socket."""
 
 from __future__ import annotations
 

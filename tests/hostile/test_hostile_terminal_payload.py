@@ -131,7 +131,7 @@ RACED = [1, 2, 3, 10, 12, 15, 18, 28, 34, 37, 64]
 
 
 def test_hostile_signals_at_any_time(usernsctl: Program, tally: Tally, tmp_path: Path) -> None:
-    """Send a signal after a random delay; check that no process remains and the status is true."""
+    """Send a signal after a random delay; check the exit status, and that no process remains."""
     state = tmp_path / "state"
     chance = random.Random(str(state))
     for _ in range(tally.rounds(6, 300)):
@@ -148,8 +148,8 @@ def test_hostile_signals_at_any_time(usernsctl: Program, tally: Tally, tmp_path:
             process.send_signal(sent)
             tally.tried()
             _, said = process.communicate(timeout=60)
-        # Before the watcher runs, the signal reaches usernsctl itself, and Python may exit with
-        # status 1.
+        # A signal that arrives before the watcher runs is handled by Python itself, which may exit
+        # with status 1.
         is_early = said.endswith("KeyboardInterrupt\n")
         if not is_early and process.returncode not in (0, 128 + sent, -sent):
             tally.succeeded(f"status {process.returncode} after signal {sent}: {said[-300:]}")

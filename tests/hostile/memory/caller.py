@@ -28,7 +28,7 @@ MARKER = ctypes.create_string_buffer(os.urandom(32), 32)
 SECRET = os.open(f"{DIRECTORY}/secret/file", os.O_RDONLY)
 os.set_inheritable(SECRET, True)
 TRUE = f"{DIRECTORY}/true"
-# Value of a variable in commands' environment, which other users must not be able to read.
+# Value of an environment variable of the commands. Other users must not be able to read it.
 OWN = os.urandom(16).hex()
 ENV = {"OWN": OWN}
 OTHER = {"user": 1, "group": 1}
@@ -69,7 +69,7 @@ def again(call: Callable[[], Any]) -> None:
 
 
 def kept(idmap: un.IdMap | None = None, **options: Any) -> None:
-    """Run commands in a namespace whose root attacks them, and can't see the secret directory."""
+    """Run commands in a namespace; its root, who can't see the secret directory, attacks them."""
     time = options.pop("time_namespace", False)
     with un.Namespace.create(idmap, mount=True, time=time) as ns:
         ns.run(["mount", "-t", "tmpfs", "none", f"{DIRECTORY}/secret"], check=True)
