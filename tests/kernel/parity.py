@@ -1,4 +1,4 @@
-"""APIs that must behave like subprocess, together with subprocess, for tests that run with each."""
+"""The module subprocess and the APIs that must behave like it, for tests that run with each."""
 
 from __future__ import annotations
 

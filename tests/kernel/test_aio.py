@@ -64,7 +64,7 @@ def test_streams_carry_input_and_output(pair: tuple[Run, Any]) -> None:
         process = await start(
             "sh", "-c", "cat; echo err >&2; exit 3", stdin=un.PIPE, stdout=un.PIPE, stderr=un.PIPE
         )
-        # More data than the pipes and the stream buffers hold together.
+        # Send more data than the pipes and the stream buffers hold together.
         much = os.urandom(1 << 20)
         assert await process.communicate(much) == (much, b"err\n")
         assert process.returncode == 3
@@ -197,7 +197,8 @@ def test_create_subprocess_exec_adds_no_thread_and_no_signal_handler(run: Run) -
         assert threading.active_count() == threads
         assert signal.getsignal(signal.SIGCHLD) is handler
         for process in processes:
-            # In Python 3.11, communicate() closes the pipe only if it has input.
+            # Pass input, even if empty: in Python 3.11, communicate() otherwise does not close the
+            # pipe.
             await process.communicate(b"")
 
     run(main())
@@ -239,7 +240,8 @@ def test_create_subprocess_exec_block_waits_at_its_end(run: Run) -> None:
 
 def test_create_subprocess_exec_block_closes_the_pipes_first(run: Run) -> None:
     async def main() -> None:
-        # `yes` exits when its output has no reader, and `cat` when its input has no writer.
+        # Each command exits when its pipe is closed: `yes` without a reader, and `cat` without a
+        # writer.
         async with await un.create_subprocess_exec("yes", stdout=un.PIPE) as process:
             assert (await process.stdout.readline()) == b"y\n"
         assert process.returncode in (1, -signal.SIGPIPE)
@@ -323,8 +325,8 @@ def test_create_subprocess_exec_waits_for_a_tracer_that_reaps_first() -> None:
     output = subprocess.check_output(script, text=True, timeout=PATIENCE).splitlines()
     turns, status = map(int, output[-1].split())
     assert status == -signal.SIGKILL
-    # Without a tracer, the loop learns the exit status after one or two turns. With a tracer, it
-    # needs many turns, until the tracer has exited.
+    # Many turns show that the loop waited until the tracer had exited. Without a tracer, the loop
+    # learns the exit status after one or two turns.
     assert turns >= 20 or output[0] == "refused"
 
 
@@ -337,7 +339,7 @@ async def cancel(work: Callable[[], Coroutine[Any, Any, None]], turns: int) -> N
         task.cancel()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert {type(result) for result in results} == {asyncio.CancelledError}
-    # The event loop needs some turns to close the cancelled tasks' pipes.
+    # Give the event loop some turns to close the cancelled tasks' pipes.
     for _ in range(10):
         await asyncio.sleep(0)
 
@@ -351,7 +353,8 @@ def test_cancelled_tasks_leave_nothing(run: Run) -> None:
             await process.communicate()
 
     async def main() -> None:
-        # At its first use, an event loop opens some descriptors that stay open.
+        # Use the event loop once before counting: at its first use, it opens some descriptors that
+        # stay open.
         await cancel(work, turns=12)
         before = open_descriptors(), children()
         for turns in range(12):

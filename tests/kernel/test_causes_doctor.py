@@ -53,7 +53,7 @@ def test_doctor_reports_a_tun_device_that_can_not_be_opened() -> None:
     assert probe["outcome"] == ("ok" if expected is None else "failed")
     assert probe["errno"] == (expected or 0)
     assert probe["cause"] == (None if expected is None else "tun-missing")
-    # This diagnosis is for a run with --network=none, which does not need the TUN device.
+    # The cause is not reported for a run with --network=none, which needs no TUN device.
     assert "tun-missing" not in found.ids
 
 
@@ -79,7 +79,8 @@ def test_doctor_runs_a_program_in_gvisor() -> None:
 def test_doctor_in_a_sandbox_names_already_in_gvisor() -> None:
     shown = [option for place in {sys.prefix, sys.base_prefix} for option in ("--bind", place)]
     doctor = [*DOCTOR, "--no-runsc", "--json"]
-    # doctor takes more than a minute in the virtual machine of `make vm` under load.
+    # Use a long timeout: in the virtual machine of `make vm`, under load, doctor takes more than a
+    # minute.
     done = capture([USERNSCTL, "run", *shown, "--", *doctor], env=ENVIRONMENT, timeout=110)
     assert done.returncode == 1, done.stderr
     # Other probes fail in gVisor as well, but doctor does not report their causes.
@@ -110,8 +111,8 @@ def test_plain_text_needs_no_rich_and_no_locale() -> None:
     assert done.stderr == b""
     lines = done.stdout.decode("ascii").split("\n")
     assert lines[0].startswith("Ready for a command in gVisor")
-    # Remedies may be longer, because users copy them. This one contains the user's name and a free
-    # subordinate range.
+    # Only the line with the remedy, which users copy, may be longer than 80 columns. It contains
+    # the user's name and a free subordinate range.
     assert all(len(line) <= 80 or line.startswith("   remedy   ") for line in lines)
 
 

@@ -39,8 +39,8 @@ def test_doctor_and_the_failing_command_name_the_cause(
     assert found.status == 1
     assert found.blocking == [cause]
     if os.geteuid() == 0:
-        # Only NOBODY is sure to have subordinate ranges. Another user may have none, which doctor
-        # reports, too.
+        # If root runs the tests, doctor runs as NOBODY, who has subordinate ranges. Another user
+        # may have none, and doctor would report this, too.
         assert [one for one in found.ids if one != "no-subordinate-range"] == [cause]
 
 
@@ -82,7 +82,7 @@ def test_root_without_capabilities_needs_setfcap() -> None:
 def test_two_causes_are_named_in_the_order_in_which_they_block(
     ways: list[str], causes: list[str]
 ) -> None:
-    # doctor reports the second cause, too, if a fact proves it independently of the first one.
+    # doctor reports both causes if a fact proves the second one independently of the first.
     assert diagnose(ways).blocking == causes
     assert named_by_command(ways, "-r", "-m") == causes[0]
 

@@ -95,7 +95,7 @@ CALL = "from usernsctl.__main__ import main; main()"
 
 def test_import_usernsctl_imports_importlib_only() -> None:
     found, _ = imports_of("import usernsctl")
-    # Until Python 3.12, importlib imports the module warnings.
+    # Allow the module warnings, which importlib imports until Python 3.12.
     theirs = {"warnings"} if sys.version_info < (3, 13) else set()
     assert found - theirs <= {"usernsctl", "__future__", "importlib"}
 

@@ -147,7 +147,8 @@ def test_a_named_namespace_outlives_its_creator() -> None:
     with Namespace.open("web") as kept:
         assert kept.has("mount")
         assert kept.check_output(LINK, text=True) == inside
-    # open_or_create() returns the existing namespace unchanged, whichever options are passed.
+    # Check that open_or_create() returns the existing namespace unchanged, whichever options are
+    # passed.
     with Namespace.open_or_create("web", un.IdMap.current(), uts=True) as kept:
         assert not kept.has("uts")
         assert kept.check_output(LINK, text=True) == inside
@@ -405,7 +406,7 @@ def test_remove_kills_only_the_holder() -> None:
         holder = only_one().pid
         named.remove_named("web")
         assert "Z" in Path(f"/proc/{holder}/stat").read_text().rpartition(")")[2].split()[0]
-        # The descriptors of `kept` keep the namespace alive after the holder's death.
+        # The namespace survives the holder's death, because `kept` has descriptors of it.
         kept.run(["true"], check=True)
 
 

@@ -61,7 +61,7 @@ def test_the_tree_shows_parents_and_children(usernsctl: Program, prelude: Progra
         (0, os.geteuid(), 1)
     ]
     assert [one["pid"] for one in inner["processes"]] == [made["pid"]]
-    # The process that created the outer namespace is now in the inner namespace.
+    # The outer namespace has no process: its creator is now in the inner namespace.
     assert found[made["outer"]]["processes"] == []
     lines = text.splitlines()
     (at,) = (n for n, line in enumerate(lines) if line.endswith(f"─ {made['inner']}"))

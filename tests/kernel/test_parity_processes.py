@@ -364,8 +364,8 @@ def interrupted(api: Any) -> bool:
 def test_an_interrupt_kills_the_command(api: Any) -> None:
     """Check that an interrupt of run() kills the child and leaks no descriptor.
 
-    run() does not wait for the killed child, so its Popen object emits a ResourceWarning. An
-    exception is a SIGINT between the write of the input and the wait. A fixture of this module
+    run() does not wait for the killed child, so its Popen object usually emits a ResourceWarning,
+    but not if SIGINT arrives between the write of the input and the wait. A fixture of this module
     checks that the child exits.
     """
     before = open_descriptors()

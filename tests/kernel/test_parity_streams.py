@@ -241,7 +241,7 @@ def test_high_descriptors_are_closed_and_passed(api: Any) -> None:
     high = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 700)
     os.set_inheritable(high, True)
     try:
-        # A descriptor above RLIMIT_NOFILE stays open if the limit was lowered after it was opened.
+        # Lower the limit: descriptors above RLIMIT_NOFILE stay open if they were opened before.
         resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
         assert str(high) not in api.check_output(SHOW_FDS, text=True).split()
         assert str(high) in api.check_output(SHOW_FDS, text=True, pass_fds=[high]).split()
@@ -294,8 +294,8 @@ with opened(way) as api:
 """
 
 
-# Names of standard streams, and the descriptors that they have before the start. These are a
-# permutation of 0, 1 and 2, or two exchanged descriptors while the third one is closed.
+# Names of standard streams, and for each the descriptor that becomes this stream: a permutation of
+# 0, 1 and 2, or two exchanged descriptors while the third one is closed.
 @pytest.mark.parametrize(
     ("names", "places"),
     [

@@ -34,7 +34,7 @@ def test_output_is_captured(api: Any) -> None:
 def test_input_is_passed(api: Any) -> None:
     assert api.run(CAT, input=b"\0\xff", stdout=api.PIPE).stdout == b"\0\xff"
     assert api.check_output(CAT, input="hi", text=True) == "hi"
-    # More data than a pipe holds, in both directions.
+    # Send and receive more data than a pipe holds.
     much = b"x" * (1 << 20)
     assert api.run(CAT, input=much, stdout=api.PIPE).stdout == much
 
@@ -57,7 +57,7 @@ def test_a_signal_gives_a_negative_status(api: Any) -> None:
 def test_a_timeout_returns_the_output_so_far(api: Any, call: str) -> None:
     script = ["sh", "-c", "echo early; exec sleep 1000"]
     arguments = {"stdout": api.PIPE} if call == "run" else {}
-    # On a slow host, the output may not arrive within one second.
+    # Retry with a longer timeout: on a slow host, the output may not arrive within one second.
     for timeout in (1, 10):
         with pytest.raises(api.TimeoutExpired) as caught:
             getattr(api, call)(script, timeout=timeout, **arguments)

@@ -114,7 +114,8 @@ def test_an_interrupted_start_leaves_nothing(namespaces: dict[str, bool], functi
             interrupted += 1
         else:
             end(process)
-    # The other functions return too soon to be interrupted reliably within 20 attempts.
+    # Only _core.spawn is certain to be interrupted within 20 attempts: the other functions return
+    # too soon.
     assert interrupted or function is not _core.spawn
     assert children() <= others
     assert settled_descriptors() == before

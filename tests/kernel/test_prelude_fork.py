@@ -96,7 +96,7 @@ def test_kill_child_accepts_names_of_signals(prelude: Program) -> None:
         "import ctypes; told = ctypes.c_int(); "
         "ctypes.CDLL(None).prctl(2, ctypes.byref(told)); print(told.value)"  # PR_GET_PDEATHSIG
     )
-    # SIGCLD, SIGIO and SIGIOT are aliases of SIGCHLD, SIGPOLL and SIGABRT.
+    # Omit SIGCLD, SIGIO and SIGIOT, which are aliases of SIGCHLD, SIGPOLL and SIGABRT.
     others = {"SIGCLD", "SIGIO", "SIGIOT"}
     named = {
         name.removeprefix("SIG"): f"{int(number)}\n"

@@ -37,7 +37,8 @@ def links(prelude: Program, *options: str) -> dict[str, str]:
 @pytest.mark.parametrize("option", [*KINDS, *(f"-{letter}" for letter in SHORT)])
 def test_each_option_creates_its_namespace_only(prelude: Program, option: str) -> None:
     wanted = KINDS.get(option) or SHORT[option[1:]]
-    # Before Linux 6.1, unshare(CLONE_NEWTIME) moves only later children to the new time namespace.
+    # Use --fork: before Linux 6.1, unshare(CLONE_NEWTIME) moves only later children to the new time
+    # namespace.
     inside = links(prelude, "-r", option, "--fork")
     new = {name for name, link in inside.items() if link != namespace(name)}
     assert new == {"user", wanted}

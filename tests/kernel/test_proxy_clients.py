@@ -53,7 +53,8 @@ def test_curl_reaches_an_allowed_name_and_no_other(
     done = proxied.world.run("sandbox", *curl, "https://evil.example/", **VARIABLES)
     assert done.returncode == 56
     assert "403" in done.stderr
-    # Without the proxy variables, curl fails, because the sandbox can't resolve names.
+    # Without the proxy's environment variables, curl fails, because the sandbox can't resolve
+    # names.
     done = proxied.world.run("sandbox", *curl, "https://index.example/")
     assert done.returncode == 6
 

@@ -61,9 +61,10 @@ def creator() -> Iterator[int]:
 
 
 def moved(at_the_start: bool, fds: list[int]) -> tuple[list[str], list[str]]:
-    """Return a command prefix that moves `fds` to 0, 1, ..., and the descriptors' new numbers.
+    """Return a command prefix that moves `fds` to 0, 1, and so on; and their new numbers.
 
-    If `at_the_start` is false, the prefix only closes the standard streams.
+    If `at_the_start` is false, the prefix only closes the standard streams, and `fds` keep their
+    numbers.
     """
     if at_the_start:
         first = [sys.executable, "-c", AT_THE_START, str(len(fds)), *map(str, fds)]
@@ -96,7 +97,7 @@ def test_init_needs_no_standard_streams(
             assert process.wait(PATIENCE) == 7
         finally:
             process.kill()
-    # The command's streams are /dev/null, not descriptors of usernsctl-init.
+    # Check that the command's streams are /dev/null, not descriptors of usernsctl-init.
     assert Path(f"{command}.seen").read_text() == "/dev/null /dev/null /dev/null\n"
 
 

@@ -213,8 +213,8 @@ def test_signals_of_the_terminal_arrive_once(
         read_ready(lines)
         send(terminal)
         assert lines.readline() == f"{int(sig)}\n"
-        # If the supervisor forwarded the signal twice, the command would receive it again before
-        # SIGUSR1.
+        # Check that no second copy of the signal arrives before SIGUSR1, as it would if the
+        # supervisor forwarded it, too.
         process.send_signal(signal.SIGUSR1)
         assert lines.read() == "end\n"
         assert process.wait(PATIENCE) == 0
@@ -238,7 +238,7 @@ def test_a_command_ignores_the_signals_that_its_caller_ignores(supervised: list[
 
 @pytest.mark.parametrize("sig", [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT])
 def test_an_ignored_signal_does_not_end_a_runsc_that_has_not_started(sig: signal.Signals) -> None:
-    """Check that the watcher kills runsc only by signals that would kill the command."""
+    """Check that the watcher kills a starting runsc only at signals that would kill the command."""
     fails = ["env", "false"]
     runsc = ["env", "sh", "-c", "echo ready; read line; exit 7"]
     words = [str(supervisors.WATCHER), "/usr/bin/env", *supervisors.LOGS]

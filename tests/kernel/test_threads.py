@@ -59,7 +59,7 @@ def test_forks_in_another_thread_do_not_disturb_starts(namespace: un.Namespace) 
         while not done.is_set():
             pid = os.fork()
             if pid == 0:
-                # The forked child can start commands, too.
+                # Check that the forked child can start commands, too.
                 code = namespace.run(["sh", "-c", "exit 7"]).returncode
                 os._exit(code)
             statuses.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))

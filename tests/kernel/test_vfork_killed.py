@@ -13,7 +13,7 @@ from broken_machine import ENVIRONMENT, USERNSCTL, run_broken
 
 pytestmark = pytest.mark.each_user
 
-# The user to whom root changes.
+# Uid to which root changes before it runs a command.
 NOBODY = 65534
 
 _DIAGNOSED = """
@@ -37,7 +37,8 @@ def output(*command: str, **env: str) -> str:
 
 @pytest.mark.userns_requires("runsc")
 def test_runsc_is_asked_for_its_release(seen_by_all: Path) -> None:
-    # A script is asked for its release. The release of a new script is not in the cache.
+    # usernsctl starts a script with --version to find its release. A new script's release is not
+    # cached yet.
     runsc = seen_by_all / "runsc"
     runsc.write_text('#!/bin/sh\nexec runsc "$@"\n')
     runsc.chmod(0o755)

@@ -50,7 +50,7 @@ from calls import (
 NOBODY = 65534
 RANGE = f"{NOBODY}:100000:65536\n"
 
-# Exit status if the kernel does not support a misconfiguration.
+# Exit status if the kernel lacks a feature that is needed to set up a misconfiguration.
 UNSUPPORTED = 77
 
 # Mount point of a tmpfs for the files of all misconfigurations.
@@ -95,7 +95,7 @@ def seccomp_mount() -> None:
 
 
 def seccomp_mount_bind() -> None:
-    """Deny the mount calls that old seccomp profiles lack, or allow only with CAP_SYS_ADMIN."""
+    """Deny newer mount calls, as old seccomp profiles do (some allow them with CAP_SYS_ADMIN)."""
     refuse([(call, 0, errno.EPERM) for call in ("open_tree", "move_mount", "mount_setattr")])
 
 
@@ -117,7 +117,7 @@ def seccomp_fork() -> None:
 
 
 def seccomp_vfork() -> None:
-    """Kill callers of vfork(2), which only some processors have."""
+    """Kill callers of vfork(2), a system call that only some architectures have."""
     if "vfork" not in CALLS:
         sys.exit(UNSUPPORTED)
     refuse([("vfork", 0, KILLED)])
@@ -405,7 +405,8 @@ def become_nobody(gid: int) -> None:
     os.setgroups([])
     os.setresgid(gid, gid, gid)
     os.setresuid(NOBODY, NOBODY, NOBODY)
-    # The change of ids made this process non-dumpable, so it could not open its own files in /proc.
+    # The change of ids made this process non-dumpable. Undo this, because a non-dumpable process
+    # can't open its own files in /proc.
     prctl(PR_SET_DUMPABLE, 1)
 
 
