@@ -1,4 +1,4 @@
-"""Tests of the images' entrypoint: options and variables that are accepted, set or rejected."""
+"""Tests of the images' entrypoint: options and environment variables that it accepts or rejects."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def test_invalid_options_are_refused(args: list[str], told: str, in_gvisor: Prog
 
 @pytest.mark.parametrize("name", ["USERNSCTL_NETWORK", "USERNSCTL_IDS"])
 def test_obsolete_variables_are_refused(name: str, in_gvisor: Program) -> None:
-    """Reject an obsolete environment variable, which a user might set to disable the network."""
+    """Reject an obsolete environment variable that a user may have set to disable the network."""
     done = in_gvisor("--", "true", env={name: "none"}, cwd=Path("/"))
     assert (done.returncode, done.stdout) == (125, "")
     assert f"{name} is set, but has no effect" in done.stderr
@@ -230,7 +230,7 @@ def test_entrypoint_named_usernsctl_is_the_command_line(command_line: Program) -
 
 
 def test_closed_standard_streams_do_not_become_the_environment(in_gvisor: Program) -> None:
-    """Close standard streams, so that the descriptor of the environment may get number 0, 1 or 2.
+    """Close standard streams, so that other files that in-gvisor opens may get number 0, 1 or 2.
 
     in-gvisor must run the command or report an error.
     """

@@ -294,7 +294,7 @@ FAILING = [
     ("bundle-devices", PREPARED, {"linux": WORKS["linux"] | {"devices": [DEVICE]}}),
     ("command-not-found", PREPARED, WORKS | {"process": {"args": ["/nonexistent"], "cwd": "/"}}),
 ]
-# Causes that share one message of runsc, which only doctor's probes can tell apart.
+# Causes for which runsc prints the same message. Only doctor's probes can tell them apart.
 SAME_TEXT = {"ptrace-denied": {"ptrace-denied", "yama-ptrace-scope"}}
 FAILING_WITHOUT_ROOT = [
     ("rootfs-unreadable", PREPARED, with_root("/root")),

@@ -297,7 +297,7 @@ def test_existing_files_are_replaced_only_with_merge(
     assert tree_of(tree) == before
     box.put(tree, f"{inside}/tree", merge=True)
     assert shell(box, 'cd "$1"; cat own program', f"{inside}/tree") == "own\n#!/bin/sh\n"
-    # put() with `merge` does not replace a directory by a file, nor a file by a directory.
+    # put() with `merge` does not replace a directory with a file, nor a file with a directory.
     path = f"{inside}/tree/deep"
     with pytest.raises(un.SandboxFileError):
         box.put(tree / "program", path, merge=True)
@@ -534,7 +534,7 @@ def test_files_get_the_owner_given_by_name(tmp_path: Path) -> None:
         with pytest.raises(un.CommandError) as caught:
             box.read_file("/tmp/mine", user="nobody-here")
         assert caught.value.cause == "user-unknown"
-        # A program in the sandbox may replace /etc/passwd by a FIFO. Then the lookup of the user
+        # A program in the sandbox may replace /etc/passwd with a FIFO. Then the lookup of the user
         # must fail without waiting for a writer.
         box.run(["sh", "-c", "rm /etc/passwd; mkfifo /etc/passwd"], check=True)
         with pytest.raises(un.CommandError) as caught:

@@ -135,7 +135,7 @@ def test_crashes_and_empty_logs_of_runsc_are_explained(fail_launch: Fails) -> No
     assert "[process-limit]" in fail_launch(error_log("EOF"), crash=crash, status=2).stderr
     assert "runsc crashed" in fail_launch(b"", status=2).stderr
     assert "[runsc-refused-call]" in fail_launch(b"").stderr
-    # Any exit status of runsc is a failure of runsc, unless its log records that the command
+    # Any exit status of runsc counts as a failure of runsc, unless its log says that the command
     # exited.
     assert 'runsc says: "x"' in fail_launch(error_log("x"), status=3).stderr
     assert "[runsc-ran-nothing]" in fail_launch(b"", status=0).stderr

@@ -146,7 +146,7 @@ def test_health_checks_the_first_sandbox_only(script: Script) -> None:
 def test_health_is_not_fooled_by_a_fake_watcher(
     script: Script, tmp_path: Path, arguments: str
 ) -> None:
-    """Start an older process with the watcher's name. The health check must not succeed.
+    """Start only a process with the watcher's name. The health check must not succeed.
 
     The check may fail, because the process has the check's uid and could change its memory anyway.
     """

@@ -208,7 +208,7 @@ def test_sandbox_without_first_command_has_a_hostname(host: un.SandboxHost) -> N
 
 
 class TestFurtherCommands:
-    """Tests of the user of an additional command, which is looked up when the command starts."""
+    """Tests that the user of an additional command is looked up when that command starts."""
 
     @pytest.fixture
     def box(self, tree: Path) -> Iterator[un.Sandbox]:

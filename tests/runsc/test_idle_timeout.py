@@ -59,10 +59,10 @@ def test_idle_timeout_ends_a_sandbox_without_a_command(detach: bool) -> None:
 def test_the_search_for_an_oom_kill_is_no_idle_time(
     detach: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Simulate an OOM kill on the host, so that wait() checks for an exceeded limit for 2 s.
+    """Simulate an OOM kill, so that wait() spends 2 s checking whether a limit was exceeded.
 
-    The host's OOM kill counter doesn't name the killed process. The check must not count as
-    activity in the sandbox.
+    wait() must check, because the host's OOM kill counter doesn't say which process was killed. The
+    check must not count as activity in the sandbox.
     """
     with un.SandboxHost() as host, host.start(None, idle_timeout=2, detach=detach) as box:
         process = box.popen(FOREVER)

@@ -16,12 +16,12 @@ from frozen import freeze
 from inside import PATIENCE
 
 TERMINATING = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
-# Program that prints the numbers of the signals that it ignores, of the first arguments.
+# Program that prints which of the signals in its arguments it ignores.
 SHOW = (
     "import signal, sys\n"
     "print(*(n for n in sys.argv[1:] if signal.getsignal(int(n)) is signal.SIG_IGN))"
 )
-# Ignores the signals in $0, prints a line, and executes a command.
+# Shell script that ignores the signals in $0, prints a line, and executes a command.
 IGNORE = 'trap "" $0; echo ignoring; exec "$@"'
 
 
@@ -29,7 +29,7 @@ IGNORE = 'trap "" $0; echo ignoring; exec "$@"'
 def start(
     request: pytest.FixtureRequest, usernsctl: Program, prelude: Program, tmp_path: Path
 ) -> list[str]:
-    """Return the argv that starts a command in gVisor, by Python or by a frozen launch."""
+    """Return the argv that starts a command with `usernsctl run` or with a frozen launch."""
     if request.param == "run":
         return [str(usernsctl.path), "run", "--"]
     freeze(tmp_path / "launch")

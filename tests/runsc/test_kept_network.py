@@ -80,8 +80,8 @@ def test_sandboxes_and_commands_share_the_network(kept: Kept) -> None:
     for words in (in_web, ("ns", "exec", "web")):
         answers = kept.ask(*words, "--")
         assert {word: answers[word] for word in REACHED} == REACHED
-        # The namespace has a copy of one of the simulated host's addresses (pasta). A connection to
-        # this address is refused, not unreachable.
+        # The namespace has a copy of one of the simulated host's addresses (pasta). So a connection
+        # to this address fails with ECONNREFUSED, as on a host without a server.
         refused = {"ConnectionRefusedError", "OSError", "TimeoutError"}
         assert {answers[word] for word in DENIED} <= refused
     done = kept.run(*in_web, "--", "/usr/bin/python3", "-c", ASK, "web.example/443")

@@ -117,8 +117,8 @@ def test_launch_in_a_directory_writable_by_others_is_refused(
 ) -> None:
     """Reject a launch file in a directory in which another user may rename files.
 
-    That user could replace the file by another launch file of the caller or of root that grants the
-    payload more access.
+    That user could replace the file with another launch file, of the caller or of root, that gives
+    the payload more access.
     """
     directory = launch.parent / "a" / "b"
     directory.mkdir(parents=True)

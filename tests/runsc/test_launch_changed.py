@@ -35,7 +35,7 @@ def link_to(target: str) -> Change:
 
 
 def replace_parent(path: Path) -> None:
-    """Rename the parent directory of `path`, and replace it by a symbolic link."""
+    """Rename the parent directory of `path`, and put a symbolic link in its place."""
     moved = path.parent.rename(path.parent.with_name("moved"))
     path.parent.symlink_to(moved)
 
@@ -134,7 +134,7 @@ def make_directory(path: Path) -> None:
 
 
 def write_zeros(path: Path) -> None:
-    """Replace a file's content by zeros; keep the file's size and modification time."""
+    """Replace a file's content with zeros; keep the file's size and modification time."""
     status = path.stat()
     with path.open("wb") as file:
         file.truncate(status.st_size)
@@ -187,7 +187,7 @@ def test_changed_runsc_is_refused(prelude: Program, tmp_path: Path, name: str) -
 
 
 def test_runsc_with_other_timestamps_is_accepted(prelude: Program, tmp_path: Path) -> None:
-    """Replace runsc by a copy with modification time 0, which image builders set."""
+    """Replace runsc with a copy that has the modification time 0, as image builders set it."""
     runsc = tmp_path / "runsc"
     shutil.copy(shutil.which("runsc") or "", runsc)
     launch = freeze(tmp_path / "launch", "--runsc", str(runsc))
@@ -198,7 +198,7 @@ def test_runsc_with_other_timestamps_is_accepted(prelude: Program, tmp_path: Pat
 
 
 def test_runsc_that_execve_rejects_is_reported(prelude: Program, tmp_path: Path) -> None:
-    """Replace runsc by zeros with the recorded checksum, so that only execve(2) rejects it."""
+    """Fill runsc with zeros, and record their checksum, so that only execve(2) rejects the file."""
     runsc = tmp_path / "runsc"
     shutil.copy(shutil.which("runsc") or "", runsc)
     launch = freeze(tmp_path / "launch", "--runsc", str(runsc))

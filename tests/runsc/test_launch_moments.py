@@ -1,4 +1,4 @@
-"""Tests of usernsctl-exec --launch with unusual arguments, variables, directories and limits.
+"""Tests of usernsctl-exec --launch with unusual arguments, environments, directories and limits.
 
 Each launch must work as documented, or fail with one message that names the problem.
 """
@@ -87,7 +87,7 @@ def test_text_that_is_not_utf8_is_refused(perform: Perform, tmp_path: Path, raw:
     for env in ({"A": word}, {word: "a"}):
         done = perform(file=everything, env=ENV | env)
         assert_refused(done, "$.process.env[", cause="launch-text")
-    # Variables that the launch does not pass to the command need not be UTF-8.
+    # Environment variables that the launch does not pass to the command need not be UTF-8.
     assert_ran(perform(env=ENV | {"A": word}))
 
 

@@ -15,8 +15,8 @@ pytestmark = as_root
 
 MIB = 1 << 20
 PATIENCE = 60
-# Timeout in seconds. After an OOM kill, the watcher examines its sandbox's processes for a shorter
-# time.
+# Time in seconds after which the watcher has certainly finished looking for an OOM kill in its
+# sandbox.
 OBSERVED_SECONDS = 3
 
 GROW = {

@@ -212,7 +212,7 @@ def test_dead_idle_sandbox_is_replaced(host: un.SandboxHost) -> None:
 def test_sandbox_with_an_unresponsive_agent_is_replaced(
     host: un.SandboxHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The first health check has a timeout of 0.2 s, and later checks have more than enough time.
+    # The first health check times out after 0.2 s, but later checks only after PATIENCE.
     limits = itertools.chain([0.2], itertools.repeat(PATIENCE))
     look = SandboxMaker.check
 

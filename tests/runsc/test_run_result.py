@@ -156,7 +156,7 @@ def test_killed_sandbox_writes_a_result(started: subprocess.Popen[str], result: 
 
 
 def test_result_counts_processor_time_of_all_processes(usernsctl: Program, result: Path) -> None:
-    """Check that the result counts CPU time of gVisor's processes, which runsc does not reap."""
+    """Check that the CPU time includes gVisor's processes, although runsc does not reap them."""
     work = ["python3", "-c", "import os\nfor i in range(2 * 10**7): pass\nprint(os.times().user)"]
     least = float(capture(work, timeout=PATIENCE).stdout)
     usernsctl("run", "--result", result, "--", *work, timeout=PATIENCE)
@@ -314,7 +314,7 @@ def test_freeze_refuses_options_of_one_run(usernsctl: Program, tmp_path: Path) -
 
 
 def run_after(usernsctl: Program, script: str, *words: str | Path) -> subprocess.Popen[str]:
-    """Start a shell that runs a script and then replaces itself by `usernsctl run` (execve(2))."""
+    """Start a shell that runs a script and then executes `usernsctl run` in its own process."""
     return subprocess.Popen(
         ["sh", "-c", f'{script}; exec "$@"', "sh", usernsctl.path, "run", *words],
         stdout=subprocess.PIPE,

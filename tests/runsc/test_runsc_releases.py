@@ -1,4 +1,4 @@
-"""Tests of differences between releases of runsc, with fakes of releases not installed."""
+"""Tests of differences between releases of runsc, with fakes of other releases."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def test_sidecar_directory_is_passed_to_runsc(
     monkeypatch.setenv("GVISOR_SIDECAR_BINARIES_DIR", str(release / "other"))
     told = "[ $GVISOR_SIDECAR_BINARIES_DIR = {} ] || exit 99\nexec"
     runsc = (release / "runsc").read_text()
-    # Unset the variable, because the installed runsc must not use the fake release's sidecar
-    # programs.
+    # Unset the environment variable, because the installed runsc must not use the fake release's
+    # sidecar programs.
     told += " env -u GVISOR_SIDECAR_BINARIES_DIR"
     write(release / "runsc", runsc.replace("exec", told.format(release / "other")))
     done = usernsctl("run", "--", "echo", "ran")

@@ -52,8 +52,8 @@ class Others:
     def before(self, do: Callable[..., Any]) -> Callable[..., Any]:
         """Return a function that waits until `wanted` turns have passed, and then calls `do`.
 
-        It is called in a thread. Without the wait, `do` could return before the event loop runs
-        this task.
+        usernsctl calls the returned function in a thread. Without the wait, `do` could return
+        before the event loop runs this task.
         """
 
         def do_later(*arguments: Any) -> Any:
@@ -220,7 +220,7 @@ def test_cancelled_creation_leaks_nothing(what: str, creation_allowed: threading
 
 
 def wait_for_threads() -> None:
-    """Wait until usernsctl's threads have exited, which close the objects of cancelled calls."""
+    """Wait until all threads have exited in which usernsctl closes objects of cancelled calls."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         if not [one for one in threading.enumerate() if one.name.startswith("usernsctl")]:

@@ -25,8 +25,8 @@ MIB = 1 << 20
 PATIENCE = 60
 PREFIX = "usernsctl-sandbox-"
 
-# By limit: the option that sets it, a function that creates the control group in which usernsctl
-# runs, and the values of the limit's files in cgroup v1 and v2.
+# For each limit: the option that sets it, a function that creates the control group in which
+# usernsctl runs, and the values of the limit's files in cgroup v1 and v2.
 LIMITS: dict[str, tuple[str, Callable[[], Any], dict[str, str]]] = {
     "memory": (
         "--memory=128M",

@@ -134,7 +134,7 @@ def test_invalid_arguments_raise_the_same_error_everywhere(
     assert (open_descriptors(), sorted(os.listdir(host.directory))) == before
 
 
-#: Functions that call each function that accepts a timeout, by that function's name.
+#: Functions that pass a timeout to a function under test, by the tested function's name.
 TIMEOUTS: dict[str, Callable[[un.SandboxHost, un.Sandbox, Any], Any]] = {
     "run": lambda host, box, timeout: un.run(["true"], timeout=timeout),
     "call": lambda host, box, timeout: un.call(["true"], timeout=timeout),

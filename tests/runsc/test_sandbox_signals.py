@@ -25,7 +25,6 @@ from usernsctl.gvisor.agent import commands
 pytestmark = pytest.mark.usefixtures("detached_state")
 
 PATIENCE = 20
-# Number of times that the test kills a sandbox: before lines of Sandbox.close() at equal distances.
 FOREVER = ["sleep", "1000"]
 both_kinds = pytest.mark.parametrize("detach", [False, True], ids=["held", "detached"])
 
