@@ -72,7 +72,7 @@ AS_RIGHT = {
     # descriptors.
     "descriptor-limit": ("not-runsc",),
     # In a container's user namespace, the kernel ignores file capabilities of other user
-    # namespaces.
+    # namespaces, so the helper seems to have none.
     "helper-caps-other-userns": ("helper-not-setuid",),
 }
 #: Exit statuses of a native program that a seccomp filter or a low memory limit has killed.
@@ -119,12 +119,13 @@ def contradiction(first: Environment, second: Environment) -> str | None:
         return "doctor can't start"
     if all(caller(one) != ORDINARY or one.kind in OF_CALLER for one in (first, second)):
         return "two callers"
-    # Both environments replace newuidmap and newgidmap by copies.
+    # securebits-noroot replaces newuidmap and newgidmap with copies, too.
     helpers = "newuidmap and newgidmap" in (first.kind, second.kind)
     if helpers and "securebits-noroot" in (first.name, second.name):
         return "the same object"
     late = first.name in LATE and second.name in LATE
-    # The second environment could raise a limit that the first environment has set.
+    # Reject two environments with the same limit: the second could raise the limit that the first
+    # has set.
     limits = {one.name.partition("-")[0] + "-" for one in (first, second)}
     limited = len(limits) == 1 and limits <= GUESSES_OF_LIMITS.keys()
     if late or limited or (first.kind == second.kind and first.kind in EXCLUSIVE):

@@ -41,7 +41,8 @@ class Environment:
     :ivar auto: the cause or causes that `usernsctl run --map-auto` must report, as for `run`.
     :ivar range_: the cause or causes for a map of more than one id; by default the value of `auto`.
     :ivar status: the exit status of a command that works.
-    :ivar sometimes: whether the commands may also work, depending on a program's release.
+    :ivar sometimes: whether the commands may either fail with these causes or work, depending on a
+        program's release.
     :ivar tried: the COMMANDS to try.
     :ivar apart: whether each command needs a new environment, because the kernel counts a namespace
         for some time after its last process has exited.
@@ -255,14 +256,15 @@ for one in ("setresgid", "setresuid"):
     )
     add(f"{one}-killed", late=[w.killed(one)], run="seccomp-denies-call", tried=("run", "doctor"))
 if platform.machine() == "x86_64":
-    # Only x86-64 has poll(2). On other architectures, libc implements poll(3) with ppoll(2).
+    # On x86-64, libc's poll(3) calls poll(2). Other architectures lack poll(2), so libc calls
+    # ppoll(2) there.
     add("ppoll-killed", early=[w.killed("ppoll")], both=("seccomp-denies-call", "runsc-killed"))
 add("kill-killed", early=[w.killed("kill")], both="seccomp-denies-call")
 if platform.machine() == "x86_64":
     add("no-dup2", early=[w.denied("dup2")], run="seccomp-denies-call", tried=("run", "doctor"))
     add("poll-killed", early=[w.killed("poll")], run=REFUSED, tried=("run", "doctor"))
-    # System calls that musl's fork(3) and Python's subprocess make. usernsctl calls clone(2)
-    # instead.
+    # Calls of musl's fork(3) and of Python's subprocess. usernsctl works without them, since it
+    # calls clone(2) instead.
     for one in ("fork", "vfork"):
         add(f"{one}-killed", early=[w.killed(one)])
 # System calls that usernsctl or runsc makes. A process that a filter kills can't report the call.

@@ -122,7 +122,7 @@ def wait(pid: int, outputs: dict[int, bytearray], seconds: float) -> int | None:
     deadline = time.monotonic() + seconds
     pidfd = os.pidfd_open(pid)
     left = {pidfd, *outputs}
-    # The child has exited. Its pipes are still open, and the rest of its output is read below.
+    # Wait until the child has exited; the rest of its output is read below.
     while pidfd in left and time.monotonic() < deadline:
         rest = max(0.0, deadline - time.monotonic())
         ready, _, _ = select.select(left, [], [], min(rest, SECONDS_TO_LOOK))
@@ -210,8 +210,8 @@ def text_of(environment: Environment, words: list[str]) -> str:
 
 def heal(environment: Environment) -> dict[str, Any]:
     """Apply doctor's remedies and try the command again; return the result."""
-    # If the trial is root of a user namespace that the environment has created, it may be unable to
-    # mount. The remedies then need no copy of /etc.
+    # In a user namespace that the environment has created, this process may be unable to mount. The
+    # remedies then need no copy of /etc.
     with contextlib.suppress(PermissionError):
         ways.own_etc()
     purpose = ["--for", "run"] if environment.run else ["--no-runsc", "--for", "range"]
@@ -224,8 +224,7 @@ def heal(environment: Environment) -> dict[str, Any]:
     if typed.startswith(("ulimit", "export")):
         words = ["/bin/sh", "-c", f'{typed}\nexec "$@"', "sh", *words]
     elif "\nif ask " in script:
-        # Answer yes before each change. The script makes the changes in the order in which the
-        # causes block.
+        # Answer yes before each change. The script first removes the cause that fails first.
         typed = script
         done = subprocess.run(["sh", "-c", script], input="y\n" * 9, capture_output=True, text=True)
     else:

@@ -68,7 +68,7 @@ def file(path: str, content: str) -> Way:
 
 
 def mode(path: str, bits: int) -> Way:
-    """Return a misconfiguration that sets the mode of a file, which an earlier one has replaced."""
+    """Return a misconfiguration that sets the mode of a file replaced by an earlier one."""
     return partial(os.chmod, path, bits)
 
 
@@ -160,7 +160,7 @@ def remounted(path: str, flags: int) -> Way:
 
 
 def devices(*names: str, flags: int = 0) -> Way:
-    """Return a misconfiguration: a /dev with only the devices `names`, as in a container."""
+    """Return a misconfiguration that mounts a /dev with only the devices `names`."""
 
     def make() -> None:
         kept = SCRATCH / "dev"
@@ -288,7 +288,7 @@ def directories_first(*names: str) -> Way:
 
 
 def helpers(bits: int, owner: int = 0) -> Way:
-    """Return a misconfiguration that replaces newuidmap and newgidmap by modified copies."""
+    """Return a misconfiguration that replaces newuidmap and newgidmap with modified copies."""
 
     def make() -> None:
         directory = copy_helpers()
@@ -356,7 +356,7 @@ def runsc(text: str | bytes, bits: int = 0o755) -> Way:
 
 
 def runsc_copy(bits: int = 0o755, size: int | None = None) -> Way:
-    """Return a misconfiguration that replaces runsc by a copy, which may be truncated."""
+    """Return a misconfiguration that replaces runsc with a copy, which may be truncated."""
 
     def make() -> None:
         found = shutil.which("runsc")
@@ -376,7 +376,7 @@ def runsc_damaged() -> None:
     runsc_copy()()
     with open(SCRATCH / "runsc", "r+b") as file:
         file.seek(1 << 12)
-        # Invalid instructions: UD2 on x86-64 (0f 0b), and UDF on AArch64 (zeros).
+        # Write invalid instructions: UD2 on x86-64 (0f 0b), and UDF on AArch64 (zeros).
         file.write(b"\x0f\x0b" * (1 << 11) if os.uname().machine == "x86_64" else bytes(1 << 12))
 
 

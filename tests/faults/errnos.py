@@ -133,7 +133,8 @@ NAMED = {
     "readlink": f"{_PATH} EINVAL EIO",
     "readlinkat": f"{_PATH} EINVAL EIO",
     "recvfrom": "EAGAIN ECONNREFUSED EINTR ENOMEM",
-    # recvmsg(2) on a Unix socket allocates no memory (unix_dgram_recvmsg in net/unix/af_unix.c).
+    # No ENOMEM: recvmsg(2) on a Unix socket allocates no memory (unix_dgram_recvmsg in
+    # net/unix/af_unix.c).
     "recvmsg": "EAGAIN ECONNREFUSED EINTR",
     "rename": f"{_PATH} EBUSY EDQUOT ENOSPC EPERM EROFS",
     "renameat": f"{_PATH} EBUSY EDQUOT ENOSPC EPERM EROFS",
@@ -173,7 +174,7 @@ NAMED = {
     "unshare": "EINVAL ENOMEM ENOSPC EPERM EUSERS",
     "utimensat": f"{_PATH} EPERM EROFS",
     "vfork": "EAGAIN ENOMEM",
-    # wait4(2) fails with EINTR only if it is called without WNOHANG.
+    # No EINTR: wait4(2) fails with it only if it is called without WNOHANG.
     "wait4": "ECHILD",
     "waitid": "ECHILD EINTR",
     "write": f"{_FD} EDQUOT EFBIG ENOSPC EPERM",

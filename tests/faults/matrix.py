@@ -381,7 +381,8 @@ class Matrix:
         self.path.settle()
         left = left_over(before, self.path.directory)
         if is_deadly and "files" in left:
-            # A killed process may leave files behind, which the next run of the operation removes.
+            # A killed process may leave files behind. Check that the next run of the operation
+            # removes them.
             self.expect_success(f"after {self.last}")
             left = left_over(before, self.path.directory)
         if left and not end.startswith("defect"):

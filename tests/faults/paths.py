@@ -117,7 +117,7 @@ def check_report(status: int, text: str) -> None:
 
 
 class LaunchFile(Native):
-    """A launch from a launch file, which starts a sandbox."""
+    """A launch of a sandbox from a launch file."""
 
     is_sandbox = True
 
@@ -133,7 +133,7 @@ class LaunchFile(Native):
 
 
 class Call(FaultPath):
-    """An operation of the Python API, which is passed as a function."""
+    """An operation of the Python API: the function that is passed to the constructor."""
 
     def __init__(self, directory: Path, name: str, function: Callable[[IO[str]], Any]) -> None:
         super().__init__(directory)
@@ -142,7 +142,7 @@ class Call(FaultPath):
 
 
 class InNamespace(FaultPath):
-    """A command in an existing Namespace, which all runs share."""
+    """A command in an existing Namespace that all runs share."""
 
     name = "spawn in a kept namespace"
 
@@ -194,7 +194,7 @@ class NamedRemove(NamedCreate):
 
 
 class InHost(FaultPath):
-    """An operation that starts sandboxes in a `SandboxHost`, which all runs share."""
+    """An operation that starts sandboxes in a `SandboxHost` that all runs share."""
 
     is_sandbox = True
 
@@ -223,7 +223,7 @@ class Start(InHost):
 
 
 class InSandbox(InHost):
-    """An operation in a sandbox, which all runs share as long as it lives."""
+    """An operation in a sandbox. All runs share this sandbox as long as it lives."""
 
     starts_program = False
 
@@ -370,7 +370,7 @@ class Detach(InHost):
 
 
 class Attach(Detach):
-    """A command in a detached sandbox, which all runs share as long as it lives."""
+    """A command in a detached sandbox. All runs share this sandbox as long as it lives."""
 
     name = "attach"
     starts_program = False
@@ -422,8 +422,8 @@ class NetworkedHost(HostItself):
     server = (
         "import socket; server = socket.create_server(('127.0.0.1', 8000));"
         "print('ready', flush=True); client = server.accept()[0];"
-        # recv() keeps the sandbox alive until the client has read the answer. Data in transit would
-        # be discarded if the sandbox exited.
+        # Call recv() to wait until the client has read the answer: if the sandbox exited before
+        # that, data in transit would be lost.
         "client.sendall(b'ran\\n'); client.recv(1)"
     )
 

@@ -72,7 +72,8 @@ def test_a_creator_may_be_killed_anywhere(step: int, tmp_path: Path) -> None:
         env=dict(os.environ) | {"XDG_RUNTIME_DIR": str(tmp_path)},
     )
     assert (done.returncode, done.stderr) == (0, "")
-    # If this number were smaller, the trace function would not have counted lines.
+    # The output is the last N. A smaller number would mean that the creators' lines were not
+    # counted.
     assert int(done.stdout) > 50
 
 
@@ -80,11 +81,11 @@ def test_a_creator_may_be_killed_anywhere(step: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("when", range(1, 46, 2))
 @pytest.mark.sampled(8)
 def test_the_prelude_may_be_killed_anywhere(when: int) -> None:
-    """Kill parent and holder at the Nth system call of each; check that no holder remains."""
+    """Kill usernsctl-exec and the holder, each at its Nth system call; check that none remains."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     command = [SCRIPTS / "usernsctl-exec", f"--hold={theirs.fileno()}", "-rm"]
-    # The holder reads end of file, as if its creator had exited. Its messages stay in the socket's
-    # buffer until the test reads them below.
+    # Let the holder read end of file, as if its creator had exited. Its messages stay in the
+    # socket's buffer until the test reads them below.
     ours.shutdown(socket.SHUT_WR)
     with ours:
         with theirs:
@@ -115,7 +116,7 @@ def test_a_holder_that_can_not_be_opened_does_not_stay(when: int, call: str) -> 
             assert b"attached" in traced.stderr.readline()
             ours.send(b"+")
             message = ours.recv(4096)
-            # strace exits when the holder has exited.
+            # strace exits only when the holder has exited.
             assert traced.wait(SECONDS) == 0
     assert ready == b"ready"
     assert message.startswith(b"error ")

@@ -51,7 +51,8 @@ FAULTS = [
         Fault("openat", error, "setgroups", path="setgroups")
         for error in ("EACCES", "ENOENT", "EROFS")
     ),
-    # If usernsctl-exec runs as root, a dumpable process repeats the failed call.
+    # If opening a map fails, root opens it again as a dumpable process. The fault affects both
+    # calls.
     Fault("openat", "EACCES", "uid_map", path="uid_map"),
     Fault("openat", "EROFS", "gid_map", path="gid_map"),
     Fault("openat", "EMFILE", "gid_map", path="gid_map"),
@@ -66,7 +67,8 @@ FAULTS = [
     Fault("mount", "EBUSY", "mount", options=("-rp", "--mount-proc"), when="3"),
     Fault("chroot", "EPERM", "chroot", options=("-r", "--root=/")),
     Fault("chdir", "EACCES", "chdir", options=("-r", "--wd=/")),
-    # usernsctl-exec calls setresgid(2) and setresuid(2) only if ids differ.
+    # Request other ids with options: usernsctl-exec calls setresgid(2) and setresuid(2) only if ids
+    # differ.
     Fault("setresgid", "EPERM", "setresgid", options=("-r", "--setgid=0")),
     Fault("setresuid", "EAGAIN", "setresuid", options=("-r", "--setuid=0")),
     Fault("capset", "EPERM", "capabilities", options=("-r", "--keep-caps")),

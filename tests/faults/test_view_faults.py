@@ -1,4 +1,4 @@
-"""Tests of following a path in a sandbox with errors that don't mean a missing path."""
+"""Tests of path lookups in a sandbox that fail for other reasons than a missing path."""
 
 from __future__ import annotations
 
