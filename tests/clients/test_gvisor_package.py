@@ -1,6 +1,6 @@
 """Test of the package gvisor, which starts runsc itself, in a namespace created by usernsctl.
 
-A helper module of the tests is also called gvisor, so a separate program imports the package.
+A separate process imports the package, since the tests have a helper module of the same name.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from llm_sandbox.exceptions import SandboxTimeoutError
 
 @pytest.fixture
 def open_session(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return the class GvisorSession; usernsctl must be in PATH when its module is imported."""
+    """Return the class GvisorSession, imported with usernsctl in PATH, as its module requires."""
     monkeypatch.setenv("PATH", f"{SCRIPTS}:{os.environ['PATH']}")
     return importlib.import_module("llm_sandbox_session").GvisorSession
 

@@ -55,6 +55,5 @@ def test_podman_runs_containers_in_gvisor(prefix: list[str], tmp_path: Path) -> 
         assert gvisor.BUILD in call("exec", "one", "/bin/busybox", "cat", "/proc/version")
     finally:
         call("rm", "--force", "--time=0", "--ignore", "one")
-        # `podman system migrate` stops Podman's pause process, which keeps its user namespace
-        # alive.
+        # Stop Podman's pause process, which would keep its user namespace alive after the test.
         call("system", "migrate")

@@ -1,4 +1,4 @@
-"""Test of a Jupyter kernel in gVisor without a network, whose published ports clients use."""
+"""Test of a Jupyter kernel in a sandbox that has no network, only published ports."""
 
 from __future__ import annotations
 

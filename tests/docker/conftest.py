@@ -32,8 +32,8 @@ USER = "usernsctl-test"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(TREE / "tests" / "docker"):
-            # Building the images in fixtures takes longer than a test's timeout, so limit only the
-            # test function.
+            # Fixtures build images, which takes longer than a test's timeout. So apply the timeout
+            # to the test function only.
             item.add_marker(pytest.mark.timeout(300, func_only=True))
 
 
@@ -73,7 +73,7 @@ def remapped(plain: Engine) -> Iterator[Engine]:
 
 @pytest.fixture
 def engine(request: pytest.FixtureRequest) -> Engine:
-    """Return the engine whose fixture is the test's parameter."""
+    """Return the engine of the fixture that the test's parameter names."""
     found = request.getfixturevalue(request.param)
     assert isinstance(found, Engine)
     return found

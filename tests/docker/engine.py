@@ -19,7 +19,7 @@ CACHE = Path("/var/cache/usernsctl/docker")
 
 _FORWARDS = Path("/proc/sys/net/ipv4/ip_forward")
 
-# Warning that docker run prints on a host that forwards no packets, which these tests don't need.
+# Warning that docker run prints on a host that forwards no packets. These tests need no forwarding.
 _WARNING = "WARNING: IPv4 forwarding is disabled. Networking will not work.\n"
 
 START_SECONDS = 60

@@ -13,7 +13,7 @@ from docker.matrix import IN_GVISOR, NO_NEW_PRIVILEGES, NONE_LEFT, SECCOMP, caus
 
 UNCONFINED = ["run", "--rm", NONE_LEFT, NO_NEW_PRIVILEGES, IN_GVISOR]
 PROTECTED = [*UNCONFINED, SECCOMP]
-# System calls that the seccomp profiles of earlier usernsctl versions lack.
+# System calls that the seccomp profiles of earlier usernsctl versions did not allow.
 NEWER_CALLS = {"open_tree", "move_mount", "mount_setattr"}
 
 

@@ -142,7 +142,7 @@ def test_the_connector_runs_in_gvisor(plain: Engine) -> None:
 
 
 def test_python_variables_affect_the_program_only(plain: Engine) -> None:
-    """Check that code that PYTHON* variables name runs only in gVisor."""
+    """Check that code that PYTHON* environment variables name runs only in gVisor."""
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-path-") as made:
         os.chmod(made, 0o755)
         report = "import sys; sys.stderr.write(open('/proc/version').read())\n"
@@ -194,8 +194,8 @@ def test_docker_stop_ends_a_read(plain: Engine, files: Path, station: Station) -
         assert station.waiting.wait(120)
         plain.must("stop", "--time=60", name)
         reading.communicate(timeout=30)
-    # 143 is the exit status after SIGTERM. If docker stop times out, it sends SIGKILL, which gives
-    # 137.
+    # Exit status 143 shows that SIGTERM sufficed. If docker stop timed out, it would send SIGKILL,
+    # and the status would be 137.
     assert reading.returncode == 143
 
 
@@ -203,8 +203,8 @@ def takes_signal(pid: int, signal: Signals) -> bool:
     """Return whether the process, a container's PID 1, blocks or handles a signal."""
     status = status_of(pid)
     masks = int(status["SigBlk"], 16) | int(status["SigCgt"], 16)
-    # usernsctl-watch waits in sigtimedwait(2), during which /proc does not show its signals as
-    # blocked.
+    # usernsctl-watch takes every signal: while it waits for signals in sigtimedwait(2), /proc does
+    # not show them as blocked.
     return bool(masks & 1 << signal - 1) or status["Name"] == "usernsctl-watch"
 
 

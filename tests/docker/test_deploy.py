@@ -82,7 +82,7 @@ def test_the_operator_s_resource_has_the_profile(usernsctl: Program) -> None:
     assert made.pop("metadata") == {"name": "usernsctl"}
     profile = json.loads((TREE / "docker" / "seccomp.json").read_text())
     assert made == {"spec": profile}
-    # The operator's SeccompProfile supports these fields.
+    # Check that the profile has only fields that the operator's SeccompProfile supports.
     assert set(profile) <= {"defaultAction", "defaultErrnoRet", "architectures", "syscalls"}
     for rule in profile["syscalls"]:
         assert set(rule) <= {"names", "action", "errnoRet", "args"}
@@ -213,7 +213,7 @@ def test_only_tasks_that_did_not_run_are_repeated() -> None:
 
 
 def test_a_task_of_the_indexed_job_knows_its_number(remapped: Engine) -> None:
-    """Check that a task exits with its command's status, which the Job's rules evaluate."""
+    """Check that a task exits with its command's status, which the pod failure policy uses."""
     (rules,) = [one["spec"]["podFailurePolicy"]["rules"] for one in objects("indexed-job.yaml")]
     (fails,) = [rule for rule in rules if rule["action"] == "FailIndex"]
     assert fails["onExitCodes"]["operator"] == "NotIn"
@@ -285,7 +285,8 @@ def test_the_profile_is_copied_as_the_daemonset_says(plain: Engine, node: Path) 
             assert target.read_text() == (TREE / "docker" / "seccomp.json").read_text()
             assert [file.name for file in target.parent.iterdir()] == ["usernsctl.json"]
             assert target.stat().st_mode & 0o777 == 0o644
-            # rename(2) has replaced the old file, which was not written to.
+            # The DaemonSet renames a new file over the old one, so the old file itself has not
+            # changed.
             assert not os.path.samestat(os.fstat(before.fileno()), target.stat())
 
 
@@ -328,8 +329,8 @@ def test_the_daemonset_has_few_privileges() -> None:
     assert "volumeMounts" not in done
 
 
-# Metadata service addresses, which give out a host's credentials, from the documentation of AWS,
-# Google, Azure, Alibaba, Oracle, Scaleway, Akamai and cloud-init.
+# Addresses of metadata services, which give out a host's credentials. They are from the
+# documentation of AWS, Google, Azure, Alibaba, Oracle, Scaleway, Akamai and cloud-init.
 METADATA = [
     *[networks.METADATA, "169.254.170.2", "169.254.170.23", *networks.OTHER_METADATA],
     *[networks.METADATA_6, "fd00:ec2::23", "fe80::a9fe:a9fe", *networks.OTHER_METADATA_6],

@@ -43,7 +43,7 @@ STARTS: dict[str, tuple[list[str], list[str]]] = {
 }
 # Keys of STARTS whose whole output comes from the command in gVisor.
 SHOWN = set(STARTS) - {"the connector", "doctor"}
-# Keys of STARTS that map all ids, which needs a privilege that other containers lack.
+# Keys of STARTS that map all ids with newuidmap, which no-new-privileges would disable.
 PRIVILEGED = {"all ids", "a launch of all ids"}
 
 
@@ -85,7 +85,7 @@ def test_variables_and_volumes_choose_no_program_outside_gvisor(
         if start in SHOWN and done.returncode == 0 and GVISOR not in done.stdout:
             tally.succeeded(f"{chosen}: {done.stdout!r}")
         if start in SHOWN and not any(one.startswith("LD_") for one in chosen):
-            # The command's output shows that the traps did not just prevent the start.
+            # Check the command's output: the traps must not just have prevented its start.
             assert GVISOR in done.stdout, done.stderr
     for mark in marks(traps):
         tally.succeeded(mark)
@@ -95,7 +95,7 @@ def test_variables_and_volumes_choose_no_program_outside_gvisor(
 def test_variables_choose_no_program_of_the_health_check(
     image: str, plain: Engine, volume: Path, tally: Tally
 ) -> None:
-    """Run the health check, which runs outside gVisor, with traps in variables and in its cwd."""
+    """Run the health check outside gVisor, with traps in environment variables and in its cwd."""
     traps = set_traps(volume, Path("/traps"))
     shown = plain.must("image", "inspect", "--format={{json .Config}}", image)
     kind, *command = json.loads(shown)["Healthcheck"]["Test"]
@@ -106,7 +106,7 @@ def test_variables_choose_no_program_of_the_health_check(
     start = ["run", *PROTECTED, "--network=none", f"--volume={volume}:/traps"]
     given = [f"--env-file={variables}", "--workdir=/traps/traps"]
     if image == PRELUDE:
-        # The health check queries a running sandbox, so start this one without the traps'
+        # The health check queries a running sandbox, so start one without the traps' environment
         # variables.
         how = ["--detach", f"--name={name}"]
         plain.must(*start, *how, image, "sh", "-c", "echo begun; exec sleep 99")

@@ -38,7 +38,8 @@ class Podman:
             [
                 *["setpriv", f"--reuid={self.user}", f"--regid={self.user}", "--init-groups"],
                 *["podman", "--log-level=error", "--storage-driver=overlay"],
-                # Podman's default runtime, crun, fails on hosts that mount both cgroup versions.
+                # Use runc: Podman's default runtime, crun, fails on hosts that mount both cgroup
+                # versions.
                 *["--runtime=runc", "--cgroup-manager=cgroupfs"],
                 *[f"--{option}={self.directory / name}" for option, name in places.items()],
                 *arguments,

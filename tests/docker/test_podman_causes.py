@@ -96,7 +96,7 @@ def podman(userns_requires: Needs) -> Iterator[Podman]:
         os.chown(made, NOBODY, NOBODY)
         called = Podman(Path(made))
         yield called
-        # `podman system migrate` also stops Podman's pause process, which keeps the user namespace
+        # Also stop Podman's pause process (system migrate), which would keep the user namespace
         # alive.
         called("podman system reset --force; podman system migrate")
 

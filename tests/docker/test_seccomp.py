@@ -105,7 +105,7 @@ def without(call: str) -> dict[str, Any]:
         rule["names"] = [name for name in rule["names"] if name != call]
     profile["syscalls"] = [rule for rule in profile["syscalls"] if rule["names"]]
     if call == "clone":
-        # Docker's profile allows clone(2), but not with flags for namespaces.
+        # As Docker's profile does, allow clone(2) without flags for namespaces.
         forbid(profile, "clone", ALL_KINDS)
     return profile
 
@@ -148,7 +148,7 @@ def test_every_kind_of_namespace_of_the_profile_is_needed(
 
 
 def test_all_runs_work_with_the_whole_profile(plain: Engine, tmp_path: Path) -> None:
-    """Check that all RUNS work with the unchanged profile, or their failures prove nothing."""
+    """Check that all RUNS work with the whole profile; otherwise failures would prove nothing."""
     assert not fails(plain, tmp_path, json.loads(PROFILE.read_text()))
 
 
@@ -171,7 +171,8 @@ def sockets(plain: Engine, wanted: dict[str, tuple[int, ...]]) -> dict[str, str]
 
 def test_sockets_of_the_profile_are_allowed(plain: Engine) -> None:
     assert set(sockets(plain, SOCKETS).values()) == {""}
-    # The sysctl ping_group_range may deny ICMP sockets that the profile allows.
+    # ICMP sockets may fail with EACCES although the profile allows them: the sysctl
+    # ping_group_range can deny them.
     echo = sockets(plain, {"icmp": (2, 2, 1), "icmp6": (10, 2, 58)})
     assert set(echo.values()) <= {"", "EACCES"}
 
@@ -221,7 +222,7 @@ def test_the_profile_denies_dangerous_calls(plain: Engine) -> None:
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    # The probe must report an allowed call as allowed.
+    # Check that the probe can report success, with a call that is allowed.
     assert found.pop("getpid") == ""
     assert found.pop("clone3") == "ENOSYS"
     assert set(found.values()) == {"EPERM"}, found

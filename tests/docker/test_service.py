@@ -31,8 +31,8 @@ AS_USER = [NONE_LEFT, NO_NEW_PRIVILEGES, SECCOMP, *LIMITS]
 AS_ROOT = ["--user=0", NO_NEW_PRIVILEGES, SECCOMP, *LIMITS]
 
 # PID 1 of a container, which runs the service as its child. After the service's exit, PID 1 waits
-# for up to ten seconds until no other process is left; it prints the number of checks and the
-# remaining processes.
+# for up to ten seconds until no other process is left; it prints how often it has looked for
+# processes, and those that remain.
 WATCH = """
 trap 'kill -TERM $service' TERM
 "$@" &
@@ -160,7 +160,7 @@ def test_requests_that_were_received_are_answered_after_sigterm(running: Service
 def test_a_killed_service_leaves_nothing(running: Service) -> None:
     assert running.post("print(1)") == ("0", "1\n")
     running.execute("sh", "-c", "kill -KILL $(cat /proc/1/task/1/children)")
-    # The last line is the shell's message that the service was killed.
+    # The last line, "Killed", is the shell's message about the service.
     assert re.fullmatch(r"listening .*\nstatus 137 after \d+ looks:\nKilled\n", running.end())
 
 
@@ -401,7 +401,7 @@ def test_hostile_hog_leaves_the_service_usable(plain: Engine, service: str, tall
                 running.post(snippet)
             if running.post("print(1)") != ("0", "1\n"):
                 tally.succeeded(name)
-        # end() returns standard error, too, with the reports of sandboxes that ran out of memory.
+        # Ignore the reports of sandboxes that ran out of memory, which begin with "503: ".
         lines = [line for line in running.stop().splitlines() if not line.startswith("503: ")]
         assert lines[-1] == "status 0 after 1 looks:"
     finally:

@@ -59,7 +59,7 @@ def descendants() -> dict[int, str]:
 
 
 def sandbox_processes() -> dict[int, str]:
-    """Return the command lines of all sandbox processes, which are empty for gVisor's stubs."""
+    """Return the command lines of all sandbox processes. Those of gVisor's stubs are empty."""
     return {pid: words for pid, words in descendants().items() if not words.startswith(RAY)}
 
 
@@ -89,7 +89,8 @@ class ThreeNodes:
                     wait=False, num_cpus=1, object_store_memory=STORE_BYTES, **options
                 )
             except Exception:
-                # Ray's own timeout for a node's start, 30 seconds, is too short on a busy host.
+                # Retry: Ray's own timeout for a node's start, 30 seconds, is too short on a busy
+                # host.
                 if time.monotonic() >= deadline:
                     raise
 

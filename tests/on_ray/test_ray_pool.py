@@ -27,7 +27,7 @@ from usernsctl.contrib.ray import NodeLostError, Progress, RayPool
 pytestmark = pytest.mark.timeout(600)
 
 FULL = os.environ.get("USERNSCTL_HOSTILE") == "full"
-# Numbers of kills and of tasks, with `make hostile` and otherwise.
+# Numbers of kills and of tasks: larger with `make hostile` than otherwise.
 KILLS = 20 if FULL else 2
 TASKS = 2000 if FULL else 300
 # Number of tasks that a test's pool keeps in flight.
@@ -122,8 +122,8 @@ def test_leaving_a_map_cancels_its_tasks(pool: RayPool) -> None:
 def test_cancelling_kills_the_command(nodes: ThreeNodes) -> None:
     with RayPool(1, actors=1, max_uses=1000) as pool:
         futures = [pool.submit(["sleep", "1000"]) for _ in range(5)]
-        # An actor runs one of the five tasks and queues another. The other three are queued in this
-        # process.
+        # Wait until an actor has two of the five tasks, one running and one queued. The other three
+        # are queued in this process.
         wait_until(lambda: pool.progress().running == 2)
         for future in futures:
             assert future.cancel()
@@ -132,7 +132,7 @@ def test_cancelling_kills_the_command(nodes: ThreeNodes) -> None:
         for future in futures:
             with pytest.raises(FutureCancelledError):
                 future.result()
-        # The pool's only sandbox is idle, and contains no process of the cancelled commands.
+        # Check that the pool's only sandbox contains no process of the cancelled commands.
         left = pool.submit(["sh", "-c", "cat /proc/[0-9]*/cmdline"]).result(60)
         assert b"1000" not in left.stdout
         assert pool.progress().cancelled == 5
@@ -195,7 +195,7 @@ def test_every_task_has_a_result_if_a_node_is_killed(nodes: ThreeNodes, number: 
         assert all(one.attempts <= 4 for one in found.values())
         after = {one.node for n, one in found.items() if n >= 40}
         assert lost not in after
-        # The killed node's sandboxes have been killed, too.
+        # Check that the killed node's sandboxes have been killed, too.
         wait_until(lambda: len(kernels()) <= 2 * PER_NODE, explain=sandbox_processes)
     assert pool.progress().done == 60
 
