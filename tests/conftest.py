@@ -53,8 +53,8 @@ EXIT_SECONDS = 10
 # __WALL, the option of waitpid(2) to wait for children cloned without SIGCHLD, too.
 WALL = 0x40000000
 
-# Requirements of all tests in a directory. Tests in other directories are not checked by
-# `nothing_left`.
+# What all tests of a directory require, by the directory's name. `nothing_left` checks only the
+# tests in these directories.
 REQUIRED = {
     "clients": ["userns", "runsc"],
     "environments": ["userns", "runsc"],
@@ -194,7 +194,7 @@ RunTests = Callable[..., pytest.RunResult]
 
 @pytest.fixture
 def run_tests(session: pytest.Pytester) -> RunTests:
-    """Return a function that runs test code in a nested session; the code may use os and pytest."""
+    """Return a function that runs test code in a nested session, with os and pytest imported."""
 
     def run(code: str, *options: str) -> pytest.RunResult:
         session.makepyfile(f"import os\nimport pytest\n\n{textwrap.dedent(code)}")
@@ -318,7 +318,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    # The leak check often collects garbage, so exclude the collected tests from garbage collection.
+    # The leak check often runs the garbage collector. Exclude all present objects, such as the
+    # collected tests, which make each garbage collection slow.
     gc.collect()
     gc.freeze()
 
@@ -379,7 +380,7 @@ def children() -> dict[int, str]:
         return found
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            # A process name need not be UTF-8.
+            # A process name may contain bytes that are not UTF-8, so replace them.
             text = stat.read_text(errors="replace")
         except (FileNotFoundError, ProcessLookupError):
             continue

@@ -29,8 +29,8 @@ PRELUDE = Path(sysconfig.get_path("scripts"), "usernsctl-exec")
 ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
 WAITING = {"poll", "ppoll", "nanosleep", "clock_nanosleep", "restart_syscall", "sched_yield"}
 MEMORY = {"brk", "mmap", "munmap", "mremap", "madvise", "mprotect", "futex"}
-# System calls that are not counted. newfstatat is one of them, because it is repeated until the
-# holder has opened its own files.
+# System calls that are not counted. newfstatat is one of them, because timing decides how often
+# usernsctl repeats it until the holder is dumpable (csrc/ns/namespace.c).
 READING = {"read", "newfstatat"}
 SECONDS = 120
 TINY = "void _start(void) { for (;;) %s; }"
@@ -71,7 +71,7 @@ def tiny_program(directory: Path) -> Path:
 
 
 def trace(*command: str | Path, follow: bool = False) -> dict[int, list[str]]:
-    """Return the names of each process's system calls, in order, by pid; the command is the first.
+    """Return the names of each process's system calls in order, by pid; the first is the command's.
 
     execve(2) of a traced program grants no privileges (set-user-ID bit or file capabilities).
     """
@@ -96,7 +96,7 @@ def own_calls(names: list[str]) -> list[str]:
     """
     end = names.index("execve", 1) + 1
     names = names[1:end]
-    # set_tid_address is the last system call of musl's startup.
+    # Omit musl's startup, whose last system call is set_tid_address.
     return names[names.index("set_tid_address") + 1 :]
 
 

@@ -16,7 +16,8 @@ leaf.__code__ = leaf.__code__.replace(co_stacksize=100)
 
 
 def walk(depth: int) -> int:
-    # Calling leaf() needs a Python frame, and calling os.pread() does not.
+    # Read the memory size twice: within the Python frame of leaf(), and after its return, since
+    # calling os.pread() needs no Python frame.
     within, after = leaf(), os.pread(STATM, 64, 0)
     crosses = int(within.split()[0]) > int(after.split()[0])
     return crosses + (walk(depth - 1) if depth > 1 else 0)

@@ -1,4 +1,4 @@
-"""Helper functions for tests of frozen launches, and of launches that fail before the command."""
+"""Helper functions for tests of frozen launches and of launches that start no command."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def decoded(text: bytes) -> tuple[list[str], list[Record]]:
 
 
 def without_sandbox(launch: Path, *command: str) -> None:
-    """Replace the start of the sandbox in a frozen launch by a command on the host."""
+    """Change a frozen launch so that it runs a command on the host instead of a sandbox."""
     header, records = decoded(launch.read_bytes())
     kept = [one for one in records if one.verb not in ("watch", "runsc-env", "end")]
     ends = [*(record("watch", word) for word in command), record("end")]

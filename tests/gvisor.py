@@ -1,4 +1,4 @@
-"""Texts by which programs recognise gVisor, in all releases."""
+"""Texts by which programs recognise gVisor in all releases, and facts about the tests' runsc."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VERSION = re.compile(rf"Linux version {RELEASE.pattern} {re.escape(BUILD)}\n")
 
 
 def path() -> str:
-    """Return the path of the tests' runsc: an environment variable's value, or found in PATH."""
+    """Return the path of the tests' runsc, from $USERNSCTL_RUNSC or found in PATH."""
     found = shutil.which(os.environ.get("USERNSCTL_RUNSC", "runsc"))
     assert found is not None
     return found

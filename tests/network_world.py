@@ -163,7 +163,8 @@ class NameServer:
         self._thread.start()
 
     def close(self) -> None:
-        # shutdown(2) fails for a datagram socket, but wakes recvfrom(), which returns 0 bytes.
+        # Wake recvfrom(), which then returns 0 bytes, although shutdown(2) itself fails for a
+        # datagram socket.
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._thread.join()

@@ -81,7 +81,8 @@ class Posture:
         the flag ``ro`` or ``rw``; other mounts have all flags.
     :ivar descriptors: the targets of the descriptors, and how they are open.
     :ivar environment: all environment variables.
-    :ivar tells: the names of the caller's secrets in the arguments, which every user may read.
+    :ivar tells: the names of those secrets of the caller that the arguments contain. Every user may
+        read arguments.
     """
 
     parent: str
@@ -421,7 +422,8 @@ def capabilities(mask: str) -> frozenset[str]:
 
 def environment_of(pid: int) -> Iterator[str]:
     for entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-        # The values of runsc's own variables differ between releases, so yield only their names.
+        # The values of runsc's own environment variables differ between releases, so yield only
+        # their names.
         if entry:
             yield re.sub(r"^(GVISOR_\w+)=.*", r"\1", entry.decode(errors="replace"))
 

@@ -90,7 +90,7 @@ def wait_until(
     seconds: float = 60,
     explain: Callable[[], object] | None = None,
 ) -> None:
-    """Wait until `condition` returns a true value; fail with the result of `explain` otherwise."""
+    """Wait until `condition` is true; after `seconds`, fail with the result of `explain`."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, explain and explain()

@@ -14,7 +14,7 @@ _PROPERTY = "trials"
 def score(record_property: pytest.RecordProperty) -> Iterator[Counter[str]]:
     """Count trials that were "right" or "wrong", and environments that were "healed".
 
-    Counts with other names are printed after these.
+    Tests may also count under other names, which are printed after these.
     """
     counted: Counter[str] = Counter()
     yield counted

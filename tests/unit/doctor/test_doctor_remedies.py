@@ -158,7 +158,7 @@ def test_remedy_names_a_runsc_that_is_not_executable() -> None:
 
 
 def test_remedy_does_not_make_untrusted_runsc_executable() -> None:
-    """Check that no remedy makes a runsc in /tmp executable that USERNSCTL_RUNSC names."""
+    """Check that no remedy makes a runsc in /tmp executable, even if USERNSCTL_RUNSC names it."""
     wanted = "mount -o remount,bind,exec '/a b'"
     assert unexecutable_runsc_remedy("/a b/runsc", noexec="/a b") == wanted
     text = unexecutable_runsc_remedy(None, noexec="/tmp")

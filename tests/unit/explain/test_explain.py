@@ -208,7 +208,7 @@ SEVERAL = [
         "flag override disabled\ncontainer already exists",
         ["duplicate-id", "bundle-annotation-refused"],
     ),
-    # If several messages have a cause, its best rank counts. The other causes keep their order.
+    # A cause of several messages has the best of its ranks. The other causes keep their order.
     (
         f"{MANY_CAUSES}\nnewuidmap: Cannot determine your user name.",
         [
@@ -418,7 +418,7 @@ def test_apparmor_sysctl_raises_the_rank_of_its_cause(value: int | None, first: 
 
 @pytest.fixture
 def probes(monkeypatch: pytest.MonkeyPatch) -> list[Finding]:
-    """Replace doctor.diagnose() by a fake; return the list of findings that the fake reports."""
+    """Replace doctor.diagnose() with a fake; return the list of findings that the fake reports."""
     found: list[Finding] = []
 
     def diagnose(purpose: Any) -> Report:

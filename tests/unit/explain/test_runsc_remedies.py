@@ -1,4 +1,4 @@
-"""Tests of the remedies for messages of runsc: from the catalogue, or `usernsctl doctor`."""
+"""Tests of remedies for runsc's messages: the catalogue's remedy, or advice to run doctor."""
 
 from __future__ import annotations
 

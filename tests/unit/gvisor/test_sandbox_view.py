@@ -269,7 +269,8 @@ def test_search_along_path_leaks_no_descriptor(view: View) -> None:
     before = open_descriptors()
     with pytest.raises(CommandNotFoundError) as caught:
         check(view, "absent", search=":".join(["/usr/bin"] * 5000), PATH="/nonexistent")
-    # The number may also decrease, if the garbage collector closes files of earlier tests.
+    # There may be fewer descriptors than before, if the garbage collector closes files of earlier
+    # tests.
     assert open_descriptors() <= before
     assert caught.value.cause == "command-not-found"
 

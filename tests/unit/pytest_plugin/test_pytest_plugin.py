@@ -263,6 +263,7 @@ def test_example_file_runs_as_any_user(session: pytest.Pytester) -> None:
     session.makepyfile(test_kernel_rules=text)
     outcomes = session.runpytest_subprocess().parseoutcomes()
     skipped = outcomes.pop("skipped", 0)
-    # Three of the ten tests need subordinate ids or privileges.
+    # Three of the file's ten tests need subordinate ids or privileges, and are skipped without
+    # them.
     assert outcomes == {"passed": 10 - skipped}
     assert skipped <= 3

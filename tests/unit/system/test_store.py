@@ -103,7 +103,7 @@ def kill_at_lines(call: Callable[[], object], check: Callable[[], object], strid
         check()
         line += stride
     check()
-    # If `line` were smaller, the trace function would not have counted lines.
+    # `call` executes more lines than this. A smaller number would mean that lines were not counted.
     assert line > 40
 
 

@@ -164,7 +164,7 @@ OPTIONS = st.builds(
     rootfs=TEXT,
     uid_map=st.just([Extent(0, 0, 1)]),
     gid_map=st.just([Extent(0, 0, 1)]),
-    # A name that contains "=" is rejected before a config.json is built.
+    # An environment variable whose name contains "=" is rejected before a config.json is built.
     env=st.dictionaries(TEXT.filter(lambda name: "=" not in name), TEXT, max_size=2),
     cwd=TEXT,
     uid=st.integers(-1, 2**32),
