@@ -69,8 +69,8 @@ def test_commands_run_with_requested_user_and_groups(box: un.Sandbox) -> None:
 @pytest.mark.also_root
 @several_ids
 def test_root_has_the_capabilities_of_the_first_command() -> None:
-    # The inheritable and ambient sets are not compared. Commands don't need them, but newer
-    # releases of runsc set ambient capabilities.
+    # Don't compare the inheritable and ambient sets, which commands don't need: only newer releases
+    # of runsc set ambient capabilities.
     show = ["grep", "Cap[PEB]", "/proc/self/status"]
     with un.SandboxHost(MAP_OF_SEVERAL) as many:
         with many.start(show, stdout=un.PIPE) as first:
@@ -448,8 +448,8 @@ def test_asyncio_process_has_the_methods_of_popen(box: un.Sandbox) -> None:
             process.send_signal_to_group(999)
         process.send_signal_to_group(signal.SIGUSR1)
         assert await process.wait() == 7
-        # The signal reached only one process group, not the second one. send_signal_to_group() has
-        # no effect after the command has exited.
+        # Check that the signal reached only the command's process group, not the other one. After
+        # the command has exited, send_signal_to_group() has no effect.
         assert process_list(box).splitlines().count("sleep 1011") == 1
         process.send_signal_to_group(signal.SIGUSR1)
         assert await process.kill_tree()

@@ -41,11 +41,11 @@ def test_process_1_is_the_only_agent(host: un.SandboxHost) -> None:
     before = open_descriptors(), children()
     with host.start(None, env={"A": "of all"}) as box:
         assert box.run(["sh", "-c", "exit 7"]).returncode == 7
-        # The agent's keepers execute the same file as the agent.
+        # Check that only the agent and its keepers run: all of them execute the same file.
         assert {line.split()[1] for line in processes(box)} == {"/.usernsctl-agent"}
         assert processes(box)[0].split()[0] == "1"
         assert output_of(box, "printenv", "A") == "of all\n"
-        # In newer releases of runsc, commands can't even read /proc/1/environ.
+        # cat(1) may fail: in newer releases of runsc, commands can't even read /proc/1/environ.
         seen = box.run(["cat", "/proc/1/environ"], stdout=un.PIPE, stderr=un.DEVNULL)
         assert b"of all" not in seen.stdout
         with box.popen(FOREVER) as process:

@@ -162,7 +162,8 @@ def test_a_dropped_popen_warns_and_keeps_running(box: un.Sandbox) -> None:
     stdin.close()
     with open(ours, "rb") as output:
         assert output.read() == b"lives\n"
-    # SandboxPopen objects of exited commands are closed when the next command starts.
+    # Start commands until the dropped object's descriptors are closed: each start closes the
+    # SandboxPopen objects of exited commands.
     while box.run(["true"]).returncode == 0 and os.listdir("/proc/self/fd") != before:
         pass
 

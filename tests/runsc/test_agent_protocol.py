@@ -101,7 +101,8 @@ def test_commands_get_environment_cwd_and_limits(agent: Client) -> None:
     env = ["PATH=/usr/bin:/bin", "A=b c"]
     limits = [(resource.RLIMIT_NOFILE, 40, 50)]
     status, text = agent.run("sh", "-c", script, env=env, cwd="/usr", limits=limits)
-    # Descriptor 3 is the directory that ls(1) has opened.
+    # The output ends with open descriptors. Descriptor 3 is the directory that ls(1) itself has
+    # opened.
     assert (status, text) == (0, "b c\n/usr\n40\n0 1 2 3 ")
     assert agent.run("sh", "-c", "kill -KILL $$") == (-signal.SIGKILL, "")
     assert agent.run("sh", "-c", "exit 7") == (7, "")

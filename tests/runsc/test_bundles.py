@@ -213,8 +213,8 @@ BLOCKED = [
     ("bundle-selinux", process(selinuxLabel="a:b:c")),
     ("bundle-other-system", WORKS | {"windows": {"layerFolders": []}}),
     ("bundle-other-system", WORKS | {"solaris": {}}),
-    # runsc sets oomScoreAdj after the start. LATE still runs then, while a short command may have
-    # exited.
+    # Use LATE, since runsc sets oomScoreAdj only after the start, when a short command may already
+    # have exited.
     ("bundle-oom-score", process(args=LATE, oomScoreAdj=-1000)),
     ("rootfs-missing", process() | {"root": {"path": "missing", "readonly": True}}),
     ("rootfs-missing", process() | {"root": {"path": "/etc/passwd", "readonly": True}}),
@@ -248,8 +248,8 @@ NOTED = [
     ("cgroup-not-delegated", linux(cgroupsPath="/a/b")),
     (None, process()),
     (None, bind("/usr", "/mnt", "rslave", "nosuid")),
-    # runsc sets oomScoreAdj after the start. LASTING still runs then, while a short command may
-    # have exited.
+    # Use LASTING, since runsc sets oomScoreAdj only after the start, when a short command may
+    # already have exited.
     (None, process(args=LASTING, oomScoreAdj=1000)),
 ]
 

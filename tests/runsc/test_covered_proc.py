@@ -134,8 +134,8 @@ def test_the_sandbox_ends_when_usernsctl_init_is_killed(sig: signal.Signals) -> 
     with creator:
         os.kill(init, sig)
         assert creator.wait(PATIENCE) == 0
-    # SIGTERM: usernsctl-init kills all processes and waits for them before it exits. SIGKILL: the
-    # creator kills them after usernsctl-init's death, which takes longer.
+    # At SIGTERM, usernsctl-init kills all processes and waits for them before it exits. After
+    # SIGKILL, the creator has to kill them, which takes longer.
     assert wait_until_gone(id, EXIT_SECONDS if sig == signal.SIGKILL else 0) == []
 
 

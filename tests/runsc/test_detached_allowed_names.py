@@ -146,8 +146,7 @@ def test_stopped_proxy_delays_no_exit_status(marker: str, monkeypatch: pytest.Mo
             with monkeypatch.context() as patched:
                 patched.setattr(detached, "wait_readable", wait)
                 assert box.wait(PATIENCE) == -signal.SIGKILL
-            # No wait() timed out, although the proxy is still running: the exit status was
-            # available at once.
+            # Check that no wait for the exit status timed out, although the proxy is still running.
             assert results.count(False) == 0
             assert not wait_readable(pidfd, timeout=0)
         finally:
@@ -217,7 +216,7 @@ def test_fork_of_a_killed_creator_does_not_keep_the_proxy(
             os.close(pidfd)
         finally:
             kill_and_wait(fork)
-    # list_detached() removes the unfinished record of a sandbox that was not started.
+    # The sandbox was not started, so list_detached() removes its unfinished record.
     assert un.Sandbox.list_detached() == []
 
 
@@ -269,7 +268,8 @@ def test_released_proxy_is_reaped_without_a_warning(marker: str) -> None:
         assert wait_readable(pidfd, timeout=PATIENCE)
         os.close(pidfd)
         assert wait_until_gone(marker, PATIENCE) == []
-        # subprocess.run() reaps exited children of earlier Popen objects before it starts its own.
+        # Call subprocess.run() only because it first reaps exited children of earlier Popen
+        # objects.
         subprocess.run(["true"], check=True)
         assert un.Sandbox.list_detached() == []
         assert (open_descriptors(), children_of(os.getpid())) == before

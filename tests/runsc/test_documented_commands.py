@@ -210,7 +210,7 @@ def environ(home: Path) -> Iterator[dict[str, str]]:
     """Yield the environment variables for `home`; remove the test's named namespaces afterwards."""
     made = {
         "HOME": str(home),
-        # Debian's PATH for users other than root, which contains no sbin directory.
+        # Debian's PATH for users other than root, without sbin directories.
         "PATH": f"{SCRIPTS}:/usr/local/bin:/usr/bin:/bin",
         "TMPDIR": str(home.parent),
         "TOKEN": "secret",

@@ -277,7 +277,7 @@ def test_explain_corrects_the_hint_about_max_user_namespaces(tmp_path: Path) -> 
     bundle = make_bundle(tmp_path / "b", linux={"namespaces": USER})
     text = failure_of([*PREPARED, *runsc_command(bundle, "--rootless")])
     assert "bundle-no-mappings" in causes_of(text)
-    # The release of runsc that added netstack-in-namespace also removed the misleading hint.
+    # Only releases of runsc without the feature netstack-in-namespace print the misleading hint.
     hints = not gvisor.release().has("netstack-in-namespace")
     assert ("max_user_namespaces is set too low" in text) == hints
     assert (causes_of(text)[0] == "false-max-userns-hint") == hints

@@ -275,7 +275,7 @@ def test_put_and_get_copy_a_single_file(box: un.Sandbox, inside: str, tmp_path: 
     assert box.put(file, f"{inside}/made/file", parents=True).files == 1
     assert box.get(f"{inside}/made/file", tmp_path / "back").bytes == 7
     assert tree_of(tmp_path / "back") == tree_of(file)
-    # put() follows a symbolic link, and copies the link's target.
+    # Check that put() follows a symbolic link, and copies the link's target.
     (tmp_path / "link").symlink_to("file")
     box.put(tmp_path / "link", f"{inside}/link")
     assert shell(box, 'stat -c %F "$1"', f"{inside}/link") == "regular file\n"
@@ -297,7 +297,7 @@ def test_existing_files_are_replaced_only_with_merge(
     assert tree_of(tree) == before
     box.put(tree, f"{inside}/tree", merge=True)
     assert shell(box, 'cd "$1"; cat own program', f"{inside}/tree") == "own\n#!/bin/sh\n"
-    # put() with `merge` does not replace a directory with a file, nor a file with a directory.
+    # Check that `merge` does not replace a directory with a file, nor a file with a directory.
     path = f"{inside}/tree/deep"
     with pytest.raises(un.SandboxFileError):
         box.put(tree / "program", path, merge=True)
@@ -317,7 +317,7 @@ def test_merge_follows_no_symlink_inside(box: un.Sandbox, inside: str, tmp_path:
     shell(box, 'rm "$1/tree/dir"', inside)
     box.put(tmp_path / "tree", f"{inside}/tree", merge=True)
     assert shell(box, 'cd "$1"; cat tree/link; ls other', inside) == "new"
-    # put() with `merge` keeps the mode of an existing directory.
+    # Check that `merge` keeps the mode of an existing directory.
     shell(box, 'chmod 1777 "$1/tree"', inside)
     box.put(tmp_path / "tree", f"{inside}/tree", merge=True)
     assert shell(box, 'stat -c %a "$1/tree"', inside) == "1777\n"
@@ -384,7 +384,7 @@ def test_sparse_files_count_with_their_size(box: un.Sandbox, inside: str, tmp_pa
 def test_trees_deeper_than_256_directories_are_refused(
     box: un.Sandbox, inside: str, tmp_path: Path, levels: int
 ) -> None:
-    # `levels` counts the top directory of the tree, too.
+    # Create one directory less below `tree`, which is itself one of the `levels`.
     tree = tmp_path / "tree"
     tree.mkdir()
     with contextlib.chdir(tree):

@@ -101,7 +101,7 @@ def test_unknown_user_names_are_refused(usernsctl: Program, tree: Path, user: st
     error = refusal(usernsctl, "--rootfs", str(tree), "--user", user)
     assert "the sandbox has no " in error
     assert "has no such name" in error
-    # Even "root" is looked up only in the sandbox, which now lacks /etc/passwd.
+    # Check that even "root" is looked up only in the sandbox, which now lacks /etc/passwd.
     (tree / "etc/passwd").unlink()
     assert "it has no /etc/passwd" in refusal(usernsctl, "--rootfs", str(tree), "--user", "root")
 
@@ -137,7 +137,7 @@ def test_a_user_has_supplementary_groups_with_several_ids(
     launch = freeze(tmp_path / "launch", *options, "--user", "app", command=script)
     frozen = prelude("--launch", launch)
     assert (frozen.stdout, frozen.stderr) == (run.stdout, "")
-    # With --run-as, the command has none of the supplementary groups that the launch file sets.
+    # Check that --run-as replaces all supplementary groups that the launch file sets.
     other = prelude("--launch", launch, "--run-as", "9:9")
     assert other.stdout.split() == ["9", "9", "/srv/app", "9"], other.stderr
 

@@ -41,7 +41,8 @@ def check_idle_end(box: un.Sandbox, limit: float) -> None:
 def test_idle_timeout_ends_a_sandbox_without_a_command(detach: bool) -> None:
     before = settled_descriptors()
     with un.SandboxHost() as host, host.start(None, idle_timeout=2, detach=detach) as box:
-        # A running command suspends the idle timeout, which restarts when the command exits.
+        # Check that a running command suspends the idle timeout, which restarts when the command
+        # exits.
         assert box.run(["sleep", "4"]).reason == "exited"
         with box.popen(FOREVER) as process:
             with pytest.raises(un.TimeoutExpired):

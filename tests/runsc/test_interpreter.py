@@ -104,7 +104,7 @@ def test_output_of_the_code_and_of_its_processes(python: un.Interpreter) -> None
     assert (done.stdout, done.stderr) == ("onetwo\n\N{REPLACEMENT CHARACTER}", "é\\ud800\n")
     assert (done.value, done.error, done.reason) == ("three", None, None)
     assert python.run("print('x' * 100_000)").stdout == "x" * 100_000 + "\n"
-    # Code in the interpreter has no standard input.
+    # Check that code in the interpreter has no standard input.
     error = python.run("input()").error
     assert error is not None
     assert error[:2] == ("EOFError", "EOF when reading a line")
@@ -139,7 +139,8 @@ def test_error_of_the_code(python: un.Interpreter) -> None:
             "A",
             "<exception str() failed>",
         ),
-        # The traceback module calls __dir__() when it searches for similar names.
+        # The traceback module searches for similar names, and so calls this __dir__(), which raises
+        # an exception.
         (
             "class A:\n    def __dir__(self): raise SystemExit\nA().b",
             "AttributeError",
@@ -184,7 +185,8 @@ def test_variables_that_can_not_be_encoded_or_parsed(python: un.Interpreter) -> 
         nested = [nested]
     with pytest.raises(ValueError, match="nested too deeply"):
         python.run("1", variables={"nested": nested})
-    # The interpreter in the sandbox may have lower limits than the caller's Python.
+    # Send a number that the interpreter in the sandbox can't parse, because its limit on digits is
+    # lower than the caller's.
     python.run("import sys; limit = sys.get_int_max_str_digits(); sys.set_int_max_str_digits(640)")
     done = python.run("number = 0", variables={"number": 10**1000})
     assert done.error is not None

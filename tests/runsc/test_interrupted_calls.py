@@ -58,7 +58,7 @@ def test_interrupted_agent_start_leaks_no_descriptor(host: un.SandboxHost) -> No
             new = open_descriptors() - before
             if new:
                 break
-        # The only new descriptor is the connection to the agent, which stays open.
+        # Check that only the connection to the agent, which stays open, has a new descriptor.
         box.run(["true"])
         assert open_descriptors() - before == new
         assert children() == processes

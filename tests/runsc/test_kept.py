@@ -126,8 +126,8 @@ def reap_orphans() -> Iterator[None]:
     def collect() -> None:
         while not over.wait(0.02):
             for pid, who in children().items():
-                # runsc's processes are named "exe" if they executed /proc/self/exe, and
-                # "gvisor_sentry" in newer releases.
+                # Reap only runsc's processes: their name is "exe", since they executed
+                # /proc/self/exe, or "gvisor_sentry" in newer releases.
                 if who in ("exe (zombie)", "gvisor_sentry (zombie)"):
                     os.waitpid(pid, 0)
 
@@ -221,8 +221,7 @@ def test_containers_in_a_namespace_call_no_newuidmap(
     assert not log.exists()
     assert not list((directory / "state").glob("*.state"))
 
-    # Outside the namespace, runsc itself calls newuidmap. This shows that the fake helpers log
-    # calls.
+    # Show that the fake helpers log calls: outside the namespace, runsc itself calls newuidmap.
     done = subprocess.run(
         [*global_options(directory), "run", containers.bundle, "alone"],
         stdin=subprocess.DEVNULL,

@@ -86,7 +86,7 @@ def test_sandboxes_and_commands_share_the_network(kept: Kept) -> None:
         assert {answers[word] for word in DENIED} <= refused
     done = kept.run(*in_web, "--", "/usr/bin/python3", "-c", ASK, "web.example/443")
     assert done.stdout == f"web.example/443 outside ::ffff:{networks.WEB}\n", done.stderr
-    # A sandbox in the namespace has no network by default.
+    # Check that a sandbox in the namespace has no network by default.
     assert set(kept.ask("run", "--in", "web", "--").values()) == {"OSError"}
 
 

@@ -127,7 +127,7 @@ def test_launch_in_a_directory_writable_by_others_is_refused(
         place.chmod(mode)
         told = f"{moved} lies in {place}, where others may replace it (uid "
         perform(moved, told, f"mode {mode:o}", cause="launch-untrusted")
-        # In a directory with the sticky bit, other users can't rename the caller's files.
+        # Check that the sticky bit suffices: with it, other users can't rename the caller's files.
         place.chmod(mode | 0o1000)
         assert_ran(prelude("--launch", moved))
 

@@ -212,7 +212,8 @@ def test_launch_without_proc_is_refused(prelude: Program, launch: Path) -> None:
 def test_launch_works_with_malformed_environment_entries(perform: Perform, tmp_path: Path) -> None:
     assert_ran(perform(env={}))
     everything = freeze(tmp_path / "all", "--env-all", command=("env",))
-    # execve(2) accepts these environment entries, but shells and Python never create them.
+    # Call execve(2) directly: it accepts these environment entries, which shells and Python never
+    # create.
     odd = (b"=x", b"A=1", b"A=2", b"NONE", b"", b"B==")
     array = (ctypes.c_char_p * (len(odd) + 1))(*odd, None)
     args = [bytes(word) for word in (prelude_path(), b"--launch", bytes(everything))]

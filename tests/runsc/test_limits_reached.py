@@ -72,7 +72,7 @@ def works(done: subprocess.CompletedProcess[str], cause: str) -> bool:
     "name",
     [
         "RLIMIT_NOFILE",
-        # The limit does not apply to root (CAP_SYS_RESOURCE).
+        # RLIMIT_NPROC does not apply to root (CAP_SYS_RESOURCE).
         pytest.param("RLIMIT_NPROC", marks=pytest.mark.unprivileged),
         pytest.param("pids.max", marks=as_root),
     ],

@@ -56,7 +56,8 @@ def test_denied_addresses_are_unreachable(world: World, addresses: tuple[str, ..
 
 @pytest.mark.also_root
 def test_denied_addresses_have_unreachable_routes_first(world: World) -> None:
-    # The kernel of an IPv6 router adds a route to its own anycast address, and answers there.
+    # Add this route, as the kernel does on an IPv6 router: it then answers at the subnet's anycast
+    # address.
     anycast = ["ip", "-6", "route", "replace", "anycast", networks.BRIDGE_ANYCAST_6, "dev"]
     assert world.run(*anycast, "bridge", "table", "local").returncode == 0
     command = world.command(USERNSCTL, "run", "--network", "private", "--", "cat")
@@ -231,7 +232,8 @@ def test_pools_and_templates_have_private_networks(world: World) -> None:
     done = world.run(sys.executable, "-c", POOL, ASK, *words, timeout=120)
     assert done.returncode == 0, done.stderr
     count = done.stdout.count(f"{networks.WEB}/80 outside ::ffff:{networks.WEB}")
-    # Releases of runsc before 20260817 can't save a sandbox with a private network.
+    # Before release 20260817, runsc can't save a sandbox with a private network, so the answer from
+    # the template's sandbox is missing.
     is_refused = "template-unsavable use network='none'" in done.stdout
     assert count == (3 if is_refused else 4), done.stdout
     assert done.stdout.count(f"{networks.BRIDGE}/80 OSError") == count

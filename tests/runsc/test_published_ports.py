@@ -101,7 +101,7 @@ def test_idle_clients_are_probed(world: World) -> None:
     with serving(world, "--publish", "18088:80"), world.serving(*client):
         shown = ""
         deadline = time.monotonic() + 30
-        # The connection has no keepalive timer until the forwarder has accepted it.
+        # Poll: the connection has no keepalive timer until the forwarder has accepted it.
         while "keepalive" not in shown and time.monotonic() < deadline:
             shown = world.run("ss", "-Htno", "state", "established", "sport = 18088").stdout
             time.sleep(0.05)
@@ -133,7 +133,7 @@ def test_forwarder_holds_only_its_listening_sockets(world: World) -> None:
 
 
 def test_taken_port_is_reported_before_the_start(world: World) -> None:
-    # The simulated host's own web server listens on port 8080.
+    # Publish port 8080, on which the simulated host's own web server listens.
     done = world.run(USERNSCTL, "run", "--publish", "8080:80", "--", "echo", "started")
     assert done.returncode == 125
     assert done.stdout == ""
@@ -162,8 +162,8 @@ def test_unusable_port_is_reported_with_its_cause(
 
 @pytest.mark.also_root
 def test_taken_port_leaves_only_the_result_file(world: World, tmp_path: Path) -> None:
-    # usernsctl-watch fails before it starts the pump, the process that copies output for
-    # --max-output.
+    # The port is taken, so usernsctl-watch fails before it starts the pump, the process that copies
+    # output for --max-output.
     options = ("--max-output", "1M", "--publish", "8080:80", "--result", str(tmp_path / "result"))
     done = world.run(USERNSCTL, "run", *options, "--", "echo", "started")
     assert done.returncode == 125

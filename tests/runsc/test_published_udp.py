@@ -76,7 +76,8 @@ def ask(world: World, address: str, port: int, count: int = 1, size: int = 1000)
 @pytest.mark.sampled(1)
 def test_published_udp_port_reaches_the_sandbox(world: World, network: str) -> None:
     with serving(world, "--network", network, "--publish", "18053:53/udp"):
-        # Each client has a separate socket in the sandbox.
+        # The server tells 20 clients apart, since the forwarder opens a separate socket in the
+        # sandbox for each.
         assert ask(world, "127.0.0.1", 18053, 20) == "20"
         assert ask(world, "127.0.0.1", 18053, 1, size=60_000) == "1"
         assert ask(world, "127.0.0.1", 18053, 1, size=0) == "1"
@@ -331,8 +332,7 @@ def test_udp_forwarders_hold_only_their_sockets(world: World) -> None:
             status = Path(f"/proc/{pid}/status").read_text()
             for line in ("CapEff:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"):
                 assert f"{line}\n" in status
-        # If either usernsctl-network process dies, the network is removed and the sandbox is
-        # killed.
+        # Check that the death of either usernsctl-network process ends the network and the sandbox.
         subprocess.run(world.command("kill", "-9", str(found[0])), check=True)
         assert popen.wait(timeout=60) == 137
         assert popen.stderr is not None
@@ -351,7 +351,7 @@ def test_udp_clients_can_not_take_the_port_inside(world: World) -> None:
 
 @pytest.mark.also_root
 def test_taken_udp_port_is_reported_before_the_start(world: World) -> None:
-    # The simulated host's own UDP server listens on port 5353.
+    # Publish port 5353, on which the simulated host's own UDP server listens.
     done = world.run(USERNSCTL, "run", "--publish", "5353:53/udp", "--", "echo", "started")
     assert (done.returncode, done.stdout) == (125, "")
     assert "UDP port 5353 of 127.0.0.1" in done.stderr

@@ -81,8 +81,8 @@ def test_programs_behave_as_without_a_template(
     status, out, err = run_from_template(template, *args)
     wanted = run_without_template(host, *args)
     assert (status, out) == wanted[:2]
-    # Tracebacks of newer Python releases quote the source text of -c, but not in an interpreter
-    # from a template.
+    # Ignore quoted source lines: newer Python releases quote the source text of -c in tracebacks,
+    # but not in an interpreter from a template.
     shown = [line for line in wanted[2].splitlines() if "^" not in line and "~" not in line]
     kept = [line for line in err.splitlines() if line in shown or "line" not in line]
     assert [line for line in shown if not line.startswith("    ")] == [

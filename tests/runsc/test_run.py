@@ -148,9 +148,8 @@ def test_all_signals_reach_the_command(usernsctl: Program, has_terminal: bool) -
             stdin=theirs if has_terminal else subprocess.DEVNULL,
             stdout=theirs,
             stderr=theirs,
-            # The kernel does not stop an orphaned process group by SIGTSTP, SIGTTIN or SIGTTOU. The
-            # new group is not orphaned: its leader's parent is in another group of the same
-            # session.
+            # Start a process group that is not orphaned, since SIGTSTP, SIGTTIN and SIGTTOU don't
+            # stop orphaned ones: its leader's parent is in another group of the same session.
             process_group=0,
         ) as process,
         open(ours, "rb") as lines,

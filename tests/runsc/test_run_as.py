@@ -132,7 +132,7 @@ def test_malformed_users_are_refused(prelude: Program, launch: Path, user: str) 
 
 def test_run_as_needs_a_launch_that_leaves_the_user_open(prelude: Program, launch: Path) -> None:
     assert "--run-as needs --launch FILE" in prelude("--run-as=app", "--", "true").stderr
-    # The launch file of a bundle contains the user only in the text of config.json.
+    # Imitate the launch file of a bundle, which contains the user only in the text of config.json.
     header, records = decoded(launch.read_bytes())
     launch.write_bytes(encoded(header, [one for one in records if one.verb != "json-user"]))
     refused = prelude("--launch", launch, "--run-as=5", "--check")

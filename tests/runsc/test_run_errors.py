@@ -155,7 +155,8 @@ def test_directory_writable_by_others_is_refused(
         assert f"others may write to {public}," in done.stderr
         assert cause_in(done.stderr) == "directory-writable-by-others"
     assert os.listdir(public) == ["there"]
-    # In a directory with the sticky bit, only a file's owner may rename the file (inode(7)).
+    # Check that the sticky bit suffices: with it, only a file's owner may rename the file
+    # (inode(7)).
     public.chmod(0o1777)
     assert usernsctl("run", option, str(public / "new"), "--", "true").returncode == 0
 

@@ -184,7 +184,7 @@ def test_expose_root_ignores_inaccessible_mounts(
     closed = tmp_path_factory.mktemp("closed")
     (closed / "mount").mkdir()
     closed.chmod(0o700)
-    # The private mount namespace hides the mount from tests that run at the same time.
+    # Mount in a private mount namespace, to hide the mount from tests that run at the same time.
     user = "setpriv --reuid=65534 --regid=65534 --clear-groups"
     script = (
         f"mount -t tmpfs none {closed}/mount && cd / && "

@@ -117,7 +117,7 @@ def test_closed_stdout_ends_the_command(usernsctl: Program) -> None:
     assert process.stdout.read(2) == b"y\n"
     process.stdout.close()
     try:
-        # `yes` fails with EPIPE, or is killed by SIGPIPE.
+        # `yes` fails with EPIPE (status 1), or is killed by SIGPIPE (status 141).
         assert process.wait(PATIENCE) in (1, 141)
     finally:
         process.kill()
@@ -267,7 +267,7 @@ def test_sigint_while_waiting_for_a_reader_keeps_the_result(
     usernsctl: Program, tmp_path: Path, is_early: bool
 ) -> None:
     """Send SIGINT after runsc has exited: before usernsctl reaps it (`is_early`) or afterwards."""
-    # The output exceeds one pipe's capacity, but fits into the pump's and the reader's pipes
+    # Print more than one pipe holds, but no more than the pump's and the reader's pipes hold
     # together.
     script = "read line; head -c 100000 /dev/zero; exit 3"
     options = ["--max-output", "1M", "--result", tmp_path / "r"]

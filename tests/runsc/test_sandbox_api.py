@@ -325,7 +325,8 @@ def test_a_cancelled_start_leaves_no_sandbox(host: un.SandboxHost) -> None:
 @several_ids
 def test_runsc_keeps_five_more_capabilities_with_several_ids() -> None:
     with un.SandboxHost(MAP_OF_SEVERAL) as many, many.start(FOREVER) as box:
-        # The lowest five capabilities (CAP_CHOWN to CAP_FSETID) allow access to other ids' files.
+        # The additional capabilities are the lowest five, CAP_CHOWN to CAP_FSETID, which allow
+        # access to other ids' files.
         assert int(status_of(box.init.pid)["CapBnd"], 16) == NEEDED | 0b11111
 
 

@@ -211,7 +211,8 @@ def test_cancelled_creation_leaks_nothing(what: str, creation_allowed: threading
             with pytest.raises(asyncio.CancelledError):
                 await task
             creation_allowed.set()
-            # One thread finishes the creation, and another closes the created object.
+            # Wait for two threads: one finishes the creation, and another closes the created
+            # object.
             await asyncio.get_running_loop().shutdown_default_executor()
             wait_for_threads()
 

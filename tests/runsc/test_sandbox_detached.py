@@ -202,7 +202,7 @@ def test_failed_attach_leaks_no_descriptor(
         patch.setattr(*patched, fail)
         with pytest.raises(un.RunscError, match="made up") as caught:
             un.Sandbox.attach(marker)
-        # The descriptors are closed while the error and its traceback still exist.
+        # Check that the descriptors are closed although the error and its traceback still exist.
         assert open_descriptors() == before
         assert caught.value.step == "sandbox"
 

@@ -143,7 +143,8 @@ def test_memory_limit_of_the_caller_has_its_own_cause(usernsctl: Program) -> Non
         done = capture(within(group, *run), timeout=PATIENCE)
     assert done.returncode in (125, 137)
     (cause,) = causes_in(done.stderr)
-    # A limit above that of the caller's own control group may be rejected before a process starts.
+    # A limit above that of the caller's own control group may be rejected before the start.
+    # Otherwise the caller's limit is exceeded first.
     assert cause in ("limit-out-of-range", "out-of-memory")
 
 

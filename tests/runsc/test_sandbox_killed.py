@@ -122,7 +122,7 @@ def test_killed_creator_leaves_no_sandbox_or_a_working_one(
     assert un.Sandbox.list_detached() == []
     assert files_below(runtime) == before
     assert list(temporary.iterdir()) == []
-    # runsc creates its control socket in /tmp if it can't use another directory.
+    # Also search /tmp, where runsc creates its control socket if it can't use another directory.
     assert not [name for name in os.listdir("/tmp") if f"killed-{os.getpid()}" in name]
 
 

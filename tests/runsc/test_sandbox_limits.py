@@ -258,8 +258,8 @@ def test_limits_of_a_host_apply_to_its_sandboxes(host: un.SandboxHost) -> None:
     with host.start(None) as box:
         assert [(part.name, part.limit) for part in box.limits] == [("memory", 300 * MIB)]
         ended = box.run(["python3", "-c", MEMORY_HOGS["heap"]])
-        # The kernel may first kill only the gVisor process that runs the program. Then usernsctl
-        # kills the sandbox.
+        # run() reports the limit although the kernel may first kill only the gVisor process that
+        # runs the program. Then usernsctl kills the sandbox.
         assert ended.reason == "memory-limit"
         assert ended.returncode != 0
         with pytest.raises(un.RunscError, match=r"its limit is 300\.0 MiB") as error:

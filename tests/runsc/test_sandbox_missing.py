@@ -254,8 +254,8 @@ def test_directory_of_path_with_mode_0_is_skipped(tmp_path: Path) -> None:
 
 
 def test_unsearchable_directory_of_path_is_skipped() -> None:
-    # /root has mode 0700: the host's root may search it, but root of another user namespace may
-    # not.
+    # Put /root first. Its mode is 0700: the host's root may search it, but root of another user
+    # namespace may not.
     env = {"PATH": "/root:/usr/bin:/bin"}
     with un.SandboxHost(expose_root=True) as open_host:
         with pytest.raises(FileNotFoundError) as caught:

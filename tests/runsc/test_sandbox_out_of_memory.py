@@ -110,7 +110,7 @@ with un.SandboxHost() as h, h.start(GROW) as box:
 
 
 def test_detached_sandbox_reports_an_oom_kill() -> None:
-    """Check that the creator, an attached object, and a later attach() report the cause."""
+    """Check that the creator's object, an attached object and a later attach() report the cause."""
     script = """
 with un.SandboxHost() as h:
     box = h.start(["sleep", "1000"], detach=True)
@@ -130,7 +130,8 @@ with un.SandboxHost() as h:
     assert is_oom(again, "RunscError"), again
     assert statuses == [-9, -9]
     assert is_oom(later, "SandboxEndedError"), later
-    # attach() reported the cause and then removed the sandbox's record.
+    # A further attach() finds no sandbox, because the first one reported the cause and then removed
+    # the record.
     assert gone[1] == "no-such-sandbox"
 
 
@@ -145,7 +146,8 @@ print(json.dumps(caught(lambda: un.Sandbox.attach(ID).wait(60))))
     with memory_group(250 * MIB) as group:
         (id,) = run(group, creator)
         (result,) = run(group, f"ID = {id!r}\n{waiter}")
-    # The sandbox exits either before attach() or during wait().
+    # The error comes from attach() or from wait(): the sandbox exits either before attach() or
+    # during wait().
     assert is_oom(result, "RunscError") or is_oom(result), result
 
 

@@ -234,7 +234,8 @@ def test_invalid_signals_raise(host: un.SandboxHost, detach: bool, is_other: boo
         box.kill()
         if not is_other:
             box.wait(PATIENCE)
-        # After the process has exited, any signal number is ignored, as in subprocess.Popen.
+        # Check that any signal number is ignored after the process has exited, as in
+        # subprocess.Popen.
         for number in (0, 15, 999):
             one.send_signal(number)
 

@@ -95,7 +95,7 @@ def test_memory_limit_below_the_needs_of_gvisor_is_refused(command: Command) -> 
     message = "the control group may use 23.0 MiB of memory, and gVisor alone needs 24 MiB"
     assert message in done.stderr
     assert cause_of(done.stderr) == "memory-limit-too-low"
-    # The minimum named in the error message suffices.
+    # Check that the minimum named in the error message suffices.
     with memory_group(24 * MIB) as group:
         done = capture(within(group, *command("true")), timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (0, "")

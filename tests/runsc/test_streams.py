@@ -70,7 +70,8 @@ def test_run_keeps_the_pipes_of_the_caller_blocking(usernsctl: Program) -> None:
 def test_run_keeps_the_terminal_of_the_caller_blocking(usernsctl: Program) -> None:
     ours, theirs = os.openpty()
     try:
-        # If all three standard streams were terminals, `run` would give the command a new terminal.
+        # Make only two standard streams terminals: with three, `run` would give the command a new
+        # terminal.
         subprocess.run(
             [usernsctl.path, "run", "--", "cat"],
             check=True,

@@ -108,7 +108,7 @@ def test_cancelled_start_leaves_no_process(echo: un.Template) -> None:
 
     # On a busy host, the sandbox may have started before task.cancel(), so also try shorter pauses.
     assert any(asyncio.run(is_cancelled(pause)) for pause in (0.05, 0.01, 0))
-    # Threads of usernsctl close the sandbox of a cancelled start.
+    # Wait for usernsctl's threads, which close the sandbox of a cancelled start.
     for thread in threading.enumerate():
         if thread.name.startswith("usernsctl"):
             thread.join(PATIENCE)

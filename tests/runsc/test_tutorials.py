@@ -38,7 +38,8 @@ def commands(transcript: str) -> Iterator[tuple[str, str]]:
 
 def is_shown(shown: str, printed: str) -> bool:
     """Return whether `printed` matches `shown`, in which an ellipsis stands for any text."""
-    # Newer releases of gVisor report kernel 4.19.0-gvisor; the tutorials show the older 4.4.0.
+    # Replace the kernel release: newer releases of gVisor report 4.19.0-gvisor, but the tutorials
+    # show the older 4.4.0.
     printed = printed.replace("4.19.0-gvisor", "4.4.0")
     return re.fullmatch(".*".join(map(re.escape, shown.split("…"))), printed, re.S) is not None
 

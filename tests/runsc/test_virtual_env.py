@@ -103,7 +103,8 @@ def test_python_of_the_virtual_environment_runs(environment: Environment) -> Non
     assert (done.stdout.split()[0], done.stderr) == (str(environment.path), "")
     assert environment.run("tool").stdout == "imported\n"
     assert environment.run(str(tool)).stdout == "imported\n"
-    # The environment is mounted read-only, and no other file of the home directory is visible.
+    # Check that the environment is mounted read-only, and that no other file of the home directory
+    # is visible.
     script = f"import os; print(os.listdir({str(environment.path.parent)!r})); open('{tool}', 'w')"
     done = environment.run("python", "-c", script)
     assert done.stdout == "['.venv']\n"

@@ -117,7 +117,8 @@ def test_each_sandbox_of_a_host_has_its_own_writable_root() -> None:
             assert box.check_output(["sh", "-c", WRITE], text=True) == "done\n"
             box.run(["useradd", "-u", "54321", "late"], check=True)
             assert box.check_output(["id", "-u"], user="late", text=True) == "54321\n"
-            # Each sandbox has its own overlay in memory.
+            # Check that another sandbox of the host does not see the file: each has its own overlay
+            # in memory.
             assert other.run(["test", "-e", "/etc/x"]).returncode == 1
         with host.start(["sh", "-c", WRITE], stdout=un.PIPE) as first:
             assert first.communicate(timeout=60)[0] == b"done\n"
