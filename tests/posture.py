@@ -335,7 +335,7 @@ class Family:
         if shown.split("/")[1] in PROGRAMS:
             return "programs"
         if shown.split("/")[1] == "proc":
-            # Mounts with which a container engine masks files of /proc are labelled "/proc", too.
+            # This label includes the mounts with which a container engine masks files of /proc.
             return "/proc"
         return shown if shown in self.caller.asked else "machine"
 
@@ -344,7 +344,7 @@ class Family:
         for id, label in self._labels(mounts).items():
             mount = mounts[id]
             if label == "caller's":
-                # The flags of the caller's own mount are not part of the posture.
+                # Omit the flags: those of the caller's own mount are not part of the posture.
                 yield label
                 continue
             machines = mount.device in self.machine

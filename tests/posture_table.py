@@ -45,9 +45,10 @@ WATCHER = Posture(
     effective=PREPARED,
     permitted=PREPARED,
     bounding=PREPARED,
-    # Filter that restricts only membarrier(2) (csrc/sys/membarrier_filter.c).
+    # This filter restricts only membarrier(2) (csrc/sys/membarrier_filter.c).
     seccomp=True,
-    # Processes that could trace the command exist only in named namespaces (`usernsctl ns create`).
+    # Traceable, but only a named namespace (`usernsctl ns create`) can contain another process that
+    # could trace it.
     traceable=True,
     namespaces=words("user own, mnt own"),
     mounts=PLACE,
@@ -184,8 +185,9 @@ RUN_WITH_NETWORK = table(
     gofer=GOFER,
     sandbox=replace(
         SANDBOX,
-        # In newer releases, the sandbox process has these capabilities only in its own user
-        # namespace, which does not own the host's network namespace.
+        # NETWORK has no effect on the host's network in newer releases of runsc: the sandbox
+        # process has these capabilities only in its own user namespace, which does not own that
+        # network namespace.
         effective=SANDBOX.effective | NETWORK,
         permitted=SANDBOX.permitted | NETWORK,
         bounding=SANDBOX.bounding | NETWORK,
@@ -238,7 +240,7 @@ POOLED = table(
     ),
     sandbox=replace(
         HELD["sandbox"],
-        # There is no /.usernsctl-verify: the agent itself checks that the kernel is gVisor's.
+        # No file /.usernsctl-verify is open: the agent itself checks that the kernel is gVisor's.
         descriptors=HELD["sandbox"].descriptors - STREAMS - words("/.usernsctl-verify r")
         | words("null rw, socket"),
     ),
@@ -247,7 +249,7 @@ POOLED = table(
 DETACHED = table(
     keeper=replace(
         INIT,
-        # usernsctl-detach has created the session and exited.
+        # The keeper's session was created by usernsctl-detach, which has exited.
         session="outside",
         namespaces=words("user own, mnt own"),
         mounts=PLACE - {"log/crash rw nosuid nodev"} | {"boxes/.crash rw nosuid nodev"},
@@ -296,7 +298,7 @@ HOLDER = replace(
     namespaces=words("user own"),
     mounts=words("caller's"),
     descriptors=frozenset(),
-    # The holder searches PATH for newuidmap.
+    # The holder has the caller's PATH, in which it searches for newuidmap.
     environment=frozenset({f"PATH={os.environ['PATH']}"}),
 )
 
@@ -313,7 +315,7 @@ def in_container(sandboxes: Mapping[str, Posture]) -> dict[str, Posture]:
     The container's own seccomp filter applies to all of its processes.
     """
     filtered = {kind: replace(row, seccomp=True) for kind, row in sandboxes.items()}
-    # Docker masks some files of /proc and makes others read-only.
+    # Docker mounts over some files of /proc: it masks them or makes them read-only.
     masked = {
         kind: replace(filtered[kind], mounts=filtered[kind].mounts | words("?/proc ro"))
         for kind in ("sandbox", "stub")

@@ -86,7 +86,7 @@ def set_traps(directory: Path, seen_as: Path | None = None) -> Path:
     subprocess.run(
         ["cc", "-shared", "-fPIC", "-o", traps / "trap.so", source], check=True, timeout=60
     )
-    # The trap libraries are named like libraries that Python and other programs load.
+    # Name the trap libraries like libraries that Python and other programs load.
     (traps / "libraries").mkdir()
     for name in ("libc.so.6", "libm.so.6", "libz.so.1", "libexpat.so.1", "TRAP.so"):
         (traps / "libraries" / name).symlink_to("../trap.so")

@@ -129,8 +129,8 @@ def send(
         for level, option, value in options:
             datagrams.setsockopt(level, option, value)  # type: ignore[call-overload]
         datagrams.sendto(name.encode(), address)
-    # The sender can't know whether the datagram has arrived. The test queries the services'
-    # records.
+    # Report failure in any case: only the services' records, which the test queries, show whether
+    # the datagram has arrived.
     raise OSError("sent")
 
 
@@ -281,7 +281,8 @@ def _(to: Targets) -> str:
 
 @way("an IPv6 socket bound to the link-local address of the device")
 def _(to: Targets) -> str:
-    # The kernel uses the link-local address only after duplicate address detection.
+    # Wait until the kernel uses the link-local address, which it does only after duplicate address
+    # detection.
     deadline = time.monotonic() + SECONDS
     here = ""
     while not here.startswith("fe80:") and time.monotonic() < deadline:
@@ -493,7 +494,7 @@ def request(kind: int, flags: int, body: bytes) -> str:
     """Send a request to rtnetlink; return "accepted", or raise the kernel's error."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
         netlink.settimeout(SECONDS)
-        # 5 is NLM_F_REQUEST | NLM_F_ACK.
+        # The flags 5 are NLM_F_REQUEST | NLM_F_ACK.
         netlink.send(struct.pack("=IHHII", 16 + len(body), kind, flags | 5, 1, 0) + body)
         answer = netlink.recv(4096)
         kind, code = struct.unpack_from("=H", answer, 4)[0], struct.unpack_from("=i", answer, 16)[0]
@@ -551,7 +552,7 @@ def _(_: Targets) -> str:
 def _(_: Targets) -> str:
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12) as netlink:
         netlink.settimeout(SECONDS)
-        # NFNL_MSG_BATCH_BEGIN, NFT_MSG_DELTABLE of all tables, NFNL_MSG_BATCH_END.
+        # Send NFNL_MSG_BATCH_BEGIN, NFT_MSG_DELTABLE for all tables, and NFNL_MSG_BATCH_END.
         for kind, family, group in ((0x10, 0, 10), (0xA02, 0, 0), (0x11, 0, 10)):
             netlink.send(struct.pack("=IHHIIBBH", 20, kind, 5, 1, 0, family, 0, group))
         answer = netlink.recv(4096)

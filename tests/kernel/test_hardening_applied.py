@@ -74,7 +74,7 @@ def test_securebits_are_added() -> None:
 
 
 def test_changing_a_locked_securebit_is_reported() -> None:
-    """Check that the error names the securebits if one of those to be changed is locked."""
+    """Check that the error names the securebits if a securebit that has to change is locked."""
     script = SCRIPT.replace(
         "try:", 'hardening.Hardening(securebits=frozenset({"noroot_locked"})).apply()\ntry:', 1
     )

@@ -149,7 +149,8 @@ def launcher(tmp_path: Path) -> list[str]:
     copy = tmp_path / "launcher" / "bigframe.py"
     copy.parent.mkdir()
     copy.write_bytes(Path(bigframe.__file__).read_bytes())
-    # This near.py would be imported if the directory of bigframe.py were searched.
+    # Put a module near.py beside bigframe.py. Its import would show that the directory of
+    # bigframe.py is searched.
     (copy.parent / "near.py").write_text("raise AssertionError\n")
     return [str(copy)]
 

@@ -17,7 +17,7 @@ REFERENCE = Path(__file__).parents[2] / "docs" / "api"
 
 
 def test_reference_lists_each_public_name_once() -> None:
-    # ray.rst documents usernsctl.contrib.ray; a test in tests/on_ray checks that page.
+    # Omit ray.rst, which documents usernsctl.contrib.ray: a test in tests/on_ray checks that page.
     pages = set(REFERENCE.glob("*.rst")) - {REFERENCE / "ray.rst"}
     text = "\n".join(page.read_text() for page in pages)
     found = re.findall(

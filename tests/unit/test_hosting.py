@@ -21,7 +21,8 @@ OWN_WORKFLOWS = "./.github/workflows/"
 
 
 def read(path: Path) -> Any:
-    # BaseLoader parses the key "on" as a string. Other loaders would parse it as true (YAML 1.1).
+    # Use BaseLoader, which parses the key "on" as a string. Other loaders parse it as true (YAML
+    # 1.1).
     return yaml.load(path.read_text(), yaml.BaseLoader)
 
 
@@ -67,8 +68,8 @@ def test_actions_of_workflows_are_local_or_pinned(path: Path) -> None:
             if "uses" in step:
                 assert re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40}", step["uses"])
             else:
-                # GitHub inserts the values of ${{ }} expressions into a script without quoting
-                # them.
+                # Allow no ${{ }} expressions in scripts, because GitHub inserts their values
+                # without quoting them.
                 assert "${{" not in step["run"]
 
 
@@ -78,7 +79,7 @@ def test_workflows_call_only_public_make_targets(path: Path) -> None:
     called = list(commands(workflow))
     assert called or "workflow_call" in workflow["on"]
     for command in called:
-        # A word with "=" sets a variable, and is not a target.
+        # Omit words with "=", which set variables and are not targets.
         program, *words = (word for word in command.split() if "=" not in word)
         assert program == ".ci/run" or (program == "make" and words)
         assert {*words} <= targets()

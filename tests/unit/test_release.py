@@ -211,7 +211,7 @@ def test_release_check_ends_at_the_first_failure(tree: Path) -> None:
 def test_signal_ends_release_check_and_its_children(tree: Path, number: signal.Signals) -> None:
     fifo = tree.parent / "fifo"
     os.mkfifo(fifo)
-    # The shell's child keeps the FIFO open until it exits.
+    # The FIFO is open until the shell's child, sleep(1), has exited.
     script = f"#!/bin/sh\nsleep 1000 >{fifo}\nexit 1\n"
     (tree / ".ci" / "run").write_text(script)
     commit(tree)

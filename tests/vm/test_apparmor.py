@@ -80,8 +80,8 @@ def test_doctor_knows_whether_the_host_profile_is_loaded(user: Login) -> None:
     try:
         run_as_root(f"apparmor_parser -r {file}")
         assert apparmor_setting(user) == "absent; a profile is loaded for each program of usernsctl"
-        # AppArmor attaches the profile by the path of doctor's script, and child processes inherit
-        # it.
+        # doctor's processes have the profile's label: AppArmor attaches the profile by the path of
+        # doctor's script, and child processes inherit it.
         report = user.diagnose(runsc=False)
         assert report["facts"]["security"]["label"].startswith("usernsctl-host-")
         shown = user("usernsctl-exec", "-r", "--", "cat", "/proc/self/attr/apparmor/current")

@@ -37,7 +37,7 @@ def test_commands_start_in_control_groups_created_by_a_user() -> None:
     # Accepted reasons for skipped tests. Tests that create control groups for other users as root
     # need no delegation, and so may be skipped.
     allowed = {"only root, outside of containers, may map any id"}
-    # A control group that contains processes, such as the tests', can't enable controllers for its
-    # children.
+    # Some tests need controllers in child groups, which a control group that contains processes,
+    # such as the tests' own, can't enable.
     allowed.add("no controller is enabled for the groups here")
     assert reasons <= allowed

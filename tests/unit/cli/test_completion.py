@@ -43,12 +43,13 @@ def offered_words(shell: shells.Shell, line: str) -> set[str]:
     begin = line[: line.rindex(" ") + 1]
     completed = shell.complete(line)
     if isinstance(shell, shells.Fish):
-        # fish also offers completions that only contain the typed letters, if none begins with
-        # them.
+        # Ignore completions that only contain the typed letters: fish offers them if none begins
+        # with these letters.
         return {word for word in completed.split() if word.startswith(line.removeprefix(begin))}
     assert completed.startswith(begin)
     words = set(completed.removeprefix(begin).split())
-    # If a word has no completions, bash and zsh leave it in the line unchanged.
+    # Remove the typed word itself: bash and zsh leave a word without completions in the line
+    # unchanged.
     return words - ({line.removeprefix(begin)} if len(words) == 1 else set())
 
 

@@ -93,7 +93,7 @@ def test_plan_text_shows_extents_with_bars(capsys: pytest.CaptureFixture[str]) -
     assert main(["plan", "-r"]) == 0
     output = capsys.readouterr()
     assert output.err == ""
-    # The output differs between users only in the uid and the gid.
+    # Compare the whole output, in which only the uid and the gid depend on the user.
     assert [line.replace("━▶", "=>").split() for line in output.out.splitlines()] == [
         ["uid", "map,", "written", "by", "self:", "one", "id,", "the", "caller's", "own"],
         ["inside", "outside", "count"],

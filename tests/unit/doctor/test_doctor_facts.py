@@ -65,7 +65,7 @@ def test_facts_are_unknown_in_an_empty_tree(tmp_path: Path) -> None:
 def test_ids_and_privileges_are_read_from_proc_status(tmp_path: Path) -> None:
     facts = read(write_tree(tmp_path, {"proc/self/status": STATUS}))
     assert facts.has_proc
-    # In the Uid and Gid lines of /proc/PID/status, the second id is the effective one.
+    # Check that effective ids are read: the second id in the lines Uid and Gid of /proc/PID/status.
     assert (facts.ids.uid, facts.ids.gid, facts.ids.groups) == (1001, 2001, (27, 2000))
     assert facts.threads == 3
     assert facts.privileges.no_new_privs is True
@@ -73,7 +73,7 @@ def test_ids_and_privileges_are_read_from_proc_status(tmp_path: Path) -> None:
     assert facts.privileges.holds("setuid", "setgid")
     assert not facts.privileges.holds("sys_admin")
     assert facts.privileges.lacks_bounding("setuid", "setgid", "setfcap") == ("setuid", "setgid")
-    # The tree contains /proc/self but no ns/user, as on a kernel without user namespaces.
+    # Without ns/user in /proc/self, the kernel lacks user namespaces.
     assert facts.supported is False
 
 

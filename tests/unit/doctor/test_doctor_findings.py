@@ -334,7 +334,7 @@ def test_programs_without_apparmor_profile_are_named() -> None:
 
 
 def test_single_facts_do_not_prove_a_cause() -> None:
-    # Each of these hosts has only one of the two facts that together prove a cause.
+    # Give each host only one of the two facts that together prove a cause.
     assert findings_of(healthy(container=Container(chroot=True))) == ()
     assert findings_of(healthy(sysctls=RESTRICTED)) == ()
     assert findings_of(healthy(privileges=privileges(seccomp=2))) == ()
@@ -398,7 +398,7 @@ def test_inside_gvisor_is_the_only_finding() -> None:
 def test_rules_match_the_catalogue() -> None:
     known = catalogue()
     assert [rule.id for rule in RULES if rule.id not in known] == []
-    # At most one rule may prove a cause, but other rules may guess the same cause.
+    # Check that at most one rule proves each cause. Further rules may guess the same cause.
     sure = [rule.id for rule in RULES if not rule.guessed]
     assert len(set(sure)) == len(sure)
     assert set(CONSEQUENCES) <= {rule.id for rule in RULES}

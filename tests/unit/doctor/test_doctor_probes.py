@@ -138,7 +138,8 @@ def test_all_steps_share_a_deadline_that_kills_their_processes(tmp_path: Path) -
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    # Each step is a process that blocks forever. The first one has a child that blocks, too.
+    # Try two steps that block forever with the FIFO open. The first one's process has a child that
+    # blocks, too.
     waits = f"import signal; held = open({str(pipe)!r}, 'w'); signal.pause()"
     forks = f"import os; os.fork(); {waits}"
     started = time.monotonic()
@@ -146,7 +147,8 @@ def test_all_steps_share_a_deadline_that_kills_their_processes(tmp_path: Path) -
     assert time.monotonic() - started < 20
     for name in ("one", "two"):
         assert (tried[name].outcome, tried[name].cause) == ("skipped", LATE)
-    # End of file shows that no process has the pipe open for writing.
+    # End of file shows that no process has the FIFO open for writing any more, so all have been
+    # killed.
     os.set_blocking(reader, True)
     assert os.read(reader, 1) == b""
     os.close(reader)

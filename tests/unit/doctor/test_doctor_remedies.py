@@ -183,7 +183,7 @@ LIMITED = failed("range-map", cause="process-limit")
     [
         ({}, 7, "ulimit -S -u unlimited 2>&- || ulimit -S -p unlimited"),
         ({"processes": 200}, 7, "ulimit -S -u 200 2>&- || ulimit -S -p 200"),
-        # Only root can raise a process's hard limit.
+        # This hard limit is too low, and only root can raise it.
         ({"processes": 9}, 7, "prlimit --pid 7 --nproc=4096:4096    # as root"),
     ],
 )

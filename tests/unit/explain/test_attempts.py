@@ -110,8 +110,8 @@ def test_operation_and_error_may_be_in_neighbouring_lines() -> None:
     # "setfacl: file: ..." names another program and its file, so this error does not belong to the
     # user namespace.
     assert causes_of("cloning a user namespace\nsetfacl: file: Operation not permitted") == []
-    # A vague error such as "refused", neither an errno nor a text of strerror(3), belongs only to
-    # an operation in the same line.
+    # A vague error such as "refused" (no errno name, no text of strerror(3)) must be in the same
+    # line as the operation.
     assert causes_of("a user namespace\nrefused") == []
 
 
@@ -145,7 +145,7 @@ def test_message_that_a_terminal_has_wrapped_is_found() -> None:
     line = "[421602:0723/183305.941550:FATAL:zygote_host_impl_linux.cc(126)] No usable sandbox!"
     wrapped = line.replace(" usable", "\n    usable")
     assert causes_of(wrapped) == causes_of(line) != []
-    # A short line, or a line before a capital letter, ends a sentence.
+    # Don't join lines where a sentence may end: after a short line, and before a capital letter.
     assert causes_of("No\nusable sandbox!") == []
     assert causes_of(wrapped.replace("usable", "Usable")) == []
 

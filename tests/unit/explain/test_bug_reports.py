@@ -146,22 +146,22 @@ def test_accuracy_of_explain_for_fresh_texts() -> None:
 @pytest.mark.parametrize(
     ("half", "texts", "recognised", "right", "others", "others_named"),
     [
-        # In the first measurement, explain recognised 55 texts, 41 with the right cause first and 6
-        # with only wrong causes. It also recognised 1 unrelated text.
+        # In the first measurement, explain recognised 55 of these texts, 41 with the right cause
+        # first and 6 with only wrong causes. It also recognised 1 unrelated text.
         ("later", 80, 80, 72, 40, 0),
-        # In the first measurement, explain recognised 46 texts, 36 with the right cause first and 4
-        # with only wrong causes. It also recognised 1 unrelated text.
+        # In the first measurement, explain recognised 46 of these texts, 36 with the right cause
+        # first and 4 with only wrong causes. It also recognised 1 unrelated text.
         ("last", 77, 77, 75, 40, 0),
         # In the first measurement, explain recognised 47 of 52 texts, 41 with the right cause first
         # and 1 with only wrong causes.
         ("seen", 82, 82, 78, 15, 0),
-        # In the first measurement, explain recognised 27 texts, 18 with the right cause first and 3
-        # with only wrong causes.
+        # In the first measurement, explain recognised 27 of these texts, 18 with the right cause
+        # first and 3 with only wrong causes.
         ("newest", 30, 30, 27, 0, 0),
-        # In the first measurement, explain recognised 59 texts, 48 with the right cause first and 3
-        # with only wrong causes. It also recognised 4 unrelated texts.
+        # In the first measurement, explain recognised 59 of these texts, 48 with the right cause
+        # first and 3 with only wrong causes. It also recognised 4 unrelated texts.
         ("gathered", 67, 66, 64, 13, 0),
-        # When the texts were collected, explain recognised 37 of them, 22 with the right cause
+        # When these texts were collected, explain recognised 37 of them, 22 with the right cause
         # first and 5 with only wrong causes. It also recognised 7 unrelated texts.
         ("independent", 41, 39, 26, 19, 1),
         # When the texts were collected, explain recognised 19 of them, 15 with the right cause

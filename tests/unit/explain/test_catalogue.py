@@ -27,7 +27,7 @@ TAKES_ID = re.compile(r".*(?:Error|_error|Finding|MappingFault|Rule)")
 
 # Files in csrc/ whose strings look like causes' ids, but are options, verbs or steps.
 WITHOUT_CAUSES = {
-    # texts.c is generated from the catalogue and the messages. Patterns contain words that look
+    # texts.c is generated from the catalogue and from the messages' patterns, whose words may look
     # like ids.
     "explain/texts.c",
     "launch/files.c",
@@ -101,7 +101,7 @@ def c_ids() -> Iterator[tuple[str, str]]:
         name = str(file.relative_to(TREE / "csrc"))
         if name not in WITHOUT_CAUSES:
             for found in C_STRING.findall(file.read_text()):
-                # Program names look like causes' ids.
+                # Omit program names, which look like causes' ids.
                 if not found.startswith(("usernsctl-", "in-gvisor")):
                     yield found, name
 

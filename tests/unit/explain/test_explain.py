@@ -201,7 +201,8 @@ def test_several_messages_have_the_causes_of_all(several: list[Text]) -> None:
 TWO_CAUSES = "pivot_root failed, make sure that the root mount has a parent"
 MANY_CAUSES = "newuidmap failed: exit status 1"
 SEVERAL = [
-    # The causes of a message with few causes come before those of a message with many.
+    # Tuples of a text and the ids of the causes that explain finds in it, in order. The causes of a
+    # message with few causes come before those of a message with many.
     (f"{TWO_CAUSES}\ncontainer already exists", ["duplicate-id", "mount-denied", "in-chroot"]),
     # If two messages have the same number of causes, the catalogue's order decides.
     (
@@ -528,7 +529,7 @@ def test_explain_command_accepts_the_id_of_a_cause(
     monkeypatch.chdir(tmp_path)
     assert main(["explain", "--no-probe", "range-not-granted"]) == 0
     assert get("range-not-granted").why in re.sub(r"\s+", " ", capsys.readouterr().out)
-    # If a file's name is the id of a cause, explain reads the file.
+    # Check that a file takes precedence if its name is the id of a cause.
     (tmp_path / "range-not-granted").write_text("nothing\n")
     assert main(["explain", "--no-probe", "range-not-granted"]) == 1
     assert "no known error message" in capsys.readouterr().out

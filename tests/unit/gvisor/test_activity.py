@@ -70,7 +70,8 @@ def test_end_in_two_threads_touches_no_other_file(
     def change_late(fd: int, **times: Any) -> None:
         monkeypatch.setattr(activity.os, "utime", utime)
         running.end()
-        # If end() has closed the activity file, one of the new files gets its descriptor number.
+        # Open new files: if end() has already closed the activity file, one of them gets its
+        # descriptor number.
         for name in ("one", "two", "three"):
             others.append(os.open(tmp_path / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC))
         utime(fd, **times)
@@ -87,7 +88,8 @@ def test_end_in_two_threads_touches_no_other_file(
 
 def test_interrupted_end_leaves_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(fd: int, **times: Any) -> None:
-        # Duplicate the descriptor, as fork(2) does: both descriptors then share the lock.
+        # Duplicate the descriptor, as fork(2) does: the copy keeps the lock unless end() releases
+        # it explicitly.
         copies.append(os.dup(fd))
         raise KeyboardInterrupt
 

@@ -87,7 +87,8 @@ def test_plan_mounts_the_programs_of_the_host() -> None:
         ("home", "/data"),
         ("home", "/home/me"),
     ]
-    # Homes are hidden after the last mount of a host file, and before the root is made read-only.
+    # Check the order: homes are hidden after the last mount of a host file, and before the root is
+    # made read-only.
     assert planned[-8:] == [
         ("home", "/data"),
         ("home", "/home/me"),

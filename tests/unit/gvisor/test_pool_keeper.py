@@ -30,7 +30,7 @@ from usernsctl.gvisor.pool.keeper import Keeper, PoolStats, Waiter
 from usernsctl.gvisor.pool.pool import AsyncLease
 
 MANY = 200
-# Exceptions of acquire(): after a timeout, and after three unhealthy sandboxes in a row.
+# Exceptions that acquire() raises after a timeout, and after three unhealthy sandboxes in a row.
 EXPECTED = (TimeoutError, un.PoolError)
 
 
@@ -46,7 +46,7 @@ def test_pool_keeps_size_idle_sandboxes(factory: FakeFactory) -> None:
         assert factory.most_at_once <= 2
         with lease(pool) as one:
             assert one is factory.made[0]
-            # The keeper starts another sandbox as soon as an idle one is leased.
+            # Check that the keeper starts another sandbox as soon as an idle one is leased.
             wait_until(stats_are(pool, idle=3, leased=1, started=4))
         assert "killed" in one.log
         wait_until(stats_are(pool, idle=3, leased=0, started=4, acquired=1))
@@ -323,8 +323,8 @@ def test_idle_keeper_does_not_wake_up(
         with lease(pool):
             wait_until(stats_are(pool, idle=2, started=3))
         wait_until(stats_are(pool, leased=0))
-        # An attempt takes about two turns of the keeper's loop. A busy host makes more attempts, so
-        # the limit depends on their number.
+        # Each attempt to start a sandbox takes about two turns of the keeper's loop. The number of
+        # attempts depends on the host's load, so limit the turns per attempt.
         assert turns < 8 * len(factory.attempts)
 
 

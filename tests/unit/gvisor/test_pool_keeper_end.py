@@ -116,7 +116,8 @@ def test_forked_child_can_not_use_the_pool(factory: FakeFactory) -> None:
         wait_until(stats_are(pool, idle=1))
         ours, theirs = os.pipe()
         with warnings.catch_warnings():
-            # Python warns about a fork in a multithreaded process, but this child takes no lock.
+            # Ignore Python's warning about a fork in a multithreaded process, because this child
+            # takes no lock.
             warnings.simplefilter("ignore", DeprecationWarning)
             pid = os.fork()
         if pid == 0:

@@ -233,8 +233,8 @@ def test_a_wrapper_is_killed_with_its_children(
     try:
         with pytest.raises(RunscError, match="the output of --version is not runsc's"):
             release_of(wrapper, seconds=600)
-        # The FIFO's reader becomes readable at end of file, once no process has it open for
-        # writing.
+        # The FIFO's reader becomes readable at end of file, once the wrapper's child, which has the
+        # FIFO open for writing, has been killed.
         assert wait_readable(reader, timeout=60)
     finally:
         os.close(reader)

@@ -56,5 +56,5 @@ def test_limit_that_was_hit_is_the_cause_of_an_ambiguous_message() -> None:
     assert error.cause == "process-limit"
     assert error.remedy is not None
     assert "--pids-limit" in error.remedy
-    # A message with only one cause keeps it, even if a limit was hit.
+    # Check that a message with only one cause keeps this cause, even if a limit was hit.
     assert explain_runsc(PIVOT_ROOT, "out-of-memory").cause == "mount-denied"

@@ -91,8 +91,8 @@ def test_first_logged_error_is_reported(tmp_path: Path) -> None:
 
 def test_crash_of_the_sandbox_is_reported(tmp_path: Path) -> None:
     line = PANIC.split("\n")[0]
-    # If the sandbox crashes after the start, runsc logs its exit status as if it were the
-    # command's.
+    # The second case is a crash after the start: runsc then logs the sandbox's exit status as if it
+    # were the command's.
     for messages, run in (((EOF,), "started"), ((), END)):
         text = watcher_message(tmp_path, CRASHED, *messages, run=run, crash=PANIC)
         assert f'runsc says: "{line}"' in text

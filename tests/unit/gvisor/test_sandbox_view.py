@@ -285,7 +285,8 @@ def test_remedy_binds_the_directory_of_the_command(view: View, tmp_path: Path) -
     view.add_bind(str(tmp_path), open_program(str(tmp_path)))
     with pytest.raises(CommandNotFoundError) as caught:
         check(view, "mine", PATH=str(tool.parent))
-    # The remedy adds the command's directory to PATH, but not the rest of the caller's PATH.
+    # Check that the remedy adds only the command's directory to PATH, not the rest of the caller's
+    # PATH.
     assert caught.value.remedy == f"add --env PATH={tool.parent}:{DEFAULT_PATH}"
 
 

@@ -51,7 +51,7 @@ ATTEMPTS = {
     "type": "fcntl.ioctl(terminal, 0x5412, b'x')",
     "type with high bits": "syscall(ioctl, terminal, ctypes.c_ulong(0x100005412), b'x')",
     "paste": "fcntl.ioctl(terminal, 0x541C, b'x')",
-    # A datagram socket of socketpair() could also send to other Unix sockets.
+    # socketpair() is denied, too: its datagram sockets could also send to other Unix sockets.
     "socket pair": "socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)",
     "gain": "call(libc.prctl, 38, 0, 0, 0, 0)",
 }
@@ -83,7 +83,7 @@ def test_confined_process_is_denied(attempt: str, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("text")
     done = capture([sys.executable, "-c", SCRIPT, ATTEMPTS[attempt], file])
-    # The errno is EPERM, or EINVAL for a process attribute that can't be cleared.
+    # The expected errno is 1 (EPERM), or 22 (EINVAL) for a process attribute that can't be cleared.
     assert (done.stdout.strip(), done.returncode) in [("1", 0), ("22", 0)], done.stderr
     assert sorted(os.listdir(tmp_path)) == ["file"]
     assert file.read_text() == "text"

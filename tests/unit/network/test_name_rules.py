@@ -140,6 +140,6 @@ def test_requested_name_must_be_ascii(text: str) -> None:
 
 
 def test_kelvin_sign_is_not_an_ascii_letter() -> None:
-    # str.lower() turns the Kelvin sign (U+212A) into an ASCII "k".
+    # Check that the Kelvin sign (U+212A), which str.lower() turns into an ASCII "k", is rejected.
     with pytest.raises(NotAName):
         normal_name("\u212a.example")

@@ -59,7 +59,7 @@ def test_other_address_families_are_refused() -> None:
 
 def test_own_address_is_recognised_by_its_route() -> None:
     assert is_own(socket.AF_INET, "127.0.0.1")
-    # This host has no route to 3fff::1, an address that is reserved for documentation.
+    # Also try an address without a route on this host: 3fff::1 is reserved for documentation.
     assert not is_own(socket.AF_INET6, "3fff::1")
 
 

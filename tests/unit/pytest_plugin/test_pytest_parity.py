@@ -322,7 +322,8 @@ def test_tmp_path_of_a_failed_test_is_kept(session: pytest.Pytester, run_tests: 
         "--basetemp=kept",
     )
     kept = [path.parent.name for path in session.path.glob("kept/*/file")]
-    # test_it_False_current is a symbolic link to test_it_False_0.
+    # Both names stand for one directory: test_it_False_current is a symbolic link to
+    # test_it_False_0.
     assert set(kept) == {"test_it_False_0", "test_it_False_current"}
 
 

@@ -53,8 +53,8 @@ def test_timeout_kills_all_processes_of_the_test(session: pytest.Pytester, pid: 
         *("-p", "no:unraisableexception"),
     )
     result.assert_outcomes(failed=1)
-    # The report shows the source line at which the timeout interrupted the test, as without a
-    # namespace.
+    # Check that the report shows the source line at which the timeout interrupted the test, as
+    # without a namespace.
     result.stdout.fnmatch_lines(
         [">*subprocess.run(*unshare*", "E * Failed: Timeout (>*s) from pytest-timeout."]
     )

@@ -126,8 +126,8 @@ def test_only_python_child_starts_the_interpreter() -> None:
         for file in PACKAGE.rglob("*.py")
         if "sys.executable" in file.read_text()
     ]
-    # Files that use the interpreter's path for other purposes: to read the file, to bind-mount it,
-    # or to write its path into a script.
+    # Files that use the interpreter's path for other purposes: to read or bind-mount the
+    # interpreter, or to write its path into a script.
     others = [
         "bigframe.py",
         "cli/wrap.py",

@@ -154,7 +154,8 @@ def make_fifo(path: Path) -> None:
 
 
 def make_socket(path: Path) -> None:
-    # Bind a path below the directory's descriptor: sun_path has only 108 bytes (unix(7)).
+    # Bind a short path, below the directory's descriptor, because sun_path has only 108 bytes
+    # (unix(7)).
     here = os.open(path.parent, os.O_PATH)
     with socket.socket(socket.AF_UNIX) as made:
         made.bind(f"/proc/self/fd/{here}/{path.name}")
