@@ -274,6 +274,7 @@ def test_orphans_in_a_pid_namespace_leave_no_zombies(usernsctl: Program) -> None
         (["--map-users=0:0"], '"0:0" is not an extent'),
         (["--map-users=0:0:1", "--map-users=0:1:1"], "overlap inside"),
         (["--root=/no/such/directory"], "/no/such/directory: No such file or directory"),
+        (["--root=/usr"], "/proc/self: No such file or directory"),
         (["--setuid=1234"], "setresuid"),
     ],
 )

@@ -23,23 +23,23 @@ void un_hold_report(int socket, const struct un_error *err)
 }
 
 /* Sends descriptors of this process's namespaces to the creator, because other processes can't open
- * them in /proc yet. Returns whether that succeeded. */
-static bool send_ready(int socket)
+ * them in /proc yet. Returns 0, or -1 with the error in `err`. */
+static int send_ready(int socket, struct un_error *err)
 {
     static const char text[] = "ready";
-    struct un_error ignored;
     int fds[UN_NS_COUNT];
-    un_auto_close int self = un_open_self(&ignored);
+    un_auto_close int self = un_open_self(err);
     if (self < 0)
-        return false;
+        return -1;
     for (int kind = 0; kind < UN_NS_COUNT; kind++) {
         fds[kind] = openat(self, un_ns_file(kind), O_RDONLY | O_CLOEXEC);
         if (fds[kind] < 0)
-            return false;
+            return un_fail_errno(err, UN_STEP_FACTS, un_ns_file(kind));
     }
-    bool sent = un_send(socket, text, sizeof text - 1, fds, UN_NS_COUNT);
+    if (!un_send(socket, text, sizeof text - 1, fds, UN_NS_COUNT))
+        return un_fail_errno(err, UN_STEP_WAIT, "the creator of the namespace");
     un_close_each(fds, UN_NS_COUNT);
-    return sent;
+    return 0;
 }
 
 /* Makes this process a holder: creates the network of the namespaces, if one is requested, and
@@ -97,12 +97,12 @@ static _Noreturn void become_holder(int socket, const struct un_options *options
     struct un_error err;
     char answer;
     int network = -1;
-    if (prepare_holder(socket, options, &network, &err)) {
+    if (prepare_holder(socket, options, &network, &err) || send_ready(socket, &err)) {
         un_diagnose(&err, "/proc");
         un_hold_report(socket, &err);
         _exit(125);
     }
-    if (!send_ready(socket) || un_read_all(socket, &answer, 1) != 1)
+    if (un_read_all(socket, &answer, 1) != 1)
         _exit(125);
     if (show_holder(&err)) {
         un_hold_report(socket, &err);
