@@ -244,7 +244,7 @@ def test_ttl_and_idle_timeout_apply_to_templates() -> None:
 
 def test_ttl_applies_to_python_templates() -> None:
     with un.SandboxHost() as host, host.python_template() as template:
-        with template.start(["-c", "while True: pass"], ttl=2) as box:
+        with template.start(["-c", "import time; time.sleep(1000)"], ttl=2) as box:
             assert box.result(PATIENCE).reason == "timeout"
         with pytest.raises(ValueError, match="idle_timeout"):
             template.start(["-c", ""], idle_timeout=2)

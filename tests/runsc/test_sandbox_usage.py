@@ -12,7 +12,7 @@ import usernsctl as un
 MIB = 1 << 20
 # Program that allocates 100 MiB of memory and keeps it until end of file on standard input.
 HOLDER = "import sys\nheld = b'x' * (100 << 20)\nprint('ready', flush=True)\nsys.stdin.read()"
-SPINNER = "import time\nwhile time.process_time() < 1: pass"
+SPINNER = "import time\nwhile time.process_time() < 0.4: pass"
 
 
 # For root, a sandbox with a limit has a control group.
