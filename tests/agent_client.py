@@ -38,7 +38,7 @@ class Command:
     stdio: dict[int, int] = field(default_factory=dict)
 
     def encode(self) -> tuple[bytes, bytes]:
-        """Return the request's message and the strings that are sent after it."""
+        """Return the message of the request, and the strings to send after this message."""
         words = "".join(f"{word}\0" for word in (self.cwd, *self.args, *self.env)).encode()
         flags = self.flags
         flags |= IDS if self.ids is not None else 0
@@ -181,7 +181,7 @@ class Client:
 
 
 def kill_tree(one: Running) -> None:
-    """Let the agent kill a command and its descendants; wait until it closes the socket."""
+    """Let the agent kill a command and its descendants; wait until the agent closes the socket."""
     one.signal(signal.SIGKILL, TO_TREE)
     while one.hear():
         pass

@@ -16,7 +16,8 @@ from jupyter_core.utils import ensure_event_loop
 
 USERNSCTL = str(SCRIPTS / "usernsctl")
 PATIENCE = 60
-# Create jupyter_client's event loop before the tests, because all kernels of the process share it.
+# Create jupyter_client's event loop, which all kernels of the process share, before the tests count
+# descriptors.
 ensure_event_loop()
 
 

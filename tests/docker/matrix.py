@@ -27,7 +27,8 @@ class Cell:
     """A container's configuration and the expected result: a cell of the table.
 
     :ivar options: options of ``docker run``.
-    :ivar ids: "one" or "all": the user's ids that the command maps.
+    :ivar ids: the value of ``in-gvisor --ids``: "one" maps a single id, and "all" maps all of the
+        user's ids.
     :ivar causes: ids of the causes that are reported one after another as remedies are applied;
         empty if the command works at once.
     """

@@ -29,7 +29,8 @@ TRIED = ("run", "auto", "exec", "doctor", "range")
 #: Kind of environments that is applied last, because root can't mount in the user namespace of a
 #: container.
 LAST = "callers and containers"
-#: Environments in which root can't replace files. They are applied after the other one of a pair.
+#: Environments in which root can't replace files. In a pair, they are applied after the other
+#: environment.
 LATE = ("etc-closed", "etc-0750", "read-only", "no-mount-point")
 #: Environments in which root can no longer create a container or other namespaces.
 CLOSED = (

@@ -168,7 +168,7 @@ add("stack-256k", late=[w.limit("STACK", 256 << 10)])
 add("stack-1m", late=[w.limit("STACK", 1 << 20)])
 add("nofile-64", late=[w.limit("NOFILE", 64, 64)], both="descriptor-limit", range_=None)
 add("nofile-256", late=[w.limit("NOFILE", 256, 256)], both="descriptor-limit", range_=None)
-# runsc raises its soft limit to the hard limit, as every Go program does.
+# A low soft limit is harmless, because runsc raises it to the hard limit, as every Go program does.
 add("nofile-64-soft", late=[w.limit("NOFILE", 64)])
 add("as-64g", late=[w.limit("AS", 512 << 30)])
 
@@ -179,7 +179,8 @@ REFUSED = ("seccomp-denies-call", "seccomp-denies-userns")
 for one in ("fchdir", "clone3", "close_range", "keyctl", "bpf", "personality", "sethostname",
             "membarrier", "mknodat", "process_vm_writev"):  # fmt: skip
     filter_of(f"no-{one}", one)
-# Debian's newuidmap calls openat2(2) since shadow 1:4.17.4-2+deb13u1.
+# Without openat2(2), newuidmap fails if it calls it, as Debian's does since shadow
+# 1:4.17.4-2+deb13u1.
 filter_of("no-openat2", "openat2", auto="seccomp-denies-helper", sometimes=True)
 add("no-clone3-enosys", early=[w.denied("clone3", number=errno.ENOSYS)])
 add("no-setns", early=[w.denied("setns")], both="seccomp-denies-userns")
@@ -278,7 +279,8 @@ add("getrusage-killed", early=[w.killed("getrusage")], run=REFUSED, tried=("run"
 # System calls that a sandbox does not need, so doctor must work without them.
 for one in ("getxattr", "setpgid"):
     add(f"{one}-killed", early=[w.killed(one)], tried=("run", "doctor"))
-# statfs(2) is called in the search for subordinate ranges, and pipe2(2) by Python's subprocess.
+# usernsctl calls statfs(2) only to search for subordinate ranges. Python's subprocess calls
+# pipe2(2).
 for one, run in (("statfs", None), ("pipe2", "seccomp-denies-call")):
     cause = "seccomp-denies-call"
     add(f"{one}-killed", early=[w.killed(one)], run=run, auto=cause, range_=cause)
@@ -762,7 +764,8 @@ add(
 )
 WRAPPED = w.runsc('#!/bin/sh\nexec /usr/bin/runsc "$@"\n')
 add("runsc-wrapped", root=[WRAPPED])
-# usernsctl calls getpid(2) when it asks a script for its release, before it enters a namespace.
+# If runsc is a script, usernsctl runs it to find its release, and calls getpid(2) for this before
+# it enters a namespace.
 add(
     "runsc-wrapped-getpid-killed",
     root=[WRAPPED],

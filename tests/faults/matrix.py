@@ -147,7 +147,7 @@ def children() -> set[str]:
 
 
 def unused(group: Path) -> bool:
-    """Return whether a control group is empty and unlocked, because its sandbox has exited."""
+    """Return whether a control group is empty and unlocked, as after its sandbox's exit."""
     try:
         descriptor = os.open(group, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:

@@ -21,7 +21,8 @@ from usernsctl._system.processes import ProcessIdentity
 from usernsctl.gvisor.sandbox import attached, detached
 from usernsctl.namespaces import named
 
-# Objects that are dropped without close() emit warnings, which pytest would report as errors.
+# Ignore the warnings of objects that are dropped without close(). pytest would report these
+# warnings as errors.
 pytestmark = [
     pytest.mark.usefixtures("runtime"),
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),

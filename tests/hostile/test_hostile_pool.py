@@ -37,7 +37,7 @@ def use_pool(told: int) -> None:
 
 
 def kill_at_random(moments: random.Random) -> None:
-    """Fork a child that uses a pool; kill it after a random delay."""
+    """Fork a child that uses a pool; kill the child after a random delay."""
     ours, theirs = os.pipe()
     pid = os.fork()
     if pid == 0:

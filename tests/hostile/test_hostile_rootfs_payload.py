@@ -143,7 +143,7 @@ def test_read_only_mounts_are_read_only_on_the_host(tally: Tally, sandbox_pid: i
 
 @as_root
 def test_a_file_of_etc_that_becomes_private_is_hidden(tally: Tally, usernsctl: Program) -> None:
-    """Replace a public file with a private one, as chpasswd does; check that this one is hidden."""
+    """Make a file private by replacing it, as chpasswd does; check that it is hidden afterwards."""
     old, new = (Path(f"/etc/usernsctl-hostile-{os.getpid()}-{name}") for name in ("old", "new"))
     old.write_text("public\n")
     script = f"echo ready; read go; cat {old} {new}; ls -l {old} >/dev/null"

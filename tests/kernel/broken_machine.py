@@ -40,7 +40,7 @@ def run_broken(
     return done
 
 
-# On an emulated CPU, doctor would exceed its default time limit and skip probes.
+# Raise doctor's time limit: on an emulated CPU, it would exceed the default and skip probes.
 DOCTOR = [USERNSCTL, "doctor", "--within", "300"]
 
 

@@ -240,7 +240,7 @@ def tried(own: Path, groups: list[Path], user: int) -> set[str]:
 
 @as_root
 def test_a_user_starts_commands_in_a_delegated_subtree(group: Path) -> None:
-    """Start commands in a delegated subtree; check that a process outside it may not enter it.
+    """Start commands in a delegated subtree; check that a process outside can't enter it.
 
     The kernel requires write access to cgroup.procs of the common ancestor (cgroups(7)).
     """

@@ -92,7 +92,7 @@ def test_entering_twice_nests() -> None:
     assert seen["maps"] == [["5", "0", "1"], ["6", "0", "1"]]
 
 
-# The test expects the error message to contain "2 threads", but ThreadSanitizer adds a thread.
+# Skip with ThreadSanitizer, which adds a thread: the error message must contain "2 threads".
 @pytest.mark.unsanitized
 @pytest.mark.parametrize("call", ["un.enter(un.IdMap.root())", "un.exec(['echo', 'ran'])"])
 def test_enter_and_exec_refuse_a_process_with_threads(call: str) -> None:

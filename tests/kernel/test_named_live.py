@@ -40,7 +40,7 @@ def state(runtime: Path) -> Iterator[Path]:
 
 
 def ns(usernsctl: Program, *arguments: str, status: int = 0) -> str:
-    """Run `usernsctl ns`; return its output, or its standard error if it is expected to fail."""
+    """Run `usernsctl ns`; return standard output, or standard error if `status` is not 0."""
     done = usernsctl("ns", *arguments, env=dict(os.environ))
     assert done.returncode == status, done.stderr
     assert (done.stdout if status else done.stderr) == ""

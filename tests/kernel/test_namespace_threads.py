@@ -73,8 +73,8 @@ def test_a_wide_map_is_written_for_many_threads_at_once() -> None:
 def test_closing_waits_for_starts_and_ends_the_rest(round_number: int) -> None:
     """Check that each start either enters the namespace or raises that the Namespace is closed.
 
-    A start must not fail with EBADF. It must not enter another namespace whose descriptor has got
-    the number of a closed one, either.
+    A start must not fail with EBADF. Nor may it enter another namespace, whose descriptor has
+    reused the number of a closed one.
     """
     ns = Namespace.create(uts=True)
     inside = ns.check_output(LINK)

@@ -136,8 +136,8 @@ def test_an_interrupted_creation_leaves_no_namespaces() -> None:
     assert settled_descriptors() == before
 
 
-# Python emits a ResourceWarning when it collects a Popen object that an interrupt has dropped. In
-# these tests, warnings are errors.
+# Ignore the ResourceWarning of a Popen object that an interrupt has dropped. Otherwise the tests
+# would fail, since they treat warnings as errors.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("way", ["create", "from_pid", "from_fd"])
 @pytest.mark.sampled(2)

@@ -143,7 +143,8 @@ while left := set(filter(str.isdecimal, os.listdir("/proc"))) - {{"1", str(os.ge
 """
 
 
-# ThreadSanitizer adds a thread, so os.fork() would warn that the process is multithreaded.
+# Skip with ThreadSanitizer, which adds a thread: os.fork() would warn that the process is
+# multithreaded.
 @pytest.mark.unsanitized
 def test_process_1_reaps_orphans(prelude: Program) -> None:
     prelude.check_output("--mount-proc", *INIT, sys.executable, "-c", ORPHANS, timeout=2 * PATIENCE)

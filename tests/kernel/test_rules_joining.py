@@ -112,7 +112,7 @@ def test_a_bind_mount_keeps_a_namespace(tmp_path: Path) -> None:
     assert os.uname().nodename == "kept"
 
 
-# ThreadSanitizer kills a process that starts a thread after fork(2).
+# Skip with ThreadSanitizer, which kills a process that starts a thread after fork(2).
 @pytest.mark.unsanitized
 @pytest.mark.userns
 def test_threads_may_not_join() -> None:
@@ -149,7 +149,7 @@ def test_joining_a_mount_namespace_needs_capabilities_in_the_own_one() -> None:
 
 @pytest.mark.userns(pid=True)
 def test_an_ancestor_pid_namespace_can_not_be_joined() -> None:
-    """setns(2) into a PID namespace fails with EINVAL unless it is the caller's or a descendant."""
+    """setns(2) fails with EINVAL for a PID namespace that is neither the caller's nor below it."""
     above = os.open("/proc/self/ns/pid", os.O_RDONLY)
     setns(above, CLONE_NEWPID)
 

@@ -17,7 +17,7 @@ from inside import PATIENCE
 from kept import in_python
 from processes import check_output
 
-# Root maps several ids without helpers.
+# Root needs no helpers to map several ids, so only other users run these tests.
 needs_helpers = [unprivileged, pytest.mark.userns_requires("subid")]
 
 IGNORE = "env --ignore-signal=CHLD"

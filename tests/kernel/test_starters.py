@@ -160,7 +160,7 @@ def test_detach_leaves_no_directory_if_it_can_make_no_control_group(
 def test_init_leaves_no_process_if_its_creator_has_closed_the_pipe(
     command: Path, creator: int
 ) -> None:
-    """Check that SIGPIPE does not kill a usernsctl-init that must kill its processes itself."""
+    """Check that usernsctl-init survives SIGPIPE, since it must still kill the started command."""
     ready, theirs = os.pipe()
     os.close(ready)
     words = [str(PROGRAMS / "usernsctl-init"), str(creator), str(theirs), ""]

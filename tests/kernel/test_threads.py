@@ -48,7 +48,7 @@ def start_many(namespace: un.Namespace, count: int) -> None:
             result.result(SECONDS)
 
 
-# os.fork() in a multithreaded process emits a DeprecationWarning since Python 3.12.
+# Ignore the DeprecationWarning that os.fork() in a multithreaded process emits since Python 3.12.
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_forks_in_another_thread_do_not_disturb_starts(namespace: un.Namespace) -> None:
     """Check that starts work while another thread calls os.fork(), even if a lock is held."""
@@ -210,7 +210,8 @@ except ChildProcessError:
 
 
 def test_a_large_process_with_threads_forks_and_signals_starts_commands() -> None:
-    # os.fork() in a multithreaded process emits a DeprecationWarning since Python 3.12.
+    # Ignore the DeprecationWarning that os.fork() in a multithreaded process emits since Python
+    # 3.12.
     options = ["-W", "ignore::DeprecationWarning"]
     assert check_output([sys.executable, *options, "-c", LOADED], timeout=SECONDS) == ""
 
@@ -240,7 +241,7 @@ def test_threads_may_read_the_first_config_concurrently() -> None:
         check_output([sys.executable, "-c", AT_ONCE], timeout=SECONDS)
 
 
-# The test measures memory, and AddressSanitizer keeps memory after free(3).
+# Skip with AddressSanitizer, which keeps memory after free(3): the test measures memory.
 @pytest.mark.unsanitized
 @tries(600, 1500)
 def test_many_starts_leave_nothing(namespace: un.Namespace, count: int) -> None:

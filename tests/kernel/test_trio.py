@@ -16,7 +16,7 @@ DOCUMENTATION = Path(__file__).parents[2] / "docs" / "python.md"
 
 
 def documented() -> Any:
-    """Execute the code block in the section "Trio" of docs/python.md; return its function."""
+    """Execute the code block "Trio" of docs/python.md; return the function that it defines."""
     section = DOCUMENTATION.read_text().split("## Trio")[1]
     found = re.search(r"```python\n(.*?)```", section, re.DOTALL)
     names: dict[str, Any] = {}

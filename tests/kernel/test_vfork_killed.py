@@ -1,4 +1,4 @@
-"""Tests of commands where a seccomp filter kills callers of vfork(2), such as subprocess."""
+"""Tests with a seccomp filter that kills callers of vfork(2), such as Python's subprocess."""
 
 from __future__ import annotations
 

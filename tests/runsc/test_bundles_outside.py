@@ -118,7 +118,7 @@ def test_a_trusted_bundle_may_bind_outside_directories(
 
 
 def test_bind_sources_in_the_bundle_are_not_outside(usernsctl: Program, tmp_path: Path) -> None:
-    """Accept bind mounts whose sources are files in the bundle, or links there to such files."""
+    """Accept bind mounts of the bundle's own files, also through links inside the bundle."""
     bundle = make_bundle(tmp_path)
     (bundle / "data/deep").mkdir(parents=True)
     (bundle / "data/deep/file").write_text("its own\n")
@@ -189,7 +189,7 @@ exit 128
 
 
 def test_stderr_of_a_runsc_that_wrote_no_log_is_reported(usernsctl: Program, stand_in: Any) -> None:
-    """Report the standard error of runsc if it fails before it opens its log.
+    """Report the standard error of a runsc that fails before it opens its log.
 
     Releases of 2026 fail before they open the log if they reject an annotation.
     """

@@ -67,7 +67,8 @@ def test_connector_reads_the_same_records_in_gvisor(
     assert inside == messages_outside("read")
 
 
-# Releases of runsc before 20260817 can't checkpoint a sandbox that uses the host's network.
+# Before release 20260817, runsc can't checkpoint a sandbox that uses the host's network, so the
+# tests use no network.
 NETWORK = "host" if gvisor.saves_host_network() else "none"
 
 

@@ -58,7 +58,7 @@ def test_the_command_has_the_whole_environment(in_gvisor: Program) -> None:
 
 
 def test_a_variable_that_is_not_utf8_is_refused(in_gvisor: Program) -> None:
-    """Reject an environment variable that is not UTF-8: runsc reads it from config.json."""
+    """Reject an environment variable that is not UTF-8, as config.json (JSON text) must be."""
     done = in_gvisor("--", "true", env={"BYTES": os.fsdecode(b"caf\xe9")}, cwd=Path("/"))
     assert (done.returncode, done.stdout) == (125, "")
     assert "UTF-8" in done.stderr

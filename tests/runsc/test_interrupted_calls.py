@@ -11,7 +11,8 @@ from interrupts import run_interrupted
 import usernsctl as un
 from usernsctl.gvisor.template.image import Image
 
-# Objects that are dropped without close() emit warnings, which pytest would report as errors.
+# Ignore the warnings of objects that are dropped without close(). pytest would report these
+# warnings as errors.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -23,7 +24,7 @@ CREATORS = ("dup", "memfd_create", "pidfd_open", "pipe", "pipe2", "socketpair")
 
 
 def run(box: un.Sandbox, call: int, **streams: int) -> bool:
-    """Start a command; interrupt the C call with number `call`; return whether there was one."""
+    """Start a command; interrupt its `call`-th C call; return whether there was such a call."""
     return run_interrupted(lambda: box.run(["true"], **streams), call, places=("c_return",))
 
 

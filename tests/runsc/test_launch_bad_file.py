@@ -155,7 +155,7 @@ def test_launch_of_another_user_is_refused(
 @as_root
 @pytest.mark.parametrize("gid", [12345, 12346])
 def test_directory_of_the_user_private_group_is_trusted(prelude: Program, gid: int) -> None:
-    """Trust a directory writable by the user private group (gid equal to uid), but by no other."""
+    """Trust a directory that only the owner and the user private group (gid = uid) can write to."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as name:

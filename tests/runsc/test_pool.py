@@ -317,8 +317,8 @@ def test_exit_without_close_leaves_no_process() -> None:
     assert left_children(before, EXIT_SECONDS) == {}
 
 
-# If a start is interrupted, its SandboxPopen is dropped and emits a ResourceWarning, as in
-# subprocess.
+# Ignore the ResourceWarning of a SandboxPopen that is dropped because its start was interrupted.
+# Popen objects of subprocess emit this warning, too.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_interrupted_leases_leak_nothing(host: un.SandboxHost) -> None:

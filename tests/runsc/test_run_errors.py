@@ -167,7 +167,7 @@ def test_directory_writable_by_others_is_refused(
 def test_directory_of_the_user_private_group_is_trusted(
     usernsctl: Program, option: str, gid: int, has_list: bool
 ) -> None:
-    """Trust a directory writable by the user private group (gid equal to uid), but by no other."""
+    """Trust a directory that only the owner and the user private group (gid = uid) can write to."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         os.chown(directory, 12345, gid)

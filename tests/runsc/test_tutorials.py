@@ -24,7 +24,7 @@ DOCKER = "it takes Docker; tests/docker builds and runs these images"
 
 
 def steps(page: str) -> Iterator[tuple[str, str, str]]:
-    """Yield for each code block of `page` the file to write (or ""), its language and text."""
+    """Yield each code block of `page`: the name of the file to write or "", language, and text."""
     for _, file, language, text in STEP.findall((TUTORIALS / f"{page}.md").read_text()):
         yield file, language, text
 

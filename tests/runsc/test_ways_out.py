@@ -23,7 +23,7 @@ from conftest import SCRIPTS, TREE
 from networks import World
 from ways_out import WAYS
 
-# The first test is slow, because it tries all ways out of each kind of sandbox.
+# The first test needs a long timeout, because it tries all ways out of each kind of sandbox.
 pytestmark = pytest.mark.timeout(300)
 
 USERNSCTL = str(SCRIPTS / "usernsctl")

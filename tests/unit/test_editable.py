@@ -27,7 +27,7 @@ print(un.run(["id", "-u"], capture_output=True, text=True, check=True).stdout)
 """
 
 
-# The build compiles all of csrc/, which can take minutes.
+# Set a long timeout: the build compiles all of csrc/, which can take minutes.
 @pytest.mark.timeout(600)
 @pytest.mark.userns_requires("userns")
 @pytest.mark.thorough

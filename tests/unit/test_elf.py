@@ -78,7 +78,8 @@ def test_programs_without_libc_have_no_relocations(elf: ELFFile) -> None:
     assert elf.get_section_by_name(".got.plt") is None or elf.get_section_by_name(".plt") is None
 
 
-# Sanitizers do not intercept fortified functions, so tools/environment builds unfortified.
+# Skip with sanitizers: they do not intercept fortified functions, so tools/environment builds an
+# unfortified extension.
 @pytest.mark.unsanitized
 @for_elf_files(EXTENSION)
 def test_extension_has_stack_protector_and_fortify(elf: ELFFile) -> None:

@@ -20,7 +20,7 @@ from logins import PATIENCE, SCRIPTS, USER
 from processes import causes_in
 
 MIB = 1 << 20
-# Number of bytes that the kernel may charge beyond a memory limit (memory.peak).
+# Number of bytes by which memory.peak may exceed a memory limit.
 SLACK = 1 << 16
 MEMORY_HOG = "held = []\nwhile True: held.append(b'x' * 10**6)"
 FORK_BOMB = "import os, time\nwhile True:\n if os.fork() == 0: time.sleep(1000)"

@@ -84,7 +84,7 @@ def fresh(**options: Any) -> None:
 
 
 def stranger(*, inside: bool) -> None:
-    """Run commands as root of a namespace. The attacker is root inside, or has its uid outside."""
+    """Run commands as root of a namespace. The attacker is that root, or the same user outside."""
     idmap = un.IdMap.extents(["0:100000:9"], ["0:100000:9"])
     with un.Namespace.create(idmap) as ns:
         if not inside:

@@ -142,7 +142,7 @@ def test_passed_test_leaves_no_process(run_tests: RunTests) -> None:
     assert seconds not in process_names()
 
 
-# With a sanitizer, SIGSEGV causes a report and an exit, and does not kill the process.
+# Skip with sanitizers, which report SIGSEGV and exit, so that the signal does not kill the process.
 @pytest.mark.unsanitized
 def test_death_of_the_test_process_is_a_failure(run_tests: RunTests) -> None:
     result = run_tests(

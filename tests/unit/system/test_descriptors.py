@@ -172,8 +172,8 @@ def test_object_is_closed_by_block_or_garbage_collection() -> None:
             ClosingLog([])
 
 
-# If warnings are errors, the garbage collector raises this warning as an exception, which Python
-# discards.
+# Ignore pytest's report of a discarded exception: if warnings are errors, a warning during garbage
+# collection becomes an exception, which Python discards.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_garbage_collection_closes_with_warnings_as_errors() -> None:
     log = ["begin"]
