@@ -31,7 +31,7 @@ def test_a_pid_namespace_is_entered_by_children() -> None:
         os.fork()
 
 
-# Skip with ThreadSanitizer, which delays a signal until the process calls certain functions of libc.
+# Skip with ThreadSanitizer, which delays signals until the process calls certain functions of libc.
 @pytest.mark.unsanitized
 @pytest.mark.userns(pid=True, init=False)
 def test_process_1_ignores_unhandled_signals_from_inside() -> None:
@@ -132,7 +132,7 @@ def test_processes_of_the_parent_namespace_can_not_be_traced() -> None:
         in_child(lambda: below(pid))
 
 
-# Skip with ThreadSanitizer, which delays a signal until the process calls certain functions of libc.
+# Skip with ThreadSanitizer, which delays signals until the process calls certain functions of libc.
 @pytest.mark.unsanitized
 @pytest.mark.userns
 def test_the_same_user_can_be_signalled_from_inside() -> None:
