@@ -37,14 +37,14 @@ from usernsctl.gvisor import oci
 from usernsctl.gvisor.runsc.find import find_runsc
 
 ROUNDS = 400
-# The number of rounds for sandboxes. A sandbox takes about a hundred times as long to start as a
-# command.
+# The number of rounds for sandboxes. It is lower than ROUNDS, because a sandbox takes about a
+# hundred times as long to start as a command.
 SANDBOX_ROUNDS = 60
 CONNECTOR_ROUNDS = 5
 
 
 def by_hand(directory: Path, *command: str) -> Call:
-    """Return a call that runs `command` from a prepared bundle by runsc, without usernsctl."""
+    """Return a call that runs `command` with runsc alone, from a bundle prepared in advance."""
     one = [un.Extent(0, 0, 1)]
     options = oci.BuildOptions(
         args=command, rootfs="/", uid_map=one, gid_map=one, env={"PATH": "/usr/bin:/bin"}

@@ -3,9 +3,9 @@
     python bench/limits.py [RUNS [PROGRAM...]]
     python bench/limits.py --price
 
-Prints the table of docs/limits.md for the calling user. As root, the limits are enforced by control
-groups if usernsctl may create any. --price prints the CPU time that the watchers of idle sandboxes
-use.
+Prints the table of docs/limits.md for the calling user. If the script runs as root and usernsctl
+can create control groups, these enforce the limits. --price prints the CPU time that the watchers
+of idle sandboxes use.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ while True:
     said(); os.write(fd, block[: size // 2]); held.append(bytearray(block[: size // 2]))
 """
 FORKS = "while True:\n said(every=1)\n if os.fork() == 0: time.sleep(100)"
-# The shell prints its lines to descriptor 3, a copy of its standard output, because b's own
-# standard output is a pipe in `b | b`.
+# The function b prints its lines to descriptor 3, a copy of the shell's standard output, because
+# b's own standard output is a pipe in `b | b`.
 SHELL_BOMB = "exec 3>&1; b() { echo 0 >&3; b | b & }; b; sleep 100"
 MEMORY = {"--memory": "256M"}
 

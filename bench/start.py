@@ -26,7 +26,7 @@ CALLS = {
     "usernsctl run, refused": [USERNSCTL, "run", "--user", "7", "--", "true"],
 }
 # Targets in milliseconds. For --version, the target applies to the total time; for any other
-# command, to the time beyond the time of an empty Python program.
+# command, to the time in excess of that of an empty Python program.
 AIMS = {
     "python -c 'import usernsctl'": "+12",
     "... and of SandboxHost": "+50",
@@ -35,7 +35,7 @@ AIMS = {
 
 
 def quiet(command: list[str]) -> Call:
-    """Return a call that runs a command on /dev/null, and ignores the exit status."""
+    """Return a call that runs a command with /dev/null as stdio, and ignores its exit status."""
     streams = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
 
     def once() -> None:

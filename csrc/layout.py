@@ -47,7 +47,7 @@ PROGRAMS = {
     "usernsctl-child": (),
 }
 
-# The processors that gVisor supports, and the compiler flags of programs without libc. Such
+# The compiler flags of programs without libc, for each processor that gVisor supports. Such
 # programs run in gVisor on any root filesystem, and start faster, because they are small.
 FREESTANDING_MACHINES = ("x86_64", "aarch64")
 FREESTANDING_FLAGS = (

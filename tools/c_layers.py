@@ -127,8 +127,8 @@ def circle(uses: dict[str, dict[str, str]]) -> Iterator[str]:
     try:
         TopologicalSorter({name: list(of) for name, of in uses.items()}).prepare()
     except CycleError as error:
-        # graphlib returns the cycle so that each file is used by the next one; print it in the
-        # reverse order.
+        # graphlib returns a cycle in which each file is used by the next one; print it in reverse
+        # order.
         way = error.args[1][::-1]
         steps = [f"{a} {uses[a][b]} ({b})" for a, b in pairwise(way)]
         yield "a circle: " + ", ".join(steps)

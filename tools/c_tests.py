@@ -3,10 +3,10 @@
 A test is a program that is linked with the core. It fails by an exit status other than 0. The
 native programs are built, too, so that the compiler checks every line.
 
-By default, the tests are built by gcc with ASan and UBSan and run, and clang only prints its
+By default, the script builds the tests by gcc with ASan and UBSan, runs them, and prints clang's
 warnings. If ``$USERNSCTL_TEST_ALL`` is set, they are also built and run by clang with ASan and
 UBSan, and by gcc with musl, the libc of the released programs. The toolchain ``aarch64``
-cross-compiles, and runs those tests that start no other program in an emulator; it needs the
+cross-compiles the tests, and runs in an emulator those that start no other program; it needs the
 packages in tools/dist/packages.apt. If ``$ONLY`` is set, only gcc is used, and only for tests whose
 names contain its value.
 
@@ -36,8 +36,9 @@ CALL_FAULTS = TESTS / "call_faults.c"
 BUILD = Path("build/c")
 DEFAULT_SIGNALS = Path(__file__).with_name("default-signals")
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-# Pattern for the file names of coverage profiles. %m is one file per program, and %c makes all
-# processes count in a mapping of it, even those that are killed or execute another program.
+# Pattern for the file names of coverage profiles. With %m, each program has its own file. With %c,
+# all its processes count in a mapping of that file, even those that are killed or execute another
+# program.
 PROFILES = BUILD.absolute() / "coverage" / "profiles"
 COUNTED = (f"-fprofile-instr-generate={PROFILES}/%m%c.profraw",)
 FLAGS = [*layout.flags(CSRC), "-Werror", "-g1", "-O1", f"-I{TESTS}"]
@@ -102,8 +103,7 @@ TOOLCHAINS = {
         # This toolchain is for tools/c_faults.py, which identifies a call site by its return
         # address. A call that the compiler turns into a jump (tail call) has none.
         Toolchain("faults", "gcc", (*SANITIZE, "-fno-optimize-sibling-calls"), fails=True),
-        # This toolchain is for tools/coverage.py: its programs count how often each line is
-        # executed.
+        # This toolchain is for tools/coverage.py: it instruments the programs for coverage.
         Toolchain(
             "coverage",
             "clang",
@@ -202,7 +202,7 @@ def build(toolchain: Toolchain, pool: ThreadPoolExecutor) -> list[list[Path | st
 
 
 def fuzz_command(source: Path, program: Path) -> list[Path | str]:
-    """Return a command that fuzzes a target for some seconds, and keeps new inputs beside it."""
+    """Return a command that fuzzes a target for some seconds and adds inputs to its corpus."""
     found = program.with_suffix(".corpus")
     found.mkdir(exist_ok=True)
     options = ["-close_fd_mask=1", "-verbosity=0", "-max_len=4096", f"-artifact_prefix={program}-"]

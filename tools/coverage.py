@@ -1,6 +1,6 @@
 """Measure how much of csrc/ the tests cover, and write bench/coverage.json: coverage.py DIRECTORY.
 
-DIRECTORY is the virtual environment whose extension and programs count executed lines
+DIRECTORY is the virtual environment whose extension and programs are instrumented for coverage
 (`tools/environment counted`). The script first runs the C tests, the fuzz targets with their seeds,
 and the C tests again while libc calls fail (tools/c_faults.py). Then it runs the Python tests as
 each kind of user that the caller can become. Failed Python tests are printed, but ignored, because
@@ -67,7 +67,7 @@ def run_pytest(environment: Path, user: str, options: list[str]) -> collections.
 
 
 def programs(environment: Path) -> list[Path]:
-    """Return the extension and the programs that count executed lines."""
+    """Return the paths of the extension and programs that are instrumented for coverage."""
     built = sorted(path for path in BUILD.iterdir() if path.is_file() and os.access(path, os.X_OK))
     package = next(environment.glob("lib/python3*/site-packages/usernsctl"))
     return [

@@ -25,8 +25,8 @@ TREE = Path(__file__).parent.parent
 FAULTS = TREE / "tests" / "faults"
 TARGET = TREE / "bench" / "faults.json"
 USER = "usernsctl-test"
-# The code paths that root runs as well: for root, other code writes maps of several ids and limits
-# sandboxes.
+# The code paths that root runs as well: as root, usernsctl uses other code to write maps of several
+# ids and to enforce the limits of sandboxes.
 AS_ROOT = ["exec, map by the parent", "spawn, map by the parent", "run with control groups"]
 
 

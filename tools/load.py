@@ -90,7 +90,7 @@ class Load:
         self.state, self.growth, self.is_good = state, growth, True
 
     def run(self, name: str, number: int, many: Callable[[int], None]) -> None:
-        """Run a load of `number` operations after a warm-up; print which counts have changed."""
+        """Run `number` operations after a warm-up; print how memory and counts have grown."""
         if not number:
             return
         many(min(number, WARM_UP))
@@ -124,7 +124,7 @@ def spawn(number: int, threads: int) -> None:
 
 
 def keep(number: int) -> None:
-    """Create `number` namespaces, at any time as many as the limit of descriptors allows."""
+    """Create `number` namespaces, as many at a time as the limit of descriptors allows."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     left, most = number, (soft - 200) // 2
     while left > 0:
@@ -175,7 +175,7 @@ def reap_orphans() -> None:
 def command_operations() -> tuple[Callable[[], None], dict[str, Callable[[], object]]]:
     """Start a command.
 
-    Return a function that ends it, and operations on it by name.
+    Return a function that ends the command, and the operations on the command by name.
     """
     popen = un.Popen(["sleep", "1000"], pid=True, init=True)
 
@@ -197,7 +197,7 @@ def command_operations() -> tuple[Callable[[], None], dict[str, Callable[[], obj
 def namespace_operations() -> tuple[Callable[[], None], dict[str, Callable[[], object]]]:
     """Create a namespace.
 
-    Return a function that closes it, and operations on it by name.
+    Return a function that closes the namespace, and the operations on the namespace by name.
     """
     namespace = un.Namespace.create()
     return namespace.close, {
@@ -211,7 +211,7 @@ def namespace_operations() -> tuple[Callable[[], None], dict[str, Callable[[], o
 def sandbox_operations() -> tuple[Callable[[], None], dict[str, Callable[[], object]]]:
     """Start a sandbox, in a SandboxHost that all races share.
 
-    Return a function that ends it, and operations on it by name.
+    Return a function that ends the sandbox, and the operations on the sandbox by name.
     """
     box = HOST[0].start(None)
     return box.close, {

@@ -1,8 +1,8 @@
 """Print the real path of this Python if virtual environments of usernsctl can be based on it.
 
-An extension must be built with the interpreter. If root creates the environments, other users must
-be able to use them, so the interpreter must not be in root's home directory. The script must run on
-every Python 3, so it uses no new features.
+The interpreter must be able to build extensions, which needs its headers. If root creates the
+environments, other users must be able to use them, so the interpreter must not be in root's home
+directory. The script must run on every Python 3, so it uses no new features.
 """
 
 import os

@@ -96,7 +96,7 @@ static bool is_printable_text(const char *text, size_t length)
     return !strncmp(printable, text, length) && strlen(printable) == length;
 }
 
-/* Copies a user or group that the caller has given, an id or a name, to `name`. Returns false if
+/* Copies to `name` a user or group that the caller has given as an id or a name. Returns false if
  * the text is neither a valid id nor a valid name. */
 static bool copy_name(const char *text, size_t length, char name[UN_ACCOUNT_NAME_MAX + 1])
 {
@@ -106,8 +106,8 @@ static bool copy_name(const char *text, size_t length, char name[UN_ACCOUNT_NAME
     name[length] = '\0';
     if (!name[strspn(name, "0123456789")])
         return un_account_is_id(name);
-    /* Reject a leading "-", as in a negative number, and a leading "+" or "-" as in the NIS entries
-     * of /etc/passwd (nsswitch.conf(5)). */
+    /* Reject a leading "-" or "+", as in negative numbers and in the NIS entries of /etc/passwd
+     * (nsswitch.conf(5)). */
     return !strchr("+-", *name) && !strpbrk(name, " :,/") && is_printable_text(name, length);
 }
 

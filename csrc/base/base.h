@@ -315,9 +315,9 @@ int64_t un_proc_status(const char *proc, const char *key);
 /* Returns whether PROC/self/mountinfo lists a mount on `point`. If `below` is set, looks instead
  * for a mount below `point` that hides files. */
 bool un_proc_has_mount(const char *proc, const char *point, bool below);
-/* Returns whether this process and PID 1 have the same root directory: both see the same mount on
- * "/". This also detects a chroot to a mount point, because the mount points in mountinfo are
- * relative to the root directory of the process. */
+/* Returns whether this process and PID 1 have the same root directory, that is, whether both see
+ * the same mount on "/". This also detects a chroot to a mount point, because the mount points in
+ * mountinfo are relative to the root directory of the process. */
 bool un_proc_shares_root(const char *proc);
 
 /* Returns whether a visible procfs mount hides the processes of other users (proc(5), hidepid). */
@@ -348,8 +348,8 @@ struct un_cap_sets {
     struct __user_cap_data_struct data[2];
 };
 
-/* Calls capget(2) and capset(2) for this thread. Each returns 0, or -1 with errno set.
- * Async-signal-safe. */
+/* un_caps_get() calls capget(2), and un_caps_set() capset(2), for this thread. Each returns 0, or
+ * -1 with errno set. Async-signal-safe. */
 int un_caps_get(struct un_cap_sets *sets);
 int un_caps_set(struct un_cap_sets *sets);
 

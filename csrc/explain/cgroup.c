@@ -14,8 +14,8 @@ static bool is_on_cgroup2(const char *path)
     return !statfs(path, &fs) && (uint64_t)fs.f_type == CGROUP2_SUPER_MAGIC;
 }
 
-/* Returns the length of the mount point of the cgroup2 filesystem that contains `path`; the mount
- * point is the beginning of `path`. */
+/* Returns the length of the prefix of `path` that is the mount point of the cgroup2 filesystem on
+ * which `path` lies. */
 static size_t mount_length(const char *path)
 {
     char above[UN_PATH_MAX];
@@ -29,8 +29,8 @@ static size_t mount_length(const char *path)
     return length;
 }
 
-/* Returns the length of the path of the closest common ancestor of two paths, such as 2 (for "/a")
- * with "/a/b" and "/a/bc". */
+/* Returns the length of the path of the closest common ancestor of two paths. For "/a/b" and
+ * "/a/bc", the ancestor is "/a", so the length is 2. */
 static size_t common_length(const char *a, const char *b)
 {
     size_t common = 0;

@@ -114,7 +114,7 @@ static const char *creation_denied(const struct un_error *err, const char *proc)
     if (un_proc_number(proc, "sys/kernel/unprivileged_userns_clone") == 0 && !may_admin())
         return "unprivileged-userns-clone-off";
     /* If the failed call was not unshare(2), the filter may deny clone(2) only, so unshare(2) can't
-     * be used to test it. */
+     * be used to detect the filter. */
     if (is_filtered(proc) && (err->step != UN_STEP_UNSHARE || is_unshare_filtered()))
         return "seccomp-denies-userns";
     if (is_restricted_by_apparmor(proc))
@@ -252,10 +252,9 @@ static const char *map_failed(int errnum, const char *proc)
     }
 }
 
-/* Returns the cause for which a mount call failed with ENOSPC, or NULL if the limit of mounts
- * (proc_sys_fs(5), mount-max) may have been reached. If it can't have been, open_tree(2) has
- * exceeded the limit of mount namespaces, because it creates a mount namespace for the copied
- * mount. */
+/* Returns the cause of a mount call's failure with ENOSPC, or NULL if the limit of mounts
+ * (proc_sys_fs(5), mount-max) may have been reached. Otherwise the limit of mount namespaces was
+ * exceeded by open_tree(2), which creates a mount namespace for the copied mount. */
 static const char *mount_space_used(const char *proc)
 {
     char path[UN_PATH_MAX];

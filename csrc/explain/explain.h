@@ -84,9 +84,9 @@ bool un_runsc_has_ended(const char *debug, int *wait_status);
 
 /* ---- diagnose.c: finding causes that several sources report ---------------------------------- */
 
-/* Returns the cause for which the owner of a file in `proc` can't open it (EACCES): the security
- * module that confines this process, or the helper that writes the file. Returns NULL if no cause
- * is certain. */
+/* Returns the cause that prevents the owner of a file in `proc` from opening the file (EACCES): the
+ * security module that confines this process, or the helper that writes the file. Returns NULL if
+ * no cause is certain. */
 const char *un_cause_of_closed_proc(const char *proc);
 
 /* The detail of an error with UN_STEP_CLONE if the child could not duplicate or send a

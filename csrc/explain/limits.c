@@ -36,8 +36,8 @@ uint64_t un_limit_count(enum un_limit limit, int fd)
 {
     char text[COUNTS_MAX];
     uint64_t count = 0;
-    /* gcc assumes that pread(2) fills the whole array, whatever the size argument is. */
-    /* NOLINTNEXTLINE(analyzer-out-of-bounds) */
+    /* gcc assumes that pread(2) fills the whole array, whatever the size argument is.
+     * NOLINTNEXTLINE(analyzer-out-of-bounds) */
     ssize_t length = fd < 0 ? -1 : pread(fd, text + 1, sizeof text - 2, 0);
     *text = '\n';
     text[length < 0 ? 1 : length + 1] = '\0';

@@ -3,8 +3,8 @@
 
 #include <string.h>
 
-/* The rank of a cause: first the number of causes of its message, then its position among them.
- * Causes with lower ranks come first. */
+/* The rank of a cause. Ranks are compared by the number of causes of the cause's message, then by
+ * its position among these causes. Causes with lower ranks come first. */
 struct rank {
     size_t of;
     size_t place;

@@ -139,8 +139,8 @@ int64_t un_processor_time(pid_t pid);
 /* Returns the number of threads of a process, or 0 if the process has been reaped. */
 uint64_t un_task_count(pid_t pid);
 
-/* Opens the file that un_last_pid() reads. Returns a descriptor, or -1 if the file is missing or
- * emulated. */
+/* Opens the file that un_last_pid() reads. Returns a descriptor, or -1 if the file is missing, or
+ * emulated as by lxcfs. */
 int un_open_last_pid(void);
 /* Returns the id that the kernel has last given to a process or thread in this PID namespace
  * (proc_loadavg(5)), or -1 if it can't be read. */

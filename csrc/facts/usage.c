@@ -70,13 +70,14 @@ bool un_memory_files_open(pid_t pid, struct un_memory_files *files)
     DIR *all = opendir(path);
     files->count = 0;
     for (const struct dirent *fd; all && (fd = readdir(all)) && files->count < UN_MEMORY_FILES;) {
-        /* dirfd(3) does not fail for an open directory. */
-        /* NOLINTNEXTLINE(clang-analyzer-unix.StdCLibraryFunctions) */
+        /* dirfd(3) does not fail for an open directory.
+         * NOLINTNEXTLINE(clang-analyzer-unix.StdCLibraryFunctions) */
         ssize_t length = readlinkat(dirfd(all), fd->d_name, link, sizeof link);
         if (length < (ssize_t)sizeof MEMORY_FILE - 1 ||
             strncmp(link, MEMORY_FILE, sizeof MEMORY_FILE - 1) != 0)
             continue;
-        /* NOLINTNEXTLINE(clang-analyzer-unix.StdCLibraryFunctions) */
+        /* dirfd(3) does not fail for an open directory.
+         * NOLINTNEXTLINE(clang-analyzer-unix.StdCLibraryFunctions) */
         int file = openat(dirfd(all), fd->d_name, O_PATH | O_CLOEXEC);
         if (file >= 0)
             files->fd[files->count++] = file;
@@ -129,8 +130,8 @@ uint64_t un_private_memory(pid_t pid)
     ssize_t length = un_read_file(AT_FDCWD, path, text, sizeof text);
     if (length <= 0)
         return 0;
-    /* If the file did not fit the buffer, read it line by line: the supplementary groups precede
-     * these lines, and may be thousands. */
+    /* If the file did not fit the buffer, read it line by line: the list of supplementary groups
+     * precedes the needed lines, and may contain thousands of groups. */
     if (length == sizeof text - 1)
         return read_line_kib(path, "VmPTE:") + read_line_kib(path, "RssAnon:");
     return read_kib(text, "\nVmPTE:") + read_kib(text, "\nRssAnon:");

@@ -63,7 +63,7 @@ enum un_step {
     UN_STEP_LOOKUP, /* searching PATH for the command */
     UN_STEP_EXEC,
     UN_STEP_WAIT,
-    UN_STEP_LAUNCH,  /* parsing a launch */
+    UN_STEP_LAUNCH,  /* parsing a launch, which describes the start of a sandbox */
     UN_STEP_SANDBOX, /* creating the files of a sandbox */
     UN_STEP_ROOTFS,  /* building the root filesystem of a sandbox */
     UN_STEP_HOME,    /* hiding a home directory in the root filesystem */
@@ -145,7 +145,7 @@ enum un_group_part { UN_GROUP_MEMORY, UN_GROUP_PIDS, UN_GROUP_CPU, UN_GROUP_PART
  * (facts/group_place.c). */
 void un_group_versions(int versions[UN_GROUP_PARTS]);
 /* Prepares the directories in which the control groups of sandboxes will be created. Must be called
- * before this process enters a user namespace. Bit 1 << UN_GROUP_... of `parts` is set for each
+ * before this process enters a user namespace. `parts` contains the bit 1 << UN_GROUP_... of each
  * resource to limit. Failures are ignored here, because the start of a sandbox reports them. */
 void un_groups_prepare(uint64_t parts);
 /* Removes the control groups of sandboxes whose watcher was killed by SIGKILL, so that it could not
@@ -175,10 +175,10 @@ struct un_runsc_failure {
 };
 
 /* Searches the message of a failed runsc for messages of the catalogue, and fills in `failure`.
- * `limit` is the id of the cause of a limit that was exceeded, or ""; it becomes the cause unless
- * the message has exactly one possible cause. Text that the message quotes from `config`, the
- * untrusted config.json, is ignored; if `config` is NULL, the whole message is ignored. `proc` is
- * "/proc". */
+ * `limit` is the id of the cause that stands for an exceeded limit, or "". This cause is reported
+ * unless the message has exactly one possible cause. Text that the message quotes from `config`,
+ * the untrusted config.json, is ignored; if `config` is NULL, the whole message is ignored. `proc`
+ * is "/proc". */
 int un_runsc_explain(const char *message, const char *limit, const char *config, size_t size,
                      const char *proc, struct un_runsc_failure *failure, struct un_error *err);
 /* Explains why runsc exited without a message, and fills in `failure`. If `status` is 128+N, signal
@@ -418,7 +418,7 @@ int un_facts_read_ranges(struct un_facts *facts, const struct un_sources *source
 /* Returns the number of threads of this process, or -1 if /proc can't be read. */
 int un_thread_count(void);
 /* Returns 1 if the kernel denies this process memory that is both writable and executable
- * (PR_GET_MDWE(2const)), 0 if it does not, or -1 if it does not support the query. */
+ * (PR_GET_MDWE(2const)), 0 if it does not, or -1 if the kernel does not support the query. */
 int un_denies_write_execute(void);
 /* Returns the securebits of the calling thread (capabilities(7)), or -1 with errno set. */
 int un_securebits(void);
@@ -486,8 +486,8 @@ struct un_plan {
     struct un_error wanted; /* why the full request failed, if single_id is set */
     int setgroups;     /* policy to write to /proc/PID/setgroups; with UN_SETGROUPS_AUTO nothing is
                           written */
-    int64_t become[2]; /* ids inside to which the process must switch, indexed by enum un_kind; -1
-                          keeps the id */
+    int64_t become[2]; /* ids to which the process must switch in the user namespace, indexed by
+                          enum un_kind; -1 keeps the id */
     bool drop_groups;  /* whether the process must drop its supplementary groups, because its gid
                           outside changes and setgroups(2) is allowed */
     bool is_root;      /* whether the caller is uid 0 in the user namespace that it leaves */
@@ -502,8 +502,8 @@ bool un_plan_needs_ranges(const struct un_request *request, const struct un_fact
 int un_plan_make(const struct un_request *request, const struct un_facts *facts,
                  struct un_plan *plan, struct un_error *err);
 const char *un_writer_name(int writer);
-/* Returns whether no other process is needed to write the maps of the process in the new namespace.
- * Async-signal-safe. */
+/* Returns whether the process in the new user namespace can write its maps without the help of
+ * another process. Async-signal-safe. */
 bool un_plan_writes_itself(const struct un_plan *plan);
 
 /* Plans how to join the user namespace of a descendant of the caller, whose /proc directory is open
@@ -595,7 +595,8 @@ struct un_setup {
     bool keep_caps; /* whether to keep the capabilities across execve(2), by the ambient set */
     int pdeathsig;  /* signal to receive when the parent dies (PR_SET_PDEATHSIG(2const)); 0 for none
                      */
-    int parent_pidfd; /* pidfd of the parent, to notice that it died before PR_SET_PDEATHSIG */
+    int parent_pidfd; /* pidfd of the parent; shows whether the parent died before PR_SET_PDEATHSIG
+                         took effect */
 };
 
 void un_setup_init(struct un_setup *setup);
@@ -772,12 +773,13 @@ struct un_reached {
                           point */
     int fd; /* O_PATH descriptor of the last file, which the caller must close; -1 if the file can't
                be opened */
-    char inside[UN_PATH_MAX]; /* path inside of the last file that exists, without symbolic links */
+    char inside[UN_PATH_MAX];  /* path in the sandbox to the last file that exists, without symbolic
+                                  links */
     char missing[UN_PATH_MAX]; /* rest of the path, which does not exist; "" if all of it exists */
 };
 
-/* Follows a path, and the symbolic links in it, as gVisor's kernel will. If the path is relative,
- * it begins at the directory `start` inside. Returns reached->fd, or -1 on failure. */
+/* Follows a path, and the symbolic links in it, as gVisor's kernel will. A relative path begins at
+ * the directory `start` of the sandbox. Returns reached->fd, or -1 on failure. */
 int un_view_follow(const struct un_view *view, const char *start, const char *path,
                    struct un_reached *reached);
 /* Returns whether the sandbox will have a directory at the absolute path `inside`. */
@@ -787,17 +789,17 @@ bool un_view_has_directory(const struct un_view *view, const char *inside);
 struct un_command_fault {
     int step;               /* UN_STEP_LOOKUP if the command is not found, otherwise UN_STEP_EXEC */
     int errnum;             /* the errno with which execve(2) will fail in the sandbox */
-    char path[UN_PATH_MAX]; /* path inside of the file that is at fault, or the command as given by
+    char path[UN_PATH_MAX]; /* path in the sandbox to the file at fault, or the command as given by
                                the caller */
     char reason[4 * UN_PATH_MAX];  /* explanation in one sentence; "" for UN_STEP_LOOKUP */
     const char *remedy;            /* remedy for the user; "" if it depends on the caller */
-    char interpreter[UN_PATH_MAX]; /* path inside of the missing interpreter of a script; "" for any
-                                      other fault */
+    char interpreter[UN_PATH_MAX]; /* path in the sandbox to a script's missing interpreter; "" for
+                                      any other fault */
 };
 
 /* Returns whether a command would certainly fail in a sandbox: it is not in the search path
- * `search`, or can't be executed. Fills in `fault` in that case. `cwd` is the working directory
- * inside. Files that only gVisor or other users can read are assumed to be executable. */
+ * `search`, or can't be executed. Fills in `fault` in that case. `cwd` is the working directory in
+ * the sandbox. Files that only gVisor or other users can read are assumed to be executable. */
 bool un_view_check_command(const struct un_view *view, const char *command, const char *search,
                            const char *cwd, struct un_command_fault *fault);
 
@@ -816,7 +818,7 @@ bool un_view_check_command(const struct un_view *view, const char *command, cons
 
 /* Maximum number of descriptors (RLIMIT_NOFILE) of each process of a sandbox on the host. gVisor's
  * kernel needs two or three for each open file of the host, as many for each file in its dentry
- * cache (runsc --dcache), and one for each socket of the host's network. */
+ * cache (runsc --dcache), and one for each socket if the sandbox uses the host's network. */
 #define UN_SANDBOX_FILES_MAX 16384
 
 struct un_launch;
@@ -884,9 +886,9 @@ void un_launch_close(struct un_launch *launch);
 
 /* Returns the view of the sandbox's filesystem, which the launch owns. */
 const struct un_view *un_launch_view(const struct un_launch *launch);
-/* The first function returns the remedy for the last failure of the launch, the second the path of
- * the file at fault. Both return NULL if the launch has recorded none. Without a remedy, the remedy
- * of the error's cause applies. */
+/* un_launch_remedy() returns the remedy for the last failure of the launch, un_launch_filename()
+ * the path of the file at fault. Both return NULL if the launch has recorded none. Without a
+ * remedy, the remedy of the error's cause applies. */
 const char *un_launch_remedy(const struct un_launch *launch);
 const char *un_launch_filename(const struct un_launch *launch);
 

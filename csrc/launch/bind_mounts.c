@@ -176,7 +176,7 @@ int un_step_mount(struct un_launch *launch, const struct un_record *record, stru
         return -1;
     const struct un_cover *cover = un_view_cover_at(&launch->view, trail.path, strlen(trail.path));
     /* A missing mount point is an error only in a writable bind mount, because gVisor itself
-     * creates the mount point in a read-only filesystem, and in a filesystem of its own. */
+     * creates the mount point in read-only filesystems and in gVisor's own filesystems. */
     bool is_bind = cover && *cover->source;
     if (*trail.missing && is_bind && is_writable(cover->fd))
         return un_place_fail_missing(launch, &trail, err);

@@ -114,8 +114,9 @@ static int add_user(struct writing *writing)
     return 0;
 }
 
-/* If the namespace maps only id 0, which runsc needs, and not the command's ids, adds the arguments
- * with which usernsctl-verify maps the command's ids in a nested user namespace of gVisor. */
+/* Adds the arguments that make usernsctl-verify map the command's ids in a nested user namespace of
+ * gVisor. Does nothing if the sandbox's user namespace maps the command's ids itself. If it does
+ * not, it maps only id 0, which runsc needs. */
 static void add_nested_ids(struct writing *writing)
 {
     if (is_user_mapped(writing->params, writing->maps))
@@ -129,9 +130,9 @@ static void add_nested_ids(struct writing *writing)
     un_text_add(writing->text, ", ");
 }
 
-/* Adds the argument with which usernsctl-verify ignores the terminating signals that this process
- * ignores, because nohup(1) or a shell has set that. The watcher forwards these signals, too, since
- * the command may handle them. */
+/* Adds the argument that makes usernsctl-verify ignore the terminating signals that this process
+ * ignores, for example because nohup(1) or a shell has started it with these signals ignored. The
+ * watcher forwards these signals, too, since the command may handle them. */
 static void add_ignored_signals(struct writing *writing)
 {
     uint64_t ignored = 0;

@@ -90,8 +90,8 @@ static int make_link(struct un_launch *launch, const char *word, const char *tar
     auto_close_entry struct scratch_entry entry = {.directory = -1};
     if (open_entry(launch, word, &entry, err))
         return -1;
-    /* The target can't be NULL, because the parser has counted the record's arguments. */
-    /* NOLINTNEXTLINE(clang-analyzer-core.NonNullParamChecker) */
+    /* The target can't be NULL, because the parser has counted the record's arguments.
+     * NOLINTNEXTLINE(clang-analyzer-core.NonNullParamChecker) */
     return symlinkat(target, entry.directory, entry.name)
                ? un_launch_fail_file(launch, entry.path, err)
                : 0;

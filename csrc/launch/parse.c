@@ -127,8 +127,8 @@ static int read_record(struct reader *reader, struct un_launch *launch, struct u
     reader->sources = launch->of_verb[UN_VERB_SOURCE];
     reader->binds = launch->of_verb[UN_VERB_BIND];
     /* The cast is valid, because un_verb_rules contains only values of enum un_part. The analyzer
-     * can't see that, because un_verb_rules is defined in another file. */
-    /* NOLINTNEXTLINE(clang-analyzer-optin.core.EnumCastOutOfRange) */
+     * can't see that, because un_verb_rules is defined in another file.
+     * NOLINTNEXTLINE(clang-analyzer-optin.core.EnumCastOutOfRange) */
     reader->part = un_verb_rules[verb].part;
     return 0;
 }

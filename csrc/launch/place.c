@@ -63,8 +63,8 @@ static bool may_make_entries(const struct un_launch *launch, const struct un_tra
 }
 
 /* Returns whether a user other than the caller and root could replace entries of the directory with
- * the index `at`, while runsc resolves a path through it. If the namespace does not map root, both
- * root and the caller may appear as the owner of the host's root directory. */
+ * the index `at`, while runsc resolves a path through it. Also trusts the owner of the host's root
+ * directory, as whom root appears in a namespace that does not map root. */
 static bool may_change(const struct un_launch *launch, const struct un_trail *trail, size_t at)
 {
     struct stat status;

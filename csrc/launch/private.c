@@ -1,5 +1,5 @@
-/* Hiding files that not every user may read from the sandbox, because the caller might read them
- * only as a member of a group. */
+/* Hiding files that not every user may read, so that the sandbox does not see them. The caller may
+ * be able to read such files only as a member of a group. */
 #include "base/base.h"
 #include "launch/launch.h"
 

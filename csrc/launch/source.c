@@ -113,8 +113,7 @@ static int open_source(struct un_launch *launch, struct un_source *source, const
         return fail_source(launch, how, path, real, foreign, err);
     source->is_ours = true;
     source->path = strdup(real);
-    /* un_launch_close() frees source->path. */
-    /* NOLINTNEXTLINE(analyzer-malloc-leak) */
+    /* NOLINTNEXTLINE(analyzer-malloc-leak): un_launch_close() frees source->path. */
     return source->path ? 0 : un_launch_fail_file(launch, path, err);
 }
 
@@ -126,8 +125,7 @@ static int take_source(struct un_launch *launch, struct un_source *source, int f
         return un_launch_fail_file(launch, path, err);
     source->fd = fd;
     source->path = strdup(real);
-    /* un_launch_close() frees source->path. */
-    /* NOLINTNEXTLINE(analyzer-malloc-leak) */
+    /* NOLINTNEXTLINE(analyzer-malloc-leak): un_launch_close() frees source->path. */
     return source->path ? 0 : un_launch_fail_file(launch, path, err);
 }
 

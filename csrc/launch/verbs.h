@@ -41,7 +41,7 @@ enum un_argument {
     UN_ARG_SCORE,       /* an OOM score adjustment, -1000 to 1000 */
     UN_ARG_HOW,         /* the way to open a source: own, follow or exact */
     UN_ARG_ACCESS,      /* the access to a bind mount: ro or rw */
-    UN_ARG_KIND,        /* whether a mounted filesystem is empty: empty or other */
+    UN_ARG_KIND,        /* the content of a mounted filesystem: empty or other */
     UN_ARG_ID_OPTION,   /* an option of usernsctl-exec that maps ids */
     UN_ARG_VARIABLE,    /* the name of an environment variable */
     UN_ARG_SETTING      /* an environment variable with its value, NAME=VALUE */
@@ -138,7 +138,8 @@ enum un_verb un_verb_find(const char *name);
  * message. `sources` and `binds` are the numbers of `source` and `bind` records that precede the
  * argument. */
 const char *un_argument_fault(int argument, const char *word, size_t sources, size_t binds);
-/* Return the value of a valid decimal argument, and of a valid octal argument. */
+/* un_argument_number() returns the value of a valid decimal argument, un_argument_mode() that of a
+ * valid octal argument. */
 uint64_t un_argument_number(const char *word);
 unsigned un_argument_mode(const char *word);
 

@@ -4,7 +4,7 @@
 #include <inttypes.h>
 
 /* Adds the caller's own id to the map. Fails if the id does not exist in the parent namespace; if
- * the parent's map was not read, that is left to the kernel. */
+ * the parent's map was not read, the kernel checks that instead. */
 static int add_self(int kind, const struct un_id_request *want, const struct un_facts *facts,
                     struct un_map *map, struct un_error *err)
 {

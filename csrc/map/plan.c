@@ -168,8 +168,8 @@ static int choose_writer(int kind, const struct un_request *request, const struc
     return plan_helper(kind, facts, plan, err);
 }
 
-/* Returns the id inside to which a process with the id `own` must switch: the id to which `own` is
- * mapped; if it is not mapped, 0; if 0 is not mapped either, -1. */
+/* Returns the id to which a process with the id `own` must switch in the user namespace: the id to
+ * which `own` is mapped; if it is not mapped, 0; if 0 is not mapped either, -1. */
 static int64_t inside_id(const struct un_map *map, uint32_t own)
 {
     const struct un_extent *extent = un_map_find(map, UN_OUTSIDE, own);

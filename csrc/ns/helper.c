@@ -60,7 +60,7 @@ static bool is_open_filtered(const char *output)
            un_proc_status("/proc", "Seccomp:") == 2;
 }
 
-/* Returns the cause for which a setuid-root helper does not gain the capabilities to open the map
+/* Returns the cause that keeps a setuid-root helper from gaining the capabilities to open the map
  * file, or NULL if none is found (capabilities(7), "Capabilities and execution of programs by root"
  * and "Set-user-ID-root programs that have file capabilities"). */
 static const char *cause_of_powerless_root(const char *helper)
@@ -85,7 +85,7 @@ static bool has_wrong_capability(const char *helper)
                                                 !(caps.data[0].permitted & 1U << needed));
 }
 
-/* Returns the cause for which a helper failed to open the map file with EACCES, or NULL if none is
+/* Returns the cause of a helper's failure to open the map file (EACCES), or NULL if none is
  * found. */
 static const char *cause_of_closed_map(const char *helper)
 {
@@ -156,7 +156,7 @@ static int judge_helper(const struct un_job *job, struct un_error *err)
     return 0;
 }
 
-/* Returns the cause for which execve(2) of a helper failed, or NULL if it is unknown. */
+/* Returns the cause of a failed execve(2) of a helper, or NULL if it is unknown. */
 static const char *cause_of_exec(const struct un_error *err)
 {
     switch (err->errnum) {

@@ -99,7 +99,7 @@ static int make_socket(const struct child *child)
     return moved;
 }
 
-/* Duplicates the descriptors of the task to numbers above 2. The originals are left, because the
+/* Duplicates the descriptors of the task to numbers above 2. The originals stay open, because the
  * command may inherit them as well. */
 static int copy_fds(const struct child *child, int fd[UN_TASK_FDS])
 {

@@ -190,8 +190,8 @@ int un_place_stdio(const int stdio[3], struct un_error *err)
             continue;
         }
         /* gcc's analyzer assumes that dup2(2) creates another descriptor, which it reports as a
-         * leak. */
-        /* NOLINTNEXTLINE(analyzer-fd-leak) */
+         * leak.
+         * NOLINTNEXTLINE(analyzer-fd-leak) */
         if (from[to] >= 0 && dup2(from[to], to) < 0)
             return fail_descriptor(UN_STEP_STDIO, from[to], err);
     }

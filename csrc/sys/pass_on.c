@@ -91,8 +91,8 @@ static int wait_for_signal(siginfo_t *info, const struct timespec *timeout)
     return (int)syscall(SYS_rt_sigtimedwait, &every_signal, info, timeout, sizeof every_signal);
 }
 
-/* Waits for any signal, but at most `timeout_ms`, and only until the descriptor of `checkup` has an
- * event. Returns the signal's number, or -1. */
+/* Waits for any signal, for `timeout_ms` milliseconds at most, or until the descriptor of `checkup`
+ * has an event. Returns the signal's number, or -1. */
 static int wait_for_signal_or_event(siginfo_t *info, const struct un_checkup *checkup,
                                     int timeout_ms)
 {

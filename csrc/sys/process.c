@@ -102,8 +102,8 @@ static void kill_by_number(int pidfd)
 
 void un_kill(int pidfd)
 {
-    /* If a seccomp filter denies this system call, kill the child by its pid, because the caller
-     * waits for the exit of the child. */
+    /* If a seccomp filter denies pidfd_send_signal(2), kill the child by its pid, because the
+     * caller waits for the exit of the child. */
     if (syscall(UN_SYS_PIDFD_SEND_SIGNAL, pidfd, SIGKILL, NULL, 0) && errno != ESRCH)
         kill_by_number(pidfd);
 }

@@ -34,7 +34,7 @@ BUILDS.setdefault("aarch64", CROSS)
 
 
 def last_commit() -> str:
-    """Return the time of the last commit in seconds since the epoch, which all built files get."""
+    """Return the last commit's time in seconds since the epoch, the mtime of all built files."""
     command = ["git", "-C", TREE, "log", "-1", "--format=%ct"]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 

@@ -113,7 +113,8 @@ int agent_receive(int socket, struct agent_request *request);
 
 struct agent_wait {
     int fd;     /* descriptor whose readability ends the wait */
-    int socket; /* socket of the command, on which end of file or SIGKILL ends the wait; or -1 */
+    int socket; /* socket of the command, on which end of file or a request for SIGKILL ends the
+                   wait; or -1 */
     int other;  /* descriptor for which `notify` is called once, when it becomes readable; or -1 */
     void (*notify)(void *arg);
     void *arg;

@@ -84,7 +84,7 @@ static bool read_more(struct copy *copy)
 }
 
 /* Returns the next `size` bytes of the input, which stay valid until the next call, or NULL if the
- * input ends before. */
+ * input ends earlier. */
 static const char *take_input(struct copy *copy, size_t size)
 {
     while (copy->to - copy->from < size)
@@ -104,7 +104,7 @@ static bool take_record(struct copy *copy, struct agent_record *record)
 }
 
 /* Copies the next `size` bytes of the input to `to`, and appends a NUL. Returns false if the bytes
- * contain a NUL, or if the input ends before. */
+ * contain a NUL, or if the input ends earlier. */
 static bool take_entry_text(struct copy *copy, char *to, size_t size)
 {
     const char *bytes = take_input(copy, size);

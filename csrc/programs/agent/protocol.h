@@ -26,7 +26,8 @@
 #define AGENT_CAPABILITIES 64
 #define AGENT_ALL_FLAGS 127
 
-/* Value of `groups` or `umask` in struct agent_header for a command that inherits the agent's. */
+/* Value of `groups` or `umask` in struct agent_header for a command that inherits the agent's
+ * groups or umask. */
 #define AGENT_UNCHANGED 0xffffffffU
 
 /* Maximum size in bytes of a message, and of a command's strings. Linux itself accepts at most 6

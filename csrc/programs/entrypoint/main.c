@@ -136,8 +136,8 @@ static int stay_outside_or_fail(void)
     return status < 0 ? fail_entrypoint("fork") : status;
 }
 
-/* Stores the path of the file `name` in the directory of this program in `path`. Returns 0, or -1
- * with errno set. */
+/* Stores in `path` the path of the file `name` in this program's directory. Returns 0, or -1 with
+ * errno set. */
 static int find_in_own_directory(const char *name, char path[PATH_MAX])
 {
     ssize_t length = readlink("/proc/self/exe", path, PATH_MAX - 1);

@@ -40,7 +40,7 @@ static int take_terminal(const struct un_launch *launch, struct launch_params *p
                    "the launch needs a terminal as standard input, output and error");
 }
 
-/* Sets the supplementary groups to those in the launch. */
+/* Copies the command's supplementary groups from the launch's records to `params`. */
 static int take_groups(const struct un_launch *launch, struct launch_params *params,
                        struct un_error *err)
 {
@@ -54,7 +54,8 @@ static int take_groups(const struct un_launch *launch, struct launch_params *par
     return 0;
 }
 
-/* Sets the ids and supplementary groups to those of the launch's user. */
+/* Copies the ids and supplementary groups of the command's user from the launch's records to
+ * `params`. */
 static int take_user_of_launch(const struct un_launch *launch, struct launch_params *params,
                                struct un_error *err)
 {
@@ -154,9 +155,9 @@ static int resolve_cwd(struct un_launch *launch, struct launch_params *params, s
                        "%.300s, the working directory of the launch, does not exist in the sandbox",
                        wanted);
     }
-    /* clang's analyzer wrongly assumes that params->cwd may be NULL, although it is an array. */
     bool has = shows_machine(launch) && un_view_has_directory(&launch->view, params->cwd);
-    /* NOLINTNEXTLINE(clang-analyzer-core.NullDereference) */
+    /* clang's analyzer wrongly assumes that params->cwd may be NULL, although it is an array.
+     * NOLINTNEXTLINE(clang-analyzer-core.NullDereference) */
     params->base.cwd = has ? params->cwd : "/";
     return 0;
 }

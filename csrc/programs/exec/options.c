@@ -71,7 +71,8 @@ static const struct option long_options[] = {
     {"run-as", required_argument, NULL, OPT_RUN_AS},
     {"check", no_argument, NULL, OPT_CHECK},
     {"log", required_argument, NULL, OPT_LOG},
-    /* Not listed by --help, because only usernsctl uses it, to create named namespaces. */
+    /* --help does not list this option, because only usernsctl uses it, to create named
+     * namespaces. */
     {"hold", required_argument, NULL, OPT_HOLD},
     {"help", no_argument, NULL, 'h'},
     {"version", no_argument, NULL, 'V'},

@@ -26,7 +26,7 @@
 
 /* The buffer for one direction of a connection. */
 struct half {
-    /* the buffer, which stays with its element of `connection` while that is unused */
+    /* the buffer, which belongs to its element of `connection` even while the element is unused */
     char *bytes;
     size_t at, length; /* bytes[at] to bytes[at + length - 1] are not written yet */
     bool has_ended;    /* whether the source has reached end of file */

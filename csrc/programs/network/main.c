@@ -279,9 +279,8 @@ static int keep_only(const struct network *network, const int fds[FDS], struct u
             return un_fail_errno(err, UN_STEP_NETWORK, "the descriptors of usernsctl-network");
     un_auto_close int nothing = un_open_null(O_RDWR);
     for (int fd = 0; fd < 3; fd++)
-        /* gcc's analyzer reports a leak, because it assumes that dup2(2) creates a new
-         * descriptor. */
-        /* NOLINTNEXTLINE(analyzer-fd-leak) */
+        /* gcc's analyzer reports a leak, because it assumes that dup2(2) creates a new descriptor.
+         * NOLINTNEXTLINE(analyzer-fd-leak) */
         if (nothing < 0 || dup2(nothing, fd) < 0)
             return un_fail_errno(err, UN_STEP_NETWORK, "/dev/null");
     return 0;

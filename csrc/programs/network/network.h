@@ -27,7 +27,7 @@ struct listener {
 struct port {
     const char *address; /* address of the host to bind, or NULL if the socket is inherited */
     uint16_t outside, inside;
-    int socket; /* socket bound to `outside`, which for TCP also listens; -1 before it exists */
+    int socket; /* socket bound to `outside`, and for TCP also listening; -1 before it exists */
 };
 
 struct ports {

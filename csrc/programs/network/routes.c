@@ -246,7 +246,7 @@ static void add_attribute(struct new_route *request, unsigned short type, const 
 
 static struct new_route begin_route(const struct prefix *to, unsigned char type)
 {
-    /* Set the priority for IPv6 to the highest, 1, because the kernel takes 0 for its default,
+    /* Set the priority for IPv6 to the highest, 1, because the kernel replaces 0 by its default of
      * 1024. */
     uint32_t priority = 1;
     struct new_route request = {

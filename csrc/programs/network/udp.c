@@ -96,8 +96,8 @@ static void store_destination(struct msghdr *head, struct client_reply *found)
     }
 }
 
-/* Returns the number of the client whose addresses are in `found`. Adds a new client to the list.
- * Returns CLIENTS_MAX if the list is full. */
+/* Returns the number of the client whose addresses are in `found`. Adds the client to the list if
+ * it is absent. Returns CLIENTS_MAX if the client is absent and the list is full. */
 static size_t find_client(struct receiver *receiver, uint16_t port,
                           const struct client_reply *found)
 {
@@ -124,8 +124,8 @@ static size_t find_client(struct receiver *receiver, uint16_t port,
 }
 
 /* Sends receiver->message to the sender. If memory is short, or the socket does not accept a
- * message of this length (net.core.wmem_default), drops a datagram instead of exiting, because no
- * client may be able to end the network. */
+ * message of this length (net.core.wmem_default), drops a datagram instead of exiting, so that no
+ * client can end the network. */
 static void send_message(struct receiver *receiver, size_t length)
 {
     if (send(receiver->sender, &receiver->message, HEAD_BYTES + length, MSG_NOSIGNAL) >= 0)
@@ -169,7 +169,7 @@ static void receive_datagram(struct receiver *receiver, uint16_t port)
 
 /* Asks the sender to close the socket of the client that was silent for the longest time, if that
  * time exceeds CLIENT_MS or the list is full. Returns the time in ms until the next call is due, or
- * -1 if only an event makes one necessary. */
+ * -1 if no call is needed before the next event. */
 static int end_oldest(struct receiver *receiver)
 {
     size_t oldest = CLIENTS_MAX;

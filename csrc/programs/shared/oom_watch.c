@@ -55,8 +55,8 @@ int oom_watch_interval(const struct oom_watch *watch)
 
 bool oom_watch_explains(const struct oom_watch *watch, int status)
 {
-    /* A counter for the whole host mostly counts OOM kills of other programs, so it can explain an
-     * exit by SIGKILL only. */
+    /* A counter for the whole host mostly counts OOM kills of other programs, so it can explain
+     * only an exit by SIGKILL. */
     if (!status || (watch->is_machine && status != 128 + SIGKILL))
         return false;
     return watch->checks > CHECKS - UNCERTAIN_CHECKS ||

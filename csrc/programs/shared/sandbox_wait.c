@@ -91,8 +91,8 @@ static int report_oom_kill(const struct sandbox_wait *wait)
     return report_end(wait, &end);
 }
 
-/* Returns the value of runsc's option `name`, which includes the "=", or "" if runsc's command line
- * lacks the option. */
+/* Returns the value of runsc's option `name`, such as "--log=", or "" if runsc's command line lacks
+ * the option. */
 static const char *option_of(const struct sandbox_wait *wait, const char *name)
 {
     for (char *const *word = wait->command; *word; word++)
@@ -101,7 +101,8 @@ static const char *option_of(const struct sandbox_wait *wait, const char *name)
     return "";
 }
 
-/* Returns whether gVisor's kernel has crashed with a known cause, which it describes in `end`. */
+/* Returns whether gVisor's kernel has crashed with a known cause. If so, describes the cause in
+ * `end`. */
 static bool describe_crash(const struct sandbox_wait *wait, struct un_end *end)
 {
     struct un_runsc_logs logs;

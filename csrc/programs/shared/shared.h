@@ -57,8 +57,8 @@ bool error_parse(const char *text, size_t size, struct un_error *err);
 
 /* ---- early_signals.c: signals that arrive before the watcher can forward them ---------------- */
 
-/* Blocks all signals that terminate a process. The kernel discards a signal to PID 1 of a container
- * that is neither handled nor blocked, but a blocked signal stays pending. So an early `docker
+/* Blocks all signals that terminate a process. The kernel discards a signal that PID 1 of a
+ * container neither handles nor blocks, but keeps a blocked signal pending. So an early `docker
  * stop` is not lost: the watcher forwards the signal later. Returns 0, or -1 with errno set. */
 int keep_early_signals(void);
 /* Opens a signalfd for the signals that keep_early_signals() blocks. Returns a descriptor, or -1
@@ -234,7 +234,8 @@ struct limit_process {
     bool is_busy;   /* whether the process has run since the last measurement */
 };
 
-/* State of the watch on one sandbox. Times are in ms of un_now_ms(), unless noted otherwise. */
+/* State of the watch on one sandbox. Times are in milliseconds, on the clock of un_now_ms(), unless
+ * noted otherwise. */
 struct limit_watch {
     struct un_limits limits;
     bool measures;        /* whether the watcher must measure the sandbox */
@@ -272,13 +273,12 @@ int limit_watch_idle(struct limit_watch *watch, const char *directory, struct un
 /* Returns the time in ms after which limit_watch_check() must be called again, or -1 if there are
  * no limits to check. */
 int limit_watch_interval(const struct limit_watch *watch);
-/* Measures the sandbox if that is due. Returns whether the sandbox exceeds a limit, which is then
- * described in `end`. `parent` is the parent of the sandbox's main processes. */
+/* Measures the sandbox if that is due. Returns whether the sandbox exceeds a limit; if so,
+ * describes that in `end`. `parent` is the parent of the sandbox's main processes. */
 bool limit_watch_check(struct limit_watch *watch, pid_t parent, struct un_end *end);
-/* Returns whether gVisor has crashed because the limit of tasks did not allow another process,
- * which is then described in `end`. `refused` must be set if a fork(2) has failed because of
- * pids.max. `errors`, `crash` and `debug` are the paths of runsc's error log, crash report and
- * debug log. */
+/* Returns whether gVisor has crashed because the limit of tasks did not allow another process; if
+ * so, describes that in `end`. `refused` must be set if a fork(2) has failed because of pids.max.
+ * `errors`, `crash` and `debug` are the paths of runsc's error log, crash report and debug log. */
 bool limit_watch_judge(const struct limit_watch *watch, bool refused, const char *errors,
                        const char *crash, const char *debug, struct un_end *end);
 /* Describes in `end` that the sandbox has used `used` bytes, and so exceeded its memory limit. */
@@ -337,8 +337,9 @@ void sandbox_write_text(int directory, const char *path, const char *text);
  * 0, or -1 with errno set. */
 int adopt_descendants(void);
 
-/* A child of this process that may not belong to the sandbox: if a shell replaces itself by this
- * program (exec), the children of the shell become children of this process. */
+/* A child of this process that is not necessarily part of the sandbox. If a shell replaces
+ * itself by this program (exec), for example, the children of the shell become children of this
+ * process. */
 struct child {
     pid_t pid;
     uint64_t start; /* start time of the child, in clock ticks since boot */
@@ -349,7 +350,7 @@ struct children {
     size_t count;
 };
 
-/* Adds all children that this process has now to `children`. */
+/* Adds to `children` all children that this process has now. */
 void children_read(struct children *children);
 void children_add(struct children *children, pid_t pid);
 

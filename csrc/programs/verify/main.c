@@ -11,7 +11,7 @@
  *
  * With --as, the payload has the ids UID and GID, in a new user namespace of gVisor that maps them
  * to the ids of this process. The option is needed if only one id of the host is mapped, because
- * runsc requires that one to be 0.
+ * runsc requires that id to be 0.
  *
  * With --log=json, messages have the JSON format of report.c.
  *

@@ -90,8 +90,8 @@ static bool is_in_group(int proc, const char *group)
 static bool open_watcher(int all, const char *name, const char *group, struct watcher *of)
 {
     struct stat status;
-    /* `all` is valid, because dirfd(3) does not fail for an open directory. */
-    /* NOLINTNEXTLINE(clang-analyzer-unix.StdCLibraryFunctions) */
+    /* `all` is valid, because dirfd(3) does not fail for an open directory.
+     * NOLINTNEXTLINE(clang-analyzer-unix.StdCLibraryFunctions) */
     of->proc = openat(all, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (of->proc >= 0 && !fstat(of->proc, &status) && status.st_uid == geteuid() &&
         is_in_group(of->proc, group) && read_args(of) && read_start(of->proc, &of->started))

@@ -121,7 +121,7 @@ static int become_runsc(const struct watch_args *args)
     return fail_watch(&err);
 }
 
-/* Returns the value of the member `reason` in the result for a cause id. */
+/* Returns the value that the member `reason` of the result has for a cause id. */
 static const char *reason_of(const char *cause)
 {
     static const char *const reasons[] = {"memory-limit", "pids-limit", "output-limit", "timeout"};

@@ -222,9 +222,8 @@ int pump_start(struct pump *pump, struct un_error *err)
 int pump_join(const struct pump *pump)
 {
     for (int i = 0; i < 2 && pump->limit; i++)
-        /* gcc's analyzer reports a leak, because it assumes that dup2(2) creates a new
-         * descriptor. */
-        /* NOLINTNEXTLINE(analyzer-fd-leak) */
+        /* gcc's analyzer reports a leak, because it assumes that dup2(2) creates a new descriptor.
+         * NOLINTNEXTLINE(analyzer-fd-leak) */
         if (dup2(pump->input[i], i + 1) < 0)
             return -1;
     return 0;

@@ -73,8 +73,8 @@ void pump_wait(struct pump *pump, bool is_given_up);
 /* Returns how many bytes the pump has dropped from standard output (`stream` 0) or standard error
  * (1). */
 uint64_t pump_truncated(const struct pump *pump, int stream);
-/* Returns whether the sandbox must be killed because its output exceeds the limit, which is then
- * described in `end`. */
+/* Returns whether the sandbox must be killed because its output exceeds the limit; if so, describes
+ * that in `end`. */
 bool pump_is_over(const struct pump *pump, struct un_end *end);
 /* Prints how many bytes of standard output and of standard error the pump has dropped, if any. */
 void pump_report(const struct pump *pump);

@@ -64,8 +64,8 @@ static void lines_match_by_exact_name_or_uid(void)
         /* If a user's name consists of digits, lines that begin with the name belong to the user,
          * although the uid differs. */
         {"2000:7:1\n", "2000", 5, 1},
-        /* Lines belong to a user without a name only by the uid. A line with an empty name belongs
-         * to nobody. */
+        /* A line belongs to a user without a name only if it begins with the uid. A line with an
+         * empty name belongs to nobody. */
         {":7:1\n", "", 1000, 0},
         {"1000:7:1\n", "", 1000, 1},
         {"4294967294:7:1\n", "", 4294967294, 1},
@@ -157,7 +157,8 @@ static void a_large_file_is_read_to_its_end(void)
     CHECK_INT(ranges.len, 2);
     check_range(0, 5, 1);
     check_range(1, 100000, 65536);
-    /* Overlaps with lines of other users are found even if these lines come first. */
+    /* Ranges that overlap another user's range are reported, even if the other user's line comes
+     * first. */
     CHECK_INT(notices.len, 1);
     CHECK_HAS(notices.text[0], "grants last ids that this user has too: 100001:1");
     memcpy(text, "early:5:3\n#", 11);

@@ -210,8 +210,8 @@ static void the_own_ids_are_mapped_in_any_namespace(void)
         {MINE_UID, MINE_GID, 0, false},
         {MINE_UID, 0, 0, false},
         {0, 0, ROOT_CAPS, false},
-        /* A map of uid 0 needs them: the kernel version, which is read together with the maps,
-         * decides whether uid 0 may be mapped. */
+        /* A map of uid 0 needs the maps of the parent namespace: the kernel version, which is read
+         * together with them, decides whether uid 0 may be mapped. */
         {0, 0, CAP(CAP_SETUID), true},
         /* 65534 may be an id, or the overflow id that the kernel shows for all unmapped ids, so the
          * maps are needed. */

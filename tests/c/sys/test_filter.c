@@ -1,5 +1,5 @@
-/* Tests of detecting system calls that a seccomp filter forbids. If a filter kills its callers,
- * only a child of the test's process must be killed. */
+/* Tests of detecting system calls that a seccomp filter forbids. If a filter kills the caller of a
+ * system call, only a child of the test's process must be killed. */
 #include "check.h"
 #include "forked.h"
 #include "seccomp.h"
