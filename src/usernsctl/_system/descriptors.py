@@ -142,6 +142,11 @@ def seconds_left(deadline: float | None) -> float | None:
 _POLL_SECONDS_MAX = (2**31 - 1) // 1000
 
 
+def pollable(timeout: float | None) -> float | None:
+    """Return a time limit in seconds, or None for a limit that is too long for poll(2)."""
+    return None if timeout is None or timeout > _POLL_SECONDS_MAX else timeout
+
+
 def wait_readable(*fds: int, timeout: float | None = None, events: int = select.POLLIN) -> bool:
     """Wait until one of the descriptors can be read, or is at end of file.
 
@@ -154,7 +159,8 @@ def wait_readable(*fds: int, timeout: float | None = None, events: int = select.
     poll = select.poll()
     for fd in fds:
         poll.register(fd, events)
-    if timeout is None or timeout > _POLL_SECONDS_MAX:
+    timeout = pollable(timeout)
+    if timeout is None:
         return bool(poll.poll())
     return bool(poll.poll(math.ceil(max(timeout, 0) * 1000)))
 

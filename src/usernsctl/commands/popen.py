@@ -20,6 +20,7 @@ from usernsctl._system.descriptors import (
     ClosedError,
     Shared,
     deadline_after,
+    pollable,
     seconds_left,
     wait_readable,
 )
@@ -737,7 +738,7 @@ def communicate(
     output: tuple[Any, Any]
     try:
         if bounds is None:
-            output = process.communicate(input, timeout=timeout)
+            output = process.communicate(input, timeout=pollable(timeout))
         else:
             output = bounds.output_of(process, input, timeout)
     except TimeoutExpired as expired:

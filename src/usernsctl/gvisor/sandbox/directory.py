@@ -13,7 +13,7 @@ from typing import Any
 
 from usernsctl import _core
 from usernsctl._core import messages
-from usernsctl._system.descriptors import Shared
+from usernsctl._system.descriptors import Shared, pollable
 from usernsctl._system.paths import make_private
 from usernsctl.commands.popen import Popen
 from usernsctl.errors import NamespaceError, RunscError, UsernsError
@@ -60,7 +60,7 @@ class PopenStreams:
         user = object()
         try:
             self._users.add(user)
-            return popen.communicate(input, timeout)
+            return popen.communicate(input, pollable(timeout))
         finally:
             self._users.discard(user)
             if self._is_closed:
