@@ -6,6 +6,7 @@ import asyncio
 import copy
 import errno
 import gc
+import math
 import os
 import pickle
 import resource
@@ -258,6 +259,44 @@ def test_a_host_of_the_wrong_type_raises(given: Any, host: un.SandboxHost, tmp_p
         lambda: un.Template.load(saved, host=given),
     ):
         with pytest.raises(TypeError, match="host must be a SandboxHost, not "):
+            use()
+
+
+@pytest.mark.parametrize("timeout", [math.inf, 1e300, 2**31])
+def test_any_timeout_is_accepted_with_captured_output(box: un.Sandbox, timeout: float) -> None:
+    assert box.run(["echo"], capture_output=True, timeout=timeout).stdout == b"\n"
+    for run in (un.run, un.gvisor.run):
+        assert run(["echo"], capture_output=True, timeout=timeout).stdout == b"\n"
+
+
+def test_unknown_options_of_copies_name_the_method(box: un.Sandbox) -> None:
+    wrong: Any = {"text": True}
+    for call, name in (
+        (lambda: box.read_file("/etc/passwd", **wrong), "read_file"),
+        (lambda: box.write_file("/tmp/file", b"", **wrong), "write_file"),
+        (lambda: box.list_dir("/tmp", **wrong), "list_dir"),
+        (lambda: box.put("/etc/passwd", "/tmp/file", **wrong), "put"),
+        (lambda: box.get("/etc/passwd", "file", **wrong), "get"),
+        (lambda: asyncio.run(box.read_file_async("/etc/passwd", **wrong)), "read_file_async"),
+    ):
+        with pytest.raises(TypeError, match=rf"^Sandbox\.{name}\(\) got an unexpected .* 'text'"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("limit", "told"),
+    [
+        (un.Rlimit("RLIMIT_NOFILE", 5, 3), "the soft limit is above the hard limit"),
+        (un.Rlimit("speed", 1, 1), "'speed' is not a resource limit"),
+        (un.Rlimit("RLIMIT_CPU", 1.5, 2), "is not NAME=SOFT"),  # type: ignore[arg-type]
+    ],
+)
+def test_invalid_rlimit_objects_raise(box: un.Sandbox, limit: un.Rlimit, told: str) -> None:
+    for use in (
+        lambda: un.SandboxHost(rlimits=[limit]),
+        lambda: box.run(["true"], rlimits=[limit]),
+    ):
+        with pytest.raises(ValueError, match=f"^rlimits: .*{told}"):
             use()
 
 

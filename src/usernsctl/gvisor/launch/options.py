@@ -230,15 +230,14 @@ def rlimits(name: str, given: Iterable[Rlimit | str]) -> tuple[Rlimit, ...]:
 
     :param name: the name of the argument.
     :raises TypeError: `given` is not an iterable of strings and Rlimit objects.
-    :raises ValueError: a string is not ``NAME=SOFT[:HARD]``.
+    :raises ValueError: a string is not ``NAME=SOFT[:HARD]``, or an Rlimit has a wrong value.
     """
     limits = []
     for limit in iterable(name, given):
         if not isinstance(limit, str | Rlimit):
             raise TypeError(f"{name} must be a list of NAME=SOFT[:HARD], or Rlimit, not {limit!r}")
-        limits.append(
-            parse_argument(name, Rlimit.parse, limit) if isinstance(limit, str) else limit
-        )
+        text = limit if isinstance(limit, str) else f"{limit.type}={limit.soft}:{limit.hard}"
+        limits.append(parse_argument(name, Rlimit.parse, text))
     return tuple(limits)
 
 

@@ -63,27 +63,29 @@ class SandboxFiles:
         """
         return file_copies.path_inside("path", path, self._defaults.cwd)
 
-    def _check_options(self, options: FileOptions) -> None:
+    def _check_options(self, method: str, options: FileOptions) -> None:
         """Check the options of a copy.
 
+        :param method: the name of the called method, for errors.
         :raises TypeError: an option has the wrong type, or is unknown.
         :raises ValueError: an option has a wrong value.
         """
-        check_keywords("Sandbox", options, FileOptions.__annotations__)
+        check_keywords(f"Sandbox.{method}", options, FileOptions.__annotations__)
         check_timeout(options.get("timeout", COPY_SECONDS))
         if options.get("user") is not None:
             checks.user_of(options["user"])
 
     def _place(
-        self, options: FileOptions, stop: file_records.Stop | None = None
+        self, method: str, options: FileOptions, stop: file_records.Stop | None = None
     ) -> file_copies.Place:
         """Return the sandbox and the checked options of a copy, with ids in place of a user's name.
 
+        :param method: the name of the called method, for errors.
         :raises CommandError: a name does not exist in the sandbox (cause ``user-unknown``).
         :raises TypeError: an option has the wrong type, or is unknown.
         :raises ValueError: an option has a wrong value.
         """
-        self._check_options(options)
+        self._check_options(method, options)
         timeout, user = options.get("timeout", COPY_SECONDS), options.get("user")
 
         def place_for(user: tuple[int, int] | None, timeout: float | None) -> file_copies.Place:
@@ -104,11 +106,16 @@ class SandboxFiles:
         return place_for(numbers, seconds_left(deadline))
 
     async def _copy_async(
-        self, copy: Callable[[file_copies.Place], _T], options: FileOptions
+        self, method: str, copy: Callable[[file_copies.Place], _T], options: FileOptions
     ) -> _T:
-        """Call `copy` in another thread, without blocking the event loop."""
-        self._check_options(options)
-        return await file_copies.call_in_thread(lambda stop: copy(self._place(options, stop)))
+        """Call `copy` in another thread, without blocking the event loop.
+
+        :param method: the name of the called method, for errors.
+        """
+        self._check_options(method, options)
+        return await file_copies.call_in_thread(
+            lambda stop: copy(self._place(method, options, stop))
+        )
 
     def read_file(
         self,
@@ -135,7 +142,7 @@ class SandboxFiles:
         :raises TypeError: an argument has the wrong type, or is unknown.
         :raises ValueError: an argument has a wrong value, such as a relative path.
         """
-        return self._reading(path, max_bytes)(self._place(options))
+        return self._reading(path, max_bytes)(self._place("read_file", options))
 
     async def read_file_async(
         self,
@@ -145,7 +152,7 @@ class SandboxFiles:
         **options: Unpack[FileOptions],
     ) -> bytes:
         """Return the content of a file in the sandbox, from asyncio: see :meth:`read_file`."""
-        return await self._copy_async(self._reading(path, max_bytes), options)
+        return await self._copy_async("read_file_async", self._reading(path, max_bytes), options)
 
     def _reading(
         self, path: StrOrBytesPath, max_bytes: int
@@ -180,7 +187,7 @@ class SandboxFiles:
         :raises TypeError: an argument has the wrong type. For example, `data` must not be a string.
         :raises ValueError: as :meth:`read_file` does.
         """
-        self._writing(path, data, mode, parents)(self._place(options))
+        self._writing(path, data, mode, parents)(self._place("write_file", options))
 
     async def write_file_async(
         self,
@@ -195,7 +202,9 @@ class SandboxFiles:
 
         Another thread reads `data`.
         """
-        await self._copy_async(self._writing(path, data, mode, parents), options)
+        await self._copy_async(
+            "write_file_async", self._writing(path, data, mode, parents), options
+        )
 
     def _writing(
         self,
@@ -233,7 +242,7 @@ class SandboxFiles:
         :raises TypeError: as :meth:`read_file` does.
         :raises ValueError: as :meth:`read_file` does.
         """
-        return self._listing(path, max_entries)(self._place(options))
+        return self._listing(path, max_entries)(self._place("list_dir", options))
 
     async def list_dir_async(
         self,
@@ -243,7 +252,7 @@ class SandboxFiles:
         **options: Unpack[FileOptions],
     ) -> list[file_copies.FileEntry]:
         """Return the entries of a directory, from asyncio: see :meth:`list_dir`."""
-        return await self._copy_async(self._listing(path, max_entries), options)
+        return await self._copy_async("list_dir_async", self._listing(path, max_entries), options)
 
     def _listing(
         self, path: StrOrBytesPath, max_entries: int
@@ -286,7 +295,7 @@ class SandboxFiles:
         :raises TypeError: as :meth:`read_file` does.
         :raises ValueError: as :meth:`read_file` does.
         """
-        return self._putting(tree, path, merge, parents)(self._place(options))
+        return self._putting(tree, path, merge, parents)(self._place("put", options))
 
     async def put_async(
         self,
@@ -298,7 +307,9 @@ class SandboxFiles:
         **options: Unpack[FileOptions],
     ) -> file_copies.CopyReport:
         """Copy a file or directory into the sandbox, from asyncio: see :meth:`put`."""
-        return await self._copy_async(self._putting(tree, path, merge, parents), options)
+        return await self._copy_async(
+            "put_async", self._putting(tree, path, merge, parents), options
+        )
 
     def _putting(
         self, tree: StrOrBytesPath, path: StrOrBytesPath, merge: bool, parents: bool
@@ -341,7 +352,7 @@ class SandboxFiles:
         :raises TypeError: as :meth:`read_file` does.
         :raises ValueError: as :meth:`read_file` does.
         """
-        return self._getting(path, destination, max_bytes, max_files)(self._place(options))
+        return self._getting(path, destination, max_bytes, max_files)(self._place("get", options))
 
     async def get_async(
         self,
@@ -357,7 +368,7 @@ class SandboxFiles:
         A cancelled call removes the partial copy before it returns.
         """
         copy = self._getting(path, destination, max_bytes, max_files)
-        return await self._copy_async(copy, options)
+        return await self._copy_async("get_async", copy, options)
 
     def _getting(
         self, path: StrOrBytesPath, destination: StrOrBytesPath, max_bytes: int, max_files: int
