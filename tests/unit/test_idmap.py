@@ -72,6 +72,13 @@ def test_invalid_setgroups_policy_raises() -> None:
         IdMap(setgroups="maybe")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("given", ["root", 1.5])
+def test_own_id_of_another_type_raises(given: Any) -> None:
+    for name in ("map_user", "map_group"):
+        with pytest.raises(TypeError, match="map_user and map_group must be numbers, not "):
+            plan(IdMap(**{name: given}))
+
+
 def test_id_maps_are_hashable_and_immutable() -> None:
     assert hash(IdMap.root()) == hash(IdMap.root())
     with pytest.raises(AttributeError):

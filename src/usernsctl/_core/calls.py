@@ -153,6 +153,8 @@ def _extents(native: Any) -> tuple[ExtentTuple, ...]:
 
 def _fill_request(native: Any, request: IdRequest, err: Any) -> None:
     if request.own is not None:
+        if not isinstance(request.own, int):
+            raise TypeError(f"map_user and map_group must be numbers, not {request.own!r}")
         if not 0 <= request.own < 2**32 - 1:
             reason = f"{request.own} is not an id: an id is a number from 0 to 4294967294"
             raise MapError(reason, step="argument", cause="map-invalid")

@@ -542,7 +542,10 @@ def check_name(name: str, what: str) -> str:
 
     :param what: the noun for the name in the error message, such as ``"the name of a namespace"``.
     :raises InvalidNameError: `name` is not valid.
+    :raises TypeError: `name` is not a string.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"{what} must be text, not {name!r}")
     if not re.fullmatch(NAME, name):
         shown = name if len(name) <= 80 else f"{name[:80]}..."
         raise InvalidNameError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from usernsctl.explain.model import Cause, Finding, Probe, Purpose, Report
 
@@ -35,7 +35,10 @@ def diagnose(
     :returns: a report with the findings (each with a cause and remedies), the results of the steps,
         and the facts.
     :raises CommandError: the installation of this package is incomplete.
+    :raises ValueError: `purpose` has another value.
     """
+    if purpose not in (known := get_args(Purpose)):
+        raise ValueError(f"purpose must be one of {', '.join(known)}, not {purpose!r}")
     report, _ = examine(purpose, runsc=runsc, root=root, seconds=seconds)
     return report
 

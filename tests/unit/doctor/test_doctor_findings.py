@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+from typing import Any
 
 import pytest
 from doctor_machines import (
@@ -20,6 +21,7 @@ from doctor_machines import (
     probes,
 )
 
+from usernsctl.doctor import diagnose
 from usernsctl.doctor.facts import Container, Facts, Helper, Ids, Kernel, Limits, Runsc, Subordinate
 from usernsctl.doctor.facts import SecurityModules as Modules
 from usernsctl.doctor.findings import STANDS_IN_THE_WAY_OF, attributed
@@ -426,3 +428,9 @@ def test_denied_call_of_an_optional_probe_does_not_block(name: str) -> None:
     tried |= probes(failed(name, EPERM, cause="seccomp-denies-call"), failed("runsc"))
     found = findings_of(filtered, tried)
     assert [finding.id for finding in found if finding.blocks] == ["seccomp-denies-call"]
+
+
+def test_unknown_purpose_raises() -> None:
+    wrong: Any = "gvisor"
+    with pytest.raises(ValueError, match="purpose must be one of run, range, docker, kubernetes"):
+        diagnose(wrong)

@@ -259,3 +259,9 @@ def test_invalid_names_have_the_same_message() -> None:
             call()
         assert isinstance(e.value, ValueError)
         assert e.value.cause == "name-invalid"
+
+
+def test_names_of_another_type_raise() -> None:
+    wrong: Any = 5
+    with pytest.raises(TypeError, match="the name of a namespace must be text, not 5"):
+        un.Namespace.open(wrong)
