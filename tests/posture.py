@@ -374,7 +374,7 @@ class Family:
         # gofer has called chroot(2), and sees only the last components of their paths.
         if re.search(r"/cpu\.(max|cfs_(quota|period)_us)$", link):
             return f"limit of processors {how}"
-        # Directory of a detached sandbox's record.
+        # Here, the link names the directory of a detached sandbox's record.
         if re.search(r"/usernsctl/sandboxes/[^/]+$", link):
             return f"record {how}"
         device = os.stat(entry).st_dev

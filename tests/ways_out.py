@@ -616,7 +616,7 @@ def _(to: Targets) -> str:
 def _(_: Targets) -> str:
     helpers = ("pasta", "nft", "usernsctl-network", "usernsctl-watch", "proxy_child")
     for directory in glob.glob("/proc/[0-9]*"):
-        # A process may exit while its files in /proc are read.
+        # Ignore a process that exits while its files in /proc are read.
         with contextlib.suppress(OSError):
             with open(f"{directory}/cmdline", "rb") as file:
                 words = file.read().decode(errors="replace").split("\0")

@@ -30,7 +30,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.fixture(scope="module")
 def secure(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Path]]:
-    """Yield a server of index.example with a package and a git repository, and its certificate."""
+    """Yield index.example's server, with a package and a git repository, and its certificate."""
     directory = tmp_path_factory.mktemp("secure")
     certificate = make_certificate(directory)
     with secure_server(world, certificate) as server:

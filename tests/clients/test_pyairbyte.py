@@ -88,8 +88,7 @@ def test_pyairbyte_reads_from_a_connector_in_gvisor(usernsctl: Program, tmp_path
 def test_pyairbyte_discovers_with_a_connector_from_a_template(
     usernsctl: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Templates are stored below the home directory, so use one in which the script finds the
-    # template.
+    # The script must find the template, which is stored below the home directory, so set $HOME.
     monkeypatch.setenv("HOME", str(tmp_path))
     files = tmp_path / "files"
     files.mkdir()

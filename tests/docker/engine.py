@@ -227,7 +227,7 @@ def build(engine: Engine, target: str, image: str, base: str, *options: str) -> 
     certificates = os.environ.get("PIP_CERT") or os.environ.get("SSL_CERT_FILE")
     if certificates:
         named.append(f"--secret=id=ca,src={certificates}")
-    # The engine has no bridge, so a build can only use the host's network.
+    # Build with the host's network, because the engine has no bridge.
     engine.must("build", "--network=host", "--file=Dockerfile.gvisor", *named, ".")
 
 

@@ -98,7 +98,7 @@ def arguments(verb: str) -> list[str]:
 
 
 def options(files: Path, *more: str) -> list[str]:
-    # The engine has no bridge, so only the host's network is available.
+    # Use the host's network, because the engine has no bridge.
     return ["--network=host", f"--volume={files}:/files:ro", *more]
 
 
@@ -107,7 +107,7 @@ def messages(done: subprocess.CompletedProcess[str]) -> list[Message]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-# test_matrix.py prints the spec with both engines, too.
+# One engine suffices in `make test`: test_matrix.py prints the spec with both engines, too.
 @pytest.mark.parametrize("engine", ["plain", "remapped"], indirect=True)
 @pytest.mark.sampled(1)
 def test_the_connector_prints_its_spec(engine: Engine) -> None:

@@ -77,7 +77,7 @@ class Service:
     def __init__(self, engine: Engine, image: str, options: list[str]) -> None:
         self._engine = engine
         self._name = f"service-{time.monotonic_ns()}"
-        # The engine has no bridge, so only the host's network is available.
+        # Use the host's network, because the engine has no bridge.
         run = ["run", "--detach", f"--name={self._name}", "--network=host", *options]
         command = ["/opt/usernsctl/bin/python", "-I", "/opt/snippet_server.py", "127.0.0.1:0"]
         engine.must(*run, "--entrypoint=sh", image, "-c", WATCH, "sh", *command)
@@ -133,7 +133,7 @@ def running(plain: Engine, service: str, request: pytest.FixtureRequest) -> Iter
 SHOW = "import os; print({}, open('/proc/version').read(), end='')"
 
 
-# The next two tests send requests to the service as root, too.
+# Sampled, because the next two tests also send requests to the service as root and as a user.
 @pytest.mark.sampled(1)
 def test_requests_run_in_sandboxes_and_leave_nothing(running: Service) -> None:
     with ThreadPoolExecutor(AT_ONCE) as threads:

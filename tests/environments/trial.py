@@ -210,8 +210,8 @@ def text_of(environment: Environment, words: list[str]) -> str:
 
 def heal(environment: Environment) -> dict[str, Any]:
     """Apply doctor's remedies and try the command again; return the result."""
-    # In a user namespace that the environment has created, this process may be unable to mount. The
-    # remedies then need no copy of /etc.
+    # Mounting may fail if the environment has created a user namespace. Its remedies need no copy
+    # of /etc.
     with contextlib.suppress(PermissionError):
         ways.own_etc()
     purpose = ["--for", "run"] if environment.run else ["--no-runsc", "--for", "range"]

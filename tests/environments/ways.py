@@ -145,7 +145,7 @@ def slow_nss() -> None:
 def empty(path: str) -> Way:
     def hide() -> None:
         mount("none", path, "tmpfs", 0)
-        # The empty directory is the root of a tmpfs, which all users must be able to search.
+        # The empty directory is the root of a tmpfs. Let all users search it.
         os.chmod(path, 0o755)
 
     return hide

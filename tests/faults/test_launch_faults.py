@@ -37,7 +37,7 @@ def launch(prelude: Program, tmp_path: Path) -> Path:
     """Create a launch file that contains every kind of step; return its path."""
     for name in ("root/bin", "root/etc", "data/inner"):
         (tmp_path / name).mkdir(parents=True)
-    # The launch looks up the command "sh" in the root filesystem. The program is static, so it
+    # The launch looks up its command "sh" in this root filesystem. Install a static program, which
     # needs no other files.
     shutil.copy(prelude.path, tmp_path / "root/bin/sh")
     options = [

@@ -101,7 +101,8 @@ def test_any_map_is_planned_unchanged_or_refused(
         assert not sound
         assert error.cause == "map-invalid"
     except PlanError as error:
-        # PlanError is raised even for a valid map if only root may write it. Its cause must be set.
+        # Even a valid map raises PlanError if only root may write it. Check that the error has a
+        # cause.
         assert error.cause
     else:
         assert sound

@@ -28,7 +28,7 @@ UNSUPPORTED = 77
 def run_broken(
     ways: Sequence[str], command: Sequence[str], env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Apply the misconfigurations `ways`, and run a command; root first changes to another user."""
+    """Run a command under the misconfigurations `ways`; if root runs the tests, as another user."""
     if os.geteuid() == 0 and not may_map_any_id():
         pytest.skip("root of a container can neither mount nor become everybody")
     done = capture(

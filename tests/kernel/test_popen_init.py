@@ -105,8 +105,8 @@ def test_the_end_of_the_command_kills_its_descendants() -> None:
 
 
 def test_a_stop_is_passed_on() -> None:
-    # The kernel discards SIGTSTP in an orphaned process group (setpgid(2)). The new group is not
-    # orphaned, because its leader's parent is in another group of the session.
+    # Start a process group that is not orphaned, since the kernel discards SIGTSTP in an orphaned
+    # one (setpgid(2)): its leader's parent is in another group of the session.
     with waiting("sh", "-c", "echo ready; exec sleep 1000", process_group=0) as process:
         (command,) = children_of(process.pid)
         process.send_signal(signal.SIGTSTP)
@@ -217,7 +217,7 @@ def test_processes_inside_can_not_read_process_1() -> None:
         text=True,
         **INIT,
     )
-    # Root outside may list /proc/1/fd, which appears empty, so root gets one error less.
+    # Expect one error less from root: root outside may list /proc/1/fd, which appears empty.
     refused = done.stderr.lower().count("permission denied")
     assert refused == 3 + (os.geteuid() != 0), done.stderr
     assert done.stdout == ""

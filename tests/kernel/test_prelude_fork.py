@@ -19,7 +19,7 @@ from inside import PATIENCE, WAITER, read_ready, wait_for_end
 def waiting(prelude: Program, *options: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """Start usernsctl-exec with WAITER; yield its process and WAITER's pid."""
     command: list[str | Path] = [prelude.path, *options, "--", *WAITER]
-    # SIGTSTP does not stop an orphaned process group. The new group is not orphaned, because its
+    # Start a process group that is not orphaned, since SIGTSTP does not stop an orphaned one: its
     # leader's parent is in another group of the session.
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, process_group=0) as process:
         try:

@@ -30,7 +30,7 @@ def running(
 ) -> Iterator[subprocess.Popen[str]]:
     """Start usernsctl-exec --init with a command; yield its process."""
     words: list[str | Path] = [prelude.path, *options, *INIT, *command]
-    # SIGTSTP does not stop an orphaned process group. The new group is not orphaned, because its
+    # Start a process group that is not orphaned, since SIGTSTP does not stop an orphaned one: its
     # leader's parent is in another group of the session.
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, process_group=0) as process:
         try:

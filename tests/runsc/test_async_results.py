@@ -24,7 +24,7 @@ Run = Callable[..., Awaitable["un.Result[Any]"]]
 
 @pytest.fixture(params=["gvisor.run", "box.run"])
 def with_run(request: pytest.FixtureRequest, runtime: Path) -> Callable[..., Any]:
-    """Return a function that calls an async function with gvisor.run_async() or box.run_async."""
+    """Return a function that passes gvisor.run_async() or box.run_async() to an async function."""
 
     async def main(use: Callable[[Run], Awaitable[Any]]) -> Any:
         async with await un.SandboxHost.create_async() as host:

@@ -70,7 +70,8 @@ def runsc_command(bundle: Path, *options: str) -> list[str]:
 def run_plainly(bundle: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """Run a bundle with runsc alone, without usernsctl."""
     done = capture(runsc_command(bundle, *options))
-    # Since release 20260810, runsc leaves a bind mount at null-netns behind if root runs it.
+    # Remove the bind mount null-netns, which runsc leaves behind since release 20260810 if root
+    # runs it.
     left = Path(f"{bundle}-state", "null-netns")
     if left.is_mount():
         subprocess.run(["umount", left], check=True)

@@ -94,7 +94,7 @@ def test_truncated_output_uses_bounded_memory(usernsctl: Program) -> None:
         peaks = []
         deadline = time.monotonic() + 10
         while process.poll() is None and time.monotonic() < deadline:
-            # A process may exit while its files in /proc are read.
+            # Ignore a process that exits while its files in /proc are read.
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 for pid in children_of(process.pid):
                     if b"usernsctl-watch" in Path(f"/proc/{pid}/cmdline").read_bytes():

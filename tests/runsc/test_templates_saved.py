@@ -85,7 +85,7 @@ def test_saved_template_is_private(saved: Path) -> None:
 def test_template_of_a_ray_cluster_is_loaded_with_any_umask(
     saved: Path, host: un.SandboxHost, monkeypatch: pytest.MonkeyPatch, mask: int
 ) -> None:
-    # Replace Ray by an empty module, because template_files does not use Ray itself.
+    # Replace Ray with an empty module, because template_files does not use Ray itself.
     monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))
     template_files = importlib.import_module("usernsctl.contrib.ray.template_files")
     files = template_files.TemplateFiles.read(saved)

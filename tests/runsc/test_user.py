@@ -85,7 +85,7 @@ def test_invalid_user_ids_are_refused(usernsctl: Program, user: str) -> None:
 
 @pytest.mark.each_user
 def test_command_inherits_nofile_of_the_caller(usernsctl: Program) -> None:
-    """Check that the command gets the caller's RLIMIT_NOFILE, although runsc raises its own."""
+    """Check that the command gets the caller's RLIMIT_NOFILE, not the limit of runsc itself."""
     script = ["sh", "-c", "ulimit -Sn; ulimit -Hn"]
     limited = ["prlimit", "--nofile=600:700", usernsctl.path, "run"]
     done = capture([*limited, "--", *script])

@@ -55,7 +55,8 @@ def test_another_process_in_place_of_the_proxy_is_refused(monkeypatch: pytest.Mo
     before = settled_descriptors()
     with pytest.raises(ForeignProcessError, match=f"{os.getppid()} was not started") as caught:
         record_of(os.getpid(), proxy=os.getppid()).open_processes()
-    # The descriptors are closed although `caught` still refers to the traceback and its frames.
+    # Check that the descriptors are closed although `caught` still refers to the traceback's
+    # frames.
     assert settled_descriptors() == before
     del caught
 
@@ -66,7 +67,8 @@ def test_foreign_process_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch) -
     before = settled_descriptors()
     with pytest.raises(ForeignProcessError) as caught:
         record.open_processes()
-    # The descriptors are closed although `caught` still refers to the traceback and its frames.
+    # Check that the descriptors are closed although `caught` still refers to the traceback's
+    # frames.
     assert settled_descriptors() == before
     assert caught.value.cause == "state-directory-unusable"
 

@@ -139,7 +139,7 @@ def saved_numbers(top: Path) -> list[tuple[str, str]]:
 @strides
 def test_sigkill_during_replacement_leaves_a_consistent_store(top: Path, stride: int) -> None:
     def check() -> None:
-        # The record and the image are either both old or both new.
+        # Check that the record and the image are either both old or both new.
         assert saved_numbers(top) in ([(1, "1")], [(2, "2")])
         templates.keep(save_as(1), "one", replace=True)
 
