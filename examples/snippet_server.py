@@ -68,7 +68,7 @@ class Server(ThreadingHTTPServer):
         self.host.close()
 
     def run_snippet(self, task: dict[str, Any]) -> tuple[un.Result[bytes], dict[str, str]]:
-        """Run a snippet; return its output, its exit status, and the requested files."""
+        """Run a snippet; return its result, which includes the output, and the requested files."""
         with self.free, self.pool.acquire(PATIENCE) as sandbox:
             for name, content in task.get("files", {}).items():
                 sandbox.write_file(f"/tmp/{name}", content.encode())

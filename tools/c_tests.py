@@ -3,9 +3,9 @@
 A test is a program that is linked with the core. It fails by an exit status other than 0. The
 native programs are built, too, so that the compiler checks every line.
 
-By default, the script builds the tests by gcc with ASan and UBSan, runs them, and prints clang's
-warnings. If ``$USERNSCTL_TEST_ALL`` is set, they are also built and run by clang with ASan and
-UBSan, and by gcc with musl, the libc of the released programs. The toolchain ``aarch64``
+By default, the script builds the tests by gcc with ASan and UBSan, runs them, and checks that clang
+has no warnings. If ``$USERNSCTL_TEST_ALL`` is set, they are also built and run by clang with ASan
+and UBSan, and by gcc with musl, the libc of the released programs. The toolchain ``aarch64``
 cross-compiles the tests, and runs in an emulator those that start no other program; it needs the
 packages in tools/dist/packages.apt. If ``$ONLY`` is set, only gcc is used, and only for tests whose
 names contain its value.
@@ -211,7 +211,7 @@ def fuzz_command(source: Path, program: Path) -> list[Path | str]:
 
 
 def check_with_clang() -> None:
-    """Print clang's warnings. Generate no code, which would take most of the time of a build."""
+    """Fail at any warning of clang. Generate no code, which would take most of a build's time."""
     sources = [*CSRC.rglob("*.c"), *sources_of_tests("test"), *sources_of_tests("fuzz")]
     command = ["clang", *FLAGS, '-DUSERNSCTL_VERSION=""', "-fsyntax-only"]
     directories = [

@@ -2,8 +2,7 @@
 
 The misconfigurations apply only to this process and its mount namespace, so nothing remains when
 the command exits. Root changes to NOBODY, a user whom only that mount namespace's files grant
-subordinate ranges. Other users keep their ids, and can only use misconfigurations in EARLY and
-FOR_ANYBODY.
+subordinate ranges. Other users keep their ids, and can only use misconfigurations in FOR_ANYBODY.
 """
 
 from __future__ import annotations
