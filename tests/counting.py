@@ -145,7 +145,7 @@ def may_map_ranges() -> bool:
 
 
 def count(directory: Path) -> dict[str, int]:
-    """Count the system calls and instructions of each kind of start that this user may make."""
+    """Count the system calls and instructions of each kind of start that this user can make."""
     tiny = tiny_program(directory)
     text = "int main(void) { return 0; }"
     nothing = compile_c(text, directory / "nothing", "-static-pie", compiler="musl-gcc")

@@ -25,8 +25,8 @@ STREAMS = words("stdin, stdout, stderr")
 INHERITED = frozenset(f"?{name}" for name in FILES)
 # Descriptors of every runsc process; the optional ones exist only briefly or in some releases.
 GO = words("eventfd, eventpoll, pipe, socket, ?io_uring, ?memfd, ?limit of processors r")
-# Writable descriptors: of runsc's error log, in the tmpfs of the launch, and of the crash report,
-# in another tmpfs of 1 MiB.
+# Writable descriptors of runsc's error log (in the tmpfs of the launch) and of the crash report (in
+# another tmpfs, of 1 MiB).
 LOG = frozenset({"scratch w"})
 CRASH = frozenset({"log/crash w"})
 # Mounts in the command's root filesystem, through which no host file can be written.

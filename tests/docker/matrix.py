@@ -90,7 +90,7 @@ def _both(
     causes: Sequence[str] = (),
     for_all: Sequence[str] | None = None,
 ) -> Iterable[Cell]:
-    """Yield a cell for one id, and a cell for all ids with `for_all` in place of `causes`."""
+    """Yield a cell for one id, and one for all ids; for the latter, `for_all` replaces `causes`."""
     yield Cell(daemon, options, "one", tuple(causes))
     yield Cell(daemon, options, "all", tuple(causes if for_all is None else for_all))
 

@@ -55,8 +55,8 @@ NO_SOCKETS = {
     "sctp": (2, 1, 132), "mptcp": (2, 1, 262), "udplite": (2, 2, 136), "l2tp": (2, 2, 115),
     "dccp": (2, 6, 33), "smc": (43, 1, 0), "wrapped": (2 | 1 << 32, 1, 0),
 }  # fmt: skip
-# Sockets that the profile denies with the errno of a kernel without them, so that programs for
-# which they are optional continue.
+# Sockets that the profile denies with the errno of a kernel that lacks them. Programs that don't
+# need these sockets then continue.
 ABSENT_SOCKETS = {
     "nf_tables": (16, 3, 12), "xfrm": (16, 3, 6), "audit": (16, 3, 9), "uevent": (16, 2, 15),
     "generic": (16, 3, 16), "crypto": (16, 3, 21), "rdma": (16, 3, 20), "sock_diag": (16, 3, 4),
@@ -111,7 +111,7 @@ def without(call: str) -> dict[str, Any]:
 
 
 def without_kind(call: str, kind: str) -> dict[str, Any]:
-    """Return usernsctl's profile in which `call` may not create one type of namespace."""
+    """Return usernsctl's profile, changed to deny `call` with the namespace type `kind`."""
     profile: dict[str, Any] = json.loads(PROFILE.read_text())
     (rule,) = [rule for rule in profile["syscalls"] if rule["names"] == [call]]
     forbid(profile, call, rule["args"][0]["value"] | KINDS[kind])

@@ -465,7 +465,7 @@ def limited_run(output: IO[str]) -> None:
 
 
 def every_path(directory: Path) -> Iterator[FaultPath]:
-    """Yield all operations that this user may run."""
+    """Yield all operations that this user can run."""
     is_root = os.geteuid() == 0
     yield Native(directory, "exec, one id", "-r")
     yield Native(directory, "exec, forked, with namespaces", "-rmpinu", "-f", "--mount-proc")

@@ -43,7 +43,7 @@ def run_matrix(injector: Path, paths: list[str], rounds: int, user: str | None =
     """
     as_user = ["-u", user] if user else []
     given = [f"--rounds={rounds}", f"--seed={SEED}", *(f"--path={path}" for path in paths)]
-    # `user` may not be able to access pytest's directories, so copy the scripts elsewhere.
+    # Copy the scripts, because `user` may lack access to pytest's directories.
     with tempfile.TemporaryDirectory(dir="/tmp") as name:
         top = Path(name)
         top.chmod(0o755)
@@ -60,8 +60,8 @@ def run_matrix(injector: Path, paths: list[str], rounds: int, user: str | None =
     assert len(outcomes) == len(paths)
     for outcome in outcomes:
         assert outcome["defects"] == [], done.stderr
-        # The run with a fault may not reach the fault's system call. So check only that some faults
-        # have occurred.
+        # A run with a fault does not always reach the faulty system call. So check only that some
+        # faults have occurred.
         assert sum(outcome["tried"].values()) > 0, outcome
 
 

@@ -1,4 +1,4 @@
-"""Attempts to escape from a sandbox that may connect only to some names, over real sockets."""
+"""Attempts to get around the allowed names of a sandbox's network, over real sockets."""
 
 from __future__ import annotations
 

@@ -84,8 +84,8 @@ def test_a_pool_ends_with_its_creator(
             tally.succeeded(f"temporary files: {stay}")
 
 
-# Program that sets Yama's ptrace_scope in gVisor to 0, so that all of the user's processes may be
-# traced. It prints each process of the sandbox that it can trace.
+# Program that sets Yama's ptrace_scope in gVisor to 0, so that the user can trace all of the user's
+# processes. It prints each process of the sandbox that it can trace.
 TAKING = """
 import ctypes, os
 

@@ -222,7 +222,7 @@ def test_process_1_closes_the_descriptors_of_the_command(prelude: Program) -> No
         try:
             read_ready(process.stdout)
             first = first_process(process.pid)
-            # Root outside may read PID 1's descriptors, but the command may not.
+            # Root outside can read PID 1's descriptors, but the command can't.
             if os.geteuid() == 0:
                 links = [
                     os.readlink(f"/proc/{first}/fd/{n}") for n in os.listdir(f"/proc/{first}/fd")

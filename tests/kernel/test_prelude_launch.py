@@ -332,7 +332,7 @@ def test_an_unusable_command_is_reported_before_the_start(
     for name, line in (("script", "#!/no/python -u"), ("venv", "#! /opt/python")):
         (tmp_path / name).write_text(f"{line}\nimport sys\n")
         (tmp_path / name).chmod(0o755)
-    # Starts of ELF files (elf(5)), with e_ident, type ET_EXEC and machine: a 32-bit program for
+    # Two of the files begin with an ELF header (elf(5)) of type ET_EXEC: a 32-bit program for
     # machine 3 (x86), and a 64-bit program for machine 8 (MIPS).
     for name, content in (
         ("crlf", b"#!/bin/sh\r\n"),

@@ -289,8 +289,8 @@ def test_terminal_keys_stop_and_end_a_command_without_handlers(
         f"{begin}\n"
         "signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTTOU})\n"
         "signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
-        # SIGCONT may arrive twice. print() in the handler would fail if it interrupted another
-        # print().
+        # Use os.write(), since SIGCONT may arrive twice: print() in the handler would fail if it
+        # interrupted another print().
         "signal.signal(signal.SIGCONT, lambda *_: os.write(1, b'goes on\\n'))\n"
         "print('ready', flush=True)\n"
         "while True: time.sleep(99)\n"

@@ -86,7 +86,7 @@ def test_keepers_close_descriptors_of_ended_commands(box: un.Sandbox, size: int)
             os.close(shut)
             poll = select.poll()
             poll.register(held, 0)
-            # Wait for POLLERR, which shows that no process has the pipe open for reading any more.
+            # Wait for POLLERR, which shows that no process can read from the pipe any more.
             assert poll.poll(PATIENCE * 1000), command
             os.close(held)
 

@@ -1,4 +1,4 @@
-"""Tests of sandbox limits, enforced by control groups for root and by a watcher for others."""
+"""Tests of sandbox limits. Control groups enforce root's, and a watcher those of other users."""
 
 from __future__ import annotations
 

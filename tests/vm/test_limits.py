@@ -8,8 +8,8 @@ import subprocess
 import pytest
 from logins import SCRIPTS, USER, WITHIN, blocking, remedy, run_as_root
 
-#: Shell script of the user: runs doctor, waits until root has applied the remedy, and then runs a
-#: command in gVisor.
+#: Shell script that the user executes. It runs doctor, waits until root has applied the remedy, and
+#: then runs a command in gVisor.
 SHELL = f"""
 usernsctl doctor --json --within {WITHIN} | tr -d '\\n'
 echo

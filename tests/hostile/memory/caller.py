@@ -24,7 +24,7 @@ from usernsctl.namespaces.named import remove_named
 
 KIND, ROUNDS, ATTACKER, DIRECTORY = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
 MARKER = ctypes.create_string_buffer(os.urandom(32), 32)
-# An inheritable descriptor that no command may have, before or after its execve(2).
+# An inheritable descriptor. No command must have it, neither before nor after its execve(2).
 SECRET = os.open(f"{DIRECTORY}/secret/file", os.O_RDONLY)
 os.set_inheritable(SECRET, True)
 TRUE = f"{DIRECTORY}/true"

@@ -90,7 +90,7 @@ def prctl(option: int, argument: int) -> None:
 
 LOAD, JUMP_EQUAL, JUMP_ANY_BIT, RETURN = 0x20, 0x15, 0x45, 0x06
 ALLOW, REFUSE = 0x7FFF0000, 0x00050000
-#: In place of an errno in a rule: the filter kills the process.
+#: Value in place of a rule's errno. The filter then kills the process.
 KILLED = 0x80000000 - REFUSE
 OFFSET_NUMBER, OFFSET_FIRST_ARGUMENT = 0, 16
 

@@ -234,7 +234,7 @@ def test_full_disk_leaves_no_entry(top: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_failed_lock_of_a_directory_raises(
     top: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """Check that errors of flock(2) are raised: NFS returns one for files not open for writing."""
+    """Check that a failed flock(2) raises: NFS locks only files that are open for writing."""
 
     def flock(fd: int, operation: int) -> None:
         if operation & fcntl.LOCK_EX:
