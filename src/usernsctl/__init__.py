@@ -5,8 +5,8 @@ from __future__ import annotations
 import os as _os
 from importlib import import_module as _import_module
 
-# Define TYPE_CHECKING, which type checkers treat as true, because importing typing would take
-# longer than importing this module.
+# Define TYPE_CHECKING here, because importing typing would take longer than importing this module.
+# Type checkers treat this name as true.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -164,8 +164,8 @@ _TOGETHER = (
     "usernsctl.maps",
     "usernsctl.namespaces.namespace",
 )
-# The modules of names that many programs never use. Each module is imported separately, because its
-# import takes long.
+# The module of each public name that many programs never use. Each module is imported only when one
+# of its names is used, because the import takes long.
 _APART = {
     "Bind": "usernsctl.gvisor.launch.request",
     "CopyReport": "usernsctl.gvisor.agent.file_copies",
@@ -203,7 +203,7 @@ def __getattr__(name: str) -> Any:
         globals()[name] = getattr(_import_module(_APART[name]), name)
     else:
         # Import all these modules at once, because a caller that enters a namespace may be unable
-        # to read the files of modules there.
+        # to read any module's file there.
         for module in map(_import_module, _TOGETHER):
             found = vars(module)
             globals().update((each, found[each]) for each in __all__ if each in found)

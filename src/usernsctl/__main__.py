@@ -9,8 +9,8 @@ import sys
 
 from usernsctl._system.handover import exit_on_interrupt
 
-# Define TYPE_CHECKING, which type checkers treat as true, because importing typing would delay the
-# start.
+# Define TYPE_CHECKING here, because importing typing would delay the start. Type checkers treat
+# this name as true.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -29,7 +29,7 @@ def main() -> int:
     exit_on_interrupt()
     _replace_stdout()
     if sys.stderr is None:
-        # With sys.stderr as None, print() would write error messages to standard output.
+        # If sys.stderr is None, print() would write error messages to standard output.
         sys.stderr = io.StringIO()
     try:
         # Import cli inside the try block, because the import itself may raise MemoryError.

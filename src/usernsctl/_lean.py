@@ -44,7 +44,7 @@ else:
     Any = BinaryIO = NoReturn = Protocol = Self = object
 
     class Literal:
-        """Placeholder for :class:`typing.Literal`, which annotations may subscript."""
+        """Placeholder for :class:`typing.Literal`; supports subscripts such as ``Literal["a"]``."""
 
         def __class_getitem__(cls, choice):
             return str
@@ -59,7 +59,7 @@ else:
 
 
 class LateModule:
-    """Stand-in for a module in annotations, which imports the module when an attribute is read.
+    """Stand-in, in annotations, for a module that is imported when an attribute is read.
 
     :func:`typing.get_type_hints`, which pydantic calls, reads the attributes.
     """

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, NoReturn
 
-# The size, in pointers, of the frame with which thrashes() tests. CPython rounds its chunk up to a
-# power of two, 128 KiB, which is more than a page on all architectures.
+# The size, in pointers, of the frame in which thrashes() calls functions. CPython rounds its chunk
+# up to a power of two, 128 KiB, which is more than a page on all architectures.
 PROBE = 10_000
 # The size, in pointers, of the frame in which the program runs. Its chunk takes 2 MiB of address
 # space. The pages of the frame itself are never touched, so they use no memory.
@@ -45,8 +45,8 @@ def main() -> None:
     """
     run, program = _parse(sys.argv[1:])
     if not _safe_path():
-        # Remove the directory of this file, which Python has inserted into sys.path. The directory
-        # of the program takes its place.
+        # Python has inserted the directory of this file into sys.path. Remove it, because the
+        # program's own directory takes its place.
         del sys.path[0]
     sys.modules["__main__"] = module = type(sys)("__main__")
     # Set only the attributes of __main__ that a new module object lacks.

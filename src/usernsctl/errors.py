@@ -288,7 +288,7 @@ class PoolError(UsernsError):
 class PoolTimeoutError(PoolError, TimeoutError):
     """No sandbox of a pool became free before the deadline.
 
-    `reason` describes the state of the pool, and the last start of a sandbox that failed.
+    `reason` describes the state of the pool, and the last failed start of a sandbox.
     """
 
 

@@ -93,7 +93,7 @@ def read_usage(parent: int) -> tuple[int, int, float]:
 
 
 def group_versions() -> tuple[int, int, int]:
-    """Return the cgroup version in which this process may create groups, for each resource.
+    """Return, for each resource, the cgroup version in which this process may create groups.
 
     :returns: the versions (1 or 2) for memory, processes and CPU time; 0 for a resource for which
         this process may not create control groups.
@@ -113,7 +113,7 @@ def prepare_groups(parts: int) -> None:
 
 
 def sweep_groups(parts: int) -> None:
-    """Remove the control groups of ended sandboxes that a killed watcher has left.
+    """Remove the control groups that killed watchers have left behind for ended sandboxes.
 
     :param parts: the resources that the groups limit, as bits (enum un_group_part).
     """
@@ -193,8 +193,8 @@ def free_ids(
 ) -> tuple[int, int] | None:
     """Find a range of ids that are neither in use nor granted to a user.
 
-    Like a range that useradd(8) chooses, it contains 65,536 ids above all ids in use, or fewer if
-    this user namespace does not map that many.
+    The range contains 65,536 ids above all ids in use, like the ranges that useradd(8) chooses. The
+    range is smaller if this user namespace does not map that many ids.
 
     :param etc: the directory that contains subuid, subgid, passwd and group.
     :param uid_map: the uid map of this user namespace.
@@ -296,10 +296,10 @@ def _raise_errno() -> Any:
 
 
 def refuse_to_show(files: Mapping[str, int], directory: str) -> None:
-    """Reject bind mounts of files inside a private directory, or of directories that contain it.
+    """Reject bind mounts that expose a private directory: of files in it, or directories above it.
 
     :param files: the descriptor of each file, keyed by the path that the caller gave.
-    :param directory: the path of the private directory, which may be missing.
+    :param directory: the path of the private directory; the directory may be missing.
     :raises BindError: a bind mount is rejected (cause ``bind-shows-state``), or a file can't be
         checked.
     """
@@ -317,7 +317,7 @@ def machine_part(descriptor: int) -> str | None:
     A bind mount exposes a kernel filesystem if the file is /proc, /sys or /dev, is inside one of
     these directories, or contains a mount point of a kernel filesystem, such as cgroup2.
 
-    :param descriptor: a descriptor of the file, which may be opened with O_PATH.
+    :param descriptor: a descriptor of the file; O_PATH suffices.
     :returns: the path or the type of the filesystem, such as ``"/proc"``; ``None`` if no kernel
         filesystem would be exposed.
     :raises OSError: the mounts in /proc can't be read.
@@ -348,7 +348,7 @@ def others_may_write(directory: int) -> bool:
     permission of two groups: root's group, and the caller's user private group (a group without
     members whose gid is the caller's uid).
 
-    :param directory: a descriptor of the directory, which may be opened with O_PATH.
+    :param directory: a descriptor of the directory; O_PATH suffices.
     """
     return bool(lib.un_others_may_write(directory))
 
@@ -356,7 +356,7 @@ def others_may_write(directory: int) -> bool:
 def content_sum(descriptor: int) -> str:
     """Return a checksum of a program's content, by which a frozen launch recognises the program.
 
-    :param descriptor: a descriptor of the file, which may be opened with O_PATH.
+    :param descriptor: a descriptor of the file; O_PATH suffices.
     :raises OSError: the file can't be read.
     """
     text = ffi.new("char[]", lib.UN_CONTENT_SUM_ROOM)
@@ -368,7 +368,7 @@ def content_sum(descriptor: int) -> str:
 def append_at_end(descriptor: int) -> None:
     """Set O_APPEND on a descriptor whose offset is at the end of a regular file.
 
-    gVisor keeps its own offset for a file, which begins at 0. Without O_APPEND, gVisor would
+    gVisor keeps its own offset for a file; this offset begins at 0. Without O_APPEND, gVisor would
     overwrite the file, and standard output and standard error in the same file would overwrite each
     other.
 
@@ -381,8 +381,8 @@ def append_at_end(descriptor: int) -> None:
 def denies_write_execute() -> bool | None:
     """Return whether the kernel denies this process memory that is writable and executable.
 
-    :returns: whether it does; ``None`` if the kernel is older than Linux 6.3, and so lacks
-        PR_GET_MDWE(2const).
+    :returns: whether the kernel denies such memory; ``None`` if the kernel is older than Linux 6.3,
+        and so lacks PR_GET_MDWE(2const).
     """
     answer = lib.un_denies_write_execute()
     return None if answer < 0 else bool(answer)
@@ -560,7 +560,7 @@ class NamespaceFds:
     """Owner of namespace descriptors, which are closed when this object is freed.
 
     Create the object before a C function opens the descriptors: an exception that a signal handler
-    raises right after the call would leak descriptors without an owner.
+    raises right after the call would leak descriptors that have no owner yet.
     """
 
     def __init__(self) -> None:
@@ -609,7 +609,7 @@ def join(fds: Sequence[int]) -> None:
 
 
 def close_descriptors(keep: Iterable[int]) -> None:
-    """Close all descriptors from 3 on except `keep`, which become inheritable.
+    """Close all descriptors from 3 on except those in `keep`, and make those inheritable.
 
     :raises CommandError: one of `keep` is not open.
     """
@@ -636,7 +636,7 @@ def check_single_thread() -> None:
 
 
 def apply_setup(setup: Setup) -> None:
-    """Apply the settings of a command to this process, which has already entered the namespaces.
+    """Apply a command's settings to this process, after it has entered the namespaces.
 
     :raises NamespaceError: a system call failed.
     """
@@ -928,7 +928,7 @@ class NativeLaunch:
         raise self._error(err)
 
     def view(self) -> NativeView:
-        """Return the view of the sandbox, which is valid until the launch is closed."""
+        """Return the view of the sandbox; the view is valid until the launch is closed."""
         return NativeView(lib.un_launch_view(self._launch), self)
 
     def close(self) -> None:

@@ -94,8 +94,9 @@ def explain_runsc(
 
     :param limit: the cause id of the limit that the sandbox exceeded, or empty. This cause is
         preferred if the message has several possible causes.
-    :param config: the content of config.json, in which text that runsc quotes does not select a
-        cause; ``None`` if it is unknown, so that no text selects a cause.
+    :param config: the content of config.json. Text that runsc quotes from config.json does not
+        select a cause. ``None`` if the content is unknown; then no text in the message selects a
+        cause.
     """
     memory = Memory()
     err, failure = ffi.new("struct un_error *"), ffi.new("struct un_runsc_failure *")

@@ -24,8 +24,8 @@ from usernsctl.errors import (
 class Descriptor:
     """The owner of a descriptor. The descriptor is closed when this object is freed.
 
-    A C function closes the descriptor, because a signal handler can interrupt a finaliser in Python
-    with an exception, and the descriptor would stay open.
+    A C function closes the descriptor, because an exception of a signal handler could end a
+    finaliser written in Python before it closes the descriptor.
     """
 
     __slots__ = ("cdata",)
@@ -68,7 +68,7 @@ class Descriptor:
 
 
 class Memory:
-    """Owner of the memory to which C structs point, which cffi frees with this object."""
+    """Owner of memory to which C structs point. cffi frees the memory with this object."""
 
     def __init__(self) -> None:
         self._alive: list[Any] = []
@@ -210,7 +210,7 @@ class Reached:
     """The last existing file on a path in a sandbox; see struct un_reached.
 
     :ivar file: the descriptor of the file; -1 if the file exists only in gVisor.
-    :ivar missing: the remaining components of the path, which do not exist.
+    :ivar missing: the components of the path that do not exist.
     """
 
     file: Descriptor

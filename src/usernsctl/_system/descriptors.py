@@ -100,8 +100,8 @@ def socket_pair() -> tuple[Connection, Connection]:
     """Create a connected pair of sockets, the first for this process, the second for another.
 
     The first socket is non-blocking, and has a number above 2 even if standard streams are closed.
-    Since Linux 6.16, it refuses to receive descriptors (SO_PASSRIGHTS), because the sender of a
-    socket could make close(2) of it block (SO_LINGER, socket(7)).
+    Since Linux 6.16, it refuses to receive descriptors (SO_PASSRIGHTS), because the peer could send
+    a socket whose close(2) blocks (SO_LINGER, socket(7)).
 
     :raises OSError: no descriptors are left.
     """
@@ -167,7 +167,7 @@ def wait_readable(*fds: int, timeout: float | None = None, events: int = select.
 
 @contextlib.contextmanager
 def empty_input() -> Iterator[int]:
-    """Yield a descriptor at end of file, in place of /dev/null, which may be missing or closed.
+    """Yield the read end of a pipe that is at end of file, because /dev/null may be missing.
 
     :raises OSError: no descriptors are left.
     """
@@ -195,7 +195,7 @@ def above_stdio(fd: int, stack: contextlib.ExitStack) -> int:
 def receive(connection: socket.socket, size: int, count: int) -> tuple[bytes, list[int]]:
     """Receive up to `size` bytes, and up to `count` descriptors, which the caller must close.
 
-    The descriptors are close-on-exec. Those of socket.recv_fds(), which ignores its flags, are not.
+    The descriptors are close-on-exec, unlike those of socket.recv_fds(), which ignores its flags.
 
     :raises OSError: recvmsg(2) failed; EMFILE if this process has too few free descriptors to
         receive all.
@@ -222,7 +222,7 @@ class Closing:
     If :meth:`_holds` returns true, the finaliser closes the object with a ResourceWarning.
     """
 
-    #: The noun for an object of the class in the warning.
+    #: The noun for an object of this class in the text of the ResourceWarning.
     _what = "an object"
     #: The pid of the process that created the object. Forked children have copies of the object.
     _creator: int
@@ -336,7 +336,7 @@ class ClosedError(ValueError):
     """Error for using descriptors after they were closed."""
 
 
-# A C function that returns whether its argument is a descriptor, which -1 is not.
+# A C function that returns true for a descriptor, and false for -1.
 _IS_OPEN = (-1).__lt__
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 
-# Define TYPE_CHECKING, which type checkers treat as true, because importing typing would delay the
-# start.
+# Define TYPE_CHECKING here, because importing typing would delay the start. Type checkers treat
+# this name as true.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -47,8 +47,8 @@ def set_inheritable(fds: Iterable[int]) -> None:
     import contextlib
 
     for name in os.listdir("/proc/self/fd"):
-        # One of the listed descriptors is that with which os.listdir() read the directory. It is
-        # closed already (EBADF).
+        # EBADF: os.listdir() also lists the descriptor with which it read the directory. That
+        # descriptor is closed already.
         with contextlib.suppress(OSError):
             if int(name) > 2:
                 os.set_inheritable(int(name), False)
@@ -74,7 +74,7 @@ _IGNORED: set[int] = set()
 
 
 def default_sigchld() -> None:
-    """Set SIGCHLD to its default action: while it is ignored, wait(2) loses exit statuses."""
+    """Set SIGCHLD to its default action: while SIGCHLD is ignored, wait(2) loses exit statuses."""
     if signal.signal(signal.SIGCHLD, signal.SIG_DFL) == signal.SIG_IGN:
         _IGNORED.add(signal.SIGCHLD)
 
@@ -83,8 +83,8 @@ def restore_signals() -> None:
     """Restore, just before an exec, the signal actions that Python and usernsctl have changed.
 
     Python ignores SIGPIPE and SIGXFSZ, and :func:`default_sigchld` changes SIGCHLD. SIGXFSZ gets a
-    handler that does nothing: a write past RLIMIT_FSIZE fails with EFBIG until the exec, which then
-    restores the default action (execve(2)).
+    handler that does nothing: until the exec, a write past RLIMIT_FSIZE fails with EFBIG. The exec
+    then restores the default action (execve(2)).
     """
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)

@@ -38,14 +38,14 @@ class ForeignLinkError(PermissionError):
 
 
 class WritableByOthersError(PermissionError):
-    """Error for a path that another user can redirect, because a directory on it is writable."""
+    """Error for a path that another user can redirect by writing to a directory on the path."""
 
     cause = "directory-writable-by-others"
     remedy = "name a directory that only you may write to; usernsctl creates a missing directory"
 
 
 class OpenFile:
-    """A file with an open descriptor, which is closed when this object is freed.
+    """A file with an open descriptor; the descriptor is closed when this object is freed.
 
     :ivar path: the path of the file.
     """
@@ -162,7 +162,7 @@ def walk(
         entry does not exist.
     :param beneath: whether a path that leaves the first directory of `trail` is an error, as with
         RESOLVE_BENEATH (openat2(2)).
-    :returns: the remaining components of the path, which do not exist; empty if the file exists.
+    :returns: the components of the path that do not exist; empty if the file exists.
     :raises OSError: the path has too many symbolic links (ELOOP), leaves the first directory
         (EXDEV), or continues after a file that is not a directory (ENOTDIR).
     """
@@ -287,8 +287,8 @@ def _look(trail: list[PathDescriptor], name: str) -> PathDescriptor | str | None
         return found
     status = found.status
     if _is_in_proc(status):
-        # Let the kernel follow a link in /proc, because its target may be no path: a shell passes
-        # /dev/fd/N for <(COMMAND), which leads to a pipe.
+        # Let the kernel follow a link in /proc, because its target may be no path: for <(COMMAND),
+        # a shell passes a path /dev/fd/N that leads to a pipe.
         flags = os.O_PATH | os.O_CLOEXEC
         return PathDescriptor.own(found.path, os.open, name, flags, dir_fd=trail[-1].fd)
     if not _core.is_trusted(status.st_uid, found.path):
@@ -310,7 +310,7 @@ def _is_in_proc(link: os.stat_result) -> bool:
 
 
 def _named(found: PathDescriptor) -> PathDescriptor:
-    """Return `found` with the path of its descriptor in /proc/self/fd.
+    """Return a copy of `found` whose path is the target of the descriptor's link in /proc/self/fd.
 
     :raises FileNotFoundError: the file was removed.
     """
@@ -356,7 +356,8 @@ def open_trusted(path: str) -> PathDescriptor:
     """Open a directory whose path no other user can redirect.
 
     Each directory on the path, and on the targets of symbolic links, must be writable only for this
-    user and root, or be sticky (like /tmp) with a next entry that belongs to this user or root.
+    user and root, or be sticky (like /tmp). The next entry on the path after a sticky directory
+    must belong to this user or root.
 
     :param path: an absolute path.
     :returns: the directory, which the caller must close.

@@ -36,7 +36,7 @@ _NS_GET_OWNER_UID = 0xB704
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessIdentity:
-    """The identity of a process, which no other process ever shares.
+    """The identity of a process; no other process ever has the same identity.
 
     :ivar pid: the process id in `pid_namespace`.
     :ivar start_time: the start time of the process, in clock ticks after boot (proc_pid_stat(5)).
@@ -51,7 +51,7 @@ class ProcessIdentity:
 
     @classmethod
     def of(cls, pid: int) -> ProcessIdentity:
-        """Return the identity of a process, which may be a zombie.
+        """Return the identity of a process; accept zombies.
 
         :raises FileNotFoundError: no process has that pid.
         :raises ProcessLookupError: the process exited during this call.
@@ -84,8 +84,8 @@ class ProcessIdentity:
     def is_foreign(self) -> bool:
         """Return whether the pid belongs to another PID namespace, such as a container's.
 
-        False for a process of an earlier boot, which no longer runs; a foreign process may still
-        run.
+        False for a process of an earlier boot, because it no longer runs; a foreign process may
+        still run.
         """
         return self.boot_id == _boot_id() and self.pid_namespace != _pid_namespace()
 

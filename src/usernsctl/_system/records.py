@@ -78,7 +78,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def fault_of(status: os.stat_result, forbidden: int) -> str | None:
-    """Return the reason why other users may have changed a file; ``None`` if they can't have.
+    """Return the reason why other users may have changed a file, or ``None``.
 
     :param forbidden: the mode bits that the file must not have.
     """
@@ -301,7 +301,7 @@ class Record(Protocol):
         """Return the record as an object for the JSON file."""
 
     def is_alive(self) -> bool:
-        """Return whether the namespace, sandbox or template of the record exists, or may exist.
+        """Return whether the namespace, sandbox or template of the record possibly still exists.
 
         :raises ForeignProcessError: the record names a process that usernsctl has not started.
         """
@@ -466,7 +466,8 @@ class Store(Generic[R]):
     def draft(self, name: str, *, replace: bool = False) -> Entry[R]:
         """Create an entry that other processes can find only after :meth:`Entry.publish`.
 
-        :param replace: whether a live entry may have the name, which :meth:`replace` will replace.
+        :param replace: whether to allow a live entry with the same name, which :meth:`replace` then
+            replaces.
         :returns: the empty, locked entry, which the caller must close; see :meth:`Entry.close`.
         :raises TakenError: a live entry has the name.
         :raises InvalidNameError: `name` is not valid.

@@ -64,7 +64,7 @@ class TreeWriter:
     def __init__(self, path: str) -> None:
         """Open the directory in which to create the tree.
 
-        :param path: the path of the tree, which must not exist.
+        :param path: the path of the tree; no file may exist at this path.
         :raises OSError: the directory can't be opened, or `path` has no last component.
         """
         parent, name = os.path.split(path.rstrip("/"))

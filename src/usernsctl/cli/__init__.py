@@ -10,8 +10,8 @@ from itertools import pairwise
 
 from usernsctl._system.handover import INTERRUPTED, default_sigchld, raise_on_interrupt
 
-# Define TYPE_CHECKING, which type checkers treat as true, because importing typing would delay the
-# start.
+# Define TYPE_CHECKING here, because importing typing would delay the start. Type checkers treat
+# this name as true.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,7 +77,7 @@ def print_error(error: UsernsError) -> None:
     known = _core.cause(error.cause)
     if known is not None:
         say(f"  why: {known.why} [{error.cause}]")
-    elif error.cause not in (None, "usage"):  # the cause "usage" is an unknown option
+    elif error.cause not in (None, "usage"):  # "usage": an unknown option
         say(f"  cause: {error.cause}")
     # Only the catalogue's remedies may contain several lines. Other remedies contain file names, in
     # which newlines are escaped.
@@ -163,7 +163,7 @@ def _call(argv: list[str]) -> int:
 def _logs_json(words: Sequence[str]) -> bool:
     """Return whether the arguments call ``usernsctl run --log json``.
 
-    The words are searched, because the arguments contain an error and can't be parsed.
+    The function searches the words, because arguments that contain an error can't be parsed.
     """
     if words[:1] != ["run"]:
         return False
@@ -179,6 +179,6 @@ def version() -> str:
 
 
 def _redirect_to_null(fd: int) -> None:
-    """Redirect a stream that failed to /dev/null, so that Python's flush at exit succeeds."""
+    """Redirect a broken stream to /dev/null, so that Python's flush at exit succeeds."""
     with open(os.devnull, "wb") as nothing:
         os.dup2(nothing.fileno(), fd)

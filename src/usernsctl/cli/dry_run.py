@@ -181,8 +181,8 @@ class _Names:
         user = start.user if facts.ids.has(start.user) else (0, 0)
         ignored = _ignored_signals()
         values: dict[Record, Any] = {
-            # Signals to ignore, and ids that are not mapped, are passed in arguments before the
-            # command to usernsctl-verify, which sets them (csrc/launch/config.c).
+            # Signals to ignore, and ids that are not mapped, are passed to usernsctl-verify in
+            # arguments before the command. usernsctl-verify sets them (csrc/launch/config.c).
             record("json-args"): (
                 *((f"{VERIFY_IGNORE}{ignored}",) if facts.verifier and ignored else ()),
                 *((VERIFY_AS, *map(str, start.user)) if user != start.user else ()),

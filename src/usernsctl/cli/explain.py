@@ -119,7 +119,8 @@ def _probe(explanation: Explanation) -> tuple[Explanation, Report | None]:
     from usernsctl.explain.explanation import confirm
 
     try:
-        # Probe for "run", whose findings include those of all other purposes, at least as warnings.
+        # Probe for the purpose "run": its findings include those of all other purposes, at least as
+        # warnings.
         report = diagnose("run")
     except UsernsError as error:
         say(f"usernsctl: explain: can't probe this machine: {error}")
@@ -191,7 +192,7 @@ def _verdict(
 
 
 def _likeliest(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return the causes to print in full: the likeliest ones, and the one for vague messages."""
+    """Return the causes to print in full: the likeliest, and always the cause of vague messages."""
     return [
         candidate
         for position, candidate in enumerate(candidates)

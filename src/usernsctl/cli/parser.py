@@ -166,8 +166,8 @@ class Parser(argparse.ArgumentParser):
     ) -> None:
         """Add an option.
 
-        :param flags: the names of the option, or ``--on/--off`` for a pair of options, of which the
-            last given option counts.
+        :param flags: the names of the option, or ``--on/--off`` for a pair of options. If both are
+            given, the last one counts.
         :param heading: the heading of the option in ``--help``.
         :param parse: a function that parses the value or raises ValueError.
         :param repeats: whether the option may be given several times; the value is then a tuple.
@@ -194,7 +194,7 @@ class Parser(argparse.ArgumentParser):
             options.insert(len(options) - (not heading), action)
 
     def add_flag(self, *flags: str, **settings: Any) -> None:
-        """Add an option without a value, which is stored as ``True`` if given, else ``False``."""
+        """Add an option without a value; store ``True`` if the option is given, else ``False``."""
         self.add_option(*flags, action="store_true", default=False, **settings)
 
     def add_operand(self, name: str, metavar: str, **settings: Any) -> None:
@@ -266,7 +266,8 @@ class Parser(argparse.ArgumentParser):
         """Call the function that runs the subcommand.
 
         :param given: the result of :meth:`read`.
-        :param environ: the environment variables that the subcommand may pass on.
+        :param environ: the environment variables that the subcommand may pass on to the command
+            that it runs.
         :param words: the arguments after the subcommand.
         :raises Answer: the function raised :class:`UsageError`.
         """
@@ -312,7 +313,7 @@ class Parser(argparse.ArgumentParser):
         return [*options, "--", *operands] if operands else options
 
     def _split_option(self, word: str, rest: list[str]) -> Iterator[str]:
-        """Yield the options in `word`, each with its value, which may be taken from `rest`."""
+        """Yield the options in `word`, each with its value; take a missing value from `rest`."""
         flag, equals, value = word.partition("=")
         if not word.startswith("--"):
             # Short options may be combined, as in -rc, or have a value, as in -oFILE.
@@ -432,14 +433,14 @@ def integer(least: int, most: int) -> Callable[[str], int]:
 
 
 class _Append(argparse.Action):
-    """Action for a repeatable option, which appends the value to a tuple."""
+    """Action that appends the value of a repeatable option to a tuple."""
 
     def __call__(self, parser: object, namespace: object, value: Any, flag: Any = None) -> None:
         setattr(namespace, self.dest, (*getattr(namespace, self.dest), value))
 
 
 class _Switch(argparse.Action):
-    """Action for a pair of options, which stores true for the first and false for the second."""
+    """Action that stores true for the first option of a pair, and false for the second."""
 
     def __call__(self, parser: object, namespace: object, value: Any, flag: Any = None) -> None:
         setattr(namespace, self.dest, flag == self.option_strings[0])

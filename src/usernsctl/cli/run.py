@@ -88,7 +88,9 @@ def add_options(parser: Parser, options: Iterable[tuple[str, Option, Any]]) -> N
 
 
 def file_parser(prog: str, write: Callable[..., int | None], heading: str, what: str) -> Parser:
-    """Return the parser of a subcommand that writes a run to a file, without the run's options.
+    """Return the parser of a subcommand that writes a run to a file.
+
+    The caller must add the options of the run.
 
     :param heading: the heading of ``--output`` in ``--help``.
     :param what: the noun for the written file, in the help text.
@@ -110,8 +112,8 @@ def file_parser(prog: str, write: Callable[..., int | None], heading: str, what:
 # Maximum value of --max-output, MAX_OUTPUT_MAX in csrc/programs/watch/watch.h.
 _OUTPUT_MAX = 1 << 30
 
-# Options that reject an empty string. It is often the value of an unset shell variable, and would
-# mean the current directory, or the same as no option.
+# Options that reject an empty string. An empty string is often the value of an unset shell
+# variable, and would mean the current directory, or the same as no option.
 _NEVER_EMPTY = {
     "rootfs": ("--rootfs", "a directory"),
     "bundle": ("--bundle", "a directory"),
@@ -200,7 +202,7 @@ def _run(
 
 @contextmanager
 def _result_file(path: str | None) -> Iterator[ResultFile | None]:
-    """Yield the open result file, or None without a path; write a failure of the block to it.
+    """Yield the open result file, or None without a path; record a failure of the block in it.
 
     :raises CommandError: the file can't be opened.
     """
@@ -256,7 +258,7 @@ def _import_the_rest(*, joins_namespace: bool) -> None:
         other files over usernsctl's modules, so no module may be imported inside, not even to
         report an error.
     """
-    codecs.lookup("ascii")  # imports the module of the codec
+    codecs.lookup("ascii")  # imports the codec's module
     if joins_namespace:
         # The search for a missing command, and tracebacks, need these modules.
         for module in ("shutil", "usernsctl.gvisor.launch.view", "traceback"):
@@ -264,7 +266,7 @@ def _import_the_rest(*, joins_namespace: bool) -> None:
 
 
 def _idmap(given: dict[str, Any]) -> IdMap:
-    """Remove the options about ids from `given`; return the id map for them."""
+    """Remove the options about ids from `given`; return the id map that they request."""
     from usernsctl.maps import IdMap
 
     fill: Fill = "auto" if given.pop("map_auto") else "none"
@@ -332,7 +334,7 @@ def _check_network(given: dict[str, Any]) -> None:
 
 
 def _environment(given: dict[str, Any], variables: Mapping[str, str]) -> dict[str, str]:
-    """Remove the options about variables from `given`; return the environment for them."""
+    """Remove the options about environment variables from `given`; return the environment."""
     from usernsctl.gvisor.launch.options import base_environment, read_env_file, read_settings
 
     everything, files, settings = (given.pop(n) for n in ("env_all", "env_files", "settings"))

@@ -162,12 +162,13 @@ def _host_arguments(request: Request) -> dict[str, Any]:
         for field in fields(Request)
         if (argument := field.metadata.get("argument")) is not None
     }
-    # SandboxHost rejects an idmap together with a named namespace, which has its own maps.
+    # SandboxHost rejects an idmap together with a named namespace, because the namespace has its
+    # own maps.
     return arguments if request.kept is None else {**arguments, "idmap": None}
 
 
 def _check(given: dict[str, Any], own: dict[str, Any]) -> None:
-    """Check that the options of ``template create`` fit together, and that none is missing.
+    """Check that no option of ``template create`` excludes another, and no required one is missing.
 
     :raises UsageError: options exclude each other, or an option is missing or invalid.
     """
@@ -278,8 +279,8 @@ def _host_request(given: dict[str, Any]) -> Request:
 def _creation(name: str, record: TemplateRecord) -> str:
     """Return the shell command that creates a template again, for use in remedies.
 
-    Options about the host are left out: an attacker could have written the record, so that a copied
-    command would weaken the sandbox.
+    Options about the host are left out: if an attacker wrote the record, such options could weaken
+    the sandbox of a user who copies the command.
     """
     argv = ["usernsctl", "template", "create", "--replace"]
     if record.kind == "python":

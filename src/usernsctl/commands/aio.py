@@ -370,7 +370,7 @@ def _wait_for_killed(popen: Any) -> None:
 
 
 class _Pipe(asyncio.Protocol):
-    """The asyncio protocol of a pipe, which forwards events to the protocol of the command."""
+    """The asyncio protocol of a pipe; it forwards events to the protocol of the command."""
 
     def __init__(self, owner: _Transport, fd: int) -> None:
         self.transport: asyncio.BaseTransport | None = None

@@ -61,7 +61,8 @@ class Collected(subprocess.Popen[AnyStr]):
     A subclass starts the child, and then calls :meth:`_hold` with the child's pidfd.
     """
 
-    #: A pidfd of the child (close-on-exec), which this object closes; -1 once the child was reaped.
+    #: A pidfd of the child, close-on-exec; -1 once the child was reaped. This object closes the
+    #: pidfd.
     pidfd: int = -1
 
     _child_created: bool  # private attribute of subprocess: True if there is a child to reap
@@ -74,8 +75,8 @@ class Collected(subprocess.Popen[AnyStr]):
         self._shared = Shared("the pidfd", [pidfd])
         self.pidfd = pidfd
 
-    # _internal_poll and _wait override private methods of subprocess, which are the same in Python
-    # 3.11 to 3.14. The original methods lose the exit status if a signal handler raises an
+    # _internal_poll and _wait override private methods of subprocess. These methods are the same in
+    # Python 3.11 to 3.14. The original methods lose the exit status if a signal handler raises an
     # exception after waitpid(2), notice the exit up to 50 ms late, and return 0 if SIGCHLD is
     # ignored. They are called only if the pidfd is closed, for example while the object is garbage
     # collected.
@@ -395,9 +396,9 @@ class Popen(Collected[AnyStr]):
     def _close_unopened(self) -> None:
         """Close the pipe descriptors that Popen.__init__ leaves open if it fails.
 
-        It may have failed because of an unknown encoding, or an exception that a signal handler
-        raised. The first descriptor without a file object is closed already if open() failed on it,
-        but is still open if TextIOWrapper() failed on the previous file object.
+        Popen.__init__ may have failed because of an unknown encoding, or an exception that a signal
+        handler raised. The first descriptor without a file object is closed already if open()
+        failed on it, but is still open if TextIOWrapper() failed on the previous file object.
         """
         files = self.stdin, self.stdout, self.stderr
         pairs = zip(self._ends, files, strict=True)
@@ -453,7 +454,7 @@ class Popen(Collected[AnyStr]):
             os.close(pidfd)
 
 
-# All known keyword arguments, from which the error for an unknown one suggests a similar name.
+# All known keyword arguments. The error for an unknown keyword suggests a similar known keyword.
 _KEYWORDS = frozenset(
     (*keywords_of(subprocess.Popen.__init__), *keywords_of(Popen.__init__), *_core.NAMESPACES)
 )

@@ -27,7 +27,7 @@ def diagnose(
 
     :param purpose: the use of the host: ``"run"``, ``"range"``, ``"docker"`` or ``"kubernetes"``.
         The use decides which findings are blocking.
-    :param runsc: whether one of the steps runs a program in gVisor, which takes longer than all
+    :param runsc: whether one of the steps runs a program in gVisor. This step takes longer than all
         others.
     :param root: the directory whose subdirectories proc, sys and etc contain the facts. The steps
         are always tried on this host.

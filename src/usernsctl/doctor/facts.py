@@ -238,8 +238,8 @@ class Device:
 class Runsc:
     """The runsc that usernsctl would use on this host.
 
-    :ivar path: the path of runsc; ``None`` if no runsc can be used, and `cause` and `problem`
-        explain why.
+    :ivar path: the path of runsc; ``None`` if no runsc can be used; `cause` and `problem` then say
+        why.
     :ivar refused: the path of a runsc that exists, but can't be used.
     :ivar system: `path` or `refused` with symbolic links resolved, if the file's name is runsc and
         only root can replace the file; otherwise ``None``.

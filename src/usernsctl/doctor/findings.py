@@ -35,7 +35,7 @@ STANDS_IN_THE_WAY_OF: Mapping[str, tuple[Purpose, ...]] = {
     "runsc": _SANDBOX,
 }
 
-#: The probes of an id map of more than one id. A cause that makes only these probes fail blocks
+#: The probes of an id map of more than one id. If a cause makes only these probes fail, it blocks
 #: only such a map.
 _OF_RANGES = ("ranges", "range-map", "range-mount")
 
@@ -66,7 +66,7 @@ def findings(
 
 
 def attributed(facts: Facts, probes: Mapping[str, Probe]) -> dict[str, Probe]:
-    """Return the probes, with the causes of failed probes as the rules determine them."""
+    """Return the probes; give each failed probe the cause that the matching rules determine."""
     held = hold(Seen(facts, probes))
     found = dict(probes)
     for name, probe in probes.items():
@@ -77,7 +77,7 @@ def attributed(facts: Facts, probes: Mapping[str, Probe]) -> dict[str, Probe]:
 
 
 def hold(seen: Seen) -> list[tuple[Rule, Evidence]]:
-    """Return all rules that hold, with their evidence, including rules that block no purpose."""
+    """Return all rules that match, with their evidence, including rules that block no purpose."""
     held: dict[str, tuple[Rule, Evidence]] = {}
     for rule in RULES:
         evidence = rule.evidence(seen)
@@ -97,7 +97,7 @@ def _explained(held: Mapping[str, tuple[Rule, Evidence]], guessed: Rule) -> bool
 
 
 def _weigh(rule: Rule, evidence: Evidence, seen: Seen, purpose: Purpose) -> Finding | None:
-    """Return the finding for a rule that holds; None if the cause does not concern `purpose`."""
+    """Return the finding for a rule that matches; None if the cause does not concern `purpose`."""
     cause = catalogue()[rule.id]
     of_ranges = {message_of(probe) for name in _OF_RANGES if (probe := seen.unsettled(name))}
     concerned: set[Purpose] = {"range"} if of_ranges >= set(evidence) else set(cause.purposes)

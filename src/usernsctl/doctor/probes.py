@@ -295,7 +295,8 @@ def judge(name: str, status: int, output: str, seconds: float) -> Probe:
 def _says_already(step: str, name: str, reason: str) -> bool:
     """Return whether a message can omit the name of the step.
 
-    The message contains the name already if the name of the probe, or the reason, begins with it.
+    The message contains the step's name already if the name of the probe, or the reason, begins
+    with the step's name.
     """
     return step == "none" or name.startswith(step) or reason.startswith(step)
 
@@ -354,7 +355,8 @@ RUNSC = "runsc"
 _CAUSE = re.compile(r"^  (?:why: .*\[([a-z0-9-]+)\]|cause: ([a-z0-9-]+))$", re.MULTILINE)
 
 # Maximum number of characters of runsc's output in a report. The report contains the end of the
-# output, where the reason is, or the beginning of a crash message, which stack traces follow.
+# output, where the reason is; or, of a crash message, the beginning, because stack traces follow
+# the reason.
 _DETAIL_MAX = 2000
 _CRASH = re.compile(r"^(?:fatal error|panic): ", re.MULTILINE)
 

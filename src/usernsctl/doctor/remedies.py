@@ -258,7 +258,7 @@ def _helpers(*lines: str, which: Callable[[_Facts], bool]) -> Callable[[_Facts],
 
 
 def _mend_helper(helper: _Facts, lines: tuple[str, ...]) -> list[str]:
-    """Return `lines` for a helper, or comments if other users can replace the helper."""
+    """Return the commands `lines` for a helper, or comments if other users can replace it."""
     file, point = helper["system"], helper["nosuid"] or "/"
     if not file or not (file + point).isprintable():
         return [

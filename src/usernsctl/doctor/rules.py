@@ -94,7 +94,7 @@ def only_named(seen: Seen) -> Evidence:
 
 
 def fails(*names: str, errnos: tuple[int, ...] = ()) -> _Holds:
-    """Return a `holds` function for a rule that holds if one of the named probes failed.
+    """Return a function, for `Rule.holds`, that finds evidence if one of the named probes failed.
 
     If `errnos` is given, the probe must have failed with one of these errors.
     """
@@ -111,12 +111,12 @@ class Rule:
     """A rule that decides whether a cause applies.
 
     :ivar explains: the names of the probes whose failure the cause explains.
-    :ivar holds: a function that returns the evidence for the cause, empty if it does not hold;
-        :meth:`evidence` adds the probes whose failure the core attributed to the cause.
+    :ivar holds: a function that returns the evidence for the cause, empty if the cause does not
+        apply. :meth:`evidence` adds the probes whose failure the core attributed to the cause.
     :ivar warns: whether the cause is a warning that never blocks a purpose.
     :ivar always: whether the cause is reported even if it does not concern the purpose.
     :ivar guessed: whether the cause applies only if no other cause explains the failed sandbox.
-    :ivar eclipses: whether no other cause is reported if this cause holds.
+    :ivar eclipses: whether no other cause is reported if this cause applies.
     """
 
     id: str
@@ -128,7 +128,7 @@ class Rule:
     eclipses: bool = False
 
     def evidence(self, seen: Seen) -> Evidence:
-        """Return the distinct evidence for the cause, or () if the cause does not hold."""
+        """Return the distinct evidence for the cause, or () if the cause does not apply."""
         return tuple(dict.fromkeys(self.holds(seen) + seen.named(self.id)))
 
 
@@ -631,7 +631,7 @@ RULES: tuple[Rule, ...] = (
 )
 
 #: For each cause that may only be a consequence, the causes that it may follow from. If one of them
-#: holds, the consequence is not reported.
+#: applies, the consequence is not reported.
 CONSEQUENCES: Mapping[str, tuple[str, ...]] = {
     # The rule for nesting-too-deep checks only the limit on user namespaces, so any limit that the
     # core or another rule has found takes precedence.
@@ -649,8 +649,8 @@ CONSEQUENCES: Mapping[str, tuple[str, ...]] = {
         "mount-by-descriptor-missing",
         "ptrace-denied",
     ),
-    # If the caller's id is not mapped, root's usually is not either, and the helpers seem to belong
-    # to nobody.
+    # If the caller's id is not mapped, root's id usually is not mapped either, so the helpers seem
+    # to belong to nobody.
     "helper-not-setuid": ("caller-id-unmapped",),
     # The core reports helper-failed for any helper that failed without a known message.
     "helper-failed": tuple(

@@ -1,4 +1,4 @@
-"""Search for causes of unlisted messages by the operation and the error that they name.
+"""Search for causes of unlisted messages by the operation and the error that the messages name.
 
 The messages in csrc/explain/messages are exact, but no list of messages is complete. An unlisted
 message still names an operation, such as ``clone`` or ``uid_map``, and an error, such as
@@ -90,8 +90,10 @@ class Attempt:
     :ivar line: the line with the error.
     :ivar causes: the ids of the possible causes, the likeliest first.
     :ivar common: whether programs that have nothing to do with sandboxes print such lines, too.
-    :ivar strength: how certain the error is: 2 for an exact error; 1 for words such as "failed",
-        and for a missing file, which may have another cause; 0 for advice.
+    :ivar strength: how certain it is that the operation failed. Level 2 means that the line
+        contains an exact error. Level 1 means that the error is ENOENT, which often has other
+        causes, or only a word such as "failed". Level 0 means that the line contains only advice,
+        or that the program continues.
     """
 
     line: str
@@ -132,7 +134,7 @@ def _patterns() -> tuple[tuple[re.Pattern[str], _Operation], ...]:
 
 
 class AttemptReader:
-    """Reader that collects failed attempts from a text, to which :meth:`add` adds whole lines."""
+    """Reader that collects failed attempts from the lines that are passed to :meth:`add`."""
 
     def __init__(self) -> None:
         self._found: dict[Attempt, None] = {}
@@ -140,7 +142,7 @@ class AttemptReader:
         self._is_about_sandboxes = False
 
     def add(self, piece: bytes) -> None:
-        """Search `piece`, the next lines of the text, unless enough of the text was searched."""
+        """Search `piece`, the next lines of the text, unless the search is complete already."""
         if self._is_full():
             return
         text = piece.lower()
@@ -195,12 +197,12 @@ def _line_after(text: bytes, end: int) -> bytes:
 
 @functools.cache
 def _literals() -> tuple[bytes, ...]:
-    """Return words, exact errors first, of which each line with an error contains at least one."""
+    """Return words of which each line with an error contains at least one, exact errors first."""
     known = errors()
     exact, vague = ([*itertools.chain(*table.values())] for table in (known.exact, known.vague))
     names = [name.lower() for name in known.exact]
     words = (*exact, *names, "errno", *vague)
-    # Search for both cases of non-ASCII letters, which bytes.lower() does not change.
+    # Search for both cases of non-ASCII letters, because bytes.lower() does not change them.
     forms = (form for word in words for form in (word, word.capitalize()))
     found = dict.fromkeys(form.encode().lower() for form in forms)
     # Drop a word that contains another word, because each line with the longer word also contains
@@ -209,7 +211,7 @@ def _literals() -> tuple[bytes, ...]:
 
 
 def _error_lines(text: bytes) -> Iterator[tuple[int, int]]:
-    """Yield start and end of each line with an error, or of a long line's part around it."""
+    """Yield start and end of each line with an error; of a long line, only around the error."""
     lines: dict[int, tuple[int, int]] = {}
     is_ascii = text.isascii()
     for literal in _literals():

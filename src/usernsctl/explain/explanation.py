@@ -98,7 +98,7 @@ def explain(stream: BinaryIO) -> Explanation:
 
 
 def _add_messages(seen: dict[str, dict[str, None]], search: MessageSearch, piece: bytes) -> None:
-    """Add the lines with messages of the catalogue to `seen`, by the ids of their causes."""
+    """Add each line with a message of the catalogue to `seen`, under the ids of its causes."""
     for at, causes in search.add(piece):
         line = _line_at(piece, at)
         for cause_id in causes:
@@ -106,7 +106,7 @@ def _add_messages(seen: dict[str, dict[str, None]], search: MessageSearch, piece
 
 
 def explain_failures(failures: Sequence[Failure]) -> Explanation:
-    """Return the causes of the first known failure in `failures`, from runsc's debug logs.
+    """Return the causes of the first failure from runsc's debug logs whose cause is known.
 
     Failures of unknown cause are skipped, because a process often reports only that another process
     has exited.
@@ -120,9 +120,9 @@ def explain_failures(failures: Sequence[Failure]) -> Explanation:
 
 
 def confirm(explanation: Explanation, report: Report) -> Explanation:
-    """Sort the causes by the findings of doctor: causes that hold on this host come first.
+    """Sort the causes by the findings of doctor: causes that apply to this host come first.
 
-    The causes that hold are sorted in the order in which they prevent a sandbox from starting. The
+    The causes that apply are sorted in the order in which they prevent a sandbox from starting. The
     causes that a setting of this host suggests follow, and then all others.
     """
     order = {finding.id: place for place, finding in enumerate(report.findings)}
@@ -159,7 +159,7 @@ def _spoken_for(report: Report) -> Iterator[str]:
 
 
 class _Limited:
-    """A reader of the first :data:`INPUT_MAX` bytes of a stream, which may be endless.
+    """A reader of the first :data:`INPUT_MAX` bytes of a possibly endless stream.
 
     :ivar size: the number of bytes that were read so far.
     """

@@ -50,7 +50,8 @@ def only_cause(output: bytes) -> str | None:
 class Failure:
     """The reason why one of runsc's processes failed.
 
-    :ivar process: ``"gofer"``, ``"sandbox"`` or ``"runsc"``, the process that the caller starts.
+    :ivar process: ``"gofer"``, ``"sandbox"``, or ``"runsc"`` for the process that the caller
+        starts.
     :ivar filename: the path of the log that contains the reason.
     :ivar message: the reason, in one line.
     """
@@ -87,7 +88,7 @@ def failures(directory: str | os.PathLike[str]) -> tuple[Failure, ...]:
         found = [failure for log in logs if (failure := log.failure()) is not None]
         if found:
             # Sort a failed helper first: without an id map, the gofer fails, too, unless runsc
-            # kills it before.
+            # kills the gofer first.
             return tuple(sorted(found, key=lambda failure: not failure.is_of_helper))
     return ()
 
@@ -107,8 +108,8 @@ class _Log:
         if message is None:
             return None
         if _HELPER_FAILED.search(message):
-            # Prefer the message of newuidmap or newgidmap, which precedes runsc's own message in
-            # the log, because it names the reason.
+            # Prefer the message of newuidmap or newgidmap to runsc's own message, which follows it
+            # in the log, because only the helper's message names the reason.
             said = _HELPER_SAID.findall(text)
             message = said[-1] if said else message
         return Failure(process=self.process, filename=self.filename, message=printable(message))
@@ -159,7 +160,7 @@ _JSON_MESSAGE = re.compile(r'"(?:msg|log|message)":\s?"((?:[^"\\]|\\.)*)"')
 
 
 def message_at(line: str, place: int) -> str:
-    """Return the JSON message at the offset `place` in a line, or the line if there is none."""
+    """Return the JSON message at the offset `place` in a line; the whole line if there is none."""
     for message in _JSON_MESSAGE.finditer(line):
         if message.start() <= place < message.end():
             return _unescape(message[1])

@@ -19,7 +19,7 @@ Purpose = Literal["run", "range", "docker", "kubernetes"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cause:
-    """An entry of the catalogue, which describes a cause of failures.
+    """A cause of failures, as an entry of the catalogue describes it.
 
     :ivar id: the stable id; a released id is never renamed.
     :ivar title: the cause in a few words.
@@ -44,7 +44,7 @@ class Cause:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """A cause that holds on this host.
+    """A cause that applies to this host.
 
     :ivar cause: the entry of the catalogue, or ``None`` if no entry matches.
     :ivar evidence: short sentences, each with a fact or the result of a probe.

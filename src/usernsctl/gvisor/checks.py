@@ -263,7 +263,7 @@ def stream(name: str, given: Any) -> None:
 
 
 def check_no_command(**options: Any) -> None:
-    """Check that a sandbox without a first command gets no option that applies to one.
+    """Check that no option for a first command is given to a sandbox without a first command.
 
     :raises ValueError: an option is set that applies only to a first command.
     """

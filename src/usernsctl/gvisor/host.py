@@ -71,8 +71,8 @@ class SandboxHost(HostBase):
 
     The constructor writes the id map and builds a root filesystem, as ``usernsctl run`` does. This
     takes a few tenths of a second, so call :meth:`create_async` in an event loop. Each sandbox then
-    starts as fast as runsc starts. The files of the SandboxHost are in mounts of the namespace,
-    which the kernel removes once the SandboxHost is closed and its last sandbox has ended. Only
+    starts as fast as runsc starts. The files of the SandboxHost are in mounts of the namespace. The
+    kernel removes these mounts once the SandboxHost is closed and its last sandbox has ended. Only
     processes of sandboxes run in the namespace.
 
     A SandboxHost is a context manager, also an asynchronous one, that closes the host on exit.
@@ -96,11 +96,11 @@ class SandboxHost(HostBase):
     :param binds: additional bind mounts, each a path, a text ``"SRC[:DST][:ro|rw]"`` as for
         ``--bind``, or a :class:`usernsctl.Bind`.
     :param str hostname: the hostname in the sandbox.
-    :param rlimits: limits of each process in the sandbox, which gVisor enforces; each a text
+    :param rlimits: limits of each process in the sandbox, enforced by gVisor; each a text
         ``"NAME=SOFT[:HARD]"`` as for ``--rlimit``, in the units of setrlimit(2), or a
         :class:`usernsctl.Rlimit`.
-    :param memory: the memory limit of each sandbox, which includes gVisor's own memory and files in
-        memory: a number of bytes, or a text such as ``"512M"`` or ``"1.5GiB"``. See
+    :param memory: the memory limit of each sandbox, for all its memory including gVisor's own and
+        files in memory: a number of bytes, or a text such as ``"512M"`` or ``"1.5GiB"``. See
         :class:`Sandbox` for what happens to a sandbox that exceeds a limit.
     :param int pids: the maximum number of host processes and threads of each sandbox. gVisor itself
         has about 20, and runs each process of the sandbox in one or two.
@@ -114,8 +114,8 @@ class SandboxHost(HostBase):
     :param str limits: ``"strict"``, the default, to raise an error for a limit that can't be
         enforced on this host; ``"best-effort"`` to ignore the limit.
     :param str network: ``"none"``, the default, for a loopback device only; ``"host"`` for the
-        network of the host; or ``"private"`` for a separate network of each sandbox, which reaches
-        other machines but not the host.
+        network of the host; or ``"private"`` for a network of each sandbox's own that reaches other
+        machines but not the host.
     :param allow: the destinations that each sandbox may reach: either names (``"NAME[:PORT]"`` or
         ``"*.NAME[:PORT]"``), by HTTP and HTTPS through a proxy, or addresses (``"CIDR[:PORT]"``).
     :param str platform: the platform of gVisor: ``"systrap"``, ``"ptrace"`` or ``"kvm"``; by

@@ -31,7 +31,7 @@ _CHARACTER_BYTES = 4
 
 
 class KeptOutput:
-    """The beginning and the end of a command's output to one stream, and its total size."""
+    """The beginning and the end of a command's output to one stream, and the output's size."""
 
     def __init__(self, limit: int) -> None:
         """Create an empty capture.
@@ -146,7 +146,7 @@ class BoundedOutput:
 
     @property
     def overflow(self) -> KeptOutput | None:
-        """The stream that exceeded the limit; ``None`` without one, or if it is only truncated."""
+        """The stream whose output exceeded the limit; ``None`` if output is only truncated."""
         if self._is_killing:
             for kept in (self.stdout, self.stderr):
                 if kept.truncated:
@@ -202,7 +202,7 @@ class BoundedOutput:
         return self.data(process)
 
     def _exchange(self, process: Any, input: bytes | None, deadline: float | None) -> None:
-        """Write `input`, and read both streams to end of file, or until one is over the limit."""
+        """Write `input`, and read both streams to end of file, or until one exceeds the limit."""
         kept = {process.stdout: self.stdout, process.stderr: self.stderr}
         left = memoryview(input or b"")
         with selectors.PollSelector() as selector:

@@ -24,8 +24,8 @@ Reason = Literal[
 class Usage(NamedTuple):
     """The resource usage of a command and of the children for which it has waited (getrusage(2)).
 
-    As gVisor counts it: the user and the system CPU time (`utime`, `stime`) in seconds, and the
-    peak memory usage (`maxrss`) in KiB.
+    gVisor counts the usage. The user and the system CPU time (`utime`, `stime`) are in seconds, and
+    the peak memory usage (`maxrss`) is in KiB.
     """
 
     utime: float
@@ -72,14 +72,14 @@ class Result(CompletedProcess[AnyStr]):
         value is not known.
     :ivar used: the usage that reached the limit, in the unit of `limit`.
     :ivar rusage: the resource usage of the command. For a command in a running sandbox, gVisor
-        counts it, for the command and the children for which it has waited. For the first command
-        of a sandbox, it is that of all the sandbox's host processes. ``None`` if it is not known,
-        as for a detached sandbox.
+        counts the usage of the command and of the children for which it has waited. For the first
+        command of a sandbox, the usage is that of all the sandbox's host processes. ``None`` if it
+        is not known, as for a detached sandbox.
     :ivar peak_memory: the peak memory usage of the whole sandbox, in bytes, as its memory limit
         counts it. ``None`` if the sandbox has not reached that limit. The file of ``usernsctl run
         --result`` contains the number for every run with a limit for memory or processes.
-    :ivar int denied: the number of connections that the proxy for allowed names (`allow`) denied:
-        since the sandbox's start for its first command, else while the command ran.
+    :ivar int denied: the number of connections that the sandbox's proxy (`allow`) denied: since the
+        sandbox's start for its first command, else while the command ran.
     :ivar int stdout_truncated: the number of bytes that are missing in the middle of `stdout`,
         because it contains only `max_output` bytes, half of them from the beginning.
     :ivar int stderr_truncated: the number of bytes that are missing in the middle of `stderr`.

@@ -1,7 +1,7 @@
 """Named namespaces, which any process of the same user can find.
 
 A holder, a sleeping ``usernsctl-exec`` process, keeps each namespace alive. A store
-(:mod:`usernsctl._system.records`) contains a record of each namespace, which is valid only while
+(:mod:`usernsctl._system.records`) contains a record of each namespace. A record is valid only while
 the holder runs.
 """
 
@@ -135,8 +135,8 @@ class NamedNamespace:
     def from_json(cls, name: str, state: Mapping[str, Any]) -> NamedNamespace:
         """Return the record from the JSON object that :meth:`to_json` returned.
 
-        :raises ValueError: the record is malformed, which other exceptions in ``NONSENSE`` mean,
-            too.
+        :raises ValueError: the record is malformed. Any exception in the tuple ``NONSENSE`` has
+            this meaning.
         """
         namespaces = tuple(state["namespaces"])
         if not set(namespaces) <= set(_core.ALL_NAMESPACES):
@@ -178,7 +178,7 @@ class NamedNamespace:
         """Kill the holder, and wait until it has exited.
 
         If the holder is PID 1 of a PID namespace, it exits only after all other processes of that
-        namespace. Root inside can block the exit of a process with a FUSE filesystem.
+        namespace. By means of a FUSE filesystem, root inside can block the exit of a process.
 
         :raises NamespaceError: the holder has not exited after 10 seconds.
         :raises ForeignProcessError: the holder is in a namespace that this user did not create.
@@ -218,7 +218,7 @@ def _is_other(pid: int) -> bool:
 
 
 def _may_be_holder(process: ProcessIdentity) -> bool:
-    """Return whether a process is not a holder in a namespace that another user created.
+    """Return false if a process is a holder in a namespace that another user created, else true.
 
     The function waits while the process may still become a holder.
     :meth:`NamedNamespace._open_holder` then detects a process that is not a holder at all.
@@ -232,7 +232,7 @@ def _may_be_holder(process: ProcessIdentity) -> bool:
 
 
 def _is_becoming_holder(pid: int) -> bool:
-    """Return whether a process is not yet, but may become, a holder that others can open.
+    """Return whether a process may still become a holder whose namespaces others can open.
 
     A process with the starting name may still receive the message that makes it a holder, even if
     its creator was killed. A holder sets its process name shortly before other processes can open
@@ -325,7 +325,7 @@ def open_or_create(name: str, options: Iterable[str]) -> Iterator[NamedNamespace
 
 
 def list_named() -> list[NamedNamespace]:
-    """Return the records of all named namespaces of this user; remove those of dead holders.
+    """Return the records of all named namespaces of this user; remove records of dead holders.
 
     Namespaces whose holders are in another PID namespace are omitted.
 
@@ -337,8 +337,8 @@ def list_named() -> list[NamedNamespace]:
 def remove_named(name: str) -> None:
     """Kill the holder of a namespace, and remove the record.
 
-    Processes in the namespace keep running, except those in the holder's PID namespace, which the
-    kernel kills.
+    Processes in the namespace keep running, but the kernel kills those that are in the holder's PID
+    namespace.
 
     :raises NamespaceError: no namespace has that name, or its holder is in another PID namespace.
     """
@@ -376,7 +376,9 @@ def _error(reason: str, cause: str | None = None, remedy: str | None = None) -> 
 
 
 def _find(name: str) -> Entry[NamedNamespace] | None:
-    """Return the locked entry of a namespace, which the caller closes; ``None`` if no holder runs.
+    """Return the locked entry of a namespace, or ``None`` if no holder runs.
+
+    The caller must close the entry.
 
     :raises NamespaceError: the holder is in another PID namespace, or the record is invalid.
     """
@@ -393,7 +395,7 @@ def _find(name: str) -> Entry[NamedNamespace] | None:
 
 
 def _open(name: str) -> Entry[NamedNamespace]:
-    """Return the locked entry of a namespace, which the caller closes.
+    """Return the locked entry of a namespace; the caller must close the entry.
 
     :raises NamespaceError: as :func:`_find` does, or no namespace has that name.
     """
@@ -405,7 +407,7 @@ def _open(name: str) -> Entry[NamedNamespace]:
 
 
 class _Holder(Closing):
-    """A process that keeps a namespace alive, after :meth:`keep` even if its creator exits."""
+    """A process that keeps a namespace alive; after :meth:`keep`, even if its creator exits."""
 
     def __init__(self, options: Iterable[str], network: Sequence[str] = ()) -> None:
         """Start the process, and wait until its namespaces and id maps are set up.

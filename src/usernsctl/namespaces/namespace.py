@@ -452,7 +452,7 @@ class Namespace(Closing):
         return not self.closed and self._fds[_core.ALL_NAMESPACES.index(kind)] >= 0
 
     def fileno(self) -> int:
-        """Return the descriptor of the user namespace, which :meth:`close` closes.
+        """Return the descriptor of the user namespace; :meth:`close` closes the descriptor.
 
         :raises ValueError: the Namespace is closed.
         """

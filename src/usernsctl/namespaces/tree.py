@@ -95,7 +95,7 @@ def look() -> Tree:
 
 
 def _add(found: dict[int, UserNamespace], own: int, pid: int, name: str | None) -> None:
-    """Add a process to its user namespace in `found`, and the namespace if it is missing.
+    """Add a process to its user namespace in `found`; add that namespace first if it is missing.
 
     :raises PermissionError: this process may not read the namespace of the process `pid`.
     :raises OSError: the process has exited.
@@ -124,7 +124,7 @@ def _add(found: dict[int, UserNamespace], own: int, pid: int, name: str | None) 
 
 
 def _add_namespaces(found: dict[int, UserNamespace], own: int, namespace: int) -> bool:
-    """Add a namespace and its ancestors if it descends from `own`; return whether it does."""
+    """Add a namespace and its ancestors up to `own`; return False if `own` is none of them."""
     new: list[UserNamespace] = []
     with contextlib.ExitStack() as opened:
         while (inode := os.fstat(namespace).st_ino) not in found:
@@ -147,7 +147,7 @@ def _read(directory: int, name: str) -> str:
 
 
 def by_parent(namespaces: Iterable[UserNamespace]) -> dict[int | None, list[UserNamespace]]:
-    """Return the children of each namespace, keyed by its inode number, sorted by theirs."""
+    """Return lists of children sorted by inode number, keyed by their parent's inode number."""
     below: dict[int | None, list[UserNamespace]] = {}
     for one in sorted(namespaces, key=lambda one: one.inode):
         below.setdefault(one.parent, []).append(one)

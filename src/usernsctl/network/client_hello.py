@@ -44,7 +44,7 @@ class NotAllowed(Exception):
 
 
 class _Reader:
-    """A reader of consecutive fields of the message, which keeps the current position."""
+    """A reader that returns consecutive fields of the message, and keeps its position."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data

@@ -61,8 +61,8 @@ fchmod 91 52     fchown 93 55        fsetxattr 190 7   setxattrat 463 463  remov
 lremovexattr 198 15        fremovexattr 199 16         removexattrat 466 466
 open_tree_attr 467 467     file_setattr 469 469       socketpair 53 199
 """
-# System calls with flags in memory, which a filter can't read. They fail with ENOSYS, so that the C
-# library falls back to older system calls.
+# System calls whose flags are in memory, where a filter can't read them. They fail with ENOSYS, so
+# that the C library falls back to older system calls.
 _MISSING = "clone3 435 435  openat2 437 437"
 # System calls that open files, each with the index of its flags argument.
 _OPEN = (("open 2 -", 1), ("openat 257 56", 2))

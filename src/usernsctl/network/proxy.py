@@ -137,7 +137,7 @@ class Proxy:
                 self._forward(client, server, more, request, target)
 
     def _connect(self, name: str, port: int, target: str) -> socket.socket:
-        """Connect to an address of a host that is not forbidden; return the connection.
+        """Connect to one of a host's addresses that are not forbidden; return the connection.
 
         The name is resolved once, and the connection goes to the address that was checked. Only the
         first :data:`MAX_ADDRESSES` addresses are tried.
@@ -203,8 +203,8 @@ class Proxy:
 class _Relay:
     """A relay of bytes between a client and a server.
 
-    The relay of a tunnel ends when both sides have sent end of file, that of a request when the
-    server has. At most one block is buffered for each direction.
+    The relay of a tunnel ends when both sides have sent end of file, the relay of a request when
+    the server has sent end of file. At most one block is buffered for each direction.
 
     :param body: the parser of the request's body, or None for a tunnel.
     """

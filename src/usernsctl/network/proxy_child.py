@@ -86,8 +86,8 @@ def _json_line() -> Callable[[str], str]:
 def _receive(handover: socket.socket, creator: int) -> list[int]:
     """Return the descriptors of the listening socket and the pipe, or [] if none were sent.
 
-    :param creator: a pidfd of the creator. Its exit must be watched, too, because a forked child
-        may keep the creator's end of the Unix socket open.
+    :param creator: a pidfd of the creator. The creator's exit must be watched, too, because a
+        forked child may keep the creator's end of the Unix socket open.
     """
     poll = select.poll()
     poll.register(handover, select.POLLIN)

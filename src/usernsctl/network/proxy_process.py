@@ -1,4 +1,4 @@
-"""Start and stop proxies for allowed names, which are processes without privileges."""
+"""Start and stop proxies, each in a process without privileges."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class ProxyProcess:
         :param log: the proxy's standard error, on which it prints each new refusal; a value that
             :class:`subprocess.Popen` accepts for `stderr`.
         :param is_json: whether the proxy prints JSON, as ``usernsctl run --log json`` does.
-        :param table: the file of the table of refusals, which this object closes; by default a
-            memfd.
+        :param table: the file of the table of refusals, by default a memfd. This object closes the
+            file.
         :param name: the last argument of the proxy, by which :func:`is_proxy` recognises the proxy
             of a detached sandbox; empty for other proxies.
         :raises UsernsError: the process could not be started.

@@ -102,7 +102,7 @@ class Reader:
     """
 
     def __init__(self, file: FileIO) -> None:
-        """Take ownership of the file of a table, which :meth:`close` closes."""
+        """Take ownership of a table's file; :meth:`close` closes the file."""
         self._shared = _SharedFile(file)
         self._last: tuple[int, tuple[Refusal, ...]] = (0, ())
 
@@ -182,7 +182,7 @@ def _read_count(fd: int, row: int) -> int:
 
 
 class Table:
-    """The table of refusals in the proxy process, which is the only writer of the table.
+    """The table of refusals in the proxy process. No other process writes to the table.
 
     Only one thread at a time may call a method.
     """

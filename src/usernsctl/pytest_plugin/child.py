@@ -325,7 +325,7 @@ def move(target: Target, *, mount_proc: bool, channel: Channel) -> None:
 
 
 def refuse(error: UsernsError) -> NoReturn:
-    """Fail the test with an error about its namespaces, which can't be created."""
+    """Fail the test with an error that its namespaces can't be created."""
     remedy = f"\nremedy: {error.remedy}" if error.remedy else ""
     reason = f"can't create the namespaces of the test: {error}{remedy}"
     raise pytest.fail.Exception(reason, pytrace=False) from None
@@ -361,15 +361,15 @@ def _continue_in_child(*, has_init: bool) -> None:
         return
     os.close(report)
     _, status = os.waitpid(pid, 0)
-    # Use the wait status that PID 1 has reported, which contains the signal that killed the test;
-    # PID 1 itself exits with 128+N after signal N.
+    # Use the wait status that PID 1 has reported, because it contains the signal that killed the
+    # test; PID 1 itself exits with 128+N after signal N.
     for (reported,) in _STATUS.iter_unpack(os.read(reports, _REPORTS_MAX)):
         if not os.WIFSTOPPED(reported) and not os.WIFCONTINUED(reported):
             status = reported
     code = os.waitstatus_to_exitcode(status)
     if code < 0:
-        # Kill this process with the same signal, because its parent derives from its wait status
-        # how the test ended.
+        # Kill this process with the same signal, because the parent derives the end of the test
+        # from this process's wait status.
         if -code != signal.SIGKILL:
             signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)

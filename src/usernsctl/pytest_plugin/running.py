@@ -177,7 +177,7 @@ def report(item: pytest.Item, call: pytest.CallInfo[None], outcome: Any) -> None
         item.user_properties[:] = child_report.user_properties
         _add_sections(item, child_report)
     if call.excinfo and isinstance(call.excinfo.value, Lacking):
-        # Report the location of the test, not a line of this plugin, as that of the skip.
+        # Report the location of the test, not a line of this plugin, as the location of the skip.
         path, line, _ = item.reportinfo()
         location = os.fspath(path), (line or 0) + 1
         outcome.get_result().longrepr = (*location, str(call.excinfo.value))

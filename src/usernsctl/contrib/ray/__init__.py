@@ -24,8 +24,8 @@ except ImportError as _error:
         name="ray",
     ) from _error
 
-# The module that defines each name of this package. It is imported when the name is first used,
-# because Ray's own sandbox interface takes long to import.
+# The module that defines each name of this package. A module is imported when one of its names is
+# first used, because Ray's own sandbox interface takes long to import.
 _MODULES = {
     "NodeLostError": "tasks",
     "Progress": "tasks",

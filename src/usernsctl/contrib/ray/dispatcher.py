@@ -33,7 +33,8 @@ from usernsctl.contrib.ray.tasks import (
 from usernsctl.errors import PoolError, PoolTimeoutError, SandboxEndedError
 from usernsctl.gvisor.result import Result
 
-# Number of failed starts since the last result after which an actor is not replaced any more.
+# Number of failed starts (counted since the last result) after which an actor is not replaced any
+# more.
 _ERRORS_MAX = 3
 # Maximum delay before a lost actor is replaced, in seconds. Ray may need that time to notice that a
 # node was lost; until then, it starts new actors on the lost node.
@@ -76,7 +77,7 @@ class Task:
 
 
 class Slot:
-    """A slot of the pool, which holds one actor at a time.
+    """A slot of the pool: a place for one actor at a time.
 
     :ivar node: the id of the actor's node, or ``""`` until the actor is ready.
     :ivar lost: the number of previous actors in this slot that were lost since the last result.
@@ -232,8 +233,8 @@ class Dispatcher:
     def _await(self, ref: Any, function: Callable[[Future[Any]], object]) -> None:
         """Once the result of `ref` exists, call a function with its future in this thread.
 
-        Ray's own thread runs callbacks. There, a call of Ray could wait for that same thread
-        forever.
+        Ray runs callbacks in its own thread, where a call of Ray could wait forever for that same
+        thread.
         """
         ref.future().add_done_callback(partial(self._put, function))
 

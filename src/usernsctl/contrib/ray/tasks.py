@@ -79,13 +79,13 @@ class NodeLostError(PoolError):
 class Progress(NamedTuple):
     """A snapshot of the numbers of tasks and actors of a pool.
 
-    :ivar queued: the number of tasks that wait for an actor; the other fields are numbers, too.
-    :ivar running: the tasks that were sent to an actor.
-    :ivar done: the tasks with a result, whatever the exit status.
-    :ivar failed: the tasks that ended with an exception.
-    :ivar cancelled: the tasks that were cancelled.
-    :ivar retried: the retries of tasks.
-    :ivar actors: the actors that are ready.
+    :ivar queued: the number of tasks that wait for an actor.
+    :ivar running: the number of tasks that were sent to an actor and have no result yet.
+    :ivar done: the number of tasks with a result, whatever the exit status.
+    :ivar failed: the number of tasks that ended with an exception.
+    :ivar cancelled: the number of tasks that were cancelled.
+    :ivar retried: the number of retries of tasks.
+    :ivar actors: the number of actors that are ready.
     """
 
     queued: int = 0
@@ -145,7 +145,7 @@ def check_task(args: Args, options: Mapping[str, Any]) -> Spec:
 def check_input(given: Any, options: Mapping[str, Any]) -> None:
     """Check the standard input of a task.
 
-    :param options: the options of the task, which determine whether the input is text or bytes.
+    :param options: the options of the task; they determine whether the input is text or bytes.
     :raises TypeError: the input has the wrong type.
     """
     is_text = any(options.get(name) for name in TEXT_ARGUMENTS)

@@ -19,7 +19,7 @@ from usernsctl.gvisor.template.template import Template
 
 
 class TemplateFiles:
-    """The files of a saved template, which ``ray.put`` stores in Ray's object store without a copy.
+    """The files of a saved template, as an object that ``ray.put`` stores without copying them.
 
     All actors on a node share the node's single copy of the object in memory.
 
@@ -47,7 +47,7 @@ class TemplateFiles:
 
         :param directory: the path of the directory.
         :raises RunscError: there is no template (cause ``"no-such-template"``), the template is
-            incomplete (``"template-damaged"``), other users may have modified it
+            incomplete (``"template-damaged"``), other users may have modified the template
             (``"template-untrusted"``), or it is a :class:`usernsctl.PythonTemplate`, in which no
             other command can be run.
         """

@@ -1,4 +1,4 @@
-"""The activity file of a sandbox, which shows the watcher whether the sandbox is idle."""
+"""The activity file, by which the watcher learns whether a sandbox is idle."""
 
 from __future__ import annotations
 

@@ -173,7 +173,7 @@ class _Run(NamedTuple):
 
 
 class AgentCache:
-    """A cache for the agent of a sandbox, which the first command starts and all commands share.
+    """A cache for a sandbox's agent: the first command starts the agent, and all commands share it.
 
     If the agent has exited, the next command starts a new one. The class uses no lock, because a
     forked child would inherit a held lock, and an exception that a signal handler raises could
@@ -267,7 +267,7 @@ class AgentCache:
         return new
 
     def close(self) -> None:
-        """Close the connection to the agent, which then kills the commands that it started.
+        """Close the connection to the agent; the agent then kills the commands that it started.
 
         Return without waiting for the commands to exit.
         """

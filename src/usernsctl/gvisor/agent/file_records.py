@@ -1,4 +1,4 @@
-"""Records that describe files, which ``usernsctl-agent --files`` in a sandbox reads and writes.
+"""Records about files, as ``usernsctl-agent --files`` in a sandbox reads and writes them.
 
 csrc/programs/agent/protocol.h defines the records. Any program in the sandbox may have written the
 received records, so each record is checked, and each wait has a deadline.
@@ -174,7 +174,7 @@ class RecordReader:
         self._from = self._to = 0
 
     def _fill(self) -> None:
-        """Read more bytes into the buffer, behind the bytes that were not returned yet.
+        """Read more bytes into the buffer, after the bytes that have not been returned yet.
 
         :raises StreamEndError: the pipe is at end of file.
         """

@@ -99,8 +99,8 @@ class Place(NamedTuple):
     :ivar get_agent: a function that returns the sandbox's agent, and starts an agent if none is
         alive. The argument is the deadline of the start, as a :func:`time.monotonic` time.
     :ivar current_agent: a function that returns the agent if one is alive.
-    :ivar ended: a function that returns an error if the sandbox has ended or ends within seconds,
-        else ``None``.
+    :ivar ended: a function that returns an error if the sandbox has ended or ends within a few
+        seconds, else ``None``.
     :ivar limit_error: a function that returns an error if the sandbox ends because it exceeded a
         limit or memory ran out, else ``None``. The argument says whether the exit status of the
         command is unknown.
@@ -120,7 +120,7 @@ class Place(NamedTuple):
 
 
 class SandboxPopen(subprocess.Popen[AnyStr]):
-    """A command in a sandbox, which :meth:`usernsctl.Sandbox.popen` returns.
+    """A command in a sandbox, as :meth:`usernsctl.Sandbox.popen` returns it.
 
     The class has the interface of :class:`subprocess.Popen`. Any thread may call any method at any
     time; a signal handler may call :meth:`kill`, :meth:`terminate` and :meth:`send_signal`. The

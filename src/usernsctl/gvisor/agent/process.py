@@ -11,7 +11,7 @@ from usernsctl.gvisor.result import Usage
 
 
 class SandboxProcess(aio.Process):
-    """A command in a sandbox, which :meth:`usernsctl.Sandbox.create_subprocess_exec` returns.
+    """A command in a sandbox, as :meth:`usernsctl.Sandbox.create_subprocess_exec` returns it.
 
     The object is an :class:`asyncio.subprocess.Process` with additional methods, those of
     :class:`usernsctl.SandboxPopen`. A signal to a command that has exited has no effect.
@@ -52,7 +52,7 @@ class SandboxProcess(aio.Process):
             whether the sandbox still runs.
         """
         loop = asyncio.get_running_loop()
-        # Do nothing after the command's exit, which background processes survive. While an event
+        # Do nothing after the command's exit, so that background processes survive. While an event
         # loop watches a SandboxPopen, its socket stays open after the exit, so
         # SandboxPopen.kill_tree() would kill the background processes.
         if self.returncode is None:

@@ -194,7 +194,7 @@ class AgentContainer(Container, Protocol):
         """Open the sandbox's activity file; return None if the sandbox has no idle timeout."""
 
     def kill(self) -> None:
-        """Kill everything in the sandbox; do not wait until it has ended."""
+        """Kill everything in the sandbox; do not wait for the sandbox to end."""
 
 
 def start_agent(
@@ -389,8 +389,8 @@ def _starter(
 ) -> Iterator[_Starter]:
     """Start an agent with ``runsc exec``, and kill runsc at the end of the block.
 
-    :param theirs: the agent's end of the connection, which becomes its standard input. This
-        function closes it once runsc has inherited it.
+    :param theirs: the agent's end of the connection. It becomes the agent's standard input. This
+        process closes that end once runsc has inherited it.
     """
     process = json.dumps(agent_process(life.inherited, AGENT_INSIDE, *options))
     with (

@@ -38,7 +38,7 @@ class Account:
     :ivar uid: the uid in the sandbox.
     :ivar gid: the gid in the sandbox.
     :ivar groups: the supplementary groups. The groups are read from /etc/group if the user was
-        requested by name and without a group; otherwise there are none.
+        requested by name and without a group; otherwise the list is empty.
     :ivar home: the home directory in /etc/passwd, or ``None`` if the file does not name one.
     """
 

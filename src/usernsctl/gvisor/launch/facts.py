@@ -236,8 +236,8 @@ def _open_tree(path: str) -> PathDescriptor:
                 f"unpack it: mkdir image; tar -C image --no-same-owner -xf {quoted(path)}\n"
                 "an archive of `docker save` needs skopeo and umoci: docs/run.md, Images"
             )
-        # Raise the new error without assigning it to a variable, which would form a reference cycle
-        # with the frame in its traceback and keep descriptors open.
+        # Raise the new error without assigning it to a variable: the variable would form a
+        # reference cycle with the frame in the error's traceback, and keep descriptors open.
         raise _error(
             BindError,
             f"the root filesystem {path} {known.get(error.errno or 0, '')}".rstrip(),
@@ -283,7 +283,7 @@ def _error(
     remedy: str | None = None,
     says: bool = True,
 ) -> UsernsError:
-    """Convert `error` to a UsernsError for the file `path`, which could not be opened.
+    """Convert `error`, raised when the file `path` was opened, to a UsernsError.
 
     :param says: whether to append the text of strerror(3) to `what`.
     """
@@ -363,7 +363,7 @@ def _network() -> PathDescriptor:
 def _resolver(
     binds: Iterable[Bind], config: dict[str, Any] | None, sources: dict[str, PathDescriptor]
 ) -> list[Bind]:
-    """Return the bind mount of /etc/resolv.conf for a private network; empty if the run has one.
+    """Return the bind mount of /etc/resolv.conf for a private network, unless the run has one.
 
     :param config: the config.json of a bundle.
     :param sources: the sources of all bind mounts. The source of the returned bind mount is added.
@@ -747,7 +747,7 @@ def collect_facts(
     *,
     scratch: tuple[str, ...],
 ) -> Facts:
-    """Return the facts about the host for a run, whose files `used` are open.
+    """Return the facts about the host for a run; `used` are the run's open files.
 
     :param program: the path of runsc, which may be a symbolic link.
     :param scratch: candidate mount points for the run's tmpfs.
@@ -808,14 +808,14 @@ def descriptors(launch: Launch, files: Iterable[PathDescriptor]) -> list[int]:
 
 
 def _directory(found: PathDescriptor | None, wanted: str | None) -> str | None:
-    """Return the path of `found`, or the absolute path of `wanted`, which does not exist yet."""
+    """Return the path of `found`; if it is None, the absolute path of `wanted`."""
     if found is not None or wanted is None:
         return found.path if found is not None else None
     return os.path.abspath(wanted)
 
 
 def is_script(program: PathDescriptor) -> bool:
-    """Return whether `program` is a script, which its interpreter opens by its path."""
+    """Return whether `program` is a script; an interpreter opens a script by its path."""
     try:
         with open(program.open(), "rb") as file:
             return file.read(2) == b"#!"

@@ -1,4 +1,4 @@
-"""Frozen launches: planned runs in files, which ``usernsctl-exec`` performs without Python.
+"""Frozen launches: planned runs, stored in files, that ``usernsctl-exec`` performs without Python.
 
 The file contains the plan of the run. The process that performs the launch determines the rest: the
 home directories to hide, the ids, the working directory, the hostname, the values of the
@@ -38,7 +38,7 @@ from usernsctl.maps import Extent, MappedIds
 # it.
 _MODE = 0o644
 
-# State directories of root, who may perform the launch. The directories need not exist yet.
+# Root's state directories, included because the launch may run as root. They need not exist yet.
 _STATES = ("/tmp/usernsctl-0", "/run/user/0/usernsctl")  # noqa: S108
 
 # The extents of the largest id map that a launch can have, and of an id map of one id.
@@ -73,8 +73,8 @@ def environment_of(
     :param settings: ``NAME=VALUE``, or ``NAME`` for the value that the variable has when the launch
         is performed.
     :param files: paths of files that contain settings.
-    :param everything: whether the command inherits all variables of the process that performs the
-        launch. By default, it inherits only PATH, LANG and TERM.
+    :param everything: whether the command inherits all environment variables of the process that
+        performs the launch. By default, it inherits only PATH, LANG and TERM.
     :param bare: whether the command has only the variables in `settings` and `files`.
     :raises CommandError: one of `files` can't be read, or a setting is malformed.
     """
@@ -97,7 +97,7 @@ def freeze(request: Request, caller: Mapping[str, str], later: FreezePolicy) -> 
     """Plan a launch that will be performed later, possibly by another user.
 
     :param request: the request, whose `env` and `idmap` are ignored.
-    :param caller: the environment of the caller, whose variables name or locate runsc.
+    :param caller: the environment of the caller; its variables name or locate runsc.
     :param later: the settings that take effect when the launch is performed.
     :raises UsernsError: a file of the request is missing or denied now.
     """
@@ -115,8 +115,8 @@ def freeze(request: Request, caller: Mapping[str, str], later: FreezePolicy) -> 
     used = open_files(request, program, ids)
     refuse_own(used, _STATES)
     request = with_account(request, used)
-    # Choose mount points for the tmpfs that contain neither path of runsc: runsc is looked up by
-    # its path after the tmpfs is mounted.
+    # Choose mount points for the tmpfs so that neither the path of runsc nor its real path is below
+    # one of them: runsc is looked up by its path after the tmpfs is mounted.
     scratch = free_places([program, used.runsc.path])
     now = collect_facts(request, caller, program, used, ids, scratch=scratch)
     # Plan for any user: the launch may be performed by root, or by a user with other home

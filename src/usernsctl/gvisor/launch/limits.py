@@ -15,7 +15,7 @@ from usernsctl.errors import RunscError
 # 16 to 21 MiB, and 15 to 25 processes and threads (runsc 20240729).
 MEMORY_MIN = 24 << 20
 PIDS_MIN = 30
-# The least limit for written data, in bytes, which is lower than any program needs.
+# The least limit for written data, in bytes. The value is lower than any program needs.
 DISK_MIN = 1 << 20
 
 _UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
@@ -195,8 +195,8 @@ class Machine:
     :ivar memory: the memory of the host or the cgroup, in bytes.
     :ivar processors: the number of processors that this process may use.
     :ivar pids: the number of processes and threads that this user may have.
-    :ivar is_root: whether the caller may be root of the initial user namespace, whom RLIMIT_NPROC
-        does not limit.
+    :ivar is_root: whether the caller is or could be root of the initial user namespace.
+        RLIMIT_NPROC does not limit that user.
     :ivar writable: the source of one writable bind mount, or ``None`` if there is none.
     :ivar counts_by_namespace: whether RLIMIT_NPROC counts the processes of each user namespace
         separately.
@@ -389,7 +389,7 @@ def _means(name: str, limit: float, machine: Machine) -> tuple[str | None, str |
 
 
 def _is_machine_root() -> bool:
-    """Return whether the caller may be root of the initial user namespace."""
+    """Return whether the caller is or could be root of the initial user namespace."""
     with open("/proc/self/uid_map", encoding="ascii") as file:
         inside, outside, _ = map(int, file.readline().split())
     return os.geteuid() == 0 and (inside, outside) == (0, 0)
@@ -417,7 +417,7 @@ def _check_range(limits: Limits, machine: Machine) -> None:
         # Round the greatest size down to whole MiB, so that the user can easily read and type it.
         is_size = name in ("memory", "disk")
         bound = shown(name, least if is_low else most >> 20 << 20 if is_size else most)
-        # Write the units of pids and cpus once, after the bound.
+        # Write the unit of a number of pids or cpus only once in the message, after the bound.
         value = str(limit) if name == "pids" else shown(name, limit)
         bound += " processors" if name == "cpus" else ""
         raise RunscError(

@@ -1,4 +1,4 @@
-"""The private network of a sandbox, and the options of usernsctl-network, which creates it."""
+"""The options of the program usernsctl-network, which creates the private network of a sandbox."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ PROGRAMS: Mapping[str, Sequence[str]] = {
     "nft": ("/usr/local/sbin", "/usr/sbin", "/sbin"),
 }
 
-#: The network of a sandbox that reaches only allowed names: a loopback device, with a proxy on it.
+#: The network of a sandbox that may connect only to the host names in ``--allow``. The sandbox has
+#: only a loopback device, and a proxy listens on an address of that device.
 NAMES = "names"
 #: The network of a sandbox that has published ports, but can't connect to the outside.
 LOOPBACK = "loopback"
@@ -38,7 +39,7 @@ JOINED = "joined"
 #: The networks that usernsctl-network creates.
 MADE = ("private", NAMES, LOOPBACK)
 
-#: The port of the proxy for allowed names, on 127.0.0.1 in the sandbox.
+#: The TCP port of the sandbox's proxy, on 127.0.0.1 in the sandbox.
 PROXY_PORT = 3128
 # The option with which usernsctl-network creates the listening socket of the proxy. FD is a
 # placeholder for the descriptor of the Unix socket over which the proxy receives the listening
@@ -54,7 +55,7 @@ _RESOLVER_BYTES = 1 << 16
 
 
 def with_network(request: Request) -> Request:
-    """Return `request` with the network that its allowed names or addresses and its ports need.
+    """Return `request` with the network that its fields `allow` and `publish` require.
 
     The proxy's environment variables replace the caller's variables of the same names, because the
     sandbox can reach no other proxy.
@@ -96,7 +97,7 @@ def check_joined(network: str, known: NamedNamespace) -> None:
 
 
 def proxy_variables() -> Mapping[str, str]:
-    """Return the environment variables in which programs find the proxy for allowed names."""
+    """Return the environment variables that contain the address of the sandbox's proxy."""
     proxy = f"http://127.0.0.1:{PROXY_PORT}"
     own = "localhost,127.0.0.1,::1"
     # Set each variable in upper and lower case, because some programs read only one of them: curl

@@ -34,7 +34,7 @@ def one_of(*known: str) -> Callable[[str], str]:
 
 
 def is_one_of(*known: str | None) -> Callable[[str, Any], Any]:
-    """Return a check of an argument that accepts only the values `known`; it raises ValueError."""
+    """Return a check of arguments that raises ValueError for all values except those in `known`."""
 
     def check(name: str, given: Any) -> Any:
         if given not in known:
@@ -202,7 +202,7 @@ def parse_network(text: str) -> str:
 
 
 def parser_of_limit(function: str) -> Callable[[str], Any]:
-    """Return a parser that calls `function` of the module limits, and imports the module then."""
+    """Return a parser that imports the module limits when called, and calls its `function`."""
 
     def parse(text: str) -> Any:
         from usernsctl.gvisor.launch import limits
@@ -292,7 +292,8 @@ def base_environment(caller: Mapping[str, str], *, everything: bool) -> dict[str
     """Return the environment variables that a command has without any option.
 
     :param caller: the environment of the caller.
-    :param everything: whether the command inherits all variables of the caller, secrets included.
+    :param everything: whether the command inherits all environment variables of the caller, secrets
+        included.
     """
     if everything:
         return dict(caller)

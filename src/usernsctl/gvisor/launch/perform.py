@@ -92,7 +92,7 @@ def run_in_place(
 
 
 def _start_proxy(request: Request) -> ProxyProcess | None:
-    """Start the proxy for allowed names, which reports denied requests on standard error.
+    """Start the proxy for the names in ``--allow``; it reports denied requests on standard error.
 
     The proxy stays in the namespaces of the caller, and exits when the sandbox's network ends.
 

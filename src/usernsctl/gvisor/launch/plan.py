@@ -94,7 +94,7 @@ def for_command(
             gid_map=ids.gid,
             env=env,
             # Do not declare the root read-only, because runsc creates no overlay over a read-only
-            # root. The writes go to the overlay: on the host, the root is mounted read-only.
+            # root. All writes go to the overlay, because the root is mounted read-only on the host.
             read_only=False,
             uid=uid,
             gid=gid,
@@ -161,8 +161,8 @@ def _mount(bind: Bind) -> oci.Mount:
 #: The value of --wd by which a frozen launch starts in the current directory of its caller.
 HERE = "."
 
-# A command to put in config.json, which must have one, for a launch whose command is known only
-# when it is performed.
+# A substitute for the command in config.json, which can't lack a command, if the command is known
+# only when the launch is performed.
 _NO_COMMAND = ("true",)
 
 
@@ -229,7 +229,7 @@ def plan_host(
 ) -> tuple[Launch, dict[str, Any]]:
     """Plan the root filesystem and the files that all sandboxes of a SandboxHost share.
 
-    :param programs: paths of programs of this package, which are mounted in the directory
+    :param programs: paths of those programs of this package that are mounted in the directory
         ``programs``.
     :param agent: the path of the agent, the program that starts commands in a running sandbox.
     :returns: a launch without a command, and the config.json for a sandbox, with a
@@ -270,7 +270,7 @@ def _host_files(facts: Facts, programs: Sequence[str], sources: _Sources) -> Ite
 
 
 class _Sources:
-    """The list of the files that a launch opens, to which its records refer by index."""
+    """The list of the files that a launch opens. Records refer to a file by its index."""
 
     def __init__(self, facts: Facts, programs: Iterable[str], *, is_frozen: bool = False) -> None:
         # Paths in a frozen launch contain no symbolic links. When the launch is performed, a
@@ -361,8 +361,8 @@ def _machine(facts: Facts) -> Iterable[Record]:
             yield record("machine", name)
         elif facts.homes is None:
             # The user who will perform a frozen launch is not known yet. When the launch is
-            # performed, the record "guarded" acts as "snapshot" for root, and as the records in the
-            # else clause for other users.
+            # performed, the record "guarded" acts as "snapshot" if that user is root, otherwise as
+            # the records in the else clause.
             yield record("guarded", name)
         elif facts.is_root:
             # Copy /etc, because runsc as root could read private files that are created in /etc
@@ -422,8 +422,8 @@ def _files(facts: Facts, sources: _Sources) -> Iterable[Record]:
         yield record("program-path", number)
     else:
         # Create a symbolic link, not a bind mount, because runsc searches for sidecar programs in
-        # the directory of its real path. The link is named as runsc is, which sets the name of the
-        # process.
+        # the directory of its real path. The link has the file name of runsc, which becomes the
+        # name of the process.
         yield record("program-link", number, f"programs/{literal(os.path.basename(facts.runsc))}")
 
 
@@ -482,8 +482,8 @@ def skips_membarrier(request: Request, *, is_script: bool) -> bool:
     membarrier(2). The filter (csrc/sys/membarrier_filter.c) makes a registration succeed without
     effect.
 
-    The filter is not installed if programs other than runsc would inherit it, because those may
-    depend on the registration. Nor is it installed without no_new_privs, because a set-user-id
+    The filter is not installed if programs other than runsc would inherit it, because such programs
+    may depend on the registration. Nor is it installed without no_new_privs, because a set-user-id
     program would then inherit it, too.
 
     :param is_script: whether an interpreter executes runsc.

@@ -124,8 +124,8 @@ class Request:
     """A request to run a command in a sandbox, or the options of all sandboxes of a SandboxHost.
 
     The root filesystem is one of four: the host's programs without the host's data (the default),
-    all files of the host (`expose_root`), a directory (`rootfs`), or that of an OCI bundle
-    (`bundle`). The bundle's config.json sets each option that this request does not set.
+    all files of the host (`expose_root`), a directory (`rootfs`), or the root filesystem of an OCI
+    bundle (`bundle`). The bundle's config.json sets each option that this request does not set.
 
     :ivar args: the command and its arguments; empty for the command of a bundle.
     :ivar trust_bundle: whether the bundle may mount any file of the host, and set annotations.

@@ -86,7 +86,7 @@ class ResultFile:
 
     @property
     def descriptors(self) -> tuple[int, int]:
-        """The descriptors of the directory and of the file, which the watcher inherits."""
+        """The descriptors of the directory and of the file; the watcher inherits both."""
         return self._directory, self._file
 
     @property

@@ -37,7 +37,7 @@ def literal(word: str) -> str:
 #: The verbs of records, each with the names of its arguments and with a description that --dry-run
 #: prints.
 VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
-    # The remedy of a frozen launch, which is printed if an assumption no longer holds.
+    # The remedy that is printed if an assumption of a frozen launch no longer holds.
     "remedy": (("command",), "if the launch is outdated: {command}"),
     # The id maps; the uid, the gid and the groups of the command; its oom_score_adj
     # (proc_pid_oom_score_adj(5)).
@@ -124,7 +124,7 @@ VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A step of a launch, which consists of a verb from :data:`VERBS` and the verb's arguments."""
+    """A step of a launch: a verb from :data:`VERBS`, and the verb's arguments."""
 
     verb: str
     words: tuple[str, ...] = ()
@@ -135,7 +135,7 @@ class Record:
 
     @property
     def named(self) -> dict[str, str]:
-        """The arguments by their names in :data:`VERBS`."""
+        """The arguments, keyed by their names in :data:`VERBS`."""
         return dict(zip(VERBS[self.verb][0], self.words, strict=True))
 
 
@@ -163,7 +163,7 @@ class Placeholder:
 
     A placeholder in a list may be replaced by any number of elements.
 
-    :ivar record: the record in place of which the core writes the value.
+    :ivar record: the record that the core replaces by the value.
     """
 
     record: Record
@@ -186,8 +186,7 @@ class StartValues:
         exists in the sandbox, else /.
     :ivar hostname: the hostname in the sandbox, or ``None`` for runsc's default.
     :ivar user: the uid and gid of the command.
-    :ivar groups: the supplementary groups of the command, which it gets only if several ids are
-        mapped.
+    :ivar groups: the supplementary groups of the command, in effect only if several ids are mapped.
     :ivar terminal: whether the command has a terminal.
     """
 
@@ -202,14 +201,14 @@ class StartValues:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """All steps of a run, in the order of the fields, in which the core performs them.
+    """All steps of a run. The core performs them in the order of the fields.
 
     Only frozen launches have `remedy`, `assumptions`, `ids`, `user`, `groups` and `policy`.
 
     :ivar version: the version of this package.
     :ivar remedy: the shell command that writes an outdated launch again, or ``None``.
     :ivar ids: options of ``usernsctl-exec`` that create the user namespace.
-    :ivar user: the uid and gid of the command, which must be mapped.
+    :ivar user: the uid and gid of the command; both must be mapped.
     :ivar groups: the supplementary groups of the command.
     :ivar oom_score: the oom_score_adj of the process and its descendants (proc(5)), or ``None``.
     :ivar sources: the files of the host; records refer to a file by its index.
@@ -343,8 +342,8 @@ def _member(name: str, value: Any, *, is_first: bool) -> Iterator[str | Record]:
 def completed(config: Mapping[str, Any], values: Mapping[Record, Any], *, several: bool) -> Any:
     """Return `config` with values in place of its placeholders.
 
-    :param values: a mapping from the record of each placeholder to its value, which is a list of
-        elements for a placeholder in a list.
+    :param values: a mapping from the record of each placeholder to its value. The value of a
+        placeholder in a list is a list of elements.
     :param several: whether more than one uid or gid is mapped.
     """
 
@@ -405,7 +404,7 @@ VERIFY_IGNORE = "--ignore="
 #: Path in the sandbox of the agent, which starts commands; only sandboxes of a SandboxHost have it.
 AGENT_INSIDE = "/.usernsctl-agent"
 
-#: The directory in a SandboxHost's tmpfs with one directory for each sandbox, named by the
+#: The directory in a SandboxHost's tmpfs that contains a directory for each sandbox, named by the
 #: sandbox's id.
 BOXES = "boxes"
 #: The directory in BOXES for the crash reports of all sandboxes, a tmpfs of limited size with no

@@ -18,7 +18,7 @@ from usernsctl.maps import MappedIds
 
 
 class Remedies(Protocol):
-    """The interface of the texts of remedies, which differ between the command line and Python."""
+    """The interface of remedy texts. The texts differ between the command line and Python."""
 
     def show(self, source: str, destination: str = "") -> str:
         """Return the remedy that mounts `source`, at its own path if `destination` is empty."""
@@ -39,8 +39,8 @@ class CommandLine:
     def show(self, source: str, destination: str = "") -> str:
         """Return the remedy that mounts `source`: an option ``--bind`` for the path.
 
-        The syntax of ``--bind`` is SRC[:DST][:ro|rw]. For a path with a part that looks like DST or
-        rw, which the option can't name, the remedy is to rename the file.
+        The syntax of ``--bind`` is SRC[:DST][:ro|rw]. The option can't name a path that contains a
+        part that looks like DST or rw; the remedy is then to rename the file.
         """
         words = [source, destination] if destination else [source]
         if not _is_read_as(":".join(words), Bind.shown(source, destination)):
@@ -106,11 +106,11 @@ def _is_read_as(text: str, bind: Bind) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Walk:
-    """The result of resolving a path in the sandbox, whose last components may not exist.
+    """The result of resolving a path in the sandbox. The path need not exist to its end.
 
     :ivar inside: the path in the sandbox of the last existing file on the path, without symbolic
         links.
-    :ivar missing: the remaining components of the path, which don't exist.
+    :ivar missing: the components of the path that don't exist.
     :ivar file: the last existing file on the path; ``None`` for a directory that gVisor will create
         as the parent of a mount point.
     :ivar is_unknown: whether the path is in a filesystem whose contents only gVisor knows, such as
@@ -273,8 +273,8 @@ def check(
 
     :param search: the PATH of the command.
     :param cwd: the working directory of the command, a path in the sandbox.
-    :param caller: the caller's environment. Its PATH is searched for the command on the host, which
-        the remedy then mounts.
+    :param caller: the caller's environment. Its PATH is searched for the command on the host, so
+        that the remedy can mount that command.
     :param tree: the root filesystem, if the sandbox has one with programs of its own; remedies then
         don't mount the host's programs.
     :param remedies: the texts of the remedies.
@@ -352,7 +352,7 @@ def _missing(
 
 
 def show_program(path: str, remedies: Remedies = COMMAND_LINE) -> str:
-    """Return the remedy that mounts a program's directory, or its parent if it is a ``bin``."""
+    """Return the remedy that mounts a program's directory; for a directory ``bin``, its parent."""
     directory = os.path.dirname(path)
     prefix = os.path.dirname(directory)
     whole = os.path.basename(directory) in ("bin", "sbin") and prefix.count("/") > 1

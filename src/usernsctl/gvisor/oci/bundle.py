@@ -254,7 +254,7 @@ def replace(bundle: Bundle, config: dict[str, Any]) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class _Attributes:
-    """The mode and the owner of an old file, which its replacement gets."""
+    """The mode and the owner of an old file, for the file that replaces it."""
 
     mode: int
     uid: int
@@ -270,8 +270,8 @@ class _Attributes:
 def _new_file(bundle: Bundle, text: bytes, like: _Attributes | None = None) -> Iterator[str]:
     """Write a temporary file in the bundle; yield its name, and remove the name after the block."""
     name = f".{CONFIG_NAME}.{os.urandom(8).hex()}"
-    # Create the file with a private mode: other users must not be able to open the file before the
-    # mode of `like`, which may be private, is set.
+    # Create the file with a private mode: the mode of `like` may be private, and until that mode is
+    # set, other users must not be able to open the file.
     descriptor = bundle.create_file(name, 0o666 if like is None else 0o600)
     try:
         with open(descriptor, "wb") as file:

@@ -17,7 +17,7 @@ WRITE, SEARCH = 2, 1
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """The file permissions of 0:0 in a namespace, computed outside of it from its id maps.
+    """The file permissions of 0:0 in a namespace, computed outside the namespace from its id maps.
 
     Root of a user namespace overrides the mode of files whose owner *and* group are both mapped in
     the namespace (the kernel's capable_wrt_inode_uidgid()). For other files, it has the permissions
@@ -36,7 +36,7 @@ class Reach:
         :raises OSError: `path` doesn't exist, or a component of it is not a directory.
         """
         real = os.path.realpath(path)
-        with contextlib.suppress(PermissionError):  # the loop finds the directory
+        with contextlib.suppress(PermissionError):  # the loop below finds that directory
             os.stat(real)
         try:
             for directory in _ancestors(real):

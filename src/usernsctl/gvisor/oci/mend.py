@@ -1,4 +1,4 @@
-"""Fixes to the config.json of an existing bundle, after which rootless runsc accepts it."""
+"""Fixes to the config.json of an existing bundle, so that rootless runsc accepts the file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of a config.json for values that rootless runsc rejects, and for files it can't use."""
+"""Checks of a config.json for values that rootless runsc rejects, and files that it can't use."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from usernsctl.gvisor.oci.schema import Config, Linux, MountEntry, Violation, va
 from usernsctl.maps import Extent
 
 _EOF = "runsc: `waiting for sandbox to start: EOF`"
-# The command that remedies name. `usernsctl run` needs no writable bundle: it builds a copy of the
-# directory tree, and keeps all writes in memory.
+# Command that the remedies suggest. `usernsctl run` needs no writable bundle: it builds a copy of
+# the directory tree, and keeps all writes in memory.
 _RUN = "usernsctl run --bundle"
 _MOVE = "move the bundle to a directory that these ids may search"
 _MAX_LINKS = 40  # the limit of the kernel (path_resolution(7))

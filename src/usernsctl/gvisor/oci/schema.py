@@ -59,7 +59,7 @@ Arguments = Annotated[
 ]
 Strings = Annotated[dict[str, Text], Meta(description="an object whose values are strings")]
 
-#: The type of values that may contain secrets, which error messages don't quote.
+#: The type of values that may contain secrets. Error messages don't quote these values.
 SECRET = EnvEntry
 
 #: The type of values that usernsctl does not pass to runsc, and therefore does not check.
@@ -280,9 +280,9 @@ class Violation:
     """A value in config.json that rootless runsc refuses or ignores, or that leaves the bundle.
 
     :ivar path: the JSON path of the value, such as ``"$.linux.namespaces"``.
-    :ivar id: the id of the cause, which stays the same in all releases of usernsctl.
+    :ivar id: the id of the cause. The id stays the same in all releases of usernsctl.
     :ivar problem: what is wrong with the value.
-    :ivar why: why runsc refuses or ignores the value, or why usernsctl does.
+    :ivar why: why runsc or usernsctl refuses or ignores the value.
     :ivar remedy: the correction, in words or as a shell command.
     :ivar fixable: whether :func:`usernsctl.gvisor.oci.fix` corrects the value.
     :ivar blocks: whether runsc fails because of the value. If not, the command runs, but not
@@ -323,7 +323,7 @@ def serialise(config: dict[str, Any]) -> bytes:
 
 
 def fault(reason: str, filename: str | None) -> BundleError:
-    """Return the error for an invalid config.json; `filename` is None if it is not a file."""
+    """Return the error for an invalid config.json; `filename` is None if there is no file."""
     return BundleError(
         f"{filename}: {reason}" if filename else reason, step=STEP, filename=filename
     )

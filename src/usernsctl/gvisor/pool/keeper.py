@@ -218,7 +218,7 @@ class Keeper(Generic[_T]):
     # Methods that other threads call.
 
     def enqueue(self, waiter: Waiter[_T]) -> None:
-        """Add a waiter to the queue; the keeper notifies it when it receives a sandbox or fails.
+        """Add a waiter to the queue; the keeper later notifies it of a sandbox or a failure.
 
         :raises Closed: the pool is closed.
         :raises ValueError: this process is a forked child of the process that created the pool.
@@ -237,7 +237,7 @@ class Keeper(Generic[_T]):
         self._post(self._on_expire, waiter)
 
     def abandon(self, waiter: Waiter[_T]) -> None:
-        """Remove a waiter from the queue; make a sandbox that is leased to it idle again."""
+        """Remove a waiter from the queue; if it has received a sandbox, make that sandbox idle."""
         self._post(self._on_abandon, waiter)
 
     def reject(self, waiter: Waiter[_T], error: BaseException) -> None:
@@ -275,8 +275,8 @@ class Keeper(Generic[_T]):
             self._wake.close()
             return
         self._post(self._on_close, None)
-        # Do not wait in a thread of the pool, in which a finaliser may have called this method: the
-        # thread would wait for itself.
+        # Do not wait if this thread belongs to the pool: a finaliser can call this method in such a
+        # thread, which would then wait for itself.
         if not sys.is_finalizing() and threading.current_thread() not in self._threads:
             self._end_future.result()
 
@@ -666,7 +666,7 @@ def _result_of(work: Callable[[], Any]) -> Any:
 
 
 def _without_traceback(error: BaseException) -> BaseException:
-    """Remove the tracebacks of an exception, of its causes and of its contexts; return it.
+    """Return an exception after removing its tracebacks, and those of its causes and contexts.
 
     The frames in the tracebacks would keep sandboxes and descriptors alive.
     """

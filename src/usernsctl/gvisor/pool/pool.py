@@ -217,7 +217,7 @@ class _Lease(Generic[_T]):
     _is_released = False
 
     def __init__(self, keeper: Keeper[_T], timeout: float | None, ttl: float | None = None) -> None:
-        """Store the options of a lease, which begins when the ``with`` block is entered.
+        """Store the options of a lease; the lease begins when the ``with`` block is entered.
 
         :param timeout: how long to wait for a sandbox, in seconds; ``None`` means no limit.
         :param ttl: the time limit of the lease, in seconds; ``None`` means no limit.
@@ -417,7 +417,7 @@ class PoolOptions(TypedDict, total=False):
 class _ReusableSandbox(Sandbox):
     """A sandbox for several leases, whose agent runs on after its connection is closed.
 
-    PID 1 of the sandbox is not killed with the other processes of a lease. It must be the agent,
+    PID 1 of the sandbox is not killed with the other processes of a lease. PID 1 must be the agent,
     because any other program could have been taken over by ptrace(2).
     """
 
@@ -436,8 +436,8 @@ class SandboxPool(Closing, AsyncClosing):
     :param SandboxHost host: the host in which the sandboxes are started.
     :param int size: the number of idle sandboxes that the pool maintains, including released ones
         that can be leased again.
-    :param template: a :class:`Template` or another object with the method ``start`` of a template,
-        which starts the sandboxes. By default, the sandboxes have no first command.
+    :param template: the object that starts the sandboxes: a :class:`Template`, or another object
+        with a method ``start`` like a template's. By default, the sandboxes have no first command.
     :param int max_uses: the maximum number of leases of one sandbox, 1 by default. If it is
         greater, the pool kills all processes of a lease before the next lease, and kills a sandbox
         whose kernel settings were changed. Changed files, including programs, are not restored.
@@ -535,8 +535,8 @@ class SandboxPool(Closing, AsyncClosing):
         :param ttl: the time limit of the ``with`` block, as seconds, or as a text such as ``"2m"``.
             When it expires, the pool kills the sandbox, and the results of its commands have the
             reason ``"timeout"``.
-        :returns: a context manager. It waits for a sandbox when the block is entered, which raises
-            the following errors.
+        :returns: a context manager. It waits for a sandbox when the block is entered, and then
+            raises the following errors.
         :raises PoolTimeoutError: no sandbox became idle within `timeout` seconds.
         :raises PoolError: no sandbox could be started. The exception of the failed start is in
             `__cause__`; its `cause` and `remedy` are copied.

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from usernsctl._lean import Literal, dataclass
 from usernsctl.errors import RunscError
 
-# The umask of runsc, whose state and logs may contain secrets of the command.
+# The umask of runsc: runsc's state and logs may contain secrets of the command.
 PRIVATE_UMASK = 0o077
 
 Network = Literal["none", "host", "private"]
@@ -31,8 +31,8 @@ _SIGNAL_MAX = 64
 def returncode_of(status: int) -> int:
     """Convert an exit status of runsc to a return code as :mod:`subprocess` defines it.
 
-    runsc exits with 128+N if signal N killed the command. A command may also exit with such a
-    status, which is then taken for a signal.
+    runsc exits with 128+N if signal N killed the command. If a command exits with such a status,
+    the status is taken for a signal, too.
     """
     return 128 - status if 128 < status <= 128 + _SIGNAL_MAX else status
 
@@ -59,8 +59,8 @@ class RunOptions:
 
     :ivar state: the directory for runsc's own state, an absolute path (``--root``).
     :ivar bundle: the directory with config.json, an absolute path.
-    :ivar container_id: the id of the container, which is unique in `state`.
-    :ivar network: one of :data:`NETWORKS`. For each of them but ``none``, runsc uses the network
+    :ivar container_id: the id of the container, unique in `state`.
+    :ivar network: one of :data:`NETWORKS`. For each network but ``none``, runsc uses the network
         namespace in which it runs.
     :ivar platform: one of :data:`PLATFORMS`, or ``None`` for runsc's default.
     :ivar logs: the log files.
@@ -165,7 +165,7 @@ def search_path(settings: Iterable[str]) -> str:
     return found
 
 
-#: The environment variables that name runsc, of which the first that is set is used. Other projects
+#: The environment variables that may name runsc. The first one that is set is used. Other projects
 #: use RUNSC_PATH, too.
 VARIABLES = ("USERNSCTL_RUNSC", "RUNSC_PATH")
 
@@ -200,7 +200,7 @@ def make_log_directory(directory: str, dir_fd: int | None = None) -> None:
 
 
 def seen_from(logs: Logs, here: str, there: str) -> Logs:
-    """Return the log paths for a process in whose mount namespace `here` is at `there`."""
+    """Return the log paths for a process that sees the directory `here` at the path `there`."""
     return Logs(
         errors=there + logs.errors.removeprefix(here),
         crash=there + logs.crash.removeprefix(here),
@@ -209,15 +209,15 @@ def seen_from(logs: Logs, here: str, there: str) -> Logs:
 
 
 def debug_log_files(stamp: str) -> list[str]:
-    """Return the file names of the debug logs of a run; the last is that of the crash report."""
+    """Return the file names of a run's debug logs; the last one is the name of the crash report."""
     return [f"runsc.log.{stamp}.{name}.txt" for name in (*_COMMANDS, "panic")]
 
 
 def debug_log_paths(directory: str, own: str, stamp: str) -> Logs:
     """Return the log paths of a run with debug logs; the files must exist.
 
-    :param directory: the directory for the debug logs, which have the file names that runsc chooses
-        by default.
+    :param directory: the directory for the debug logs. The logs have the file names that runsc
+        chooses by default.
     :param own: the run's own directory, for the error log.
     :param stamp: the time of the start, in runsc's format.
     """
@@ -232,8 +232,8 @@ def debug_log_paths(directory: str, own: str, stamp: str) -> Logs:
 def create_debug_logs(directory: str, own: str) -> Logs:
     """Create the debug logs of a run, with mode 0600, and return the log paths of the run.
 
-    :param directory: the directory for the debug logs, which have the file names that runsc chooses
-        by default.
+    :param directory: the directory for the debug logs. The logs have the file names that runsc
+        chooses by default.
     :param own: the run's own directory, for the error log.
     :raises OSError: a file can't be created.
     """

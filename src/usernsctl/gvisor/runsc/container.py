@@ -63,8 +63,8 @@ def describe_limit(result: Result[Any], error: RunscError) -> None:
 
 
 # How long after a failure of runsc to wait for the sandbox to end, in seconds. Between the exit of
-# its command and its own end, a sandbox doesn't answer runsc; if it ends within this time, that is
-# the reason for the failure.
+# its command and its own end, a sandbox doesn't answer runsc; if the sandbox ends within this time,
+# its end is the reason for the failure.
 ENDING_SECONDS = 1
 
 
@@ -85,8 +85,8 @@ def raise_if_ended(life: Container, id: str) -> Iterator[None]:
         raise life.end_error() from error
 
 
-# The time limit of a runsc command, in seconds. runsc waits for an answer of gVisor, which may be
-# stopped, or compromised and silent.
+# The time limit of a runsc command, in seconds. runsc waits for an answer of gVisor's kernel, but
+# this kernel may be stopped, or be compromised and never answer.
 _ANSWER_SECONDS = 60
 
 

@@ -217,7 +217,7 @@ class _ElfHeader:
         return False
 
 
-#: The directory beside runsc with the sidecar programs of a release, which runsc executes, and the
+#: The directory beside runsc that contains the sidecar programs that runsc executes, and the
 #: environment variable that names another directory.
 SIDE_DIRECTORY = "gvisor-bin"
 SIDE_VARIABLE = "GVISOR_SIDECAR_BINARIES_DIR"
@@ -241,7 +241,7 @@ def check_side_programs(path: str, directory: str | None) -> None:
 
     Releases of runsc without the ability "side-programs" use their own code in place of missing
     programs. If there is no directory of sidecar programs, nothing is checked: a runsc that needs
-    the programs fails by itself, which takes no longer than a check of its release would.
+    the programs fails by itself, as quickly as a check of its release would.
 
     :param path: the absolute path of runsc.
     :param directory: the directory that :data:`SIDE_VARIABLE` names, or ``None``.

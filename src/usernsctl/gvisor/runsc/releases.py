@@ -1,7 +1,7 @@
 """Releases of runsc: the differences between them, and detection of a program's release.
 
-The name of a release contains the day on which it was cut from gVisor's sources. A release without
-a day is treated as having all ABILITIES, as is a release later than all of these.
+The name of a release contains the day on which it was cut from gVisor's sources. A release whose
+name contains no day is treated as having all ABILITIES.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def release_of(path: str, *, remember: bool = True, seconds: float | None = None
     The cache identifies a program by its path, device, inode, size and modification time.
 
     :param path: the absolute path of runsc.
-    :param remember: whether to write a release that was not in the cache to it.
+    :param remember: whether to add the release to the cache if it is absent.
     :param seconds: the time limit of ``runsc --version``, by default 10.
     :raises RunscError: the program is not runsc (cause ``"not-runsc"``), or can't be read.
     """

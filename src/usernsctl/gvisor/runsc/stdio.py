@@ -200,8 +200,8 @@ class Streams:
     def _reopen(self, fd: int) -> FileIO | None:
         """Open a pipe or terminal again, so that the command gets its own file status flags.
 
-        :returns: the new file; ``None`` for other files, which the command may share, or if open(2)
-            fails.
+        :returns: the new file; ``None`` if open(2) fails, and for other files, because the command
+            may share those.
         """
         mode = os.fstat(fd).st_mode
         flags = fcntl.fcntl(fd, fcntl.F_GETFL)

@@ -70,16 +70,16 @@ class AttachedSandbox:
     usernsctl-init exits when the sandbox ends. Usually usernsctl-init is PID 1 of a PID namespace,
     so the kernel kills all processes of the sandbox when it exits.
 
-    This is not possible if parts of the existing /proc are covered, as in a container: runsc needs
-    a procfs of its own PID namespace, and the kernel refuses to mount one. usernsctl-init is then
-    an ordinary process. It kills its descendants when it receives SIGTERM, or when its creator
-    exits.
+    A new PID namespace is not possible if parts of the existing /proc are covered, as in a
+    container: runsc needs a procfs of its own PID namespace, and the kernel refuses to mount one.
+    usernsctl-init is then an ordinary process. It kills its descendants when it receives SIGTERM,
+    or when its creator exits.
 
     :ivar popen: the process of usernsctl-init.
     :ivar network: the network, one of :data:`usernsctl.gvisor.runsc.command.NETWORKS`, or a network
         that :func:`usernsctl.gvisor.launch.network.with_network` has chosen.
     :ivar ports: the published ports.
-    :ivar proxy: the proxy for allowed names, or ``None``.
+    :ivar proxy: the proxy that connects only to the names in `allow`, or ``None``.
     """
 
     popen: Popen[Any]
@@ -294,7 +294,7 @@ class AttachedSandbox:
         return self._end.error()
 
     def awaited_limit_error(self, *, is_gone: bool = False) -> RunscError | None:
-        """Return :meth:`limit_error`, after a wait if the sandbox may just have exceeded a limit.
+        """Return :meth:`limit_error`; wait first if a limit was possibly exceeded just now.
 
         :param is_gone: whether the exit status of the command is unknown, which suggests that the
             sandbox has ended.

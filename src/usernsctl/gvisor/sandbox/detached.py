@@ -84,8 +84,8 @@ class DetachedSandbox:
     :ivar record: the record of the sandbox.
     :ivar popen: the process that started the sandbox, with the caller's ends of the pipes to the
         command; ``None`` if the sandbox was found by its id.
-    :ivar proxy: the reader of the table of connections that the proxy for allowed names has denied,
-        or ``None``.
+    :ivar proxy: the reader of the table of connections that the proxy for the names in `allow` has
+        denied, or ``None``.
     :ivar rusage: always ``None``, because only a parent that waits for a process learns its
         resource usage.
     """
@@ -110,7 +110,7 @@ class DetachedSandbox:
             was found.
         :param inherited: the settings that all commands of the sandbox share; ``None`` to read them
             when they are needed.
-        :param is_limited: whether the sandbox may have limits.
+        :param is_limited: whether the sandbox can have limits.
         :raises ForeignProcessError: the record names a process that does not belong to the sandbox.
         :raises NamespaceError: a descriptor can't be opened.
         """
@@ -136,8 +136,7 @@ class DetachedSandbox:
             state.close()
             raise
         # A descriptor of the directory for runsc's state, followed by pidfds: of the process that
-        # runs the command (unless it has exited), of runsc's other processes, and of the proxy for
-        # allowed names.
+        # runs the command (unless it has exited), of runsc's other processes, and of the proxy.
         owners = [state, *(pidfd for pidfd in opened if pidfd is not None)]
         self._shared = SharedDescriptors("the sandbox", owners)
         running = opened[: len(self.record.processes)]
@@ -215,7 +214,7 @@ class DetachedSandbox:
         return self._end_report.error()
 
     def awaited_limit_error(self, *, is_gone: bool = False) -> RunscError | None:
-        """Return :meth:`limit_error`, after a wait if the sandbox may just have exceeded a limit.
+        """Return :meth:`limit_error`; wait first if a limit was possibly exceeded just now.
 
         :param is_gone: whether the exit status of the command is unknown, which suggests that the
             sandbox has ended.
@@ -354,7 +353,10 @@ class DetachedSandbox:
         return self._known_status()
 
     def _end(self) -> FileIO:
-        """Return a duplicate of the main pidfd, which stays open if a thread closes this object."""
+        """Return a duplicate of the main pidfd.
+
+        The duplicate stays open even if another thread closes this object.
+        """
         with self._shared.use() as (_, pidfd, *_others):
             return open_owned(fcntl.fcntl, pidfd, fcntl.F_DUPFD_CLOEXEC, 3)
 
@@ -392,8 +394,8 @@ class DetachedSandbox:
             # Do not wait for the proxy, whose pidfd is the last: a stopped proxy would use up the
             # time limit.
             ended = await_ends(pidfds[: self._process_count])
-            # Read the exit status first. The keeper writes it last, so if it exists, the report of
-            # the end is complete.
+            # Read the exit status first. The keeper writes the status last, so if there is a
+            # status, the report of the end is complete.
             status, end = map(read_open_report, reports)
             self._end_report.end = SandboxEnd.parse(end)
             if status.isdecimal():
@@ -574,7 +576,7 @@ def _read_answer(connection: socket.socket) -> bytes:
 def _namespace_of_runsc(pid: int, pidfd: int) -> Namespace | None:
     """Open the user namespace in which runsc was started, the parent of the sandbox's own.
 
-    :param pidfd: a pidfd of the process `pid`, which is in the sandbox's own user namespace.
+    :param pidfd: a pidfd of `pid`, a process in the sandbox's own user namespace.
     :returns: the namespace, or ``None`` if the sandbox has just ended.
     :raises NamespaceError: the namespace can't be opened.
     """

@@ -40,10 +40,11 @@ from usernsctl.gvisor.sandbox.records import (
 
 
 class PopenStreams:
-    """The caller's ends of the pipes to a process, which are closed once no thread uses them.
+    """The caller's ends of the pipes to a process. They are closed once no thread uses them.
 
-    close() may be called while another thread is in communicate(). If it closed the pipes at once,
-    their descriptor numbers could be reused for other files, from which communicate() would read.
+    close() may be called while another thread is in communicate(). If close() closed the pipes at
+    once, their descriptor numbers could be reused for other files, from which communicate() would
+    read.
     """
 
     def __init__(self) -> None:
@@ -89,9 +90,9 @@ class EndReport:
     """
 
     def __init__(self, *, is_limited: bool) -> None:
-        """Read the OOM kill counter, with which :meth:`await_end` compares.
+        """Read the OOM kill counter; :meth:`await_end` compares its later values with this one.
 
-        :param is_limited: whether the sandbox may have limits.
+        :param is_limited: whether the sandbox can have limits.
         """
         self.end: SandboxEnd | None = None
         self._is_limited = is_limited
@@ -107,7 +108,7 @@ class EndReport:
         return None if self.end is None else self.end.error("sandbox")
 
     def await_end(self, ends_within: Callable[[float], bool], *, is_gone: bool) -> None:
-        """Wait for the sandbox to end if it may just have exceeded a limit.
+        """Wait for the sandbox to end if it has possibly just exceeded a limit.
 
         The watcher may kill the sandbox some time after a command in it has failed.
 
@@ -252,7 +253,7 @@ class SandboxDirectory:
         return f"/proc/self/fd/{self._top.fd}"
 
     def read_pid(self) -> int:
-        """Read the pid of the sandbox, which runsc has written to :attr:`pid_file`."""
+        """Read the sandbox's pid from :attr:`pid_file`, to which runsc has written it."""
         with open(f"{self.id}/pid", opener=functools.partial(os.open, dir_fd=self._top.fd)) as file:
             return int(file.read())
 

@@ -178,7 +178,8 @@ class SandboxFiles:
         :param path: the path in the sandbox, as for :meth:`read_file`. Symbolic links are resolved
             in the sandbox.
         :param data: the content, or a file opened in binary mode, which is read until end of file.
-        :param int mode: the permissions of the file (chmod(2)), which an existing file also gets.
+        :param int mode: the permissions of the file (chmod(2)). An existing file gets these
+            permissions, too.
         :param bool parents: whether to create missing directories of `path`.
         :param options: `user` and `timeout`, see :class:`usernsctl.FileOptions`.
         :raises SandboxFileError: the file can't be written; see :meth:`read_file`.
@@ -340,7 +341,7 @@ class SandboxFiles:
 
         :param path: the path in the sandbox, as for :meth:`read_file`. If it is a symbolic link,
             the target is copied.
-        :param destination: the path to create on the host, which must not exist.
+        :param destination: the path to create on the host. No file may exist there.
         :param int max_bytes: the maximum total size of the files, in bytes.
         :param int max_files: the maximum number of files, directories and links.
         :param options: `user` and `timeout`, see :class:`usernsctl.FileOptions`.

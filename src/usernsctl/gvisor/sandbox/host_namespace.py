@@ -126,8 +126,7 @@ class RunscNamespace:
     """Namespaces in which runsc commands are started, and the restrictions that apply to them.
 
     :param restrictions: the result of :func:`restrictions_of_runsc`.
-    :param mount_proc: whether to mount a procfs of the new PID namespace on /proc, which runsc
-        reads.
+    :param mount_proc: whether to mount, on /proc, a procfs of the new PID namespace for runsc.
     :ivar commands: the runsc commands that were started in these namespaces, and are reaped when
         the sandbox is closed.
     """
@@ -148,9 +147,9 @@ class RunscNamespace:
         """Return the namespaces and the restrictions for the start of one command.
 
         The command's standard streams get new open file descriptions, because gVisor sets
-        O_NONBLOCK on them. On shared descriptions, the caller's streams would get the flag, too. So
-        would the second of two streams with the same description (``2>&1``), and gVisor treats such
-        a stream differently.
+        O_NONBLOCK on the descriptions. If descriptions were shared, the caller's streams would get
+        the flag, too. If two streams had the same description (``2>&1``), gVisor would find the
+        flag already set on the second one, and treat that stream differently.
         """
         target = self._namespace.target()
         target.setup.own_stdio = True
@@ -182,8 +181,8 @@ _PROGRAMS = {
     _NETWORK_PROGRAM: "makes the network of a sandbox",
 }
 
-# A command for the config.json of a SandboxHost, since a config.json must have one. Each sandbox
-# replaces it.
+# A command for the config.json of a SandboxHost, because a config.json must have a command. Each
+# sandbox replaces this command.
 _NO_COMMAND = ("true",)
 
 
@@ -286,9 +285,10 @@ class HostNamespace:
     def start_proxy(self, id: str = "", table: FileIO | None = None) -> ProxyProcess | None:
         """Start the proxy for the names that a sandbox may reach; return None if there are none.
 
-        :param id: the id of a detached sandbox, whose record names the proxy.
-        :param table: a file for the table of denied connections, which the returned object closes;
-            by default a memfd.
+        :param id: the id of a detached sandbox, for the proxy's command line; empty for other
+            sandboxes.
+        :param table: a file for the table of denied connections, by default a memfd. The returned
+            object closes the file.
         :raises UsernsError: the process could not be started.
         """
         if not self.request.allow:
@@ -303,7 +303,7 @@ class HostNamespace:
     ) -> EnforcedLimits | None:
         """Return the limits of a sandbox, each with its mechanism; ``None`` without limits.
 
-        :param own: the limits of this sandbox, which replace those of the SandboxHost.
+        :param own: the limits of this sandbox. They replace those of the SandboxHost.
         :param groups: whether the sandbox may get its own cgroups.
         :raises RunscError: a limit is out of range, or can't be enforced on this host.
         """
@@ -504,7 +504,7 @@ class HostNamespace:
         return self._ids if overrides or self._ids.count > 1 else None
 
     def view(self) -> View:
-        """Return the view of a sandbox's files, which are opened from outside the mount namespace.
+        """Return the view of a sandbox's files, opened from outside the mount namespace.
 
         :raises ValueError: the host is closed.
         """
@@ -581,7 +581,7 @@ class HostBase(ClosingMixin):
 
     @property
     def namespace(self) -> Namespace:
-        """The namespaces in which runsc runs, which :meth:`close` closes."""
+        """The namespaces in which runsc runs; :meth:`close` closes them."""
         return self.prepared.namespace
 
     def close(self) -> None:
@@ -735,7 +735,7 @@ def _plan_host(request: Request, ids: MappedIds, program: str) -> _HostPlan:
 
 
 def _build_host(namespace: Namespace, order: _HostPlan) -> tuple[HostLayout, int]:
-    """Run usernsctl-build in the namespaces, which creates the root filesystem.
+    """Run usernsctl-build, which creates the root filesystem, in the namespaces.
 
     :returns: the layout of the files, and a descriptor of the directory that will contain the
         sandboxes' directories.
@@ -785,15 +785,15 @@ def _build_host(namespace: Namespace, order: _HostPlan) -> tuple[HostLayout, int
 def _check_place_of_agent(prepared: HostLayout, directory: int) -> None:
     """Check that the agent's mount point is a regular file, or does not exist.
 
-    If it were a symbolic link, the bind mount would cover the target of the link. FIFOs have been
-    rejected already, as for every bind mount.
+    If the mount point were a symbolic link, the bind mount would cover the target of the link.
+    FIFOs have been rejected already, as for every bind mount.
 
     :param directory: a descriptor of the directory that contains the sandboxes' directories.
     :raises BindError: the mount point is another type of file.
     """
     is_file = any(inside == AGENT_INSIDE for _, inside in prepared.binds)
-    # Ignore PermissionError, with which this process may not search the directory: the agent's bind
-    # mount will fail later if the mount point has another type.
+    # Ignore PermissionError, which means that this process may not search the directory: the
+    # agent's bind mount will fail later if the mount point has another type.
     with contextlib.suppress(PermissionError, FileNotFoundError):
         found = os.stat(f"../root{AGENT_INSIDE}", dir_fd=directory, follow_symlinks=False)
         is_file = is_file and stat.S_ISREG(found.st_mode)

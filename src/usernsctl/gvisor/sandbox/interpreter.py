@@ -1,4 +1,4 @@
-"""A persistent Python interpreter in a sandbox, which runs code and keeps its variables."""
+"""A persistent Python interpreter in a sandbox: it runs code, and keeps the code's variables."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class Execution(NamedTuple):
 
 
 class _Exchange:
-    """A request to an interpreter, of which a part may be unsent, and the data received so far."""
+    """A request to an interpreter, some of which may be unsent, and the answer received so far."""
 
     def __init__(self, code: str, variables: Mapping[str, Any], limit: int) -> None:
         """Encode the request.
@@ -274,10 +274,9 @@ class Interpreter(ClosingMixin):
 
         :param str code: the source of the code. If it ends with an expression, the result contains
             the expression's value.
-        :param variables: variables to set before the code runs: a mapping from names to values,
-            which must be convertible to JSON. If the interpreter's Python can't parse the JSON,
-            because its limits are lower, the code does not run, and the exception is the result's
-            `error`.
+        :param variables: variables to set before the code runs: a mapping from names to values that
+            can be converted to JSON. If the interpreter's Python can't parse the JSON, because its
+            limits are lower, the code does not run, and the exception is the result's `error`.
         :param float timeout: the time limit, in seconds, by default 300; ``None`` means no limit.
             When it expires, the interpreter and all processes that it has started are killed.
         :raises TypeError: an argument has the wrong type, or a variable can't be converted to JSON.
@@ -411,8 +410,8 @@ class Interpreter(ClosingMixin):
     ) -> Generator[float | None, None, None]:
         """Kill the interpreter, as a generator that never blocks: see :meth:`_execute`.
 
-        :param reason: the reason why the interpreter is killed; ``None`` if it has closed its
-            connection, which an exiting interpreter does.
+        :param reason: the reason why the interpreter is killed; ``None`` if the interpreter has
+            closed its connection, as it does when it exits.
         """
         self._selector.unregister(self._connection)
         if reason is None and not (yield from self._await_end(exchange)):
@@ -502,8 +501,8 @@ class InterpreterMixin:
     ) -> Interpreter:
         """Start a Python interpreter in the sandbox that runs code and keeps its variables.
 
-        :param python: the interpreter in the sandbox, which must be Python 3.8 or later: a path, or
-            a name that is looked up in PATH.
+        :param python: the interpreter in the sandbox (Python 3.8 or later): a path, or a name that
+            is looked up in PATH.
         :param int max_output: the number of bytes to capture from standard output, and as many from
             standard error, in each execution; by default 1 MiB. The JSON of the value and of the
             result's texts may have 4 KiB more.

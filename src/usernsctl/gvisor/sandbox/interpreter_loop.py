@@ -89,7 +89,8 @@ def _run(request: dict[str, Any], names: dict[str, Any], file: str) -> tuple[dic
             return answer, None
         value = eval(compile(Expression(last.value), file, "eval", 0, True), names)  # noqa: S307
         if value is not None:
-            # Convert an instance of a subclass of str, whose methods may raise, to an exact str.
+            # Convert an instance of a subclass of str to an exact str, because the subclass's
+            # methods may raise.
             answer["text"] = str.__str__(repr(value))
         return answer, value
     except BaseException as error:
@@ -124,8 +125,8 @@ def _call(default: str, make: Callable[[], str]) -> str:
 def _encode(answer: dict[str, Any], value: Any, limit: int) -> bytes:
     """Return an answer as a line of at most `limit` bytes.
 
-    The texts of an answer that is too long are shortened. If it is still too long, or the value
-    can't be converted to JSON, the value is left out.
+    The texts of an answer that is too long are shortened. If the answer is still too long, or the
+    value can't be converted to JSON, the value is left out.
     """
     line = ""
     for size, kept in ((limit, value), (_FEW, value), (limit, None), (limit // _PART, None)):

@@ -74,7 +74,7 @@ class DetachedRecord:
     :ivar processes: the sandbox's processes on the host. The first is the runsc process that runs
         the command.
     :ivar ports: the published ports.
-    :ivar proxy: the process of the proxy for allowed names, or ``None``.
+    :ivar proxy: the process of the proxy for the names in `allow`, or ``None``.
     """
 
     id: str
@@ -220,7 +220,7 @@ def read_defaults(entry: Entry[DetachedRecord]) -> ProcessDefaults:
 
 
 def draft_detached(id: str) -> Entry[DetachedRecord]:
-    """Create the entry of a new sandbox, which contains a directory for runsc's state.
+    """Create the entry of a new sandbox, and in the entry, a directory for runsc's state.
 
     :returns: the locked entry, which the caller must close.
     :raises RunscError: another detached sandbox has this id.
@@ -304,7 +304,7 @@ def open_activity(path: str, directory: int) -> Shared | None:
     """Open the activity file of a sandbox; return None if the file does not exist.
 
     :param directory: a descriptor of the directory to which `path` refers. If another thread has
-        closed it, the result is ``None``, and the command can't be started anyway.
+        closed the descriptor, the result is ``None``, and the command can't be started anyway.
     :raises OSError: the file can't be opened.
     """
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -390,14 +390,14 @@ def describe_detached(
     The record lists the sandbox's main process, its other processes, and their parent, the keeper
     (csrc/programs/detach/main.c).
 
-    It lists only processes whose command line names the bundle, by which they are recognised later.
-    The command line of runsc-fd-parking (since release 20260831) does not, so the record lacks this
-    process, which exits when the sandbox ends.
+    The record lists only processes whose command line names the bundle, because later calls
+    recognise them by it. The command line of runsc-fd-parking (since release 20260831) does not
+    name the bundle, so the record lacks this process, which exits when the sandbox ends.
 
     :param pid: the pid of the sandbox's main process.
     :param starter: the pid of usernsctl-detach.
     :param ports: the published ports.
-    :param proxy: the pid of the proxy for allowed names, or ``None``.
+    :param proxy: the pid of the proxy for the names in `allow`, or ``None``.
     """
     processes = [ProcessIdentity.of(pid)]
     keepers = children_of(starter)

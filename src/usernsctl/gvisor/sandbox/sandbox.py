@@ -1,4 +1,4 @@
-"""The class :class:`Sandbox`, which starts a command in gVisor and more commands beside it."""
+"""The class :class:`Sandbox`, which runs a first command and further commands in one gVisor."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
     _agent_outlives = False
     # True if PID 1 of the sandbox is the agent.
     _is_agent_first = False
-    # The ports in the argument `publish`, which _start() publishes.
+    # The ports in the argument `publish`; _start() publishes them.
     _published: tuple[PublishedPort, ...] = ()
     # The limits of this sandbox that replace those of its host, and the resulting limits with their
     # mechanisms.
@@ -320,8 +320,8 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
                 else:
                     self._life = AttachedSandbox(host, files, how, timeout, enforced, ports)
             except TimeoutExpired as expired:
-                # Set the time limit of the whole start. The exception has the time that was left
-                # for one step.
+                # Report the time limit of the whole start: the exception contains only the time
+                # that was left for its last step.
                 expired.timeout = timeout or 0
                 raise
             if console is not None:
@@ -468,7 +468,7 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
 
     @property
     def denied(self) -> int:
-        """The number of connections that the proxy for allowed names (`allow`) has denied."""
+        """The number of connections that the sandbox's proxy (`allow`) has denied."""
         proxy = None if self._life is None else self._life.proxy
         return 0 if proxy is None else proxy.denied
 
@@ -481,8 +481,9 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
     def init(self) -> Popen[bytes]:
         """The child of this process that holds the sandbox, and exits when the sandbox ends.
 
-        SIGTERM to the process kills the whole sandbox. SIGKILL does so only if the process is PID 1
-        of a PID namespace. It is not if parts of /proc are covered, as in a container.
+        SIGTERM to the process kills the whole sandbox. SIGKILL kills the whole sandbox only if the
+        process is PID 1 of a PID namespace. The process is not PID 1 if parts of /proc are covered,
+        as in a container.
 
         :raises ValueError: the sandbox is detached, so no child of this process holds it.
         """

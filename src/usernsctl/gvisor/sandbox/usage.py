@@ -27,10 +27,10 @@ class UsageMixin:
     def usage(self) -> SandboxUsage:
         """Return the memory, the processes and the CPU time that the sandbox uses now.
 
-        The call reads a few files in /proc for each process of the sandbox, which takes about a
-        millisecond and does not disturb the sandbox. The sandbox need not have limits. If a cgroup
-        enforces the memory limit, the kernel counts slightly more than this call: it adds its own
-        buffers, and the files that count towards `disk`.
+        The call takes about a millisecond, and does not disturb the sandbox: it reads a few files
+        in /proc for each of the sandbox's processes. The sandbox need not have limits. If a cgroup
+        enforces the memory limit, the kernel counts slightly more than this call: the kernel adds
+        its own buffers, and the files that count towards `disk`.
 
         :raises SandboxEndedError: the sandbox has ended.
         :raises NamespaceError: the processes of the sandbox can't be read.

@@ -57,8 +57,8 @@ from usernsctl.gvisor.template.record import TemplateRecord
 # The interval at which to check whether a command is ready, in seconds.
 _NEWS_SECONDS = 0.02
 
-# The number of bytes to keep of each output stream. They are searched for a line, and their last
-# line is quoted in errors.
+# The number of bytes to keep of each output stream, in order to find a line that means "ready", and
+# to quote the last line in errors.
 _TAIL_BYTES = 1 << 16
 
 # A pattern for a listening socket in /proc/net/tcp (proc_pid_net(5)); the group is the local port.
@@ -152,8 +152,8 @@ def _has_file(box: Sandbox, path: str, deadline: float | None) -> bool:
     """Return whether `path` exists in the sandbox; run no program of the root filesystem."""
     try:
         # Before execve(2), the agent changes to the directory `cwd`. If that fails, the error names
-        # `path`, which is missing or not a directory. If it succeeds, execve(2) fails with ENOTDIR,
-        # because a slash follows the name of a regular file.
+        # `path`, which is missing or not a directory. If the change succeeds, execve(2) fails with
+        # ENOTDIR, because a slash follows the name of a regular file.
         box.run([f"{AGENT_INSIDE}/"], cwd=path, timeout=seconds_left(deadline))
     except (CommandNotFoundError, CommandNotADirectoryError) as error:
         return error.filename != path or isinstance(error, CommandNotADirectoryError)
@@ -252,7 +252,8 @@ class OutputReader:
 _GONE_SECONDS = 3
 _STATE_SECONDS = 0.01
 
-# The agent's name in the output of ``runsc ps``, which has at most 15 bytes (PR_SET_NAME(2const)).
+# The agent's name in the output of ``runsc ps``. A process name has at most 15 bytes
+# (PR_SET_NAME(2const)).
 _AGENT = os.path.basename(AGENT_INSIDE)[:15]
 
 
@@ -293,8 +294,8 @@ class TemplateSandbox(Sandbox):
 
         The arguments that are not listed here are those of :class:`usernsctl.Sandbox`.
 
-        :param limits: the limits of this sandbox, which replace those of its host.
-        :param is_agent_first: whether the checkpoint is one of the agent as PID 1.
+        :param limits: the limits of this sandbox. They replace those of its host.
+        :param is_agent_first: whether PID 1 in the checkpoint is the agent.
         :param connect: a function that is called once the sandbox runs, with this object and the
             caller's end of a connection. The other end becomes the standard input of PID 1, in
             place of `stdin`.
@@ -389,8 +390,8 @@ _FILES_OPEN = "is not savable"
 _SAVED_GONE_SECONDS = 3
 _RETRY_SECONDS = 0.05
 
-# A part of the error message of runsc releases before 20260817, which can't save a sandbox that
-# uses the network of its namespace.
+# A part of an error message. Releases of runsc before 20260817 print it, because they can't save a
+# sandbox that uses the network of its namespace.
 _HOST_NETWORK = "not supported when using hostinet"
 
 #: The default time limit for a command to become ready, in seconds.
@@ -495,7 +496,8 @@ def create(host: HostBase, wanted: Wanted) -> tuple[TemplateRecord, Image]:
 def _config(prepared: HostNamespace, wanted: Wanted) -> dict[str, Any]:
     args = None if wanted.kind == "agent" else wanted.args
     cwd = checks.directory_inside(wanted.cwd)
-    # An agent that is PID 1 must outlive its connection: it gets a new one at a restore.
+    # An agent that is PID 1 must outlive its connection: the agent gets a new connection at a
+    # restore.
     given = prepared.config_for(args, env=wanted.env, cwd=cwd, user=wanted.user, outlives=True)
     found: dict[str, Any] = json.loads(given)
     return found

@@ -42,8 +42,8 @@ def serve(bigframe_text: str, preload: Iterable[str], code: str | None) -> Modul
     control = socket.socket(fileno=os.dup(_SOCKET))
     bigframe = _module("usernsctl_bigframe", bigframe_text)
     hello = _load(preload, code)
-    # Freeze all objects, so that the garbage collector skips them. It would write to their pages,
-    # and each page would be copied after a fork.
+    # Freeze all objects, so that the garbage collector skips them. The collector would write to
+    # their pages, and each page would be copied after a fork.
     gc.collect()
     gc.freeze()
     if "error" not in hello:
@@ -210,7 +210,7 @@ def _close_streams() -> None:
 
 
 def _block_signals() -> set[Any]:
-    """Block all signals, so that :func:`_wait` can receive them by sigwait(3); return them."""
+    """Block all signals, so that :func:`_wait` can receive them by sigwait(3); return all."""
     import signal
 
     every = set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}
@@ -272,7 +272,7 @@ def _arguments(args: list[str]) -> list[str]:
 
 
 def without(traceback: TracebackType | None, *ours: object) -> TracebackType | None:
-    """Return `traceback` without its first frames, whose globals are among `ours`."""
+    """Return `traceback` without the leading frames whose globals are in `ours`."""
     while traceback is not None and any(traceback.tb_frame.f_globals is one for one in ours):
         traceback = traceback.tb_next
     return traceback

@@ -55,7 +55,7 @@ Stamp = tuple[str, int, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TemplateRecord:
-    """The record of a template, which is not trusted.
+    """The record of a template; the record is not trusted.
 
     A program that can write the record, for example in a sandbox with a bind mount of the file,
     must not gain privileges outside of its sandbox. Therefore, the caller chooses the runsc and the
@@ -98,8 +98,8 @@ class TemplateRecord:
         try:
             found = _stat_of(path)
         except OSError:
-            # Let find_runsc() raise the error for a missing runsc. If it raises none, the file
-            # exists again.
+            # Let find_runsc() raise the error for a missing runsc. If find_runsc() raises no error,
+            # the file exists again.
             find_runsc({}, path)
             found = _stat_of(path)
         if found != tuple(rest):
@@ -220,8 +220,8 @@ def _config(given: Mapping[str, Any]) -> dict[str, Any]:
     oci.validate(found)
     if not found["process"]["args"] or not found["root"]["path"]:
         raise ValueError("there is no command")
-    # Also parse the annotation with the settings of an agent's commands, which validate() does not
-    # check.
+    # Also parse the annotation that contains the settings of an agent's commands, because
+    # validate() does not check the annotation.
     ProcessDefaults.of_config(found)
     return found
 
@@ -242,14 +242,14 @@ def _move(config: dict[str, Any], before: str, now: str) -> None:
 def deciding_files(config: Mapping[str, Any]) -> list[str]:
     """Return the paths in the sandbox of the files that must be unchanged at a restore.
 
-    Files in bind mounts are not included, because they are usually data, which may change.
+    Files in bind mounts are not included, because they are usually data that may change.
 
     :param config: the config.json of the template's sandbox.
     """
     machine = f"/usr/lib/{os.uname().machine}-linux-gnu"
     process = config["process"]
     path = next((e[5:] for e in process["env"] if e.startswith("PATH=")), "")
-    # Skip usernsctl-verify, a program of this package, whose version is compared instead.
+    # Skip usernsctl-verify, a program of this package: the package's version is compared instead.
     argv = [word for word in process["args"] if not word.startswith("/.usernsctl-")]
     named = [word for word in argv if word.startswith("/")]
     if argv and "/" not in argv[0]:

@@ -53,7 +53,7 @@ def _open_saved(path: str) -> Directory:
 
 
 def _is_current(directory: Directory) -> bool:
-    """Return whether the path of the open directory `directory` still leads to it."""
+    """Return whether the path of the open directory `directory` still leads to that directory."""
     try:
         now = os.stat(directory.path, follow_symlinks=False)
     except OSError:
@@ -126,7 +126,7 @@ class Named:
 
     @classmethod
     def read(cls, name: str, directory: Directory) -> Named:
-        """Read the record and the file sizes of a named template, which may be damaged."""
+        """Read the record and the file sizes of a named template, even of a damaged one."""
         size, created = 0, 0.0
         with contextlib.suppress(UsernsError, OSError):
             created = os.fstat(directory.fd).st_mtime
@@ -190,7 +190,7 @@ _STORE = Store("the name of a template", Named, _open_directory)
 
 
 def path_of(name: str) -> str:
-    """Return the path of the directory of a named template, which need not exist.
+    """Return the path of a named template's directory. The directory need not exist.
 
     :raises InvalidNameError: `name` is not a valid template name.
     """

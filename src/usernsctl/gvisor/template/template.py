@@ -78,8 +78,8 @@ class Template(ClosingMixin):
     """A checkpoint of a command that is ready, from which any number of sandboxes can be started.
 
     :meth:`usernsctl.SandboxHost.template` creates a template. The checkpoint is in a tmpfs of the
-    SandboxHost. It is removed when this object or the SandboxHost is closed, but :meth:`save` can
-    copy it to a directory.
+        SandboxHost. The checkpoint is removed when this object or the SandboxHost is closed, but
+        :meth:`save` can copy it to a directory.
 
     A Template is a context manager, also an asynchronous one, that closes the template on exit.
     """
