@@ -357,7 +357,7 @@ def error_of(
     :param filename: the path that the failure is about, if it is known.
     :param reason: the message; by default composed of the error's detail and errno.
     :param remedy: the remedy; by default the catalogue's remedy for the cause.
-    :param is_diagnosed: whether the process that failed has diagnosed the cause already.
+    :param is_diagnosed: whether the process that failed has already determined the cause.
     """
     if not is_diagnosed:
         lib.un_diagnose(err, b"/proc")

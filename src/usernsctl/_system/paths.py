@@ -387,7 +387,7 @@ def _look_at_part(trail: list[PathDescriptor], name: str) -> PathDescriptor | st
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), found.path)
         _check(found)
     except BaseException:
-        # Close `found` now, because the traceback of the error keeps the object alive.
+        # Close `found` now, because the traceback of the error keeps `found` alive.
         found.close()
         raise
     return found

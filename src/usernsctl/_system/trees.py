@@ -220,7 +220,8 @@ class TreeEntry:
     :ivar name: the name of the entry; empty for the tree itself.
     :ivar path: the path of the entry, relative to the tree.
     :ivar status: the attributes of the file.
-    :ivar file: the descriptor of a regular file, which is open until the next entry; else ``None``.
+    :ivar file: the descriptor of a regular file, open until the next entry is yielded; else
+        ``None``.
     :ivar target: the target of a symbolic link; else empty.
     :ivar is_open: whether the entry is a directory whose entries follow.
     :ivar is_end: whether this is the second yield of a directory, after its entries.

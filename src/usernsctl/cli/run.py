@@ -239,7 +239,7 @@ def _output_limit(given: dict[str, Any]) -> str | None:
 
 
 def request_of(given: dict[str, Any], environ: Mapping[str, str]) -> Request:
-    """Return the request for the options in `given`; remove the options that it converts.
+    """Return the request for the options in `given`; remove the options that were converted.
 
     :param environ: the environment variables that the command may receive.
     """

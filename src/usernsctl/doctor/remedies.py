@@ -349,7 +349,7 @@ def _by_shell(name: str, hard: int | None) -> str:
     option, long = _LIMITS[name]
     most = "unlimited" if hard is None else hard
     if name == "pending_signals":
-        # dash has no ulimit -i.
+        # The shell dash has no option -i of ulimit.
         return f"ulimit -S -i {most} 2>&- || prlimit --pid $$ --{long}={most}:"
     if name != "processes":
         return f"ulimit -S -{option} $(ulimit -H -{option})"

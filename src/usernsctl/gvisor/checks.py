@@ -213,7 +213,7 @@ def variables(env: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def check_utf8(name: str, text: str) -> None:
-    """Check that `text`, the argument `name`, can be encoded in UTF-8, as JSON is (RFC 8259).
+    """Check that `text`, the argument `name`, can be encoded in UTF-8, as JSON requires (RFC 8259).
 
     :raises ValueError: `text` can't be encoded in UTF-8; the message doesn't quote it.
     """

@@ -150,7 +150,7 @@ class Namespace(Closing):
                 _open_foreign(fds, pid, *directory)
                 return cls._holding(fds, _identity(pid, *directory))
             except BaseException:
-                # Close `fds` now, because the traceback of the error keeps the object alive.
+                # Close `fds` now, because the traceback of the error keeps `fds` alive.
                 fds.close()
                 raise
         finally:

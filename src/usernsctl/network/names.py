@@ -153,7 +153,7 @@ def _check_label(label: str) -> None:
 
 
 def _is_number(label: str) -> bool:
-    """Return whether resolvers take a name for an IPv4 address if this is its last label."""
+    """Return whether resolvers parse a name with this last label as an IPv4 address."""
     if label.startswith("0x"):
         return _HEX_DIGITS.issuperset(label[2:])
     return _DIGITS.issuperset(label)

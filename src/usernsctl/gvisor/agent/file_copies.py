@@ -666,7 +666,8 @@ def _send_content(writer: RecordWriter, entry: trees.TreeEntry, file: int, count
 async def call_in_thread(copy: Callable[[Stop], _T]) -> _T:
     """Call `copy` in another thread, and return its result.
 
-    If this call is cancelled, it stops the copy, and raises CancelledError once the thread is done.
+    If this call is cancelled, the call stops the copy, and raises CancelledError once the thread is
+    done.
 
     :param copy: a function that copies files, and stops when its argument, a :class:`Stop`, is set.
     :raises CancelledError: this call was cancelled.

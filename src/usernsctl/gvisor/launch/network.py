@@ -47,8 +47,9 @@ PROXY_PORT = 3128
 _LISTEN = f"--listen={PROXY_PORT}:FD"
 
 _RESOLVER = "/etc/resolv.conf"
-# Files that replace /etc/resolv.conf in the sandbox. Each names the address at which pasta forwards
-# queries to the host's first name server of that address family (csrc/programs/network/network.h).
+# Files that replace /etc/resolv.conf in the sandbox. Each file names an address, IPv4 or IPv6, at
+# which pasta forwards queries to the host's first name server of the same address family
+# (csrc/programs/network/network.h).
 _FILES = {family: os.path.join(os.path.dirname(__file__), f"resolv.{family}") for family in "46"}
 
 _RESOLVER_BYTES = 1 << 16

@@ -1,4 +1,4 @@
-"""Checks of a config.json for values that rootless runsc rejects, and files that it can't use."""
+"""Checks of a config.json for values that rootless runsc rejects, and for unusable files."""
 
 from __future__ import annotations
 

@@ -190,8 +190,8 @@ class AttachedSandbox:
         return start_within(
             timeout,
             [host.prepared.program("usernsctl-init"), *args],
-            # Create a mount namespace, so that the kernel removes the mounts that runsc leaves in
-            # its state directory (null-netns, since 20260803) when the sandbox ends.
+            # Create a mount namespace, so that, when the sandbox ends, the kernel removes the
+            # mounts that runsc leaves in its state directory (null-netns, since 20260803).
             mount=True,
             pid=self._is_init,
             # PID 1 needs no session, because signals of the caller's terminal or process group

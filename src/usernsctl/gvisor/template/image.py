@@ -20,7 +20,7 @@ from usernsctl._text import quoted
 from usernsctl.errors import NamespaceError, RunscError
 from usernsctl.gvisor.sandbox.host_namespace import HostNamespace
 
-#: The step that errors about templates name.
+#: The name of the step in errors about templates.
 STEP = "template"
 
 

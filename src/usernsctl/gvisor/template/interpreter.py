@@ -137,7 +137,7 @@ def _sockets(ours: set[int]) -> list[str]:
 
 
 def _files() -> list[str]:
-    """Return the paths of mapped files, and of directories from which modules are imported."""
+    """Return the paths of files mapped into memory, and the absolute paths in sys.path."""
     mapped = set()
     with open("/proc/self/maps", errors="surrogateescape") as file:
         for line in file:
