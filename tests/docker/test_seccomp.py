@@ -83,7 +83,7 @@ KINDS = {
     "network": 0x40000000,
 }
 ALL_KINDS = 0x7E020000
-# Pairs of a system call and a type of namespace that the profile lets it create.
+# Pairs of a system call and a type of namespace that this call can create under the profile.
 CALLS_BY_KIND = [("unshare", kind) for kind in ("user", "mount")]
 CALLS_BY_KIND += [("clone", kind) for kind in KINDS]
 

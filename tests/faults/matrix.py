@@ -208,7 +208,7 @@ def limited() -> Iterator[None]:
 
 
 class Matrix:
-    """An operation (`path`) and all its faults."""
+    """Runs of an operation (`path`), each with one fault."""
 
     def __init__(self, path: paths.FaultPath, user: str) -> None:
         self.path = path

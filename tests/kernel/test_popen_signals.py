@@ -27,7 +27,7 @@ FOREVER = ["sleep", "1000"]
 
 
 class Interrupted(BaseException):
-    """Fake KeyboardInterrupt."""
+    """Exception that signal handlers of the tests raise, like KeyboardInterrupt."""
 
 
 @contextmanager

@@ -94,7 +94,7 @@ def test_kill_child_sets_the_signal(prelude: Program) -> None:
 def test_kill_child_accepts_names_of_signals(prelude: Program) -> None:
     ask = (
         "import ctypes; told = ctypes.c_int(); "
-        "ctypes.CDLL(None).prctl(2, ctypes.byref(told)); print(told.value)"  # PR_GET_PDEATHSIG
+        "ctypes.CDLL(None).prctl(2, ctypes.byref(told)); print(told.value)"  # 2: PR_GET_PDEATHSIG
     )
     # Omit SIGCLD, SIGIO and SIGIOT, which are aliases of SIGCHLD, SIGPOLL and SIGABRT.
     others = {"SIGCLD", "SIGIO", "SIGIOT"}

@@ -29,7 +29,7 @@ from rules import (
 
 pytestmark = pytest.mark.also_root
 
-# From linux/prctl.h (prctl(2)). python-prctl lacks these constants.
+# Constants of prctl(2) from linux/prctl.h, which python-prctl lacks.
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_RAISE = 2
 

@@ -31,7 +31,7 @@ from rules import (
 pytestmark = pytest.mark.also_root
 
 MS_BIND = 0x1000
-# From linux/nsfs.h (ioctl_nsfs(2)).
+# Requests of ioctl_nsfs(2), from linux/nsfs.h.
 NS_GET_USERNS = 0xB701
 NS_GET_PARENT = 0xB702
 

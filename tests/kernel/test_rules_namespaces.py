@@ -14,7 +14,7 @@ from rules import CLONE_NEWPID, call, in_child, link, map_self, refused, unshare
 
 pytestmark = pytest.mark.also_root
 
-# From linux/ptrace.h (ptrace(2)).
+# Requests of ptrace(2), from linux/ptrace.h.
 PTRACE_ATTACH = 16
 PTRACE_DETACH = 17
 

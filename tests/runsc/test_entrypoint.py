@@ -280,7 +280,7 @@ def test_profiles_are_printed_without_python(without_python: Path) -> None:
 
 
 def test_a_launch_file_is_required_without_python(without_python: Path) -> None:
-    """Check that in-gvisor fails without Python and without a launch file in /etc/usernsctl."""
+    """Check that in-gvisor fails if there is neither Python nor a launch file in /etc/usernsctl."""
     program = Program(without_python / "in-gvisor")
     for args, file in (
         (["--", "true"], "launch"),

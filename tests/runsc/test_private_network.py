@@ -267,7 +267,7 @@ def test_frozen_launch_has_a_private_network(world: World, tmp_path: Path) -> No
     assert done.stdout == f"{words[0]} outside ::ffff:{networks.WEB}\n{words[1]} OSError\n"
 
 
-# Tests of failures of private networks.
+# Tests of private networks that can't be created or that fail.
 
 
 def run_with(world: World, files: dict[str, str], directory: Path) -> tuple[int, str]:

@@ -164,8 +164,8 @@ def test_all_signals_reach_the_command(usernsctl: Program, has_terminal: bool) -
                 process.send_signal(number)
                 assert int(lines.readline()) == number
                 if not has_terminal:
-                    # Without a terminal in the sandbox, a stop signal also stops the job on the
-                    # host.
+                    # Wait for the job to stop: without a terminal in the sandbox, a stop signal
+                    # also stops the job on the host.
                     wait_until_stopped(process.pid)
                 process.send_signal(signal.SIGCONT)
                 assert int(lines.readline()) == signal.SIGCONT
@@ -239,7 +239,7 @@ def test_runsc_keeps_only_needed_capabilities(usernsctl: Program) -> None:
     with start_run(usernsctl) as (process, _):
         runsc = runsc_of(process.pid)
         status = status_of(runsc)
-        # CAP_SETGID, CAP_SETUID, CAP_SYS_CHROOT, CAP_SYS_ADMIN and CAP_SETFCAP as bits
+        # The bit mask of CAP_SETGID, CAP_SETUID, CAP_SYS_CHROOT, CAP_SYS_ADMIN and CAP_SETFCAP
         # (linux/capability.h).
         needed = sum(1 << number for number in (6, 7, 18, 21, 31))
         assert int(status["CapBnd"], 16) == needed

@@ -24,7 +24,8 @@ import usernsctl as un
 # Timeout of each wait, in seconds.
 PATIENCE = 20
 FOREVER = ["sleep", "1000"]
-# CAP_SETGID, CAP_SETUID, CAP_SYS_CHROOT, CAP_SYS_ADMIN and CAP_SETFCAP (linux/capability.h).
+# Bit mask of CAP_SETGID, CAP_SETUID, CAP_SYS_CHROOT, CAP_SYS_ADMIN and CAP_SETFCAP
+# (linux/capability.h).
 NEEDED = sum(1 << number for number in (6, 7, 18, 21, 31))
 TRAP = ["sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done"]
 

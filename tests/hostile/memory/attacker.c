@@ -181,8 +181,8 @@ static void drop_capabilities(void)
     struct __user_cap_data_struct data[2] = {{0, 0, 0}, {0, 0, 0}};
     if (syscall(SYS_capset, &header, data))
         perror("capset"), exit(2);
-    /* A process that has dropped capabilities is not dumpable, which does not affect the
-       attacks. */
+    /* Dropping capabilities also makes this process non-dumpable, but this does not affect its
+     * attacks. */
 }
 
 int main(int argc, char **argv)

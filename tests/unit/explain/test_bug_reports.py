@@ -80,7 +80,7 @@ def cause_ids(met: BugReportText) -> list[str]:
 
 
 def score(texts: Iterable[BugReportText]) -> Counter[str]:
-    """Count the texts: all, those explained at all, with a right first cause, and only wrongly."""
+    """Count texts: all, recognised, with the right cause first, and with only wrong causes."""
     found: Counter[str] = Counter()
     for met in texts:
         causes = cause_ids(met)

@@ -71,7 +71,7 @@ def test_close_waits_for_pending_starts(factory: FakeFactory) -> None:
 
 
 class Interrupt(BaseException):
-    """Fake KeyboardInterrupt."""
+    """Exception that the tests raise at a given line, like KeyboardInterrupt."""
 
 
 def lease_with_interrupt(pool: Keeper[FakeSandbox], step: int) -> bool:
