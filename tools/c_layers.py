@@ -2,8 +2,8 @@
 
 A source depends on the headers that it includes, and on the sources that define the undefined
 symbols of its object file. It may depend on files in its own directory, in lower layers and, if it
-is part of a program, in programs/shared/. There must be no cycles. Pure sources must not call
-functions whose result depends on the system.
+is part of a program, in programs/shared/. There must be no cycles. Pure sources (csrc/layout.py)
+must not call functions whose result depends on the system.
 """
 
 from __future__ import annotations

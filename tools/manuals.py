@@ -131,7 +131,8 @@ _RELATED = {
     "bundle": ("usernsctl-run(1)",),
 }
 
-# Matches an option, variable or program of usernsctl in a sentence, to format it as literal text.
+# Matches an option, environment variable or program of usernsctl in a sentence, to format it as
+# literal text.
 _TYPED = re.compile(
     r"`([^`]+)`"
     r"|(?<![\w-])(--?[A-Za-z][\w-]*|\$[A-Z_]+|--"

@@ -25,7 +25,8 @@ Rule = dict[str, Any]
 def with_private_network(source: dict[str, Any]) -> dict[str, Any]:
     """Return the rules of `source`, with those for a private network added.
 
-    If a system call has refusals for a private network, these replace its other refusals.
+    If `source` has refusals of a system call for private networks, they replace the other refusals
+    of that call.
     """
     extra = source["private_network"]
     replaced = {entry["name"] for entry in extra["refusal"]}

@@ -18,9 +18,9 @@ struct span {
     size_t length;
 };
 
-/* Moves the part of *rest before the first `separator` to *part. Without a separator, moves all of
- * *rest, and sets `rest->at` to NULL. Returns false if nothing is left, that is, if `rest->at` is
- * already NULL. */
+/* Moves the part of *rest before the first `separator` to *part. If there is no separator, moves
+ * all of *rest, and sets `rest->at` to NULL. Returns false if nothing is left, that is, if
+ * `rest->at` is already NULL. */
 static bool cut_part(struct span *rest, char separator, struct span *part)
 {
     if (!rest->at)

@@ -28,8 +28,8 @@ static int read_mounts(const char *proc, const char *file, struct un_mounts *mou
     return un_mounts_read(mounts, path);
 }
 
-/* Returns whether a mount on this point can't hide files. That is true for the directory
- * binfmt_misc, because it is always empty: the kernel ignores mounts there, too
+/* Returns whether a mount on this mount point can't hide files. That is true for the directory
+ * binfmt_misc, because it is always empty. The kernel, too, ignores mounts on it
  * (mnt_already_visible() in fs/namespace.c), and systemd creates such a mount on every host. */
 static bool hides_nothing(const char *point)
 {

@@ -26,8 +26,8 @@ struct un_task {
     bool holds;    /* whether the child only keeps new namespaces alive, and runs no command */
     bool has_init; /* whether the second child is PID 1, which forks the command and calls
                       un_be_init() */
-    bool restore_signals;      /* whether to reset SIGPIPE and SIGXFSZ to the default action, as in
-                                  struct un_spawn */
+    bool restore_signals;      /* whether to reset SIGPIPE and SIGXFSZ to the default action (struct
+                                  un_spawn) */
     uint64_t flags;            /* CLONE_NEW... flags of the namespaces to create */
     uint64_t signals;          /* signal mask of the command */
     struct un_own_maps maps;   /* maps of the new user namespace */

@@ -15,11 +15,11 @@
  * list, and another empty string ends the table. A message has two lists: the sequences that
  * recognize it (match.c), and the ids of its causes, likeliest first. */
 extern const char un_texts[];
-/* The hints of the catalogue, in the form of un_texts. A hint is a text that does not report a
- * failure, but shows which system has written the searched text. */
+/* The hints of the catalogue, in the same format as the messages. A hint is a text that does not
+ * report a failure, but shows which system has written the searched text. */
 extern const char un_text_hints[];
-/* The causes of the catalogue, in the form of un_texts. Each cause has one list, which contains its
- * id, explanation and remedy. */
+/* The causes of the catalogue, in the same format as the messages. Each cause has one list, which
+ * contains its id, explanation and remedy. */
 extern const char un_text_causes[];
 
 static inline const char *un_texts_next(const char *word)

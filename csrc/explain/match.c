@@ -12,7 +12,7 @@
 /* Maximum number of bytes of a character in UTF-8. */
 #define CHARACTER_MAX 4
 
-/* The repetition \1SET\1LEAST,MOST; of a sequence. */
+/* A repetition in a sequence, \1SET\1LEAST,MOST; (explain.h). */
 struct times {
     const char *set; /* the characters of SET, which the next \1 ends */
     uint64_t least;

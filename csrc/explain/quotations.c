@@ -11,8 +11,8 @@
  * is enough to search a message of 500 bytes for 250,000 strings. */
 #define SEARCHED_MAX ((size_t)1 << 27)
 
-/* A message of runsc, with a flag for each byte: whether it is part of a quotation of
- * config.json. */
+/* A message of runsc, with a flag for each byte that tells whether the byte is part of a quotation
+ * of config.json. */
 struct message {
     const char *text;
     size_t length;

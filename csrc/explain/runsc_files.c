@@ -129,8 +129,8 @@ int un_runsc_logs_read(const char *errors, const char *crash, const char *debug,
     }
     logs->has_ended = !logs->crash && un_runsc_has_ended(debug, &wait_status);
     logs->reason = logs->messages.count ? logs->messages.bytes : NULL;
-    /* If there is only one message, the runsc process that usernsctl has started wrote it, and it
-     * only says that the sandbox process has exited. So the crash explains more. */
+    /* A single message comes from the runsc process that usernsctl has started, and only says that
+     * the sandbox process has exited. So the crash report explains more. */
     if (logs->crash && logs->messages.count <= 1)
         logs->reason = logs->crash;
     return 0;

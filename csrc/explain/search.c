@@ -53,8 +53,8 @@ static const char *match_any(const char *sequences, const char *text, size_t siz
     return first;
 }
 
-/* Adds those entries of a table in texts.c to `search` that occur in the text and that no earlier
- * text contained. */
+/* Adds to `search` those entries of a table in texts.c that occur in the text, except those that an
+ * earlier text contained. */
 static void add_entries(struct un_search *search, const char *entries, bool are_hints,
                         const char *text, size_t size)
 {

@@ -194,7 +194,8 @@ static bool lower_by_max(int fd, void *arg)
 /* Maximum number of nested control groups whose quotas are read. */
 #define LEVELS_MAX 64
 struct quotas {
-    uint64_t number[LEVELS_MAX]; /* quotas or periods in microseconds; 0 means no quota */
+    uint64_t number[LEVELS_MAX]; /* quotas or periods in microseconds; 0 for a group without a
+                                    quota */
     size_t count;
 };
 

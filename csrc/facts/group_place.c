@@ -46,7 +46,7 @@ static bool has_mark(int place, const char *name)
 
 /* Returns whether the transient unit file `unit` of this user's systemd manager sets Delegate=.
  * systemd-run(1) creates such files, with Delegate=no, Delegate=yes or Delegate=CONTROLLERS. Reads
- * at most UNIT_PARTS_MAX lines. */
+ * only the first UNIT_PARTS_MAX lines. */
 static bool is_delegated_by_file(const char *users, uint32_t uid, const char *unit)
 {
     static const char key[] = "Delegate=";
@@ -149,8 +149,8 @@ static bool has_this_process(const struct un_groups *groups, int mount, const ch
     return is_found;
 }
 
-/* Opens this process's control group, or its parent if the group's name is LEAF. Stores the path of
- * this process's group in `group`. Returns a descriptor, or -1. */
+/* Opens this process's control group, or its parent if the group's name is LEAF. Stores in `group`
+ * the path of this process's group. Returns a descriptor, or -1. */
 static int open_own(const struct un_groups *groups, const char *controller, char group[UN_PATH_MAX])
 {
     char path[UN_PATH_MAX];

@@ -89,8 +89,8 @@ static void read_ours(struct reader *reader, char *line, bool cut, unsigned numb
         reader->ranges->range[reader->ranges->len++] = range;
 }
 
-/* Warns about ids that are granted to another user, too: each user could read the other's files and
- * kill the other's processes. */
+/* Warns about ids that are also granted to another user. Each of the two users could read the
+ * other's files and kill the other's processes. */
 static void compare_others(struct reader *reader, char *line, bool cut, unsigned number)
 {
     struct un_range other;

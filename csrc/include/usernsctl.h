@@ -247,7 +247,7 @@ struct un_search {
  * contained. The piece may contain any bytes. The time is linear in the size of the piece, and no
  * memory is allocated. */
 void un_search_add(struct un_search *search, const char *piece, size_t size);
-/* Stores the causes that the pieces of the text suggest in `ids`, likeliest first, and returns how
+/* Stores in `ids` the causes that the pieces of the text suggest, likeliest first, and returns how
  * many there are. Causes that a hint names come first, then those of the messages with the fewest
  * causes. */
 size_t un_search_causes(const struct un_search *search, const char *ids[UN_CAUSES_MAX]);
@@ -298,9 +298,9 @@ int un_map_parse(const char *text, struct un_map *map, struct un_error *err);
 int un_map_read(int dir, const char *name, struct un_map *map, struct un_error *err);
 /* Returns the extent that contains `id` on the side `side` (enum un_side), or NULL if none does. */
 const struct un_extent *un_map_find(const struct un_map *map, int side, uint32_t id);
-/* Returns the length of the run of ids that begins at `id`, at most `count`. In a run, either one
- * extent contains all ids on this side of the map, and *mapped becomes true, or no id is mapped,
- * and *mapped becomes false. */
+/* Returns the length of the run of ids that begins at `id`, at most `count`. Either a single extent
+ * contains all ids of the run on the side `side`, and *mapped becomes true, or none of the ids is
+ * mapped, and *mapped becomes false. */
 uint32_t un_map_run(const struct un_map *map, int side, uint32_t id, uint32_t count, bool *mapped);
 /* Returns whether two maps map the same ids to the same ids. The order of the extents, and how they
  * are split, does not matter. */
@@ -751,10 +751,10 @@ struct un_view;
 /* Creates the view of a root filesystem. Takes ownership of `top`, an O_PATH descriptor of its root
  * directory. Returns 0, or -1 with errno set. */
 int un_view_new(int top, struct un_view **view);
-/* Adds a mount that runsc will create on `inside`, a path without symbolic links. Does nothing if
- * the view already has a mount there. Takes ownership of `fd`, an O_PATH descriptor of the mounted
- * file. `source` is the path of that file on the host, or "" if the host has no such file. Returns
- * 0, or -1 with errno set. */
+/* Adds a mount that runsc will create on `inside`, a path without symbolic links, unless the view
+ * already has a mount there. Takes ownership of `fd`, an O_PATH descriptor of the mounted file.
+ * `source` is the path of that file on the host, or "" if the host has no such file. Returns 0, or
+ * -1 with errno set. */
 int un_view_add(struct un_view *view, const char *inside, const char *source, int fd);
 /* Sets the ids that the sandbox maps. Directories of these users and groups then count as
  * searchable in the sandbox, even if this process can't search them. Returns 0, or -1 with errno
@@ -769,8 +769,8 @@ struct un_reached {
     bool is_certain;   /* whether the path will certainly fail with `errnum` in the sandbox, too */
     bool is_of_gvisor; /* whether only gVisor knows the content of the filesystem to which the path
                           leads */
-    bool is_implicit;  /* whether gVisor creates the last file, a directory, as a parent of a mount
-                          point */
+    bool is_implicit;  /* whether the last file is a directory that gVisor creates as a parent of a
+                          mount point */
     int fd; /* O_PATH descriptor of the last file, which the caller must close; -1 if the file can't
                be opened */
     char inside[UN_PATH_MAX];  /* path in the sandbox to the last file that exists, without symbolic
@@ -797,9 +797,9 @@ struct un_command_fault {
                                       any other fault */
 };
 
-/* Returns whether a command would certainly fail in a sandbox: it is not in the search path
- * `search`, or can't be executed. Fills in `fault` in that case. `cwd` is the working directory in
- * the sandbox. Files that only gVisor or other users can read are assumed to be executable. */
+/* Returns whether a command would certainly fail in a sandbox, because it is not in the search path
+ * `search` or can't be executed. If so, fills in `fault`. `cwd` is the working directory in the
+ * sandbox. Files that only gVisor or other users can read are assumed to be executable. */
 bool un_view_check_command(const struct un_view *view, const char *command, const char *search,
                            const char *cwd, struct un_command_fault *fault);
 

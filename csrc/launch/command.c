@@ -65,7 +65,7 @@ static enum found judge_file(const struct un_reached *at)
     return status.st_mode & 0111 ? EXECUTABLE : NOT_EXECUTABLE;
 }
 
-/* Looks up the file `name` in the sandbox, and stores it in `at`. The caller must close the
+/* Looks up the file `name` in the sandbox, and stores the result in `at`. The caller must close the
  * descriptor in `at`. */
 static enum found find_inside(const struct wanted *wanted, const char *name, struct un_reached *at)
 {
@@ -129,8 +129,8 @@ static const char *interpreter_of(char start[FIRST_LINE_MAX + 1])
     return strncmp(start, "#!", 2) ? NULL : strtok_r(start + 2, " \t", &rest);
 }
 
-/* Returns whether a path does not exist in the sandbox. If so, stores the path with resolved
- * symbolic links in `where`. */
+/* Returns whether a path does not exist in the sandbox. If so, stores in `where` the path with
+ * resolved symbolic links. */
 static bool is_not_inside(const struct wanted *wanted, const char *path, struct un_reached *at,
                           char where[UN_PATH_MAX])
 {
@@ -143,7 +143,7 @@ static bool is_not_inside(const struct wanted *wanted, const char *path, struct 
 }
 
 /* Returns whether gVisor can't execute an ELF file, because the file is for another processor or
- * for 32-bit processors, and sets `fault`. `path` is the path of the file. */
+ * for 32-bit processors. If so, sets `fault`. `path` is the path of the file. */
 static bool check_elf(const char *start, size_t length, const char *path,
                       struct un_command_fault *fault)
 {
@@ -166,7 +166,7 @@ static bool has_cr_at_end(const char *name)
     return length && name[length - 1] == '\r';
 }
 
-/* Returns whether gVisor can't execute a program, and sets `fault`. That is the case for an ELF
+/* Returns whether gVisor can't execute a program. If so, sets `fault`. That is the case for an ELF
  * file for another processor, for a file that is neither an ELF file nor a script, and for a script
  * whose interpreter does not exist in the sandbox. Scripts of Python's virtual environments often
  * lack their interpreter, which is a symbolic link to a file outside the environment. `path` is the

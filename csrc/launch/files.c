@@ -19,8 +19,8 @@ static void close_entry(const struct scratch_entry *entry)
 
 #define auto_close_entry __attribute__((cleanup(close_entry)))
 
-/* Opens the parent directory of a path in scratch, component by component, without following
- * symbolic links. */
+/* Opens the parent directory of a path in scratch. Opens one component after the other, and follows
+ * no symbolic link. */
 static int open_entry(struct un_launch *launch, const char *word, struct scratch_entry *entry,
                       struct un_error *err)
 {

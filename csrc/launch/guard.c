@@ -252,8 +252,8 @@ int un_refuse_to_show(const int *fds, const char *const *names, size_t count, co
                    names[*index], exposure, directory);
 }
 
-/* Stores the descriptors and paths of the bind-mount sources with the given access, "ro" or "rw",
- * or with any access if `access` is NULL. Returns the number of sources. */
+/* Stores the descriptors and paths of those bind-mount sources that have the access `access`, "ro"
+ * or "rw"; NULL selects all sources. Returns the number of stored sources. */
 static size_t list_bind_sources(const struct un_launch *launch, const char *access, int *fds,
                                 const char **names)
 {

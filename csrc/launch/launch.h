@@ -97,7 +97,7 @@ struct un_launch {
     char filename[UN_PATH_MAX];
 };
 
-/* Returns the argument of a record with the index `number`, which starts at 0. */
+/* Returns the argument with the index `number` of a record; the first index is 0. */
 const char *un_record_argument(const struct un_record *record, size_t number);
 /* Returns the source whose index is the argument `number` of a record. */
 struct un_source *un_record_source(const struct un_launch *launch, const struct un_record *record,
@@ -255,7 +255,7 @@ void un_view_clear(struct un_view *view);
 int un_view_walk(const struct un_view *view, const char *path, struct un_trail *trail);
 /* Returns the path of the trail's last file in the sandbox. */
 const char *un_view_inside(const struct un_trail *trail);
-/* Stores the path to which un_view_walk() has resolved its argument in `wanted`, including the
+/* Stores in `wanted` the path to which un_view_walk() has resolved its argument, including the
  * components that do not exist. Returns 0, or -1 with errno set. */
 int un_view_wanted(const struct un_trail *trail, char wanted[UN_PATH_MAX]);
 /* Returns whether the trail's last file is a directory. */

@@ -2,7 +2,8 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
-/* Maximum number of nested calls of un_root_visit(). */
+/* Maximum number of nested calls of un_root_visit(), that is, the maximum depth of the visited
+ * tree. */
 #define DEPTH_MAX 128
 
 int un_root_status(struct un_launch *launch, int fd, const char *name, struct stat *status,
@@ -18,8 +19,8 @@ int un_root_set_mode(struct un_launch *launch, int fd, mode_t mode, const char *
     return chmod(un_fd_path(fd, path), mode & 07777) ? un_launch_fail_file(launch, name, err) : 0;
 }
 
-/* Returns an O_PATH descriptor of an entry that was just created. If `failed` is set, because it
- * could not be created, fails with errno. */
+/* Returns an O_PATH descriptor of an entry that was just created. If `failed` is set, the creation
+ * has failed, and this function reports its errno. */
 static int open_created(struct un_launch *launch, int failed, int parent, const char *name,
                         struct un_error *err)
 {

@@ -159,8 +159,8 @@ static void fill_reached(const struct un_view *view, struct un_trail *trail,
         return;
     }
     strcpy(reached->missing, trail->missing);
-    /* Ignore a failure, after which the path is truncated, because un_view_is_of_gvisor() compares
-     * only its beginning. */
+    /* Ignore a failure, which only means that the path was truncated: un_view_is_of_gvisor()
+     * compares only the beginning of the path. */
     (void)un_view_wanted(trail, wanted);
     reached->is_of_gvisor = un_view_is_of_gvisor(wanted);
     reached->is_implicit = last->fd < 0;

@@ -66,8 +66,8 @@ static int clip(struct un_range ids, struct un_ranges *clipped, struct un_error 
     return 0;
 }
 
-/* Maps the ids of a range that exist in the parent namespace and are not mapped yet. Adds the ids
- * that don't exist in the parent namespace to `clipped`. */
+/* Maps the ids of a range that exist in the parent namespace and are not mapped yet. Adds to
+ * `clipped` the ids that don't exist in the parent namespace. */
 static int add_range(struct un_range ids, int fill, uint32_t *next, const struct un_map *parent,
                      struct un_map *map, struct un_ranges *clipped, struct un_error *err)
 {

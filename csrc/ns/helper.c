@@ -49,9 +49,9 @@ static int fail_helper(const char *helper, const char *cause, const char *how, i
                    length, output);
 }
 
-/* Returns whether a seccomp filter denied the open of the map file to the helper. For the owner of
- * the file, the kernel itself never returns the two errors in the helper's output. Debian's shadow
- * calls openat2(2) since 1:4.17.4-2+deb13u1, which older filters deny. */
+/* Returns whether a seccomp filter has prevented the helper from opening the map file. The helper's
+ * output then contains one of two errors that the kernel itself never returns to the owner of the
+ * file. Debian's shadow calls openat2(2) since 1:4.17.4-2+deb13u1, which older filters deny. */
 static bool is_open_filtered(const char *output)
 {
     return strstr(output, "open of ") &&

@@ -83,8 +83,7 @@ static void close_from_to(unsigned first, unsigned last, enum what what)
         return;
     /* close_range(2) failed: the kernel lacks the call (before Linux 5.9) or its flag (before
      * 5.11), or a seccomp filter denies it. Closing every number up to RLIMIT_NOFILE is the last
-     * resort: the limit may be a billion, and descriptors above it are missed if it was lowered
-     * after they had been opened. */
+     * resort: the limit may be a billion, and if it was lowered, descriptors above it stay open. */
     if (close_listed(first, last, what))
         return;
     struct rlimit limit;

@@ -42,8 +42,8 @@ static size_t room(const struct un_job *job)
     return job->output_size - 1 - job->length;
 }
 
-/* Reads once from the output pipe of a job, for which poll(2) has reported `events`, so that the
- * read does not block. Discards output that exceeds the buffer. */
+/* Reads once from the output pipe of a job. poll(2) has reported `events` for the pipe, so the read
+ * does not block. Discards output that exceeds the buffer. */
 static void read_output(struct un_job *job, short events)
 {
     char spare[4096];

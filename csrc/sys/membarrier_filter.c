@@ -32,8 +32,8 @@
 
 void un_add_membarrier_filter(void)
 {
-    /* Load the lower half of the first argument, an int. Both architectures are little-endian, so
-     * this half comes first. */
+    /* Load the lower half of the first argument, which contains the whole int. This half comes
+     * first, because both supported architectures are little-endian. */
     struct sock_filter filter[] = {
         LOAD(arch),
         UNLESS(UN_AUDIT_ARCH, 5),

@@ -40,8 +40,8 @@ int un_mount(const char *source, const char *target, const char *type, unsigned 
     return 0;
 }
 
-/* Returns whether the last system call, whose descriptor was -1, failed because the kernel lacks
- * the call or a filter denies it. Otherwise its error is EBADF. */
+/* Returns whether the last system call failed because the kernel lacks the call or a filter denies
+ * it. The call had the descriptor -1, for which the kernel itself returns EBADF. */
 static bool is_call_missing(long result)
 {
     return result < 0 && errno != EBADF;

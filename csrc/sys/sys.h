@@ -33,8 +33,8 @@ struct un_clone {
     void *arg;
     int cgroup;      /* directory descriptor of the child's cgroup, with UN_CLONE_INTO_CGROUP */
     int exit_signal; /* signal for the parent when the child exits; 0 for none */
-    bool is_plain;   /* whether to use clone(2) and leave all signals as they are; the caller must
-                        have blocked them and have no handlers */
+    bool is_plain;   /* whether to use clone(2) and leave all signals as they are; requires that the
+                        caller has blocked all signals and has no handlers */
     void *stack; /* NULL, or with is_plain the top of a stack for the child, so that CLONE_VM needs
                     no CLONE_VFORK */
     pid_t pid;   /* output: the child's pid */
@@ -233,7 +233,8 @@ int un_setgroups_read(int dir, int *setgroups, struct un_error *err);
 
 enum { UN_PROBE_ARGUMENTS = 6 };
 
-/* A system call to try. The kernel rejects its arguments, or it has no effect. */
+/* A system call to try. It changes nothing: the kernel rejects its arguments, or it has no
+ * effect. */
 struct un_probe_call {
     long number;
     long argument[UN_PROBE_ARGUMENTS];

@@ -173,9 +173,10 @@ void *agent_block_command_stack(struct agent_block *block);
 /* ---- idle.c: keepers that wait for the next command ------------------------------------------ */
 
 /* At most one keeper, the listener, waits for the message that requests the next command, even
- * while its own command still runs. If its own command has ended when the message arrives, the
- * listener runs the new command itself, and no other process is involved. Otherwise it makes a
- * waiting keeper the listener. If no keeper is waiting, the agent itself waits for messages. */
+ * while its own command still runs. If that command has ended when the message arrives, the
+ * listener runs the new command itself, and no other process is involved. If not, the listener
+ * makes a waiting keeper the new listener. If no keeper is waiting, the agent itself waits for
+ * messages. */
 
 /* Signal that tells a waiting keeper that it has become the listener, or tells the agent that there
  * is no listener. */
@@ -270,7 +271,7 @@ typedef bool agent_spared(pid_t pid, void *arg);
 bool agent_kill_others(int proc, agent_spared *spared, void *arg);
 
 /* Stops all processes except the calling process and PID 1, kills the descendants of `root`, and
- * continues all processes, even those that were stopped before the call. */
+ * then continues all stopped processes, even those that were stopped before the call. */
 void agent_kill_while_stopped(int proc, pid_t root);
 
 struct agent_killing {

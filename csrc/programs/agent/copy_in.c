@@ -332,9 +332,9 @@ static void create_parents(char *path)
         }
 }
 
-/* Stores a descriptor of the parent directory of copy->how->path in copy->parent, and the last
- * component of that path in copy->name. `path` is a buffer of AGENT_PATH_SIZE bytes. Returns false
- * with errno set on failure. */
+/* Stores in copy->parent a descriptor of the parent directory of copy->how->path, and in copy->name
+ * the last component of that path. `path` is a buffer of AGENT_PATH_SIZE bytes. Returns false with
+ * errno set on failure. */
 static bool open_tree_parent(struct copy *copy, char *path)
 {
     size_t length = strnlen(copy->how->path, AGENT_PATH_SIZE), slash = 0;

@@ -87,7 +87,8 @@ static int set_up_command(struct agent_start *start)
     return 0;
 }
 
-/* Returns the value of the variable `name` in `environment`, or NULL if it is not set. */
+/* Returns the value of the environment variable `name` in `environment`, or NULL if it is not
+ * set. */
 static const char *environment_value(const char *const *environment, const char *name)
 {
     size_t length = strlen(name);

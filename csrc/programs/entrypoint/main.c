@@ -356,7 +356,7 @@ enum { NETWORK = 1, IDS, RUNSC, USER, LOG, RERAISE, CHECK, HEALTH };
 /* Reports the option that getopt_long(3) has rejected. Returns the exit status. */
 static int refuse_option(char **argv)
 {
-    /* For an option that is a letter, argv[optind - 1] may be another argument, because
+    /* If the rejected option is a letter, argv[optind - 1] may be another argument, because
      * getopt_long() increments optind only after the last letter of an argument. */
     bool is_letter = optopt < 0 || optopt > HEALTH;
     char letter[] = {'-', optopt > ' ' && optopt < 127 ? (char)optopt : '?', '\0'};

@@ -14,7 +14,7 @@ static int fail_launch_file(const char *file, const char *cause, const char *wha
     return un_fail(err, UN_STEP_LAUNCH, 0, cause, "%.300s: %s", file, what);
 }
 
-/* Opens the launch file with O_PATH, and stores its path with symbolic links resolved in `real`.
+/* Opens the launch file with O_PATH, and stores in `real` its path with symbolic links resolved.
  * Returns a descriptor, or -1 with the error in `err`. */
 static int open_launch_file(const char *file, char real[UN_PATH_MAX], struct un_error *err)
 {

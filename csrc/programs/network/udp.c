@@ -70,7 +70,7 @@ static struct iovec reply_bytes;
 
 /* ---- the receiver ---------------------------------------------------------------------------- */
 
-/* Stores the host's address to which a datagram was sent in found->from. `head` is the header that
+/* Stores in found->from the host's address to which a datagram was sent. `head` is the header that
  * recvmsg(2) has filled in. */
 static void store_destination(struct msghdr *head, struct client_reply *found)
 {

@@ -144,9 +144,9 @@ static int join_watcher(const struct watcher *of, struct un_error *err)
     return failed;
 }
 
-/* Opens the runsc that the watcher has started, and stores a path by which this process can execute
- * it in `path`. The path that the watcher uses may refer to one of the watcher's descriptors.
- * Returns a descriptor, or -1 with errno set. */
+/* Opens the runsc that the watcher has started, and stores in `path` a path by which this process
+ * can execute it. The watcher's own path of runsc can't be used if it refers to one of the
+ * watcher's descriptors. Returns a descriptor, or -1 with errno set. */
 static int open_runsc(const struct watcher *of, char path[UN_PATH_MAX])
 {
     static const char own[] = "/proc/self/fd/";
@@ -164,8 +164,8 @@ static int open_runsc(const struct watcher *of, char path[UN_PATH_MAX])
     return fd;
 }
 
-/* Builds the command line of `runsc exec` in `argv`. Returns false if the watcher's command line of
- * runsc has no --root. */
+/* Builds the command line of `runsc exec` in `argv`. Returns false if the command line with which
+ * the watcher has started runsc lacks --root. */
 static bool compose(const struct watcher *of, char *const *command, const char **argv)
 {
     const char *state = NULL, *id = NULL;

@@ -72,8 +72,9 @@
 
 extern char **environ;
 
-/* Number of additional processes and threads that the control group must allow. With fewer, runsc
- * crashes, and prints the stacks of its threads. A sandbox needs about 30. */
+/* Minimum number of processes and threads that the control group must allow in addition to the
+ * existing ones. With fewer, runsc crashes, and prints the stacks of its threads. A sandbox needs
+ * about 30. */
 #define PIDS_MIN 16
 
 static int fail_watch(struct un_error *err)

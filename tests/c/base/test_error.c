@@ -71,10 +71,9 @@ static void errno_texts_do_not_depend_on_the_libc(void)
     CHECK_TEXT(un_errno_text(ENOENT), "No such file or directory");
 }
 
-/* Checks that errors are printed without characters that a terminal interprets (CSI as one
- * character, a bidirectional override, a line separator, an invisible tag) and without invalid
- * UTF-8 (a lone CSI byte, a truncated sequence, an overlong NUL, a surrogate), and that both are
- * escaped. */
+/* Checks that errors are printed with escapes in place of characters that a terminal interprets
+ * (CSI as one character, a bidirectional override, a line separator, an invisible tag) and in place
+ * of invalid UTF-8 (a lone CSI byte, a truncated sequence, an overlong NUL, a surrogate). */
 static void untrusted_text_is_escaped(void)
 {
     char text[64];

@@ -51,8 +51,8 @@ static void excluded_sequences_do_not_match(void)
     CHECK(has("denied\2: check\003", "denied: why"));
     CHECK(!has("denied\2: check\003", "denied: check"));
     CHECK(has("denied\2: check\003", "denied: check denied"));
-    /* The sequence matches no "a" before a character that is not a letter. So it does not match
-     * "-a", but it matches "-ab". */
+    /* The sequence matches "-" unless an "a" follows that is not followed by a letter. So it does
+     * not match "-a", but it matches "-ab". */
     CHECK(!has("-\2a\2\1a-z\0011,1;\003\003", "-a"));
     CHECK(has("-\2a\2\1a-z\0011,1;\003\003", "-ab"));
     CHECK(has("-\2a\003\2b\003c", "-c"));

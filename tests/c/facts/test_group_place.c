@@ -10,7 +10,7 @@
 #define NAME UN_GROUP_PREFIX "0123"
 
 static int place;
-static bool is_replaced; /* whether flock(), which this test defines, replaces the control group */
+static bool is_replaced; /* whether the next call of flock() replaces the control group */
 
 int flock(int fd, int operation)
 {

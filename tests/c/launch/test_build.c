@@ -193,7 +193,8 @@ static void special_files_are_no_mount_points(void)
 }
 
 /* Checks an /etc/resolv.conf that links to a file in /run, as on hosts with systemd. The sandbox
- * does not see the host's /run, so the file must be copied to the target of the link inside. */
+ * does not see the host's /run, so the file must be copied to the target of the link in the
+ * sandbox. */
 static void resolv_conf_is_copied_to_the_link_target(void)
 {
     enter_inside();

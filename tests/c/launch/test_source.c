@@ -116,8 +116,8 @@ static void given_descriptors_are_used(void)
     CHECK(fcntl(fds[0], F_GETFD) >= 0);
 }
 
-/* Writes the assumption about the first source, /tmp/file, to `line`. Its size is wrong by `size`,
- * and its mode by `mode`. */
+/* Writes the assumption about the first source, /tmp/file, to `line`. The assumed size is wrong by
+ * `size`, the assumed mode by `mode`. */
 static void write_assumption(char line[256], long size, unsigned mode)
 {
     struct stat status;

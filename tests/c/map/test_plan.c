@@ -245,8 +245,8 @@ static void extents_are_split_along_the_parent_map(void)
     init_request(&request, -1, -1);
     want(&request, UN_UID, 100, 5, 30);
     init_facts(&facts, 0, 0, ROOT_CAPS);
-    /* In this namespace the ids 0 to 9, 10 to 29 and 30 to 39 exist. In the parent namespace these
-     * ranges are not adjacent. */
+    /* In this namespace, the ids 0 to 9, 10 to 29 and 30 to 39 exist. They are mapped to three
+     * ranges of the parent namespace that are not adjacent. */
     facts.id[UN_UID].parent.len = 3;
     facts.id[UN_UID].parent.extent[0] = (struct un_extent){10, 1010, 20};
     facts.id[UN_UID].parent.extent[1] = (struct un_extent){0, 2000, 10};

@@ -10,7 +10,7 @@
 
 enum { PATIENCE_MS = 20000 };
 
-/* A directory with scripts in place of newuidmap and newgidmap, and a plan that needs both. */
+/* A directory with scripts that replace newuidmap and newgidmap, and a plan that needs both. */
 struct place {
     char dir[64];
     char log[2][80]; /* paths of the files to which the scripts write; $LOG in a script is the path

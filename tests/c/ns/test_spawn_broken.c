@@ -47,7 +47,7 @@ static void make_script(char path[64], const char *body)
     close(fd);
 }
 
-/* Checks the error if the child is killed before the parent lets it continue, or afterwards. */
+/* Checks the error if the child is killed before or after the parent has let it continue. */
 static void a_child_that_is_killed(void)
 {
     static const char *const bodies[] = {"kill -KILL $$", "sleep 0.05; kill -KILL $$"};
