@@ -4,8 +4,8 @@
 
 Injects N faults into each code path; the seed determines which. 0, the default, injects all faults,
 which takes hours. Prints each defect, and exits with status 1 if there is any. The script needs
-root, because only root can trace newuidmap, and a virtual environment in which usernsctl is
-installed from this tree.
+root, because only root can trace newuidmap. It also needs a virtual environment in which usernsctl
+is installed from this tree.
 """
 
 from __future__ import annotations

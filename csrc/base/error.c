@@ -103,7 +103,7 @@ const char *un_errno_text(int errnum)
 const char *un_error_reason(const struct un_error *err, char *text, size_t size)
 {
     /* Omit strerror(3)'s text for ETIMEDOUT: this errno always comes from a timeout of usernsctl
-     * itself, which the detail describes. */
+     * itself, and the detail describes that timeout. */
     bool has_text = err->errnum && err->errnum != ETIMEDOUT;
     const char *kernel = has_text ? un_errno_text(err->errnum) : "";
     /* Show an empty detail as "" only if it is the name of a command or of a working directory. */

@@ -30,8 +30,8 @@ __asm__(".globl _start\n_start:\n\t"
  * gVisor replaces the instructions "mov $NUMBER, %eax; syscall" by a faster call, and recognizes
  * them only by their bytes. If a compiler placed another instruction before the syscall, gVisor
  * could mistake the last bytes of that instruction for the mov, and overwrite them. So this code
- * emits either exactly the pair that gVisor replaces, or a nop before the syscall, which gVisor
- * never mistakes.
+ * emits either exactly the pair that gVisor replaces, or a nop before the syscall, because gVisor
+ * never mistakes a nop for the mov.
  */
 __attribute__((always_inline)) static inline long un_raw_call(long number, long a, long b, long c,
                                                               long d, long e, long f)

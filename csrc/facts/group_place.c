@@ -275,7 +275,7 @@ static bool has_name(int place, const char *name, int group)
 /* Removes a group unless it is locked. The kernel never removes a group with processes or children;
  * the lock protects the empty group of a sandbox that is just starting. Between open and lock,
  * another process may have removed this group, and a sandbox may have created a new one of the same
- * name, which has_name() detects. */
+ * name. has_name() detects that. */
 static void remove_unlocked(int place, const char *name)
 {
     un_auto_close int group = openat(place, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);

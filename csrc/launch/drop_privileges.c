@@ -4,10 +4,10 @@
  *
  * - no_new_privs is set, so that runsc and its children can't gain privileges from a set-user-id
  *   program.
- * - The bounding set is reduced to the capabilities that runsc needs, so that runsc can change the
- *   namespaces in which it was started only as far as these allow. The sandbox itself runs in a
- *   nested user namespace. Its bounding set is full at first (user_namespaces(7)), but its
- *   capabilities have no effect outside that namespace.
+ * - The bounding set is reduced to the capabilities that runsc needs, so that these limit what
+ *   runsc can change in the namespaces in which it was started. The sandbox itself runs in a nested
+ *   user namespace. Its bounding set is full at first (user_namespaces(7)), but its capabilities
+ *   have no effect outside that namespace.
  */
 #include "base/base.h"
 #include "launch/launch.h"

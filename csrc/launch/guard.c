@@ -2,9 +2,9 @@
  * Keeping usernsctl's own directories out of sandboxes. The state directory records which processes
  * to kill and which namespaces to join, and the directory of templates holds the memory of
  * checkpointed programs. With write access to them, a program in a sandbox could make usernsctl
- * kill other processes; with read access, it could read the memory of other sandboxes. The program
- * must not be able to write to the launch file either, which decides which files the next sandbox
- * sees.
+ * kill other processes; with read access, it could read the memory of other sandboxes. The launch
+ * file decides which files the next sandbox sees, so the program must not be able to write to that
+ * file, either.
  *
  * Directories are compared by device and inode, not by name, because several paths may lead to the
  * same directory through symbolic links and other mounts. A bind-mount source is also rejected if

@@ -207,8 +207,8 @@ static inline struct un_place *un_trail_last(struct un_trail *trail)
 /* Opens the entry `name` of a directory with O_PATH and O_NOFOLLOW. Returns a descriptor, or -1
  * with errno set. */
 int un_child(int directory, const char *name);
-/* Reads the contents of the symbolic link `name` in `directory`, or, if `name` is empty, of the
- * link of which `directory` is an O_PATH descriptor. Returns 0, or -1 with errno set. */
+/* Reads the contents of the symbolic link `name` in `directory`. If `name` is empty, `directory`
+ * must be an O_PATH descriptor of the link itself. Returns 0, or -1 with errno set. */
 int un_read_link(int directory, const char *name, char text[UN_PATH_MAX]);
 /* Reads the path of an open file from /proc/self/fd. Returns 0, or -1 with errno set. */
 int un_path_of(int fd, char path[UN_PATH_MAX]);

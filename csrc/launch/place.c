@@ -89,8 +89,8 @@ static int find_closed(const struct un_launch *launch, const struct un_trail *tr
     return -1;
 }
 
-/* Covers a directory of the host by a new directory with the same entries, in which usernsctl can
- * create mount points. */
+/* Covers a directory of the host by a new directory that has the same entries, and in which
+ * usernsctl can create mount points. */
 static int open_up(struct un_launch *launch, int directory, const char *name, struct un_error *err)
 {
     static const char *const nothing[] = {NULL};

@@ -247,8 +247,8 @@ static _Noreturn void try_in_child(const struct un_probe_calls *calls, struct tr
     _exit(0);
 }
 
-/* Returns whether a child of this process would become PID 1 of a new PID namespace, which would
- * then end with that child. Until PID 1 exists, stat(2) of ns/pid_for_children fails
+/* Returns whether a child of this process would become PID 1 of a new PID namespace. The namespace
+ * would then end with that child. Until PID 1 exists, stat(2) of ns/pid_for_children fails
  * (pidns_for_children_get()). */
 static bool would_be_first(void)
 {

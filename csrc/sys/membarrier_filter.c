@@ -20,7 +20,7 @@
 /* MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED from linux/membarrier.h. */
 #define REGISTER (1 << 4)
 /* Without this flag, kernels before 5.16 enable the mitigation of Speculative Store Bypass in every
- * process with a filter, which slows the process down. */
+ * process with a filter. The mitigation slows the process down. */
 #ifndef SECCOMP_FILTER_FLAG_SPEC_ALLOW
 #define SECCOMP_FILTER_FLAG_SPEC_ALLOW (1UL << 2)
 #endif

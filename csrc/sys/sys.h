@@ -47,9 +47,9 @@ struct un_clone {
  * seccomp filter denies it, as those of container engines do. UN_CLONE_INTO_CGROUP requires
  * clone3(2). Returns 0, or -1 with errno set. Async-signal-safe.
  *
- * The child uses the caller's stack below the current frame, which must have enough room for the
- * calls of the child. In the child, all signals are blocked and all handlers are reset: a handler
- * of the parent must not run in a child that shares its memory.
+ * The child uses the caller's stack below the current frame, where there must be enough room for
+ * the calls of the child. In the child, all signals are blocked and all handlers are reset: a
+ * handler of the parent must not run in a child that shares its memory.
  */
 int un_clone(struct un_clone *clone);
 

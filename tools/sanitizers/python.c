@@ -1,6 +1,6 @@
-/* A Python interpreter that is linked with a sanitizer's runtime, which an extension built with the
- * sanitizer needs. LD_PRELOAD is not enough: tests clear the environment, and other programs that
- * tests start would load the runtime, too. */
+/* A Python interpreter that is linked with a sanitizer's runtime, because an extension that is
+ * built with the sanitizer needs the runtime. LD_PRELOAD is not enough: tests clear the
+ * environment, and other programs that tests start would load the runtime, too. */
 #include <Python.h>
 
 const char *__asan_default_options(void);

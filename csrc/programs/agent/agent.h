@@ -310,7 +310,7 @@ struct agent_start {
 
 /* Starts a command, waits until its execve(2) has succeeded, and returns its pid. Returns -1 after
  * a failure, with the error in `start`. Until the execve(2), which other processes of the same user
- * can delay, the host may cancel the start, and this function then kills the command. */
+ * can delay, the host can cancel the start. This function then kills the command. */
 pid_t agent_start_command(struct agent_start *start);
 
 /* ---- terminal.c: a pseudoterminal between a command and the host's descriptors --------------- */

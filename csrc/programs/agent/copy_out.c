@@ -72,8 +72,8 @@ static bool stop_sending(struct sending *sending, int errnum, const char *name)
 
 static void describe_file(struct agent_record *record, uint32_t kind, const struct stat *found)
 {
-    /* Correct a time before 1970, of which gVisor rounds the seconds towards zero, and then stores
-     * negative nanoseconds in a uint32_t (NsecToStatxTimestamp()). */
+    /* Correct a time before 1970: gVisor rounds its seconds towards zero, and then stores negative
+     * nanoseconds in a uint32_t (NsecToStatxTimestamp()). */
     int64_t seconds = found->st_mtim.tv_sec;
     int32_t nanoseconds = (int32_t)found->st_mtim.tv_nsec;
     if (nanoseconds < 0) {

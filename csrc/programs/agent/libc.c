@@ -1,6 +1,6 @@
 /* The agent's own libc: system calls, and the functions that compilers assume to exist. The agent
  * must run in any root filesystem, so it can't use a libc from there. The processes that it starts
- * share its memory until they execute a command, which no other libc supports. */
+ * share its memory until they execute a command. No other libc supports that. */
 #include "base/freestanding.h"
 #include "programs/agent/agent.h"
 

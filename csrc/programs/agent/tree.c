@@ -288,8 +288,8 @@ static void kill_children_by_trial(void)
 struct found {
     size_t count;
     uint64_t pids; /* sum of the pids */
-    /* whether this and the previous listing contain the same descendants, all zombies, which remain
-     * because their tracer has not reaped them */
+    /* whether this and the previous listing contain the same descendants, all of them zombies that
+     * their tracer has not reaped */
     bool rest;
 };
 

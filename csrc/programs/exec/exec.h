@@ -111,8 +111,8 @@ struct un_homes {
  * the user database. Stores their absolute paths, and the same paths with symbolic links resolved.
  * Must be called outside of the new namespaces. */
 void un_homes_find(struct un_homes *homes, const char *home);
-/* Returns the home directory in `line`, a line of /etc/passwd (passwd(5)), which the function
- * modifies. Returns NULL if the line is malformed or was truncated. */
+/* Returns the home directory in `line`, a line of /etc/passwd (passwd(5)). Modifies `line`. Returns
+ * NULL if the line is malformed or was truncated. */
 char *un_home_of(char *line);
 
 /* ---- state.c: usernsctl's own directories, which are hidden from sandboxes ------------------- */

@@ -1,5 +1,5 @@
 /*
- * Warning about volumes of a container to which the command can write, but where its writes are
+ * Warning about volumes of a container to which the command can write, although its writes will be
  * lost.
  *
  * If the sandbox sees all files of a container, gVisor keeps the files that the command writes in

@@ -4,7 +4,7 @@
  * gVisor, and thus the programs in the sandbox, can't change the filter, because gVisor has no
  * capabilities in this namespace. Unreachable routes alone would not suffice: the kernel ignores
  * them for a socket that is bound to a device, and pasta copies routes of the host, which may be
- * more specific.
+ * more specific than the unreachable routes.
  */
 #include "base/base.h"
 #include "programs/network/network.h"

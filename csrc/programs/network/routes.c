@@ -112,7 +112,7 @@ static bool is_of_machine(const struct rtmsg *route)
            route->rtm_type == RTN_BROADCAST;
 }
 
-/* Returns whether the kernel omits the gateways of a route, which it does if the route refers to a
+/* Returns whether the kernel omits the gateways of a route. It does so if the route refers to a
  * nexthop object (ip-nexthop(8)) and net.ipv4.nexthop_compat_mode is 0. */
 static bool hides_gateways(const struct nlmsghdr *message)
 {

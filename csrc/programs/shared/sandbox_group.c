@@ -19,7 +19,7 @@
 #include <time.h>
 
 #define PERIOD_US 100000
-/* Maximum number of attempts to create a group, which another process may remove before this
+/* Maximum number of attempts to create a group. Another process may remove a new group before this
  * process has locked it (un_group_sweep()). */
 #define TRIES_MAX 32
 /* Time limit in ms for removing a group. A killed process stays in its group until its memory is
@@ -189,9 +189,9 @@ int sandbox_group_enter(const struct sandbox_group *group)
     return 0;
 }
 
-/* Kills the process `pid`, which was found in a control group, whose directory has the descriptor
- * *arg. Since the pid may have been reused before the pidfd was opened, first checks that the group
- * still contains the pid. Returns false, so that un_group_any_process() continues. */
+/* Kills the process `pid`, which was found in the control group whose directory is open as *arg.
+ * Since the pid may have been reused before the pidfd was opened, first checks that the group still
+ * contains the pid. Returns false, so that un_group_any_process() continues. */
 static bool kill_process(pid_t pid, void *arg)
 {
     const int *dir = arg;

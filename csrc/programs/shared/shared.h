@@ -302,9 +302,9 @@ struct sandbox_wait {
 };
 
 /* Initializes the structure, and blocks SIGTERM, so that a SIGTERM that arrives before
- * sandbox_wait_for_exit() is not lost, and ends the sandbox later. Also blocks SIGPIPE, which would
- * kill this process before it has killed the processes of the sandbox, if the reader of a report
- * has exited. */
+ * sandbox_wait_for_exit() is not lost, and ends the sandbox later. Also blocks SIGPIPE: if the
+ * reader of a report has exited, SIGPIPE would kill this process before it has killed the processes
+ * of the sandbox. */
 void sandbox_wait_init(struct sandbox_wait *wait, char *const *command);
 /* Sets up the limits of the sandbox before its start: creates the control groups, calls
  * sandbox_show_limits() for `directory`, and starts to count OOM kills and to measure the time.

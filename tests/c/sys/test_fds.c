@@ -130,8 +130,8 @@ struct placing {
     char want[3]; /* the number that is expected to be read from each of the descriptors 0 to 2 */
 };
 
-/* Checks where un_place_stdio() puts the descriptors. Does not use CHECK, which prints to standard
- * error, one of these descriptors, but returns an exit status. */
+/* Checks where un_place_stdio() puts the descriptors. Reports a failure only by its return value,
+ * because CHECK prints to standard error, which is one of these descriptors. */
 static int stdio_is_placed(void *arg)
 {
     const struct placing *placing = arg;
