@@ -22,8 +22,8 @@
 
 /* Results of the lookup of a command's file. */
 enum found {
-    /* not decided: only gVisor knows the file, this process may not read it, or the time limit was
-     * exceeded */
+    /* not decided: only gVisor knows the file, this process lacks permission to read it, or the
+     * time limit was exceeded */
     UNKNOWN,
     UNREACHABLE,
     MISSING,

@@ -85,8 +85,9 @@ static bool is_same(const struct stat *a, const struct stat *b)
     return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
 }
 
-/* Opens the parent of a directory. If this process may not search "..", as in another user's
- * directory, opens the parent by its absolute path. Returns a descriptor, or -1 with errno set. */
+/* Opens the parent of a directory. If this process lacks permission to search "..", as in another
+ * user's directory, opens the parent by its absolute path. Returns a descriptor, or -1 with errno
+ * set. */
 static int open_above(int directory)
 {
     char path[UN_PATH_MAX];
@@ -313,7 +314,7 @@ static bool is_there(const char *path)
 }
 
 /* Fails if a bind-mount source exposes the state directory or the directory of templates. As long
- * as the latter does not exist, only writable sources are checked for it. */
+ * as the directory of templates does not exist, only writable sources are checked for it. */
 static int check_hidden(struct un_launch *launch, const struct un_hidden *hidden, int *fds,
                         const char **names, struct un_error *err)
 {

@@ -66,8 +66,8 @@ static int show_of_machine(struct un_launch *launch, const char *name, show_func
     return show_found(launch, found, name, show, err);
 }
 
-/* If a step has failed (`failed`) because the caller may not list a directory with private files,
- * sets the cause of the error. Returns `failed`. */
+/* If a step has failed (`failed`) because the caller lacks permission to list a directory with
+ * private files, sets the cause of the error. Returns `failed`. */
 static int name_cause(int failed, struct un_error *err)
 {
     if (failed && err->step == UN_STEP_SANDBOX && err->errnum == EACCES && !err->cause)

@@ -62,7 +62,7 @@ int un_hide_home(struct un_launch *launch, const char *home, struct un_error *er
     un_auto_trail struct un_trail trail;
     if (!un_view_walk(&launch->view, home, &trail))
         return hide_found_home(launch, home, &trail, err);
-    /* Ignore a home directory that this process may not search, because a program in the sandbox
-     * may not search it either. */
+    /* Ignore a home directory that this process lacks permission to search, because a program in
+     * the sandbox lacks that permission, too. */
     return errno == EACCES || errno == EPERM ? 0 : un_launch_fail_file(launch, home, err);
 }

@@ -167,8 +167,8 @@ static int step(struct un_trail *trail, const char *name, struct pending *pendin
 }
 
 /* Fails as the kernel would at a ".", ".." or trailing slash after the trail's last file: with
- * ENOTDIR if that file is not a directory, with EACCES if the directory may not be searched
- * (path_resolution(7)). */
+ * ENOTDIR if that file is not a directory, with EACCES if search permission for the directory is
+ * missing (path_resolution(7)). */
 static int check_directory(struct un_trail *trail, const char *name)
 {
     struct stat status;

@@ -82,7 +82,8 @@ static ssize_t receive(int socket, void *data, size_t size, int flags, struct un
 }
 
 /* Creates the socket pair for messages, and sends the parent's end to the parent. Returns the
- * child's end, or -1. It is above 2, so that the command's stdio does not replace it. */
+ * child's end, or -1. The descriptor is above 2, so that the command's stdio does not replace
+ * it. */
 static int make_socket(const struct child *child)
 {
     int ends[2], on = 1, empty = child->start->is_empty;

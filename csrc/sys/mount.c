@@ -81,7 +81,7 @@ int un_mount_restrict(int top, uint64_t set, uint64_t clear, const char *name, s
 
 int un_bind(int source, int target, uint64_t attributes, const char *name, struct un_error *err)
 {
-    /* The copy must be recursive. A user namespace that does not own the mounts may not
+    /* The copy must be recursive. A process whose user namespace does not own the mounts can't
      * bind-mount a directory without the mounts below it, because these may hide files
      * (mount_namespaces(7)). */
     unsigned flags = OPEN_TREE_CLONE | AT_EMPTY_PATH | AT_RECURSIVE | O_CLOEXEC;

@@ -91,7 +91,7 @@ int un_die_with_parent(int sig, int parent_pidfd, struct un_error *err)
 int un_setup_apply(const struct un_setup *setup, struct un_error *err)
 {
     /* Call un_own_stdio() first. Later there may be no /proc in the new root directory, or the new
-     * ids may not allow opening the files. */
+     * ids may lack permission to open the files. */
     if (setup->own_stdio)
         un_own_stdio();
     if (setup->propagation && mount("none", "/", NULL, MS_REC | setup->propagation, NULL))

@@ -174,8 +174,8 @@ static int search_payload(bool in_json, char **argv, char **envp, const char *at
     bool denied = false;
     while (un_next_candidate(&at, argv[0], path)) {
         long errnum = exec_payload(path, argv, envp);
-        /* Check that the file exists, because EACCES may also mean that a directory may not be
-         * searched. */
+        /* Check that the file exists, because EACCES can also mean that search permission for a
+         * directory is missing. */
         denied = denied || (errnum == EACCES && file_exists(path));
         if (errnum != EACCES && file_exists(path))
             return explain_exec_failure(in_json, path, errnum);

@@ -314,7 +314,7 @@ static int start_kill(const char *program, char **args, int sig, const int strea
     return un_spawn(&spawn, &pid, &pidfd, &err) ? -1 : pidfd;
 }
 
-/* Runs KILL or RAISE. Limits the time, because the sandbox may not answer, and the watcher does
+/* Runs KILL or RAISE. Limits the time, because the sandbox might never answer, and the watcher does
  * nothing else meanwhile. Returns whether the signal was delivered. */
 static bool run_kill(const char *program, char **args, int sig)
 {
