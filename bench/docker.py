@@ -81,7 +81,7 @@ def first_byte(engine: Engine, arguments: list[str]) -> float:
 
 
 def ways_to(image: str, command: list[str]) -> dict[str, list[str]]:
-    """Return the arguments of `docker run` by the title of the method that runs `command`."""
+    """Return the arguments of `docker run` for each way to run `command`, as a dict by title."""
     ways = {
         "a launch": [EXEC, image, *LAUNCH, *command],
         "in-gvisor": [IN_GVISOR, image, "--network=none", "--", *command],

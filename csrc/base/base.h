@@ -300,8 +300,8 @@ void un_mounts_free(const struct un_mounts *mounts);
 #define un_auto_mounts __attribute__((cleanup(un_mounts_free)))
 /* Returns the mount with the mount id `id`, or NULL if the table has no such mount. */
 const struct un_mounted *un_mounts_by_id(const struct un_mounts *mounts, int id);
-/* Finds the mount to which an open file belongs, and stores it in *found, or NULL if the mount
- * belongs to another mount namespace. Returns 0, or -1 with errno set. */
+/* Stores in *found the mount to which an open file belongs, or NULL if that mount belongs to
+ * another mount namespace. Returns 0, or -1 with errno set. */
 int un_mounts_find(const struct un_mounts *mounts, int fd, const struct un_mounted **found);
 
 /* ---- procfile.c: facts in /proc that tell the causes of an errno apart ----------------------- */

@@ -45,8 +45,8 @@ struct inside {
         int); /* the caller's action for SIGCHLD, which PID 1 replaces by the default action */
 };
 
-/* Sends `err`, which prevents the command from starting, to the caller. Returns the exit status for
- * this process. */
+/* Sends to the caller the error `err`, which prevents the command from starting. Returns the exit
+ * status for this process. */
 static int send_and_fail(const struct inside *inside, struct un_error *err)
 {
     un_send_failure(inside->task.fd[UN_TASK_SOCKET], err);

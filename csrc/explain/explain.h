@@ -123,7 +123,7 @@ uint64_t un_limit_hits(enum un_limit limit);
  * it has no limit or the limit can't be read. */
 uint64_t un_pids_left(void);
 
-/* Returns the id of the cause (struct un_cause) of failures at this limit. */
+/* Returns the id of the cause (struct un_cause) of failures due to `limit`. */
 const char *un_limit_cause(enum un_limit limit);
 
 #endif

@@ -1,4 +1,4 @@
-/* Finding the cause of a failure of runsc by the message of runsc. */
+/* Finding out why runsc has failed from the message that runsc has printed. */
 #include "base/base.h"
 #include "explain/explain.h"
 

@@ -37,9 +37,9 @@ const char *un_subid_number(const char *text, char end, uint64_t most, uint64_t 
 
 /* ---- user.c: finding a user's line in the user database -------------------------------------- */
 
-/* Finds the passwd(5) line of a uid: in the file `passwd`, otherwise in the output of getent(1),
- * for which `path` is searched. A long line may be truncated. Returns false if the uid has no
- * line. */
+/* Finds the passwd(5) line of a uid in the file `passwd`, or else in the output of getent(1).
+ * `path` is the search path for getent(1). A long line may be truncated. Returns false if the uid
+ * has no line. */
 bool un_user_line(const char *passwd, const char *path, uint32_t uid, char line[UN_LINE_MAX]);
 
 /* ---- control_group.c: finding and reading this process's control group ----------------------- */
@@ -56,9 +56,9 @@ struct un_groups {
 
 extern const struct un_groups un_groups_here;
 
-/* Opens the mount point of a cgroup filesystem. Stores the path of this process's control group,
- * relative to the mount point but with a leading slash, in `group`. `controller` selects a version
- * 1 hierarchy; "" selects version 2. Returns a descriptor of the mount point, or -1. */
+/* Opens the mount point of a cgroup filesystem. Stores in `group` the path of this process's
+ * control group, relative to the mount point but with a leading slash. `controller` selects a
+ * version 1 hierarchy; "" selects version 2. Returns a descriptor of the mount point, or -1. */
 int un_group_find(const struct un_groups *groups, const char *controller, char group[UN_PATH_MAX]);
 
 /* Opens a file of this process's control group, or of its closest parent that has the file:

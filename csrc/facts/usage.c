@@ -70,13 +70,13 @@ bool un_memory_files_open(pid_t pid, struct un_memory_files *files)
     DIR *all = opendir(path);
     files->count = 0;
     for (const struct dirent *fd; all && (fd = readdir(all)) && files->count < UN_MEMORY_FILES;) {
-        /* dirfd(3) does not fail for an open directory.
+        /* The descriptor is valid, because dirfd(3) does not fail for an open directory.
          * NOLINTNEXTLINE(clang-analyzer-unix.StdCLibraryFunctions) */
         ssize_t length = readlinkat(dirfd(all), fd->d_name, link, sizeof link);
         if (length < (ssize_t)sizeof MEMORY_FILE - 1 ||
             strncmp(link, MEMORY_FILE, sizeof MEMORY_FILE - 1) != 0)
             continue;
-        /* dirfd(3) does not fail for an open directory.
+        /* The descriptor is valid, because dirfd(3) does not fail for an open directory.
          * NOLINTNEXTLINE(clang-analyzer-unix.StdCLibraryFunctions) */
         int file = openat(dirfd(all), fd->d_name, O_PATH | O_CLOEXEC);
         if (file >= 0)

@@ -459,7 +459,7 @@ enum un_fill {
 
 struct un_id_request {
     bool map_self;      /* whether to map the caller's own id */
-    uint32_t self;      /* the id inside to which the caller's own id is mapped */
+    uint32_t self;      /* the id that stands for the caller's own id inside the user namespace */
     struct un_map more; /* additional extents to map */
     int fill;           /* the other ids to map (enum un_fill) */
 };
@@ -507,7 +507,7 @@ const char *un_writer_name(int writer);
 bool un_plan_writes_itself(const struct un_plan *plan);
 
 /* Plans how to join the user namespace of a descendant of the caller, whose /proc directory is open
- * as `dir`. Fills in the maps of the namespace, the ids to which to switch, and whether to drop the
+ * as `dir`. Fills in the maps of the namespace, the ids to switch to, and whether to drop the
  * supplementary groups. */
 int un_plan_to_join(int dir, struct un_plan *plan, struct un_error *err);
 /* Makes a plan for the calling process: reads the facts that the request needs, and chooses the
@@ -857,9 +857,9 @@ int un_filter_check_launch(struct un_error *err);
 /* Fails if a seccomp filter kills callers of a system call that `usernsctl doctor` makes itself. */
 int un_filter_check_doctor(struct un_error *err);
 /* Checks the launch's assumptions about the host, opens its sources, and prepares control groups if
- * the launch needs any. Must be called before the namespaces are entered. `fds` contains a
- * descriptor for each source, which remains the caller's, or -1 for a source that this function
- * opens; NULL means that it opens all of them. */
+ * the launch needs any. Must be called before the namespaces are entered. `fds` contains, for each
+ * source, a descriptor that the caller continues to own, or -1 for a source that this function
+ * opens. If `fds` is NULL, this function opens all sources. */
 int un_launch_open(struct un_launch *launch, const int *fds, struct un_error *err);
 /* Directories that must never be visible in a sandbox. */
 struct un_hidden {

@@ -130,8 +130,8 @@ static bool is_unreachable(int errnum)
     return errnum == ENOENT || errnum == ENOTDIR || errnum == EACCES;
 }
 
-/* Looks up a name for un_walk(). If the name is a symbolic link, appends a descriptor of the
- * directory that contains the link to hidden_dir->fd. Treats an unreachable file, and a file that
+/* Looks up a name for un_walk(). If the name is a symbolic link, appends to hidden_dir->fd a
+ * descriptor of the directory that contains the link. Treats an unreachable file, and a file that
  * is not a directory, as missing. */
 static enum un_lookup lookup_recording_links(const struct un_trail *trail, const char *name,
                                              struct un_entry *found, void *arg)

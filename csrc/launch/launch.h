@@ -230,9 +230,9 @@ int un_open_own(const char *path, char real[UN_PATH_MAX]);
 int un_open_exact(const char *path, char real[UN_PATH_MAX]);
 /* Lookup function for un_walk() that follows all symbolic links. `arg` is unused. */
 un_lookup_function un_lookup_any_link;
-/* Opens the file that is open as `fd` again, by its path, in the mount namespace of this process,
- * because the kernel does not bind-mount a file by a descriptor from another mount namespace.
- * Returns a descriptor, or -1 with errno set, which is ESTALE if the path leads to another file. */
+/* Opens a second time, by its path in the mount namespace of this process, the file that is open as
+ * `fd`: the kernel does not bind-mount a file by a descriptor from another mount namespace. Returns
+ * a descriptor, or -1 with errno set, which is ESTALE if the path leads to another file. */
 int un_open_here(int fd, const char *path);
 /* Returns whether a group contains only the caller and root. That is assumed of root's group, and
  * of the caller's group if its gid equals the caller's uid and /etc/group lists no members. */
@@ -271,8 +271,8 @@ const struct un_cover *un_view_cover_at(const struct un_view *view, const char *
 /* ---- command.c: looking up the command in the sandbox ---------------------------------------- */
 
 /* Checks the command in `params` by un_view_check_command(), so that a missing command is reported
- * before runsc is started. usernsctl-verify checks in the sandbox what only the sandbox can
- * decide. */
+ * before runsc is started. What can be decided only in the sandbox is checked there by
+ * usernsctl-verify. */
 int un_launch_check_command(struct un_launch *launch, const struct un_launch_params *params,
                             struct un_error *err);
 
@@ -393,9 +393,9 @@ int un_snapshot(struct un_launch *launch, int source, int target, struct un_erro
 
 /* ---- private.c: hiding files that not every user may read ------------------------------------ */
 
-/* Covers each file and directory below `directory` that not every user may read by an empty one.
- * Does not enter covered directories, does not follow symbolic links, and skips entries that were
- * removed after they were listed. */
+/* Covers, by an empty file or directory, each file and directory below `directory` that not every
+ * user may read. Does not enter covered directories, does not follow symbolic links, and skips
+ * entries that were removed after they were listed. */
 int un_hide_private(struct un_launch *launch, int directory, const char *name,
                     struct un_error *err);
 

@@ -2,8 +2,8 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
-/* Maximum number of attempts to resolve the path of a mount point. Each failed attempt is followed
- * by covering one directory of the trail by a copy. No directory is covered twice. */
+/* Maximum number of attempts to resolve the path of a mount point. After each failed attempt, a
+ * copy covers one directory of the trail. No directory is covered twice. */
 #define OPEN_UP_MAX (2 * UN_TRAIL_MAX)
 
 /* Quotes a string for a shell. Truncates the result to `size` bytes. */

@@ -43,8 +43,8 @@ static bool leads_to_cover(const struct un_view *view, const char *path)
     return false;
 }
 
-/* Opens the entry `name` of the directory that is open as `directory`, or -1 if the directory has
- * no descriptor. Returns a descriptor, -1 if the entry does not exist, or -2 with errno set. */
+/* Opens the entry `name` of a directory. `directory` is a descriptor of the directory, or -1 if it
+ * has none. Returns a descriptor, -1 if the entry does not exist, or -2 with errno set. */
 static int open_child(int directory, const char *name)
 {
     int fd = directory < 0 ? -1 : un_child(directory, name);

@@ -115,8 +115,8 @@ static int open_copy(pid_t pid, pid_t first)
     return -1;
 }
 
-/* Returns a pidfd of a second child that has not sent a message, or -1 if it is not found. Root
- * inside may have stopped both children, so that neither sends one.
+/* Returns a pidfd of a second child that has not sent a message, or -1 if it is not found. Root in
+ * the namespaces may have stopped both children, so that neither sends one.
  *
  * Kills the first child, so that it can't fork any more. Then takes the next process in the list of
  * this thread's children: the list is in order of creation (proc_tid_children(5)), and only the

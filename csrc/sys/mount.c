@@ -12,8 +12,8 @@
 #include <sys/mount.h>
 #include <sys/syscall.h>
 
-/* Defined here, because some libcs lack these constants, and linux/mount.h can't be included
- * together with sys/mount.h. */
+/* These constants are defined here, because some libcs lack them, and linux/mount.h can't be
+ * included together with sys/mount.h. */
 #ifndef AT_RECURSIVE
 #define AT_RECURSIVE 0x8000
 #endif

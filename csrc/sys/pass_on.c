@@ -43,8 +43,8 @@ static void take_changes(struct un_watched_child *child)
          * itself. */
         take_reports(child);
         child->ended = note_status(child, status);
-        /* Ignore that a report is lost if the pipe is full: the reader is stopped then, and will
-         * read a later report. */
+        /* A report is lost if the pipe is full. Ignore that, because the reader is stopped then,
+         * and will read a later report. */
         if (child->report >= 0)
             (void)!write(child->report, &status, sizeof status);
     }

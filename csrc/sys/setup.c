@@ -28,8 +28,8 @@ static int apply_mount_proc(const struct un_setup *setup, struct un_error *err)
     return 0;
 }
 
-/* Drops capabilities and installs filters. Must be done before the ids change, because that may
- * clear the capabilities that are needed here. */
+/* Drops capabilities and installs filters. Must be done before the ids change, because the change
+ * may clear the capabilities that are needed here. */
 static int apply_restrictions(const struct un_setup *setup, struct un_error *err)
 {
     if (un_caps_drop_bounding(setup->drop_bounding))

@@ -164,8 +164,8 @@ static bool is_due(const void *address)
     return false;
 }
 
-/* Defines a wrapper that passes seven arguments on. No wrapped function has more, and one with
- * fewer ignores the rest. */
+/* Defines a wrapper that passes seven arguments on. No wrapped function has more arguments, and a
+ * function with fewer arguments ignores the rest. */
 #define WRAPPER(name, failure, error)                                                              \
     long real_##name(long, long, long, long, long, long, long) __asm__(#name);                     \
     long faulty_##name(long, long, long, long, long, long, long);                                  \

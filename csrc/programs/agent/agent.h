@@ -108,7 +108,7 @@ struct agent_request {
 
 /* Receives a message from the host without blocking. Returns 1 after a message with at least the
  * descriptors that every command needs, 0 if the host has closed the socket, or -1 if no message is
- * pending. Answers a message with fewer descriptors with an error, and returns -1. */
+ * pending. If the message has fewer descriptors, answers with an error, and returns -1. */
 int agent_receive(int socket, struct agent_request *request);
 
 struct agent_wait {
@@ -160,8 +160,8 @@ struct agent_block *agent_block_free(struct agent_blocks *blocks);
 /* Moves the first free block to the list of used blocks, and records that the process `keeper` uses
  * it. */
 void agent_block_use(struct agent_blocks *blocks, pid_t keeper);
-/* Moves the block of a keeper that has exited back to the list of free blocks. Returns the block,
- * or NULL if no process with the pid `keeper` uses one. */
+/* Puts the block of an exited keeper back on the list of free blocks. Returns the block, or NULL if
+ * no process with the pid `keeper` uses one. */
 struct agent_block *agent_block_leave(struct agent_blocks *blocks, pid_t keeper);
 /* Returns whether the process `keeper` uses a block, as every keeper does. */
 bool agent_block_has(const struct agent_blocks *blocks, pid_t keeper);
@@ -199,7 +199,7 @@ bool agent_idle_listens(const struct agent_idle *idle, const struct agent_block 
 /* Makes a waiting keeper the listener in place of the keeper of `block`. If no keeper is waiting,
  * sends AGENT_LISTEN_SIGNAL to the agent. */
 void agent_idle_pass_on(struct agent_idle *idle, struct agent_block *block, pid_t agent);
-/* Removes a keeper that has exited from `idle`. Only the agent calls this function. */
+/* Removes from `idle` a keeper that has exited. Only the agent calls this function. */
 void agent_idle_forget(struct agent_idle *idle, struct agent_block *block);
 /* Returns whether any keeper is the listener. */
 bool agent_idle_any(const struct agent_idle *idle);

@@ -223,7 +223,7 @@ static void wait_for_keeper_event(struct keeper *keeper)
     if (polls[POLL_SIGNALS].revents || keeper->more)
         reap_for_keeper(keeper);
     /* Copy before receive_request(), which closes the terminal if the host has closed the socket.
-     * Input that the host has sent before would otherwise be lost. */
+     * Input that the host has sent before it closed the socket would otherwise be lost. */
     agent_terminal_copy(&keeper->terminal, polls + POLL_TERMINAL);
     if (keeper->socket >= 0 && polls[POLL_SOCKET].revents)
         receive_request(keeper);

@@ -17,8 +17,8 @@ static int answer_start_failure(struct agent_start *start, int step, int errnum)
     return 1;
 }
 
-/* Creates a session or process group for the command, and sets its controlling terminal if it has
- * one. Returns 0, or 1 with the error in `start`. */
+/* Creates a session or process group for the command, and sets the controlling terminal of a
+ * command that runs in a terminal. Returns 0, or 1 with the error in `start`. */
 static int set_session(struct agent_start *start, unsigned flags)
 {
     /* Make the command the leader of a new process group in any case, so that one kill(2) reaches
@@ -110,8 +110,8 @@ static bool has_long_string(const char *const *strings)
     return false;
 }
 
-/* Returns the errno with which Linux's execve(2) fails. If a string is too long, gVisor fails with
- * ENAMETOOLONG instead of E2BIG. */
+/* Returns the errno with which Linux's execve(2) would fail. If a string is too long, gVisor fails
+ * with ENAMETOOLONG instead of E2BIG. */
 static int errno_of_exec(const struct agent_strings *strings, int errnum)
 {
     bool is_too_long = has_long_string(strings->argv) || has_long_string(strings->envp);

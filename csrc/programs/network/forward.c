@@ -208,8 +208,9 @@ static struct forwarder *make_forwarder(const struct ports *ports)
 
 /* Sets the socket options for keepalive probes on the listening sockets, from which accepted
  * sockets inherit them. Without probes, clients that vanish, for example after a power failure,
- * would use up all connections. The program in the sandbox can't notice them, because its
- * connection ends at this process. Returns false with errno set on failure. */
+ * would use up all connections. The program in the sandbox can't notice that a client has
+ * vanished, because the program's connection ends at this process. Returns false with errno set on
+ * failure. */
 static bool probe_clients(const struct ports *ports)
 {
     static const struct {

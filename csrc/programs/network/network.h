@@ -60,7 +60,7 @@ struct prefixes {
 
 /* ---- routes.c: addresses that sandboxes must not reach --------------------------------------- */
 
-/* Adds the addresses that sandboxes must not reach to `found`: link-local and similar addresses,
+/* Adds to `found` the addresses that sandboxes must not reach: link-local and similar addresses,
  * the host's addresses including broadcast and anycast addresses, and the host's gateways. Returns
  * 0, or -1 with the error in `err`. */
 int routes_of_machine(struct prefixes *found, struct un_error *err);

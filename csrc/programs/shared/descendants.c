@@ -59,8 +59,8 @@ static bool has_child(const struct children *children, pid_t pid)
 }
 
 /* Sends the signal `sig`, unless it is 0, to all children that are not in `spared`, and reaps those
- * that have exited. Increments *reaped for each of these. Returns whether it found any child, which
- * may still run. */
+ * that have exited. Increments *reaped for each of these. Returns whether there was any such child;
+ * it may still run. */
 static bool end_children(const struct children *spared, int sig, int *reaped)
 {
     FILE *file = fopen(CHILDREN, "re");

@@ -13,7 +13,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct un_runsc_logs logs;
     struct stat about;
     int status;
-    /* Use a named file, because usernsctl follows no symbolic link to a log, as /proc/self/fd has.
+    /* Use a named file, because usernsctl does not follow a symbolic link to a log, and the files
+       in /proc/self/fd are such links.
      */
     char path[] = "/tmp/fuzz_runsc_logs.XXXXXX";
     un_auto_close int fd = mkostemp(path, O_CLOEXEC);

@@ -185,8 +185,8 @@ static void *spawn_many(void *arg)
     return NULL;
 }
 
-/* Sends SIGWINCH to the process group until the test ends, as a terminal may, and thus also to its
- * children. Commands ignore SIGWINCH by default. */
+/* Sends SIGWINCH to this process's group, and thus also to the children of this process, until the
+ * test ends. A terminal may do the same. Commands ignore SIGWINCH by default. */
 static void *signal_everybody(void *arg)
 {
     (void)arg;

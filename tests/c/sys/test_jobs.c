@@ -222,7 +222,7 @@ static void a_job_is_waited_for_where_the_kernel_reaps_children(void)
         CHECK_INT(shell.job.status, 3);
         CHECK_TEXT(shell.output, "said\n");
 
-        /* grep is executed without a shell, which might unblock signals. */
+        /* Execute grep without a shell, because a shell might unblock signals. */
         init_shell(&shell, "");
         memcpy(shell.argv, grep, sizeof grep);
         CHECK_OK(un_run_jobs(&shell.job, 1, PATIENCE_MS, &err), &err);
