@@ -370,8 +370,9 @@ class Family:
         how = "path" if flags & O_PATH else ("r", "w", "rw")[flags & os.O_ACCMODE]
         if link == os.devnull:
             return f"null {how}"
-        # Since Go 1.25, the Go runtime keeps the control group's files with the CPU limit open. The
-        # gofer has called chroot(2), and sees only the last components of their paths.
+        # Since Go 1.25, the Go runtime keeps the control group's files with the CPU limit open.
+        # Match only the last components of their paths, because the gofer, which has called
+        # chroot(2), sees no more.
         if re.search(r"/cpu\.(max|cfs_(quota|period)_us)$", link):
             return f"limit of processors {how}"
         # Here, the link names the directory of a detached sandbox's record.

@@ -52,8 +52,8 @@ def run(usernsctl: Program, prelude: Program, bind: str, launch: Path) -> list[s
     found = [usernsctl("run", "--bind", bind, "--", "ls", "/shown", env=dict(os.environ)).stderr]
     frozen = usernsctl("freeze", "--bind", bind, "-o", launch, "--", "ls", env=dict(os.environ))
     found.append(frozen.stderr)
-    # Freeze with another $XDG_DATA_HOME: the start must check the variable of the user who starts
-    # the launch.
+    # Freeze with another $XDG_DATA_HOME: the start must check the environment of the user who
+    # starts the launch.
     env = {**os.environ, "XDG_DATA_HOME": "/nonexistent"}
     frozen = usernsctl("freeze", "--bind", bind, "-o", launch, "--", "ls", "/shown", env=env)
     assert frozen.returncode == 0, frozen.stderr

@@ -25,7 +25,7 @@ ROW = re.compile(r"\| `(\w+)` \|(?: (\d+)(\+?) \|)? (.*) \|")
 
 
 def table(heading: str) -> list[tuple[str, int, bool, str]]:
-    """Return the table rows below `heading`: call, count, whether more calls are legal, reason."""
+    """Return the table rows below `heading`: call, count, whether it may be higher, and reason."""
     (section,) = [part for part in PAGE.read_text().split("\n## ") if part.startswith(heading)]
     rows = [ROW.fullmatch(line) for line in section.splitlines()]
     found = [(row[1], int(row[2] or 1), bool(row[3]), row[4]) for row in rows if row]

@@ -143,7 +143,7 @@ def test_run_in_a_named_namespace_imports_nothing_inside(
     try:
         _, late = imports_of(CALL, "run", "--in", "box", "true", environ=environ)
         assert late == []
-        # Errors that are reported after the process has entered the namespace must not import
+        # Check that reporting an error after the process has entered the namespace imports no
         # modules, either.
         for wrong in (["--wd", "/nonsense", "true"], ["nonsense"]):
             _, late = imports_of(CALL, "run", "--in", "box", *wrong, environ=environ)

@@ -50,7 +50,7 @@ def test_snippet_server_runs_posted_code(url: str, tmp_path: Path) -> None:
     assert status == "1"
     assert gvisor.BUILD in told
     assert "ZeroDivisionError" in told
-    # The test's temporary directory on the host must not be visible in the sandbox.
+    # Check that the test's temporary directory on the host is not visible in the sandbox.
     look = f"import os; print(os.path.exists({os.fspath(tmp_path)!r}))"
     assert post(url, look) == ("0", "False\n")
 

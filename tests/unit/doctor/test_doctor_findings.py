@@ -383,7 +383,8 @@ def test_hung_runsc_is_attributed_to_the_signal_limit(
     assert finding.blocks
     assert ids([finding]) == [found]
     assert findings_of(facts, probes()) == ()
-    # A failed probe has exited, so it has not hung because of a signal limit.
+    # Check that a failed probe is not attributed to the signal limit: it has exited, and so has not
+    # hung.
     assert "signal-limit" not in ids(findings_of(facts, probes(failed("runsc"))))
 
 
