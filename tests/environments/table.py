@@ -279,8 +279,8 @@ add("getrusage-killed", early=[w.killed("getrusage")], run=REFUSED, tried=("run"
 # System calls that a sandbox does not need, so doctor must work without them.
 for one in ("getxattr", "setpgid"):
     add(f"{one}-killed", early=[w.killed(one)], tried=("run", "doctor"))
-# usernsctl calls statfs(2) only to search for subordinate ranges. Python's subprocess calls
-# pipe2(2).
+# Without statfs(2), usernsctl can't search for subordinate ranges. Without pipe2(2), Python's
+# subprocess fails.
 for one, run in (("statfs", None), ("pipe2", "seccomp-denies-call")):
     cause = "seccomp-denies-call"
     add(f"{one}-killed", early=[w.killed(one)], run=run, auto=cause, range_=cause)

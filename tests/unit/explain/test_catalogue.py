@@ -194,8 +194,8 @@ def test_remedies_never_disable_seccomp() -> None:
 
 @pytest.mark.parametrize("cause_id", ["helper-not-executable", "runsc-not-executable"])
 def test_remedies_for_unexecutable_files_do_not_use_command_v(cause_id: str) -> None:
-    # In dash(1), `command -v` finds only executable files, and so would not find a file that is not
-    # executable.
+    # These remedies are for files that are not executable. In dash(1), `command -v` finds only
+    # executable files.
     assert "command -v" not in catalogue()[cause_id].remedies["host"]
 
 
