@@ -102,8 +102,8 @@ void un_explain_cgroup(struct un_error *err, int dir);
 /* ---- limits.c: how often the control group has reached its limits ---------------------------- */
 
 enum un_limit {
-    UN_LIMIT_MEMORY, /* count of processes that the OOM killer has killed */
-    UN_LIMIT_PIDS,   /* count of fork(2) calls that have failed because of pids.max */
+    UN_LIMIT_MEMORY, /* number of processes that the OOM killer has killed */
+    UN_LIMIT_PIDS,   /* number of fork(2) calls that have failed because of pids.max */
     UN_LIMIT_COUNT
 };
 

@@ -358,7 +358,8 @@ enum un_helper_state {
 
 struct un_id_facts {
     uint32_t own;         /* effective uid or gid of the caller */
-    struct un_map parent; /* map of the caller's user namespace, which contains all existing ids */
+    struct un_map parent; /* map of the caller's user namespace; ids that it does not contain do not
+                           * exist there */
     struct un_ranges ranges;
     int helper_state;         /* state of the helper (enum un_helper_state) */
     char helper[UN_PATH_MAX]; /* path of the helper; "" if it is missing */

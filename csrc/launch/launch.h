@@ -72,8 +72,7 @@ struct un_root {
     int spare;   /* directory in scratch for files that are bind-mounted into the root filesystem */
     int shown;   /* directory in scratch for the sources of runsc's bind mounts */
     dev_t device;
-    /* number of entries created in `spare` and `shown`; each entry is named by the count at its
-     * creation */
+    /* number of entries created in `spare` and `shown`; the Nth entry is named N */
     unsigned count;
     uid_t machine_owner; /* owner of the host's root directory; valid if has_machine is set */
     bool has_machine;    /* whether the sandbox sees directories of the host */

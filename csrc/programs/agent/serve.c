@@ -26,7 +26,7 @@ struct server {
     bool more;     /* whether there may be exited children that are not reaped yet */
     bool ending;   /* whether SIGTERM has arrived, so that no more commands may be started */
     bool outlives; /* whether the agent continues after end of file on the control socket */
-    bool has_lost; /* whether a keeper was killed, whose command may then be a child of the agent */
+    bool has_lost; /* whether a keeper was killed; its command may then be a child of the agent */
 };
 
 static bool is_keeper(pid_t pid, void *arg)

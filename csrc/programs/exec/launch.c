@@ -70,8 +70,8 @@ static int enter_for_launch(struct performance *of, struct un_error *err)
     return un_setup_apply(&setup, err);
 }
 
-/* Returns the command for --check. For a launch without a command, returns a path in /proc, which
- * is not looked up, because only gVisor knows the contents of its /proc. */
+/* Returns the command for --check. For a launch without a command, returns a path in /proc, because
+ * such a path is not looked up: only gVisor knows the contents of /proc in the sandbox. */
 static const char *const *words_to_check(const struct un_launch *launch, const char *const *command)
 {
     static const char *const any[] = {"/proc/self/exe", NULL};

@@ -273,7 +273,7 @@ static int pivot_root(const char *path, struct un_error *err)
     return 0;
 }
 
-/* Waits to be traced, until the parent exits. */
+/* Waits, so that the parent can trace this process, until the parent exits. */
 static _Noreturn void be_traced(pid_t parent)
 {
     prctl(PR_SET_PDEATHSIG, SIGKILL);

@@ -363,7 +363,8 @@ void kill_descendants(const struct children *spared);
  * milliseconds. */
 void reap_descendants(const struct children *spared, int timeout);
 
-/* The file that lists the children of this process, provided that it has a single thread. */
+/* The file that lists the children of this thread. They are all children of this process if it has
+ * a single thread. */
 #define CHILDREN "/proc/thread-self/children"
 
 /* ---- sandbox_limits.c: limits that programs in a sandbox see --------------------------------- */

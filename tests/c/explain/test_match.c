@@ -71,7 +71,7 @@ static void malformed_patterns_match_nothing(void)
     CHECK(!has("\2x\2", "y"));
 }
 
-/* Checks that a text ends at its size, even if it contains a NUL. */
+/* Checks that the size of a text determines its end, even if the text contains a NUL. */
 static void text_may_contain_any_bytes(void)
 {
     static const char text[] = "a\0b denied";

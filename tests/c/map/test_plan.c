@@ -341,7 +341,7 @@ static void the_id_inside_is_the_own_id_or_root(void)
         /* The extent contains the caller's own id, so the child keeps the id to which it is
          * mapped. */
         {{0, 0, 2000}, {500, 1000, 10}, UN_SETGROUPS_AUTO, 1000, 501, false},
-        /* The caller's own id is not mapped, so the child switches to root inside. */
+        /* The caller's own id is not mapped, so the child switches to id 0 of the namespace. */
         {{0, 100000, 10}, {0, 100000, 10}, UN_SETGROUPS_AUTO, 0, 0, true},
         {{0, 100000, 10}, {0, 100000, 10}, UN_SETGROUPS_ALLOW, 0, 0, true},
         /* The child can't drop its supplementary groups if setgroups(2) is denied. */
