@@ -183,7 +183,7 @@ async def in_tasks(call: Callable[[], Awaitable[object]], count: int) -> float:
 
 
 def bench_further(count: int) -> None:
-    """Compare the time of a command that the agent of a sandbox runs with ``runsc exec``."""
+    """Compare the time of a command started by a sandbox's agent with that of ``runsc exec``."""
     print("other commands in a sandbox, medians in ms")
     with un.SandboxHost() as host, host.start(["sleep", "1000"]) as box:
         by_runsc = Exec(box)

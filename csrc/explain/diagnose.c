@@ -316,8 +316,8 @@ static const char *find_errno_cause(const struct un_error *err, const char *proc
         if ((!strcmp(err->detail, "capget") || !strcmp(err->detail, "uname")) &&
             is_refused_by_filter(err->errnum, proc))
             return "seccomp-denies-call";
-        /* EACCES may come from an AppArmor profile: it may deny the namespace files, which have no
-         * path. */
+        /* EACCES may come from an AppArmor profile: it may deny access to the namespace files,
+         * because these have no path. */
         return err->errnum == EACCES && is_confined_by_apparmor(proc) ? "lsm-denies-userns" : NULL;
     case UN_STEP_CLONE:
     case UN_STEP_UNSHARE:

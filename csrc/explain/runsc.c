@@ -1,4 +1,4 @@
-/* Finding out why runsc has failed from the message that runsc has printed. */
+/* Finding the cause of a failure of runsc from the message that runsc has printed. */
 #include "base/base.h"
 #include "explain/explain.h"
 

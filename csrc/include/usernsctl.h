@@ -359,7 +359,7 @@ enum un_helper_state {
 struct un_id_facts {
     uint32_t own;         /* effective uid or gid of the caller */
     struct un_map parent; /* map of the caller's user namespace; ids that it does not contain do not
-                           * exist there */
+                             exist there */
     struct un_ranges ranges;
     int helper_state;         /* state of the helper (enum un_helper_state) */
     char helper[UN_PATH_MAX]; /* path of the helper; "" if it is missing */
@@ -621,7 +621,7 @@ int un_mount_restrict(int top, uint64_t set, uint64_t clear, const char *name,
 /* ---- running a command (sys/exec.c, sys/fds.c, sys/supervise.c, ns/spawn.c) ------------------ */
 
 struct un_command {
-    const char *file;        /* path of the command, or a name that is searched in `path` */
+    const char *file;        /* path of the command, or a name to search for in `path` */
     const char *path;        /* search path, separated by colons; NULL means /bin:/usr/bin */
     const char *const *argv; /* arguments of the command, terminated by NULL */
     const char *const *envp; /* environment of the command, terminated by NULL */
@@ -828,7 +828,7 @@ struct un_launch;
 struct un_launch_params {
     const char *const *args;  /* the command and its arguments, terminated by NULL */
     const char *const *env;   /* the environment of the command, terminated by NULL */
-    const char *cwd;          /* the working directory of the command, a path inside */
+    const char *cwd;          /* the working directory of the command, as a path in the sandbox */
     const char *hostname;     /* host name in the sandbox; NULL for none */
     const char *const *homes; /* paths of the caller's home directories, terminated by NULL */
     uint32_t id[2];           /* the uid and the gid of the command, indexed by UN_UID and UN_GID */

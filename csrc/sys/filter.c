@@ -277,7 +277,7 @@ static pid_t run_child(const struct un_probe_calls *calls, struct trial *trial)
 static bool was_killed(pid_t child, const struct trial *trial)
 {
     int status;
-    /* If a filter kills callers of wait4(2), the child must stay a zombie. */
+    /* If a filter kills callers of wait4(2), do not reap the child, which then stays a zombie. */
     if (!trial->can_wait)
         return true;
     while (waitpid(child, &status, __WALL) < 0)
