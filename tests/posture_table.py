@@ -198,7 +198,8 @@ RUN_WITH_NETWORK = table(
 
 # Mount of the agent's program, which runsc creates in sandboxes of a SandboxHost.
 AGENT = words("/.usernsctl-agent ro")
-# Sandbox of a SandboxHost: no runsc process waits for it, and PID 1 is usernsctl-init.
+# Sandbox of a SandboxHost: no runsc process waits for the sandbox, and PID 1 of the sandbox's PID
+# namespace on the host is usernsctl-init.
 INIT = replace(
     WATCHER,
     namespaces=words("user own, mnt own, pid own"),

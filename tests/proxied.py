@@ -201,7 +201,7 @@ def read_all(client: socket.socket) -> bytes:
 
 
 def status(answer: bytes) -> int:
-    """Return the status code in an HTTP answer."""
+    """Return the status code of an HTTP response."""
     return int(answer.split(b" ", 2)[1])
 
 

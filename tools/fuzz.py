@@ -1,8 +1,8 @@
-"""Run each fuzz target for some seconds, and update bench/fuzz.json: fuzz.py SECONDS.
+"""Run each fuzz target for SECONDS seconds: fuzz.py SECONDS.
 
 Adds the number of executions of each target to bench/fuzz.json. Needs clang. If ``$ONLY`` is set,
 only the targets whose names contain its value are run. Inputs that libFuzzer finds are kept in
-build/c/clang/NAME.corpus, where the next run begins.
+build/c/clang/NAME.corpus, the initial corpus of the next run.
 """
 
 from __future__ import annotations

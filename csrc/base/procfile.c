@@ -1,4 +1,4 @@
-/* Reading single facts from /proc. */
+/* Functions that read single values from files in /proc. */
 #include "base/base.h"
 
 /* Room for a newline, and for the part of a line of /proc/PID/cgroup before the path: the

@@ -86,8 +86,8 @@ static bool may_admin(void)
     return facts && facts->caps >> CAP_SYS_ADMIN & 1;
 }
 
-/* Returns whether this process is in the initial user namespace, the only one that maps every id.
- */
+/* Returns whether this process is in the initial user namespace, or in one in which root has mapped
+ * every id. */
 static bool is_initial(void)
 {
     un_auto_free struct un_facts *facts = read_facts();

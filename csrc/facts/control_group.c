@@ -158,8 +158,8 @@ static bool lower_by_memory_max(int fd, void *arg)
     return true;
 }
 
-/* Lowers *arg to the limit in a version 1 memory.stat file. That limit is the lowest of the group
- * and all its parents, even of parents that a container can't see. */
+/* Lowers *arg to hierarchical_memory_limit in a memory.stat file of cgroup v1, which is the lowest
+ * limit of the group and its ancestors, including ancestors that a container can't see. */
 static bool lower_by_memory_stat(int fd, void *arg)
 {
     static const char key[] = "\nhierarchical_memory_limit ";

@@ -836,8 +836,8 @@ struct un_launch_params {
                                only one id */
     size_t group_count;
     bool terminal;       /* whether the command uses the terminal of this process */
-    bool reraise_signal; /* whether the watcher is to kill itself by the signal that killed the
-                            command, instead of exiting with 128+N */
+    bool reraise_signal; /* whether the watcher kills itself with signal N if signal N killed the
+                            command, instead of exiting with status 128+N */
     bool log_json;       /* whether the watcher is to print its messages as JSON */
     const char *const
         *watch_options;   /* additional options of the watcher, terminated by NULL; NULL for none */

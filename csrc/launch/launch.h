@@ -44,7 +44,7 @@ struct un_source {
 
 /* A bind mount that runsc will make. */
 struct un_bind {
-    char *source;      /* path at which no other user can replace the source */
+    char *source;      /* path of the file to mount, which no other user can replace */
     char *destination; /* path in the sandbox, without symbolic links */
 };
 
@@ -83,7 +83,7 @@ struct un_launch {
     struct un_record *record;
     size_t record_count;
     size_t of_verb[UN_VERB_COUNT]; /* number of records of each verb, indexed by enum un_verb */
-    struct un_source *source;      /* the launch's sources, of_verb[UN_VERB_SOURCE] elements */
+    struct un_source *source;      /* the files to mount; of_verb[UN_VERB_SOURCE] elements */
     /* the bind mounts of runsc, with room for of_verb[UN_VERB_BIND] elements */
     struct un_bind *bind;
     size_t bind_count; /* number of elements of `bind` that are set */

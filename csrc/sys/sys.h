@@ -54,7 +54,7 @@ struct un_clone {
 int un_clone(struct un_clone *clone);
 
 /* Forks this process by clone(2). Returns as fork(2) does. musl's fork() makes the system call fork
- * on x86-64, which a seccomp filter for programs with glibc may forbid. For single-threaded
+ * on x86-64, which a seccomp filter written for glibc may deny. For single-threaded
  * programs. Async-signal-safe. */
 pid_t un_fork(void);
 
@@ -448,8 +448,8 @@ struct un_supervision {
     bool has_init;     /* for a new PID namespace: whether to fork PID 1, which forks the child and
                           calls un_be_init() */
     int init_deathsig; /* signal to PID 1 when this process dies; 0 for none */
-    int parent_pidfd;  /* output in the child: pidfd of its parent; -1 with has_init, because the
-                          child dies with PID 1 */
+    int parent_pidfd;  /* output in the child: pidfd of its parent, to detect the parent's exit;
+                          -1 if has_init, because the kernel kills the child when PID 1 exits */
     int wait_status;   /* output in the parent: wait status of the child (waitpid(2)) */
     bool is_terminated_late; /* output in the parent: whether a terminating signal arrived after the
                                 exit of the child */

@@ -226,7 +226,7 @@ def _refuse(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoRetur
 
 
 def _twin(cls: Any) -> Any:
-    """Return a class that :mod:`dataclasses` generates from the same fields."""
+    """Return a class that :mod:`dataclasses` generates from the fields of `cls`."""
     import dataclasses
 
     listed = []

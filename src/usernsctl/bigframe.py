@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def thrashes() -> bool:
-    """Return whether this interpreter unmaps a chunk when the last frame of the chunk returns.
+    """Return whether the interpreter unmaps a chunk of its frame stack after the last return.
 
     In that case, the process has less memory mapped after a call than during the call.
     """

@@ -13,10 +13,10 @@ import ways as w
 from broken import NOBODY, landlock, nest
 from calls import CLONE_NEWUSER, MS_NOSUID, MS_RDONLY
 
-#: Commands to try: `usernsctl run`, `usernsctl run --map-auto`, doctor for a run, and doctor for a
+#: Commands to run: `usernsctl run`, `usernsctl run --map-auto`, doctor for a run, and doctor for a
 #: map of more than one id.
 COMMANDS = ("run", "auto", "doctor", "range")
-#: Commands to try if an environment affects only maps of more than one id.
+#: Commands to run in an environment that breaks only maps of more than one id.
 RANGE = ("auto", "range")
 
 #: Stands for a cause that the catalogue lacks. The command must then report the failed step.

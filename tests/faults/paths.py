@@ -301,7 +301,7 @@ class Trees(InSandbox):
         read_tree(self.directory / "copy", output)
 
     def settle(self) -> None:
-        """Remove the complete copy of the tree from the host."""
+        """Remove the copied directory tree from the host, if the copy was completed."""
         remove_complete_copy(self.directory / "copy")
         super().settle()
 

@@ -126,7 +126,10 @@ def test_faults_during_a_start_leave_nothing(call: str, when: int, arguments: st
 
 @pytest.mark.parametrize("arguments", ["", "pid=True", "mount=True, pid=True"])
 def test_spawn_runs_nothing_if_the_child_can_not_report(arguments: str) -> None:
-    """Check that the command does not start, since no process would wait for it."""
+    """Check that the command does not start, because the child can't report to its parent.
+
+    No process would wait for the command.
+    """
     script = (
         "import usernsctl as un\n"
         "try:\n"

@@ -161,7 +161,7 @@ def test_hostile_interpreter_that_continues(box: un.Sandbox, name: str, tally: T
 
 
 def test_hostile_answer_in_advance_is_not_of_later_code(box: un.Sandbox, tally: Tally) -> None:
-    """Check that a second answer from earlier code is not taken for the answer of later code."""
+    """Check that a forged second result, which code sends, is not the result of later code."""
     for _ in range(Tally.rounds(2, 100)):
         tally.tried()
         with box.interpreter(PYTHON) as python:

@@ -40,7 +40,7 @@ def run_broken(
     return done
 
 
-# Raise doctor's time limit: on an emulated CPU, it would exceed the default and skip probes.
+# Raise doctor's time limit: on an emulated CPU, doctor would exceed the default and skip probes.
 DOCTOR = [USERNSCTL, "doctor", "--within", "300"]
 
 

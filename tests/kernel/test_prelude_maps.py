@@ -97,7 +97,7 @@ def test_subordinate_ranges_include_those_that_unshare_maps(
 
 
 def extents(text: str) -> dict[tuple[int, int], int]:
-    """Parse uid_map or gid_map; return each extent's count by its first (inside, outside) ids."""
+    """Parse uid_map or gid_map; return a dict from (first inside, first outside) to the count."""
     lines = (map(int, line.split()) for line in text.splitlines())
     return {(inside, outside): count for inside, outside, count in lines}
 

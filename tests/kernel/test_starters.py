@@ -21,8 +21,8 @@ import usernsctl as un
 
 PROGRAMS = Path(un.__file__).with_name("_bin")
 
-# Command that records its standard streams, and starts a background process that later exits with
-# status 7.
+# Command that writes the targets of its descriptors 0, 1 and 2 to a file, and starts a background
+# process that later exits with status 7.
 COMMAND = """#!/bin/sh
 zero=$(readlink /proc/$$/fd/0) one=$(readlink /proc/$$/fd/1) two=$(readlink /proc/$$/fd/2)
 echo "$zero $one $two" >"$0.seen"

@@ -1,4 +1,4 @@
-"""Tests of cgroup v2 control groups that systemd delegates to a user."""
+"""Tests of cgroups v2 that systemd delegates to a user."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def make_musl(root: Path, machine: str) -> list[str]:
     """Create the directory ``root`` with musl for another architecture, unless it exists.
 
     :returns: a compiler command that links with this musl, as musl-gcc links with the host's musl.
-    :raises subprocess.CalledProcessError: apt or dpkg-deb failed. It has printed the reason.
+    :raises subprocess.CalledProcessError: apt or dpkg-deb failed, and has printed the reason.
     """
     here, there = f"{platform.machine()}-linux-musl", f"{machine}-linux-musl"
     specs = root / "musl-gcc.specs"
@@ -111,7 +111,7 @@ def add_python(root: Path, scratch: Path, machine: str) -> None:
 def make(root: Path, machine: str) -> None:
     """Create the sysroot ``root`` for an architecture, unless the directory exists.
 
-    :raises subprocess.CalledProcessError: apt or dpkg-deb failed. It has printed the reason.
+    :raises subprocess.CalledProcessError: apt or dpkg-deb failed, and has printed the reason.
     """
     if root.is_dir():
         return

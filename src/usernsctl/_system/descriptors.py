@@ -286,8 +286,8 @@ class AsyncClosing:
     async def __aenter__(self) -> Self:
         """Enter the block.
 
-        :raises RuntimeError: the caller is not a task of asyncio. In that case, this method closes
-            the object, because the end of the block can't close it without asyncio.
+        :raises RuntimeError: the caller is not an asyncio task. In that case, this method
+            closes the object, because ``__aexit__()`` could not close it without asyncio.
         :raises ValueError: the object is closed.
         """
         if not _in_asyncio_task():

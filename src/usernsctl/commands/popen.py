@@ -110,7 +110,7 @@ class Collected(subprocess.Popen[AnyStr]):
         return self.returncode
 
     def _look(self, pidfd: int) -> None:
-        """Reap the child and record its exit status, if it has exited; any thread may do so."""
+        """Reap the child if it has exited, and record its exit status. Safe in several threads."""
         try:
             ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:

@@ -305,8 +305,8 @@ class Facts:
 
     def masked_proc(self) -> tuple[str, ...]:
         """Return the mount points below /proc that make the kernel deny a mount of a new /proc."""
-        # The kernel ignores a mount on this empty directory (fs/namespace.c,
-        # mnt_already_visible()).
+        # When the kernel checks whether a new /proc may be mounted, it ignores mounts on this
+        # empty directory (fs/namespace.c, mnt_already_visible()).
         empty = "/proc/sys/fs/binfmt_misc"
         return tuple(
             point for point in self.mounts if point.startswith("/proc/") and point != empty

@@ -306,14 +306,14 @@ def read_facts(
     only_files: bool = False,
     seconds: float = 30.0,
 ) -> Facts:
-    """Read all facts. Starts no program but runsc, and runsc only if its release is unknown.
+    """Read the facts about the host. Starts only runsc, and only if its release is unknown.
 
     :param root: the directory that contains proc, sys, etc, dev and usr. Facts that only system
         calls return are unknown unless `root` is ``/``.
     :param environ: the environment variables, such as PATH; by default ``os.environ``.
-    :param only_files: whether to only read files: to start no program, and not to call uname(2) or
-        fgetxattr(2), because a seccomp filter would kill this process.
-    :param seconds: the time limit of all started programs together, in seconds.
+    :param only_files: whether to only read files. Then no program is started, and uname(2) and
+        fgetxattr(2) are not called. This is for processes that a seccomp filter would kill.
+    :param seconds: the total timeout for all programs that are started, in seconds.
     """
     environ = os.environ if environ is None else environ
     tree = Tree(root)

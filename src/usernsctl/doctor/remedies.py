@@ -211,7 +211,7 @@ def _group(facts: _Facts) -> list[str]:
 
 
 def _filter(*options: str, calls: str) -> Callable[[_Facts], list[str]]:
-    """Return a function that returns the remedy for a seccomp filter outside of containers."""
+    """Return a function that returns the remedy for a seccomp filter, if outside containers."""
 
     def fill(facts: _Facts) -> list[str]:
         if facts.get("container", {}).get("engine") or not facts.get("privileges", {}).get(

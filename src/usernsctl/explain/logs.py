@@ -62,7 +62,10 @@ class Failure:
 
     @property
     def is_of_helper(self) -> bool:
-        """True if newuidmap or newgidmap failed; only the process "runsc" executes them."""
+        """True if the entry reports a failure of newuidmap or newgidmap.
+
+        Only the process "runsc" executes these programs, so entries of others are ignored.
+        """
         return self.process == "runsc" and bool(
             _HELPER_SAID.match(self.message) or _HELPER_FAILED.search(self.message)
         )

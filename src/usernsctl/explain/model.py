@@ -44,12 +44,12 @@ class Cause:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """A cause that applies to this host.
+    """A diagnosis of this host.
 
-    :ivar cause: the entry of the catalogue, or ``None`` if no entry matches.
+    :ivar cause: the catalogue entry of the cause, or ``None`` if no entry matches.
     :ivar evidence: short sentences, each with a fact or the result of a probe.
-    :ivar blocks: whether the cause makes the purpose impossible; otherwise the finding is a
-        warning.
+    :ivar blocks: whether the cause prevents the operation that is diagnosed; otherwise the finding
+        is a warning.
     """
 
     cause: Cause | None

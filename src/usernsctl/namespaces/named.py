@@ -85,7 +85,7 @@ class NamedNamespace:
 
     @contextlib.contextmanager
     def alive(self) -> Iterator[None]:
-        """Check that the holder runs throughout a ``with`` block.
+        """Check at the start and at the end of a ``with`` block that the holder runs.
 
         :raises NamespaceError: the holder has exited.
         :raises ForeignProcessError: the holder is in a namespace that this user did not create.
@@ -133,10 +133,10 @@ class NamedNamespace:
 
     @classmethod
     def from_json(cls, name: str, state: Mapping[str, Any]) -> NamedNamespace:
-        """Return the record from the JSON object that :meth:`to_json` returned.
+        """Create a record from the JSON object that :meth:`to_json` returned.
 
-        :raises ValueError: the record is malformed. Any exception in the tuple ``NONSENSE`` has
-            this meaning.
+        :raises ValueError: the object is malformed; raises another exception of the tuple
+            ``NONSENSE`` in some cases.
         """
         namespaces = tuple(state["namespaces"])
         if not set(namespaces) <= set(_core.ALL_NAMESPACES):

@@ -104,7 +104,7 @@ class ProxyProcess:
 
     @property
     def counts(self) -> int:
-        """The descriptor of the table of refusals."""
+        """The descriptor of the file in which the proxy counts denied connections."""
         return self._table.fileno()
 
     @property

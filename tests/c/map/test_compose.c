@@ -137,8 +137,8 @@ static void each_kind_has_its_own_ranges(void)
     CHECK_INT(plan.setgroups, UN_SETGROUPS_DENY);
 }
 
-/* Checks subordinate ranges of which not all ids exist, with the parent maps that `unshare -r`,
- * Docker's userns-remap and Kubernetes' hostUsers: false create. */
+/* Checks that subordinate ranges are clipped to the ids that the current user namespace maps, with
+ * the maps that `unshare -r`, Docker's userns-remap and Kubernetes' hostUsers: false create. */
 static void ranges_are_clipped_to_what_exists_here(void)
 {
     static const struct un_extent container[] = {{0, 231072, 65536}};

@@ -50,7 +50,7 @@ else:
     asyncio = LateModule("asyncio")
     aio = LateModule("usernsctl.commands.aio")
 
-#: The default time limit of the start of a command, in seconds.
+#: The default timeout for starting a command, in seconds.
 START_SECONDS = 60
 
 # The time limit for a killed command to exit, in seconds. After that, the command's socket is

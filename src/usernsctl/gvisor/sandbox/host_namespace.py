@@ -410,14 +410,15 @@ class HostNamespace:
     def _nested_ids(
         self, request: Request, groups: Sequence[int] | None
     ) -> tuple[list[str], Request]:
-        """Return the arguments with which usernsctl-verify maps ids that the namespace lacks.
+        """Return the arguments with which usernsctl-verify maps the command's uid and gid.
 
-        The arguments are empty if the ids are mapped. A command with ids that are not mapped gets
-        no supplementary groups, because these are not mapped either.
+        The arguments are empty if the namespace maps both ids. Otherwise the command gets no
+        supplementary groups, because they are not mapped either.
 
         :param groups: the supplementary groups that the caller requested.
         :returns: the arguments, and the request with 0 in place of the ids that are not mapped.
-        :raises PlanError: the caller requested supplementary groups.
+        :raises PlanError: the caller requested supplementary groups, and a uid or gid that is not
+            mapped.
         """
         if request.user is None:
             return [], request

@@ -318,8 +318,8 @@ class Interpreter(ClosingMixin):
     ) -> Generator[float | None, None, None]:
         """Run code, as a generator that never blocks.
 
-        While the code runs, the generator yields the number of seconds for which the caller must
-        wait for an event of the selector; ``None`` means no limit.
+        While the code runs, the generator yields the timeout, in seconds, with which the caller
+        must wait for an event of the selector; ``None`` means no timeout.
 
         :param results: a list to which the generator appends the result.
         """

@@ -367,10 +367,10 @@ def _read_end(id: str) -> SandboxEnd | None:
 
 
 def list_detached() -> list[DetachedRecord]:
-    """Return the records of this user's detached sandboxes; remove entries of ended sandboxes.
+    """Return the records of this user's detached sandboxes.
 
-    The result lacks sandboxes that are being started or killed, that are in another PID namespace,
-    or whose record is invalid.
+    Removes the records and directories of ended sandboxes. The result omits sandboxes that are
+    being started or killed, that are in another PID namespace, or whose record is invalid.
 
     :raises NamespaceError: the state directory can't be used.
     """

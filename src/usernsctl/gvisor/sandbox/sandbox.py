@@ -468,7 +468,7 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
 
     @property
     def denied(self) -> int:
-        """The number of connections that the sandbox's proxy (`allow`) has denied."""
+        """The number of connections that the proxy for the option `allow` has denied."""
         proxy = None if self._life is None else self._life.proxy
         return 0 if proxy is None else proxy.denied
 
@@ -481,9 +481,9 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
     def init(self) -> Popen[bytes]:
         """The child of this process that holds the sandbox, and exits when the sandbox ends.
 
-        SIGTERM to the process kills the whole sandbox. SIGKILL kills the whole sandbox only if the
-        process is PID 1 of a PID namespace. The process is not PID 1 if parts of /proc are covered,
-        as in a container.
+        SIGTERM to the child kills the whole sandbox. SIGKILL does so only if the child is PID 1 of
+        a PID namespace, which the child is not where parts of /proc are overmounted, as in a
+        container.
 
         :raises ValueError: the sandbox is detached, so no child of this process holds it.
         """

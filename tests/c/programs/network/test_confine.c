@@ -214,8 +214,8 @@ static void check_replies(int bound, struct client_reply *replies, int readable)
         last - (1ULL << 32), 0};
     for (size_t i = 0; i < COUNT(others); i++)
         CHECK_DENIED((int)syscall(SYS_sendmsg, bound, others[i], 0));
-    /* This entry has no client, so the sendmsg(2) is not denied, but fails for lack of an
-     * address. */
+    /* The filter allows sendmsg(2) with each entry of the array. With the first entry, the call
+     * fails, because that entry contains no address of a client. */
     CHECK_INT((int)syscall(SYS_sendmsg, bound, &replies[0].head, 0), -1);
     CHECK_INT((int)syscall(SYS_sendmsg, bound, &replies[CLIENTS_MAX - 1].head, 0), 1);
     CHECK_DENIED((int)sendto(bound, "x", 1, 0, &replies[0].address.any, sizeof(struct sockaddr)));
