@@ -133,8 +133,8 @@ static int fail_name(const char *what, const char *name, const char *path,
 
 int un_account_fail_file(const char *path, int errnum, const char *why, struct un_error *err)
 {
-    /* Leave the cause unknown for these errors: they don't come from the content of the file, so a
-     * remedy about names would not help. */
+    /* Set no cause for ENOMEM, EMFILE, ENFILE and EIO: these errors don't come from the content of
+     * the file, so the remedy for an unknown user would not help. */
     if (errnum == ENOMEM || errnum == EMFILE || errnum == ENFILE || errnum == EIO) {
         errno = errnum;
         return un_fail_errno(err, UN_STEP_USER, path);

@@ -61,7 +61,8 @@ char *un_number_write(char *to, uint64_t number);
  * overlong encoding (RFC 3629). */
 size_t un_utf8_read(const char *text, uint32_t *code);
 
-/* The replacement character U+FFFD in UTF-8, which replaces each invalid byte. */
+/* The replacement character U+FFFD in UTF-8, which replaces each byte of invalid UTF-8 in untrusted
+ * text. */
 #define UN_REPLACEMENT "\xef\xbf\xbd"
 
 /* ---- printable.c: making untrusted text safe for a terminal ---------------------------------- */
@@ -237,7 +238,8 @@ bool un_lines_open(struct un_lines *lines, const char *path);
 bool un_lines_is_no_file(int errnum);
 
 /* Reads the next line, without its newline. Returns false at the end of the file. Truncates a line
- * that does not fit, and sets *cut. */
+ * that does not fit in `line`. *cut becomes true if the line fills `line`, and so may be
+ * truncated. */
 bool un_lines_next(struct un_lines *lines, char line[UN_LINE_MAX], bool *cut);
 
 /* Rewinds to the first line of the file, which un_lines_next() then reads again. */
@@ -293,8 +295,8 @@ struct un_mounts {
     size_t count;
 };
 
-/* Reads the mount table from a file such as /proc/self/mountinfo. Free *mounts even after a
- * failure. Returns 0, or -1 with errno set. */
+/* Reads the mount table from a file such as /proc/self/mountinfo. The caller must free *mounts
+ * (un_mounts_free()), even after a failure. Returns 0, or -1 with errno set. */
 int un_mounts_read(struct un_mounts *mounts, const char *path);
 void un_mounts_free(const struct un_mounts *mounts);
 #define un_auto_mounts __attribute__((cleanup(un_mounts_free)))
@@ -304,7 +306,7 @@ const struct un_mounted *un_mounts_by_id(const struct un_mounts *mounts, int id)
  * another mount namespace. Returns 0, or -1 with errno set. */
 int un_mounts_find(const struct un_mounts *mounts, int fd, const struct un_mounted **found);
 
-/* ---- procfile.c: facts in /proc that tell the causes of an errno apart ----------------------- */
+/* ---- procfile.c: values in /proc that tell the causes of an errno apart ---------------------- */
 
 /* Returns the number in the file `file` below `proc`, such as "sys/user/max_user_namespaces", or -1
  * if the file can't be read. */

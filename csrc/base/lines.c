@@ -21,7 +21,7 @@ bool un_lines_open(struct un_lines *lines, const char *path)
 
 bool un_lines_is_no_file(int errnum)
 {
-    /* Include ENXIO, with which open(2) fails for a UNIX domain socket. */
+    /* Check for ENXIO, too, with which open(2) fails for a UNIX domain socket. */
     return errnum == EISDIR || errnum == EINVAL || errnum == ENXIO;
 }
 

@@ -24,8 +24,8 @@ enum { UN_TASK_SOCKET, UN_TASK_PARENT, UN_TASK_NS, UN_TASK_FDS = UN_TASK_NS + UN
 struct un_task {
     int fd[UN_TASK_FDS]; /* descriptors of the task, indexed by UN_TASK_...; -1 for an absent one */
     bool holds;    /* whether the child only keeps new namespaces alive, and runs no command */
-    bool has_init; /* whether the second child is PID 1, which forks the command and calls
-                      un_be_init() */
+    bool has_init; /* whether the second child is PID 1 of the new PID namespace, which forks the
+                      command and calls un_be_init() */
     bool restore_signals;      /* whether to reset SIGPIPE and SIGXFSZ to the default action (struct
                                   un_spawn) */
     uint64_t flags;            /* CLONE_NEW... flags of the namespaces to create */
@@ -87,8 +87,8 @@ enum un_message_type {
     UN_MESSAGE_EXECUTING, /* the sender will now execute the command; if execve(2) fails,
                              UN_MESSAGE_FAILED follows */
     UN_MESSAGE_SECOND,    /* the sender has forked the second child, whose pidfd is attached */
-    UN_MESSAGE_INIT, /* the sender is the second child, is PID 1 of its namespace, and will fork the
-                        command */
+    UN_MESSAGE_INIT, /* the sender is the second child, is PID 1 of the new PID namespace, and will
+                        fork the command */
     UN_MESSAGE_HOLDING, /* the sender keeps new namespaces alive; attached are descriptors of the
                            sender's /proc directory, and of the namespaces in the order of enum
                            un_ns */

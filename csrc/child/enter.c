@@ -75,8 +75,9 @@ static int become_task_command(void *arg)
     return send_and_fail(inside, &err);
 }
 
-/* Executes the command in a child of PID 1, with the action for SIGCHLD that the caller had. PID 1
- * has reset the action, in order to be able to wait for this child. */
+/* Runs in the child that PID 1 of the new PID namespace has forked. Restores the caller's action
+ * for SIGCHLD, which PID 1 has reset so that it can wait for this child, and executes the
+ * command. */
 static int become_command_below_init(void *arg)
 {
     struct inside *inside = arg;
@@ -84,8 +85,8 @@ static int become_command_below_init(void *arg)
     return become_task_command(arg);
 }
 
-/* Makes this process PID 1 and starts the command. All signals are blocked, by un_clone(). Returns
- * only on failure. */
+/* Runs in PID 1 of the new PID namespace, with all signals blocked by un_clone(). Forks the
+ * command, and then acts as PID 1 until the command exits. Returns only on failure. */
 static int become_init(void *arg)
 {
     struct inside *inside = arg;

@@ -95,8 +95,8 @@ static bool is_initial(void)
            facts->id[UN_UID].parent.extent[0].count == UINT32_MAX;
 }
 
-/* Returns whether a seccomp filter denies unshare(2). The flags of this call are invalid, so the
- * kernel itself fails with EINVAL; any other errno comes from a filter. */
+/* Returns whether a seccomp filter denies unshare(2). Calls unshare(2) with invalid flags, for
+ * which the kernel itself fails with EINVAL, so any other errno comes from a filter. */
 static bool is_unshare_filtered(void)
 {
     return syscall(SYS_unshare, CLONE_NEWUSER | 1) && errno != EINVAL;
@@ -273,8 +273,8 @@ static const char *mount_failed(const struct un_error *err, const char *proc)
         return is_filtered(proc) ? "mount-denied" : NULL;
     if (err->errnum != EPERM && err->errnum != EACCES)
         return NULL;
-    /* For these arguments, the kernel itself fails with EFAULT or EINVAL, so EPERM comes from a
-     * seccomp filter. */
+    /* For a mount(2) without source, target and type, the kernel itself fails with EFAULT or
+     * EINVAL, so EPERM comes from a seccomp filter. */
     if (syscall(SYS_mount, NULL, NULL, NULL, 0, NULL) && errno == EPERM)
         return "mount-denied";
     if (strcmp(err->detail, "/proc") && is_filtered(proc))
@@ -291,7 +291,7 @@ static const char *mount_failed(const struct un_error *err, const char *proc)
 
 static const char *join_failed(int errnum)
 {
-    /* The kernel itself fails with EBADF for the descriptor -1, so any other errno comes from a
+    /* For the descriptor -1, setns(2) itself fails with EBADF, so any other errno comes from a
      * seccomp filter. */
     if (syscall(SYS_setns, -1, 0) && errno != EBADF)
         return "seccomp-denies-userns";
@@ -300,7 +300,8 @@ static const char *join_failed(int errnum)
 
 static const char *change_of_ids_failed(enum un_step step)
 {
-    /* With the arguments -1 this call changes no id, so only a seccomp filter makes it fail. */
+    /* With the arguments -1, setresgid(2) and setresuid(2) change no id, so only a seccomp filter
+     * makes them fail. */
     return syscall(step == UN_STEP_SETRESGID ? SYS_setresgid : SYS_setresuid, -1, -1, -1)
                ? "seccomp-denies-call"
                : NULL;

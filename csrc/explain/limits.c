@@ -5,7 +5,7 @@
 /* Size of the buffer for a file with counts, which holds a whole /proc/vmstat. */
 #define COUNTS_MAX (1 << 14)
 
-/* The files with the counts: files[0] in version 1 of control groups, files[1] in version 2. */
+/* The files with the counts: files[0] for cgroups v1, files[1] for cgroups v2. */
 static const struct {
     const char *controller;
     const char *files[2];

@@ -1,4 +1,4 @@
-/* The limits of this process's control group and of the group's parents (cgroups(7)). */
+/* Reading the limits of this process's control group and of its ancestors (cgroups(7)). */
 #include "facts/facts.h"
 #include "sys/sys.h"
 
@@ -87,9 +87,9 @@ int un_group_find(const struct un_groups *groups, const char *controller, char g
     return -1;
 }
 
-/* Calls `visit` with the file `file` of this process's control group, and of each parent in turn,
- * until `visit` returns false. `controller` selects a version 1 hierarchy; "" selects version 2.
- * Returns whether this process has a control group there. */
+/* Calls `visit` with the file `file` of this process's control group, and of each ancestor in turn,
+ * the closest first, until `visit` returns false. `controller` selects a version 1 hierarchy; ""
+ * selects version 2. Returns whether this process has a control group there. */
 static bool visit_groups(const struct un_groups *groups, const char *controller, const char *file,
                          bool (*visit)(int fd, void *arg), void *arg)
 {
@@ -209,8 +209,8 @@ static bool add_quota(int fd, void *arg)
     return quotas->count < LEVELS_MAX;
 }
 
-/* Lowers *processors to the lowest quota of this process's version 1 group and of the group's
- * parents. Each group has two files, for its quota and its period. */
+/* Lowers *processors to the lowest quota of this process's version 1 group and of its ancestors.
+ * Each group has two files, for its quota and its period. */
 static bool lower_by_quotas(const struct un_groups *groups, uint64_t *processors)
 {
     struct quotas quotas = {.count = 0}, periods = {.count = 0};

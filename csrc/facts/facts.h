@@ -61,9 +61,9 @@ extern const struct un_groups un_groups_here;
  * version 1 hierarchy; "" selects version 2. Returns a descriptor of the mount point, or -1. */
 int un_group_find(const struct un_groups *groups, const char *controller, char group[UN_PATH_MAX]);
 
-/* Opens a file of this process's control group, or of its closest parent that has the file:
- * files[0] in the version 1 hierarchy of `controller`, otherwise files[1] in version 2. Stores the
- * version in *version. Returns a descriptor, or -1. */
+/* Opens a file of this process's control group, or of the group's closest ancestor that has the
+ * file: files[0] in the version 1 hierarchy of `controller`, otherwise files[1] in version 2.
+ * Stores the version in *version. Returns a descriptor, or -1. */
 int un_group_open(const struct un_groups *groups, const char *controller,
                   const char *const files[2], int *version);
 
@@ -72,8 +72,8 @@ int un_group_open(const struct un_groups *groups, const char *controller,
 bool un_group_number(const struct un_groups *groups, const char *controller,
                      const char *const files[2], uint64_t *number);
 
-/* Reads the lowest limits of this process's control group and of the group's parents. In a
- * container, only the parents inside its cgroup namespace are read. */
+/* Reads the lowest limits of this process's control group and of its ancestors. In a container,
+ * only the ancestors inside its cgroup namespace are read. */
 void un_group_limits(const struct un_groups *groups, struct un_group_limits *limits);
 /* Lowers the memory limit to the memory size of the host, and the limit of processors to the number
  * of processors on which this process may run, if these are lower. */
@@ -108,7 +108,8 @@ int un_group_write(int group, const char *file, const char *text);
  * sandbox runs. */
 #define UN_GROUP_PREFIX "usernsctl-sandbox-"
 
-/* Removes the control groups that sandboxes have left in the parent group `place`. */
+/* Removes the control groups in the parent group `place` that sandboxes have left behind, which are
+ * no longer locked. */
 void un_group_sweep(int place);
 
 /* ---- usage.c: resource usage of a sandbox's processes ---------------------------------------- */

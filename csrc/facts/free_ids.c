@@ -74,8 +74,8 @@ static bool take_user(char *line, void *into)
     return true;
 }
 
-/* Iterates over the ranges of ids that exist both as uids and as gids. Returns false when there are
- * no more. */
+/* Iterates over the ranges of ids that this user namespace maps both as uids and as gids, and
+ * stores each in `room`. Returns false when no range is left. */
 static bool next_room(const struct un_map *const parents[2], uint32_t *at, struct span *room)
 {
     const struct un_map *uids = parents[UN_UID], *gids = parents[UN_GID];
@@ -93,7 +93,8 @@ static bool next_room(const struct un_map *const parents[2], uint32_t *at, struc
     return false;
 }
 
-/* Returns whether the UN_GRANT_COUNT ids from `first` on all exist in this user namespace. */
+/* Returns whether this user namespace maps all UN_GRANT_COUNT ids from `first` on, both as uids and
+ * as gids. */
 static bool range_exists(const struct un_map *const parents[2], uint64_t first)
 {
     struct span room;
@@ -116,7 +117,7 @@ static void keep_longer(struct span *longest, uint64_t start, uint64_t end)
         *longest = (struct span){start, end};
 }
 
-/* Returns the longest range of unused ids that exist in this user namespace. */
+/* Returns the longest range of unused ids that this user namespace maps. */
 static struct span longest_gap(const struct un_map *const parents[2], struct spans *taken)
 {
     struct span room, longest = {0, 0};
@@ -155,8 +156,8 @@ static bool find_free_range(const struct un_grant_files *files,
     }
     if (range_exists(parents, FIRST))
         return false;
-    /* If the ids from 100000 on do not exist, as in many containers, choose ids above the ids of
-     * all users. An unreadable file of users counts as empty. */
+    /* If this user namespace does not map the ids from 100000 on, as in many containers, choose ids
+     * above the ids of all users. An unreadable file of users counts as empty. */
     for (int kind = UN_UID; kind <= UN_GID; kind++)
         take_each_line(files->users[kind], take_user, &behind);
     if (!add_span(taken, 0, behind) || !add_span(taken, last, END))

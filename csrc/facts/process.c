@@ -1,4 +1,4 @@
-/* Facts about this process (ids, capabilities), and the ids that exist in its user namespace. */
+/* Facts about this process (ids, capabilities), and the maps of its user namespace. */
 #include "base/base.h"
 #include "sys/sys.h"
 

@@ -119,7 +119,7 @@ struct un_group_limits {
 };
 
 /* Reads the memory size and the number of processors that a program in a sandbox sees. They are the
- * host's, unless this process's control group or one of its parents has a lower limit. A cpuset
+ * host's, unless this process's control group or one of its ancestors has a lower limit. A cpuset
  * also counts, because it restricts the processors on which this process may run. */
 void un_seen_limits(struct un_group_limits *limits);
 
@@ -373,10 +373,10 @@ struct un_grant_files {
     const char *users[2]; /* files in the format of /etc/passwd and /etc/group */
 };
 
-/* Finds a range of ids that no grant contains, and that exist both as uids and as gids in the
- * caller's user namespace, whose maps are `parents`. As useradd(8) does, chooses UN_GRANT_COUNT ids
- * above all granted ones. If no ids that high exist, chooses unused lower ids, and possibly fewer.
- * Returns false if there are none, or if the grants can't be read. */
+/* Finds a range of ids that no grant contains, and that the caller's user namespace, whose maps are
+ * `parents`, maps both as uids and as gids. As useradd(8) does, chooses UN_GRANT_COUNT ids above
+ * all granted ones. If the namespace does not map ids that high, chooses unused lower ids, and
+ * possibly fewer. Returns false if there are no such ids, or if the grants can't be read. */
 bool un_free_ids(const struct un_grant_files *files, const struct un_map *const parents[2],
                  struct un_range *found);
 
@@ -443,8 +443,8 @@ enum un_writer {
     UN_WRITER_NONE,   /* the map stays empty, so no process writes it */
     UN_WRITER_SELF,   /* the process in the new user namespace; it may map only its own effective id
                        */
-    UN_WRITER_PARENT, /* a process outside the new user namespace; with CAP_SETUID or CAP_SETGID it
-                         may write any map */
+    UN_WRITER_PARENT, /* a process outside the new user namespace; it may write any uid map with
+                         CAP_SETUID, and any gid map with CAP_SETGID */
     UN_WRITER_HELPER  /* newuidmap or newgidmap; they map the ids that /etc/subuid or /etc/subgid
                          grants */
 };
@@ -455,7 +455,7 @@ enum un_fill {
     UN_FILL_PACKED, /* all ids of the caller's subordinate ranges, mapped to the free ids from 0 on
                      */
     UN_FILL_IDENTITY, /* all ids of the caller's subordinate ranges, each mapped to itself */
-    UN_FILL_ALL       /* all ids that exist in the caller's user namespace, each mapped to itself */
+    UN_FILL_ALL       /* all ids that the caller's user namespace maps, each mapped to itself */
 };
 
 struct un_id_request {
@@ -480,8 +480,8 @@ struct un_plan {
     const char *reason[2]; /* the reason for the choice of each writer, indexed by enum un_kind */
     char helper[2][UN_PATH_MAX]; /* path of the helper for each map with UN_WRITER_HELPER */
     int helper_timeout_ms;       /* timeout for both helpers together, in milliseconds */
-    struct un_ranges clipped[2]; /* parts of the subordinate ranges that do not exist in the
-                                    caller's user namespace */
+    struct un_ranges clipped[2]; /* parts of the subordinate ranges that the caller's user namespace
+                                    does not map */
     bool single_id; /* whether the plan maps only the caller's own id, because the full request
                        could not be planned */
     struct un_error wanted; /* why the full request failed, if single_id is set */
@@ -669,7 +669,8 @@ void un_spawn_init(struct un_spawn *spawn);
  *
  * Safe to call from any thread; pthread_cancel(3) takes effect only after the call. The time does
  * not depend on the size of the caller's memory. Root in a namespace that is joined can stop the
- * child before it executes the command, so the child is killed at the start timeout.
+ * child before it executes the command, so this function kills the child when the start timeout
+ * expires.
  *
  * A bare command changes no namespace, root directory, ids or capabilities, and the child executes
  * it directly. For any other command, the child executes the child program, which enters the
@@ -703,8 +704,8 @@ int un_reap_exited(int pidfd, struct un_usage *usage);
  * is written (an int, as of waitpid(2)); -1 if there is no pipe.
  */
 void un_be_init(pid_t child, int report);
-/* Kills this process by the signal `sig`, which has killed its child, without a core dump. Returns
- * only if that fails, as it does in PID 1 of a PID namespace. */
+/* Kills this process with the signal `sig`, which has killed its child, without a core dump.
+ * Returns only if that fails, as it does in PID 1 of a PID namespace. */
 void un_reraise(int sig);
 /* Waits for a child in place of this process's parent, as usernsctl-exec --fork does, and forwards
  * signals to the child. Signals that arrived before the call are forwarded, too, if they have been
@@ -916,8 +917,9 @@ bool un_others_may_write(int directory);
  * (launch/content.c). Returns 0, or -1 with errno set. */
 #define UN_CONTENT_SUM_ROOM 17
 int un_content_sum(int fd, char text[UN_CONTENT_SUM_ROOM]);
-/* Sets O_APPEND on a descriptor whose offset is the end of its file. Otherwise gVisor would
- * overwrite the file. Returns 0, or -1 with errno set if the descriptor is not open. */
+/* Sets O_APPEND on a descriptor of a regular file that is open for writing, if the offset is the
+ * end of the file. Without this flag, gVisor would overwrite the file from its beginning. Returns
+ * 0, or -1 with errno set if the descriptor is not open. */
 int un_append_at_end(int fd);
 
 #endif

@@ -3,8 +3,8 @@
 
 #include <inttypes.h>
 
-/* Adds the caller's own id to the map. Fails if the id does not exist in the parent namespace; if
- * the parent's map was not read, the kernel checks that instead. */
+/* Adds the caller's own id to the map. Fails if the parent namespace does not map the id; if the
+ * parent's map was not read, the kernel checks that instead. */
 static int add_self(int kind, const struct un_id_request *want, const struct un_facts *facts,
                     struct un_map *map, struct un_error *err)
 {
@@ -66,8 +66,8 @@ static int clip(struct un_range ids, struct un_ranges *clipped, struct un_error 
     return 0;
 }
 
-/* Maps the ids of a range that exist in the parent namespace and are not mapped yet. Adds to
- * `clipped` the ids that don't exist in the parent namespace. */
+/* Adds the ids of a range to the map if the parent namespace maps them and the new map does not
+ * contain them yet. Adds to `clipped` the ids that the parent namespace does not map. */
 static int add_range(struct un_range ids, int fill, uint32_t *next, const struct un_map *parent,
                      struct un_map *map, struct un_ranges *clipped, struct un_error *err)
 {

@@ -26,8 +26,8 @@ const char *un_ids_text(int kind, uint32_t first, uint32_t count, char text[UN_I
 
 /* ---- compose.c: building a map from a request ------------------------------------------------ */
 
-/* Builds the uid map or the gid map of a request. Stores in `clipped` the ranges that don't exist
- * in the parent's map. */
+/* Builds the uid map or the gid map of a request. Stores in `clipped` the parts of the subordinate
+ * ranges that the parent's map does not contain. */
 int un_compose(int kind, const struct un_request *request, const struct un_facts *facts,
                struct un_map *map, struct un_ranges *clipped, struct un_error *err);
 

@@ -32,8 +32,8 @@ static bool has_capability(const struct un_facts *facts, int cap)
     return facts->caps >> cap & 1;
 }
 
-/* Returns whether the map contains uid 0 of the parent, but the caller lacks CAP_SETFCAP. Linux
- * requires this capability for such a map since 5.12, because root inside can write file
+/* Returns whether the map contains uid 0 of the parent namespace, but the caller lacks CAP_SETFCAP.
+ * Linux requires this capability for such a map since 5.12, because root inside can write file
  * capabilities that are valid in the parent. */
 static bool lacks_setfcap(int kind, const struct un_map *map, const struct un_facts *facts)
 {

@@ -94,7 +94,8 @@ static const char *cause_of_closed_map(const char *helper)
 }
 
 /* Returns the cause that a helper's output reveals (shadow's lib/idmapping.c), or NULL. If a
- * seccomp filter denies a system call that all helpers need, fills in the detail of `filter`. */
+ * seccomp filter denies a system call that all helpers need, stores the error with the name of that
+ * call in `filter`. */
 static const char *cause_in(const char *helper, const char *output, struct un_error *filter)
 {
     if (strstr(output, "Read-only file system"))

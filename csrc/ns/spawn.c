@@ -43,8 +43,8 @@ static void record_message(struct un_received *received, struct start_state *sta
     if (received->message.type == UN_MESSAGE_EXECUTING)
         start_state->here = true;
     /* The first UN_MESSAGE_EXECUTING or UN_MESSAGE_INIT comes from the second child. If that is PID
-     * 1, it forks the command, whose own UN_MESSAGE_EXECUTING follows; the sender of that message
-     * is ignored. */
+     * 1 of a new PID namespace, it forks the command, whose own UN_MESSAGE_EXECUTING follows; the
+     * sender of that message is ignored. */
     if (start_state->pid <= 0 && (received->message.type == UN_MESSAGE_EXECUTING ||
                                   received->message.type == UN_MESSAGE_INIT))
         start_state->pid = received->sender;
@@ -71,8 +71,8 @@ static void receive_all_messages(const struct un_start *start, struct start_stat
         if (!start_state->failed)
             *err = receive_error;
         start_state->failed = -1;
-        /* Continue after any other error, because the next message may contain the pidfd of a
-         * second child that has to be killed, too. */
+        /* Continue after an error other than ETIMEDOUT, because the next message may contain the
+         * pidfd of a second child that has to be killed, too. */
         if (receive_error.errnum == ETIMEDOUT || !--tries)
             return;
     }

@@ -135,7 +135,7 @@ static const struct un_probe_call launch_calls[] = {
 };
 
 /* The system calls by which un_spawn(), Python's subprocess module, doctor and usernsctl-probe
- * start and watch the probes. */
+ * start the processes that test the host, and wait for them. */
 static const struct un_probe_call doctor_calls[] = {
     {UN_SYS_CLONE3, {0}, "clone3", UN_STEP_CLONE, DENIED, false},
     USED(waitid, 0, 0, 0, NO_FLAG),
@@ -157,7 +157,7 @@ static const struct un_probe_call doctor_calls[] = {
 
 /* The system calls that enter a new user namespace. Their callers report errors, so most of them
  * count as forbidden only if a filter kills the caller. An exception is getpid(2), whose result is
- * never checked. The flag 1 makes unshare(2) invalid, so that it changes nothing. */
+ * never checked. The flag 1, which unshare(2) rejects, ensures that the call changes nothing. */
 static const struct un_probe_call enter_calls[] = {
     {SYS_unshare,
      {CLONE_NEWUSER | CLONE_NEWNS | 1},
@@ -217,7 +217,8 @@ static bool is_denied(long result)
 /* A wait4(2) that never waits, because the kernel rejects the flag. */
 static const struct un_probe_call wait_call = USED(wait4, NO_PID, 0, NO_FLAG);
 
-/* The results of the child, in memory that the child shares with its parent. */
+/* The results of the system calls that the child tries, in memory that the child shares with its
+ * parent. */
 struct trial {
     size_t begun;   /* number of system calls that the child has tried, including the current one */
     bool can_wait;  /* whether the child has survived wait4(2) */

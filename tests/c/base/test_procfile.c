@@ -35,8 +35,8 @@ static void each_hierarchy_has_its_own_path(void)
     check_cgroup("cpuacct", "/c");
 }
 
-/* Checks that the longest line that the kernel prints is parsed as one line, even if the end of the
- * path in it looks like another line. */
+/* Checks that the longest possible line of /proc/self/cgroup is parsed as one line, even if the end
+ * of its path looks like another line. */
 static void a_long_path_is_one_line(void)
 {
     static const char end[] = "0::/evil\n";

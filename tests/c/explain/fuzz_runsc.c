@@ -36,8 +36,8 @@ static void explain(const char *message, const char *config, size_t size)
             abort();
     }
     check_quoted(message);
-    /* Use the text as a pattern, too, which may be malformed. Matching a long pattern would take
-     * too long. */
+    /* Use a short text as a sequence, too, which may be malformed. Matching a long sequence would
+     * take too long. */
     if (strlen(message) < 24)
         un_match(message, "a text\n", 7);
 }

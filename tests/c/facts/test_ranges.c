@@ -335,8 +335,8 @@ static void a_missing_grant_is_suggested_with_free_ids(void)
     CHECK_INT(un_plan_for_caller(&request, &place.sources, &facts, &plan, &err), -1);
     CHECK_TEXT(err.cause, "no-subordinate-range");
     bool exist;
-    /* Check the remedy only if these high ids exist, which the user namespace of a container may
-     * lack. */
+    /* Check the remedy only if this user namespace maps these high ids. Many containers map fewer
+     * ids. */
     if (un_map_run(&facts.id[UN_UID].parent, UN_INSIDE, 300016, 65536, &exist) == 65536 && exist)
         CHECK_TEXT(err.remedy, wanted);
     char remedy[UN_DETAIL_MAX];

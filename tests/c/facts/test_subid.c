@@ -314,7 +314,7 @@ static void a_file_that_can_not_be_read_is_an_error(void)
     struct scratch file;
     write_file(&file, "anna:1:1\n", 9);
     CHECK_INT(chmod(file.path, 0), 0);
-    /* Root can read a file of any mode, so only other users get the error. */
+    /* Root can read a file of any mode, so only other users get EACCES. */
     if (geteuid() != 0) {
         CHECK_INT(un_subid_read(file.path, "anna", 1000, &ranges, &notices, &err), -1);
         CHECK_INT(err.errnum, EACCES);

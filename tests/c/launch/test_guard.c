@@ -72,7 +72,7 @@ static void hidden_directories_are_rejected(void)
     check_refused("/tmp/link", "/tmp/a/state", "contains");
     check_refused("/tmp/a", "/tmp/link", "contains");
     check_refused("/tmp/a/state/inner", "/tmp/a/state", "is in");
-    /* Bind mounts of the directory's parents must not expose the hidden directory at other paths,
+    /* Bind mounts of the hidden directory's ancestors must not expose the directory at other paths,
      * either. */
     check_refused("/tmp/a b", "/tmp/a/state", "contains");
     check_refused("/tmp/a b/state/inner", "/tmp/a/state", "is in");

@@ -82,7 +82,8 @@ static void without_a_plan_no_user_namespace_is_made(void)
     CHECK(inode_of("/proc/self/ns/uts") != uts);
 }
 
-/* Checks a map of a range, which the parent process writes. Only root may write any map. */
+/* Checks maps of two ids each, which another process must write. The test needs root, because only
+ * root may write such maps without a helper. */
 static void a_range_is_written_from_outside(void)
 {
     static struct un_request request;

@@ -65,7 +65,7 @@ static int registration_works_without_the_filter(void *arg)
 static int without_the_capability_nothing_changes(void *arg)
 {
     int user = *(int *)arg;
-    /* Root may install filters in any case, so drop its privileges. */
+    /* Root may install filters without no_new_privs, so drop root's privileges. */
     if (geteuid() == 0 && setresuid((uid_t)user, (uid_t)user, (uid_t)user))
         return 0;
     bool had_filter = has_filter();

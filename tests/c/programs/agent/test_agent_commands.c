@@ -296,7 +296,8 @@ static void lost_descriptors_are_reported(void)
     struct agent_process agent;
     struct rlimit before;
     CHECK_INT(getrlimit(RLIMIT_NOFILE, &before), 0);
-    /* The agent uses five descriptors itself, so the limit leaves two. */
+    /* The agent itself uses five descriptors, so it can receive only two of the four in the
+     * message. */
     const struct rlimit few = {.rlim_cur = 7, .rlim_max = before.rlim_max};
     start_agent_within(&agent, RLIMIT_NOFILE, &few);
     int socket = send_request(&agent, &request);

@@ -44,7 +44,8 @@ static void check_served(int served, const struct sockaddr_in *inside)
         CHECK_DENIED((int)syscall(SYS_connect, served, others[i], sizeof copy));
     CHECK_DENIED((int)syscall(SYS_sendto, served, "x", 1, MSG_FASTOPEN, &copy, sizeof copy));
     CHECK_DENIED((int)syscall(SYS_sendto, served, "x", 1, MSG_FASTOPEN, 1ULL << 32, sizeof copy));
-    /* connect(2) to an allowed address is not denied, but the socket is already connected. */
+    /* connect(2) to an allowed address is not denied, but fails with EISCONN, because the socket is
+     * already connected. */
     CHECK_INT(connect(served, (const struct sockaddr *)inside, sizeof *inside), -1);
     CHECK_INT(errno, EISCONN);
 }
