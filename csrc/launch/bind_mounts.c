@@ -125,8 +125,8 @@ static int show_for_runsc(struct un_launch *launch, const struct un_record *reco
     return note_bind(launch, source, name, un_view_inside(trail), shown, err);
 }
 
-/* Creates the mount point of a bind mount that runsc will make, and mounts the source where runsc
- * can access it. */
+/* Creates the mount point of a bind mount that runsc will make, and bind-mounts the source in
+ * scratch, where runsc can access it. */
 int un_step_bind(struct un_launch *launch, const struct un_record *record, struct un_error *err)
 {
     struct stat status;

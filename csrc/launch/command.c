@@ -16,14 +16,14 @@
 #define UN_MACHINE_NAME "AArch64"
 #endif
 
-/* Time limit in milliseconds for a search in PATH. PATH and the symbolic links in its directories
- * may come from a hostile bundle. */
+/* Timeout in milliseconds for a search in PATH. PATH and the symbolic links in its directories may
+ * come from a hostile bundle. */
 #define SEARCH_MS 2000
 
 /* Results of the lookup of a command's file. */
 enum found {
     /* not decided: only gVisor knows the file, this process lacks permission to read it, or the
-     * time limit was exceeded */
+     * search has timed out */
     UNKNOWN,
     UNREACHABLE,
     MISSING,

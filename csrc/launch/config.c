@@ -115,8 +115,8 @@ static int add_user(struct writing *writing)
 }
 
 /* Adds the arguments that make usernsctl-verify map the command's ids in a nested user namespace of
- * gVisor. Does nothing if the sandbox's user namespace maps the command's ids itself. If it does
- * not, it maps only id 0, which runsc needs. */
+ * gVisor. Does nothing if the sandbox's user namespace maps the command's ids itself. A namespace
+ * that does not map them maps only id 0, which runsc needs. */
 static void add_nested_ids(struct writing *writing)
 {
     if (is_user_mapped(writing->params, writing->maps))

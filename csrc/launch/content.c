@@ -32,7 +32,8 @@ static uint64_t mix(uint64_t sum, uint64_t word)
     return sum ^ sum >> 32;
 }
 
-/* Adds the `length` bytes at `offset` to the checksum. Fails with ESTALE if the file is shorter. */
+/* Adds the `length` bytes at `offset` of the file to the checksum. Fails with ESTALE if the file is
+ * shorter. */
 static int add_block(int fd, uint64_t offset, size_t length, uint64_t *sum)
 {
     uint64_t words[BLOCK_SIZE / sizeof(uint64_t)] = {0};

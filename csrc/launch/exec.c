@@ -110,8 +110,8 @@ static int prepare_stdio(struct un_error *err)
     return 0;
 }
 
-/* Stores the descriptors that the watcher inherits in `kept`, sorted and without duplicates.
- * Returns the number of descriptors. */
+/* Stores in `kept`, sorted and without duplicates, the descriptors that the watcher inherits.
+ * Returns their number. */
 static size_t list_kept(const struct un_launch *launch, const struct un_launch_params *params,
                         int *kept)
 {

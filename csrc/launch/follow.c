@@ -19,8 +19,8 @@ struct foreign {
 };
 
 /* Returns whether only root can have created a file at this path, which is true for entries of /,
- * paths in /etc and /usr, and the directories in `known`. un_owner_is_trusted() checks the path if
- * the owner of a file does not tell root from other users. */
+ * paths in /etc and /usr, and the directories in `known`. un_owner_is_trusted() calls this function
+ * if a file belongs to the overflow uid, which does not tell root from other users. */
 static bool is_of_root(const char *path)
 {
     static const char *const known[] = {
@@ -55,8 +55,8 @@ bool un_owner_is_trusted(uid_t uid, const char *path)
     return (overflow >= 0 && (int64_t)uid != overflow) || is_of_root(path);
 }
 
-/* Returns whether /etc/group lists members of a group. Users whose primary group it is are not
- * listed there (group(5)). */
+/* Returns whether /etc/group lists members of a group. Users with this primary group are not
+ * necessarily listed there (group(5)). */
 static bool has_members(gid_t gid)
 {
     char line[UN_LINE_MAX];

@@ -104,7 +104,7 @@ int un_step_hide_private(struct un_launch *launch, const struct un_record *recor
 /* Shows the sandbox a directory of the host that also contains private files. If the caller is
  * root, the sandbox receives a copy of the public files, because runsc could read private files
  * that are created later. For other callers, the directory is bind-mounted, and its private files
- * are covered. */
+ * are overmounted. */
 int un_step_guarded(struct un_launch *launch, const struct un_record *record, struct un_error *err)
 {
     char inside[NAME_MAX + 2];
@@ -121,8 +121,8 @@ static const char *const of_gvisor[] = {"dev", "proc", "sys", NULL};
 static int show_tree(struct un_launch *launch, const struct un_source *source, struct un_error *err)
 {
     struct stat status;
-    /* Mirror a bind mount of the source, because the tmpfs of scratch may cover a directory in the
-     * source itself. */
+    /* Mirror a new bind mount of the source, which omits the tmpfs of scratch. In the source
+     * itself, scratch may be mounted on a directory, and hide its contents. */
     un_auto_close int copy = un_root_show(launch, source->fd, launch->root.spare,
                                           UN_ATTR_HARMLESS | UN_ATTR_RDONLY, NULL, err);
     if (copy < 0)

@@ -1,4 +1,4 @@
-/* Functions that all parts of a launch use. */
+/* Functions that all steps of a launch use, to read its records and to report failures. */
 #include "launch/launch.h"
 #include "base/base.h"
 

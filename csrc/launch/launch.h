@@ -12,8 +12,8 @@
 
 /* ---- launch.c: the state of a launch --------------------------------------------------------- */
 
-/* Option of the watcher, usernsctl-watch, to kill itself by the signal that killed the command. The
- * watcher's options precede its other arguments. */
+/* Option of the watcher, usernsctl-watch, to kill itself with the signal that killed the command.
+ * The watcher's options precede its other arguments. */
 #define UN_RERAISE_SIGNAL "--reraise-signal"
 /* Option of the watcher to print its messages in JSON. */
 #define UN_LOG_JSON "--log=json"
@@ -27,7 +27,7 @@
 /* Option of the watcher for a command that uses a terminal. runsc then forwards the signals of the
  * terminal's keys itself. */
 #define UN_TERMINAL "--terminal"
-/* Option of the watcher that sets the time limit in seconds for the start of the sandbox. */
+/* Option of the watcher that sets the timeout in seconds for starting the sandbox. */
 #define UN_START_TIMEOUT "--start-timeout="
 
 struct un_record {
@@ -44,7 +44,8 @@ struct un_source {
 
 /* A bind mount that runsc will make. */
 struct un_bind {
-    char *source;      /* path of the file to mount, which no other user can replace */
+    /* path of the source in scratch, in a directory to which no other user has access */
+    char *source;
     char *destination; /* path in the sandbox, without symbolic links */
 };
 
@@ -252,7 +253,7 @@ void un_view_clear(struct un_view *view);
 /* Resolves an absolute path and its symbolic links as the sandbox's kernel will. The caller must
  * close the trail, even after a failure. Returns 0, or -1 with errno set. */
 int un_view_walk(const struct un_view *view, const char *path, struct un_trail *trail);
-/* Returns the path of the trail's last file in the sandbox. */
+/* Returns the path that the trail's last file has in the sandbox. */
 const char *un_view_inside(const struct un_trail *trail);
 /* Stores in `wanted` the path to which un_view_walk() has resolved its argument, including the
  * components that do not exist. Returns 0, or -1 with errno set. */
@@ -278,8 +279,8 @@ int un_launch_check_command(struct un_launch *launch, const struct un_launch_par
 /* ---- accounts.c: looking up the command's user ----------------------------------------------- */
 
 struct un_account_name;
-/* Looks up a user in the /etc/passwd and /etc/group of the root filesystem, which must be complete.
- * Reads each of these files only if `name` requires it. */
+/* Looks up a user in the /etc/passwd and /etc/group of the root filesystem. Must be called after
+ * the root filesystem was built. Reads each of these files only if `name` requires it. */
 int un_launch_find_user(struct un_launch *launch, const struct un_account_name *name,
                         struct un_account *account, struct un_error *err);
 
@@ -392,8 +393,8 @@ int un_snapshot(struct un_launch *launch, int source, int target, struct un_erro
 
 /* ---- private.c: hiding files that not every user may read ------------------------------------ */
 
-/* Covers, by an empty file or directory, each file and directory below `directory` that not every
- * user may read. Does not enter covered directories, does not follow symbolic links, and skips
+/* Bind-mounts an empty file or directory on each file and directory below `directory` that not
+ * every user may read. Does not enter such directories, does not follow symbolic links, and skips
  * entries that were removed after they were listed. */
 int un_hide_private(struct un_launch *launch, int directory, const char *name,
                     struct un_error *err);
@@ -434,16 +435,16 @@ int un_leave_mount_namespace(struct un_error *err);
  * Makes the limits of this process's control group visible to runsc, or `memory` and `processors`
  * if these are lower and not 0.
  *
- * Covers /proc/meminfo by a new file at `path`, and restricts the CPU affinity of this process,
- * which must later execute runsc. `shares_mounts` must be set if other processes share the mount
- * namespace of this process; then this process enters a new one. Fails if the control group allows
- * less memory than gVisor needs.
+ * Bind-mounts a new file, created at `path`, on /proc/meminfo, and restricts the CPU affinity of
+ * this process, which must later execute runsc. `shares_mounts` must be set if other processes
+ * share the mount namespace of this process; then this process enters a new one. Fails if the
+ * control group allows less memory than gVisor needs.
  */
 int un_show_limits(const char *path, uint64_t memory, uint64_t processors, bool shares_mounts,
                    struct un_error *err);
 
-/* Covers a home directory of the host by an empty directory, so that the sandbox does not see the
- * files in it. */
+/* Bind-mounts an empty directory on a home directory of the host, so that the sandbox does not see
+ * the files in it. */
 int un_hide_home(struct un_launch *launch, const char *home, struct un_error *err);
 
 /* ---- config.c: config.json of a launch ------------------------------------------------------- */

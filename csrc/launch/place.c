@@ -3,7 +3,8 @@
 #include "launch/launch.h"
 
 /* Maximum number of attempts to resolve the path of a mount point. After each failed attempt, a
- * copy covers one directory of the trail. No directory is covered twice. */
+ * copy of one directory of the trail is mounted on that directory. That happens at most once for
+ * each directory. */
 #define OPEN_UP_MAX (2 * UN_TRAIL_MAX)
 
 /* Quotes a string for a shell. Truncates the result to `size` bytes. */
@@ -76,8 +77,8 @@ static bool may_change(const struct un_launch *launch, const struct un_trail *tr
     return !is_trusted || status.st_mode & 0022;
 }
 
-/* Returns the index of the first directory of the trail that must be covered by a copy, or -1 if
- * there is none. */
+/* Returns the index of the first directory of the trail on which open_up() must mount a copy, or -1
+ * if there is none. */
 static int find_closed(const struct un_launch *launch, const struct un_trail *trail, bool for_runsc)
 {
     struct stat status;
@@ -89,7 +90,7 @@ static int find_closed(const struct un_launch *launch, const struct un_trail *tr
     return -1;
 }
 
-/* Covers a directory of the host by a new directory that has the same entries, and in which
+/* Mounts a copy on a directory of the host: a new directory that has the same entries, and in which
  * usernsctl can create mount points. */
 static int open_up(struct un_launch *launch, int directory, const char *name, struct un_error *err)
 {
@@ -106,8 +107,8 @@ static int open_up(struct un_launch *launch, int directory, const char *name, st
     return un_bind(ours, directory, 0, name, err);
 }
 
-/* Resolves the path of a mount point, and covers directories on the path by copies until the mount
- * point can be created. */
+/* Resolves the path of a mount point, and mounts copies on directories of the path (open_up())
+ * until the mount point can be created. */
 static int open_up_to(struct un_launch *launch, const char *inside, bool for_runsc,
                       struct un_trail *trail, struct un_error *err)
 {

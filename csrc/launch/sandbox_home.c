@@ -50,7 +50,7 @@ static int hide_found_home(struct un_launch *launch, const char *home, struct un
          * stay visible. */
         return status.st_uid == 0 ? refuse_home(launch, home, kept, err) : 0;
     /* Create the missing directories in the root filesystem, unless they would lie in a directory
-     * of the host. An existing home directory of the host is covered. */
+     * of the host. Mount an empty directory on an existing home directory of the host. */
     if (file < 0 || status.st_dev == launch->root.device)
         return add_home_directory(launch, home, err);
     if (is_complete && S_ISDIR(status.st_mode))

@@ -214,11 +214,13 @@ struct agent_idle;
 
 struct agent {
     pid_t pid;
-    /* whether the agent runs in a sandbox, where it may stop all processes for a moment */
+    /* whether the agent runs in a sandbox, where agent_kill_while_stopped() is allowed */
     bool is_inside;
-    int control; /* socket to the host, on which end of file ends the agent and all commands */
-    int proc;    /* descriptor from agent_open_proc(), or -1 */
-    uid_t uid;   /* uid of commands whose message does not set AGENT_IDS */
+    /* socket to the host, on which end of file ends all commands and, unless it outlives the host,
+     * the agent */
+    int control;
+    int proc;  /* descriptor from agent_open_proc(), or -1 */
+    uid_t uid; /* uid of commands whose message does not set AGENT_IDS */
     struct agent_caps caps;
     /* the listener and the waiting keepers, or NULL if each keeper runs a single command */
     struct agent_idle *idle;
@@ -373,10 +375,11 @@ int agent_keep(struct agent_block *block);
  * Serves the host on the socket `control` until end of file, or until SIGTERM has arrived and no
  * command remains. Returns the exit status of the agent.
  *
- * `is_inside` must be set if this process is usernsctl-agent in a sandbox. Its keepers share its
- * memory, which makes them cheap, but is safe only with the agent's own libc. It may also stop all
- * processes for a moment. If `outlives` is set and the agent is PID 1, the agent continues after
- * end of file on `control`.
+ * `is_inside` must be set if this process is usernsctl-agent in a sandbox. The agent's keepers then
+ * share its memory, which makes them cheap, but is safe only with the agent's own libc, and the
+ * agent may stop all processes of the sandbox while it kills those of a command. If `outlives` is
+ * set and the agent is PID 1 of its PID namespace, the agent continues after end of file on
+ * `control`.
  */
 int agent_serve(int control, bool is_inside, bool outlives);
 
@@ -396,8 +399,8 @@ bool agent_print_leftovers(void);
  * 20240729 follows a symbolic link in spite of O_NOFOLLOW. */
 #define AGENT_OPEN_DIRECTORY (O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
 
-/* What agent_copy_out() sends: a regular file or a whole directory tree, a regular file only, or
- * the entries of a directory without their contents. */
+/* Modes of agent_copy_out(): send a regular file or a whole directory tree, send a regular file
+ * only, or send the entries of a directory without their contents. */
 enum agent_sending { AGENT_SEND_TREE, AGENT_SEND_FILE, AGENT_SEND_ENTRIES };
 
 /* Writes records (protocol.h) for the file or directory `path` to the descriptor `output`. Follows

@@ -43,8 +43,8 @@ struct agent_block *agent_block_leave(struct agent_blocks *blocks, pid_t keeper)
         if (block->keeper != keeper)
             continue;
         *at = block->next;
-        /* Insert the block at the head of the list, so that the next keeper reuses the memory that
-         * was used last. */
+        /* Insert the block at the head of the list, so that the next keeper reuses the most
+         * recently used memory. */
         add_free(blocks, block);
         return block;
     }

@@ -12,7 +12,7 @@
 #define AGENT_COMMAND 0x444e4d43U /* the bytes "CMND" */
 
 /* Flags of struct agent_hello. */
-#define AGENT_IS_FIRST 1 /* the agent is PID 1 */
+#define AGENT_IS_FIRST 1 /* the agent is PID 1 of the sandbox */
 
 #define AGENT_IS_APART 2 /* commands can't send signals to the agent without CAP_KILL */
 
@@ -140,7 +140,8 @@ enum {
  * an empty name. */
 struct agent_record {
     uint32_t kind;
-    uint32_t mode;        /* st_mode of the file, or as the kind defines it */
+    /* st_mode of the file, or the value that the comment on the record's kind describes */
+    uint32_t mode;
     uint32_t size;        /* size in bytes of the text or data that follows the record */
     uint32_t nanoseconds; /* with `seconds`, the modification time */
     int64_t seconds;

@@ -61,8 +61,8 @@ static bool reap_keepers(void *arg)
     return pid >= 0;
 }
 
-/* Kills commands whose keeper was killed, so that no command can escape from the host by killing
- * its keeper. */
+/* Kills commands whose keeper was killed, so that no command can outlive a request to kill it by
+ * killing its keeper first. */
 static void kill_lost(struct server *server)
 {
     if (server->has_lost && !agent_kill_others(server->agent.proc, is_keeper, server))
@@ -229,8 +229,8 @@ int agent_serve(int control, bool is_inside, bool outlives)
         !say_hello(&server))
         return 1;
     int status = serve(&server);
-    /* Kill the remaining processes, unless this process is PID 1, at whose exit the kernel kills
-     * them. */
+    /* Kill the remaining processes, unless this process is PID 1 of its PID namespace, at whose
+     * exit the kernel kills them. */
     if (agent->pid != 1)
         kill_descendants(&server);
     return status;

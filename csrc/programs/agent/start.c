@@ -140,8 +140,8 @@ static int become_agent_command(void *arg)
                                 errno_of_exec(strings, err.errnum));
 }
 
-/* Waits until the child has executed the command or exited. Both close the write end of the pipe
- * `executed`. Kills the child if the host cancels the command. */
+/* Waits until the child has executed the command or exited. Either event closes the write end of
+ * the pipe `executed`. Kills the child if the host cancels the command. */
 static void await_exec(const struct agent_start *start, pid_t pid, int executed)
 {
     struct agent_wait wait = start->wait;

@@ -20,14 +20,15 @@
 #include <sys/wait.h>
 #include <time.h>
 
-/* Maximum number of processes in one listing. If there are more, the next listing finds them. */
+/* Maximum number of processes in one listing. If there are more, the listings after the next
+ * killing find the others. */
 #define PROCESSES_MAX 8192
 /* Upper bound of pids. gVisor has at most 65,536 tasks, and Linux, on which the tests run, has pids
  * below 4,194,304. */
 #define PIDS (1 << 22)
 /* ROUNDS_ALONE is the number of rounds of killing before the agent stops all processes. LISTING_MS
- * is the time limit of the listing in the first round, in ms. In round N, the limit is N times as
- * long, because a listing is slow if very many processes compete for the CPU. */
+ * is the timeout in ms for listing the processes in the first round. In round N, the timeout is N
+ * times as long, because a listing is slow if very many processes compete for the CPU. */
 #define ROUNDS_ALONE 3
 #define LISTING_MS 50
 /* Number of processes to list before the clock is read again. */

@@ -19,9 +19,10 @@ struct un_options {
     /* CLONE_NEW... flags of the namespaces to create, apart from the user namespace */
     uint64_t flags;
     bool fork;
-    /* whether usernsctl-exec must kill itself by the signal that killed the command */
+    /* whether usernsctl-exec must kill itself with the signal that killed the command */
     bool reraise_signal;
-    /* whether usernsctl-exec stays as PID 1 of the PID namespace, as the command's parent */
+    /* whether a process of usernsctl-exec is PID 1 of the new PID namespace, and the command's
+     * parent */
     bool init;
     int hold;       /* socket for un_hold(), or -1 to run a command */
     int kill_child; /* signal that the kernel sends to the child if usernsctl-exec dies */

@@ -30,8 +30,8 @@ static int enter_namespaces(struct un_options *options, struct un_error *err)
     if (un_exec_plan(&options->request, secure_getenv("PATH"), &decision, err))
         return -1;
     /* Close the descriptors before entering the namespaces, because a process in the namespaces
-     * could copy them from this process. Its memory need not be cleared, because it contains only
-     * data that the command receives anyway. */
+     * could copy them from this process. The memory of this process need not be cleared, because it
+     * contains only data that the command receives anyway. */
     bool holds = options->hold >= 0;
     if (un_close_fds(holds ? &options->hold : options->keep, holds ? 1 : options->keep_count, err))
         return -1;
@@ -67,7 +67,7 @@ static int report_hold_failure(int socket, struct un_error *err)
 }
 
 /* Returns the exit status for the command's wait status. If a signal killed the command, and
- * `reraise_signal` is set, kills this process by the same signal instead. */
+ * `reraise_signal` is set, kills this process with the same signal instead. */
 static int end_as(int wait_status, bool reraise_signal)
 {
     if (reraise_signal && WIFSIGNALED(wait_status))
@@ -92,8 +92,8 @@ static int run_exec_command(struct un_options *options, struct un_error *err)
             return report_failure(err);
         if (child > 0)
             return end_as(how.wait_status, options->reraise_signal);
-        /* With --init, set no parent-death signal for the command, because PID 1 receives it, and
-         * the exit of PID 1 kills the command. */
+        /* With --init, set no parent-death signal for the command: un_supervise() sets it for PID 1
+         * of the command's PID namespace, whose exit kills the command. */
         options->setup.pdeathsig = options->init ? 0 : options->kill_child;
         options->setup.parent_pidfd = how.parent_pidfd;
     }

@@ -184,8 +184,8 @@ static bool reap_children(void)
     return has_any;
 }
 
-/* Tells the child in the network namespace to finish its work, and reads the result. Returns 0, or
- * -1 with the error in `err`. */
+/* Tells the child in the network namespace to add the routes and to start forwarding ports, and
+ * reads the result. Returns 0, or -1 with the error in `err`. */
 static int finish_inside(int socket, struct un_error *err)
 {
     char text[ERROR_FIELDS_MAX];

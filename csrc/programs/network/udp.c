@@ -123,9 +123,9 @@ static size_t find_client(struct receiver *receiver, uint16_t port,
     return unused;
 }
 
-/* Sends receiver->message to the sender. If memory is short, or the socket does not accept a
- * message of this length (net.core.wmem_default), drops a datagram instead of exiting, so that no
- * client can end the network. */
+/* Sends receiver->message to the sender. Drops a datagram if memory is short, or if the socket does
+ * not accept a message of this length (net.core.wmem_default), so that no client can end the
+ * network. Exits after any other failure. */
 static void send_message(struct receiver *receiver, size_t length)
 {
     if (send(receiver->sender, &receiver->message, HEAD_BYTES + length, MSG_NOSIGNAL) >= 0)
@@ -265,8 +265,8 @@ static void receive_message(struct sender *sender)
     }
     if (polled->fd < 0)
         begin_client(sender, message->client, message->port);
-    /* Repeat send(2) after ECONNREFUSED, which may only mean that the program did not listen when
-     * the previous datagram arrived. */
+    /* Repeat send(2) after ECONNREFUSED, because the kernel also reports by this errno that the
+     * program did not listen when the previous datagram arrived. */
     if (polled->fd >= 0 && send(polled->fd, message->bytes, length, MSG_NOSIGNAL) < 0 &&
         errno == ECONNREFUSED)
         (void)!send(polled->fd, message->bytes, length, MSG_NOSIGNAL);

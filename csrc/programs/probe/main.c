@@ -1,7 +1,7 @@
 /*
  * usernsctl-probe [--within MS] STEP [PATH...] tries one step of the start of a sandbox, and
  * reports the result. The kernel undoes the step when the program exits. usernsctl-probe --within
- * MS -- COMMAND... runs a command with a time limit (within.c).
+ * MS -- COMMAND... runs a command with a timeout (within.c).
  *
  * Exit status 0 means that the step works. Standard output then contains notices, one per line.
  * Status 1 means that the step fails. Standard output then contains one line with the errno, the

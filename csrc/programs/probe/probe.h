@@ -1,4 +1,4 @@
-/* Running a step or a command with a time limit. Internal to usernsctl. */
+/* Running a step or a command with a timeout. Internal to usernsctl. */
 #ifndef USERNSCTL_PROGRAMS_PROBE_H
 #define USERNSCTL_PROGRAMS_PROBE_H
 
@@ -7,7 +7,7 @@
 
 struct un_error;
 
-/* Exit status of a step or command that has exceeded its time limit. */
+/* Exit status of a step or command that has exceeded its timeout. */
 #define UN_PROBE_LATE 124
 
 /* Results of run_within() that are not an exit status. */
@@ -19,7 +19,7 @@ struct un_error;
  *
  * In the parent, waits at most `most` milliseconds for the exit of the child, and then kills and
  * reaps all remaining descendants. Returns the child's exit status, 128+N if signal N killed the
- * child, or UN_PROBE_LATE if the time limit was exceeded. If fork(2) fails, returns
+ * child, or UN_PROBE_LATE if the child has exceeded this time. If fork(2) fails, returns
  * UN_PROBE_NO_CHILD with the error in `err`.
  */
 int run_within(uint64_t most, struct un_error *err);

@@ -9,7 +9,7 @@
 
 #define FAILED 125
 
-/* Time limit in ms for killed processes to exit. */
+/* Timeout in ms for the exit of killed processes. */
 #define GRACE_MS 2000
 /* Interval in ms between two searches for more processes to kill. */
 #define SLICE_MS 20

@@ -68,7 +68,8 @@
 #define IDLE_MS_MIN 50
 #define IDLE_MS_MAX 10000
 
-/* Maximum depth of the walk through the process tree. The processes of runsc are far less deep. */
+/* Maximum depth of the walk through the process tree. The process tree of runsc is far less
+ * deep. */
 #define LEVELS_MAX 8
 
 static int64_t clamp(int64_t number, int64_t least, int64_t most)
@@ -295,16 +296,17 @@ static bool has_few_new_processes(const struct limit_watch *watch)
     int64_t time, last = un_last_pid(watch->pids);
     if (last >= 0 && last == watch->last_pid)
         return true;
-    /* If this process is PID 1, only the sandbox is in its PID namespace, and a new pid means a new
-     * process of the sandbox. */
+    /* If this process is PID 1 of a PID namespace, that namespace contains only the sandbox, and a
+     * new pid means a new process of the sandbox. */
     if (getpid() == 1 || counts_tasks(watch) || watch->walk_time < 0)
         return false;
     time = un_processor_time(watch->sentry);
     return time >= 0 && time - watch->walk_time < START_US;
 }
 
-/* If a walk would find only few new processes, postpones it, and returns true. Otherwise returns
- * false, and the walk is due. */
+/* Postpones a walk that would find only few new processes, and returns true. Returns false if the
+ * walk is due, which is always the case after IDLE_WALK_MS, or if the last walk has found more than
+ * LIMIT_PROCESSES. */
 static bool postpone_walk(struct limit_watch *watch, int64_t now)
 {
     if (!watch->has_all || now >= watch->last_walk + IDLE_WALK_MS || !has_few_new_processes(watch))

@@ -17,8 +17,8 @@
 #define ONLY_NETWORK                                                                               \
     (UINT64_C(1) << CAP_NET_ADMIN | UINT64_C(1) << CAP_NET_RAW | UINT64_C(1) << CAP_SETPCAP)
 
-/* Time limit in ms for the start of usernsctl-network. Only a bug can exceed it, because
- * usernsctl-network limits the time of each of its helpers. */
+/* Timeout in ms for starting usernsctl-network. Only a bug can exceed it, because usernsctl-network
+ * has a timeout for each of its helpers. */
 #define READY_MS 30000
 
 struct keeper {

@@ -63,7 +63,7 @@ bool oom_watch_explains(const struct oom_watch *watch, int status)
            un_limit_count(UN_LIMIT_MEMORY, watch->fd) > watch->kills;
 }
 
-/* Facts from /proc/PID/stat. */
+/* Values from /proc/PID/stat. */
 struct facts_of_process {
     char state;
     bool has_reaped; /* whether the process has reaped a child */
@@ -172,7 +172,8 @@ static bool read_use(uint64_t *bytes)
 }
 
 /* If the sandbox has reached its own memory limit, describes that in `end`, and returns true.
- * Otherwise returns false: the memory of a parent control group was exhausted. */
+ * Otherwise returns false: the memory of an ancestor of the sandbox's control group was exhausted,
+ * or no control group enforces the limit. */
 static bool describe_own(const struct sandbox_group *group, const struct un_limits *limits,
                          struct un_end *end)
 {

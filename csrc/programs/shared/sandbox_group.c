@@ -22,10 +22,10 @@
 /* Maximum number of attempts to create a group. Another process may remove a new group before this
  * process has locked it (un_group_sweep()). */
 #define TRIES_MAX 32
-/* Time limit in ms for removing a group. A killed process stays in its group until its memory is
+/* Timeout in ms for removing a group. A killed process stays in its group until its memory is
  * released and it is reaped. */
 #define REMOVE_MS 5000
-/* Time limit in ms for locking a new group. Another process may hold the lock for a short time
+/* Timeout in ms for locking a new group. Another process may hold the lock for a short time
  * (un_group_sweep()). */
 #define LOCK_MS 1000
 

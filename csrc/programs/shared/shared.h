@@ -317,9 +317,9 @@ int sandbox_wait_begin(struct sandbox_wait *wait, const struct un_limits *limits
  * sandbox has started, and all other children are reaped, too. `parent` is the parent of the
  * sandbox's main processes.
  *
- * Returns earlier, usually with SANDBOX_KILLED, if SIGTERM arrives, if a descriptor in
- * wait->end_fds becomes readable, if the OOM killer kills a process of the sandbox, if the sandbox
- * exceeds a limit, or if its network ends.
+ * Returns earlier, with SANDBOX_KILLED or, after a timeout, 124, if SIGTERM arrives, if a
+ * descriptor in wait->end_fds becomes readable, if the OOM killer kills a process of the sandbox,
+ * if the sandbox exceeds a limit, or if its network ends.
  */
 int sandbox_wait_for_exit(struct sandbox_wait *wait, pid_t pid, bool others, pid_t parent);
 
@@ -354,9 +354,9 @@ struct children {
 void children_read(struct children *children);
 void children_add(struct children *children, pid_t pid);
 
-/* Kills and reaps all descendants of this process, which must be a subreaper or PID 1, except the
- * children in `spared`, which may be NULL. Gives up after some seconds, because a killed process
- * may hang in the kernel. */
+/* Kills and reaps all descendants of this process, which must be a subreaper or PID 1 of a PID
+ * namespace, except the children in `spared`, which may be NULL. Gives up after 5 s, because a
+ * killed process may hang in the kernel. */
 void kill_descendants(const struct children *spared);
 
 /* Reaps children as they exit, until only those in `spared` remain, or for `timeout`
@@ -377,13 +377,13 @@ int sandbox_show_limits(const char *directory, const struct un_limits *limits, b
 
 /* ---- proof.c: checking that the kernel is gVisor's ------------------------------------------- */
 
-/* Error message of a program that finds itself on another kernel than gVisor's. */
+/* Error message of a program that does not run on gVisor's kernel. */
 #define UN_NOT_PROVEN                                                                              \
     "not started: this kernel is not gVisor's (gVisor's build date or boot message is missing), "  \
     "so the program called runsc created no sandbox"
 
-/* Option of usernsctl-verify for a health check, and the time limit in seconds for the payload of
- * the check. */
+/* Option of usernsctl-verify for a health check, and the timeout in seconds for the payload of the
+ * check. */
 #define UN_HEALTH_OPTION "--health"
 #define UN_HEALTH_SECONDS 10
 

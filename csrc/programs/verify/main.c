@@ -17,9 +17,9 @@
  *
  * With --health, a hanging payload is killed, and no payload is needed (UN_HEALTH_OPTION).
  *
- * With --signal, the program sends a signal to PID 1. usernsctl-watch sends real-time signals in
- * this way, because `runsc kill` does not support them. As PID 1, the program takes --signal for
- * the name of the payload.
+ * With --signal, the program sends a signal to PID 1 of the sandbox. usernsctl-watch sends
+ * real-time signals in this way, because `runsc kill` does not support them. As PID 1, the program
+ * takes --signal for the name of the payload.
  *
  * The program works in any root filesystem and as any user. It checks the kernel by system calls
  * only, so that neither a mount on /proc nor any file can fake the result. Each page that gVisor

@@ -22,10 +22,10 @@
 #include <sys/stat.h>
 
 #define UNHEALTHY 1
-/* Exit status of a COMMAND that SIGALRM has killed, because usernsctl-verify limits its time. */
+/* Exit status of a COMMAND that SIGALRM has killed: usernsctl-verify sets a timer for it. */
 #define TOO_LATE (128 + SIGALRM)
-/* Time limit in ms for gVisor's answer. It is two seconds longer than that of the command, so that
- * a slow command is not taken for a hanging sandbox. */
+/* Timeout in ms for gVisor's answer. It is two seconds longer than the timeout of the command, so
+ * that a slow command is not taken for a hanging sandbox. */
 #define ANSWER_MS ((UN_HEALTH_SECONDS + 2) * 1000)
 #define SELF "usernsctl-watch"
 #define VERIFIER "/.usernsctl-verify"

@@ -15,26 +15,27 @@
  * not handle it. RAISE is run in the same way for real-time signals, which `runsc kill` does not
  * support.
  *
- * With --reraise-signal, the watcher kills itself by the signal that killed the command. runsc
+ * With --reraise-signal, the watcher kills itself with the signal that killed the command. runsc
  * itself exits with status 128+N after signal N, but its log tells a signal from such an exit
  * status.
  *
  * With --log=json, messages are printed as JSON (report.c).
  *
- * With --max-output=BYTES[,kill], the output is limited (pump.c). With --result=FILE, the watcher
- * writes the result to a file (result.c). With --denied=FD, the result contains the number of
- * denied connections, which the watcher reads from the beginning of the file FD.
+ * With --max-output=BYTES[,kill], the output is limited (pump.c). With
+ * --result=DIRECTORY,FD,TEMPORARY,NAME, the watcher writes the result to a file (result.c). With
+ * --denied=FD, the result contains the number of denied connections, which the watcher reads from
+ * the beginning of the file FD.
  *
  * With --terminal, the command has a terminal. runsc itself then forwards the signals of the
  * terminal's keys, such as Ctrl-C, to the foreground process group in the sandbox.
  *
  * With --start-timeout=SECONDS, the watcher kills runsc if the sandbox has not started after this
- * time; 0 means no limit (start_limit.c).
+ * time; 0 means no timeout (start_limit.c).
  *
  * If the kernel's OOM killer kills a process of gVisor, the other processes of gVisor may hang
  * forever. The watcher then kills all of them, reports the cause, and exits with status 137. It
  * does the same if the sandbox exceeds one of its limits (--limits=LIMITS), but exits with status
- * 124 if that is the time limit.
+ * 124 if that limit is the timeout.
  *
  * With --network, the watcher first creates the network of the sandbox (shared.h, network_join()).
  *
@@ -64,7 +65,7 @@
 /* Number of the kernel's first real-time signal, which is lower than SIGRTMIN of a libc. */
 #define REALTIME_MIN 32
 #define KILL_TIMEOUT_MS 10000
-/* Time limit in ms for gVisor's other processes to exit after gVisor's kernel. */
+/* Timeout in ms for the exit of gVisor's other processes after the exit of gVisor's kernel. */
 #define REAP_MS 200
 /* If a terminating signal could not be delivered to the command, and arrived at most this number of
  * ms before the command's end, the watcher assumes that nobody reads the output any more. */
@@ -260,7 +261,7 @@ static int fatal_signal(const struct watch_args *args, int wait_status)
 }
 
 /* Sets up the child, and executes runsc. Returns only on failure, with the exit status. The child
- * dies with the watcher, so that killing the watcher by SIGKILL ends the command, too. */
+ * dies with the watcher, so that a SIGKILL that kills the watcher ends the command, too. */
 static int become_child(const struct watch_args *args, int parent_pidfd)
 {
     struct un_error err;
@@ -314,8 +315,8 @@ static int start_kill(const char *program, char **args, int sig, const int strea
     return un_spawn(&spawn, &pid, &pidfd, &err) ? -1 : pidfd;
 }
 
-/* Runs KILL or RAISE. Limits the time, because the sandbox might never answer, and the watcher does
- * nothing else meanwhile. Returns whether the signal was delivered. */
+/* Runs KILL or RAISE. Kills it after a timeout, because the sandbox might never answer, and the
+ * watcher does nothing else meanwhile. Returns whether the signal was delivered. */
 static bool run_kill(const char *program, char **args, int sig)
 {
     siginfo_t end;

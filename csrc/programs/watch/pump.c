@@ -22,8 +22,7 @@
 
 #define KILL ",kill"
 #define READ_BYTES 65536
-/* Time limit in ms for the pump to write the rest of the output after the watcher has killed the
- * sandbox. */
+/* Timeout in ms for writing the rest of the output after the watcher has killed the sandbox. */
 #define GIVEN_UP_MS 5000
 
 /* Standard output or standard error of the sandbox, and the descriptor to which it is copied. */
@@ -246,7 +245,8 @@ void pump_wait(struct pump *pump, bool is_given_up)
 
 uint64_t pump_truncated(const struct pump *pump, int stream)
 {
-    /* pump->total is NULL if the start failed before pump_start(). */
+    /* pump->total is NULL if the output is unlimited, or if the start failed before
+     * pump_start(). */
     bool is_over = pump->total && pump->total[stream] > pump->limit;
     return is_over ? pump->total[stream] - pump->limit : 0;
 }

@@ -2,9 +2,9 @@
  * Writing the result of the command to a file (--result): a JSON object on one line, with the
  * members of usernsctl.Result.
  *
- * `usernsctl run` has opened the file and its directory before the start. Until it is complete, the
- * file has no name (O_TMPFILE), or only a temporary name on a filesystem without O_TMPFILE, so
- * readers never see an incomplete result.
+ * `usernsctl run` has opened the file and its directory before the start. Until the whole result is
+ * written, the file has no name (O_TMPFILE), or only a temporary name on a filesystem without
+ * O_TMPFILE, so readers never see an incomplete result.
  */
 #include "base/base.h"
 #include "launch/launch.h"

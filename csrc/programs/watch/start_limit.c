@@ -1,6 +1,6 @@
 /*
- * Checking the time limit for the start of a sandbox. runsc may hang before it starts the command,
- * for example in a system call that never returns, and only the watcher can notice that.
+ * Checking the timeout for starting a sandbox. runsc may hang before it starts the command, for
+ * example in a system call that never returns, and only the watcher can notice that.
  *
  * runsc reports the start only in the state file of the container, in its state directory. The name
  * of the file contains the container's id. Its status is "creating" or "created" before the command

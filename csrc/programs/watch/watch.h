@@ -19,15 +19,15 @@ int explain_runsc(char *const *files, int status, const char *limit);
  * explain_runsc() in the watcher from reporting another error. */
 void mark_reported(char *const *files);
 
-/* ---- start_limit.c: the time limit for a sandbox's start ------------------------------------- */
+/* ---- start_limit.c: the timeout for starting a sandbox --------------------------------------- */
 
-/* Default and maximum of the time limit in seconds. The default is many times longer than a start
- * takes on a slow host. */
+/* Default and maximum of the timeout in seconds for starting a sandbox. The default is many times
+ * longer than a start takes on a slow host. */
 #define START_SECONDS 120
 #define START_SECONDS_MAX 1000000
 
 struct start_limit {
-    uint32_t seconds; /* time limit in seconds, or 0 for no limit */
+    uint32_t seconds; /* timeout in seconds, or 0 for none */
     int64_t until;    /* deadline in ms (un_now_ms()); 0 if there is none, or if it has passed */
     bool is_over;     /* whether the sandbox had not started at the deadline */
 };
@@ -130,7 +130,7 @@ struct watch_args {
      * SIGTERM to runsc; 0 if there is none */
     int early;
     bool has_terminal; /* whether the command has a terminal */
-    /* whether the watcher must kill itself by the signal that killed the command */
+    /* whether the watcher must kill itself with the signal that killed the command */
     bool reraise_signal;
     bool signalled; /* whether runsc itself may have been killed by a forwarded signal */
     /* time (un_now_ms()) of the last terminating signal if it could not be delivered to the
