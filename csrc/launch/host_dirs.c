@@ -67,7 +67,7 @@ static int show_of_machine(struct un_launch *launch, const char *name, show_func
 }
 
 /* If a step has failed (`failed`) because the caller lacks permission to list a directory with
- * private files, sets the cause of the error. Returns `failed`. */
+ * private files, sets the cause of the error to host-directory-unreadable. Returns `failed`. */
 static int name_cause(int failed, struct un_error *err)
 {
     if (failed && err->step == UN_STEP_SANDBOX && err->errnum == EACCES && !err->cause)

@@ -62,8 +62,8 @@
 #define WALK_SHARE 50
 
 /* The watcher checks for idleness at intervals of 1/IDLE_SHARE of the idle timeout, but of at least
- * IDLE_MS_MIN and at most IDLE_MS_MAX milliseconds. A sandbox may be ended later than its timeout
- * by such an interval. */
+ * IDLE_MS_MIN and at most IDLE_MS_MAX milliseconds. A sandbox is ended at most one such interval
+ * after its idle timeout. */
 #define IDLE_SHARE 10
 #define IDLE_MS_MIN 50
 #define IDLE_MS_MAX 10000
@@ -151,9 +151,9 @@ static bool is_idle(struct limit_watch *watch)
         return true;
     if (has_lock)
         flock(watch->activity, LOCK_UN);
-    /* Check the lock at intervals, because a program that is killed while it runs a command does
-     * not set the modification time. The time of the previous check then is the last time at which
-     * a command is known to have run. */
+    /* Check the lock of the file "activity" at intervals, because a program that is killed while it
+     * runs a command does not set the modification time of the file. The time of the previous check
+     * then is the last time at which a command is known to have run. */
     watch->next_idle = now + clamp(idle / IDLE_SHARE, IDLE_MS_MIN, IDLE_MS_MAX);
     if (has_lock && watch->active + idle < watch->next_idle)
         watch->next_idle = watch->active + idle;

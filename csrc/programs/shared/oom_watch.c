@@ -63,7 +63,7 @@ bool oom_watch_explains(const struct oom_watch *watch, int status)
            un_limit_count(UN_LIMIT_MEMORY, watch->fd) > watch->kills;
 }
 
-/* Values from /proc/PID/stat. */
+/* Values from /proc/PID/stat, by which has_lost_child() recognizes a lost child. */
 struct facts_of_process {
     char state;
     bool has_reaped; /* whether the process has reaped a child */

@@ -10,7 +10,8 @@
 #include <sys/types.h>
 #include <time.h>
 
-/* A plan for id maps, and the facts on which it is based. Does not fit a small stack. */
+/* A plan for id maps, and the facts about the caller and the host on which it is based. Does not
+ * fit a small stack. */
 struct decision {
     struct un_facts facts;
     struct un_plan plan;

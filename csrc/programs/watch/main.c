@@ -187,8 +187,7 @@ static int judge_runsc(struct watch_args *args, int status, uint64_t forks)
         return explain_failure(args, status, cause);
     if (!no_memory)
         return status;
-    /* Report the OOM kill here if gVisor has noticed it before the watcher, and has exited with
-     * another status. */
+    /* Report an OOM kill that the watcher had not noticed when runsc exited. */
     oom_describe(&args->group, &args->limits, &args->end);
     return report_end(args);
 }

@@ -3,9 +3,9 @@
  * example in a system call that never returns, and only the watcher can notice that.
  *
  * runsc reports the start only in the state file of the container, in its state directory. The name
- * of the file contains the container's id. Its status is "creating" or "created" before the command
- * runs, and "running" afterwards (runsc/container/container.go). An unknown status counts as
- * running, so that the watcher never kills a working sandbox.
+ * of the file contains the container's id. The status in the file is "creating" or "created" before
+ * the command runs, and "running" afterwards (runsc/container/container.go). An unknown status
+ * counts as running, so that the watcher never kills a working sandbox.
  */
 #include "base/base.h"
 #include "programs/shared/shared.h"
