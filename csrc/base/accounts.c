@@ -174,8 +174,8 @@ static bool find_group(const char *name, const struct un_account_file *groups, u
 }
 
 /* Inserts a group into the ascending list account->groups, unless the list already contains the
- * group. The binary search keeps the time for a file with a million lines below a second. Returns
- * false if the list is full. */
+ * group. Because of the binary search, reading a file with a million lines takes less than a
+ * second. Returns false if the list is full. */
 static bool add_group(struct un_account *account, uint32_t gid)
 {
     size_t from = 0, to = account->group_count;
@@ -206,7 +206,8 @@ static bool is_member(struct span members, const char *user)
     return false;
 }
 
-/* Adds the user's primary group, and all groups of which the user is a member. */
+/* Adds to account->groups the user's primary group, and all groups in the file `groups` that list
+ * the user as a member. */
 static int add_groups_of(const char *user, const struct un_account_file *groups,
                          struct un_account *account, struct un_error *err)
 {

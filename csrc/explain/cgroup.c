@@ -84,7 +84,7 @@ void un_explain_cgroup(struct un_error *err, int dir)
     switch (err->errnum) {
     case ENOSYS:
     case EPERM:
-        /* If clone3(2) exists and no filter denies it, these errors come from the requested
+        /* If clone3(2) exists and no filter denies it, ENOSYS and EPERM come from the requested
          * namespaces, not from the cgroup. */
         if (!un_clone3_works())
             set_cgroup_cause(err, "clone-into-cgroup-missing", path);

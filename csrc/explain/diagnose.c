@@ -169,8 +169,8 @@ static bool is_refused_by_filter(int errnum, const char *proc)
            is_filtered(proc);
 }
 
-/* Returns whether the failed system call creates no namespaces, so that the usual causes do not
- * apply. */
+/* Returns whether the failed system call creates no namespaces, so that the causes of failures to
+ * create namespaces do not apply. */
 static bool is_other_call(const struct un_error *err)
 {
     static const char *const calls[] = {"socketpair", "pidfd_open", "fork", "prctl"};
@@ -364,7 +364,7 @@ void un_diagnose(struct un_error *err, const char *proc)
 {
     if (err->cause)
         return;
-    /* For these errnos, the cause does not depend on the system call. */
+    /* The causes of EMFILE, ETOOMANYREFS and EFBIG do not depend on the failed system call. */
     if (err->errnum == EMFILE || err->errnum == ETOOMANYREFS)
         err->cause = "descriptor-limit";
     else if (err->errnum == EFBIG)

@@ -117,8 +117,8 @@ static const char *find_id_end(const char *at, const char *end)
     while (at < end &&
            (is_lower(*at) || (*at == '-' && at > start && at + 1 < end && is_lower(at[1]))))
         at++;
-    /* If another word character follows, the last word is not a whole word of an id, so cut it
-     * off. */
+    /* If a character such as a digit follows, the last word continues with a character that no id
+     * contains, so cut off the whole word. */
     if (at < end && is_word(*at))
         while (at > start && *at != '-')
             at--;

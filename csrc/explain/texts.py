@@ -65,7 +65,10 @@ class Pattern:
         return ["".join(one) for one in itertools.product(*parts)]
 
     def _one(self) -> tuple[list[str], str]:
-        """Parse a group or a set. Return the sequences of the group, and the members of the set."""
+        """Parse a group or a set.
+
+        Return the sequences of the group and "", or [] and the members of the set.
+        """
         if self._take("(?:"):
             group = self._alternatives()
             self._need(")")

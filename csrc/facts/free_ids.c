@@ -63,7 +63,7 @@ static bool take_granted(char *line, void *into)
 }
 
 /* Parses a line of passwd(5) or group(5). If the id in the line is *into or higher, sets *into to
- * the next id. */
+ * the id after it. */
 static bool take_user(char *line, void *into)
 {
     uint64_t *behind = into, id;

@@ -1,13 +1,13 @@
 /*
  * Finding the parent group: the directory in which this process may create control groups for
  * sandboxes (cgroups(7)). It is in this process's own control group, whose limits thus also apply
- * to the sandboxes. In version 1, each controller has its own hierarchy, and only root may create
+ * to the sandboxes. In cgroups v1, each controller has its own hierarchy, and only root may create
  * groups. Root in a user namespace can't create them at the top of a hierarchy, whose mode is 0555.
- * So the parent group is a group named TOP, which is created before the namespace is entered. In
- * version 2, the parent group is this process's own group, which must be delegated to this user. A
- * group whose children have controllers can't contain processes ("no internal processes"), so its
- * processes are moved to a child group named LEAF. systemd allows that only for units with
- * Delegate= (systemd.resource-control(5)).
+ * So the parent group in cgroups v1 is a group named TOP, which is created before the namespace is
+ * entered. In cgroups v2, the parent group is this process's own group, which must be delegated to
+ * this user. A group whose children have controllers can't contain processes ("no internal
+ * processes"), so its processes are moved to a child group named LEAF. systemd allows that only for
+ * units with Delegate= (systemd.resource-control(5)).
  */
 #include "facts/facts.h"
 

@@ -115,8 +115,8 @@ static int ask_ranges(int kind, const char *path, struct un_facts *facts, struct
 }
 
 /* Returns whether a helper is a script, which has no privileges itself, but may execute a program
- * that has. Any file that is not an ELF program counts as a script; if it is neither, its execve(2)
- * fails later. */
+ * that has. Any file that is not an ELF program counts as a script; if it can't be executed, the
+ * execve(2) of the helper fails later. */
 static bool is_script(const char *helper)
 {
     char start[SELFMAG];

@@ -20,7 +20,8 @@
 #ifndef USERNSCTL_H
 #define USERNSCTL_H
 
-/* Reject all other architectures: gVisor does not support them, and the tests don't run on them. */
+/* Reject all architectures except x86-64 and AArch64: gVisor does not support them, and the tests
+ * don't run on them. */
 #if !defined(__LP64__) || !(defined(__x86_64__) || defined(__AARCH64EL__))
 #error "usernsctl supports x86-64 and AArch64 only"
 #endif
@@ -696,7 +697,7 @@ int un_reap_exited(int pidfd, struct un_usage *usage);
  * Acts as PID 1 of a PID namespace, for the command `child`. Does not return.
  *
  * Forwards signals to the command, reaps all children, and exits with the command's status, or with
- * 128+N if signal N killed the command, because PID 1 can't kill itself by a signal. The kernel
+ * 128+N if signal N killed the command, because PID 1 can't kill itself with a signal. The kernel
  * then kills all other processes of the namespace (pid_namespaces(7)).
  *
  * All signals must have been blocked since before `child` was forked, and SIGCHLD must not be

@@ -42,8 +42,8 @@ static void without_filter(void)
     check_survives_all();
 }
 
-/* Checks that a filter is accepted if it makes mount(2) fail, because the later mount(2) reports
- * the error. */
+/* Checks that a filter is accepted if it makes mount(2) fail with EPERM, because the mount(2) of
+ * the launch itself reports the error. */
 static void with_refusal(void)
 {
     filter_call(SYS_mount, SECCOMP_RET_ERRNO | 1);

@@ -1,5 +1,5 @@
-/* Fuzz target: whatever the records, the agent creates no file outside the tree, and no device,
- * FIFO or set-user-id file. */
+/* Fuzz target: from any records, the agent creates no file outside the destination directory, and
+ * no device, FIFO or set-user-id file. */
 #include "programs/agent/agent.h"
 
 #include <fcntl.h>
@@ -61,7 +61,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     snprintf(tree, sizeof tree, "%s/tree", top);
     create(data + 1, size - 1, tree, data[0]);
     check_tree(tree);
-    /* If the agent has created a file beside the tree, rmdir(2) fails. */
+    /* If the agent has created a file beside the destination directory, rmdir(2) fails. */
     if (rmdir(top))
         abort();
     return 0;
