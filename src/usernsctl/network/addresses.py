@@ -30,9 +30,9 @@ _RTM_GETROUTE = 26
 _RTA_DST = 1
 _RTN_UNICAST = 1
 
-_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
-_ROUTE = struct.Struct("=8BI")  # struct rtmsg: family, length of the destination, ..., flags
-_TYPE_AT = _HEADER.size + 7  # the offset of rtm_type in a message
+_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port.
+_ROUTE = struct.Struct("=8BI")  # struct rtmsg: family, length of the destination, ..., flags.
+_TYPE_AT = _HEADER.size + 7  # The offset of rtm_type in a message.
 _NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH)
 
 # Forbidden networks, each with the reason. For an address in several networks, the first reason
@@ -78,7 +78,7 @@ _IPV6 = (
 def _table(
     family: int, bits: int, rows: tuple[tuple[str, int, str], ...]
 ) -> list[tuple[int, int, str]]:
-    """Return the prefix (as a number), the number of other bits, and the reason for each row."""
+    """Return for each network: its prefix (as a number), the number of other bits, the reason."""
     return [
         (int.from_bytes(inet_pton(family, network)) >> (bits - prefix), bits - prefix, reason)
         for network, prefix, reason in rows
@@ -134,7 +134,7 @@ def is_own(family: int, address: str) -> bool:
 
 
 def _ask_route(family: int, destination: bytes) -> bytes:
-    """Query the route to an address; return the kernel's answer (rtnetlink(7)).
+    """Query the route to an address; return the kernel's reply (rtnetlink(7)).
 
     :raises OSError: the query could not be sent.
     """
@@ -144,5 +144,5 @@ def _ask_route(family: int, destination: bytes) -> bytes:
     question = _HEADER.pack(size, _RTM_GETROUTE, _NLM_F_REQUEST, 0, 0) + route
     with socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE) as kernel:
         kernel.send(question)
-        # Do not wait, because the kernel sends its answer before send() returns.
+        # Do not wait, because the kernel sends its reply before send() returns.
         return kernel.recv(8192, MSG_DONTWAIT)

@@ -116,7 +116,7 @@ def _raise(call: str) -> None:
 
 
 def _filter(machine: str) -> bytes:
-    """Return the filter as an array of struct sock_filter; empty for another architecture."""
+    """Return the filter, an array of struct sock_filter; empty if `machine` is not supported."""
     if machine not in _AUDIT:
         return b""
     denied = _RET_ERRNO | errno.EPERM

@@ -65,9 +65,9 @@ class Limits:
     """Limits of a proxy.
 
     :ivar connections: the maximum number of simultaneous connections; additional connections wait.
-    :ivar head_time: the time limit for the head of a request, and for the first TLS message, in
+    :ivar head_time: the timeout for the head of a request, and for the first TLS message, in
         seconds.
-    :ivar connect_time: the time limit for a connection to a host, in seconds.
+    :ivar connect_time: the timeout for a connection to a host, in seconds.
     :ivar idle_time: the time after which a connection without any transfer is closed, in seconds.
     """
 
@@ -91,7 +91,8 @@ class Proxy:
     """A proxy that answers the requests of its clients.
 
     :param rules: the allowed names and ports.
-    :param refuse: a function that is called with the text of each refusal, in any thread.
+    :param refuse: a function that is called with the target of each denied connection and the
+        reason, as text; several threads may call it at the same time.
     """
 
     def __init__(
@@ -423,7 +424,7 @@ def serve(listener: socket.socket, proxy: Proxy, ended: int, connections: int) -
     poll.register(listener, select.POLLIN)
     poll.register(ended, select.POLLIN)
     while all(fd != ended for fd, _ in poll.poll()):
-        # Wait with a time limit, so that the proxy can exit while all connections are in use.
+        # Wait with a timeout, so that the proxy can exit while all connections are in use.
         if not free.acquire(timeout=_FULL_SECONDS):
             continue
         try:

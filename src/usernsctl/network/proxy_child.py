@@ -1,9 +1,9 @@
 """The process of a proxy: ``python -m usernsctl.network.proxy_child FD FD FD FORMAT NAME``.
 
 :mod:`usernsctl.network.proxy_process` starts the process, which reads the rules from standard
-input, one per line. The descriptors FD are the table of refusals, a Unix socket and a pidfd of the
-creator. FORMAT is the format of the log on standard error, ``json`` or ``text``. NAME only
-identifies the process in its command line.
+input, one per line. The descriptors FD are the table of denied connections, a Unix socket and a
+pidfd of the creator. FORMAT is the format of the log on standard error, ``json`` or ``text``. NAME
+only identifies the process in its command line.
 
 Over the Unix socket, the process reports that it is ready, and receives the listening socket and
 the read end of a pipe. The process exits when the pipe is closed.
@@ -35,7 +35,7 @@ _STACK = 512 * 1024
 
 
 class _Log:
-    """A log that counts refusals in the table, and prints each text that is new in the table.
+    """A log that counts denied connections in the table, and prints each new target and reason.
 
     :param is_json: whether to print JSON, as ``usernsctl run --log json`` does.
     """
@@ -104,7 +104,7 @@ def main(words: list[str]) -> NoReturn:
     """Run the proxy until the network of its sandbox has been removed."""
     refusals_fd, handover_fd, creator = map(int, words[:3])
     rules = Rules(map(AllowedName.parse, sys.stdin.read().split()))
-    os.dup2(1, 0)  # replace the file of rules with /dev/null, to which standard output refers
+    os.dup2(1, 0)  # Replace the file of rules with /dev/null, the file of descriptor 1.
     # Keep the resolver from appending search domains to a name, because it would query names that
     # are not allowed.
     os.environ["LOCALDOMAIN"] = "."

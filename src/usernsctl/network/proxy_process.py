@@ -19,7 +19,7 @@ from usernsctl.network.refusals import Refusal
 
 START_SECONDS = 30.0
 
-# Time limit for waiting for a killed proxy, in seconds.
+# Timeout for waiting for a killed proxy, in seconds.
 _END_SECONDS = 5
 
 _MODULE = "usernsctl.network.proxy_child"
@@ -53,11 +53,11 @@ class ProxyProcess:
     ) -> None:
         """Start a proxy; do not wait until it is ready.
 
-        :param log: the proxy's standard error, on which it prints each new refusal; a value that
-            :class:`subprocess.Popen` accepts for `stderr`.
+        :param log: the proxy's standard error, on which it prints each new denied target and its
+            reason; a value that :class:`subprocess.Popen` accepts for `stderr`.
         :param is_json: whether the proxy prints JSON, as ``usernsctl run --log json`` does.
-        :param table: the file of the table of refusals, by default a memfd. This object closes the
-            file.
+        :param table: the file of the table of denied connections, by default a memfd. This object
+            closes the file.
         :param name: the last argument of the proxy, by which :func:`is_proxy` recognises the proxy
             of a detached sandbox; empty for other proxies.
         :raises UsernsError: the process could not be started.
@@ -81,7 +81,7 @@ class ProxyProcess:
     def wait_ready(self, timeout: float | None = None) -> None:
         """Wait until the proxy is ready to receive its listening socket.
 
-        :param timeout: the time limit in seconds; at most :data:`START_SECONDS` count.
+        :param timeout: the timeout in seconds; at most :data:`START_SECONDS` count.
         :raises TimeoutExpired: the proxy was not ready in `timeout` seconds.
         :raises CommandError: the proxy has exited, or was not ready in :data:`START_SECONDS`.
         """
@@ -113,7 +113,7 @@ class ProxyProcess:
         return self._table.denied
 
     def refusals(self) -> tuple[Refusal, ...]:
-        """Return the distinct refusals, at most :data:`usernsctl.network.refusals.MAX_TEXTS`."""
+        """Return the distinct denials, at most :data:`usernsctl.network.refusals.MAX_TEXTS`."""
         return self._table.refusals()
 
     def close(self) -> None:

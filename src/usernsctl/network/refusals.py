@@ -1,8 +1,8 @@
-"""The refusals of a proxy, counted in a table that the proxy's parent reads.
+"""Table in which a proxy counts the connections that it denies; the proxy's parent reads it.
 
 The table is a memfd, or a file of a detached sandbox, so that the counts outlive the proxy. It has
-a fixed number of rows. Row 0 counts all refusals; each other row contains a distinct text and the
-number of its occurrences.
+a fixed number of rows. Row 0 counts all denied connections. Each other row contains a distinct text
+(the target and the reason) and the number of its occurrences.
 
 The proxy and its readers need no lock: the proxy writes the text of a row before its count, and
 each count with one aligned store, and readers stop at a row whose count is 0.
@@ -41,10 +41,10 @@ _NO_TABLE = (errno.ENOENT, errno.EISDIR, errno.ELOOP, errno.ENXIO)
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A distinct refusal of a proxy.
+    """The denied connections of a proxy to one target, for one reason.
 
     :ivar text: the host and port (if known) and the reason, in one line of printable characters.
-    :ivar count: the number of occurrences.
+    :ivar count: the number of these connections.
     """
 
     text: str
@@ -52,7 +52,7 @@ class Refusal:
 
 
 def create() -> FileIO:
-    """Create an empty table of refusals in a memfd."""
+    """Create an empty table of denied connections in a memfd."""
     flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
     file = FileIO("usernsctl-refusals", "r+", opener=lambda name, _: os.memfd_create(name, flags))
     with contextlib.ExitStack() as failed:
@@ -65,7 +65,7 @@ def create() -> FileIO:
 
 
 def create_file(path: str, directory: int) -> FileIO:
-    """Create an empty table of refusals in a new file.
+    """Create an empty table of denied connections in a new file.
 
     :param directory: a descriptor of the directory at which a relative `path` starts.
     :raises OSError: the file can't be created.
@@ -97,8 +97,7 @@ class _SharedFile(Shared):
 class Reader:
     """A reader of a table that another process writes.
 
-    After :meth:`close`, the methods return the last content. Any thread may call any method at any
-    time.
+    After :meth:`close`, the methods return the last content. Safe to use from several threads.
     """
 
     def __init__(self, file: FileIO) -> None:
@@ -145,7 +144,7 @@ class Reader:
         return self._last[0]
 
     def refusals(self) -> tuple[Refusal, ...]:
-        """Return the distinct refusals, at most :data:`MAX_TEXTS`."""
+        """Return a Refusal for each distinct text, at most :data:`MAX_TEXTS`."""
         with contextlib.suppress(ClosedError), self._shared.use() as (fd,):
             return tuple(listed(fd))
         return self._last[1]
@@ -160,12 +159,12 @@ class Reader:
 
 
 def total(fd: int) -> int:
-    """Return the total number of refusals."""
+    """Return the total number of denied connections."""
     return _read_count(fd, 0)
 
 
 def listed(fd: int) -> Iterator[Refusal]:
-    """Return the distinct refusals, in the order of their first occurrences."""
+    """Yield a Refusal for each distinct text, in the order of their first occurrences."""
     for row in range(1, MAX_TEXTS + 1):
         count = _read_count(fd, row)
         if not count:
@@ -182,7 +181,7 @@ def _read_count(fd: int, row: int) -> int:
 
 
 class Table:
-    """The table of refusals in the proxy process. No other process writes to the table.
+    """The table of denied connections, as the proxy process writes it. No other process writes it.
 
     Only one thread at a time may call a method.
     """
@@ -192,7 +191,7 @@ class Table:
         self._rows: dict[str, int] = {}
 
     def add(self, text: str) -> bool:
-        """Count a refusal; return whether its text is new and is now listed."""
+        """Count a denied connection; return whether `text` was not listed before, but is now."""
         self._increment(0)
         row = self._rows.get(text)
         if row is not None:
