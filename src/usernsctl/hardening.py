@@ -253,7 +253,8 @@ def _capabilities() -> list[tuple[str, int]]:
     that it can be dropped, too.
     """
     names = {number: name.removeprefix("CAP_").lower() for number, name in enumerate(CAPABILITIES)}
-    # Query the kernel, because a container engine may have covered /proc/sys/kernel/cap_last_cap.
+    # Query the kernel, because a container engine may have mounted another file over
+    # /proc/sys/kernel/cap_last_cap.
     count = _core.capability_count()
     if count is None:
         raise HardeningError("the capabilities of this kernel can't be read", step="prctl")

@@ -423,7 +423,7 @@ def landlock_version() -> int:
 # The program that a child executes before it enters namespaces, so that no process inside can read
 # this process's memory through the child.
 _CHILD = os.fsencode(program_path("usernsctl-child"))
-# The longest time limit, in seconds, whose milliseconds fit an int. A longer one means no limit.
+# The longest timeout, in seconds, whose milliseconds fit an int. A longer timeout counts as none.
 _SECONDS_MAX = (2**31 - 1) // 1000
 _NS_FLAG = {name: lib.un_ns_flag(index) for index, name in enumerate(NAMESPACES, lib.UN_NS_MOUNT)}
 
@@ -518,7 +518,7 @@ def spawn(request: Spawn) -> tuple[int, int]:
 
 
 def _milliseconds(seconds: float | None) -> int:
-    """Convert a time limit from seconds to milliseconds; -1 stands for no limit."""
+    """Convert a timeout from seconds to milliseconds; -1 stands for no timeout."""
     if seconds is None or seconds > _SECONDS_MAX:
         return -1
     return math.ceil(max(seconds, 0) * 1000)

@@ -104,7 +104,7 @@ ALL_NAMESPACES = ("user", *NAMESPACES)
 NAMESPACE_FILES = ("user", "mnt", "net", "pid", "ipc", "uts", "cgroup", "time")
 
 
-#: The default time limit for starting a command, in seconds.
+#: The default timeout for starting a command, in seconds.
 START_SECONDS: float = lib.UN_START_TIMEOUT_MS / 1000
 
 #: Maximum size of /etc/passwd and of /etc/group in a sandbox, in bytes.
@@ -173,8 +173,8 @@ class Command:
 class Spawn:
     """The request to start a command in a child; see struct un_spawn.
 
-    :ivar start_timeout: the time limit, in seconds, within which the child must execute the
-        command; ``None`` for no limit.
+    :ivar start_timeout: the timeout, in seconds, for the child to execute the command; ``None`` for
+        no timeout.
     :ivar pidfd: the pidfd of the child once the command has started. The caller closes the pidfd.
     """
 

@@ -138,12 +138,12 @@ def seconds_left(deadline: float | None) -> float | None:
     return None if deadline is None else max(deadline - time.monotonic(), 0)
 
 
-# poll(2) takes milliseconds as an int. Longer timeouts, such as math.inf, mean no limit.
+# poll(2) takes milliseconds as an int. Longer timeouts, such as math.inf, count as no timeout.
 _POLL_SECONDS_MAX = (2**31 - 1) // 1000
 
 
 def pollable(timeout: float | None) -> float | None:
-    """Return a time limit in seconds, or None for a limit that is too long for poll(2)."""
+    """Return a timeout in seconds, or None for a timeout that is too long for poll(2)."""
     return None if timeout is None or timeout > _POLL_SECONDS_MAX else timeout
 
 
@@ -152,9 +152,9 @@ def wait_readable(*fds: int, timeout: float | None = None, events: int = select.
 
     The function calls poll(2), because select(2) accepts only descriptors below 1024.
 
-    :param timeout: the time limit in seconds; ``None`` for no limit.
+    :param timeout: the timeout in seconds; ``None`` for no timeout.
     :param events: the events of poll(2) to wait for; by default POLLIN.
-    :returns: whether a descriptor became readable within the time limit.
+    :returns: whether a descriptor became readable before the timeout.
     """
     poll = select.poll()
     for fd in fds:
@@ -343,9 +343,9 @@ _IS_OPEN = (-1).__lt__
 class Shared:
     """Descriptors that :meth:`close` closes once no thread uses them.
 
-    Any thread may use and close the descriptors at any time. The class has no lock: an exception
-    that a signal handler raises could leave a lock acquired, and a handler that calls Popen.kill()
-    could deadlock. The class uses only atomic operations (list.pop, set.add).
+    Safe to use and close from several threads. The class has no lock: an exception that a signal
+    handler raises could leave a lock acquired, and a handler that calls Popen.kill() could
+    deadlock. The class uses only atomic operations (list.pop, set.add).
     """
 
     def __init__(self, what: str, fds: Iterable[int]) -> None:

@@ -24,8 +24,7 @@ _MOMENT_MAX = 1 << 40
 # PF_EXITING (include/linux/sched.h), the flag of an exiting process in proc_pid_stat(5).
 _PF_EXITING = 4
 
-# Time limit for waiting for another process's execve(2), and interval between checks, both in
-# seconds.
+# Timeout for waiting for another process's execve(2), and interval between checks, both in seconds.
 _EXEC_SECONDS = 1
 _LOOK_SECONDS = 0.001
 
@@ -236,8 +235,8 @@ def owner_of(fd: int) -> int:
 def exit_status(pidfd: int) -> int | None:
     """Return the exit status of a child that has exited, without reaping the child.
 
-    :returns: the exit status, 128+N after signal N; ``None`` if the process is not a child of the
-        caller, or has not exited.
+    :returns: the exit status, or 128+N if signal N killed the child; ``None`` if the process is not
+        a child of the caller, or has not exited.
     """
     try:
         ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)

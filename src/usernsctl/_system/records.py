@@ -51,8 +51,8 @@ _HIDDEN = re.compile(rf"\.(?P<name>{NAME})(?P<aside>~[0-9a-f]{{8}})?")
 # Maximum number of attempts while other processes remove or rename the entry.
 _ATTEMPTS = 100
 
-# Time limit for waiting for a lock, in seconds. Each process holds a lock only for milliseconds,
-# but many processes may wait.
+# Timeout for waiting for a lock, in seconds. Each process holds a lock only for milliseconds, but
+# many processes may wait.
 _LOCK_SECONDS = 10.0
 _LOCK_PAUSE_SECONDS = 0.02
 
@@ -182,8 +182,8 @@ class Directory(OpenFile):
     def lock(self, seconds: float | None = None) -> bool:
         """Lock the directory for this process, and for children that inherit the descriptor.
 
-        :param seconds: the time limit, in seconds, for waiting while another process holds the
-            lock; by default 10.
+        :param seconds: the timeout, in seconds, for waiting while another process holds the lock;
+            by default 10.
         :returns: whether this process has acquired the lock.
         :raises NamespaceError: the filesystem can't lock directories, as NFS can't.
         """

@@ -21,7 +21,7 @@ class Started(Protocol):
         """Send a signal to the command."""
 
     def wait(self) -> int:
-        """Wait until the command exits; return its exit status, or -N after signal N."""
+        """Wait until the command exits; return its exit status, or -N if signal N killed it."""
 
 
 def _handle_signals(handler: Callable[[int, FrameType | None], object]) -> None:
@@ -40,7 +40,7 @@ def supervise(start: Callable[[], int]) -> int:
     The child receives each signal of the terminal once: from the kernel or from this process.
 
     :param start: a function that starts the child, and returns the pid of the child.
-    :returns: the exit status of the child, or 128+N after signal N.
+    :returns: the exit status of the child, or 128+N if signal N killed the child.
     """
     early: list[int] = []
     _handle_signals(lambda number, _: early.append(number))
@@ -52,7 +52,7 @@ def supervise(start: Callable[[], int]) -> int:
 
 
 def exit_status(start: Callable[[], Started]) -> int:
-    """Run a command, forward signals to it, and return its exit status, or 128+N after signal N.
+    """Run a command, forward signals to it, return its exit status (128+N if killed by signal N).
 
     A terminating signal during `start` aborts the start. Other signals during `start` are forwarded
     to the command once it has started.

@@ -29,10 +29,10 @@ __all__ = ["Process", "create_subprocess_exec", "wait_for_end"]
 # The default limit of asyncio.StreamReader, in bytes.
 _LIMIT = 2**16
 
-# Time limit, in seconds, for waiting for a killed command that no event loop reaps.
+# Timeout, in seconds, for waiting for a killed command that no event loop reaps.
 _END_SECONDS = 5
 
-# Time limit, in seconds, for a sandbox's agent to kill a command. The connection to the agent is
+# Timeout, in seconds, for a sandbox's agent to kill a command. The connection to the agent is
 # closed afterwards.
 _GIVE_UP_SECONDS = 1
 

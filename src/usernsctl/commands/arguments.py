@@ -30,7 +30,7 @@ class HasFileno(Protocol):
 #: STDOUT (only for stderr), or None for the caller's own stream.
 Stream = HasFileno | int | None
 
-_INHERITED = -1  # stands for the caller's own stream (struct un_spawn)
+_INHERITED = -1  # the value of struct un_spawn for the caller's own stream
 
 #: The arguments that request text streams if they are true.
 TEXT_ARGUMENTS = ("text", "universal_newlines", "encoding", "errors")

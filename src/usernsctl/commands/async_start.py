@@ -43,7 +43,7 @@ async def start_in_executor(start: Callable[[], _T], undo: Callable[[_T], object
     The executor limits the number of simultaneous calls. If this coroutine is cancelled, another
     thread calls `undo` with the result of `start`, as soon as `start` has returned.
 
-    :raises BaseException: `start` raised an exception.
+    :raises BaseException: the exception that `start` raised, unchanged.
     """
     loop = asyncio.get_running_loop()
     return await _result_of(start, undo, lambda job: loop.run_in_executor(None, job))
@@ -52,7 +52,7 @@ async def start_in_executor(start: Callable[[], _T], undo: Callable[[_T], object
 async def start_in_thread(start: Callable[[], _T], undo: Callable[[_T], object]) -> _T:
     """Call `start` in a new thread, and return its result; see :func:`start_in_executor`.
 
-    :raises BaseException: `start` raised an exception.
+    :raises BaseException: the exception that `start` raised, unchanged.
     """
     return await _result_of(start, undo, _in_thread)
 

@@ -80,7 +80,7 @@ class _ChildOptions(Kinds, _Command, total=False):
         (PR_SET_PDEATHSIG(2const)), or 0 for no signal.
     :ivar in_cgroup: the directory, as a path or a descriptor, of a control group v2 in which to
         start the command.
-    :ivar start_timeout: the time limit for starting the command, in seconds; no limit if ``None``.
+    :ivar start_timeout: the timeout for starting the command, in seconds; no timeout if ``None``.
     """
 
     init: bool
@@ -130,7 +130,7 @@ class StreamOptions(_ProcessOptions, total=False):
 class _OutputOptions(_ProcessOptions, Generic[_Input], total=False):
     """Options of functions that communicate with a command.
 
-    :ivar timeout: the time limit of the command, in seconds.
+    :ivar timeout: the timeout of the command, in seconds.
     """
 
     input: _Input | None
@@ -194,11 +194,11 @@ class AnyStreams(TypedDict, total=False):
 
 
 class PopenText(_PopenOptions, TextStreams, total=False):
-    """Options of :class:`usernsctl.Popen` with ``text=True``."""
+    """Options of :class:`usernsctl.Popen`, for calls that pass ``text=True``."""
 
 
 class PopenEncoded(_PopenOptions, EncodedStreams, total=False):
-    """Options of :class:`usernsctl.Popen` with `encoding`."""
+    """Options of :class:`usernsctl.Popen`, for calls that pass `encoding`."""
 
 
 class PopenBytes(_PopenOptions, ByteStreams, total=False):
@@ -212,18 +212,18 @@ class PopenEither(_PopenOptions, AnyStreams, total=False):
 class CallOptions(PopenEither, total=False):
     """Options of :func:`usernsctl.call` and :func:`usernsctl.check_call`.
 
-    :ivar timeout: the time limit of the command, in seconds.
+    :ivar timeout: the timeout of the command, in seconds.
     """
 
     timeout: float | None
 
 
 class RunText(_RunOptions[str], TextStreams, total=False):
-    """Options of :func:`usernsctl.run` with ``text=True``."""
+    """Options of :func:`usernsctl.run`, for calls that pass ``text=True``."""
 
 
 class RunEncoded(_RunOptions[str], EncodedStreams, total=False):
-    """Options of :func:`usernsctl.run` with `encoding`."""
+    """Options of :func:`usernsctl.run`, for calls that pass `encoding`."""
 
 
 class RunBytes(_RunOptions[bytes], ByteStreams, total=False):
@@ -235,11 +235,11 @@ class RunEither(_RunOptions[Any], AnyStreams, total=False):
 
 
 class OutputText(_OutputOptions[str], TextStreams, total=False):
-    """Options of :func:`usernsctl.check_output` with ``text=True``."""
+    """Options of :func:`usernsctl.check_output`, for calls that pass ``text=True``."""
 
 
 class OutputEncoded(_OutputOptions[str], EncodedStreams, total=False):
-    """Options of :func:`usernsctl.check_output` with `encoding`."""
+    """Options of :func:`usernsctl.check_output`, for calls that pass `encoding`."""
 
 
 class OutputBytes(_OutputOptions[bytes], ByteStreams, total=False):

@@ -65,8 +65,8 @@ class Collected(subprocess.Popen[AnyStr]):
     #: pidfd.
     pidfd: int = -1
 
-    _child_created: bool  # private attribute of subprocess: True if there is a child to reap
-    _owner = -1  # the pid of the process that started the child
+    _child_created: bool  # Private attribute of subprocess: true if there is a child to reap.
+    _owner = -1  # The pid of the process that started the child.
     # The resource usage of the reaped child; see _core.ExitedChild.reap().
     _usage: tuple[float, float, int] | None = None
 
@@ -110,7 +110,10 @@ class Collected(subprocess.Popen[AnyStr]):
         return self.returncode
 
     def _look(self, pidfd: int) -> None:
-        """Reap the child if it has exited, and record its exit status. Safe in several threads."""
+        """Reap the child if it has exited, and record its exit status.
+
+        Safe to call from several threads.
+        """
         try:
             ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
@@ -275,9 +278,9 @@ class Popen(Collected[AnyStr]):
         command is PID 1 of the PID namespace.
     :param bool init: whether PID 1 of the new PID namespace (`pid`) is a small process of
         usernsctl, with the command as its child. PID 1 forwards signals to the command, reaps
-        orphans, and exits when the command exits, with 128+N after signal N. Without `init`, the
-        command is PID 1: it receives only signals that it handles, and all orphans become its
-        children (pid_namespaces(7)).
+        orphans, and exits when the command exits, with 128+N if signal N killed the command.
+        Without `init`, the command is PID 1: it receives only signals that it handles, and all
+        orphans become its children (pid_namespaces(7)).
     :param propagation: the propagation of the mounts in a new mount namespace, ``"private"`` by
         default, or ``"slave"``, ``"shared"`` or ``"unchanged"`` (mount_namespaces(7)).
     :param int pdeathsig: the number of the signal that the command receives when the *thread* that
@@ -287,7 +290,7 @@ class Popen(Collected[AnyStr]):
         outside that group. The caller must be able to write cgroup.procs in that group, and in the
         closest common ancestor of that group and the caller's group (cgroups(7)). With `cgroup`,
         the directory is the root of the new cgroup namespace.
-    :param float start_timeout: the time limit for starting the command, in seconds; no limit if
+    :param float start_timeout: the timeout for starting the command, in seconds; no timeout if
         ``None``. Root inside a joined namespace may stop the child before the child executes the
         command.
     :raises TypeError: an argument has the wrong type, or is unknown.
@@ -465,7 +468,7 @@ def start_within(
 ) -> Popen[Any]:
     """Start the command of a ``run()`` call; `timeout` limits the start, too.
 
-    :param timeout: the time limit of the command, in seconds; no limit if ``None``.
+    :param timeout: the timeout of the command, in seconds; no timeout if ``None``.
     :raises TimeoutExpired: starting the command took more than `timeout` seconds.
     """
     patience = arguments.get("start_timeout", START_SECONDS)
@@ -565,7 +568,7 @@ def call(
         arguments.
     :param idmap: the id map of the new user namespace; see :class:`Popen`.
     :param namespace: an existing namespace to join instead of `idmap`.
-    :param arguments: the arguments of :class:`Popen`, and `timeout`, the time limit in seconds.
+    :param arguments: the arguments of :class:`Popen`, and `timeout`, in seconds.
     :returns: the exit status, or -N if signal N killed the command.
     :raises TimeoutExpired: the command took more than `timeout` seconds, and was killed.
     :raises UsernsError: as :class:`Popen` does.
@@ -600,7 +603,7 @@ def check_call(
         arguments.
     :param idmap: the id map of the new user namespace; see :class:`Popen`.
     :param namespace: an existing namespace to join instead of `idmap`.
-    :param arguments: the arguments of :class:`Popen`, and `timeout`, the time limit in seconds.
+    :param arguments: the arguments of :class:`Popen`, and `timeout`, in seconds.
     :returns: 0.
     :raises CalledProcessError: the exit status of the command is not 0.
     :raises TimeoutExpired: the command took more than `timeout` seconds, and was killed.
@@ -674,12 +677,12 @@ def run(
     :param input: the standard input of the command: a str if the streams of the command carry text,
         else bytes.
     :param bool capture_output: whether to return the standard output and error of the command.
-    :param float timeout: the time limit of the command, including its start, in seconds.
+    :param float timeout: the timeout of the command, including its start, in seconds.
     :param bool check: whether to raise :class:`CalledProcessError` for an exit status other than 0.
     :param started: a function that is called with the :class:`Popen` of the command once the
         command runs.
     :param arguments: the arguments of :class:`Popen`.
-    :returns: the exit status of the command, or -N after signal N, and the output.
+    :returns: the exit status of the command, or -N if signal N killed the command, and the output.
     :raises TimeoutExpired: the command took more than `timeout` seconds, and was killed.
     :raises CalledProcessError: `check` is true, and the exit status of the command is not 0.
     :raises ValueError: two arguments exclude each other, or an argument is not supported.

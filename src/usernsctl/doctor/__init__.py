@@ -31,7 +31,7 @@ def diagnose(
         others.
     :param root: the directory whose subdirectories proc, sys and etc contain the facts. The steps
         are always tried on this host.
-    :param seconds: the time limit of all steps together, in seconds; by default 30.
+    :param seconds: the timeout of all steps together, in seconds; by default 30.
     :returns: a report with the findings (each with a cause and remedies), the results of the steps,
         and the facts.
     :raises CommandError: the installation of this package is incomplete.

@@ -92,7 +92,7 @@ def hold(seen: Seen) -> list[tuple[Rule, Evidence]]:
 
 
 def _explained(held: Mapping[str, tuple[Rule, Evidence]], guessed: Rule) -> bool:
-    """Return whether a rule in `held` explains a probe that the guessed cause would explain."""
+    """Return whether a rule in `held` explains the failure of a probe that `guessed` explains."""
     return any(set(guessed.explains) & set(rule.explains) for rule, _ in held.values())
 
 

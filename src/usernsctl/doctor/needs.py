@@ -84,7 +84,7 @@ def _has_profile(facts: Facts) -> bool:
 
 
 def _profiles(facts: Facts, probes: Mapping[str, Probe]) -> tuple[bool, str]:
-    """Return whether each program of usernsctl has an AppArmor profile, and a description."""
+    """Return whether usernsctl's programs have AppArmor profiles, and a text for `Need.found`."""
     probe = probes.get(PROFILES)
     if probe is None or not probe.detail:
         return _has_profile(facts), _label(facts) if _has_profile(facts) else ""

@@ -36,7 +36,7 @@ START = "start"
 #: The probe that prints the AppArmor profile of each program of usernsctl.
 PROFILES = "profiles"
 
-#: Default time limit of all probes together, in seconds.
+#: Default timeout of all probes together, in seconds.
 DEADLINE = 30.0
 
 #: The cause id of a probe that timed out.
@@ -45,7 +45,7 @@ LATE = "no-answer-in-time"
 # Maximum share of the remaining time for one probe, so that a hanging probe leaves time for the
 # others.
 _SHARE = 0.5
-_LATE_STATUS = 124  # UN_PROBE_LATE in csrc/programs/probe
+_LATE_STATUS = 124  # the exit status after a timeout, UN_PROBE_LATE in csrc/programs/probe
 _FAILED_STATUS = 125
 _GRACE = 3.0
 
@@ -206,7 +206,7 @@ def _try(step: Step, seconds: float) -> Probe:
 
 
 def _run(words: list[str], seconds: float) -> tuple[bytes, int]:
-    """Run usernsctl-probe with a time limit; return its output and exit status."""
+    """Run usernsctl-probe with a timeout; return its output and exit status."""
     with empty_input() as nothing:
         # Start the program in a new session, so that _wait() can kill its whole process group.
         process: Popen[bytes] = Popen(
@@ -305,7 +305,7 @@ def try_all(facts: Facts, *, runsc: bool = True, seconds: float = DEADLINE) -> d
     """Try all steps; return their probes, keyed by name.
 
     :param runsc: whether one of the steps runs a program in gVisor.
-    :param seconds: the time limit of all steps together.
+    :param seconds: the timeout of all steps together, in seconds.
     :raises CommandError: usernsctl-probe is missing.
     """
     wanted = steps(facts, runsc=runsc)

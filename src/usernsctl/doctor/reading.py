@@ -289,7 +289,7 @@ SYSCTLS = (
 HELPERS = ("newuidmap", "newgidmap")
 DEVICES = ("/dev/null", "/dev/net/tun", "/dev/kvm")
 
-# Time limit for each program that is started to read a fact, in seconds.
+# Timeout for each program that is started to read a fact, in seconds.
 _PROGRAM_SECONDS = 10.0
 
 # The inode number of the initial user namespace, PROC_USER_INIT_INO (linux/proc_ns.h).
@@ -602,7 +602,7 @@ def _device(tree: Tree, path: str) -> Device:
 
 
 def _share(deadline: float) -> float:
-    """Return the time limit for the next program: at most half of the remaining time."""
+    """Return the timeout for the next program: at most half of the remaining time."""
     return min(_PROGRAM_SECONDS, max(0.0, deadline - time.monotonic()) / 2)
 
 

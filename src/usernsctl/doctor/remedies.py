@@ -176,7 +176,7 @@ def _bounding(facts: _Facts) -> list[str]:
 def _capable(facts: _Facts, *before: str) -> list[str]:
     """Return commands that set file capabilities on newuidmap and newgidmap.
 
-    :param before: templates of commands to run before, on each helper.
+    :param before: templates of commands to run on each helper before setcap(8).
     """
     lines = []
     for name, capability in (("newuidmap", "setuid"), ("newgidmap", "setgid")):
@@ -211,7 +211,7 @@ def _group(facts: _Facts) -> list[str]:
 
 
 def _filter(*options: str, calls: str) -> Callable[[_Facts], list[str]]:
-    """Return a function that returns the remedy for a seccomp filter, if outside containers."""
+    """Return a function that returns a remedy for a seccomp filter; none inside a container."""
 
     def fill(facts: _Facts) -> list[str]:
         if facts.get("container", {}).get("engine") or not facts.get("privileges", {}).get(

@@ -474,7 +474,7 @@ def short_of(limits: Mapping[str, tuple[str, int | None]], seen: Seen) -> Eviden
 
 
 def signals_lost(seen: Seen) -> Evidence:
-    """Return evidence that a signal was lost, which makes newer releases of runsc hang."""
+    """Return evidence that runsc hangs because RLIMIT_SIGPENDING made the kernel drop a signal."""
     probe, limits = seen.probes.get("runsc"), seen.facts.limits
     most, queued = limits.pending_signals, limits.pending_signals_current or 0
     if probe and probe.cause == LATE and most is not None and most - queued < _SIGNALS:

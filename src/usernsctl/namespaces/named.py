@@ -33,7 +33,7 @@ from usernsctl.maps import Extent, IdMap, parse_map
 
 STEP = "name"
 
-_HOLDER_NAME = "usernsctl-hold"  # UN_HOLDER_NAME in csrc/programs/exec/exec.h
+_HOLDER_NAME = "usernsctl-hold"  # UN_HOLDER_NAME in csrc/programs/exec/exec.h.
 # The process name of a holder until it changes the name to _HOLDER_NAME.
 _STARTING_NAME = "usernsctl-exec"
 _OPEN_SECONDS = 2
@@ -253,7 +253,7 @@ def read_map(path: str) -> tuple[Extent, ...]:
         return parse_map(file.read())
 
 
-# Time limit for a holder to become ready, in seconds: long, because newuidmap may query a slow user
+# Timeout for a holder to become ready, in seconds: long, because newuidmap may query a slow user
 # database.
 _READY_SECONDS = 30
 

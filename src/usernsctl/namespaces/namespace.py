@@ -467,7 +467,7 @@ class Namespace(Closing):
     def close(self) -> None:
         """Close the descriptors of the namespaces once no thread uses them to start a command.
 
-        Does not wait. Any thread may call this method at any time.
+        Does not wait for these threads. Safe to call from several threads.
         """
         self._shared.close()
 

@@ -147,7 +147,7 @@ def _read(directory: int, name: str) -> str:
 
 
 def by_parent(namespaces: Iterable[UserNamespace]) -> dict[int | None, list[UserNamespace]]:
-    """Return lists of children sorted by inode number, keyed by their parent's inode number."""
+    """Return a dict from inode numbers of parents to lists of children, sorted by inode number."""
     below: dict[int | None, list[UserNamespace]] = {}
     for one in sorted(namespaces, key=lambda one: one.inode):
         below.setdefault(one.parent, []).append(one)

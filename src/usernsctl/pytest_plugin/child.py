@@ -106,7 +106,7 @@ _SWEEPS = 1000
 # Seconds by which the parent's timer is later than the child's, so that the child reports a timeout
 # first: its report is more detailed.
 _GRACE = 2.0
-# Time limit, in seconds, for the child to enter its namespaces. Root inside could delay the child.
+# Timeout, in seconds, for the child to enter its namespaces. Root inside could delay the child.
 _START_SECONDS = _core.START_SECONDS
 
 
@@ -246,7 +246,7 @@ class Child:
             os.close(self._namespace)
 
     def _reap(self) -> int | None:
-        """Wait for the child; return its exit status, -N after signal N, or None if unknown."""
+        """Wait for the child; return its exit status, -N if signal N killed it, None if unknown."""
         pid, self._pid = self._pid, 0
         try:
             return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -262,7 +262,7 @@ def _how_ended(code: int | None) -> str:
         return f"ended with status {code}"
     try:
         return f"was killed by {signal.Signals(-code).name}"
-    except ValueError:  # Signals lacks most real-time signals
+    except ValueError:  # most real-time signals have no name in signal.Signals
         return f"was killed by signal {-code}"
 
 
@@ -362,7 +362,7 @@ def _continue_in_child(*, has_init: bool) -> None:
     os.close(report)
     _, status = os.waitpid(pid, 0)
     # Use the wait status that PID 1 has reported, because it contains the signal that killed the
-    # test; PID 1 itself exits with 128+N after signal N.
+    # test; PID 1 itself exits with 128 plus the number of that signal.
     for (reported,) in _STATUS.iter_unpack(os.read(reports, _REPORTS_MAX)):
         if not os.WIFSTOPPED(reported) and not os.WIFCONTINUED(reported):
             status = reported
@@ -435,7 +435,7 @@ def _kill_all_in(namespace: int) -> None:
 
 
 def _kill_in(namespace: int, pid: int) -> bool:
-    """Kill a process if it is in the namespace; return whether it was there, and running."""
+    """Kill a process if it is in the namespace; return whether it was there and still ran."""
     # Check before pidfd_open(2), because most processes are in other namespaces.
     if not _is_in(pid, namespace):
         return False
@@ -457,7 +457,7 @@ def _kill_in(namespace: int, pid: int) -> bool:
 
 
 def _has_ended(pidfd: int, milliseconds: int) -> bool:
-    """Return whether a process exits within a time limit."""
+    """Return whether the process of a pidfd exits within `milliseconds`."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(milliseconds))

@@ -35,7 +35,7 @@ class SandboxActor:
     :param template: the template of the sandboxes, or None.
     :param int max_uses: the number of commands that a sandbox runs; see
         :class:`usernsctl.SandboxPool`.
-    :param float start_timeout: the time limit for starting one sandbox, in seconds.
+    :param float start_timeout: the timeout for starting one sandbox, in seconds.
     """
 
     def __init__(

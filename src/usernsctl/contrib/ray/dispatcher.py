@@ -39,7 +39,7 @@ _ERRORS_MAX = 3
 # Maximum delay before a lost actor is replaced, in seconds. Ray may need that time to notice that a
 # node was lost; until then, it starts new actors on the lost node.
 _DELAY_MAX = 16.0
-# Time limit, in seconds, for the actors to close their sandboxes. After that, the actors are
+# Timeout, in seconds, for the actors to close their sandboxes. After the timeout, the actors are
 # killed, which ends their sandboxes as well.
 _CLOSE_SECONDS = 10
 # Interval between checks that this process is connected to the cluster, in seconds.

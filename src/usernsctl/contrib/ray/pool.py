@@ -30,7 +30,7 @@ RESOURCE = "sandboxes"
 # that starts as soon as the sandbox becomes free.
 _TASKS_PER_SANDBOX = 2
 
-#: Default time limit for an actor to become ready, in seconds.
+#: Default timeout for an actor to become ready, in seconds.
 START_SECONDS = 120.0
 
 _Outcome = RayResult[Any] | Exception
@@ -63,8 +63,8 @@ class RayPool(ClosingMixin):
     :param int max_uses: the number of commands that a sandbox runs; see
         :class:`usernsctl.SandboxPool`.
     :param int retries: the maximum number of retries of a task.
-    :param float start_timeout: the time limit, in seconds, for starting a sandbox. Queued tasks
-        fail if no actor has been ready for this time.
+    :param float start_timeout: the timeout, in seconds, for starting a sandbox. Queued tasks fail
+        if no actor has been ready for this time.
     :param actor_options: a dictionary of additional options with which Ray creates the actors, such
         as ``memory``, ``num_cpus``, ``runtime_env`` and ``scheduling_strategy``.
     :raises TypeError: an argument has the wrong type.
@@ -262,8 +262,8 @@ class RayPool(ClosingMixin):
     def close(self) -> None:
         """Cancel all tasks, kill their commands, and end all actors and sandboxes.
 
-        Any thread may call this method at any time. In a forked child of the process that created
-        the pool, the method does nothing.
+        Safe to call from several threads. In a forked child of the process that created the pool,
+        the method does nothing.
         """
         if os.getpid() != self._creator or self._dispatcher is None:
             return

@@ -185,12 +185,13 @@ class UsernsctlBackend(_Backend):
     ) -> Any:
         """Run a command in a sandbox, and return its ``ExecResult``.
 
-        The exit status is 127 if the command can't be started, and 128+N after signal N.
+        The exit status is 127 if the command can't be started, and 128+N if signal N killed the
+        command.
 
         :param command: a list of arguments, or a command line for the shell.
-        :param timeout: the time limit, in seconds, after which the command and all processes that
-            it has started are killed.
-        :raises SandboxTimeoutError: the time limit was reached.
+        :param timeout: the timeout, in seconds, after which the command and all processes that it
+            has started are killed.
+        :raises SandboxTimeoutError: the command took more than `timeout` seconds.
         :raises SandboxNotFoundError: no sandbox has this id.
         :raises SandboxExecError: the sandbox has ended, or an argument is wrong.
         """
@@ -286,7 +287,7 @@ def _change(spec: dict[str, Any], change: Any) -> Any:
 def _errors(kind: Any) -> Iterator[None]:
     """Convert exceptions of usernsctl in a ``with`` block to exceptions of Ray's interface.
 
-    :param kind: the class of the exceptions. Timeouts have their own class.
+    :param kind: the class of the exceptions, except for timeouts, which raise SandboxTimeoutError.
     """
     try:
         yield

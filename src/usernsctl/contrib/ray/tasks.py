@@ -32,8 +32,8 @@ class TaskOptions(TypedDict, total=False):
     :ivar input: the standard input of the command: text with `text` or `encoding`, otherwise bytes;
         or a reference to text or bytes in Ray's object store (``ray.put``), which Ray copies to
         each node once.
-    :ivar timeout: the time limit of the command in seconds, without the time in queues; by default
-        ``None``, no limit.
+    :ivar timeout: the timeout of the command in seconds, without the time in queues; by default
+        ``None``, no timeout.
     :ivar check: whether an exit status other than 0 raises :class:`subprocess.CalledProcessError`.
     :ivar max_output: the maximum number of bytes of standard output, and of standard error, in the
         result: 16 MiB by default; no limit if ``None``.
