@@ -44,7 +44,7 @@ CONNECTOR_ROUNDS = 5
 
 
 def by_hand(directory: Path, *command: str) -> Call:
-    """Return a call that runs `command` with runsc alone, from a bundle prepared in advance."""
+    """Return a function that runs `command` with runsc alone, from a bundle prepared in advance."""
     one = [un.Extent(0, 0, 1)]
     options = oci.BuildOptions(
         args=command, rootfs="/", uid_map=one, gid_map=one, env={"PATH": "/usr/bin:/bin"}

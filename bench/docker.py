@@ -81,7 +81,7 @@ def first_byte(engine: Engine, arguments: list[str]) -> float:
 
 
 def ways_to(image: str, command: list[str]) -> dict[str, list[str]]:
-    """Return the arguments of `docker run` for each way to run `command`, as a dict by title."""
+    """Return a dict from the title of each way to run `command` to arguments of `docker run`."""
     ways = {
         "a launch": [EXEC, image, *LAUNCH, *command],
         "in-gvisor": [IN_GVISOR, image, "--network=none", "--", *command],
@@ -93,7 +93,7 @@ def ways_to(image: str, command: list[str]) -> dict[str, list[str]]:
 
 
 def measure(engine: Engine, image: str, command: list[str], rounds: int) -> dict[str, float]:
-    """Return the median seconds from the start of `docker run` to the first byte, by method.
+    """Return a dict from each method to its median seconds from `docker run` to the first byte.
 
     The first method is the baseline.
     """

@@ -66,7 +66,7 @@ MEMORY = {"--memory": "256M"}
 class Hog:
     """A program that exceeds a limit.
 
-    :ivar limits: the options of ``usernsctl run``.
+    :ivar limits: the options of ``usernsctl run`` that set the limits.
     :ivar code: the source code of a Python program, or a command and its arguments.
     :ivar reason: the expected reason for the end of the sandbox.
     :ivar file: the argument of the Python program.
@@ -228,7 +228,7 @@ def price(memory: str | None, count: int = 10, seconds: int = 30) -> float:
 
 
 def watchers() -> dict[str, float]:
-    """Return the CPU time of each of this user's watchers in seconds, by pid."""
+    """Return a dict from the pid of each of this user's watchers to its CPU time in seconds."""
     found: dict[str, float] = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:

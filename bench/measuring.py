@@ -31,7 +31,7 @@ Call = Callable[[], object]
 
 
 def native(*command: str, environ: Mapping[str, str] | None = None) -> Call:
-    """Return a call that starts a command with posix_spawn(3) and waits for it."""
+    """Return a function that starts a command with posix_spawn(3) and waits for it."""
 
     def once() -> None:
         pid = os.posix_spawnp(command[0], command, os.environ if environ is None else environ)
@@ -43,7 +43,7 @@ def native(*command: str, environ: Mapping[str, str] | None = None) -> Call:
 
 
 def classic_wrapper(program: str) -> Call:
-    """Return a call that starts a program by unshare(1), newuidmap and newgidmap.
+    """Return a function that starts a program by unshare(1), newuidmap and newgidmap.
 
     The program starts only after both maps are written: the processes wait for each other on pipes.
     """

@@ -3,8 +3,8 @@
     $(tools/environment ray)/bin/python bench/on_ray.py [NODES [SVG]]
 
 The nodes are simulated: each has its own raylet, actor and two sandboxes, but all share the CPUs of
-the host. So a task sleeps for some seconds instead of computing, as if each node had its own CPUs,
-and the throughput of n nodes is compared with n times the throughput of one node.
+the host. So a task sleeps for SECONDS seconds instead of computing, as if each node had its own
+CPUs, and the throughput of n nodes is compared with n times the throughput of one node.
 
 The CPU time per task of each component, such as the driver or the actors, does not depend on other
 load. It shows how many tasks per second one driver can send, and so how many nodes it can serve.

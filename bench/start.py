@@ -35,7 +35,7 @@ AIMS = {
 
 
 def quiet(command: list[str]) -> Call:
-    """Return a call that runs a command with /dev/null as stdio, and ignores its exit status."""
+    """Return a function that runs a command with /dev/null as stdio and ignores its exit status."""
     streams = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
 
     def once() -> None:

@@ -73,7 +73,7 @@ class Queue:
                 raise
 
     def take(self) -> Task | None:
-        """Return a task of a lost worker, otherwise a new task, or None after WAIT seconds."""
+        """Return a task of a lost worker or a new task; None if there is none for WAIT seconds."""
         idle = 2 * SECONDS * 1000
         _, lost, *_ = self._redis.xautoclaim(TASKS, GROUP, self._name, idle, count=1)
         for id, fields in lost:
@@ -95,7 +95,7 @@ class Queue:
 
 
 def run(pool: un.SandboxPool, task: Task) -> dict[str, Any] | None:
-    """Run a task in a sandbox; return its result, or None if the sandbox ended first."""
+    """Run a task in a sandbox; return its result, or None if the sandbox ended before the task."""
     if task.tries > TRIES:
         return {"status": None, "reason": "lost", "output": ""}
     try:

@@ -24,7 +24,7 @@ json.dump(getattr(importlib.import_module(module), name)(*arguments), sys.stdout
 
 
 class TaskError(Exception):
-    """Error for a failed task, whose standard error is the message."""
+    """Error for a failed task. The message is the task's standard error."""
 
 
 class SandboxExecutor(Executor):

@@ -144,7 +144,7 @@ def sites_of(command: list[Path | str]) -> list[Site] | None:
 
 
 def try_site(command: list[Path | str], site: Site) -> str | None:
-    """Run a test while a call fails. Return a description of the defect, if there is one."""
+    """Run a test in which the call at `site` fails; return a description of a defect, or None."""
     with record_directory() as directory:
         record = directory / site.program.name
         record.write_bytes(site.address.to_bytes(WORD, "little"))

@@ -73,7 +73,7 @@ def place_of(name: str) -> str:
 
 
 def dependencies(csrc: Path) -> tuple[dict[str, dict[str, str]], list[str]]:
-    """Return the dependencies of each file, with an example for each dependency, and the errors."""
+    """Return the dependencies of each file, each with an example, and a list of wrong includes."""
     sources = sorted(csrc.rglob("*.c"))
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(os.cpu_count()) as pool:
         targets = [Path(scratch, f"{number}.o") for number in range(len(sources))]

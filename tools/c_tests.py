@@ -223,7 +223,7 @@ def check_with_clang() -> None:
 
 
 def build_fuzzers() -> dict[str, list[Path | str]]:
-    """Build all fuzz targets, and return the commands that run them, by name."""
+    """Build all fuzz targets; return a dict from the name of each to the command that runs it."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         commands = build(TOOLCHAINS["clang"], pool)
     found = {Path(command[0]).name: command for command in commands}

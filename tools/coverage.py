@@ -52,7 +52,7 @@ def run_python_tests(environment: Path) -> str:
 
 
 def run_pytest(environment: Path, user: str, options: list[str]) -> collections.Counter[str]:
-    """Run pytest as a user, and return the number of tests by result."""
+    """Run pytest as a user; return a dict from each result, such as "passed", to a count."""
     python = environment / "bin" / "python"
     summary = ""
     with subprocess.Popen(

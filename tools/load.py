@@ -4,9 +4,9 @@
             [--races N] [--pairs PATTERN] [--seed TEXT] [--memory-growth MIB]
 
 After a warm-up, the script counts what its process has: descriptors, memory, threads, children,
-zombies, mounts, and files in the state directory. It adopts orphans, so they count as children.
-Namespaces need not be counted, because each lives only as long as a process, a descriptor or a
-mount.
+zombies, mounts, and files in the state directory. The process adopts orphans, so they count as
+children. Namespaces need not be counted, because each lives only as long as a process, a descriptor
+or a mount.
 
 After each load, the counts must be the same as before. Only the memory may grow, by --memory-growth
 MiB, because the heap of Python and libc never becomes quite stable.
@@ -175,7 +175,7 @@ def reap_orphans() -> None:
 def command_operations() -> tuple[Callable[[], None], dict[str, Callable[[], object]]]:
     """Start a command.
 
-    Return a function that ends the command, and the operations on the command by name.
+    Return a function that ends the command, and a dict from names to operations on the command.
     """
     popen = un.Popen(["sleep", "1000"], pid=True, init=True)
 
@@ -197,7 +197,8 @@ def command_operations() -> tuple[Callable[[], None], dict[str, Callable[[], obj
 def namespace_operations() -> tuple[Callable[[], None], dict[str, Callable[[], object]]]:
     """Create a namespace.
 
-    Return a function that closes the namespace, and the operations on the namespace by name.
+    Return a function that closes the namespace, and a dict from names to operations on the
+    namespace.
     """
     namespace = un.Namespace.create()
     return namespace.close, {
@@ -211,7 +212,7 @@ def namespace_operations() -> tuple[Callable[[], None], dict[str, Callable[[], o
 def sandbox_operations() -> tuple[Callable[[], None], dict[str, Callable[[], object]]]:
     """Start a sandbox, in a SandboxHost that all races share.
 
-    Return a function that ends the sandbox, and the operations on the sandbox by name.
+    Return a function that ends the sandbox, and a dict from names to operations on the sandbox.
     """
     box = HOST[0].start(None)
     return box.close, {

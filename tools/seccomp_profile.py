@@ -25,8 +25,8 @@ Rule = dict[str, Any]
 def with_private_network(source: dict[str, Any]) -> dict[str, Any]:
     """Return the rules of `source`, with those for a private network added.
 
-    If `source` has refusals of a system call for private networks, they replace the other refusals
-    of that call.
+    The entries ``private_network.refusal`` of a system call replace all entries ``refusal`` of that
+    call.
     """
     extra = source["private_network"]
     replaced = {entry["name"] for entry in extra["refusal"]}

@@ -6,9 +6,9 @@ The code can import the modules of the virtual environment that this program run
 environment must contain what the agent's tools import: numpy and pillow. Variables and imports
 persist between the steps of an agent.
 
-The sandbox has no network. It ends by cleanup(), with the agent, or after an hour. A step of more
-than five minutes ends the interpreter. What the sandbox answers is parsed as JSON, and never
-unpickled.
+The sandbox has no network. It ends when cleanup() is called, when the agent ends, or after an hour.
+A step of more than five minutes ends the interpreter. Data from the sandbox are parsed as JSON, and
+never unpickled.
 """
 
 # mypy: ignore-errors

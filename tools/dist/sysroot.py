@@ -22,7 +22,7 @@ import layout  # noqa: E402
 # The release with the oldest glibc (2.31) in Debian's archive. The extension uses no function that
 # is newer than glibc 2.25, which `make dist` checks (glibc.py).
 SUITE = "bullseye"
-#: Debian's names of architectures, by Python's names.
+#: Maps Python's name of each architecture to Debian's name.
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 PACKAGES = ("libc6", "libc6-dev", "linux-libc-dev")
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
