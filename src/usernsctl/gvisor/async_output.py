@@ -20,7 +20,8 @@ class AsyncExchange:
         """Start the transfer in the running event loop.
 
         :param process: an object with the pipes `stdin`, `stdout` and `stderr`.
-        :raises BaseException: the event loop can't watch a pipe.
+        :raises BaseException: the event loop can't watch a pipe, and raised this exception. The
+            pipes that were passed to the event loop have been closed.
         """
         self._loop = asyncio.get_running_loop()
         self._bounds = bounds
@@ -121,6 +122,6 @@ async def communicate(
         if bounds.overflow is not None:
             await end()
     finally:
-        # Close the pipes after the command was killed: until then, a write to a closed pipe would
-        # raise SIGPIPE or fail with EPIPE.
+        # Close the pipes only after the command was killed: if the command wrote to a closed pipe
+        # before that, it would receive SIGPIPE, or the write would fail with EPIPE.
         exchange.close()

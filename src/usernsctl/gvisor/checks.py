@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from usernsctl.commands import popen
     from usernsctl.commands.arguments import Args, StrOrBytesPath
 else:
-    # Import this module on first use: it imports subprocess, which ``usernsctl run`` doesn't need.
+    # Import usernsctl.commands.popen on first use, because it imports subprocess, which ``usernsctl
+    # run`` doesn't need.
     popen = LateModule("usernsctl.commands.popen")
 
 
@@ -76,7 +77,9 @@ AnyUser = str | tuple[int, int] | NamedUser
 
 
 def parse_user(text: str) -> tuple[int, int] | NamedUser:
-    """Parse ``USER[:GROUP]``, each a number or a name; a missing gid equals the uid.
+    """Parse ``USER[:GROUP]``, each a number or a name.
+
+    If USER is a number, and GROUP is missing, the gid equals the uid.
 
     :param text: the user and the group. A part that consists of digits is a number.
     :raises ValueError: `text` has the wrong format.

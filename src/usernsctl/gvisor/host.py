@@ -334,8 +334,8 @@ def run(args: Args = (), **options: Unpack[AnyRunOptions]) -> Result[Any]:
         which the sandbox is started, by default a new one. `env`, `cwd`, `user`, `stdin`, `stdout`,
         `stderr` and `in_cgroup`, as for :class:`usernsctl.Sandbox`; without `host`, also the
         arguments of :class:`usernsctl.SandboxHost`.
-    :returns: the exit status of the command, or -N after signal N, its output, and the reason for
-        its exit.
+    :returns: the exit status of the command, or -N if signal N killed it, its output, and the
+        reason for its exit.
     :raises TimeoutExpired: the command took more than `timeout` seconds, and was killed.
     :raises CalledProcessError: `check` is true, and the exit status of the command is not 0.
     :raises TypeError: an argument has the wrong type, or is unknown.

@@ -112,7 +112,7 @@ class BoundedOutput:
     def __init__(
         self, limit: int | None, on_overflow: OnOverflow, stdout: Any, stderr: Any
     ) -> None:
-        """Prepare the exchange.
+        """Check the arguments, and create an empty capture for each output stream.
 
         :param limit: the number of bytes to capture from each stream.
         :param on_overflow: ``"kill"`` to kill a command that writes more than `limit` bytes,
@@ -165,7 +165,7 @@ class BoundedOutput:
         """Write to a command and read its output, until the command exits.
 
         :param process: an object with the pipes `stdin`, `stdout` and `stderr`.
-        :param wait: a function that waits for the command to exit; its argument is a time limit in
+        :param wait: a function that waits for the command to exit; its argument is the timeout, in
             seconds.
         :param kill: a function that kills the command.
         :raises TimeoutExpired: the command did not exit within `timeout` seconds. The exception

@@ -58,7 +58,7 @@ class Result(CompletedProcess[AnyStr]):
     """The result of a command in a sandbox, a :class:`subprocess.CompletedProcess`.
 
     :ivar args: the command and its arguments, as the caller passed them.
-    :ivar int returncode: the exit status of the command, or -N after signal N.
+    :ivar int returncode: the exit status of the command, or -N if signal N killed it.
     :ivar stdout: the standard output, text or bytes; ``None`` if it was not captured.
     :ivar stderr: the standard error, text or bytes; ``None`` if it was not captured.
     :ivar reason: the reason why the command ended. ``"exited"`` means that the command exited, with
@@ -98,7 +98,7 @@ class Result(CompletedProcess[AnyStr]):
 
     @property
     def exit_status(self) -> int:
-        """The exit status as a shell reports it: 128+N after signal N, else :attr:`returncode`."""
+        """The exit status as a shell reports it: :attr:`returncode`, but 128+N instead of -N."""
         return self.returncode if self.returncode >= 0 else 128 - self.returncode
 
     def __repr__(self) -> str:

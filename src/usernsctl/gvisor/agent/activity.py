@@ -9,8 +9,8 @@ import time
 
 from usernsctl._system.descriptors import ClosedError, Shared
 
-# The time limit for taking the lock on the activity file, in seconds. The limit is short because
-# the wait blocks the caller's event loop. The watcher usually holds its lock for some microseconds.
+# The timeout for taking the lock on the activity file, in seconds. The timeout is short because the
+# wait blocks the caller's event loop. The watcher usually holds its lock for some microseconds.
 # Only a watcher that kills the sandbox holds the lock longer, until the sandbox has ended.
 _LOCK_SECONDS = 0.1
 _LOOK_SECONDS = 0.001
@@ -25,7 +25,10 @@ class Activity:
     """
 
     def __init__(self, file: Shared) -> None:
-        """Take a shared lock on the sandbox's activity file, and take ownership of `file`."""
+        """Take ownership of `file`, the open activity file, and take a shared lock on the file.
+
+        If the lock is not free within _LOCK_SECONDS, return without the lock.
+        """
         self._file = file
         self._owner = os.getpid()
         deadline = time.monotonic() + _LOCK_SECONDS

@@ -132,7 +132,7 @@ class CommandDefaults(NamedTuple):
 
 
 def _absolute(base: str, given: Any) -> Any:
-    """Return `given` as an absolute path, or unchanged if it is not a path."""
+    """Join the path `given` to the directory `base`; return `given` itself if it is no path."""
     try:
         path = os.fsdecode(given)
     except TypeError:
@@ -155,7 +155,7 @@ class _Run(NamedTuple):
     deadline: float | None
 
     def start(self, args: Args) -> tuple[CommandSpec, Args, float, dict[str, Any]]:
-        """Return the positional arguments of :meth:`SandboxCommands._start`."""
+        """Return the arguments with which :meth:`SandboxCommands._start` starts `args`."""
         deadline = time.monotonic() + START_SECONDS
         if self.deadline is not None:
             deadline = min(self.deadline, deadline)
@@ -208,11 +208,11 @@ class AgentCache:
         """Return the agent; start it if none is alive.
 
         :raises AgentTimeout: another thread was still starting the agent at the deadline.
-        :raises BaseException: the agent could not be started.
+        :raises BaseException: the function that starts an agent raised this exception.
         """
         thread = threading.get_ident()
-        # Do not wait for an agent that this thread is starting: the start is a task of the thread's
-        # event loop, which this call blocks.
+        # Do not wait for an agent that this thread is starting: the start is an asyncio task of the
+        # thread, which can't finish while this call blocks the event loop.
         while (agent := self.current()) is None and self._is_being_started(but_by=thread):
             pause(deadline)
         if agent is not None:
@@ -224,7 +224,7 @@ class AgentCache:
         """Return the agent, without blocking the event loop; start it if none is alive.
 
         :raises AgentTimeout: another thread or task was still starting the agent at the deadline.
-        :raises BaseException: the agent could not be started.
+        :raises BaseException: the function that starts an agent raised this exception.
         """
         assert self._start_async is not None
         while (agent := self.current()) is None and self._is_being_started():
@@ -336,7 +336,8 @@ class SandboxCommands:
         try:
             return self._life().awaited_limit_error(is_gone=is_gone)
         except (SandboxEndedError, ValueError):
-            # The sandbox was removed, or the Sandbox object has released it.
+            # The sandbox has ended, or the Sandbox object was closed or has released it, so the
+            # reason can't be read any more.
             return None
 
     def _kill(self) -> None:
@@ -583,7 +584,7 @@ def _take_bounds(arguments: dict[str, Any]) -> output.BoundedOutput | None:
 
 
 def _size(given: Any) -> tuple[int, int] | None:
-    """Convert the option `terminal` to rows and columns; None if the command gets no terminal."""
+    """Return the rows and columns of the option `terminal`, or None if it requests no terminal."""
     if isinstance(given, tuple | list):
         if len(given) != 2:
             raise ValueError(f"terminal must be true, or columns and rows, not {given!r}")

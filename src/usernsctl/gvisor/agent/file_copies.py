@@ -44,7 +44,7 @@ _T = TypeVar("_T")
 # pipes have too many pages (pipe(7)); the pipe then keeps its default capacity.
 _PIPE_SIZE = 1 << 20
 
-# The time limit for the exit of ``usernsctl-agent --files`` after its last record, in seconds.
+# The timeout for ``usernsctl-agent --files`` to exit after its last record, in seconds.
 _END_SECONDS = 1
 
 # The maximum number of paths in each list of a CopyReport.
@@ -337,7 +337,7 @@ class _Copy:
 
     @contextlib.contextmanager
     def sending(self, final: Record) -> Iterator[RecordWriter]:
-        """Yield the writer of records; after the block, write `final` and check the answer.
+        """Yield the writer of records; after the block, write `final`, and read the answer.
 
         :raises SandboxFileError: the program in the sandbox has reported an error.
         """
@@ -625,7 +625,9 @@ def put(place: Place, tree: str, path: str, *, merge: bool, parents: bool) -> Co
 
 
 def _send_entry(writer: RecordWriter, entry: trees.TreeEntry, counts: _Counts) -> None:
-    """Write the records for `entry`, a file or directory on the host, and the content of a file.
+    """Write the records for `entry` of the copied tree, and the content of a regular file.
+
+    An entry that is not copied, such as a FIFO, is only recorded in `counts`.
 
     :raises OSError: the file on the host can't be read.
     """

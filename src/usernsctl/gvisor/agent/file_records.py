@@ -273,8 +273,8 @@ class RecordWriter:
     def __init__(self, fd: int, answers: int, patience: Patience) -> None:
         """Create a writer to the pipe `fd`.
 
-        :param answers: the descriptor from which the program's answer is read. If it becomes
-            readable while the pipe is full, the write fails.
+        :param answers: the descriptor from which the answer of the program in the sandbox is read.
+            If it becomes readable while the pipe is full, the write fails.
         """
         self._fd = fd
         self._answers = answers

@@ -78,48 +78,48 @@ class SandboxStreamOptions(_SandboxPopen, total=False):
 
 
 class SandboxPopenText(_SandboxPopen, TextStreams, total=False):
-    """Options of :meth:`usernsctl.Sandbox.popen`, with ``text=True``."""
+    """Options of :meth:`usernsctl.Sandbox.popen`, for calls that pass ``text=True``."""
 
 
 class SandboxPopenEncoded(_SandboxPopen, EncodedStreams, total=False):
-    """Options of :meth:`usernsctl.Sandbox.popen`, with `encoding`."""
+    """Options of :meth:`usernsctl.Sandbox.popen`, for calls that pass `encoding`."""
 
 
 class SandboxPopenBytes(_SandboxPopen, ByteStreams, total=False):
-    """Options of :meth:`usernsctl.Sandbox.popen`, if the streams carry bytes."""
+    """Options of :meth:`usernsctl.Sandbox.popen`, for calls whose streams carry bytes."""
 
 
 class SandboxPopenEither(_SandboxPopen, AnyStreams, total=False):
-    """Options of :meth:`usernsctl.Sandbox.popen`, for a caller that passes `text` as a variable."""
+    """Options of :meth:`usernsctl.Sandbox.popen`, for calls that pass `text` as a variable."""
 
 
 class SandboxRunText(_SandboxRun[str], TextStreams, total=False):
-    """Options of :meth:`usernsctl.Sandbox.run`, with ``text=True``."""
+    """Options of :meth:`usernsctl.Sandbox.run`, for calls that pass ``text=True``."""
 
 
 class SandboxRunEncoded(_SandboxRun[str], EncodedStreams, total=False):
-    """Options of :meth:`usernsctl.Sandbox.run`, with `encoding`."""
+    """Options of :meth:`usernsctl.Sandbox.run`, for calls that pass `encoding`."""
 
 
 class SandboxRunBytes(_SandboxRun[bytes], ByteStreams, total=False):
-    """Options of :meth:`usernsctl.Sandbox.run`, if the streams carry bytes."""
+    """Options of :meth:`usernsctl.Sandbox.run`, for calls whose streams carry bytes."""
 
 
 class SandboxRunEither(_SandboxRun[Any], AnyStreams, total=False):
-    """Options of :meth:`usernsctl.Sandbox.run`, for a caller that passes `text` as a variable."""
+    """Options of :meth:`usernsctl.Sandbox.run`, for calls that pass `text` as a variable."""
 
 
 class SandboxOutputText(_SandboxOutput[str], TextStreams, total=False):
-    """Options of :meth:`usernsctl.Sandbox.check_output`, with ``text=True``."""
+    """Options of :meth:`usernsctl.Sandbox.check_output`, for calls that pass ``text=True``."""
 
 
 class SandboxOutputEncoded(_SandboxOutput[str], EncodedStreams, total=False):
-    """Options of :meth:`usernsctl.Sandbox.check_output`, with `encoding`."""
+    """Options of :meth:`usernsctl.Sandbox.check_output`, for calls that pass `encoding`."""
 
 
 class SandboxOutputBytes(_SandboxOutput[bytes], ByteStreams, total=False):
-    """Options of :meth:`usernsctl.Sandbox.check_output`, if the streams carry bytes."""
+    """Options of :meth:`usernsctl.Sandbox.check_output`, for calls whose streams carry bytes."""
 
 
 class SandboxOutputEither(_SandboxOutput[Any], AnyStreams, total=False):
-    """Options of :meth:`usernsctl.Sandbox.check_output`, for a `text` passed as a variable."""
+    """Options of :meth:`usernsctl.Sandbox.check_output`, for calls that pass a variable `text`."""

@@ -53,14 +53,14 @@ else:
 #: The default timeout for starting a command, in seconds.
 START_SECONDS = 60
 
-# The time limit for a killed command to exit, in seconds. After that, the command's socket is
+# The timeout for a killed command to exit, in seconds. After that, the command's socket is
 # closed, which also makes the agent kill the command.
 _END_SECONDS = 1
 
-#: The default time limit of :meth:`SandboxPopen.kill_tree`, in seconds.
+#: The default timeout of :meth:`SandboxPopen.kill_tree`, in seconds.
 KILL_SECONDS = 10
 
-# The time limit for a write to the command's socket, in seconds. An agent that does not read for
+# The timeout for a write to the command's socket, in seconds. An agent that does not read for
 # that long is assumed to be stopped.
 _ROOM_SECONDS = 1
 
@@ -70,8 +70,9 @@ _MESSAGES_MAX = 8
 
 _MAX_INT = 2**31 - 1
 
-# A number greater than every pid: pids are less than 2**22 (PID_MAX_LIMIT, proc_sys_kernel(5)), and
-# a futex has 30 bits for a pid (FUTEX_TID_MASK, linux/futex.h).
+# The number from which SandboxPopen.pid is computed. It is greater than every pid on the host: pids
+# are less than 2**22 (PID_MAX_LIMIT, proc_sys_kernel(5)), and a futex has only 30 bits for a pid
+# (FUTEX_TID_MASK, linux/futex.h).
 _NO_PROCESS = 2**30
 
 
@@ -322,8 +323,8 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         if isinstance(start, wire.Failed):
             raise self._failure(start)
         self.pid_inside = start.pid
-        # Add the descriptor, a number that is unique in this process, so that the pid is unique,
-        # too. The pid must not be None, which psutil would take for the calling process.
+        # Add the number of the descriptor, which no other object in this process has, so that each
+        # object has its own pid. The pid must not be None: psutil would take the calling process.
         self.pid = _NO_PROCESS + self.pidfd
         self._child_created = True
 
@@ -412,7 +413,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             self._end_with(ended.returncode, ended.usage)
 
     def _end_after_look(self, status: int, usage: Usage | None = None, *, is_gone: bool) -> None:
-        """Call :meth:`_look_for_limit`, which may block; then mark the command as ended."""
+        """Call :meth:`_look_for_limit`, which may block; then set `returncode`, even if it raises."""
         try:
             self._look_for_limit(is_gone=is_gone)
         finally:
@@ -626,7 +627,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
     def _order(self, message: bytes, seconds: float = 0) -> bool:
         """Send a message about the running command to the agent.
 
-        :param seconds: how long to wait for room in the socket.
+        :param seconds: the timeout, in seconds, if the socket is full.
         :returns: ``False`` if the socket stayed full, else ``True``, even if the agent has exited.
         """
         try:

@@ -88,7 +88,7 @@ class ProtocolError(ValueError):
 
 
 class Started(NamedTuple):
-    """The agent's message that a command was started; `pid` is its pid in the sandbox."""
+    """The agent's message that a command was started; `pid` is the command's pid in the sandbox."""
 
     pid: int
 
@@ -101,7 +101,7 @@ class Failed(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """The agent's message that a command has exited; `returncode` is -N after signal N."""
+    """The agent's message that a command has exited; `returncode` is -N if signal N killed it."""
 
     returncode: int
     usage: Usage

@@ -164,7 +164,7 @@ def set_agent_as_init(config: dict[str, Any], release: Release, *argv: str) -> N
 # The maximum number of bytes to read from the agent's standard error.
 _STDERR_MAX = 4096
 
-# The time limit for ``runsc exec`` to exit after the agent's connection was closed, in seconds.
+# The timeout for ``runsc exec`` to exit after the agent's connection was closed, in seconds.
 _END_SECONDS = 5
 
 # The part of an error message of runsc which means that a file does not exist in the sandbox.

@@ -138,7 +138,7 @@ def with_numbers(
 
 
 def _add_mount(view: View, destination: str, source: PathDescriptor | None) -> str:
-    """Add a mount to a view, and return the mount point.
+    """Add a mount to `view`, the directory tree of the sandbox, and return the mount point.
 
     A filesystem that gVisor mounts is represented by /dev/null, so that no path below the mount
     point is found.

@@ -363,7 +363,9 @@ def _network() -> PathDescriptor:
 def _resolver(
     binds: Iterable[Bind], config: dict[str, Any] | None, sources: dict[str, PathDescriptor]
 ) -> list[Bind]:
-    """Return the bind mount of /etc/resolv.conf for a private network, unless the run has one.
+    """Return the bind mount of /etc/resolv.conf for a private network, as a list.
+
+    The list is empty if `binds` or `config` already has a mount on /etc/resolv.conf.
 
     :param config: the config.json of a bundle.
     :param sources: the sources of all bind mounts. The source of the returned bind mount is added.
@@ -450,7 +452,7 @@ def check_ids(ids: MappedIds, user: tuple[int, int], *, nests: bool = False) -> 
 
 
 def ids_of(request: Request) -> tuple[int, int]:
-    """Return the uid and the gid of `request`, whose user must not be a name."""
+    """Return the uid and the gid of `request`, in which ids have replaced a user's name."""
     assert request.user is None or isinstance(request.user, tuple)
     return request.user or (0, 0)
 
@@ -545,8 +547,8 @@ class TargetNamespace:
         forks, and returns in the child, which is in that namespace. The parent waits for the child,
         and exits with the child's exit status.
 
-        :param reraise_signal: whether the parent kills itself by the signal that killed the child,
-            instead of exiting with status 128+N.
+        :param reraise_signal: whether the parent kills itself with signal N if signal N killed the
+            child. If not, the parent exits with status 128+N.
         :raises NamespaceError: a system call failed.
         """
         close_inherited()
@@ -815,7 +817,10 @@ def _directory(found: PathDescriptor | None, wanted: str | None) -> str | None:
 
 
 def is_script(program: PathDescriptor) -> bool:
-    """Return whether `program` is a script; an interpreter opens a script by its path."""
+    """Return whether `program` is a script; return False if the caller may not read it.
+
+    A script must be executed by its path, because its interpreter opens the script by that path.
+    """
     try:
         with open(program.open(), "rb") as file:
             return file.read(2) == b"#!"

@@ -38,7 +38,8 @@ from usernsctl.maps import Extent, MappedIds
 # it.
 _MODE = 0o644
 
-# Root's state directories, included because the launch may run as root. They need not exist yet.
+# Root's state directories, which no bind mount may show, because the launch may run as root. They
+# need not exist yet.
 _STATES = ("/tmp/usernsctl-0", "/run/user/0/usernsctl")  # noqa: S108
 
 # The extents of the largest id map that a launch can have, and of an id map of one id.

@@ -109,7 +109,7 @@ def _check_above_zero(text: str, number: float) -> None:
 def _check_number(
     name: str, given: Any, parse: Callable[[str], Any], types: tuple[type, ...], form: str
 ) -> Any:
-    """Check an argument, and convert it with `parse`; accept None."""
+    """Check the argument `name`, and convert it with `parse`; return None unchanged."""
     if given is None:
         return None
     if isinstance(given, bool) or not isinstance(given, (str, *types)):

@@ -133,7 +133,8 @@ def private_command() -> list[str]:
     :raises RunscError: a program that the network needs is missing.
     """
     program = find_program("usernsctl-network", "makes the network of a namespace")
-    # The last argument stands for a command: the process that holds the namespaces executes none.
+    # The last argument is in the place of a command: the process that holds the namespaces does not
+    # execute a command.
     return [NETWORK, program, *_private_options(), "--", "-"]
 
 
@@ -196,7 +197,7 @@ def hand_over(
         one.
     :param above: the exit stack that closes a duplicate. A socket with the number 0, 1 or 2 is
         duplicated, since the command's standard streams get these numbers.
-    :param timeout: the time limit, in seconds, or ``None``.
+    :param timeout: the timeout, in seconds, or ``None``.
     :raises TimeoutExpired: the proxy was not ready in `timeout` seconds.
     :raises CommandError: the proxy did not start.
     """

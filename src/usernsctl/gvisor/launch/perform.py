@@ -40,9 +40,9 @@ def run_in_place(
     """Replace this process by a watcher, which runs the command in gVisor and waits for runsc.
 
     The command inherits this process's standard input, output and error. The process exits with the
-    command's exit status, or with 128+N after signal N. If runsc failed before the command ran, the
-    process prints an explanation, and exits with 125. Signals to this process are forwarded to the
-    command. The process must be single-threaded.
+    command's exit status, or with 128+N if signal N killed the command. If runsc failed before the
+    command ran, the process prints an explanation, and exits with 125. Signals to this process are
+    forwarded to the command. The process must be single-threaded.
 
     :param environ: the environment of the caller, ``os.environ`` by default.
     :param notify: a function that is called with messages for the user before the command starts.
@@ -155,7 +155,8 @@ def _files_named(words: Iterable[str], directory: str) -> list[str]:
 
 
 # The functions below import launch/view only to report a failure. For a persistent namespace,
-# cli/run imports the module earlier, before the process enters the namespace.
+# cli/run imports the module before the process enters the namespace, because root in the namespace
+# may have mounted another file over the module.
 
 
 def _check_command(

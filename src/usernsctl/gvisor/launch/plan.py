@@ -161,8 +161,8 @@ def _mount(bind: Bind) -> oci.Mount:
 #: The value of --wd by which a frozen launch starts in the current directory of its caller.
 HERE = "."
 
-# A substitute for the command in config.json, which can't lack a command, if the command is known
-# only when the launch is performed.
+# The command in the config.json of a launch whose command is known only when the launch is
+# performed: a config.json without a command is invalid.
 _NO_COMMAND = ("true",)
 
 

@@ -141,9 +141,9 @@ class Request:
     :ivar virtual_env: the path of the caller's active virtual environment, which is mounted if it
         contains the command.
     :ivar terminal: whether the command has a pseudo-terminal.
-    :ivar reraise_signal: whether the watcher kills itself by the signal that killed the command,
-        instead of exiting with status 128+N. A watcher that is PID 1 of a container always exits
-        with the status.
+    :ivar reraise_signal: whether the watcher kills itself with signal N if signal N killed the
+        command. If not, or if the watcher is PID 1 of a container, the watcher exits with status
+        128+N.
     :ivar log: ``"json"`` if the watcher prints its messages in JSON.
     :ivar idmap: the id map of a new user namespace.
     :ivar kept: the persistent namespace in which the sandbox runs: its name, or a Namespace object
@@ -166,8 +166,8 @@ class Request:
     :ivar limits: ``"strict"`` to raise an error for a limit that can't be enforced,
         ``"best-effort"`` to ignore it.
     :ivar program: the path of runsc, or ``None`` to search for it.
-    :ivar start_timeout: the time limit of the sandbox's start, in seconds; 0 for no limit, ``None``
-        for the watcher's default.
+    :ivar start_timeout: the timeout for starting the sandbox, in seconds; 0 for no timeout,
+        ``None`` for the watcher's default.
     :ivar state: a directory for runsc's state, which other runsc commands can use, or ``None`` for
         a private directory that is removed after the run.
     """
@@ -449,8 +449,8 @@ class Request:
         ),
         default=None,
     )
-    # Only SandboxHost has this argument: a sandbox of ``usernsctl run`` is never idle, because it
-    # ends when its command exits.
+    # ``usernsctl run`` has no option for `idle_timeout`: its sandbox is never idle, because it ends
+    # when its command exits.
     idle_timeout: float | None = field(
         metadata=by(argument=Argument("idle_timeout", check_of_limit("check_duration"))),
         default=None,
@@ -680,7 +680,7 @@ class Request:
 
     @classmethod
     def _arguments(cls) -> dict[str, tuple[str, Callable[[str, Any], Any]]]:
-        """Return the field and the conversion function for each argument of SandboxHost."""
+        """Return a dict from the arguments of SandboxHost to field names and conversion functions."""
         return {
             argument.name: (field.name, argument.check)
             for field in fields(cls)
@@ -689,7 +689,7 @@ class Request:
 
     @classmethod
     def checked(cls, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Check arguments of SandboxHost, and return the values of the fields that they set.
+        """Check arguments of SandboxHost; return a dict from the names of fields to their values.
 
         :raises TypeError: an argument has the wrong type.
         :raises ValueError: an argument has an invalid value.

@@ -37,23 +37,23 @@ def literal(word: str) -> str:
 #: The verbs of records, each with the names of its arguments and with a description that --dry-run
 #: prints.
 VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
-    # The remedy that is printed if an assumption of a frozen launch no longer holds.
+    # The verb for the remedy that is printed if an assumption of a frozen launch no longer holds.
     "remedy": (("command",), "if the launch is outdated: {command}"),
-    # The id maps; the uid, the gid and the groups of the command; its oom_score_adj
+    # Verbs for the id maps, and for the command's uid, gid, groups and oom_score_adj
     # (proc_pid_oom_score_adj(5)).
     "idmap": (("option",), "{option}"),
     "user": (("uid", "gid"), "run the command as uid {uid} and gid {gid}"),
     "group": (("gid",), "run the command with the supplementary group {gid}"),
     "oom-score": (("score",), "set the oom score to {score}"),
-    # Files of the host to open.
+    # The verb for a file of the host to open.
     "source": (("how", "path"), "open {path}"),
-    # Assumptions that the core checks when it performs a frozen launch.
+    # The verb for an assumption that the core checks when it performs a frozen launch.
     "assume": (
         ("source", "size", "mode", "sum"),
         "{source} still has {size} bytes, the mode {mode} and the checksum {sum}",
     ),
     "scratch": (("path",), "mount the run's own tmpfs on {path}"),
-    # Steps that create the root filesystem.
+    # Verbs for the steps that create the root filesystem.
     "machine": (("name",), "show this machine's /{name}, read-only"),
     "snapshot": (("name",), "copy the files of /{name} that everybody may read"),
     "guarded": (("name",), "show the files of /{name} that everybody may read"),
@@ -68,7 +68,7 @@ VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "bind": (("source", "inside", "access"), "bind {source} on {inside}, {access}"),
     "mount": (("inside", "shows"), "let gVisor mount a filesystem of its own on {inside}"),
     "read-only": ((), "make the root filesystem read-only"),
-    # Steps that create the run's own files.
+    # Verbs for the steps that create the run's own files.
     "make": (("name", "mode"), "make the directory {name}, mode {mode}"),
     "tmpfs": (("name", "size"), "mount a tmpfs of {size} bytes on {name}"),
     "limits": (
@@ -82,7 +82,7 @@ VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "program": (("source",), "show {source} in programs"),
     "program-link": (("source", "name"), "make the link {name} to {source}"),
     "program-path": (("source",), "execute {source} by its path"),
-    # Parts of config.json.
+    # Verbs for the parts of config.json.
     "json": (("text",), ""),
     "json-several": (("text",), ""),
     "json-args": ((), ""),
@@ -97,7 +97,8 @@ VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "json-root": ((), ""),
     "json-bind-source": (("bind",), ""),
     "json-bind-destination": (("bind",), ""),
-    # Values of a frozen launch's command that come from the process that starts the launch.
+    # Verbs for the environment, working directory, arguments and terminal of a frozen launch's
+    # command.
     "env-all": ((), "all variables"),
     "env-name": (("name",), "the variable {name}, if it is set"),
     "env-need": (("name",), "the variable {name}"),
@@ -107,7 +108,7 @@ VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "arg": (("word",), "{word}"),
     "terminal-moment": ((), "give the command a terminal if the standard streams are one"),
     "terminal-need": ((), "give the command a terminal; the standard streams must be one"),
-    # Privileges that are dropped before runsc is executed.
+    # Verbs for the privileges that are dropped before runsc is executed.
     "no-new-privs": ((), "gain no more privileges (no_new_privs)"),
     "no-membarrier": ((), "make membarrier(2) a no-op, which runsc does not need"),
     "drop-bounding": ((), "drop all capabilities that runsc does not need"),
@@ -115,7 +116,7 @@ VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
         (),
         "keep CAP_NET_ADMIN and CAP_SETPCAP until the network of the sandbox is made",
     ),
-    # The argv and environment of the program that is executed.
+    # Verbs for the argv and the environment of the program that is executed.
     "watch": (("word",), "{word}"),
     "runsc-env": (("setting",), "{setting}"),
     "end": ((), ""),

@@ -229,9 +229,9 @@ class View:
         return self._native.check_command(command, search, cwd)
 
     def fault_of_directory(self, path: str) -> tuple[int, str] | None:
-        """Return the errno and the reason why a directory can't be the command's working directory.
+        """Return the errno and the reason why `path` can't be the command's working directory.
 
-        A directory that only gVisor can check counts as usable. The result is then None.
+        The result is None if it can. A directory that only gVisor can check counts as usable.
         """
         reached = self._native.follow(path, "/")
         walk = _walk_of(reached)

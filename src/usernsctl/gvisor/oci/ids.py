@@ -36,7 +36,7 @@ class Reach:
         :raises OSError: `path` doesn't exist, or a component of it is not a directory.
         """
         real = os.path.realpath(path)
-        with contextlib.suppress(PermissionError):  # the loop below finds that directory
+        with contextlib.suppress(PermissionError):  # the loop below finds the denied directory
             os.stat(real)
         try:
             for directory in _ancestors(real):
@@ -137,7 +137,7 @@ def mapping_fault(
 
 
 def check_ids(config: Config, ids: IdView) -> Iterator[Violation]:
-    """Check the user namespace, the id mappings and ``process.user`` of `config`."""
+    """Yield violations for the user namespace, id mappings and ``process.user`` of `config`."""
     linux = config.linux or Linux()
     users = [entry for entry in linux.namespaces or () if entry.type == "user"]
     if not users:

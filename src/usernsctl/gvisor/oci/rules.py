@@ -98,8 +98,9 @@ def _check_rootfs(config: Config, view: FileView) -> Iterator[Violation]:
 
 
 def _check_source(mount: MountEntry, view: FileView, path: str) -> Violation | None:
-    """Check that the source of a bind mount exists, and that runsc can search its directories.
+    """Return a violation if runsc can't find the source of a bind mount, else None.
 
+    The source must exist, and runsc must be allowed to search the directories of its path.
     The source need not be readable: the mount works anyway, and only reads in the sandbox fail.
     """
     if not mount.source:
@@ -123,7 +124,7 @@ def _check_source(mount: MountEntry, view: FileView, path: str) -> Violation | N
 def _check_target(
     config: Config, mount: MountEntry, view: FileView, path: str
 ) -> Iterator[Violation]:
-    """Check that the mount point of a bind mount exists or can be created.
+    """Yield a violation if a bind mount's mount point does not exist and can't be created.
 
     runsc creates a missing mount point on the host, if the root filesystem is writable there.
     """

@@ -391,7 +391,7 @@ def describe(value: object, *, secret: bool = False) -> str:
 
 
 class _Fault:
-    """A parsed value that is invalid, kept in the tree until its JSON path is known."""
+    """The reason why a value is invalid, stored instead of it until its JSON path is known."""
 
     def __init__(self, reason: str, key: str | None = None) -> None:
         self.reason = reason

@@ -341,7 +341,7 @@ class Keeper(Generic[_T]):
         stock = 0 if self._is_dormant else max(rules.size - reusable, 0)
         wanted = len(self._queue) + stock
         coming = len(self._ready) + self._starting + self._cleaning
-        # After a failed start, start only one sandbox at a time.
+        # After a failure, start only one sandbox at a time, until a start succeeds.
         starts = 1 if self._is_failing else rules.starts
         room = min(rules.limit - self._count_alive(), starts - self._starting)
         count = min(wanted - coming, room)
@@ -397,7 +397,7 @@ class Keeper(Generic[_T]):
     def _await_news(self, wake: int, seconds: float) -> None:
         """Wait for a message, the end of an idle sandbox, or the next deadline.
 
-        :param seconds: the time limit, in seconds.
+        :param seconds: the time until the next start of a sandbox, in seconds; may be infinite.
         """
         overdue = min((waiter.end for waiter in self._leased), default=math.inf)
         left = min(seconds, self._seconds_until_dormant(), overdue - time.monotonic())
@@ -492,7 +492,8 @@ class Keeper(Generic[_T]):
         waiter, error = told
         slot = self._leased.pop(waiter, None)
         if slot is None:
-            # The pool was closed after the waiter had sent the message.
+            # The pool was closed after the waiter had sent the message, so the waiter receives no
+            # other sandbox.
             self._fail([waiter], Closed())
             return
         self._acquired -= 1

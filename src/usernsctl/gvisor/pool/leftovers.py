@@ -29,7 +29,7 @@ def read_leftovers(box: Sandbox, seconds: float) -> set[tuple[bytes, bytes]] | N
     """Read the writable settings in /proc/sys, and the names of the files in /dev/shm.
 
     :param box: the sandbox.
-    :param seconds: the time limit, in seconds.
+    :param seconds: the timeout, in seconds.
     :returns: the path and the content of each file; the content is empty for files in /dev/shm.
         ``None`` if usernsctl-agent fails, or its output is too long.
     :raises TimeoutExpired: usernsctl-agent took more than `seconds`.
@@ -71,7 +71,7 @@ def check_leftovers(box: Sandbox, before: set[tuple[bytes, bytes]] | None, secon
 
     :param box: the sandbox.
     :param before: the result of :func:`read_leftovers` before the first lease.
-    :param seconds: the time limit, in seconds.
+    :param seconds: the timeout, in seconds.
     :raises RunscError: a kernel setting or a file in /dev/shm was changed, or the settings can't be
         read.
     :raises TimeoutExpired: as :func:`read_leftovers` does.

@@ -47,10 +47,10 @@ if TYPE_CHECKING:
 else:
     asyncio = LateModule("asyncio")
 
-#: The time limit for the agent's answer when an idle sandbox is checked before a lease, in seconds.
+#: The timeout for the agent's answer when an idle sandbox is checked before a lease, in seconds.
 CHECK_SECONDS = 5
 
-# The time limit for killing the processes of a lease that has ended, in seconds.
+# The timeout for killing the processes of a lease that has ended, in seconds.
 _CLEAN_SECONDS = 10
 
 # A command that tests the agent without any program of the root filesystem. The agent forks, and
@@ -74,8 +74,7 @@ class SandboxMaker:
         """Store the settings, without starting a sandbox.
 
         :param start: a function that starts a sandbox, and returns it once it runs.
-        :param start_seconds: the time limit for the first answer of the sandbox's agent, in
-            seconds.
+        :param start_seconds: the timeout for the first answer of the sandbox's agent, in seconds.
         :param warms: whether to run ``true`` in each new sandbox. gVisor then keeps the files of
             the C library open, so the next command starts faster.
         :param reuses: whether a sandbox is leased more than once.
@@ -96,7 +95,8 @@ class SandboxMaker:
         """Start a sandbox and its agent, and return the sandbox.
 
         :raises PoolError: the sandbox is detached, so it would outlive the pool.
-        :raises BaseException: the sandbox could not be started, or its agent does not answer.
+        :raises BaseException: the sandbox could not be started, or its agent does not answer. This
+            is the exception of the failed step; a sandbox that had been started was closed.
         """
         box = self._start()
         try:
@@ -177,7 +177,7 @@ class SandboxMaker:
         box.kill()
 
     def expire(self, box: Sandbox, ttl: float, used: float) -> None:
-        """Kill a sandbox whose lease has exceeded its time limit; report the reason ``timeout``."""
+        """Kill a sandbox whose lease has exceeded its time limit, for the reason ``timeout``."""
         box._end_by(
             SandboxEnd(
                 reason="timeout",
@@ -377,7 +377,7 @@ def _diagnosis_of(failure: BaseException) -> dict[str, Any]:
     return {name: getattr(failure, name, None) for name in ("cause", "remedy")}
 
 
-#: The default time limit of the start of a sandbox, in seconds.
+#: The default timeout for starting a sandbox, in seconds.
 START_SECONDS = 30
 
 
@@ -448,7 +448,7 @@ class SandboxPool(Closing, AsyncClosing):
         killed. If all are in use, :meth:`acquire` waits. The default is twice `size`.
     :param int starts: the maximum number of sandboxes that are started at the same time; the
         default is the number of processors.
-    :param float start_timeout: the time limit for the start of one sandbox, in seconds.
+    :param float start_timeout: the timeout for starting one sandbox, in seconds.
     :param env: environment variables of the sandboxes, as for :class:`usernsctl.Sandbox`; not with
         `template`, whose command has its variables already.
     :param in_cgroup: the cgroup of the sandboxes, as for :class:`usernsctl.Sandbox`.

@@ -31,8 +31,8 @@ _SIGNAL_MAX = 64
 def returncode_of(status: int) -> int:
     """Convert an exit status of runsc to a return code as :mod:`subprocess` defines it.
 
-    runsc exits with 128+N if signal N killed the command. If a command exits with such a status,
-    the status is taken for a signal, too.
+    runsc exits with 128+N if signal N killed the command. A command that exits with the status
+    128+N by itself is indistinguishable from that: the result is -N, too.
     """
     return 128 - status if 128 < status <= 128 + _SIGNAL_MAX else status
 

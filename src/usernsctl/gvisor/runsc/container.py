@@ -85,7 +85,7 @@ def raise_if_ended(life: Container, id: str) -> Iterator[None]:
         raise life.end_error() from error
 
 
-# The time limit of a runsc command, in seconds. runsc waits for an answer of gVisor's kernel, but
+# The timeout of a runsc command, in seconds. runsc waits for an answer of gVisor's kernel, but
 # this kernel may be stopped, or be compromised and never answer.
 _ANSWER_SECONDS = 60
 
@@ -95,7 +95,7 @@ def query(life: Container, id: str, *argv: str, seconds: float | None = None) ->
 
     :param id: the id of the sandbox.
     :param argv: the subcommand of runsc and its arguments.
-    :param seconds: the time limit, in seconds; ``None`` means 60.
+    :param seconds: the timeout, in seconds; ``None`` means 60.
     :raises RunscError: the command failed or timed out.
     """
     limit = _ANSWER_SECONDS if seconds is None else seconds

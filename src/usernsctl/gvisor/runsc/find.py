@@ -39,7 +39,7 @@ def find_runsc(
     before the start of a sandbox. ``runsc --version`` is executed only if the file isn't a Go
     program for the host's machine type, or can't be read.
 
-    :param seconds: the time limit of ``runsc --version``, by default 10.
+    :param seconds: the timeout of ``runsc --version``, in seconds, by default 10.
     :raises RunscError: runsc is missing (cause ``runsc-missing``), the file is another program
         (``not-runsc``) or for another machine type (``wrong-architecture``), sidecar programs are
         missing (``runsc-sidecars-missing``), or the file is not executable

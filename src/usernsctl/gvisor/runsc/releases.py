@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 #: The environment in which ``runsc --version`` is executed.
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 _SECONDS = 10.0
-# The time limit for a killed process to exit, in seconds.
+# The timeout for a killed process to exit, in seconds.
 _KILL_SECONDS = 2
 # The maximum number of bytes to read of the output of ``runsc --version``. runsc itself prints
 # about 60 bytes, but a crash prints the stacks of all goroutines.
@@ -135,7 +135,7 @@ def release_of(path: str, *, remember: bool = True, seconds: float | None = None
 
     :param path: the absolute path of runsc.
     :param remember: whether to add the release to the cache if it is absent.
-    :param seconds: the time limit of ``runsc --version``, by default 10.
+    :param seconds: the timeout of ``runsc --version``, in seconds, by default 10.
     :raises RunscError: the program is not runsc (cause ``"not-runsc"``), or can't be read.
     """
     try:
@@ -175,8 +175,8 @@ def _query_label(path: str, seconds: float) -> str:
         return found[1]
     from usernsctl.explain.logs import only_cause
 
-    # In practice, only a seccomp filter causes SIGSYS. The program may also be a wrapper, and the
-    # runsc that it executes may have crashed, for example for lack of memory.
+    # In practice, only a seccomp filter causes SIGSYS. For other statuses, search the output: the
+    # program may be a wrapper whose runsc has crashed, for example for lack of memory.
     cause = "seccomp-denies-call" if status == -signal.SIGSYS else only_cause(output)
     if cause:
         raise RunscError(f"{path} --version failed", step="runsc", filename=path, cause=cause)

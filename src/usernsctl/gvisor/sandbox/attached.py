@@ -54,13 +54,13 @@ if TYPE_CHECKING:
 else:
     aio = LateModule("usernsctl.commands.aio")
 
-# The time limit for usernsctl-init to exit, in seconds. As PID 1 of a namespace, it exits only
+# The timeout for usernsctl-init to exit, in seconds. As PID 1 of a namespace, it exits only
 # after another child of this process in the namespace has been reaped. If only the event loop of
 # this thread can reap that child, this wait must time out first.
 _END_SECONDS = 5
 _LOOK_SECONDS = 0.01
 
-# How long to wait until a process that has left its namespaces can be reaped, in seconds.
+# The timeout, in seconds, until a process that has left its namespaces can be reaped.
 _EXIT_SECONDS = 5
 
 
@@ -70,7 +70,7 @@ class AttachedSandbox:
     usernsctl-init exits when the sandbox ends. Usually usernsctl-init is PID 1 of a PID namespace,
     so the kernel kills all processes of the sandbox when it exits.
 
-    A new PID namespace is not possible if parts of the existing /proc are covered, as in a
+    A new PID namespace is not possible if parts of the existing /proc are overmounted, as in a
     container: runsc needs a procfs of its own PID namespace, and the kernel refuses to mount one.
     usernsctl-init is then an ordinary process. It kills its descendants when it receives SIGTERM,
     or when its creator exits.
@@ -97,7 +97,7 @@ class AttachedSandbox:
         """Start a sandbox, and return once it runs.
 
         :param how: the standard streams, and other keyword arguments for Popen.
-        :param timeout: the time limit of the start, in seconds; ``None`` means no limit.
+        :param timeout: the timeout for starting the sandbox, in seconds; ``None`` for no timeout.
         :param limits: the limits of the sandbox, or ``None``.
         :param ports: the sockets of the published ports, or ``None``.
         :raises TimeoutExpired: the start took more than `timeout` seconds.
@@ -194,8 +194,9 @@ class AttachedSandbox:
             # mounts that runsc leaves in its state directory (null-netns, since 20260803).
             mount=True,
             pid=self._is_init,
-            # PID 1 needs no session, because signals of the caller's terminal or process group
-            # never reach it.
+            # As PID 1 of a PID namespace, usernsctl-init needs no session of its own: the kernel
+            # discards the signals of the caller's terminal, such as SIGINT, for which PID 1 has no
+            # handler (pid_namespaces(7)).
             start_new_session=not self._is_init,
             env=host.environ,
             cwd="/",
@@ -260,7 +261,10 @@ class AttachedSandbox:
 
     @property
     def status(self) -> int | None:
-        """The exit status, or -N after signal N; ``None`` until the sandbox has been waited for."""
+        """The exit status, or -N if signal N killed the command.
+
+        ``None`` until the sandbox has been waited for.
+        """
         status = self.popen.returncode
         if status == TIME_IS_OVER and self.limit_error() is not None:
             return -signal.SIGKILL

@@ -263,7 +263,7 @@ class DetachedSandbox:
         """Start a sandbox, and return it once it runs.
 
         :param how: the standard streams, and other keyword arguments for Popen.
-        :param timeout: the time limit of the start, in seconds; ``None`` means no limit.
+        :param timeout: the timeout for starting the sandbox, in seconds; ``None`` for no timeout.
         :param limits: the limits of the sandbox, or ``None``.
         :param ports: the sockets of the published ports, or ``None``.
         :raises TimeoutExpired: the start took more than `timeout` seconds.
@@ -353,7 +353,7 @@ class DetachedSandbox:
         return self._known_status()
 
     def _end(self) -> FileIO:
-        """Return a duplicate of the main pidfd.
+        """Return a duplicate of the pidfd of the sandbox's main process.
 
         The duplicate stays open even if another thread closes this object.
         """

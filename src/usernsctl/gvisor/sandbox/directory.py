@@ -125,7 +125,7 @@ class EndReport:
 
 _CONSOLE = "console"
 
-# How long to wait for a sandbox to end after an OOM kill, in seconds. The watcher reads the OOM
+# The timeout for a sandbox to end after an OOM kill, in seconds. The watcher reads the OOM
 # kill counter twice a second (csrc/programs/shared/oom_watch.c).
 _OOM_SECONDS = 2
 

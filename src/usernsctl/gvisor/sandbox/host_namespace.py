@@ -786,7 +786,7 @@ def _build_host(namespace: Namespace, order: _HostPlan) -> tuple[HostLayout, int
 def _check_place_of_agent(prepared: HostLayout, directory: int) -> None:
     """Check that the agent's mount point is a regular file, or does not exist.
 
-    If the mount point were a symbolic link, the bind mount would cover the target of the link.
+    If the mount point were a symbolic link, the agent would be mounted over the target of the link.
     FIFOs have been rejected already, as for every bind mount.
 
     :param directory: a descriptor of the directory that contains the sandboxes' directories.

@@ -40,12 +40,12 @@ else:
     asyncio = LateModule("asyncio")
     aio = LateModule("usernsctl.commands.aio")
 
-#: The default time limit of :meth:`Interpreter.run`, in seconds.
+#: The default timeout of :meth:`Interpreter.run`, in seconds.
 RUN_SECONDS = 300.0
 #: The default maximum size of an execution's value and of its captured output per stream, in bytes.
 OUTPUT_BYTES = 1 << 20
 
-# The time limit for an interpreter to exit after it was killed or has closed its connection, in
+# The timeout for an interpreter to exit after it was killed or has closed its connection, in
 # seconds.
 _END_SECONDS = 1
 
@@ -130,7 +130,7 @@ class _Exchange:
             names = json.dumps(variables)
         except RecursionError:
             raise ValueError("variables are nested too deeply to be converted to JSON") from None
-        # Use a random id, so that code can't write the answer to the next request in advance.
+        # Use a random id, so that code can't forge the answer to a later request in advance.
         self._id = os.urandom(16).hex()
         self._limit = limit + ENVELOPE_BYTES
         # Nest the JSON of the variables as a string in the JSON of the request: if the interpreter
@@ -215,8 +215,8 @@ class Interpreter(ClosingMixin):
     An Interpreter is a context manager, also an asynchronous one, that closes the interpreter on
     exit.
 
-    Code can change the effect and the answer of later code in the same interpreter, so don't run
-    code of different users in one interpreter.
+    Code can change what later code in the same interpreter does, and forge the results of later
+    code, so don't run code of different users in one interpreter.
     """
 
     _what = "an interpreter"
@@ -318,8 +318,8 @@ class Interpreter(ClosingMixin):
     ) -> Generator[float | None, None, None]:
         """Run code, as a generator that never blocks.
 
-        While the code runs, the generator yields the timeout, in seconds, with which the caller
-        must wait for an event of the selector; ``None`` means no timeout.
+        While the code runs, the generator yields a timeout in seconds, or ``None``. The caller then
+        waits for an event of the selector with this timeout, and resumes the generator.
 
         :param results: a list to which the generator appends the result.
         """

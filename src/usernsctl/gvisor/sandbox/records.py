@@ -59,7 +59,7 @@ _REPORT_BYTES = 4096
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 _END_SECONDS = 60
-# The time limit for a sandbox's other processes to exit after the main process has exited, in
+# The timeout for a sandbox's other processes to exit after the main process has exited, in
 # seconds.
 _KEEPER_SECONDS = 2
 

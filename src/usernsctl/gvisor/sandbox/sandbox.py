@@ -1,4 +1,4 @@
-"""The class :class:`Sandbox`, which runs a first command and further commands in one gVisor."""
+"""The class :class:`Sandbox`: a gVisor kernel that runs a first command and further commands."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
         ``--publish``, in which the HOST 0 means any free port, or INSIDE as a number, to which any
         free TCP port of 127.0.0.1 is forwarded. :attr:`ports` and :attr:`udp_ports` contain the
         ports that were chosen.
-    :param float timeout: the time limit of the start, in seconds; ``None`` means no limit.
+    :param float timeout: the timeout for starting the sandbox, in seconds; ``None`` for no timeout.
     :raises TypeError: an argument has the wrong type, or is unknown.
     :raises ValueError: `host` is given together with `host_options`, or `terminal` with a stream;
         or `args` is empty.
@@ -530,7 +530,7 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
 
     @property
     def returncode(self) -> int | None:
-        """The exit status of the command, or -N after signal N; ``None`` while it is not known."""
+        """The exit status of the command, or -N if signal N killed it; ``None`` while unknown."""
         return self._get().status
 
     def poll(self) -> int | None:
@@ -678,9 +678,9 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
         :param options: `input`, `capture_output`, `timeout` (in seconds) and `check`, as for
             :func:`subprocess.run`; `max_output` and `on_overflow`, as for
             :func:`usernsctl.gvisor.run`; and the options of :meth:`popen`.
-        :returns: the exit status of the command, or -N after signal N, its output, and the reason
-            for its exit. The output is text if `text`, `encoding`, `errors` or `universal_newlines`
-            is given, else bytes.
+        :returns: the exit status of the command, or -N if signal N killed it, its output, and the
+            reason for its exit. The output is text if `text`, `encoding`, `errors` or
+            `universal_newlines` is given, else bytes.
         :raises TimeoutExpired: the command took more than `timeout` seconds, its start included.
             The command was killed, with all processes that it had started.
         :raises CalledProcessError: `check` is true, and the exit status of the command is not 0.
@@ -850,7 +850,7 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
         A process may have killed the old agent and survived, so runsc then lists the processes that
         are left.
 
-        :param seconds: the time limit, in seconds.
+        :param seconds: the timeout, in seconds.
         :raises RunscError: a process has survived, or runsc failed.
         :raises CommandError: the sandbox has ended.
         """

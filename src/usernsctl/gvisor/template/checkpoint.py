@@ -113,7 +113,7 @@ class Ready:
         :param deadline: the deadline, as a :func:`time.monotonic` time, or ``None``.
         :raises RunscError: the command has exited.
         :raises TimeoutExpired: the command was not ready before the deadline.
-        :raises BaseException: the function to call raised this exception.
+        :raises BaseException: the condition is a function, which raised this exception.
         """
         if self.kind == "call":
             self.what(box)
@@ -178,7 +178,7 @@ def _listens(box: TemplateSandbox, port: int, deadline: float | None) -> bool:
 
 
 def _read(cat: SandboxPopen[bytes], deadline: float | None) -> bytes:
-    """Return the output of `cat`, which prints files in the sandbox.
+    """Return the output of `cat`, a running cat(1) that prints files in the sandbox.
 
     The size of the output and the time are limited, because cat(1) in the sandbox may be a hostile
     program.
@@ -248,7 +248,7 @@ class OutputReader:
         os.close(self._stop)
 
 
-# The time limit for the agent and its commands to exit, in seconds.
+# The timeout for the agent and its commands to exit, in seconds.
 _GONE_SECONDS = 3
 _STATE_SECONDS = 0.01
 
@@ -386,7 +386,7 @@ class TemplateSandbox(Sandbox):
 # The part of runsc's error message that means that a process in the sandbox has a host file open.
 _FILES_OPEN = "is not savable"
 
-# The time limit for retries while runsc fails with the message _FILES_OPEN, in seconds.
+# The timeout for retries while runsc fails with the message _FILES_OPEN, in seconds.
 _SAVED_GONE_SECONDS = 3
 _RETRY_SECONDS = 0.05
 
@@ -394,7 +394,7 @@ _RETRY_SECONDS = 0.05
 # sandbox that uses the network of its namespace.
 _HOST_NETWORK = "not supported when using hostinet"
 
-#: The default time limit for a command to become ready, in seconds.
+#: The default timeout for a command to become ready, in seconds.
 READY_SECONDS = 300
 
 
@@ -459,7 +459,7 @@ def for_agent(
 def create(host: HostBase, wanted: Wanted) -> tuple[TemplateRecord, Image]:
     """Start a command, save a checkpoint of it once it is ready, and kill it.
 
-    :raises TimeoutExpired: the command was not ready within the time limit.
+    :raises TimeoutExpired: the command was not ready before the timeout.
     :raises RunscError: the command exited before it was ready, or can't be saved.
     :raises UsernsError: as :class:`usernsctl.Sandbox` does.
     """

@@ -62,7 +62,10 @@ def serve(bigframe_text: str, preload: Iterable[str], code: str | None) -> Modul
 
 
 def _forget_our_text() -> None:
-    """Clear the cache of source lines: the user's program may also have the name ``<string>``."""
+    """Clear the cached source lines of this module, which has the file name ``<string>``.
+
+    The user's program may have the same file name, and its tracebacks would quote these lines.
+    """
     import linecache
 
     linecache.clearcache()
@@ -137,7 +140,7 @@ def _sockets(ours: set[int]) -> list[str]:
 
 
 def _files() -> list[str]:
-    """Return the paths of files mapped into memory, and the absolute paths in sys.path."""
+    """Return the paths of the files that this process maps, and the absolute paths in sys.path."""
     mapped = set()
     with open("/proc/self/maps", errors="surrogateescape") as file:
         for line in file:
@@ -166,7 +169,7 @@ def _receive(control: socket) -> list[int]:
 def _start(control: socket, wanted: dict[str, Any], fds: list[int]) -> None:
     """Fork a child for the user's program, and return in the child.
 
-    The parent waits for the child, and exits with its exit status.
+    The parent waits for the child, and exits with the child's exit status.
     """
     import json
 
@@ -210,7 +213,7 @@ def _close_streams() -> None:
 
 
 def _block_signals() -> set[Any]:
-    """Block all signals, so that :func:`_wait` can receive them by sigwait(3); return all."""
+    """Block all signals, so that :func:`_wait` can receive them by sigwait(3); return their set."""
     import signal
 
     every = set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}
@@ -255,7 +258,7 @@ def _renew() -> None:
     if "multiprocessing.process" in modules:
         modules["multiprocessing.process"].current_process().authkey = os.urandom(32)
     for stream, is_line in ((sys.stdout, os.isatty(1)), (sys.stderr, True)):
-        # The template's code may have replaced the stream by an object without this method.
+        # The template's code may have replaced the stream by an object without reconfigure().
         if hasattr(stream, "reconfigure"):
             through = bool(os.environ.get("PYTHONUNBUFFERED"))
             stream.reconfigure(line_buffering=is_line, write_through=through)

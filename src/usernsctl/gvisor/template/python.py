@@ -43,10 +43,10 @@ class PythonStartOptions(RestoreOptions, total=False):
     cwd: StrOrBytesPath | None
 
 
-# The default time limit for the start of a program from a template, in seconds.
+# The default timeout for starting a program from a template, in seconds.
 _START_SECONDS = 60
 
-# The time limit for an interpreter to exit after it has closed its connection, in seconds.
+# The timeout for an interpreter to exit after it has closed its connection, in seconds.
 _END_SECONDS = 5
 
 # The maximum size of a message from an interpreter, in bytes.

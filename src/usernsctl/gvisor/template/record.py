@@ -136,7 +136,7 @@ class TemplateRecord:
         return config
 
     def _changes(self, host: HostNamespace, config: Mapping[str, Any]) -> str | None:
-        """Describe the first difference between `host` and the record; return ``None`` without one.
+        """Return a description of the first difference between `host` and the record, or ``None``.
 
         :param config: the config.json for sandboxes of the template in `host`.
         """
@@ -317,7 +317,7 @@ def _text_of(name: str, value: Any) -> str:
 
 
 def _differences(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Describe each option that differs; ignore unknown options in the record."""
+    """Return a description of each option that differs; ignore unknown options of the record."""
 
     def quote(value: str | None) -> str:
         return "left out" if value is None else repr(value[:_VALUE_MAX])
