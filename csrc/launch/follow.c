@@ -76,8 +76,8 @@ static bool has_members(gid_t gid)
 }
 
 /* Returns whether a group contains only the caller and root. Users who share a primary group are
- * not listed as members of the group, so the gid must also equal the uid, as for a group that was
- * created together with its user (pam_umask(8), usergroups). */
+ * not necessarily listed as members of the group, so the gid must also equal the uid, as for a
+ * group that was created together with its user (pam_umask(8), usergroups). */
 bool un_group_is_private(gid_t gid)
 {
     return gid == 0 || (gid == getegid() && gid == geteuid() && !has_members(gid));

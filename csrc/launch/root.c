@@ -19,8 +19,8 @@ int un_root_set_mode(struct un_launch *launch, int fd, mode_t mode, const char *
     return chmod(un_fd_path(fd, path), mode & 07777) ? un_launch_fail_file(launch, name, err) : 0;
 }
 
-/* Returns an O_PATH descriptor of an entry that was just created. If `failed` is set, the creation
- * has failed, and this function reports its errno. */
+/* Returns an O_PATH descriptor of the entry `name`, which was just created in `parent`. If `failed`
+ * is set, the creation has failed, and this function returns -1 with the error in `err`. */
 static int open_created(struct un_launch *launch, int failed, int parent, const char *name,
                         struct un_error *err)
 {

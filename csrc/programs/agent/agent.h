@@ -272,8 +272,9 @@ typedef bool agent_spared(pid_t pid, void *arg);
  * true, and the descendants of these children. Returns whether it found any process to kill. */
 bool agent_kill_others(int proc, agent_spared *spared, void *arg);
 
-/* Stops all processes except the calling process and PID 1, kills the descendants of `root`, and
- * then continues all stopped processes, even those that were stopped before the call. */
+/* Stops all processes of the PID namespace except the calling process and PID 1, kills the
+ * descendants of `root`, and then continues all stopped processes, even those that were stopped
+ * before the call. */
 void agent_kill_while_stopped(int proc, pid_t root);
 
 struct agent_killing {
@@ -328,7 +329,9 @@ struct agent_flow {
 
 struct agent_terminal {
     int master; /* the master side, or -1 if the command has no terminal */
-    int input;  /* descriptor of the host's input, or -1 after end of file; the caller closes it */
+    /* the host's descriptor for the command's input, or -1 after end of file; the caller closes
+     * it */
+    int input;
     int output;
     bool is_mid_line; /* whether the last input byte was not a newline */
     /* number of VEOF characters that must still be written to signal end of file */

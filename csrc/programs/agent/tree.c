@@ -20,8 +20,8 @@
 #include <sys/wait.h>
 #include <time.h>
 
-/* Maximum number of processes in one listing. If there are more, the listings after the next
- * killing find the others. */
+/* Maximum number of processes in one listing. Later listings, after the listed processes were
+ * killed, find the others. */
 #define PROCESSES_MAX 8192
 /* Upper bound of pids. gVisor has at most 65,536 tasks, and Linux, on which the tests run, has pids
  * below 4,194,304. */

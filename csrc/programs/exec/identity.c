@@ -1,6 +1,7 @@
 #include "programs/exec/exec.h"
 
-/* Returns whether the caller's uid or gid is mapped, so that the command can keep it. */
+/* Returns whether the caller's uid or gid, as `kind` selects, is mapped, so that the command can
+ * keep it. */
 static bool stays(const struct un_plan *plan, const struct un_facts *facts, int kind)
 {
     return un_map_find(&plan->map.of[kind], UN_OUTSIDE, facts->id[kind].own);

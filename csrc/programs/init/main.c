@@ -13,7 +13,7 @@
  *
  * If the kernel's OOM killer kills a process of the sandbox, or the sandbox exceeds one of its
  * LIMITS (shared.h, limits_parse()), usernsctl-init writes the reason to the file "end" in the
- * directory of PIDFILE (shared.h, end_write()), and exits with status 137.
+ * directory of PIDFILE (shared.h, end_write()), and exits with status 137, or 124 after a timeout.
  *
  * CREATOR is a pidfd of the creator. usernsctl-init exits when the creator exits. A parent-death
  * signal would come too early: the kernel sends it when the thread that started usernsctl-init

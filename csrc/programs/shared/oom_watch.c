@@ -22,8 +22,8 @@
  * the killed process may take some time to exit. */
 #define CHECKS 40
 #define CHECK_INTERVAL_MS 50
-/* If this number of checks after an OOM kill has found no missing process, the kernel has probably
- * killed a process of another sandbox. */
+/* If this number of checks after an OOM kill has found no lost stub, the kernel has probably killed
+ * a process of another sandbox. */
 #define UNCERTAIN_CHECKS 20
 /* The kernel counts memory in batches, and may consider a limit reached while up to 1/ROUGHLY of it
  * is unused. */

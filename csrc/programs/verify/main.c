@@ -301,8 +301,8 @@ static int run_payload(int argc, char **argv, char **envp)
     return explain_exec_failure(in_json, argv[1], exec_payload(argv[1], argv + 1, envp));
 }
 
-/* Returns whether the arguments are "--signal NUMBER", except in PID 1, where --signal is the name
- * of the payload. */
+/* Returns whether the arguments are "--signal NUMBER", except in PID 1 of the sandbox, where
+ * --signal is the name of the payload. */
 static bool is_for_signal(int argc, char **argv)
 {
     return argc == 3 && is_option(argv[1], "--signal") && call(__NR_getpid, 0, 0, 0) != 1;

@@ -340,7 +340,7 @@ static bool run_kill(const char *program, char **args, int sig)
 static void signal_runsc(struct watch_args *args, pid_t child, int sig)
 {
     /* Send SIGTERM instead of SIGINT and SIGQUIT, which runsc ignores without a terminal. Drop
-     * real-time signals: they would kill runsc, but not a command that is PID 1
+     * real-time signals: they would kill runsc, but not a command that is PID 1 of the sandbox
      * (pid_namespaces(7)). */
     bool is_ignored = !args->has_terminal && (sig == SIGINT || sig == SIGQUIT);
     if (sig >= REALTIME_MIN)
