@@ -413,7 +413,10 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             self._end_with(ended.returncode, ended.usage)
 
     def _end_after_look(self, status: int, usage: Usage | None = None, *, is_gone: bool) -> None:
-        """Call :meth:`_look_for_limit`, which may block; then set `returncode`, even if it raises."""
+        """Call :meth:`_look_for_limit`, which may block; then set `returncode`.
+
+        `returncode` is set even if :meth:`_look_for_limit` raises.
+        """
         try:
             self._look_for_limit(is_gone=is_gone)
         finally:

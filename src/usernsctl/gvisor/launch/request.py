@@ -680,7 +680,7 @@ class Request:
 
     @classmethod
     def _arguments(cls) -> dict[str, tuple[str, Callable[[str, Any], Any]]]:
-        """Return a dict from the arguments of SandboxHost to field names and conversion functions."""
+        """Return a dict from arguments of SandboxHost to field names and conversion functions."""
         return {
             argument.name: (field.name, argument.check)
             for field in fields(cls)
