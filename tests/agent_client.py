@@ -131,7 +131,10 @@ class Client:
         assert (magic, version) == (b"AGNT", 1)
 
     def ask(self, command: Command) -> Running:
-        """Start a command, by default with a pipe as output and /dev/null as the other streams."""
+        """Start a command; return the client's end of its socket.
+
+        By default, standard output is a pipe; standard input and standard error are /dev/null.
+        """
         header, words = command.encode()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         out = None
@@ -169,7 +172,7 @@ class Client:
             return one.status(), text
 
     def failure(self, *args: str, **options: object) -> tuple[int, ...]:
-        """Check that a start fails; return the errno and the number of the step that failed."""
+        """Check that a command fails to start; return the errno and the failed step's number."""
         with self.running(*args, **options) as one:
             answer = one.hear()
             assert answer[0] == FAILED, answer

@@ -122,7 +122,7 @@ def host() -> Iterator[un.SandboxHost]:
 
 @pytest.fixture(scope="module")
 def box(host: un.SandboxHost) -> Iterator[un.Sandbox]:
-    """Yield a sandbox without a first command, which all tests of a file share."""
+    """Yield a sandbox that all tests of a file share; it was started without a command."""
     with host.start(None) as box:
         # The first run() starts the agent. If the first test started it, the agent would count as a
         # leaked process.
@@ -280,8 +280,8 @@ def pytest_collection() -> Generator[None, object, object]:
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Skip a directory or file if the mark expression deselects all of its tests.
 
-    tools/test-as passes the expression with -m. Otherwise each worker would need seconds to collect
-    the tests.
+    Each worker would need seconds to collect the deselected tests. tools/test-as passes the
+    expression with -m.
     """
     if not str(collection_path).startswith(f"{TESTS}/"):
         return None
@@ -295,8 +295,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def lacks_marks(path: Path, expression: str) -> bool:
     """Return whether a test file contains none of the marks in the first part of `expression`.
 
-    For example, the first part of "(also_root or as_root) and not thorough" has two marks, either
-    of which suffices.
+    The first part of "(also_root or as_root) and not thorough", for example, contains two marks. A
+    file with either mark may contain tests that the expression selects.
     """
     marks = set(expression.partition(" and ")[0].strip("()").split(" or "))
     if path.suffix != ".py" or not marks <= MARKS_OF_USERS:
@@ -374,7 +374,7 @@ def are_any_children() -> bool:
 
 
 def children() -> dict[int, str]:
-    """Return the names of this process's children by pid; a zombie's ends with " (zombie)"."""
+    """Return the names of this process's children by pid; a zombie's name ends with " (zombie)"."""
     found: dict[int, str] = {}
     if not are_any_children():
         return found

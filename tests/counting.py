@@ -1,4 +1,4 @@
-"""Counts of a start's system calls and instructions, independent of the load of the host.
+"""Counts of the system calls and instructions of starting a command, whatever the host's load.
 
 `make counts` writes the counts to bench/counts.json.
 
@@ -6,7 +6,7 @@ The counts omit what differs between hosts or between two runs:
 
 - system calls that wait (how often depends on timing), allocate memory, or read files of /etc,
   which may be long;
-- instructions of Python, of the helpers, and of the programs that read /etc;
+- instructions of Python, of newuidmap and newgidmap, and of the programs that read /etc;
 - the start of libc, since the instructions of a program that does nothing are subtracted.
 """
 
@@ -71,9 +71,11 @@ def tiny_program(directory: Path) -> Path:
 
 
 def trace(*command: str | Path, follow: bool = False) -> dict[int, list[str]]:
-    """Return the names of each process's system calls in order, by pid; the first is the command's.
+    """Return a dict from the pid of each process to the names of its system calls, in order.
 
-    execve(2) of a traced program grants no privileges (set-user-ID bit or file capabilities).
+    The command's own process comes first. Without `follow`, only this process is traced, with the
+    key 0. execve(2) of a traced program grants no privileges from a set-user-ID bit or file
+    capabilities.
     """
     with tempfile.NamedTemporaryFile() as log:
         options = ["-qqq", "-e", "signal=none", "-o", log.name, *(["-f"] if follow else [])]
@@ -106,7 +108,7 @@ def trace_prelude(program: Path, *options: str) -> list[str]:
 
 
 def count_in_python(make: str, once: str, program: Path) -> Counter[str]:
-    """Count the system calls of one call in Python, including those of its child."""
+    """Count the system calls of the Python statements `once`, including those of its child."""
     script = SPAWNING.format(make=make, once=once)
 
     def total(times: int) -> Counter[str]:

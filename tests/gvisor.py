@@ -30,7 +30,7 @@ def release() -> Release:
 
 
 def is_of_2026() -> bool:
-    """Return whether the tests' runsc is of release 20260817 or later."""
+    """Return whether the tests' runsc is of release 20260817 or later, or has no release date."""
     day = release().day
     return day is None or day >= datetime.date(2026, 8, 17)
 

@@ -163,8 +163,8 @@ class NameServer:
         self._thread.start()
 
     def close(self) -> None:
-        # Wake recvfrom(), which then returns 0 bytes, although shutdown(2) itself fails for a
-        # datagram socket.
+        # Wake the thread's recvfrom(), which then returns 0 bytes. shutdown(2) does this
+        # although it reports an error for an unconnected datagram socket.
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._thread.join()

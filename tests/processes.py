@@ -1,4 +1,4 @@
-"""Functions that start processes, and functions that read facts about processes in /proc."""
+"""Functions that start processes, and functions that read values of processes from /proc."""
 
 from __future__ import annotations
 

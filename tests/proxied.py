@@ -91,7 +91,7 @@ class Server:
             self._serve(self, connection, received)
 
     def serve_http(self, connection: socket.socket, received: bytearray) -> None:
-        """Answer the first request; then read until end of file, to record any other request."""
+        """Respond to the first request; then read until end of file to record other requests."""
         while b"\r\n\r\n" not in received:
             data = connection.recv(65536)
             if not data:
@@ -166,13 +166,13 @@ class Proxied:
         return client
 
     def send(self, request: bytes) -> bytes:
-        """Send a request to the proxy; return the whole answer."""
+        """Send a request to the proxy; return the whole response."""
         with self.connect() as client:
             client.sendall(request)
             return read_all(client)
 
     def get(self, url: str, *fields: str, host: str | None = None) -> bytes:
-        """Send a GET request to the proxy; return the whole answer."""
+        """Send a GET request to the proxy; return the whole response."""
         host = url.split("/")[2] if host is None else host
         head = "\r\n".join([f"GET {url} HTTP/1.1", f"Host: {host}", *fields, "", ""])
         return self.send(head.encode("latin-1"))

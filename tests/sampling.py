@@ -38,7 +38,7 @@ def spread(total: int, count: int) -> list[bool]:
 
 
 def tries(few: int, many: int) -> pytest.MarkDecorator:
-    """Return a decorator that sets `count` to `few`, and in `make test-all` also to `many`."""
+    """Return a decorator that passes `few` as `count`, and in `make test-all` then also `many`."""
     return pytest.mark.parametrize("count", [few, pytest.param(many, marks=pytest.mark.thorough)])
 
 

@@ -96,7 +96,7 @@ def page(host: str, port: int = 80) -> str:
 
 
 def page_by(family: int, address: tuple[object, ...], *options: tuple[int, int, object]) -> str:
-    """Request a page over a socket with `options`; return the web server's answer."""
+    """Request a page over a socket with the socket `options`; return the web server's answer."""
     with socket.socket(family) as connection:
         connection.settimeout(SECONDS)
         for level, option, value in options:

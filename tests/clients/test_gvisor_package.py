@@ -19,8 +19,8 @@ from gvisor import Sandbox
 with Sandbox() as box:
     print(box.exec("cat", "/proc/version"))
 """
-# runsc waits until its orphaned children are reaped. With --init, PID 1 of the namespace reaps
-# them. Without it, they would be reparented to pytest, which does not reap them.
+# runsc waits until its orphaned children are reaped. With --init, PID 1 of the namespace reaps the
+# children. Without --init, the children would be reparented to pytest, which does not reap them.
 NAMESPACE = [SCRIPTS / "usernsctl-exec", "-c", "-m", "--init", "--mount-proc", "--"]
 
 

@@ -30,7 +30,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.fixture(scope="module")
 def secure(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Path]]:
-    """Yield index.example's server, with a package and a git repository, and its certificate."""
+    """Yield the HTTPS server of index.example, and the path of the server's certificate.
+
+    The server serves a Python package, a git repository and the page /page.
+    """
     directory = tmp_path_factory.mktemp("secure")
     certificate = make_certificate(directory)
     with secure_server(world, certificate) as server:
@@ -87,8 +90,8 @@ def test_curl_reaches_an_allowed_name_and_follows_its_redirects(
     )
     with Server(world, answer=redirect):
         done = run_allowed(world, secure[1], "sh", "-c", CURL)
-    # curl fails with 56 if the proxy denies a tunnel. Without the proxy, it fails with 6, because
-    # it can't resolve names.
+    # curl exits with status 56 if the proxy denies a tunnel. Without the proxy, curl exits with
+    # status 6, because it can't resolve names.
     assert done.stdout.splitlines() == ["page", "page", "status 56", "status 6"], done.stderr
     assert "refused evil.example:443" in done.stderr
 

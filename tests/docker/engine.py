@@ -125,7 +125,7 @@ def started(name: str, *options: str) -> Iterator[Engine]:
     ):
         fcntl.flock(lock, fcntl.LOCK_EX)
         # With userns-remap, the containers' root is another host user, who must be able to search
-        # this directory. Otherwise, the engine would use other directories.
+        # this directory. If that user could not, the engine would use other directories.
         os.chmod(scratch, 0o711)
         directory = Path(scratch)
         log = directory / "log"

@@ -206,8 +206,8 @@ def takes_signal(pid: int, signal: Signals) -> bool:
     """Return whether the process, a container's PID 1, blocks or handles a signal."""
     status = status_of(pid)
     masks = int(status["SigBlk"], 16) | int(status["SigCgt"], 16)
-    # usernsctl-watch takes every signal: while it waits for signals in sigtimedwait(2), /proc does
-    # not show them as blocked.
+    # usernsctl-watch receives every signal in sigtimedwait(2). While it waits there, /proc does not
+    # show the signals as blocked.
     return bool(masks & 1 << signal - 1) or status["Name"] == "usernsctl-watch"
 
 
@@ -225,7 +225,7 @@ def takes_signal(pid: int, signal: Signals) -> bool:
 def test_a_signal_before_the_sandbox_starts_is_not_lost(
     signal: Signals, start: list[str], plain: Engine
 ) -> None:
-    """Send a signal as soon as the entrypoint handles or blocks it.
+    """Check that a signal ends the container as soon as the entrypoint handles or blocks it.
 
     Until then, the kernel discards signals to a container's PID 1.
     """

@@ -70,7 +70,7 @@ def test_documented_kubernetes_objects_are_valid(version: str) -> None:
 
 
 def test_the_operator_s_resource_has_the_profile(usernsctl: Program) -> None:
-    """Check that the documented command prints a SeccompProfile with fields of v1beta1."""
+    """Check that the documented command prints the profile as a v1beta1 SeccompProfile object."""
     shell = re.findall(r"^```sh\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     (command,) = [block for block in shell if "SeccompProfile" in block]
     command, _, _ = command.partition(" | kubectl")
@@ -147,7 +147,10 @@ def docker_options(name: str) -> list[str]:
 
 @pytest.mark.timeout(300)
 def test_the_job_s_security_context_lets_the_connector_run(remapped: Engine) -> None:
-    """Run the Job's container with userns-remap, which maps 65,536 ids like hostUsers: false."""
+    """Check that the connector prints its spec under the security context of the Job's pod.
+
+    userns-remap maps 65,536 ids, as hostUsers: false does.
+    """
     done = remapped("run", "--rm", *docker_options("job.yaml"), CONNECTOR, "spec")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["type"] == "SPEC"
@@ -164,7 +167,7 @@ def test_the_job_s_security_context_lets_the_connector_run(remapped: Engine) -> 
 def test_the_deployment_s_probe_works(
     remapped: Engine, entrypoint: list[str], image: str, words: list[str]
 ) -> None:
-    """Run the probe with docker exec, in the namespaces of the container's PID 1.
+    """Check that the probe succeeds with docker exec, in the namespaces of the container's PID 1.
 
     PID 1 also forwards signals to the program, and exits with the program's status.
     """
@@ -213,7 +216,10 @@ def test_only_tasks_that_did_not_run_are_repeated() -> None:
 
 
 def test_a_task_of_the_indexed_job_knows_its_number(remapped: Engine) -> None:
-    """Check that a task exits with its command's status, which the pod failure policy uses."""
+    """Check that a task gets its index, and that the Job fails an index only if its task has run.
+
+    The pod failure policy of the Job decides by the container's exit status.
+    """
     (rules,) = [one["spec"]["podFailurePolicy"]["rules"] for one in objects("indexed-job.yaml")]
     (fails,) = [rule for rule in rules if rule["action"] == "FailIndex"]
     assert fails["onExitCodes"]["operator"] == "NotIn"
@@ -427,7 +433,7 @@ def test_the_documented_image_builds_and_runs(
 @pytest.mark.thorough
 @pytest.mark.timeout(900)
 def test_an_image_is_rebuilt_with_a_new_prelude(plain: Engine, tmp_path: Path) -> None:
-    """Check that a rebuild uses the cached programs but generates the launch files anew."""
+    """Check that an image works after a rebuild with new launch files but cached programs."""
     recipe = ("docs/docker.md", "FROM my-image\n")
     build_recipe(plain, *recipe, tmp_path)
     build(plain, "prelude", PRELUDE_AGAIN, BASE, "--no-cache-filter=build,launches")
@@ -451,7 +457,7 @@ def test_the_documented_launch_works(plain: Engine, tmp_path: Path) -> None:
 
 @pytest.mark.timeout(600)
 def test_the_documented_launch_with_ptrace_works(plain: Engine, tmp_path: Path) -> None:
-    """Freeze a launch with the platform ptrace, as docs/docker.md advises for some programs."""
+    """Check that a launch with ptrace works, which docs/docker.md advises for some programs."""
     (tmp_path / "Dockerfile").write_text(
         f"FROM {PRELUDE_PYTHON} AS launch\n"
         "USER root\n"

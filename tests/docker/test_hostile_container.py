@@ -95,7 +95,10 @@ def test_variables_and_volumes_choose_no_program_outside_gvisor(
 def test_variables_choose_no_program_of_the_health_check(
     image: str, plain: Engine, volume: Path, tally: Tally
 ) -> None:
-    """Run the health check outside gVisor, with traps in environment variables and in its cwd."""
+    """Check that the health check's process outside gVisor triggers no traps.
+
+    The traps are in the process's environment variables and working directory.
+    """
     traps = set_traps(volume, Path("/traps"))
     shown = plain.must("image", "inspect", "--format={{json .Config}}", image)
     kind, *command = json.loads(shown)["Healthcheck"]["Test"]
@@ -193,7 +196,10 @@ os.waitpid(child, 0)
 def test_hostile_process_outside_gvisor_leaves_a_setuid_file_of_another_id(
     protected: bool, plain: Engine, tally: Tally
 ) -> None:
-    """Check that newuidmap maps ids for any process of the user unless no-new-privileges is set."""
+    """Check that no-new-privileges keeps a process from creating another id's set-user-ID file.
+
+    Without no-new-privileges, newuidmap maps that id for any process of the user.
+    """
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-files-") as made:
         os.chmod(made, 0o777)
         options = [SECCOMP, NO_NEW_PRIVILEGES] if protected else [SECCOMP]
@@ -213,7 +219,7 @@ def test_hostile_process_outside_gvisor_leaves_a_setuid_file_of_another_id(
 def test_hostile_modules_in_the_cwd_of_doctor_are_not_imported(
     plain: Engine, volume: Path, tally: Tally
 ) -> None:
-    """Start doctor by its path in a directory with planted modules, as root and as a user."""
+    """Check that doctor, run as root or a user, imports no module from its cwd or $PYTHONPATH."""
     traps = set_traps(volume, Path("/traps"))
     script = shlex.join(["/opt/usernsctl/bin/usernsctl", "doctor"])
     for user in ("0", "1000"):

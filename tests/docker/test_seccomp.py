@@ -119,7 +119,10 @@ def without_kind(call: str, kind: str) -> dict[str, Any]:
 
 
 def fails(plain: Engine, directory: Path, profile: dict[str, Any]) -> bool:
-    """Return whether a command of RUNS fails with `profile`; check that its exit status is 125."""
+    """Return whether any command of RUNS fails with `profile`.
+
+    Check that each failing command has exit status 125 and prints nothing to standard output.
+    """
     file = directory / "seccomp.json"
     file.write_text(json.dumps(profile))
     failed = []
@@ -160,7 +163,10 @@ def test_profile_denies_other_kinds_of_namespaces() -> None:
 
 
 def sockets(plain: Engine, wanted: dict[str, tuple[int, ...]]) -> dict[str, str]:
-    """Try to open each socket as root with all capabilities; return the names of the errnos."""
+    """Return for each socket the name of the errno with which socket(2) fails, or "".
+
+    The program that opens the sockets runs as root with all capabilities.
+    """
     done = plain(
         *["run", "--rm", "--user=0", "--cap-add=ALL", f"--security-opt=seccomp={PROFILE}"],
         *["--entrypoint=python3", PRELUDE_PYTHON, "-c", SOCKET_PROBE, json.dumps(wanted)],

@@ -33,7 +33,10 @@ IMAGE = "usernsctl-test/accounts"
 
 
 def test_a_name_of_the_image_is_a_user(plain: Engine) -> None:
-    """Run as a user named in the image; with one mapped id, there are no supplementary groups."""
+    """Check that --user accepts names from /etc/passwd and /etc/group of the image.
+
+    With one mapped id, the command has no supplementary groups.
+    """
     done = plain(*ONE_ID, PRELUDE, "--user=airbyte", *IDS)
     assert (done.stdout, done.stderr) == ("1000 1000 1000 /home/airbyte\n", "")
     done = plain(*ONE_ID, PRELUDE, "--user=games:tty", *IDS)
@@ -79,7 +82,10 @@ def test_unknown_names_are_refused(plain: Engine) -> None:
     ],
 )
 def test_hostile_files_are_refused(plain: Engine, make: str, says: str) -> None:
-    """Replace /etc/passwd after Docker has read it for its own option --user."""
+    """Check that --user=NAME fails if /etc/passwd is missing, or a FIFO, directory or hostile link.
+
+    The file is replaced after Docker has read it for its own option --user.
+    """
     script = f"rm /etc/passwd && {make} && exec /usr/local/bin/in-gvisor --user=airbyte -- true"
     hostile = ["run", "--rm", "--user=0", NO_NEW_PRIVILEGES, SECCOMP, "--entrypoint=sh"]
     done = plain(*hostile, PRELUDE, "-c", script)

@@ -65,7 +65,8 @@ GUESSES_OF_FILTERS = {
     "filters of namespaces, mounts and tracing": "seccomp-denies-call",
 }
 
-#: Other causes that are as correct as the expected one in a pair, by the expected cause.
+#: Causes that a command may report in a pair of environments in place of the expected cause, by
+#: the expected cause.
 AS_RIGHT = {
     # doctor can't read what a filter denies, so it suspects a filter before a security module such
     # as Landlock.
@@ -121,7 +122,8 @@ def contradiction(first: Environment, second: Environment) -> str | None:
         return "doctor can't start"
     if all(caller(one) != ORDINARY or one.kind in OF_CALLER for one in (first, second)):
         return "two callers"
-    # securebits-noroot replaces newuidmap and newgidmap with copies, too.
+    # securebits-noroot also replaces newuidmap and newgidmap with copies, which would hide those of
+    # the other environment.
     helpers = "newuidmap and newgidmap" in (first.kind, second.kind)
     if helpers and "securebits-noroot" in (first.name, second.name):
         return "the same object"
@@ -144,7 +146,7 @@ def contradiction(first: Environment, second: Environment) -> str | None:
 def combine(first: Environment, second: Environment) -> Environment:
     other = first if caller(first) != ORDINARY else second
     both = (first, second)
-    # Root with an empty bounding set also lacks CAP_SETFCAP.
+    # Root with an empty bounding set also lacks CAP_SETFCAP, so needs-setfcap is a correct cause.
     names = {first.name, second.name}
     more = "needs-setfcap" if other.user == "root" and "bounding-set-empty" in names else None
     within = [one.within for one in both if one.within is not None]
@@ -203,7 +205,7 @@ def works(answer: Answer) -> bool:
 
 
 def doctors(first: Environment, second: Environment) -> Expected:
-    """Return all causes that doctor may report if the sandbox of a pair fails."""
+    """Return all causes that doctor may report if a sandbox fails in the combined environment."""
     guesses = [
         guess
         for one in (first, second)
@@ -217,7 +219,7 @@ def doctors(first: Environment, second: Environment) -> Expected:
 
 
 def faults_of_pair(pair: Environment, answers: Mapping[str, Any]) -> Iterator[str]:
-    """Yield each wrong result of a command in a pair, beginning with the command's name."""
+    """Yield each wrong result of a command in a pair of environments, after the command's name."""
     judged = replace(
         pair,
         run=None if works(answers["run"]) else pair.run,
@@ -235,8 +237,8 @@ def faults_of_pair(pair: Environment, answers: Mapping[str, Any]) -> Iterator[st
         if command == "doctor" and judged.run is not None:
             expected = replace(judged, run=doctors(first, second))
         elif command == "range" and works(answers["exec"]) and "process-limit" in causes(within):
-            # RLIMIT_NPROC also counts doctor's own processes. If doctor can't start one, it reports
-            # this limit, whatever the other misconfiguration is.
+            # RLIMIT_NPROC also counts doctor's own processes. If doctor can't start a process, it
+            # reports this limit, whatever the other misconfiguration is.
             expected = replace(judged, range_="process-limit", sometimes=True)
         for fault in faults(expected, command, answer):
             yield f"{command}: {fault}"

@@ -19,13 +19,13 @@ COMMANDS = ("run", "auto", "doctor", "range")
 #: Commands to run in an environment that breaks only maps of more than one id.
 RANGE = ("auto", "range")
 
-#: Stands for a cause that the catalogue lacks. The command must then report the failed step.
+#: Placeholder for a cause that the catalogue lacks. The command must then report the failed step.
 STEP = "unknown"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """An environment in which the commands are tried, with the expected results.
+    """An environment in which the commands run, with the expected results.
 
     :ivar kind: one of KINDS.
     :ivar root: misconfigurations that root applies; a string is the name of a misconfiguration in
@@ -43,12 +43,12 @@ class Environment:
     :ivar status: the exit status of a command that works.
     :ivar sometimes: whether the commands may either fail with these causes or work, depending on a
         program's release.
-    :ivar tried: the COMMANDS to try.
+    :ivar tried: the COMMANDS to run in this environment.
     :ivar apart: whether each command needs a new environment, because the kernel counts a namespace
         for some time after its last process has exited.
     :ivar silent: whether no message can be printed, so that only the exit status is checked.
     :ivar quiet: whether the output can't be read, so that only the exit status is checked.
-    :ivar within: doctor's time limit in seconds, or ``None`` for its default.
+    :ivar within: doctor's timeout in seconds, or ``None`` for its default.
     :ivar seconds: the timeout of each command.
     """
 
@@ -101,7 +101,7 @@ def add(
 
 
 def add_range(name: str, **more: object) -> None:
-    """Add an environment that affects only maps of more than one id; only these are tried."""
+    """Add an environment that breaks only maps of more than one id; run only RANGE in it."""
     add(name, tried=RANGE, **more)  # type: ignore[arg-type]
 
 
@@ -179,8 +179,7 @@ REFUSED = ("seccomp-denies-call", "seccomp-denies-userns")
 for one in ("fchdir", "clone3", "close_range", "keyctl", "bpf", "personality", "sethostname",
             "membarrier", "mknodat", "process_vm_writev"):  # fmt: skip
     filter_of(f"no-{one}", one)
-# Without openat2(2), newuidmap fails if it calls it, as Debian's does since shadow
-# 1:4.17.4-2+deb13u1.
+# Only a newuidmap that calls openat2(2) fails, as Debian's does since shadow 1:4.17.4-2+deb13u1.
 filter_of("no-openat2", "openat2", auto="seccomp-denies-helper", sometimes=True)
 add("no-clone3-enosys", early=[w.denied("clone3", number=errno.ENOSYS)])
 add("no-setns", early=[w.denied("setns")], both="seccomp-denies-userns")
@@ -756,7 +755,8 @@ add(
 add("runsc-exits-128", root=[w.runsc(w.VERSION + "exit 128\n")], both="runsc-refused-call")
 add("runsc-crashes", root=[w.runsc(w.VERSION + "kill -SEGV $$\n")], both="runsc-killed")
 add("runsc-killed", root=[w.runsc(w.VERSION + "kill -KILL $$\n")], both="runsc-killed")
-# In a pair with a seccomp filter, a message may blame the filter instead.
+# In a pair whose other environment has a seccomp filter, a message may name that filter as the
+# cause.
 add(
     "runsc-killed-by-filter",
     root=[w.runsc(w.VERSION + "kill -SYS $$\n")],
@@ -764,8 +764,8 @@ add(
 )
 WRAPPED = w.runsc('#!/bin/sh\nexec /usr/bin/runsc "$@"\n')
 add("runsc-wrapped", root=[WRAPPED])
-# If runsc is a script, usernsctl runs it to find its release, and calls getpid(2) for this before
-# it enters a namespace.
+# If runsc is a script, usernsctl runs the script to find the release, and calls getpid(2) for this
+# before usernsctl enters a namespace.
 add(
     "runsc-wrapped-getpid-killed",
     root=[WRAPPED],

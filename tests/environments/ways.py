@@ -68,12 +68,15 @@ def file(path: str, content: str) -> Way:
 
 
 def mode(path: str, bits: int) -> Way:
-    """Return a misconfiguration that sets the mode of a file replaced by an earlier one."""
+    """Return a misconfiguration that sets the mode of a file that an earlier one has replaced."""
     return partial(os.chmod, path, bits)
 
 
 def covered_mode(path: str, bits: int) -> Way:
-    """Return a misconfiguration that mounts a copy over `path`, and sets the copy's mode."""
+    """Return a misconfiguration that overmounts `path` with a file or directory of mode `bits`.
+
+    A file is overmounted with its copy, a directory with an empty directory.
+    """
 
     def show() -> None:
         own = SCRATCH / f"copy{path.replace('/', '_')}"
@@ -187,7 +190,7 @@ def proc(options: str) -> Way:
 
 
 def proc_of_outer_pids() -> None:
-    """Unmount the trial's /proc, which covers the /proc of the outer PID namespace."""
+    """Unmount the trial's /proc, which is mounted over the /proc of the outer PID namespace."""
     check(libc.umount2(b"/proc", MNT_DETACH), "umount")
 
 
@@ -433,7 +436,7 @@ def runsc_other_go_program() -> None:
     use_path(directory)
 
 
-#: First lines of a shell script that prints a release like runsc.
+#: First lines of a shell script that answers --version as runsc does.
 VERSION = """#!/bin/sh
 case "$*" in
 *--version*) echo 'runsc version release-20240729.0'; echo 'spec: 1.1.0-rc.1'; exit 0 ;;
@@ -538,7 +541,10 @@ def mdwe() -> None:
 
 
 def ids(*, uids: tuple[int, int, int], gids: tuple[int, int, int]) -> Way:
-    """Return a misconfiguration with which root sets the real, effective and saved ids."""
+    """Return a misconfiguration that sets the real, effective and saved uids and gids.
+
+    Root must apply it. It also drops all supplementary groups.
+    """
 
     def become() -> None:
         os.setgroups([])

@@ -48,7 +48,7 @@ libc.syscall.restype = ctypes.c_long
 
 
 def order(what: int, *arguments: int) -> int:
-    """Send the order `what` to the injector; return its answer."""
+    """Send the order `what` to the injector; return the injector's answer."""
     words = (MARK, what, *arguments, *(0 for _ in range(4 - len(arguments))))
     return int(libc.syscall(*(ctypes.c_long(word) for word in (3, *words))))
 
@@ -120,7 +120,7 @@ class Outcome:
 
 
 class Hung(BaseException):
-    """An operation has not returned within its time limit."""
+    """An operation has not returned within SECONDS."""
 
 
 def descriptors() -> set[str]:
@@ -163,7 +163,10 @@ def unused(group: Path) -> bool:
 
 @dataclass
 class State:
-    """Descriptors, processes, mounts, files and control groups. A run must leave none behind."""
+    """Descriptors, children, mounts, files and unused control groups at one point in time.
+
+    After a run, none of them may be new.
+    """
 
     descriptors: set[str]
     children: set[str]
@@ -187,7 +190,7 @@ class State:
 
 
 def left_over(before: State, directory: Path) -> dict[str, set[str]]:
-    """Return what is new in the state since `before`, and still there after GRACE_SECONDS."""
+    """Wait up to GRACE_SECONDS until nothing is new since `before`; return what is still new."""
     deadline = time.monotonic() + GRACE_SECONDS
     while (found := State.now(directory).extra(before)) and time.monotonic() < deadline:
         time.sleep(0.02)

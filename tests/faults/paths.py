@@ -271,7 +271,7 @@ class Files(InSandbox):
 
 
 def make_tree(tree: Path) -> None:
-    """Create a tree of files for :func:`read_tree`, unless it exists."""
+    """Create the directory tree for :func:`read_tree`, unless it exists."""
     if not tree.exists():
         (tree / "inner").mkdir(parents=True)
         (tree / "inner" / "file").write_text(RAN)
@@ -279,14 +279,14 @@ def make_tree(tree: Path) -> None:
 
 
 def read_tree(tree: Path, output: IO[str]) -> None:
-    """Read the file in a copy of the tree; write its content to `output`."""
+    """Read the file in a copy of the directory tree; write the file's content to `output`."""
     assert (tree / "link").is_symlink()
     output.write((tree / "inner" / "file").read_text())
     output.flush()
 
 
 class Trees(InSandbox):
-    """Copying a tree into a sandbox and out of it."""
+    """Copying a directory tree into a sandbox and out of it."""
 
     name = "trees in and out"
 
@@ -392,7 +392,7 @@ class Attach(Detach):
 
 
 class Copy(Attach):
-    """Copying a tree into a detached sandbox and out of it with usernsctl cp."""
+    """Copying a directory tree into a detached sandbox and out of it with usernsctl cp."""
 
     name = "cp"
 
@@ -422,8 +422,8 @@ class NetworkedHost(HostItself):
     server = (
         "import socket; server = socket.create_server(('127.0.0.1', 8000));"
         "print('ready', flush=True); client = server.accept()[0];"
-        # Call recv() to wait until the client has read the answer: if the sandbox exited before
-        # that, data in transit would be lost.
+        # Call recv() to wait until the client has read the data and closed the connection: if the
+        # sandbox exited before that, data in transit would be lost.
         "client.sendall(b'ran\\n'); client.recv(1)"
     )
 

@@ -51,7 +51,10 @@ def test_a_command_inherits_no_descriptor_of_the_child(
 def test_a_child_that_stays_dumpable_does_not_join_a_namespace(
     fail_in_child: Callable[[str], None], when: int
 ) -> None:
-    """Check that the start fails: processes inside could read the memory of a dumpable child."""
+    """Check that the start fails if the child can't make itself non-dumpable.
+
+    Processes in the namespace could read a dumpable child's memory.
+    """
     with un.Namespace.create() as namespace:
         fail_in_child(f"prctl:error=EPERM:when={when}")
         with pytest.raises(un.NamespaceError, match="PR_SET_DUMPABLE") as caught:

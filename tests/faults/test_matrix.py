@@ -37,7 +37,7 @@ def injector(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_matrix(injector: Path, paths: list[str], rounds: int, user: str | None = None) -> None:
-    """Inject random faults into each operation; check that every result is documented.
+    """Inject random faults into each operation; check for undocumented results and leftovers.
 
     One process runs all operations, because starting and importing is slow in a traced process.
     """

@@ -84,8 +84,8 @@ def test_the_prelude_may_be_killed_anywhere(when: int) -> None:
     """Kill usernsctl-exec and the holder, each at its Nth system call; check that none remains."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     command = [SCRIPTS / "usernsctl-exec", f"--hold={theirs.fileno()}", "-rm"]
-    # Let the holder read end of file, as if its creator had exited. Its messages stay in the
-    # socket's buffer until the test reads them below.
+    # Let the holder read end of file, as if its creator had exited. The messages of
+    # usernsctl-exec and of the holder stay in the socket's buffer until the test reads them below.
     ours.shutdown(socket.SHUT_WR)
     with ours:
         with theirs:

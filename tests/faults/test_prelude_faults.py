@@ -1,4 +1,7 @@
-"""Tests of usernsctl-exec with failing system calls: it must name the step and run nothing."""
+"""Tests of usernsctl-exec with failing system calls.
+
+The error message must name the failed step, and the command must not run.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ class Fault:
 FAULTS = [
     Fault("uname", "EFAULT", "facts", options=(*WIDE,)),
     Fault("capget", "EINVAL", "facts"),
-    # Without privileges, strace can no longer read the path, so select the call by its number.
+    # An unprivileged strace can no longer read this call's path, so select the call by its number.
     Fault("openat", "ENOENT", "facts", when="1"),
     Fault("openat", "EACCES", "facts", options=(*WIDE,), path="/proc/self/uid_map"),
     Fault("openat", "ENOENT", "facts", options=(*WIDE,), path="/proc/self/gid_map"),

@@ -1,4 +1,4 @@
-"""Tests of usernsctl.Popen with failing system calls: it must raise and leak nothing."""
+"""Tests of usernsctl.Popen with failing system calls: errors are reported, and nothing leaks."""
 
 from __future__ import annotations
 
@@ -119,14 +119,14 @@ def test_time_namespaces_do_not_need_clone3(error: str) -> None:
 @pytest.mark.parametrize("arguments", ["", "pid=True", "pid=True, init=True"])
 @pytest.mark.sampled(17)
 def test_faults_during_a_start_leave_nothing(call: str, when: int, arguments: str) -> None:
-    """Check that a fault during the start raises an exception or has no effect."""
+    """Check that a fault during a start raises an exception or has no effect, and leaks nothing."""
     (told,) = attempt(f"{call}:error=ENOMEM:when={when}", arguments=arguments)
     assert told.split()[0] in ("ran", "NamespaceError", "CommandError", "PlanError")
 
 
 @pytest.mark.parametrize("arguments", ["", "pid=True", "mount=True, pid=True"])
 def test_spawn_runs_nothing_if_the_child_can_not_report(arguments: str) -> None:
-    """Check that the command does not start, because the child can't report to its parent.
+    """Check that the command does not start if the child can't report to its parent.
 
     No process would wait for the command.
     """

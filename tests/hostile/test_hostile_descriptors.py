@@ -70,8 +70,7 @@ def test_a_sandbox_of_a_host_opens_few_descriptors_of_the_machine(tally: Tally) 
     with un.SandboxHost() as host, host.start(None) as box:
         with box.popen(COMMAND, stdin=un.PIPE, stdout=un.PIPE, text=True) as hoarder:
             output = hoarder.stdout.readline()
-            # The limit must leave a program more than 2,000 files, in addition to gVisor's own
-            # descriptors.
+            # The limit on gVisor's descriptors must leave the program more than 2,000 open files.
             assert int(output.split()[-1]) > 2000, output
             tally.tried()
             check_descriptors(box.init.pid, tally)

@@ -222,7 +222,10 @@ def outside(tmp_path: Path) -> Outside:
 
 
 def attempt(tally: Tally, call: Callable[[], object]) -> None:
-    """Check that a call returns, or raises a complete SandboxFileError, before a deadline."""
+    """Check that a call returns, or raises a SandboxFileError, within PATIENCE seconds.
+
+    The error must name a path, and whether the path is inside or outside the sandbox.
+    """
     begin = time.monotonic()
     tally.tried()
     try:
@@ -272,8 +275,8 @@ def test_links_made_during_a_copy_do_not_leave_the_directory(
         for _ in range(tally.rounds(5, 1000)):
             attempt(tally, lambda: box.put(tmp_path / "in", "/tmp/in", merge=merge, timeout=15))
             box.run(["rm", "-rf", "/tmp/in"])
-    # If the attacker replaces /tmp/in itself with a link, put() may follow the link. It must follow
-    # no link below /tmp/in.
+    # If the attacker replaces /tmp/in itself with a link, put() may follow the link. put() must
+    # follow no link below /tmp/in.
     found = box.check_output(["find", "/tmp/other", "-path", "*put*"], text=True)
     if found:
         tally.succeeded(found)

@@ -358,7 +358,7 @@ def test_an_ambiguous_chunk_ends_the_request(proxied: Proxied, body: str) -> Non
 
 @pytest.mark.parametrize("size", ["Content-Length: 3\r\n\r\nabc", "\r\n"])
 def test_a_second_request_on_a_connection_is_not_served(proxied: Proxied, size: str) -> None:
-    """Check that a second request on a connection, pipelined or after the answer, is not served."""
+    """Check that no second request on a connection is served, pipelined or after the response."""
     with (
         Server(proxied.world) as good,
         Server(proxied.world, OTHER_PUBLIC) as evil,
@@ -375,7 +375,7 @@ def test_a_second_request_on_a_connection_is_not_served(proxied: Proxied, size: 
 
 
 def test_an_upgraded_connection_is_no_tunnel(proxied: Proxied) -> None:
-    """Check that no tunnel opens if a hostile server answers with status 101."""
+    """Check that no tunnel opens if a hostile server responds with status 101."""
     answer = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n"
     with Server(proxied.world, answer=answer) as good, proxied.connect() as client:
         client.sendall(
@@ -491,7 +491,7 @@ def test_a_huge_head_is_refused(proxied: Proxied) -> None:
 
 
 def test_an_answer_without_an_end_does_not_fill_the_memory(proxied: Proxied) -> None:
-    """Check that the proxy stops reading from a server whose answer the client does not read."""
+    """Check that the proxy stops reading from a server if the client does not read the response."""
     sent = []
     is_blocked = threading.Event()
 

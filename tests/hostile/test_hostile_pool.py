@@ -70,7 +70,7 @@ def test_a_pool_ends_with_its_creator(
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     moments = random.Random(seed)
-    # Use a host once before the comparison, because some files remain after the first use.
+    # Use a host once before the test lists the files, because its first use leaves some behind.
     un.SandboxHost().close()
     before, kept = set(children()), files_below(runtime)
     for _ in range(tally.rounds(3, 200)):

@@ -47,8 +47,8 @@ def hostile(runtime: Path) -> Iterator[un.Namespace]:
             named.remove_named("hostile")
 
 
-# Program that stops the children of a process. It may signal them only once they are in its own
-# user namespace.
+# Program that stops the children of a process. The program may signal a child only once the child
+# is in the program's own user namespace.
 STOPPER_OF_CHILDREN = """
 import contextlib, os, signal, sys
 children = f"/proc/{sys.argv[1]}/task/{sys.argv[1]}/children"

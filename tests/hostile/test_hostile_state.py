@@ -323,7 +323,7 @@ def test_hostile_bind_shows_a_future_state_directory(
 def test_hostile_bind_shows_the_state_by_another_mount(
     state: Path, tmp_path: Path, tally: Any
 ) -> None:
-    """Reject a bind mount from a second mount point at which the state directory is visible."""
+    """Check that a bind mount is rejected if it shows the state directory by a second mount."""
     other = tmp_path.parent / f"{tmp_path.name}-other"
     (other / "below" / "mount").mkdir(parents=True)
     script = (

@@ -29,7 +29,7 @@ PATIENCE = 60
 SCRIPT = ["sh", "-c", "echo READY; read line; echo $line"]
 
 # Durations in seconds of a creator's two steps: it creates a host and a template, and then starts a
-# sandbox and a command. It is killed within the sum of both.
+# sandbox and a command. The creator is killed within the sum of both.
 CREATE_SECONDS = 1.2
 START_SECONDS = 0.6
 

@@ -125,7 +125,7 @@ def test_hostile_payload_that_stops_itself_is_continued(usernsctl: Program, tall
                 tally.succeeded(f"status {process.returncode}")
 
 
-# Signals that kill the command or have no effect. Stop signals such as SIGSTOP are missing, because
+# Signals that kill the command or have no effect. Stop signals such as SIGSTOP are omitted, because
 # only a shell would continue the command.
 RACED = [1, 2, 3, 10, 12, 15, 18, 28, 34, 37, 64]
 

@@ -125,8 +125,8 @@ def three_nodes() -> Iterator[ThreeNodes]:
             yield cluster
         finally:
             cluster.close()
-            # The agents of a killed node exit only when they are reparented to PID 1. In the tests,
-            # they are reparented to this process instead, so kill them.
+            # Ray's agents on a killed node exit only when they are reparented to PID 1. In the
+            # tests, the agents are reparented to this process instead, so kill them.
             for pid in descendants():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Tests of limits enforced by cgroup v2, in root's services and in a user's scopes."""
+"""Tests of limits enforced by cgroups v2, in root's services and in a user's scopes."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def seconds_of(group: Path) -> float:
 
 
 def test_memory_limit_of_the_service_is_out_of_memory(service: Service) -> None:
-    """Limit the memory of the caller's control group, but not of the sandbox."""
+    """Check the error after an OOM kill by the memory limit of the caller's own control group."""
     done, result = service.run_limited(code=MEMORY_HOG, properties=("MemoryMax=250M",))
     assert (done.returncode, result["reason"]) == (137, "memory-limit")
     assert causes_in(done.stderr) == ["out-of-memory"]
@@ -188,7 +188,10 @@ def test_sandboxes_of_a_host_have_control_groups(service: Service) -> None:
 
 
 def test_the_remedy_starts_usernsctl_in_a_delegated_scope(scope: Service) -> None:
-    """Start usernsctl in a scope without delegation; run the command that its error suggests."""
+    """Check that the command that an error suggests starts usernsctl with delegation.
+
+    The error occurs in a scope without delegation.
+    """
     limits = ("--memory=128M", "--cpus=0.5")
     done = Service(scope.results, as_user(*SCOPE))("usernsctl", "run", *limits, "--", "true")
     assert (done.returncode, done.stdout) == (125, "")

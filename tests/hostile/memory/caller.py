@@ -78,13 +78,16 @@ def kept(idmap: un.IdMap | None = None, **options: Any) -> None:
 
 
 def fresh(**options: Any) -> None:
-    """Run commands with capabilities; the same user without capabilities attacks them."""
+    """Run commands with capabilities; the attacker is a process of the same user that has none."""
     with attacked(subprocess.Popen, "drop"):
         again(lambda: un.run([TRUE], env=ENV, check=True, **options))
 
 
 def stranger(*, inside: bool) -> None:
-    """Run commands as root of a namespace. The attacker is that root, or the same user outside."""
+    """Run commands as root of a namespace while an attacker inspects them.
+
+    :param inside: whether the attacker is root in the namespace, or has that root's uid outside.
+    """
     idmap = un.IdMap.extents(["0:100000:9"], ["0:100000:9"])
     with un.Namespace.create(idmap) as ns:
         if not inside:
