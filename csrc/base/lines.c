@@ -21,7 +21,7 @@ bool un_lines_open(struct un_lines *lines, const char *path)
 
 bool un_lines_is_no_file(int errnum)
 {
-    /* Check for ENXIO, too, with which open(2) fails for a UNIX domain socket. */
+    /* ENXIO is the error of open(2) for a UNIX domain socket. */
     return errnum == EISDIR || errnum == EINVAL || errnum == ENXIO;
 }
 

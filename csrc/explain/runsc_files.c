@@ -129,8 +129,9 @@ int un_runsc_logs_read(const char *errors, const char *crash, const char *debug,
     }
     logs->has_ended = !logs->crash && un_runsc_has_ended(debug, &wait_status);
     logs->reason = logs->messages.count ? logs->messages.bytes : NULL;
-    /* A single message comes from the runsc process that usernsctl has started, and only says that
-     * the sandbox process has exited. So the crash report explains more. */
+    /* If runsc has logged only one message, that message comes from the runsc process that
+     * usernsctl has started, and only says that the sandbox process has exited. So use the crash
+     * report instead. */
     if (logs->crash && logs->messages.count <= 1)
         logs->reason = logs->crash;
     return 0;

@@ -85,7 +85,8 @@ static bool is_word(char byte)
            byte == '_';
 }
 
-/* If the text continues with `word`, moves *at past it and returns true. */
+/* Moves *at past `word` and returns true if the text at *at begins with `word`. Otherwise returns
+ * false. */
 static bool take_text(const char **at, const char *end, const char *word)
 {
     size_t length = strlen(word);
@@ -95,8 +96,9 @@ static bool take_text(const char **at, const char *end, const char *word)
     return true;
 }
 
-/* If one of the texts that precede an id is at *at, moves *at past it and returns true. Errors of
- * usernsctl end with [ID], and its JSON contains "cause": "ID". */
+/* Moves *at past a text that precedes an id and returns true if the text at *at begins with such a
+ * text. Otherwise returns false. Errors of usernsctl end with [ID], and its JSON contains "cause":
+ * "ID". */
 static bool take_opening(const char *start, const char **at, const char *end)
 {
     if (take_text(at, end, "["))

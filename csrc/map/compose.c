@@ -40,7 +40,7 @@ static int add_named(int kind, struct un_extent extent, const struct un_map *par
     return 0;
 }
 
-/* Maps a range of ids to the first free ids of the user namespace, searched from *next on. */
+/* Maps a range of ids to the first free ids of the new user namespace, searched from *next on. */
 static int place(struct un_range ids, uint32_t *next, struct un_map *map, struct un_error *err)
 {
     while (ids.count) {

@@ -168,8 +168,8 @@ static const char *cause_of_exec(const struct un_error *err)
     case ENOEXEC:
         return "helper-not-a-program";
     case ENOENT:
-        /* Either the interpreter of the helper is missing, or the helper was removed after the plan
-         * had been made. */
+        /* ENOENT means that the interpreter of the helper is missing, or that the helper was
+         * removed after the plan had been made. */
         return access(err->detail, F_OK) ? "helper-failed" : "helper-not-a-program";
     case EAGAIN:
         return "process-limit";

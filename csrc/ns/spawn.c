@@ -78,8 +78,8 @@ static void receive_all_messages(const struct un_start *start, struct start_stat
     }
 }
 
-/* If a signal has stopped the child, appends that to the detail of a timeout error, and returns
- * true. */
+/* Appends to the detail of a timeout error the signal that has stopped the child. Returns false if
+ * no signal has stopped the child. */
 static bool note_stop(int pidfd, struct un_error *err)
 {
     int number = un_stopped_by(pidfd);

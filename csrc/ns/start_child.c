@@ -147,9 +147,9 @@ static int execute_program(void *arg)
     return -1;
 }
 
-/* Receives the parent's end of the socket for messages, and then lets the child continue. The child
- * waits until then, because only messages on this socket tell the parent which processes to
- * kill. */
+/* Receives the parent's end of the socket for messages, and then sends the byte for which the child
+ * waits. The child must wait, because only messages on this socket tell the parent which processes
+ * to kill. */
 static int receive_socket(int handover, struct un_start *start, struct un_error *err)
 {
     struct un_received received;

@@ -67,7 +67,7 @@ static const struct un_probe_call launch_calls[] = {
     NEEDED(capget, 0),
     NEEDED(capset, 0),
     NEEDED(prctl, PR_SET_PDEATHSIG, NO_FLAG),
-#ifdef SYS_chmod /* The older variants of calls, which AArch64 lacks. */
+#ifdef SYS_chmod /* Older variants of system calls, which AArch64 lacks. */
     NEEDED(access, 0),
     NEEDED(getrlimit, 0),
     NEEDED(chmod, 0),

@@ -15,7 +15,8 @@ static const struct {
     [UN_NS_IPC] = {CLONE_NEWIPC, "ns/ipc"},
     [UN_NS_UTS] = {CLONE_NEWUTS, "ns/uts"},
     [UN_NS_CGROUP] = {CLONE_NEWCGROUP, "ns/cgroup"},
-    /* Use the time namespace for children: a process that creates one does not enter it itself. */
+    /* Use the namespace of the children: a process that creates a time namespace does not enter
+     * it. */
     [UN_NS_TIME] = {CLONE_NEWTIME, "ns/time_for_children"},
 };
 

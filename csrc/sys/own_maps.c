@@ -62,7 +62,8 @@ static int open_while_hidden(int dir, const struct un_own_maps *maps,
         if (!failed || err->errnum != EACCES)
             return failed;
     }
-    /* Ignore a failure, after which open_files() fails, too. */
+    /* Ignore a failure: this process then stays non-dumpable, so open_files() fails and fills in
+     * the error. */
     prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
     int failed = open_files(dir, text, fd, err);
     struct un_error ignored;
@@ -76,8 +77,8 @@ static int write_own_maps(const struct un_own_maps *maps, struct un_error *err)
         [UN_FILE_UID_MAP] = maps->map[UN_UID],
         [UN_FILE_GID_MAP] = maps->map[UN_GID],
     };
-    /* The directory is in the array of the map files, so that one un_close_each() closes all of
-     * them. */
+    /* Store the descriptor of /proc/self in the array of the map files, so that one call of
+     * un_close_each() closes all of them. */
     int all[1 + UN_MAP_FILES] = {un_open_self(err), -1, -1, -1}, *fd = all + 1;
     if (all[0] < 0)
         return -1;

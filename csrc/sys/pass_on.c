@@ -8,8 +8,8 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Records a wait status of the command, or of PID 1, which is the command's parent. Returns whether
- * the process has exited or was killed.
+/* Records a wait status of the command, or of its parent, PID 1 of the command's PID namespace.
+ * Returns whether the process has exited or was killed.
  *
  * PID 1 exits after the command, with another status. So the status of PID 1 counts only if PID 1
  * was killed before it reported the exit of the command. */

@@ -101,9 +101,9 @@ void un_reraise(int sig)
     kill(getpid(), sig);
 }
 
-/* Opens the pipe by which PID 1 reports the wait statuses of the command: PID 1 can't send signals
- * to processes outside its PID namespace. Each report raises SIGCHLD in this process. reports[0] is
- * the read end. */
+/* Opens the pipe by which PID 1 of the new PID namespace reports the wait statuses of the command:
+ * PID 1 can't send signals to processes outside its PID namespace. Each report raises SIGCHLD in
+ * this process. reports[0] is the read end. */
 static int open_reports(int reports[2], struct un_error *err)
 {
     if (pipe2(reports, O_CLOEXEC | O_NONBLOCK))
@@ -116,8 +116,8 @@ static int open_reports(int reports[2], struct un_error *err)
     return -1;
 }
 
-/* Makes PID 1 fork the command and wait for it. Returns only in the command's process, or on
- * failure. */
+/* Runs in PID 1 of the new PID namespace: forks the command, and waits for it in un_be_init().
+ * Returns only in the command's process, or on failure. */
 static pid_t fork_command(const struct un_supervision *how, int parent_pidfd, int report,
                           struct un_error *err)
 {

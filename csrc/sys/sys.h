@@ -424,8 +424,9 @@ struct un_watched_child {
 /*
  * Forwards signals to the child until it exits. All signals must be blocked (un_block_signals()),
  * and SIGCHLD must not be ignored. When the command stops, this process stops itself, so that the
- * shell notices. Only PID 1 does not: the kernel ignores SIGSTOP for it, and no process would
- * notice. Also reaps all other children, because orphans become children of PID 1.
+ * shell notices. Only PID 1 of a PID namespace does not stop itself: the kernel ignores SIGSTOP for
+ * it, and no process would notice. Also reaps all other children, because orphans become children
+ * of PID 1.
  */
 void un_pass_on_until_end(struct un_watched_child *child, un_pass_on *pass_on, void *arg);
 

@@ -198,8 +198,8 @@ static void an_id_that_does_not_exist_here_can_not_be_mapped(void)
     CHECK_HAS(err.detail, "120000");
 }
 
-/* Checks which requests need the maps of the parent namespace. They are read only if needed: to map
- * the caller's own ids, reading them would take longer than all other steps. */
+/* Checks which requests need the maps of the parent namespace. These maps are read only if needed,
+ * because reading them takes longer than all other steps of mapping only the caller's own ids. */
 static void the_own_ids_are_mapped_in_any_namespace(void)
 {
     static const struct {

@@ -240,8 +240,8 @@ static void ignore_children(int signal_number)
 static int call_and_ignore_children(void *arg)
 {
     signal(SIGUSR1, ignore_children);
-    /* With this filter, PIDFD_GET_INFO can't provide the exit status of a reaped child, as before
-     * Linux 6.15. */
+    /* The filter makes ioctl(2) fail, so that PIDFD_GET_INFO can't provide the exit status of a
+     * reaped child, as before Linux 6.15. */
     refuse_call(SYS_ioctl, ENOTTY);
     CHECK_INT(call(arg, &err), -1);
     CHECK_TEXT(err.cause, "helper-status-lost");

@@ -52,8 +52,8 @@ static void a_failure_has_its_step_and_leaves_nothing(void)
         close(next);
         CHECK_INT(un_spawn(&spawn[i], &pid, &pidfd, &err), -1);
         CHECK_TEXT(un_step_name(err.step), un_step_name(steps[i]));
-        /* For users other than root, chroot(2) or joining a group would fail with EPERM before the
-         * expected error. */
+        /* Accept EPERM, too: for users other than root, chroot(2) or joining a group fails with
+         * EPERM before the expected error. */
         CHECK(err.errnum == errnums[i] || err.errnum == EPERM);
         check_no_child_left();
         CHECK_INT(dup(0), next);
@@ -180,7 +180,7 @@ static void only_named_descriptors_are_passed(void)
     spawn.keep = &kept;
     spawn.keep_count = 1;
     CHECK_INT(output_of(&spawn, text, sizeof text), 0);
-    /* Descriptor 3 is the directory that ls itself opens. */
+    /* `ls` also lists descriptor 3, by which it has opened /proc/self/fd itself. */
     CHECK_TEXT(text, "0\n1\n2\n3\n40\n");
     spawn.close_fds = false;
     CHECK_INT(output_of(&spawn, text, sizeof text), 0);

@@ -104,7 +104,7 @@ static void a_child_that_hangs(void)
     spawn.child = path;
     spawn.start_timeout_ms = 300;
     check_fails(&spawn, "start-timeout", "within 0.3 s");
-    /* A timeout of 0 has already passed when the child starts. */
+    /* A timeout of 0 has already expired when the child starts. */
     spawn.start_timeout_ms = 0;
     check_fails(&spawn, "start-timeout", "within 0 s");
     CHECK_INT(unlink(path), 0);

@@ -256,7 +256,7 @@ int main(void)
         CHECK_INT(forked(in_every_way_without_clone3, &refusals[i]), 0);
     CHECK_INT(forked(no_handler_runs_in_a_child, NULL), 0);
     CHECK_INT(forked(no_handler_runs_in_a_child_of_clone, NULL), 0);
-    /* Only root may map another id than its own. */
+    /* The test needs root, because only root may map another id than its own. */
     if (geteuid() == 0)
         check_in_child(we_stay_dumpable);
     check_no_child_left();

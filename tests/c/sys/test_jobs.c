@@ -172,7 +172,7 @@ static void a_job_inherits_no_input_descriptor_or_environment(void)
     CHECK(fd >= 0);
     CHECK_INT(setenv("SECRET", "x", 1), 0);
     run_one(&shell, "cat; ls /proc/self/fd | tr '\\n' ' '; echo ${SECRET-none}", PATIENCE_MS);
-    /* Descriptor 3 is the directory that ls itself opens. */
+    /* `ls` also lists descriptor 3, by which it has opened /proc/self/fd itself. */
     CHECK_TEXT(shell.output, "0 1 2 3 none\n");
     CHECK_INT(unsetenv("SECRET"), 0);
     close(fd);

@@ -26,7 +26,7 @@ static void a_command_has_only_its_own_descriptors(struct agent_process *agent)
     CHECK_INT(run_script(agent, "ls /proc/self/fd | tr '\\n' ' '", (struct request){0}, text,
                          sizeof text),
               0);
-    /* Descriptor 3 is the directory that ls itself opens. */
+    /* `ls` also lists descriptor 3, by which it has opened /proc/self/fd itself. */
     CHECK_TEXT(text, "0 1 2 3 ");
 }
 

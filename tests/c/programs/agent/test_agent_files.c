@@ -227,8 +227,8 @@ static void add_link(struct sent *sent, const char *text, uint64_t length)
     CHECK_INT(write(sent->input, text, strlen(text)), (long long)strlen(text));
 }
 
-/* Makes the agent create files at `path` from the records that were added. Returns the errno in its
- * answer, or 0 for AGENT_DONE. */
+/* Makes the agent create files at `path` from the records that were added. Returns the errno in the
+ * agent's answer, or 0 for the answer AGENT_DONE. */
 static int create(struct sent *sent, const char *path, bool single)
 {
     lseek(sent->input, 0, SEEK_SET);

@@ -117,7 +117,8 @@ static void a_later_command_with_the_pid_of_an_ended_one_survives(void)
     struct agent_process agent;
     int alive, again;
     pid_t pid, other;
-    /* The next pid can't be set on a kernel without CONFIG_CHECKPOINT_RESTORE. */
+    /* End the test if the next pid can't be set, as on a kernel without
+     * CONFIG_CHECKPOINT_RESTORE. */
     if (access(LAST_PID, W_OK))
         return;
     start_agent(&agent);

@@ -84,7 +84,7 @@ static void check_page(const struct sockaddr_in *inside, int readable)
     CHECK_DENIED((int)syscall(SYS_munmap, page, 4096));
     CHECK_DENIED((int)syscall(SYS_madvise, page, 4096, MADV_DONTNEED));
     CHECK_DENIED((int)syscall(SYS_brk, 0));
-    /* System calls can't write to the page, either. */
+    /* System calls such as read(2) can't write to the page with the addresses, either. */
     CHECK_INT(syscall(SYS_read, readable, page, 1), -1);
     CHECK_INT(errno, EFAULT);
     CHECK_INT(syscall(SYS_getsockopt, readable, SOL_SOCKET, SO_TYPE, page, &size), -1);
@@ -114,7 +114,7 @@ static int only_forwards(void *arg)
     CHECK_INT(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, report), 0);
     CHECK_INT(send(report[1], "x", 1, 0), 1);
     int other = open("/dev/null", O_RDONLY);
-    /* Without privileges, chroot(2) is allowed only in a user namespace. */
+    /* Enter a user namespace, in which confine_forwarder() may call chroot(2) without root. */
     if (unshare(CLONE_NEWUSER) && geteuid())
         return 0;
     const struct sockaddr_in *inside = confine_forwarder(&network, report[0], &err);
@@ -191,7 +191,8 @@ static int only_receives(void *arg)
     CHECK_INT(from.sin_port, address.sin_port);
     CHECK_INT(send(ends[0], "x", 1, MSG_NOSIGNAL), -1);
     CHECK_INT(errno, EPIPE);
-    /* Only the sender may answer clients, not the receiver. */
+    /* Only the process that sends replies may send to clients, not the one that receives
+     * datagrams. */
     CHECK_DENIED((int)sendto(bound, "x", 1, 0, (struct sockaddr *)&from, sizeof from));
     CHECK_DENIED((int)sendmsg(bound, &head, 0));
     CHECK_DENIED(connect(bound, (struct sockaddr *)&from, sizeof from));
