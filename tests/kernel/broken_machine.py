@@ -40,7 +40,8 @@ def run_broken(
     return done
 
 
-# Raise doctor's time limit: on an emulated CPU, doctor would exceed the default and skip probes.
+# Raise doctor's timeout: on an emulated CPU, doctor would exceed the default timeout and skip
+# probes.
 DOCTOR = [USERNSCTL, "doctor", "--within", "300"]
 
 

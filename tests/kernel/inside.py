@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import IO
 
-# Program that prints "ready PID", waits for a signal, and exits with status 100 plus its number.
+# Program that prints "ready PID", waits for a signal, and exits with status 100 plus the signal's
+# number.
 WAITER = [
     sys.executable,
     "-c",

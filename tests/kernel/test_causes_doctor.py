@@ -48,7 +48,7 @@ def test_doctor_reports_a_tun_device_that_can_not_be_opened() -> None:
         os.close(os.open(device, os.O_RDWR))
         if device.stat().st_mode & 0o006 != 0o006:
             expected = errno.EACCES
-    except OSError as error:  # for example ENODEV, if the kernel lacks the module
+    except OSError as error:  # the errno is, for example, ENODEV without the kernel module
         expected = error.errno
     assert probe["outcome"] == ("ok" if expected is None else "failed")
     assert probe["errno"] == (expected or 0)

@@ -26,7 +26,7 @@ WIDE = un.IdMap.extents(["0:100000:10"], ["0:100000:10"])
 
 
 def group_of(told: str) -> str:
-    """Return the path of the cgroup v2 control group in the text of /proc/PID/cgroup."""
+    """Return the path in cgroups v2 from the text of /proc/PID/cgroup."""
     return next(line[3:] for line in told.splitlines() if line.startswith("0::"))
 
 

@@ -175,7 +175,7 @@ named.create_named("web", ["-r"])
 
 
 def test_list_finds_a_holder_whose_creator_was_killed(usernsctl: Program) -> None:
-    """Check that a holder is listed even if it has not yet read its order to stay.
+    """Check that a holder is listed even if it has not yet read "+", the order to keep running.
 
     Users could not remove a namespace that is not listed.
     """
@@ -489,7 +489,10 @@ def test_a_holder_that_is_killed_during_the_creation_is_reported(
 
 
 def test_remove_reports_a_holder_that_does_not_exit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Check that an error names a holder that survives SIGKILL, like a PID 1 with a hung child."""
+    """Check that the error names a holder that survives SIGKILL.
+
+    For example, PID 1 of a PID namespace exits only after a hung child has exited.
+    """
     with Namespace.open_or_create("web"):
         pid = only_one().pid
     with monkeypatch.context() as patched:

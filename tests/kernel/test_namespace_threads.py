@@ -71,7 +71,7 @@ def test_a_wide_map_is_written_for_many_threads_at_once() -> None:
 
 @pytest.mark.parametrize("round_number", range(5))
 def test_closing_waits_for_starts_and_ends_the_rest(round_number: int) -> None:
-    """Check that each start either enters the namespace or raises that the Namespace is closed.
+    """Check that each start either enters the namespace or raises the error of a closed Namespace.
 
     A start must not fail with EBADF. Nor may it enter another namespace, whose descriptor has
     reused the number of a closed one.

@@ -101,7 +101,7 @@ def test_process_names_with_escape_sequences_are_escaped(
 
 @unprivileged
 def test_processes_of_others_are_counted(usernsctl: Program) -> None:
-    """Check that PID 1, which belongs to root, is counted but not listed."""
+    """Check that processes of other users, such as PID 1, are counted but not listed."""
     told = tree(usernsctl)
     assert told["unseen"] >= 1
     assert 1 not in [p["pid"] for one in told["namespaces"] for p in one["processes"]]

@@ -32,8 +32,8 @@ def waiting(prelude: Program, *options: str) -> Iterator[tuple[subprocess.Popen[
 def test_death_by_a_signal_exits_with_128_plus_its_number(
     prelude: Program, options: list[str]
 ) -> None:
-    # PID 1 of a PID namespace can't kill itself (pid_namespaces(7)). So its child kills itself, and
-    # `sh` exits with that status.
+    # PID 1 of a PID namespace can't kill itself (pid_namespaces(7)). So a child of PID 1 kills
+    # itself, and PID 1, which is `sh`, exits with the child's status.
     script = "sh -c 'kill -TERM $$'"
     assert prelude(*options, "--", "sh", "-c", f"{script}; exit $?").returncode == 143
     if "-rp" not in options:
@@ -94,7 +94,7 @@ def test_kill_child_sets_the_signal(prelude: Program) -> None:
 def test_kill_child_accepts_names_of_signals(prelude: Program) -> None:
     ask = (
         "import ctypes; told = ctypes.c_int(); "
-        "ctypes.CDLL(None).prctl(2, ctypes.byref(told)); print(told.value)"  # 2: PR_GET_PDEATHSIG
+        "ctypes.CDLL(None).prctl(2, ctypes.byref(told)); print(told.value)"  # PR_GET_PDEATHSIG is 2
     )
     # Omit SIGCLD, SIGIO and SIGIOT, which are aliases of SIGCHLD, SIGPOLL and SIGABRT.
     others = {"SIGCLD", "SIGIO", "SIGIOT"}

@@ -150,7 +150,8 @@ def test_extents_outside_the_granted_range_are_refused(
     [
         (["setpriv", "--no-new-privs"], "no-new-privs"),
         (["env", "PATH=/no/such/directory"], "helper-missing"),
-        # This process is root inside, but it looks up the caller's subordinate ranges outside.
+        # usernsctl-exec runs as root of a user namespace, and so looks up the subordinate ranges of
+        # root, who has none on the test host.
         (["PRELUDE", "-r", "--"], "no-subordinate-range"),
     ],
 )

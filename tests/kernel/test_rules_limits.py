@@ -42,7 +42,7 @@ def test_namespaces_nest_32_levels_deep() -> None:
 
 @pytest.mark.userns
 def test_limits_of_namespaces_apply_to_the_creator() -> None:
-    """A limit applies per creating user, also in ancestors (namespaces(7), "/proc/sys/user")."""
+    """A limit applies to each creating user, even to root (namespaces(7), "/proc/sys/user")."""
     write("/proc/sys/user/max_user_namespaces", "0")
     write("/proc/sys/user/max_uts_namespaces", "0")
     with refused(errno.ENOSPC):

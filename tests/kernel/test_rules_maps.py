@@ -96,7 +96,8 @@ def test_a_map_has_340_lines_at_most() -> None:
     fresh()
     with refused(errno.EINVAL):
         write(MAP, lines)
-    # The map is well-formed, but fails with EPERM because the parent namespace lacks its ids.
+    # The map is well-formed, but fails with EPERM because the parent namespace maps only one of the
+    # outside ids.
     with refused(errno.EPERM):
         write(MAP, lines.rpartition("\n")[0])
 
@@ -148,7 +149,7 @@ def test_a_process_in_the_parent_may_write_the_map() -> None:
 
 
 def test_ids_that_the_parent_lacks_can_not_be_mapped() -> None:
-    """A map fails with EPERM if one of its ids is not mapped in the parent namespace."""
+    """A map fails with EPERM if an outside id is not mapped in the parent namespace."""
     with refused(errno.EPERM):
         written_from_outside("0 1 1")
 

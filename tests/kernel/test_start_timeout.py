@@ -1,4 +1,4 @@
-"""Tests of start_timeout, which limits the time that the start of a command may take."""
+"""Tests of start_timeout, the timeout for starting a command."""
 
 from __future__ import annotations
 

@@ -122,7 +122,8 @@ def test_umask_session_and_process_group_are_set(box: un.Sandbox) -> None:
 def test_commands_start_with_default_signal_handling(box: un.Sandbox) -> None:
     assert python(box, "import signal; print(signal.pthread_sigmask(0, []))") == "set()"
     code = "import signal as s; print([n for n in range(1, 65) if s.getsignal(n) == s.SIG_IGN])"
-    # CPython ignores SIGPIPE (13) and SIGXFSZ (25) itself at startup.
+    # CPython itself ignores SIGPIPE (13) and SIGXFSZ (25) at startup. No other signal may be
+    # ignored.
     assert python(box, code) == "[13, 25]"
 
 
@@ -448,8 +449,9 @@ def test_asyncio_process_has_the_methods_of_popen(box: un.Sandbox) -> None:
             process.send_signal_to_group(999)
         process.send_signal_to_group(signal.SIGUSR1)
         assert await process.wait() == 7
-        # Check that the signal reached only the command's process group, not the other one. After
-        # the command has exited, send_signal_to_group() has no effect.
+        # Check that the signal killed only the `sleep 1011` in the command's process group, not the
+        # one that setsid(1) started. After the command has exited, send_signal_to_group() has no
+        # effect.
         assert process_list(box).splitlines().count("sleep 1011") == 1
         process.send_signal_to_group(signal.SIGUSR1)
         assert await process.kill_tree()

@@ -38,7 +38,7 @@ def agents(box: un.Sandbox) -> set[int]:
 
 
 def wait_for_surplus_to_exit(box: un.Sandbox) -> bool:
-    """Wait until the agent has only an idle agent's processes; return False after EXIT_SECONDS."""
+    """Return whether all processes that an idle agent does not have exit within EXIT_SECONDS."""
     deadline = time.monotonic() + EXIT_SECONDS
     # The command that lists the processes has a keeper, too, so add 1.
     while len(agents(box)) > AT_REST + 1:
@@ -119,7 +119,8 @@ def test_a_command_stopped_before_exec_is_killed_by_its_timeout(
 ) -> None:
     """Run commands beside a process that stops all other processes of its user.
 
-    SIGSTOP can reach a new command after it has changed its ids and before it calls execve(2).
+    SIGSTOP can reach a new command after it has changed its ids and before it calls execve(2). The
+    command's timeout must then kill it.
     """
     with box.popen([*PYTHON, STOPPING], user=(0, 0), stdout=un.PIPE) as neighbour:
         assert neighbour.stdout.readline() == b"\n"

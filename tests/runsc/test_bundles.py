@@ -24,8 +24,8 @@ from usernsctl.maps import Extent
 
 PRINT_VERSION = ["/bin/cat", "/proc/version"]
 LASTING = ["/bin/sh", "-c", "/bin/cat /proc/version; sleep 1"]
-# Command that prints the kernel's version only after ten seconds. Before that, runsc can kill the
-# sandbox.
+# Command that prints the kernel's version only after ten seconds, so that it prints nothing if
+# runsc fails after the start and kills the sandbox.
 LATE = ["/bin/sh", "-c", "sleep 10; /bin/cat /proc/version"]
 OWN_ROOT = [{"containerID": 0, "hostID": 0, "size": 1}]
 GRANTED_TO_NOBODY = [{"containerID": 0, "hostID": 4_000_000_000, "size": 65536}]

@@ -1,6 +1,6 @@
-"""Tests of sandboxes where a mount covers a file of /proc, as in a container.
+"""Tests of sandboxes on hosts where a file of /proc is overmounted, as in a container.
 
-The kernel then denies new mounts of proc, so usernsctl-init runs without a PID namespace.
+The kernel then denies new mounts of proc, so usernsctl-init runs in its caller's PID namespace.
 """
 
 from __future__ import annotations

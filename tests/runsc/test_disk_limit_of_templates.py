@@ -13,7 +13,8 @@ pytestmark = pytest.mark.usefixtures("runtime")
 
 PATIENCE = 60
 LIMIT = 10 << 20
-# Command that writes 40 MiB to the root filesystem and to /tmp.
+# Command that tries to write 40 MiB to a file in the root filesystem and to a file in /tmp, and
+# prints the sizes of both files.
 FILL = [
     *("sh", "-c"),
     "for file in /var/tmp/new /tmp/new; do dd if=/dev/zero of=$file bs=1M count=40 2>/dev/null; "

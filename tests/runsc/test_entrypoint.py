@@ -58,7 +58,7 @@ def test_the_command_has_the_whole_environment(in_gvisor: Program) -> None:
 
 
 def test_a_variable_that_is_not_utf8_is_refused(in_gvisor: Program) -> None:
-    """Reject an environment variable that is not UTF-8, as config.json (JSON text) must be."""
+    """Reject an environment variable that is not UTF-8: config.json, a JSON file, must be UTF-8."""
     done = in_gvisor("--", "true", env={"BYTES": os.fsdecode(b"caf\xe9")}, cwd=Path("/"))
     assert (done.returncode, done.stdout) == (125, "")
     assert "UTF-8" in done.stderr
@@ -230,7 +230,7 @@ def test_entrypoint_named_usernsctl_is_the_command_line(command_line: Program) -
 
 
 def test_closed_standard_streams_do_not_become_the_environment(in_gvisor: Program) -> None:
-    """Close standard streams, so that other files that in-gvisor opens may get number 0, 1 or 2.
+    """Close standard streams, so that files that in-gvisor opens can get the numbers 0, 1 and 2.
 
     in-gvisor must run the command or report an error.
     """

@@ -299,7 +299,7 @@ SAME_TEXT = {"ptrace-denied": {"ptrace-denied", "yama-ptrace-scope"}}
 FAILING_WITHOUT_ROOT = [
     ("rootfs-unreadable", PREPARED, with_root("/root")),
     ("bundle-overlay", PREPARED, with_root("/usr", read_only=False)),
-    # Run runsc outside a prepared namespace, so that it creates the namespace itself.
+    # Run runsc outside a prepared namespace, so that runsc itself creates the namespace.
     ("mount-denied", [*BREAK, "seccomp-mount", "--"], WORKS),
     ("ptrace-denied", [*BREAK, "seccomp-ptrace", "--"], WORKS),
 ]

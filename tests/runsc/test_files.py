@@ -49,7 +49,7 @@ def shell(box: un.Sandbox, script: str, *args: str, **options: Any) -> str:
 
 
 def tree_of(top: Path) -> dict[bytes, tuple[Any, ...]]:
-    """Return the type, mode, time and content of each file in a directory tree."""
+    """Return a dict from each path in a tree to the file's mode, modification time and content."""
     found: dict[bytes, tuple[Any, ...]] = {}
     for directory, names, files in os.walk(os.fsencode(top)):
         for path in [directory, *(os.path.join(directory, name) for name in [*names, *files])]:
@@ -133,7 +133,7 @@ def test_symlinks_and_proc_files_are_read(box: un.Sandbox, inside: str) -> None:
 
 
 def failure(side: str, number: int, path: str, call: Callable[[], object]) -> un.SandboxFileError:
-    """Check that `call` raises a SandboxFileError with these attributes; return the error."""
+    """Check step, errno and path of the SandboxFileError that `call` raises; return the error."""
     with pytest.raises(un.SandboxFileError) as caught:
         call()
     error = caught.value

@@ -146,9 +146,10 @@ def test_health_checks_the_first_sandbox_only(script: Script) -> None:
 def test_health_is_not_fooled_by_a_fake_watcher(
     script: Script, tmp_path: Path, arguments: str
 ) -> None:
-    """Start only a process with the watcher's name. The health check must not succeed.
+    """Start only a process with the watcher's name; check that the health check fails.
 
-    The check may fail, because the process has the check's uid and could change its memory anyway.
+    The health check need not ignore this process, which has the same uid and could change the
+    health check's memory anyway.
     """
     decoy = tmp_path / "decoy"
     decoy.write_text("echo begun; sleep 600\n")

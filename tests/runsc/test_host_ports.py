@@ -20,7 +20,7 @@ import pytest
 import usernsctl as un
 from usernsctl._system.descriptors import open_owned, wait_readable
 
-# HTTP server for the sandbox, which answers with the path of each request.
+# HTTP server for the sandbox. The body of each response is the path of the request.
 SERVER = """
 import http.server
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -34,7 +34,7 @@ COMMAND = ["/usr/bin/python3", "-c", SERVER]
 
 
 def get(address: str, port: int, path: str = "/a") -> str:
-    """Return the answer of the sandbox's HTTP server; retry until the server listens."""
+    """Return the body of the HTTP server's response; retry until the server listens."""
     at = f"[{address}]" if ":" in address else address
     deadline = time.monotonic() + 30
     while True:
@@ -97,7 +97,7 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
 
 
 def ask(address: str, port: int) -> bytes:
-    """Return the answer of the sandbox's UDP server; retry until the server answers."""
+    """Return the reply of the UDP server in the sandbox; send datagrams until it arrives."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.connect((address, port))
         client.settimeout(0.2)

@@ -38,7 +38,7 @@ def start(
 
 @contextmanager
 def ignoring(signals: str, command: list[str]) -> Iterator[tuple[subprocess.Popen[str], TextIO]]:
-    """Start a command that ignores signals; yield the process and its standard output."""
+    """Execute `command` in a shell that ignores `signals`; yield the process and its output."""
     words = ["sh", "-c", IGNORE, signals, *command]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

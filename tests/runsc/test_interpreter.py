@@ -347,7 +347,8 @@ def test_run_needs_no_free_descriptors(box: un.Sandbox) -> None:
 
     async def main() -> None:
         with box.interpreter(PYTHON) as python:
-            await python.run_async("1")  # asyncio imports modules when it is first used
+            # Use asyncio first: it then imports modules, which needs descriptors.
+            await python.run_async("1")
             with descriptors_left(0):
                 assert python.run(code).value == 42
                 assert (await python.run_async(code)).value == 42

@@ -26,7 +26,7 @@ GROW = {
 
 
 def check_report(errors: str, limit: int) -> None:
-    """Check that there is one report, with the limit, the used memory and the cause."""
+    """Check that `errors` reports an OOM kill once, with the limit, used memory and cause."""
     (used,) = re.findall(
         r"^usernsctl: the kernel killed a process of gVisor, since memory ran out; "
         rf"the limit of the control group is {limit}\.0 MiB, of which ([0-9.]+) MiB were used$",
@@ -90,7 +90,7 @@ def test_other_sandboxes_of_the_control_group_continue(usernsctl: Program) -> No
 
 
 def test_oom_kill_of_another_process_ends_no_sandbox(usernsctl: Program) -> None:
-    """Let the OOM killer kill a process of the same control group that is not part of gVisor."""
+    """Let the OOM killer kill a process in the sandbox's control group that is not gVisor's."""
     script = "ls / > /dev/null; echo started; read -r line; exit 3"
     with memory_group(200 * MIB) as group:
         command = within(group, usernsctl.path, "run", "--", "sh", "-c", script)

@@ -171,7 +171,7 @@ def test_each_lease_connects_to_servers_in_its_sandbox(host: un.SandboxHost) -> 
                     server.kill()
 
 
-# Scripts of root in a sandbox that stop or kill the agent.
+# Signals with which a script of root in the sandbox kills or stops the agent.
 @pytest.mark.parametrize("sig", ["KILL", "STOP"])
 def test_processes_that_stop_the_agent_do_not_reach_the_next_lease(
     host: un.SandboxHost, sig: str
@@ -190,7 +190,8 @@ def test_processes_that_stop_the_agent_do_not_reach_the_next_lease(
         with pool.acquire(PATIENCE) as one:
             attack = one.popen(["sh", "-c", script], stdin=un.PIPE, stdout=un.PIPE)
             attack.stdin.close()
-            # End of file is allowed, because the script may kill itself before it prints the line.
+            # End of file is allowed, because the script may kill its own keeper, and so itself,
+            # before it prints the line "done".
             assert attack.stdout.readline() in (b"done\n", b"")
         with pool.acquire(PATIENCE) as next_one:
             assert "mark-4321" not in command_lines(next_one)

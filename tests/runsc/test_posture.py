@@ -39,8 +39,8 @@ from usernsctl.namespaces.named import find_named
 
 pytestmark = pytest.mark.also_root
 
-# Timeouts in seconds: PATIENCE for a start, and SETTLING for short-lived processes and mounts to
-# go.
+# Timeouts in seconds: PATIENCE for a start, and SETTLING for the disappearance of short-lived
+# processes and mounts.
 PATIENCE = 20
 SETTLING = 5
 

@@ -56,8 +56,8 @@ def test_denied_addresses_are_unreachable(world: World, addresses: tuple[str, ..
 
 @pytest.mark.also_root
 def test_denied_addresses_have_unreachable_routes_first(world: World) -> None:
-    # Add this route, as the kernel does on an IPv6 router: it then answers at the subnet's anycast
-    # address.
+    # Add the route that the kernel of an IPv6 router adds. With this route, the simulated host
+    # answers at the subnet's anycast address.
     anycast = ["ip", "-6", "route", "replace", "anycast", networks.BRIDGE_ANYCAST_6, "dev"]
     assert world.run(*anycast, "bridge", "table", "local").returncode == 0
     command = world.command(USERNSCTL, "run", "--network", "private", "--", "cat")

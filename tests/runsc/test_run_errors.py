@@ -21,7 +21,7 @@ import usernsctl as un
 BREAK = TESTS / "kernel" / "causes" / "broken.py"
 
 ARGUMENTS = [
-    # Tuples of options, exit status, and a part of the error message.
+    # Tuples of arguments of `usernsctl run`, the exit status, and a part of the error message.
     (
         ["--bind", "/nonexistent", "--", "true"],
         125,

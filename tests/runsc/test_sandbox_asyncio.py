@@ -36,7 +36,7 @@ def check_no_descriptor_leaked(runtime: Path) -> Iterator[None]:
 
 
 class Others:
-    """Task of the event loop that counts its turns.
+    """Asyncio task that counts the event loop turns in which it runs.
 
     :ivar wanted: the count of turns that functions wrapped by `before` wait for.
     """

@@ -215,7 +215,7 @@ def test_start_raises_after_its_timeout(
 
 @contextlib.contextmanager
 def control_group() -> Iterator[Path]:
-    """Yield a new control group (version 2); skip the test if no control group can be created."""
+    """Yield a new cgroup (cgroups v2); skip the test if no cgroup can be created."""
     with open("/proc/self/mountinfo") as file:
         tops = [line.split()[4] for line in file if " - cgroup2 " in line]
     if not tops:

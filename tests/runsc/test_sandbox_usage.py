@@ -15,7 +15,7 @@ HOLDER = "import sys\nheld = b'x' * (100 << 20)\nprint('ready', flush=True)\nsys
 SPINNER = "import time\nwhile time.process_time() < 0.4: pass"
 
 
-# For root, a sandbox with a limit has a control group.
+# Run this case as root, too: only then is a sandbox with a limit in a separate control group.
 LIMITED = pytest.param("limited", marks=pytest.mark.also_root)
 
 

@@ -20,7 +20,7 @@ RIGHT = {
 
 
 def check_with(directory: Path, **source: str) -> list[str]:
-    """Return the errors for RIGHT and `more` files; ``base__low_c`` stands for base/low.c."""
+    """Return the errors for RIGHT and the files in `source`; ``base__low_c`` means base/low.c."""
     files = RIGHT | {
         name.replace("__", "/").removesuffix("_c") + ".c": text for name, text in source.items()
     }

@@ -29,9 +29,10 @@ def rows() -> dict[str, list[str]]:
 
 
 def lines_of_code(source: str) -> int:
-    """Count the statements and exception handlers, except statements that are prescribed.
+    """Return the number of statements and exception handlers in `source`.
 
-    If a string contains a program, count the program's statements, too.
+    Literals that stand alone and statements in _PRESCRIBED don't count. If a string contains a
+    program, count the program's statements, too.
     """
     count = 0
     for node in ast.walk(ast.parse(source)):

@@ -36,7 +36,10 @@ def test_setup_fails_for_another_processor(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("option", ["-U__x86_64__", "-U__AARCH64EL__", "-U__LP64__"])
 def test_core_does_not_compile_for_another_processor(option: str) -> None:
-    """Check that predefined macros decide, not the compiler's name or options (``gcc -mx32``)."""
+    """Check that predefined macros, not the compiler's options, decide whether the core compiles.
+
+    For example, ``gcc -mx32`` does not define ``__LP64__``.
+    """
     is_of_another = (
         option
         not in {

@@ -8,8 +8,8 @@ import pytest
 from processes import capture
 
 TOOLS = Path(__file__).parents[2] / "tools"
-# Signals to ignore at the start: USR1, and those that nohup(1), background jobs and Python services
-# ignore.
+# Signals that are ignored when the tested script starts: USR1, and those that nohup(1), background
+# jobs and Python services ignore.
 IGNORED = "HUP INT QUIT PIPE XFSZ USR1"
 SHOW = "sed -n 's/^SigIgn:\\t//p' /proc/self/status"
 

@@ -24,8 +24,8 @@ CALLS = Path(__file__).with_name("typed_calls.py")
 
 
 STRICT_MYPY = ("mypy", "--strict", "--no-error-summary", "--hide-error-context")
-# Thorough, because `make lint` also runs basedpyright, which checks that all public functions have
-# types.
+# Run only in `make test-all`, because `make lint` also runs basedpyright, which checks that all
+# public functions have types.
 PYRIGHT = pytest.param(("basedpyright", "--level=error"), marks=pytest.mark.thorough)
 
 

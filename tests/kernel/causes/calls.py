@@ -99,8 +99,8 @@ def refuse(rules: list[tuple[str, int, int]]) -> None:
     """Load a seccomp filter.
 
     :param rules: tuples of a system call, bits of its first argument, and an errno or KILLED. A
-        rule applies if any of the bits is set, or always if `bits` is 0. The call then fails with
-        the errno.
+        rule applies if any of the bits is set, or always if `bits` is 0. The filter then makes the
+        call fail with the errno, or kills the process.
     """
     lines = [(LOAD, 0, 0, OFFSET_NUMBER)]
     for call, bits, number in rules:

@@ -12,7 +12,7 @@ import pytest
 from conftest import Program
 from processes import capture
 
-# Command lines; the value says whether the command writes to standard error, not standard output.
+# Command lines, each with True if the command writes to standard error instead of standard output.
 CALLS = {
     "--help": False,
     "--version": False,

@@ -54,8 +54,8 @@ ESCAPE = r"\x1b\[[0-9;]*m"
 COLOUR = r"\x1b\[(\d+;)*[349][0-9][;m]"
 
 
-# An interpreter with sanitizers is a file in the virtual environment, not a symbolic link out of
-# it, and so finds the environment's rich.
+# Skip with sanitizers: their interpreter is a file in the virtual environment, not a symbolic link
+# out of it, and so imports the environment's rich.
 @pytest.mark.unsanitized
 @pytest.mark.parametrize("words", VERBS, ids=["plan", "doctor"])
 def test_output_without_rich_is_the_same_as_on_a_pipe(

@@ -389,7 +389,7 @@ def script_for(facts: Facts, cause_id: str) -> str:
 
 
 def machine_with_all_facts() -> Facts:
-    """Return the facts of a host that has every fact that remedies use."""
+    """Return simulated facts in which all values that remedies use are known."""
     inside = (Extent(0, 0, 65536),)
     return healthy(
         ids=Ids(uid=1000, gid=1000, uid_map=inside, gid_map=inside),

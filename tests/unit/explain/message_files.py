@@ -16,8 +16,9 @@ class Text(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     :ivar says: an example of the message, as a program has printed it.
     :ivar pattern: the regular expression (:data:`re.ASCII`) that matches the message within a line.
     :ivar causes: ids of the possible causes, likeliest first.
-    :ivar since: the first release of runsc that prints the message (YYYYMMDD), or None for all.
-    :ivar until: the first later release of runsc that no longer prints the message, or None.
+    :ivar since: the first release of runsc that prints the message (YYYYMMDD), or None if all do.
+    :ivar until: the first later release of runsc that no longer prints the message, or None if all
+        later releases print it.
     """
 
     says: str

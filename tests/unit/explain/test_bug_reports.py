@@ -80,7 +80,7 @@ def cause_ids(met: BugReportText) -> list[str]:
 
 
 def score(texts: Iterable[BugReportText]) -> Counter[str]:
-    """Count texts: all, recognised, with the right cause first, and with only wrong causes."""
+    """Return the numbers of texts: all, recognised, right cause first, and only wrong causes."""
     found: Counter[str] = Counter()
     for met in texts:
         causes = cause_ids(met)
@@ -168,8 +168,8 @@ def test_accuracy_of_explain_for_fresh_texts() -> None:
         # first. It also recognised 2 unrelated texts.
         ("searched", 23, 23, 20, 16, 0),
         # When the texts were collected, explain recognised 17 of them, 14 with the right cause
-        # first and 1 with only wrong causes. It also recognised 4 unrelated texts, or 3 once the
-        # rules for "searched" were complete.
+        # first and 1 with only wrong causes. It also recognised 4 unrelated texts, but only 3 after
+        # the rules had been completed for the collection "searched".
         ("withheld", 22, 22, 20, 16, 0),
         # When the texts were collected, explain recognised 27 of them, 22 with the right cause
         # first and 3 with only wrong causes. It also recognised 10 texts without a cause in the

@@ -1,4 +1,4 @@
-"""Tests, without a sandbox, of the activity file: its lock shows a watcher that commands run."""
+"""Tests, without a sandbox, of the activity file, whose lock shows that a command is running."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class Peer:
 
 
 def received(exchange: _Exchange, *messages: bytes) -> Any:
-    """Return the fields of the answer that `exchange` receives as `messages`."""
+    """Pass `messages` to `exchange`; return the fields of the answer, or None if it is invalid."""
     peer: Any = Peer(*messages)
     while not exchange.receive(peer):
         pass

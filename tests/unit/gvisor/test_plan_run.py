@@ -240,8 +240,8 @@ def test_user_must_be_mapped_unless_the_verifier_maps_inside() -> None:
     with pytest.raises(PlanError, match="uid 70 is not mapped"):
         launch(user=(70, 0), ids=SEVERAL)
     assert launch(user=(7, 0), ids=SEVERAL).config
-    # The verifier maps these ids in a namespace inside, so the outer namespace need not contain
-    # them.
+    # The verifier maps these ids in a nested user namespace, so the outer namespace need not
+    # contain them.
     assert launch(user=(70, 71)).start_values == replace(
         START, user=(70, 71), env=("HOME=/", "LANG=C")
     )

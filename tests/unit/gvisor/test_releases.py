@@ -1,4 +1,4 @@
-"""Tests that usernsctl finds out a runsc's release, and of the cache of releases."""
+"""Tests of finding out the release of a runsc, and of the cache of releases."""
 
 from __future__ import annotations
 

@@ -43,7 +43,8 @@ def test_signal_at_once_reaches_the_program(number: int) -> None:
 
 @pytest.mark.parametrize("status", [0, 3])
 def test_exit_status_is_seen_at_any_time(status: int) -> None:
-    # The interpreter has handlers for SIGCHLD and SIGCONT. Neither signal must kill the program.
+    # The interpreter has handlers for SIGCHLD and SIGCONT. Check that neither signal kills the
+    # interpreter.
     assert run(signal.SIGCHLD, status) == status
     assert run(signal.SIGCONT, status) == status
 

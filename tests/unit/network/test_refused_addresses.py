@@ -44,7 +44,10 @@ def test_public_address_is_not_refused(address: str) -> None:
 
 
 def test_networks_that_python_calls_private_are_refused() -> None:
-    """Check that the first and last address of each non-global network are denied."""
+    """Check the first and last address of each private or multicast network in `ipaddress`.
+
+    The proxy must deny the address if Python considers it non-global or multicast.
+    """
     for version in (4, 6):
         constants = getattr(ipaddress, f"_IPv{version}Constants")
         for network in (*constants._private_networks, constants._multicast_network):

@@ -25,7 +25,7 @@ from usernsctl.namespaces import named
 
 pytestmark = pytest.mark.also_root
 
-# Time limit in seconds for calls that must not wait for a lock or a file.
+# Timeout in seconds for calls that must not wait for a lock or a file.
 AT_MOST = 2
 
 
@@ -114,7 +114,7 @@ def test_path_component_of_another_owner_is_refused(
     ],
 )
 def test_id_outside_follows_the_id_map(text: str, outside: int) -> None:
-    """Check that an unmapped id is returned unchanged."""
+    """Check that mapped ids are translated, and that unmapped ids are returned unchanged."""
     assert id_outside(7, text) == outside
 
 

@@ -70,9 +70,10 @@ def numbers() -> list[int]:
 
 
 def is_killed_before_line(line: int, call: Callable[[], object]) -> bool:
-    """Run `call` in a forked child that kills itself before the `line`-th executed line of FILES.
+    """Return whether a forked child is killed before the `line`-th executed line of FILES.
 
-    Return False if `call` executes fewer lines of FILES.
+    The child runs `call`, and kills itself at that line. If `call` executes fewer lines of FILES,
+    the child exits by itself.
     """
     child = os.fork()
     if child:
