@@ -144,7 +144,8 @@ int un_account_fail_file(const char *path, int errnum, const char *why, struct u
     return -1;
 }
 
-/* Finds the first valid line of a user, as getpwnam(3) does. Returns false if there is none. */
+/* Stores in `account` the ids and the home directory from the first valid line of a user, the line
+ * that getpwnam(3) would find. Returns false if there is no such line. */
 static bool find_user(const char *name, const struct un_account_file *passwd,
                       struct un_account *account)
 {
@@ -163,7 +164,8 @@ static bool find_user(const char *name, const struct un_account_file *passwd,
     return false;
 }
 
-/* Finds the first valid line of a group. Returns false if there is none. */
+/* Stores in *gid the gid in the first valid line of a group. Returns false if there is no such
+ * line. */
 static bool find_group(const char *name, const struct un_account_file *groups, uint32_t *gid)
 {
     struct span rest = content_of(groups), field[GROUP_FIELDS];

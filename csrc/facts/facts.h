@@ -12,12 +12,12 @@
 /* Returns whether a path is a regular file that this process may execute, and stores its status in
  * `status`. */
 bool un_is_program(const char *path, struct stat *status);
-/* Searches the absolute directories of `path`, a list like PATH, for the program `name`. Returns
- * false if no directory contains it. */
+/* Searches the absolute directories of `path`, a list like PATH, for the program `name`. Stores its
+ * path in `found`, and its status in `status`. Returns false if no directory contains it. */
 bool un_find_program(const char *path, const char *name, char found[UN_PATH_MAX],
                      struct stat *status);
 /* Searches the absolute directories of `path`, a list like PATH, for a regular file `name`, even if
- * it is not executable. Returns false if no directory contains it. */
+ * it is not executable. Stores its path in `found`. Returns false if no directory contains it. */
 bool un_find_unusable(const char *path, const char *name, char found[UN_PATH_MAX]);
 /* Runs a program for a lookup that only NSS can answer. `words` contains the program, for which
  * `path` is searched, and at most two arguments; if there are fewer, NULL follows them. Returns the
@@ -37,9 +37,9 @@ const char *un_subid_number(const char *text, char end, uint64_t most, uint64_t 
 
 /* ---- user.c: finding a user's line in the user database -------------------------------------- */
 
-/* Finds the passwd(5) line of a uid in the file `passwd`, or else in the output of getent(1).
- * `path` is the search path for getent(1). A long line may be truncated. Returns false if the uid
- * has no line. */
+/* Stores in `line` the passwd(5) line of a uid, from the file `passwd` or else from the output of
+ * getent(1). `path` is the search path for getent(1). A long line may be truncated. Returns false
+ * if the uid has no line. */
 bool un_user_line(const char *passwd, const char *path, uint32_t uid, char line[UN_LINE_MAX]);
 
 /* ---- control_group.c: finding and reading this process's control group ----------------------- */

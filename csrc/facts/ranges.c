@@ -16,7 +16,8 @@
  * can have extents. */
 #define SUBIDS_TEXT_MAX (UN_MAP_MAX * (sizeof "339:  4294967295 4294967295\n" + UN_USER_MAX))
 
-/* Searches the directory of the program `other` for the executable `name`. */
+/* Searches the directory of the program `other` for the executable `name`. Stores its path in
+ * `found`, and its status in `status`. Returns false if it is not there. */
 static bool find_helper_beside(const char *other, const char *name, char found[UN_PATH_MAX],
                                struct stat *status)
 {

@@ -119,9 +119,10 @@ struct un_group_limits {
                             processors; UINT64_MAX for no limit */
 };
 
-/* Reads the memory size and the number of processors that a program in a sandbox sees. They are the
- * host's, unless this process's control group or one of its ancestors has a lower limit. A cpuset
- * also counts, because it restricts the processors on which this process may run. */
+/* Reads the memory size and the number of processors that a program in a sandbox sees. These are
+ * the values of the host, unless this process's control group or one of its ancestors has a lower
+ * limit. A cpuset also counts, because it restricts the processors on which this process may
+ * run. */
 void un_seen_limits(struct un_group_limits *limits);
 
 /* The memory and CPU time that the processes of a sandbox use at present, and the number of
@@ -374,10 +375,11 @@ struct un_grant_files {
     const char *users[2]; /* files in the format of /etc/passwd and /etc/group */
 };
 
-/* Finds a range of ids that no grant contains, and that the caller's user namespace, whose maps are
- * `parents`, maps both as uids and as gids. As useradd(8) does, chooses UN_GRANT_COUNT ids above
- * all granted ones. If the namespace does not map ids that high, chooses unused lower ids, and
- * possibly fewer. Returns false if there are no such ids, or if the grants can't be read. */
+/* Stores in *found a range of ids that no grant contains, and that the caller's user namespace,
+ * whose maps are `parents`, maps both as uids and as gids. As useradd(8) does, chooses
+ * UN_GRANT_COUNT ids above all granted ones. If the namespace does not map ids that high, chooses
+ * unused lower ids, and possibly fewer. Returns false if there are no such ids, or if the grants
+ * can't be read. */
 bool un_free_ids(const struct un_grant_files *files, const struct un_map *const parents[2],
                  struct un_range *found);
 

@@ -93,7 +93,7 @@ bool un_reap(int pidfd, siginfo_t *how);
 int un_stopped_by(int pidfd);
 /* Sends SIGKILL to the process to which `pidfd` refers. */
 void un_kill(int pidfd);
-/* Kills a child and reaps it as un_reap() does. Gives up after a few seconds, because even SIGKILL
+/* Kills a child and reaps it as un_reap() does. Gives up after two seconds, because even SIGKILL
  * does not end a process that waits for a user's FUSE filesystem. */
 bool un_kill_and_reap(int pidfd, siginfo_t *how);
 
