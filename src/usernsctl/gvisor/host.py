@@ -461,7 +461,7 @@ class _Call(NamedTuple):
             out, err = (_lines(told, *self.coding) for told in (out, err))
         result.args, result.stdout, result.stderr = self.args, out, err
         if self.check and result.returncode:
-            box.wait()  # raises the error of an exceeded limit
+            box.wait()  # raises LimitError if a limit was exceeded
             raise CalledProcessError(result.returncode, self.args, out, err)
         return result
 

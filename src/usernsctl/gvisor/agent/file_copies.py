@@ -274,7 +274,7 @@ class _Copy:
                 raise self._ended_error() from None
 
     def inside(self, path: bytes = b"") -> str:
-        """Return the absolute path in the sandbox of `path`, a path below the copied directory."""
+        """Return the absolute path in the sandbox of `path`, a path relative to the copied tree."""
         return os.path.join(self.path, os.fsdecode(path)) if path else self.path
 
     def failure(self, number: int, path: bytes = b"", why: str | None = None) -> SandboxFileError:

@@ -365,8 +365,8 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             try:
                 self._read_end()
             except RunscError:
-                # subprocess passes _deadstate when it polls objects that were garbage collected; no
-                # caller could handle the error then.
+                # Ignore the error if subprocess passes _deadstate: it then polls an object that was
+                # garbage collected, and no caller could handle the error.
                 if _deadstate is None:
                     raise
         return self.returncode

@@ -563,8 +563,8 @@ def _mount_own_proc() -> None:
 
     runsc looks up its children in /proc, by their pids in its own PID namespace.
 
-    :raises NamespaceError: the mount failed. A container whose /proc is partly masked denies the
-        mount.
+    :raises NamespaceError: the mount failed. The kernel denies the mount in a container in which
+        parts of /proc are masked.
     """
     with contextlib.suppress(FileNotFoundError):
         if os.readlink("/proc/self") == str(os.getpid()):
@@ -677,8 +677,8 @@ def inspect(
     :raises UsernsError: a file or namespace is missing or denied.
     """
     if request.terminal and not _core.stdio_is_terminal():
-        # gVisor uses one of the caller's standard streams as the command's terminal, so output to
-        # the other two streams would be lost.
+        # Reject the request, because gVisor uses one of the caller's standard streams as the
+        # command's terminal, so output to the other two streams would be lost.
         raise CommandError(
             "--terminal needs a terminal as standard input, output and error",
             step="stdio",

@@ -1,4 +1,4 @@
-"""Functions that resolve paths as a command will see them in the sandbox, before it is started."""
+"""Functions that resolve paths as a command will see them in the sandbox, before the start."""
 
 from __future__ import annotations
 

@@ -603,8 +603,8 @@ class Keeper(Generic[_T]):
             thread.start()
         except RuntimeError as error:
             self._threads.discard(thread)
-            # No thread can be started. Fail the start of a sandbox; clean or kill a sandbox in this
-            # thread.
+            # No thread can be started. If `work` starts a sandbox, report this error as its result;
+            # otherwise, `work` cleans or kills a sandbox, so call it in this thread.
             self._post(tell, error if work == self.maker.make else _result_of(work))
 
     def _replace_ended(self, slot: Slot[_T]) -> None:

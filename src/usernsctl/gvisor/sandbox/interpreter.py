@@ -537,7 +537,7 @@ class InterpreterMixin:
 def _connected(
     python: StrOrBytesPath, max_output: int, options: InterpreterOptions
 ) -> Iterator[tuple[Args, Mapping[str, Any], Connection]]:
-    """Yield the command and the options to start an interpreter, and this end of the connection.
+    """Yield an interpreter's command, its options for popen(), and the caller's end of its socket.
 
     :raises TypeError: an argument has the wrong type, or is unknown.
     :raises ValueError: an argument has a wrong value.

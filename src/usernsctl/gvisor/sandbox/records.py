@@ -105,7 +105,7 @@ class DetachedRecord:
         return [one.open(check) for one, check in checked]
 
     def _is_ours(self, pid: int) -> bool:
-        """Return whether a process is in this user's namespace and has the bundle in its argv.
+        """Return whether `pid` is in a user namespace of this user and has the bundle in its argv.
 
         An exiting process has no argv (proc_pid_cmdline(5)), so only its namespace is checked.
         """

@@ -537,7 +537,8 @@ def _checkpoint_once(box: TemplateSandbox, image: Image, deadline: float) -> tup
         with life.runsc(*log, *argv) as (command, needed), raise_if_ended(life, box.id):
             fds = [*needed["pass_fds"], errors.fileno()]
             needed = {**needed, "pass_fds": fds, "timeout": seconds_left(deadline)}
-            # Set the umask, because runsc could otherwise be unable to read the checkpoint.
+            # Replace the caller's umask, which may remove runsc's own permission to read the files
+            # of the checkpoint.
             needed["umask"] = PRIVATE_UMASK
             done = run_command(command, **needed, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL)
         return done.returncode, logs.own_failure(errors.fileno())

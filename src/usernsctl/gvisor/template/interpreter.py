@@ -87,7 +87,10 @@ def _module(name: str, text: str) -> ModuleType:
 
 
 def _load(preload: Iterable[str], code: str | None) -> dict[str, Any]:
-    """Import modules and run code; return {}, or a dictionary with the last line of an error."""
+    """Import modules and run code; return {}, or {"error": TEXT} if an exception was raised.
+
+    TEXT is the last line of the traceback, or the last 1000 characters of that line.
+    """
     import importlib
     import traceback
 
@@ -107,7 +110,7 @@ def _load(preload: Iterable[str], code: str | None) -> dict[str, Any]:
         child = os.fork()
     if child == 0:
         os._exit(0)
-    # If the code ignores SIGCHLD, the kernel has reaped the child (wait(2)).
+    # If the code ignores SIGCHLD, waitpid(2) fails, because the kernel reaps the child (wait(2)).
     with contextlib.suppress(ChildProcessError):
         os.waitpid(child, 0)
     return {}

@@ -164,7 +164,7 @@ def directory() -> str:
 def _open_directory(make: bool) -> Directory:
     """Open the directory that contains all named templates.
 
-    :param make: whether to create the directory and its parents if they are missing.
+    :param make: whether to create missing directories, the parent directories included.
     :raises FileNotFoundError: the directory does not exist.
     :raises RunscError: the directory can't be opened or created, or other users may write to it.
     """
