@@ -56,8 +56,8 @@ while True:
     said(); os.write(fd, block[: size // 2]); held.append(bytearray(block[: size // 2]))
 """
 FORKS = "while True:\n said(every=1)\n if os.fork() == 0: time.sleep(100)"
-# The function b prints its lines to descriptor 3, a copy of the shell's standard output, because
-# b's own standard output is a pipe in `b | b`.
+# The fork bomb is a shell function b, which prints its lines to descriptor 3, a copy of the shell's
+# standard output, because b's own standard output is a pipe in `b | b`.
 SHELL_BOMB = "exec 3>&1; b() { echo 0 >&3; b | b & }; b; sleep 100"
 MEMORY = {"--memory": "256M"}
 

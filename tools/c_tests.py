@@ -10,8 +10,8 @@ cross-compiles the tests, and runs in an emulator those that start no other prog
 packages in tools/dist/packages.apt. If ``$ONLY`` is set, only gcc is used, and only for tests whose
 names contain its value.
 
-If clang is used, its libFuzzer runs each ``fuzz_*.c`` for some seconds. The seeds are in the
-directory ``seeds`` beside the file.
+If clang is used, its libFuzzer runs each ``fuzz_*.c`` for FUZZ_SECONDS seconds. The seeds are in
+the directory ``seeds`` beside the file.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ def build(toolchain: Toolchain, pool: ThreadPoolExecutor) -> list[list[Path | st
 
 
 def fuzz_command(source: Path, program: Path) -> list[Path | str]:
-    """Return a command that fuzzes a target for some seconds and adds inputs to its corpus."""
+    """Return a command that fuzzes a target for FUZZ_SECONDS and adds inputs to its corpus."""
     found = program.with_suffix(".corpus")
     found.mkdir(exist_ok=True)
     options = ["-close_fd_mask=1", "-verbosity=0", "-max_len=4096", f"-artifact_prefix={program}-"]

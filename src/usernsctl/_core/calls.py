@@ -259,7 +259,7 @@ class NativePlan:
     def __init__(self, result: Any, notices: Any, owner: Any) -> None:
         self.cdata = result
         self._notices = notices
-        self._owner = owner  # owns the memory of `notices`
+        self._owner = owner  # This reference keeps the memory of `notices` allocated.
 
     def setup(self) -> Setup:
         """Return the Setup that switches a process to its ids in the new user namespace."""
@@ -296,7 +296,7 @@ def _raise_errno() -> Any:
 
 
 def refuse_to_show(files: Mapping[str, int], directory: str) -> None:
-    """Reject bind mounts that expose a private directory: of files in it, or directories above it.
+    """Reject bind mounts of a private directory, of files in it, and of directories above it.
 
     :param files: the descriptor of each file, keyed by the path that the caller gave.
     :param directory: the path of the private directory; the directory may be missing.

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
-_SO_PASSRIGHTS = 83  # from asm-generic/socket.h
+_SO_PASSRIGHTS = 83  # The option's number in asm-generic/socket.h (see socket_pair()).
 
-_UPDATE = "r+"  # with this mode, FileIO does not truncate the file
+_UPDATE = "r+"  # The mode with which FileIO does not truncate the file that it opens.
 
 
 def open_owned(make: Callable[..., int], *arguments: Any) -> FileIO:

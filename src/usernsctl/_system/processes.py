@@ -28,7 +28,7 @@ _PF_EXITING = 4
 _EXEC_SECONDS = 1
 _LOOK_SECONDS = 0.001
 
-# requests of ioctl_nsfs(2)
+# Request codes of ioctl_nsfs(2), which the standard library does not define.
 _NS_GET_PARENT = 0xB702
 _NS_GET_OWNER_UID = 0xB704
 

@@ -562,7 +562,7 @@ class Store(Generic[R]):
 
         :returns: the entry; ``None`` if another process removed or renamed it during this call.
         :raises FileNotFoundError: the entry does not exist.
-        :raises BusyError: another process holds the lock for too long.
+        :raises BusyError: another process holds the lock for more than `seconds`, by default 10.
         """
         with contextlib.ExitStack() as undo:
             parent = undo.enter_context(self._open_directory(make))
@@ -592,7 +592,7 @@ def _sweep_one(top: Directory, name: str, directory: Directory) -> None:
         return
     try:
         if found["aside"] and RECORD in os.listdir(directory.fd):
-            with contextlib.suppress(OSError):  # another entry already has the original name
+            with contextlib.suppress(OSError):  # Fails if another entry has that name.
                 os.rename(name, found["name"], src_dir_fd=top.fd, dst_dir_fd=top.fd)
                 return
         top.remove(name, directory)
@@ -665,7 +665,7 @@ def _unusable(path: str, error: OSError, elsewhere: str) -> NamespaceError:
         )
     remedy = _removal(path) if number in _OF_ANOTHER_KIND else elsewhere
     if number == errno.ELOOP:
-        # with O_NOFOLLOW, ELOOP means that the file is a symbolic link
+        # Report ENOTDIR: with O_NOFOLLOW, ELOOP means that the file is a symbolic link.
         number = errno.ENOTDIR
     return NamespaceError(
         f"{path}: {os.strerror(number)}",

@@ -88,7 +88,7 @@ class OwnNamespaces:
 
 
 def selected(options: dict[str, Any], kinds: Sequence[str] = _core.NAMESPACES) -> tuple[str, ...]:
-    """Remove the keywords in `kinds` from `options`; return those that had a true value.
+    """Remove the keywords in `kinds` from `options`; return the keywords with a true value.
 
     :param kinds: kinds of namespaces, in the order of :data:`_core.NAMESPACES`.
     """

@@ -104,7 +104,8 @@ class TreeWriter:
     def _take_name(self, name: bytes) -> tuple[bytes, int]:
         """Return the name of an entry to create, and the descriptor of the directory.
 
-        :raises ValueError: `name` is not the name of a file, or no file may be created now.
+        :raises ValueError: `name` is not the name of a file, a regular file is still open, or the
+            tree is complete.
         """
         if self.is_in_file or self.is_complete:
             raise ValueError("an entry in a file, or after the end of the tree")
@@ -120,7 +121,8 @@ class TreeWriter:
         """Create a directory, and open it. :meth:`leave` then sets the mode and the time.
 
         :param name: the name of the directory; empty for the tree itself.
-        :raises ValueError: `name` is not the name of a file, or no directory may be created now.
+        :raises ValueError: `name` is not the name of a file, a regular file is still open, or the
+            tree is complete.
         :raises OSError: the directory can't be created.
         """
         wanted, parent = self._take_name(name)

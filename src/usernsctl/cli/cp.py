@@ -20,7 +20,7 @@ from usernsctl.gvisor.sandbox.sandbox import Sandbox
 # Matches ID:PATH, a path in the sandbox ID. A local path of this form must be written as ./ID:PATH.
 _INSIDE = re.compile(rf"({NAME}):(.*)", re.DOTALL)
 
-# Exit status if files were skipped.
+# The exit status of `usernsctl cp` if files were skipped, such as FIFOs.
 _SKIPPED = 1
 
 

@@ -258,7 +258,8 @@ def _import_the_rest(*, joins_namespace: bool) -> None:
         other files over usernsctl's modules, so no module may be imported inside, not even to
         report an error.
     """
-    codecs.lookup("ascii")  # imports the module encodings.ascii
+    # Make Python import the module encodings.ascii.
+    codecs.lookup("ascii")
     if joins_namespace:
         # The search for a missing command, and tracebacks, need these modules.
         for module in ("shutil", "usernsctl.gvisor.launch.view", "traceback"):

@@ -30,7 +30,7 @@ class HasFileno(Protocol):
 #: STDOUT (only for stderr), or None for the caller's own stream.
 Stream = HasFileno | int | None
 
-_INHERITED = -1  # the value of struct un_spawn for the caller's own stream
+_INHERITED = -1  # In struct un_spawn, -1 stands for the caller's own stream.
 
 #: The arguments that request text streams if they are true.
 TEXT_ARGUMENTS = ("text", "universal_newlines", "encoding", "errors")
@@ -207,7 +207,7 @@ def check_timeout(timeout: Any, name: str = "timeout") -> None:
 def check_ids(uid: int | None, gid: int | None, gids: Iterable[int] | None) -> None:
     """Check that ids are not too large for the kernel, which would truncate them.
 
-    The exceptions are those of subprocess.
+    Raises the same exceptions as subprocess.
 
     :raises OverflowError: `uid` or `gid` is too large.
     :raises ValueError: one of `gids` is too large.
@@ -287,7 +287,7 @@ def _directory(path: str) -> Iterator[int]:
         fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise NamespaceError.from_os_error(error, path, step="cgroup", filename=path) from error
-    except ValueError as error:  # the path contains a NUL character
+    except ValueError as error:  # Raised if the path contains a NUL character.
         raise ValueError(f"in_cgroup: {path!r} can't be a path: {error}") from None
     try:
         yield fd

@@ -73,7 +73,7 @@ async def _result_of(
     done = loop.create_future()
 
     def tell(_: object) -> None:
-        with contextlib.suppress(RuntimeError):  # the event loop is closed
+        with contextlib.suppress(RuntimeError):  # Raised if the event loop is closed.
             loop.call_soon_threadsafe(_set, done)
 
     future.add_done_callback(tell)

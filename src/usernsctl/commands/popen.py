@@ -104,7 +104,8 @@ class Collected(subprocess.Popen[AnyStr]):
             except ClosedError:
                 super()._wait(left)  # type: ignore[misc]
             else:
-                # the child has exited, but a tracer has not released the child yet
+                # Try again later: the child has exited, but a tracer has not released the child
+                # yet.
                 if self.returncode is None:
                     time.sleep(TRACER_SECONDS)
         return self.returncode
@@ -274,8 +275,8 @@ class Popen(Collected[AnyStr]):
         to itself.
     :param Namespace namespace: an existing namespace to join instead of `idmap`.
     :param bool mount: whether the command runs in a new mount namespace. `net`, `pid`, `ipc`,
-        `uts`, `cgroup` and `time` are the same for the other kinds (namespaces(7)). With `pid`, the
-        command is PID 1 of the PID namespace.
+        `uts`, `cgroup` and `time` request new namespaces of the other kinds (namespaces(7)). With
+        `pid`, the command is PID 1 of the PID namespace.
     :param bool init: whether PID 1 of the new PID namespace (`pid`) is a small process of
         usernsctl, with the command as its child. PID 1 forwards signals to the command, reaps
         orphans, and exits when the command exits, with 128+N if signal N killed the command.
@@ -306,7 +307,7 @@ class Popen(Collected[AnyStr]):
     """
 
     pid: int
-    returncode: int | Any  # None until the exit status is known, but annotated as in typeshed
+    returncode: int | Any  # None until the exit status is known; annotated as in typeshed.
 
     @overload
     def __init__(

@@ -14,7 +14,7 @@ from usernsctl.explain.model import Probe, Purpose
 #: The number of ids that a container with userns-remap, or a Pod with hostUsers: false, gets.
 _CONTAINER_IDS = 65536
 _ALL_IDS = 2**32 - 1
-_YEAR = 366  # the maximum age of a recent release, in days
+_YEAR = 366  # The maximum age, in days, of a runsc release that counts as recent.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

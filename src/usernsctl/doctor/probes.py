@@ -45,7 +45,7 @@ LATE = "no-answer-in-time"
 # Maximum share of the remaining time for one probe, so that a hanging probe leaves time for the
 # others.
 _SHARE = 0.5
-_LATE_STATUS = 124  # the exit status after a timeout, UN_PROBE_LATE in csrc/programs/probe
+_LATE_STATUS = 124  # The exit status after a timeout, UN_PROBE_LATE in csrc/programs/probe.
 _FAILED_STATUS = 125
 _GRACE = 3.0
 
@@ -60,7 +60,7 @@ _MAKERS = {
 # The Debian packages of the programs that --network private needs, keyed by program.
 _PACKAGES = {"pasta": "passt", "nft": "nftables"}
 
-_PAUSES = (0.05, 0.2, 0.8, 2.0)  # delays before retries, in seconds
+_PAUSES = (0.05, 0.2, 0.8, 2.0)  # The delays, in seconds, before each retry of a step.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

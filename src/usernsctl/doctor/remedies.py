@@ -129,7 +129,7 @@ def _user(facts: _Facts) -> str | None:
 def _grant(facts: _Facts, *files: str) -> list[str]:
     """Return the command that grants subordinate id ranges to the user; empty if facts are missing.
 
-    :param files: those of /etc/subuid and /etc/subgid that grant the user no range; by default
+    :param files: the files, /etc/subuid or /etc/subgid, that grant the user no range; by default
         both.
     """
     ranges = facts.get("subordinate", {})

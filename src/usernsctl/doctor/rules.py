@@ -630,8 +630,8 @@ RULES: tuple[Rule, ...] = (
     Rule("kvm-denied", ("kvm",), fails("kvm", errnos=_REFUSALS)),
 )
 
-#: Maps a cause to the causes that can produce it. If one of those applies too, doctor reports only
-#: that one.
+#: Maps a cause to the causes that can produce it. If one of these other causes also applies, doctor
+#: reports only that other cause.
 CONSEQUENCES: Mapping[str, tuple[str, ...]] = {
     # The rule for nesting-too-deep checks only the limit on user namespaces, so any limit that the
     # core or another rule has found takes precedence.

@@ -64,7 +64,8 @@ class Failure:
     def is_of_helper(self) -> bool:
         """True if the entry reports a failure of newuidmap or newgidmap.
 
-        Only the process "runsc" executes these programs, so entries of others are ignored.
+        Only the process "runsc" executes these programs, so the result for other processes is
+        false.
         """
         return self.process == "runsc" and bool(
             _HELPER_SAID.match(self.message) or _HELPER_FAILED.search(self.message)

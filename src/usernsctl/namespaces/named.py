@@ -75,7 +75,7 @@ class NamedNamespace:
         count = 0
         try:
             inode = os.stat(f"/proc/{self.pid}/ns/user").st_ino
-        except OSError:  # the holder has just exited, or is not ready yet
+        except OSError:  # The holder has exited or is not ready yet.
             return count
         for entry in os.listdir("/proc"):
             if entry.isdecimal() and int(entry) != self.pid:
@@ -135,8 +135,8 @@ class NamedNamespace:
     def from_json(cls, name: str, state: Mapping[str, Any]) -> NamedNamespace:
         """Create a record from the JSON object that :meth:`to_json` returned.
 
-        :raises ValueError: the object is malformed; raises another exception of the tuple
-            ``NONSENSE`` in some cases.
+        :raises ValueError: a value in the object is invalid. A missing field or a value of a wrong
+            type raises another exception of the tuple ``NONSENSE``.
         """
         namespaces = tuple(state["namespaces"])
         if not set(namespaces) <= set(_core.ALL_NAMESPACES):
@@ -218,7 +218,7 @@ def _is_other(pid: int) -> bool:
 
 
 def _may_be_holder(process: ProcessIdentity) -> bool:
-    """Return false if a process is a holder in a namespace that another user created, else true.
+    """Return whether a process is not a holder in a namespace that another user created.
 
     The function waits while the process may still become a holder.
     :meth:`NamedNamespace._open_holder` then detects a process that is not a holder at all.

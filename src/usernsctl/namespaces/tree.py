@@ -1,6 +1,6 @@
 """The tree of all user namespaces with processes, as far as this process may read /proc.
 
-All facts about a process are read through one descriptor of its directory in /proc, so that they
+All values of a process are read through one descriptor of its directory in /proc, so that they
 can't come from two processes with the same pid. A process that exits while it is read is omitted.
 """
 

@@ -81,10 +81,10 @@ def server_name(received: bytes) -> str | None:
             raise NotAllowed(f"the ClientHello is longer than {MAX_SIZE} bytes")
         return None
     hello = _Reader(message)
-    hello.take(2 + 32)  # legacy_version, random
-    hello.vector(1)  # legacy_session_id
-    hello.vector(2)  # cipher_suites
-    hello.vector(1)  # legacy_compression_methods
+    hello.take(2 + 32)  # Skip legacy_version and random.
+    hello.vector(1)  # Skip legacy_session_id.
+    hello.vector(2)  # Skip cipher_suites.
+    hello.vector(1)  # Skip legacy_compression_methods.
     extensions = {} if hello.is_at_end else _extensions(hello.vector(2))
     if not hello.is_at_end:
         raise NotAllowed("the ClientHello is malformed")

@@ -73,7 +73,7 @@ _FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK)
 # Deny the ioctl(2) commands that insert input into a terminal, because standard error may be a
 # terminal. The kernel reads only the lower 32 bits of a command.
 _IOCTL = "ioctl 16 29"
-_TYPING = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
+_TYPING = (0x5412, 0x541C)  # The commands TIOCSTI and TIOCLINUX.
 
 
 def confine() -> None:

@@ -1,9 +1,9 @@
 """A strict parser for HTTP/1.1 requests to the proxy, and the requests that the proxy forwards.
 
 The parser rejects a request that two programs could parse in different ways. Otherwise the proxy
-could check one host, and a server or another proxy could answer for another (request smuggling).
-The parser therefore even rejects forms that RFC 9112 permits recipients to accept: line endings
-without CR, folded lines, repeated Host or Content-Length, a length beside a transfer coding, chunk
+could check one host, while a server or another proxy serves another host (request smuggling). The
+parser therefore even rejects forms that RFC 9112 permits recipients to accept: line endings without
+CR, folded lines, repeated Host or Content-Length, a length beside a transfer coding, chunk
 extensions and trailers.
 
 The proxy forwards a new request, which it composes of the parsed fields.

@@ -28,7 +28,7 @@ def sendable(value: Any) -> Any:
     """Return `value`, with the repr() of each part that can't be pickled in place of the part."""
     try:
         pickle.loads(pickle.dumps(value))  # noqa: S301
-    except Exception:  # methods of the value may raise anything
+    except Exception:  # Methods that pickle calls may raise any exception.
         if isinstance(value, dict):
             return {key: sendable(part) for key, part in value.items()}
         if isinstance(value, list | tuple):
@@ -44,7 +44,7 @@ def describe(error: BaseException) -> list[bytes]:
     """
     try:
         text = str(error)
-    except Exception:  # __str__() may raise anything
+    except Exception:  # __str__() may raise any exception.
         text = type(error).__name__
     # Keep the arguments of exception groups only, because other constructors may take any
     # arguments.
@@ -262,7 +262,7 @@ def _how_ended(code: int | None) -> str:
         return f"ended with status {code}"
     try:
         return f"was killed by {signal.Signals(-code).name}"
-    except ValueError:  # most real-time signals have no name in signal.Signals
+    except ValueError:  # signal.Signals lacks most real-time signals.
         return f"was killed by signal {-code}"
 
 
@@ -466,7 +466,7 @@ def _has_ended(pidfd: int, milliseconds: int) -> bool:
 def _is_in(pid: int, namespace: int) -> bool:
     try:
         current = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY)
-    except OSError:  # the process has exited, or belongs to another user
+    except OSError:  # The process has exited or is of another user.
         return False
     if _is_ours(current):
         os.close(current)
