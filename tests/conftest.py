@@ -397,7 +397,7 @@ def end(pid: int) -> None:
     """Kill a child; reap it if it exits within EXIT_SECONDS.
 
     The child may take longer if it is PID 1 of a PID namespace: all other processes there must be
-    reaped first. Some of them may be this process's children (see :func:`left_children`).
+    reaped first. Some of those may be this process's children (see :func:`left_children`).
     """
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)

@@ -62,7 +62,7 @@ RUNSC = replace(
     parent="watcher",
     namespaces=words("user of watcher, mnt of watcher"),
     # "null path" is a descriptor with a high number, for which the kernel allocates a large
-    # descriptor table. runsc's children close it.
+    # descriptor table. runsc's children close this descriptor.
     descriptors=STREAMS | GO | LOG | words("pidfd, null path"),
 )
 GOFER = Posture(

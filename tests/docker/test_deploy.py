@@ -200,7 +200,7 @@ def test_a_service_runs_as_the_deployment_says(remapped: Engine) -> None:
 
 
 def test_only_tasks_that_did_not_run_are_repeated() -> None:
-    """Check that the Job retries a task only if its node was lost or its exit status is 125.
+    """Check that the Job retries a task only if the node was lost or the task's status is 125.
 
     The status 125 means that gVisor did not start, so the task did not run.
     """
@@ -457,7 +457,10 @@ def test_the_documented_launch_works(plain: Engine, tmp_path: Path) -> None:
 
 @pytest.mark.timeout(600)
 def test_the_documented_launch_with_ptrace_works(plain: Engine, tmp_path: Path) -> None:
-    """Check that a launch with ptrace works, which docs/docker.md advises for some programs."""
+    """Check that a frozen launch with the platform ptrace works.
+
+    docs/docker.md advises this platform for some programs.
+    """
     (tmp_path / "Dockerfile").write_text(
         f"FROM {PRELUDE_PYTHON} AS launch\n"
         "USER root\n"

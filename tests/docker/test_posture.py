@@ -25,7 +25,8 @@ SETTLING = 20
 
 
 # Script that starts a process outside the sandbox, and then a command in gVisor. `docker exec`
-# could not start that process in the container's mount namespace, because PID 1 has left it.
+# could not start that process in the container's mount namespace, because PID 1 has left this
+# namespace.
 SCRIPT = "sleep 1000 & exec {} -- sh -c 'echo ready; read line'"
 # Programs that start a command in gVisor, by image.
 STARTS = {

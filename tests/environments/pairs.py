@@ -30,8 +30,8 @@ TRIED = ("run", "auto", "exec", "doctor", "range")
 #: Kind of environments that is applied last, because root can't mount in the user namespace of a
 #: container.
 LAST = "callers and containers"
-#: Environments in which root can't replace files. In a pair, they are applied after the other
-#: environment.
+#: Environments in which root can't replace files, and which are therefore applied after the other
+#: environment of a pair.
 LATE = ("etc-closed", "etc-0750", "read-only", "no-mount-point")
 #: Environments in which root can no longer create a container or other namespaces.
 CLOSED = (

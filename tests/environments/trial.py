@@ -210,8 +210,8 @@ def text_of(environment: Environment, words: list[str]) -> str:
 
 def heal(environment: Environment) -> dict[str, Any]:
     """Apply doctor's remedies and try the command again; return the result."""
-    # Mounting may fail if the environment has created a user namespace. Its remedies need no copy
-    # of /etc.
+    # Mounting may fail if the environment has created a user namespace. The remedies for such an
+    # environment need no copy of /etc.
     with contextlib.suppress(PermissionError):
         ways.own_etc()
     purpose = ["--for", "run"] if environment.run else ["--no-runsc", "--for", "range"]
@@ -224,7 +224,7 @@ def heal(environment: Environment) -> dict[str, Any]:
     if typed.startswith(("ulimit", "export")):
         words = ["/bin/sh", "-c", f'{typed}\nexec "$@"', "sh", *words]
     elif "\nif ask " in script:
-        # Answer yes before each change. The script first removes the cause that fails first.
+        # Answer yes before each change. The script first removes the cause that blocks first.
         typed = script
         done = subprocess.run(["sh", "-c", script], input="y\n" * 9, capture_output=True, text=True)
     else:

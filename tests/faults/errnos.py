@@ -174,7 +174,7 @@ NAMED = {
     "unshare": "EINVAL ENOMEM ENOSPC EPERM EUSERS",
     "utimensat": f"{_PATH} EPERM EROFS",
     "vfork": "EAGAIN ENOMEM",
-    # No EINTR: wait4(2) fails with it only if it is called without WNOHANG.
+    # No EINTR: wait4(2) fails with EINTR only if called without WNOHANG.
     "wait4": "ECHILD",
     "waitid": "ECHILD EINTR",
     "write": f"{_FD} EDQUOT EFBIG ENOSPC EPERM",

@@ -33,7 +33,7 @@ def run_with(
     if path is not None:
         options += ["-P", path]
     done = capture(["strace", *options, "--", *command], timeout=SECONDS, pass_fds=pass_fds)
-    # Remove strace's own line "strace: Requested path ...", which says how it resolved `path`.
+    # Remove strace's own line "strace: Requested path ...", which says how strace resolved `path`.
     output = [line for line in done.stderr.splitlines() if not line.startswith("strace: Requested")]
     done.stderr = "\n".join(output)
     return done

@@ -18,7 +18,7 @@ from usernsctl.gvisor.sandbox import records as sandbox_records
 from usernsctl.namespaces import named
 
 BIN = Path(sys.executable).parent
-#: Payload of each operation; its output shows that it ran.
+#: Payload of each operation; its output shows that the payload ran.
 PAYLOAD = ["sh", "-c", "echo ran"]
 RAN = "ran\n"
 START_SECONDS = 30

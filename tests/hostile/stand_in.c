@@ -59,8 +59,8 @@ static void look_in_root(const char *root)
     waitpid(pid, NULL, 0);
 }
 
-/* Writes the log line with which runsc reports its exit. Without it, the watcher would report a
- * failure. */
+/* Writes the log line with which runsc reports its exit. Without this line, the watcher would
+ * report a failure. */
 static void end(const char *log)
 {
     char path[4096];

@@ -81,7 +81,7 @@ def test_hostile_text_of_a_bundle_is_quoted(usernsctl: Any, tally: Any, tmp_path
         done = usernsctl("run", "--no-verify", "--bundle", bundle(tmp_path, cwd=f"/{text}"))
         assert done.returncode == 125, done.stderr
         # Standard error also contains the bundle's text, before this prefix of usernsctl's own
-        # lines. Check only the latter.
+        # lines. Check only usernsctl's own lines.
         _, ours = done.stderr.split("usernsctl: runsc: ", 1)
         told, *rest = ours.splitlines()
         assert told.startswith('runsc says: "'), done.stderr

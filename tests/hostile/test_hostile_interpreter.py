@@ -1,4 +1,4 @@
-"""Attacks by code in a persistent interpreter on the process that started it."""
+"""Attacks by code in a persistent interpreter on the process that started the interpreter."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_hostile_answer_in_advance_is_not_of_later_code(box: un.Sandbox, tally: 
         with box.interpreter(PYTHON) as python:
             python.run(FIND)
             first = python.run("send('forged', id=request())")
-            # This code may choose its own value, so "forged" is a valid answer to it.
+            # This code may choose its own value, so "forged" is a valid result of this code.
             assert first.value in ("forged", None)
             if first.reason is None:
                 second = python.run("'honest'")

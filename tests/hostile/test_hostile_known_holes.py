@@ -125,7 +125,9 @@ def test_hostile_inherited_descriptor(box: un.Sandbox, tally: Tally) -> None:
 @unprivileged
 @pytest.mark.userns_requires("subid", "strace")
 def test_the_helpers_get_a_pid(prelude: Program, tmp_path: Path, tally: Tally) -> None:
-    """Check that helpers receive a pid: Debian's shadow 1:4.17.4-2+deb13u1 rejects ``fd:N``.
+    """Check that newuidmap and newgidmap get a pid, not ``fd:N``.
+
+    Debian's shadow 1:4.17.4-2+deb13u1 rejects ``fd:N``.
 
     A pid is safe, because the pid of a child that has not been reaped can't be reused.
     """

@@ -198,7 +198,7 @@ def test_hostile_root_inside_a_named_namespace(
 @as_root
 @pytest.mark.parametrize("kind", ["fresh-newuidmap", "prelude-newuidmap"])
 def test_hostile_same_user_while_newuidmap_writes(kind: str, place: Path, tally: Tally) -> None:
-    """Attack a caller with a capability: without one, other processes of its user may trace it."""
+    """Attack a caller with a capability, without which its user's other processes may trace it."""
     try:
         subprocess.run(["getent", "passwd", USER], check=True, stdout=subprocess.DEVNULL)
     except subprocess.CalledProcessError:

@@ -589,9 +589,9 @@ def test_the_proxy_ends_with_its_parent(own: Proxied) -> None:
 
 
 def test_an_interrupt_of_the_terminal_leaves_the_proxy(own: Proxied) -> None:
-    """Check that Ctrl-C does not kill the proxy: a command that handles SIGINT still needs it."""
-    # The proxy handles SIGINT, so the kernel delivers it although the proxy is PID 1 of its PID
-    # namespace.
+    """Check that Ctrl-C does not kill the proxy: a command that handles SIGINT needs the proxy."""
+    # The proxy handles SIGINT, so the kernel delivers the signal although the proxy is PID 1 of its
+    # PID namespace.
     own.interrupt()
     with Server(own.world):
         assert status(own.get("http://good.example/")) == 200

@@ -69,7 +69,7 @@ def children() -> set[str]:
 @pytest.mark.parametrize("more", [{"pid": True}, {"pid": True, "init": True}, {"time": True}])
 @pytest.mark.sampled(2)
 def test_hostile_stop_of_two_children(more: dict[str, bool], tally: Tally) -> None:
-    """Check that no child remains if the first is stopped before it reports the second child."""
+    """Check that no child remains if the first child is stopped before it reports the second."""
     given_up, rounds = 0, tally.rounds(short=20, full=300)
     with un.Namespace.create(MAP_WITHOUT_US) as namespace:
         words = [sys.executable, "-c", STOPPER_OF_CHILDREN, str(os.getpid())]

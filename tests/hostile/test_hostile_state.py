@@ -155,7 +155,7 @@ def test_hostile_record_names_another_sandbox(
 def test_hostile_record_names_a_program(
     state: Path, host: un.SandboxHost, tally: Any, tmp_path: Path
 ) -> None:
-    """Check that fields that could name a program, such as runsc's path, have no effect."""
+    """Check that a record's fields that could name a program, such as runsc's path, are ignored."""
     program, mark = tmp_path / "program", tmp_path / "mark"
     program.write_text(f'#!/bin/sh\necho $0 >>{mark}\nexec runsc "$@"\n')
     program.chmod(0o755)

@@ -188,9 +188,9 @@ def test_sandboxes_of_a_host_have_control_groups(service: Service) -> None:
 
 
 def test_the_remedy_starts_usernsctl_in_a_delegated_scope(scope: Service) -> None:
-    """Check that the command that an error suggests starts usernsctl with delegation.
+    """Check that the remedy's systemd-run command starts usernsctl in a delegated scope.
 
-    The error occurs in a scope without delegation.
+    An error in a scope without delegation names this remedy.
     """
     limits = ("--memory=128M", "--cpus=0.5")
     done = Service(scope.results, as_user(*SCOPE))("usernsctl", "run", *limits, "--", "true")
