@@ -171,7 +171,7 @@ def gids(given: Any) -> list[int]:
 
 
 def hostname(given: str | None) -> str | None:
-    """Check the hostname of a sandbox, and return it; accept None.
+    """Check the hostname of a sandbox, and return it; return None for None.
 
     :raises TypeError: `given` is not a string.
     :raises ValueError: `given` is empty, longer than the kernel allows (64 bytes), or has a NUL.

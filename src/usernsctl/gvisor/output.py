@@ -78,7 +78,7 @@ class KeptOutput:
 
         Line ends are converted to newlines, as in :mod:`subprocess`.
 
-        :raises UnicodeDecodeError: the output is not text.
+        :raises UnicodeDecodeError: the output is not valid in its encoding.
         """
         if not self.truncated:
             return _newlines(self.data().decode(encoding, errors))
@@ -194,7 +194,7 @@ class BoundedOutput:
     def kept(self, process: Any) -> tuple[Any, Any]:
         """Return the captured output of a SandboxPopen, as text if its streams carry text.
 
-        :raises UnicodeDecodeError: the output is not text.
+        :raises UnicodeDecodeError: the output is not valid in its encoding.
         """
         streams = [one for one in (process.stdout, process.stderr) if one is not None]
         if process.text_mode and streams:
@@ -240,7 +240,7 @@ class BoundedOutput:
     def texts(self, process: Any, encoding: str, errors: str) -> tuple[str | None, str | None]:
         """Return the captured text of each stream, or ``None`` for a stream that is not a pipe.
 
-        :raises UnicodeDecodeError: the output is not text.
+        :raises UnicodeDecodeError: the output is not valid in its encoding.
         """
         return (
             None if process.stdout is None else self.stdout.text(encoding, errors),

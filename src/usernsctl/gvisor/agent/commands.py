@@ -524,7 +524,7 @@ class SandboxCommands:
                 return self._start(spec, args, deadline, arguments)
             except AgentUnresponsive:
                 # Another thread or task has filled the agent's socket since await_room_async()
-                # returned.
+                # returned, so wait for room again.
                 if not seconds_left(deadline):
                     raise
             await pause_async()

@@ -187,7 +187,7 @@ class RecordReader:
         self._to += self._read_pipe([self._view[self._to :]])
 
     def _read_pipe(self, buffers: Sequence[memoryview]) -> int:
-        """Read bytes into the buffers, and return their number.
+        """Read bytes from the pipe into `buffers`; return the number of bytes.
 
         :raises StreamEndError: the pipe is at end of file.
         """

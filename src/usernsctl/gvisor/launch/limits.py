@@ -273,7 +273,7 @@ class EnforcedLimits:
     parts: tuple[LimitPart, ...] = ()
 
     def without(self, name: str) -> EnforcedLimits:
-        """Return a copy without the limit `name`."""
+        """Return a copy of this object without the limit `name`."""
         return EnforcedLimits(parts=tuple(part for part in self.parts if part.name != name))
 
     def get(self, name: str) -> LimitPart | None:

@@ -191,7 +191,7 @@ def hand_over(
     above: contextlib.ExitStack,
     timeout: float | None,
 ) -> list[str]:
-    """Wait until a proxy is ready; return `words` with its Unix socket, as with_handover() does.
+    """Wait until `proxy` is ready; return the result of :func:`with_handover` for its socket.
 
     :param fds: a list of the descriptors that the command inherits, to which this function adds
         one.

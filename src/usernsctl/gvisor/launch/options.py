@@ -348,12 +348,12 @@ def names_in_env_file(path: str) -> list[tuple[str, str | None]]:
 
 
 def _listed(settings: Iterable[str]) -> list[tuple[str, str]]:
-    """Return each value of ``--env`` with its position on the command line, for errors."""
+    """Return each value of ``--env`` with its position on the command line, for messages."""
     return [(text, f"--env, number {number}") for number, text in enumerate(settings, 1)]
 
 
 def _settings_in_file(path: str) -> list[tuple[str, str]]:
-    """Return each setting in an ``--env-file`` with its path and line number, for errors."""
+    """Return each setting in an ``--env-file`` with its path and line number, for messages."""
     content = _settings_text(path)
     try:
         text = content.decode()

@@ -329,7 +329,7 @@ def _missing(
     import shutil
 
     # Also search the default PATH: on Debian, the PATH of a user other than root lacks the
-    # directories sbin.
+    # sbin directories.
     own = shutil.which(command, path=caller.get("PATH")) or shutil.which(command, path=DEFAULT_PATH)
     if own is None and "/" in command and os.path.isfile(command):
         own = command

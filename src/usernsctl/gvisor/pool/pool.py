@@ -284,7 +284,7 @@ class _Lease(Generic[_T]):
         raise PoolTimeoutError(text, step="pool", **_diagnosis_of(failure)) from failure
 
     def _abandon(self) -> None:
-        """Leave the pool's queue, and return a sandbox that has not been used yet."""
+        """Leave the pool's queue; give a sandbox that has not been used yet back to the pool."""
         self._is_leased = False
         if self._waiter is not None:
             self._keeper.abandon(self._waiter)

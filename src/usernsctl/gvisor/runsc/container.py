@@ -62,7 +62,7 @@ def describe_limit(result: Result[Any], error: RunscError) -> None:
             result.peak_memory = int(error.used)
 
 
-# How long after a failure of runsc to wait for the sandbox to end, in seconds. Between the exit of
+# The timeout for a sandbox to end after runsc has failed, in seconds. Between the exit of
 # its command and its own end, a sandbox doesn't answer runsc; if the sandbox ends within this time,
 # its end is the reason for the failure.
 ENDING_SECONDS = 1

@@ -23,7 +23,7 @@ def check_file(name: str, fd: int) -> None:
 
     gVisor can't import some files, such as a pidfd, and then answers late or never.
 
-    :param name: the name of the argument that contains `fd`, for errors.
+    :param name: the name of the argument that contains `fd`, for error messages.
     :raises OSError: `fd` is not open.
     :raises CommandError: gVisor can't use the file.
     """
@@ -69,7 +69,7 @@ def _not_open(name: str, error: OSError) -> CommandError:
 def prepared_output(name: str, stream: Any, inherited: int) -> Any:
     """Set O_APPEND on an output at its file's end, so that gVisor doesn't overwrite data.
 
-    :param name: the name of the argument, for errors.
+    :param name: the name of the argument, for error messages.
     :param stream: the output, of a type that subprocess accepts.
     :param inherited: the descriptor of this process that the command inherits if `stream` is
         ``None``.

@@ -112,8 +112,8 @@ class EndReport:
 
         The watcher may kill the sandbox some time after a command in it has failed.
 
-        :param ends_within: a function that waits for the sandbox to end; its argument is the time
-            limit in seconds.
+        :param ends_within: a function that waits for the sandbox to end; its argument is the
+            timeout, in seconds.
         :param is_gone: whether the exit status of the command is unknown, which suggests that the
             sandbox has ended.
         """

@@ -66,7 +66,7 @@ class SandboxFiles:
     def _check_options(self, method: str, options: FileOptions) -> None:
         """Check the options of a copy.
 
-        :param method: the name of the called method, for errors.
+        :param method: the name of the called method, for error messages.
         :raises TypeError: an option has the wrong type, or is unknown.
         :raises ValueError: an option has a wrong value.
         """
@@ -80,7 +80,7 @@ class SandboxFiles:
     ) -> file_copies.Place:
         """Return the sandbox and the checked options of a copy, with ids in place of a user's name.
 
-        :param method: the name of the called method, for errors.
+        :param method: the name of the called method, for error messages.
         :raises CommandError: a name does not exist in the sandbox (cause ``user-unknown``).
         :raises TypeError: an option has the wrong type, or is unknown.
         :raises ValueError: an option has a wrong value.
@@ -110,7 +110,7 @@ class SandboxFiles:
     ) -> _T:
         """Call `copy` in another thread, without blocking the event loop.
 
-        :param method: the name of the called method, for errors.
+        :param method: the name of the called method, for error messages.
         """
         self._check_options(method, options)
         return await file_copies.call_in_thread(

@@ -373,8 +373,8 @@ class Interpreter(ClosingMixin):
         """Reserve the interpreter for the block; yield False if another thread or task uses it.
 
         The method uses no lock, because an exception that a signal handler raises could leave a
-        lock held. It moves the item of the list by `extend`, in C, where Python runs no signal
-        handler.
+        lock held. Instead, it takes the only item out of a list, and puts the item back after the
+        block. `extend` moves the item in C, where Python runs no signal handler.
         """
         claimed: list[object] = []
         try:

@@ -548,8 +548,8 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
         :raises RunscError: one of three: the sandbox is detached, and its keeper was killed (cause
             ``"exit-status-unknown"``); memory ran out, and the kernel killed a process of gVisor
             (``"out-of-memory"``); or the sandbox exceeded a limit (``"memory-limit"``,
-            ``"pids-limit"``, ``"timeout"``). In the last two cases, the sandbox was killed, and
-            :attr:`returncode` is -9.
+            ``"pids-limit"``, ``"timeout"``, ``"idle-timeout"``). In the last two cases, the sandbox
+            was killed, and :attr:`returncode` is -9.
         """
         return _unless_limited(self._get(), self._await_end(timeout))
 
