@@ -60,7 +60,7 @@ def unusable(reason: str, errnum: int = 0) -> CommandError:
 
 
 def read_account(named: NamedUser, read: Callable[[str], bytes | None]) -> Account:
-    """Find a user and a group in a sandbox's /etc/passwd and /etc/group.
+    """Return the user and the group `named`, from a sandbox's /etc/passwd and /etc/group.
 
     :param read: a function that returns the content of a file of the sandbox, or None if the file
         does not exist.

@@ -505,7 +505,7 @@ class TargetNamespace:
 
     @classmethod
     def new(cls, idmap: IdMap) -> TargetNamespace:
-        """Plan a new user namespace with the id map `idmap`.
+        """Return a plan for a new user namespace with the id map `idmap`.
 
         :raises MapError: the map is malformed.
         :raises PlanError: the caller may not use the map.
@@ -520,11 +520,11 @@ class TargetNamespace:
 
     @classmethod
     def kept(cls, name: str, wanted: str) -> TargetNamespace:
-        """Find a named user namespace (``usernsctl ns create``).
+        """Return the namespaces with the name `name` (``usernsctl ns create``).
 
         :param wanted: the network that the sandbox needs.
         :raises NamespaceError: no namespace has this name.
-        :raises CommandError: the namespace lacks the network `wanted`.
+        :raises CommandError: the namespace does not have the network `wanted`.
         """
         # Import the module here, because few runs use a named namespace.
         from usernsctl.namespaces.named import find_named

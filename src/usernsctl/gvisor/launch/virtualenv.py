@@ -90,7 +90,7 @@ def show(
 
 
 class _Hidden:
-    """The set of the host's paths that the sandbox lacks unless it gets more bind mounts."""
+    """The set of the host's paths that don't exist in the sandbox without more bind mounts."""
 
     def __init__(self, places: list[str], homes: list[str]) -> None:
         self._places = places

@@ -298,7 +298,7 @@ class AttachedSandbox:
         return self._end.error()
 
     def awaited_limit_error(self, *, is_gone: bool = False) -> RunscError | None:
-        """Return :meth:`limit_error`; wait first if a limit was possibly exceeded just now.
+        """Wait for the end of a sandbox that may just have exceeded a limit; return limit_error().
 
         :param is_gone: whether the exit status of the command is unknown, which suggests that the
             sandbox has ended.

@@ -214,7 +214,7 @@ class DetachedSandbox:
         return self._end_report.error()
 
     def awaited_limit_error(self, *, is_gone: bool = False) -> RunscError | None:
-        """Return :meth:`limit_error`; wait first if a limit was possibly exceeded just now.
+        """Wait for the end of a sandbox that may just have exceeded a limit; return limit_error().
 
         :param is_gone: whether the exit status of the command is unknown, which suggests that the
             sandbox has ended.
@@ -236,7 +236,7 @@ class DetachedSandbox:
 
     @classmethod
     def attach(cls, id: str) -> DetachedSandbox:
-        """Find a detached sandbox by its id.
+        """Return the detached sandbox with the id `id`.
 
         :raises RunscError: no sandbox has this id.
         :raises NamespaceError: the state directory can't be used, or a system call failed.

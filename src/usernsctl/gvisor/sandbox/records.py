@@ -238,7 +238,9 @@ def draft_detached(id: str) -> Entry[DetachedRecord]:
 
 
 def find_detached(id: str) -> Entry[DetachedRecord]:
-    """Find a detached sandbox; first wait while another process locks it, for example to kill it.
+    """Find a detached sandbox; first wait until no other process locks its entry.
+
+    Another process locks the entry while it starts or kills the sandbox.
 
     :returns: the locked entry of the sandbox, which the caller must close.
     :raises RunscError: no sandbox has this id, or the sandbox has ended and its entry was removed.
@@ -392,7 +394,7 @@ def describe_detached(
 
     The record lists only processes whose command line names the bundle, because later calls
     recognise them by it. The command line of runsc-fd-parking (since release 20260831) does not
-    name the bundle, so the record lacks this process, which exits when the sandbox ends.
+    name the bundle, so the record omits this process, which exits when the sandbox ends.
 
     :param pid: the pid of the sandbox's main process.
     :param starter: the pid of usernsctl-detach.
