@@ -178,7 +178,10 @@ def test_malformed_records_leak_no_descriptor() -> None:
 )
 @EXAMPLES
 def test_symlinks_that_pass_the_check_stay_in_the_tree(found: list[bytes], depth: int) -> None:
-    """Create links at several depths; those that pass the check must not lead out of the tree."""
+    """Check that links stay in the copied tree if leads_out() accepts them.
+
+    The links are at several depths below the copy's root.
+    """
     with directory() as parent:
         here = parent / "copy"
         here.mkdir()

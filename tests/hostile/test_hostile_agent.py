@@ -119,7 +119,10 @@ exec sleep 1000
 
 
 def test_root_can_not_replace_the_agent(host: un.SandboxHost, tally: Tally, runtime: Path) -> None:
-    """Attack the agent's program: a replacement would have capabilities that commands lack."""
+    """Check that root in the sandbox can't replace the agent's program.
+
+    A replacement would have capabilities that commands lack.
+    """
     for detach in (False, True):
         with host.start(["sh", "-c", REPLACING], stdout=un.PIPE, detach=detach) as box:
             # Wait for the attack to end: the agent starts only afterwards, at the first call of

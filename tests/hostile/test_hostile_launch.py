@@ -82,7 +82,10 @@ def test_the_root_filesystem_becomes_a_link(
 
 @other_users
 def test_the_launch_becomes_another_one(tally: Tally, runsc: Path, stranger: Stranger) -> None:
-    """Swap the launch file for one that mounts a secret and belongs to the same caller."""
+    """Check that another user can't make the caller start another of the caller's own launches.
+
+    The other launch, to which the attacker's link leads, mounts a secret.
+    """
     options = ["--runsc", str(runsc), "--no-verify"]
     freeze(stranger.secret / "env", *options, "--bind", f"{stranger.secret}:/opt")
     with stranger.swaps() as x:

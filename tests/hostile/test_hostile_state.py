@@ -95,7 +95,7 @@ def forge_box(state: Path, *pids: int, **more: Any) -> Path:
         "args": ["true"],
         "created": 1.0,
         "processes": [asdict(ProcessIdentity.of(pid)) for pid in pids],
-        # Forge fields that only earlier versions of usernsctl read, and trusted.
+        # Also forge fields that earlier versions of usernsctl trusted. This version ignores them.
         "runsc": "/bin/false",
         "env": [],
     }

@@ -180,7 +180,10 @@ def test_a_template_removed_during_load_is_not_called_damaged(
     monkeypatch: pytest.MonkeyPatch,
     replaces: bool,
 ) -> None:
-    """Replace or remove a template during load(), which must use one whole template or fail."""
+    """Check load() of a template that is replaced or removed while load() reads it.
+
+    load() must succeed if the template is replaced, and raise no-such-template if it is removed.
+    """
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     read = template.read
 

@@ -25,7 +25,7 @@ def test_doctor_sees_a_delegated_control_group(user: Login) -> None:
 
 
 def test_commands_start_in_control_groups_created_by_a_user() -> None:
-    """Run tests/kernel/test_cgroup.py in a user's delegated control group."""
+    """Check that tests/kernel/test_cgroup.py passes in a user's delegated control group."""
     pytest_ = [sys.executable, "-B", "-m", "pytest", "-p", "no:cacheprovider", "--color=no"]
     at = [f"--chdir={TREE}"]
     words = [*pytest_, "-o", "timeout=600", "-rs", "tests/kernel/test_cgroup.py"]
