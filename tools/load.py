@@ -84,7 +84,7 @@ def count(state: Path) -> Counts:
 
 
 class Load:
-    """Several loads that share a state directory, and whether all of them have succeeded."""
+    """Runner of loads that share a state directory; records whether all loads have succeeded."""
 
     def __init__(self, state: Path, growth: int) -> None:
         self.state, self.growth, self.is_good = state, growth, True

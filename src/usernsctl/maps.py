@@ -361,7 +361,7 @@ class MappedIds:
 
     @classmethod
     def of_setup(cls, uid: tuple[Extent, ...], gid: tuple[Extent, ...], setup: _core.Setup) -> Self:
-        """Return the mapped ids of an existing user namespace; in `become`, -1 keeps an id.
+        """Return the mapped ids of an existing user namespace; -1 in `become` is an id to keep.
 
         :param setup: the settings of a command in the namespace.
         """

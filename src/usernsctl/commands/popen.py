@@ -186,10 +186,10 @@ class Collected(subprocess.Popen[AnyStr]):
             waiting.append(self)
 
     def _watch(self) -> None:
-        """Do nothing; in a SandboxPopen, keep a connection for background processes."""
+        """Do nothing; SandboxPopen overrides this method to keep its connection open."""
 
     def _unwatch(self) -> None:
-        """Do nothing; in a SandboxPopen, release the connection that :meth:`_watch` keeps."""
+        """Do nothing. SandboxPopen overrides this method to release what :meth:`_watch` keeps."""
 
     def __del__(self, *arguments: Any) -> None:
         if self.pidfd >= 0:

@@ -1,4 +1,4 @@
-"""Facts about this host, as values; :mod:`usernsctl.doctor.reading` reads them."""
+"""Values that describe this host and this process; :mod:`usernsctl.doctor.reading` reads them."""
 
 from __future__ import annotations
 
@@ -75,13 +75,13 @@ class Privileges:
     denies_write_execute: bool | None = None
 
     def lacks_bounding(self, *names: str) -> tuple[str, ...]:
-        """Return the names of the capabilities that the bounding set is known to lack."""
+        """Return the capabilities in `names` that the bounding set lacks; none if it is unknown."""
         if self.bounding is None:
             return ()
         return tuple(name for name in names if not self.bounding >> CAPABILITIES[name] & 1)
 
     def holds(self, *names: str) -> bool:
-        """Return whether all capabilities in `names` are known to be effective."""
+        """Return whether all capabilities in `names` are effective; false if that is unknown."""
         effective = self.effective or 0
         return all(effective >> CAPABILITIES[name] & 1 for name in names)
 
@@ -159,7 +159,7 @@ class Container:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Helper:
-    """The facts about the helper newuidmap or newgidmap.
+    """The program file of a helper, newuidmap or newgidmap.
 
     :ivar path: the path of the helper, or ``None`` if the helper is not on PATH.
     :ivar executable: whether this process may execute the helper.
@@ -185,7 +185,7 @@ class Helper:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subordinate:
-    """Facts about the sources of subordinate id ranges. The core reads the ranges themselves.
+    """The sources of subordinate id ranges. The core reads the ranges themselves.
 
     :ivar source: the service that nsswitch.conf names for ``subid``, or ``None`` for the files
         subuid and subgid.
@@ -263,9 +263,9 @@ class Runsc:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """All facts about this host and this process.
+    """All values that doctor reads about this host and this process.
 
-    :ivar has_proc: whether /proc is mounted. Without /proc, most facts are unknown.
+    :ivar has_proc: whether /proc is mounted. Without /proc, most other values are unknown.
     :ivar supported: whether the kernel supports user namespaces; ``None`` if that is unknown.
     :ivar initial: whether this process is in the initial user namespace; ``None`` if that is
         unknown.

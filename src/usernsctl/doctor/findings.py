@@ -66,7 +66,11 @@ def findings(
 
 
 def attributed(facts: Facts, probes: Mapping[str, Probe]) -> dict[str, Probe]:
-    """Return the probes; give each failed probe the cause that the matching rules determine."""
+    """Return the probes, in which each failed probe has the cause of a rule that explains it.
+
+    A probe keeps its own cause if a matching rule for this cause explains the probe. A probe that
+    no matching rule explains is returned unchanged.
+    """
     held = hold(Seen(facts, probes))
     found = dict(probes)
     for name, probe in probes.items():

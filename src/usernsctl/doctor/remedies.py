@@ -146,7 +146,7 @@ def _grant(facts: _Facts, *files: str) -> list[str]:
 
 
 def _grant_others(facts: _Facts) -> list[str]:
-    """Return commands that replace the granted ranges with ranges inside this user namespace."""
+    """Return commands that replace the user's granted ranges with ids that this namespace maps."""
     user, uid, added = _user(facts), facts.get("ids", {}).get("uid"), _grant(facts)
     if user is None or not re.fullmatch("[A-Za-z0-9_-]+", user) or not added:
         return []

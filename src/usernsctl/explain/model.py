@@ -47,7 +47,7 @@ class Finding:
     """A diagnosis of this host.
 
     :ivar cause: the catalogue entry of the cause, or ``None`` if no entry matches.
-    :ivar evidence: short sentences, each with a fact or the result of a probe.
+    :ivar evidence: short sentences, each with a value read from this host or the result of a probe.
     :ivar blocks: whether the cause prevents the operation that is diagnosed; otherwise the finding
         is a warning.
     """

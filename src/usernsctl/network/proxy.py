@@ -332,7 +332,7 @@ def _read_head(client: socket.socket, deadline: float) -> tuple[bytes, bytes]:
 
 
 def _read_hello(client: socket.socket, received: bytes, name: str, deadline: float) -> bytes:
-    """Read the first TLS message of a client, check that it is for `name`, and return all bytes.
+    """Read the first TLS message of a client; check that it names `name`; return all bytes so far.
 
     :raises NotAllowed: the message is not for the host `name`, or the client does not speak TLS.
     """
@@ -405,7 +405,7 @@ def _why(error: Exception) -> str:
 
 
 def serve(listener: socket.socket, proxy: Proxy, ended: int, connections: int) -> None:
-    """Accept and answer connections until the descriptor `ended` is readable or hung up.
+    """Accept connections, and answer their requests, until `ended` is readable or hung up.
 
     :param listener: the listening socket.
     :param ended: a descriptor, for example a pidfd or the read end of a pipe.

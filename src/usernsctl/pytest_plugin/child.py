@@ -111,7 +111,7 @@ _START_SECONDS = _core.START_SECONDS
 
 
 class Channel:
-    """Connection for a descriptor of the child's user namespace, and messages to the parent.
+    """Connection over which a child sends its parent messages and a user namespace's descriptor.
 
     :ivar alarm: the timer that was set before fork(2), as setitimer(2) returned it. The child does
         not inherit the timer, so both processes set it again.
@@ -414,7 +414,7 @@ def save_coverage() -> str | None:
     try:
         current.stop()
         current.save()
-    except Exception as error:  # the current uid of the test may not be allowed to write the file
+    except Exception as error:  # The test's current uid may not be allowed to write the file.
         return str(error)
     return None
 
@@ -426,7 +426,8 @@ def _is_ours(namespace: int) -> bool:
 def _kill_all_in(namespace: int) -> None:
     """Kill all processes in a user namespace and in its descendant namespaces.
 
-    The descriptor keeps the namespace alive, so that no other namespace can get its inode number.
+    `namespace`, a descriptor, keeps the user namespace alive, so that no other namespace can get
+    its inode number.
     """
     for _ in range(_SWEEPS):
         found = [int(name) for name in os.listdir("/proc") if name.isdecimal()]
@@ -436,7 +437,7 @@ def _kill_all_in(namespace: int) -> None:
 
 def _kill_in(namespace: int, pid: int) -> bool:
     """Kill a process if it is in the namespace; return whether it was there and still ran."""
-    # Check before pidfd_open(2), because most processes are in other namespaces.
+    # Check before pidfd_open(2), to save that call for the many processes in other namespaces.
     if not _is_in(pid, namespace):
         return False
     try:

@@ -28,7 +28,7 @@ def take_back(item: pytest.Item) -> None:
 
 
 def _foreign(path: Path, uid: int) -> Iterator[tuple[int, str]]:
-    """Yield directory descriptor and name of each file below `path` that has another owner."""
+    """Yield directory descriptor and name of each file below `path` whose owner is not `uid`."""
     for _, directories, files, fd in os.fwalk(path):
         for name in (*directories, *files):
             with contextlib.suppress(FileNotFoundError):

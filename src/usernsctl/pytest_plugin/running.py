@@ -81,7 +81,7 @@ def warnings_of_both(item: pytest.Item) -> Iterator[None]:
 
 @contextlib.contextmanager
 def run_in_child(item: pytest.Item) -> Iterator[None]:
-    """Replace the test's function, during a ``with`` block, with a function that forks a child."""
+    """During a ``with`` block, replace the test's function with one that runs it in a child."""
     mark = wanted(item)
     assert mark is not None
     # Replace item.runtest, which only pytest's innermost hook calls, so that no other hook runs the
