@@ -38,7 +38,9 @@ static void check_build_fails(const char *const *lines, const char *part)
     snprintf(remedy, sizeof remedy, "%s", found ? found : "");
     un_launch_close(launch);
     CHECK_INT(count_fds(), fds);
-    CHECK_INT(count_mounts(), mounts);
+    /* There may be fewer mounts than before: if a process removes a directory, the kernel unmounts
+     * what is mounted there in other mount namespaces, for example in the one of this test. */
+    CHECK(count_mounts() <= mounts);
 }
 
 static void programs_of_the_host_are_visible(void)
