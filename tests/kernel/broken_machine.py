@@ -28,7 +28,11 @@ UNSUPPORTED = 77
 def run_broken(
     ways: Sequence[str], command: Sequence[str], env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command under the misconfigurations `ways`; if root runs the tests, as another user."""
+    """Run a command with the misconfigurations `ways`; return the result.
+
+    If root runs the tests, the command runs as NOBODY. The test is skipped if the misconfigurations
+    are impossible on this host.
+    """
     if os.geteuid() == 0 and not may_map_any_id():
         pytest.skip("root of a container can neither mount nor become everybody")
     done = capture(

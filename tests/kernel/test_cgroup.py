@@ -41,7 +41,7 @@ def unified() -> Path:
 
 @pytest.fixture
 def group() -> Iterator[Path]:
-    """Create a control group in which the caller may start commands; remove it after the test."""
+    """Yield a new control group in which the caller may start commands; then remove the group."""
     own = unified() / group_of(Path("/proc/self/cgroup").read_text()).lstrip("/")
     procs = own / "cgroup.procs"
     if not os.access(procs, os.W_OK):

@@ -30,7 +30,7 @@ TELLS = tuple(map(int, platform.release().split(".")[:2])) >= (6, 15)
 
 
 def with_helpers(test: Callable[..., None]) -> Callable[..., None]:
-    """Mark `test` as needing newuidmap and newgidmap."""
+    """Return `test` with the marks of tests that need newuidmap and newgidmap."""
     for mark in needs_helpers:
         test = mark(test)
     return test

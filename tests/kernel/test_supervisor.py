@@ -88,7 +88,7 @@ class Terminal:
         os.write(self.ours, keys)
 
     def lead(self, command: list[str], **streams: int) -> subprocess.Popen[bytes]:
-        """Start a command in a new session whose controlling terminal is this terminal."""
+        """Start a command in a new session with this controlling terminal; return its process."""
         return subprocess.Popen(
             ["setsid", "--ctty", *command],
             **{"stdin": self.theirs, "stdout": self.theirs, "stderr": self.theirs} | streams,

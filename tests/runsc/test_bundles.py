@@ -47,7 +47,7 @@ WORKS = {"linux": {"namespaces": USER, "uidMappings": OWN_ROOT, "gidMappings": O
 
 
 def make_bundle(directory: Path, **parts: Any) -> Path:
-    """Create a bundle whose command prints the kernel's version; add `parts` to its config.json."""
+    """Return a new bundle that prints the kernel's version, with `parts` in its config.json."""
     config = {
         "ociVersion": "1.0.2",
         "process": {"args": PRINT_VERSION, "cwd": "/"},
@@ -68,7 +68,7 @@ def runsc_command(bundle: Path, *options: str) -> list[str]:
 
 
 def run_plainly(bundle: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run a bundle with runsc alone, without usernsctl."""
+    """Run a bundle with runsc alone, without usernsctl; return the result."""
     done = capture(runsc_command(bundle, *options))
     # Remove the bind mount null-netns, which runsc leaves behind since release 20260810 if root
     # runs it.

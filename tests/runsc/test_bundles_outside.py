@@ -20,7 +20,7 @@ TRUST, HOOKS = "--trust-bundle", "--allow-hooks"
 
 @pytest.fixture
 def shared(tmp_path: Path) -> Path:
-    """Create a directory that contains a file, beside the bundle."""
+    """Create a directory with a file, beside the bundle; return the directory."""
     directory = tmp_path / "shared"
     directory.mkdir()
     (directory / "file").write_text("from outside\n")
@@ -28,7 +28,7 @@ def shared(tmp_path: Path) -> Path:
 
 
 def make_bundle(tmp_path: Path, script: str = "true", **more: Any) -> Path:
-    """Create a bundle that runs `script` on the host's root filesystem."""
+    """Create a bundle that runs `script` on the host's root filesystem; return its path."""
     bundle = tmp_path / "bundle"
     bundle.mkdir(exist_ok=True)
     process = {"args": ["/bin/sh", "-c", script], "cwd": "/", **more.pop("process", {})}

@@ -165,7 +165,7 @@ def make_rootfs(directory: Path) -> None:
 
 @pytest.fixture(scope="module")
 def home_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Create a home directory with the files that the pages assume, except bundles' config.json."""
+    """Return a new home directory with the files that the pages assume, but no config.json."""
     made = tmp_path_factory.mktemp("pattern") / "home"
     for directory in ("data", "results", "venv/bin", ".pyenv/versions/3.12/bin"):
         (made / directory).mkdir(parents=True)

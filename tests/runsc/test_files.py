@@ -65,7 +65,7 @@ def tree_of(top: Path) -> dict[bytes, tuple[Any, ...]]:
 
 
 def make_tree(top: Path) -> Path:
-    """Create a tree with files of several sizes, modes and names, links and an empty directory."""
+    """Create files of several sizes, modes and names, links and an empty directory in `top`."""
     top.mkdir()
     (top / "deep" / "er").mkdir(parents=True)
     (top / "empty").mkdir(mode=0o700)

@@ -30,11 +30,11 @@ class Kept:
         directory.chmod(0o700)
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run usernsctl on the simulated host of the virtual network."""
+        """Run usernsctl on the simulated host of the virtual network; return the result."""
         return self.world.run(USERNSCTL, *words, env=self.env)
 
     def ask(self, *words: str) -> dict[str, str]:
-        """Run the client ASK with the command prefix `words`; return the web servers' answers."""
+        """Run the client ASK with the command prefix `words`; return the web servers' responses."""
         done = self.run(*words, "/usr/bin/python3", "-c", ASK, *REACHED, *DENIED)
         assert done.returncode == 0, done.stderr
         return dict(line.split(" ", 1) for line in done.stdout.splitlines())

@@ -239,7 +239,7 @@ def stop_runsc_processes() -> None:
 
 
 def make_fake_runsc(does: str) -> str:
-    """Return a fake runsc that runs `script`, or the real runsc if an argument is --version."""
+    """Return the script of a fake runsc, which runs `does`, or the real runsc for --version."""
     real = shutil.which("runsc")
     return f'#!/bin/sh\ncase " $* " in *--version*) exec {real} "$@" ;; esac\n{does}\n'
 

@@ -20,7 +20,7 @@ USERNSCTL = str(SCRIPTS / "usernsctl")
 
 
 def ask(world: World, *words: str, options: tuple[str, ...] = ()) -> dict[str, str]:
-    """Request web pages from a sandbox with a private network; return the servers' answers."""
+    """Request web pages from a sandbox with a private network; return the servers' responses."""
     command = [USERNSCTL, "run", "--network", "private", *options]
     done = world.run(*command, "--", "/usr/bin/python3", "-c", ASK, *words)
     assert done.returncode == 0, done.stderr
@@ -187,8 +187,8 @@ def test_sandbox_with_allowed_names_reaches_only_the_proxy(world: World) -> None
     assert processes_left(world) == []
 
 
-# Program that starts an attached and a detached sandbox, and prints the answers that both get from
-# the servers.
+# Program that starts an attached and a detached sandbox, and prints the responses that both get
+# from the web servers.
 HOST = """
 import signal, sys, usernsctl
 host = usernsctl.SandboxHost(network="private")
@@ -271,7 +271,10 @@ def test_frozen_launch_has_a_private_network(world: World, tmp_path: Path) -> No
 
 
 def run_with(world: World, files: dict[str, str], directory: Path) -> tuple[int, str]:
-    """Run a sandbox on the simulated host while `files` are mounted over paths of the host."""
+    """Run a sandbox while `files` hide files of the host; check that its command does not start.
+
+    :returns: the exit status and standard error.
+    """
     mounts = []
     for number, (path, text) in enumerate(files.items()):
         file = directory / str(number)

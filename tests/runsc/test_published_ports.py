@@ -55,7 +55,7 @@ print(found.count(True))
 def serving(
     world: World, *options: str
 ) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
-    """Run SERVER in a sandbox with `options`; stop it after the ``with`` block."""
+    """Run SERVER in a sandbox with `options`; yield the process; stop it after the block."""
     server = ["/usr/bin/python3", "-c", SERVER]
     return world.serving(USERNSCTL, "run", *options, "--", *server)
 

@@ -62,7 +62,7 @@ print(len(found))
 def serving(
     world: World, *options: str, port: int = 53
 ) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
-    """Run SERVER in a sandbox with `options`; stop it after the ``with`` block."""
+    """Run SERVER in a sandbox with `options`; yield the process; stop it after the block."""
     server = ["/usr/bin/python3", "-c", SERVER, str(port)]
     return world.serving(USERNSCTL, "run", *options, "--", *server)
 

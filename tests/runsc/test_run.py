@@ -22,7 +22,10 @@ from supervisors import TELLER
 
 @contextmanager
 def start_run(usernsctl: Program, *args: str) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
-    """Start a run in a new process group; wait for its command; kill the run after the block."""
+    """Start a run in a new process group; yield process and output; then kill the group.
+
+    The ``with`` block begins when the command has started.
+    """
     with subprocess.Popen(
         [usernsctl.path, "run", *args, "--", "sh", "-c", "echo ready; exec sleep 1000"],
         stdin=subprocess.DEVNULL,

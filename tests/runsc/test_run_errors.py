@@ -94,7 +94,10 @@ ARGUMENTS = [
 
 @pytest.fixture
 def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Set TMPDIR and XDG_RUNTIME_DIR to a new directory, which failed runs must leave empty."""
+    """Set TMPDIR and XDG_RUNTIME_DIR to a new directory; return the directory.
+
+    Failed runs must leave it empty.
+    """
     for name in ("TMPDIR", "XDG_RUNTIME_DIR"):
         monkeypatch.setenv(name, str(tmp_path))
     return tmp_path

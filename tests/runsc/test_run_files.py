@@ -38,7 +38,7 @@ int main(int argc, char **argv)
 
 @pytest.fixture(scope="session")
 def probe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Compile PROBE as a static program, which needs no other files in its root filesystem."""
+    """Compile PROBE into a static program, which needs no other files; return its path."""
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("there is no C compiler")
@@ -52,7 +52,7 @@ def probe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def rootfs(tmp_path: Path, probe: Path) -> Path:
-    """Create a root filesystem that contains only /bin/probe."""
+    """Create a root filesystem that contains only /bin/probe; return its path."""
     directory = tmp_path / "rootfs"
     (directory / "bin").mkdir(parents=True)
     shutil.copy(probe, directory / "bin")

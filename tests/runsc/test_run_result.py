@@ -314,7 +314,7 @@ def test_freeze_refuses_options_of_one_run(usernsctl: Program, tmp_path: Path) -
 
 
 def run_after(usernsctl: Program, script: str, *words: str | Path) -> subprocess.Popen[str]:
-    """Start a shell that runs a script and then executes `usernsctl run` in its own process."""
+    """Start a shell that runs a script and then executes `usernsctl run`; return the process."""
     return subprocess.Popen(
         ["sh", "-c", f'{script}; exec "$@"', "sh", usernsctl.path, "run", *words],
         stdout=subprocess.PIPE,

@@ -41,7 +41,7 @@ def marker() -> str:
 
 
 def create(id: str, script: str, **streams: Any) -> subprocess.CompletedProcess[str]:
-    """Run `script` in a new Python interpreter with the variables `host` (SandboxHost) and `id`."""
+    """Run `script` in a new Python with `host` (SandboxHost) and `id`; return the result."""
     begin = f"import os, usernsctl as un\nhost = un.SandboxHost()\nid = {id!r}\n"
     return subprocess.run(
         [sys.executable, "-c", begin + script], **{"capture_output": True, "text": True} | streams

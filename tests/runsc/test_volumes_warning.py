@@ -100,7 +100,10 @@ def test_no_warning_for_an_invisible_volume(
 def test_hostile_names_of_volumes_are_escaped(
     launch_with_mounts: Mounted, volume: Path, tmp_path: Path
 ) -> None:
-    """Use mount points with a newline and an escape character, and too many for one warning."""
+    """Mount a volume whose name contains a newline and an escape sequence, and many others.
+
+    The warning must escape that name, and stay on one line.
+    """
     names = ["a\nb\x1b[31m", *(f"{number}-{'x' * 200}" for number in range(9))]
     for name in names:
         (volume / name).mkdir()

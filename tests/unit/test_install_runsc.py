@@ -17,7 +17,7 @@ FILES = {"runsc": "main", "gvisor-bin/gvisor_sentry": "sentry"}
 
 @pytest.fixture
 def context(tmp_path: Path) -> Path:
-    """Create a build context with a release of runsc, as a directory and as a tarball."""
+    """Return a new build context with a release of runsc, as a directory and as a tarball."""
     release = tmp_path / "context" / "release"
     for name, text in FILES.items():
         path = release / name

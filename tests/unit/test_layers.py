@@ -21,7 +21,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def violation_report(tree: Path) -> str:
-    """Run import-linter on a tree with a violation; return its report."""
+    """Run import-linter on a tree with a violation; return the report."""
     done = capture(CHECK, cwd=tree, env={"PYTHONPATH": str(tree / "src"), "COLUMNS": "200"})
     assert done.returncode == 1, done.stdout + done.stderr
     return done.stdout

@@ -16,7 +16,7 @@ STEPS = ["[1 of 3]", "[2 of 3]", "[3 of 3]"]
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Create a tree with demo/run and with fast fakes of the programs that it calls."""
+    """Return a new tree with demo/run and with fast fakes of the programs that it calls."""
     shutil.copytree(TREE / "demo", tmp_path / "demo")
     (tmp_path / "tools").mkdir()
     for name in ("tools/environment", "tools/user", "tools/as-user", "id"):

@@ -116,7 +116,7 @@ clean:
 
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Create a repository whose make targets are fast.
+    """Return a new repository whose make targets are fast.
 
     `make clean` appends the current directory to the file "log" beside the repository.
     """

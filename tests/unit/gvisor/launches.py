@@ -32,7 +32,7 @@ REQUEST = Request(args=("cat", "a b"), env={"LANG": "C"})
 
 
 def launch(request: Request = REQUEST, facts: Facts = FACTS, **changed: Any) -> Launch:
-    """Plan a launch of `request` with `facts`; `changed` replaces fields of either."""
+    """Return the plan for `request` with `facts`; `changed` replaces fields of either."""
     ours = {name: changed.pop(name) for name in list(changed) if name in Facts.__slots__}
     return plan_run(replace(request, **changed), replace(facts, **ours))
 

@@ -247,7 +247,7 @@ def test_missing_runsc_raises(cache: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def side(program: FakeRunscFactory, tmp_path: Path) -> Path:
-    """Create the directory gvisor-bin, which complete releases of runsc include."""
+    """Return a new directory gvisor-bin, which complete releases of runsc include."""
     program(f"echo runsc version {LABEL}")
     directory = tmp_path / "gvisor-bin"
     directory.mkdir()

@@ -16,7 +16,10 @@ NATIVE = struct.unpack_from("<H", Path("/proc/self/exe").read_bytes(), 18)[0]
 
 
 def elf(path: Path, machine: int, note: bytes) -> Path:
-    """Return a 64-bit ELF file that consists of a header and a note named `note`."""
+    """Write a 64-bit ELF file that consists of a header and a note; return its path.
+
+    `note` is the name of the note.
+    """
     header = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
     header += struct.pack("<HHIQQQIHHHHHH", 2, machine, 1, 0, 64, 0, 0, 64, 56, 1, 0, 0, 0)
     contents = struct.pack("<III", len(note), 0, 4) + note

@@ -202,7 +202,7 @@ def test_short_texts_in_config_json_hide_no_cause() -> None:
 
 
 def go_quoted(text: str) -> str:
-    """Quote `text` as Go's strconv.Quote does."""
+    """Return `text` as Go's strconv.Quote quotes it, but without the outer quotes."""
     named = dict(zip('"\\\a\b\f\n\r\t\v', '"\\abfnrtv', strict=True))
     return "".join(
         f"\\{named[char]}" if char in named else char if char.isprintable() else ascii(char)[1:-1]

@@ -22,9 +22,10 @@ def process_names() -> str:
 
 
 def run_until_timeout(session: pytest.Pytester, code: str, *words: str) -> pytest.RunResult:
-    """Run tests that hang, with a timeout that expires after they have created the file "hangs".
+    """Run tests that hang until a timeout kills them; return the result.
 
-    On a slow host, the tests run again with a longer timeout.
+    The timeout must expire after the tests have created the file "hangs". On a slow host, the tests
+    run again with a longer timeout.
     """
     for seconds in (1, 5, 25):
         session.makepyfile(code.replace("SECONDS", str(seconds)))

@@ -37,7 +37,7 @@ def run(words: list[str], **options: object) -> str:
 
 
 def on_pythonpath(home: Path) -> dict[str, str]:
-    """Put the package and its dependencies into two directories of PYTHONPATH."""
+    """Put package and dependencies into two directories; return an environment with PYTHONPATH."""
     package, needed = home / "package", home / "needed"
     package.mkdir()
     needed.mkdir()
@@ -59,7 +59,11 @@ def in_user_site(home: Path) -> dict[str, str]:
 
 
 def editable(home: Path) -> dict[str, str]:
-    """Put the package into a directory that a .pth file in the user's site-packages names."""
+    """Put the package into a directory that a .pth file names; return an environment with HOME.
+
+    The .pth file is in the user's site-packages below HOME, together with the package's
+    dependencies.
+    """
     on_pythonpath(home)
     user_site(home).parent.mkdir(parents=True)
     (home / "needed").rename(user_site(home))

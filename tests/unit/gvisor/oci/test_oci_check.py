@@ -34,7 +34,7 @@ GOOD = minimal() | {
 
 @pytest.fixture
 def bundle() -> Iterator[Path]:
-    """Create a bundle directory that all users can search, and that contains an empty rootfs."""
+    """Yield a bundle directory that all users can search, and that contains an empty rootfs."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         directory.chmod(0o755)

@@ -17,7 +17,7 @@ Output = pytest.CaptureFixture[str]
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
-    """Create a bundle with `"linux": {}` in config.json, which rootless runsc rejects."""
+    """Return a new bundle with `"linux": {}` in config.json, which rootless runsc rejects."""
     (tmp_path / "rootfs").mkdir()
     (tmp_path / "config.json").write_text(json.dumps(minimal() | {"linux": {}}))
     return tmp_path
