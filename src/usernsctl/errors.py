@@ -278,7 +278,7 @@ class SandboxFileTooLargeError(SandboxFileError):
 
 
 class SandboxFileTimeoutError(SandboxFileError, TimeoutError):
-    """The copy was not complete at its deadline (ETIMEDOUT)."""
+    """The copy did not finish before its deadline (ETIMEDOUT)."""
 
 
 class PoolError(UsernsError):

@@ -129,7 +129,7 @@ def _higher(low: Connection) -> Connection:
 
 
 def deadline_after(timeout: float | None) -> float | None:
-    """Return the value of time.monotonic() after `timeout` seconds, or None for None."""
+    """Return time.monotonic() in `timeout` seconds; None if `timeout` is None."""
     return None if timeout is None else time.monotonic() + timeout
 
 
@@ -388,8 +388,8 @@ class Shared:
         """
         user = object()
         try:
-            # Add this user before the check. A concurrent close() then either makes the check fail,
-            # or leaves the descriptors open until this user has finished.
+            # Register this use before the check. A concurrent close() then either makes the check
+            # fail, or leaves the descriptors open until this use has ended.
             self._users.add(user)
             if self._is_closed:
                 raise ClosedError(f"{self._what} is closed")

@@ -193,7 +193,10 @@ def parent_of(pid: int) -> int:
 
 
 def is_in_our_namespace(pid: int) -> bool:
-    """Return whether a process is in a user namespace that this user created below the caller's."""
+    """Return whether a process is in a user namespace that this user created, or below one.
+
+    The created namespace must be a child of the caller's user namespace.
+    """
     namespace = Descriptor()
     try:
         ours = os.stat("/proc/self/ns/user")

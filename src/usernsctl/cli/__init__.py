@@ -77,7 +77,7 @@ def print_error(error: UsernsError) -> None:
     known = _core.cause(error.cause)
     if known is not None:
         say(f"  why: {known.why} [{error.cause}]")
-    elif error.cause not in (None, "usage"):  # "usage": an unknown option
+    elif error.cause not in (None, "usage"):  # "usage" stands for wrong arguments.
         say(f"  cause: {error.cause}")
     # Only the catalogue's remedies may contain several lines. Other remedies contain file names, in
     # which newlines are escaped.
@@ -179,6 +179,6 @@ def version() -> str:
 
 
 def _redirect_to_null(fd: int) -> None:
-    """Redirect a broken stream to /dev/null, so that Python's flush at exit succeeds."""
+    """Redirect `fd`, a broken standard stream, to /dev/null, so that the flush at exit succeeds."""
     with open(os.devnull, "wb") as nothing:
         os.dup2(nothing.fileno(), fd)

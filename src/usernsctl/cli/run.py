@@ -317,7 +317,7 @@ def _check_network(given: dict[str, Any]) -> None:
 
     :raises UsageError: options exclude each other, or too many ports are published.
     """
-    # `publish` is missing for templates, which have no published ports.
+    # Templates have no published ports, so their options do not include `publish`.
     network, ports = given["network"], given.get("publish", ())
     if ports and network == "host":
         raise UsageError("--publish and --network host exclude each other")

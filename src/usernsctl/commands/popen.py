@@ -189,7 +189,7 @@ class Collected(subprocess.Popen[AnyStr]):
         """Do nothing; SandboxPopen overrides this method to keep its connection open."""
 
     def _unwatch(self) -> None:
-        """Do nothing. SandboxPopen overrides this method to release what :meth:`_watch` keeps."""
+        """Do nothing; SandboxPopen overrides this method to undo :meth:`_watch`."""
 
     def __del__(self, *arguments: Any) -> None:
         if self.pidfd >= 0:
@@ -728,7 +728,7 @@ class Bounds(Protocol):
     """Interface of a limit for the output of a command."""
 
     def output_of(self, process: Any, input: Any, timeout: float | None) -> tuple[Any, Any]:
-        """Communicate with a process until it exits; return its output up to the limit."""
+        """Communicate with a process until it exits; return its output, up to this limit."""
 
 
 def communicate(

@@ -1,4 +1,4 @@
-"""Diagnosis of a host: facts, probes, causes and remedies."""
+"""Diagnosis of a host: values read from the host, probes, causes and remedies."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ class AttemptReader:
         self._is_about_sandboxes = False
 
     def add(self, piece: bytes) -> None:
-        """Search `piece`, the next lines of the text, unless the search is complete already."""
+        """Search `piece`, the next lines of the text, unless a limit has ended the search."""
         if self._is_full():
             return
         text = piece.lower()

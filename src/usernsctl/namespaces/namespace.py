@@ -492,7 +492,7 @@ class _SharedFds(Shared):
     """The descriptors of a Namespace. A thread may close them while other threads use them."""
 
     def __init__(self, owner: _core.NamespaceFds) -> None:
-        """Keep `owner`, whose finaliser would close the descriptors."""
+        """Keep a reference to `owner`, whose finaliser closes the descriptors."""
         self._owner = owner
         super().__init__("the namespace", owner.numbers())
 

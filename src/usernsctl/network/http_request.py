@@ -242,7 +242,7 @@ class SizedBody:
 
     @property
     def is_complete(self) -> bool:
-        """Return whether the whole body was fed."""
+        """Return whether :meth:`feed` has received the whole body."""
         return self._left == 0
 
     def feed(self, data: bytes) -> bytes:

@@ -113,7 +113,7 @@ class ProxyProcess:
         return self._table.denied
 
     def refusals(self) -> tuple[Refusal, ...]:
-        """Return the distinct denials, at most :data:`usernsctl.network.refusals.MAX_TEXTS`."""
+        """Return the Refusals, at most :data:`usernsctl.network.refusals.MAX_TEXTS`."""
         return self._table.refusals()
 
     def close(self) -> None:

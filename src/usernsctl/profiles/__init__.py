@@ -105,7 +105,7 @@ def _escaped(path: str) -> str:
 
 
 def has_apparmor() -> bool:
-    """Return whether the kernel has AppArmor enabled; container engines use AppArmor by default."""
+    """Return whether the kernel has AppArmor enabled, which container engines use by default."""
     try:
         return _APPARMOR_ENABLED.read_text().strip() == "Y"
     except OSError:

@@ -25,7 +25,7 @@ from usernsctl.errors import UsernsError
 
 
 def sendable(value: Any) -> Any:
-    """Return `value`, with the repr() of each part that can't be pickled in place of the part."""
+    """Return `value`; replace each part that can't be pickled with its repr()."""
     try:
         pickle.loads(pickle.dumps(value))  # noqa: S301
     except Exception:  # Methods that pickle calls may raise any exception.
@@ -148,7 +148,7 @@ class Channel:
         return fds[0] if fds else -1
 
     def send(self, message: dict[str, Any]) -> None:
-        """Send a message to the parent, with the repr() of each part that can't be pickled."""
+        """Send a message to the parent; replace each part that can't be pickled with its repr()."""
         data = pickle.dumps(sendable(message))
         if not self._has_sent_namespace:
             self._connection.sendall(b"-")
@@ -325,7 +325,7 @@ def move(target: Target, *, mount_proc: bool, channel: Channel) -> None:
 
 
 def refuse(error: UsernsError) -> NoReturn:
-    """Fail the test with an error that its namespaces can't be created."""
+    """Fail the test because its namespaces can't be created, with `error` as the reason."""
     remedy = f"\nremedy: {error.remedy}" if error.remedy else ""
     reason = f"can't create the namespaces of the test: {error}{remedy}"
     raise pytest.fail.Exception(reason, pytrace=False) from None

@@ -82,7 +82,7 @@ class TemplateFiles:
 
 
 def _read_files(directory: Directory) -> dict[str, bytes]:
-    """Return the content of each file of a saved template, keyed by the file's name."""
+    """Return a dict from the name of each file of a saved template to its content."""
     record = read(directory)
     if record.kind == "python":
         raise wrong_kind(directory.path, record.kind)
