@@ -103,7 +103,7 @@ def compare(title: str, aim: str, theirs: Call, ours: Call, *, rounds: int) -> N
 
 
 def tiny_program(directory: Path) -> str:
-    """Build a static program that only exits, so that a call measures nothing but the start."""
+    """Build a static program that only exits, to measure nothing but the start; return its path."""
     source, program = directory / "tiny.c", directory / "tiny"
     source.write_text(TINY)
     subprocess.run(["cc", "-static", "-nostdlib", "-O2", source, "-o", program], check=True)

@@ -372,7 +372,7 @@ def manuals() -> list[tuple[str, str, str, list[str], str]]:
 
 
 def tidy(page: str) -> str:
-    """Remove unneeded macros from a manual page, and wrap long lines. mandoc(1) warns of both."""
+    """Return a manual page without unneeded macros and long lines, of which mandoc(1) warns."""
     lines: list[str] = []
     block = ""
     for line in page.splitlines():

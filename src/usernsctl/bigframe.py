@@ -81,7 +81,7 @@ def _mapped_pages() -> int:
 
 
 def _call_in_frame(pointers: int, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call `function` from a frame whose size is at least `pointers` pointers."""
+    """Call `function` from a frame of at least `pointers` pointers, and return its result."""
 
     def call() -> Any:
         return function(*arguments)

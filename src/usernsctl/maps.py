@@ -117,24 +117,29 @@ class IdMap:
 
     @classmethod
     def root(cls) -> IdMap:
-        """Map the caller to uid 0 and gid 0, and no other id."""
+        """Return an IdMap that maps the caller to uid 0 and gid 0, and no other id."""
         return cls(map_user=0, map_group=0)
 
     @classmethod
     def current(cls) -> IdMap:
-        """Map the caller's uid and gid to themselves, and no other id."""
+        """Return an IdMap that maps the caller's uid and gid to themselves, and no other id."""
         return cls(map_user=os.geteuid(), map_group=os.getegid())
 
     @classmethod
     def auto(cls, *, allow_single_id: bool = False) -> IdMap:
-        """Map the caller to uid 0 and gid 0, and the subordinate ids to the ids from 1 on."""
+        """Return an IdMap that maps the caller to uid 0 and gid 0.
+
+        The subordinate ids are mapped to the ids from 1 on.
+        """
         return cls.keep_id(0, 0, allow_single_id=allow_single_id)
 
     @classmethod
     def keep_id(
         cls, uid: int | None = None, gid: int | None = None, *, allow_single_id: bool = False
     ) -> IdMap:
-        """Map the caller to `uid` and `gid`, and the subordinate ids to the other ids from 0 on.
+        """Return an IdMap that maps the caller to `uid` and `gid`.
+
+        The subordinate ids are mapped to the other ids from 0 on.
 
         :param uid: the uid inside, by default the caller's uid.
         :param gid: the gid inside, by default the caller's gid.
@@ -155,7 +160,7 @@ class IdMap:
         *,
         setgroups: SetgroupsPolicy = "auto",
     ) -> IdMap:
-        """Map exactly the given extents.
+        """Return an IdMap that maps exactly the given extents.
 
         :param uids: the extents of uids, each an :class:`Extent`, three numbers, or a string such
             as ``"0:100000:65536"``.

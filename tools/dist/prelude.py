@@ -67,7 +67,7 @@ def record(files: dict[str, bytes], own_name: str) -> bytes:
 
 
 def repack(wheel: Path, target: Path, source: Path, epoch: int) -> Path:
-    """Build the wheel of the native programs from usernsctl's wheel.
+    """Build the wheel of the native programs from usernsctl's wheel, and return its path.
 
     :param wheel: the path of usernsctl's wheel.
     :param target: the directory for the new wheel.

@@ -45,7 +45,7 @@ def own_suite() -> str:
 
 
 def download(target: Path, uri: str, suite: str, machine: str, *packages: str) -> list[Path]:
-    """Download packages into the empty directory ``target``, with an apt that has its own state."""
+    """Download packages to the empty ``target`` by an apt with its own state; return the files."""
     for name in ("lists/partial", "cache/archives/partial", "parts"):
         (target / name).mkdir(parents=True)
     (target / "status").touch()

@@ -168,7 +168,7 @@ def _ranges(native: Any) -> tuple[tuple[int, int], ...]:
 
 
 def plan(uid: IdRequest, gid: IdRequest, *, setgroups: str, allow_single_id: bool) -> NativePlan:
-    """Plan the id maps of a new user namespace, and the processes that write the maps.
+    """Return a plan of the id maps of a new user namespace, and of the processes that write them.
 
     :param setgroups: ``"auto"``, ``"allow"`` or ``"deny"``.
     :param allow_single_id: whether to map only the caller's own id if the other ids can't be
@@ -789,6 +789,7 @@ class NativeView:
         """Resolve a path in the sandbox, following symbolic links as gVisor's kernel will.
 
         :param start: the directory in the sandbox at which a relative path starts.
+        :returns: the last existing file on the path.
         :raises ValueError: a path contains a NUL character.
         """
         memory, reached = Memory(), ffi.new("struct un_reached *")

@@ -46,7 +46,7 @@ class MessageSearch:
 
 
 def _strings(at: Any, count: int) -> tuple[str, ...]:
-    """Read `count` consecutive C strings of ASCII characters from memory."""
+    """Return `count` consecutive C strings of ASCII characters in memory as a tuple."""
     found = []
     for _ in range(count):
         found.append(text_of(at))

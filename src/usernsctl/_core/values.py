@@ -209,7 +209,8 @@ class IdRequest:
 class Reached:
     """The last existing file on a path in a sandbox; see struct un_reached.
 
-    :ivar file: the descriptor of the file; -1 if the file exists only in gVisor.
+    :ivar file: the descriptor of the file; -1 if the path can't be followed (`errnum`), or if the
+        file exists only in gVisor.
     :ivar missing: the components of the path that do not exist.
     """
 

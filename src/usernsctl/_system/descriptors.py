@@ -129,7 +129,7 @@ def _higher(low: Connection) -> Connection:
 
 
 def deadline_after(timeout: float | None) -> float | None:
-    """Return time.monotonic() in `timeout` seconds; None if `timeout` is None."""
+    """Return the value of time.monotonic() after `timeout` seconds; None if `timeout` is None."""
     return None if timeout is None else time.monotonic() + timeout
 
 
@@ -382,7 +382,7 @@ class Shared:
 
     @contextlib.contextmanager
     def use(self) -> Iterator[Sequence[int]]:
-        """Keep the descriptors open during a ``with`` block, even after :meth:`close`.
+        """Yield the descriptors; keep them open during the block, even after :meth:`close`.
 
         :raises ClosedError: :meth:`close` was called already.
         """

@@ -343,7 +343,7 @@ class Entry(Closing, Generic[R]):
         return self.directory.fd
 
     def lock(self) -> bool:
-        """Lock the entry again, as :meth:`Directory.lock` does."""
+        """Lock the entry again; return whether that succeeded (see :meth:`Directory.lock`)."""
         return self.directory.lock()
 
     def unlock(self) -> None:
@@ -541,7 +541,7 @@ class Store(Generic[R]):
                     raise TakenError
 
     def _live(self, entry: Entry[R]) -> Entry[R] | None:
-        """Read the record of an entry. Return a live entry; remove and close a dead one."""
+        """Return the entry with its record if it is live; else remove and close it, return None."""
         with contextlib.ExitStack() as undo:
             undo.enter_context(entry)
             # Treat an invalid record as dead: another program may have removed it, or written a

@@ -142,7 +142,7 @@ def copy(
 
 
 def _put_into(put: Callable[..., CopyReport], path: str, name: str, parents: bool) -> CopyReport:
-    """Copy to `name` in the directory `path`, or to `path` itself if it is not a directory."""
+    """Copy to `name` in `path`, or to `path` itself if that is no directory; return the report."""
     below = os.path.join(path, name)
     try:
         return put(below)

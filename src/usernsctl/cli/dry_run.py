@@ -101,7 +101,7 @@ def as_text(launch: Launch, facts: Facts) -> Iterator[str]:
 
 
 def _stack_of(words: Sequence[str]) -> str:
-    """Describe the network stack that runsc's arguments select, and its network namespace."""
+    """Return a description of the network stack and namespace that runsc's arguments select."""
     from usernsctl.gvisor.launch.network import NETWORK
 
     if "--network=host" not in words:

@@ -263,7 +263,7 @@ class Parser(argparse.ArgumentParser):
     def perform(
         self, given: dict[str, Any], environ: Mapping[str, str], words: Sequence[str]
     ) -> int:
-        """Call the function that runs the subcommand.
+        """Call the function that runs the subcommand, and return the exit status.
 
         :param given: the result of :meth:`read`.
         :param environ: the environment variables that the subcommand may pass on to the command

@@ -223,9 +223,9 @@ def _result_file(path: str | None) -> Iterator[ResultFile | None]:
 
 
 def _output_limit(given: dict[str, Any]) -> str | None:
-    """Remove the options about the output limit from `given`; return the watcher's option for it.
+    """Remove the options about the output limit from `given`; return the watcher's option or None.
 
-    :raises UsageError: the options exclude each other.
+    :raises UsageError: --max-output excludes --terminal, or --on-overflow lacks --max-output.
     """
     limit, on_overflow = given.pop("max_output"), given.pop("on_overflow")
     if limit is None:

@@ -467,7 +467,7 @@ _KEYWORDS = frozenset(
 def start_within(
     timeout: float | None, args: Args, bufsize: int = -1, *positional: Any, **arguments: Any
 ) -> Popen[Any]:
-    """Start the command of a ``run()`` call; `timeout` limits the start, too.
+    """Start the command of a ``run()`` call, and return its Popen; `timeout` includes the start.
 
     :param timeout: the timeout of the command, in seconds; no timeout if ``None``.
     :raises TimeoutExpired: starting the command took more than `timeout` seconds.

@@ -160,7 +160,7 @@ def try_steps(
 
 
 def _try_often(step: Step, deadline: float, vain: Mapping[str, Container[str]]) -> Probe:
-    """Try a step, and retry a few times while a limit on namespaces makes it fail.
+    """Try a step, and retry while a limit on namespaces makes it fail; return the last probe.
 
     Namespaces of earlier probes may still count against the limit, because the kernel removes a
     namespace only some time after its last process has exited. A limit of 0 makes a retry

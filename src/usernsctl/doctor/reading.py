@@ -640,7 +640,7 @@ def _runsc(
 
 
 def _other_runsc(tree: Tree, path: str | None, deadline: float) -> str | None:
-    """Return the path of a runsc other than `path` that works and that only root can replace."""
+    """Return the path of a working runsc other than `path` that only root can replace, or None."""
     for directory in DEFAULT_PATH.split(":"):
         other = f"{directory}/runsc"
         real = _systems_runsc(tree, other)
@@ -653,7 +653,7 @@ def _other_runsc(tree: Tree, path: str | None, deadline: float) -> str | None:
 
 
 def _systems_runsc(tree: Tree, path: str | None) -> str | None:
-    """Return the real path of `path` if its name is runsc and only root can replace the file.
+    """Return the real path of `path`; None unless its name is runsc and only root can replace it.
 
     Remedies make only such a file executable for all users, because an environment variable can
     name any file as runsc, even a secret one.

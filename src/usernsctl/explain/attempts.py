@@ -226,7 +226,7 @@ def _error_lines(text: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _attempt(text: str, near: Sequence[str]) -> Attempt | None:
-    """Return the failed attempt that a line with an error and its neighbouring lines report.
+    """Return the failed attempt that a line with an error and its neighbours report, or None.
 
     An operation in the line itself takes precedence over an operation in a neighbouring line. Vague
     words for a failure, such as "failed", count only for an operation in the same line.
@@ -270,7 +270,7 @@ def _exact_errors(line: str) -> list[str]:
 def _first(
     text: str, lines: Sequence[str], found: Sequence[str], strength: int, *, common: bool = True
 ) -> Attempt | None:
-    """Return an attempt for the first operation in `lines` with causes for an error in `found`."""
+    """Return the first operation in `lines` with causes for an error in `found`, or None."""
     for line in lines if found else ():
         if _other_subjects().search(line.lower()):
             continue

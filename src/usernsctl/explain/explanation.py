@@ -120,7 +120,7 @@ def explain_failures(failures: Sequence[Failure]) -> Explanation:
 
 
 def confirm(explanation: Explanation, report: Report) -> Explanation:
-    """Sort the causes by the findings of doctor: causes that apply to this host come first.
+    """Return the explanation with the findings of doctor: causes that apply here come first.
 
     The causes that apply are sorted in the order in which they prevent a sandbox from starting. The
     causes that a setting of this host suggests follow, and then all others.

@@ -39,7 +39,7 @@ _HELPER_FAILED = re.compile(r"new[ug]idmap failed")
 
 
 def only_cause(output: bytes) -> str | None:
-    """Return the cause of the first message in `output` that has exactly one possible cause."""
+    """Return the cause of the first message in `output` with only one possible cause, or None."""
     for _, causes in MessageSearch().add(output):
         if len(causes) == 1:
             return causes[0]

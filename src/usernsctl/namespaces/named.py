@@ -295,7 +295,7 @@ def create_named(name: str, options: Iterable[str], network: Sequence[str] = ())
 
 @contextlib.contextmanager
 def open_or_create(name: str, options: Iterable[str]) -> Iterator[NamedNamespace]:
-    """Lock a named namespace during a ``with`` block; create it first if it does not exist.
+    """Lock a named namespace during a ``with`` block, create it first if missing; yield its record.
 
     Any number of processes may call this function at the same time.
 
@@ -441,7 +441,7 @@ class _Holder(Closing):
         self._notice = started.stderr.strip()
 
     def keep(self, entry: Entry[NamedNamespace]) -> NamedNamespace:
-        """Publish the namespace's record, then make the holder independent of this process.
+        """Publish and return the namespace's record; make the holder independent of this process.
 
         :raises NamespaceError: the holder has exited, or other processes can't open its namespaces.
         """

@@ -61,7 +61,7 @@ class _Reader:
         return int.from_bytes(self.take(size))
 
     def vector(self, size: int) -> bytes:
-        """Read a vector whose length field has `size` bytes (RFC 8446, section 3.4)."""
+        """Read and return a vector whose length field has `size` bytes (RFC 8446, section 3.4)."""
         return self.take(self.number(size))
 
     @property

@@ -388,7 +388,7 @@ def _send_error(client: socket.socket, status: str, reason: str) -> None:
 
 
 def _drain(client: socket.socket) -> None:
-    """Read and discard bytes until the client closes the connection, for at most one second."""
+    """Discard what the client sends until it closes, at most 1 MiB and for at most one second."""
     deadline = time.monotonic() + 1
     client.shutdown(socket.SHUT_WR)
     left = _MAX_DRAINED

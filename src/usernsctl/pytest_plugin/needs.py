@@ -128,7 +128,7 @@ def _try_map(idmap: un.IdMap, purpose: Literal["run", "range"]) -> str | None:
 
 
 def _diagnosed(error: str, cause_id: str | None, purpose: Literal["run", "range"]) -> str:
-    """Return the error with the cause that doctor finds (else `cause_id`), and with the remedy."""
+    """Return the error with doctor's cause (else `cause_id`) and its remedy, if there is one."""
     from usernsctl.doctor import diagnose
     from usernsctl.doctor.remedies import remedy
     from usernsctl.doctor.render import place

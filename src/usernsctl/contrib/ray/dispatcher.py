@@ -143,7 +143,7 @@ class Dispatcher:
         self._thread.start()
 
     def submit(self, spec: Spec) -> Future[RayResult[Any]]:
-        """Queue a task.
+        """Queue a task, and return the future of its result.
 
         :raises ValueError: the pool is closed.
         :raises UsernsError: the pool has failed, for example because the cluster was lost.

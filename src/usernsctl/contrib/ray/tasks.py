@@ -112,7 +112,7 @@ class Spec(NamedTuple):
 
 
 def check_task(args: Args, options: Mapping[str, Any]) -> Spec:
-    """Check the arguments of a task, as far as possible without a sandbox host.
+    """Check and return the arguments of a task, as far as possible without a sandbox host.
 
     :raises TypeError: an argument has the wrong type, or is unknown.
     :raises ValueError: an argument has an invalid value.
