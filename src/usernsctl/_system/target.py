@@ -35,7 +35,7 @@ class Target:
 
     :ivar plan: the plan of a new user namespace, or ``None``.
     :ivar join: the descriptors of namespaces to join first, in the order of
-        :data:`_core.ALL_NAMESPACES`; -1 for a kind that is not joined.
+        :data:`_core.ALL_NAMESPACES`; -1 for a kind that is not joined; ``None`` to join none.
     :ivar namespaces: the kinds of namespaces to create, except ``"user"``.
     :ivar has_init: whether PID 1 of a new PID namespace is a process of usernsctl, the parent of
         the command.

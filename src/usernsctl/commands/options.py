@@ -130,7 +130,7 @@ class StreamOptions(_ProcessOptions, total=False):
 class _OutputOptions(_ProcessOptions, Generic[_Input], total=False):
     """Options of functions that communicate with a command.
 
-    :ivar timeout: the timeout of the command, in seconds.
+    :ivar timeout: the timeout of the command, in seconds; no timeout if ``None``.
     """
 
     input: _Input | None
@@ -212,7 +212,7 @@ class PopenEither(_PopenOptions, AnyStreams, total=False):
 class CallOptions(PopenEither, total=False):
     """Options of :func:`usernsctl.call` and :func:`usernsctl.check_call`.
 
-    :ivar timeout: the timeout of the command, in seconds.
+    :ivar timeout: the timeout of the command, in seconds; no timeout if ``None``.
     """
 
     timeout: float | None

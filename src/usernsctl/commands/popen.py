@@ -678,7 +678,8 @@ def run(
     :param input: the standard input of the command: a str if the streams of the command carry text,
         else bytes.
     :param bool capture_output: whether to return the standard output and error of the command.
-    :param float timeout: the timeout of the command, including its start, in seconds.
+    :param float timeout: the timeout of the command, including its start, in seconds; no timeout if
+        ``None``.
     :param bool check: whether to raise :class:`CalledProcessError` for an exit status other than 0.
     :param started: a function that is called with the :class:`Popen` of the command once the
         command runs.

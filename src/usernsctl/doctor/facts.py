@@ -120,7 +120,7 @@ class SecurityModules:
 
     :ivar names: the active modules (/sys/kernel/security/lsm), or ``None`` if they are unknown.
     :ivar label: the label of this process, such as ``"docker-default (enforce)"``, or its SELinux
-        context.
+        context; ``None`` if it is unknown.
     :ivar selinux_enforcing: whether SELinux is in enforcing mode; ``None`` without SELinux.
     :ivar landlock: the version of Landlock's ABI; 0 if the kernel lacks or denies Landlock;
         ``None`` if a seccomp filter is active, which may kill a process that queries the version.
@@ -240,14 +240,16 @@ class Runsc:
 
     :ivar path: the path of runsc; ``None`` if no runsc can be used; `cause` and `problem` then say
         why.
-    :ivar refused: the path of a runsc that exists, but can't be used.
+    :ivar refused: the path of a runsc that exists, but can't be used; otherwise ``None``.
     :ivar system: `path` or `refused` with symbolic links resolved, if the file's name is runsc and
         only root can replace the file; otherwise ``None``.
-    :ivar noexec: the mount point of `refused` if the mount is noexec.
+    :ivar noexec: the mount point of `refused` if the mount is noexec; otherwise ``None``.
     :ivar other: the path of another runsc that works, is in a system directory such as /usr/bin,
         and can be replaced only by root; otherwise ``None``.
-    :ivar release: the release that runsc prints, such as ``"release-20260817.0"``.
-    :ivar age: the age of the release in days; ``None`` if its name has no date.
+    :ivar release: the release that runsc prints, such as ``"release-20260817.0"``; ``None`` if it
+        is unknown.
+    :ivar age: the age of the release in days; ``None`` if the release is unknown or its name has no
+        date.
     """
 
     path: str | None = None

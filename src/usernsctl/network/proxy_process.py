@@ -81,7 +81,7 @@ class ProxyProcess:
     def wait_ready(self, timeout: float | None = None) -> None:
         """Wait until the proxy is ready to receive its listening socket.
 
-        :param timeout: the timeout in seconds; at most :data:`START_SECONDS` count.
+        :param timeout: the timeout in seconds; at most, and by default, :data:`START_SECONDS`.
         :raises TimeoutExpired: the proxy was not ready in `timeout` seconds.
         :raises CommandError: the proxy has exited, or was not ready in :data:`START_SECONDS`.
         """

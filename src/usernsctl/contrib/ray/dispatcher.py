@@ -211,7 +211,7 @@ class Dispatcher:
             return lambda: None
 
     def _check_connection(self) -> None:
-        """Check that this process is connected to the cluster, and raise an error if it is not.
+        """Check that this process is connected to the cluster; raise NodeLostError if it is not.
 
         Without a connection, most calls of Ray would start a new cluster on this host.
         """
