@@ -231,8 +231,8 @@ HOST: list[un.SandboxHost] = []
 def fork() -> None:
     """Fork a child that drops all usernsctl objects that it has inherited.
 
-    The child blocks SIGINT. A KeyboardInterrupt would make it continue the loads, as a second
-    process.
+    The child blocks SIGINT. A KeyboardInterrupt would make the child continue the loads, as a
+    second process.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:

@@ -62,7 +62,7 @@ def glibc_of(wheel: Path) -> tuple[int, int]:
 def check_programs(wheel: Path) -> None:
     """Check that the programs are static, and that the extension works with glibc OLDEST.
 
-    All of them must be built for the architecture of the wheel.
+    The programs and the extension must be built for the architecture of the wheel.
     """
     expected = {"x86_64": "x64", "aarch64": "AArch64"}[machine_of(wheel)]
     with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(wheel) as archive:

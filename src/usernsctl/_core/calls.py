@@ -609,7 +609,7 @@ def join(fds: Sequence[int]) -> None:
 
 
 def close_descriptors(keep: Iterable[int]) -> None:
-    """Close all descriptors from 3 on except those in `keep`, and make those inheritable.
+    """Close all descriptors from 3 on except those in `keep`, which become inheritable.
 
     :raises CommandError: one of `keep` is not open.
     """
@@ -750,8 +750,8 @@ class NativeView:
 
         :param top: the descriptor of the root directory, of which the view takes ownership.
         :param owners: the uid map and the gid map of the sandbox, or ``None`` if they are unknown.
-            Root inside may search each directory whose owner is mapped, even if this process may
-            not.
+            The view assumes that root inside may search each directory whose owner is mapped, even
+            if this process may not.
         :raises MemoryError: malloc(3) failed.
         """
         native_view = ffi.gc(ffi.new("struct un_view **"), lib.un_view_free)

@@ -269,7 +269,7 @@ def program_path(name: str) -> str:
 def missing_program(name: str, purpose: str) -> CommandError:
     """Return the exception for a missing native program of this package.
 
-    :param purpose: the purpose of the program as a predicate, such as ``"starts commands in
+    :param purpose: what the program does, as a predicate such as ``"starts commands in
         sandboxes"``.
     """
     path = program_path(name)

@@ -408,8 +408,8 @@ class Store(Generic[R]):
 
         :param what: the noun for a name in errors, such as ``"the name of a namespace"``.
         :param kind: the class of the records.
-        :param open_directory: a function that opens the store's directory; if its argument is true,
-            it creates a missing directory.
+        :param open_directory: a function that opens the store's directory; if the argument is true,
+            the function creates a missing directory.
         """
         self._what = what
         self._kind = kind

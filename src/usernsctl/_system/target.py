@@ -78,8 +78,8 @@ class OwnNamespaces:
     """The namespaces of the caller, in which a command starts as :mod:`subprocess` starts it.
 
     The class implements :class:`Joinable`. :mod:`subprocess` itself calls vfork(2), whose callers a
-    seccomp filter may kill; ``_core.spawn()`` calls clone3(2) or clone(2), as every start of a
-    sandbox does.
+    seccomp filter may kill; ``_core.spawn()`` calls clone3(2) or clone(2), which the filter must
+    allow for sandboxes, too.
     """
 
     def target(self) -> Target:

@@ -457,8 +457,8 @@ _LIMITS = {
 def _parent(tree: Tree, status: _Status) -> int:
     """Return the pid of the parent if its hard limits equal those of this process, otherwise 0.
 
-    If they differ, a service manager such as systemd may have lowered the limits of this process
-    alone. A remedy that sets the limits of the parent could then lower the parent's limits.
+    If the limits differ, a service manager such as systemd may have lowered the limits of this
+    process alone. A remedy that sets the limits of the parent could then lower the parent's limits.
     """
     parent = status.number("PPid", 10) or 0
     return parent if _limits_of(tree, f"{parent}")[1] == _limits_of(tree, "self")[1] else 0

@@ -109,7 +109,7 @@ def remedy(report: Report, cause: Cause, where: Place) -> str:
 
 
 def commands(report: Report, cause: Cause) -> str:
-    """Return the commands that remedy a cause on this host; empty if the facts don't suffice.
+    """Return the commands that remedy a cause on this host; empty if needed values are unknown.
 
     Root must run the commands, except ``ulimit`` and ``export``, which only the shell that starts
     the sandboxed command can run. If users other than root can replace a file, the result contains
@@ -127,7 +127,7 @@ def _user(facts: _Facts) -> str | None:
 
 
 def _grant(facts: _Facts, *files: str) -> list[str]:
-    """Return the command that grants subordinate id ranges to the user; empty if facts are missing.
+    """Return the command that grants the user subordinate id ranges; empty if values are unknown.
 
     :param files: the files, /etc/subuid or /etc/subgid, that grant the user no range; by default
         both.

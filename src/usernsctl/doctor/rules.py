@@ -1,4 +1,4 @@
-"""Rules that decide which causes apply. They are pure functions from facts and probes to evidence.
+"""Rules that decide which causes apply: pure functions from facts and probes to evidence.
 
 When a probe fails, the C core determines most causes itself (csrc/explain/diagnose.c). Rules that
 read facts also find causes of steps that are not tried because an earlier step fails.

@@ -78,7 +78,7 @@ class Limits:
 
 
 def resolve(name: str, port: int) -> list[tuple[int, str]]:
-    """Return the family of each address of a host, and the address as text.
+    """Return the addresses of a host, each as its family and its text.
 
     :raises OSError: the host has no address.
     """
@@ -142,6 +142,9 @@ class Proxy:
 
         The name is resolved once, and the connection goes to the address that was checked. Only the
         first :data:`MAX_ADDRESSES` addresses are tried.
+
+        :raises Refused: no connection could be made, and at least one address is forbidden.
+        :raises Failed: the name can't be resolved, or no address accepts the connection.
         """
         deadline = time.monotonic() + self._limits.connect_time
         try:
@@ -227,7 +230,7 @@ class _Relay:
         self._ended: set[socket.socket] = set()
 
     def run(self, first: bytes) -> None:
-        """Forward bytes between client and server until the connection ends or is idle too long.
+        """Forward bytes between client and server until the connection ends or its idle time ends.
 
         :param first: the first bytes to send to the server.
         :raises BadRequest: the body is malformed.

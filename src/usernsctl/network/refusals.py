@@ -181,7 +181,7 @@ def _read_count(fd: int, row: int) -> int:
 
 
 class Table:
-    """The table of denied connections, as the proxy process writes it. No other process writes it.
+    """Writer, in the proxy process, of the table of denied connections; the only writer.
 
     Only one thread at a time may call a method.
     """

@@ -204,7 +204,10 @@ class Child:
             signal.setitimer(signal.ITIMER_REAL, left + _GRACE, interval)
 
     def messages(self) -> Iterator[dict[str, Any]]:
-        """Yield the messages of the child. The caller must stop after the last message.
+        """Yield the messages of the child.
+
+        The caller must stop iterating after the last message, or the iterator fails the test.
+
 
         :raises pytest.fail.Exception: the child exited before the end of the test, or did not enter
             its namespaces in time.
