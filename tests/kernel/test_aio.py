@@ -52,7 +52,7 @@ def run(request: pytest.FixtureRequest) -> Run:
     ids=["asyncio-its-own", "asyncio-ours", "uvloop-ours"],
 )
 def pair(request: pytest.FixtureRequest) -> tuple[Run, Any]:
-    """Return a function that runs coroutines, and asyncio's or usernsctl's function to test."""
+    """Return a runner of coroutines, and create_subprocess_exec() of asyncio or usernsctl."""
     loop, api = request.param
     return runner(loop), api.create_subprocess_exec
 

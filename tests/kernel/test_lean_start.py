@@ -40,7 +40,8 @@ VERSION = names(
 RUN = VERSION | names("usernsctl.commands usernsctl.gvisor usernsctl.maps")
 
 # Program that prints all imported modules, and separately those imported after it has entered a
-# mount namespace. It prints them before the core executes another program, or at exit.
+# mount namespace. The program prints both lists before the core executes another program, or at
+# exit.
 TOLD = """
 import json, os, sys
 

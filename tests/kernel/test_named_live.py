@@ -154,8 +154,8 @@ def test_a_named_namespace_outlives_its_creator() -> None:
         assert kept.check_output(LINK, text=True) == inside
 
 
-# Program that creates a namespace and kills itself. At that time, it has sent the holder the order
-# to stay ("+"), but the holder has not read it.
+# Program that creates a namespace and kills itself. The program has then sent the holder the order
+# to keep running ("+"), but the holder has not read it.
 KILLED_EARLY = """
 import os, signal
 from usernsctl.namespaces import named

@@ -129,7 +129,8 @@ def test_a_missing_root_fails(prelude: Program) -> None:
     assert "chroot: /no/such/dir: No such file or directory" in done.stderr
 
 
-# Program that tries every descriptor number, because /proc may show another PID namespace.
+# Program that prints its open descriptors. The program tries every number, because /proc may show
+# another PID namespace.
 LIST_DESCRIPTORS = """
 import os
 for fd in range(256):

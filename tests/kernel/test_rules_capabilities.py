@@ -165,7 +165,7 @@ def test_capabilities_return_below_but_not_above() -> None:
 
     def above() -> None:
         map_self()
-        # This fails: the parent user namespace owns the UTS namespace.
+        # This call must fail: the parent user namespace owns the UTS namespace.
         set_hostname(b"above")
 
     assert in_child(below) == all_capabilities()

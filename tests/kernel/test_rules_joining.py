@@ -175,7 +175,8 @@ def test_the_creator_has_all_capabilities_in_the_namespace() -> None:
 
     def make() -> None:
         as_user(1)
-        # The change of ids made this process non-dumpable, so root would own its files in /proc.
+        # Make the process dumpable again: the change of ids made it non-dumpable, so that root
+        # owned its files in /proc.
         prctl.set_dumpable(True)
         unshare(CLONE_NEWUSER)
 
@@ -219,7 +220,7 @@ def test_a_namespace_keeps_its_parent() -> None:
 
     with waiting_child(make) as pid:
         fd = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY)
-    # Both namespaces have no process any more, since their only one has exited.
+    # Neither namespace has a process any more, since the child, their only process, has exited.
     parent = fcntl.ioctl(fd, NS_GET_PARENT)
     setns(parent, CLONE_NEWUSER)
     setns(fd, CLONE_NEWUSER)

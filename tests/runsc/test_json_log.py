@@ -113,7 +113,10 @@ def test_usage_errors_are_json_after_the_log_option(
 def test_errors_of_usernsctl_verify_are_json(
     usernsctl: Program, prelude: Program, tmp_path: Path, name: str, status: int, why: str
 ) -> None:
-    """Check errors about commands in gVisor's /proc: only usernsctl-verify can look these up."""
+    """Check that usernsctl-verify reports errors as JSON.
+
+    The errors are about commands in gVisor's /proc, which only usernsctl-verify can look up.
+    """
     launch = freeze(tmp_path / "launch")
     for done in (
         usernsctl("run", "--log", "json", "--", f"/proc/{name}"),

@@ -232,8 +232,8 @@ def test_pools_and_templates_have_private_networks(world: World) -> None:
     done = world.run(sys.executable, "-c", POOL, ASK, *words, timeout=120)
     assert done.returncode == 0, done.stderr
     count = done.stdout.count(f"{networks.WEB}/80 outside ::ffff:{networks.WEB}")
-    # Before release 20260817, runsc can't save a sandbox with a private network, so the answer from
-    # the template's sandbox is missing.
+    # Before release 20260817, runsc can't save a sandbox with a private network, so the program
+    # starts no sandbox from a template.
     is_refused = "template-unsavable use network='none'" in done.stdout
     assert count == (3 if is_refused else 4), done.stdout
     assert done.stdout.count(f"{networks.BRIDGE}/80 OSError") == count

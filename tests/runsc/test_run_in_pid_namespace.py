@@ -125,7 +125,7 @@ def test_command_ends_when_its_watcher_is_killed(usernsctl: Program, pid_namespa
         process.kill()
         assert process.wait(PATIENCE) == -signal.SIGKILL
         assert process.stdout.read() == ""
-    # The orphan is now a child of pytest, a subreaper. The PID namespace persists until pytest
-    # reaps the orphan.
+    # The killed process's child was reparented to pytest, a subreaper. The PID namespace persists
+    # until pytest reaps this child.
     _, status = os.waitpid(inside, 0)
     assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL

@@ -120,7 +120,7 @@ def test_next_run_removes_control_groups_of_a_killed_watcher(usernsctl: Program)
 
 
 def test_locked_control_groups_are_not_removed(usernsctl: Program) -> None:
-    """Check that the removal of unused control groups skips those that are locked."""
+    """Check that a run does not remove another control group whose directory is locked."""
     import fcntl
 
     with memory_group(1 << 30) as group, ExitStack() as opened:

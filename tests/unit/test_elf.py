@@ -94,9 +94,10 @@ def test_extension_has_stack_protector_and_fortify(elf: ELFFile) -> None:
 @for_elf_files(*RELOCATED)
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="other processors have other marks")
 def test_code_has_endbr64_marks(elf: ELFFile) -> None:
-    """Count ENDBR64 instructions in the code, because the ELF file lacks the IBT property.
+    """Check that the code contains more than 10 ENDBR64 instructions.
 
-    The linker sets the property only if all objects have it, and objects of Debian's libc lack it.
+    The IBT property of the ELF file can't be checked: the linker sets the property only if all
+    objects have it, and objects of Debian's libc lack it.
     """
     text = elf.get_section_by_name(".text")
     assert text.data().count(ENDBR64) > 10

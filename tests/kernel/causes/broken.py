@@ -79,7 +79,7 @@ def seccomp_engine() -> None:
 
 
 def seccomp_flags() -> None:
-    """Deny only CLONE_NEWUSER, as systemd's RestrictNamespaces= does. unshare(0) works."""
+    """Deny CLONE_NEWUSER and clone3(2) but not unshare(0), as systemd's RestrictNamespaces=."""
     refuse(
         [
             ("unshare", CLONE_NEWUSER, errno.EPERM),

@@ -1,4 +1,4 @@
-"""Tests of the tree of user namespaces as text."""
+"""Tests of printing the tree of user namespaces as text."""
 
 from __future__ import annotations
 

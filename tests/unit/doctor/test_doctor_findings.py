@@ -174,7 +174,8 @@ def test_blocking_cause_is_the_only_finding(
 NOSUID = {"newuidmap": Helper(path="/home/newuidmap", privileged=True, nosuid="/home")}
 UNREADY = probes(failed("range-map", cause="helper-failed", detail="newuidmap failed"))
 
-#: Tuples of the id of a cause that prevents maps of more than one id, facts and probe results.
+#: Tuples of a cause's id, facts and probe results. Each of the causes prevents maps of more than
+#: one id.
 RANGE_CAUSES: list[tuple[str, Facts, dict[str, Probe]]] = [
     ("helper-missing", healthy(helpers={"newgidmap": Helper()}), probes()),
     ("helper-not-setuid", healthy(helpers=HELPER_WITHOUT_SETUID), UNREADY),
