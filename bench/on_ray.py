@@ -7,7 +7,8 @@ the host. So a task sleeps for SECONDS seconds instead of computing, as if each 
 CPUs, and the throughput of n nodes is compared with n times the throughput of one node.
 
 The CPU time per task of each component, such as the driver or the actors, does not depend on other
-load. It shows how many tasks per second one driver can send, and so how many nodes it can serve.
+load. The CPU time shows how many tasks per second one driver can send, and so how many nodes it can
+serve.
 
 If SVG is given, a plot is written to the file SVG.
 """

@@ -4,8 +4,8 @@
 
 One of the measured programs imports numpy from the virtual environment of the Airbyte connector. If
 the argument is `restores=N` instead of ROUNDS, the script restores one template N times, and prints
-about ten times how many descriptors and threads it has, how many sandbox directories exist, and its
-resident memory in KiB. None of these numbers should grow.
+about ten times how many descriptors and threads its process has, how many sandbox directories
+exist, and the resident memory of the process in KiB. None of these numbers should grow.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ many commands a worker runs at the same time.
 
 The queue is a Redis stream with a consumer group. A command stays in the stream until a worker has
 written its result. If a worker is lost, another one takes over its commands after two minutes. So a
-command may run more than once, but at most three times. Once it has exited, with whatever status,
-it never runs again.
+command may run more than once, but at most three times. A command whose result was written never
+runs again, whatever its exit status.
 
 A result is a JSON object: the id of the task, the exit status, the output, and why the command
 ended. A command has no network. It is killed after a minute, or when it has printed 64 KiB. After

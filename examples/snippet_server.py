@@ -4,7 +4,7 @@ r"""A web server that runs posted Python snippets, each in a new sandbox.
     curl --data-binary 'print(6 * 7)' http://127.0.0.1:8000/
 
 The response is the snippet's output. The header X-Exit-Status contains its exit status, and
-X-Reason why it ended. A pool starts sandboxes in advance, so that requests don't wait for that.
+X-Reason why it ended. A pool starts sandboxes in advance, so that requests don't wait for a start.
 
 A snippet can read the host's programs, but no data, and has no network. It is killed after five
 seconds, or when it has printed 64 KiB. Each of its processes may use 512 MiB of memory; the whole

@@ -469,7 +469,7 @@ class Store(Generic[R]):
         :param replace: whether to allow a live entry with the same name, which :meth:`replace` then
             replaces.
         :returns: the empty, locked entry, which the caller must close; see :meth:`Entry.close`.
-        :raises TakenError: a live entry has the name.
+        :raises TakenError: a live entry has the name, and `replace` is false.
         :raises InvalidNameError: `name` is not valid.
         :raises NamespaceError: as :meth:`find` does.
         """

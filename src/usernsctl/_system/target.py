@@ -41,7 +41,7 @@ class Target:
         the command.
     :ivar setup: the settings to apply in the namespaces before the command starts.
     :ivar owner: the object whose finaliser closes the descriptors in `join`; this reference keeps
-        it alive.
+        that object alive.
     :ivar keep_open: a context manager that keeps the descriptors in `join` open.
     """
 

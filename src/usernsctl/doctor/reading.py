@@ -308,8 +308,8 @@ def read_facts(
 ) -> Facts:
     """Read the facts about the host. Starts only runsc, and only if its release is unknown.
 
-    :param root: the directory that contains proc, sys, etc, dev and usr. Facts that only system
-        calls return are unknown unless `root` is ``/``.
+    :param root: the directory from whose subdirectories, such as proc, sys and etc, values are
+        read. Values that only system calls return are unknown unless `root` is ``/``.
     :param environ: the environment variables, such as PATH; by default ``os.environ``.
     :param only_files: whether to only read files. Then no program is started, and uname(2) and
         fgetxattr(2) are not called. This is for processes that a seccomp filter would kill.

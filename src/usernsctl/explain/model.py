@@ -67,11 +67,11 @@ class Probe:
     """The result of trying one step in a child process.
 
     :ivar name: the name of the step, such as ``"unshare-user"`` or ``"range-map"``.
-    :ivar outcome: ``"ok"``, ``"failed"``, or ``"skipped"`` if a probe that must succeed before this
-        probe has failed.
+    :ivar outcome: ``"ok"``, ``"failed"``, or ``"skipped"`` if the step timed out, or if a probe
+        that must succeed before this probe has failed.
     :ivar errno: the error number of the system call that failed, or 0.
-    :ivar detail: the error message, for example newuidmap's, or the output of a step that
-        succeeded.
+    :ivar detail: the error message, for example newuidmap's, the output of a step that succeeded,
+        or the reason why the probe was skipped.
     :ivar cause: the id of the cause that the core determined, or ``None``.
     :ivar seconds: the duration of the step.
     """

@@ -231,7 +231,7 @@ class Dispatcher:
         self._await(slot.actor.start.remote(), partial(self._started, slot))
 
     def _await(self, ref: Any, function: Callable[[Future[Any]], object]) -> None:
-        """Once the result of `ref` exists, call a function with its future in this class's thread.
+        """Call `function` in the dispatcher's thread with the future of `ref`, once that is done.
 
         Ray runs callbacks in its own thread, where a call of Ray could wait forever for that same
         thread.
