@@ -202,7 +202,7 @@ def _run(
 
 @contextmanager
 def _result_file(path: str | None) -> Iterator[ResultFile | None]:
-    """Yield the open result file, or None without a path; record a failure of the block in it.
+    """Yield the open result file, or None without a path; write an error of the block to the file.
 
     :raises CommandError: the file can't be opened.
     """
