@@ -154,7 +154,7 @@ def test_an_extent_may_span_adjacent_ranges(
     ],
 )
 def test_login_defs_names_the_group_of_helpers(machine: Machine, line: str, granted: bool) -> None:
-    """Use a gid that differs from passwd(5). GRANT_AUX_GROUP_SUBIDS in login.defs allows this."""
+    """Use a gid other than that in /etc/passwd. GRANT_AUX_GROUP_SUBIDS in login.defs allows it."""
     login = machine.directory / "login.defs"
     login.write_text(f"{Path('/etc/login.defs').read_text()}\n{line}\n")
     login.chmod(0o644)

@@ -143,7 +143,10 @@ def test_private_network_fails_without_nft(
 
 @pytest.mark.userns_requires("strace")
 def test_error_of_nft_is_reported_if_its_process_exits_late(world: World, tmp_path: Path) -> None:
-    """Let a process in the namespace exit with an unread message: its peer gets ECONNRESET."""
+    """Let the process in the namespace exit with an unread message; check the reported error.
+
+    usernsctl-network, the peer of this process, then gets ECONNRESET, but must report nft's error.
+    """
     other = tmp_path / "nft"
     other.write_text("#!/bin/sh\nexit 3\n")
     other.chmod(0o755)

@@ -435,7 +435,7 @@ def test_dropped_template_is_closed_with_a_warning(host: un.SandboxHost) -> None
 
 
 def test_changed_runsc_raises_template_outdated(echo: un.Template) -> None:
-    """Change runsc's recorded size or time, as an upgrade would; check that a load then fails."""
+    """Change the recorded size or mtime, as if runsc was upgraded; check that a load then fails."""
     from dataclasses import replace
 
     parts = echo._parts
