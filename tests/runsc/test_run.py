@@ -139,7 +139,7 @@ def wait_until_stopped(pid: int) -> None:
 
 @pytest.mark.parametrize("has_terminal", [False, True], ids=["pipes", "terminal"])
 def test_all_signals_reach_the_command(usernsctl: Program, has_terminal: bool) -> None:
-    """Check real-time signals, which `runsc kill` lacks, and stop signals, which stop runsc."""
+    """Check real-time signals (`runsc kill` can't send them) and stop signals (they stop runsc)."""
     sent = [signal.SIGCONT, signal.SIGINT, signal.SIGTERM, signal.SIGRTMIN, signal.SIGRTMAX, 35]
     stops = [signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU]
     ours, theirs = os.openpty() if has_terminal else os.pipe()
