@@ -94,7 +94,8 @@ PROGRAM_LDFLAGS = [
 # less than half the time, and also runs in images with another libc or none.
 LINK_MODES = [["-fPIE", "-static-pie"], ["-static"], ["-fPIE", "-pie"]]
 
-# The types of <sys/types.h> that the header uses. For a "...", cffi asks the compiler.
+# The types of <sys/types.h> that the header uses. The "..." lets cffi get the size of each type
+# from the compiler.
 SYSTEM_TYPES = "typedef int... pid_t; typedef int... uid_t; typedef int... gid_t;"
 
 

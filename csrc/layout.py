@@ -145,5 +145,5 @@ def freestanding(name: str, csrc: Path = CSRC) -> list[Path]:
 
 
 def agent(csrc: Path = CSRC) -> list[Path]:
-    """Return the agent's sources that C tests link: without entry point, libc and proof.c."""
+    """Return the agent's sources for C tests: all but main.c, its libc functions and proof.c."""
     return [csrc / "programs" / "agent" / f"{name}.c" for name in AGENT]

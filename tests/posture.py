@@ -20,7 +20,8 @@ from pathlib import Path
 import prctl
 from processes import children_of, status_of
 
-# Source of usernsctl's mounts, and name of the directory that contains them.
+# The source argument with which usernsctl calls mount(2), and the name of the directory that
+# contains the mount points.
 SCRATCH = "usernsctl"
 FLAGS = ("ro", "rw", "nosuid", "nodev", "noexec")
 # Top-level directories of the host from which a command in a sandbox may see programs.

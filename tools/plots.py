@@ -1,4 +1,4 @@
-"""Write docs/pictures/performance.svg from bench/results.txt. With --check, only check it."""
+"""Write docs/pictures/performance.svg from bench/results.txt; --check: only compare."""
 
 from __future__ import annotations
 

@@ -209,8 +209,8 @@ static bool add_quota(int fd, void *arg)
     return quotas->count < LEVELS_MAX;
 }
 
-/* Lowers *processors to the lowest quota of this process's version 1 group and of its ancestors.
- * Each group has two files, for its quota and its period. */
+/* Lowers *processors to the lowest CPU quota of this process's group of cgroups v1 and of the
+ * group's ancestors. Each group has a file for the quota and one for the period. */
 static bool lower_by_quotas(const struct un_groups *groups, uint64_t *processors)
 {
     struct quotas quotas = {.count = 0}, periods = {.count = 0};

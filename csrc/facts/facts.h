@@ -19,9 +19,9 @@ bool un_find_program(const char *path, const char *name, char found[UN_PATH_MAX]
 /* Searches the absolute directories of `path`, a list like PATH, for a regular file `name`, even if
  * it is not executable. Stores its path in `found`. Returns false if no directory contains it. */
 bool un_find_unusable(const char *path, const char *name, char found[UN_PATH_MAX]);
-/* Runs a program for a lookup that only NSS can answer. `words` contains the program, for which
- * `path` is searched, and at most two arguments; if there are fewer, NULL follows them. Returns the
- * output, truncated to size - 1 bytes, or NULL on failure. */
+/* Runs a program for a lookup that only NSS can answer. `words` contains the name of the
+ * program, which is searched in the directories of `path`, and two arguments; NULL replaces a
+ * missing argument. Returns the output, truncated to size - 1 bytes, or NULL on failure. */
 const char *un_ask(const char *path, const char *const words[], char *output, size_t size);
 
 /* ---- subid.c: parsing files like /etc/subuid ------------------------------------------------- */
@@ -44,7 +44,7 @@ bool un_user_line(const char *passwd, const char *path, uint32_t uid, char line[
 
 /* ---- control_group.c: finding and reading this process's control group ----------------------- */
 
-/* Paths at which the files of control groups are found. */
+/* The directories in which the files of control groups are searched. */
 struct un_groups {
     const char *proc;   /* path of the procfs, usually "/proc" */
     const char *mounts; /* mount point of version 2, and parent of the mount points of version 1;
@@ -130,7 +130,7 @@ struct un_memory_files {
 /* Opens the memfds that contain the memory of the programs in a sandbox, through the descriptors of
  * the process `pid`. Only gVisor's kernel has such memfds. Returns whether the process has any. */
 bool un_memory_files_open(pid_t pid, struct un_memory_files *files);
-/* Returns the number of bytes that the memfds occupy. */
+/* Returns the number of bytes that the memfds in `files` occupy. */
 uint64_t un_memory_files_size(const struct un_memory_files *files);
 /* Returns the size in bytes of a process's anonymous memory and page tables, or 0 if the process
  * has exited. */

@@ -681,8 +681,8 @@ void un_spawn_init(struct un_spawn *spawn);
  */
 int un_spawn(const struct un_spawn *spawn, pid_t *pid, int *pidfd, struct un_error *err);
 /* Returns the wait status (waitpid(2)) of a process that has already been reaped, for example by
- * the kernel because SIGCHLD is ignored. Returns -1 on a kernel without this query (before Linux
- * 6.15). */
+ * the kernel because SIGCHLD is ignored. Returns -1 on a kernel without PIDFD_INFO_EXIT, which is
+ * new in Linux 6.15. */
 int un_lost_status(int pidfd);
 /* The resource usage of a process and of all its reaped descendants (getrusage(2)). */
 struct un_usage {
@@ -774,8 +774,8 @@ struct un_reached {
     bool is_certain;   /* whether the path will certainly fail with `errnum` in the sandbox, too */
     bool is_of_gvisor; /* whether only gVisor knows the content of the filesystem to which the path
                           leads */
-    bool is_implicit;  /* whether the last file is a directory that gVisor creates as a parent of a
-                          mount point */
+    bool is_implicit;  /* whether the path's last component is a directory that gVisor creates as
+                          a parent of a mount point */
     int fd; /* O_PATH descriptor of the last file, which the caller must close; -1 if the file can't
                be opened */
     char inside[UN_PATH_MAX];  /* path in the sandbox to the last file that exists, without symbolic

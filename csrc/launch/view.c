@@ -104,8 +104,8 @@ bool un_view_is_directory(struct un_trail *trail)
 {
     struct stat status;
     int fd = un_trail_last(trail)->fd;
-    /* If the last file has no descriptor, it is a directory that gVisor will create for a mount
-     * point. */
+    /* If the last component of the path has no descriptor, it is a directory that gVisor will
+     * create for a mount point. */
     return fd < 0 || (!fstat(fd, &status) && S_ISDIR(status.st_mode));
 }
 

@@ -49,7 +49,7 @@ int un_receive_message(const struct un_start *start, struct un_received *receive
 /* Fills in `err` from a UN_MESSAGE_FAILED message. Returns -1. */
 int un_received_failure(const struct un_received *received, struct un_error *err);
 /* Kills and reaps a child that has stopped sending messages. Fills in `err` with the signal that
- * killed the child, or with its exit. Returns -1. */
+ * killed the child, or with the child's exit status. Returns -1. */
 int un_fail_ended(int pidfd, struct un_error *err);
 
 #endif

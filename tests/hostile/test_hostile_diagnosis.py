@@ -184,11 +184,11 @@ def test_hostile_commands_fill_no_logs(tally: Any, detach: bool, runtime: Path) 
 
 
 def test_hostile_text_of_a_command_does_not_end_the_host(tally: Any) -> None:
-    """Check that the command's text, which runsc quotes in its error, does not choose the cause.
+    """Check that a command's path that runsc quotes does not affect which cause is reported.
 
-    The command is below /proc, which only gVisor knows, so usernsctl lets runsc try to start it.
-    Each component of the path is shorter than NAME_MAX, because usernsctl rejects longer components
-    before it starts runsc.
+    The path is below the sandbox's /proc, whose content only gVisor knows, so usernsctl can't check
+    the path, and lets runsc try to start the command. Each component of the path is shorter than
+    NAME_MAX, because usernsctl rejects longer components before it starts runsc.
     """
     path = "/proc/no/" + FORGED.replace("\n", "/\n") + "\x1b[2J"
     with un.SandboxHost(verify=False) as host:

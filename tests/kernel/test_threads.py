@@ -121,9 +121,9 @@ def test_a_blocked_signal_is_still_pending_after_a_start(namespace: un.Namespace
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
 
 
-# Program that starts commands in threads while its process group receives signals. A child receives
-# a signal before its execve(2), too. The child shares the program's memory (CLONE_VM), so Python's
-# handler must not run there and write to the wakeup descriptor.
+# Program that starts commands in threads while its process group receives signals. A child can also
+# receive a signal before its execve(2). The child shares the program's memory (CLONE_VM), so
+# Python's handler must not run there and write to the wakeup descriptor.
 GROUP = """
 import os, select, signal, threading
 import usernsctl as un

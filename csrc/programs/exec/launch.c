@@ -150,7 +150,8 @@ static int perform_and_exec(struct performance *of, const struct un_options *opt
     return options->check ? 0 : un_launch_exec(of->launch, &of->params.base, err);
 }
 
-/* Prints the error, with the remedy of the launch. Returns the exit status. */
+/* Prints the error to standard error, with the remedy that the launch file contains, if any.
+ * Returns the exit status. */
 static int report_launch_failure(const struct performance *of, struct un_error *err)
 {
     un_diagnose(err, "/proc");

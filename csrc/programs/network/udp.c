@@ -123,9 +123,9 @@ static size_t find_client(struct receiver *receiver, uint16_t port,
     return unused;
 }
 
-/* Sends receiver->message to the sender. Drops a datagram if memory is short, or if the socket does
- * not accept a message of this length (net.core.wmem_default), so that no client can end the
- * network. Exits after any other failure. */
+/* Sends receiver->message to the process that sends to the sandbox. If memory is insufficient, or
+ * the socket does not accept a message of this length (net.core.wmem_default), drops the datagram
+ * instead of exiting, so that no client can end the forwarding. Exits after any other failure. */
 static void send_message(struct receiver *receiver, size_t length)
 {
     if (send(receiver->sender, &receiver->message, HEAD_BYTES + length, MSG_NOSIGNAL) >= 0)

@@ -244,8 +244,8 @@ static void read_limit_process(struct limit_process *process)
     process->bytes = un_private_memory(process->pid);
 }
 
-/* Measures the processes that the last walk has found, if they have used enough CPU time in total
- * since their last measurement. */
+/* Measures the memory of the processes that the last walk found, if they have used enough CPU time
+ * in total since the last measurement. */
 static void read_busy_processes(struct limit_watch *watch)
 {
     int64_t busy = 0, wait = memory_time_left(watch) * 1000 / BUSY_SHARE;

@@ -217,8 +217,8 @@ bool oom_watch_check(struct oom_watch *watch, pid_t parent);
 /* Returns whether an OOM kill explains runsc's exit status `status`. That is assumed unless the
  * killed process probably belonged to another sandbox. */
 bool oom_watch_explains(const struct oom_watch *watch, int status);
-/* Describes an OOM kill in `end`, with the memory usage and the memory limit of the sandbox, or of
- * this process's control group if the sandbox did not reach its own limit. */
+/* Writes a description of an OOM kill to `end`: the memory usage and the memory limit of the
+ * sandbox, or of this process's control group if the sandbox did not reach its own limit. */
 void oom_describe(const struct sandbox_group *group, const struct un_limits *limits,
                   struct un_end *end);
 

@@ -63,8 +63,8 @@ def oom_kills(*, of_machine: bool = False) -> int:
 def check_filter(*, of_doctor: bool = False) -> None:
     """Raise an error if a seccomp filter denies a system call that starting a sandbox requires.
 
-    :param of_doctor: whether to check instead the system calls that doctor itself makes, and to
-        raise only for a filter that kills their caller.
+    :param of_doctor: whether to check the system calls that doctor makes instead. Then an error is
+        raised only for a filter that kills the caller, not for one that returns an errno.
     :raises NamespaceError: a filter denies one of the system calls, or kills processes that make
         it.
     """

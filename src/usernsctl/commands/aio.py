@@ -166,7 +166,8 @@ async def connected(popen: Any, limit: int, kind: type[_ProcessT]) -> _ProcessT:
 
 async def wait_for_end(pidfd: int) -> None:
     """Wait until the process of a pidfd has exited. Cancellation does not kill the process."""
-    # Duplicate the pidfd, because several tasks may wait for it.
+    # Duplicate the pidfd, because several tasks may wait for the process, and an event loop has
+    # only one reader for each descriptor.
     own = os.dup(pidfd)
     try:
         await wait_readable(own)

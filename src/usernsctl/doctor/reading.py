@@ -45,7 +45,7 @@ class Tree:
 
     @property
     def is_real(self) -> bool:
-        """True if the root directory is the host's own."""
+        """True if facts are read from the host's root directory, not from a recorded tree."""
         return not self._root
 
     def path(self, path: str) -> str:

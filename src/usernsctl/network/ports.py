@@ -42,7 +42,7 @@ class PublishedPort:
 
     @classmethod
     def _parse(cls, text: str, least: int) -> PublishedPort:
-        """Parse `[ADDR:]HOST:INSIDE[/udp]`, in which HOST must be at least `least`."""
+        """Parse `[ADDR:]HOST:INSIDE[/udp]`; `least` is the lowest port allowed for HOST."""
         import ipaddress
 
         form = f"{text!r} is not [ADDR:]HOST:INSIDE[/udp], such as 8080:80 or 0.0.0.0:5353:53/udp"

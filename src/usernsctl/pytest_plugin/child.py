@@ -103,8 +103,8 @@ def _with_subclasses(cls: type[BaseException]) -> Iterator[type[BaseException]]:
 _LENGTH = struct.Struct("!Q")
 # Maximum number of searches for processes in a namespace, because some processes may survive.
 _SWEEPS = 1000
-# Seconds by which the parent's timer is later than the child's, so that the child reports a timeout
-# first: its report is more detailed.
+# Seconds by which the parent's timeout exceeds the child's, so that the child, whose report is more
+# detailed, reports a timeout first.
 _GRACE = 2.0
 # Timeout, in seconds, for the child to enter its namespaces. Root inside could delay the child.
 _START_SECONDS = _core.START_SECONDS

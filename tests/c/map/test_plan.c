@@ -13,7 +13,7 @@ static struct un_error err;
 
 enum { MINE_UID = 1000, MINE_GID = 1001 };
 
-/* Fills in the facts of a current kernel, in the initial user namespace, where all ids exist. */
+/* Fills in the facts of a current kernel, in the initial user namespace, which maps all ids. */
 static void init_facts(struct un_facts *facts, uint32_t uid, uint32_t gid, uint64_t caps)
 {
     const struct un_extent all = {0, 0, UINT32_MAX};

@@ -79,7 +79,7 @@ def seccomp_engine() -> None:
 
 
 def seccomp_flags() -> None:
-    """Deny CLONE_NEWUSER and clone3(2) but not unshare(0), as systemd's RestrictNamespaces=."""
+    """Deny new user namespaces and clone3(2), as systemd's RestrictNamespaces= does."""
     refuse(
         [
             ("unshare", CLONE_NEWUSER, errno.EPERM),

@@ -133,7 +133,10 @@ def test_accuracy_of_explain_for_texts_that_were_kept_out() -> None:
 
 
 def test_accuracy_of_explain_for_fresh_texts() -> None:
-    """Check the accuracy for texts newer than all patterns, except one corrected pattern."""
+    """Check the accuracy of `explain` for texts that were collected after the patterns.
+
+    One pattern was corrected after the texts were collected.
+    """
     fresh = score(texts_of("fresh", ours=True))
     print(f"fresh: {dict(fresh)}")
     assert fresh["texts"] >= 40

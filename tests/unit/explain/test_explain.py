@@ -204,7 +204,7 @@ SEVERAL = [
     # Tuples of a text and the ids of the causes that explain finds in it, in order. The causes of a
     # message with few causes come before those of a message with many.
     (f"{TWO_CAUSES}\ncontainer already exists", ["duplicate-id", "mount-denied", "in-chroot"]),
-    # If two messages have the same number of causes, the catalogue's order decides.
+    # Messages with the same number of causes are sorted in the order of the catalogue.
     (
         "flag override disabled\ncontainer already exists",
         ["duplicate-id", "bundle-annotation-refused"],

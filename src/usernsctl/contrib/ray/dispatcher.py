@@ -213,7 +213,7 @@ class Dispatcher:
     def _check_connection(self) -> None:
         """Check that this process is connected to the cluster; raise NodeLostError if it is not.
 
-        Without a connection, most calls of Ray would start a new cluster on this host.
+        Without a connection, most Ray calls would start a new cluster on this host.
         """
         if not ray.is_initialized():
             raise NodeLostError("this process is disconnected from the Ray cluster", step="pool")

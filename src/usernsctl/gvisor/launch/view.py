@@ -21,7 +21,7 @@ class Remedies(Protocol):
     """The interface of remedy texts. The texts differ between the command line and Python."""
 
     def show(self, source: str, destination: str = "") -> str:
-        """Return the remedy that mounts `source`, at its own path if `destination` is empty."""
+        """Return the remedy to mount `source` at `destination`, by default at the same path."""
 
     def search(self, directory: str) -> str:
         """Return the remedy that adds `directory` to the default PATH."""

@@ -174,8 +174,8 @@ class Streams:
     def add(self, given: int, *, is_fresh: bool) -> None:
         """Add the command's next descriptor.
 
-        :param given: a descriptor, or -1 for this process's descriptor with the number that the
-            command's descriptor gets.
+        :param given: a descriptor, or -1 for the descriptor of this process that has the same
+            number as the command's.
         :param is_fresh: whether `given` is the end of a new pipe that only this command inherits.
         :raises OSError: `given` is not open.
         :raises CommandError: gVisor can't use the file.

@@ -74,7 +74,7 @@ def _requests(connection: int) -> Iterator[dict[str, Any]]:
 
 
 def _run(request: dict[str, Any], names: dict[str, Any], file: str) -> tuple[dict[str, Any], Any]:
-    """Run the code of a request; return the answer without the value, and the value."""
+    """Run the code of a request; return the incomplete answer, and the last expression's value."""
     code = request["code"]
     # Register the source lines, so that tracebacks can quote them.
     linecache.cache[file] = (len(code), None, code.splitlines(True), file)
