@@ -11,6 +11,9 @@ import pytest
 from conftest import SCRIPTS
 from frozen import freeze
 
+# Root would also be warned of the mounts of the engines that tests/docker runs beside these tests.
+pytestmark = pytest.mark.unprivileged
+
 Mounted = Callable[..., "subprocess.CompletedProcess[str]"]
 
 ALL = ("--expose-root", "--wd", "/")
