@@ -26,6 +26,8 @@
  * failure of usernsctl or runsc would not name the filter. */
 #define NEEDED(call, ...) {SYS_##call, {__VA_ARGS__}, #call, UN_STEP_SANDBOX, DENIED, true}
 #define DENIED "seccomp-denies-call"
+/* clone3(2), which may fail, because un_clone() then calls clone(2). */
+#define CLONE3 {UN_SYS_CLONE3, {0}, "clone3", UN_STEP_CLONE, DENIED, false}
 #define MOUNT(number, name, ...)                                                                   \
     {number, {__VA_ARGS__}, name, UN_STEP_MOUNT, "mount-by-descriptor-missing", false}
 
@@ -38,7 +40,7 @@ static const struct un_probe_call launch_calls[] = {
     MOUNT(UN_SYS_MOVE_MOUNT, "move_mount", NO_FD, 0, NO_FD, 0, NO_FLAG),
     MOUNT(UN_SYS_MOUNT_SETATTR, "mount_setattr", NO_FD, 0, NO_FLAG),
     /* usernsctl-watch starts runsc by clone3(2), or by clone(2) if clone3(2) is denied. */
-    {UN_SYS_CLONE3, {0}, "clone3", UN_STEP_CLONE, DENIED, false},
+    CLONE3,
     {SYS_clone, {CLONE_THREAD}, "clone", UN_STEP_CLONE, DENIED, true},
     {SYS_ptrace, {NO_FLAG, NO_PID}, "ptrace", UN_STEP_SANDBOX, "ptrace-denied", true},
     {SYS_pivot_root, {0}, "pivot_root", UN_STEP_SANDBOX, "mount-denied", false},
@@ -137,7 +139,7 @@ static const struct un_probe_call launch_calls[] = {
 /* The system calls by which un_spawn(), Python's subprocess module, doctor and usernsctl-probe
  * start the processes that test the host, and wait for them. */
 static const struct un_probe_call doctor_calls[] = {
-    {UN_SYS_CLONE3, {0}, "clone3", UN_STEP_CLONE, DENIED, false},
+    CLONE3,
     USED(waitid, 0, 0, 0, NO_FLAG),
     NEEDED(wait4, NO_PID, 0, NO_FLAG),
     USED(uname, 0),

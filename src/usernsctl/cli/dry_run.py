@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from usernsctl import _text
 from usernsctl._core import SANDBOX_FILES_MAX, seen_limits
+from usernsctl.cli.waiting import TERMINATING
 
 if TYPE_CHECKING:
     from usernsctl.gvisor.launch.facts import Facts
@@ -119,14 +120,12 @@ def _seen(facts: Facts) -> tuple[int, int]:
     return memory, processors
 
 
-# The signals that the command ignores if the caller does (add_ignored_signals() in
-# csrc/launch/config.c).
-_TERMINATING = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
-
-
 def _ignored_signals() -> int:
-    """Return the mask of the terminating signals that this process ignores."""
-    found = (one for one in _TERMINATING if signal.getsignal(one) is signal.SIG_IGN)
+    """Return the mask of the terminating signals that this process ignores.
+
+    The command ignores these signals, too (add_ignored_signals() in csrc/launch/config.c).
+    """
+    found = (one for one in TERMINATING if signal.getsignal(one) is signal.SIG_IGN)
     return sum(1 << (one - 1) for one in found)
 
 

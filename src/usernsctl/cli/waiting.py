@@ -10,8 +10,9 @@ from typing import Protocol
 
 from usernsctl import _core
 
-_ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
-_FORWARDED = (*_ENDING, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
+#: The signals by which users end programs, as un_is_terminating() in csrc/sys/pass_on.c.
+TERMINATING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
+_FORWARDED = (*TERMINATING, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
 
 
 class Started(Protocol):
@@ -66,7 +67,7 @@ def exit_status(start: Callable[[], Started]) -> int:
     def forward(number: int, frame: object) -> None:
         if started:
             started[0].send_signal(number)
-        elif number in _ENDING:
+        elif number in TERMINATING:
             # Also record the signal, because Python drops the exception if the handler interrupts a
             # finalizer.
             aborted_by.append(number)
