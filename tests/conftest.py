@@ -53,7 +53,7 @@ EXIT_SECONDS = 10
 # __WALL, the option of waitpid(2) to wait for children cloned without SIGCHLD, too.
 WALL = 0x40000000
 
-# What all tests of a directory require, by the directory's name. `nothing_left` checks only the
+# Requirements of all tests in a directory, by the directory's name. `nothing_left` checks only the
 # tests in these directories.
 REQUIRED = {
     "clients": ["userns", "runsc"],

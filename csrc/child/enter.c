@@ -41,8 +41,8 @@ static int enter_task_namespaces(struct un_task *task, struct un_error *err)
 
 struct inside {
     struct un_task task;
-    void (*sigchld)(
-        int); /* the caller's action for SIGCHLD, which PID 1 replaces by the default action */
+    /* the caller's action for SIGCHLD, which PID 1 replaces by the default action */
+    void (*sigchld)(int);
 };
 
 /* Sends to the caller the error `err`, which prevents the command from starting. Returns the exit

@@ -49,8 +49,8 @@ struct un_groups {
     const char *proc;   /* path of the procfs, usually "/proc" */
     const char *mounts; /* mount point of version 2, and parent of the mount points of version 1;
                            usually "/sys/fs/cgroup" */
-    const char *
-        users; /* parent of the directories with users' transient unit files; usually "/run/user" */
+    /* parent of the directories with users' transient unit files; usually "/run/user" */
+    const char *users;
     bool is_copy; /* whether the files are copies on an ordinary filesystem, as in tests */
 };
 

@@ -843,8 +843,8 @@ struct un_launch_params {
     bool reraise_signal; /* whether the watcher kills itself with signal N if signal N killed the
                             command, instead of exiting with status 128+N */
     bool log_json;       /* whether the watcher is to print its messages as JSON */
-    const char *const
-        *watch_options;   /* additional options of the watcher, terminated by NULL; NULL for none */
+    /* additional options of the watcher, terminated by NULL; NULL for none */
+    const char *const *watch_options;
     const int *watch_fds; /* additional descriptors that the watcher inherits */
     size_t watch_fd_count;
 };

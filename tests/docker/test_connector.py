@@ -107,7 +107,8 @@ def messages(done: subprocess.CompletedProcess[str]) -> list[Message]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-# One engine suffices in `make test`: test_matrix.py prints the spec with both engines, too.
+# `make test` runs this test with a single engine, because test_matrix.py also prints the spec with
+# both engines.
 @pytest.mark.parametrize("engine", ["plain", "remapped"], indirect=True)
 @pytest.mark.sampled(1)
 def test_the_connector_prints_its_spec(engine: Engine) -> None:

@@ -22,7 +22,8 @@ ADDITIONS = [entry["name"] for entry in SOURCE["addition"]]
 RUNS = [["run"], ["run", "--map-auto"], ["run", "--network=host"]]
 
 # Program that tries system calls as root with CAP_SYS_ADMIN, so that only the filter can deny them.
-# It contains the calls' numbers on x86-64 and Arm64 (asm/unistd.h), and harmless arguments.
+# The program contains the calls' numbers on x86-64 and Arm64 (asm/unistd.h), and harmless
+# arguments.
 PROBE = """
 import ctypes, errno, json, platform
 calls = {

@@ -15,7 +15,7 @@
 #define PERMISSIONS 0777
 #define PARENT_MODE 0755
 
-/* One component of the path to the current file: a directory or file that is being created, and the
+/* A component of the path to the current file: a directory or file that is being created, and the
  * record that announced it. */
 struct level {
     int fd;

@@ -207,8 +207,8 @@ class Proxy:
 class _Relay:
     """A relay of bytes between a client and a server.
 
-    The relay of a tunnel ends when both sides have sent end of file, the relay of a request when
-    the server has sent end of file. At most one block is buffered for each direction.
+    A tunnel's relay ends when both sides have sent end of file. A request's relay ends when the
+    server has sent end of file. At most one block is buffered for each direction.
 
     :param body: the parser of the request's body, or None for a tunnel.
     """

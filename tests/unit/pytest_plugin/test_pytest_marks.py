@@ -37,7 +37,7 @@ def test_unmet_requirements_skip_with_a_reason(
         [f"SKIPPED [[]1] test_*.py:{line}: kernel>=99.1: this kernel is *" for line in (9, 13)]
     )
     must = session.runpytest_subprocess("--userns-must-work=kernel>=99.1")
-    # One failure counts as an error, because it occurs during the setup.
+    # pytest counts a failure during the setup of a test as an error.
     must.assert_outcomes(passed=1, errors=1, failed=1)
     must.stdout.fnmatch_lines(["kernel>=99.1 must work, but this kernel is *"] * 2)
 

@@ -19,7 +19,7 @@ from usernsctl.errors import BindError, CommandError
 # The errors with which open(2) fails on filesystems that do not support O_TMPFILE.
 _NO_NAMELESS_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
 
-# Those members of the JSON result that are null or zero if the command was not started.
+# The members of the JSON result that are null or zero if the command was not started.
 _NOTHING = (
     '"limit": null, "used": null, "rusage": null, "peak_memory": null, "denied": 0, '
     '"stdout_truncated": 0, "stderr_truncated": 0'

@@ -332,12 +332,10 @@ class HostNamespace:
         """Return the config.json of one sandbox.
 
         :param args: the command; ``None`` for a sandbox whose PID 1 is the agent.
-        :param user: the uid and gid of the command, or names from the sandbox's /etc/passwd and
-            /etc/group.
+        :param user: the command's uid and gid, or names from /etc/passwd and /etc/group inside.
         :param groups: the supplementary groups of the command; ``None`` for the groups of `user`.
         :param hostname: the hostname in the sandbox; ``None`` for that of the SandboxHost.
-        :param outlives: whether an agent that is PID 1 keeps running after its connection is
-            closed.
+        :param outlives: whether an agent that is PID 1 survives the end of its connection.
         :param disk: the size of each tmpfs, in bytes; 0 means no limit.
         :raises PlanError: an id of `user` is not mapped.
         :raises NamespaceError: usernsctl was reinstalled after the SandboxHost had been created.

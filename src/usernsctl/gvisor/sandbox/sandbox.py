@@ -132,8 +132,7 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
         /etc/passwd and /etc/group. A user that is given by name has the supplementary groups of
         /etc/group, unless `user` also names a group. The default is 0 and 0, or the user that the
         bundle sets.
-    :param groups: a list of gids, the supplementary groups of the command in the sandbox; by
-        default none, or the groups of a user that is given by name.
+    :param groups: the command's supplementary gids; by default none, or those of a named user.
     :param str hostname: the hostname in the sandbox; by default the hostname that `host` sets.
     :param stdin: the standard input of the command, as for :class:`subprocess.Popen`, but DEVNULL
         by default.

@@ -1,4 +1,4 @@
-"""Template records, which list what a host must have to start sandboxes from a template."""
+"""Template records, which list the requirements for starting sandboxes from a template."""
 
 from __future__ import annotations
 
