@@ -23,8 +23,9 @@ from usernsctl import gvisor
 
 MIB = 1 << 20
 PATIENCE = 60
-# Number of bytes by which a sandbox's memory may exceed its limit before usernsctl kills it.
-EXCESS = 64 * MIB
+# Number of bytes by which a sandbox's memory may exceed its limit before usernsctl kills it, while
+# other tests delay the watcher. bench/limits.py measures the excess.
+EXCESS = 128 * MIB
 
 MEMORY_HOGS = {
     "heap": "held = []\nwhile True: held.append(b'x' * 10**6)",
@@ -102,7 +103,7 @@ def test_memory_limit_counts_page_tables_of_mapped_host_files(
     done = capture([usernsctl.path, *options, "--", "python3", "-c", MAPPINGS], timeout=PATIENCE)
     assert done.returncode == 137
     used, told = check_report(done.stderr, "memory-limit")
-    assert told == limit <= used <= limit + 2 * EXCESS // MIB
+    assert told == limit <= used <= limit + EXCESS // MIB
 
 
 @pytest.mark.parametrize("bomb", ["shell", "python"])
