@@ -110,7 +110,8 @@ def test_a_holder_that_can_not_be_opened_does_not_stay(when: int, call: str) -> 
         command = [SCRIPTS / "usernsctl-exec", f"--hold={theirs.fileno()}", "-rm"]
         capture(command, pass_fds=(theirs.fileno(),))
         theirs.close()
-        holder, ready = ours.recv(4096).split()[1], ours.recv(4096)
+        # usernsctl-exec sends "pid N", and the holder "ready", in any order.
+        ready, (_, holder) = sorted((ours.recv(4096).split() for _ in range(2)), key=len)
         with subprocess.Popen([*tracer, holder], stderr=subprocess.PIPE) as traced:
             assert traced.stderr is not None
             assert b"attached" in traced.stderr.readline()
@@ -118,6 +119,6 @@ def test_a_holder_that_can_not_be_opened_does_not_stay(when: int, call: str) -> 
             message = ours.recv(4096)
             # strace exits only when the holder has exited.
             assert traced.wait(SECONDS) == 0
-    assert ready == b"ready"
+    assert ready == [b"ready"]
     assert message.startswith(b"error ")
     assert f" {call}\0".encode() in message
