@@ -161,7 +161,9 @@ def pid_namespace_name(usernsctl: Program, runtime: Path) -> Iterator[str]:
     usernsctl("ns", "remove", "box")
 
 
-@pytest.mark.parametrize(("script", "status"), [("kill -TERM $$", -15), ("exit 143", 143)])
+# Without the sleep, the sandbox may exit before runsc waits
+# (test_exit_status_143_is_not_reraised_as_a_signal).
+@pytest.mark.parametrize(("script", "status"), [("kill -TERM $$", -15), ("sleep 1; exit 143", 143)])
 def test_signal_in_a_pid_namespace_is_reraised_outside(
     usernsctl: Program, pid_namespace_name: str, script: str, status: int
 ) -> None:
