@@ -20,15 +20,15 @@ struct agent_caps {
 /* Stores the capability bounding set of the calling process in `caps`. */
 void agent_read_caps(struct agent_caps *caps);
 
-/* Changes the uid of the calling process to a uid that no other process has, and keeps its
- * capabilities, so that only processes with CAP_KILL can send signals to it. Returns whether that
- * succeeded. Fails without CAP_SETUID. */
+/* Changes the uid of the calling process to one that no other process has, and keeps all
+ * capabilities of the process. Afterwards only processes with CAP_KILL can send signals to it.
+ * Returns whether that succeeded; it fails without CAP_SETUID. */
 bool agent_switch_to_unused_uid(void);
 
 /* Sets the effective uid, which will own the files that this process creates. Does not change the
  * real uid, which determines the processes that may send signals to this process. Returns the
- * previous effective uid, for agent_restore_uid(). Ignores a failure, because change_ids() then
- * fails, too, and reports it. */
+ * previous effective uid, for agent_restore_uid(). Ignores a failure, because change_ids() later
+ * fails for the same reason, and reports the error. */
 uid_t agent_set_effective_uid(uid_t uid);
 void agent_restore_uid(uid_t own);
 
@@ -54,8 +54,8 @@ bool agent_each_entry(int dir, const char *name, agent_take_entry *take, void *a
 
 /* ---- message.c: parsing a message that requests a command ------------------------------------ */
 
-/* Maximum number of supplementary groups in a message (NGROUPS_MAX), and of resource limits (more
- * than RLIM_NLIMITS). */
+/* Maximum numbers of supplementary groups (NGROUPS_MAX) and of resource limits (more than
+ * RLIM_NLIMITS) in a message. */
 #define AGENT_GROUPS_MAX 65536
 #define AGENT_LIMITS_MAX 64
 
@@ -81,12 +81,12 @@ struct agent_strings {
  * if the message is malformed, E2BIG if the strings are too long. */
 int agent_read_message(const char *bytes, size_t size, struct agent_message *message);
 
-/* Returns the number of pointers that agent_read_strings() stores. These include a NULL after the
- * arguments, and a NULL after the environment. */
+/* Returns the number of pointers that agent_read_strings() stores, including the NULL after the
+ * arguments and the NULL after the environment. */
 size_t agent_pointers(const struct agent_header *header);
 
-/* Splits the strings of a message. Stores pointers to them in `pointers`, which must have room for
- * agent_pointers() elements, and in `strings`. Returns 0, or EPROTO if the strings are
+/* Splits the strings of a message. Stores pointers to the strings in `pointers`, which must have
+ * room for agent_pointers() elements, and in `strings`. Returns 0, or EPROTO if the strings are
  * malformed. */
 int agent_read_strings(const struct agent_header *header, const char *bytes, size_t size,
                        const char **pointers, struct agent_strings *strings);
@@ -100,15 +100,16 @@ uint32_t agent_read_group(const struct agent_message *message, size_t number);
 /* A message from the host that requests a command, with its descriptors. */
 struct agent_request {
     size_t size;
-    size_t fds; /* number of received descriptors, of which those beyond AGENT_FDS were closed */
+    /* number of descriptors in the message; those beyond AGENT_FDS are already closed */
+    size_t fds;
     int fd[AGENT_FDS];
     int fault; /* 0, or an errno if the message was truncated or descriptors were lost */
     char bytes[AGENT_MESSAGE_MAX];
 };
 
 /* Receives a message from the host without blocking. Returns 1 after a message with at least the
- * descriptors that every command needs, 0 if the host has closed the socket, or -1 if no message is
- * pending. If the message has fewer descriptors, answers with an error, and returns -1. */
+ * descriptors that every command needs. Answers a message with fewer descriptors with an error, and
+ * returns -1. Also returns -1 if no message is pending, and 0 if the host has closed the socket. */
 int agent_receive(int socket, struct agent_request *request);
 
 struct agent_wait {
@@ -132,9 +133,9 @@ bool agent_answer_failure(int socket, int step, int errnum);
 
 /* ---- block.c: memory blocks of keepers ------------------------------------------------------- */
 
-/* Size and alignment of a stack, and size of a block, which contains two stacks. Each stack grows
- * down in an aligned memory region, which begins with the errno of the process that uses the stack.
- * libc.c finds that region from any address on the stack. */
+/* AGENT_STACK_SIZE is the size of a stack in bytes, and its alignment; a block contains two stacks.
+ * Each stack grows down in an aligned memory region, which begins with the errno of the process
+ * that uses the stack. libc.c finds that region from any address on the stack. */
 #define AGENT_STACK_SIZE (128 * 1024)
 #define AGENT_BLOCK_SIZE (2 * AGENT_STACK_SIZE)
 
@@ -163,7 +164,7 @@ void agent_block_use(struct agent_blocks *blocks, pid_t keeper);
 /* Puts the block of an exited keeper back on the list of free blocks. Returns the block, or NULL if
  * no process with the pid `keeper` uses one. */
 struct agent_block *agent_block_leave(struct agent_blocks *blocks, pid_t keeper);
-/* Returns whether the process `keeper` uses a block, as every keeper does. */
+/* Returns whether the process `keeper` uses a block, that is, whether it is a keeper. */
 bool agent_block_has(const struct agent_blocks *blocks, pid_t keeper);
 /* These functions return the top of the keeper's stack, and of the stack on which the keeper's
  * command starts. */
@@ -206,8 +207,8 @@ bool agent_idle_any(const struct agent_idle *idle);
 
 /* ---- agent: the state of the agent that keepers read ----------------------------------------- */
 
-/* Signal by which a keeper that can't kill the processes of its command requests that the agent
- * call agent_kill_while_stopped(). */
+/* Signal that a keeper sends to the agent to request a call of agent_kill_while_stopped(), if the
+ * keeper can't kill the processes of its command by itself. */
 #define AGENT_HELP_SIGNAL SIGUSR1
 
 struct agent_idle;
@@ -216,8 +217,8 @@ struct agent {
     pid_t pid;
     /* whether the agent runs in a sandbox, where agent_kill_while_stopped() is allowed */
     bool is_inside;
-    /* socket to the host, on which end of file ends all commands and, unless it outlives the host,
-     * the agent */
+    /* socket to the host; at end of file, the agent kills all commands, and exits unless it
+     * outlives the host */
     int control;
     int proc;  /* descriptor from agent_open_proc(), or -1 */
     uid_t uid; /* uid of commands whose message does not set AGENT_IDS */
@@ -253,8 +254,9 @@ void agent_unload(struct agent_loaded *loaded);
 
 /* ---- tree.c: killing and signalling all descendants of a subreaper --------------------------- */
 
-/* When a process exits, the kernel reparents its children to the nearest ancestor that is a
- * subreaper, even if they have changed their session or process group. */
+/* All processes of a command remain descendants of its keeper, which is a subreaper: when a process
+ * exits, the kernel reparents its children to the nearest ancestor that is a subreaper, even if
+ * they have changed their session or process group. */
 
 /* Opens /proc, so that a mount on it can't hide it later. Returns a descriptor, or -1 if /proc is
  * not a proc filesystem. */
@@ -351,7 +353,8 @@ void agent_terminal_resize(const struct agent_terminal *terminal, uint16_t rows,
 void agent_terminal_signal_resize(const struct agent_terminal *terminal, pid_t group);
 
 #define AGENT_TERMINAL_POLLS 3
-/* Fills in AGENT_TERMINAL_POLLS entries for poll(2), which ignores those whose descriptor is -1. */
+/* Fills in AGENT_TERMINAL_POLLS entries for poll(2). Unused entries have the descriptor -1, which
+ * poll(2) ignores. */
 void agent_terminal_polls(const struct agent_terminal *terminal, struct pollfd *polls);
 /* Copies data between the terminal and the host without blocking. `polls` are the entries from
  * agent_terminal_polls(), with the results of poll(2). */

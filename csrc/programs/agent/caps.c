@@ -45,8 +45,8 @@ void agent_restore_uid(uid_t own)
 {
     struct un_cap_sets sets;
     syscall(SYS_setresuid, -1, own, -1);
-    /* Raise the effective capabilities again, because the kernel has cleared them: the effective
-     * uid has changed from 0 to another value. */
+    /* Raise the effective capabilities again: the kernel clears them when the effective uid changes
+     * from 0 to another value (capabilities(7)). */
     if (!un_caps_get(&sets))
         raise_permitted(&sets);
 }

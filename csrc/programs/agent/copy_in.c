@@ -20,7 +20,7 @@
 struct level {
     int fd;
     bool is_new;
-    size_t path_size; /* length of copy->path without this component */
+    size_t path_size; /* length of copy->path without the name of this component */
     struct agent_record record;
 };
 
@@ -131,8 +131,8 @@ static int create_file(int dir, const char *name, int flags, mode_t mode)
                         mode);
 }
 
-/* If creating the file `name` has just failed with EEXIST, and the copy may replace files, removes
- * the existing file. Returns whether the caller can try again. */
+/* Removes the existing file `name` if creating that file has just failed with EEXIST, and if the
+ * copy may replace files. Returns whether the caller can try again. */
 static bool may_replace(const struct copy *copy, int dir, const char *name)
 {
     return errno == EEXIST && copy->how->merges && !syscall(SYS_unlinkat, dir, name, 0);
@@ -225,8 +225,8 @@ static int set_level_attributes(const struct level *level)
         set_times(level->fd, NULL, &level->record, 0);
         return 0;
     }
-    /* Add the owner's permissions, so that the owner can list and remove the copied directory.
-     * fchmod(2) would fail, because the descriptor was opened with O_PATH. */
+    /* Add the owner's permissions, so that the owner can list and remove the copied directory. Use
+     * fchmodat(2), because fchmod(2) fails for a descriptor that was opened with O_PATH. */
     mode_t mode = (level->record.mode & PERMISSIONS) | OWNER_ONLY;
     set_times(level->fd, ".", &level->record, 0);
     return syscall(SYS_fchmodat, level->fd, ".", mode) ? errno : 0;
@@ -287,7 +287,7 @@ static int write_data(struct copy *copy, size_t left)
     return 0;
 }
 
-/* Performs one record: creates, extends or completes a directory, file or symbolic link. Returns 0
+/* Processes one record: creates, extends or completes a directory, file or symbolic link. Returns 0
  * or an errno, which is EPROTO if the record is invalid. */
 static int copy_record(struct copy *copy, const struct agent_record *record)
 {

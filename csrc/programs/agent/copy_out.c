@@ -7,7 +7,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* If fewer bytes are free in the buffer, the buffer is sent before a record with data is added. */
+/* Minimum size in bytes of the free space in the buffer for the data of a record. If less is free,
+ * the buffer is sent first. */
 #define DATA_MIN 4096
 
 /* A buffer for records, so that one system call sends many of them. */

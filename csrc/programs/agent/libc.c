@@ -1,6 +1,6 @@
-/* The agent's own libc: system calls, and the functions that compilers assume to exist. The agent
- * must run in any root filesystem, so it can't use a libc from there. The processes that it starts
- * share its memory until they execute a command. No other libc supports that. */
+/* The agent's own libc: system calls, and the functions that compilers require. The agent must run
+ * in any root filesystem, so it can't load a libc from the filesystem. The processes that the agent
+ * starts share its memory until they execute a command, which no other libc supports. */
 #include "base/freestanding.h"
 #include "programs/agent/agent.h"
 
@@ -23,11 +23,11 @@
 int main(int argc, char **argv, char **environment);
 
 /* The lowest address of the initial stack. Since the initial stack is above all other memory, any
- * higher address lies on it. */
+ * higher address lies on this stack. */
 static uintptr_t first_stack;
 static int first_error;
 
-/* Size that the initial stack is assumed not to exceed. */
+/* Upper bound in bytes of the size of the initial stack. */
 #define FIRST_STACK_SIZE (256 * 1024)
 
 void agent_split_errno(void)

@@ -21,7 +21,7 @@
 #define OWN_IPC "--own-ipc"
 #define OWN_NET "--own-net"
 #define LEFTOVERS "--leftovers"
-#define FILES "--files" /* copy files; must be the first argument */
+#define FILES "--files" /* option to copy files; must be the first argument */
 
 static bool is_given(char **argv, const char *option)
 {

@@ -127,7 +127,7 @@ enum {
 };
 
 /* The maximum number of nested directories in a copied tree. Sender and receiver keep a descriptor
- * of each of them open. */
+ * of each nested directory open. */
 #define AGENT_DEPTH_MAX 256
 /* The maximum length of a file name (NAME_MAX), and the size of a buffer for a path or for a link's
  * target, with its NUL (PATH_MAX). */

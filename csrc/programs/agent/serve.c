@@ -61,8 +61,8 @@ static bool reap_keepers(void *arg)
     return pid >= 0;
 }
 
-/* Kills commands whose keeper was killed, so that no command can outlive a request to kill it by
- * killing its keeper first. */
+/* Kills commands whose keeper was killed. Otherwise a command could kill its keeper, and then
+ * survive a request to kill the command. */
 static void kill_lost(struct server *server)
 {
     if (server->has_lost && !agent_kill_others(server->agent.proc, is_keeper, server))
@@ -214,9 +214,9 @@ int agent_serve(int control, bool is_inside, bool outlives)
         .uid = getuid(),
         .idle = is_inside ? &server.idle : NULL,
     };
-    /* Keep commands from inheriting descriptors that the agent should not have inherited. Ignore a
-     * failure of close_range(2) in an old gVisor, because the host passes no other descriptors to
-     * the agent. */
+    /* Set close-on-exec on all descriptors above 2, so that commands do not inherit a descriptor
+     * that the host has passed to the agent by mistake. Ignore a failure of close_range(2), which
+     * an old gVisor lacks. */
     syscall(SYS_close_range, STDERR_FILENO + 1, ~0U, CLOSE_RANGE_CLOEXEC, 0, 0);
     agent->proc = agent_open_proc();
     server.signals = open_signals();
@@ -229,8 +229,8 @@ int agent_serve(int control, bool is_inside, bool outlives)
         !say_hello(&server))
         return 1;
     int status = serve(&server);
-    /* Kill the remaining processes, unless this process is PID 1 of its PID namespace, at whose
-     * exit the kernel kills them. */
+    /* Kill the remaining processes. If this process is PID 1 of its PID namespace, the kernel kills
+     * them when this process exits. */
     if (agent->pid != 1)
         kill_descendants(&server);
     return status;

@@ -21,8 +21,8 @@ static int answer_start_failure(struct agent_start *start, int step, int errnum)
  * command that runs in a terminal. Returns 0, or 1 with the error in `start`. */
 static int set_session(struct agent_start *start, unsigned flags)
 {
-    /* Make the command the leader of a new process group in any case, so that one kill(2) reaches
-     * the command and its children. */
+    /* Always make the command the leader of a new process group, so that one kill(2) reaches the
+     * command and its children. */
     bool leads = flags & (AGENT_NEW_SESSION | AGENT_TERMINAL);
     if (leads ? setsid() < 0 : setpgid(0, 0))
         return answer_start_failure(start, AGENT_STEP_FORK, errno);

@@ -20,8 +20,8 @@
 #include <sys/wait.h>
 #include <time.h>
 
-/* Maximum number of processes in one listing. Later listings, after the listed processes were
- * killed, find the others. */
+/* Maximum number of processes in one listing. After the listed processes were killed, later
+ * listings find the others. */
 #define PROCESSES_MAX 8192
 /* Upper bound of pids. gVisor has at most 65,536 tasks, and Linux, on which the tests run, has pids
  * below 4,194,304. */
@@ -275,7 +275,7 @@ void agent_kill_while_stopped(int proc, pid_t root)
         unmap_listing(listing);
 }
 
-/* Kills the children of this process without /proc, by trying all pids. The orphans of these
+/* Kills the children of this process by trying all pids, without /proc. The orphans of these
  * children are reparented to this process, and killed in the next round. */
 static void kill_children_by_trial(void)
 {

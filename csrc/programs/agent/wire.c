@@ -101,8 +101,8 @@ bool agent_wait_while_wanted(const struct agent_wait *wait)
             return true;
         if (polls[1].revents && is_unwanted(wait->socket))
             return false;
-        /* The pending message does not request SIGKILL, and is read later, so stop polling the
-         * socket. */
+        /* Stop polling the socket: the pending message does not request SIGKILL, and is read
+         * later. */
         if (polls[1].revents)
             polls[1].fd = -1;
         if (polls[2].revents) {

@@ -68,7 +68,7 @@ static int mount_proc(void *arg)
 }
 
 /* Returns whether a child in a new PID namespace can mount proc on /proc, as usernsctl-init does.
- * The kernel denies the mount if other mounts cover a part of this process's /proc, as in a
+ * The kernel denies this mount if other mounts cover parts of the current /proc, as in a
  * container. */
 static bool can_mount_proc(void)
 {

@@ -200,7 +200,7 @@ static int print_file(const char *name)
     return failed ? fail_entrypoint(path) : 0;
 }
 
-/* Executes usernsctl by Python. Returns only on failure, with the exit status. */
+/* Executes Python to run usernsctl. Returns only on failure, with the exit status. */
 static int become_usernsctl(struct argv_builder *builder, char *const *rest, bool is_run)
 {
     static char python[PATH_MAX], script[PATH_MAX], option[sizeof "--environ-fd=" + 11];

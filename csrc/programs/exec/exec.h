@@ -21,8 +21,7 @@ struct un_options {
     bool fork;
     /* whether usernsctl-exec must kill itself with the signal that killed the command */
     bool reraise_signal;
-    /* whether a process of usernsctl-exec is PID 1 of the new PID namespace, and the command's
-     * parent */
+    /* whether usernsctl-exec stays as PID 1 of the new PID namespace and parent of the command */
     bool init;
     int hold;       /* socket for un_hold(), or -1 to run a command */
     int kill_child; /* signal that the kernel sends to the child if usernsctl-exec dies */
@@ -77,8 +76,8 @@ int un_exec_enter(const struct decision *decision, uint64_t flags, struct un_set
  *
  * options->hold is a SOCK_SEQPACKET socket to the creator, the process that requested the
  * namespaces. If options->command is not empty, it is the command line of usernsctl-network, which
- * creates a network for the holder (shared.h, network_join()). The network and the holder end
- * together.
+ * creates a network for the holder (shared.h, network_join()). When usernsctl-network exits, the
+ * holder exits, and vice versa.
  *
  * This process sends "pid N" over the socket. The holder sends "ready" with descriptors of all its
  * namespaces, in the order of enum un_ns, or an error (un_hold_report()). When the creator answers
@@ -191,8 +190,9 @@ void un_launch_file_close(struct un_launch_file *of);
 
 /* ---- volumes.c: volumes to which writes are lost --------------------------------------------- */
 
-/* Prints a warning if the sandbox contains volumes of this container to which the caller may write,
- * but to which the command's writes will be lost. The sources of the launch must be open. */
+/* Prints a warning if the sandbox contains volumes of this container that the caller may write to,
+ * and if the command's writes to these volumes will be lost. The sources of the launch must be
+ * open. */
 void un_warn_of_volumes(const struct un_launch *launch);
 
 /* ---- launch.c: usernsctl-exec --launch FILE -------------------------------------------------- */

@@ -63,8 +63,8 @@ static int prepare_holder(int socket, const struct un_options *options, int *net
     int keep[] = {socket, *network};
     if (un_close_fds(keep, un_sort_fds(keep, *network < 0 ? 1 : 2), err))
         return -1;
-    /* Close standard input, output and error, because as long as the holder keeps the write end of
-     * a pipe open, the reader does not reach end of file. */
+    /* Close standard input, output and error. If one of them is the write end of a pipe, the reader
+     * does not reach end of file while the holder keeps it open. */
     for (int fd = 0; fd < 3; fd++)
         if (fd != socket && fd != *network)
             close(fd);

@@ -1,10 +1,10 @@
 /*
- * usernsctl-exec --launch FILE performs the launch FILE in a single process, up to the execve(2)
- * of the watcher.
+ * usernsctl-exec --launch FILE performs the launch FILE in a single process, up to the execve(2) of
+ * usernsctl-watch.
  *
- * The launch file contains all decisions that were made when it was written. The other parameters
- * are known only when it is performed: the command, its environment and working directory, the host
- * name, and the ids that the caller may map.
+ * The launch file contains all decisions that were made when the file was written. The other
+ * parameters are known only when the launch is performed: the command, its environment and working
+ * directory, the host name, and the ids that the caller may map.
  */
 #include "base/base.h"
 #include "programs/exec/exec.h"
@@ -70,8 +70,8 @@ static int enter_for_launch(struct performance *of, struct un_error *err)
     return un_setup_apply(&setup, err);
 }
 
-/* Returns the command for --check. For a launch without a command, returns a path in /proc, because
- * such a path is not looked up: only gVisor knows the contents of /proc in the sandbox. */
+/* Returns the command for --check. For a launch without a command, returns a path in /proc: such a
+ * path is not looked up, because only gVisor knows the contents of /proc in the sandbox. */
 static const char *const *words_to_check(const struct un_launch *launch, const char *const *command)
 {
     static const char *const any[] = {"/proc/self/exe", NULL};
@@ -93,8 +93,8 @@ static int guard(const struct performance *of, struct un_error *err)
     return un_launch_guard(of->launch, of->file.fd, &hidden, err);
 }
 
-/* Opens the sources of the launch. Fails if the host is no longer as the launch assumes, or if
- * guard() fails. Returns 0, or -1 with the error in `err`. */
+/* Opens the sources of the launch. Fails if a fact about the host that the launch file records is
+ * no longer true, or if guard() fails. Returns 0, or -1 with the error in `err`. */
 static int open_launch_files(struct performance *of, const char *file, struct un_error *err)
 {
     if (un_launch_open(of->launch, NULL, err))

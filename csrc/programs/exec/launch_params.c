@@ -133,8 +133,8 @@ int un_launch_params_collect(const struct un_launch *launch, const char *const *
     return 0;
 }
 
-/* Returns whether the sandbox sees the host's root directory, so that paths of the host are valid
- * in it. */
+/* Returns whether the sandbox sees the host's root directory, so that the host's paths are valid in
+ * the sandbox. */
 static bool shows_machine(const struct un_launch *launch)
 {
     const struct un_record *tree = un_launch_first(launch, UN_VERB_TREE);

@@ -30,8 +30,8 @@ static int enter_namespaces(struct un_options *options, struct un_error *err)
     if (un_exec_plan(&options->request, secure_getenv("PATH"), &decision, err))
         return -1;
     /* Close the descriptors before entering the namespaces, because a process in the namespaces
-     * could copy them from this process. The memory of this process need not be cleared, because it
-     * contains only data that the command receives anyway. */
+     * could copy these descriptors (pidfd_getfd(2)). The memory of this process need not be
+     * cleared, because it contains only data that the command receives anyway. */
     bool holds = options->hold >= 0;
     if (un_close_fds(holds ? &options->hold : options->keep, holds ? 1 : options->keep_count, err))
         return -1;

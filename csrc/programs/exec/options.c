@@ -457,8 +457,8 @@ int un_options_parse(int argc, char **argv, struct un_options *options, struct u
     if (optind < argc && options->hold >= 0 && strcmp(argv[optind], UN_NETWORK) != 0)
         return fail_usage(err, "--hold creates a namespace, and runs no command: %s%s",
                           argv[optind], "");
-    /* Reject a new network namespace, because --net private would connect its private network to
-     * the new namespace instead of to the host's network. */
+    /* Reject a new network namespace, because --net private would start usernsctl-network in the
+     * new namespace, from which it can't reach the host's network. */
     if (optind < argc && options->hold >= 0 && options->flags & un_ns_flag(UN_NS_NET))
         return fail_usage(err, "%s and %s exclude each other", "--net private", "--net (-n)");
     conclude_options(options);

@@ -1,6 +1,6 @@
 /*
- * Warning about volumes of a container to which the command can write, although its writes will be
- * lost.
+ * Warning about volumes of a container that the command can write to, but that do not receive the
+ * command's writes.
  *
  * If the sandbox sees all files of a container, gVisor keeps the files that the command writes in
  * memory, even those below mount points of volumes. Users would notice the loss only after the

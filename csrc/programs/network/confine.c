@@ -122,7 +122,8 @@ static void add_connect(struct filter *filter, const struct ports *ports,
     add_answer(filter, SECCOMP_RET_ALLOW);
 }
 
-/* Adds instructions that allow sendto(2) without an address, as send(2) calls it. */
+/* Adds instructions that allow sendto(2) without an address. libcs implement send(2) in this
+ * way. */
 static void add_send(struct filter *filter)
 {
     add_line(filter, IF_EQUAL, SYS_sendto, 0, 6);

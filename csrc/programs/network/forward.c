@@ -26,7 +26,8 @@
 
 /* The buffer for one direction of a connection. */
 struct half {
-    /* the buffer, which belongs to its element of `connection` even while the element is unused */
+    /* the buffer: a part of forwarder->bytes, which the element of `connection` keeps even while
+     * the element is unused */
     char *bytes;
     size_t at, length; /* bytes[at] to bytes[at + length - 1] are not written yet */
     bool has_ended;    /* whether the source has reached end of file */
@@ -81,8 +82,8 @@ static void accept_client(struct forwarder *forwarder, size_t port)
     if (client >= 0 &&
         open_connection(client, &forwarder->inside[port], &forwarder->connection[forwarder->count]))
         forwarder->count++;
-    /* If accept4(2) has failed for lack of resources, the listening socket stays readable, and the
-     * next poll(2) would return at once. So wait_for_events() then pauses. */
+    /* If accept4(2) fails for lack of resources, the listening socket stays readable, so the next
+     * poll(2) would return at once. Therefore make wait_for_events() pause. */
     forwarder->is_exhausted =
         client < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS);
 }
@@ -172,8 +173,8 @@ static void wait_for_events(struct forwarder *forwarder)
         for (int end = 0; end < 2; end++) {
             struct connection *connection = &forwarder->connection[i];
             short events = events_of(connection, end);
-            /* Skip a socket without requested events that is not half-closed, because poll(2) would
-             * report POLLHUP for it again and again. */
+            /* Poll the socket if it has requested events, or if it is half-closed. Skip it
+             * otherwise, because poll(2) may report POLLHUP without a request, again and again. */
             bool is_wanted = events || is_half_closed(connection, end);
             fds[count] =
                 (struct pollfd){.fd = is_wanted ? connection->fd[end] : -1, .events = events};

@@ -3,8 +3,8 @@
  * that inside.c has created.
  *
  * pasta receives a descriptor of the namespace as its standard input, because it closes all other
- * descriptors, and because the pid in a path /proc/PID/ns/net could be reused. It then runs in the
- * background, in an empty root directory, with its own seccomp filter.
+ * descriptors, and because the pid in a path /proc/PID/ns/net could be reused. pasta then runs in
+ * the background, in an empty root directory, with its own seccomp filter.
  */
 #include "base/base.h"
 #include "programs/network/network.h"

@@ -1,5 +1,5 @@
-/* Setting up the sandbox's network namespace, in a child of usernsctl-network that has entered
- * it. */
+/* Setting up the sandbox's network namespace, in the child of usernsctl-network that creates the
+ * namespace. */
 #include "base/base.h"
 #include "programs/network/network.h"
 #include "programs/shared/shared.h"
@@ -86,10 +86,10 @@ static int send_listener(const struct listener *listener, int socket, struct un_
     return un_send(socket, "+", 1, &found, 1) ? 0 : un_fail_errno(err, UN_STEP_NETWORK, "sendmsg");
 }
 
-/* Creates the network device of pasta, which the kernel removes in the background at the end of the
- * namespace. If pasta itself created the device, the exit of pasta, and thus the end of the
- * sandbox, would wait for the removal. The device gets an owner, because without one, even
- * processes without capabilities could open it. */
+/* Creates pasta's TAP device. The kernel removes this persistent device in the background when the
+ * namespace ends. If pasta itself created the device, pasta's exit, and thus the end of the
+ * sandbox, would wait for the removal. The device gets an owner, because even processes without
+ * capabilities could open a device without one. */
 static int make_device(struct un_error *err)
 {
     struct ifreq request = {.ifr_name = DEVICE, .ifr_flags = IFF_TAP | IFF_NO_PI};

@@ -189,12 +189,12 @@ static bool reap_children(void)
 static int finish_inside(int socket, struct un_error *err)
 {
     char text[ERROR_FIELDS_MAX];
-    /* Reap the processes that only started pasta, whose exit wait_for_end() would otherwise take
-     * for the end of the network. If pasta itself has exited and is reaped here, the child finds
-     * that no process serves pasta's device, and reports that. */
+    /* Reap the processes that only started pasta: wait_for_end() would take their exit for the end
+     * of the network. If pasta itself has exited and is reaped here, the child reports that no
+     * process serves pasta's device. */
     reap_children();
     /* Ignore a failure, which means that the child has exited. read(2) then returns the error that
-     * it has sent. */
+     * the child has sent. */
     (void)!send(socket, "+", 1, MSG_NOSIGNAL);
     ssize_t length = read(socket, text, sizeof text);
     /* If the child has exited without reading "+", the first read(2) fails with ECONNRESET, and the
@@ -235,9 +235,9 @@ static int make_network(struct network *network, int *namespace, struct un_error
                  (network->udp.count && start_udp(network, *namespace, err));
     close(ends[0]);
     close_ports(network);
-    /* Without published TCP ports, the child exits now. Reap it here, because wait_for_end() would
-     * take its exit for the end of the network. Do not wait after a failure, because the kernel
-     * kills the child and nft when this process exits. */
+    /* Without published TCP ports, the child exits now. Reap the child here, because wait_for_end()
+     * would take its exit for the end of the network. After a failure, do not wait, because the
+     * kernel kills the child and nft when this process exits. */
     while (!failed && !network->tcp.count && waitpid(child, &status, 0) < 0 && errno == EINTR)
         continue;
     return failed ? -1 : 0;
@@ -256,9 +256,9 @@ static void wait_for_end(int creator, int signals)
     }
 }
 
-/* Closes all descriptors that this program does not need. Opens /dev/null as standard input, output
- * and error, because the reader of the sandbox's output waits until all writers have closed the
- * pipe. Returns 0, or -1 with the error in `err`. */
+/* Closes all descriptors that this program does not need. Replaces standard input, output and error
+ * by /dev/null: they may be pipes to the reader of the sandbox's output, who waits until all
+ * writers have closed them. Returns 0, or -1 with the error in `err`. */
 static int keep_only(const struct network *network, const int fds[FDS], struct un_error *err)
 {
     const struct ports *ports[] = {&network->tcp, &network->udp};

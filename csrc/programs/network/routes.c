@@ -313,7 +313,8 @@ int routes_deny(const struct prefixes *denied, struct un_error *err)
     return 0;
 }
 
-/* Returns whether a process serves the TAP device `device`, which then has a link. */
+/* Returns whether a process serves the TAP device `device`. Only then does the kernel report a
+ * link. */
 static bool is_served(const char *device)
 {
     struct ethtool_value link = {.cmd = ETHTOOL_GLINK};

@@ -7,9 +7,9 @@
  * client, in the sandbox's network namespace, connected to the port in the sandbox.
  *
  * The receiver removes a client that was silent for CLIENT_MS. When the list is full, it removes
- * the client that was silent for the longest time. It reports that to the sender, and reuses the
- * client's number only after the sender has confirmed that the client's socket is closed. So no
- * answer for one client can reach another.
+ * the client that was silent for the longest time. The receiver reports the removal to the sender,
+ * and reuses the client's number only after the sender has confirmed that the client's socket is
+ * closed. So no answer for one client can reach another.
  */
 #include "base/base.h"
 #include "programs/network/network.h"
@@ -332,8 +332,8 @@ static int want_destinations(const struct ports *ports)
     return 0;
 }
 
-/* Reports over the socket `report` that this process is ready, or, if `is_ready` is not set, sends
- * the error in `err`. Exits after sending an error, and if sending fails. */
+/* Reports over the socket `report` that this process is ready. If `is_ready` is not set, sends the
+ * error in `err` instead, and exits. Also exits if sending fails. */
 static void report_start(int report, bool is_ready, struct un_error *err)
 {
     if (!is_ready)

@@ -140,8 +140,8 @@ static pid_t fork_into(uint64_t flags, struct un_error *err)
 }
 
 /* If clone(2) has failed with EPERM, and a seccomp filter is active, sets the cause
- * "seccomp-denies-call". The filter is to blame because unshare(2) has accepted the same flags, and
- * it would deny the clone(2) of runsc, too. Returns -1. */
+ * "seccomp-denies-call". unshare(2) has accepted the same flags, so the filter has denied clone(2),
+ * and would deny the clone(2) of runsc, too. Returns -1. */
 static int blame_filter(struct un_error *err)
 {
     if (err->errnum == EPERM && un_proc_status("/proc", "Seccomp:") == 2)

@@ -36,8 +36,8 @@ void kill_child(pid_t pid)
 }
 
 /* Kills all children except `ended`, which may be 0. Returns false without killing any if /proc
- * does not list the children, or belongs to another PID namespace, because its pids may then be
- * those of unrelated processes here. */
+ * does not list the children, or if /proc belongs to another PID namespace: its pids may then be
+ * those of unrelated processes in this PID namespace. */
 static bool kill_own_children(pid_t ended)
 {
     if (un_proc_status("/proc", "Pid:") != getpid())

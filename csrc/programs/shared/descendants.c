@@ -58,9 +58,9 @@ static bool has_child(const struct children *children, pid_t pid)
     return false;
 }
 
-/* Sends the signal `sig`, unless it is 0, to all children that are not in `spared`, and reaps those
- * that have exited. Increments *reaped for each of these. Returns whether there was any such child;
- * it may still run. */
+/* Sends the signal `sig`, unless it is 0, to all children that are not in `spared`, and reaps the
+ * exited ones among them. Adds the number of reaped children to *reaped. Returns whether any child
+ * that is not in `spared` was found, even if it was reaped. */
 static bool end_children(const struct children *spared, int sig, int *reaped)
 {
     FILE *file = fopen(CHILDREN, "re");
@@ -78,8 +78,9 @@ static bool end_children(const struct children *spared, int sig, int *reaped)
     return are_left;
 }
 
-/* Signals and reaps children until none remains, or until the deadline. This process also adopts
- * and reaps the orphans of its children. */
+/* Signals and reaps the children that are not in `spared` until none remains, or until the
+ * deadline. Orphans of the children become children of this process, and are treated in the same
+ * way. */
 static void wait_for_children(const struct children *spared, int sig, int64_t deadline,
                               const struct timespec *pause)
 {

@@ -1,9 +1,9 @@
 /*
  * Enforcing limits without control groups, by measuring the memory and the tasks of the sandbox.
  *
- * A measurement takes some microseconds (facts/usage.c). The next one follows before the sandbox
- * can exceed its limit by much, even if its programs allocate memory or start processes at the
- * highest possible rate.
+ * A measurement takes some microseconds (facts/usage.c). The next measurement follows before the
+ * sandbox can exceed a limit by much, even if its programs allocate memory or start processes at
+ * the highest possible rate.
  *
  * Each measurement reads the size of the sentry's memfd. The page tables and the anonymous memory
  * of the processes that the last walk has found are read again only after these processes have run
@@ -11,11 +11,11 @@
  * of all processes count, because a process that maps files of the host allocates page tables
  * without the sentry.
  *
- * A walk through all processes of the sandbox finds new processes. It takes longer than a
- * measurement, so walks may take only a small share of the watcher's time. No walk is needed if the
- * kernel has not assigned any new pid. If other programs on the host start processes, too, the
- * watcher looks at the CPU time of the sentry instead: a sandbox whose sentry has hardly run has
- * hardly any new processes.
+ * A walk through all processes of the sandbox finds new processes. A walk takes longer than a
+ * measurement, so walks may take only a small share of the watcher's time. No walk is needed while
+ * the kernel assigns no new pid. If other programs on the host start processes, too, the watcher
+ * looks at the CPU time of the sentry instead: a sandbox whose sentry has hardly run has hardly any
+ * new processes.
  */
 #include "base/base.h"
 #include "explain/explain.h"
@@ -43,15 +43,16 @@
 #define EXCESS (32U << 20)
 #define CHECK_MS_MIN 4
 #define CHECK_MS_MAX 1000
-/* Bounds of the CPU time, in microseconds, that the processes found by the last walk may use in
- * total before their memory is measured again. In this time, they can allocate only a few MiB, or
- * 1/BUSY_SHARE of the memory that is left below the limit. */
+/* Bounds in microseconds of the CPU time that the processes found by the last walk may use in total
+ * before their memory is measured again. Between these bounds, the watcher chooses the time in
+ * which the sandbox could allocate 1/BUSY_SHARE of the memory that is left below the limit. */
 #define BUSY_US_MIN 4000
 #define BUSY_US_MAX 20000
 #define BUSY_SHARE 8
 
-/* CPU time in microseconds that the sentry of an idle sandbox uses in 150 ms. It also bounds the
- * CPU time in which a new process can allocate page tables before the next walk finds it. */
+/* CPU time in microseconds that the sentry must have used since the last walk before a new walk is
+ * due. With less, the sentry can have started only few processes. The sentry of an idle sandbox
+ * uses this time in 150 ms. */
 #define START_US 4000
 #define TASKS_PER_MS 2
 #define WALK_MS_MIN 20
@@ -140,8 +141,8 @@ static bool is_idle(struct limit_watch *watch)
     int64_t now = un_now_ms();
     if (!has_lock)
         watch->active = now;
-    /* Ignore the modification time of a new file, which is later than any time of CLOCK_MONOTONIC,
-     * because it is a time of CLOCK_REALTIME. */
+    /* The modification time is set to times of CLOCK_MONOTONIC (limit_watch_idle()). Ignore the
+     * time of a new file, which is one of CLOCK_REALTIME, and therefore later than `now`. */
     else if (!fstat(watch->activity, &status)) {
         int64_t end = status.st_mtim.tv_sec * 1000 + status.st_mtim.tv_nsec / 1000000;
         if (end > watch->active && end <= now)
@@ -152,8 +153,8 @@ static bool is_idle(struct limit_watch *watch)
     if (has_lock)
         flock(watch->activity, LOCK_UN);
     /* Check the lock of the file "activity" at intervals, because a program that is killed while it
-     * runs a command does not set the modification time of the file. The time of the previous check
-     * then is the last time at which a command is known to have run. */
+     * runs a command can't set the modification time. The command then counts as running until the
+     * last check that found the file locked. */
     watch->next_idle = now + clamp(idle / IDLE_SHARE, IDLE_MS_MIN, IDLE_MS_MAX);
     if (has_lock && watch->active + idle < watch->next_idle)
         watch->next_idle = watch->active + idle;
@@ -183,10 +184,10 @@ static bool is_real_root(void)
     return !at || !un_number_read(at + strspn(at, " "), UINT32_MAX, &outside) || !outside;
 }
 
-/* Sets RLIMIT_NPROC for the process `pid`, which is the sentry or a descendant of it, and for its
- * descendants. That limits the tasks of one sandbox, because each sentry has its own user
- * namespace. It does not limit the host's root, whose tasks only the watcher counts. Returns false,
- * so that un_any_child() continues. */
+/* Sets RLIMIT_NPROC for the process `pid`, which is the sentry or one of its descendants, and for
+ * the descendants of `pid`. The limit applies to the tasks of one sandbox, because each sentry has
+ * its own user namespace. It does not apply to the host's root, whose tasks only the watcher
+ * counts. Returns false, so that un_any_child() continues. */
 static bool limit_tasks(pid_t pid, void *arg)
 {
     const struct limit_watch *watch = arg;
@@ -431,7 +432,7 @@ bool limit_watch_judge(const struct limit_watch *watch, bool refused, const char
     struct un_error err;
     if (!watch->limits.pids || un_runsc_logs_read(errors, crash, debug, &logs))
         return false;
-    /* If a message of runsc has several possible causes, assume the limit of tasks if the sandbox
+    /* If several causes match runsc's message, prefer the limit on tasks, provided that the sandbox
      * has used more than half of it. */
     const char *limit = watch->tasks > watch->limits.pids / 2 ? un_limit_cause(UN_LIMIT_PIDS) : "";
     bool is_limit =

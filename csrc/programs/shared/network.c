@@ -38,8 +38,8 @@ static int become_keeper(void *arg)
      * does not end the network. setsid(2) can't fail, because a new process does not lead a process
      * group. */
     setsid();
-    /* Ignore a failure: usernsctl-network exits without a report if one of these descriptors is
-     * closed, and the parent notices that. */
+    /* Ignore a failure: if one of these descriptors is closed, usernsctl-network exits without a
+     * report, which the parent notices. */
     for (int i = 0; i < 2; i++)
         fcntl(keeper->fds[i], F_SETFD, 0);
     /* Give usernsctl-network and its helpers an empty environment. */

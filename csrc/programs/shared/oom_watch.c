@@ -18,8 +18,8 @@
 
 #include <signal.h>
 
-/* Number of checks after an OOM kill, and the interval between them. Several are needed, because
- * the killed process may take some time to exit. */
+/* Number of checks after an OOM kill, and the interval between them in ms. One check would not
+ * suffice, because the killed process may take some time to exit. */
 #define CHECKS 40
 #define CHECK_INTERVAL_MS 50
 /* If this number of checks after an OOM kill has found no lost stub, the kernel has probably killed
@@ -28,8 +28,8 @@
 /* The kernel counts memory in batches, and may consider a limit reached while up to 1/ROUGHLY of it
  * is unused. */
 #define ROUGHLY 20
-/* Interval at which the watcher reads the OOM kill counter if poll(2) can't report its changes, as
- * with cgroups v1 for unprivileged processes. */
+/* Interval in ms at which the watcher reads the OOM kill counter if poll(2) can't report changes of
+ * the counter, as with cgroups v1 for unprivileged processes. */
 #define INTERVAL_MS 500
 
 void oom_watch_begin(struct oom_watch *watch, const struct sandbox_group *group)
@@ -134,8 +134,8 @@ static bool has_own_proc(void)
 bool oom_watch_check(struct oom_watch *watch, pid_t parent)
 {
     int64_t now = un_now_ms();
-    /* Return early if the next check is not due. Other limits make the watcher call this function
-     * more often, but a check soon after another would see the same processes. */
+    /* Return early if the next check is not due. This function is also called when other limits are
+     * checked, but a check soon after another would see the same processes. */
     if ((!watch->has_events || watch->checks) && now < watch->next)
         return false;
     watch->next = now + INTERVAL_MS;

@@ -1,8 +1,8 @@
 /*
  * Printing the messages of usernsctl's programs to standard error, as text or as JSON.
  *
- * A JSON message is one line, written by a single write(2), so that other processes can't interrupt
- * it. Members without a value are omitted.
+ * A JSON message is one line, written by a single write(2), so that no output of another process
+ * can appear within the line. Members without a value are omitted.
  */
 #include "base/base.h"
 #include "launch/launch.h"

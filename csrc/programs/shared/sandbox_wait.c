@@ -141,7 +141,7 @@ int sandbox_wait_for_exit(struct sandbox_wait *wait, pid_t pid, bool others, pid
 {
     int status;
     struct un_end end;
-    /* `others` means that the sandbox has started, so the idle time begins now. */
+    /* If `others` is set, the sandbox has started, so the idle time begins now. */
     if (others)
         wait->limits.active = un_now_ms();
     do {

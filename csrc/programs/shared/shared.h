@@ -19,7 +19,7 @@ struct decision {
 
 /* ---- report.c: messages on standard error ---------------------------------------------------- */
 
-/* A message for standard error. NULL means that the message has no such part. */
+/* A message for standard error. A member that is NULL is left out of the message. */
 struct report {
     const char *program;
     const char *level; /* "warning", "notice", or NULL for "error" */
@@ -29,7 +29,7 @@ struct report {
     const char *why;     /* explanation that replaces the explanation of the cause */
     const char *details; /* additional lines to print after the message */
     const char *remedy;  /* lines that replace the remedy of the cause */
-    const char *more;    /* where to find more information */
+    const char *more;    /* where the user finds more information */
 };
 
 /* Makes this process print all messages as JSON, one object per line. */
@@ -147,9 +147,9 @@ int sandbox_fail(const char *what);
  * error. */
 int sandbox_take_fds(char **argv, int fds[], int count);
 
-/* Executes the command `argv` in a child in the sandbox's control groups. Opens /dev/null as
- * standard input, output and error of this process, because the reader of the sandbox's output
- * waits until all writers have closed the pipe. Blocks SIGCHLD and SIGTERM, and stores a
+/* Executes the command `argv` in a child in the sandbox's control groups. Replaces standard input,
+ * output and error of this process by /dev/null: they may be pipes to the reader of the sandbox's
+ * output, who waits until all writers have closed them. Blocks SIGCHLD and SIGTERM, and stores a
  * nonblocking signalfd for them in *signals. Returns the pid of the child, or -1 after printing an
  * error. */
 pid_t sandbox_start_command(char **argv, const struct sandbox_group *group, int *signals);
@@ -214,8 +214,8 @@ int oom_watch_interval(const struct oom_watch *watch);
 /* Returns whether the OOM killer has killed a process of the sandbox. `parent` is the parent of the
  * sandbox's main processes. */
 bool oom_watch_check(struct oom_watch *watch, pid_t parent);
-/* Returns whether an OOM kill explains runsc's exit status `status`. That is assumed unless the
- * killed process probably belonged to another sandbox. */
+/* Returns whether an OOM kill explains runsc's exit status `status`. Returns false if the killed
+ * process probably belonged to another sandbox. */
 bool oom_watch_explains(const struct oom_watch *watch, int status);
 /* Writes a description of an OOM kill to `end`: the memory usage and the memory limit of the
  * sandbox, or of this process's control group if the sandbox did not reach its own limit. */
@@ -267,9 +267,10 @@ struct limit_watch {
 };
 
 void limit_watch_begin(struct limit_watch *watch, const struct un_limits *limits);
-/* If limits->idle is set, creates the file "activity" in `directory`. A program that runs a command
- * in the sandbox holds a shared lock of this file (flock(2)), and sets its modification time to the
- * time of CLOCK_MONOTONIC before it releases the lock. Returns 0, or -1 with the error in `err`. */
+/* Detects idleness by the file "activity", which this function creates in `directory` if the
+ * sandbox has an idle timeout. A program that runs a command in the sandbox holds a shared lock of
+ * the file (flock(2)), and sets the file's modification time to the time of CLOCK_MONOTONIC before
+ * it releases the lock. Returns 0, or -1 with the error in `err`. */
 int limit_watch_idle(struct limit_watch *watch, const char *directory, struct un_error *err);
 /* Returns the time in ms after which limit_watch_check() must be called again, or -1 if there are
  * no limits to check. */
@@ -302,10 +303,9 @@ struct sandbox_wait {
     struct limit_watch limits;
 };
 
-/* Initializes the structure, and blocks SIGTERM, so that a SIGTERM that arrives before
- * sandbox_wait_for_exit() is not lost, and ends the sandbox later. Also blocks SIGPIPE: if the
- * reader of a report has exited, SIGPIPE would kill this process before it has killed the processes
- * of the sandbox. */
+/* Initializes the structure. Blocks SIGTERM, so that a SIGTERM before sandbox_wait_for_exit() stays
+ * pending, and ends the sandbox then. Also blocks SIGPIPE, which would kill this process before it
+ * has killed the processes of the sandbox, if the reader of a report has exited. */
 void sandbox_wait_init(struct sandbox_wait *wait, char *const *command);
 /* Sets up the limits of the sandbox before its start: creates the control groups, calls
  * sandbox_show_limits() for `directory`, and starts to count OOM kills and to measure the time.
@@ -364,8 +364,8 @@ void kill_descendants(const struct children *spared);
  * milliseconds. */
 void reap_descendants(const struct children *spared, int timeout);
 
-/* The file that lists the children of this thread. They are all children of this process if it has
- * a single thread. */
+/* The file that lists the children of this thread, which are all children of this process if the
+ * process has a single thread. */
 #define CHILDREN "/proc/thread-self/children"
 
 /* ---- sandbox_limits.c: limits that programs in a sandbox see --------------------------------- */

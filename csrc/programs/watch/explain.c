@@ -88,7 +88,7 @@ static void report_failure_of_runsc(const struct un_runsc_logs *logs,
     un_text_free(&details);
 }
 
-/* Creates a directory at the path of runsc's error log. The directory tells the watcher that the
+/* Creates a directory at the path of runsc's error log, by which the watcher recognizes that the
  * error was reported. */
 void mark_reported(char *const *files)
 {
@@ -112,8 +112,8 @@ static _Noreturn void wait_for_end_of_pipe(const int ends[2])
 
 /* Returns whether RLIMIT_NPROC or pids.max allows fewer processes and threads than a sandbox needs.
  * Forks as many processes to find out, because the kernel does not count failures due to
- * RLIMIT_NPROC. They exit by themselves, because a seccomp filter may kill a process that calls
- * kill(2). */
+ * RLIMIT_NPROC. These processes exit by themselves, because a seccomp filter may kill a process
+ * that calls kill(2). */
 static bool is_short_of_processes(void)
 {
     pid_t child[SANDBOX_PROCESSES];

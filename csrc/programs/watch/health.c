@@ -22,7 +22,7 @@
 #include <sys/stat.h>
 
 #define UNHEALTHY 1
-/* Exit status of a COMMAND that SIGALRM has killed: usernsctl-verify sets a timer for it. */
+/* Exit status of a COMMAND that was killed by SIGALRM from the timer that usernsctl-verify sets. */
 #define TOO_LATE (128 + SIGALRM)
 /* Timeout in ms for gVisor's answer. It is two seconds longer than the timeout of the command, so
  * that a slow command is not taken for a hanging sandbox. */
@@ -145,7 +145,7 @@ static int join_watcher(const struct watcher *of, struct un_error *err)
 }
 
 /* Opens the runsc that the watcher has started, and stores in `path` a path by which this process
- * can execute it. The watcher's own path of runsc can't be used if it refers to one of the
+ * can execute that runsc. The watcher's own path of runsc can't be used if it refers to one of the
  * watcher's descriptors. Returns a descriptor, or -1 with errno set. */
 static int open_runsc(const struct watcher *of, char path[UN_PATH_MAX])
 {

@@ -259,8 +259,8 @@ static int fatal_signal(const struct watch_args *args, int wait_status)
     return WIFSIGNALED(wait_status) ? WTERMSIG(wait_status) : 0;
 }
 
-/* Sets up the child, and executes runsc. Returns only on failure, with the exit status. The child
- * dies with the watcher, so that a SIGKILL that kills the watcher ends the command, too. */
+/* Sets up the child, and executes runsc. Returns only on failure, with the exit status. A
+ * parent-death signal kills the child, so that even a SIGKILL to the watcher ends the command. */
 static int become_child(const struct watch_args *args, int parent_pidfd)
 {
     struct un_error err;
@@ -335,8 +335,8 @@ static bool run_kill(const char *program, char **args, int sig)
     return known && end.si_code == CLD_EXITED && end.si_status == 0;
 }
 
-/* Sends a signal to runsc itself, because it could not be delivered to the command, which has not
- * started. */
+/* Sends to runsc itself a signal that could not be delivered to the command, because the command
+ * has not started. */
 static void signal_runsc(struct watch_args *args, pid_t child, int sig)
 {
     /* Send SIGTERM instead of SIGINT and SIGQUIT, which runsc ignores without a terminal. Drop
@@ -433,8 +433,7 @@ static int judge(struct watch_args *args, int wait_status, uint64_t forks)
 }
 
 /* Removes the control groups and other leftovers of the sandbox, writes the result, and returns the
- * exit status. Blocks signals, so that an impatient user's Ctrl-C does not interrupt the
- * cleanup. */
+ * exit status. Blocks signals, so that Ctrl-C does not interrupt the cleanup. */
 static int finish(struct watch_args *args, int status)
 {
     siginfo_t ignored;
@@ -466,14 +465,14 @@ static int watch(struct watch_args *args, uint64_t forks)
 {
     struct un_error err, ignored;
     struct un_supervision how = {.parent_pidfd = -1};
-    /* Open /dev/null as each of the descriptors 0 to 2 that is closed, because the caller has
-     * closed it, or because it had close-on-exec set. */
+    /* Open /dev/null as each of the descriptors 0 to 2 that is closed: the caller may have closed
+     * it, or have set close-on-exec on it. */
     if (un_fill_stdio()) {
         un_fail_errno(&err, UN_STEP_STDIO, "/dev/null");
         return fail_watch(&err);
     }
-    /* Remember the children that this process has already, and must not kill: if a shell replaced
-     * itself by this program (exec), they are the shell's. */
+    /* Remember the children that this process already has, and must not kill. They belong to a
+     * shell if the shell has replaced itself by this program (exec). */
     children_read(&args->spared);
     getrusage(RUSAGE_CHILDREN, &args->result.before);
     bool has_failed = network_join(&args->command, &args->network, &err);

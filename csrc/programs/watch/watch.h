@@ -15,8 +15,8 @@ enum { ERRORS, CRASH, DEBUG, BUNDLE, FILES };
  * of a limit that was exceeded while runsc ran, or "". Returns the exit status of the watcher. */
 int explain_runsc(char *const *files, int status, const char *limit);
 
-/* Called in the child that executes runsc, after it has reported its own failure. Keeps
- * explain_runsc() in the watcher from reporting another error. */
+/* Records, in the child that executes runsc, that the child has reported its own failure, so that
+ * explain_runsc() in the watcher reports no other error. */
 void mark_reported(char *const *files);
 
 /* ---- start_limit.c: the timeout for starting a sandbox --------------------------------------- */
@@ -63,12 +63,12 @@ bool pump_parse(const char *text, struct pump *pump);
 /* Starts the pump, which exits after the sandbox has closed standard output and standard error.
  * Returns 0, or -1 with the error in `err`. */
 int pump_start(struct pump *pump, struct un_error *err);
-/* Makes the pipes the standard output and standard error of this process, the child that executes
- * runsc. Returns 0, or -1 with errno set. */
+/* Duplicates the write ends of the pipes to standard output and standard error of this process, the
+ * child that executes runsc (dup2(2)). Returns 0, or -1 with errno set. */
 int pump_join(const struct pump *pump);
-/* Waits until the pump has written all output, or until a signal arrives (keep_early_signals()). If
- * `is_given_up` is set, because the watcher has killed the sandbox, or because a signal came too
- * late for the command, waits at most 5 s. The remaining output is then lost. */
+/* Waits until the pump has written all output, or until a signal arrives (keep_early_signals()).
+ * Waits at most 5 s if `is_given_up` is set, which means that the watcher has killed the sandbox,
+ * or that a signal came too late for the command. Output that is not written by then is lost. */
 void pump_wait(struct pump *pump, bool is_given_up);
 /* Returns how many bytes the pump has dropped from standard output (`stream` 0) or standard error
  * (1). */
