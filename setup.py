@@ -25,7 +25,8 @@ from setuptools import setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
-# setuptools replaces the standard distutils, and exports this command under no other name.
+# setuptools provides its own distutils in place of Python's, and exports this command under no
+# other name.
 from distutils.command.build_scripts import build_scripts  # isort: skip
 
 # setuptools rejects absolute paths here.
@@ -59,7 +60,7 @@ def processor() -> str:
 
 
 def runs_here(program: Path) -> bool:
-    """Return whether a program runs. Programs for other processors are assumed to run."""
+    """Return whether a program runs; true without a test if it is for another processor."""
     if processor() != platform.machine():
         return True
     return subprocess.run([program], stdout=subprocess.DEVNULL).returncode == 0
@@ -70,10 +71,11 @@ def compiler() -> list[str]:
 
 
 FLAGS = layout.flags(CSRC)
-# Compiler flags for processors that detect forged return addresses and jump targets.
+# Compiler flags, keyed by processor, with which the processor detects forged return addresses and
+# jump targets.
 BRANCHES = {"x86_64": ["-fcf-protection=full"], "aarch64": ["-mbranch-protection=standard"]}
-# -U_FORTIFY_SOURCE comes first, because the compilers of some distributions define the macro to
-# another level.
+# -U_FORTIFY_SOURCE must precede -D_FORTIFY_SOURCE=3, because the compilers of some distributions
+# predefine the macro with a lower level.
 RELEASE = [
     *("-O2", "-fstack-protector-strong", "-fstack-clash-protection"),
     *("-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=3"),
@@ -113,7 +115,10 @@ def declarations(header: str) -> str:
 
 
 def older_libc() -> list[str]:
-    """Return flags for the libc in SYSROOT, even for a cross compiler with its own libc."""
+    """Return the compiler and linker flags that select the libc in SYSROOT.
+
+    The flags also take precedence over the libc that a cross compiler has of its own.
+    """
     if not SYSROOT:
         return []
     headers, system = f"{SYSROOT}/usr/include", f"{processor()}-linux-gnu"
@@ -126,8 +131,8 @@ def extension() -> Any:
     libc = older_libc()
     ffi = FFI()
     ffi.cdef(SYSTEM_TYPES + declarations((CSRC / INTERFACE).read_text()))
-    # BuildExtension adds the sources of the core. Warnings are disabled, because the binding is
-    # generated, and this project can't fix it.
+    # BuildExtension adds the sources of the core. FLAGS is left out, because it enables warnings,
+    # and this project can't fix the code that cffi generates.
     ffi.set_source(
         "usernsctl._native",
         f'#include "{INTERFACE}"',
@@ -141,7 +146,7 @@ def extension() -> Any:
 
 
 def link_mode(compiler: list[str]) -> list[str]:
-    """Return the first of LINK_MODES for which a test program links and runs."""
+    """Return the first of LINK_MODES with which a test program can be linked and run."""
     with tempfile.TemporaryDirectory() as scratch:
         source, program = Path(scratch, "probe.c"), Path(scratch, "probe")
         source.write_text("int main(void) { return 0; }\n")
@@ -173,7 +178,7 @@ class ProgramBuilder:
         return compile_all([*self._compiler, *PROGRAM_FLAGS, *self._mode], sources, self._scratch)
 
     def build(self, program: Path) -> None:
-        """Build the program whose name in layout.PROGRAMS is the last component of `path`."""
+        """Build a program. Its file name is its name in layout.PROGRAMS."""
         objects = [*self._compile(layout.program(program.name, CSRC)), *self._core]
         flags = [*RELEASE, *self._mode, *PROGRAM_LDFLAGS, *own_flags()]
         link(program, [*self._compiler, *flags], objects)
@@ -199,8 +204,8 @@ def program_compiler(scratch: Path) -> list[str]:
 
 
 def build_freestanding(program: Path) -> None:
-    # Put the flags that a program without libc requires last, so that they override others, such as
-    # -fstack-protector-strong.
+    # Put the flags that a program without libc requires last, so that they override earlier flags,
+    # such as -fstack-protector-strong.
     flags = [*FLAGS, "-O2", *own_flags(), *layout.freestanding_flags(processor())]
     sources = layout.freestanding(program.name, CSRC)
     chosen = shlex.split(os.environ.get("USERNSCTL_FREESTANDING_CC", ""))
@@ -208,16 +213,16 @@ def build_freestanding(program: Path) -> None:
 
 
 def own_flags() -> list[str]:
-    """Return the compiler flags in the environment variables that make uses, too.
+    """Return the flags in the environment variables CPPFLAGS, CFLAGS and LDFLAGS.
 
-    setuptools adds these flags only to its own compiler calls.
+    setuptools adds these flags only when it runs a compiler itself.
     """
     names = ("CPPFLAGS", "CFLAGS", "LDFLAGS")
     return [flag for name in names for flag in shlex.split(os.environ.get(name, ""))]
 
 
 def empty_directory(directory: Path) -> Path:
-    """Create an empty directory, or empty an existing one, whose object files may be outdated."""
+    """Create an empty directory; first remove an old one, whose object files may be outdated."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     return directory
@@ -262,7 +267,7 @@ class BuildExtension(build_ext):
     """The command build_ext. Also builds the programs that are data files of the package."""
 
     def build_extension(self, ext: Any) -> None:
-        """Compile the core in parallel. setuptools would compile one file after the other."""
+        """Build the extension; compile the core's sources in parallel, unlike setuptools."""
         command = [*compiler(), *older_libc(), *FLAGS, *EXTENSION_FLAGS, "-fPIC"]
         scratch = empty_directory(Path(self.build_temp, "core"))
         ext.extra_objects = [str(path) for path in compile_all(command, layout.core(CSRC), scratch)]
@@ -278,20 +283,20 @@ class BuildExtension(build_ext):
         programs = self._package() / "_bin"
         for name in layout.FREESTANDING:
             build_freestanding(programs / name)
-        # These programs contain a copy of usernsctl-exec: the package can't always find installed
-        # scripts.
+        # usernsctl-exec, which is also installed as a script, is one of these programs, because the
+        # package can't always find its installed scripts.
         for name in layout.PROGRAMS.keys() - {"usernsctl-entrypoint"}:
             program_builder(self.build_temp).build(programs / name)
 
     def _package(self) -> Path:
-        """Return the package's directory, for an editable install in the source tree."""
+        """Return the directory to build into: src/usernsctl for an editable install."""
         if self.inplace or self.editable_mode:
             return Path(self.get_finalized_command("build_py").get_package_dir("usernsctl"))
         return Path(self.build_lib, "usernsctl")
 
 
 class BuildScripts(build_scripts):
-    """The command build_scripts. Compiles the scripts, which setuptools treats as text."""
+    """The command build_scripts. Builds programs in C where setuptools would copy text files."""
 
     def run(self) -> None:
         build_temp = self.get_finalized_command("build").build_temp

@@ -202,8 +202,8 @@ def __getattr__(name: str) -> Any:
     if name in _APART:
         globals()[name] = getattr(_import_module(_APART[name]), name)
     else:
-        # Import all modules in _TOGETHER at once, because a caller that enters a namespace may be
-        # unable to read any module's file there.
+        # Import all modules in _TOGETHER at once: if the caller later enters a namespace, it may
+        # not be able to read the files of modules there.
         for module in map(_import_module, _TOGETHER):
             found = vars(module)
             globals().update((each, found[each]) for each in __all__ if each in found)

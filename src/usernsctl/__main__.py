@@ -44,7 +44,7 @@ def main() -> int:
 
 
 class _Output(io.FileIO):
-    """Raw standard output, whose errors name "standard output" as their filename."""
+    """Raw standard output. The ``filename`` of its errors is "standard output"."""
 
     def write(self, data: Buffer) -> int:
         try:
@@ -57,8 +57,8 @@ class _Output(io.FileIO):
 def _replace_stdout() -> None:
     """Replace sys.stdout with a file object that writes all output or raises OSError.
 
-    With PYTHONUNBUFFERED, Python's own sys.stdout ignores partial writes to a pipe
-    (io.RawIOBase.write()), and so misses the error that a closed pipe causes at the next write.
+    With PYTHONUNBUFFERED, Python's own sys.stdout drops the rest of a partial write
+    (io.RawIOBase.write()). If the reader closes a pipe during a write, no error is raised then.
     """
     out = sys.stdout
     # sys.stdout is None if standard output is closed.

@@ -1,18 +1,18 @@
 """Replacements for :mod:`dataclasses` and :mod:`typing` that are fast to import.
 
 All dataclasses of this package are defined with this module. The standard :mod:`dataclasses`
-imports :mod:`inspect`, which imports Python's parser, and compiles the methods of each class at
-each import; that took a third of the start time of ``usernsctl run``. The methods in this module
-are compiled only once. Type checkers and the functions of :mod:`dataclasses` treat these classes as
-dataclasses.
+imports :mod:`inspect`, which imports :mod:`ast`, and compiles the methods of each class whenever a
+program imports the class; that took a third of the start time of ``usernsctl run``. The methods in
+this module are compiled only once. Type checkers and the functions of :mod:`dataclasses` treat
+these classes as dataclasses.
 
 The names mean the same as in :mod:`dataclasses`, with four restrictions: no class inherits from
 another, annotations are strings (``from __future__ import annotations``), every class has slots,
-and only frozen classes have an order.
+and ``order=True`` requires ``frozen=True``.
 
-:mod:`typing` takes as long to import as twenty modules of this package. If no other module has
-imported :mod:`typing`, nothing evaluates annotations, and this module defines placeholders for the
-names of :mod:`typing`.
+The import of :mod:`typing` takes as long as those of twenty modules of this package. If no other
+module has imported :mod:`typing`, this module defines placeholders for its names. They suffice,
+because annotations that are strings are not evaluated.
 """
 
 from __future__ import annotations
@@ -246,7 +246,7 @@ def _signature(cls: type) -> Any:
 
 
 def _methods(of: type) -> dict[str, Any]:
-    """Return the methods of a class and its bases, to copy into a class that can't inherit."""
+    """Return the methods of `of` and its bases, for classes that copy the methods."""
     found: dict[str, Any] = {}
     for each in reversed(of.__mro__[:-1]):
         for name, value in vars(each).items():

@@ -63,8 +63,9 @@ def oom_kills(*, of_machine: bool = False) -> int:
 def check_filter(*, of_doctor: bool = False) -> None:
     """Raise an error if a seccomp filter denies a system call that starting a sandbox requires.
 
-    :param of_doctor: whether to check the system calls that doctor makes instead. Then an error is
-        raised only for a filter that kills the caller, not for one that returns an errno.
+    :param of_doctor: whether to check the system calls of `usernsctl doctor` instead of those that
+        start a sandbox. In this case, only a filter that kills the caller is an error, not a filter
+        that returns an errno.
     :raises NamespaceError: a filter denies one of the system calls, or kills processes that make
         it.
     """
@@ -93,10 +94,10 @@ def read_usage(parent: int) -> tuple[int, int, float]:
 
 
 def group_versions() -> tuple[int, int, int]:
-    """Return, for each resource, the cgroup version in which this process may create groups.
+    """Return the cgroup versions in which this process may create groups that limit resources.
 
-    :returns: the versions (1 or 2) for memory, processes and CPU time; 0 for a resource for which
-        this process may not create control groups.
+    :returns: the version (1 or 2) for memory, for processes and for CPU time; 0 for a resource that
+        this process can't limit.
     """
     versions = ffi.new("int[]", lib.UN_GROUP_PARTS)
     lib.un_group_versions(versions)
@@ -113,7 +114,7 @@ def prepare_groups(parts: int) -> None:
 
 
 def sweep_groups(parts: int) -> None:
-    """Remove the control groups that killed watchers have left behind for ended sandboxes.
+    """Remove the control groups of ended sandboxes whose watcher was killed before it did so.
 
     :param parts: the resources that the groups limit, as bits (enum un_group_part).
     """
@@ -168,13 +169,13 @@ def _ranges(native: Any) -> tuple[tuple[int, int], ...]:
 
 
 def plan(uid: IdRequest, gid: IdRequest, *, setgroups: str, allow_single_id: bool) -> NativePlan:
-    """Return a plan of the id maps of a new user namespace, and of the processes that write them.
+    """Return a plan: the id maps of a new user namespace, and the process that writes each map.
 
     :param setgroups: ``"auto"``, ``"allow"`` or ``"deny"``.
     :param allow_single_id: whether to map only the caller's own id if the other ids can't be
         mapped.
     :raises MapError: an extent is malformed, or the kernel would reject the map.
-    :raises PlanError: the caller may not use the map.
+    :raises PlanError: the caller is not permitted to use the map.
     """
     request, facts = ffi.new("struct un_request *"), ffi.new("struct un_facts *")
     result, err = ffi.new("struct un_plan *"), ffi.new("struct un_error *")
@@ -243,10 +244,10 @@ def find_account(
 
 
 def setup_to_join(directory: int) -> Setup:
-    """Return the Setup that switches a process to its ids in an existing user namespace.
+    """Return the Setup for a command that joins an existing user namespace: its ids and groups.
 
     :param directory: a descriptor of ``/proc/PID`` of a process in the user namespace.
-    :raises UsernsError: the id maps can't be read, or map no id of this user namespace.
+    :raises UsernsError: /proc/PID/uid_map, gid_map or setgroups can't be read or parsed.
     """
     result, err = ffi.new("struct un_plan *"), ffi.new("struct un_error *")
     check(lib.un_plan_to_join(directory, result, err), err)
@@ -354,7 +355,7 @@ def others_may_write(directory: int) -> bool:
 
 
 def content_sum(descriptor: int) -> str:
-    """Return a checksum of a program's content, by which a frozen launch recognises the program.
+    """Return a checksum of a program, by which a frozen launch detects that it was replaced.
 
     :param descriptor: a descriptor of the file; O_PATH suffices.
     :raises OSError: the file can't be read.
@@ -368,9 +369,9 @@ def content_sum(descriptor: int) -> str:
 def append_at_end(descriptor: int) -> None:
     """Set O_APPEND on a descriptor whose offset is at the end of a regular file.
 
-    gVisor keeps its own offset for a file; this offset begins at 0. Without O_APPEND, gVisor would
-    overwrite the file, and standard output and standard error in the same file would overwrite each
-    other.
+    gVisor ignores the descriptor's offset, and begins to write at offset 0. Without O_APPEND, it
+    would therefore overwrite the file. If standard output and standard error are the same file, the
+    two streams would overwrite each other.
 
     :raises OSError: the descriptor is not open.
     """
@@ -420,10 +421,11 @@ def landlock_version() -> int:
     return int(lib.un_landlock_version())
 
 
-# The program that a child executes before it enters namespaces, so that no process inside can read
-# this process's memory through the child.
+# The program that a child executes before it enters namespaces. Without this execve(2), processes
+# in the namespaces could read a copy of this process's memory in the child.
 _CHILD = os.fsencode(program_path("usernsctl-child"))
-# The longest timeout, in seconds, whose milliseconds fit an int. A longer timeout counts as none.
+# The longest timeout, in seconds, that fits a C int in milliseconds. A longer timeout counts as no
+# timeout.
 _SECONDS_MAX = (2**31 - 1) // 1000
 _NS_FLAG = {name: lib.un_ns_flag(index) for index, name in enumerate(NAMESPACES, lib.UN_NS_MOUNT)}
 
@@ -506,8 +508,8 @@ def spawn(request: Spawn) -> tuple[int, int]:
         request.pidfd = pidfd[0]
         return pid[0], pidfd[0]
     except BaseException:
-        # If a signal handler raised the exception after un_spawn() succeeded, kill the child,
-        # because the caller will not receive its pid.
+        # A signal handler may have raised the exception after un_spawn() succeeded. Kill the child
+        # in this case, because the caller will not receive the child's pid.
         request.pidfd = -1
         if pidfd[0] >= 0:
             try:
@@ -548,7 +550,8 @@ def _planned(plan: object | None) -> Any:
 def enter(plan: NativePlan | None, namespaces: Iterable[str]) -> None:
     """Move this single-threaded process into new namespaces.
 
-    If a plan is given, the process becomes undumpable, so that no process inside can trace it.
+    :param plan: the plan of a new user namespace, or ``None``. With a plan, this process becomes
+        undumpable, so that processes in the user namespace can't trace this process.
 
     :raises NamespaceError: the namespaces could not be created.
     """
@@ -559,8 +562,8 @@ def enter(plan: NativePlan | None, namespaces: Iterable[str]) -> None:
 class NamespaceFds:
     """Owner of namespace descriptors, which are closed when this object is freed.
 
-    Create the object before a C function opens the descriptors: an exception that a signal handler
-    raises right after the call would leak descriptors that have no owner yet.
+    Create the object before a C function opens the descriptors. Otherwise, an exception that a
+    signal handler raises right after the C function returns would leak the descriptors.
     """
 
     def __init__(self) -> None:
@@ -574,7 +577,8 @@ class NamespaceFds:
         map() calls `make` and stores the descriptor in C code, so that Python runs no signal
         handler between the two steps.
 
-        :param index: the index of the namespace in :data:`ALL_NAMESPACES`.
+        :param index: the index of the kind of the namespace in :data:`ALL_NAMESPACES`.
+        :param make: the C function.
         """
         deque(map(self.cdata.fd.__setitem__, (index,), map(make, *zip(arguments))), 0)
 
@@ -600,7 +604,7 @@ def create_namespaces(plan: NativePlan, namespaces: Iterable[str]) -> NamespaceF
 def join(fds: Sequence[int]) -> None:
     """Move this single-threaded process into existing namespaces.
 
-    The process becomes undumpable, so that no process inside can trace it.
+    This process becomes undumpable, so that processes in the namespaces can't trace this process.
 
     :raises NamespaceError: the namespaces could not be joined.
     """
@@ -674,7 +678,8 @@ def stdio_is_terminal() -> bool:
 def reraise(number: int) -> None:
     """Kill this process with the signal that killed a child; see un_reraise().
 
-    Returns only if the signal has no effect, as in PID 1 (pid_namespaces(7)).
+    Return only if the signal does not kill this process, for example because it is PID 1
+    (pid_namespaces(7)).
 
     :param number: the number of the signal.
     """
@@ -687,8 +692,8 @@ def be_init(child: int, report: int) -> NoReturn:
     The caller must block all signals before it starts the command.
 
     :param child: the pid of the command.
-    :param report: the descriptor of a pipe, to which this function writes each wait status of the
-        command.
+    :param report: the write end of a pipe, to which this function writes a wait status whenever the
+        command stops, continues or exits.
     """
     lib.un_be_init(child, report)
     os.abort()
@@ -735,7 +740,7 @@ def failure(fields: Sequence[bytes]) -> UsernsError:
 
 
 class NativeView:
-    """The directory tree of a sandbox before the sandbox is started (struct un_view)."""
+    """A preview, before a sandbox starts, of the files in its mount namespace (struct un_view)."""
 
     def __init__(self, view: Any, owner: object) -> None:
         """Wrap a view whose memory `owner` frees; `owner` is a NativeLaunch or a cffi pointer."""
@@ -750,8 +755,8 @@ class NativeView:
 
         :param top: the descriptor of the root directory, of which the view takes ownership.
         :param owners: the uid map and the gid map of the sandbox, or ``None`` if they are unknown.
-            The view assumes that root inside may search each directory whose owner is mapped, even
-            if this process may not.
+            With maps, a directory that this process may not search counts as searchable in the
+            sandbox if its owner is mapped.
         :raises MemoryError: malloc(3) failed.
         """
         native_view = ffi.gc(ffi.new("struct un_view **"), lib.un_view_free)
@@ -774,7 +779,7 @@ class NativeView:
             lib.un_view_free(self._owner)
 
     def add(self, inside: str, file: Descriptor) -> None:
-        """Add a bind mount that runsc will create, unless one is already at the mount point.
+        """Add a bind mount that runsc will create, unless the view has a mount at its mount point.
 
         :param inside: the mount point, a path in the sandbox without symbolic links.
         :param file: the descriptor of the source, of which the view takes ownership.
@@ -789,7 +794,7 @@ class NativeView:
         """Resolve a path in the sandbox, following symbolic links as gVisor's kernel will.
 
         :param start: the directory in the sandbox at which a relative path starts.
-        :returns: the last existing file on the path.
+        :returns: the last existing component of the path, and the components that do not exist.
         :raises ValueError: a path contains a NUL character.
         """
         memory, reached = Memory(), ffi.new("struct un_reached *")
@@ -808,7 +813,7 @@ class NativeView:
         )
 
     def has_directory(self, path: str) -> bool:
-        """Return whether an absolute path in the sandbox leads to a directory.
+        """Return whether an absolute path in the sandbox resolves to a directory.
 
         :raises ValueError: the path contains a NUL character.
         """
@@ -816,7 +821,7 @@ class NativeView:
         return bool(lib.un_view_has_directory(self._view, memory.string(path)))
 
     def lacks(self, path: str, start: str) -> bool:
-        """Return whether a path does not exist in the sandbox; false if that is unknown.
+        """Return whether a path certainly does not exist in the sandbox.
 
         :param start: the directory in the sandbox at which a relative path starts.
         :raises ValueError: a path contains a NUL character.
@@ -868,11 +873,12 @@ class NativeLaunch:
         self._launch = parsed[0]
 
     def open(self, fds: Sequence[int]) -> None:
-        """Check the assumptions of the launch, and open its sources.
+        """Check that the launch is still valid on this host, and open its sources.
 
         :param fds: for each source, a descriptor (which the caller closes), or -1 to open the
             source by its path.
-        :raises UsernsError: an assumption does not hold, or a source can't be opened.
+        :raises UsernsError: a program or file that the launch depends on has changed, or a source
+            can't be opened.
         """
         err, memory = ffi.new("struct un_error *"), Memory()
         self._check(lib.un_launch_open(self._launch, memory.numbers("int[]", fds), err), err)
@@ -898,7 +904,7 @@ class NativeLaunch:
         watch_options: Iterable[str] = (),
         watch_fds: Sequence[int] = (),
     ) -> NoReturn:
-        """Write config.json, give up privileges, and execute the watcher, which runs runsc.
+        """Write config.json, drop privileges, and execute the watcher, which runs runsc.
 
         :param args: the command and its arguments.
         :param env: the environment of the command, each entry ``NAME=VALUE``.
@@ -910,7 +916,7 @@ class NativeLaunch:
         :param terminal: whether the command uses the terminal of this process.
         :param watch_options: additional options for the watcher (csrc/programs/watch/main.c).
         :param watch_fds: additional descriptors that the watcher inherits.
-        :raises UsernsError: a step failed. The privileges may be given up already.
+        :raises UsernsError: a step failed. The privileges may have been dropped already.
         """
         err, memory = ffi.new("struct un_error *"), Memory()
         params = ffi.new("struct un_launch_params *")

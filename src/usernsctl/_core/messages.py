@@ -20,8 +20,8 @@ class MessageSearch:
     def add(self, piece: bytes) -> list[tuple[int, tuple[str, ...]]]:
         """Search `piece`, the next part of the text, for known messages.
 
-        :returns: for each message that ends in `piece`, its offset in the whole text, and the ids
-            of its possible causes, the likeliest first.
+        :returns: for each message that no earlier piece contained, its offset in `piece`, and the
+            ids of its possible causes, the likeliest first.
         """
         before = self._search.count
         lib.un_search_add(self._search, ffi.from_buffer(piece), len(piece))
@@ -90,10 +90,10 @@ def _decoded(message: Any) -> str:
 def explain_runsc(
     message: str, limit: str = "", config: str | None = "", proc: str = "/proc"
 ) -> RunscError:
-    """Return the error for a message of runsc, with a cause if the message has only one cause.
+    """Return the error for a message of runsc, with the message's cause if it is known.
 
-    :param limit: the cause id of the limit that the sandbox exceeded, or empty. This cause is
-        preferred if the message has several possible causes.
+    :param limit: the cause id of the limit that the sandbox exceeded, or empty. If the message has
+        several possible causes, `limit` selects the cause.
     :param config: the content of config.json. Text that runsc quotes from config.json does not
         select a cause. ``None`` if the content is unknown; then no text in the message selects a
         cause.
@@ -117,6 +117,7 @@ def explain_runsc(
 def explain_silent_runsc(status: int, limit: str = "", *, proc: str = "/proc") -> RunscError:
     """Return the error for a runsc that exited without printing a message.
 
+    :param status: the exit status of runsc.
     :param limit: the cause id of the limit that the sandbox exceeded, or empty.
     """
     memory = Memory()

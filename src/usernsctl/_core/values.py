@@ -24,8 +24,8 @@ from usernsctl.errors import (
 class Descriptor:
     """The owner of a descriptor. The descriptor is closed when this object is freed.
 
-    A C function closes the descriptor, because an exception of a signal handler could end a
-    finaliser written in Python before it closes the descriptor.
+    The finaliser is a C function: an exception that a signal handler raises could interrupt a
+    finaliser written in Python before the descriptor is closed.
     """
 
     __slots__ = ("cdata",)
@@ -57,7 +57,7 @@ class Descriptor:
         return number
 
     def move(self) -> Descriptor:
-        """Return a new owner of the descriptor. This object then owns no descriptor."""
+        """Move the descriptor to a new owner, and return the new owner."""
         moved = Descriptor()
         moved.cdata[0], self.cdata[0] = self.cdata[0], -1
         return moved
@@ -209,9 +209,9 @@ class IdRequest:
 class Reached:
     """The last existing file on a path in a sandbox; see struct un_reached.
 
-    :ivar file: the descriptor of the file; -1 if the path can't be followed (`errnum`), or if the
-        file exists only in gVisor.
-    :ivar missing: the components of the path that do not exist.
+    :ivar file: the descriptor of the file; -1 if the path can't be resolved (then `errnum` is the
+        reason), or if the file exists only in gVisor.
+    :ivar missing: the last components of the path, from the first that does not exist.
     """
 
     file: Descriptor
@@ -249,8 +249,8 @@ class ExitedChild:
     def reap(self, pidfd: int) -> tuple[float, float, int] | None:
         """Reap the child, which has exited already; return its resource usage.
 
-        The first system call of this method reaps the child, so no exception of a signal handler
-        can leave a zombie.
+        One C function reaps the child and returns its usage, so an exception of a signal handler
+        can't leave a zombie.
 
         :returns: the CPU time of the child and its reaped descendants in user mode and in kernel
             mode, in seconds, and the peak memory use of the largest of these processes, in KiB;

@@ -32,7 +32,7 @@ _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_S
 
 _SO_PASSRIGHTS = 83  # The option's number in asm-generic/socket.h (see socket_pair()).
 
-_UPDATE = "r+"  # The mode with which FileIO does not truncate the file that it opens.
+_UPDATE = "r+"  # The mode of a FileIO that reads and writes. "w" would truncate the file.
 
 
 def open_owned(make: Callable[..., int], *arguments: Any) -> FileIO:
@@ -97,11 +97,11 @@ _connection = partial(Connection, _socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0)
 
 
 def socket_pair() -> tuple[Connection, Connection]:
-    """Create a connected pair of sockets, the first for this process, the second for another.
+    """Create a connected pair of sockets, the first for this process, the second for a child.
 
     The first socket is non-blocking, and has a number above 2 even if standard streams are closed.
-    Since Linux 6.16, it refuses to receive descriptors (SO_PASSRIGHTS), because the peer could send
-    a socket whose close(2) blocks (SO_LINGER, socket(7)).
+    From Linux 6.16 on, the first socket refuses to receive descriptors (SO_PASSRIGHTS), because the
+    peer could send a socket whose close(2) blocks (SO_LINGER, socket(7)).
 
     :raises OSError: no descriptors are left.
     """
@@ -167,7 +167,9 @@ def wait_readable(*fds: int, timeout: float | None = None, events: int = select.
 
 @contextlib.contextmanager
 def empty_input() -> Iterator[int]:
-    """Yield the read end of a pipe that is at end of file, because /dev/null may be missing.
+    """Yield a descriptor that is at end of file: the read end of a pipe without a writer.
+
+    /dev/null would be at end of file, too, but may be missing.
 
     :raises OSError: no descriptors are left.
     """
@@ -195,7 +197,7 @@ def above_stdio(fd: int, stack: contextlib.ExitStack) -> int:
 def receive(connection: socket.socket, size: int, count: int) -> tuple[bytes, list[int]]:
     """Receive up to `size` bytes, and up to `count` descriptors, which the caller must close.
 
-    The descriptors are close-on-exec, unlike those of socket.recv_fds(), which ignores its flags.
+    The descriptors are close-on-exec. socket.recv_fds() can't request this: it ignores its `flags`.
 
     :raises OSError: recvmsg(2) failed; EMFILE if this process has too few free descriptors to
         receive all.
@@ -265,8 +267,8 @@ class Closing:
                 if os.getpid() == self._creator:
                     warn_forgotten(self, f"{self._what} was forgotten before it was closed")
             finally:
-                # Close the object in a `finally` clause, because the warning is an exception under
-                # -W error.
+                # Close the object in a `finally` clause, because -W error turns the warning into an
+                # exception.
                 self.close()
 
 
@@ -343,18 +345,18 @@ _IS_OPEN = (-1).__lt__
 class Shared:
     """Descriptors that :meth:`close` closes once no thread uses them.
 
-    Safe to use and close from several threads. The class has no lock: an exception that a signal
-    handler raises could leave a lock acquired, and a handler that calls Popen.kill() could
-    deadlock. The class uses only atomic operations (list.pop, set.add).
+    Safe to use and close from several threads. The class uses only atomic operations (list.pop,
+    set.add) instead of a lock: an exception of a signal handler could leave a lock acquired, and a
+    handler that calls Popen.kill() could deadlock.
     """
 
     def __init__(self, what: str, fds: Iterable[int]) -> None:
         """Take ownership of descriptors; -1 stands for no descriptor.
 
         :param what: the noun for the descriptors in the error message of :class:`ClosedError`.
-        :param fds: the descriptors. With an iterator such as ``map(os.pidfd_open, [pid])``, Python
-            runs no signal handler between opening and taking over a descriptor, so an exception of
-            a handler can't leak it.
+        :param fds: the descriptors. If an iterator such as ``map(os.pidfd_open, [pid])`` opens each
+            descriptor, Python runs no signal handler before this object owns the descriptor, so an
+            exception of a handler can't leak it.
         :raises BaseException: the iteration over `fds`, or a signal handler, raised an exception.
             Descriptors that an iterator has opened are closed; those of a sequence still belong to
             the caller.

@@ -20,8 +20,8 @@ INTERRUPTED = 128 + signal.SIGINT
 def exit_on_interrupt() -> None:
     """Set a handler of SIGINT that exits with :data:`INTERRUPTED`, unless SIGINT is ignored.
 
-    The handler prints nothing. Use it only while usernsctl starts, when nothing has to be cleaned
-    up.
+    The handler prints nothing and cleans up nothing, so it must be replaced before usernsctl
+    creates anything (:func:`raise_on_interrupt`).
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _exit)
@@ -47,8 +47,8 @@ def set_inheritable(fds: Iterable[int]) -> None:
     import contextlib
 
     for name in os.listdir("/proc/self/fd"):
-        # EBADF: os.listdir() also lists the descriptor with which it read the directory. That
-        # descriptor is closed already.
+        # Ignore EBADF: the list contains the descriptor with which os.listdir() itself has read the
+        # directory, and which is closed already.
         with contextlib.suppress(OSError):
             if int(name) > 2:
                 os.set_inheritable(int(name), False)
@@ -59,7 +59,7 @@ def set_inheritable(fds: Iterable[int]) -> None:
 def close_inherited() -> None:
     """Close all inheritable descriptors except standard input, output and error.
 
-    Descriptors that Python has opened are close-on-exec (PEP 446), and stay open until execve(2).
+    Descriptors that Python has opened stay open: they are not inheritable (PEP 446).
     """
     import contextlib
 
@@ -80,11 +80,11 @@ def default_sigchld() -> None:
 
 
 def restore_signals() -> None:
-    """Restore, just before an exec, the signal actions that Python and usernsctl have changed.
+    """Restore, just before execve(2), the signal actions that Python and usernsctl have changed.
 
     Python ignores SIGPIPE and SIGXFSZ, and :func:`default_sigchld` changes SIGCHLD. SIGXFSZ gets a
-    handler that does nothing: until the exec, a write past RLIMIT_FSIZE fails with EFBIG. The exec
-    then restores the default action (execve(2)).
+    handler that does nothing, so that a write past RLIMIT_FSIZE before the execve(2) still fails
+    with EFBIG. execve(2) replaces the handler with the default action.
     """
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
@@ -93,4 +93,4 @@ def restore_signals() -> None:
 
 
 def _ignore_signal(_number: int, _frame: object) -> None:
-    """Do nothing on SIGXFSZ, so that write(2) fails with EFBIG."""
+    """Do nothing. With this handler of SIGXFSZ, write(2) fails with EFBIG."""

@@ -1,4 +1,4 @@
-"""Functions that open files without following links of other users, and that check names."""
+"""Functions that open files without following other users' symbolic links, and that check names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ENTRY = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class _Step(Protocol):
-    """Interface of a file or directory that :func:`walk` has opened."""
+    """Protocol of the objects that represent opened files and directories in :func:`walk`."""
 
     def check_directory(self, name: str) -> None: ...
 
@@ -56,7 +56,7 @@ class OpenFile:
 
     @property
     def fd(self) -> int:
-        """The number of the descriptor; -1 once it is closed."""
+        """The number of the descriptor; -1 after :meth:`close` or :meth:`detach`."""
         return self.descriptor.number
 
     @classmethod
@@ -89,7 +89,7 @@ class OpenFile:
 
 
 class PathDescriptor(OpenFile):
-    """A file of any type, opened with O_PATH. Its path has no symbolic links."""
+    """A file of any type, opened with O_PATH. All symbolic links in `path` are resolved."""
 
     @property
     def status(self) -> os.stat_result:
@@ -110,7 +110,7 @@ class PathDescriptor(OpenFile):
         return os.readlink("", dir_fd=self.fd)
 
     def child(self, name: str) -> PathDescriptor:
-        """Open an entry of the directory. A symbolic link is not followed.
+        """Open an entry of the directory, even if the entry is a symbolic link.
 
         :raises OSError: the entry does not exist, or this process may not search the directory.
         """
@@ -118,9 +118,9 @@ class PathDescriptor(OpenFile):
         return PathDescriptor.own(path, os.open, name, _ENTRY, dir_fd=self.fd)
 
     def check_directory(self, name: str) -> None:
-        """Check that a path may continue after this file, as the kernel does (path_resolution(7)).
+        """Check that this file may be followed by another component of a path (path_resolution(7)).
 
-        :param name: the next component, ``.`` or ``..``. Empty after a trailing slash, which
+        :param name: the next component, ``.`` or ``..``. Empty if only a slash follows, which
             requires no search permission.
         :raises OSError: the file is not a directory (ENOTDIR), or this process may not search it
             (EACCES).
@@ -151,20 +151,21 @@ def walk(
     *,
     beneath: bool = False,
 ) -> tuple[str, ...]:
-    """Follow a path from the last directory of `trail`, or from the first if the path is absolute.
+    """Resolve a path from the last directory of `trail`, or from the first if `path` is absolute.
 
-    On return, `trail` contains the directories down to the file, and then the file. ``..`` returns
+    On return, `trail` contains the directories down to the file, and then the file. ``..`` resolves
     to the previous element of `trail`, but never above the first, even if another process moves a
     directory at the same time.
 
     :param look: a function that opens an entry of the last directory in `trail`. It returns the
         target of a symbolic link as a string, an object for any other file, or ``None`` if the
         entry does not exist.
-    :param beneath: whether a path that leaves the first directory of `trail` is an error, as with
-        RESOLVE_BENEATH (openat2(2)).
-    :returns: the components of the path that do not exist; empty if the file exists.
-    :raises OSError: the path has too many symbolic links (ELOOP), leaves the first directory
-        (EXDEV), or continues after a file that is not a directory (ENOTDIR).
+    :param beneath: whether a path that resolves outside the first directory of `trail` is an error,
+        as with RESOLVE_BENEATH (openat2(2)).
+    :returns: the components of the path from the first that does not exist; empty if the file
+        exists.
+    :raises OSError: the path has too many symbolic links (ELOOP), resolves outside the first
+        directory (EXDEV), or continues after a file that is not a directory (ENOTDIR).
     """
 
     def refuse_to_leave(leaves: bool) -> None:
@@ -225,7 +226,7 @@ def open_program(path: str) -> PathDescriptor:
 
 
 def make_directory(path: str, mode: int = 0o700) -> PathDescriptor:
-    """Open a directory that only this user can change or replace; create it if it is missing.
+    """Open a directory that only this user and root can change or replace; create it if missing.
 
     :param mode: the mode of created directories, independent of the umask.
     :raises WritableByOthersError: another user may write to a directory on the path.
@@ -256,8 +257,8 @@ def _check_unchangeable(trail: list[PathDescriptor], *, has_more: bool) -> None:
     """
     for directory, entry in zip(trail, [*trail[1:], None], strict=True):
         status = directory.status
-        # A sticky directory may be writable for others if the owner of the next entry on the path
-        # is trusted, because only that owner may rename the entry (inode(7)).
+        # Other users may have write permission for a sticky directory if the owner of the next
+        # entry on the path is trusted, because they may not rename that entry (inode(7)).
         is_sticky = bool(status.st_mode & stat.S_ISVTX)
         is_protected = is_sticky and (
             has_more if entry is None else _core.is_trusted(entry.status.st_uid, entry.path)
@@ -287,8 +288,8 @@ def _look(trail: list[PathDescriptor], name: str) -> PathDescriptor | str | None
         return found
     status = found.status
     if _is_in_proc(status):
-        # Let the kernel follow a link in /proc, because its target may be no path: for <(COMMAND),
-        # a shell passes a path /dev/fd/N that leads to a pipe.
+        # Let the kernel follow a magic link in /proc, whose target need not be a path
+        # (proc_pid_fd(5)): for <(COMMAND), a shell passes /dev/fd/N, which resolves to a pipe.
         flags = os.O_PATH | os.O_CLOEXEC
         return PathDescriptor.own(found.path, os.open, name, flags, dir_fd=trail[-1].fd)
     if not _core.is_trusted(status.st_uid, found.path):
@@ -334,7 +335,7 @@ class UntrustedPathError(Exception):
         self._why = why
 
     def why(self, path: str) -> str:
-        """Return why `path` can't be trusted, as the rest of a message that names `path`."""
+        """Return why `path` can't be trusted, to append to a message that already names `path`."""
         return f"the directory {self._why}" if self.directory == path else str(self)
 
 
@@ -356,8 +357,8 @@ def open_trusted(path: str) -> PathDescriptor:
     """Open a directory whose path no other user can redirect.
 
     Each directory on the path, and on the targets of symbolic links, must be writable only for this
-    user and root, or be sticky (like /tmp). The next entry on the path after a sticky directory
-    must belong to this user or root.
+    user and root, or be sticky (like /tmp). The entry of a sticky directory through which the path
+    continues must belong to this user or root.
 
     :param path: an absolute path.
     :returns: the directory, which the caller must close.
@@ -413,15 +414,15 @@ def open_beneath(directory: int, path: str) -> int:
     """Open `path` below `directory`, as openat2(2) with RESOLVE_BENEATH does, on any kernel.
 
     Each component is opened relative to the descriptor of the previous directory, without following
-    symbolic links. The targets of links are resolved in the same way. ``..`` returns to the
-    previous descriptor. A process that renames directories, or replaces them with links, therefore
-    can't redirect the path.
+    symbolic links. The targets of symbolic links are resolved in the same way. ``..`` resolves to
+    the descriptor before the current one. Therefore, a process that renames directories or replaces
+    them with symbolic links can't redirect the path.
 
     :param directory: a descriptor of the directory.
     :param path: a relative path.
     :returns: a descriptor of the file (O_PATH, close-on-exec), which is not a symbolic link.
-    :raises OSError: the path leaves the directory (EXDEV), has too many symbolic links (ELOOP), or
-        a file on the path can't be opened.
+    :raises OSError: the path resolves outside the directory (EXDEV), has too many symbolic links
+        (ELOOP), or has a component that can't be opened.
     """
     trail = [PathDescriptor.own(".", os.open, ".", _ENTRY, dir_fd=directory)]
     try:
@@ -438,9 +439,9 @@ def _entry_or_link(trail: list[PathDescriptor], name: str) -> PathDescriptor | s
 
 
 def uid_outside() -> int:
-    """Return the effective uid of this process in the parent of its user namespace.
+    """Return the effective uid of this process, as the parent of its user namespace sees the uid.
 
-    In the initial namespace, or without /proc, the result is the effective uid itself.
+    In the initial user namespace, or without /proc, return the effective uid itself.
     """
     try:
         with open("/proc/self/uid_map") as file:
@@ -451,9 +452,9 @@ def uid_outside() -> int:
 
 
 def id_outside(inside: int, id_map: str) -> int:
-    """Return the id outside to which an id inside is mapped (user_namespaces(7)).
+    """Return the id in the parent user namespace to which `inside` is mapped (user_namespaces(7)).
 
-    An unmapped id is returned unchanged.
+    Return an unmapped id unchanged.
 
     :param id_map: the content of /proc/PID/uid_map or gid_map.
     """
@@ -466,11 +467,13 @@ def id_outside(inside: int, id_map: str) -> int:
 def state_directory() -> str:
     """Return the path of the state directory.
 
-    The path is $XDG_RUNTIME_DIR/usernsctl, or usernsctl-UID in $TMPDIR or /tmp. UID is the uid
-    outside of the user namespace, so that a user who is root inside does not use the directory of
-    root. The path depends only on environment variables and the uid, not on
-    :func:`tempfile.gettempdir`, whose result changes when a disk is full: records would then be
-    lost, and sandboxes could bind-mount the old directory.
+    The path is $XDG_RUNTIME_DIR/usernsctl, or usernsctl-UID in $TMPDIR or /tmp. UID is the result
+    of :func:`uid_outside`, so that a user who is root in a user namespace does not use the state
+    directory of the host's root.
+
+    :func:`tempfile.gettempdir` is not called, because it returns another directory when the disk is
+    full. usernsctl would then no longer find its records, and no longer reject bind mounts of the
+    previous state directory.
     """
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime:
@@ -512,7 +515,7 @@ def make_private(name: str, parent: int, *, exist_ok: bool = False) -> None:
 
 
 def check_path(name: str, path: Any) -> str | None:
-    """Return `path`, the value of the argument `name`, as a string, or None if it is None.
+    """Check a path, the value of the argument `name`; return the path as a string. Accept None.
 
     :raises TypeError: `path` is not a path.
     :raises ValueError: `path` is empty or contains a NUL character.
@@ -535,7 +538,7 @@ NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}"
 
 
 class InvalidNameError(NamespaceError, ValueError):
-    """Error for a text that can't be the name of a namespace or template, or a sandbox id."""
+    """Error for a text that is not a valid name of a namespace or template, or sandbox id."""
 
 
 def check_name(name: str, what: str) -> str:

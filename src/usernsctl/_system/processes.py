@@ -24,7 +24,7 @@ _MOMENT_MAX = 1 << 40
 # PF_EXITING (include/linux/sched.h), the flag of an exiting process in proc_pid_stat(5).
 _PF_EXITING = 4
 
-# Timeout for waiting for another process's execve(2), and interval between checks, both in seconds.
+# Timeout of command_line_of(), and interval between its checks, both in seconds.
 _EXEC_SECONDS = 1
 _LOOK_SECONDS = 0.001
 
@@ -50,7 +50,7 @@ class ProcessIdentity:
 
     @classmethod
     def of(cls, pid: int) -> ProcessIdentity:
-        """Return the identity of a process; accept zombies.
+        """Return the identity of a process, which may be a zombie.
 
         :raises FileNotFoundError: no process has that pid.
         :raises ProcessLookupError: the process exited during this call.
@@ -83,8 +83,8 @@ class ProcessIdentity:
     def is_foreign(self) -> bool:
         """Return whether the pid belongs to another PID namespace, such as a container's.
 
-        False for a process of an earlier boot, because it no longer runs; a foreign process may
-        still run.
+        A foreign process may still run. Return false if the process was started before the last
+        boot, so that it certainly has exited.
         """
         return self.boot_id == _boot_id() and self.pid_namespace != _pid_namespace()
 
@@ -92,7 +92,7 @@ class ProcessIdentity:
         """Open a pidfd of the process, which must not be foreign.
 
         :param accept: a function that returns whether usernsctl may signal the process with a given
-            pid. The check is needed because other programs may have written the record.
+            pid. Another program may have written any pid into the record.
         :returns: the pidfd, close-on-exec; ``None`` if the process has exited.
         :raises ForeignProcessError: `accept` returned false.
         """
@@ -151,8 +151,8 @@ def name_of(pid: int) -> str | None:
 def command_line_of(pid: int) -> list[str] | None:
     """Return the command line of a process; ``None`` if the process has exited or is exiting.
 
-    The command line is empty both for a moment during execve(2) and while the process exits. The
-    function waits up to a second to distinguish the two.
+    The command line in /proc is empty not only while a process exits, but also for a moment during
+    execve(2). The function waits up to a second for the end of an execve(2).
     """
     deadline = time.monotonic() + _EXEC_SECONDS
     while True:
@@ -193,9 +193,10 @@ def parent_of(pid: int) -> int:
 
 
 def is_in_our_namespace(pid: int) -> bool:
-    """Return whether a process is in a user namespace that this user created, or below one.
+    """Return whether a process is in a user namespace that belongs to this user.
 
-    The created namespace must be a child of the caller's user namespace.
+    That is, in a child of the caller's user namespace, created by this user, or in a descendant of
+    such a child.
     """
     namespace = Descriptor()
     try:

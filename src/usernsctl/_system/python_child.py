@@ -11,8 +11,8 @@ import importlib.machinery
 import os
 import sys
 
-# This file must not import the package: the child runs the file as a script, and can't import the
-# package yet.
+# At the top level, this file must not import the package: the child runs the file as a script,
+# before _run() has made the package importable.
 
 _SCRIPT = os.path.abspath(__file__)
 _PACKAGE = os.path.dirname(os.path.dirname(_SCRIPT))
@@ -59,7 +59,7 @@ def _places() -> list[str]:
 
 
 def _is_trusted(entry: str) -> bool:
-    """Return whether an entry of sys.path is absolute and is not the current directory."""
+    """Return whether an entry of sys.path is an absolute path, not of the current directory."""
     if not os.path.isabs(entry):
         return False
     try:

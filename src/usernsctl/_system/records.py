@@ -48,11 +48,11 @@ RECORD = "record.json"
 # set aside to be removed.
 _HIDDEN = re.compile(rf"\.(?P<name>{NAME})(?P<aside>~[0-9a-f]{{8}})?")
 
-# Maximum number of attempts while other processes remove or rename the entry.
+# Maximum number of attempts to lock an entry that other processes keep removing or renaming.
 _ATTEMPTS = 100
 
 # Timeout for waiting for a lock, in seconds. Each process holds a lock only for milliseconds, but
-# many processes may wait.
+# many processes may wait for the same lock.
 _LOCK_SECONDS = 10.0
 _LOCK_PAUSE_SECONDS = 0.02
 
@@ -104,7 +104,7 @@ class Directory(OpenFile):
         """Open a private directory (chmod 700) by a path that no other user can redirect.
 
         :param path: an absolute path.
-        :param make: whether to create the directory if it is missing. Its parent directory must
+        :param make: whether to create the directory if it is missing. The parent directory must
             exist.
         :param elsewhere: the remedy in errors about the directory and its files, such as the advice
             to use another state directory. Only errors about a file of the wrong type contain
@@ -116,8 +116,8 @@ class Directory(OpenFile):
         with open_trusted(os.path.dirname(path)) as parent:
             if make:
                 make_private(os.path.basename(path), parent.fd, exist_ok=True)
-            # Require a mode without permissions for others, such as 0700, so that no other user can
-            # reach the files below this directory.
+            # Require a mode such as 0700, without permissions for group and others, so that no
+            # other user can reach the files below this directory.
             return cls._open(path, parent.fd, forbidden=0o077, elsewhere=elsewhere)
 
     @classmethod
@@ -172,7 +172,7 @@ class Directory(OpenFile):
         return self.open(name)
 
     def has(self, name: str, directory: Directory) -> bool:
-        """Return whether `name` in this directory refers to `directory`."""
+        """Return whether the entry `name` of this directory is `directory`."""
         try:
             found = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
         except FileNotFoundError:
@@ -185,7 +185,7 @@ class Directory(OpenFile):
         :param seconds: the timeout, in seconds, for waiting while another process holds the lock;
             by default 10.
         :returns: whether this process has acquired the lock.
-        :raises NamespaceError: the filesystem can't lock directories, as NFS can't.
+        :raises NamespaceError: the filesystem, for example NFS, can't lock directories.
         """
         deadline = time.monotonic() + (_LOCK_SECONDS if seconds is None else seconds)
         pause = _LOCK_PAUSE_SECONDS / 16
@@ -203,7 +203,7 @@ class Directory(OpenFile):
             pause = min(pause * 2, _LOCK_PAUSE_SECONDS)
 
     def unlock(self) -> None:
-        """Release the lock, which close(2) would not do while a forked child has the descriptor."""
+        """Release the lock, even if a forked child has the descriptor, unlike close(2)."""
         fcntl.flock(self.fd, fcntl.LOCK_UN)
 
     def names(self, rule: re.Pattern[str] | str = NAME) -> list[str]:
@@ -270,7 +270,7 @@ class Directory(OpenFile):
                 raise
 
     def remove(self, name: str, directory: Directory) -> None:
-        """Remove the entry `directory`, unless another directory is now called `name`.
+        """Remove the entry `name` if it is still the directory `directory`.
 
         :raises NamespaceError: a file in the directory can't be removed.
         """
@@ -288,7 +288,7 @@ class Directory(OpenFile):
 
 
 class Record(Protocol):
-    """Interface of the records in a store."""
+    """Protocol of the records in a store."""
 
     @classmethod
     def read(cls, name: str, directory: Directory) -> Self:
@@ -314,7 +314,7 @@ R = TypeVar("R", bound=Record)
 
 
 class TakenError(Exception):
-    """Error for a new entry whose name is taken."""
+    """Error for a new entry whose name another live entry has."""
 
 
 class Entry(Closing, Generic[R]):
@@ -339,7 +339,7 @@ class Entry(Closing, Generic[R]):
 
     @property
     def fd(self) -> int:
-        """The descriptor of the entry's directory; -1 once it is closed."""
+        """The descriptor of the entry's directory; -1 once the descriptor is closed."""
         return self.directory.fd
 
     def lock(self) -> bool:
@@ -379,7 +379,7 @@ class Entry(Closing, Generic[R]):
         self._parent.remove(self.name, self.directory)
 
     def close(self) -> None:
-        """Close the descriptors. The entry stays locked while a forked child has copies of them."""
+        """Close the descriptors. A forked child with copies of them keeps the entry locked."""
         self.directory.close()
         self._parent.close()
 
@@ -517,9 +517,9 @@ class Store(Generic[R]):
                 raise
 
     def sweep(self) -> None:
-        """Remove the hidden entries that killed processes have left.
+        """Remove the hidden entries that processes have left behind because they were killed.
 
-        An entry that was set aside is restored if no other entry has its name.
+        An entry that was set aside is restored instead if no other entry has its name.
 
         :raises NamespaceError: the directory can't be used.
         """
@@ -592,7 +592,7 @@ def _sweep_one(top: Directory, name: str, directory: Directory) -> None:
         return
     try:
         if found["aside"] and RECORD in os.listdir(directory.fd):
-            with contextlib.suppress(OSError):  # Fails if another entry has that name.
+            with contextlib.suppress(OSError):  # rename(2) fails if another entry has that name.
                 os.rename(name, found["name"], src_dir_fd=top.fd, dst_dir_fd=top.fd)
                 return
         top.remove(name, directory)
@@ -665,7 +665,7 @@ def _unusable(path: str, error: OSError, elsewhere: str) -> NamespaceError:
         )
     remedy = _removal(path) if number in _OF_ANOTHER_KIND else elsewhere
     if number == errno.ELOOP:
-        # Report ENOTDIR: with O_NOFOLLOW, ELOOP means that the file is a symbolic link.
+        # Report ENOTDIR: open(2) with O_NOFOLLOW fails with ELOOP if the file is a symbolic link.
         number = errno.ENOTDIR
     return NamespaceError(
         f"{path}: {os.strerror(number)}",
@@ -678,7 +678,7 @@ def _unusable(path: str, error: OSError, elsewhere: str) -> NamespaceError:
 
 
 def invalid_record(path: str, why: str) -> NamespaceError:
-    """Return the exception for a record that usernsctl itself can't have written.
+    """Return the exception for a malformed record, which a program other than usernsctl wrote.
 
     :param why: the reason, a sentence without a full stop.
     """

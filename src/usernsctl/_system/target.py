@@ -14,8 +14,8 @@ Propagation = Literal["private", "slave", "shared", "unchanged"]
 # MS_PRIVATE, MS_SLAVE and MS_SHARED of mount(2), which the standard library does not define.
 _PROPAGATION = {"private": 1 << 18, "slave": 1 << 19, "shared": 1 << 20, "unchanged": 0}
 
-#: The kinds of namespaces that a process can enter itself. For the other kinds, only its children
-#: enter the namespace (setns(2)).
+#: The kinds of namespaces, except ``"user"``, that a process enters itself. A PID or time namespace
+#: is entered only by the children of the process that calls setns(2).
 ENTERABLE = ("mount", "net", "ipc", "uts", "cgroup")
 #: The kinds of namespaces that a descriptor keeps alive without a process inside.
 KEPT = (*ENTERABLE, "time")
@@ -23,7 +23,7 @@ KEPT = (*ENTERABLE, "time")
 
 @runtime_checkable
 class Joinable(Protocol):
-    """Interface of existing namespaces that a command can join."""
+    """Protocol of existing namespaces that a command can join."""
 
     def target(self) -> Target:
         """Return the target with which to start one command in the namespaces."""
@@ -37,8 +37,8 @@ class Target:
     :ivar join: the descriptors of namespaces to join first, in the order of
         :data:`_core.ALL_NAMESPACES`; -1 for a kind that is not joined; ``None`` to join none.
     :ivar namespaces: the kinds of namespaces to create, except ``"user"``.
-    :ivar has_init: whether PID 1 of a new PID namespace is a process of usernsctl, the parent of
-        the command.
+    :ivar has_init: whether PID 1 of a new PID namespace is not the command, but its parent, a
+        process of usernsctl.
     :ivar setup: the settings to apply in the namespaces before the command starts.
     :ivar owner: the object whose finaliser closes the descriptors in `join`; this reference keeps
         that object alive.
@@ -59,8 +59,9 @@ class Target:
         """Move this process, which must have only one thread, into the namespaces.
 
         :param pass_fds: the descriptors from 3 on that the process passes to the program that it
-            executes next. All other descriptors are closed before existing namespaces are joined,
-            because root inside could duplicate them. By default none are closed.
+            executes next. Before the process joins existing namespaces, it closes all other
+            descriptors, because root in these namespaces could duplicate them. By default, no
+            descriptor is closed.
         :raises NamespaceError: a system call failed; cause ``"multithreaded"`` if the process has
             several threads.
         """
@@ -77,9 +78,9 @@ class Target:
 class OwnNamespaces:
     """The namespaces of the caller, in which a command starts as :mod:`subprocess` starts it.
 
-    The class implements :class:`Joinable`. :mod:`subprocess` itself calls vfork(2), whose callers a
-    seccomp filter may kill; ``_core.spawn()`` calls clone3(2) or clone(2), which the filter must
-    allow for sandboxes, too.
+    The class implements :class:`Joinable`. A command in these namespaces is preferable to
+    :mod:`subprocess` itself, which calls vfork(2): a seccomp filter may kill callers of vfork(2),
+    but must allow, for sandboxes to start, clone3(2) or clone(2), which ``_core.spawn()`` calls.
     """
 
     def target(self) -> Target:
@@ -107,14 +108,14 @@ def make_target(
     """Return the target for a new user namespace, or for existing namespaces.
 
     :param namespaces: the kinds of namespaces to create, except ``"user"``.
-    :param init: whether PID 1 of a new PID namespace is a process of usernsctl, the parent of the
-        command.
-    :param idmap: the id map of a new user namespace; by default the caller is root there.
+    :param init: whether PID 1 of a new PID namespace is not the command, but its parent, a process
+        of usernsctl.
+    :param idmap: the id map of a new user namespace; by default ``"root"``.
     :param namespace: existing namespaces to join, in place of `idmap`.
-    :param planned: the plan of an id map, in place of `idmap`. The caller of this function must
-        warn if the plan maps only one id.
+    :param planned: the plan of an id map, in place of `idmap`. If the plan maps only one id, the
+        caller of this function must issue the warning.
     :raises MapError: the id map is malformed.
-    :raises PlanError: the caller may not use the id map.
+    :raises PlanError: the caller is not permitted to use the id map.
     :raises TypeError: `idmap` is not an id map, or `namespace` is not a namespace.
     :raises ValueError: `idmap` and `namespace` are both given, the propagation is unknown, or
         `init` is given without a new PID namespace.

@@ -22,11 +22,11 @@ _OWNER_ALL = 0o700
 
 
 def leads_out(target: bytes, depth: int) -> bool:
-    """Return whether a symbolic link in a tree may lead out of the tree.
+    """Return whether a symbolic link in a tree may resolve outside the tree.
 
-    A target is safe if it begins with at most `depth` components ``..``, and contains none later.
-    Each leading ``..`` goes up from a real directory of the tree. A later ``..`` could go up from
-    the target of another symbolic link, at another depth.
+    A relative target is safe if it begins with at most `depth` components ``..``, and contains none
+    later. Each leading ``..`` resolves to the parent of a directory of the tree. A later ``..`` may
+    follow another symbolic link, and resolve to the parent of that link's target.
 
     :param depth: the number of directories between the link and the top of the tree.
     """
@@ -40,7 +40,7 @@ def leads_out(target: bytes, depth: int) -> bool:
 
 
 def is_file_name(name: bytes) -> bool:
-    """Return whether `name` is a valid file name, which a path, ``.`` or ``..`` is not."""
+    """Return whether `name` can be the name of a new file: one component, not ``.`` or ``..``."""
     return bool(name) and name not in (b".", b"..") and b"/" not in name and b"\0" not in name
 
 
@@ -55,10 +55,10 @@ class _Level:
 
 
 class TreeWriter:
-    """Writer of a new file or directory tree, entry by entry, through open descriptors.
+    """Writer that creates a file, or a directory tree entry by entry.
 
     The path of the parent directory is resolved once. Each entry is created relative to the
-    descriptor of an open directory, and never replaces another entry.
+    descriptor of its directory, and never replaces an existing entry.
     """
 
     def __init__(self, path: str) -> None:
@@ -93,16 +93,16 @@ class TreeWriter:
         return bool(self._levels) and self._levels[-1].is_file
 
     def path_of(self, name: bytes = b"") -> bytes:
-        """Return the path of an entry of the open directory, relative to the tree."""
+        """Return the path of an entry of the open directory, relative to the top of the tree."""
         return b"/".join([*self._names[1:], *([name] if name else [])])
 
     @property
     def directory_path(self) -> bytes:
-        """The path of the open directory, relative to the tree."""
+        """The path of the open directory, relative to the top of the tree."""
         return b"/".join(self._names[1 : self.depth])
 
     def _take_name(self, name: bytes) -> tuple[bytes, int]:
-        """Return the name of an entry to create, and the descriptor of the directory.
+        """Return the file name of an entry to create, and the descriptor of its directory.
 
         :raises ValueError: `name` is not the name of a file, a regular file is still open, or the
             tree is complete.
@@ -118,7 +118,7 @@ class TreeWriter:
         return name, self._levels[-1].file.fd
 
     def enter_directory(self, name: bytes, mode: int, mtime_ns: int) -> None:
-        """Create a directory, and open it. :meth:`leave` then sets the mode and the time.
+        """Create a directory, and open it. :meth:`leave` will set its mode and modification time.
 
         :param name: the name of the directory; empty for the tree itself.
         :raises ValueError: `name` is not the name of a file, a regular file is still open, or the
@@ -156,7 +156,7 @@ class TreeWriter:
             data = data[os.write(fd, data) :]
 
     def leave(self) -> None:
-        """Set the mode and the time of the open file or directory, and close it.
+        """Set the mode and modification time of the open file or directory, and close it.
 
         :raises ValueError: no file or directory is open.
         :raises OSError: the mode can't be set, or the file can't be closed.
@@ -220,8 +220,8 @@ class TreeEntry:
     """A file or directory that :func:`walk_tree` yields.
 
     :ivar name: the name of the entry; empty for the tree itself.
-    :ivar path: the path of the entry, relative to the tree.
-    :ivar status: the attributes of the file.
+    :ivar path: the path of the entry, relative to the top of the tree.
+    :ivar status: the attributes of the entry, as lstat(2) returns them.
     :ivar file: the descriptor of a regular file, open until the next entry is yielded; else
         ``None``.
     :ivar target: the target of a symbolic link; else empty.
@@ -317,10 +317,10 @@ def _open_top(path: str) -> OpenFile:
 def _open_entry(
     top: str, directory: _OpenDirectory, name: bytes
 ) -> tuple[TreeEntry, OpenFile | None]:
-    """Return an entry of a directory. Open it if it is a regular file or a directory.
+    """Return an entry of a directory, and its open file if it is a regular file or a directory.
 
-    If another process replaces the entry during this call, the result contains the old attributes,
-    but no open file.
+    If another process replaces a regular file with a file of another type during this call, no file
+    is returned.
 
     :raises OSError: the entry can't be read.
     """
@@ -348,6 +348,6 @@ def _open_entry(
 
 
 def _error_at(error: OSError, top: str, path: bytes) -> OSError:
-    """Return an error like `error`, with the path of the file as its ``filename``."""
+    """Return an error with the errno of `error`, and with the file's full path as ``filename``."""
     number = error.errno or 0
     return OSError(number, os.strerror(number), os.path.join(top, os.fsdecode(path)))
