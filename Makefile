@@ -11,8 +11,8 @@ SHELL_CODE = tools/packages tools/environment tools/user tools/as-user tools/tes
 	docker/install docker/install-runsc tools/source-copy tools/in-system tools/deb-installed \
 	$(filter-out %/control,$(wildcard debian/tests/*)) \
 	tools/dist/try-install tools/dist/use-installed tools/vm/image tools/vm/run tools/vm/guest
-# Docstrings that begin with a pronoun or a clause, which ruff's rule D401 allows for classes and
-# properties.
+# Pattern of docstrings that begin with a pronoun or a clause. ruff's rule D401 (imperative mood)
+# allows them for classes and properties.
 BAD_DOCSTRING = ^ *"""(It|Of|One|So many|Those|What|Whether|Who|Whoever|Whose)\b
 C_CODE = $(shell find csrc tests/c -name "*.[ch]")
 
@@ -27,8 +27,8 @@ help: ## list the targets
 demo: packages ## run an Airbyte connector in gVisor, as an unprivileged user
 	@demo/run
 
-# $(BESIDE) makes targets in parallel, and continues if a target fails. $(AS_USERS) are targets that
-# run the tests in $(TESTS), each as one kind of user.
+# $(BESIDE) makes targets in parallel, and continues if a target fails. Each target in $(AS_USERS)
+# runs the tests in $(TESTS) as one kind of user (tools/test-as).
 BESIDE = $(MAKE) --jobs=$$(($$(nproc) + 1)) --keep-going --output-sync --no-print-directory
 AS_USERS = as-ranges $(if $(filter 0,$(shell id -u)),as-root as-no-ranges)
 TESTS = tests
@@ -61,8 +61,8 @@ load: packages ## run operations many times and concurrently, and check that not
 as-ranges as-root as-no-ranges: packages
 	@tools/test-as $(@:as-%=%) $(TESTS)
 
-# demo-in-gvisor is a separate target, so that the other tests of tests/runsc need not wait until
-# the connector is installed.
+# Only tests/runsc/test_connector.py needs the connector, whose installation takes long. A separate
+# target runs that file, so that all other tests can start earlier.
 demo-in-gvisor: connector
 	@set -e; USERNSCTL_CONNECTOR=$$(tools/environment connector); export USERNSCTL_CONNECTOR; \
 	for kind in $(if $(USERNSCTL_TEST_ALL),$(AS_USERS:as-%=%),ranges); do \
@@ -109,7 +109,8 @@ analyze: packages ## analyze the C code (clang-tidy, gcc -fanalyzer) and the wor
 	"$$bin/zizmor" --offline --no-progress --quiet .github; \
 	"$$bin/python" -B tools/analyze.py "$$bin/clang-tidy"
 
-# A program can't use both ASan and TSan. TSan runs even if tests with ASan fail.
+# Run the tests with ASan, then with TSan, since a program can't use both. Tests that fail with ASan
+# must not prevent the run with TSan.
 sanitize: packages ## run tests/unit and tests/kernel with sanitizers in the extension: ASan and UBSan, then TSan
 	@set -e; name=$$(id -un); \
 	if [ "$$name" = root ]; then name=usernsctl-test; tools/user $$name ranges; fi; \
@@ -130,7 +131,8 @@ coverage: packages ## count the lines of csrc/ that tests execute, for each file
 connector: packages
 	@tools/environment connector >/dev/null
 
-# The site is made from docs/ and the installed package. Sphinx reads only changed files again.
+# Sphinx builds the site from docs/ and the installed package. After the first build, Sphinx reads
+# only files that have changed.
 docs: packages ## make the site, build/docs/index.html
 	@$(DEV)/bin/sphinx-build --fail-on-warning --quiet -d build/doctrees docs build/docs
 

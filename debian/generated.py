@@ -1,7 +1,7 @@
 """generated.py PYTHON PRELUDE: add shell completion and AppArmor profiles to the packages.
 
-PYTHON and PRELUDE are the build directories of the two packages. At this point of the build, all
-other files are still in PYTHON.
+PYTHON and PRELUDE are the build directories of the packages python3-usernsctl and
+usernsctl-prelude. debian/rules runs this script while the native programs are still in PYTHON.
 """
 
 import os
@@ -15,7 +15,7 @@ sys.path.insert(0, str(site))
 
 from usernsctl import profiles  # noqa: E402
 
-# Paths at which the shells look for the completion of a program.
+# Path at which each shell looks for a program's completion script; {} stands for the program.
 PLACES = {
     "bash": "usr/share/bash-completion/completions/{}",
     "zsh": "usr/share/zsh/vendor-completions/_{}",

@@ -1,4 +1,4 @@
-"""version.py VERSION: check that VERSION, of the package, equals the version in pyproject.toml."""
+"""version.py VERSION: check that VERSION, the Debian package's, is the one in pyproject.toml."""
 
 import sys
 import tomllib

@@ -27,8 +27,8 @@ def show(text: str) -> None:
 def show_sandbox(connector: Connector) -> None:
     """Print the kernel version that a sandboxed program reads, and the sandbox's id maps.
 
-    The program is `cat`. Once `cat` has repeated an empty line of input, it runs, and waits for
-    more input, so that the maps of its process can be read from the host.
+    The program is `cat /proc/version -`. After `cat` has echoed an empty line, it waits for more
+    input, and this function reads uid_map and gid_map of its process on the host.
     """
     title("The kernel, outside and inside")
     show(Path("/proc/version").read_text())

@@ -73,7 +73,7 @@ class Queue:
                 raise
 
     def take(self) -> Task | None:
-        """Return a task of a lost worker or a new task; None if there is none for WAIT seconds."""
+        """Return a lost worker's task, or else a new task; None if none comes in WAIT seconds."""
         idle = 2 * SECONDS * 1000
         _, lost, *_ = self._redis.xautoclaim(TASKS, GROUP, self._name, idle, count=1)
         for id, fields in lost:

@@ -77,7 +77,7 @@ class Server(ThreadingHTTPServer):
 
 
 def run_limited(sandbox: un.Sandbox, code: bytes) -> un.Result[bytes]:
-    """Run a snippet in a sandbox, return its result; kill it at the limit of time or output."""
+    """Run a snippet in a sandbox; kill it at its time or output limit; return its result."""
     command = [PYTHON, "-"]
     try:
         return sandbox.run(

@@ -62,7 +62,7 @@ def file_made_inside(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.userns
 def test_a_file_has_an_owner_on_either_side(file_made_inside: Path) -> None:
-    """Check that stat(2) shows the owner of a file as an id inside (user_namespaces(7))."""
+    """Check that stat(2) translates a file's owner to an id inside (user_namespaces(7))."""
     file_made_inside.write_text("")
     assert file_made_inside.stat().st_uid == 0
 

@@ -98,7 +98,7 @@ class Running:
         return text
 
     def rest(self) -> bytes:
-        """Read and return the output until the command and all its children have closed it."""
+        """Read until all processes have closed the output pipe; return the rest of the output."""
         text = b""
         while part := self._read():
             text += part

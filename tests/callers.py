@@ -16,10 +16,10 @@ def may_map_any_id() -> bool:
     return os.geteuid() == 0 and all(ids == ["0", "0", "4294967295"] for ids in maps)
 
 
-# Marks of tests that run only as root (`as_root`, see tests/conftest.py) or only as another user.
+# Marks of tests that run only as root, and of tests that do not run as root (tests/conftest.py).
 as_root = pytest.mark.as_root
 unprivileged = pytest.mark.unprivileged
 
-# An id map with several ids, and the mark for tests that use it.
+# An id map with several ids, and the mark of tests that use this map.
 MAP_OF_SEVERAL = un.IdMap.extents(["0:0:100"], ["0:0:100"]) if may_map_any_id() else un.IdMap.auto()
 several_ids = pytest.mark.userns_requires("userns" if may_map_any_id() else "subid")

@@ -66,7 +66,8 @@ REQUIRED = {
 }
 # Directories whose tests may run in parallel.
 PARALLEL = {"environments", "fuzz", "kernel", "runsc", "unit"}
-# Marks of tests that also, or only, run as users other than the one with subordinate ranges.
+# Marks of tests that run as root or as a user without subordinate ranges. Tests without these marks
+# run only as the user with subordinate ranges.
 MARKS_OF_USERS = {"each_user", "also_root", "as_root"}
 # Marks of tests that the current user can't run, with the reasons.
 UNFIT = {}

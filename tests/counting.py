@@ -1,13 +1,13 @@
-"""Counts of the system calls and instructions of starting a command, whatever the host's load.
+"""Counts of the system calls and instructions that the start of a command takes.
 
-`make counts` writes the counts to bench/counts.json.
+`make counts` writes the counts to bench/counts.json. They do not depend on the host's load.
 
 The counts omit what differs between hosts or between two runs:
 
-- system calls that wait (how often depends on timing), allocate memory, or read files of /etc,
-  which may be long;
+- system calls that wait, whose number depends on timing;
+- system calls that allocate memory, or read files of /etc, which may be long;
 - instructions of Python, of newuidmap and newgidmap, and of the programs that read /etc;
-- the start of libc, since the instructions of a program that does nothing are subtracted.
+- instructions of libc's startup: those of a program that does nothing are subtracted.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ PRELUDE = Path(sysconfig.get_path("scripts"), "usernsctl-exec")
 ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
 WAITING = {"poll", "ppoll", "nanosleep", "clock_nanosleep", "restart_syscall", "sched_yield"}
 MEMORY = {"brk", "mmap", "munmap", "mremap", "madvise", "mprotect", "futex"}
-# System calls that are not counted. newfstatat is one of them, because timing decides how often
-# usernsctl repeats it until the holder is dumpable (csrc/ns/namespace.c).
+# System calls that read files, and are not counted. The number of newfstatat calls depends on
+# timing: usernsctl polls /proc until a new namespace's holder is dumpable (csrc/ns/namespace.c).
 READING = {"read", "newfstatat"}
 SECONDS = 120
 TINY = "void _start(void) { for (;;) %s; }"
@@ -108,7 +108,7 @@ def trace_prelude(program: Path, *options: str) -> list[str]:
 
 
 def count_in_python(make: str, once: str, program: Path) -> Counter[str]:
-    """Count the system calls of the Python statements `once`, including those of its child."""
+    """Count the system calls of the Python statements `once` and of the child that they start."""
     script = SPAWNING.format(make=make, once=once)
 
     def total(times: int) -> Counter[str]:

@@ -16,9 +16,12 @@ PLACES = ("c_return", "call")
 
 @contextlib.contextmanager
 def alarm(handle: Callable[..., object], seconds: float, interval: float = 0) -> Iterator[None]:
-    """Handle SIGALRM from a timer that fires after `seconds`, and then at each `interval`.
+    """Handle SIGALRM by `handle` during a ``with`` block.
+
+    A timer sends the signal after `seconds`, and then every `interval` seconds.
 
     :param seconds: 0 for no timer.
+    :param interval: 0 for a single signal.
     """
     before = signal.signal(signal.SIGALRM, handle)
     try:
@@ -31,7 +34,7 @@ def alarm(handle: Callable[..., object], seconds: float, interval: float = 0) ->
 
 @contextlib.contextmanager
 def handled(do: Callable[[], object], seconds: float) -> Iterator[list[Any]]:
-    """Call `do` in a handler of SIGALRM; yield the list to which its results are appended.
+    """Call `do` at each SIGALRM during a ``with`` block; yield the list of its results.
 
     :param seconds: time until a timer sends SIGALRM, or 0 for no timer.
     """
@@ -50,7 +53,7 @@ class Interrupt:
         places: tuple[str, ...] = PLACES,
         names: Container[str] | None = None,
     ) -> None:
-        """Count events in `places`, or with `names` only calls of the C functions in `names`."""
+        """Count the events in `places`; if `names` is given, only those of its C functions."""
         self.left = number
         self._names = names
         self._handle = handle

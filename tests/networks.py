@@ -100,9 +100,9 @@ _WAIT_FOR_LINKS = """
 while ip route | grep -q linkdown || ip -6 route | grep -q linkdown; do sleep 0.01; done
 """
 
-# Program that runs a web server on each port, which answers with its address, and a name server on
-# one address. It also records the datagrams that arrive on port 5353, including multicasts; the web
-# servers list them at /datagrams.
+# Program that runs a web server on each port, and a name server on one address. The web servers
+# answer with the address to which a client has connected. At /datagrams, they list the datagrams,
+# including multicasts, that the program has received on port 5353.
 _SERVERS = """
 import selectors, socket, struct, sys
 names, ports, kind = eval(sys.argv[1]), eval(sys.argv[2]), sys.argv[3]

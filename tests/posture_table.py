@@ -1,8 +1,8 @@
 """Intended postures of all processes that run a sandbox.
 
 Each kind of process has a row, and each property a column; `posture.py` explains the columns and
-the words in the cells. Whoever changes a posture must change the table, too, to confirm that the
-change is intended. Comments name postures that could be better.
+the words in the cells. A commit that changes a posture must change the table, too, to confirm that
+the change is intended. Comments name postures that could be more restrictive.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ PREPARED = words("setfcap, setgid, setuid, sys_admin, sys_chroot")
 # Capabilities to access files in the nested user namespaces that runsc creates.
 FILES = words("chown, dac_override, dac_read_search, fowner, fsetid")
 STREAMS = words("stdin, stdout, stderr")
-# Newer releases of runsc pass ambient capabilities to their child programs.
+# Inheritable and ambient capabilities of runsc's child programs. Only newer releases of runsc pass
+# ambient capabilities to these programs.
 INHERITED = frozenset(f"?{name}" for name in FILES)
 # Descriptors of every runsc process; the optional ones exist only briefly or in some releases.
 GO = words("eventfd, eventpoll, pipe, socket, ?io_uring, ?memfd, ?limit of processors r")
@@ -31,9 +32,10 @@ LOG = frozenset({"scratch w"})
 CRASH = frozenset({"log/crash w"})
 # Mounts in the command's root filesystem, through which no host file can be written.
 ROOT = words("root ro nosuid nodev, programs ro, ?hidden ro nosuid nodev, /.usernsctl-verify ro")
-# Mounts of the prepared mount namespace. The namespace still contains all host files, as writable
-# as for the caller, although these processes need only runsc's executable. "machine ro" is the
-# mount of usernsctl-watch's file, on a mount point over which nothing can be mounted.
+# Mounts of the prepared mount namespace, in which usernsctl-watch and runsc run. The namespace
+# still contains all host files, as writable as for the caller, although both need only runsc's
+# executable. "machine ro" is usernsctl-watch's file, on a mount point over which nothing can be
+# mounted.
 PLACE = ROOT | words(
     "caller's, scratch rw nosuid nodev, log/crash rw nosuid nodev, machine ro, ?nsfs rw"
 )
@@ -47,8 +49,8 @@ WATCHER = Posture(
     bounding=PREPARED,
     # This filter restricts only membarrier(2) (csrc/sys/membarrier_filter.c).
     seccomp=True,
-    # Traceable, but only a named namespace (`usernsctl ns create`) can contain another process that
-    # could trace it.
+    # The watcher is traceable, but only by processes in its user namespace. Other processes can
+    # only enter that of a named namespace (`usernsctl ns create`).
     traceable=True,
     namespaces=words("user own, mnt own"),
     mounts=PLACE,
@@ -170,7 +172,8 @@ def showing(sandboxes: Mapping[str, Posture], shown: str) -> dict[str, Posture]:
 
 # A read-only --bind is read-only in runsc's mount namespace, too.
 BINDS = "/shown ro, /open rw"
-# Mount in the prepared mount namespace from which runsc bind-mounts through a descriptor.
+# Additional mount in the prepared mount namespace: the source of runsc's bind mounts, which runsc
+# opens by a descriptor.
 OPEN = words("machine rw")
 RUN_WITH_BINDS = showing(RUN, BINDS) | {
     "watcher": replace(WATCHER, mounts=PLACE | OPEN),
@@ -178,7 +181,7 @@ RUN_WITH_BINDS = showing(RUN, BINDS) | {
 }
 RUN_WITH_EXPOSED_ROOT = showing(RUN, "machine ro")
 NETWORK = words("?net_admin, ?net_bind_service")
-# gVisor's hostinet reads the state of host networks in /proc.
+# Sandbox with the host's network, whose state gVisor's hostinet reads in /proc ("/proc r").
 RUN_WITH_NETWORK = table(
     watcher=WATCHER,
     runsc=RUNSC,
@@ -196,7 +199,7 @@ RUN_WITH_NETWORK = table(
     ),
 )
 
-# Mount of the agent's program, which runsc creates in sandboxes of a SandboxHost.
+# Mount point of the agent's program in sandboxes of a SandboxHost. runsc creates this mount.
 AGENT = words("/.usernsctl-agent ro")
 # Sandbox of a SandboxHost: no runsc process waits for the sandbox, and PID 1 of the sandbox's PID
 # namespace on the host is usernsctl-init.
@@ -284,8 +287,8 @@ RESTORED_DETACHED = table(
     sandbox=restored(DETACHED["sandbox"]),
 )
 
-# Holder process of `usernsctl ns create`. Processes that enter its namespace must be able to open
-# the namespace, and gain all of the holder's capabilities there anyway.
+# Holder process of `usernsctl ns create`, with all capabilities in its user namespace. Any process
+# that may enter this namespace gains the same capabilities there.
 HOLDER = replace(
     WATCHER,
     session="own",
@@ -327,8 +330,8 @@ def in_container(sandboxes: Mapping[str, Posture]) -> dict[str, Posture]:
 def in_remapped(sandboxes: Mapping[str, Posture]) -> dict[str, Posture]:
     """Return the table for a container with a separate user namespace.
 
-    A process outside can't assume ids that only that user namespace maps, so `traceable` can't be
-    tested.
+    `traceable` can't be tested: a process outside can't change to ids that only the container's
+    user namespace maps.
     """
     return {kind: replace(row, traceable=None) for kind, row in in_container(sandboxes).items()}
 

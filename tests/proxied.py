@@ -218,8 +218,9 @@ def client_hello(name: str | None) -> bytes:
 
 def _main(listener: int, rules: Sequence[str]) -> None:
     """Run a proxy; for each line of standard input, print a report of denied requests."""
-    # The test sends SIGINT to this new process group. The proxy must survive, although execve(2)
-    # resets this process's signal handler.
+    # The test sends SIGINT to this new process group, which includes the proxy. The proxy must
+    # survive without this process's help: execve(2) resets a signal handler, but would have kept an
+    # ignored signal.
     os.setpgid(0, 0)
     signal.signal(signal.SIGINT, lambda *_: None)
     proxy = ProxyProcess(parse_rules(rules), log=None)

@@ -38,7 +38,7 @@ def spread(total: int, count: int) -> list[bool]:
 
 
 def tries(few: int, many: int) -> pytest.MarkDecorator:
-    """Return a decorator that passes `few` as `count`, and in `make test-all` then also `many`."""
+    """Return a mark that runs a test with `count=few`, and in `make test-all` with `many`, too."""
     return pytest.mark.parametrize("count", [few, pytest.param(many, marks=pytest.mark.thorough)])
 
 

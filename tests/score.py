@@ -12,9 +12,9 @@ _PROPERTY = "trials"
 
 @pytest.fixture
 def score(record_property: pytest.RecordProperty) -> Iterator[Counter[str]]:
-    """Count trials that were "right" or "wrong", and environments that were "healed".
+    """Yield a counter of "right" and "wrong" trials, and of "healed" environments.
 
-    Tests may also count under other names, which are printed after these.
+    Other names that a test counts are printed after these three.
     """
     counted: Counter[str] = Counter()
     yield counted

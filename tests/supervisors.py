@@ -35,8 +35,8 @@ def words(kind: str, prelude: Path) -> list[str]:
         "fork": [str(prelude), "-rf", "--"],
         "pid": [str(prelude), "-rp", "--"],
         "init": [str(prelude), "-r", "--init", "--"],
-        # usernsctl-watch runs env(1) in place of runsc. The log ended.log says that the command has
-        # exited, so no exit status counts as a failure of runsc.
+        # usernsctl-watch runs env(1) in place of runsc. Because ended.log says that the command has
+        # exited, usernsctl-watch takes any exit status of env(1) for the command's.
         "watch": [str(WATCHER), "/usr/bin/env", *LOGS, "--", "--", "--", "env"],
     }[kind]
 

@@ -15,7 +15,7 @@ FULL = os.environ.get("USERNSCTL_HOSTILE") == "full"
 
 
 class Tally:
-    """Counter of an attacker's attempts. The test fails if any succeeds or none was made."""
+    """Counter of attempts and successes. A test fails if an attempt succeeded, or without one."""
 
     def __init__(self) -> None:
         self.tries = 0

@@ -2,9 +2,9 @@
 
     agent = CodeAgent(tools, model, executor=GvisorExecutor([], AgentLogger()))
 
-The code can import the modules of the virtual environment that this program runs in. That
-environment must contain what the agent's tools import: numpy and pillow. Variables and imports
-persist between the steps of an agent.
+The code can import the modules of this program's virtual environment. The environment must contain
+what the agent's tools import, and numpy and Pillow, which smolagents itself imports in the sandbox.
+Variables and imports persist between the steps of an agent.
 
 The sandbox has no network. It ends when cleanup() is called, when the agent ends, or after an hour.
 A step of more than five minutes ends the interpreter. Data from the sandbox are parsed as JSON, and

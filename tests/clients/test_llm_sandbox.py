@@ -15,7 +15,10 @@ from llm_sandbox.exceptions import SandboxTimeoutError
 
 @pytest.fixture
 def open_session(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return the class GvisorSession, imported with usernsctl in PATH, as its module requires."""
+    """Return GvisorSession, a class that opens a session when it is called.
+
+    Its module looks for usernsctl in PATH during the import.
+    """
     monkeypatch.setenv("PATH", f"{SCRIPTS}:{os.environ['PATH']}")
     return importlib.import_module("llm_sandbox_session").GvisorSession
 

@@ -1,8 +1,8 @@
 """Pairs of environments: two misconfigurations at once, chosen at random.
 
-No table contains the results of pairs. Instead, there are two rules. doctor must report "ready" if
-and only if the command works. And the first reported cause must be a cause of one of the two
-environments.
+The expected results of a pair are not in table.py, but follow from two rules. doctor must report
+"ready" if and only if the command works. Otherwise the first reported cause must be a cause of one
+of the two environments.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Any
 from judging import Answer, Expected, causes, faults, in_range
 from table import ENVIRONMENTS, KINDS, Environment
 
-#: Number of pairs, and seed of the random choice. The nightly CI chooses more pairs and a different
-#: seed each time.
+#: Number of pairs, and seed of the random choice. The nightly CI sets a larger number, and another
+#: seed each night.
 COUNT = int(os.environ.get("USERNSCTL_PAIRS") or 40)
 SEED = int(os.environ.get("USERNSCTL_PAIRS_SEED") or 1)
 
-#: Commands to run in each pair of misconfigurations. Only `exec`, which is usernsctl-exec, shows
-#: whether a map of more than one id works.
+#: Commands to run in each pair of environments. Only `exec`, which is usernsctl-exec, shows whether
+#: a map of more than one id works where no sandbox does.
 TRIED = ("run", "auto", "exec", "doctor", "range")
 
 #: Kind of environments that is applied last, because root can't mount in the user namespace of a
@@ -49,8 +49,8 @@ EXCLUSIVE = (
     LAST,
 )
 #: Causes that doctor may guess for a failed sandbox, by prefixes of the names of environments with
-#: a limit. A limit that suffices for a sandbox alone may be too low together with another
-#: misconfiguration, which doctor can't detect.
+#: a limit. Together with another misconfiguration, a sandbox may exceed a limit that otherwise
+#: suffices, and doctor can't detect that.
 GUESSES_OF_LIMITS = {
     "nproc-": "process-limit",
     "nofile-": "descriptor-limit",
@@ -71,8 +71,8 @@ AS_RIGHT = {
     # doctor can't read what a filter denies, so it suspects a filter before a security module such
     # as Landlock.
     "landlock-denies-mount": ("mount-denied",),
-    # dash(1) uses descriptor 10, so a shell script in place of runsc can't run with fewer
-    # descriptors.
+    # dash(1) moves the descriptor of its script to number 10 or higher. So a shell script in place
+    # of runsc can't run if RLIMIT_NOFILE is 10 or lower.
     "descriptor-limit": ("not-runsc",),
     # In a container's user namespace, the kernel ignores file capabilities of other user
     # namespaces, so the helper seems to have none.

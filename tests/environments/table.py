@@ -179,7 +179,8 @@ REFUSED = ("seccomp-denies-call", "seccomp-denies-userns")
 for one in ("fchdir", "clone3", "close_range", "keyctl", "bpf", "personality", "sethostname",
             "membarrier", "mknodat", "process_vm_writev"):  # fmt: skip
     filter_of(f"no-{one}", one)
-# Only a newuidmap that calls openat2(2) fails, as Debian's does since shadow 1:4.17.4-2+deb13u1.
+# newuidmap fails only in releases that call openat2(2), such as Debian's since shadow
+# 1:4.17.4-2+deb13u1.
 filter_of("no-openat2", "openat2", auto="seccomp-denies-helper", sometimes=True)
 add("no-clone3-enosys", early=[w.denied("clone3", number=errno.ENOSYS)])
 add("no-setns", early=[w.denied("setns")], both="seccomp-denies-userns")
@@ -263,8 +264,8 @@ add("kill-killed", early=[w.killed("kill")], both="seccomp-denies-call")
 if platform.machine() == "x86_64":
     add("no-dup2", early=[w.denied("dup2")], run="seccomp-denies-call", tried=("run", "doctor"))
     add("poll-killed", early=[w.killed("poll")], run=REFUSED, tried=("run", "doctor"))
-    # Calls of musl's fork(3) and of Python's subprocess. usernsctl works without them, since it
-    # calls clone(2) instead.
+    # musl's fork(3) and Python's subprocess make these system calls. usernsctl works without them,
+    # since it calls clone(2) instead.
     for one in ("fork", "vfork"):
         add(f"{one}-killed", early=[w.killed(one)])
 # System calls that usernsctl or runsc makes. A process that a filter kills can't report the call.
@@ -755,8 +756,8 @@ add(
 add("runsc-exits-128", root=[w.runsc(w.VERSION + "exit 128\n")], both="runsc-refused-call")
 add("runsc-crashes", root=[w.runsc(w.VERSION + "kill -SEGV $$\n")], both="runsc-killed")
 add("runsc-killed", root=[w.runsc(w.VERSION + "kill -KILL $$\n")], both="runsc-killed")
-# In a pair whose other environment has a seccomp filter, a message may name that filter as the
-# cause.
+# This fake runsc kills itself by SIGSYS, as a seccomp filter would kill it. In a pair with a real
+# filter, a command may name that filter as the cause.
 add(
     "runsc-killed-by-filter",
     root=[w.runsc(w.VERSION + "kill -SYS $$\n")],
@@ -764,8 +765,8 @@ add(
 )
 WRAPPED = w.runsc('#!/bin/sh\nexec /usr/bin/runsc "$@"\n')
 add("runsc-wrapped", root=[WRAPPED])
-# If runsc is a script, usernsctl runs the script to find the release, and calls getpid(2) for this
-# before usernsctl enters a namespace.
+# If runsc is a script, usernsctl starts `runsc --version` to learn the release, and calls getpid(2)
+# for that start. usernsctl must detect the filter before the call.
 add(
     "runsc-wrapped-getpid-killed",
     root=[WRAPPED],

@@ -1,7 +1,8 @@
 """Misconfigurations of an environment, in addition to those in ../kernel/causes/broken.py.
 
-Root applies some to files, mounts and programs in the trial's mount namespace. Root applies others
-to the command's process before this process becomes nobody. The user nobody applies the rest.
+Root applies some of them to files, mounts and programs in the trial's mount namespace, and others
+to the command's process before this process changes its user to nobody. The process applies the
+rest as nobody.
 """
 
 from __future__ import annotations
@@ -68,7 +69,11 @@ def file(path: str, content: str) -> Way:
 
 
 def mode(path: str, bits: int) -> Way:
-    """Return a misconfiguration that sets the mode of a file that an earlier one has replaced."""
+    """Return a misconfiguration that sets the mode of `path`.
+
+    An earlier misconfiguration must have mounted another file over `path`, so that the mode of the
+    host's file does not change.
+    """
     return partial(os.chmod, path, bits)
 
 
@@ -359,7 +364,7 @@ def runsc(text: str | bytes, bits: int = 0o755) -> Way:
 
 
 def runsc_copy(bits: int = 0o755, size: int | None = None) -> Way:
-    """Return a misconfiguration that replaces runsc with a copy, which may be truncated."""
+    """Return a misconfiguration that replaces runsc with a copy, truncated to `size` if given."""
 
     def make() -> None:
         found = shutil.which("runsc")

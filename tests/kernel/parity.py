@@ -1,4 +1,7 @@
-"""The module subprocess and the APIs that must behave like it, for tests that run with each."""
+"""Wrappers of subprocess and of the APIs that must behave like subprocess.
+
+Tests run with each wrapper. All wrappers have the names of subprocess.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,11 @@ SANDBOX = "sandbox"
 
 @contextmanager
 def opened(way: str) -> Iterator[Any]:
-    """Yield an object with the functions of subprocess, for a module, a Namespace or a sandbox."""
+    """Yield an object with subprocess's names whose functions run commands in the way `way`.
+
+    "subprocess" is the module itself, "fresh" the module usernsctl, "kept" an open Namespace, and
+    SANDBOX a sandbox.
+    """
     modules: dict[str, ModuleType] = {"subprocess": subprocess, "fresh": un}
     if way in modules:
         yield modules[way]

@@ -45,8 +45,8 @@ def run(request: pytest.FixtureRequest) -> Run:
     return runner(request.param)
 
 
-# uvloop's create_subprocess_exec() is not tested, because it leaks a pipe and raises other
-# exceptions.
+# uvloop's own create_subprocess_exec() is not tested: it leaks a pipe, and raises other exceptions
+# than asyncio's.
 @pytest.fixture(
     params=[(asyncio, asyncio), (asyncio, un), (uvloop, un)],
     ids=["asyncio-its-own", "asyncio-ours", "uvloop-ours"],
@@ -325,13 +325,13 @@ def test_create_subprocess_exec_waits_for_a_tracer_that_reaps_first() -> None:
     output = subprocess.check_output(script, text=True, timeout=PATIENCE).splitlines()
     turns, status = map(int, output[-1].split())
     assert status == -signal.SIGKILL
-    # Many turns show that the loop waited until the tracer had exited. Without a tracer, the loop
-    # learns the exit status after one or two turns.
+    # Many iterations of the event loop show that it waited until the tracer had exited. Without a
+    # tracer, it learns the exit status after one or two iterations.
     assert turns >= 20 or output[0] == "refused"
 
 
 async def cancel(work: Callable[[], Coroutine[Any, Any, None]], turns: int) -> None:
-    """Start three tasks; cancel all of them after `turns` turns of the event loop."""
+    """Start three tasks; cancel all of them after `turns` iterations of the event loop."""
     tasks = [asyncio.create_task(work()) for _ in range(3)]
     for _ in range(turns):
         await asyncio.sleep(0)
@@ -339,13 +339,13 @@ async def cancel(work: Callable[[], Coroutine[Any, Any, None]], turns: int) -> N
         task.cancel()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert {type(result) for result in results} == {asyncio.CancelledError}
-    # Give the event loop some turns to close the cancelled tasks' pipes.
+    # Give the event loop some iterations to close the cancelled tasks' pipes.
     for _ in range(10):
         await asyncio.sleep(0)
 
 
 def test_cancelled_tasks_leave_nothing(run: Run) -> None:
-    """Cancel tasks that start a command or wait for it; check that they leave nothing behind."""
+    """Cancel tasks while they start or await a command; check that they leave nothing behind."""
 
     async def work() -> None:
         streams = {"stdin": un.PIPE, "stdout": un.PIPE, "stderr": un.PIPE}
@@ -353,8 +353,8 @@ def test_cancelled_tasks_leave_nothing(run: Run) -> None:
             await process.communicate()
 
     async def main() -> None:
-        # Use the event loop once before counting: at its first use, it opens some descriptors that
-        # stay open.
+        # Cancel tasks once before the descriptors are counted: the event loop opens some at its
+        # first use, and keeps them open.
         await cancel(work, turns=12)
         before = open_descriptors(), children()
         for turns in range(12):

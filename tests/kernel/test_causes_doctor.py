@@ -48,12 +48,13 @@ def test_doctor_reports_a_tun_device_that_can_not_be_opened() -> None:
         os.close(os.open(device, os.O_RDWR))
         if device.stat().st_mode & 0o006 != 0o006:
             expected = errno.EACCES
-    except OSError as error:  # the errno is, for example, ENODEV without the kernel module
+    except OSError as error:  # for example, ENODEV without the kernel module tun
         expected = error.errno
     assert probe["outcome"] == ("ok" if expected is None else "failed")
     assert probe["errno"] == (expected or 0)
     assert probe["cause"] == (None if expected is None else "tun-missing")
-    # The cause is not reported for a run with --network=none, which needs no TUN device.
+    # doctor diagnoses a run with --network=none, which needs no TUN device. So the probe's cause
+    # must not be a finding.
     assert "tun-missing" not in found.ids
 
 

@@ -13,8 +13,8 @@ from usernsctl.explain.catalogue import get
 
 pytestmark = pytest.mark.each_user
 
-#: Misconfigurations (see broken.py), usernsctl-exec options that then fail, and the ids of the
-#: causes.
+#: Tuples of a misconfiguration (see broken.py), options of usernsctl-exec that fail because of the
+#: misconfiguration, and the id of the cause.
 CASES = [
     ("seccomp-engine", ["-r"], "seccomp-denies-userns"),
     ("seccomp-flags", ["-r"], "seccomp-denies-userns"),
@@ -83,7 +83,7 @@ def test_root_without_capabilities_needs_setfcap() -> None:
 def test_two_causes_are_named_in_the_order_in_which_they_block(
     ways: list[str], causes: list[str]
 ) -> None:
-    # doctor reports both causes if a fact proves the second one independently of the first.
+    # doctor reports the second cause only if it can prove that cause despite the first.
     assert diagnose(ways).blocking == causes
     assert named_by_command(ways, "-r", "-m") == causes[0]
 

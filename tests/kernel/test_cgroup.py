@@ -138,7 +138,7 @@ def failure(in_cgroup: Any, **arguments: Any) -> un.NamespaceError:
 
 
 def test_an_invalid_group_below_a_threaded_one_is_refused(group: Path) -> None:
-    """Reject a control group with type "domain invalid" (cgroups(7))."""
+    """Check that a control group of type "domain invalid" is rejected (cgroups(7))."""
     threaded, invalid = group / "threaded", group / "threaded" / "invalid"
     threaded.mkdir()
     (threaded / "cgroup.type").write_text("threaded")

@@ -25,7 +25,10 @@ ROW = re.compile(r"\| `(\w+)` \|(?: (\d+)(\+?) \|)? (.*) \|")
 
 
 def table(heading: str) -> list[tuple[str, int, bool, str]]:
-    """Return the table rows below `heading`: call, count, whether it may be higher, and reason."""
+    """Return the rows of the table of system calls below `heading` in docs/prelude.md.
+
+    A row has a system call, its count, whether the count may be higher, and the call's purpose.
+    """
     (section,) = [part for part in PAGE.read_text().split("\n## ") if part.startswith(heading)]
     rows = [ROW.fullmatch(line) for line in section.splitlines()]
     found = [(row[1], int(row[2] or 1), bool(row[3]), row[4]) for row in rows if row]

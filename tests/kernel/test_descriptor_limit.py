@@ -18,7 +18,10 @@ from usernsctl.namespaces import named
 
 @contextmanager
 def out_of_descriptors() -> Iterator[list[un.UsernsError]]:
-    """Yield a list for the block's error; check that this error has the cause descriptor-limit."""
+    """Suppress an error with the cause descriptor-limit in a ``with`` block.
+
+    Yields a list, to which the error is appended.
+    """
     failed: list[un.UsernsError] = []
     try:
         yield failed

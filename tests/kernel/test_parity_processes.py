@@ -116,7 +116,7 @@ def test_relative_paths_are_resolved_in_cwd(api: Any, how: str, tmp_path: Path) 
 
 
 def made(tmp_path: Path, what: str) -> str:
-    """Create a file that can't be executed for the reason `what`; return its path."""
+    """Return the path of a file that can't be executed; `what` names the reason."""
     file = tmp_path / what
     texts = {"plain": "no program\n", "orphan": "#!/no/such/interpreter\n", "denied": "#!/bin/sh\n"}
     if what in texts:
@@ -214,7 +214,7 @@ with opened(sys.argv[1]) as api:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_malformed_environment_entries_are_passed_on(way: str) -> None:
-    """Pass on environment entries without a name, and entries that are not UTF-8."""
+    """Check that a command gets environment entries without a name, and those not in UTF-8."""
     script = 'import os, sys; os.execve(sys.argv[1], sys.argv[1:], {b"A": b"\\xff"})'
     odd = [sys.executable, "-c", ODD_ENVIRONMENT, way]
     wrapped = [sys.executable, "-c", script, *odd]
@@ -364,9 +364,9 @@ def interrupted(api: Any) -> bool:
 def test_an_interrupt_kills_the_command(api: Any) -> None:
     """Check that an interrupt of run() kills the child and leaks no descriptor.
 
-    run() does not wait for the killed child, so its Popen object usually emits a ResourceWarning,
-    but not if SIGINT arrives between the write of the input and the wait. A fixture of this module
-    checks that the child exits.
+    run() does not wait for the killed child, so the child's Popen object usually emits a
+    ResourceWarning. It emits none if SIGINT arrives after the input was written and before the
+    wait. A fixture of this module checks that the child exits.
     """
     before = open_descriptors()
     with warnings.catch_warnings(record=True) as caught:

@@ -294,8 +294,8 @@ with opened(way) as api:
 """
 
 
-# Names of standard streams, and for each the descriptor that becomes this stream: a permutation of
-# 0, 1 and 2, or two exchanged descriptors while the third one is closed.
+# Names of standard streams, and the descriptor passed for each: a permutation of 0, 1 and 2, or two
+# of these numbers, exchanged, while the third descriptor is closed.
 @pytest.mark.parametrize(
     ("names", "places"),
     [

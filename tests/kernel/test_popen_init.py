@@ -105,8 +105,8 @@ def test_the_end_of_the_command_kills_its_descendants() -> None:
 
 
 def test_a_stop_is_passed_on() -> None:
-    # Start a process group that is not orphaned, since the kernel discards SIGTSTP in an orphaned
-    # one (setpgid(2)): its leader's parent is in another group of the session.
+    # Start a new process group, whose leader's parent is in another group of the session. Such a
+    # group is not orphaned; in an orphaned group, the kernel discards SIGTSTP (setpgid(2)).
     with waiting("sh", "-c", "echo ready; exec sleep 1000", process_group=0) as process:
         (command,) = children_of(process.pid)
         process.send_signal(signal.SIGTSTP)
@@ -217,7 +217,7 @@ def test_processes_inside_can_not_read_process_1() -> None:
         text=True,
         **INIT,
     )
-    # Expect one error less from root: root outside may list /proc/1/fd, which appears empty.
+    # All four commands fail, except ls(1) if the caller is root: /proc/1/fd then appears empty.
     refused = done.stderr.lower().count("permission denied")
     assert refused == 3 + (os.geteuid() != 0), done.stderr
     assert done.stdout == ""

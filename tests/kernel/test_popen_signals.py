@@ -88,8 +88,7 @@ def test_many_threads_wait_for_one_process() -> None:
             assert process.poll() is None
             process.stdin.close()
             assert [one.result(PATIENCE) for one in waiting] == [7] * 8
-        # subprocess.Popen.poll() must return the status, too. The lock in that method would not
-        # make concurrent waits safe.
+        # Check that the status is stored where poll() of the base class finds it.
         assert subprocess.Popen.poll(process) == 7
 
 
@@ -114,8 +113,7 @@ def test_an_interrupted_start_leaves_nothing(namespaces: dict[str, bool], functi
             interrupted += 1
         else:
             end(process)
-    # Only _core.spawn is certain to be interrupted within 20 attempts: the other functions return
-    # too soon.
+    # Only _core.spawn runs long enough to be interrupted in one of 20 attempts for certain.
     assert interrupted or function is not _core.spawn
     assert children() <= others
     assert settled_descriptors() == before

@@ -30,8 +30,8 @@ def running(
 ) -> Iterator[subprocess.Popen[str]]:
     """Start usernsctl-exec --init with a command; yield its process."""
     words: list[str | Path] = [prelude.path, *options, *INIT, *command]
-    # Start a process group that is not orphaned, since SIGTSTP does not stop an orphaned one: its
-    # leader's parent is in another group of the session.
+    # Start a new process group, whose leader's parent is in another group of the session. Such a
+    # group is not orphaned; SIGTSTP does not stop an orphaned group (setpgid(2)).
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, process_group=0) as process:
         try:
             yield process

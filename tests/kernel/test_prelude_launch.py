@@ -123,7 +123,7 @@ def test_check_verifies_a_launch(prelude: Program, write: Write) -> None:
 def test_launch_does_not_search_path_for_helpers(
     prelude: Program, write: Write, tmp_path: Path
 ) -> None:
-    """Check that helpers are not searched in PATH, whose directories may belong to other users."""
+    """Check that --launch takes no helper from PATH: other users may own directories in PATH."""
     traps = tmp_path / "traps"
     traps.mkdir()
     for name in ("newuidmap", "newgidmap", "getent", "getsubids"):
@@ -133,7 +133,8 @@ def test_launch_does_not_search_path_for_helpers(
     done = prelude("--launch", launch, "--", "/bin/true", env={"PATH": str(traps)})
     assert len(config_of(done)["uid"]) > 0
     assert not (tmp_path / "mark").exists()
-    # Without a launch file, usernsctl-exec searches PATH for helpers, so the same attack succeeds.
+    # For comparison: without a launch file, usernsctl-exec does take helpers from PATH. Root needs
+    # no helpers.
     prelude("-r", "--map-auto", "--", "true", env={"PATH": str(traps)})
     assert os.geteuid() == 0 or (tmp_path / "mark").exists()
 
@@ -217,9 +218,10 @@ def test_launch_files_of_other_users_are_refused(prelude: Program, write: Write)
 def test_access_control_lists_of_the_directory_are_respected(
     prelude: Program, write: Write, tmp_path: Path
 ) -> None:
-    """Reject a launch file if an ACL lets other users write to its directory.
+    """Check that a launch file is rejected if an ACL lets other users write to its directory.
 
-    If a file has an ACL, the group bits of its mode are the mask of the ACL (acl(5)).
+    If a directory has an ACL, the group bits of its mode are the mask of the ACL (acl(5)), and do
+    not show whether the group or a named user may write.
     """
     launch = write()
     tmp_path.chmod(0o775)
@@ -332,8 +334,8 @@ def test_an_unusable_command_is_reported_before_the_start(
     for name, line in (("script", "#!/no/python -u"), ("venv", "#! /opt/python")):
         (tmp_path / name).write_text(f"{line}\nimport sys\n")
         (tmp_path / name).chmod(0o755)
-    # Two of the files begin with an ELF header (elf(5)) of type ET_EXEC: a 32-bit program for
-    # machine 3 (x86), and a 64-bit program for machine 8 (MIPS).
+    # Two of the files begin with an ELF header of type ET_EXEC (elf(5)): elf32 is for the 32-bit
+    # machine EM_386 (3), foreign for the 64-bit machine EM_MIPS (8).
     for name, content in (
         ("crlf", b"#!/bin/sh\r\n"),
         ("elf32", b"\x7fELF\1\1\1" + bytes(9) + b"\2\0\3\0" + bytes(64)),

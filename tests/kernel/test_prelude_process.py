@@ -67,8 +67,8 @@ def test_a_missing_command_exits_with_127(prelude: Program) -> None:
         assert done.returncode == 127
         assert done.stderr.startswith(f"usernsctl-exec: lookup: {command}: No such file")
         assert "[command-not-found]" in done.stderr
-    # Root of the new namespace is another user outside, who can't search /root. So the search of
-    # PATH must skip it.
+    # Outside, root of the new namespace is this user, who may be unable to search /root. The lookup
+    # of a command must skip such a directory in PATH.
     done = prelude("-r", "--", "no-such-tool", env={"PATH": "/root:/usr/bin"})
     assert done.returncode == 127
     assert "[command-not-found]" in done.stderr

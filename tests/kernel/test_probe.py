@@ -38,7 +38,7 @@ def test_the_profile_probe_does_not_run_the_program(tmp_path: Path, program: str
     done = capture(words, timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (0, "")
     assert not mark.exists()
-    # With AppArmor, each line consists of a label and the path of a program that can be executed.
+    # With AppArmor, the probe prints a line for each executable program, with its label and path.
     for line in done.stdout.splitlines():
         assert line.partition("\t")[2] in (program, str(script))
 

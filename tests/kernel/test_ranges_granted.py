@@ -154,7 +154,10 @@ def test_an_extent_may_span_adjacent_ranges(
     ],
 )
 def test_login_defs_names_the_group_of_helpers(machine: Machine, line: str, granted: bool) -> None:
-    """Use a gid other than that in /etc/passwd. GRANT_AUX_GROUP_SUBIDS in login.defs allows it."""
+    """Check that GRANT_AUX_GROUP_SUBIDS in login.defs allows a caller whose gid passwd(5) lacks.
+
+    /etc/passwd names another gid for the caller.
+    """
     login = machine.directory / "login.defs"
     login.write_text(f"{Path('/etc/login.defs').read_text()}\n{line}\n")
     login.chmod(0o644)
@@ -174,7 +177,7 @@ def test_directories_in_path_are_not_taken_for_helpers(machine: Machine) -> None
 
 @pytest.mark.parametrize("name", ["subuid", "subgid"])
 def test_fifos_in_place_of_subid_files_do_not_block(machine: Machine, name: str) -> None:
-    """Reject a FIFO in place of a subid file without blocking: an image may contain such a FIFO."""
+    """Check that a FIFO in place of a subid file is rejected, and that open(2) does not block."""
     prepare = f"mkfifo -m 644 /mnt/fifo; mount --bind /mnt/fifo /etc/{name}\n"
     machine.refused("subid-not-a-file", f"/etc/{name} is not a regular file", prepare=prepare)
 

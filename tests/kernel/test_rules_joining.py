@@ -195,7 +195,7 @@ def test_the_creator_has_all_capabilities_in_the_namespace() -> None:
 
 @pytest.mark.userns
 def test_ioctl_returns_parent_and_owner() -> None:
-    """ioctl_nsfs(2) returns parent and owner, or fails with EPERM above the caller's namespace."""
+    """ioctl_nsfs(2) opens a namespace's parent and owner, but none above the caller's (EPERM)."""
     fd, _ = made_below()
     parent = fcntl.ioctl(fd, NS_GET_PARENT)
     unshare(CLONE_NEWUTS)

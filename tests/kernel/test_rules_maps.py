@@ -201,7 +201,8 @@ def test_a_process_in_a_sibling_may_not_write_the_map() -> None:
         written_from_outside("0 0 1", map_self)
 
 
-# An unprivileged user can get a gid map without denying setgroups(2) only from newgidmap.
+# The test needs a namespace with a gid map and without denied setgroups(2). An unprivileged user
+# gets such a namespace only from newgidmap, which maps subordinate ranges.
 @pytest.mark.also_root
 @pytest.mark.userns(
     map=un.IdMap.auto() if os.geteuid() else un.IdMap(map_user=0, map_group=0, setgroups="allow")

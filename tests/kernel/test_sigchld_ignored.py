@@ -124,6 +124,9 @@ for script in ("exit 3", "kill -TERM $$", "exit 0"):
 
 
 def test_returncodes() -> None:
-    """Check that the status is 0, as in subprocess, unless the kernel reports it (Linux 6.15)."""
+    """Check that the returncode is 0, as in subprocess, if the exit status is lost.
+
+    Since Linux 6.15, the kernel reports the exit status of a child that it has reaped by itself.
+    """
     told = "3 3\n-15 0\n0 0\n" if TELLS else "0 0\n0 0\n0 0\n"
     assert in_python(RETURNCODES) == told

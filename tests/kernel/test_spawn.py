@@ -150,7 +150,8 @@ def test_pdeathsig_kills_the_command(in_pid_namespace: bool) -> None:
 
 
 def test_unsearchable_directories_of_path_are_skipped() -> None:
-    # Put /root first: root of the new namespace is another user outside, and can't search /root.
+    # Put /root first: outside, root of the new namespace is this user, who may be unable to search
+    # /root.
     env = {"PATH": "/root:/usr/bin:/bin"}
     with pytest.raises(FileNotFoundError) as caught:
         un.run(["no-such-tool"], env=env)

@@ -41,7 +41,7 @@ def test_spawn_inherits_streams_or_opens_dev_null(stdin: Any, other: Any) -> Non
     before = open_descriptors()
     first, _, third = streams_of("stdout", stdin=stdin, stderr=other)
     assert (first, third) == (link(0, stdin), link(2, other))
-    # `sh` redirects its standard output to the pipe; readlink inherits it.
+    # Here standard error is the pipe, to which `sh` redirects the output of readlink(1).
     first, *_ = streams_of("stderr", stdin=stdin, stdout=other)
     assert first == link(0, stdin)
     assert open_descriptors() == before

@@ -23,7 +23,7 @@ SHORT = 0.3
 
 @pytest.fixture
 def stuck(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replace usernsctl-child with a program that stops itself, as root inside could stop it."""
+    """Replace usernsctl-child, which root inside could stop, with a program that stops itself."""
     program = tmp_path / "child"
     program.write_text("#!/bin/sh\nkill -STOP $$\n")
     program.chmod(0o755)

@@ -61,10 +61,9 @@ def creator() -> Iterator[int]:
 
 
 def moved(at_the_start: bool, fds: list[int]) -> tuple[list[str], list[str]]:
-    """Return a command prefix that moves `fds` to 0, 1, and so on; and their new numbers.
+    """Return a command prefix that moves the descriptors `fds` to 0, 1, ..., and these numbers.
 
-    If `at_the_start` is false, the prefix only closes the standard streams, and `fds` keep their
-    numbers.
+    If `at_the_start` is false, return a prefix that only closes 0, 1 and 2, and the numbers `fds`.
     """
     if at_the_start:
         first = [sys.executable, "-c", AT_THE_START, str(len(fds)), *map(str, fds)]

@@ -359,7 +359,11 @@ def test_the_foreground_is_taken_back_from_a_dead_group(
 def test_the_mode_of_a_shared_terminal_is_kept(
     supervised: list[str], terminal: Terminal, shell: str
 ) -> None:
-    """Check that usernsctl keeps a terminal mode that another process may have set."""
+    """Check that a supervisor does not reset a terminal mode that another process may have set.
+
+    Other processes use the terminal as well: a later command of the pipeline, or a shell that runs
+    the supervisor in the background.
+    """
     raw = python(RAW % ("pass", "os._exit(0)"))
     with ended(terminal.lead(["sh", "-c", shell, "sh", *supervised, *raw])) as process:
         assert process.wait(PATIENCE) == 0

@@ -37,8 +37,8 @@ def output(*command: str, **env: str) -> str:
 
 @pytest.mark.userns_requires("runsc")
 def test_runsc_is_asked_for_its_release(seen_by_all: Path) -> None:
-    # usernsctl starts a script with --version to find its release. A new script's release is not
-    # cached yet.
+    # If runsc is a script, usernsctl starts `runsc --version` to learn the release. The cache does
+    # not yet contain the release of a new script.
     runsc = seen_by_all / "runsc"
     runsc.write_text('#!/bin/sh\nexec runsc "$@"\n')
     runsc.chmod(0o755)

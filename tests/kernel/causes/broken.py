@@ -1,8 +1,9 @@
 """Run a command with misconfigurations: ``python broken.py WAY... -- COMMAND...``.
 
 The misconfigurations apply only to this process and its mount namespace, so nothing remains when
-the command exits. Root changes to NOBODY, a user whom only that mount namespace's files grant
-subordinate ranges. Other users keep their ids, and can only use misconfigurations in FOR_ANYBODY.
+the command exits. If root runs the script, it changes its user to NOBODY. Only the subid files of
+the mount namespace, not the host's, grant NOBODY subordinate ranges. Any other user keeps its ids,
+and can use only the misconfigurations in FOR_ANYBODY.
 """
 
 from __future__ import annotations
