@@ -10,8 +10,8 @@ import time
 from usernsctl._system.descriptors import ClosedError, Shared
 
 # The timeout for taking the lock on the activity file, in seconds. The timeout is short because the
-# wait blocks the caller's event loop. The watcher usually holds its lock for some microseconds.
-# Only a watcher that kills the sandbox holds the lock longer, until the sandbox has ended.
+# wait blocks the caller's event loop. The watcher's exclusive lock usually lasts some microseconds,
+# but a watcher that kills the sandbox keeps the lock until the sandbox has ended.
 _LOCK_SECONDS = 0.1
 _LOOK_SECONDS = 0.001
 
@@ -43,7 +43,10 @@ class Activity:
                     time.sleep(_LOOK_SECONDS)
 
     def end(self) -> None:
-        """Release the lock, except in a forked child. Safe to call repeatedly, from any thread."""
+        """Record that the command has exited; in a forked child, only close the activity file.
+
+        Safe to call repeatedly, and from any thread.
+        """
         file = self._file
         with contextlib.suppress(ClosedError), contextlib.closing(file), file.use() as (fd,):
             if os.getpid() == self._owner:

@@ -63,7 +63,7 @@ else:
 
 
 class CommandOptions(TypedDict, total=False):
-    """Keyword arguments that :class:`usernsctl.Sandbox` and :func:`usernsctl.gvisor.run` share."""
+    """Arguments for the command of a :class:`usernsctl.Sandbox` or :func:`usernsctl.gvisor.run`."""
 
     env: Mapping[str, str] | None
     cwd: StrOrBytesPath | None
@@ -112,10 +112,10 @@ class CommandDefaults(NamedTuple):
     env: Mapping[str, str] | None = None
 
     def complete(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the options of a command, with these defaults in place of missing options.
+        """Return `options`, the options of one command, with the defaults for missing options.
 
-        If `options` sets the user, the default groups and the default environment variables don't
-        apply.
+        A relative `cwd` refers to the default `cwd`. If `options` sets the user, the default groups
+        and the default environment variables don't apply.
         """
         completed = dict(options)
         if self.cwd is not None:
@@ -132,7 +132,7 @@ class CommandDefaults(NamedTuple):
 
 
 def _absolute(base: str, given: Any) -> Any:
-    """Join the path `given` to the directory `base`; return `given` itself if it is no path."""
+    """Return `given`; if it is a relative path, join it to the directory `base`."""
     try:
         path = os.fsdecode(given)
     except TypeError:
@@ -143,7 +143,7 @@ def _absolute(base: str, given: Any) -> Any:
 class _Run(NamedTuple):
     """The checked arguments of :meth:`SandboxCommands.run` or :meth:`SandboxCommands.run_async`.
 
-    :ivar arguments: the remaining arguments, for SandboxPopen.
+    :ivar arguments: the arguments that are passed on to SandboxPopen.
     """
 
     input: Any
@@ -155,7 +155,7 @@ class _Run(NamedTuple):
     deadline: float | None
 
     def start(self, args: Args) -> tuple[CommandSpec, Args, float, dict[str, Any]]:
-        """Return the arguments with which :meth:`SandboxCommands._start` starts `args`."""
+        """Return the arguments for a call of :meth:`SandboxCommands._start` that starts `args`."""
         deadline = time.monotonic() + START_SECONDS
         if self.deadline is not None:
             deadline = min(self.deadline, deadline)
@@ -173,7 +173,7 @@ class _Run(NamedTuple):
 
 
 class AgentCache:
-    """A cache for a sandbox's agent: the first command starts the agent, and all commands share it.
+    """A cache for the agent of a sandbox, which the first command starts and all commands share.
 
     If the agent has exited, the next command starts a new one. The class uses no lock, because a
     forked child would inherit a held lock, and an exception that a signal handler raises could
@@ -292,7 +292,7 @@ class SandboxCommands:
         """Prepare to start commands in a sandbox.
 
         :param id: the container id.
-        :param life: a weak reference to a method that returns the attached or detached sandbox.
+        :param life: a weak reference to the method that returns the running sandbox.
         :param agent_options: the command line options of the agent.
         """
         self._id = id
@@ -336,8 +336,8 @@ class SandboxCommands:
         try:
             return self._life().awaited_limit_error(is_gone=is_gone)
         except (SandboxEndedError, ValueError):
-            # The sandbox has ended, or the Sandbox object was closed or has released it, so the
-            # reason can't be read any more.
+            # The sandbox has ended, or the Sandbox object was closed or has released the sandbox,
+            # so no error can be read any more.
             return None
 
     def _kill(self) -> None:
@@ -353,7 +353,7 @@ class SandboxCommands:
         return None if file is None else Activity(file)
 
     def adopt(self, agent: Agent) -> None:
-        """Start all later commands with `agent`, which is already running."""
+        """Use the running agent `agent` for all later commands: see :meth:`AgentCache.adopt`."""
         self._agents.adopt(agent)
 
     def popen(self, args: Args, options: Mapping[str, Any]) -> SandboxPopen[Any]:
@@ -367,7 +367,7 @@ class SandboxCommands:
     ) -> SandboxPopen[Any]:
         """Check `args`, and start the command.
 
-        The returned object has `args` as its attribute `args`, even if `args` is a string.
+        The attribute `args` of the returned object is `args` unchanged, as in :mod:`subprocess`.
         """
         argv = list(checks.argv(args))
         started = SandboxPopen[Any](self._place, spec, argv, deadline=deadline, **arguments)
@@ -377,7 +377,9 @@ class SandboxCommands:
     def start_program(
         self, args: Args, options: Mapping[str, Any], deadline: float | None
     ) -> SandboxPopen[Any]:
-        """Start a program of usernsctl in the sandbox; kill it when the returned object is freed.
+        """Start a program of usernsctl in the sandbox.
+
+        The program is killed when the returned object is garbage collected.
 
         :param options: as for :meth:`popen`.
         :param deadline: the deadline of the start, as a :func:`time.monotonic` time, or ``None``.
@@ -427,7 +429,7 @@ class SandboxCommands:
             raise
 
     def _take_run(self, function: str, options: Mapping[str, Any]) -> _Run:
-        """Check the arguments of a ``run()``, and return them as a :class:`_Run`.
+        """Check the arguments of :meth:`run` or :meth:`run_async`; return them as a :class:`_Run`.
 
         :raises TypeError: an argument has the wrong type, or is unknown.
         :raises ValueError: an argument has a wrong value, or is not supported.
@@ -493,7 +495,9 @@ class SandboxCommands:
     async def start_program_async(
         self, args: Args, options: Mapping[str, Any]
     ) -> SandboxPopen[Any]:
-        """Start a command from asyncio; kill it when the returned object is freed.
+        """Start a command from asyncio.
+
+        The command is killed when the returned object is garbage collected.
 
         :param options: as for :meth:`popen`.
         """
@@ -570,7 +574,7 @@ class SandboxCommands:
 
 
 def _take_bounds(arguments: dict[str, Any]) -> output.BoundedOutput | None:
-    """Remove the options that limit the output from `arguments`; return the limit, or None.
+    """Take `max_output` and `on_overflow` out of `arguments`; return the output limit, or None.
 
     :raises TypeError: the output limit has the wrong type.
     :raises ValueError: the output limit has a wrong value, or no output is captured.

@@ -256,8 +256,8 @@ class _Copy:
             options["user"] = self.place.user
         self._command = self.place.commands.start_program(self._argv, options, self._deadline)
         self._opened.callback(_end, self._command)
-        # ExitStack closes the pipes before it calls _end(), because the copying program exits at
-        # end of file, after it has removed a partial file.
+        # Register this callback after _end(), so that ExitStack calls it before _end(): end of file
+        # makes the copying program remove a partial file and exit.
         self._opened.callback(pipes.close)
         theirs_in.close()
         theirs_out.close()
@@ -274,15 +274,15 @@ class _Copy:
                 raise self._ended_error() from None
 
     def inside(self, path: bytes = b"") -> str:
-        """Return the absolute path in the sandbox of `path`, a path relative to the copied tree."""
+        """Convert `path`, relative to the copied tree, to an absolute path in the sandbox."""
         return os.path.join(self.path, os.fsdecode(path)) if path else self.path
 
     def failure(self, number: int, path: bytes = b"", why: str | None = None) -> SandboxFileError:
-        """Return the error for a path in the sandbox.
+        """Return the error for the file `path` in the sandbox.
 
         :param number: the errno.
         :param path: the path, relative to the copied file or directory.
-        :param why: the reason, in place of the text for `number`.
+        :param why: the reason; by default, the text for `number`.
         """
         name = self.inside(path)
         kind = SandboxFileError.kind_for(number)
@@ -324,10 +324,10 @@ class _Copy:
         return self.program_error(f"has ended too early, with status {status}")
 
     def read(self, directory: bytes = b"") -> Record:
-        """Return the next record from the copying program; raise the error that it reports.
+        """Return the next record from the copying program; raise an error that the record reports.
 
-        :param directory: the directory to which the path in an error record is relative. It is
-            itself relative to the copied directory.
+        :param directory: the directory to which a path in an error record refers, as a path
+            relative to the copied directory.
         :raises SandboxFileError: the program has reported an error.
         """
         record = self.reader.read()
@@ -337,7 +337,7 @@ class _Copy:
 
     @contextlib.contextmanager
     def sending(self, final: Record) -> Iterator[RecordWriter]:
-        """Yield the writer of records; after the block, write `final`, and read the answer.
+        """Yield the writer of records; after the ``with`` body, write `final`, read the answer.
 
         :raises SandboxFileError: the program in the sandbox has reported an error.
         """
@@ -375,9 +375,9 @@ def _end(command: SandboxPopen[Any]) -> None:
 
 @contextlib.contextmanager
 def _outside(path: str) -> Iterator[None]:
-    """Convert an OSError that the block raises to the error for a path on the host.
+    """Convert an OSError raised in the ``with`` body to the error for a path on the host.
 
-    :raises SandboxFileError: the block raised an OSError.
+    :raises SandboxFileError: the ``with`` body raised an OSError.
     """
     try:
         yield

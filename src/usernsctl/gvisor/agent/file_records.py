@@ -86,7 +86,7 @@ class Record(NamedTuple):
     mtime_ns: int = 0
 
     def encode(self) -> bytes:
-        """Return the record as bytes. The caller writes the data of a DATA record after them."""
+        """Return the encoded record, which the caller completes by the data of a DATA record."""
         text = self.name + self.target
         seconds, nanoseconds = divmod(self.mtime_ns, _NANOSECONDS)
         following = self.size if self.kind == DATA else len(text)
@@ -203,7 +203,7 @@ class RecordReader:
             return count
 
     def _take(self, size: int) -> memoryview:
-        """Return the next `size` bytes as a view that is valid until the next call."""
+        """Return the next `size` bytes as a view that is valid until the buffer is filled again."""
         while self._to - self._from < size:
             self._fill()
         start = self._from
@@ -252,7 +252,7 @@ class RecordReader:
             yield part
 
     def read_into(self, target: memoryview) -> None:
-        """Read the data of a record into `target`, mostly without copying them through the buffer.
+        """Read the data of a record into `target`, bypassing the buffer if the buffer is empty.
 
         :raises StreamEndError: as :meth:`read` does.
         """
@@ -274,7 +274,7 @@ class RecordWriter:
         """Create a writer to the pipe `fd`.
 
         :param answers: the descriptor from which the answer of the program in the sandbox is read.
-            If it becomes readable while the pipe is full, the write fails.
+            If that descriptor becomes readable while the pipe is full, the write fails.
         """
         self._fd = fd
         self._answers = answers

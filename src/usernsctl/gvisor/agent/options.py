@@ -1,9 +1,9 @@
 """The keyword arguments of commands in a sandbox, for type checkers.
 
-:mod:`usernsctl.commands.options` has the keyword arguments of commands on the host. No call needs
-these classes at run time, so they are imported only for type checkers and other readers of
-annotations. :meth:`usernsctl.gvisor.agent.commands.SandboxCommands` raises :class:`TypeError` for a
-keyword that none of these classes has.
+:mod:`usernsctl.commands.options` has the keyword arguments of commands on the host. The classes are
+used only in annotations, so they are imported only for type checkers and other tools that evaluate
+annotations. :class:`usernsctl.gvisor.agent.commands.SandboxCommands` raises :class:`TypeError` for
+a keyword that none of the classes has.
 """
 
 from __future__ import annotations

@@ -53,8 +53,8 @@ else:
 #: The default timeout for starting a command, in seconds.
 START_SECONDS = 60
 
-# The timeout for a killed command to exit, in seconds. After that, the command's socket is
-# closed, which also makes the agent kill the command.
+# The timeout for a killed command to exit, in seconds. A command that is still running then is
+# killed by the agent, because the command's socket is shut down.
 _END_SECONDS = 1
 
 #: The default timeout of :meth:`SandboxPopen.kill_tree`, in seconds.
@@ -77,7 +77,7 @@ _NO_PROCESS = 2**30
 
 
 class CommandSpec(NamedTuple):
-    """The attributes of a command, besides its arguments and standard streams.
+    """The process attributes of a command: environment, working directory, ids, limits, terminal.
 
     :ivar env: the whole environment, as ``NAME=VALUE`` entries.
     :ivar audited: the environment variables that the caller passed, for the audit event.
@@ -100,15 +100,15 @@ class Place(NamedTuple):
     :ivar get_agent: a function that returns the sandbox's agent, and starts an agent if none is
         alive. The argument is the deadline of the start, as a :func:`time.monotonic` time.
     :ivar current_agent: a function that returns the agent if one is alive.
-    :ivar ended: a function that returns an error if the sandbox has ended or ends within a few
-        seconds, else ``None``.
+    :ivar ended: a function that returns an error if the sandbox has ended or ends within
+        ENDING_SECONDS, else ``None``.
     :ivar limit_error: a function that returns an error if the sandbox ends because it exceeded a
         limit or memory ran out, else ``None``. The argument says whether the exit status of the
         command is unknown.
     :ivar kill: a function that kills the sandbox, and returns without waiting for the sandbox to
         end.
-    :ivar begin: a function that is called before the start of a command. It returns an object whose
-        ``end()`` must be called after the command's exit, or ``None``.
+    :ivar begin: a function that is called before the start of a command. It returns ``None``, or an
+        object whose ``end()`` must be called after the command's exit.
     """
 
     id: str
@@ -151,8 +151,8 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
     _is_watched = False
     _shared: SharedSocket | None = None
     _activity: Activity | None = None
-    # The error for the limit because of which the sandbox was killed. poll() and wait() raise it if
-    # _raises_limit is true; otherwise SandboxCommands.run() reads this attribute.
+    # The error that names the limit that the sandbox exceeded, or None. poll() and wait() raise
+    # this error if _raises_limit is true; otherwise SandboxCommands.run() reads the attribute.
     _limit_error: RunscError | None = None
     _raises_limit = True
     # True if the agent exited, or the sandbox ended, before the command exited.
@@ -323,8 +323,8 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         if isinstance(start, wire.Failed):
             raise self._failure(start)
         self.pid_inside = start.pid
-        # Add the number of the descriptor, which no other object in this process has, so that each
-        # object has its own pid. The pid must not be None: psutil would take the calling process.
+        # Add the number of the socket's descriptor, which no other open file of this process has,
+        # so that pids are unique. The pid must not be None: psutil.Process(None) is this process.
         self.pid = _NO_PROCESS + self.pidfd
         self._child_created = True
 
@@ -365,8 +365,8 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             try:
                 self._read_end()
             except RunscError:
-                # Ignore the error if subprocess passes _deadstate: it then polls an object that was
-                # garbage collected, and no caller could handle the error.
+                # subprocess passes _deadstate only for an object that is or was garbage collected.
+                # Ignore the error then, because no caller could handle it.
                 if _deadstate is None:
                     raise
         return self.returncode
@@ -455,8 +455,8 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         return self._shared
 
     def _end_with(self, status: int, usage: Usage | None = None) -> None:
-        # End the activity first: if a signal handler raises an exception here, the next caller of
-        # this method repeats all steps.
+        # End the activity before `returncode` is set: if a signal handler raises an exception in
+        # between, `returncode` is still None, so a later call repeats all steps.
         if self._activity is not None:
             self._activity.end()
         if self.returncode is None:
@@ -483,10 +483,10 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             self._shared.close()
 
     def _drain(self, shared: SharedSocket) -> None:
-        """Read all remaining messages from the command's socket before it is closed.
+        """Read all remaining messages from the command's socket before the socket is closed.
 
-        Unread messages would make the agent's recv(2) fail with ECONNRESET before it returns the
-        last messages of this process (unix(7)).
+        If a socket is closed while it has unread messages, the agent's next recv(2) fails with
+        ECONNRESET (unix(7)), before the agent has received the last messages of this process.
         """
         if os.getpid() != self._owner:
             return
@@ -551,7 +551,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
 
         :param sig: the number of the signal, such as :data:`signal.SIGTERM`.
         :raises OSError: no signal has that number (EINVAL).
-        :raises RunscError: the connection to the agent is closed.
+        :raises RunscError: the agent does not answer, or the sandbox has exceeded a limit.
         """
         if self.poll() is None:
             self._send(sig)
@@ -573,7 +573,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
 
         :param sig: the number of the signal, such as :data:`signal.SIGTERM`.
         :raises OSError: no signal has that number (EINVAL).
-        :raises RunscError: the connection to the agent is closed.
+        :raises RunscError: the agent does not answer, or the sandbox has exceeded a limit.
         """
         if self.poll() is None:
             self._send(sig, wire.TO_GROUP)
@@ -614,12 +614,14 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         return True
 
     def resize_terminal(self, columns: int, rows: int) -> None:
-        """Change the size of the command's terminal; its foreground process group gets SIGWINCH.
+        """Change the size of the command's terminal.
+
+        The terminal's foreground process group receives SIGWINCH.
 
         :param int columns: the number of columns.
         :param int rows: the number of rows.
-        :raises ValueError: the command has no terminal, or the size is impossible.
-        :raises RunscError: the connection to the agent is closed.
+        :raises ValueError: the command has no terminal, or a number is not from 1 to 65535.
+        :raises RunscError: the agent does not answer, or the sandbox has exceeded a limit.
         """
         if self._spec.size is None:
             raise ValueError("the command has no terminal: terminal=True gives it one")
@@ -647,8 +649,8 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
 def _take_nulls(arguments: dict[str, Any]) -> set[int]:
     """Remove DEVNULL from the stream arguments; return the descriptor numbers of these streams.
 
-    Otherwise subprocess would open /dev/null, and an exception of a signal handler could leak the
-    descriptor.
+    Otherwise subprocess would open /dev/null, and an exception that a signal handler raises could
+    leak the descriptor.
     """
     if arguments.get("stdout") == DEVNULL and arguments.get("stderr") == STDOUT:
         arguments["stderr"] = DEVNULL

@@ -13,8 +13,9 @@ from usernsctl.gvisor.result import Usage
 class SandboxProcess(aio.Process):
     """A command in a sandbox, as :meth:`usernsctl.Sandbox.create_subprocess_exec` returns it.
 
-    The object is an :class:`asyncio.subprocess.Process` with additional methods, those of
-    :class:`usernsctl.SandboxPopen`. A signal to a command that has exited has no effect.
+    The object is an :class:`asyncio.subprocess.Process` that also has the properties and methods
+    below, as :class:`usernsctl.SandboxPopen` does. A signal to a command that has exited has no
+    effect.
     """
 
     @property
@@ -38,7 +39,7 @@ class SandboxProcess(aio.Process):
 
         :param sig: the number of the signal, such as :data:`signal.SIGTERM`.
         :raises OSError: no signal has that number (EINVAL).
-        :raises RunscError: the connection to the agent is closed.
+        :raises RunscError: the agent does not answer, or the sandbox has exceeded a limit.
         """
         self._popen.send_signal_to_group(sig)
 
@@ -52,9 +53,9 @@ class SandboxProcess(aio.Process):
             whether the sandbox still runs.
         """
         loop = asyncio.get_running_loop()
-        # Do nothing after the command's exit, so that background processes survive. While an event
-        # loop watches a SandboxPopen, its socket stays open after the exit, so
-        # SandboxPopen.kill_tree() would kill the background processes.
+        # Do nothing after the command's exit, so that background processes survive. The event loop
+        # keeps the command's socket open after the exit, so SandboxPopen.kill_tree() would kill the
+        # background processes.
         if self.returncode is None:
             return loop.run_in_executor(None, self._popen.kill_tree, timeout)
         done = loop.create_future()
@@ -62,11 +63,13 @@ class SandboxProcess(aio.Process):
         return done
 
     def resize_terminal(self, columns: int, rows: int) -> None:
-        """Change the size of the command's terminal; its foreground process group gets SIGWINCH.
+        """Change the size of the command's terminal.
+
+        The terminal's foreground process group receives SIGWINCH.
 
         :param int columns: the number of columns.
         :param int rows: the number of rows.
-        :raises ValueError: the command has no terminal, or the size is impossible.
-        :raises RunscError: the connection to the agent is closed.
+        :raises ValueError: the command has no terminal, or a number is not from 1 to 65535.
+        :raises RunscError: the agent does not answer, or the sandbox has exceeded a limit.
         """
         self._popen.resize_terminal(columns, rows)

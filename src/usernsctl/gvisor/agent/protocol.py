@@ -32,8 +32,9 @@ VERSION = 1
 _HELLO_MAGIC = 0x544E4741
 _COMMAND_MAGIC = int.from_bytes(b"CMND", "little")
 
-#: Bits of the flags of a command. _STRINGS_APART means that the arguments and the environment are
-#: in a separate file; _PROGRAM, _IDS and _CAPABILITIES mean that an optional field is present.
+#: Bits of the field flags in the message that starts a command. _STRINGS_APART means that the
+#: arguments and the environment are in a memfd; _PROGRAM, _IDS and _CAPABILITIES mean that an
+#: optional field is present.
 NEW_SESSION, TERMINAL, _STRINGS_APART, _PROGRAM, _IDS, NEW_GROUP, _CAPABILITIES = (
     1 << bit for bit in range(7)
 )
@@ -110,7 +111,7 @@ class Ended(NamedTuple):
 class Command(NamedTuple):
     """A command for the agent to start.
 
-    :ivar program: the file to execute; ``None`` for the first of `args`.
+    :ivar program: the file to execute; ``None`` for the file that the first of `args` names.
     :ivar env: the whole environment, as ``NAME=VALUE`` entries.
     :ivar user: the uid and the gid of the command, or ``None`` for the agent's own.
     :ivar groups: the supplementary groups, or ``None`` for the agent's own.

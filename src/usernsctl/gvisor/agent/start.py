@@ -121,9 +121,9 @@ def agent_process(
     them, and no resource limits. It sets both for each command.
 
     :param argv: the program and the arguments of the agent.
-    :param is_bounded: whether the agent's capability bounding set is that of its commands.
-        Otherwise the set has all capabilities of the agent, and the agent reduces it for each
-        command.
+    :param is_bounded: whether the agent's capability bounding set contains only the capabilities
+        that commands may have. If not, the set contains all capabilities of the agent, and the
+        agent reduces the set of each command.
     """
     capabilities = {*inherited.capabilities, *_AGENT_CAPABILITIES}
     if not {OWN_IPC, OWN_NET}.isdisjoint(argv):
@@ -145,8 +145,9 @@ def agent_process(
 def set_agent_as_init(config: dict[str, Any], release: Release, *argv: str) -> None:
     """Change a config.json so that PID 1 of the sandbox is the agent instead of the command.
 
-    Older releases of runsc also apply the capability bounding set of PID 1 to the sentry's host
-    process. With these releases, the agent therefore has the command's bounding set.
+    Releases of runsc without the ability "bounded-first" apply the capability bounding set of PID 1
+    to the sentry's host process, too. With these releases, the agent has the bounding set of the
+    commands, so that the sentry gets no more capabilities.
 
     :param release: the release of the runsc that starts the sandbox.
     :param argv: the program and the arguments of the agent.
@@ -247,8 +248,8 @@ async def start_agent_async(
 def _connection() -> Iterator[tuple[Connection, Connection]]:
     """Create a connection to an agent; yield this process's end and the agent's end.
 
-    The agent's end is closed when the block is left. This process's end is closed only if the block
-    raises an exception.
+    The agent's end is closed after the ``with`` body, this process's end only if the body raises an
+    exception.
 
     :raises OSError: the process or the host has no free file descriptor.
     """
@@ -387,10 +388,10 @@ class _Starter:
 def _starter(
     life: AgentContainer, id: str, theirs: Connection, options: Sequence[str]
 ) -> Iterator[_Starter]:
-    """Start an agent with ``runsc exec``, and kill runsc at the end of the block.
+    """Start an agent with ``runsc exec``; kill that runsc after the ``with`` body.
 
-    :param theirs: the agent's end of the connection. It becomes the agent's standard input. This
-        process closes that end once runsc has inherited it.
+    :param theirs: the agent's end of the connection, which becomes the agent's standard input. Once
+        runsc has inherited the descriptor, this process closes its copy.
     """
     process = json.dumps(agent_process(life.inherited, AGENT_INSIDE, *options))
     with (
@@ -410,8 +411,8 @@ def _starter(
             needed = {**needed, "pass_fds": fds}
             popen = Popen[bytes](command, stdin=theirs, stdout=null, stderr=stderr_writer, **needed)
         try:
-            # Register the ``runsc exec`` process, so that a thread that ends the sandbox meanwhile
-            # can reap it.
+            # Register the ``runsc exec`` process, so that another thread can reap that process if
+            # the thread ends the sandbox meanwhile.
             needed["namespace"].commands.add(popen)
             stderr_writer.close()
             theirs.close()

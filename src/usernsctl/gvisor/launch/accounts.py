@@ -24,7 +24,7 @@ PASSWD, GROUP = "/etc/passwd", "/etc/group"
 
 #: The maximum size of /etc/passwd, and of /etc/group, in bytes. More than 100,000 users fit.
 BYTES_MAX = _core.ACCOUNT_FILE_MAX
-# Error numbers whose cause is not the file, but a lack of memory or descriptors, or the disk.
+# Errors that are no fault of the file: no memory, no descriptors, or an I/O error of the disk.
 _UNRELATED = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO)
 _REMEDY = (
     "give numbers, as in 1000:1000, or names that the sandbox's /etc/passwd and /etc/group contain"
@@ -76,10 +76,9 @@ def read_account(named: NamedUser, read: Callable[[str], bytes | None]) -> Accou
 def read_file(view: View, path: str, *, of_machine: Sequence[str] | None = None) -> bytes | None:
     """Read a file of a sandbox that is not running yet; return None if the file does not exist.
 
-    :param of_machine: the mount points of the bind mounts, if the sandbox has the host's programs;
-        ``None`` for other sandboxes. Outside of bind mounts, a sandbox with the host's programs
-        contains only the directories ``SHOWN``, and only those of their files that every user may
-        read.
+    :param of_machine: the mount points of the bind mounts if the sandbox has the host's programs,
+        else ``None``. In a sandbox with the host's programs, a file outside of the bind mounts
+        exists only if it is in a directory of ``SHOWN`` and every user may read it.
     :raises CommandError: the file is not a regular file, is too large, is in a filesystem that
         gVisor mounts, or can't be read (cause ``user-unknown``).
     """
@@ -146,7 +145,7 @@ def _add_mount(view: View, destination: str, source: PathDescriptor | None) -> s
     try:
         place = view.walk(destination).wanted
     except OSError:
-        # Ignore the error: the launch will fail with the same error, and report it.
+        # Ignore the error, because the launch will report the same error.
         return destination
     if source is None:
         null = os.O_PATH | os.O_CLOEXEC

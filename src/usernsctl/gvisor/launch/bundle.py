@@ -17,7 +17,7 @@ from usernsctl.maps import MappedIds
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenBundle:
-    """An OCI bundle, whose files were opened before the process entered the namespace.
+    """An OCI bundle and its files, which are opened before the process enters runsc's namespaces.
 
     :ivar config: the content of config.json with usernsctl's fixes, without keys that runsc must
         not receive.
@@ -93,7 +93,7 @@ def _error(directory: oci.Bundle, place: str, path: str, error: OSError, cause: 
 def read_bundle(request: Request, bundle: oci.Bundle, ids: MappedIds) -> dict[str, Any]:
     """Load, check and fix the config.json of a bundle; the file on disk is not changed.
 
-    :returns: the configuration for runsc, in which the paths are unchanged.
+    :returns: the configuration for runsc, with the paths of the file, which may be relative.
     :raises BundleError: the bundle can't be read, reaches outside of its directory without
         permission, or requires something that rootless runsc refuses.
     """

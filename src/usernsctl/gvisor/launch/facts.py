@@ -45,7 +45,7 @@ from usernsctl.maps import Extent, IdMap, MappedIds, plan
 if TYPE_CHECKING:
     from usernsctl.gvisor.launch import limits, network
 else:
-    # Import these modules on first use, because most runs have neither limits nor a network.
+    # Import limits and network on first use, because most runs have neither limits nor a network.
     limits = LateModule("usernsctl.gvisor.launch.limits")
     network = LateModule("usernsctl.gvisor.launch.network")
 
@@ -135,8 +135,8 @@ class HostFiles:
         :raises NamespaceError: every candidate contains a path that the run uses.
         """
         needed = [file.path for file in (self.runsc, self.state) if file is not None]
-        # Keep the directories of Python modules visible: some are imported after the tmpfs is
-        # mounted.
+        # Keep the directories of Python modules visible, because some modules are imported after
+        # the tmpfs is mounted.
         needed += [os.path.abspath(entry) for entry in (*sys.path, __file__)]
         needed += others
         needed += [os.path.realpath(path) for path in needed]
@@ -422,10 +422,10 @@ def _make_directory(path: str | None, *, makes: bool) -> PathDescriptor | None:
 
 
 def check_ids(ids: MappedIds, user: tuple[int, int], *, nests: bool = False) -> None:
-    """Check that runsc will be 0:0 in the namespace, and that the command's ids are mapped.
+    """Check that runsc will be 0:0 in its user namespace, and that the command's ids are mapped.
 
-    :param nests: whether the verifier, a program in the sandbox, creates a nested user namespace
-        with the command's ids if the namespace maps only id 0.
+    :param nests: whether the verifier, a program in the sandbox, runs the command in a nested user
+        namespace with the command's ids if only one id is mapped.
     :raises PlanError: an id is not mapped.
     """
     if ids.become != (0, 0):
@@ -452,7 +452,7 @@ def check_ids(ids: MappedIds, user: tuple[int, int], *, nests: bool = False) -> 
 
 
 def ids_of(request: Request) -> tuple[int, int]:
-    """Return the uid and the gid of `request`, in which ids have replaced a user's name."""
+    """Return the uid and the gid of `request`, by default 0 and 0; names are not accepted."""
     assert request.user is None or isinstance(request.user, tuple)
     return request.user or (0, 0)
 
@@ -461,7 +461,8 @@ def with_account(request: Request, used: HostFiles) -> Request:
     """Return `request` with numbers in place of the names of its user and group.
 
     :param used: the open files of the request.
-    :raises CommandError: a name does not exist in the root filesystem (cause ``user-unknown``).
+    :raises CommandError: a name does not exist in the sandbox's /etc/passwd or /etc/group (cause
+        ``user-unknown``).
     """
     if request.user is None or isinstance(request.user, tuple):
         return request
@@ -505,10 +506,10 @@ class TargetNamespace:
 
     @classmethod
     def new(cls, idmap: IdMap) -> TargetNamespace:
-        """Return a plan for a new user namespace with the id map `idmap`.
+        """Return the TargetNamespace for a new user namespace, which is created by :meth:`enter`.
 
-        :raises MapError: the map is malformed.
-        :raises PlanError: the caller may not use the map.
+        :raises MapError: `idmap` is malformed.
+        :raises PlanError: the caller is not permitted to use `idmap`.
         """
         planned = plan(idmap)
         target = make_target(_NAMESPACES, planned=planned)
@@ -520,7 +521,7 @@ class TargetNamespace:
 
     @classmethod
     def kept(cls, name: str, wanted: str) -> TargetNamespace:
-        """Return the namespaces with the name `name` (``usernsctl ns create``).
+        """Return the TargetNamespace for the persistent namespace `name` (``usernsctl ns create``).
 
         :param wanted: the network that the sandbox needs.
         :raises NamespaceError: no namespace has this name.
@@ -543,9 +544,9 @@ class TargetNamespace:
     def enter(self, *, reraise_signal: bool) -> None:
         """Enter the namespaces, including a new mount namespace, and close inherited descriptors.
 
-        Standard input, output and error stay open. If the run has a PID namespace, this method
-        forks, and returns in the child, which is in that namespace. The parent waits for the child,
-        and exits with the child's exit status.
+        Standard input, output and error stay open. To enter a PID namespace, this method forks, and
+        returns only in the child. The parent waits for the child, and exits with the child's exit
+        status.
 
         :param reraise_signal: whether the parent kills itself with signal N if signal N killed the
             child. If not, the parent exits with status 128+N.
@@ -559,7 +560,7 @@ class TargetNamespace:
 
 
 def _mount_own_proc() -> None:
-    """Mount procfs for this process's PID namespace on /proc, unless that is mounted already.
+    """Mount procfs on /proc, unless /proc already shows the PID namespace of this process.
 
     runsc looks up its children in /proc, by their pids in its own PID namespace.
 
@@ -651,8 +652,7 @@ class Inspection:
     """The result of :func:`inspect`.
 
     :ivar request: the request, with numbers in place of the names of its user and group.
-    :ivar used: the open files. The launch uses these, so that it uses the files that were
-        inspected.
+    :ivar used: the open files that were inspected. The launch uses the descriptors, not the paths.
     :ivar place: the namespaces in which runsc will run.
     """
 
@@ -677,8 +677,8 @@ def inspect(
     :raises UsernsError: a file or namespace is missing or denied.
     """
     if request.terminal and not _core.stdio_is_terminal():
-        # Reject the request, because gVisor uses one of the caller's standard streams as the
-        # command's terminal, so output to the other two streams would be lost.
+        # Reject --terminal unless all three standard streams are terminals: gVisor uses only one of
+        # them as the command's terminal, so output to the others would be lost.
         raise CommandError(
             "--terminal needs a terminal as standard input, output and error",
             step="stdio",
@@ -810,7 +810,7 @@ def descriptors(launch: Launch, files: Iterable[PathDescriptor]) -> list[int]:
 
 
 def _directory(found: PathDescriptor | None, wanted: str | None) -> str | None:
-    """Return the path of `found`; if it is None, the absolute path of `wanted`."""
+    """Return the path of `found`, or the absolute path of `wanted` if `found` is None."""
     if found is not None or wanted is None:
         return found.path if found is not None else None
     return os.path.abspath(wanted)

@@ -1,8 +1,8 @@
-"""Frozen launches: planned runs, stored in files, that ``usernsctl-exec`` performs without Python.
+"""Frozen launches: plans of runs, in files, that ``usernsctl-exec`` performs without Python.
 
-The file contains the plan of the run. The process that performs the launch determines the rest: the
-home directories to hide, the ids, the working directory, the hostname, the values of the
-environment variables that the file names, and optionally the command.
+A file lacks values that the process which performs the launch determines: the home directories to
+hide, the ids, the working directory, the hostname, the values of the environment variables that the
+file names, and optionally the command.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from usernsctl.maps import Extent, MappedIds
 # it.
 _MODE = 0o644
 
-# Root's state directories, which no bind mount may show, because the launch may run as root. They
-# need not exist yet.
+# Root's state directories, which need not exist yet. No bind mount may show them, because root may
+# perform the launch.
 _STATES = ("/tmp/usernsctl-0", "/run/user/0/usernsctl")  # noqa: S108
 
 # The extents of the largest id map that a launch can have, and of an id map of one id.
@@ -73,7 +73,7 @@ def environment_of(
 
     :param settings: ``NAME=VALUE``, or ``NAME`` for the value that the variable has when the launch
         is performed.
-    :param files: paths of files that contain settings.
+    :param files: paths of ``--env-file`` files.
     :param everything: whether the command inherits all environment variables of the process that
         performs the launch. By default, it inherits only PATH, LANG and TERM.
     :param bare: whether the command has only the variables in `settings` and `files`.
@@ -98,7 +98,7 @@ def freeze(request: Request, caller: Mapping[str, str], later: FreezePolicy) -> 
     """Plan a launch that will be performed later, possibly by another user.
 
     :param request: the request, whose `env` and `idmap` are ignored.
-    :param caller: the environment of the caller; its variables name or locate runsc.
+    :param caller: the environment of the caller, in which :func:`find_runsc` finds runsc.
     :param later: the settings that take effect when the launch is performed.
     :raises UsernsError: a file of the request is missing or denied now.
     """
@@ -228,7 +228,7 @@ def _check_replaceable(path: str) -> None:
 def remedy_of(argv: Sequence[str]) -> str:
     """Return the shell command that writes a frozen launch again, with ``...`` for values of --env.
 
-    :param argv: the arguments of ``usernsctl freeze``, without these two words.
+    :param argv: the arguments that follow ``usernsctl freeze`` on the command line.
     """
     command = ["usernsctl", "freeze"]
     rest = iter(argv)

@@ -15,7 +15,7 @@ from usernsctl.errors import RunscError
 # 16 to 21 MiB, and 15 to 25 processes and threads (runsc 20240729).
 MEMORY_MIN = 24 << 20
 PIDS_MIN = 30
-# The least limit for written data, in bytes. The value is lower than any program needs.
+# The least limit for written data, in bytes.
 DISK_MIN = 1 << 20
 
 _UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
@@ -286,12 +286,12 @@ class EnforcedLimits:
 
     @property
     def memory(self) -> int:
-        """The memory size that gVisor shows to programs, in bytes; 0 means that of the host."""
+        """The memory size that gVisor shows to programs, in bytes; 0 means the host's size."""
         return int(self._enforced("memory"))
 
     @property
     def processors(self) -> int:
-        """The number of processors that gVisor shows to programs; 0 means those of the host."""
+        """The number of processors that gVisor shows to programs; 0 means the host's number."""
         return math.ceil(self._enforced("cpus"))
 
     @property
@@ -417,7 +417,7 @@ def _check_range(limits: Limits, machine: Machine) -> None:
         # Round the greatest size down to whole MiB, so that the user can easily read and type it.
         is_size = name in ("memory", "disk")
         bound = shown(name, least if is_low else most >> 20 << 20 if is_size else most)
-        # Write the unit of a number of pids or cpus only once in the message, after the bound.
+        # For pids and cpus, the message has the unit only after the bound, not after the value.
         value = str(limit) if name == "pids" else shown(name, limit)
         bound += " processors" if name == "cpus" else ""
         raise RunscError(

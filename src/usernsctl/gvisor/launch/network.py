@@ -133,8 +133,7 @@ def private_command() -> list[str]:
     :raises RunscError: a program that the network needs is missing.
     """
     program = find_program("usernsctl-network", "makes the network of a namespace")
-    # The last argument is in the place of a command: the process that holds the namespaces does not
-    # execute a command.
+    # "-" takes the place of a command, since the process that holds the namespaces executes none.
     return [NETWORK, program, *_private_options(), "--", "-"]
 
 
@@ -177,7 +176,7 @@ def _find(name: str) -> str:
 
 
 def with_handover(words: Sequence[str], handover: int) -> list[str]:
-    """Replace the placeholder FD in `words` by the descriptor of the running proxy's Unix socket.
+    """Replace the placeholder FD in `words` by `handover`, the descriptor of the proxy's socket.
 
     :param words: a command line with the path and the options of usernsctl-network.
     """
@@ -191,12 +190,13 @@ def hand_over(
     above: contextlib.ExitStack,
     timeout: float | None,
 ) -> list[str]:
-    """Wait until `proxy` is ready; return the result of :func:`with_handover` for its socket.
+    """Wait until `proxy` is ready; return `words` with the descriptor of the proxy's Unix socket.
 
-    :param fds: a list of the descriptors that the command inherits, to which this function adds
-        one.
-    :param above: the exit stack that closes a duplicate. A socket with the number 0, 1 or 2 is
-        duplicated, since the command's standard streams get these numbers.
+    :param words: as for :func:`with_handover`.
+    :param fds: the descriptors that usernsctl-network inherits. This function adds the descriptor
+        of the socket.
+    :param above: the exit stack that closes the duplicate of a socket with the number 0, 1 or 2,
+        which must be duplicated because standard streams get these numbers.
     :param timeout: the timeout, in seconds, or ``None``.
     :raises TimeoutExpired: the proxy was not ready in `timeout` seconds.
     :raises CommandError: the proxy did not start.

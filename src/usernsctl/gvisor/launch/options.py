@@ -34,7 +34,7 @@ def one_of(*known: str) -> Callable[[str], str]:
 
 
 def is_one_of(*known: str | None) -> Callable[[str, Any], Any]:
-    """Return a check of arguments that raises ValueError for all values except those in `known`."""
+    """Return a function that checks an argument: only the values in `known` are accepted."""
 
     def check(name: str, given: Any) -> Any:
         if given not in known:
@@ -65,12 +65,12 @@ class Option:
 
     :ivar flags: the names of the option; a single string ``--on/--off`` for a pair of flags.
     :ivar heading: the heading in ``--help`` under which the option is listed.
-    :ivar name: the name of the value in cli/run.py, by default the name of the field.
+    :ivar name: the name of the value in cli/run.py, by default the name of the Request field.
     :ivar metavar: the placeholder for the value in ``--help``, or ``None`` for a flag.
     :ivar multiple: whether the option may be given several times.
     :ivar parse: a function that parses the value or raises ValueError; ``None`` for text.
-    :ivar shows_default: whether ``--help`` shows the field's default. If false, the value of an
-        omitted option is ``None``, or ``False`` for a flag that is not a pair.
+    :ivar shows_default: whether ``--help`` shows the default of the Request field. If false, the
+        value of an omitted option is ``None``, or ``False`` for a flag that is not a pair.
     """
 
     flags: tuple[str, ...]
@@ -88,8 +88,8 @@ class Argument:
     """An argument of :class:`usernsctl.SandboxHost`.
 
     :ivar name: the name of the keyword argument.
-    :ivar check: a function that takes the argument's name and value; it returns the value for the
-        field, or raises TypeError or ValueError.
+    :ivar check: a function that takes the argument's name and value, and returns the value for the
+        Request field, or raises TypeError or ValueError.
     """
 
     name: str
@@ -289,7 +289,7 @@ _PLAIN_NAME = "[A-Z_][A-Z0-9_]{0,39}"
 
 
 def base_environment(caller: Mapping[str, str], *, everything: bool) -> dict[str, str]:
-    """Return the environment variables that a command has without any option.
+    """Return the environment variables that a command has by default.
 
     :param caller: the environment of the caller.
     :param everything: whether the command inherits all environment variables of the caller, secrets

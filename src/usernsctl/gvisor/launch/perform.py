@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from usernsctl.gvisor.launch.result_file import ResultFile
     from usernsctl.network.proxy_process import ProxyProcess
 else:
-    # Import this module on first use, because few runs have a network.
+    # Import network on first use, because few runs have a network.
     network = LateModule("usernsctl.gvisor.launch.network")
 
 
@@ -48,8 +48,8 @@ def run_in_place(
     :param notify: a function that is called with messages for the user before the command starts.
     :param result: the file into which the watcher writes the result.
     :param max_output: the output limit, in the format that csrc/programs/watch/pump.c parses.
-    :raises UsernsError: the launch failed. This process may already have entered the namespace; it
-        must then report the error and exit.
+    :raises UsernsError: the launch failed. This process may already have entered the sandbox's
+        namespaces, so the caller must report the error and exit.
     """
     caller = os.environ if environ is None else environ
     check_filter()
@@ -92,9 +92,10 @@ def run_in_place(
 
 
 def _start_proxy(request: Request) -> ProxyProcess | None:
-    """Start the proxy for the names in ``--allow``; it reports denied requests on standard error.
+    """Start the proxy for the names in ``--allow``; return None if no name is allowed.
 
-    The proxy stays in the namespaces of the caller, and exits when the sandbox's network ends.
+    The proxy stays in the namespaces of the caller, reports denied requests on standard error, and
+    exits when usernsctl-network, the program that created the sandbox's network, exits.
 
     :raises UsernsError: the proxy could not be started.
     """
@@ -107,7 +108,7 @@ def _start_proxy(request: Request) -> ProxyProcess | None:
 
 
 def _with_handover(facts: Facts, proxy: ProxyProcess | None) -> Facts:
-    """Return `facts`, with the descriptor on which `proxy` receives its listening socket."""
+    """Return `facts` with the descriptor of the proxy's Unix socket in `network_command`."""
     if proxy is None:
         return facts
     words = network.with_handover(facts.network_command, proxy.handover.fileno())
@@ -207,7 +208,7 @@ def _notify_hidden(
 ) -> None:
     """Notify the user if an argument names a file of the host that does not exist in the sandbox.
 
-    The program itself would only report that the file does not exist.
+    The command's own error would only say that the file does not exist.
 
     :param named: the arguments that name existing files of the host.
     """

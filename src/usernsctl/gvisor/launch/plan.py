@@ -93,8 +93,8 @@ def for_command(
             uid_map=ids.uid,
             gid_map=ids.gid,
             env=env,
-            # Do not declare the root read-only, because runsc creates no overlay over a read-only
-            # root. All writes go to the overlay, because the root is mounted read-only on the host.
+            # Do not declare the root read-only, because runsc creates no overlay over such a root.
+            # Writes go to the overlay; the root itself is protected by a read-only mount.
             read_only=False,
             uid=uid,
             gid=gid,
@@ -365,8 +365,8 @@ def _machine(facts: Facts) -> Iterable[Record]:
             # the records in the else clause.
             yield record("guarded", name)
         elif facts.is_root:
-            # Copy /etc, because runsc as root could read private files that are created in /etc
-            # later.
+            # Copy those files of /etc that every user may read. In a bind mount of /etc, runsc as
+            # root could read private files that are created later.
             yield record("snapshot", name)
         else:
             yield record("machine", name)
@@ -482,9 +482,8 @@ def skips_membarrier(request: Request, *, is_script: bool) -> bool:
     membarrier(2). The filter (csrc/sys/membarrier_filter.c) makes a registration succeed without
     effect.
 
-    The filter is not installed if programs other than runsc would inherit it, because such programs
-    may depend on the registration. Nor is it installed without no_new_privs, because a set-user-id
-    program would then inherit it, too.
+    The filter is installed only if no other program inherits it, because other programs may depend
+    on the registration. Without no_new_privs, set-user-id programs could inherit the filter.
 
     :param is_script: whether an interpreter executes runsc.
     """

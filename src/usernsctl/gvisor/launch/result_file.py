@@ -27,9 +27,9 @@ _NOTHING = (
 
 
 class ResultFile:
-    """An open file, nameless or with a temporary name, in the directory of the result.
+    """An open file that becomes the result; until then, it has no name or a temporary name.
 
-    :ivar path: the path that the file will get as the result.
+    :ivar path: the path of the result.
     """
 
     def __init__(self, path: str) -> None:

@@ -147,7 +147,7 @@ def record(verb: str, *words: object) -> Record:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file of the host that is opened before the process enters the namespace.
+    """A file of the host that is opened before the process enters the sandbox's namespaces.
 
     :ivar how: the rule for symbolic links: ``"own"`` follows all, ``"follow"`` those that root or
         the caller owns, ``"exact"`` none.
@@ -400,7 +400,7 @@ VERIFIER_INSIDE = "/.usernsctl-verify"
 #: The verifier's option that runs the command as the uid and the gid that follow, in a nested user
 #: namespace.
 VERIFY_AS = "--as"
-#: Option of the verifier to ignore the signals in a mask, for the command.
+#: The verifier's option that makes the command ignore the signals in the mask that follows.
 VERIFY_IGNORE = "--ignore="
 #: Path in the sandbox of the agent, which starts commands; only sandboxes of a SandboxHost have it.
 AGENT_INSIDE = "/.usernsctl-agent"

@@ -1,4 +1,4 @@
-"""Functions that resolve paths as a command will see them in the sandbox, before the start."""
+"""Functions that resolve paths of a sandbox before its start, as the command will see them."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class CommandLine:
     def show(self, source: str, destination: str = "") -> str:
         """Return the remedy that mounts `source`: an option ``--bind`` for the path.
 
-        The syntax of ``--bind`` is SRC[:DST][:ro|rw]. The option can't name a path that contains a
-        part that looks like DST or rw; the remedy is then to rename the file.
+        The syntax of ``--bind`` is SRC[:DST][:ro|rw]. If a part of the path would be parsed as DST
+        or rw, the remedy is to rename the file.
         """
         words = [source, destination] if destination else [source]
         if not _is_read_as(":".join(words), Bind.shown(source, destination)):
@@ -108,13 +108,12 @@ def _is_read_as(text: str, bind: Bind) -> bool:
 class Walk:
     """The result of resolving a path in the sandbox. The path need not exist to its end.
 
-    :ivar inside: the path in the sandbox of the last existing file on the path, without symbolic
-        links.
+    :ivar inside: the existing part of the path, as a path in the sandbox without symbolic links.
     :ivar missing: the components of the path that don't exist.
-    :ivar file: the last existing file on the path; ``None`` for a directory that gVisor will create
-        as the parent of a mount point.
+    :ivar file: the file that the existing part names; ``None`` for a directory that gVisor will
+        create as the parent of a mount point.
     :ivar is_unknown: whether the path is in a filesystem whose contents only gVisor knows, such as
-        its /proc.
+        gVisor's /proc.
     """
 
     inside: str
@@ -129,12 +128,12 @@ class Walk:
 
     @property
     def is_directory(self) -> bool:
-        """True if the last existing file on the path is a directory."""
+        """True if the existing part of the path is a directory."""
         return self.file is None or self.file.is_directory
 
     @property
     def wanted(self) -> str:
-        """The resolved path in the sandbox, without symbolic links. The path need not exist."""
+        """The whole path in the sandbox, without symbolic links; the path need not exist."""
         return os.path.join(self.inside, *self.missing)
 
 
@@ -231,7 +230,7 @@ class View:
     def fault_of_directory(self, path: str) -> tuple[int, str] | None:
         """Return the errno and the reason why `path` can't be the command's working directory.
 
-        The result is None if it can. A directory that only gVisor can check counts as usable.
+        Return None for a usable directory, and for a directory that only gVisor can check.
         """
         reached = self._native.follow(path, "/")
         walk = _walk_of(reached)
@@ -352,7 +351,7 @@ def _missing(
 
 
 def show_program(path: str, remedies: Remedies = COMMAND_LINE) -> str:
-    """Return the remedy that mounts a program's directory; for a directory ``bin``, its parent."""
+    """Return the remedy that mounts the directory of a program, or the parent of a ``bin``."""
     directory = os.path.dirname(path)
     prefix = os.path.dirname(directory)
     whole = os.path.basename(directory) in ("bin", "sbin") and prefix.count("/") > 1
@@ -364,8 +363,8 @@ def how_to_show(path: str, *, directory: str, cwd: str | None) -> str:
 
     :param path: the path in the arguments of the command.
     :param directory: the caller's current directory, to which a relative path refers on the host.
-    :param cwd: the directory to which a relative path refers in the sandbox; ``None`` if that will
-        be `directory` once it is mounted.
+    :param cwd: the command's working directory, to which a relative path refers in the sandbox;
+        ``None`` if the command starts in `directory` as soon as `directory` is mounted.
     """
     if os.path.isabs(path):
         return COMMAND_LINE.show(path)

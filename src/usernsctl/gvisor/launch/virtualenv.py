@@ -33,7 +33,7 @@ Shown = tuple[Bind, PathDescriptor]
 
 
 class _UnsuitableError(Exception):
-    """The error for a virtual environment that is mounted only if the caller requests the mount."""
+    """The error for a virtual environment that is not mounted without an explicit ``--bind``."""
 
 
 def find_command(command: str, search: str) -> str | None:
@@ -108,9 +108,9 @@ def _is_below(path: str, directory: str) -> bool:
 
 
 def _mounts(source: PathDescriptor, place: str) -> Iterator[Shown]:
-    """Yield the bind mounts of a directory at `place` and at its path without symbolic links.
+    """Yield bind mounts of the directory `source` at `place` and at its own path.
 
-    A program may look up its files by either path.
+    `place` may contain symbolic links, and a program may look up its files by either path.
     """
     for destination in dict.fromkeys([place, source.path]):
         again = PathDescriptor.own(source.path, os.dup, source.fd)
