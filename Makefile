@@ -79,7 +79,7 @@ clients: connector ## run tests/clients: unchanged programs from PyPI with usern
 	tools/pytest-as $$name -- $$python -o 'pythonpath=demo tests/kernel examples/clients' \
 		tests/clients $(if $(ONLY),-k '$(ONLY)')
 
-docker: packages ## build the images and run tests/docker, with a private Docker engine (as root)
+docker: packages ## build the images and run tests/docker, with private Docker daemons (as root)
 	@tools/packages docker/packages.apt
 	@USERNSCTL_MUST_WORK=docker tools/to-the-end $(DEV)/bin/python -B -m pytest -p no:cacheprovider tests/docker \
 		$(if $(USERNSCTL_TEST_ALL),,-m 'not thorough') $(if $(ONLY),-k '$(ONLY)' || [ $$? = 5 ])

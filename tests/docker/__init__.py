@@ -1,1 +1,1 @@
-"""Tests with private Docker engines, which `make docker` runs as root."""
+"""Tests with private Docker daemons, which `make docker` runs as root."""

@@ -1,4 +1,4 @@
-"""Fixtures: two Docker engines, one with userns-remap, and the images of Dockerfile.gvisor."""
+"""Fixtures: two Docker daemons, one with userns-remap, and the images of Dockerfile.gvisor."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def objection() -> str | None:
-    """Return why the tests can't start a Docker engine here, or None if they can."""
+    """Return why the tests can't start a Docker daemon here, or None if they can."""
     if os.geteuid() != 0:
-        return "only root can start a Docker engine"
+        return "only root can start a Docker daemon"
     if not (TREE / "Dockerfile.gvisor").exists():
         return "Dockerfile.gvisor is not here"
     missing = [name for name in ("dockerd", "docker", "debootstrap") if not shutil.which(name)]
@@ -49,9 +49,9 @@ def objection() -> str | None:
 
 @pytest.fixture(scope="session")
 def plain(userns_requires: Needs) -> Iterator[Engine]:
-    """Yield an engine with default settings in which all images have been built."""
+    """Yield a Docker daemon with default settings that has built all images."""
     if "docker" not in userns_requires.must_work:
-        pytest.skip("it starts a Docker engine, which has not been asked for: make docker")
+        pytest.skip("it starts a Docker daemon, which has not been asked for: make docker")
     if reason := objection():
         pytest.fail(f"docker must work, but {reason}", pytrace=False)
     CACHE.mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,7 @@ def plain(userns_requires: Needs) -> Iterator[Engine]:
 
 @pytest.fixture(scope="session")
 def remapped(plain: Engine) -> Iterator[Engine]:
-    """Yield an engine whose containers have 65,536 ids (userns-remap), with the same images."""
+    """Yield a Docker daemon with userns-remap (65,536 ids) and with copies of the images."""
     subprocess.run([TREE / "tools" / "user", USER, "ranges"], check=True)
     with started("remapped", f"--userns-remap={USER}") as engine:
         hand_over([*IMAGES.values()], plain, engine)
@@ -73,7 +73,7 @@ def remapped(plain: Engine) -> Iterator[Engine]:
 
 @pytest.fixture
 def engine(request: pytest.FixtureRequest) -> Engine:
-    """Return the engine of the fixture that the test's parameter names."""
+    """Return the Docker daemon of the fixture that the test's parameter names."""
     found = request.getfixturevalue(request.param)
     assert isinstance(found, Engine)
     return found

@@ -1,4 +1,4 @@
-"""Private Docker engines for the tests, and functions that build images."""
+"""Private Docker daemons for the tests, and functions that build images."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ _DAEMON = [
 
 
 class EngineError(Exception):
-    """A Docker engine or a docker command has failed."""
+    """A Docker daemon or a docker command has failed."""
 
 
 @dataclass(frozen=True)
 class Engine:
-    """A running Docker engine.
+    """A running Docker daemon.
 
-    :ivar directory: the temporary directory with the engine's socket and the settings of docker(1).
+    :ivar directory: the temporary directory with the daemon's socket and the settings of docker(1).
     """
 
     directory: Path
@@ -110,10 +110,10 @@ def wait_for_output(engine: Engine, container: str) -> None:
 
 @contextlib.contextmanager
 def started(name: str, *options: str) -> Iterator[Engine]:
-    """Start an engine for the ``with`` block; afterwards, stop it and check for leftovers.
+    """Start a Docker daemon for the ``with`` block; then stop the daemon and check for leftovers.
 
-    :param name: the name of the engine's cache directory, which only one engine at a time can use.
-    :raises EngineError: the engine does not start, changes the host's packet forwarding, or leaves
+    :param name: the name of the daemon's data directory, which only one daemon at a time can use.
+    :raises EngineError: the daemon does not start, changes the host's packet forwarding, or leaves
         a process, mount or socket behind.
     """
     forwards = _FORWARDS.read_text()
@@ -124,8 +124,8 @@ def started(name: str, *options: str) -> Iterator[Engine]:
         tempfile.TemporaryDirectory(prefix="usernsctl-docker-") as scratch,
     ):
         fcntl.flock(lock, fcntl.LOCK_EX)
-        # With userns-remap, the containers' root is another host user, who must be able to search
-        # this directory. If that user could not, the engine would use other directories.
+        # With userns-remap, the containers' root is an unprivileged user on the host, who must be
+        # able to search the parent of --exec-root.
         os.chmod(scratch, 0o711)
         directory = Path(scratch)
         log = directory / "log"
@@ -160,7 +160,7 @@ def _wait_for(engine: Engine, daemon: subprocess.Popen[bytes], log: Path) -> Non
     while engine("version").returncode != 0:
         if daemon.poll() is not None or time.monotonic() > deadline:
             raise EngineError(f"dockerd did not start: {log.read_text()[-4000:]}")
-        # Poll: the socket exists before the engine answers.
+        # Poll: the socket exists before the daemon answers.
         time.sleep(0.1)
 
 
@@ -179,7 +179,7 @@ def _stop(engine: Engine, daemon: subprocess.Popen[bytes]) -> None:
 
 
 def unmount_below(*directories: Path) -> None:
-    """Unmount what an engine has left mounted below `directories`, such as network namespaces."""
+    """Unmount all that a Docker daemon has left mounted below `directories`."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     points = [line.split()[4] for line in lines]
     for point in sorted(points, reverse=True):
@@ -188,7 +188,7 @@ def unmount_below(*directories: Path) -> None:
 
 
 def make_base(engine: Engine, image: str, suite: str) -> None:
-    """Build a minimal Debian image with debootstrap, unless the engine already has it.
+    """Build a minimal Debian image with debootstrap, unless the daemon already has `image`.
 
     :raises EngineError: debootstrap fails.
     """
@@ -227,12 +227,12 @@ def build(engine: Engine, target: str, image: str, base: str, *options: str) -> 
     certificates = os.environ.get("PIP_CERT") or os.environ.get("SSL_CERT_FILE")
     if certificates:
         named.append(f"--secret=id=ca,src={certificates}")
-    # Build with the host's network, because the engine has no bridge.
+    # Build with the host's network, because the daemon has no bridge (--bridge=none).
     engine.must("build", "--network=host", "--file=Dockerfile.gvisor", *named, ".")
 
 
 def hand_over(images: Sequence[str], source: Engine, target: Engine) -> None:
-    """Copy images to another engine, unless it already has the same images.
+    """Copy images from one Docker daemon to another, unless `target` already has all of them.
 
     :raises EngineError: an image can't be copied.
     """

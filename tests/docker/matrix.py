@@ -18,7 +18,7 @@ NO_NEW_PRIVILEGES = "--security-opt=no-new-privileges"
 NONE_LEFT = "--cap-drop=ALL"
 FOR_HELPERS = ("--cap-add=SETUID", "--cap-add=SETGID")
 
-# Docker's own error message, after which it does not start the container.
+# Part of the message with which Docker refuses --privileged if userns-remap is set.
 REFUSED = "privileged mode is incompatible with user namespaces"
 
 
@@ -90,7 +90,10 @@ def _both(
     causes: Sequence[str] = (),
     for_all: Sequence[str] | None = None,
 ) -> Iterable[Cell]:
-    """Yield a cell for one id, and one for all ids; for the latter, `for_all` replaces `causes`."""
+    """Yield a cell with ids "one" and `causes`, and a cell with ids "all" and `for_all`.
+
+    By default, both have `causes`.
+    """
     yield Cell(daemon, options, "one", tuple(causes))
     yield Cell(daemon, options, "all", tuple(causes if for_all is None else for_all))
 
@@ -140,7 +143,7 @@ CELLS = [
 
 
 def cause_of(done: subprocess.CompletedProcess[str]) -> str:
-    """Return the id of the only cause in standard error, or REFUSED for Docker's own error."""
+    """Return the id of the only cause that `done` reports, or REFUSED if Docker failed itself."""
     if REFUSED in done.stderr:
         return REFUSED
     named = re.findall(r"^  why: .* \[([a-z-]+)\]$", done.stderr, re.MULTILINE)

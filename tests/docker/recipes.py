@@ -40,7 +40,7 @@ def build_recipe(
     program = context / "program"
     program.write_text(SHOW_VERSION)
     program.chmod(0o755)
-    # Build with the host's network, because the engine has no bridge.
+    # Build with the host's network, because the daemon has no bridge (--bridge=none).
     build = ["build", "--network=host", f"--tag={image}"]
     built = plain(*build, str(context), timeout=600)
     assert built.returncode == 0, built.stderr

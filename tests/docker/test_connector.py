@@ -98,7 +98,7 @@ def arguments(verb: str) -> list[str]:
 
 
 def options(files: Path, *more: str) -> list[str]:
-    # Use the host's network, because the engine has no bridge.
+    # Use the host's network, because the daemon has no bridge (--bridge=none).
     return ["--network=host", f"--volume={files}:/files:ro", *more]
 
 
@@ -107,8 +107,8 @@ def messages(done: subprocess.CompletedProcess[str]) -> list[Message]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-# `make test` runs this test with a single engine, because test_matrix.py also prints the spec with
-# both engines.
+# `make test` runs this test with only one of the Docker daemons, because test_matrix.py makes the
+# connector print its spec with both.
 @pytest.mark.parametrize("engine", ["plain", "remapped"], indirect=True)
 @pytest.mark.sampled(1)
 def test_the_connector_prints_its_spec(engine: Engine) -> None:
@@ -143,7 +143,7 @@ def test_the_connector_runs_in_gvisor(plain: Engine) -> None:
 
 
 def test_python_variables_affect_the_program_only(plain: Engine) -> None:
-    """Check that code that PYTHON* environment variables name runs only in gVisor."""
+    """Check that PYTHON* environment variables load modules only in gVisor, not in usernsctl."""
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-path-") as made:
         os.chmod(made, 0o755)
         report = "import sys; sys.stderr.write(open('/proc/version').read())\n"
@@ -332,7 +332,7 @@ def test_a_low_pids_limit_is_named(limit: int, plain: Engine) -> None:
     assert "--pids-limit" in done.stderr.partition("  remedy:")[2]
 
 
-# The Docker engine can't start a container with a limit on descriptors below 10.
+# Docker can't start a container with a limit on descriptors below 10.
 @pytest.mark.parametrize("limit", [10, 12, 16, 20, 24, 32, 64, 100])
 @pytest.mark.sampled(3)
 def test_a_low_descriptor_limit_is_named(limit: int, plain: Engine) -> None:
@@ -342,7 +342,7 @@ def test_a_low_descriptor_limit_is_named(limit: int, plain: Engine) -> None:
 
 
 def test_a_low_memory_limit_is_named(plain: Engine) -> None:
-    """Check that the error names the memory limit if the kernel kills only the command."""
+    """Let the command exceed the container's memory limit; check that an OOM kill is reported."""
     grow = "held = []\nwhile True: held.append(b'x' * 10**7)"
     limits = ["--memory=300m", "--memory-swap=300m", IN_GVISOR]
     done = plain("run", "--rm", *PROTECTED, *limits, CONNECTOR, "python3", "-c", grow)

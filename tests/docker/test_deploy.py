@@ -70,7 +70,7 @@ def test_documented_kubernetes_objects_are_valid(version: str) -> None:
 
 
 def test_the_operator_s_resource_has_the_profile(usernsctl: Program) -> None:
-    """Check that the documented command prints the profile as a v1beta1 SeccompProfile object."""
+    """Check that the documented command prints the profile for the Security Profiles Operator."""
     shell = re.findall(r"^```sh\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     (command,) = [block for block in shell if "SeccompProfile" in block]
     command, _, _ = command.partition(" | kubectl")
@@ -82,7 +82,7 @@ def test_the_operator_s_resource_has_the_profile(usernsctl: Program) -> None:
     assert made.pop("metadata") == {"name": "usernsctl"}
     profile = json.loads((TREE / "docker" / "seccomp.json").read_text())
     assert made == {"spec": profile}
-    # Check that the profile has only fields that the operator's SeccompProfile supports.
+    # Check that the profile has only fields of the operator's SeccompProfile (v1beta1).
     assert set(profile) <= {"defaultAction", "defaultErrnoRet", "architectures", "syscalls"}
     for rule in profile["syscalls"]:
         assert set(rule) <= {"names", "action", "errnoRet", "args"}
@@ -167,9 +167,9 @@ def test_the_job_s_security_context_lets_the_connector_run(remapped: Engine) -> 
 def test_the_deployment_s_probe_works(
     remapped: Engine, entrypoint: list[str], image: str, words: list[str]
 ) -> None:
-    """Check that the probe succeeds with docker exec, in the namespaces of the container's PID 1.
+    """Check that the liveness probe succeeds, and that PID 1 forwards SIGTERM and the exit status.
 
-    PID 1 also forwards signals to the program, and exits with the program's status.
+    docker exec runs the probe in the namespaces of the container's PID 1, as the kubelet does.
     """
     (container,) = pod_of("deployment.yaml")["spec"]["containers"]
     name = f"deployment-{os.getpid()}"
@@ -381,12 +381,12 @@ def test_compose_runs_the_connector(plain: Engine) -> None:
 
 
 def test_daemon_json_is_sufficient(plain: Engine, tmp_path: Path) -> None:
-    """Check that docker/daemon.json and its profile suffice without options of docker run."""
+    """Check that with docker/daemon.json, commands run in gVisor without options of docker run."""
     settings = json.loads((TREE / "docker" / "daemon.json").read_text())
     assert settings["userns-remap"] == "default"
     assert settings["seccomp-profile"] == "/etc/docker/usernsctl-seccomp.json"
-    # The test must not create a user or a file in /etc, so replace dockremap and the profile's
-    # path.
+    # The test must not create a user or a file in /etc, so replace userns-remap's user (by default
+    # dockremap) and the profile's path.
     subprocess.run([TREE / "tools" / "user", USER, "ranges"], check=True)
     settings["userns-remap"] = USER
     settings["seccomp-profile"] = str(TREE / "docker" / "seccomp.json")

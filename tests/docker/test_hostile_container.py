@@ -29,8 +29,8 @@ LAUNCH = [EXEC, PRELUDE]
 # Environment variables that libc and runsc read.
 OF_OTHERS = ["GLIBC_TUNABLES=glibc.malloc.check=3", "GVISOR_SIDECAR_BINARIES_DIR={}"]
 
-# Programs to start, with options and image for docker run, and arguments for the entrypoint. Most
-# of them start a command in gVisor.
+# Programs to start: the options and the image for docker run, and the arguments for the entrypoint.
+# Most programs start a command in gVisor.
 STARTS: dict[str, tuple[list[str], list[str]]] = {
     "the connector": ([CONNECTOR], ["spec"]),
     "in-gvisor": ([IN_GVISOR, CONNECTOR], ["--", *VERSION]),
@@ -95,9 +95,9 @@ def test_variables_and_volumes_choose_no_program_outside_gvisor(
 def test_variables_choose_no_program_of_the_health_check(
     image: str, plain: Engine, volume: Path, tally: Tally
 ) -> None:
-    """Check that the health check's process outside gVisor triggers no traps.
+    """Check that a health check runs no file of the payload outside gVisor.
 
-    The traps are in the process's environment variables and working directory.
+    Environment variables and the health check's working directory lead to traps (tests/traps.py).
     """
     traps = set_traps(volume, Path("/traps"))
     shown = plain.must("image", "inspect", "--format={{json .Config}}", image)
@@ -160,9 +160,9 @@ def test_hostile_user_changes_no_launch(plain: Engine, tally: Tally) -> None:
 )
 @pytest.mark.sampled(2)
 def test_hostile_arguments_change_no_policy(word: str, plain: Engine, tally: Tally) -> None:
-    """Check that the command gets the arguments of docker run, none of which becomes an option.
+    """Check that in-gvisor parses no argument of docker run as an option of its own.
 
-    The image's entrypoint ends its options with --.
+    The image's entrypoint ends with ``--``, so all arguments go to the command.
     """
     done = plain("run", "--rm", *PROTECTED, "--network=none", CONNECTOR, word)
     tally.tried()

@@ -73,8 +73,8 @@ def test_posture(image: str, engine: Engine, expected: Mapping[str, Posture]) ->
         given = {name: f"/proc/{first}/fd/{number}" for number, name in enumerate(streams)}
         caller = Caller(given, {"TOKEN": SECRET}, pid=beside)
 
-        # With userns-remap, PID 1 stays outside the sandbox's user namespace, so it is not part of
-        # the sandbox.
+        # With userns-remap, PID 1 stays outside the sandbox's user namespace, so don't count PID 1
+        # as a part of the sandbox.
         others = {beside}
         if expected in (RUN_IN_REMAPPED, LAUNCH_IN_REMAPPED):
             assert kind_of(first) in ("usernsctl", "usernsctl-exec")

@@ -229,7 +229,7 @@ def test_the_profile_denies_dangerous_calls(plain: Engine) -> None:
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    # Check that the probe can report success, with a call that is allowed.
+    # Check that the probe reports success of an allowed call.
     assert found.pop("getpid") == ""
     assert found.pop("clone3") == "ENOSYS"
     assert set(found.values()) == {"EPERM"}, found

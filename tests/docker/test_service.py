@@ -27,7 +27,7 @@ PATIENCE = 60
 
 LIMITS = ["--read-only", "--tmpfs=/tmp", "--pids-limit=1000", "--memory=2g"]
 AS_USER = [NONE_LEFT, NO_NEW_PRIVILEGES, SECCOMP, *LIMITS]
-# Mapping uid 0 needs CAP_SETFCAP, which root in a container has by default.
+# Keep Docker's default capabilities: mapping uid 0 needs CAP_SETFCAP (user_namespaces(7)).
 AS_ROOT = ["--user=0", NO_NEW_PRIVILEGES, SECCOMP, *LIMITS]
 
 # PID 1 of a container, which runs the service as its child. After the service's exit, PID 1 waits
@@ -77,7 +77,7 @@ class Service:
     def __init__(self, engine: Engine, image: str, options: list[str]) -> None:
         self._engine = engine
         self._name = f"service-{time.monotonic_ns()}"
-        # Use the host's network, because the engine has no bridge.
+        # Use the host's network, because the daemon has no bridge (--bridge=none).
         run = ["run", "--detach", f"--name={self._name}", "--network=host", *options]
         command = ["/opt/usernsctl/bin/python", "-I", "/opt/snippet_server.py", "127.0.0.1:0"]
         engine.must(*run, "--entrypoint=sh", image, "-c", WATCH, "sh", *command)

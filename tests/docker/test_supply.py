@@ -1,4 +1,4 @@
-"""Tests of the images' labels and software bills of materials."""
+"""Tests of the images' labels and software bills of materials (SBOM)."""
 
 from __future__ import annotations
 

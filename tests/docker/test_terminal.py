@@ -30,7 +30,7 @@ def test_the_program_gets_the_terminal_of_the_container(plain: Engine) -> None:
         session.read_until("sleeps.")
         session.type("\x1a", "Stopped")
         session.resize(31, 99)
-        # The engine forwards a new size after a delay, so wait for it.
+        # Docker forwards a new terminal size after a delay, so repeat stty.
         session.type("until test \"$(stty size)\" = '31 99'; do sleep 0.1; done; echo resized''.\n")
         session.read_until("resized.")
         session.type("exit 7\n")

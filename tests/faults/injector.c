@@ -1,5 +1,5 @@
 /*
- * injector [-u USER] COMMAND...: runs a command that can let its own system calls fail.
+ * injector [-u USER] COMMAND...: runs a command that can make its own system calls fail.
  *
  * The injector traces the command with ptrace(2), and each program of usernsctl that the command
  * starts. Other programs, such as runsc, run untraced. The command sends orders to the injector: an
@@ -31,7 +31,8 @@
 #define SITES 100000
 #define TRACEES 1024
 
-/* An order: the second argument of a close(2) call for the descriptor MARK. */
+/* An order: the second argument of a close(2) call for the descriptor MARK. A site is a counted
+ * system call; the first site has index 0. */
 enum order {
     ARM,    /* start to count system calls. First argument: the number of the system call to fail,
              * plus 2^32 times the occurrence to fail (from 1; 0 for none). Then: enum fault; the
@@ -181,7 +182,7 @@ static bool is_counted(uint64_t nr, pid_t pid)
     case SYS_exit_group:
     case SYS_rt_sigreturn:
     case SYS_restart_syscall:
-        return false; /* System calls that never fail, or that the kernel itself makes. */
+        return false; /* Can't fail, or only resume the process after a signal. */
     }
     if (state.excluded == 1)
         return is_native(pid);

@@ -36,7 +36,7 @@ import usernsctl as un
 MARK = -4242
 SECONDS = 60
 GRACE_SECONDS = 10
-# From prctl(2): PR_SET_CHILD_SUBREAPER makes this process the parent of orphans.
+# Operation of prctl(2) that makes this process the new parent of orphaned descendants.
 PR_SET_CHILD_SUBREAPER = 36
 
 # The values of enum order and enum fault in injector.c.
@@ -70,7 +70,8 @@ class Fault:
 
 
 SHORT = Fault(SHORTENED, 0, "short")
-#: Signals that are sent to the calling process. SIGTERM and SIGKILL kill even a Python program.
+#: Signals that the calling process gets. HARMLESS ones don't kill a Python program: in Python,
+#: SIGINT raises KeyboardInterrupt.
 HARMLESS = (
     Fault(SIGNAL, signal.SIGCHLD, "SIGCHLD"),
     Fault(PAUSE, 0, "SIGSTOP, SIGCONT"),
@@ -343,7 +344,7 @@ class Matrix:
         self.path.set_up()
         try:
             for _ in range(2):
-                self.record()  # The first run also imports modules and fills caches.
+                self.record()  # Discard the sites: these runs also import modules and fill caches.
             sites = self.record()
             every = list(self.faults(sites))
             self.outcome.sites, self.outcome.pairs = len(sites), len(every)

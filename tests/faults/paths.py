@@ -41,8 +41,8 @@ class FaultPath:
 
     :ivar native_only: whether faults are injected into native programs only.
     :ivar is_sandbox: whether the operation starts a sandbox, which takes tenths of a second.
-    :ivar starts_program: whether the payload can't run before the first execve(2) of a program that
-        is not part of usernsctl.
+    :ivar starts_program: whether the operation's first execve(2) of a program that is not part of
+        usernsctl comes before the payload runs, or starts the payload.
     """
 
     name = ""
@@ -70,7 +70,7 @@ class FaultPath:
         """Remove namespaces and detached sandboxes that a killed run may have left behind."""
 
     def remove_partial(self) -> None:
-        """Remove a partial result, which remains if the process that calls usernsctl is killed."""
+        """Remove an incomplete copy, which remains if the process that makes it is killed."""
 
     def tear_down(self) -> None:
         """Remove the objects that :meth:`set_up` has created."""
@@ -301,7 +301,7 @@ class Trees(InSandbox):
         read_tree(self.directory / "copy", output)
 
     def settle(self) -> None:
-        """Remove the copied directory tree from the host, if the copy was completed."""
+        """Remove the directory tree that a run has copied to the host, if the copy is complete."""
         remove_complete_copy(self.directory / "copy")
         super().settle()
 

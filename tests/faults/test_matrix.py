@@ -1,4 +1,4 @@
-"""Short form of `make faults`, with random faults that are the same in each session."""
+"""Short form of `make faults`, with the same randomly chosen faults in each test session."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def injector(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_matrix(injector: Path, paths: list[str], rounds: int, user: str | None = None) -> None:
     """Inject random faults into each operation; check for undocumented results and leftovers.
 
-    One process runs all operations, because starting and importing is slow in a traced process.
+    One process runs all operations, because a traced Python starts and imports modules slowly.
     """
     as_user = ["-u", user] if user else []
     given = [f"--rounds={rounds}", f"--seed={SEED}", *(f"--path={path}" for path in paths)]

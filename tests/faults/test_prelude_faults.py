@@ -40,7 +40,8 @@ class Fault:
 FAULTS = [
     Fault("uname", "EFAULT", "facts", options=(*WIDE,)),
     Fault("capget", "EINVAL", "facts"),
-    # An unprivileged strace can no longer read this call's path, so select the call by its number.
+    # usernsctl-exec is not dumpable when it makes this call, so an unprivileged strace can't read
+    # the call's path. Select the call by its number.
     Fault("openat", "ENOENT", "facts", when="1"),
     Fault("openat", "EACCES", "facts", options=(*WIDE,), path="/proc/self/uid_map"),
     Fault("openat", "ENOENT", "facts", options=(*WIDE,), path="/proc/self/gid_map"),

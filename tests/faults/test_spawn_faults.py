@@ -71,7 +71,7 @@ def test_descriptors_that_stay_in_flight_are_reported() -> None:
 @pytest.mark.parametrize(
     ("fault", "path", "arguments", "message"),
     [
-        # Python itself may make the same call earlier, so restrict the fault to a path.
+        # Python itself calls openat(2) earlier, so restrict the fault to this path.
         ("openat:error=EACCES", "setgroups", "", "NamespaceError setgroups EACCES"),
         # Let the second write(2) fail: strace counts per process, and a child writes to setgroups
         # before it writes to a map.
@@ -128,7 +128,7 @@ def test_faults_during_a_start_leave_nothing(call: str, when: int, arguments: st
 def test_spawn_runs_nothing_if_the_child_can_not_report(arguments: str) -> None:
     """Check that the command does not start if the child can't report to its parent.
 
-    No process would wait for the command.
+    Otherwise, no process would wait for the command.
     """
     script = (
         "import usernsctl as un\n"

@@ -42,7 +42,7 @@ static void each(const char *name, void (*see)(const char *))
             see(value);
 }
 
-/* Searches the directories in `shown` below `root`, resolving symbolic links inside `root`. */
+/* Searches the directories in `shown`, in a child whose root directory is `root`. */
 static void look_in_root(const char *root)
 {
     fflush(stdout);

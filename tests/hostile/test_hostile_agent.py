@@ -189,7 +189,7 @@ def count_later(other: un.SandboxPopen[str]) -> int:
 def test_kill_tree_leaves_no_process_stopped_for_a_tracer(
     host: un.SandboxHost, tally: Tally
 ) -> None:
-    """Check that no process is left stopped while a killed process waits for its tracer."""
+    """Check that kill_tree() stops no other process for long if a tracer delays the killed one."""
 
     def command(code: str, *words: str) -> un.SandboxPopen[str]:
         streams = {"stdin": un.PIPE, "stdout": un.PIPE}

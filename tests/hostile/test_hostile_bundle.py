@@ -1,6 +1,7 @@
-"""Attacks by a bundle, with its config.json or by swapping files during the start.
+"""Attacks by the author of a bundle, who writes config.json and swaps files during the start.
 
-An attack succeeds if it reads a file outside the bundle (SECRET), or runs a program outside gVisor.
+An attack succeeds if the payload reads a file outside the bundle (SECRET), or if a program of the
+bundle runs outside gVisor.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from usernsctl.maps import Extent, MappedIds
 pytestmark = pytest.mark.userns_requires("runsc")
 
 SECRET = "the caller's secret"
-# Timeout in seconds, under load, for bundles that must be rejected without delay.
+# Maximum time in seconds, also on a loaded host, for the rejection of a bundle.
 AT_MOST = 20
 
 # C program that prints the content of each file in its arguments that it can open.
@@ -65,7 +66,7 @@ def show(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def secret(tmp_path: Path) -> Path:
-    """Create a directory with a file that contains SECRET, outside the bundle."""
+    """Create a directory outside the bundle, with a file that contains SECRET."""
     directory = tmp_path / "private"
     directory.mkdir()
     (directory / "secret").write_text(SECRET)
@@ -133,7 +134,7 @@ def repeated_beside(work: Callable[[], None]) -> Iterator[None]:
 
 
 def repeat(work: Callable[[], None]) -> None:
-    # SIGTERM is blocked, so a round of `work` always completes and puts all files back in place.
+    # Block SIGTERM, so that each round of `work` completes and puts all files back in place.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     parent = os.getppid()
     while os.getppid() == parent and not signal.sigpending():
@@ -141,7 +142,7 @@ def repeat(work: Callable[[], None]) -> None:
 
 
 def swapper(place: Path, other: Path) -> Callable[[], None]:
-    """Return a function that replaces the directory `place` with a link, and then undoes this."""
+    """Return a function that swaps the directory `place` for a link to `other` and back again."""
     beside = place.with_name(place.name + "-real")
     link = place.with_name(place.name + "-link")
     link.symlink_to(other)

@@ -94,7 +94,7 @@ def test_a_run_opens_few_descriptors_of_the_machine(tally: Tally) -> None:
 
 @pytest.mark.thorough
 def test_many_mounts_leave_descriptors_for_programs(tmp_path: Path) -> None:
-    """Check that the number of files that gVisor keeps open does not grow with the mounts."""
+    """Check that gVisor does not keep more files open if a sandbox has more mounts."""
     binds = []
     for mount in range(10):
         directory = tmp_path / str(mount)

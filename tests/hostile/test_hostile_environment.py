@@ -1,6 +1,6 @@
-"""Attacks with a program's working directory or environment.
+"""Attacks on usernsctl's programs by environment variables and files in the working directory.
 
-No module or program of the attacker may run: it would run outside gVisor, as the user.
+The attacker's modules and programs must not run outside gVisor, where they would run as the user.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ with un.SandboxHost() as host:
 """
 TRIAL = "from usernsctl.pytest_plugin.needs import _try_runsc; assert _try_runsc() is None"
 
-# Arguments of the Python interpreter, by test name. Each program starts Python, or another program,
-# as a child.
+# Attacked programs, by test name, as arguments of the Python interpreter. Each of them starts a
+# child: Python or another program.
 STARTS = {
     "doctor": [SCRIPTS / "usernsctl", "doctor"],
     "run": [SCRIPTS / "usernsctl", "run", "--", "true"],
@@ -178,7 +178,8 @@ def test_variables_of_a_container_choose_no_program(
     program = traps.parent / words[0]
     program.symlink_to(SCRIPTS / "usernsctl-entrypoint")
     settings = dict(entry.format(traps).split("=", 1) for entry in VARIABLES)
-    # Try all environment variables together, and each alone: one can cancel another's effect.
+    # Try all environment variables together, and each one alone: variables can cancel each other's
+    # effects.
     alone = [{name: value} for name, value in settings.items()][: tally.rounds(4, len(settings))]
     for environ in [settings, *alone] * tally.rounds(1, 3):
         done = capture(

@@ -224,7 +224,7 @@ def outside(tmp_path: Path) -> Outside:
 def attempt(tally: Tally, call: Callable[[], object]) -> None:
     """Check that a call returns, or raises a SandboxFileError, within PATIENCE seconds.
 
-    The error must name a path, and whether the path is inside or outside the sandbox.
+    The error must name a path, and say whether the path is inside or outside the sandbox.
     """
     begin = time.monotonic()
     tally.tried()

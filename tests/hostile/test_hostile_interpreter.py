@@ -15,7 +15,8 @@ import usernsctl as un
 pytestmark = pytest.mark.userns_requires("runsc")
 
 PYTHON = "/usr/bin/python3"
-# Timeout in seconds for attacks that wait, and the maximum duration of an attack under load.
+# Times in seconds: SECONDS is the timeout for code that never answers, and AT_MOST the maximum
+# duration of an attack on a loaded host.
 SECONDS = 4
 AT_MOST = 40
 # Maximum growth of this process's memory in KiB, and the size in bytes of an answer that must not
@@ -24,7 +25,7 @@ GROWTH = 64 << 10
 FLOOD = 1 << 28
 
 # Functions for attackers. find() returns the descriptor of the connection to the host. request()
-# returns the request's id, which it finds in a frame of the interpreter's loop.
+# returns the id of the current request, from a frame of the interpreter's loop.
 FIND = """
 import os, json, socket, stat, sys, threading, time
 def find():
@@ -161,7 +162,7 @@ def test_hostile_interpreter_that_continues(box: un.Sandbox, name: str, tally: T
 
 
 def test_hostile_answer_in_advance_is_not_of_later_code(box: un.Sandbox, tally: Tally) -> None:
-    """Check that a forged second result, which code sends, is not the result of later code."""
+    """Check that a second result, which code forges, is not taken for the next code's result."""
     for _ in range(Tally.rounds(2, 100)):
         tally.tried()
         with box.interpreter(PYTHON) as python:
@@ -177,7 +178,7 @@ def test_hostile_answer_in_advance_is_not_of_later_code(box: un.Sandbox, tally: 
 
 
 def test_hostile_output_of_earlier_code_is_not_kept(box: un.Sandbox, tally: Tally) -> None:
-    """Check that later code gets at most one full pipe of earlier code's output."""
+    """Check that a result has at most 1 MiB of the output of a thread that earlier code started."""
     tally.tried()
     with box.interpreter(PYTHON) as python:
         python.run(

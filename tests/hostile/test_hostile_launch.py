@@ -34,9 +34,9 @@ def runsc(place: Path, programs: Path) -> Path:
 
 
 def attack(tally: Tally, launch: Path, count: int) -> set[str]:
-    """Start a launch file `count` times; count the attacker's successes.
+    """Start a launch file `count` times; add the attacker's successes to `tally`.
 
-    :returns: the different outputs of the starts.
+    :returns: the set of all outputs.
     """
     outputs = set()
     for _ in range(count):
@@ -56,7 +56,7 @@ def attack(tally: Tally, launch: Path, count: int) -> set[str]:
 
 
 def started(outputs: set[str]) -> bool:
-    """Return whether a start printed the file of the launch, as without an attacker."""
+    """Return whether any start executed the caller's fake runsc, which prints "ours"."""
     return any("ours" in output.split() for output in outputs)
 
 
@@ -94,16 +94,17 @@ def test_the_root_filesystem_becomes_a_link(
 
 @other_users
 def test_the_launch_becomes_another_one(tally: Tally, runsc: Path, stranger: Stranger) -> None:
-    """Check that another user can't make the caller start another of the caller's own launches.
+    """Check that another user can't make the caller start a different launch file of the caller.
 
-    The other launch, to which the attacker's link leads, mounts a secret.
+    That file, to which the attacker's symbolic link leads, mounts a secret.
     """
     options = ["--runsc", str(runsc), "--no-verify"]
     freeze(stranger.secret / "env", *options, "--bind", f"{stranger.secret}:/opt")
     count = tally.rounds(SHORT, FULL)
     with stranger.swaps() as x:
         outputs = attack(tally, x / "env", count)
-    # The attacker's own file, which is not a launch, causes another error than the link.
+    # Several errors show that starts have met the attacker's link as well as the attacker's file,
+    # which is not a launch file.
     assert len(outputs) > 1 or count < FULL, outputs
 
 

@@ -1,8 +1,8 @@
 """Attacks from a namespace on a caller's memory, descriptors, environment and root directory.
 
 An attacker (memory/attacker.c) inspects all new processes by all methods while a caller
-(memory/caller.py) starts commands. The attacker is root in the namespace that the commands enter.
-Or it has the caller's uid outside, which gives it all capabilities in the caller's namespaces.
+(memory/caller.py) starts commands. The attacker is root in the namespace that the commands enter,
+or a process outside with the caller's uid, which has all capabilities in the caller's namespaces.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def attack(kind: str, rounds: int, place: Path, tally: Tally, *before: str) -> N
 
 
 def attack_beside(kind: str, rounds: int, place: Path, tally: Tally) -> None:
-    """Attack a caller with capabilities from a process of the same user that has none."""
+    """Attack a caller with capabilities by a process with the same uid, but no capabilities."""
     if os.geteuid() == 0:
         attack(kind, rounds, place, tally)
         return
@@ -198,7 +198,10 @@ def test_hostile_root_inside_a_named_namespace(
 @as_root
 @pytest.mark.parametrize("kind", ["fresh-newuidmap", "prelude-newuidmap"])
 def test_hostile_same_user_while_newuidmap_writes(kind: str, place: Path, tally: Tally) -> None:
-    """Attack a caller with a capability, without which its user's other processes may trace it."""
+    """Attack a caller that has CAP_NET_RAW by a process of the same user that lacks capabilities.
+
+    If the caller had no capability either, the kernel would let this process trace the caller.
+    """
     try:
         subprocess.run(["getent", "passwd", USER], check=True, stdout=subprocess.DEVNULL)
     except subprocess.CalledProcessError:

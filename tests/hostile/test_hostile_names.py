@@ -515,7 +515,7 @@ def test_a_client_that_disconnects_leaves_nothing_in_the_proxy(proxied: Proxied)
             with proxied.tunnel("good.example:443") as client:
                 client.sendall(client_hello("good.example"))
                 client.recv(1)
-        # Leaving the block waits until the server has recorded all connections.
+        # The end of the `with` block waits until the server has recorded all connections.
     assert len(server.received) == 20
 
 

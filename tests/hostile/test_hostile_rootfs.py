@@ -26,7 +26,7 @@ SHORT, FULL = 15, 2000
 
 @pytest.fixture
 def victim(place: Path, programs: Path) -> Path:
-    """Create the directory of the caller's runsc, over which the attacker tries to mount."""
+    """Create a directory with the caller's runsc; attacks try to mount over this directory."""
     directory = place / "bin"
     directory.mkdir()
     shutil.copy(programs / "runsc", directory)

@@ -100,7 +100,7 @@ def bind_of(name: str) -> list[str]:
 
 
 def mounts_of(pid: int) -> dict[str, list[str]]:
-    """Return the options of a process's mounts below usernsctl's directory, by relative path."""
+    """Return the options of a process's mounts below a directory `usernsctl`, by relative path."""
     lines = Path(f"/proc/{pid}/mountinfo").read_text().splitlines()
     fields = [line.split(" ") for line in lines]
     ours = [(one[4].partition("/usernsctl/")[2], one[5].split(",")) for one in fields]
@@ -143,7 +143,7 @@ def test_read_only_mounts_are_read_only_on_the_host(tally: Tally, sandbox_pid: i
 
 @as_root
 def test_a_file_of_etc_that_becomes_private_is_hidden(tally: Tally, usernsctl: Program) -> None:
-    """Make a file private by replacing it, as chpasswd does; check that it is hidden afterwards."""
+    """Replace a file of /etc by a private one, as chpasswd does; check that a run can't read it."""
     old, new = (Path(f"/etc/usernsctl-hostile-{os.getpid()}-{name}") for name in ("old", "new"))
     old.write_text("public\n")
     script = f"echo ready; read go; cat {old} {new}; ls -l {old} >/dev/null"

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.userns_requires("runsc")
 
 FOREVER = ["sleep", "1000"]
 LIMIT = 0.5
-# Maximum duration in seconds, under load, of calls that must time out after LIMIT seconds.
+# Maximum duration in seconds, also on a loaded host, of calls that time out after LIMIT seconds.
 AT_MOST = 20
 
 

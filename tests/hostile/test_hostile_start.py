@@ -1,4 +1,4 @@
-"""Attacks by root of an existing namespace that stops new commands while they start."""
+"""Attacks by root in a namespace, who stops commands while they start in this namespace."""
 
 from __future__ import annotations
 

@@ -197,7 +197,10 @@ def test_hostile_state_has_no_values_of_the_environment(
 def test_hostile_record_of_a_name(
     state: Path, tally: Any, usernsctl: Any, make: Callable[[], list[str] | None]
 ) -> None:
-    """Check that `ns remove` kills no other process, and `ns exec` joins no other namespace."""
+    """Write another process into the record of a named namespace.
+
+    `ns remove` must not kill that process, and `ns exec` must not join its user namespace.
+    """
     environment = dict(os.environ)
     entry = state / "namespaces" / "name"
     for _ in range(tally.rounds(1, 20)):
@@ -228,7 +231,7 @@ def test_hostile_record_of_a_name(
 
 
 def test_hostile_record_hides_the_others(state: Path, host: un.SandboxHost, tally: Any) -> None:
-    """Check that a record whose pid is now a thread id does not hide later records."""
+    """Check that a forged record, for example with a thread id as pid, hides no other sandbox."""
     with host.start(FOREVER, id="live", detach=True), threading_pid() as thread:
         for pid in (thread, 1, 1 << 21):
             record = me() | {"pid": pid}

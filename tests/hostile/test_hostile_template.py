@@ -1,4 +1,4 @@
-"""Attacks on a template's user by the template's payload and with replaced files."""
+"""Attacks on a process that starts a template: by the payload, and with replaced files."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def put(directory: Path, **fields: Any) -> None:
 def test_a_record_can_not_add_binds_to_a_host(
     tally: Tally, host: un.SandboxHost, saved: Path, tmp_path: Path
 ) -> None:
-    """Check that a record, although trusted otherwise, can't add mounts or hooks to a host."""
+    """Check that load() rejects a record with additional mounts, hooks or other host settings."""
     secret = tmp_path / "secret"
     secret.write_text("secret")
     config = json.loads((saved / "record.json").read_text())["config"]
@@ -211,7 +211,8 @@ def test_a_template_removed_during_load_is_not_called_damaged(
 
 # Tests of attacks by programs in templates.
 
-# Attacks by a payload before its checkpoint, and after it has been restored.
+# Program that searches for files and descriptors of its own checkpoint image, before the checkpoint
+# and after the restore, and prints those found.
 ATTACK = """
 import ctypes, json, os, socket, sys, threading, time
 found = []

@@ -1,4 +1,4 @@
-"""Attacks by a payload on its caller's terminal, and with signals at any time."""
+"""Attacks by a payload on its caller's terminal, and signals to usernsctl at random times."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from tally import Tally
 
 pytestmark = pytest.mark.userns_requires("runsc")
 
-# Programs that attack the terminal on which they run, and print nothing for the caller.
+# Programs that attack the terminal on which they run: INJECT inserts input, and PLAY changes the
+# terminal's size, foreground process group and session.
 INJECT = """
 import fcntl, termios
 for request in (termios.TIOCSTI, 0x541C):  # TIOCLINUX
@@ -148,8 +149,8 @@ def test_hostile_signals_at_any_time(usernsctl: Program, tally: Tally, tmp_path:
             process.send_signal(sent)
             tally.tried()
             _, said = process.communicate(timeout=60)
-        # A signal that arrives before the watcher runs is handled by Python itself, which may exit
-        # with status 1.
+        # Before usernsctl-watch runs, SIGINT raises KeyboardInterrupt in Python, whose status may
+        # then be 1.
         is_early = said.endswith("KeyboardInterrupt\n")
         if not is_early and process.returncode not in (0, 128 + sent, -sent):
             tally.succeeded(f"status {process.returncode} after signal {sent}: {said[-300:]}")

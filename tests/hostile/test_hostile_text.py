@@ -177,7 +177,7 @@ def test_hostile_characters_are_all_escaped(tally: Any) -> None:
 
 
 def test_hostile_arguments_survive_quoting_for_the_shell(tally: Any) -> None:
-    """Check that a pasted command keeps its arguments, and is safe for shell and terminal."""
+    """Check that a command that a message suggests is quoted for the shell and the terminal."""
     shell = shutil.which("bash")
     if shell is None:
         pytest.skip("there is no bash")

@@ -1,4 +1,4 @@
-"""Tests of the attributes, the exit status and the cleanup of commands in a running sandbox."""
+"""Tests of commands in a running sandbox: process attributes, exit status and cleanup."""
 
 from __future__ import annotations
 
@@ -509,10 +509,10 @@ def test_cancelled_async_with_kills_the_process_tree(box: un.Sandbox) -> None:
 
 
 def test_a_cancelled_start_leaks_nothing(box: un.Sandbox) -> None:
-    """Cancel starts after different numbers of event loop turns; check that no command is left.
+    """Cancel starts after 0 to 7 event loop iterations; check that no command is left.
 
-    Each turn blocks for `seconds`, in which the agent may answer. If the start succeeds before it
-    is cancelled, the test kills the command.
+    Each iteration lasts `seconds`, so that the agent may answer before the next one. If a start
+    succeeds before its cancellation, the test kills the command.
     """
 
     async def cancel(turns: int, seconds: float) -> None:
@@ -747,5 +747,5 @@ def test_many_commands_leak_nothing(count: int) -> None:
     done = capture(command, timeout=3600)
     assert done.returncode == 0, done.stderr
     grown = [int(word) for word in done.stdout.split()]
-    # The caller's memory may grow by a few pages (2,048 KiB), but not with the number of commands.
+    # The caller's memory may grow slightly (by less than 2,048 KiB), but not by each command.
     assert max(grown) < 2048, grown

@@ -1,4 +1,4 @@
-"""Tests that the APIs of subprocess and asyncio work alike for commands in a sandbox."""
+"""Tests of parity with subprocess and asyncio in a sandbox; most are defined in tests/kernel."""
 
 from __future__ import annotations
 

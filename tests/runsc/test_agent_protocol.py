@@ -40,7 +40,8 @@ AGENT = "/.usernsctl-agent"
 FOREVER = ["sleep", "1000"]
 IS_FIRST, IS_APART = 1, 2
 
-# Scripts that print a line when all their processes are running.
+# Scripts whose processes are hard to kill, such as those that ignore signals or leave the session.
+# Each script prints a line when all its processes are running.
 STUBBORN = {
     "plain": "echo; exec sleep 1000",
     "child": "sleep 1000 & echo; wait",
@@ -251,7 +252,7 @@ def test_the_agent_may_be_process_1(host: un.SandboxHost) -> None:
     with start_agent_first(host) as (agent, box):
         assert agent.flags & IS_FIRST
         assert agent.pid == 1
-        # The agent is PID 1, so it reaps orphans that other commands leave behind.
+        # As PID 1, the agent must also reap the orphans of commands that box.run() starts.
         assert box.run(["sh", "-c", "(true &) ; sleep 0.1"]).returncode == 0
         assert agent.run("sh", "-c", "! grep -l 'State:.Z' /proc/[0-9]*/status") == (0, "")
         with agent.running(*FOREVER) as one:

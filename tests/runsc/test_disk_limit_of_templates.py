@@ -37,7 +37,7 @@ def test_a_pool_limits_the_disk_of_each_lease() -> None:
 
 
 def test_sandboxes_from_templates_keep_files_and_disk_limit(tmp_path: Path) -> None:
-    # The command writes 5 MB before the checkpoint. Each restored sandbox contains this file, which
+    # The command writes 5 MiB to a file before the checkpoint. In each restored sandbox, this file
     # counts towards the disk limit.
     command = ["sh", "-c", "head -c 5M /dev/urandom > /var/tmp/file; echo ready; exec cat"]
     with ExitStack() as stack:

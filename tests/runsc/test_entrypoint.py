@@ -89,7 +89,7 @@ READY = "trap 'echo caught; exit 9' TERM; echo ready; while :; do sleep 0.1; don
 
 
 def test_process_1_of_a_user_namespace_stays_outside(in_gvisor: Program, prelude: Program) -> None:
-    """Check that PID 1 stays in the container's namespaces, where engines start health checks."""
+    """Check that PID 1 stays in the container's namespaces, in which Docker runs health checks."""
     container = [prelude.path, "-rmpf", "--mount-proc", "--"]
     with subprocess.Popen(
         [*container, in_gvisor.path, "--network=none", "--", "sh", "-c", READY],

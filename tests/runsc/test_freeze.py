@@ -182,7 +182,8 @@ def test_frozen_launch_works_with_sigchld_ignored(
     assert (done.returncode, done.stderr) == (5, "")
 
 
-# Root would be warned of the mounts of the engines that tests/docker runs beside this test.
+# As root, the launch would also warn of volumes of the Docker daemons that tests/docker runs at the
+# same time.
 @pytest.mark.unprivileged
 def test_frozen_launch_runs_a_bundle(usernsctl: Program, prelude: Program, tmp_path: Path) -> None:
     bundle, file = tmp_path / "b", tmp_path / "launch"

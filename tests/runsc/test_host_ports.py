@@ -97,7 +97,7 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
 
 
 def ask(address: str, port: int) -> bytes:
-    """Return the reply of the UDP server in the sandbox; send datagrams until it arrives."""
+    """Send datagrams until the UDP server in the sandbox replies; return the reply."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.connect((address, port))
         client.settimeout(0.2)

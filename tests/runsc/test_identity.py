@@ -289,7 +289,7 @@ class TestHostileFiles:
     def test_a_link_out_of_the_root_is_not_followed(
         self, usernsctl: Program, tree: Path, tmp_path: Path, target: str
     ) -> None:
-        """Resolve a link within the sandbox's root, where the host's file does not exist."""
+        """Check that a link to a file of the host is resolved inside the sandbox's root."""
         (tmp_path / "outside").write_text(PASSWD)
         (tree / "etc/passwd").unlink()
         (tree / "etc/passwd").symlink_to(target.format(out=tmp_path / "outside"))

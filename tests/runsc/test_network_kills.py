@@ -97,8 +97,8 @@ def test_killed_private_networks_leave_no_process_or_mount(world: World, number:
     for popen, life in sorted(starts, key=lambda item: item[1]):
         time.sleep(max(0, begin + life - time.monotonic()))
         while popen.poll() is None and time.monotonic() < begin + PATIENCE:
-            # The sandbox may survive the death of a process, so kill others until the creator has
-            # exited.
+            # The sandbox may survive the death of one process, so kill more processes until the
+            # creator has exited.
             names.append(kill_one(popen, choice))
             with contextlib.suppress(subprocess.TimeoutExpired):
                 popen.wait(2)

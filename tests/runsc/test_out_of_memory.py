@@ -90,7 +90,7 @@ def test_other_sandboxes_of_the_control_group_continue(usernsctl: Program) -> No
 
 
 def test_oom_kill_of_another_process_ends_no_sandbox(usernsctl: Program) -> None:
-    """Let the OOM killer kill a process in the sandbox's control group that is not gVisor's."""
+    """Let the OOM killer kill a process that shares the control group, but not the sandbox."""
     script = "ls / > /dev/null; echo started; read -r line; exit 3"
     with memory_group(200 * MIB) as group:
         command = within(group, usernsctl.path, "run", "--", "sh", "-c", script)

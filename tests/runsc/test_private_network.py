@@ -143,9 +143,9 @@ def test_private_network_fails_without_nft(
 
 @pytest.mark.userns_requires("strace")
 def test_error_of_nft_is_reported_if_its_process_exits_late(world: World, tmp_path: Path) -> None:
-    """Let the process in the namespace exit with an unread message; check the reported error.
+    """Check that nft's error is reported although its sender has exited with an unread message.
 
-    usernsctl-network, the peer of this process, then gets ECONNRESET, but must report nft's error.
+    usernsctl-network, the sender's peer, gets ECONNRESET from the socket because of that message.
     """
     other = tmp_path / "nft"
     other.write_text("#!/bin/sh\nexit 3\n")
@@ -274,7 +274,7 @@ def test_frozen_launch_has_a_private_network(world: World, tmp_path: Path) -> No
 
 
 def run_with(world: World, files: dict[str, str], directory: Path) -> tuple[int, str]:
-    """Run a sandbox while `files` hide files of the host; check that its command does not start.
+    """Run a sandbox with `files` mounted over the host's files; check that no command starts.
 
     :returns: the exit status and standard error.
     """

@@ -214,8 +214,8 @@ def test_udp_datagram_without_memory_is_lost(world: World) -> None:
         assert tracer.stderr.read().count("(INJECTED)") == len(pids)
 
 
-# Program that sends datagrams to the sandbox's sockets for clients, in order to reach those
-# clients.
+# Server that, before it answers its client, sends forged datagrams from another socket to all UDP
+# ports near the one from which the forwarder has sent the client's request.
 FORGER = """
 import socket, sys
 server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)

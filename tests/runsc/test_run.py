@@ -320,7 +320,7 @@ def test_mode_of_the_terminal_is_restored(
 def test_command_with_a_pipe_as_stdout_has_no_terminal(usernsctl: Program) -> None:
     """Check that `run` creates no terminal if stdout is a pipe: gVisor often hangs with both.
 
-    Since release 20260316 of runsc, stdin is a terminal inside if it is one outside.
+    Since release 20260316 of runsc, the command's stdin is a terminal if the caller's is one.
     """
     for _ in range(5):
         ours, theirs = os.openpty()

@@ -77,9 +77,9 @@ def test_names_are_looked_up_in_the_sandbox(
 def test_a_name_has_the_supplementary_groups_of_the_sandbox(
     prelude: Program, here: Callable[..., Path]
 ) -> None:
-    """Check that a user name has the groups that list the name, and that a number has none.
+    """Check the supplementary groups of names, which /etc/group lists, and of numbers (none).
 
-    Docker gives the same groups.
+    Docker sets the same groups.
     """
     launch = here("--map-auto", "--user", "root:own")
     for user, ids in [

@@ -22,8 +22,8 @@ from usernsctl.commands.async_start import _fill
 
 PATIENCE = 20
 FOREVER = ["sleep", "1000"]
-# Minimum number of turns that another task gets during an operation. An operation that blocked the
-# event loop would leave it at most one turn.
+# Minimum number of event loop iterations in which another task must run during an operation. If the
+# operation blocked the event loop, the task would run at most once.
 TURNS = 20
 
 
@@ -36,9 +36,10 @@ def check_no_descriptor_leaked(runtime: Path) -> Iterator[None]:
 
 
 class Others:
-    """Asyncio task that counts the event loop turns in which it runs.
+    """Asyncio task that counts the event loop iterations in which it runs.
 
-    :ivar wanted: the count of turns that functions wrapped by `before` wait for.
+    :ivar turns: the count.
+    :ivar wanted: the count for which functions wrapped by `before` wait.
     """
 
     def __init__(self) -> None:
@@ -50,7 +51,7 @@ class Others:
             await asyncio.sleep(0)
 
     def before(self, do: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a function that waits until `wanted` turns have passed, and then calls `do`.
+        """Return a function that waits until `turns` has reached `wanted`, and then calls `do`.
 
         usernsctl calls the returned function in a thread. Without the wait, `do` could return
         before the event loop runs this task.
@@ -66,7 +67,7 @@ class Others:
 
     @contextlib.contextmanager
     def expect_turns(self) -> Iterator[None]:
-        """Check that this task gets at least TURNS turns during the ``with`` block."""
+        """Check that this task runs at least TURNS times during the ``with`` block."""
         self.wanted = self.turns + TURNS
         yield
         assert self.turns >= self.wanted
@@ -221,7 +222,7 @@ def test_cancelled_creation_leaks_nothing(what: str, creation_allowed: threading
 
 
 def wait_for_threads() -> None:
-    """Wait until all threads have exited in which usernsctl closes objects of cancelled calls."""
+    """Wait for the exit of usernsctl's threads, which close the objects of cancelled calls."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         if not [one for one in threading.enumerate() if one.name.startswith("usernsctl")]:

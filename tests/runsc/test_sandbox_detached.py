@@ -41,7 +41,7 @@ def marker() -> str:
 
 
 def create(id: str, script: str, **streams: Any) -> subprocess.CompletedProcess[str]:
-    """Run `script` in a new Python with `host` (SandboxHost) and `id`; return the result."""
+    """Run `script` in a new Python process, where `host` is a SandboxHost; return the result."""
     begin = f"import os, usernsctl as un\nhost = un.SandboxHost()\nid = {id!r}\n"
     return subprocess.run(
         [sys.executable, "-c", begin + script], **{"capture_output": True, "text": True} | streams

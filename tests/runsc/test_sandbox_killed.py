@@ -64,7 +64,7 @@ class Creator:
 
 
 def kill_all(creators: list[Creator]) -> None:
-    """Kill each of `creators` at the time of its attribute `due`."""
+    """Kill each creator when time.monotonic() reaches the creator's `due`."""
     unseen = {one.host: one for one in creators}
     while creators:
         now = time.monotonic()

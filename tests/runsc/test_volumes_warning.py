@@ -11,7 +11,8 @@ import pytest
 from conftest import SCRIPTS
 from frozen import freeze
 
-# Root would also be warned of the mounts of the engines that tests/docker runs beside these tests.
+# As root, launches would also warn of volumes of the Docker daemons that tests/docker runs at the
+# same time.
 pytestmark = pytest.mark.unprivileged
 
 Mounted = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -103,9 +104,9 @@ def test_no_warning_for_an_invisible_volume(
 def test_hostile_names_of_volumes_are_escaped(
     launch_with_mounts: Mounted, volume: Path, tmp_path: Path
 ) -> None:
-    """Mount a volume whose name contains a newline and an escape sequence, and many others.
+    """Mount ten volumes, one of which has a newline and an escape sequence in its name.
 
-    The warning must escape that name, and stay on one line.
+    The warning must escape this name, and be a single line.
     """
     names = ["a\nb\x1b[31m", *(f"{number}-{'x' * 200}" for number in range(9))]
     for name in names:

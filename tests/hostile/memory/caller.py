@@ -24,7 +24,7 @@ from usernsctl.namespaces.named import remove_named
 
 KIND, ROUNDS, ATTACKER, DIRECTORY = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
 MARKER = ctypes.create_string_buffer(os.urandom(32), 32)
-# An inheritable descriptor. No command must have it, neither before nor after its execve(2).
+# Inheritable descriptor. No command may have the descriptor, neither before nor after execve(2).
 SECRET = os.open(f"{DIRECTORY}/secret/file", os.O_RDONLY)
 os.set_inheritable(SECRET, True)
 TRUE = f"{DIRECTORY}/true"
@@ -69,7 +69,7 @@ def again(call: Callable[[], Any]) -> None:
 
 
 def kept(idmap: un.IdMap | None = None, **options: Any) -> None:
-    """Run commands in a namespace; its root, who can't see the secret directory, attacks them."""
+    """Run commands in a namespace, whose root attacks them and can't see the secret directory."""
     time = options.pop("time_namespace", False)
     with un.Namespace.create(idmap, mount=True, time=time) as ns:
         ns.run(["mount", "-t", "tmpfs", "none", f"{DIRECTORY}/secret"], check=True)
@@ -78,7 +78,7 @@ def kept(idmap: un.IdMap | None = None, **options: Any) -> None:
 
 
 def fresh(**options: Any) -> None:
-    """Run commands with capabilities; the attacker is a process of the same user that has none."""
+    """Run commands with capabilities; the attacker has the same uid, but no capabilities."""
     with attacked(subprocess.Popen, "drop"):
         again(lambda: un.run([TRUE], env=ENV, check=True, **options))
 
@@ -86,7 +86,8 @@ def fresh(**options: Any) -> None:
 def stranger(*, inside: bool) -> None:
     """Run commands as root of a namespace while an attacker inspects them.
 
-    :param inside: whether the attacker is root in the namespace, or has that root's uid outside.
+    :param inside: whether the attacker is root in the namespace. Otherwise, the attacker is the
+        host user to whom the namespace's root is mapped.
     """
     idmap = un.IdMap.extents(["0:100000:9"], ["0:100000:9"])
     with un.Namespace.create(idmap) as ns:
@@ -161,7 +162,10 @@ def prelude(*options: str) -> None:
 
 
 def sandbox() -> None:
-    """Run commands in sandboxes; root of the host's namespace attacks them, as after an escape."""
+    """Run commands in a sandbox; the attacker is root in the namespace of its SandboxHost.
+
+    A payload that has escaped from gVisor would be this root.
+    """
     with (
         un.SandboxHost() as host,
         host.start(["sleep", "1000000"]) as box,
