@@ -4,9 +4,9 @@
     python /path/bigframe.py [-m MODULE | -c CODE | SCRIPT | -] [ARG...]
 
 CPython keeps the frames of a thread in chunks of 16 KiB. Many releases unmap a chunk as soon as its
-last frame returns. So a loop that calls a function at the edge of a chunk maps and unmaps memory in
-each round, and in gVisor that takes 0.1 ms or more. A frame of a megabyte gets a chunk with nearly
-another megabyte of free space, in which the program's frames fit.
+last frame returns. If a chunk has no room for the frame of a function that a loop calls, each
+iteration maps and unmaps a chunk ("thrashes"), which takes 0.1 ms or more in gVisor. A frame of
+more than a megabyte gets a chunk of 2 MiB, whose free rest suffices for the program's frames.
 
 This file imports no other module of usernsctl, so that it can be copied alone into an image. It
 also works with interpreters that usernsctl itself does not support. docs/bigframe.md describes the
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, NoReturn
 
-# The size, in pointers, of the frame in which thrashes() calls functions. CPython rounds its chunk
-# up to a power of two, 128 KiB, which is more than a page on all architectures.
+# The size, in pointers, of the frame in which thrashes() calls functions. CPython rounds the chunk
+# of this frame up to a power of two, 128 KiB, which is more than a page on all architectures.
 PROBE = 10_000
-# The size, in pointers, of the frame in which the program runs. Its chunk takes 2 MiB of address
-# space. The pages of the frame itself are never touched, so they use no memory.
+# The size, in pointers, of the frame in which the program runs. The frame's chunk takes 2 MiB of
+# address space. The pages of the frame itself are never touched, so they use no memory.
 BIG = 140_000
 
 USAGE = "usage: bigframe [-m MODULE | -c CODE | SCRIPT | -] [ARG...]"
@@ -40,8 +40,7 @@ USAGE = "usage: bigframe [-m MODULE | -c CODE | SCRIPT | -] [ARG...]"
 def main() -> None:
     """Run the program that this process's arguments select, as the module ``__main__``.
 
-    :raises SystemExit: the arguments select no program. Exceptions that the program raises are
-        passed on.
+    :raises SystemExit: the arguments select no program. Exceptions of the program are not caught.
     """
     run, program = _parse(sys.argv[1:])
     if not _safe_path():
@@ -49,7 +48,7 @@ def main() -> None:
         # program's own directory takes its place.
         del sys.path[0]
     sys.modules["__main__"] = module = type(sys)("__main__")
-    # Set only the attributes of __main__ that a new module object lacks.
+    # Set the attributes of __main__ that a new module object lacks.
     if sys.version_info < (3, 14):
         module.__annotations__ = {}
     module.__dict__.update(__loader__=BuiltinImporter, __builtins__=builtins)
@@ -57,7 +56,7 @@ def main() -> None:
 
 
 def thrashes() -> bool:
-    """Return whether the interpreter unmaps a chunk of its frame stack after the last return.
+    """Return whether the interpreter unmaps a chunk of frames as soon as its last frame returns.
 
     In that case, the process has less memory mapped after a call than during the call.
     """
@@ -179,7 +178,7 @@ def _load(path: str) -> tuple[SourceFileLoader | SourcelessFileLoader, Any]:
 
 
 def _absolute(path: str) -> str:
-    """Return the absolute path, with ``.`` and ``..`` unresolved, as Python sets ``__file__``."""
+    """Make a path absolute, but keep ``.`` and ``..``, as Python does for ``__file__``."""
     try:
         return os.path.join(os.getcwd(), path) if path else os.getcwd()
     except FileNotFoundError:

@@ -23,7 +23,7 @@ def diagnose(
 ) -> Report:
     """Try each step of starting a sandbox on this host; report the causes of failures.
 
-    Child processes try the steps, and leave no process, namespace or file behind.
+    Each step is tried in a child process, which leaves no process, namespace or file behind.
 
     :param purpose: the use of the host: ``"run"``, ``"range"``, ``"docker"`` or ``"kubernetes"``.
         The use decides which findings are blocking.

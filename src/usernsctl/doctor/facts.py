@@ -37,9 +37,10 @@ class Kernel:
 class Ids:
     """The ids of this process, and the maps of its user namespace.
 
-    :ivar uid: the effective uid; `gid`: the effective gid.
-    :ivar uid_map: the extents of the uid map; ``None`` if /proc can't be read. `gid_map`: the same
-        for gids.
+    :ivar uid: the effective uid.
+    :ivar gid: the effective gid.
+    :ivar uid_map: the extents of the uid map; ``None`` if /proc can't be read.
+    :ivar gid_map: the extents of the gid map; ``None`` if /proc can't be read.
     """
 
     uid: int = 0
@@ -75,13 +76,13 @@ class Privileges:
     denies_write_execute: bool | None = None
 
     def lacks_bounding(self, *names: str) -> tuple[str, ...]:
-        """Return the capabilities in `names` that the bounding set lacks; none if it is unknown."""
+        """Return the capabilities in `names` that are known to be missing in the bounding set."""
         if self.bounding is None:
             return ()
         return tuple(name for name in names if not self.bounding >> CAPABILITIES[name] & 1)
 
     def holds(self, *names: str) -> bool:
-        """Return whether all capabilities in `names` are effective; false if that is unknown."""
+        """Return whether all capabilities in `names` are known to be effective."""
         effective = self.effective or 0
         return all(effective >> CAPABILITIES[name] & 1 for name in names)
 
@@ -90,7 +91,7 @@ class Privileges:
 class Limits:
     """Resource limits. A value is ``None`` if no limit is set, or if the limit is unknown.
 
-    :ivar processes: RLIMIT_NPROC; like all fields up to `pending_signals`, the soft limit.
+    :ivar processes: RLIMIT_NPROC. This field and those up to `pending_signals` are soft limits.
     :ivar address_space: RLIMIT_AS, in bytes.
     :ivar data: RLIMIT_DATA, in bytes.
     :ivar file_size: RLIMIT_FSIZE, in bytes.
@@ -274,8 +275,8 @@ class Facts:
     :ivar namespaces: the namespaces of this process, each as "TYPE:[INODE]", keyed by the file name
         in /proc/self/ns.
     :ivar threads: the number of threads of this process.
-    :ivar parent: the pid of the parent, such as a shell, if this process has inherited the parent's
-        limits; otherwise 0.
+    :ivar parent: the pid of the parent, such as a shell, if its hard limits equal those of this
+        process; otherwise 0.
     :ivar sysctls: the value of each sysctl, keyed by its path below /proc/sys; ``None`` if this
         kernel lacks the sysctl.
     :ivar programs: the path of each program that a private network needs, keyed by the program's

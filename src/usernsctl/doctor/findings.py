@@ -35,8 +35,8 @@ STANDS_IN_THE_WAY_OF: Mapping[str, tuple[Purpose, ...]] = {
     "runsc": _SANDBOX,
 }
 
-#: The probes of an id map of more than one id. If a cause makes only these probes fail, it blocks
-#: only such a map.
+#: The probes of maps of several ids. A cause that makes only these probes fail blocks only the
+#: purpose "range".
 _OF_RANGES = ("ranges", "range-map", "range-mount")
 
 #: The id of the cause to report if runsc prints that one of its processes exited, but not why.
@@ -66,10 +66,10 @@ def findings(
 
 
 def attributed(facts: Facts, probes: Mapping[str, Probe]) -> dict[str, Probe]:
-    """Return the probes, in which each failed probe has the cause of a rule that explains it.
+    """Return `probes`, but with the causes of the rules that explain the failed probes.
 
-    A probe keeps its own cause if a matching rule for this cause explains the probe. A probe that
-    no matching rule explains is returned unchanged.
+    A probe's own cause is kept if the rule for this cause applies and explains the probe, or if no
+    rule that applies explains the probe.
     """
     held = hold(Seen(facts, probes))
     found = dict(probes)
@@ -81,7 +81,7 @@ def attributed(facts: Facts, probes: Mapping[str, Probe]) -> dict[str, Probe]:
 
 
 def hold(seen: Seen) -> list[tuple[Rule, Evidence]]:
-    """Return all rules that match, with their evidence, including rules that block no purpose."""
+    """Return all rules that apply, with their evidence, including rules that block no purpose."""
     held: dict[str, tuple[Rule, Evidence]] = {}
     for rule in RULES:
         evidence = rule.evidence(seen)
@@ -96,12 +96,12 @@ def hold(seen: Seen) -> list[tuple[Rule, Evidence]]:
 
 
 def _explained(held: Mapping[str, tuple[Rule, Evidence]], guessed: Rule) -> bool:
-    """Return whether a rule in `held` explains the failure of a probe that `guessed` explains."""
+    """Return whether a rule in `held` explains a probe that the rule `guessed` explains, too."""
     return any(set(guessed.explains) & set(rule.explains) for rule, _ in held.values())
 
 
 def _weigh(rule: Rule, evidence: Evidence, seen: Seen, purpose: Purpose) -> Finding | None:
-    """Return the finding for a rule that matches; None if the cause does not concern `purpose`."""
+    """Return the finding for a rule that applies; None if the cause does not concern `purpose`."""
     cause = catalogue()[rule.id]
     of_ranges = {message_of(probe) for name in _OF_RANGES if (probe := seen.unsettled(name))}
     concerned: set[Purpose] = {"range"} if of_ranges >= set(evidence) else set(cause.purposes)
@@ -112,7 +112,7 @@ def _weigh(rule: Rule, evidence: Evidence, seen: Seen, purpose: Purpose) -> Find
     if purpose in concerned:
         return Finding(cause=cause, evidence=evidence, blocks=not rule.warns)
     if "range" in concerned or rule.always:
-        # Warn, because the user may want to map more ids than the one that the purpose requires.
+        # Warn, because the user may want to map several ids, although the purpose requires one.
         return Finding(cause=cause, evidence=evidence, blocks=False)
     return None
 
@@ -131,14 +131,14 @@ def _unknown(seen: Seen, held: list[Rule], purpose: Purpose) -> list[Finding]:
         cause_id = probe.cause or (_by_output(probe.detail) if name == "runsc" else None)
         cause = catalogue().get(cause_id) if cause_id else None
         found.append(Finding(cause=cause, evidence=_shown(probe), blocks=blocks))
-        # Report no later probe, because the same cause may have made it fail.
+        # Report no later probe, because the cause of this failure may have made it fail, too.
         if blocks:
             break
     return found
 
 
 def _by_output(output: str) -> str | None:
-    """Return the cause id of a message in runsc's output, or None if no cause is known."""
+    """Return the id of the cause that a message in runsc's output has, or None if it is unknown."""
     if cause := only_cause(output.encode("utf-8", "replace")):
         return cause
     return _EOF_UNKNOWN if "waiting for sandbox to start: EOF" in output else None

@@ -21,7 +21,7 @@ _YEAR = 366  # The maximum age, in days, of a runsc release that counts as recen
 class Need:
     """A setting that a purpose, such as "run" or "docker", requires.
 
-    :ivar name: the name of the setting in its own documentation.
+    :ivar name: the name of the setting in the documentation of the kernel or container engine.
     :ivar state: ``"met"``, ``"unmet"``, or ``"open"`` if this process can't see the setting.
     :ivar found: the current value.
     :ivar wanted: the required value.
@@ -126,7 +126,7 @@ def _release(facts: Facts) -> list[Need]:
 
 
 def _own(name: str, inside: bool, look: Callable[[], tuple[bool, str]], wanted: str) -> Need:
-    """Return the Need for a setting of a container that is visible only inside the container."""
+    """Return the Need for a container's setting that only a process in the container can read."""
     if not inside:
         return Need(
             name=name, state="open", found="visible only inside the container", wanted=wanted

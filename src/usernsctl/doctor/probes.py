@@ -1,8 +1,8 @@
 """Probes: the steps of starting a sandbox, each tried in a child process, one after the other.
 
-The steps are not tried in parallel, because together they could exceed a limit that none exceeds
-alone. Each child executes a native program, usernsctl-probe (csrc/programs/probe/main.c), so that a
-probe takes a millisecond and does not depend on an interpreter. usernsctl-probe also kills
+The steps are not tried in parallel, because together they could exceed a limit that no single step
+exceeds. Each child executes a native program, usernsctl-probe (csrc/programs/probe/main.c), so that
+a probe takes a millisecond and does not depend on an interpreter. usernsctl-probe also kills
 processes that its probe leaves behind (csrc/programs/probe/within.c).
 """
 
@@ -51,7 +51,7 @@ _GRACE = 3.0
 
 _FULL = (errno.ENOSPC, errno.EUSERS)
 _FULL_TEXTS = ("no space left on device",)
-# The steps that always create a namespace, keyed by the kind of namespace.
+# For each kind of namespace, the steps that always create such a namespace.
 _MAKERS = {
     "user": ("unshare-user", "runsc"),
     "mnt": ("namespaces", "mount", "mount-proc", "runsc"),
@@ -134,7 +134,7 @@ def try_steps(
 
     :param deadline: the time of :func:`time.monotonic` at which a running step is killed, with all
         processes that the step has started.
-    :param vain: for each cause, the steps that are not retried, because they would fail again.
+    :param vain: for each cause, the steps that are not retried after a failure with this cause.
     :raises CommandError: usernsctl-probe is missing.
     """
     results: dict[str, Probe] = {}
@@ -163,8 +163,8 @@ def _try_often(step: Step, deadline: float, vain: Mapping[str, Container[str]]) 
     """Try a step, and retry while a limit on namespaces makes it fail; return the last probe.
 
     Namespaces of earlier probes may still count against the limit, because the kernel removes a
-    namespace only some time after its last process has exited. A limit of 0 makes a retry
-    pointless.
+    namespace only some time after its last process has exited. A step is not retried if the limit
+    is 0 (`vain`).
     """
     for pause in (*_PAUSES, None):
         probe = _try(step, max(0.0, deadline - time.monotonic()) * _SHARE)
@@ -193,8 +193,8 @@ def _try(step: Step, seconds: float) -> Probe:
             cause="process-limit" if error.errno == errno.EAGAIN else None,
         )
     if status == -signal.SIGSYS:
-        # The filter has killed usernsctl-probe itself: if a filter kills only the step,
-        # usernsctl-probe reports that and exits normally.
+        # A seccomp filter has killed usernsctl-probe itself. If a filter kills only the process
+        # that tries the step, usernsctl-probe reports that and exits normally.
         return Probe(
             name=step.name,
             outcome="failed",
@@ -319,9 +319,9 @@ def try_all(facts: Facts, *, runsc: bool = True, seconds: float = DEADLINE) -> d
 
 
 def try_own_calls() -> Probe | None:
-    """Return a failed probe named START if a seccomp filter would kill this process, else None.
+    """Return a failed probe named START if a seccomp filter would kill doctor, else None.
 
-    A killed process can't report anything, so a child process tries the system calls.
+    A killed process can't report anything, so a child process tries doctor's own system calls.
     """
     try:
         _core.check_filter(of_doctor=True)
@@ -331,7 +331,7 @@ def try_own_calls() -> Probe | None:
 
 
 def skip_all(facts: Facts, failed: Probe, *, runsc: bool = True) -> dict[str, Probe]:
-    """Return a dict from names to probes: `failed`, and a skipped probe for each step."""
+    """Return a dict from names to probes: the probe `failed`, and a skipped probe for each step."""
     return {failed.name: failed} | {
         step.name: _skipped(step, failed.name) for step in steps(facts, runsc=runsc)
     }
@@ -354,9 +354,9 @@ RUNSC = "runsc"
 # ... [id]" or "cause: id".
 _CAUSE = re.compile(r"^  (?:why: .*\[([a-z0-9-]+)\]|cause: ([a-z0-9-]+))$", re.MULTILINE)
 
-# Maximum number of characters of runsc's output in a report. The report contains the end of the
-# output, where the reason is; or, of a crash message, the beginning, because stack traces follow
-# the reason.
+# Maximum number of characters of runsc's output in a report. If runsc crashed, the report contains
+# the beginning of the crash message, because stack traces follow the reason. Otherwise, the report
+# contains the end of the output, where the reason is.
 _DETAIL_MAX = 2000
 _CRASH = re.compile(r"^(?:fatal error|panic): ", re.MULTILINE)
 

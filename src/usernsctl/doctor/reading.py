@@ -38,7 +38,7 @@ from usernsctl.maps import Extent, parse_map
 
 
 class Tree:
-    """The files below a root directory. Methods return ``None`` for a file that can't be read."""
+    """The files below a root directory, from which facts are read."""
 
     def __init__(self, root: str) -> None:
         self._root = root.rstrip("/")
@@ -78,14 +78,14 @@ class Tree:
             return []
 
     def link(self, path: str) -> str | None:
-        """Return the target of a symbolic link, or None if it can't be read."""
+        """Return the target of a symbolic link, or None if the link can't be read."""
         try:
             return os.readlink(self.path(path))
         except OSError:
             return None
 
     def is_absent(self, path: str) -> bool:
-        """Return whether the file does not exist; false if this process can't find out."""
+        """Return whether the file is known not to exist."""
         try:
             os.lstat(self.path(path))
         except FileNotFoundError:
@@ -124,10 +124,10 @@ class Tree:
             path = os.path.dirname(path)
 
     def which(self, name: str, search: str | None) -> tuple[str | None, bool]:
-        """Find the first executable file in the absolute directories of `search`, as the core does.
+        """Find the program `name` in the absolute directories of `search`, as the core does.
 
-        :returns: the path of the first executable file, or else of the first file with this name,
-            or None; and whether the file is executable.
+        :returns: the path of the first executable file with this name; if no file is executable, of
+            the first file; otherwise ``None``. Second, whether the file is executable.
         """
         directories = (search or DEFAULT_PATH).split(":")
         paths = [f"{one}/{name}" for one in directories if one.startswith("/")]
@@ -249,9 +249,9 @@ def read_cgroup(tree: Tree) -> Cgroup:
 
 
 def read_pids(tree: Tree) -> tuple[int | None, int | None]:
-    """Return the lowest pids.max that applies to this process, and that group's pids.current.
+    """Return the lowest pids.max that applies to this process, and pids.current of its group.
 
-    The limit may be set on a control group of this process or on an ancestor of the group.
+    The limit may be set on the control group of this process or on an ancestor of that group.
     """
     groups = _own_groups(tree)
     places = [(f"sys/fs/cgroup/{names}", path) for names, path in groups.items() if names == "pids"]
@@ -311,8 +311,9 @@ def read_facts(
     :param root: the directory from whose subdirectories, such as proc, sys and etc, values are
         read. Values that only system calls return are unknown unless `root` is ``/``.
     :param environ: the environment variables, such as PATH; by default ``os.environ``.
-    :param only_files: whether to only read files. Then no program is started, and uname(2) and
-        fgetxattr(2) are not called. This is for processes that a seccomp filter would kill.
+    :param only_files: whether to read only files, for a process that a seccomp filter would kill if
+        it made other system calls: no program is started, and neither uname(2) nor fgetxattr(2) is
+        called.
     :param seconds: the total timeout for all programs that are started, in seconds.
     """
     environ = os.environ if environ is None else environ
@@ -435,7 +436,7 @@ def _privileges(status: _Status, *, live: bool) -> Privileges:
 
 
 def _called() -> tuple[tuple[str, ...] | None, bool | None]:
-    """Return the names of the securebits that are set, and whether this process is dumpable."""
+    """Return the values that only system calls reveal: set securebits, and dumpable or not."""
     from usernsctl.hardening import SECUREBITS
 
     bits = _core.securebits()
@@ -457,8 +458,8 @@ _LIMITS = {
 def _parent(tree: Tree, status: _Status) -> int:
     """Return the pid of the parent if its hard limits equal those of this process, otherwise 0.
 
-    If the limits differ, a service manager such as systemd may have lowered the limits of this
-    process alone. A remedy that sets the limits of the parent could then lower the parent's limits.
+    If the limits differ, the parent, for example systemd, may have lowered the limits of this
+    process only. A remedy that sets limits of the parent could then lower them.
     """
     parent = status.number("PPid", 10) or 0
     return parent if _limits_of(tree, f"{parent}")[1] == _limits_of(tree, "self")[1] else 0
@@ -522,13 +523,13 @@ def _helper(
     if path is None:
         return Helper()
     found = os.stat(tree.path(path))
-    # Assume that the helper is privileged if fgetxattr(2) can't be called, because a seccomp filter
-    # may kill the caller.
+    # If fgetxattr(2) must not be called (`only_files`), treat the helper as privileged, so that no
+    # rule reports missing privileges.
     file_capabilities = not only_files and tree.has_attribute(path, "security.capability")
     real = tree.real(path)
     point = _mount_point(real, points)
-    # Trust only files in these directories: elsewhere, a file that belongs to root may be on a
-    # filesystem that other users have written.
+    # Trust only files in the directories of DEFAULT_PATH: elsewhere, a file that belongs to root
+    # may be on a filesystem that another user has written, such as a USB stick.
     is_systems = os.path.dirname(real) in map(tree.real, DEFAULT_PATH.split(":"))
     return Helper(
         path=path,
@@ -625,7 +626,7 @@ def _runsc(
             noexec=point if "noexec" in points.get(point, ()) else None,
             other=_other_runsc(tree, refused, deadline),
         )
-    # Ignore the error if runsc can't be started, because other facts explain it.
+    # If runsc can't be started, leave the release unknown. The probe "runsc" reports the failure.
     release = None
     with contextlib.suppress(RunscError):
         release = release_of(path, remember=False, seconds=_share(deadline))

@@ -146,7 +146,7 @@ def _grant(facts: _Facts, *files: str) -> list[str]:
 
 
 def _grant_others(facts: _Facts) -> list[str]:
-    """Return commands that replace the user's granted ranges with ids that this namespace maps."""
+    """Return commands that replace the user's subordinate ids with ids that are mapped here."""
     user, uid, added = _user(facts), facts.get("ids", {}).get("uid"), _grant(facts)
     if user is None or not re.fullmatch("[A-Za-z0-9_-]+", user) or not added:
         return []
@@ -163,8 +163,8 @@ def _replace(facts: _Facts) -> list[str]:
 def _bounding(facts: _Facts) -> list[str]:
     """Return commands that give the helpers file capabilities instead of the setuid bit.
 
-    As set-user-id programs, the helpers require more capabilities in the bounding set than they
-    use.
+    A set-user-id helper also requires CAP_SYS_ADMIN in the bounding set, a helper with file
+    capabilities only CAP_SETUID or CAP_SETGID.
     """
     bounding = facts.get("privileges", {}).get("bounding")
     needed = [CAPABILITIES[name] for name in ("setuid", "setgid")]
@@ -194,8 +194,8 @@ def _name(facts: _Facts) -> list[str]:
     uid, gid = ids.get("uid"), ids.get("gid")
     if not uid:
         return []
-    # Create the user with this process's gid, because newuidmap denies the map if the caller's gid
-    # differs from the gid in passwd.
+    # Create the user with this process's gid, because newuidmap denies the map if its caller's gid
+    # is not the gid of the user in /etc/passwd.
     return [
         f"getent group {gid} || groupadd --gid {gid} user{uid}",
         f"useradd --uid {uid} --gid {gid} --no-create-home user{uid}",
@@ -203,7 +203,7 @@ def _name(facts: _Facts) -> list[str]:
 
 
 def _group(facts: _Facts) -> list[str]:
-    """Return the command that sets the user's primary group in passwd to this process's gid."""
+    """Return the command that sets the user's gid in /etc/passwd to this process's gid."""
     user, gid = _user(facts), facts.get("ids", {}).get("gid")
     if user is None or gid is None:
         return []
@@ -211,7 +211,13 @@ def _group(facts: _Facts) -> list[str]:
 
 
 def _filter(*options: str, calls: str) -> Callable[[_Facts], list[str]]:
-    """Return a function that returns a remedy for a seccomp filter; none inside a container."""
+    """Return a function that returns the remedy for a seccomp filter outside of a container.
+
+    In a container, or without a filter, the function returns no lines.
+
+    :param options: the options of a systemd unit that may install the filter.
+    :param calls: the system calls to allow.
+    """
 
     def fill(facts: _Facts) -> list[str]:
         if facts.get("container", {}).get("engine") or not facts.get("privileges", {}).get(
@@ -258,7 +264,7 @@ def _helpers(*lines: str, which: Callable[[_Facts], bool]) -> Callable[[_Facts],
 
 
 def _mend_helper(helper: _Facts, lines: tuple[str, ...]) -> list[str]:
-    """Return the commands `lines` for a helper, or comments if other users can replace it."""
+    """Return the commands `lines` for a helper, or comments if other users can replace its file."""
     file, point = helper["system"], helper["nosuid"] or "/"
     if not file or not (file + point).isprintable():
         return [
@@ -323,7 +329,7 @@ def _limits(*names: str) -> Callable[[_Facts], list[str]]:
 
 
 def _by_root(names: list[str], facts: _Facts) -> list[str]:
-    """Return the command with which root raises hard and soft limits of the parent process."""
+    """Return the command with which root raises the parent process's limits, or comments."""
     parent, bounding = facts.get("parent"), facts.get("privileges", {}).get("bounding")
     if bounding is not None and not int(bounding, 16) >> CAPABILITIES["sys_resource"] & 1:
         ulimits = " ".join(f"--ulimit {_LIMITS[name][1]}=-1" for name in names)
@@ -349,12 +355,12 @@ def _by_shell(name: str, hard: int | None) -> str:
     option, long = _LIMITS[name]
     most = "unlimited" if hard is None else hard
     if name == "pending_signals":
-        # The shell dash has no option -i of ulimit.
+        # In dash, ulimit has no option -i.
         return f"ulimit -S -i {most} 2>&- || prlimit --pid $$ --{long}={most}:"
     if name != "processes":
         return f"ulimit -S -{option} $(ulimit -H -{option})"
-    # Avoid $(...), which starts a process that the process limit may forbid. dash calls the option
-    # -p instead of -u.
+    # Avoid $(...), because the process limit may prevent the shell from starting a process. The
+    # option is -u in bash, and -p in dash.
     return f"ulimit -S -u {most} 2>&- || ulimit -S -p {most}"
 
 

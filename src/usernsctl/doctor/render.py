@@ -100,7 +100,7 @@ def outcome(probe: Probe, purpose: Purpose) -> str:
 
 
 def reason(probe: Probe) -> str:
-    """Return in one line why a probe failed or was skipped, or which version a program has."""
+    """Return, in one line, the reason for a failed or skipped probe, or a program's version."""
     if probe.outcome == "ok":
         return probe.detail if probe.name in PROGRAMS else ""
     parts = [f"[{probe.cause}]"] if probe.cause else []
@@ -150,7 +150,7 @@ def _asked(report: Report, finding: Finding) -> str:
     if finding.cause is None:
         return ""
     found = remedy(report, finding.cause, place(report))
-    # Leave out commands for the user's shell, because they have no effect in the script's shell.
+    # Leave out commands that must run in the user's own shell: the script runs in another one.
     is_read = is_sentence(finding.cause, found) or by_hand(finding.cause, found)
     return found if not (found.startswith(FOR_SHELL) or is_read) and typed(found) else ""
 

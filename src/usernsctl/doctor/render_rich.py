@@ -47,7 +47,7 @@ def show(report: Report, needs: Sequence[Need]) -> None:
     longest = max((len(need.name) for need in needs), default=0)
     settings.columns[0].no_wrap = longest < console.width * 2 // 3
     for need in needs:
-        # If the host is ready, print unmet settings in the colour of advice, not in red.
+        # If no finding blocks the purpose, print unmet settings in the colour of advice, not red.
         style = "advice" if report.ready and need.state == "unmet" else need.state
         state = Text(need.state, _STYLES[style])
         settings.add_row(_text(need.name), state, _text(need.found))

@@ -1,7 +1,7 @@
 """Rules that decide which causes apply: pure functions from facts and probes to evidence.
 
-When a probe fails, the C core determines most causes itself (csrc/explain/diagnose.c). Rules that
-read facts also find causes of steps that are not tried because an earlier step fails.
+The C core determines the causes of most failed probes itself (csrc/explain/diagnose.c). Rules that
+read facts also find causes that would make a step fail that is skipped because of an earlier one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ class Seen:
     probes: Mapping[str, Probe]
 
     def failed(self, *names: str, errnos: tuple[int, ...] = ()) -> Probe | None:
-        """Return the first probe in `names` that failed (with one of `errnos`, if any), or None."""
+        """Return the first of the named probes that failed, or None.
+
+        :param errnos: the errors that count as failures; by default all.
+        """
         for name in names:
             probe = self.probes.get(name)
             if probe and probe.outcome == "failed" and (not errnos or probe.errno in errnos):
@@ -89,14 +92,14 @@ _Holds = Callable[[Seen], Evidence]
 
 
 def only_named(seen: Seen) -> Evidence:
-    """Return no evidence: only the core, or a message of runsc, can reveal this cause."""
+    """Return no evidence; for causes that only the core, or a message of runsc, can reveal."""
     return ()
 
 
 def fails(*names: str, errnos: tuple[int, ...] = ()) -> _Holds:
-    """Return a function, for `Rule.holds`, that finds evidence if one of the named probes failed.
+    """Return a function for `Rule.holds` whose evidence is the first named probe that failed.
 
-    If `errnos` is given, the probe must have failed with one of these errors.
+    :param errnos: the errors that count as failures; by default all.
     """
 
     def holds(seen: Seen) -> Evidence:
@@ -111,12 +114,12 @@ class Rule:
     """A rule that decides whether a cause applies.
 
     :ivar explains: the names of the probes whose failure the cause explains.
-    :ivar holds: a function that returns the evidence for the cause, empty if the cause does not
-        apply. :meth:`evidence` adds the probes whose failure the core attributed to the cause.
+    :ivar holds: a function that returns the evidence for the cause, empty if there is none.
+        :meth:`evidence` adds the messages of probes whose failure the core attributed to the cause.
     :ivar warns: whether the cause is a warning that never blocks a purpose.
     :ivar always: whether the cause is reported even if it does not concern the purpose.
-    :ivar guessed: whether the cause applies only if no other cause explains the failed sandbox.
-    :ivar eclipses: whether no other cause is reported if this cause applies.
+    :ivar guessed: whether the cause applies only if no earlier rule explains the same probes.
+    :ivar eclipses: whether this cause, if it applies, is the only one that is reported.
     """
 
     id: str
@@ -150,8 +153,8 @@ def not_supported(seen: Seen) -> Evidence:
 def filtered(seen: Seen) -> Evidence:
     probe, mode = seen.failed("unshare-nothing"), seen.facts.privileges.seccomp
     shown = () if mode is None else (f"Seccomp is {mode} in /proc/self/status",)
-    # A probe with a cause but without an errno failed in a step before or after unshare(2), not in
-    # the call itself.
+    # A probe with a cause, but without an errno, did not fail in unshare(2) itself, but before or
+    # after this call.
     if probe is not None and (probe.cause is None or probe.errno not in (0, errno.EAGAIN)):
         return (message_of(probe), "the kernel itself never refuses unshare(0)", *shown)
     return shown if seen.named("seccomp-denies-userns") else ()
@@ -462,8 +465,8 @@ def no_null(seen: Seen) -> Evidence:
 def short_of(limits: Mapping[str, tuple[str, int | None]], seen: Seen) -> Evidence:
     """Return evidence of resource limits that may have made a program in gVisor fail.
 
-    :param limits: for each field of :class:`Limits`, the name of the limit and a value that always
-        suffices, or None if any finite limit may be too low.
+    :param limits: for each field of :class:`Limits`, the name of the limit, and the lowest value
+        that always suffices, or None if any value may be too low.
     """
     probe, found = seen.failed("runsc"), []
     for fact, (name, enough) in limits.items():
@@ -485,11 +488,12 @@ def signals_lost(seen: Seen) -> Evidence:
 # The maximum number of signals that a starting sandbox queues, one for each thread.
 _SIGNALS = 100
 
-# Limits that suffice for any program: gVisor starts dozens of threads and opens dozens of files.
+# Resource limits that suffice to start any program in gVisor, which starts dozens of threads and
+# opens dozens of files. No RLIMIT_FSIZE suffices for every program.
 _PROCESSES = {"processes": ("RLIMIT_NPROC", 100)}
 _OPEN_FILES = {"open_files": ("RLIMIT_NOFILE", 300)}
 _FILE_SIZE = {"file_size": ("RLIMIT_FSIZE", None)}
-# The size of an address space, in bytes, that suffices for a sandbox, because runsc reserves less.
+# A limit on the address space, in bytes, that suffices for a sandbox: runsc reserves less.
 _ADDRESSES = 1 << 38
 _MEMORY = {"address_space": ("RLIMIT_AS", _ADDRESSES), "data": ("RLIMIT_DATA", _ADDRESSES)}
 
@@ -652,7 +656,7 @@ CONSEQUENCES: Mapping[str, tuple[str, ...]] = {
     # If the caller's id is not mapped, root's id usually is not mapped either, so the helpers seem
     # to belong to nobody.
     "helper-not-setuid": ("caller-id-unmapped",),
-    # The core reports helper-failed for any helper that failed without a known message.
+    # The core reports helper-failed if a helper failed with a message that is not in the catalogue.
     "helper-failed": tuple(
         rule.id for rule in RULES if "range-map" in rule.explains and rule.id != "helper-failed"
     ),
