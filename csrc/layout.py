@@ -21,8 +21,8 @@ LAYERS = ("base", "map", "sys", "child", "facts", "explain", "ns", "launch", "pr
 # Layers of pure functions: they have no side effects, and the same arguments give the same result.
 PURE = ("map",)
 
-# Sources in programs/shared/ of the programs that watch a sandbox, and of those that start one for
-# the Python package.
+# Sources in programs/shared/ of the programs that watch a sandbox (WATCHED), and of those that
+# start a sandbox for the Python package (SANDBOX_SOURCES).
 WATCHED = (
     *("descendants.c", "limit_watch.c", "limits.c", "oom_watch.c", "sandbox_end.c"),
     "sandbox_group.c",
@@ -47,7 +47,7 @@ PROGRAMS = {
     "usernsctl-child": (),
 }
 
-# The compiler flags of programs without libc, for each processor that gVisor supports. Such
+# The processors that gVisor supports, and the compiler flags of programs without libc. Such
 # programs run in gVisor on any root filesystem, and start faster, because they are small.
 FREESTANDING_MACHINES = ("x86_64", "aarch64")
 FREESTANDING_FLAGS = (

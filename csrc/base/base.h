@@ -253,8 +253,8 @@ void un_lines_close(const struct un_lines *lines);
 
 #define UN_ACCOUNT_PASSWD "/etc/passwd"
 #define UN_ACCOUNT_GROUP "/etc/group"
-/* Maximum length of a user or group name in bytes. The system's own limit, LOGIN_NAME_MAX, is 255
- * without the NUL (limits.h(0p)). */
+/* Maximum length of a user or group name in bytes, without the NUL. It exceeds the system's limit,
+ * which is 255 bytes without the NUL (LOGIN_NAME_MAX, limits.h(0p)). */
 #define UN_ACCOUNT_NAME_MAX 256
 
 /* A user and optionally a group as given by the caller, each as an id or as a name. */
@@ -318,7 +318,7 @@ int64_t un_proc_status(const char *proc, const char *key);
  * for a mount below `point` that hides files. */
 bool un_proc_has_mount(const char *proc, const char *point, bool below);
 /* Returns whether this process and PID 1 have the same root directory, that is, whether both see
- * the same mount on "/". This also detects a chroot to a mount point, because the mount points in
+ * the same mount on "/". A chroot to a mount point is detected, too, because the mount points in
  * mountinfo are relative to the root directory of the process. */
 bool un_proc_shares_root(const char *proc);
 

@@ -28,9 +28,9 @@ static int read_mounts(const char *proc, const char *file, struct un_mounts *mou
     return un_mounts_read(mounts, path);
 }
 
-/* Returns whether a mount on this mount point can't hide files. That is true for the directory
- * binfmt_misc, because it is always empty. The kernel, too, ignores mounts on it
- * (mnt_already_visible() in fs/namespace.c), and systemd creates such a mount on every host. */
+/* Returns whether a mount on `point` hides no files. That holds for procfs's directory binfmt_misc,
+ * because it is always empty. The kernel, too, ignores a mount on it (mnt_already_visible() in
+ * fs/namespace.c). systemd creates such a mount on every host. */
 static bool hides_nothing(const char *point)
 {
     return !strcmp(point, "/proc/sys/fs/binfmt_misc");
@@ -120,7 +120,7 @@ bool un_proc_cgroup(const char *proc, const char *controller, char *path, size_t
             continue;
         *group++ = '\0';
         group[strcspn(group, "\n")] = '\0';
-        /* Find the line of version 2 by its empty list of controllers. */
+        /* The line of version 2 has an empty list of controllers (cgroups(7)). */
         if (*controller ? !lists(name, controller) : *name)
             continue;
         return snprintf(path, size, "%s", group) < (int)size;

@@ -35,8 +35,9 @@ struct un_task {
     struct un_command command; /* the command; its environment is that of the child program */
 };
 
-/* Apply a macro to each member of struct un_task that is passed as a number or as a text, in the
- * order of the arguments. */
+/* UN_EACH_TASK_NUMBER() applies a macro to each member of struct un_task that is passed as a
+ * number, and UN_EACH_TASK_TEXT() to each that is passed as a text, in the order of the
+ * arguments. */
 /* clang-format off */
 #define UN_EACH_TASK_NUMBER(NUMBER)                                                                \
     NUMBER(holds) NUMBER(has_init) NUMBER(restore_signals) NUMBER(flags) NUMBER(signals)           \
@@ -49,9 +50,9 @@ struct un_task {
     TEXT(setup.root) TEXT(setup.cwd) TEXT(command.file) TEXT(command.path)
 /* clang-format on */
 
-/* The number of numbers in the arguments of a task. Two numbers precede the members in
- * UN_EACH_TASK_NUMBER: the number of the command's arguments, and a bit set of the texts that are
- * not NULL (bit N for text N). */
+/* How many numbers and texts the arguments of a task contain. Two numbers precede the members in
+ * UN_EACH_TASK_NUMBER: the number of the command's arguments, and a bit mask of the members in
+ * UN_EACH_TASK_TEXT that are not NULL (bit N for member N, counted from 0). */
 #define UN_TASK_COUNT(member) +1
 enum {
     UN_TASK_NUMBERS = 2 UN_EACH_TASK_NUMBER(UN_TASK_COUNT),
@@ -74,11 +75,12 @@ struct un_task_argv {
 };
 
 int un_task_argv_make(const struct un_task *task, struct un_task_argv *words, struct un_error *err);
-/* Replaces the descriptors in arguments that un_task_argv_make() has made. Async-signal-safe. */
+/* Replaces the numbers of descriptors in arguments that un_task_argv_make() has written.
+ * Async-signal-safe. */
 void un_task_argv_set_fds(struct un_task_argv *words, const int fd[UN_TASK_FDS]);
 void un_task_argv_free(struct un_task_argv *words);
-/* Parses the arguments of this program as a task, whose pointers refer to the arguments. Returns
- * false if the arguments are not a valid task. */
+/* Parses the arguments of this program into `task`, which then points to them: texts are not
+ * copied. Returns false if the arguments are not a valid task. */
 bool un_task_parse(char **words, struct un_task *task);
 
 /* Types of messages from the child program to its parent. */
@@ -113,8 +115,8 @@ void un_send_failure(int socket, const struct un_error *err);
 /* ---- enter.c: the entry point of the child program ------------------------------------------- */
 
 /* Executes the task in the arguments, in the environment of the command, and exits. A static
- * program of the package acts as the child program if it calls this function first when argv[0] is
- * UN_CHILD_NAME. */
+ * program of the package that can act as the child program calls this function before anything else
+ * if its argv[0] is UN_CHILD_NAME. */
 _Noreturn void un_child_main(char **words, char **environment);
 
 #endif

@@ -112,9 +112,9 @@ static int become_init(void *arg)
     return send_and_fail(inside, &err);
 }
 
-/* Waits for the byte by which the caller confirms that it has received the socket. Returns false if
- * the caller has died: the command must not start then, because no process would be able to kill
- * it. */
+/* Waits for the byte by which the caller confirms that it has received its end of the socket for
+ * messages (ns/start_child.c). Returns false if the caller has died: then the command must not
+ * start, because no process would be left to kill it. */
 static bool wait_for_caller(int socket)
 {
     char byte;

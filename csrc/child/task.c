@@ -127,8 +127,8 @@ void un_task_argv_free(struct un_task_argv *words)
     free(words->groups);
 }
 
-/* Static, because the array does not fit a small stack. The child program parses only one task, so
- * the array is used only once. */
+/* Parses the supplementary groups of a task. Their array is static, because it does not fit a small
+ * stack; the child program parses only one task, so it needs only one array. */
 static bool read_groups(char ***words, size_t count, struct un_task *task)
 {
     static gid_t groups[GROUPS_MAX];

@@ -48,10 +48,11 @@ static bool may_write(const char *file)
 }
 
 /*
- * Finds a file that this process can't write, although it must write to the file to move a process
- * into the cgroup `path`. Two files are checked: cgroup.procs of that cgroup, and cgroup.procs of
- * the closest common ancestor of that cgroup and this process's (cgroups(7), "Cgroups v2
- * delegation: delegation containment"). Returns false if both are writable.
+ * Finds the file whose permissions prevent this process from moving a process into the cgroup
+ * `path`. Such a move requires write permission for cgroup.procs of that cgroup, and for
+ * cgroup.procs of the closest common ancestor of that cgroup and this process's own cgroup
+ * (cgroups(7), "Cgroups v2 delegation: delegation containment"). Returns false if both files are
+ * writable.
  */
 static bool find_unwritable(const char *path, char *file, size_t size)
 {
@@ -84,8 +85,8 @@ void un_explain_cgroup(struct un_error *err, int dir)
     switch (err->errnum) {
     case ENOSYS:
     case EPERM:
-        /* If clone3(2) exists and no filter denies it, ENOSYS and EPERM come from the requested
-         * namespaces, not from the cgroup. */
+        /* Only clone3(2) can start a process in a cgroup. If it exists and no filter denies it,
+         * ENOSYS and EPERM are due to the requested namespaces, not to the cgroup. */
         if (!un_clone3_works())
             set_cgroup_cause(err, "clone-into-cgroup-missing", path);
         break;

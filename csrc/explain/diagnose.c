@@ -58,8 +58,8 @@ static bool is_confined_by_apparmor(const char *proc)
     return length > end && !strcmp(label + length - end, mode);
 }
 
-/* Returns facts about this process and its user namespace, or NULL if they can't be read. They are
- * allocated, because they do not fit a small stack. The caller must free them. */
+/* Returns facts about this process and its user namespace, or NULL if they can't be read. The facts
+ * are allocated, because they do not fit a small stack, and the caller must free them. */
 static struct un_facts *read_facts(void)
 {
     struct un_error ignored;
@@ -86,8 +86,8 @@ static bool may_admin(void)
     return facts && facts->caps >> CAP_SYS_ADMIN & 1;
 }
 
-/* Returns whether this process is in the initial user namespace, or in one in which root has mapped
- * every id. */
+/* Returns whether this process is in the initial user namespace, or in a user namespace that maps
+ * all uids in a single extent, which only root can create. */
 static bool is_initial(void)
 {
     un_auto_free struct un_facts *facts = read_facts();
@@ -113,15 +113,16 @@ static const char *creation_denied(const struct un_error *err, const char *proc)
         return "caller-id-unmapped";
     if (un_proc_number(proc, "sys/kernel/unprivileged_userns_clone") == 0 && !may_admin())
         return "unprivileged-userns-clone-off";
-    /* If the failed call was not unshare(2), the filter may deny clone(2) only, so unshare(2) can't
-     * be used to detect the filter. */
+    /* After a failed unshare(2), test whether the filter denies unshare(2). After a failed
+     * clone(2), such a test is useless, because the filter may deny clone(2) but allow
+     * unshare(2). */
     if (is_filtered(proc) && (err->step != UN_STEP_UNSHARE || is_unshare_filtered()))
         return "seccomp-denies-userns";
     if (is_restricted_by_apparmor(proc))
         return "apparmor-restricts-userns";
-    /* The root directory of this process is a mount point, so the process may still be in a chroot
-     * to a mount point. If PID 1 has the same root directory, this process is assumed not to be in
-     * a chroot. Then only a BPF program (BPF LSM) can have denied the user namespace, because no
+    /* A chroot to a directory that is not a mount point has been ruled out above, but not a chroot
+     * to a mount point. If PID 1 has the same root directory, this process is probably not in a
+     * chroot. Then only a BPF program (BPF LSM) can have denied the user namespace, because no
      * other security module does so with EPERM. */
     return has_bpf_module(proc) && un_proc_shares_root(proc) ? "lsm-denies-userns" : "in-chroot";
 }
@@ -225,9 +226,10 @@ const char *un_cause_of_closed_proc(const char *proc)
         return "apparmor-restricts-userns";
     if (is_confined_by_apparmor(proc))
         return "lsm-denies-userns";
-    /* No system call tells whether Landlock confines a process. But of the mechanisms that can deny
-     * a file to its owner, only Landlock is left here. A ruleset that denies writing to uid_map
-     * also denies writing to all other files in /proc, so try another file. */
+    /* AppArmor has been ruled out above, and of the other mechanisms only Landlock denies a file in
+     * /proc to its owner. No system call tells whether Landlock confines a process. But a ruleset
+     * that denies writing to uid_map also denies writing to all other files in /proc, so try
+     * another file. */
     return un_landlock_version() && !may_write_own_file(proc) ? "landlock" : NULL;
 }
 
@@ -252,9 +254,10 @@ static const char *map_failed(int errnum, const char *proc)
     }
 }
 
-/* Returns the cause of a mount call's failure with ENOSPC, or NULL if the limit of mounts
- * (proc_sys_fs(5), mount-max) may have been reached. Otherwise the limit of mount namespaces was
- * exceeded by open_tree(2), which creates a mount namespace for the copied mount. */
+/* Returns the cause of a mount call's failure with ENOSPC. open_tree(2) creates a mount namespace
+ * for the copied mount, so it also fails at the limit of mount namespaces. Returns NULL if this
+ * process has so many mounts that the limit of mounts (proc_sys_fs(5), mount-max) may be the cause
+ * instead. */
 static const char *mount_space_used(const char *proc)
 {
     char path[UN_PATH_MAX];
@@ -317,8 +320,8 @@ static const char *find_errno_cause(const struct un_error *err, const char *proc
         if ((!strcmp(err->detail, "capget") || !strcmp(err->detail, "uname")) &&
             is_refused_by_filter(err->errnum, proc))
             return "seccomp-denies-call";
-        /* EACCES may come from an AppArmor profile: it may deny access to the namespace files,
-         * because these have no path. */
+        /* An AppArmor profile may deny access to the files in /proc/PID/ns with EACCES, because
+         * these files (on nsfs) have no path. */
         return err->errnum == EACCES && is_confined_by_apparmor(proc) ? "lsm-denies-userns" : NULL;
     case UN_STEP_CLONE:
     case UN_STEP_UNSHARE:

@@ -62,7 +62,7 @@ bool un_match_start(const char *sequence, const char *text, size_t size);
 /* ---- search.c: finding the messages of the catalogue in a text ------------------------------- */
 
 /* Searches a text as un_search_add() does, but only for messages. In the output of runsc, hints and
- * ids of causes occur only in quotations. */
+ * ids of causes prove nothing, because they occur there only in quotations of other text. */
 void un_search_add_messages(struct un_search *search, const char *text, size_t size);
 
 /* ---- quotations.c: removing quotations of config.json from a message of runsc ---------------- */
@@ -77,16 +77,16 @@ int un_remove_quotations(char *message, const char *config, size_t size);
 
 /* ---- runsc_files.c: reading the command's status from runsc's debug log ---------------------- */
 
-/* Returns whether runsc's debug log shows a normal exit of runsc, so that the exit status is the
- * command's. Stores the wait status of the command (waitpid(2)) in *wait_status. The path `debug`
+/* Returns whether runsc's debug log shows a normal exit of runsc, whose exit status is then that of
+ * the command. Stores the wait status of the command (waitpid(2)) in *wait_status. The path `debug`
  * may contain runsc's placeholder %COMMAND%. */
 bool un_runsc_has_ended(const char *debug, int *wait_status);
 
 /* ---- diagnose.c: finding causes that several sources report ---------------------------------- */
 
-/* Returns the cause that prevents the owner of a file in `proc` from opening the file (EACCES): the
- * security module that confines this process, or the helper that writes the file. Returns NULL if
- * no cause is certain. */
+/* Returns why the owner of a file in `proc` can't open the file (EACCES): the id of a cause that
+ * names the security module that confines this process, and thus also the helpers that it runs.
+ * Returns NULL if no cause is certain. */
 const char *un_cause_of_closed_proc(const char *proc);
 
 /* The detail of an error with UN_STEP_CLONE if the child could not duplicate or send a
@@ -95,15 +95,18 @@ const char *un_cause_of_closed_proc(const char *proc);
 
 /* ---- cgroup.c: explaining failures to start a child in a cgroup ------------------------------ */
 
-/* Explains `err`, the error of clone3(2) with the cgroup whose directory is open as `dir`. If the
- * error is due to the cgroup, adds the cause and the cgroup's path to `err`. */
+/* Explains `err`, the error of a clone3(2) that was to start a child in the cgroup whose directory
+ * is open as `dir`. If the error is due to the cgroup, adds the cause and the cgroup's path to
+ * `err`. */
 void un_explain_cgroup(struct un_error *err, int dir);
 
 /* ---- limits.c: how often the control group has reached its limits ---------------------------- */
 
 enum un_limit {
-    UN_LIMIT_MEMORY, /* number of processes that the OOM killer has killed */
-    UN_LIMIT_PIDS,   /* number of fork(2) calls that have failed because of pids.max */
+    UN_LIMIT_MEMORY, /* memory limit; its count is the number of processes that the OOM killer has
+                        killed */
+    UN_LIMIT_PIDS, /* pids.max; its count is the number of fork(2) calls that failed because of this
+                      limit */
     UN_LIMIT_COUNT
 };
 

@@ -23,8 +23,8 @@ int un_limit_open(enum un_limit limit, int *version)
 {
     const char *controller = limits[limit].controller;
     int fd = un_group_open(&un_groups_here, controller, limits[limit].files, version);
-    /* If this process is in the root group, which has no such file, use the OOM kills of the whole
-     * host (since Linux 4.13). */
+    /* The root control group has no such file. If this process is in the root control group, use
+     * the count of the OOM kills on the whole host instead (since Linux 4.13). */
     if (fd < 0 && limit == UN_LIMIT_MEMORY) {
         *version = 0;
         fd = openat(AT_FDCWD, "/proc/vmstat", O_RDONLY | O_CLOEXEC);

@@ -12,9 +12,9 @@
 /* Maximum number of bytes of a character in UTF-8. */
 #define CHARACTER_MAX 4
 
-/* A repetition in a sequence, \1SET\1LEAST,MOST; (explain.h). */
+/* A repetition in a sequence (explain.h): \1SET\1LEAST,MOST; */
 struct times {
-    const char *set; /* the characters of SET, which the next \1 ends */
+    const char *set; /* the characters of SET, up to the next \1 */
     uint64_t least;
     uint64_t most;
 };
@@ -56,7 +56,8 @@ static const char *skip_character(const char *text, const char *end)
     return text;
 }
 
-/* Returns the \3 that closes a negative lookahead, or NULL if none does. */
+/* Returns a pointer to the \3 that closes a negative lookahead, or NULL if the lookahead is not
+ * closed. `at` points to the byte after the \2. */
 static const char *find_end(const char *at)
 {
     for (int depth = 1; *at; at++) {
@@ -84,8 +85,8 @@ static bool begins_with_set(const char *sequence, const char *text, const char *
     }
 }
 
-/* Returns whether a sequence matches the beginning of `text`. The recursion is as deep as the
- * sequence has repetitions and lookaheads. */
+/* Returns whether a sequence matches the beginning of `text`. The depth of the recursion is at most
+ * the number of repetitions and lookaheads in the sequence. */
 static bool begins_with(const char *sequence, const char *text, const char *end)
 {
     for (; *sequence && *sequence != END; sequence++) {

@@ -17,9 +17,8 @@
 static const char *const no_directory[] = {"creating working directory",
                                            "create process working directory"};
 
-/* Returns whether a cause can be excluded: a cause that would have prevented the creation of the
- * sandbox's namespaces, a seccomp filter if runsc inherits none, or Yama if its setting does not
- * affect runsc. */
+/* Returns whether facts exclude a cause: a seccomp filter if this process has none that runsc could
+ * inherit, a chroot, or Yama if its setting does not affect runsc. */
 static bool is_ruled_out(const char *id, const char *proc)
 {
     if (un_begins(id, "seccomp-denies-"))
@@ -64,7 +63,7 @@ static void append_candidates(struct un_runsc_failure *failure, const char *cons
                                    "%s%s", i ? ", " : "    # finds which cause applies: ", ids[i]);
 }
 
-/* Returns whether the procfs `proc` belongs to another PID namespace than that of this process. */
+/* Returns whether the procfs `proc` belongs to a PID namespace other than that of this process. */
 static bool is_of_other_pids(const char *proc)
 {
     int64_t pid = un_proc_status(proc, "Pid:");
@@ -120,8 +119,8 @@ int un_runsc_explain(const char *message, const char *limit, const char *config,
     return 0;
 }
 
-/* Describes in failure->what how runsc failed without a message. Returns the id of the cause, or ""
- * if it is unknown. */
+/* Stores in failure->what a description of how runsc exited without a message. Returns the id of
+ * the cause of the failure, or "" if the cause is unknown. */
 static const char *judge_silence(int status, const char *proc, struct un_runsc_failure *failure)
 {
     const char *what;

@@ -71,8 +71,8 @@ static int read_errors(const char *path, struct un_runsc_logs *logs)
     return text ? un_messages_read(text, size, &logs->messages) : -1;
 }
 
-/* Writes the path of the debug log of the command `runsc run` to `path`. Returns false if it is too
- * long. */
+/* Writes the path of the debug log of the command `runsc run` to `path`. Returns false if the path
+ * is too long. */
 static bool own_log(const char *debug, char path[UN_PATH_MAX])
 {
     static const char place[] = "%COMMAND%";

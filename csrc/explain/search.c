@@ -3,8 +3,9 @@
 
 #include <string.h>
 
-/* The rank of a cause. Ranks are compared by the number of causes of the cause's message, then by
- * its position among these causes. Causes with lower ranks come first. */
+/* The rank of a cause of a message: `of` is the number of causes that the message has, and `place`
+ * is the position of this cause among them. Causes are sorted by `of`, then by `place`, lowest
+ * first. */
 struct rank {
     size_t of;
     size_t place;
@@ -85,7 +86,7 @@ static bool is_word(char byte)
            byte == '_';
 }
 
-/* Moves *at past `word` and returns true if the text at *at begins with `word`. Otherwise returns
+/* If the text at *at begins with `word`, moves *at past `word` and returns true. Otherwise returns
  * false. */
 static bool take_text(const char **at, const char *end, const char *word)
 {
@@ -96,9 +97,9 @@ static bool take_text(const char **at, const char *end, const char *word)
     return true;
 }
 
-/* Moves *at past a text that precedes an id and returns true if the text at *at begins with such a
- * text. Otherwise returns false. Errors of usernsctl end with [ID], and its JSON contains "cause":
- * "ID". */
+/* If the text at *at begins with a prefix of the id of a cause, moves *at past the prefix and
+ * returns true. Otherwise returns false. Error messages of usernsctl end with [ID], and its JSON
+ * output contains "cause": "ID". */
 static bool take_opening(const char *start, const char **at, const char *end)
 {
     if (take_text(at, end, "["))
@@ -119,8 +120,8 @@ static const char *find_id_end(const char *at, const char *end)
     while (at < end &&
            (is_lower(*at) || (*at == '-' && at > start && at + 1 < end && is_lower(at[1]))))
         at++;
-    /* If a character such as a digit follows, the last word continues with a character that no id
-     * contains, so cut off the whole word. */
+    /* Ids consist of lower-case letters and hyphens. If another word character follows, such as a
+     * digit, the last word is not part of an id, so cut off that word. */
     if (at < end && is_word(*at))
         while (at > start && *at != '-')
             at--;
@@ -184,8 +185,8 @@ static size_t find_ranked(const struct ranking *ranking, const char *id)
     return at;
 }
 
-/* Adds a cause to the ranking. If it is already there, improves its rank. A hint only improves the
- * ranks of causes that are already there. */
+/* Adds a cause to the ranking, or improves the rank of a cause that the ranking already contains. A
+ * cause of a hint is never added, only its rank is improved. */
 static void add_cause(struct ranking *ranking, const char *id, bool is_hint, struct rank rank)
 {
     size_t at = find_ranked(ranking, id);

@@ -65,9 +65,9 @@ class Pattern:
         return ["".join(one) for one in itertools.product(*parts)]
 
     def _one(self) -> tuple[list[str], str]:
-        """Parse a group or a set.
+        """Parse a group or a set of characters.
 
-        Return the sequences of the group and "", or [] and the members of the set.
+        Return (SEQUENCES, "") for a group, and ([], MEMBERS) for a set.
         """
         if self._take("(?:"):
             group = self._alternatives()
