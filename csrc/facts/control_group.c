@@ -89,7 +89,7 @@ int un_group_find(const struct un_groups *groups, const char *controller, char g
 
 /* Calls `visit` with the file `file` of this process's control group, and of each ancestor in turn,
  * the closest first, until `visit` returns false. `controller` selects a version 1 hierarchy; ""
- * selects version 2. Returns whether this process has a control group there. */
+ * selects version 2. Returns whether this process has a control group in that hierarchy. */
 static bool visit_groups(const struct un_groups *groups, const char *controller, const char *file,
                          bool (*visit)(int fd, void *arg), void *arg)
 {
@@ -179,7 +179,7 @@ static void lower_processors(uint64_t quota, uint64_t period, uint64_t *processo
         *processors = count;
 }
 
-/* Lowers *arg to the number of processors in a cpu.max file. */
+/* Lowers *arg to the CPU limit in a cpu.max file, which is its quota divided by its period. */
 static bool lower_by_max(int fd, void *arg)
 {
     char text[64];

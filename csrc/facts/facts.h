@@ -12,12 +12,14 @@
 /* Returns whether a path is a regular file that this process may execute, and stores its status in
  * `status`. */
 bool un_is_program(const char *path, struct stat *status);
-/* Searches the absolute directories of `path`, a list like PATH, for the program `name`. Stores its
- * path in `found`, and its status in `status`. Returns false if no directory contains it. */
+/* Searches the absolute directories of `path`, a list like PATH, for the executable `name`. Stores
+ * the path of the executable in `found`, and its status in `status`. Returns false if no directory
+ * contains an executable of this name. */
 bool un_find_program(const char *path, const char *name, char found[UN_PATH_MAX],
                      struct stat *status);
-/* Searches the absolute directories of `path`, a list like PATH, for a regular file `name`, even if
- * it is not executable. Stores its path in `found`. Returns false if no directory contains it. */
+/* Searches the absolute directories of `path`, a list like PATH, for a regular file `name`,
+ * executable or not. Stores the path of the file in `found`. Returns false if no directory contains
+ * such a file. */
 bool un_find_unusable(const char *path, const char *name, char found[UN_PATH_MAX]);
 /* Runs a program for a lookup that only NSS can answer. `words` contains the name of the
  * program, which is searched in the directories of `path`, and two arguments; NULL replaces a
@@ -75,8 +77,9 @@ bool un_group_number(const struct un_groups *groups, const char *controller,
 /* Reads the lowest limits of this process's control group and of its ancestors. In a container,
  * only the ancestors inside its cgroup namespace are read. */
 void un_group_limits(const struct un_groups *groups, struct un_group_limits *limits);
-/* Lowers the memory limit to the memory size of the host, and the limit of processors to the number
- * of processors on which this process may run, if these are lower. */
+/* If the host has less memory than the memory limit allows, lowers the limit to the memory size of
+ * the host. If the CPU limit exceeds the number of processors in the affinity mask of this process
+ * (sched_getaffinity(2)), lowers the CPU limit to that number. */
 void un_limit_to_machine(struct un_group_limits *limits);
 
 /* ---- group_place.c: the parent group of sandboxes' control groups ---------------------------- */
@@ -85,8 +88,8 @@ void un_limit_to_machine(struct un_group_limits *limits);
  * that limit the resource `part`. *version becomes 1 or 2. Returns a descriptor for
  * un_group_release(), or -1 with errno set. */
 int un_group_place(const struct un_groups *groups, enum un_group_part part, int *version);
-/* Closes a parent group that un_group_place() has opened. Also removes the group if
- * un_group_place() may have created it and it is empty. */
+/* Closes a parent group that un_group_place() has opened. Also removes the group if it is empty and
+ * un_group_place() may have created it. */
 void un_group_release(int place, int version);
 
 /* Makes a parent group of version 2 ready for groups with limits. A group whose children have
@@ -108,8 +111,8 @@ int un_group_write(int group, const char *file, const char *text);
  * sandbox runs. */
 #define UN_GROUP_PREFIX "usernsctl-sandbox-"
 
-/* Removes the control groups in the parent group `place` that sandboxes have left behind, which are
- * no longer locked. */
+/* Removes the control groups that sandboxes have left behind in the parent group `place`, that is,
+ * those with the prefix UN_GROUP_PREFIX that are not locked. */
 void un_group_sweep(int place);
 
 /* ---- usage.c: resource usage of a sandbox's processes ---------------------------------------- */

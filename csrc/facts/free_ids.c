@@ -62,8 +62,8 @@ static bool take_granted(char *line, void *into)
     return add_span(into, start, start + count);
 }
 
-/* Parses a line of passwd(5) or group(5). If the id in the line is *into or higher, sets *into to
- * the id after it. */
+/* Parses a line of passwd(5) or group(5). If the id in the line is *into or higher, but not above
+ * LAST_USER, sets *into to the id plus 1. */
 static bool take_user(char *line, void *into)
 {
     uint64_t *behind = into, id;
@@ -74,8 +74,8 @@ static bool take_user(char *line, void *into)
     return true;
 }
 
-/* Iterates over the ranges of ids that this user namespace maps both as uids and as gids, and
- * stores each in `room`. Returns false when no range is left. */
+/* Iterates over the ranges of ids that this user namespace maps both as uids and as gids: stores
+ * the next range in `room`, and advances *at. Returns false when no range is left. */
 static bool next_room(const struct un_map *const parents[2], uint32_t *at, struct span *room)
 {
     const struct un_map *uids = parents[UN_UID], *gids = parents[UN_GID];
@@ -157,7 +157,8 @@ static bool find_free_range(const struct un_grant_files *files,
     if (range_exists(parents, FIRST))
         return false;
     /* If this user namespace does not map the ids from 100000 on, as in many containers, choose ids
-     * above the ids of all users. An unreadable file of users counts as empty. */
+     * above those of all ordinary users and groups. A missing or unreadable /etc/passwd or
+     * /etc/group counts as empty. */
     for (int kind = UN_UID; kind <= UN_GID; kind++)
         take_each_line(files->users[kind], take_user, &behind);
     if (!add_span(taken, 0, behind) || !add_span(taken, last, END))

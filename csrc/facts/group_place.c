@@ -1,13 +1,15 @@
 /*
  * Finding the parent group: the directory in which this process may create control groups for
- * sandboxes (cgroups(7)). It is in this process's own control group, whose limits thus also apply
- * to the sandboxes. In cgroups v1, each controller has its own hierarchy, and only root may create
- * groups. Root in a user namespace can't create them at the top of a hierarchy, whose mode is 0555.
- * So the parent group in cgroups v1 is a group named TOP, which is created before the namespace is
- * entered. In cgroups v2, the parent group is this process's own group, which must be delegated to
- * this user. A group whose children have controllers can't contain processes ("no internal
- * processes"), so its processes are moved to a child group named LEAF. systemd allows that only for
- * units with Delegate= (systemd.resource-control(5)).
+ * sandboxes (cgroups(7)). It is this process's own control group or a child of that group, so the
+ * limits of that group also apply to the sandboxes. In cgroups v1, each controller has its own
+ * hierarchy, and only root may create groups. The parent group is a child named TOP of this
+ * process's group. If this process's group is the top of the hierarchy, whose mode is 0555, TOP
+ * must be created before this process enters a user namespace, because root in a user namespace
+ * can't create TOP there. In cgroups v2, the parent group is this process's own group, which must
+ * be delegated to this user. A group whose children have controllers can't contain processes ("no
+ * internal processes"), so the processes of the parent group are moved to a child group named LEAF.
+ * systemd permits child groups only in units with delegation (Delegate=,
+ * systemd.resource-control(5)).
  */
 #include "facts/facts.h"
 
@@ -44,9 +46,9 @@ static bool has_mark(int place, const char *name)
  * write anything to the file, and systemd limits only the length of a line, to 1 MiB. */
 #define UNIT_PARTS_MAX 16384
 
-/* Returns whether the transient unit file `unit` of this user's systemd manager sets Delegate=.
- * systemd-run(1) creates such files, with Delegate=no, Delegate=yes or Delegate=CONTROLLERS. Reads
- * only the first UNIT_PARTS_MAX lines. */
+/* Returns whether the transient unit file `unit` of the systemd manager of the user `uid` enables
+ * delegation, by Delegate=yes or Delegate=CONTROLLERS, but not by Delegate=no. systemd-run(1)
+ * creates such files. Reads only the first UNIT_PARTS_MAX lines. */
 static bool is_delegated_by_file(const char *users, uint32_t uid, const char *unit)
 {
     static const char key[] = "Delegate=";
@@ -70,7 +72,8 @@ static bool is_delegated_by_file(const char *users, uint32_t uid, const char *un
     return is_delegated;
 }
 
-/* Returns whether this user's systemd manager (user@UID.service) has delegated a group. */
+/* Returns whether the systemd manager of the effective user (user@UID.service) has delegated a
+ * group. */
 static bool is_delegated_by_user(const struct un_groups *groups, int place, const char *group)
 {
     char manager[64];
@@ -135,9 +138,9 @@ bool un_group_has_process(int group, pid_t pid)
     return un_group_any_process(group, is_pid, &pid);
 }
 
-/* Returns whether this process is in the group `group` below `mount`. The path in /proc/self/cgroup
- * may lead to another group, if a container sees the control groups of its host, but has its own
- * cgroup namespace. */
+/* Returns whether this process is in the group `group` below `mount`. In a container that sees the
+ * control groups of its host but has its own cgroup namespace, the path in /proc/self/cgroup may
+ * lead to another group. */
 static bool has_this_process(const struct un_groups *groups, int mount, const char *group)
 {
     if (groups->is_copy)
@@ -302,8 +305,9 @@ void un_group_versions(int versions[UN_GROUP_PARTS])
         versions[part] = find_version(&un_groups_here, (enum un_group_part)part);
 }
 
-/* Returns whether the mode of this process's version 1 group prevents root in a user namespace from
- * creating TOP. Such a group is never removed, so a TOP that remains in it does no harm. */
+/* Returns whether root in a user namespace would lack permission to create TOP in this process's
+ * version 1 group, because the mode of that group denies it to the owner, as at the top of a
+ * hierarchy. The top is never removed, so TOP may remain there. */
 static bool is_closed(enum un_group_part part)
 {
     char group[UN_PATH_MAX];

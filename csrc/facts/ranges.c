@@ -16,8 +16,9 @@
  * can have extents. */
 #define SUBIDS_TEXT_MAX (UN_MAP_MAX * (sizeof "339:  4294967295 4294967295\n" + UN_USER_MAX))
 
-/* Searches the directory of the program `other` for the executable `name`. Stores its path in
- * `found`, and its status in `status`. Returns false if it is not there. */
+/* Searches the directory of the program `other` for the executable `name`. Stores the path of the
+ * executable in `found`, and its status in `status`. Returns false if the directory does not
+ * contain it. */
 static bool find_helper_beside(const char *other, const char *name, char found[UN_PATH_MAX],
                                struct stat *status)
 {
@@ -41,7 +42,7 @@ static void take_passwd(const char *line, struct un_facts *facts)
     facts->user_gid = (int64_t)gid;
 }
 
-/* Returns whether nsswitch.conf(5) names another source of subordinate ranges than "files". */
+/* Returns whether nsswitch.conf(5) names a source of subordinate ranges other than "files". */
 static bool has_other_source(const char *nsswitch)
 {
     char line[UN_LINE_MAX], source[64];
@@ -54,9 +55,9 @@ static bool has_other_source(const char *nsswitch)
     return other;
 }
 
-/* Returns whether login.defs(5) lets the helpers accept a process with another gid than its user's
- * primary group. The last line with this setting counts, and the value may be in quotation marks
- * (def_load() in shadow's getdef.c). */
+/* Returns whether login.defs(5) lets the helpers accept a process whose gid is not that of its
+ * user's primary group (GRANT_AUX_GROUP_SUBIDS). The last line with this setting counts, and the
+ * value may be in quotation marks (def_load() in shadow's getdef.c). */
 static bool grants_any_group(const char *login)
 {
     static const char name[] = "GRANT_AUX_GROUP_SUBIDS";
@@ -115,9 +116,9 @@ static int ask_ranges(int kind, const char *path, struct un_facts *facts, struct
                    "getsubids does not list the ranges of %s: %s", facts->user, fault);
 }
 
-/* Returns whether a helper is a script, which has no privileges itself, but may execute a program
- * that has. Any file that is not an ELF program counts as a script; if it can't be executed, the
- * execve(2) of the helper fails later. */
+/* Returns whether a helper is a script. A script gains no privileges itself, but may execute a
+ * program that gains them. Any file that is not an ELF program counts as a script; if the file
+ * can't be executed, the later execve(2) of the helper fails. */
 static bool is_script(const char *helper)
 {
     char start[SELFMAG];
@@ -137,8 +138,8 @@ static int helper_state(const char *helper, const struct stat *status)
         return UN_HELPER_CAPS_ELSEWHERE;
     if (!is_setuid && size <= 0)
         return is_script(helper) ? UN_HELPER_READY : UN_HELPER_NOT_SETUID;
-    /* If statvfs(3) fails, assume that the mount is not nosuid: if it is, the helper reports the
-     * missing privileges itself. */
+    /* If statvfs(3) fails, the mount counts as not nosuid: on a nosuid mount, the helper will
+     * report the missing privileges itself. */
     bool is_nosuid = !statvfs(helper, &mount) && mount.f_flag & ST_NOSUID;
     return is_nosuid ? UN_HELPER_NOSUID : UN_HELPER_READY;
 }

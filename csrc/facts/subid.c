@@ -49,8 +49,8 @@ struct reader {
     struct un_notices *notices;
 };
 
-/* Returns whether the first field of a line is the user's name, or exactly the uid in decimal.
- * strtoul(3) would parse a name without digits as 0. */
+/* Returns whether the first field of a line is the user's name, or exactly the uid in decimal. The
+ * uid is not parsed by strtoul(3), which would return 0 for a name without digits. */
 static bool is_line_of_user(const struct reader *reader, const char *name)
 {
     return (*reader->user && !strcmp(name, reader->user)) || !strcmp(name, reader->uid);

@@ -18,8 +18,8 @@
 #define MEMORY_FILE "/memfd:runsc-memory"
 
 /* The id of a process's CPU clock (CPUCLOCK_SCHED, linux/posix-timers_types.h), as computed by
- * clock_getcpuclockid(3). That function would also check that the process exists, which
- * clock_gettime(2) does anyway. */
+ * clock_getcpuclockid(3). clock_getcpuclockid(3) would make an additional system call to check that
+ * the process exists, but clock_gettime(2) checks that anyway. */
 #define PROCESS_CLOCK(pid) ((clockid_t)(~(unsigned)(pid) << 3 | 2))
 
 /* Calls `visit` for each child in the file `path`, until `visit` returns true. Returns whether

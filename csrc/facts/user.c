@@ -23,8 +23,8 @@ static bool find_line(const char *passwd, uint32_t uid, char line[UN_LINE_MAX])
     return false;
 }
 
-/* Runs getent(1) for users that are not in the file. getpwuid(3) would find them, too, but a static
- * program can't load its NSS modules. */
+/* Runs getent(1) for a user that is not in the file `passwd`. getpwuid(3) would find such a user,
+ * too, but needs NSS modules, which a static program can't load. */
 bool un_user_line(const char *passwd, const char *path, uint32_t uid, char line[UN_LINE_MAX])
 {
     char number[11];

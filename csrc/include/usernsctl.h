@@ -125,8 +125,7 @@ struct un_group_limits {
  * run. */
 void un_seen_limits(struct un_group_limits *limits);
 
-/* The memory and CPU time that the processes of a sandbox use at present, and the number of
- * tasks. */
+/* Resource usage of the processes that a sandbox has at present. */
 struct un_sandbox_usage {
     uint64_t memory; /* memory of the programs inside, plus anonymous memory and page tables of all
                         processes of the sandbox, in bytes */
@@ -377,9 +376,9 @@ struct un_grant_files {
 
 /* Stores in *found a range of ids that no grant contains, and that the caller's user namespace,
  * whose maps are `parents`, maps both as uids and as gids. As useradd(8) does, chooses
- * UN_GRANT_COUNT ids above all granted ones. If the namespace does not map ids that high, chooses
- * unused lower ids, and possibly fewer. Returns false if there are no such ids, or if the grants
- * can't be read. */
+ * UN_GRANT_COUNT ids above all granted ids, from 100000 on. If the namespace does not map the ids
+ * from 100000 on, chooses unused lower ids, possibly fewer than UN_GRANT_COUNT. Returns false if
+ * there are no such ids, or if the grants can't be read. */
 bool un_free_ids(const struct un_grant_files *files, const struct un_map *const parents[2],
                  struct un_range *found);
 
@@ -462,8 +461,8 @@ enum un_fill {
 };
 
 struct un_id_request {
-    bool map_self;      /* whether to map the caller's own id */
-    uint32_t self;      /* the id that stands for the caller's own id inside the user namespace */
+    bool map_self; /* whether to map the caller's own id */
+    uint32_t self; /* the id inside the user namespace to which the caller's own id is mapped */
     struct un_map more; /* additional extents to map */
     int fill;           /* the other ids to map (enum un_fill) */
 };
@@ -510,9 +509,9 @@ const char *un_writer_name(int writer);
  * another process. Async-signal-safe. */
 bool un_plan_writes_itself(const struct un_plan *plan);
 
-/* Plans how to join the user namespace of a descendant of the caller, whose /proc directory is open
- * as `dir`. Fills in the maps of the namespace, the ids to switch to, and whether to drop the
- * supplementary groups. */
+/* Plans how to join the user namespace of a process that is a descendant of the caller, and whose
+ * /proc directory is open as `dir`. Stores in `plan` the maps of the namespace, the ids to switch
+ * to, and whether to drop the supplementary groups. */
 int un_plan_to_join(int dir, struct un_plan *plan, struct un_error *err);
 /* Makes a plan for the calling process: reads the facts that the request needs, and chooses the
  * maps and their writers. */
@@ -567,9 +566,9 @@ uint64_t un_ns_flag(int ns);
 int un_namespace_create(const struct un_plan *plan, uint64_t flags, const char *child,
                         struct un_namespace *ns, struct un_error *err);
 void un_namespace_close(struct un_namespace *ns);
-/* Moves this process into the namespaces, the user namespace first. First makes this process
- * non-dumpable (PR_SET_DUMPABLE(2const)), so that processes inside can't ptrace it. The caller must
- * have closed all descriptors that processes inside must never obtain. Async-signal-safe. */
+/* Makes this process non-dumpable (PR_SET_DUMPABLE(2const)), so that processes inside can't ptrace
+ * it, and then moves it into the namespaces, the user namespace first. The caller must have closed
+ * all descriptors that processes inside must never obtain. Async-signal-safe. */
 int un_namespace_join(const struct un_namespace *ns, struct un_error *err);
 /* Moves this process, which must be single-threaded, into new namespaces. If `plan` is NULL,
  * creates no user namespace. The process becomes non-dumpable; it is dumpable only while it opens
@@ -707,8 +706,8 @@ int un_reap_exited(int pidfd, struct un_usage *usage);
  * is written (an int, as of waitpid(2)); -1 if there is no pipe.
  */
 void un_be_init(pid_t child, int report);
-/* Kills this process with the signal `sig`, which has killed its child, without a core dump.
- * Returns only if that fails, as it does in PID 1 of a PID namespace. */
+/* Kills this process, without a core dump, by the signal `sig`, which has killed its child. Returns
+ * only on failure: in PID 1 of a PID namespace, the kernel ignores the signal. */
 void un_reraise(int sig);
 /* Waits for a child in place of this process's parent, as usernsctl-exec --fork does, and forwards
  * signals to the child. Signals that arrived before the call are forwarded, too, if they have been
@@ -768,23 +767,22 @@ int un_view_set_owners(struct un_view *view, const struct un_idmap *ids);
 /* Frees the view *view, and sets *view to NULL. Does nothing if *view is NULL. */
 void un_view_free(struct un_view **view);
 
-/* The result of following a path in a sandbox. */
+/* The result of resolving a path in a sandbox. */
 struct un_reached {
-    int errnum;        /* errno with which the path could not be followed; 0 on success */
-    bool is_certain;   /* whether the path will certainly fail with `errnum` in the sandbox, too */
-    bool is_of_gvisor; /* whether only gVisor knows the content of the filesystem to which the path
-                          leads */
+    int errnum;        /* errno of the failed path resolution; 0 on success */
+    bool is_certain;   /* whether the sandbox will certainly report the same errno */
+    bool is_of_gvisor; /* whether the path leads to a filesystem whose content only gVisor knows */
     bool is_implicit;  /* whether the path's last component is a directory that gVisor creates as
                           a parent of a mount point */
-    int fd; /* O_PATH descriptor of the last file, which the caller must close; -1 if the file can't
-               be opened */
-    char inside[UN_PATH_MAX];  /* path in the sandbox to the last file that exists, without symbolic
-                                  links */
+    int fd; /* O_PATH descriptor of the file to which the path leads, which the caller must close;
+               -1 if the file can't be opened */
+    char inside[UN_PATH_MAX];  /* path in the sandbox of the last existing file on the way, without
+                                  symbolic links */
     char missing[UN_PATH_MAX]; /* rest of the path, which does not exist; "" if all of it exists */
 };
 
-/* Follows a path, and the symbolic links in it, as gVisor's kernel will. A relative path begins at
- * the directory `start` of the sandbox. Returns reached->fd, or -1 on failure. */
+/* Resolves a path and its symbolic links as gVisor's kernel will. A relative path begins at the
+ * directory `start` of the sandbox. Returns reached->fd, or -1 on failure. */
 int un_view_follow(const struct un_view *view, const char *start, const char *path,
                    struct un_reached *reached);
 /* Returns whether the sandbox will have a directory at the absolute path `inside`. */
@@ -804,7 +802,7 @@ struct un_command_fault {
 
 /* Returns whether a command would certainly fail in a sandbox, because it is not in the search path
  * `search` or can't be executed. If so, fills in `fault`. `cwd` is the working directory in the
- * sandbox. Files that only gVisor or other users can read are assumed to be executable. */
+ * sandbox. A file that only gVisor or other users can read counts as executable. */
 bool un_view_check_command(const struct un_view *view, const char *command, const char *search,
                            const char *cwd, struct un_command_fault *fault);
 
@@ -861,10 +859,10 @@ int un_launch_parse(const void *bytes, size_t size, struct un_launch **launch,
 int un_filter_check_launch(struct un_error *err);
 /* Fails if a seccomp filter kills callers of a system call that `usernsctl doctor` makes itself. */
 int un_filter_check_doctor(struct un_error *err);
-/* Checks the launch's assumptions about the host, opens its sources, and prepares control groups if
- * the launch needs any. Must be called before the namespaces are entered. `fds` contains, for each
- * source, a descriptor that the caller continues to own, or -1 for a source that this function
- * opens. If `fds` is NULL, this function opens all sources. */
+/* Opens the sources of the launch, checks them against the launch's `assume` records, and prepares
+ * control groups if the launch needs any. Must be called before this process enters the namespaces.
+ * `fds` contains, for each source, a descriptor that the caller continues to own, or -1 for a
+ * source that this function opens. If `fds` is NULL, this function opens all sources. */
 int un_launch_open(struct un_launch *launch, const int *fds, struct un_error *err);
 /* Directories that must never be visible in a sandbox. */
 struct un_hidden {
@@ -898,31 +896,33 @@ const char *un_launch_remedy(const struct un_launch *launch);
 const char *un_launch_filename(const struct un_launch *launch);
 
 /* Fails if a bind mount of one of the sources would expose `directory`, which need not exist yet. A
- * source exposes it if the source contains the directory, is inside the directory, or contains a
- * symbolic link on the directory's path. `fds` are descriptors of the sources, and `names` their
- * names in the error message. Stores the index of the exposing source in *which. */
+ * source exposes the directory if the source contains the directory, is inside it, or contains a
+ * symbolic link that is a component of the directory's path. `fds` are descriptors of the sources,
+ * and `names` their names in the error message. Stores the index of the exposing source in
+ * *which. */
 int un_refuse_to_show(const int *fds, const char *const *names, size_t count, const char *directory,
                       size_t *which, struct un_error *err);
 /* Determines whether a bind mount of an open file or directory would expose an interface of the
- * host's kernel, such as /proc, /sys or /dev. It would if the file is on such a filesystem, by
- * whatever path it was opened, or if such a filesystem is mounted below the directory. Stores the
- * name of the interface in *part, or NULL if there is none. Returns 0, or -1 with errno set. */
+ * host's kernel, such as /proc, /sys or /dev. That is the case if the file is on such a filesystem,
+ * even if it was opened through another mount, or if such a filesystem is mounted below the
+ * directory. Stores the name of the interface in *part, or NULL if there is none. Returns 0, or -1
+ * with errno set. */
 int un_machine_part(int fd, const char **part);
-/* Returns whether to follow a symbolic link that the user `uid` owns. `path` is the path of the
- * link, in which all other symbolic links are resolved. */
+/* Returns whether a symbolic link that the user `uid` owns may be followed. `path` is the path of
+ * the link, in which all other symbolic links are resolved. */
 bool un_owner_is_trusted(uid_t uid, const char *path);
-/* Returns whether other users than the caller and root may write to an open directory, by its mode
- * or its ACL. The owning group does not count if it is root's, or if its gid equals the caller's
- * uid and /etc/group lists no members of it. */
+/* Returns whether the mode or the ACL of an open directory permits users other than the caller and
+ * root to write to it. Write permission of the owning group does not count if the group is root's,
+ * or if its gid equals the caller's uid and /etc/group lists no members of the group. */
 bool un_others_may_write(int directory);
 /* Writes a checksum of an open file's content to `text`. O_PATH suffices for the descriptor. A file
  * of up to 256 KiB is read whole; of a larger file, only the head and samples are read
  * (launch/content.c). Returns 0, or -1 with errno set. */
 #define UN_CONTENT_SUM_ROOM 17
 int un_content_sum(int fd, char text[UN_CONTENT_SUM_ROOM]);
-/* Sets O_APPEND on a descriptor of a regular file that is open for writing, if the offset is the
- * end of the file. Without this flag, gVisor would overwrite the file from its beginning. Returns
- * 0, or -1 with errno set if the descriptor is not open. */
+/* Sets O_APPEND on a descriptor of a regular file that is open for writing, if the file offset is
+ * at the end of the file. Without O_APPEND, gVisor would overwrite the file from its beginning.
+ * Returns 0, or -1 with errno set if the descriptor is not open. */
 int un_append_at_end(int fd);
 
 #endif
