@@ -106,8 +106,8 @@ static int add_user(struct writing *writing)
     un_text_add_number(writing->text, is_mapped ? writing->params->id[UN_UID] : 0);
     un_text_add(writing->text, ", \"gid\": ");
     un_text_add_number(writing->text, is_mapped ? writing->params->id[UN_GID] : 0);
-    /* Omit the supplementary groups in a namespace that maps only one id, because it does not map
-     * them, not even those that /etc/group lists for root. */
+    /* Omit the supplementary groups in a namespace that maps only one id, because such a namespace
+     * does not map their gids. */
     if (is_mapped && !(writing->maps && has_one_id(writing->maps)))
         add_groups(writing);
     un_text_add(writing->text, "}");
@@ -115,8 +115,8 @@ static int add_user(struct writing *writing)
 }
 
 /* Adds the arguments that make usernsctl-verify map the command's ids in a nested user namespace of
- * gVisor. Does nothing if the sandbox's user namespace maps the command's ids itself. A namespace
- * that does not map them maps only id 0, which runsc needs. */
+ * gVisor. Does nothing if the sandbox's user namespace maps the command's ids itself. Otherwise the
+ * sandbox's user namespace maps only id 0, which runsc needs (un_config_check_user()). */
 static void add_nested_ids(struct writing *writing)
 {
     if (is_user_mapped(writing->params, writing->maps))

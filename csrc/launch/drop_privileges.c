@@ -1,13 +1,13 @@
 /*
- * Dropping the privileges that runsc does not need. Those that it needs were found by trial.
- * hardening.for_run() in Python drops the same privileges.
+ * Dropping the privileges that runsc does not need. Which privileges runsc needs was found by
+ * trial. hardening.for_run() in Python drops the same privileges.
  *
  * - no_new_privs is set, so that runsc and its children can't gain privileges from a set-user-id
  *   program.
- * - The bounding set is reduced to the capabilities that runsc needs, so that these limit what
- *   runsc can change in the namespaces in which it was started. The sandbox itself runs in a nested
- *   user namespace. Its bounding set is full at first (user_namespaces(7)), but its capabilities
- *   have no effect outside that namespace.
+ * - The bounding set is reduced to the capabilities that runsc needs, so that runsc can't use
+ *   others to change the namespaces in which it was started. The sandbox itself runs in a nested
+ *   user namespace, where the bounding set is full at first (user_namespaces(7)). But capabilities
+ *   in the nested namespace have no effect outside of it.
  */
 #include "base/base.h"
 #include "launch/launch.h"
@@ -38,7 +38,8 @@ static int drop_bounding(uint64_t kept, struct un_error *err)
     for (unsigned long cap = 0; cap < 64; cap++) {
         int has = kept & BIT(cap) ? 0 : prctl(PR_CAPBSET_READ, cap, 0, 0, 0);
         if (has < 0 && errno == EINVAL)
-            /* PR_CAPBSET_READ fails with EINVAL for a number above the kernel's last capability */
+            /* PR_CAPBSET_READ fails with EINVAL for a number above that of the kernel's last
+             * capability. */
             return 0;
         if (has < 0 || (has && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0)))
             return un_fail_errno(err, UN_STEP_CAPABILITIES, "bounding set");

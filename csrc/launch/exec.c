@@ -77,12 +77,12 @@ static int build_exec_args(struct un_launch *launch, const struct un_launch_para
 
 /*
  * Sets O_APPEND on the open file `fd` if the file is a regular file that is open for writing, and
- * the caller's offset is at its end.
+ * the file offset is at the end of the file.
  *
- * gVisor has its own offset for each open file, which begins at 0. Without O_APPEND, the sandbox's
- * output would overwrite the file, and if standard output and standard error were the same file,
- * they would overwrite each other. At the end of the file, appending is equivalent to writing at
- * the offset.
+ * gVisor keeps a file offset of its own for each open file, which is 0 at first. Without O_APPEND,
+ * the sandbox's output would overwrite the file, and if standard output and standard error were the
+ * same file, they would overwrite each other. With the offset at the end of the file, writing with
+ * O_APPEND has the same effect as writing at the offset.
  */
 int un_append_at_end(int fd)
 {

@@ -144,23 +144,27 @@ void un_text_free(struct un_text *text);
 
 /* ---- walk.c: resolving a path component by component ----------------------------------------- */
 
-/* Maximum number of files on a resolved path. Each of them stays open. */
+/* Maximum number of components that a trail contains at a time. A descriptor of each component
+ * stays open until ".." or an absolute symbolic link removes the component, or the trail is
+ * closed. */
 #define UN_TRAIL_MAX 256
 /* Maximum number of symbolic links in a path, as in the kernel (path_resolution(7)). */
 #define UN_LINKS_MAX 40
 
-/* A file or directory on the path of a trail. */
+/* A component of the path of a trail: the root directory, another directory, or the last file. */
 struct un_place {
-    int fd; /* O_PATH descriptor of the file, or -1 for a directory that only gVisor will create */
+    int fd; /* O_PATH descriptor of the component, or -1 for a directory that only gVisor will
+               create */
     bool is_ours;
-    size_t length; /* length of this file's path, which is a prefix of trail->path */
+    size_t length; /* length of the path of this component, which is a prefix of trail->path */
 };
 
-/* The state of a path resolution: the files from the root directory to the last file reached. */
+/* The state of a path resolution: the components from the root directory to the file that was
+ * reached last. */
 struct un_trail {
-    /* path of the last file reached, without symbolic links; "" for the root directory */
+    /* path of the file that was reached last, without symbolic links; "" for the root directory */
     char path[UN_PATH_MAX];
-    /* the files on the path, starting with the root directory */
+    /* the components of `path`, starting with the root directory */
     struct un_place place[UN_TRAIL_MAX];
     size_t count;
     /* the rest of the path, which does not exist; "" if the whole path exists */
@@ -234,8 +238,9 @@ un_lookup_function un_lookup_any_link;
  * `fd`: the kernel does not bind-mount a file by a descriptor from another mount namespace. Returns
  * a descriptor, or -1 with errno set, which is ESTALE if the path leads to another file. */
 int un_open_here(int fd, const char *path);
-/* Returns whether a group contains only the caller and root. That is assumed of root's group, and
- * of the caller's group if its gid equals the caller's uid and /etc/group lists no members. */
+/* Returns whether a group counts as private, that is, as without members other than the caller and
+ * root. Root's group is private. The caller's group is private if its gid equals the caller's uid
+ * and /etc/group lists no members of the group. */
 bool un_group_is_private(gid_t gid);
 
 /* ---- kernel_files.c: bind mounts that expose the kernel -------------------------------------- */
@@ -271,8 +276,8 @@ const struct un_cover *un_view_cover_at(const struct un_view *view, const char *
 /* ---- command.c: looking up the command in the sandbox ---------------------------------------- */
 
 /* Checks the command in `params` by un_view_check_command(), so that a missing command is reported
- * before runsc is started. What can be decided only in the sandbox is checked there by
- * usernsctl-verify. */
+ * before runsc is started. usernsctl-verify later checks in the sandbox what can't be decided
+ * here. */
 int un_launch_check_command(struct un_launch *launch, const struct un_launch_params *params,
                             struct un_error *err);
 
@@ -386,9 +391,9 @@ static inline bool un_is_public(mode_t mode)
 }
 
 /* Copies the contents of the directory `source` recursively into the empty directory `target`.
- * Preserves modes and symbolic links. Creates an empty file or directory in place of one that not
- * every user may read, bind-mounts files above the size limits instead of copying them, and skips
- * devices, FIFOs and sockets. */
+ * Preserves modes and symbolic links. Replaces a file or directory that not every user may read by
+ * an empty one, bind-mounts files above the size limits instead of copying them, and skips devices,
+ * FIFOs and sockets. */
 int un_snapshot(struct un_launch *launch, int source, int target, struct un_error *err);
 
 /* ---- private.c: hiding files that not every user may read ------------------------------------ */

@@ -51,8 +51,9 @@ int un_place_fail_missing(struct un_launch *launch, const struct un_trail *trail
                    wanted, *absent ? absent : "/");
 }
 
-/* Returns whether entries can be created in the directory of the trail with the index `at`. Also
- * returns true if a later check reports more precisely why they can't. */
+/* Returns whether usernsctl can create entries in the directory with the index `at` of the trail.
+ * Also returns true in cases in which usernsctl can't, but a later check reports the reason more
+ * precisely. */
 static bool may_make_entries(const struct un_launch *launch, const struct un_trail *trail,
                              size_t at, struct stat *status)
 {
@@ -64,8 +65,9 @@ static bool may_make_entries(const struct un_launch *launch, const struct un_tra
 }
 
 /* Returns whether a user other than the caller and root could replace entries of the directory with
- * the index `at`, while runsc resolves a path through it. Also trusts the owner of the host's root
- * directory, as whom root appears in a namespace that does not map root. */
+ * the index `at` while runsc resolves a path through that directory. In a namespace that does not
+ * map root, root's files seem to belong to another uid, so the owner of the host's root directory
+ * is trusted as well. */
 static bool may_change(const struct un_launch *launch, const struct un_trail *trail, size_t at)
 {
     struct stat status;

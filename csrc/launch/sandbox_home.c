@@ -45,9 +45,9 @@ static int hide_found_home(struct un_launch *launch, const char *home, struct un
     if (file >= 0 && un_root_status(launch, file, home, &status, err))
         return -1;
     if (is_complete && kept && file >= 0)
-        /* Fail only if the caller, whose uid is 0 in the namespace, owns the directory. Service
-         * users may have a system directory such as /bin as their home, and such a directory must
-         * stay visible. */
+        /* Fail only if the directory belongs to the caller, whose uid is 0 in the namespace. The
+         * home directory of a service user may be a system directory such as /bin, which belongs to
+         * root and must stay visible. */
         return status.st_uid == 0 ? refuse_home(launch, home, kept, err) : 0;
     /* Create the missing directories in the root filesystem, unless they would lie in a directory
      * of the host. Mount an empty directory on an existing home directory of the host. */

@@ -1,5 +1,5 @@
-/* Opening the source files of a launch before the namespaces are entered, and checking that the
- * host is still as the launch assumes. */
+/* Opening the source files of a launch before this process enters the namespaces, and checking that
+ * the programs among them have not changed since the launch was frozen. */
 #include "base/base.h"
 #include "launch/launch.h"
 #include "sys/sys.h"
