@@ -96,8 +96,8 @@ static int no_range(int kind, const struct un_facts *facts, struct un_error *err
     const char *file = un_kinds[kind].subid;
     const char *notice = facts->notices.len ? facts->notices.text[0] : "";
     const char *separator = *notice ? "; " : "";
-    /* If the uid has no name, report that instead of the missing grant: the helpers reject such a
-     * uid even if it has a grant. */
+    /* If the uid has no name, report the missing name instead of the missing grant: the helpers
+     * reject a uid without a name even if it has a grant. */
     if (!facts->user[0])
         return un_fail(err, UN_STEP_PLAN, 0, "no-passwd-entry",
                        "%s grants no %s to uid %" PRIu32 ", which has no name in /etc/passwd%s%s",

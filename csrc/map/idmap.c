@@ -3,7 +3,7 @@
 
 #include <inttypes.h>
 
-/* The kernel rejects maps with the id (uid_t)-1. */
+/* The id (uid_t)-1, which the kernel rejects in maps. */
 #define NO_ID UINT32_MAX
 
 static const char *read_map_id(const char *text, uint32_t *id)

@@ -5,7 +5,7 @@
 
 #include <inttypes.h>
 
-/* The kernel's default for the id that it shows in place of ids without a mapping
+/* The default of the overflow id, which the kernel shows in place of unmapped ids
  * (/proc/sys/kernel/overflowuid). */
 #define OVERFLOW_ID 65534
 
@@ -178,8 +178,8 @@ static int64_t inside_id(const struct un_map *map, uint32_t own)
     return un_map_find(map, UN_INSIDE, 0) ? 0 : -1;
 }
 
-/* The supplementary groups must be dropped if the process gets another gid in the parent namespace,
- * unless setgroups(2) is denied. */
+/* The process must drop its supplementary groups if its gid in the parent namespace changes, unless
+ * setgroups(2) is denied. */
 void un_plan_become(struct un_plan *plan, uint32_t uid, uint32_t gid)
 {
     plan->is_root = uid == 0;
@@ -252,10 +252,11 @@ bool un_plan_writes_itself(const struct un_plan *plan)
     return true;
 }
 
-/* Returns whether a plan needs the maps of the current user namespace. The caller's own id alone
- * usually needs no check, because the kernel denies unshare(2) to a caller with unmapped ids. An
- * exception is the overflow id, which may stand for an unmapped id. Another is uid 0: the kernel
- * version decides whether mapping it requires CAP_SETFCAP. */
+/* Returns whether a plan depends on the maps of the current user namespace or on the kernel
+ * version. A map can contain only ids that the current user namespace maps. For a plan with only
+ * the caller's own id, this need not be checked, because the kernel denies unshare(2) to a caller
+ * with unmapped ids. There are two exceptions: the overflow id may stand for an unmapped id, and
+ * whether mapping uid 0 requires CAP_SETFCAP depends on the kernel version. */
 bool un_plan_needs_parents(const struct un_request *request, const struct un_facts *facts)
 {
     for (int kind = UN_UID; kind <= UN_GID; kind++) {

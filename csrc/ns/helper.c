@@ -179,8 +179,8 @@ static const char *cause_of_exec(const struct un_error *err)
 }
 
 /* Reads the pid of a process whose /proc directory is open as `dir`. The pid must come from that
- * directory: the helpers use the same procfs, which may belong to another PID namespace than this
- * process. */
+ * directory: the helpers use the same procfs, which may belong to a PID namespace other than that
+ * of this process. */
 static int read_target_pid(int dir, char *pid, size_t size, struct un_error *err)
 {
     if (un_read_file(dir, "stat", pid, size) < 0)

@@ -13,8 +13,8 @@ struct un_start {
     bool has_second;     /* whether the child forks a second child (un_task_has_second()) */
     bool is_empty;       /* whether the child inherits only the descriptors of its task */
     int timeout_ms;      /* timeout for all messages together, in milliseconds; -1 for none */
-    /* The child calls prepare(arg, err), which must be async-signal-safe, before it executes the
-     * child program, unless is_empty is set. */
+    /* Unless is_empty is set, the child calls prepare(arg, err) before it executes the child
+     * program. The function must be async-signal-safe. */
     int (*prepare)(const void *arg, struct un_error *err);
     const void *arg;
     const char *const *environment; /* environment of the command; NULL for an empty one */

@@ -98,10 +98,10 @@ static void read_comm(pid_t pid, char name[64])
     un_read_file(AT_FDCWD, path, name, 64);
 }
 
-/* Returns a pidfd of the process `pid`, or -1 unless it seems to be a fork of the process `first`:
- * a fork inherits the name (proc_pid_comm(5)), so the names are compared. The pid alone proves
- * nothing: it may be reused, it may be valid in another PID namespace only, or the process may be
- * an adopted orphan. */
+/* Returns a pidfd of the process `pid` if it seems to be a fork of the process `first`, that is, if
+ * both have the same name, which a fork inherits (proc_pid_comm(5)). Otherwise returns -1. The pid
+ * alone proves nothing: it may have been reused, it may be valid only in another PID namespace, or
+ * the process may be an adopted orphan. */
 static int open_copy(pid_t pid, pid_t first)
 {
     char names[2][64];
@@ -116,7 +116,7 @@ static int open_copy(pid_t pid, pid_t first)
 }
 
 /* Returns a pidfd of a second child that has not sent a message, or -1 if it is not found. Root in
- * the namespaces may have stopped both children, so that neither sends one.
+ * the namespaces may have stopped both children, before they could send a message.
  *
  * Kills the first child, so that it can't fork any more. Then takes the next process in the list of
  * this thread's children: the list is in order of creation (proc_tid_children(5)), and only the
@@ -240,8 +240,8 @@ static int watch_parent_and_spawn(struct un_spawn *spawn, pid_t *pid, int *pidfd
     return failed;
 }
 
-/* Starts the command. If the child can't write the maps itself, because they contain other ids than
- * the caller's own, this process first creates the user namespace. */
+/* Starts the command. If the child can't write the maps itself, because they contain ids other than
+ * the caller's own, this process creates the user namespace first. */
 static int make_and_spawn(struct un_spawn *spawn, pid_t *pid, int *pidfd, struct un_error *err)
 {
     struct un_namespace created;

@@ -148,8 +148,8 @@ static int execute_program(void *arg)
 }
 
 /* Receives the parent's end of the socket for messages, and then sends the byte for which the child
- * waits. The child must wait, because only messages on this socket tell the parent which processes
- * to kill. */
+ * program waits before it starts the command (child/enter.c). Without the socket, this process
+ * would not learn which processes to kill after a failure. */
 static int receive_socket(int handover, struct un_start *start, struct un_error *err)
 {
     struct un_received received;

@@ -1,12 +1,12 @@
 /*
- * A seccomp filter that prevents runsc's processes from registering for membarrier(2). At startup,
- * each process of runsc registers for private expedited membarriers. The process already has
- * threads then, so the kernel waits for an RCU grace period, 10 ms and more. The start of a sandbox
- * includes four such waits in sequence. Only gVisor's kvm platform uses membarriers, and since
- * release 20260714 only that platform registers. For a registration, the filter returns success,
- * because runsc would print any error to the command's output. Membarriers themselves still reach
- * the kernel, and fail with EPERM, because the process is not registered. So runsc can't assume a
- * membarrier that did not happen.
+ * A seccomp filter that prevents runsc's processes from registering for membarrier(2). Before
+ * release 20260714, each process of runsc registers at startup for private expedited membarriers,
+ * although only gVisor's kvm platform uses membarriers. The process already has threads then, so
+ * the kernel waits for an RCU grace period, 10 ms and more, and the start of a sandbox includes
+ * four such waits in sequence. The filter makes the registration return success, because runsc
+ * would print any error to the command's output. A later membarrier still reaches the kernel, which
+ * fails it with EPERM because the process is not registered. So runsc never mistakes a membarrier
+ * that did not happen for a successful one.
  */
 #include "sys/sys.h"
 

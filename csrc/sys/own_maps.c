@@ -49,10 +49,11 @@ static int write_files(const char *const text[UN_MAP_FILES], const int fd[UN_MAP
     return 0;
 }
 
-/* Opens the map files of this process while it is non-dumpable. Its files in /proc then belong to
- * uid 0 of the user namespace in which its program was executed (proc_pid(5)), or, on old kernels,
- * of the initial user namespace. If this process is that uid 0, it tries to open the files as they
- * are. Otherwise, or if that fails, it is dumpable while it opens them. */
+/* Opens the map files of this process, which is non-dumpable. The files of a non-dumpable process
+ * in /proc belong to uid 0 of the user namespace in which its program was executed (proc_pid(5)),
+ * or, on old kernels, to uid 0 of the initial user namespace. If this process is that uid 0, it
+ * tries to open the files while it is non-dumpable. Otherwise, or if that fails, it becomes
+ * dumpable while it opens them. */
 static int open_while_hidden(int dir, const struct un_own_maps *maps,
                              const char *const text[UN_MAP_FILES], int fd[UN_MAP_FILES],
                              struct un_error *err)

@@ -51,8 +51,8 @@ int un_capability_count(void)
 {
     for (int count = 0; count < 64; count++)
         if (prctl(PR_CAPBSET_READ, count, 0, 0, 0) < 0)
-            /* The kernel itself fails with EINVAL for a capability that does not exist. Any other
-             * errno comes from a seccomp filter. */
+            /* Without a seccomp filter, prctl(2) fails only with EINVAL, for the first number that
+             * is not a capability of this kernel. Any other errno comes from a filter. */
             return errno == EINVAL ? count : -1;
     return 64;
 }

@@ -16,17 +16,18 @@ bool un_stdio_is_terminal(void)
     return true;
 }
 
-/* Returns whether standard input and output are the same terminal, and this process group is in its
- * foreground. If only one of them is the terminal, its mode must not be restored: in `command |
- * less`, less is in the foreground, too, and has set the mode that it needs. */
+/* Returns whether standard input and output are the same terminal, and this process group is the
+ * foreground process group of that terminal. If only one of the two is the terminal, the mode of
+ * the terminal must not be restored: in `command | less`, less belongs to the foreground process
+ * group, too, and has set the mode that it needs. */
 static bool has_terminal(void)
 {
     return tcgetpgrp(0) == getpgrp() && tcgetpgrp(1) == getpgrp();
 }
 
-/* Returns whether this process group is in the foreground of the terminal. If a child has made
- * another group the foreground group, and that group no longer exists, first makes this group the
- * foreground group again. */
+/* Returns whether this process group is the foreground process group of the terminal. If a child
+ * has made another group the foreground process group, and that group no longer exists, first makes
+ * this group the foreground process group again. */
 static bool take_foreground(void)
 {
     pid_t group = tcgetpgrp(0);

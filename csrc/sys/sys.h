@@ -29,7 +29,7 @@ enum {
 
 struct un_clone {
     uint64_t flags;     /* CLONE_... flags; CLONE_VM requires CLONE_VFORK, except with `stack` */
-    int (*run)(void *); /* runs in the child, which exits with its result */
+    int (*run)(void *); /* called by the child, which exits with the result */
     void *arg;
     int cgroup;      /* directory descriptor of the child's cgroup, with UN_CLONE_INTO_CGROUP */
     int exit_signal; /* signal for the parent when the child exits; 0 for none */
@@ -80,9 +80,9 @@ void un_restore_signals(void);
  * Async-signal-safe. */
 int un_pidfd_open(pid_t pid);
 
-/* Waits until a descriptor is readable; a pidfd is readable once its process has exited. `timeout`
- * is in milliseconds, and -1 waits for ever. Returns 1 if the descriptor is readable, 0 at the
- * timeout, or -1 with errno set. Async-signal-safe. */
+/* Waits until a descriptor is readable; a pidfd is readable once its process has exited. A
+ * timeout_ms of -1 waits for ever. Returns 1 if the descriptor is readable, 0 if the timeout has
+ * expired, or -1 with errno set. Async-signal-safe. */
 int un_wait_readable(int fd, int timeout_ms);
 
 /* Waits for the exit of the child to which `pidfd` refers, and reaps it. Returns false if its
@@ -153,8 +153,9 @@ int un_run_jobs(struct un_job *jobs, size_t count, int timeout_ms, struct un_err
 
 /* Makes this process non-dumpable until its next execve(2) (PR_SET_DUMPABLE(2const)). To ptrace it,
  * another process then needs CAP_SYS_PTRACE in the user namespace in which this process's program
- * was executed. A change of credentials may reset the attribute (/proc/sys/fs/suid_dumpable). If
- * this function fails, the process must not enter a namespace. Async-signal-safe. */
+ * was executed. A change of credentials may reset the dumpable attribute
+ * (/proc/sys/fs/suid_dumpable). If this function fails, the process must not enter a namespace.
+ * Async-signal-safe. */
 int un_hide_process(struct un_error *err);
 
 /* Opens /proc/self. Returns a descriptor. On failure, fills in `err` and returns -1.
@@ -162,7 +163,7 @@ int un_hide_process(struct un_error *err);
 int un_open_self(struct un_error *err);
 
 /* If the errno of `err` is ENOENT, as for a missing file in /proc, and /proc/self can't be opened
- * either, replaces `err` by that error. Returns -1. */
+ * either, replaces `err` by the error of opening /proc/self. Returns -1. */
 int un_blame_missing_proc(struct un_error *err);
 
 /* ---- namespaces.c: the types of namespaces, and joining them --------------------------------- */
@@ -184,8 +185,8 @@ int un_namespace_join_one(int fd, int ns, struct un_error *err);
 
 /*
  * The map files of /proc/PID, in the order in which they must be written. An unprivileged process
- * must write "deny" to setgroups before it writes gid_map; afterwards it can't (user_namespaces(7),
- * "The /proc/PID/setgroups file").
+ * must write "deny" to setgroups before it writes gid_map; after gid_map, the kernel no longer
+ * accepts "deny" (user_namespaces(7), "The /proc/PID/setgroups file").
  */
 enum { UN_FILE_SETGROUPS, UN_FILE_UID_MAP, UN_FILE_GID_MAP, UN_MAP_FILES };
 
@@ -258,12 +259,13 @@ extern const struct un_probe_calls un_launch_calls, un_ranges_calls, un_helper_c
 /*
  * Returns whether a seccomp filter forbids one of `calls`. If so, fills in `err`.
  *
- * System calls are tried in advance for two reasons. A process that a filter kills can't report the
- * cause (seccomp(2), SECCOMP_RET_KILL_PROCESS); this is what systemd's SystemCallFilter= does by
- * default. And if a filter returns an error instead, a program such as runsc may wait for ever or
- * report something else.
+ * System calls are tried in advance for two reasons. A filter may kill the caller, as systemd's
+ * SystemCallFilter= does by default, and a killed process can't report the cause (seccomp(2),
+ * SECCOMP_RET_KILL_PROCESS). And if a filter returns an error instead, a program such as runsc may
+ * wait for ever or report something else.
  *
- * A child tries the calls. That takes time, so it is skipped if this process has no filter.
+ * A child tries the calls. Because the tries take time, none are made if this process has no
+ * filter.
  */
 bool un_filter_forbids(const struct un_probe_calls *calls, struct un_error *err);
 
@@ -271,8 +273,8 @@ bool un_filter_forbids(const struct un_probe_calls *calls, struct un_error *err)
 
 /* Makes the kernel send the signal `sig` to this process when its parent dies
  * (PR_SET_PDEATHSIG(2const)). Fails if the parent has died already, because the signal would then
- * never be sent. That is checked by the parent's pidfd, because getppid(2) returns 0 in a new PID
- * namespace. Async-signal-safe. */
+ * never be sent. `parent_pidfd` shows whether the parent has died; getppid(2) does not, because it
+ * returns 0 in a new PID namespace. Async-signal-safe. */
 int un_die_with_parent(int sig, int parent_pidfd, struct un_error *err);
 
 /* The architecture in the data of seccomp filters (linux/audit.h). */
@@ -304,13 +306,13 @@ size_t un_sort_fds(int *fds, size_t count);
 int un_close_fds_at_exec(const int *keep, size_t keep_count, struct un_error *err);
 /* Sets close-on-exec on all descriptors. Async-signal-safe. */
 void un_close_all_fds_at_exec(void);
-/* Grows the descriptor table of this process, which its descendants inherit, to 512 entries. Opens
- * an unused descriptor at the end, which gVisor closes.
+/* Grows the descriptor table of this process to 512 entries, by opening an unused descriptor, which
+ * gVisor closes. Descendants inherit the size of the table.
  *
- * Otherwise gVisor's sandbox process would grow its table, because it duplicates the command's
- * stdio to numbers above 255. When the table of a process with threads grows, the kernel waits for
- * an RCU grace period (10 ms and more). Does nothing if RLIMIT_NOFILE is lower.
- * Async-signal-safe. */
+ * gVisor's sandbox process duplicates the command's stdio to numbers above 255, and would otherwise
+ * grow its own table when it already has threads. When the table of a process with threads grows,
+ * the kernel waits for an RCU grace period (10 ms and more). Does nothing if RLIMIT_NOFILE is
+ * lower. Async-signal-safe. */
 void un_make_fd_room(void);
 
 /* ---- open_files.c: lowering the limit of open descriptors ------------------------------------ */
@@ -331,9 +333,9 @@ void un_use_processors(uint64_t count);
 /* ---- null_device.c: opening /dev/null -------------------------------------------------------- */
 
 /* Opens /dev/null with the flags `mode`, such as O_RDWR, and close-on-exec. Root in the namespaces
- * of this process may have mounted another file there, such as a FIFO. So this function never
- * blocks, and fails with ENODEV unless the file is the null device. Returns a descriptor, or -1
- * with errno set. */
+ * of this process may have mounted another file on /dev/null, such as a FIFO. So this function
+ * never blocks, and fails with ENODEV unless the file is the null device. Returns a descriptor, or
+ * -1 with errno set. */
 int un_open_null(int mode);
 /* Opens /dev/null as each of the descriptors 0 to 2 that is closed, so that no other file gets
  * these numbers. Does not set close-on-exec. Returns 0, or -1 with errno set. */
@@ -358,9 +360,10 @@ void un_own_stdio(void);
  * of it was sent. Async-signal-safe. */
 bool un_send(int socket, const void *data, size_t size, const int *fds, size_t count);
 
-/* Receives a message of at most `size` bytes that contains no descriptors or `count` of them (at
- * most UN_MESSAGE_FDS). *got becomes their number. Returns the number of bytes, 0 at end of file,
- * or -1 with errno set. Any other number of descriptors is an error (EBADMSG). */
+/* Receives a message of at most `size` bytes, which must contain either no descriptors or `count`
+ * descriptors (at most UN_MESSAGE_FDS), and stores the number of descriptors in *got. Returns the
+ * number of bytes, 0 at end of file, or -1 with errno set: EBADMSG for any other number of
+ * descriptors. */
 ssize_t un_receive(int socket, void *data, size_t size, int *fds, size_t count, size_t *got);
 
 /* ---- bare_command.c: starting a command in the caller's namespaces --------------------------- */
@@ -370,8 +373,8 @@ ssize_t un_receive(int socket, void *data, size_t size, int *fds, size_t count, 
 
 bool un_spawn_is_bare(const struct un_spawn *spawn);
 
-/* Starts a bare command. If spawn->signals is NULL, it has the caller's signal mask. If the child
- * can't be created, the error has the step UN_STEP_CLONE and no cause. */
+/* Starts a bare command. If spawn->signals is NULL, the command has the caller's signal mask. If
+ * the child can't be created, the error has the step UN_STEP_CLONE and no cause. */
 int un_spawn_bare(const struct un_spawn *spawn, pid_t *pid, int *pidfd, struct un_error *err);
 
 /* Sets stdio, umask, session, process group and close-on-exec in a child before it executes a
@@ -424,9 +427,9 @@ struct un_watched_child {
 /*
  * Forwards signals to the child until it exits. All signals must be blocked (un_block_signals()),
  * and SIGCHLD must not be ignored. When the command stops, this process stops itself, so that the
- * shell notices. Only PID 1 of a PID namespace does not stop itself: the kernel ignores SIGSTOP for
- * it, and no process would notice. Also reaps all other children, because orphans become children
- * of PID 1.
+ * shell notices the stop. Only PID 1 of a PID namespace does not stop itself, because the kernel
+ * ignores a SIGSTOP that PID 1 sends to itself, and no process waits for that stop. Also reaps all
+ * other children, because orphans become children of PID 1.
  */
 void un_pass_on_until_end(struct un_watched_child *child, un_pass_on *pass_on, void *arg);
 
