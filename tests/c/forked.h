@@ -20,7 +20,7 @@ static inline int wait_for(pid_t pid)
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
-/* Calls `run` in a child process, which exits with the result. Returns the exit status. */
+/* Calls `run` in a child process, which exits with the result of `run`. Returns the exit status. */
 static inline int forked(int (*run)(void *), void *arg)
 {
     pid_t pid = fork();

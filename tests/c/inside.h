@@ -33,8 +33,8 @@ static inline void make_directory(const char *path, mode_t mode)
     CHECK_INT(chmod(path, mode), 0);
 }
 
-/* Enters a new user namespace, as root, and a new mount namespace. Mounts an empty tmpfs on /tmp,
- * creates /tmp/scratch, and changes to /tmp. */
+/* Enters a new mount namespace and a new user namespace, in which this process is root. Mounts an
+ * empty tmpfs on /tmp, creates /tmp/scratch, and changes to /tmp. */
 static inline void enter_inside(void)
 {
     struct un_error err;

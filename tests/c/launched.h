@@ -38,7 +38,7 @@ static inline void add_line(struct draft *draft, const char *line)
     add_word(draft, word);
 }
 
-/* Writes the header of a launch file and then `lines`, which NULL terminates. */
+/* Writes the header of a launch file and then `lines`, which is terminated by NULL. */
 static inline void write_draft(struct draft *draft, const char *const *lines)
 {
     draft->size = 0;

@@ -26,7 +26,7 @@ static inline void need_user_namespaces(void)
     exit(must ? 1 : 0);
 }
 
-/* Plans maps with which the ids of this process are `uid` and `gid` in the user namespace. */
+/* Plans maps by which the ids of this process become `uid` and `gid` in the user namespace. */
 static inline void plan_own_ids(uint32_t uid, uint32_t gid, struct un_plan *plan)
 {
     struct un_request request;

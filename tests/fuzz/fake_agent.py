@@ -113,7 +113,7 @@ def agent(answer: Callable[[socket.socket], object], **options: Any) -> Iterator
 
 
 def send_messages(answers: Answers) -> Callable[[socket.socket], None]:
-    """Return an `answer` for :class:`FakeAgent` that sends `answers` without blocking."""
+    """Return the argument `answer` of :class:`FakeAgent` to send `answers` without blocking."""
 
     def answer(own: socket.socket) -> None:
         own.setblocking(False)

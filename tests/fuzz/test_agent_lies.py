@@ -130,7 +130,7 @@ def test_long_arguments_are_sent_apart_and_too_long_ones_raise() -> None:
 
 
 def outcome_timeout(answers: list[bytes | None], short: float) -> float:
-    """Return PATIENCE if `answers` end a command or its start, otherwise the timeout `short`."""
+    """Return the timeout in s: PATIENCE if `answers` end a command or its start, else `short`."""
     begin = (answers[:1], answers[:2])
     is_end = begin[0] in ([None], [b""]) or begin[1] in ([STARTED, ENDED], [STARTED, None])
     return PATIENCE if is_end else short

@@ -178,9 +178,9 @@ def test_malformed_records_leak_no_descriptor() -> None:
 )
 @EXAMPLES
 def test_symlinks_that_pass_the_check_stay_in_the_tree(found: list[bytes], depth: int) -> None:
-    """Check that links stay in the copied tree if leads_out() accepts them.
+    """Check that links for which leads_out() returns False lead to files in the copied tree.
 
-    The links are at several depths below the copy's root.
+    The links are at several depths below the root of the tree.
     """
     with directory() as parent:
         here = parent / "copy"

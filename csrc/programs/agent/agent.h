@@ -44,12 +44,14 @@ int agent_set_caps(uint64_t wanted);
 
 /* ---- entries.c: listing a directory without libc --------------------------------------------- */
 
-/* A callback for one directory entry. Returns whether to continue the listing. */
+/* A callback that receives the name of a directory entry. Returns whether to continue the
+ * listing. */
 typedef bool agent_take_entry(const char *name, void *arg);
 
 /* Calls `take` for each entry of the directory `name` in `dir`, except "." and "..". Opens a new
- * descriptor on each call, so that several processes can list the directory at the same time.
- * Returns whether the whole directory was listed. If not, errno is set. */
+ * descriptor on each call, so that several processes can list the directory at the same time. Stops
+ * when `take` returns false. Returns whether the whole directory was listed; after a failed system
+ * call, errno is set. */
 bool agent_each_entry(int dir, const char *name, agent_take_entry *take, void *arg);
 
 /* ---- message.c: parsing a message that requests a command ------------------------------------ */
@@ -282,8 +284,8 @@ void agent_kill_while_stopped(int proc, pid_t root);
 struct agent_killing {
     /* Reaps children that have exited. Returns whether any child remains. */
     bool (*reap)(void *arg);
-    /* Makes the agent call agent_kill_while_stopped() for the calling process. NULL if that is not
-     * allowed. */
+    /* Makes the agent kill the descendants of the calling process by agent_kill_while_stopped().
+     * NULL if that is not allowed. */
     void (*get_help)(void *arg);
     void *arg;
     pid_t group; /* process group that contains only descendants of this process, or 0 */
@@ -307,7 +309,8 @@ struct agent_start {
     struct agent_wait wait; /* parameters of the wait for the execve(2); wait.fd is ignored */
     /* top of the stack for the command, or NULL to use the parent's stack */
     void *stack;
-    /* whether `stdio` is the terminal that becomes the command's controlling terminal */
+    /* whether the descriptors in `stdio` refer to the terminal that becomes the command's
+     * controlling terminal */
     bool has_terminal;
     int step;   /* result: the step that has failed (AGENT_STEP_...), or 0 */
     int errnum; /* result: the errno of the failed step */

@@ -174,9 +174,9 @@ static int current_directory(const struct copy *copy)
     return copy->depth ? copy->levels[copy->depth - 1].fd : copy->parent;
 }
 
-/* Reads the name of an entry from the input into `name`. Returns the name of the file to create,
- * which for the tree itself is copy->name, or NULL if the name is invalid or not allowed at this
- * point. */
+/* Reads the name of an entry from the input into `name`. Returns the name of the file to create, or
+ * NULL if the name is invalid or not allowed at this point. The root of the tree gets the name
+ * copy->name. */
 static const char *take_entry_name(struct copy *copy, size_t size, char *name)
 {
     if (copy->in_file || copy->is_complete || size > AGENT_NAME_MAX ||

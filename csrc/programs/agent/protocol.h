@@ -121,7 +121,8 @@ enum {
     AGENT_DATA,  /* a part of a file's contents follows */
     /* end of a directory or file; `mode` is 1 if the file has changed while it was read */
     AGENT_LEAVE,
-    /* the copy has failed with the errno `mode`; the path in the copied tree follows */
+    /* the copy has failed: `mode` is the errno, and the path of the failed file in the tree
+     * follows */
     AGENT_STOPPED,
     AGENT_DONE,
 };

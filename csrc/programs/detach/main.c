@@ -93,7 +93,7 @@ static int start_sandbox(struct sandbox_wait *wait, const int fds[FDS], char **a
 }
 
 /* Writes a byte to the pipe `started`, so that the parent of this process exits. Then waits for the
- * end of the sandbox, and writes its exit status to the file "status". */
+ * end of the sandbox, and writes the sandbox's exit status to the file "status". */
 static void keep_sandbox(struct sandbox_wait *wait, const int fds[FDS], int started, pid_t sandbox)
 {
     char status[16];
@@ -106,8 +106,8 @@ static void keep_sandbox(struct sandbox_wait *wait, const int fds[FDS], int star
     un_write_all(started, "+", 1);
     close(started);
     wait->end_fds[0] = wait->end_fds[1] = -1;
-    /* Leave the creator's working directory, so that its filesystem can be unmounted while the
-     * sandbox runs. Ignore a failure. */
+    /* Leave the creator's working directory, so that the filesystem of that directory can be
+     * unmounted while the sandbox runs. Ignore a failure. */
     (void)!chdir("/");
     snprintf(status, sizeof status, "%d", sandbox_wait_for_exit(wait, sandbox, true, getpid()));
     sandbox_write_text(wait->directory, "status", status);
@@ -122,7 +122,7 @@ static int run_keeper(const int fds[FDS], const struct un_limits *limits, int st
     const char *directory = argv[1];
     sandbox_wait_init(&wait, argv + 3);
     wait.end_file = "end";
-    /* Refer to the directory by a descriptor, because the creator renames it. */
+    /* Refer to the directory by a descriptor, because the creator renames the directory. */
     wait.directory = openat(fds[LOCK], ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (wait.directory < 0)
         return sandbox_fail(directory);

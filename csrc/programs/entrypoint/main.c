@@ -1,6 +1,6 @@
 /*
- * usernsctl-entrypoint is the first program of a container that runs programs in gVisor. It has two
- * names:
+ * usernsctl-entrypoint is the first program of a container, and runs other programs in gVisor. It
+ * has two names:
  *
  * in-gvisor [OPTION]... [--] CMD [ARGUMENT]... is like `usernsctl run` on the container's files.
  *
@@ -155,8 +155,8 @@ static int find_in_own_directory(const char *name, char path[PATH_MAX])
 }
 
 /* Writes the environment variables to a memfd, each terminated by NUL. Returns a descriptor of the
- * memfd, which is above 2 even if standard input, output or error is closed, or -1 with errno
- * set. */
+ * memfd, or -1 with errno set. The descriptor is above 2 even if standard input, output or error is
+ * closed. */
 static int save_environment(void)
 {
     int fd = memfd_create("environ", MFD_NOEXEC_SEAL | MFD_CLOEXEC);
@@ -170,8 +170,8 @@ static int save_environment(void)
     return fd;
 }
 
-/* Returns "TERM=NAME" for the environment of usernsctl, which decides by TERM whether to print
- * colours, or NULL if TERM is not set or contains unusual characters. */
+/* Returns "TERM=NAME" for the environment of usernsctl, or NULL if TERM is not set or contains
+ * unusual characters. usernsctl decides by TERM whether to print colours. */
 static const char *terminal(void)
 {
     static const char allowed[] =
@@ -302,9 +302,9 @@ static bool is_either(const char *value, const char *a, const char *b)
     return !strcmp(value, a) || !strcmp(value, b);
 }
 
-/* Fails if an environment variable is set that was an option in an earlier release. If it were
- * ignored, the command could run with fewer restrictions than the user expects. Returns the exit
- * status, or -1 to continue. */
+/* Fails if an environment variable is set that was an option in an earlier release. If such a
+ * variable were ignored, the command could run with fewer restrictions than the user expects.
+ * Returns the exit status, or -1 to continue. */
 static int check_variables(void)
 {
     static const char *const names[] = {"USERNSCTL_NETWORK", "USERNSCTL_IDS"};

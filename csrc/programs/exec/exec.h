@@ -61,7 +61,8 @@ int un_exec_plan(const struct un_request *request, const char *path, struct deci
                  struct un_error *err);
 /* Moves this process into new namespaces with the planned id maps, and sets the ids in `setup`.
  * Processes in the namespaces can access the descriptors of this process, so the caller must first
- * close those that they must not obtain. Returns 0, or -1 with the error in `err`. */
+ * close all descriptors that those processes must not obtain. Returns 0, or -1 with the error in
+ * `err`. */
 int un_exec_enter(const struct decision *decision, uint64_t flags, struct un_setup *setup,
                   struct un_error *err);
 

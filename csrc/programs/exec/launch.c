@@ -43,7 +43,7 @@ static int read_ids(const struct un_launch *launch, struct un_options *options,
     return failed;
 }
 
-/* Fails unless runsc will be root in the user namespace, and the command's ids will be mapped. If
+/* Fails unless runsc will be root in the user namespace and the command's ids will be mapped. If
  * the user is given by name, un_launch_params_resolve() checks the ids later. Returns 0, or -1 with
  * the error in `err`. */
 static int check_plan(struct performance *of, struct un_error *err)

@@ -27,7 +27,7 @@ static int take_args(const struct un_launch *launch, const char *const *command,
 }
 
 /* Decides whether the command uses the caller's terminal. Fails if the launch requires a terminal,
- * but standard input, output and error are not one terminal. */
+ * but standard input, output and error do not refer to the same terminal. */
 static int take_terminal(const struct un_launch *launch, struct launch_params *params,
                          struct un_error *err)
 {

@@ -87,7 +87,7 @@ static void load_upper_half(struct filter *filter, size_t index)
 }
 
 /* Adds instructions that load the first argument of the system call, a descriptor, and that skip
- * the next `more` instructions after them if the descriptor is the socket of a published port. */
+ * the `more` instructions after them if the descriptor is the socket of a published port. */
 static void add_port_jumps(struct filter *filter, const struct ports *ports, size_t more)
 {
     load_argument(filter, 0);

@@ -26,9 +26,9 @@
 #define RESERVED_PORTS "/proc/sys/net/ipv4/ip_local_reserved_ports"
 
 /* Setting with the sizes of the TCP send buffer. pasta (of 2025) drops data for which its socket
- * has no room, and the sender then pauses for seconds. This maximum avoids that, and a connection
- * to a near host keeps its full rate (bench/network.py). Half this size would slow down a
- * connection to a host with a latency of 20 ms. */
+ * has no room, and the sender then pauses for seconds. A maximum of 512 KiB avoids that, and a
+ * connection to a near host keeps its full rate (bench/network.py). Half that size would slow down
+ * a connection to a host with a latency of 20 ms. */
 #define SEND_BUFFER "/proc/sys/net/ipv4/tcp_wmem"
 #define SEND_BUFFER_SIZES "4096 16384 524288"
 

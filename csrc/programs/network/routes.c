@@ -147,9 +147,9 @@ static bool add_route(const struct nlmsghdr *message, struct prefixes *found)
     return is_complete;
 }
 
-/* Reads the kernel's answers to a request for all routes, and adds their local addresses and
- * gateways to `found`. Returns 0, or -1 with errno set. EAGAIN means that the routes have changed
- * meanwhile, so that the kernel may have omitted some. */
+/* Reads the kernel's answers to a request for all routes, and adds the local addresses and gateways
+ * of the routes to `found`. Returns 0, or -1 with errno set. EAGAIN means that the routes have
+ * changed meanwhile, so that the kernel may have omitted some. */
 static int read_routes(int netlink, char *bytes, struct prefixes *found)
 {
     bool is_consistent = true;
@@ -246,8 +246,8 @@ static void add_attribute(struct new_route *request, unsigned short type, const 
 
 static struct new_route begin_route(const struct prefix *to, unsigned char type)
 {
-    /* Set the priority for IPv6 to the highest, 1, because the kernel replaces 0 by its default of
-     * 1024. */
+    /* Set the priority of an IPv6 route to the highest, 1, because the kernel replaces 0 by its
+     * default of 1024. */
     uint32_t priority = 1;
     struct new_route request = {
         .head = {.nlmsg_len = NLMSG_LENGTH(sizeof request.route),

@@ -305,9 +305,9 @@ static bool has_few_new_processes(const struct limit_watch *watch)
     return time >= 0 && time - watch->walk_time < START_US;
 }
 
-/* Postpones a walk that would find only few new processes, and returns true. Returns false if the
- * walk is due, which is always the case after IDLE_WALK_MS, or if the last walk has found more than
- * LIMIT_PROCESSES. */
+/* Postpones a walk that would find only few new processes, and returns true. Returns false if more
+ * processes may be new, if the last walk was at least IDLE_WALK_MS ms ago, or if it has found more
+ * than LIMIT_PROCESSES processes. */
 static bool postpone_walk(struct limit_watch *watch, int64_t now)
 {
     if (!watch->has_all || now >= watch->last_walk + IDLE_WALK_MS || !has_few_new_processes(watch))

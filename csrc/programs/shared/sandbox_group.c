@@ -124,7 +124,7 @@ static int make_locked(int place, const char *name)
     return -1;
 }
 
-/* Returns an earlier part (enum un_group_part) whose control group `part` must share, or -1 if
+/* Returns the earlier part (enum un_group_part) whose control group also serves `part`, or -1 if
  * there is none. */
 static int shared_part(const struct sandbox_group *group, int part)
 {

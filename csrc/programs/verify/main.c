@@ -210,7 +210,7 @@ static bool write_file(const char *path, const char *text)
     return written;
 }
 
-/* Writes a line to the uid_map or gid_map `path` that maps `id` to the parent namespace's id 0.
+/* Maps `id` to id 0 of the parent namespace, by writing a line to `path`, a uid_map or gid_map.
  * Returns whether that succeeded. */
 static bool write_map(const char *path, const char *id)
 {
@@ -242,8 +242,8 @@ static void drop_bounding_set(void)
 }
 
 /* Enters a new user namespace that maps the decimal numbers `uid` and `gid` to the ids of this
- * process. gVisor needs no /proc/self/setgroups, and has none. Checks the resulting ids, because a
- * mount on /proc could be a fake. Returns whether that succeeded. */
+ * process. gVisor needs no /proc/self/setgroups, and has none. Checks the resulting ids, because
+ * another mount on /proc could fake the files. Returns whether that succeeded. */
 static bool become_user(const char *uid, const char *gid)
 {
     if (call(__NR_unshare, CLONE_NEWUSER, 0, 0) || !write_map("/proc/self/uid_map", uid) ||

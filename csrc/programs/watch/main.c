@@ -16,8 +16,8 @@
  * support.
  *
  * With --reraise-signal, the watcher kills itself with the signal that killed the command. runsc
- * itself exits with status 128+N after signal N, but its log tells a signal from such an exit
- * status.
+ * itself exits with status 128+N after signal N, but its log distinguishes a signal from such an
+ * exit status.
  *
  * With --log=json, messages are printed as JSON (report.c).
  *
@@ -68,7 +68,7 @@
 /* Timeout in ms for the exit of gVisor's other processes after the exit of gVisor's kernel. */
 #define REAP_MS 200
 /* If a terminating signal could not be delivered to the command, and arrived at most this number of
- * ms before the command's end, the watcher assumes that nobody reads the output any more. */
+ * ms before the command's end, the watcher does not wait for the reader of the output. */
 #define UNDELIVERED_MS 5000
 
 extern char **environ;

@@ -1,5 +1,5 @@
-/* Tests of struct un_error: filling in its members, formatting it as one line, and the exit status
- * for it, which is the same as in shells. */
+/* Tests of struct un_error: filling in its members, formatting an error as one line, and
+ * determining the exit status for an error, as shells do. */
 #include "base/base.h"
 #include "check.h"
 

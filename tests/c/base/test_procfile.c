@@ -36,7 +36,7 @@ static void each_hierarchy_has_its_own_path(void)
 }
 
 /* Checks that the longest possible line of /proc/self/cgroup is parsed as one line, even if the end
- * of its path looks like another line. */
+ * of the path looks like another line. */
 static void a_long_path_is_one_line(void)
 {
     static const char end[] = "0::/evil\n";

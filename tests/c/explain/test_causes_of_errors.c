@@ -71,8 +71,8 @@ static const struct {
     {UN_STEP_MOUNT, EPERM, "/proc", {{0}}, "mount-without-owned-ns"},
 };
 
-/* Errors of clone3(2) with a control group. `below` is expected to follow the path of the control
- * group in the detail of the error. */
+/* Errors of clone3(2) with a control group. In the detail of the error, `below` must follow the
+ * path of the control group. */
 static const struct {
     int errnum;
     const char *cause, *below;

@@ -32,8 +32,8 @@ static void the_cause_is(const char *top, const char *modules, const char *own, 
     CHECK_TEXT(err.cause, cause);
 }
 
-/* Checks which cause is found for ENOSPC. open_tree(2) and mount(2) return it at the limit of mount
- * namespaces or of mounts. */
+/* Checks the cause of ENOSPC: open_tree(2) and mount(2) fail with this errno if the limit on mount
+ * namespaces or on mounts is reached. */
 static void a_full_mount_means(const char *top, const char *most, const char *cause)
 {
     char proc[128];
@@ -44,8 +44,8 @@ static void a_full_mount_means(const char *top, const char *most, const char *ca
     CHECK_TEXT(err.cause ? err.cause : "", cause);
 }
 
-/* Checks which cause is found for ENOSYS. It must come from a seccomp filter, because every
- * supported kernel has all system calls that usernsctl makes. */
+/* Checks the cause of ENOSYS, which must come from a seccomp filter, because every supported kernel
+ * has all system calls that usernsctl makes. */
 static void a_missing_call_means(const char *top, const char *status, const char *cause)
 {
     char proc[128];

@@ -40,7 +40,7 @@ static void one_cause_is_named(void)
                "runsc says: \"x: unable to run a rootless container without userns\"");
     CHECK_HAS(failure.cause.why, "Without a user namespace");
     CHECK_HAS(failure.remedy, "usernsctl run --bundle DIR\n#");
-    /* failure.cause has the same text as the catalogue. */
+    /* The explanation is that of the catalogue. */
     failure = explained("error setting up chroot: operation not permitted", "", "{}");
     struct un_cause known;
     CHECK(un_cause_find("mount-denied", &known));
@@ -99,8 +99,8 @@ static char *repeated(const char *text, size_t length)
     return copy;
 }
 
-/* Checks that the time to explain a message does not grow with the product of its length and that
- * of config.json. If it did, each case would take minutes. */
+/* Checks that the time to explain a message does not grow with the product of the lengths of the
+ * message and of config.json. If the time did so, each case would take minutes. */
 static void long_strings_take_linear_time(void)
 {
     static const char known[] = "unable to run a rootless container without userns: ";

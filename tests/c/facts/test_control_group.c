@@ -300,7 +300,7 @@ static void a_long_unit_file_is_read_up_to_a_limit(void)
     static const char begin[] = "[Scope]\nEnvironment=", end[] = "Delegate=yes\nA=b\n";
     static const struct {
         size_t length;
-        char last; /* last character of the unit file before `end` */
+        char last; /* last character before `end`, with which the unit file ends */
         bool is_delegated;
     } cases[] = {
         {255, '\n', true},    {256, '\n', true},      {255, 'x', false},
@@ -323,7 +323,7 @@ static void a_long_unit_file_is_read_up_to_a_limit(void)
 }
 
 /* Checks that a group is not delegated if its unit file is missing, or is a symbolic link, FIFO or
- * directory. A user can create such files in the runtime directory of the user. */
+ * directory. Users can create such files in their own runtime directories. */
 static void a_malformed_unit_file_delegates_nothing(void)
 {
     char path[256];

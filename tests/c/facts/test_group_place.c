@@ -1,5 +1,5 @@
-/* Tests of un_group_sweep(), which removes the control groups of sandboxes that have ended. The
- * tests use ordinary directories in place of control groups, because these can be locked, too. */
+/* Tests of un_group_sweep(), which removes the control groups of sandboxes that have ended.
+ * Ordinary directories, which can also be locked (flock(2)), take the place of control groups. */
 #include "check.h"
 #include "facts/facts.h"
 

@@ -57,7 +57,7 @@ static void lines_match_by_exact_name_or_uid(void)
         {"0:7:1\n", "root", 0, 1},
         {"0x0:7:1\n", "0x0", 5, 1},
         {"0x0:7:1\n", "root", 0, 0},
-        /* The user with the uid 0 may have another name than root, and the user root another uid
+        /* The user with the uid 0 may have a name other than root, and the user root a uid other
          * than 0. */
         {"root:7:1\n", "toor", 0, 0},
         {"0:7:1\n", "root", 5, 0},

@@ -8,7 +8,7 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 
-/* Number of children whose list in /proc takes several reads. */
+/* Number of children that makes their list in /proc too long for a single read(2). */
 #define CHILDREN 300
 
 struct seen {

@@ -38,8 +38,8 @@ static void check_build_fails(const char *const *lines, const char *part)
     snprintf(remedy, sizeof remedy, "%s", found ? found : "");
     un_launch_close(launch);
     CHECK_INT(count_fds(), fds);
-    /* There may be fewer mounts than before: if a process removes a directory, the kernel unmounts
-     * what is mounted there in other mount namespaces, for example in the one of this test. */
+    /* There may be fewer mounts than before: when a process removes a directory, the kernel
+     * unmounts what other mount namespaces, such as that of this test, have mounted there. */
     CHECK(count_mounts() <= mounts);
 }
 
@@ -111,8 +111,8 @@ static void a_tree_shows_its_files(void)
 }
 
 /* Checks how mount points for bind mounts are created. Symbolic links in the root filesystem must
- * be followed within it. A world-writable directory in the path must be replaced by a copy, so that
- * no other user can redirect the mount point. */
+ * be resolved within the root filesystem. A world-writable directory in the path must be replaced
+ * by a copy, so that no other user can redirect the mount point. */
 static void a_bind_creates_its_mount_point(void)
 {
     enter_inside();
@@ -141,7 +141,8 @@ static void a_bind_creates_its_mount_point(void)
     un_launch_close(launch);
 }
 
-/* gVisor creates mount points in its own filesystems, such as /dev/pts in the tmpfs /dev. */
+/* Checks that the mount point of a mount may lie in another mount of gVisor, such as /dev/pts in
+ * the tmpfs /dev: gVisor itself creates such mount points. */
 static void a_mount_may_lie_in_a_filesystem_of_gvisor(void)
 {
     enter_inside();
@@ -194,9 +195,9 @@ static void special_files_are_no_mount_points(void)
     close(server);
 }
 
-/* Checks an /etc/resolv.conf that links to a file in /run, as on hosts with systemd. The sandbox
- * does not see the host's /run, so the file must be copied to the target of the link in the
- * sandbox. */
+/* Checks that /etc/resolv.conf may be a symbolic link to a file in /run, as on hosts with systemd.
+ * The sandbox does not see the host's /run, so the file must be copied to the target of the link in
+ * the sandbox. */
 static void resolv_conf_is_copied_to_the_link_target(void)
 {
     enter_inside();

@@ -50,9 +50,9 @@ static void a_small_file_is_read_whole(void)
     }
 }
 
-/* Checks that another build has another checksum. A changed build id is noticed, because every byte
- * of the head is read. Moved code is noticed, because the changed bytes span more than the distance
- * between two samples. */
+/* Checks that another build of a program has a different checksum. A changed build id is noticed,
+ * because every byte of the head is read. Moved code is noticed, because the changed bytes span
+ * more than the distance between two samples. */
 static void another_build_of_a_large_file_is_noticed(void)
 {
     un_auto_close int fd = new_file(LARGE);

@@ -86,8 +86,8 @@ static void hidden_directories_are_rejected(void)
     check_refused("/tmp/other", "/tmp/a/later", NULL);
 }
 
-/* Checks bind mounts of directories that contain a symbolic link on the path of a hidden directory:
- * a command that can write there could replace the link. */
+/* Checks bind mounts of directories that contain a symbolic link by which a hidden directory is
+ * reached. A command that can write to such a directory could replace the link. */
 static void links_to_hidden_directories_are_rejected(void)
 {
     prepare();
@@ -99,7 +99,7 @@ static void links_to_hidden_directories_are_rejected(void)
     check_refused("/tmp/a", "/tmp/first/way/state", "contains");
     check_refused("/tmp/a/state/inner", "/tmp/first/way/state", "is in");
     check_refused("/tmp/first", "/tmp/second/way/state", NULL);
-    /* The check must end even if a symbolic link on the path of the hidden directory links to
+    /* The check must end even if a component of the hidden directory's path is a symbolic link to
      * itself. */
     check_refused("/tmp/loop", "/tmp/loop/way/state", "contains");
     check_refused("/tmp/a", "/tmp/loop/way/state", NULL);

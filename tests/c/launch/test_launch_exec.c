@@ -79,8 +79,8 @@ static void ids_and_terminal_come_from_the_params(void)
     const struct un_launch_params other = {.args = LINES("id"), .id = {70000, 5}};
     config_is(LINES("scratch /mnt", "json-user", "json ;", "json-args", "json ;", "json-terminal"),
               &mapped, "{\"uid\": 7, \"gid\": 0};\"id\";true");
-    /* For a command with other ids than 0, usernsctl-verify must receive the option --as, so that
-     * it maps the ids in gVisor. */
+    /* For a command with ids other than 0, usernsctl-verify must receive the option --as, so that
+     * it maps these ids in gVisor. */
     config_is(LINES("scratch /mnt", "json-user", "json ;", "json-args", "json ;", "json-terminal"),
               &other, "{\"uid\": 0, \"gid\": 0};\"--as\", \"70000\", \"5\", \"id\";false");
 }

@@ -1,4 +1,4 @@
-/* Tests of following paths in the root filesystem of a sandbox. */
+/* Tests of resolving paths in the root filesystem of a sandbox. */
 #include "forked.h"
 #include "inside.h"
 #include "needs.h"
@@ -14,8 +14,8 @@ static struct un_view *view_of(const char *path)
     return view;
 }
 
-/* Follows a path in a view, and closes the descriptor of the file that is reached. Returns the
- * result. */
+/* Resolves a path in a view, and closes the descriptor of the file that the path leads to. Returns
+ * the result. */
 static struct un_reached *follow(const struct un_view *view, const char *path)
 {
     static struct un_reached reached;

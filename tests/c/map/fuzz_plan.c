@@ -19,8 +19,8 @@ static uint32_t next(struct input *in, size_t bytes)
     return number;
 }
 
-/* Returns one of few ids, so that extents often touch or overlap, and the first and the last id
- * occur. */
+/* Returns one of a small number of ids, including the lowest and the highest, so that extents often
+ * touch or overlap. */
 static uint32_t next_id(struct input *in)
 {
     uint32_t byte = next(in, 1);

@@ -195,7 +195,8 @@ static void a_process_with_threads_can_not_enter(void)
     pthread_join(thread, NULL);
 }
 
-/* Checks that each type of namespaces has a flag, with a single bit that no other type has. */
+/* Checks that the flag of each type of namespace is a single bit, and that no two types have the
+ * same flag. */
 static void every_namespace_has_its_flag(void)
 {
     uint64_t seen = 0;

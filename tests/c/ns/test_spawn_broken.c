@@ -84,7 +84,7 @@ static void a_child_that_exits(void)
 }
 
 /* Checks that the parent kills a child that is stopped. Root in the namespaces that the child
- * enters can stop it. */
+ * enters can stop the child. */
 static void a_child_that_is_stopped(void)
 {
     char path[64];

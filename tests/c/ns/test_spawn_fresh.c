@@ -223,8 +223,8 @@ static int no_handler_runs_in_a_child_of_clone(void *arg)
     return no_handler_runs_in_a_child(arg);
 }
 
-/* Checks that this process stays dumpable. When a vfork child changes its ids, the kernel makes its
- * memory non-dumpable, and that is also the memory of this process. */
+/* Checks that this process stays dumpable. When a vfork child changes its ids, the kernel makes the
+ * memory of the child non-dumpable, but this process shares that memory. */
 static void we_stay_dumpable(void)
 {
     static const char *const argv[] = {"true", NULL};
@@ -256,7 +256,7 @@ int main(void)
         CHECK_INT(forked(in_every_way_without_clone3, &refusals[i]), 0);
     CHECK_INT(forked(no_handler_runs_in_a_child, NULL), 0);
     CHECK_INT(forked(no_handler_runs_in_a_child_of_clone, NULL), 0);
-    /* The test needs root, because only root may map another id than its own. */
+    /* The test needs root, because only root may map an id other than its own. */
     if (geteuid() == 0)
         check_in_child(we_stay_dumpable);
     check_no_child_left();

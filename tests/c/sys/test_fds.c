@@ -148,8 +148,8 @@ static int stdio_is_placed(void *arg)
         bool first = true;
         for (int other = 0; other < fd; other++)
             first = first && placing->want[other] != placing->want[fd];
-        /* A pipe contains a single byte, its number. If several descriptors refer to the same pipe,
-         * only the first of them reads the byte. */
+        /* Each pipe contains a single byte: the number of the descriptor that first referred to it.
+         * If several descriptors refer to the same pipe, only the lowest of them reads the byte. */
         if (first && (read(fd, &got, 1) != 1 || got != placing->want[fd]))
             return 3;
     }

@@ -56,7 +56,7 @@ static int with_another_file(void *path)
     CHECK_INT(unshare(CLONE_NEWUSER | CLONE_NEWNS), 0);
     CHECK_INT(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), 0);
     CHECK_INT(mount(path, "/dev/null", NULL, MS_BIND, NULL), 0);
-    /* SIGALRM ends the test if the open blocks. */
+    /* SIGALRM ends the test if open(2) blocks. */
     alarm(30);
     check_refused();
     a_job_is_run();

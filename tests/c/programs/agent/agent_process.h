@@ -143,7 +143,7 @@ static inline size_t encode(const struct request *request, char *bytes)
     return fixed;
 }
 
-/* Starts a command. Returns the host's end of its socket. */
+/* Starts a command. Returns the host's end of the command's socket. */
 static inline int send_request(const struct agent_process *agent, const struct request *request)
 {
     static char bytes[4 << 20];
@@ -260,7 +260,7 @@ static inline int run_script(const struct agent_process *agent, const char *scri
 }
 
 /* Starts a shell script, and waits for its first line of output. Returns the socket of the command.
- * Stores the read end of a pipe in *alive, at which end of file means that all processes of the
+ * Stores in *alive the read end of a pipe. End of file on this pipe means that all processes of the
  * script have exited. */
 static inline int start_script(const struct agent_process *agent, const char *script, int *alive,
                                pid_t *pid)

@@ -217,8 +217,8 @@ static void add(struct sent *sent, uint32_t kind, mode_t mode, const char *text)
     CHECK_INT(write(sent->input, text, strlen(text)), (long long)strlen(text));
 }
 
-/* Adds the record of a symbolic link. `text` contains its name, of `length` characters, and its
- * target. */
+/* Adds the record of a symbolic link. `text` consists of the link's name, which has `length` bytes,
+ * and the link's target. */
 static void add_link(struct sent *sent, const char *text, uint64_t length)
 {
     const struct agent_record record = {
@@ -276,8 +276,8 @@ static void test_a_tree_is_created_with_modes_and_times(void)
     remove_tree(below("a"));
 }
 
-/* Makes the agent create a directory from two records: the record of the directory, and another
- * one. Returns the errno in the agent's answer. */
+/* Makes the agent create a directory from two records: the record of the directory, and a record of
+ * the kind `kind` for the entry `name`. Returns the errno in the agent's answer. */
 static int create_one(uint32_t kind, const char *name)
 {
     struct sent sent;

@@ -1,5 +1,5 @@
 /* Tests of commands in a terminal. The agent copies the input of the terminal from a descriptor of
- * the host, and its output to another. */
+ * the host, and the terminal's output to another descriptor. */
 #include "agent_process.h"
 
 struct terminal_command {

@@ -2,7 +2,7 @@
 #include "check.h"
 #include "programs/exec/exec.h"
 
-/* Static, because it does not fit a small stack. */
+/* Static, because the structure does not fit a small stack. */
 static struct un_launch launch;
 
 static void numbers_are_set_before_namespaces_are_entered(void)
