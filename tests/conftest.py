@@ -66,8 +66,8 @@ REQUIRED = {
 }
 # Directories whose tests may run in parallel.
 PARALLEL = {"environments", "fuzz", "kernel", "runsc", "unit"}
-# Marks of tests that run as root or as a user without subordinate ranges. Tests without these marks
-# run only as the user with subordinate ranges.
+# Marks of tests that run as root or as a user without subordinate ranges. `make test` runs all
+# other tests only as the user with subordinate ranges.
 MARKS_OF_USERS = {"each_user", "also_root", "as_root"}
 # Marks of tests that the current user can't run, with the reasons.
 UNFIT = {}

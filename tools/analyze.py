@@ -1,8 +1,8 @@
 """Check csrc/ with clang-tidy and gcc -fanalyzer: analyze.py CLANG_TIDY [SOURCE...].
 
-Fails if one of them reports a finding. .clang-tidy lists the checks of clang-tidy. The comment
-NOLINTNEXTLINE(CHECK) suppresses findings in the next line, also those of gcc: -Wanalyzer-fd-leak is
-called analyzer-fd-leak there.
+Fails if either tool reports a finding. .clang-tidy lists the checks of clang-tidy. The comment
+NOLINTNEXTLINE(CHECK) suppresses a check's findings in the next line. For gcc, CHECK is the name of
+a warning without -W, such as analyzer-fd-leak.
 """
 
 from __future__ import annotations

@@ -73,7 +73,11 @@ def place_of(name: str) -> str:
 
 
 def dependencies(csrc: Path) -> tuple[dict[str, dict[str, str]], list[str]]:
-    """Return the dependencies of each file, each with an example, and a list of wrong includes."""
+    """Return the files that each file uses, each with a reason, and a list of other violations.
+
+    A reason is, for example, "includes base/base.h". Other violations are includes that are not
+    named from csrc/, and impure calls in pure sources.
+    """
     sources = sorted(csrc.rglob("*.c"))
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(os.cpu_count()) as pool:
         targets = [Path(scratch, f"{number}.o") for number in range(len(sources))]

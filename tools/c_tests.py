@@ -69,16 +69,16 @@ class Toolchain:
     def runs(self, test: Path) -> bool:
         """Return whether a test can be built and run with this toolchain.
 
-        The agent is not linked with musl: its processes share memory, and with musl also errno, so
-        one of them could see the errno of another.
+        Tests of the agent can't be linked with musl: the agent's processes share memory, including
+        musl's errno, so one process could read the errno of another.
         """
         if self.name == "musl" and test.parent.name == "agent":
             return False
         return not self.runner or test.relative_to(TESTS).parts[0] in ALONE
 
 
-# Layers whose tests neither start programs nor create namespaces. Neither works in the emulator: it
-# has an additional thread.
+# Layers whose tests neither start programs nor create namespaces. Both fail in the emulator, whose
+# additional thread makes each process multithreaded.
 ALONE = ("base", "map", "child", "facts", "explain")
 TOOLCHAINS = {
     made.name: made
@@ -101,7 +101,7 @@ TOOLCHAINS = {
             links=("-static-pie",),
         ),
         # This toolchain is for tools/c_faults.py, which identifies a call site by its return
-        # address. A call that the compiler turns into a jump (tail call) has none.
+        # address. gcc must not turn calls into jumps (tail calls), which store no return address.
         Toolchain("faults", "gcc", (*SANITIZE, "-fno-optimize-sibling-calls"), fails=True),
         # This toolchain is for tools/coverage.py: it instruments the programs for coverage.
         Toolchain(
@@ -211,7 +211,7 @@ def fuzz_command(source: Path, program: Path) -> list[Path | str]:
 
 
 def check_with_clang() -> None:
-    """Fail at any warning of clang. Generate no code, which would take most of a build's time."""
+    """Check that clang has no warnings; generate no code, which takes most of a build's time."""
     sources = [*CSRC.rglob("*.c"), *sources_of_tests("test"), *sources_of_tests("fuzz")]
     command = ["clang", *FLAGS, '-DUSERNSCTL_VERSION=""', "-fsyntax-only"]
     directories = [

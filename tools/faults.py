@@ -2,10 +2,10 @@
 
     faults.py [--rounds N] [--path PATTERN] [--seed TEXT]
 
-Injects N faults into each code path; the seed determines which. 0, the default, injects all faults,
-which takes hours. Prints each defect, and exits with status 1 if there is any. The script needs
-root, because only root can trace newuidmap. It also needs a virtual environment in which usernsctl
-is installed from this tree.
+Injects N faults, which the seed determines, into each code path. By default, N is 0: the script
+injects all faults, which takes hours. Prints each defect, and exits with status 1 if there is any.
+The script needs root, because only root can trace newuidmap. It also needs a virtual environment in
+which usernsctl is installed from this tree.
 """
 
 from __future__ import annotations

@@ -42,7 +42,8 @@ def main(seconds: int) -> int:
     failed = 0
     counts = json.loads(TARGET.read_text(encoding="utf-8")) if TARGET.exists() else {}
     for name, command in sorted(c_tests.build_fuzzers().items()):
-        # libFuzzer uses the last value if an option is given twice.
+        # Remove the option for the time limit, because libFuzzer would prefer it to the one that
+        # fuzz() inserts before it.
         short = [word for word in command if not str(word).startswith("-max_total_time")]
         executions, output = fuzz(short, seconds)
         print(f"{name}: {executions} executions in {seconds} s", flush=True)

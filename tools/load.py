@@ -248,7 +248,7 @@ def fork() -> None:
 
 
 def interrupt() -> None:
-    """Raise KeyboardInterrupt in the main thread, as by Ctrl-C."""
+    """Raise KeyboardInterrupt in the main thread, as Ctrl-C does."""
     ident = threading.main_thread().ident
     assert ident is not None
     signal.pthread_kill(ident, signal.SIGINT)

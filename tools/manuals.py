@@ -316,7 +316,7 @@ def _records() -> Iterator[str]:
     rules = _rules()
     for part, heading in _PARTS.items():
         yield from (f"### {heading}", "")
-        # Sort the records as in RECORDS, which has the order of most launches.
+        # Sort the records as RECORDS does: in the order in which most launches contain them.
         order = [*RECORDS, *_EFFECTS]
         for name in sorted(rules.pop(part), key=order.index):
             yield from _record(name)

@@ -83,7 +83,10 @@ def test_programs_without_libc_have_no_relocations(elf: ELFFile) -> None:
 @pytest.mark.unsanitized
 @for_elf_files(EXTENSION)
 def test_extension_has_stack_protector_and_fortify(elf: ELFFile) -> None:
-    """Check that the extension is fortified. Programs contain musl, which is not fortified."""
+    """Check that the extension has a stack protector and fortified functions.
+
+    The programs have no fortified functions, because they contain musl.
+    """
     symbols = elf.get_section_by_name(".dynsym")
     assert isinstance(symbols, SymbolTableSection)
     names = {symbol.name for symbol in symbols.iter_symbols()}

@@ -15,7 +15,8 @@ WORKFLOWS = sorted((TREE / ".github" / "workflows").iterdir())
 FORMS = sorted(set((TREE / ".github" / "ISSUE_TEMPLATE").iterdir()) - {
     TREE / ".github" / "ISSUE_TEMPLATE" / "config.yml"
 })  # fmt: skip
-# Pairs of a workflow and a job with write permission. Only the job that publishes releases has it.
+# Pairs of a workflow and a job that may have write permission: only the job that publishes
+# releases.
 MAY_WRITE = {("release.yml", "publish")}
 OWN_WORKFLOWS = "./.github/workflows/"
 

@@ -76,7 +76,7 @@ def test_missing_tarball_is_refused(context: Path) -> None:
 def test_links_and_fifos_in_a_release_are_refused(
     context: Path, name: str, target: str | None
 ) -> None:
-    """Reject FIFOs and links: tenants could replace the target of a link."""
+    """Check that FIFOs and links are rejected: tenants could replace the target of a link."""
     checksum = sum_of(context / "release")
     path = context / "release" / name
     os.mkfifo(path) if target is None else path.symlink_to(target)
@@ -88,7 +88,7 @@ def test_links_and_fifos_in_a_release_are_refused(
 
 @pytest.mark.parametrize("name", ["it's", 'z"/runsc', "z\\/runsc", "a b", "z\n./runsc", "z*"])
 def test_file_names_that_xargs_misreads_are_refused(context: Path, name: str) -> None:
-    """Reject file names with quotes, blanks or backslashes, which xargs would interpret."""
+    """Check that names with quotes, blanks or backslashes are rejected: xargs interprets them."""
     path = context / "release" / name
     path.parent.mkdir(exist_ok=True)
     path.write_text("more")

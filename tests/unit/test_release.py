@@ -37,7 +37,7 @@ def test_sources_do_not_contain_the_version() -> None:
 
 
 def test_tools_do_not_shadow_modules() -> None:
-    """Check that no tool has a Python module's name: tools would import the tool instead."""
+    """Check that no tool has the name of a Python module, which tools could then not import."""
     project = tomllib.loads((TREE / "pyproject.toml").read_text())
     needed = [*project["build-system"]["requires"]]
     for group in project["project"]["optional-dependencies"].values():
@@ -100,7 +100,7 @@ def test_changelog_has_notes_of_this_version() -> None:
         assert done.stdout.startswith("### ")
 
 
-# Tests of tools/release-check with a small repository.
+# ---- tools/release-check, in a small repository --------------------------------------------------
 
 MAKEFILE = """\
 clients:

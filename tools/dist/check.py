@@ -85,7 +85,7 @@ def check_programs(wheel: Path) -> None:
 
 
 def check_start(program: Path, machine: str) -> None:
-    """Check that a program starts, by an emulator if it is built for another architecture."""
+    """Check that a program starts, in an emulator if it is built for another architecture."""
     emulator = [f"qemu-{machine}"] if BUILDS[machine] else []
     program.chmod(0o755)
     for option, beginning in (("--version", "usernsctl-exec "), ("--help", "Usage:")):

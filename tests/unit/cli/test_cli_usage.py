@@ -170,7 +170,7 @@ def test_run_does_not_check_options_of_the_command(capsys: pytest.CaptureFixture
     ],
 )
 def test_run_refuses_empty_option_values(usernsctl: Program, option: str, missing: str) -> None:
-    """Reject empty option values, which a shell passes for `--in "$NAME"` if NAME is unset."""
+    """Check that empty values are rejected: `--in "$NAME"` has one if the variable is unset."""
     done = usernsctl("run", option, "", "--", "id")
     assert done.returncode == 125
     assert done.stderr.endswith(f"Error: {option} needs {missing}, not an empty string\n")

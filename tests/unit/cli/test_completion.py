@@ -43,13 +43,13 @@ def offered_words(shell: shells.Shell, line: str) -> set[str]:
     begin = line[: line.rindex(" ") + 1]
     completed = shell.complete(line)
     if isinstance(shell, shells.Fish):
-        # Ignore completions that only contain the typed letters: fish offers them if none begins
-        # with these letters.
+        # If no completion begins with the typed letters, fish offers completions that contain the
+        # letters. Ignore those.
         return {word for word in completed.split() if word.startswith(line.removeprefix(begin))}
     assert completed.startswith(begin)
     words = set(completed.removeprefix(begin).split())
-    # Remove the typed word itself: bash and zsh leave a word without completions in the line
-    # unchanged.
+    # If a word has no completions, bash and zsh leave the word in the line. So don't count the
+    # typed word itself.
     return words - ({line.removeprefix(begin)} if len(words) == 1 else set())
 
 

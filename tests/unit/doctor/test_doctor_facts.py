@@ -65,7 +65,8 @@ def test_facts_are_unknown_in_an_empty_tree(tmp_path: Path) -> None:
 def test_ids_and_privileges_are_read_from_proc_status(tmp_path: Path) -> None:
     facts = read(write_tree(tmp_path, {"proc/self/status": STATUS}))
     assert facts.has_proc
-    # Check that effective ids are read: the second id in the lines Uid and Gid of /proc/PID/status.
+    # The lines Uid and Gid of /proc/PID/status have four ids each, of which the second is
+    # effective.
     assert (facts.ids.uid, facts.ids.gid, facts.ids.groups) == (1001, 2001, (27, 2000))
     assert facts.threads == 3
     assert facts.privileges.no_new_privs is True
@@ -224,8 +225,8 @@ def test_parent_is_reported_if_its_limits_are_the_same(
 ) -> None:
     """Check that the parent is reported only if it has the same limits as this process.
 
-    systemd sets limits for its services but not for itself, so a remedy must not change systemd's
-    own limits.
+    A remedy raises the limits of a reported parent, such as a shell. If the parent is systemd,
+    which sets limits for its services but not for itself, its own limits must not change.
     """
     limits = "Limit  Soft  Hard  Units\nMax open files   50   {}  files\n"
     write_tree(

@@ -111,7 +111,7 @@ def test_steps_after_a_failed_one_are_skipped() -> None:
 
 
 def test_exit_status_is_known_with_sigchld_ignored() -> None:
-    """Check that exit statuses are known with SIGCHLD ignored, when subprocess would return 0."""
+    """Check that exit statuses are known if SIGCHLD is ignored; subprocess would return only 0."""
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
         tried = try_steps(

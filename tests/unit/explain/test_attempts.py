@@ -57,8 +57,8 @@ def test_text_of_an_ordinary_program_has_no_cause(text: str) -> None:
 def test_unrelated_messages_have_no_cause_together() -> None:
     """Check that explain does not combine an operation and an error from unrelated lines."""
     assert len(UNRELATED) > 100
-    # Omit failed mounts: other lines mention a container, and a failed mount in a container may
-    # have a known cause.
+    # Omit lines about failed mounts: together with other lines, which mention containers, they have
+    # a cause.
     lines = [
         line for line in UNRELATED if not re.search("^mount|Failed to mount|mount failed", line)
     ]

@@ -399,9 +399,9 @@ def test_causes_found_by_probes_come_first() -> None:
 
 @pytest.mark.parametrize(("value", "first"), [(1, True), (0, False), (None, False)])
 def test_apparmor_sysctl_raises_the_rank_of_its_cause(value: int | None, first: bool) -> None:
-    """Check that the sysctl, if it is 1, ranks its cause right after those that probes have found.
+    """Check that a sysctl of 1 ranks apparmor-restricts-userns right after the findings of probes.
 
-    The sysctl is kernel.apparmor_restrict_unprivileged_userns. Probes don't find its cause if
+    The sysctl is kernel.apparmor_restrict_unprivileged_userns. Probes don't find this cause if
     usernsctl has an AppArmor profile that the failed program lacks.
     """
     text = "unshare: unshare failed: Operation not permitted"

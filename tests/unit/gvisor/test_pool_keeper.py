@@ -270,7 +270,7 @@ def test_failed_starts_are_reported_and_retried_after_a_pause(factory: FakeFacto
             ):
                 pass
             assert (told.value.cause, told.value.remedy) == ("runsc-missing", "mend")
-        # These starts were concurrent, so there was no pause between them.
+        # Begin with the second start: the first two were concurrent, without a pause between them.
         pauses = [after - before for before, after in zip(factory.attempts[1:],
                   factory.attempts[2:], strict=False)]  # fmt: skip
         assert all(pause >= 0.05 for pause in pauses)
@@ -323,8 +323,8 @@ def test_idle_keeper_does_not_wake_up(
         with lease(pool):
             wait_until(stats_are(pool, idle=2, started=3))
         wait_until(stats_are(pool, leased=0))
-        # Each attempt to start a sandbox takes about two turns of the keeper's loop. The number of
-        # attempts depends on the host's load, so limit the turns per attempt.
+        # Each attempt to start a sandbox takes about two iterations of the keeper's loop. The
+        # number of attempts depends on the host's load, so limit the iterations per attempt.
         assert turns < 8 * len(factory.attempts)
 
 

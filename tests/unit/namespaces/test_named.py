@@ -34,7 +34,7 @@ def records(state: Path) -> Path:
 
 
 def write_record(records: Path, name: str, content: bytes | str) -> Path:
-    """Write a namespace's record, as any process of its owner could; return the file's path."""
+    """Write a record with any content, as other processes of the user could; return its path."""
     file = records / name / "record.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     records.parent.chmod(0o700)

@@ -92,8 +92,8 @@ def test_unmet_requirement_is_reported_with_its_cause(
     check_skipped(session, word, command_prefix, message)
 
 
-# Shell script that runs a command with empty /etc/subuid and /etc/subgid. As all ids are free, the
-# remedy names a range, and is a whole command.
+# Shell script that runs a command with empty /etc/subuid and /etc/subgid. So all ids are free, and
+# the remedy can name a range: the remedy is a complete command.
 NO_GRANTS = """
 touch empty
 mount --bind empty /etc/subuid && mount --bind empty /etc/subgid && exec "$@"

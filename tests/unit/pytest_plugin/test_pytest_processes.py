@@ -391,7 +391,7 @@ def test_files_of_other_users_left_by_a_test_can_be_deleted(
     left = [*base.rglob("*")]
     assert {os.lstat(path).st_uid for path in left} == {os.geteuid()}
     assert os.lstat("/etc/passwd").st_uid == 0
-    # The next pytest session must be able to delete the files that this one has left.
+    # Check that a second pytest session can delete the files that the first session has left.
     session.makepyfile("def test_nothing(tmp_path): pass")
     result = session.runpytest_subprocess(f"--basetemp={base}")
     result.assert_outcomes(passed=1)

@@ -66,7 +66,8 @@ def test_failed_open_closes_the_descriptors_before_it() -> None:
         opened.append(os.open(path, os.O_RDONLY))
         return opened[-1]
 
-    # `caught` keeps the traceback, and so the constructor's frames.
+    # `caught` keeps the traceback, and so the constructor's frames, alive. So only the constructor,
+    # and not the garbage collector, can have closed the descriptor.
     with pytest.raises(FileNotFoundError) as caught:
         Shared("it", map(open_one, ["/dev/null", "/no/such/file"]))
     assert len(opened) == 1

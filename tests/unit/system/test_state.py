@@ -327,7 +327,10 @@ def test_failed_write_leaves_no_record(state: Path) -> None:
 def test_state_directory_follows_tmpdir(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], where: str
 ) -> None:
-    """Check that usernsctl uses only one directory: a full disk must not move the state."""
+    """Check that usernsctl uses $TMPDIR, even if that directory is missing, or else /tmp.
+
+    tempfile would try other directories, so that a full disk would move the state.
+    """
     (tmp_path / "directory").mkdir()
     monkeypatch.chdir(tmp_path)
     for name in ("XDG_RUNTIME_DIR", "TMPDIR", "TEMP", "TMP"):

@@ -104,7 +104,8 @@ def kill_at_lines(call: Callable[[], object], check: Callable[[], object], strid
         check()
         line += stride
     check()
-    # `call` executes more lines than this. A smaller number would mean that lines were not counted.
+    # `call` executes more than 40 lines. If this loop has counted fewer, it has not tried all
+    # lines.
     assert line > 40
 
 

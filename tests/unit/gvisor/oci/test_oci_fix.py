@@ -1,4 +1,4 @@
-"""Tests of fix(): the changes that it makes, and that a second call makes no more changes."""
+"""Tests of the changes that fix() makes; a second call must make none."""
 
 from __future__ import annotations
 
