@@ -15,7 +15,7 @@ __all__ = ["run", "run_async"]
 
 
 def __getattr__(name: str) -> Any:
-    # Import modules on first use, because most programs need only one module of this package.
+    # Import the module host on first use, because other modules of this package don't need it.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module("usernsctl.gvisor.host"), name)

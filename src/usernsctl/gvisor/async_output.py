@@ -20,8 +20,8 @@ class AsyncExchange:
         """Start the transfer in the running event loop.
 
         :param process: an object with the pipes `stdin`, `stdout` and `stderr`.
-        :raises BaseException: the event loop can't watch a pipe, and raised this exception. The
-            pipes that were passed to the event loop have been closed.
+        :raises BaseException: the exception that the event loop raised because it can't watch a
+            pipe. That pipe, and all pipes that the loop already watched, have been closed.
         """
         self._loop = asyncio.get_running_loop()
         self._bounds = bounds

@@ -52,7 +52,7 @@ def sandbox_id(id: str) -> str:
 #: The greatest uid or gid: the next greater number is -1 as a uid_t, which means "no id"
 #: (setresuid(2)).
 ID_MAX = 2**32 - 2
-#: The maximum length of the name of a user or a group, in bytes (csrc/base/base.h).
+#: The maximum length of the name of a user or a group, in bytes, without a NUL (csrc/base/base.h).
 NAME_MAX = 256
 
 
@@ -77,9 +77,9 @@ AnyUser = str | tuple[int, int] | NamedUser
 
 
 def parse_user(text: str) -> tuple[int, int] | NamedUser:
-    """Parse ``USER[:GROUP]``, each a number or a name.
+    """Parse ``USER[:GROUP]``, in which USER and GROUP are numbers or names.
 
-    If USER is a number, and GROUP is missing, the gid equals the uid.
+    If USER is a number and GROUP is missing, the gid equals the uid.
 
     :param text: the user and the group. A part that consists of digits is a number.
     :raises ValueError: `text` has the wrong format.
@@ -144,7 +144,7 @@ def user_ids(given: Any) -> tuple[int, int]:
     return user
 
 
-# The maximum length of a hostname, in bytes (__NEW_UTS_LEN of linux/utsname.h).
+# The maximum length of a hostname, in bytes, without a NUL (__NEW_UTS_LEN of linux/utsname.h).
 _HOSTNAME_MAX = 64
 
 # The maximum number of supplementary groups: that many fit into one message to the agent.
@@ -266,9 +266,9 @@ def stream(name: str, given: Any) -> None:
 
 
 def check_no_command(**options: Any) -> None:
-    """Check that no option for a first command is given to a sandbox without a first command.
+    """Check that none of `options` is set, because they need a first command.
 
-    :raises ValueError: an option is set that applies only to a first command.
+    :raises ValueError: an option is set.
     """
     for name, given in options.items():
         if given not in (None, False, popen.DEVNULL):
@@ -287,8 +287,8 @@ def check_streams(
 
     :param has_command: whether the sandbox has a first command.
     :raises TypeError: an argument can't be a standard stream.
-    :raises ValueError: `terminal` and a standard stream are both set, or one of them is set without
-        a first command.
+    :raises ValueError: `terminal` and a standard stream are both set, or `terminal` or a standard
+        stream is set without a first command.
     """
     if not has_command:
         check_no_command(terminal=terminal, stdin=stdin, stdout=stdout, stderr=stderr)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from usernsctl.gvisor.template import python as python_templates
     from usernsctl.gvisor.template import template as templates
 else:
-    # Import these modules on first use, because few programs use pools or templates.
+    # Import modules on first use, because few programs need all of them.
     async_output = LateModule("usernsctl.gvisor.async_output")
     output = LateModule("usernsctl.gvisor.output")
     pools = LateModule("usernsctl.gvisor.pool.pool")
@@ -169,17 +169,17 @@ class SandboxHost(HostBase):
         ready: checkpoint.AnyReady | None = None,
         **options: Unpack[templates.TemplateOptions],
     ) -> templates.Template:
-        """Start a command, save a checkpoint of it once it is ready, and kill it.
+        """Start a command, save a checkpoint once the command is ready, and kill the sandbox.
 
         :param args: the command and its arguments, or a string as a command without arguments.
             ``None`` saves usernsctl's agent, for sandboxes without a first command
             (:class:`Sandbox`).
-        :param ready: when the command is ready: ``"line:TEXT"``, once it has written that line to
-            its standard output; ``"file:PATH"``, once that path exists in the sandbox;
-            ``"port:N"``, once a process in the sandbox listens on that TCP port. A text without one
-            of these prefixes is a path if it begins with ``/``, else a line. A function is called
-            with the sandbox, and returns when the command is ready. `ready` may be missing only if
-            `args` is ``None``.
+        :param ready: when the command is ready: ``"line:TEXT"``, once the command has written the
+            line TEXT to its standard output; ``"file:PATH"``, once PATH exists in the sandbox;
+            ``"port:N"``, once a process in the sandbox listens on the TCP port N. A text without
+            one of these prefixes is a path if it begins with ``/``, else a line. A function is
+            called with the sandbox, and returns when the command is ready. `ready` may be missing
+            only if `args` is ``None``.
         :param options: `env`, `cwd` and `user`, as for :class:`Sandbox`; `timeout`, the time limit
             of the call, in seconds, 300 by default.
         :returns: the template.
@@ -188,7 +188,7 @@ class SandboxHost(HostBase):
         :raises TimeoutExpired: the call took more than `timeout` seconds, and everything it started
             was removed.
         :raises RunscError: the command exited before it was ready (cause ``"template-not-ready"``),
-            or runsc can't save it (``"template-unsavable"``).
+            or runsc can't save a checkpoint (``"template-unsavable"``).
         :raises UsernsError: as :class:`Sandbox` does.
         """
         _check_template("template", options)
@@ -217,7 +217,7 @@ class SandboxHost(HostBase):
         code: str | None = None,
         **options: Unpack[templates.TemplateOptions],
     ) -> python_templates.PythonTemplate:
-        """Start a Python interpreter, and save a checkpoint once it has imported modules.
+        """Start a Python interpreter, and save a checkpoint once it has imported `preload`.
 
         :param python: the path of the interpreter in the sandbox, or its name.
         :param preload: the names of the modules to import.
@@ -448,7 +448,7 @@ class _Call(NamedTuple):
     options: dict[str, Any]
 
     def completed(self, box: Sandbox, result: Result[Any], out: Any, err: Any) -> Result[Any]:
-        """Add the arguments and the output of the command to `result`, and return it.
+        """Complete `result` by the arguments and the output of the command, and return `result`.
 
         :raises LimitError: `check` is true, and the sandbox was killed because of a limit.
         :raises CalledProcessError: `check` is true, and the exit status of the command is not 0.

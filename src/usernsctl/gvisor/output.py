@@ -26,7 +26,7 @@ READ_BYTES = 1 << 16
 # call.
 _PATIENCE = 3600.0
 
-# The maximum length of an encoded character, in bytes.
+# The maximum length of a character in the encodings of output, in bytes.
 _CHARACTER_BYTES = 4
 
 
@@ -52,7 +52,7 @@ class KeptOutput:
             self._head += data[:room]
             data = data[room:]
         self._tail += data
-        # Trim the tail only when it is twice as large as needed, because each trim copies it.
+        # Trim the tail only when it is twice as large as needed, because each trim copies the tail.
         if len(self._tail) > 2 * self._tail_size + READ_BYTES:
             self._cut()
 
@@ -146,7 +146,7 @@ class BoundedOutput:
 
     @property
     def overflow(self) -> KeptOutput | None:
-        """The stream whose output exceeded the limit; ``None`` if output is only truncated."""
+        """The capture that exceeded the limit, so that the command is killed, or ``None``."""
         if self._is_killing:
             for kept in (self.stdout, self.stderr):
                 if kept.truncated:

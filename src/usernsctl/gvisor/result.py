@@ -73,15 +73,16 @@ class Result(CompletedProcess[AnyStr]):
     :ivar used: the usage that reached the limit, in the unit of `limit`.
     :ivar rusage: the resource usage of the command. For a command in a running sandbox, gVisor
         counts the usage of the command and of the children for which it has waited. For the first
-        command of a sandbox, the usage is that of all the sandbox's host processes. ``None`` if it
-        is not known, as for a detached sandbox.
+        command of a sandbox, the usage is that of all the sandbox's host processes. ``None`` if the
+        usage is not known, as for a detached sandbox.
     :ivar peak_memory: the peak memory usage of the whole sandbox, in bytes, as its memory limit
         counts it. ``None`` if the sandbox has not reached that limit. The file of ``usernsctl run
         --result`` contains the number for every run with a limit for memory or processes.
-    :ivar int denied: the number of connections that the sandbox's proxy (`allow`) denied: since the
-        sandbox's start for its first command, else while the command ran.
-    :ivar int stdout_truncated: the number of bytes that are missing in the middle of `stdout`,
-        because it contains only `max_output` bytes, half of them from the beginning.
+    :ivar int denied: the number of connections that the sandbox's proxy (`allow`) denied. For the
+        first command of a sandbox, all since the start of the sandbox count; for other commands,
+        those while the command ran.
+    :ivar int stdout_truncated: the number of bytes that are missing in the middle of `stdout` if it
+        contains only `max_output` bytes: half from the beginning of the output, half from the end.
     :ivar int stderr_truncated: the number of bytes that are missing in the middle of `stderr`.
     """
 

@@ -51,8 +51,8 @@ __all__ = [
     "validate",
 ]
 
-# Import these modules on first use, because most of them import msgspec, which is needed only for
-# bundles.
+# The modules that are imported on first use, with the names that each defines. Most of the modules
+# import msgspec, which is needed only for bundles.
 _MODULES = {
     "builder": (
         "BuildOptions",

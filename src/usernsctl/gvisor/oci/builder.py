@@ -131,8 +131,8 @@ class BuildOptions:
 def build(options: BuildOptions) -> dict[str, Any]:
     """Build the config.json for a command.
 
-    The config.json has a user namespace with the identity map of the prepared namespace, so runsc
-    accepts it however it is started in the prepared namespace.
+    The config.json requests a user namespace with the identity map of the prepared namespace, so
+    that runsc in the prepared namespace accepts the file with and without ``--rootless``.
 
     :raises BundleError: config.json can't hold a value; the message contains the value's JSON path.
     """
@@ -169,10 +169,10 @@ def build(options: BuildOptions) -> dict[str, Any]:
 
 
 def _is_surely_valid(options: BuildOptions) -> bool:
-    """Return whether a fast, incomplete check finds that `options` give a valid config.json.
+    """Return True only if `options` certainly give a valid config.json.
 
-    The check accepts nearly all options that occur in practice. If it fails, the caller calls
-    :func:`validate`, which is exact, but takes longer to import.
+    The check is fast, and accepts nearly all options that occur in practice. For other options, the
+    caller calls :func:`validate`, which is exact, but takes longer to import.
     """
     mounts = options.mounts
     texts = [*options.args, options.rootfs, options.cwd, options.hostname or ""]

@@ -23,7 +23,7 @@ MAX_BYTES = 16 * 1024 * 1024
 
 
 class Bundle(Closing):
-    """An open bundle directory. All paths of the bundle are resolved from its descriptor.
+    """An open bundle directory. All paths in the bundle are resolved from `descriptor`.
 
     :ivar path: the path by which the directory was opened, for messages.
     """
@@ -67,10 +67,11 @@ class Bundle(Closing):
         return text
 
     def open_config(self) -> int:
-        """Open config.json for reading; fail if a symbolic link leads out of the bundle.
+        """Open config.json for reading.
 
         :returns: a descriptor for the caller to close.
-        :raises BundleError: config.json is missing, isn't a regular file, or can't be read.
+        :raises BundleError: config.json is missing, isn't a regular file, can't be read, or is a
+            symbolic link that resolves outside of the bundle.
         """
         try:
             found = open_beneath(self.descriptor, CONFIG_NAME)
@@ -88,10 +89,10 @@ class Bundle(Closing):
             self._refuse_config(error)
 
     def within(self, path: str) -> str | None:
-        """Return `path` relative to the bundle, or None if it lacks the bundle's path as prefix.
+        """Return `path` relative to the bundle, or None if `path` is outside of the bundle.
 
-        The paths are compared as text. :func:`open_beneath` later rejects symbolic links that lead
-        out of the bundle.
+        Absolute paths are compared with the bundle's path as text. :func:`open_beneath` later
+        rejects symbolic links that resolve outside of the bundle.
         """
         if not path.startswith("/"):
             return path
@@ -105,12 +106,12 @@ class Bundle(Closing):
     def open_path(self, path: str, *, anywhere: bool = False) -> int:
         """Open a path from config.json, either absolute or relative to the bundle.
 
-        :param anywhere: whether the path may lead out of the bundle.
+        :param anywhere: whether the path may resolve outside of the bundle.
         :returns: a descriptor (O_PATH, close-on-exec) for the caller to close.
         :raises ForeignLinkError: `anywhere` is true, and the path contains a symbolic link that
             another user may change.
-        :raises OSError: the path can't be opened; with EXDEV, it leads out of the bundle, and
-            `anywhere` is false.
+        :raises OSError: the path can't be opened. EXDEV means that the path resolves outside of the
+            bundle, and `anywhere` is false.
         """
         if anywhere:
             here = os.readlink(f"/proc/self/fd/{self.descriptor}")
@@ -212,8 +213,8 @@ def create(bundle: str | os.PathLike[str], config: dict[str, Any]) -> Path:
     """Write `config` to a new config.json in the directory `bundle`; create a missing directory.
 
     :returns: the path of the new config.json.
-    :raises BundleError: config.json exists already, or can't be written. A directory that this call
-        has created is removed then.
+    :raises BundleError: config.json exists already, or can't be written. The function then removes
+        the directory if it has created the directory.
     """
     directory = Path(bundle)
     filename = directory / CONFIG_NAME
@@ -268,7 +269,10 @@ class _Attributes:
 
 @contextlib.contextmanager
 def _new_file(bundle: Bundle, text: bytes, like: _Attributes | None = None) -> Iterator[str]:
-    """Write a temporary file in the bundle; yield its name, and remove the name after the block."""
+    """Write a temporary file in the bundle; yield its name, which the ``with`` body may link.
+
+    The name is removed after the ``with`` body.
+    """
     name = f".{CONFIG_NAME}.{os.urandom(8).hex()}"
     # Create the file with a private mode: the mode of `like` may be private, and until that mode is
     # set, other users must not be able to open the file.
@@ -289,7 +293,7 @@ def _new_file(bundle: Bundle, text: bytes, like: _Attributes | None = None) -> I
 
 @contextlib.contextmanager
 def _bundle_errors(filename: Path) -> Iterator[None]:
-    """Convert an OSError that the block raises to a BundleError for `filename`."""
+    """Convert an OSError raised in the ``with`` body to a BundleError for `filename`."""
     try:
         yield
     except BundleError:

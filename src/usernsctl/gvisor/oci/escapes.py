@@ -41,7 +41,7 @@ _UNTRUSTED = "an untrusted bundle may read and write only its own files"
 
 
 def check_outside(config: Config, bundle: Bundle) -> Iterator[Violation]:
-    """Yield the settings in `config` that reach outside of `bundle`, whether allowed or not."""
+    """Yield a violation for each setting in `config` that reaches outside of `bundle`."""
     yield from _check_hooks(config)
     yield from _check_root(config, bundle)
     for index, mount in enumerate(config.mounts or ()):
@@ -60,12 +60,12 @@ def harmless_annotations(config: dict[str, Any]) -> dict[str, str]:
 
 
 def open_source(bundle: Bundle, path: str, *, trusted: bool) -> int:
-    """Open the source of a bind mount, and check on the open file that it may be mounted.
+    """Open the source of a bind mount, and check that the opened file may be mounted.
 
     :param trusted: whether the bundle may use files outside of its directory.
     :returns: a descriptor (O_PATH, close-on-exec) for the caller to close.
-    :raises OSError: the source can't be opened; with EXDEV, it may not be mounted, for the reason
-        in the message.
+    :raises OSError: the source can't be opened. EXDEV means that the source must not be mounted;
+        the message contains the reason.
     """
     try:
         source = bundle.open_path(path, anywhere=trusted)
@@ -147,7 +147,7 @@ def _check_mount(mount: MountEntry, path: str, bundle: Bundle) -> Iterator[Viola
 def _outside_source(bundle: Bundle, source: str, path: str, reason: str) -> Violation:
     """Return the violation for a bind mount source that an untrusted bundle may not mount.
 
-    If not even a trusted bundle may mount the source, the remedy names no option that allows it.
+    The remedy names the option that allows the mount, unless no option allows it.
     """
     try:
         os.close(open_source(bundle, source, trusted=True))

@@ -17,11 +17,11 @@ WRITE, SEARCH = 2, 1
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """The file permissions of 0:0 in a namespace, computed outside the namespace from its id maps.
+    """The file permissions of 0:0 in a user namespace, computed from the namespace's id maps.
 
     Root of a user namespace overrides the mode of files whose owner *and* group are both mapped in
-    the namespace (the kernel's capable_wrt_inode_uidgid()). For other files, it has the permissions
-    of the outside id to which 0 is mapped.
+    the namespace (the kernel's capable_wrt_inode_uidgid()). For other files, root has only the
+    permissions of the ids of the parent namespace to which uid 0 and gid 0 are mapped.
     """
 
     ids: IdView
@@ -29,9 +29,9 @@ class Reach:
     def blocked_at(self, path: str, need: int) -> str | None:
         """Return the file whose permissions deny access to `path`, or ``None``.
 
-        The result is the first directory that can't be searched, or `path` itself if it denies one
-        of the permissions `need` (WRITE, SEARCH). A file that the caller can't stat counts as
-        accessible, since the namespace may map ids that the caller does not have.
+        The result is the first directory that can't be searched, or `path` itself if its mode
+        denies one of the permissions `need` (WRITE, SEARCH). A file that the caller can't stat
+        counts as accessible, since the namespace may map ids that the caller does not have.
 
         :raises OSError: `path` doesn't exist, or a component of it is not a directory.
         """
@@ -53,8 +53,8 @@ class Reach:
             return True
         uid, gid = _outside_root(uid_map), _outside_root(gid_map)
         if uid == os.geteuid() != 0:
-            # Outside of the namespace, its root is the caller, so access(2) gives the answer.
-            # access(2) also respects ACLs and supplementary groups, which the mode does not show.
+            # Id 0 of the namespace is mapped to the caller, so access(2) gives the answer. Unlike
+            # the mode, access(2) takes ACLs and supplementary groups into account.
             return os.access(path, need)
         shift = 6 if status.st_uid == uid else 3 if status.st_gid == gid else 0
         return (stat.S_IMODE(status.st_mode) >> shift) & need == need
@@ -65,7 +65,7 @@ def _maps(extents: Sequence[Extent], outside: int) -> bool:
 
 
 def _outside_root(extents: Sequence[Extent]) -> int | None:
-    """Return the outside id to which id 0 is mapped, or None if 0 is not mapped."""
+    """Return the id of the parent namespace to which id 0 is mapped, or None."""
     return next((e.outside for e in extents if e.inside == 0), None)
 
 
@@ -101,7 +101,7 @@ class MappingFault:
 def mapping_fault(
     mappings: Sequence[IdMapping] | None, extents: Sequence[Extent]
 ) -> MappingFault | None:
-    """Return why `mappings` is unusable for a namespace whose parent has `extents`, or None.
+    """Return why a user namespace can't have `mappings` if its parent has `extents`, or None.
 
     The kernel requires that each extent lies within one extent of the parent (user_namespaces(7)).
     runsc requires that 0 is mapped, because its processes switch to 0:0.

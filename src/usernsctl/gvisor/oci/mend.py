@@ -38,8 +38,8 @@ def fix(
 
     The function adds a missing user namespace, missing mappings and a missing ``process.user``. It
     replaces mappings that the kernel or runsc would refuse by the identity map of the prepared
-    namespace, and removes hooks. All other keys stay as they are, in their order. A second call
-    changes nothing.
+    namespace, and removes hooks and the ``path`` of a user namespace. All other keys are unchanged
+    and in the same order. Fixing the copy again would change nothing.
 
     :param keep_hooks: whether to keep hooks, programs that runsc runs outside gVisor.
     :returns: the fixed copy, and the list of changes.

@@ -26,7 +26,12 @@ _MAX_LINKS = 40  # the limit of the kernel (path_resolution(7))
 
 @dataclass(frozen=True, slots=True)
 class FileView:
-    """The inputs of file checks: the bundle's directory, the file permissions, and the overlay."""
+    """The inputs of checks of files.
+
+    :ivar bundle: the absolute path of the bundle's directory.
+    :ivar reach: the file permissions of runsc.
+    :ivar memory_overlay: whether runsc stores writes to the root filesystem in memory.
+    """
 
     bundle: str
     reach: Reach
@@ -37,10 +42,10 @@ class FileView:
         return os.path.join(self.bundle, config.root.path)
 
     def advise(self, argv: list[str], path: str, otherwise: str) -> str:
-        """Return `argv` with `path` as a shell command, or `otherwise` if `path` leaves the bundle.
+        """Return the shell command `argv` for `path`, or `otherwise` for a path outside the bundle.
 
-        A remedy must not advise the user to create files outside of the bundle or change their
-        mode, because an untrusted bundle may have named them.
+        Remedies must not advise the user to create files outside of the bundle or to change the
+        mode of such files, because an untrusted bundle may have chosen their paths.
         """
         own = f"{os.path.realpath(self.bundle)}/"
         return command([*argv, path]) if f"{path}/".startswith(own) else otherwise
@@ -126,7 +131,8 @@ def _check_target(
 ) -> Iterator[Violation]:
     """Yield a violation if a bind mount's mount point does not exist and can't be created.
 
-    runsc creates a missing mount point on the host, if the root filesystem is writable there.
+    runsc creates a missing mount point on the host if the last existing directory of its path is
+    writable.
     """
     if _below_another_bind(config, mount):
         return
@@ -170,9 +176,9 @@ def _below_another_bind(config: Config, mount: MountEntry) -> bool:
 def resolve_in_root(root: str, path: str) -> tuple[str, str]:
     """Resolve `path` as a process whose root directory is `root` (chroot(2)) would.
 
-    :returns: the part of the path that exists, as a path on the host, and the missing components,
-        which are ``""`` if the whole path exists. After :data:`_MAX_LINKS` symbolic links, the
-        remaining components count as missing.
+    :returns: the part of the path that exists, as a path on the host, and the rest of the path,
+        ``""`` if the whole path exists. After :data:`_MAX_LINKS` symbolic links, the rest of the
+        path counts as missing.
     :raises OSError: the caller can't search a directory of the path, or a component is too long.
     """
     here, todo, links = root, path.split("/"), 0
@@ -214,7 +220,10 @@ Network = Literal["none", "host"]
 
 
 def check_refusals(config: Config, network: Network) -> Iterator[Violation]:
-    """Yield violations for values that runsc refuses or ignores with ``--network`` `network`."""
+    """Yield violations for values that runsc refuses or ignores.
+
+    :param network: the value of runsc's option ``--network``.
+    """
     linux = config.linux or Linux()
     yield from _check_platform(config)
     yield from _check_joins(linux, network)
@@ -334,10 +343,10 @@ def check(
     network: Network = "none",
     memory_overlay: bool = False,
 ) -> list[Violation]:
-    """Return violations: settings that rootless runsc would refuse, or that leave the bundle.
+    """Return the settings that rootless runsc refuses or ignores, or that reach outside the bundle.
 
     The id maps describe the user namespace in which runsc will run. Call this function outside of
-    that namespace, because it compares file owners with the outside ids of the maps.
+    that namespace, because the owners of files are compared with the host ids of the maps.
 
     :param bundle: the bundle's directory, to which relative paths of `config` refer, as a path or
         an open Bundle.

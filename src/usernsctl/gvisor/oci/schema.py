@@ -277,7 +277,7 @@ Permission = Literal["--trust-bundle", "--allow-hooks"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Violation:
-    """A value in config.json that rootless runsc refuses or ignores, or that leaves the bundle.
+    """A config.json value that runsc refuses or ignores, or that reaches outside of the bundle.
 
     :ivar path: the JSON path of the value, such as ``"$.linux.namespaces"``.
     :ivar id: the id of the cause. The id stays the same in all releases of usernsctl.
@@ -287,8 +287,8 @@ class Violation:
     :ivar fixable: whether :func:`usernsctl.gvisor.oci.fix` corrects the value.
     :ivar blocks: whether runsc fails because of the value. If not, the command runs, but not
         exactly as configured.
-    :ivar outside: whether the value reaches outside of the bundle, so that ``usernsctl run``
-        refuses the bundle.
+    :ivar outside: whether the value reaches outside of the bundle's directory, so that ``usernsctl
+        run`` refuses the bundle unless `allowed_by` is given.
     :ivar allowed_by: the option of ``usernsctl run`` that allows the value, or ``None``.
     """
 
@@ -376,7 +376,7 @@ def child(path: str, key: str | int) -> str:
 
 
 def describe(value: object, *, secret: bool = False) -> str:
-    """Describe `value` for an error message, by shortened JSON or by its type.
+    """Describe an object or array by its type, and another value by its shortened JSON.
 
     :param secret: whether to hide the contents of a string.
     """
@@ -391,7 +391,7 @@ def describe(value: object, *, secret: bool = False) -> str:
 
 
 class _Fault:
-    """The reason why a value is invalid, stored instead of it until its JSON path is known."""
+    """A validation error that takes the place of the invalid value until the JSON path is known."""
 
     def __init__(self, reason: str, key: str | None = None) -> None:
         self.reason = reason
@@ -495,7 +495,7 @@ def validate(config: dict[str, Any], *, filename: str | None = None) -> Config:
 
 
 class _Shape:
-    """A validator that walks a value and its type in parallel, so that errors name the path."""
+    """A validator that visits a value and its type in parallel, so that errors have a JSON path."""
 
     def __init__(self, filename: str | None) -> None:
         self._filename = filename
