@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from usernsctl.errors import UsernsError
 
-# The arguments with which shell completion calls usernsctl, up to the kind of names to print.
+# The first arguments of usernsctl when shell completion calls it. The kind of names follows.
 _COMPLETION_CALL = ["completion", "--names"]
 
 
@@ -52,8 +52,7 @@ def _call_and_flush(argv: list[str]) -> int:
     try:
         default_sigchld()
         status = _call(argv)
-        # Flush with print(), because sys.stdout is None, and has no flush(), if standard output is
-        # closed.
+        # Flush with print(), which also accepts a closed standard output (sys.stdout is None).
         print(end="", flush=True)
         return status
     except OSError as error:
@@ -67,8 +66,8 @@ def _call_and_flush(argv: list[str]) -> int:
 def print_error(error: UsernsError) -> None:
     """Print on standard error what failed, why, and the remedy.
 
-    The function imports only modules that are loaded already, because a run that fails inside a
-    user namespace may be unable to read the files of other modules.
+    The function imports no module that is not loaded yet: if ``usernsctl run`` has failed inside a
+    user namespace, the files of such modules may be unreadable.
     """
     from usernsctl import _core
     from usernsctl._text import say, shown_lines
@@ -77,7 +76,7 @@ def print_error(error: UsernsError) -> None:
     known = _core.cause(error.cause)
     if known is not None:
         say(f"  why: {known.why} [{error.cause}]")
-    elif error.cause not in (None, "usage"):  # "usage" stands for wrong arguments.
+    elif error.cause not in (None, "usage"):  # "usage": the command line is wrong.
         say(f"  cause: {error.cause}")
     # Only the catalogue's remedies may contain several lines. Other remedies contain file names, in
     # which newlines are escaped.
@@ -87,7 +86,7 @@ def print_error(error: UsernsError) -> None:
 
 
 def _named(error: OSError) -> UsernsError | None:
-    """Return the UsernsError for an OSError, or ``None`` if its cause is unknown."""
+    """Return a UsernsError that explains `error`, or ``None`` if the cause is unknown."""
     from usernsctl import _core
     from usernsctl.errors import NamespaceError, UsernsError
 
@@ -105,7 +104,7 @@ def _named(error: OSError) -> UsernsError | None:
             remedy="change to an existing directory: cd /",
         )
     if where is None:
-        # The error may come from a system call that Python itself makes, so check whether a seccomp
+        # The failed system call may be one that Python itself makes, so check whether a seccomp
         # filter denies system calls.
         try:
             _core.check_filter()
@@ -161,9 +160,9 @@ def _call(argv: list[str]) -> int:
 
 
 def _logs_json(words: Sequence[str]) -> bool:
-    """Return whether the arguments call ``usernsctl run --log json``.
+    """Return whether `words` are the arguments of a ``usernsctl run`` with ``--log json``.
 
-    The function searches the words, because arguments that contain an error can't be parsed.
+    The parser can't answer this for a command line that contains an error.
     """
     if words[:1] != ["run"]:
         return False

@@ -119,8 +119,8 @@ def init(
 def check(directory: str, as_json: bool, network: Network) -> int:
     """Check a bundle for what rootless gVisor refuses, and for paths outside the bundle.
 
-    check lists each problem in config.json with its reason and a remedy. An entry that reaches
-    outside of the bundle needs --trust-bundle or --allow-hooks.
+    check lists each problem in config.json with its reason and a remedy. usernsctl run accepts an
+    entry that reaches outside of the bundle only with --trust-bundle or --allow-hooks.
 
     Exit status: 0 no problem was found, 1 problems were found, 125 the bundle can't be read.
     """
@@ -161,9 +161,9 @@ def _default_map() -> tuple[list[Extent], list[Extent]]:
 
 
 def _rootfs_for(directory: str, rootfs: str) -> str:
-    """Return the value of ``root.path``; relative if the root filesystem is inside the bundle.
+    """Return the value of ``root.path`` for the root filesystem `rootfs`.
 
-    A bundle whose ``root.path`` is relative can be moved.
+    The path is relative if `rootfs` is inside the bundle, so that the bundle can be moved.
 
     :raises BundleError: `rootfs` is not a directory.
     """

@@ -99,7 +99,8 @@ def copy(
 
     NAME is the id of the sandbox, and PATH an absolute path in the sandbox. If PATH or DST is an
     existing directory, the copy is created in that directory, under the name of the source. If a
-    file of the copy's name exists there, the copy fails; in the sandbox, --force replaces the file.
+    file has the path of the copy, usernsctl cp fails, unless the file is in the sandbox and --force
+    is given.
 
     The copy has the permissions and times of the source. FIFOs, sockets and devices are skipped,
     and so are symbolic links that would lead out of the tree at DST. A copy out of the sandbox
@@ -142,7 +143,7 @@ def copy(
 
 
 def _put_into(put: Callable[..., CopyReport], path: str, name: str, parents: bool) -> CopyReport:
-    """Copy to `name` in `path`, or to `path` itself if that is no directory; return the report."""
+    """Call `put` for `name` in the directory `path`, or for `path` if it is not a directory."""
     below = os.path.join(path, name)
     try:
         return put(below)

@@ -55,16 +55,16 @@ def parser(prog: str) -> Parser:
 def examine(form: str | None, no_runsc: bool, purpose: Purpose, seconds: int) -> int:
     """Find out whether this machine can run programs in gVisor; print causes and remedies if not.
 
-    doctor probes each step in a separate process, and leaves nothing behind.
+    doctor tries each step of a start in a separate process, and leaves nothing behind.
 
     Exit status: 0 the machine can run programs, 1 at least one cause prevents it, 2 wrong usage.
     """
     try:
         _core.check_filter(of_doctor=True)
     except UsernsError:
-        # Hide epoll and poll before doctor imports subprocess, which imports selectors: selectors
-        # calls epoll_create1(2) or poll(2), and the seccomp filter may kill their caller. Neither
-        # is needed, because doctor will start no process under this filter.
+        # A seccomp filter denies system calls, and may kill the caller of epoll_create1(2) or
+        # poll(2). doctor imports subprocess, which imports selectors, which tries these calls. Hide
+        # them from selectors: under such a filter, doctor starts no process.
         for name in ("epoll", "poll"):
             vars(select).pop(name, None)
     from usernsctl import doctor

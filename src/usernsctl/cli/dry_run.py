@@ -39,7 +39,7 @@ def show(request: Request, notify: Callable[[str], object], *, as_json: bool) ->
 
 
 def described(launch: Launch, facts: Facts) -> dict[str, Any]:
-    """Return a launch as a JSON object; ``ID`` and ``TIME`` stand for a start's id and time."""
+    """Return a launch as a JSON object, with ``ID`` and ``TIME`` in place of values of a start."""
     place = _Names(launch)
     return {
         "version": launch.version,
@@ -97,7 +97,7 @@ def as_text(launch: Launch, facts: Facts) -> Iterator[str]:
     yield f"  {_text.command(place.words(launch.watcher))}"
     yield "Network stack of the command:"
     yield f"  {_stack_of(launch.runsc)}"
-    yield "Command line of runsc in it:"
+    yield "Command line of runsc:"
     yield f"  {_text.command(place.words(launch.runsc))}"
 
 
@@ -130,7 +130,7 @@ def _ignored_signals() -> int:
 
 
 def _open_files() -> dict[str, Any]:
-    """Return RLIMIT_NOFILE as the core writes it to config.json."""
+    """Return this process's RLIMIT_NOFILE in the form that the core writes to config.json."""
     import resource
 
     soft, hard = (
@@ -180,8 +180,9 @@ class _Names:
         user = start.user if facts.ids.has(start.user) else (0, 0)
         ignored = _ignored_signals()
         values: dict[Record, Any] = {
-            # Signals to ignore, and ids that are not mapped, are passed to usernsctl-verify in
-            # arguments before the command. usernsctl-verify sets them (csrc/launch/config.c).
+            # The arguments of usernsctl-verify before the command are the signals to ignore, and
+            # the command's ids if runsc's user namespace does not map them. usernsctl-verify sets
+            # both (csrc/launch/config.c).
             record("json-args"): (
                 *((f"{VERIFY_IGNORE}{ignored}",) if facts.verifier and ignored else ()),
                 *((VERIFY_AS, *map(str, start.user)) if user != start.user else ()),

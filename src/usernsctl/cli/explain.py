@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 
 _NOT_RECOGNISED, _WRONG_USAGE = 1, 2
-# Maximum number of causes that are printed in full. For the other causes, only the evidence is
-# printed.
+# Maximum number of unconfirmed causes that are printed in full. Of the others, only the title and
+# the evidence are printed.
 _FULL_MAX = 3
 _SAYS_TOO_LITTLE = "mapped-sandbox-eof-unknown"
 
@@ -47,8 +47,8 @@ def explain(file: str | None, debug_log: str | None, no_probe: bool, as_json: bo
 
     explain reads FILE or standard input: the output of any program that uses namespaces, such as
     runsc, newuidmap, unshare, bwrap, podman, docker or usernsctl, as text or JSON. FILE may also be
-    the id of a cause, which usernsctl's errors have in brackets. explain also probes this machine
-    to find out which of the causes apply, unless you give --no-probe.
+    the id of a cause, which usernsctl prints in brackets after an error. explain also probes this
+    machine to find out which of the causes apply, unless you give --no-probe.
 
     Exit status: 0 causes were found, 1 no message in the text is known, 2 wrong usage or FILE can't
     be read.
@@ -103,8 +103,8 @@ def _read(file: str | None) -> Explanation:
             return explained(stream)
     if sys.stdin.isatty():
         print("Paste the output with the error, then press Ctrl-D.", file=sys.stderr)
-        # Read the terminal here, because explained() reads again after end of file, and the user
-        # would have to press Ctrl-D twice.
+        # Read the terminal here: explained() would read again after end of file, so the user would
+        # have to press Ctrl-D twice.
         return explained(io.BytesIO(sys.stdin.buffer.read(INPUT_MAX + 1)))
     return explained(sys.stdin.buffer)
 
@@ -192,7 +192,7 @@ def _verdict(
 
 
 def _likeliest(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return the causes to print in full: the likeliest, and always the cause of vague messages."""
+    """Return the causes to print in full: the likeliest, and always `_SAYS_TOO_LITTLE`."""
     return [
         candidate
         for position, candidate in enumerate(candidates)

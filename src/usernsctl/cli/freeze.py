@@ -31,7 +31,7 @@ def write(output: str, environ: Mapping[str, str], words: Sequence[str], **given
     """Write the launch of a `usernsctl run` to FILE, without starting CMD.
 
     usernsctl-exec --launch FILE [-- CMD [ARG]...] starts CMD later, any number of times, and needs
-    no Python. FILE must belong to you or root. A CMD given there replaces the CMD in FILE.
+    no Python. FILE must belong to you or root. A CMD after -- replaces the CMD in FILE.
 
     FILE fixes the files that CMD sees, config.json, and the arguments of runsc. Each start takes
     from its caller: ids, the current directory, the hostname, and variables that are passed on,

@@ -70,8 +70,8 @@ def create(name: str, options: tuple[str, ...]) -> None:
 def _without_private(options: Sequence[str]) -> list[str]:
     """Return the options without ``--net private`` and ``--net=private``.
 
-    usernsctl-exec does not know the value ``private``: a private network comes with a network
-    namespace of its own.
+    usernsctl-exec does not know the value ``private``. The arguments from
+    :func:`usernsctl.gvisor.launch.network.private_command` request a private network instead.
     """
     kept: list[str] = []
     for word in options:
@@ -107,7 +107,7 @@ def list_(as_json: bool) -> None:
 
 
 def tree(as_json: bool) -> None:
-    """Show the tree of user namespaces below this one.
+    """Show the tree of user namespaces below your own.
 
     Each namespace is shown with its owner's uid, its uid map, its names, and its processes. The
     namespaces of other users' processes are hidden; the last line has the number of such processes.
@@ -127,23 +127,24 @@ def exec_(name: str, command: tuple[str, ...], environ: Mapping[str, str]) -> in
     """Run COMMAND in the namespace NAME.
 
     usernsctl executes COMMAND in place of itself, or waits for it if NAME has a PID namespace.
-    COMMAND starts in the current directory, even if its ids in NAME may not search the path to it.
+    COMMAND starts in the current directory, even if COMMAND itself may not search the path of that
+    directory.
     """
     if not command:
         raise UsageError("no command: give a command, as in: usernsctl ns exec NAME -- id")
     namespace = Namespace.open(name)
     if not namespace.has("pid"):
         namespace.exec(command, env=environ)
-    # With a PID namespace, start a child: setns(2) moves only later children of the caller into a
-    # PID namespace.
+    # Start a child, because setns(2) does not move the caller itself into a PID namespace, only its
+    # later children.
     return supervise(lambda: namespace.spawn(command, env=environ, pdeathsig=signal.SIGKILL).pid)
 
 
 def remove(names: Sequence[str]) -> None:
     """Remove namespaces: kill the process that holds each of them.
 
-    Other processes in a namespace keep running. If the namespace has a PID namespace, the kernel
-    kills all of them.
+    Other processes in the namespace keep running, unless the namespace has a PID namespace. In that
+    case, the kernel kills all processes in the PID namespace.
     """
     for name in names:
         named.remove_named(name)

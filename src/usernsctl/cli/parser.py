@@ -36,7 +36,7 @@ VERBS = {
     "template": ("Start programs from saved checkpoints.", "template:parser"),
     "ps": ("List detached sandboxes.", "ps:parser"),
     "cp": ("Copy files into and out of detached sandboxes.", "cp:parser"),
-    "plan": ("Show the planned id maps, their writers, and the reasons.", "plan:parser"),
+    "plan": ("Show planned id maps: who writes each map, and why.", "plan:parser"),
     "doctor": ("Find out why programs can't run in gVisor here.", "doctor:parser"),
     "explain": ("Name the causes of an error message, and the remedies.", "explain:parser"),
     "seccomp-profile": ("Print the seccomp profile for containers.", "profiles:seccomp"),
@@ -253,7 +253,7 @@ class Parser(argparse.ArgumentParser):
         given = vars(namespace)
         for operand in self.operands:
             if operand.nargs == argparse.REMAINDER:
-                # Remove a leading "--", which argparse keeps only in an operand with REMAINDER.
+                # Remove a leading "--", as argparse does for operands without nargs=REMAINDER.
                 found = given[operand.dest]
                 given[operand.dest] = tuple(found[1:] if found[:1] == ["--"] else found)
         if self.verbs and not given["words"]:
@@ -290,8 +290,9 @@ class Parser(argparse.ArgumentParser):
     def arrange(self, words: Sequence[str]) -> list[str]:
         """Return the options, each joined with its value, followed by ``--`` and the operands.
 
-        argparse would parse a value that begins with a dash as an option. Releases of argparse
-        differ in how they treat ``--``, and operands between options.
+        From arguments in another order, argparse would parse a value that begins with a dash as an
+        option, and releases of argparse would differ in how they parse ``--``, and operands between
+        options.
 
         :raises Answer: an option is unknown, or its value is missing or not allowed.
         """
@@ -475,11 +476,12 @@ def _for_argparse(parse: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def _read_environ(text: str) -> dict[str, str]:
-    """Read environment variables from the descriptor whose number is `text`, and close it.
+    """Read environment variables from the descriptor whose number is `text`; close the descriptor.
 
-    The format is that of proc_pid_environ(5). csrc/programs/entrypoint/main.c passes the
-    container's environment as data, so that the variables don't affect programs outside of gVisor.
-    Entries that are not ``NAME=VALUE`` are ignored. If a name has several entries, the first one
+    The format is that of proc_pid_environ(5). usernsctl-entrypoint passes a container's environment
+    through a descriptor, because the variables must not affect programs outside of gVisor.
+
+    Entries that are not ``NAME=VALUE`` are ignored. If a name has several entries, the first entry
     counts, as in ``os.environ``.
 
     :raises ValueError: `text` is not an open, readable descriptor.
@@ -524,7 +526,7 @@ def _wrapped(text: str, width: int, indent: str) -> list[str]:
 
 
 def _columns(rows: Sequence[tuple[str, str]], width: int) -> Iterator[str]:
-    """Yield the lines of a table with two columns, in which a wide first cell gets its own line."""
+    """Yield the lines of a table with two columns. A wide first cell has a line of its own."""
     indent = 4 + min(max(len(name) for name, _ in rows), _NAMES_MAX)
     for name, text in rows:
         first, *rest = _wrapped(text, width, " " * indent)

@@ -1,4 +1,4 @@
-"""``usernsctl plan``: show the planned id maps, their writers, and the reasons."""
+"""``usernsctl plan``: show planned id maps, which program writes each map, and why."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def parser(prog: str) -> Parser:
 
 
 def show(as_json: bool, **given: Any) -> None:
-    """Show the id maps for these options of usernsctl-exec, their writers, and the reasons.
+    """Show the id maps for options of usernsctl-exec, which program writes each map, and why.
 
     plan starts nothing. Without map options, plan shows the default maps of `usernsctl run`: your
     own ids become 0, and no other id is mapped.

@@ -26,8 +26,8 @@ def seccomp(prog: str) -> Parser:
 def print_seccomp(private_network: bool) -> None:
     """Print the seccomp profile for containers that run gVisor.
 
-    The profile allows the system calls of Docker's own profile, except for those that gVisor does
-    not use, and the few others that gVisor needs to create its sandbox.
+    The profile is Docker's default profile without the system calls that gVisor does not use, and
+    with the few others that gVisor needs to create its sandbox.
 
         docker run --rm --entrypoint usernsctl IMAGE seccomp-profile >seccomp.json
         docker run --security-opt seccomp=seccomp.json IMAGE
@@ -57,9 +57,9 @@ def print_apparmor(host: bool) -> None:
         docker run --security-opt apparmor=usernsctl IMAGE
 
     With --host, print the profile that allows the programs of this installation, and runsc, to
-    create user namespaces on hosts where AppArmor denies them (Ubuntu 23.10 and later). The
-    programs that these start may create user namespaces, too. The profile does not include the
-    Python interpreter, since any Python script could create user namespaces then.
+    create user namespaces on hosts where AppArmor denies them (Ubuntu 23.10 and later). Programs
+    that they start may create user namespaces, too. The profile does not include the Python
+    interpreter, because it would allow any Python script to create user namespaces.
 
         usernsctl apparmor-profile --host | sudo tee /etc/apparmor.d/usernsctl-host
         sudo apparmor_parser -r /etc/apparmor.d/usernsctl-host

@@ -88,9 +88,9 @@ def add_options(parser: Parser, options: Iterable[tuple[str, Option, Any]]) -> N
 
 
 def file_parser(prog: str, write: Callable[..., int | None], heading: str, what: str) -> Parser:
-    """Return the parser of a subcommand that writes a run to a file.
+    """Return the parser of a subcommand that saves a ``usernsctl run`` in a file.
 
-    The caller must add the options of the run.
+    The caller must add the options of ``usernsctl run``.
 
     :param heading: the heading of ``--output`` in ``--help``.
     :param what: the noun for the written file, in the help text.
@@ -112,8 +112,8 @@ def file_parser(prog: str, write: Callable[..., int | None], heading: str, what:
 # Maximum value of --max-output, MAX_OUTPUT_MAX in csrc/programs/watch/watch.h.
 _OUTPUT_MAX = 1 << 30
 
-# Options that reject an empty string. An empty string is often the value of an unset shell
-# variable, and would mean the current directory, or the same as no option.
+# Options that reject an empty string, which is often the value of an unset shell variable. The
+# empty string would mean the current directory, or have the same effect as no option.
 _NEVER_EMPTY = {
     "rootfs": ("--rootfs", "a directory"),
     "bundle": ("--bundle", "a directory"),
@@ -147,8 +147,8 @@ def run(*, dry_run: bool, as_json: bool, environ: Mapping[str, str], **given: An
     CMD is in your active virtual environment, CMD sees that environment, too.
 
     The exit status is that of CMD, or 128+N if signal N killed CMD. 124: --timeout ended the
-    sandbox; 137: another limit did. 125: CMD did not run, or runsc failed. 126: CMD can't be
-    executed. 127: CMD does not exist.
+    sandbox. 137: another limit ended the sandbox. 125: CMD did not run, or runsc failed. 126: CMD
+    can't be executed. 127: CMD does not exist.
 
         usernsctl run -- cat /proc/version
         usernsctl run --bind ~/venv --bind . -- ~/venv/bin/python job.py
@@ -202,7 +202,9 @@ def _run(
 
 @contextmanager
 def _result_file(path: str | None) -> Iterator[ResultFile | None]:
-    """Yield the open result file, or None without a path; write an error of the block to the file.
+    """Yield the result file, opened; ``None`` if `path` is None.
+
+    If the body of the ``with`` statement raises an OSError, the failure is written to the file.
 
     :raises CommandError: the file can't be opened.
     """
@@ -223,7 +225,10 @@ def _result_file(path: str | None) -> Iterator[ResultFile | None]:
 
 
 def _output_limit(given: dict[str, Any]) -> str | None:
-    """Remove the options about the output limit from `given`; return the watcher's option or None.
+    """Remove the options about the output limit from `given`; return the limit for usernsctl-watch.
+
+    :returns: the number of bytes, followed by ``,kill`` for ``--on-overflow kill``; ``None`` for no
+        limit.
 
     :raises UsageError: --max-output excludes --terminal, or --on-overflow lacks --max-output.
     """
@@ -258,7 +263,7 @@ def _import_the_rest(*, joins_namespace: bool) -> None:
         other files over usernsctl's modules, so no module may be imported inside, not even to
         report an error.
     """
-    # Make Python import the module encodings.ascii.
+    # Look up the codec, because Python imports encodings.ascii only then.
     codecs.lookup("ascii")
     if joins_namespace:
         # The search for a missing command, and tracebacks, need these modules.

@@ -72,7 +72,7 @@ def parser(prog: str) -> Parser:
 def _add_create(group: Parser) -> None:
     verb = group.add_verb(
         "create",
-        "Start CMD in gVisor, and save it under NAME once it is ready.",
+        "Start CMD in gVisor, and save a checkpoint as NAME once CMD is ready.",
         create,
         usage="[OPTIONS] NAME [-- CMD [ARG]...]",
         wants=["environ"],
@@ -109,9 +109,9 @@ def _add_create(group: Parser) -> None:
 
 
 def create(name: str, replace: bool, environ: Mapping[str, str], **given: Any) -> None:
-    """Start CMD in gVisor, and save it as the template NAME when it is ready.
+    """Start CMD in gVisor, and save a checkpoint as the template NAME once CMD is ready.
 
-    The other options are those of usernsctl run.
+    The options about the sandbox are those of usernsctl run.
 
         usernsctl template create answer --ready line:READY -- python3 answer.py
         usernsctl template run answer <question
@@ -197,8 +197,8 @@ def list_(as_json: bool) -> None:
     """List the templates: name, kind, size, age and command."""
     from usernsctl.gvisor.template import store
 
-    # For the template of an interpreter, show only the interpreter: its arguments are usernsctl's
-    # own program, not the user's.
+    # Of the command of a Python template, show only the interpreter: the interpreter's arguments
+    # are usernsctl's own program.
     found = [
         replace_fields(template, args=template.args[:1]) if template.kind == "python" else template
         for template in store.list_all()
@@ -230,8 +230,8 @@ def run_(
     The options for files, isolation and runsc must be the same as for template create. usernsctl
     uses the options that you give here, and only compares them with those in the template.
 
-    For the template of an interpreter, ARG are the arguments that would follow python3 on a command
-    line, and --env and --wd apply to the Python program.
+    If the template was created with --python, the ARGs are those that would follow python3 on a
+    command line, and --env and --wd apply to the Python program.
 
     The exit status is that of the command, or 128+N if signal N killed it. 125: the command was not
     restored.
@@ -277,10 +277,10 @@ def _host_request(given: dict[str, Any]) -> Request:
 
 
 def _creation(name: str, record: TemplateRecord) -> str:
-    """Return the shell command that creates a template again, for use in remedies.
+    """Return a shell command that creates a template again, for use in remedies.
 
-    Options about the host are left out: if an attacker wrote the record, such options could weaken
-    the sandbox of a user who copies the command.
+    The command omits the options about the sandbox. A user may copy the command, and an attacker
+    who has written `record` could choose options that weaken the sandbox.
     """
     argv = ["usernsctl", "template", "create", "--replace"]
     if record.kind == "python":

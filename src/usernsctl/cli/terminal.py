@@ -30,14 +30,17 @@ def tolerate_any_text() -> None:
 
 
 def is_utf8() -> bool:
-    """Return whether standard output and the locale use UTF-8; the locale ``C`` uses ASCII."""
+    """Return whether both standard output and the locale use UTF-8.
+
+    In the locale ``C``, only standard output may do so (PEP 540).
+    """
     encoding = getattr(sys.stdout, "encoding", None) or ""
     codeset = locale.nl_langinfo(locale.CODESET)
     return {encoding.lower(), codeset.lower()} == {"utf-8"}
 
 
 def age(seconds: float) -> str:
-    """Return a duration in its largest unit, such as ``3m``."""
+    """Return a duration in its largest unit, rounded down, such as ``3m``."""
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds >= size:
             return f"{int(seconds // size)}{unit}"
@@ -70,10 +73,10 @@ def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 @contextlib.contextmanager
 def progress() -> Iterator[Callable[[str], None]]:
-    """Yield a function that replaces a progress line on standard error; erase the line at the end.
+    """Yield a function that prints a progress line on standard error in place of the previous one.
 
-    The function does nothing if standard error is not a terminal, or is one that can't erase a line
-    (TERM is ``dumb``).
+    At the end, the last line is erased. The function prints nothing if standard error is not a
+    terminal, or is a terminal that can't erase a line (TERM is ``dumb``).
     """
     is_shown = (
         sys.stderr is not None
@@ -84,8 +87,8 @@ def progress() -> Iterator[Callable[[str], None]]:
     def report(text: str) -> None:
         if not is_shown:
             return
-        # Cut the text to one line, because a second line could not be erased. Ignore an OSError of
-        # a closed terminal.
+        # Cut the text to one line, because a second line could not be erased. Ignore an OSError,
+        # which means that the terminal was closed.
         with contextlib.suppress(OSError):
             columns = os.get_terminal_size(sys.stderr.fileno()).columns or WIDTH
             sys.stderr.write(f"\r\x1b[K{shown(text)[: columns - 1]}")

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from usernsctl import _core
 
-#: The signals by which users end programs, as un_is_terminating() in csrc/sys/pass_on.c.
+#: The signals with which users end programs, as listed in un_is_terminating() (csrc/sys/pass_on.c).
 TERMINATING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 _FORWARDED = (*TERMINATING, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
 
@@ -28,7 +28,7 @@ class Started(Protocol):
 def _handle_signals(handler: Callable[[int, FrameType | None], object]) -> None:
     """Set a handler for the signals to forward, except signals that this process ignores.
 
-    For example, a process that nohup(1) has started ignores SIGHUP, and so does a child of it.
+    For example, a process that nohup(1) has started ignores SIGHUP, and so do its children.
     """
     for number in _FORWARDED:
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -68,8 +68,8 @@ def exit_status(start: Callable[[], Started]) -> int:
         if started:
             started[0].send_signal(number)
         elif number in TERMINATING:
-            # Also record the signal, because Python drops the exception if the handler interrupts a
-            # finalizer.
+            # Also record the signal: if this handler runs during a finalizer, Python discards the
+            # exception.
             aborted_by.append(number)
             raise SystemExit(128 + number)
         else:

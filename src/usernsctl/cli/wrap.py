@@ -39,10 +39,13 @@ def write(
 ) -> None:
     """Write a script that runs CMD in gVisor, for programs that take a command but no arguments.
 
-    FILE is a shell script that calls usernsctl run with these options and CMD, or with --template
-    usernsctl template run. The arguments of the script follow the ARGs. The script ends by the
-    signal that killed CMD, as CMD itself would. If CMD lies in a virtual environment, CMD sees that
-    environment. Relative paths in options refer to the current directory of the script's caller.
+    FILE is a shell script that calls usernsctl run with the given options, CMD and ARGs, followed
+    by the arguments of the script. With --template, the script calls usernsctl template run
+    instead.
+
+    If a signal kills CMD, the same signal kills the script, but not with --template. If CMD is in a
+    virtual environment, CMD sees that environment. Relative paths in options refer to the current
+    directory of the script's caller.
 
         usernsctl wrap -o source-x --network host --bind /data -- /opt/x/bin/source-x
         ./source-x spec

@@ -73,9 +73,9 @@ def _flag(flag: Flag) -> str:
 def _offer(kind: str) -> str:
     if kind == "files":
         return " -F"
-    # fish shows the text after a tab as the description of the value.
+    # End each word with a tab: fish shows the text after a tab as the word's description, here "".
     words = " ".join(rf"{word}\t" for word in words_of(kind)) or _OFFERS.get(kind, "")
-    # The operand may also be a file instead of a cause id.
+    # Complete files as well as cause ids: the operand of `usernsctl explain` may be either.
     return f" -{'F' if kind == 'causes' else 'f'}a {_quoted(words)}" if words else ""
 
 

@@ -1,8 +1,8 @@
 """Model of the words that the shell can complete: subcommands, options, kinds of values.
 
-A kind determines the completions of a value: ``"files"``, ``"directories"``, ``"variables"``,
-``"namespaces"``, ``"templates"``, ``"causes"`` (or files), ``"command"`` (and its arguments),
-``""`` for no completions, or ``":a|b"`` for the words a and b.
+The kind of a value says what completes the value: ``"files"``, ``"directories"``, ``"variables"``,
+``"namespaces"``, ``"templates"``, ``"causes"`` (cause ids and files), ``"command"`` (a command and
+its arguments), ``":a|b"`` (the words a and b), or ``""`` (nothing).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _OPERANDS = {
     "destination": "files",
 }
 
-# The kind of names that a group of subcommands takes as operands.
+# The kind of the operand NAME, keyed by the group of subcommands.
 _NAMES = {"ns": "namespaces", "template": "templates"}
 
 
@@ -44,8 +44,8 @@ class Flag:
     :ivar names: the names of the option, with their dashes.
     :ivar help: a summary of the option in one line.
     :ivar kind: the kind of the option's value, or ``None`` for an option without a value.
-    :ivar is_optional: whether the value may be omitted. A value that may not be omitted can also be
-        the next word.
+    :ivar is_optional: whether the value may be omitted. If not, the value can also be the next
+        argument, as in ``--wd DIR``.
     :ivar repeats: whether the option may be given several times.
     :ivar heading: the heading of the option in ``--help``.
     """
@@ -137,8 +137,8 @@ def native_flags(text: str) -> Iterator[Flag]:
     for heading, names, about in help_entries(text):
         read = _NAMES_AND_VALUE.fullmatch(names)
         if read is None:
-            # This entry only adds values to options that earlier entries define, such as
-            # "--map-users=auto|subids|all, --map-groups=...".
+            # An entry such as "--map-users=auto|subids|all, --map-groups=..." only adds values to
+            # options that earlier entries define.
             values = names.partition("=")[2].partition(",")[0]
             for name in re.findall("--[a-z-]+", names):
                 found[name] = replace(found[name], kind=f":{values}")
@@ -224,5 +224,5 @@ def _kind(metavar: str) -> str:
 
 
 def _in_a_line(text: str) -> str:
-    """Return the first sentence of a text, on one line, without the full stop."""
+    """Return a text up to its first full stop or semicolon, on one line."""
     return re.split(r"[.;] |\.$", " ".join(text.split()))[0]

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 
 from usernsctl.cli.completion.model import Flag, Verb, words_of
 
-# Actions of zsh's _arguments, keyed by the kind of the value. A leading space makes _arguments call
-# a function without options.
+# Actions of zsh's _arguments, keyed by the kind of the value. _arguments adds options of compadd to
+# the call of a function, except after a leading space (zshcompsys(1)).
 _ACTIONS = {
     "": " ",
     "files": "_files",
