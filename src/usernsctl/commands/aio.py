@@ -51,8 +51,9 @@ class Process(asyncio.subprocess.Process, AsyncClosing):
 
     A Process is an asynchronous context manager. At the end of the block, it closes the caller's
     ends of the pipes, as :class:`subprocess.Popen` does: a command that writes receives SIGPIPE,
-    and a command that reads receives end of file (pipe(7)). Then it waits for the command. If an
-    exception, such as a timeout or a cancellation, ends the block, it kills the command first.
+    and a command that reads receives end of file (pipe(7)). Then it waits for the command. If the
+    block was left by an exception, such as a timeout or a cancellation, the command is killed
+    first.
     """
 
     async def _leave(self, error: BaseException | None) -> None:
@@ -92,13 +93,13 @@ async def create_subprocess_exec(
     that has ``add_reader``.
 
     Starting a command blocks the event loop for a millisecond, or longer if newuidmap writes the id
-    map; an existing :class:`usernsctl.Namespace` avoids that. Because root inside an existing
-    namespace could delay the start, a thread starts commands there, except with `pdeathsig`.
+    map; an existing :class:`usernsctl.Namespace` avoids that. In an existing namespace, a thread
+    starts the command, except with `pdeathsig`, because root inside could delay the start.
 
-    If this call is cancelled, the command is killed and reaped before the call returns. If a thread
-    is still starting the command, another thread kills it as soon as it has started. If a Process
-    is garbage collected while the command runs, the command is killed, with a
-    :class:`ResourceWarning`.
+    If this call is cancelled, the command is killed and reaped before the call returns. An
+    exception is a command that a thread is still starting: another thread kills the command as soon
+    as it has started. If a Process is garbage collected while the command runs, the command is
+    killed, with a :class:`ResourceWarning`.
 
     :param program: the command.
     :param args: the arguments of the command.
@@ -218,10 +219,10 @@ class _Transport(asyncio.SubprocessTransport):
         self._pipes: dict[int, _Pipe] = {}
         self._ended = loop.create_future()
         self._giving_up: asyncio.TimerHandle | None = None
-        # The calls of protocol methods that are postponed until after connection_made(); then None.
+        # Postponed calls of protocol methods; None once connection_made() was called.
         self._early: list[Callable[[], None]] | None = []
-        # Background processes may keep the command's standard streams open after the command has
-        # exited, so keep the connection to the agent until the pipes are closed.
+        # In a sandbox, keep the connection to the agent until the pipes are closed: background
+        # processes may use the command's standard streams after the command has exited.
         popen._watch()
         self._watched = popen.pidfd
         try:
@@ -269,8 +270,8 @@ class _Transport(asyncio.SubprocessTransport):
         failure = None
         try:
             if self._popen.poll() is None:
-                # Try again later: a tracer receives the exit status before the parent does, and the
-                # pidfd is readable already.
+                # Try again later: the pidfd is readable as soon as the command has exited, but the
+                # parent receives the exit status only after a tracer has (ptrace(2)).
                 self._loop.call_later(TRACER_SECONDS, self._collect)
                 return
         except UsernsError as error:
@@ -362,7 +363,8 @@ class _Transport(asyncio.SubprocessTransport):
 def _wait_for_killed(popen: Any) -> None:
     """Reap a killed command without an event loop.
 
-    A command that has changed its uid may survive the signal; subprocess reaps it later.
+    If the command has changed its uid, and so survived because kill(2) failed with EPERM,
+    subprocess reaps it later.
     """
     with contextlib.suppress(TimeoutExpired, UsernsError):
         popen.wait(_END_SECONDS)

@@ -35,7 +35,7 @@ _INHERITED = -1  # In struct un_spawn, -1 stands for the caller's own stream.
 #: The arguments that request text streams if they are true.
 TEXT_ARGUMENTS = ("text", "universal_newlines", "encoding", "errors")
 
-# The greatest uid or gid. The next number equals -1, which stands for no id (setresuid(2)).
+# The greatest uid or gid. The next greater number is (uid_t) -1, which is not an id (setresuid(2)).
 _MAX_ID = 2**32 - 2
 _MAX_FD = 2**31 - 1
 
@@ -101,8 +101,9 @@ def make_command(
 class ChildArguments(NamedTuple):
     """The arguments of ``_execute_child``, a private method of subprocess.Popen.
 
-    The method has the same parameters in Python 3.11 to 3.14. The pipes are descriptors or -1. The
-    child reads from `p2cread` what the parent writes to `p2cwrite`.
+    The method has the same parameters in Python 3.11 to 3.14. The ends of the pipes are
+    descriptors, or -1 without a pipe: `p2c` is the pipe from the parent to the child, `c2p` the
+    pipe from the child to the parent.
     """
 
     args: Args
@@ -161,7 +162,7 @@ class ChildArguments(NamedTuple):
 
 
 def keywords_of(function: Callable[..., Any]) -> tuple[str, ...]:
-    """Return the names of a function's parameters, except `self`, ``*`` and ``**``."""
+    """Return the names of a function's parameters, except `self`, ``*args`` and ``**kwargs``."""
     code: CodeType = function.__code__
     names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
     return tuple([name for name in names if name != "self"])

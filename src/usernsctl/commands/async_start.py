@@ -62,7 +62,7 @@ async def _result_of(
     undo: Callable[[_T], object],
     run: Callable[[Callable[[], object]], object],
 ) -> _T:
-    """Call `start` in another thread, by means of `run`, and return its result."""
+    """Return the result of `start`, which `run` calls in another thread."""
     from concurrent.futures import Future
 
     future: Future[_T] = Future()

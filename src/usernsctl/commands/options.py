@@ -1,9 +1,8 @@
 """The keyword arguments of functions that start a command, for type checkers.
 
-A function declares ``**options: Unpack[...]`` with one of these classes. The classes serve only
-annotations, so this module is imported only by code that evaluates annotations.
-:func:`usernsctl._system.target.selected` removes the keywords of namespaces from the dictionary of
-options. An unknown keyword raises :class:`TypeError`.
+A function declares ``**options: Unpack[...]`` with one of these classes. The classes occur only in
+annotations, so only code that evaluates annotations imports this module. The functions themselves
+check the keywords when they are called.
 """
 
 from __future__ import annotations
@@ -18,7 +17,10 @@ _Input = TypeVar("_Input", str, bytes, Any)
 
 
 class EnterableKinds(TypedDict, total=False):
-    """Options that request new namespaces of the kinds that a process can enter itself."""
+    """Options that request new namespaces of the kinds that a process itself can enter.
+
+    In namespaces of the kinds "pid" and "time", only the children of a process run.
+    """
 
     mount: bool
     net: bool
@@ -28,7 +30,10 @@ class EnterableKinds(TypedDict, total=False):
 
 
 class KeptKinds(EnterableKinds, total=False):
-    """Options that request new namespaces of the kinds that a descriptor can keep alive."""
+    """Options that request new namespaces of the kinds that a descriptor can keep alive.
+
+    A PID namespace needs a process: its PID 1.
+    """
 
     time: bool
 

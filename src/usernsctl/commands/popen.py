@@ -51,7 +51,8 @@ if TYPE_CHECKING:
 else:
     options = LateModule("usernsctl.commands.options")
 
-# The interval, in seconds, between checks of an exited child that its tracer has not released.
+# The interval, in seconds, between attempts to reap an exited child whose tracer has not waited for
+# it yet (ptrace(2)).
 TRACER_SECONDS = 0.001
 
 
@@ -75,11 +76,11 @@ class Collected(subprocess.Popen[AnyStr]):
         self._shared = Shared("the pidfd", [pidfd])
         self.pidfd = pidfd
 
-    # _internal_poll and _wait override private methods of subprocess. These methods are the same in
-    # Python 3.11 to 3.14. The original methods lose the exit status if a signal handler raises an
+    # _internal_poll and _wait override private methods of subprocess, which are the same in Python
+    # 3.11 to 3.14. The overridden methods lose the exit status if a signal handler raises an
     # exception after waitpid(2), notice the exit up to 50 ms late, and return 0 if SIGCHLD is
-    # ignored. They are called only if the pidfd is closed, for example while the object is garbage
-    # collected.
+    # ignored. super() calls the overridden methods only if the pidfd is closed, for example while
+    # the object is garbage collected.
 
     def _internal_poll(self, _deadstate: int | None = None, **_: Any) -> int | None:
         """Reap the child if it has exited; return its exit status, or None while it runs."""
@@ -104,8 +105,7 @@ class Collected(subprocess.Popen[AnyStr]):
             except ClosedError:
                 super()._wait(left)  # type: ignore[misc]
             else:
-                # Try again later: the child has exited, but a tracer has not released the child
-                # yet.
+                # Try again later: the child has exited, but its tracer has not waited for it yet.
                 if self.returncode is None:
                     time.sleep(TRACER_SECONDS)
         return self.returncode
@@ -119,7 +119,7 @@ class Collected(subprocess.Popen[AnyStr]):
             ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
             # If SIGCHLD is ignored, the kernel has reaped the child. Before Linux 6.15, the exit
-            # status is lost, and is reported as 0, as subprocess does.
+            # status is lost then; return 0, as subprocess does.
             self._end_with(_core.lost_returncode(pidfd) or 0)
             return
         if ended is not None:
@@ -176,7 +176,7 @@ class Collected(subprocess.Popen[AnyStr]):
     def _disown(self) -> None:
         """Close the pidfd, and let the child outlive this object without a ResourceWarning.
 
-        subprocess reaps the child when this process next starts a child.
+        When this process starts other children later, subprocess reaps the child if it has exited.
         """
         self._child_created = False
         self.pidfd = -1
@@ -215,7 +215,7 @@ class Collected(subprocess.Popen[AnyStr]):
 def drop_streams(popen: subprocess.Popen[Any]) -> None:
     """Close a forked child's copies of pipes to a command, without flushing them.
 
-    The parent itself will flush the data in these buffers.
+    The parent itself will flush the buffered data.
     """
     for stream in (popen.stdin, popen.stdout, popen.stderr):
         buffered = getattr(stream, "buffer", stream)
@@ -387,8 +387,8 @@ class Popen(Collected[AnyStr]):
                 raise
             raise CommandError.from_os_error(error, "the standard streams", step="stdio") from error
 
-    # This process's ends of the pipes, in the order of the streams, from their creation until
-    # subprocess opens file objects on them.
+    # The descriptors of this process's ends of the pipes, in the order of the streams; -1 for a
+    # stream without a pipe. Empty until the pipes are created.
     _ends: tuple[int, ...] = ()
 
     def _get_handles(self, *streams: Any) -> tuple[int, ...]:
@@ -401,8 +401,9 @@ class Popen(Collected[AnyStr]):
         """Close the pipe descriptors that Popen.__init__ leaves open if it fails.
 
         Popen.__init__ may have failed because of an unknown encoding, or an exception that a signal
-        handler raised. The first descriptor without a file object is closed already if open()
-        failed on it, but is still open if TextIOWrapper() failed on the previous file object.
+        handler raised. If open() has failed, it has closed its descriptor, which is the first one
+        without a file object. If TextIOWrapper() has failed on the previous file object, that
+        descriptor is still open.
         """
         files = self.stdin, self.stdout, self.stderr
         pairs = zip(self._ends, files, strict=True)
@@ -467,9 +468,10 @@ _KEYWORDS = frozenset(
 def start_within(
     timeout: float | None, args: Args, bufsize: int = -1, *positional: Any, **arguments: Any
 ) -> Popen[Any]:
-    """Start the command of a ``run()`` call, and return its Popen; `timeout` includes the start.
+    """Start the command of a ``run()`` call, and return its Popen.
 
-    :param timeout: the timeout of the command, in seconds; no timeout if ``None``.
+    :param timeout: the timeout of the command, including its start, in seconds; no timeout if
+        ``None``.
     :raises TimeoutExpired: starting the command took more than `timeout` seconds.
     """
     patience = arguments.get("start_timeout", START_SECONDS)
