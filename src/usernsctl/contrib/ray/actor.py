@@ -81,18 +81,18 @@ class SandboxActor:
         )
 
     async def run(self, argv: tuple[str, ...], input: Any, options: Mapping[str, Any]) -> Any:
-        """Run a command in the next free sandbox. If Ray cancels this call, the command is killed.
+        """Run a command in the next free sandbox; kill the command if Ray cancels this call.
 
         :param argv: the command and its arguments.
         :param input: the standard input, or None.
         :param options: the options of :meth:`usernsctl.Sandbox.run_async`.
-        :returns: the :class:`usernsctl.Result`, or an exception.
+        :returns: the :class:`usernsctl.Result`, or an exception of usernsctl.
         """
         if self._pool is None:
             return ValueError("the actor was not started: call its method start first")
         try:
-            # Check the input here, where Ray has replaced an object reference with the object
-            # itself.
+            # Check the input again: submit() could not check it if it was a reference to an object,
+            # which Ray has replaced with the object.
             check_input(input, options)
             async with self._pool.acquire_async() as sandbox:
                 given = {"capture_output": True, "input": input, **options}

@@ -33,8 +33,7 @@ from usernsctl.contrib.ray.tasks import (
 from usernsctl.errors import PoolError, PoolTimeoutError, SandboxEndedError
 from usernsctl.gvisor.result import Result
 
-# Number of failed starts (counted since the last result) after which an actor is not replaced any
-# more.
+# Number of failed starts after which an actor is not replaced any more: see Slot.errors.
 _ERRORS_MAX = 3
 # Maximum delay before a lost actor is replaced, in seconds. Ray may need that time to notice that a
 # node was lost; until then, it starts new actors on the lost node.
@@ -56,7 +55,7 @@ _ACTOR_LOST = (
 # Exceptions that Ray raises if a result, or the node that stored the result, was lost.
 _LOST = (*_ACTOR_LOST, ray_errors.ObjectLostError)
 
-#: The error for tasks that have not run when the pool is closed.
+#: The message of the ValueError for a call of a closed pool.
 CLOSED = "the pool is closed"
 
 
@@ -81,8 +80,8 @@ class Slot:
 
     :ivar node: the id of the actor's node, or ``""`` until the actor is ready.
     :ivar lost: the number of previous actors in this slot that were lost since the last result.
-    :ivar errors: the number of previous actors in this slot that failed to start since the last
-        result.
+    :ivar errors: the number of previous actors in this slot that could not start a sandbox, since
+        the last result.
     :ivar tasks: the number of tasks that were sent to the actor and have no result yet.
     """
 
@@ -102,7 +101,7 @@ class Dispatcher:
         and returns its handle.
     :param count: the number of actors.
     :param at_once: the maximum number of tasks that an actor has at the same time.
-    :param retries: the number of retries of a task.
+    :param retries: the maximum number of retries of a task.
     :param start_timeout: the time in seconds after which queued tasks fail if no actor is ready.
     :ivar progress: the current numbers of tasks and actors.
     """
@@ -124,12 +123,12 @@ class Dispatcher:
         self._running: set[Task] = set()
         self._slots: list[Slot] = []
         # A heap of the actors that can take a task: tuples of the actor's number of tasks, a serial
-        # number, and the actor's slot. A new tuple is added whenever the number of tasks changes;
-        # tuples with an old number are ignored.
+        # number, and the actor's slot. When the number of tasks changes, a new tuple is added, and
+        # the tuple with the outdated number is ignored from then on.
         self._free: list[tuple[int, int, Slot]] = []
         self._serial = itertools.count()
-        # A heap of the actors to start later: tuples of the start time, in time.monotonic(), and of
-        # `lost` and `errors` for the new slot.
+        # A heap of the actors to start later: tuples of the start time (time.monotonic()), and the
+        # values of `lost` and `errors` for the new slot.
         self._delayed: list[tuple[float, int, int]] = []
         self._counts: Counter[str] = Counter()
         self._last_failure: Exception | None = None
@@ -159,7 +158,7 @@ class Dispatcher:
         return task.future
 
     def close(self) -> None:
-        """Cancel all tasks, close the actors, and wait until all actors have exited."""
+        """Cancel all tasks; close the actors, or kill them after a timeout; end the thread."""
         self._put(self._close)
         if threading.current_thread() is not self._thread:
             self._thread.join()
@@ -181,7 +180,7 @@ class Dispatcher:
                 self._tell()
         except Exception as error:
             self._error = error
-        # From now on, submit() itself cancels each task that it queues, so that no future stays
+        # Make submit() cancel each task that it queues from now on, so that no future stays
         # pending.
         self._has_ended = True
         self._is_closing = True
@@ -231,10 +230,10 @@ class Dispatcher:
         self._await(slot.actor.start.remote(), partial(self._started, slot))
 
     def _await(self, ref: Any, function: Callable[[Future[Any]], object]) -> None:
-        """Call `function` in the dispatcher's thread with the future of `ref`, once that is done.
+        """Once the future of `ref` is done, call `function` with it in the dispatcher's thread.
 
-        Ray runs callbacks in its own thread, where a call of Ray could wait forever for that same
-        thread.
+        Ray would call `function` in a thread of its own. If `function` called Ray there, the call
+        could wait forever for that same thread.
         """
         ref.future().add_done_callback(partial(self._put, function))
 
@@ -251,9 +250,9 @@ class Dispatcher:
         self._offer(slot)
 
     def _retire(self, slot: Slot, why: BaseException) -> None:
-        """Send no more tasks to an actor, and schedule another actor to take its place.
+        """Kill an actor, and schedule the start of another, unless too many starts have failed.
 
-        If the actor has ended, its remaining tasks fail with an error of Ray, and are retried.
+        The remaining tasks of the killed actor fail with an error of Ray, and are retried.
         """
         if slot.is_retired or self._is_closing:
             return
@@ -374,8 +373,7 @@ class Dispatcher:
         self._counts["retried"] += 1
         task.is_queued = True
         self._counts["queued"] += 1
-        # Put the task at the front of the queue, so that it does not wait for all queued tasks
-        # again.
+        # Put the task at the front of the queue, because it has waited in the queue once already.
         self._queue.appendleft(task)
 
     def _finish(self, task: Task, found: Result[Any], node: str) -> None:
@@ -446,7 +444,7 @@ class Dispatcher:
 
 
 def _answer_of(future: Future[Any]) -> Any:
-    """Return the result of a finished future, or its exception."""
+    """Return the result of a finished future, or the exception that its result() would raise."""
     error = future.exception()
     return future.result() if error is None else error
 

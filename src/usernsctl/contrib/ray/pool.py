@@ -26,8 +26,8 @@ from usernsctl.gvisor.template.template import Template
 #: The custom Ray resource that a node offers. An actor takes one unit for each of its sandboxes.
 RESOURCE = "sandboxes"
 
-# The number of tasks that are sent to an actor for each of its sandboxes: one that runs, and one
-# that starts as soon as the sandbox becomes free.
+# The number of tasks that are sent to an actor for each of its sandboxes: one to run, and one to
+# start as soon as the sandbox becomes free.
 _TASKS_PER_SANDBOX = 2
 
 #: Default timeout for an actor to become ready, in seconds.
@@ -51,10 +51,10 @@ class RayPool(ClosingMixin):
     exits. A RayPool is a context manager, also for ``async with``, that closes the pool at the end
     of the block.
 
-    :param int sandboxes: the number of sandboxes of each actor. An actor takes as many units of the
-        resource ``sandboxes``.
+    :param int sandboxes: the number of sandboxes of each actor, and of units of the resource
+        ``sandboxes`` that each actor takes.
     :param int actors: the number of actors; by default, the number for which the cluster has room
-        now.
+        when the pool is created.
     :param host: a dictionary of the arguments of :class:`usernsctl.SandboxHost` on each node. Paths
         are paths on the nodes.
     :param template: a :class:`usernsctl.Template`, or the directory of a saved template, from which

@@ -23,8 +23,7 @@ from usernsctl.errors import CommandError, SandboxEndedError, SandboxFileNotFoun
 from usernsctl.gvisor.sandbox.host_namespace import HostOptions
 from usernsctl.gvisor.sandbox.sandbox import Sandbox
 
-# The exit status with which shells report a command that can't be started, and the number that they
-# add to a signal's number.
+# Exit statuses as in shells: 127 if a command can't be started, 128+N if signal N killed it.
 _NOT_FOUND = 127
 _SIGNALLED = 128
 
@@ -40,7 +39,7 @@ _OVERLAY = "dev.gvisor.spec.rootfs.overlay"
 if TYPE_CHECKING:
 
     class _Base:
-        """Substitute for Ray's classes, because type checkers run without Ray."""
+        """Substitute for Ray's classes, which type checkers need not find."""
 
         def __init__(self, *arguments: Any) -> None: ...
 
@@ -285,9 +284,9 @@ def _change(spec: dict[str, Any], change: Any) -> Any:
 
 @contextlib.contextmanager
 def _errors(kind: Any) -> Iterator[None]:
-    """Convert exceptions of usernsctl in a ``with`` block to exceptions of Ray's interface.
+    """Convert an exception from the body of the ``with`` statement to one of Ray's interface.
 
-    :param kind: the class of the exceptions, except for timeouts, which raise SandboxTimeoutError.
+    :param kind: the class of the resulting exception; SandboxTimeoutError for a timeout.
     """
     try:
         yield
@@ -316,7 +315,7 @@ class UsernsctlRuntime(_Runtime):
 class RaySandbox(_Actor):
     """Ray's actor class ``Sandbox`` with :class:`UsernsctlRuntime` as its runtime.
 
-    :param str image: the name of an image, an archive of its root filesystem, or a directory.
+    :param str image: the name of an image, or an archive or the directory of a root filesystem.
     :param cpu: the number of CPUs; by default the number that the actor reserves.
     :param memory: the memory limit, a number of bytes or a text such as ``"1Gi"``; by default the
         limit of the actor.

@@ -48,8 +48,8 @@ class TemplateFiles:
         :param directory: the path of the directory.
         :raises RunscError: there is no template (cause ``"no-such-template"``), the template is
             incomplete (``"template-damaged"``), other users may have modified the template
-            (``"template-untrusted"``), or it is a :class:`usernsctl.PythonTemplate`, in which no
-            other command can be run.
+            (``"template-untrusted"``), or the template is a :class:`usernsctl.PythonTemplate`,
+            whose sandboxes can't run the commands of a pool.
         """
         return cls(use(os.path.abspath(os.fsdecode(directory)), _read_files))
 
@@ -70,14 +70,15 @@ class TemplateFiles:
                     raise ValueError(f"the template has a file named {name!r}")
                 file = Path(directory, name)
                 file.touch()
-                # Template.load() rejects files that other users may write, as with the umask 002.
+                # With the umask 002, the group could write the file, so Template.load() would
+                # reject it.
                 file.chmod(0o600)
                 file.write_bytes(memoryview(content))
             return Template.load(directory, host=host)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Pickle the files as buffers: Ray stores buffers beside the pickle, but would copy bytes
-        # into it.
+        # Pickle the contents as buffers: Ray stores buffers outside of the pickle, but would copy
+        # bytes objects into the pickle.
         return type(self), ({name: pickle.PickleBuffer(f) for name, f in self._files.items()},)
 
 
