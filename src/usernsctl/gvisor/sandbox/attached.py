@@ -54,13 +54,14 @@ if TYPE_CHECKING:
 else:
     aio = LateModule("usernsctl.commands.aio")
 
-# The timeout for usernsctl-init to exit, in seconds. As PID 1 of a namespace, it exits only
-# after another child of this process in the namespace has been reaped. If only the event loop of
-# this thread can reap that child, this wait must time out first.
+# The timeout for usernsctl-init to exit, in seconds. As PID 1, it exits only after this process has
+# reaped its other children in the PID namespace. If only an event loop of this thread can reap such
+# a child, a wait without a timeout would never end, because the wait blocks the event loop.
 _END_SECONDS = 5
 _LOOK_SECONDS = 0.01
 
-# The timeout, in seconds, until a process that has left its namespaces can be reaped.
+# The timeout, in seconds, for an exiting process to become a zombie after it has left its
+# namespaces.
 _EXIT_SECONDS = 5
 
 
@@ -68,7 +69,7 @@ class AttachedSandbox:
     """A running sandbox that is killed when usernsctl-init, a child of this process, exits.
 
     usernsctl-init exits when the sandbox ends. Usually usernsctl-init is PID 1 of a PID namespace,
-    so the kernel kills all processes of the sandbox when it exits.
+    so the kernel kills all processes of the sandbox when usernsctl-init exits.
 
     A new PID namespace is not possible if parts of the existing /proc are overmounted, as in a
     container: runsc needs a procfs of its own PID namespace, and the kernel refuses to mount one.
@@ -119,8 +120,8 @@ class AttachedSandbox:
         self._is_killed = False
         self._commands: weakref.WeakSet[Popen[Any]] = weakref.WeakSet()
         self._is_init = host.prepared.can_mount_proc
-        # The pidfd by which the sandbox is killed if usernsctl-init is not PID 1 of a PID
-        # namespace: the sandbox would survive a SIGKILL to usernsctl-init.
+        # A pidfd of the sandbox's main process, only if usernsctl-init is not PID 1 of a PID
+        # namespace: in that case, the sandbox survives a SIGKILL to usernsctl-init.
         self._shared = Shared("the sandbox", [])
         with contextlib.ExitStack() as failed:
             self.proxy: ProxyProcess | None = host.start_proxy()
@@ -167,8 +168,8 @@ class AttachedSandbox:
                 self.popen = self._start_init(host, args, seconds_left(deadline), started)
             theirs.close()
             if self.proxy is not None:
-                # Close this process's copy of the socket, so that the proxy exits if the network of
-                # the sandbox is never created.
+                # Close this process's copy of the socket: the proxy exits if all copies are closed
+                # before the sandbox's network is created.
                 self.proxy.handover.close()
             self._wait_until_ready(ready, files, timeout, deadline)
         if not self._is_init:
@@ -191,7 +192,7 @@ class AttachedSandbox:
             timeout,
             [host.prepared.program("usernsctl-init"), *args],
             # Create a mount namespace, so that, when the sandbox ends, the kernel removes the
-            # mounts that runsc leaves in its state directory (null-netns, since 20260803).
+            # mounts that runsc leaves in its state directory (null-netns, since release 20260803).
             mount=True,
             pid=self._is_init,
             # As PID 1 of a PID namespace, usernsctl-init needs no session of its own: the kernel
@@ -230,11 +231,11 @@ class AttachedSandbox:
         except ProcessLookupError:
             return
         with pidfd:
-            # If the pid is that of a child of usernsctl-init, it was not reused, because
-            # usernsctl-init does not reap its children yet.
+            # A child of usernsctl-init with this pid is the main process, so the pid was not
+            # reused: usernsctl-init exits as soon as it has reaped the main process.
             if pid in children_of(self.popen.pid):
-                # Duplicate the pidfd to a number above 2: a command would inherit the numbers 0 to
-                # 2, which may be free in this process.
+                # Duplicate the pidfd to a number above 2. If this process has closed a standard
+                # stream, the pidfd may have its number, and commands would inherit the pidfd.
                 above = map(fcntl.fcntl, [pidfd.fileno()], [fcntl.F_DUPFD_CLOEXEC], [3])
                 self._shared = Shared("the sandbox", above)
 
@@ -248,7 +249,8 @@ class AttachedSandbox:
         except NamespaceError as error:
             if error.cause != "target-gone":
                 raise
-            # The process may be exiting: a process leaves its namespaces before it can be reaped.
+            # usernsctl-init may be exiting: a process leaves its namespaces before it can be
+            # reaped.
             if not wait_readable(self.popen.pidfd, timeout=_EXIT_SECONDS):
                 raise
             self.popen.wait()
@@ -393,16 +395,16 @@ class AttachedSandbox:
     def _wait_for_end(self) -> None:
         """Reap usernsctl-init, but first this process's other children in the same PID namespace.
 
-        PID 1 exits only after all processes of its namespace were reaped (pid_namespaces(7)),
-        including those that this process has started. Since this call blocks the thread's event
-        loop, the event loop can't reap them.
+        PID 1 exits only after all other processes of its namespace were reaped (pid_namespaces(7)).
+        An event loop of this thread can't reap those that this process has started, because this
+        call blocks the event loop.
         """
         deadline = time.monotonic() + _END_SECONDS
         while time.monotonic() < deadline:
             for command in list(self._commands):
                 command.poll()
-            # Reap children whose Popen was garbage collected, for example because a signal handler
-            # raised an exception during their start. subprocess keeps a list of them.
+            # Reap the children in subprocess's list of children whose Popen was garbage collected,
+            # for example because a signal handler raised an exception during the start.
             subprocess._cleanup()  # type: ignore[attr-defined]
             with contextlib.suppress(TimeoutExpired):
                 self.popen.wait(_LOOK_SECONDS)

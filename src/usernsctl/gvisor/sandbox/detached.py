@@ -72,9 +72,9 @@ else:
     aio = LateModule("usernsctl.commands.aio")
     refusals = LateModule("usernsctl.network.refusals")
 
-# The path of the directory for runsc's state: the working directory, in which all runsc commands of
-# the sandbox are started. runsc stores the path of its socket in the state, so the path must be the
-# same in all processes.
+# The path by which runsc opens the directory for its state. runsc stores the path of its socket in
+# the state, so the path must be the same for all runsc commands of a sandbox. Therefore, the
+# directory is their working directory.
 _HERE = "/proc/self/cwd"
 
 
@@ -82,17 +82,17 @@ class DetachedSandbox:
     """A detached sandbox, which any process of the same user can use.
 
     :ivar record: the record of the sandbox.
-    :ivar popen: the process that started the sandbox, with the caller's ends of the pipes to the
+    :ivar popen: the process of usernsctl-detach, with the caller's ends of the pipes to the
         command; ``None`` if the sandbox was found by its id.
-    :ivar proxy: the reader of the table of connections that the proxy for the names in `allow` has
-        denied, or ``None``.
+    :ivar proxy: the reader of the table of denied connections, which the proxy for the names in
+        `allow` writes; ``None`` without a proxy.
     :ivar rusage: always ``None``, because only a parent that waits for a process learns its
         resource usage.
     """
 
     rusage = None
-    # True means that there may be an idle timeout, of which only the keeper knows. open_activity()
-    # checks whether the activity file exists.
+    # Whether the sandbox may have an idle timeout. Only the keeper knows whether it has one;
+    # open_activity() checks whether the activity file exists.
     counts_idle = True
 
     def __init__(
@@ -135,8 +135,8 @@ class DetachedSandbox:
             # Close the descriptor explicitly, because the error's traceback would keep it open.
             state.close()
             raise
-        # A descriptor of the directory for runsc's state, followed by pidfds: of the process that
-        # runs the command (unless it has exited), of runsc's other processes, and of the proxy.
+        # A descriptor of the directory for runsc's state, followed by pidfds of those processes
+        # that have not exited: of the one that runs the command, the others, and the proxy.
         owners = [state, *(pidfd for pidfd in opened if pidfd is not None)]
         self._shared = SharedDescriptors("the sandbox", owners)
         running = opened[: len(self.record.processes)]
@@ -225,7 +225,7 @@ class DetachedSandbox:
     def open_activity(self) -> Shared | None:
         """Open the sandbox's activity file; return None if the sandbox has no idle timeout."""
         # The activity file is in the parent of runsc's state directory. Return None if another
-        # thread has closed or released this object, since the command can't be started anyway.
+        # thread has closed or released this object: no command can be started any more then.
         with contextlib.suppress(ClosedError), self._shared.use() as (state, *_):
             return open_activity("../activity", state)
         return None
@@ -306,7 +306,7 @@ class DetachedSandbox:
 
     def ends_within(self, seconds: float) -> bool:
         """Return whether the sandbox ends within `seconds`."""
-        # Wait only while the sandbox runs: if it had ended before this object was created,
+        # If the sandbox has ended, do not wait: if it had ended before this object was created,
         # self._shared has no pidfd of the main process.
         if not self._has_ended:
             with contextlib.suppress(ClosedError), self._shared.use() as (_, pidfd, *_others):
@@ -367,8 +367,8 @@ class DetachedSandbox:
             status = -signal.SIGKILL
         if self.status is None and status is not None:
             self.status = returncode_of(status)
-        # Set self.status before reaping the child: another thread that finds the child reaped reads
-        # self.status.
+        # Set self.status before the process is reaped, because another thread reads self.status as
+        # soon as the process was reaped.
         reap(pidfd)
 
     def _known_status(self) -> int:
@@ -383,7 +383,10 @@ class DetachedSandbox:
         return self.status
 
     def _read_report(self) -> None:
-        """Read the exit status and the reason that the keeper writes before it exits."""
+        """Read the exit status and the reason for the sandbox's end, which the keeper has written.
+
+        The keeper writes both before it exits.
+        """
         if self._is_reported:
             return
         with (
@@ -391,8 +394,8 @@ class DetachedSandbox:
             self._shared.use() as (_, *pidfds),
             self._reports.use() as reports,
         ):
-            # Do not wait for the proxy, whose pidfd is the last: a stopped proxy would use up the
-            # time limit.
+            # Do not wait for the proxy, whose pidfd is the last. If the proxy were stopped
+            # (SIGSTOP), the wait would last until the timeout.
             ended = await_ends(pidfds[: self._process_count])
             # Read the exit status first. The keeper writes the status last, so if there is a
             # status, the report of the end is complete.
@@ -414,7 +417,7 @@ class DetachedSandbox:
                 processes.kill(pidfd)
 
     def close(self) -> None:
-        """Kill the sandbox, wait until it has ended, and remove its state directory entry."""
+        """Kill the sandbox, wait until it has ended, and remove its entry (a directory)."""
         try:
             with contextlib.suppress(ClosedError), self._shared.use() as (_, *pidfds):
                 self._end_and_remove(pidfds)
@@ -440,7 +443,10 @@ class DetachedSandbox:
 
     @contextlib.contextmanager
     def _unless_closed(self) -> Iterator[None]:
-        """Suppress errors of the block if a signal handler has called :meth:`close` meanwhile."""
+        """Suppress errors in the body of the ``with`` statement once the entry was closed.
+
+        A signal handler may call :meth:`close` at any time.
+        """
         try:
             yield
         except (OSError, ValueError, NamespaceError):
@@ -464,9 +470,10 @@ class DetachedSandbox:
 def _started_proxy(
     host: HostNamespace, entry: Entry[DetachedRecord], id: str
 ) -> Iterator[ProxyProcess | None]:
-    """Start the proxy if the SandboxHost allows names; close it if the block raises.
+    """Start the proxy if the SandboxHost has names in `allow`.
 
-    After the block, the proxy keeps running until the network of the sandbox ends.
+    If the body of the ``with`` statement raises, the proxy is killed. Otherwise the proxy runs
+    until usernsctl-network, which serves the sandbox's network, closes its pipe to the proxy.
     """
     if not host.request.allow:
         yield None
@@ -494,8 +501,8 @@ def _starter(
 ) -> Iterator[Popen[bytes]]:
     """Start a sandbox with usernsctl-detach (csrc/programs/detach/main.c).
 
-    usernsctl-detach kills the sandbox if the block raises an exception, or if this process exits
-    during the block.
+    usernsctl-detach kills the sandbox if the body of the ``with`` statement raises an exception, or
+    if this process exits before the body has ended.
     """
     deadline = deadline_after(timeout)
     disk = f"{entry.path}/disk" if limits is not None and limits.disk else None
@@ -574,9 +581,11 @@ def _read_answer(connection: socket.socket) -> bytes:
 
 
 def _namespace_of_runsc(pid: int, pidfd: int) -> Namespace | None:
-    """Open the user namespace in which runsc was started, the parent of the sandbox's own.
+    """Open the user namespace in which runsc was started.
 
-    :param pidfd: a pidfd of `pid`, a process in the sandbox's own user namespace.
+    It is the parent of the user namespace that runsc has created for the sandbox.
+
+    :param pidfd: a pidfd of `pid`, a process in the latter user namespace.
     :returns: the namespace, or ``None`` if the sandbox has just ended.
     :raises NamespaceError: the namespace can't be opened.
     """
@@ -585,7 +594,7 @@ def _namespace_of_runsc(pid: int, pidfd: int) -> Namespace | None:
     except FileNotFoundError:
         return None
     with own:
-        # If the process still runs, its pid was not reused, so the opened namespace is that of the
+        # If the process still runs, its pid was not reused, so `own` is the user namespace of the
         # process.
         if wait_readable(pidfd, timeout=0):
             return None

@@ -1,4 +1,4 @@
-"""A sandbox's directory in its SandboxHost, the report of its end, and the pipes to its command."""
+"""A sandbox's directory, the reason for the sandbox's end, and the pipes to its command."""
 
 from __future__ import annotations
 
@@ -99,8 +99,8 @@ class EndReport:
         self._kills = self._count()
 
     def _count(self) -> int:
-        # With limits, read the OOM kill counter of the whole host, because the sandbox may be in a
-        # cgroup of its own.
+        # With limits, read the OOM kill counter of the whole host instead of that of this process's
+        # cgroup, because the sandbox may be in a cgroup of its own.
         return _core.oom_kills(of_machine=self._is_limited)
 
     def error(self) -> RunscError | None:
@@ -108,7 +108,7 @@ class EndReport:
         return None if self.end is None else self.end.error("sandbox")
 
     def await_end(self, ends_within: Callable[[float], bool], *, is_gone: bool) -> None:
-        """Wait for the sandbox to end if it has possibly just exceeded a limit.
+        """Wait for the sandbox to end, at most `_OOM_SECONDS`, if it may have exceeded a limit.
 
         The watcher may kill the sandbox some time after a command in it has failed.
 
@@ -154,7 +154,8 @@ class SandboxDirectory:
         self.pid_file: str = f"{self.inside}/pid"
         self._config = config.decode()
         self._image = image
-        # Open another descriptor, so that the SandboxHost may be closed while the sandbox runs.
+        # Open a descriptor that stays open even if the SandboxHost is closed while the sandbox
+        # runs.
         self._top = host.open_directory()
         self._exists = False
         self._console = False
@@ -249,7 +250,7 @@ class SandboxDirectory:
 
     @property
     def _here(self) -> str:
-        """The path, below /proc/self/fd, of the directory with all sandboxes' directories."""
+        """The path, in /proc/self/fd, of the directory that contains all sandboxes' directories."""
         return f"/proc/self/fd/{self._top.fd}"
 
     def read_pid(self) -> int:
@@ -296,10 +297,10 @@ class SandboxDirectory:
         self.release()
 
     def _remove_leftovers(self) -> None:
-        """Remove directories of earlier sandboxes that could not be removed when they ended."""
+        """Remove the directories that could not be removed when their sandboxes ended."""
         for id in list(self._host.unremoved):
-            # Take the id out of the set first, so that only one thread removes the directory. A
-            # second thread might remove the directory of a new sandbox with the same id.
+            # Take the id out of the set first, so that only one thread removes the directory. If
+            # two threads did, the second could remove the directory of a new sandbox with this id.
             with contextlib.suppress(KeyError):
                 self._host.unremoved.remove(id)
                 if not self._remove(id):

@@ -17,7 +17,7 @@ from usernsctl.gvisor.sandbox import users
 if TYPE_CHECKING:
     from usernsctl.gvisor.agent import file_copies, file_records
 else:
-    # Import this module on first use, because few programs copy files.
+    # Import these modules on first use, because few programs copy files.
     file_copies = LateModule("usernsctl.gvisor.agent.file_copies")
     file_records = LateModule("usernsctl.gvisor.agent.file_records")
 
@@ -40,7 +40,8 @@ class FileOptions(TypedDict, total=False):
     :ivar user: the user in the sandbox who reads or creates the files: a uid and a gid, or a text
         as in :meth:`usernsctl.Sandbox.run`, such as ``"app"``. Names are looked up in the sandbox's
         /etc/passwd and /etc/group. The default is the user of the sandbox's commands
-        (:class:`usernsctl.Sandbox`), or else 0 and 0. Created files belong to the user.
+        (:class:`usernsctl.Sandbox`), if one is set, or else uid 0 and gid 0. Created files belong
+        to the user.
     :ivar timeout: the time limit of the copy, in seconds, 300 by default; ``None`` means no limit.
     """
 
@@ -78,7 +79,7 @@ class SandboxFiles:
     def _place(
         self, method: str, options: FileOptions, stop: file_records.Stop | None = None
     ) -> file_copies.Place:
-        """Return the sandbox and the checked options of a copy, with ids in place of a user's name.
+        """Return the Place of a copy from its checked options, with ids in place of a user's name.
 
         :param method: the name of the called method, for error messages.
         :raises CommandError: a name does not exist in the sandbox (cause ``user-unknown``).

@@ -146,10 +146,10 @@ class RunscNamespace:
     def target(self) -> Target:
         """Return the namespaces and the restrictions for the start of one command.
 
-        The command's standard streams get new open file descriptions, because gVisor sets
-        O_NONBLOCK on the descriptions. If descriptions were shared, the caller's streams would get
-        the flag, too. If two streams had the same description (``2>&1``), gVisor would find the
-        flag already set on the second one, and treat that stream differently.
+        Each standard stream of the command gets an open file description of its own, because gVisor
+        sets O_NONBLOCK on each description. If the caller had the same descriptions, the flag would
+        affect the caller's streams. If two streams had the same description (``2>&1``), gVisor
+        would find the flag already set on the second stream, and treat this stream differently.
         """
         target = self._namespace.target()
         target.setup.own_stdio = True
@@ -204,8 +204,7 @@ class HostNamespace:
     :ivar enforced: the limits of the sandboxes, or ``None``.
     :ivar network: the path and the options of usernsctl-network; empty without a private network.
     :ivar writable: the sources of the writable bind mounts.
-    :ivar unremoved: the ids of sandboxes that have ended, but whose directories could not be
-        removed.
+    :ivar unremoved: the ids of the ended sandboxes whose directories could not be removed.
     """
 
     request: Request
@@ -268,7 +267,7 @@ class HostNamespace:
     def network_with(self, ports: Sequence[str]) -> tuple[str, Sequence[str]]:
         """Return a sandbox's network, and the path and the options of usernsctl-network for it.
 
-        :param ports: the options for published ports, or empty.
+        :param ports: the options for published ports; empty without published ports.
         """
         if not ports:
             return self.request.network, self.network
@@ -276,14 +275,14 @@ class HostNamespace:
         return network, (*(self.network or (_NETWORK_PROGRAM,)), *ports)
 
     def restrictions_with(self, ports: Sequence[str]) -> _core.Setup:
-        """Return the privileges that runsc drops for a sandbox with published ports.
+        """Return the privileges that runsc drops for a sandbox with or without published ports.
 
-        :param ports: the options for published ports, or empty.
+        :param ports: the options for published ports; empty without published ports.
         """
         return self._restrict(makes_network=True) if ports else self.restrictions
 
     def start_proxy(self, id: str = "", table: FileIO | None = None) -> ProxyProcess | None:
-        """Start the proxy for the names that a sandbox may reach; return None if there are none.
+        """Start the proxy for the names in `allow`; return None if `allow` is empty.
 
         :param id: the id of a detached sandbox, for the proxy's command line; empty for other
             sandboxes.
@@ -335,7 +334,7 @@ class HostNamespace:
         :param user: the command's uid and gid, or names from /etc/passwd and /etc/group inside.
         :param groups: the supplementary groups of the command; ``None`` for the groups of `user`.
         :param hostname: the hostname in the sandbox; ``None`` for that of the SandboxHost.
-        :param outlives: whether an agent that is PID 1 survives the end of its connection.
+        :param outlives: whether an agent that is PID 1 keeps running when its connection is closed.
         :param disk: the size of each tmpfs, in bytes; 0 means no limit.
         :raises PlanError: an id of `user` is not mapped.
         :raises NamespaceError: usernsctl was reinstalled after the SandboxHost had been created.
@@ -410,11 +409,11 @@ class HostNamespace:
     ) -> tuple[list[str], Request]:
         """Return the arguments with which usernsctl-verify maps the command's uid and gid.
 
-        The arguments are empty if the namespace maps both ids. Otherwise the command gets no
-        supplementary groups, because they are not mapped either.
+        The arguments are empty if the namespace maps both ids. Otherwise, usernsctl-verify creates
+        a user namespace that maps only these two ids, so the command gets no supplementary groups.
 
         :param groups: the supplementary groups that the caller requested.
-        :returns: the arguments, and the request with 0 in place of the ids that are not mapped.
+        :returns: the arguments, and the request; with arguments, the user of the request is 0:0.
         :raises PlanError: the caller requested supplementary groups, and a uid or gid that is not
             mapped.
         """
@@ -444,7 +443,8 @@ class HostNamespace:
     def _check_agent(self) -> None:
         """Check that usernsctl-agent was not replaced.
 
-        A file that was replaced has no links, so it can't be bind-mounted any more.
+        The source of the agent's bind mount is the file that existed when the SandboxHost was
+        created. If the file was replaced, it has no links, and can't be bind-mounted any more.
 
         :raises NamespaceError: usernsctl-agent was replaced.
         """
@@ -472,8 +472,8 @@ class HostNamespace:
         try:
             seen = self.view()
         except PermissionError:
-            # Skip the check if this process may not search a directory above a mount point. Only
-            # runsc can then check the command.
+            # Skip the check: this process may not search a directory above a mount point, so only
+            # runsc can check the command.
             return
         with seen:
             if cwd is not None:
@@ -495,8 +495,8 @@ class HostNamespace:
     def _owners(self) -> MappedIds | None:
         """Return ids whose directories root in the sandbox may search even if this process may not.
 
-        These are all mapped ids if root in the sandbox has a capability to search any directory, or
-        if more than one id is mapped (user_namespaces(7)). Otherwise the result is None.
+        The result is all mapped ids if root in the sandbox has a capability to search any
+        directory, or if more than one id is mapped (user_namespaces(7)); otherwise None.
         """
         granted = self.prepared.config["process"].get("capabilities") or {}
         overrides = _SEARCHING.intersection(granted.get("effective") or ())
@@ -647,8 +647,8 @@ def _join(kept: Namespace | str, network: str) -> tuple[Namespace, MappedIds]:
             kept = undo.enter_context(Namespace.of_holder(known))
         if kept.has("pid"):
             raise ValueError("namespace: sandboxes can't be started in a PID namespace")
-        # Start a process in the namespaces, because only such a process can create a mount
-        # namespace that belongs to them. The process waits until it is killed.
+        # Start a process in the namespaces: its new mount namespace is owned by the persistent user
+        # namespace. The process waits until it is killed.
         maker = undo.enter_context(kept.popen([_builder()], mount=True, cwd="/", stdin=PIPE))
         undo.callback(maker.kill)
         uid, gid = (read_map(f"/proc/{maker.pid}/{name}_map") for name in ("uid", "gid"))
@@ -753,8 +753,8 @@ def _build_host(namespace: Namespace, order: _HostPlan) -> tuple[HostLayout, int
                 # to search the caller's working directory.
                 done = namespace.run(command, cwd="/", stdout=PIPE, stderr=PIPE, pass_fds=pass_fds)
             except CommandNotExecutableError as error:
-                # The command is a program of usernsctl, which is executable, so the error means
-                # that root in the namespace may not search a directory of its path.
+                # usernsctl-build is executable, so the error means that root in the namespace may
+                # not search a directory of the program's path.
                 raise NamespaceError.from_os_error(
                     error, command[0], step="sandbox", cause="path-closed-inside"
                 ) from None
@@ -785,14 +785,14 @@ def _check_place_of_agent(prepared: HostLayout, directory: int) -> None:
     """Check that the agent's mount point is a regular file, or does not exist.
 
     If the mount point were a symbolic link, the agent would be mounted over the target of the link.
-    FIFOs have been rejected already, as for every bind mount.
+    FIFOs need no check here: they are rejected for every bind mount.
 
     :param directory: a descriptor of the directory that contains the sandboxes' directories.
     :raises BindError: the mount point is another type of file.
     """
     is_file = any(inside == AGENT_INSIDE for _, inside in prepared.binds)
-    # Ignore PermissionError, which means that this process may not search the directory: the
-    # agent's bind mount will fail later if the mount point has another type.
+    # If this process may not search the directory (PermissionError), omit the check: the agent's
+    # bind mount will fail later if the mount point has another type.
     with contextlib.suppress(PermissionError, FileNotFoundError):
         found = os.stat(f"../root{AGENT_INSIDE}", dir_fd=directory, follow_symlinks=False)
         is_file = is_file and stat.S_ISREG(found.st_mode)
@@ -811,7 +811,7 @@ def _builder() -> str:
 
 
 def _failure(done: CompletedProcess[bytes]) -> UsernsError:
-    """Return the error for `done`, a usernsctl-build that failed."""
+    """Return the error for `done`, a failed run of usernsctl-build."""
     fields = done.stdout.split(b"\0")[:-1]
     if done.returncode == 1 and len(fields) == _core.FAILURE_FIELDS:
         return _core.failure(fields)

@@ -116,7 +116,7 @@ class Execution(NamedTuple):
 
 
 class _Exchange:
-    """A request to an interpreter, some of which may be unsent, and the answer received so far."""
+    """The unsent part of a request to an interpreter, and the received part of the answer."""
 
     def __init__(self, code: str, variables: Mapping[str, Any], limit: int) -> None:
         """Encode the request.
@@ -157,9 +157,9 @@ class _Exchange:
         return bool(self._left)
 
     def receive(self, connection: Connection) -> bool:
-        """Receive a part of the answer; return whether it was the last part.
+        """Receive a part of the answer; return whether this was the last part.
 
-        If a hostile program sends descriptors along, recv(2) discards them.
+        recv(2) discards descriptors, which a hostile program may send with the data (unix(7)).
         """
         try:
             part = connection.recv(MESSAGE_BYTES)
@@ -337,7 +337,8 @@ class Interpreter(ClosingMixin):
                 yield seconds_left(deadline)
             fields = exchange.decode() if is_over else None
             if fields is not None:
-                # Read the output that the code wrote before the answer. It is in the pipes by now.
+                # Read the rest of the code's output. All of it is in the pipes, because the code
+                # wrote it before the interpreter sent the answer.
                 self._read_output(exchange)
                 results.append(exchange.execution(**fields))
                 return
@@ -347,7 +348,10 @@ class Interpreter(ClosingMixin):
 
     @contextlib.contextmanager
     def _exclusive(self) -> Iterator[None]:
-        """Reserve the interpreter for the block; kill the interpreter if the block raises."""
+        """Reserve the interpreter for the body of the ``with`` statement.
+
+        If the body raises an exception, the interpreter is killed.
+        """
         if os.getpid() != self._creator:
             raise ValueError("the interpreter belongs to the process that has started it")
         try:
@@ -363,18 +367,18 @@ class Interpreter(ClosingMixin):
                     self._release("killed")
                     raise
         finally:
-            # If another thread called close() meanwhile, it has left the rest of the work to this
-            # thread.
+            # If another thread has called close() meanwhile, this thread must close the
+            # descriptors.
             if self._is_closed:
                 self.close()
 
     @contextlib.contextmanager
     def _claim(self) -> Iterator[bool]:
-        """Reserve the interpreter for the block; yield False if another thread or task uses it.
+        """Reserve the interpreter; yield False if another thread or task uses the interpreter.
 
         The method uses no lock, because an exception that a signal handler raises could leave a
-        lock held. Instead, it takes the only item out of a list, and puts the item back after the
-        block. `extend` moves the item in C, where Python runs no signal handler.
+        lock held. Instead, the method takes the only item out of a list, and at the end puts the
+        item back. `extend` moves the item in C, where Python runs no signal handler.
         """
         claimed: list[object] = []
         try:
@@ -537,7 +541,7 @@ class InterpreterMixin:
 def _connected(
     python: StrOrBytesPath, max_output: int, options: InterpreterOptions
 ) -> Iterator[tuple[Args, Mapping[str, Any], Connection]]:
-    """Yield an interpreter's command, its options for popen(), and the caller's end of its socket.
+    """Yield the command of an interpreter, options for popen(), and the caller's end of a socket.
 
     :raises TypeError: an argument has the wrong type, or is unknown.
     :raises ValueError: an argument has a wrong value.

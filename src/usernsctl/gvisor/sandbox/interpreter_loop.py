@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 #: The maximum size of a message, in bytes, far below the send buffer of a Unix socket (200 KiB,
 #: unix(7)).
 MESSAGE_BYTES = 1 << 16
-#: The maximum size of an answer without the value, in bytes: see :func:`_encode`.
+#: The size, in bytes, by which an answer may be longer than the longest value: see :func:`_encode`.
 ENVELOPE_BYTES = 4096
 
 # _FEW is the length in characters to which texts are shortened to make room for a long value. If an
-# answer is too long even without the value, its texts are shortened to 1/_PART of the maximum size:
-# an answer has at most three texts, and JSON needs at most 12 bytes for a character.
+# answer is too long even without the value, each text is shortened to 1/_PART of the answer's
+# maximum size: an answer has at most three texts, and JSON needs at most 12 bytes for a character.
 _FEW = 80
 _PART = 50
 
@@ -74,7 +74,7 @@ def _requests(connection: int) -> Iterator[dict[str, Any]]:
 
 
 def _run(request: dict[str, Any], names: dict[str, Any], file: str) -> tuple[dict[str, Any], Any]:
-    """Run the code of a request; return the incomplete answer, and the last expression's value."""
+    """Run the code of a request; return the answer without the value, and the value."""
     code = request["code"]
     # Register the source lines, so that tracebacks can quote them.
     linecache.cache[file] = (len(code), None, code.splitlines(True), file)
@@ -125,8 +125,9 @@ def _call(default: str, make: Callable[[], str]) -> str:
 def _encode(answer: dict[str, Any], value: Any, limit: int) -> bytes:
     """Return an answer as a line of at most `limit` bytes.
 
-    The texts of an answer that is too long are shortened. If the answer is still too long, or the
-    value can't be converted to JSON, the value is left out.
+    If the answer is too long, its texts are shortened. If the answer is still too long, or the
+    value can't be converted to JSON, the value is left out, and the texts are shortened only if
+    necessary.
     """
     line = ""
     for size, kept in ((limit, value), (_FEW, value), (limit, None), (limit // _PART, None)):

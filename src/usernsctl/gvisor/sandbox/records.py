@@ -105,9 +105,9 @@ class DetachedRecord:
         return [one.open(check) for one, check in checked]
 
     def _is_ours(self, pid: int) -> bool:
-        """Return whether `pid` is in a user namespace of this user and has the bundle in its argv.
+        """Return whether `pid` is in a user namespace of this user, and its argv names the bundle.
 
-        An exiting process has no argv (proc_pid_cmdline(5)), so only its namespace is checked.
+        The argv of an exiting process can't be read (proc_pid_cmdline(5)), and is not checked.
         """
         argv = command_line_of(pid)
         return is_in_our_namespace(pid) and (argv is None or _has_bundle(argv, self.id))
@@ -238,9 +238,9 @@ def draft_detached(id: str) -> Entry[DetachedRecord]:
 
 
 def find_detached(id: str) -> Entry[DetachedRecord]:
-    """Find a detached sandbox; first wait until no other process locks its entry.
+    """Find a detached sandbox, and lock its entry.
 
-    Another process locks the entry while it starts or kills the sandbox.
+    The call waits while another process, which starts or kills the sandbox, has locked the entry.
 
     :returns: the locked entry of the sandbox, which the caller must close.
     :raises RunscError: no sandbox has this id, or the sandbox has ended and its entry was removed.
@@ -305,8 +305,10 @@ class SandboxEnd:
 def open_activity(path: str, directory: int) -> Shared | None:
     """Open the activity file of a sandbox; return None if the file does not exist.
 
-    :param directory: a descriptor of the directory to which `path` refers. If another thread has
-        closed the descriptor, the result is ``None``, and the command can't be started anyway.
+    The result is also ``None`` if another thread has closed `directory`: no command can be started
+    in the sandbox any more then.
+
+    :param directory: a descriptor of the directory to which `path` is relative.
     :raises OSError: the file can't be opened.
     """
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -324,7 +326,7 @@ def read_report(path: str, directory: int) -> str:
 
     The result is ``""`` if there is no report.
 
-    :param directory: a descriptor of the directory to which a relative `path` refers.
+    :param directory: a descriptor of the directory to which `path` is relative.
     """
     try:
         with open(
@@ -345,7 +347,7 @@ def open_reports(entry: Entry[DetachedRecord]) -> Shared:
     """
     opener = functools.partial(os.open, dir_fd=entry.fd)
     with wrap_os_errors(entry.path):
-        # Use the mode with which the keeper creates the files.
+        # Create missing files with the same mode as the keeper does.
         names, flags = ("status", "end"), _READ | os.O_CREAT
         reports = Shared("the sandbox", map(opener, names, [flags] * 2, [0o600] * 2))
         with reports.use() as fds:
@@ -392,9 +394,9 @@ def describe_detached(
     The record lists the sandbox's main process, its other processes, and their parent, the keeper
     (csrc/programs/detach/main.c).
 
-    The record lists only processes whose command line names the bundle, because later calls
-    recognise them by it. The command line of runsc-fd-parking (since release 20260831) does not
-    name the bundle, so the record omits this process, which exits when the sandbox ends.
+    The record lists only processes whose command line names the bundle, because that identifies the
+    sandbox's processes later. The command line of runsc-fd-parking (since release 20260831) does
+    not name the bundle, so the record omits that process, which exits when the sandbox ends.
 
     :param pid: the pid of the sandbox's main process.
     :param starter: the pid of usernsctl-detach.

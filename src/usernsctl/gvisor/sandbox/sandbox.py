@@ -183,8 +183,8 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
     _is_agent_first = False
     # The ports in the argument `publish`; _start() publishes them.
     _published: tuple[PublishedPort, ...] = ()
-    # The limits of this sandbox that replace those of its host, and the resulting limits with their
-    # mechanisms.
+    # The limits that replace those of the host, and all resulting limits of this sandbox, with the
+    # mechanisms that enforce them.
     _own_limits: Mapping[str, Any] | None = None
     _enforced: launch_limits.EnforcedLimits | None = None
     # True if the sandbox has no first command, so that `idle_timeout` applies.
@@ -271,7 +271,8 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
         """Check the limits in `options`, and remove them from `options` if `has_host` is true.
 
         :param argv: the first command, or ``None``.
-        :param has_host: whether the host exists. If not, a new host is created with the limits.
+        :param has_host: whether the host exists. If not, the limits in `options` become those of
+            the new host.
         :raises TypeError: a limit has the wrong type.
         :raises ValueError: a limit has a wrong value, or `idle_timeout` is set for a sandbox with a
             first command.
@@ -319,8 +320,8 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
                 else:
                     self._life = AttachedSandbox(host, files, how, timeout, enforced, ports)
             except TimeoutExpired as expired:
-                # Report the time limit of the whole start: the exception contains only the time
-                # that was left for its last step.
+                # Report the timeout of the whole start: the exception contains only the time that
+                # was left for the last step of the start.
                 expired.timeout = timeout or 0
                 raise
             if console is not None:
@@ -400,8 +401,8 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
     def _become(self, id: str, args: tuple[str, ...]) -> None:
         self.id = id
         self.args = args
-        # Use a weak reference, so that the sandbox is closed when this object is garbage collected,
-        # even if an object of one of its commands still exists.
+        # Use a weak reference, so that objects of the sandbox's commands do not keep this object
+        # alive: the sandbox is closed when this object is garbage collected.
         self._commands = SandboxCommands(id, weakref.WeakMethod(self._get))
         self._closing = threading.RLock()
 
@@ -481,8 +482,8 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
         """The child of this process that holds the sandbox, and exits when the sandbox ends.
 
         SIGTERM to the child kills the whole sandbox. SIGKILL does so only if the child is PID 1 of
-        a PID namespace, which the child is not where parts of /proc are overmounted, as in a
-        container.
+        a PID namespace. If parts of /proc are overmounted, as in a container, the child is not
+        PID 1.
 
         :raises ValueError: the sandbox is detached, so no child of this process holds it.
         """
@@ -833,7 +834,7 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
         return await users.with_numbers_async(options, self.read_file_async)
 
     def _with_defaults(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Add the defaults to the options of a command; replace the names of its user by ids."""
+        """Add the defaults to the options of a command; replace the names in `user` by ids."""
         options = self._defaults.complete(options)
         if not isinstance(options.get("user"), str):
             return options
@@ -846,8 +847,8 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
         without a first command, the new agent creates new namespaces, so that it does not share IPC
         objects, and root's changes to the loopback network, with the old agent.
 
-        A process may have killed the old agent and survived, so runsc then lists the processes that
-        are left.
+        Then runsc lists the remaining processes: a process may have killed the old agent, and so
+        have survived.
 
         :param seconds: the timeout, in seconds.
         :raises RunscError: a process has survived, or runsc failed.
@@ -973,7 +974,7 @@ def take_limits(options: HostOptions | LimitOptions) -> Mapping[str, Any] | None
 def _host_of(
     options: HostOptions, host: HostBase | None, argv: Sequence[str] | None
 ) -> Callable[[], HostNamespace]:
-    """Return a function that returns the namespaces of `host`, or creates new ones with `options`.
+    """Return a function that returns the HostNamespace of `host`, or a new one with `options`.
 
     :param argv: the command of the sandbox; empty for the command in the host's bundle.
     :raises TypeError: an option is unknown, or has the wrong type.

@@ -43,8 +43,8 @@ class UsageMixin:
                 what = f"the processes of the sandbox {self.id}"
                 raise NamespaceError.from_os_error(error, what, step="sandbox") from error
             raise life.end_error() from None
-        # Discard the numbers if the sandbox has ended: its pids may have been reused for other
-        # processes while they were read.
+        # Discard the result if the sandbox has ended: the kernel may have reused the pids of the
+        # sandbox's processes before the call read the usage of all processes.
         if life.has_ended():
             raise life.end_error()
         return found
