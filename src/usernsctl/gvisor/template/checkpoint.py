@@ -54,11 +54,11 @@ from usernsctl.gvisor.template import record
 from usernsctl.gvisor.template.image import Image, not_ready, unsavable
 from usernsctl.gvisor.template.record import TemplateRecord
 
-# The interval at which to check whether a command is ready, in seconds.
+# The interval between checks whether a command is ready, in seconds.
 _NEWS_SECONDS = 0.02
 
-# The number of bytes to keep of each output stream, in order to find a line that means "ready", and
-# to quote the last line in errors.
+# The number of bytes to keep from the end of each output stream, to search for the line of the
+# condition `ready`, and to quote the last line in errors.
 _TAIL_BYTES = 1 << 16
 
 # A pattern for a listening socket in /proc/net/tcp (proc_pid_net(5)); the group is the local port.
@@ -151,9 +151,9 @@ class Ready:
 def _has_file(box: Sandbox, path: str, deadline: float | None) -> bool:
     """Return whether `path` exists in the sandbox; run no program of the root filesystem."""
     try:
-        # Before execve(2), the agent changes to the directory `cwd`. If that fails, the error names
-        # `path`, which is missing or not a directory. If the change succeeds, execve(2) fails with
-        # ENOTDIR, because a slash follows the name of a regular file.
+        # Make the agent change to the directory `path`, and execute nothing: execve(2) fails with
+        # ENOTDIR, because a slash follows the name of a regular file. Only if chdir(2) fails, the
+        # error names `path`: ENOENT if `path` is missing, ENOTDIR if it is not a directory.
         box.run([f"{AGENT_INSIDE}/"], cwd=path, timeout=seconds_left(deadline))
     except (CommandNotFoundError, CommandNotADirectoryError) as error:
         return error.filename != path or isinstance(error, CommandNotADirectoryError)
@@ -178,9 +178,9 @@ def _listens(box: TemplateSandbox, port: int, deadline: float | None) -> bool:
 
 
 def _read(cat: SandboxPopen[bytes], deadline: float | None) -> bytes:
-    """Return the output of `cat`, a running cat(1) that prints files in the sandbox.
+    """Return the output of `cat`, a cat(1) that runs in the sandbox.
 
-    The size of the output and the time are limited, because cat(1) in the sandbox may be a hostile
+    The size of the output and the time are limited, because the sandbox's cat(1) may be a hostile
     program.
     """
     assert cat.stdout is not None
@@ -201,7 +201,8 @@ def _read(cat: SandboxPopen[bytes], deadline: float | None) -> bytes:
 class OutputReader:
     """A thread that reads the output of a command, so that the command never blocks in write(2).
 
-    :ivar news: an event that is set, and cleared at once, whenever output has been read.
+    :ivar news: an event that is set, and cleared at once, whenever output has been read, to wake
+        the threads that wait for the event.
     """
 
     def __init__(self, box: Sandbox) -> None:
@@ -230,7 +231,7 @@ class OutputReader:
                     self.news.clear()
 
     def has_line(self, line: bytes) -> bool:
-        """Return whether the command has written `line` to standard output."""
+        """Return whether `line` is in the last `_TAIL_BYTES` of the command's standard output."""
         return b"\n" + line + b"\n" in self._tails["stdout"].replace(b"\r\n", b"\n")
 
     def last_line(self) -> str:
@@ -295,7 +296,7 @@ class TemplateSandbox(Sandbox):
         The arguments that are not listed here are those of :class:`usernsctl.Sandbox`.
 
         :param limits: the limits of this sandbox. They replace those of its host.
-        :param is_agent_first: whether PID 1 in the checkpoint is the agent.
+        :param is_agent_first: whether PID 1 of the sandbox is the agent.
         :param connect: a function that is called once the sandbox runs, with this object and the
             caller's end of a connection. The other end becomes the standard input of PID 1, in
             place of `stdin`.
@@ -354,9 +355,9 @@ class TemplateSandbox(Sandbox):
             raise
 
     def end_agent(self, deadline: float) -> None:
-        """Stop an agent that is not PID 1, and all processes that it started.
+        """Stop an agent that is not PID 1, and all processes that the agent started.
 
-        These processes have host files open, and runsc can't save a sandbox with such a process.
+        runsc can't save a sandbox in which a process has host files open, as these processes have.
 
         :param deadline: the deadline, as a :func:`time.monotonic` time.
         :raises TimeoutExpired: the agent did not exit before the deadline.
@@ -390,8 +391,8 @@ _FILES_OPEN = "is not savable"
 _SAVED_GONE_SECONDS = 3
 _RETRY_SECONDS = 0.05
 
-# A part of an error message. Releases of runsc before 20260817 print it, because they can't save a
-# sandbox that uses the network of its namespace.
+# A part of the error message of runsc before release 20260817, which can't save a sandbox that uses
+# the network stack of the host's kernel.
 _HOST_NETWORK = "not supported when using hostinet"
 
 #: The default timeout for a command to become ready, in seconds.
@@ -496,8 +497,8 @@ def create(host: HostBase, wanted: Wanted) -> tuple[TemplateRecord, Image]:
 def _config(prepared: HostNamespace, wanted: Wanted) -> dict[str, Any]:
     args = None if wanted.kind == "agent" else wanted.args
     cwd = checks.directory_inside(wanted.cwd)
-    # An agent that is PID 1 must outlive its connection: the agent gets a new connection at a
-    # restore.
+    # Set `outlives`: an agent that is PID 1 gets a new connection at a restore, and must survive
+    # the end of the old connection.
     given = prepared.config_for(args, env=wanted.env, cwd=cwd, user=wanted.user, outlives=True)
     found: dict[str, Any] = json.loads(given)
     return found
@@ -529,15 +530,15 @@ def _checkpoint_once(box: TemplateSandbox, image: Image, deadline: float) -> tup
     with memory_file("errors") as errors:
         log = [f"--log=/proc/self/fd/{errors.fileno()}", "--log-format=json"]
         # Do not compress the image, because a compressed image takes longer to read. Keep the
-        # sandbox running (--leave-running): its end would kill all processes in its PID namespace,
-        # including this runsc.
+        # sandbox running (--leave-running): at its end, the kernel would kill all processes in the
+        # sandbox's PID namespace, including this runsc.
         options = [f"--image-path={image.inside}", "--compression=none", "--leave-running"]
         argv = ["checkpoint", *options, box.id]
         life = box.life
         with life.runsc(*log, *argv) as (command, needed), raise_if_ended(life, box.id):
             fds = [*needed["pass_fds"], errors.fileno()]
             needed = {**needed, "pass_fds": fds, "timeout": seconds_left(deadline)}
-            # Replace the caller's umask, which may remove runsc's own permission to read the files
+            # Set the umask: that of the caller may remove runsc's own permission to read the files
             # of the checkpoint.
             needed["umask"] = PRIVATE_UMASK
             done = run_command(command, **needed, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL)

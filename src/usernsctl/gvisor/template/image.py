@@ -131,7 +131,8 @@ class Image:
         :raises NamespaceError: the directory can't be created.
         """
         name = os.urandom(8).hex()
-        # Open another descriptor, so that the SandboxHost may be closed while the image is used.
+        # Open a descriptor that stays open even if the SandboxHost is closed while the image is
+        # used.
         self._top = host.open_directory()
         self.inside: str = f"{self._top.path}/{_DIRECTORY}/{name}"
         self._name = f"{_DIRECTORY}/{name}"
@@ -185,8 +186,8 @@ class Image:
     def close(self) -> None:
         """Remove the image's directory. Sandboxes that were started from the image keep running."""
         self._file.close()
-        # Take the descriptor out of self._top first, so that another thread in this method can't
-        # close it while it is used.
+        # Take the descriptor out of self._top first, so that another thread that calls this method
+        # can't close the descriptor while this thread uses it.
         with OpenFile(self._top.descriptor.move(), self._top.path) as top:
             if top.fd >= 0:
                 with contextlib.suppress(FileNotFoundError):

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from types import ModuleType, TracebackType
     from typing import Any, NoReturn
 
-# The number of descriptors in the message from the host, and the size of the buffer for the
-# message, in bytes.
+# The number of descriptors that come with the message from the host, and the size of the buffer for
+# the message itself, in bytes.
 _FDS = 4
 _MESSAGE_BYTES = 16
 
@@ -34,7 +34,10 @@ _SOCKET = 0
 
 
 def serve(bigframe_text: str, preload: Iterable[str], code: str | None) -> ModuleType:
-    """Import modules, wait for a restore, and fork; return the module bigframe in the child."""
+    """Import modules, wait for a restore, and fork.
+
+    Return only in the child, with the module bigframe, which runs the user's program.
+    """
     import gc
     import json
     import socket
@@ -64,7 +67,8 @@ def serve(bigframe_text: str, preload: Iterable[str], code: str | None) -> Modul
 def _forget_our_text() -> None:
     """Clear the cached source lines of this module, which has the file name ``<string>``.
 
-    The user's program may have the same file name, and its tracebacks would quote these lines.
+    The user's program may have the same file name. Without this call, tracebacks of the program
+    would quote the lines of this module.
     """
     import linecache
 
@@ -101,8 +105,8 @@ def _load(preload: Iterable[str], code: str | None) -> dict[str, Any]:
             exec(compile(code, "<template>", "exec", dont_inherit=True), {"__name__": "template"})  # noqa: S102
     except BaseException:
         return {"error": traceback.format_exc().strip().rpartition("\n")[2][-1000:]}
-    # Fork once, because libraries that use pthread_atfork(3), such as OpenBLAS, stop their threads
-    # at a fork.
+    # A template may have only one thread. Fork once, because libraries that use pthread_atfork(3),
+    # such as OpenBLAS, stop their threads at a fork.
     import warnings
 
     with warnings.catch_warnings():
@@ -216,7 +220,7 @@ def _close_streams() -> None:
 
 
 def _block_signals() -> set[Any]:
-    """Block all signals, so that :func:`_wait` can receive them by sigwait(3); return their set."""
+    """Block all signals, so that :func:`_wait` can receive them by sigwait(3); return the set."""
     import signal
 
     every = set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}
@@ -250,7 +254,7 @@ def _end_with(child: int) -> None:
 
 
 def _renew() -> None:
-    """Seed random number generators again, since several processes are restored from one state."""
+    """Seed random number generators again, because each restore begins with the same state."""
     modules = sys.modules
     if "random" in modules:
         modules["random"].seed()

@@ -46,7 +46,7 @@ class PythonStartOptions(RestoreOptions, total=False):
 # The default timeout for starting a program from a template, in seconds.
 _START_SECONDS = 60
 
-# The timeout for an interpreter to exit after it has closed its connection, in seconds.
+# The timeout for an interpreter to exit after its connection was closed, in seconds.
 _END_SECONDS = 5
 
 # The maximum size of a message from an interpreter, in bytes.
@@ -287,8 +287,8 @@ def _hand_over(
             raise _no_directory(wanted["cwd"], answer["errno"])
         popen = box.life.popen
         assert popen is not None
-        # Store the caller's ends of the pipes in this Popen, where Sandbox.communicate() and
-        # close() look for them.
+        # Store the caller's ends of the pipes in the sandbox's Popen, where Sandbox.communicate()
+        # and close() look for them.
         for name, end in own.items():
             setattr(popen, name, end)
         own.clear()
@@ -300,7 +300,7 @@ def _add(
     """Add `stream`, a standard stream of the program, to `given`.
 
     :param own: a dictionary from stream names to the caller's ends of pipes. If `stream` is PIPE,
-        an end is added.
+        the caller's end of a new pipe is added.
     :param pipes: the exit stack that closes the program's ends of pipes.
     """
     if isinstance(stream, int) and stream == PIPE:

@@ -33,7 +33,8 @@ _LIBRARIES = ("/usr/bin", "/usr/lib", "/usr/lib64", "/usr/local/bin", "/usr/loca
 # The maximum number of files in a record. An interpreter maps fewer files.
 _FILES_MAX = 4096
 
-# The members of ``process`` in config.json that have no effect outside of the sandbox.
+# The members of ``process`` in config.json that sandboxes take from the record, because they have
+# no effect outside of the sandbox.
 _OF_PROCESS = ("args", "env", "cwd", "user")
 _ANY_COMMAND = ("true",)
 
@@ -59,8 +60,8 @@ class TemplateRecord:
 
     A program that can write the record, for example in a sandbox with a bind mount of the file,
     must not gain privileges outside of its sandbox. Therefore, the caller chooses the runsc and the
-    host for a template, and usernsctl only compares these with the record. Sandboxes take no
-    settings from the record except those of their process.
+    host for a template, and usernsctl only compares both with the record. From the record,
+    sandboxes take only the settings in `_OF_PROCESS`.
 
     :ivar kind: one of :data:`KINDS`.
     :ivar args: the command.
@@ -71,9 +72,9 @@ class TemplateRecord:
     :ivar scratch: the directory of the host's files in its mount namespace.
     :ivar config: the config.json of the sandbox.
     :ivar files: the files of the root filesystem that must be unchanged at a restore.
-    :ivar options: the options of ``usernsctl run`` that would create the host, with their values as
-        text. They serve only for messages.
-    :ivar images: the files of the checkpoint; ``None`` if it was not saved.
+    :ivar options: the options of ``usernsctl run`` that correspond to the arguments of the host,
+        with their values as text, for messages.
+    :ivar images: the files of the checkpoint; ``None`` if the checkpoint was not saved.
     """
 
     kind: str
@@ -108,7 +109,7 @@ class TemplateRecord:
             raise outdated(f"{path} was {label} when the template was created{other}", remedy)
 
     def check(self, host: HostBase, remedy: str | None = None) -> dict[str, Any]:
-        """Check that sandboxes can be started from the template in `host`.
+        """Check that `host` can start sandboxes from the template.
 
         :param remedy: the shell command that recreates the template, or ``None``.
         :returns: the config.json for these sandboxes: that of the host, with the process from the
@@ -138,7 +139,7 @@ class TemplateRecord:
     def _changes(self, host: HostNamespace, config: Mapping[str, Any]) -> str | None:
         """Return a description of the first difference between `host` and the record, or ``None``.
 
-        :param config: the config.json for sandboxes of the template in `host`.
+        :param config: the config.json with which `host` would start a sandbox from the template.
         """
         if self.flags != flags_of(host):
             return "the network was {}, and the platform {}".format(*self.flags)
@@ -249,7 +250,8 @@ def deciding_files(config: Mapping[str, Any]) -> list[str]:
     machine = f"/usr/lib/{os.uname().machine}-linux-gnu"
     process = config["process"]
     path = next((e[5:] for e in process["env"] if e.startswith("PATH=")), "")
-    # Skip usernsctl-verify, a program of this package: the package's version is compared instead.
+    # Skip usernsctl-verify, a program of this package: TemplateRecord.check() compares the version
+    # of the package instead.
     argv = [word for word in process["args"] if not word.startswith("/.usernsctl-")]
     named = [word for word in argv if word.startswith("/")]
     if argv and "/" not in argv[0]:
@@ -275,7 +277,7 @@ def _stamp(seen: View, path: str) -> Stamp:
 
 
 def _host_fields() -> dict[str, str]:
-    """Return a mapping from options to those Request fields that must be the same at a restore."""
+    """Return a mapping from options to the Request fields that must be the same at a restore."""
     return {
         ", ".join(option.flags[0].partition("/")[0] for option in one.metadata["options"]): one.name
         for one in fields(Request)
@@ -284,9 +286,9 @@ def _host_fields() -> dict[str, str]:
 
 
 def options_of(request: Request) -> dict[str, str]:
-    """Return the options of ``usernsctl run`` that would create a host, with values as text.
+    """Return the options of ``usernsctl run`` for the arguments of a host, with values as text.
 
-    Options with their default values are omitted.
+    Arguments with their default values are omitted.
     """
     plain = Request()
     return {

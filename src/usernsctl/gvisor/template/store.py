@@ -53,7 +53,7 @@ def _open_saved(path: str) -> Directory:
 
 
 def _is_current(directory: Directory) -> bool:
-    """Return whether the path of the open directory `directory` still leads to that directory."""
+    """Return whether `directory.path` still is the path of the open directory `directory`."""
     try:
         now = os.stat(directory.path, follow_symlinks=False)
     except OSError:
@@ -115,7 +115,7 @@ class Named:
         damaged.
     :ivar args: the command of the template.
     :ivar size: the total size of the template's files, in bytes.
-    :ivar created: the time when the template was saved, in seconds since 1970.
+    :ivar created: the time when the template was saved, in seconds since 1970; 0 if unknown.
     """
 
     name: str
@@ -297,6 +297,6 @@ def remove(name: str) -> None:
     if entry is None:
         raise _absent(name)
     with entry:
-        # Rename the directory in one step: readers take no lock, and must find either the whole
-        # template or none.
+        # Rename the directory before its files are removed: readers take no lock, and must find
+        # either the whole template or none.
         entry.set_aside()

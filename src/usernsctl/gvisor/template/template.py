@@ -78,8 +78,8 @@ class Template(ClosingMixin):
     """A checkpoint of a command that is ready, from which any number of sandboxes can be started.
 
     :meth:`usernsctl.SandboxHost.template` creates a template. The checkpoint is in a tmpfs of the
-        SandboxHost. The checkpoint is removed when this object or the SandboxHost is closed, but
-        :meth:`save` can copy it to a directory.
+    SandboxHost, and is removed when this object or the SandboxHost is closed. :meth:`save` copies
+    the checkpoint to a directory.
 
     A Template is a context manager, also an asynchronous one, that closes the template on exit.
     """
@@ -247,15 +247,16 @@ class Template(ClosingMixin):
         :param directory: the path of the directory.
         :param SandboxHost host: the host in which the sandboxes are started; by default a new
             ``SandboxHost()``. Its arguments must be the same as those of the host in which the
-            template was created. Exceptions are `debug_log`, and the path `runsc`, if the program
-            is the same.
+            template was created, except for `debug_log`, the limits (but not `disk`), and the path
+            `runsc`, if the program is the same.
         :param str remedy: the shell command that recreates the template, for errors about an
             outdated template.
         :raises RunscError: the template can't be used. Its causes: the template does not exist
             (``"no-such-template"``); it was created in a host with other arguments
             (``"template-host-differs"``); runsc, usernsctl or a file in the root filesystem has
-            changed since then (``"template-outdated"``); it is incomplete (``"template-damaged"``);
-            or other users may have modified it (``"template-untrusted"``).
+            changed since the template was created (``"template-outdated"``); the template is
+            incomplete (``"template-damaged"``), or other users may have modified it
+            (``"template-untrusted"``).
         :raises UsernsError: as :class:`usernsctl.SandboxHost` does.
         """
         path = _absolute(directory)
