@@ -84,7 +84,7 @@ class UsernsError(OSError):
 
     @classmethod
     def kind_for(cls, errno: int) -> type[Self]:
-        """Return the subclass of this class for `errno`, or this class if there is none.
+        """Return the subclass of this class for `errno`; this class if no subclass is for `errno`.
 
         :class:`OSError` chooses :class:`FileNotFoundError` for ENOENT in the same way.
 
@@ -154,7 +154,7 @@ class MapError(UsernsError, ValueError):
 
 
 class PlanError(UsernsError):
-    """This user may not use the requested id map on this host.
+    """This user is not permitted to use the requested id map on this host.
 
     For example, /etc/subuid does not grant a range, or newuidmap is missing. Nothing was started.
     """
@@ -187,7 +187,7 @@ class CommandNotExecutableError(CommandError, PermissionError):
 
 
 class UserUnknownError(CommandError):
-    """The sandbox's own /etc/passwd or /etc/group lacks the name of a command's user or group."""
+    """The name of a command's user or group is not in the sandbox's /etc/passwd or /etc/group."""
 
 
 class SandboxEndedError(CommandError):

@@ -11,8 +11,8 @@ restricts commands, with the settings that :func:`prepare` adds.
 - The bounding set keeps only :data:`RUNSC_CAPABILITIES`. The bounding set restricts runsc in the
   namespace that usernsctl has prepared. runsc's sandbox process has all capabilities in a nested
   user namespace (user_namespaces(7)), but only over that namespace.
-- No securebits are set: NOROOT would remove runsc's capabilities at exec, and the kernel resets the
-  other securebits in the nested namespace.
+- No securebits are set: with SECBIT_NOROOT, execve(2) would remove runsc's capabilities, and the
+  kernel resets all securebits in the nested namespace.
 - The dumpable attribute is not changed, because execve(2) resets it (PR_SET_DUMPABLE(2const)).
 - pdeathsig is not set, because a run must continue if the process that started it exits.
 """
@@ -33,7 +33,7 @@ from usernsctl.errors import HardeningError
 RUNSC_CAPABILITIES = frozenset(
     {
         # If runsc lacks one of these four capabilities, it creates a user namespace, and executes
-        # itself again inside.
+        # itself again in this namespace.
         "sys_admin",
         "sys_chroot",
         "setuid",
@@ -249,12 +249,12 @@ def _call(what: str, function: Callable[..., Any], *arguments: int) -> Any:
 def _capabilities() -> list[tuple[str, int]]:
     """Return the name and the number of each capability of this kernel.
 
-    The name of a capability that is not in :data:`CAPABILITIES` is its number, as for capsh(1), so
-    that it can be dropped, too.
+    A capability that is not in :data:`CAPABILITIES` has its number as its name, as in capsh(1), so
+    that it can be removed from the bounding set, too.
     """
     names = {number: name.removeprefix("CAP_").lower() for number, name in enumerate(CAPABILITIES)}
     # Query the kernel, because a container engine may have mounted another file over
-    # /proc/sys/kernel/cap_last_cap.
+    # /proc/sys/kernel/cap_last_cap, which contains the number of the last capability.
     count = _core.capability_count()
     if count is None:
         raise HardeningError("the capabilities of this kernel can't be read", step="prctl")

@@ -43,7 +43,7 @@ class Extent:
         return self.inside <= inside and inside + count <= self.inside + self.count
 
     def has_outside(self, outside: int) -> bool:
-        """Return whether the extent maps an id inside to `outside`."""
+        """Return whether the extent maps an id to the id `outside` of the parent namespace."""
         return 0 <= outside - self.outside < self.count
 
     def __iter__(self) -> Iterator[int]:
@@ -253,8 +253,9 @@ class Plan:
     :ivar uid: the extents of uids.
     :ivar gid: the extents of gids.
     :ivar uid_writer: the writer of uid_map: ``"self"`` for the process in the namespace, which may
-        map its own id; ``"parent"`` for a process outside with CAP_SETUID; ``"helper"`` for
-        newuidmap(1), which maps ranges of /etc/subuid; ``"none"`` if no uid is mapped.
+        map its own id; ``"parent"`` for a process with CAP_SETUID in the parent namespace;
+        ``"helper"`` for newuidmap(1), which maps ranges of /etc/subuid; ``"none"`` if no uid is
+        mapped.
     :ivar gid_writer: the writer of gid_map; see `uid_writer`, but with CAP_SETGID, newgidmap(1) and
         /etc/subgid.
     :ivar uid_reason: the reason for `uid_writer`, a sentence.
@@ -262,8 +263,8 @@ class Plan:
     :ivar setgroups: the value to write to /proc/PID/setgroups; ``"auto"`` if nothing is written.
     :ivar become: the uid and the gid of a command inside; -1 for an id of the caller that is not
         mapped.
-    :ivar drop_groups: whether a command loses the caller's supplementary groups, because its gid
-        outside differs from the caller's gid.
+    :ivar drop_groups: whether a command loses the caller's supplementary groups, because its gid is
+        not mapped to the caller's gid.
     :ivar clipped_uid: the subordinate uids that can't be mapped, because the caller's user
         namespace does not map them.
     :ivar clipped_gid: the subordinate gids that can't be mapped for the same reason.
@@ -289,7 +290,7 @@ class Plan:
 
 
 class SingleIdWarning(UserWarning):
-    """Warning that only one id is mapped, as `allow_single_id` permits, instead of several."""
+    """Warning that, as `allow_single_id` permits, only the caller's id is mapped."""
 
 
 def plan(idmap: AnyIdMap) -> Plan:
@@ -297,7 +298,7 @@ def plan(idmap: AnyIdMap) -> Plan:
 
     :param idmap: the requested map; see :class:`usernsctl.Popen`.
     :raises MapError: the kernel would reject the map (EINVAL in user_namespaces(7)).
-    :raises PlanError: the caller may not use the map; `cause` is the reason.
+    :raises PlanError: the caller is not permitted to use the map; `cause` is the reason.
     :raises TypeError: `idmap` is neither an :class:`IdMap`, nor a word, nor extents.
     :raises ValueError: `idmap` is an unknown word.
     """
@@ -366,15 +367,18 @@ class MappedIds:
 
     @classmethod
     def of_setup(cls, uid: tuple[Extent, ...], gid: tuple[Extent, ...], setup: _core.Setup) -> Self:
-        """Return the mapped ids of an existing user namespace; -1 in `become` is an id to keep.
+        """Return the mapped ids of an existing user namespace.
 
-        :param setup: the settings of a command in the namespace.
+        :param uid: the map of uids.
+        :param gid: the map of gids.
+        :param setup: the settings of a command in the namespace. If they do not change the uid or
+            the gid, `become` contains -1 for it.
         """
         become = (-1 if setup.uid is None else setup.uid, -1 if setup.gid is None else setup.gid)
         return cls(uid=uid, gid=gid, become=become)
 
     def has(self, user: tuple[int, int]) -> bool:
-        """Return whether a uid and a gid are mapped."""
+        """Return whether a uid and a gid in the namespace are both mapped."""
         both = zip((self.uid, self.gid), user, strict=True)
         return all(any(extent.has(wanted) for extent in extents) for extents, wanted in both)
 

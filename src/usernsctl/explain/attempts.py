@@ -21,13 +21,13 @@ import msgspec
 
 from usernsctl._lean import dataclass
 
-# Matches the number of an error, but not the number of an exit status.
+# Matches an errno in digits, but not an exit status.
 _NUMBER = re.compile(
     r"(?<!exit )(?<!exited with )(?<!exited with return )(?<!exited with error )(?<!exiting with )"
     r"\b(?:errno|os error|error code|error|err|code|ret|rc|returned|result)\b\W{1,4}-?(\d{1,3})\b"
 )
-# Words that occur in texts about sandboxes. Searching for each word is faster than one regular
-# expression for all.
+# Words that occur in texts about sandboxes. It is faster to search for one word after the other
+# than for a regular expression that matches all.
 _SANDBOX = (
     b"namespace userns sandbox container jail rootless unshare bwrap bubblewrap flatpak chroot"
     b" nspawn runsc /runc runc: crun: /crun podman buildah docker lxc lxd singularity apptainer"
@@ -42,8 +42,8 @@ _AROUND = 512
 # of a longer text, which is probably a log, is not searched.
 _READ_MAX = 1 << 20
 _KEPT_MAX = 64
-# Maximum number of lines, before a line that contains only an error, that may name the failed
-# operation. Headings and the position markers in Python's tracebacks do not count.
+# If a line contains only an error: maximum number of preceding lines in which to search for the
+# failed operation. Headings and the position markers in Python's tracebacks are not counted.
 _BEFORE_MAX = 3
 _SKIPPED_MAX = 3
 _SKIPPED = re.compile(rb"(?:caused by|error|reason)s?:?|[\s^~]+")
@@ -90,10 +90,10 @@ class Attempt:
     :ivar line: the line with the error.
     :ivar causes: the ids of the possible causes, the likeliest first.
     :ivar common: whether programs that have nothing to do with sandboxes print such lines, too.
-    :ivar strength: how certain it is that the operation failed. Level 2 means that the line
-        contains an exact error. Level 1 means that the error is ENOENT, which often has other
-        causes, or only a word such as "failed". Level 0 means that the line contains only advice,
-        or that the program continues.
+    :ivar strength: how certain it is that the sandbox failed because of this operation: 2 if the
+        line contains an exact error; 1 if this error is ENOENT, whose cause is often not the
+        sandbox, or if the line contains only a word such as "failed"; 0 if the line contains only
+        advice, or says that the program continues.
     """
 
     line: str
@@ -197,7 +197,10 @@ def _line_after(text: bytes, end: int) -> bytes:
 
 @functools.cache
 def _literals() -> tuple[bytes, ...]:
-    """Return words of which each line with an error contains at least one, exact errors first."""
+    """Return the words to search for: each line with an error contains at least one of them.
+
+    The words of exact errors come first.
+    """
     known = errors()
     exact, vague = ([*itertools.chain(*table.values())] for table in (known.exact, known.vague))
     names = [name.lower() for name in known.exact]
@@ -211,7 +214,10 @@ def _literals() -> tuple[bytes, ...]:
 
 
 def _error_lines(text: bytes) -> Iterator[tuple[int, int]]:
-    """Yield start and end of each line with an error; of a long line, only around the error."""
+    """Yield the start and end of each line with an error.
+
+    Of a long line, at most _AROUND bytes before and after the error are included.
+    """
     lines: dict[int, tuple[int, int]] = {}
     is_ascii = text.isascii()
     for literal in _literals():
@@ -270,7 +276,12 @@ def _exact_errors(line: str) -> list[str]:
 def _first(
     text: str, lines: Sequence[str], found: Sequence[str], strength: int, *, common: bool = True
 ) -> Attempt | None:
-    """Return the first operation in `lines` with causes for an error in `found`, or None."""
+    """Return the attempt of the first operation in `lines` that has causes for an error in `found`.
+
+    :param found: the symbolic names of the errors.
+    :param common: whether to accept operations whose field `common` is true.
+    :returns: the attempt, or ``None`` if there is no such operation.
+    """
     for line in lines if found else ():
         if _other_subjects().search(line.lower()):
             continue

@@ -15,8 +15,8 @@ from usernsctl.explain.logs import SHOWN_MAX, Failure, message_at, printable
 from usernsctl.explain.model import Cause, Finding, Report
 
 _BLOCK = 1 << 20
-# Maximum number of bytes by which two pieces overlap within a long line, so that no message is
-# lost.
+# Maximum number of bytes at the end of a piece that are searched again at the beginning of the next
+# piece, because a message may extend into the next piece.
 _LINE_MAX = 4096
 #: Maximum number of bytes to search in a text; the rest is ignored.
 INPUT_MAX = 16 << 20
@@ -27,7 +27,7 @@ _BINARY_MIN = 1 << 16
 _WRAPPED = re.compile(rb"(?<=[^\n]{50})\n[ \t]*(?=[a-z])")
 # Control characters that do not occur in text. Terminals use backspace, tab, line ends and escape.
 _CONTROLS = bytes(code for code in range(32) if code not in b"\b\t\n\f\r\x1b")
-# A block counts as binary if more than one in this many bytes is a control character.
+# A block counts as binary if more than 1/_CONTROLS_RARE of its bytes are _CONTROLS.
 _CONTROLS_RARE = 16
 
 
@@ -64,15 +64,16 @@ class Explanation:
 
     @property
     def recognised(self) -> bool:
-        """True if there is a candidate, so that the input contains a known message."""
+        """True if the input contains a message whose possible causes are known."""
         return bool(self.candidates)
 
 
 def explain(stream: BinaryIO) -> Explanation:
     """Return the possible causes of the error messages in a stream; do not probe this host.
 
-    The stream may contain any bytes; memory use does not grow with its length. If the text contains
-    no message of the catalogue, the operations and errors that it names determine the causes.
+    The stream may contain any bytes; memory use does not grow with its length. If the stream
+    contains no message of the catalogue, the operations and errors in its lines determine the
+    causes (:mod:`usernsctl.explain.attempts`).
 
     :raises OSError: the stream can't be read.
     """
@@ -106,7 +107,7 @@ def _add_messages(seen: dict[str, dict[str, None]], search: MessageSearch, piece
 
 
 def explain_failures(failures: Sequence[Failure]) -> Explanation:
-    """Return the causes of the first failure from runsc's debug logs whose cause is known.
+    """Return the possible causes of the first failure, in runsc's debug logs, whose cause is known.
 
     Failures of unknown cause are skipped, because a process often reports only that another process
     has exited.
@@ -120,10 +121,10 @@ def explain_failures(failures: Sequence[Failure]) -> Explanation:
 
 
 def confirm(explanation: Explanation, report: Report) -> Explanation:
-    """Return the explanation with the findings of doctor: causes that apply here come first.
+    """Return the explanation with doctor's findings; causes that apply to this host come first.
 
-    The causes that apply are sorted in the order in which they prevent a sandbox from starting. The
-    causes that a setting of this host suggests follow, and then all others.
+    The causes that apply are sorted in the order in which they prevent a sandbox from starting.
+    They are followed by causes that a setting of this host suggests, and then by all other causes.
     """
     order = {finding.id: place for place, finding in enumerate(report.findings)}
     order |= {cause: len(order) for cause in _spoken_for(report) if cause not in order}
@@ -180,23 +181,28 @@ class _Limited:
 
 
 def _pieces(stream: _Limited) -> Iterator[bytes]:
-    """Yield the text of a stream in pieces that end with a line, or overlap within a long line.
+    """Yield the text of a stream in pieces that begin with the previous piece's unfinished line.
 
-    Binary blocks are omitted, so that an endless stream such as /dev/zero takes no time to search.
+    Of a long unfinished line, only the last :data:`_LINE_MAX` bytes are repeated. Binary blocks are
+    omitted, so that an endless stream such as /dev/zero takes no time to search.
     """
     rest = b""
     while block := stream.read(_BLOCK):
         block = block.replace(b"\0", b"")
         if _is_binary(block):
             continue
-        # Convert line ends of other systems (CR, CR LF).
+        # Convert the line ends CR and CR LF of other systems.
         piece = rest + block.replace(b"\r", b"\n")
         yield piece
         rest = piece[max(piece.rfind(b"\n") + 1, len(piece) - _LINE_MAX) :]
 
 
 def _is_binary(block: bytes) -> bool:
-    """Return whether a block without NULs is one repeated byte or has many control characters."""
+    """Return whether a block, from which NULs were removed, is empty or binary.
+
+    A block is binary if it is large, and consists of one repeated byte or has many control
+    characters.
+    """
     if len(block) < _BINARY_MIN:
         return not block
     controls = len(block) - len(block.translate(None, _CONTROLS))

@@ -1,9 +1,9 @@
 """Search in runsc's debug logs for failures that runsc itself reports only as ``EOF``.
 
-A call of runsc has three processes, each with a log: the process that the caller starts, the gofer,
-which serves the root filesystem, and the sandbox (``boot``). If the gofer or the sandbox exits too
-early, the first process only sees a closed connection; the log of the process that exited contains
-the reason.
+An invocation of runsc has three processes, each with a log: the process that the caller starts, the
+gofer, which serves the root filesystem, and the sandbox (``boot``). If the gofer or the sandbox
+exits too early, the process that the caller started reports only a closed connection. The log of
+the process that exited contains the reason.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ from usernsctl._text import shown
 # of all threads that may follow it.
 _TAIL = 4 << 20
 
-# Matches runsc.log.DATE-TIME.COMMAND.txt. All logs of a call have the same date and time.
+# Matches runsc.log.DATE-TIME.COMMAND.txt. All logs of an invocation have the same date and time.
 _NAME = re.compile(r"(?P<call>.*\.\d{8}-\d{6}\.\d+)\.(?P<command>[a-z-]+)\.txt")
 
-# The processes, keyed by the runsc subcommand that they run. The sandbox needs the gofer, and the
-# process that the caller starts needs both.
+# The processes, keyed by the subcommand of runsc in the names of their logs.
 _PROCESSES = {"gofer": "gofer", "boot": "sandbox", "panic": "sandbox"}
 _ORDER = ("gofer", "sandbox", "runsc")
 
@@ -62,10 +61,9 @@ class Failure:
 
     @property
     def is_of_helper(self) -> bool:
-        """True if the entry reports a failure of newuidmap or newgidmap.
+        """True if newuidmap or newgidmap failed.
 
-        Only the process "runsc" executes these programs, so the result for other processes is
-        false.
+        The result is false for the gofer and the sandbox, which do not execute these programs.
         """
         return self.process == "runsc" and bool(
             _HELPER_SAID.match(self.message) or _HELPER_FAILED.search(self.message)
@@ -73,10 +71,10 @@ class Failure:
 
 
 def root_failure(directory: str | os.PathLike[str]) -> str | None:
-    """Return runsc's own message about the newest call that failed.
+    """Return runsc's own message about its newest failed invocation.
 
-    :param directory: the argument of runsc's ``--debug-log``.
-    :returns: the reason in one line, or ``None`` if no log in the directory contains a failure.
+    :param directory: the directory of the debug logs, the argument of runsc's ``--debug-log``.
+    :returns: the message in one line; ``None`` if no log in the directory contains a failure.
     :raises OSError: the directory, or a log in the directory, can't be read.
     """
     found = failures(directory)
@@ -84,15 +82,16 @@ def root_failure(directory: str | os.PathLike[str]) -> str | None:
 
 
 def failures(directory: str | os.PathLike[str]) -> tuple[Failure, ...]:
-    """Return all failures of the newest failed call of runsc, the root cause first.
+    """Return all failures in the newest failed invocation of runsc, the root cause first.
 
+    :param directory: the directory of the debug logs, the argument of runsc's ``--debug-log``.
     :raises OSError: the directory, or a log in the directory, can't be read.
     """
     for logs in _calls(directory):
         found = [failure for log in logs if (failure := log.failure()) is not None]
         if found:
-            # Sort a failed helper first: without an id map, the gofer fails, too, unless runsc
-            # kills the gofer first.
+            # Sort the failure of newuidmap or newgidmap first, because it is the root cause:
+            # without an id map, the gofer may fail, too, before runsc kills it.
             return tuple(sorted(found, key=lambda failure: not failure.is_of_helper))
     return ()
 
@@ -126,15 +125,18 @@ class _Log:
 
 
 def _calls(directory: str | os.PathLike[str]) -> Iterator[list[_Log]]:
-    """Yield the logs of each call of runsc, the newest call first."""
+    """Yield the logs of each invocation of runsc, the newest invocation first.
+
+    The logs of an invocation are in the order of _ORDER: a process that others need comes first.
+    """
     calls: dict[str, list[_Log]] = {}
     with os.scandir(directory) as entries:
         for entry in entries:
             if not entry.is_file(follow_symlinks=False):
                 continue
             name = _NAME.fullmatch(entry.name)
-            # Logs with other names, which the user has chosen with --debug-log=PATTERN, count as
-            # one call.
+            # Treat logs with other names, which come from --debug-log=PATTERN, as those of one
+            # invocation.
             call, command = (name["call"], name["command"]) if name else ("", _guess(entry.name))
             calls.setdefault(call, []).append(_Log(entry.path, command))
     for call in sorted(calls, reverse=True):
@@ -164,7 +166,7 @@ _JSON_MESSAGE = re.compile(r'"(?:msg|log|message)":\s?"((?:[^"\\]|\\.)*)"')
 
 
 def message_at(line: str, place: int) -> str:
-    """Return the JSON message at the offset `place` in a line; the whole line if there is none."""
+    """Return the JSON message around offset `place` of a line; without one, the whole line."""
     for message in _JSON_MESSAGE.finditer(line):
         if message.start() <= place < message.end():
             return _unescape(message[1])

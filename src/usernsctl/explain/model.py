@@ -10,7 +10,7 @@ from usernsctl._lean import dataclass, field
 #: A place where a user applies remedies: the host, or a container engine.
 Place = Literal["host", "docker", "kubernetes", "podman"]
 
-#: The use of a host. A cause matters only for some purposes.
+#: A use of the host, for which doctor examines it. A cause blocks only some purposes.
 #:
 #: run: a command in gVisor with one id; range: an id map of more than one id; docker and
 #: kubernetes: a command in gVisor, inside an ordinary container of Docker or a Pod.
@@ -24,7 +24,7 @@ class Cause:
     :ivar id: the stable id; a released id is never renamed.
     :ivar title: the cause in a few words.
     :ivar why: what the cause prevents, and the rule behind it, in one or two sentences.
-    :ivar told_by: how to distinguish the cause from others with the same errno or text.
+    :ivar told_by: how to distinguish the cause from other causes of the same errno or message.
     :ivar remedies: shell commands, keyed by the place where they apply; the key ``"host"`` always
         exists.
     :ivar prose: whether the remedy for the host is prose instead of shell commands.
@@ -48,8 +48,8 @@ class Finding:
 
     :ivar cause: the catalogue entry of the cause, or ``None`` if no entry matches.
     :ivar evidence: short sentences, each with a value read from this host or the result of a probe.
-    :ivar blocks: whether the cause prevents the operation that is diagnosed; otherwise the finding
-        is a warning.
+    :ivar blocks: whether the cause prevents the purpose for which the host is examined; otherwise
+        the finding is a warning.
     """
 
     cause: Cause | None

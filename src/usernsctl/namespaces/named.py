@@ -178,7 +178,7 @@ class NamedNamespace:
         """Kill the holder, and wait until it has exited.
 
         If the holder is PID 1 of a PID namespace, it exits only after all other processes of that
-        namespace. By means of a FUSE filesystem, root inside can block the exit of a process.
+        namespace. Root in the namespace can block the exit of such a process by a FUSE filesystem.
 
         :raises NamespaceError: the holder has not exited after 10 seconds.
         :raises ForeignProcessError: the holder is in a namespace that this user did not create.
@@ -218,10 +218,10 @@ def _is_other(pid: int) -> bool:
 
 
 def _may_be_holder(process: ProcessIdentity) -> bool:
-    """Return whether a process is not a holder in a namespace that another user created.
+    """Return false for a holder in a namespace that another user created, otherwise true.
 
-    The function waits while the process may still become a holder.
-    :meth:`NamedNamespace._open_holder` then detects a process that is not a holder at all.
+    The function first waits while the process may still become a holder. The result is also true
+    for a process that is not a holder, which :meth:`NamedNamespace._open_holder` detects.
     """
     deadline = time.monotonic() + _OPEN_SECONDS
     while _is_becoming_holder(process.pid) and process.is_running():
@@ -232,7 +232,7 @@ def _may_be_holder(process: ProcessIdentity) -> bool:
 
 
 def _is_becoming_holder(pid: int) -> bool:
-    """Return whether a process may still become a holder whose namespaces others can open.
+    """Return whether a process may still become a holder whose namespaces other processes can open.
 
     A process with the starting name may still receive the message that makes it a holder, even if
     its creator was killed. A holder sets its process name shortly before other processes can open
@@ -253,8 +253,8 @@ def read_map(path: str) -> tuple[Extent, ...]:
         return parse_map(file.read())
 
 
-# Timeout for a holder to become ready, in seconds: long, because newuidmap may query a slow user
-# database.
+# Timeout for a holder to become ready, in seconds. It is long, because newuidmap may query a slow
+# user database.
 _READY_SECONDS = 30
 
 _STORE = Store("the name of a namespace", NamedNamespace, lambda _: open_state("namespaces"))
@@ -303,9 +303,9 @@ def open_or_create(name: str, options: Iterable[str]) -> Iterator[NamedNamespace
     :raises NamespaceError: as :func:`create_named` does, except if the name is taken.
     """
     while (found := _find(name)) is None:
-        # The lock is acquired only after newuidmap has run. If several processes create the
-        # namespace at the same time, one of them publishes it, and the others find the published
-        # namespace.
+        # Store.draft() locks the entry only after newuidmap has run. If several processes create
+        # the namespace at the same time, one process publishes its namespace. The others then find
+        # that namespace in the next iteration.
         with (
             _Holder(options) as holder,
             contextlib.suppress(TakenError),
@@ -376,7 +376,7 @@ def _error(reason: str, cause: str | None = None, remedy: str | None = None) -> 
 
 
 def _find(name: str) -> Entry[NamedNamespace] | None:
-    """Return the locked entry of a namespace, or ``None`` if no holder runs.
+    """Return the locked entry of a namespace, or ``None`` if no namespace has this name.
 
     The caller must close the entry.
 
@@ -407,7 +407,7 @@ def _open(name: str) -> Entry[NamedNamespace]:
 
 
 class _Holder(Closing):
-    """A process that keeps a namespace alive; after :meth:`keep`, even if its creator exits."""
+    """A process that keeps a namespace alive. After :meth:`keep`, it survives its creator."""
 
     def __init__(self, options: Iterable[str], network: Sequence[str] = ()) -> None:
         """Start the process, and wait until its namespaces and id maps are set up.
@@ -429,7 +429,7 @@ class _Holder(Closing):
                     stdin=DEVNULL,
                     capture_output=True,
                     text=True,
-                    # Pass only PATH, because all processes inside may read the holder's
+                    # Pass only PATH, because all processes in the namespace may read the holder's
                     # environment.
                     env={name: os.environ[name] for name in ("PATH",) if name in os.environ},
                     pass_fds=[theirs.fileno()],

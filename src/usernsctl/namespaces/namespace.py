@@ -42,10 +42,10 @@ def enter(idmap: AnyIdMap, **arguments: Unpack[options.EnterOptions]) -> Plan:
     process should exit, because it may be inside some of the namespaces.
 
     The process keeps its memory and its descriptors, so it becomes undumpable
-    (PR_SET_DUMPABLE(2const)): no process inside can trace it or read its /proc/PID/environ, and it
-    leaves no core file. As a consequence, root owns the process's files in /proc, and the process
-    can't write /proc/self/oom_score_adj, for example. A program that the process executes is
-    dumpable again.
+    (PR_SET_DUMPABLE(2const)): processes in the namespaces can't trace it or read its
+    /proc/PID/environ, and a crash leaves no core file. As a consequence, root owns the process's
+    files in /proc, and the process can't write /proc/self/oom_score_adj, for example. execve(2)
+    makes the process dumpable again.
 
     :param idmap: the id map of the new user namespace; see :class:`usernsctl.Popen`.
     :param arguments: `mount`, `net`, `ipc`, `uts` and `cgroup`, each true to create a namespace of
@@ -108,9 +108,9 @@ class Namespace(Closing):
     def create(cls, idmap: AnyIdMap | None = None, **namespaces: Unpack[options.KeptKinds]) -> Self:
         """Create a user namespace, and other namespaces that belong to it.
 
-        A descriptor can't keep a PID namespace alive, because the namespace ends with its first
-        process. Use :meth:`open_or_create`, or give each command a new PID namespace: ``ns.run(...,
-        pid=True)``.
+        A descriptor can't keep a PID namespace alive, because the namespace ends when its first
+        process exits. To have a PID namespace, use :meth:`open_or_create`, or give each command a
+        new one: ``ns.run(..., pid=True)``.
 
         :param idmap: the id map of the new user namespace; see :class:`usernsctl.Popen`.
         :param namespaces: `mount`, `net`, `ipc`, `uts`, `cgroup` and `time`, each true to create a
@@ -128,21 +128,21 @@ class Namespace(Closing):
 
     @classmethod
     def from_pid(cls, pid: int) -> Self:
-        """Open the namespaces of a process that differ from the caller's namespaces.
+        """Open those namespaces of a process that are not also the caller's namespaces.
 
-        Commands run with the caller's ids if the user namespace maps these ids, else as 0:0. If
-        setgroups(2) is permitted, they run without supplementary groups.
+        Commands run with the caller's ids if the user namespace maps these ids, else with uid 0 and
+        gid 0. If setgroups(2) is permitted, commands have no supplementary groups.
 
         :param pid: the pid of the process in the caller's PID namespace.
-        :raises NamespaceError: no process has that pid, its user namespace is the caller's own or
-            does not descend from the caller's own, or the caller may not open its namespaces.
+        :raises NamespaceError: no process has that pid, the process's user namespace is not a
+            descendant of the caller's, or the caller may not open the process's namespaces.
         """
         directory: list[int] = []
         try:
             with _reported(f"process {pid}"):
-                # Open /proc/PID only once: its descriptor never refers to another process, because
-                # the directory becomes empty when the process exits. extend() stores the descriptor
-                # before a signal handler can raise an exception.
+                # Open /proc/PID only once. Even if the pid is reused, the descriptor never refers
+                # to another process. extend() stores the descriptor before a signal handler can
+                # raise an exception.
                 flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
                 directory.extend(map(os.open, [f"/proc/{pid}"], [flags]))
             fds = _core.NamespaceFds()
@@ -161,7 +161,8 @@ class Namespace(Closing):
     def from_fd(cls, fd: int) -> Self:
         """Open the user namespace that a descriptor refers to.
 
-        The id map can't be read from a descriptor. Commands run as 0:0, so both ids must be mapped.
+        The id map can't be read from a descriptor. Commands run with uid 0 and gid 0, so both must
+        be mapped.
 
         :param fd: a descriptor of /proc/PID/ns/user, or a descriptor from ioctl_nsfs(2). The
             descriptor is duplicated, so the caller must still close it.
@@ -201,7 +202,7 @@ class Namespace(Closing):
 
         :param name: 1 to 64 letters, digits, dots, dashes and underscores.
         :param idmap: the id map of a new namespace; see :class:`usernsctl.Popen`.
-        :param namespaces: those of :meth:`create`, and `pid`.
+        :param namespaces: the arguments of :meth:`create`, and `pid`.
         :raises TypeError: an argument has the wrong type, or is unknown.
         :raises NamespaceError: the namespaces could not be created, or the state directory can't be
             trusted, because other users may write to it.
@@ -239,8 +240,8 @@ class Namespace(Closing):
         :meta private:
         """
         setup = replace(self._identity)
-        # Pass the working directory, because joining a mount namespace changes it to the root
-        # directory (setns(2)).
+        # Pass the working directory to the command, because setns(2) changes the working directory
+        # to the root directory when a process joins a mount namespace.
         if self._fds[1] >= 0:
             with contextlib.suppress(FileNotFoundError):
                 setup.cwd = os.getcwdb()
@@ -511,7 +512,7 @@ def _reported(what: str) -> Iterator[None]:
 
 
 def _open_foreign(fds: _core.NamespaceFds, pid: int, directory: int) -> None:
-    """Open, through /proc, the namespaces of a process that differ from the caller's."""
+    """Open those namespaces of a process that are not also the caller's, through /proc."""
     for index, name in enumerate(_core.NAMESPACE_FILES):
         with _reported(f"the {name} namespace of process {pid}"):
             theirs = os.stat(f"ns/{name}", dir_fd=directory)

@@ -1,7 +1,8 @@
 """The tree of all user namespaces with processes, as far as this process may read /proc.
 
 All values of a process are read through one descriptor of its directory in /proc, so that they
-can't come from two processes with the same pid. A process that exits while it is read is omitted.
+can't come from two processes that had the same pid one after the other. A process that exits before
+all its values are read is omitted.
 """
 
 from __future__ import annotations
@@ -57,8 +58,9 @@ class Tree:
     :ivar namespaces: the namespaces, each after its parent. The first is this process's own
         namespace.
     :ivar unseen: the number of processes whose user namespaces this process may not read.
-    :ivar nameless: the reason why the names could not be read, or ``None``. For example, root of a
-        nested namespace may find another user's state directory, because the path contains the uid.
+    :ivar nameless: the reason why the names could not be read, or ``None``. For example, the path
+        of the state directory contains a uid. In a nested user namespace, this path may be that of
+        another user's directory.
     """
 
     namespaces: tuple[UserNamespace, ...]
@@ -124,7 +126,7 @@ def _add(found: dict[int, UserNamespace], own: int, pid: int, name: str | None) 
 
 
 def _add_namespaces(found: dict[int, UserNamespace], own: int, namespace: int) -> bool:
-    """Add a namespace and its ancestors up to `own`; return False if `own` is none of them."""
+    """Add a namespace and its ancestors below `own`; return False if `own` is not an ancestor."""
     new: list[UserNamespace] = []
     with contextlib.ExitStack() as opened:
         while (inode := os.fstat(namespace).st_ino) not in found:
