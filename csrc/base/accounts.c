@@ -96,8 +96,8 @@ static bool is_printable_text(const char *text, size_t length)
     return !strncmp(printable, text, length) && strlen(printable) == length;
 }
 
-/* Copies to `name` a user or group that the caller has given as an id or a name. Returns false if
- * the text is neither a valid id nor a valid name. */
+/* Copies a user or a group, given by the caller as an id or a name, to `name`. Returns false if the
+ * text is neither a valid id nor a valid name. */
 static bool copy_name(const char *text, size_t length, char name[UN_ACCOUNT_NAME_MAX + 1])
 {
     if (!length || length > UN_ACCOUNT_NAME_MAX)

@@ -184,10 +184,10 @@ static inline bool un_has_slash(const char *name)
 }
 
 /*
- * Iterates over the candidate paths of a search for `name`. *at is the rest of a list of
- * directories separated by colons, in which an empty element means the current directory. Writes
- * the path in the first of these directories to `path`, and removes the directory from *at. Skips
- * paths that exceed PATH_MAX. Returns false when no directory is left.
+ * Iterates over the paths that a search for `name` has to try. *at is the rest of a list of
+ * directories separated by colons, in which an empty element means the current directory. Removes
+ * the first directory from *at, and writes the path of `name` in that directory to `path`. Skips
+ * directories whose paths with `name` exceed PATH_MAX. Returns false when no directory is left.
  */
 static inline bool un_next_candidate(const char **at, const char *name, char path[PATH_MAX])
 {
@@ -230,7 +230,7 @@ struct un_lines {
 
 /* Opens a regular file. Returns false with errno set on failure. Rejects any other type of file
  * (EISDIR or EINVAL), because the /etc of a hostile image may contain a FIFO without a writer or an
- * endless device. After a failure, the other functions treat the file as empty. */
+ * endless device. After a failure, the other un_lines_...() functions treat the file as empty. */
 bool un_lines_open(struct un_lines *lines, const char *path);
 
 /* Returns whether `errnum`, the errno of a failed un_lines_open(), means that the path does not
@@ -317,9 +317,9 @@ int64_t un_proc_status(const char *proc, const char *key);
 /* Returns whether PROC/self/mountinfo lists a mount on `point`. If `below` is set, looks instead
  * for a mount below `point` that hides files. */
 bool un_proc_has_mount(const char *proc, const char *point, bool below);
-/* Returns whether this process and PID 1 have the same root directory, that is, whether both see
- * the same mount on "/". A chroot to a mount point is detected, too, because the mount points in
- * mountinfo are relative to the root directory of the process. */
+/* Returns whether this process and PID 1 have the same root directory, that is, the same mount on
+ * "/". A chroot to a mount point is detected, too, because the mount points in mountinfo are
+ * relative to the root directory of the process. */
 bool un_proc_shares_root(const char *proc);
 
 /* Returns whether a visible procfs mount hides the processes of other users (proc(5), hidepid). */

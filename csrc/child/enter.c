@@ -24,8 +24,8 @@ static void close_fd(int *fd)
     *fd = -1;
 }
 
-/* Joins the namespaces of the task, then creates the new ones, except for a new PID namespace,
- * which run_second() creates. */
+/* Joins the existing namespaces of the task, and then creates its new namespaces, except for a new
+ * PID namespace, which run_second() creates. */
 static int enter_task_namespaces(struct un_task *task, struct un_error *err)
 {
     uint64_t flags = task->flags & ~(uint64_t)CLONE_NEWPID;

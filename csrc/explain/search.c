@@ -25,8 +25,8 @@ static size_t count_words(const char *list)
     return count;
 }
 
-/* Returns whether the search has found an entry of the catalogue before. An entry is identified by
- * the address of its list of causes. */
+/* Returns whether the search has already found the entry of the catalogue whose list of causes is
+ * at the address `causes`. */
 static bool has_causes(const struct un_search *search, const char *causes)
 {
     for (size_t i = 0; i < search->count; i++)
@@ -54,8 +54,8 @@ static const char *match_any(const char *sequences, const char *text, size_t siz
     return first;
 }
 
-/* Adds to `search` those entries of a table in texts.c that occur in the text, except those that an
- * earlier text contained. */
+/* Adds to `search` those entries of a table in texts.c that occur in the text, unless the search
+ * has already found them. */
 static void add_entries(struct un_search *search, const char *entries, bool are_hints,
                         const char *text, size_t size)
 {

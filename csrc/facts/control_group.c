@@ -9,8 +9,8 @@
 const struct un_groups un_groups_here = {
     .proc = "/proc", .mounts = "/sys/fs/cgroup", .users = "/run/user"};
 
-/* Returns whether a directory is on a cgroup filesystem. In place of the cgroup filesystem, a user
- * may have mounted a volume, whose files may contain any text. */
+/* Returns whether a directory is on a cgroup filesystem. A user may have mounted a volume in place
+ * of the cgroup filesystem, and the files of a volume may contain any text. */
 static bool is_of_groups(const struct un_groups *groups, int directory)
 {
     struct statfs fs;

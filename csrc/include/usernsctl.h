@@ -85,7 +85,7 @@ struct un_error {
     char remedy[UN_DETAIL_MAX]; /* remedy for this failure; "" if the cause's remedy applies */
 };
 
-/* The cause of a failure, as explained to users. */
+/* A cause of failures, as explained to users. */
 struct un_cause {
     const char *id;     /* id of the cause; never renamed after a release */
     const char *why;    /* explanation of the cause in one or two sentences */
@@ -347,7 +347,7 @@ int un_subid_read(const char *path, const char *user, uint32_t uid, struct un_ra
 enum un_helper_state {
     UN_HELPER_MISSING, /* PATH contains no executable with the helper's name */
     UN_HELPER_READY,   /* the helper can gain privileges, or is a script, which may execute another
-                          program that can */
+                          program that can gain them */
     UN_HELPER_NOT_SETUID, /* the helper is neither setuid root, nor does it have file capabilities
                            */
     UN_HELPER_NOSUID, /* the helper is on a nosuid mount, where setuid bits and file capabilities
@@ -387,15 +387,17 @@ struct un_facts {
     struct un_id_facts id[2]; /* facts about uids and about gids, indexed by enum un_kind */
     uint64_t caps;    /* effective capabilities of the caller, with bit N for capability N */
     size_t page_size; /* page size in bytes */
-    /* The following fields are set only if the plan needs them, by un_facts_read_parents(). */
+    /* un_facts_read_parents() sets the following fields; it is called only if the plan needs
+     * them. */
     bool has_parents; /* whether id[].parent and the kernel version are set */
     uint32_t kernel_major;
     uint32_t kernel_minor;
-    /* The following fields are set only if the plan needs them, by un_facts_read_ranges(). */
+    /* un_facts_read_ranges() sets the following fields; it is called only if the plan needs
+     * them. */
     bool has_ranges; /* whether id[].ranges and the following fields are set */
     bool no_new_privs;
-    bool in_bounding_set;   /* whether the bounding set contains CAP_SETUID and CAP_SETGID, without
-                               which helpers can't gain them */
+    bool in_bounding_set; /* whether the bounding set contains CAP_SETUID and CAP_SETGID; otherwise
+                             the helpers can't gain these capabilities */
     char user[UN_USER_MAX]; /* name of the caller's user; "" if the uid has no name */
     int64_t user_gid;       /* gid in the caller's passwd entry; -1 if there is no entry */
     bool any_group; /* whether the helpers also work for a caller whose gid is not user_gid */
@@ -561,8 +563,8 @@ uint64_t un_ns_flag(int ns);
  */
 
 /* Creates a user namespace, mapped as planned, and the other namespaces in `flags` (CLONE_NEW...),
- * and opens descriptors of them. No process stays in the namespaces. CLONE_NEWPID fails with
- * EINVAL, because a PID namespace can't outlive its PID 1. */
+ * and opens descriptors of all these namespaces. No process stays in the namespaces. CLONE_NEWPID
+ * fails with EINVAL, because a PID namespace can't outlive its PID 1. */
 int un_namespace_create(const struct un_plan *plan, uint64_t flags, const char *child,
                         struct un_namespace *ns, struct un_error *err);
 void un_namespace_close(struct un_namespace *ns);
@@ -687,7 +689,7 @@ int un_lost_status(int pidfd);
 struct un_usage {
     int64_t user_us;   /* CPU time in user mode, in microseconds */
     int64_t system_us; /* CPU time in the kernel, in microseconds */
-    int64_t max_kib;   /* highest peak of resident memory of any of these processes, in KiB */
+    int64_t max_kib;   /* peak of resident memory of the process that used most, in KiB */
 };
 /* Reaps a child if it has exited, and stores its resource usage in `usage`. Does not wait
  * (WNOHANG). Returns 0 if the child was reaped. Returns -1 with errno set if waitid(2) fails, for
@@ -709,7 +711,7 @@ void un_be_init(pid_t child, int report);
 /* Kills this process, without a core dump, by the signal `sig`, which has killed its child. Returns
  * only on failure: in PID 1 of a PID namespace, the kernel ignores the signal. */
 void un_reraise(int sig);
-/* Waits for a child in place of this process's parent, as usernsctl-exec --fork does, and forwards
+/* Waits for a child on behalf of this process's parent, as usernsctl-exec --fork does, and forwards
  * signals to the child. Signals that arrived before the call are forwarded, too, if they have been
  * blocked since the fork. Reaps all other children as well, so this process must not wait for them
  * itself. Returns the wait status of the child (waitpid(2)). */

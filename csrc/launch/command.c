@@ -166,11 +166,11 @@ static bool has_cr_at_end(const char *name)
     return length && name[length - 1] == '\r';
 }
 
-/* Returns whether gVisor can't execute a program. If so, sets `fault`. That is the case for an ELF
- * file for another processor, for a file that is neither an ELF file nor a script, and for a script
- * whose interpreter does not exist in the sandbox. Scripts of Python's virtual environments often
- * lack their interpreter, which is a symbolic link to a file outside the environment. `path` is the
- * path of the program. */
+/* Returns whether gVisor can't execute a program. If so, sets `fault`. gVisor can't execute an ELF
+ * file for another processor, a file that is neither an ELF file nor a script, and a script whose
+ * interpreter does not exist in the sandbox. Scripts of Python's virtual environments often lack
+ * their interpreter, which is a symbolic link to a file outside the environment. `path` is the path
+ * of the program. */
 static bool check_program(const struct wanted *wanted, int fd, const char *path,
                           struct un_command_fault *fault)
 {

@@ -437,13 +437,13 @@ un_step_function un_step_limits;
 int un_leave_mount_namespace(struct un_error *err);
 
 /*
- * Makes the limits of this process's control group visible to runsc, or `memory` and `processors`
- * if these are lower and not 0.
+ * Makes a memory limit and a CPU limit visible to runsc: those of this process's control group, or
+ * `memory` and `processors` where these are lower and not 0.
  *
  * Bind-mounts a new file, created at `path`, on /proc/meminfo, and restricts the CPU affinity of
  * this process, which must later execute runsc. `shares_mounts` must be set if other processes
- * share the mount namespace of this process; then this process enters a new one. Fails if the
- * control group allows less memory than gVisor needs.
+ * share the mount namespace of this process; then this process enters a new mount namespace. Fails
+ * if the control group allows less memory than gVisor needs.
  */
 int un_show_limits(const char *path, uint64_t memory, uint64_t processors, bool shares_mounts,
                    struct un_error *err);

@@ -1,5 +1,5 @@
-/* Hiding files that not every user may read, so that the sandbox does not see them. The caller may
- * be able to read such files only as a member of a group. */
+/* Hiding files that not every user may read. If the caller may read such a file, for example as a
+ * member of the file's group, the sandbox must still not see the contents. */
 #include "base/base.h"
 #include "launch/launch.h"
 

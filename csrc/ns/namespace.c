@@ -17,8 +17,8 @@
  * Waits until the holder, the child program that keeps the new namespaces alive, is dumpable. Only
  * then can newuidmap, which runs with the caller's ids, write the map files of the holder. The
  * holder can't send a message, because it has already closed all its descriptors. But as soon as it
- * is dumpable, its map files belong to the caller (proc_pid(5)). Before that, a procfs with hidepid
- * hides them (ENOENT).
+ * is dumpable, its map files belong to the caller (proc_pid(5)). Before that, a procfs that is
+ * mounted with hidepid hides the files (ENOENT).
  */
 static int wait_until_open(int dir, int pidfd, struct un_error *err)
 {

@@ -116,7 +116,7 @@ static int open_copy(pid_t pid, pid_t first)
 }
 
 /* Returns a pidfd of a second child that has not sent a message, or -1 if it is not found. Root in
- * the namespaces may have stopped both children, before they could send a message.
+ * the namespaces may have stopped both children before they could send a message.
  *
  * Kills the first child, so that it can't fork any more. Then takes the next process in the list of
  * this thread's children: the list is in order of creation (proc_tid_children(5)), and only the

@@ -24,9 +24,10 @@ struct child {
     const struct un_start *start;
     const struct un_task *task;
     struct un_task_argv *words;
-    struct un_error *err; /* error of the child; its step is UN_STEP_NONE if there is none */
-    int handover[2];      /* another socket pair, over which the child sends the parent's end of the
-                             socket for messages; handover[0] stays in the parent */
+    struct un_error
+        *err; /* error of the child; with the step UN_STEP_NONE if the child has not failed */
+    int handover[2]; /* another socket pair, over which the child sends the parent's end of the
+                        socket for messages; handover[0] stays in the parent */
 };
 
 /* A buffer for the control messages of a message: all its descriptors and the sender's

@@ -46,7 +46,8 @@ bool un_spawn_is_bare(const struct un_spawn *spawn)
 
 struct bare {
     const struct un_spawn *spawn;
-    struct un_error *err; /* error of the child; its step is UN_STEP_NONE if there is none */
+    struct un_error
+        *err; /* error of the child; with the step UN_STEP_NONE if the child has not failed */
     const struct un_clone *clone;
 };
 

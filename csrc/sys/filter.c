@@ -157,9 +157,10 @@ static const struct un_probe_call doctor_calls[] = {
 #endif
 };
 
-/* The system calls that enter a new user namespace. Their callers report errors, so most of them
- * count as forbidden only if a filter kills the caller. An exception is getpid(2), whose result is
- * never checked. The flag 1, which unshare(2) rejects, ensures that the call changes nothing. */
+/* The system calls that enter a new user namespace. Errors of most of these calls are reported, so
+ * most calls count as forbidden only if a filter kills the caller. An exception is getpid(2), whose
+ * result is never checked. The flag 1, which unshare(2) rejects, ensures that unshare(2) changes
+ * nothing. */
 static const struct un_probe_call enter_calls[] = {
     {SYS_unshare,
      {CLONE_NEWUSER | CLONE_NEWNS | 1},

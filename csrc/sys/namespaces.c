@@ -43,8 +43,8 @@ int un_namespace_join(const struct un_namespace *ns, struct un_error *err)
 {
     if (un_filter_forbids(&un_join_calls, err) || un_hide_process(err))
         return -1;
-    /* Join the user namespace first: that grants the capabilities which setns(2) requires for the
-     * others. */
+    /* Join the user namespace first, because joining it grants the capabilities that setns(2)
+     * requires for the other namespaces. */
     for (int kind = 0; kind < UN_NS_COUNT; kind++)
         if (un_namespace_join_one(ns->fd[kind], kind, err))
             return -1;

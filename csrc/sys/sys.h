@@ -215,7 +215,7 @@ struct un_own_maps {
 
 /* Calls unshare(2) with `flags`, which must include CLONE_NEWUSER, and writes the maps of the new
  * user namespace. The process must be non-dumpable. It becomes dumpable only while it opens the
- * three map files; if it is uid 0, usually not even then. Async-signal-safe. */
+ * three map files; a process with uid 0 usually stays non-dumpable even then. Async-signal-safe. */
 int un_make_and_map(uint64_t flags, const struct un_own_maps *maps, struct un_error *err);
 
 /* ---- map_files.c: setgroups, uid_map and gid_map of a process -------------------------------- */
@@ -346,7 +346,7 @@ int un_fill_stdio(void);
 /*
  * Reopens standard input, output and error if they are pipes or terminals. The open file
  * descriptions are then private to this process, and so are the status flags, such as O_NONBLOCK.
- * Leaves a descriptor unchanged if it can't be reopened, such as another user's pipe.
+ * Leaves a descriptor unchanged if the file can't be reopened, such as another user's pipe.
  * Async-signal-safe.
  */
 void un_own_stdio(void);
@@ -464,8 +464,8 @@ struct un_supervision {
  * child until it exits (un_pass_on_until_end()), and then returns the pid of the child, or of PID 1
  * with has_init. Returns -1 if fork(2) fails; with has_init, also returns -1 in PID 1 if the
  * fork(2) of PID 1 fails. A child in the foreground of the terminal may leave the terminal in any
- * mode. If standard input and output are the terminal, and no other process group is in its
- * foreground, restores the mode that the terminal had before the fork.
+ * mode. If standard input and output are the terminal, and its foreground process group is that of
+ * this process or no longer exists, restores the mode that the terminal had before the fork.
  */
 pid_t un_supervise(struct un_supervision *how, struct un_error *err);
 
