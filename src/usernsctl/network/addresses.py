@@ -32,11 +32,11 @@ _RTN_UNICAST = 1
 
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port.
 _ROUTE = struct.Struct("=8BI")  # struct rtmsg: family, length of the destination, ..., flags.
-_TYPE_AT = _HEADER.size + 7  # The offset of rtm_type in a message.
+_TYPE_AT = _HEADER.size + 7  # The offset of rtm_type in a message, in bytes.
 _NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH)
 
-# Forbidden networks, each with the reason. For an address in several networks, the first reason
-# counts.
+# Forbidden IPv4 networks, each with the reason. If an address is in several networks, the reason of
+# the first network in the table is reported.
 _IPV4 = (
     ("0.0.0.0", 8, "an address of this machine"),  # noqa: S104
     ("10.0.0.0", 8, "a private address"),
@@ -78,7 +78,7 @@ _IPV6 = (
 def _table(
     family: int, bits: int, rows: tuple[tuple[str, int, str], ...]
 ) -> list[tuple[int, int, str]]:
-    """Return for each network: its prefix (as a number), the number of other bits, the reason."""
+    """Return, for each network, its prefix as a number, the number of host bits, and the reason."""
     return [
         (int.from_bytes(inet_pton(family, network)) >> (bits - prefix), bits - prefix, reason)
         for network, prefix, reason in rows
@@ -115,8 +115,8 @@ def is_own(family: int, address: str) -> bool:
     """Return whether a connection to an address could stay on this host.
 
     The function queries the kernel's route to the address, because this host may have public
-    addresses: secondary addresses, and whole networks (``ip route add local``). A broadcast or
-    anycast route may also lead back to this host. If the query fails, the result is true.
+    addresses, even whole networks (``ip route add local``). Connections to broadcast and anycast
+    addresses may stay on this host, too. If the query fails, the result is true.
 
     :param family: AF_INET or AF_INET6.
     :param address: the address as text, for which :func:`refusal` returns None.
@@ -136,7 +136,7 @@ def is_own(family: int, address: str) -> bool:
 def _ask_route(family: int, destination: bytes) -> bytes:
     """Query the route to an address; return the kernel's reply (rtnetlink(7)).
 
-    :raises OSError: the query could not be sent.
+    :raises OSError: the query could not be sent, or the reply not be received.
     """
     route = _ROUTE.pack(family, 8 * len(destination), *bytes(6), 0)
     route += struct.pack("=HH", 4 + len(destination), _RTA_DST) + destination

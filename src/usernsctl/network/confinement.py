@@ -67,7 +67,8 @@ _MISSING = "clone3 435 435  openat2 437 437"
 # System calls that open files, each with the index of its flags argument.
 _OPEN = (("open 2 -", 1), ("openat 257 56", 2))
 _CLONE = "clone 56 220"
-# Allow netlink, by which glibc reads the addresses of this host and the proxy queries routes.
+# Allow the families IPv4, IPv6, and netlink, by which glibc reads the addresses of this host and
+# the proxy queries routes.
 _SOCKET = "socket 41 198"
 _FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK)
 # Deny the ioctl(2) commands that insert input into a terminal, because standard error may be a
@@ -116,7 +117,7 @@ def _raise(call: str) -> None:
 
 
 def _filter(machine: str) -> bytes:
-    """Return the filter, an array of struct sock_filter; empty if `machine` is not supported."""
+    """Return a seccomp filter, an array of struct sock_filter; empty on unsupported processors."""
     if machine not in _AUDIT:
         return b""
     denied = _RET_ERRNO | errno.EPERM
@@ -162,8 +163,8 @@ def _among(
 ) -> list[tuple[int, int, int, int]]:
     """Return filter code that allows or denies a system call by the value of one argument.
 
-    :param index: the index of the argument. Only its lower 32 bits are compared, because the kernel
-        ignores the others.
+    :param index: the index of the argument. Only the lower 32 bits of the argument are compared,
+        because the kernel ignores the upper 32.
     :param error: the error number with which a denied call fails.
     """
     refused = _RET_ERRNO | error

@@ -211,7 +211,7 @@ def _body_length(fields: list[tuple[bytes, bytes]], version: bytes) -> int | Non
 
 
 def _end_to_end(fields: list[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
-    """Return the header fields to forward, except those that the proxy writes itself."""
+    """Return the header fields that the proxy forwards unchanged."""
     named = {
         word.strip(b" \t").lower()
         for field, value in fields
@@ -235,7 +235,7 @@ def _number(text: bytes, digits: int) -> int:
 
 
 class SizedBody:
-    """A body of known size. Bytes after the body are dropped."""
+    """Parser of a body of known size. Bytes after the body are dropped."""
 
     def __init__(self, length: int) -> None:
         self._left = length

@@ -97,7 +97,8 @@ class Rules:
 def parse_rules(texts: Iterable[str]) -> tuple[AllowedName, ...]:
     """Parse the values of ``--allow`` that are host names; return the distinct rules.
 
-    :raises ValueError: a text is not a rule, or there are more than :data:`MAX_RULES`.
+    :raises ValueError: a text is not a rule, or there are more than :data:`MAX_RULES` distinct
+        rules.
     """
     return distinct(map(AllowedName.parse, texts))
 
@@ -105,7 +106,7 @@ def parse_rules(texts: Iterable[str]) -> tuple[AllowedName, ...]:
 def distinct(rules: Iterable[AllowedName]) -> tuple[AllowedName, ...]:
     """Return `rules` without duplicates.
 
-    :raises ValueError: there are more than :data:`MAX_RULES`.
+    :raises ValueError: there are more than :data:`MAX_RULES` distinct rules.
     """
     once = tuple(dict.fromkeys(rules))
     if len(once) > MAX_RULES:
@@ -153,7 +154,7 @@ def _check_label(label: str) -> None:
 
 
 def _is_number(label: str) -> bool:
-    """Return whether resolvers parse a name with this last label as an IPv4 address."""
+    """Return whether resolvers parse a name whose last label is `label` as an IPv4 address."""
     if label.startswith("0x"):
         return _HEX_DIGITS.issuperset(label[2:])
     return _DIGITS.issuperset(label)

@@ -1,9 +1,9 @@
 """A forward proxy that connects its clients only to hosts with allowed names.
 
-The proxy answers one request per connection, each in a thread of its own. The number of
+The proxy answers one request per connection, in a thread for each connection. The number of
 simultaneous connections, the sizes of buffers and all waiting times are limited, so a client can't
 exhaust the memory or the threads of the host. The rate of connections is not limited, and the
-sandbox's limits do not include the CPU time of the proxy.
+sandbox's CPU limit does not apply to the proxy.
 
 Only TLS may pass through a tunnel (CONNECT), and the first TLS message must name the same host as
 the request. Otherwise a tunnel to an allowed host would also reach other hosts at the same address,
@@ -40,7 +40,7 @@ class Refused(Exception):
     """Error for a connection that the rules do not allow. The message is the reason.
 
     :ivar status: the status code and reason phrase of the response.
-    :ivar target: the host and the port, or the part of them that is known.
+    :ivar target: the host and the port; empty if the request can't be parsed.
     """
 
     def __init__(self, reason: str, status: str = "403 Forbidden", target: str = "") -> None:
@@ -138,10 +138,10 @@ class Proxy:
                 self._forward(client, server, more, request, target)
 
     def _connect(self, name: str, port: int, target: str) -> socket.socket:
-        """Connect to one of a host's addresses that are not forbidden; return the connection.
+        """Connect to a host at one of its allowed addresses; return the connection.
 
-        The name is resolved once, and the connection goes to the address that was checked. Only the
-        first :data:`MAX_ADDRESSES` addresses are tried.
+        The name is resolved only once, so that the address that was checked is also the address to
+        which the proxy connects. Only the first :data:`MAX_ADDRESSES` addresses are tried.
 
         :raises Refused: no connection could be made, and at least one address is forbidden.
         :raises Failed: the name can't be resolved, or no address accepts the connection.
@@ -207,8 +207,9 @@ class Proxy:
 class _Relay:
     """A relay of bytes between a client and a server.
 
-    A tunnel's relay ends when both sides have sent end of file. A request's relay ends when the
-    server has sent end of file. At most one block is buffered for each direction.
+    The relay of a tunnel ends when both the client and the server have sent end of file, that of
+    another request when the server has sent end of file. At most one block is buffered for each
+    direction.
 
     :param body: the parser of the request's body, or None for a tunnel.
     """
@@ -230,7 +231,7 @@ class _Relay:
         self._ended: set[socket.socket] = set()
 
     def run(self, first: bytes) -> None:
-        """Forward bytes between client and server until the connection ends or its idle time ends.
+        """Forward bytes until the relay ends, or until no bytes were transferred for the idle time.
 
         :param first: the first bytes to send to the server.
         :raises BadRequest: the body is malformed.
@@ -318,7 +319,7 @@ def _connect_to(family: int, address: str, port: int, deadline: float) -> socket
 
 
 def _read_head(client: socket.socket, deadline: float) -> tuple[bytes, bytes]:
-    """Return the head of a request (up to the empty line), and the bytes received after it."""
+    """Return the head of a request, up to the empty line, and bytes received after the head."""
     head = b""
     while True:
         head += _receive(client, deadline, "the request did not come in time")
@@ -335,7 +336,9 @@ def _read_head(client: socket.socket, deadline: float) -> tuple[bytes, bytes]:
 
 
 def _read_hello(client: socket.socket, received: bytes, name: str, deadline: float) -> bytes:
-    """Read the first TLS message of a client; check that it names `name`; return all bytes so far.
+    """Read the first TLS message of a client; check that its server name is `name`.
+
+    :returns: all bytes received so far.
 
     :raises NotAllowed: the message is not for the host `name`, or the client does not speak TLS.
     """
@@ -373,10 +376,10 @@ def _remaining(deadline: float) -> float:
 
 
 def _send_error(client: socket.socket, status: str, reason: str) -> None:
-    """Send an error response, and then drain the connection.
+    """Send an error response, and then read and discard the rest of the request.
 
-    If a connection with unread bytes were closed, the client could receive a reset instead of the
-    response.
+    If the proxy closed a connection with unread bytes, the kernel would reset the connection, and
+    the client could lose the response.
     """
     text = f"usernsctl: {reason}\n".encode("ascii", "backslashreplace")
     try:
@@ -391,7 +394,7 @@ def _send_error(client: socket.socket, status: str, reason: str) -> None:
 
 
 def _drain(client: socket.socket) -> None:
-    """Discard what the client sends until it closes, at most 1 MiB and for at most one second."""
+    """Read and discard bytes until the client sends end of file; at most 1 MiB, for 1 second."""
     deadline = time.monotonic() + 1
     client.shutdown(socket.SHUT_WR)
     left = _MAX_DRAINED

@@ -86,8 +86,9 @@ def _json_line() -> Callable[[str], str]:
 def _receive(handover: socket.socket, creator: int) -> list[int]:
     """Return the descriptors of the listening socket and the pipe, or [] if none were sent.
 
-    :param creator: a pidfd of the creator. The creator's exit must be watched, too, because a
-        forked child may keep the creator's end of the Unix socket open.
+    :param handover: the Unix socket over which the creator sends the descriptors.
+    :param creator: a pidfd of the creator. If the creator exits, a forked child may still keep the
+        other end of `handover` open.
     """
     poll = select.poll()
     poll.register(handover, select.POLLIN)
@@ -104,9 +105,9 @@ def main(words: list[str]) -> NoReturn:
     """Run the proxy until the network of its sandbox has been removed."""
     refusals_fd, handover_fd, creator = map(int, words[:3])
     rules = Rules(map(AllowedName.parse, sys.stdin.read().split()))
-    os.dup2(1, 0)  # Replace the file of rules with /dev/null, the file of descriptor 1.
-    # Keep the resolver from appending search domains to a name, because it would query names that
-    # are not allowed.
+    os.dup2(1, 0)  # Replace standard input, the file of rules, with /dev/null, standard output.
+    # Keep the resolver from appending search domains to a name: the result would be a name that no
+    # rule allows.
     os.environ["LOCALDOMAIN"] = "."
     os.environ["RES_OPTIONS"] = "ndots:1 timeout:3 attempts:2"
     threading.stack_size(_STACK)

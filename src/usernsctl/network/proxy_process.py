@@ -24,22 +24,23 @@ _END_SECONDS = 5
 
 _MODULE = "usernsctl.network.proxy_child"
 
-# Python's options for the proxy. python_child.command() adds the last of them.
+# The options of the Python interpreter that runs the proxy. python_child.command() adds -I.
 _OPTIONS = ["-S", "-B", "-I"]
 
 
 class ProxyProcess:
     """A running proxy process.
 
-    The process has the caller's id and no capabilities in a user namespace of its own, sees no
-    other processes, and has an empty environment. In addition to the standard streams, it inherits
-    three descriptors, of which it closes the creator's pidfd before it answers clients.
+    The process has a user namespace and a PID namespace of its own, the caller's uid, no
+    capabilities, and an empty environment. In addition to standard input, output and error, it
+    inherits three descriptors. It closes one of them, the creator's pidfd, before it answers
+    clients.
 
     :ivar pid: the pid of the process.
     :ivar handover: a Unix socket (SOCK_STREAM) over which the creator sends the byte ``+`` with two
-        descriptors, the listening socket and the read end of a pipe. The proxy exits when the pipe
-        is closed. Before it has received the descriptors, it exits when all copies of the Unix
-        socket are closed, or when the creator exits.
+        descriptors, the listening socket and the read end of a pipe. The proxy exits when the write
+        end of the pipe is closed. A proxy without these descriptors exits when the creator exits,
+        or when all copies of the Unix socket are closed.
     """
 
     def __init__(
@@ -56,8 +57,8 @@ class ProxyProcess:
         :param log: the proxy's standard error, on which it prints each new denied target and its
             reason; a value that :class:`subprocess.Popen` accepts for `stderr`.
         :param is_json: whether the proxy prints JSON, as ``usernsctl run --log json`` does.
-        :param table: the file of the table of denied connections, by default a memfd. This object
-            closes the file.
+        :param table: the file of the table of denied connections, by default a new memfd. This
+            object takes ownership of the file.
         :param name: the last argument of the proxy, by which :func:`is_proxy` recognises the proxy
             of a detached sandbox; empty for other proxies.
         :raises UsernsError: the process could not be started.
@@ -86,8 +87,7 @@ class ProxyProcess:
         :raises CommandError: the proxy has exited, or was not ready in :data:`START_SECONDS`.
         """
         limit = START_SECONDS if timeout is None else min(timeout, START_SECONDS)
-        # Make the socket blocking, which it is not if the program has called
-        # socket.setdefaulttimeout().
+        # Make the socket blocking, because the program may have called socket.setdefaulttimeout().
         self.handover.setblocking(True)
         ready = b""
         if wait_readable(self.handover.fileno(), timeout=limit):
@@ -129,7 +129,7 @@ class ProxyProcess:
         self._table.close()
 
     def release(self) -> None:
-        """Close the descriptors, but let the proxy run until the network of its sandbox ends."""
+        """Close the descriptors, but let the proxy run until the sandbox's network is removed."""
         self.handover.close()
         self._process._disown()
         self._table.close()
@@ -137,8 +137,8 @@ class ProxyProcess:
 
 def is_proxy(argv: list[str], name: str) -> bool:
     """Return whether `argv` is the command line of the proxy of the detached sandbox `name`."""
-    # _command() returns Python, its options, the script and directories, the module, and five
-    # arguments of the module.
+    # `argv` is the result of _command(): Python, its options, the paths of the script and of
+    # directories, the module, and the five arguments of the module.
     options, paths, words = argv[1:4], argv[4:-6], argv[-6:]
     return (
         options == _OPTIONS
@@ -162,8 +162,8 @@ def _start(
         idmap="current",
         pid=True,
         ipc=True,
-        # Start a new session, so that Ctrl-C on the caller's terminal does not kill the proxy: the
-        # sandbox may survive Ctrl-C, and need the proxy.
+        # Start a new session, so that Ctrl-C on the caller's terminal does not kill the proxy. A
+        # sandbox that survives Ctrl-C needs its proxy.
         start_new_session=True,
         stdin=rules,
         stdout=DEVNULL,

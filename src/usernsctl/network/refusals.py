@@ -4,8 +4,8 @@ The table is a memfd, or a file of a detached sandbox, so that the counts outliv
 a fixed number of rows. Row 0 counts all denied connections. Each other row contains a distinct text
 (the target and the reason) and the number of its occurrences.
 
-The proxy and its readers need no lock: the proxy writes the text of a row before its count, and
-each count with one aligned store, and readers stop at a row whose count is 0.
+The proxy and its readers need no lock. The proxy writes the text of a row before the row's count,
+and each count by a single aligned store. Readers stop at the first row whose count is 0.
 """
 
 from __future__ import annotations
@@ -144,13 +144,13 @@ class Reader:
         return self._last[0]
 
     def refusals(self) -> tuple[Refusal, ...]:
-        """Return a Refusal for each distinct text, at most :data:`MAX_TEXTS`."""
+        """Return a Refusal for each distinct text; at most :data:`MAX_TEXTS` Refusals."""
         with contextlib.suppress(ClosedError), self._shared.use() as (fd,):
             return tuple(listed(fd))
         return self._last[1]
 
     def close(self) -> None:
-        """Close the descriptor as soon as no thread uses it."""
+        """Read the table for the last time; close the descriptor once no thread uses it."""
         try:
             with contextlib.suppress(ClosedError), self._shared.use() as (fd,):
                 self._last = (total(fd), tuple(listed(fd)))
@@ -181,7 +181,7 @@ def _read_count(fd: int, row: int) -> int:
 
 
 class Table:
-    """Writer, in the proxy process, of the table of denied connections; the only writer.
+    """Writer of the table of denied connections. Only the proxy process creates a writer.
 
     Only one thread at a time may call a method.
     """

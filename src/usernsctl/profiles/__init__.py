@@ -19,7 +19,7 @@ _APPARMOR_ENABLED = Path("/sys/module/apparmor/parameters/enabled")
 
 
 def read(profile: Profile) -> str:
-    """Return the text of a profile, in the format of container engines or apparmor_parser(8)."""
+    """Return a profile: JSON for container engines (seccomp), or text for apparmor_parser(8)."""
     return Path(__file__).with_name(profile).read_text(encoding="utf-8")
 
 
@@ -37,7 +37,7 @@ def host_programs(runsc: str | None) -> list[str]:
     The Python interpreter is not included, because its profile would let any script create user
     namespaces.
 
-    :param runsc: the path of runsc, to include it; or ``None``.
+    :param runsc: the path of runsc, or ``None`` to leave out runsc.
     """
     from usernsctl._core.values import program_path
 
@@ -57,7 +57,7 @@ def host_programs(runsc: str | None) -> list[str]:
 def host_profile(runsc: str | None) -> str:
     """Return AppArmor profiles that let the programs of this installation create user namespaces.
 
-    :param runsc: the path of runsc, to include it; or ``None``.
+    :param runsc: the path of runsc, or ``None`` to leave out runsc.
     """
     return for_programs(host_programs(runsc))
 
@@ -85,9 +85,9 @@ def _name_part(path: str) -> str:
 def is_own_profile(label: str, path: str) -> bool:
     """Return whether an AppArmor label names a profile for the program at `path` itself.
 
-    A program without a profile inherits the unconfined profile of its parent process. Therefore a
-    profile from :func:`for_programs` counts only for the program whose name is part of the
-    profile's name.
+    A program without a profile of its own inherits an unconfined profile, such as those of
+    :func:`for_programs`, from the process that executes the program. Therefore, a profile of
+    :func:`for_programs` counts only if its name contains the name of the program.
 
     :param label: the text in /proc/PID/attr/apparmor/current, such as ``"NAME (enforce)"``.
     :param path: the path of the program.
@@ -125,7 +125,7 @@ def engine_options(*, seccomp: str, apparmor: bool, ids: Ids = "one") -> list[st
     options = ["--cap-drop=ALL"]
     if ids == "all":
         # newuidmap and newgidmap gain their file capabilities only if the bounding set contains
-        # them and no_new_privs is not set.
+        # these capabilities, and if no_new_privs is not set.
         options += ["--cap-add=SETUID", "--cap-add=SETGID"]
     else:
         options.append("--security-opt=no-new-privileges")

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import usernsctl as un
     from usernsctl.pytest_plugin.needs import Needs
 
-# Define old-style hook wrappers (hookwrapper=True), so that older releases of pytest can at least
-# load the plugin.
+# The hook wrappers in this file are old-style (hookwrapper=True), so that releases of pytest
+# without new-style wrappers (wrapper=True) can load the plugin.
 
 _MARKERS = {
     "userns": 'userns(map="root", mount=False, net=False, pid=False, ipc=False, uts=False, '
@@ -39,7 +39,7 @@ class Subids(NamedTuple):
 
 
 class _Hooks:
-    """Specification of the hook with which a test suite adds requirements."""
+    """Specification of the hook by which test suites define additional requirements."""
 
     @pytest.hookspec
     def pytest_userns_needs(self) -> Mapping[str, Callable[[], str | None]]:  # type: ignore[empty-body]
@@ -124,8 +124,8 @@ def pytest_fixture_setup(request: pytest.FixtureRequest) -> Generator[None, Any,
     if request.fixturename == "tmp_path" and item.get_closest_marker("userns") is not None:
         from usernsctl.pytest_plugin import leftovers
 
-        # Finalizers run in reverse order: those of fixtures that use `tmp_path`, then this one,
-        # then that of `tmp_path` itself.
+        # Finalizers run in reverse order: first those of fixtures that use `tmp_path`, then this
+        # one, and last the finalizer of `tmp_path` itself, which removes files.
         request.addfinalizer(lambda: leftovers.take_back(item))
 
 
@@ -173,8 +173,8 @@ def pytest_runtest_makereport(
 def userns_requires(request: pytest.FixtureRequest) -> Needs:
     """Return a function that skips the calling test unless requirements are met.
 
-    Use this fixture for requirements of a part of a test, and the mark of the same name for those
-    of a whole test.
+    Use this fixture for the requirements of a part of a test, and the mark ``userns_requires`` for
+    the requirements of a whole test.
     """
     return _needs(request.config)
 

@@ -38,16 +38,16 @@ def sendable(value: Any) -> Any:
 
 
 def describe(error: BaseException) -> list[bytes]:
-    """Return pickles of an exception, and of substitutes of its base classes with the same text.
+    """Return pickles of an exception, and of substitutes: exceptions of its base classes.
 
-    The parent uses the first pickle that it can load.
+    A substitute has the same text. The parent uses the first pickle that it can load.
     """
     try:
         text = str(error)
     except Exception:  # __str__() may raise any exception.
         text = type(error).__name__
-    # Keep the arguments of exception groups only, because other constructors may take any
-    # arguments.
+    # Keep the exceptions of a group, but no arguments of other exceptions: a class may require
+    # arguments that differ from those of its base classes.
     grouped = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
     parts = [describe(part) for part in grouped]
     found = []
@@ -74,10 +74,10 @@ def rebuild(description: list[bytes]) -> BaseException:
 
 
 class _Pickler(pickle.Pickler):
-    """Pickler that refers to exception classes by name, even if they can't be imported.
+    """Pickler that pickles exception classes by name, even if the classes can't be imported.
 
-    Local classes and pytest's can't be imported, but the parent already contains all classes that
-    existed at the fork.
+    Classes of functions, and those of pytest, can't be imported by name. But all classes that
+    existed at the fork exist in the parent, too.
     """
 
     def persistent_id(self, value: Any) -> tuple[str, str] | None:
@@ -101,20 +101,21 @@ def _with_subclasses(cls: type[BaseException]) -> Iterator[type[BaseException]]:
 
 
 _LENGTH = struct.Struct("!Q")
-# Maximum number of searches for processes in a namespace, because some processes may survive.
+# Maximum number of times to search a namespace for processes and kill them, because a process in an
+# uninterruptible system call survives SIGKILL.
 _SWEEPS = 1000
 # Seconds by which the parent's timeout exceeds the child's, so that the child, whose report is more
 # detailed, reports a timeout first.
 _GRACE = 2.0
-# Timeout, in seconds, for the child to enter its namespaces. Root inside could delay the child.
+# Timeout, in seconds, for the child to enter its namespaces.
 _START_SECONDS = _core.START_SECONDS
 
 
 class Channel:
     """Connection over which a child sends its parent messages and a user namespace's descriptor.
 
-    :ivar alarm: the timer that was set before fork(2), as setitimer(2) returned it. The child does
-        not inherit the timer, so both processes set it again.
+    :ivar alarm: the remaining time and the interval of ITIMER_REAL before fork(2), as setitimer(2)
+        returned them. fork() stops the timer, so both processes set it again.
     """
 
     def __init__(self, connection: socket.socket, alarm: tuple[float, float] = (0, 0)) -> None:
@@ -206,8 +207,8 @@ class Child:
     def messages(self) -> Iterator[dict[str, Any]]:
         """Yield the messages of the child.
 
-        The caller must stop iterating after the last message, or the iterator fails the test.
-
+        The caller must stop iterating after the last message: after that, the iterator waits for
+        another message, and fails the test when the child exits.
 
         :raises pytest.fail.Exception: the child exited before the end of the test, or did not enter
             its namespaces in time.
@@ -233,8 +234,8 @@ class Child:
     def _end(self) -> None:
         if self._pid:
             if self._namespace < 0:
-                # Open the namespace here: the child may have entered it, but not have sent the
-                # descriptor.
+                # Open the child's user namespace here: the child may have entered it without having
+                # sent a descriptor of it.
                 with contextlib.suppress(OSError):
                     self._namespace = os.open(f"/proc/{self._pid}/ns/user", os.O_RDONLY)
                     if _is_ours(self._namespace):
@@ -278,7 +279,7 @@ def fork() -> Child | Channel:
     sys.stderr.flush()
     ours, theirs = socket.socketpair()
     # Stop the timer during the fork: if the handler of SIGALRM raised an exception in a callback of
-    # os.fork(), Python would ignore it.
+    # os.fork(), Python would ignore the exception.
     alarm = signal.setitimer(signal.ITIMER_REAL, 0)
     with warnings.catch_warnings():
         # Ignore Python's warning that other threads may hold locks at a fork: threads of pytest and
@@ -307,12 +308,12 @@ def move(target: Target, *, mount_proc: bool, channel: Channel) -> None:
     target.setup.pdeathsig = signal.SIGKILL
     proc = "/proc" if mount_proc else None
     try:
-        # Import the module before entering the namespaces, because the test's ids inside may not be
-        # allowed to read the module's file.
+        # Import the module before entering the namespaces, because the test's user in the namespace
+        # may not be allowed to read the module's file.
         prctl = hardening.python_prctl()
         target.enter()
-        # Make the process dumpable again, so that the test may write its own files in /proc, as
-        # outside.
+        # Make the process dumpable again, so that the test may write to its own files in /proc, as
+        # a test without namespaces may.
         prctl.set_dumpable(True)
         channel.send_namespace()
         if not {"pid", "time"}.isdisjoint(target.namespaces):
@@ -335,7 +336,7 @@ def refuse(error: UsernsError) -> NoReturn:
 
 
 _STATUS = struct.Struct("i")
-# The capacity of a pipe in bytes (pipe(7)).
+# Maximum number of bytes to read from the pipe of wait statuses: the capacity of a pipe (pipe(7)).
 _REPORTS_MAX = 1 << 16
 
 
@@ -439,7 +440,7 @@ def _kill_all_in(namespace: int) -> None:
 
 
 def _kill_in(namespace: int, pid: int) -> bool:
-    """Kill a process if it is in the namespace; return whether it was there and still ran."""
+    """Kill a process if it is in the namespace; return whether it was there and had not exited."""
     # Check before pidfd_open(2), to save that call for the many processes in other namespaces.
     if not _is_in(pid, namespace):
         return False
@@ -481,7 +482,7 @@ def _is_in(pid: int, namespace: int) -> bool:
             parent = parent_namespace(current).detach()
             os.close(current)
             current = parent
-    except OSError:  # EPERM: the parent namespace is an ancestor of this process's namespace
+    except OSError:  # EPERM: `wanted` is not an ancestor of the process's namespace.
         return False
     finally:
         os.close(current)

@@ -128,7 +128,10 @@ def _try_map(idmap: un.IdMap, purpose: Literal["run", "range"]) -> str | None:
 
 
 def _diagnosed(error: str, cause_id: str | None, purpose: Literal["run", "range"]) -> str:
-    """Return the error with doctor's cause (else `cause_id`) and its remedy, if there is one."""
+    """Return `error`, with a cause and the cause's remedy appended if a cause is known.
+
+    :param cause_id: the cause to append if doctor finds none, or ``None``.
+    """
     from usernsctl.doctor import diagnose
     from usernsctl.doctor.remedies import remedy
     from usernsctl.doctor.render import place

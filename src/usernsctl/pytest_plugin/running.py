@@ -68,7 +68,7 @@ _WARNINGS = pytest.StashKey[list[warnings.WarningMessage]]()
 def warnings_of_both(item: pytest.Item) -> Iterator[None]:
     """Record the warnings of parent and child during a ``with`` block, and then show them again.
 
-    Showing them again passes them to other recorders, such as pytest's own.
+    Other recorders of warnings, such as pytest's own, then receive the warnings.
     """
     with warnings.catch_warnings(record=True) as recorded:
         item.stash[_WARNINGS] = recorded
@@ -81,7 +81,7 @@ def warnings_of_both(item: pytest.Item) -> Iterator[None]:
 
 @contextlib.contextmanager
 def run_in_child(item: pytest.Item) -> Iterator[None]:
-    """During a ``with`` block, replace the test's function with one that runs it in a child."""
+    """During a ``with`` block, replace the test's function by one that runs the test in a child."""
     mark = wanted(item)
     assert mark is not None
     # Replace item.runtest, which only pytest's innermost hook calls, so that no other hook runs the
