@@ -177,7 +177,7 @@ void *agent_block_command_stack(struct agent_block *block);
 
 /* At most one keeper, the listener, waits for the message that requests the next command, even
  * while its own command still runs. If that command has ended when the message arrives, the
- * listener runs the new command itself, and no other process is involved. If not, the listener
+ * listener runs the new command itself, and no other process is involved. Otherwise the listener
  * makes a waiting keeper the new listener. If no keeper is waiting, the agent itself waits for
  * messages. */
 
@@ -249,7 +249,7 @@ struct agent_loaded {
 
 /* Loads the groups and the strings of a message that requests a command. If the host sends the
  * strings through a pipe, waits for them with `wait`, whose member `fd` is ignored. Returns 0 or an
- * errno. The caller must call agent_unload() in both cases. */
+ * errno. The caller must call agent_unload(), even after a failure. */
 int agent_load(const struct agent_request *request, const struct agent_wait *wait,
                struct agent_loaded *loaded);
 void agent_unload(struct agent_loaded *loaded);
@@ -334,8 +334,8 @@ struct agent_flow {
 
 struct agent_terminal {
     int master; /* the master side, or -1 if the command has no terminal */
-    /* the host's descriptor for the command's input, or -1 after end of file; the caller closes
-     * it */
+    /* the host's descriptor for the command's input, which the caller closes; -1 after end of
+     * file */
     int input;
     int output;
     bool is_mid_line; /* whether the last input byte was not a newline */
@@ -374,8 +374,8 @@ void agent_terminal_close(struct agent_terminal *terminal);
  * performs the host's requests, and lives until no process of the command remains. */
 
 /* Runs a keeper in a child of the agent, which may share the agent's memory. The keeper runs the
- * command that block->request describes, and, if agent->idle is set, waits for more commands. It
- * exits when the agent exits. Returns the exit status of the keeper. */
+ * command that block->request describes, and, if agent->idle is set, waits for more commands. The
+ * keeper exits when the agent exits. Returns the exit status of the keeper. */
 int agent_keep(struct agent_block *block);
 
 /* ---- serve.c: the main loop of the agent ----------------------------------------------------- */

@@ -3,8 +3,8 @@
 #include <stdint.h>
 #include <sys/mman.h>
 
-/* Number of blocks in the memory that is allocated by one mmap(2). One of them is lost to the
- * alignment of the others. */
+/* Number of blocks in the memory that is allocated by one mmap(2). Aligning the blocks wastes the
+ * space of one of them. */
 #define CHUNK 8
 
 static void add_free(struct agent_blocks *blocks, struct agent_block *block)

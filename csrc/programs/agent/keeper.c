@@ -155,8 +155,8 @@ static void receive_request(struct keeper *keeper)
     if (size <= 0) {
         close(keeper->socket);
         keeper->socket = -1;
-        /* Kill the command's processes only if the command's exit status was not sent yet.
-         * Afterwards, background processes of the command may outlive the socket. */
+        /* Kill the command's processes only if the command's exit status was not sent to the host
+         * yet. After that, background processes of the command may outlive the socket. */
         if (!keeper->ended)
             kill_descendants_of_keeper(keeper);
         agent_terminal_close(&keeper->terminal);
@@ -195,8 +195,8 @@ static bool is_done(struct keeper *keeper)
     return keeper->empty && keeper->socket < 0;
 }
 
-/* Closes the terminal and the host's output if no process of the command remains and all output was
- * written. The host reads the output until end of file. */
+/* Closes the terminal and the host's descriptor for the output if no process of the command remains
+ * and all output was written. The host reads the output until end of file. */
 static void end_output(struct keeper *keeper)
 {
     struct agent_terminal *terminal = &keeper->terminal;

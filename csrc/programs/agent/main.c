@@ -1,6 +1,6 @@
 /*
  * usernsctl-agent starts commands in a sandbox for the host: the process at the other end of the
- * socket that is the agent's descriptor 0. First it checks that the kernel is gVisor's.
+ * socket that is the agent's descriptor 0. First the agent checks that the kernel is gVisor's.
  * docs/agent.md describes the protocol.
  *
  * The agent is PID 1 of the sandbox, or runs beside another PID 1. It needs no libc from the
@@ -41,7 +41,7 @@ int main(int argc, char **argv, char **environment)
     (void)environment;
     if (!un_runs_on_gvisor())
         return complain_not_gvisor("usernsctl: usernsctl-agent: " UN_NOT_PROVEN "\n");
-    /* Handle --files before agent_split_errno(), which assumes a small stack, because copying a
+    /* Handle --files before agent_split_errno(), which relies on a small initial stack. Copying a
      * deep directory tree needs a large one. */
     if (argc > 1 && !strcmp(argv[1], FILES))
         return agent_handle_files(argv + 2);

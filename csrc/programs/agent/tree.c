@@ -350,8 +350,8 @@ void agent_kill_tree(int proc, const struct agent_killing *how)
         bool is_ours = how->group && !*how->has_lost_leader;
         if (is_ours && !kill(-how->group, SIGKILL) && !how->reap(how->arg))
             return;
-        /* Do not stop all processes if only zombies remain that wait for their tracer, because that
-         * would not end them. */
+        /* If only zombies remain that wait for their tracer, do not stop all processes, because
+         * that would not make the tracer reap them. */
         bool is_alone = found.rest || !how->get_help;
         bool is_listing = is_alone || round % (ROUNDS_ALONE + 1) != ROUNDS_ALONE;
         bool in_time =

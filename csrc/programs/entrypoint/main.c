@@ -507,7 +507,7 @@ static int run_without_python(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    /* Start with four elements, which become_usernsctl() fills in. */
+    /* Reserve the first four elements for become_usernsctl(), which fills them in. */
     struct argv_builder builder = {calloc((size_t)argc + OWN_WORDS_MAX, sizeof *builder.argv), 4};
     if (!builder.argv || !argc)
         return fail_entrypoint("calloc");

@@ -45,8 +45,8 @@ static int open_launch_file(const char *file, char real[UN_PATH_MAX], struct un_
                    file, real, foreign);
 }
 
-/* A component of the launch file's path: a directory in which an untrusted user could have replaced
- * an entry. */
+/* A directory that is a component of the launch file's path, and in which an untrusted user could
+ * have replaced an entry. */
 struct gap {
     char path[UN_PATH_MAX]; /* path of the directory, or "" if there is none */
     struct stat status;

@@ -3,8 +3,8 @@
  *
  * With --network, first creates the network of the sandbox (shared.h, network_join()). Then runs
  * COMMAND, which starts the sandbox in the background and writes the sandbox's pid to PIDFILE. If
- * COMMAND fails, exits with its exit status. Otherwise waits for the end of the sandbox, and exits
- * with the sandbox's exit status. SIGTERM ends the sandbox.
+ * COMMAND fails, exits with COMMAND's exit status. Otherwise waits for the end of the sandbox, and
+ * exits with the sandbox's exit status. SIGTERM ends the sandbox.
  *
  * usernsctl-init usually is PID 1 of a PID namespace. When it exits, even if SIGKILL kills it, the
  * kernel kills all other processes of the namespace (pid_namespaces(7)). Where a new PID namespace

@@ -69,8 +69,8 @@ static bool add_prefix(struct prefixes *found, int family, int length, const voi
     return true;
 }
 
-/* Adds a gateway to `found` if `at`, an attribute of a route or next hop, is one (RTA_GATEWAY or
- * RTA_VIA). Returns false if `found` is full. */
+/* Adds the gateway in `at`, an attribute of a route or next hop, to `found`. Ignores attributes
+ * other than RTA_GATEWAY and RTA_VIA. Returns false if `found` is full. */
 static bool add_gateway(const struct rtattr *at, int family, struct prefixes *found)
 {
     const void *address = RTA_DATA(at);

@@ -19,7 +19,7 @@ struct un_error;
  *
  * In the parent, waits at most `most` milliseconds for the exit of the child, and then kills and
  * reaps all remaining descendants. Returns the child's exit status, 128+N if signal N killed the
- * child, or UN_PROBE_LATE if the child has exceeded this time. If fork(2) fails, returns
+ * child, or UN_PROBE_LATE if the child was still running after that time. If fork(2) fails, returns
  * UN_PROBE_NO_CHILD with the error in `err`.
  */
 int run_within(uint64_t most, struct un_error *err);

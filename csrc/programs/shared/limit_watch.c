@@ -232,8 +232,7 @@ static int64_t time_left(uint64_t limit, uint64_t excess, uint64_t used, uint64_
     return used >= limit + excess ? 0 : (int64_t)((limit + excess - used) / per_ms);
 }
 
-/* Returns the time in ms during which the sandbox certainly does not exceed its memory limit plus
- * EXCESS. */
+/* Returns the time in ms during which the sandbox can't exceed its memory limit plus EXCESS. */
 static int64_t memory_time_left(const struct limit_watch *watch)
 {
     return time_left(watch->most_memory, EXCESS, watch->memory, watch->bytes_per_ms);

@@ -1,6 +1,5 @@
 /*
- * Joining the network namespace of a sandbox, which usernsctl-network creates
- * (csrc/programs/network/).
+ * Joining a sandbox's network namespace, which usernsctl-network creates (csrc/programs/network/).
  *
  * usernsctl-network is PID 1 of a PID namespace. When it exits, even if SIGKILL kills it, the
  * kernel kills pasta and all other processes of the network.

@@ -5,7 +5,7 @@
 
 #include <linux/utsname.h>
 
-/* Action of syslog(2) that reads the whole kernel log. gVisor allows it to every user. */
+/* Action of syslog(2) that reads the whole kernel log. gVisor allows this action to every user. */
 #define SYSLOG_ACTION_READ_ALL 3
 /* Size in bytes of the buffer for gVisor's kernel log, which consists of about a dozen lines. */
 #define LOG_SIZE 8192

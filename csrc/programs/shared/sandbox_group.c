@@ -1,9 +1,9 @@
 /*
  * The control groups of a sandbox, which enforce its limits.
  *
- * The watcher creates them, and its child enters them before it executes runsc, so all processes of
- * the sandbox are in the groups from their start. With cgroups v1, there is one group per
- * controller; with v2, one group for all controllers. Programs in the sandbox can't see these
+ * The watcher creates the groups, and its child enters them before the execve(2) of runsc, so all
+ * processes of the sandbox are in the groups from their start. With cgroups v1, there is one group
+ * per controller; with v2, one group for all controllers. Programs in the sandbox can't see these
  * groups.
  */
 #include "base/base.h"

@@ -8,7 +8,7 @@
 #include <sys/stat.h>
 
 /* Mounts a tmpfs on the directory "disk" in `directory`. gVisor stores the sandbox's writes to the
- * root filesystem in a file on this tmpfs, whose size thus limits them. */
+ * root filesystem in a file on this tmpfs, so the size of the tmpfs limits these writes. */
 static int mount_disk(const char *directory, uint64_t bytes, bool shares_mounts,
                       struct un_error *err)
 {

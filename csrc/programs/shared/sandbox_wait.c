@@ -74,8 +74,8 @@ static bool wait_for_event(const struct sandbox_wait *wait)
     return !(fds[0].revents && sandbox_read_signals(wait->signals)) && !is_over;
 }
 
-/* Writes the reason why the sandbox was ended to the file wait->end_file, if it is set. Returns the
- * exit status of this process. */
+/* Writes the reason why the sandbox was ended to the file wait->end_file, unless that is NULL.
+ * Returns the exit status of this process. */
 static int report_end(const struct sandbox_wait *wait, const struct un_end *end)
 {
     un_auto_close int fd = wait->end_file ? create_file(wait->directory, wait->end_file) : -1;

@@ -304,8 +304,8 @@ struct sandbox_wait {
 };
 
 /* Initializes the structure. Blocks SIGTERM, so that a SIGTERM before sandbox_wait_for_exit() stays
- * pending, and ends the sandbox then. Also blocks SIGPIPE, which would kill this process before it
- * has killed the processes of the sandbox, if the reader of a report has exited. */
+ * pending, and ends the sandbox then. Also blocks SIGPIPE: if the reader of a report has exited,
+ * SIGPIPE would otherwise kill this process before it has killed the processes of the sandbox. */
 void sandbox_wait_init(struct sandbox_wait *wait, char *const *command);
 /* Sets up the limits of the sandbox before its start: creates the control groups, calls
  * sandbox_show_limits() for `directory`, and starts to count OOM kills and to measure the time.

@@ -253,7 +253,8 @@ static bool become_user(const char *uid, const char *gid)
     return is_id(uid, call(__NR_geteuid, 0, 0, 0)) && is_id(gid, call(__NR_getegid, 0, 0, 0));
 }
 
-/* Ignores the signals in a mask, which is a decimal number. They stay ignored after execve(2). */
+/* Ignores the signals in a mask, which is a decimal number. The signals stay ignored after
+ * execve(2). */
 static void ignore_signals(const char *mask)
 {
     /* The kernel's struct sigaction, of which the first member is the handler SIG_IGN. */

@@ -15,7 +15,7 @@
  * cause. */
 #define MORE_MAX 5
 
-/* Number of processes and threads that the start of a sandbox needs at least. */
+/* Minimum number of processes and threads that the start of a sandbox needs. */
 #define SANDBOX_PROCESSES 25
 
 static void add_quoted(struct un_text *text, const char *message)
@@ -111,7 +111,7 @@ static _Noreturn void wait_for_end_of_pipe(const int ends[2])
 }
 
 /* Returns whether RLIMIT_NPROC or pids.max allows fewer processes and threads than a sandbox needs.
- * Forks as many processes to find out, because the kernel does not count failures due to
+ * Forks that many processes to find out, because the kernel does not count failures due to
  * RLIMIT_NPROC. These processes exit by themselves, because a seccomp filter may kill a process
  * that calls kill(2). */
 static bool is_short_of_processes(void)

@@ -4,8 +4,8 @@
  * The container engine starts this program as a health check in the container, outside of gVisor.
  * The program finds the oldest watcher with the uid and the control group of this process, because
  * newer sandboxes in the container may be short-lived. It joins the namespaces of that watcher, and
- * runs COMMAND in its sandbox by `runsc exec`, after usernsctl-verify has checked the kernel.
- * Without COMMAND, usernsctl-verify runs alone.
+ * runs COMMAND in the watcher's sandbox by `runsc exec`, after usernsctl-verify has checked the
+ * kernel. Without COMMAND, usernsctl-verify runs alone.
  *
  * So a sandbox is healthy if gVisor answers, and if a program in the sandbox can be started and
  * succeeds before the deadline. A payload can't affect the health check of another sandbox.
@@ -61,7 +61,8 @@ static bool read_start(int proc, uint64_t *started)
     return at && un_number_read(at + 1, UINT64_MAX, started);
 }
 
-/* Reads the arguments of the process of->proc. Returns whether they are those of a watcher. */
+/* Reads the arguments of the process to which of->proc refers. Returns whether the process is a
+ * watcher. */
 static bool read_args(struct watcher *of)
 {
     int argc = 0;
@@ -90,7 +91,7 @@ static bool is_in_group(int proc, const char *group)
 static bool open_watcher(int all, const char *name, const char *group, struct watcher *of)
 {
     struct stat status;
-    /* `all` is valid, because dirfd(3) does not fail for an open directory.
+    /* The descriptor `all` of /proc is valid, because dirfd(3) does not fail for an open directory.
      * NOLINTNEXTLINE(clang-analyzer-unix.StdCLibraryFunctions) */
     of->proc = openat(all, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (of->proc >= 0 && !fstat(of->proc, &status) && status.st_uid == geteuid() &&

@@ -68,14 +68,15 @@
 /* Timeout in ms for the exit of gVisor's other processes after the exit of gVisor's kernel. */
 #define REAP_MS 200
 /* If a terminating signal could not be delivered to the command, and arrived at most this number of
- * ms before the command's end, the watcher does not wait for the reader of the output. */
+ * ms before the command's end, the watcher waits only a limited time for the reader of the output
+ * (pump_wait()). */
 #define UNDELIVERED_MS 5000
 
 extern char **environ;
 
 /* Minimum number of processes and threads that the control group must allow in addition to the
- * existing ones. With fewer, runsc crashes, and prints the stacks of its threads. A sandbox needs
- * about 30. */
+ * existing ones. With fewer, runsc crashes, and prints the stacks of its threads. With more, but
+ * fewer than the about 30 that a sandbox needs, explain.c explains the failure. */
 #define PIDS_MIN 16
 
 static int fail_watch(struct un_error *err)
@@ -271,8 +272,8 @@ static int become_child(const struct watch_args *args, int parent_pidfd)
         mark_reported(args->files);
         return fail_watch(&err);
     }
-    /* Without a terminal for the command, the watcher forwards the signals of its own terminal by
-     * KILL, so runsc itself must ignore them. */
+    /* Make runsc ignore the signals of the watcher's terminal, such as that of Ctrl-C. Without a
+     * terminal for the command, the watcher forwards these signals by KILL. */
     if (*args->kill && !args->has_terminal) {
         signal(SIGINT, SIG_IGN);
         signal(SIGQUIT, SIG_IGN);
@@ -290,8 +291,8 @@ static int become_child(const struct watch_args *args, int parent_pidfd)
 }
 
 /* Starts KILL or RAISE, with the signal number as an additional argument. streams[0] is the
- * standard input of the process, streams[1] its standard output and error. Returns a pidfd, or
- * -1. */
+ * standard input of the process, streams[1] its standard output and error. Returns a pidfd of the
+ * process, or -1. */
 static int start_kill(const char *program, char **args, int sig, const int streams[2])
 {
     char number[12];
@@ -314,13 +315,13 @@ static int start_kill(const char *program, char **args, int sig, const int strea
     return un_spawn(&spawn, &pid, &pidfd, &err) ? -1 : pidfd;
 }
 
-/* Runs KILL or RAISE. Kills it after a timeout, because the sandbox might never answer, and the
- * watcher does nothing else meanwhile. Returns whether the signal was delivered. */
+/* Runs KILL or RAISE. Kills that program after a timeout, because the sandbox might never answer,
+ * and the watcher does nothing else meanwhile. Returns whether the signal was delivered. */
 static bool run_kill(const char *program, char **args, int sig)
 {
     siginfo_t end;
-    /* Discard error messages in a pipe that nobody reads, because the exit status suffices.
-     * /dev/null may have been replaced by a file that blocks the writer. */
+    /* Discard error messages in a pipe that nobody reads, because the exit status suffices. Do not
+     * use /dev/null, which may have been replaced by a file that blocks the writer. */
     int nowhere[2] = {-1, -1};
     bool known = false;
     if (!*args || pipe2(nowhere, O_CLOEXEC | O_NONBLOCK))

@@ -126,8 +126,8 @@ static void copy_some(struct output *output)
     keep(output, data + first, (uint64_t)got - first);
 }
 
-/* If the limit is exceeded, and the watcher must then kill the sandbox, wakes the watcher by
- * SIGCHLD, once. The watcher reads the numbers of bytes itself. */
+/* Wakes the watcher by SIGCHLD, once, if the limit is exceeded and the watcher must then kill the
+ * sandbox. The watcher itself reads the numbers of bytes. */
 static void report_overflow(const struct pump *pump, bool *is_reported)
 {
     if (pump->kills && !*is_reported &&

@@ -91,7 +91,7 @@ static void add_usage(struct un_text *text, const struct rusage *before)
 static void compose(struct un_text *text, const struct watch_result *result, uint64_t denied)
 {
     char start[128];
-    /* Convert the limit and the usage from ms to seconds for a timeout. */
+    /* For a timeout, convert the limit and the usage from ms to seconds. */
     double unit = strcmp(result->reason, "timeout") ? 1 : 1000;
     snprintf(start, sizeof start, "{\"status\": %d", result->status);
     un_text_add(text, start);

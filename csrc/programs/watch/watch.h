@@ -114,8 +114,8 @@ int result_write(const struct result_file *file, const struct watch_result *resu
 
 /* ---- arguments.c: the command line of usernsctl-watch ---------------------------------------- */
 
-/* Size of the argument vectors of KILL and RAISE, which also contain the signal number and a
- * NULL. */
+/* Maximum number of elements of the argument vectors of KILL and RAISE, including the signal number
+ * and a NULL. */
 #define KILL_MAX 32
 
 /* The parsed arguments and the state of the watcher. Each array of arguments is terminated by
@@ -154,8 +154,8 @@ struct watch_args {
 bool split_watch_args(int argc, char **argv, struct watch_args *args);
 
 /* Performs a health check: checks whether the sandbox of this container answers, and runs
- * `command`, which is terminated by NULL, in it. Returns the exit status: 0 if the sandbox is
- * healthy, otherwise 1. */
+ * `command`, which is terminated by NULL, in that sandbox. Returns the exit status: 0 if the
+ * sandbox is healthy, otherwise 1. */
 int check_health(char *const *command);
 
 #endif

@@ -48,8 +48,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     size_t length = 0;
     while (length < size && data[length] && data[length] != '\n')
         length++;
-    /* Copy the input to buffers of exactly its size, so that AddressSanitizer detects reads past
-     * the end. */
+    /* Copy the two parts of the input to buffers of exactly their sizes, so that AddressSanitizer
+     * detects reads past the end. */
     char *config = malloc(length + 1);
     char *text = malloc(size - length + 1);
     if (config && text) {

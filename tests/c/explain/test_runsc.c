@@ -1,4 +1,4 @@
-/* Tests of explaining a failure of runsc by the message of runsc. */
+/* Tests of explaining a failure of runsc from runsc's message. */
 #include "base/base.h"
 #include "check.h"
 #include "explain/explain.h"

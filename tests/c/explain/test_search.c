@@ -96,8 +96,8 @@ static clock_t search_time(const char *text, size_t size)
     return clock() - start;
 }
 
-/* Checks that the time of a search grows linearly with the length of the text: a text that is 16
- * times as long would take 256 times as long if the time grew quadratically. */
+/* Checks that the time of a search grows only linearly with the length of the text: a text that is
+ * 16 times as long would take 256 times as long if the time grew quadratically. */
 static void no_text_takes_superlinear_time(void)
 {
     static const char *const parts[] = {

@@ -90,7 +90,7 @@ static void facts_come_from_the_files(void)
     CHECK_INT(facts.id[UN_UID].helper_state, UN_HELPER_MISSING);
     CHECK_TEXT(facts.id[UN_UID].helper, "");
 
-    /* "subid: files" in nsswitch.conf means the same as no such line. */
+    /* nsswitch.conf with "subid: files" means the same as without a subid line. */
     put(place.file[3], "passwd: files\nsubid: files\n", 0644);
     read_facts(&place);
     CHECK_INT(facts.id[UN_UID].ranges.len, 1);

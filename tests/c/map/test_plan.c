@@ -96,7 +96,8 @@ static void an_empty_request_has_no_writer(void)
     CHECK(!plan.drop_groups);
 }
 
-/* Fills in a request for the caller's own uid and gid, and for one more extent of each kind. */
+/* Fills in a request for the caller's own uid and gid, and for an additional extent of uids and of
+ * gids. */
 static void make_wide_request(struct un_request *request)
 {
     init_request(request, 0, 0);
@@ -239,7 +240,7 @@ static void the_own_ids_are_mapped_in_any_namespace(void)
 }
 
 /* Checks that extents are split: the kernel accepts an extent only if a single extent of the
- * parent's map contains it, and fails with EPERM otherwise. */
+ * parent's map contains it. Otherwise writing the map fails with EPERM. */
 static void extents_are_split_along_the_parent_map(void)
 {
     init_request(&request, -1, -1);
@@ -338,8 +339,8 @@ static void the_id_inside_is_the_own_id_or_root(void)
         int64_t uid_inside, gid_inside;
         bool drop_groups;
     } cases[] = {
-        /* The extent contains the caller's own id, so the child keeps the id to which it is
-         * mapped. */
+        /* The extent contains the caller's own id, so the child gets the id to which the caller's
+         * id is mapped. */
         {{0, 0, 2000}, {500, 1000, 10}, UN_SETGROUPS_AUTO, 1000, 501, false},
         /* The caller's own id is not mapped, so the child switches to id 0 of the namespace. */
         {{0, 100000, 10}, {0, 100000, 10}, UN_SETGROUPS_AUTO, 0, 0, true},

@@ -1,4 +1,5 @@
-/* Tests of the writers of maps with subordinate id ranges, and of what prevents such maps. */
+/* Tests of planning maps with subordinate id ranges: which process must write the maps, and what
+ * prevents such maps. */
 #include "needs.h"
 #include "ranges.h"
 

@@ -13,8 +13,9 @@ enum { PATIENCE_MS = 20000 };
 /* A directory with scripts that replace newuidmap and newgidmap, and a plan that needs both. */
 struct place {
     char dir[64];
-    char log[2][80]; /* paths of the files to which the scripts write; $LOG in a script is the path
-                        of its file */
+    /* paths of the files to which the scripts write; $LOG in a script is the path of that script's
+     * file */
+    char log[2][80];
     struct un_plan plan;
 };
 

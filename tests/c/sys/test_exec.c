@@ -7,7 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* The tests run in a directory with these files:
+/* Creates a file. make_tree() calls this function for the files in the directory of the tests:
  *   a/tool 0644, a/noexec 0644, a/dir/,
  *   b/tool 0755 (a script that exits with status 7),
  *   b/orphan 0755 (a script whose interpreter is missing),

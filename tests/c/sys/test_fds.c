@@ -127,7 +127,7 @@ static void number_the_standard_descriptors(void)
 
 struct placing {
     int stdio[3];
-    char want[3]; /* the number that is expected to be read from each of the descriptors 0 to 2 */
+    char want[3]; /* the expected content of the pipe at each of the descriptors 0 to 2 */
 };
 
 /* Checks where un_place_stdio() puts the descriptors. Reports a failure only by its return value,

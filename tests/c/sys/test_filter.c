@@ -15,7 +15,7 @@ static struct un_error err;
 static volatile sig_atomic_t is_signalled;
 
 static pid_t own;
-static int *elsewhere; /* number of signals that were handled in another process than the test's */
+static int *elsewhere; /* number of signals that were handled in a process other than the test's */
 
 static void count_signal_elsewhere(int number)
 {
@@ -156,8 +156,8 @@ static void with_signals(void)
     CHECK_INT(*elsewhere, 0);
 }
 
-/* Checks that the child that tries the calls does not become PID 1 of a new PID namespace, which
- * would end with this child. */
+/* Checks that the child that tries the calls does not become PID 1 of a new PID namespace. Such a
+ * namespace would end when the child exits. */
 static void with_children_elsewhere(void)
 {
     CHECK_INT(unshare(CLONE_NEWUSER | CLONE_NEWPID), 0);

@@ -1,4 +1,4 @@
-/* Tests of opening /dev/null. It must never block, and must fail if another file is mounted
+/* Tests of opening /dev/null. The call must never block, and must fail if another file is mounted
  * there. */
 #include "needs.h"
 #include "sys/sys.h"

@@ -71,7 +71,7 @@ static inline void start_agent(struct agent_process *agent)
     start_agent_within(agent, 0, NULL);
 }
 
-/* Ends the agent by closing its socket. Returns its exit status. */
+/* Ends the agent by closing the agent's socket. Returns the exit status of the agent. */
 static inline int stop_agent(struct agent_process *agent)
 {
     close(agent->control);

@@ -61,7 +61,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     snprintf(tree, sizeof tree, "%s/tree", top);
     create(data + 1, size - 1, tree, data[0]);
     check_tree(tree);
-    /* If the agent has created a file beside the destination directory, rmdir(2) fails. */
+    /* rmdir(2) fails if the agent has created a file beside the destination directory. */
     if (rmdir(top))
         abort();
     return 0;

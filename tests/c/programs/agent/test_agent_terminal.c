@@ -101,8 +101,7 @@ static void end_of_input_is_typed(struct agent_process *agent)
     }
 }
 
-/* Checks that a command with much output, which the host does not read, does not block another
- * command. */
+/* Checks that a command whose output the host does not read does not block another command. */
 static void a_slow_reader_does_not_block_other_commands(struct agent_process *agent)
 {
     struct terminal_command slow =

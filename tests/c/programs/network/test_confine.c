@@ -25,8 +25,8 @@
     } while (0)
 
 /* Checks that the socket of an accepted client can't be connected to another address by connect(2)
- * or sendto(2). The socket belongs to the host's network namespace, so the process could otherwise
- * reach the host. `inside` is the last allowed address. */
+ * or sendto(2). The socket belongs to the host's network namespace, so the restricted process could
+ * otherwise reach the host. `inside` is the last allowed address. */
 static void check_served(int served, const struct sockaddr_in *inside)
 {
     struct sockaddr_in copy = *inside;
@@ -125,8 +125,8 @@ static int only_forwards(void *arg)
     check_page(inside, report[0]);
     CHECK_INT(close(report[0]), 0);
     serve_one_client(listener, &inside[network.tcp.count - 1]);
-    /* The listening sockets belong to the host's network namespace, so they must not be
-     * connected. */
+    /* The listening sockets belong to the host's network namespace, so the process must not be able
+     * to connect them. */
     for (size_t i = 0; i < network.tcp.count; i++) {
         CHECK_DENIED(connect(network.tcp.port[i].socket, &unspecific, sizeof unspecific));
         CHECK_DENIED(
