@@ -93,9 +93,9 @@ def ways_to(image: str, command: list[str]) -> dict[str, list[str]]:
 
 
 def measure(engine: Engine, image: str, command: list[str], rounds: int) -> dict[str, float]:
-    """Return a dict from each method to its median seconds from `docker run` to the first byte.
+    """Return a dict from the title of each way to the median of :func:`first_byte`, in seconds.
 
-    The first method is the baseline.
+    The first way is the baseline.
     """
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-bench-") as bundle:
         os.chmod(bundle, 0o755)

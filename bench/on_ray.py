@@ -6,9 +6,9 @@ The nodes are simulated: each has its own raylet, actor and two sandboxes, but a
 the host. So a task sleeps for SECONDS seconds instead of computing, as if each node had its own
 CPUs, and the throughput of n nodes is compared with n times the throughput of one node.
 
-The CPU time per task of each component, such as the driver or the actors, does not depend on other
-load. The CPU time shows how many tasks per second one driver can send, and so how many nodes it can
-serve.
+The script also prints the CPU time per task of each component, such as the driver or the actors,
+which does not depend on the load of the host. The driver's CPU time limits how many tasks per
+second one driver can send, and so how many nodes it can serve.
 
 If SVG is given, a plot is written to the file SVG.
 """
@@ -89,7 +89,7 @@ def bench_nodes(cluster: Cluster, most: int) -> list[float]:
         with RayPool(PER_NODE, max_uses=10_000, start_timeout=600) as pool:
             while pool.progress().actors < nodes:
                 time.sleep(0.1)
-            # Start all sandboxes before the clock starts.
+            # Start all sandboxes before the time is measured.
             list(pool.map([["sleep", "1"]] * (2 * PER_NODE * nodes)))
             start = time.perf_counter()
             list(pool.map_unordered([["sleep", str(SECONDS)]] * (TASKS * PER_NODE * nodes)))

@@ -256,7 +256,7 @@ def bench_pool(count: int) -> None:
 
 
 def bench_left(count: int) -> None:
-    """Print how many descriptors, processes and KiB of memory many commands in a sandbox leave."""
+    """Print by how much descriptors, processes and memory grow if a sandbox runs many commands."""
     with un.SandboxHost() as host, host.start(["sleep", "1000"]) as box:
 
         def by_agent() -> None:

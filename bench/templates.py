@@ -3,9 +3,10 @@
     USERNSCTL_CONNECTOR=$(tools/environment connector) python bench/templates.py [ROUNDS]
 
 One of the measured programs imports numpy from the virtual environment of the Airbyte connector. If
-the argument is `restores=N` instead of ROUNDS, the script restores one template N times, and prints
-about ten times how many descriptors and threads its process has, how many sandbox directories
-exist, and the resident memory of the process in KiB. None of these numbers should grow.
+the argument is `restores=N` instead of ROUNDS, the script only restores one template N times. After
+each tenth of the restores, it prints how many descriptors and threads its process has, how many
+sandbox directories exist, and the resident memory of the process in KiB. These numbers should not
+grow.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@ r"""A web server that runs posted Python snippets, each in a new sandbox.
     python examples/snippet_server.py 127.0.0.1:8000
     curl --data-binary 'print(6 * 7)' http://127.0.0.1:8000/
 
-The response is the snippet's output. The header X-Exit-Status contains its exit status, and
-X-Reason why it ended. A pool starts sandboxes in advance, so that requests don't wait for a start.
+The response is the snippet's output. The header X-Exit-Status contains the snippet's exit status,
+and X-Reason why the snippet ended. A pool starts sandboxes in advance, so that requests don't wait
+for a start.
 
 A snippet can read the host's programs, but no data, and has no network. It is killed after five
 seconds, or when it has printed 64 KiB. Each of its processes may use 512 MiB of memory; the whole
@@ -68,7 +69,7 @@ class Server(ThreadingHTTPServer):
         self.host.close()
 
     def run_snippet(self, task: dict[str, Any]) -> tuple[un.Result[bytes], dict[str, str]]:
-        """Run a snippet; return its result, which includes the output, and the requested files."""
+        """Run a snippet; return its result, with the output, and the contents of result files."""
         with self.free, self.pool.acquire(PATIENCE) as sandbox:
             for name, content in task.get("files", {}).items():
                 sandbox.write_file(f"/tmp/{name}", content.encode())

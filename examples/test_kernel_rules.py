@@ -53,7 +53,7 @@ def test_nobody_else_is_seen() -> None:
 def file_made_inside(tmp_path: Path) -> Iterator[Path]:
     """Yield the path of a file that the test must create, then check its owner on the host.
 
-    Fixtures run outside the namespace.
+    A fixture runs outside the namespace in which the test runs.
     """
     path = tmp_path / "made"
     yield path

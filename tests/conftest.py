@@ -345,9 +345,10 @@ def open_descriptors() -> set[str]:
 
 
 def settled_descriptors() -> set[str]:
-    """Collect the garbage of earlier tests, then return the open descriptors.
+    """Collect garbage, then return the open descriptors.
 
-    Otherwise a garbage collection between two calls could close descriptors of earlier tests.
+    Without that, the garbage collector could close descriptors of earlier tests between two calls
+    whose results a test compares.
     """
     gc.collect()
     return open_descriptors()

@@ -73,8 +73,8 @@ def tiny_program(directory: Path) -> Path:
 def trace(*command: str | Path, follow: bool = False) -> dict[int, list[str]]:
     """Return a dict from the pid of each process to the names of its system calls, in order.
 
-    The command's own process comes first. Without `follow`, only this process is traced, with the
-    key 0. execve(2) of a traced program grants no privileges from a set-user-ID bit or file
+    The process that executes `command` comes first. Without `follow`, only that process is traced,
+    and its key is 0. Because it is traced, execve(2) ignores set-user-ID bits and file
     capabilities.
     """
     with tempfile.NamedTemporaryFile() as log:

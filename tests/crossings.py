@@ -1,4 +1,7 @@
-"""Program that counts the call depths at which a call maps memory and its return unmaps it."""
+"""Program that counts the call depths at which a call maps memory that its return unmaps.
+
+CPython maps another chunk for its stack when a call's frame does not fit into the last chunk.
+"""
 
 import os
 

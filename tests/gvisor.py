@@ -9,7 +9,7 @@ import shutil
 
 from usernsctl.gvisor.runsc.releases import Release, release_of
 
-#: Build information in gVisor's /proc/version, which is the same since 2018.
+#: Build information in gVisor's /proc/version, which has been the same since 2018.
 BUILD = "#1 SMP Sun Jan 10 15:06:54 PST 2016"
 
 # Kernel release in gVisor: 4.4.0, or 4.19.0-gvisor since release 20260427.

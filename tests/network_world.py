@@ -33,8 +33,8 @@ OTHER_PUBLIC = "93.184.215.15"
 PUBLIC6 = "2606:2800::1"
 # Public address of the simulated host.
 MACHINE = "93.184.216.200"
-# Second address of the simulated host in the same network. If the host connects to it, the source
-# is the first address.
+# Second address of the simulated host in the same network. A connection of the host to this address
+# has MACHINE as its source address.
 MACHINE_SECONDARY = "93.184.216.3"
 # Addresses in networks whose every address is local to the simulated host (AnyIP).
 MACHINE_ANY = "93.184.218.7"

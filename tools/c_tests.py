@@ -4,14 +4,14 @@ A test is a program that is linked with the core. It fails by an exit status oth
 native programs are built, too, so that the compiler checks every line.
 
 By default, the script builds the tests by gcc with ASan and UBSan, runs them, and checks that clang
-has no warnings. If ``$USERNSCTL_TEST_ALL`` is set, they are also built and run by clang with ASan
-and UBSan, and by gcc with musl, the libc of the released programs. The toolchain ``aarch64``
-cross-compiles the tests, and runs in an emulator those that start no other program; it needs the
-packages in tools/dist/packages.apt. If ``$ONLY`` is set, only gcc is used, and only for tests whose
-names contain its value.
+has no warnings. If ``$USERNSCTL_TEST_ALL`` is set, the script also builds and runs the tests by
+clang with ASan and UBSan, and by gcc with musl, the libc of the released programs. The toolchain
+``aarch64`` cross-compiles the tests, and runs in an emulator those that start no other program; it
+needs the packages in tools/dist/packages.apt. If ``$ONLY`` is set, the script uses only gcc, and
+only for tests whose names contain the value of the variable.
 
-If clang is used, its libFuzzer runs each ``fuzz_*.c`` for FUZZ_SECONDS seconds. The seeds are in
-the directory ``seeds`` beside the file.
+If clang is used, its libFuzzer runs each ``fuzz_*.c`` for FUZZ_SECONDS seconds, with the seeds in
+the directory ``seeds`` beside that file.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Install a kernel spec for Jupyter, whose kernels run in gVisor.
+"""Install a kernel spec with which Jupyter runs kernels in gVisor.
 
     python jupyter_kernel.py gvisor
 

@@ -58,7 +58,10 @@ def test_published_jupyter_kernel_has_no_network(tmp_path: Path) -> None:
 
 
 def wait_for_kernel(port: int) -> None:
-    """Wait for the kernel's ZMTP greeting; until then, the port closes each connection."""
+    """Connect until the kernel sends its ZMTP greeting.
+
+    While the kernel does not listen, each connection to the published port is closed at once.
+    """
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         with (

@@ -59,8 +59,8 @@ def single(monkeypatch: pytest.MonkeyPatch) -> un.IdMap:
     """Return an id map that the caller can't write, and that allows a fallback to a single id."""
     monkeypatch.setenv("PATH", "/no/such/directory")
     if UID == 0:
-        # Root can map given ids without helpers, but not automatic ranges: root has none on the
-        # test host.
+        # Root needs no helpers to map given ids. But root has no subordinate ranges on the test
+        # host, so an automatic map is impossible.
         return un.IdMap.auto(allow_single_id=True)
     return un.IdMap(
         map_user=0, map_group=0, map_users=(un.Extent(1, 2**32 - 2, 1),), allow_single_id=True

@@ -318,8 +318,8 @@ def test_ns_create_warns_that_it_maps_a_single_id(usernsctl: Program) -> None:
     environment = dict(os.environ) | {"PATH": "/no/such/directory"}
     options = ["-r", "--map-users=1:4294967294:1", "--allow-single-id"]
     if UID == 0:
-        # Root can map given ids without helpers, but not automatic ranges: root has none on the
-        # test host.
+        # Root needs no helpers to map given ids. But root has no subordinate ranges on the test
+        # host, so an automatic map is impossible.
         options = ["-r", "--map-auto", "--allow-single-id"]
     done = usernsctl("ns", "create", "web", *options, env=environment)
     assert done.returncode == 0

@@ -169,7 +169,7 @@ def test_init_passes_on_the_parent_death_signal() -> None:
 
 
 def test_the_caller_may_ignore_sigchld() -> None:
-    """Check that the command inherits the ignored SIGCHLD, and that usernsctl-init reaps it."""
+    """Check that a command inherits an ignored SIGCHLD, and is still reaped by usernsctl-init."""
     command = [
         sys.executable,
         "-c",

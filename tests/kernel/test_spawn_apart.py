@@ -174,7 +174,7 @@ def test_proc_is_mounted_below_the_new_root(prelude: Program, tmp_path: Path) ->
 
 @as_root
 def test_the_callers_children_are_in_another_pid_namespace() -> None:
-    """Check that helpers work where getppid() is 0 and /proc has another namespace's pids."""
+    """Check that helpers work if getppid() is 0 and /proc has pids of another PID namespace."""
     try:
         subprocess.run(["getent", "passwd", USER], check=True, stdout=subprocess.DEVNULL)
     except subprocess.CalledProcessError:

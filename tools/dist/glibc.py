@@ -13,9 +13,9 @@ from elftools.elf.sections import SymbolTableSection
 OLDEST = (2, 28)
 PLATFORM = "manylinux_{}_{}".format(*OLDEST)
 
-# Functions that OLDEST has under an older name or version than the one that programs need if they
-# are compiled with current headers. The wheel is compiled with old headers (sysroot.py), and so
-# needs the old ones.
+# Functions that OLDEST has under an older name or version. A program needs the newer name or
+# version if it is compiled with current headers, but the wheel is compiled with old headers
+# (sysroot.py).
 RENAMED = frozenset({"stat", "fstat", "lstat", "fstatat", "mknod", "mknodat"})
 RENAMED_PREFIXES = ("__isoc23_", "pthread_", "sem_", "dl")
 

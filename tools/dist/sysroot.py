@@ -19,8 +19,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "csrc"))
 import layout  # noqa: E402
 
-# The release with the oldest glibc (2.31) in Debian's archive. The extension uses no function that
-# is newer than glibc 2.25, which `make dist` checks (glibc.py).
+# The release with the oldest glibc (2.31) in Debian's archive. The wheel also works with
+# glibc.OLDEST: the extension uses no function that is newer, and `make dist` checks that.
 SUITE = "bullseye"
 #: Maps Python's name of each architecture to Debian's name.
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -95,7 +95,7 @@ def make_musl(root: Path, machine: str) -> list[str]:
 
 
 def add_python(root: Path, scratch: Path, machine: str) -> None:
-    """Add those headers of Python that Debian installs in the directory of libc's headers."""
+    """Add Python's architecture-dependent headers, which Debian installs beside those of libc."""
     headers = Path(sysconfig.get_path("include")).name
     multiarch = Path("usr/include", f"{machine}-linux-gnu", headers)
     system = Path("/", multiarch)

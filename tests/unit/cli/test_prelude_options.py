@@ -53,8 +53,8 @@ def argument_error(prelude: Program, *arguments: str) -> str:
     ],
 )
 def test_wrong_arguments_are_named(prelude: Program, arguments: list[str], message: str) -> None:
-    # Only at the end of the command line can an option lack its value. For all other mistakes,
-    # append a command, so that the mistake is the only error.
+    # An option lacks its value only if nothing follows. In all other cases, append a command, whose
+    # absence would be a second error.
     command = [] if "needs a value" in message else ["--", "echo", "ran"]
     assert message in argument_error(prelude, *arguments, *command)
 
