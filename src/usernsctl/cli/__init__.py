@@ -66,8 +66,8 @@ def _call_and_flush(argv: list[str]) -> int:
 def print_error(error: UsernsError) -> None:
     """Print on standard error what failed, why, and the remedy.
 
-    The function imports no module that is not loaded yet: if ``usernsctl run`` has failed inside a
-    user namespace, the files of such modules may be unreadable.
+    The function imports only modules that are loaded already: after ``usernsctl run`` has failed
+    inside a user namespace, the files of other modules may be unreadable.
     """
     from usernsctl import _core
     from usernsctl._text import say, shown_lines

@@ -112,15 +112,15 @@ def _read(file: str | None) -> Explanation:
 def _probe(explanation: Explanation) -> tuple[Explanation, Report | None]:
     """Probe this host to find out which of the causes apply.
 
-    :returns: the explanation with confirmed causes, and the report; or the unchanged explanation
-        and None if the probes fail.
+    :returns: the explanation with confirmed causes, and the report of the probes; or, if the probes
+        fail, the unchanged explanation and None.
     """
     from usernsctl.doctor import diagnose
     from usernsctl.explain.explanation import confirm
 
     try:
-        # Probe for the purpose "run": its findings include those of all other purposes, at least as
-        # warnings.
+        # Probe for the purpose "run", whose findings include those of all other purposes, at least
+        # as warnings.
         report = diagnose("run")
     except UsernsError as error:
         say(f"usernsctl: explain: can't probe this machine: {error}")
@@ -129,7 +129,7 @@ def _probe(explanation: Explanation) -> tuple[Explanation, Report | None]:
 
 
 def _remedies(candidate: Candidate, report: Report | None) -> dict[Place, str]:
-    """Return the remedies of a cause; for a confirmed cause, with commands for this host."""
+    """Return the remedies of a cause, with commands for this host if the cause is confirmed."""
     from usernsctl.doctor.remedies import remedy
 
     remedies = dict(candidate.cause.remedies)

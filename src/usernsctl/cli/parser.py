@@ -1,8 +1,9 @@
 """Parser of the command line, based on :mod:`argparse`.
 
-The names in this module call a subcommand, such as ``run`` or ``ns exec``, a verb. The module of a
-subcommand contains a function that returns its parser, and a function that runs it. The module is
-imported only when the subcommand is called, so that no subcommand waits for the imports of others.
+In the names of this module, a verb is a subcommand, such as ``run`` or ``ns exec``. Each subcommand
+has a module, with a function that returns the parser and a function that runs the subcommand. The
+module is imported only when the subcommand is called, so that no subcommand waits for the imports
+of others.
 
 Only documented parts of argparse are used. Releases of Python differ in how argparse formats
 ``--help`` and parses mixed options and operands, so this module formats the help and sorts the

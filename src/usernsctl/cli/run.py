@@ -112,8 +112,8 @@ def file_parser(prog: str, write: Callable[..., int | None], heading: str, what:
 # Maximum value of --max-output, MAX_OUTPUT_MAX in csrc/programs/watch/watch.h.
 _OUTPUT_MAX = 1 << 30
 
-# Options that reject an empty string, which is often the value of an unset shell variable. The
-# empty string would mean the current directory, or have the same effect as no option.
+# Options that reject an empty string, which is often the value of an unset shell variable. An empty
+# string would mean the current directory, or have no effect.
 _NEVER_EMPTY = {
     "rootfs": ("--rootfs", "a directory"),
     "bundle": ("--bundle", "a directory"),
@@ -263,7 +263,7 @@ def _import_the_rest(*, joins_namespace: bool) -> None:
         other files over usernsctl's modules, so no module may be imported inside, not even to
         report an error.
     """
-    # Look up the codec, because Python imports encodings.ascii only then.
+    # Look up the codec now, because Python imports encodings.ascii at the first look-up.
     codecs.lookup("ascii")
     if joins_namespace:
         # The search for a missing command, and tracebacks, need these modules.

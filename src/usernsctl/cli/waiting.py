@@ -68,8 +68,8 @@ def exit_status(start: Callable[[], Started]) -> int:
         if started:
             started[0].send_signal(number)
         elif number in TERMINATING:
-            # Also record the signal: if this handler runs during a finalizer, Python discards the
-            # exception.
+            # Also record the signal: if this handler runs during a finalizer, Python discards
+            # SystemExit.
             aborted_by.append(number)
             raise SystemExit(128 + number)
         else:

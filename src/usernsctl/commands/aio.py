@@ -261,8 +261,8 @@ class _Transport(asyncio.SubprocessTransport):
 
     def _reap(self) -> None:
         """Reap the command once its pidfd is readable (pidfd_open(2))."""
-        # First stop watching the pidfd, because Popen.poll() closes it, and the kernel may then
-        # reuse its number for another file.
+        # First stop watching the pidfd, because Popen.poll() closes the pidfd, and the kernel may
+        # reuse the descriptor's number for another file.
         self._loop.remove_reader(self._watched)
         self._collect()
 

@@ -143,7 +143,7 @@ class ChildArguments(NamedTuple):
     def argv(self) -> list[StrOrBytesPath]:
         """Return the command and its arguments. Call only once, because `args` may be an iterator.
 
-        :raises TypeError: `args` is not a sequence.
+        :raises TypeError: `args` is neither text nor a path nor an iterable.
         :raises ValueError: `args` is empty, or `preexec_fn` or `shell` is given.
         """
         if self.preexec_fn is not None:

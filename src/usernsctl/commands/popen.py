@@ -79,8 +79,8 @@ class Collected(subprocess.Popen[AnyStr]):
     # _internal_poll and _wait override private methods of subprocess, which are the same in Python
     # 3.11 to 3.14. The overridden methods lose the exit status if a signal handler raises an
     # exception after waitpid(2), notice the exit up to 50 ms late, and return 0 if SIGCHLD is
-    # ignored. super() calls the overridden methods only if the pidfd is closed, for example while
-    # the object is garbage collected.
+    # ignored. The overriding methods call the overridden methods only if the pidfd is closed, for
+    # example while the object is garbage collected.
 
     def _internal_poll(self, _deadstate: int | None = None, **_: Any) -> int | None:
         """Reap the child if it has exited; return its exit status, or None while it runs."""

@@ -102,12 +102,12 @@ def prelude() -> Verb:
 
 
 def help_entries(text: str) -> Iterator[tuple[str, str, str]]:
-    """Yield the heading, the names with the value, and the description of each option in a --help.
+    """Yield the heading, the names with the value, and the description of each option in `text`.
 
-    The text is the ``--help`` of a native program. The first line of an option contains its names.
-    Its description is in the second column of that line or of the next lines. A heading begins at
-    the margin and ends with a colon. Options that follow an empty line without a heading get the
-    heading "Other".
+    `text` is the ``--help`` of a native program. The first line of an option contains the option's
+    names. The description is in the second column of that line or of the next lines. A heading
+    begins at the margin and ends with a colon. Options that follow an empty line without a heading
+    get the heading "Other".
     """
     lines = text.splitlines()
     column = min(len(line) - len(line.lstrip()) for line in lines if line.startswith(" " * 20))

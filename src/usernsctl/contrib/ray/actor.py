@@ -91,8 +91,8 @@ class SandboxActor:
         if self._pool is None:
             return ValueError("the actor was not started: call its method start first")
         try:
-            # Check the input again: submit() could not check it if it was a reference to an object,
-            # which Ray has replaced with the object.
+            # Check the input here: if the caller of submit() gave a reference, only Ray could get
+            # the object, and has done so before this call.
             check_input(input, options)
             async with self._pool.acquire_async() as sandbox:
                 given = {"capture_output": True, "input": input, **options}

@@ -230,7 +230,7 @@ class Dispatcher:
         self._await(slot.actor.start.remote(), partial(self._started, slot))
 
     def _await(self, ref: Any, function: Callable[[Future[Any]], object]) -> None:
-        """Once the future of `ref` is done, call `function` with it in the dispatcher's thread.
+        """Let the dispatcher's thread call `function` with the future of `ref` once that is done.
 
         Ray would call `function` in a thread of its own. If `function` called Ray there, the call
         could wait forever for that same thread.

@@ -72,7 +72,7 @@ class RayResult(Result[AnyStr]):
 class NodeLostError(PoolError):
     """A task has no result because the nodes or actors that ran it were lost.
 
-    The command may have run, even to its end, on each of these nodes.
+    On each lost node, the command may have run, even to its end.
     """
 
 

@@ -235,7 +235,7 @@ class AttachedSandbox:
             # reused: usernsctl-init exits as soon as it has reaped the main process.
             if pid in children_of(self.popen.pid):
                 # Duplicate the pidfd to a number above 2. If this process has closed a standard
-                # stream, the pidfd may have its number, and commands would inherit the pidfd.
+                # stream, the pidfd may have the stream's number, and commands would inherit it.
                 above = map(fcntl.fcntl, [pidfd.fileno()], [fcntl.F_DUPFD_CLOEXEC], [3])
                 self._shared = Shared("the sandbox", above)
 

@@ -136,7 +136,7 @@ class DetachedSandbox:
             state.close()
             raise
         # A descriptor of the directory for runsc's state, followed by pidfds of those processes
-        # that have not exited: of the one that runs the command, the others, and the proxy.
+        # that have not exited: the main process, the record's other processes, and the proxy.
         owners = [state, *(pidfd for pidfd in opened if pidfd is not None)]
         self._shared = SharedDescriptors("the sandbox", owners)
         running = opened[: len(self.record.processes)]
@@ -306,7 +306,7 @@ class DetachedSandbox:
 
     def ends_within(self, seconds: float) -> bool:
         """Return whether the sandbox ends within `seconds`."""
-        # If the sandbox has ended, do not wait: if it had ended before this object was created,
+        # Do not wait for a sandbox that has ended: if it ended before this object was created,
         # self._shared has no pidfd of the main process.
         if not self._has_ended:
             with contextlib.suppress(ClosedError), self._shared.use() as (_, pidfd, *_others):
@@ -417,7 +417,7 @@ class DetachedSandbox:
                 processes.kill(pidfd)
 
     def close(self) -> None:
-        """Kill the sandbox, wait until it has ended, and remove its entry (a directory)."""
+        """Kill the sandbox, wait for its end, and remove its entry in the state directory."""
         try:
             with contextlib.suppress(ClosedError), self._shared.use() as (_, *pidfds):
                 self._end_and_remove(pidfds)

@@ -90,7 +90,7 @@ class EndReport:
     """
 
     def __init__(self, *, is_limited: bool) -> None:
-        """Read the OOM kill counter; :meth:`await_end` compares its later values with this one.
+        """Read the OOM kill counter; :meth:`await_end` compares later values with the first.
 
         :param is_limited: whether the sandbox can have limits.
         """

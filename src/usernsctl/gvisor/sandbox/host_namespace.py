@@ -413,7 +413,7 @@ class HostNamespace:
         a user namespace that maps only these two ids, so the command gets no supplementary groups.
 
         :param groups: the supplementary groups that the caller requested.
-        :returns: the arguments, and the request; with arguments, the user of the request is 0:0.
+        :returns: the arguments, and the request, whose user is 0:0 if there are arguments.
         :raises PlanError: the caller requested supplementary groups, and a uid or gid that is not
             mapped.
         """
@@ -647,8 +647,8 @@ def _join(kept: Namespace | str, network: str) -> tuple[Namespace, MappedIds]:
             kept = undo.enter_context(Namespace.of_holder(known))
         if kept.has("pid"):
             raise ValueError("namespace: sandboxes can't be started in a PID namespace")
-        # Start a process in the namespaces: its new mount namespace is owned by the persistent user
-        # namespace. The process waits until it is killed.
+        # Let a process in the namespaces create the new mount namespace, so that the persistent
+        # user namespace owns it. The process waits until it is killed.
         maker = undo.enter_context(kept.popen([_builder()], mount=True, cwd="/", stdin=PIPE))
         undo.callback(maker.kill)
         uid, gid = (read_map(f"/proc/{maker.pid}/{name}_map") for name in ("uid", "gid"))

@@ -220,8 +220,8 @@ class Interpreter(ClosingMixin):
     """
 
     _what = "an interpreter"
-    # The reason why the interpreter has ended; None while it runs. Once it is set, the descriptors
-    # are closed.
+    # The reason why the interpreter has ended; None while the interpreter runs. When the reason is
+    # set, the descriptors are closed.
     _reason: EndReason | None = "start-failed"
 
     def __init__(
@@ -451,7 +451,7 @@ class Interpreter(ClosingMixin):
     def reason(self) -> EndReason | None:
         """The reason why the interpreter has ended, as in :class:`Execution`.
 
-        ``None`` while the interpreter runs, and until a call of this object has noticed its end.
+        ``None`` until a method of this object has noticed that the interpreter has ended.
         """
         return self._reason
 
@@ -509,7 +509,7 @@ class InterpreterMixin:
             is looked up in PATH.
         :param int max_output: the number of bytes to capture from standard output, and as many from
             standard error, in each execution; by default 1 MiB. The JSON of the value and of the
-            result's texts may have 4 KiB more.
+            result's texts may together have 4 KiB more than `max_output`.
         :param options: `env`, `cwd`, `user`, `groups` and `rlimits`, as for :meth:`popen`.
         :raises TypeError: an argument has the wrong type, or is unknown.
         :raises ValueError: an argument has a wrong value.

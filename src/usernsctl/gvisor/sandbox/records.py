@@ -394,9 +394,9 @@ def describe_detached(
     The record lists the sandbox's main process, its other processes, and their parent, the keeper
     (csrc/programs/detach/main.c).
 
-    The record lists only processes whose command line names the bundle, because that identifies the
-    sandbox's processes later. The command line of runsc-fd-parking (since release 20260831) does
-    not name the bundle, so the record omits that process, which exits when the sandbox ends.
+    The record lists only processes whose command line names the bundle, because later calls check
+    this. The command line of runsc-fd-parking (since release 20260831) does not name the bundle, so
+    the record omits that process, which exits when the sandbox ends.
 
     :param pid: the pid of the sandbox's main process.
     :param starter: the pid of usernsctl-detach.

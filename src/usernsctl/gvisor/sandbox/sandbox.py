@@ -905,7 +905,8 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
             if self._own_host is not None:
                 rest.callback(self._own_host.close)
             if self._files is not None:
-                # The removal of the files frees the sandbox's id, so it must come after the kill.
+                # Remove the files only after the sandbox was killed, because the removal frees the
+                # sandbox's id.
                 is_ours = os.getpid() == self._creator
                 rest.callback(self._files.remove if is_ours else self._files.release)
             rest.callback(self._commands.close)

@@ -1,4 +1,4 @@
-"""Functions that start a command, wait until it is ready, and save a checkpoint of it."""
+"""Functions that start a command, wait until the command is ready, and save a checkpoint."""
 
 from __future__ import annotations
 
@@ -357,7 +357,8 @@ class TemplateSandbox(Sandbox):
     def end_agent(self, deadline: float) -> None:
         """Stop an agent that is not PID 1, and all processes that the agent started.
 
-        runsc can't save a sandbox in which a process has host files open, as these processes have.
+        These processes have host files open, and runsc can't save a sandbox while a process has
+        host files open.
 
         :param deadline: the deadline, as a :func:`time.monotonic` time.
         :raises TimeoutExpired: the agent did not exit before the deadline.
@@ -458,7 +459,7 @@ def for_agent(
 
 
 def create(host: HostBase, wanted: Wanted) -> tuple[TemplateRecord, Image]:
-    """Start a command, save a checkpoint of it once it is ready, and kill it.
+    """Start a command, save a checkpoint once the command is ready, and kill the sandbox.
 
     :raises TimeoutExpired: the command was not ready before the timeout.
     :raises RunscError: the command exited before it was ready, or can't be saved.
@@ -530,8 +531,8 @@ def _checkpoint_once(box: TemplateSandbox, image: Image, deadline: float) -> tup
     with memory_file("errors") as errors:
         log = [f"--log=/proc/self/fd/{errors.fileno()}", "--log-format=json"]
         # Do not compress the image, because a compressed image takes longer to read. Keep the
-        # sandbox running (--leave-running): at its end, the kernel would kill all processes in the
-        # sandbox's PID namespace, including this runsc.
+        # sandbox running (--leave-running): if it ended, the kernel would kill all processes in its
+        # PID namespace, including this runsc.
         options = [f"--image-path={image.inside}", "--compression=none", "--leave-running"]
         argv = ["checkpoint", *options, box.id]
         life = box.life

@@ -1,4 +1,4 @@
-"""The program that a Python template runs: it imports modules, and waits for a program to start.
+"""The program that a Python template runs: it imports modules, then waits for a user's program.
 
 The interpreter receives the source of this module and of bigframe as the argument of ``-c``. This
 module imports no other module of usernsctl, since the interpreter may be another version of Python.

@@ -26,8 +26,8 @@ _VERSION = 1
 #: The kinds of templates, in which PID 1 is a command, the agent, or a Python interpreter.
 KINDS = ("command", "agent", "python")
 
-# The directories of programs and libraries. When a package manager replaces a file, the
-# modification time of its directory changes.
+# The directories of programs and libraries. Their modification times are compared at a restore,
+# because they change when a package manager replaces a file.
 _LIBRARIES = ("/usr/bin", "/usr/lib", "/usr/lib64", "/usr/local/bin", "/usr/local/lib")
 
 # The maximum number of files in a record. An interpreter maps fewer files.
