@@ -135,8 +135,8 @@ bool un_is_below(const char *path, const char *top);
 /* Writes the path /proc/self/fd/FD of an open file to `path`, and returns `path`. */
 const char *un_fd_path(int fd, char path[UN_FD_PATH_MAX]);
 
-/* Opens the file of a descriptor again with other flags, for example to read a file that was opened
- * with O_PATH. Returns a new descriptor, or -1 with errno set. */
+/* Opens the file of a descriptor again, with the flags `flags`, for example to read a file that was
+ * opened with O_PATH. Returns a new descriptor, or -1 with errno set. */
 int un_reopen(int fd, int flags);
 
 struct stat;
@@ -156,8 +156,7 @@ ssize_t un_read_file(int directory, const char *name, char *text, size_t size);
 int un_write_all(int fd, const char *from, size_t size);
 
 /* Returns the number in the first line of the file `path` that begins with `key`, such as
- * "MemTotal:". Returns -1 with errno set on failure, which is EBADMSG if no line begins with
- * `key`. */
+ * "MemTotal:". Returns -1 with errno set on failure: EBADMSG if no line begins with `key`. */
 int64_t un_field_number(const char *path, const char *key);
 /* Returns the number in the first line of /proc/self/fdinfo/FD that begins with `key`, or -1 with
  * errno set. */

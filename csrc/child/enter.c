@@ -1,12 +1,12 @@
 /*
  * The child program, which enters namespaces on behalf of a caller and executes a command there.
  * Root in a namespace may ptrace any process that enters the namespace, and so read and write the
- * memory of that process, copy its descriptors, and see its former root directory. So the caller
- * itself never enters a namespace. The child program has its own memory, which contains only data
- * that the command will receive anyway. The only other descriptor besides the command's is a
- * socket, which can't be reopened through /proc. The child program becomes non-dumpable before it
- * enters a namespace. The child program allocates no memory, and uses neither stdio nor threads, so
- * that it needs little of libc.
+ * memory of that process, copy its descriptors, and reach the root directory that the process had
+ * before. So the caller itself never enters a namespace. The child program has its own memory,
+ * which contains only data that the command will receive anyway. The only other descriptor besides
+ * the command's is a socket, which can't be reopened through /proc. The child program becomes
+ * non-dumpable before it enters a namespace. The child program allocates no memory, and uses
+ * neither stdio nor threads, so that it needs little of libc.
  */
 #include "base/base.h"
 #include "child/child.h"

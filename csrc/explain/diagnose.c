@@ -95,8 +95,8 @@ static bool is_initial(void)
            facts->id[UN_UID].parent.extent[0].count == UINT32_MAX;
 }
 
-/* Returns whether a seccomp filter denies unshare(2). Calls unshare(2) with invalid flags, for
- * which the kernel itself fails with EINVAL, so any other errno comes from a filter. */
+/* Returns whether a seccomp filter denies unshare(2). Calls unshare(2) with invalid flags. Without
+ * a filter, that call fails with EINVAL, so any other errno comes from a filter. */
 static bool is_unshare_filtered(void)
 {
     return syscall(SYS_unshare, CLONE_NEWUSER | 1) && errno != EINVAL;
@@ -277,8 +277,8 @@ static const char *mount_failed(const struct un_error *err, const char *proc)
         return is_filtered(proc) ? "mount-denied" : NULL;
     if (err->errnum != EPERM && err->errnum != EACCES)
         return NULL;
-    /* For a mount(2) without source, target and type, the kernel itself fails with EFAULT or
-     * EINVAL, so EPERM comes from a seccomp filter. */
+    /* Without a seccomp filter, a mount(2) without source, target and type fails with EFAULT or
+     * EINVAL, so EPERM comes from a filter. */
     if (syscall(SYS_mount, NULL, NULL, NULL, 0, NULL) && errno == EPERM)
         return "mount-denied";
     if (strcmp(err->detail, "/proc") && is_filtered(proc))
@@ -295,8 +295,8 @@ static const char *mount_failed(const struct un_error *err, const char *proc)
 
 static const char *join_failed(int errnum)
 {
-    /* For the descriptor -1, setns(2) itself fails with EBADF, so any other errno comes from a
-     * seccomp filter. */
+    /* Without a seccomp filter, setns(2) fails with EBADF for the descriptor -1, so any other errno
+     * comes from a filter. */
     if (syscall(SYS_setns, -1, 0) && errno != EBADF)
         return "seccomp-denies-userns";
     return errnum == EPERM || errnum == EINVAL ? "join-denied" : NULL;

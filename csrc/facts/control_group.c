@@ -65,8 +65,8 @@ static bool leads_up(const char *path)
 
 /* Finds the path of this process's control group relative to the mount point. In a container, the
  * path in /proc/self/cgroup may be valid only on the host, or begin with /..
- * (cgroup_namespaces(7)). In both cases, the mount point itself is the control group of the
- * container. */
+ * (cgroup_namespaces(7)). In both cases, the result is "/", because the mount point itself is the
+ * control group of the container. */
 static bool find_group(const struct un_groups *groups, const char *controller, int mount,
                        char group[UN_PATH_MAX])
 {
@@ -158,8 +158,8 @@ static bool lower_by_memory_max(int fd, void *arg)
     return true;
 }
 
-/* Lowers *arg to hierarchical_memory_limit in a memory.stat file of cgroup v1, which is the lowest
- * limit of the group and its ancestors, including ancestors that a container can't see. */
+/* Lowers *arg to the hierarchical_memory_limit in a memory.stat file of cgroup v1. That is the
+ * lowest limit of the group and its ancestors, including ancestors that a container can't see. */
 static bool lower_by_memory_stat(int fd, void *arg)
 {
     static const char key[] = "\nhierarchical_memory_limit ";

@@ -299,9 +299,9 @@ int un_map_parse(const char *text, struct un_map *map, struct un_error *err);
 int un_map_read(int dir, const char *name, struct un_map *map, struct un_error *err);
 /* Returns the extent that contains `id` on the side `side` (enum un_side), or NULL if none does. */
 const struct un_extent *un_map_find(const struct un_map *map, int side, uint32_t id);
-/* Returns the length of the run of ids that begins at `id`, at most `count`. Either a single extent
- * contains all ids of the run on the side `side`, and *mapped becomes true, or none of the ids is
- * mapped, and *mapped becomes false. */
+/* Returns the length, at most `count`, of the run of ids that begins at `id`. A run is mapped
+ * (*mapped becomes true) if a single extent contains all its ids on the side `side`, or unmapped
+ * (*mapped becomes false) if no extent contains any of its ids. */
 uint32_t un_map_run(const struct un_map *map, int side, uint32_t id, uint32_t count, bool *mapped);
 /* Returns whether two maps map the same ids to the same ids. The order of the extents, and how they
  * are split, does not matter. */
@@ -431,7 +431,7 @@ int un_securebits(void);
  * filter denies the query. */
 int un_capability_count(void);
 /* Returns the dumpable attribute of this process (PR_GET_DUMPABLE(2const)), or -1 with errno set.
- * If it is 1, other processes of the same user may ptrace this process. */
+ * If the attribute is 1, other processes of the same user may ptrace this process. */
 int un_dumpable(void);
 /* Returns the version of Landlock's ABI (landlock_create_ruleset(2)), or 0 if the kernel has no
  * Landlock or a seccomp filter denies the query. There is no way to query whether Landlock confines

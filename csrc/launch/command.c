@@ -82,8 +82,8 @@ static enum found find_inside(const struct wanted *wanted, const char *name, str
     return found == DIRECTORY ? MISSING : BELOW_FILE;
 }
 
-/* Searches the directories `along`, in the syntax of PATH, and stores the first executable file in
- * `at`, or the first regular file if none is executable. */
+/* Searches the directories that `along` lists in the syntax of PATH, and stores the first
+ * executable file in `at`, or the first regular file if none is executable. */
 static enum found find_along_path(const struct wanted *wanted, const char *along,
                                   struct un_reached *at)
 {

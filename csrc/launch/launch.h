@@ -471,9 +471,9 @@ uint64_t un_map_ids(const struct un_map *map);
 
 /* ---- drop_privileges.c: dropping privileges before runsc is executed ------------------------- */
 
-/* Permanently drops the privileges that runsc does not need, as the launch's records request, and
- * verifies that they are gone. `has_several` must be set if the user namespace maps more than one
- * id. */
+/* Permanently drops those privileges that runsc does not need and that the launch's records name,
+ * and verifies that they are gone. `has_several` must be set if the user namespace maps more than
+ * one id. */
 int un_drop_privileges(struct un_launch *launch, bool has_several, struct un_error *err);
 
 #endif

@@ -211,7 +211,7 @@ pid_t un_fork(void)
 
 bool un_clone3_works(void)
 {
-    /* With the size 0, the kernel fails clone3(2) with EINVAL, so this call creates no process. */
+    /* With the size 0, clone3(2) fails with EINVAL, so this call creates no process. */
     return !syscall(UN_SYS_CLONE3, NULL, 0) || (errno != ENOSYS && errno != EPERM);
 }
 

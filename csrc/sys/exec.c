@@ -2,7 +2,7 @@
 #include "base/base.h"
 
 /* Returns whether the last execve(2) failed because the file does not exist. ENOENT alone does not
- * prove it, because that is also the error if the file's interpreter is missing. */
+ * prove that, because execve(2) also fails with ENOENT if the file's interpreter is missing. */
 static bool is_absent(const char *file)
 {
     int errnum = errno;

@@ -188,7 +188,7 @@ static const struct un_probe_call ranges_calls[] = {
 #endif
 };
 
-/* The system calls of newuidmap and newgidmap, and of the dynamic loader that loads them. They
+/* The system calls of newuidmap and newgidmap, and of the dynamic loader that loads them. The calls
  * change nothing: mprotect(2) rejects the address, and fcntl(2) rejects the descriptor. */
 static const struct un_probe_call helper_calls[] = {
     NEEDED(lseek, NO_FD),

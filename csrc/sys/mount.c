@@ -41,7 +41,8 @@ int un_mount(const char *source, const char *target, const char *type, unsigned 
 }
 
 /* Returns whether the last system call failed because the kernel lacks the call or a filter denies
- * it. The call had the descriptor -1, for which the kernel itself returns EBADF. */
+ * it. The call had the descriptor -1, so it fails with EBADF if it exists and no filter denies
+ * it. */
 static bool is_call_missing(long result)
 {
     return result < 0 && errno != EBADF;
