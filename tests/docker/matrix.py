@@ -49,7 +49,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Remedy:
-    """A remedy's text, and how the tests apply it.
+    """The text of a remedy, and how the tests apply the remedy.
 
     :ivar text: a part of the remedy's text as printed.
     :ivar add: options of ``docker run`` to add.
@@ -75,8 +75,8 @@ REMEDIES = {
     "no-new-privs": Remedy("without --security-opt no-new-privileges", drop=(NO_NEW_PRIVILEGES,)),
     "bounding-set": Remedy("--cap-add SETUID --cap-add SETGID", add=FOR_HELPERS),
     "needs-setfcap": Remedy("--cap-add SETFCAP", add=("--cap-add=SETFCAP",)),
-    # useradd also grants subordinate ranges to each new user, so after this remedy the user has
-    # ranges.
+    # useradd(8) also grants subordinate ranges to new users, so no-subordinate-range does not
+    # follow.
     "no-passwd-entry": Remedy("useradd --uid UID NAME", shell="useradd --uid=UID USER"),
     "no-subordinate-range": _grant("100000-165535"),
     "range-outside-parent": _grant("1001-65535"),

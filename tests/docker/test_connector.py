@@ -295,7 +295,7 @@ def test_docker_exec_runs_outside_unless_it_names_the_entrypoint(plain: Engine) 
 @pytest.mark.parametrize("user", ["1000", "0", "12345"])
 @pytest.mark.sampled(2)
 def test_the_health_check_works_in_a_running_container(plain: Engine, user: str) -> None:
-    """Check that the health check succeeds, and fails while the container's gVisor is stopped."""
+    """Check that the health check succeeds, but fails while SIGSTOP stops the sandbox process."""
     shown = plain.must("image", "inspect", "--format={{json .Config.Healthcheck.Test}}", CONNECTOR)
     kind, *command = json.loads(shown)
     assert kind == "CMD"

@@ -53,7 +53,7 @@ def tun(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def own_address() -> str:
-    """Return one of the host's addresses, if possible other than 127.0.0.1."""
+    """Return an address of the host: 127.0.0.1 only if the host has no route to other hosts."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))

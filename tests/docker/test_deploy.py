@@ -119,7 +119,7 @@ def test_openshift_permits_the_pod(name: str) -> None:
 
 
 def test_validation_finds_unknown_fields() -> None:
-    """Check that the validator rejects unknown fields."""
+    """Check that kubernetes_validate rejects unknown fields, as the other tests expect."""
     job = objects("job.yaml")[1]
     job["spec"]["template"]["spec"]["hostUser"] = False
     with pytest.raises(kubernetes_validate.ValidationError):
@@ -200,9 +200,9 @@ def test_a_service_runs_as_the_deployment_says(remapped: Engine) -> None:
 
 
 def test_only_tasks_that_did_not_run_are_repeated() -> None:
-    """Check that the Job retries a task only if the node was lost or the task's status is 125.
+    """Check that the Job retries a task only if the node was lost or the exit status is 125.
 
-    The status 125 means that gVisor did not start, so the task did not run.
+    Exit status 125 means that gVisor did not start, so the task did not run.
     """
     (rules,) = [one["spec"]["podFailurePolicy"]["rules"] for one in objects("indexed-job.yaml")]
     lost, failed = rules
@@ -258,7 +258,7 @@ def daemon_set() -> dict[str, Any]:
 
 
 def copy_profile(plain: Engine, directory: Path) -> subprocess.CompletedProcess[str]:
-    """Run the DaemonSet's command, with docker options that correspond to its security context."""
+    """Run the DaemonSet's command, with docker options for the DaemonSet's security context."""
     (copy,) = daemon_set()["initContainers"]
     limit = copy["resources"]["limits"]["memory"].replace("Mi", "m")
     return plain(
@@ -271,7 +271,7 @@ def copy_profile(plain: Engine, directory: Path) -> subprocess.CompletedProcess[
 
 @pytest.fixture
 def node() -> Iterator[Path]:
-    """Yield a directory with the DaemonSet's mounts: the profile and the kubelet's directory."""
+    """Yield a directory that contains those that the DaemonSet mounts: `profile` and `kubelet`."""
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-seccomp-") as made:
         Path(made, "profile").mkdir()
         Path(made, "kubelet").mkdir()
@@ -291,8 +291,8 @@ def test_the_profile_is_copied_as_the_daemonset_says(plain: Engine, node: Path) 
             assert target.read_text() == (TREE / "docker" / "seccomp.json").read_text()
             assert [file.name for file in target.parent.iterdir()] == ["usernsctl.json"]
             assert target.stat().st_mode & 0o777 == 0o644
-            # The DaemonSet renames a new file over the old one, so the old file itself has not
-            # changed.
+            # Check that a new file has replaced the old one by rename(2), so that no reader sees
+            # a partial profile.
             assert not os.path.samestat(os.fstat(before.fileno()), target.stat())
 
 

@@ -21,7 +21,7 @@ from docker.engine import Engine, wait_for_output
 from docker.matrix import EXEC, IN_GVISOR, NO_NEW_PRIVILEGES, NONE_LEFT, SECCOMP
 
 PROTECTED = [NONE_LEFT, NO_NEW_PRIVILEGES, SECCOMP]
-# The path is absolute, because a bare name would be looked up in the attacked PATH.
+# An absolute path, because the attacks set PATH.
 VERSION = ["/bin/cat", "/proc/version"]
 
 LAUNCH = [EXEC, PRELUDE]
@@ -109,8 +109,8 @@ def test_variables_choose_no_program_of_the_health_check(
     start = ["run", *PROTECTED, "--network=none", f"--volume={volume}:/traps"]
     given = [f"--env-file={variables}", "--workdir=/traps/traps"]
     if image == PRELUDE:
-        # The health check queries a running sandbox, so start one without the traps' environment
-        # variables.
+        # The health check queries a running sandbox, so first start a sandbox, without the
+        # environment variables that lead to traps.
         how = ["--detach", f"--name={name}"]
         plain.must(*start, *how, image, "sh", "-c", "echo begun; exec sleep 99")
         wait_for_output(plain, name)
@@ -128,7 +128,7 @@ def test_variables_choose_no_program_of_the_health_check(
 
 @pytest.mark.parametrize("image", [PRELUDE, PRELUDE_PYTHON, CONNECTOR])
 def test_hostile_path_finds_no_entrypoint(image: str, plain: Engine, tally: Tally) -> None:
-    """Check that images start programs by absolute paths of files that only root may write."""
+    """Check that images start programs by absolute paths, of files that only root may change."""
     config = json.loads(plain.must("image", "inspect", "--format={{json .Config}}", image))
     started = [config["Entrypoint"], config["Healthcheck"]["Test"][1:]]
     for command in started:
@@ -142,7 +142,7 @@ def test_hostile_path_finds_no_entrypoint(image: str, plain: Engine, tally: Tall
 
 
 def test_hostile_user_changes_no_launch(plain: Engine, tally: Tally) -> None:
-    """Check that only root may change a launch file, which sets privileges of later commands."""
+    """Check that users can't change launch files, which set the privileges of other commands."""
     listed = "stat -c '%U %a' /etc/usernsctl /etc/usernsctl/*"
     attacks = ["echo x >>launch", "mv launch.all-ids launch", "rm -f launch", "touch launch.x"]
     attacks.append("chmod 666 launch")

@@ -17,8 +17,8 @@ PROFILE = TREE / "docker" / "seccomp.json"
 SOURCE = tomllib.loads((TREE / "docker" / "seccomp.toml").read_text())
 ADDITIONS = [entry["name"] for entry in SOURCE["addition"]]
 
-# Commands that together use all system calls of the profile. Mapping all ids needs more calls than
-# mapping one, because setns(2) then enters the namespaces.
+# Commands that together use all system calls of the profile. If all ids are mapped (--map-auto),
+# usernsctl makes more calls than for one id, because it enters the namespaces by setns(2).
 RUNS = [["run"], ["run", "--map-auto"], ["run", "--network=host"]]
 
 # Program that tries system calls as root with CAP_SYS_ADMIN, so that only the filter can deny them.
@@ -90,7 +90,7 @@ CALLS_BY_KIND += [("clone", kind) for kind in KINDS]
 
 
 def forbid(profile: dict[str, Any], call: str, bits: int) -> None:
-    """Let a profile allow a system call only if none of `bits` is set in its first argument."""
+    """Change a profile to allow `call` only if its first argument has none of `bits` set."""
     for rule in profile["syscalls"]:
         rule["names"] = [name for name in rule["names"] if name != call]
     profile["syscalls"] = [rule for rule in profile["syscalls"] if rule["names"]]
@@ -164,7 +164,7 @@ def test_profile_denies_other_kinds_of_namespaces() -> None:
 
 
 def sockets(plain: Engine, wanted: dict[str, tuple[int, ...]]) -> dict[str, str]:
-    """Return for each socket the name of the errno with which socket(2) fails, or "".
+    """Return the errno name with which socket(2) fails for each socket, or "" if it succeeds.
 
     The program that opens the sockets runs as root with all capabilities.
     """
@@ -193,7 +193,7 @@ def test_hostile_sockets_are_refused(plain: Engine, tally: Tally) -> None:
 
 
 def test_users_can_be_added(plain: Engine) -> None:
-    """Check that useradd works: it fails if its audit socket is denied with an unexpected errno."""
+    """Check that useradd(8) works, which fails if audit sockets are denied with a wrong errno."""
     done = plain(
         *["run", "--rm", "--user=0", f"--security-opt=seccomp={PROFILE}", "--entrypoint=sh"],
         *[PRELUDE, "-c", "useradd new && usermod --add-subuids 5000-5999 new && id -un new"],

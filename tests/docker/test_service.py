@@ -31,8 +31,8 @@ AS_USER = [NONE_LEFT, NO_NEW_PRIVILEGES, SECCOMP, *LIMITS]
 AS_ROOT = ["--user=0", NO_NEW_PRIVILEGES, SECCOMP, *LIMITS]
 
 # PID 1 of a container, which runs the service as its child. After the service's exit, PID 1 waits
-# for up to ten seconds until no other process is left; it prints how often it has looked for
-# processes, and those that remain.
+# up to ten seconds until no other process is left. Then PID 1 prints how often it has looked for
+# processes, the remaining processes, and the files in /tmp.
 WATCH = """
 trap 'kill -TERM $service' TERM
 "$@" &
@@ -101,7 +101,7 @@ class Service:
         raise AssertionError("".join(seen))
 
     def post(self, snippet: str) -> tuple[str, str]:
-        """Run a snippet in the service; return its exit status and output."""
+        """Run a snippet in the service; return the snippet's exit status and output."""
         with urllib.request.urlopen(self.url, snippet.encode(), PATIENCE) as answer:
             return answer.headers["X-Exit-Status"], answer.read().decode()
 

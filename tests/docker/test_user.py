@@ -84,7 +84,7 @@ def test_unknown_names_are_refused(plain: Engine) -> None:
 def test_hostile_files_are_refused(plain: Engine, make: str, says: str) -> None:
     """Check that --user=NAME fails if /etc/passwd is missing, or a FIFO, directory or hostile link.
 
-    The file is replaced after Docker has read it for its own option --user.
+    A script in the container replaces the image's file, after Docker has started the container.
     """
     script = f"rm /etc/passwd && {make} && exec /usr/local/bin/in-gvisor --user=airbyte -- true"
     hostile = ["run", "--rm", "--user=0", NO_NEW_PRIVILEGES, SECCOMP, "--entrypoint=sh"]

@@ -310,7 +310,7 @@ class Trees(InSandbox):
 
 
 def remove_complete_copy(copy: Path) -> None:
-    """Remove `copy` if it is complete; otherwise keep it, because a partial copy is a defect."""
+    """Remove `copy` if it is complete; a partial copy stays, and then counts as a leftover."""
     if (copy / "link").is_symlink() and (copy / "inner" / "file").exists():
         shutil.rmtree(copy)
 

@@ -91,7 +91,7 @@ def test_a_launch_may_be_killed_at_each_call(
     for name, when in random.sample(every, tally.rounds(10, 200)):
         done = run_with(f"{name}:signal={signal}:when={when}", command=command)
         tally.tried()
-        # Except execve: a signal that arrives during execve(2) reaches the new program, which may
-        # already have printed.
+        # A signal that arrives during execve(2) reaches the new program, which may already have
+        # printed.
         if done.stdout and name != "execve":
             tally.succeeded(f"{name}, the {when}th: {done}")

@@ -81,7 +81,7 @@ def test_a_creator_may_be_killed_anywhere(step: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("when", range(1, 46, 2))
 @pytest.mark.sampled(8)
 def test_the_prelude_may_be_killed_anywhere(when: int) -> None:
-    """Kill usernsctl-exec and the holder, each at its Nth system call; check that none remains."""
+    """Kill usernsctl-exec and the holder, each at its Nth system call; check that both exit."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     command = [SCRIPTS / "usernsctl-exec", f"--hold={theirs.fileno()}", "-rm"]
     # Let the holder read end of file, as if its creator had exited. The messages of

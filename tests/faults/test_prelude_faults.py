@@ -71,8 +71,7 @@ FAULTS = [
     Fault("mount", "EBUSY", "mount", options=("-rp", "--mount-proc"), when="3"),
     Fault("chroot", "EPERM", "chroot", options=("-r", "--root=/")),
     Fault("chdir", "EACCES", "chdir", options=("-r", "--wd=/")),
-    # Request other ids with options: usernsctl-exec calls setresgid(2) and setresuid(2) only if ids
-    # differ.
+    # Set ids by options: usernsctl-exec calls setresgid(2) and setresuid(2) only to change ids.
     Fault("setresgid", "EPERM", "setresgid", options=("-r", "--setgid=0")),
     Fault("setresuid", "EAGAIN", "setresuid", options=("-r", "--setuid=0")),
     Fault("capset", "EPERM", "capabilities", options=("-r", "--keep-caps")),
@@ -130,7 +129,7 @@ def test_children_are_killed_without_pidfd_send_signal(prelude: Program, error: 
 @unprivileged
 @pytest.mark.userns_requires("subid")
 def test_a_helper_without_exit_status_is_a_failure(prelude: Program) -> None:
-    """Check that a helper counts as failed if neither waitid(2) nor ioctl(2) reports its status."""
+    """Check that a helper counts as failed if waitid(2) and ioctl(2) can't get its exit status."""
     done = run_with(
         "waitid:error=ECHILD",
         "ioctl:error=ENOTTY",

@@ -1,4 +1,4 @@
-"""Tests of path lookups in a sandbox that fail for other reasons than a missing path."""
+"""Tests of path lookups in a root filesystem that fail for reasons other than a missing path."""
 
 from __future__ import annotations
 

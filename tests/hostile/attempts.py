@@ -1,6 +1,6 @@
 """Start a sandbox COUNT times, each in a new process: ``attempts.py COUNT REQUEST``.
 
-REQUEST is a JSON object with fields of a Request (`binds` as lists) and `env_file`. The script
+REQUEST is a JSON object with fields of a Request (each bind is a list) and `env_file`. The script
 prints one line for each start: the output of the fake runsc, joined by commas, or the error.
 """
 

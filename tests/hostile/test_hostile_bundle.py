@@ -35,7 +35,7 @@ SECRET = "the caller's secret"
 # Maximum time in seconds, also on a loaded host, for the rejection of a bundle.
 AT_MOST = 20
 
-# C program that prints the content of each file in its arguments that it can open.
+# C program that prints the content of each readable file that its arguments name.
 SHOW = """\
 #include <stdio.h>
 int main(int argc, char **argv)
@@ -187,7 +187,7 @@ def test_hostile_hooks_run_nothing(
 
 
 def test_hostile_hooks_twice_over_run_nothing(tally: Any, bundle: Path) -> None:
-    """Check that duplicate keys are rejected: some parsers use the first one, others the last."""
+    """Check that duplicate keys are rejected: some parsers use the first key, others the last."""
     hooks = '{"prestart": [{"path": "/usr/bin/true"}]}'
     start = '"process": {"args": ["/bin/show"]}, "root": {"path": "rootfs"}'
     spellings = ("hooks", "HOOKS", "hoo\\u212as", "hook\\u017f")
@@ -200,7 +200,7 @@ def test_hostile_hooks_twice_over_run_nothing(tally: Any, bundle: Path) -> None:
 
 
 def test_hostile_keys_never_reach_runsc(tally: Any, bundle: Path) -> None:
-    """Check that runsc receives no unknown keys, and no keys with effects outside the sandbox."""
+    """Check that runsc gets no unknown keys of config.json, and none with effects on the host."""
     acting = {
         "process": ["apparmorProfile", "ioPriority", "scheduler", "execCPUAffinity", "commandLine"],
         "linux": ["cgroupsPath", "intelRdt", "netDevices", "resources", "memoryPolicy"],

@@ -149,7 +149,7 @@ def test_hostile_neighbours_read_no_debug_logs(usernsctl: Any, tally: Any, tmp_p
 
 
 def used_bytes(host: un.SandboxHost) -> int:
-    """Return the number of used bytes in the filesystem that contains the host's sandbox files."""
+    """Return the number of used bytes in the filesystem that contains the SandboxHost's files."""
     used = os.fstatvfs(host.directory)
     return (used.f_blocks - used.f_bfree) * used.f_frsize
 
@@ -169,8 +169,8 @@ def test_hostile_commands_fill_no_logs(tally: Any, detach: bool, runtime: Path) 
     )
     with un.SandboxHost() as host:
         command = ["python3", "-c", script]
-        # Subtract what the filesystem already contains: if root creates a SandboxHost, a copy of
-        # /etc.
+        # Subtract what the filesystem already contains, such as the copy of /etc that a
+        # SandboxHost of root makes.
         before = used_bytes(host)
         with host.start(command, detach=detach, stdout=un.PIPE) as box:
             assert box.stdout.readline() == b"done\n"
@@ -184,7 +184,7 @@ def test_hostile_commands_fill_no_logs(tally: Any, detach: bool, runtime: Path) 
 
 
 def test_hostile_text_of_a_command_does_not_end_the_host(tally: Any) -> None:
-    """Check that a command's path that runsc quotes does not affect which cause is reported.
+    """Check that text in a command's path, which runsc quotes, is escaped and names no cause.
 
     The path is below the sandbox's /proc, whose content only gVisor knows, so usernsctl can't check
     the path, and lets runsc try to start the command. Each component of the path is shorter than

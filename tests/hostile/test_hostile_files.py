@@ -80,8 +80,8 @@ with open("t/growing", "wb", buffering=0) as file:
     time.sleep(1000)
 """
 
-# Attacker that moves each directory of a copy away as soon as it is created, and puts a link in its
-# place.
+# Attacker that moves away each directory of a copy as soon as the directory exists, and puts a link
+# in its place.
 REDIRECT = """
 print("begun", flush=True)
 number = 0
@@ -168,7 +168,7 @@ def attacker(box: un.Sandbox, code: str, *args: str) -> Iterator[None]:
 
 
 class Outside:
-    """Directory for a copy. The file and the directory beside the copy must not change."""
+    """Host directory for a copy. The file and the directory beside the copy must not change."""
 
     def __init__(self, tmp_path: Path) -> None:
         self.place = tmp_path / "place"

@@ -33,7 +33,7 @@ USER = "usernsctl-test"
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Path]:
-    """Create a directory for all users, with the attacker's program, a secret and a command."""
+    """Yield a directory that all users may read, with the attacker, the caller and a secret."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         directory.chmod(0o755)

@@ -17,7 +17,8 @@ import usernsctl as un
 
 pytestmark = pytest.mark.usefixtures("runtime")
 
-# Maximum delays in seconds before the kill: from the fork, and from the creation of the pool.
+# Maximum delays of the kill in seconds: HOST_SECONDS after the fork, and POOL_SECONDS after the
+# creation of the pool.
 HOST_SECONDS = 0.4
 POOL_SECONDS = 1.5
 
@@ -70,7 +71,7 @@ def test_a_pool_ends_with_its_creator(
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     moments = random.Random(seed)
-    # Use a host once before the test lists the files, because its first use leaves some behind.
+    # Use a SandboxHost before the test lists files, because the first use leaves files behind.
     un.SandboxHost().close()
     before, kept = set(children()), files_below(runtime)
     for _ in range(tally.rounds(3, 200)):
@@ -84,8 +85,8 @@ def test_a_pool_ends_with_its_creator(
             tally.succeeded(f"temporary files: {stay}")
 
 
-# Program that sets Yama's ptrace_scope in gVisor to 0, so that the user can trace all of the user's
-# processes. It prints each process of the sandbox that it can trace.
+# Program that sets Yama's ptrace_scope in gVisor to 0, so that the user may trace all of the user's
+# processes, and then prints each process of the sandbox that can be traced.
 TAKING = """
 import ctypes, os
 

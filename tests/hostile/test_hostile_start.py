@@ -35,7 +35,7 @@ while True:
 
 @pytest.fixture
 def hostile(runtime: Path) -> Iterator[un.Namespace]:
-    """Create a PID namespace in which one process stops all others in a loop."""
+    """Create a PID namespace in which a process repeatedly stops all other processes."""
     with un.Namespace.open_or_create("hostile", pid=True) as namespace:
         try:
             stopper = namespace.popen([sys.executable, "-c", STOPPER], stdout=un.PIPE)

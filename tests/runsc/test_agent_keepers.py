@@ -1,4 +1,4 @@
-"""Tests of the agent's keepers, processes that start and watch one command each, and are reused.
+"""Tests of the agent's keepers, each of which starts and watches one command at a time.
 
 A reused keeper must not pass any state of an earlier command on to the next command.
 """
@@ -119,8 +119,8 @@ def test_a_command_stopped_before_exec_is_killed_by_its_timeout(
 ) -> None:
     """Run commands beside a process that stops all other processes of its user.
 
-    SIGSTOP can reach a new command after it has changed its ids and before it calls execve(2). The
-    command's timeout must then kill it.
+    SIGSTOP can reach a new command between the change of its ids and execve(2). The command's
+    timeout must then kill the command.
     """
     with box.popen([*PYTHON, STOPPING], user=(0, 0), stdout=un.PIPE) as neighbour:
         assert neighbour.stdout.readline() == b"\n"

@@ -189,9 +189,9 @@ exit 128
 
 
 def test_stderr_of_a_runsc_that_wrote_no_log_is_reported(usernsctl: Program, stand_in: Any) -> None:
-    """Report the standard error of a runsc that fails before it opens its log.
+    """Check that the standard error of a runsc that fails before it opens its log is reported.
 
-    Releases of 2026 fail before they open the log if they reject an annotation.
+    Releases of 2026 that reject an annotation fail before they open the log.
     """
     stand_in(REFUSES)
     done = usernsctl("run", "--", "true", env=dict(os.environ))

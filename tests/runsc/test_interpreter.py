@@ -347,7 +347,7 @@ def test_run_needs_no_free_descriptors(box: un.Sandbox) -> None:
 
     async def main() -> None:
         with box.interpreter(PYTHON) as python:
-            # Use asyncio first: it then imports modules, which needs descriptors.
+            # Use asyncio before descriptors run out, because its first use imports modules.
             await python.run_async("1")
             with descriptors_left(0):
                 assert python.run(code).value == 42

@@ -24,7 +24,7 @@ CREATORS = ("dup", "memfd_create", "pidfd_open", "pipe", "pipe2", "socketpair")
 
 
 def run(box: un.Sandbox, call: int, **streams: int) -> bool:
-    """Interrupt box.run() at its `call`-th C call; return False if it makes fewer C calls."""
+    """Interrupt box.run() at its `call`-th C call; return False if box.run() makes fewer."""
     return run_interrupted(lambda: box.run(["true"], **streams), call, places=("c_return",))
 
 

@@ -81,7 +81,7 @@ def test_files_that_are_not_launches_are_refused(perform: Refused, tmp_path: Pat
     text.write_text("A=b\n")
     program.write_bytes(Path("/bin/true").read_bytes())
     os.mkfifo(fifo)
-    # bind(2) would fail for a path of more than 107 bytes.
+    # Create the socket by mknod(2), because bind(2) fails for a path of more than 107 bytes.
     os.mknod(end, stat.S_IFSOCK | 0o600)
     for file in (tmp_path, fifo, end, "/dev/zero", "/dev/null", "/dev/fd/0", "/"):
         perform(file, f"{file}: not a regular file")

@@ -76,7 +76,7 @@ def start(world: World, number: int) -> subprocess.Popen[bytes]:
 
 
 def kill_one(popen: subprocess.Popen[bytes], choice: random.Random) -> str:
-    """Kill a sandbox's creator or one of its descendants, at random; return the process's name."""
+    """Kill a random process: the creator or one of its descendants; return the process's name."""
     victim = choice.choice([popen.pid, *sorted(descendants(popen.pid))])
     name = name_of(victim)
     with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -308,7 +308,7 @@ def processes_left(world: World) -> list[str]:
     """Return the private networks' programs that are still running after five seconds.
 
     pasta is not found, since its namespaces can't be read. But pasta can't outlive
-    usernsctl-network, which is PID 1 of its PID namespace.
+    usernsctl-network, which is PID 1 of pasta's PID namespace.
     """
     for _ in range(100):
         found = [name for name in processes_of(world) if name.startswith("usernsctl-")]

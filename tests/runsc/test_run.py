@@ -151,8 +151,8 @@ def test_all_signals_reach_the_command(usernsctl: Program, has_terminal: bool) -
             stdin=theirs if has_terminal else subprocess.DEVNULL,
             stdout=theirs,
             stderr=theirs,
-            # Start a process group that is not orphaned, since SIGTSTP, SIGTTIN and SIGTTOU don't
-            # stop orphaned ones: its leader's parent is in another group of the same session.
+            # SIGTSTP, SIGTTIN and SIGTTOU don't stop an orphaned process group. So start a group
+            # whose leader has a parent in another group of the same session.
             process_group=0,
         ) as process,
         open(ours, "rb") as lines,
@@ -318,7 +318,7 @@ def test_mode_of_the_terminal_is_restored(
 
 
 def test_command_with_a_pipe_as_stdout_has_no_terminal(usernsctl: Program) -> None:
-    """Check that `run` creates no terminal if stdout is a pipe: gVisor often hangs with both.
+    """Check that `run` creates no terminal if stdout is a pipe: with both, gVisor often hangs.
 
     Since release 20260316 of runsc, the command's stdin is a terminal if the caller's is one.
     """

@@ -503,7 +503,7 @@ def test_root_learns_why_a_closed_directory_can_not_be_mounted(
 def test_root_learns_why_usernsctl_in_a_closed_directory_fails(
     closed: Path, words: list[str]
 ) -> None:
-    """Check that usernsctl names the cause if it is in another user's home and root runs it."""
+    """Check that an error names the cause if root runs usernsctl from another user's home."""
     script = 'mount --bind "$1" "$2"; at=$2; shift 2; exec "$at/bin/python" -m usernsctl "$@"'
     moved = ["unshare", "--mount", "sh", "-c", script, "sh", sys.prefix, str(closed / "inside")]
     done = capture([*moved, *words])

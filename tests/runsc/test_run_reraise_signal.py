@@ -58,8 +58,8 @@ def test_signal_that_kills_the_command_is_reraised(make_command: MakeCommand, nu
 def test_exit_status_143_is_not_reraised_as_a_signal(make_command: MakeCommand) -> None:
     """Exit with a status above 128, such as 143 of a JVM that handles SIGTERM.
 
-    runsc distinguishes this status from a death by signal only if it waits before the sandbox
-    exits.
+    runsc distinguishes this status from a death by signal only if runsc already waits when the
+    sandbox exits.
     """
     statuses = [0, 7, 125, 127, 143, 137, 255]
     with contextlib.ExitStack() as stack:

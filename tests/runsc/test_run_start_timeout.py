@@ -12,7 +12,7 @@ from conftest import Program
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
-# First lines of a fake runsc, which answer --version. Each test appends commands for other calls.
+# First lines of a fake runsc, which handle --version. Tests append what other subcommands do.
 SCRIPT = """#!/bin/sh
 case "$*" in
 *--version*) echo 'runsc version release-20240729.0'; echo 'spec: 1.1.0-rc.1'; exit 0 ;;

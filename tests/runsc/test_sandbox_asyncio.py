@@ -179,7 +179,7 @@ def test_invalid_arguments_raise_in_a_loop() -> None:
 
 @pytest.fixture
 def creation_allowed(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Yield an event. Threads that initialize sandboxes and hosts block until the test sets it."""
+    """Yield an event for which threads that initialize sandboxes and hosts wait."""
     may_go_on = threading.Event()
     fill = _fill
 

@@ -48,7 +48,7 @@ def groups_below(group: Path) -> list[Path]:
 
 @contextmanager
 def running(group: Path, command: list[str | Path], **how: Any) -> Iterator[subprocess.Popen[str]]:
-    """Start a command in a control group; yield its process after its first line of output."""
+    """Start a command in a control group; yield the process after its first line of output."""
     with subprocess.Popen(
         within(group, *command), stdout=subprocess.PIPE, text=True, process_group=0, **how
     ) as process:

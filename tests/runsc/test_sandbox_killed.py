@@ -1,4 +1,4 @@
-"""Tests that kill a program after a random delay, while it starts a sandbox.
+"""Tests that kill a program after a random delay, while the program starts a sandbox.
 
 Afterwards, either the detached sandbox works, or no trace of the sandbox is left.
 """

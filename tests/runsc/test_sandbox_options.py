@@ -245,7 +245,7 @@ def test_in_cgroup_moves_all_processes_into_the_group(host: un.SandboxHost, deta
         programs = [Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0] for pid in there]
         named = sorted(os.fsdecode(word).rpartition("/")[2] for word in programs)
         ours = [] if detach else ["usernsctl-init"]
-        # There may be more processes: on some platforms of gVisor, additional ones run the
+        # There may be more processes: on some platforms of gVisor, additional processes run the
         # command's code.
         assert set(named) >= {"runsc-gofer", "runsc-sandbox", *ours}
         assert len(processes_with(box.id)) <= len(there)

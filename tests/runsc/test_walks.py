@@ -1,7 +1,7 @@
 """Tests that limit the number of usernsctl's source files that a single call executes.
 
-The limits keep call chains short enough to read. Whoever raises a limit must give a reason; whoever
-shortens a chain lowers the limit.
+The limits keep call chains short enough to read. A commit that raises a limit must give the reason,
+and a commit that shortens a chain lowers the limit.
 """
 
 from __future__ import annotations

@@ -162,7 +162,7 @@ def prelude(*options: str) -> None:
 
 
 def sandbox() -> None:
-    """Run commands in a sandbox; the attacker is root in the namespace of its SandboxHost.
+    """Run commands in a sandbox; the attacker is root in the SandboxHost's namespace.
 
     A payload that has escaped from gVisor would be this root.
     """
