@@ -2,8 +2,8 @@
 
 Other threads send messages to the keeper without blocking, so an exception that a signal handler
 raises leaves no lock held and no message half handled. Worker threads start, clean and kill
-sandboxes, which would block the keeper. The class is generic, because tests use it with fake
-sandboxes.
+sandboxes, which would block the keeper. :class:`Keeper` is generic, because tests use the class
+with fake sandboxes.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class PoolStats:
 
 _T = TypeVar("_T")
 
-# The number of unhealthy sandboxes in a row after which a call of acquire() fails.
+# The number of unhealthy sandboxes that one call of acquire() may receive before the call fails.
 _REJECTIONS_MAX = 3
 
 # The delay between the start of a lease and the start of the next sandbox, in seconds, if no caller
@@ -210,8 +210,8 @@ class Keeper(Generic[_T]):
         try:
             threading.Thread(target=self._keep, name="usernsctl-pool", daemon=True).start()
         except BaseException:
-            # Stop the keeper's thread: if a signal handler raised the exception, the thread may
-            # already run.
+            # Stop the keeper's thread, which already runs if a signal handler raised the exception
+            # after the thread's start.
             self._post(self._on_close, None)
             raise
 
@@ -237,11 +237,14 @@ class Keeper(Generic[_T]):
         self._post(self._on_expire, waiter)
 
     def abandon(self, waiter: Waiter[_T]) -> None:
-        """Remove a waiter from the queue; if it has received a sandbox, make that sandbox idle."""
+        """Remove a waiter from the queue; if the waiter has a sandbox, make that sandbox idle."""
         self._post(self._on_abandon, waiter)
 
     def reject(self, waiter: Waiter[_T], error: BaseException) -> None:
-        """Kill an unhealthy leased sandbox, and put its waiter back at the head of the queue."""
+        """Kill an unhealthy leased sandbox, and put its waiter back at the head of the queue.
+
+        After _REJECTIONS_MAX rejections, the waiter fails with `error` instead.
+        """
         self._post(self._on_reject, (waiter, error))
 
     def begin(self, waiter: Waiter[_T]) -> None:
@@ -310,8 +313,8 @@ class Keeper(Generic[_T]):
                     self._end_overdue()
                     self._lease_ready()
         except BaseException as error:
-            # Only a bug in this module can cause this exception. Close the pool, so that no waiter
-            # waits for the keeper's thread, which exits.
+            # Only a bug in this module can cause this exception. Close the pool, so that all
+            # waiters fail, because no thread serves them any more.
             bug = error
             self._on_close(None)
         finally:
@@ -335,7 +338,7 @@ class Keeper(Generic[_T]):
         return busy + len(self._ready) + len(self._leased)
 
     def _fill(self) -> float:
-        """Start the sandboxes that are due; return the seconds until the next ones are due."""
+        """Start the sandboxes that are due; return the seconds until the next sandbox is due."""
         rules = self.rules
         reusable = sum(slot.uses < rules.max_uses for slot in self._leased.values())
         stock = 0 if self._is_dormant else max(rules.size - reusable, 0)
@@ -430,7 +433,10 @@ class Keeper(Generic[_T]):
             self._ready.clear()
 
     def _end_overdue(self) -> None:
-        """Kill the sandboxes whose leases have exceeded `ttl`; they stay leased until released."""
+        """Kill the sandboxes whose leases have exceeded `ttl`.
+
+        The sandboxes stay leased until they are released.
+        """
         now = time.monotonic()
         for waiter in [one for one in self._leased if one.end <= now]:
             used = now - waiter.end + waiter.ttl
@@ -667,7 +673,7 @@ def _result_of(work: Callable[[], Any]) -> Any:
 
 
 def _without_traceback(error: BaseException) -> BaseException:
-    """Return an exception after removing its tracebacks, and those of its causes and contexts.
+    """Remove the tracebacks of an exception, its causes and its contexts; return the exception.
 
     The frames in the tracebacks would keep sandboxes and descriptors alive.
     """

@@ -95,8 +95,8 @@ class SandboxMaker:
         """Start a sandbox and its agent, and return the sandbox.
 
         :raises PoolError: the sandbox is detached, so it would outlive the pool.
-        :raises BaseException: the sandbox could not be started, or its agent does not answer. This
-            is the exception of the failed step; a sandbox that had been started was closed.
+        :raises BaseException: the exception of the step that failed. If the sandbox had been
+            started, it was closed.
         """
         box = self._start()
         try:
@@ -131,7 +131,7 @@ class SandboxMaker:
             box.run(_WARMING_COMMAND, **_STREAMS, timeout=self._start_seconds)
 
     def check(self, box: Sandbox) -> None:
-        """Check that the agent of a sandbox starts commands.
+        """Check that the agent of a sandbox starts commands; if so, let the idle timeout begin.
 
         :raises TimeoutExpired: the agent does not answer.
         :raises UsernsError: the agent failed, or the sandbox has ended.
@@ -147,7 +147,7 @@ class SandboxMaker:
         raise _invalid_answer_error(box)
 
     async def check_async(self, box: Sandbox) -> None:
-        """Check that the agent of a sandbox starts commands, without blocking the event loop.
+        """Perform the steps of :meth:`check` without blocking the event loop.
 
         :raises TimeoutError: the agent does not answer.
         :raises UsernsError: the agent failed, or the sandbox has ended.
@@ -208,8 +208,8 @@ _T = TypeVar("_T")
 class _Lease(Generic[_T]):
     """Base class of the context managers that lease a sandbox.
 
-    The finaliser also ends the lease: a signal handler may raise an exception before the ``with``
-    block is entered or after it is left.
+    The finaliser ends the lease, too, because ``__exit__`` is not called if a signal handler raises
+    an exception just before or after the ``with`` body.
     """
 
     _waiter: Waiter[_T] | None = None
@@ -264,7 +264,10 @@ class _Lease(Generic[_T]):
 
     @contextlib.contextmanager
     def _reject_on_error(self, waiter: Waiter[_T]) -> Iterator[None]:
-        """Reject the waiter's sandbox if the block raises; the waiter then waits for another."""
+        """Reject the waiter's sandbox if the ``with`` body raises an exception.
+
+        The exception is suppressed, so that the waiter can wait for another sandbox.
+        """
         try:
             yield
         except Exception as error:
@@ -284,7 +287,7 @@ class _Lease(Generic[_T]):
         raise PoolTimeoutError(text, step="pool", **_diagnosis_of(failure)) from failure
 
     def _abandon(self) -> None:
-        """Leave the pool's queue; give a sandbox that has not been used yet back to the pool."""
+        """Leave the pool's queue; give a sandbox that was not used yet back to the pool."""
         self._is_leased = False
         if self._waiter is not None:
             self._keeper.abandon(self._waiter)
@@ -415,10 +418,11 @@ class PoolOptions(TypedDict, total=False):
 
 
 class _ReusableSandbox(Sandbox):
-    """A sandbox for several leases, whose agent runs on after its connection is closed.
+    """A sandbox for several leases.
 
-    PID 1 of the sandbox is not killed with the other processes of a lease. PID 1 must be the agent,
-    because any other program could have been taken over by ptrace(2).
+    At the end of a lease, all processes except PID 1 are killed. PID 1 must be an agent, because
+    processes of the lease could take over any other program by ptrace(2). This agent keeps running
+    when its connection is closed.
     """
 
     _agent_outlives = True
@@ -440,7 +444,8 @@ class SandboxPool(Closing, AsyncClosing):
         with a method ``start`` like a template's. By default, the sandboxes have no first command.
     :param int max_uses: the maximum number of leases of one sandbox, 1 by default. If it is
         greater, the pool kills all processes of a lease before the next lease, and kills a sandbox
-        whose kernel settings were changed. Changed files, including programs, are not restored.
+        whose kernel settings or files in /dev/shm were changed. Other changed files, including
+        programs, are not restored.
     :param float idle_timeout: the time without a call of :meth:`acquire`, in seconds, after which
         the pool kills its idle sandboxes, and starts none until the next call; ``None`` to keep
         them.
@@ -524,8 +529,8 @@ class SandboxPool(Closing, AsyncClosing):
     ) -> AbstractContextManager[Sandbox]:
         """Lease a sandbox for a ``with`` block.
 
-        The caller that has waited longest, in a thread or in asyncio, receives the next sandbox.
-        Before that, the pool checks that the sandbox's agent answers.
+        The caller that has waited longest, in a thread or in asyncio, receives the next sandbox,
+        after a check that the sandbox's agent answers.
 
         At the end of the block, all processes in the sandbox are killed. The sandbox is closed,
         unless `max_uses` permits another lease. If the block closes the sandbox, the pool starts a
@@ -533,14 +538,14 @@ class SandboxPool(Closing, AsyncClosing):
 
         :param timeout: how long to wait for a sandbox, in seconds; ``None`` means no limit.
         :param ttl: the time limit of the ``with`` block, as seconds, or as a text such as ``"2m"``.
-            When it expires, the pool kills the sandbox, and the results of its commands have the
+            At the time limit, the pool kills the sandbox, and the results of its commands have the
             reason ``"timeout"``.
-        :returns: a context manager. It waits for a sandbox when the block is entered, and then
-            raises the following errors.
+        :returns: a context manager that waits for a sandbox when the ``with`` block is entered.
+            Entering the block raises the following errors.
         :raises PoolTimeoutError: no sandbox became idle within `timeout` seconds.
-        :raises PoolError: no sandbox could be started. The exception of the failed start is in
-            `__cause__`; its `cause` and `remedy` are copied.
-        :raises ValueError: the pool is closed, or is closed during the wait; or it was created
+        :raises PoolError: no sandbox could be started. `__cause__` is the exception of the failed
+            start, from which `cause` and `remedy` are copied.
+        :raises ValueError: the pool is closed before or during the wait, or the pool was created
             before this process was forked.
         """
         check_timeout(timeout)

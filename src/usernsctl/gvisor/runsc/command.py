@@ -31,8 +31,8 @@ _SIGNAL_MAX = 64
 def returncode_of(status: int) -> int:
     """Convert an exit status of runsc to a return code as :mod:`subprocess` defines it.
 
-    runsc exits with 128+N if signal N killed the command. A command that exits with the status
-    128+N by itself is indistinguishable from that: the result is -N, too.
+    runsc exits with 128+N if signal N killed the command, but also if the command exited with the
+    status 128+N. In both cases, the result is -N.
     """
     return 128 - status if 128 < status <= 128 + _SIGNAL_MAX else status
 
@@ -44,8 +44,8 @@ class Logs:
     :ivar errors: the file for the fatal errors of all processes of runsc (``--log``).
     :ivar crash: the file for the report that the Go runtime writes when a process of runsc crashes
         (``--panic-log``).
-    :ivar debug: the files for all other messages (``--debug-log``); runsc replaces ``%COMMAND%`` by
-        the name of the process: run, boot or gofer.
+    :ivar debug: the files for all other messages (``--debug-log``). In this path, runsc replaces
+        ``%COMMAND%`` by the name of the process: run, boot or gofer.
     """
 
     errors: str
@@ -94,8 +94,8 @@ def not_runsc(path: str, why: str, errno: int = 0) -> RunscError:
     )
 
 
-# The maximum number of files that gVisor caches for each mount. Each cached file takes up to three
-# of a sandbox's descriptors (UN_SANDBOX_FILES_MAX).
+# The size of gVisor's dentry cache, which all mounts of a sandbox share. gVisor keeps the files of
+# cached dentries open; each takes up to three descriptors (UN_SANDBOX_FILES_MAX).
 _CACHED_FILES = 2000
 
 
@@ -105,9 +105,9 @@ def command_line(runsc: str, options: RunOptions) -> list[str]:
     - ``--ignore-cgroups``: an unprivileged user usually may not configure cgroups.
     - ``--overlay2=root:memory``: by default, runsc creates a file in the root filesystem.
     - ``--host-uds=none``: runsc's current default, which a later release may change.
-    - ``--dcache``: a limit for the files that gVisor caches and keeps open. Its default is 1,000
-      files for each mount, so with many bind mounts, no descriptors would remain for the programs
-      in the sandbox.
+    - ``--dcache``: the size of one dentry cache for all mounts. By default, each mount has a cache
+      of 1,000 dentries, whose files gVisor keeps open, so with many bind mounts, no descriptors
+      would remain for the programs in the sandbox.
     """
     command = [
         runsc,
@@ -133,15 +133,15 @@ def command_line(runsc: str, options: RunOptions) -> list[str]:
 
 
 def kill_command(runsc: str, options: RunOptions) -> list[str]:
-    """Return the argv of ``runsc kill`` for the container, without the signal."""
+    """Return the argv of ``runsc kill`` for the container; the caller appends the signal."""
     return [runsc, "--rootless", f"--root={options.state}", "kill", options.container_id]
 
 
 def raise_command(runsc: str, options: RunOptions, verifier: str) -> list[str]:
-    """Return the argv, up to the number, that sends a real-time signal to a container's command.
+    """Return the argv that sends a real-time signal to a container's command.
 
-    The caller appends the number of the signal. The verifier in the sandbox sends it, because
-    ``runsc kill`` does not support real-time signals.
+    The caller appends the number of the signal. The signal is sent by the verifier in the sandbox,
+    because ``runsc kill`` does not support real-time signals.
 
     :param verifier: the path of usernsctl-verify in the container.
     """
@@ -165,8 +165,8 @@ def search_path(settings: Iterable[str]) -> str:
     return found
 
 
-#: The environment variables that may name runsc. The first one that is set is used. Other projects
-#: use RUNSC_PATH, too.
+#: The environment variables that may name runsc, of which the first that is set is used. Other
+#: projects use RUNSC_PATH, too.
 VARIABLES = ("USERNSCTL_RUNSC", "RUNSC_PATH")
 
 #: The maximum total size of all crash reports, in bytes. A report contains the stacks of all
@@ -200,7 +200,7 @@ def make_log_directory(directory: str, dir_fd: int | None = None) -> None:
 
 
 def seen_from(logs: Logs, here: str, there: str) -> Logs:
-    """Return the log paths for a process that sees the directory `here` at the path `there`."""
+    """Return `logs` with the directory `there` in place of `here` in all paths."""
     return Logs(
         errors=there + logs.errors.removeprefix(here),
         crash=there + logs.crash.removeprefix(here),

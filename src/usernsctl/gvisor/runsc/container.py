@@ -15,7 +15,7 @@ from usernsctl.gvisor.result import Reason, Result
 
 
 class Container(Protocol):
-    """The interface to run runsc commands for a sandbox, attached or detached."""
+    """The interface of an attached or detached sandbox to run runsc commands for the sandbox."""
 
     def runsc(self, *argv: str) -> AbstractContextManager[tuple[list[str], dict[str, Any]]]:
         """Return a context manager that yields the argv of a runsc command and Popen arguments.
@@ -62,18 +62,18 @@ def describe_limit(result: Result[Any], error: RunscError) -> None:
             result.peak_memory = int(error.used)
 
 
-# The timeout for a sandbox to end after runsc has failed, in seconds. Between the exit of
-# its command and its own end, a sandbox doesn't answer runsc; if the sandbox ends within this time,
-# its end is the reason for the failure.
+# The timeout for a sandbox to end after a runsc command has failed, in seconds. A sandbox whose
+# first command has exited may fail to answer runsc for a short time before the sandbox ends. If the
+# sandbox ends before the timeout, its end counts as the reason for the failure.
 ENDING_SECONDS = 1
 
 
 @contextlib.contextmanager
 def raise_if_ended(life: Container, id: str) -> Iterator[None]:
-    """Convert a NamespaceError that the block raises to SandboxEndedError if the sandbox has ended.
+    """Raise SandboxEndedError if the ``with`` body raises NamespaceError and the sandbox has ended.
 
-    Such an error occurs because fork(2) fails with ENOMEM in a PID namespace whose PID 1 has exited
-    (pid_namespaces(7)).
+    In a PID namespace whose PID 1 has exited, fork(2) fails with ENOMEM (pid_namespaces(7)), which
+    causes a NamespaceError.
 
     :raises SandboxEndedError: the sandbox has ended.
     """

@@ -17,7 +17,7 @@ from usernsctl.gvisor.runsc.command import (
     not_runsc,
 )
 
-# Import this module on first use, because few runs need runsc's release.
+# Import releases on first use, because few runs need runsc's release.
 if TYPE_CHECKING:
     from usernsctl.gvisor.runsc import releases
 else:
@@ -54,8 +54,8 @@ def find_runsc(
     # wrapper script.
     if not (os.access(path, os.R_OK) and _is_go_program(path)):
         releases.release_of(path, seconds=seconds)
-    # Pass the same directory as runsc_environment(): the sidecar programs of a runsc that the
-    # caller has named explicitly must not depend on the environment variable SIDE_VARIABLE.
+    # Use the same directory as runsc_environment(): if the caller has named runsc explicitly, the
+    # sidecar programs must not depend on the environment variable SIDE_VARIABLE.
     check_side_programs(path, named_side_directory() if named is None else None)
     return path
 
@@ -222,8 +222,8 @@ class _ElfHeader:
 SIDE_DIRECTORY = "gvisor-bin"
 SIDE_VARIABLE = "GVISOR_SIDECAR_BINARIES_DIR"
 
-#: The sidecar programs that start a sandbox. Others serve checkpoints and metrics. Only the first
-#: program prints its release with --version.
+#: The sidecar programs that start a sandbox; other sidecar programs serve checkpoints and metrics.
+#: Of the two, only gvisor_sentry prints its release (--version).
 SIDE_PROGRAMS = ("gvisor_sentry", "gvisor-sentry-prewarmer")
 
 
@@ -237,11 +237,12 @@ def named_side_directory() -> str | None:
 
 
 def check_side_programs(path: str, directory: str | None) -> None:
-    """Check that no sidecar program is missing, and that all are of the same release as runsc.
+    """Check that no sidecar program is missing, and that gvisor_sentry is of runsc's release.
 
     Releases of runsc without the ability "side-programs" use their own code in place of missing
-    programs. If there is no directory of sidecar programs, nothing is checked: a runsc that needs
-    the programs fails by itself, as quickly as a check of its release would.
+    programs, and releases without "side-directory" ignore `directory`. If there is no directory of
+    sidecar programs, nothing is checked: a runsc that needs the programs reports the error itself,
+    and a check would take as long.
 
     :param path: the absolute path of runsc.
     :param directory: the directory that :data:`SIDE_VARIABLE` names, or ``None``.
@@ -278,7 +279,7 @@ def side_programs(path: str, directory: str | None) -> list[str]:
 
 
 def _side_directory(path: str) -> str | None:
-    """Return the directory gvisor-bin beside `path`, or beside its link target, or None."""
+    """Return the directory gvisor-bin beside `path` or beside the target of that link, or None."""
     parents = [os.path.dirname(path), os.path.dirname(os.path.realpath(path))]
     candidates = [os.path.join(parent, SIDE_DIRECTORY) for parent in parents]
     return next(filter(os.path.isdir, candidates), None)

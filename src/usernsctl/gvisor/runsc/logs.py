@@ -4,8 +4,8 @@ The debug logs quote the bundle and the command (names, options, arguments), so 
 searched for messages. Only runsc itself writes the following signs of a failure:
 
 - Each process of runsc writes its fatal error to one file, as JSON (``--log``).
-- ``runsc run`` writes an exit status as the last line of its own debug log when it exits normally.
-  It is the status of the command, or of the sandbox if the sandbox has crashed.
+- When ``runsc run`` exits normally, the last line of its own debug log is the exit status of the
+  command, or of the sandbox if the sandbox has crashed.
 - The Go runtime writes its report of a crash to a separate file (``--panic-log``).
 
 A command in the sandbox can make the debug logs of the processes "boot" and "gofer" grow, so these
@@ -41,7 +41,7 @@ def own_failure(fd: int) -> str | None:
 
 
 def quote_runsc(message: str) -> str:
-    """Return a message from runsc, escaped and labelled as such."""
+    """Return a message from runsc, escaped and preceded by "runsc says:"."""
     from usernsctl.explain.logs import quoted
 
     return f"runsc says: {quoted(message)}"

@@ -33,8 +33,7 @@ _KILL_SECONDS = 2
 # about 60 bytes, but a crash prints the stacks of all goroutines.
 _OUTPUT_MAX = 1 << 16
 
-# Error numbers for which a program can't be started for lack of resources, with the ids of the
-# causes.
+# Errors of a program's start that mean a lack of resources, with the ids of their causes.
 _NO_RESOURCE = {errno.EMFILE: "descriptor-limit", errno.EAGAIN: "process-limit"}
 
 # A pattern for the day in release-20260817.0, and in Debian's 0.0~20240729.0.
@@ -175,8 +174,8 @@ def _query_label(path: str, seconds: float) -> str:
         return found[1]
     from usernsctl.explain.logs import only_cause
 
-    # In practice, only a seccomp filter causes SIGSYS. For other statuses, search the output: the
-    # program may be a wrapper whose runsc has crashed, for example for lack of memory.
+    # In practice, only a seccomp filter causes SIGSYS. After another exit status, search the output
+    # for a cause: the program may be a wrapper around a runsc that crashed, as for lack of memory.
     cause = "seccomp-denies-call" if status == -signal.SIGSYS else only_cause(output)
     if cause:
         raise RunscError(f"{path} --version failed", step="runsc", filename=path, cause=cause)
@@ -225,7 +224,7 @@ def _run_version(path: str, seconds: float) -> tuple[bytes, int | None]:
 
 @contextlib.contextmanager
 def _killed(process: Popen[bytes]) -> Iterator[None]:
-    """Kill the process group of `process` after the block, unless the block has reaped `process`.
+    """Kill the process group of `process` after the ``with`` body, unless `process` was reaped.
 
     A process with another user's uid, such as a set-user-id program, may survive.
     """

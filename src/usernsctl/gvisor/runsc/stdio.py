@@ -67,7 +67,9 @@ def _not_open(name: str, error: OSError) -> CommandError:
 
 
 def prepared_output(name: str, stream: Any, inherited: int) -> Any:
-    """Set O_APPEND on an output at its file's end, so that gVisor doesn't overwrite data.
+    """Check an output, and set O_APPEND on a regular file whose offset is at the end of the file.
+
+    Without O_APPEND, gVisor would overwrite the file from its beginning.
 
     :param name: the name of the argument, for error messages.
     :param stream: the output, of a type that subprocess accepts.
@@ -200,8 +202,8 @@ class Streams:
     def _reopen(self, fd: int) -> FileIO | None:
         """Open a pipe or terminal again, so that the command gets its own file status flags.
 
-        :returns: the new file; ``None`` if open(2) fails, and for other files, because the command
-            may share those.
+        :returns: the new file; ``None`` if open(2) fails, and for files of other types, which the
+            command may share with this process.
         """
         mode = os.fstat(fd).st_mode
         flags = fcntl.fcntl(fd, fcntl.F_GETFL)
