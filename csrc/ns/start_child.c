@@ -25,8 +25,8 @@ struct child {
     const struct un_task *task;
     struct un_task_argv *words;
     struct un_error *err; /* error of the child; the step is UN_STEP_NONE if it has not failed */
-    int handover[2]; /* another socket pair, over which the child sends the parent's end of the
-                        socket for messages; handover[0] stays in the parent */
+    int handover[2];      /* another socket pair, over which the child sends the parent's end of the
+                             socket for messages; handover[0] stays in the parent */
 };
 
 /* A buffer for the control messages of a message: all its descriptors and the sender's
