@@ -60,7 +60,7 @@ def processor() -> str:
 
 
 def runs_here(program: Path) -> bool:
-    """Return whether a program runs; true without a test if it is for another processor."""
+    """Return whether a program runs; true for any program for another processor."""
     if processor() != platform.machine():
         return True
     return subprocess.run([program], stdout=subprocess.DEVNULL).returncode == 0
@@ -178,7 +178,10 @@ class ProgramBuilder:
         return compile_all([*self._compiler, *PROGRAM_FLAGS, *self._mode], sources, self._scratch)
 
     def build(self, program: Path) -> None:
-        """Build a program. Its file name is its name in layout.PROGRAMS."""
+        """Build a program.
+
+        :param program: the path of the program; its last component is a name in layout.PROGRAMS.
+        """
         objects = [*self._compile(layout.program(program.name, CSRC)), *self._core]
         flags = [*RELEASE, *self._mode, *PROGRAM_LDFLAGS, *own_flags()]
         link(program, [*self._compiler, *flags], objects)

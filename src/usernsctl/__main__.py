@@ -57,8 +57,8 @@ class _Output(io.FileIO):
 def _replace_stdout() -> None:
     """Replace sys.stdout with a file object that writes all output or raises OSError.
 
-    With PYTHONUNBUFFERED, Python's own sys.stdout drops the rest of a partial write
-    (io.RawIOBase.write()). If the reader closes a pipe during a write, no error is raised then.
+    With PYTHONUNBUFFERED, Python's own sys.stdout ignores that write(2) may write only a part of
+    the output (io.RawIOBase.write()), for example because the reader closes the pipe meanwhile.
     """
     out = sys.stdout
     # sys.stdout is None if standard output is closed.

@@ -114,7 +114,7 @@ def prepare_groups(parts: int) -> None:
 
 
 def sweep_groups(parts: int) -> None:
-    """Remove the control groups of ended sandboxes whose watcher was killed before it did so.
+    """Remove the control groups that remain of ended sandboxes because watchers were killed.
 
     :param parts: the resources that the groups limit, as bits (enum un_group_part).
     """
@@ -355,7 +355,7 @@ def others_may_write(directory: int) -> bool:
 
 
 def content_sum(descriptor: int) -> str:
-    """Return a checksum of a program, by which a frozen launch detects that it was replaced.
+    """Return a checksum by which a frozen launch detects that a program was replaced.
 
     :param descriptor: a descriptor of the file; O_PATH suffices.
     :raises OSError: the file can't be read.
@@ -369,9 +369,9 @@ def content_sum(descriptor: int) -> str:
 def append_at_end(descriptor: int) -> None:
     """Set O_APPEND on a descriptor whose offset is at the end of a regular file.
 
-    gVisor ignores the descriptor's offset, and begins to write at offset 0. Without O_APPEND, it
-    would therefore overwrite the file. If standard output and standard error are the same file, the
-    two streams would overwrite each other.
+    gVisor ignores the descriptor's offset, and begins to write at offset 0. Without O_APPEND, the
+    file would therefore be overwritten. If standard output and standard error are the same file,
+    each would overwrite the output of the other.
 
     :raises OSError: the descriptor is not open.
     """
@@ -552,7 +552,6 @@ def enter(plan: NativePlan | None, namespaces: Iterable[str]) -> None:
 
     :param plan: the plan of a new user namespace, or ``None``. With a plan, this process becomes
         undumpable, so that processes in the user namespace can't trace this process.
-
     :raises NamespaceError: the namespaces could not be created.
     """
     err = ffi.new("struct un_error *")
@@ -678,8 +677,7 @@ def stdio_is_terminal() -> bool:
 def reraise(number: int) -> None:
     """Kill this process with the signal that killed a child; see un_reraise().
 
-    Return only if the signal does not kill this process, for example because it is PID 1
-    (pid_namespaces(7)).
+    Return only if the signal does not kill this process, as in PID 1 (pid_namespaces(7)).
 
     :param number: the number of the signal.
     """
@@ -779,7 +777,7 @@ class NativeView:
             lib.un_view_free(self._owner)
 
     def add(self, inside: str, file: Descriptor) -> None:
-        """Add a bind mount that runsc will create, unless the view has a mount at its mount point.
+        """Add a bind mount that runsc will create; do nothing if `inside` is a mount point already.
 
         :param inside: the mount point, a path in the sandbox without symbolic links.
         :param file: the descriptor of the source, of which the view takes ownership.

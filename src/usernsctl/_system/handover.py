@@ -20,8 +20,8 @@ INTERRUPTED = 128 + signal.SIGINT
 def exit_on_interrupt() -> None:
     """Set a handler of SIGINT that exits with :data:`INTERRUPTED`, unless SIGINT is ignored.
 
-    The handler prints nothing and cleans up nothing, so it must be replaced before usernsctl
-    creates anything (:func:`raise_on_interrupt`).
+    The handler prints nothing and cleans up nothing. Call :func:`raise_on_interrupt` before
+    anything is created that must be cleaned up.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _exit)

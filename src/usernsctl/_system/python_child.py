@@ -59,7 +59,7 @@ def _places() -> list[str]:
 
 
 def _is_trusted(entry: str) -> bool:
-    """Return whether an entry of sys.path is an absolute path, not of the current directory."""
+    """Return whether `entry` is the absolute path of a directory other than the current one."""
     if not os.path.isabs(entry):
         return False
     try:

@@ -203,7 +203,7 @@ class Directory(OpenFile):
             pause = min(pause * 2, _LOCK_PAUSE_SECONDS)
 
     def unlock(self) -> None:
-        """Release the lock, even if a forked child has the descriptor, unlike close(2)."""
+        """Release the lock. close(2) would keep it while a forked child has the descriptor."""
         fcntl.flock(self.fd, fcntl.LOCK_UN)
 
     def names(self, rule: re.Pattern[str] | str = NAME) -> list[str]:
@@ -314,7 +314,7 @@ R = TypeVar("R", bound=Record)
 
 
 class TakenError(Exception):
-    """Error for a new entry whose name another live entry has."""
+    """Error for creating an entry with the name of a live entry."""
 
 
 class Entry(Closing, Generic[R]):

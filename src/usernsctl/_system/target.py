@@ -78,9 +78,9 @@ class Target:
 class OwnNamespaces:
     """The namespaces of the caller, in which a command starts as :mod:`subprocess` starts it.
 
-    The class implements :class:`Joinable`. A command in these namespaces is preferable to
-    :mod:`subprocess` itself, which calls vfork(2): a seccomp filter may kill callers of vfork(2),
-    but must allow, for sandboxes to start, clone3(2) or clone(2), which ``_core.spawn()`` calls.
+    The class implements :class:`Joinable`. This package starts commands in these namespaces instead
+    of calling :mod:`subprocess`, which calls vfork(2): a seccomp filter may kill callers of
+    vfork(2). ``_core.spawn()`` calls clone3(2) or clone(2), without which no sandbox starts either.
     """
 
     def target(self) -> Target:

@@ -275,8 +275,8 @@ class Facts:
     :ivar namespaces: the namespaces of this process, each as "TYPE:[INODE]", keyed by the file name
         in /proc/self/ns.
     :ivar threads: the number of threads of this process.
-    :ivar parent: the pid of the parent, such as a shell, if its hard limits equal those of this
-        process; otherwise 0.
+    :ivar parent: the pid of the parent, such as a shell, if the parent's hard limits equal those of
+        this process; otherwise 0.
     :ivar sysctls: the value of each sysctl, keyed by its path below /proc/sys; ``None`` if this
         kernel lacks the sysctl.
     :ivar programs: the path of each program that a private network needs, keyed by the program's

@@ -138,7 +138,7 @@ def _unknown(seen: Seen, held: list[Rule], purpose: Purpose) -> list[Finding]:
 
 
 def _by_output(output: str) -> str | None:
-    """Return the id of the cause that a message in runsc's output has, or None if it is unknown."""
+    """Return the id of the cause of a message in runsc's output, or None if no cause is known."""
     if cause := only_cause(output.encode("utf-8", "replace")):
         return cause
     return _EOF_UNKNOWN if "waiting for sandbox to start: EOF" in output else None

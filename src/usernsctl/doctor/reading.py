@@ -436,7 +436,7 @@ def _privileges(status: _Status, *, live: bool) -> Privileges:
 
 
 def _called() -> tuple[tuple[str, ...] | None, bool | None]:
-    """Return the values that only system calls reveal: set securebits, and dumpable or not."""
+    """Return the names of the securebits that are set, and whether this process is dumpable."""
     from usernsctl.hardening import SECUREBITS
 
     bits = _core.securebits()

@@ -146,7 +146,7 @@ def _grant(facts: _Facts, *files: str) -> list[str]:
 
 
 def _grant_others(facts: _Facts) -> list[str]:
-    """Return commands that replace the user's subordinate ids with ids that are mapped here."""
+    """Return commands that grant the user ids that this user namespace maps, in place of others."""
     user, uid, added = _user(facts), facts.get("ids", {}).get("uid"), _grant(facts)
     if user is None or not re.fullmatch("[A-Za-z0-9_-]+", user) or not added:
         return []
@@ -243,9 +243,9 @@ def _mounts(facts: _Facts) -> list[str]:
     return [
         f"# AppArmor confines this process by the profile {shown(name)}.",
         "# Either add these rules to it: mount, umount, pivot_root, userns, capability,",
-        f"# (grep -rl {quoted(name)} /etc/apparmor.d finds its file), and load it again by",
-        "# apparmor_parser -r FILE. Or have its programs start usernsctl by the rule",
-        "# /PATH/OF/usernsctl Px, and give usernsctl profiles of its own:",
+        f"# (grep -rl {quoted(name)} /etc/apparmor.d prints its file), and load it again by",
+        "# apparmor_parser -r FILE. Or add the rule /PATH/OF/usernsctl Px, to the profile",
+        "# (with your path of usernsctl), and load profiles for usernsctl itself:",
         "# usernsctl apparmor-profile --host >/etc/apparmor.d/usernsctl-host",
         "# apparmor_parser -r /etc/apparmor.d/usernsctl-host",
     ]

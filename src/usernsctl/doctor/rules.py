@@ -1,7 +1,7 @@
 """Rules that decide which causes apply: pure functions from facts and probes to evidence.
 
 The C core determines the causes of most failed probes itself (csrc/explain/diagnose.c). Rules that
-read facts also find causes that would make a step fail that is skipped because of an earlier one.
+read facts also find the causes of steps that are skipped because an earlier step fails.
 """
 
 from __future__ import annotations

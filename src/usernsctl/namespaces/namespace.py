@@ -53,7 +53,7 @@ def enter(idmap: AnyIdMap, **arguments: Unpack[options.EnterOptions]) -> Plan:
     :returns: the plan of the id map.
     :raises TypeError: an argument has the wrong type, or is unknown.
     :raises MapError: the id map is malformed.
-    :raises PlanError: the caller may not use the id map.
+    :raises PlanError: the caller is not permitted to use the id map.
     :raises NamespaceError: the namespaces could not be created; cause ``"multithreaded"`` if the
         process has several threads.
     """
@@ -117,7 +117,7 @@ class Namespace(Closing):
             namespace of that kind.
         :raises TypeError: an argument has the wrong type, or is unknown.
         :raises MapError: the id map is malformed.
-        :raises PlanError: the caller may not use the id map.
+        :raises PlanError: the caller is not permitted to use the id map.
         :raises NamespaceError: the namespaces could not be created.
         """
         others: dict[str, Any] = {**namespaces}

@@ -339,7 +339,6 @@ def _read_hello(client: socket.socket, received: bytes, name: str, deadline: flo
     """Read the first TLS message of a client; check that its server name is `name`.
 
     :returns: all bytes received so far.
-
     :raises NotAllowed: the message is not for the host `name`, or the client does not speak TLS.
     """
     while True:
@@ -394,7 +393,7 @@ def _send_error(client: socket.socket, status: str, reason: str) -> None:
 
 
 def _drain(client: socket.socket) -> None:
-    """Read and discard bytes until the client sends end of file; at most 1 MiB, for 1 second."""
+    """Read and discard bytes until the client sends end of file; stop after 1 MiB or 1 second."""
     deadline = time.monotonic() + 1
     client.shutdown(socket.SHUT_WR)
     left = _MAX_DRAINED

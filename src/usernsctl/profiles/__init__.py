@@ -24,8 +24,9 @@ def read(profile: Profile) -> str:
 
 
 _HOST_HEAD = """\
-# Lets usernsctl and gVisor make user namespaces where AppArmor restricts them (Ubuntu 23.10 and
-# later), and what these programs start, but no other program. It confines nothing.
+# Allows usernsctl, gVisor and the programs that they start, but no others, to create user
+# namespaces where AppArmor restricts user namespaces (Ubuntu 23.10 and later). The profiles confine
+# nothing.
 abi <abi/4.0>,
 include <tunables/global>
 """
