@@ -10,7 +10,7 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
-/* Installs a seccomp filter. It returns `answer` for the system call `call` if the argument with
+/* Installs a seccomp filter that returns `answer` for the system call `call` if the argument with
  * the number `argument` is `value`, or for any arguments if `argument` is -1. */
 static inline void filter_argument(unsigned call, int argument, unsigned value, unsigned answer)
 {

@@ -1,4 +1,4 @@
-"""Tests of a compromised agent's forged messages: no deadlock, no leak, no wrong result."""
+"""Tests of the host with a compromised agent's messages: no deadlock, leak or wrong result."""
 
 from __future__ import annotations
 

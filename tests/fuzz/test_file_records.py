@@ -1,4 +1,4 @@
-"""Tests of forged file records from a compromised sandbox: no file outside the copy may change."""
+"""Tests of copying from a sandbox that forges records: no host file outside the copy may change."""
 
 from __future__ import annotations
 

@@ -323,9 +323,9 @@ pid_t agent_start_command(struct agent_start *start);
 
 /* ---- terminal.c: a pseudoterminal between a command and the host's descriptors --------------- */
 
-/* A buffer for the data that is copied in one direction. Its size is PIPE_BUF, because a write(2)
- * of at most PIPE_BUF bytes to a pipe does not block after poll(2) has reported POLLOUT
- * (pipe(7)). */
+/* A buffer for the data that is copied in one direction. The size of the buffer is PIPE_BUF,
+ * because a write(2) of at most PIPE_BUF bytes to a pipe does not block after poll(2) has reported
+ * POLLOUT (pipe(7)). */
 struct agent_flow {
     size_t from;
     size_t to;

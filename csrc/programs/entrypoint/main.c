@@ -10,11 +10,11 @@
  * choose the code that runs outside of gVisor. So this program is statically linked, because a
  * dynamic loader obeys environment variables, and it executes only programs in its own directory.
  *
- * One of these is usernsctl-exec, which is statically linked, too. It performs a frozen launch: a
- * file, written when the image was built, that contains all decisions about the start of a sandbox.
- * usernsctl-exec passes the container's environment to the command in gVisor, but does not use it
- * itself. Without a frozen launch, this program starts Python with a clean environment, and passes
- * the container's environment in a memfd.
+ * One of these is usernsctl-exec, which is statically linked, too. usernsctl-exec performs a frozen
+ * launch. The launch is a file, written when the image was built, that contains all decisions about
+ * the start of a sandbox. usernsctl-exec passes the container's environment to the command in
+ * gVisor, but does not use it itself. Without a frozen launch, this program starts Python with a
+ * clean environment, and passes the container's environment in a memfd.
  *
  * What the command may access is decided only by the options of in-gvisor.
  */

@@ -1,5 +1,5 @@
 /* Reading the launch file. The file decides which files of the host a sandbox sees, so only trusted
- * users may be able to write to it. */
+ * users may be able to write to the file. */
 #include "base/base.h"
 #include "launch/launch.h"
 #include "programs/exec/exec.h"

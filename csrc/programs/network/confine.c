@@ -9,10 +9,10 @@
  *
  * A seccomp filter sees the value of a pointer argument, but not the memory to which it points. So
  * the filter allows connect(2) only with pointers to the structures on a read-only page, one for
- * each port in the sandbox. It allows no system call that could make the page writable or replace
- * it, and therefore none that allocates memory. It allows sendto(2) only without an address,
- * because with MSG_FASTOPEN sendto(2) could connect a socket. Listening sockets may only accept
- * connections.
+ * each port in the sandbox. The filter allows no system call that could make the page writable or
+ * replace it, and therefore none that allocates memory. The filter allows sendto(2) only without an
+ * address, because with MSG_FASTOPEN sendto(2) could connect a socket. Listening sockets may only
+ * accept connections.
  *
  * The bound sockets of published UDP ports could send to any address that the host can reach, so
  * two processes share them. The receiver reads the datagrams and addresses of clients, and can't

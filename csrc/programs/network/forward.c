@@ -3,8 +3,8 @@
  *
  * The listening sockets belong to the host's network namespace, and the process that accepts
  * connections on them runs in the sandbox's network namespace. So the process need not switch
- * namespaces, and can connect only to the sandbox, whatever data it receives. It allocates all
- * memory at its start, because the restrictions of confine.c prevent later allocations.
+ * namespaces, and can connect only to the sandbox, whatever data it receives. The process allocates
+ * all memory at its start, because the restrictions of confine.c prevent later allocations.
  */
 #include "base/base.h"
 #include "programs/network/network.h"

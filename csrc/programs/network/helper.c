@@ -32,8 +32,8 @@ static int judge_pasta(const struct un_job *job, struct un_error *err)
     if (job->ended != CLD_EXITED)
         return un_fail(err, UN_STEP_NETWORK, 0, "pasta-failed", "%s was killed by signal %d%s%.*s",
                        path, job->status, colon, length, job->output);
-    /* Recognize a pasta that is too old by its message about an unknown option, which contains the
-     * word "option". */
+    /* If pasta does not know an option, it is too old. Its message then contains the word
+     * "option". */
     if (job->status && strstr(job->output, "option"))
         return un_fail(err, UN_STEP_NETWORK, 0, "pasta-too-old", "%s does not know an option%s%.*s",
                        path, colon, length, job->output);

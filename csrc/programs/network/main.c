@@ -16,8 +16,8 @@
  * the host, its gateways and link-local addresses stay unreachable. Without the option, the
  * namespace has only a loopback device.
  *
- * --nft=PATH is the path of nft(8), which installs a packet filter that drops packets to these
- * addresses. --pasta requires this option.
+ * --nft=PATH is the path of nft(8), which installs a packet filter that drops packets to the
+ * addresses of the host, its gateways and link-local addresses. --pasta requires this option.
  *
  * --allow=CONDITION is the condition of a rule of nft(8). If the option is given at least once, the
  * filter also drops all packets that leave the namespace without meeting any of the conditions.

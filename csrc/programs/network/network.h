@@ -40,7 +40,8 @@ struct network {
     struct listener listener[LISTENERS_MAX];
     size_t listener_count;
     const char *nft; /* path of nft(8), or NULL if `pasta` is NULL */
-    /* conditions of nft(8); if there are any, packets that meet none of them are dropped */
+    /* conditions of nft(8); if the array is not empty, packets that meet none of the conditions are
+     * dropped */
     const char *allow[RULES_MAX];
     size_t allow_count;
     struct ports tcp, udp;

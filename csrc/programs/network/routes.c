@@ -112,8 +112,8 @@ static bool is_of_machine(const struct rtmsg *route)
            route->rtm_type == RTN_BROADCAST;
 }
 
-/* Returns whether the kernel omits the gateways of a route. It does so if the route refers to a
- * nexthop object (ip-nexthop(8)) and net.ipv4.nexthop_compat_mode is 0. */
+/* Returns whether the kernel omits the gateways of a route. The kernel omits them if the route
+ * refers to a nexthop object (ip-nexthop(8)) and net.ipv4.nexthop_compat_mode is 0. */
 static bool hides_gateways(const struct nlmsghdr *message)
 {
     const struct rtmsg *route = NLMSG_DATA(message);

@@ -87,8 +87,8 @@ static void store_destination(struct msghdr *head, struct client_reply *found)
         memcpy(from, one, CMSG_LEN(size));
         from->cmsg_len = CMSG_LEN(size);
         found->head.msg_controllen = CMSG_SPACE(size);
-        /* Set the interface index to 0, so that the kernel chooses the device of the answer by its
-         * routes. */
+        /* Set the interface index to 0, so that the kernel chooses the device for the answer by
+         * routing. */
         if (is_4)
             four->ipi_ifindex = 0;
         else
@@ -272,7 +272,7 @@ static void receive_message(struct sender *sender)
         (void)!send(polled->fd, message->bytes, length, MSG_NOSIGNAL);
 }
 
-/* Receives an answer from the program in the sandbox, and sends it to the client. */
+/* Receives an answer from the program in the sandbox, and sends the answer to the client. */
 static void pass_answer(struct sender *sender, size_t client)
 {
     ssize_t length = read(sender->polled[client].fd, sender->answer, sizeof sender->answer);

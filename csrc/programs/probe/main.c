@@ -236,7 +236,7 @@ static int bind_proc(const char *path, struct un_error *err)
 }
 
 /* Bind-mounts a directory in a user namespace that maps all ids of the caller. usernsctl-child
- * creates the namespace, and this process joins it. */
+ * creates the namespace, and this process joins the namespace. */
 static int mount_in_range(const char *path, struct un_error *err)
 {
     un_auto_free struct decision *decision = decide_range(err);
@@ -273,7 +273,7 @@ static int pivot_root(const char *path, struct un_error *err)
     return 0;
 }
 
-/* Waits, so that the parent can trace this process, until the parent exits. */
+/* Waits until the parent exits, so that the parent can trace this process. */
 static _Noreturn void be_traced(pid_t parent)
 {
     prctl(PR_SET_PDEATHSIG, SIGKILL);

@@ -217,7 +217,7 @@ static bool find_sentry(pid_t pid, void *arg)
 /* The state of a walk through the processes of a sandbox. */
 struct walk {
     struct limit_watch *watch;
-    bool is_inside; /* whether the current process is the sentry or a descendant of it */
+    bool is_inside; /* whether the current process is the sentry or one of its descendants */
     int level;
     uint64_t bytes;
     uint64_t tasks;
@@ -432,7 +432,7 @@ bool limit_watch_judge(const struct limit_watch *watch, bool refused, const char
     if (!watch->limits.pids || un_runsc_logs_read(errors, crash, debug, &logs))
         return false;
     /* If several causes match runsc's message, prefer the limit on tasks, provided that the sandbox
-     * has used more than half of it. */
+     * has used more than half of that limit. */
     const char *limit = watch->tasks > watch->limits.pids / 2 ? un_limit_cause(UN_LIMIT_PIDS) : "";
     bool is_limit =
         refused ||

@@ -155,8 +155,8 @@ bool oom_watch_check(struct oom_watch *watch, pid_t parent)
          found = has_own_proc() && un_any_child(parent, has_lost_child, NULL, &failed);
     if (watch->is_machine)
         return found;
-    /* If /proc belongs to another PID namespace, the processes can't be checked. In that case, take
-     * every OOM kill for one of this sandbox. */
+    /* If /proc belongs to another PID namespace, the processes can't be checked. In that case,
+     * attribute every OOM kill to this sandbox. */
     return found || !has_own_proc() || (failed && !kill(parent, 0));
 }
 

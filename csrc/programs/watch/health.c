@@ -3,9 +3,9 @@
  *
  * The container engine starts this program as a health check in the container, outside of gVisor.
  * The program finds the oldest watcher with the uid and the control group of this process, because
- * newer sandboxes in the container may be short-lived. It joins the namespaces of that watcher, and
- * runs COMMAND in the watcher's sandbox by `runsc exec`, after usernsctl-verify has checked the
- * kernel. Without COMMAND, usernsctl-verify runs alone.
+ * newer sandboxes in the container may be short-lived. The program joins the namespaces of that
+ * watcher, and runs COMMAND in the watcher's sandbox by `runsc exec`, after usernsctl-verify has
+ * checked the kernel. Without COMMAND, usernsctl-verify runs alone.
  *
  * So a sandbox is healthy if gVisor answers, and if a program in the sandbox can be started and
  * succeeds before the deadline. A payload can't affect the health check of another sandbox.
@@ -24,8 +24,8 @@
 #define UNHEALTHY 1
 /* Exit status of a COMMAND that was killed by SIGALRM from the timer that usernsctl-verify sets. */
 #define TOO_LATE (128 + SIGALRM)
-/* Timeout in ms for gVisor's answer. It is two seconds longer than the timeout of the command, so
- * that a slow command is not taken for a hanging sandbox. */
+/* Timeout in ms for gVisor's answer. The timeout is two seconds longer than the timeout of the
+ * command, so that a slow command is not taken for a hanging sandbox. */
 #define ANSWER_MS ((UN_HEALTH_SECONDS + 2) * 1000)
 #define SELF "usernsctl-watch"
 #define VERIFIER "/.usernsctl-verify"

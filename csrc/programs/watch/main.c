@@ -33,14 +33,15 @@
  * time; 0 means no timeout (start_limit.c).
  *
  * If the kernel's OOM killer kills a process of gVisor, the other processes of gVisor may hang
- * forever. The watcher then kills all of them, reports the cause, and exits with status 137. It
- * does the same if the sandbox exceeds one of its limits (--limits=LIMITS), but exits with status
- * 124 if that limit is the timeout.
+ * forever. The watcher then kills all of them, reports the cause, and exits with status 137. The
+ * watcher does the same if the sandbox exceeds one of its limits (--limits=LIMITS), but exits with
+ * status 124 if that limit is the timeout.
  *
  * With --network, the watcher first creates the network of the sandbox (shared.h, network_join()).
  *
  * PROGRAM is the path of the executable for KILL, RAISE and COMMAND, whose first words are only
- * argv[0]. It may be the /proc path of an inherited descriptor, which the children do not inherit.
+ * argv[0]. PROGRAM may be the /proc path of an inherited descriptor, which the children do not
+ * inherit.
  */
 #include "base/base.h"
 #include "explain/explain.h"

@@ -1,5 +1,5 @@
-/* Fuzz target: any text is printed without control characters, and a number that is parsed from it
- * has the same digits when it is formatted. */
+/* Fuzz target: any text is printed without control characters, and a number that is parsed from a
+ * text has the same digits when the number is formatted. */
 #include "base/base.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

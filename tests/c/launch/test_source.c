@@ -1,5 +1,5 @@
-/* Tests of opening a launch's sources, which are files of the host, and of checking its assumptions
- * about them. */
+/* Tests of opening a launch's sources, which are files of the host, and of checking the records
+ * "assume" of the launch about these files. */
 #include "base/base.h"
 #include "forked.h"
 #include "inside.h"
@@ -116,8 +116,8 @@ static void given_descriptors_are_used(void)
     CHECK(fcntl(fds[0], F_GETFD) >= 0);
 }
 
-/* Writes the assumption about the first source, /tmp/file, to `line`. The assumed size is wrong by
- * `size`, the assumed mode by `mode`. */
+/* Writes a record "assume" about the first source, /tmp/file, to `line`. The record's size differs
+ * from that of the file by `size`, and its mode by the bits `mode`. */
 static void write_assumption(char line[256], long size, unsigned mode)
 {
     struct stat status;

@@ -85,8 +85,9 @@ static void take_close_range_away(void)
     CHECK_INT(errno, ENOSYS);
 }
 
-/* Checks un_close_fds() without close_range(2). It must close descriptors above RLIMIT_NOFILE if
- * the limit was lowered, and it must not call close(2) for each number if the limit is huge. */
+/* Checks un_close_fds() without close_range(2). The function must close descriptors above
+ * RLIMIT_NOFILE if the limit was lowered, and must not call close(2) for each number if the limit
+ * is huge. */
 static void the_fallback_closes_what_is_open(void)
 {
     struct rlimit limit;

@@ -92,7 +92,7 @@ static void check_page(const struct sockaddr_in *inside, int readable)
 }
 
 /* Restricts this process by confine_forwarder(), for one or more published ports. Checks which
- * system calls it can still make. */
+ * system calls the process can still make. */
 static int only_forwards(void *arg)
 {
     static struct network network;
