@@ -7,10 +7,10 @@
 /* ---- task.c: the child program's task and its messages --------------------------------------- */
 
 /*
- * The task of the child program is passed by its command-line arguments, with numbers in decimal.
- * The arguments are copied to the new program's own stack, so neither a file nor shared memory is
- * needed. Any process can read the arguments. The environment, which is the command's, can only be
- * read by processes that may ptrace the child.
+ * The task of the child program is passed in the program's command-line arguments, with numbers in
+ * decimal. The arguments are copied to the new program's own stack, so neither a file nor shared
+ * memory is needed. Any process can read the arguments. The environment, which is the command's,
+ * can only be read by processes that may ptrace the child.
  */
 
 /* If a program of the package has this name as argv[0], it acts as the child program; see

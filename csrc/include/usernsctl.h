@@ -466,7 +466,7 @@ struct un_id_request {
     bool map_self; /* whether to map the caller's own id */
     uint32_t self; /* the id inside the user namespace to which the caller's own id is mapped */
     struct un_map more; /* additional extents to map */
-    int fill;           /* the other ids to map (enum un_fill) */
+    int fill;           /* which ids to map in addition (enum un_fill) */
 };
 
 struct un_request {
@@ -568,9 +568,10 @@ uint64_t un_ns_flag(int ns);
 int un_namespace_create(const struct un_plan *plan, uint64_t flags, const char *child,
                         struct un_namespace *ns, struct un_error *err);
 void un_namespace_close(struct un_namespace *ns);
-/* Makes this process non-dumpable (PR_SET_DUMPABLE(2const)), so that processes inside can't ptrace
- * it, and then moves it into the namespaces, the user namespace first. The caller must have closed
- * all descriptors that processes inside must never obtain. Async-signal-safe. */
+/* Makes this process non-dumpable (PR_SET_DUMPABLE(2const)), and then moves it into the namespaces,
+ * the user namespace first. Processes in the namespaces can't ptrace a non-dumpable process. The
+ * caller must have closed all descriptors that these processes must never obtain.
+ * Async-signal-safe. */
 int un_namespace_join(const struct un_namespace *ns, struct un_error *err);
 /* Moves this process, which must be single-threaded, into new namespaces. If `plan` is NULL,
  * creates no user namespace. The process becomes non-dumpable; it is dumpable only while it opens
@@ -778,7 +779,7 @@ struct un_reached {
                           a parent of a mount point */
     int fd; /* O_PATH descriptor of the file to which the path leads, which the caller must close;
                -1 if the file can't be opened */
-    char inside[UN_PATH_MAX];  /* path in the sandbox of the last existing file on the way, without
+    char inside[UN_PATH_MAX];  /* path in the sandbox of the last component that exists, without
                                   symbolic links */
     char missing[UN_PATH_MAX]; /* rest of the path, which does not exist; "" if all of it exists */
 };

@@ -357,7 +357,7 @@ int un_root_mirror(struct un_launch *launch, int source, int target, const char 
 
 /* The callbacks and the state of un_root_visit(). */
 struct un_visit {
-    /* Returns 1 to visit the entry, 0 to skip it, or -1 with errno set. */
+    /* Returns 1 to visit the entry, 0 to skip it, or -1 with errno set on failure. */
     int (*wants)(const struct un_visit *visit, int directory, const struct dirent *entry);
     /* Handles a visited entry, whose O_PATH descriptor is `found`. May call un_root_visit() for a
      * directory. */
@@ -419,8 +419,8 @@ un_step_function un_step_directory, un_step_link, un_step_resolver;
 /* Option of usernsctl-verify to run the payload as another user. The uid, the gid and the payload
  * follow. */
 #define UN_VERIFY_AS "--as"
-/* Option of usernsctl-verify to ignore signals, as the payload then does. The value is a decimal
- * mask, in which the bit N - 1 stands for signal N. */
+/* Option of usernsctl-verify to ignore signals, which the payload then ignores, too (execve(2)).
+ * The value is a decimal mask, in which the bit N - 1 stands for signal N. */
 #define UN_VERIFY_IGNORE "--ignore="
 un_step_function un_step_file, un_step_bind, un_step_mount;
 /* Steps in files.c, which create files outside the root filesystem. */
