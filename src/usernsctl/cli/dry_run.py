@@ -39,7 +39,7 @@ def show(request: Request, notify: Callable[[str], object], *, as_json: bool) ->
 
 
 def described(launch: Launch, facts: Facts) -> dict[str, Any]:
-    """Return a launch as a JSON object, with ``ID`` and ``TIME`` in place of values of a start."""
+    """Return a launch as a JSON object; ``ID`` and ``TIME`` stand for values set at the start."""
     place = _Names(launch)
     return {
         "version": launch.version,

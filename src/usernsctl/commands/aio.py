@@ -32,8 +32,8 @@ _LIMIT = 2**16
 # Timeout, in seconds, for waiting for a killed command that no event loop reaps.
 _END_SECONDS = 5
 
-# Timeout, in seconds, for a sandbox's agent to kill a command. The connection to the agent is
-# closed afterwards.
+# Timeout, in seconds, for a sandbox's agent to kill a command. After the timeout, the connection to
+# the agent is closed.
 _GIVE_UP_SECONDS = 1
 
 # Arguments about text and buffering, each with the values that asyncio accepts.

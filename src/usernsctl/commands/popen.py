@@ -186,7 +186,7 @@ class Collected(subprocess.Popen[AnyStr]):
             waiting.append(self)
 
     def _watch(self) -> None:
-        """Do nothing; SandboxPopen overrides this method to keep its connection open."""
+        """Do nothing; SandboxPopen overrides this method to keep its connection to the agent."""
 
     def _unwatch(self) -> None:
         """Do nothing; SandboxPopen overrides this method to undo :meth:`_watch`."""

@@ -277,7 +277,7 @@ class Dispatcher:
             self._unready_since = time.monotonic()
 
     def _check_deadlines(self) -> None:
-        """Fail the queued tasks if no actor has been ready for `start_timeout`."""
+        """Fail the queued tasks if no actor is left, or none was ready for `start_timeout`."""
         if self._unready_since is None or not self._queue:
             return
         if not self._slots and not self._delayed:

@@ -30,7 +30,7 @@ RESOURCE = "sandboxes"
 # start as soon as the sandbox becomes free.
 _TASKS_PER_SANDBOX = 2
 
-#: Default timeout for an actor to become ready, in seconds.
+#: The default of `start_timeout`, in seconds.
 START_SECONDS = 120.0
 
 _Outcome = RayResult[Any] | Exception
@@ -163,8 +163,8 @@ class RayPool(ClosingMixin):
         """Run commands, and return an iterator of their results, in the order of the commands.
 
         The iterator takes commands from `commands` as its results are consumed: at most two tasks
-        for each sandbox are pending. Closing the iterator cancels the pending tasks, and so does an
-        exception.
+        for each sandbox are pending. If the iterator is closed or raises an exception, the pending
+        tasks are cancelled.
 
         :param commands: the commands; see :meth:`submit`.
         :param progress: a function that is called after each result, with the value of
@@ -210,7 +210,7 @@ class RayPool(ClosingMixin):
         return_exceptions: bool = False,
         **options: Unpack[TaskOptions],
     ) -> Iterator[tuple[int, Any]]:
-        """Run commands; return an iterator of (number, result), in the order in which they finish.
+        """Run commands; return an iterator of pairs (number, result), in the order of completion.
 
         The number is the position of the command in `commands`, from 0 on. For everything else, see
         :meth:`map`.

@@ -284,7 +284,7 @@ class AttachedSandbox:
 
     @property
     def rusage(self) -> Usage | None:
-        """The resource usage of all host processes; ``None`` until the sandbox was waited for."""
+        """The resource usage of the sandbox's processes; ``None`` until the end was waited for."""
         usage = self.popen._usage
         return None if usage is None else Usage(*usage)
 

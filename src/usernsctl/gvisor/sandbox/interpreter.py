@@ -116,7 +116,10 @@ class Execution(NamedTuple):
 
 
 class _Exchange:
-    """The unsent part of a request to an interpreter, and the received part of the answer."""
+    """The unsent part of a request to an interpreter, and the received part of the answer.
+
+    The object also keeps the output that the code has written.
+    """
 
     def __init__(self, code: str, variables: Mapping[str, Any], limit: int) -> None:
         """Encode the request.
