@@ -108,10 +108,10 @@ class TreeWriter:
             tree is complete.
         """
         if self.is_in_file or self.is_complete:
-            raise ValueError("an entry in a file, or after the end of the tree")
+            raise ValueError("an entry follows an open file, or the end of the tree")
         if not self._levels:
             if name or self._has_begun:
-                raise ValueError("a second root of the tree, or a root with a name")
+                raise ValueError("the tree has a second root, or its root has a name")
             return self._name, self._parent.fd
         if not is_file_name(name):
             raise ValueError(f"{name!r} is not the name of a file")
@@ -162,7 +162,7 @@ class TreeWriter:
         :raises OSError: the mode can't be set, or the file can't be closed.
         """
         if not self._levels:
-            raise ValueError("an end without an open file or directory")
+            raise ValueError("a file or directory ends, but none is open")
         level = self._levels[-1]
         os.fchmod(level.file.fd, level.mode & _PERMISSIONS)
         # Ignore errors, because not every filesystem can store every timestamp.

@@ -198,7 +198,7 @@ def _try(step: Step, seconds: float) -> Probe:
         return Probe(
             name=step.name,
             outcome="failed",
-            detail="usernsctl-probe: a seccomp filter has killed it",
+            detail="usernsctl-probe was killed by a seccomp filter",
             cause="seccomp-denies-call",
             seconds=time.monotonic() - started,
         )
@@ -254,7 +254,7 @@ def judge(name: str, status: int, output: str, seconds: float) -> Probe:
     """
     text = output.strip()
     if status == _LATE_STATUS:
-        detail = f"it had not ended after {seconds:.1f} s, and was killed"
+        detail = f"killed after {seconds:.1f} s, because the step had not ended"
         return Probe(name=name, outcome="skipped", detail=detail, cause=LATE, seconds=seconds)
     if status == 0:
         detail = "" if name == RUNSC else text

@@ -191,7 +191,7 @@ def limited(seen: Seen) -> Evidence:
     if limit == 0:
         return ("user.max_user_namespaces is 0", *((message_of(probe),) if probe else ()))
     if probe and limit is not None and (seen.facts.initial or limit < NO_LIMIT):
-        return (message_of(probe), f"user.max_user_namespaces is {limit}, and they are used up")
+        return (message_of(probe), f"user.max_user_namespaces is {limit}, all in use")
     return ()
 
 
@@ -481,7 +481,7 @@ def signals_lost(seen: Seen) -> Evidence:
     probe, limits = seen.probes.get("runsc"), seen.facts.limits
     most, queued = limits.pending_signals, limits.pending_signals_current or 0
     if probe and probe.cause == LATE and most is not None and most - queued < _SIGNALS:
-        return (f"RLIMIT_SIGPENDING is {most}, and {queued} are queued", message_of(probe))
+        return (f"RLIMIT_SIGPENDING is {most}, and {queued} signals are queued", message_of(probe))
     return ()
 
 

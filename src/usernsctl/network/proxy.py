@@ -152,7 +152,7 @@ class Proxy:
         except (OSError, UnicodeError) as error:
             raise Failed(f"{name} can't be resolved: {_why(error)}", "502 Bad Gateway") from None
         refusals = []
-        failure = "it has no address"
+        failure = "the name has no address"
         for family, address in tuple(dict.fromkeys(found))[:MAX_ADDRESSES]:
             reason = addresses.refusal(family, address)
             if reason is None and addresses.is_own(family, address):
