@@ -28,7 +28,7 @@ DOCUMENT = "SPDXRef-DOCUMENT"
 
 
 def identifier(*words: str) -> str:
-    """Return `text` as a valid SPDX identifier: letters, digits, dots and hyphens only."""
+    """Return an SPDX identifier, which has only letters, digits, dots and hyphens, of `words`."""
     return "SPDXRef-" + re.sub(r"[^A-Za-z0-9.-]", "-", "-".join(words))
 
 

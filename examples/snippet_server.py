@@ -38,7 +38,7 @@ LONGEST = 64 * 1024
 MEMORY = 512 * 1024 * 1024
 WAITING = 2
 AT_ONCE = 20
-# Timeouts in seconds: for a sandbox to become free, and for a client to send its request.
+# Timeout in seconds, both for a sandbox to become free and for a client to send its request.
 PATIENCE = 30
 PYTHON = "/usr/bin/python3"
 

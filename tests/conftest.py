@@ -116,14 +116,14 @@ def prelude() -> Program:
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[un.SandboxHost]:
-    """Yield a SandboxHost with the host's programs, which all tests of a file share."""
+    """Yield a SandboxHost that all tests of a file share; its sandboxes see the host's programs."""
     with un.SandboxHost() as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def box(host: un.SandboxHost) -> Iterator[un.Sandbox]:
-    """Yield a sandbox that all tests of a file share; it was started without a command."""
+    """Yield a sandbox, started without a command, that all tests of a file share."""
     with host.start(None) as box:
         # The first run() starts the agent. If the first test started it, the agent would count as a
         # leaked process.
@@ -133,7 +133,7 @@ def box(host: un.SandboxHost) -> Iterator[un.Sandbox]:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[networks.World]:
-    """Yield a virtual network (networks.py), which all tests of a file share."""
+    """Yield a virtual network (networks.py) that all tests of a file share."""
     with networks.world(tmp_path_factory.mktemp("world")) as world:
         yield world
 

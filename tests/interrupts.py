@@ -53,7 +53,7 @@ class Interrupt:
         places: tuple[str, ...] = PLACES,
         names: Container[str] | None = None,
     ) -> None:
-        """Count the events in `places`; if `names` is given, only those of its C functions."""
+        """Count the events in `places`, or only those of the C functions `names`, if given."""
         self.left = number
         self._names = names
         self._handle = handle

@@ -36,9 +36,9 @@ CALL_FAULTS = TESTS / "call_faults.c"
 BUILD = Path("build/c")
 DEFAULT_SIGNALS = Path(__file__).with_name("default-signals")
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-# Pattern for the file names of coverage profiles. With %m, each program has its own file. With %c,
-# all its processes count in a mapping of that file, even those that are killed or execute another
-# program.
+# Directory of coverage profiles, and compiler option with the pattern of their names. With %m, each
+# program has its own file. With %c, all processes of a program count in a mapping of its file, even
+# those that are killed or execute another program.
 PROFILES = BUILD.absolute() / "coverage" / "profiles"
 COUNTED = (f"-fprofile-instr-generate={PROFILES}/%m%c.profraw",)
 FLAGS = [*layout.flags(CSRC), "-Werror", "-g1", "-O1", f"-I{TESTS}"]

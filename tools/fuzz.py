@@ -20,7 +20,7 @@ TARGET = Path(__file__).parent.parent / "bench" / "fuzz.json"
 
 
 def fuzz(command: list[Path | str], seconds: int) -> tuple[int, str]:
-    """Run a fuzz target; return its number of executions, and its output."""
+    """Run a fuzz target; return its number of executions, and its output if it fails."""
     options = [f"-max_total_time={seconds}", "-print_final_stats=1", "-verbosity=1"]
     done = subprocess.run(
         [*command[:1], *options, *(word for word in command[1:] if word != "-verbosity=0")],

@@ -149,7 +149,7 @@ def restore(number: int) -> None:
 
 
 def detach(number: int) -> None:
-    """Start `number` detached sandboxes in parallel, and then end them."""
+    """Start `number` detached sandboxes, which then run at the same time, and end them."""
     names = [f"load-{os.getpid()}-{index}" for index in range(number)]
     started = []
     try:

@@ -39,7 +39,8 @@ class Environment:
     :ivar run: the cause that `usernsctl run` must report; or several causes, any of which is
         correct; or ``None`` if the command must work.
     :ivar auto: the cause or causes that `usernsctl run --map-auto` must report, as for `run`.
-    :ivar range_: the cause or causes for a map of more than one id; by default the value of `auto`.
+    :ivar range_: the cause or causes for a map of more than one id; by default those of `auto`, or
+        ``None`` if they prevent only sandboxes (judging.SANDBOX_ONLY).
     :ivar status: the exit status of a command that works.
     :ivar sometimes: whether the commands may either fail with these causes or work, depending on a
         program's release.

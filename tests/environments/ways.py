@@ -283,7 +283,7 @@ def programs(*names: str, text: str | bytes, bits: int = 0o755) -> Way:
 
 
 def directories_first(*names: str) -> Way:
-    """Return a misconfiguration that puts directories into the first directory of PATH."""
+    """Return a misconfiguration that puts directories `names` into the first directory of PATH."""
 
     def make() -> None:
         directory = SCRATCH / "first"
@@ -296,7 +296,11 @@ def directories_first(*names: str) -> Way:
 
 
 def helpers(bits: int, owner: int = 0) -> Way:
-    """Return a misconfiguration that replaces newuidmap and newgidmap with modified copies."""
+    """Return a misconfiguration that replaces newuidmap and newgidmap with copies.
+
+    :param bits: the mode of the copies.
+    :param owner: the uid of their owner.
+    """
 
     def make() -> None:
         directory = copy_helpers()

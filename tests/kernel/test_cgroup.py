@@ -207,7 +207,7 @@ def test_in_cgroup_fails_where_clone3_is_filtered() -> None:
     assert output.stdout.split() == ["cgroup", str(errno.ENOSYS), "clone-into-cgroup-missing"]
 
 
-# Program that tries to start commands in each control group, and prints the errors.
+# Program that tries to start commands in each control group, and prints the results.
 TRY = """
 import sys
 import usernsctl as un

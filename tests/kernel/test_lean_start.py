@@ -153,7 +153,7 @@ def test_run_in_a_named_namespace_imports_nothing_inside(
         usernsctl("ns", "remove", "box", env=environ)
 
 
-# Packages with slow imports, needed only for an event loop, a bundle or a template.
+# Packages with slow imports. Only the command line, event loops, bundles and templates need them.
 LARGE = names("argparse asyncio dataclasses inspect msgspec random rich ssl tempfile")
 
 

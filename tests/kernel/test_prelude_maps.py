@@ -87,7 +87,7 @@ def test_subordinate_ranges_include_those_that_unshare_maps(
     """Check that usernsctl maps all subordinate ranges; unshare maps only the first.
 
     If the caller's own id is mapped as well, unshare maps one subordinate id less. The test does
-    not run as root, because unshare then uses the ranges of any user whose name is not a number.
+    not run as root: for uid 0, unshare takes the range of any user whose name is not a number.
     """
     show = ["cat", f"/proc/self/{kind}_map"]
     ours = extents(check_output([prelude.path, *options, "--", *show]))

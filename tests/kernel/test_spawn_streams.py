@@ -1,4 +1,4 @@
-"""Tests of the standard streams of usernsctl.spawn and of its invalid arguments."""
+"""Tests of usernsctl.spawn: standard streams, and errors for invalid arguments."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ def end(child: un.Child) -> int:
 
 
 def streams_of(written_to: str, **streams: Any) -> list[str]:
-    """Start a command with `streams`; return the files to which its standard streams refer."""
+    """Start a command with `streams`; return the files to which its standard streams refer.
+
+    :param written_to: the stream to which the command writes the result: stdout or stderr.
+    """
     ours, theirs = os.pipe()
     files = [f"/proc/self/fd/{fd}" for fd in range(3)]
     redirected = [] if written_to == "stdout" else ["sh", "-c", 'exec "$@" >&2', "sh"]

@@ -1,8 +1,8 @@
 """Tests of the supervisors of a command, with and without a terminal.
 
-The supervisors are usernsctl-exec --fork, usernsctl-watch, and usernsctl ns exec with a PID
-namespace. Each test of the common behaviour runs with all of them. test_prelude_fork.py has the
-tests of usernsctl-exec alone.
+The supervisors are usernsctl-exec (with --fork, --pid or --init), usernsctl-watch, and usernsctl ns
+exec with a PID namespace. Each test of the common behaviour runs with all of them.
+test_prelude_fork.py and test_prelude_init.py have the tests of usernsctl-exec alone.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def metadata(project: dict[str, object]) -> str:
 
 
 def record(files: dict[str, bytes], own_name: str) -> bytes:
-    """Return the text of RECORD, which lists all files of a wheel with their hashes."""
+    """Return the content of RECORD, which lists all files of a wheel with their hashes."""
     lines = []
     for name, content in files.items():
         digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()

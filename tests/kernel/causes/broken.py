@@ -218,7 +218,7 @@ def no_proc_sys() -> None:
 
 
 def read_only() -> None:
-    """Make all mounts read-only except /proc and /dev, as docker run --read-only does."""
+    """Make /, /tmp, /var/tmp, /run and SCRATCH read-only, as docker run --read-only does."""
     own = [place for place in ("/tmp", "/var/tmp", "/run") if os.path.isdir(place)]
     for place in own:
         mount(place, place, None, MS_BIND)

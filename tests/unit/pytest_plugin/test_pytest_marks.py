@@ -9,7 +9,8 @@ import sys
 import pytest
 from conftest import RunTests
 
-# Mark for tests that run as root and as another user, whose ids, ranges and capabilities differ.
+# Mark for tests that run as each kind of user, because they depend on ids, subordinate ranges or
+# capabilities.
 each_user = pytest.mark.each_user
 
 

@@ -167,7 +167,7 @@ def test_coverage_includes_lines_executed_in_the_child(
     session: pytest.Pytester, command: list[str]
 ) -> None:
     session.makepyfile(module=MODULE, test_it=COVERED)
-    # coverage leaves its database open, so Python emits a ResourceWarning.
+    # Ignore the ResourceWarning that Python emits because coverage leaves its database open.
     result = session.run(sys.executable, "-m", *command, "-W", "ignore::ResourceWarning")
     result.assert_outcomes(passed=1)
     coverage = [sys.executable, "-m", "coverage"]

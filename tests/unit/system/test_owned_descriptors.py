@@ -38,7 +38,7 @@ def linger(connection: socket.socket, seconds: int) -> None:
 
 @pytest.fixture
 def lingering() -> Iterator[socket.socket]:
-    """Return a connection whose close() takes LINGERING_SECONDS, because its peer does not read."""
+    """Yield a connection whose close() takes LINGERING_SECONDS, because its peer does not read."""
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
         socket.create_connection(server.getsockname()) as made,
