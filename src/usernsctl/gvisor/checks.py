@@ -61,7 +61,7 @@ class NamedUser:
     """A user and a group of a sandbox, at least one of which is given by name.
 
     :ivar user: the uid, or the name.
-    :ivar group: the gid, or the name; ``None`` for the user's own group.
+    :ivar group: the gid, or the name; ``None`` for the group of the user in /etc/passwd.
     """
 
     user: int | str

@@ -1,4 +1,4 @@
-"""The activity file, by which the watcher learns whether a sandbox is idle."""
+"""The activity file of a sandbox, which shows the watcher whether a command is running."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LOOK_SECONDS = 0.001
 
 
 class Activity:
-    """A command that runs in a sandbox: the sandbox is not idle until :meth:`end` is called.
+    """The record of a running command: the sandbox is not idle until :meth:`end` is called.
 
     The watcher (csrc/programs/shared/limit_watch.c) enforces the idle timeout, and reads the
     activity file. A shared lock (flock(2)) on the file means that a command is running. The

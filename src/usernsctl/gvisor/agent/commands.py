@@ -495,7 +495,7 @@ class SandboxCommands:
     async def start_program_async(
         self, args: Args, options: Mapping[str, Any]
     ) -> SandboxPopen[Any]:
-        """Start a command from asyncio.
+        """Start a command without blocking the event loop.
 
         The command is killed when the returned object is garbage collected.
 

@@ -337,7 +337,7 @@ class _Copy:
 
     @contextlib.contextmanager
     def sending(self, final: Record) -> Iterator[RecordWriter]:
-        """Yield the writer of records; after the ``with`` body, write `final`, read the answer.
+        """Yield the writer of records; after the ``with`` body, write `final`, and read the answer.
 
         :raises SandboxFileError: the program in the sandbox has reported an error.
         """

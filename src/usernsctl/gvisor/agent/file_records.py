@@ -1,4 +1,4 @@
-"""Records about files, as ``usernsctl-agent --files`` in a sandbox reads and writes them.
+"""Records about files, which are exchanged with ``usernsctl-agent --files`` in a sandbox.
 
 csrc/programs/agent/protocol.h defines the records. Any program in the sandbox may have written the
 received records, so each record is checked, and each wait has a deadline.
@@ -24,7 +24,8 @@ DIRECTORY, FILE, LINK, OTHER, DATA, LEAVE, STOPPED, DONE = range(1, 9)
 DEPTH_MAX = 256
 #: The maximum size of the data in one record, in bytes.
 DATA_MAX = 256 * 1024
-#: The maximum length of a file name, and of a path or link target, in bytes (limits.h).
+#: The maximum length of a file name, and of a path or link target, in bytes, without a NUL
+#: (linux/limits.h).
 NAME_MAX, PATH_MAX = 255, 4095
 
 # The maximum length of a path relative to a copied tree, in bytes.
@@ -86,7 +87,7 @@ class Record(NamedTuple):
     mtime_ns: int = 0
 
     def encode(self) -> bytes:
-        """Return the encoded record, which the caller completes by the data of a DATA record."""
+        """Return the encoded record. After a DATA record, the caller must write the data."""
         text = self.name + self.target
         seconds, nanoseconds = divmod(self.mtime_ns, _NANOSECONDS)
         following = self.size if self.kind == DATA else len(text)
@@ -129,7 +130,7 @@ class Patience:
         self._stop = None if stop is None else stop.fileno()
 
     def check(self) -> float | None:
-        """Return the number of seconds until the deadline; ``None`` without a deadline.
+        """Check that the deadline has not passed; return the seconds that are left, or ``None``.
 
         :raises ExpiredError: the deadline has passed.
         """
@@ -143,8 +144,8 @@ class Patience:
     def wait(self, *wanted: tuple[int, int]) -> int:
         """Wait until a descriptor is ready (poll(2)), and return that descriptor.
 
-        :param wanted: pairs of a descriptor and the events to wait for. If several are ready, the
-            last of them is returned.
+        :param wanted: pairs of a descriptor and the events to wait for. If several descriptors are
+            ready, the last of them is returned.
         :raises ExpiredError: the deadline has passed.
         :raises StoppedError: the caller has stopped the copy.
         """

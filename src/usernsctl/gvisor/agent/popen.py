@@ -60,8 +60,8 @@ _END_SECONDS = 1
 #: The default timeout of :meth:`SandboxPopen.kill_tree`, in seconds.
 KILL_SECONDS = 10
 
-# The timeout for a write to the command's socket, in seconds. An agent that does not read for
-# that long is assumed to be stopped.
+# The timeout for a write to the command's socket, in seconds. An agent that does not read for that
+# long is treated as stopped.
 _ROOM_SECONDS = 1
 
 # The maximum number of messages that are read and dropped when a command's socket is closed.
@@ -99,7 +99,7 @@ class Place(NamedTuple):
     :ivar id: the container id.
     :ivar get_agent: a function that returns the sandbox's agent, and starts an agent if none is
         alive. The argument is the deadline of the start, as a :func:`time.monotonic` time.
-    :ivar current_agent: a function that returns the agent if one is alive.
+    :ivar current_agent: a function that returns the agent if one is alive, else ``None``.
     :ivar ended: a function that returns an error if the sandbox has ended or ends within
         ENDING_SECONDS, else ``None``.
     :ivar limit_error: a function that returns an error if the sandbox ends because it exceeded a
@@ -126,8 +126,8 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
     The class has the interface of :class:`subprocess.Popen`. Any thread may call any method at any
     time; a signal handler may call :meth:`kill`, :meth:`terminate` and :meth:`send_signal`. The
     command is not a process of the host kernel: `pid` is a number that no process has, so a system
-    call with it fails with ESRCH. The command is killed (SIGKILL) when its sandbox or the agent
-    ends. The background processes of the command keep running after its exit, unless
+    call with `pid` fails with ESRCH. The command is killed (SIGKILL) when the sandbox or the agent
+    ends. Background processes of the command keep running after the command's exit, unless
     :meth:`kill_tree` is called while the command runs.
 
     :ivar int pid_inside: the pid of the command in the sandbox.
@@ -143,7 +143,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
     pid: int
     pid_inside: int
     rusage: Usage | None = None
-    # This is a class attribute, since __del__ reads it even if subprocess's constructor has raised.
+    # A class attribute, because __del__ reads `returncode` even if the constructor has raised.
     returncode = None
     _outlives = True
     # True if an event loop watches the socket. The socket then stays open after the command's exit,
@@ -434,7 +434,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
     def _receive(self, flags: int) -> bytes:
         """Return the next message on the command's socket; empty if the agent closed its end.
 
-        If a hostile agent sends descriptors along, recv(2) discards them.
+        Descriptors that a hostile agent sends with the message are discarded by recv(2).
 
         :raises BlockingIOError: there is no message yet.
         :raises ClosedError: the socket is closed.

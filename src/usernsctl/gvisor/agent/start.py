@@ -117,8 +117,8 @@ def agent_process(
 ) -> dict[str, Any]:
     """Return the ``process`` object (OCI runtime specification) that starts an agent.
 
-    The agent itself has no environment variables, since every process in the sandbox could read
-    them, and no resource limits. It sets both for each command.
+    The agent itself has no resource limits, and no environment variables, since every process in
+    the sandbox could read these. The agent sets both for each command.
 
     :param argv: the program and the arguments of the agent.
     :param is_bounded: whether the agent's capability bounding set contains only the capabilities

@@ -117,6 +117,8 @@ def with_numbers(
 ) -> Request:
     """Return `request` with numbers in place of the names of its user and group.
 
+    Without a bundle, HOME defaults to the user's home directory in /etc/passwd.
+
     :param tree: the root filesystem, or ``None`` for the host's programs.
     :param mounts: the destination and the source of each mount. The source is ``None`` if gVisor
         mounts the filesystem itself.

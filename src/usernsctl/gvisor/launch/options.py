@@ -173,7 +173,7 @@ def allowed_names(name: str, given: Iterable[AllowedName | str]) -> tuple[Any, .
 
     :param name: the name of the argument.
     :raises TypeError: `given` is not an iterable of strings and AllowedName objects.
-    :raises ValueError: a string has the wrong format, or there are too many.
+    :raises ValueError: a string has the wrong format, or there are too many elements.
     """
     from usernsctl.network.names import AllowedName, distinct
 

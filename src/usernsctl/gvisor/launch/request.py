@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from usernsctl.network.ports import PublishedPort
     from usernsctl.network.ranges import AllowedRange
 
-#: Directories of the host that its programs need, without the host's data.
+#: The directories of the host's / that a sandbox with the host's programs contains.
 SHOWN = ("bin", "etc", "lib", "lib32", "lib64", "libx32", "opt", "sbin", "usr")
 
 

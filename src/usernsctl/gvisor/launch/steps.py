@@ -297,7 +297,7 @@ class Launch:
 
 
 def pieces(config: Mapping[str, Any]) -> list[Record]:
-    """Convert a config.json to the records that write it: literal text and placeholders."""
+    """Convert a config.json to records: those of literal text, and those of placeholders."""
     found: list[Record] = []
     texts: list[str] = []
     for piece in _pieces(config):

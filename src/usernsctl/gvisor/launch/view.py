@@ -268,7 +268,7 @@ def check(
 ) -> None:
     """Check that the command can be found and executed in the sandbox.
 
-    The check can't foresee all failures; the sandbox reports the others when it starts.
+    The check can't foresee all failures; other failures are reported at the start of the sandbox.
 
     :param search: the PATH of the command.
     :param cwd: the working directory of the command, a path in the sandbox.
@@ -298,7 +298,7 @@ def check(
 def check_directory(view: View, cwd: str, named: str, remedy: str | None) -> None:
     """Check that the command can be started in a working directory.
 
-    The check can't foresee all failures; the sandbox reports the others when it starts.
+    The check can't foresee all failures; other failures are reported at the start of the sandbox.
 
     :param named: the option or argument that sets the directory, for the error message.
     :param remedy: the remedy that mounts the directory, or ``None``.

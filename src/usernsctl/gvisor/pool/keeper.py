@@ -218,7 +218,7 @@ class Keeper(Generic[_T]):
     # Methods that other threads call.
 
     def enqueue(self, waiter: Waiter[_T]) -> None:
-        """Add a waiter to the queue; the keeper later notifies it of a sandbox or a failure.
+        """Add a waiter to the queue; the keeper notifies the waiter of a sandbox or a failure.
 
         :raises Closed: the pool is closed.
         :raises ValueError: this process is a forked child of the process that created the pool.
