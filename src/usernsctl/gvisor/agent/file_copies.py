@@ -208,7 +208,7 @@ def path_inside(name: str, path: StrOrBytesPath, base: str | None = None) -> str
         raise TypeError(f"{name} must be a path, not None")
     if not found.startswith("/"):
         if base is None:
-            raise ValueError(f"{name}: {found!r} is not an absolute path, as paths inside must be")
+            raise ValueError(f"{name}: {found!r} is not an absolute path in the sandbox")
         found = posixpath.join(base, found)
     if len(os.fsencode(found)) > records.PATH_MAX:
         raise ValueError(
@@ -504,7 +504,7 @@ class _Getting:
                 where = os.path.join(self._destination, path) if path else self._destination
                 raise _outside_error(error, where) from error
         if not writer.is_complete:
-            raise records.InvalidRecordError("the copy has ended before the tree")
+            raise records.InvalidRecordError("the end of the tree is missing")
 
     def _twice_error(self, path: str) -> SandboxFileError:
         where = os.path.join(self._destination, path)

@@ -349,7 +349,7 @@ def own_program(name: str, purpose: str) -> PathDescriptor:
 
 
 def _verifier() -> PathDescriptor:
-    return own_program("usernsctl-verify", "proves that a sandbox is one")
+    return own_program("usernsctl-verify", "checks that the kernel is gVisor's")
 
 
 def _watcher() -> PathDescriptor:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from usernsctl.namespaces.named import NamedNamespace
     from usernsctl.network.proxy_process import ProxyProcess
 
-#: The argument that precedes the path and the options of usernsctl-network
+#: The argument of native programs that precedes the path and the options of usernsctl-network
 #: (csrc/programs/shared/shared.h).
 NETWORK = "--network"
 

@@ -83,8 +83,8 @@ def show(
     except (OSError, _UnsuitableError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         notify(
-            f"the sandbox does not show the virtual environment {quoted(place)}, in which "
-            f"{quoted(command)} lies: {reason}; to show it, add --bind {quoted(place)}"
+            f"the sandbox does not show the virtual environment {quoted(place)}, which contains "
+            f"{quoted(command)}: {reason}; to show it, add --bind {quoted(place)}"
         )
         return []
 
