@@ -1,10 +1,10 @@
 /*
  * injector [-u USER] COMMAND...: runs a command that can make its own system calls fail.
  *
- * The injector traces the command with ptrace(2), and each program of usernsctl that the command
- * starts. Other programs, such as runsc, run untraced. The command sends orders to the injector: an
- * order (enum order) is a close(2) call with additional arguments for the descriptor MARK, which
- * does not exist.
+ * The injector traces the command with ptrace(2), and each program of usernsctl, Python, newuidmap
+ * and newgidmap that the command starts. Other programs, such as runsc, run untraced. The command
+ * sends orders to the injector: an order (enum order) is a close(2) call with additional arguments
+ * for the descriptor MARK, which does not exist.
  *
  * -u: run the command as USER. Needs root. newuidmap can be traced only with -u, because the kernel
  * gives a set-user-ID program its privileges only if the tracer is privileged.
@@ -39,7 +39,8 @@ enum order {
              * fault's value; the pid of a process whose calls are not counted (0 for none; 1 to
              * count only native programs' calls) */
     DISARM, /* stop counting; returns the number of counted calls */
-    BEFORE, /* returns the number of counted calls before the first exec of an untraced program */
+    BEFORE, /* returns the number of counted calls before the first exec of an untraced program, or
+             * of all counted calls if there was no such exec */
     NR,     /* returns the number of the system call at a site; argument: index of the site */
     WHO,    /* returns seven bytes of the name, without the prefix "usernsctl-", of the program
              * that made the call at a site; argument: index of the site */

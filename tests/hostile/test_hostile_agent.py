@@ -24,8 +24,8 @@ pytestmark = pytest.mark.userns_requires("runsc")
 PATIENCE = 20
 PYTHON = ["/usr/bin/python3", "-c"]
 
-# Program that attacks all processes except itself and its ancestors, and prints the attacks that
-# succeeded.
+# Program that attacks the agent's processes and the agent's file, and prints the number of these
+# processes, and each attack that succeeded.
 ATTACK = """
 import ctypes, os, signal, sys
 
@@ -140,7 +140,7 @@ def test_root_can_not_replace_the_agent(host: un.SandboxHost, tally: Tally, runt
 
 @several_ids
 def test_an_agent_killed_by_root_is_replaced(tally: Tally) -> None:
-    """Kill the agent; check that the next command gets a new agent, and that no call blocks."""
+    """Kill or stop the agent as root in the sandbox; check that later calls do not block."""
     with un.SandboxHost(MAP_OF_SEVERAL) as host:
         for number in (signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM):
             for _ in range(Tally.rounds(1, 10)):
@@ -379,7 +379,10 @@ async def from_asyncio(box: un.Sandbox) -> None:
 def test_a_stopped_agent_does_not_block_the_event_loop(
     liar: Path, tally: Tally, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Check that an agent that root has stopped does not block the event loop."""
+    """Check that an agent that never answers does not block the event loop.
+
+    Root in the sandbox could stop the agent. Here, a fake agent does not answer.
+    """
     monkeypatch.setattr(start, "AGENT_INSIDE", "/liar/agent")
     monkeypatch.setattr(commands, "START_SECONDS", 2)
     (liar.parent / "mode").write_text("deaf")

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.userns_requires("runsc")
 
 PATIENCE = 60
 
-# Program that opens files until an error occurs, and keeps them open until end of file on stdin.
+# Program that opens the files in /usr until an error occurs, and exits at end of file on stdin.
 OPENING = """
 import os, resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
@@ -94,7 +94,7 @@ def test_a_run_opens_few_descriptors_of_the_machine(tally: Tally) -> None:
 
 @pytest.mark.thorough
 def test_many_mounts_leave_descriptors_for_programs(tmp_path: Path) -> None:
-    """Check that gVisor does not keep more files open if a sandbox has more mounts."""
+    """Check that files that gVisor caches for ten mounts leave half of its descriptors free."""
     binds = []
     for mount in range(10):
         directory = tmp_path / str(mount)

@@ -46,7 +46,8 @@ def record(kind, mode=0, text=b"", length=0):
     return struct.pack("<IIIIqQ", kind, mode, len(text), 0, 0, length) + text
 """
 
-# Code that creates the directory /tmp/other with a file that must not get into a copy of /tmp/t.
+# Shell commands that create /tmp/t, which the tests copy, and /tmp/other/file, whose content must
+# not get into the copies.
 SCENE = "mkdir -p /tmp/t/sub /tmp/other; echo secret >/tmp/other/file; echo usual >/tmp/t/sub/file"
 
 # Attacker that replaces a directory with a symbolic link, and a file with a link, a FIFO, a

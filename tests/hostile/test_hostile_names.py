@@ -312,7 +312,7 @@ POST = "POST http://good.example/ HTTP/1.1\r\nHost: good.example\r\n"
         POST + " Host: evil.example\r\n\r\n",
         POST + "X: y\r\n\tfolded: z\r\n\r\n",
         POST + "X: y\0z\r\n\r\n",
-        # Requests with two host names.
+        # Requests with two host names, or an unusual request line.
         POST + "Host: evil.example\r\n\r\n",
         POST + "Host: good.example\r\n\r\n",
         "GET http://good.example/ HTTP/1.1\r\nHost: evil.example\r\n\r\n",

@@ -124,8 +124,8 @@ def test_process_1_of_a_leased_sandbox_can_not_be_taken_over(
             again.run(["true"], check=True)
 
 
-# Program that creates an object that outlives its creator, and prints the objects left by earlier
-# leases.
+# Program that creates the object that its argument names, if any, which outlives the program. Then
+# it prints all such objects, and the writable settings in /proc/sys.
 LEAVING = """
 import ctypes, os, socket, struct, sys
 

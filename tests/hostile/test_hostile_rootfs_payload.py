@@ -109,7 +109,7 @@ def mounts_of(pid: int) -> dict[str, list[str]]:
 
 @pytest.fixture
 def sandbox_pid(usernsctl: Program, tmp_path: Path) -> Iterator[int]:
-    """Start a sandbox with one writable and two read-only bind mounts; yield its pid."""
+    """Start a run with one writable and two read-only bind mounts; yield the pid of usernsctl."""
     (tmp_path / "dir").mkdir()
     (tmp_path / "file").touch()
     binds = [f"{tmp_path}/dir:/w:rw", f"{tmp_path}/dir:/r", f"{tmp_path}/file:/f"]
@@ -143,7 +143,7 @@ def test_read_only_mounts_are_read_only_on_the_host(tally: Tally, sandbox_pid: i
 
 @as_root
 def test_a_file_of_etc_that_becomes_private_is_hidden(tally: Tally, usernsctl: Program) -> None:
-    """Replace a file of /etc by a private one, as chpasswd does; check that a run can't read it."""
+    """Replace files of /etc by private ones during a run, as chpasswd does; they must be hidden."""
     old, new = (Path(f"/etc/usernsctl-hostile-{os.getpid()}-{name}") for name in ("old", "new"))
     old.write_text("public\n")
     script = f"echo ready; read go; cat {old} {new}; ls -l {old} >/dev/null"

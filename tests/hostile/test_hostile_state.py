@@ -41,7 +41,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @contextlib.contextmanager
 def victim(command: list[str] | None = None) -> Iterator[int]:
-    """Start a process that must not be killed; yield its pid when it is ready."""
+    """Start a process and yield its pid; check afterwards that nothing has killed the process."""
     script = "echo ready; exec sleep 1000"
     words = ["sh", "-c", script] if command is None else command
     with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
@@ -344,7 +344,7 @@ def test_hostile_bind_shows_the_state_by_another_mount(
 
 
 def test_hostile_full_disk_moves_the_state(tmp_path: Path, tally: Any) -> None:
-    """Fill /tmp; check that usernsctl still finds its state and does not expose it."""
+    """Fill $TMPDIR, which contains the state; check that usernsctl finds and hides the state."""
     script = (
         "mount -t tmpfs -o size=64k none /mnt && "
         f"{SCRIPTS}/usernsctl ns create name -r && "

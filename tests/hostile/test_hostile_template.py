@@ -248,7 +248,7 @@ def test_a_payload_can_not_read_its_image(tally: Tally, host: un.SandboxHost) ->
                 tally.succeeded(out.decode())
 
 
-# Messages that a hostile interpreter sends over its connection to the host.
+# Code by which a hostile interpreter abuses its connection to the host, which is descriptor 0.
 LIES = [
     "os.write(0, b'x' * 200_000)",
     "os.write(0, json.dumps({'error': ['x'] * 10}).encode())",
@@ -266,7 +266,7 @@ LIES = [
 def test_a_lying_interpreter_is_detected_or_harmless(
     tally: Tally, host: un.SandboxHost, lie: str
 ) -> None:
-    """Check that forged messages from preloaded code leak no descriptors."""
+    """Check that preloaded code that abuses the connection to the host leaks no descriptors."""
     before = open_descriptors()
     code = f"import json, os, socket, time\n{lie}\ntime.sleep(1000)"
     tally.tried()

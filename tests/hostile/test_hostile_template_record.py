@@ -68,7 +68,7 @@ def put(data: Path, name: str, change: Callable[[dict[str, Any]], object]) -> No
 
 
 def attack(tally: Tally, usernsctl: Program, data: Path, what: str) -> None:
-    """Start each template by each method, as its owner; count the attacker's successes."""
+    """Start the templates as their owner, by CLI and Python API; count the attacker's successes."""
     place, env = data.parent, dict(os.environ)
     told = []
     words = ("-c", f"import os; os.system({LOOK!r})")
