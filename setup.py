@@ -37,9 +37,8 @@ import layout  # noqa: E402
 PYPROJECT = tomllib.loads(Path("pyproject.toml").read_text())
 # Programs that users call. The other programs are data files of the package.
 SCRIPTS = ["usernsctl-exec", "usernsctl-entrypoint"]
-# The directory of an older libc with which the extension is linked, so that it works with that libc
-# and all later ones (tools/dist/sysroot.py). The programs are static, and contain the libc of the
-# host.
+# The directory of an older libc (tools/dist/sysroot.py). If the extension is linked with this libc,
+# it also works with all later releases. The programs are static, and contain the libc of the host.
 SYSROOT = os.environ.get("USERNSCTL_SYSROOT")
 INTERFACE = "include/usernsctl.h"
 DEFINES = [("USERNSCTL_VERSION", '"{}"'.format(PYPROJECT["project"]["version"]))]

@@ -155,9 +155,9 @@ __all__ = [
     "spawn",
 ]
 
-# These modules are imported only when one of their names is first used: the command `usernsctl`
-# must set its signal actions before any slow import, and pytest loads the plugin into sessions that
-# never use it.
+# The modules of most public names. They are imported when one of these names is first used: the
+# command `usernsctl` must set its signal actions before any slow import, and pytest loads the
+# plugin into sessions that never use these modules.
 _TOGETHER = (
     "usernsctl.commands.popen",
     "usernsctl.errors",

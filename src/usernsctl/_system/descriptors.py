@@ -315,8 +315,8 @@ class AsyncClosing:
 def _in_asyncio_task() -> bool:
     """Return whether the caller is an asyncio task.
 
-    Checking only for a running event loop would not do: Trio's tasks also have one if Trio runs as
-    a guest of asyncio.
+    The function does not check for a running event loop of asyncio, because Trio's tasks also have
+    one if Trio runs as a guest of asyncio (trio.lowlevel.start_guest_run()).
     """
     import asyncio
 

@@ -541,7 +541,7 @@ class Store(Generic[R]):
                     raise TakenError
 
     def _live(self, entry: Entry[R]) -> Entry[R] | None:
-        """Return the entry with its record if it is live; else remove and close it, return None."""
+        """Read the record of an entry. Return a live entry; remove and close a dead one."""
         with contextlib.ExitStack() as undo:
             undo.enter_context(entry)
             # Treat an invalid record as dead: another program may have removed it, or written a

@@ -70,8 +70,8 @@ class Probe:
     :ivar outcome: ``"ok"``, ``"failed"``, or ``"skipped"`` if the step timed out, or if a probe
         that must succeed before this probe has failed.
     :ivar errno: the error number of the system call that failed, or 0.
-    :ivar detail: the error message, for example newuidmap's, the output of a step that succeeded,
-        or the reason why the probe was skipped.
+    :ivar detail: if the step failed, the error message, for example newuidmap's; if it succeeded,
+        its output; if the probe was skipped, the reason.
     :ivar cause: the id of the cause that the core determined, or ``None``.
     :ivar seconds: the duration of the step.
     """

@@ -54,8 +54,8 @@ class NamedNamespace:
     :ivar uid: the map of uids.
     :ivar gid: the map of gids.
     :ivar network: ``"private"`` if the namespace has a private network, else an empty string.
-    :ivar notice: the output, often empty, of the usernsctl-exec that created the namespace, such as
-        a warning.
+    :ivar notice: the text on standard error of the usernsctl-exec that created the namespace, such
+        as a warning; often empty.
     """
 
     name: str
@@ -135,8 +135,8 @@ class NamedNamespace:
     def from_json(cls, name: str, state: Mapping[str, Any]) -> NamedNamespace:
         """Create a record from the JSON object that :meth:`to_json` returned.
 
-        :raises ValueError: a value in the object is invalid. A missing field or a value of a wrong
-            type raises another exception of the tuple ``NONSENSE``.
+        :raises ValueError: a value in the object is invalid. If a field is missing or has the wrong
+            type, the exception is another one of ``usernsctl._system.records.NONSENSE``.
         """
         namespaces = tuple(state["namespaces"])
         if not set(namespaces) <= set(_core.ALL_NAMESPACES):

@@ -73,8 +73,8 @@ class Namespace(Closing):
     Several threads may start commands in a Namespace at the same time. The kernel keeps the
     namespaces until the Namespace is closed and no process is inside. A Namespace is a context
     manager. A Namespace that is garbage collected is closed with a :class:`ResourceWarning`. A
-    Namespace can't be pickled: use a named namespace (:meth:`open_or_create`), or pass the
-    descriptor :meth:`fileno` to the other process.
+    Namespace can't be pickled. To share it with another process, use a named namespace
+    (:meth:`open_or_create`), or send the descriptor :meth:`fileno` to that process.
 
     The class methods create and find namespaces; the constructor raises :class:`TypeError`. On a
     closed Namespace, all methods but :meth:`close` and :attr:`closed` raise :class:`ValueError`.

@@ -1,9 +1,9 @@
 """Addresses to which the proxy never connects, even if an allowed name resolves to them.
 
-The owner of a name decides what the name resolves to, so an allowed name could lead to a service of
-this host or of a neighbour, or to the cloud's metadata service. The proxy therefore connects only
-to addresses of the public internet. The tables follow IANA's registries of special-purpose
-addresses (RFC 6890).
+The owner of a name decides to which addresses the name resolves, for example to an address of this
+host, of a neighbour, or of the cloud's metadata service. The proxy therefore connects only to
+addresses of the public internet. The tables follow IANA's registries of special-purpose addresses
+(RFC 6890).
 """
 
 from __future__ import annotations

@@ -183,16 +183,16 @@ def _authority(text: bytes, default: int | None) -> tuple[str, int]:
 
 
 def _check_host(host: bytes | None, version: bytes, name: str, port: int, default: int) -> None:
-    """Reject a Host that differs from the request target.
+    """Reject a request whose Host field names another host than the request target.
 
-    Some servers and proxies serve the host in Host, others the host in the request target.
+    Some servers and proxies serve the host in the Host field, others that in the request target.
     """
     if host is None:
         if version == b"HTTP/1.1":
             raise BadRequest("the request has no Host")
         return
     given, given_port = _authority(host, default)
-    # Accept a Host without a port, which some clients send in a CONNECT request.
+    # Accept a Host field without a port, which some clients send in a CONNECT request.
     if given != name or (given_port != port and b":" in host):
         raise BadRequest("Host is not the host of the target")
 

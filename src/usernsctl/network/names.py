@@ -163,8 +163,8 @@ def _is_number(label: str) -> bool:
 def _to_ascii(name: str) -> str:
     """Return the ASCII form of an international name (RFC 3490).
 
-    :raises NotAName: the name has no ASCII form, or IDNA 2003 and IDNA 2008 define different ones,
-        as for ``ß``.
+    :raises NotAName: the name has no ASCII form, or different ASCII forms in IDNA 2003 and IDNA
+        2008, as ``ß`` has.
     """
     try:
         if name.isascii():

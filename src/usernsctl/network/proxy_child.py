@@ -6,7 +6,7 @@ pidfd of the creator. FORMAT is the format of the log on standard error, ``json`
 only identifies the process in its command line.
 
 Over the Unix socket, the process reports that it is ready, and receives the listening socket and
-the read end of a pipe. The process exits when the pipe is closed.
+the read end of a pipe. The process exits when the write end of the pipe is closed.
 """
 
 from __future__ import annotations

@@ -471,7 +471,7 @@ def _has_ended(pidfd: int, milliseconds: int) -> bool:
 def _is_in(pid: int, namespace: int) -> bool:
     try:
         current = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY)
-    except OSError:  # The process has exited or is of another user.
+    except OSError:  # The process has exited, or belongs to another user.
         return False
     if _is_ours(current):
         os.close(current)
