@@ -46,7 +46,7 @@ def test_what_doctor_says_mends_it(name: str, score: Counter[str]) -> None:
 
 @as_root
 @pytest.mark.parametrize("name", ENVIRONMENTS)
-@pytest.mark.sampled(16)
+@pytest.mark.sampled(10)
 def test_the_truth_is_told(name: str, score: Counter[str]) -> None:
     wrong = []
     environment = ENVIRONMENTS[name]

@@ -139,6 +139,7 @@ def test_the_library_works(traps: Path) -> None:
 @as_root
 @pytest.mark.userns_requires("runsc")
 @pytest.mark.parametrize("options", [[], ["--map-auto"], ["--env-all"]], ids=str)
+@pytest.mark.sampled(1)
 def test_variables_choose_no_program_that_a_frozen_launch_runs(
     options: list[str], tally: Tally, prelude: Program
 ) -> None:

@@ -284,7 +284,7 @@ def test_links_made_during_a_copy_do_not_leave_the_directory(
 
 
 @pytest.mark.parametrize("number", [9, 19, 15])
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 def test_signals_to_the_copying_program_give_one_error(
     box: un.Sandbox, outside: Outside, tally: Tally, number: int
 ) -> None:

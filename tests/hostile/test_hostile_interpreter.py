@@ -134,6 +134,7 @@ def attack(box: un.Sandbox, code: str, tally: Tally, timeout: float = AT_MOST / 
 
 
 @pytest.mark.parametrize("name", INVALID)
+@pytest.mark.sampled(6)
 def test_hostile_interpreter_with_an_invalid_answer(
     box: un.Sandbox, name: str, tally: Tally
 ) -> None:
@@ -141,7 +142,7 @@ def test_hostile_interpreter_with_an_invalid_answer(
 
 
 @pytest.mark.parametrize("name", SILENT)
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(3)
 def test_hostile_interpreter_without_an_answer(box: un.Sandbox, name: str, tally: Tally) -> None:
     assert attack(box, SILENT[name], tally, SECONDS).reason == "timeout"
 

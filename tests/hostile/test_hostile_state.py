@@ -194,6 +194,7 @@ def test_hostile_state_has_no_values_of_the_environment(
 
 
 @pytest.mark.parametrize("make", VICTIMS)
+@pytest.mark.sampled(2)
 def test_hostile_record_of_a_name(
     state: Path, tally: Any, usernsctl: Any, make: Callable[[], list[str] | None]
 ) -> None:

@@ -263,6 +263,7 @@ LIES = [
 
 
 @pytest.mark.parametrize("lie", LIES)
+@pytest.mark.sampled(4)
 def test_a_lying_interpreter_is_detected_or_harmless(
     tally: Tally, host: un.SandboxHost, lie: str
 ) -> None:

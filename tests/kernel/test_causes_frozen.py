@@ -39,6 +39,7 @@ def seen_by_all() -> Iterator[Path]:
         pytest.param("few-ids", ["--map-auto"], "range-outside-parent", marks=as_root),
     ],
 )
+@pytest.mark.sampled(8)
 def test_a_launch_names_the_cause_that_run_names(
     usernsctl: Program, seen_by_all: Path, way: str, options: list[str], cause: str
 ) -> None:

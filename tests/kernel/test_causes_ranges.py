@@ -27,6 +27,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("way", "cause"), CASES)
+@pytest.mark.sampled(6)
 def test_doctor_and_the_failing_command_name_the_cause(way: str, cause: str) -> None:
     assert named_by_command([way], *AUTO) == cause
     found = diagnose([way], "range")

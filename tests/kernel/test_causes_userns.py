@@ -31,6 +31,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("way", "options", "cause"), CASES)
+@pytest.mark.sampled(10)
 def test_doctor_and_the_failing_command_name_the_cause(
     way: str, options: list[str], cause: str
 ) -> None:

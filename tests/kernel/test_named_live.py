@@ -91,6 +91,7 @@ def test_a_named_namespace_lives_from_create_to_remove(usernsctl: Program, state
 
 
 @pytest.mark.parametrize("length", [1, 59, 60, 64])
+@pytest.mark.sampled(2)
 def test_names_of_any_length_are_listed(usernsctl: Program, length: int) -> None:
     name = "n" * length
     assert usernsctl("ns", "create", name, "-r").returncode == 0

@@ -50,6 +50,7 @@ def messages_outside(connector: Connector) -> Callable[[str], list[Message]]:
     ("verb", "answer"),
     [("spec", "SPEC"), ("check", "CONNECTION_STATUS"), ("discover", "CATALOG")],
 )
+@pytest.mark.sampled(2)
 def test_connector_gives_the_same_answers_in_gvisor(
     connector: Connector, messages_outside: Callable[[str], list[Message]], verb: str, answer: str
 ) -> None:

@@ -85,6 +85,7 @@ def test_variables_and_imports_stay(python: un.Interpreter) -> None:
         ),
     ],
 )
+@pytest.mark.sampled(8)
 def test_value_of_the_last_expression(
     python: un.Interpreter, code: str, value: Any, text: str | None
 ) -> None:

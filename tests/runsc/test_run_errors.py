@@ -104,6 +104,7 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(("arguments", "status", "message"), ARGUMENTS)
+@pytest.mark.sampled(15)
 def test_invalid_arguments_fail_and_leave_no_file(
     usernsctl: Program, scratch: Path, arguments: list[str], status: int, message: str
 ) -> None:

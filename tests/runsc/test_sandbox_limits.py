@@ -69,7 +69,7 @@ def check_report(errors: str, cause: str) -> list[float]:
 
 
 @pytest.mark.parametrize("hog", MEMORY_HOGS)
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(2)
 def test_memory_limit_ends_a_memory_hog(hog: str, usernsctl: Program) -> None:
     limit = 128
     command = [usernsctl.path, "run", f"--memory={limit}M", "--", "python3", "-c", MEMORY_HOGS[hog]]

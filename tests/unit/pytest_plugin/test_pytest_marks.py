@@ -87,6 +87,7 @@ UNMET_REQUIREMENTS = [
 
 @pytest.mark.userns_requires("userns")
 @pytest.mark.parametrize(("word", "command_prefix", "message"), UNMET_REQUIREMENTS)
+@pytest.mark.sampled(4)
 def test_unmet_requirement_is_reported_with_its_cause(
     session: pytest.Pytester, word: str, command_prefix: list[str], message: str
 ) -> None:
