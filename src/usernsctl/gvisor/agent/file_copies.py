@@ -1,9 +1,10 @@
 """Copies of files into and out of a running sandbox.
 
-The program ``usernsctl-agent --files`` reads or creates the files in the sandbox. The program runs
-as a command of the sandbox, with the user and the limits of a command, and needs no file of the
-root filesystem. Nothing in the sandbox is trusted. :mod:`usernsctl._system.trees` creates the files
-on the host. Copies out of the sandbox have size limits, and every copy may have a deadline.
+The copying program, ``usernsctl-agent --files``, reads or creates the files in the sandbox. The
+program runs as a command of the sandbox, with the user and the limits of a command, and needs no
+file of the root filesystem. Nothing in the sandbox is trusted. :mod:`usernsctl._system.trees`
+creates the files on the host. Copies out of the sandbox have size limits, and every copy may have a
+deadline.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ def _error(directory: oci.Bundle, place: str, path: str, error: OSError, cause: 
 def read_bundle(request: Request, bundle: oci.Bundle, ids: MappedIds) -> dict[str, Any]:
     """Load, check and fix the config.json of a bundle; the file on disk is not changed.
 
-    :returns: the configuration for runsc, with the paths of the file, which may be relative.
+    :returns: the configuration for runsc, in which paths are as in the file, possibly relative.
     :raises BundleError: the bundle can't be read, reaches outside of its directory without
         permission, or requires something that rootless runsc refuses.
     """

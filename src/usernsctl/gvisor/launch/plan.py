@@ -522,7 +522,7 @@ def _start_values(request: Request, facts: Facts, wanted: Mapping[str, Any]) -> 
 
 
 def _with_placeholders(wanted: dict[str, Any], request: Request, facts: Facts) -> dict[str, Any]:
-    """Put placeholders in `wanted` for values that are known only at the start; return `wanted`."""
+    """Put placeholders in `wanted` for values that are known only at launch; return `wanted`."""
     process = wanted["process"]
     verifier = [] if facts.verifier is None else [VERIFIER_INSIDE]
     if verifier and request.log == "json":
@@ -544,7 +544,7 @@ def _with_placeholders(wanted: dict[str, Any], request: Request, facts: Facts) -
 
 
 def _freeze(launch: Launch, request: Request, facts: Facts, frozen: FreezeOptions) -> Launch:
-    """Convert `launch` to a frozen launch, without the values that are known only at the start."""
+    """Convert `launch` to a frozen launch, without the values of the process that performs it."""
     assert launch.config is not None
     assert launch.start_values is not None
     import copy

@@ -4,9 +4,9 @@
 which consist of NUL-terminated strings, and performs them. A launch can also be printed, compared
 and written to a file.
 
-Paths of the run's own files contain placeholders for values that are known only at the start.
-:data:`SCRATCH` stands for the path of the run's tmpfs, :data:`ID` for a random id, :data:`STAMP`
-for the start time. ``@@`` stands for a single ``@``.
+Paths of the run's own files contain placeholders for values that are known only when the launch is
+performed. :data:`SCRATCH` stands for the path of the run's tmpfs, :data:`ID` for a random id,
+:data:`STAMP` for the start time. ``@@`` stands for a single ``@``.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Placeholder:
-    """A value in config.json that is known only at the start.
+    """A value in config.json that is known only when the launch is performed.
 
     A placeholder in a list may be replaced by any number of elements.
 
@@ -217,8 +217,8 @@ class Launch:
     :ivar scratch: candidate mount points for the run's tmpfs; the first existing one is used.
     :ivar steps: records that create the root filesystem.
     :ivar files: records that create the run's own files.
-    :ivar config: config.json, with a :class:`Placeholder` for each value that is known only at the
-        start, or ``None`` if the launch has no command.
+    :ivar config: config.json, with a :class:`Placeholder` for each value that is known only when
+        the launch is performed, or ``None`` if the launch has no command.
     :ivar start_values: the values for the placeholders, or ``None`` if `policy` determines them.
     :ivar policy: records that set the command's environment, working directory, hostname and
         arguments, some of them to values of the process that performs the launch.

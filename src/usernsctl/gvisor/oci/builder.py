@@ -1,4 +1,7 @@
-"""Functions that build a config.json for runsc."""
+"""Functions that build a config.json for runsc.
+
+The *prepared namespace* is the user namespace in which runsc is started.
+"""
 
 from __future__ import annotations
 

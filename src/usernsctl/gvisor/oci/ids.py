@@ -1,4 +1,7 @@
-"""Checks of a bundle's ids and file permissions against the id maps of the prepared namespace."""
+"""Checks of a bundle's ids and file permissions against the id maps of the prepared namespace.
+
+The *prepared namespace* is the user namespace in which runsc is started.
+"""
 
 from __future__ import annotations
 

@@ -264,7 +264,7 @@ class _Lease(Generic[_T]):
 
     @contextlib.contextmanager
     def _reject_on_error(self, waiter: Waiter[_T]) -> Iterator[None]:
-        """Reject the waiter's sandbox if the ``with`` body raises an exception.
+        """Reject the waiter's sandbox if the ``with`` body raises an :class:`Exception`.
 
         The exception is suppressed, so that the waiter can wait for another sandbox.
         """

@@ -15,7 +15,7 @@ from usernsctl.gvisor.result import Reason, Result
 
 
 class Container(Protocol):
-    """The interface of an attached or detached sandbox to run runsc commands for the sandbox."""
+    """The interface of a sandbox, attached or detached, for which runsc commands can be run."""
 
     def runsc(self, *argv: str) -> AbstractContextManager[tuple[list[str], dict[str, Any]]]:
         """Return a context manager that yields the argv of a runsc command and Popen arguments.

@@ -33,7 +33,7 @@ _KILL_SECONDS = 2
 # about 60 bytes, but a crash prints the stacks of all goroutines.
 _OUTPUT_MAX = 1 << 16
 
-# Errors of a program's start that mean a lack of resources, with the ids of their causes.
+# Errnos of a failed program start that mean a lack of resources, with the ids of their causes.
 _NO_RESOURCE = {errno.EMFILE: "descriptor-limit", errno.EAGAIN: "process-limit"}
 
 # A pattern for the day in release-20260817.0, and in Debian's 0.0~20240729.0.
