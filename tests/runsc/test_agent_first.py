@@ -131,7 +131,7 @@ def test_start_none_ignores_the_command_of_a_bundle(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["fifo", "link to a file", "link to nothing", "socket"])
 def test_special_files_at_the_path_of_the_agent_are_refused(tmp_path: Path, kind: str) -> None:
-    """Reject links and special files at the agent's path in an untrusted root filesystem.
+    """Check that links and special files at the agent's path in a root filesystem are rejected.
 
     If the file were a FIFO, runsc would block forever on opening it.
     """

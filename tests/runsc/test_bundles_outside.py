@@ -118,7 +118,7 @@ def test_a_trusted_bundle_may_bind_outside_directories(
 
 
 def test_bind_sources_in_the_bundle_are_not_outside(usernsctl: Program, tmp_path: Path) -> None:
-    """Accept bind mounts of the bundle's own files, also through links inside the bundle."""
+    """Check that a bundle may bind-mount its own files, also through links inside the bundle."""
     bundle = make_bundle(tmp_path)
     (bundle / "data/deep").mkdir(parents=True)
     (bundle / "data/deep/file").write_text("its own\n")

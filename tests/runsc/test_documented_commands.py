@@ -194,7 +194,7 @@ def configs(home_template: Path, tmp_path_factory: pytest.TempPathFactory) -> di
 
 @pytest.fixture
 def home(home_template: Path, tmp_path: Path) -> Path:
-    """Yield a copy of `home_template` that contains a virtual environment."""
+    """Return a copy of `home_template` with links and a script of a virtual environment."""
     made = tmp_path / "home"
     shutil.copytree(home_template, made)
     python = made / "venv" / "bin" / "python"

@@ -58,7 +58,7 @@ def test_the_command_has_the_whole_environment(in_gvisor: Program) -> None:
 
 
 def test_a_variable_that_is_not_utf8_is_refused(in_gvisor: Program) -> None:
-    """Reject an environment variable that is not UTF-8: config.json, a JSON file, must be UTF-8."""
+    """Check that environment variables must be UTF-8, because config.json must be UTF-8."""
     done = in_gvisor("--", "true", env={"BYTES": os.fsdecode(b"caf\xe9")}, cwd=Path("/"))
     assert (done.returncode, done.stdout) == (125, "")
     assert "UTF-8" in done.stderr
@@ -205,7 +205,7 @@ def test_invalid_options_are_refused(args: list[str], told: str, in_gvisor: Prog
 
 @pytest.mark.parametrize("name", ["USERNSCTL_NETWORK", "USERNSCTL_IDS"])
 def test_obsolete_variables_are_refused(name: str, in_gvisor: Program) -> None:
-    """Reject an obsolete environment variable that a user may have set to disable the network."""
+    """Check that an obsolete environment variable, which denied the network, is rejected."""
     done = in_gvisor("--", "true", env={name: "none"}, cwd=Path("/"))
     assert (done.returncode, done.stdout) == (125, "")
     assert f"{name} is set, but has no effect" in done.stderr

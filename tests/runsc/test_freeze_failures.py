@@ -19,7 +19,7 @@ from usernsctl.explain.catalogue import get
 from usernsctl.explain.explanation import explain
 
 # Fake runsc that copies the files `errors` and `crash` from its directory to its log files, and
-# then fails.
+# exits with the status in the file `status`.
 STAND_IN = """\
 #!/bin/sh
 [ "$1" = --version ] && echo "runsc version release-20260101.0" && exit

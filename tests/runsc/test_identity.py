@@ -349,7 +349,7 @@ class TestHostileFiles:
 
 
 def test_users_of_the_host_are_looked_up(usernsctl: Program) -> None:
-    """Look up names in the host's user database (NSS), which has more users than /etc/passwd."""
+    """Check that names are looked up in the host's user database (NSS), not only in /etc/passwd."""
     assert ids_of(usernsctl, "--user", "nobody")[0] == 65534
     assert "has no user 'nosuch'" in refusal(usernsctl, "--user", "nosuch")
 

@@ -41,7 +41,7 @@ def python(box: un.Sandbox) -> Iterator[un.Interpreter]:
 
 
 def wait_until_killed(box: un.Sandbox, mark: str) -> None:
-    """Wait until no process has `mark` in its arguments."""
+    """Wait until no process `sleep MARK` is left in the sandbox."""
     deadline = time.monotonic() + PATIENCE
     while box.run(["pgrep", "-f", f"sleep {mark}"]).returncode == 0:
         assert time.monotonic() < deadline

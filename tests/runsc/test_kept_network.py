@@ -120,7 +120,10 @@ def test_publish_in_a_named_namespace_is_refused(kept: Kept, network: tuple[str,
 def test_a_namespace_with_another_network_is_refused(
     world: World, tmp_path: Path, option: str
 ) -> None:
-    """Reject a namespace with another type of network, which would not deny host addresses."""
+    """Check that a namespace with another type of network is rejected.
+
+    Such a network would not deny the addresses of the host.
+    """
     made = Kept(world, tmp_path)
     done = made.run("ns", "create", "web", "-r", "--net")
     assert done.returncode == 0, done.stderr

@@ -115,7 +115,7 @@ def test_launch_writable_by_others_is_refused(perform: Refused, launch: Path, mo
 def test_launch_in_a_directory_writable_by_others_is_refused(
     prelude: Program, perform: Refused, launch: Path, mode: int
 ) -> None:
-    """Reject a launch file in a directory in which another user may rename files.
+    """Check that a launch file is rejected if another user may rename files in its directories.
 
     That user could replace the file with another launch file, of the caller or of root, that gives
     the payload more access.
@@ -155,7 +155,7 @@ def test_launch_of_another_user_is_refused(
 @as_root
 @pytest.mark.parametrize("gid", [12345, 12346])
 def test_directory_of_the_user_private_group_is_trusted(prelude: Program, gid: int) -> None:
-    """Trust a directory that only the owner and the user private group (gid = uid) can write to."""
+    """Check that only the owner and the user private group (gid = uid) may write to a directory."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as name:
@@ -196,7 +196,7 @@ def test_unreadable_launch_is_refused(perform: Refused, launch: Path) -> None:
 
 @as_root
 def test_other_users_may_start_a_launch_of_root(prelude: Program) -> None:
-    """Let every user start root's launch file, but do not let root start another user's."""
+    """Check that every user may start a launch file of root, but root only root's own."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as name:
@@ -218,7 +218,7 @@ def test_other_users_may_start_a_launch_of_root(prelude: Program) -> None:
 def test_launch_writable_by_the_sandbox_is_refused(
     prelude: Program, perform: Refused, tmp_path: Path
 ) -> None:
-    """Reject a launch file below a writable bind mount, where the command could change it."""
+    """Check that a launch file is rejected if the command could change it by a bind mount."""
     below = tmp_path / "a" / "b"
     below.mkdir(parents=True)
     for source in (tmp_path, tmp_path / "a", below):
@@ -239,7 +239,7 @@ def test_launch_writable_by_the_sandbox_is_refused(
 def test_launch_with_a_bind_mount_of_the_state_is_refused(
     prelude: Program, perform: Refused, tmp_path: Path
 ) -> None:
-    """Reject a bind mount of the state directory, whose path is unknown until the start."""
+    """Check that the start rejects a bind mount of the state directory, unknown at the freeze."""
     runtime = tmp_path / "runtime"
     (runtime / "usernsctl" / "inner").mkdir(parents=True)
     (tmp_path / "beside").mkdir()

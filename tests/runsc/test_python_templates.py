@@ -244,7 +244,7 @@ def test_preload_timeout_kills_the_interpreter(host: un.SandboxHost) -> None:
 
 
 def test_interpreter_that_hangs_or_exits_after_restore_raises(host: un.SandboxHost) -> None:
-    """Preload code that sends a false report on the control socket, and then hangs or exits."""
+    """Preload code that sends a false report, and after a restore hangs, exits or sends garbage."""
     say = "import os, json; os.write(0, json.dumps({'files': 7, 'threads': 7}).encode());"
     for code, kind in (
         (say + "import time; time.sleep(1000)", un.TimeoutExpired),

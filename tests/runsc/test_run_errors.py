@@ -171,7 +171,7 @@ def test_directory_writable_by_others_is_refused(
 def test_directory_of_the_user_private_group_is_trusted(
     usernsctl: Program, option: str, gid: int, has_list: bool
 ) -> None:
-    """Trust a directory that only the owner and the user private group (gid = uid) can write to."""
+    """Check that only the owner and the user private group (gid = uid) may write to a directory."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         os.chown(directory, 12345, gid)
@@ -303,7 +303,7 @@ def test_error_suggests_a_bind_mount_for_a_missing_command(
 
 
 def test_error_suggests_a_bind_mount_for_an_interpreter(usernsctl: Program, tmp_path: Path) -> None:
-    """Suggest --bind for a script's interpreter that is a link out of a virtual environment."""
+    """Check that --bind is suggested for an interpreter to which a virtual environment links."""
     venv, python = tmp_path / "venv", tmp_path / "python" / "bin" / "python"
     for directory in (venv, python.parent):
         directory.mkdir(parents=True)
@@ -428,7 +428,7 @@ def test_bind_mounts_of_state_or_logs_are_refused(
 def test_fifo_or_socket_as_mount_point_is_refused(
     usernsctl: Program, tmp_path: Path, kind: int, name: str
 ) -> None:
-    """Reject a FIFO or socket as a mount point: runsc would block when it opens a FIFO."""
+    """Check that a FIFO or socket is rejected as mount point: opening a FIFO would block runsc."""
     root, place = tmp_path / "root", tmp_path / "root" / "place"
     root.mkdir()
     os.mknod(place, kind | 0o755)
@@ -442,7 +442,7 @@ def test_fifo_or_socket_as_mount_point_is_refused(
 def test_symlink_to_a_reserved_path_as_mount_point_is_refused(
     usernsctl: Program, tmp_path: Path, target: str
 ) -> None:
-    """Reject a mount point that is a symbolic link to / or to usernsctl-verify.
+    """Check that a mount point that is a symbolic link to / or usernsctl-verify is rejected.
 
     A file mounted over usernsctl-verify would be executed in its place.
     """

@@ -270,7 +270,7 @@ def test_missing_file_argument_suggests_a_bind_option(
 
 
 def test_no_bind_is_suggested_for_a_path_with_a_colon(usernsctl: Program, tmp_path: Path) -> None:
-    """Don't suggest --bind for the file `mine:rw`, since the option would mount `mine` writable."""
+    """Check that --bind is not suggested for the file `mine:rw`: it would mount `mine` writable."""
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine:rw").write_text("a stranger's")
     told = usernsctl("run", "--", "cat", f"{tmp_path}/mine:rw")

@@ -120,7 +120,7 @@ def test_launch_uses_pipes_without_a_terminal(prelude: Program, tmp_path: Path) 
 def test_terminal_option_without_a_terminal_is_refused(
     usernsctl: Program, prelude: Program, tmp_path: Path
 ) -> None:
-    """Reject --terminal if the caller has no terminal: gVisor would silently lose output."""
+    """Check that --terminal needs a terminal, without which gVisor would silently lose output."""
     launch = freeze(tmp_path / "launch", "--terminal", command=("echo", "ran"))
     run = [usernsctl.path, "run", "--terminal", "--", "echo", "ran"]
     for words in ([prelude.path, "--launch", launch], run):

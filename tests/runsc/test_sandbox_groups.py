@@ -235,7 +235,7 @@ def test_pids_limit_of_root_needs_control_groups(usernsctl: Program) -> None:
 
 
 def test_control_groups_are_created_below_that_of_the_caller(usernsctl: Program) -> None:
-    """Create control groups below the caller's, even if a cgroup namespace hides its ancestors."""
+    """Check that control groups are created below the caller's, also in a cgroup namespace."""
     with memory_group(1 << 30) as group:
         run = [usernsctl.path, "run", "--memory=128M", "--", *WAITING]
         with running(group, ["unshare", "--cgroup", *run]) as process:

@@ -214,7 +214,7 @@ def test_incomplete_templates_are_removed(template: Any, data: Path) -> None:
 
 
 def test_foreign_files_beside_templates_are_kept(template: Any, data: Path) -> None:
-    """Keep files that usernsctl has not created in the directory of templates, such as .nfs*."""
+    """Check that foreign files in the directory of templates, such as .nfs* files, are kept."""
     create(template, "one")
     (data / ".file").touch()
     (data / ".link").symlink_to(data)

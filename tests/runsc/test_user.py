@@ -19,7 +19,7 @@ IDS = "id -u; id -g; id -G; cat /proc/self/uid_map; grep CapEff /proc/self/statu
 def test_user_option_maps_one_id_to_the_caller(
     usernsctl: Program, prelude: Program, tmp_path: Path, user: str
 ) -> None:
-    """Map one id other than 0 to the caller's id, for programs that refuse to run as root."""
+    """Check that --user maps one uid and gid to the caller's: some programs refuse to be root."""
     uid, _, gid = user.partition(":")
     gid = gid or uid
     told = [uid, gid, gid, uid, "0", "1", "CapEff:", "0" * 16]

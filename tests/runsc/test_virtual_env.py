@@ -223,7 +223,7 @@ class TestHostileEnvironments:
         assert environment.shown("python")[0] == [str(environment.path)]
 
     def test_a_home_directory_with_a_library_is_not_mounted(self, environment: Environment) -> None:
-        """Don't mount a home directory that is a Python prefix (./configure --prefix=$HOME)."""
+        """Check that a home directory that is a Python prefix is not mounted (--prefix=$HOME)."""
         library = environment.home / "lib" / VERSION
         library.mkdir(parents=True)
         (library / "os.py").write_text("")
