@@ -122,8 +122,8 @@ class SandboxHost(HostBase):
         default runsc chooses.
     :param debug_log: a directory for runsc's debug logs, which have no size limit; it is
         created if it does not exist.
-    :param runsc: the absolute path of runsc; by default the value of ``USERNSCTL_RUNSC``, else
-        the first runsc in PATH.
+    :param runsc: the absolute path of runsc; by default the value of ``USERNSCTL_RUNSC`` or
+        ``RUNSC_PATH``, else the first runsc in PATH.
     :param bool verify: whether usernsctl checks in each sandbox that its kernel is gVisor, before a
         command starts.
     :param bool no_new_privs: whether runsc, its children and the commands in the sandbox are

@@ -11,8 +11,8 @@ from usernsctl import _core
 from usernsctl._lean import Any, dataclass, field, fields
 from usernsctl.errors import RunscError
 
-# The least memory limit, in bytes, and the least limit for processes and threads. gVisor alone uses
-# 16 to 21 MiB, and 15 to 25 processes and threads (runsc 20240729).
+# The least memory limit, in bytes, and the least limit for the number of processes and threads.
+# gVisor alone uses 16 to 21 MiB, and 15 to 25 processes and threads (runsc 20240729).
 MEMORY_MIN = 24 << 20
 PIDS_MIN = 30
 # The least limit for written data, in bytes.
@@ -64,7 +64,7 @@ def shown(name: str, limit: float) -> str:
 
 
 def parse_count(text: str) -> int:
-    """Parse a number of processes.
+    """Parse a limit for the number of processes and threads.
 
     :raises ValueError: `text` is not an integer, or is 0.
     """
@@ -135,7 +135,7 @@ def check_size(name: str, given: Any) -> int | None:
 
 
 def check_count(name: str, given: Any) -> int | None:
-    """Convert an argument to a number of processes.
+    """Convert an argument to a limit for the number of processes and threads.
 
     :raises TypeError: `given` is neither an int nor text.
     :raises ValueError: `given` is less than 1.

@@ -155,7 +155,10 @@ def _check_environment(top: PathDescriptor) -> None:
 
 
 def _prefixes(place: str, config: dict[str, str]) -> Iterable[str]:
-    """Return the prefixes of the Python installation on which a virtual environment is based.
+    """Return possible prefixes of the Python installation that a virtual environment uses.
+
+    A prefix is the parent of the directory ``bin`` that pyvenv.cfg or the link bin/python names;
+    both are untrusted.
 
     :param place: the path of the virtual environment.
     """

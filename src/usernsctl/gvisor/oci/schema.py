@@ -264,7 +264,7 @@ class Config(Struct, rename="camel"):
 
 
 def hook_names(hooks: Hooks | None) -> list[str]:
-    """Return the names (in the OCI specification) of the hook lists that are not empty."""
+    """Return the names that the OCI specification gives to those hook lists that are not empty."""
     if hooks is None:
         return []
     fields = msgspec.structs.fields(hooks)

@@ -19,7 +19,7 @@ import os
 from usernsctl._core import messages
 from usernsctl.gvisor.runsc import command as runsc_command
 
-# The maximum number of bytes to read from a log, which is enough for all messages of a start.
+# The maximum number of bytes to read from a log: enough for all messages of runsc about a start.
 _READ_MAX = 1 << 18
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def check_file(name: str, fd: int) -> None:
     """Check that gVisor can pass the host's open file `fd` to a program in the sandbox.
 
-    gVisor can't import some files, such as a pidfd, and then answers late or never.
+    gVisor can't import some files, such as a pidfd. A start with such a file fails late, or hangs.
 
     :param name: the name of the argument that contains `fd`, for error messages.
     :raises OSError: `fd` is not open.
