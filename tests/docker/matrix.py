@@ -162,8 +162,8 @@ def table(found: dict[Cell, tuple[str, ...]]) -> str:
     text = [
         "# What works in Docker",
         "",
-        "`USERNSCTL_WRITE_MATRIX=1 make docker` runs each line with a real engine, and writes",
-        "this page.",
+        "`USERNSCTL_WRITE_MATRIX=1 make docker` runs each line with a real Docker daemon, and",
+        "writes this page.",
         "",
         "- *works*: the connector ran, on gVisor's kernel.",
         "- An id of a cause, such as `mount-denied`: the connector did not run, the exit status",

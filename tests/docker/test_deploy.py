@@ -271,7 +271,7 @@ def copy_profile(plain: Engine, directory: Path) -> subprocess.CompletedProcess[
 
 @pytest.fixture
 def node() -> Iterator[Path]:
-    """Yield a directory that contains those that the DaemonSet mounts: `profile` and `kubelet`."""
+    """Yield a directory with `profile` and `kubelet`, the directories that the DaemonSet mounts."""
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-seccomp-") as made:
         Path(made, "profile").mkdir()
         Path(made, "kubelet").mkdir()

@@ -95,7 +95,7 @@ def test_variables_and_volumes_choose_no_program_outside_gvisor(
 def test_variables_choose_no_program_of_the_health_check(
     image: str, plain: Engine, volume: Path, tally: Tally
 ) -> None:
-    """Check that a health check runs no file of the payload outside gVisor.
+    """Check that a health check loads nothing from a hostile volume outside gVisor.
 
     Environment variables and the health check's working directory lead to traps (tests/traps.py).
     """
