@@ -183,7 +183,7 @@ static bool is_counted(uint64_t nr, pid_t pid)
     case SYS_exit_group:
     case SYS_rt_sigreturn:
     case SYS_restart_syscall:
-        return false; /* Can't fail, or only resume the process after a signal. */
+        return false; /* Calls that can't fail, or that resume a process after a signal. */
     }
     if (state.excluded == 1)
         return is_native(pid);

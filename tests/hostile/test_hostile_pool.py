@@ -124,8 +124,9 @@ def test_process_1_of_a_leased_sandbox_can_not_be_taken_over(
             again.run(["true"], check=True)
 
 
-# Program that creates the object that its argument names, if any, which outlives the program. Then
-# it prints all such objects, and the writable settings in /proc/sys.
+# Program that creates the object that its argument names, and that outlives the program. It then
+# prints all such objects, and the writable settings in /proc/sys. Without an argument, it only
+# prints.
 LEAVING = """
 import ctypes, os, socket, struct, sys
 

@@ -38,7 +38,7 @@ def agents(box: un.Sandbox) -> set[int]:
 
 
 def wait_for_surplus_to_exit(box: un.Sandbox) -> bool:
-    """Wait for the exit of all agent processes but AT_REST; return False after EXIT_SECONDS."""
+    """Wait until the agent has only AT_REST processes; return False after EXIT_SECONDS."""
     deadline = time.monotonic() + EXIT_SECONDS
     # The command that lists the processes has a keeper, too, so add 1.
     while len(agents(box)) > AT_REST + 1:

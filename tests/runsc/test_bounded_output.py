@@ -15,7 +15,7 @@ from usernsctl import gvisor
 PATIENCE = 60
 LIMIT = 1000
 MIB = 1 << 20
-# Size of a command's output in bytes. The caller's memory must grow by less.
+# Size of a command's output in bytes. The caller's memory must grow by fewer bytes.
 FLOOD_BYTES = 20_000_000
 FLOOD = f"yes | head -c {FLOOD_BYTES}"
 

@@ -184,7 +184,7 @@ def test_read_file_raises_above_max_bytes(box: un.Sandbox, inside: str) -> None:
     error = failure("inside", errno.EFBIG, path, lambda: box.read_file(path, max_bytes=4))
     assert error.remedy == "pass a larger max_bytes"
     assert isinstance(error, un.SandboxFileTooLargeError)
-    # Extend the file to a sparse TiB, which read_file() must reject before any data is transferred.
+    # Extend the file to 1 TiB without data. read_file() must reject it before it transfers data.
     shell(box, 'truncate -s 1T "$1"', path)
     failure("inside", errno.EFBIG, path, lambda: box.read_file(path))
 

@@ -115,7 +115,7 @@ def test_launch_writable_by_others_is_refused(perform: Refused, launch: Path, mo
 def test_launch_in_a_directory_writable_by_others_is_refused(
     prelude: Program, perform: Refused, launch: Path, mode: int
 ) -> None:
-    """Check that a launch file is rejected if another user may rename files in its directories.
+    """Check that a launch file is rejected if others may rename files in a directory of its path.
 
     That user could replace the file with another launch file, of the caller or of root, that gives
     the payload more access.
@@ -155,7 +155,10 @@ def test_launch_of_another_user_is_refused(
 @as_root
 @pytest.mark.parametrize("gid", [12345, 12346])
 def test_directory_of_the_user_private_group_is_trusted(prelude: Program, gid: int) -> None:
-    """Check that only the owner and the user private group (gid = uid) may write to a directory."""
+    """Check who may write to a launch file's directory: the owner and the user private group.
+
+    This group's gid is equal to the owner's uid.
+    """
     import tempfile
 
     with tempfile.TemporaryDirectory() as name:
@@ -239,7 +242,10 @@ def test_launch_writable_by_the_sandbox_is_refused(
 def test_launch_with_a_bind_mount_of_the_state_is_refused(
     prelude: Program, perform: Refused, tmp_path: Path
 ) -> None:
-    """Check that the start rejects a bind mount of the state directory, unknown at the freeze."""
+    """Check that the start of a launch rejects a bind mount of the state directory.
+
+    The freeze can't reject the mount, because it does not know the state directory of the start.
+    """
     runtime = tmp_path / "runtime"
     (runtime / "usernsctl" / "inner").mkdir(parents=True)
     (tmp_path / "beside").mkdir()

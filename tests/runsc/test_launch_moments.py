@@ -197,7 +197,7 @@ def test_too_long_home_is_refused(perform: Perform, home: str) -> None:
 @as_root
 @pytest.mark.parametrize("home", ["/usr", "/etc", "//usr//bin", "/tmp/../usr", "/bin"])
 def test_home_that_the_sandbox_needs_is_refused(perform: Perform, home: str) -> None:
-    """Check that a HOME such as /usr is rejected, whose files the sandbox needs and can't hide."""
+    """Check that HOME must not be a directory whose files the sandbox needs, such as /usr."""
     done = perform(env=ENV | {"HOME": home})
     assert_refused(done, "can't be hidden: the sandbox needs", "set HOME to")
 

@@ -77,7 +77,7 @@ def test_names_are_looked_up_in_the_sandbox(
 def test_a_name_has_the_supplementary_groups_of_the_sandbox(
     prelude: Program, here: Callable[..., Path]
 ) -> None:
-    """Check the supplementary groups of names, which /etc/group lists, and of numbers (none).
+    """Check that a name gets the groups whose /etc/group entries list it, and a number gets none.
 
     Docker sets the same groups.
     """

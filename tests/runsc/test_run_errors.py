@@ -171,7 +171,10 @@ def test_directory_writable_by_others_is_refused(
 def test_directory_of_the_user_private_group_is_trusted(
     usernsctl: Program, option: str, gid: int, has_list: bool
 ) -> None:
-    """Check that only the owner and the user private group (gid = uid) may write to a directory."""
+    """Check who may write to the parent directory: the owner and the user private group.
+
+    This group's gid is equal to the owner's uid.
+    """
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         os.chown(directory, 12345, gid)

@@ -179,7 +179,7 @@ def test_invalid_arguments_raise_in_a_loop() -> None:
 
 @pytest.fixture
 def creation_allowed(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Yield an event for which threads that initialize sandboxes and hosts wait."""
+    """Block threads that initialize sandboxes and hosts until the yielded event is set."""
     may_go_on = threading.Event()
     fill = _fill
 

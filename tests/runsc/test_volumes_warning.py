@@ -104,9 +104,9 @@ def test_no_warning_for_an_invisible_volume(
 def test_hostile_names_of_volumes_are_escaped(
     launch_with_mounts: Mounted, volume: Path, tmp_path: Path
 ) -> None:
-    """Mount ten volumes, one of which has a newline and an escape sequence in its name.
+    """Mount a volume whose name has a newline and an escape sequence, and nine with long names.
 
-    The warning must escape this name, and be a single line.
+    The warning must escape the first name, and be a single line.
     """
     names = ["a\nb\x1b[31m", *(f"{number}-{'x' * 200}" for number in range(9))]
     for name in names:
