@@ -34,9 +34,9 @@
 /* An order: the second argument of a close(2) call for the descriptor MARK. A site is a counted
  * system call; the first site has index 0. */
 enum order {
-    ARM,    /* start to count system calls. First argument: the number of the system call to fail,
-             * plus 2^32 times the occurrence to fail (from 1; 0 for none). Then: enum fault; the
-             * fault's value; the pid of a process whose calls are not counted (0 for none; 1 to
+    ARM,    /* start to count system calls. Arguments: the number of the system call to fail, plus
+             * 2^32 times the occurrence to fail (from 1; 0 for none); an enum fault; the value
+             * of the fault; the pid of a process whose calls are not counted (0 for none; 1 to
              * count only native programs' calls) */
     DISARM, /* stop counting; returns the number of counted calls */
     BEFORE, /* returns the number of counted calls before the first exec of an untraced program, or
@@ -44,7 +44,7 @@ enum order {
     NR,     /* returns the number of the system call at a site; argument: index of the site */
     WHO,    /* returns seven bytes of the name, without the prefix "usernsctl-", of the program
              * that made the call at a site; argument: index of the site */
-    HIT     /* returns which counted call (from 1) had the fault, or 0 if none had */
+    HIT     /* returns the number of the counted call (from 1) that had the fault, or 0 */
 };
 
 /* A fault that is injected into a system call. Some faults have a value. */

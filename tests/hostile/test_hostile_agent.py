@@ -1,4 +1,4 @@
-"""Attacks by root of a sandbox on the agent, and by a fake agent on the host."""
+"""Attacks by root in a sandbox on the agent, and by a fake agent on the sandbox's creator."""
 
 from __future__ import annotations
 

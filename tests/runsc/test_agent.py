@@ -296,7 +296,7 @@ def test_kill_tree_kills_other_sessions_too(box: un.Sandbox) -> None:
     assert process.kill_tree()
 
 
-# Limit the number of processes: an unlimited fork bomb would take all CPU time of the host.
+# Limit on processes, without which a fork bomb would take all CPU time of the host.
 BOUND = ["nproc=60"]
 BOMBS = {
     "one group": "echo; f() { f | f & }; f; sleep 1000",

@@ -51,7 +51,7 @@ STUBBORN = {
     "stopped": "sleep 1000 & echo; kill -STOP $$; sleep 1000",
     "forking": "echo; while :; do (sleep 0.01 &); done",
 }
-# Limit the number of processes: an unlimited fork bomb would take all CPU time of the host.
+# Limit on processes, without which a fork bomb would take all CPU time of the host.
 BOUND = [(resource.RLIMIT_NPROC, 60, 60)]
 BOMBS = {
     "one group": "echo; f() { f | f & }; f",

@@ -248,7 +248,7 @@ def test_explain_finds_inaccessible_kvm(tmp_path: Path) -> None:
 
 @unprivileged
 def test_explain_finds_bundle_without_mappings(usernsctl: Program, tmp_path: Path) -> None:
-    """Run a bundle without id mappings. The debug log shows that no ids are mapped."""
+    """Run a bundle without id mappings; check the causes found in the message and the debug log."""
     bundle, logs = make_bundle(tmp_path / "b", linux={"namespaces": USER}), tmp_path / "logs"
     text = failure_of(runsc_command(bundle, "--debug", f"--debug-log={logs}/"))
     assert "bundle-no-mappings" in causes_of(text)
@@ -257,7 +257,7 @@ def test_explain_finds_bundle_without_mappings(usernsctl: Program, tmp_path: Pat
 
 @unprivileged
 def test_explain_finds_bundle_without_user_namespace(usernsctl: Program, tmp_path: Path) -> None:
-    """Run a bundle without a user namespace. The debug log shows that runsc requests all ids."""
+    """Run a bundle without a user namespace; its debug log shows that runsc requests all ids."""
     bundle, logs = make_bundle(tmp_path / "b", linux={}), tmp_path / "logs"
     text = failure_of(runsc_command(bundle, "--debug", f"--debug-log={logs}/"))
     assert causes_of(text)[0] == "bundle-no-mappings"

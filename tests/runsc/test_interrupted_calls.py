@@ -59,7 +59,7 @@ def test_interrupted_agent_start_leaks_no_descriptor(host: un.SandboxHost) -> No
             new = open_descriptors() - before
             if new:
                 break
-        # Check that only the connection to the agent, which stays open, has a new descriptor.
+        # Check that the only new descriptor is the connection to the agent, which stays open.
         box.run(["true"])
         assert open_descriptors() - before == new
         assert children() == processes

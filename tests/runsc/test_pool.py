@@ -171,7 +171,7 @@ def test_each_lease_connects_to_servers_in_its_sandbox(host: un.SandboxHost) -> 
                     server.kill()
 
 
-# Signals with which a script of root in the sandbox kills or stops the agent.
+# Root in the sandbox kills the agent with SIGKILL, or stops the agent with SIGSTOP.
 @pytest.mark.parametrize("sig", ["KILL", "STOP"])
 def test_processes_that_stop_the_agent_do_not_reach_the_next_lease(
     host: un.SandboxHost, sig: str

@@ -28,7 +28,7 @@ LOOK = (
 PYTHON = ["/usr/bin/python3", "-c"]
 # Numbers of starts. Several are needed, because gVisor examines its descriptors in varying order.
 several = tries(4, 8)
-# Size of output that exceeds a pipe's capacity of 65,536 bytes (pipe(7)).
+# Size of output in bytes, which exceeds the capacity of a pipe, 65,536 bytes (pipe(7)).
 OUTPUT_BYTES = 200_000
 
 
