@@ -3,9 +3,9 @@
     python bench/limits.py [RUNS [PROGRAM...]]
     python bench/limits.py --price
 
-Prints the table of docs/limits.md for the calling user. If the script runs as root and usernsctl
-can create control groups, these enforce the limits. --price prints the CPU time that the watchers
-of idle sandboxes use.
+Prints the table of docs/limits.md for the calling user. Control groups enforce the limits if the
+script runs as root and usernsctl can create them. --price prints the CPU time that the watchers of
+idle sandboxes use.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Benchmarks of usernsctl that have no target ratio. bench/aims.py has those with a target."""
+"""Benchmarks of usernsctl without target ratios; those with target ratios are in bench/aims.py."""
 
 from __future__ import annotations
 

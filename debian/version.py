@@ -1,4 +1,4 @@
-"""version.py VERSION: check that VERSION, the Debian package's, is the one in pyproject.toml."""
+"""version.py VERSION: check that the Debian package's VERSION equals that in pyproject.toml."""
 
 import sys
 import tomllib

@@ -28,7 +28,7 @@ DOCUMENT = "SPDXRef-DOCUMENT"
 
 
 def identifier(*words: str) -> str:
-    """Return an SPDX identifier, which has only letters, digits, dots and hyphens, of `words`."""
+    """Join `words` to an SPDX identifier, which has only letters, digits, dots and hyphens."""
     return "SPDXRef-" + re.sub(r"[^A-Za-z0-9.-]", "-", "-".join(words))
 
 

@@ -78,7 +78,7 @@ class Server(ThreadingHTTPServer):
 
 
 def run_limited(sandbox: un.Sandbox, code: bytes) -> un.Result[bytes]:
-    """Run a snippet in a sandbox; kill it at its time or output limit; return its result."""
+    """Run a snippet in a sandbox, with limits of time and output; return its result."""
     command = [PYTHON, "-"]
     try:
         return sandbox.run(

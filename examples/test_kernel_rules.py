@@ -1,4 +1,4 @@
-"""Tests of the kernel's rules for namespaces, which need only usernsctl's pytest plugin.
+"""Tests of the kernel's rules for namespaces. The tests need only usernsctl's pytest plugin.
 
     pytest examples/test_kernel_rules.py
 

@@ -74,7 +74,7 @@ def trace(*command: str | Path, follow: bool = False) -> dict[int, list[str]]:
     """Return a dict from the pid of each process to the names of its system calls, in order.
 
     The process that executes `command` comes first. Without `follow`, only that process is traced,
-    and its key is 0. Because it is traced, execve(2) ignores set-user-ID bits and file
+    and its key is 0. execve(2) of a traced program ignores the set-user-ID bit and file
     capabilities.
     """
     with tempfile.NamedTemporaryFile() as log:
@@ -169,7 +169,8 @@ def count(directory: Path) -> dict[str, int]:
 def kind_of_user() -> str:
     """Return "root" if this process runs as root, otherwise "user".
 
-    The counts differ between the two, because programs with capabilities make other system calls.
+    The counts of root and of other users differ, because a program with capabilities makes other
+    system calls.
     """
     return "root" if os.geteuid() == 0 else "user"
 

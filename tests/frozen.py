@@ -57,7 +57,7 @@ def decoded(text: bytes) -> tuple[list[str], list[Record]]:
 
 
 def without_sandbox(launch: Path, *command: str) -> None:
-    """Change a frozen launch so that it runs a command on the host instead of a sandbox."""
+    """Change a frozen launch to run a command on the host instead of in a sandbox."""
     header, records = decoded(launch.read_bytes())
     kept = [one for one in records if one.verb not in ("watch", "runsc-env", "end")]
     ends = [*(record("watch", word) for word in command), record("end")]

@@ -264,6 +264,6 @@ _HOLD = "echo ready; exec cat"
 
 @contextlib.contextmanager
 def world(directory: Path) -> Iterator[World]:
-    """Create a virtual network whose files are in `directory`; yield it."""
+    """Create and yield a virtual network whose files are in `directory`."""
     with contextlib.ExitStack() as undo:
         yield World(undo, directory)

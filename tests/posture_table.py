@@ -49,8 +49,8 @@ WATCHER = Posture(
     bounding=PREPARED,
     # This filter restricts only membarrier(2) (csrc/sys/membarrier_filter.c).
     seccomp=True,
-    # The watcher is traceable, but only by processes in its user namespace. Other processes can
-    # only enter that of a named namespace (`usernsctl ns create`).
+    # The watcher is traceable, but only by processes in its user namespace. Other processes can be
+    # there only if it belongs to a named namespace (`usernsctl ns create`).
     traceable=True,
     namespaces=words("user own, mnt own"),
     mounts=PLACE,
@@ -92,7 +92,7 @@ SANDBOX = Posture(
     permitted=FILES | words("sys_ptrace"),
     bounding=FILES | words("sys_ptrace"),
     seccomp=True,
-    # The sandbox process has CAP_SYS_PTRACE, so a tracer needs it, too.
+    # The sandbox process has CAP_SYS_PTRACE, so a tracer needs this capability, too.
     traceable=False,
     # Debian's runsc leaves the sandbox process in the caller's PID namespace, with the caller's
     # /proc. Code that escapes from gVisor can therefore see the caller's processes, as far as the
@@ -133,8 +133,8 @@ def table(**kinds: Posture) -> dict[str, Posture]:
 
 RUN = table(watcher=WATCHER, runsc=RUNSC, gofer=GOFER, sandbox=SANDBOX)
 
-# With several mapped ids, the gofer needs capabilities for files of all of them, and the sandbox
-# needs capabilities to change ids.
+# With several mapped ids, the gofer needs capabilities to access files of all these ids, and the
+# sandbox needs capabilities to change ids.
 SEVERAL_PREPARED = {
     "maps": SEVERAL_IDS | words("setgroups allow"),
     "effective": PREPARED | FILES,
@@ -189,8 +189,8 @@ RUN_WITH_NETWORK = table(
     sandbox=replace(
         SANDBOX,
         # NETWORK has no effect on the host's network in newer releases of runsc: the sandbox
-        # process has these capabilities only in its own user namespace, which does not own that
-        # network namespace.
+        # process has these capabilities only in its own user namespace, which does not own the
+        # host's network namespace.
         effective=SANDBOX.effective | NETWORK,
         permitted=SANDBOX.permitted | NETWORK,
         bounding=SANDBOX.bounding | NETWORK,
@@ -297,7 +297,7 @@ HOLDER = replace(
     bounding=words("all"),
     no_new_privs=False,
     seccomp=False,
-    # The holder has CAP_SYS_PTRACE, so a tracer needs it, too.
+    # The holder has CAP_SYS_PTRACE, so a tracer needs this capability, too.
     traceable=False,
     namespaces=words("user own"),
     mounts=words("caller's"),
@@ -319,7 +319,7 @@ def in_container(sandboxes: Mapping[str, Posture]) -> dict[str, Posture]:
     The container's own seccomp filter applies to all of its processes.
     """
     filtered = {kind: replace(row, seccomp=True) for kind, row in sandboxes.items()}
-    # Docker mounts over some files of /proc: it masks them or makes them read-only.
+    # Docker masks some files of /proc by mounts, and makes others read-only.
     masked = {
         kind: replace(filtered[kind], mounts=filtered[kind].mounts | words("?/proc ro"))
         for kind in ("sandbox", "stub")

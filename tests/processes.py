@@ -124,7 +124,7 @@ def umask(mask: int) -> Iterator[None]:
 
 
 def wait_until_gone(word: str, seconds: float) -> list[str]:
-    """Wait until no command line contains `word`; return those left after `seconds`."""
+    """Wait at most `seconds` until no command line contains `word`; return those that still do."""
     deadline = time.monotonic() + seconds
     while (found := processes_with(word)) and time.monotonic() < deadline:
         time.sleep(0.01)

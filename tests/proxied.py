@@ -1,4 +1,4 @@
-"""Proxy for allowed names in a virtual network, and servers that it can reach."""
+"""Proxy for allowed names in a virtual network, and servers that the proxy can reach."""
 
 from __future__ import annotations
 
@@ -219,8 +219,8 @@ def client_hello(name: str | None) -> bytes:
 def _main(listener: int, rules: Sequence[str]) -> None:
     """Run a proxy; for each line of standard input, print a report of denied requests."""
     # The test sends SIGINT to this new process group, which includes the proxy. The proxy must
-    # survive without this process's help: execve(2) resets a signal handler, but would have kept an
-    # ignored signal.
+    # survive by its own means: execve(2) resets this process's handler of SIGINT, but would keep an
+    # ignored SIGINT ignored.
     os.setpgid(0, 0)
     signal.signal(signal.SIGINT, lambda *_: None)
     proxy = ProxyProcess(parse_rules(rules), log=None)

@@ -1,7 +1,7 @@
 """Counts of an attacker's attempts and successes.
 
-`pytest -k hostile` tries each attack a few times, so that it can run with all other tests. `make
-hostile` (USERNSCTL_HOSTILE=full) tries each often enough to win a race.
+`pytest -k hostile` tries each attack only a few times, so that `make test` can include the attacks.
+`make hostile` (USERNSCTL_HOSTILE=full) tries each attack often enough to win a race.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ FULL = os.environ.get("USERNSCTL_HOSTILE") == "full"
 
 
 class Tally:
-    """Counter of attempts and successes. A test fails if an attempt succeeded, or without one."""
+    """Counter of attempts and successes. A test fails after a success, or without attempts."""
 
     def __init__(self) -> None:
         self.tries = 0

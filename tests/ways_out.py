@@ -124,7 +124,7 @@ def ask(
 def send(
     family: int, address: tuple[object, ...], name: str, *options: tuple[int, int, object]
 ) -> str:
-    """Send `name` as a datagram to a service on the simulated host, which records it."""
+    """Send `name` as a datagram to a service on the simulated host that records datagrams."""
     with socket.socket(family, socket.SOCK_DGRAM) as datagrams:
         for level, option, value in options:
             datagrams.setsockopt(level, option, value)  # type: ignore[call-overload]
@@ -281,8 +281,8 @@ def _(to: Targets) -> str:
 
 @way("an IPv6 socket bound to the link-local address of the device")
 def _(to: Targets) -> str:
-    # Wait until the kernel uses the link-local address, which it does only after duplicate address
-    # detection.
+    # Wait until the kernel has finished duplicate address detection: before, it does not use the
+    # link-local address.
     deadline = time.monotonic() + SECONDS
     here = ""
     while not here.startswith("fe80:") and time.monotonic() < deadline:

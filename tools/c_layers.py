@@ -73,10 +73,10 @@ def place_of(name: str) -> str:
 
 
 def dependencies(csrc: Path) -> tuple[dict[str, dict[str, str]], list[str]]:
-    """Return the files that each file uses, each with a reason, and a list of other violations.
+    """Return the files that each file uses, with reasons, and a list of invalid uses.
 
-    A reason is, for example, "includes base/base.h". Other violations are includes that are not
-    named from csrc/, and impure calls in pure sources.
+    A reason is, for example, "includes base/base.h". Invalid uses are includes that are not named
+    from csrc/, and impure calls in pure sources.
     """
     sources = sorted(csrc.rglob("*.c"))
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -103,7 +103,7 @@ TOOLCHAINS = {
         # This toolchain is for tools/c_faults.py, which identifies a call site by its return
         # address. gcc must not turn calls into jumps (tail calls), which store no return address.
         Toolchain("faults", "gcc", (*SANITIZE, "-fno-optimize-sibling-calls"), fails=True),
-        # This toolchain is for tools/coverage.py: it instruments the programs for coverage.
+        # This toolchain instruments the programs for tools/coverage.py.
         Toolchain(
             "coverage",
             "clang",

@@ -42,8 +42,8 @@ def main(seconds: int) -> int:
     failed = 0
     counts = json.loads(TARGET.read_text(encoding="utf-8")) if TARGET.exists() else {}
     for name, command in sorted(c_tests.build_fuzzers().items()):
-        # Remove the option for the time limit, because libFuzzer would prefer it to the one that
-        # fuzz() inserts before it.
+        # Remove the time limit of c_tests.py: libFuzzer uses the last of several limits, and fuzz()
+        # inserts its own limit first.
         short = [word for word in command if not str(word).startswith("-max_total_time")]
         executions, output = fuzz(short, seconds)
         print(f"{name}: {executions} executions in {seconds} s", flush=True)

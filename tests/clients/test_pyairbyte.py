@@ -74,8 +74,8 @@ def test_pyairbyte_reads_from_a_connector_in_gvisor(usernsctl: Program, tmp_path
     files.mkdir()
     script = tmp_path / "source-stations"
     connector = Path(CONNECTOR or "", "bin", "source-declarative-manifest")
-    # By default, usernsctl mounts only a virtual environment without additional files. Use --bind,
-    # because tools/environment has added a file to this one.
+    # By default, usernsctl mounts no virtual environment with additional files. Use --bind, because
+    # tools/environment has added a file to the connector's environment.
     options = ["--network", "host", "--bind", files, "--bind", CONNECTOR or ""]
     usernsctl.check_output("wrap", "-o", script, *options, "--", connector)
     with serve() as url:

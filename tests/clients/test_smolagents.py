@@ -74,7 +74,7 @@ def test_smolagents_agent_works_in_gvisor() -> None:
     ],
 )
 def test_hostile_code_of_an_agent_raises_agenterror(code: str, end: str) -> None:
-    """Check that code raises AgentError if it exits, or sends forged or endless results."""
+    """Check that code that exits, or sends forged or endless results, raises AgentError."""
     with executor() as made, pytest.raises(AgentError, match=end):
         made(code)
 

@@ -49,8 +49,8 @@ EXCLUSIVE = (
     LAST,
 )
 #: Causes that doctor may guess for a failed sandbox, by prefixes of the names of environments with
-#: a limit. Together with another misconfiguration, a sandbox may exceed a limit that otherwise
-#: suffices, and doctor can't detect that.
+#: a limit. With another misconfiguration, a sandbox may exceed a limit that otherwise suffices, and
+#: doctor can't detect that.
 GUESSES_OF_LIMITS = {
     "nproc-": "process-limit",
     "nofile-": "descriptor-limit",

@@ -147,7 +147,7 @@ def wait(pid: int, outputs: dict[int, bytearray], seconds: float) -> int | None:
 
 
 def remaining() -> list[str]:
-    """Wait until no process is left; after a grace period, kill the rest.
+    """Wait until no process is left; after a grace period, kill the remaining processes.
 
     Return the command lines of the killed processes.
     """

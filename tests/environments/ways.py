@@ -356,7 +356,7 @@ def helpers_setuid_and_capable() -> None:
 
 
 def helper_wrong_capability() -> None:
-    """Give each helper the file capability that only the other one needs."""
+    """Give newuidmap the file capability that newgidmap needs (CAP_SETGID), and vice versa."""
     helpers(0o755)()
     for name, bit in (("newuidmap", CAP_SETGID), ("newgidmap", CAP_SETUID)):
         value = struct.pack("<IIIII", 0x02000001, 1 << bit, 0, 0, 0)
@@ -552,7 +552,7 @@ def mdwe() -> None:
 def ids(*, uids: tuple[int, int, int], gids: tuple[int, int, int]) -> Way:
     """Return a misconfiguration that sets the real, effective and saved uids and gids.
 
-    Root must apply it. It also drops all supplementary groups.
+    Root must apply the misconfiguration, which also drops all supplementary groups.
     """
 
     def become() -> None:

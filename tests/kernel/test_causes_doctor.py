@@ -112,8 +112,8 @@ def test_plain_text_needs_no_rich_and_no_locale() -> None:
     assert done.stderr == b""
     lines = done.stdout.decode("ascii").split("\n")
     assert lines[0].startswith("Ready for a command in gVisor")
-    # Only the line with the remedy, which users copy, may be longer than 80 columns. It contains
-    # the user's name and a free subordinate range.
+    # Only the line with the remedy, which users copy, may be longer than 80 columns, because it
+    # contains the user's name and a free subordinate range.
     assert all(len(line) <= 80 or line.startswith("   remedy   ") for line in lines)
 
 

@@ -39,7 +39,7 @@ else:
 
 
 def applied(times: int = 1, **wanted: Any) -> Any:
-    """Apply the hardening `wanted` to a new process; return the restrictions in effect there."""
+    """Apply the hardening `wanted` to a new process; return the process's restrictions."""
     command = [sys.executable, "-c", SCRIPT, json.dumps(wanted), str(times)]
     done = capture(command)
     assert done.returncode == 0, done.stderr

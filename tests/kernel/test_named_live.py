@@ -301,7 +301,7 @@ def test_the_environment_of_the_creator_is_hidden_inside(
 def test_ns_exec_keeps_the_working_directory_as_nsenter_does(
     usernsctl: Program, tmp_path: Path
 ) -> None:
-    """Check that the command can use its working directory below a directory it can't search."""
+    """Check that a command can use a working directory whose parent it can't search."""
     public = tmp_path / "private" / "public"
     public.mkdir(parents=True)
     (public / "file").write_text("read\n")

@@ -106,7 +106,7 @@ def test_process_1_forwards_signals_from_inside(prelude: Program) -> None:
 
 
 def test_sigterm_at_any_moment_ends_usernsctl_exec(prelude: Program) -> None:
-    """Send SIGTERM before or after the fork; check that it always ends usernsctl-exec."""
+    """Check that SIGTERM ends usernsctl-exec, whether it is sent before or after the fork."""
     chance = random.Random(0)
     ends = set()
     for _ in range(60):

@@ -125,7 +125,7 @@ def test_root_maps_any_extents_and_keeps_setgroups(prelude: Program) -> None:
 @pytest.mark.parametrize(
     ("options", "identity"),
     [
-        # A caller whose ids are mapped keeps them. Any other caller becomes root and loses its
+        # A caller whose ids are mapped keeps its ids. Any other caller becomes root and loses its
         # supplementary groups.
         (["--map-users=5:0:1", "--map-groups=6:0:1"], "5 6 6"),
         (["--map-users=0:100000:10", "--map-groups=0:200000:10"], "0 0 0"),

@@ -154,9 +154,9 @@ def test_an_extent_may_span_adjacent_ranges(
     ],
 )
 def test_login_defs_names_the_group_of_helpers(machine: Machine, line: str, granted: bool) -> None:
-    """Check that GRANT_AUX_GROUP_SUBIDS in login.defs allows a caller whose gid passwd(5) lacks.
+    """Check that GRANT_AUX_GROUP_SUBIDS allows a caller whose gid differs from passwd(5).
 
-    /etc/passwd names another gid for the caller.
+    The setting is in login.defs.
     """
     login = machine.directory / "login.defs"
     login.write_text(f"{Path('/etc/login.defs').read_text()}\n{line}\n")

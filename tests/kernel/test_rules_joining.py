@@ -134,8 +134,8 @@ def test_threads_may_not_join() -> None:
 def test_joining_a_mount_namespace_needs_capabilities_in_the_own_one() -> None:
     """setns(2) into a mount namespace also needs capabilities in the caller's user namespace.
 
-    There, it needs CAP_SYS_CHROOT and CAP_SYS_ADMIN. In the user namespace that owns the mount
-    namespace, it needs CAP_SYS_ADMIN.
+    setns(2) needs CAP_SYS_CHROOT and CAP_SYS_ADMIN in the caller's user namespace, and
+    CAP_SYS_ADMIN in the user namespace that owns the mount namespace.
     """
     with waiting_child(lambda: unshare(CLONE_NEWNS)) as pid:
         fd = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY)

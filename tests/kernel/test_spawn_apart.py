@@ -101,7 +101,7 @@ def test_the_child_program_refuses_other_callers() -> None:
 
 @several_ids
 def test_helpers_work_with_sigchld_ignored() -> None:
-    """Check that helpers work although SIGCHLD is ignored, and that it stays ignored."""
+    """Check that helpers work although SIGCHLD is ignored, and that SIGCHLD stays ignored."""
     if may_map_any_id():
         pytest.skip("root needs no helper")
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)

@@ -1,7 +1,7 @@
 """Tests of the supervisors of a command, with and without a terminal.
 
 The supervisors are usernsctl-exec (with --fork, --pid or --init), usernsctl-watch, and usernsctl ns
-exec with a PID namespace. Each test of the common behaviour runs with all of them.
+exec with a PID namespace. Each test of the common behaviour runs with all supervisors.
 test_prelude_fork.py and test_prelude_init.py have the tests of usernsctl-exec alone.
 """
 
@@ -213,8 +213,8 @@ def test_signals_of_the_terminal_arrive_once(
         read_ready(lines)
         send(terminal)
         assert lines.readline() == f"{int(sig)}\n"
-        # Check that no second copy of the signal arrives before SIGUSR1, as it would if the
-        # supervisor forwarded it, too.
+        # Check that the command gets the signal from the terminal only: a copy that the supervisor
+        # forwards would arrive before SIGUSR1.
         process.send_signal(signal.SIGUSR1)
         assert lines.read() == "end\n"
         assert process.wait(PATIENCE) == 0

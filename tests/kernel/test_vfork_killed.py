@@ -13,7 +13,7 @@ from broken_machine import ENVIRONMENT, USERNSCTL, run_broken
 
 pytestmark = pytest.mark.each_user
 
-# Uid to which root changes before it runs a command.
+# Uid as which the commands run if root runs the tests.
 NOBODY = 65534
 
 _DIAGNOSED = """

@@ -59,7 +59,7 @@ def descendants() -> dict[int, str]:
 
 
 def sandbox_processes() -> dict[int, str]:
-    """Return the command lines of all sandbox processes. Those of gVisor's stubs are empty."""
+    """Return the command lines of all sandbox processes, which are empty for gVisor's stubs."""
     return {pid: words for pid, words in descendants().items() if not words.startswith(RAY)}
 
 

@@ -1,7 +1,7 @@
 """Tests of tools/dist/glibc.py, which checks that files work with the oldest supported glibc.
 
 `make dist` links the extension with an old glibc and checks all files. These tests check files that
-were linked with the host's glibc, which reveals errors earlier.
+were linked with the host's glibc, and so find errors before `make dist` does.
 """
 
 from __future__ import annotations

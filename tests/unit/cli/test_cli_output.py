@@ -118,8 +118,8 @@ def test_closed_standard_output_is_not_an_error(usernsctl: Program) -> None:
         assert done.returncode == 0 or "doctor" in words
 
 
-# Source of a fake module, which usernsctl imports in place of a real one. It sends SIGINT to its
-# process during the import.
+# Source of a fake module, which usernsctl imports in place of a real one. The fake module sends
+# SIGINT to its process during the import.
 INTERRUPTED = """
 import os, signal, time
 os.kill(os.getpid(), signal.SIGINT)

@@ -30,7 +30,7 @@ def test_namespaces_are_drawn_below_their_parents() -> None:
 
 
 def test_tree_of_many_namespaces_is_iterated_fewer_than_5_times() -> None:
-    """Check that drawing takes no quadratic time: any user can create many namespaces."""
+    """Check that drawing is not quadratic in time: any user can create many namespaces."""
     namespaces = Counted([namespace(0, None), *(namespace(inode, 0) for inode in range(1, 100))])
     lines = list(tree_text.lines(Tree(namespaces=namespaces, unseen=0), is_ascii=True))
     assert len(lines) == 300

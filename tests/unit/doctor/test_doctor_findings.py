@@ -384,8 +384,8 @@ def test_hung_runsc_is_attributed_to_the_signal_limit(
     assert finding.blocks
     assert ids([finding]) == [found]
     assert findings_of(facts, probes()) == ()
-    # Check that a failed probe is not attributed to the signal limit: it has exited, and so has not
-    # hung.
+    # Check that a failed probe is not attributed to the signal limit: a failed probe has exited,
+    # and only a hung one is a sign of this limit.
     assert "signal-limit" not in ids(findings_of(facts, probes(failed("runsc"))))
 
 

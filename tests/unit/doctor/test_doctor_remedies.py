@@ -301,7 +301,7 @@ def test_host_profile_names_the_scripts_of_the_commands() -> None:
 
 
 def test_host_profile_does_not_name_the_interpreter() -> None:
-    """Check that no profile applies to the Python interpreter: it would apply to every script."""
+    """Check that no profile names the Python interpreter, since it would apply to every script."""
     for path in profiles.host_programs("/bin/true"):
         assert not os.path.samefile(path, sys.executable)
         with open(path, "rb") as file:

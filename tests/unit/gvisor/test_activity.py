@@ -63,7 +63,7 @@ def test_activity_lock_is_held_until_end(tmp_path: Path) -> None:
 def test_end_in_two_threads_touches_no_other_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Call end() in two threads; check that no other file with the same descriptor is changed."""
+    """Check that end() in two threads changes no file that has got the same descriptor number."""
     utime = os.utime
     others: list[int] = []
 

@@ -1,4 +1,4 @@
-"""Tests of namespace names and of untrusted state files; they create no namespace."""
+"""Tests of namespace names and of untrusted state files, which create no namespace."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def records(state: Path) -> Path:
 
 
 def write_record(records: Path, name: str, content: bytes | str) -> Path:
-    """Write a record with any content, as other processes of the user could; return its path."""
+    """Write a namespace's record, as any process of the user could; return the file's path."""
     file = records / name / "record.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     records.parent.chmod(0o700)

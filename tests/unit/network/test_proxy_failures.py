@@ -1,4 +1,4 @@
-"""Tests of proxies that fail to start or can't be killed; they must leak no descriptor."""
+"""Tests that proxies leak no descriptor if they fail to start or can't be killed."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def is_killed_before_line(line: int, call: Callable[[], object]) -> bool:
 
 
 def kill_at_lines(call: Callable[[], object], check: Callable[[], object], stride: int) -> None:
-    """Kill children before every `stride`-th line of `call`; run `check` after each of them."""
+    """Kill children before every `stride`-th line of `call`; run `check` after each child."""
     line = first = random.randint(1, stride)
     print(f"from line {first}")
     while is_killed_before_line(line, call):
