@@ -90,7 +90,7 @@ class Connector:
         try:
             return [json.loads(line) for line in done.stdout.splitlines()]
         except json.JSONDecodeError as error:
-            raise ConnectorError(f"{verb}: this is no message: {error.doc}") from error
+            raise ConnectorError(f"{verb}: a line is not a message: {error.doc}") from error
 
 
 def of_type(messages: list[Message], kind: str) -> list[Message]:

@@ -49,7 +49,7 @@ def show_sandbox(connector: Connector) -> None:
         sandbox.stdin.close()
     show(inside)
     if sandbox.returncode != 0 or inside == Path("/proc/version").read_text():
-        raise ConnectorError("this was not gVisor")
+        raise ConnectorError("the program ran outside of gVisor")
     title("The id map of the sandbox (inside, outside, count)")
     for kind, text in maps.items():
         show(f"{kind} {' '.join(text.split())}")

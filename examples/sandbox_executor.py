@@ -37,7 +37,7 @@ class SandboxExecutor(Executor):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         if kwargs:
-            raise TypeError("a task takes its arguments by position")
+            raise TypeError("a task takes only positional arguments")
         task = json.dumps([fn.__module__, fn.__qualname__, args]).encode()
         return self._threads.submit(self._run, task)
 

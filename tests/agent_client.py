@@ -107,7 +107,7 @@ class Running:
 
     def _read(self) -> bytes:
         assert self.out is not None
-        assert select.select([self.out], [], [], PATIENCE)[0], "they are still there"
+        assert select.select([self.out], [], [], PATIENCE)[0], "neither output nor end of file"
         return os.read(self.out, 65536)
 
     def close_out(self) -> None:

@@ -135,7 +135,7 @@ def instructions(*command: str | Path) -> int:
         )
     found = re.search(r"I\s+refs:\s+([\d,]+)", done.stderr)
     if not found:
-        raise RuntimeError(f"callgrind does not tell a number: {done.stderr}")
+        raise RuntimeError(f"callgrind printed no number of instructions: {done.stderr}")
     return int(found[1].replace(",", ""))
 
 

@@ -45,7 +45,7 @@ def kill_and_wait(pid: int, seconds: float = 30) -> None:
     """Kill a process, which need not be a child; wait until it has exited."""
     pidfd = os.pidfd_open(pid)
     os.kill(pid, signal.SIGKILL)
-    assert select.select([pidfd], [], [], seconds)[0], f"process {pid} goes on"
+    assert select.select([pidfd], [], [], seconds)[0], f"process {pid} has not exited"
     os.close(pidfd)
 
 
@@ -75,7 +75,7 @@ def stop(pid: int, seconds: float) -> None:
     threads keep running, and may answer requests.
     """
     os.kill(pid, signal.SIGSTOP)
-    wait_until(lambda: set(thread_states(pid)) == {"T"}, seconds, lambda: f"process {pid} goes on")
+    wait_until(lambda: set(thread_states(pid)) == {"T"}, seconds, lambda: f"{pid} is not stopped")
 
 
 def thread_states(pid: int) -> Iterator[str]:

@@ -249,7 +249,7 @@ def build_freestanding(toolchain: Toolchain) -> None:
 def main(names: list[str]) -> int:
     unknown = set(names) - TOOLCHAINS.keys()
     if unknown:
-        sys.exit(f"there is no {', '.join(unknown)}; there are {', '.join(TOOLCHAINS)}")
+        sys.exit(f"unknown: {', '.join(unknown)}; the toolchains are {', '.join(TOOLCHAINS)}")
     if ONLY:
         names = ["gcc"] if sources_of_tests("test") else []
     failed = []

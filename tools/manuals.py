@@ -267,7 +267,7 @@ def help_of(program: str, *words: str) -> list[str]:
     places = f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"
     path = shutil.which(program, path=places)
     if path is None:
-        raise ExtensionError(f"{program} is not installed, whose --help its manual page is made of")
+        raise ExtensionError(f"{program} is not installed: its --help is part of its manual page")
     done = subprocess.run([path, *words, "--help"], capture_output=True, text=True, check=True)
     return done.stdout.splitlines()
 

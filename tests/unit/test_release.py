@@ -200,7 +200,7 @@ def test_release_check_ends_at_the_first_failure(tree: Path) -> None:
     last = done.stderr.splitlines()[-1]
     assert last == (
         "release-check: `make deb` failed with status 2. "
-        "What was done before: .ci/run test-all, make clients, make dist"
+        "Completed before: .ci/run test-all, make clients, make dist"
     )
     assert "docs" not in done.stdout
     assert not (tree / "build").exists()
@@ -230,7 +230,7 @@ def test_uncommitted_changes_are_refused(tree: Path, name: str) -> None:
         file.write("\n")
     done = check(tree)
     assert (done.returncode, done.stdout) == (1, "")
-    assert "what is not committed would not be released" in done.stderr
+    assert "uncommitted changes would not be released" in done.stderr
     assert name in done.stderr
     assert not (tree.parent / "log").exists()
 
