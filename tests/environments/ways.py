@@ -142,7 +142,7 @@ def another_user(uid: int) -> Way:
 
 
 def slow_nss() -> None:
-    """Make getent and getsubids hang; remove the user from /etc/passwd."""
+    """Make getent and getsubids hang, which look up a user who is not in /etc/passwd."""
     cover("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\n")
     programs("getent", "getsubids", text="#!/bin/sh\nexec sleep 100\n")()
 

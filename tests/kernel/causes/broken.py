@@ -95,7 +95,7 @@ def seccomp_mount() -> None:
 
 
 def seccomp_mount_bind() -> None:
-    """Deny open_tree(2) and its like with EPERM, as seccomp profiles older than these calls do."""
+    """Deny open_tree(2), move_mount(2) and mount_setattr(2), as old seccomp profiles do."""
     refuse([(call, 0, errno.EPERM) for call in ("open_tree", "move_mount", "mount_setattr")])
 
 
