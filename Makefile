@@ -110,14 +110,18 @@ analyze: packages ## analyze the C code (clang-tidy, gcc -fanalyzer) and the wor
 	"$$bin/python" -B tools/analyze.py "$$bin/clang-tidy"
 
 # Run the tests with ASan, then with TSan, since a program can't use both. Tests that fail with ASan
-# must not prevent the run with TSan.
+# must not prevent the run with TSan. The PID namespace is for orphans, which the PID 1 of some hosts
+# reaps too late for a test.
 sanitize: packages ## run tests/unit and tests/kernel with sanitizers in the extension: ASan and UBSan, then TSan
-	@set -e; name=$$(id -un); \
-	if [ "$$name" = root ]; then name=usernsctl-test; tools/user $$name ranges; fi; \
+	@set -e; name=$$(id -un); apart=; \
+	if [ "$$name" = root ]; then \
+		name=usernsctl-test; tools/user $$name ranges; \
+		apart="unshare --pid --fork --kill-child --mount-proc"; \
+	fi; \
 	failed=; \
 	for kind in asan tsan; do \
 		python=$$(tools/environment $$kind)/bin/python; \
-		tools/pytest-as $$name -- $$python tests/unit tests/kernel \
+		$$apart tools/pytest-as $$name -- $$python tests/unit tests/kernel \
 			-m 'not as_root and not thorough and not unsanitized' \
 			-o timeout=600 -n $$(nproc) $(if $(ONLY),-k '$(ONLY)') || failed="$$failed $$kind"; \
 	done; \
