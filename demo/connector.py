@@ -69,7 +69,7 @@ class Connector:
         return [str(USERNSCTL), "run", "--network", network, *binds, "--"]
 
     def sandboxed(self, verb: str) -> list[str]:
-        """Return the argv for a connector command in gVisor, with a network except for spec."""
+        """Return the argv for a connector command in gVisor, with a network unless it is spec."""
         return [*self.sandbox("none" if verb == "spec" else "host"), *self.in_big_frame(verb)]
 
     def call(self, verb: str, *, sandboxed: bool) -> list[Message]:

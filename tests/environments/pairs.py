@@ -23,8 +23,8 @@ from table import ENVIRONMENTS, KINDS, Environment
 COUNT = int(os.environ.get("USERNSCTL_PAIRS") or 40)
 SEED = int(os.environ.get("USERNSCTL_PAIRS_SEED") or 1)
 
-#: Commands to run in each pair of environments. Only `exec`, which is usernsctl-exec, shows whether
-#: a map of more than one id works where no sandbox does.
+#: Commands to run in each pair of environments: those of single environments, and `exec`, which is
+#: usernsctl-exec. It shows whether a map of more than one id works, even if no sandbox does.
 TRIED = ("run", "auto", "exec", "doctor", "range")
 
 #: Kind of environments that is applied last, because root can't mount in the user namespace of a

@@ -142,7 +142,7 @@ def another_user(uid: int) -> Way:
 
 
 def slow_nss() -> None:
-    """Make getent and getsubids hang, which look up a user who is not in /etc/passwd."""
+    """Remove the user from /etc/passwd; make getent and getsubids hang instead of finding it."""
     cover("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\n")
     programs("getent", "getsubids", text="#!/bin/sh\nexec sleep 100\n")()
 

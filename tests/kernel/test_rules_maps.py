@@ -74,7 +74,7 @@ def test_a_map_is_written_once() -> None:
     ],
 )
 def test_malformed_maps_fail_with_einval(text: str) -> None:
-    """A map line has three numbers; a count of 0 or an overflow fails with EINVAL."""
+    """A line without three numbers, a count of 0 and an overflow fail with EINVAL."""
     fresh()
     with refused(errno.EINVAL):
         write(MAP, text)

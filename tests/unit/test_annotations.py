@@ -1,4 +1,4 @@
-"""Tests of annotations, which resolve to real types, and import typing only when resolved."""
+"""Tests that annotations resolve to real types, and import typing only when they are resolved."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from processes import capture
 TREE = Path(__file__).parents[2]
 BUILT_FROM = ("csrc", "src", "setup.py", "pyproject.toml", "README.md")
 
-# Calls the build backend as `pip install --editable` does (PEP 660).
+# Program that calls the build backend as `pip install --editable` does (PEP 660).
 BUILD = "import setuptools.build_meta as backend; print(backend.build_editable('wheel'))"
 
 USE = """

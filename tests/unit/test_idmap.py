@@ -18,8 +18,8 @@ def test_extent_is_parsed_and_printed_as_by_unshare() -> None:
     assert str(extent) == "0:100000:65536"
 
 
-# Invalid texts that the Python binding must not change or accept, such as those with a NUL, or with
-# digits that int() accepts. tests/c/map/test_idmap.c tests other invalid texts.
+# Invalid extents that the Python binding could accept or truncate by mistake: with digits that
+# int() accepts, or with a NUL. tests/c/map/test_idmap.c tests other invalid texts.
 @pytest.mark.parametrize(
     "text",
     [

@@ -84,7 +84,7 @@ def repack(wheel: Path, target: Path, source: Path, epoch: int) -> Path:
     profiles = source / "src/usernsctl/profiles"
     with zipfile.ZipFile(wheel) as whole:
         files = {f"{stem}.data/scripts/{n}": body for n, body in programs(whole).items()}
-    # The paths at which `usernsctl-entrypoint` opens the profiles.
+    # Put the profiles at the paths at which `usernsctl-entrypoint` opens them.
     for profile, name in (("seccomp.json", "seccomp"), ("apparmor", "apparmor")):
         path = f"{stem}.data/data/share/{name}-profile"
         files[path] = (profiles / profile).read_bytes()

@@ -1,4 +1,4 @@
-"""Tests of the causes that doctor derives from facts and probe results, and of their order."""
+"""Tests of the causes, and their order, that doctor derives from facts and probe results."""
 
 from __future__ import annotations
 

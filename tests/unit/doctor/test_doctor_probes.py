@@ -1,4 +1,4 @@
-"""Tests of the outcomes of doctor's probes, and of their order."""
+"""Tests of the order and the outcomes of doctor's probes."""
 
 from __future__ import annotations
 
