@@ -434,6 +434,18 @@ def test_errors_outside_name_the_path(box: un.Sandbox, inside: str, tmp_path: Pa
         assert pickle.loads(pickle.dumps(error)).step == "outside"
 
 
+def test_absolute_paths_are_valid_in_a_removed_current_directory(
+    box: un.Sandbox, inside: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "source").write_bytes(b"content")
+    (tmp_path / "removed").mkdir()
+    monkeypatch.chdir(tmp_path / "removed")
+    (tmp_path / "removed").rmdir()
+    box.put(tmp_path / "source", f"{inside}/file")
+    box.get(f"{inside}/file", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == b"content"
+
+
 def test_errors_inside_name_the_path(host: un.SandboxHost, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x" * 100_000)
     with un.SandboxHost(rlimits=["fsize=65536"]) as limited, limited.start(None) as box:

@@ -252,6 +252,21 @@ def test_removed_current_directory_is_named(
     )
 
 
+def test_absolute_paths_are_valid_in_a_removed_current_directory(
+    usernsctl: Program, tmp_path: Path
+) -> None:
+    (tmp_path / "removed").mkdir()
+    (tmp_path / "source").write_text("content")
+    code = "import os, sys; os.rmdir(os.getcwd()); os.execv(sys.argv[1], sys.argv[1:])"
+    options = [f"--bind={tmp_path}/source:/tmp/bound", f"--debug-log={tmp_path}/log"]
+    options.append(f"--result={tmp_path}/result")
+    run = [usernsctl.path, "run", *options, "--", "cat", "/tmp/bound"]
+    done = capture([sys.executable, "-c", code, *run], cwd=tmp_path / "removed")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "content", "")
+    assert json.loads((tmp_path / "result").read_text())["status"] == 0
+    assert os.listdir(tmp_path / "log")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

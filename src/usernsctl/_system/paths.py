@@ -202,6 +202,14 @@ def walk(
     return ()
 
 
+def absolute_path(path: str) -> str:
+    """Return `path`, which starts at the current directory if it is relative, as an absolute path.
+
+    :raises FileNotFoundError: `path` is relative, and the current directory was removed.
+    """
+    return path if path.startswith("/") else os.path.join(os.getcwd(), path)
+
+
 def open_path(path: str) -> PathDescriptor:
     """Open the file at a path; follow only symbolic links that belong to this user or to root.
 
@@ -211,7 +219,7 @@ def open_path(path: str) -> PathDescriptor:
     :raises OSError: the file does not exist, or can't be reached.
     """
     trail = [root()]
-    missing = walk(os.path.join(os.getcwd(), path), trail, _look)
+    missing = walk(absolute_path(path), trail, _look)
     if missing:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
     return _named(trail[-1])
@@ -233,7 +241,7 @@ def make_directory(path: str, mode: int = 0o700) -> PathDescriptor:
     :raises OSError: the file is not a directory, or can't be created or reached.
     """
     trail = [root()]
-    missing = walk(os.path.join(os.getcwd(), path), trail, _look)
+    missing = walk(absolute_path(path), trail, _look)
     if ".." in missing:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
     _check_unchangeable(trail, has_more=bool(missing))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypedDict, TypeVar, Unpack
 
 from usernsctl._lean import LateModule
 from usernsctl._system.descriptors import deadline_after, seconds_left
-from usernsctl._system.paths import check_path
+from usernsctl._system.paths import absolute_path, check_path
 from usernsctl.commands.arguments import StrOrBytesPath, check_keywords, check_timeout
 from usernsctl.gvisor import checks
 from usernsctl.gvisor.agent.commands import CommandDefaults, SandboxCommands
@@ -391,4 +390,4 @@ def _path_outside(name: str, given: StrOrBytesPath) -> str:
     found = check_path(name, given)
     if found is None:
         raise TypeError(f"{name} must be a path, not None")
-    return os.path.join(os.getcwd(), found)
+    return absolute_path(found)
