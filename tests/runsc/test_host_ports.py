@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import select
 import signal
 import socket
@@ -124,6 +125,17 @@ def test_free_udp_port_reaches_a_server_inside(host: un.SandboxHost, *, detach: 
             attached.release()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.bind((address, port))
+
+
+def test_udp_clients_are_served_with_few_descriptors(host: un.SandboxHost) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # poll(2) fails with EINVAL if it gets more entries than the soft limit allows.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+    try:
+        with host.start(["/usr/bin/python3", "-c", ECHO], publish=["0:8000/udp"]) as box:
+            assert ask(*box.udp_ports[8000]) == b"a"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_removal_of_an_ended_sandbox_frees_its_ports(host: un.SandboxHost) -> None:

@@ -39,6 +39,7 @@
 
 #include <poll.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -286,6 +287,18 @@ static int keep_only(const struct network *network, const int fds[FDS], struct u
     return 0;
 }
 
+/* Raises the soft limit of open descriptors to the hard limit. The processes that forward published
+ * ports have one or two descriptors for each client, and poll(2) fails with EINVAL if it gets more
+ * entries than the soft limit allows. Ignores a failure: fewer clients can then connect. */
+static void raise_file_limit(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit))
+        return;
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 int main(int argc, char **argv)
 {
     struct network network = {.pasta = NULL};
@@ -306,6 +319,7 @@ int main(int argc, char **argv)
     sigemptyset(&children);
     sigaddset(&children, SIGCHLD);
     sigprocmask(SIG_BLOCK, &children, NULL);
+    raise_file_limit();
     if (un_die_with_parent(SIGKILL, fds[CREATOR], &err) || keep_only(&network, fds, &err) ||
         make_network(&network, &namespace, &err)) {
         error_send(fds[REPORT], &err);
