@@ -17,6 +17,7 @@ from typing import Any
 
 import networks
 import pytest
+from processes import children_of, stop
 
 import usernsctl as un
 from usernsctl._system.descriptors import open_owned, wait_readable
@@ -136,6 +137,50 @@ def test_udp_clients_are_served_with_few_descriptors(host: un.SandboxHost) -> No
             assert ask(*box.udp_ports[8000]) == b"a"
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+# Server for the sandbox. It answers one byte of its client, closes the connection without reading
+# the client's other data once a program opens the FIFO /tmp/go for writing, and then prints a line.
+REJECTING = """
+import os, signal, socket
+os.mkfifo("/tmp/go")
+with socket.create_server(("127.0.0.1", 8000)) as server:
+    print("ready", flush=True)
+    connection, _ = server.accept()
+    # Send the answer at once, because close(2) drops unsent data if the client's data are unread.
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.sendall(connection.recv(1))
+    open("/tmp/go").close()
+    connection.sendall(b"rejected")
+    connection.close()
+    print("closed", flush=True)
+    signal.pause()
+"""
+
+
+def test_answer_reaches_a_client_whose_data_the_server_has_not_read(host: un.SandboxHost) -> None:
+    command = ["/usr/bin/python3", "-c", REJECTING]
+    with host.start(command, publish=[8000], stdout=un.PIPE) as box:
+        assert box.stdout is not None
+        assert box.stdout.readline() == b"ready\n"
+        with socket.create_connection(box.ports[8000], timeout=30) as client:
+            client.sendall(b"a" * 1000)
+            assert client.recv(1) == b"a"
+            (network,) = (
+                pid for pid in children_of(box.init.pid) if b"usernsctl-network" in argv_of(pid)
+            )
+            (forwarder,) = children_of(network)
+            # Stop the forwarder, so that it finds the client's data and the server's end at once.
+            stop(forwarder, 30)
+            client.sendall(b"b" * 1000)
+            box.run(["sh", "-c", ": > /tmp/go"], check=True)
+            assert box.stdout.readline() == b"closed\n"
+            os.kill(forwarder, signal.SIGCONT)
+            assert client.recv(100) == b"rejected"
+
+
+def argv_of(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def test_removal_of_an_ended_sandbox_frees_its_ports(host: un.SandboxHost) -> None:

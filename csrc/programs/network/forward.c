@@ -93,18 +93,25 @@ static bool is_temporary(ssize_t got)
     return got < 0 && (errno == EAGAIN || errno == EINTR);
 }
 
-/* Copies data from the socket `from` to the socket `to` without blocking. Returns false after an
+/* Reads data from the socket `from` into an empty buffer, without blocking. Returns false after an
  * error. */
-static bool move_bytes(struct half *half, int from, int to)
+static bool fill_half(struct half *half, int from)
 {
-    if (!half->length && !half->has_ended) {
-        ssize_t got = read(from, half->bytes, BUFFER_BYTES);
-        if (got < 0 && !is_temporary(got))
-            return false;
-        half->at = 0;
-        half->length = got > 0 ? (size_t)got : 0;
-        half->has_ended = got == 0;
-    }
+    if (half->length || half->has_ended)
+        return true;
+    ssize_t got = read(from, half->bytes, BUFFER_BYTES);
+    if (got < 0 && !is_temporary(got))
+        return false;
+    half->at = 0;
+    half->length = got > 0 ? (size_t)got : 0;
+    half->has_ended = got == 0;
+    return true;
+}
+
+/* Writes the data of the buffer to the socket `to`, without blocking, and forwards end of file.
+ * Returns false after an error. */
+static bool drain_half(struct half *half, int to)
+{
     if (half->length) {
         ssize_t sent = send(to, half->bytes + half->at, half->length, MSG_NOSIGNAL);
         if (sent < 0 && !is_temporary(sent))
@@ -119,12 +126,25 @@ static bool move_bytes(struct half *half, int from, int to)
     return true;
 }
 
+/* Drops the data in the buffer, and ends this direction of the connection. */
+static void end_half(struct half *half)
+{
+    half->length = 0;
+    half->has_ended = half->is_shut = true;
+}
+
 /* Returns whether the socket fd[end] is half-closed: it has reached end of file, but data may still
  * be written to it. Such a socket is polled without requested events, so that poll(2) reports a
  * reset by the peer. */
 static bool is_half_closed(const struct connection *connection, int end)
 {
     return connection->half[end].has_ended && !connection->half[1 - end].is_shut;
+}
+
+/* Returns whether poll(2) has reported that the connection of the socket fd[end] has ended. */
+static bool has_failed(const struct connection *connection, int end)
+{
+    return connection->polled[end]->revents & (POLLERR | POLLHUP);
 }
 
 /* Handles the events of a connection. Returns false if the connection has ended. */
@@ -139,13 +159,17 @@ static bool serve(struct connection *connection)
             return false;
         connection->is_connecting = false;
     }
-    for (int i = 0; i < 2; i++)
-        if (is_half_closed(connection, i) && connection->polled[i]->revents & (POLLERR | POLLHUP))
-            return false;
-    for (int i = 0; i < 2; i++)
-        if (!move_bytes(&connection->half[i], connection->fd[i], connection->fd[1 - i]))
-            return false;
-    return !connection->half[0].is_shut || !connection->half[1].is_shut;
+    struct half *request = &connection->half[0], *answer = &connection->half[1];
+    if ((is_half_closed(connection, 0) && has_failed(connection, 0)) ||
+        !fill_half(request, connection->fd[0]) || !fill_half(answer, connection->fd[1]) ||
+        !drain_half(answer, connection->fd[0]))
+        return false;
+    /* If the program has closed its socket, only drop the data for the program: its last answer may
+     * still be in a buffer. A server may reject a large upload, for example. */
+    if ((is_half_closed(connection, 1) && has_failed(connection, 1)) ||
+        !drain_half(request, connection->fd[1]))
+        end_half(request);
+    return !request->is_shut || !answer->is_shut;
 }
 
 /* Returns the events that poll(2) must wait for on the socket fd[end]. */
