@@ -7,12 +7,14 @@ import errno
 import json
 import os
 import resource
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -83,6 +85,24 @@ def test_detached_sandbox_outlives_its_killed_creator(marker: str, detached_stat
             box.run(["true"])
     assert processes_with(marker) == []
     assert os.listdir(detached_state) == []
+
+
+def test_failed_start_sends_the_caller_no_sigpipe(stand_in: Callable[[str], None]) -> None:
+    """Check that a start fails with an error where SIGPIPE has its default action.
+
+    usernsctl-detach has exited, and closed its end of the connection, before the caller sends the
+    last message.
+    """
+    real = shutil.which("runsc")
+    stand_in(f'#!/bin/sh\ncase " $* " in *" run "*) exit 3 ;; esac\nexec {real} "$@"\n')
+    signals: list[int] = []
+    before = signal.signal(signal.SIGPIPE, lambda number, _: signals.append(number))
+    try:
+        with un.SandboxHost() as host, pytest.raises(un.RunscError):
+            host.start(FOREVER, detach=True)
+    finally:
+        signal.signal(signal.SIGPIPE, before)
+    assert signals == []
 
 
 def test_timeout_expired_has_the_timeout_of_the_caller(host: un.SandboxHost) -> None:

@@ -452,7 +452,7 @@ class _Holder(Closing):
             )
         entry.publish()
         with NamespaceError.instead(f"the holder of the namespace {name!r}", step=STEP):
-            self._connection.send(b"+")
+            self._connection.send(b"+", socket.MSG_NOSIGNAL)
             # The holder either closes the connection, once other processes can open its namespaces,
             # or sends an error.
             answer = self._connection.recv(4096)

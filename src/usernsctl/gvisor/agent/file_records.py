@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import select
+import signal
 import struct
 import time
 from collections.abc import Iterator, Sequence
@@ -268,6 +269,29 @@ class RecordReader:
             target = target[count:]
 
 
+@contextlib.contextmanager
+def _without_sigpipe() -> Iterator[None]:
+    """Keep a write to a closed pipe from sending SIGPIPE, whose default action kills this process.
+
+    Python ignores SIGPIPE, but programs may restore the default action. The untrusted program in
+    the sandbox may close its end of the pipe at any time.
+    """
+    if signal.getsignal(signal.SIGPIPE) == signal.SIG_IGN:
+        yield
+        return
+    pipe = {signal.SIGPIPE}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, pipe)
+    try:
+        yield
+    except BrokenPipeError:
+        # If the caller has blocked SIGPIPE itself, leave the signal pending, as without this block.
+        if signal.SIGPIPE not in before:
+            signal.sigtimedwait(pipe, 0)
+        raise
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class RecordWriter:
     """A writer of records to a non-blocking pipe, with a buffer of fixed size."""
 
@@ -338,7 +362,8 @@ class RecordWriter:
         self._patience.check()
         while data:
             try:
-                data = data[os.write(self._fd, data) :]
+                with _without_sigpipe():
+                    data = data[os.write(self._fd, data) :]
             except BlockingIOError:
                 both = (self._fd, select.POLLOUT), (self._answers, select.POLLIN)
                 if self._patience.wait(*both) == self._answers:

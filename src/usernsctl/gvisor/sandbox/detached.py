@@ -539,12 +539,12 @@ def _starter(
         try:
             _wait_for_start(ours, popen, files, timeout, deadline)
             yield popen
-            ours.send(b"+")
+            ours.send(b"+", socket.MSG_NOSIGNAL)
             if popen.wait() != 0:
                 raise files.failure(popen.returncode)
         except BaseException:
             with contextlib.suppress(OSError):
-                ours.send(b"-")
+                ours.send(b"-", socket.MSG_NOSIGNAL)
             popen.wait()
             close_streams(popen)
             raise

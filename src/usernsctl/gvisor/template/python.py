@@ -275,7 +275,8 @@ def _hand_over(
         file.seek(0)
         fds = array.array("i", [*given.fds, file.fileno()])
         try:
-            ours.sendmsg([b"program"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
+            ours.sendmsg([b"program"], rights, socket.MSG_NOSIGNAL)
             answer = _receive_message(ours, deadline)
         except (BrokenPipeError, ConnectionError):
             answer = None
