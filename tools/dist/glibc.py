@@ -32,7 +32,8 @@ def needed(file: Path) -> dict[str, tuple[int, ...]]:
         versions = elf.get_section_by_name(".gnu.version_r")
         if not isinstance(versions, GNUVerNeedSection):
             return {}
-        assert isinstance(symbols, SymbolTableSection) and isinstance(indices, GNUVerSymSection)
+        assert isinstance(symbols, SymbolTableSection)
+        assert isinstance(indices, GNUVerSymSection)
         names = {
             auxiliary.entry.vna_other: auxiliary.name
             for _, auxiliaries in versions.iter_versions()

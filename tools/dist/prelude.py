@@ -48,7 +48,7 @@ def metadata(project: dict[str, object]) -> str:
         "Metadata-Version": "2.4",
         "Name": NAME.replace("_", "-"),
         "Version": project["version"],
-        "Summary": "The native programs of usernsctl: user namespaces, and programs in gVisor, without root",
+        "Summary": "Native programs of usernsctl: user namespaces, and gVisor without root",
         "License-Expression": project["license"],
         "License-File": "LICENSE",
         "Classifier": "Operating System :: POSIX :: Linux",

@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "csrc"))
-import layout  # noqa: E402
+import layout
 
 # The release with the oldest glibc (2.31) in Debian's archive. The wheel also works with
 # glibc.OLDEST: the extension uses no function that is newer, and `make dist` checks that.
