@@ -31,7 +31,7 @@ MAX_ADDRESSES = 16
 """Maximum number of addresses of a host to which the proxy tries to connect."""
 
 _BLOCK = 64 * 1024
-# Maximum number of bytes to read from a client after an error response; see _send_error().
+# Maximum number of bytes to read from a client after an error response; see _drain().
 _MAX_DRAINED = 1024 * 1024
 _FULL_SECONDS = 0.2
 
@@ -229,6 +229,8 @@ class _Relay:
         self._pending = {client: b"", server: b""}
         # The sockets from which no more bytes are read.
         self._ended: set[socket.socket] = set()
+        # True if the server has closed its socket before it has read all bytes.
+        self._is_cut = False
 
     def run(self, first: bytes) -> None:
         """Forward bytes until the relay ends, or until no bytes were transferred for the idle time.
@@ -253,6 +255,13 @@ class _Relay:
                     self._write(by_fd[fd])
                 if events & ~select.POLLOUT:
                     self._read(by_fd[fd])
+        if self._has_unread_bytes:
+            _drain(self._client)
+
+    @property
+    def _has_unread_bytes(self) -> bool:
+        """Return whether the relay has ended before the client has sent all bytes."""
+        return self._is_cut or (self._body is not None and not self._body.is_complete)
 
     def _is_over(self) -> bool:
         if self._server not in self._ended or self._pending[self._client]:
@@ -303,6 +312,14 @@ class _Relay:
         try:
             sent = sock.send(self._pending[sock])
         except BlockingIOError:
+            return
+        except ConnectionError:
+            if sock is self._client:
+                raise
+            # The server reads no more bytes, but its last bytes may still have to be forwarded.
+            self._pending[sock] = b""
+            self._ended.add(self._client)
+            self._is_cut = True
             return
         self._pending[sock] = self._pending[sock][sent:]
 
