@@ -1,4 +1,4 @@
-/* Finding the causes of failures, and the texts that explain them. Internal. */
+/* Finding the causes of failures, and their explanations. Internal. */
 #ifndef USERNSCTL_EXPLAIN_H
 #define USERNSCTL_EXPLAIN_H
 
@@ -12,10 +12,10 @@
 /* ---- texts.c: messages and causes, generated from the catalogue by texts.py ------------------ */
 
 /* The messages of the catalogue, as lists of strings. NUL ends a string, an empty string ends a
- * list, and another empty string ends the table. A message has two lists: the sequences that
+ * list, and another empty string ends the table. A message has two lists: the patterns that
  * recognize it (match.c), and the ids of its causes, likeliest first. */
 extern const char un_texts[];
-/* The hints of the catalogue, in the same format as the messages. A hint is a text that does not
+/* The hints of the catalogue, in the same format as the messages. A hint is a message that does not
  * report a failure, but shows which system has written the searched text. */
 extern const char un_text_hints[];
 /* The causes of the catalogue, in the same format as the messages. Each cause has one list, which
@@ -35,34 +35,35 @@ static inline const char *un_texts_next_list(const char *list)
     return list + 1;
 }
 
-/* ---- match.c: matching sequences against text ------------------------------------------------ */
+/* ---- match.c: matching patterns against text ------------------------------------------------- */
 
 /*
- * A sequence is a regular expression without alternatives, in a form that needs no compilation.
+ * A pattern is a regular expression without alternatives, in a form that needs no compilation.
  * Every character matches itself, except in two constructs:
  *
  * \1SET\1LEAST,MOST;  matches LEAST to MOST characters of SET. SET lists characters and ranges such
  *                     as a-z; if it begins with ^, it lists the characters that do not match.
- * \2SEQUENCE\3        matches where SEQUENCE does not (negative lookahead).
+ * \2PATTERN\3         matches where PATTERN does not (negative lookahead).
  *
- * explain/texts.py writes the sequences. A malformed sequence never matches. The text may contain
- * any bytes.
+ * explain/texts.py writes the patterns. A malformed pattern never matches. The searched text may
+ * contain any bytes.
  */
 
-/* Returns the beginning of the first match of a sequence in a text, or NULL if nothing matches. The
- * time is proportional to the size of the text and to the product of the repetition limits in the
- * sequence. */
-const char *un_match(const char *sequence, const char *text, size_t size);
-/* Returns whether a sequence matches the beginning of a text. */
-bool un_match_start(const char *sequence, const char *text, size_t size);
+/* Returns the beginning of the first match of `pattern` in the first `size` bytes of `text`, or
+ * NULL if nothing matches. The time is proportional to `size` and to the product of the repetition
+ * limits in the pattern. */
+const char *un_match(const char *pattern, const char *text, size_t size);
+/* Returns whether `pattern` matches at the beginning of the first `size` bytes of `text`. */
+bool un_match_start(const char *pattern, const char *text, size_t size);
 
-/* A sequence that matches only at the end of a text. */
+/* A pattern that matches only at the end of the searched text. */
 #define UN_MATCH_END "\2\1^\0011,1;\3"
 
 /* ---- search.c: finding the messages of the catalogue in a text ------------------------------- */
 
-/* Searches a text as un_search_add() does, but only for messages. In the output of runsc, hints and
- * ids of causes prove nothing, because they occur there only in quotations of other text. */
+/* Searches the first `size` bytes of `text` as un_search_add() does, but only for messages. In the
+ * output of runsc, hints and ids of causes prove nothing, because they occur there only in
+ * quotations of other text. */
 void un_search_add_messages(struct un_search *search, const char *text, size_t size);
 
 /* ---- quotations.c: removing quotations of config.json from a message of runsc ---------------- */

@@ -6,13 +6,13 @@
 #define END '\3'
 #define MARKS "\1\2\3"
 
-/* Upper limit of LEAST and MOST when they are parsed; no sequence of the catalogue reaches it. */
+/* Upper limit of LEAST and MOST when they are parsed; no pattern of the catalogue reaches it. */
 #define MANY 1000
 
 /* Maximum number of bytes of a character in UTF-8. */
 #define CHARACTER_MAX 4
 
-/* A repetition in a sequence (explain.h): \1SET\1LEAST,MOST; */
+/* A repetition in a pattern (explain.h): \1SET\1LEAST,MOST; */
 struct times {
     const char *set; /* the characters of SET, up to the next \1 */
     uint64_t least;
@@ -68,12 +68,12 @@ static const char *find_end(const char *at)
     return NULL;
 }
 
-static bool begins_with(const char *sequence, const char *text, const char *end);
+static bool begins_with(const char *pattern, const char *text, const char *end);
 
-static bool begins_with_set(const char *sequence, const char *text, const char *end)
+static bool begins_with_set(const char *pattern, const char *text, const char *end)
 {
     struct times times;
-    const char *rest = read_times(sequence, &times);
+    const char *rest = read_times(pattern, &times);
     if (!rest)
         return false;
     for (uint64_t count = 0;; count++) {
@@ -85,66 +85,66 @@ static bool begins_with_set(const char *sequence, const char *text, const char *
     }
 }
 
-/* Returns whether a sequence matches the beginning of `text`. The depth of the recursion is at most
- * the number of repetitions and lookaheads in the sequence. */
-static bool begins_with(const char *sequence, const char *text, const char *end)
+/* Returns whether `pattern` matches the beginning of `text`. The depth of the recursion is at most
+ * the number of repetitions and lookaheads in the pattern. */
+static bool begins_with(const char *pattern, const char *text, const char *end)
 {
-    for (; *sequence && *sequence != END; sequence++) {
-        if (*sequence == SET)
-            return begins_with_set(sequence + 1, text, end);
-        if (*sequence == NOT) {
-            const char *behind = find_end(sequence + 1);
-            if (!behind || begins_with(sequence + 1, text, end))
+    for (; *pattern && *pattern != END; pattern++) {
+        if (*pattern == SET)
+            return begins_with_set(pattern + 1, text, end);
+        if (*pattern == NOT) {
+            const char *behind = find_end(pattern + 1);
+            if (!behind || begins_with(pattern + 1, text, end))
                 return false;
-            sequence = behind;
-        } else if (text == end || *sequence != *text++) {
+            pattern = behind;
+        } else if (text == end || *pattern != *text++) {
             return false;
         }
     }
     return true;
 }
 
-bool un_match_start(const char *sequence, const char *text, size_t size)
+bool un_match_start(const char *pattern, const char *text, size_t size)
 {
-    return begins_with(sequence, text, text + size);
+    return begins_with(pattern, text, text + size);
 }
 
-/* Returns the longest literal part of a sequence, and stores its length in *length. Every text that
- * matches contains this part. */
-static const char *find_plain(const char *sequence, size_t *length)
+/* Returns the longest literal part of `pattern`, and stores the length of that part in *length.
+ * Every string that matches the pattern contains this part. */
+static const char *find_plain(const char *pattern, size_t *length)
 {
-    const char *longest = sequence;
+    const char *longest = pattern;
     *length = 0;
-    while (sequence && *sequence) {
-        size_t plain = strcspn(sequence, MARKS);
+    while (pattern && *pattern) {
+        size_t plain = strcspn(pattern, MARKS);
         struct times ignored;
         if (plain > *length) {
-            longest = sequence;
+            longest = pattern;
             *length = plain;
         }
-        sequence += plain;
-        if (*sequence == SET)
-            sequence = read_times(sequence + 1, &ignored);
-        else if (*sequence)
-            sequence = find_end(sequence + 1);
-        if (sequence && *sequence == END)
-            sequence++;
+        pattern += plain;
+        if (*pattern == SET)
+            pattern = read_times(pattern + 1, &ignored);
+        else if (*pattern)
+            pattern = find_end(pattern + 1);
+        if (pattern && *pattern == END)
+            pattern++;
     }
     return longest;
 }
 
-const char *un_match(const char *sequence, const char *text, size_t size)
+const char *un_match(const char *pattern, const char *text, size_t size)
 {
     const char *end = text + size;
-    size_t prefix = strcspn(sequence, MARKS), plain_length;
-    const char *plain = find_plain(sequence, &plain_length);
-    /* Search for the literal part first. Most texts contain few messages of the catalogue, and
-     * memmem(3) rejects a text many times faster than a match at each position. */
+    size_t prefix = strcspn(pattern, MARKS), plain_length;
+    const char *plain = find_plain(pattern, &plain_length);
+    /* Search for the literal part first. Most searched texts do not contain it, and memmem(3) is
+     * many times faster than begins_with() at each position. */
     if (plain_length > prefix && !memmem(text, size, plain, plain_length))
         return NULL;
     for (;; text++) {
-        text = memmem(text, (size_t)(end - text), sequence, prefix);
-        if (!text || begins_with(sequence + prefix, text + prefix, end))
+        text = memmem(text, (size_t)(end - text), pattern, prefix);
+        if (!text || begins_with(pattern + prefix, text + prefix, end))
             return text;
         if (text == end)
             return NULL;

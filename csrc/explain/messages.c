@@ -4,7 +4,7 @@
 /* Maximum nesting depth of JSON that is parsed, so that the recursion fits the stack. */
 #define DEPTH_MAX 64
 
-/* State of a JSON parser: the rest of the text, and where to copy the current string. */
+/* State of a JSON parser: the rest of the JSON text, and where to copy the current string. */
 struct reader {
     const char *at;
     const char *end;
@@ -94,7 +94,7 @@ static bool read_escape(struct reader *reader)
 }
 
 /* Parses a string after its opening quotation mark. The copy is at most three times as long as the
- * string in the text. */
+ * string in the JSON text. */
 static bool read_string(struct reader *reader)
 {
     while (reader->at < reader->end && *reader->at != '"') {
@@ -107,8 +107,7 @@ static bool read_string(struct reader *reader)
                 return false;
             continue;
         }
-        /* un_utf8_read() does not read past the end of the text, because NUL terminates the
-         * text. */
+        /* un_utf8_read() does not read past the end of the JSON text, which a NUL terminates. */
         size_t length = byte < 0x80 ? 1 : un_utf8_read(reader->at, &code);
         if (length)
             append_bytes(reader, reader->at, length);
@@ -198,7 +197,7 @@ static size_t strip_space(char *text)
 int un_messages_read(const char *text, size_t size, struct un_messages *messages)
 {
     *messages = (struct un_messages){0};
-    /* Parse a copy that is terminated by NUL, because the caller's text need not be. */
+    /* Parse a copy that is terminated by NUL, because `text` need not be. */
     char *copy = calloc(1, size + 1);
     messages->bytes = calloc(1, size * 3 + 1);
     if (!copy || !messages->bytes) {

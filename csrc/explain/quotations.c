@@ -33,8 +33,8 @@ static bool is_plain_word(char byte)
     return byte >= ' ' && byte <= '~' && !strchr("\"'\\<>&", byte);
 }
 
-/* Returns whether a text could be mistaken for a message of runsc: it contains a letter or digit,
- * and a character that does not occur in single words and paths. */
+/* Returns whether the first `length` bytes of `text` could be mistaken for a message of runsc: they
+ * contain a letter or digit, and a character that does not occur in single words and paths. */
 static bool is_phrase(const char *text, size_t length)
 {
     bool has_word = false, has_other = false;

@@ -8,8 +8,8 @@
 #define YAMA_FILE "sys/kernel/yama/ptrace_scope"
 #define YAMA_ADMIN_ONLY 2
 
-/* Maximum number of bytes of a message that are searched: several long paths may precede the text
- * that explains the failure. */
+/* Maximum number of bytes of a message that are searched: several long paths may precede the words
+ * that explain the failure. */
 #define MATCHED_MAX (4 * UN_PATH_MAX)
 
 /* Messages of runsc if the working directory does not exist in the sandbox and runsc can't create

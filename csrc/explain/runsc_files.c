@@ -11,7 +11,7 @@
  * lines from the message waited_for_sandbox on, if runsc has logged it. */
 #define END_MAX 4096
 
-/* A sequence that matches the last line of runsc's debug log if runsc has exited normally. */
+/* A pattern that matches the last line of runsc's debug log if runsc has exited normally. */
 static const char end_line[] =
     "\1A-Z\0011,1;\0010-9\0014,4; \0010-9:.\0011,99; \1 \0010,99;\0010-9\0011,20; "
     "\1A-Za-z0-9_\0011,99;.go:\0010-9\0011,20;] Exiting with status: \0010-9\0011,9;" UN_MATCH_END;
@@ -27,7 +27,7 @@ static const char *const crash_lines[] = {"runtime: failed ",
                                           "panic: ", "fatal error: ", "SIG\1A-Z\0011,99;: "};
 
 /* Returns the first READ_MAX bytes of a file, terminated by NUL, or "" if the file can't be opened.
- * The caller must free the text. Returns NULL if memory is exhausted. */
+ * The caller must free the result. Returns NULL if memory is exhausted. */
 static char *read_beginning(const char *path, size_t *size)
 {
     struct stat status;
@@ -82,9 +82,9 @@ static bool own_log(const char *debug, char path[UN_PATH_MAX])
                     at ? at + sizeof place - 1 : "") < UN_PATH_MAX;
 }
 
-/* Parses the wait status of the command in `last`, the last line of runsc's debug log. `before` is
- * the text before that line. Returns false if the status is unknown, because a signal killed the
- * sandbox process. */
+/* Parses the wait status of the command in `last`, the last line of runsc's debug log. `before`, of
+ * `size` bytes, is the part of the log before that line. Returns false if the status is unknown,
+ * because a signal killed the sandbox process. */
 static bool read_status(const char *last, const char *before, size_t size, int *status)
 {
     uint64_t number = 0;

@@ -1,4 +1,4 @@
-/* Finding the catalogue's messages in a text, and ranking the causes of these messages. */
+/* Searching a text for messages of the catalogue, and ranking the causes of these messages. */
 #include "explain/explain.h"
 
 #include <string.h>
@@ -41,21 +41,21 @@ static void add_occurrence(struct un_search *search, struct un_occurrence found)
         search->occurrence[search->count++] = found;
 }
 
-/* Returns the beginning of the first match of any of the sequences, or NULL if none matches the
- * text. */
-static const char *match_any(const char *sequences, const char *text, size_t size)
+/* Returns the beginning of the first match of any of `patterns` in the first `size` bytes of
+ * `text`, or NULL if no pattern matches. */
+static const char *match_any(const char *patterns, const char *text, size_t size)
 {
     const char *first = NULL;
-    for (; *sequences; sequences = un_texts_next(sequences)) {
-        const char *at = un_match(sequences, text, size);
+    for (; *patterns; patterns = un_texts_next(patterns)) {
+        const char *at = un_match(patterns, text, size);
         if (at && (!first || at < first))
             first = at;
     }
     return first;
 }
 
-/* Adds to `search` those entries of a table in texts.c that occur in the text, unless the search
- * has already found them. */
+/* Adds to `search` those of `entries`, a table in texts.c, that occur in the first `size` bytes of
+ * `text`, unless the search has already found them. */
 static void add_entries(struct un_search *search, const char *entries, bool are_hints,
                         const char *text, size_t size)
 {
@@ -86,7 +86,7 @@ static bool is_word(char byte)
            byte == '_';
 }
 
-/* If the text at *at begins with `word`, moves *at past `word` and returns true. Otherwise returns
+/* If `word` is at the position *at, moves *at past `word` and returns true. Otherwise returns
  * false. */
 static bool take_text(const char **at, const char *end, const char *word)
 {
@@ -97,9 +97,9 @@ static bool take_text(const char **at, const char *end, const char *word)
     return true;
 }
 
-/* If the text at *at begins with a prefix of the id of a cause, moves *at past the prefix and
- * returns true. Otherwise returns false. Error messages of usernsctl end with [ID], and its JSON
- * output contains "cause": "ID". */
+/* If the position *at is followed by a prefix that announces the id of a cause, moves *at past the
+ * prefix and returns true. Otherwise returns false. Error messages of usernsctl end with [ID], and
+ * its JSON output contains "cause": "ID". */
 static bool take_opening(const char *start, const char **at, const char *end)
 {
     if (take_text(at, end, "["))

@@ -1,9 +1,9 @@
 """Generate csrc/explain/texts.c from csrc/explain/messages/ and the catalogue of causes.
 
 The native programs explain failures by the same messages and causes as the Python package. They
-can't execute regular expressions, so each pattern is converted to sequences
-(csrc/explain/explain.h). This module uses only Python's standard library, because other packages
-may be missing when usernsctl is built.
+can't execute regular expressions, so each regular expression is converted to one or more patterns
+of the form that csrc/explain/explain.h describes. This module uses only Python's standard library,
+because other packages may be missing when usernsctl is built.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# Bytes that have a special meaning in a sequence (csrc/explain/explain.h).
+# Bytes that have a special meaning in a pattern (csrc/explain/explain.h).
 SET, NOT, END = "\1", "\2", "\3"
 MANY = 1000
 
@@ -38,27 +38,27 @@ HEAD = """\
 """
 
 
-class Pattern:
+class Expression:
     """A parser for the subset of regular expressions that the catalogue uses."""
 
     def __init__(self, text: str) -> None:
         self._text = text
         self._at = 0
 
-    def sequences(self) -> list[str]:
-        """Return sequences that together match every text that the pattern matches."""
+    def patterns(self) -> list[str]:
+        """Return patterns that together match every string that the regular expression matches."""
         found = self._alternatives()
         if self._at != len(self._text):
             raise ValueError(f"{self._text!r}: not supported at {self._at}")
         return found
 
     def _alternatives(self) -> list[str]:
-        found = self._sequence()
+        found = self._concatenation()
         while self._take("|"):
-            found += self._sequence()
+            found += self._concatenation()
         return found
 
-    def _sequence(self) -> list[str]:
+    def _concatenation(self) -> list[str]:
         parts: list[list[str]] = []
         while self._at < len(self._text) and self._text[self._at] not in "|)":
             parts.append(self._repeated(*self._one()))
@@ -67,7 +67,7 @@ class Pattern:
     def _one(self) -> tuple[list[str], str]:
         """Parse a group or a set of characters.
 
-        Return (SEQUENCES, "") for a group, and ([], MEMBERS) for a set.
+        Return (PATTERNS, "") for a group, and ([], MEMBERS) for a set.
         """
         if self._take("(?:"):
             group = self._alternatives()
@@ -189,8 +189,10 @@ def document(messages: Path, causes: Path) -> str:
 
 
 def entries(texts: list[dict[str, Any]]) -> list[list[str]]:
-    """Return two lists of strings for each message or hint: its sequences, then its causes."""
-    return [part for one in texts for part in (Pattern(one["pattern"]).sequences(), one["causes"])]
+    """Return two lists of strings for each message or hint: its patterns, then its causes."""
+    return [
+        part for one in texts for part in (Expression(one["pattern"]).patterns(), one["causes"])
+    ]
 
 
 def generate(messages: Path, causes: Path, target: Path) -> None:

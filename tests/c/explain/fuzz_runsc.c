@@ -36,8 +36,8 @@ static void explain(const char *message, const char *config, size_t size)
             abort();
     }
     check_quoted(message);
-    /* Also match a short text as a sequence, possibly a malformed one. Matching a long sequence
-     * would take too long. */
+    /* Also use a short message as a pattern, which may be malformed. Matching a long pattern would
+     * take too long. */
     if (strlen(message) < 24)
         un_match(message, "a text\n", 7);
 }

@@ -1,15 +1,15 @@
-/* Tests of un_match(), which finds a sequence in a text. */
+/* Tests of un_match(), which searches a text for a match of a pattern (explain.h). */
 #include "check.h"
 #include "explain/explain.h"
 
-static bool has(const char *sequence, const char *text)
+static bool has(const char *pattern, const char *text)
 {
-    return un_match(sequence, text, strlen(text));
+    return un_match(pattern, text, strlen(text));
 }
 
-static bool begins(const char *sequence, const char *text)
+static bool begins(const char *pattern, const char *text)
 {
-    return un_match_start(sequence, text, strlen(text));
+    return un_match_start(pattern, text, strlen(text));
 }
 
 static void characters_stand_for_themselves(void)
@@ -46,12 +46,12 @@ static void sets_match_a_number_of_characters(void)
     CHECK(has("\1\\\0010,1;\"", "\\\""));
 }
 
-static void excluded_sequences_do_not_match(void)
+static void excluded_patterns_do_not_match(void)
 {
     CHECK(has("denied\2: check\003", "denied: why"));
     CHECK(!has("denied\2: check\003", "denied: check"));
     CHECK(has("denied\2: check\003", "denied: check denied"));
-    /* The sequence matches "-" unless an "a" follows that is not followed by a letter. So it does
+    /* The pattern matches "-" unless an "a" follows that is not followed by a letter. So it does
      * not match "-a", but it matches "-ab". */
     CHECK(!has("-\2a\2\1a-z\0011,1;\003\003", "-a"));
     CHECK(has("-\2a\2\1a-z\0011,1;\003\003", "-ab"));
@@ -95,7 +95,7 @@ int main(void)
 {
     characters_stand_for_themselves();
     sets_match_a_number_of_characters();
-    excluded_sequences_do_not_match();
+    excluded_patterns_do_not_match();
     malformed_patterns_match_nothing();
     text_may_contain_any_bytes();
 }
