@@ -1,8 +1,8 @@
-"""Functions that time calls of usernsctl and equivalent calls of other tools.
+"""Functions that time runs of usernsctl and equivalent runs of other tools.
 
-The calls alternate, so that the load of the host affects all of them alike. Only ratios within one
-run are comparable. On a busy host, root can run a benchmark with real-time priority: chrt -r 20
-tools/as-user USER bench demo -- python ....
+The runs alternate, so that the load of the host affects all of them alike. Only ratios within one
+benchmark are comparable. On a busy host, root can run a benchmark with real-time priority: chrt -r
+20 tools/as-user USER bench demo -- python ....
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python bench/start.py [ROUNDS]
 
-The calls alternate, as in bench/measuring.py. `usernsctl run` is called with arguments that make it
-fail after its imports, before it creates a namespace.
+Each round runs every command once, as in bench/measuring.py. `usernsctl run` has arguments that
+make it fail after its imports, before it creates a namespace.
 """
 
 from __future__ import annotations

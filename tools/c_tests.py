@@ -37,8 +37,9 @@ BUILD = Path("build/c")
 DEFAULT_SIGNALS = Path(__file__).with_name("default-signals")
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 # Directory of coverage profiles, and compiler option with the pattern of their names. With %m, each
-# program has its own file. With %c, all processes of a program count in a mapping of its file, even
-# those that are killed or execute another program.
+# program has its own file. With %c (LLVM's continuous mode), each process counts in a shared
+# mapping of its program's file, so that the counts of processes that are killed or execute another
+# program are not lost.
 PROFILES = BUILD.absolute() / "coverage" / "profiles"
 COUNTED = (f"-fprofile-instr-generate={PROFILES}/%m%c.profraw",)
 FLAGS = [*layout.flags(CSRC), "-Werror", "-g1", "-O1", f"-I{TESTS}"]

@@ -52,7 +52,7 @@ def run_python_tests(environment: Path) -> str:
 
 
 def run_pytest(environment: Path, user: str, options: list[str]) -> collections.Counter[str]:
-    """Run pytest as a user; return a dict from each result, such as "passed", to a count."""
+    """Run pytest as `user`; return the number of tests for each outcome, such as "passed"."""
     python = environment / "bin" / "python"
     summary = ""
     with subprocess.Popen(

@@ -1,6 +1,6 @@
 """Write the table of environments in docs/doctor.md. With --check, only check it.
 
-The script imports tests/environments/table.py, so everything that this file imports must be
+The script imports tests/environments/table.py, so the packages that table.py imports must be
 installed.
 """
 

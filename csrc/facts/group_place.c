@@ -3,12 +3,12 @@
  * sandboxes (cgroups(7)). It is this process's own control group or a child of that group, so the
  * limits of that group also apply to the sandboxes. In cgroups v1, each controller has its own
  * hierarchy, and only root may create groups. The parent group is a child named TOP of this
- * process's group. If this process's group is the top of the hierarchy, whose mode is 0555, TOP
- * must be created before this process enters a user namespace, because root in a user namespace
+ * process's group. If this process's group is the root cgroup, whose directory has the mode 0555,
+ * TOP must be created before this process enters a user namespace, because root in a user namespace
  * can't create TOP there. In cgroups v2, the parent group is this process's own group, which must
- * be delegated to this user. A group whose children have controllers can't contain processes ("no
- * internal processes"), so the processes of the parent group are moved to a child group named LEAF.
- * systemd permits child groups only in units with delegation (Delegate=,
+ * be delegated to the effective user of this process. A group whose children have controllers can't
+ * contain processes ("no internal processes"), so the processes of the parent group are moved to a
+ * child group named LEAF. systemd permits child groups only in units with delegation (Delegate=,
  * systemd.resource-control(5)).
  */
 #include "facts/facts.h"
@@ -99,7 +99,8 @@ static bool may_write(int place, const char *file)
     return !faccessat(place, file, W_OK, 0);
 }
 
-/* Returns whether a file, a list of words separated by blanks, contains `word`. */
+/* Returns whether `file`, in the directory `place`, contains `word`. The file is a list of words
+ * separated by blanks. */
 static bool lists(int place, const char *file, const char *word)
 {
     char text[1024];
@@ -306,8 +307,9 @@ void un_group_versions(int versions[UN_GROUP_PARTS])
 }
 
 /* Returns whether root in a user namespace would lack permission to create TOP in this process's
- * version 1 group, because the mode of that group denies it to the owner, as at the top of a
- * hierarchy. The top is never removed, so TOP may remain there. */
+ * version 1 group, because the mode of that group's directory has no write permission for the
+ * owner, as is the case for the root cgroup. The root cgroup is never removed, so TOP may remain in
+ * it. */
 static bool is_closed(enum un_group_part part)
 {
     char group[UN_PATH_MAX];

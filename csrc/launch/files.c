@@ -5,10 +5,11 @@
 
 #include <sys/mount.h>
 
-/* A path in scratch, split into its parent directory, which is open, and its last component. */
+/* A path in the scratch directory, split into its parent directory, which is open, and its last
+ * component. */
 struct scratch_entry {
     int directory;
-    char path[UN_PATH_MAX]; /* path of the entry, relative to scratch */
+    char path[UN_PATH_MAX]; /* path of the entry, relative to the scratch directory */
     const char *name;       /* last component of `path` */
 };
 
@@ -19,8 +20,8 @@ static void close_entry(const struct scratch_entry *entry)
 
 #define auto_close_entry __attribute__((cleanup(close_entry)))
 
-/* Opens the parent directory of a path in scratch. Opens one component after the other, and follows
- * no symbolic link. */
+/* Opens the parent directory of a path in the scratch directory. Opens one component after the
+ * other, and follows no symbolic link. */
 static int open_entry(struct un_launch *launch, const char *word, struct scratch_entry *entry,
                       struct un_error *err)
 {

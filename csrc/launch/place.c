@@ -2,9 +2,10 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
-/* Maximum number of attempts to resolve the path of a mount point. After each failed attempt, a
- * copy of one directory of the trail is mounted on that directory. That happens at most once for
- * each directory. */
+/* Maximum number of attempts to resolve the path of a mount point. After each failed attempt,
+ * open_up() mounts a copy of one directory of the path on that directory, at most once for each
+ * directory. A path has at most UN_TRAIL_MAX directories; the factor 2 allows for other processes,
+ * which may change the path's symbolic links between attempts. */
 #define OPEN_UP_MAX (2 * UN_TRAIL_MAX)
 
 /* Quotes a string for a shell. Truncates the result to `size` bytes. */
@@ -51,9 +52,8 @@ int un_place_fail_missing(struct un_launch *launch, const struct un_trail *trail
                    wanted, *absent ? absent : "/");
 }
 
-/* Returns whether usernsctl can create entries in the directory with the index `at` of the trail.
- * Also returns true in cases in which usernsctl can't, but a later check reports the reason more
- * precisely. */
+/* Returns whether usernsctl can create entries in the directory trail->place[at]. Also returns true
+ * in cases in which usernsctl can't, but a later check reports the reason more precisely. */
 static bool may_make_entries(const struct un_launch *launch, const struct un_trail *trail,
                              size_t at, struct stat *status)
 {
@@ -64,8 +64,8 @@ static bool may_make_entries(const struct un_launch *launch, const struct un_tra
            !S_ISDIR(status->st_mode);
 }
 
-/* Returns whether a user other than the caller and root could replace entries of the directory with
- * the index `at` while runsc resolves a path through that directory. In a namespace that does not
+/* Returns whether a user other than the caller and root could replace entries of the directory
+ * trail->place[at] while runsc resolves a path through that directory. In a namespace that does not
  * map root, root's files seem to belong to another uid, so the owner of the host's root directory
  * is trusted as well. */
 static bool may_change(const struct un_launch *launch, const struct un_trail *trail, size_t at)
@@ -79,8 +79,8 @@ static bool may_change(const struct un_launch *launch, const struct un_trail *tr
     return !is_trusted || status.st_mode & 0022;
 }
 
-/* Returns the index of the first directory of the trail on which open_up() must mount a copy, or -1
- * if there is none. */
+/* Returns the index in trail->place of the first directory on which open_up() must mount a copy, or
+ * -1 if there is none. */
 static int find_closed(const struct un_launch *launch, const struct un_trail *trail, bool for_runsc)
 {
     struct stat status;

@@ -26,7 +26,7 @@ static inline void need_user_namespaces(void)
     exit(must ? 1 : 0);
 }
 
-/* Plans maps by which the ids of this process become `uid` and `gid` in the user namespace. */
+/* Plans id maps that map this process's uid and gid to `uid` and `gid` in a user namespace. */
 static inline void plan_own_ids(uint32_t uid, uint32_t gid, struct un_plan *plan)
 {
     struct un_request request;

@@ -29,8 +29,8 @@ LAUNCH = [EXEC, PRELUDE]
 # Environment variables that libc and runsc read.
 OF_OTHERS = ["GLIBC_TUNABLES=glibc.malloc.check=3", "GVISOR_SIDECAR_BINARIES_DIR={}"]
 
-# Programs to start: the options and the image for docker run, and the arguments for the entrypoint.
-# Most programs start a command in gVisor.
+# Ways to start a container: the options and the image for docker run, and the arguments for the
+# entrypoint. In most of them, the entrypoint starts a command in gVisor.
 STARTS: dict[str, tuple[list[str], list[str]]] = {
     "the connector": ([CONNECTOR], ["spec"]),
     "in-gvisor": ([IN_GVISOR, CONNECTOR], ["--", *VERSION]),

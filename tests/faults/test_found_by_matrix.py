@@ -106,7 +106,7 @@ def test_a_draft_is_removed_without_further_descriptors(monkeypatch: pytest.Monk
 
 
 def test_a_draft_that_can_not_be_opened_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Regression test: after an error, the draft's directory remained until the next call."""
+    """Regression test: a new directory that could not be opened remained until the next call."""
     store = records.Store("a name", named.NamedNamespace, lambda _: records.open_state("drafts"))
     real_open, tried = records.Directory.open, list[str]()
 

@@ -73,7 +73,8 @@ def test_hostile_silence_ends_at_the_deadline(
                     tally.succeeded(f"{call} waited")
             assert wait_until_gone(f"state {box.id}", AT_MOST) == []
             assert wait_until_gone(f"kill {box.id}", AT_MOST) == []
-        # gVisor runs again. Wait longer for its answer, which may take more than LIMIT seconds.
+        # silent() has resumed gVisor. Wait longer for gVisor's answer, which may take more than
+        # LIMIT seconds.
         monkeypatch.setattr(container, "_ANSWER_SECONDS", AT_MOST)
         assert box.state()["status"] == "running"
         with silent(box.id):

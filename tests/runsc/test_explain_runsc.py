@@ -257,7 +257,7 @@ def test_explain_finds_bundle_without_mappings(usernsctl: Program, tmp_path: Pat
 
 @unprivileged
 def test_explain_finds_bundle_without_user_namespace(usernsctl: Program, tmp_path: Path) -> None:
-    """Run a bundle without a user namespace; its debug log shows that runsc requests all ids."""
+    """Run a bundle without a user namespace; in the debug log, runsc requests a map of all ids."""
     bundle, logs = make_bundle(tmp_path / "b", linux={}), tmp_path / "logs"
     text = failure_of(runsc_command(bundle, "--debug", f"--debug-log={logs}/"))
     assert causes_of(text)[0] == "bundle-no-mappings"

@@ -1,4 +1,4 @@
-"""Tests of plan() for this process, and of the causes of impossible plans."""
+"""Tests of plan() for this process: the planned id maps, and the errors for impossible requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-/* The parts of usernsctl-agent, which starts commands in a sandbox. Internal to usernsctl. */
+/* The interface of the files of usernsctl-agent, which starts commands in a sandbox. Internal to
+ * usernsctl. For each command, the agent starts a keeper: a child process that starts the command
+ * and waits for its end (keeper.c). */
 #ifndef USERNSCTL_PROGRAMS_AGENT_AGENT_H
 #define USERNSCTL_PROGRAMS_AGENT_AGENT_H
 

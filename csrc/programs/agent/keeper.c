@@ -373,8 +373,8 @@ int agent_keep(struct agent_block *block)
         .stack = block->agent->idle ? agent_block_command_stack(block) : NULL,
         .terminal = {.master = -1, .input = -1, .output = -1},
     };
-    /* Set the pid before the agent sets it, because other keepers may send a signal to this keeper
-     * before clone(2) returns in the agent. */
+    /* Set the pid here, too, although the agent sets it, because other keepers may send a signal to
+     * this keeper before clone(2) returns in the agent. */
     block->keeper = getpid();
     if (become_keeper(&keeper)) {
         agent_answer_failure(block->request.fd[AGENT_SOCKET], AGENT_STEP_FORK, errno);

@@ -192,7 +192,7 @@ void un_launch_file_close(struct un_launch_file *of);
 /* ---- volumes.c: volumes to which writes are lost --------------------------------------------- */
 
 /* Prints a warning if the sandbox contains volumes of this container that the caller may write to,
- * and if the command's writes to these volumes will be lost. The sources of the launch must be
+ * and if the command's writes to these volumes will be lost. The files in launch->source must be
  * open. */
 void un_warn_of_volumes(const struct un_launch *launch);
 

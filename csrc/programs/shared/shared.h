@@ -133,7 +133,7 @@ bool sandbox_group_refused(const struct sandbox_group *group);
 /* ---- sandbox_command.c: starting the command that starts a sandbox --------------------------- */
 
 /* Exit statuses of a watcher: SANDBOX_FAILED if the sandbox could not be started, SANDBOX_KILLED if
- * the watcher has ended the sandbox. */
+ * the watcher has killed the sandbox. */
 #define SANDBOX_FAILED 125
 #define SANDBOX_KILLED (128 + SIGKILL)
 

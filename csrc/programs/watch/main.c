@@ -291,9 +291,9 @@ static int become_child(const struct watch_args *args, int parent_pidfd)
     return become_runsc(args);
 }
 
-/* Starts KILL or RAISE, with the signal number as an additional argument. streams[0] is the
- * standard input of the process, streams[1] its standard output and error. Returns a pidfd of the
- * process, or -1. */
+/* Starts `program` with the argv `args`, which is KILL or RAISE, and with the number `sig` as an
+ * additional argument. streams[0] is the standard input of the process, streams[1] its standard
+ * output and error. Returns a pidfd of the process, or -1. */
 static int start_kill(const char *program, char **args, int sig, const int streams[2])
 {
     char number[12];
@@ -316,8 +316,9 @@ static int start_kill(const char *program, char **args, int sig, const int strea
     return un_spawn(&spawn, &pid, &pidfd, &err) ? -1 : pidfd;
 }
 
-/* Runs KILL or RAISE. Kills that program after a timeout, because the sandbox might never answer,
- * and the watcher does nothing else meanwhile. Returns whether the signal was delivered. */
+/* Runs `program` as start_kill() describes. Kills the program after a timeout, because the sandbox
+ * might never answer, and the watcher does nothing else meanwhile. Returns whether the signal was
+ * delivered. */
 static bool run_kill(const char *program, char **args, int sig)
 {
     siginfo_t end;

@@ -1,8 +1,8 @@
 """Stores of records that outlive the process that wrote them, in directories of this user.
 
 Named namespaces, detached sandboxes and templates have stores. A store is a directory that
-contains, for each entry, a directory NAME with a file ``record.json``. A new entry is called
-``.NAME`` until it is complete, and is renamed to NAME as the last step.
+contains, for each entry, a directory NAME with a file ``record.json``. The directory of a new entry
+is called ``.NAME`` until the entry is complete, and is renamed to NAME as the last step.
 
 A process that creates, reads or removes an entry locks it (flock(2)). The kernel releases the lock
 when the process exits, so a killed process leaves a ``.NAME`` that is not locked.
@@ -44,8 +44,9 @@ from usernsctl.errors import NamespaceError
 #: The name of the file in an entry's directory that contains the record.
 RECORD = "record.json"
 
-# Matches the names of hidden entries: .NAME for a draft, .NAME~ and 8 digits for an entry that was
-# set aside to be removed.
+# Matches the names of the directories of hidden entries: .NAME for a new entry that is not complete
+# yet, .NAME~ and 8 hexadecimal digits for an old entry that is about to be removed
+# (Entry.set_aside()).
 _HIDDEN = re.compile(rf"\.(?P<name>{NAME})(?P<aside>~[0-9a-f]{{8}})?")
 
 # Maximum number of attempts to lock an entry that other processes keep removing or renaming.
@@ -351,7 +352,7 @@ class Entry(Closing, Generic[R]):
         self.directory.unlock()
 
     def publish(self) -> None:
-        """Write the record, and rename the draft to its final name.
+        """Write the record, and rename the entry's directory from ``.NAME`` to NAME.
 
         :raises NamespaceError: the file can't be written, for example because the disk is full.
         """
@@ -368,7 +369,7 @@ class Entry(Closing, Generic[R]):
         self.name = name
 
     def set_aside(self) -> None:
-        """Rename the entry to a hidden name atomically. :meth:`__exit__` then removes the entry."""
+        """Rename the directory to a hidden name. :meth:`__exit__` then removes the entry."""
         self.rename(f".{self.name}~{os.urandom(4).hex()}")
 
     def remove(self) -> None:
@@ -384,9 +385,10 @@ class Entry(Closing, Generic[R]):
         self._parent.close()
 
     def __exit__(self, *_: object) -> None:
-        """Unlock and close the entry, and remove it if it is a draft or was set aside.
+        """Unlock and close the entry; remove it if its name begins with a dot.
 
-        Does nothing to a closed entry.
+        Such an entry is incomplete, or :meth:`set_aside` has renamed it. Does nothing to a closed
+        entry.
         """
         if self.fd < 0:
             return
@@ -497,7 +499,7 @@ class Store(Generic[R]):
         raise self._unsteady(name)
 
     def replace(self, entry: Entry[R]) -> None:
-        """Rename a draft to its final name, and set aside the entry that has the name.
+        """Rename a complete entry from ``.NAME`` to NAME; remove the old entry NAME, if any.
 
         :raises NamespaceError: the directory can't be used.
         """
@@ -511,7 +513,7 @@ class Store(Generic[R]):
                 old.set_aside()
                 entry.rename(name)
             except BaseException:
-                # Restore the old entry. The rename fails if the draft was renamed already.
+                # Restore the old entry. The rename fails if `entry` has already taken its name.
                 with contextlib.suppress(NamespaceError):
                     old.rename(name)
                 raise
@@ -519,7 +521,8 @@ class Store(Generic[R]):
     def sweep(self) -> None:
         """Remove the hidden entries that processes have left behind because they were killed.
 
-        An entry that was set aside is restored instead if no other entry has its name.
+        An old entry that :meth:`Entry.set_aside` has renamed is restored instead, if it still has a
+        record and no other entry has its name.
 
         :raises NamespaceError: the directory can't be used.
         """

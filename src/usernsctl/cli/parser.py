@@ -96,8 +96,8 @@ class Answer(Exception):
 class Parser(argparse.ArgumentParser):
     """Parser of the arguments of a subcommand, or of a group of subcommands.
 
-    :ivar headings: the lists of options, keyed by the heading in ``--help``; most options have the
-        heading "".
+    :ivar headings: the groups of options, keyed by their titles in ``--help``; most options are in
+        the group "".
     :ivar flags: the options, keyed by name; an option with several names has several entries.
     :ivar operands: the operands, which follow the options.
     :ivar verbs: the subcommands of a group, each with its summary and a function that returns its
@@ -169,7 +169,7 @@ class Parser(argparse.ArgumentParser):
 
         :param flags: the names of the option, or ``--on/--off`` for a pair of options. If both are
             given, the last one counts.
-        :param heading: the heading of the option in ``--help``.
+        :param heading: the title of the group of options under which ``--help`` lists the option.
         :param parse: a function that parses the value or raises ValueError.
         :param repeats: whether the option may be given several times; the value is then a tuple.
         :param default: the value if the option is omitted; ``--help`` prints it.

@@ -36,7 +36,7 @@ _END_SECONDS = 5
 # the agent is closed.
 _GIVE_UP_SECONDS = 1
 
-# Arguments about text and buffering, each with the values that asyncio accepts.
+# Popen's arguments for text mode and buffering, each with the values that asyncio accepts.
 _BYTES_ONLY: dict[str, tuple[Any, ...]] = {
     "universal_newlines": (None, False),
     "text": (None, False),
@@ -129,7 +129,7 @@ def _end(popen: Popen[bytes]) -> None:
 
 
 def take_limit(arguments: dict[str, Any]) -> int:
-    """Remove `limit`, and the arguments about text, from `arguments`; return the value of `limit`.
+    """Remove `limit`, and the arguments in _BYTES_ONLY, from `arguments`; return `limit`'s value.
 
     :raises ValueError: an argument requests text streams or buffering.
     """

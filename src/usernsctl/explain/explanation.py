@@ -23,7 +23,8 @@ INPUT_MAX = 16 << 20
 # Minimum size, in bytes, of a block that is checked for binary data. Smaller blocks are cheap to
 # search.
 _BINARY_MIN = 1 << 16
-# Matches the end of a long line that a terminal or a mail program has wrapped.
+# Matches a line end, and the indentation after it, that a terminal or a mail program may have
+# inserted into a long line.
 _WRAPPED = re.compile(rb"(?<=[^\n]{50})\n[ \t]*(?=[a-z])")
 # Control characters that do not occur in text. Terminals use backspace, tab, line ends and escape.
 _CONTROLS = bytes(code for code in range(32) if code not in b"\b\t\n\f\r\x1b")

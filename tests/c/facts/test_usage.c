@@ -14,7 +14,7 @@
 struct seen {
     pid_t child[CHILDREN];
     int count;
-    pid_t last; /* the child at which the callback stops; 0 for none */
+    pid_t last; /* pid of the child that ends the iteration; 0 to visit all children */
 };
 
 static bool record_child(pid_t pid, void *arg)

@@ -223,8 +223,9 @@ static int no_handler_runs_in_a_child_of_clone(void *arg)
     return no_handler_runs_in_a_child(arg);
 }
 
-/* Checks that this process stays dumpable. When a vfork child changes its ids, the kernel makes the
- * memory of the child non-dumpable, but this process shares that memory. */
+/* Checks that this process stays dumpable (PR_SET_DUMPABLE, prctl(2)). The kernel clears that
+ * attribute when a child of vfork(2) changes its ids, and the attribute belongs to the address
+ * space, which this process shares with the child. */
 static void we_stay_dumpable(void)
 {
     static const char *const argv[] = {"true", NULL};

@@ -1,4 +1,4 @@
-"""Tests, without a sandbox, of the records of detached sandboxes."""
+"""Tests of the records of detached sandboxes. The tests start no sandbox."""
 
 from __future__ import annotations
 

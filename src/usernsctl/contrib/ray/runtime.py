@@ -136,7 +136,7 @@ class UsernsctlBackend(_Backend):
         return name
 
     def _host_options(self, config: Any, undo: contextlib.ExitStack) -> HostOptions:
-        """Return the arguments of the host (SandboxHost) for a sandbox's configuration."""
+        """Return the arguments of SandboxHost for a sandbox with the configuration `config`."""
         options: HostOptions = {"network": config.network, "limits": "best-effort"}
         if memory := parse_memory_bytes(config.memory):
             options["memory"] = memory

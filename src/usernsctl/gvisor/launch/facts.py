@@ -1,4 +1,4 @@
-"""Facts about the host that a launch depends on: open files, ids, namespaces."""
+"""Facts about the host that a launch depends on: opened files, mapped ids, and namespaces."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "user": (("uid", "gid"), "run the command as uid {uid} and gid {gid}"),
     "group": (("gid",), "run the command with the supplementary group {gid}"),
     "oom-score": (("score",), "set the oom score to {score}"),
-    # The verb for a file of the host to open.
+    # The verb for a file of the host that the core opens.
     "source": (("how", "path"), "open {path}"),
     # The verb for an assumption that the core checks when it performs a frozen launch.
     "assume": (

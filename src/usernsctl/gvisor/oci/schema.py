@@ -271,7 +271,8 @@ def hook_names(hooks: Hooks | None) -> list[str]:
     return [field.encode_name for field in fields if getattr(hooks, field.name)]
 
 
-#: An option of ``usernsctl run`` that allows a bundle to reach outside of its directory.
+#: An option of ``usernsctl run`` that allows a bundle to use files of the host outside of the
+#: bundle's directory, or to run hooks on the host.
 Permission = Literal["--trust-bundle", "--allow-hooks"]
 
 

@@ -287,7 +287,7 @@ class _Lease(Generic[_T]):
         raise PoolTimeoutError(text, step="pool", **_diagnosis_of(failure)) from failure
 
     def _abandon(self) -> None:
-        """Leave the pool's queue; give a sandbox that was not used yet back to the pool."""
+        """Leave the pool's queue; return a sandbox that was not used yet to the pool."""
         self._is_leased = False
         if self._waiter is not None:
             self._keeper.abandon(self._waiter)

@@ -4,8 +4,9 @@ The interpreter receives the source of this module as the argument of ``-c``. Th
 other module of usernsctl, since the interpreter may be another version of Python. Descriptor 0 is a
 socket to the host.
 
-Each request is a line of JSON. Each answer is a line of two JSON texts that are separated by a tab;
-the second is the value. Requests and answers are sent in messages of at most MESSAGE_BYTES.
+Each request is a line of JSON. Each answer is a line of two JSON values that are separated by a
+tab: an object with the results other than the value of the code, and that value. Requests and
+answers are sent in messages of at most MESSAGE_BYTES.
 """
 
 from __future__ import annotations
@@ -30,9 +31,11 @@ MESSAGE_BYTES = 1 << 16
 #: The size, in bytes, by which an answer may be longer than the longest value: see :func:`_encode`.
 ENVELOPE_BYTES = 4096
 
-# _FEW is the length in characters to which texts are shortened to make room for a long value. If an
-# answer is too long even without the value, each text is shortened to 1/_PART of the answer's
-# maximum size: an answer has at most three texts, and JSON needs at most 12 bytes for a character.
+# _FEW is the length in characters to which the strings of an answer are shortened to make room for
+# a long value. The strings are the value's repr(), or the name, message and traceback of an
+# exception. If an answer is too long even without the value, each string is shortened to 1/_PART of
+# the answer's maximum size: an answer has at most three strings, and JSON needs at most 12 bytes
+# for a character.
 _FEW = 80
 _PART = 50
 
@@ -125,9 +128,9 @@ def _call(default: str, make: Callable[[], str]) -> str:
 def _encode(answer: dict[str, Any], value: Any, limit: int) -> bytes:
     """Return an answer as a line of at most `limit` bytes.
 
-    If the answer is too long, its texts are shortened. If the answer is still too long, or the
-    value can't be converted to JSON, the value is left out, and the texts are shortened only if
-    necessary.
+    If the answer is too long, its strings are shortened (see _FEW). If the answer is still too
+    long, or the value can't be converted to JSON, the value is left out, and the strings are
+    shortened only if necessary.
     """
     line = ""
     for size, kept in ((limit, value), (_FEW, value), (limit, None), (limit // _PART, None)):

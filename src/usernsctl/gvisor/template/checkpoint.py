@@ -113,7 +113,7 @@ class Ready:
         :param deadline: the deadline, as a :func:`time.monotonic` time, or ``None``.
         :raises RunscError: the command has exited.
         :raises TimeoutExpired: the command was not ready before the deadline.
-        :raises BaseException: the condition is a function, which raised this exception.
+        :raises BaseException: `kind` is ``"call"``, and the function `what` raised this exception.
         """
         if self.kind == "call":
             self.what(box)

@@ -263,7 +263,7 @@ def find(name: str) -> tuple[str, TemplateRecord]:
 
 
 def list_all() -> list[Named]:
-    """Return all named templates, even damaged ones; remove drafts that killed processes left.
+    """Return all named templates, even damaged ones; remove incomplete ones of killed processes.
 
     :raises UsernsError: the directory of templates can't be used.
     """
