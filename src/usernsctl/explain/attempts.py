@@ -60,6 +60,8 @@ _NOISE = re.compile(
     r"|\b\w*(?:error|exception|failure|warning|fatal|caused by|info)\b|[\d\W_]+"
 )
 _REST_MAX = 16
+# Matches the date that Go's package log prints at the beginning of a line.
+_DATE = re.compile(r"\d{4}/\d\d/\d\d ")
 
 
 class _Operation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -255,6 +257,7 @@ def _attempt(text: str, near: Sequence[str]) -> Attempt | None:
 
 def _is_error_alone(line: str) -> bool:
     """Return whether a line contains an error, hardly any other text, and no path."""
+    line = _DATE.sub("", line)
     for texts in errors().exact.values():
         for text in texts:
             line = line.replace(text, "")

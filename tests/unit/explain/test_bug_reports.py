@@ -30,6 +30,7 @@ Half = Literal[
     "surveyed",
     "afterwards",
     "recent",
+    "blind",
 ]
 
 
@@ -62,7 +63,7 @@ def read(name: str) -> tuple[BugReportText, ...]:
 
 BUG_REPORT_TEXTS = tuple(
     text
-    for name in ("met", "gathered", "independent", "searched", "surveyed", "recent")
+    for name in ("met", "gathered", "independent", "searched", "surveyed", "recent", "blind")
     for text in read(f"{name}.toml")
 )
 
@@ -185,6 +186,9 @@ def test_accuracy_of_explain_for_fresh_texts() -> None:
         # first and 3 with only wrong causes. It also recognised 5 of 10 texts without a cause in
         # the catalogue, and 3 of 14 unrelated texts.
         ("recent", 38, 38, 33, 26, 4),
+        # When the texts were collected, explain recognised 38 of 41 texts, 37 with the right cause
+        # first and 1 with only wrong causes. It also recognised 3 of 20 unrelated texts.
+        ("blind", 41, 40, 40, 20, 1),
     ],
 )
 def test_accuracy_of_explain_for_collected_texts(
