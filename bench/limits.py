@@ -28,8 +28,8 @@ MIB = 1 << 20
 # WITHIN is the number of seconds within which a sandbox must end after it reaches its limit.
 # PATIENCE is the timeout of a run in seconds.
 WITHIN, PATIENCE = 2, 120
-# Number of bytes by which a sandbox may exceed its memory limit. If a tenth of the limit is more,
-# that tenth is allowed instead.
+# Number of bytes by which a sandbox may exceed its memory limit; or a tenth of the limit, if that
+# is more.
 EXCESS = 64 * MIB
 
 # Definitions that precede the Python code of each hog. A hog prints lines as it grows, so its last

@@ -253,7 +253,8 @@ POOLED = table(
 DETACHED = table(
     keeper=replace(
         INIT,
-        # The keeper's session was created by usernsctl-detach, which has exited.
+        # The keeper (csrc/programs/detach/main.c) is in the session of its parent, which has
+        # exited.
         session="outside",
         namespaces=words("user own, mnt own"),
         mounts=PLACE - {"log/crash rw nosuid nodev"} | {"boxes/.crash rw nosuid nodev"},

@@ -164,7 +164,7 @@ def detach(number: int) -> None:
 
 
 def reap_orphans() -> None:
-    """Reap the keepers of detached sandboxes, orphans that this process has adopted."""
+    """Reap the processes that watched detached sandboxes, which this process has adopted."""
     deadline = time.monotonic() + SETTLE_SECONDS
     with contextlib.suppress(ChildProcessError):
         while time.monotonic() < deadline:

@@ -44,7 +44,7 @@ static int open_in(int mount, const char *group, const char *file)
 }
 
 /* Shortens the path of a control group to that of its parent. Returns false if the path is already
- * that of the top group. */
+ * that of the root cgroup. */
 static bool go_up(char *group)
 {
     char *slash = strrchr(group, '/');

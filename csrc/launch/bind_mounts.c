@@ -89,9 +89,9 @@ static int refuse_own(struct un_launch *launch, const char *named, const char *i
                    inside);
 }
 
-/* Adds a bind mount that runsc will make to launch->bind and to the launch's view. The source is
- * the entry `name` of the directory "shown" in scratch, and is open as `shown`. The launch takes
- * ownership of the descriptor `shown`. */
+/* Adds a bind mount that runsc will make to launch->bind and to the launch's view. The source of
+ * the mount is the entry `name` of the directory root.shown, and is open as `shown`. The launch
+ * takes ownership of the descriptor `shown`. */
 static int note_bind(struct un_launch *launch, const struct un_source *source, const char *name,
                      const char *inside, int shown, struct un_error *err)
 {
@@ -125,8 +125,8 @@ static int show_for_runsc(struct un_launch *launch, const struct un_record *reco
     return note_bind(launch, source, name, un_view_inside(trail), shown, err);
 }
 
-/* Creates the mount point of a bind mount that runsc will make, and bind-mounts the source in
- * scratch, where runsc can access it. */
+/* Creates the mount point of a bind mount that runsc will make, and bind-mounts the source in the
+ * scratch directory, where runsc can access the source. */
 int un_step_bind(struct un_launch *launch, const struct un_record *record, struct un_error *err)
 {
     struct stat status;

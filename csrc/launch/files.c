@@ -104,9 +104,10 @@ int un_step_discard(struct un_launch *launch, const struct un_record *record, st
     return make_link(launch, record->arguments, "/dev/null", err);
 }
 
-/* Creates a symbolic link in scratch to /proc/self/fd/N, where N is the descriptor of a program. A
- * bind mount would change the real path of runsc, which looks for other files next to that path. A
- * link also preserves the process name, which the kernel takes from the executed path. */
+/* Creates a symbolic link in the scratch directory to /proc/self/fd/N, where N is the descriptor of
+ * a program. A bind mount would change the real path of runsc, which looks for other files next to
+ * that path. A link also preserves the process name, which the kernel takes from the executed
+ * path. */
 int un_step_program_link(struct un_launch *launch, const struct un_record *record,
                          struct un_error *err)
 {
@@ -115,7 +116,7 @@ int un_step_program_link(struct un_launch *launch, const struct un_record *recor
     return make_link(launch, un_record_argument(record, 1), target, err);
 }
 
-/* Bind-mounts a source on a new entry of a directory in scratch. */
+/* Bind-mounts the file of `source` on a new entry of a directory in the scratch directory. */
 static int show(struct un_launch *launch, const struct un_source *source, int directory,
                 const char *name, bool is_directory, uint64_t attributes, struct un_error *err)
 {
@@ -125,8 +126,8 @@ static int show(struct un_launch *launch, const struct un_source *source, int di
     return un_bind(source->fd, place, attributes, source->path, err);
 }
 
-/* Bind-mounts the directory for debug logs into scratch, where no other user can redirect its path
- * by a symbolic link. */
+/* Bind-mounts the directory for debug logs into the scratch directory, where no other user can
+ * redirect its path by a symbolic link. */
 int un_step_debug_log(struct un_launch *launch, const struct un_record *record,
                       struct un_error *err)
 {

@@ -44,7 +44,7 @@ struct un_source {
 
 /* A bind mount that runsc will make. */
 struct un_bind {
-    /* path of the source in scratch, in a directory to which no other user has access */
+    /* path of the source in the scratch directory, which no other user can access */
     char *source;
     char *destination; /* path in the sandbox, without symbolic links */
 };
@@ -70,8 +70,9 @@ struct un_view {
  * its directory exists. */
 struct un_root {
     int scratch; /* root directory of the tmpfs that holds all files of one sandbox */
-    int spare;   /* directory in scratch for files that are bind-mounted into the root filesystem */
-    int shown;   /* directory in scratch for the sources of runsc's bind mounts */
+    int spare;   /* subdirectory of `scratch` for files that are bind-mounted into the root
+                  * filesystem */
+    int shown;   /* subdirectory of `scratch` for the sources of runsc's bind mounts */
     dev_t device;
     /* number of entries created in `spare` and `shown`; the Nth entry is named N */
     unsigned count;
@@ -144,14 +145,14 @@ void un_text_free(struct un_text *text);
 
 /* ---- walk.c: resolving a path component by component ----------------------------------------- */
 
-/* Maximum number of components that a trail contains at a time. A descriptor of each component
- * stays open until ".." or an absolute symbolic link removes the component, or the trail is
- * closed. */
+/* Maximum number of components in a struct un_trail at a time. A descriptor of each component stays
+ * open until ".." or an absolute symbolic link removes the component, or until un_trail_close(). */
 #define UN_TRAIL_MAX 256
 /* Maximum number of symbolic links in a path, as in the kernel (path_resolution(7)). */
 #define UN_LINKS_MAX 40
 
-/* A component of the path of a trail: the root directory, another directory, or the last file. */
+/* A component of the path in a struct un_trail: the root directory, another directory, or the last
+ * file. */
 struct un_place {
     int fd; /* O_PATH descriptor of the component, or -1 for a directory that only gVisor will
                create */
@@ -187,20 +188,21 @@ struct un_entry {
     char link[UN_PATH_MAX];
 };
 
-/* Looks up `name` in the last directory of the trail. Stores a descriptor of the file, or the
+/* Looks up `name` in the last directory of `trail`. Stores a descriptor of the file, or the
  * contents of the symbolic link, in `found`. trail->path already ends with `name`. */
 typedef enum un_lookup un_lookup_function(const struct un_trail *trail, const char *name,
                                           struct un_entry *found, void *arg);
 
-/* Starts a trail at the root directory `root`. The caller keeps ownership of that descriptor. */
+/* Begins a path resolution at the directory `root`, which ".." never leaves. The caller keeps
+ * ownership of that descriptor. */
 void un_trail_begin(struct un_trail *trail, int root);
-/* Closes the descriptors of a trail. Preserves errno. */
+/* Closes the descriptors in `trail`. Preserves errno. */
 void un_trail_close(struct un_trail *trail);
 #define un_auto_trail __attribute__((cleanup(un_trail_close)))
-/* Resolves an absolute path from the root of the trail. ".." returns to the previous directory of
- * the trail, and never above the root, even if another process moves directories during the
- * resolution. Returns 0, or -1 with errno set: ELOOP if there are too many symbolic links,
- * ENAMETOOLONG if the path is too long, or the errno that `lookup` has set. */
+/* Resolves an absolute path from the root directory of `trail`. ".." returns to the previous
+ * directory of `trail`, and never above the root directory, even if another process moves
+ * directories during the resolution. Returns 0, or -1 with errno set: ELOOP if there are too many
+ * symbolic links, ENAMETOOLONG if the path is too long, or the errno that `lookup` has set. */
 int un_walk(struct un_trail *trail, const char *path, un_lookup_function *lookup, void *arg);
 
 static inline struct un_place *un_trail_last(struct un_trail *trail)
@@ -256,14 +258,14 @@ int un_refuse_kernel_files(struct un_launch *launch, struct un_error *err);
  * itself. */
 void un_view_clear(struct un_view *view);
 /* Resolves an absolute path and its symbolic links as the sandbox's kernel will. The caller must
- * close the trail, even after a failure. Returns 0, or -1 with errno set. */
+ * close `trail`, even after a failure. Returns 0, or -1 with errno set. */
 int un_view_walk(const struct un_view *view, const char *path, struct un_trail *trail);
-/* Returns the path that the trail's last file has in the sandbox. */
+/* Returns the path in the sandbox of the last file of `trail`. */
 const char *un_view_inside(const struct un_trail *trail);
 /* Stores in `wanted` the path to which un_view_walk() has resolved its argument, including the
  * components that do not exist. Returns 0, or -1 with errno set. */
 int un_view_wanted(const struct un_trail *trail, char wanted[UN_PATH_MAX]);
-/* Returns whether the trail's last file is a directory. */
+/* Returns whether the last file of `trail` is a directory. */
 bool un_view_is_directory(struct un_trail *trail);
 /* Returns whether a path in the sandbox lies in /proc, /sys or /dev, whose contents only gVisor
  * knows. */
@@ -293,7 +295,7 @@ int un_launch_find_user(struct un_launch *launch, const struct un_account_name *
 
 /* Creates the file or directory `inside`, with its missing parents, as a mount point in the
  * sandbox, and stores its resolved path in `trail`. `for_runsc` must be set if runsc will access
- * the mount point by its path. The caller must close the trail, even after a failure. */
+ * the mount point by its path. The caller must close `trail`, even after a failure. */
 int un_place_make(struct un_launch *launch, const char *inside, bool is_directory, bool for_runsc,
                   struct un_trail *trail, struct un_error *err);
 /* Fills in `err` for a missing mount point that usernsctl can't create, because another mount
@@ -315,7 +317,7 @@ int un_place_fail_missing(struct un_launch *launch, const struct un_trail *trail
 /* On failure, the functions un_root_...() fill in `err` and return -1. err->step is
  * UN_STEP_SANDBOX for a failed call on a file, and UN_STEP_MOUNT for a failed mount. */
 
-/* Creates the directories of struct un_root in scratch, which must be open. */
+/* Creates the other directories of struct un_root in root.scratch, which must be open. */
 int un_root_begin(struct un_launch *launch, struct un_error *err);
 
 /* Creates a directory. Returns an O_PATH descriptor of the directory, or -1. */
@@ -375,8 +377,8 @@ int un_root_visit(struct un_visit *visit, struct un_launch *launch, int director
 
 /* ---- scratch.c: the tmpfs for the files of a sandbox ----------------------------------------- */
 
-/* Mounts the tmpfs for the sandbox's files on the first directory in the launch's "scratch" records
- * whose path exists and contains no symbolic link. */
+/* Mounts the tmpfs for the sandbox's files on a directory: the first one in the launch's "scratch"
+ * records whose path exists and contains no symbolic link. */
 int un_scratch_mount(struct un_launch *launch, struct un_error *err);
 /* Unmounts the tmpfs of the sandbox, and all mounts in it. */
 void un_scratch_unmount(struct un_launch *launch);
@@ -462,7 +464,7 @@ int un_config_text(struct un_launch *launch, const struct un_launch_params *para
  * them in the sandbox either. */
 int un_config_check_user(struct un_launch *launch, const struct un_launch_params *params,
                          const struct un_idmap *maps, struct un_error *err);
-/* Writes config.json to the directory "bundle" in scratch, if the launch describes a
+/* Writes config.json to the directory "bundle" in the scratch directory, if the launch describes a
  * config.json. */
 int un_config_write(struct un_launch *launch, const struct un_launch_params *params,
                     const struct un_idmap *maps, struct un_error *err);

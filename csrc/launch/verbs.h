@@ -28,7 +28,7 @@ enum un_argument {
     UN_ARG_JSON,   /* a fragment of config.json, in UTF-8 */
     UN_ARG_MARKED, /* text with placeholders (struct un_marks) */
     UN_ARG_NAME,   /* the name of a directory entry */
-    /* a path relative to scratch, with placeholders, but without "." and ".." */
+    /* a path relative to the scratch directory, with placeholders, but without "." and ".." */
     UN_ARG_SCRATCH,
     UN_ARG_PATH,        /* an absolute path on the host or in the sandbox */
     UN_ARG_SOURCE,      /* the index of a preceding `source` record */

@@ -46,7 +46,7 @@ void un_trail_begin(struct un_trail *trail, int root)
     trail->is_limited = false;
 }
 
-/* Shortens a trail to its first `count` files, and closes the descriptors of the other files. */
+/* Shortens `trail` to its first `count` components, and closes the descriptors of the others. */
 static void cut_trail(struct un_trail *trail, size_t count)
 {
     while (trail->count > count) {
@@ -166,7 +166,7 @@ static int step(struct un_trail *trail, const char *name, struct pending *pendin
     }
 }
 
-/* Fails as the kernel would at a ".", ".." or trailing slash after the trail's last file: with
+/* Fails as the kernel would at a ".", ".." or trailing slash after the last file of `trail`: with
  * ENOTDIR if that file is not a directory, with EACCES if search permission for the directory is
  * missing (path_resolution(7)). */
 static int check_directory(struct un_trail *trail, const char *name)

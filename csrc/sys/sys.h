@@ -94,7 +94,7 @@ int un_stopped_by(int pidfd);
 /* Sends SIGKILL to the process to which `pidfd` refers. */
 void un_kill(int pidfd);
 /* Kills a child and reaps it as un_reap() does. Gives up after two seconds, because even SIGKILL
- * does not end a process that waits for a user's FUSE filesystem. */
+ * does not kill a process that waits for a user's FUSE filesystem. */
 bool un_kill_and_reap(int pidfd, siginfo_t *how);
 
 /* Converts a wait status (waitpid(2)) to an exit status: that of the child, or 128+N if signal N

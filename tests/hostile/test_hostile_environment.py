@@ -1,6 +1,7 @@
 """Attacks on usernsctl's programs by environment variables and files in the working directory.
 
-The attacker's modules and programs must not run outside gVisor, where they would run as the user.
+The attacker's modules and programs must not run outside gVisor, where they would have the user's
+privileges.
 """
 
 from __future__ import annotations

@@ -241,5 +241,5 @@ def test_a_file_can_be_given_to_a_mapped_owner(tmp_path: Path) -> None:
     path.write_text("")
     os.chown(path, 1, 1)
     assert path.stat().st_uid == 1
-    # Give the file back to the caller, who can then remove the directory.
+    # Make the caller the owner of the file again, so that the caller can remove the directory.
     os.chown(path, 0, 0)

@@ -41,7 +41,8 @@ def test_process_1_is_the_only_agent(host: un.SandboxHost) -> None:
     before = open_descriptors(), children()
     with host.start(None, env={"A": "of all"}) as box:
         assert box.run(["sh", "-c", "exit 7"]).returncode == 7
-        # Check that only the agent and its keepers run: all of them execute the same file.
+        # Check that only the agent and its keepers, the parents of commands, run: all of them
+        # execute the same file.
         assert {line.split()[1] for line in processes(box)} == {"/.usernsctl-agent"}
         assert processes(box)[0].split()[0] == "1"
         assert output_of(box, "printenv", "A") == "of all\n"

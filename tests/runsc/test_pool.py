@@ -190,8 +190,8 @@ def test_processes_that_stop_the_agent_do_not_reach_the_next_lease(
         with pool.acquire(PATIENCE) as one:
             attack = one.popen(["sh", "-c", script], stdin=un.PIPE, stdout=un.PIPE)
             attack.stdin.close()
-            # End of file is allowed, because the script may kill its own keeper, and so itself,
-            # before it prints the line "done".
+            # End of file is allowed, because the script may kill its own keeper (a process of the
+            # agent), and so itself, before it prints the line "done".
             assert attack.stdout.readline() in (b"done\n", b"")
         with pool.acquire(PATIENCE) as next_one:
             assert "mark-4321" not in command_lines(next_one)

@@ -32,7 +32,7 @@
 #include <time.h>
 
 /* FIND_MS is the interval in ms between two searches for the sentry. After FOUND_MS ms without
- * success, the watcher ends the sandbox. */
+ * success, the watcher kills the sandbox. */
 #define FIND_MS 20
 #define FOUND_MS 60000
 
@@ -381,8 +381,8 @@ static bool describe_idleness(const struct limit_watch *watch, int64_t now, stru
     return true;
 }
 
-/* Describes in `end` that the watcher has ended the sandbox because it did not find the sentry, and
- * so could not enforce the limits. */
+/* Describes in `end` that the watcher has killed the sandbox because the watcher did not find the
+ * sentry, and so could not enforce the limits. */
 static bool describe_blindness(struct un_end *end)
 {
     *end = (struct un_end){.reason = "limit-unenforceable"};

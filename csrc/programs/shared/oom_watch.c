@@ -9,7 +9,7 @@
  *
  * When a child is reaped, the kernel adds its page faults to the parent's cminflt in /proc/PID/stat
  * (proc_pid_stat(5)). By this value the watcher of the sentry recognizes a reaped stub. The
- * watchers of other sandboxes in the control group find no lost stub, and do not end their
+ * watchers of other sandboxes in the control group find no lost stub, and do not kill their
  * sandboxes.
  */
 #include "base/base.h"

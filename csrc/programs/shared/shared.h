@@ -157,18 +157,18 @@ pid_t sandbox_start_command(char **argv, const struct sandbox_group *group, int 
 /* Reads all pending signals from the signalfd. Returns whether SIGTERM was among them. */
 bool sandbox_read_signals(int signals);
 
-/* ---- sandbox_end.c: why a watcher has ended its sandbox -------------------------------------- */
+/* ---- sandbox_end.c: why a watcher has killed its sandbox ------------------------------------- */
 
 #define END_TEXT_MAX 256
 
 struct un_end {
-    const char *reason;   /* cause id, or NULL as long as the watcher has not ended the sandbox */
+    const char *reason;   /* cause id, or NULL as long as the watcher has not killed the sandbox */
     uint64_t limit, used; /* the exceeded limit, and the usage: bytes, tasks or ms; 0 if unknown */
-    /* message for the user: what has ended the sandbox, with the limit and the usage */
+    /* message for the user: why the sandbox was killed, with the limit and the usage */
     char text[END_TEXT_MAX];
 };
 
-/* Returns the exit status of a watcher that has ended its sandbox as `end` describes. */
+/* Returns the exit status of a watcher that has killed its sandbox for the reason in `end`. */
 int end_status(const struct un_end *end);
 
 /* Writes two lines to `fd`: "REASON LIMIT USED", and end->text. Returns 0, or -1 with errno set. */
@@ -305,8 +305,9 @@ struct sandbox_wait {
 };
 
 /* Initializes the structure. Blocks SIGTERM, so that a SIGTERM before sandbox_wait_for_exit() stays
- * pending, and ends the sandbox then. Also blocks SIGPIPE: if the reader of a report has exited,
- * SIGPIPE would otherwise kill this process before it has killed the processes of the sandbox. */
+ * pending until that call, which then kills the sandbox. Also blocks SIGPIPE: if the reader of a
+ * report has exited, SIGPIPE would otherwise kill this process before it has killed the processes
+ * of the sandbox. */
 void sandbox_wait_init(struct sandbox_wait *wait, char *const *command);
 /* Sets up the limits of the sandbox before its start: creates the control groups, calls
  * sandbox_show_limits() for `directory`, and starts to count OOM kills and to measure the time.

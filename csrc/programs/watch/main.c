@@ -137,7 +137,7 @@ static const char *reason_of(const char *cause)
     return "sandbox-ended";
 }
 
-/* Reports why the watcher has ended the sandbox, and stores the reason, the limit and the usage in
+/* Reports why the watcher has killed the sandbox, and stores the reason, the limit and the usage in
  * the result. Returns the exit status of the watcher. */
 static int report_end(struct watch_args *args)
 {

@@ -143,7 +143,7 @@ struct watch_args {
     struct oom_watch oom;
     struct children spared; /* children that do not belong to the sandbox */
     int network;            /* pidfd of usernsctl-network, or -1 */
-    struct un_end end;      /* why the watcher has ended the sandbox, if it has */
+    struct un_end end;      /* why the watcher has killed the sandbox, if it has */
     struct pump pump;
     struct result_file result_file;
     struct watch_result result;

@@ -1,4 +1,4 @@
-"""Fakes for the tests of a pool's keeper; fake sandboxes start at once."""
+"""Fakes for the tests of a pool's keeper thread; fake sandboxes start at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of a pool's keeper, with fake sandboxes."""
+"""Tests of a pool's keeper, the thread that starts, leases and kills sandboxes, with fakes."""
 
 from __future__ import annotations
 

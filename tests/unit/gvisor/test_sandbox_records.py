@@ -91,7 +91,8 @@ def test_reports_that_are_written_between_two_reads_are_not_lost(
         return text
 
     monkeypatch.setattr(detached, "read_open_report", read_once)
-    # Imitate a keeper that writes both files only after they were read for the first time.
+    # Imitate a keeper (csrc/programs/detach/main.c) that writes both files only after they were
+    # read for the first time.
     monkeypatch.setattr(detached, "await_ends", lambda _: False)
     while box.status is None:
         box._read_report()

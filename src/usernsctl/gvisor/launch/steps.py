@@ -37,23 +37,24 @@ def literal(word: str) -> str:
 #: The verbs of records, each with the names of its arguments and with a description that --dry-run
 #: prints.
 VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
-    # The verb for the remedy that is printed if an assumption of a frozen launch no longer holds.
+    # The record with the remedy that is printed if an assumption of a frozen launch no longer
+    # holds.
     "remedy": (("command",), "if the launch is outdated: {command}"),
-    # Verbs for the id maps, and for the command's uid, gid, groups and oom_score_adj
+    # Records with the id maps, and with the command's uid, gid, groups and oom_score_adj
     # (proc_pid_oom_score_adj(5)).
     "idmap": (("option",), "{option}"),
     "user": (("uid", "gid"), "run the command as uid {uid} and gid {gid}"),
     "group": (("gid",), "run the command with the supplementary group {gid}"),
     "oom-score": (("score",), "set the oom score to {score}"),
-    # The verb for a file of the host that the core opens.
+    # The record that names a file of the host, which the core opens.
     "source": (("how", "path"), "open {path}"),
-    # The verb for an assumption that the core checks when it performs a frozen launch.
+    # The record with an assumption that the core checks when it performs a frozen launch.
     "assume": (
         ("source", "size", "mode", "sum"),
         "{source} still has {size} bytes, the mode {mode} and the checksum {sum}",
     ),
     "scratch": (("path",), "mount the run's own tmpfs on {path}"),
-    # Verbs for the steps that create the root filesystem.
+    # Records of the steps that create the root filesystem.
     "machine": (("name",), "show this machine's /{name}, read-only"),
     "snapshot": (("name",), "copy the files of /{name} that everybody may read"),
     "guarded": (("name",), "show the files of /{name} that everybody may read"),
@@ -68,7 +69,7 @@ VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "bind": (("source", "inside", "access"), "bind {source} on {inside}, {access}"),
     "mount": (("inside", "shows"), "let gVisor mount a filesystem of its own on {inside}"),
     "read-only": ((), "make the root filesystem read-only"),
-    # Verbs for the steps that create the run's own files.
+    # Records of the steps that create the run's own files.
     "make": (("name", "mode"), "make the directory {name}, mode {mode}"),
     "tmpfs": (("name", "size"), "mount a tmpfs of {size} bytes on {name}"),
     "limits": (
@@ -82,7 +83,7 @@ VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "program": (("source",), "show {source} in programs"),
     "program-link": (("source", "name"), "make the link {name} to {source}"),
     "program-path": (("source",), "execute {source} by its path"),
-    # Verbs for the parts of config.json.
+    # Records with the parts of config.json.
     "json": (("text",), ""),
     "json-several": (("text",), ""),
     "json-args": ((), ""),
@@ -97,7 +98,7 @@ VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "json-root": ((), ""),
     "json-bind-source": (("bind",), ""),
     "json-bind-destination": (("bind",), ""),
-    # Verbs for the environment, working directory, arguments and terminal of a frozen launch's
+    # Records with the environment, working directory, arguments and terminal of a frozen launch's
     # command.
     "env-all": ((), "all variables"),
     "env-name": (("name",), "the variable {name}, if it is set"),
@@ -108,7 +109,7 @@ VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "arg": (("word",), "{word}"),
     "terminal-moment": ((), "give the command a terminal if the standard streams are one"),
     "terminal-need": ((), "give the command a terminal; the standard streams must be one"),
-    # Verbs for the privileges that are dropped before runsc is executed.
+    # Records with the privileges that are dropped before runsc is executed.
     "no-new-privs": ((), "gain no more privileges (no_new_privs)"),
     "no-membarrier": ((), "make membarrier(2) a no-op, which runsc does not need"),
     "drop-bounding": ((), "drop all capabilities that runsc does not need"),
@@ -116,7 +117,7 @@ VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
         (),
         "keep CAP_NET_ADMIN and CAP_SETPCAP until the network of the sandbox is made",
     ),
-    # Verbs for the argv and the environment of the program that is executed.
+    # Records with the argv and the environment of the program that is executed.
     "watch": (("word",), "{word}"),
     "runsc-env": (("setting",), "{setting}"),
     "end": ((), ""),

@@ -293,7 +293,7 @@ class AttachedSandbox:
         return self.popen.poll() is not None
 
     def limit_error(self) -> RunscError | None:
-        """Return an error if a limit or lack of memory has ended the sandbox, else None."""
+        """Return an error if a limit or lack of memory has killed the sandbox, else None."""
         if self._end.end is None and self.has_ended():
             # Read the reason now, before the files of the sandbox are removed.
             self._end.end = self._files.read_end()

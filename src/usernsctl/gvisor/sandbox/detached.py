@@ -91,8 +91,8 @@ class DetachedSandbox:
     """
 
     rusage = None
-    # Whether the sandbox may have an idle timeout. Only the keeper knows whether it has one;
-    # open_activity() checks whether the activity file exists.
+    # Whether the sandbox may have an idle timeout. Only the keeper, the process that watches the
+    # sandbox, knows whether it has one; open_activity() checks whether the activity file exists.
     counts_idle = True
 
     def __init__(
@@ -196,7 +196,9 @@ class DetachedSandbox:
 
     @property
     def watcher(self) -> int:
-        """The pid of the keeper, which is the parent of the sandbox's processes on the host.
+        """The pid of the parent of the sandbox's processes on the host, their keeper.
+
+        The keeper is a process of usernsctl-detach (csrc/programs/detach/main.c).
 
         :raises OSError: the sandbox has ended.
         """
@@ -208,7 +210,7 @@ class DetachedSandbox:
         return self._is_killed and self.status == -signal.SIGKILL
 
     def limit_error(self) -> RunscError | None:
-        """Return an error if a limit or lack of memory has ended the sandbox, else None."""
+        """Return an error if a limit or lack of memory has killed the sandbox, else None."""
         if self.has_ended():
             self._read_report()
         return self._end_report.error()
@@ -383,9 +385,9 @@ class DetachedSandbox:
         return self.status
 
     def _read_report(self) -> None:
-        """Read the exit status and the reason for the sandbox's end, which the keeper has written.
+        """Read the exit status of the sandbox and the reason for its end.
 
-        The keeper writes both before it exits.
+        The sandbox's keeper (csrc/programs/detach/main.c) writes both before it exits.
         """
         if self._is_reported:
             return

@@ -50,8 +50,8 @@ STATE = "state"
 #: a sandbox's entry.
 REFUSALS = "refusals"
 
-# The maximum number of processes in a record: the keeper and runsc's processes. runsc has two, but
-# a later release may have more.
+# The maximum number of processes in a record: the keeper (csrc/programs/detach/main.c) and runsc's
+# processes. runsc has two, but a later release may have more.
 _PROCESSES_MAX = 8
 
 # The maximum size of a report about the end of a sandbox, in bytes.
@@ -359,12 +359,12 @@ def open_reports(entry: Entry[DetachedRecord]) -> Shared:
 
 
 def read_open_report(fd: int) -> str:
-    """Return the text of an open report, or ``""`` if the keeper has not written it yet."""
+    """Return the content of an open report, or ``""`` if the report is not written yet."""
     return os.pread(fd, _REPORT_BYTES, 0).decode("ascii", "replace")
 
 
 def _read_end(id: str) -> SandboxEnd | None:
-    """Return the reason why the keeper has killed the sandbox `id`, or ``None``."""
+    """Return the reason why the watcher of the sandbox `id` killed it, or ``None``."""
     with contextlib.suppress(FileNotFoundError), open_state("sandboxes") as top, top.open(id) as at:
         return SandboxEnd.parse(read_report("end", at.fd))
     return None
@@ -433,8 +433,8 @@ def await_ends(pidfds: Sequence[int]) -> bool:
 def end_processes(id: str, main: int | None, others: list[int]) -> None:
     """Kill the processes of a sandbox, and wait until they have exited.
 
-    The keeper is killed only if it does not exit within `_KEEPER_SECONDS`: before it exits, it
-    stops the network, which occupies the published ports.
+    The keeper (csrc/programs/detach/main.c) is killed only if it does not exit within
+    `_KEEPER_SECONDS`: before it exits, it stops the network, which occupies the published ports.
 
     :param main: a pidfd of the process that runs the command; ``None`` if it has exited.
     :param others: pidfds of the other processes.

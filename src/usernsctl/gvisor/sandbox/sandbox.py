@@ -545,11 +545,11 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
 
         :param timeout: the time limit, in seconds; ``None`` means no limit.
         :raises TimeoutExpired: the command did not exit in `timeout` seconds, and keeps running.
-        :raises RunscError: one of three: the sandbox is detached, and its keeper was killed (cause
-            ``"exit-status-unknown"``); memory ran out, and the kernel killed a process of gVisor
-            (``"out-of-memory"``); or the sandbox exceeded a limit (``"memory-limit"``,
-            ``"pids-limit"``, ``"timeout"``, ``"idle-timeout"``). In the last two cases, the sandbox
-            was killed, and :attr:`returncode` is -9.
+        :raises RunscError: one of three: the sandbox is detached, and the process that watches it
+            was killed (cause ``"exit-status-unknown"``); memory ran out, and the kernel killed a
+            process of gVisor (``"out-of-memory"``); or the sandbox exceeded a limit
+            (``"memory-limit"``, ``"pids-limit"``, ``"timeout"``, ``"idle-timeout"``). In the last
+            two cases, the sandbox was killed, and :attr:`returncode` is -9.
         """
         return _unless_limited(self._get(), self._await_end(timeout))
 
@@ -563,8 +563,9 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
     def result(self, timeout: float | None = None) -> Result[Any]:
         """Wait for the command to exit, and return its exit status and the reason for its exit.
 
-        The result contains no output (see :meth:`communicate`). If a limit ended the sandbox, this
-        method reports the limit as the result's reason, whereas :meth:`wait` raises an error.
+        The result contains no output (see :meth:`communicate`). If the sandbox was killed because
+        of a limit, this method reports the limit as the result's reason, whereas :meth:`wait`
+        raises an error.
 
         :param timeout: as for :meth:`wait`.
         :raises TimeoutExpired: as :meth:`wait` does.

@@ -1,5 +1,5 @@
 /* Tests that all processes of a command end when the host's connection, the agent, or the command's
- * keeper ends. */
+ * keeper (programs/agent/agent.h) ends. */
 #include "agent_process.h"
 
 /* Scripts, each of which prints a line once all its processes are running. */

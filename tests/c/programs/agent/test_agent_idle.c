@@ -1,5 +1,5 @@
-/* Tests of idle keepers that are reused before the agent has recorded them: a keeper may be idle
- * before clone(2) returns in the agent. */
+/* Tests of keepers (programs/agent/agent.h) that are reused before the agent has recorded them: a
+ * keeper may be idle before clone(2) returns in the agent. */
 #include "agent_process.h"
 #include "programs/agent/agent.h"
 

@@ -109,9 +109,9 @@ static void reuse_pid(pid_t pid)
     write_to(LAST_PID, text, 0);
 }
 
-/* Checks that killing the background processes of an exited command spares the keeper of a later
- * command, even if that keeper has the pid of the exited command and leads the process group with
- * that id. */
+/* Checks that killing the background processes of an exited command spares the keeper
+ * (programs/agent/agent.h) of a later command, even if that keeper has the pid of the exited
+ * command and leads the process group with that id. */
 static void a_later_command_with_the_pid_of_an_ended_one_survives(void)
 {
     struct agent_process agent;
