@@ -2,10 +2,10 @@
 
     $(tools/environment clients)/bin/python bench/clients.py [ROUNDS]
 
-Prints the ratio of the medians for each package. Calls with and without usernsctl alternate.
-Without usernsctl, most packages run commands without gVisor: inspect_ai by its local provider,
-llm-sandbox by bubblewrap, smolagents by its interpreter, Jupyter and PyAirbyte natively. The gvisor
-package runs them in gVisor in both cases. PyAirbyte is measured only if USERNSCTL_PYAIRBYTE and
+Prints the ratio of the medians for each package. Runs with and without usernsctl alternate. Without
+usernsctl, most packages run commands without gVisor: inspect_ai by its local provider, llm-sandbox
+by bubblewrap, smolagents by its interpreter, Jupyter and PyAirbyte natively. The gvisor package
+runs them in gVisor in both cases. PyAirbyte is measured only if USERNSCTL_PYAIRBYTE and
 USERNSCTL_CONNECTOR name the virtual environments of PyAirbyte and of the connector, as printed by
 tools/environment.
 """

@@ -118,7 +118,7 @@ async def start_and_close(host: un.SandboxHost, count: int) -> float:
 
 
 class Rootless:
-    """Starter of sandboxes that calls ``runsc --rootless run``, without usernsctl."""
+    """Starter of sandboxes that runs ``runsc --rootless run``, without usernsctl."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

@@ -1,4 +1,4 @@
-"""Calls of the Airbyte connector `source-declarative-manifest`, in gVisor or natively."""
+"""Runs of the Airbyte connector `source-declarative-manifest`, in gVisor or natively."""
 
 from __future__ import annotations
 

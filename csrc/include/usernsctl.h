@@ -813,11 +813,12 @@ bool un_view_check_command(const struct un_view *view, const char *command, cons
 
 /*
  * A launch describes all steps from a request to the execve(2) of runsc. It is a sequence of
- * arguments, each terminated by NUL, which form the records that launch/verbs.h lists.
+ * strings, each terminated by NUL, which form the records that launch/verbs.h lists.
  *
  * The Python package or usernsctl-exec composes a launch. The following functions perform it: they
- * open the sources, then (after the caller has entered the namespaces) build the root filesystem
- * and the other files, and finally execute the program that waits for runsc.
+ * open the host files that its `source` records name, then (after the caller has entered the
+ * namespaces) build the root filesystem and the other files, and finally execute the program that
+ * waits for runsc.
  */
 #define UN_LAUNCH_MAX 33554432 /* maximum size of a launch in bytes */
 #define UN_LAUNCH_WORDS_MAX 262144
@@ -862,10 +863,11 @@ int un_launch_parse(const void *bytes, size_t size, struct un_launch **launch,
 int un_filter_check_launch(struct un_error *err);
 /* Fails if a seccomp filter kills callers of a system call that `usernsctl doctor` makes itself. */
 int un_filter_check_doctor(struct un_error *err);
-/* Opens the sources of the launch, checks them against the launch's `assume` records, and prepares
- * control groups if the launch needs any. Must be called before this process enters the namespaces.
- * `fds` contains, for each source, a descriptor that the caller continues to own, or -1 for a
- * source that this function opens. If `fds` is NULL, this function opens all sources. */
+/* Opens the host files that the launch's `source` records name, checks them against the launch's
+ * `assume` records, and prepares control groups if the launch needs any. Must be called before this
+ * process enters the namespaces. `fds` contains, for each `source` record, a descriptor that the
+ * caller continues to own, or -1 for a file that this function opens. If `fds` is NULL, this
+ * function opens all files. */
 int un_launch_open(struct un_launch *launch, const int *fds, struct un_error *err);
 /* Directories that must never be visible in a sandbox. */
 struct un_hidden {
@@ -898,11 +900,10 @@ const struct un_view *un_launch_view(const struct un_launch *launch);
 const char *un_launch_remedy(const struct un_launch *launch);
 const char *un_launch_filename(const struct un_launch *launch);
 
-/* Fails if a bind mount of one of the sources would expose `directory`, which need not exist yet. A
- * source exposes the directory if the source contains the directory, is inside it, or contains a
- * symbolic link that is a component of the directory's path. `fds` are descriptors of the sources,
- * and `names` their names in the error message. Stores the index of the exposing source in
- * *which. */
+/* Fails if a bind mount of one of `count` files would expose `directory`, which need not exist yet.
+ * A file exposes the directory if the file contains the directory, is inside it, or contains a
+ * symbolic link that is a component of the directory's path. `fds` are descriptors of the files,
+ * and `names` their names in the error message. Stores the index of the exposing file in *which. */
 int un_refuse_to_show(const int *fds, const char *const *names, size_t count, const char *directory,
                       size_t *which, struct un_error *err);
 /* Determines whether a bind mount of an open file or directory would expose an interface of the

@@ -20,7 +20,7 @@ int un_step_file(struct un_launch *launch, const struct un_record *record, struc
     return un_bind(source->fd, place, UN_ATTR_HARMLESS | UN_ATTR_RDONLY, inside, err);
 }
 
-/* Returns whether a source is a device file, or lies in /dev. */
+/* Returns whether `source` is a device file, or lies in /dev. */
 static bool has_devices(const struct un_source *source, const struct stat *status)
 {
     return S_ISCHR(status->st_mode) || S_ISBLK(status->st_mode) ||

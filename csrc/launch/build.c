@@ -51,8 +51,8 @@ static int hide_homes(struct un_launch *launch, const struct un_launch_params *p
     return 0;
 }
 
-/* Opens the sources again by their paths, so that their descriptors belong to the mount namespace
- * of this process. */
+/* Opens the host files in launch->source again by their paths, so that their descriptors belong to
+ * the mount namespace of this process. */
 static int reopen_sources(struct un_launch *launch, struct un_error *err)
 {
     for (size_t i = 0; i < launch->of_verb[UN_VERB_SOURCE]; i++) {
@@ -91,7 +91,7 @@ static int build_root(struct un_launch *launch, const struct un_launch_params *p
 {
     if (un_marks_draw(&launch->marks))
         return un_launch_fail_file(launch, "random", err);
-    /* Reopen the sources before the first mount, because a mount could cover one of them. */
+    /* Reopen the host files before the first mount, because a mount could cover one of them. */
     if (reopen_sources(launch, err) || un_scratch_mount(launch, err))
         return -1;
     if (!un_root_begin(launch, err) && !take_steps(launch, params, err) &&

@@ -59,7 +59,8 @@ static int find_place(const struct un_mounts *mounts, int fd, struct place *plac
     return 0;
 }
 
-/* Returns whether a place lies on the filesystem `device`, in or below the directory `inner`. */
+/* Returns whether the file at `place` is on the filesystem `device`, in or below the directory
+ * `inner`. */
 static bool mount_holds(const char *device, const char *inner, const struct place *place)
 {
     return !strcmp(device, place->device) && un_is_below(place->inner, inner);
@@ -254,7 +255,7 @@ int un_refuse_to_show(const int *fds, const char *const *names, size_t count, co
 }
 
 /* Stores the descriptors and paths of those bind-mount sources that have the access `access`, "ro"
- * or "rw"; NULL selects all sources. Returns the number of stored sources. */
+ * or "rw"; NULL selects all bind mounts. Returns the number of stored descriptors. */
 static size_t list_bind_sources(const struct un_launch *launch, const char *access, int *fds,
                                 const char **names)
 {
@@ -314,7 +315,7 @@ static bool is_there(const char *path)
 }
 
 /* Fails if a bind-mount source exposes the state directory or the directory of templates. As long
- * as the directory of templates does not exist, only writable sources are checked for it. */
+ * as the directory of templates does not exist, only writable bind mounts are checked for it. */
 static int check_hidden(struct un_launch *launch, const struct un_hidden *hidden, int *fds,
                         const char **names, struct un_error *err)
 {

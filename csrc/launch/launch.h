@@ -35,16 +35,16 @@ struct un_record {
     const char *arguments; /* the record's arguments, each terminated by NUL */
 };
 
-/* A source of a launch: a file of the host that the launch opens. */
+/* A file of the host that a launch opens, as a `source` record of the launch requests. */
 struct un_source {
-    int fd;       /* descriptor of the source, or -1 before it is opened */
+    int fd;       /* descriptor of the file, or -1 before the file is opened */
     bool is_ours; /* whether un_launch_close() closes `fd` */
-    char *path;   /* path of the source, without symbolic links */
+    char *path;   /* path of the file, without symbolic links */
 };
 
 /* A bind mount that runsc will make. */
 struct un_bind {
-    /* path of the source in the scratch directory, which no other user can access */
+    /* path of the mounted file in the directory root.shown, which no other user can access */
     char *source;
     char *destination; /* path in the sandbox, without symbolic links */
 };
@@ -89,7 +89,7 @@ struct un_launch {
     /* the bind mounts of runsc, with room for of_verb[UN_VERB_BIND] elements */
     struct un_bind *bind;
     size_t bind_count; /* number of elements of `bind` that are set */
-    bool is_root;      /* whether the process that opened the sources was root */
+    bool is_root;      /* whether the process that opened the files in `source` was root */
     struct un_root root;
     struct un_view view; /* the root filesystem with the mounts that runsc will add */
     struct un_marks marks;
@@ -100,7 +100,7 @@ struct un_launch {
 
 /* Returns the argument with the index `number` of a record; the first index is 0. */
 const char *un_record_argument(const struct un_record *record, size_t number);
-/* Returns the source whose index is the argument `number` of a record. */
+/* Returns the element of launch->source whose index is the argument `number` of a record. */
 struct un_source *un_record_source(const struct un_launch *launch, const struct un_record *record,
                                    size_t number);
 /* Returns the next record with the given verb after `record`, or the first such record if `record`
@@ -248,8 +248,8 @@ bool un_group_is_private(gid_t gid);
 /* ---- kernel_files.c: bind mounts that expose the kernel -------------------------------------- */
 
 /* Fails if a writable bind mount exposes an interface of the kernel other than a device. Checks
- * only sources that this process opened by their path, because a caller that passes a descriptor
- * has already checked the file. */
+ * only host files that this process opened by their paths, because a caller that passes a
+ * descriptor has already checked the file. */
 int un_refuse_kernel_files(struct un_launch *launch, struct un_error *err);
 
 /* ---- view.c: the filesystem that a sandbox will see ------------------------------------------ */

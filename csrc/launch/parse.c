@@ -14,7 +14,7 @@
 #define NAME "usernsctl-launch"
 #define FORMAT "2"
 
-/* The position of the parser, and the counts by which it checks the records. */
+/* The position of the parser, and numbers that it needs to check the records. */
 struct reader {
     const char *at;
     const char *end;
@@ -144,7 +144,7 @@ static int read_all(struct reader *reader, struct un_launch *launch, struct un_e
     return more ? malformed(reader, more, "nothing may come after \"end\"", err) : 0;
 }
 
-/* Allocates the arrays for sources and bind mounts. */
+/* Allocates the arrays launch->source and launch->bind. */
 static int make_room(struct un_launch *launch, struct un_error *err)
 {
     size_t sources = launch->of_verb[UN_VERB_SOURCE], binds = launch->of_verb[UN_VERB_BIND];

@@ -6,7 +6,7 @@
 
 /* ---- verbs.c: the records of a launch -------------------------------------------------------- */
 
-/* The parts of a launch, in the order in which they occur. */
+/* The sections of a launch, in their order: each verb may occur in one section only. */
 enum un_part {
     UN_PART_REMEDY,
     UN_PART_IDS,

@@ -31,7 +31,7 @@ const char *un_ids_text(int kind, uint32_t first, uint32_t count, char text[UN_I
 int un_compose(int kind, const struct un_request *request, const struct un_facts *facts,
                struct un_map *map, struct un_ranges *clipped, struct un_error *err);
 
-/* ---- plan.c: parts of planning that other sources call --------------------------------------- */
+/* ---- plan.c: functions of the planner that other files call ---------------------------------- */
 
 /* Plans a map of only the caller's own id, after the full request (with allow_single_id) has failed
  * with the error `err`. Stores that error in the plan. */

@@ -1,6 +1,6 @@
 """Session of llm-sandbox, whose commands run in gVisor.
 
-llm-sandbox starts its launchers without the caller's PATH, so usernsctl and runsc are called by
+llm-sandbox starts its launchers without the caller's PATH, so usernsctl and runsc are started by
 absolute paths. The session overrides a private method of llm-sandbox.
 """
 

@@ -1,10 +1,10 @@
-/* Functions by which C tests write and parse launch files. */
+/* Functions for C tests that write and parse launch files. */
 #ifndef LAUNCHED_H
 #define LAUNCHED_H
 
 #include "check.h"
 
-/* The text of a launch file that a test is writing. */
+/* The contents of a launch file that a test composes. */
 struct draft {
     char bytes[65536];
     size_t size;
@@ -18,7 +18,8 @@ static inline void add_word(struct draft *draft, const char *word)
     draft->size += length;
 }
 
-/* Appends the words of a line to a launch file. A space after a backslash does not end a word. */
+/* Appends the strings in `line`, which spaces separate, to a launch file. A space after a backslash
+ * does not end a string. */
 static inline void add_line(struct draft *draft, const char *line)
 {
     char word[4096];

@@ -1,4 +1,4 @@
-/* Functions by which C tests start a command and collect its exit status and output. */
+/* Functions for C tests that start a command and collect its exit status and output. */
 #ifndef SPAWNED_H
 #define SPAWNED_H
 

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.timeout(600)
 NEEDED = pytest.mark.skipif(
     not ENVIRONMENT or not CONNECTOR, reason="no environment with PyAirbyte"
 )
-# Program that calls the connector but reads no records: reading needs a network, and a template
+# Program that starts the connector but reads no records: reading needs a network, and a template
 # with a network needs a later release of runsc than Debian's.
 DISCOVER = """
 import json, sys

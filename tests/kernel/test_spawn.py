@@ -1,4 +1,4 @@
-"""Tests of leaks, and of the features of Popen that subprocess.Popen lacks."""
+"""Tests of Popen: the features that subprocess.Popen lacks, errors, and leaks."""
 
 from __future__ import annotations
 

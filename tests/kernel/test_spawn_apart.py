@@ -1,4 +1,4 @@
-"""Tests of usernsctl-child: its namespaces, descriptors and exit."""
+"""Tests of usernsctl-child, the separate program that sets up the process of a command."""
 
 from __future__ import annotations
 

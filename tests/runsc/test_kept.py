@@ -1,7 +1,7 @@
-"""Tests of runsc in a namespace that usernsctl has created in advance.
+"""Tests of runsc in a kept namespace: a usernsctl.Namespace that was created in advance.
 
 All subcommands of runsc work in this namespace, even those that runsc rejects with --rootless. Only
-the creation of the namespace calls newuidmap and newgidmap.
+the creation of the namespace runs newuidmap and newgidmap.
 """
 
 from __future__ import annotations
@@ -221,7 +221,7 @@ def test_containers_in_a_namespace_call_no_newuidmap(
     assert not log.exists()
     assert not list((directory / "state").glob("*.state"))
 
-    # Show that the fake helpers log calls: outside the namespace, runsc itself calls newuidmap.
+    # Show that the fake helpers log their runs: outside the namespace, runsc itself runs newuidmap.
     done = subprocess.run(
         [*global_options(directory), "run", containers.bundle, "alone"],
         stdin=subprocess.DEVNULL,

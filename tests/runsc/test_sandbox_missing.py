@@ -1,4 +1,7 @@
-"""Tests that all functions that start commands raise the same errors as subprocess."""
+"""Tests of missing commands and directories, and of invalid arguments.
+
+All functions that start commands must raise the same errors as subprocess.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of a SandboxHost in a control group with limits.
+"""Tests of SandboxHost in a control group with limits: OOM kills, and the limits in sandboxes.
 
 Each test runs a Python program in the control group; the program prints its results as JSON.
 """

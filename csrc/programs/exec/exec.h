@@ -1,4 +1,4 @@
-/* The parts of usernsctl-exec. Internal to usernsctl. */
+/* The interface of the files of usernsctl-exec. Internal to usernsctl. */
 #ifndef USERNSCTL_PROGRAMS_EXEC_EXEC_H
 #define USERNSCTL_PROGRAMS_EXEC_EXEC_H
 

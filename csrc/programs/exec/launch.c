@@ -93,8 +93,8 @@ static int guard(const struct performance *of, struct un_error *err)
     return un_launch_guard(of->launch, of->file.fd, &hidden, err);
 }
 
-/* Opens the sources of the launch. Fails if a fact about the host that the launch file records is
- * no longer true, or if guard() fails. Returns 0, or -1 with the error in `err`. */
+/* Opens the host files that the launch names. Fails if a fact about the host that the launch file
+ * records is no longer true, or if guard() fails. Returns 0, or -1 with the error in `err`. */
 static int open_launch_files(struct performance *of, const char *file, struct un_error *err)
 {
     if (un_launch_open(of->launch, NULL, err))

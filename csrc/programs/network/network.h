@@ -1,4 +1,4 @@
-/* The parts of usernsctl-network. Internal to usernsctl. */
+/* The interface of the files of usernsctl-network. Internal to usernsctl. */
 #ifndef USERNSCTL_PROGRAMS_NETWORK_H
 #define USERNSCTL_PROGRAMS_NETWORK_H
 

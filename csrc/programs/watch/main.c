@@ -39,9 +39,9 @@
  *
  * With --network, the watcher first creates the network of the sandbox (shared.h, network_join()).
  *
- * PROGRAM is the path of the executable for KILL, RAISE and COMMAND, whose first words are only
- * argv[0]. PROGRAM may be the /proc path of an inherited descriptor, which the children do not
- * inherit.
+ * PROGRAM is the path of the executable for KILL, RAISE and COMMAND, whose first arguments are used
+ * only as argv[0]. PROGRAM may be the /proc path of an inherited descriptor, which the children do
+ * not inherit.
  */
 #include "base/base.h"
 #include "explain/explain.h"

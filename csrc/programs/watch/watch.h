@@ -1,4 +1,4 @@
-/* The parts of usernsctl-watch. Internal to usernsctl. */
+/* The interface of the files of usernsctl-watch. Internal to usernsctl. */
 #ifndef USERNSCTL_PROGRAMS_WATCH_H
 #define USERNSCTL_PROGRAMS_WATCH_H
 

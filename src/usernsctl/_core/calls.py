@@ -871,11 +871,11 @@ class NativeLaunch:
         self._launch = parsed[0]
 
     def open(self, fds: Sequence[int]) -> None:
-        """Check that the launch is still valid on this host, and open its sources.
+        """Check that the launch is still valid on this host, and open the host files it names.
 
-        :param fds: for each source, a descriptor (which the caller closes), or -1 to open the
-            source by its path.
-        :raises UsernsError: a program or file that the launch depends on has changed, or a source
+        :param fds: for each ``source`` record, a descriptor (which the caller closes), or -1 to
+            open the file by its path.
+        :raises UsernsError: a program or file that the launch depends on has changed, or a file
             can't be opened.
         """
         err, memory = ffi.new("struct un_error *"), Memory()

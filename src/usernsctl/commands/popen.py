@@ -268,7 +268,7 @@ class Popen(Collected[AnyStr]):
     If a Popen is garbage collected while the command runs, a :class:`ResourceWarning` is issued,
     the command keeps running, as with :mod:`subprocess`, and `pidfd` is closed.
 
-    :param idmap: the ids inside: an :class:`IdMap`; extents, for uids and gids alike; or a word:
+    :param idmap: the ids inside: an :class:`IdMap`; extents, for uids and gids alike; or a string:
         ``"root"``, the default, maps the caller to root; ``"current"`` and ``"auto"`` are
         :meth:`IdMap.current` and :meth:`IdMap.auto`; ``"subids"`` maps the caller's own and
         subordinate ids, each to itself; ``"all"`` maps all ids of the caller's user namespace, each

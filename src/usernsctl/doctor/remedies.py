@@ -10,7 +10,7 @@ from usernsctl._text import operand, quoted, shown
 from usernsctl.doctor.facts import CAPABILITIES
 from usernsctl.explain.model import Cause, Place, Report
 
-#: The first words of commands that only the shell that starts the sandboxed command can run.
+#: Names of commands that have an effect only in the shell that starts the sandboxed command.
 FOR_SHELL = ("ulimit", "export")
 
 _Facts = Mapping[str, Any]

@@ -1,6 +1,6 @@
 /* Fuzz target: parsing any launch file, and generating its config.json, reads no bytes out of
- * bounds. In the input, a line feed stands for the NUL at the end of a word, so that the seeds are
- * readable. */
+ * bounds. In the input, a line feed stands for the NUL at the end of a string, so that the seeds
+ * are readable. */
 #include "launch/launch.h"
 
 #include <stdlib.h>

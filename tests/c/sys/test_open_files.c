@@ -1,3 +1,4 @@
+/* Tests of un_limit_open_files(), which lowers RLIMIT_NOFILE to at most a given number. */
 #include "forked.h"
 #include "sys/sys.h"
 

@@ -183,8 +183,8 @@ def test_every_hint_is_recognised_by_its_own_pattern(hint: Text) -> None:
 def test_patterns_have_no_unlimited_repetitions(text: Text) -> None:
     """Check that no pattern takes time quadratic in the length of a line.
 
-    At each position, the regular expression engine may backtrack through all combinations of the
-    numbers of repetitions of consecutive parts. So the product of the limits is limited.
+    At each position, the regular expression engine may try all combinations of the counts of
+    consecutive repetitions (backtracking), so the product of their limits must be small.
     """
     assert not re.search(r"(?<!\\d)(?<!\\)[*+]", text.pattern)
     limits = re.findall(r"(?<!\\d)\{\d+,(\d+)\}", text.pattern)

@@ -1,4 +1,4 @@
-"""Tests, without a sandbox, of the activity file, whose lock shows that a command is running."""
+"""Tests of the activity file, whose lock shows that a command is running. They start no sandbox."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests, without a sandbox, of a Python template's interpreter process."""
+"""Tests of the interpreter process of a Python template. The tests start no sandbox."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class Task:
 
 
 class Slot:
-    """A slot of the pool: a place for one actor at a time.
+    """A slot of the pool, for one actor at a time.
 
     :ivar node: the id of the actor's node, or ``""`` until the actor is ready.
     :ivar lost: the number of previous actors in this slot that were lost since the last result.

@@ -242,7 +242,7 @@ class RecordReader:
         return Record(kind, mode, text, target, length, seconds * _NANOSECONDS + nanoseconds)
 
     def data(self, size: int) -> Iterator[memoryview]:
-        """Yield the data of a record in parts. Each part is valid until the next part is read.
+        """Yield the data of a record in chunks. Each chunk is valid until the next one is read.
 
         :raises StreamEndError: as :meth:`read` does.
         """

@@ -804,7 +804,7 @@ def limits_of(
 
 
 def descriptors(launch: Launch, files: Iterable[PathDescriptor]) -> list[int]:
-    """Return the descriptors of the launch's sources, in the order of ``launch.sources``."""
+    """Return the descriptors of the host files in ``launch.sources``, in the same order."""
     descriptor_of = {file.path: file.fd for file in files}
     return [descriptor_of[source.path] for source in launch.sources]
 

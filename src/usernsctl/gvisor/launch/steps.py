@@ -83,7 +83,7 @@ VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "program": (("source",), "show {source} in programs"),
     "program-link": (("source", "name"), "make the link {name} to {source}"),
     "program-path": (("source",), "execute {source} by its path"),
-    # Records with the parts of config.json.
+    # Records with fragments of config.json.
     "json": (("text",), ""),
     "json-several": (("text",), ""),
     "json-args": ((), ""),

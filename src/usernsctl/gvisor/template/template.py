@@ -88,7 +88,7 @@ class Template(ClosingMixin):
     _kinds: tuple[str, ...] = ("command", "agent")
 
     def __init__(self, made: Parts) -> None:
-        """Take ownership of `made`, the parts of the template."""
+        """Take ownership of `made`, the objects of which the template consists."""
         self._made: Parts = made
 
     def _holds(self) -> bool:

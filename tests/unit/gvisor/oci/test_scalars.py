@@ -1,4 +1,4 @@
-"""Tests of steps.dumps(), which must return the same text as json.dumps()."""
+"""Tests of steps.dumps(), which must convert scalars and containers as json.dumps() does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of preparing a run before any process is started."""
+"""Tests of preparing a run: environment variables, ids, mounts and paths. They start no process."""
 
 from __future__ import annotations
 
