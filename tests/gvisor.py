@@ -1,4 +1,4 @@
-"""Texts by which programs recognise gVisor in all releases, and facts about the tests' runsc."""
+"""Strings by which programs recognise gVisor in all releases, and facts about the tests' runsc."""
 
 from __future__ import annotations
 

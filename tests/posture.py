@@ -164,7 +164,7 @@ class Caller:
 
     :param given: descriptors or paths of the files that the creator passes to the sandbox, by the
         files' names in the table.
-    :param secrets: texts that no other process may learn, by their names in the table.
+    :param secrets: strings that no other process may learn, by their names in the table.
     :param asked: mount points in the sandbox where the creator has requested mounts of other host
         files.
     :param pid: a process with the creator's ids, namespaces, mounts and cgroup; this process by

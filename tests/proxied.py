@@ -132,13 +132,13 @@ class Proxied:
         self.proxy_pid = json.loads(self._lines.readline())["pid"]
 
     def report(self) -> dict[str, Any]:
-        """Return the number of denied requests, and the error texts with their counts."""
+        """Return the number of denied requests, and the error messages with their counts."""
         self._commands.sendall(b"?\n")
         answer: dict[str, Any] = json.loads(self._lines.readline())
         return answer
 
     def refused(self) -> list[str]:
-        """Return the error texts of the denied requests."""
+        """Return the error messages of the denied requests."""
         return [text for text, _ in self.report()["refusals"]]
 
     def close(self) -> None:

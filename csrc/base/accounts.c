@@ -63,7 +63,7 @@ static bool is_equal(struct span span, const char *name)
     return span.length == strlen(name) && !memcmp(span.at, name, span.length);
 }
 
-/* Parses a decimal id. Returns false if the text is not a valid id. */
+/* Parses `text` as a decimal id. Returns false if `text` is not a valid id. */
 static bool read_id(struct span text, uint32_t *id)
 {
     char digits[ID_DIGITS + 1];
@@ -84,7 +84,7 @@ bool un_account_is_id(const char *name)
     return read_id(span_of(name), &id);
 }
 
-/* Returns whether un_make_printable() would leave the text unchanged. */
+/* Returns whether un_make_printable() would leave the first `length` bytes of `text` unchanged. */
 static bool is_printable_text(const char *text, size_t length)
 {
     char printable[UN_PATH_MAX];
@@ -96,8 +96,8 @@ static bool is_printable_text(const char *text, size_t length)
     return !strncmp(printable, text, length) && strlen(printable) == length;
 }
 
-/* Copies a user or a group, given by the caller as an id or a name, to `name`. Returns false if the
- * text is neither a valid id nor a valid name. */
+/* Copies `text`, by which the caller names a user or a group, to `name`. Returns false if `text` is
+ * neither a valid id nor a valid name. */
 static bool copy_name(const char *text, size_t length, char name[UN_ACCOUNT_NAME_MAX + 1])
 {
     if (!length || length > UN_ACCOUNT_NAME_MAX)

@@ -25,7 +25,7 @@
 int un_fail(struct un_error *err, enum un_step step, int errnum, const char *cause,
             const char *format, ...) __attribute__((format(printf, 5, 6)));
 
-/* Fills in `err` with errno and the text `detail`, and returns -1. The cause stays unknown.
+/* Fills in `err` with errno and `detail`, and returns -1. The cause stays unknown.
  * Async-signal-safe. */
 int un_fail_errno(struct un_error *err, enum un_step step, const char *detail);
 
@@ -75,8 +75,8 @@ void un_make_printable(char *text);
 
 /* Maximum number of characters in a quotation of untrusted text. */
 #define UN_QUOTED_MAX 300
-/* Size of a buffer for a quotation: at most ten bytes per character, three dots if the text is cut,
- * two quotation marks and a NUL. */
+/* Size of a buffer for a quotation: at most ten bytes per character, three dots after truncated
+ * text, two quotation marks and a NUL. */
 #define UN_QUOTED_ROOM (UN_QUOTED_MAX * 10 + 6)
 
 /* Writes untrusted text as one line in quotation marks to `quoted`. Escapes quotation marks,
@@ -149,7 +149,7 @@ int un_open_regular(const char *path, struct stat *status);
  * with errno set. */
 ssize_t un_read_all(int fd, char *bytes, size_t size);
 
-/* Reads the file `name` in `directory` as un_read_all() does, and terminates the text by NUL. */
+/* Reads the file `name` in `directory` as un_read_all() does, and terminates `text` by NUL. */
 ssize_t un_read_file(int directory, const char *name, char *text, size_t size);
 
 /* Writes all bytes, by several calls of write(2) if necessary. Returns 0, or -1 with errno set. */
@@ -325,7 +325,7 @@ bool un_proc_shares_root(const char *proc);
 bool un_proc_hides(const char *proc);
 
 /* Reads a file such as /proc/PID/stat from the path `file`, relative to the directory `at`. Returns
- * the text from the third field on (proc_pid_stat(5)), because the second field, the name of the
+ * a pointer to the third field (proc_pid_stat(5)), because the second field, the name of the
  * process, may contain any character, such as spaces. Returns NULL if the file can't be read. */
 const char *un_proc_stat(int at, const char *file, char *text, size_t size);
 

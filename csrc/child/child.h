@@ -50,7 +50,7 @@ struct un_task {
     TEXT(setup.root) TEXT(setup.cwd) TEXT(command.file) TEXT(command.path)
 /* clang-format on */
 
-/* How many numbers and texts the arguments of a task contain. Two numbers precede the members in
+/* How many numbers and strings the arguments of a task contain. Two numbers precede the members in
  * UN_EACH_TASK_NUMBER: the number of the command's arguments, and a bit mask of the members in
  * UN_EACH_TASK_TEXT that are not NULL (bit N for member N, counted from 0). */
 #define UN_TASK_COUNT(member) +1
@@ -79,7 +79,7 @@ int un_task_argv_make(const struct un_task *task, struct un_task_argv *words, st
  * Async-signal-safe. */
 void un_task_argv_set_fds(struct un_task_argv *words, const int fd[UN_TASK_FDS]);
 void un_task_argv_free(struct un_task_argv *words);
-/* Parses the arguments of this program into `task`, which then points to them: texts are not
+/* Parses the arguments of this program into `task`, which then points to them: strings are not
  * copied. Returns false if the arguments are not a valid task. */
 bool un_task_parse(char **words, struct un_task *task);
 

@@ -30,7 +30,7 @@ static char *put_number(char *to, int64_t number)
 }
 
 /* Parses a number that put_number() has written. Returns a pointer to the byte after the comma, or
- * NULL if the text is malformed. */
+ * NULL if `from` is malformed. */
 static const char *take_number(const char *from, int64_t *number)
 {
     if (!from)

@@ -34,7 +34,7 @@ const char *un_subid_path(const struct un_sources *sources, int kind);
 
 /* Parses a number of at most `most`, which the byte `end` must follow. As shadow does (lib/atoi),
  * skips leading blanks, and accepts octal numbers (prefix 0) and hexadecimal numbers (prefix 0x).
- * Returns a pointer to the byte after `end`, or NULL if the text is malformed. */
+ * Returns a pointer to the byte after `end`, or NULL if `text` is malformed. */
 const char *un_subid_number(const char *text, char end, uint64_t most, uint64_t *number);
 
 /* ---- user.c: finding a user's line in the user database -------------------------------------- */

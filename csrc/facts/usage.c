@@ -104,8 +104,8 @@ uint64_t un_memory_files_size(const struct un_memory_files *files)
     return blocks * 512;
 }
 
-/* Returns the value of `key` in the text of /proc/PID/status, converted from KiB to bytes, or 0 if
- * the text lacks `key`. */
+/* Returns the value of `key` in `status`, the contents of /proc/PID/status, converted from KiB to
+ * bytes, or 0 if `status` lacks `key`. */
 static uint64_t read_kib(const char *status, const char *key)
 {
     uint64_t kib = 0;

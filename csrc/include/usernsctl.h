@@ -290,7 +290,7 @@ int un_map_add(struct un_map *map, struct un_extent extent, struct un_error *err
 int un_map_check(const struct un_map *map, uint32_t max_extents, size_t page_size,
                  struct un_error *err);
 /* Writes a map to `text` in the format of /proc/PID/uid_map, with a NUL at the end. Returns the
- * length of the text without the NUL. Async-signal-safe. */
+ * length without the NUL. Async-signal-safe. */
 size_t un_map_format(const struct un_map *map, char text[UN_MAP_TEXT_MAX]);
 /* Parses a map in the format of /proc/PID/uid_map. */
 int un_map_parse(const char *text, struct un_map *map, struct un_error *err);

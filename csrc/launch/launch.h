@@ -139,7 +139,7 @@ void un_text_add(struct un_text *text, const char *more);
 /* Adds a JSON string. Returns false if `value` is not valid UTF-8. */
 bool un_text_add_string(struct un_text *text, const char *value);
 void un_text_add_number(struct un_text *text, uint64_t number);
-/* Terminates the text by NUL. Returns the text, or NULL if an allocation failed. */
+/* Terminates the string in `text` by NUL. Returns that string, or NULL if an allocation failed. */
 const char *un_text_end(struct un_text *text);
 void un_text_free(struct un_text *text);
 
@@ -456,8 +456,8 @@ int un_hide_home(struct un_launch *launch, const char *home, struct un_error *er
 
 /* ---- config.c: config.json of a launch ------------------------------------------------------- */
 
-/* Builds the text of config.json. `maps` are the maps of the user namespace, or NULL if no record
- * needs them. The caller must free the text, even after a failure. */
+/* Builds the contents of config.json in `text`. `maps` are the maps of the user namespace, or NULL
+ * if no record needs them. The caller must free `text`, even after a failure. */
 int un_config_text(struct un_launch *launch, const struct un_launch_params *params,
                    const struct un_idmap *maps, struct un_text *text, struct un_error *err);
 /* Fails if the user namespace does not map the ids of the command, and usernsctl-verify can't map

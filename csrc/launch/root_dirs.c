@@ -54,8 +54,8 @@ int un_step_link(struct un_launch *launch, const struct un_record *record, struc
     return 0;
 }
 
-/* Reads the host's resolv.conf into `text`. Returns the length of the text, or -1 if the file can't
- * be read. */
+/* Reads the host's resolv.conf into `text`. Returns the number of bytes read, or -1 if the file
+ * can't be read. */
 static ssize_t read_resolver(char *text, size_t size)
 {
     char path[UN_PATH_MAX];

@@ -74,7 +74,7 @@ static const char *cause_of_powerless_root(const char *helper)
     return bits >= 0 && bits & SECBIT_NOROOT ? "securebits-noroot" : NULL;
 }
 
-/* Returns whether a helper has file capabilities, but lacks the one that writing the map
+/* Returns whether `helper` has file capabilities, but not the capability that writing the map
  * requires. */
 static bool has_wrong_capability(const char *helper)
 {

@@ -45,7 +45,7 @@ HOSTS = st.sampled_from(
         "",
     ]
 )
-# Texts that are inserted into a request at an arbitrary position.
+# Strings that are inserted into a request at an arbitrary position.
 FRAGMENTS = st.one_of(
     st.sampled_from(
         ["\n", "\r", "\r\n", "\r\n ", "\0", "\t", " ", ":", ";x", "@evil.example", "%2e"]

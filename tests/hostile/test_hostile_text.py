@@ -1,4 +1,4 @@
-"""Attacks with names and texts that contain control characters for a terminal, or shell syntax."""
+"""Attacks with names and messages that contain terminal control characters or shell syntax."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from usernsctl._core.messages import explain_runsc
 from usernsctl.cli import main, print_error
 from usernsctl.errors import BundleError
 
-# Texts that a terminal interprets, for example to set the title, clear the screen, forge a line, or
-# hide or reverse text. One contains CSI as a single character (U+009B).
+# Strings that a terminal interprets, for example to set the title, clear the screen, forge a line,
+# or hide or reverse text. One contains CSI as a single character (U+009B).
 NASTY = (
     "\x1b]0;owned\x07",
     "\x1b[2J\x1b[H",

@@ -450,8 +450,8 @@ def test_asyncio_process_has_the_methods_of_popen(box: un.Sandbox) -> None:
         process.send_signal_to_group(signal.SIGUSR1)
         assert await process.wait() == 7
         # Check that the signal killed only the `sleep 1011` in the command's process group, not the
-        # one that setsid(1) started. After the command has exited, send_signal_to_group() has no
-        # effect.
+        # `sleep 1011` that setsid(1) started. After the command has exited, send_signal_to_group()
+        # has no effect.
         assert process_list(box).splitlines().count("sleep 1011") == 1
         process.send_signal_to_group(signal.SIGUSR1)
         assert await process.kill_tree()

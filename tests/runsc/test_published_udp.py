@@ -215,7 +215,7 @@ def test_udp_datagram_without_memory_is_lost(world: World) -> None:
 
 
 # Server that, before it answers its client, sends forged datagrams from another socket to all UDP
-# ports near the one from which the forwarder has sent the client's request.
+# ports near the port from which the forwarder has sent the client's request.
 FORGER = """
 import socket, sys
 server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)

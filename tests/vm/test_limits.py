@@ -22,7 +22,7 @@ exec usernsctl run -- echo ran
     ("limits", "cause"),
     [
         (["--nofile=64:64"], "descriptor-limit"),
-        # --as sets the soft and the hard limit, and only root can raise the latter. --data sets
+        # --as sets the soft and the hard limit, and only root can raise the hard limit. --data sets
         # only the soft limit.
         (["--as=1073741824:1073741824", "--data=1073741824:"], "address-space-limit"),
     ],

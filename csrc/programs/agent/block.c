@@ -4,7 +4,7 @@
 #include <sys/mman.h>
 
 /* Number of blocks in the memory that is allocated by one mmap(2). Aligning the blocks wastes the
- * space of one of them. */
+ * space of one block. */
 #define CHUNK 8
 
 static void add_free(struct agent_blocks *blocks, struct agent_block *block)

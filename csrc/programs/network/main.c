@@ -52,8 +52,8 @@
 
 enum { CREATOR, REPORT, FDS };
 
-/* Parses PORT:FD, where FD is the number of an inherited descriptor. Returns a pointer to the rest
- * of the text, or NULL if the text is malformed. */
+/* Parses PORT:FD at the beginning of `word`, where FD is the number of an inherited descriptor.
+ * Returns a pointer to the byte after FD, or NULL if `word` is malformed. */
 static const char *read_port_fd(const char *word, uint16_t *port, int *fd)
 {
     uint64_t numbers[2];

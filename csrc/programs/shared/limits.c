@@ -15,8 +15,8 @@ static const struct {
     {"groups=", offsetof(struct un_limits, groups)},
 };
 
-/* Parses NAME=NUMBER at the beginning of `text`. Returns a pointer to the rest of the text, or NULL
- * if the field is malformed. */
+/* Parses NAME=NUMBER at the beginning of `text`. Returns a pointer to the byte after the number, or
+ * NULL if the field is malformed. */
 static const char *parse_field(const char *text, struct un_limits *limits)
 {
     uint64_t number;

@@ -35,7 +35,7 @@ struct report {
 /* Makes this process print all messages as JSON, one object per line. */
 void report_in_json(void);
 
-/* Prints a message to standard error. All its texts must be printable. */
+/* Prints a message to standard error. All strings in `report` must be printable. */
 void report_message(struct report report);
 
 /* Prints an error to standard error, with the failed step, the reason, and the remedy. */

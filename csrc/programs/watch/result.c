@@ -16,8 +16,8 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
-/* Parses the number of a descriptor, followed by a comma. Returns the text after the comma, or NULL
- * if the text is malformed. */
+/* Parses the number of a descriptor, followed by a comma. Returns a pointer to the byte after the
+ * comma, or NULL if `text` is malformed. */
 static const char *read_fd(const char *text, int *fd)
 {
     uint64_t number;

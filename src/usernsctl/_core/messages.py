@@ -18,7 +18,7 @@ class MessageSearch:
         self._added: list[Any] = []  # Keeps the causes from add_causes() allocated.
 
     def add(self, piece: bytes) -> list[tuple[int, tuple[str, ...]]]:
-        """Search `piece`, the next part of the text, for known messages.
+        """Search `piece`, the next part of the searched text, for known messages.
 
         :returns: for each message that no earlier piece contained, its offset in `piece`, and the
             ids of its possible causes, the likeliest first.
@@ -29,7 +29,7 @@ class MessageSearch:
         return [(one.at, _strings(one.causes, one.count)) for one in found if not one.is_hint]
 
     def add_causes(self, causes: Sequence[str]) -> None:
-        """Rank causes as if the text contained an additional message with these causes.
+        """Rank causes as if the searched text contained an additional message with these causes.
 
         :param causes: the ids of the causes, the likeliest first.
         """

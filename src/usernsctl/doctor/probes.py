@@ -237,7 +237,7 @@ def _wait(process: Popen[bytes], seconds: float) -> tuple[bytes, int]:
 
 
 def _split_status(output: bytes, status: int) -> tuple[bytes, int]:
-    """Split the output of usernsctl-probe into the text and the exit status at its end.
+    """Split the exit status off the end of the output of usernsctl-probe; return output and status.
 
     The output contains the exit status, because Popen reports 0 before Linux 6.15 if this process
     ignores SIGCHLD.

@@ -144,7 +144,7 @@ class AttemptReader:
         self._is_about_sandboxes = False
 
     def add(self, piece: bytes) -> None:
-        """Search `piece`, the next lines of the text, unless a limit has ended the search."""
+        """Search `piece`, the next lines of the input, unless a limit has ended the search."""
         if self._is_full():
             return
         text = piece.lower()
@@ -163,7 +163,7 @@ class AttemptReader:
         return self._read > _READ_MAX or len(self._found) == _KEPT_MAX
 
     def attempts(self) -> list[Attempt]:
-        """Return the failed attempts with the greatest `strength`, in the order of the text."""
+        """Return the failed attempts with the greatest `strength`, in the order of their lines."""
         found = [one for one in self._found if self._is_about_sandboxes or not one.common]
         strength = max((one.strength for one in found), default=0)
         return [one for one in found if one.strength == strength]

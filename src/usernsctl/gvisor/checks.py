@@ -96,7 +96,7 @@ def parse_user(text: str) -> tuple[int, int] | NamedUser:
 
 
 def _id_or_name(text: str) -> int | str | None:
-    """Return an int if `text` is an id, the text itself if it can be a name, else None."""
+    """Return an int if `text` is an id, `text` itself if it can be a name, else None."""
     if text.isascii() and text.isdecimal():
         is_id = len(text) <= 10 and int(text) <= ID_MAX
         return int(text) if is_id else None
@@ -110,9 +110,9 @@ def _id_or_name(text: str) -> int | str | None:
 def user_of(given: Any) -> tuple[int, int] | NamedUser:
     """Return a user as a pair of uid and gid, or as a NamedUser.
 
-    :param given: a pair of a uid and a gid, a text for :func:`parse_user`, or a NamedUser.
+    :param given: a pair of a uid and a gid, a string for :func:`parse_user`, or a NamedUser.
     :raises TypeError: `given` has the wrong type.
-    :raises ValueError: a number is not an id, or the text has the wrong format.
+    :raises ValueError: a number is not an id, or the string has the wrong format.
     """
     if isinstance(given, NamedUser):
         return given

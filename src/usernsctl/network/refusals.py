@@ -1,11 +1,11 @@
 """Table in which a proxy counts the connections that it denies; the proxy's parent reads it.
 
 The table is a memfd, or a file of a detached sandbox, so that the counts outlive the proxy. It has
-a fixed number of rows. Row 0 counts all denied connections. Each other row contains a distinct text
-(the target and the reason) and the number of its occurrences.
+a fixed number of rows. Row 0 counts all denied connections. Each other row contains a distinct
+message (the target and the reason) and the number of the message's occurrences.
 
-The proxy and its readers need no lock. The proxy writes the text of a row before the row's count,
-and each count by a single aligned store. Readers stop at the first row whose count is 0.
+The proxy and its readers need no lock. The proxy writes the message of a row before the row's
+count, and each count by a single aligned store. Readers stop at the first row whose count is 0.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class Reader:
         return self._last[0]
 
     def refusals(self) -> tuple[Refusal, ...]:
-        """Return a Refusal for each distinct text; at most :data:`MAX_TEXTS` Refusals."""
+        """Return a Refusal for each distinct message; at most :data:`MAX_TEXTS` Refusals."""
         with contextlib.suppress(ClosedError), self._shared.use() as (fd,):
             return tuple(listed(fd))
         return self._last[1]
@@ -164,13 +164,13 @@ def total(fd: int) -> int:
 
 
 def listed(fd: int) -> Iterator[Refusal]:
-    """Yield a Refusal for each distinct text, in the order of their first occurrences."""
+    """Yield a Refusal for each distinct message, in the order of their first occurrences."""
     for row in range(1, MAX_TEXTS + 1):
         count = _read_count(fd, row)
         if not count:
             return
         text = os.pread(fd, _ROW - _COUNT.size, row * _ROW + _COUNT.size)
-        # Do not trust the text, because a hostile client may have taken control of the proxy.
+        # Do not trust the table, because a hostile client may have taken control of the proxy.
         yield Refusal(shown(text.rstrip(b"\0").decode("utf-8", "replace")), count)
 
 
@@ -209,7 +209,7 @@ class Table:
 
     @property
     def is_full(self) -> bool:
-        """True if the table is full: new texts are then counted in row 0 only."""
+        """True if the table is full: new messages are then counted in row 0 only."""
         return len(self._rows) == MAX_TEXTS
 
     def _increment(self, row: int) -> None:

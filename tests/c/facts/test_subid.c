@@ -277,7 +277,7 @@ static void more_ranges_than_a_map_holds_are_left_out(void)
     for (int i = 0; i < UN_MAP_MAX; i++)
         at += snprintf(at, 32, "anna:%d:1\n", 100000 + 2 * i);
     read_text(text, "anna", 1000);
-    /* A map has at most UN_MAP_MAX extents, and the caller's own id needs one of them, so the last
+    /* A map has at most UN_MAP_MAX extents, and the caller's own id needs one extent, so the last
      * range is skipped. */
     CHECK_INT(ranges.len, UN_MAP_MAX - 1);
     check_range(UN_MAP_MAX - 2, 100000 + 2 * (UN_MAP_MAX - 2), 1);

@@ -70,8 +70,8 @@ def test_end_in_two_threads_touches_no_other_file(
     def change_late(fd: int, **times: Any) -> None:
         monkeypatch.setattr(activity.os, "utime", utime)
         running.end()
-        # Open new files: if end() has already closed the activity file, one of them gets its
-        # descriptor number.
+        # Open new files: if end() has already closed the activity file, one of the new files gets
+        # the activity file's descriptor number.
         for name in ("one", "two", "three"):
             others.append(os.open(tmp_path / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC))
         utime(fd, **times)

@@ -351,7 +351,7 @@ class _Copy:
             raise records.InvalidRecordError(f"the answer has the invalid kind {answer.kind}")
 
 
-# Texts for those errnos of the copying program for which strerror(3) would mislead.
+# Messages for those errnos of the copying program for which strerror(3) would mislead.
 _REASONS = {
     errno.EINVAL: "neither a regular file nor a directory",
     errno.ENXIO: "a FIFO or socket, not a regular file",

@@ -585,9 +585,9 @@ def _read_answer(connection: socket.socket) -> bytes:
 def _namespace_of_runsc(pid: int, pidfd: int) -> Namespace | None:
     """Open the user namespace in which runsc was started.
 
-    It is the parent of the user namespace that runsc has created for the sandbox.
+    That namespace is the parent of the user namespace that runsc has created for the sandbox.
 
-    :param pidfd: a pidfd of `pid`, a process in the latter user namespace.
+    :param pidfd: a pidfd of `pid`, a process in the sandbox's user namespace.
     :returns: the namespace, or ``None`` if the sandbox has just ended.
     :raises NamespaceError: the namespace can't be opened.
     """

@@ -512,7 +512,7 @@ class InterpreterMixin:
             is looked up in PATH.
         :param int max_output: the number of bytes to capture from standard output, and as many from
             standard error, in each execution; by default 1 MiB. The JSON of the value and of the
-            result's texts may together have 4 KiB more than `max_output`.
+            result's strings may together have 4 KiB more than `max_output`.
         :param options: `env`, `cwd`, `user`, `groups` and `rlimits`, as for :meth:`popen`.
         :raises TypeError: an argument has the wrong type, or is unknown.
         :raises ValueError: an argument has a wrong value.

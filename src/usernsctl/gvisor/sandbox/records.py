@@ -201,8 +201,8 @@ def open_runsc_state(entry: Entry[DetachedRecord]) -> Directory:
 def read_defaults(entry: Entry[DetachedRecord]) -> ProcessDefaults:
     """Read the settings that all commands of a sandbox share, from runsc's state file.
 
-    The record of the sandbox does not contain the settings, because the environment is one of them
-    and may contain secrets.
+    The record of the sandbox does not contain the settings, because they include the environment,
+    which may contain secrets.
 
     :raises RunscError: the state file has an unknown format, which another release of runsc may
         have written.

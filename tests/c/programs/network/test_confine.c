@@ -191,7 +191,7 @@ static int only_receives(void *arg)
     CHECK_INT(from.sin_port, address.sin_port);
     CHECK_INT(send(ends[0], "x", 1, MSG_NOSIGNAL), -1);
     CHECK_INT(errno, EPIPE);
-    /* Only the process that sends replies may send to clients, not the one that receives
+    /* Only the process that sends replies may send to clients, not the process that receives
      * datagrams. */
     CHECK_DENIED((int)sendto(bound, "x", 1, 0, (struct sockaddr *)&from, sizeof from));
     CHECK_DENIED((int)sendmsg(bound, &head, 0));
