@@ -33,3 +33,48 @@ def test_sandboxes_work_when_standard_streams_are_closed(closed: str) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.startswith(b"6"), done.stdout
     assert b"socket" not in done.stdout
+
+
+# Program that closes some of its standard streams, and then starts a detached sandbox with a proxy,
+# and attaches to it.
+DETACHED = """
+import os, sys
+import usernsctl as un
+
+report = os.dup2(1, 50)
+with un.SandboxHost(allow=["allowed.example"]) as host:
+    for fd in map(int, sys.argv[1]):
+        os.close(fd)
+    with host.start(["sleep", "1000"], publish=[80], detach=True) as box:
+        found = un.Sandbox.attach(box.id)
+        os.write(report, b"%d" % found.run(["sh", "-c", "exit 7"]).returncode)
+        found.release()
+"""
+
+
+@pytest.mark.parametrize("closed", ["0", "12", "012"])
+@pytest.mark.usefixtures("detached_state")
+def test_detached_sandboxes_work_when_standard_streams_are_closed(closed: str) -> None:
+    command = [sys.executable, "-c", DETACHED, closed]
+    done = subprocess.run(command, capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"7", b"")
+
+
+# Program that closes some of its standard streams, and then runs a command with a proxy.
+PROXIED = """
+import os, sys
+import usernsctl as un
+
+report = os.dup2(1, 50)
+for fd in map(int, sys.argv[1]):
+    os.close(fd)
+done = un.gvisor.run(["sh", "-c", "exit 7"], allow=["allowed.example"])
+os.write(report, b"%d" % done.returncode)
+"""
+
+
+@pytest.mark.parametrize("closed", ["0", "12", "012"])
+def test_names_are_allowed_when_standard_streams_are_closed(closed: str) -> None:
+    command = [sys.executable, "-c", PROXIED, closed]
+    done = subprocess.run(command, capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"7", b"")

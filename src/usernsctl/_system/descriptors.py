@@ -50,10 +50,16 @@ def open_owned(make: Callable[..., int], *arguments: Any) -> FileIO:
 def memory_file(name: str, content: bytes = b"", flags: int = 0) -> FileIO:
     """Create a memfd that contains `content`. The file offset is at the end.
 
+    The descriptor has a number above 2 even if standard streams are closed, because a child that
+    inherits the descriptor may have other files as its standard streams.
+
     :param flags: flags of memfd_create(2) in addition to MFD_CLOEXEC.
     :raises OSError: the file could not be created.
     """
     file = open_owned(os.memfd_create, name, os.MFD_CLOEXEC | flags)
+    if file.fileno() < 3:
+        with file as low:
+            file = open_owned(fcntl.fcntl, low, fcntl.F_DUPFD_CLOEXEC, 3)
     left = memoryview(content)
     while left:
         left = left[file.write(left) :]

@@ -17,7 +17,7 @@ from typing import Any
 from usernsctl import _core
 from usernsctl._core.values import find_program
 from usernsctl._lean import asdict, dataclass
-from usernsctl._system.descriptors import Closing, receive, wait_readable
+from usernsctl._system.descriptors import Closing, above_stdio, receive, wait_readable
 from usernsctl._system.processes import (
     ProcessIdentity,
     is_in_our_namespace,
@@ -422,9 +422,10 @@ class _Holder(Closing):
     def _begin(self, options: Iterable[str]) -> None:
         self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            with theirs:
+            with theirs, contextlib.ExitStack() as above:
+                given = above_stdio(theirs.fileno(), above)
                 started = run(
-                    [_holder_program(), f"--hold={theirs.fileno()}", *options],
+                    [_holder_program(), f"--hold={given}", *options],
                     namespace=OwnNamespaces(),
                     stdin=DEVNULL,
                     capture_output=True,
@@ -432,7 +433,7 @@ class _Holder(Closing):
                     # Pass only PATH, because all processes in the namespace may read the holder's
                     # environment.
                     env={name: os.environ[name] for name in ("PATH",) if name in os.environ},
-                    pass_fds=[theirs.fileno()],
+                    pass_fds=[given],
                 )
             self._pid, self._fds = _wait_until_ready(self._connection, started)
         except BaseException:

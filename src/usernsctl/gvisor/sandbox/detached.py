@@ -17,6 +17,7 @@ from usernsctl._system.descriptors import (
     ClosedError,
     Shared,
     SharedDescriptors,
+    above_stdio,
     deadline_after,
     open_owned,
     seconds_left,
@@ -178,7 +179,8 @@ class DetachedSandbox:
             raise self.end_error()
         if self._runsc is None:
             self._runsc = find_runsc(os.environ)
-        with self._shared.use() as (state, *_):
+        with self._shared.use() as (number, *_), contextlib.ExitStack() as above:
+            state = above_stdio(number, above)
             yield (
                 [self._runsc, f"--root={_HERE}", *arguments],
                 {
@@ -511,8 +513,9 @@ def _starter(
     with contextlib.ExitStack() as opened:
         creator = opened.enter_context(open_owned(os.pidfd_open, os.getpid()))
         ours, theirs = map(opened.enter_context, socket.socketpair())
-        numbers = [creator.fileno(), theirs.fileno(), entry.fd]
         with theirs, contextlib.ExitStack() as above:
+            inherited = (creator.fileno(), theirs.fileno(), entry.fd)
+            numbers = [above_stdio(fd, above) for fd in inherited]
             fds = [*numbers]
             accepts = [] if ports is None else ports.options(fds, above)
             command = files.command(_HERE, disk, accepts)
@@ -531,7 +534,7 @@ def _starter(
                 namespace=RunscNamespace(host.namespace, host.restrictions_with(accepts)),
                 pass_fds=fds,
                 env=host.environ,
-                cwd=f"/proc/self/fd/{entry.fd}/{STATE}",
+                cwd=f"/proc/self/fd/{numbers[-1]}/{STATE}",
                 umask=PRIVATE_UMASK,
                 # Start a new session (setsid(2)), so that signals from the caller's terminal don't
                 # reach the sandbox.
