@@ -854,6 +854,10 @@ struct un_launch_params {
 /* Returns whether standard input, output and error are all the same terminal. gVisor supports only
  * one terminal for a command, and uses one of the three descriptors for it. */
 bool un_stdio_is_terminal(void);
+/* Opens /dev/null as each of the descriptors 0 to 2 that is closed. Must be called before this
+ * process opens any file, because that file would otherwise become the standard input, output or
+ * error of the command. */
+int un_open_missing_stdio(struct un_error *err);
 /* Parses a launch and stores it in *launch. `bytes` must stay valid until the launch is closed. */
 int un_launch_parse(const void *bytes, size_t size, struct un_launch **launch,
                     struct un_error *err);

@@ -96,13 +96,18 @@ int un_append_at_end(int fd)
     return 0;
 }
 
+int un_open_missing_stdio(struct un_error *err)
+{
+    return un_fill_stdio() ? un_fail_errno(err, UN_STEP_STDIO, "/dev/null") : 0;
+}
+
 /* Prepares standard input, output and error for runsc: opens /dev/null in place of closed
  * descriptors, sets O_APPEND on files, and reopens pipes and terminals. */
 static int prepare_stdio(struct un_error *err)
 {
     static const char *const names[] = {"standard input", "standard output", "standard error"};
-    if (un_fill_stdio())
-        return un_fail_errno(err, UN_STEP_STDIO, "/dev/null");
+    if (un_open_missing_stdio(err))
+        return -1;
     for (int fd = 0; fd < 3; fd++)
         if (un_append_at_end(fd))
             return un_fail_errno(err, UN_STEP_STDIO, names[fd]);

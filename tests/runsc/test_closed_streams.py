@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from conftest import Program
 
 # Program that closes some of its standard streams, so that descriptors of its SandboxHost get
 # numbers from 0 to 2.
@@ -78,3 +79,9 @@ def test_names_are_allowed_when_standard_streams_are_closed(closed: str) -> None
     command = [sys.executable, "-c", PROXIED, closed]
     done = subprocess.run(command, capture_output=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"7", b"")
+
+
+@pytest.mark.parametrize("closed", ["<&-", "<&- >&- 2>&-"])
+def test_run_allows_names_when_standard_streams_are_closed(usernsctl: Program, closed: str) -> None:
+    run = f"{usernsctl.path} run --allow allowed.example -- sh -c 'exit 7' {closed}"
+    assert subprocess.run(["sh", "-c", run], timeout=60).returncode == 7

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import stat
 import subprocess
@@ -250,6 +251,17 @@ def test_invalid_result_path_is_refused_before_the_start(
         assert sorted(os.listdir(tmp_path)) == before
     done = usernsctl("run", "--result", "", "--", "true")
     assert "--result needs a file, not an empty string" in done.stderr
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_result_file_does_not_replace_a_closed_stream(
+    usernsctl: Program, result: Path, closed: str
+) -> None:
+    """Check that the command can't read the result's directory, or write to the result."""
+    command = ["--", "sh", "-c", "cat && echo output && echo error >&2"]
+    run = shlex.join([str(usernsctl.path), "run", "--result", str(result), *command])
+    done = capture(["sh", "-c", f"{run} {closed}"])
+    assert json.loads(result.read_text())["status"] == done.returncode == 0, done.stderr
 
 
 def test_result_in_a_writable_bind_mount_is_refused(usernsctl: Program, result: Path) -> None:

@@ -126,10 +126,8 @@ static int perform_and_exec(struct performance *of, const struct un_options *opt
 {
     const char *file = options->launch;
     const char *const *command = options->command;
-    if (un_filter_check_launch(err))
+    if (un_filter_check_launch(err) || un_open_missing_stdio(err))
         return -1;
-    if (un_fill_stdio())
-        return un_fail_errno(err, UN_STEP_STDIO, "/dev/null");
     /* Close all descriptors, so that processes in the namespaces can't obtain those of the
      * caller. */
     if (un_close_fds(NULL, 0, err) || un_launch_file_read(file, &of->file, &of->launch, err))

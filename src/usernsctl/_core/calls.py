@@ -674,6 +674,15 @@ def stdio_is_terminal() -> bool:
     return bool(lib.un_stdio_is_terminal())
 
 
+def open_missing_stdio() -> None:
+    """Open /dev/null as each of the descriptors 0 to 2 that is closed; see un_open_missing_stdio().
+
+    :raises UsernsError: /dev/null is missing, or is not the null device.
+    """
+    err = ffi.new("struct un_error *")
+    check(lib.un_open_missing_stdio(err), err)
+
+
 def reraise(number: int) -> None:
     """Kill this process with the signal that killed a child; see un_reraise().
 

@@ -193,8 +193,12 @@ def _run(
 
         show(request, notify, as_json=as_json)
     else:
+        from usernsctl import _core
         from usernsctl.gvisor.launch.perform import run_in_place
 
+        # Call this before any file is opened that the watcher inherits. A closed standard stream of
+        # the command would otherwise become that file, such as the result.
+        _core.open_missing_stdio()
         _import_the_rest(joins_namespace=given["kept"] is not None)
         with _result_file(path) as result:
             run_in_place(request, notify=notify, result=result, max_output=max_output)
