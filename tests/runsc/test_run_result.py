@@ -253,6 +253,18 @@ def test_invalid_result_path_is_refused_before_the_start(
     assert "--result needs a file, not an empty string" in done.stderr
 
 
+def test_result_beside_a_writable_bind_mount_is_written(
+    usernsctl: Program, result: Path, tmp_path: Path
+) -> None:
+    shown = result.parent / "shown"
+    shown.mkdir()
+    options = [f"--bind={shown}:/shown:rw", f"--result={result}"]
+    done = usernsctl("run", *options, "--", "touch", "/shown/x")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (shown / "x").exists()
+    assert json.loads(result.read_text())["status"] == 0
+
+
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_result_file_does_not_replace_a_closed_stream(
     usernsctl: Program, result: Path, closed: str
