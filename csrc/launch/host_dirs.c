@@ -2,26 +2,13 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
-/* Records the owner of the host's root directory, whom place.c trusts as it trusts root. */
-static void note_owner(struct un_launch *launch, const struct stat *top)
-{
-    launch->root.machine_owner = top->st_uid;
-    launch->root.has_machine = true;
-}
-
 /* Opens the entry `name` of the host's root directory. Returns a descriptor, or -1 with errno
  * set. */
-static int open_of_machine(struct un_launch *launch, const char *name)
+static int open_of_machine(const char *name)
 {
     char path[UN_PATH_MAX];
-    struct stat status;
     un_auto_close int top = un_open_own("/", path);
-    if (top < 0)
-        return -1;
-    if (fstat(top, &status))
-        return -1;
-    note_owner(launch, &status);
-    return un_child(top, name);
+    return top < 0 ? -1 : un_child(top, name);
 }
 
 typedef int show_function(struct un_launch *launch, int found, int target, const char *name,
@@ -60,7 +47,7 @@ static int show_found(struct un_launch *launch, int found, const char *name, sho
 static int show_of_machine(struct un_launch *launch, const char *name, show_function *show,
                            struct un_error *err)
 {
-    un_auto_close int found = open_of_machine(launch, name);
+    un_auto_close int found = open_of_machine(name);
     if (found < 0)
         return errno == ENOENT ? 0 : un_launch_fail_file(launch, name, err);
     return show_found(launch, found, name, show, err);
@@ -120,18 +107,13 @@ static const char *const of_gvisor[] = {"dev", "proc", "sys", NULL};
 
 static int show_tree(struct un_launch *launch, const struct un_source *source, struct un_error *err)
 {
-    struct stat status;
     /* The scratch tmpfs may be mounted on a directory in the source and hide the contents of that
      * directory. So mirror a new bind mount of the source, which omits the tmpfs (scratch.c). */
     un_auto_close int copy = un_root_show(launch, source->fd, launch->root.spare,
                                           UN_ATTR_HARMLESS | UN_ATTR_RDONLY, NULL, err);
     if (copy < 0)
         return -1;
-    int failed = un_root_status(launch, copy, source->path, &status, err);
-    if (!failed && !strcmp(source->path, "/"))
-        note_owner(launch, &status);
-    if (!failed)
-        failed = un_root_mirror(launch, copy, launch->view.top, of_gvisor, err);
+    int failed = un_root_mirror(launch, copy, launch->view.top, of_gvisor, err);
     bool may_not = err->errnum == EACCES || err->errnum == EPERM;
     if (failed && err->step == UN_STEP_SANDBOX && may_not) {
         un_launch_set_remedy(launch, source->path, NULL);

@@ -64,6 +64,8 @@ void un_launch_close(struct un_launch *launch)
     un_close_quietly(launch->root.spare);
     un_close_quietly(launch->root.shown);
     un_view_clear(&launch->view);
+    free(launch->closed_dirs.id);
+    free(launch->copied_dirs.id);
     free(launch->source);
     free(launch->bind);
     free(launch->record);

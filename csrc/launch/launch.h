@@ -76,8 +76,17 @@ struct un_root {
     dev_t device;
     /* number of entries created in `spare` and `shown`; the Nth entry is named N */
     unsigned count;
-    uid_t machine_owner; /* owner of the host's root directory; valid if has_machine is set */
-    bool has_machine;    /* whether the sandbox sees directories of the host */
+};
+
+struct un_file_id {
+    dev_t device;
+    ino_t inode;
+};
+
+/* A set of files. */
+struct un_file_ids {
+    struct un_file_id *id;
+    size_t count;
 };
 
 struct un_launch {
@@ -90,6 +99,10 @@ struct un_launch {
     struct un_bind *bind;
     size_t bind_count; /* number of elements of `bind` that are set */
     bool is_root;      /* whether the process that opened the files in `source` was root */
+    /* directories of the host that only root and the caller can change (closed_dirs.c) */
+    struct un_file_ids closed_dirs;
+    /* the copies that place.c has mounted on directories that another user can change */
+    struct un_file_ids copied_dirs;
     struct un_root root;
     struct un_view view; /* the root filesystem with the mounts that runsc will add */
     struct un_marks marks;
@@ -245,6 +258,19 @@ int un_open_here(int fd, const char *path);
  * and /etc/group lists no members of the group. */
 bool un_group_is_private(gid_t gid);
 
+/* ---- closed_dirs.c: directories that no other user can change -------------------------------- */
+
+/* Returns whether a set contains the file with the given status. */
+bool un_file_ids_contain(const struct un_file_ids *ids, const struct stat *status);
+/* Adds the file with the given status to a set. Returns 0, or -1 with errno set. */
+int un_file_ids_add(struct un_file_ids *ids, const struct stat *status);
+/* Returns whether the sandbox sees directories of the host. The sources must be open. */
+bool un_shows_host(const struct un_launch *launch);
+/* Finds those directories on the paths of the launch's mount points that only root and the caller
+ * can change, and adds them to launch->closed_dirs. Must be called before this process enters the
+ * user namespace. */
+int un_find_closed_dirs(struct un_launch *launch, struct un_error *err);
+
 /* ---- kernel_files.c: bind mounts that expose the kernel -------------------------------------- */
 
 /* Fails if a writable bind mount exposes an interface of the kernel other than a device. Checks
@@ -260,6 +286,8 @@ void un_view_clear(struct un_view *view);
 /* Resolves an absolute path and its symbolic links as the sandbox's kernel will. The caller must
  * close `trail`, even after a failure. Returns 0, or -1 with errno set. */
 int un_view_walk(const struct un_view *view, const char *path, struct un_trail *trail);
+/* Lookup function of un_view_walk(). `arg` points to the view. */
+un_lookup_function un_lookup_inside;
 /* Returns the path in the sandbox of the last file of `trail`. */
 const char *un_view_inside(const struct un_trail *trail);
 /* Stores in `wanted` the path to which un_view_walk() has resolved its argument, including the

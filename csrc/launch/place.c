@@ -65,18 +65,71 @@ static bool may_make_entries(const struct un_launch *launch, const struct un_tra
 }
 
 /* Returns whether a user other than the caller and root could replace entries of the directory
- * trail->place[at] while runsc resolves a path through that directory. In a namespace that does not
- * map root, root's files seem to belong to another uid, so the owner of the host's root directory
- * is trusted as well. */
+ * trail->place[at] while runsc resolves a path through that directory. */
 static bool may_change(const struct un_launch *launch, const struct un_trail *trail, size_t at)
 {
     struct stat status;
-    const struct un_root *root = &launch->root;
-    if (may_make_entries(launch, trail, at, &status))
+    if (may_make_entries(launch, trail, at, &status) ||
+        un_file_ids_contain(&launch->closed_dirs, &status))
         return false;
-    bool is_trusted =
-        status.st_uid == 0 || (root->has_machine && status.st_uid == root->machine_owner);
-    return !is_trusted || status.st_mode & 0022;
+    return status.st_uid != 0 || status.st_mode & 0022;
+}
+
+/* Returns whether a directory is a copy that open_up() has mounted on a directory that another user
+ * can change. The copy contains the other user's symbolic links. */
+static bool is_copy(const struct un_launch *launch, int directory)
+{
+    struct stat status;
+    return directory >= 0 && !fstat(directory, &status) &&
+           un_file_ids_contain(&launch->copied_dirs, &status);
+}
+
+/* The arguments of lookup_without_foreign(), and the path of the symbolic link that it has
+ * rejected, or "". */
+struct link_check {
+    struct un_launch *launch;
+    char link[UN_PATH_MAX];
+};
+
+/* Looks up a name in the sandbox. Fails with EACCES for a symbolic link in a directory of the host
+ * that another user can change: the link could lead the mount to any directory of the sandbox. */
+static enum un_lookup lookup_without_foreign(const struct un_trail *trail, const char *name,
+                                             struct un_entry *found, void *arg)
+{
+    struct link_check *check = arg;
+    size_t last = trail->count - 1;
+    enum un_lookup result = un_lookup_inside(trail, name, found, &check->launch->view);
+    if (result != UN_LOOKUP_LINK)
+        return result;
+    if (!is_copy(check->launch, trail->place[last].fd) && !may_change(check->launch, trail, last))
+        return result;
+    strcpy(check->link, trail->path);
+    errno = EACCES;
+    return UN_LOOKUP_FAILED;
+}
+
+/* Resolves the path of a mount point. If runsc will access the mount point by its path, and the
+ * sandbox sees directories of the host, follows no symbolic link of another user. */
+static int walk_to_mount_point(struct un_launch *launch, const char *inside, bool for_runsc,
+                               struct un_trail *trail, struct un_error *err)
+{
+    struct link_check check = {.launch = launch};
+    int failed;
+    if (for_runsc && un_shows_host(launch)) {
+        un_trail_begin(trail, launch->view.top);
+        failed = un_walk(trail, inside, lookup_without_foreign, &check);
+    } else {
+        failed = un_view_walk(&launch->view, inside, trail);
+    }
+    if (!failed)
+        return 0;
+    un_launch_fail_file(launch, inside, err);
+    if (!*check.link)
+        return -1;
+    return un_fail(err, UN_STEP_BIND, 0, "foreign-link",
+                   "%.150s: the symbolic link %.200s is in a directory that another user may "
+                   "change",
+                   inside, check.link);
 }
 
 /* Returns the index in trail->place of the first directory on which open_up() must mount a copy, or
@@ -92,17 +145,21 @@ static int find_closed(const struct un_launch *launch, const struct un_trail *tr
     return -1;
 }
 
-/* Mounts a copy on a directory of the host: a new directory that has the same entries, and in which
- * usernsctl can create mount points. */
-static int open_up(struct un_launch *launch, int directory, const char *name, struct un_error *err)
+/* Mounts a copy on the directory of the host with the index `at` of the trail: a new directory that
+ * has the same entries, and in which usernsctl can create mount points. */
+static int open_up(struct un_launch *launch, const struct un_trail *trail, size_t at,
+                   const char *name, struct un_error *err)
 {
     static const char *const nothing[] = {NULL};
-    struct stat status;
+    struct stat status, copy;
+    int directory = trail->place[at].fd;
     if (un_root_status(launch, directory, name, &status, err))
         return -1;
     un_auto_close int ours = un_root_new(launch, launch->root.spare, true, NULL, err);
-    if (ours < 0)
+    if (ours < 0 || un_root_status(launch, ours, name, &copy, err))
         return -1;
+    if (may_change(launch, trail, at) && un_file_ids_add(&launch->copied_dirs, &copy))
+        return un_launch_fail_file(launch, name, err);
     if (un_root_mirror(launch, directory, ours, nothing, err) ||
         un_root_set_mode(launch, ours, status.st_mode, name, err))
         return -1;
@@ -115,12 +172,12 @@ static int open_up_to(struct un_launch *launch, const char *inside, bool for_run
                       struct un_trail *trail, struct un_error *err)
 {
     for (int tries = 0; tries < OPEN_UP_MAX; tries++) {
-        if (un_view_walk(&launch->view, inside, trail))
-            return un_launch_fail_file(launch, inside, err);
+        if (walk_to_mount_point(launch, inside, for_runsc, trail, err))
+            return -1;
         int closed = find_closed(launch, trail, for_runsc);
         if (closed < 0)
             return 0;
-        if (open_up(launch, trail->place[closed].fd, inside, err))
+        if (open_up(launch, trail, (size_t)closed, inside, err))
             return -1;
         un_trail_close(trail);
     }

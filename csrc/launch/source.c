@@ -191,7 +191,8 @@ int un_launch_open(struct un_launch *launch, const int *fds, struct un_error *er
     const struct un_record *score = un_launch_first(launch, UN_VERB_OOM_SCORE);
     launch->is_root = geteuid() == 0;
     if (check_version(launch, err) || open_sources(launch, fds, err) ||
-        check_assumptions(launch, err) || un_refuse_kernel_files(launch, err))
+        check_assumptions(launch, err) || un_refuse_kernel_files(launch, err) ||
+        un_find_closed_dirs(launch, err))
         return -1;
     const struct un_record *limits = un_launch_first(launch, UN_VERB_LIMITS);
     if (limits)

@@ -53,8 +53,8 @@ static int open_child(int directory, const char *name)
     return -2;
 }
 
-static enum un_lookup lookup_inside(const struct un_trail *trail, const char *name,
-                                    struct un_entry *found, void *arg)
+enum un_lookup un_lookup_inside(const struct un_trail *trail, const char *name,
+                                struct un_entry *found, void *arg)
 {
     const struct un_view *view = arg;
     const struct un_cover *cover = find_cover(view, trail->path, strlen(trail->path));
@@ -84,7 +84,7 @@ static enum un_lookup lookup_inside(const struct un_trail *trail, const char *na
 int un_view_walk(const struct un_view *view, const char *path, struct un_trail *trail)
 {
     un_trail_begin(trail, view->top);
-    return un_walk(trail, path, lookup_inside, (void *)(uintptr_t)view);
+    return un_walk(trail, path, un_lookup_inside, (void *)(uintptr_t)view);
 }
 
 const char *un_view_inside(const struct un_trail *trail)
