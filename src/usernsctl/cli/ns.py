@@ -23,13 +23,12 @@ from usernsctl.namespaces.namespace import Namespace
 def parser(prog: str) -> Parser:
     """Return the parser of ``usernsctl ns``."""
     group = Parser(prog, description="Create, list, use and remove named namespaces.")
-    passes_all: dict[str, Any] = {"options_first": True, "passes_unknown": True}
     verb = group.add_verb(
         "create",
         "Create a namespace called NAME.",
         create,
         usage="NAME [OPTION]...",
-        **passes_all,
+        passes_unknown=True,
     )
     verb.add_operand("name", "NAME")
     verb.add_words("options", "[OPTION]...")
@@ -43,7 +42,8 @@ def parser(prog: str) -> Parser:
         exec_,
         usage="NAME [--] COMMAND [ARG]...",
         wants=["environ"],
-        **passes_all,
+        options_first=True,
+        passes_unknown=True,
     )
     verb.add_operand("name", "NAME")
     verb.add_words("command", "COMMAND [ARG]...")

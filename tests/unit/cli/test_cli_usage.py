@@ -191,6 +191,14 @@ def test_summaries_of_verbs_are_not_truncated(
     assert "..." not in output.partition("Commands:")[2]
 
 
+@pytest.mark.parametrize("words", [["--help"], ["box", "--help"], ["box", "-rm", "-h"]])
+def test_help_of_ns_create_may_follow_the_name(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["ns", "create", *words]) == 0
+    assert capsys.readouterr().out.startswith("Usage: usernsctl ns create NAME")
+
+
 def test_unknown_option_of_ns_create_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     error = last_error_line(capsys, "ns", "create", "two", "--maunt")
     assert error == "usernsctl: argument: there is no option --maunt; see --help"
