@@ -81,7 +81,7 @@ def first_byte(engine: Engine, arguments: list[str]) -> float:
 
 
 def ways_to(image: str, command: list[str]) -> dict[str, list[str]]:
-    """Return a dict from the title of each way to run `command` to arguments of `docker run`."""
+    """Return a dict that maps titles of ways to run `command` to `docker run` arguments."""
     ways = {
         "a launch": [EXEC, image, *LAUNCH, *command],
         "in-gvisor": [IN_GVISOR, image, "--network=none", "--", *command],
@@ -93,7 +93,7 @@ def ways_to(image: str, command: list[str]) -> dict[str, list[str]]:
 
 
 def measure(engine: Engine, image: str, command: list[str], rounds: int) -> dict[str, float]:
-    """Return a dict from the title of each way to the median of :func:`first_byte`, in seconds.
+    """Return a dict that maps the title of each way to the median of first_byte(), in seconds.
 
     The first way is the baseline.
     """

@@ -228,7 +228,7 @@ def price(memory: str | None, count: int = 10, seconds: int = 30) -> float:
 
 
 def watchers() -> dict[str, float]:
-    """Return a dict from the pid of each of this user's watchers to its CPU time in seconds."""
+    """Return a dict that maps the pids of this user's watchers to their CPU times in seconds."""
     found: dict[str, float] = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:

@@ -71,7 +71,7 @@ def tiny_program(directory: Path) -> Path:
 
 
 def trace(*command: str | Path, follow: bool = False) -> dict[int, list[str]]:
-    """Return a dict from the pid of each process to the names of its system calls, in order.
+    """Return a dict that maps the pid of each process to the names of its system calls, in order.
 
     The process that executes `command` comes first. Without `follow`, only that process is traced,
     and its key is 0. execve(2) of a traced program ignores the set-user-ID bit and file

@@ -224,7 +224,7 @@ def check_with_clang() -> None:
 
 
 def build_fuzzers() -> dict[str, list[Path | str]]:
-    """Build all fuzz targets; return a dict from the name of each to the command that runs it."""
+    """Build all fuzz targets; return a dict that maps their names to the commands that run them."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         commands = build(TOOLCHAINS["clang"], pool)
     found = {Path(command[0]).name: command for command in commands}

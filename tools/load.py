@@ -175,7 +175,8 @@ def reap_orphans() -> None:
 def command_operations() -> tuple[Callable[[], None], dict[str, Callable[[], object]]]:
     """Start a command.
 
-    Return a function that ends the command, and a dict from names to operations on the command.
+    Return a function that ends the command, and a dict that maps names to operations on the
+    command.
     """
     popen = un.Popen(["sleep", "1000"], pid=True, init=True)
 
@@ -197,7 +198,7 @@ def command_operations() -> tuple[Callable[[], None], dict[str, Callable[[], obj
 def namespace_operations() -> tuple[Callable[[], None], dict[str, Callable[[], object]]]:
     """Create a namespace.
 
-    Return a function that closes the namespace, and a dict from names to operations on the
+    Return a function that closes the namespace, and a dict that maps names to operations on the
     namespace.
     """
     namespace = un.Namespace.create()
@@ -212,7 +213,8 @@ def namespace_operations() -> tuple[Callable[[], None], dict[str, Callable[[], o
 def sandbox_operations() -> tuple[Callable[[], None], dict[str, Callable[[], object]]]:
     """Start a sandbox, in a SandboxHost that all races share.
 
-    Return a function that ends the sandbox, and a dict from names to operations on the sandbox.
+    Return a function that ends the sandbox, and a dict that maps names to operations on the
+    sandbox.
     """
     box = HOST[0].start(None)
     return box.close, {

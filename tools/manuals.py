@@ -273,7 +273,7 @@ def help_of(program: str, *words: str) -> list[str]:
 
 
 def native_options(program: str) -> dict[str, list[Option]]:
-    """Return a dict from each heading in a native program's ``--help`` to its options."""
+    """Return a dict that maps each heading in a native program's ``--help`` to its options."""
     found: dict[str, list[Option]] = {}
     for heading, written, about in help_entries("\n".join(help_of(program))):
         option = Option(written, about or _ALWAYS.get(written, ""))
@@ -294,7 +294,7 @@ def _page_list(pages: Iterable[tuple[str, str, str]]) -> Iterator[str]:
 
 
 def _rules() -> dict[str, list[str]]:
-    """Return a dict from each part of a launch to the names of its records, from verbs.h."""
+    """Return a dict that maps each section of a launch to the verbs of its records (verbs.h)."""
     found: dict[str, list[str]] = {}
     for name, part in _RULE.findall(_RULES.read_text()):
         found.setdefault(part, []).append(name)
@@ -346,7 +346,7 @@ class FromProgram(SphinxDirective):
 
 
 def pages() -> dict[str, str]:
-    """Return a dict from the name of each generated page to its text, in MyST's Markdown."""
+    """Return a dict that maps the names of generated pages to their texts, in MyST's Markdown."""
     whole = usernsctl()
     return {
         f"usernsctl-{name}": _page(name, whole.find(name))

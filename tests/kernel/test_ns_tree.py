@@ -55,8 +55,8 @@ def test_the_tree_shows_parents_and_children(usernsctl: Program, prelude: Progra
     assert found[made["outer"]]["parent"] == own
     inner = found[made["inner"]]
     assert (inner["parent"], inner["owner"]) == (made["outer"], os.geteuid())
-    # The inner namespace maps its uid 0 to uid 0 of the outer namespace. But the tree shows outside
-    # ids as ids of this process's namespace, where that uid is the caller's.
+    # The inner namespace maps its uid 0 to uid 0 of the outer namespace. But the tree shows ids
+    # outside a namespace as ids of this process's namespace, where that uid is the caller's.
     assert [(one["inside"], one["outside"], one["count"]) for one in inner["uid"]] == [
         (0, os.geteuid(), 1)
     ]

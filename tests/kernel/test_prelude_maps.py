@@ -97,7 +97,7 @@ def test_subordinate_ranges_include_those_that_unshare_maps(
 
 
 def extents(text: str) -> dict[tuple[int, int], int]:
-    """Parse uid_map or gid_map; return a dict from (first inside, first outside) to the count."""
+    """Parse uid_map or gid_map; return a dict that maps (ID-inside-ns, ID-outside-ns) to length."""
     lines = (map(int, line.split()) for line in text.splitlines())
     return {(inside, outside): count for inside, outside, count in lines}
 

@@ -97,7 +97,7 @@ def test_a_map_has_340_lines_at_most() -> None:
     with refused(errno.EINVAL):
         write(MAP, lines)
     # The map is well-formed, but fails with EPERM because the parent namespace maps only one of the
-    # outside ids.
+    # ids outside.
     with refused(errno.EPERM):
         write(MAP, lines.rpartition("\n")[0])
 
@@ -149,7 +149,7 @@ def test_a_process_in_the_parent_may_write_the_map() -> None:
 
 
 def test_ids_that_the_parent_lacks_can_not_be_mapped() -> None:
-    """A map fails with EPERM if an outside id is not mapped in the parent namespace."""
+    """A map fails with EPERM if its ID-outside-ns is not mapped in the parent namespace."""
     with refused(errno.EPERM):
         written_from_outside("0 1 1")
 
@@ -258,7 +258,8 @@ def test_maps_are_shown_in_ids_of_the_reader() -> None:
     def nested() -> list[str]:
         map_self(7)
         with open(MAP) as file:
-            # A process in the namespace itself reads outside ids as ids of the parent namespace.
+            # A process in the namespace itself reads the ids outside as ids of the parent
+            # namespace.
             return file.read().split()
 
     assert in_child(nested) == ["7", "5", "1"]

@@ -49,7 +49,7 @@ def shell(box: un.Sandbox, script: str, *args: str, **options: Any) -> str:
 
 
 def tree_of(top: Path) -> dict[bytes, tuple[Any, ...]]:
-    """Return a dict from each path in a tree to the file's mode, modification time and content."""
+    """Return a dict that maps each path in a tree to the file's mode, mtime and content."""
     found: dict[bytes, tuple[Any, ...]] = {}
     for directory, names, files in os.walk(os.fsencode(top)):
         for path in [directory, *(os.path.join(directory, name) for name in [*names, *files])]:

@@ -35,7 +35,7 @@ Install either this or `usernsctl`, which has the same programs and the Python p
 
 
 def programs(wheel: zipfile.ZipFile) -> dict[str, bytes]:
-    """Return a dict from the name of each native program in usernsctl's wheel to its content."""
+    """Return a dict that maps the names of the native programs in usernsctl's wheel to contents."""
     return {
         Path(name).name: wheel.read(name)
         for name in sorted(wheel.namelist())

@@ -331,7 +331,7 @@ def try_own_calls() -> Probe | None:
 
 
 def skip_all(facts: Facts, failed: Probe, *, runsc: bool = True) -> dict[str, Probe]:
-    """Return a dict from names to probes: the probe `failed`, and a skipped probe for each step."""
+    """Return a dict of probes by name: the probe `failed`, and a skipped probe for each step."""
     return {failed.name: failed} | {
         step.name: _skipped(step, failed.name) for step in steps(facts, runsc=runsc)
     }

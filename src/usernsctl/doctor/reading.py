@@ -224,7 +224,7 @@ def _userns_remap(tree: Tree) -> str | None:
 
 
 def _own_groups(tree: Tree) -> dict[str, str]:
-    """Return a dict from controllers to control groups of this process; "" stands for cgroup v2."""
+    """Return a dict that maps controllers to this process's control groups; "" is cgroup v2."""
     groups = {}
     for line in (tree.text("proc/self/cgroup") or "").split("\n"):
         _, _, rest = line.partition(":")

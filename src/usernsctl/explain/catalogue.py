@@ -57,7 +57,7 @@ def entries() -> Iterator[tuple[str, Entry]]:
 
 @functools.cache
 def catalogue() -> Mapping[str, Cause]:
-    """Return a dict from ids to causes, in the order of the catalogue's files."""
+    """Return a dict that maps ids to causes, in the order of the catalogue's files."""
     return MappingProxyType({entry.id: _complete(entry) for _, entry in entries()})
 
 

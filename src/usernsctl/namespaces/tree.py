@@ -149,7 +149,7 @@ def _read(directory: int, name: str) -> str:
 
 
 def by_parent(namespaces: Iterable[UserNamespace]) -> dict[int | None, list[UserNamespace]]:
-    """Return a dict from inode numbers of parents to lists of children, sorted by inode number."""
+    """Return a dict that maps inode numbers of parents to children, sorted by inode number."""
     below: dict[int | None, list[UserNamespace]] = {}
     for one in sorted(namespaces, key=lambda one: one.inode):
         below.setdefault(one.parent, []).append(one)

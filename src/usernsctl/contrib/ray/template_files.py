@@ -83,7 +83,7 @@ class TemplateFiles:
 
 
 def _read_files(directory: Directory) -> dict[str, bytes]:
-    """Return a dict from the name of each file of a saved template to its content."""
+    """Return a dict that maps the names of a saved template's files to their contents."""
     record = read(directory)
     if record.kind == "python":
         raise wrong_kind(directory.path, record.kind)

@@ -680,7 +680,7 @@ class Request:
 
     @classmethod
     def _arguments(cls) -> dict[str, tuple[str, Callable[[str, Any], Any]]]:
-        """Return a dict from arguments of SandboxHost to field names and conversion functions."""
+        """Return a dict that maps arguments of SandboxHost to field names and converters."""
         return {
             argument.name: (field.name, argument.check)
             for field in fields(cls)
@@ -689,7 +689,7 @@ class Request:
 
     @classmethod
     def checked(cls, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Check arguments of SandboxHost; return a dict from the names of fields to their values.
+        """Check arguments of SandboxHost; return a dict that maps names of fields to values.
 
         :raises TypeError: an argument has the wrong type.
         :raises ValueError: an argument has an invalid value.

@@ -300,8 +300,8 @@ def _add(
 ) -> None:
     """Add `stream`, a standard stream of the program, to `given`.
 
-    :param own: a dictionary from stream names to the caller's ends of pipes. If `stream` is PIPE,
-        the caller's end of a new pipe is added.
+    :param own: a dictionary that maps stream names to the caller's ends of pipes. If `stream` is
+        PIPE, the caller's end of a new pipe is added.
     :param pipes: the exit stack that closes the program's ends of pipes.
     """
     if isinstance(stream, int) and stream == PIPE:
