@@ -334,10 +334,10 @@ const char *un_proc_stat(int at, const char *file, char *text, size_t size);
  * read. */
 bool un_proc_apparmor(const char *proc, const char *who, char *label, size_t size);
 
-/* Writes the path of this process's control group, such as "/a/b", to `path` (cgroups(7),
- * PROC/self/cgroup). `controller` selects a version 1 hierarchy; "" selects version 2. In a
- * container, the path may be relative to the root group of the host. Returns false if the process
- * has no such control group. */
+/* Writes the path of this process's control group, such as "/a/b", to `path` (cgroups(7)), as the
+ * procfs `proc` shows it in self/cgroup. `controller` selects a version 1 hierarchy; "" selects
+ * version 2. In a container, the path may be relative to the root group of the host. Returns false
+ * if the process has no such control group. */
 bool un_proc_cgroup(const char *proc, const char *controller, char *path, size_t size);
 
 /* ---- caps.c: capabilities, by direct system calls -------------------------------------------- */

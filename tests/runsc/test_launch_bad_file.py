@@ -117,8 +117,8 @@ def test_launch_in_a_directory_writable_by_others_is_refused(
 ) -> None:
     """Check that a launch file is rejected if others may rename files in a directory of its path.
 
-    That user could replace the file with another launch file, of the caller or of root, that gives
-    the payload more access.
+    Those users could replace the file with another launch file, of the caller or of root, that
+    gives the payload more access.
     """
     directory = launch.parent / "a" / "b"
     directory.mkdir(parents=True)

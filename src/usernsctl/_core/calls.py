@@ -789,7 +789,7 @@ class NativeView:
         """Add a bind mount that runsc will create; do nothing if `inside` is a mount point already.
 
         :param inside: the mount point, a path in the sandbox without symbolic links.
-        :param file: the descriptor of the source, of which the view takes ownership.
+        :param file: the descriptor of the mounted file, of which the view takes ownership.
         :raises MemoryError: malloc(3) failed.
         """
         # No signal handler can leak the descriptor, because Python runs none between detach() and

@@ -229,7 +229,7 @@ def _result_file(path: str | None) -> Iterator[ResultFile | None]:
 
 
 def _output_limit(given: dict[str, Any]) -> str | None:
-    """Remove the options about the output limit from `given`; return the limit for usernsctl-watch.
+    """Remove the options for the output limit from `given`; return the limit for usernsctl-watch.
 
     :returns: the number of bytes, followed by ``,kill`` for ``--on-overflow kill``; ``None`` for no
         limit.
@@ -276,7 +276,7 @@ def _import_the_rest(*, joins_namespace: bool) -> None:
 
 
 def _idmap(given: dict[str, Any]) -> IdMap:
-    """Remove the options about ids from `given`; return the id map that they request."""
+    """Remove the options for ids from `given`; return the id map that they request."""
     from usernsctl.maps import IdMap
 
     fill: Fill = "auto" if given.pop("map_auto") else "none"
@@ -322,7 +322,7 @@ def check_combination(given: dict[str, Any]) -> None:
 
 
 def _check_network(given: dict[str, Any]) -> None:
-    """Check the options about the network.
+    """Check the options for the network.
 
     :raises UsageError: options exclude each other, or too many ports are published.
     """
@@ -344,7 +344,7 @@ def _check_network(given: dict[str, Any]) -> None:
 
 
 def _environment(given: dict[str, Any], variables: Mapping[str, str]) -> dict[str, str]:
-    """Remove the options about environment variables from `given`; return the environment."""
+    """Remove the options for environment variables from `given`; return the environment."""
     from usernsctl.gvisor.launch.options import base_environment, read_env_file, read_settings
 
     everything, files, settings = (given.pop(n) for n in ("env_all", "env_files", "settings"))

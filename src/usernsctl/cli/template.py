@@ -111,7 +111,7 @@ def _add_create(group: Parser) -> None:
 def create(name: str, replace: bool, environ: Mapping[str, str], **given: Any) -> None:
     """Start CMD in gVisor, and save a checkpoint as the template NAME once CMD is ready.
 
-    The options about the sandbox are those of usernsctl run.
+    The options for the sandbox are those of usernsctl run.
 
         usernsctl template create answer --ready line:READY -- python3 answer.py
         usernsctl template run answer <question
@@ -279,8 +279,8 @@ def _host_request(given: dict[str, Any]) -> Request:
 def _creation(name: str, record: TemplateRecord) -> str:
     """Return a shell command that creates a template again, for use in remedies.
 
-    The command omits the options about the sandbox. A user may copy the command, and an attacker
-    who has written `record` could choose options that weaken the sandbox.
+    The command omits the options for the sandbox. A user may copy the command, and an attacker who
+    has written `record` could choose options that weaken the sandbox.
     """
     argv = ["usernsctl", "template", "create", "--replace"]
     if record.kind == "python":

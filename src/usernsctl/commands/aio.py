@@ -105,8 +105,8 @@ async def create_subprocess_exec(
     :param args: the arguments of the command.
     :param idmap: the id map of the new user namespace; see :class:`usernsctl.Popen`.
     :param namespace: an existing namespace to join instead of `idmap`.
-    :param arguments: the arguments of :class:`usernsctl.Popen`, except the arguments about text;
-        and `limit`, the size of the streams' buffers in bytes.
+    :param arguments: the arguments of :class:`usernsctl.Popen`, except those for text mode and
+        buffering; and `limit`, the size of the streams' buffers in bytes.
     :raises ValueError: text was requested, but the streams carry bytes.
     :raises UsernsError: as :class:`usernsctl.Popen` does.
     """

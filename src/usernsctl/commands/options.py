@@ -104,7 +104,7 @@ class SpawnOptions(_ChildOptions, total=False):
 
 
 class _ProcessOptions(_ChildOptions, total=False):
-    """Options that mean the same as in subprocess, without the options about text and output.
+    """Options that mean the same as in subprocess, without the options for text and output.
 
     :ivar user: a uid *inside*, or the name of a user outside, whose uid is then used as the uid
         inside. `group` and `extra_groups` take gids and names of groups alike.
@@ -190,7 +190,7 @@ class ByteStreams(TypedDict, total=False):
 
 
 class AnyStreams(TypedDict, total=False):
-    """Options for streams of text or bytes, for a caller that passes `text` as a variable."""
+    """Options for streams of text or bytes, if `text` has the static type bool."""
 
     text: bool | None
     universal_newlines: bool | None
@@ -211,7 +211,7 @@ class PopenBytes(_PopenOptions, ByteStreams, total=False):
 
 
 class PopenEither(_PopenOptions, AnyStreams, total=False):
-    """Options of :class:`usernsctl.Popen`, for a caller that passes `text` as a variable."""
+    """Options of :class:`usernsctl.Popen`, if `text` has the static type bool."""
 
 
 class CallOptions(PopenEither, total=False):
@@ -236,7 +236,7 @@ class RunBytes(_RunOptions[bytes], ByteStreams, total=False):
 
 
 class RunEither(_RunOptions[Any], AnyStreams, total=False):
-    """Options of :func:`usernsctl.run`, for a caller that passes `text` as a variable."""
+    """Options of :func:`usernsctl.run`, if `text` has the static type bool."""
 
 
 class OutputText(_OutputOptions[str], TextStreams, total=False):
@@ -252,4 +252,4 @@ class OutputBytes(_OutputOptions[bytes], ByteStreams, total=False):
 
 
 class OutputEither(_OutputOptions[Any], AnyStreams, total=False):
-    """Options of :func:`usernsctl.check_output`, for a caller that passes `text` as a variable."""
+    """Options of :func:`usernsctl.check_output`, if `text` has the static type bool."""

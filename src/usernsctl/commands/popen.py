@@ -401,9 +401,9 @@ class Popen(Collected[AnyStr]):
         """Close the pipe descriptors that Popen.__init__ leaves open if it fails.
 
         Popen.__init__ may have failed because of an unknown encoding, or an exception that a signal
-        handler raised. If open() has failed, it has closed its descriptor, which is the first one
-        without a file object. If TextIOWrapper() has failed on the previous file object, that
-        descriptor is still open.
+        handler raised. If open() has failed, it has closed its descriptor: the first pipe
+        descriptor that has no file object. If TextIOWrapper() has failed on the last file object
+        instead, that descriptor is still open.
         """
         files = self.stdin, self.stdout, self.stderr
         pairs = zip(self._ends, files, strict=True)

@@ -58,7 +58,7 @@ class RunOptions(SandboxOptions, total=False):
 
 
 class AnyRunOptions(RunOptions, total=False):
-    """Arguments of :func:`usernsctl.gvisor.run`, for a caller that passes `text` as a variable."""
+    """Arguments of :func:`usernsctl.gvisor.run`, if `text` has the static type bool."""
 
     input: Any
     text: bool | None

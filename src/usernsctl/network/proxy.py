@@ -207,9 +207,9 @@ class Proxy:
 class _Relay:
     """A relay of bytes between a client and a server.
 
-    The relay of a tunnel ends when both the client and the server have sent end of file, that of
-    another request when the server has sent end of file. At most one block is buffered for each
-    direction.
+    The relay of a tunnel ends when both the client and the server have sent end of file. The relay
+    of any other request ends when the server has sent end of file. At most one block is buffered
+    for each direction.
 
     :param body: the parser of the request's body, or None for a tunnel.
     """

@@ -61,7 +61,7 @@ static void remove_place(const struct place *place)
     CHECK_INT(rmdir(place->dir), 0);
 }
 
-/* Runs the helpers of a plan for this process. */
+/* Runs the helpers that write the maps of a plan, with this process as the target. */
 static int call(struct place *place, struct un_error *err)
 {
     int dir = open("/proc/self", O_PATH | O_DIRECTORY | O_CLOEXEC);

@@ -47,7 +47,7 @@ class Flag:
     :ivar is_optional: whether the value may be omitted. If not, the value can also be the next
         argument, as in ``--wd DIR``.
     :ivar repeats: whether the option may be given several times.
-    :ivar heading: the heading of the option in ``--help``.
+    :ivar heading: the title of the group of options under which ``--help`` lists the option.
     """
 
     names: tuple[str, ...]

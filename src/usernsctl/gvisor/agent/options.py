@@ -90,7 +90,7 @@ class SandboxPopenBytes(_SandboxPopen, ByteStreams, total=False):
 
 
 class SandboxPopenEither(_SandboxPopen, AnyStreams, total=False):
-    """Options of :meth:`usernsctl.Sandbox.popen`, for calls that pass `text` as a variable."""
+    """Options of :meth:`usernsctl.Sandbox.popen`, if `text` has the static type bool."""
 
 
 class SandboxRunText(_SandboxRun[str], TextStreams, total=False):
@@ -106,7 +106,7 @@ class SandboxRunBytes(_SandboxRun[bytes], ByteStreams, total=False):
 
 
 class SandboxRunEither(_SandboxRun[Any], AnyStreams, total=False):
-    """Options of :meth:`usernsctl.Sandbox.run`, for calls that pass `text` as a variable."""
+    """Options of :meth:`usernsctl.Sandbox.run`, if `text` has the static type bool."""
 
 
 class SandboxOutputText(_SandboxOutput[str], TextStreams, total=False):
@@ -122,4 +122,4 @@ class SandboxOutputBytes(_SandboxOutput[bytes], ByteStreams, total=False):
 
 
 class SandboxOutputEither(_SandboxOutput[Any], AnyStreams, total=False):
-    """Options of :meth:`usernsctl.Sandbox.check_output`, for calls that pass a variable `text`."""
+    """Options of :meth:`usernsctl.Sandbox.check_output`, if `text` has the static type bool."""

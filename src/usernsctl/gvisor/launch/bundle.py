@@ -1,4 +1,4 @@
-"""Functions that load an OCI bundle, and reject one that reaches outside of its directory."""
+"""Functions that load an OCI bundle, and reject settings that an untrusted one must not have."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def open_bundle(request: Request, path: str, ids: MappedIds) -> OpenBundle:
     The file on disk is not changed.
 
     :param path: the directory of the bundle.
-    :raises BundleError: the bundle can't be read, reaches outside of its directory without
-        permission, or requires something that rootless runsc refuses.
+    :raises BundleError: the bundle can't be read, requires something that rootless runsc
+        refuses, or has a setting for which an option such as ``--trust-bundle`` is missing.
     """
     with oci.Bundle(path) as directory:
         given = read_bundle(request, directory, ids)
@@ -94,8 +94,8 @@ def read_bundle(request: Request, bundle: oci.Bundle, ids: MappedIds) -> dict[st
     """Load, check and fix the config.json of a bundle; the file on disk is not changed.
 
     :returns: the configuration for runsc, in which paths are as in the file, possibly relative.
-    :raises BundleError: the bundle can't be read, reaches outside of its directory without
-        permission, or requires something that rootless runsc refuses.
+    :raises BundleError: the bundle can't be read, requires something that rootless runsc
+        refuses, or has a setting for which an option such as ``--trust-bundle`` is missing.
     """
     given = bundle.load()
     _refuse_escapes(request, bundle, given)
@@ -117,7 +117,7 @@ def read_bundle(request: Request, bundle: oci.Bundle, ids: MappedIds) -> dict[st
 
 
 def _refuse_escapes(request: Request, bundle: oci.Bundle, config: dict[str, Any]) -> None:
-    """Reject entries of config.json that reach outside of the bundle, unless an option allows them.
+    """Reject entries of config.json that an untrusted bundle must not have, except allowed ones.
 
     The error lists all such entries, so that the user can read all of them before allowing any.
 

@@ -298,7 +298,7 @@ class Launch:
 
 
 def pieces(config: Mapping[str, Any]) -> list[Record]:
-    """Convert a config.json to records: those of literal text, and those of placeholders."""
+    """Convert a config.json to records: records with literal text, and records of placeholders."""
     found: list[Record] = []
     texts: list[str] = []
     for piece in _pieces(config):

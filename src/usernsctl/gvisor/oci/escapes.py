@@ -1,4 +1,4 @@
-"""Checks of an untrusted bundle for settings that reach outside of the bundle's directory."""
+"""Checks for settings that an untrusted bundle must not have, such as mounts of host files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _UNTRUSTED = "an untrusted bundle may read and write only its own files"
 
 
 def check_outside(config: Config, bundle: Bundle) -> Iterator[Violation]:
-    """Yield a violation for each setting in `config` that reaches outside of `bundle`."""
+    """Yield a violation for each setting in `config` that an untrusted bundle must not have."""
     yield from _check_hooks(config)
     yield from _check_root(config, bundle)
     for index, mount in enumerate(config.mounts or ()):

@@ -21,7 +21,7 @@ _EOF = "runsc: `waiting for sandbox to start: EOF`"
 # the directory tree, and keeps all writes in memory.
 _RUN = "usernsctl run --bundle"
 _MOVE = "move the bundle to a directory that these ids may search"
-_MAX_LINKS = 40  # the limit of the kernel (path_resolution(7))
+_MAX_LINKS = 40  # the kernel's limit on symbolic links in a path (path_resolution(7))
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,7 +343,7 @@ def check(
     network: Network = "none",
     memory_overlay: bool = False,
 ) -> list[Violation]:
-    """Return the settings that rootless runsc refuses or ignores, or that reach outside the bundle.
+    """Return the settings that rootless runsc refuses or ignores, or that need a Permission.
 
     The id maps describe the user namespace in which runsc will run. Call this function outside of
     that namespace, because the owners of files are compared with the host ids of the maps.

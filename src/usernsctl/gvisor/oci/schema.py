@@ -271,14 +271,14 @@ def hook_names(hooks: Hooks | None) -> list[str]:
     return [field.encode_name for field in fields if getattr(hooks, field.name)]
 
 
-#: An option of ``usernsctl run`` that allows a bundle to use files of the host outside of the
-#: bundle's directory, or to run hooks on the host.
+#: An option of ``usernsctl run`` that allows settings that an untrusted bundle must not have: bind
+#: mounts of files outside of the bundle, annotations and capabilities, or hooks.
 Permission = Literal["--trust-bundle", "--allow-hooks"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Violation:
-    """A config.json value that runsc refuses or ignores, or that reaches outside of the bundle.
+    """A config.json value that runsc refuses or ignores, or that an untrusted bundle must not have.
 
     :ivar path: the JSON path of the value, such as ``"$.linux.namespaces"``.
     :ivar id: the id of the cause. The id stays the same in all releases of usernsctl.
@@ -288,8 +288,9 @@ class Violation:
     :ivar fixable: whether :func:`usernsctl.gvisor.oci.fix` corrects the value.
     :ivar blocks: whether runsc fails because of the value. If not, the command runs, but not
         exactly as configured.
-    :ivar outside: whether the value reaches outside of the bundle's directory, so that ``usernsctl
-        run`` refuses the bundle unless `allowed_by` is given.
+    :ivar outside: whether an untrusted bundle must not have the value, as with a bind mount of a
+        file outside of the bundle. ``usernsctl run`` refuses the bundle unless `allowed_by` is
+        given.
     :ivar allowed_by: the option of ``usernsctl run`` that allows the value, or ``None``.
     """
 

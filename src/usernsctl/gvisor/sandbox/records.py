@@ -90,7 +90,7 @@ class DetachedRecord:
         return self.processes[0].pid
 
     def is_foreign(self) -> bool:
-        """Return whether the pids are those of another PID namespace, such as a container's."""
+        """Return whether the record's pids belong to another PID namespace, as a container's do."""
         return self.processes[0].is_foreign()
 
     def open_processes(self) -> list[Descriptor | None]:

@@ -183,8 +183,8 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
     _is_agent_first = False
     # The ports in the argument `publish`; _start() publishes them.
     _published: tuple[PublishedPort, ...] = ()
-    # The limits that replace those of the host, and all resulting limits of this sandbox, with the
-    # mechanisms that enforce them.
+    # _own_limits replace the limits of the host. _enforced are the resulting limits of this
+    # sandbox, with the mechanisms that enforce them.
     _own_limits: Mapping[str, Any] | None = None
     _enforced: launch_limits.EnforcedLimits | None = None
     # True if the sandbox has no first command, so that `idle_timeout` applies.
