@@ -298,7 +298,7 @@ class BuildExtension(build_ext):
 
 
 class BuildScripts(build_scripts):
-    """The command build_scripts. Builds programs in C where setuptools would copy text files."""
+    """The setuptools command build_scripts, which here compiles C programs and copies no script."""
 
     def run(self) -> None:
         build_temp = self.get_finalized_command("build").build_temp

@@ -1,4 +1,4 @@
-"""HTTPS server in the internet of tests/network_world.py, which serves a package index."""
+"""HTTPS server that serves a package index on the simulated internet of tests/network_world.py."""
 
 from __future__ import annotations
 

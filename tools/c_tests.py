@@ -55,7 +55,8 @@ class Toolchain:
     :ivar links: linker options for programs and tests.
     :ivar fuzzes: compiler options for fuzz targets; none if the compiler has no libFuzzer.
     :ivar runner: the command, such as an emulator, that precedes the path of a program to run it.
-    :ivar fails: whether tools/c_faults.py can make libc calls fail in its programs.
+    :ivar fails: whether tools/c_faults.py can make libc calls fail in programs that this toolchain
+        builds.
     """
 
     name: str

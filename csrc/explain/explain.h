@@ -84,7 +84,7 @@ int un_remove_quotations(char *message, const char *config, size_t size);
  * may contain runsc's placeholder %COMMAND%. */
 bool un_runsc_has_ended(const char *debug, int *wait_status);
 
-/* ---- diagnose.c: finding causes that several sources report ---------------------------------- */
+/* ---- diagnose.c: determining the cause of an errno by facts about the host ------------------- */
 
 /* Returns why the owner of a file in `proc` can't open the file (EACCES): the id of a cause that
  * names the security module that confines this process, and thus also the helpers that it runs.

@@ -22,8 +22,8 @@
 
 /* Results of the lookup of a command's file. */
 enum found {
-    /* not decided: only gVisor knows the file, this process lacks permission to read it, or the
-     * search has timed out */
+    /* not decided: the path lies in a filesystem that gVisor itself provides, such as /proc, this
+     * process lacks permission to read the file, or the search has timed out */
     UNKNOWN,
     UNREACHABLE,
     MISSING,

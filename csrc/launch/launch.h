@@ -253,9 +253,9 @@ un_lookup_function un_lookup_any_link;
  * `fd`: the kernel does not bind-mount a file by a descriptor from another mount namespace. Returns
  * a descriptor, or -1 with errno set, which is ESTALE if the path leads to another file. */
 int un_open_here(int fd, const char *path);
-/* Returns whether a group counts as private, that is, as without members other than the caller and
- * root. Root's group is private. The caller's group is private if its gid equals the caller's uid
- * and /etc/group lists no members of the group. */
+/* Returns whether the caller and root are the only users in a group, as far as this is known: for
+ * root's group, and for the caller's group if its gid equals the caller's uid and /etc/group lists
+ * no members of the group. */
 bool un_group_is_private(gid_t gid);
 
 /* ---- closed_dirs.c: directories that no other user can change -------------------------------- */
@@ -273,9 +273,10 @@ int un_find_closed_dirs(struct un_launch *launch, struct un_error *err);
 
 /* ---- kernel_files.c: bind mounts that expose the kernel -------------------------------------- */
 
-/* Fails if a writable bind mount exposes an interface of the kernel other than a device. Checks
- * only host files that this process opened by their paths, because a caller that passes a
- * descriptor has already checked the file. */
+/* Fails if the source of a writable bind mount lies on a filesystem that is an interface of the
+ * kernel, such as proc or sysfs, or contains such a filesystem. Allows files in /dev. Checks only
+ * sources that this process opened by their paths, because a caller that passes a descriptor has
+ * already checked the file. */
 int un_refuse_kernel_files(struct un_launch *launch, struct un_error *err);
 
 /* ---- view.c: the filesystem that a sandbox will see ------------------------------------------ */

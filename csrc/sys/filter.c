@@ -82,8 +82,8 @@ static const struct un_probe_call launch_calls[] = {
     USED(copy_file_range, NO_FD, 0, NO_FD, 0, 0, NO_FLAG),
     USED(unlinkat, NO_FD, 0, NO_FLAG),
     USED(umask, 0),
-    /* The system calls that start runsc and wait for it, and the system calls that runsc makes
-     * itself. */
+    /* The calls by which usernsctl-watch starts runsc and waits for its exit, and the calls that
+     * runsc makes. */
     NEEDED(wait4, NO_PID, 0, NO_FLAG), /* wait_call tries wait4(2) before all other calls */
     NEEDED(waitid, 0, 0, 0, NO_FLAG),
     NEEDED(setsid, 0),

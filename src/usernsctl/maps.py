@@ -174,8 +174,9 @@ class IdMap:
 
 Word = Literal["root", "current", "auto", "subids", "all"]
 
-#: The argument for an id map; see :func:`requested`. Strings must be in a list or a tuple, because
-#: type checkers would accept any str as a Sequence[str].
+#: The type of an argument that requests an id map; :func:`requested` describes the values. Extents
+#: that are strings must be in a list or a tuple, because type checkers would accept any str as a
+#: Sequence[str].
 AnyIdMap = (
     IdMap
     | Word

@@ -25,7 +25,7 @@ START_SECONDS = 30
 
 
 class Refused(Exception):
-    """A native program has reported a failure in the documented form."""
+    """A native program has failed, with an error report that :func:`check_report` accepts."""
 
 
 class Killed(Exception):
@@ -33,7 +33,7 @@ class Killed(Exception):
 
 
 class Misbehaved(Exception):
-    """A program has failed without an error message in the documented form."""
+    """A program has failed, with an error report that :func:`check_report` rejects."""
 
 
 class FaultPath:
@@ -107,7 +107,10 @@ class Native(FaultPath):
 
 
 def check_report(status: int, text: str) -> None:
-    """Check that error message and exit status have the documented form and value."""
+    """Check the form of a native program's error report: the exit status, and each line of `text`.
+
+    :raises Misbehaved: the form is not the one that usernsctl documents.
+    """
     first, *rest = text.splitlines() or [""]
     is_form = first.startswith(("usernsctl-exec: ", "usernsctl-watch: ", "usernsctl: ", "warning"))
     if status not in (125, 126, 127) or not is_form:

@@ -72,8 +72,8 @@ def test_a_creator_may_be_killed_anywhere(step: int, tmp_path: Path) -> None:
         env=dict(os.environ) | {"XDG_RUNTIME_DIR": str(tmp_path)},
     )
     assert (done.returncode, done.stderr) == (0, "")
-    # The output is the last N. A smaller number would mean that the creators' lines were not
-    # counted.
+    # SWEEP prints the first N at which no creator was killed, because a creator executes fewer
+    # lines. A small N would mean that SWEEP did not count the creators' lines.
     assert int(done.stdout) > 50
 
 

@@ -1,4 +1,8 @@
-"""Tests that frozen launches, which start no Python, report the same causes as `usernsctl run`."""
+"""Tests of the causes that usernsctl-exec reports if a frozen launch fails.
+
+`usernsctl freeze` writes the launch to a file, which usernsctl-exec performs without a Python
+interpreter. The causes must be those that `usernsctl run` reports.
+"""
 
 from __future__ import annotations
 

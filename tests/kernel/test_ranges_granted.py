@@ -1,6 +1,8 @@
-"""Tests of maps and causes with various /etc/subuid and /etc/subgid files and helpers.
+"""Tests of usernsctl-exec with various /etc/subuid and /etc/subgid files and helpers.
 
-Each test has a mount namespace, in which root prepares the files and runs usernsctl-exec as nobody.
+The tests check the id maps, and the causes of errors. Each test has a mount namespace, in which
+root prepares the files and the helpers (newuidmap and newgidmap), and runs usernsctl-exec as
+nobody.
 """
 
 from __future__ import annotations

@@ -305,10 +305,10 @@ def processes_of(world: World) -> dict[str, int]:
 
 
 def processes_left(world: World) -> list[str]:
-    """Return the private networks' programs that are still running after five seconds.
+    """Return the names of usernsctl's processes that are still on the simulated host after 5 s.
 
-    pasta is not found, since its namespaces can't be read. But pasta can't outlive
-    usernsctl-network, which is PID 1 of pasta's PID namespace.
+    A process of pasta is not found, because its /proc/PID/ns/net can't be read. But pasta can't
+    outlive usernsctl-network, which is PID 1 of pasta's PID namespace.
     """
     for _ in range(100):
         found = [name for name in processes_of(world) if name.startswith("usernsctl-")]

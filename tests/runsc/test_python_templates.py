@@ -244,7 +244,11 @@ def test_preload_timeout_kills_the_interpreter(host: un.SandboxHost) -> None:
 
 
 def test_interpreter_that_hangs_or_exits_after_restore_raises(host: un.SandboxHost) -> None:
-    """Preload code that sends a false report, and after a restore hangs, exits or sends garbage."""
+    """Check that start() raises if the restored interpreter hangs, exits or sends garbage.
+
+    So that the template can be saved, the preload code itself sends the report that the interpreter
+    sends after the preload code has run.
+    """
     say = "import os, json; os.write(0, json.dumps({'files': 7, 'threads': 7}).encode());"
     for code, kind in (
         (say + "import time; time.sleep(1000)", un.TimeoutExpired),

@@ -114,7 +114,7 @@ while True:
 
 @contextlib.contextmanager
 def targets(world: World) -> Iterator[dict[str, object]]:
-    """Yield the targets of WAYS, while a neighbouring sandbox runs with a published port."""
+    """Run a neighbouring sandbox with a published port; yield the addresses that WAYS attack."""
     shown = world.run("ip", "-6", "-o", "addr", "show", "dev", "lan", "scope", "link").stdout
     command = [USERNSCTL, "run", "--network", "private", "--publish", f"0.0.0.0:{PUBLISHED}:80"]
     with subprocess.Popen(

@@ -50,9 +50,9 @@
 #define BUSY_US_MAX 20000
 #define BUSY_SHARE 8
 
-/* CPU time in microseconds that the sentry must have used since the last walk before a new walk is
- * due. With less, the sentry can have started only few processes. The sentry of an idle sandbox
- * uses this time in 150 ms. */
+/* A walk through the processes is postponed as long as the sentry has used less than this CPU time,
+ * in microseconds, since the last walk: the sentry can then have started only a few processes. The
+ * sentry of an idle sandbox uses this time in 150 ms. */
 #define START_US 4000
 #define TASKS_PER_MS 2
 #define WALK_MS_MIN 20
@@ -290,7 +290,8 @@ static bool counts_tasks(const struct limit_watch *watch)
     return watch->limits.pids && !watch->is_bound;
 }
 
-/* Returns whether the sandbox can have only few processes that the last walk has not found. */
+/* Returns whether the sandbox can have started only a few processes since the last walk through its
+ * processes. */
 static bool has_few_new_processes(const struct limit_watch *watch)
 {
     int64_t time, last = un_last_pid(watch->pids);
@@ -304,9 +305,9 @@ static bool has_few_new_processes(const struct limit_watch *watch)
     return time >= 0 && time - watch->walk_time < START_US;
 }
 
-/* Postpones a walk that would find only few new processes, and returns true. Returns false if more
- * processes may be new, if the last walk was at least IDLE_WALK_MS ms ago, or if it has found more
- * than LIMIT_PROCESSES processes. */
+/* Postpones the next walk through the processes and returns true if the sandbox can have started
+ * only a few processes since the last walk. Otherwise returns false; also if the last walk was at
+ * least IDLE_WALK_MS ms ago, or has found more than LIMIT_PROCESSES processes. */
 static bool postpone_walk(struct limit_watch *watch, int64_t now)
 {
     if (!watch->has_all || now >= watch->last_walk + IDLE_WALK_MS || !has_few_new_processes(watch))

@@ -108,15 +108,15 @@ def group_versions() -> tuple[int, int, int]:
 def prepare_groups(parts: int) -> None:
     """Prepare the control group of this process for child groups of sandboxes.
 
-    :param parts: the resources to limit, as bits (enum un_group_part).
+    :param parts: a bit mask of the resources to limit: ``1 << UN_GROUP_...`` (enum un_group_part).
     """
     lib.un_groups_prepare(parts)
 
 
 def sweep_groups(parts: int) -> None:
-    """Remove the control groups that remain of ended sandboxes because watchers were killed.
+    """Remove the control groups of sandboxes whose watchers were killed, and so removed no groups.
 
-    :param parts: the resources that the groups limit, as bits (enum un_group_part).
+    :param parts: as for :func:`prepare_groups`.
     """
     lib.un_groups_sweep(parts)
 
@@ -942,7 +942,10 @@ class NativeLaunch:
         raise self._error(err)
 
     def view(self) -> NativeView:
-        """Return the view of the sandbox; the view is valid until the launch is closed."""
+        """Return an object that looks up paths as the sandbox will see them.
+
+        The object is valid until this launch is closed.
+        """
         return NativeView(lib.un_launch_view(self._launch), self)
 
     def close(self) -> None:

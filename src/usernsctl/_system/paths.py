@@ -447,7 +447,7 @@ def _entry_or_link(trail: list[PathDescriptor], name: str) -> PathDescriptor | s
 
 
 def uid_outside() -> int:
-    """Return the effective uid of this process, as the parent of its user namespace sees the uid.
+    """Return the uid in the parent user namespace to which this process's effective uid is mapped.
 
     In the initial user namespace, or without /proc, return the effective uid itself.
     """

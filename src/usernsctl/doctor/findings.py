@@ -96,7 +96,7 @@ def hold(seen: Seen) -> list[tuple[Rule, Evidence]]:
 
 
 def _explained(held: Mapping[str, tuple[Rule, Evidence]], guessed: Rule) -> bool:
-    """Return whether a rule in `held` explains a probe that the rule `guessed` explains, too."""
+    """Return whether rules in `held` explain any of the probes that the rule `guessed` explains."""
     return any(set(guessed.explains) & set(rule.explains) for rule, _ in held.values())
 
 

@@ -249,9 +249,9 @@ def read_cgroup(tree: Tree) -> Cgroup:
 
 
 def read_pids(tree: Tree) -> tuple[int | None, int | None]:
-    """Return the lowest pids.max that applies to this process, and pids.current of its group.
+    """Return the lowest pids.max that applies to this process, and pids.current of the same cgroup.
 
-    The limit may be set on the control group of this process or on an ancestor of that group.
+    That cgroup is the cgroup of this process or one of its ancestors.
     """
     groups = _own_groups(tree)
     places = [(f"sys/fs/cgroup/{names}", path) for names, path in groups.items() if names == "pids"]

@@ -1,9 +1,9 @@
-"""Search for causes of unlisted messages by the operation and the error that the messages name.
+"""Search for the causes of error messages that the catalogue of messages does not contain.
 
-The messages in csrc/explain/messages are exact, but no list of messages is complete. An unlisted
-message still names an operation, such as ``clone`` or ``uid_map``, and an error, such as
-``Operation not permitted``, in the same line or in neighbouring lines. ``operations.toml`` contains
-the causes of each pair of operation and error, ``errors.toml`` the texts of the errors.
+The catalogue (csrc/explain/messages) contains exact messages, but can't contain all. Other messages
+still name an operation, such as ``clone`` or ``uid_map``, and an error, such as ``Operation not
+permitted``, in the same line or in neighbouring lines. ``operations.toml`` contains the causes of
+each pair of operation and error, ``errors.toml`` the texts of the errors.
 """
 
 from __future__ import annotations
@@ -193,15 +193,15 @@ def _lines_before(text: bytes, start: int) -> Iterator[bytes]:
 
 
 def _line_after(text: bytes, end: int) -> bytes:
-    """Return the beginning of the line after the line that ends at `end`."""
+    """Return the first _AROUND bytes of the line after the line that ends at the offset `end`."""
     return text[end + 1 : end + 1 + _AROUND].partition(b"\n")[0]
 
 
 @functools.cache
 def _literals() -> tuple[bytes, ...]:
-    """Return the words to search for: each line with an error contains at least one of them.
+    """Return byte strings to search for; each line with an error contains at least one of them.
 
-    The words of exact errors come first.
+    Those of the table ``exact`` in errors.toml come before those of the table ``vague``.
     """
     known = errors()
     exact, vague = ([*itertools.chain(*table.values())] for table in (known.exact, known.vague))

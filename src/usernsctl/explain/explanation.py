@@ -199,7 +199,7 @@ def _pieces(stream: _Limited) -> Iterator[bytes]:
 
 
 def _is_binary(block: bytes) -> bool:
-    """Return whether a block, from which NULs were removed, is empty or binary.
+    """Return whether a block is empty or binary. The caller must have removed the block's NULs.
 
     A block is binary if it is large, and consists of one repeated byte or has many control
     characters.

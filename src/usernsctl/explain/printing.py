@@ -1,4 +1,4 @@
-"""Print prose in lines of limited width."""
+"""Wrapping of text at a maximum line width, for doctor and explain."""
 
 from __future__ import annotations
 

@@ -288,8 +288,8 @@ static void the_helpers_are_looked_for_as_a_pair(void)
     remove_place(&other);
 }
 
-/* Checks that only regular files are opened. In an untrusted image, /etc may contain other files: a
- * FIFO blocks when it is opened, and a device may be endless. */
+/* Checks that only regular files are opened. In an untrusted image, /etc may contain other files:
+ * open(2) blocks on a FIFO, and read(2) may never reach the end of a device. */
 static void only_regular_files_are_read(void)
 {
     static const mode_t kinds[] = {S_IFIFO, S_IFSOCK, S_IFLNK};

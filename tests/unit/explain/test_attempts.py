@@ -1,4 +1,7 @@
-"""Tests of causes for unlisted messages, which explain finds by the operation and the error."""
+"""Tests of the causes that `usernsctl explain` finds for messages that its catalogue lacks.
+
+It finds these causes by the operation and the error that a message names.
+"""
 
 from __future__ import annotations
 

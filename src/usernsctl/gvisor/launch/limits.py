@@ -389,7 +389,10 @@ def _means(name: str, limit: float, machine: Machine) -> tuple[str | None, str |
 
 
 def _is_machine_root() -> bool:
-    """Return whether the caller is or could be root of the initial user namespace."""
+    """Return whether the caller is root, and may be root of the initial user namespace, too.
+
+    /proc/self/uid_map shows only the parent user namespace, which may not be the initial one.
+    """
     with open("/proc/self/uid_map", encoding="ascii") as file:
         inside, outside, _ = map(int, file.readline().split())
     return os.geteuid() == 0 and (inside, outside) == (0, 0)

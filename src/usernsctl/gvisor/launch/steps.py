@@ -22,8 +22,8 @@ SCRATCH, ID, STAMP = "@s", "@i", "@t"
 #: Name of an empty directory among the run's own files.
 EMPTY_DIRECTORY = "empty"
 
-# The maximum number of strings in a launch, and their maximum total size in bytes, as in
-# csrc/launch/.
+# The maximum number of strings in a launch, and the maximum size of an encoded launch in bytes;
+# must equal UN_LAUNCH_WORDS_MAX and UN_LAUNCH_MAX in the C core.
 WORDS_MAX = 1 << 18
 BYTES_MAX = 32 << 20
 _HEADER = ("usernsctl-launch", "2")
@@ -54,7 +54,7 @@ VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
         "{source} still has {size} bytes, the mode {mode} and the checksum {sum}",
     ),
     "scratch": (("path",), "mount the run's own tmpfs on {path}"),
-    # Records of the steps that create the root filesystem.
+    # Records of the steps that create the sandbox's root filesystem.
     "machine": (("name",), "show this machine's /{name}, read-only"),
     "snapshot": (("name",), "copy the files of /{name} that everybody may read"),
     "guarded": (("name",), "show the files of /{name} that everybody may read"),
@@ -69,7 +69,7 @@ VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "bind": (("source", "inside", "access"), "bind {source} on {inside}, {access}"),
     "mount": (("inside", "shows"), "let gVisor mount a filesystem of its own on {inside}"),
     "read-only": ((), "make the root filesystem read-only"),
-    # Records of the steps that create the run's own files.
+    # Records of the steps that create the run's own files, outside of the root filesystem.
     "make": (("name", "mode"), "make the directory {name}, mode {mode}"),
     "tmpfs": (("name", "size"), "mount a tmpfs of {size} bytes on {name}"),
     "limits": (

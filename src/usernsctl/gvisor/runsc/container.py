@@ -54,7 +54,10 @@ _REASONS: dict[str | None, Reason] = {
 
 
 def describe_limit(result: Result[Any], error: RunscError) -> None:
-    """Set the attributes of `result` that describe `error`, the reason why the sandbox ended."""
+    """Store in `result` why the sandbox ended: the reason, and the limit that it reached, if any.
+
+    :param error: the error that explains why the sandbox ended.
+    """
     result.reason = _REASONS.get(error.cause, "sandbox-ended")
     if isinstance(error, LimitError):
         result.limit, result.used = error.limit, error.used
