@@ -741,7 +741,7 @@ with un.SandboxHost() as host, host.start(["sleep", "1000"]) as box:
 """
 
 
-@tries(64, 160)
+@tries(24, 160)
 def test_many_commands_leak_nothing(count: int) -> None:
     command = [sys.executable, "-c", MANY, str(10_000 if tally.FULL else count)]
     done = capture(command, timeout=3600)
