@@ -32,8 +32,8 @@ WITHIN, PATIENCE = 2, 120
 # is more.
 EXCESS = 64 * MIB
 
-# Definitions that precede the Python code of each hog. A hog prints lines as it grows, so its last
-# line shows about when it reached its limit.
+# Definitions that precede the code of each Python program that exceeds a limit (class Hog). The
+# program prints lines as its usage grows, so the last line shows about when it reached the limit.
 NAMES = """
 import mmap, os, sys, time
 size = 1 << 20
@@ -137,7 +137,7 @@ HOGS = {
 
 @dataclass(frozen=True)
 class Run:
-    """A run of a hog.
+    """A run of a program that exceeds a limit (:class:`Hog`).
 
     :ivar result: the content of the result file of ``usernsctl run``.
     :ivar seconds: the seconds from the last line of output to the end of the run.

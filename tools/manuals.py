@@ -107,7 +107,7 @@ _EFFECTS: dict[str, tuple[tuple[str, ...], str]] = {
 # Matches a word of a manual page. A backslash escape or a link may contain spaces.
 _WORD = re.compile(r"(?:\\X'[^']*'|\\.|[^ \\])+")
 
-# Descriptions of options that --help lists without a text.
+# Descriptions of options that --help lists without a description.
 _ALWAYS = {"-h, --help": "show a summary and end", "-V, --version": "show the version and end"}
 
 # Maximum length of a line of text in a manual page.
