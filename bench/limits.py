@@ -194,7 +194,7 @@ def shown(name: str, used: float) -> str:
 
 
 def measure(name: str, hog: Hog, runs: int) -> str:
-    """Run a hog several times, and return its row of the table in docs/limits.md."""
+    """Run the program `hog` several times; return its row of the table in docs/limits.md."""
     done = [run(hog) for _ in range(runs)]
     counts = [
         sum(one.seconds <= WITHIN for one in done),

@@ -220,7 +220,7 @@ int un_run_helpers(int dir, const struct un_plan *plan, struct un_error *err)
         return 0;
     if (read_target_pid(dir, pid, sizeof pid, err))
         return -1;
-    /* Allocate these structures, because two of them do not fit a small stack. */
+    /* Allocate the two structures, because they do not fit a small stack. */
     un_auto_free struct call *calls = calloc(2, sizeof *calls);
     if (!calls)
         return un_fail_errno(err, UN_STEP_HELPER, "the arguments of a helper");

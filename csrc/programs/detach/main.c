@@ -19,8 +19,8 @@
  * sandbox has ended, the keeper writes the exit status to the file "status" in DIRECTORY, and
  * exits. If the kernel's OOM killer kills a process of the sandbox, or the sandbox exceeds one of
  * its LIMITS (shared.h, limits_parse()), the keeper kills all processes of the sandbox, and writes
- * the reason to the file "end" in DIRECTORY (shared.h, end_write()). SIGTERM to the keeper ends the
- * sandbox.
+ * the reason to the file "end" in DIRECTORY (shared.h, end_write()). After SIGTERM, the keeper
+ * kills the sandbox.
  *
  * CREATOR is a pidfd of the creator, needed because a forked child of the creator may keep
  * CONNECTION open. LOCK is a descriptor of DIRECTORY with a lock (flock(2)), which marks the
