@@ -145,8 +145,8 @@ static int find_closed(const struct un_launch *launch, const struct un_trail *tr
     return -1;
 }
 
-/* Mounts a copy on the directory of the host with the index `at` of the trail: a new directory that
- * has the same entries, and in which usernsctl can create mount points. */
+/* Mounts a copy on the directory of the host trail->place[at]: a new directory that has the same
+ * entries, and in which usernsctl can create mount points. */
 static int open_up(struct un_launch *launch, const struct un_trail *trail, size_t at,
                    const char *name, struct un_error *err)
 {
