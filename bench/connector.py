@@ -1,4 +1,4 @@
-"""Benchmark of the connector's `spec` command from a cold start, in gVisor and natively.
+"""Benchmark of an Airbyte connector's `spec` command from a cold start, in gVisor and natively.
 
     USERNSCTL_CONNECTOR=$(tools/environment connector) python bench/connector.py [ROUNDS]
 

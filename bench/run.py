@@ -1,4 +1,4 @@
-"""Benchmarks of usernsctl without target ratios; those with target ratios are in bench/aims.py."""
+"""Benchmarks of starts and commands that have no target ratio; bench/aims.py has the others."""
 
 from __future__ import annotations
 

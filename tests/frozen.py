@@ -1,4 +1,4 @@
-"""Helper functions for tests of frozen launches and of launches that start no command."""
+"""Helper functions for tests of launch files, which `usernsctl freeze` writes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COMMAND = ("sh", "-c", "echo ran")
 
 
 def freeze(file: Path, *options: str, command: tuple[str, ...] = COMMAND) -> Path:
-    """Write a frozen launch to `file` with `usernsctl freeze`.
+    """Write the launch file `file` by `usernsctl freeze`.
 
     :returns: `file`.
     """
@@ -28,7 +28,10 @@ def freeze(file: Path, *options: str, command: tuple[str, ...] = COMMAND) -> Pat
 def assert_refused(
     done: subprocess.CompletedProcess[str], *says: str, cause: str | None = None
 ) -> None:
-    """Check that a launch failed with status 125 and one message, without running the command."""
+    """Check that `usernsctl-exec --launch` failed with status 125 and one message.
+
+    The command must not have run.
+    """
     assert (done.returncode, done.stdout) == (125, ""), done.stderr
     first, *rest = done.stderr.splitlines()
     assert first.startswith("usernsctl-exec: "), done.stderr
@@ -43,7 +46,7 @@ def assert_ran(done: subprocess.CompletedProcess[str], output: str = "ran\n") ->
 
 
 def decoded(text: bytes) -> tuple[list[str], list[Record]]:
-    """Return the header and the records of a frozen launch."""
+    """Return the header and the records of a launch file with the content `text`."""
     assert text.endswith(b"\0")
     words = [os.fsdecode(word) for word in text[:-1].split(b"\0")]
     header, rest = words[:3], words[3:]
@@ -57,7 +60,7 @@ def decoded(text: bytes) -> tuple[list[str], list[Record]]:
 
 
 def without_sandbox(launch: Path, *command: str) -> None:
-    """Change a frozen launch to run a command on the host instead of in a sandbox."""
+    """Change a launch file to run a command on the host instead of in a sandbox."""
     header, records = decoded(launch.read_bytes())
     kept = [one for one in records if one.verb not in ("watch", "runsc-env", "end")]
     ends = [*(record("watch", word) for word in command), record("end")]

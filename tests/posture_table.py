@@ -339,6 +339,6 @@ def in_remapped(sandboxes: Mapping[str, Posture]) -> dict[str, Posture]:
 
 RUN_IN_CONTAINER = in_container(RUN)
 RUN_IN_REMAPPED = in_remapped(RUN)
-# Frozen launches in usernsctl's container images use --expose-root.
+# The launch files in usernsctl's container images were written with --expose-root.
 LAUNCH_IN_CONTAINER = in_container(RUN_WITH_EXPOSED_ROOT)
 LAUNCH_IN_REMAPPED = in_remapped(RUN_WITH_EXPOSED_ROOT)

@@ -1,4 +1,4 @@
-"""Program that tries all known ways out of a sandbox with a network.
+"""Program that tries all known ways to get around the network restrictions of a sandbox.
 
     python3 ways_out.py ADDRESSES [NAME...]
 

@@ -1,4 +1,4 @@
-"""Write docs/causes.md from the catalogue of causes. With --check, only check it.
+"""Write docs/causes.md from the catalogue of the causes of failures. With --check, only check it.
 
 usernsctl must be installed from this tree in the environment that runs the script.
 """

@@ -305,7 +305,7 @@ const struct un_mounted *un_mounts_by_id(const struct un_mounts *mounts, int id)
  * another mount namespace. Returns 0, or -1 with errno set. */
 int un_mounts_find(const struct un_mounts *mounts, int fd, const struct un_mounted **found);
 
-/* ---- procfile.c: values in /proc that tell the causes of an errno apart ---------------------- */
+/* ---- procfile.c: reading single values from files in /proc ----------------------------------- */
 
 /* Returns the number in the file `file` below `proc`, such as "sys/user/max_user_namespaces", or -1
  * if the file can't be read. */
@@ -340,7 +340,7 @@ bool un_proc_apparmor(const char *proc, const char *who, char *label, size_t siz
  * if the process has no such control group. */
 bool un_proc_cgroup(const char *proc, const char *controller, char *path, size_t size);
 
-/* ---- caps.c: capabilities, by direct system calls -------------------------------------------- */
+/* ---- caps.c: getting and setting the capabilities of this thread, without libcap ------------- */
 
 /* Buffer for capget(2) and capset(2). In version 3 of the interface, each 64-bit set is split into
  * two words of 32 bits, the lower one first. */

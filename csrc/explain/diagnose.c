@@ -1,7 +1,7 @@
 /*
- * Choosing among the causes that have the same errno, by facts that take only microseconds to read.
- * A cause is reported only if a fact proves it. usernsctl doctor finds more causes, because it can
- * try the steps that failed.
+ * Determining the cause of a failed system call. The same errno may have several causes, so facts
+ * about the host decide, which take only microseconds to read. A cause is reported only if a fact
+ * proves it. usernsctl doctor finds more causes, because it can try the steps that failed.
  */
 #include "base/base.h"
 #include "explain/explain.h"

@@ -9,7 +9,7 @@
 #include <stdint.h>
 #include <string.h>
 
-/* ---- texts.c: messages and causes, generated from the catalogue by texts.py ------------------ */
+/* ---- texts.c: error messages and their causes, which texts.py generates from the catalogue --- */
 
 /* The messages of the catalogue, as lists of strings. NUL ends a string, an empty string ends a
  * list, and another empty string ends the table. A message has two lists: the patterns that
@@ -102,7 +102,7 @@ const char *un_cause_of_closed_proc(const char *proc);
  * `err`. */
 void un_explain_cgroup(struct un_error *err, int dir);
 
-/* ---- limits.c: how often the control group has reached its limits ---------------------------- */
+/* ---- limits.c: how often this process's control group has reached its limits ----------------- */
 
 enum un_limit {
     UN_LIMIT_MEMORY, /* memory limit; its count is the number of processes that the OOM killer has

@@ -1,5 +1,5 @@
-/* Plans for the calling process. The functions here read the facts; map/plan.c chooses the maps and
- * the writers. */
+/* Planning id maps for the calling process. The functions here read the facts about the process;
+ * map/plan.c chooses the maps, and the process or program that writes each map. */
 #include "facts/facts.h"
 #include "map/map.h"
 #include "sys/sys.h"

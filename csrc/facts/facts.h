@@ -7,7 +7,7 @@
 
 #include <sys/stat.h>
 
-/* ---- ask.c: finding and running system programs ---------------------------------------------- */
+/* ---- ask.c: finding programs, and running those that look up users by NSS -------------------- */
 
 /* Returns whether a path is a regular file that this process may execute, and stores its status in
  * `status`. */

@@ -159,7 +159,7 @@ uint64_t un_oom_kills(void);
 /* Returns how many processes on the host have been killed by the OOM killer. */
 uint64_t un_machine_oom_kills(void);
 
-/* ---- runsc's failures (explain/runsc.c) ------------------------------------------------------ */
+/* ---- causes of runsc's failures (explain/runsc.c) -------------------------------------------- */
 
 /* Exit statuses of `runsc run` if runsc fails, and if it crashes (2, as for every Go program). The
  * command in a sandbox may exit with the same statuses, so a status alone does not prove that runsc
@@ -187,7 +187,7 @@ int un_runsc_explain(const char *message, const char *limit, const char *config,
 void un_runsc_explain_silence(int status, const char *limit, const char *proc,
                               struct un_runsc_failure *failure);
 
-/* ---- output of runsc (explain/messages.c, explain/runsc_files.c) ----------------------------- */
+/* ---- reading runsc's logs (explain/messages.c, explain/runsc_files.c) ------------------------ */
 
 /* A list of strings, each terminated by NUL, one directly after the other. */
 struct un_messages {
@@ -222,7 +222,7 @@ int un_runsc_logs_read(const char *errors, const char *crash, const char *debug,
                        struct un_runsc_logs *logs);
 void un_runsc_logs_free(struct un_runsc_logs *logs);
 
-/* ---- messages of other programs (explain/search.c) ------------------------------------------- */
+/* ---- searching a text for known error messages (explain/search.c) ---------------------------- */
 
 #define UN_CAUSES_MAX 256      /* maximum number of causes in the catalogue */
 #define UN_OCCURRENCES_MAX 512 /* maximum number of messages, hints and causes together */
@@ -253,7 +253,7 @@ void un_search_add(struct un_search *search, const char *piece, size_t size);
  * causes. */
 size_t un_search_causes(const struct un_search *search, const char *ids[UN_CAUSES_MAX]);
 
-/* ---- extents and maps (map/idmap.c, sys/map_files.c) ----------------------------------------- */
+/* ---- id maps and their extents (map/idmap.c, sys/map_files.c) -------------------------------- */
 
 #define UN_MAP_MAX 340 /* maximum number of extents in a map; 5 before Linux 4.15 */
 /* Size of the longest text of a map: 340 lines of three ten-digit numbers, and a NUL. */
@@ -438,7 +438,7 @@ int un_dumpable(void);
  * this process. */
 int un_landlock_version(void);
 
-/* ---- planning (map/plan.c, facts/caller_plan.c) ---------------------------------------------- */
+/* ---- planning id maps (map/plan.c, facts/caller_plan.c) -------------------------------------- */
 
 enum un_setgroups { UN_SETGROUPS_AUTO, UN_SETGROUPS_ALLOW, UN_SETGROUPS_DENY };
 
@@ -520,7 +520,7 @@ int un_plan_to_join(int dir, struct un_plan *plan, struct un_error *err);
 int un_plan_for_caller(const struct un_request *request, const struct un_sources *sources,
                        struct un_facts *facts, struct un_plan *plan, struct un_error *err);
 
-/* ---- writing the maps (sys/map_files.c, ns/helper.c) ----------------------------------------- */
+/* ---- writing id maps (sys/map_files.c, ns/helper.c) ------------------------------------------ */
 
 /* Writes the files setgroups, uid_map and gid_map, in this order, in the /proc directory of a
  * process, which is open as `dir`. Skips maps that a helper writes. Async-signal-safe. */

@@ -268,10 +268,10 @@ static const char *path_of(const struct un_launch_params *params)
     return path;
 }
 
-/* Returns the remedy for a command that a frozen launch can't execute. The remedy can't name the
- * options with which the launch was frozen, because the launch does not contain them. `root` is the
- * directory of the host that becomes the sandbox's root directory: "/" if the sandbox sees all
- * files of the host, NULL if the root directory is built from several directories. */
+/* Returns the remedy for a launch file whose command can't be executed. The remedy can't name the
+ * options with which `usernsctl freeze` wrote the file, because the file does not contain them.
+ * `root` is the directory of the host that becomes the sandbox's root directory: "/" if the sandbox
+ * sees all files of the host, NULL if the root directory is built from several directories. */
 static const char *remedy_of(const struct un_command_fault *fault, const char *root)
 {
     bool shows_all = root && !strcmp(root, "/");

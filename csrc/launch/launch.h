@@ -271,7 +271,7 @@ bool un_shows_host(const struct un_launch *launch);
  * user namespace. */
 int un_find_closed_dirs(struct un_launch *launch, struct un_error *err);
 
-/* ---- kernel_files.c: bind mounts that expose the kernel -------------------------------------- */
+/* ---- kernel_files.c: rejecting bind mounts that expose interfaces of the kernel -------------- */
 
 /* Fails if the source of a writable bind mount lies on a filesystem that is an interface of the
  * kernel, such as proc or sysfs, or contains such a filesystem. Allows files in /dev. Checks only
@@ -279,7 +279,7 @@ int un_find_closed_dirs(struct un_launch *launch, struct un_error *err);
  * already checked the file. */
 int un_refuse_kernel_files(struct un_launch *launch, struct un_error *err);
 
-/* ---- view.c: the filesystem that a sandbox will see ------------------------------------------ */
+/* ---- view.c: resolving paths in the filesystem that a sandbox will see ----------------------- */
 
 /* Closes the descriptors of a view, and frees the memory that it points to, but not the struct
  * itself. */
@@ -435,7 +435,7 @@ int un_snapshot(struct un_launch *launch, int source, int target, struct un_erro
 int un_hide_private(struct un_launch *launch, int directory, const char *name,
                     struct un_error *err);
 
-/* ---- steps: functions that each perform one record ------------------------------------------- */
+/* ---- steps: functions that perform a record, one function for each verb ---------------------- */
 
 typedef int un_step_function(struct un_launch *launch, const struct un_record *record,
                              struct un_error *err);
@@ -483,7 +483,7 @@ int un_show_limits(const char *path, uint64_t memory, uint64_t processors, bool 
  * the files in it. */
 int un_hide_home(struct un_launch *launch, const char *home, struct un_error *err);
 
-/* ---- config.c: config.json of a launch ------------------------------------------------------- */
+/* ---- config.c: writing the config.json of a launch ------------------------------------------- */
 
 /* Builds the contents of config.json in `text`. `maps` are the maps of the user namespace, or NULL
  * if no record needs them. The caller must free `text`, even after a failure. */

@@ -1,12 +1,13 @@
-/* Opening the source files of a launch before this process enters the namespaces, and checking that
- * the programs among them have not changed since the launch was frozen. */
+/* Opening the host files of a launch before this process enters the namespaces, and checking that
+ * the programs among them have not changed since the launch file was written. */
 #include "base/base.h"
 #include "launch/launch.h"
 #include "sys/sys.h"
 
 #include <inttypes.h>
 
-/* Fills in `err` for a host that has changed since the launch was frozen. Evaluates to -1. */
+/* Fills in `err` for a host that has changed since the launch file was written. Evaluates to
+ * -1. */
 #define OUTDATED(launch, err, filename, ...)                                                       \
     (set_outdated_remedy(launch, filename),                                                        \
      un_fail(err, UN_STEP_LAUNCH, 0, "launch-outdated", __VA_ARGS__))
@@ -23,7 +24,7 @@ static void set_outdated_remedy(struct un_launch *launch, const char *filename)
                          remedy ? un_record_argument(remedy, 0) : NULL);
 }
 
-/* Fails if a program has changed since the launch was frozen. Checks the descriptor that is
+/* Fails if a program has changed since the launch file was written. Checks the descriptor that is
  * executed later, so that no other program can take its place after the check. */
 static int check_assumed(struct un_launch *launch, const struct un_record *record,
                          struct un_error *err)

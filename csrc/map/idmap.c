@@ -1,4 +1,4 @@
-/* Extents and maps: parsing, checking and formatting. */
+/* Parsing, checking and formatting id maps and their extents. */
 #include "base/base.h"
 
 #include <inttypes.h>

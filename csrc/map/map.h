@@ -1,10 +1,11 @@
-/* Building maps from requests, and choosing their writers. Internal. */
+/* Building id maps from requests, and choosing the process or program that writes each map.
+ * Internal. */
 #ifndef USERNSCTL_MAP_H
 #define USERNSCTL_MAP_H
 
 #include "include/usernsctl.h"
 
-/* ---- kind.c: constants of uids and gids ------------------------------------------------------ */
+/* ---- kind.c: the files, programs and capabilities for uid maps and for gid maps -------------- */
 
 struct un_kind_facts {
     const char *name;        /* "uid" or "gid" */
@@ -24,14 +25,14 @@ extern const struct un_kind_facts un_kinds[2];
 /* Writes a range of ids to `text` as messages show it, "uid 5" or "uids 5-9". Returns `text`. */
 const char *un_ids_text(int kind, uint32_t first, uint32_t count, char text[UN_IDS_TEXT_MAX]);
 
-/* ---- compose.c: building a map from a request ------------------------------------------------ */
+/* ---- compose.c: building an id map from a request -------------------------------------------- */
 
 /* Builds the uid map or the gid map of a request. Stores in `clipped` the parts of the subordinate
  * ranges that the parent's map does not contain. */
 int un_compose(int kind, const struct un_request *request, const struct un_facts *facts,
                struct un_map *map, struct un_ranges *clipped, struct un_error *err);
 
-/* ---- plan.c: functions of the planner that other files call ---------------------------------- */
+/* ---- plan.c: parts of the planning of id maps ------------------------------------------------ */
 
 /* Plans a map of only the caller's own id, after the full request (with allow_single_id) has failed
  * with the error `err`. Stores that error in the plan. */

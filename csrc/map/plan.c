@@ -1,5 +1,5 @@
-/* Planning: choosing the maps and their writers. All functions here are pure, so a plan depends
- * only on the request and the facts. */
+/* Planning: choosing the id maps, and the process or program that writes each map. All functions
+ * here are pure, so a plan depends only on the request and on the facts about the caller. */
 #include "base/base.h"
 #include "map/map.h"
 

@@ -218,7 +218,7 @@ struct un_own_maps {
  * three map files; a process with uid 0 usually stays non-dumpable even then. Async-signal-safe. */
 int un_make_and_map(uint64_t flags, const struct un_own_maps *maps, struct un_error *err);
 
-/* ---- map_files.c: setgroups, uid_map and gid_map of a process -------------------------------- */
+/* ---- map_files.c: writing and reading setgroups, uid_map and gid_map of a process ------------ */
 
 /* Fills in `maps` with the maps of a plan that the process writes itself. Stores their contents in
  * `text`. */
@@ -230,7 +230,7 @@ void un_own_maps_of(const struct un_plan *plan, char text[2][UN_MAP_TEXT_MAX],
  * UN_SETGROUPS_DENY. */
 int un_setgroups_read(int dir, int *setgroups, struct un_error *err);
 
-/* ---- filter.c: detecting calls that a seccomp filter forbids -------------------------------- */
+/* ---- filter.c: detecting calls that a seccomp filter forbids --------------------------------- */
 
 enum { UN_PROBE_ARGUMENTS = 6 };
 

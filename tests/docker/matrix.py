@@ -1,4 +1,4 @@
-"""Table of container configurations, with the causes and remedies expected for each."""
+"""Table of container configurations, with the errors (causes, remedies) expected in each."""
 
 from __future__ import annotations
 

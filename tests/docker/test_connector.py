@@ -1,4 +1,4 @@
-"""Tests of the connector's container: messages, signals, exit statuses and errors."""
+"""Tests of an Airbyte connector's container: messages, signals, exit statuses and errors."""
 
 from __future__ import annotations
 

@@ -457,7 +457,7 @@ def test_the_documented_launch_works(plain: Engine, tmp_path: Path) -> None:
 
 @pytest.mark.timeout(600)
 def test_the_documented_launch_with_ptrace_works(plain: Engine, tmp_path: Path) -> None:
-    """Check that a frozen launch with the platform ptrace works.
+    """Check that a launch file with gVisor's platform ptrace works.
 
     docs/docker.md advises this platform for some programs.
     """

@@ -1,4 +1,4 @@
-"""Tests of container configurations: gVisor works, or cause and remedy are reported."""
+"""Tests of container configurations: gVisor works, or the error names its cause and a remedy."""
 
 from __future__ import annotations
 

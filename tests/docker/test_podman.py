@@ -98,7 +98,7 @@ def test_docker_args_for_podman_work(podman: Podman, ids: str, option: str) -> N
 
 
 def test_an_image_with_rewritten_times_works(podman: Podman) -> None:
-    """Check that a frozen launch works in an image whose files have the modification time 0."""
+    """Check that a launch file works in an image whose files have the modification time 0."""
     context = podman.directory / "context"
     context.mkdir(mode=0o755)
     (context / "Containerfile").write_text(f"FROM {PRELUDE}\nLABEL rewritten=1\n")

@@ -1,4 +1,4 @@
-"""Comparison of the results of commands with those in the table of environments."""
+"""Comparison of the results of usernsctl's commands with the results that table.py expects."""
 
 from __future__ import annotations
 

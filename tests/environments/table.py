@@ -1,4 +1,4 @@
-"""Table of environments: the commands that work in each, and the causes if they fail."""
+"""Table of environments: the commands that work in each, and the causes that others report."""
 
 from __future__ import annotations
 

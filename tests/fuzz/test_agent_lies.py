@@ -1,4 +1,4 @@
-"""Tests of the host with a compromised agent's messages: no deadlock, leak or wrong result."""
+"""Tests of SandboxHost with messages of a compromised agent: no deadlock, leak or wrong result."""
 
 from __future__ import annotations
 

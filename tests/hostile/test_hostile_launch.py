@@ -1,4 +1,4 @@
-"""Attacks on a launch file by another user, by the launched sandbox and with signals.
+"""Attacks on a launch file by another user, by the sandbox that it starts, and with signals.
 
 In most tests, a fake runsc prints what a payload would have obtained (stand_in.c).
 """

@@ -48,7 +48,7 @@ def ways_to(place: Path, tmp_path: Path) -> dict[str, Path]:
 
 
 def run(usernsctl: Program, prelude: Program, bind: str, launch: Path) -> list[str]:
-    """Try to bind-mount a directory, with run and with frozen launches; return the errors."""
+    """Try to bind-mount a directory, with `run` and with launch files; return the errors."""
     found = [usernsctl("run", "--bind", bind, "--", "ls", "/shown", env=dict(os.environ)).stderr]
     frozen = usernsctl("freeze", "--bind", bind, "-o", launch, "--", "ls", env=dict(os.environ))
     found.append(frozen.stderr)

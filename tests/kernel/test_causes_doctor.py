@@ -1,4 +1,4 @@
-"""Tests of doctor on the test host: its output, its processes, required programs and duration."""
+"""Tests of doctor on the test host: output, processes, required programs and duration."""
 
 from __future__ import annotations
 

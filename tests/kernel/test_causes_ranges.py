@@ -1,4 +1,4 @@
-"""Tests of causes that prevent id maps with several ids. Each test applies a misconfiguration."""
+"""Tests of the errors of maps with several ids, each test with one misconfiguration."""
 
 from __future__ import annotations
 

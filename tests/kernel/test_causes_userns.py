@@ -1,4 +1,4 @@
-"""Tests of causes that prevent user namespaces or maps. Each test applies a misconfiguration."""
+"""Tests of the errors of user namespaces and id maps, each test with one misconfiguration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of starting a command in a control group, and of the errors for unusable groups."""
+"""Tests of starting a command in a control group, and of the errors of unusable control groups."""
 
 from __future__ import annotations
 

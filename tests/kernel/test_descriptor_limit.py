@@ -1,4 +1,4 @@
-"""Tests of starts without free descriptors: errors name the right cause, and nothing leaks."""
+"""Tests of starting commands without free descriptors: errors name the cause; nothing leaks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of all values of `idmap`, and of the warning if only a single id is mapped."""
+"""Tests of all values of the argument `idmap`, and of the warning if only one id is mapped."""
 
 from __future__ import annotations
 

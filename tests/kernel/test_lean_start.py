@@ -1,4 +1,4 @@
-"""Tests that a start imports only listed modules, because imports take long.
+"""Tests that commands of usernsctl import only the modules listed here, because imports take long.
 
 The lists contain top-level packages and submodules of usernsctl, but no private modules of the
 standard library, since public modules import them. Before you add a name to a list, consider

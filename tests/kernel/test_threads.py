@@ -1,4 +1,4 @@
-"""Tests of starts beside concurrent threads, forks and signals: nothing may deadlock or leak."""
+"""Tests of starting commands beside threads, forks and signals: nothing may deadlock or leak."""
 
 from __future__ import annotations
 

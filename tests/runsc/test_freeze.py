@@ -197,7 +197,7 @@ def test_frozen_launch_runs_a_bundle(usernsctl: Program, prelude: Program, tmp_p
 def test_frozen_launch_uses_the_host_name_of_the_start(
     usernsctl: Program, prelude: Program, tmp_path: Path
 ) -> None:
-    """Check that the sandbox has the name of the host that starts the frozen launch.
+    """Check that the sandbox has the name of the host on which the launch is performed.
 
     The option --hostname of `usernsctl freeze` takes precedence.
     """

@@ -1,4 +1,4 @@
-"""Tests of the errors of frozen launches, which look up the cause of a failure without Python."""
+"""Tests of the errors of `usernsctl-exec --launch`, which explains failures without Python."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ Fails = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def fail_launch(prelude: Program, usernsctl: Program, tmp_path: Path) -> Fails:
-    """Return a function that freezes a launch and starts it with a fake runsc that fails."""
+    """Return a function that writes and performs a launch file with a fake runsc that fails."""
     program = tmp_path / "bin" / "runsc"
     program.parent.mkdir()
     program.write_text(STAND_IN)

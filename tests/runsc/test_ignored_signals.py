@@ -29,7 +29,7 @@ IGNORE = 'trap "" $0; echo ignoring; exec "$@"'
 def start(
     request: pytest.FixtureRequest, usernsctl: Program, prelude: Program, tmp_path: Path
 ) -> list[str]:
-    """Return the argv that starts a command with `usernsctl run` or with a frozen launch."""
+    """Return the argv that starts a command with `usernsctl run` or with a launch file."""
     if request.param == "run":
         return [str(usernsctl.path), "run", "--"]
     freeze(tmp_path / "launch")

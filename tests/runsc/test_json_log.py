@@ -1,4 +1,4 @@
-"""Tests of JSON messages (--log=json) from usernsctl run, frozen launches and in-gvisor."""
+"""Tests of JSON messages (--log=json) of usernsctl run, usernsctl-exec --launch and in-gvisor."""
 
 from __future__ import annotations
 

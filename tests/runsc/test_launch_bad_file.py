@@ -1,4 +1,4 @@
-"""Tests of usernsctl-exec --launch with invalid, modified and untrusted files."""
+"""Tests of usernsctl-exec --launch with invalid, modified and untrusted launch files."""
 
 from __future__ import annotations
 
@@ -242,9 +242,10 @@ def test_launch_writable_by_the_sandbox_is_refused(
 def test_launch_with_a_bind_mount_of_the_state_is_refused(
     prelude: Program, perform: Refused, tmp_path: Path
 ) -> None:
-    """Check that the start of a launch rejects a bind mount of the state directory.
+    """Check that usernsctl-exec rejects a launch file that bind-mounts the state directory.
 
-    The freeze can't reject the mount, because it does not know the state directory of the start.
+    `usernsctl freeze` can't reject the mount, because the user who performs the launch may have
+    another state directory.
     """
     runtime = tmp_path / "runtime"
     (runtime / "usernsctl" / "inner").mkdir(parents=True)

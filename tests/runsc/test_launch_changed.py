@@ -1,4 +1,4 @@
-"""Tests of usernsctl-exec --launch on a host that has changed since the freeze."""
+"""Tests of usernsctl-exec --launch on a host that has changed since the file was written."""
 
 from __future__ import annotations
 

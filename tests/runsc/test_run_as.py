@@ -42,13 +42,13 @@ def tree(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def launch(tree: Path, tmp_path: Path) -> Path:
-    """Freeze a launch of the root filesystem `tree`, without a command; return its path."""
+    """Write a launch file with the root filesystem `tree`, but without a command; return it."""
     return freeze(tmp_path / "launch", "--rootfs", str(tree), command=())
 
 
 @pytest.fixture
 def here(tree: Path, tmp_path: Path) -> Callable[..., Path]:
-    """Return a function that freezes a launch with the host's files, but the users of `tree`."""
+    """Return a function that writes a launch file with the host's files and the users of `tree`."""
     binds = [f"--bind={tree}/etc/{name}:/etc/{name}" for name in ("passwd", "group")]
     return lambda *options: freeze(tmp_path / "here", *binds, *options, command=("sh", "-c", IDS))
 

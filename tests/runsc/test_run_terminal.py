@@ -20,7 +20,7 @@ Start = Callable[..., Session]
 def start(
     request: pytest.FixtureRequest, usernsctl: Program, prelude: Program, tmp_path: Path
 ) -> Iterator[Start]:
-    """Return a function that starts a command on a terminal, with `run` or with a frozen launch."""
+    """Return a function that starts a command on a terminal, with `run` or with a launch file."""
     sessions: list[Session] = []
 
     def start(*command: str, options: tuple[str, ...] = ()) -> Session:

@@ -77,7 +77,7 @@ def test_invalid_sidecar_is_reported_before_the_start(
 
 
 def test_launch_refuses_a_replaced_sidecar(prelude: Program, release: Path) -> None:
-    """Replace a sidecar program, which runs outside gVisor, after the launch was frozen."""
+    """Replace a sidecar program, which runs outside gVisor, after the launch file was written."""
     runsc = release / "runsc"
     sentry = release / "gvisor-bin" / "gvisor_sentry"
     # Let the fake runsc execute one of its sidecar programs.

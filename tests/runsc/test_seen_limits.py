@@ -39,9 +39,9 @@ def parse_output(output: str) -> tuple[int, int]:
 def command(
     request: pytest.FixtureRequest, usernsctl: Program, prelude: Program, tmp_path: Path
 ) -> Command:
-    """Return a function that returns the argv for a command, in a run or a frozen launch.
+    """Return a function that returns the argv to start a command with `run` or with a launch file.
 
-    The launch is frozen here, outside the control groups with limits.
+    The launch file is written here, outside of the control groups with limits.
     """
     if request.param == "run":
         return lambda *words: [str(usernsctl.path), "run", "--", *words]

@@ -1,4 +1,4 @@
-"""Tests of the warning of frozen launches about volumes whose changes are lost."""
+"""Tests of usernsctl-exec's warning that a sandbox's writes to a volume will be lost."""
 
 from __future__ import annotations
 

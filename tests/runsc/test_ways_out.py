@@ -1,4 +1,7 @@
-"""Tests of known ways out of a sandbox with a network (tests/ways_out.py), in a virtual network.
+"""Tests of known attacks on the network restrictions of a sandbox, in a virtual network.
+
+tests/ways_out.py contains the attacks, which are called ways.
+
 
 One sandbox of each kind tries all ways in one run. The same program on the simulated host shows
 that the ways work unless something denies them.

@@ -209,7 +209,7 @@ void agent_idle_forget(struct agent_idle *idle, struct agent_block *block);
 /* Returns whether any keeper is the listener. */
 bool agent_idle_any(const struct agent_idle *idle);
 
-/* ---- agent: the state of the agent that keepers read ----------------------------------------- */
+/* ---- agent: the agent's state, which keepers read -------------------------------------------- */
 
 /* Signal that a keeper sends to the agent to request a call of agent_kill_while_stopped(), if the
  * keeper can't kill the processes of its command by itself. */

@@ -62,7 +62,7 @@ static bool stop_copy(struct copy *copy, int errnum)
     return answer_copy(copy, AGENT_STOPPED, errnum);
 }
 
-/* ---- input ----------------------------------------------------------------------------------- */
+/* ---- reading the records that the host sends ------------------------------------------------- */
 
 /* Reads more input, and appends it to the unprocessed bytes in copy->input. Returns false at end of
  * file or after a read error. */
@@ -319,7 +319,7 @@ static bool copy_records(struct copy *copy)
     return stop_copy(copy, EPROTO);
 }
 
-/* ---- the tree and its parent directory ------------------------------------------------------- */
+/* ---- creating a directory tree and its missing parent directories ---------------------------- */
 
 /* Creates the missing parent directories of `path`. Modifies the string `path` temporarily. */
 static void create_parents(char *path)
@@ -381,7 +381,7 @@ bool agent_copy_in(const struct agent_copying *how)
     return is_whole;
 }
 
-/* ---- a single file --------------------------------------------------------------------------- */
+/* ---- writing a single file ------------------------------------------------------------------- */
 
 /* Creates the file `path`, or opens and truncates an existing regular file. Sets *is_new if the
  * file was created. Returns a descriptor, or -1 with errno set. */

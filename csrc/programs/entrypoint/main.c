@@ -10,11 +10,11 @@
  * choose the code that runs outside of gVisor. So this program is statically linked, because a
  * dynamic loader obeys environment variables, and it executes only programs in its own directory.
  *
- * One of these is usernsctl-exec, which is statically linked, too. usernsctl-exec performs a frozen
- * launch. The launch is a file, written when the image was built, that contains all decisions about
- * the start of a sandbox. usernsctl-exec passes the container's environment to the command in
- * gVisor, but does not use it itself. Without a frozen launch, this program starts Python with a
- * clean environment, and passes the container's environment in a memfd.
+ * One of these is usernsctl-exec, which is statically linked, too. usernsctl-exec performs a launch
+ * file, which was written when the image was built, and contains all decisions about the start of a
+ * sandbox. usernsctl-exec passes the container's environment to the command in gVisor, but does not
+ * use it itself. Without a launch file, this program starts Python with a clean environment, and
+ * passes the container's environment in a memfd.
  *
  * What the command may access is decided only by the options of in-gvisor.
  */
@@ -38,8 +38,8 @@
 #define FAILED 125
 #define CLI "usernsctl"
 #define SELF "in-gvisor"
-/* Path of the frozen launch for the default options of in-gvisor, and the suffixes of the path for
- * other options. */
+/* Path of the launch file for the default options of in-gvisor, and the suffixes of the paths of
+ * the launch files for other options. */
 #define LAUNCH "/etc/usernsctl/launch"
 #define NO_NETWORK ".no-network"
 #define PRIVATE_NETWORK ".private-network"
@@ -237,8 +237,8 @@ static bool has_python(void)
     return !find_in_own_directory("python3", python) && !access(python, X_OK);
 }
 
-/* Executes usernsctl-exec to perform a frozen launch. Returns only on failure, with the exit
- * status. */
+/* Executes usernsctl-exec to perform the launch file `launch`. Returns only on failure, with the
+ * exit status. */
 static int perform_launch(struct argv_builder *builder, const char *launch,
                           const struct policy *policy, char *const *rest)
 {
@@ -420,7 +420,7 @@ static int parse_policy(int argc, char **argv, struct policy *policy)
     return -1;
 }
 
-/* Executes `usernsctl run` with the options in `policy`, for which there is no frozen launch.
+/* Executes `usernsctl run` with the options in `policy`, for which there is no launch file.
  * Returns only on failure, with the exit status. */
 static int run_by_python(const struct policy *policy, char *const *command,
                          struct argv_builder *builder)

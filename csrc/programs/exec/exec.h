@@ -44,7 +44,7 @@ int un_options_parse(int argc, char **argv, struct un_options *options, struct u
 /* The text of usernsctl-exec --help. */
 extern const char un_options_help[];
 
-/* ---- identity.c: the ids of the command ------------------------------------------------------ */
+/* ---- identity.c: the uid and gid of the command ---------------------------------------------- */
 
 /* Sets setup->uid and setup->gid to the ids of the command in the user namespace, unless options
  * have set them. `alike` must be set if the real, effective and saved ids of this process are
@@ -52,7 +52,7 @@ extern const char un_options_help[];
 void un_take_identity(const struct un_plan *plan, const struct un_facts *facts, bool alike,
                       struct un_setup *setup);
 
-/* ---- enter.c: planning and entering namespaces ----------------------------------------------- */
+/* ---- enter.c: planning id maps, and entering new namespaces ---------------------------------- */
 
 /* Plans the id maps for a request. `path` is a colon-separated list of directories to search for
  * newuidmap and newgidmap, or NULL for the system's directories. Returns 0, or -1 with the error in
@@ -189,7 +189,7 @@ int un_launch_file_read(const char *file, struct un_launch_file *of, struct un_l
 int un_launch_file_name(const char *file, struct un_error *err);
 void un_launch_file_close(struct un_launch_file *of);
 
-/* ---- volumes.c: volumes to which writes are lost --------------------------------------------- */
+/* ---- volumes.c: warning about volumes that do not receive the command's writes --------------- */
 
 /* Prints a warning if the sandbox contains volumes of this container that the caller may write to,
  * and if the command's writes to these volumes will be lost. The files in launch->source must be

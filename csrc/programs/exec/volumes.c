@@ -8,7 +8,7 @@
  *
  * The warning lists each volume that is a directory to which the caller may write, unless the
  * launch itself mounts something there. So a user can avoid the warning by mounting the volume
- * read-only, or by freezing a launch that bind-mounts the volume.
+ * read-only, or by writing a launch file that bind-mounts the volume.
  */
 #include "base/base.h"
 #include "launch/launch.h"

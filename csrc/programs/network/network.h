@@ -88,7 +88,7 @@ int route_name_server(const char *device, struct un_error *err);
  */
 _Noreturn void run_inside(const struct network *network, const struct prefixes *denied, int socket);
 
-/* ---- filter.c: the packet filter ------------------------------------------------------------- */
+/* ---- filter.c: installing the packet filter of the sandbox's network namespace --------------- */
 
 /* Installs a packet filter in the network namespace of this process. The filter drops packets to
  * the addresses in `denied`, and, if network->allow is not empty, packets that meet none of its
@@ -96,21 +96,21 @@ _Noreturn void run_inside(const struct network *network, const struct prefixes *
 int filter_output(const struct network *network, const struct prefixes *denied,
                   struct un_error *err);
 
-/* ---- bind.c: published ports ----------------------------------------------------------------- */
+/* ---- bind.c: creating the sockets of published ports on the host ----------------------------- */
 
 /* Creates the sockets of those published ports whose socket is not inherited, in the network
  * namespace of this process. Returns 0, or -1 with the error in `err`. */
 int bind_ports(struct network *network, struct un_error *err);
 void close_ports(const struct network *network);
 
-/* ---- forward.c: published TCP ports ---------------------------------------------------------- */
+/* ---- forward.c: forwarding connections to published TCP ports -------------------------------- */
 
 /* Restricts this process (confine.c), and sends a byte, or the fields of an error, over `socket`.
  * Then forwards connections from the host's published TCP ports to ports of 127.0.0.1 in the
  * network namespace of this process. */
 _Noreturn void forward_ports(const struct network *network, int socket);
 
-/* ---- udp.c: published UDP ports -------------------------------------------------------------- */
+/* ---- udp.c: forwarding datagrams to published UDP ports -------------------------------------- */
 
 /* The header of replies to one client, in memory to which only the receiver may write. The size is
  * a power of two, so that a seccomp filter can check whether a pointer refers to one of these

@@ -231,7 +231,7 @@ void sandbox_group_remove(struct sandbox_group *group)
     }
 }
 
-/* ---- usage of the sandbox -------------------------------------------------------------------- */
+/* ---- reading the resource usage of the sandbox ----------------------------------------------- */
 
 static uint64_t read_number(int dir, const char *file)
 {

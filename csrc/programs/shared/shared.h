@@ -66,7 +66,7 @@ int keep_early_signals(void);
  * with errno set. */
 int open_kept_signals(void);
 
-/* ---- stay_outside.c: PID 1 of a container that has a user namespace -------------------------- */
+/* ---- stay_outside.c: keeping PID 1 of a container in the container's user namespace ---------- */
 
 /*
  * If this process is PID 1 of a container that has its own user namespace, forks, so that only the
@@ -80,7 +80,7 @@ int open_kept_signals(void);
  */
 bool stay_outside(int *status);
 
-/* ---- limits.c: the limits that a watcher enforces -------------------------------------------- */
+/* ---- limits.c: parsing the limits of a sandbox ----------------------------------------------- */
 
 /* Limits of one sandbox. A member is 0 if there is no limit. */
 struct un_limits {
@@ -174,7 +174,7 @@ int end_status(const struct un_end *end);
 /* Writes two lines to `fd`: "REASON LIMIT USED", and end->text. Returns 0, or -1 with errno set. */
 int end_write(int fd, const struct un_end *end);
 
-/* ---- network.c: the network of a sandbox ----------------------------------------------------- */
+/* ---- network.c: joining the network namespace of a sandbox ----------------------------------- */
 
 /* Argument that precedes the path and the options of usernsctl-network. */
 #define UN_NETWORK "--network"

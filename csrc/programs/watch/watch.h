@@ -39,7 +39,7 @@ bool start_limit_is_over(struct start_limit *limit, char *const *command);
 /* Returns the time in ms until the deadline, or -1 if there is none, or if it has passed. */
 int start_limit_interval(const struct start_limit *limit);
 
-/* ---- pump.c: limiting the output ------------------------------------------------------------- */
+/* ---- pump.c: limiting the output of the sandbox ---------------------------------------------- */
 
 /* Maximum of pump.limit in bytes. The pump keeps at most half as many bytes of each output in
  * memory. */
@@ -79,7 +79,7 @@ bool pump_is_over(const struct pump *pump, struct un_end *end);
 /* Prints how many bytes of standard output and of standard error the pump has dropped, if any. */
 void pump_report(const struct pump *pump);
 
-/* ---- result.c: the file for the result ------------------------------------------------------- */
+/* ---- result.c: writing the result of the command to a file ----------------------------------- */
 
 struct result_file {
     /* descriptors of the file's directory and of the file, which the child does not inherit */

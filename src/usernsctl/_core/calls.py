@@ -355,7 +355,7 @@ def others_may_write(directory: int) -> bool:
 
 
 def content_sum(descriptor: int) -> str:
-    """Return a checksum by which a frozen launch detects that a program was replaced.
+    """Return the checksum by which a launch file identifies a program, to detect its replacement.
 
     :param descriptor: a descriptor of the file; O_PATH suffices.
     :raises OSError: the file can't be read.

@@ -1,4 +1,4 @@
-"""``usernsctl freeze``: write the launch of a ``usernsctl run`` to a file."""
+"""``usernsctl freeze``: write a launch file, which ``usernsctl-exec`` performs without Python."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def write(output: str, environ: Mapping[str, str], words: Sequence[str], **given
 
 
 def _ids(given: dict[str, Any]) -> tuple[str, ...]:
-    """Return the options of usernsctl-exec that request the id maps of a frozen launch.
+    """Return the options of usernsctl-exec that request the id maps of the launch file.
 
     :raises MapError: an extent is malformed.
     """

@@ -1,4 +1,4 @@
-"""``usernsctl plan``: show planned id maps, which program writes each map, and why."""
+"""``usernsctl plan``: show id maps, and which program would write each map for which reason."""
 
 from __future__ import annotations
 

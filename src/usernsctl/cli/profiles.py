@@ -1,4 +1,4 @@
-"""``usernsctl seccomp-profile``, ``apparmor-profile`` and ``docker-args``."""
+"""``usernsctl seccomp-profile``, ``apparmor-profile``, ``docker-args``: settings of containers."""
 
 from __future__ import annotations
 

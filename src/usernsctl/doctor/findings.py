@@ -1,4 +1,4 @@
-"""Pure functions that derive findings from facts and probes."""
+"""Pure functions that derive doctor's findings from facts about a host and results of probes."""
 
 from __future__ import annotations
 

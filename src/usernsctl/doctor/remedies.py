@@ -1,4 +1,4 @@
-"""Remedies for this host: commands for root, with names and numbers from the facts."""
+"""Remedies for doctor's findings: commands for root, with names and numbers of this host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Output formats of a report for pipes: plain text, a shell script, and JSON."""
+"""Output formats of doctor's report for pipes: plain text, a shell script, and JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Rules that decide which causes apply: pure functions from facts and probes to evidence.
+"""Rules that decide which causes of failures apply to a host.
+
+The rules are pure functions from facts about the host and results of probes to evidence.
 
 The C core determines the causes of most failed probes itself (csrc/explain/diagnose.c). Rules that
 read facts also find the causes of steps that are skipped because an earlier step fails.

@@ -1,4 +1,4 @@
-"""The catalogue of causes, read from the files in ``causes/``.
+"""The catalogue of the causes of failures, read from the files in ``causes/``.
 
 When the C core is built, csrc/explain/texts.py generates a C table of the ids, the reasons and the
 host's remedies from the same files.

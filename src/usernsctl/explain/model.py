@@ -1,4 +1,4 @@
-"""Causes, findings and reports, the types that the modules of doctor exchange."""
+"""Types that the modules of doctor and explain exchange: causes of failures, findings, reports."""
 
 from __future__ import annotations
 

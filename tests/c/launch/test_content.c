@@ -1,4 +1,4 @@
-/* Tests of the checksum by which a frozen launch detects that a program has changed. */
+/* Tests of the checksum by which a launch file identifies a program. */
 #include "base/base.h"
 #include "check.h"
 #include "launch/launch.h"

@@ -1,4 +1,4 @@
-"""Tests of the causes, and their order, that doctor derives from facts and probe results."""
+"""Tests of the causes of failures, and their order, that doctor derives from facts and probes."""
 
 from __future__ import annotations
 

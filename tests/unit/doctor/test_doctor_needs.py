@@ -1,4 +1,4 @@
-"""Tests of the settings that hosts and containers need, and of each setting's state."""
+"""Tests of the settings that doctor says production use requires, and of each setting's state."""
 
 from __future__ import annotations
 

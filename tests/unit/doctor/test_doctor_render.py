@@ -1,4 +1,4 @@
-"""Tests of the output formats of a report: text, JSON, a script and a table."""
+"""Tests of the output formats of doctor's report: text, JSON, a script and a table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the causes that explain finds in texts, and of explain with arbitrary input."""
+"""Tests of `usernsctl explain`: the causes that it finds for texts, and arbitrary input."""
 
 from __future__ import annotations
 

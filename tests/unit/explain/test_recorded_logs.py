@@ -1,4 +1,4 @@
-"""Tests with recorded logs of failed runs, in which explain must find the cause.
+"""Tests with recorded logs of failed runs, whose cause `usernsctl explain` must find.
 
 `logs/RELEASE/CAUSE` contains the logs of runsc RELEASE for a failure with the cause CAUSE.
 """

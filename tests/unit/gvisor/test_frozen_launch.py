@@ -1,4 +1,7 @@
-"""Tests of frozen launches, and of values that are unknown until the launch starts."""
+"""Tests of the launches that `usernsctl freeze` writes to launch files.
+
+Some values in them, such as the user, are known only when usernsctl-exec performs the launch.
+"""
 
 from __future__ import annotations
 

@@ -601,8 +601,8 @@ class Facts:
     :ivar ids: the mapped ids.
     :ivar is_root: whether the caller is root. Root can read files of the host that programs in the
         sandbox must not read.
-    :ivar homes: the home directories of the caller, which are hidden in the sandbox. ``None`` in a
-        frozen launch, which hides the home directories of the user who starts it.
+    :ivar homes: the home directories of the caller, which are hidden in the sandbox. ``None`` for a
+        launch file, because the user who performs it has other home directories.
     :ivar runsc: the path of runsc, which may be a symbolic link.
     :ivar runsc_file: the path of runsc without symbolic links.
     :ivar runsc_is_script: whether runsc is a script, which has to be executed by its path.

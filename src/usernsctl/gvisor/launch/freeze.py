@@ -1,8 +1,8 @@
-"""Frozen launches: plans of runs, in files, that ``usernsctl-exec`` performs without Python.
+"""Frozen launches: launch files, which ``usernsctl-exec`` performs without Python.
 
-A file lacks values that the process which performs the launch determines: the home directories to
-hide, the ids, the working directory, the hostname, the values of the environment variables that the
-file names, and optionally the command.
+``usernsctl freeze`` writes a launch file. The file lacks values that the process which performs the
+launch determines: the home directories to hide, the ids, the working directory, the hostname, the
+values of the environment variables that the file names, and optionally the command.
 """
 
 from __future__ import annotations
@@ -34,8 +34,7 @@ from usernsctl.gvisor.runsc.command import DEFAULT_PATH
 from usernsctl.gvisor.runsc.find import SIDE_VARIABLE, find_runsc, side_programs
 from usernsctl.maps import Extent, MappedIds
 
-# Mode of a frozen launch's file: every user may perform the launch, but only the owner may change
-# it.
+# Mode of a launch file: every user may perform the launch, but only the owner may change the file.
 _MODE = 0o644
 
 # Root's state directories, which need not exist yet. No bind mount may show them, because root may
@@ -56,7 +55,7 @@ class FreezePolicy:
     :ivar env: records for the command's environment, from :func:`environment_of`.
     :ivar terminal: whether the command needs a terminal; ``None`` for a command that uses a
         terminal if one is available.
-    :ivar remedy: the shell command that writes the frozen launch again.
+    :ivar remedy: the shell command that writes the launch file again.
     """
 
     ids: tuple[str, ...] = ()
@@ -175,7 +174,7 @@ def _recognise_by_path(path: str) -> tuple[str, tuple[int, str, str]]:
 
 
 def write(launch: Launch, path: str) -> None:
-    """Write a frozen launch to the file `path`. Replace an existing file atomically.
+    """Write a frozen launch to the launch file `path`. Replace an existing file atomically.
 
     :raises CommandError: the file can't be written, the launch can't be encoded, or `path` is not a
         regular file.
@@ -226,7 +225,7 @@ def _check_replaceable(path: str) -> None:
 
 
 def remedy_of(argv: Sequence[str]) -> str:
-    """Return the shell command that writes a frozen launch again, with ``...`` for values of --env.
+    """Return the shell command that writes a launch file again, with ``...`` for values of --env.
 
     :param argv: the arguments that follow ``usernsctl freeze`` on the command line.
     """

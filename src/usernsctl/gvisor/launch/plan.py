@@ -1,4 +1,7 @@
-"""Functions that plan a launch from a request and facts, without access to the host."""
+"""Functions that plan a launch from a request and from facts about the host.
+
+The functions themselves do not access the host.
+"""
 
 from __future__ import annotations
 
@@ -158,7 +161,8 @@ def _mount(bind: Bind) -> oci.Mount:
     return oci.Mount.bind(bind.source, bind.destination, read_only=bind.read_only)
 
 
-#: The value of --wd by which a frozen launch starts in the current directory of its caller.
+#: The value of --wd by which the command of a launch file starts in the current directory of the
+#: process that performs the launch.
 HERE = "."
 
 # The command in the config.json of a launch whose command is known only when the launch is
@@ -168,11 +172,11 @@ _NO_COMMAND = ("true",)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FreezeOptions:
-    """The attributes that a frozen launch has in addition to those of other launches.
+    """The attributes that only a frozen launch has, which is written to a launch file.
 
     :ivar programs: runsc and programs of this package. Each has a path, and the arguments of the
         ``assume`` record by which the core checks that the program is unchanged.
-    :ivar remedy: the shell command that writes the launch again, or ``None``.
+    :ivar remedy: the shell command that writes the launch file again, or ``None``.
     :ivar ids: options of ``usernsctl-exec`` that create the user namespace.
     :ivar env: records for environment variables of the command, in addition to the variables that a
         bundle sets.
@@ -273,9 +277,9 @@ class _Sources:
     """The list of the files that a launch opens. Records refer to a file by its index."""
 
     def __init__(self, facts: Facts, programs: Iterable[str], *, is_frozen: bool = False) -> None:
-        # Paths in a frozen launch contain no symbolic links. When the launch is performed, a
-        # symbolic link in a path is rejected, because a program in a sandbox may have planted it in
-        # a writable directory.
+        # Paths in a launch file contain no symbolic links. When the launch is performed, a symbolic
+        # link in a path is rejected, because a program in a sandbox may have planted the link in a
+        # writable directory.
         self._follow_rule = "exact" if is_frozen else "follow"
         self.all: list[Source] = []
         for path in programs:
@@ -360,7 +364,7 @@ def _machine(facts: Facts) -> Iterable[Record]:
         if name != "etc":
             yield record("machine", name)
         elif facts.homes is None:
-            # The user who will perform a frozen launch is not known yet. When the launch is
+            # The user who will perform a launch file is not known yet. When the launch is
             # performed, the record "guarded" acts as "snapshot" if that user is root, otherwise as
             # the records in the else clause.
             yield record("guarded", name)

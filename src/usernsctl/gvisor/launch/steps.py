@@ -1,8 +1,8 @@
 """Launches, which are lists of records that describe the steps of a run in gVisor.
 
 :mod:`usernsctl.gvisor.launch.plan` creates a launch. The C core (csrc/launch/) reads the records,
-which consist of NUL-terminated strings, and performs them. A launch can also be printed, compared
-and written to a file.
+which consist of NUL-terminated strings, and performs them. A launch can also be printed and
+compared. ``usernsctl freeze`` writes a launch to a launch file; such a launch is called frozen.
 
 Paths of the run's own files contain placeholders for values that are known only when the launch is
 performed. :data:`SCRATCH` stands for the path of the run's tmpfs, :data:`ID` for a random id,
@@ -208,7 +208,7 @@ class Launch:
     Only frozen launches have `remedy`, `assumptions`, `ids`, `user`, `groups` and `policy`.
 
     :ivar version: the version of this package.
-    :ivar remedy: the shell command that writes an outdated launch again, or ``None``.
+    :ivar remedy: the shell command that writes an outdated launch file again, or ``None``.
     :ivar ids: options of ``usernsctl-exec`` that create the user namespace.
     :ivar user: the uid and gid of the command; both must be mapped.
     :ivar groups: the supplementary groups of the command.
