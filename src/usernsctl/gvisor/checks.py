@@ -145,7 +145,7 @@ def user_ids(given: Any) -> tuple[int, int]:
 
 
 # The maximum length of a hostname, in bytes, without a NUL (__NEW_UTS_LEN of linux/utsname.h).
-_HOSTNAME_MAX = 64
+HOSTNAME_MAX = 64
 
 # The maximum number of supplementary groups: that many fit into one message to the agent.
 _GROUPS_MAX = 4096
@@ -181,8 +181,8 @@ def hostname(given: str | None) -> str | None:
     if not isinstance(given, str):
         raise TypeError(f"hostname must be text, not {given!r}")
     check_utf8("hostname", given)
-    if not 0 < len(given.encode()) <= _HOSTNAME_MAX or "\0" in given:
-        raise ValueError(f"hostname must have 1 to {_HOSTNAME_MAX} bytes, and no NUL: {given!r}")
+    if not 0 < len(given.encode()) <= HOSTNAME_MAX or "\0" in given:
+        raise ValueError(f"hostname must have 1 to {HOSTNAME_MAX} bytes, and no NUL: {given!r}")
     return given
 
 

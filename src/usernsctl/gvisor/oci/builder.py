@@ -187,6 +187,7 @@ def _is_surely_valid(options: BuildOptions) -> bool:
     return (
         bool(options.args)
         and all(map(_is_text, texts))
+        and _is_short(options.hostname)
         and all(path.startswith("/") for path in paths)
         and all(type(number) is int and 0 <= number <= _MAX_ID for number in ids)
         and all(options.env)
@@ -196,6 +197,15 @@ def _is_surely_valid(options: BuildOptions) -> bool:
         and isinstance(options.read_only, bool)
         and isinstance(options.no_new_privileges, bool)
     )
+
+
+def _is_short(hostname: str | None) -> bool:
+    if not hostname:
+        return True
+    # Import the module here, because few runs set a hostname.
+    from usernsctl.gvisor.checks import HOSTNAME_MAX
+
+    return len(hostname.encode()) <= HOSTNAME_MAX
 
 
 def _is_capability(name: str) -> bool:

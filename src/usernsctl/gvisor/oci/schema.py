@@ -12,6 +12,7 @@ from msgspec import Meta, Struct, field
 
 from usernsctl._lean import dataclass
 from usernsctl.errors import BundleError
+from usernsctl.gvisor.checks import HOSTNAME_MAX
 
 MAX_ID = 2**32 - 1
 
@@ -31,6 +32,13 @@ _UTF8 = "UTF-8, without NUL characters"
 Text = Annotated[str, Meta(pattern=rf"^{_CHARACTER}*\Z", description=f"a string in {_UTF8}")]
 NonEmptyText = Annotated[
     str, Meta(pattern=rf"^{_CHARACTER}+\Z", description=f"a string, not empty, in {_UTF8}")
+]
+Hostname = Annotated[
+    str,
+    Meta(
+        pattern=rf"^{_CHARACTER}*\Z",
+        description=f"a string of at most {HOSTNAME_MAX} bytes in {_UTF8}",
+    ),
 ]
 AbsolutePath = Annotated[
     str, Meta(pattern=rf"^/{_CHARACTER}*\Z", description=f"an absolute path in {_UTF8}")
@@ -250,7 +258,7 @@ class Config(Struct, rename="camel"):
     process: Process
     root: Root
     oci_version: NonEmptyText | None = None
-    hostname: Text | None = None
+    hostname: Hostname | None = None
     domainname: Text | None = None
     mounts: list[MountEntry] | None = None
     hooks: Hooks | None = None
@@ -520,6 +528,9 @@ class _Shape:
         try:
             msgspec.convert(value, kind)
             fits = bare is not int or value <= _UINT64_MAX  # type: ignore[operator]
+            # Check the length here, because msgspec counts characters, not bytes.
+            if kind == Hostname:
+                fits = len(str(value).encode()) <= HOSTNAME_MAX
         except msgspec.ValidationError:
             fits = False
         if not fits:

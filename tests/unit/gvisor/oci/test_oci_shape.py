@@ -13,6 +13,7 @@ from usernsctl.errors import BundleError
 from usernsctl.gvisor.oci import parse, serialise, validate
 
 ID = "should be a whole number from 0 to 4294967295"
+HOSTNAME = "should be a string of at most 64 bytes in UTF-8, without NUL characters"
 TEXT = "should be a string in UTF-8, without NUL characters"
 
 
@@ -64,7 +65,10 @@ TEXT = "should be a string in UTF-8, without NUL characters"
         ),
         ("linux.gidMappings", [{"hostID": 0, "size": 1}], "gidMappings[0].containerID: missing"),
         ("annotations", {"a.b": 1}, f'$.annotations["a.b"]: found 1; {TEXT}'),
-        ("hostname", 7, f"$.hostname: found 7; {TEXT}"),
+        ("hostname", 7, f"$.hostname: found 7; {HOSTNAME}"),
+        ("hostname", "a\0", f'$.hostname: found "a\\u0000"; {HOSTNAME}'),
+        ("hostname", "h" * 65, f'$.hostname: found "{"h" * 58}…; {HOSTNAME}'),
+        ("hostname", "é" * 33, f"…; {HOSTNAME}"),
         ("ociVersion", "", '$.ociVersion: found ""'),
     ],
 )
@@ -114,6 +118,11 @@ def test_keys_in_another_case_are_refused(path: str, where: str, right: str) -> 
 )
 def test_null_counts_as_absent(path: str) -> None:
     assert validate(changed(minimal(), path, None)).process.args == ["/bin/true"]
+
+
+@pytest.mark.parametrize("name", ["", "h" * 64, "é" * 32])
+def test_the_kernel_limits_the_hostname_in_bytes(name: str) -> None:
+    assert validate(changed(minimal(), "hostname", name)).hostname == name
 
 
 def test_unknown_keys_may_have_any_value() -> None:
