@@ -26,6 +26,6 @@ def walk(depth: int) -> int:
     return crosses + (walk(depth - 1) if depth > 1 else 0)
 
 
-# The second walk reuses the memory that this first walk allocates.
+# Let the later call of walk() reuse the memory that this first call allocates.
 walk(DEPTHS)
 print(walk(DEPTHS))

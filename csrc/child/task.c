@@ -3,8 +3,9 @@
 #include "child/child.h"
 #include "sys/sys.h"
 
-/* The kernel limits the length of an argument to 128 KiB (MAX_ARG_STRLEN). So the list of groups is
- * split into arguments of 8192 groups, each of which needs at most ten digits and a comma. */
+/* The kernel limits the length of an argument to 128 KiB (MAX_ARG_STRLEN). So the list of
+ * supplementary groups is split into arguments of 8192 gids, each of which needs at most ten digits
+ * and a comma. */
 #define GROUPS_PER_ARGUMENT 8192
 #define GROUP_LENGTH 11
 /* The kernel's maximum number of supplementary groups (NGROUPS_MAX). */

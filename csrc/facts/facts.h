@@ -88,18 +88,18 @@ void un_limit_to_machine(struct un_group_limits *limits);
  * that limit the resource `part`. *version becomes 1 or 2. Returns a descriptor for
  * un_group_release(), or -1 with errno set. */
 int un_group_place(const struct un_groups *groups, enum un_group_part part, int *version);
-/* Closes a parent group that un_group_place() has opened. Also removes the group if it is empty and
- * un_group_place() may have created it. */
+/* Closes a parent cgroup that un_group_place() has opened. Also removes the parent cgroup if it is
+ * empty and un_group_place() may have created it. */
 void un_group_release(int place, int version);
 
-/* Makes a parent group of version 2 ready for groups with limits. A group whose children have
- * controllers can't have processes itself, so all its processes are moved to a child group. Does
- * nothing for version 1. Returns 0, or -1 with errno set. */
+/* Prepares a parent cgroup of version 2 for child cgroups with limits. A cgroup whose children have
+ * controllers can't contain processes, so the processes of the parent cgroup are moved to a child
+ * cgroup. Does nothing for version 1. Returns 0, or -1 with errno set. */
 int un_group_prepare(int place, enum un_group_part part, int version);
 
-/* Calls `visit` for each process in a control group, until `visit` returns true. Returns whether
- * `visit` has returned true. Skips processes that are not visible in this PID namespace, for which
- * the group's list contains the pid 0. */
+/* Calls `visit` for each process in a cgroup, until `visit` returns true. Returns whether `visit`
+ * has returned true. Skips processes that are not visible in this PID namespace, for which
+ * cgroup.procs contains the pid 0. */
 bool un_group_any_process(int group, bool (*visit)(pid_t pid, void *arg), void *arg);
 bool un_group_has_process(int group, pid_t pid);
 
@@ -107,8 +107,8 @@ bool un_group_has_process(int group, pid_t pid);
  * set. */
 int un_group_write(int group, const char *file, const char *text);
 
-/* Prefix of the names of sandboxes' control groups. A group is locked (flock(2)) as long as its
- * sandbox runs. */
+/* Prefix of the names of sandboxes' cgroups. The cgroup of a sandbox is locked (flock(2)) as long
+ * as the sandbox runs. */
 #define UN_GROUP_PREFIX "usernsctl-sandbox-"
 
 /* Removes the control groups that sandboxes have left behind in the parent group `place`, that is,

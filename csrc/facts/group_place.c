@@ -20,8 +20,8 @@
 
 #define TOP "usernsctl"
 #define LEAF "usernsctl-callers"
-/* Maximum number of rounds in which processes are moved to another group. Processes that are forked
- * during one round are moved in the next. */
+/* Maximum number of rounds in which processes are moved to another cgroup. Processes that are
+ * forked during one round are moved in the next. */
 #define ROUNDS_MAX 50
 
 static const char *const controllers[UN_GROUP_PARTS] = {
@@ -73,7 +73,7 @@ static bool is_delegated_by_file(const char *users, uint32_t uid, const char *un
 }
 
 /* Returns whether the systemd manager of the effective user (user@UID.service) has delegated a
- * group. */
+ * cgroup. */
 static bool is_delegated_by_user(const struct un_groups *groups, int place, const char *group)
 {
     char manager[64];
@@ -84,8 +84,8 @@ static bool is_delegated_by_user(const struct un_groups *groups, int place, cons
            is_delegated_by_file(groups->users, uid, strrchr(group, '/') + 1);
 }
 
-/* Returns whether a group belongs to a systemd unit that is not delegated. The system manager sets
- * an extended attribute on delegated groups. User managers don't, so their unit files are read. */
+/* Returns whether a cgroup belongs to a systemd unit that is not delegated. The system manager sets
+ * an extended attribute on delegated cgroups. User managers don't, so their unit files are read. */
 static bool is_of_systemd(const struct un_groups *groups, int place, const char *group)
 {
     bool is_unit =
@@ -139,9 +139,9 @@ bool un_group_has_process(int group, pid_t pid)
     return un_group_any_process(group, is_pid, &pid);
 }
 
-/* Returns whether this process is in the group `group` below `mount`. In a container that sees the
- * control groups of its host but has its own cgroup namespace, the path in /proc/self/cgroup may
- * lead to another group. */
+/* Returns whether this process is in the cgroup `group` below the mount point `mount`. In a
+ * container that sees the cgroups of its host but has its own cgroup namespace, the path in
+ * /proc/self/cgroup may lead to another cgroup. */
 static bool has_this_process(const struct un_groups *groups, int mount, const char *group)
 {
     if (groups->is_copy)
@@ -153,8 +153,8 @@ static bool has_this_process(const struct un_groups *groups, int mount, const ch
     return is_found;
 }
 
-/* Opens this process's control group, or its parent if the group's name is LEAF. Stores in `group`
- * the path of this process's group. Returns a descriptor, or -1. */
+/* Opens this process's cgroup, or the parent of this cgroup if the cgroup's name is LEAF. Stores in
+ * `group` the path of this process's cgroup. Returns a descriptor, or -1. */
 static int open_own(const struct un_groups *groups, const char *controller, char group[UN_PATH_MAX])
 {
     char path[UN_PATH_MAX];
@@ -168,9 +168,9 @@ static int open_own(const struct un_groups *groups, const char *controller, char
                   O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 }
 
-/* Returns whether this process may create groups in the group open as `place`. `group` is the path
- * of this process's group: `place` itself, or its child LEAF, which only exists in delegated
- * units. */
+/* Returns whether this process may create cgroups in the version 2 cgroup that is open as `place`.
+ * `group` is the path of this process's cgroup: `place` itself, or its child LEAF, which only
+ * exists in delegated units. */
 static bool may_make(const struct un_groups *groups, int place, const char *controller,
                      const char *group)
 {
@@ -179,8 +179,8 @@ static bool may_make(const struct un_groups *groups, int place, const char *cont
            lists(place, "cgroup.controllers", controller) && !is_of_systemd(groups, place, group);
 }
 
-/* Opens the group TOP in the version 1 group open as `own`. Returns a descriptor, or -1 with errno
- * set. */
+/* Opens the cgroup TOP in the version 1 cgroup that is open as `own`. Returns a descriptor, or -1
+ * with errno set. */
 static int open_top(int own)
 {
     int top = openat(own, TOP, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
@@ -209,8 +209,8 @@ int un_group_place(const struct un_groups *groups, enum un_group_part part, int 
     return -1;
 }
 
-/* Returns the version that un_group_place() would report, or 0 if it would fail. Creates no
- * group. */
+/* Returns the version that un_group_place() would report, or 0 if un_group_place() would fail.
+ * Creates no cgroup. */
 static int find_version(const struct un_groups *groups, enum un_group_part part)
 {
     char group[UN_PATH_MAX];
@@ -251,17 +251,17 @@ int un_group_prepare(int place, enum un_group_part part, int version)
     if (version == 1 || lists(place, "cgroup.subtree_control", controllers[part]))
         return 0;
     snprintf(word, sizeof word, "+%s", controllers[part]);
-    /* Only the root group of the host has no cgroup.type. Do not move its processes, because the
-     * root group may have both processes and children with controllers. */
+    /* Only the root cgroup of the host has no cgroup.type. Do not move its processes, because the
+     * root cgroup may have both processes and children with controllers. */
     if (faccessat(place, "cgroup.type", F_OK, 0))
         return un_group_write(place, "cgroup.subtree_control", word);
     if (mkdirat(place, LEAF, 0755) && errno != EEXIST)
         return -1;
     un_auto_close int leaf = openat(place, LEAF, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     for (int round = 0; leaf >= 0 && round < ROUNDS_MAX; round++) {
-        /* Move the processes before the controller is enabled. With processes in the group, the
-         * kernel denies the memory controller (EBUSY), and makes the child groups unusable with cpu
-         * or pids ("domain invalid", cgroups(7)). */
+        /* Move the processes before the controller is enabled. With processes in the cgroup, the
+         * kernel denies the memory controller (EBUSY), and makes the child cgroups unusable with
+         * the controllers cpu and pids ("domain invalid", cgroups(7)). */
         un_group_any_process(place, move_process, &leaf);
         if (!un_group_write(place, "cgroup.subtree_control", word))
             return 0;
@@ -276,10 +276,10 @@ static bool has_name(int place, const char *name, int group)
            open.st_ino == named.st_ino;
 }
 
-/* Removes a group unless it is locked. The kernel never removes a group with processes or children;
- * the lock protects the empty group of a sandbox that is just starting. Between open and lock,
- * another process may have removed this group, and a sandbox may have created a new one of the same
- * name. has_name() detects that. */
+/* Removes the cgroup of a sandbox, unless the cgroup is locked. The kernel never removes a cgroup
+ * with processes or children; the lock protects the empty cgroup of a sandbox that is just
+ * starting. Between open(2) and flock(2), another process may have removed the opened cgroup, and a
+ * sandbox may have created a new cgroup of the same name. has_name() detects that. */
 static void remove_unlocked(int place, const char *name)
 {
     un_auto_close int group = openat(place, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
@@ -307,9 +307,9 @@ void un_group_versions(int versions[UN_GROUP_PARTS])
 }
 
 /* Returns whether root in a user namespace would lack permission to create TOP in this process's
- * version 1 group, because the mode of that group's directory has no write permission for the
+ * version 1 cgroup, because the mode of that cgroup's directory has no write permission for the
  * owner, as is the case for the root cgroup. The root cgroup is never removed, so TOP may remain in
- * it. */
+ * the root cgroup. */
 static bool is_closed(enum un_group_part part)
 {
     char group[UN_PATH_MAX];

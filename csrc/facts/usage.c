@@ -4,7 +4,7 @@
  * The memory of the programs inside and of their files is in a memfd of gVisor's kernel, the
  * sentry. RSS does not include this memory, but the memfd's allocated blocks do. The rest of the
  * memory is the anonymous memory of gVisor's processes and their page tables. Page tables count,
- * because a program inside can make the kernel allocate many page tables for few pages.
+ * because a program inside can make the kernel allocate many page tables for a few pages.
  */
 #include "base/base.h"
 #include "facts/facts.h"
@@ -178,10 +178,11 @@ int64_t un_last_pid(int fd)
     return at && un_number_read(at + 1, INT32_MAX, &pid) ? (int64_t)pid : -1;
 }
 
-/* Maximum depth of the process tree that is walked. The trees of runsc are far less deep. */
+/* Maximum depth to which add_usage() descends in a process tree. The process trees of runsc are far
+ * less deep. */
 #define LEVELS_MAX 8
 
-/* State of a walk through the processes of a sandbox. */
+/* State of a walk through the process tree of a sandbox. */
 struct usage_walk {
     struct un_sandbox_usage usage;
     struct un_memory_files files; /* memfds of the sentry; empty until the sentry is found */

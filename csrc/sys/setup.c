@@ -51,8 +51,8 @@ static int fail_change(enum un_step step, const char *kind, int64_t id, struct u
     return un_fail_errno(err, step, text);
 }
 
-/* Changes the groups and ids of this thread by direct system calls. libc's wrappers would take a
- * lock and change the ids of all threads. */
+/* Changes the supplementary groups and the ids of this thread by direct system calls. libc's
+ * wrappers would take a lock and change the ids of all threads. */
 static int apply_credentials(const struct un_setup *setup, struct un_error *err)
 {
     bool changes = setup->gid >= 0 || setup->uid >= 0;

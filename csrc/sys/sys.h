@@ -230,7 +230,7 @@ void un_own_maps_of(const struct un_plan *plan, char text[2][UN_MAP_TEXT_MAX],
  * UN_SETGROUPS_DENY. */
 int un_setgroups_read(int dir, int *setgroups, struct un_error *err);
 
-/* ---- filter.c: detecting calls that a seccomp filter forbids --------------------------------- */
+/* ---- filter.c: detecting system calls that a seccomp filter forbids -------------------------- */
 
 enum { UN_PROBE_ARGUMENTS = 6 };
 

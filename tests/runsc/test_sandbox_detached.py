@@ -475,7 +475,9 @@ def test_close_in_a_forked_child_keeps_the_sandbox(host: un.SandboxHost, marker:
 def test_start_at_the_descriptor_limit_leaks_nothing(
     host: un.SandboxHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Start with few free descriptors, and with a short path in $XDG_RUNTIME_DIR.
+    """Start detached sandboxes with only a few free descriptors; check that nothing leaks.
+
+    $XDG_RUNTIME_DIR is a short path.
 
     Opening a path needs a descriptor for each component. With a long path, every start would fail
     at that step, and no later step would be tested.

@@ -249,9 +249,9 @@ struct agent_loaded {
     } memory[3];
 };
 
-/* Loads the groups and the strings of a message that requests a command. If the host sends the
- * strings through a pipe, waits for them with `wait`, whose member `fd` is ignored. Returns 0 or an
- * errno. The caller must call agent_unload(), even after a failure. */
+/* Loads the supplementary groups and the strings of a message that requests a command. If the host
+ * sends the strings through a pipe, waits for them with `wait`, whose member `fd` is ignored.
+ * Returns 0 or an errno. The caller must call agent_unload(), even after a failure. */
 int agent_load(const struct agent_request *request, const struct agent_wait *wait,
                struct agent_loaded *loaded);
 void agent_unload(struct agent_loaded *loaded);

@@ -27,7 +27,7 @@
 #define AGENT_ALL_FLAGS 127
 
 /* Value of `groups` or `umask` in struct agent_header for a command that inherits the agent's
- * groups or umask. */
+ * supplementary groups or umask. */
 #define AGENT_UNCHANGED 0xffffffffU
 
 /* Maximum size in bytes of a message, and of a command's strings. Linux itself accepts at most 6

@@ -6,16 +6,15 @@
  * the highest possible rate.
  *
  * Each measurement reads the size of the sentry's memfd. The page tables and the anonymous memory
- * of the processes that the last walk has found are read again only after these processes have run
- * for some milliseconds, because a process that has not run has allocated nothing. The page tables
- * of all processes count, because a process that maps files of the host allocates page tables
- * without the sentry.
+ * of known processes are read again only after these processes have run for some milliseconds,
+ * because a process that has not run has allocated nothing. The page tables of all processes count,
+ * because a process that maps files of the host allocates page tables without the sentry.
  *
- * A walk through all processes of the sandbox finds new processes. A walk takes longer than a
- * measurement, so walks may take only a small share of the watcher's time. No walk is needed while
- * the kernel assigns no new pid. If other programs on the host start processes, too, the watcher
- * looks at the CPU time of the sentry instead: a sandbox whose sentry has hardly run has hardly any
- * new processes.
+ * The watcher finds new processes by a walk through the process tree of the sandbox. A walk takes
+ * longer than a measurement, so walks may take only a small share of the watcher's time. No walk is
+ * needed while the kernel assigns no new pid. If other programs on the host start processes, too,
+ * the watcher looks at the CPU time of the sentry instead: a sentry that has hardly run has started
+ * hardly any processes.
  */
 #include "base/base.h"
 #include "explain/explain.h"
@@ -43,9 +42,9 @@
 #define EXCESS (32U << 20)
 #define CHECK_MS_MIN 4
 #define CHECK_MS_MAX 1000
-/* Bounds in microseconds of the CPU time that the processes found by the last walk may use in total
- * before their memory is measured again. Between these bounds, the watcher chooses the time in
- * which the sandbox could allocate 1/BUSY_SHARE of the memory that is left below the limit. */
+/* Bounds in microseconds of the CPU time that the known processes (limit_watch.process) may use in
+ * total before their memory is measured again. Between these bounds, the watcher chooses the time
+ * in which the sandbox could allocate 1/BUSY_SHARE of the memory that is left below the limit. */
 #define BUSY_US_MIN 4000
 #define BUSY_US_MAX 20000
 #define BUSY_SHARE 8
@@ -57,9 +56,9 @@
 #define TASKS_PER_MS 2
 #define WALK_MS_MIN 20
 #define WALK_MS_MAX 2000
-/* Maximum time in ms between two walks through the processes of an idle sandbox. */
+/* Maximum time in ms between two walks through the process tree of an idle sandbox. */
 #define IDLE_WALK_MS 5000
-/* Walks may take at most 1/WALK_SHARE of the watcher's time. */
+/* Walks through process trees may take at most 1/WALK_SHARE of the watcher's time. */
 #define WALK_SHARE 50
 
 /* The watcher checks for idleness at intervals of 1/IDLE_SHARE of the idle timeout, but of at least
@@ -69,7 +68,7 @@
 #define IDLE_MS_MIN 50
 #define IDLE_MS_MAX 10000
 
-/* Maximum depth of the walk through the process tree. The process tree of runsc is far less
+/* Maximum depth to which a walk descends in the process tree. The process tree of runsc is far less
  * deep. */
 #define LEVELS_MAX 8
 
@@ -214,7 +213,7 @@ static bool find_sentry(pid_t pid, void *arg)
     return true;
 }
 
-/* The state of a walk through the processes of a sandbox. */
+/* The state of a walk through the process tree of a sandbox. */
 struct walk {
     struct limit_watch *watch;
     bool is_inside; /* whether the current process is the sentry or one of its descendants */
@@ -244,8 +243,8 @@ static void read_limit_process(struct limit_process *process)
     process->bytes = un_private_memory(process->pid);
 }
 
-/* Measures the memory of the processes that the last walk found, if they have used enough CPU time
- * in total since the last measurement. */
+/* Measures the memory of the processes in watch->process, if they have used enough CPU time in
+ * total since the last measurement. */
 static void read_busy_processes(struct limit_watch *watch)
 {
     int64_t busy = 0, wait = memory_time_left(watch) * 1000 / BUSY_SHARE;

@@ -19,13 +19,13 @@
 #include <time.h>
 
 #define PERIOD_US 100000
-/* Maximum number of attempts to create a group. Another process may remove a new group before this
- * process has locked it (un_group_sweep()). */
+/* Maximum number of attempts to create a cgroup. Another process may remove a new cgroup before
+ * this process has locked it (un_group_sweep()). */
 #define TRIES_MAX 32
-/* Timeout in ms for removing a group. A killed process stays in its group until its memory is
- * released and it is reaped. */
+/* Timeout in ms for removing a cgroup. A killed process stays in its cgroup until the process's
+ * memory is released and the process is reaped. */
 #define REMOVE_MS 5000
-/* Timeout in ms for locking a new group. Another process may hold the lock for a short time
+/* Timeout in ms for locking a new cgroup. Another process may hold the lock for a short time
  * (un_group_sweep()). */
 #define LOCK_MS 1000
 

@@ -101,10 +101,10 @@ bool limits_parse(const char *text, struct un_limits *limits);
 /* ---- sandbox_group.c: the control groups of a sandbox ---------------------------------------- */
 
 struct sandbox_group {
-    /* descriptors of the directories in which the groups are created, or -1 */
+    /* descriptors of the parent cgroups in which the sandbox's cgroups are created, or -1 */
     int place[UN_GROUP_PARTS];
-    /* descriptors of the groups' own directories, or -1; they stay locked until this process
-     * exits */
+    /* descriptors of the sandbox's cgroups, or -1; the cgroups stay locked (flock(2)) until this
+     * process exits */
     int dir[UN_GROUP_PARTS];
     int version[UN_GROUP_PARTS];
     char name[64];
@@ -225,8 +225,8 @@ void oom_describe(const struct sandbox_group *group, const struct un_limits *lim
 
 /* ---- limit_watch.c: enforcing limits without control groups ---------------------------------- */
 
-/* Maximum number of processes that the watcher measures one by one. Sandboxes usually have fewer.
- * With more, the watcher must walk through all processes more often. */
+/* Maximum number of processes whose memory the watcher measures without a walk through the process
+ * tree. Sandboxes usually have fewer processes. For a sandbox with more, no walk is postponed. */
 #define LIMIT_PROCESSES 256
 
 struct limit_process {
@@ -248,23 +248,23 @@ struct limit_watch {
     int64_t active;
     int64_t next_idle;     /* time of the next check for idleness */
     int64_t next_check;    /* time of the next measurement of memory and tasks */
-    int64_t next_walk;     /* time of the next walk through all processes */
-    int64_t last_walk;     /* time at which the last walk through all processes started */
-    int64_t walk_time;     /* CPU time of the sentry at the last walk in microseconds, or -1 */
+    int64_t next_walk;     /* time of the next walk through the sandbox's process tree */
+    int64_t last_walk;     /* time at which the last walk through the process tree started */
+    int64_t walk_time;     /* CPU time of the sentry in microseconds at `last_walk`, or -1 */
     int pids;              /* descriptor from un_open_last_pid(), or -1 */
-    int64_t last_pid;      /* last pid that the kernel had assigned at the last walk, or -1 */
+    int64_t last_pid;      /* last pid that the kernel had assigned at `last_walk`, or -1 */
     uint64_t bytes_per_ms; /* maximum growth of the memory usage in bytes per ms */
-    /* The processes that the last walk has found, up to LIMIT_PROCESSES. */
+    /* The processes of the sandbox at `last_walk`, at most LIMIT_PROCESSES. */
     struct limit_process process[LIMIT_PROCESSES];
     size_t process_count;
-    bool has_all;  /* whether `process` contains all processes that the last walk has found */
+    bool has_all;  /* whether `process` contains all processes of the sandbox at `last_walk` */
     pid_t sentry;  /* pid of the sentry, gVisor's kernel, or 0 if it was not found yet */
     bool is_bound; /* whether the kernel itself limits the tasks, by pids.max or RLIMIT_NPROC */
     struct un_memory_files files; /* memfds in which the sentry keeps the memory of the sandbox */
     uint64_t others;              /* page tables and anonymous memory of all processes, in bytes */
     uint64_t memory;              /* memory usage at the last measurement, in bytes */
     uint64_t peak;                /* highest memory usage of all measurements, in bytes */
-    uint64_t tasks;               /* number of processes and threads at the last walk */
+    uint64_t tasks;               /* number of processes and threads at `last_walk` */
 };
 
 void limit_watch_begin(struct limit_watch *watch, const struct un_limits *limits);

@@ -205,7 +205,7 @@ def receive(connection: socket.socket, size: int, count: int) -> tuple[bytes, li
 
     The descriptors are close-on-exec. socket.recv_fds() can't request this: it ignores its `flags`.
 
-    :raises OSError: recvmsg(2) failed; EMFILE if this process has too few free descriptors to
+    :raises OSError: recvmsg(2) failed; EMFILE if this process has not enough free descriptors to
         receive all.
     """
     # Import socket only here, because `usernsctl run` does not call this function.

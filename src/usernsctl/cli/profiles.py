@@ -1,4 +1,4 @@
-"""``usernsctl seccomp-profile``, ``apparmor-profile``, ``docker-args``: settings of containers."""
+"""``usernsctl seccomp-profile``, ``apparmor-profile``, ``docker-args``: settings for containers."""
 
 from __future__ import annotations
 

@@ -322,7 +322,7 @@ static void a_long_unit_file_is_read_up_to_a_limit(void)
     }
 }
 
-/* Checks that a group is not delegated if its unit file is missing, or is a symbolic link, FIFO or
+/* Checks that a cgroup is not delegated if its unit file is missing, or is a symbolic link, FIFO or
  * directory. Users can create such files in their own runtime directories. */
 static void a_malformed_unit_file_delegates_nothing(void)
 {
@@ -342,7 +342,7 @@ static void a_malformed_unit_file_delegates_nothing(void)
     }
 }
 
-/* Checks that a unit is delegated even if its processes are in a child group: with
+/* Checks that a unit is delegated even if its processes are in a child cgroup: with
  * DelegateSubgroup=, or after usernsctl has moved them. */
 static void a_unit_with_a_group_for_its_processes_is_delegated(void)
 {

@@ -52,8 +52,8 @@ static void a_failure_has_its_step_and_leaves_nothing(void)
         close(next);
         CHECK_INT(un_spawn(&spawn[i], &pid, &pidfd, &err), -1);
         CHECK_TEXT(un_step_name(err.step), un_step_name(steps[i]));
-        /* Accept EPERM, too: for users other than root, chroot(2) or joining a group fails with
-         * EPERM before the expected error. */
+        /* Accept EPERM, too: for users other than root, chroot(2) or joining a process group fails
+         * with EPERM before the expected error. */
         CHECK(err.errnum == errnums[i] || err.errnum == EPERM);
         check_no_child_left();
         CHECK_INT(dup(0), next);

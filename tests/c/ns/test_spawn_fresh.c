@@ -185,7 +185,7 @@ static void *spawn_many(void *arg)
     return NULL;
 }
 
-/* Sends SIGWINCH to this process's group, and thus also to the children of this process, until the
+/* Sends SIGWINCH to the process group of this process and its children, again and again, until the
  * test ends. A terminal may do the same. Commands ignore SIGWINCH by default. */
 static void *signal_everybody(void *arg)
 {

@@ -221,8 +221,8 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         """Return the command as a :class:`usernsctl.gvisor.agent.protocol.Command`.
 
         :raises OverflowError: a number is too large.
-        :raises ValueError: `process_group` is the id of an existing group, which a command cannot
-            join.
+        :raises ValueError: `process_group` is the id of an existing process group, which a command
+            cannot join.
         """
         spec = self._spec
         for name, number in (("umask", child.umask), ("process_group", child.group)):
@@ -586,7 +586,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         self._send(signal.SIGKILL, wire.TO_TREE)
 
     def kill_tree(self, timeout: float = KILL_SECONDS) -> bool:
-        """Kill the command and all processes that it started, in any session or group (SIGKILL).
+        """Kill the command and all its descendants, in any session or process group (SIGKILL).
 
         Returns when all of them have exited. Does nothing once the exit status of the command is
         known.

@@ -44,7 +44,7 @@ class SandboxProcess(aio.Process):
         self._popen.send_signal_to_group(sig)
 
     def kill_tree(self, timeout: float = KILL_SECONDS) -> asyncio.Future[bool]:
-        """Kill the command and all processes that it started, in any session or group (SIGKILL).
+        """Kill the command and all its descendants, in any session or process group (SIGKILL).
 
         The processes are killed even if the caller does not await the result.
 
