@@ -25,8 +25,7 @@
 int un_fail(struct un_error *err, enum un_step step, int errnum, const char *cause,
             const char *format, ...) __attribute__((format(printf, 5, 6)));
 
-/* Fills in `err` with errno and `detail`, and returns -1. The cause stays unknown.
- * Async-signal-safe. */
+/* Fills in `err` with errno and `detail`, but with no cause, and returns -1. Async-signal-safe. */
 int un_fail_errno(struct un_error *err, enum un_step step, const char *detail);
 
 /* Returns glibc's text for an errno, also in programs that are linked with musl: musl's strerror(3)

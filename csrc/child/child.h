@@ -104,7 +104,7 @@ struct un_message {
     int32_t step; /* step that failed (enum un_step); step, errnum, cause and detail are as in
                      struct un_error */
     int32_t errnum;
-    char cause[UN_CAUSE_MAX]; /* id of the cause; "" if it is unknown */
+    char cause[UN_CAUSE_MAX]; /* id of the cause of the failure; "" if it is unknown */
     char detail[UN_DETAIL_MAX];
 };
 

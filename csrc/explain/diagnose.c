@@ -128,7 +128,7 @@ static const char *creation_denied(const struct un_error *err, const char *proc)
 }
 
 /* Finds the first limit in /proc/sys/user, apart from max_user_namespaces, that is lower than
- * `most`. Returns the cause for this limit, or NULL if no limit is lower. */
+ * `most`. Returns the id of the cause for this limit, or NULL if no limit is lower. */
 static const char *low_limit(const char *proc, int64_t most)
 {
     static const char *const others[][2] = {

@@ -17,20 +17,21 @@
 static const char *const no_directory[] = {"creating working directory",
                                            "create process working directory"};
 
-/* Returns whether facts exclude a cause: a seccomp filter if this process has none that runsc could
- * inherit, a chroot, or Yama if its setting does not affect runsc. */
+/* Returns whether the cause `id` can't be the cause of a failure of runsc: a seccomp filter, if
+ * this process has none that runsc could inherit; Yama, if its setting does not affect runsc; and a
+ * chroot in any case. */
 static bool is_ruled_out(const char *id, const char *proc)
 {
     if (un_begins(id, "seccomp-denies-"))
         return un_proc_status(proc, "Seccomp:") == 0;
-    /* Exclude a chroot: the sandbox's user namespace exists, and the kernel creates no user
-     * namespace for a process in a chroot. */
+    /* The user namespace in which runsc was started exists. In a chroot, clone(2) could not have
+     * created it (EPERM). */
     if (!strcmp(id, "in-chroot"))
         return true;
     return !strcmp(id, "yama-ptrace-scope") && un_proc_number(proc, YAMA_FILE) < YAMA_ADMIN_ONLY;
 }
 
-/* Removes the impossible causes from `ids`. Returns how many causes remain. */
+/* Removes from `ids` the causes that is_ruled_out() rules out. Returns how many ids remain. */
 static size_t rule_out(const char *ids[], size_t count, const char *proc)
 {
     size_t kept = 0;

@@ -171,7 +171,7 @@ def document(messages: Path, causes: Path) -> str:
     """Return the content of texts.c.
 
     :param messages: the directory of the message files that SPEAKERS names.
-    :param causes: the directory of the files with causes.
+    :param causes: the directory of the files of the catalogue of causes.
     """
     texts, hints = (read(messages, key) for key in ("text", "hint"))
     known = read(causes, "cause")
@@ -189,7 +189,7 @@ def document(messages: Path, causes: Path) -> str:
 
 
 def entries(texts: list[dict[str, Any]]) -> list[list[str]]:
-    """Return two lists of strings for each message or hint: its patterns, then its causes."""
+    """Return two lists of strings for each message or hint: its patterns, then the causes' ids."""
     return [
         part for one in texts for part in (Expression(one["pattern"]).patterns(), one["causes"])
     ]

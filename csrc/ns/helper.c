@@ -60,9 +60,9 @@ static bool is_open_filtered(const char *output)
            un_proc_status("/proc", "Seccomp:") == 2;
 }
 
-/* Returns the cause that keeps a setuid-root helper from gaining the capabilities to open the map
- * file, or NULL if none is found (capabilities(7), "Capabilities and execution of programs by root"
- * and "Set-user-ID-root programs that have file capabilities"). */
+/* Returns the id of the cause why a setuid-root helper gains no capabilities, and so can't open the
+ * map file, or NULL if none is found (capabilities(7), "Capabilities and execution of programs by
+ * root" and "Set-user-ID-root programs that have file capabilities"). */
 static const char *cause_of_powerless_root(const char *helper)
 {
     struct stat status;
@@ -85,17 +85,17 @@ static bool has_wrong_capability(const char *helper)
                                                 !(caps.data[0].permitted & 1U << needed));
 }
 
-/* Returns the cause of a helper's failure to open the map file (EACCES), or NULL if none is
- * found. */
+/* Returns the id of the cause of a helper's failure to open the map file (EACCES), or NULL if none
+ * is found. */
 static const char *cause_of_closed_map(const char *helper)
 {
     const char *cause = un_cause_of_closed_proc("/proc");
     return cause ? cause : cause_of_powerless_root(helper);
 }
 
-/* Returns the cause that a helper's output reveals (shadow's lib/idmapping.c), or NULL. If a
- * seccomp filter denies a system call that all helpers need, stores the error with the name of that
- * call in `filter`. */
+/* Returns the id of the cause of a helper's failure, as far as the helper's output reveals the
+ * cause (shadow's lib/idmapping.c), or NULL. If a seccomp filter denies a system call that all
+ * helpers need, stores the error with the name of that call in `filter`. */
 static const char *cause_in(const char *helper, const char *output, struct un_error *filter)
 {
     if (strstr(output, "Read-only file system"))

@@ -80,7 +80,7 @@ class Podman:
         )
 
     def causes(self, owner: int, *ways: str) -> list[str]:
-        """Load an image with a file that belongs to `owner`; return the causes if this fails."""
+        """Load an image with a file of `owner`; return the causes that explain finds on failure."""
         (self._directory / "image.tar").write_bytes(image(owner))
         done = self("podman load --quiet --input=image.tar", *ways)
         if done.returncode == 0:

@@ -51,7 +51,7 @@ def change(directory: Path, **fields: Any) -> None:
 
 
 def load_error(directory: Path, cause: str, **options: Any) -> un.RunscError:
-    """Check that a load fails with `cause` and leaks nothing; return the error."""
+    """Check that Template.load() fails with `cause` and leaks nothing; return the error."""
     before = open_descriptors()
     with pytest.raises(un.RunscError) as caught:
         un.Template.load(directory, **options)

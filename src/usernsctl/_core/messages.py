@@ -15,7 +15,7 @@ class MessageSearch:
 
     def __init__(self) -> None:
         self._search = ffi.new("struct un_search *")
-        self._added: list[Any] = []  # Keeps the causes from add_causes() allocated.
+        self._added: list[Any] = []  # Keeps the strings from add_causes() allocated.
 
     def add(self, piece: bytes) -> list[tuple[int, tuple[str, ...]]]:
         """Search `piece`, the next part of the searched text, for known messages.

@@ -110,7 +110,7 @@ def _read(file: str | None) -> Explanation:
 
 
 def _probe(explanation: Explanation) -> tuple[Explanation, Report | None]:
-    """Probe this host to find out which of the causes apply.
+    """Probe this host to find out which causes in `explanation` apply to this host.
 
     :returns: the explanation with confirmed causes, and the report of the probes; or, if the probes
         fail, the unchanged explanation and None.

@@ -53,7 +53,7 @@ class Seen:
         return probe if probe and (probe.outcome == "failed" or probe.cause == LATE) else None
 
     def named(self, cause_id: str) -> Evidence:
-        """Return the messages of the probes whose failure the core attributed to this cause.
+        """Return the messages of the probes whose failure the core attributed to `cause_id`.
 
         Probes of optional devices and programs are ignored, because only their own rules evaluate
         them.
@@ -113,7 +113,7 @@ def fails(*names: str, errnos: tuple[int, ...] = ()) -> _Holds:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A rule that decides whether a cause applies.
+    """A rule that decides whether the cause `id` of failures applies to this host.
 
     :ivar explains: the names of the probes whose failure the cause explains.
     :ivar holds: a function that returns the evidence for the cause, empty if there is none.

@@ -58,7 +58,7 @@ class Finding:
 
     @property
     def id(self) -> str:
-        """The id of the cause, or ``"unknown"``."""
+        """The id of :attr:`cause`, or ``"unknown"``."""
         return "unknown" if self.cause is None else self.cause.id
 
 

@@ -41,8 +41,8 @@ WITHOUT_CAUSES = {
 # Values of `reason` in a run's result (docs/run.md), which look like ids of causes.
 REASONS = {"output-limit", "sandbox-ended", "start-failed"}
 
-# Directories of tests that provoke causes: on the test host (False), and in a virtual machine
-# (True).
+# Directories of tests that provoke failures with the causes of the catalogue: on the test host
+# (False), and in a virtual machine (True).
 REAL = {
     False: ("environments", "kernel", "runsc", "docker", "faults"),
     True: ("vm",),

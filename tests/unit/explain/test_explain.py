@@ -201,8 +201,8 @@ def test_several_messages_have_the_causes_of_all(several: list[Text]) -> None:
 TWO_CAUSES = "pivot_root failed, make sure that the root mount has a parent"
 MANY_CAUSES = "newuidmap failed: exit status 1"
 SEVERAL = [
-    # Tuples of a text and the ids of the causes that explain finds in it, in order. The causes of a
-    # message with few causes come before those of a message with many.
+    # Tuples of a text and the ids of the causes that explain finds for the text, in order. The
+    # causes of the message with the fewest possible causes come first.
     (f"{TWO_CAUSES}\ncontainer already exists", ["duplicate-id", "mount-denied", "in-chroot"]),
     # Messages with the same number of causes are sorted in the order of the catalogue.
     (
