@@ -132,6 +132,33 @@ def test_error_of_an_outdated_template_names_the_create_command(template: Any, d
     assert "secret" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--python", "python3", "--preload", "os,sys"], "preload: 'os,sys' is not the name"),
+        (["--python", ""], "python is empty"),
+        (["--ready", "R", "--wd", "", "--", "true"], "cwd is empty"),
+        (["--ready", "R", "--env", "A=\udcff", "--", "true"], "env['A'] is not UTF-8"),
+        (["--ready", "R", "--", "true", "\udcff"], "args[1] is not UTF-8"),
+        (["--ready", "R"], "no command"),
+        (["--ready", "R", "--bundle", "b"], "no command"),
+    ],
+)
+def test_wrong_values_of_template_create_are_usage_errors(
+    template: Any, words: list[str], reason: str
+) -> None:
+    done = template("create", "one", *words)
+    assert (done.returncode, done.stdout) == (125, "")
+    assert done.stderr.splitlines()[-1].startswith(f"Error: {reason}")
+
+
+def test_wrong_values_of_template_run_are_usage_errors(template: Any) -> None:
+    assert template("create", "one", "--python", "python3").returncode == 0
+    done = template("run", "--wd", "", "one", "-c", "pass")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert done.stderr.splitlines()[-1].startswith("Error: cwd is empty")
+
+
 def test_template_run_needs_the_host_options_of_create(
     template: Any, data: Path, tmp_path: Path
 ) -> None:

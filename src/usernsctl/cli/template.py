@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from usernsctl.cli import run, terminal
 from usernsctl.cli.parser import Parser, UsageError
 from usernsctl.cli.waiting import exit_status
 from usernsctl.commands.popen import TimeoutExpired
+from usernsctl.errors import UsernsError
 from usernsctl.gvisor.checks import NamedUser
 from usernsctl.gvisor.launch.limits import parse_duration
 from usernsctl.gvisor.launch.options import PROCESS, read_settings
@@ -141,10 +142,11 @@ def create(name: str, replace: bool, environ: Mapping[str, str], **given: Any) -
 
         def make() -> Template:
             try:
-                if own["python"] is None:
-                    return host.template(request.args, ready=own["ready"], **options)
-                names = own["preload"]
-                return host.python_template(python=own["python"], preload=names, **options)
+                with _wrong_values():
+                    if own["python"] is None:
+                        return host.template(request.args, ready=own["ready"], **options)
+                    names = own["preload"]
+                    return host.python_template(python=own["python"], preload=names, **options)
             except TimeoutExpired as late:
                 why = f"{what} was not ready within {late.timeout:g} s"
                 raise not_ready(why, _REMEDY_OF_LATE) from None
@@ -153,6 +155,20 @@ def create(name: str, replace: bool, environ: Mapping[str, str], **given: Any) -
         with make() as template:
             report(f"{name}: writing the template to the disk")
             store.keep(template.save, name, replace=replace)
+
+
+@contextlib.contextmanager
+def _wrong_values() -> Iterator[None]:
+    """Convert the ValueError that functions of Template raise for a wrong argument.
+
+    :raises UsageError: an option or argument of the command line has a wrong value.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if isinstance(error, UsernsError):
+            raise
+        raise UsageError(str(error)) from error
 
 
 def _host_arguments(request: Request) -> dict[str, Any]:
@@ -183,6 +199,9 @@ def _check(given: dict[str, Any], own: dict[str, Any]) -> None:
             "port:80"
         )
     command = given["command"] or (("python3",) if own["python"] is not None else ())
+    example = "usernsctl template create NAME --ready READY -- CMD"
+    if not command:
+        raise UsageError(f"no command: give a command, as in: {example}")
     run.check_combination({**given, "command": command, "state": None})
     if own["ready"] is not None:
         from usernsctl.gvisor.template.checkpoint import Ready
@@ -250,6 +269,7 @@ def run_(
         with (
             SandboxHost(**arguments) as host,
             PythonTemplate.load(path, host=host, remedy=remedy) as python,
+            _wrong_values(),
         ):
             return _wait(lambda: python.start(args, env=env, cwd=cwd, **streams))
     elif args or settings or cwd is not None:
