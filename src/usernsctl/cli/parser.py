@@ -285,6 +285,7 @@ class Parser(argparse.ArgumentParser):
         :raises Answer: always.
         """
         reason = message.removeprefix("argument ")
+        reason = reason.replace("the following arguments are required:", "missing:")
         text = f"{self.format_usage()}Try '{self.prog} --help' for help.\n\nError: {reason}"
         raise Answer(shown_lines(text) + "\n", self._wrong_usage, reason)
 
@@ -429,7 +430,7 @@ def integer(least: int, most: int) -> Callable[[str], int]:
         # int() alone would also accept underscores, and digits of other scripts.
         if re.fullmatch(r"-?[0-9]{1,10}", text) and least <= int(text) <= most:
             return int(text)
-        raise ValueError(f"{text!r} is not a number from {least} to {most}")
+        raise ValueError(f"{text!r} is not a whole number from {least} to {most}")
 
     return parse
 

@@ -291,9 +291,12 @@ def _idmap(given: dict[str, Any]) -> IdMap:
     )
 
 
-def check_combination(given: dict[str, Any]) -> None:
+def check_combination(
+    given: dict[str, Any], example: str = "usernsctl run -- cat /proc/version"
+) -> None:
     """Check that no option excludes another, and that no required option is missing.
 
+    :param example: the command line with a CMD that the error for a missing CMD shows.
     :raises UsageError: options exclude each other, an option is missing, or a value is empty.
     """
     roots = {
@@ -316,7 +319,7 @@ def check_combination(given: dict[str, Any]) -> None:
         if given[name] and not given["bundle"]:
             raise UsageError(f"--{name.replace('_', '-')} needs --bundle")
     if not given["command"] and not given["bundle"]:
-        raise UsageError("no command: give a command, as in: usernsctl run -- cat /proc/version")
+        raise UsageError(f"no command: give a command, as in: {example}")
     if given["command"] and not given["command"][0]:
         raise UsageError("the command is an empty string")
 

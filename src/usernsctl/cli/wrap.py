@@ -60,7 +60,7 @@ def write(
         templates.parser("usernsctl template").find("run").read(call[2:])
         text = _script(call, None)
     else:
-        check_combination(given)
+        check_combination(given, "usernsctl wrap -o FILE -- ls")
         if command and given["rootfs"] is None and given["bundle"] is None:
             command[0] = _path_of(command[0], environ)
         call = ["run", "--reraise-signal", *options, "--", *command]

@@ -99,7 +99,16 @@ def test_unknown_option_is_named(
             "--user: 'x:' is not UID[:GID] or NAME[:GROUP]; ids are numbers from 0 to 4294967294",
         ),
         (["plan", "x"], "unexpected extra argument 'x'"),
-        (["ns", "remove"], "the following arguments are required: NAME..."),
+        (["ns", "remove"], "missing: NAME..."),
+        (["freeze", "--", "id"], "missing: -o/--output"),
+        (
+            ["wrap", "-o", "script"],
+            "no command: give a command, as in: usernsctl wrap -o FILE -- ls",
+        ),
+        (
+            ["run", "--start-timeout", "0.5", "--", "id"],
+            "--start-timeout: '0.5' is not a whole number of seconds from 0 to 1000000",
+        ),
         (
             ["run", *("--publish=8080:80",) * 65, "true"],
             "65 published ports are more than 64",

@@ -142,7 +142,7 @@ def parse_start_timeout(text: str) -> int:
     :raises ValueError: `text` is not an integer from 0 to 1,000,000.
     """
     if not (text.isascii() and text.isdecimal() and len(text) <= 7 and int(text) <= 1_000_000):
-        raise ValueError(f"{text!r} is not a number of seconds from 0 to 1000000")
+        raise ValueError(f"{text!r} is not a whole number of seconds from 0 to 1000000")
     return int(text)
 
 
