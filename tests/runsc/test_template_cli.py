@@ -171,13 +171,13 @@ def test_template_run_needs_the_host_options_of_create(
     assert (done.returncode, done.stdout, done.stderr) == (0, "shown\na.b\n", "")
     done = template("run", "one", input="\n")
     assert (done.returncode, done.stdout) == (125, "")
-    assert f"--bind was '{tmp_path}/shown:/shown:ro', and is left out" in done.stderr
-    assert "--hostname was 'a.b', and is left out" in done.stderr
+    assert f"--bind '{tmp_path}/shown:/shown:ro' (now left out)" in done.stderr
+    assert "--hostname 'a.b' (now left out)" in done.stderr
     assert "[template-host-differs]" in done.stderr
     create(template, "two", script=script)
     done = template("run", *options, "two", input="\n")
     assert (done.returncode, done.stdout) == (125, "")
-    assert "--hostname was left out, and is 'a.b'" in done.stderr
+    assert "--hostname left out (now 'a.b')" in done.stderr
 
 
 def test_template_run_needs_the_namespace_of_create(template: Any, usernsctl: Any) -> None:

@@ -113,14 +113,14 @@ def test_load_needs_the_host_options_of_save(tmp_path: Path) -> None:
         assert box.communicate(b"\n", 60)[0].split() == [b"100", b"named", b"shown"]
     with un.SandboxHost(**(options | {"hostname": "other"})) as host:
         error = load_error(tmp_path / "saved", "template-host-differs", host=host)
-        told = "the template was created with other options: --hostname was 'named', and is 'other'"
+        told = "the template was created with other options: --hostname 'named' (now 'other')"
         assert error.reason == told
     error = load_error(tmp_path / "saved", "template-host-differs", remedy="make it")
     assert error.reason == (
         "the template was created with other options: "
-        f"--bind was '{tmp_path}/data:/data:ro', and is left out; "
-        "--hostname was 'named', and is left out; "
-        "--rlimit was 'RLIMIT_NOFILE=100:200', and is left out"
+        f"--bind '{tmp_path}/data:/data:ro' (now left out); "
+        "--hostname 'named' (now left out); "
+        "--rlimit 'RLIMIT_NOFILE=100:200' (now left out)"
     )
     assert error.remedy.endswith("; or make it")
 
@@ -128,9 +128,9 @@ def test_load_needs_the_host_options_of_save(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"network": "host"}, "--network was left out, and is 'host'"),
-        ({"platform": "ptrace"}, "--platform was left out, and is 'ptrace'"),
-        ({"no_new_privs": False}, "--no-new-privs was left out, and is 'off'"),
+        ({"network": "host"}, "--network left out (now 'host')"),
+        ({"platform": "ptrace"}, "--platform left out (now 'ptrace')"),
+        ({"no_new_privs": False}, "--no-new-privs left out (now 'off')"),
     ],
 )
 def test_load_with_additional_host_options_raises(
@@ -146,7 +146,7 @@ def test_load_with_another_id_map_raises(saved: Path) -> None:
     with un.SandboxHost(MAP_OF_SEVERAL) as host:
         error = load_error(saved, "template-host-differs", host=host)
         assert "--map-users, --map-groups, --map-auto" in error.reason
-        assert "and is 'map_" in error.reason
+        assert "(now 'map_" in error.reason
 
 
 def test_load_accepts_debug_log_and_runsc_options(saved: Path, tmp_path: Path) -> None:

@@ -325,7 +325,7 @@ def _differences(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
         return "left out" if value is None else repr(value[:_VALUE_MAX])
 
     return [
-        f"{name} was {quote(then.get(name))}, and is {quote(now.get(name))}"
+        f"{name} {quote(then.get(name))} (now {quote(now.get(name))})"
         for name in sorted(_host_fields())
         if then.get(name) != now.get(name)
     ]
