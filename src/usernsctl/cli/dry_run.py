@@ -80,7 +80,7 @@ def as_text(launch: Launch, facts: Facts) -> Iterator[str]:
     if launch.oom_score is not None:
         yield f"  oom_score_adj {launch.oom_score}"
     memory, processors = _seen(facts)
-    yield "What the command sees of this machine, by its limits and those of the control group:"
+    yield "Memory and processors that the command sees, by its limits and the control group's:"
     yield f"  {memory / 2**20:.1f} MiB of memory, {processors} processors"
     if facts.enforced is not None:
         yield "Limits, with the mechanism that enforces each:"
@@ -106,7 +106,7 @@ def _stack_of(words: Sequence[str]) -> str:
     from usernsctl.gvisor.launch.network import NETWORK
 
     if "--network=host" not in words:
-        return "that of gVisor, with a loopback device alone"
+        return "gVisor's own, with only a loopback device"
     where = "a network namespace for the sandbox" if NETWORK in words else "this machine's network"
     return f"that of this machine's kernel, in {where}"
 

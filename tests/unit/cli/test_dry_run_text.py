@@ -50,7 +50,7 @@ def test_text_lists_steps_and_runsc_command() -> None:
 @pytest.mark.parametrize(
     ("network", "stack"),
     [
-        ("none", "that of gVisor, with a loopback device alone"),
+        ("none", "gVisor's own, with only a loopback device"),
         ("host", "that of this machine's kernel, in this machine's network"),
         ("private", "that of this machine's kernel, in a network namespace for the sandbox"),
     ],

@@ -74,8 +74,8 @@ VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "tmpfs": (("name", "size"), "mount a tmpfs of {size} bytes on {name}"),
     "limits": (
         ("memory", "processors", "groups"),
-        "show the limits of the control group as the machine's memory and processors, or {memory} "
-        "bytes and {processors} processors where these are lower and not 0",
+        "limit the memory and processors that the command sees to those of the control group, and "
+        "to {memory} bytes and {processors} processors (0: no limit)",
     ),
     "discard": (("name",), "discard writes to {name}"),
     "touch": (("name",), "make the empty file {name}"),
