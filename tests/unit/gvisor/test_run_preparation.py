@@ -42,9 +42,20 @@ def test_settings_are_read() -> None:
     assert read == {"A": "b=c", "EMPTY": "", "TOKEN": "secret"}
 
 
-@pytest.mark.parametrize("setting", ["", "=x", " A=b", "ABSENT"])
-def test_invalid_settings_raise(setting: str) -> None:
-    with pytest.raises(CommandError, match="--env"):
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ("", "the name before the = is missing"),
+        ("=x", "the name before the = is missing"),
+        (" A=b", "the name contains a space"),
+        ("export A=b", "the name contains a space; .* without spaces and export"),
+        ("A =b", "the name contains a space"),
+        ("ABSENT", "ABSENT is not set; export ABSENT, or write ABSENT=VALUE"),
+        ("a-b", "the variable is not set; write NAME=VALUE"),
+    ],
+)
+def test_invalid_settings_raise(setting: str, reason: str) -> None:
+    with pytest.raises(CommandError, match=f"--env, number 1: {reason}"):
         read_settings([setting], CALLER)
 
 

@@ -411,8 +411,9 @@ def _setting(text: str, where: str) -> tuple[str, str | None]:
     # private key.
     if not name:
         raise _env_error(f"{where}: the name before the = is missing; write NAME=VALUE or NAME")
-    if name != name.strip():
-        raise _env_error(f"{where}: the name has a space beside it; write NAME=VALUE or NAME")
+    if any(map(str.isspace, name)):
+        advice = "write NAME=VALUE or NAME, without spaces and export"
+        raise _env_error(f"{where}: the name contains a space; {advice}")
     return name, value if equals else None
 
 
@@ -429,8 +430,9 @@ def _variable(text: str, where: str, caller: Mapping[str, str]) -> tuple[str, st
         import re
 
         _refuse_colon(name, where)
-        subject = name if re.fullmatch(_PLAIN_NAME, name) else "the variable"
-        raise _env_error(f"{where}: {subject} is not set; give it a value: NAME=VALUE")
+        if re.fullmatch(_PLAIN_NAME, name):
+            raise _env_error(f"{where}: {name} is not set; export {name}, or write {name}=VALUE")
+        raise _env_error(f"{where}: the variable is not set; write NAME=VALUE")
     return name, caller[name] if value is None else value
 
 
