@@ -84,7 +84,8 @@ def test_a_named_namespace_lives_from_create_to_remove(usernsctl: Program, state
     ns(usernsctl, "exec", "web", "touch", "/mnt/file")
     assert ns(usernsctl, "exec", "web", "--", "ls", "/mnt") == "file\n"
 
-    assert ns(usernsctl, "remove", "web") == ""
+    said = ns(usernsctl, "remove", "absent", "web", status=125)
+    assert "there is no namespace 'absent'" in said
     assert ns(usernsctl, "list", "--json") == "[]\n"
     assert list(state.iterdir()) == []
     assert "no namespace 'web'" in ns(usernsctl, "exec", "web", "--", "true", status=125)

@@ -59,6 +59,12 @@ def test_template_verbs_create_list_run_and_remove(template: Any, data: Path) ->
     assert template("list").stdout.splitlines()[1].startswith("one   command  ")
     assert template("remove", "one").returncode == 0
     assert os.listdir(data) == []
+    for name in ("one", "two"):
+        create(template, name)
+    done = template("remove", "one", "none", "two")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert done.stderr.startswith("usernsctl: template: there is no template 'none'\n")
+    assert os.listdir(data) == []
     for verb in ("remove", "run"):
         done = template(verb, "one")
         assert done.returncode == 125

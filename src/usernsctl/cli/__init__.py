@@ -14,7 +14,7 @@ from usernsctl._system.handover import INTERRUPTED, default_sigchld, raise_on_in
 # this name as true.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from usernsctl.errors import UsernsError
 
@@ -83,6 +83,23 @@ def print_error(error: UsernsError) -> None:
     if remedy := error.remedy or (known.remedy if known else None):
         lines = shown_lines(remedy).split("\n")
         print("  remedy:", *lines, sep=" " if len(lines) == 1 else "\n    ", file=sys.stderr)
+
+
+def call_for_each(function: Callable[[str], None], names: Sequence[str]) -> int:
+    """Call `function` with each name; print the error of each call that fails.
+
+    :returns: the exit status: that of the first error, or 0.
+    """
+    from usernsctl.errors import UsernsError
+
+    status = 0
+    for name in names:
+        try:
+            function(name)
+        except UsernsError as error:
+            print_error(error)
+            status = status or error.exit_status
+    return status
 
 
 def _named(error: OSError) -> UsernsError | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from usernsctl._lean import asdict
 from usernsctl._text import shown_lines
-from usernsctl.cli import terminal
+from usernsctl.cli import call_for_each, terminal
 from usernsctl.cli.parser import Parser, UsageError
 from usernsctl.cli.waiting import supervise
 from usernsctl.gvisor.launch.network import private_command
@@ -140,14 +140,13 @@ def exec_(name: str, command: tuple[str, ...], environ: Mapping[str, str]) -> in
     return supervise(lambda: namespace.spawn(command, env=environ, pdeathsig=signal.SIGKILL).pid)
 
 
-def remove(names: Sequence[str]) -> None:
+def remove(names: Sequence[str]) -> int:
     """Remove namespaces: kill the process that holds each of them.
 
     Other processes in the namespace keep running, unless the namespace has a PID namespace. In that
     case, the kernel kills all processes in the PID namespace.
     """
-    for name in names:
-        named.remove_named(name)
+    return call_for_each(named.remove_named, names)
 
 
 def _as_json(namespace: NamedNamespace) -> dict[str, Any]:

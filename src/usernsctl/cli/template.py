@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from usernsctl._lean import asdict, fields
 from usernsctl._lean import replace as replace_fields
 from usernsctl._text import quoted
-from usernsctl.cli import run, terminal
+from usernsctl.cli import call_for_each, run, terminal
 from usernsctl.cli.parser import Parser, UsageError
 from usernsctl.cli.waiting import exit_status
 from usernsctl.commands.popen import TimeoutExpired
@@ -314,9 +314,8 @@ def _wait(start: Callable[[], Sandbox]) -> int:
         return exit_status(lambda: boxes.enter_context(start()))
 
 
-def remove(names: Sequence[str]) -> None:
+def remove(names: Sequence[str]) -> int:
     """Remove templates and their checkpoints."""
     from usernsctl.gvisor.template import store
 
-    for name in names:
-        store.remove(name)
+    return call_for_each(store.remove, names)
