@@ -271,8 +271,8 @@ def test_orphans_in_a_pid_namespace_leave_no_zombies(usernsctl: Program) -> None
     ("options", "says"),
     [
         (["--bogus"], "there is no option --bogus"),
-        (["-r", "--", "sleep", "5"], "runs no command: sleep"),
-        (["-r", "sleep"], "runs no command: sleep"),
+        (["-r", "--", "sleep", "5"], "without a command: leave out sleep"),
+        (["-r", "sleep"], "without a command: leave out sleep"),
         (["--map-users=0:0"], '"0:0" is not an extent'),
         (["--map-users=0:0:1", "--map-users=0:1:1"], "overlap inside"),
         (["--root=/no/such/directory"], "/no/such/directory: No such file or directory"),

@@ -455,7 +455,7 @@ int un_options_parse(int argc, char **argv, struct un_options *options, struct u
         return fail_usage(err, "no command was given: %s%s", "usernsctl-exec [OPTIONS] -- COMMAND",
                           "");
     if (optind < argc && options->hold >= 0 && strcmp(argv[optind], UN_NETWORK) != 0)
-        return fail_usage(err, "--hold creates a namespace, and runs no command: %s%s",
+        return fail_usage(err, "a named namespace is created without a command: leave out %s%s",
                           argv[optind], "");
     /* Reject a new network namespace, because --net private would start usernsctl-network in the
      * new namespace, from which it can't reach the host's network. */

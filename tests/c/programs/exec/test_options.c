@@ -49,7 +49,7 @@ static void invalid_arguments_are_named(void)
         {{"--launch=f", "--fork"}, "--launch excludes all options except"},
         {{"-m", "--launch=f"}, "--launch excludes all options except"},
         {{"--launch=f", "--run-as"}, "option --run-as needs a value"},
-        {{"--hold=3", "true"}, "--hold creates a namespace, and runs no command: true"},
+        {{"--hold=3", "true"}, "a named namespace is created without a command: leave out true"},
         {{"--hold=3", "-n", "--", UN_NETWORK}, "--net private and --net (-n) exclude each other"},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
