@@ -66,6 +66,10 @@ def explain(file: str | None, debug_log: str | None, no_probe: bool, as_json: bo
             logged = failures(debug_log)
             explanation = explain_failures(logged)
     except FileNotFoundError:
+        if debug_log is None and " " in str(file):
+            say(f"usernsctl: explain: there is no file {file!r}")
+            say("  remedy: echo 'MESSAGE' | usernsctl explain    # to explain a message")
+            return _WRONG_USAGE
         if debug_log is None and "/" not in str(file):
             from usernsctl.cli.parser import near
             from usernsctl.explain.catalogue import catalogue

@@ -53,6 +53,15 @@ def test_mistyped_cause_gets_a_suggestion(capsys: pytest.CaptureFixture[str]) ->
     )
 
 
+def test_explain_says_how_to_pass_a_message(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "unshare: /proc/self/uid_map: Operation not permitted"]) == 2
+    assert capsys.readouterr().err == (
+        "usernsctl: explain: there is no file "
+        "'unshare: /proc/self/uid_map: Operation not permitted'\n"
+        "  remedy: echo 'MESSAGE' | usernsctl explain    # to explain a message\n"
+    )
+
+
 def test_option_in_place_of_a_verb_is_called_an_option(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
