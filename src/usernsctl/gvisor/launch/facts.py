@@ -390,6 +390,7 @@ def _destination(bind: Bind) -> str:
             "the destination must be an absolute path other than /",
             step="bind",
             filename=bind.destination,
+            remedy="give a DST other than /, or show all files by --expose-root",
         )
     return "/" + destination.lstrip("/")
 

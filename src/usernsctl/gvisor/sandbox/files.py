@@ -23,7 +23,7 @@ else:
 _T = TypeVar("_T")
 
 #: The default timeout of a copy, in seconds.
-COPY_SECONDS = 300.0
+COPY_SECONDS = 300
 #: The default maximum size of a file that is read into memory, in bytes.
 READ_BYTES = 64 << 20
 #: The default maximum size of a copied tree, in bytes.
