@@ -60,10 +60,9 @@ find /tmp ! -type d
 def service(plain: Engine, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Build the service's image from docs/docker.md; return its name."""
     context = tmp_path_factory.mktemp("service")
-    (context / "examples").mkdir()
-    shutil.copy(TREE / "examples" / "snippet_server.py", context / "examples")
+    shutil.copy(TREE / "examples" / "snippet_server.py", context)
     build_recipe(
-        plain, "docs/docker.md", "FROM prelude-python\nCOPY examples/", context, image=SERVICE
+        plain, "docs/docker.md", "FROM prelude-python\nCOPY snippet_", context, image=SERVICE
     )
     return SERVICE
 
