@@ -1,9 +1,10 @@
 """Tests of the kernel's rules for namespaces. The tests need only usernsctl's pytest plugin.
 
-    pytest examples/test_kernel_rules.py
+    pytest -c /dev/null examples/test_kernel_rules.py
 
 Any user can run these tests. They change nothing on the host. A test that the host can't run is
-skipped with the reason.
+skipped with the reason. Without -c, pytest would read the pyproject.toml of usernsctl, whose
+options need further plugins.
 """
 
 from __future__ import annotations
