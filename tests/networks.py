@@ -24,8 +24,8 @@ MACHINE, MACHINE_2, BRIDGE = "10.77.0.2", "10.77.0.3", "172.30.0.1"
 MACHINE_6, BRIDGE_6, BRIDGE_ANYCAST_6 = "fd77::2", "fd78::1", "fd78::"
 ROUTER, ROUTER_6 = "10.77.0.1", "fd77::1"
 NEIGHBOUR, BROADCAST = "10.77.0.9", "10.77.0.255"
-#: Addresses in the internet: two web servers, the first of which also has an IPv6 address, and a
-#: name server.
+#: Addresses on the simulated internet: two web servers, the first of which also has an IPv6 address,
+#: and a name server.
 WEB, OTHER_WEB, WEB_6, DNS = "198.51.100.7", "203.0.113.9", "2001:db8::7", "198.51.100.53"
 METADATA, METADATA_6 = "169.254.169.254", "fd00:ec2::254"
 #: Addresses of other metadata services: IPv4 addresses of Alibaba, Azure and Oracle; then IPv6
@@ -35,7 +35,7 @@ OTHER_METADATA_6 = (
     *("fd20:ce::254", "fd00:c1::a9fe:a9fe", "fd00:a9fe:a9fe::1", "fd00:42::42"),
     "fd00:100::100:200",
 )
-#: Addresses of a server in the internet, with prefixes of IPv6 translators (NAT64).
+#: Addresses of a server on the simulated internet, with prefixes of IPv6 translators (NAT64).
 WEB_64, LOCAL_64 = "64:ff9b::c633:6407", "64:ff9b:1::c633:6407"
 BRIDGE_64, METADATA_64 = "64:ff9b::ac1e:1", "64:ff9b::a9fe:a9fe"
 #: Names that the name server resolves, and their addresses.
@@ -47,7 +47,7 @@ NAMES = {
     "metadata.example": METADATA,
     "loopback.example": "127.0.0.1",
 }
-#: Ports of the web servers in the internet and on the simulated host.
+#: Ports of the web servers on the simulated internet and on the simulated host.
 PORTS = (80, 443, 8080)
 #: Name of an abstract Unix socket on the simulated host.
 ABSTRACT = "usernsctl-test-world"
@@ -213,7 +213,7 @@ class World:
         self._start([*enter, sys.executable, "-c", _SERVERS, *arguments])
 
     def serve_outside(self, *command: str) -> None:
-        """Start a server in the internet; kill it when the virtual network is removed."""
+        """Start a server on the simulated internet; kill it when the virtual network is removed."""
         enter = self._enter("-U", "-m", "-n", of=self.outside)
         popen = subprocess.Popen([*enter, *command], stdout=subprocess.DEVNULL)
         self._undo.callback(popen.wait)

@@ -37,7 +37,7 @@ for url in sys.argv[1:]:
 
 
 class Server:
-    """Server in the internet that records the bytes that it receives, and answers them.
+    """Server on the simulated internet that records the bytes that it receives, and answers them.
 
     :ivar received: the bytes that each client has sent, in the order of the connections.
     :ivar pages: pages by path, for servers that serve pages.

@@ -37,11 +37,11 @@ QUERY = b"\0\1\1\0\0\1\0\0\0\0\0\0\3web\7example\0\0\1\0\1"
 
 
 class Targets:
-    """Addresses that the ways try to reach, in the virtual network of tests/networks.py.
+    """Addresses that the attacks (WAYS) try to reach, in the virtual network of tests/networks.py.
 
-    :ivar web: a server in the internet that some sandboxes are allowed to reach.
-    :ivar other: a server in the internet that is not among the allowed addresses of sandboxes.
-    :ivar published: a published port of the simulated host, which leads to another sandbox.
+    :ivar web: a server on the simulated internet that some sandboxes are allowed to reach.
+    :ivar other: a server on the simulated internet that no sandbox's `--allow` options name.
+    :ivar published: a published port of another sandbox, on the simulated host.
     """
 
     def __init__(self, text: str) -> None:

@@ -227,8 +227,9 @@ struct un_lines {
 };
 
 /* Opens a regular file. Returns false with errno set on failure. Rejects any other type of file
- * (EISDIR or EINVAL), because the /etc of a hostile image may contain a FIFO without a writer or an
- * endless device. After a failure, the other un_lines_...() functions treat the file as empty. */
+ * (EISDIR or EINVAL), because the /etc of a hostile image may contain a FIFO without a writer, or a
+ * device without end of file. After a failure, the other un_lines_...() functions treat the file as
+ * empty. */
 bool un_lines_open(struct un_lines *lines, const char *path);
 
 /* Returns whether `errnum`, the errno of a failed un_lines_open(), means that the path does not

@@ -774,10 +774,10 @@ void un_view_free(struct un_view **view);
 struct un_reached {
     int errnum;        /* errno of the failed path resolution; 0 on success */
     bool is_certain;   /* whether the sandbox will certainly report the same errno */
-    bool is_of_gvisor; /* whether the path leads to a filesystem whose content only gVisor knows */
+    bool is_of_gvisor; /* whether the path resolves to a filesystem that gVisor itself provides */
     bool is_implicit;  /* whether the path's last component is a directory that gVisor creates as
                           a parent of a mount point */
-    int fd; /* O_PATH descriptor of the file to which the path leads, which the caller must close;
+    int fd; /* O_PATH descriptor of the file to which the path resolves, for the caller to close;
                -1 if the file can't be opened */
     char inside[UN_PATH_MAX];  /* path in the sandbox of the last component that exists, without
                                   symbolic links */
@@ -896,7 +896,7 @@ int un_launch_exec(struct un_launch *launch, const struct un_launch_params *para
  * NULL. */
 void un_launch_close(struct un_launch *launch);
 
-/* Returns the view of the sandbox's filesystem, which the launch owns. */
+/* Returns the directory tree that the sandbox of a launch will have. The launch owns the result. */
 const struct un_view *un_launch_view(const struct un_launch *launch);
 /* un_launch_remedy() returns the remedy for the last failure of the launch, un_launch_filename()
  * the path of the file at fault. Both return NULL if the launch has recorded none. Without a

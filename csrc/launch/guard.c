@@ -125,7 +125,7 @@ static int is_above(int upper, int lower)
     return found;
 }
 
-/* Returns whether a lookup that failed with `errnum` means that the path leads to no file. */
+/* Returns whether a lookup that failed with `errnum` means that the path names no file. */
 static bool is_unreachable(int errnum)
 {
     return errnum == ENOENT || errnum == ENOTDIR || errnum == EACCES;

@@ -134,7 +134,7 @@ int un_launch_fail_file(struct un_launch *launch, const char *path, struct un_er
  * to report. `filename` and `remedy` may be NULL. */
 void un_launch_set_remedy(struct un_launch *launch, const char *filename, const char *remedy, ...)
     __attribute__((format(printf, 3, 4)));
-/* Fails if the path of runsc or another program no longer leads to the file that the launch opened,
+/* Fails if the path of runsc or another program no longer names the file that the launch opened,
  * because a mount covers the path. */
 int un_check_programs(struct un_launch *launch, struct un_error *err);
 
@@ -251,7 +251,7 @@ int un_open_exact(const char *path, char real[UN_PATH_MAX]);
 un_lookup_function un_lookup_any_link;
 /* Opens a second time, by its path in the mount namespace of this process, the file that is open as
  * `fd`: the kernel does not bind-mount a file by a descriptor from another mount namespace. Returns
- * a descriptor, or -1 with errno set, which is ESTALE if the path leads to another file. */
+ * a descriptor, or -1 with errno set, which is ESTALE if the path names another file. */
 int un_open_here(int fd, const char *path);
 /* Returns whether the caller and root are the only users in a group, as far as this is known: for
  * root's group, and for the caller's group if its gid equals the caller's uid and /etc/group lists
@@ -281,7 +281,7 @@ int un_refuse_kernel_files(struct un_launch *launch, struct un_error *err);
 
 /* ---- view.c: resolving paths in the filesystem that a sandbox will see ----------------------- */
 
-/* Closes the descriptors of a view, and frees the memory that it points to, but not the struct
+/* Closes the descriptors of *view, and frees the memory to which *view points, but not `view`
  * itself. */
 void un_view_clear(struct un_view *view);
 /* Resolves an absolute path and its symbolic links as the sandbox's kernel will. The caller must
@@ -296,8 +296,8 @@ const char *un_view_inside(const struct un_trail *trail);
 int un_view_wanted(const struct un_trail *trail, char wanted[UN_PATH_MAX]);
 /* Returns whether the last file of `trail` is a directory. */
 bool un_view_is_directory(struct un_trail *trail);
-/* Returns whether a path in the sandbox lies in /proc, /sys or /dev, whose contents only gVisor
- * knows. */
+/* Returns whether a path in the sandbox lies in /proc, /sys or /dev, which gVisor itself
+ * provides. */
 bool un_view_is_of_gvisor(const char *inside);
 /* Returns the innermost mount of runsc that contains the path in the first `length` bytes of
  * `path`, or NULL if there is none. */

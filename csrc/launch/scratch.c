@@ -11,7 +11,7 @@
 
 #define OPTIONS (MS_NOSUID | MS_NODEV)
 
-/* Returns whether a path leads to a directory, and no component of the path is a symbolic link. */
+/* Returns whether a path names a directory, and no component of the path is a symbolic link. */
 static bool is_real_directory(const char *path)
 {
     struct stat status;

@@ -378,7 +378,7 @@ for one in ("open_tree", "move_mount", "mount_setattr"):
         range_=None,
     )
 
-# ---- limits ------------------------------------------------------------------------------------
+# ---- resource limits ---------------------------------------------------------------------------
 
 KINDS.append("limits")
 for most in range(5):
@@ -469,7 +469,7 @@ add("stdout-closed", late=[w.closed(1)], quiet=True)
 add("stderr-closed", late=[w.closed(2)], silent=True)
 add("all-closed", late=[w.closed(0, 1, 2)], quiet=True, silent=True)
 
-# ---- ranges ------------------------------------------------------------------------------------
+# ---- subordinate id ranges ---------------------------------------------------------------------
 
 KINDS.append("subordinate ranges")
 OWN = f"{NOBODY}"
@@ -544,7 +544,7 @@ add(
 add("other-group", root=["other-group"], auto="gid-differs-from-passwd")
 add("slow-nss", root=[w.slow_nss], auto=("no-passwd-entry", "no-answer-in-time"), within=4)
 
-# ---- helpers -----------------------------------------------------------------------------------
+# ---- newuidmap and newgidmap -------------------------------------------------------------------
 
 KINDS.append("newuidmap and newgidmap")
 add_range("helpers-missing", root=["helpers-missing"], auto="helper-missing")
@@ -629,7 +629,7 @@ add_range(
     auto="bounding-set",
 )
 
-# ---- callers -----------------------------------------------------------------------------------
+# ---- callers: ids, capabilities and other attributes -------------------------------------------
 
 KINDS.append("callers and containers")
 add(

@@ -71,7 +71,7 @@ static int enter_for_launch(struct performance *of, struct un_error *err)
 }
 
 /* Returns the command for --check. For a launch without a command, returns a path in /proc: such a
- * path is not looked up, because only gVisor knows the contents of /proc in the sandbox. */
+ * path is not looked up, because gVisor itself provides the /proc of the sandbox. */
 static const char *const *words_to_check(const struct un_launch *launch, const char *const *command)
 {
     static const char *const any[] = {"/proc/self/exe", NULL};

@@ -276,8 +276,8 @@ int limit_watch_idle(struct limit_watch *watch, const char *directory, struct un
 /* Returns the time in ms after which limit_watch_check() must be called again, or -1 if there are
  * no limits to check. */
 int limit_watch_interval(const struct limit_watch *watch);
-/* Measures the sandbox if that is due. Returns whether the sandbox exceeds a limit; if so,
- * describes that in `end`. `parent` is the parent of the sandbox's main processes. */
+/* Measures the sandbox if the time for that has come. Returns whether the sandbox exceeds a limit;
+ * if so, describes that in `end`. `parent` is the parent of the sandbox's main processes. */
 bool limit_watch_check(struct limit_watch *watch, pid_t parent, struct un_end *end);
 /* Returns whether gVisor has crashed because the limit of tasks did not allow another process; if
  * so, describes that in `end`. `refused` must be set if a fork(2) has failed because of pids.max.

@@ -131,7 +131,7 @@ def _higher(low: Connection) -> Connection:
     return next(map(_connection, map(fcntl.fcntl, [low], [fcntl.F_DUPFD_CLOEXEC], [3])))
 
 
-# ---- waiting -------------------------------------------------------------------------------------
+# ---- waiting for descriptors ---------------------------------------------------------------------
 
 
 def deadline_after(timeout: float | None) -> float | None:

@@ -14,7 +14,7 @@ static struct un_view *view_of(const char *path)
     return view;
 }
 
-/* Resolves a path in a view, and closes the descriptor of the file that the path leads to. Returns
+/* Resolves a path in `view`, and closes the descriptor of the file that the path names. Returns
  * the result. */
 static struct un_reached *follow(const struct un_view *view, const char *path)
 {

@@ -197,7 +197,7 @@ class Dispatcher:
         counts = {name: self._counts[name] for name in Progress._fields}
         self.progress = Progress(**counts | {"running": len(self._running)})
 
-    # ---- actors ----------------------------------------------------------------------------------
+    # ---- events about actors ---------------------------------------------------------------------
 
     def _next_event(self) -> Callable[[], object]:
         """Return the next queued function, or a no-op when a delayed start or a check is due."""

@@ -408,7 +408,7 @@ def _limit_error(copy: _Copy, path: bytes, name: str, limit: int) -> SandboxFile
     return error
 
 
-# ---- out of the sandbox --------------------------------------------------------------------------
+# ---- copying out of the sandbox ------------------------------------------------------------------
 
 
 def read_file(place: Place, path: str, max_bytes: int) -> bytes:
@@ -581,7 +581,7 @@ def get(place: Place, path: str, destination: str, max_bytes: int, max_files: in
     return getting.counts.report()
 
 
-# ---- into the sandbox ----------------------------------------------------------------------------
+# ---- copying into the sandbox --------------------------------------------------------------------
 
 
 def write_file(

@@ -338,7 +338,10 @@ class Keeper(Generic[_T]):
         return busy + len(self._ready) + len(self._leased)
 
     def _fill(self) -> float:
-        """Start the sandboxes that are due; return the seconds until the next sandbox is due."""
+        """Start the sandboxes that the pool lacks; return the seconds until the next call is due.
+
+        :returns: ``math.inf`` unless :meth:`_earliest_start` delays the starts.
+        """
         rules = self.rules
         reusable = sum(slot.uses < rules.max_uses for slot in self._leased.values())
         stock = 0 if self._is_dormant else max(rules.size - reusable, 0)

@@ -246,7 +246,7 @@ def _killed(process: Popen[bytes]) -> Iterator[None]:
                 process.wait(_KILL_SECONDS)
 
 
-# ---- cache ---------------------------------------------------------------------------------------
+# ---- the cache of releases of programs -----------------------------------------------------------
 
 
 @contextlib.contextmanager

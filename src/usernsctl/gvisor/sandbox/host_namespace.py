@@ -503,7 +503,9 @@ class HostNamespace:
         return self._ids if overrides or self._ids.count > 1 else None
 
     def view(self) -> View:
-        """Return the view of a sandbox's files, opened from outside the mount namespace.
+        """Return an object that looks up paths as a sandbox of this host sees them.
+
+        The files are opened from outside of the mount namespace.
 
         :raises ValueError: the host is closed.
         """

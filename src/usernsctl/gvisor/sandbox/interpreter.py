@@ -392,7 +392,7 @@ class Interpreter(ClosingMixin):
             self._unclaimed.extend(claimed)
 
     def _step(self, exchange: _Exchange) -> bool:
-        """Send and receive data without blocking; return whether the exchange is over."""
+        """Send and receive data without blocking; return whether `exchange` is complete."""
         ready = {key.fileobj: events for key, events in self._selector.select(0)}
         self._read_output(exchange)
         events = ready.get(self._connection, 0)
