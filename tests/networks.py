@@ -24,8 +24,8 @@ MACHINE, MACHINE_2, BRIDGE = "10.77.0.2", "10.77.0.3", "172.30.0.1"
 MACHINE_6, BRIDGE_6, BRIDGE_ANYCAST_6 = "fd77::2", "fd78::1", "fd78::"
 ROUTER, ROUTER_6 = "10.77.0.1", "fd77::1"
 NEIGHBOUR, BROADCAST = "10.77.0.9", "10.77.0.255"
-#: Addresses on the simulated internet: two web servers, the first of which also has an IPv6 address,
-#: and a name server.
+#: Addresses on the simulated internet: of two web servers, the first of which has an IPv6 address,
+#: too, and of a name server.
 WEB, OTHER_WEB, WEB_6, DNS = "198.51.100.7", "203.0.113.9", "2001:db8::7", "198.51.100.53"
 METADATA, METADATA_6 = "169.254.169.254", "fd00:ec2::254"
 #: Addresses of other metadata services: IPv4 addresses of Alibaba, Azure and Oracle; then IPv6
