@@ -74,7 +74,7 @@ def source_lines(program: Path, addresses: list[int]) -> list[str]:
 
 
 def function_offsets(program: Path, addresses: list[int]) -> list[int]:
-    """Return each return address relative to the start of its function."""
+    """Return the offset of each return address from the start of the function that contains it."""
     command = ["nm", "--defined-only", "--numeric-sort", program]
     symbols = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     words = [line.split() for line in symbols.splitlines()]

@@ -327,7 +327,7 @@ class Matrix:
         return found
 
     def faults(self, sites: list[Site]) -> Iterator[tuple[Site, Fault]]:
-        """Yield all pairs of a site and a fault that can be injected there."""
+        """Yield each of `sites`, system calls of the operation, with each fault for this call."""
         for site in sites:
             call = site.call
             for name in errnos.errors_of(call):

@@ -81,9 +81,10 @@ def test_a_sandbox_may_fail_at_each_call(injector: Path, count: int) -> None:
 @as_root
 @tries(3, 6)
 def test_the_helpers_may_fail_at_each_call(injector: Path, count: int) -> None:
-    """As root, inject faults into newuidmap and newgidmap.
+    """Check operations in which system calls of newuidmap and newgidmap fail.
 
-    If an unprivileged process traces a program, execve(2) ignores the program's set-user-ID bit.
+    The tracer must be root: if an unprivileged process traces a program, execve(2) ignores the
+    program's set-user-ID bit.
     """
     subprocess.run([TREE / "tools" / "user", USER, "ranges"], check=True)
     run_matrix(injector, ["exec, ranges*", "spawn, ranges"], count, USER)

@@ -198,9 +198,10 @@ def test_hostile_root_inside_a_named_namespace(
 @as_root
 @pytest.mark.parametrize("kind", ["fresh-newuidmap", "prelude-newuidmap"])
 def test_hostile_same_user_while_newuidmap_writes(kind: str, place: Path, tally: Tally) -> None:
-    """Attack a caller that has CAP_NET_RAW by a process of the same user that lacks capabilities.
+    """Attack a caller that has CAP_NET_RAW by a process of the same user without capabilities.
 
-    If the caller had no capability either, the kernel would let this process trace the caller.
+    The capability protects the caller: the kernel lets a process trace any process of the same user
+    that has no more capabilities (ptrace(2)).
     """
     try:
         subprocess.run(["getent", "passwd", USER], check=True, stdout=subprocess.DEVNULL)

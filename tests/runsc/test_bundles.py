@@ -97,9 +97,10 @@ def test_runsc_alone_refuses_the_bundle(tmp_path: Path, name: str) -> None:
 def test_short_commands_succeed_with_oom_score_adj(
     usernsctl: Program, tmp_path: Path, count: int
 ) -> None:
-    """Run short commands with oomScoreAdj, which usernsctl sets before the start.
+    """Check that short commands succeed in a bundle with oomScoreAdj.
 
-    runsc itself sets oomScoreAdj after the start, and fails if the command has already exited.
+    runsc itself would set oomScoreAdj after the start, and fail if the command has already exited.
+    So usernsctl sets oomScoreAdj before the start.
     """
     asked = {"args": ["/bin/true"], "oomScoreAdj": 500}
     bundle = make_bundle(tmp_path / "b", **process(**asked))

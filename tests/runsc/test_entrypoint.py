@@ -230,9 +230,9 @@ def test_entrypoint_named_usernsctl_is_the_command_line(command_line: Program) -
 
 
 def test_closed_standard_streams_do_not_become_the_environment(in_gvisor: Program) -> None:
-    """Close standard streams, so that files that in-gvisor opens can get the numbers 0, 1 and 2.
+    """Check that in-gvisor runs the command, or fails with status 125, without standard streams.
 
-    in-gvisor must run the command or report an error.
+    Files that in-gvisor opens can then get the descriptors 0, 1 and 2.
     """
     close = f"exec {in_gvisor.path} -- sh -c 'exit 7' <&- >&- 2>&-"
     done = subprocess.run(["sh", "-c", close], cwd="/", timeout=60)

@@ -227,7 +227,7 @@ def test_explain_finds_refused_network_namespace(tmp_path: Path) -> None:
 
 
 def test_explain_finds_duplicate_container_id(tmp_path: Path) -> None:
-    """Create a container, and run another container with the same id.
+    """Create a container, and run another container with the same id; check the found cause.
 
     Both run in a new PID namespace, so the kernel kills the first container when PID 1 exits.
     """
@@ -257,7 +257,10 @@ def test_explain_finds_bundle_without_mappings(usernsctl: Program, tmp_path: Pat
 
 @unprivileged
 def test_explain_finds_bundle_without_user_namespace(usernsctl: Program, tmp_path: Path) -> None:
-    """Run a bundle without a user namespace; in the debug log, runsc requests a map of all ids."""
+    """Run a bundle without a user namespace; check the causes found in message and debug log.
+
+    In the debug log, runsc requests a map of all ids.
+    """
     bundle, logs = make_bundle(tmp_path / "b", linux={}), tmp_path / "logs"
     text = failure_of(runsc_command(bundle, "--debug", f"--debug-log={logs}/"))
     assert causes_of(text)[0] == "bundle-no-mappings"
@@ -266,7 +269,10 @@ def test_explain_finds_bundle_without_user_namespace(usernsctl: Program, tmp_pat
 
 @unprivileged
 def test_explain_finds_nonroot_user_in_the_namespace(tmp_path: Path) -> None:
-    """Run runsc with capabilities but not as uid 0, so that it creates no user namespace."""
+    """Check the cause found if runsc has capabilities, but a uid other than 0.
+
+    runsc then creates no user namespace.
+    """
     bundle = make_bundle(tmp_path / "b", **WORKS)
     prepared = [str(SCRIPTS / "usernsctl-exec"), "-c", "-m", "--keep-caps", "--"]
     text = failure_of([*prepared, *runsc_command(bundle, "--rootless")])

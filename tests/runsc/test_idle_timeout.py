@@ -60,10 +60,10 @@ def test_idle_timeout_ends_a_sandbox_without_a_command(detach: bool) -> None:
 def test_the_search_for_an_oom_kill_is_no_idle_time(
     detach: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Simulate an OOM kill, so that wait() spends 2 s checking whether a limit was exceeded.
+    """Check that the idle timeout begins only after wait() has searched for an OOM kill.
 
-    wait() must check, because the host's OOM kill counter doesn't say which process was killed. The
-    check must not count as activity in the sandbox.
+    After the simulated OOM kill, wait() checks for 2 s whether the sandbox ends because of it: the
+    host's OOM kill counter doesn't say which process was killed.
     """
     with un.SandboxHost() as host, host.start(None, idle_timeout=2, detach=detach) as box:
         process = box.popen(FOREVER)
@@ -98,7 +98,10 @@ def test_run_in_a_closed_sandbox_raises(detach: bool) -> None:
 def test_run_raises_when_another_thread_releases_the_sandbox(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Release the sandbox, as another thread could, before run() opens the activity file."""
+    """Check that run() raises if the sandbox is released before run() opens the activity file.
+
+    Another thread could release the sandbox at this time.
+    """
     open_file = detached.open_activity
 
     def release_first(path: str, directory: int) -> Any:

@@ -94,7 +94,10 @@ def test_root_filesystem_replaced_by_a_file_is_refused(
 def test_bind_source_of_another_type_is_mounted(
     prelude: Program, tmp_path: Path, source: Path
 ) -> None:
-    """Change a bind source's content and type, neither of which the launch file records."""
+    """Check that a launch accepts a bind source whose content and type have changed.
+
+    The launch file records neither.
+    """
     command = ("sh", "-c", "cat /x/file /x 2>/dev/null; :")
     options = ["--bind", f"{source}:/x"]
     launch = freeze(tmp_path / "launch", *options, command=command)
@@ -187,7 +190,10 @@ def test_changed_runsc_is_refused(prelude: Program, tmp_path: Path, name: str) -
 
 
 def test_runsc_with_other_timestamps_is_accepted(prelude: Program, tmp_path: Path) -> None:
-    """Replace runsc with a copy that has the modification time 0, as image builders set it."""
+    """Check that a launch accepts a copy of runsc with another modification time.
+
+    Image builders set the modification times of files to 0.
+    """
     runsc = tmp_path / "runsc"
     shutil.copy(shutil.which("runsc") or "", runsc)
     launch = freeze(tmp_path / "launch", "--runsc", str(runsc))
@@ -198,7 +204,11 @@ def test_runsc_with_other_timestamps_is_accepted(prelude: Program, tmp_path: Pat
 
 
 def test_runsc_that_execve_rejects_is_reported(prelude: Program, tmp_path: Path) -> None:
-    """Fill runsc with zeros, and record their checksum, so that only execve(2) rejects the file."""
+    """Check the error of a launch if execve(2) fails with ENOEXEC for runsc.
+
+    The test fills runsc with zeros, and records their checksum in the launch file, so that no
+    earlier check rejects the file.
+    """
     runsc = tmp_path / "runsc"
     shutil.copy(shutil.which("runsc") or "", runsc)
     launch = freeze(tmp_path / "launch", "--runsc", str(runsc))

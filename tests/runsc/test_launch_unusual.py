@@ -122,7 +122,7 @@ def test_low_descriptor_limit_is_reported(perform: Perform, count: int) -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 100])
 def test_low_file_size_limit_is_reported(perform: Perform, size: int) -> None:
-    """Set RLIMIT_FSIZE so low that a launch can't write its files."""
+    """Check the error of a launch whose files exceed RLIMIT_FSIZE."""
     done = perform(before=limited("FSIZE", size))
     assert_refused(done, "File too large")
 
@@ -133,7 +133,7 @@ def test_launch_works_with_a_small_stack(perform: Perform) -> None:
 
 @pytest.mark.parametrize(("name", "value"), [("AS", 200 << 20), ("NOFILE", 32)])
 def test_limits_too_low_for_runsc_are_reported(perform: Perform, name: str, value: int) -> None:
-    """Set limits on memory or descriptors that are too low for runsc."""
+    """Check that runsc's error is reported if limits on memory or descriptors are too low."""
     done = perform(before=limited(name, value))
     assert (done.returncode, done.stdout) == (125, "")
     assert "usernsctl: runsc: " in done.stderr

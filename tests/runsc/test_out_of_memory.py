@@ -51,7 +51,10 @@ def test_oom_kill_of_a_growing_program_is_reported(
 
 
 def test_oom_kill_of_a_child_ends_the_sandbox(usernsctl: Program) -> None:
-    """Let the OOM killer kill a child of the command, which gVisor alone would not report."""
+    """Check that the sandbox ends if the OOM killer kills a child of the command.
+
+    gVisor alone would not report this.
+    """
     script = '"$@"; sleep 1000'
     with memory_group(200 * MIB) as group:
         run = [usernsctl.path, "run", "--", "sh", "-c", script, "sh"]
@@ -90,7 +93,7 @@ def test_other_sandboxes_of_the_control_group_continue(usernsctl: Program) -> No
 
 
 def test_oom_kill_of_another_process_ends_no_sandbox(usernsctl: Program) -> None:
-    """Let the OOM killer kill a process that shares the control group, but not the sandbox."""
+    """Check that the sandbox continues if an OOM kill hits another process in its control group."""
     script = "ls / > /dev/null; echo started; read -r line; exit 3"
     with memory_group(200 * MIB) as group:
         command = within(group, usernsctl.path, "run", "--", "sh", "-c", script)
@@ -109,7 +112,10 @@ def test_oom_kill_of_another_process_ends_no_sandbox(usernsctl: Program) -> None
 
 
 def test_oom_kill_elsewhere_on_the_host_ends_no_sandbox(usernsctl: Program) -> None:
-    """Hide the control group's files, so that the watcher uses the OOM kill counter of the host."""
+    """Check that the sandbox continues if an OOM kill hits a process elsewhere on the host.
+
+    The test hides the control group's files, so that the watcher reads the host's OOM kill counter.
+    """
     script = "ls / > /dev/null; echo started; read -r line; exit 3"
     cover = 'mount -t tmpfs none /sys/fs/cgroup && exec "$@"'
     run_covered = ["unshare", "--mount", "sh", "-c", cover, "sh", usernsctl.path, "run", "--"]

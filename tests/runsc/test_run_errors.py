@@ -192,7 +192,10 @@ def test_directory_of_the_user_private_group_is_trusted(
 
 
 def test_doctor_names_a_kernel_without_open_tree(usernsctl: Program) -> None:
-    """Deny open_tree(2) and move_mount(2), which old kernels lack and old seccomp profiles deny."""
+    """Check the cause that is reported if a seccomp filter denies open_tree(2) and move_mount(2).
+
+    Old kernels lack these calls, and old seccomp profiles deny them.
+    """
     way = "seccomp-mount-bind"
     done = capture([sys.executable, BREAK, way, "--", usernsctl.path, "run", "--", "true"])
     assert done.returncode == 125

@@ -120,7 +120,10 @@ def test_mount_point_need_not_exist_on_the_host(usernsctl: Program, tmp_path: Pa
 
 
 def test_mount_point_below_a_symlink_is_resolved(usernsctl: Program, tmp_path: Path) -> None:
-    """Mount below /var/run, which is a symbolic link to /run in the sandbox, as on most systems."""
+    """Check that a bind mount below /var/run is visible below /run in the sandbox.
+
+    In the sandbox, /var/run is a symbolic link to /run, as on most systems.
+    """
     (tmp_path / "file").write_text("content\n")
     options = ["--bind", f"{tmp_path}:/var/run/mine"]
     assert usernsctl("run", *options, "--", "cat", "/run/mine/file").stdout == "content\n"

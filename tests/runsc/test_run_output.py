@@ -266,7 +266,10 @@ def wait_for_runsc(watcher: int, state: str | None) -> None:
 def test_sigint_while_waiting_for_a_reader_keeps_the_result(
     usernsctl: Program, tmp_path: Path, is_early: bool
 ) -> None:
-    """Send SIGINT after runsc has exited: before usernsctl reaps it (`is_early`) or afterwards."""
+    """Check that exit status and result survive a SIGINT that arrives after runsc has exited.
+
+    SIGINT arrives before usernsctl reaps runsc (`is_early`) or afterwards.
+    """
     # Print more than one pipe holds, but no more than the pump's and the reader's pipes hold
     # together.
     script = "read line; head -c 100000 /dev/zero; exit 3"

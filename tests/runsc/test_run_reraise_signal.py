@@ -56,7 +56,7 @@ def test_signal_that_kills_the_command_is_reraised(make_command: MakeCommand, nu
 
 @pytest.mark.sampled(1)
 def test_exit_status_143_is_not_reraised_as_a_signal(make_command: MakeCommand) -> None:
-    """Exit with a status above 128, such as 143 of a JVM that handles SIGTERM.
+    """Check that a command's exit status above 128, such as a JVM's 143 after SIGTERM, is kept.
 
     runsc distinguishes this status from a death by signal only if runsc already waits when the
     sandbox exits.
@@ -143,7 +143,10 @@ def test_reraised_signal_dumps_no_core(make_command: MakeCommand, tmp_path: Path
 def test_process_1_exits_with_the_status_instead(
     make_command: MakeCommand, prelude: Program
 ) -> None:
-    """Run usernsctl as PID 1, which can't kill itself with a signal (pid_namespaces(7))."""
+    """Check that usernsctl as PID 1 exits with the status 128+N if signal N killed the command.
+
+    PID 1 can't kill itself with a signal (pid_namespaces(7)).
+    """
     command = [str(prelude.path), "-rp", "--mount-proc", "--", *make_command("kill -TERM $$")]
     assert run(command).returncode == 143
 

@@ -165,7 +165,10 @@ def test_result_counts_processor_time_of_all_processes(usernsctl: Program, resul
 
 
 def test_crash_of_gvisor_writes_a_result(result: Path, tmp_path: Path) -> None:
-    """Simulate a crash of gVisor: the status in runsc's log is then not the command's."""
+    """Check the result after a crash of gVisor: the status in runsc's log is not the command's.
+
+    The crash is simulated by a crash report.
+    """
     crash = tmp_path / "crash"
     crash.write_text("panic: subprocess has too many active tasks (4095)\n")
     fds = [os.open(result.parent, os.O_RDONLY), os.open(f"{result}.new", os.O_CREAT | os.O_WRONLY)]

@@ -100,7 +100,7 @@ curses.wrapper(draw)
 
 
 def test_curses_program_reads_keys_and_redraws(start: Start) -> None:
-    """Run a program that reads single keys and redraws when the terminal's size changes."""
+    """Check that a curses program gets single keys, and the terminal's new size after a change."""
     session = start("/usr/bin/python3", "-c", CURSES, options=("--env", "TERM=xterm"))
     session.read_until("size 24 80.")
     session.type("a", "key 97.")

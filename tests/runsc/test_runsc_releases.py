@@ -77,7 +77,10 @@ def test_invalid_sidecar_is_reported_before_the_start(
 
 
 def test_launch_refuses_a_replaced_sidecar(prelude: Program, release: Path) -> None:
-    """Replace a sidecar program, which runs outside gVisor, after the launch file was written."""
+    """Check that a launch is rejected if a sidecar program was replaced after the freeze.
+
+    Sidecar programs run outside gVisor.
+    """
     runsc = release / "runsc"
     sentry = release / "gvisor-bin" / "gvisor_sentry"
     # Let the fake runsc execute one of its sidecar programs.

@@ -377,7 +377,7 @@ def test_sandbox_outlives_its_closed_host() -> None:
 
 @pytest.mark.parametrize("detach", [False, True])
 def test_descriptors_above_1023_work(host: un.SandboxHost, detach: bool, runtime: Path) -> None:
-    """Use descriptors above 1023, which select(2) does not support."""
+    """Check that sandboxes work if all new descriptors are above 1023, unsupported by select(2)."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 2000:
         pytest.skip("there can't be as many")

@@ -230,7 +230,10 @@ def test_failed_attach_leaks_no_descriptor(
 def test_process_that_survives_sigkill_blocks_no_caller(
     host: un.SandboxHost, marker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Simulate a process that survives SIGKILL, as in an uninterruptible FUSE request."""
+    """Check that calls raise, instead of blocking, if a sandbox's process survives SIGKILL.
+
+    A process can survive SIGKILL in an uninterruptible FUSE request; here, SIGKILL is not sent.
+    """
     with host.start(FOREVER, id=marker, detach=True), monkeypatch.context() as patch:
         for module in (records, processes):
             patch.setattr(module, "kill", lambda pidfd: None)
@@ -303,7 +306,10 @@ def test_exit_status_is_known_with_umask_0777(host: un.SandboxHost, marker: str)
 
 
 def test_exit_status_outlives_the_record(host: un.SandboxHost, marker: str) -> None:
-    """Let list_detached() remove the record, as `usernsctl ps` would, before the status is read."""
+    """Check that the exit status is known although list_detached() has removed the record.
+
+    `usernsctl ps` calls list_detached().
+    """
     command = ["sh", "-c", "read line; exit 7"]
     with (
         host.start(command, id=marker, detach=True, stdin=un.PIPE) as box,
@@ -358,7 +364,10 @@ def test_output_is_appended_to_files(host: un.SandboxHost, marker: str, tmp_path
 
 
 def test_pipes_close_when_the_creator_exits(marker: str) -> None:
-    """Let the creator exit; the command must read end of file and then fail to write its output."""
+    """Check that the exit of the creator closes the pipes of the command.
+
+    The command must read end of file, and then fail to write its output.
+    """
     script = "echo ready; cat; trap '' PIPE; while echo more; do :; done; exec sleep 1000"
     command = ["sh", "-c", script]
     script = (

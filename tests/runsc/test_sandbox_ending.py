@@ -189,7 +189,10 @@ def test_fd_parking_process_does_not_delay_the_end(
 
 @pytest.mark.filterwarnings("ignore:.*was forgotten:ResourceWarning")
 def test_interrupt_at_the_end_of_a_start_ends_the_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Raise KeyboardInterrupt after the sandbox has started, but before an object refers to it."""
+    """Check that the sandbox ends if KeyboardInterrupt interrupts host.start() at its end.
+
+    The sandbox has then started, but the caller has no object to close it.
+    """
 
     def start_and_interrupt(_box: un.Sandbox, begin: Callable[[], object]) -> None:
         begin()

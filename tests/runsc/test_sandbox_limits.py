@@ -93,7 +93,10 @@ MAPPINGS = (
 def test_memory_limit_counts_page_tables_of_mapped_host_files(
     usernsctl: Program, tmp_path: Path
 ) -> None:
-    """Map host files repeatedly: Linux allocates page tables for them, which count as memory."""
+    """Check that the memory limit applies to the page tables of mapped host files.
+
+    A program in the sandbox maps a host file repeatedly; Linux allocates page tables each time.
+    """
     with open(tmp_path / "file", "wb") as file:
         file.truncate(1 << 33)
         for offset in range(0, 1 << 33, 1 << 21):
@@ -119,7 +122,10 @@ def test_pids_limit_ends_a_fork_bomb(bomb: str, usernsctl: Program) -> None:
 def test_too_many_threads_have_a_cause(
     detach: bool | None, usernsctl: Program, host: un.SandboxHost
 ) -> None:
-    """Start more than 4,000 threads in one process, which crashes gVisor's kernel."""
+    """Check the cause that is reported if gVisor's kernel crashes because of too many threads.
+
+    The kernel crashes if one process starts more than 4,000 threads.
+    """
     patience = 5 * PATIENCE
     if detach is None:
         command = [usernsctl.path, "run", "--", *FORK_BOMBS["threads"]]

@@ -366,7 +366,10 @@ def test_host_at_the_descriptor_limit_raises_and_leaks_nothing() -> None:
 @pytest.mark.parametrize("detach", [False, True])
 @pytest.mark.sampled(1)
 def test_id_is_free_again_after_emfile(host: un.SandboxHost, detach: bool, runtime: Path) -> None:
-    """Reuse an id after EMFILE, which can also prevent the removal of the sandbox's files."""
+    """Check that a start that fails with EMFILE leaves no files, so that its id can be used again.
+
+    EMFILE can also prevent the removal of the sandbox's files.
+    """
     before = os.listdir(host.directory)
     for room in range(6):
         with descriptors_left(room), pytest.raises(un.NamespaceError) as caught:

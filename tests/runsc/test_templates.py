@@ -162,9 +162,10 @@ def test_restored_sandboxes_have_private_copies_of_saved_files(host: un.SandboxH
 
 
 def test_only_restored_processes_keep_saved_addresses(host: un.SandboxHost) -> None:
-    """Compare auxiliary vectors (getauxval(3)), which contain addresses of the stack and the vDSO.
+    """Check that a new command in a restored sandbox gets new random addresses (ASLR).
 
-    Restored processes keep the saved addresses. A new command in the sandbox gets random addresses.
+    Restored processes keep the saved addresses. The test compares auxiliary vectors (getauxval(3)),
+    which contain addresses of the stack and the vDSO.
     """
     show = "print(open('/proc/self/auxv', 'rb').read())"
     code = f"print('READY'); input(); {show}"
@@ -448,7 +449,10 @@ def test_changed_runsc_raises_template_outdated(echo: un.Template) -> None:
 
 
 def test_removed_runsc_raises_runsc_missing(tmp_path: Path) -> None:
-    """Remove runsc, as a package upgrade does before it installs the new version."""
+    """Check the error of start() and load() if runsc was removed.
+
+    A package upgrade removes runsc before it installs the new version.
+    """
     own = tmp_path / "runsc"
     shutil.copy(gvisor.path(), own)
     with un.SandboxHost(runsc=own) as host, host.template([*PYTHON, ECHO], ready="READY") as made:
