@@ -81,7 +81,7 @@ def first_byte(engine: Engine, arguments: list[str]) -> float:
 
 
 def ways_to(image: str, command: list[str]) -> dict[str, list[str]]:
-    """Return a dict that maps titles of ways to run `command` to `docker run` arguments."""
+    """Return the `docker run` arguments for each measured way to run `command`, keyed by title."""
     ways = {
         "a launch": [EXEC, image, *LAUNCH, *command],
         "in-gvisor": [IN_GVISOR, image, "--network=none", "--", *command],
@@ -93,9 +93,9 @@ def ways_to(image: str, command: list[str]) -> dict[str, list[str]]:
 
 
 def measure(engine: Engine, image: str, command: list[str], rounds: int) -> dict[str, float]:
-    """Return a dict that maps the title of each way to the median of first_byte(), in seconds.
+    """Return the median of first_byte(), in seconds, for each way to run `command`, by title.
 
-    The first way is the baseline.
+    The first one is the baseline.
     """
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-bench-") as bundle:
         os.chmod(bundle, 0o755)

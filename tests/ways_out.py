@@ -145,7 +145,7 @@ def embedded(prefix: str, address: str, suffix: str = "") -> str:
 
 
 def _add_connections() -> None:
-    """Add ways that only connect to a service's address."""
+    """Add to WAYS those attacks that only connect to an address."""
     hosts: dict[str, Callable[[Targets], str]] = {
         "the loopback address": lambda _: "127.0.0.1",
         "another loopback address": lambda _: "127.9.9.9",

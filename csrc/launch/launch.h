@@ -1,4 +1,5 @@
-/* Functions that perform a launch. Internal to usernsctl. */
+/* Functions that perform a launch, a list of steps from a request to the execve(2) of runsc.
+ * Internal to usernsctl. */
 #ifndef USERNSCTL_LAUNCH_H
 #define USERNSCTL_LAUNCH_H
 
@@ -90,7 +91,7 @@ struct un_file_ids {
 };
 
 struct un_launch {
-    const char *version; /* version of usernsctl that wrote the launch */
+    const char *version; /* version of usernsctl that composed the launch */
     struct un_record *record;
     size_t record_count;
     size_t of_verb[UN_VERB_COUNT]; /* number of records of each verb, indexed by enum un_verb */

@@ -2,7 +2,7 @@
  * Parsing a launch, which is a sequence of strings, each terminated by NUL.
  *
  * The header consists of three strings: "usernsctl-launch", the version of the format, and the
- * version of usernsctl that wrote the launch. The records follow, in the order of enum un_part.
+ * version of usernsctl that composed the launch. The records follow, in the order of enum un_part.
  * Each consists of a verb and as many arguments as the verb takes (UN_EACH_VERB). The last record
  * is "end".
  *

@@ -83,7 +83,7 @@ static bool is_setting(const char *word)
 }
 
 /* Returns whether an argument is an option of usernsctl-exec that maps ids. Other options of
- * usernsctl-exec are not allowed in a launch. */
+ * usernsctl-exec are not allowed in a launch file. */
 static bool is_id_option(const char *word)
 {
     return !strcmp(word, "-r") || !strcmp(word, "-c") || !strncmp(word, "--map-", 6) ||

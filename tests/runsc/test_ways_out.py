@@ -26,7 +26,7 @@ from conftest import SCRIPTS, TREE
 from networks import World
 from ways_out import WAYS
 
-# The first test needs a long timeout, because it tries all ways out of each kind of sandbox.
+# The first test needs a long timeout, because it tries all WAYS in each kind of sandbox.
 pytestmark = pytest.mark.timeout(300)
 
 USERNSCTL = str(SCRIPTS / "usernsctl")
@@ -43,7 +43,8 @@ KINDS = {
 }
 # Kinds of sandboxes that may reach all hosts except the simulated host and metadata services.
 OPEN_KINDS = ("private", "all-ranges")
-#: Ways to other hosts, which succeed in the sandboxes of OPEN_KINDS.
+#: Names of WAYS that reach a host other than the simulated host. They succeed in sandboxes of
+#: OPEN_KINDS.
 TO_OTHERS = {
     "an address that is not allowed",
     "an address that is not allowed, IPv4-mapped",
@@ -53,9 +54,10 @@ TO_OTHERS = {
     "the name server inside (DNS tunnel)",
     "a name (DNS tunnel)",
 }
-#: Ways that would change the simulated host's own network.
+#: Names of WAYS that, on the simulated host, would change the host's network.
 CHANGES = {name for name in WAYS if name.endswith(("(netlink)", "(ioctl)", "(nftables)", "(TUN)"))}
-#: Ways that may fail on the simulated host itself, because it or the kernel may lack the service.
+#: Names of WAYS that may fail on the simulated host itself, because the host or the kernel may lack
+#: the attacked service.
 NOT_ON_THE_MACHINE = {
     "the machine's address through NAT64",
     "the machine's address through 6to4",
@@ -87,7 +89,7 @@ NOT_ON_THE_MACHINE = {
     "an echo request to the machine (ICMPv6)",
     "the network namespace of another process",
 }
-#: Ways that a private network blocks only with its packet filter.
+#: Names of WAYS that would succeed in a private network without its packet filter.
 ONLY_FILTERED = {
     "a socket bound to the device (SO_BINDTODEVICE)",
     "a datagram of a bound socket, IPv4-mapped (SO_BINDTODEVICE)",
@@ -180,7 +182,7 @@ def received(world: World) -> set[str]:
 
 
 def try_all(world: World, addresses: dict[str, object]) -> dict[str, Results]:
-    """Try all ways out in each kind of sandbox and on the simulated host; return the results."""
+    """Try all WAYS in each kind of sandbox and on the simulated host; return the results."""
 
     def command(kind: str) -> list[str]:
         return [USERNSCTL, "run", *KINDS[kind], "--", "/usr/bin/python3"]

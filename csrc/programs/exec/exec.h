@@ -180,9 +180,9 @@ struct un_launch_file {
     char *bytes; /* contents of the file */
 };
 
-/* Reads a launch from a file. Fails if any user other than root and the caller could have written
- * to the file or replaced it. The caller must close `of`, even after a failure, and only after
- * closing the launch. Returns 0, or -1 with the error in `err`. */
+/* Parses the launch file `file`. Fails if any user other than root and the caller could have
+ * written to the file or replaced it. The caller must close `of`, even after a failure, and only
+ * after closing *launch. Returns 0, or -1 with the error in `err`. */
 int un_launch_file_read(const char *file, struct un_launch_file *of, struct un_launch **launch,
                         struct un_error *err);
 /* Prepends the path of the launch file to the detail of `err`. Returns -1. */

@@ -426,7 +426,7 @@ int un_options_parse(int argc, char **argv, struct un_options *options, struct u
 
     opterr = 0;
     /* Set optind to 0, which reinitializes getopt_long(3), because this function is called again
-     * for the options in a launch. */
+     * for the options in a launch file. */
     optind = 0;
     int option;
     bool has_others = false;

@@ -106,7 +106,7 @@ class PathDescriptor(OpenFile):
 
     @property
     def link(self) -> str:
-        """The target of a symbolic link."""
+        """The target of this file, a symbolic link."""
         return os.readlink("", dir_fd=self.fd)
 
     def child(self, name: str) -> PathDescriptor:

@@ -16,7 +16,7 @@ _FORWARDED = (*TERMINATING, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
 
 
 class Started(Protocol):
-    """Interface of a running command."""
+    """The interface of a running command that this module requires."""
 
     def send_signal(self, sig: int, /) -> None:
         """Send a signal to the command."""

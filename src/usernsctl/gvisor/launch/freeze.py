@@ -138,7 +138,7 @@ def freeze(request: Request, caller: Mapping[str, str], later: FreezePolicy) -> 
 
 
 def _recognise(program: PathDescriptor) -> tuple[int, str, str]:
-    """Return a program's size, mode and checksum, by which the launch detects a replaced program.
+    """Return a program's size, mode and checksum, by which a launch file identifies the program.
 
     :raises CommandError: the program can't be read.
     """
