@@ -1,4 +1,4 @@
-"""Limits on the test process's resources."""
+"""Context manager that leaves the test process only some free descriptors."""
 
 from __future__ import annotations
 

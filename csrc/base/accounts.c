@@ -175,9 +175,9 @@ static bool find_group(const char *name, const struct un_account_file *groups, u
     return false;
 }
 
-/* Inserts a group into the ascending list account->groups, unless the list already contains the
- * group. Because of the binary search, reading a file with a million lines takes less than a
- * second. Returns false if the list is full. */
+/* Inserts `gid` into the ascending list account->groups, unless the list already contains `gid`.
+ * Because of the binary search, reading a file with a million lines takes less than a second.
+ * Returns false if the list is full. */
 static bool add_group(struct un_account *account, uint32_t gid)
 {
     size_t from = 0, to = account->group_count;

@@ -1,4 +1,4 @@
-/* Recording errors and formatting them. */
+/* Filling in a struct un_error, and formatting it as text. */
 #include "base/base.h"
 
 #include <stdarg.h>

@@ -65,7 +65,7 @@ class Expression:
         return ["".join(one) for one in itertools.product(*parts)]
 
     def _one(self) -> tuple[list[str], str]:
-        """Parse a group or a set of characters.
+        """Parse a group in parentheses, or a set of characters, of the regular expression.
 
         Return (PATTERNS, "") for a group, and ([], MEMBERS) for a set.
         """

@@ -191,10 +191,10 @@ static bool lower_by_max(int fd, void *arg)
     return true;
 }
 
-/* Maximum number of nested control groups whose quotas are read. */
+/* Maximum number of nested cgroups whose CPU quotas are read. */
 #define LEVELS_MAX 64
 struct quotas {
-    uint64_t number[LEVELS_MAX]; /* quotas or periods in microseconds; 0 for a group without a
+    uint64_t number[LEVELS_MAX]; /* quotas or periods in microseconds; 0 for a cgroup without a
                                     quota */
     size_t count;
 };

@@ -1,5 +1,5 @@
-/* Facts about grants of ids: the caller's name, the caller's subordinate ranges, and the
- * helpers. */
+/* Reading facts about granted ids: the caller's user name and subordinate id ranges, and the
+ * helpers newuidmap and newgidmap. */
 #include "base/base.h"
 #include "facts/facts.h"
 #include "map/map.h"

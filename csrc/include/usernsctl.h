@@ -35,7 +35,7 @@
 
 #define UN_DETAIL_MAX 512
 
-/* Steps of a setup. The error of a failed function names the step that failed. */
+/* Steps of starting a command or a sandbox. An error names the step that failed. */
 enum un_step {
     UN_STEP_NONE,
     UN_STEP_ARGUMENT, /* checking the caller's arguments */

@@ -1,4 +1,5 @@
-/* The setup in the namespaces, before the command is executed. */
+/* Setting up a process in its namespaces before it executes the command: root and working
+ * directory, privileges, ids and parent-death signal. */
 #include "base/base.h"
 #include "sys/sys.h"
 

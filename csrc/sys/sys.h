@@ -388,14 +388,15 @@ int un_spawn_prepare(const void *arg, struct un_error *err);
 typedef void un_pass_on(pid_t child, const siginfo_t *info, void *arg);
 
 /*
- * Forwards a signal by kill(2), unless the kernel has already sent it to the child, as a member of
- * this process's group.
+ * Forwards a signal by kill(2), unless the kernel has already sent it to the child, because the
+ * child is in the process group of this process.
  *
- * The kernel sends signals to a whole group in these cases: SIGINT, SIGQUIT, SIGTSTP and SIGWINCH
- * from the terminal; SIGTTIN and SIGTTOU for access from the background; SIGHUP and SIGCONT when
- * the session leader exits or the group is orphaned. When a terminal hangs up, only the session
- * leader gets SIGHUP and SIGCONT, so they are forwarded if this process is the leader. Other
- * signals of the kernel, such as SIGALRM of alarm(2), go to a single process and are forwarded.
+ * The kernel sends a signal to a whole process group in these cases: SIGINT, SIGQUIT, SIGTSTP and
+ * SIGWINCH from the terminal; SIGTTIN and SIGTTOU for access from the background; SIGHUP and
+ * SIGCONT when the session leader exits or the process group is orphaned. When a terminal hangs up,
+ * only the session leader gets SIGHUP and SIGCONT, so they are forwarded if this process is the
+ * session leader. Other signals of the kernel, such as SIGALRM of alarm(2), go to a single process
+ * and are forwarded.
  */
 un_pass_on un_pass_on_by_kill;
 

@@ -46,8 +46,8 @@ struct agent_hello {
     uint32_t pid;
 };
 
-/* The header of a message that requests a command. The header is followed by the groups, each a
- * uint32_t, by the limits, each a struct agent_limit, and by the strings. */
+/* The header of a message that requests a command. The header is followed by the supplementary
+ * groups, each a uint32_t, by the limits, each a struct agent_limit, and by the strings. */
 struct agent_header {
     uint32_t magic;
     uint16_t version;

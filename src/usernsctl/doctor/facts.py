@@ -215,8 +215,8 @@ class Subordinate:
 class Cgroup:
     """The control group of this process.
 
-    :ivar directory: the path of the group's directory; ``None`` without a cgroup v2 hierarchy.
-    :ivar delegated: whether this process may create child groups.
+    :ivar directory: the path of the cgroup's directory; ``None`` without a cgroup v2 hierarchy.
+    :ivar delegated: whether this process may create child cgroups.
     """
 
     directory: str | None = None

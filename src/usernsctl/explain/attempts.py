@@ -1,9 +1,9 @@
 """Search for the causes of error messages that the catalogue of messages does not contain.
 
-The catalogue (csrc/explain/messages) contains exact messages, but can't contain all. Other messages
-still name an operation, such as ``clone`` or ``uid_map``, and an error, such as ``Operation not
-permitted``, in the same line or in neighbouring lines. ``operations.toml`` contains the causes of
-each pair of operation and error, ``errors.toml`` the texts of the errors.
+The catalogue (csrc/explain/messages) contains patterns of whole messages, but can't contain all
+messages. Other messages still name an operation, such as ``clone`` or ``uid_map``, and an error,
+such as ``Operation not permitted``, in the same line or in neighbouring lines. ``operations.toml``
+contains the causes of each pair of operation and error, ``errors.toml`` the texts of the errors.
 """
 
 from __future__ import annotations
@@ -93,9 +93,9 @@ class Attempt:
     :ivar causes: the ids of the possible causes, the likeliest first.
     :ivar common: whether programs that have nothing to do with sandboxes print such lines, too.
     :ivar strength: how certain it is that the sandbox failed because of this operation: 2 if the
-        line contains an exact error; 1 if this error is ENOENT, whose cause is often not the
-        sandbox, or if the line contains only a word such as "failed"; 0 if the line contains only
-        advice, or says that the program continues.
+        line contains the name, number or text of an errno; 1 if this errno is ENOENT, whose cause
+        is often not the sandbox, or if the line contains only a word such as "failed"; 0 if the
+        line contains only advice, or says that the program continues.
     """
 
     line: str

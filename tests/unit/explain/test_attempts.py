@@ -1,6 +1,6 @@
 """Tests of the causes that `usernsctl explain` finds for messages that its catalogue lacks.
 
-It finds these causes by the operation and the error that a message names.
+explain finds these causes by the operation and the error that a message names.
 """
 
 from __future__ import annotations

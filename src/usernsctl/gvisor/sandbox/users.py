@@ -64,7 +64,7 @@ def _content(path: str, read: Callable[[], bytes]) -> bytes | None:
 
 
 def _completed(options: Mapping[str, Any], account: accounts.Account) -> dict[str, Any]:
-    """Return `options` with the ids, the groups and the home directory of `account`.
+    """Return `options` with the ids, supplementary groups and home directory of `account`.
 
     `groups` and HOME in `options` take precedence.
     """

@@ -61,7 +61,7 @@ _NEWS_SECONDS = 0.02
 # condition `ready`, and to quote the last line in errors.
 _TAIL_BYTES = 1 << 16
 
-# A pattern for a listening socket in /proc/net/tcp (proc_pid_net(5)); the group is the local port.
+# Matches a listening socket in /proc/net/tcp (proc_pid_net(5)), and captures the local port.
 _LISTENING = re.compile(rb"^ *\d+: [0-9A-F]+:([0-9A-F]{4}) [0-9A-F]+:[0-9A-F]{4} 0A ", re.MULTILINE)
 
 # The maximum total size of /proc/net/tcp and /proc/net/tcp6, in bytes.
