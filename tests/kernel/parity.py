@@ -1,6 +1,7 @@
 """Wrappers of subprocess and of the APIs that must behave like subprocess.
 
-Tests run with each wrapper. All wrappers have the names of subprocess.
+Tests run with each wrapper. A wrapper has the names that the module subprocess has, such as run,
+Popen and PIPE.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ SANDBOX = "sandbox"
 
 @contextmanager
 def opened(way: str) -> Iterator[Any]:
-    """Yield an object with subprocess's names whose functions run commands in the way `way`.
+    """Yield the wrapper of the API `way`, whose functions run commands by this API.
 
     "subprocess" is the module itself, "fresh" the module usernsctl, "kept" an open Namespace, and
     SANDBOX a sandbox.

@@ -1,4 +1,4 @@
-"""Diagnosis of a host: values read from the host, probes, causes and remedies."""
+"""Diagnosis of a host: facts, probes, and the causes of failures with their remedies."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def findings(
 
 
 def attributed(facts: Facts, probes: Mapping[str, Probe]) -> dict[str, Probe]:
-    """Return `probes`, but with the causes of the rules that explain the failed probes.
+    """Return `probes`, with the causes of failed probes taken from rules that explain the probes.
 
     A probe's own cause is kept if the rule for this cause applies and explains the probe, or if no
     rule that applies explains the probe.

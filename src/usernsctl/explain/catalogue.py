@@ -62,7 +62,7 @@ def catalogue() -> Mapping[str, Cause]:
 
 
 def get(cause_id: str) -> Cause:
-    """Return the cause with this id.
+    """Return the cause with the id `cause_id`.
 
     :raises KeyError: no cause has this id.
     """

@@ -185,7 +185,7 @@ def _pieces(stream: _Limited) -> Iterator[bytes]:
     """Yield the text of a stream in pieces that begin with the previous piece's unfinished line.
 
     Of a long unfinished line, only the last :data:`_LINE_MAX` bytes are repeated. Binary blocks are
-    omitted, so that an endless stream such as /dev/zero takes no time to search.
+    omitted, so that searching an endless stream such as /dev/zero takes little time.
     """
     rest = b""
     while block := stream.read(_BLOCK):

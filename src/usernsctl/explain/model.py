@@ -73,7 +73,7 @@ class Probe:
     :ivar detail: if the step failed, the error message, for example newuidmap's; if it succeeded,
         its output; if the probe was skipped, the reason.
     :ivar cause: the id of the cause that the core determined, or ``None``.
-    :ivar seconds: the duration of the step.
+    :ivar seconds: the duration of the step, in seconds.
     """
 
     name: str

@@ -190,7 +190,7 @@ def no_cgroup_namespaces() -> None:
 
 
 def chroot() -> None:
-    """Change the root to a directory that is not a mount point, with all files mounted below it."""
+    """Change the root to a directory that is not a mount point, in which all files are mounted."""
     root = SCRATCH / "root"
     root.mkdir()
     for entry in Path("/").iterdir():
