@@ -1,4 +1,4 @@
-"""Table of environments: the commands that work in each, and the causes that others report."""
+"""Table of environments: which commands work in each, and which causes failing commands report."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Environment:
     :ivar silent: whether no message can be printed, so that only the exit status is checked.
     :ivar quiet: whether the output can't be read, so that only the exit status is checked.
     :ivar within: doctor's timeout in seconds, or ``None`` for its default.
-    :ivar seconds: the timeout of each command.
+    :ivar seconds: the timeout of each command, in seconds.
     """
 
     name: str

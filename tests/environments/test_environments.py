@@ -1,4 +1,4 @@
-"""Tests of the commands in each environment of table.py; root creates the environments."""
+"""Tests of usernsctl's commands in each environment of table.py; root creates the environments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Try the commands in one environment: ``python trial.py NAME [COMMAND...]``.
+"""Try usernsctl's commands in one environment: ``python trial.py NAME [COMMAND...]``.
 
 NAME is an environment in table.py, or a pair in the form FIRST+SECOND. The script prints the
 commands' results as JSON. The script becomes PID 1 of a new PID namespace, with a new mount

@@ -189,7 +189,10 @@ def count_later(other: un.SandboxPopen[str]) -> int:
 def test_kill_tree_leaves_no_process_stopped_for_a_tracer(
     host: un.SandboxHost, tally: Tally
 ) -> None:
-    """Check that kill_tree() stops no other process for long if a tracer delays the killed one."""
+    """Check that kill_tree() does not keep other processes stopped.
+
+    A tracer delays the exit of the killed process, for which kill_tree() waits.
+    """
 
     def command(code: str, *words: str) -> un.SandboxPopen[str]:
         streams = {"stdin": un.PIPE, "stdout": un.PIPE}

@@ -144,7 +144,9 @@ def test_the_library_works(traps: Path) -> None:
 def test_variables_choose_no_program_that_a_frozen_launch_runs(
     options: list[str], tally: Tally, prelude: Program
 ) -> None:
-    """Check that a tenant's environment variables and cwd choose no program outside gVisor.
+    """Check that no variable, nor the cwd, chooses a program that `usernsctl-exec --launch` runs.
+
+    A tenant of a container chooses both. The chosen program would run outside gVisor.
 
     The launch runs getent(1) only for a uid that /etc/passwd lacks, so the test includes such a
     uid.

@@ -191,7 +191,7 @@ def test_a_name_in_the_machines_hosts_file_does_not_lead_to_it(proxied: Proxied)
 
 
 def test_a_name_that_changes_its_address_is_checked_for_each_connection(proxied: Proxied) -> None:
-    """Check each connection's address, since a name may change its address (DNS rebinding)."""
+    """Check that the proxy denies a name whose address has become internal (DNS rebinding)."""
     answers = iter(([PUBLIC], ["169.254.169.254"]))
     asked: list[list[str]] = []
 

@@ -52,8 +52,8 @@ def run(usernsctl: Program, prelude: Program, bind: str, launch: Path) -> list[s
     found = [usernsctl("run", "--bind", bind, "--", "ls", "/shown", env=dict(os.environ)).stderr]
     frozen = usernsctl("freeze", "--bind", bind, "-o", launch, "--", "ls", env=dict(os.environ))
     found.append(frozen.stderr)
-    # Freeze with another $XDG_DATA_HOME: the start must check the environment of the user who
-    # starts the launch.
+    # Write the launch file with another $XDG_DATA_HOME: usernsctl-exec must find the templates by
+    # the environment of the user who performs the launch.
     env = {**os.environ, "XDG_DATA_HOME": "/nonexistent"}
     frozen = usernsctl("freeze", "--bind", bind, "-o", launch, "--", "ls", "/shown", env=env)
     assert frozen.returncode == 0, frozen.stderr
@@ -123,7 +123,10 @@ def test_hostile_bind_shows_templates_in_a_home(
     arrange: Callable[[Path, Path, pytest.MonkeyPatch], None],
     data: str | None,
 ) -> None:
-    """Check that $XDG_DATA_HOME is used only if it is an absolute path."""
+    """Check that bind mounts of $HOME are rejected if $XDG_DATA_HOME is not an absolute path.
+
+    The directory of templates is then below $HOME.
+    """
     home = tmp_path / "home"
     home.mkdir()
     arrange(place, home, monkeypatch)
