@@ -157,7 +157,7 @@ static int judge_helper(const struct un_job *job, struct un_error *err)
     return 0;
 }
 
-/* Returns the cause of a failed execve(2) of a helper, or NULL if it is unknown. */
+/* Returns the id of the cause of a helper's failed execve(2), or NULL if the cause is unknown. */
 static const char *cause_of_exec(const struct un_error *err)
 {
     switch (err->errnum) {
