@@ -195,7 +195,7 @@ class Machine:
     :ivar memory: the memory of the host or the cgroup, in bytes.
     :ivar processors: the number of processors that this process may use.
     :ivar pids: the number of processes and threads that this user may have.
-    :ivar is_root: whether the caller is or could be root of the initial user namespace.
+    :ivar is_root: whether the caller is root, and may be root of the initial user namespace, too.
         RLIMIT_NPROC does not limit that user.
     :ivar writable: the source of one writable bind mount, or ``None`` if there is none.
     :ivar counts_by_namespace: whether RLIMIT_NPROC counts the processes of each user namespace
