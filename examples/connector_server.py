@@ -108,6 +108,12 @@ class Handler(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
+    if (
+        len(sys.argv) < 3
+        or not sys.argv[2].isdecimal()
+        or sys.argv[3:] not in ([], ["host"], ["none"])
+    ):
+        sys.exit("usage: connector_server.py ENVIRONMENT PORT [host|none]")
     network: Network = "none" if sys.argv[3:] == ["none"] else "host"
     with Server(sys.argv[1], ("127.0.0.1", int(sys.argv[2])), network) as server:
         print(f"listening on http://127.0.0.1:{server.server_port}", flush=True)

@@ -51,7 +51,6 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def __init__(self, address: tuple[str, int]) -> None:
-        super().__init__(address, Handler)
         # Root in a container may be unable to create a control group that limits processes. The
         # container's own limit applies then.
         self.host = un.SandboxHost(
@@ -62,6 +61,8 @@ class Server(ThreadingHTTPServer):
         )
         self.free = threading.BoundedSemaphore(AT_ONCE)
         self.pool = self.host.pool(WAITING)
+        # Bind the address last: if that fails, this calls server_close().
+        super().__init__(address, Handler)
 
     def server_close(self) -> None:
         super().server_close()
@@ -155,6 +156,9 @@ class Handler(BaseHTTPRequestHandler):
 def main() -> None:
     address = sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:8000"
     name, _, port = address.rpartition(":")
+    # An empty name would stand for all addresses of the host.
+    if not name or not port.isdecimal() or len(sys.argv) > 2:
+        sys.exit("usage: snippet_server.py [ADDRESS:PORT]")
     with Server((name, int(port))) as server:
         # Call shutdown() in another thread: it waits for serve_forever(), which runs in this
         # thread.

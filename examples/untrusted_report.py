@@ -53,4 +53,6 @@ def read_result(path: str) -> bytes:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: untrusted_report.py DIRECTORY")
     print(report_on(sys.argv[1]), end="")

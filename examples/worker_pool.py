@@ -40,5 +40,7 @@ async def main(tasks: int) -> dict[int, int]:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2 or not sys.argv[1].isdecimal():
+        sys.exit("usage: worker_pool.py TASKS")
     for number, result in sorted(asyncio.run(main(int(sys.argv[1]))).items()):
         print(number, result)

@@ -6,6 +6,7 @@ import errno
 import importlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -139,3 +140,39 @@ def test_sandbox_executor_runs_tasks_in_gvisor() -> None:
     *roots, release = run("sandbox_executor.py").splitlines()
     assert roots == ["0 2", "1 3", "2 10"]
     assert gvisor.is_release(release)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("connector_server.py", []),
+        ("connector_server.py", [sys.prefix, "0", "off"]),
+        ("snippet_server.py", ["8000"]),
+        ("snippet_server.py", ["127.0.0.1"]),
+        ("untrusted_report.py", []),
+        ("worker_pool.py", ["many"]),
+    ],
+)
+def test_examples_print_their_usage(name: str, arguments: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / name, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"usage: {name} ")
+
+
+def test_snippet_server_names_the_error_of_its_address() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = subprocess.run(
+            [sys.executable, EXAMPLES / "snippet_server.py", f"127.0.0.1:{taken.getsockname()[1]}"],
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr.endswith(f"[Errno {errno.EADDRINUSE}] {os.strerror(errno.EADDRINUSE)}\n")
