@@ -37,7 +37,7 @@ def test_freeze_accepts_a_missing_command(usernsctl: Program, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--", "true"], "required: -o/--output"),
+        (["--", "true"], "missing: -o/--output"),
         (["-o", "F", "--in", "name", "--", "true"], "--in can't be frozen: the namespace may"),
         (["-o", "F", "--root", "/r", "--", "true"], "--root can't be frozen: each start"),
         (

@@ -62,7 +62,7 @@ def test_init_writes_the_absolute_path_of_an_outside_rootfs(
         (["--rootfs", ".", "--cwd", "x", "--", "sh"], "$.process.cwd"),
         (["--rootfs", ".", "--env", "=", "--", "sh"], "--env, number 1"),
         (["--rootfs", "."], "no command: give a command"),
-        (["--", "sh"], "required: --rootfs"),
+        (["--", "sh"], "missing: --rootfs"),
     ],
 )
 def test_failed_init_creates_nothing(
