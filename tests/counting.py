@@ -147,7 +147,10 @@ def may_map_ranges() -> bool:
 
 
 def count(directory: Path) -> dict[str, int]:
-    """Count the system calls and instructions of each kind of start that this user can make."""
+    """Count the system calls and instructions of each measured way to start a command.
+
+    Omit the start with subordinate ids if this user may not map any.
+    """
     tiny = tiny_program(directory)
     text = "int main(void) { return 0; }"
     nothing = compile_c(text, directory / "nothing", "-static-pie", compiler="musl-gcc")

@@ -307,7 +307,7 @@ class Family:
         return "/" if cwd == root else cwd
 
     def _labels(self, mounts: Mapping[int, Mount]) -> dict[int, str]:
-        """Return the table's names of a process's mounts, without flags, by mount id."""
+        """Map the ids of a process's mounts to the mounts' names in the table, without flags."""
         everything = self.callers_mounts <= {mount.place for mount in mounts.values()}
         tops = [mount.point for mount in mounts.values() if mount.is_top_of_ours]
         top = tops[-1] if tops else None

@@ -181,7 +181,8 @@ RUN_WITH_BINDS = showing(RUN, BINDS) | {
 }
 RUN_WITH_EXPOSED_ROOT = showing(RUN, "machine ro")
 NETWORK = words("?net_admin, ?net_bind_service")
-# Sandbox with the host's network, whose state gVisor's hostinet reads in /proc ("/proc r").
+# Sandbox with the host's network. The descriptor "/proc r" is for gVisor's hostinet, which reads
+# the state of the network in /proc.
 RUN_WITH_NETWORK = table(
     watcher=WATCHER,
     runsc=RUNSC,

@@ -1,4 +1,7 @@
-"""Score of the trials in misconfigured environments, printed at the end of a test session."""
+"""Counts of right and wrong error messages in misconfigured environments.
+
+The counts are printed at the end of a pytest session with tests/environments.
+"""
 
 from __future__ import annotations
 

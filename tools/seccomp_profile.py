@@ -25,8 +25,8 @@ Rule = dict[str, Any]
 def with_private_network(source: dict[str, Any]) -> dict[str, Any]:
     """Return the rules of `source`, with those for a private network added.
 
-    The entries ``private_network.refusal`` of a system call replace all entries ``refusal`` of that
-    call.
+    If ``private_network.refusal`` has entries for a system call, they replace the call's entries in
+    ``refusal``.
     """
     extra = source["private_network"]
     replaced = {entry["name"] for entry in extra["refusal"]}

@@ -53,8 +53,8 @@ static int send_and_fail(const struct inside *inside, struct un_error *err)
     return FAILED;
 }
 
-/* Executes the command. Returns only after a failure, when the error has been sent to the
- * caller. */
+/* Executes the command. On failure, sends the error to the caller, unless the caller has given up,
+ * and returns the exit status for this process. */
 static int become_task_command(void *arg)
 {
     struct inside *inside = arg;

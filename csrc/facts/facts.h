@@ -53,7 +53,8 @@ struct un_groups {
                            usually "/sys/fs/cgroup" */
     /* parent of the directories with users' transient unit files; usually "/run/user" */
     const char *users;
-    bool is_copy; /* whether the files are copies on an ordinary filesystem, as in tests */
+    bool is_copy; /* whether the paths above are those of copies in tests: then neither the
+                     filesystem type nor the members of the control group are checked */
 };
 
 extern const struct un_groups un_groups_here;

@@ -820,8 +820,8 @@ bool un_view_check_command(const struct un_view *view, const char *command, cons
  * namespaces) build the root filesystem and the other files, and finally execute the program that
  * waits for runsc.
  */
-#define UN_LAUNCH_MAX 33554432 /* maximum size of a launch in bytes */
-#define UN_LAUNCH_WORDS_MAX 262144
+#define UN_LAUNCH_MAX 33554432     /* maximum size of a launch in bytes */
+#define UN_LAUNCH_WORDS_MAX 262144 /* maximum number of strings in a launch */
 
 /* Maximum number of descriptors (RLIMIT_NOFILE) of each process of a sandbox on the host. gVisor's
  * kernel needs two or three for each open file of the host, as many for each file in its dentry

@@ -142,8 +142,9 @@ static bool is_not_inside(const struct wanted *wanted, const char *path, struct 
     return snprintf(where, UN_PATH_MAX, "%s/%s", top, at->missing) < UN_PATH_MAX;
 }
 
-/* Returns whether gVisor can't execute an ELF file, because the file is for another processor or
- * for 32-bit processors. If so, sets `fault`. `path` is the path of the file. */
+/* Returns whether gVisor can't execute an ELF file: a 32-bit file, or a file for another
+ * architecture. If so, sets `fault`. `path` is the path of the file, and `start` its first `length`
+ * bytes. */
 static bool check_elf(const char *start, size_t length, const char *path,
                       struct un_command_fault *fault)
 {
@@ -167,10 +168,10 @@ static bool has_cr_at_end(const char *name)
 }
 
 /* Returns whether gVisor can't execute a program. If so, sets `fault`. gVisor can't execute an ELF
- * file for another processor, a file that is neither an ELF file nor a script, and a script whose
- * interpreter does not exist in the sandbox. Scripts of Python's virtual environments often lack
- * their interpreter, which is a symbolic link to a file outside the environment. `path` is the path
- * of the program. */
+ * file for another architecture, a file that is neither an ELF file nor a script, and a script
+ * whose interpreter does not exist in the sandbox. Scripts of Python's virtual environments often
+ * lack their interpreter, which is a symbolic link to a file outside the environment. `path` is the
+ * path of the program. */
 static bool check_program(const struct wanted *wanted, int fd, const char *path,
                           struct un_command_fault *fault)
 {

@@ -45,9 +45,9 @@ static int hide_found_home(struct un_launch *launch, const char *home, struct un
     if (file >= 0 && un_root_status(launch, file, home, &status, err))
         return -1;
     if (is_complete && kept && file >= 0)
-        /* Fail only if the directory belongs to the caller, whose uid is 0 in the namespace. The
-         * home directory of a service user may be a system directory such as /bin, which belongs to
-         * root and must stay visible. */
+        /* Fail only if the directory belongs to the caller: in this user namespace, uid 0 is the
+         * caller's uid. The home directory of a service user may be a system directory such as
+         * /bin, which belongs to the host's root and must stay visible. */
         return status.st_uid == 0 ? refuse_home(launch, home, kept, err) : 0;
     /* Create the missing directories in the root filesystem, unless they would lie in a directory
      * of the host. Mount an empty directory on an existing home directory of the host. */

@@ -1,7 +1,7 @@
 /*
- * Starting a command in a child process. A command that needs namespaces or other ids is executed
- * by the child program (start_child.c, child/enter.c), any other command by the child itself
- * (sys/bare_command.c).
+ * Starting a command in a child process. If the command needs namespaces or other ids, the child
+ * executes the child program (start_child.c), which prepares and executes the command
+ * (child/enter.c). Otherwise, the child executes the command directly (sys/bare_command.c).
  */
 #include "base/base.h"
 #include "explain/explain.h"

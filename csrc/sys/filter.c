@@ -157,10 +157,10 @@ static const struct un_probe_call doctor_calls[] = {
 #endif
 };
 
-/* The system calls that enter a new user namespace. Errors of most of these calls are reported, so
- * most calls count as forbidden only if a filter kills the caller. An exception is getpid(2), whose
- * result is never checked. The flag 1, which unshare(2) rejects, ensures that unshare(2) changes
- * nothing. */
+/* The system calls that enter a new user namespace. If a filter makes one of these calls fail,
+ * usernsctl reports the call's error anyway, so the call counts as forbidden only if a filter kills
+ * the caller. getpid(2) counts as forbidden also if it fails, because its result is never checked.
+ * The flag 1, which unshare(2) rejects, ensures that unshare(2) changes nothing. */
 static const struct un_probe_call enter_calls[] = {
     {SYS_unshare,
      {CLONE_NEWUSER | CLONE_NEWNS | 1},

@@ -193,7 +193,11 @@ def test_hostile_sockets_are_refused(plain: Engine, tally: Tally) -> None:
 
 
 def test_users_can_be_added(plain: Engine) -> None:
-    """Check that useradd(8) works, which fails if audit sockets are denied with a wrong errno."""
+    """Check that useradd(8) works, although the profile denies its audit socket.
+
+    The profile's errno is EPROTONOSUPPORT, as from a kernel without audit. With EPERM, useradd(8)
+    would fail.
+    """
     done = plain(
         *["run", "--rm", "--user=0", f"--security-opt=seccomp={PROFILE}", "--entrypoint=sh"],
         *[PRELUDE, "-c", "useradd new && usermod --add-subuids 5000-5999 new && id -un new"],

@@ -166,7 +166,7 @@ def unused(group: Path) -> bool:
 class State:
     """Descriptors, children, mounts, files and unused control groups at one point in time.
 
-    After a run, none of them may be new.
+    After a run, no item may exist that did not exist before the run.
     """
 
     descriptors: set[str]

@@ -1,4 +1,4 @@
-"""Attempts to get around the allowed names of a sandbox's network, over real sockets."""
+"""Attempts to reach hosts other than those that --allow names, over real sockets."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def run(request: pytest.FixtureRequest) -> Run:
     ids=["asyncio-its-own", "asyncio-ours", "uvloop-ours"],
 )
 def pair(request: pytest.FixtureRequest) -> tuple[Run, Any]:
-    """Return a runner of coroutines, and create_subprocess_exec() of asyncio or usernsctl."""
+    """Return a function like asyncio.run(), and asyncio's or our create_subprocess_exec()."""
     loop, api = request.param
     return runner(loop), api.create_subprocess_exec
 

@@ -46,8 +46,8 @@ def descendants() -> dict[int, str]:
         if state != "Z":
             parents[int(directory.name)] = int(parent), words
         elif int(parent) == os.getpid() and name.startswith(SANDBOX_NAMES):
-            # Reap a sandbox's orphan: a PID 1 of a PID namespace exits only when all orphans there
-            # have been reaped.
+            # Reap a sandbox process that was reparented to this process: PID 1 of the sandbox's PID
+            # namespace exits only when all other processes of the namespace have been reaped.
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(int(directory.name), os.WNOHANG)
     found: dict[int, str] = {}

@@ -68,7 +68,7 @@ struct sender {
  * has the same address in both processes. */
 static struct iovec reply_bytes;
 
-/* ---- the receiver: from clients to the sender ------------------------------------------------ */
+/* ---- the receiver: passing datagrams from the clients to the sender -------------------------- */
 
 /* Stores in found->from the host's address to which a datagram was sent. `head` is the header that
  * recvmsg(2) has filled in. */
@@ -224,7 +224,7 @@ static _Noreturn void receive_datagrams(struct receiver *receiver)
     }
 }
 
-/* ---- the sender: to the sandbox, and answers to the clients ---------------------------------- */
+/* ---- the sender: passing datagrams to the sandbox, and answers to the clients ---------------- */
 
 static void end_client(struct sender *sender, uint16_t client)
 {

@@ -308,13 +308,13 @@ def read_facts(
 ) -> Facts:
     """Read the facts about the host. Starts only runsc, and only if its release is unknown.
 
-    :param root: the directory from whose subdirectories, such as proc, sys and etc, values are
-        read. Values that only system calls return are unknown unless `root` is ``/``.
+    :param root: the directory that contains proc, sys, etc and the other directories to read.
+        Values that only system calls return are unknown unless `root` is ``/``.
     :param environ: the environment variables, such as PATH; by default ``os.environ``.
     :param only_files: whether to read only files, for a process that a seccomp filter would kill if
         it made other system calls: no program is started, and neither uname(2) nor fgetxattr(2) is
         called.
-    :param seconds: the total timeout for all programs that are started, in seconds.
+    :param seconds: the total timeout for all invocations of runsc, in seconds.
     """
     environ = os.environ if environ is None else environ
     tree = Tree(root)

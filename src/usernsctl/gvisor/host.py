@@ -136,7 +136,8 @@ class SandboxHost(HostBase):
     :raises TypeError: an argument has the wrong type, or is unknown.
     :raises BindError: a bind mount is impossible or not allowed. The error is also a
         :class:`FileNotFoundError` if the source does not exist.
-    :raises UsernsError: for the same reasons as ``usernsctl run``.
+    :raises UsernsError: the SandboxHost can't be created, for example because runsc is missing, an
+        id can't be mapped, or a mount is denied.
     """
 
     def start(self, args: Args | None = (), **options: Unpack[StartOptions]) -> Sandbox:
@@ -341,7 +342,7 @@ def run(args: Args = (), **options: Unpack[AnyRunOptions]) -> Result[Any]:
     :raises TypeError: an argument has the wrong type, or is unknown.
     :raises ValueError: `input` and `stdin` are both given; `capture_output` is true, and `stdout`
         or `stderr` is given; or :class:`usernsctl.Sandbox` raises ValueError.
-    :raises UsernsError: for the same reasons as :class:`usernsctl.Sandbox`.
+    :raises UsernsError: :class:`usernsctl.Sandbox` raises UsernsError.
     """
     call = _call_of(args, **options)
     try:

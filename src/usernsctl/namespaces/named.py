@@ -128,7 +128,7 @@ class NamedNamespace:
 
     @classmethod
     def read(cls, name: str, directory: Directory) -> NamedNamespace:
-        """Read the record in the directory of a store's entry."""
+        """Read the record of the namespace `name` from `directory`, its entry in the store."""
         return cls.from_json(name, directory.read(RECORD))
 
     @classmethod

@@ -168,7 +168,7 @@ def _to_ascii(name: str) -> str:
     """
     try:
         if name.isascii():
-            # Decode the result, because a label that begins with xn-- may be invalid Punycode.
+            # Check the name by decoding it: a label that begins with xn-- may be invalid Punycode.
             if "xn--" in name.lower():
                 name.encode("ascii").decode("idna")
             return name

@@ -118,14 +118,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_fixture_setup(request: pytest.FixtureRequest) -> Generator[None, Any, None]:
-    """Make the caller the owner of all files in `tmp_path`, so that pytest can remove them."""
+    """Register a finalizer of `tmp_path` that makes the caller the owner of all files there.
+
+    Otherwise pytest could not remove files that the test has created with other ids.
+    """
     yield
     item = request.node
     if request.fixturename == "tmp_path" and item.get_closest_marker("userns") is not None:
         from usernsctl.pytest_plugin import leftovers
 
         # Finalizers run in reverse order: first those of fixtures that use `tmp_path`, then this
-        # one, and last the finalizer of `tmp_path` itself, which removes files.
+        # finalizer, and last the finalizer of `tmp_path` itself, which removes files.
         request.addfinalizer(lambda: leftovers.take_back(item))
 
 

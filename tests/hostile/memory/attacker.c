@@ -4,15 +4,16 @@
  * Inspects every new process with ptrace(2), process_vm_readv(2) and /proc, until end of file on
  * standard input. Prints a line for each success, and then the number of inspected processes. A
  * success is to find one of these: MARKER in memory at ADDRESS, a descriptor of the file with
- * DEVICE and INODE, VARIABLE in an environment, the file PATH below a root directory, or OWN in a
- * command line. OWN is a value from commands' environment, and must not be in their command lines,
- * which are public.
+ * DEVICE and INODE, VARIABLE in an environment, the file PATH below the root directory of a
+ * process, or OWN in a command line. OWN is a value from commands' environment, and must not be in
+ * their command lines, which are public.
  *
  * MARKER, VARIABLE and OWN are passed with inverted bits, so that the attacker does not find its
  * own arguments.
  *
- * HOW is "drop" to drop all capabilities first, "keep" to keep them, or "look" to keep them without
- * using ptrace(2), because gVisor kills a command whose processes another process traces.
+ * HOW is "drop" to drop all capabilities first, or "keep" to keep all capabilities. "look" keeps
+ * them too, but does not use ptrace(2): if another process traces a process of a sandbox, gVisor
+ * kills the command in the sandbox.
  */
 #define _GNU_SOURCE
 #include <dirent.h>

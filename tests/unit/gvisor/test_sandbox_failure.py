@@ -1,4 +1,4 @@
-"""Tests of the causes of runsc failures whose message fits several causes."""
+"""Tests of the causes and remedies that are found for ambiguous error messages of runsc."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the pytest plugin in pytest sessions."""
+"""Tests of the pytest plugin. Each test runs pytest on generated test files."""
 
 from __future__ import annotations
 

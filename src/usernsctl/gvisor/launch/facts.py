@@ -426,8 +426,8 @@ def _make_directory(path: str | None, *, makes: bool) -> PathDescriptor | None:
 def check_ids(ids: MappedIds, user: tuple[int, int], *, nests: bool = False) -> None:
     """Check that runsc will be 0:0 in its user namespace, and that the command's ids are mapped.
 
-    :param nests: whether the verifier, a program in the sandbox, runs the command in a nested user
-        namespace with the command's ids if only one id is mapped.
+    :param nests: whether, if only one id is mapped, the verifier (a program in the sandbox) runs
+        the command in a nested user namespace where the command's ids are mapped.
     :raises PlanError: an id is not mapped.
     """
     if ids.become != (0, 0):

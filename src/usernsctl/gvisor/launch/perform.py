@@ -108,7 +108,7 @@ def _start_proxy(request: Request) -> ProxyProcess | None:
 
 
 def _with_handover(facts: Facts, proxy: ProxyProcess | None) -> Facts:
-    """Return `facts` with the number of the proxy's socket inserted into `network_command`."""
+    """Return `facts` with the descriptor of the proxy's socket inserted into `network_command`."""
     if proxy is None:
         return facts
     words = network.with_handover(facts.network_command, proxy.handover.fileno())

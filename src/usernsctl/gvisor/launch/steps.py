@@ -22,9 +22,9 @@ SCRATCH, ID, STAMP = "@s", "@i", "@t"
 #: Name of an empty directory among the run's own files.
 EMPTY_DIRECTORY = "empty"
 
-# The maximum number of strings in a launch, and the maximum size of an encoded launch in bytes;
-# must equal UN_LAUNCH_WORDS_MAX and UN_LAUNCH_MAX in the C core.
+# The maximum number of strings in a launch. It must equal UN_LAUNCH_WORDS_MAX in the C core.
 WORDS_MAX = 1 << 18
+# The maximum size of an encoded launch, in bytes. It must equal UN_LAUNCH_MAX in the C core.
 BYTES_MAX = 32 << 20
 _HEADER = ("usernsctl-launch", "2")
 
@@ -396,14 +396,15 @@ def dumps(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-#: Path in the sandbox of the verifier, which checks that the kernel is gVisor.
+#: The verifier's path in the sandbox. The verifier checks that the kernel is gVisor.
 VERIFIER_INSIDE = "/.usernsctl-verify"
 #: The verifier's option that runs the command as the uid and the gid that follow, in a nested user
 #: namespace.
 VERIFY_AS = "--as"
 #: The verifier's option that makes the command ignore the signals in the mask that follows.
 VERIFY_IGNORE = "--ignore="
-#: Path in the sandbox of the agent, which starts commands; only sandboxes of a SandboxHost have it.
+#: The agent's path in sandboxes of a SandboxHost. The agent starts commands in the sandbox.
+#: Sandboxes of ``usernsctl run`` have no agent.
 AGENT_INSIDE = "/.usernsctl-agent"
 
 #: The directory in a SandboxHost's tmpfs that contains a directory for each sandbox, named by the

@@ -133,7 +133,7 @@ class Walk:
 
     @property
     def wanted(self) -> str:
-        """The whole path in the sandbox, without symbolic links; the path need not exist."""
+        """The path in the sandbox, with symbolic links resolved and missing components appended."""
         return os.path.join(self.inside, *self.missing)
 
 

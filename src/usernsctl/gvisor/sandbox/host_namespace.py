@@ -221,7 +221,8 @@ class HostNamespace:
     def __init__(self, request: Request) -> None:
         """Create the namespaces and the root filesystem.
 
-        :raises UsernsError: for the same reasons as ``usernsctl run``.
+        :raises UsernsError: the namespaces or the root filesystem can't be created, for example
+            because runsc is missing, an id can't be mapped, or a mount is denied.
         :raises ValueError: the persistent Namespace is closed, or has a PID namespace.
         """
         self.unremoved: set[str] = set()

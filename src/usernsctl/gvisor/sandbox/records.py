@@ -220,7 +220,7 @@ def read_defaults(entry: Entry[DetachedRecord]) -> ProcessDefaults:
 
 
 def draft_detached(id: str) -> Entry[DetachedRecord]:
-    """Create the entry of a new sandbox, and in the entry, a directory for runsc's state.
+    """Create the store's entry for a new sandbox, with a subdirectory for runsc's state.
 
     :returns: the locked entry, which the caller must close.
     :raises RunscError: another detached sandbox has this id.

@@ -57,8 +57,8 @@ from usernsctl.gvisor.template.record import TemplateRecord
 # The interval between checks whether a command is ready, in seconds.
 _NEWS_SECONDS = 0.02
 
-# The number of bytes to keep from the end of each output stream, to search for the line of the
-# condition `ready`, and to quote the last line in errors.
+# The number of bytes to keep from the end of each output stream, to search for the line that
+# `ready` waits for, and to quote the last line in errors.
 _TAIL_BYTES = 1 << 16
 
 # Matches a listening socket in /proc/net/tcp (proc_pid_net(5)), and captures the local port.
