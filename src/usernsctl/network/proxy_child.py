@@ -116,7 +116,10 @@ def main(words: list[str]) -> NoReturn:
     proxy = Proxy(rules, log.refuse, limits=limits)
     confinement.confine()
     handover = socket.socket(fileno=handover_fd)
-    handover.sendall(READY)
+    # Ignore an error, which means that the creator has closed the socket: _receive() then returns
+    # no descriptors.
+    with contextlib.suppress(ConnectionError):
+        handover.sendall(READY)
     fds = _receive(handover, creator)
     handover.close()
     os.close(creator)
