@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 
 import pytest
 from processes import check_output
@@ -103,3 +105,48 @@ KINDS = [
 @pytest.mark.sampled(4)
 def test_forked_child_drops_objects_without_warning_or_effect(kind: str) -> None:
     assert check_output([sys.executable, "-W", "error", "-c", FORKING, kind]) == ""
+
+
+# Program that creates sandboxes, and hosts that fail, while another thread forks children, which
+# inherit the pipes and sockets of each start. Each child exits after a minute, or with the parent.
+FORKING_MEANWHILE = """
+import os, signal, sys, threading, time, warnings
+import usernsctl as un
+
+warnings.simplefilter("ignore", DeprecationWarning)
+children, stop = [], threading.Event()
+
+def fork():
+    while not stop.wait(0.01):
+        if pid := os.fork():
+            children.append(pid)
+        else:
+            signal.alarm(60)
+            os.close(1)
+            signal.pause()
+
+thread = threading.Thread(target=fork)
+thread.start()
+try:
+    for _ in range(5):
+        try:
+            un.SandboxHost(binds=["/etc/passwd:/opt"])
+        except un.BindError:
+            print("refused")
+    with un.SandboxHost() as host, host.start(None) as box:
+        print(box.run(["true"]).returncode)
+    # A start that waited for a child would have ended with it.
+    print(any(os.waitpid(pid, os.WNOHANG) != (0, 0) for pid in children))
+finally:
+    stop.set()
+    thread.join()
+    for pid in children:
+        os.kill(pid, signal.SIGKILL)
+"""
+
+
+def test_starts_do_not_wait_for_children_that_another_thread_forks(tmp_path: Path) -> None:
+    # Use an empty cache, so that usernsctl runs `runsc --version`.
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    output = check_output([sys.executable, "-c", FORKING_MEANWHILE], env=environment, timeout=300)
+    assert output == 5 * "refused\n" + "0\nFalse\n"

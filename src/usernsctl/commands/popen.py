@@ -460,6 +460,9 @@ class Popen(Collected[AnyStr]):
 
 
 # All known keyword arguments. The error for an unknown keyword suggests a similar known keyword.
+# The maximum number of bytes that read_until_exit() reads at once.
+_BLOCK = 64 * 1024
+
 _KEYWORDS = frozenset(
     (*keywords_of(subprocess.Popen.__init__), *keywords_of(Popen.__init__), *_core.NAMESPACES)
 )
@@ -758,6 +761,34 @@ def communicate(
         process.kill()
         raise
     return output
+
+
+def read_until_exit(process: Popen[bytes]) -> tuple[bytes, bytes]:
+    """Wait until a process has exited; return what it has written to the pipes stdout and stderr.
+
+    Unlike :meth:`Popen.communicate`, this function does not wait for end of file: a child that
+    another thread has forked may keep the pipes open until it exits.
+    """
+    assert process.stdout is not None
+    assert process.stderr is not None
+    found = {process.stdout.fileno(): b"", process.stderr.fileno(): b""}
+    unread = {*found}
+    while True:
+        # Check for the exit first, so that the pipes are empty if nothing is found afterwards.
+        has_ended = wait_readable(process.pidfd, timeout=0)
+        ready = [fd for fd in unread if wait_readable(fd, timeout=0)]
+        for fd in ready:
+            data = os.read(fd, _BLOCK)
+            found[fd] += data
+            if not data:
+                unread.remove(fd)
+        if not ready and has_ended:
+            break
+        if not ready:
+            wait_readable(process.pidfd, *unread)
+    process.wait()
+    stdout, stderr = found.values()
+    return stdout, stderr
 
 
 @overload

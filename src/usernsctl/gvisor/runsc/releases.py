@@ -210,7 +210,11 @@ def _run_version(path: str, seconds: float) -> tuple[bytes, int | None]:
     with _killed(process):
         assert process.stdout is not None
         pipe, output = process.stdout.fileno(), b""
-        while wait_readable(pipe, timeout=seconds_left(deadline)):
+        while wait_readable(pipe, process.pidfd, timeout=seconds_left(deadline)):
+            # Do not wait for end of file after the program's exit: a child that another thread has
+            # forked may keep the pipe open.
+            if not wait_readable(pipe, timeout=0):
+                return output, process.wait()
             block = os.read(pipe, _OUTPUT_MAX - len(output))
             output += block
             if len(output) == _OUTPUT_MAX:

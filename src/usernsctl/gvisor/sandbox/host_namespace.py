@@ -24,8 +24,8 @@ from usernsctl.commands.arguments import StrOrBytesPath
 from usernsctl.commands.async_start import ClosingMixin, start_in_executor
 from usernsctl.commands.popen import (
     PIPE,
-    CompletedProcess,
     Popen,
+    read_until_exit,
 )
 from usernsctl.errors import (
     BindError,
@@ -754,7 +754,10 @@ def _build_host(namespace: Namespace, order: _HostPlan) -> tuple[HostLayout, int
             try:
                 # Use / as the working directory, because root in the namespace may not be allowed
                 # to search the caller's working directory.
-                done = namespace.run(command, cwd="/", stdout=PIPE, stderr=PIPE, pass_fds=pass_fds)
+                with namespace.popen(
+                    command, cwd="/", stdout=PIPE, stderr=PIPE, pass_fds=pass_fds
+                ) as builder:
+                    stdout, stderr = read_until_exit(builder)
             except CommandNotExecutableError as error:
                 # usernsctl-build is executable, so the error means that root in the namespace may
                 # not search a directory of the program's path.
@@ -762,12 +765,16 @@ def _build_host(namespace: Namespace, order: _HostPlan) -> tuple[HostLayout, int
                     error, command[0], step="sandbox", cause="path-closed-inside"
                 ) from None
         theirs.close()
-        _, fds = receive(ours, 1, 1)
+        fds: list[int] = []
+        # Do not block: a child that another thread has forked may keep `theirs` open.
+        ours.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            _, fds = receive(ours, 1, 1)
         for fd in fds:
             undo.callback(os.close, fd)
-        if done.returncode or not fds:
-            raise _failure(done)
-        scratch, proc, *paths = map(os.fsdecode, done.stdout.split(b"\0")[:-1])
+        if builder.returncode or not fds:
+            raise _failure(builder.returncode, stdout, stderr)
+        scratch, proc, *paths = map(os.fsdecode, stdout.split(b"\0")[:-1])
         binds = tuple(zip(paths[::2], paths[1::2], strict=True))
         prepared = HostLayout(
             scratch=scratch,
@@ -813,13 +820,16 @@ def _builder() -> str:
     return find_program("usernsctl-build", "makes the root filesystem of sandboxes")
 
 
-def _failure(done: CompletedProcess[bytes]) -> UsernsError:
-    """Return the error for `done`, a failed run of usernsctl-build."""
-    fields = done.stdout.split(b"\0")[:-1]
-    if done.returncode == 1 and len(fields) == _core.FAILURE_FIELDS:
+def _failure(status: int, stdout: bytes, stderr: bytes) -> UsernsError:
+    """Return the error for a usernsctl-build that failed.
+
+    :param status: the exit status of usernsctl-build.
+    """
+    fields = stdout.split(b"\0")[:-1]
+    if status == 1 and len(fields) == _core.FAILURE_FIELDS:
         return _core.failure(fields)
-    reason = done.stderr.decode(errors="replace").strip().split("\n")[-1]
-    reason = reason or f"usernsctl-build ended with status {done.returncode}"
+    reason = stderr.decode(errors="replace").strip().split("\n")[-1]
+    reason = reason or f"usernsctl-build ended with status {status}"
     return NamespaceError(f"the root filesystem could not be created: {reason}", step="sandbox")
 
 
