@@ -24,8 +24,8 @@ enum { UN_TASK_SOCKET, UN_TASK_PARENT, UN_TASK_NS, UN_TASK_FDS = UN_TASK_NS + UN
 struct un_task {
     int fd[UN_TASK_FDS]; /* descriptors of the task, indexed by UN_TASK_...; -1 for an absent one */
     bool holds;    /* whether the child only keeps new namespaces alive, and runs no command */
-    bool has_init; /* whether the second child is PID 1 of the new PID namespace, which forks the
-                      command and calls un_be_init() */
+    bool has_init; /* whether the second child, as PID 1 of the new PID namespace, forks the command
+                      and calls un_be_init() */
     bool restore_signals;      /* whether to reset SIGPIPE and SIGXFSZ to the default action (struct
                                   un_spawn) */
     uint64_t flags;            /* CLONE_NEW... flags of the namespaces to create */
@@ -35,9 +35,8 @@ struct un_task {
     struct un_command command; /* the command; its environment is that of the child program */
 };
 
-/* UN_EACH_TASK_NUMBER() applies a macro to each member of struct un_task that is passed as a
- * number, and UN_EACH_TASK_TEXT() to each that is passed as a text, in the order of the
- * arguments. */
+/* UN_EACH_TASK_NUMBER() applies a macro to each member of struct un_task with a numeric argument,
+ * and UN_EACH_TASK_TEXT() to each member with a text argument, in the order of the arguments. */
 /* clang-format off */
 #define UN_EACH_TASK_NUMBER(NUMBER)                                                                \
     NUMBER(holds) NUMBER(has_init) NUMBER(restore_signals) NUMBER(flags) NUMBER(signals)           \

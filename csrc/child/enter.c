@@ -99,8 +99,8 @@ static int become_init(void *arg)
     };
     struct un_error err;
     int deathsig = task->setup.pdeathsig;
-    /* Set no parent-death signal for the command. PID 1 of the new PID namespace, which is its
-     * parent, has that signal instead, and the kernel kills the command when this PID 1 dies. */
+    /* Set no parent-death signal for the command. Its parent, PID 1 of the new PID namespace, has
+     * that signal instead: when this PID 1 dies, the kernel kills the command. */
     task->setup.pdeathsig = 0;
     if (deathsig && un_die_with_parent(deathsig, task->fd[UN_TASK_PARENT], &err))
         return send_and_fail(inside, &err);

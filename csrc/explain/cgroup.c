@@ -14,8 +14,8 @@ static bool is_on_cgroup2(const char *path)
     return !statfs(path, &fs) && (uint64_t)fs.f_type == CGROUP2_SUPER_MAGIC;
 }
 
-/* Returns the length of the prefix of `path` that is the mount point of the cgroup2 filesystem on
- * which `path` lies. */
+/* Returns the length of the mount point of the cgroup2 filesystem that contains `path`. The mount
+ * point is a prefix of `path`. */
 static size_t mount_length(const char *path)
 {
     char above[UN_PATH_MAX];

@@ -1,7 +1,7 @@
 /*
  * Determining the cause of a failed system call. The same errno may have several causes, so facts
- * about the host decide, which take only microseconds to read. A cause is reported only if a fact
- * proves it. usernsctl doctor finds more causes, because it can try the steps that failed.
+ * about the host decide. Reading these facts takes only microseconds. A cause is reported only if a
+ * fact proves it. usernsctl doctor finds more causes, because it can try the steps that failed.
  */
 #include "base/base.h"
 #include "explain/explain.h"
@@ -46,8 +46,8 @@ static bool has_bpf_module(const char *proc)
            un_read_file(AT_FDCWD, path, names, sizeof names) > 0 && strstr(names, "bpf");
 }
 
-/* Returns whether this process has an AppArmor profile in enforce mode, which denies everything
- * that it does not list. */
+/* Returns whether this process has an AppArmor profile in enforce mode. Such a profile denies all
+ * operations except those that it lists. */
 static bool is_confined_by_apparmor(const char *proc)
 {
     static const char mode[] = " (enforce)";
@@ -87,7 +87,7 @@ static bool may_admin(void)
 }
 
 /* Returns whether this process is in the initial user namespace, or in a user namespace that maps
- * all uids in a single extent, which only root can create. */
+ * all uids in a single extent. Only root can create such a user namespace. */
 static bool is_initial(void)
 {
     un_auto_free struct un_facts *facts = read_facts();

@@ -79,16 +79,16 @@ int un_remove_quotations(char *message, const char *config, size_t size);
 
 /* ---- runsc_files.c: reading the command's status from runsc's debug log ---------------------- */
 
-/* Returns whether runsc's debug log shows a normal exit of runsc, whose exit status is then that of
- * the command. Stores the wait status of the command (waitpid(2)) in *wait_status. The path `debug`
- * may contain runsc's placeholder %COMMAND%. */
+/* Returns whether runsc's debug log shows a normal exit of runsc. After a normal exit, runsc's exit
+ * status is that of the command. Stores the wait status of the command (waitpid(2)) in
+ * *wait_status. The path `debug` may contain runsc's placeholder %COMMAND%. */
 bool un_runsc_has_ended(const char *debug, int *wait_status);
 
 /* ---- diagnose.c: determining the cause of an errno by facts about the host ------------------- */
 
-/* Returns why the owner of a file in `proc` can't open the file (EACCES): the id of a cause that
- * names the security module that confines this process, and thus also the helpers that it runs.
- * Returns NULL if no cause is certain. */
+/* Returns why the owner of a file in `proc` can't open the file (EACCES): the id of a cause for the
+ * security module that confines this process and the helpers that it runs. Returns NULL if no cause
+ * is certain. */
 const char *un_cause_of_closed_proc(const char *proc);
 
 /* The detail of an error with UN_STEP_CLONE if the child could not duplicate or send a
@@ -97,9 +97,9 @@ const char *un_cause_of_closed_proc(const char *proc);
 
 /* ---- cgroup.c: explaining failures to start a child in a cgroup ------------------------------ */
 
-/* Explains `err`, the error of a clone3(2) that was to start a child in the cgroup whose directory
- * is open as `dir`. If the error is due to the cgroup, adds the cause and the cgroup's path to
- * `err`. */
+/* Explains `err`, the error of a failed clone3(2) with CLONE_INTO_CGROUP. `dir` is a descriptor of
+ * the cgroup's directory. If the error is due to the cgroup, adds the cause and the cgroup's path
+ * to `err`. */
 void un_explain_cgroup(struct un_error *err, int dir);
 
 /* ---- limits.c: how often this process's control group has reached its limits ----------------- */

@@ -2,7 +2,7 @@
 #include "explain/explain.h"
 #include "facts/facts.h"
 
-/* Size of the buffer for a file with counts, which holds a whole /proc/vmstat. */
+/* Size in bytes of the buffer for a file with counts. A whole /proc/vmstat fits in the buffer. */
 #define COUNTS_MAX (1 << 14)
 
 /* The files with the counts: files[0] for cgroups v1, files[1] for cgroups v2. */

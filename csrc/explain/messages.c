@@ -107,7 +107,7 @@ static bool read_string(struct reader *reader)
                 return false;
             continue;
         }
-        /* un_utf8_read() does not read past the end of the JSON text, which a NUL terminates. */
+        /* un_utf8_read() does not read past the NUL that terminates the JSON text. */
         size_t length = byte < 0x80 ? 1 : un_utf8_read(reader->at, &code);
         if (length)
             append_bytes(reader, reader->at, length);

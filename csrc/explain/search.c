@@ -25,8 +25,8 @@ static size_t count_words(const char *list)
     return count;
 }
 
-/* Returns whether the search has already found the entry of the catalogue whose list of causes is
- * at the address `causes`. */
+/* Returns whether the search has already found the catalogue's entry with the list of causes at the
+ * address `causes`. */
 static bool has_causes(const struct un_search *search, const char *causes)
 {
     for (size_t i = 0; i < search->count; i++)

@@ -179,7 +179,7 @@ static void lower_processors(uint64_t quota, uint64_t period, uint64_t *processo
         *processors = count;
 }
 
-/* Lowers *arg to the CPU limit in a cpu.max file, which is its quota divided by its period. */
+/* Lowers *arg to the CPU limit in a cpu.max file. The limit is the quota divided by the period. */
 static bool lower_by_max(int fd, void *arg)
 {
     char text[64];

@@ -21,9 +21,9 @@ bool un_find_program(const char *path, const char *name, char found[UN_PATH_MAX]
  * executable or not. Stores the path of the file in `found`. Returns false if no directory contains
  * such a file. */
 bool un_find_unusable(const char *path, const char *name, char found[UN_PATH_MAX]);
-/* Runs a program for a lookup that only NSS can answer. `words` contains the name of the
- * program, which is searched in the directories of `path`, and two arguments; NULL replaces a
- * missing argument. Returns the output, truncated to size - 1 bytes, or NULL on failure. */
+/* Runs a program for a lookup that only NSS can answer. `words` contains the name of the program
+ * and two arguments; NULL replaces a missing argument. The program is searched in the directories
+ * of `path`. Returns the output, truncated to size - 1 bytes, or NULL on failure. */
 const char *un_ask(const char *path, const char *const words[], char *output, size_t size);
 
 /* ---- subid.c: parsing files like /etc/subuid ------------------------------------------------- */
@@ -99,8 +99,8 @@ void un_group_release(int place, int version);
 int un_group_prepare(int place, enum un_group_part part, int version);
 
 /* Calls `visit` for each process in a cgroup, until `visit` returns true. Returns whether `visit`
- * has returned true. Skips processes that are not visible in this PID namespace, for which
- * cgroup.procs contains the pid 0. */
+ * has returned true. Skips processes that are not visible in this PID namespace: cgroup.procs
+ * contains 0 instead of their pids. */
 bool un_group_any_process(int group, bool (*visit)(pid_t pid, void *arg), void *arg);
 bool un_group_has_process(int group, pid_t pid);
 

@@ -149,8 +149,8 @@ void un_group_versions(int versions[UN_GROUP_PARTS]);
  * before this process enters a user namespace. `parts` contains the bit 1 << UN_GROUP_... of each
  * resource to limit. Failures are ignored here, because the start of a sandbox reports them. */
 void un_groups_prepare(uint64_t parts);
-/* Removes the control groups of sandboxes whose watcher was killed by SIGKILL, so that it could not
- * remove them. `parts` is as for un_groups_prepare(). */
+/* Removes the control groups that watchers of sandboxes could not remove because they were killed
+ * by SIGKILL. `parts` is as for un_groups_prepare(). */
 void un_groups_sweep(uint64_t parts);
 
 /* Returns how many processes in this process's control group have been killed by the OOM killer
@@ -347,7 +347,7 @@ int un_subid_read(const char *path, const char *user, uint32_t uid, struct un_ra
 enum un_helper_state {
     UN_HELPER_MISSING, /* PATH contains no executable with the helper's name */
     UN_HELPER_READY,   /* the helper can gain privileges, or is a script, which may execute another
-                          program that can gain them */
+                          program with privileges */
     UN_HELPER_NOT_SETUID, /* the helper is neither setuid root, nor does it have file capabilities
                            */
     UN_HELPER_NOSUID, /* the helper is on a nosuid mount, where setuid bits and file capabilities
@@ -374,11 +374,11 @@ struct un_grant_files {
     const char *users[2]; /* files in the format of /etc/passwd and /etc/group */
 };
 
-/* Stores in *found a range of ids that no grant contains, and that the caller's user namespace,
- * whose maps are `parents`, maps both as uids and as gids. As useradd(8) does, chooses
- * UN_GRANT_COUNT ids above all granted ids, from 100000 on. If the namespace does not map the ids
- * from 100000 on, chooses unused lower ids, possibly fewer than UN_GRANT_COUNT. Returns false if
- * there are no such ids, or if the grants can't be read. */
+/* Stores in *found a range of ids that no grant contains, and that the caller's user namespace maps
+ * both as uids and as gids. `parents` are the maps of the caller's user namespace. As useradd(8)
+ * does, chooses UN_GRANT_COUNT ids above all granted ids, from 100000 on. If the namespace does not
+ * map the ids from 100000 on, chooses unused lower ids, possibly fewer than UN_GRANT_COUNT. Returns
+ * false if there are no such ids, or if the grants can't be read. */
 bool un_free_ids(const struct un_grant_files *files, const struct un_map *const parents[2],
                  struct un_range *found);
 
@@ -511,9 +511,9 @@ const char *un_writer_name(int writer);
  * another process. Async-signal-safe. */
 bool un_plan_writes_itself(const struct un_plan *plan);
 
-/* Plans how to join the user namespace of a process that is a descendant of the caller, and whose
- * /proc directory is open as `dir`. Stores in `plan` the maps of the namespace, the ids to switch
- * to, and whether to drop the supplementary groups. */
+/* Plans how to join the user namespace of a descendant of the caller. `dir` is a descriptor of the
+ * descendant's /proc directory. Stores in `plan` the maps of the namespace, the ids to switch to,
+ * and whether to drop the supplementary groups. */
 int un_plan_to_join(int dir, struct un_plan *plan, struct un_error *err);
 /* Makes a plan for the calling process: reads the facts that the request needs, and chooses the
  * maps and their writers. */
@@ -522,14 +522,14 @@ int un_plan_for_caller(const struct un_request *request, const struct un_sources
 
 /* ---- writing id maps (sys/map_files.c, ns/helper.c) ------------------------------------------ */
 
-/* Writes the files setgroups, uid_map and gid_map, in this order, in the /proc directory of a
- * process, which is open as `dir`. Skips maps that a helper writes. Async-signal-safe. */
+/* Writes setgroups, uid_map and gid_map, in this order. `dir` is a descriptor of the /proc
+ * directory that contains the three files. Skips maps that a helper writes. Async-signal-safe. */
 int un_write_maps(int dir, const struct un_plan *plan, struct un_error *err);
-/* Runs newuidmap and newgidmap in parallel. Their target, whose /proc directory is open as `dir`,
- * must be an unreaped child of the caller, so that its pid can't be reused. */
+/* Runs newuidmap and newgidmap in parallel. `dir` is a descriptor of the target's /proc directory.
+ * The target must be an unreaped child of the caller, so that its pid can't be reused. */
 int un_run_helpers(int dir, const struct un_plan *plan, struct un_error *err);
-/* Reads the maps of a process, whose /proc directory is open as `dir`, and fails if they differ
- * from the planned ones. */
+/* Reads the maps of a process, and fails if these differ from the planned maps. `dir` is a
+ * descriptor of the process's /proc directory. */
 int un_verify_maps(int dir, const struct un_plan *plan, struct un_error *err);
 
 /* ---- namespaces (sys/namespaces.c, ns/namespace.c) ------------------------------------------- */
@@ -709,8 +709,8 @@ int un_reap_exited(int pidfd, struct un_usage *usage);
  * is written (an int, as of waitpid(2)); -1 if there is no pipe.
  */
 void un_be_init(pid_t child, int report);
-/* Kills this process, without a core dump, by the signal `sig`, which has killed its child. Returns
- * only on failure: in PID 1 of a PID namespace, the kernel ignores the signal. */
+/* Kills this process, without a core dump, by `sig`, the signal that has killed this process's
+ * child. Returns only on failure: in PID 1 of a PID namespace, the kernel ignores the signal. */
 void un_reraise(int sig);
 /* Waits for a child on behalf of this process's parent, as usernsctl-exec --fork does, and forwards
  * signals to the child. Signals that arrived before the call are forwarded, too, if they have been
@@ -813,7 +813,7 @@ bool un_view_check_command(const struct un_view *view, const char *command, cons
 
 /*
  * A launch describes all steps from a request to the execve(2) of runsc. It is a sequence of
- * strings, each terminated by NUL, which form the records that launch/verbs.h lists.
+ * NUL-terminated strings. The strings form records, and launch/verbs.h lists the kinds of records.
  *
  * The Python package or usernsctl-exec composes a launch. The following functions perform it: they
  * open the host files that its `source` records name, then (after the caller has entered the
@@ -916,8 +916,8 @@ int un_refuse_to_show(const int *fds, const char *const *names, size_t count, co
  * directory. Stores the name of the interface in *part, or NULL if there is none. Returns 0, or -1
  * with errno set. */
 int un_machine_part(int fd, const char **part);
-/* Returns whether a symbolic link that the user `uid` owns may be followed. `path` is the path of
- * the link, in which all other symbolic links are resolved. */
+/* Returns whether a symbolic link that the user `uid` owns may be followed. `path` is the link's
+ * path with all other symbolic links resolved. */
 bool un_owner_is_trusted(uid_t uid, const char *path);
 /* Returns whether the mode or the ACL of an open directory permits users other than the caller and
  * root to write to it. Write permission of the owning group does not count if the group is root's,

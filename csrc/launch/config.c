@@ -8,7 +8,7 @@
 #include <signal.h>
 #include <sys/resource.h>
 
-/* Parameters that the functions that write config.json share. */
+/* Parameters of the functions that write config.json. */
 struct writing {
     struct un_launch *launch;
     const struct un_launch_params *params;
@@ -130,9 +130,9 @@ static void add_nested_ids(struct writing *writing)
     un_text_add(writing->text, ", ");
 }
 
-/* Adds the argument that makes usernsctl-verify ignore the terminating signals that this process
- * ignores, for example because nohup(1) or a shell has started it with these signals ignored. The
- * watcher forwards these signals, too, since the command may handle them. */
+/* If this process ignores terminating signals, for example because nohup(1) or a shell has started
+ * it so, adds the argument that makes usernsctl-verify ignore these signals. The watcher forwards
+ * these signals, too, since the command may handle them. */
 static void add_ignored_signals(struct writing *writing)
 {
     uint64_t ignored = 0;

@@ -79,7 +79,7 @@ static int build_exec_args(struct un_launch *launch, const struct un_launch_para
  * Sets O_APPEND on the open file `fd` if the file is a regular file that is open for writing, and
  * the file offset is at the end of the file.
  *
- * gVisor keeps a file offset of its own for each open file, which is 0 at first. Without O_APPEND,
+ * For each open file, gVisor keeps a file offset of its own, which is 0 at first. Without O_APPEND,
  * the sandbox's output would overwrite the file, and if standard output and standard error were the
  * same file, they would overwrite each other. With the offset at the end of the file, writing with
  * O_APPEND has the same effect as writing at the offset.

@@ -18,7 +18,7 @@ struct foreign {
     char *path;
 };
 
-/* Returns whether only root can have created a file at this path, which is true for entries of /,
+/* Returns whether only root can have created a file at this path. This is true for entries of /,
  * paths in /etc and /usr, and the directories in `known`. un_owner_is_trusted() calls this function
  * if a file belongs to the overflow uid, which does not tell root from other users. */
 static bool is_of_root(const char *path)
@@ -36,9 +36,9 @@ static bool is_of_root(const char *path)
 }
 
 /*
- * Returns whether symbolic links that the user `uid` owns are followed, which is true for links of
- * the caller, of root, and of the owner of /. `path` is the path of the link, in which all other
- * symbolic links are resolved.
+ * Returns whether symbolic links that the user `uid` owns are followed. This is true for links of
+ * the caller, of root, and of the owner of /. `path` is the link's path with all other symbolic
+ * links resolved.
  *
  * In a user namespace that does not map root, root's files appear to belong to the overflow uid, as
  * do the files of all other unmapped users (user_namespaces(7)). Then a link counts as root's only
@@ -191,7 +191,7 @@ static int move_above_stdio(int fd)
     return taken;
 }
 
-/* Resolves a path, and returns a descriptor of the file to which it leads, or -1 with errno set. */
+/* Resolves a path, and returns a descriptor of the resolved file, or -1 with errno set. */
 static int walk_to(const char *path, un_lookup_function *lookup, void *arg)
 {
     un_auto_close int root = un_child(AT_FDCWD, "/");
@@ -206,7 +206,7 @@ static int walk_to(const char *path, un_lookup_function *lookup, void *arg)
 }
 
 /* Reads the path of the open file `fd` into `real`. Returns `fd`. On failure, closes `fd`, and
- * returns -1 with errno set, which is ENOENT if the file was deleted. */
+ * returns -1 with errno set: ENOENT if the file was deleted. */
 static int named(int fd, char real[UN_PATH_MAX])
 {
     struct stat status;

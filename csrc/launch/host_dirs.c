@@ -108,7 +108,8 @@ static const char *const of_gvisor[] = {"dev", "proc", "sys", NULL};
 static int show_tree(struct un_launch *launch, const struct un_source *source, struct un_error *err)
 {
     /* The scratch tmpfs may be mounted on a directory in the source and hide the contents of that
-     * directory. So mirror a new bind mount of the source, which omits the tmpfs (scratch.c). */
+     * directory. So mirror a new bind mount of the source: the new mount omits the tmpfs
+     * (scratch.c). */
     un_auto_close int copy = un_root_show(launch, source->fd, launch->root.spare,
                                           UN_ATTR_HARMLESS | UN_ATTR_RDONLY, NULL, err);
     if (copy < 0)

@@ -102,7 +102,8 @@ struct un_launch {
     bool is_root;      /* whether the process that opened the files in `source` was root */
     /* directories of the host that only root and the caller can change (closed_dirs.c) */
     struct un_file_ids closed_dirs;
-    /* the copies that place.c has mounted on directories that another user can change */
+    /* the copies that place.c has mounted on directories, because another user can change these
+     * directories */
     struct un_file_ids copied_dirs;
     struct un_root root;
     struct un_view view; /* the root filesystem with the mounts that runsc will add */
@@ -252,7 +253,7 @@ int un_open_exact(const char *path, char real[UN_PATH_MAX]);
 un_lookup_function un_lookup_any_link;
 /* Opens a second time, by its path in the mount namespace of this process, the file that is open as
  * `fd`: the kernel does not bind-mount a file by a descriptor from another mount namespace. Returns
- * a descriptor, or -1 with errno set, which is ESTALE if the path names another file. */
+ * a descriptor, or -1 with errno set: ESTALE if the path names another file. */
 int un_open_here(int fd, const char *path);
 /* Returns whether the caller and root are the only users in a group, as far as this is known: for
  * root's group, and for the caller's group if its gid equals the caller's uid and /etc/group lists
@@ -407,8 +408,8 @@ int un_root_visit(struct un_visit *visit, struct un_launch *launch, int director
 
 /* ---- scratch.c: the tmpfs for the files of a sandbox ----------------------------------------- */
 
-/* Mounts the tmpfs for the sandbox's files on a directory: the first one in the launch's "scratch"
- * records whose path exists and contains no symbolic link. */
+/* Mounts the tmpfs for the sandbox's files on a directory: the first path in the launch's "scratch"
+ * records that exists and contains no symbolic link. */
 int un_scratch_mount(struct un_launch *launch, struct un_error *err);
 /* Unmounts the tmpfs of the sandbox, and all mounts in it. */
 void un_scratch_unmount(struct un_launch *launch);
@@ -441,25 +442,25 @@ int un_hide_private(struct un_launch *launch, int directory, const char *name,
 typedef int un_step_function(struct un_launch *launch, const struct un_record *record,
                              struct un_error *err);
 
-/* Steps in host_dirs.c, which make directories of the host visible. */
+/* Steps that make directories of the host visible (host_dirs.c). */
 un_step_function un_step_machine, un_step_snapshot, un_step_guarded, un_step_tree,
     un_step_hide_private;
-/* Steps in root_dirs.c, which create directories, symbolic links and resolv.conf. */
+/* Steps that create directories, symbolic links and resolv.conf (root_dirs.c). */
 un_step_function un_step_directory, un_step_link, un_step_resolver;
 /* Path of usernsctl-verify in the sandbox. Must equal VERIFIER_INSIDE in gvisor/launch/steps.py. */
 #define UN_VERIFIER_INSIDE "/.usernsctl-verify"
 /* Option of usernsctl-verify to run the payload as another user. The uid, the gid and the payload
  * follow. */
 #define UN_VERIFY_AS "--as"
-/* Option of usernsctl-verify to ignore signals, which the payload then ignores, too (execve(2)).
- * The value is a decimal mask, in which the bit N - 1 stands for signal N. */
+/* Option that makes usernsctl-verify, and therefore also the payload (execve(2)), ignore signals.
+ * The value is a decimal mask: bit N - 1 stands for signal N. */
 #define UN_VERIFY_IGNORE "--ignore="
 un_step_function un_step_file, un_step_bind, un_step_mount;
-/* Steps in files.c, which create files outside the root filesystem. */
+/* Steps that create files outside the root filesystem (files.c). */
 un_step_function un_step_make, un_step_tmpfs, un_step_touch, un_step_discard;
 un_step_function un_step_debug_log, un_step_program, un_step_program_link;
 
-/* The step in seen_limits.c, which makes limits visible in the sandbox. */
+/* The step that makes limits visible in the sandbox (seen_limits.c). */
 un_step_function un_step_limits;
 
 /* ---- seen_limits.c: showing limits to the sandbox -------------------------------------------- */

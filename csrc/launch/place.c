@@ -75,8 +75,8 @@ static bool may_change(const struct un_launch *launch, const struct un_trail *tr
     return status.st_uid != 0 || status.st_mode & 0022;
 }
 
-/* Returns whether a directory is a copy that open_up() has mounted on a directory that another user
- * can change. The copy contains the other user's symbolic links. */
+/* Returns whether `directory` is a copy that open_up() has mounted, because another user can change
+ * the original directory. The copy contains the other user's symbolic links. */
 static bool is_copy(const struct un_launch *launch, int directory)
 {
     struct stat status;

@@ -86,7 +86,7 @@ static int copy_directory(struct un_visit *visit, struct un_launch *launch, int 
     return failed ? -1 : un_root_set_mode(launch, created, status->st_mode, name, err);
 }
 
-/* Copies a symbolic link without opening it, which saves time, because most entries of /etc are
+/* Copies a symbolic link without opening it. This saves time, because most entries of /etc are
  * links. Returns 0 if a link was copied, 1 if readdir(3) does not report a symbolic link or the
  * link can't be read, or -1 with errno set. */
 static int copy_link(const struct un_visit *visit, int source, const struct dirent *entry)

@@ -124,8 +124,8 @@ bool un_view_is_of_gvisor(const char *inside)
     return false;
 }
 
-/* Returns whether users in the sandbox might have permission to search a directory for which this
- * process has none, because the sandbox maps the directory's owner and group. */
+/* Returns whether users in the sandbox might have permission to search a directory that this
+ * process may not search. This is possible if the sandbox maps the directory's owner and group. */
 static bool may_be_searched(const struct un_view *view, int directory)
 {
     struct stat status;

@@ -121,8 +121,8 @@ int un_namespace_create(const struct un_plan *plan, uint64_t flags, const char *
     return failed;
 }
 
-/* Sets the error for a process with several threads, in which unshare(2) of a user namespace fails
- * with EINVAL. */
+/* Sets the error for a process with several threads: in such a process, unshare(2) with
+ * CLONE_NEWUSER fails with EINVAL. */
 static int fail_multithreaded(int threads, struct un_error *err)
 {
     return un_fail(err, UN_STEP_UNSHARE, EINVAL, "multithreaded", "this process has %d threads",

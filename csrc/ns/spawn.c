@@ -43,8 +43,8 @@ static void record_message(struct un_received *received, struct start_state *sta
     if (received->message.type == UN_MESSAGE_EXECUTING)
         start_state->here = true;
     /* The first UN_MESSAGE_EXECUTING or UN_MESSAGE_INIT comes from the second child. If that is PID
-     * 1 of a new PID namespace, it forks the command, whose own UN_MESSAGE_EXECUTING follows; the
-     * sender of that message is ignored. */
+     * 1 of a new PID namespace, it forks the command. The command then sends another
+     * UN_MESSAGE_EXECUTING, whose sender is ignored. */
     if (start_state->pid <= 0 && (received->message.type == UN_MESSAGE_EXECUTING ||
                                   received->message.type == UN_MESSAGE_INIT))
         start_state->pid = received->sender;
@@ -99,9 +99,9 @@ static void read_comm(pid_t pid, char name[64])
 }
 
 /* Returns a pidfd of the process `pid` if it seems to be a fork of the process `first`, that is, if
- * both have the same name, which a fork inherits (proc_pid_comm(5)). Otherwise returns -1. The pid
- * alone proves nothing: it may have been reused, it may be valid only in another PID namespace, or
- * the process may be an adopted orphan. */
+ * both have the same name: a fork inherits the name (proc_pid_comm(5)). Otherwise returns -1. The
+ * pid alone proves nothing: it may have been reused, it may be valid only in another PID namespace,
+ * or the process may be an adopted orphan. */
 static int open_copy(pid_t pid, pid_t first)
 {
     char names[2][64];

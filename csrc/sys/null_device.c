@@ -25,8 +25,8 @@ int un_fill_stdio(void)
 int un_open_null(int mode)
 {
     int fd = openat(AT_FDCWD, "/dev/null", mode | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-    /* Clear O_NONBLOCK, which only opening the file required: programs that inherit the descriptor
-     * don't expect this flag. */
+    /* Clear O_NONBLOCK: only open(2) needed this flag, and programs that inherit the descriptor
+     * don't expect it. */
     if (fd < 0 || (is_null(fd) && !fcntl(fd, F_SETFL, mode)))
         return fd;
     close(fd);

@@ -19,7 +19,8 @@ static void reopen(int fd)
     int flags = fcntl(fd, F_GETFL);
     if (flags < 0 || flags & O_PATH || (!is_pipe(fd) && !isatty(fd)))
         return;
-    /* Use O_NONBLOCK: otherwise, opening a named pipe whose other end is not open would block. */
+    /* Use O_NONBLOCK: otherwise, open(2) of a named pipe would block if no process has the other
+     * end open. */
     int reopened = openat(AT_FDCWD, path, (flags & O_ACCMODE) | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
     if (reopened < 0)
         return;

@@ -226,8 +226,8 @@ void un_own_maps_of(const struct un_plan *plan, char text[2][UN_MAP_TEXT_MAX],
                     struct un_own_maps *maps);
 
 /* Reads the file setgroups in the /proc directory that is open as `dir`: whether setgroups(2) is
- * allowed in the user namespace of that process. *setgroups becomes UN_SETGROUPS_ALLOW or
- * UN_SETGROUPS_DENY. */
+ * allowed in the user namespace of the process to which the directory belongs. *setgroups becomes
+ * UN_SETGROUPS_ALLOW or UN_SETGROUPS_DENY. */
 int un_setgroups_read(int dir, int *setgroups, struct un_error *err);
 
 /* ---- filter.c: detecting system calls that a seccomp filter forbids -------------------------- */

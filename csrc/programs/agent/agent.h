@@ -120,7 +120,7 @@ struct agent_wait {
     int fd;     /* descriptor whose readability ends the wait */
     int socket; /* socket of the command, on which end of file or a request for SIGKILL ends the
                    wait; or -1 */
-    int other;  /* descriptor for which `notify` is called once, when it becomes readable; or -1 */
+    int other;  /* descriptor, or -1; when it becomes readable, `notify` is called once */
     void (*notify)(void *arg);
     void *arg;
 };
@@ -138,8 +138,8 @@ bool agent_answer_failure(int socket, int step, int errnum);
 /* ---- block.c: memory blocks of keepers ------------------------------------------------------- */
 
 /* AGENT_STACK_SIZE is the size of a stack in bytes, and its alignment; a block contains two stacks.
- * Each stack grows down in an aligned memory region, which begins with the errno of the process
- * that uses the stack. libc.c finds that region from any address on the stack. */
+ * Each stack grows down in an aligned memory region. The region begins with the errno of the
+ * process that uses the stack. libc.c finds that region from any address on the stack. */
 #define AGENT_STACK_SIZE (128 * 1024)
 #define AGENT_BLOCK_SIZE (2 * AGENT_STACK_SIZE)
 
@@ -367,7 +367,7 @@ void agent_terminal_copy(struct agent_terminal *terminal, const struct pollfd *p
 /* Returns whether all output of the command was written to the host's descriptor. Must be called
  * after all processes of the command have exited. */
 bool agent_terminal_drained(struct agent_terminal *terminal);
-/* Closes the master side, which hangs up the terminal. */
+/* Hangs up the terminal, by closing its master side. */
 void agent_terminal_close(struct agent_terminal *terminal);
 
 /* ---- keeper.c: running a command to its end -------------------------------------------------- */
@@ -375,9 +375,9 @@ void agent_terminal_close(struct agent_terminal *terminal);
 /* A keeper is a process that starts a command, sends the command's exit status to the host,
  * performs the host's requests, and lives until no process of the command remains. */
 
-/* Runs a keeper in a child of the agent, which may share the agent's memory. The keeper runs the
- * command that block->request describes, and, if agent->idle is set, waits for more commands. The
- * keeper exits when the agent exits. Returns the exit status of the keeper. */
+/* Runs a keeper in a child of the agent. The child may share the agent's memory. The keeper runs
+ * the command that block->request describes, and, if agent->idle is set, waits for more commands.
+ * The keeper exits when the agent exits. Returns the exit status of the keeper. */
 int agent_keep(struct agent_block *block);
 
 /* ---- serve.c: the main loop of the agent ----------------------------------------------------- */

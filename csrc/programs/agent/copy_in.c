@@ -83,8 +83,8 @@ static bool read_more(struct copy *copy)
     return size > 0;
 }
 
-/* Returns the next `size` bytes of the input, which stay valid until the next call, or NULL if the
- * input ends earlier. */
+/* Returns the next `size` bytes of the input, or NULL if the input ends earlier. The bytes stay
+ * valid until the next call. */
 static const char *take_input(struct copy *copy, size_t size)
 {
     while (copy->to - copy->from < size)
@@ -287,8 +287,8 @@ static int write_data(struct copy *copy, size_t left)
     return 0;
 }
 
-/* Processes one record: creates, extends or completes a directory, file or symbolic link. Returns 0
- * or an errno, which is EPROTO if the record is invalid. */
+/* Processes one record: creates, extends or completes a directory, file or symbolic link. Returns
+ * 0, or an errno: EPROTO if the record is invalid. */
 static int copy_record(struct copy *copy, const struct agent_record *record)
 {
     switch (record->kind) {

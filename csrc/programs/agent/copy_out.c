@@ -113,7 +113,7 @@ static bool is_replaced(int errnum)
 }
 
 /* Reads at most `most` bytes from `file`, and adds them to the buffer as an AGENT_DATA record.
- * Returns the number of bytes, which is 0 at end of file, or -1 with errno set. */
+ * Returns the number of bytes (0 at end of file), or -1 with errno set. */
 static ssize_t send_part(struct sending *sending, int file, uint64_t most)
 {
     struct agent_record record = {.kind = AGENT_DATA};

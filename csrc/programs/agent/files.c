@@ -32,7 +32,7 @@ int agent_handle_files(char **argv)
     if (!path || *path != '/')
         return 1;
     ignore_size_signal();
-    /* Set the umask to 0, so that files are created with their final modes, which saves a system
+    /* Set the umask to 0, so that files are created with their final modes. This saves a system
      * call per file. */
     umask(0);
     for (size_t i = 0; i < sizeof sendings / sizeof *sendings; i++)

@@ -113,7 +113,7 @@ static void send_signal(struct keeper *keeper, int to, int sig)
         agent_signal_tree(keeper->agent->proc, getpgid(keeper->command), sig);
     if (to == AGENT_TO_TREE && sig == SIGKILL) {
         kill_descendants_of_keeper(keeper);
-        /* Send end of file to the host, which means that no process of the command remains. */
+        /* Send end of file to the host. It means that no process of the command remains. */
         shutdown(keeper->socket, SHUT_WR);
     } else if (to == AGENT_TO_TREE) {
         agent_signal_tree(keeper->agent->proc, 0, sig);
@@ -259,7 +259,8 @@ static int open_terminal(struct keeper *keeper, struct agent_start *start,
     start->has_terminal = header->flags & AGENT_TERMINAL;
     if (!start->has_terminal)
         return 0;
-    /* Create the terminal with the effective uid of the command, whose user must own it. */
+    /* Create the terminal with the command's effective uid, because the command's user must own the
+     * terminal. */
     uid_t uid = header->flags & AGENT_IDS ? header->uid : keeper->agent->uid;
     uid_t own = agent_set_effective_uid(uid);
     int other = agent_terminal_open(&keeper->terminal, request->fd[AGENT_STDIN],
@@ -323,8 +324,8 @@ static int start_kept(struct keeper *keeper, struct agent_request *request)
 }
 
 /* Runs one command until none of its processes remains and the host has closed the socket. Returns
- * whether this keeper may run another command, which is false if the command failed to start, or
- * had a terminal. */
+ * whether this keeper may run another command: false if the command failed to start, or had a
+ * terminal. */
 static bool keep_command(struct keeper *keeper, struct agent_request *request)
 {
     keeper->socket = request->fd[AGENT_SOCKET];

@@ -1,6 +1,6 @@
 /* The agent's own libc: system calls, and the functions that compilers require. The agent must run
  * in any root filesystem, so it can't load a libc from the filesystem. The processes that the agent
- * starts share its memory until they execute a command, which no other libc supports. */
+ * starts share its memory until they execute a command. No other libc supports this. */
 #include "base/freestanding.h"
 #include "programs/agent/agent.h"
 

@@ -73,7 +73,7 @@ struct agent_limit {
 
 /* Kinds of messages from the agent. */
 enum { AGENT_STARTED = 1, AGENT_FAILED, AGENT_ENDED, AGENT_REFUSED };
-/* Steps in the start of a command, one of which struct agent_failure reports as failed. */
+/* Steps of the start of a command. struct agent_failure reports the step that has failed. */
 enum {
     AGENT_STEP_STRINGS = 1,
     AGENT_STEP_CWD,

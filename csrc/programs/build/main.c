@@ -11,7 +11,7 @@
  * and the source and destination of each bind mount.
  *
  * On failure, prints the fields of the error, each terminated by NUL: step, errno, cause, detail,
- * path and remedy, of which the last four may be empty. Then exits with status 1.
+ * path and remedy. The last four may be empty. Then exits with status 1.
  *
  * Without arguments, the program only keeps its namespaces alive, until it is killed or reads end
  * of file from standard input.

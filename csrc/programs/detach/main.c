@@ -23,7 +23,7 @@
  * kills the sandbox.
  *
  * CREATOR is a pidfd of the creator, needed because a forked child of the creator may keep
- * CONNECTION open. LOCK is a descriptor of DIRECTORY with a lock (flock(2)), which marks the
+ * CONNECTION open. LOCK is a descriptor of DIRECTORY with a lock (flock(2)). The lock marks the
  * directory as in use until usernsctl-detach exits.
  */
 #include "base/base.h"

@@ -87,8 +87,8 @@ int un_exec_enter(const struct decision *decision, uint64_t flags, struct un_set
  * and use its descriptors, of which only the socket and a pidfd of the network remain open. The
  * holder then closes the socket. If it can't become dumpable, it sends an error and exits.
  *
- * If the creator closes the socket without an answer, the holder exits, so that there is no holder
- * that its creator does not know.
+ * If the creator closes the socket without an answer, the holder exits, so that the creator knows
+ * of every holder that runs.
  */
 int un_hold(const struct un_options *options, struct un_error *err);
 /* Overwrites the environment of this program except PATH, because other processes will be able to
@@ -199,8 +199,8 @@ void un_warn_of_volumes(const struct un_launch *launch);
 /* ---- launch.c: usernsctl-exec --launch FILE -------------------------------------------------- */
 
 /* Reads the launch file options->launch, and performs the launch with the command options->command.
- * Returns only after a failure, which it reports to the user, with the exit status. With
- * options->check, stops before the final execve(2), and returns 0 on success. */
+ * On failure, reports the error to the user and returns the exit status. With options->check, stops
+ * before the final execve(2), and returns 0 on success. */
 int un_exec_launch(const struct un_options *options);
 
 #endif

@@ -1,5 +1,5 @@
 /*
- * Warning about volumes of a container that the command can write to, but that do not receive the
+ * Warning about container volumes that seem writable to the command, but that do not receive the
  * command's writes.
  *
  * If the sandbox sees all files of a container, gVisor keeps the files that the command writes in

@@ -34,8 +34,8 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 
-/* Maximum number of instructions of a filter, which has two for each allowed system call, and up to
- * three for each port. */
+/* Maximum number of instructions of a filter. A filter has two for each allowed system call, and up
+ * to three for each port. */
 #define FILTER_MAX 512
 #define LOAD (BPF_LD | BPF_W | BPF_ABS)
 #define IF_EQUAL (BPF_JMP | BPF_JEQ | BPF_K)

@@ -26,8 +26,7 @@
 
 /* The buffer for one direction of a connection. */
 struct half {
-    /* the buffer: a part of forwarder->bytes, which the element of `connection` keeps even while
-     * the element is unused */
+    /* the buffer: a part of forwarder->bytes. An unused element of `connection` keeps its buffer */
     char *bytes;
     size_t at, length; /* bytes[at] to bytes[at + length - 1] are not written yet */
     bool has_ended;    /* whether the source has reached end of file */

@@ -141,7 +141,8 @@ static bool is_idle(struct limit_watch *watch)
     if (!has_lock)
         watch->active = now;
     /* The modification time is set to times of CLOCK_MONOTONIC (limit_watch_idle()). Ignore the
-     * time of a new file, which is one of CLOCK_REALTIME, and therefore later than `now`. */
+     * time of a new file: it is a CLOCK_REALTIME time, and therefore later than `now`, a
+     * CLOCK_MONOTONIC time. */
     else if (!fstat(watch->activity, &status)) {
         int64_t end = status.st_mtim.tv_sec * 1000 + status.st_mtim.tv_nsec / 1000000;
         if (end > watch->active && end <= now)

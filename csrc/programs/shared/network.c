@@ -38,7 +38,7 @@ static int become_keeper(void *arg)
      * group. */
     setsid();
     /* Ignore a failure: if one of these descriptors is closed, usernsctl-network exits without a
-     * report, which the parent notices. */
+     * report, and the parent notices that. */
     for (int i = 0; i < 2; i++)
         fcntl(keeper->fds[i], F_SETFD, 0);
     /* Give usernsctl-network and its helpers an empty environment. */

@@ -357,8 +357,8 @@ struct children {
 void children_read(struct children *children);
 void children_add(struct children *children, pid_t pid);
 
-/* Kills and reaps all descendants of this process, which must be a subreaper or PID 1 of a PID
- * namespace, except the children in `spared`, which may be NULL. Gives up after 5 s, because a
+/* Kills and reaps all descendants of this process except the children in `spared`, which may be
+ * NULL. This process must be a subreaper or PID 1 of a PID namespace. Gives up after 5 s, because a
  * killed process may hang in the kernel. */
 void kill_descendants(const struct children *spared);
 
@@ -366,8 +366,8 @@ void kill_descendants(const struct children *spared);
  * milliseconds. */
 void reap_descendants(const struct children *spared, int timeout);
 
-/* The file that lists the children of this thread, which are all children of this process if the
- * process has a single thread. */
+/* The file that lists the children of this thread. In a single-threaded process, these are all
+ * children of the process. */
 #define CHILDREN "/proc/thread-self/children"
 
 /* ---- sandbox_limits.c: limits that programs in a sandbox see --------------------------------- */

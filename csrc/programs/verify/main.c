@@ -253,11 +253,10 @@ static bool become_user(const char *uid, const char *gid)
     return is_id(uid, call(__NR_geteuid, 0, 0, 0)) && is_id(gid, call(__NR_getegid, 0, 0, 0));
 }
 
-/* Ignores the signals in a mask, which is a decimal number. The signals stay ignored after
- * execve(2). */
+/* Ignores the signals in `mask`, a decimal number. The signals stay ignored after execve(2). */
 static void ignore_signals(const char *mask)
 {
-    /* The kernel's struct sigaction, of which the first member is the handler SIG_IGN. */
+    /* The kernel's struct sigaction. Its first member is the handler, SIG_IGN. */
     const long action[4] = {1};
     uint64_t ignored = 0;
     un_number_read(mask, UINT64_MAX, &ignored);

@@ -88,8 +88,8 @@ static void report_failure_of_runsc(const struct un_runsc_logs *logs,
     un_text_free(&details);
 }
 
-/* Creates a directory at the path of runsc's error log, by which the watcher recognizes that the
- * error was reported. */
+/* Creates a directory at the path of runsc's error log. From this directory, the watcher learns
+ * that the error was reported. */
 void mark_reported(char *const *files)
 {
     mkdir(files[ERRORS], 0700);

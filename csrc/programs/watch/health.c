@@ -197,8 +197,8 @@ static bool wait_for_exec(int pidfd, siginfo_t *end)
     return false;
 }
 
-/* Prints why the sandbox is unhealthy, with the first line of the output of `runsc exec`, which is
- * read from the pipe `output`. Returns the exit status. */
+/* Prints why the sandbox is unhealthy, with the first line of the output of `runsc exec`. Reads
+ * that output from the pipe `output`. Returns the exit status. */
 static int report_exec(bool in_time, const siginfo_t *end, int output)
 {
     char line[UN_QUOTED_MAX + 1], quoted[UN_QUOTED_ROOM], what[UN_QUOTED_ROOM + 128];

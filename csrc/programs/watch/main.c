@@ -39,9 +39,9 @@
  *
  * With --network, the watcher first creates the network of the sandbox (shared.h, network_join()).
  *
- * PROGRAM is the path of the executable for KILL, RAISE and COMMAND, whose first arguments are used
- * only as argv[0]. PROGRAM may be the /proc path of an inherited descriptor, which the children do
- * not inherit.
+ * PROGRAM is the path of the executable for KILL, RAISE and COMMAND: the first argument of each is
+ * used only as argv[0]. PROGRAM may be the /proc path of an inherited descriptor, which the
+ * children do not inherit.
  */
 #include "base/base.h"
 #include "explain/explain.h"
@@ -113,7 +113,7 @@ static const char *cause_of_start(int errnum)
     }
 }
 
-/* Executes runsc. Returns only on failure, which it reports, with the exit status. */
+/* Executes runsc. On failure, reports the error and returns the exit status. */
 static int become_runsc(const struct watch_args *args)
 {
     struct un_command command = command_of(args->program, args->command);

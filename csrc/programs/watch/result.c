@@ -72,8 +72,9 @@ static double seconds_between(struct timeval from, struct timeval to)
 }
 
 /* Adds the resource usage of all reaped descendants. The kernel also counts children that were
- * reaped before this program was executed, so this function subtracts their times, which are in
- * `before`. The maximum resident set size is known only if it is greater than that in `before`. */
+ * reaped before this program was executed, so this function subtracts the times of these children;
+ * `before` contains them. The maximum resident set size is known only if it is greater than that in
+ * `before`. */
 static void add_usage(struct un_text *text, const struct rusage *before)
 {
     struct rusage usage;
