@@ -183,16 +183,17 @@ def _verdict(
 ) -> str:
     """Return the conclusion from the input and the probes of this host, in a sentence or two."""
     count = len(explanation.candidates)
-    several = "the cause is one of these" if count > 1 else "the cause is probably this"
-    elsewhere = f"Where the text comes from, {several}."
+    these = "one of these" if count > 1 else "probably this"
+    earlier = f"When the text was printed, the cause was {these}."
     if confirmed:
         names = ", ".join(candidate.cause.id for candidate in confirmed)
         return f"Found on this machine: {names}."
     if not explanation.probed:
-        return f"Not checked on this machine: {several}{', the likeliest first' * (count > 1)}."
+        order = ", the likeliest first" if count > 1 else ""
+        return f"Not checked on this machine: the cause is {these}{order}."
     if blocking:
-        return f"This machine has other problems (see the end). {elsewhere}"
-    return f"Nothing is wrong on this machine now. {elsewhere}"
+        return f"This machine has other problems (see the end). {earlier}"
+    return f"No problem was found on this machine now. {earlier}"
 
 
 def _likeliest(candidates: Sequence[Candidate]) -> list[Candidate]:

@@ -475,7 +475,7 @@ def test_explain_command_says_that_probes_found_nothing(
     file = tmp_path / "text"
     file.write_text(EOF)
     out = run(capsys, str(file))[1]
-    assert out.startswith("Nothing is wrong on this machine now. Where the text comes from, ")
+    assert out.startswith("No problem was found on this machine now. When the text was printed, ")
     assert "usernsctl explain --debug-log DIR" in out
     assert run(capsys, str(file), "--no-probe")[1].startswith("Not checked on this machine: ")
     probes.append(finding("in-chroot"))
