@@ -164,7 +164,7 @@ def detach(number: int) -> None:
 
 
 def reap_orphans() -> None:
-    """Reap the processes that watched detached sandboxes, which this process has adopted."""
+    """Reap orphans of this process: the processes that watched detached sandboxes."""
     deadline = time.monotonic() + SETTLE_SECONDS
     with contextlib.suppress(ChildProcessError):
         while time.monotonic() < deadline:
@@ -260,7 +260,7 @@ Make = Callable[[], tuple[Callable[[], None], dict[str, Callable[[], object]]]]
 
 
 class Race:
-    """Two operations on one object at the same time, of which the first runs in the main thread."""
+    """Two concurrent operations on one object. The first operation runs in the main thread."""
 
     def __init__(self, make: Make, first: str, second: str, seed: str) -> None:
         self.make, self.first, self.second = make, first, second

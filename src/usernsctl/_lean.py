@@ -1,7 +1,7 @@
 """Replacements for :mod:`dataclasses` and :mod:`typing` that are fast to import.
 
 All dataclasses of this package are defined with this module. The standard :mod:`dataclasses`
-imports :mod:`inspect`, which imports :mod:`ast`, and compiles the methods of each class whenever a
+imports :mod:`inspect` (which imports :mod:`ast`), and compiles the methods of each class whenever a
 program imports the class; that took a third of the start time of ``usernsctl run``. The methods in
 this module are compiled only once. Type checkers and the functions of :mod:`dataclasses` treat
 these classes as dataclasses.

@@ -100,7 +100,7 @@ def forbid(profile: dict[str, Any], call: str, bits: int) -> None:
 
 
 def without(call: str) -> dict[str, Any]:
-    """Return usernsctl's profile, in which `call` is allowed only as in Docker's profile."""
+    """Return usernsctl's profile, but with `call` allowed only as in Docker's profile."""
     profile: dict[str, Any] = json.loads(PROFILE.read_text())
     for rule in profile["syscalls"]:
         rule["names"] = [name for name in rule["names"] if name != call]

@@ -552,7 +552,7 @@ def mdwe() -> None:
 def ids(*, uids: tuple[int, int, int], gids: tuple[int, int, int]) -> Way:
     """Return a misconfiguration that sets the real, effective and saved uids and gids.
 
-    Root must apply the misconfiguration, which also drops all supplementary groups.
+    The misconfiguration also drops all supplementary groups. Only root can apply it.
     """
 
     def become() -> None:

@@ -419,7 +419,7 @@ class Copy(Attach):
 
 
 class NetworkedHost(HostItself):
-    """A sandbox with a private network, whose server is reached through a published port."""
+    """A sandbox with a private network, and a server that is reached through a published port."""
 
     name = "published port"
     server = (

@@ -2,7 +2,8 @@
 
 An attacker (memory/attacker.c) inspects all new processes by all methods while a caller
 (memory/caller.py) starts commands. The attacker is root in the namespace that the commands enter,
-or a process outside with the caller's uid, which has all capabilities in the caller's namespaces.
+or a process outside that has the caller's uid, and therefore all capabilities in the caller's
+namespaces.
 """
 
 from __future__ import annotations

@@ -124,7 +124,7 @@ def test_process_1_of_a_leased_sandbox_can_not_be_taken_over(
             again.run(["true"], check=True)
 
 
-# Program that creates the object that its argument names, and that outlives the program. It then
+# Program that creates the object that its argument names. The object outlives the program. It then
 # prints all such objects, and the writable settings in /proc/sys. Without an argument, it only
 # prints.
 LEAVING = """
@@ -209,7 +209,7 @@ if len(sys.argv) > 1:
     assert os.waitpid(pid, 0)[1] == 0
 print(sorted(found()))
 """
-# Objects in namespaces, which are removed with the namespaces' processes.
+# Objects that the kernel removes together with the last process of their namespace.
 OF_NAMESPACES = [
     *("shared memory", "semaphores", "message queue", "POSIX message queue", "interface"),
 ]

@@ -149,8 +149,8 @@ def test_hostile_signals_at_any_time(usernsctl: Program, tally: Tally, tmp_path:
             process.send_signal(sent)
             tally.tried()
             _, said = process.communicate(timeout=60)
-        # Before usernsctl-watch runs, SIGINT raises KeyboardInterrupt in Python, whose status may
-        # then be 1.
+        # Before usernsctl-watch runs, SIGINT raises KeyboardInterrupt in Python, so the exit status
+        # may be 1.
         is_early = said.endswith("KeyboardInterrupt\n")
         if not is_early and process.returncode not in (0, 128 + sent, -sent):
             tally.succeeded(f"status {process.returncode} after signal {sent}: {said[-300:]}")

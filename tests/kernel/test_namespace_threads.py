@@ -73,8 +73,8 @@ def test_a_wide_map_is_written_for_many_threads_at_once() -> None:
 def test_closing_waits_for_starts_and_ends_the_rest(round_number: int) -> None:
     """Check that each start either enters the namespace or raises the error of a closed Namespace.
 
-    A start must neither fail with EBADF, nor enter another namespace, whose descriptor has got the
-    number of a closed descriptor.
+    A start must not fail with EBADF. Nor may it enter another namespace because that namespace's
+    descriptor has got the number of a closed descriptor.
     """
     ns = Namespace.create(uts=True)
     inside = ns.check_output(LINK)

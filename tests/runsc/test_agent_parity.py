@@ -169,7 +169,7 @@ def test_a_dropped_popen_warns_and_keeps_running(box: un.Sandbox) -> None:
 
 
 def test_an_exception_in_run_ends_the_command(box: un.Sandbox, tmp_path: Path) -> None:
-    """Let run() raise an exception after it has started a command, which run() must then kill."""
+    """Check that run() kills the command if an exception is raised after the command's start."""
     with pytest.raises(TypeError), (tmp_path / "x").open("wb") as file:
         box.run(["sleep", "4711"], stdout=file, input=5)
     while "sleep 4711" in box.check_output(["ps", "-ef"], text=True):

@@ -32,7 +32,7 @@ def launch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def perform(prelude: Program, launch: Path) -> Perform:
-    """Return a function that starts a launch in a child process, which first calls `before`."""
+    """Return a function that calls `before` and then starts a launch, both in a child process."""
 
     def perform(
         *args: str, file: Path = launch, before: Callable[[], object] | None = None, **how: Any

@@ -114,7 +114,7 @@ def prepare_groups(parts: int) -> None:
 
 
 def sweep_groups(parts: int) -> None:
-    """Remove the control groups of sandboxes whose watchers were killed, and so removed no groups.
+    """Remove the control groups that killed watchers of sandboxes have left behind.
 
     :param parts: as for :func:`prepare_groups`.
     """
@@ -346,8 +346,8 @@ def others_may_write(directory: int) -> bool:
     """Return whether a user other than the caller and root may write to a directory.
 
     The function checks the mode and the access control list (acl(5)). It ignores the write
-    permission of two groups: root's group, and the caller's user private group (a group without
-    members whose gid is the caller's uid).
+    permission of two groups: root's group, and the caller's user private group (a group that has no
+    members, and whose gid is the caller's uid).
 
     :param directory: a descriptor of the directory; O_PATH suffices.
     """

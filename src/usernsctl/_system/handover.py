@@ -47,8 +47,8 @@ def set_inheritable(fds: Iterable[int]) -> None:
     import contextlib
 
     for name in os.listdir("/proc/self/fd"):
-        # Ignore EBADF: the list contains the descriptor with which os.listdir() itself has read the
-        # directory, and which is closed already.
+        # Ignore EBADF: the list also contains the descriptor with which os.listdir() has read the
+        # directory, and has closed it again.
         with contextlib.suppress(OSError):
             if int(name) > 2:
                 os.set_inheritable(int(name), False)

@@ -203,7 +203,7 @@ def walk(
 
 
 def absolute_path(path: str) -> str:
-    """Return `path`, which starts at the current directory if it is relative, as an absolute path.
+    """Return `path` as an absolute path. A relative path starts at the current directory.
 
     :raises FileNotFoundError: `path` is relative, and the current directory was removed.
     """
@@ -365,8 +365,8 @@ def open_trusted(path: str) -> PathDescriptor:
     """Open a directory whose path no other user can redirect.
 
     Each directory on the path, and on the targets of symbolic links, must be writable only for this
-    user and root, or be sticky (like /tmp). The entry of a sticky directory through which the path
-    continues must belong to this user or root.
+    user and root, or be sticky (like /tmp). If the directory is sticky, its entry on the path must
+    belong to this user or root.
 
     :param path: an absolute path.
     :returns: the directory, which the caller must close.
@@ -428,7 +428,7 @@ def open_beneath(directory: int, path: str) -> int:
 
     :param directory: a descriptor of the directory.
     :param path: a relative path.
-    :returns: a descriptor of the file (O_PATH, close-on-exec), which is not a symbolic link.
+    :returns: a descriptor (O_PATH, close-on-exec) of the file. The file is not a symbolic link.
     :raises OSError: the path resolves outside the directory (EXDEV), has too many symbolic links
         (ELOOP), or has a component that can't be opened.
     """

@@ -468,8 +468,8 @@ class Store(Generic[R]):
     def draft(self, name: str, *, replace: bool = False) -> Entry[R]:
         """Create an entry that other processes can find only after :meth:`Entry.publish`.
 
-        :param replace: whether to allow a live entry with the same name, which :meth:`replace` then
-            replaces.
+        :param replace: whether to allow a live entry with the same name; :meth:`replace` must then
+            replace that entry.
         :returns: the empty, locked entry, which the caller must close; see :meth:`Entry.close`.
         :raises TakenError: a live entry has the name, and `replace` is false.
         :raises InvalidNameError: `name` is not valid.

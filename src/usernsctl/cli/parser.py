@@ -82,8 +82,7 @@ class Answer(Exception):
 
     :ivar text: the text, with a newline at the end.
     :ivar status: the exit status. The text is printed on standard error unless the status is 0.
-    :ivar reason: the reason why the arguments are wrong, which is a part of `text`; ``None`` for
-        help.
+    :ivar reason: the part of `text` that says why the arguments are wrong; ``None`` for help.
     """
 
     def __init__(self, text: str, status: int = 0, reason: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""``usernsctl plan``: show id maps, and which program would write each map for which reason."""
+"""``usernsctl plan``: show id maps, which program would write each map, and why."""
 
 from __future__ import annotations
 

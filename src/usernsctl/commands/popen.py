@@ -76,8 +76,8 @@ class Collected(subprocess.Popen[AnyStr]):
         self._shared = Shared("the pidfd", [pidfd])
         self.pidfd = pidfd
 
-    # _internal_poll and _wait override private methods of subprocess, which are the same in Python
-    # 3.11 to 3.14. The overridden methods lose the exit status if a signal handler raises an
+    # _internal_poll and _wait override private methods of subprocess. These methods are the same in
+    # Python 3.11 to 3.14. The overridden methods lose the exit status if a signal handler raises an
     # exception after waitpid(2), notice the exit up to 50 ms late, and return 0 if SIGCHLD is
     # ignored. The overriding methods call the overridden methods only if the pidfd is closed, for
     # example while the object is garbage collected.

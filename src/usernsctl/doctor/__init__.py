@@ -29,8 +29,8 @@ def diagnose(
         The use decides which findings are blocking.
     :param runsc: whether one of the steps runs a program in gVisor. This step takes longer than all
         others.
-    :param root: the directory from whose subdirectories, such as proc, sys and etc, values are
-        read. The steps are always tried on this host.
+    :param root: the directory that contains proc, sys, etc and the other directories to read. The
+        steps are always tried on this host.
     :param seconds: the timeout of all steps together, in seconds; by default 30.
     :returns: a report with the findings (each with a cause and remedies), the results of the steps,
         and the facts.

@@ -124,8 +124,8 @@ class SecurityModules:
         context; ``None`` if it is unknown.
     :ivar selinux_enforcing: whether SELinux is in enforcing mode; ``None`` without SELinux.
     :ivar landlock: the version of Landlock's ABI; 0 if the kernel lacks or denies Landlock;
-        ``None`` if a seccomp filter is active, which may kill a process that queries the version.
-        The kernel does not reveal whether Landlock confines this process.
+        ``None`` if a seccomp filter is active: the filter may kill a process that queries the
+        version. The kernel does not reveal whether Landlock confines this process.
     """
 
     names: tuple[str, ...] | None = None

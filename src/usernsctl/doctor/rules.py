@@ -99,7 +99,9 @@ def only_named(seen: Seen) -> Evidence:
 
 
 def fails(*names: str, errnos: tuple[int, ...] = ()) -> _Holds:
-    """Return a function for `Rule.holds` whose evidence is the first named probe that failed.
+    """Return a value for `Rule.holds`: a rule that applies if one of the named probes failed.
+
+    The evidence is the message of the first such probe.
 
     :param errnos: the errors that count as failures; by default all.
     """

@@ -108,7 +108,7 @@ def _add_messages(seen: dict[str, dict[str, None]], search: MessageSearch, piece
 
 
 def explain_failures(failures: Sequence[Failure]) -> Explanation:
-    """Return the possible causes of the first failure, in runsc's debug logs, whose cause is known.
+    """Return the possible causes of the first failure with a known cause in runsc's debug logs.
 
     Failures of unknown cause are skipped, because a process often reports only that another process
     has exited.

@@ -1,4 +1,4 @@
-""":class:`SandboxHost`, in which sandboxes are started, and :func:`run`, for a single command."""
+""":class:`SandboxHost` for starting sandboxes, and :func:`run` for a single command."""
 
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ class SandboxHost(HostBase):
 
     :param idmap: the id map of the namespace, as for :class:`usernsctl.Popen`; by default, only the
         caller's own id is mapped, to root.
-    :param namespace: a persistent :class:`usernsctl.Namespace`, or its name, in which the sandboxes
-        are started, instead of `idmap`. The caller may close the Namespace afterwards.
+    :param namespace: the persistent :class:`usernsctl.Namespace` in which the sandboxes are
+        started, or its name; not with `idmap`. The caller may close the Namespace afterwards.
     :param bundle: the directory of an OCI bundle. Its config.json sets each option that no argument
         sets. Without `bundle`, `rootfs` and `expose_root`, the root filesystem of a sandbox has the
         host's program directories, such as /usr.

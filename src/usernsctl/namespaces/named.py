@@ -221,7 +221,7 @@ def _may_be_holder(process: ProcessIdentity) -> bool:
     """Return false for a holder in a namespace that another user created, otherwise true.
 
     The function first waits while the process may still become a holder. The result is also true
-    for a process that is not a holder, which :meth:`NamedNamespace._open_holder` detects.
+    for a process that is not a holder; :meth:`NamedNamespace._open_holder` detects such a process.
     """
     deadline = time.monotonic() + _OPEN_SECONDS
     while _is_becoming_holder(process.pid) and process.is_running():

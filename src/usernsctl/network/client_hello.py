@@ -16,7 +16,7 @@ _CLIENT_HELLO = 1
 _MAX_RECORD = 1 << 14
 _MAX_RECORDS = 16
 _SERVER_NAME = 0
-# Extensions of Encrypted Client Hello (RFC 9849) and its drafts, which contain a second, encrypted
+# Extensions of Encrypted Client Hello (RFC 9849) and its drafts. They contain a second, encrypted
 # name.
 _ENCRYPTED = (0xFE0D, 0xFF03, 0xFF02, 0xFFCE)
 

@@ -67,8 +67,8 @@ _MISSING = "clone3 435 435  openat2 437 437"
 # System calls that open files, each with the index of its flags argument.
 _OPEN = (("open 2 -", 1), ("openat 257 56", 2))
 _CLONE = "clone 56 220"
-# Allow the families IPv4, IPv6, and netlink, by which glibc reads the addresses of this host and
-# the proxy queries routes.
+# Allow the families IPv4 and IPv6, and netlink: glibc reads this host's addresses, and the proxy
+# queries routes, by netlink sockets.
 _SOCKET = "socket 41 198"
 _FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK)
 # Deny the ioctl(2) commands that insert input into a terminal, because standard error may be a

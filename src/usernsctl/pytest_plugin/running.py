@@ -115,8 +115,8 @@ def _run(item: pytest.Item, mark: Wanted, inner: Callable[[], None]) -> None:
             move(target, mount_proc=mark.mount_proc, channel=process)
             inner()
         except (KeyboardInterrupt, pytest.exit.Exception) as error:
-            # Send the exception without a report. The parent raises it again, which ends the
-            # session.
+            # Send the exception without a report. The parent raises the exception again, so that
+            # the session ends.
             _leave(inside, None, error)
         finally:
             if process.closed:

@@ -300,7 +300,7 @@ static void a_long_unit_file_is_read_up_to_a_limit(void)
     static const char begin[] = "[Scope]\nEnvironment=", end[] = "Delegate=yes\nA=b\n";
     static const struct {
         size_t length;
-        char last; /* last character before `end`, with which the unit file ends */
+        char last; /* the character before `end`; `end` is the end of the unit file */
         bool is_delegated;
     } cases[] = {
         {255, '\n', true},    {256, '\n', true},      {255, 'x', false},

@@ -69,7 +69,10 @@ def again(call: Callable[[], Any]) -> None:
 
 
 def kept(idmap: un.IdMap | None = None, **options: Any) -> None:
-    """Run commands in a namespace, whose root attacks them and can't see the secret directory."""
+    """Run commands in a namespace while root of the namespace attacks them.
+
+    A tmpfs hides the secret directory from the attacker, but not from the host.
+    """
     time = options.pop("time_namespace", False)
     with un.Namespace.create(idmap, mount=True, time=time) as ns:
         ns.run(["mount", "-t", "tmpfs", "none", f"{DIRECTORY}/secret"], check=True)

@@ -190,7 +190,10 @@ def no_cgroup_namespaces() -> None:
 
 
 def chroot() -> None:
-    """Change the root to a directory that is not a mount point, in which all files are mounted."""
+    """Change the root to a directory that is not a mount point, with a copy of /.
+
+    The copy has a bind mount of each directory in /, and the same symbolic links.
+    """
     root = SCRATCH / "root"
     root.mkdir()
     for entry in Path("/").iterdir():

@@ -294,7 +294,7 @@ def test_wildcards_in_profile_paths_are_escaped() -> None:
 
 
 def test_host_profile_names_the_scripts_of_the_commands() -> None:
-    """Check that the profile names the scripts: AppArmor applies a profile by a file's path."""
+    """Check that scripts have profiles: AppArmor selects a profile by the path of the script."""
     found = profiles.host_programs(None)
     for name in ("usernsctl", "usernsctl-exec"):
         assert os.path.realpath(Path(sys.executable).with_name(name)) in found

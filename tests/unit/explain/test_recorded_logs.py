@@ -1,4 +1,4 @@
-"""Tests with recorded logs of failed runs, whose cause `usernsctl explain` must find.
+"""Tests that `usernsctl explain` finds the causes of failed runs in recorded logs.
 
 `logs/RELEASE/CAUSE` contains the logs of runsc RELEASE for a failure with the cause CAUSE.
 """

@@ -57,7 +57,7 @@ class SandboxActor:
     async def start(self) -> str | Exception:
         """Create the host, load the template, and wait until one sandbox has started.
 
-        :returns: the id of the node, or the exception because of which no sandbox started.
+        :returns: the id of the node, or, if no sandbox could be started, the exception.
         """
         try:
             self._pool = await asyncio.to_thread(self._make_pool)

@@ -38,11 +38,11 @@ _OnProgress = Callable[[Progress], object]
 
 
 class RayPool(ClosingMixin):
-    """A pool of sandboxes on the nodes of a Ray cluster, in which to run commands.
+    """A pool of sandboxes for commands, on the nodes of a Ray cluster.
 
     Each node offers a number of sandboxes: ``ray start --resources='{"sandboxes": 8}'``. The pool
-    starts actors on the nodes (:class:`SandboxActor`), each of which has a number of sandboxes, and
-    replaces actors that exit. The caller must be connected to the cluster (``ray.init``).
+    starts actors (:class:`SandboxActor`) on the nodes, and replaces actors that exit. Each actor
+    has a number of sandboxes. The caller must be connected to the cluster (``ray.init``).
 
     A task is retried if its sandbox, its actor or its node has failed, so a command may run more
     than once. A task is never retried because of its command's exit status, timeout or limits.

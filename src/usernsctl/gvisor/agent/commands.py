@@ -99,8 +99,8 @@ _SIZE = (24, 80)
 class CommandDefaults(NamedTuple):
     """Default options of the commands and the file copies of a sandbox.
 
-    :ivar cwd: the working directory in the sandbox, an absolute path to which relative paths refer.
-        ``None`` means the root directory; relative paths are then rejected.
+    :ivar cwd: the working directory in the sandbox, as an absolute path. Relative paths start at
+        it. ``None`` means the root directory; relative paths are then rejected.
     :ivar user: the uid and the gid in the sandbox; ``None`` means 0 and 0.
     :ivar groups: the supplementary groups of `user`.
     :ivar env: the environment variables that depend on `user`, such as HOME.
@@ -173,7 +173,7 @@ class _Run(NamedTuple):
 
 
 class AgentCache:
-    """A cache for the agent of a sandbox, which the first command starts and all commands share.
+    """A cache for a sandbox's agent. The first command starts the agent, and all commands share it.
 
     If the agent has exited, the next command starts a new one. The class uses no lock, because a
     forked child would inherit a held lock, and an exception that a signal handler raises could
@@ -534,7 +534,7 @@ class SandboxCommands:
             await pause_async()
 
     def close(self) -> None:
-        """Stop the agent, which kills the commands that it started; return without waiting."""
+        """Stop the agent, and thereby kill the commands that it started; return without waiting."""
         self._agents.close()
 
     def _command_spec(self, function: str, arguments: dict[str, Any]) -> CommandSpec:

@@ -123,7 +123,7 @@ class CopyReport:
 
 
 class _Counts:
-    """The counters and lists of which a :class:`CopyReport` is made."""
+    """The counters and lists for a :class:`CopyReport`."""
 
     def __init__(self) -> None:
         self.files = self.directories = self.links = self.bytes = 0

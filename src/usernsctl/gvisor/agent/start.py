@@ -81,10 +81,10 @@ class ProcessDefaults:
         """Read the settings from the ``process`` of a config.json.
 
         :raises ArithmeticError: the ``process`` is malformed.
-        :raises AttributeError: likewise.
-        :raises LookupError: likewise.
-        :raises TypeError: likewise.
-        :raises ValueError: likewise.
+        :raises AttributeError: the ``process`` is malformed.
+        :raises LookupError: the ``process`` is malformed.
+        :raises TypeError: the ``process`` is malformed.
+        :raises ValueError: the ``process`` is malformed.
         """
         limits = process.get("rlimits") or ()
         bounding = (process.get("capabilities") or {}).get("bounding") or ()
@@ -103,10 +103,10 @@ class ProcessDefaults:
         """Read the settings from a config.json, even if :func:`set_agent_as_init` has changed it.
 
         :raises ArithmeticError: as :meth:`of` does.
-        :raises AttributeError: likewise.
-        :raises LookupError: likewise.
-        :raises TypeError: likewise.
-        :raises ValueError: likewise.
+        :raises AttributeError: as :meth:`of` does.
+        :raises LookupError: as :meth:`of` does.
+        :raises TypeError: as :meth:`of` does.
+        :raises ValueError: as :meth:`of` does.
         """
         saved = (config.get("annotations") or {}).get(COMMANDS_ANNOTATION)
         return cls.of(config["process"] if saved is None else json.loads(saved))
@@ -229,9 +229,9 @@ async def start_agent_async(
     If this call is cancelled, the agent exits, and runsc is killed.
 
     :raises SandboxEndedError: as :func:`start_agent` does.
-    :raises RunscError: likewise.
-    :raises AgentTimeout: likewise.
-    :raises OSError: likewise.
+    :raises RunscError: as :func:`start_agent` does.
+    :raises AgentTimeout: as :func:`start_agent` does.
+    :raises OSError: as :func:`start_agent` does.
     """
     with _connection() as (ours, theirs), _starter(life, id, theirs, options) as starter:
         try:

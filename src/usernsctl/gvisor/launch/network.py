@@ -195,8 +195,8 @@ def hand_over(
     :param words: as for :func:`with_handover`.
     :param fds: the descriptors that usernsctl-network inherits. This function adds the descriptor
         of the socket.
-    :param above: the exit stack that closes the duplicate of a socket with the number 0, 1 or 2,
-        which must be duplicated because standard streams get these numbers.
+    :param above: the exit stack that closes duplicates of sockets. A socket with the descriptor 0,
+        1 or 2 must be duplicated, because standard streams get these numbers.
     :param timeout: the timeout, in seconds, or ``None``.
     :raises TimeoutExpired: the proxy was not ready in `timeout` seconds.
     :raises CommandError: the proxy did not start.

@@ -172,7 +172,7 @@ _NO_COMMAND = ("true",)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FreezeOptions:
-    """The attributes that only a frozen launch has, which is written to a launch file.
+    """The attributes that only a frozen launch (a launch that is written to a file) has.
 
     :ivar programs: runsc and programs of this package. Each has a path, and the arguments of the
         ``assume`` record by which the core checks that the program is unchanged.

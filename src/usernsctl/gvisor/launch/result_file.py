@@ -114,8 +114,9 @@ class ResultFile:
             raise self._error(error) from error
 
     def _check_unwritable(self, writable: Mapping[str, int]) -> None:
-        # Name a directory that does not exist in the result's directory, since the sources in the
-        # result's directory, unlike those that contain that directory, are allowed.
+        # Check whether a writable bind mount would show `_temporary`, a path that does not exist in
+        # the result's directory. So sources that contain the result's directory are rejected, but
+        # sources in that directory are allowed.
         try:
             _core.refuse_to_show(writable, f"{self._parent.path}/{self._temporary}")
         except BindError as error:

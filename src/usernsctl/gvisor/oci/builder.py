@@ -102,7 +102,8 @@ class BuildOptions:
     :ivar env: the whole environment of the command.
     :ivar cwd: the working directory of the command, an absolute path in the container.
     :ivar read_only: whether the root filesystem is read-only.
-    :ivar uid: the command's uid in the container; `gid` and `additional_gids` likewise.
+    :ivar uid: the command's uid in the container; `gid` and `additional_gids` are ids in the
+        container, too.
     :ivar hostname: the hostname in the container, or ``None`` for runsc's default.
     :ivar mounts: mounts in addition to /proc, /dev, /sys and /tmp; a mount with one of these
         destinations replaces the default.

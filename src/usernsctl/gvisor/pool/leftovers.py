@@ -75,7 +75,7 @@ def check_leftovers(box: Sandbox, before: set[tuple[bytes, bytes]] | None, secon
     :raises RunscError: a kernel setting or a file in /dev/shm was changed, or the settings can't be
         read.
     :raises TimeoutExpired: as :func:`read_leftovers` does.
-    :raises UsernsError: likewise.
+    :raises UsernsError: as :func:`read_leftovers` does.
     """
     now = read_leftovers(box, seconds)
     if before is None or now is None:

@@ -165,7 +165,7 @@ def search_path(settings: Iterable[str]) -> str:
     return found
 
 
-#: The environment variables that may name runsc, of which the first that is set is used. Other
+#: The environment variables that may name runsc. The first variable that is set is used. Other
 #: projects use RUNSC_PATH, too.
 VARIABLES = ("USERNSCTL_RUNSC", "RUNSC_PATH")
 

@@ -166,8 +166,8 @@ class Streams:
     def __init__(self, absent: frozenset[int]) -> None:
         """Create an object to which no descriptors have been added.
 
-        :param absent: those of this process's descriptors 0, 1 and 2 that are replaced by
-            /dev/null, such as closed ones, whose numbers other files may have reused.
+        :param absent: the standard streams of this process (0, 1 or 2) to replace by /dev/null, for
+            example because they were closed: other files may have reused their descriptor numbers.
         """
         self.fds: list[int] = []
         self._absent = absent
@@ -202,8 +202,8 @@ class Streams:
     def _reopen(self, fd: int) -> FileIO | None:
         """Open a pipe or terminal again, so that the command gets its own file status flags.
 
-        :returns: the new file; ``None`` if open(2) fails, and for files of other types, which the
-            command may share with this process.
+        :returns: the new file; ``None`` if open(2) fails, and for a file of another type: the
+            command may share its file status flags with this process.
         """
         mode = os.fstat(fd).st_mode
         flags = fcntl.fcntl(fd, fcntl.F_GETFL)

@@ -414,7 +414,8 @@ class HostNamespace:
         a user namespace that maps only these two ids, so the command gets no supplementary groups.
 
         :param groups: the supplementary groups that the caller requested.
-        :returns: the arguments, and the request, whose user is 0:0 if there are arguments.
+        :returns: the arguments, and the request. If there are arguments, this request's user is
+            0:0.
         :raises PlanError: the caller requested supplementary groups, and a uid or gid that is not
             mapped.
         """
@@ -638,8 +639,8 @@ def _join(kept: Namespace | str, network: str) -> tuple[Namespace, MappedIds]:
 
     :param network: the network of the sandboxes.
     :returns: the namespaces, as an object with its own descriptors, and the mapped ids.
-    :raises ValueError: the Namespace is closed, or has a PID namespace, for which runsc would have
-        no /proc.
+    :raises ValueError: the Namespace is closed, or has a PID namespace: runsc would have no /proc
+        of that PID namespace.
     :raises NamespaceError: no persistent namespace has the name `kept`, or a system call failed.
     :raises CommandError: the namespace doesn't have the network `network`.
     """

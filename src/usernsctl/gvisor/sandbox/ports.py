@@ -28,8 +28,8 @@ _CAUSES = {
 def parse_ports(given: Iterable[str | int]) -> tuple[PublishedPort, ...]:
     """Parse the argument `publish` of a sandbox.
 
-    :param given: an iterable of strings ``[ADDR:]HOST:INSIDE[/udp]``, in which the HOST 0 means any
-        free port, and of numbers. A number is a TCP port in the sandbox, to which any free port of
+    :param given: an iterable of strings ``[ADDR:]HOST:INSIDE[/udp]`` and of numbers. The HOST 0
+        means any free port. A number is a TCP port in the sandbox, to which any free port of
         127.0.0.1 is forwarded.
     :raises TypeError: `given` is not an iterable of strings and numbers.
     :raises ValueError: a string has the wrong format, a number is not a port, or there are too many
@@ -75,8 +75,7 @@ def bind_ports(ports: Sequence[PublishedPort], network: str) -> BoundPorts:
 class BoundPorts(contextlib.AbstractContextManager["BoundPorts"]):
     """This process's sockets for the published ports of a sandbox.
 
-    :ivar published: the ports, in which a HOST of 0 is replaced by the port that the kernel has
-        chosen.
+    :ivar published: the ports, with each HOST of 0 replaced by the port that the kernel has chosen.
     """
 
     def __init__(
@@ -95,8 +94,8 @@ class BoundPorts(contextlib.AbstractContextManager["BoundPorts"]):
     def options(self, fds: list[int], above: contextlib.ExitStack) -> list[str]:
         """Return the options with which usernsctl-network accepts connections on the sockets.
 
-        :param fds: a list of the descriptors that the command inherits, to which this method adds
-            the sockets.
+        :param fds: the list of the descriptors that the command inherits. This method adds the
+            sockets to the list.
         :param above: the exit stack that closes duplicates. Sockets with the numbers 0, 1 and 2 are
             duplicated, since the command's standard streams get these numbers.
         """

@@ -151,9 +151,9 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
         memory.
     :param publish: ports of the host that are forwarded to ports of the sandbox, with the networks
         ``"none"`` and ``"private"``. Each is a text ``"[ADDR:]HOST:INSIDE[/udp]"`` as for
-        ``--publish``, in which the HOST 0 means any free port, or INSIDE as a number, to which any
-        free TCP port of 127.0.0.1 is forwarded. :attr:`ports` and :attr:`udp_ports` contain the
-        ports that were chosen.
+        ``--publish``; the HOST 0 means any free port. A number INSIDE means that any free TCP port
+        of 127.0.0.1 is forwarded to the port INSIDE. :attr:`ports` and :attr:`udp_ports` contain
+        the ports that were chosen.
     :param float timeout: the timeout for starting the sandbox, in seconds; ``None`` for no timeout.
     :raises TypeError: an argument has the wrong type, or is unknown.
     :raises ValueError: `host` is given together with `host_options`, or `terminal` with a stream;
@@ -788,11 +788,11 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
             DEVNULL by default, and ``None`` for the caller's standard input. `env` contains
             variables to set in addition to those of the sandbox. `cwd` is a path in the sandbox, by
             default ``/``. `user` is a uid and a gid in the sandbox, by default 0 and 0, or a text
-            as for :class:`Sandbox`, whose names are looked up in the current /etc/passwd and
-            /etc/group. There are three more options: `groups` is a list of gids. `rlimits` is as
-            for :class:`SandboxHost`. `terminal` is true for a new terminal as the standard streams,
-            or the columns and rows of that terminal. `pass_fds` and the options for namespaces are
-            not supported.
+            as for :class:`Sandbox`: names are looked up in the current /etc/passwd and /etc/group.
+            There are three more options: `groups` is a list of gids. `rlimits` is as for
+            :class:`SandboxHost`. `terminal` is true for a new terminal as the standard streams, or
+            the columns and rows of that terminal. `pass_fds` and the options for namespaces are not
+            supported.
         :raises TypeError: an option has the wrong type, or is unknown.
         :raises ValueError: an option has a wrong value, or is not supported.
         :raises CommandError: the command could not be started, or the sandbox has ended. The error
