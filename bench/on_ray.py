@@ -30,8 +30,9 @@ from usernsctl.contrib.ray import RayPool
 
 NODES = 6
 PER_NODE = 2
-# SECONDS is how long a task sleeps, TASKS is the number of tasks per sandbox.
+# Time in seconds for which a task sleeps.
 SECONDS = 4
+# Number of tasks per sandbox.
 TASKS = 8
 # The number of tasks that only run true(1), to measure the CPU time per task.
 SHORT = 200

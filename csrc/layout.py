@@ -21,12 +21,12 @@ LAYERS = ("base", "map", "sys", "child", "facts", "explain", "ns", "launch", "pr
 # Layers of pure functions: they have no side effects, and the same arguments give the same result.
 PURE = ("map",)
 
-# Sources in programs/shared/ of the programs that watch a sandbox (WATCHED), and of those that
-# start a sandbox for the Python package (SANDBOX_SOURCES).
+# Sources in programs/shared/ of the programs that watch a sandbox.
 WATCHED = (
     *("descendants.c", "limit_watch.c", "limits.c", "oom_watch.c", "sandbox_end.c"),
     "sandbox_group.c",
 )
+# Sources in programs/shared/ of the programs that start a sandbox for the Python package.
 SANDBOX_SOURCES = (
     *WATCHED,
     *("error_fields.c", "network.c", "sandbox_command.c", "sandbox_limits.c", "sandbox_wait.c"),
@@ -47,9 +47,10 @@ PROGRAMS = {
     "usernsctl-child": (),
 }
 
-# The processors that gVisor supports, and the compiler flags of programs without libc. Such
-# programs run in gVisor on any root filesystem, and start faster, because they are small.
+# The processors that gVisor supports.
 FREESTANDING_MACHINES = ("x86_64", "aarch64")
+# Compiler flags of programs without libc. Such programs run in gVisor on any root filesystem, and
+# start faster, because they are small.
 FREESTANDING_FLAGS = (
     *("-ffreestanding", "-fno-builtin", "-fno-stack-protector", "-U_FORTIFY_SOURCE", "-nostdlib"),
     *("-fstack-clash-protection", "-fno-lto", "-fno-pie", "-fno-sanitize=all", "-static"),

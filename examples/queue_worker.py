@@ -34,9 +34,11 @@ import usernsctl as un
 TASKS = "tasks"
 RESULTS = "results"
 GROUP = "workers"
-# Timeouts in seconds: for a command, for waiting for a task, and for waiting for a free sandbox.
+# Timeout for a command, in seconds.
 SECONDS = 60
+# Timeout for waiting for a task, in seconds.
 WAIT = 2
+# Timeout for waiting for a free sandbox, in seconds.
 PATIENCE = 60
 LONGEST = 64 * 1024
 TRIES = 3

@@ -16,10 +16,12 @@ def may_map_any_id() -> bool:
     return os.geteuid() == 0 and all(ids == ["0", "0", "4294967295"] for ids in maps)
 
 
-# Marks of tests that run only as root, and of tests that do not run as root (tests/conftest.py).
+# Mark of tests that run only as root (tests/conftest.py).
 as_root = pytest.mark.as_root
+# Mark of tests that do not run as root (tests/conftest.py).
 unprivileged = pytest.mark.unprivileged
 
-# An id map with several ids, and the mark of tests that use this map.
+# An id map with several ids.
 MAP_OF_SEVERAL = un.IdMap.extents(["0:0:100"], ["0:0:100"]) if may_map_any_id() else un.IdMap.auto()
+# Mark of tests that use MAP_OF_SEVERAL.
 several_ids = pytest.mark.userns_requires("userns" if may_map_any_id() else "subid")

@@ -26,9 +26,9 @@ STREAMS = words("stdin, stdout, stderr")
 INHERITED = frozenset(f"?{name}" for name in FILES)
 # Descriptors of every runsc process; the optional ones exist only briefly or in some releases.
 GO = words("eventfd, eventpoll, pipe, socket, ?io_uring, ?memfd, ?limit of processors r")
-# Writable descriptors of runsc's error log (in the tmpfs of the launch) and of the crash report (in
-# another tmpfs, of 1 MiB).
+# Writable descriptor of runsc's error log, in the tmpfs of the launch.
 LOG = frozenset({"scratch w"})
+# Writable descriptor of the crash report, in another tmpfs, of 1 MiB.
 CRASH = frozenset({"log/crash w"})
 # Mounts in the command's root filesystem, through which no host file can be written.
 ROOT = words("root ro nosuid nodev, programs ro, ?hidden ro nosuid nodev, /.usernsctl-verify ro")

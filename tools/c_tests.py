@@ -36,11 +36,11 @@ CALL_FAULTS = TESTS / "call_faults.c"
 BUILD = Path("build/c")
 DEFAULT_SIGNALS = Path(__file__).with_name("default-signals")
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-# Directory of coverage profiles, and compiler option with the pattern of their names. With %m, each
-# program has its own file. With %c (LLVM's continuous mode), each process counts in a shared
-# mapping of its program's file, so that the counts of processes that are killed or execute another
-# program are not lost.
+# Directory of coverage profiles.
 PROFILES = BUILD.absolute() / "coverage" / "profiles"
+# Compiler option with the pattern of the profiles' names. With %m, each program has its own file.
+# With %c (LLVM's continuous mode), each process counts in a shared mapping of its program's file,
+# so that the counts of processes that are killed or execute another program are not lost.
 COUNTED = (f"-fprofile-instr-generate={PROFILES}/%m%c.profraw",)
 FLAGS = [*layout.flags(CSRC), "-Werror", "-g1", "-O1", f"-I{TESTS}"]
 ONLY = os.environ.get("ONLY", "")

@@ -30,9 +30,9 @@ from usernsctl.cli.completion.model import help_entries
 from usernsctl.cli.parser import VERBS, Parser, option_metavar, usernsctl
 from usernsctl.gvisor.launch.steps import VERBS as RECORDS
 
-#: The directories of all manual pages, and of the generated ones, relative to Sphinx's source
-#: directory.
+#: The directory of all manual pages, relative to Sphinx's source directory.
 PAGES = "manual"
+#: The directory of the generated manual pages, relative to Sphinx's source directory.
 MADE = f"{PAGES}/verbs"
 
 #: The pages that are written by hand, with their sections and descriptions. The page of the program
@@ -62,9 +62,10 @@ _MORE = {
     "docker-args": ("docker.md", "Docker"),
 }
 
-# The core's table of launch records, and a pattern that matches the name of a record and the part
-# of a launch to which it belongs.
+# The core's table of launch records.
 _RULES = Path(__file__).parent.parent / "csrc" / "launch" / "verbs.h"
+# Matches a record in _RULES, and captures the name of the record and the part of a launch to which
+# the record belongs.
 _RULE = re.compile(r'VERB\(\w+, "([a-z-]+)", ([A-Z_]+),')
 _PARTS = {
     "REMEDY": "Remedy",

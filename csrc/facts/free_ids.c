@@ -3,8 +3,9 @@
 #include "facts/facts.h"
 
 #define FIRST 100000 /* the lowest subordinate id (SUB_UID_MIN of login.defs(5)) */
-/* The lowest and the highest id of ordinary users (UID_MIN and UID_MAX of login.defs(5)). */
+/* The lowest id of ordinary users (UID_MIN of login.defs(5)). */
 #define FIRST_USER 1000
+/* The highest id of ordinary users (UID_MAX of login.defs(5)). */
 #define LAST_USER 59999
 #define END (UINT64_C(1) << 32)
 

@@ -161,10 +161,11 @@ uint64_t un_machine_oom_kills(void);
 
 /* ---- causes of runsc's failures (explain/runsc.c) -------------------------------------------- */
 
-/* Exit statuses of `runsc run` if runsc fails, and if it crashes (2, as for every Go program). The
- * command in a sandbox may exit with the same statuses, so a status alone does not prove that runsc
- * has failed. */
+/* Exit status of `runsc run` if runsc fails. The command in a sandbox may exit with the same
+ * status, so the status alone does not prove that runsc has failed. */
 #define UN_RUNSC_FAILED 128
+/* Exit status of `runsc run` if runsc crashes, as for every Go program. The command in a sandbox
+ * may exit with the same status. */
 #define UN_RUNSC_CRASHED 2
 
 struct un_runsc_failure {

@@ -18,9 +18,9 @@ from typing import Any
 from judging import Answer, Expected, causes, faults, in_range
 from table import ENVIRONMENTS, KINDS, Environment
 
-#: Number of pairs, and seed of the random choice. The nightly CI sets a larger number, and another
-#: seed each night.
+#: Number of pairs. The nightly CI sets a larger number.
 COUNT = int(os.environ.get("USERNSCTL_PAIRS") or 40)
+# Seed of the random choice of pairs. The nightly CI sets another seed each night.
 SEED = int(os.environ.get("USERNSCTL_PAIRS_SEED") or 1)
 
 #: Commands to run in each pair of environments: those of single environments, and `exec`, which is

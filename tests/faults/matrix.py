@@ -39,8 +39,9 @@ GRACE_SECONDS = 10
 # Operation of prctl(2) that makes this process the new parent of orphaned descendants.
 PR_SET_CHILD_SUBREAPER = 36
 
-# The values of enum order and enum fault in injector.c.
+# The values of enum order in injector.c.
 ARM, DISARM, BEFORE, NR, WHO, HIT = range(6)
+# The values of enum fault in injector.c.
 NOTHING, ERROR, SHORTENED, SIGNAL, PAUSE, VICTIM = range(6)
 
 libc = ctypes.CDLL(None, use_errno=True)

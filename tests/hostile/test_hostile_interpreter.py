@@ -15,13 +15,13 @@ import usernsctl as un
 pytestmark = pytest.mark.userns_requires("runsc")
 
 PYTHON = "/usr/bin/python3"
-# Times in seconds: SECONDS is the timeout for code that never answers, and AT_MOST the maximum
-# duration of an attack on a loaded host.
+# Timeout for code that never answers, in seconds.
 SECONDS = 4
+# Maximum duration of an attack on a loaded host, in seconds.
 AT_MOST = 40
-# Maximum growth of this process's memory in KiB, and the size in bytes of an answer that must not
-# cause more growth.
+# Maximum growth of this process's memory, in KiB.
 GROWTH = 64 << 10
+# Size in bytes of an answer that must not make the memory grow by more than GROWTH.
 FLOOD = 1 << 28
 
 # Functions for attackers. find() returns the descriptor of the connection to the host. request()

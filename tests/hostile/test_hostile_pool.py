@@ -17,9 +17,9 @@ import usernsctl as un
 
 pytestmark = pytest.mark.usefixtures("runtime")
 
-# Maximum delays of the kill in seconds: HOST_SECONDS after the fork, and POOL_SECONDS after the
-# creation of the pool.
+# Maximum delay of the kill after the fork, in seconds.
 HOST_SECONDS = 0.4
+# Maximum delay of the kill after the creation of the pool, in seconds.
 POOL_SECONDS = 1.5
 
 

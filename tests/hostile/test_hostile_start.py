@@ -18,8 +18,9 @@ from tally import Tally
 import usernsctl as un
 from usernsctl.namespaces import named
 
-# Timeouts in seconds: START for a start, and PATIENCE for everything else.
+# Timeout for a start, in seconds.
 START = 0.3
+# Timeout for everything except a start, in seconds.
 PATIENCE = 20
 
 STOPPER = """

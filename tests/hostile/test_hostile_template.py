@@ -28,9 +28,10 @@ pytestmark = pytest.mark.userns_requires("runsc")
 PATIENCE = 60
 SCRIPT = ["sh", "-c", "echo READY; read line; echo $line"]
 
-# Durations in seconds of a creator's two steps: it creates a host and a template, and then starts a
-# sandbox and a command. The creator is killed within the sum of both.
+# Time in which a creator creates a host and a template, in seconds. The creator is killed within
+# the sum of CREATE_SECONDS and START_SECONDS.
 CREATE_SECONDS = 1.2
+# Time in which the creator then starts a sandbox and a command, in seconds.
 START_SECONDS = 0.6
 
 

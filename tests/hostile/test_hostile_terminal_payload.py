@@ -22,8 +22,7 @@ from tally import Tally
 
 pytestmark = pytest.mark.userns_requires("runsc")
 
-# Programs that attack the terminal on which they run: INJECT inserts input, and PLAY changes the
-# terminal's size, foreground process group and session.
+# Program that tries to insert input into the terminal on which it runs.
 INJECT = """
 import fcntl, termios
 for request in (termios.TIOCSTI, 0x541C):  # TIOCLINUX
@@ -31,6 +30,7 @@ for request in (termios.TIOCSTI, 0x541C):  # TIOCLINUX
         try: fcntl.ioctl(0, request, bytes([key]))
         except OSError: pass
 """
+# Program that tries to change the size, foreground process group and session of its terminal.
 PLAY = """
 import fcntl, os, struct, termios, tty
 tty.setraw(0)

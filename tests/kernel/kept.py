@@ -16,12 +16,13 @@ LINK = ["readlink", "/proc/self/ns/user"]
 WHO = ["sh", "-c", "id -u; id -g; id -G"]
 
 
-# An id map without the caller's ids, and the pytest mark for tests that write such a map.
+# An id map without the caller's ids.
 MAP_WITHOUT_US = (
     un.IdMap.extents(["0:100000:10"], ["0:200000:10"])
     if ROOT
     else un.IdMap(fill_users="auto", fill_groups="auto")
 )
+# Mark of tests that write MAP_WITHOUT_US.
 without_us = pytest.mark.userns_requires("userns" if ROOT else "subid")
 
 

@@ -27,8 +27,9 @@ from usernsctl.contrib.ray import NodeLostError, Progress, RayPool
 pytestmark = pytest.mark.timeout(600)
 
 FULL = os.environ.get("USERNSCTL_HOSTILE") == "full"
-# Numbers of kills and of tasks: larger with `make hostile` than otherwise.
+# Number of kills, which is larger with `make hostile`.
 KILLS = 20 if FULL else 2
+# Number of tasks, which is larger with `make hostile`.
 TASKS = 2000 if FULL else 300
 # Number of tasks that a test's pool keeps in flight.
 IN_FLIGHT = 3 * PER_NODE * 2

@@ -132,14 +132,14 @@ def test_sandbox_with_unreadable_sysctls_is_not_reused(
         assert "can't be read" in str(pool.stats().last_failure)
 
 
-# Python programs for sandboxes: SERVER sends "answer" to every client on port 5000, and CLIENT
-# prints it.
+# Python program for sandboxes that sends "answer" to every client on port 5000.
 SERVER = """
 import socket, sys
 with socket.create_server(("127.0.0.1", 5000)) as server:
     while True:
         server.accept()[0].sendall(b"answer")
 """
+# Python program for sandboxes that prints the answer of SERVER.
 CLIENT = 'import socket; print(socket.create_connection(("127.0.0.1", 5000)).recv(9).decode())'
 
 

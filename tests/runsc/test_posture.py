@@ -39,9 +39,9 @@ from usernsctl.namespaces.named import find_named
 
 pytestmark = pytest.mark.also_root
 
-# Timeouts in seconds: PATIENCE for a start, and SETTLING for the disappearance of short-lived
-# processes and mounts.
+# Timeout for a start, in seconds.
 PATIENCE = 20
+# Timeout for the disappearance of short-lived processes and mounts, in seconds.
 SETTLING = 5
 
 # Secrets that only the command in the sandbox may read.

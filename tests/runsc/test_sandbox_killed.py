@@ -23,9 +23,9 @@ pytestmark = pytest.mark.usefixtures("runtime")
 
 KILLS = Tally.rounds(48, 100)
 AT_ONCE = 4
-# Maximum random delay before a kill, in seconds: HOST_SECONDS after the program's start,
-# SANDBOX_SECONDS after the creation of its SandboxHost.
+# Maximum random delay of a kill after the program's start, in seconds.
 HOST_SECONDS = 0.4
+# Maximum random delay of a kill after the creation of the program's SandboxHost, in seconds.
 SANDBOX_SECONDS = 0.35
 FOREVER = ["sleep", "1000"]
 

@@ -8,9 +8,9 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.gnuversions import GNUVerNeedSection, GNUVerSymSection
 from elftools.elf.sections import SymbolTableSection
 
-# The oldest glibc with which the wheel works (Debian 10, RHEL 8, Ubuntu 18.10), and the wheel's
-# platform tag for it (PEP 600).
+# The oldest glibc with which the wheel works (Debian 10, RHEL 8, Ubuntu 18.10).
 OLDEST = (2, 28)
+# The wheel's platform tag for OLDEST (PEP 600).
 PLATFORM = "manylinux_{}_{}".format(*OLDEST)
 
 # Functions that OLDEST has under an older name or version. A program needs the newer name or

@@ -58,9 +58,9 @@ bool agent_each_entry(int dir, const char *name, agent_take_entry *take, void *a
 
 /* ---- message.c: parsing a message that requests a command ------------------------------------ */
 
-/* Maximum numbers of supplementary groups (NGROUPS_MAX) and of resource limits (more than
- * RLIM_NLIMITS) in a message. */
+/* Maximum number of supplementary groups in a message (NGROUPS_MAX). */
 #define AGENT_GROUPS_MAX 65536
+/* Maximum number of resource limits in a message: more than RLIM_NLIMITS. */
 #define AGENT_LIMITS_MAX 64
 
 struct agent_message {
@@ -137,10 +137,11 @@ bool agent_answer_failure(int socket, int step, int errnum);
 
 /* ---- block.c: memory blocks of keepers ------------------------------------------------------- */
 
-/* AGENT_STACK_SIZE is the size of a stack in bytes, and its alignment; a block contains two stacks.
- * Each stack grows down in an aligned memory region. The region begins with the errno of the
- * process that uses the stack. libc.c finds that region from any address on the stack. */
+/* Size of a stack in bytes, and its alignment. Each stack grows down in an aligned memory region.
+ * The region begins with the errno of the process that uses the stack. libc.c finds that region
+ * from any address on the stack. */
 #define AGENT_STACK_SIZE (128 * 1024)
+/* Size of a block in bytes. A block contains two stacks. */
 #define AGENT_BLOCK_SIZE (2 * AGENT_STACK_SIZE)
 
 struct agent;

@@ -8,11 +8,11 @@
 #include <unistd.h>
 
 #define INPUT_SIZE AGENT_DATA_MAX
-/* OWNER_ONLY is the mode of a new directory while its entries are being created. PERMISSIONS are
- * the mode bits that are copied, without the set-user-id, set-group-id and sticky bits. PARENT_MODE
- * is the mode of missing parent directories that are created. */
+/* Mode of a new directory while its entries are being created. */
 #define OWNER_ONLY 0700
+/* Mode bits that are copied: all but the set-user-id, set-group-id and sticky bits. */
 #define PERMISSIONS 0777
+/* Mode of missing parent directories that are created. */
 #define PARENT_MODE 0755
 
 /* A component of the path to the current file: a directory or file that is being created, and the

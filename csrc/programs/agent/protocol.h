@@ -30,9 +30,10 @@
  * supplementary groups or umask. */
 #define AGENT_UNCHANGED 0xffffffffU
 
-/* Maximum size in bytes of a message, and of a command's strings. Linux itself accepts at most 6
- * MiB of strings, three quarters of the default limit of the stack size (execve(2)). */
+/* Maximum size in bytes of a message. */
 #define AGENT_MESSAGE_MAX 65536
+/* Maximum size in bytes of a command's strings. Linux itself accepts at most 6 MiB, three quarters
+ * of the default limit of the stack size (execve(2)). */
 #define AGENT_STRINGS_MAX (8U << 20)
 
 /* Indexes of the descriptors in a message that requests a command. AGENT_STRINGS, a pipe with the
@@ -130,9 +131,9 @@ enum {
 /* The maximum number of nested directories in a copied tree. Sender and receiver keep a descriptor
  * of each nested directory open. */
 #define AGENT_DEPTH_MAX 256
-/* The maximum length of a file name (NAME_MAX), and the size of a buffer for a path or for a link's
- * target, with its NUL (PATH_MAX). */
+/* The maximum length of a file name in bytes, without the NUL (NAME_MAX). */
 #define AGENT_NAME_MAX 255
+/* The size in bytes of a buffer for a path or for a link's target, with its NUL (PATH_MAX). */
 #define AGENT_PATH_SIZE 4096
 /* The maximum size of the data in one record. */
 #define AGENT_DATA_MAX (256 * 1024)

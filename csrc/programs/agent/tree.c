@@ -26,20 +26,21 @@
 /* Upper bound of pids. gVisor has at most 65,536 tasks, and Linux, on which the tests run, has pids
  * below 4,194,304. */
 #define PIDS (1 << 22)
-/* ROUNDS_ALONE is the number of rounds of killing before the agent stops all processes. LISTING_MS
- * is the timeout in ms for listing the processes in the first round. In round N, the timeout is N
- * times as long, because a listing is slow if very many processes compete for the CPU. */
+/* Number of rounds of killing before the agent stops all processes. */
 #define ROUNDS_ALONE 3
+/* Timeout in ms for listing the processes in the first round. In round N, the timeout is N times as
+ * long, because a listing is slow if very many processes compete for the CPU. */
 #define LISTING_MS 50
 /* Number of processes to list before the clock is read again. */
 #define LISTING_PART 4
 /* Maximum number of attempts to stop all processes. Several may be needed, because a process that
  * is in fork(2) stops only after the fork. */
 #define STOPS_MAX 64
-/* STOP_DELAY is the delay in ns between two attempts to stop all processes. DELAY_MIN and DELAY_MAX
- * are the shortest and the longest delay in ns between two rounds of killing. */
+/* Delay in ns between two attempts to stop all processes. */
 #define STOP_DELAY 1000000
+/* Shortest delay in ns between two rounds of killing. */
 #define DELAY_MIN 100000
+/* Longest delay in ns between two rounds of killing. */
 #define DELAY_MAX 20000000
 
 struct process {

@@ -38,9 +38,9 @@
 #define FAILED 125
 #define CLI "usernsctl"
 #define SELF "in-gvisor"
-/* Path of the launch file for the default options of in-gvisor, and the suffixes of the paths of
- * the launch files for other options. */
+/* Path of the launch file for the default options of in-gvisor. */
 #define LAUNCH "/etc/usernsctl/launch"
+/* Suffixes of the paths of the launch files for other options. */
 #define NO_NETWORK ".no-network"
 #define PRIVATE_NETWORK ".private-network"
 #define ALL_IDS ".all-ids"

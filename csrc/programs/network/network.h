@@ -168,10 +168,11 @@ const struct sockaddr_in *confine_sender(const struct network *network,
 
 /* ---- helper.c: starting pasta ---------------------------------------------------------------- */
 
-/* pasta's device in the sandbox's network namespace, and the addresses of the name server in the
- * sandbox. */
+/* Name of pasta's device in the sandbox's network namespace. */
 #define DEVICE "eth0"
+/* Device file by which a TAP device is created. */
 #define TUN "/dev/net/tun"
+/* Addresses of the name server in the sandbox. */
 #define NAME_SERVER_4 "169.254.1.1"
 #define NAME_SERVER_6 "fd75:6e73::53"
 

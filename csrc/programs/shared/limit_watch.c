@@ -30,17 +30,19 @@
 #include <sys/utsname.h>
 #include <time.h>
 
-/* FIND_MS is the interval in ms between two searches for the sentry. After FOUND_MS ms without
- * success, the watcher kills the sandbox. */
+/* Interval in ms between two searches for the sentry. */
 #define FIND_MS 20
+/* If the sentry is not found within this time in ms, the watcher kills the sandbox. */
 #define FOUND_MS 60000
 
-/* BYTES_PER_MS is the number of bytes that programs can allocate at most in a millisecond on one or
- * two processors; each additional processor adds half as much. EXCESS is the number of bytes by
- * which a sandbox may exceed its memory limit before the watcher notices. */
+/* Maximum number of bytes that programs can allocate in a millisecond on one or two processors;
+ * each additional processor adds half as much. */
 #define BYTES_PER_MS (3U << 20)
+/* Number of bytes by which a sandbox may exceed its memory limit before the watcher notices. */
 #define EXCESS (32U << 20)
+/* Minimum time in ms between two checks of the limits. */
 #define CHECK_MS_MIN 4
+/* Maximum time in ms between two checks of the limits. */
 #define CHECK_MS_MAX 1000
 /* Bounds in microseconds of the CPU time that the known processes (limit_watch.process) may use in
  * total before their memory is measured again. Between these bounds, the watcher chooses the time

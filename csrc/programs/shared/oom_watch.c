@@ -19,9 +19,10 @@
 
 #include <signal.h>
 
-/* Number of checks after an OOM kill, and the interval between them in ms. One check would not
- * suffice, because the killed process may take some time to exit. */
+/* Number of checks after an OOM kill. One check would not suffice, because the killed process may
+ * take some time to exit. */
 #define CHECKS 40
+/* Interval in ms between the checks after an OOM kill. */
 #define CHECK_INTERVAL_MS 50
 /* If this number of checks after an OOM kill has found no lost stub, the kernel has probably killed
  * a process of another sandbox. */

@@ -132,9 +132,9 @@ bool sandbox_group_refused(const struct sandbox_group *group);
 
 /* ---- sandbox_command.c: starting the command that starts a sandbox --------------------------- */
 
-/* Exit statuses of a watcher: SANDBOX_FAILED if the sandbox could not be started, SANDBOX_KILLED if
- * the watcher has killed the sandbox. */
+/* Exit status of a watcher if the sandbox could not be started. */
 #define SANDBOX_FAILED 125
+/* Exit status of a watcher that has killed the sandbox. */
 #define SANDBOX_KILLED (128 + SIGKILL)
 
 /* Prints `what` and the text for errno to standard error. Returns SANDBOX_FAILED. */
@@ -385,9 +385,9 @@ int sandbox_show_limits(const char *directory, const struct un_limits *limits, b
     "not started: this kernel is not gVisor's (gVisor's build date or boot message is missing), "  \
     "so the program called runsc created no sandbox"
 
-/* Option of usernsctl-verify for a health check, and the timeout in seconds for the payload of the
- * check. */
+/* Option of usernsctl-verify for a health check. */
 #define UN_HEALTH_OPTION "--health"
+/* Timeout in seconds for the payload of a health check. */
 #define UN_HEALTH_SECONDS 10
 
 /* Returns whether the kernel is gVisor's. Uses system calls only, so that neither a mount on /proc

@@ -21,9 +21,10 @@ void mark_reported(char *const *files);
 
 /* ---- start_limit.c: the timeout for starting a sandbox --------------------------------------- */
 
-/* Default and maximum of the timeout in seconds for starting a sandbox. The default is many times
- * longer than a start takes on a slow host. */
+/* Default timeout in seconds for starting a sandbox. It is many times longer than a start takes on
+ * a slow host. */
 #define START_SECONDS 120
+/* Maximum of the timeout in seconds for starting a sandbox. */
 #define START_SECONDS_MAX 1000000
 
 struct start_limit {

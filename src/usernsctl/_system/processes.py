@@ -24,8 +24,9 @@ _MOMENT_MAX = 1 << 40
 # PF_EXITING (include/linux/sched.h), the flag of an exiting process in proc_pid_stat(5).
 _PF_EXITING = 4
 
-# Timeout of command_line_of(), and interval between its checks, both in seconds.
+# Timeout of command_line_of(), in seconds.
 _EXEC_SECONDS = 1
+# Interval between the checks of command_line_of(), in seconds.
 _LOOK_SECONDS = 0.001
 
 # Request codes of ioctl_nsfs(2), which the standard library does not define.

@@ -55,6 +55,7 @@ _ATTEMPTS = 100
 # Timeout for waiting for a lock, in seconds. Each process holds a lock only for milliseconds, but
 # many processes may wait for the same lock.
 _LOCK_SECONDS = 10.0
+# Maximum interval between two attempts to take a lock, in seconds.
 _LOCK_PAUSE_SECONDS = 0.02
 
 # Maximum size of a JSON file, in bytes. A record takes a few hundred bytes, but its command may

@@ -17,6 +17,7 @@ MAX_RULES = 1000
 
 # Maximum length of a name without the final dot (RFC 1035, section 2.3.4).
 _MAX_NAME = 253
+# Maximum length of a label (RFC 1035, section 2.3.4).
 _MAX_LABEL = 63
 
 _DIGITS = frozenset("0123456789")

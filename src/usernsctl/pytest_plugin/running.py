@@ -59,8 +59,9 @@ class _Inside:
             _end(self, outcome, call)
 
 
-# The child's report and warnings, stored until pytest requests the report from the parent.
+# The child's report, stored until pytest requests the report from the parent.
 _REPORT = pytest.StashKey[pytest.TestReport]()
+# The child's warnings, stored until pytest requests the report from the parent.
 _WARNINGS = pytest.StashKey[list[warnings.WarningMessage]]()
 
 

@@ -23,8 +23,9 @@ from usernsctl.errors import CommandError, SandboxEndedError, SandboxFileNotFoun
 from usernsctl.gvisor.sandbox.host_namespace import HostOptions
 from usernsctl.gvisor.sandbox.sandbox import Sandbox
 
-# Exit statuses as in shells: 127 if a command can't be started, 128+N if signal N killed it.
+# Exit status, as in shells, for a command that can't be started.
 _NOT_FOUND = 127
+# Exit status, as in shells, for a command killed by signal N, minus N.
 _SIGNALLED = 128
 
 # If one of these steps of a start fails, exec_command() returns a result with exit status 127, as

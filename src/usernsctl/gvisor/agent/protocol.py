@@ -67,8 +67,9 @@ _TOGETHER_MAX = 32 << 10
 #: limit for an RLIMIT_STACK of 8 MiB (execve(2)).
 WORDS_MAX = 2 << 20
 
-# The greatest errno (MAX_ERRNO, linux/err.h), and the greatest signal number (signal(7)).
+# The greatest errno (MAX_ERRNO, linux/err.h).
 _ERRNO_MAX = 4095
+# The greatest signal number (signal(7)).
 _SIGNAL_MAX = 64
 
 #: Names of the steps at which the start of a command may fail, by their numbers in messages.

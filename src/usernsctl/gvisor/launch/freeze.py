@@ -41,8 +41,9 @@ _MODE = 0o644
 # perform the launch.
 _STATES = ("/tmp/usernsctl-0", "/run/user/0/usernsctl")  # noqa: S108
 
-# The extents of the largest id map that a launch can have, and of an id map of one id.
+# The extents of the largest id map that a launch can have.
 _ALL_IDS = (Extent(0, 0, 1), Extent(1, 1, 2**32 - 2))
+# The extents of an id map of one id.
 _ONE_ID = (Extent(0, 0, 1),)
 
 

@@ -11,9 +11,10 @@ from usernsctl import _core
 from usernsctl._lean import Any, dataclass, field, fields
 from usernsctl.errors import RunscError
 
-# The least memory limit, in bytes, and the least limit for the number of processes and threads.
-# gVisor alone uses 16 to 21 MiB, and 15 to 25 processes and threads (runsc 20240729).
+# The least memory limit, in bytes. gVisor alone uses 16 to 21 MiB (runsc 20240729).
 MEMORY_MIN = 24 << 20
+# The least limit for the number of processes and threads. gVisor alone uses 15 to 25 (runsc
+# 20240729).
 PIDS_MIN = 30
 # The least limit for written data, in bytes.
 DISK_MIN = 1 << 20

@@ -17,9 +17,11 @@ Platform = Literal["systrap", "ptrace", "kvm"]
 NETWORKS: tuple[Network, ...] = ("none", "host", "private")
 PLATFORMS: tuple[Platform, ...] = ("systrap", "ptrace", "kvm")
 
-# The exit statuses of `runsc run` after an error, and after a crash (a Go panic). A command in the
-# sandbox may exit with the same statuses.
+# The exit status of `runsc run` after an error. A command in the sandbox may exit with the same
+# status.
 FAILED = 128
+# The exit status of `runsc run` after a crash (a Go panic). A command in the sandbox may exit with
+# the same status.
 CRASHED = 2
 
 #: The exit status of usernsctl-init and usernsctl-detach for a sandbox that has exceeded a timeout.

@@ -217,9 +217,9 @@ class _ElfHeader:
         return False
 
 
-#: The directory beside runsc that contains the sidecar programs that runsc executes, and the
-#: environment variable that names another directory.
+#: The directory beside runsc that contains the sidecar programs, which runsc executes.
 SIDE_DIRECTORY = "gvisor-bin"
+#: The environment variable that names another directory of sidecar programs.
 SIDE_VARIABLE = "GVISOR_SIDECAR_BINARIES_DIR"
 
 #: The sidecar programs that start a sandbox; other sidecar programs serve checkpoints and metrics.

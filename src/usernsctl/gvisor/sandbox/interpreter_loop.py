@@ -31,12 +31,12 @@ MESSAGE_BYTES = 1 << 16
 #: The size, in bytes, by which an answer may be longer than the longest value: see :func:`_encode`.
 ENVELOPE_BYTES = 4096
 
-# _FEW is the length in characters to which the strings of an answer are shortened to make room for
-# a long value. The strings are the value's repr(), or the name, message and traceback of an
-# exception. If an answer is too long even without the value, each string is shortened to 1/_PART of
-# the answer's maximum size: an answer has at most three strings, and JSON needs at most 12 bytes
-# for a character.
+# The length in characters to which the strings of an answer are shortened to make room for a long
+# value. The strings are the value's repr(), or the name, message and traceback of an exception.
 _FEW = 80
+# If an answer is too long even without the value, each string is shortened to 1/_PART of the
+# answer's maximum size: an answer has at most three strings, and JSON needs at most 12 bytes for a
+# character.
 _PART = 50
 
 

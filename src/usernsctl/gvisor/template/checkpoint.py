@@ -390,6 +390,7 @@ _FILES_OPEN = "is not savable"
 
 # The timeout for retries while runsc fails with the message _FILES_OPEN, in seconds.
 _SAVED_GONE_SECONDS = 3
+# The interval between these retries, in seconds.
 _RETRY_SECONDS = 0.05
 
 # A part of the error message of runsc before release 20260817, which can't save a sandbox that uses

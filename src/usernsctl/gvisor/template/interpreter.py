@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from types import ModuleType, TracebackType
     from typing import Any, NoReturn
 
-# The number of descriptors that come with the message from the host, and the size of the buffer for
-# the message itself, in bytes.
+# The number of descriptors that come with the message from the host.
 _FDS = 4
+# The size of the buffer for the message from the host, in bytes.
 _MESSAGE_BYTES = 16
 
 # The maximum number of file names in the message to the host.
