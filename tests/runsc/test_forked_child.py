@@ -134,7 +134,7 @@ try:
         except un.BindError:
             print("refused")
     with un.SandboxHost() as host, host.start(None) as box:
-        print(box.run(["true"]).returncode)
+        print(box.run(["true"]).returncode, box.state()["status"])
     # A start that waited for a child would have ended with it.
     print(any(os.waitpid(pid, os.WNOHANG) != (0, 0) for pid in children))
 finally:
@@ -149,4 +149,4 @@ def test_starts_do_not_wait_for_children_that_another_thread_forks(tmp_path: Pat
     # Use an empty cache, so that usernsctl runs `runsc --version`.
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     output = check_output([sys.executable, "-c", FORKING_MEANWHILE], env=environment, timeout=300)
-    assert output == 5 * "refused\n" + "0\nFalse\n"
+    assert output == 5 * "refused\n" + "0 running\nFalse\n"

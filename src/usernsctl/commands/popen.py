@@ -763,12 +763,16 @@ def communicate(
     return output
 
 
-def read_until_exit(process: Popen[bytes]) -> tuple[bytes, bytes]:
+def read_until_exit(process: Popen[bytes], timeout: float | None = None) -> tuple[bytes, bytes]:
     """Wait until a process has exited; return what it has written to the pipes stdout and stderr.
 
     Unlike :meth:`Popen.communicate`, this function does not wait for end of file: a child that
     another thread has forked may keep the pipes open until it exits.
+
+    :param timeout: the timeout in seconds; ``None`` for no timeout.
+    :raises TimeoutExpired: the process did not exit in time, and was killed.
     """
+    deadline = deadline_after(timeout)
     assert process.stdout is not None
     assert process.stderr is not None
     found = {process.stdout.fileno(): b"", process.stderr.fileno(): b""}
@@ -784,8 +788,12 @@ def read_until_exit(process: Popen[bytes]) -> tuple[bytes, bytes]:
                 unread.remove(fd)
         if not ready and has_ended:
             break
+        left = seconds_left(deadline)
+        if timeout is not None and not left:
+            process._end()
+            raise TimeoutExpired(process.args, timeout)
         if not ready:
-            wait_readable(process.pidfd, *unread)
+            wait_readable(process.pidfd, *unread, timeout=left)
     process.wait()
     stdout, stderr = found.values()
     return stdout, stderr

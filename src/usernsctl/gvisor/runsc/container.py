@@ -8,8 +8,14 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from usernsctl.commands.popen import DEVNULL, PIPE, TimeoutExpired
-from usernsctl.commands.popen import run as run_command
+from usernsctl._system.descriptors import deadline_after, seconds_left
+from usernsctl.commands.popen import (
+    DEVNULL,
+    PIPE,
+    TimeoutExpired,
+    read_until_exit,
+    start_within,
+)
 from usernsctl.errors import LimitError, NamespaceError, RunscError, SandboxEndedError
 from usernsctl.gvisor.result import Reason, Result
 
@@ -105,7 +111,9 @@ def query(life: Container, id: str, *argv: str, seconds: float | None = None) ->
     try:
         with life.runsc(*argv) as (command, options), raise_if_ended(life, id):
             options |= {"stdin": DEVNULL, "stdout": PIPE, "stderr": PIPE}
-            done = run_command(command, **options, text=True, timeout=limit)
+            deadline = deadline_after(limit)
+            with start_within(limit, command, **options) as process:
+                stdout, stderr = read_until_exit(process, seconds_left(deadline))
     except SandboxEndedError:
         return None
     except TimeoutExpired:
@@ -115,11 +123,11 @@ def query(life: Container, id: str, *argv: str, seconds: float | None = None) ->
             errno=errno.ETIMEDOUT,
             remedy="end the sandbox by kill() or close(), which do not wait for runsc",
         ) from None
-    if done.returncode == 0:
-        return str(done.stdout)
+    if process.returncode == 0:
+        return stdout.decode()
     if life.ends_within(ENDING_SECONDS):
         return None
-    raise RunscError(_last_line(done.stderr), step="runsc")
+    raise RunscError(_last_line(stderr.decode(errors="replace")), step="runsc")
 
 
 def _last_line(text: str) -> str:
