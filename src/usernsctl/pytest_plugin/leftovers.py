@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,13 +23,36 @@ def take_back(item: pytest.Item) -> None:
     may not.
     """
     mark, path = wanted(item), getattr(item, "funcargs", {}).get("tmp_path")
-    if mark is not None and isinstance(path, Path) and any(_foreign(path, os.geteuid())):
+    if mark is not None and isinstance(path, Path) and _has_foreign(path):
         _take_back_inside(path, mark.idmap)
 
 
-def _foreign(path: Path, uid: int) -> Iterator[tuple[int, str]]:
-    """Yield directory descriptor and name of each file below `path` whose owner is not `uid`."""
-    for _, directories, files, fd in os.fwalk(path):
+def _has_foreign(path: Path) -> bool:
+    """Return whether `path`, or a file below, belongs to another user, or may do so.
+
+    Only root in the namespace can read a directory whose permissions the test has removed.
+    """
+    unreadable: list[OSError] = []
+    try:
+        return any(_foreign(path, os.geteuid(), unreadable.append)) or bool(unreadable)
+    except FileNotFoundError:  # The test has removed `path`.
+        return False
+    except PermissionError:
+        return True
+
+
+def _foreign(
+    path: Path, uid: int, onerror: Callable[[OSError], object] | None = None
+) -> Iterator[tuple[int | None, str]]:
+    """Yield directory descriptor and name of `path` and of each file below not owned by `uid`.
+
+    :param onerror: a function that is called with the error of each unreadable directory below
+        `path`.
+    :raises OSError: `path` can't be read.
+    """
+    if os.stat(path, follow_symlinks=False).st_uid != uid:
+        yield None, os.fspath(path)
+    for _, directories, files, fd in os.fwalk(path, onerror=onerror):
         for name in (*directories, *files):
             with contextlib.suppress(FileNotFoundError):
                 if os.stat(name, dir_fd=fd, follow_symlinks=False).st_uid != uid:

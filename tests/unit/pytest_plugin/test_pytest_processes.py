@@ -397,3 +397,43 @@ def test_files_of_other_users_left_by_a_test_can_be_deleted(
     result.assert_outcomes(passed=1)
     result.stdout.no_fnmatch_line("*rm_rf*")
     assert len([*base.iterdir()]) <= 2
+
+
+CHANGES_DIRECTORY = """
+    import os, shutil
+    import pytest
+
+    @pytest.mark.userns(map="auto")
+    @pytest.mark.parametrize("how", ["chown", "chmod", "chmod below", "remove", "replace"])
+    def test_changes(tmp_path, how):
+        below = tmp_path / "below" / "foreign"
+        below.mkdir(parents=True)
+        (below / "file").write_text("kept")
+        os.chown(below, 3, 3)
+        os.chmod(below, 0o700)
+        if how == "chown":
+            os.chown(tmp_path, 3, 3)
+        elif how == "chmod":
+            os.chmod(tmp_path, 0)
+        elif how == "chmod below":
+            os.chmod(below.parent, 0)
+        else:
+            shutil.rmtree(tmp_path)
+        if how == "replace":
+            tmp_path.symlink_to("/etc")
+"""
+
+
+@pytest.mark.userns_requires("subid")
+def test_a_test_may_change_the_directory_tmp_path_itself(
+    session: pytest.Pytester, tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    session.makepyfile(CHANGES_DIRECTORY)
+    result = session.runpytest_subprocess(f"--basetemp={base}")
+    result.assert_outcomes(passed=5)
+    # Check that a second pytest session can delete the files that the first session has left.
+    session.makepyfile("def test_nothing(tmp_path): pass")
+    result = session.runpytest_subprocess(f"--basetemp={base}")
+    result.assert_outcomes(passed=1)
+    result.stdout.no_fnmatch_line("*rm_rf*")
