@@ -57,6 +57,8 @@ class _Output(io.FileIO):
 def _replace_stdout() -> None:
     """Replace sys.stdout with a file object that writes all output or raises OSError.
 
+    The file object escapes characters that its encoding lacks, for example in a path.
+
     With PYTHONUNBUFFERED, Python's own sys.stdout ignores that write(2) may write only a part of
     the output (io.RawIOBase.write()), for example because the reader closes the pipe meanwhile.
     """
@@ -66,7 +68,7 @@ def _replace_stdout() -> None:
         sys.stdout = io.TextIOWrapper(
             io.BufferedWriter(_Output(out.fileno(), "w", closefd=False)),
             out.encoding,
-            out.errors,
+            "backslashreplace",
             line_buffering=out.line_buffering or isinstance(out.buffer, io.FileIO),
         )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from usernsctl import _core
 from usernsctl.cli.parser import Parser, integer
-from usernsctl.cli.terminal import can_draw, tolerate_any_text
+from usernsctl.cli.terminal import can_draw
 from usernsctl.errors import UsernsError
 
 if TYPE_CHECKING:
@@ -69,7 +69,6 @@ def examine(form: str | None, no_runsc: bool, purpose: Purpose, seconds: int) ->
             vars(select).pop(name, None)
     from usernsctl import doctor
 
-    tolerate_any_text()
     report, needs = doctor.examine(purpose, runsc=not no_runsc, seconds=seconds)
     if form == "json":
         from usernsctl.doctor.render import as_json

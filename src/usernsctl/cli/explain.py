@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from usernsctl._text import say
 from usernsctl.cli.parser import Parser
-from usernsctl.cli.terminal import tolerate_any_text
 from usernsctl.errors import UsernsError
 from usernsctl.explain.logs import printable
 from usernsctl.explain.printing import wrapped
@@ -82,7 +81,6 @@ def explain(file: str | None, debug_log: str | None, no_probe: bool, as_json: bo
     report = None
     if explanation.recognised and not no_probe:
         explanation, report = _probe(explanation)
-    tolerate_any_text()
     if as_json:
         print(json.dumps(_as_json(explanation, report, logged), indent=2))
     else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import io
 import locale
 import os
 import sys
@@ -21,12 +20,6 @@ def can_draw() -> bool:
     # sys.stdout is None if standard output is closed.
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     return is_terminal and importlib.util.find_spec("rich") is not None
-
-
-def tolerate_any_text() -> None:
-    """Make standard output escape characters that its encoding lacks, for example in a path."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def is_utf8() -> bool:

@@ -106,6 +106,27 @@ def test_errors_with_full_standard_error_exit_with_125(
     assert done.returncode == 125
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["docker-args", "--seccomp", "\u2603.json"], "seccomp=\\u2603.json"),
+        (
+            ["bundle", "init", "\u2603", "--rootfs", "/", "--", "true"],
+            "\\u2603/config.json: written",
+        ),
+    ],
+    ids=["docker-args", "bundle"],
+)
+def test_characters_that_the_encoding_lacks_are_escaped(
+    usernsctl: Program, tmp_path: Path, words: list[str], expected: str
+) -> None:
+    (tmp_path / "\u2603").mkdir()
+    env = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    done = usernsctl(*words, cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stderr
+    assert expected in done.stdout
+
+
 def test_closed_standard_output_is_not_an_error(usernsctl: Program) -> None:
     for words in ("plan -r", "--help", "doctor --for range --no-runsc"):
         done = subprocess.run(
