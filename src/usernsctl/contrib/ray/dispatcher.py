@@ -172,7 +172,13 @@ class Dispatcher:
                 self._start_actor()
             while not self._is_closing:
                 event = self._next_event()
-                self._check_connection()
+                try:
+                    self._check_connection()
+                except NodeLostError:
+                    # Put the event back for the loop below: the event may queue a task, whose
+                    # future would stay pending.
+                    self._events.put(event)
+                    raise
                 event()
                 self._start_delayed()
                 self._check_deadlines()
