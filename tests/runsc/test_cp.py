@@ -66,6 +66,10 @@ def test_cp_copies_a_tree_in_and_out(box: un.Sandbox, cp: Call, tmp_path: Path) 
     again = cp("box:/tmp/new/tree", "back")
     assert_success(again)
     assert (tmp_path / "back" / "tree" / "sub" / "file").read_text() == "changed"
+    # The copy gets the name of the directory "tree", not of the path's last component.
+    (tmp_path / "dir").mkdir()
+    assert_success(cp("box:/tmp/new/tree/.", "dir"))
+    assert (tmp_path / "dir" / "tree" / "sub" / "file").read_text() == "changed"
 
 
 def test_cp_prints_skipped_files(box: un.Sandbox, cp: Call, tmp_path: Path) -> None:

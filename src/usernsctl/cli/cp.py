@@ -127,7 +127,8 @@ def copy(
             report = _put_into(put, path, os.path.basename(os.path.abspath(source)), parents)
         else:
             if os.path.isdir(destination):
-                destination = os.path.join(destination, os.path.basename(path.rstrip("/")))
+                name = os.path.basename(os.path.normpath(path))
+                destination = os.path.join(destination, name)
             report = box.get(
                 path,
                 destination,
