@@ -33,18 +33,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        _redirect_to_null(1)
-        _redirect_to_null(2)
+        redirect_to_null(1)
+        redirect_to_null(2)
         return 128 + signal.SIGPIPE
     except OSError as error:
-        _redirect_to_null(1)
+        redirect_to_null(1)
         where = error.filename
         from usernsctl._text import say
 
         try:
             say(f"usernsctl: {where}: {error.strerror}" if where else f"usernsctl: {error}")
         except OSError:
-            _redirect_to_null(2)
+            redirect_to_null(2)
         return 125
 
 
@@ -59,7 +59,13 @@ def _call_and_flush(argv: list[str]) -> int:
         known = _named(error)
         if known is None:
             raise
-        print_error(known)
+        try:
+            print_error(known)
+        except BrokenPipeError:
+            raise
+        except OSError:
+            # The exit status still tells the caller what failed.
+            redirect_to_null(2)
         return known.exit_status
 
 
@@ -194,7 +200,7 @@ def version() -> str:
     return f"usernsctl, version {_core.version()}\n"
 
 
-def _redirect_to_null(fd: int) -> None:
+def redirect_to_null(fd: int) -> None:
     """Redirect `fd`, a broken standard stream, to /dev/null, so that the flush at exit succeeds."""
     with open(os.devnull, "wb") as nothing:
         os.dup2(nothing.fileno(), fd)
