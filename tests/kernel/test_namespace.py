@@ -266,8 +266,15 @@ def test_from_fd_refuses_descriptors_of_other_files() -> None:
                 Namespace.from_fd(fd)
         finally:
             os.close(fd)
-    with pytest.raises(un.NamespaceError, match="is not a user namespace"):
-        Namespace.from_fd(99999)
+    for fd in (99999, -1, 1 << 31):
+        with pytest.raises(un.NamespaceError, match="is not a user namespace"):
+            Namespace.from_fd(fd)
+
+
+@pytest.mark.parametrize("pid", ["1", "1/../self", None, 1.0, True])
+def test_from_pid_refuses_anything_but_numbers(pid: Any) -> None:
+    with pytest.raises(TypeError, match="pid must be a number"):
+        Namespace.from_pid(pid)
 
 
 @pytest.mark.parametrize("options", [["-r"], ["-c"], ["--map-user=7", "--map-group=8"], ["-U"]])

@@ -134,9 +134,12 @@ class Namespace(Closing):
         gid 0. If setgroups(2) is permitted, commands have no supplementary groups.
 
         :param pid: the pid of the process in the caller's PID namespace.
+        :raises TypeError: `pid` is not a number.
         :raises NamespaceError: no process has that pid, the process's user namespace is not a
             descendant of the caller's, or the caller may not open the process's namespaces.
         """
+        if isinstance(pid, bool) or not isinstance(pid, int):
+            raise TypeError(f"pid must be a number, not {pid!r}")
         directory: list[int] = []
         try:
             with _reported(f"process {pid}"):
@@ -166,11 +169,12 @@ class Namespace(Closing):
 
         :param fd: a descriptor of /proc/PID/ns/user, or a descriptor from ioctl_nsfs(2). The
             descriptor is duplicated, so the caller must still close it.
+        :raises TypeError: `fd` is neither a number nor an object with a descriptor.
         :raises NamespaceError: `fd` is not a descriptor of a user namespace.
         """
         try:
             kind = fcntl.ioctl(fd, _NS_GET_NSTYPE)
-        except OSError:
+        except (OSError, ValueError, OverflowError):  # `fd` is no file of nsfs, negative, or huge.
             kind = 0
         if kind != _CLONE_NEWUSER:
             raise NamespaceError(
