@@ -418,6 +418,21 @@ def test_rejected_sandbox_leaves_no_ttl_behind(factory: FakeFactory) -> None:
         pool.release(waiter)
 
 
+def test_leases_that_do_not_begin_are_not_counted(factory: FakeFactory) -> None:
+    with open_keeper(factory) as pool:
+        for undo in (pool.abandon, lambda waiter: pool.reject(waiter, ValueError("it is sick"))):
+            notified = threading.Semaphore(0)
+            waiter = Waiter[FakeSandbox](notified.release)
+            waiter.since -= 1000
+            pool.enqueue(waiter)
+            assert notified.acquire(timeout=PATIENCE)
+            undo(waiter)
+        assert notified.acquire(timeout=PATIENCE)
+        assert pool.stats.acquired == 1
+        assert 1000 <= pool.stats.waited < 1000 + PATIENCE
+        pool.release(waiter)
+
+
 def test_expired_lease_is_not_counted_as_failure(factory: FakeFactory) -> None:
     factory.dirty = ValueError("it was killed")
     with open_keeper(factory, max_uses=9) as pool:

@@ -136,6 +136,7 @@ class Waiter(Generic[_T]):
 
     :ivar slot: the leased sandbox, or ``None``.
     :ivar failure: the exception with which the call fails, or ``None``.
+    :ivar waited: how long the call has waited for :attr:`slot`, in seconds.
     :ivar is_last: whether this is the last lease of the sandbox.
     :ivar ttl: the time limit of the lease, in seconds; infinity means no limit.
     :ivar end: the deadline of the lease, as a :func:`time.monotonic` time; infinity until the time
@@ -154,6 +155,7 @@ class Waiter(Generic[_T]):
         self.since: float = time.monotonic()
         self.slot: Slot[_T] | None = None
         self.failure: BaseException | None = None
+        self.waited: float = 0.0
         self.is_last = False
         self.ttl: float = ttl
         self.end: float = math.inf
@@ -460,10 +462,10 @@ class Keeper(Generic[_T]):
             waiter.end, waiter.is_expired = math.inf, False
             self._leased[waiter] = slot
             self._last_lease = time.monotonic()
-            waited = self._last_lease - waiter.since
+            waiter.waited = self._last_lease - waiter.since
             self._acquired += 1
-            self._waited += waited
-            self._longest_wait = max(self._longest_wait, waited)
+            self._waited += waiter.waited
+            self._longest_wait = max(self._longest_wait, waiter.waited)
             self._to_notify.append(waiter)
 
     # Handlers of messages.
@@ -490,7 +492,7 @@ class Keeper(Generic[_T]):
             self._queue.remove(waiter)
         slot = self._leased.pop(waiter, None)
         if slot is not None:
-            self._acquired -= 1
+            self._forget_lease(waiter)
             slot.uses -= 1
             if waiter.is_expired:
                 self._end_in_background([slot])
@@ -505,7 +507,7 @@ class Keeper(Generic[_T]):
             # other sandbox.
             self._fail([waiter], Closed())
             return
-        self._acquired -= 1
+        self._forget_lease(waiter)
         self._end_in_background([slot])
         self._note_failure(error)
         waiter.rejections += 1
@@ -513,6 +515,11 @@ class Keeper(Generic[_T]):
             self._queue.appendleft(waiter)
         else:
             self._fail([waiter], error)
+
+    def _forget_lease(self, waiter: Waiter[_T]) -> None:
+        """Remove a lease that has not begun from the counters."""
+        self._acquired -= 1
+        self._waited -= waiter.waited
 
     def _on_release(self, waiter: Waiter[_T]) -> None:
         slot = self._leased.pop(waiter, None)
