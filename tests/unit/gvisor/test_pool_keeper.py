@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import gc
+import pickle
 import random
 import threading
 import time
@@ -431,6 +433,17 @@ def test_leases_that_do_not_begin_are_not_counted(factory: FakeFactory) -> None:
         assert pool.stats.acquired == 1
         assert 1000 <= pool.stats.waited < 1000 + PATIENCE
         pool.release(waiter)
+
+
+@pytest.mark.parametrize("how", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_a_lease_can_not_be_pickled_or_copied(factory: FakeFactory, how: Any) -> None:
+    with open_keeper(factory) as pool:
+        leased = lease(pool)
+        with leased as one:
+            with pytest.raises(TypeError, match="a lease can't be copied or pickled"):
+                how(leased)
+            gc.collect()
+            assert one.log == []
 
 
 def test_expired_lease_is_not_counted_as_failure(factory: FakeFactory) -> None:

@@ -299,6 +299,10 @@ class _Lease(Generic[_T]):
             self._is_released = True
             self._is_leased = False
 
+    def __reduce__(self) -> NoReturn:
+        # The finaliser of a copy would end the lease.
+        raise TypeError("a lease can't be copied or pickled: call acquire again")
+
     def __del__(self) -> None:
         if self._is_leased:
             self._release()
