@@ -67,6 +67,18 @@ def test_a_timeout_returns_the_output_so_far(api: Any, call: str) -> None:
     assert caught.value.cmd == script
 
 
+def test_run_kills_the_command_if_started_raises() -> None:
+    seen: list[usernsctl.Popen[Any]] = []
+
+    def fail(process: usernsctl.Popen[Any]) -> None:
+        seen.append(process)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        usernsctl.run(["sleep", "1000"], started=fail)
+    assert seen[0].returncode == -signal.SIGKILL
+
+
 def test_a_wait_that_times_out_does_not_kill(api: Any) -> None:
     with api.Popen(WAITER, stdout=api.PIPE, text=True) as process:
         read_ready(process.stdout)

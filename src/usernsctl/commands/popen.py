@@ -687,7 +687,7 @@ def run(
         ``None``.
     :param bool check: whether to raise :class:`CalledProcessError` for an exit status other than 0.
     :param started: a function that is called with the :class:`Popen` of the command once the
-        command runs.
+        command runs. If the function raises an exception, the command is killed.
     :param arguments: the arguments of :class:`Popen`.
     :returns: the exit status of the command, or -N if signal N killed the command, and the output.
     :raises TimeoutExpired: the command took more than `timeout` seconds, and was killed.
@@ -700,7 +700,12 @@ def run(
     choose_pipes(arguments, input, capture_output)
     deadline = deadline_after(timeout)
     with start_within(timeout, args, bufsize, *positional, **arguments) as process:
-        started(process)
+        try:
+            started(process)
+        except BaseException:
+            # Kill the command, because the `with` statement would wait for its exit.
+            process.kill()
+            raise
         try:
             stdout, stderr = communicate(process, input, seconds_left(deadline))
         except TimeoutExpired as expired:
