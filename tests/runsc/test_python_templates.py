@@ -276,3 +276,12 @@ def test_interpreter_that_hangs_or_exits_after_restore_raises(host: un.SandboxHo
 def test_invalid_arguments_raise(host: un.SandboxHost, options: Any, kind: type) -> None:
     with pytest.raises(kind):
         host.python_template(**options)
+
+
+def test_texts_about_a_template_omit_the_interpreter_program(
+    host: un.SandboxHost, template: un.PythonTemplate
+) -> None:
+    assert repr(template) == "<PythonTemplate ['python3']>"
+    with pytest.raises(un.TimeoutExpired) as late:
+        host.python_template(code="import time; time.sleep(1000)", timeout=0.01)
+    assert (late.value.cmd, late.value.timeout) == (("python3",), 0.01)

@@ -97,7 +97,11 @@ class PythonTemplate(Template):
             wanted = Wanted(
                 kind="python", args=argv, stdin=theirs, wait=_wait_until_loaded(ours), **given
             )
-            made, image = create(host, wanted)
+            try:
+                made, image = create(host, wanted)
+            except TimeoutExpired as expired:
+                # Omit the interpreter's arguments, which are the text of interpreter.py.
+                raise TimeoutExpired(argv[:1], expired.timeout) from expired.__cause__
         return cls(Parts(host=host, record=made, image=image, config=made.config))
 
     def start(self, args: Args = (), **options: Unpack[PythonStartOptions]) -> Sandbox:

@@ -294,8 +294,11 @@ class Template(ClosingMixin):
             parts.host.close()
 
     def __repr__(self) -> str:
-        args = list(self._made.record.args)
-        return f"<Template {args}{': closed' if self._is_closed else ''}>"
+        made = self._made.record
+        # Of the command of a PythonTemplate, show only the interpreter, because the arguments are
+        # the text of interpreter.py.
+        args = list(made.args[:1] if made.kind == "python" else made.args)
+        return f"<{type(self).__name__} {args}{': closed' if self._is_closed else ''}>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
