@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -139,6 +140,21 @@ def test_streams_can_be_files_or_devnull(api: Any, tmp_path: Path) -> None:
     assert (merged.stdout, merged.stderr) == ("out\nerr\n", None)
     silent = api.run(FAIL, stdout=api.DEVNULL, stderr=api.PIPE, text=True)
     assert (silent.stdout, silent.stderr) == (None, "err\n")
+
+
+@pytest.mark.parametrize("stream", ["stdin", "stdout", "stderr"])
+def test_invalid_streams_raise(stream: str) -> None:
+    closed = socket.socket()
+    closed.close()
+    for invalid in (closed, -5, 1 << 31):
+        with pytest.raises(ValueError, match=f"{stream}: -?[0-9]+ is not a descriptor"):
+            usernsctl.run(["true"], **{stream: invalid})
+    if stream != "stderr":
+        with pytest.raises(ValueError, match="STDOUT can only be used for stderr"):
+            usernsctl.run(["true"], **{stream: usernsctl.STDOUT})
+    for call in (usernsctl.run, usernsctl.spawn):
+        with pytest.raises(TypeError, match=f"{stream} must be an open file"):
+            call(["true"], **{stream: "file"})
 
 
 def test_pipes_pass_lines_back_and_forth(api: Any) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import EXIT_SECONDS
+from conftest import EXIT_SECONDS, open_descriptors
 from processes import wait_until_gone
 
 import usernsctl as un
@@ -276,6 +277,25 @@ def test_interpreter_that_hangs_or_exits_after_restore_raises(host: un.SandboxHo
 def test_invalid_arguments_raise(host: un.SandboxHost, options: Any, kind: type) -> None:
     with pytest.raises(kind):
         host.python_template(**options)
+
+
+def test_failed_start_closes_its_pipes(template: un.PythonTemplate) -> None:
+    streams: Any = {"stdin": un.PIPE, "stdout": un.PIPE, "stderr": un.PIPE}
+    before = open_descriptors()
+    with pytest.raises(un.CommandNotFoundError) as missing:
+        template.start(["-c", ""], cwd="/no/such", **streams)
+    with pytest.raises(ValueError, match="stderr: -1 is not a descriptor") as invalid:
+        template.start(["-c", ""], **streams | {"stderr": closed_socket()})
+    # The tracebacks of the errors refer to the files.
+    assert missing.tb is not None
+    assert invalid.tb is not None
+    assert open_descriptors() == before
+
+
+def closed_socket() -> socket.socket:
+    made = socket.socket()
+    made.close()
+    return made
 
 
 def test_texts_about_a_template_omit_the_interpreter_program(

@@ -10,6 +10,7 @@ import math
 import os
 import pickle
 import resource
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -331,6 +332,22 @@ def test_bind_accepts_path_objects() -> None:
 def test_closed_descriptor_as_stdout_raises(host: un.SandboxHost) -> None:
     with pytest.raises(un.CommandError, match="stdout"):
         host.start(["true"], stdout=999)
+
+
+@pytest.mark.parametrize("stream", ["stdin", "stdout", "stderr"])
+def test_invalid_streams_raise(host: un.SandboxHost, box: un.Sandbox, stream: str) -> None:
+    closed = socket.socket()
+    closed.close()
+    for invalid in (-5, 1 << 31, *([un.STDOUT] if stream != "stderr" else [])):
+        for call in (host.start, box.run, box.popen):
+            with pytest.raises(ValueError, match=stream):
+                call(["true"], **{stream: invalid})
+    # The command must not inherit the caller's own stream.
+    for call in (box.run, box.popen):
+        with pytest.raises(ValueError, match=f"{stream}: -1 is not a descriptor"):
+            call(["true"], **{stream: closed})
+    with pytest.raises(un.CommandError, match=f"{stream}: Bad file descriptor"):
+        host.start(["true"], **{stream: closed})
 
 
 def test_start_at_the_descriptor_limit_leaks_nothing(host: un.SandboxHost) -> None:

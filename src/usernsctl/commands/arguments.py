@@ -30,6 +30,8 @@ class HasFileno(Protocol):
 #: STDOUT (only for stderr), or None for the caller's own stream.
 Stream = HasFileno | int | None
 
+_SPECIAL = (PIPE, STDOUT, DEVNULL)
+
 _INHERITED = -1  # In struct un_spawn, -1 stands for the caller's own stream.
 
 #: The arguments that request text streams if they are true.
@@ -238,6 +240,7 @@ def stdio(**streams: Stream) -> Iterator[tuple[int, ...]]:
     """Yield the descriptors for the standard streams; -1 stands for the caller's own stream.
 
     :param streams: the arguments for the streams, keyed by the stream's name.
+    :raises TypeError: an argument has no descriptor.
     :raises ValueError: an argument is PIPE or STDOUT, or is not a descriptor.
     """
     with contextlib.ExitStack() as opened:
@@ -258,10 +261,41 @@ def _stream(name: str, wanted: Stream) -> int:
     for word, number in (("PIPE", PIPE), ("STDOUT", STDOUT)):
         if wanted == number:
             raise ValueError(f"{name}={word} is not supported by spawn(): use Popen")
-    fd = wanted if isinstance(wanted, int) else wanted.fileno()
+    return descriptor_of(name, wanted)
+
+
+def descriptor_of(name: str, wanted: Any) -> int:
+    """Return the descriptor of `wanted`, the argument for the standard stream `name`.
+
+    :raises TypeError: `wanted` has no descriptor.
+    :raises ValueError: the descriptor is negative, such as that of a closed socket, or too large.
+    """
+    if not isinstance(wanted, int) and not hasattr(wanted, "fileno"):
+        raise TypeError(
+            f"{name} must be an open file, a descriptor, PIPE or DEVNULL, not {wanted!r}"
+        )
+    fd: int = wanted if isinstance(wanted, int) else wanted.fileno()
     if not 0 <= fd <= _MAX_FD:
         raise ValueError(f"{name}: {fd} is not a descriptor; None stands for the caller's own")
     return fd
+
+
+def check_streams(**streams: Any) -> None:
+    """Check the arguments for standard streams of a Popen.
+
+    subprocess treats the descriptor -1 of a closed socket like ``None``, so the command would
+    inherit the caller's own stream.
+
+    :param streams: the arguments for the streams, keyed by the stream's name.
+    :raises TypeError: an argument has no descriptor.
+    :raises ValueError: an argument is not a descriptor, or is STDOUT for another stream than
+        stderr.
+    """
+    for name, wanted in streams.items():
+        if isinstance(wanted, int) and wanted == STDOUT and name != "stderr":
+            raise ValueError(f"{name}: STDOUT can only be used for stderr")
+        if wanted is not None and not (isinstance(wanted, int) and wanted in _SPECIAL):
+            descriptor_of(name, wanted)
 
 
 @contextlib.contextmanager

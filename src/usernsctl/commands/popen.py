@@ -35,6 +35,7 @@ from usernsctl.commands.arguments import (
     StrOrBytesPath,
     check_ids,
     check_keywords,
+    check_streams,
     check_timeout,
     descriptors,
     encoded_path,
@@ -391,8 +392,9 @@ class Popen(Collected[AnyStr]):
     # stream without a pipe. Empty until the pipes are created.
     _ends: tuple[int, ...] = ()
 
-    def _get_handles(self, *streams: Any) -> tuple[int, ...]:
-        made: tuple[int, ...] = super()._get_handles(*streams)  # type: ignore[misc]
+    def _get_handles(self, stdin: Any, stdout: Any, stderr: Any) -> tuple[int, ...]:
+        check_streams(stdin=stdin, stdout=stdout, stderr=stderr)
+        made: tuple[int, ...] = super()._get_handles(stdin, stdout, stderr)  # type: ignore[misc]
         p2cwrite, c2pread, errread = made[1], made[2], made[4]
         self._ends = p2cwrite, c2pread, errread
         return made

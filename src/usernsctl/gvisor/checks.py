@@ -258,11 +258,12 @@ def stream(name: str, given: Any) -> None:
     """Check that `given` is a standard stream of a type that subprocess accepts.
 
     :raises TypeError: `given` has the wrong type, such as a path.
+    :raises ValueError: `given` is a number that is not a descriptor.
     """
-    if given is not None and not isinstance(given, int) and not hasattr(given, "fileno"):
-        raise TypeError(
-            f"{name} must be an open file, a descriptor, PIPE or DEVNULL, not {given!r}"
-        )
+    if isinstance(given, int) or not hasattr(given, "fileno"):
+        from usernsctl.commands.arguments import check_streams
+
+        check_streams(**{name: given})
 
 
 def check_no_command(**options: Any) -> None:
@@ -287,8 +288,8 @@ def check_streams(
 
     :param has_command: whether the sandbox has a first command.
     :raises TypeError: an argument can't be a standard stream.
-    :raises ValueError: `terminal` and a standard stream are both set, or `terminal` or a standard
-        stream is set without a first command.
+    :raises ValueError: a number is not a descriptor, `terminal` and a standard stream are both set,
+        or `terminal` or a standard stream is set without a first command.
     """
     if not has_command:
         check_no_command(terminal=terminal, stdin=stdin, stdout=stdout, stderr=stderr)

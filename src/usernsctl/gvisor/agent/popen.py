@@ -24,7 +24,7 @@ from usernsctl._system.descriptors import (
     socket_pair,
     wait_readable,
 )
-from usernsctl.commands.arguments import Args, ChildArguments, StrOrBytesPath
+from usernsctl.commands.arguments import Args, ChildArguments, StrOrBytesPath, check_streams
 from usernsctl.commands.popen import drop_streams
 from usernsctl.errors import CommandError, RunscError, UsernsError
 from usernsctl.gvisor import checks
@@ -191,6 +191,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         # The command is not trusted, so it inherits standard input only if the caller passes
         # stdin=None.
         arguments.setdefault("stdin", DEVNULL)
+        check_streams(**{name: arguments.get(name) for name in ("stdin", "stdout", "stderr")})
         self._absent_streams = closed_streams() | _take_nulls(arguments)
         try:
             self._activity = place.begin()

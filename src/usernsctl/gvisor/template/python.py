@@ -23,7 +23,14 @@ from usernsctl._system.descriptors import (
     wait_readable,
 )
 from usernsctl._system.paths import check_path
-from usernsctl.commands.arguments import Args, Stream, StrOrBytesPath, check_keywords, check_timeout
+from usernsctl.commands.arguments import (
+    Args,
+    Stream,
+    StrOrBytesPath,
+    check_keywords,
+    check_timeout,
+    descriptor_of,
+)
 from usernsctl.commands.async_start import start_in_executor
 from usernsctl.commands.popen import DEVNULL, PIPE, STDOUT, TimeoutExpired
 from usernsctl.errors import RunscError, UsernsError
@@ -271,6 +278,8 @@ def _hand_over(
         Streams(closed) as given,
     ):
         own: dict[str, Any] = {}
+        # Close the caller's ends of the pipes if the program is not started.
+        pipes.callback(_close_all, own)
         for name, stream in zip(("stdin", "stdout", "stderr"), streams, strict=True):
             if name == "stderr" and stream == STDOUT:
                 given.fds.append(given.fds[1])
@@ -299,6 +308,11 @@ def _hand_over(
         own.clear()
 
 
+def _close_all(files: Mapping[str, Any]) -> None:
+    for file in files.values():
+        file.close()
+
+
 def _add(
     given: Streams, name: str, stream: Any, own: dict[str, Any], pipes: contextlib.ExitStack
 ) -> None:
@@ -320,7 +334,7 @@ def _add(
     elif stream is None:
         given.add(-1, is_fresh=False)
     else:
-        given.add(stream if isinstance(stream, int) else stream.fileno(), is_fresh=False)
+        given.add(descriptor_of(name, stream), is_fresh=False)
 
 
 def _no_directory(cwd: str, number: Any) -> UsernsError:
