@@ -7,6 +7,7 @@
  * supplementary groups is split into arguments of 8192 gids, each of which needs at most ten digits
  * and a comma. */
 #define GROUPS_PER_ARGUMENT 8192
+/* Maximum length in bytes of a gid and the comma after it. */
 #define GROUP_LENGTH 11
 /* The kernel's maximum number of supplementary groups (NGROUPS_MAX). */
 #define GROUPS_MAX 65536

@@ -19,6 +19,7 @@
 #define BLOCK_SIZE 4096U
 /* Maximum size in bytes of a file that is read as a whole. */
 #define WHOLE_SIZE (256U << 10)
+/* Number of bytes at the beginning of a larger file that are read as a whole. */
 #define HEAD_SIZE (64U << 10)
 /* Number of blocks that are read beyond the head of a file larger than WHOLE_SIZE. */
 #define SAMPLES 64U

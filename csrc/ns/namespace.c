@@ -11,6 +11,7 @@
  * dumpable. The holder makes only one or two system calls between closing its socket and becoming
  * dumpable. */
 #define DUMPABLE_TIMEOUT_US 10000000
+/* The interval in microseconds between two checks doubles until it reaches at least this value. */
 #define LONGEST_NAP_US 1000
 
 /*

@@ -6,6 +6,7 @@
 
 /* Interval in milliseconds between checks for jobs that a signal has stopped. */
 #define SLICE_MS 200
+/* Maximum number of jobs that run at the same time. */
 #define JOBS_MAX 2
 
 static int start_job(struct un_job *job, int empty, const uint64_t *signals, struct un_error *err)

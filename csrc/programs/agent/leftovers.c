@@ -13,7 +13,9 @@
 
 /* Maximum depth to which directories are listed. /proc/sys is not as deep. */
 #define DEPTH_MAX 16
+/* Size in bytes of the buffer for the names and contents of the listed files. */
 #define TEXT_SIZE 65536
+/* Size in bytes of the buffer for the current path, with its NUL. */
 #define PATH_SIZE 1024
 
 struct list {

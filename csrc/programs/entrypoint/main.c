@@ -47,6 +47,7 @@
 /* Maximum number of elements that this program adds to the caller's arguments: 23 arguments and a
  * NULL. */
 #define OWN_WORDS_MAX 24
+/* Maximum length in bytes of the value of TERM, without the NUL. */
 #define TERM_MAX 64
 
 extern char **environ;

@@ -32,6 +32,7 @@ extern char **environ;
 /* Path of the program to start as usernsctl-child: this program, see main(). */
 #define CHILD "/proc/self/exe"
 #define READ_ONLY 1 /* MOUNT_ATTR_RDONLY in linux/mount.h */
+/* Maximum of the timeout for a step, in ms. */
 #define MOST_MS 1000000000
 
 /* A function that tries a step. `path` is a PATH argument, or NULL. Returns 0, or -1 with the error

@@ -55,8 +55,11 @@
  * in microseconds, since the last walk: the sentry can then have started only a few processes. The
  * sentry of an idle sandbox uses this time in 150 ms. */
 #define START_US 4000
+/* Maximum number of tasks that a sandbox is assumed to create in a millisecond. */
 #define TASKS_PER_MS 2
+/* Minimum time in ms until the next walk through the processes. */
 #define WALK_MS_MIN 20
+/* Maximum time in ms until a further walk is due, unless WALK_SHARE requires a longer time. */
 #define WALK_MS_MAX 2000
 /* Maximum time in ms between two walks through the process tree of an idle sandbox. */
 #define IDLE_WALK_MS 5000

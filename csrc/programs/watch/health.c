@@ -31,8 +31,11 @@
 #define VERIFIER "/.usernsctl-verify"
 /* Size in bytes of the buffer for a watcher's arguments, which usually are far shorter. */
 #define ARGS_SIZE 32768
+/* Maximum number of a watcher's arguments. */
 #define ARGS_MAX 256
+/* Size in bytes of a buffer for the content of /proc/PID/cgroup. */
 #define GROUP_SIZE 4096
+/* Maximum number of elements that compose() adds to the arguments of the command, with the NULL. */
 #define OWN_ARGS 9
 
 /* A running watcher. `proc` keeps referring to the same process, even if its pid is reused. */

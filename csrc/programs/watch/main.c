@@ -65,6 +65,7 @@
 
 /* Number of the kernel's first real-time signal, which is lower than SIGRTMIN of a libc. */
 #define REALTIME_MIN 32
+/* Timeout in ms of the command KILL or RAISE. */
 #define KILL_TIMEOUT_MS 10000
 /* Timeout in ms for the exit of gVisor's other processes after the exit of gVisor's kernel. */
 #define REAP_MS 200

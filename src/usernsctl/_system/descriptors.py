@@ -205,8 +205,8 @@ def receive(connection: socket.socket, size: int, count: int) -> tuple[bytes, li
 
     The descriptors are close-on-exec. socket.recv_fds() can't request this: it ignores its `flags`.
 
-    :raises OSError: recvmsg(2) failed; EMFILE if this process has not enough free descriptors to
-        receive all.
+    :raises OSError: recvmsg(2) failed: with EMFILE if this process has too few free descriptors for
+        those in the message.
     """
     # Import socket only here, because `usernsctl run` does not call this function.
     import socket

@@ -126,8 +126,9 @@ class Tree:
     def which(self, name: str, search: str | None) -> tuple[str | None, bool]:
         """Find the program `name` in the absolute directories of `search`, as the core does.
 
-        :returns: the path of the first executable file with this name; if no file is executable, of
-            the first file; otherwise ``None``. Second, whether the file is executable.
+        :returns: the path of the first executable file with this name; if no file with this name is
+            executable, the path of the first one; ``None`` if there is none. The second value says
+            whether the file is executable.
         """
         directories = (search or DEFAULT_PATH).split(":")
         paths = [f"{one}/{name}" for one in directories if one.startswith("/")]

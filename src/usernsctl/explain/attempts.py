@@ -41,11 +41,14 @@ _AROUND = 512
 # Maximum number of bytes to search in lines with errors and in their neighbouring lines. The rest
 # of a longer text, which is probably a log, is not searched.
 _READ_MAX = 1 << 20
+# Maximum number of different failed operations to collect.
 _KEPT_MAX = 64
 # If a line contains only an error: maximum number of preceding lines in which to search for the
 # failed operation. Headings and the position markers in Python's tracebacks are not counted.
 _BEFORE_MAX = 3
+# If more headings and empty lines than this precede the line with the error, the search ends.
 _SKIPPED_MAX = 3
+# Matches a heading such as "Caused by:", and a line of position markers.
 _SKIPPED = re.compile(rb"(?:caused by|error|reason)s?:?|[\s^~]+")
 # Matches the beginning of log lines that report no failure.
 _HARMLESS = re.compile(r"\W{0,2}(?:warn|info|debu|notice|trace)")
@@ -59,6 +62,7 @@ _NOISE = re.compile(
     r"\[[^\]]*\]|\((?:os error )?-?\w{1,7}\)"
     r"|\b\w*(?:error|exception|failure|warning|fatal|caused by|info)\b|[\d\W_]+"
 )
+# Maximum length, in characters, of the other word in the line of such an error.
 _REST_MAX = 16
 # Matches the date that Go's package log prints at the beginning of a line.
 _DATE = re.compile(r"\d{4}/\d\d/\d\d ")

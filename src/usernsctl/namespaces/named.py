@@ -36,8 +36,11 @@ STEP = "name"
 _HOLDER_NAME = "usernsctl-hold"  # UN_HOLDER_NAME in csrc/programs/exec/exec.h.
 # The process name of a holder until it changes the name to _HOLDER_NAME.
 _STARTING_NAME = "usernsctl-exec"
+# Timeout for a process to become a holder, in seconds.
 _OPEN_SECONDS = 2
+# Timeout for a killed holder to exit, in seconds.
 _END_SECONDS = 10
+# Interval between checks whether a process has become a holder, in seconds.
 _NAP_SECONDS = 0.0002
 
 

@@ -449,7 +449,7 @@ class Namespace(Closing):
 
         :param kind: ``"user"``, ``"mount"``, ``"net"``, ``"pid"``, ``"ipc"``, ``"uts"``,
             ``"cgroup"`` or ``"time"``.
-        :raises ValueError: `kind` is none of these.
+        :raises ValueError: `kind` is not one of these names.
         """
         if kind not in _core.ALL_NAMESPACES:
             known = ", ".join(_core.ALL_NAMESPACES)

@@ -33,6 +33,8 @@ MAX_ADDRESSES = 16
 _BLOCK = 64 * 1024
 # Maximum number of bytes to read from a client after an error response; see _drain().
 _MAX_DRAINED = 1024 * 1024
+# Timeout for a connection to end while the maximum number of connections is in use, and delay
+# before accept(2) is retried after an error, both in seconds.
 _FULL_SECONDS = 0.2
 
 

@@ -44,7 +44,7 @@ class Refusal:
     """The denied connections of a proxy to one target, for one reason.
 
     :ivar text: the host and port (if known) and the reason, in one line of printable characters.
-    :ivar count: the number of these connections.
+    :ivar count: the number of connections that were denied for this reason.
     """
 
     text: str

@@ -13,6 +13,7 @@ from usernsctl._system.descriptors import ClosedError, Shared
 # wait blocks the caller's event loop. The watcher's exclusive lock usually lasts some microseconds,
 # but a watcher that kills the sandbox keeps the lock until the sandbox has ended.
 _LOCK_SECONDS = 0.1
+# The interval between attempts to take the lock, in seconds.
 _LOOK_SECONDS = 0.001
 
 

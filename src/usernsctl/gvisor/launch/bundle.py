@@ -121,7 +121,7 @@ def _refuse_escapes(request: Request, bundle: oci.Bundle, config: dict[str, Any]
 
     The error lists all such entries, so that the user can read all of them before allowing any.
 
-    :raises BundleError: config.json has such entries.
+    :raises BundleError: config.json has an entry that is neither harmless nor allowed.
     """
     granted = {
         name

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 #: The environment in which ``runsc --version`` is executed.
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+# The default timeout of ``runsc --version``, in seconds.
 _SECONDS = 10.0
 # The timeout for a killed process to exit, in seconds.
 _KILL_SECONDS = 2
@@ -38,6 +39,7 @@ _NO_RESOURCE = {errno.EMFILE: "descriptor-limit", errno.EAGAIN: "process-limit"}
 
 # A pattern for the day in release-20260817.0, and in Debian's 0.0~20240729.0.
 _DAY = r"\b(20\d{6})\.\d+"
+# A pattern for the first line that ``runsc --version`` prints.
 _FIRST_LINE = r"runsc version (\S{1,100})"
 
 _CACHE = "runsc-releases.json"

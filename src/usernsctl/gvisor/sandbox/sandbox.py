@@ -784,7 +784,7 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
         is closed or released, even if the sandbox is detached and keeps running.
 
         :param args: the command and its arguments, or a string as a command without arguments.
-        :param options: the options of :class:`subprocess.Popen`, of which these differ: `stdin` is
+        :param options: the options of :class:`subprocess.Popen`, with these differences: `stdin` is
             DEVNULL by default, and ``None`` for the caller's standard input. `env` contains
             variables to set in addition to those of the sandbox. `cwd` is a path in the sandbox, by
             default ``/``. `user` is a uid and a gid in the sandbox, by default 0 and 0, or a text

@@ -251,6 +251,7 @@ class OutputReader:
 
 # The timeout for the agent and its commands to exit, in seconds.
 _GONE_SECONDS = 3
+# The interval between checks whether the agent has exited, in seconds.
 _STATE_SECONDS = 0.01
 
 # The agent's name in the output of ``runsc ps``. A process name has at most 15 bytes
