@@ -92,7 +92,7 @@ PROGRAM_LDFLAGS = [
 ]
 
 # The ways to link a program, as compiler flags, in order of preference. A static program starts in
-# less than half the time, and also runs in images with another libc or none.
+# less than half the time, and also runs in images that have another libc or no libc.
 LINK_MODES = [["-fPIE", "-static-pie"], ["-static"], ["-fPIE", "-pie"]]
 
 # The types of <sys/types.h> that the header uses. The "..." lets cffi get the size of each type

@@ -1,4 +1,4 @@
-"""Benchmark of packages that run commands, each with usernsctl and without it.
+"""Benchmark of packages that run commands, each with and without usernsctl.
 
     $(tools/environment clients)/bin/python bench/clients.py [ROUNDS]
 

@@ -95,7 +95,7 @@ def ways_to(image: str, command: list[str]) -> dict[str, list[str]]:
 def measure(engine: Engine, image: str, command: list[str], rounds: int) -> dict[str, float]:
     """Return the median of first_byte(), in seconds, for each way to run `command`, by title.
 
-    The first one is the baseline.
+    The first way is the baseline.
     """
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-bench-") as bundle:
         os.chmod(bundle, 0o755)

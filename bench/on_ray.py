@@ -6,9 +6,9 @@ The nodes are simulated: each has its own raylet, actor and two sandboxes, but a
 the host. So a task sleeps for SECONDS seconds instead of computing, as if each node had its own
 CPUs, and the throughput of n nodes is compared with n times the throughput of one node.
 
-The script also prints the CPU time per task of each component, such as the driver or the actors,
-which does not depend on the load of the host. The driver's CPU time limits how many tasks per
-second one driver can send, and so how many nodes it can serve.
+The script also prints the CPU time per task of each component, such as the driver or the actors.
+The CPU time does not depend on the load of the host. The driver's CPU time limits how many tasks
+per second one driver can send, and so how many nodes it can serve.
 
 If SVG is given, a plot is written to the file SVG.
 """

@@ -347,7 +347,7 @@ def open_descriptors() -> set[str]:
 def settled_descriptors() -> set[str]:
     """Collect garbage, then return the open descriptors.
 
-    Without that, the garbage collector could close descriptors of earlier tests between two calls
+    Otherwise, the garbage collector could close descriptors of earlier tests between two calls
     whose results a test compares.
     """
     gc.collect()

@@ -33,9 +33,9 @@ CRASH = frozenset({"log/crash w"})
 # Mounts in the command's root filesystem, through which no host file can be written.
 ROOT = words("root ro nosuid nodev, programs ro, ?hidden ro nosuid nodev, /.usernsctl-verify ro")
 # Mounts of the prepared mount namespace, in which usernsctl-watch and runsc run. The namespace
-# still contains all host files, as writable as for the caller, although both need only runsc's
-# executable. "machine ro" is usernsctl-watch's file, on a mount point over which nothing can be
-# mounted.
+# still contains all host files, as writable as for the caller, although usernsctl-watch and runsc
+# need only runsc's executable. "machine ro" is usernsctl-watch's file, on a mount point over which
+# nothing can be mounted.
 PLACE = ROOT | words(
     "caller's, scratch rw nosuid nodev, log/crash rw nosuid nodev, machine ro, ?nsfs rw"
 )

@@ -30,7 +30,7 @@ def covering(variants: Sequence[Mapping[str, Hashable]]) -> list[bool]:
 def spread(total: int, count: int) -> list[bool]:
     """Return for each of `total` variants whether it is in an evenly spaced sample of `count`.
 
-    A sample of two or more variants contains the first and the last one.
+    A sample of two or more variants contains the first and the last variant.
     """
     count = min(count, total)
     taken = {step * (total - 1) // max(count - 1, 1) for step in range(count)}

@@ -26,7 +26,7 @@ import layout
 
 TARGET = Path(__file__).parent.parent / "bench" / "coverage.json"
 BUILD = c_tests.BUILD / "coverage"
-# Arguments of pytest: for the Python tests that run in parallel, and for the others.
+# Arguments of pytest: for the Python tests that run in parallel, and for the other tests.
 TESTS = (
     ["tests/kernel", "tests/runsc", "tests/environments", f"-n{os.cpu_count()}"],
     ["tests/faults"],

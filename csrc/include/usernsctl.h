@@ -107,7 +107,7 @@ const char *un_error_reason(const struct un_error *err, char *text, size_t size)
  * from `proc` ("/proc"), and sets a cause only if a fact proves it. Call this function right after
  * the failure, in the process that failed. */
 void un_diagnose(struct un_error *err, const char *proc);
-/* Returns the exit status for an error that prevents a command from running, as shells do: 127 if
+/* Returns the exit status, as of a shell, for an error that prevents a command from running: 127 if
  * the command was not found, 126 if it could not be executed, 125 for any other error. */
 int un_exit_status(const struct un_error *err);
 
@@ -635,8 +635,8 @@ struct un_command {
 
 /* Executes a command. Returns only on failure, with -1. Async-signal-safe. */
 int un_exec(const struct un_command *command, struct un_error *err);
-/* Closes all descriptors from 3 on, except the descriptors in `keep`, on which it clears
- * close-on-exec. `keep` must be sorted and without duplicates. Async-signal-safe. */
+/* Closes all descriptors from 3 on except those in `keep`, and clears close-on-exec on the
+ * descriptors in `keep`, which must be sorted and without duplicates. Async-signal-safe. */
 int un_close_fds(const int *keep, size_t keep_count, struct un_error *err);
 
 #define UN_START_TIMEOUT_MS 30000

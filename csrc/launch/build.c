@@ -91,7 +91,7 @@ static int build_root(struct un_launch *launch, const struct un_launch_params *p
 {
     if (un_marks_draw(&launch->marks))
         return un_launch_fail_file(launch, "random", err);
-    /* Reopen the host files before the first mount, because a mount could cover one of them. */
+    /* Reopen the host files before the first mount, because a mount could cover a host file. */
     if (reopen_sources(launch, err) || un_scratch_mount(launch, err))
         return -1;
     if (!un_root_begin(launch, err) && !take_steps(launch, params, err) &&

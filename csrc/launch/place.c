@@ -185,8 +185,8 @@ static int open_up_to(struct un_launch *launch, const char *inside, bool for_run
     return un_launch_fail_file(launch, inside, err);
 }
 
-/* Creates the missing components of a path: the last one as a directory or as a file, the others as
- * directories. */
+/* Creates the missing components of a path: the last component as a directory or as a file, the
+ * others as directories. */
 static int make_missing(struct un_launch *launch, struct un_trail *trail, bool is_directory,
                         struct un_error *err)
 {

@@ -85,9 +85,9 @@ static int check_overlap(struct un_extent a, struct un_extent b, struct un_error
 
 /*
  * Checks for the faults for which the kernel returns EINVAL, because this errno does not tell one
- * fault from another: an empty map, an empty extent, ids after the last one, extents that overlap
- * inside or outside, too many extents, and a text of a page or more (user_namespaces(7), "Defining
- * user and group ID mappings").
+ * fault from another: an empty map, an empty extent, ids greater than the largest id, extents that
+ * overlap inside or outside, too many extents, and a text of a page or more (user_namespaces(7),
+ * "Defining user and group ID mappings").
  */
 int un_map_check(const struct un_map *map, uint32_t max_extents, size_t page_size,
                  struct un_error *err)

@@ -33,7 +33,7 @@ int un_start_child(struct un_start *start, const struct un_task *task, struct un
 /* A message from the child, with the descriptors that it contains. */
 struct un_received {
     struct un_message message;
-    pid_t sender; /* the sender's pid in this process's PID namespace; 0 without SO_PASSCRED */
+    pid_t sender; /* the sender's pid in this process's PID namespace; 0 if SO_PASSCRED is unset */
     int fd[UN_MESSAGE_FDS];
     size_t fd_count;
 };

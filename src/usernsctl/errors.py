@@ -101,7 +101,7 @@ class UsernsError(OSError):
 
         :meta private:
         :param what: the subject of the failure, such as a path.
-        :raises UsernsError: the block raised an :class:`OSError`.
+        :raises UsernsError: an :class:`OSError` was raised in the body of the ``with`` statement.
         """
         try:
             yield

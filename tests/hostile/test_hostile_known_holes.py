@@ -24,8 +24,8 @@ from tally import Tally
 import usernsctl as un
 from usernsctl.gvisor.runsc.find import find_runsc
 
-# Program that drops all of the user's groups. This would give access to a file whose mode denies
-# access to one of these groups and allows it to all other users.
+# Program that drops all of the user's groups. A file's mode may deny access to such a group and
+# allow access to all other users: dropping the group would then give access to the file.
 DROP_GROUPS = "import os\nos.setgroups([])"
 
 

@@ -23,7 +23,7 @@ SANDBOX = "sandbox"
 
 @contextmanager
 def opened(way: str) -> Iterator[Any]:
-    """Yield the wrapper of the API `way`, whose functions run commands by this API.
+    """Yield an object with functions that run commands by the API `way`.
 
     "subprocess" is the module itself, "fresh" the module usernsctl, "kept" an open Namespace, and
     SANDBOX a sandbox.

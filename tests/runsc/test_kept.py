@@ -98,7 +98,7 @@ class Containers:
 
     @contextlib.contextmanager
     def stopping(self, name: str) -> Iterator[None]:
-        """After the block, wait until the container is stopped and its process has been reaped.
+        """After the ``with`` block, wait until the container is stopped and its process is reaped.
 
         Until then, one runsc command may report the container as stopped, and the next as running.
         """

@@ -164,7 +164,7 @@ def pid_namespace_name(usernsctl: Program, runtime: Path) -> Iterator[str]:
     usernsctl("ns", "remove", "box")
 
 
-# Without the sleep, the sandbox may exit before runsc waits
+# In the second case, sleep first: otherwise, the sandbox may exit before runsc waits for it
 # (test_exit_status_143_is_not_reraised_as_a_signal).
 @pytest.mark.parametrize(("script", "status"), [("kill -TERM $$", -15), ("sleep 1; exit 143", 143)])
 def test_signal_in_a_pid_namespace_is_reraised_outside(

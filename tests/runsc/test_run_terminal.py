@@ -1,4 +1,4 @@
-"""Tests of commands on a terminal (job control, sizes, keys), and of launches without one."""
+"""Tests of commands on a terminal (job control, size, keys), and of launches without a terminal."""
 
 from __future__ import annotations
 

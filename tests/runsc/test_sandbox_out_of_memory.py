@@ -130,8 +130,8 @@ with un.SandboxHost() as h:
     assert is_oom(again, "RunscError"), again
     assert statuses == [-9, -9]
     assert is_oom(later, "SandboxEndedError"), later
-    # A further attach() finds no sandbox, because the first one reported the cause and then removed
-    # the record.
+    # A further attach() finds no sandbox, because the first attach() reported the cause and then
+    # removed the record.
     assert gone[1] == "no-such-sandbox"
 
 

@@ -19,7 +19,7 @@ def test_machine_has_the_expected_kernel_and_systemd() -> None:
 def test_kernel_lacks_the_apparmor_sysctl_of_ubuntu() -> None:
     """Check that the kernel lacks the sysctl that only Ubuntu's kernels have.
 
-    Without it, the cause apparmor-restricts-userns can't occur.
+    Without this sysctl, the cause apparmor-restricts-userns can't occur.
     """
     assert not Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").exists()
     features = Path("/sys/kernel/security/apparmor/features")

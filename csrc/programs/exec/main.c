@@ -92,8 +92,8 @@ static int run_exec_command(struct un_options *options, struct un_error *err)
             return report_failure(err);
         if (child > 0)
             return end_as(how.wait_status, options->reraise_signal);
-        /* With --init, set no parent-death signal for the command: un_supervise() sets one for PID
-         * 1 of the new PID namespace, whose exit kills the command. */
+        /* With --init, set no parent-death signal for the command: un_supervise() sets the signal
+         * for PID 1 of the new PID namespace, and the exit of PID 1 kills the command. */
         options->setup.pdeathsig = options->init ? 0 : options->kill_child;
         options->setup.parent_pidfd = how.parent_pidfd;
     }

@@ -89,7 +89,7 @@ static int send_listener(const struct listener *listener, int socket, struct un_
 /* Creates pasta's TAP device. The kernel removes this persistent device in the background when the
  * namespace ends. If pasta itself created the device, pasta's exit, and thus the end of the
  * sandbox, would wait for the removal. The device gets an owner, because even processes without
- * capabilities could open a device without one. */
+ * capabilities could open a device that has no owner. */
 static int make_device(struct un_error *err)
 {
     struct ifreq request = {.ifr_name = DEVICE, .ifr_flags = IFF_TAP | IFF_NO_PI};

@@ -188,8 +188,8 @@ int end_write(int fd, const struct un_end *end);
  *
  * Starts usernsctl-network, joins the network namespace that it creates, drops the capabilities
  * that are needed only to create the network, and closes the descriptors in the options UN_LISTEN
- * and UN_ACCEPT. Stores a pidfd of usernsctl-network in *keeper, or -1 without a network. The
- * network ends when this process or usernsctl-network exits. Returns 0, or -1 with the error in
+ * and UN_ACCEPT. Stores a pidfd of usernsctl-network in *keeper, or -1 if no network is created.
+ * The network ends when this process or usernsctl-network exits. Returns 0, or -1 with the error in
  * `err`.
  */
 int network_join(char ***argv, int *keeper, struct un_error *err);

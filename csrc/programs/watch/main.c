@@ -224,8 +224,8 @@ static bool must_end(struct watch_args *args, pid_t child)
            start_limit_is_over(&args->start, args->command);
 }
 
-/* Returns whether a terminating signal has arrived after the command's end, or shortly before it
- * without being delivered. */
+/* Returns whether a terminating signal came too late for the command: after its end, or so shortly
+ * before that runsc did not deliver the signal. */
 static bool is_terminated_at_end(const struct watch_args *args, const struct un_supervision *how)
 {
     return how->is_terminated_late ||

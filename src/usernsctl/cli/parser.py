@@ -167,7 +167,7 @@ class Parser(argparse.ArgumentParser):
         """Add an option.
 
         :param flags: the names of the option, or ``--on/--off`` for a pair of options. If both are
-            given, the last one counts.
+            given, the last option counts.
         :param heading: the title of the group of options under which ``--help`` lists the option.
         :param parse: a function that parses the value or raises ValueError.
         :param repeats: whether the option may be given several times; the value is then a tuple.

@@ -16,7 +16,7 @@ WIDTH = 80
 
 
 def can_draw() -> bool:
-    """Return whether standard output is a terminal, and the optional package rich is installed."""
+    """Return whether standard output is a terminal and the optional package rich is installed."""
     # sys.stdout is None if standard output is closed.
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     return is_terminal and importlib.util.find_spec("rich") is not None

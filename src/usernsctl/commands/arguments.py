@@ -104,8 +104,8 @@ class ChildArguments(NamedTuple):
     """The arguments of ``_execute_child``, a private method of subprocess.Popen.
 
     The method has the same parameters in Python 3.11 to 3.14. The ends of the pipes are
-    descriptors, or -1 without a pipe: `p2c` is the pipe from the parent to the child, `c2p` the
-    pipe from the child to the parent.
+    descriptors, or -1 if there is no pipe: `p2c` is the pipe from the parent to the child, `c2p`
+    the pipe from the child to the parent.
     """
 
     args: Args

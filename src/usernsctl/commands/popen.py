@@ -785,7 +785,8 @@ def read_until_exit(process: Popen[bytes], timeout: float | None = None) -> tupl
     found = {process.stdout.fileno(): b"", process.stderr.fileno(): b""}
     unread = {*found}
     while True:
-        # Check for the exit first, so that the pipes are empty if nothing is found afterwards.
+        # Check for the exit before reading: if the process had exited, and then no data are found,
+        # the pipes stay empty.
         has_ended = wait_readable(process.pidfd, timeout=0)
         ready = [fd for fd in unread if wait_readable(fd, timeout=0)]
         for fd in ready:

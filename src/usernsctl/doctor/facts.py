@@ -122,7 +122,8 @@ class SecurityModules:
     :ivar names: the active modules (/sys/kernel/security/lsm), or ``None`` if they are unknown.
     :ivar label: the label of this process, such as ``"docker-default (enforce)"``, or its SELinux
         context; ``None`` if it is unknown.
-    :ivar selinux_enforcing: whether SELinux is in enforcing mode; ``None`` without SELinux.
+    :ivar selinux_enforcing: whether SELinux is in enforcing mode; ``None`` if SELinux is disabled,
+        or /sys/fs/selinux is not mounted.
     :ivar landlock: the version of Landlock's ABI; 0 if the kernel lacks or denies Landlock;
         ``None`` if a seccomp filter is active: the filter may kill a process that queries the
         version. The kernel does not reveal whether Landlock confines this process.
@@ -215,7 +216,8 @@ class Subordinate:
 class Cgroup:
     """The control group of this process.
 
-    :ivar directory: the path of the cgroup's directory; ``None`` without a cgroup v2 hierarchy.
+    :ivar directory: the path of the cgroup's directory; ``None`` if no cgroup v2 hierarchy is
+        found.
     :ivar delegated: whether this process may create child cgroups.
     """
 

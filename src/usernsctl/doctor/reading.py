@@ -127,8 +127,8 @@ class Tree:
         """Find the program `name` in the absolute directories of `search`, as the core does.
 
         :returns: the path of the first executable file with this name; if no file with this name is
-            executable, the path of the first one; ``None`` if there is none. The second value says
-            whether the file is executable.
+            executable, the path of the first file; ``None`` if no such file exists. The second
+            value says whether the file is executable.
         """
         directories = (search or DEFAULT_PATH).split(":")
         paths = [f"{one}/{name}" for one in directories if one.startswith("/")]

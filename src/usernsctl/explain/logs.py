@@ -166,7 +166,7 @@ _JSON_MESSAGE = re.compile(r'"(?:msg|log|message)":\s?"((?:[^"\\]|\\.)*)"')
 
 
 def message_at(line: str, place: int) -> str:
-    """Return the JSON message around offset `place` of a line; without one, the whole line."""
+    """Return the JSON message around offset `place` of a line, or the whole line if it has none."""
     for message in _JSON_MESSAGE.finditer(line):
         if message.start() <= place < message.end():
             return _unescape(message[1])

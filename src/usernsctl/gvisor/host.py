@@ -177,10 +177,10 @@ class SandboxHost(HostBase):
             (:class:`Sandbox`).
         :param ready: when the command is ready: ``"line:TEXT"``, once the command has written the
             line TEXT to its standard output; ``"file:PATH"``, once PATH exists in the sandbox;
-            ``"port:N"``, once a process in the sandbox listens on the TCP port N. A text without
-            one of these prefixes is a path if it begins with ``/``, else a line. A function is
-            called with the sandbox, and returns when the command is ready. `ready` may be missing
-            only if `args` is ``None``.
+            ``"port:N"``, once a process in the sandbox listens on the TCP port N. A text that has
+            no such prefix is a path if it begins with ``/``, else a line. A function is called with
+            the sandbox, and returns when the command is ready. `ready` may be missing only if
+            `args` is ``None``.
         :param options: `env`, `cwd` and `user`, as for :class:`Sandbox`; `timeout`, the time limit
             of the call, in seconds, 300 by default.
         :returns: the template.

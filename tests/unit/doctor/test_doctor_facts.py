@@ -65,8 +65,7 @@ def test_facts_are_unknown_in_an_empty_tree(tmp_path: Path) -> None:
 def test_ids_and_privileges_are_read_from_proc_status(tmp_path: Path) -> None:
     facts = read(write_tree(tmp_path, {"proc/self/status": STATUS}))
     assert facts.has_proc
-    # The lines Uid and Gid of /proc/PID/status have four ids each, of which the second is
-    # effective.
+    # The lines Uid and Gid of /proc/PID/status have four ids each; the second is the effective id.
     assert (facts.ids.uid, facts.ids.gid, facts.ids.groups) == (1001, 2001, (27, 2000))
     assert facts.threads == 3
     assert facts.privileges.no_new_privs is True

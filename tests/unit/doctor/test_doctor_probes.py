@@ -138,8 +138,8 @@ def test_all_steps_share_a_deadline_that_kills_their_processes(tmp_path: Path) -
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    # Try two steps that block forever with the FIFO open. The first one's process has a child that
-    # blocks, too.
+    # Try two steps that block forever with the FIFO open. The process of the first step has a child
+    # that blocks, too.
     waits = f"import signal; held = open({str(pipe)!r}, 'w'); signal.pause()"
     forks = f"import os; os.fork(); {waits}"
     started = time.monotonic()

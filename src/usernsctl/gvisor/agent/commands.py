@@ -237,7 +237,7 @@ class AgentCache:
             return self.adopt(await self._start_async(deadline))
 
     def _is_being_started(self, but_by: int | None = None) -> bool:
-        """Return whether a thread of this process other than `but_by` is starting an agent."""
+        """Return whether a thread of this process, except `but_by`, is starting an agent."""
         process = os.getpid()
         return any(one[0] == process and one[1] != but_by for one in self._starters.copy())
 

@@ -117,7 +117,7 @@ def freeze(request: Request, caller: Mapping[str, str], later: FreezePolicy) -> 
     refuse_own(used, _STATES)
     request = with_account(request, used)
     # Choose mount points for the tmpfs so that neither the path of runsc nor its real path is below
-    # one of them: runsc is looked up by its path after the tmpfs is mounted.
+    # such a mount point: runsc is looked up by its path after the tmpfs is mounted.
     scratch = free_places([program, used.runsc.path])
     now = collect_facts(request, caller, program, used, ids, scratch=scratch)
     # Plan for any user: the launch may be performed by root, or by a user with other home

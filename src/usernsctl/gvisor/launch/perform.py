@@ -144,7 +144,7 @@ def _current_directory() -> str:
 
 
 def _files_named(words: Iterable[str], directory: str) -> list[str]:
-    """Return those of a command's arguments `words` that are paths of files on the host.
+    """Return the elements of `words`, a command's arguments, that are paths of files on the host.
 
     Relative paths refer to `directory`.
     """

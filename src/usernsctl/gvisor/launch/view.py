@@ -65,7 +65,7 @@ class PythonCall:
     """Remedies for callers of the Python package."""
 
     def show(self, source: str, destination: str = "") -> str:
-        """Return the remedy that mounts `source`: an argument `binds`."""
+        """Return the remedy that mounts `source`: the argument `binds` to pass."""
         text = f"{source}:{destination}" if destination else source
         if _is_read_as(text, Bind.shown(source, destination)):
             return f"binds=[{text!r}]"

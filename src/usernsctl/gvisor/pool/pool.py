@@ -560,8 +560,8 @@ class SandboxPool(Closing, AsyncClosing):
     ) -> AbstractAsyncContextManager[Sandbox]:
         """Lease a sandbox for an ``async with`` block: see :meth:`acquire`.
 
-        If the task is cancelled before the block is entered, the sandbox goes to the next waiter;
-        if it is cancelled in the block, the lease ends.
+        If the task is cancelled before the body of the ``async with`` statement, the sandbox goes
+        to the next waiter; if the task is cancelled in the body, the lease ends.
 
         :param timeout: how long to wait for a sandbox, in seconds; ``None`` means no limit.
         :param ttl: the time limit of the lease, as for :meth:`acquire`.

@@ -211,7 +211,7 @@ def seen_from(logs: Logs, here: str, there: str) -> Logs:
 
 
 def debug_log_files(stamp: str) -> list[str]:
-    """Return the file names of a run's debug logs; the last one is the name of the crash report."""
+    """Return the file names of a run's debug logs; the last name is that of the crash report."""
     return [f"runsc.log.{stamp}.{name}.txt" for name in (*_COMMANDS, "panic")]
 
 

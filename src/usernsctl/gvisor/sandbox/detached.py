@@ -86,7 +86,7 @@ class DetachedSandbox:
     :ivar popen: the process of usernsctl-detach, with the caller's ends of the pipes to the
         command; ``None`` if the sandbox was found by its id.
     :ivar proxy: the reader of the table of denied connections, which the proxy for the names in
-        `allow` writes; ``None`` without a proxy.
+        `allow` writes; ``None`` if the sandbox has no proxy.
     :ivar rusage: always ``None``, because only a parent that waits for a process learns its
         resource usage.
     """

@@ -104,7 +104,7 @@ class EndReport:
         return _core.oom_kills(of_machine=self._is_limited)
 
     def error(self) -> RunscError | None:
-        """Return the error that reports the reason, or ``None`` without a reason."""
+        """Return the error that reports the reason, or ``None`` if there is no reason."""
         return None if self.end is None else self.end.error("sandbox")
 
     def await_end(self, ends_within: Callable[[float], bool], *, is_gone: bool) -> None:

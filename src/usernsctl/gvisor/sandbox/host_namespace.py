@@ -202,7 +202,8 @@ class HostNamespace:
     :ivar prepared: the layout of the files in the mount namespace.
     :ivar directory: a descriptor of the directory that contains the sandboxes' directories.
     :ivar enforced: the limits of the sandboxes, or ``None``.
-    :ivar network: the path and the options of usernsctl-network; empty without a private network.
+    :ivar network: the path and the options of usernsctl-network; empty if there is no private
+        network.
     :ivar writable: the sources of the writable bind mounts.
     :ivar unremoved: the ids of the ended sandboxes whose directories could not be removed.
     """
@@ -268,7 +269,7 @@ class HostNamespace:
     def network_with(self, ports: Sequence[str]) -> tuple[str, Sequence[str]]:
         """Return a sandbox's network, and the path and the options of usernsctl-network for it.
 
-        :param ports: the options for published ports; empty without published ports.
+        :param ports: the options for published ports; empty if no ports are published.
         """
         if not ports:
             return self.request.network, self.network
@@ -278,7 +279,7 @@ class HostNamespace:
     def restrictions_with(self, ports: Sequence[str]) -> _core.Setup:
         """Return the privileges that runsc drops for a sandbox with or without published ports.
 
-        :param ports: the options for published ports; empty without published ports.
+        :param ports: the options for published ports; empty if no ports are published.
         """
         return self._restrict(makes_network=True) if ports else self.restrictions
 
@@ -301,7 +302,7 @@ class HostNamespace:
     def enforced_with(
         self, own: Mapping[str, Any] | None, *, groups: bool
     ) -> EnforcedLimits | None:
-        """Return the limits of a sandbox, each with its mechanism; ``None`` without limits.
+        """Return the limits of a sandbox, each with its mechanism; ``None`` if it has none.
 
         :param own: the limits of this sandbox. They replace those of the SandboxHost.
         :param groups: whether the sandbox may get its own cgroups.
@@ -691,7 +692,8 @@ class _HostPlan:
     :ivar is_script: whether runsc is a script, which an interpreter executes.
     :ivar several: whether more than one id is mapped.
     :ivar enforced: the limits of the sandboxes, or ``None``.
-    :ivar network: the path and the options of usernsctl-network; empty without a private network.
+    :ivar network: the path and the options of usernsctl-network; empty if there is no private
+        network.
     :ivar writable: the sources of the writable bind mounts.
     """
 

@@ -92,8 +92,8 @@ class Execution(NamedTuple):
         to JSON and back, so tuples have become lists. ``None`` if the value can't be converted to
         JSON, if the JSON is longer than `max_output`, or if Python can't parse the JSON, such as
         that of an int with more than 4300 digits.
-    :ivar text: the :func:`repr` of the value; ``None`` without a value. The middle of a long text
-        is left out.
+    :ivar text: the :func:`repr` of the value; ``None`` if there is no value. The middle of a long
+        text is left out.
     :ivar error: the exception that the code raised, or ``None``. The middle of a long text is left
         out.
     :ivar reason: ``None`` while the interpreter keeps running. Once the interpreter has exited, the

@@ -446,7 +446,8 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
     def limits(self) -> tuple[launch_limits.LimitPart, ...]:
         """The limits of the sandbox, each with the mechanism that enforces it.
 
-        The tuple is empty without limits, and for an object that :meth:`attach` returned.
+        The tuple is empty if the sandbox has no limits, and for an object that :meth:`attach`
+        returned.
         """
         self._get()
         return () if self._enforced is None else self._enforced.parts
@@ -494,17 +495,17 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
 
     @property
     def stdin(self) -> IO[bytes] | None:
-        """The caller's end of the pipe to standard input; ``None`` without ``stdin=PIPE``."""
+        """The caller's end of the pipe to standard input; ``None`` unless `stdin` was PIPE."""
         return self._stream("stdin")
 
     @property
     def stdout(self) -> IO[bytes] | None:
-        """The caller's end of the pipe from standard output; ``None`` without ``stdout=PIPE``."""
+        """The caller's end of the pipe from standard output; ``None`` unless `stdout` was PIPE."""
         return self._stream("stdout")
 
     @property
     def stderr(self) -> IO[bytes] | None:
-        """The caller's end of the pipe from standard error; ``None`` without ``stderr=PIPE``."""
+        """The caller's end of the pipe from standard error; ``None`` unless `stderr` was PIPE."""
         return self._stream("stderr")
 
     @property
@@ -512,8 +513,8 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
         """The caller's end of the command's terminal, an unbuffered binary file (pty(7)).
 
         :meth:`close` closes the file, and the command receives SIGHUP. A read fails with EIO once
-        no process in the sandbox has the other end open. The attribute is ``None`` without
-        ``terminal=True``.
+            no process in the sandbox has the other end open. The attribute is ``None`` unless the
+            sandbox was started with ``terminal=True``.
         """
         self._get()
         return self._terminal
