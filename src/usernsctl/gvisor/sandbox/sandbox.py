@@ -183,8 +183,7 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
     _is_agent_first = False
     # The ports in the argument `publish`; _start() publishes them.
     _published: tuple[PublishedPort, ...] = ()
-    # _own_limits replace the limits of the host. _enforced are the resulting limits of this
-    # sandbox, with the mechanisms that enforce them.
+    # The limits that replace the host's, and the resulting limits with their mechanisms.
     _own_limits: Mapping[str, Any] | None = None
     _enforced: launch_limits.EnforcedLimits | None = None
     # True if the sandbox has no first command, so that `idle_timeout` applies.
@@ -564,9 +563,8 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
     def result(self, timeout: float | None = None) -> Result[Any]:
         """Wait for the command to exit, and return its exit status and the reason for its exit.
 
-        The result contains no output (see :meth:`communicate`). If the sandbox was killed because
-        of a limit, this method reports the limit as the result's reason, whereas :meth:`wait`
-        raises an error.
+        The result contains no output (see :meth:`communicate`). If a limit killed the sandbox, the
+        result's reason is the limit, whereas :meth:`wait` raises an error.
 
         :param timeout: as for :meth:`wait`.
         :raises TimeoutExpired: as :meth:`wait` does.
@@ -849,8 +847,7 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
         without a first command, the new agent creates new namespaces, so that it does not share IPC
         objects, and root's changes to the loopback network, with the old agent.
 
-        Then runsc lists the remaining processes: a process may have killed the old agent, and so
-        have survived.
+        Then runsc lists the remaining processes, which may have killed the old agent.
 
         :param seconds: the timeout, in seconds.
         :raises RunscError: a process has survived, or runsc failed.
@@ -907,8 +904,7 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
             if self._own_host is not None:
                 rest.callback(self._own_host.close)
             if self._files is not None:
-                # Remove the files only after the sandbox was killed, because the removal frees the
-                # sandbox's id.
+                # Remove the files after the kill, because their removal frees the sandbox's id.
                 is_ours = os.getpid() == self._creator
                 rest.callback(self._files.remove if is_ours else self._files.release)
             rest.callback(self._commands.close)
