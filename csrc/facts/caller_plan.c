@@ -17,12 +17,12 @@ int un_plan_to_join(int dir, struct un_plan *plan, struct un_error *err)
     return 0;
 }
 
-/* Returns whether a user name can be written in a shell command without quotes, and is not mistaken
- * for an option by usermod(8). */
+/* Returns whether a user name can be written in a shell command without quotes. usermod(8) does not
+ * mistake the name for an option, because un_user_line() finds no name that begins with "-". */
 static bool is_plain_name(const char *name)
 {
     static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
-    return *name && *name != '-' && !name[strspn(name, plain)];
+    return *name && !name[strspn(name, plain)];
 }
 
 static void name_grant(const struct un_sources *sources, const struct un_facts *facts,

@@ -3,8 +3,13 @@
 
 #include <inttypes.h>
 
+/* Returns whether a line of passwd(5) is the entry of a user. As in glibc (nss_files), a line that
+ * begins with "#" is a comment, and one that begins with "+" or "-" includes or excludes users of
+ * NIS. */
 static bool is_of(const char *line, uint32_t uid)
 {
+    if (strchr("#+-", *line))
+        return false;
     const char *end = strchr(line, ':');
     const char *number = end ? strchr(end + 1, ':') : NULL;
     unsigned long found, gid;
@@ -17,9 +22,12 @@ static bool find_line(const char *passwd, uint32_t uid, char line[UN_LINE_MAX])
     bool cut;
     un_auto_lines struct un_lines lines;
     un_lines_open(&lines, passwd);
-    while (un_lines_next(&lines, line, &cut))
+    while (un_lines_next(&lines, line, &cut)) {
+        size_t blanks = strspn(line, " \t");
+        memmove(line, line + blanks, strlen(line + blanks) + 1);
         if (is_of(line, uid))
             return true;
+    }
     return false;
 }
 

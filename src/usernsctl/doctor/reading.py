@@ -582,9 +582,11 @@ def _subordinate(tree: Tree, status: _Status, ids: Ids) -> Subordinate:
 
 
 def _user(tree: Tree, uid: int | None) -> str | None:
+    """Return the name of a user in /etc/passwd; csrc/facts/user.c skips the same lines."""
     for line in (tree.text("etc/passwd") or "").split("\n"):
-        words = line.split(":")
-        if len(words) > 2 and words[2] == str(uid):
+        words = line.lstrip(" \t").split(":")
+        is_entry = not words[0].startswith(("#", "+", "-"))
+        if is_entry and len(words) > 2 and words[2] == str(uid):
             return words[0]
     return None
 

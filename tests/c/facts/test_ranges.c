@@ -142,6 +142,24 @@ static void a_helper_is_judged_by_its_file(void)
     remove_place(&place);
 }
 
+/* Checks that the name is the one that getpwuid(3) finds. */
+static void lines_that_are_no_entry_are_skipped(void)
+{
+    char text[256];
+    uint32_t uid = geteuid();
+    make_place(&place);
+    snprintf(text, sizeof text,
+             "#old:x:%u:1::/:\n+nis:x:%u:1::/:\n-nis:x:%u:1::/:\n"
+             " \tanna:x:%u:7::/:\nberta:x:%u:8::/:\n",
+             uid, uid, uid, uid, uid);
+    put(place.file[2], text, 0644);
+    read_facts(&place);
+    CHECK_TEXT(facts.user, "anna");
+    CHECK_INT(facts.user_gid, 7);
+    CHECK_INT(facts.id[UN_UID].ranges.len, 1);
+    remove_place(&place);
+}
+
 static void an_unknown_user_is_queried_by_getent(void)
 {
     char text[128];
@@ -349,7 +367,7 @@ static void a_missing_grant_is_suggested_with_free_ids(void)
 
 static void no_grant_is_suggested_for_names_with_shell_characters(void)
 {
-    static const char *const names[] = {"a b", "$(id)", "-anna", "a;b", "a\\b", "a'b"};
+    static const char *const names[] = {"a b", "$(id)", "a;b", "a\\b", "a'b"};
     for (size_t i = 0; i < COUNT(names); i++) {
         char line[64];
         make_place(&place);
@@ -367,6 +385,7 @@ int main(void)
 {
     facts_come_from_the_files();
     a_helper_is_judged_by_its_file();
+    lines_that_are_no_entry_are_skipped();
     an_unknown_user_is_queried_by_getent();
     another_source_of_ranges_is_queried();
     all_ranges_that_a_map_can_hold_are_queried();

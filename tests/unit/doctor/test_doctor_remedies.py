@@ -470,6 +470,14 @@ def test_free_range_excludes_ids_of_users_and_groups(tmp_path: Path) -> None:
     assert read_facts(str(tmp_path), {}).subordinate.free == 3001
 
 
+def test_comments_and_nis_entries_of_passwd_name_no_user(tmp_path: Path) -> None:
+    for name in ("etc", "proc/self"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "proc/self/status").write_text("Uid:\t7\t7\t7\t7\nGid:\t7\t7\t7\t7\n")
+    (tmp_path / "etc/passwd").write_text("#a:x:7:7:::\n+b:x:7:7:::\n-c:x:7:7:::\n\n d:x:7:7:::\n")
+    assert read_facts(str(tmp_path), {}).subordinate.user == "d"
+
+
 def test_ranges_outside_the_map_are_replaced() -> None:
     probe = failed("range-map", cause="range-outside-parent")
     facts = healthy(subordinate=Subordinate(user="it", free=1001, free_count=9), ids=Ids(uid=7))
