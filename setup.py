@@ -224,7 +224,7 @@ def own_flags() -> list[str]:
 
 
 def empty_directory(directory: Path) -> Path:
-    """Create an empty directory; first remove an old one, whose object files may be outdated."""
+    """Create an empty directory; first remove the directory's old object files."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     return directory

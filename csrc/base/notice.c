@@ -7,7 +7,7 @@ void un_notice(struct un_notices *notices, const char *format, ...)
 {
     if (notices->len == UN_NOTICES) {
         /* The last entry is overwritten by the number of dropped notices, so the first overflow
-         * drops two notices: the previous last one, and the new one. */
+         * drops two notices: the last of the previous notices, and the new notice. */
         notices->more += notices->more ? 1 : 2;
         snprintf(notices->text[UN_NOTICES - 1], UN_NOTICE_MAX, "and %" PRIu32 " more",
                  notices->more);

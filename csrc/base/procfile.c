@@ -55,7 +55,8 @@ bool un_proc_shares_root(const char *proc)
     un_auto_mounts struct un_mounts ours, others;
     read_mounts(proc, "self/mountinfo", &ours);
     read_mounts(proc, "1/mountinfo", &others);
-    /* Use the last mount on "/" in mountinfo, because it is mounted on top of the earlier ones. */
+    /* Use the last mount on "/" in mountinfo, because it is mounted on top of the earlier
+     * mounts. */
     for (size_t i = 0; i < ours.count; i++)
         own = strcmp(ours.mount[i].point, "/") ? own : ours.mount[i].id;
     for (size_t i = 0; i < others.count && own >= 0; i++)

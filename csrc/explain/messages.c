@@ -142,8 +142,8 @@ static bool read_name(struct reader *reader, bool *is_message)
 }
 
 /* Parses the members of an array or object after its opening bracket. Copies the value of the
- * object's member "msg", or of the last one if there are several, to `message`, unless `message` is
- * NULL. */
+ * object's member "msg" (the last such member, if there are several) to `message`, unless `message`
+ * is NULL. */
 static bool read_members(struct reader *reader, char closing, char *message, int depth)
 {
     skip_space(reader);

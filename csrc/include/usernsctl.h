@@ -349,8 +349,7 @@ enum un_helper_state {
     UN_HELPER_MISSING, /* PATH contains no executable with the helper's name */
     UN_HELPER_READY,   /* the helper can gain privileges, or is a script, which may execute another
                           program with privileges */
-    UN_HELPER_NOT_SETUID, /* the helper is neither setuid root, nor does it have file capabilities
-                           */
+    UN_HELPER_NOT_SETUID, /* the helper neither is setuid root nor has file capabilities */
     UN_HELPER_NOSUID, /* the helper is on a nosuid mount, where setuid bits and file capabilities
                          have no effect */
     UN_HELPER_NOT_EXECUTABLE,
@@ -744,7 +743,7 @@ struct un_account {
 /* Finds a user and a group, each given by name or by id. If `group` is NULL, the gid and the
  * supplementary groups depend on how the user is given. A user given by name has the gid in
  * /etc/passwd, and is in all groups that list the user. A user given by uid has a gid equal to the
- * uid. If several lines have the same name, the first one counts, as for getpwnam(3). Malformed
+ * uid. If several lines have the same name, the first line counts, as for getpwnam(3). Malformed
  * lines are skipped. */
 int un_account_find(const char *user, const char *group, const struct un_account_file *passwd,
                     const struct un_account_file *groups, struct un_account *account,

@@ -1,5 +1,5 @@
-/* Finding filesystems that are interfaces of the kernel, such as proc and sysfs, and that contain a
- * bind-mount source or are mounted below it. */
+/* Finding kernel filesystems, such as proc and sysfs, that contain the source of a bind mount or
+ * are mounted below the source. */
 #include "base/base.h"
 #include "launch/launch.h"
 

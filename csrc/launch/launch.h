@@ -251,9 +251,9 @@ int un_open_own(const char *path, char real[UN_PATH_MAX]);
 int un_open_exact(const char *path, char real[UN_PATH_MAX]);
 /* Lookup function for un_walk() that follows all symbolic links. `arg` is unused. */
 un_lookup_function un_lookup_any_link;
-/* Opens a second time, by its path in the mount namespace of this process, the file that is open as
- * `fd`: the kernel does not bind-mount a file by a descriptor from another mount namespace. Returns
- * a descriptor, or -1 with errno set: ESTALE if the path names another file. */
+/* Opens the file that is open as `fd` a second time, by its path in this process's mount namespace:
+ * the kernel does not bind-mount a file by a descriptor from another mount namespace. Returns a
+ * descriptor, or -1 with errno set: ESTALE if the path names another file. */
 int un_open_here(int fd, const char *path);
 /* Returns whether the caller and root are the only users in a group, as far as this is known: for
  * root's group, and for the caller's group if its gid equals the caller's uid and /etc/group lists

@@ -1,8 +1,10 @@
-/* The scratch directory: a tmpfs for the files of a sandbox.
- * The tmpfs is mounted on a directory of the host. A recursive bind mount of a parent of that
- * directory must show the directory itself, not the tmpfs, so the tmpfs is unbindable
- * (mount_namespaces(7)). Files on an unbindable mount can't be sources of bind mounts, so the files
- * of the sandbox are on a second tmpfs, which is mounted in the first.
+/*
+ * The scratch directory: a tmpfs for the files of a sandbox. The tmpfs is mounted on a directory of
+ * the host. A recursive bind mount of a parent of that directory must show the directory itself,
+ * not the tmpfs, so the tmpfs is unbindable (mount_namespaces(7)). Files on an unbindable mount
+ * can't be sources of bind mounts, so the files of the sandbox are on a second tmpfs, mounted in
+ * the first tmpfs.
+ *
  */
 #include "base/base.h"
 #include "launch/launch.h"

@@ -54,8 +54,8 @@ static void restore_signals(const struct signal_settings *signal_settings)
     un_set_signals(signal_settings->mask);
 }
 
-/* Reads the mode of the terminal. Returns false if has_terminal() does, or if the mode can't be
- * read. */
+/* Reads the mode of the terminal. Returns false if has_terminal() returns false, or if the mode
+ * can't be read. */
 static bool read_terminal(struct termios *mode)
 {
     return has_terminal() && !tcgetattr(0, mode);

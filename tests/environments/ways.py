@@ -142,7 +142,7 @@ def another_user(uid: int) -> Way:
 
 
 def slow_nss() -> None:
-    """Remove the user from /etc/passwd; make getent and getsubids hang instead of finding it."""
+    """Remove the user from /etc/passwd; make getent and getsubids hang in searches for the user."""
     cover("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\n")
     programs("getent", "getsubids", text="#!/bin/sh\nexec sleep 100\n")()
 

@@ -70,7 +70,7 @@ class FaultPath:
         """Remove namespaces and detached sandboxes that a killed run may have left behind."""
 
     def remove_partial(self) -> None:
-        """Remove an incomplete copy, which remains if the process that makes it is killed."""
+        """Remove the incomplete copy that a killed copying process has left behind."""
 
     def tear_down(self) -> None:
         """Remove the objects that :meth:`set_up` has created."""

@@ -1,4 +1,4 @@
-"""Attacks on a pool: an earlier lease attacks later ones, and a signal kills the pool's owner."""
+"""Attacks on a pool: an earlier lease attacks later leases, and a signal kills the pool's owner."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ def test_only_files_remain_for_the_next_lease(
         with pool.acquire(EXIT_SECONDS) as box:
             fresh = leave_and_look(box)
         used = set()
-        # Take three leases, because a sandbox's first lease has another agent than its later
+        # Take three leases, because the first lease of a sandbox uses another agent than the later
         # leases.
         for _ in range(3):
             with pool.acquire(EXIT_SECONDS) as box:

@@ -96,7 +96,7 @@ ARGUMENTS = [
 def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Set TMPDIR and XDG_RUNTIME_DIR to a new directory; return the directory.
 
-    Failed runs must leave it empty.
+    Failed runs must leave this directory empty.
     """
     for name in ("TMPDIR", "XDG_RUNTIME_DIR"):
         monkeypatch.setenv(name, str(tmp_path))

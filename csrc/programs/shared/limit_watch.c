@@ -178,8 +178,8 @@ static bool counts_by_namespace(void)
     return major > 5 || (major == 5 && minor >= 14);
 }
 
-/* Returns whether uid 0 of this user namespace is, or may be, root of the host, whose processes
- * RLIMIT_NPROC does not limit. */
+/* Returns whether uid 0 of this user namespace is, or may be, root of the host. RLIMIT_NPROC does
+ * not limit the processes of the host's root. */
 static bool is_real_root(void)
 {
     char text[64] = "";

@@ -234,7 +234,7 @@ static bool is_terminated_at_end(const struct watch_args *args, const struct un_
 
 /* Kills runsc if the sandbox must be killed. supervise_runsc() kills the other processes after
  * runsc has exited. Returns the time in ms after which this function must be called again, or -1 if
- * it need not be. */
+ * no further call is needed. */
 static int kill_if_due(pid_t child, void *arg)
 {
     struct watch_args *args = arg;

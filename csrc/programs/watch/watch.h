@@ -83,7 +83,7 @@ void pump_report(const struct pump *pump);
 /* ---- result.c: writing the result of the command to a file ----------------------------------- */
 
 struct result_file {
-    /* descriptors of the file's directory and of the file, which the child does not inherit */
+    /* descriptors of the file's directory and of the file; the child inherits neither */
     int directory, fd;
     char temporary[64];
     const char *name; /* final name of the file, or NULL if no result file is requested */

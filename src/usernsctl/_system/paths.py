@@ -423,8 +423,8 @@ def open_beneath(directory: int, path: str) -> int:
 
     Each component is opened relative to the descriptor of the previous directory, without following
     symbolic links. The targets of symbolic links are resolved in the same way. ``..`` resolves to
-    the descriptor before the current one. Therefore, a process that renames directories or replaces
-    them with symbolic links can't redirect the path.
+    the descriptor before the current descriptor. Therefore, a process that renames directories or
+    replaces them with symbolic links can't redirect the path.
 
     :param directory: a descriptor of the directory.
     :param path: a relative path.

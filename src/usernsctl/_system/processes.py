@@ -85,7 +85,7 @@ class ProcessIdentity:
         """Return whether the pid belongs to another PID namespace, such as a container's.
 
         A foreign process may still run. Return false if the process was started before the last
-        boot, so that it certainly has exited.
+        boot, because it has certainly exited.
         """
         return self.boot_id == _boot_id() and self.pid_namespace != _pid_namespace()
 
@@ -219,8 +219,9 @@ def parent_namespace(fd: int) -> Descriptor:
     """Open the parent of a user namespace (NS_GET_PARENT of ioctl_nsfs(2)).
 
     :param fd: a descriptor of the user namespace.
-    :returns: the descriptor of the parent namespace, close-on-exec.
-    :raises PermissionError: the namespace does not descend from the caller's.
+    :returns: a descriptor of the parent namespace, close-on-exec.
+    :raises PermissionError: the parent namespace is neither the caller's own user namespace nor a
+        descendant of that namespace.
     """
     parent = Descriptor()
     parent.open(fcntl.ioctl, fd, _NS_GET_PARENT)

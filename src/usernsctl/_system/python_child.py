@@ -59,7 +59,7 @@ def _places() -> list[str]:
 
 
 def _is_trusted(entry: str) -> bool:
-    """Return whether `entry` is the absolute path of a directory other than the current one."""
+    """Return whether `entry` is the absolute path of a directory, except the current directory."""
     if not os.path.isabs(entry):
         return False
     try:

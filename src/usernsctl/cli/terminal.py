@@ -66,7 +66,7 @@ def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 @contextlib.contextmanager
 def progress() -> Iterator[Callable[[str], None]]:
-    """Yield a function that prints a progress line on standard error in place of the previous one.
+    """Yield a function that prints a progress line on standard error in place of the last line.
 
     At the end, the last line is erased. The function prints nothing if standard error is not a
     terminal, or is a terminal that can't erase a line (TERM is ``dumb``).

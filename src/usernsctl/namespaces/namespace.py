@@ -110,7 +110,7 @@ class Namespace(Closing):
 
         A descriptor can't keep a PID namespace alive, because the namespace ends when its first
         process exits. To have a PID namespace, use :meth:`open_or_create`, or give each command a
-        new one: ``ns.run(..., pid=True)``.
+        new PID namespace: ``ns.run(..., pid=True)``.
 
         :param idmap: the id map of the new user namespace; see :class:`usernsctl.Popen`.
         :param namespaces: `mount`, `net`, `ipc`, `uts`, `cgroup` and `time`, each true to create a

@@ -119,7 +119,7 @@ def is_own(family: int, address: str) -> bool:
     addresses may stay on this host, too. If the query fails, the result is true.
 
     :param family: AF_INET or AF_INET6.
-    :param address: the address as text, for which :func:`refusal` returns None.
+    :param address: the address as text. :func:`refusal` must have returned None for this address.
     """
     try:
         answer = _ask_route(family, inet_pton(family, address))

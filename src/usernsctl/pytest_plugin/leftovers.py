@@ -28,7 +28,7 @@ def take_back(item: pytest.Item) -> None:
 
 
 def _has_foreign(path: Path) -> bool:
-    """Return whether `path`, or a file below, belongs to another user, or may do so.
+    """Return whether `path`, or a file below, belongs or may belong to another user.
 
     Only root in the namespace can read a directory whose permissions the test has removed.
     """

@@ -175,7 +175,7 @@ class _Run(NamedTuple):
 class AgentCache:
     """A cache for a sandbox's agent. The first command starts the agent, and all commands share it.
 
-    If the agent has exited, the next command starts a new one. The class uses no lock, because a
+    If the agent has exited, the next command starts a new agent. The class uses no lock, because a
     forked child would inherit a held lock, and an exception that a signal handler raises could
     leave the lock held.
     """

@@ -131,7 +131,9 @@ class Patience:
         self._stop = None if stop is None else stop.fileno()
 
     def check(self) -> float | None:
-        """Check that the deadline has not passed; return the seconds that are left, or ``None``.
+        """Check that the deadline has not passed; return the seconds that are left.
+
+        Return ``None`` if there is no deadline.
 
         :raises ExpiredError: the deadline has passed.
         """

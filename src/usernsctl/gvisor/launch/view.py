@@ -200,7 +200,7 @@ class View:
     def add_bind(self, inside: str, source: PathDescriptor) -> None:
         """Add a mount of `source` at a path in the sandbox that has no symbolic links.
 
-        If two mounts are added at the same path, the first one is used.
+        If two mounts are added at the same path, the first mount is used.
 
         :param source: the mounted file; the view closes the descriptor.
         """

@@ -537,8 +537,8 @@ class SandboxPool(Closing, AsyncClosing):
         after a check that the sandbox's agent answers.
 
         At the end of the block, all processes in the sandbox are killed. The sandbox is closed,
-        unless `max_uses` permits another lease. If the block closes the sandbox, the pool starts a
-        new one.
+        unless `max_uses` permits another lease. If the body of the ``with`` statement closes the
+        sandbox, the pool starts a new sandbox.
 
         :param timeout: how long to wait for a sandbox, in seconds; ``None`` means no limit.
         :param ttl: the time limit of the ``with`` block, as seconds, or as a text such as ``"2m"``.

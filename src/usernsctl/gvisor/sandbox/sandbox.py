@@ -973,7 +973,7 @@ def take_limits(options: HostOptions | LimitOptions) -> Mapping[str, Any] | None
 def _host_of(
     options: HostOptions, host: HostBase | None, argv: Sequence[str] | None
 ) -> Callable[[], HostNamespace]:
-    """Return a function that returns the HostNamespace of `host`, or a new one with `options`.
+    """Return a function that returns the HostNamespace of `host`, or of a new host with `options`.
 
     :param argv: the command of the sandbox; empty for the command in the host's bundle.
     :raises TypeError: an option is unknown, or has the wrong type.
