@@ -158,6 +158,18 @@ def test_wrong_values_of_template_create_are_usage_errors(
     assert done.stderr.splitlines()[-1].startswith(f"Error: {reason}")
 
 
+@pytest.mark.parametrize("command", [["--", "{}/program"], ["--wd", "{}", "--", "true"]])
+def test_remedies_of_template_create_are_options(
+    template: Any, tmp_path: Path, command: list[str]
+) -> None:
+    (tmp_path / "program").write_text("#!/bin/sh\n")
+    (tmp_path / "program").chmod(0o755)
+    words = [word.format(tmp_path) for word in command]
+    done = template("create", "one", "--ready", "R", *words)
+    assert done.returncode in (125, 127)
+    assert done.stderr.endswith(f"remedy: add --bind {tmp_path}\n")
+
+
 def test_wrong_values_of_template_run_are_usage_errors(template: Any) -> None:
     assert template("create", "one", "--python", "python3").returncode == 0
     done = template("run", "--wd", "", "one", "-c", "pass")

@@ -21,6 +21,7 @@ from usernsctl.gvisor.checks import NamedUser
 from usernsctl.gvisor.launch.limits import parse_duration
 from usernsctl.gvisor.launch.options import PROCESS, read_settings
 from usernsctl.gvisor.launch.request import Request
+from usernsctl.gvisor.launch.view import COMMAND_LINE
 from usernsctl.gvisor.sandbox.sandbox import Sandbox
 from usernsctl.gvisor.template.image import not_ready
 from usernsctl.gvisor.template.template import RestoreOptions, TemplateOptions
@@ -139,6 +140,7 @@ def create(name: str, replace: bool, environ: Mapping[str, str], **given: Any) -
     }
     what = "the interpreter" if own["python"] is not None else "the command"
     with SandboxHost(**_host_arguments(request)) as host, terminal.progress() as report:
+        host.prepared.remedies = COMMAND_LINE
 
         def make() -> Template:
             try:

@@ -61,7 +61,7 @@ from usernsctl.gvisor.launch.steps import (
     completed,
     record,
 )
-from usernsctl.gvisor.launch.view import PYTHON, View
+from usernsctl.gvisor.launch.view import PYTHON, Remedies, View
 from usernsctl.gvisor.oci import Rlimit
 from usernsctl.gvisor.runsc.command import Network, Platform, search_path
 from usernsctl.gvisor.runsc.find import find_runsc, runsc_environment
@@ -205,6 +205,7 @@ class HostNamespace:
     :ivar network: the path and the options of usernsctl-network; empty if there is no private
         network.
     :ivar writable: the sources of the writable bind mounts.
+    :ivar remedies: the remedies of errors about missing commands and directories.
     :ivar unremoved: the ids of the ended sandboxes whose directories could not be removed.
     """
 
@@ -227,6 +228,7 @@ class HostNamespace:
         :raises ValueError: the persistent Namespace is closed, or has a PID namespace.
         """
         self.unremoved: set[str] = set()
+        self.remedies: Remedies = PYTHON
         with NamespaceError.instead("the SandboxHost could not be created", step="sandbox"):
             self._make(request)
 
@@ -481,7 +483,7 @@ class HostNamespace:
         with seen:
             if cwd is not None:
                 is_here = not tree and not request.expose_root and os.path.isdir(cwd)
-                remedy = PYTHON.show(cwd) if is_here else None
+                remedy = self.remedies.show(cwd) if is_here else None
                 view.check_directory(seen, cwd, f"cwd={cwd!r}", remedy)
             if has_command:
                 view.check(
@@ -491,7 +493,7 @@ class HostNamespace:
                     cwd=process["cwd"],
                     caller=os.environ,
                     tree=tree,
-                    remedies=PYTHON,
+                    remedies=self.remedies,
                 )
 
     @functools.cached_property
