@@ -281,8 +281,8 @@ def _(to: Targets) -> str:
 
 @way("an IPv6 socket bound to the link-local address of the device")
 def _(to: Targets) -> str:
-    # Wait until the kernel has finished duplicate address detection: before, it does not use the
-    # link-local address.
+    # Wait until the kernel has finished duplicate address detection: before that, the kernel does
+    # not use the link-local address.
     deadline = time.monotonic() + SECONDS
     here = ""
     while not here.startswith("fe80:") and time.monotonic() < deadline:

@@ -111,7 +111,7 @@ _WORD = re.compile(r"(?:\\X'[^']*'|\\.|[^ \\])+")
 # Descriptions of options that --help lists without a description.
 _ALWAYS = {"-h, --help": "show a summary and end", "-V, --version": "show the version and end"}
 
-# Maximum length of a line of text in a manual page.
+# Maximum length of a line of text in a manual page, in characters.
 _WIDTH = 80
 
 # Address of the manual pages of other projects.

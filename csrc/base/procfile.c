@@ -29,8 +29,8 @@ static int read_mounts(const char *proc, const char *file, struct un_mounts *mou
 }
 
 /* Returns whether a mount on `point` hides no files. That holds for procfs's directory binfmt_misc,
- * because it is always empty. The kernel, too, ignores a mount on it (mnt_already_visible() in
- * fs/namespace.c). systemd creates such a mount on every host. */
+ * because this directory is always empty. The kernel, too, ignores a mount on binfmt_misc
+ * (mnt_already_visible() in fs/namespace.c). systemd creates such a mount on every host. */
 static bool hides_nothing(const char *point)
 {
     return !strcmp(point, "/proc/sys/fs/binfmt_misc");

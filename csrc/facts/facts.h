@@ -151,7 +151,7 @@ int un_open_last_pid(void);
  * (proc_loadavg(5)), or -1 if it can't be read. */
 int64_t un_last_pid(int fd);
 
-/* Size of a buffer for un_mib_text(). */
+/* Size in bytes of a buffer for un_mib_text(). */
 #define UN_MIB_ROOM 32
 /* Writes a number of bytes to `text` in MiB, rounded down to one decimal, as in "24.0 MiB". Returns
  * `text`. */

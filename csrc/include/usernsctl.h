@@ -298,7 +298,8 @@ int un_map_parse(const char *text, struct un_map *map, struct un_error *err);
 /* Reads a map from a file such as /proc/self/uid_map. The path `name` is relative to the directory
  * that is open as `dir`. */
 int un_map_read(int dir, const char *name, struct un_map *map, struct un_error *err);
-/* Returns the extent that contains `id` on the side `side` (enum un_side), or NULL if none does. */
+/* Returns the extent that contains `id` on the side `side` (enum un_side), or NULL if there is
+ * none. */
 const struct un_extent *un_map_find(const struct un_map *map, int side, uint32_t id);
 /* Returns the length, at most `count`, of the run of ids that begins at `id`. A run is mapped
  * (*mapped becomes true) if a single extent contains all its ids on the side `side`, or unmapped

@@ -275,10 +275,9 @@ int un_find_closed_dirs(struct un_launch *launch, struct un_error *err);
 
 /* ---- kernel_files.c: rejecting bind mounts that expose interfaces of the kernel -------------- */
 
-/* Fails if the source of a writable bind mount lies on a filesystem that is an interface of the
- * kernel, such as proc or sysfs, or contains such a filesystem. Allows files in /dev. Checks only
- * sources that this process opened by their paths, because a caller that passes a descriptor has
- * already checked the file. */
+/* Fails if the source of a writable bind mount lies on a kernel filesystem, such as proc or sysfs,
+ * or contains a kernel filesystem. Allows files in /dev. Checks only sources that this process
+ * opened by their paths, because a caller that passes a descriptor has already checked the file. */
 int un_refuse_kernel_files(struct un_launch *launch, struct un_error *err);
 
 /* ---- view.c: resolving paths in the filesystem that a sandbox will see ----------------------- */

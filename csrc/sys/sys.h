@@ -234,8 +234,8 @@ int un_setgroups_read(int dir, int *setgroups, struct un_error *err);
 
 enum { UN_PROBE_ARGUMENTS = 6 };
 
-/* A system call to try. It changes nothing: the kernel rejects its arguments, or it has no
- * effect. */
+/* A system call to try. The call changes nothing: the kernel rejects its arguments, or the call has
+ * no effect. */
 struct un_probe_call {
     long number;
     long argument[UN_PROBE_ARGUMENTS];

@@ -124,9 +124,9 @@ def test_process_1_of_a_leased_sandbox_can_not_be_taken_over(
             again.run(["true"], check=True)
 
 
-# Program that creates the object that its argument names. The object outlives the program. It then
-# prints all such objects, and the writable settings in /proc/sys. Without an argument, it only
-# prints.
+# Program that creates the object that its argument names. The object outlives the program. The
+# program then prints all such objects, and the writable settings in /proc/sys. Without an argument,
+# the program only prints.
 LEAVING = """
 import ctypes, os, socket, struct, sys
 

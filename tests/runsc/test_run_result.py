@@ -60,7 +60,7 @@ def result(tmp_path: Path) -> Path:
         ("exit 7", 7, None, "exited"),
         ("exit 125", 125, None, "exited"),
         # Sleep, so that runsc already waits when the sandbox exits. Otherwise runsc would report
-        # status 143 as a death by SIGTERM.
+        # the status 143 as a termination by SIGTERM.
         ("sleep 1; exit 143", 143, None, "exited"),
         ("kill -TERM $$", 143, 15, "signalled"),
         ("kill -KILL $$", 137, 9, "signalled"),

@@ -135,7 +135,7 @@ enum {
 #define AGENT_NAME_MAX 255
 /* The size in bytes of a buffer for a path or for a link's target, with its NUL (PATH_MAX). */
 #define AGENT_PATH_SIZE 4096
-/* The maximum size of the data in one record. */
+/* The maximum size in bytes of the data in one record. */
 #define AGENT_DATA_MAX (256 * 1024)
 
 /* A record about a file or a part of its contents. The record for the root of the copied tree has

@@ -99,8 +99,8 @@ static const char *environment_value(const char *const *environment, const char 
     return NULL;
 }
 
-/* Maximum size of an argument or environment variable with its NUL (MAX_ARG_STRLEN, execve(2)).
- * gVisor has the same limit as Linux. */
+/* Maximum size in bytes of an argument or environment variable with its NUL (MAX_ARG_STRLEN,
+ * execve(2)). gVisor has the same limit as Linux. */
 #define STRING_MAX (128 * 1024)
 
 static bool has_long_string(const char *const *strings)

@@ -109,7 +109,7 @@ def file_parser(prog: str, write: Callable[..., int | None], heading: str, what:
     return parser
 
 
-# Maximum value of --max-output, MAX_OUTPUT_MAX in csrc/programs/watch/watch.h.
+# Maximum value of --max-output, in bytes: MAX_OUTPUT_MAX in csrc/programs/watch/watch.h.
 _OUTPUT_MAX = 1 << 30
 
 # Options that reject an empty string, which is often the value of an unset shell variable. An empty

@@ -20,7 +20,7 @@ _SERVER_NAME = 0
 # name.
 _ENCRYPTED = (0xFE0D, 0xFF03, 0xFF02, 0xFFCE)
 
-# Descriptions of fatal alerts (RFC 8446, section 6.2).
+# Numbers of fatal alerts, the values of AlertDescription (RFC 8446, section 6.2).
 DECODE_ERROR = 50
 ILLEGAL_PARAMETER = 47
 MISSING_EXTENSION = 109

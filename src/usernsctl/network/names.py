@@ -15,9 +15,9 @@ DEFAULT_PORTS = (80, 443)
 
 MAX_RULES = 1000
 
-# Maximum length of a name without the final dot (RFC 1035, section 2.3.4).
+# Maximum length, in characters, of a name without the final dot (RFC 1035, section 2.3.4).
 _MAX_NAME = 253
-# Maximum length of a label (RFC 1035, section 2.3.4).
+# Maximum length of a label, in characters (RFC 1035, section 2.3.4).
 _MAX_LABEL = 63
 
 _DIGITS = frozenset("0123456789")

@@ -68,8 +68,8 @@ static void the_command_is_a_child_of_an_init_if_asked_for(void)
     }
 }
 
-/* Checks a command that joins a namespace and gets a new PID namespace, which requires a second
- * child. */
+/* Checks a command that joins a namespace and gets a new PID namespace. Such a command requires a
+ * second child. */
 static void a_pid_namespace_can_be_added_to_a_created_namespace(void)
 {
     static const char *const argv[] = {"sh", "-c", "exit $$", NULL};

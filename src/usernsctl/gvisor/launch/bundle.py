@@ -93,7 +93,7 @@ def _error(directory: oci.Bundle, place: str, path: str, error: OSError, cause: 
 def read_bundle(request: Request, bundle: oci.Bundle, ids: MappedIds) -> dict[str, Any]:
     """Load, check and fix the config.json of a bundle; the file on disk is not changed.
 
-    :returns: the configuration for runsc, in which paths are as in the file, possibly relative.
+    :returns: the configuration for runsc. Its paths are those in the file, and may be relative.
     :raises BundleError: the bundle can't be read, requires something that rootless runsc
         refuses, or has a setting for which an option such as ``--trust-bundle`` is missing.
     """
