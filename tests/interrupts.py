@@ -20,8 +20,8 @@ def alarm(handle: Callable[..., object], seconds: float, interval: float = 0) ->
 
     A timer sends the signal after `seconds`, and then every `interval` seconds.
 
-    :param seconds: 0 for no timer.
-    :param interval: 0 for a single signal.
+    :param seconds: the time until the first signal, in seconds; 0 for no timer.
+    :param interval: the time between the signals, in seconds; 0 for a single signal.
     """
     before = signal.signal(signal.SIGALRM, handle)
     try:

@@ -130,9 +130,9 @@ static void add_nested_ids(struct writing *writing)
     un_text_add(writing->text, ", ");
 }
 
-/* If this process ignores terminating signals, for example because nohup(1) or a shell has started
- * it so, adds the argument that makes usernsctl-verify ignore these signals. The watcher forwards
- * these signals, too, since the command may handle them. */
+/* If this process ignores terminating signals, as a process started by nohup(1) does, adds the
+ * argument that makes usernsctl-verify ignore these signals. The watcher forwards these signals,
+ * too, since the command may handle them. */
 static void add_ignored_signals(struct writing *writing)
 {
     uint64_t ignored = 0;

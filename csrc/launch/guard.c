@@ -25,7 +25,7 @@ struct place {
 /* A directory that must stay hidden from sandboxes. */
 struct hidden_dir {
     /* fd[0] is the hidden directory, or its closest existing ancestor; the other elements are the
-     * directories that contain the symbolic links on its path */
+     * directories that contain the symbolic links on the hidden directory's path */
     int fd[1 + UN_LINKS_MAX];
     size_t count;
     bool is_there; /* whether the hidden directory exists */

@@ -51,7 +51,7 @@ static int fail_helper(const char *helper, const char *cause, const char *how, i
 
 /* Returns whether a seccomp filter has prevented the helper from opening the map file. The helper's
  * output then contains one of two errors that the kernel itself never returns to the owner of the
- * file. Debian's shadow calls openat2(2) since 1:4.17.4-2+deb13u1, which older filters deny. */
+ * file. Older filters deny openat2(2), which Debian's shadow calls since 1:4.17.4-2+deb13u1. */
 static bool is_open_filtered(const char *output)
 {
     return strstr(output, "open of ") &&
@@ -107,7 +107,7 @@ static const char *cause_in(const char *helper, const char *output, struct un_er
     if (is_open_filtered(output) || un_filter_forbids(&un_helper_calls, filter))
         return "seccomp-denies-helper";
     /* Check the real ids: newuidmap looks up the user by its real ids, while the plan contains the
-     * effective ones. */
+     * effective ids. */
     if (strstr(output, "Cannot determine your user name"))
         return "no-passwd-entry";
     if (strstr(output, " is owned by a different user") && getuid() == geteuid())

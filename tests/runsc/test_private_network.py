@@ -362,8 +362,8 @@ def test_private_network_fails_without_pasta(world: World, tmp_path: Path) -> No
     assert "apt-get install passt" in done.stderr
 
 
-# Script that adds a default route through a nexthop object, so the kernel does not report its
-# gateway.
+# Script that adds a default route through a nexthop object, so the kernel does not report the
+# route's gateway.
 HIDDEN_GATEWAY = """
 ip link add lan type veth peer name port; ip link set port up
 ip link set lan up; ip addr add 10.79.0.2/24 dev lan

@@ -187,8 +187,8 @@ class AgentContainer(Container, Protocol):
     def awaited_limit_error(self, *, is_gone: bool = False) -> RunscError | None:
         """Return an error if the sandbox ends because of a limit or for lack of memory, else None.
 
-        :param is_gone: whether the exit status of the command is unknown, which suggests that the
-            sandbox has ended.
+        :param is_gone: whether the exit status of the command is unknown; the sandbox has then
+            probably ended.
         """
 
     def open_activity(self) -> Shared | None:

@@ -303,8 +303,8 @@ class AttachedSandbox:
     def awaited_limit_error(self, *, is_gone: bool = False) -> RunscError | None:
         """Wait for the end of a sandbox that may just have exceeded a limit; return limit_error().
 
-        :param is_gone: whether the exit status of the command is unknown, which suggests that the
-            sandbox has ended.
+        :param is_gone: whether the exit status of the command is unknown; the sandbox has then
+            probably ended.
         """
         self._end.await_end(self.ends_within, is_gone=is_gone)
         return self.limit_error()
@@ -397,8 +397,8 @@ class AttachedSandbox:
         """Reap usernsctl-init, but first this process's other children in the same PID namespace.
 
         PID 1 exits only after all other processes of its namespace were reaped (pid_namespaces(7)).
-        An event loop of this thread can't reap those that this process has started, because this
-        call blocks the event loop.
+        An event loop of this thread can't reap the processes that this process has started there,
+        because this call blocks the event loop.
         """
         deadline = time.monotonic() + _END_SECONDS
         while time.monotonic() < deadline:

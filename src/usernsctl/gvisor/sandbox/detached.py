@@ -220,8 +220,8 @@ class DetachedSandbox:
     def awaited_limit_error(self, *, is_gone: bool = False) -> RunscError | None:
         """Wait for the end of a sandbox that may just have exceeded a limit; return limit_error().
 
-        :param is_gone: whether the exit status of the command is unknown, which suggests that the
-            sandbox has ended.
+        :param is_gone: whether the exit status of the command is unknown; the sandbox has then
+            probably ended.
         """
         self._end_report.await_end(self.ends_within, is_gone=is_gone)
         return self.limit_error()

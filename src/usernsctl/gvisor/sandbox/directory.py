@@ -114,8 +114,8 @@ class EndReport:
 
         :param ends_within: a function that waits for the sandbox to end; its argument is the
             timeout, in seconds.
-        :param is_gone: whether the exit status of the command is unknown, which suggests that the
-            sandbox has ended.
+        :param is_gone: whether the exit status of the command is unknown; the sandbox has then
+            probably ended.
         """
         kills = self._count()
         if kills > self._kills or (is_gone and self._is_limited):
