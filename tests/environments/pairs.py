@@ -23,8 +23,8 @@ COUNT = int(os.environ.get("USERNSCTL_PAIRS") or 40)
 # Seed of the random choice of pairs. The nightly CI sets another seed each night.
 SEED = int(os.environ.get("USERNSCTL_PAIRS_SEED") or 1)
 
-#: Commands to run in each pair of environments: those of single environments, and `exec`, which is
-#: usernsctl-exec. It shows whether a map of more than one id works, even if no sandbox does.
+#: Commands to run in each pair of environments: those of single environments, and `exec`. `exec`
+#: (usernsctl-exec) shows whether a map of more than one id works, even if no sandbox works.
 TRIED = ("run", "auto", "exec", "doctor", "range")
 
 #: Kind of environments that is applied last, because root can't mount in the user namespace of a
@@ -40,8 +40,8 @@ CLOSED = (
 )
 #: Kinds of environments that set the caller's ids or subordinate ranges.
 OF_CALLER = ("subordinate ranges", LAST)
-#: Kinds of environments that change the same object: in a pair of one kind, the second would hide
-#: the first.
+#: Kinds of environments that change the same object: in a pair of one kind, the second environment
+#: would hide the first.
 EXCLUSIVE = (
     "subordinate ranges",
     "newuidmap and newgidmap",

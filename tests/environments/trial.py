@@ -224,8 +224,8 @@ def heal(environment: Environment) -> dict[str, Any]:
     if typed.startswith(("ulimit", "export")):
         words = ["/bin/sh", "-c", f'{typed}\nexec "$@"', "sh", *words]
     elif "\nif ask " in script:
-        # Answer yes to the question that the script asks before each change. Its first change
-        # removes the cause that blocks first.
+        # Answer yes to the question that the script asks before each change. The script's first
+        # change removes the cause that blocks first.
         typed = script
         done = subprocess.run(["sh", "-c", script], input="y\n" * 9, capture_output=True, text=True)
     else:

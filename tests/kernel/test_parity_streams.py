@@ -121,8 +121,8 @@ def test_unspecified_streams_are_inherited(way: str, how: str, stdout: str, stde
     assert (done.returncode, done.stdout, done.stderr) == (0, stdout, stderr)
 
 
-# If the second child inherited the parent's end of the first child's pipe, the first would not read
-# end of file.
+# If the second child inherited the parent's end of the first child's pipe, the first child would
+# not read end of file.
 def test_pipes_are_not_inherited_by_other_children(api: Any) -> None:
     with (
         api.Popen(["cat"], stdin=api.PIPE, stdout=api.PIPE) as first,

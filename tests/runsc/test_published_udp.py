@@ -259,8 +259,8 @@ print(client.recv(100))
 """
 
 
-# Client that sends a datagram before the server listens and another one afterwards, and prints when
-# the second is answered.
+# Client that sends a datagram before the server listens and another datagram afterwards, and prints
+# when the second datagram is answered.
 EARLY = """
 import socket, sys
 client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)

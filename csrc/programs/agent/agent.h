@@ -198,8 +198,8 @@ struct agent_idle {
     struct agent_block *waiting[AGENT_WAITING_MAX];
 };
 
-/* Makes the keeper of `block` the listener, or a waiting keeper if there is a listener. Returns
- * false if AGENT_WAITING_MAX keepers are already waiting. */
+/* Makes the keeper of `block` the listener or, if there is a listener already, a waiting keeper.
+ * Returns false if AGENT_WAITING_MAX keepers are already waiting. */
 bool agent_idle_join(struct agent_idle *idle, struct agent_block *block);
 bool agent_idle_listens(const struct agent_idle *idle, const struct agent_block *block);
 /* Makes a waiting keeper the listener in place of the keeper of `block`. If no keeper is waiting,

@@ -548,8 +548,8 @@ class Store(Generic[R]):
         """Read the record of an entry. Return a live entry; remove and close a dead one."""
         with contextlib.ExitStack() as undo:
             undo.enter_context(entry)
-            # Treat an invalid record as dead: another program may have removed it, or written a
-            # malformed one.
+            # Treat an invalid record as dead: another program may have removed the record, or
+            # written a malformed record.
             with contextlib.suppress(*NONSENSE):
                 entry.record = self._kind.read(entry.name, entry.directory)
                 if entry.record.is_alive():

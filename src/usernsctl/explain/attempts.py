@@ -26,8 +26,8 @@ _NUMBER = re.compile(
     r"(?<!exit )(?<!exited with )(?<!exited with return )(?<!exited with error )(?<!exiting with )"
     r"\b(?:errno|os error|error code|error|err|code|ret|rc|returned|result)\b\W{1,4}-?(\d{1,3})\b"
 )
-# Words that occur in texts about sandboxes. It is faster to search for one word after the other
-# than for a regular expression that matches all.
+# Words that occur in texts about sandboxes. Searching for one word after the other is faster than
+# searching for a regular expression that matches all words.
 _SANDBOX = (
     b"namespace userns sandbox container jail rootless unshare bwrap bubblewrap flatpak chroot"
     b" nspawn runsc /runc runc: crun: /crun podman buildah docker lxc lxd singularity apptainer"

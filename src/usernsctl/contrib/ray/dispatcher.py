@@ -236,7 +236,7 @@ class Dispatcher:
         self._await(slot.actor.start.remote(), partial(self._started, slot))
 
     def _await(self, ref: Any, function: Callable[[Future[Any]], object]) -> None:
-        """Let the dispatcher's thread call `function` with the future of `ref` once that is done.
+        """Let the dispatcher's thread call `function` with the completed future of `ref`.
 
         Ray would call `function` in a thread of its own. If `function` called Ray there, the call
         could wait forever for that same thread.

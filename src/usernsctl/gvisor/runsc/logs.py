@@ -34,8 +34,8 @@ def read_failure(logs: runsc_command.Logs) -> str | None:
 def own_failure(fd: int) -> str | None:
     """Return the error message that a runsc command has written to its log `fd` (``--log``).
 
-    :returns: the message, or ``None`` if runsc did not fail; its exit status is then that of the
-        command.
+    :returns: the message, or ``None`` if runsc did not fail; runsc's exit status is then that of
+        the command.
     """
     return messages.first_message(os.pread(fd, _READ_MAX, 0))
 

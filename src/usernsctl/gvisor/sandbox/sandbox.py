@@ -177,7 +177,8 @@ class Sandbox(SandboxFiles, InterpreterMixin, UsageMixin, ClosingMixin):
     _terminal: FileIO | None = None
     _is_released = False
     _what = "a sandbox"
-    # True if an agent that is PID 1 keeps running after the host has closed the connection to it.
+    # True if an agent that is PID 1 keeps running after the host has closed the connection to the
+    # agent.
     _agent_outlives = False
     # True if PID 1 of the sandbox is the agent.
     _is_agent_first = False
