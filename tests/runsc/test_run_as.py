@@ -77,7 +77,7 @@ def test_names_are_looked_up_in_the_sandbox(
 def test_a_name_has_the_supplementary_groups_of_the_sandbox(
     prelude: Program, here: Callable[..., Path]
 ) -> None:
-    """Check that a name gets the groups whose /etc/group entries list it, and a number gets none.
+    """Check that a user name gets the user's groups in /etc/group, and that a uid gets no groups.
 
     Docker sets the same groups.
     """

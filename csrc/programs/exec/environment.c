@@ -46,8 +46,8 @@ static void set_variable(struct variables *variables, const char *entry)
     variables->count += at == variables->count;
 }
 
-/* Adds all variables of the caller's environment to the set. Of several with the same name, adds
- * the first, as getenv(3) would. Ignores entries without a name. */
+/* Adds all variables of the caller's environment to the set. If several variables have the same
+ * name, adds only the first, which getenv(3) would return. Ignores entries without a name. */
 static void set_all(struct variables *variables, char **environment)
 {
     for (; *environment; environment++)

@@ -99,7 +99,7 @@ def only_named(seen: Seen) -> Evidence:
 
 
 def fails(*names: str, errnos: tuple[int, ...] = ()) -> _Holds:
-    """Return a value for `Rule.holds`: a rule that applies if one of the named probes failed.
+    """Return a function for `Rule.holds`: the rule applies if one of the probes `names` failed.
 
     The evidence is the message of the first such probe.
 

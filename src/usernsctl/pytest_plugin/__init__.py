@@ -162,7 +162,8 @@ def pytest_runtest_makereport(
 ) -> Generator[None, Any, None]:
     """Replace pytest's report of a test with the report of the child process.
 
-    trylast makes this wrapper the innermost one, so that all other wrappers see the child's report.
+    trylast makes this wrapper the innermost wrapper, so that all other wrappers see the child's
+    report.
     """
     outcome = yield
     # If the stash entry is missing, no test of the session uses a mark or fixture of the plugin.

@@ -104,8 +104,8 @@ def kill_at_lines(call: Callable[[], object], check: Callable[[], object], strid
         check()
         line += stride
     check()
-    # `call` executes more than 40 lines. If this loop has counted fewer, it has not tried all
-    # lines.
+    # `call` executes more than 40 lines. If this loop has counted fewer lines, the loop has not
+    # tried all of them.
     assert line > 40
 
 

@@ -1,4 +1,4 @@
-"""Functions that load an OCI bundle, and reject settings that an untrusted one must not have."""
+"""Functions that load an OCI bundle, and reject settings that need the user's permission."""
 
 from __future__ import annotations
 
