@@ -207,7 +207,8 @@ def made(directory: Path, names: Mapping[str, Sequence[str]] | None = None) -> I
 
     The files that the simulated host sees in /etc are written to `directory`.
 
-    :param names: addresses by name for the internet's name server, or None for no name server.
+    :param names: addresses by name for the internet's name server, or None if there is no name
+        server.
     """
     with contextlib.closing(World(directory)) as world:
         if names is None:

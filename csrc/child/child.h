@@ -61,8 +61,8 @@ enum {
 void un_task_init(struct un_task *task);
 /* Returns whether the command must run in a second child, a sibling that the child program forks
  * with CLONE_PARENT. The second child is needed because a process that creates or joins a PID
- * namespace, or creates a time namespace, remains outside of it; only children that it forks
- * afterwards are inside. */
+ * namespace, or creates a time namespace, remains outside of that namespace; only children that the
+ * process forks afterwards are inside. */
 bool un_task_has_second(const struct un_task *task);
 
 /* A task in the form of arguments of the child program. */

@@ -151,8 +151,8 @@ def test_error_of_nft_is_reported_if_its_process_exits_late(world: World, tmp_pa
     other.write_text("#!/bin/sh\nexit 3\n")
     other.chmod(0o755)
     hide = f'mount --bind {other} /usr/sbin/nft; exec "$@"'
-    # usernsctl-network's first two messages request routes. The third one goes to the process in
-    # the namespace. The delays let that process report its error and exit before
+    # usernsctl-network's first two messages request routes. The third message goes to the process
+    # in the namespace. The delays let that process report its error and exit before
     # usernsctl-network reads the report.
     faults = ["exit_group:delay_enter=1000000", "sendto:delay_exit=500000:when=3"]
     late = ["strace", "-f", "-o", os.devnull, "-e", "trace=exit_group,sendto"]

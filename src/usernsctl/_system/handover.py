@@ -48,7 +48,7 @@ def set_inheritable(fds: Iterable[int]) -> None:
 
     for name in os.listdir("/proc/self/fd"):
         # Ignore EBADF: the list also contains the descriptor with which os.listdir() has read the
-        # directory, and has closed it again.
+        # directory. os.listdir() has closed this descriptor.
         with contextlib.suppress(OSError):
             if int(name) > 2:
                 os.set_inheritable(int(name), False)

@@ -373,7 +373,7 @@ def _mounts(mountinfo: str) -> dict[str, tuple[str, ...]]:
 
 
 def mount_options(mountinfo: str) -> dict[str, list[str]]:
-    """Return the options of each mount point; for stacked mounts, the options of the topmost one.
+    """Return the options of each mount point; for stacked mounts, of the topmost mount.
 
     :param mountinfo: the content of /proc/PID/mountinfo (proc_pid_mountinfo(5)).
     """

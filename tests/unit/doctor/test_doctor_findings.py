@@ -385,7 +385,7 @@ def test_hung_runsc_is_attributed_to_the_signal_limit(
     assert ids([finding]) == [found]
     assert findings_of(facts, probes()) == ()
     # Check that a failed probe is not attributed to the signal limit: a failed probe has exited,
-    # and only a hung one is a sign of this limit.
+    # and only a hung probe is a sign of this limit.
     assert "signal-limit" not in ids(findings_of(facts, probes(failed("runsc"))))
 
 

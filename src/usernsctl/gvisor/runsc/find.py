@@ -223,7 +223,7 @@ SIDE_DIRECTORY = "gvisor-bin"
 SIDE_VARIABLE = "GVISOR_SIDECAR_BINARIES_DIR"
 
 #: The sidecar programs that start a sandbox; other sidecar programs serve checkpoints and metrics.
-#: Of the two, only gvisor_sentry prints its release (--version).
+#: Of these two programs, only gvisor_sentry prints its release (--version).
 SIDE_PROGRAMS = ("gvisor_sentry", "gvisor-sentry-prewarmer")
 
 

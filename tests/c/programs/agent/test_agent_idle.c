@@ -25,7 +25,7 @@ static struct agent_block *share_block(void)
 }
 
 /* Forks a keeper. The keeper closes `sockets`, the host's ends of all keepers' sockets. Otherwise
- * it would never read end of file from its own socket. */
+ * the keeper would never read end of file from its own socket. */
 static pid_t start_keeper(struct agent_block *block, const int sockets[KEEPERS])
 {
     pid_t pid = fork();
